@@ -1,0 +1,6 @@
+"""Build CelebA-HQ: ``python build.py --celeba-root DIR --out WORK``; ``--help`` lists the options."""
+
+from celebahq_builder.cli import build, run_command
+
+if __name__ == "__main__":
+    run_command(build)

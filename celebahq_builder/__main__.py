@@ -1,0 +1,5 @@
+"""``python -m celebahq_builder`` is the ``celebahq`` command."""
+
+from celebahq_builder.cli import main
+
+main()

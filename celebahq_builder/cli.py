@@ -1,0 +1,240 @@
+"""The ``celebahq`` command group: parses, calls one function, prints; heavy imports are inside the commands."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from celebahq_builder import __version__
+from celebahq_builder.errors import CelebAHQError, RecipeError
+
+if TYPE_CHECKING:
+    from celebahq_builder.runner import Summary
+    from celebahq_builder.source import Source
+
+STAGES = ("region", "denoise", "upscale", "align", "score", "select", "pack")
+FOLDER = click.Path(path_type=Path)
+
+
+def main() -> None:
+    """Run the ``celebahq`` command group."""
+    run_command(celebahq)
+
+
+def run_command(command: click.Command) -> None:
+    """Run a command; what the user can mend is one line on stderr and exit code 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        sys.exit(command.main(standalone_mode=False))
+    except CelebAHQError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; the same command goes on from here", err=True)
+        sys.stderr.flush()
+        os._exit(130)  # workers are told to stop already; waiting for them would look like a hang
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def celebahq() -> None:
+    """Build CelebA-HQ from in-the-wild photos, train its networks, and check the results."""
+
+
+@celebahq.command()
+@click.option(
+    "--celeba-root", type=FOLDER, metavar="DIR", help="CelebA as its authors ship it: img_celeba/, Anno/, Eval/."
+)
+@click.option("--photos", type=FOLDER, metavar="DIR", help="Your own photos instead, with --landmarks.")
+@click.option(
+    "--landmarks", type=FOLDER, metavar="TABLE.csv", help="Landmarks of --photos: file, lefteye_x, ... rightmouth_y."
+)
+@click.option(
+    "--out", type=FOLDER, metavar="WORK", required=True, help="Run directory; an interrupted run goes on in it."
+)
+@click.option("--recipe", type=FOLDER, metavar="FILE.toml", help="Settings; default pipelines/celebahq-1024.toml.")
+@click.option("--keep", type=click.IntRange(1), metavar="N", help="Photos to keep, best first.")
+@click.option("--resolution", type=int, metavar="PX", help="Side of the result: a power of two, 64 to 2048.")
+@click.option(
+    "--workers", type=click.IntRange(1), metavar="N", help="Processes; default one per core. Never changes the result."
+)
+@click.option("--device", default="auto", show_default=True, metavar="NAMES", help="auto, cpu, cuda, or cuda:0,cuda:1.")
+@click.option("--until", type=click.Choice(STAGES), default="pack", show_default=True, help="Stop after this stage.")
+@click.option(
+    "--from", "start", type=click.Choice(STAGES), help="Do not go back beyond this stage; its input must be on disk."
+)
+@click.option("--redo", type=click.Choice(STAGES), help="Delete the results of this stage and those after it first.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N photos.")
+@click.option(
+    "--ids", type=FOLDER, metavar="FILE", help="Only the photos named in this file, one id or file name per line."
+)
+@click.option("--seed", type=click.IntRange(0), metavar="S", help="Seed of whatever is random.")
+@click.option("--dry-run", is_flag=True, help="Print settings, what is done, what is left, and the disk it will take.")
+def build(out: Path, dry_run: bool, device: str, until: str, start: str | None, redo: str | None, **asked: Any) -> None:
+    """Build a data set: region, denoise, upscale, align, score, select, pack.
+
+    Kill it at any time: the same command goes on where it stood.
+    """
+    from celebahq_builder import runner, settings
+
+    recipe, origins = settings.resolve(
+        asked["recipe"],
+        {
+            "select.keep": ("--keep", asked["keep"]),
+            "resolution": ("--resolution", asked["resolution"]),
+            "seed": ("--seed", asked["seed"]),
+        },
+    )
+    ids = settings.read_ids(asked["ids"])
+    source = _source(asked["celeba_root"], asked["photos"], asked["landmarks"])
+    from celebahq_builder.source import subset
+
+    source = subset(source, limit=asked["limit"], ids=ids)
+    request = runner.Request(
+        out=out,
+        recipe=recipe,
+        origins=origins,
+        workers=asked["workers"] or os.cpu_count() or 1,
+        device=device,
+        limit=asked["limit"],
+        ids=settings.ids_hash(ids),
+        until=until,
+        start=start,
+        redo=redo,
+    )
+    if dry_run:
+        for line in runner.dry_run(request, source):
+            click.echo(line)
+        return
+    for warning in source.warnings:
+        logging.getLogger(__name__).warning("warning: %s", warning)
+    _print_summary(runner.build(request, source))
+
+
+def _source(celeba_root: Path | None, photos: Path | None, landmarks: Path | None) -> Source:
+    from celebahq_builder.source import read_celeba, read_folder
+
+    if celeba_root and (photos or landmarks):
+        raise RecipeError("give either --celeba-root, or --photos with --landmarks, not both")
+    if celeba_root:
+        return read_celeba(celeba_root)
+    if photos and landmarks:
+        return read_folder(photos, landmarks)
+    raise RecipeError("nothing to build from: give --celeba-root DIR, or --photos DIR with --landmarks TABLE.csv")
+
+
+def _print_summary(summary: Summary) -> None:
+    click.echo(f"{summary.photos} photos: {summary.kept} kept + {summary.rejected} rejected + {summary.failed} failed")
+    for reason, count in sorted(summary.reasons.items(), key=lambda item: (-item[1], item[0])):
+        click.echo(f"  {reason}: {count}")
+    if summary.hdf5:
+        click.echo(f"data set: {summary.hdf5}")
+    if summary.report:
+        click.echo(f"report:   {summary.report}")
+
+
+@celebahq.command()
+@click.argument("work", type=FOLDER)
+def status(work: Path) -> None:
+    """Say what the run directory WORK holds so far."""
+    from celebahq_builder.status import status as lines
+    from celebahq_builder.workspace import Workspace
+
+    for line in lines(Workspace(work)):
+        click.echo(line)
+
+
+@celebahq.command()
+@click.argument("path", type=FOLDER, metavar="WORK|FILE.h5")
+def verify(path: Path) -> None:
+    """Check hashes, counts and levels of a run directory or an HDF5 file; exit code 1 if anything is wrong."""
+    from celebahq_builder.verify import verify as problems
+
+    found = 0
+    for problem in problems(path):
+        found += 1
+        click.echo(problem)
+    click.echo(f"{path}: {found} problems" if found else f"{path}: sound")
+    if found:
+        raise click.exceptions.Exit(1)
+
+
+@celebahq.command()
+@click.argument("file", type=FOLDER, metavar="FILE.h5")
+def inspect(file: Path) -> None:
+    """Say what an HDF5 file holds: levels, sizes, sources, scores, recipe."""
+    from celebahq_builder.formats.inspection import inspect_hdf5
+
+    for line in inspect_hdf5(file):
+        click.echo(line)
+
+
+def _training_options(command: Any) -> Any:
+    options = (
+        click.argument("photos", type=FOLDER, metavar="PHOTOS_DIR"),
+        click.option(
+            "--out",
+            type=FOLDER,
+            metavar="RUN",
+            required=True,
+            help="Directory of the run; the same command resumes it.",
+        ),
+        click.option(
+            "--recipe", type=FOLDER, metavar="FILE.toml", help="Training settings; default the bundled recipe."
+        ),
+        click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1."),
+        click.option(
+            "--threads", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="CPU threads."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@celebahq.command("train-denoiser")
+@_training_options
+def train_denoiser(photos: Path, out: Path, recipe: Path | None, device: str, threads: int) -> None:
+    """Train the network that removes JPEG artefacts on any folder of clean photos."""
+    _train("denoise", "denoiser.toml", photos, out, recipe, device, threads)
+
+
+@celebahq.command("train-upscaler")
+@_training_options
+def train_upscaler(photos: Path, out: Path, recipe: Path | None, device: str, threads: int) -> None:
+    """Train the 4x super-resolution network on any folder of clean photos.
+
+    --recipe upscaler-gan.toml goes on from the bundled upscaler-psnr against a discriminator.
+    """
+    _train("upscale", "upscaler-psnr.toml", photos, out, recipe, device, threads)
+
+
+def _train(task: str, default: str, photos: Path, out: Path, recipe: Path | None, device: str, threads: int) -> None:
+    import torch
+
+    from celebahq_builder import parallel
+    from celebahq_builder import recipe as recipes
+    from celebahq_builder.settings import bundled_recipe
+    from celebahq_builder.training.adversarial import AdversarialRecipe, train_adversarially
+    from celebahq_builder.training.restoration import RestorationRecipe, train
+
+    path = bundled_recipe(recipe or Path(default), "train")
+    asked = recipes.read_toml(path).get("task", "")
+    if not str(asked).startswith(task):
+        raise RecipeError(f"{path}: task = {asked}; this command trains task = {task}")
+    on = torch.device(parallel.devices(device)[0])
+    if asked == "upscale-adversarially":
+        weights = train_adversarially(recipes.load(AdversarialRecipe, path), photos, out, on, threads)
+    else:
+        weights = train(recipes.load(RestorationRecipe, path), photos, out, on, threads)
+    click.echo(f"best weights: {weights}")

@@ -1,0 +1,1 @@
+"""Files that data sets are kept in: one format a file."""

@@ -1,0 +1,135 @@
+"""Files to pixels and back: bytes of any common image -> uint8 RGB, uint8 RGB -> PNG or JPEG bytes.
+
+Pixels are uint8 [3, H, W], RGB. Photos are taken as stored: EXIF orientation is not applied, because CelebA's
+landmarks are in the coordinates of the stored picture.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from celebahq_builder.outcome import Reason, Rejection
+
+Pixels = NDArray[np.uint8]
+"""uint8 [3, H, W], RGB."""
+
+EXIF_ORIENTATION = 0x0112
+
+
+def decode(data: bytes, pixels_max: int) -> tuple[Pixels, tuple[str, ...]]:
+    """Decode an image of any mode to RGB.
+
+    Args:
+        data: contents of the file.
+        pixels_max: more pixels than this are not decoded.
+
+    Returns:
+        Pixels uint8 [3, H, W], and notes on what had to be converted: see `open_rgb`.
+
+    Raises:
+        Rejection: EMPTY_FILE, NOT_AN_IMAGE, TOO_LARGE or CORRUPT_IMAGE.
+    """
+    image, notes = open_rgb(data, pixels_max)
+    return to_pixels(image), notes
+
+
+def open_rgb(data: bytes, pixels_max: int) -> tuple[Image.Image, tuple[str, ...]]:
+    """Decode an image of any mode to a Pillow image in RGB, from which a part can be cut without copying it all.
+
+    Args:
+        data: contents of the file.
+        pixels_max: more pixels than this are not decoded.
+
+    Returns:
+        The image, and notes on what had to be converted: any of ``grey``, ``palette``, ``cmyk``, ``alpha`` (laid
+        over white), ``16-bit`` (scaled to 8), ``exif-orientation`` (present, not applied).
+
+    Raises:
+        Rejection: EMPTY_FILE, NOT_AN_IMAGE, TOO_LARGE or CORRUPT_IMAGE.
+    """
+    if not data:
+        raise Rejection(Reason.EMPTY_FILE, "0 bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata: pixels that cannot be decoded raise
+            image = Image.open(io.BytesIO(data))
+            return _to_rgb(image, pixels_max)
+    except Image.DecompressionBombError as error:
+        raise Rejection(Reason.TOO_LARGE, str(error)) from None
+    except UnidentifiedImageError:
+        raise Rejection(Reason.NOT_AN_IMAGE, f"{len(data)} bytes that start with {data[:8].hex(' ')}") from None
+    except (OSError, SyntaxError, ValueError, IndexError) as error:
+        raise Rejection(Reason.CORRUPT_IMAGE, f"{len(data)} bytes: {error}") from None
+
+
+def to_pixels(image: Image.Image) -> Pixels:
+    """Return the pixels uint8 [3, H, W] of a Pillow image in RGB."""
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def _to_rgb(image: ImageFile.ImageFile, pixels_max: int) -> tuple[Image.Image, tuple[str, ...]]:
+    if image.width * image.height > pixels_max:
+        size = f"{image.width} x {image.height} px"
+        raise Rejection(Reason.TOO_LARGE, f"{size}; region.pixels_max allows {pixels_max}")
+    image.load()
+    notes = []
+    if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
+        notes.append("exif-orientation")
+    mode = image.mode
+    picture: Image.Image = image
+    if mode.startswith("I") or mode == "F":
+        notes.append("16-bit")
+        picture = _to_8_bit(image)
+    elif mode == "CMYK":
+        notes.append("cmyk")
+    elif mode.startswith("P"):
+        notes.append("palette")
+    if "A" in mode or "a" in mode or "transparency" in image.info:
+        notes.append("alpha")
+        rgba = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    if mode in ("1", "L", "LA") or picture.mode == "L":
+        notes.append("grey")
+    return picture if picture.mode == "RGB" else picture.convert("RGB"), tuple(notes)
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Scale a single 16-bit channel to 8 bits; 16-bit colour PNGs are reduced by Pillow itself."""
+    values = np.asarray(image, dtype=np.float64)
+    peak = 65535.0 if values.max(initial=0) > 255 else 255.0
+    return Image.fromarray(np.clip(np.round(values * (255.0 / peak)), 0, 255).astype(np.uint8))
+
+
+def encode_png(pixels: Pixels, level: int = 1) -> bytes:
+    """Return a PNG file of uint8 [3, H, W] RGB pixels; `level` is zlib's, 0 (none) to 9 (small)."""
+    rgb = np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    flags = [cv2.IMWRITE_PNG_COMPRESSION, level]
+    done, coded = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), flags)
+    if not done:
+        raise ValueError(f"cannot encode pixels of shape {pixels.shape} and type {pixels.dtype} as PNG")
+    return coded.tobytes()
+
+
+def decode_png(data: bytes) -> Pixels:
+    """Return the pixels uint8 [3, H, W] of a PNG that `encode_png` wrote.
+
+    Raises:
+        ValueError: not such a PNG.
+    """
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if bgr is None:
+        raise ValueError(f"{len(data)} bytes are not a PNG")
+    return np.ascontiguousarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).transpose(2, 0, 1))
+
+
+def encode_jpeg(pixels: Pixels, quality: int = 85) -> bytes:
+    """Return a JPEG file (4:4:4) of uint8 [3, H, W] RGB pixels, for pages and previews."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()

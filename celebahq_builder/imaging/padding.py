@@ -1,0 +1,165 @@
+"""Filling what the crop sees beyond the photo's edge: mirrored, blurred, fading to the photo's median colour.
+
+After Karras et al. 2018, appendix C ("mirror padding and Gaussian filtering", which looks like depth of field),
+with the constants of the authors' public tool.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from celebahq_builder.imaging.geometry import Points, bounding_box
+
+STRIP_ROWS = 256
+"""Rows held as float at a time: what bounds the memory."""
+
+MEDIAN_SAMPLES = 160_000
+"""The median colour comes from a regular grid of about so many pixels."""
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Pixels to add on each side."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+def plan_padding(quad: Points, width: int, height: int, border: int, crop_side: float) -> Padding | None:
+    """Return how much to pad so that a crop and `border` px around it fit in, or None if the crop is inside.
+
+    Args:
+        quad: corners [4, 2] of the crop in px.
+        width, height: size of the picture.
+        border: px around the crop's bounding box that should exist.
+        crop_side: side of the crop in px; each padding is at least 0.3 of it, which leaves room for the fade.
+    """
+    left, top, right, bottom = bounding_box(quad)
+    need = [max(-left + border, 0), max(-top + border, 0), max(right - width + border, 0)]
+    need.append(max(bottom - height + border, 0))
+    if max(need) <= border - 4:
+        return None
+    least = round(0.3 * crop_side)
+    return Padding(*(max(n, least) for n in need))
+
+
+def pad_photo(pixels: Tensor, padding: Padding, sigma: float) -> Tensor:
+    """Mirror a picture over its edges, blur what is outside and fade it to the median colour.
+
+    With m = 1 - (distance from the new edge / padding), the smallest over the four sides: the mirrored picture
+    is mixed with its Gaussian blur by clip(3m + 1, 0, 1), and then with its median colour by clip(m, 0, 1). So
+    the blur starts a third of the padding inside the photo, and the outermost pixels have the median colour.
+
+    Args:
+        pixels: uint8 [3, H, W].
+        padding: px to add on each side.
+        sigma: standard deviation of the blur in px.
+
+    Returns:
+        uint8 [3, H + top + bottom, W + left + right]. Memory beyond the result is bounded by a few strips of
+        `STRIP_ROWS` rows and a reduced copy of the picture.
+    """
+    return _Mirrored(pixels, padding, sigma).render()
+
+
+class _Mirrored:
+    """The padded picture as a function of rows and columns; computed where it is asked for."""
+
+    def __init__(self, pixels: Tensor, padding: Padding, sigma: float) -> None:
+        _, height, width = pixels.shape
+        device = pixels.device
+        self.pixels = pixels
+        self.row_index = _reflect(height, padding.top, padding.bottom).to(device)
+        self.column_index = _reflect(width, padding.left, padding.right).to(device)
+        self.row_depth = _depth(height, padding.top, padding.bottom).to(device)
+        self.column_depth = _depth(width, padding.left, padding.right).to(device)
+        # A wide Gaussian is smooth: computed on a picture reduced by `self.factor`, it is the same to < 1 grey level.
+        self.factor = max(1, int(sigma / 4))
+        self.blurred = self._blur(sigma)
+
+    def render(self) -> Tensor:
+        """Return the whole padded picture, uint8."""
+        rows, columns = len(self.row_index), len(self.column_index)
+        median = self._median()
+        result = torch.empty((3, rows, columns), dtype=torch.uint8, device=self.pixels.device)
+        every_column = torch.arange(columns, device=self.pixels.device)
+        for start in range(0, rows, STRIP_ROWS):
+            strip = torch.arange(start, min(start + STRIP_ROWS, rows), device=self.pixels.device)
+            mixed, fade = self._mixed(strip, every_column)
+            mixed += (median[:, None, None] - mixed) * fade.clamp_(0, 1)
+            result[:, start : start + len(strip)] = mixed.round_().clamp_(0, 255)
+        return result
+
+    def _median(self) -> Tensor:
+        """Return the median colour [3] of the mirrored and blurred picture."""
+        rows, columns = len(self.row_index), len(self.column_index)
+        step = max(1, int(math.sqrt(rows * columns / MEDIAN_SAMPLES)))
+        device = self.pixels.device
+        mixed, _ = self._mixed(
+            torch.arange(0, rows, step, device=device), torch.arange(0, columns, step, device=device)
+        )
+        return mixed.flatten(1).median(dim=1).values
+
+    def _mixed(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the blurred-outside picture [3, R, C] at some rows and columns, and the mask m [R, C] there."""
+        mask = 1 - torch.minimum(self.row_depth[rows][:, None], self.column_depth[columns][None, :])
+        sharp = self.pixels[:, self.row_index[rows]][:, :, self.column_index[columns]].float()
+        soft = _lerp(_lerp(self.blurred, rows, self.factor, dim=1), columns, self.factor, dim=2)
+        return torch.lerp(sharp, soft, (3 * mask + 1).clamp_(0, 1)), mask
+
+    def _blur(self, sigma: float) -> Tensor:
+        """Return the mirrored picture reduced by `factor` and blurred, float [3, R / factor, C / factor]."""
+        factor = self.factor
+        strips = []
+        rows = STRIP_ROWS - STRIP_ROWS % factor or factor
+        for start in range(0, len(self.row_index), rows):
+            strip = self.pixels[:, self.row_index[start : start + rows]][:, :, self.column_index].float()
+            strips.append(F.avg_pool2d(strip, factor, ceil_mode=True, count_include_pad=False))
+        # Averaging adds (f^2 - 1) / 12 to the variance and linear interpolation f^2 / 6: the Gaussian adds the rest.
+        variance = (sigma**2 - (factor**2 - 1) / 12 - (factor**2 / 6 if factor > 1 else 0)) / factor**2
+        return gaussian_blur(torch.cat(strips, dim=1), math.sqrt(variance))
+
+
+def gaussian_blur(picture: Tensor, sigma: float) -> Tensor:
+    """Blur float [C, H, W] by a Gaussian of `sigma` px, cut off at 4 sigma, repeating the outermost pixels."""
+    radius = math.ceil(4 * sigma)
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32, device=picture.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel /= kernel.sum()
+    x = F.pad(picture[:, None], (radius, radius, radius, radius), mode="replicate")
+    x = F.conv2d(x, kernel.view(1, 1, 1, -1))
+    return F.conv2d(x, kernel.view(1, 1, -1, 1))[:, 0]
+
+
+def _lerp(reduced: Tensor, positions: Tensor, factor: int, dim: int) -> Tensor:
+    """Interpolate a picture that was reduced by `factor` linearly at full-size `positions` along `dim`."""
+    if factor == 1:
+        return reduced.index_select(dim, positions)
+    place = ((positions.float() + 0.5) / factor - 0.5).clamp_(0, reduced.shape[dim] - 1)
+    low = place.long()
+    high = (low + 1).clamp_(max=reduced.shape[dim] - 1)
+    weight = (place - low).unsqueeze(-1) if dim == 1 else place - low
+    return torch.lerp(reduced.index_select(dim, low), reduced.index_select(dim, high), weight)
+
+
+def _reflect(size: int, before: int, after: int) -> Tensor:
+    """Return the source index of each padded position: mirrored about the outermost pixels, as often as needed."""
+    positions = np.arange(-before, size + after)
+    period = max(2 * (size - 1), 1)
+    folded = np.abs(positions) % period
+    return torch.from_numpy(np.minimum(folded, period - folded) if size > 1 else np.zeros_like(positions))
+
+
+def _depth(size: int, before: int, after: int) -> Tensor:
+    """Return the distance of each padded position from the nearer new edge, in paddings, float32."""
+    positions = np.arange(size + before + after, dtype=np.float32)
+    last = np.float32(len(positions) - 1)
+    return torch.from_numpy(np.minimum(positions / np.float32(before), (last - positions) / np.float32(after)))

@@ -1,0 +1,1 @@
+"""Torch modules only; each states shapes, dtype and range in its docstring."""

@@ -1,0 +1,69 @@
+"""The 4x super-resolution network and its adversary."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from celebahq_builder.nets.layers import ResidualBlock, zero_convolution
+
+
+class Generator(nn.Module):
+    """The generator of a 4x super-resolution GAN, after SRResNet (Ledig et al. 2017, section 2.1).
+
+    It differs from SRResNet in what later work dropped or replaced: no batch normalisation (Lim et al. 2017,
+    EDSR), all convolutions at the low resolution with a single 4x pixel-shuffle at the end (Shi et al. 2016,
+    ESPCN), and the bicubic enlargement as skip connection, so that an untrained network is bicubic upscaling.
+
+    Shapes: [N, 3, H, W] -> [N, 3, 4H, 4W], any H, W >= 1. Float, RGB in [0, 1]; the result is not clipped.
+    """
+
+    SCALE = 4
+    """Result pixels per input pixel, in each direction."""
+
+    STRIDE_PX = 1
+    """Tiles may start at any input pixel."""
+
+    CONTEXT_PX = 16
+    """Input pixels around a tile that the network should see for the tile's result to be the untiled one's."""
+
+    def __init__(self, width: int = 48, blocks: int = 6) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, width, 3, padding=1)
+        self.body = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
+        self.tail = zero_convolution(width, 3 * self.SCALE**2)
+
+    def forward(self, photo: Tensor) -> Tensor:
+        """Return the photo at four times its width and height."""
+        detail = F.pixel_shuffle(self.tail(self.body(self.head(photo - 0.5))), self.SCALE)
+        return detail + F.interpolate(photo, scale_factor=self.SCALE, mode="bicubic", align_corners=False)
+
+
+class Discriminator(nn.Module):
+    """A patch discriminator: says for every neighbourhood whether it looks like a photograph's.
+
+    Fully convolutional, as in Isola et al. 2017 (PatchGAN), with spectral normalisation (Miyato et al. 2018) in
+    place of batch normalisation. Its first layers work at full resolution, where the texture is that a pixel loss
+    cannot restore.
+
+    Shapes: [N, 3, H, W] -> logits [N, 1, H / 4, W / 4] and the features of each layer. Float, RGB in [0, 1];
+    H and W multiples of 4.
+    """
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        plan = [(3, width, 3, 1), (width, 2 * width, 4, 2), (2 * width, 3 * width, 4, 2), (3 * width, 4 * width, 3, 1)]
+        self.layers = nn.ModuleList(
+            spectral_norm(nn.Conv2d(fan_in, fan_out, kernel, stride, padding=1))
+            for fan_in, fan_out, kernel, stride in plan
+        )
+        self.judge = spectral_norm(nn.Conv2d(4 * width, 1, 3, padding=1))
+
+    def forward(self, photo: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return logits, high for photographs, and each layer's features."""
+        x, features = photo * 2 - 1, []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2)
+            features.append(x)
+        return self.judge(x), features

@@ -1,0 +1,112 @@
+"""How a photo can end: kept, rejected for a reason, or failed with an error; exactly one of them."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+from celebahq_builder.errors import CelebAHQError
+
+
+class Reason(enum.StrEnum):
+    """Why a photo is rejected; `describe` says it in words."""
+
+    BAD_ROW = "BAD_ROW"
+    DUPLICATE_ROW = "DUPLICATE_ROW"
+    NOT_LISTED = "NOT_LISTED"
+    FILE_MISSING = "FILE_MISSING"
+    EMPTY_FILE = "EMPTY_FILE"
+    NOT_AN_IMAGE = "NOT_AN_IMAGE"
+    CORRUPT_IMAGE = "CORRUPT_IMAGE"
+    TOO_LARGE = "TOO_LARGE"
+    DEGENERATE_LANDMARKS = "DEGENERATE_LANDMARKS"
+    LANDMARKS_OUTSIDE = "LANDMARKS_OUTSIDE"
+    CROP_TOO_SMALL = "CROP_TOO_SMALL"
+    CROP_OUTSIDE = "CROP_OUTSIDE"
+    LOW_SCORE = "LOW_SCORE"
+
+    @property
+    def describe(self) -> str:
+        """Return the reason as a phrase for people."""
+        return _WORDS[self]
+
+
+_WORDS = {
+    Reason.BAD_ROW: "the row of the landmark table is not a file name and ten numbers",
+    Reason.DUPLICATE_ROW: "the landmark table lists the file more than once",
+    Reason.NOT_LISTED: "the file is in the folder but not in the landmark table",
+    Reason.FILE_MISSING: "the landmark table lists the file but the folder does not have it",
+    Reason.EMPTY_FILE: "the file has 0 bytes",
+    Reason.NOT_AN_IMAGE: "the file is not an image of a known format",
+    Reason.CORRUPT_IMAGE: "the image is truncated or damaged",
+    Reason.TOO_LARGE: "the photo has more pixels than are safe to decode",
+    Reason.DEGENERATE_LANDMARKS: "the landmarks coincide, so the crop is undefined",
+    Reason.LANDMARKS_OUTSIDE: "landmarks lie outside the photo",
+    Reason.CROP_TOO_SMALL: "the crop has too few pixels in the photo",
+    Reason.CROP_OUTSIDE: "too little of the crop lies inside the photo",
+    Reason.LOW_SCORE: "the quality score did not make the cut",
+}
+
+
+class Rejection(CelebAHQError):
+    """Raised by a stage for a photo that it cannot or should not use."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A photo that passed a stage, with what the stage recorded of it."""
+
+    photo: str
+    """Name of the file in the source folder."""
+    record: dict[str, Any] = field(default_factory=dict)
+    """Plain values, as JSON holds them."""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A photo that a stage does not want, and why."""
+
+    photo: str
+    reason: Reason
+    detail: str
+    """What was found, with numbers, in one line."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A photo that met an error that no reason covers: an unreadable disk, or a bug."""
+
+    photo: str
+    error: str
+
+
+Outcome = Kept | Rejected | Failed
+
+
+def to_json(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome as plain values; `from_json` reads them back."""
+    match outcome:
+        case Kept(photo, record):
+            return {"photo": photo, "outcome": "kept", **record}
+        case Rejected(photo, reason, detail):
+            return {"photo": photo, "outcome": "rejected", "reason": reason.value, "detail": detail}
+        case Failed(photo, error):
+            return {"photo": photo, "outcome": "failed", "error": error}
+
+
+def from_json(values: dict[str, Any]) -> Outcome:
+    """Return the outcome that `to_json` wrote."""
+    rest = {k: v for k, v in values.items() if k not in ("photo", "outcome")}
+    match values["outcome"]:
+        case "kept":
+            return Kept(values["photo"], rest)
+        case "rejected":
+            return Rejected(values["photo"], Reason(rest["reason"]), rest["detail"])
+        case _:
+            return Failed(values["photo"], rest["error"])

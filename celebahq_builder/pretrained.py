@@ -1,0 +1,144 @@
+"""Bundled weights: pretrained/registry.toml -> a verified safetensors file -> a network in eval mode.
+
+A weight file is read only after its SHA-256 matched the registry's. Pickles are never loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import nn
+
+from celebahq_builder.bundled import bundled
+from celebahq_builder.errors import WeightsError
+from celebahq_builder.nets.autoencoder import Autoencoder
+from celebahq_builder.nets.srgan import Generator
+from celebahq_builder.recipe import from_mapping, read_toml
+
+Architecture = Literal["autoencoder", "srgan"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Which network, and how large; enough to build it."""
+
+    architecture: Architecture
+    widths: tuple[int, ...]
+    """Channels of each level: three for the autoencoder, one for the generator."""
+    blocks: tuple[int, ...]
+    """Residual blocks of each level."""
+
+    def __post_init__(self) -> None:
+        levels = 3 if self.architecture == "autoencoder" else 1
+        if len(self.widths) != levels or len(self.blocks) != levels:
+            raise ValueError(
+                f"{self.architecture} needs {levels} widths and blocks; got widths = {list(self.widths)}, "
+                f"blocks = {list(self.blocks)}"
+            )
+
+    def build(self) -> Autoencoder | Generator:
+        """Return the network with fresh weights."""
+        if self.architecture == "autoencoder":
+            return Autoencoder(self.widths, self.blocks)  # type: ignore[arg-type]
+        return Generator(self.widths[0], self.blocks[0])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One weight file of the registry."""
+
+    file: str
+    sha256: str
+    size_bytes: int
+    shape: Shape
+    licence: str
+    data: str
+    """What it was trained on."""
+    command: str
+    """The command line that trains it again."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """Measured figures: name with unit -> value."""
+
+
+def registry(folder: Path | None = None) -> dict[str, Entry]:
+    """Return all entries of ``registry.toml`` in `folder`, by default the bundled one, by name.
+
+    Raises:
+        RecipeError: the registry is missing or malformed.
+    """
+    path = (folder or bundled("pretrained")) / "registry.toml"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return {
+        name: from_mapping(Entry, values, where=str(path), text=text, table=(name,))
+        for name, values in read_toml(path).items()
+    }
+
+
+def entry(name: str, folder: Path | None = None) -> Entry:
+    """Return the registry's entry for `name`.
+
+    Raises:
+        WeightsError: there is none of that name.
+    """
+    known = registry(folder)
+    if name not in known:
+        raise WeightsError(f"no weights are called {name!r}; the registry has {', '.join(sorted(known))}")
+    return known[name]
+
+
+def load(name: str, device: torch.device | str = "cpu", folder: Path | None = None) -> Autoencoder | Generator:
+    """Return the network `name` with its weights, in eval mode, without gradients, in channels-last layout.
+
+    Raises:
+        WeightsError: unknown name, missing file, a hash that differs, or tensors that do not fit the network.
+    """
+    folder = folder or bundled("pretrained")
+    known = entry(name, folder)
+    path = folder / known.file
+    net = known.shape.build()
+    load_tensors(net, read_verified(path, known.sha256), path)
+    net.eval().requires_grad_(False)
+    return net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def read_verified(path: Path, sha256: str) -> bytes:
+    """Return the bytes of a weight file whose SHA-256 is `sha256`.
+
+    Raises:
+        WeightsError: the file is missing or its hash differs.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"weight file {path} cannot be read: {error.strerror}; check out the project again"
+        ) from None
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise WeightsError(
+            f"weight file {path} has SHA-256 {found}, the registry says {sha256}: it was altered or cut short; "
+            "check out the project again, or register the new file"
+        )
+    return data
+
+
+def load_tensors(net: nn.Module, data: bytes, path: Path) -> None:
+    """Copy the tensors of a safetensors file into `net`, all of them and no others.
+
+    Raises:
+        WeightsError: not a safetensors file, or of another network.
+    """
+    try:
+        net.load_state_dict(load_safetensors(data))
+    except SafetensorError as error:
+        raise WeightsError(f"weight file {path} is not a safetensors file: {error}") from None
+    except RuntimeError as error:
+        raise WeightsError(
+            f"weight file {path} belongs to another network: {str(error).splitlines()[1].strip()}"
+        ) from None

@@ -1,0 +1,52 @@
+"""How far a run is: a bar on a terminal, a line every 30 s elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+LINE_EVERY_S = 30.0
+
+
+class Progress:
+    """Counts photos of one pass; shows rate, time left and how many were rejected."""
+
+    def __init__(self, what: str, total: int, done: int = 0) -> None:
+        self.what, self.total, self.done = what, total, done
+        self.first, self.began = done, time.monotonic()
+        self.said = self.began
+        self.rejected = self.failed = 0
+        terminal = sys.stderr.isatty()
+        self.bar = tqdm(total=total, initial=done, desc=what, unit="photo", dynamic_ncols=True) if terminal else None
+
+    def advance(self, photos: int, rejected: int = 0, failed: int = 0) -> None:
+        """Count some more photos."""
+        self.done += photos
+        self.rejected += rejected
+        self.failed += failed
+        if self.bar is not None:
+            self.bar.set_postfix(rejected=self.rejected, failed=self.failed, refresh=False)
+            self.bar.update(photos)
+        elif time.monotonic() - self.said >= LINE_EVERY_S:
+            self.said = time.monotonic()
+            log.info("%s", self.line())
+
+    def line(self) -> str:
+        """Return the state of the pass in one line."""
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        rate = (self.done - self.first) / seconds
+        left = f"{(self.total - self.done) / rate / 60:.0f} min left" if rate > 0 else "time left unknown"
+        ended = f"{self.rejected} rejected, {self.failed} failed"
+        return f"{self.what}: {self.done} of {self.total} photos, {rate:.2f} photos/s, {left}, {ended}"
+
+    def close(self) -> None:
+        """End the pass."""
+        if self.bar is not None:
+            self.bar.close()
+        else:
+            log.info("%s", self.line())

@@ -1,0 +1,72 @@
+"""From a recipe file and command-line options to the settings of a build, each with its origin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from celebahq_builder.bundled import bundled
+from celebahq_builder.errors import RecipeError
+from celebahq_builder.recipe import flatten, from_mapping, merge, read_toml
+from celebahq_builder.stages.recipe import BuildRecipe
+from celebahq_builder.workspace import sha256
+
+DEFAULT_RECIPE = "celebahq-1024.toml"
+
+
+def resolve(recipe: Path | None, options: Mapping[str, tuple[str, Any]]) -> tuple[BuildRecipe, dict[str, str]]:
+    """Return the settings of a build and, by dotted name, where those come from that are not defaults.
+
+    Args:
+        recipe: a TOML file; None takes the bundled `DEFAULT_RECIPE`. A name without folder that does not exist
+            here is looked for among the bundled recipes.
+        options: dotted setting -> name and value of the option that overrides it; None leaves it.
+
+    Raises:
+        RecipeError: see `recipe.from_mapping`; an option's name stands for the file where it is to blame.
+    """
+    path = bundled_recipe(recipe or bundled("pipelines") / DEFAULT_RECIPE)
+    values = read_toml(path)
+    origins = dict.fromkeys(flatten(values), str(path))
+    from_mapping(BuildRecipe, values, where=str(path), text=path.read_text(encoding="utf-8"))
+    for setting, (option, value) in options.items():
+        if value is None:
+            continue
+        nested: Any = value
+        for part in reversed(setting.split(".")):
+            nested = {part: nested}
+        values = merge(values, nested)
+        origins[setting] = option
+        from_mapping(BuildRecipe, values, where=option)
+    return from_mapping(BuildRecipe, values, where=str(path)), origins
+
+
+def bundled_recipe(path: Path, folder: str = "") -> Path:
+    """Return a recipe's path: as given, or, for a bare name that does not exist here, among the bundled ones."""
+    if not path.exists() and path.parent == Path():
+        return bundled("pipelines") / folder / path.with_suffix(".toml")
+    return path
+
+
+def read_ids(path: Path | None) -> frozenset[str] | None:
+    """Return the names in a file of ids: one per line, empty lines and those that start with # aside.
+
+    Raises:
+        RecipeError: the file cannot be read, or names nothing.
+    """
+    if path is None:
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"--ids {path} cannot be read: {error}") from None
+    names = frozenset(line.strip() for line in lines if line.strip() and not line.strip().startswith("#"))
+    if not names:
+        raise RecipeError(f"--ids {path} names no photos; give one id or file name per line")
+    return names
+
+
+def ids_hash(ids: frozenset[str] | None) -> str | None:
+    """Return a hash of a set of ids, or None for none."""
+    return None if ids is None else sha256("\n".join(sorted(ids)).encode())

@@ -1,0 +1,1 @@
+"""Training of the networks: straight-line loops, resumable at any step."""

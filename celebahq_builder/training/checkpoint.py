@@ -1,0 +1,123 @@
+"""The state of a training run on disk: one safetensors file, replaced atomically; no pickles."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from celebahq_builder.errors import TrainingError
+from celebahq_builder.recipe import flatten
+
+Trained = dict[str, tuple[nn.Module, torch.optim.Adam]]
+"""The networks that a run trains, each with its optimiser, by name."""
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""Adam's state of a parameter."""
+
+
+class Checkpoint:
+    """Weights, averaged weights, Adam's moments and the step of one run, in ``checkpoint.safetensors``.
+
+    A run trains one network or, with an adversary, two; the first one named is the one whose weights are averaged
+    and exported.
+
+    Beside the checkpoint lie ``weights.safetensors``, the averaged weights with the best score so far, and
+    ``log.jsonl``, one line for each validation.
+    """
+
+    def __init__(self, folder: Path, nets: Trained, recipe: dict[str, Any]) -> None:
+        self.nets, self.recipe = nets, recipe
+        self.net = next(iter(nets.values()))[0]
+        self.averaged = copy.deepcopy(self.net).requires_grad_(False)
+        self.step = 0
+        self.best = float("-inf")
+        self.path = folder / "checkpoint.safetensors"
+        self.best_path = folder / "weights.safetensors"
+        self.log_path = folder / "log.jsonl"
+
+    @classmethod
+    def open(cls, folder: Path, nets: Trained, recipe: dict[str, Any]) -> Self:
+        """Return the run's state: the one on disk, or a fresh one.
+
+        Args:
+            folder: of the run.
+            nets: each network of the run with its optimiser, by name.
+            recipe: what the run depends on, as plain values.
+
+        Raises:
+            TrainingError: the folder holds a run of another recipe; names the first key that differs.
+        """
+        state = cls(folder, nets, recipe)
+        if state.path.exists():
+            state._restore()
+        return state
+
+    @torch.no_grad()
+    def average(self, decay: float) -> None:
+        """Move the averaged weights towards those of the first network."""
+        averaged: list[Tensor] = list(self.averaged.parameters())
+        current: list[Tensor] = list(self.net.parameters())
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    def save(self, step: int, score: float, line: dict[str, float]) -> None:
+        """Write the state after `step` steps; and the averaged weights, if `score` is the best so far."""
+        self.step = step
+        if score > self.best:
+            self.best = score
+            _save(dict(self.averaged.state_dict()), self.best_path, {"step": str(step)})
+        tensors = {f"averaged.{k}": v for k, v in self.averaged.state_dict().items()}
+        for name, (net, optimiser) in self.nets.items():
+            tensors |= {f"{name}.{k}": v for k, v in net.state_dict().items()}
+            for parameter_name, parameter in net.named_parameters():
+                moments = optimiser.state[parameter]
+                tensors |= {f"{name}.adam.{key}.{parameter_name}": moments[key] for key in MOMENTS}
+        meta = {"step": str(step), "best": repr(self.best), "recipe": json.dumps(self.recipe)}
+        _save(tensors, self.path, meta)
+        with self.log_path.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+
+    def _restore(self) -> None:
+        with safe_open(self.path, "pt") as file:
+            meta = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        old, new = flatten(json.loads(meta["recipe"])), flatten(json.loads(json.dumps(self.recipe)))
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                raise TrainingError(
+                    f"{self.path.parent} was trained with {key} = {old.get(key)}, this run asks {new.get(key)}; "
+                    "use another --out"
+                )
+        self.averaged.load_state_dict(_under("averaged.", tensors))
+        for name, (net, optimiser) in self.nets.items():
+            own = _under(f"{name}.", tensors)
+            net.load_state_dict({key: value for key, value in own.items() if not key.startswith("adam.")})
+            for parameter_name, parameter in net.named_parameters():
+                optimiser.state[parameter] = {
+                    key: own[f"adam.{key}.{parameter_name}"].to(parameter.device if key != "step" else "cpu")
+                    for key in MOMENTS
+                }
+        self.step, self.best = int(meta["step"]), float(meta["best"])
+        self._trim_log()
+
+    def _trim_log(self) -> None:
+        """Drop lines of steps that the checkpoint does not hold: they will be written again."""
+        lines = self.log_path.read_text(encoding="utf-8").splitlines() if self.log_path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step]
+        self.log_path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata)
+    partial.replace(path)

@@ -1,0 +1,74 @@
+"""Check what lies on disk against what was recorded of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from celebahq_builder import ledger
+from celebahq_builder.errors import CelebAHQError, FormatError
+from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.outcome import Kept
+from celebahq_builder.stages.batch import read_image
+from celebahq_builder.stages.recipe import PHOTO_STAGES
+from celebahq_builder.workspace import StageFolder, Workspace, read_json
+
+
+def verify(path: Path) -> Iterator[str]:
+    """Yield what is wrong with a run directory or an HDF5 file, a line each; nothing for a sound one.
+
+    Raises:
+        FormatError: the path is neither.
+    """
+    if path.is_dir():
+        return verify_workspace(Workspace(path))
+    if path.is_file():
+        return verify_hdf5(path)
+    raise FormatError(f"{path} does not exist; give a run directory or an HDF5 file")
+
+
+def verify_hdf5(path: Path) -> Iterator[str]:
+    """Yield what is wrong with an HDF5 file: levels, counts, means, hashes."""
+    with PyramidFile(path) as pyramid:
+        yield from (f"{path.name}: {problem}" for problem in pyramid.problems())
+
+
+def verify_workspace(workspace: Workspace) -> Iterator[str]:
+    """Yield what is wrong with a run directory: pictures, manifests, counts, and its HDF5 file."""
+    run = workspace.run()
+    entering = run["photos"]
+    for name in run["stages"]:
+        stage = workspace.stage(name)
+        if not stage.complete_path.exists():
+            yield f"{name}: not complete"
+            continue
+        counts = read_json(stage.complete_path)
+        if name in PHOTO_STAGES:
+            if counts["photos"] != entering:
+                yield f"{name}: {entering} photos should have entered, {counts['photos']} did"
+            if len(stage.batches_done()) != counts["batches"]:
+                yield f"{name}: {len(stage.batches_done())} of {counts['batches']} manifests are there"
+            entering = counts["kept"]
+            yield from _stage_problems(stage)
+    result = workspace.hdf5_path(run["recipe"]["resolution"])
+    if "pack" in run["stages"]:
+        if result.exists():
+            yield from verify_hdf5(result)
+        else:
+            yield f"{result.name} is missing"
+    if workspace.summary_path.exists():
+        ended = ledger.count(ledger.standings(workspace))
+        summary = read_json(workspace.summary_path)
+        for name, number in ended.items():
+            if summary[name] != number:
+                yield f"summary.json counts {summary[name]} {name}, the manifests {number}"
+
+
+def _stage_problems(stage: StageFolder) -> Iterator[str]:
+    for batch in sorted(stage.batches_done()):
+        try:
+            for one in stage.read_manifest(batch):
+                if isinstance(one, Kept) and "image" in one.record:
+                    read_image(stage, one)
+        except CelebAHQError as error:
+            yield f"{stage.name}: {error}"

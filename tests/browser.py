@@ -1,0 +1,58 @@
+"""A real browser for tests of pages; tests that ask for it are skipped where there is none."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+def executable() -> str:
+    """Return the path of a Chromium, or skip the test."""
+    found = [os.environ.get("CHROMIUM"), *map(shutil.which, NAMES)]
+    path = next(filter(None, found), None)
+    if path is None:
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is on the PATH, and CHROMIUM names none")
+    return path
+
+
+@contextmanager
+def browser() -> Iterator[Any]:
+    """Start a headless Chromium that reaches no network."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as play:
+        # containers run tests as root, where Chromium's sandbox does not work; the pages are our own
+        arguments = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND"]
+        started = play.chromium.launch(executable_path=executable(), args=arguments)
+        try:
+            yield started
+        finally:
+            started.close()
+
+
+class Visit:
+    """A page as a browser shows it, and what it complained of or asked for meanwhile."""
+
+    def __init__(self, page: Any, path: Path) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.goto(path.resolve().as_uri())
+
+
+@contextmanager
+def visit(started: Any, path: Path, width: int, scheme: str = "light") -> Iterator[Visit]:
+    """Show the page at `path` in a window of that width, px, to people who prefer that colour scheme."""
+    context = started.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    try:
+        yield Visit(context.new_page(), path)
+    finally:
+        context.close()

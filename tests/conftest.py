@@ -1,0 +1,53 @@
+"""What several test files need: the embedded sample, and builds small enough to repeat often."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from celebahq_builder.runner import Request, Summary, build
+from celebahq_builder.source import read_celeba, subset
+from celebahq_builder.stages import region, select, upscale
+from celebahq_builder.stages.recipe import BuildRecipe
+
+SAMPLE = Path(__file__).parent / "sample" / "celeba"
+
+TINY = BuildRecipe(
+    resolution=64,
+    region=region.Settings(context_px=16),
+    upscale=upscale.Settings(when="always"),
+    select=select.Settings(keep=3),
+)
+"""Every stage at work, in a fraction of a second per photo."""
+
+
+def build_tiny(
+    out: Path, root: Path = SAMPLE, *, recipe: BuildRecipe = TINY, limit: int | None = 5, **request
+) -> Summary:
+    """Build the first photos of a folder in CelebA's layout at 64x64, in this process unless asked otherwise."""
+    source = subset(read_celeba(root), limit=limit)
+    return build(Request(out=out, recipe=recipe, limit=limit, device="cpu", **request), source)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the first five photos; not to be changed: copy it."""
+    out = tmp_path_factory.mktemp("tiny") / "run"
+    build_tiny(out)
+    return out
+
+
+@pytest.fixture
+def tiny_copy(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be changed at will."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of real test data that is no part of the project; the test is skipped where it is absent."""
+    root = Path(os.environ.get("CELEBAHQ_SHARED", "../shared"))
+    if not (root / "data").is_dir():
+        pytest.skip(f"real test data is not at {root} (CELEBAHQ_SHARED)")
+    return root

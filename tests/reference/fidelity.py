@@ -1,0 +1,26 @@
+"""Peak signal-to-noise ratio, pixel by pixel."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def psnr(image: Iterable[float], truth: Iterable[float]) -> float:
+    """PSNR in dB of two sequences of levels in [0, 255]."""
+    squares = [(float(a) - float(b)) ** 2 for a, b in zip(image, truth, strict=True)]
+    return 20 * math.log10(255) - 10 * math.log10(math.fsum(squares) / len(squares))
+
+
+def luma(rgb: Iterable[int]) -> float:
+    """Studio-range luma of one colour (ITU-R BT.601, as MATLAB's rgb2ycbcr has it)."""
+    r, g, b = rgb
+    return 16 + (65.481 * r + 128.553 * g + 24.966 * b) / 255
+
+
+def psnr_y(image: NDArray[np.uint8], truth: NDArray[np.uint8], border: int) -> float:
+    """PSNR of the luma of two pictures [3, H, W] within a border."""
+    _, height, width = image.shape
+    inner = [(i, j) for i in range(border, height - border) for j in range(border, width - border)]
+    return psnr(*([luma(picture[:, i, j].tolist()) for i, j in inner] for picture in (image, truth)))

@@ -1,0 +1,52 @@
+"""A build that kills itself, as a power cut would, at a named point: ``killed_build.py OUT POINT COUNT``."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from celebahq_builder import workspace
+from celebahq_builder.formats import hdf5
+from celebahq_builder.report import page
+from celebahq_builder.stages import align, batch, denoise, region, score, select, upscale
+from tests.conftest import build_tiny
+
+POINTS: dict[str, tuple[Any, str]] = {
+    "region": (region, "cut"),
+    "denoise": (denoise, "apply"),
+    "upscale": (upscale, "apply"),
+    "align": (align, "apply"),
+    "score": (score, "apply"),
+    "image": (batch, "write_atomic"),
+    "manifest": (workspace.StageFolder, "write_manifest"),
+    "complete": (workspace.StageFolder, "complete"),
+    "select": (select, "best"),
+    "pack": (hdf5.PyramidWriter, "write_batch"),
+    "publish": (hdf5.PyramidWriter, "finish"),
+    "report": (page, "write"),
+    "rename": (Path, "replace"),
+}
+"""Where a run can be killed: just before the COUNT-th call of a function."""
+
+
+def killing(function: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """Return a function that does as another one does until its `count`-th call, which kills the process."""
+    calls = 0
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+
+    return counted
+
+
+if __name__ == "__main__":
+    out, point, count = sys.argv[1:]
+    owner, name = POINTS[point]
+    setattr(owner, name, killing(getattr(owner, name), int(count)))
+    build_tiny(Path(out))

@@ -1,0 +1,36 @@
+import logging
+
+import pytest
+
+from celebahq_builder import progress
+from celebahq_builder.progress import Progress
+
+
+def test_a_line_now_and_then_where_there_is_no_terminal(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    caplog.set_level(logging.INFO)
+    run = Progress("align", total=40, done=10)
+    for clock[0] in (110.0, 129.0, 131.0, 140.0, 162.0):
+        run.advance(2, rejected=1)
+    assert caplog.messages == [
+        "align: 16 of 40 photos, 0.19 photos/s, 2 min left, 3 rejected, 0 failed",
+        "align: 20 of 40 photos, 0.16 photos/s, 2 min left, 5 rejected, 0 failed",
+    ]
+    run.advance(20, failed=1)
+    run.close()
+    assert caplog.messages[-1].startswith("align: 40 of 40 photos")
+    assert caplog.messages[-1].endswith("5 rejected, 1 failed")
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    run = Progress("align", total=4)
+    run.advance(4, rejected=1)
+    run.close()
+    shown = capsys.readouterr().err
+    assert "4/4" in shown
+    assert "photo/s" in shown
+    assert "rejected=1" in shown
