@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
+import re
 import resource
 import sys
 import threading
@@ -18,6 +20,9 @@ from celebahq_builder.errors import RecipeError, WorkspaceError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+PORTION_JOBS = 4
+"""Jobs per worker whose results may wait for the reader at once, where order matters."""
 
 ORPHAN_CHECK_S = 0.3
 """How often a worker looks whether its owner is still there; less than a new run takes to start."""
@@ -40,8 +45,21 @@ def run(
     """
     if workers == 1:
         yield from map(function, jobs)
-        return
-    how = "generator" if ordered else "generator_unordered"
+    elif ordered:
+        # joblib reads on while results wait for a slow reader; portions bound what can pile up.
+        for portion in _portions(jobs, workers):
+            yield from _pool(function, portion, workers, "generator")
+    else:
+        yield from _pool(function, jobs, workers, "generator_unordered")
+
+
+def _portions(jobs: Iterable[Job], workers: int) -> Iterator[list[Job]]:
+    iterator = iter(jobs)
+    while portion := list(itertools.islice(iterator, PORTION_JOBS * workers)):
+        yield portion
+
+
+def _pool(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int, how: str) -> Iterator[Result]:
     # Threads per worker are fixed, not cores by workers: the sums of a convolution depend on how it is split.
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
         pool = joblib.Parallel(n_jobs=workers, return_as=how, batch_size=1, pre_dispatch="2*n_jobs")
@@ -91,9 +109,9 @@ def devices(wanted: str) -> tuple[str, ...]:
         return tuple(f"cuda:{i}" for i in range(count)) or ("cpu",)
     names = tuple("cuda:0" if name.strip() == "cuda" else name.strip() for name in wanted.split(","))
     for name in names:
-        kind, _, index = name.partition(":")
-        if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        match = re.fullmatch(r"cpu|cuda:(\d+)", name)
+        if not match:
             raise RecipeError(f"--device {wanted}: {name} is not a device; give auto, cpu, cuda or cuda:0,cuda:1")
-        if kind == "cuda" and int(index or 0) >= count:
+        if match[1] and int(match[1]) >= count:
             raise RecipeError(f"--device {wanted}: torch sees {count} CUDA devices here; give --device cpu")
     return names

@@ -16,7 +16,7 @@ from safetensors.torch import load as load_safetensors
 from torch import nn
 
 from celebahq_builder.bundled import bundled
-from celebahq_builder.errors import WeightsError
+from celebahq_builder.errors import RecipeError, WeightsError
 from celebahq_builder.nets.autoencoder import Autoencoder
 from celebahq_builder.nets.srgan import Generator
 from celebahq_builder.recipe import from_mapping, read_toml
@@ -74,9 +74,12 @@ def registry(folder: Path | None = None) -> dict[str, Entry]:
     """
     path = (folder or bundled("pretrained")) / "registry.toml"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
+    tables = read_toml(path)
+    for name, values in tables.items():
+        if not isinstance(values, dict):
+            raise RecipeError(f"{path}: {name} must be a table, got {values!r}")
     return {
-        name: from_mapping(Entry, values, where=str(path), text=text, table=(name,))
-        for name, values in read_toml(path).items()
+        name: from_mapping(Entry, values, where=str(path), text=text, table=(name,)) for name, values in tables.items()
     }
 
 

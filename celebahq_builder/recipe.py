@@ -65,12 +65,12 @@ def from_mapping(
     for key, value in values.items():
         place = _place(where, text, table, key)
         if key not in fields:
-            raise RecipeError(f"{place}: unknown key {_dotted(table, key)}{_nearest(key, fields)}")
+            raise RecipeError(f"{place}: unknown key {_dotted((*table, key))}{_nearest(key, fields)}")
         found[key] = _convert(hints[key], value, place=place, where=where, text=text, table=(*table, key))
     for name, field in fields.items():
         no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if name not in found and no_default:
-            raise RecipeError(f"{where}: key {_dotted(table, name)} is missing")
+            raise RecipeError(f"{where}: key {_dotted((*table, name))} is missing")
     try:
         return cls(**found)
     except ValueError as error:
@@ -113,7 +113,7 @@ def _plain(value: Any) -> Any:
 
 def _convert(hint: Any, value: Any, *, place: str, where: str, text: str, table: tuple[str, ...]) -> Any:
     origin = typing.get_origin(hint)
-    name = ".".join(table)
+    name = _dotted(table)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
             raise RecipeError(f"{place}: {name} must be a table, got {value!r}")
@@ -136,7 +136,8 @@ def _convert(hint: Any, value: Any, *, place: str, where: str, text: str, table:
         if len(inner) != len(value):
             raise RecipeError(f"{place}: {name} must have {len(inner)} values, got {len(value)}")
         return tuple(
-            _convert(h, v, place=place, where=where, text=text, table=table) for h, v in zip(inner, value, strict=True)
+            _convert(h, v, place=place, where=where, text=text, table=(*table[:-1], f"{table[-1]}#{i}"))
+            for i, (h, v) in enumerate(zip(inner, value, strict=True))
         )
     if origin is dict:
         if not isinstance(value, Mapping):
@@ -153,8 +154,9 @@ def _convert(hint: Any, value: Any, *, place: str, where: str, text: str, table:
     return value
 
 
-def _dotted(table: tuple[str, ...], key: str) -> str:
-    return ".".join((*table, key))
+def _dotted(names: tuple[str, ...]) -> str:
+    """Return a key for people; ``#1``, the place in an array of tables, is for `_place` alone."""
+    return ".".join(name.partition("#")[0] for name in names)
 
 
 def _nearest(key: str, known: Mapping[str, Any]) -> str:
@@ -165,10 +167,14 @@ def _nearest(key: str, known: Mapping[str, Any]) -> str:
 def _place(where: str, text: str, table: tuple[str, ...], key: str | None) -> str:
     """Name the file and, as far as plain TOML allows to tell, the line of a key."""
     current: tuple[str, ...] = ()
+    seen: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
         if header:
             current = tuple(part.strip().strip("\"'") for part in header[1].split("."))
+            if line.lstrip().startswith("[["):
+                count = seen[header[1]] = seen.get(header[1], -1) + 1
+                current = (*current[:-1], f"{current[-1]}#{count}")
             if current == ((*table, key) if key is not None else table):
                 return f"{where}:{number}"
         elif key is not None and current == table and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):

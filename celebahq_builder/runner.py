@@ -393,7 +393,7 @@ def _batch_photos(workspace: Workspace, photos: int) -> int:
 
 
 def _disk_bytes(recipe: BuildRecipe, images_left: int, to_pack: int) -> float:
-    """Estimate what a run will write: PNGs of 1.3 bytes per pixel, and an HDF5 pyramid of 2 (measured on faces)."""
+    """Estimate what a run will write: PNGs of 1.3 bytes per pixel, and 2 for the HDF5 pyramid, as sharp faces take."""
     pixels = recipe.resolution**2
     return images_left * pixels * 1.3 + min(to_pack, recipe.select.keep) * pixels * 2.0
 

@@ -99,22 +99,35 @@ def read_folder(folder: Path, table: Path) -> Source:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"landmark table {table} cannot be read: {error}") from None
-    reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
-    header = [name.strip() for name in reader.fieldnames or ()]
-    missing = [name for name in ("file", *COLUMNS) if name not in header]
-    if missing:
-        raise SourceError(
-            f"landmark table {table}: column {missing[0]} is missing; the first row must name "
-            f"file, {', '.join(COLUMNS)}; it has {', '.join(header) or 'nothing'}"
-        )
-    reader.fieldnames = header
-    rows, splits = [], {}
-    for row in reader:
-        name = (row["file"] or "").strip()
-        rows.append(_Row(reader.line_num, name, [(row[c] or "").strip() for c in COLUMNS if row[c] is not None]))
-        if row.get("split"):
-            splits[name] = row["split"].strip()
+    lines = csv.reader(text.splitlines(), skipinitialspace=True)
+    try:
+        header = [name.strip() for name in next(lines, [])]
+        missing = [name for name in ("file", *COLUMNS) if name not in header]
+        if missing:
+            raise SourceError(
+                f"landmark table {table}: column {missing[0]} is missing; the first row must name "
+                f"file, {', '.join(COLUMNS)}; it has {', '.join(header)[:200] or 'nothing'}"
+            )
+        rows, splits = [], {}
+        for cells in lines:
+            if cells:
+                row, split = _csv_row(table, lines.line_num, header, [cell.strip() for cell in cells])
+                rows.append(row)
+                splits[row.file] = split
+    except csv.Error as error:
+        raise SourceError(f"landmark table {table} cannot be read as CSV: {error}") from None
     return _assemble(folder, rows, table.name, [], splits, (), {})
+
+
+def _csv_row(table: Path, line: int, header: list[str], cells: list[str]) -> tuple[_Row, str]:
+    """Return a row's file and landmark cells, and its split."""
+    named = dict(zip(header, cells, strict=False))
+    split = named.get("split", "")
+    if split and split not in SPLITS:
+        raise SourceError(f"{table}:{line}: split must be one of {', '.join(SPLITS)}, got {split[:80]!r}")
+    numbers = [named[column] for column in COLUMNS if column in named]
+    # A decimal comma makes two cells of a number, so a row that is too long has no cell that can be trusted.
+    return _Row(line, named.get("file", ""), numbers + cells[len(header) :]), split
 
 
 def subset(source: Source, *, limit: int | None = None, ids: Iterable[str] | None = None) -> Source:
@@ -180,9 +193,9 @@ def _assemble(
             rejected.append(Rejected(file, Reason.DUPLICATE_ROW, f"{table}:{row.line}: lines {lines} list it, {said}"))
     listed = {row.file for row in rows}
     on_disk = _listing(folder)
-    stems = {PurePosixPath(name).with_suffix("").as_posix() for name in listed}
+    stems = {_stem(name) for name in listed}
     for name in on_disk:
-        if name not in listed and PurePosixPath(name).with_suffix("").as_posix() not in stems:
+        if name not in listed and _stem(name) not in stems:
             rejected.append(Rejected(_printable(name), Reason.NOT_LISTED, f"{table} has no row for it"))
     if not good and not rejected:
         raise SourceError(f"{table} lists no photos")
@@ -202,12 +215,19 @@ def photo_path(folder: Path, file: str) -> Path:
     return path
 
 
+def _stem(name: str) -> str:
+    path = PurePosixPath(name)
+    return path.with_suffix("").as_posix() if path.name else name
+
+
 def _row_problem(row: _Row) -> str | None:
     if not row.file:
         return "no file name"
     path = PurePosixPath(row.file)
     if path.is_absolute() or ".." in path.parts:
         return f"{row.file} leads out of the folder of photos"
+    if not path.name:
+        return f"{row.file} is not a file name"
     if len(row.cells) != len(COLUMNS):
         return f"expected {len(COLUMNS)} landmark numbers, got {len(row.cells)}"
     for name, cell in zip(COLUMNS, row.cells, strict=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -186,13 +187,25 @@ class PyramidFile:
             raise FormatError(
                 f"{path} is not a readable HDF5 file (a writer that was killed leaves such): {error}"
             ) from None
-        names = [name for name in self.file if name.startswith("data")]
-        sizes = {name: self.file[name].shape for name in names}
-        if not names:
-            raise FormatError(f"{path} has no datasets data1024x1024, ...; it has {', '.join(self.file) or 'nothing'}")
-        self.resolutions = tuple(sorted((shape[-1] for shape in sizes.values()), reverse=True))
+        self.resolutions = self._levels()
         self.resolution = self.resolutions[0]
         self.count = int(self.file[level_name(self.resolution)].shape[0])
+
+    def _levels(self) -> tuple[int, ...]:
+        """Return the resolutions of all levels, largest first: of every key that starts with "data"."""
+        names = [name for name in self.file if name.startswith("data")]
+        if not names:
+            has = ", ".join(self.file) or "nothing"
+            raise FormatError(f"{self.path} has no datasets data1024x1024, ...; it has {has}")
+        found = []
+        for name in names:
+            match = re.fullmatch(r"data(\d+)x\1", name)
+            level = self.file[name]
+            side = int(match[1]) if match else 0
+            if not side or side & (side - 1) or not isinstance(level, h5py.Dataset) or level.ndim != 4:
+                raise FormatError(f"{self.path}: {name} is not a level; expected [N, 3, r, r] named data1024x1024, ...")
+            found.append(side)
+        return tuple(sorted(found, reverse=True))
 
     def __enter__(self) -> Self:
         return self
@@ -230,6 +243,9 @@ class PyramidFile:
         if self.resolutions != wanted or any(self.level(r).shape != (self.count, 3, r, r) for r in wanted):
             return
         hashes = self.column("sha256")
+        if hashes is not None and len(hashes) != self.count:
+            yield f"photos/sha256 has {len(hashes)} rows, expected {self.count}"
+            hashes = None
         for start in range(0, self.count, BATCH):
             yield from self._problems_of_batch(start, hashes)
 

@@ -6,8 +6,10 @@ landmarks are in the coordinates of the stored picture.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -56,16 +58,23 @@ def open_rgb(data: bytes, pixels_max: int) -> tuple[Image.Image, tuple[str, ...]
     if not data:
         raise Rejection(Reason.EMPTY_FILE, "0 bytes")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _without_pillows_limit():
             warnings.simplefilter("ignore")  # of odd metadata: pixels that cannot be decoded raise
-            image = Image.open(io.BytesIO(data))
-            return _to_rgb(image, pixels_max)
-    except Image.DecompressionBombError as error:
-        raise Rejection(Reason.TOO_LARGE, str(error)) from None
+            return _to_rgb(Image.open(io.BytesIO(data)), pixels_max)
     except UnidentifiedImageError:
         raise Rejection(Reason.NOT_AN_IMAGE, f"{len(data)} bytes that start with {data[:8].hex(' ')}") from None
     except (OSError, SyntaxError, ValueError, IndexError) as error:
         raise Rejection(Reason.CORRUPT_IMAGE, f"{len(data)} bytes: {error}") from None
+
+
+@contextlib.contextmanager
+def _without_pillows_limit() -> Iterator[None]:
+    """Suspend Pillow's own limit on pixels: ours is an argument, checked before anything is decoded."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def to_pixels(image: Image.Image) -> Pixels:
@@ -77,6 +86,7 @@ def _to_rgb(image: ImageFile.ImageFile, pixels_max: int) -> tuple[Image.Image, t
     if image.width * image.height > pixels_max:
         size = f"{image.width} x {image.height} px"
         raise Rejection(Reason.TOO_LARGE, f"{size}; region.pixels_max allows {pixels_max}")
+    deep = any(";16" in str(part) for part in image.tile)  # Pillow reads 16-bit colour as 8 bits, and says so nowhere
     image.load()
     notes = []
     if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
@@ -86,7 +96,9 @@ def _to_rgb(image: ImageFile.ImageFile, pixels_max: int) -> tuple[Image.Image, t
     if mode.startswith("I") or mode == "F":
         notes.append("16-bit")
         picture = _to_8_bit(image)
-    elif mode == "CMYK":
+    elif deep:
+        notes.append("16-bit")
+    if mode == "CMYK":
         notes.append("cmyk")
     elif mode.startswith("P"):
         notes.append("palette")
@@ -100,9 +112,9 @@ def _to_rgb(image: ImageFile.ImageFile, pixels_max: int) -> tuple[Image.Image, t
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scale a single 16-bit channel to 8 bits; 16-bit colour PNGs are reduced by Pillow itself."""
+    """Scale a single channel of 16 bits, or of floats up to 1, to 8 bits."""
     values = np.asarray(image, dtype=np.float64)
-    peak = 65535.0 if values.max(initial=0) > 255 else 255.0
+    peak = 1.0 if image.mode == "F" and values.max(initial=0) <= 1 else 65535.0
     return Image.fromarray(np.clip(np.round(values * (255.0 / peak)), 0, 255).astype(np.uint8))
 
 

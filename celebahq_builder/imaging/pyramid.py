@@ -28,7 +28,13 @@ def build_pyramid(pixels: Pixels) -> list[Pixels]:
     Returns:
         uint8 [..., r, r] for r = R, R/2, ..., 1. Each level is the 2x2 mean of the one above; means are carried
         on in float32 and rounded to the nearest even level only for storage, as the ProGAN authors' tool does.
+
+    Raises:
+        ValueError: the picture is not square, or its side not a power of two.
     """
+    if pixels.ndim < 2 or pixels.shape[-1] != pixels.shape[-2]:
+        raise ValueError(f"a pyramid needs a square picture, got shape {pixels.shape}")
+    levels(pixels.shape[-1])
     carried = pixels.astype(np.float32)
     pyramid = [pixels]
     while carried.shape[-1] > 1:

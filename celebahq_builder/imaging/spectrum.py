@@ -50,9 +50,11 @@ def quality_score(pixels: Tensor) -> QualityScore:
     """
     bins = _bins(pixels.shape[-1], pixels.device)
     power = _power(pixels).flatten()
-    floor = power[bins.tail].mean()
+    if power.sum() == 0:
+        return QualityScore(0.0, 0.0, 0.0)
+    floor = (power * bins.weight)[bins.tail].sum() / bins.weight[bins.tail].sum()
     sums = torch.zeros(RINGS * SECTORS, dtype=torch.float64, device=pixels.device)
-    sums.index_add_(0, bins.bin, power[bins.sample])
+    sums.index_add_(0, bins.bin, (power * bins.weight)[bins.sample])
     density = (sums / bins.count - floor).clamp_(min=0).view(RINGS, SECTORS)[bins.used]
     radial = density.mean(dim=1)
     peak = float(radial.max())
@@ -72,6 +74,8 @@ def _power(pixels: Tensor) -> Tensor:
     size = pixels.shape[-1]
     weights = torch.tensor([0.299, 0.587, 0.114], device=pixels.device)
     luma = torch.einsum("c,chw->hw", weights, pixels.float())
+    if luma.max() - luma.min() < 0.5:  # one colour, but for rounding
+        return torch.zeros((size, size // 2 + 1), dtype=torch.float64, device=pixels.device)
     window = _window(size, pixels.device)
     luma = (luma - (luma * window).sum() / window.sum()) * window
     spectrum = torch.fft.rfft2(luma)
@@ -95,8 +99,10 @@ class _Bins:
     """Flat indices of the samples that are in any ring."""
     bin: Tensor
     """Ring * SECTORS + sector of each of them."""
+    weight: Tensor
+    """How many samples of the whole spectrum each sample of the half spectrum stands for: 1 or 2."""
     count: Tensor
-    """Samples per bin, at least 1."""
+    """Samples of the whole spectrum per bin, at least 1."""
     used: Tensor
     """Rings in which every sector has samples; small pictures lack some of the inner ones."""
     frequency: Tensor
@@ -114,11 +120,13 @@ def _bins(size: int, device: torch.device) -> _Bins:
     ring = torch.bucketize(radius, edges, right=True) - 1
     sample = ((ring >= 0) & (ring < RINGS)).nonzero()[:, 0]
     angle = torch.atan2(down, right).flatten() / math.pi + 0.5  # [0, 1]: opposite directions are the same
-    sector = (angle * SECTORS).long() % SECTORS
+    sector = (angle * SECTORS).round().long() % SECTORS  # the axes lie in the middle of a sector, not between two
     index = (ring * SECTORS + sector)[sample]
-    count = torch.bincount(index, minlength=RINGS * SECTORS)
+    inner = (right > 0) & (right < size / 2)
+    weight = (1.0 + inner.double()).expand(size, -1).flatten()
+    count = torch.bincount(index, weight[sample], minlength=RINGS * SECTORS)
     used = (count.view(RINGS, SECTORS) > 0).all(dim=1)
     frequency = (edges[:-1] * edges[1:]).sqrt()[used]
     tail = ((radius > FLOOR_SHARE * size / 2) & (radius <= size / 2)).nonzero()[:, 0]
-    parts = (sample, index, count.clamp(min=1).double(), used, frequency, tail)
+    parts = (sample, index, weight, count.clamp(min=1), used, frequency, tail)
     return _Bins(*(part.to(device) for part in parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 
 import torch
 
@@ -10,6 +11,10 @@ from celebahq_builder.errors import WeightsError
 from celebahq_builder.nets.autoencoder import Autoencoder
 from celebahq_builder.nets.srgan import Generator
 from celebahq_builder.pretrained import Architecture, entry, load
+
+# oneDNN keeps what it compiled for the last 1024 shapes it met, and every photo has its own: a worker would grow to
+# gigabytes. It reads this at its first convolution.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 
 
 @functools.lru_cache(maxsize=4)

@@ -29,7 +29,7 @@ from celebahq_builder.recipe import to_mapping
 from celebahq_builder.training.checkpoint import Checkpoint
 from celebahq_builder.training.degradation import MCU_PX, jpeg
 from celebahq_builder.training.photos import PhotoFolder, Pixels
-from celebahq_builder.training.restoration import Phase, shrink4, to_tensor
+from celebahq_builder.training.restoration import Phase, corner, shrink4, to_tensor
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,12 @@ class AdversarialRecipe:
     validate_every: int = 500
     bf16: bool = True
     chain: ChainSettings = field(default_factory=ChainSettings)
+
+    def __post_init__(self) -> None:
+        if not self.phases or min(min(p.steps, p.batch, p.patch_px) for p in self.phases) < 1:
+            raise ValueError("phases must name at least one phase of one step and one patch")
+        if self.validate_every < 1 or self.held_out < 1:
+            raise ValueError("validate_every and held_out must be at least 1")
 
     @property
     def steps(self) -> int:
@@ -193,7 +199,7 @@ def _validate(net: nn.Module, held_out: Sequence[Pixels], device: torch.device) 
     """Return mean scores over the held-out photos."""
     scores, errors = [], []
     for photo in held_out:
-        truth = to_tensor([np.ascontiguousarray(photo[:384, :384])], device)
+        truth = to_tensor([corner(photo)], device)
         result = net(shrink4(truth)).mul(255).round().clamp(0, 255)[0]
         scores.append(psnr_y(result, truth[0] * 255))
         errors.append(spectrum_error_db(result, truth[0] * 255))

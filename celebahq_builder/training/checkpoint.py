@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -79,14 +79,19 @@ class Checkpoint:
                 moments = optimiser.state[parameter]
                 tensors |= {f"{name}.adam.{key}.{parameter_name}": moments[key] for key in MOMENTS}
         meta = {"step": str(step), "best": repr(self.best), "recipe": json.dumps(self.recipe)}
-        _save(tensors, self.path, meta)
-        with self.log_path.open("a", encoding="utf-8") as log:
+        with self.log_path.open("a", encoding="utf-8") as log:  # before the checkpoint: resuming drops later lines
             log.write(json.dumps(line) + "\n")
+        _save(tensors, self.path, meta)
 
     def _restore(self) -> None:
-        with safe_open(self.path, "pt") as file:
-            meta = file.metadata()
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        try:
+            with safe_open(self.path, "pt") as file:
+                meta = file.metadata()
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError) as error:
+            raise TrainingError(
+                f"{self.path} is damaged ({error}); delete it to start over, or use another --out"
+            ) from None
         old, new = flatten(json.loads(meta["recipe"])), flatten(json.loads(json.dumps(self.recipe)))
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) != new.get(key):

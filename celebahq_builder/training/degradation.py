@@ -41,7 +41,10 @@ class DegradationSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.quality_min <= self.quality_max <= 100:
             raise ValueError(f"quality_min = {self.quality_min} and quality_max = {self.quality_max}: need 1 to 100")
-        if abs(sum(self.sampling_shares) - 1) > 1e-6:
+        for name in ("clean_share", "grey_share", "twice_share", "rescale_share", "off_grid_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be a share, 0 to 1")
+        if abs(sum(self.sampling_shares) - 1) > 1e-6 or min(self.sampling_shares) < 0:
             raise ValueError(f"sampling_shares must sum to 1, got {self.sampling_shares}")
 
 

@@ -35,6 +35,10 @@ VALIDATION_QUALITIES = (10, 20, 40, 60, 80, 90)
 """JPEG qualities at which a denoiser is validated; the lowest decides which weights are the best."""
 
 
+PSNR_MAX_DB = 99.0
+"""What an exact result counts as: its PSNR is infinite, and would be the mean of any others."""
+
+
 @dataclass(frozen=True)
 class Phase:
     """A stretch of training with one patch size."""
@@ -68,8 +72,12 @@ class RestorationRecipe:
     def __post_init__(self) -> None:
         if not self.phases or min(min(p.steps, p.batch) for p in self.phases) < 1:
             raise ValueError("phases must name at least one phase of one step and one patch")
-        if any(p.patch_px % 16 for p in self.phases):
+        if any(p.patch_px % 16 or p.patch_px < 16 for p in self.phases):
             raise ValueError("patch_px must be a multiple of 16 in every phase")
+        if self.validate_every < 1 or self.held_out < 1:
+            raise ValueError("validate_every and held_out must be at least 1")
+        if self.learning_rate <= 0 or not 0 <= self.ema < 1:
+            raise ValueError(f"learning_rate = {self.learning_rate} must be positive, ema = {self.ema} in [0, 1)")
         wanted = "autoencoder" if self.task == "denoise" else "srgan"
         if self.net.architecture != wanted:
             raise ValueError(f"task = {self.task} trains an {wanted}, net.architecture is {self.net.architecture}")
@@ -173,6 +181,12 @@ def to_tensor(pictures: Sequence[Pixels], device: torch.device) -> Tensor:
     return stacked.permute(0, 3, 1, 2).float().div_(255)  # channels-last in memory, as the networks are
 
 
+def corner(photo: Pixels, size_px: int = 384) -> Pixels:
+    """Return a photo's top left corner, of sides that divide by 8: what is validated on."""
+    height, width = (min(side, size_px) // 8 * 8 for side in photo.shape[:2])
+    return np.ascontiguousarray(photo[:height, :width])
+
+
 @torch.inference_mode()
 def _validate(
     recipe: RestorationRecipe, net: nn.Module, held_out: Sequence[Pixels], device: torch.device
@@ -182,16 +196,17 @@ def _validate(
     def restore(picture: Tensor) -> Tensor:
         return net(picture).mul(255).round().clamp(0, 255)[0]  # type: ignore[no-any-return]
 
-    centres = [np.ascontiguousarray(p[:384, :384]) for p in held_out]
+    centres = [corner(p) for p in held_out]
     truths = [to_tensor([c], device) for c in centres]
     if recipe.task == "upscale":
         pairs = [(restore(shrink4(t)), t[0] * 255) for t in truths]
-        return {"psnr_y_db": round(float(np.mean([psnr_y(a, b) for a, b in pairs])), 4)}
+        return {"psnr_y_db": round(float(np.mean([min(psnr_y(a, b), PSNR_MAX_DB) for a, b in pairs])), 4)}
     gains = {}
     for quality in VALIDATION_QUALITIES:
         damaged = [to_tensor([jpeg(c, quality)], device) for c in centres]
         gain = [
-            psnr(restore(d), t[0] * 255) - psnr(d[0] * 255, t[0] * 255) for d, t in zip(damaged, truths, strict=True)
+            min(psnr(restore(d), t[0] * 255), PSNR_MAX_DB) - min(psnr(d[0] * 255, t[0] * 255), PSNR_MAX_DB)
+            for d, t in zip(damaged, truths, strict=True)
         ]
         gains[f"gain_q{quality}_db"] = round(float(np.mean(gain)), 4)
     return {"gain_mean_db": round(float(np.mean(list(gains.values()))), 4), **gains}

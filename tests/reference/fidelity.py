@@ -24,3 +24,17 @@ def psnr_y(image: NDArray[np.uint8], truth: NDArray[np.uint8], border: int) -> f
     _, height, width = image.shape
     inner = [(i, j) for i in range(border, height - border) for j in range(border, width - border)]
     return psnr(*([luma(picture[:, i, j].tolist()) for i, j in inner] for picture in (image, truth)))
+
+
+def radial_spectrum_db(image: NDArray[np.uint8]) -> list[float]:
+    """Mean power of the windowed luma of [3, S, S] on rings one cycle per picture wide, from S/8 up to S/2, in dB."""
+    side = image.shape[-1]
+    y = np.array([[luma(image[:, i, j].tolist()) for j in range(side)] for i in range(side)])
+    window = np.array([0.5 - 0.5 * math.cos(2 * math.pi * i / (side - 1)) for i in range(side)])
+    power = np.abs(np.fft.fft2((y - y.mean()) * np.outer(window, window))) ** 2
+    rings: dict[int, list[float]] = {}
+    for i in range(side):
+        for j in range(side):
+            frequency = math.hypot(min(i, side - i), min(j, side - j))
+            rings.setdefault(round(frequency), []).append(float(power[i, j]))
+    return [10 * math.log10(math.fsum(rings[k]) / len(rings[k])) for k in range(side // 8, side // 2)]

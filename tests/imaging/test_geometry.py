@@ -1,0 +1,168 @@
+"""The crop is the paper's: by a second derivation, by hand, and by what turning and scaling a photo must do."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from celebahq_builder.imaging.geometry import Crop, bounding_box, crop_from_landmarks, share_inside
+from tests.reference import crop as reference
+
+Array = NDArray[np.float64]
+
+MIRRORED = [1, 0, 2, 4, 3]
+"""Landmarks after mirroring: left and right are the viewer's."""
+
+examples = settings(max_examples=100, deadline=None, derandomize=True)
+
+
+@st.composite
+def faces(draw: st.DrawFn) -> Array:
+    """Landmarks [5, 2] of a face in any place, at any angle, of any proportions."""
+    eyes = np.array([draw(st.floats(-500, 3000)), draw(st.floats(-500, 3000))])
+    angle = draw(st.floats(0, 2 * math.pi))
+    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    size = draw(st.floats(2, 400))
+    down = np.array([draw(st.floats(-0.4, 0.4)), draw(st.floats(0.2, 2))]) * size
+    mouth = np.array([draw(st.floats(0.3, 1)) * size / 2, 0.0])
+    nose = down * draw(st.floats(0.2, 0.8))
+    points = np.array([[-size / 2, 0], [size / 2, 0], nose, down - mouth, down + mouth])
+    return points @ turn + eyes
+
+
+QUADS = faces().map(lambda points: crop_from_landmarks(points).quad)
+
+
+def test_by_hand() -> None:
+    """Eyes 20 px apart, mouth 30 px below: half a side is max(2 * 20, 1.8 * 30) = 54, centre (50.5, 50.5 + 3)."""
+    crop = crop_from_landmarks(np.array([[40, 50], [60, 50], [50, 65], [42, 80], [58, 80]]))
+    np.testing.assert_allclose(crop.quad, [[-3.5, -0.5], [-3.5, 107.5], [104.5, 107.5], [104.5, -0.5]], atol=1e-9)
+    assert crop.side == pytest.approx(108)
+    assert crop.zoom(1024) == pytest.approx(1024 / 108)
+
+
+def test_wide_face_by_hand() -> None:
+    """Eyes 40 px apart, mouth 30 px below: half a side is 2 * 40."""
+    crop = crop_from_landmarks(np.array([[30, 50], [70, 50], [50, 65], [42, 80], [58, 80]]))
+    assert crop.side == pytest.approx(160)
+
+
+@examples
+@given(faces())
+def test_equals_the_reference(points: Array) -> None:
+    expected = reference.crop_quad([(float(x), float(y)) for x, y in points])
+    np.testing.assert_allclose(crop_from_landmarks(points).quad, expected, rtol=1e-9, atol=1e-7)
+
+
+@examples
+@given(faces())
+def test_nose_does_not_matter(points: Array) -> None:
+    elsewhere = points.copy()
+    elsewhere[2] = -1000
+    np.testing.assert_array_equal(crop_from_landmarks(points).quad, crop_from_landmarks(elsewhere).quad)
+
+
+@examples
+@given(faces())
+def test_square_and_not_mirrored(points: Array) -> None:
+    quad = crop_from_landmarks(points).quad
+    right, down = quad[3] - quad[0], quad[1] - quad[0]
+    np.testing.assert_allclose(down, [-right[1], right[0]], atol=1e-6)
+    np.testing.assert_allclose(quad[2], quad[0] + right + down, atol=1e-6)
+    assert crop_from_landmarks(points).side == pytest.approx(np.hypot(*right))
+
+
+@examples
+@given(faces(), st.integers(1, 3), st.integers(1, 3000), st.integers(1, 3000))
+def test_turned_photo_turns_the_crop(points: Array, quarters: int, width: int, height: int) -> None:
+    """By 90 degrees against the clock, as np.rot90 does: the pixel at (x, y) goes to (y, W - 1 - x)."""
+    quad = crop_from_landmarks(points).quad
+    for _ in range(quarters):
+        points = np.stack([points[:, 1], width - 1 - points[:, 0]], axis=1)
+        quad = np.stack([quad[:, 1], width - quad[:, 0]], axis=1)
+        width, height = height, width
+    np.testing.assert_allclose(crop_from_landmarks(points).quad, quad, rtol=1e-9, atol=1e-6)
+
+
+@examples
+@given(faces(), st.integers(1, 3000))
+def test_mirrored_photo_mirrors_the_crop(points: Array, width: int) -> None:
+    quad = crop_from_landmarks(points).quad
+    mirrored = np.stack([width - 1 - points[:, 0], points[:, 1]], axis=1)[MIRRORED]
+    expected = np.stack([width - quad[:, 0], quad[:, 1]], axis=1)[[3, 2, 1, 0]]
+    np.testing.assert_allclose(crop_from_landmarks(mirrored).quad, expected, rtol=1e-9, atol=1e-6)
+
+
+@examples
+@given(faces(), st.floats(0.6, 20))
+def test_enlarged_photo_enlarges_the_crop(points: Array, scale: float) -> None:
+    """A pixel's centre is half a pixel from its edge at any size."""
+    enlarged = (points + 0.5) * scale - 0.5
+    expected = crop_from_landmarks(points).quad * scale
+    np.testing.assert_allclose(crop_from_landmarks(enlarged).quad, expected, rtol=1e-9, atol=1e-6)
+
+
+@examples
+@given(faces(), st.integers(-2000, 2000), st.integers(-2000, 2000))
+def test_shifted_photo_shifts_the_crop(points: Array, x: int, y: int) -> None:
+    shifted = crop_from_landmarks(points + [x, y]).quad
+    np.testing.assert_allclose(shifted, crop_from_landmarks(points).quad + [x, y], rtol=1e-9, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [[50, 50], [50, 50], [50, 60], [40, 70], [60, 70]],
+        [[50, 50], [50.5, 50.5], [50, 60], [40, 70], [60, 70]],
+        [[7, 7]] * 5,
+        [[40, 50], [60, 50], [50, 40], [42, 30], [58, 30]],
+        [[40, 50], [60, math.nan], [50, 65], [42, 80], [58, 80]],
+    ],
+    ids=["eyes coincide", "eyes nearly coincide", "one point", "direction cancels out", "not a number"],
+)
+def test_degenerate_landmarks(points: list[list[float]]) -> None:
+    with pytest.raises(ValueError, match=r"the eyes are (.+) px apart and the mouth is (.+) px below"):
+        crop_from_landmarks(np.array(points))
+
+
+@examples
+@given(QUADS, st.integers(1, 3000), st.integers(1, 3000))
+def test_share_inside(quad: Array, width: int, height: int) -> None:
+    exact = reference.share_inside([(float(x), float(y)) for x, y in quad], width, height)
+    assert share_inside(quad, width, height) == pytest.approx(exact, abs=0.025)
+    assert share_inside(quad, width, height, samples=400) == pytest.approx(exact, abs=0.005)
+
+
+@examples
+@given(QUADS)
+def test_share_inside_at_its_ends(quad: Array) -> None:
+    moved = quad - quad.min(axis=0)
+    width, height = (math.ceil(v) for v in moved.max(axis=0))
+    assert share_inside(moved, width, height) == 1
+    assert share_inside(moved + [width, 0], width, height) == 0
+    assert share_inside(moved - [0, height + 1], width, height) == 0
+
+
+def test_share_inside_by_hand() -> None:
+    square = np.array([[-10.0, 0], [-10, 40], [30, 40], [30, 0]])
+    assert share_inside(square, 100, 100) == 0.75
+    assert share_inside(square, 100, 20) == 0.375
+
+
+@examples
+@given(QUADS, st.floats(0, 100))
+def test_bounding_box_is_the_smallest(quad: Array, margin: float) -> None:
+    left, top, right, bottom = bounding_box(quad, margin)
+    for low, high, values in ((left, right, quad[:, 0]), (top, bottom, quad[:, 1])):
+        assert low <= values.min() - margin < low + 1
+        assert high - 1 < values.max() + margin <= high
+
+
+def test_bounding_box_by_hand() -> None:
+    quad = np.array([[1.5, 2.0], [1.5, 4.25], [3.75, 4.25], [3.75, 2.0]])
+    assert bounding_box(quad) == (1, 2, 4, 5)
+    assert bounding_box(quad, 3) == (-2, -1, 7, 8)
+    assert Crop(quad).side == 2.25

@@ -1,0 +1,76 @@
+"""Each level is the mean of whole blocks of the picture, rounded once."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from celebahq_builder.imaging.pyramid import build_pyramid, levels
+from tests.reference.pyramid import level
+
+PICTURES = st.sampled_from([1, 2, 4, 8, 16]).flatmap(lambda side: arrays(np.uint8, (3, side, side)))
+
+
+def one_pixel(blocks: list[list[int]]) -> int:
+    return int(build_pyramid(np.array([blocks], np.uint8))[-1][0, 0, 0])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(PICTURES)
+def test_equals_the_reference(picture: NDArray[np.uint8]) -> None:
+    pyramid = build_pyramid(picture)
+    assert [p.shape for p in pyramid] == [(3, r, r) for r in levels(picture.shape[-1])]
+    for pixels in pyramid:
+        assert pixels.dtype == np.uint8
+        np.testing.assert_array_equal(pixels, level(picture, pixels.shape[-1]))
+
+
+def test_a_large_picture() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (3, 256, 256), dtype=np.uint8)
+    for pixels in build_pyramid(picture)[3:]:
+        np.testing.assert_array_equal(pixels, level(picture, pixels.shape[-1]))
+
+
+def test_halves_go_to_the_even_level() -> None:
+    assert one_pixel([[0, 1], [0, 1]]) == 0
+    assert one_pixel([[1, 2], [1, 2]]) == 2
+    assert one_pixel([[2, 3], [2, 3]]) == 2
+    assert one_pixel([[255, 255], [255, 255]]) == 255
+
+
+def test_means_are_carried_on_unrounded() -> None:
+    """Blocks of means 1/2, 1/2, 1/2, 1 are stored as 0, 0, 0, 1; their mean is 5/8, not 1/4."""
+    picture = np.array([[[0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 1, 1], [1, 0, 1, 1]]], np.uint8)
+    pyramid = build_pyramid(picture)
+    assert pyramid[1].tolist() == [[[0, 0], [0, 1]]]
+    assert pyramid[2].tolist() == [[[1]]]
+
+
+def test_batches_and_single_pictures_alike() -> None:
+    pictures = np.random.default_rng(1).integers(0, 256, (4, 3, 8, 8), dtype=np.uint8)
+    together = build_pyramid(pictures)
+    for i, picture in enumerate(pictures):
+        for all_of_level, alone in zip(together, build_pyramid(picture), strict=True):
+            np.testing.assert_array_equal(all_of_level[i], alone)
+
+
+def test_levels() -> None:
+    assert levels(8) == (8, 4, 2, 1)
+    assert levels(1) == (1,)
+    assert levels(1024)[0] == 1024
+    assert len(levels(1024)) == 11
+
+
+@pytest.mark.parametrize("resolution", [0, -1, -4, 3, 6, 100, 1023])
+def test_only_powers_of_two(resolution: int) -> None:
+    with pytest.raises(ValueError, match=f"^resolution {resolution} is not a power of two"):
+        levels(resolution)
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 6), (3, 3, 3), (3, 4, 8)])
+def test_no_pyramid_of_other_shapes(shape: tuple[int, ...]) -> None:
+    """They must not pass for pictures by way of broadcasting."""
+    with pytest.raises(ValueError, match="power of two|square"):
+        build_pyramid(np.zeros(shape, np.uint8))

@@ -1,0 +1,152 @@
+"""The score is a share, knows what makes a picture worse, and does not care about what does not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter, uniform_filter1d, zoom
+
+from celebahq_builder.imaging.geometry import crop_from_landmarks
+from celebahq_builder.imaging.spectrum import quality_score
+from celebahq_builder.imaging.warp import warp_quad
+
+SAMPLE = Path(__file__).parents[1] / "sample" / "celeba"
+
+Picture = NDArray[np.uint8]
+
+
+def score(picture: NDArray[np.floating] | Picture) -> float:
+    pixels = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    return quality_score(torch.from_numpy(pixels)).score
+
+
+def face(name: str) -> Picture:
+    """A photo of the sample, aligned at 256 x 256."""
+    lines = (SAMPLE / "Anno" / "list_landmarks_celeba.txt").read_text().splitlines()
+    row = next(line for line in lines if line.startswith(name)).split()[1:]
+    with Image.open(SAMPLE / "img_celeba" / name) as image:
+        pixels = torch.from_numpy(np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy())
+    return warp_quad(pixels, crop_from_landmarks(np.array(row, float).reshape(5, 2)).quad, 256).numpy()
+
+
+def natural(seed: int, side: int = 256) -> Picture:
+    """Noise whose amplitude falls with frequency as that of photos does."""
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None])
+    frequency[0, 0] = 1
+    white = np.random.default_rng(seed).normal(size=(3, side, side))
+    picture = np.fft.ifft2(np.fft.fft2(white) / frequency).real
+    return np.clip(picture / picture.std() * 35 + 128, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module", params=["000001.jpg", "000005.jpg", "000006.jpg", "noise 0", "noise 1"])
+def picture(request: pytest.FixtureRequest) -> Picture:
+    name: str = request.param
+    return face(name) if name.endswith(".jpg") else natural(int(name.split()[1]))
+
+
+def blurred(picture: Picture, sigma: float) -> NDArray[np.float64]:
+    return gaussian_filter(picture.astype(float), (0, sigma, sigma))
+
+
+def down_and_up(picture: Picture) -> NDArray[np.float64]:
+    small = picture.reshape(3, 64, 4, 64, 4).mean(axis=(2, 4))
+    return zoom(small, (1, 4, 4), order=3, mode="nearest", grid_mode=True)
+
+
+def odd_lines_shifted(picture: Picture) -> Picture:
+    """As interlaced video of something that moves."""
+    shifted = picture.copy()
+    shifted[:, 1::2] = np.roll(picture[:, 1::2], 4, axis=2)
+    return shifted
+
+
+def noisy(picture: Picture) -> NDArray[np.float64]:
+    return picture + np.random.default_rng(0).normal(scale=25, size=picture.shape)
+
+
+DAMAGE: dict[str, Callable[[Picture], NDArray[np.floating] | Picture]] = {
+    "blur 1": lambda p: blurred(p, 1),
+    "blur 2": lambda p: blurred(p, 2),
+    "blur 4": lambda p: blurred(p, 4),
+    "down and up": down_and_up,
+    "motion blur": lambda p: uniform_filter1d(p.astype(float), 15, axis=2),
+    "motion blur down": lambda p: uniform_filter1d(p.astype(float), 15, axis=1),
+    "odd lines shifted": odd_lines_shifted,
+    "noise 25": noisy,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_lowers_the_score(kind: str, picture: Picture) -> None:
+    assert score(DAMAGE[kind](picture)) < score(picture)
+
+
+def test_more_blur_never_scores_higher(picture: Picture) -> None:
+    scores = [score(picture), *(score(blurred(picture, sigma)) for sigma in (1, 1.5, 2, 3, 4, 6, 8))]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_strong_damage_costs_most_of_the_score(picture: Picture) -> None:
+    whole = score(picture)
+    for kind in ("blur 4", "motion blur", "odd lines shifted"):
+        assert score(DAMAGE[kind](picture)) < 0.45 * whole, kind
+
+
+def test_natural_pictures_score_well(picture: Picture) -> None:
+    assert score(picture) > 0.55
+
+
+def test_mirrored(picture: Picture) -> None:
+    for axis in (1, 2):
+        assert score(np.flip(picture, axis).copy()) == pytest.approx(score(picture), rel=0.01)
+
+
+def test_turned(picture: Picture) -> None:
+    for turns in (1, 2, 3):
+        assert score(np.rot90(picture, turns, axes=(1, 2)).copy()) == pytest.approx(score(picture), rel=0.01)
+
+
+def test_brightness_and_contrast_do_not_matter(picture: Picture) -> None:
+    dim = picture // 2
+    assert score(dim + 127) == pytest.approx(score(dim), rel=0.01)
+    assert score(dim * 2) == pytest.approx(score(dim), rel=0.01)
+    assert score(255 - picture) == pytest.approx(score(picture), rel=0.01)
+
+
+@pytest.mark.parametrize("side", [64, 128, 256])
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (3, 3, 3), (10, 20, 30), (255, 0, 0), (200, 100, 77)])
+def test_one_colour_scores_nothing(side: int, colour: tuple[int, int, int]) -> None:
+    pixels = torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, side, side).contiguous()
+    assert quality_score(pixels).score == 0
+
+
+def stripes(side: int = 128) -> Picture:
+    return np.broadcast_to((np.arange(side) % 8 < 4) * np.uint8(255), (3, side, side)).copy()
+
+
+def one_pixel(side: int = 128) -> Picture:
+    picture = np.zeros((3, side, side), np.uint8)
+    picture[:, side // 2, side // 2] = 255
+    return picture
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(arrays(np.uint8, (3, 64, 64)) | st.sampled_from([stripes(), one_pixel(), natural(3, 64)]))
+def test_every_part_is_a_share(picture: Picture) -> None:
+    quality = quality_score(torch.from_numpy(picture))
+    for part in (quality.score, quality.breadth, quality.symmetry):
+        assert 0 <= part <= 1 + 1e-9
+    assert quality.score == pytest.approx(quality.breadth * quality.symmetry)
+
+
+def test_stripes_are_neither_broad_nor_symmetric() -> None:
+    quality, whole = quality_score(torch.from_numpy(stripes())), quality_score(torch.from_numpy(natural(0, 128)))
+    assert quality.breadth < 0.6 * whole.breadth
+    assert quality.symmetry < 0.1 * whole.symmetry

@@ -1,0 +1,131 @@
+"""The upscaler starts as bicubic enlargement, keeps places, sees no further than it says, and all of it learns."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from celebahq_builder.nets.srgan import Discriminator, Generator
+from tests.reference.bicubic import enlarge
+
+SIZES = [(1, 1), (1, 6), (5, 7), (8, 8)]
+
+
+def fresh(blocks: int = 2) -> Generator:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Generator(width=6, blocks=blocks)
+
+
+def trained(blocks: int = 2) -> Generator:
+    """A network none of whose layers is zero any more."""
+    net = fresh(blocks).requires_grad_(False)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for parameter in net.parameters():
+            parameter += torch.randn_like(parameter) * 0.05
+    return net
+
+
+def photo(height: int, width: int, count: int = 1) -> Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(height * width))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_fresh_network_is_bicubic(size: tuple[int, int]) -> None:
+    x = photo(*size)
+    expected = torch.from_numpy(enlarge(x[0].double().numpy(), 4)).float()
+    assert torch.allclose(fresh()(x)[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_any_size(size: tuple[int, int]) -> None:
+    y = trained()(photo(*size, count=2))
+    assert y.shape == (2, 3, size[0] * 4, size[1] * 4)
+    assert y.dtype == torch.float32
+
+
+def test_detail_lies_where_the_photo_has_it() -> None:
+    """Far from the edges, a photo moved by 1 px gives the result moved by 4 px."""
+    net, x = trained(), photo(40, 40)
+    inner = net(x)[..., 48:-48, 48:-48]
+    moved = net(torch.roll(x, (1, 1), (2, 3)))[..., 52:-44, 52:-44]
+    assert torch.allclose(inner, moved, atol=1e-5)
+
+
+def test_sees_no_further_than_its_context() -> None:
+    """With the 6 blocks that the bundled weights have."""
+    net = trained(blocks=6)
+    x = photo(48, 48).requires_grad_()
+    net(x)[..., 24 * 4 : 25 * 4, 24 * 4 : 25 * 4].sum().backward()
+    assert x.grad is not None
+    reached = x.grad.abs().sum(dim=(0, 1)).nonzero()
+    assert (reached - 24).abs().max() <= Generator.CONTEXT_PX
+    assert (reached - 24).abs().max() >= 12
+
+
+def test_photos_of_a_batch_do_not_meet() -> None:
+    net, x = trained(), photo(5, 7, count=3)
+    together = net(x)
+    for i in range(3):
+        assert torch.allclose(net(x[i : i + 1])[0], together[i], atol=1e-6)
+
+
+def test_memory_layout_does_not_matter() -> None:
+    net, x = trained(), photo(5, 7)
+    expected = net(x)
+    net = net.to(memory_format=torch.channels_last)
+    assert torch.allclose(net(x.contiguous(memory_format=torch.channels_last)), expected, atol=1e-6)
+
+
+def test_all_parameters_learn() -> None:
+    """The last layers start at zero, so gradients reach the first ones from the third step on."""
+    net = fresh()
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
+    x, truth = photo(6, 6, count=2), photo(24, 24, count=2)
+    for _ in range(3):
+        optimiser.zero_grad()
+        F.mse_loss(net(x), truth).backward()
+        optimiser.step()
+    still = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    assert still == []
+    assert all(p.dtype == torch.float32 for p in net.parameters())
+
+
+def critic() -> Discriminator:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Discriminator(width=4)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (8, 20), (32, 32)])
+def test_discriminator_judges_neighbourhoods(size: tuple[int, int]) -> None:
+    logits, features = critic()(photo(*size, count=2))
+    assert logits.shape == (2, 1, size[0] // 4, size[1] // 4)
+    assert [f.shape[1] for f in features] == [4, 8, 12, 16]
+    assert features[0].shape[2:] == size
+
+
+def test_discriminator_is_local() -> None:
+    """A logit depends on the pixels near it alone."""
+    x = photo(64, 64).requires_grad_()
+    critic().eval()(x)[0][0, 0, 8, 8].backward()
+    assert x.grad is not None
+    reached = x.grad.abs().sum(dim=(0, 1)).nonzero()
+    assert (reached - 34).abs().max() <= 18
+
+
+def test_discriminator_has_bounded_slopes() -> None:
+    """Spectral normalisation: each layer's matrix has norm 1, once its power iteration has settled."""
+    net = critic().train()
+    for _ in range(40):
+        net(photo(16, 16))
+    for layer in (*net.layers, net.judge):
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), ord=2).item() == pytest.approx(1, abs=0.02)
+
+
+def test_discriminator_learns() -> None:
+    net = critic()
+    logits, features = net(photo(16, 16))
+    (logits.square().mean() + sum(f.mean() for f in features)).backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []

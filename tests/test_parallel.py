@@ -1,0 +1,192 @@
+"""Work spread over processes: same results in order, errors as they are, and no device that is not there."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from celebahq_builder import parallel
+from celebahq_builder.errors import RecipeError, SourceError, WorkspaceError
+
+ROOT = Path(__file__).parents[1]
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def slow_first(number: int) -> int:
+    """The first jobs end last."""
+    time.sleep(0.3 if number < 2 else 0)
+    return number
+
+
+def worker(_: int) -> int:
+    return os.getpid()
+
+
+def threads(_: int) -> int:
+    return torch.get_num_threads()
+
+
+def fails_at_three(number: int) -> int:
+    if number == 3:
+        raise SourceError("the third")
+    return number
+
+
+def dies_at_three(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def pid_into(folder: Path) -> None:
+    """Say who works here, for as long as a test takes to look."""
+    (folder / str(os.getpid())).touch()
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_in_order(workers: int) -> None:
+    assert list(parallel.run(square, range(20), workers=workers, ordered=True)) == [n * n for n in range(20)]
+
+
+def test_results_as_they_come() -> None:
+    found = list(parallel.run(slow_first, range(6), workers=2))
+    assert sorted(found) == list(range(6))
+    assert list(parallel.run(slow_first, range(6), workers=2, ordered=True)) == list(range(6))
+
+
+def test_one_worker_is_this_process() -> None:
+    assert set(parallel.run(worker, range(3), workers=1)) == {os.getpid()}
+    found = set(parallel.run(worker, range(8), workers=2))
+    assert os.getpid() not in found
+    assert len(found) <= 2
+
+
+def test_no_jobs() -> None:
+    assert list(parallel.run(square, [], workers=1)) == []
+    assert list(parallel.run(square, [], workers=2)) == []
+
+
+def test_workers_have_one_thread_each() -> None:
+    """The sums of a convolution depend on how it is split."""
+    assert set(parallel.run(threads, range(2), workers=2)) == {1}
+
+
+@pytest.mark.parametrize(("workers", "ahead"), [(1, 0), (2, 8)])
+def test_jobs_wait_for_the_reader(workers: int, ahead: int) -> None:
+    """Else the results of fast workers pile up in memory before a slow disk."""
+    read = 0
+
+    def jobs() -> Iterator[int]:
+        nonlocal read
+        for number in range(60):
+            read += 1
+            yield number
+
+    results = parallel.run(square, jobs(), workers=workers, ordered=True)
+    assert [next(results) for _ in range(3)] == [0, 1, 4]
+    time.sleep(0.3)
+    read_ahead = read - 3
+    assert list(results) == [number * number for number in range(3, 60)]
+    assert read_ahead <= ahead
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_error_of_a_job_comes_through(workers: int) -> None:
+    with pytest.raises(SourceError, match="^the third$"):
+        list(parallel.run(fails_at_three, range(100), workers=workers))
+    assert list(parallel.run(square, range(3), workers=workers, ordered=True)) == [0, 1, 4]
+
+
+@pytest.mark.filterwarnings("ignore:A worker stopped while some jobs were given")
+def test_killed_worker() -> None:
+    with pytest.raises(WorkspaceError, match=r"a worker process was killed .* fewer --workers"):
+        list(parallel.run(dies_at_three, range(20), workers=2))
+    assert list(parallel.run(square, range(3), workers=2, ordered=True)) == [0, 1, 4]
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="tells by /proc whether a process lives")
+def test_workers_end_with_their_owner(tmp_path: Path) -> None:
+    """Orphans would go on to write into a directory that nobody holds."""
+    code = (
+        "from pathlib import Path; from celebahq_builder import parallel; from tests.test_parallel import pid_into; "
+        f"list(parallel.run(pid_into, [Path({str(tmp_path)!r})] * 4, workers=2))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL) as owner:
+        until = time.monotonic() + 60
+        while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        pids = [int(path.name) for path in tmp_path.iterdir()]
+        owner.kill()
+    assert len(pids) == 2
+    until = time.monotonic() + 10
+    while any(alive(pid) for pid in pids) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in pids)
+
+
+# --- Devices ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cuda_devices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with so many CUDA devices, as far as torch says."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: request.param)
+
+
+@pytest.mark.parametrize(
+    ("cuda_devices", "wanted", "found"),
+    [
+        (0, "auto", ("cpu",)),
+        (0, "cpu", ("cpu",)),
+        (2, "auto", ("cuda:0", "cuda:1")),
+        (2, "cuda", ("cuda:0",)),
+        (2, "cuda:1", ("cuda:1",)),
+        (2, "cuda:0, cuda:1", ("cuda:0", "cuda:1")),
+        (2, "cpu", ("cpu",)),
+    ],
+    indirect=["cuda_devices"],
+)
+@pytest.mark.usefixtures("cuda_devices")
+def test_devices(wanted: str, found: tuple[str, ...]) -> None:
+    assert parallel.devices(wanted) == found
+    assert [str(torch.device(name)) for name in found] == list(found)
+
+
+@pytest.mark.parametrize("wanted", ["gpu", "", "cuda:x", "cuda:", "cuda:-1", "cuda0", "cpu:1", "cpu,tpu"])
+@pytest.mark.parametrize("cuda_devices", [2], indirect=True)
+@pytest.mark.usefixtures("cuda_devices")
+def test_what_is_no_device(wanted: str) -> None:
+    with pytest.raises(RecipeError, match=r"^--device .* is not a device; give auto, cpu, cuda or cuda:0,cuda:1$"):
+        parallel.devices(wanted)
+
+
+@pytest.mark.parametrize(
+    ("cuda_devices", "wanted"),
+    [(0, "cuda"), (0, "cuda:0"), (2, "cuda:2"), (2, "cpu,cuda:5")],
+    indirect=["cuda_devices"],
+)
+@pytest.mark.usefixtures("cuda_devices")
+def test_device_that_is_not_there(wanted: str, request: pytest.FixtureRequest) -> None:
+    count = torch.cuda.device_count()
+    with pytest.raises(
+        RecipeError, match=f"--device {wanted}: torch sees {count} CUDA devices here; give --device cpu"
+    ):
+        parallel.devices(wanted)
