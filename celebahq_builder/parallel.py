@@ -10,6 +10,7 @@ import resource
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -63,13 +64,20 @@ def _pool(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int, 
     # Threads per worker are fixed, not cores by workers: the sums of a convolution depend on how it is split.
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
         pool = joblib.Parallel(n_jobs=workers, return_as=how, batch_size=1, pre_dispatch="2*n_jobs")
+        results = pool(joblib.delayed(_owned)(function, os.getpid(), job) for job in jobs)
         try:
-            yield from pool(joblib.delayed(_owned)(function, os.getpid(), job) for job in jobs)
+            yield from results
         except BrokenProcessPool as error:
             raise WorkspaceError(
                 f"a worker process was killed from outside, most likely for want of memory ({type(error).__name__}); "
                 "run the same command again with fewer --workers, it goes on from here"
             ) from None
+        finally:
+            with (
+                warnings.catch_warnings()
+            ):  # of results that nobody fetched: the reader stopped for a reason of its own
+                warnings.simplefilter("ignore")
+                results.close()
 
 
 def _owned(function: Callable[[Job], Result], owner: int, job: Job) -> Result:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 import tomllib
 import types
@@ -147,6 +148,8 @@ def _convert(hint: Any, value: Any, *, place: str, where: str, text: str, table:
             key: _convert(inner_hint, one, place=place, where=where, text=text, table=(*table, key))
             for key, one in value.items()
         }
+    if hint is float and isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{place}: {name} must be a finite number, got {value!r}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

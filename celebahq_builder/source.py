@@ -127,13 +127,13 @@ def _csv_row(table: Path, line: int, header: list[str], cells: list[str]) -> tup
         raise SourceError(f"{table}:{line}: split must be one of {', '.join(SPLITS)}, got {split[:80]!r}")
     numbers = [named[column] for column in COLUMNS if column in named]
     # A decimal comma makes two cells of a number, so a row that is too long has no cell that can be trusted.
-    return _Row(line, named.get("file", ""), numbers + cells[len(header) :]), split
+    return _Row(line, named.get("file", ""), numbers + [cell for cell in cells[len(header) :] if cell]), split
 
 
 def subset(source: Source, *, limit: int | None = None, ids: Iterable[str] | None = None) -> Source:
     """Return a source of only some photos: those named in `ids` (id or file name), at most `limit` of them.
 
-    What was rejected already stays only where `ids` names it, so that a subset accounts for itself alone.
+    With `ids`, what was rejected already stays only where `ids` names it; `limit` counts usable photos alone.
 
     Raises:
         SourceError: a name in `ids` is neither a photo of the source nor one of its rejects.

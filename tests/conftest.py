@@ -5,11 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from celebahq_builder.runner import Request, Summary, build
 from celebahq_builder.source import read_celeba, subset
 from celebahq_builder.stages import region, select, upscale
 from celebahq_builder.stages.recipe import BuildRecipe
+
+torch.set_num_threads(1)  # as in a worker; more threads than cores make small tests crawl
 
 SAMPLE = Path(__file__).parent / "sample" / "celeba"
 

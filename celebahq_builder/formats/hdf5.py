@@ -187,7 +187,11 @@ class PyramidFile:
             raise FormatError(
                 f"{path} is not a readable HDF5 file (a writer that was killed leaves such): {error}"
             ) from None
-        self.resolutions = self._levels()
+        try:
+            self.resolutions = self._levels()
+        except FormatError:
+            self.file.close()
+            raise
         self.resolution = self.resolutions[0]
         self.count = int(self.file[level_name(self.resolution)].shape[0])
 

@@ -112,9 +112,12 @@ def _to_rgb(image: ImageFile.ImageFile, pixels_max: int) -> tuple[Image.Image, t
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scale a single channel of 16 bits, or of floats up to 1, to 8 bits."""
+    """Scale a single channel to 8 bits: from 16 bits, or from what range the values of other types seem to have."""
     values = np.asarray(image, dtype=np.float64)
-    peak = 1.0 if image.mode == "F" and values.max(initial=0) <= 1 else 65535.0
+    peak = 65535.0
+    if not image.mode.startswith("I;16"):
+        peaks = (1.0, 255.0) if image.mode == "F" else (255.0,)
+        peak = next((p for p in peaks if values.max(initial=0) <= p), peak)
     return Image.fromarray(np.clip(np.round(values * (255.0 / peak)), 0, 255).astype(np.uint8))
 
 

@@ -45,6 +45,8 @@ def quality_score(pixels: Tensor) -> QualityScore:
     Args:
         pixels: uint8 [3, S, S], RGB.
 
+    Pictures of less than 256 px have too few samples per bin for the score to tell a slight blur.
+
     Returns:
         The score and its components. A picture of one colour scores 0. Neither brightness nor contrast matters.
     """

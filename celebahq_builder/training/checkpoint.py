@@ -86,12 +86,14 @@ class Checkpoint:
     def _restore(self) -> None:
         try:
             with safe_open(self.path, "pt") as file:
-                meta = file.metadata()
+                meta = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError) as error:
             raise TrainingError(
                 f"{self.path} is damaged ({error}); delete it to start over, or use another --out"
             ) from None
+        if not {"recipe", "step", "best"} <= meta.keys():
+            raise TrainingError(f"{self.path} is not a checkpoint of a run; delete it to start over")
         old, new = flatten(json.loads(meta["recipe"])), flatten(json.loads(json.dumps(self.recipe)))
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) != new.get(key):

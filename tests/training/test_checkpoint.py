@@ -154,3 +154,13 @@ def test_damaged_checkpoint(share: float, tmp_path: Path) -> None:
     path.write_bytes(raw[: int(len(raw) * share)])
     with pytest.raises(TrainingError, match=r"checkpoint\.safetensors"):
         open_run(tmp_path)
+
+
+def test_checkpoint_of_another_kind(tmp_path: Path) -> None:
+    """As when somebody puts the exported weights in its place."""
+    state = open_run(tmp_path)
+    steps(state, 1)
+    state.save(1, 0.0, {"step": 1})
+    (tmp_path / "weights.safetensors").replace(tmp_path / "checkpoint.safetensors")
+    with pytest.raises(TrainingError, match=r"checkpoint\.safetensors"):
+        open_run(tmp_path)

@@ -1,0 +1,88 @@
+"""Adversarial training goes on where it was cut, starts from the weights it names, and moves both networks."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from celebahq_builder.errors import TrainingError
+from celebahq_builder.pretrained import load
+from celebahq_builder.training import adversarial
+from celebahq_builder.training.adversarial import AdversarialRecipe, ChainSettings, train_adversarially
+from celebahq_builder.training.restoration import Phase
+
+CPU = torch.device("cpu")
+
+RECIPE = AdversarialRecipe(
+    task="upscale-adversarially",
+    start="upscaler-psnr",
+    phases=(Phase(3, 16, 1),),
+    held_out=1,
+    validate_every=1,
+    bf16=False,
+    chain=ChainSettings(share=0.5),
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, (72, 72, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    train_adversarially(RECIPE, photos, out, CPU)
+    return out
+
+
+def test_cut_run_goes_on_to_the_same_bits(
+    whole: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = adversarial._batch
+
+    def batch(recipe: Any, folder: Any, denoiser: Any, step: int, device: Any) -> Any:
+        if step == 2:
+            raise KeyboardInterrupt
+        return original(recipe, folder, denoiser, step, device)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adversarial, "_batch", batch)
+        with pytest.raises(KeyboardInterrupt):
+            train_adversarially(RECIPE, photos, tmp_path, CPU)
+    train_adversarially(RECIPE, photos, tmp_path, CPU)
+    for name in ("checkpoint.safetensors", "weights.safetensors"):
+        one, other = load_file(tmp_path / name), load_file(whole / name)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_both_networks_move_from_where_they_start(whole: Path) -> None:
+    state = load_file(whole / "checkpoint.safetensors")
+    start = load("upscaler-psnr").state_dict()
+    moved = [float((state[f"net.{key}"] - value).abs().max()) for key, value in start.items()]
+    assert 0 < max(moved) < 3 * RECIPE.learning_rate * 1.2
+    moments = {key: value for key, value in state.items() if key.startswith("discriminator.adam.exp_avg_sq.")}
+    # Within the hinge's margins the last bias has no gradient: it moves real and fake alike.
+    assert all(float(value.abs().max()) > 0 for key, value in moments.items() if "bias" not in key)
+
+
+def test_log_names_the_losses(whole: Path) -> None:
+    lines = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert {"pixel", "feature", "adversarial", "discriminator", "psnr_y_db", "spectrum_error_db"} <= lines[0].keys()
+
+
+def test_another_recipe_is_refused(whole: Path, photos: Path) -> None:
+    with pytest.raises(TrainingError, match=r"pixel_weight = 1\.0, this run asks 2\.0"):
+        train_adversarially(dataclasses.replace(RECIPE, pixel_weight=2.0), photos, whole, CPU)
