@@ -40,7 +40,7 @@ def run_command(command: click.Command) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; the same command goes on from here", err=True)
+        click.echo("interrupted; the same command (without --redo) goes on from here", err=True)
         sys.stderr.flush()
         os._exit(130)  # workers are told to stop already; waiting for them would look like a hang
 
@@ -73,7 +73,11 @@ def celebahq() -> None:
 @click.option(
     "--from", "start", type=click.Choice(STAGES), help="Do not go back beyond this stage; its input must be on disk."
 )
-@click.option("--redo", type=click.Choice(STAGES), help="Delete the results of this stage and those after it first.")
+@click.option(
+    "--redo",
+    type=click.Choice(STAGES),
+    help="Delete this stage's results and later ones first; leave out to go on.",
+)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N photos.")
 @click.option(
     "--ids", type=FOLDER, metavar="FILE", help="Only the photos named in this file, one id or file name per line."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import platform
@@ -22,7 +23,7 @@ from celebahq_builder.progress import Progress
 from celebahq_builder.recipe import flatten, to_mapping
 from celebahq_builder.report import page
 from celebahq_builder.source import Source
-from celebahq_builder.stages import align, denoise, pack, region, score, select, upscale
+from celebahq_builder.stages import align, denoise, example, pack, region, score, select, upscale
 from celebahq_builder.stages.batch import BatchJob, run_batch
 from celebahq_builder.stages.recipe import PHOTO_STAGES, STAGES, BuildRecipe
 from celebahq_builder.workspace import Ingredients, Workspace, fingerprint, read_json, write_atomic, write_json
@@ -102,10 +103,12 @@ class _Run:
         with self.workspace.lock():
             self.workspace.sweep()
             self._check_order()
-            if self.request.redo:
-                self._discard_from(self.request.redo)
-            for name in STAGES:
+            parallel.devices(self.request.device)
+            for name in self._upstream_of_redo():
                 self.workspace.stage(name).check(self.ingredients[name])
+            if self.request.redo:
+                self._check_start()  # before anything is deleted
+                self._discard_from(self.request.redo)
             batch_photos = self._describe()
             if self._is_finished():
                 log.info("all stages up to %s are complete", self.request.until)
@@ -121,7 +124,17 @@ class _Run:
     def _is_finished(self) -> bool:
         if "pack" in self.stages and not self.workspace.hdf5_path(self.recipe.resolution).exists():
             return False
-        return all(self.workspace.stage(name).is_complete(self.ingredients[name]) for name in self._on_disk())
+        for name in self._on_disk():
+            stage = self.workspace.stage(name)
+            if not stage.is_complete(self.ingredients[name]):
+                return False
+            if name in PHOTO_STAGES and len(stage.batches_done()) != read_json(stage.complete_path)["batches"]:
+                return False
+        return True
+
+    def _upstream_of_redo(self) -> tuple[str, ...]:
+        """Return the stages whose results stay: all, or those before the one to redo."""
+        return STAGES[: STAGES.index(self.request.redo)] if self.request.redo else STAGES
 
     def _on_disk(self) -> list[str]:
         """Return the stages of this run that leave something on disk."""
@@ -132,6 +145,8 @@ class _Run:
         for option, name in (("--from", start), ("--redo", redo)):
             if name and name not in self.stages:
                 raise RecipeError(f"{option} {name} comes after --until {until}; the order is {', '.join(STAGES)}")
+        if start and redo and STAGES.index(start) > STAGES.index(redo):
+            raise RecipeError(f"--from {start} comes after --redo {redo}, and needs its results; leave out --from")
 
     def _check_start(self) -> None:
         """Raise if ``--from`` names a stage whose input is not on disk."""
@@ -149,6 +164,8 @@ class _Run:
     def _discard_from(self, redo: str) -> None:
         """Delete the results of a stage and of all that follow from it; the last first."""
         self.workspace.summary_path.unlink(missing_ok=True)
+        if redo in example.STAGES:
+            shutil.rmtree(self.workspace.report_path.parent / "examples", ignore_errors=True)
         for name in reversed(STAGES[STAGES.index(redo) :]):
             if name == "pack":
                 self.workspace.hdf5_path(self.recipe.resolution).unlink(missing_ok=True)
@@ -165,7 +182,7 @@ class _Run:
             "rejected_by_table": [outcome.to_json(one) for one in self.source.rejected],
             "warnings": list(self.source.warnings),
             "until": self.request.until,
-            "stages": list(self._on_disk()),
+            "stages": [n for n in STAGES if n in self._on_disk() or self.workspace.stage(n).plan_path.exists()],
             "recipe": to_mapping(self.recipe),
             "origins": self.request.origins,
             "versions": versions(),
@@ -227,9 +244,7 @@ class _Run:
         selected, low = select.best(candidates, self.recipe.select.keep)
         records = ledger.records(self.workspace, self.kept, {kept.photo for kept in selected})
         ranked = [Kept(k.photo, {**records[k.photo].record, "rank": rank}) for rank, k in enumerate(selected, start=1)]
-        others = [*(one.end for one in stood if one.end is not None), *low]
         write_atomic(self.workspace.selection_path, select.selection_csv(ranked))
-        write_atomic(self.workspace.rejected_path, select.rejected_csv(others))
         stage.write_manifest(0, [*ranked, *low])
         if len(ranked) < self.recipe.select.keep:
             log.warning("select: %d photos were good enough, %d were asked for", len(ranked), self.recipe.select.keep)
@@ -276,7 +291,8 @@ class _Run:
     def _conclude(self) -> Summary:
         """Count how every photo ended, and see to the report."""
         reached = "pack" in self.stages
-        mark = fingerprint(self.ingredients[self.request.until])
+        table = [outcome.to_json(one) for one in self.source.rejected]
+        mark = fingerprint([*self.ingredients[self.request.until], {"name": "table", "rejected": table}])
         summary = read_json(self.workspace.summary_path) if self.workspace.summary_path.exists() else {}
         if summary.get("fingerprint") != mark:
             summary = {"fingerprint": mark, **self._count()}
@@ -306,12 +322,14 @@ class _Run:
                 f"{self.workspace.root}: {photos} photos came in, {sum(counts.values())} are accounted for; "
                 "its files were altered from outside, use another --out"
             )
+        ends = [one.end for one in stood if one.end is not None]
+        write_atomic(self.workspace.rejected_path, select.rejected_csv(ends))
         reasons = Counter(one.end.reason.value for one in stood if isinstance(one.end, Rejected))
         return {"photos": photos, **counts, "reasons": dict(reasons)}
 
     def _note(self, line: dict[str, Any]) -> None:
-        with self.workspace.timings_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        with contextlib.suppress(OSError), self.workspace.timings_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")  # no part of any result: a full disk speaks up elsewhere
 
     def _note_resources(self) -> None:
         """Record the peak memory of this process and of the largest worker; they are one where there is one worker."""
@@ -364,7 +382,7 @@ def dry_run(request: Request, source: Source) -> list[str]:
     lines.append(f"photos: {len(source.photos)} in {source.folder}; {len(source.rejected)} rejected by the table")
     lines += [f"warning: {warning}" for warning in source.warnings]
     run = _Run(request, source)
-    for name in STAGES:
+    for name in run._upstream_of_redo():
         workspace.stage(name).check(run.ingredients[name])
     batch_photos = _batch_photos(workspace, len(source.photos))
     batches = -(-len(source.photos) // batch_photos)

@@ -127,7 +127,7 @@ def _csv_row(table: Path, line: int, header: list[str], cells: list[str]) -> tup
         raise SourceError(f"{table}:{line}: split must be one of {', '.join(SPLITS)}, got {split[:80]!r}")
     numbers = [named[column] for column in COLUMNS if column in named]
     # A decimal comma makes two cells of a number, so a row that is too long has no cell that can be trusted.
-    return _Row(line, named.get("file", ""), numbers + [cell for cell in cells[len(header) :] if cell]), split
+    return _Row(line, _normal(named.get("file", "")), numbers + [cell for cell in cells[len(header) :] if cell]), split
 
 
 def subset(source: Source, *, limit: int | None = None, ids: Iterable[str] | None = None) -> Source:
@@ -191,11 +191,15 @@ def _assemble(
         said = "alike; the first is used" if agree else "that differ; none is used"
         for row in same[1:] if agree else same:
             rejected.append(Rejected(file, Reason.DUPLICATE_ROW, f"{table}:{row.line}: lines {lines} list it, {said}"))
-    listed = {row.file for row in rows}
-    on_disk = _listing(folder)
-    stems = {_stem(name) for name in listed}
+    listed, on_disk = {row.file for row in rows}, _listing(folder)
+    present = set(on_disk)
+    stand_ins = {_as_png(file): file for file in listed if file not in present and _as_png(file) in present}
+    for png, file in stand_ins.items():
+        if png in listed and file in good:
+            del good[file]
+            rejected.append(Rejected(file, Reason.FILE_MISSING, f"only {png} is there, and the table lists that too"))
     for name in on_disk:
-        if name not in listed and _stem(name) not in stems:
+        if name not in listed and name not in stand_ins:
             rejected.append(Rejected(_printable(name), Reason.NOT_LISTED, f"{table} has no row for it"))
     if not good and not rejected:
         raise SourceError(f"{table} lists no photos")
@@ -215,9 +219,15 @@ def photo_path(folder: Path, file: str) -> Path:
     return path
 
 
-def _stem(name: str) -> str:
-    path = PurePosixPath(name)
-    return path.with_suffix("").as_posix() if path.name else name
+def _normal(file: str) -> str:
+    """Return one spelling of a listed name: ``./a.jpg`` is ``a.jpg``."""
+    return PurePosixPath(file).as_posix() if file else file
+
+
+def _as_png(file: str) -> str:
+    """Return the name that a listed photo has where CelebA is shipped as PNG."""
+    path = PurePosixPath(file)
+    return path.with_suffix(".png").as_posix() if path.name else file
 
 
 def _row_problem(row: _Row) -> str | None:
@@ -263,11 +273,16 @@ def _unique_ids(files: Iterable[str]) -> dict[str, str]:
     return ids
 
 
+def _is_run(folder: Path) -> bool:
+    """Return whether a folder is a run directory: its pictures are results, not photos."""
+    return (folder / "run.json").exists() and (folder / "stages").is_dir()
+
+
 def _listing(folder: Path) -> list[str]:
     """Return all image files below a folder, relative to it with forward slashes, sorted."""
     found = []
     for parent, folders, files in os.walk(folder):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not _is_run(Path(parent) / name))
         prefix = Path(parent).relative_to(folder).as_posix()
         prefix = "" if prefix == "." else prefix + "/"
         found += [prefix + name for name in files if name.lower().endswith(IMAGE_SUFFIXES)]
@@ -289,7 +304,7 @@ def _read_celeba_landmarks(table: Path) -> tuple[list[_Row], list[str]]:
     for number, line in enumerate(lines[2:], start=3):
         cells = line.split()
         if cells:
-            rows.append(_Row(number, cells[0], cells[1:]))
+            rows.append(_Row(number, _normal(cells[0]), cells[1:]))
     return rows, _count_warning(table, count, len(rows))
 
 
@@ -313,7 +328,7 @@ def _read_partition(table: Path | None) -> dict[str, str]:
             continue
         if len(cells) != 2 or cells[1] not in ("0", "1", "2"):
             raise SourceError(f"{table}:{number}: expected a file name and 0, 1 or 2, got {line[:80]!r}")
-        splits[cells[0]] = SPLITS[int(cells[1])]
+        splits[_normal(cells[0])] = SPLITS[int(cells[1])]
     return splits
 
 
@@ -332,7 +347,7 @@ def _read_attributes(table: Path | None) -> tuple[tuple[str, ...], dict[str, tup
             raise SourceError(
                 f"{table}:{number}: expected a file name and {len(names)} values 1 or -1, got {line[:80]!r}"
             )
-        attributes[cells[0]] = tuple(map(int, cells[1:]))
+        attributes[_normal(cells[0])] = tuple(map(int, cells[1:]))
     return names, attributes
 
 

@@ -20,6 +20,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterable, Iterator
@@ -41,9 +42,9 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         DiskFull: no space left; nothing remains of the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
@@ -294,9 +295,12 @@ class Workspace:
                 file.truncate(0)
 
     def sweep(self) -> None:
-        """Delete the partial files that a killed run left; only for the holder of the lock."""
-        if self.root.is_dir():
-            for path in self.root.rglob("*.partial"):
+        """Delete the partial files that a killed run left, and no others; only for the holder of the lock."""
+        ours = [*self.root.glob("*.partial")]
+        for folder in ("stages", "report"):
+            ours += (self.root / folder).rglob("*.partial")
+        for path in ours:
+            if re.search(r"\.(\d+|h5)\.partial$", path.name) and path.is_file():
                 path.unlink(missing_ok=True)
 
 

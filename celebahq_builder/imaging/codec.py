@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 import warnings
 from collections.abc import Iterator
 
@@ -22,6 +23,9 @@ Pixels = NDArray[np.uint8]
 """uint8 [3, H, W], RGB."""
 
 EXIF_ORIENTATION = 0x0112
+
+DAMAGE = (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, RuntimeError, struct.error)
+"""What Pillow's decoders raise for damaged files; each format has habits of its own."""
 
 
 def decode(data: bytes, pixels_max: int) -> tuple[Pixels, tuple[str, ...]]:
@@ -61,9 +65,11 @@ def open_rgb(data: bytes, pixels_max: int) -> tuple[Image.Image, tuple[str, ...]
         with warnings.catch_warnings(), _without_pillows_limit():
             warnings.simplefilter("ignore")  # of odd metadata: pixels that cannot be decoded raise
             return _to_rgb(Image.open(io.BytesIO(data)), pixels_max)
+    except Rejection:
+        raise
     except UnidentifiedImageError:
         raise Rejection(Reason.NOT_AN_IMAGE, f"{len(data)} bytes that start with {data[:8].hex(' ')}") from None
-    except (OSError, SyntaxError, ValueError, IndexError) as error:
+    except DAMAGE as error:
         raise Rejection(Reason.CORRUPT_IMAGE, f"{len(data)} bytes: {error}") from None
 
 

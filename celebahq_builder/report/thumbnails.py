@@ -48,7 +48,10 @@ def of_photo(folder: Path, file: str, side_px: int) -> Thumbnail | None:
     name = PurePosixPath(file)
     if name.is_absolute() or ".." in name.parts:
         return None
-    image = _opened(photo_path(folder, file))
+    try:
+        image = _opened(photo_path(folder, file))
+    except OSError:  # a name that the file system refuses
+        return None
     return _fitted(image, side_px) if image else None
 
 

@@ -82,6 +82,7 @@ class _Batch:
         entries = self._entries()
         for photo, start in entries:
             self._one(photo, start)
+        self._check_later_stages()
         for name in self.job.todo:
             self.workspace.stage(name).write_manifest(self.job.number, self.outcomes[name])
         ended = [one for outcomes in self.outcomes.values() for one in outcomes]
@@ -89,6 +90,22 @@ class _Batch:
         failed = sum(isinstance(one, Failed) for one in ended)
         peak = peak_memory_bytes()
         return BatchResult(self.job.number, len(self.job.photos), rejected, failed, dict(self.seconds), peak)
+
+    def _check_later_stages(self) -> None:
+        """Raise if a photo that a later stage has kept already does not come so far any more.
+
+        It happens where a stage is kept after the fact and the photos have changed, or are gone, in between.
+        """
+        lost = {one.photo for ended in self.outcomes.values() for one in ended if not isinstance(one, Kept)}
+        for name in PHOTO_STAGES[PHOTO_STAGES.index(self.job.todo[-1]) + 1 :]:
+            stage = self.workspace.stage(name)
+            if lost and stage.manifest_path(self.job.number).exists():
+                kept = {one.photo for one in stage.read_manifest(self.job.number) if isinstance(one, Kept)}
+                if lost & kept:
+                    raise WorkspaceError(
+                        f"{min(lost & kept)} was kept by {name} before, but the photo has changed or is gone; "
+                        "bring it back, or --redo region"
+                    )
 
     def _entries(self) -> list[tuple[Photo, Kept | None]]:
         """Return the photos that enter, each with the record to resume it from."""
@@ -115,6 +132,10 @@ class _Batch:
             self._end(stage, Rejected(photo.file, rejection.reason, rejection.detail))
         except CelebAHQError:
             raise
+        except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+            raise WorkspaceError(
+                f"out of memory at {photo.file} ({stage}); run the same command again with fewer --workers"
+            ) from error
         except Exception as error:  # whatever one photo does, the others go on; it is counted and shown
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{stage}, {Path(frame.filename).name}:{frame.lineno}"

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from celebahq_builder.errors import SourceError
 from celebahq_builder.imaging.codec import open_rgb, to_pixels
 from celebahq_builder.imaging.geometry import Crop, bounding_box, crop_from_landmarks, share_inside
 from celebahq_builder.outcome import Reason, Rejection
@@ -58,6 +59,10 @@ def cut(photo: Photo, folder: Path, settings: Settings, resolution: int, device:
     try:
         data = photo_path(folder, photo.file).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
+        if not folder.is_dir():
+            raise SourceError(
+                f"the folder of photos {folder} is gone; bring it back and run the same command"
+            ) from None
         raise Rejection(Reason.FILE_MISSING, f"{photo.file} is not in the folder of photos") from None
     image, notes = open_rgb(data, settings.pixels_max)
     width, height = image.size

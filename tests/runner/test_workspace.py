@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,14 +13,23 @@ import numpy as np
 import pytest
 
 from celebahq_builder import workspace as workspace_module
-from celebahq_builder.errors import DiskFull, FingerprintMismatch, RecipeError, WorkspaceError, WorkspaceLocked
+from celebahq_builder.errors import (
+    DiskFull,
+    FingerprintMismatch,
+    RecipeError,
+    SourceError,
+    WorkspaceError,
+    WorkspaceLocked,
+)
 from celebahq_builder.formats.hdf5 import PyramidWriter, compress_batch
+from celebahq_builder.runner import Request, build
+from celebahq_builder.source import read_celeba, subset
 from celebahq_builder.stages import align, pack, select
 from celebahq_builder.stages.recipe import PHOTO_STAGES
 from celebahq_builder.status import status
 from celebahq_builder.verify import verify
 from celebahq_builder.workspace import StageFolder, Workspace, write_atomic
-from tests.conftest import TINY, build_tiny
+from tests.conftest import SAMPLE, TINY, build_tiny
 from tests.runner.test_resume import digest
 
 
@@ -211,3 +221,78 @@ def test_fingerprints_know_nothing_of_how_it_was_run(tmp_path: Path, tiny_run: P
             workspace_module.read_json(Workspace(out).stage(name).plan_path) for out in (tmp_path / "run", tiny_run)
         ]
         assert plans[0] == plans[1]
+
+
+def test_nothing_is_deleted_before_a_redo_is_known_to_work(tiny_copy: Path) -> None:
+    for request, error in (
+        ({"redo": "align", "start": "select"}, RecipeError),
+        ({"redo": "pack", "recipe": replace(TINY, select=select.Settings(keep=2))}, FingerprintMismatch),
+        ({"redo": "pack", "start": "pack", "limit": 4}, FingerprintMismatch),
+    ):
+        with pytest.raises(error):
+            build_tiny(tiny_copy, **request)
+        assert list(verify(tiny_copy)) == []
+
+
+def test_sweeping_spares_what_is_not_ours(tmp_path: Path) -> None:
+    theirs = [tmp_path / "movie.partial", tmp_path / "downloads" / "movie.7.partial", tmp_path / "x.1.partial" / "a"]
+    ours = [tmp_path / "run.json.7.partial", tmp_path / "a.h5.partial", tmp_path / "stages" / "a" / "b.png.12.partial"]
+    for path in (*theirs, *ours):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    Workspace(tmp_path).sweep()
+    assert all(path.exists() for path in theirs)
+    assert not any(path.exists() for path in ours)
+
+
+def test_run_inside_the_folder_of_photos(tmp_path: Path) -> None:
+    root = Path(shutil.copytree(SAMPLE, tmp_path / "celeba"))
+    out = root / "img_celeba" / "work"
+    build_tiny(out, root, until="align")
+    assert build_tiny(out, root).photos == 5
+
+
+def test_photos_that_go_away_take_nothing_with_them(tmp_path: Path, tiny_run: Path) -> None:
+    root, out = Path(shutil.copytree(SAMPLE, tmp_path / "celeba")), tmp_path / "run"
+    build_tiny(out, root)
+    photo = root / "img_celeba" / "000002.jpg"
+    photo.rename(tmp_path / "away.jpg")
+    with pytest.raises(WorkspaceError, match=r"000002\.jpg was kept by align before"):
+        build_tiny(out, root, until="denoise")
+    (tmp_path / "away.jpg").rename(photo)
+    build_tiny(out, root, until="denoise")
+    assert build_tiny(out, root).kept == 3
+    assert digest(out) == digest(tiny_run)
+
+
+def test_folder_of_photos_that_vanishes(tmp_path: Path) -> None:
+    root = Path(shutil.copytree(SAMPLE, tmp_path / "celeba"))
+    source = subset(read_celeba(root), limit=3)
+    shutil.rmtree(root)
+    with pytest.raises(SourceError, match="is gone"):
+        build(Request(out=tmp_path / "run", recipe=TINY, device="cpu", limit=3), source)
+    assert not list((tmp_path / "run").rglob("*.jsonl"))
+
+
+def test_deleted_manifest_is_made_again(tiny_copy: Path) -> None:
+    path = Workspace(tiny_copy).stage("align").manifest_path(0)
+    before = path.read_bytes()
+    path.unlink()
+    build_tiny(tiny_copy)
+    assert path.read_bytes() == before
+    assert list(verify(tiny_copy)) == []
+
+
+def test_photo_that_joins_later_is_counted(tmp_path: Path) -> None:
+    root, out = Path(shutil.copytree(SAMPLE, tmp_path / "celeba")), tmp_path / "run"
+    build_tiny(out, root)
+    shutil.copy(root / "img_celeba" / "000001.jpg", root / "img_celeba" / "new.jpg")
+    assert build_tiny(out, root).reasons == {"LOW_SCORE": 2, "NOT_LISTED": 1}
+    assert "new.jpg" in Workspace(out).rejected_path.read_text()
+    assert list(verify(out)) == []
+
+
+def test_verify_sees_the_result_whatever_was_asked_last(tiny_copy: Path) -> None:
+    build_tiny(tiny_copy, until="align")
+    Workspace(tiny_copy).hdf5_path(64).unlink()
+    assert list(verify(tiny_copy)) == ["celebahq-64x64.h5 is missing"]
