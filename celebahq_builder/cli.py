@@ -87,7 +87,7 @@ def celebahq() -> None:
 def build(out: Path, dry_run: bool, device: str, until: str, start: str | None, redo: str | None, **asked: Any) -> None:
     """Build a data set: region, denoise, upscale, align, score, select, pack.
 
-    Kill it at any time: the same command goes on where it stood.
+    Kill it at any time: the same command, less --redo, goes on where it stood.
     """
     from celebahq_builder import runner, settings
 

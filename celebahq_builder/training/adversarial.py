@@ -28,8 +28,9 @@ from celebahq_builder.pretrained import entry, load
 from celebahq_builder.recipe import to_mapping
 from celebahq_builder.training.checkpoint import Checkpoint
 from celebahq_builder.training.degradation import MCU_PX, jpeg
+from celebahq_builder.training.phases import Phase, Phased
 from celebahq_builder.training.photos import PhotoFolder, Pixels
-from celebahq_builder.training.restoration import Phase, corner, shrink4, to_tensor
+from celebahq_builder.training.restoration import corner, shrink4, to_tensor
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class ChainSettings:
 
 
 @dataclass(frozen=True)
-class AdversarialRecipe:
+class AdversarialRecipe(Phased):
     """Everything that decides the weights, apart from the photos and the weights it starts from."""
 
     task: Literal["upscale-adversarially"]
@@ -76,19 +77,6 @@ class AdversarialRecipe:
             raise ValueError("phases must name at least one phase of one step and one patch")
         if self.validate_every < 1 or self.held_out < 1:
             raise ValueError("validate_every and held_out must be at least 1")
-
-    @property
-    def steps(self) -> int:
-        """Total number of steps."""
-        return sum(p.steps for p in self.phases)
-
-    def phase_at(self, step: int) -> Phase:
-        """Return the phase that step `step`, counted from 0, belongs to."""
-        for phase in self.phases:
-            if step < phase.steps:
-                return phase
-            step -= phase.steps
-        return self.phases[-1]
 
     def rate_at(self, step: int) -> float:
         """Return the generator's learning rate at a step."""

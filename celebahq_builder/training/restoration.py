@@ -27,6 +27,7 @@ from celebahq_builder.pretrained import Shape
 from celebahq_builder.recipe import to_mapping
 from celebahq_builder.training.checkpoint import Checkpoint
 from celebahq_builder.training.degradation import DegradationSettings, compressed_pair, jpeg, source_px
+from celebahq_builder.training.phases import Phase, Phased
 from celebahq_builder.training.photos import PhotoFolder, Pixels
 
 log = logging.getLogger(__name__)
@@ -40,17 +41,7 @@ PSNR_MAX_DB = 99.0
 
 
 @dataclass(frozen=True)
-class Phase:
-    """A stretch of training with one patch size."""
-
-    steps: int
-    patch_px: int
-    """Side of the network's input patches."""
-    batch: int
-
-
-@dataclass(frozen=True)
-class RestorationRecipe:
+class RestorationRecipe(Phased):
     """Everything that decides the weights, apart from the photos."""
 
     task: Literal["denoise", "upscale"]
@@ -81,19 +72,6 @@ class RestorationRecipe:
         wanted = "autoencoder" if self.task == "denoise" else "srgan"
         if self.net.architecture != wanted:
             raise ValueError(f"task = {self.task} trains an {wanted}, net.architecture is {self.net.architecture}")
-
-    @property
-    def steps(self) -> int:
-        """Total number of steps."""
-        return sum(p.steps for p in self.phases)
-
-    def phase_at(self, step: int) -> Phase:
-        """Return the phase that step `step`, counted from 0, belongs to."""
-        for phase in self.phases:
-            if step < phase.steps:
-                return phase
-            step -= phase.steps
-        return self.phases[-1]
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of a step: a short linear warm-up, then a cosine to zero."""

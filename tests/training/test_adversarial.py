@@ -15,7 +15,7 @@ from celebahq_builder.errors import TrainingError
 from celebahq_builder.pretrained import load
 from celebahq_builder.training import adversarial
 from celebahq_builder.training.adversarial import AdversarialRecipe, ChainSettings, train_adversarially
-from celebahq_builder.training.restoration import Phase
+from celebahq_builder.training.phases import Phase
 
 CPU = torch.device("cpu")
 

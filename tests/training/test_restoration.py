@@ -21,8 +21,9 @@ from celebahq_builder.pretrained import Shape
 from celebahq_builder.recipe import to_mapping
 from celebahq_builder.training import checkpoint, restoration
 from celebahq_builder.training.degradation import DegradationSettings
+from celebahq_builder.training.phases import Phase
 from celebahq_builder.training.photos import PhotoFolder
-from celebahq_builder.training.restoration import Phase, RestorationRecipe, shrink4, train
+from celebahq_builder.training.restoration import RestorationRecipe, shrink4, train
 
 CPU = torch.device("cpu")
 
