@@ -35,12 +35,16 @@ from celebahq_builder.outcome import Outcome
 Ingredients = list[dict[str, Any]]
 """What a result depends on: one table per stage, from the source to the stage itself."""
 
+STORAGE_LOST = (errno.EIO, errno.EROFS, errno.ENOTCONN, errno.ESTALE)
+"""A disk that fails, one that turned read-only, a network or user-space file system that went away."""
+
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that it is either whole under its name or not there at all.
 
     Raises:
         DiskFull: no space left; nothing remains of the file.
+        WorkspaceError: the file system failed or is gone; the next file would fare no better.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -53,14 +57,22 @@ def write_atomic(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise as_disk_full(error, path) from error
+        raise as_storage_error(error, path) from error
 
 
-def as_disk_full(error: OSError, path: Path) -> OSError | DiskFull:
-    """Return a `DiskFull` if that is what an error means, else the error itself."""
+def as_storage_error(error: OSError, path: Path) -> OSError | WorkspaceError:
+    """Return what an error in writing a file means for every file to come: a full disk, or one that is lost.
+
+    An error that is about this one file, such as a name too long, is returned as it is.
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(
             f"no space left to write {path}; free some and run the same command again, it goes on from here"
+        )
+    if error.errno in STORAGE_LOST:
+        return WorkspaceError(
+            f"{path} cannot be written: {error.strerror}; see to the disk or the mount, then run the same command "
+            "again, it goes on from here"
         )
     return error
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from celebahq_builder.errors import DiskFull, FormatError
 from celebahq_builder.imaging.pyramid import Pixels, build_pyramid, levels
-from celebahq_builder.workspace import as_disk_full, sha256
+from celebahq_builder.workspace import as_storage_error, sha256
 
 FORMAT_VERSION = 1
 
@@ -104,7 +104,7 @@ class PyramidWriter:
                     compression_opts=gzip_level,
                 )
         except OSError as error:
-            raise as_disk_full(error, path) from error
+            raise as_storage_error(error, path) from error
 
     def write_batch(self, start: int, chunks: Chunks) -> None:
         """Store the chunks of the pictures from number `start`, a multiple of `BATCH`, on.
@@ -167,7 +167,7 @@ def _disk_error(error: OSError | RuntimeError, path: Path) -> Exception:
         return DiskFull(
             f"no space left to write {path}; free some and run the same command again, it goes on from here"
         )
-    return as_disk_full(error, path) if isinstance(error, OSError) else error
+    return as_storage_error(error, path) if isinstance(error, OSError) else error
 
 
 class PyramidFile:

@@ -23,9 +23,6 @@ class Autoencoder(nn.Module):
     STRIDE_PX = 8
     """Height and width are padded to a multiple of this inside the network; tiles should start at one."""
 
-    CONTEXT_PX = 48
-    """Pixels around a tile that the network should see. It reaches 106, but that hardly shows."""
-
     def __init__(self, widths: tuple[int, int, int] = (32, 64, 96), blocks: tuple[int, int, int] = (2, 2, 3)):
         super().__init__()
         top, middle, bottom = widths
@@ -40,6 +37,11 @@ class Autoencoder(nn.Module):
         self.up1 = nn.ConvTranspose2d(middle, top, 2, stride=2)
         self.decoder1 = _stack(top, blocks[0])
         self.tail = zero_convolution(top, 12)
+
+    @property
+    def context_px(self) -> int:
+        """Pixels around a tile that the network should see: 48. It reaches 106, but that hardly shows."""
+        return 48
 
     def forward(self, photo: Tensor) -> Tensor:
         """Return the photo without its compression artefacts."""

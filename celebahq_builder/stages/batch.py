@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 import traceback
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ from celebahq_builder.imaging.codec import decode_png, encode_png
 from celebahq_builder.outcome import Failed, Kept, Outcome, Rejected, Rejection
 from celebahq_builder.parallel import peak_memory_bytes
 from celebahq_builder.source import Photo
-from celebahq_builder.stages import align, denoise, example, region, score, upscale
+from celebahq_builder.stages import example, faults
 from celebahq_builder.stages.face import Face
 from celebahq_builder.stages.recipe import PHOTO_STAGES, BuildRecipe
+from celebahq_builder.stages.steps import GROUP_PHOTOS, NETWORK_STAGES, Steps
 from celebahq_builder.workspace import StageFolder, Workspace, sha256, write_atomic
 
 
@@ -62,17 +65,34 @@ def run_batch(job: BatchJob) -> BatchResult:
 
     Raises:
         DiskFull: no space left; the batch has no manifest and will be redone.
-        CelebAHQError: what no other photo could get past either: weights that are missing, a damaged manifest.
+        CelebAHQError: what no other photo could get past either: weights that are missing, a damaged manifest, too
+            little memory, a device or a disk that failed.
     """
     torch.set_num_threads(1)  # fixed, because how a sum is split decides its last bits
     cv2.setNumThreads(1)
+    torch.backends.cudnn.allow_tf32 = False  # it keeps 10 bits of a factor: how windows are batched would show
     return _Batch(job).run()
+
+
+@dataclass
+class _Way:
+    """The way of one photo through the stages."""
+
+    photo: Photo
+    start: Kept | None
+    """The record it is resumed from; None starts from the file."""
+    face: Face | None = None
+    """The photo as it is after the last stage."""
+    ended: bool = False
+    """Whether it was rejected or failed."""
 
 
 class _Batch:
     def __init__(self, job: BatchJob) -> None:
         self.job = job
         self.workspace = Workspace(job.workspace)
+        self.device = torch.device(job.device)
+        self.steps = Steps(job.recipe, job.folder, self.device)
         first = 0 if job.start is None else PHOTO_STAGES.index(job.start) + 1
         self.stages = PHOTO_STAGES[first : PHOTO_STAGES.index(job.todo[-1]) + 1]
         self.outcomes: dict[str, list[Outcome]] = defaultdict(list)
@@ -80,11 +100,14 @@ class _Batch:
 
     def run(self) -> BatchResult:
         entries = self._entries()
-        for photo, start in entries:
-            self._one(photo, start)
+        size = GROUP_PHOTOS[self.device.type]
+        for first in range(0, len(entries), size):
+            self._group([_Way(photo, start) for photo, start in entries[first : first + size]])
         self._check_later_stages()
+        place = {photo.file: i for i, (_, photo) in enumerate(self.job.photos)}
         for name in self.job.todo:
-            self.workspace.stage(name).write_manifest(self.job.number, self.outcomes[name])
+            outcomes = sorted(self.outcomes[name], key=lambda one: place[one.photo])
+            self.workspace.stage(name).write_manifest(self.job.number, outcomes)
         ended = [one for outcomes in self.outcomes.values() for one in outcomes]
         rejected = sum(isinstance(one, Rejected) for one in ended)
         failed = sum(isinstance(one, Failed) for one in ended)
@@ -115,47 +138,72 @@ class _Batch:
         kept = [o for o in self.workspace.stage(self.job.start).read_manifest(self.job.number) if isinstance(o, Kept)]
         return [(by_file[o.photo], o) for o in kept]
 
-    def _one(self, photo: Photo, start: Kept | None) -> None:
-        """Take one photo through the stages until it is done, rejected or failed."""
-        stage = self.stages[0]
+    def _group(self, ways: Sequence[_Way]) -> None:
+        """Take some photos through the stages, each until it is done, rejected or failed."""
+        for way in ways:
+            if way.start is not None:
+                with self._fate(way, self.stages[0]):
+                    way.face = self._resume(way.photo, way.start)
+        for stage in self.stages:
+            ways = [way for way in ways if not way.ended]
+            for way, face in zip(ways, self._together(stage, ways), strict=True):
+                with self._fate(way, stage):
+                    self._one(way, stage, face)
+
+    def _together(self, stage: str, ways: Sequence[_Way]) -> Sequence[Face | None]:
+        """Return the faces after a stage that takes them all at once; Nones where each has to go alone."""
+        faces = [way.face for way in ways if way.face is not None]
+        if stage in NETWORK_STAGES and len(faces) > 1:
+            try:
+                with self._clock(stage):
+                    return self.steps.take(stage, faces)
+            except Exception:  # whose fault it is shows when each goes alone
+                pass
+        return [None] * len(ways)
+
+    def _one(self, way: _Way, stage: str, face: Face | None) -> None:
+        """Take a photo through a stage, where `face` is not that already, and keep what is to be kept of it."""
+        if face is None:
+            with self._clock(stage):
+                face = self._step(stage, way)
+        if way.start is None and way.photo.id in self.job.examples and stage in example.STAGES:
+            write_atomic(self.workspace.example_path(way.photo.id, stage), example.picture(face))
+        if stage in self.job.todo:
+            with self._clock(stage):
+                self._keep(stage, face)  # last: a photo that is filed as kept can no longer fail here
+        way.face = face
+
+    @contextmanager
+    def _fate(self, way: _Way, stage: str) -> Iterator[None]:
+        """File how a photo ends if what is done with it raises; raise what would befall every photo."""
+        photo = way.photo
         try:
-            face = self._resume(photo, start) if start else None
-            for stage in self.stages:
-                began = time.perf_counter()
-                face = self._step(stage, photo, face)
-                if stage in self.job.todo:
-                    self._keep(stage, face)
-                self.seconds[stage] += time.perf_counter() - began
-                if start is None and photo.id in self.job.examples and stage in example.STAGES:
-                    write_atomic(self.workspace.example_path(photo.id, stage), example.picture(face))
+            yield
         except Rejection as rejection:
-            self._end(stage, Rejected(photo.file, rejection.reason, rejection.detail))
+            self._end(way, stage, Rejected(photo.file, rejection.reason, rejection.detail))
         except CelebAHQError:
             raise
-        except (MemoryError, torch.cuda.OutOfMemoryError) as error:
-            raise WorkspaceError(
-                f"out of memory at {photo.file} ({stage}); run the same command again with fewer --workers"
-            ) from error
         except Exception as error:  # whatever one photo does, the others go on; it is counted and shown
+            if common := faults.befalls_all(error, self.device, f"{photo.file} ({stage})"):
+                raise common from error
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{stage}, {Path(frame.filename).name}:{frame.lineno}"
-            self._end(stage, Failed(photo.file, f"{type(error).__name__}: {error} ({where})"))
+            self._end(way, stage, Failed(photo.file, f"{type(error).__name__}: {error} ({where})"))
 
-    def _step(self, stage: str, photo: Photo, face: Face | None) -> Face:
-        recipe = self.job.recipe
-        if face is None:
-            device = torch.device(self.job.device)
-            cut = region.cut(photo, self.job.folder, recipe.region, recipe.resolution, device)
-            return cut.noted(**self._identity(photo))
-        match stage:
-            case "denoise":
-                return denoise.apply(face, recipe.denoise)
-            case "upscale":
-                return upscale.apply(face, recipe.upscale, recipe.resolution)
-            case "align":
-                return align.apply(face, recipe.align, recipe.resolution)
-            case _:
-                return score.apply(face)
+    @contextmanager
+    def _clock(self, stage: str) -> Iterator[None]:
+        """Count what is done as the stage's time; of a group's, all of it once."""
+        began = time.perf_counter()
+        try:
+            yield
+            faults.synchronize(self.device)  # else the time, and the errors, would be those of whoever waits first
+        finally:
+            self.seconds[stage] += time.perf_counter() - began
+
+    def _step(self, stage: str, way: _Way) -> Face:
+        if way.face is None:
+            return self.steps.cut(way.photo).noted(**self._identity(way.photo))
+        return self.steps.take(stage, [way.face])[0]
 
     def _identity(self, photo: Photo) -> dict[str, Any]:
         index = next(i for i, other in self.job.photos if other is photo)
@@ -181,13 +229,14 @@ class _Batch:
     def _resume(self, photo: Photo, start: Kept) -> Face:
         assert self.job.start is not None  # a Kept to resume from comes from that stage's manifest
         data = read_image(self.workspace.stage(self.job.start), start)
-        return Face.resumed(photo, torch.from_numpy(decode_png(data)).to(self.job.device), start.record)
+        return Face.resumed(photo, torch.from_numpy(decode_png(data)).to(self.device), start.record)
 
-    def _end(self, stage: str, ended: Outcome) -> None:
+    def _end(self, way: _Way, stage: str, ended: Outcome) -> None:
         """File a reject under the first stage at or after the one that raised it that has a manifest to write."""
         after = PHOTO_STAGES.index(stage)
         name = next(name for name in self.job.todo if PHOTO_STAGES.index(name) >= after)
         self.outcomes[name].append(ended)
+        way.ended = True
 
 
 def read_image(folder: StageFolder, kept: Kept) -> bytes:

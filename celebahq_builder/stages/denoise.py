@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from celebahq_builder.imaging.tiles import run_tiled
+from celebahq_builder.imaging.tiles import run_tiled_all
 from celebahq_builder.stages.face import Face
 from celebahq_builder.stages.networks import network
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Settings:
     """Which weights, and in what portions the photo passes through them."""
 
     weights: str = "denoiser"
-    """Name in pretrained/registry.toml."""
+    """NAME in pretrained/registry.toml, or DIR/NAME in another registry."""
     tile_px: int = 512
     """Side of the tiles; bounds the memory."""
 
@@ -27,8 +28,21 @@ class Settings:
 
 def apply(face: Face, settings: Settings) -> Face:
     """Return the face without compression artefacts; nothing else changes."""
-    net = network(settings.weights, face.pixels.device, "autoencoder")
-    pixels = run_tiled(
-        net, face.pixels, scale=1, tile_px=settings.tile_px, context_px=net.CONTEXT_PX, stride_px=net.STRIDE_PX
+    return apply_all([face], settings)[0]
+
+
+def apply_all(faces: Sequence[Face], settings: Settings, batch: int = 1) -> list[Face]:
+    """Return faces, all on one device, without compression artefacts; `batch` windows pass the network together."""
+    if not faces:
+        return []
+    net = network(settings.weights, faces[0].pixels.device, "autoencoder")
+    pixels = run_tiled_all(
+        net,
+        [face.pixels for face in faces],
+        scale=1,
+        tile_px=settings.tile_px,
+        context_px=net.context_px,
+        stride_px=net.STRIDE_PX,
+        batch=batch,
     )
-    return replace(face, pixels=pixels)
+    return [replace(face, pixels=own) for face, own in zip(faces, pixels, strict=True)]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from celebahq_builder.imaging.tiles import run_tiled
+from torch import Tensor
+
+from celebahq_builder.imaging.tiles import run_tiled_all
 from celebahq_builder.nets.srgan import Generator
 from celebahq_builder.stages.face import Face
 from celebahq_builder.stages.networks import network
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Settings:
     """Which weights, and when they are needed."""
 
     weights: str = "upscaler-psnr"
-    """Name in pretrained/registry.toml."""
+    """NAME in pretrained/registry.toml, or DIR/NAME in another registry."""
     when: Literal["needed", "always"] = "needed"
     """``needed``: only where the crop has fewer pixels than the result."""
     tile_px: int = 256
@@ -34,13 +37,35 @@ def apply(face: Face, settings: Settings, resolution: int) -> Face:
 
     Where four times is not enough either, the resampling to the result does the rest.
     """
-    if settings.when == "needed" and face.side >= resolution:
-        return face.noted(upscaled=1)
-    net = network(settings.weights, face.pixels.device, "srgan")
-    scale = Generator.SCALE
-    pixels = run_tiled(
-        net, face.pixels, scale=scale, tile_px=settings.tile_px, context_px=net.CONTEXT_PX, stride_px=net.STRIDE_PX
+    return apply_all([face], settings, resolution)[0]
+
+
+def apply_all(faces: Sequence[Face], settings: Settings, resolution: int, batch: int = 1) -> list[Face]:
+    """Return what `apply` makes of faces, all on one device; `batch` windows pass the network together."""
+    small = [settings.when == "always" or face.side < resolution for face in faces]
+    grown = iter(_grow([face for face, is_small in zip(faces, small, strict=True) if is_small], settings, batch))
+    return [next(grown) if is_small else face.noted(upscaled=1) for face, is_small in zip(faces, small, strict=True)]
+
+
+def _grow(faces: Sequence[Face], settings: Settings, batch: int) -> list[Face]:
+    if not faces:
+        return []
+    net = network(settings.weights, faces[0].pixels.device, "srgan")
+    pixels = run_tiled_all(
+        net,
+        [face.pixels for face in faces],
+        scale=Generator.SCALE,
+        tile_px=settings.tile_px,
+        context_px=net.context_px,
+        stride_px=net.STRIDE_PX,
+        batch=batch,
     )
+    return [_enlarged(face, own) for face, own in zip(faces, pixels, strict=True)]
+
+
+def _enlarged(face: Face, pixels: Tensor) -> Face:
+    """Return the face with its pixels at the generator's scale, and all lengths in them."""
+    scale = Generator.SCALE
     left, top, right, bottom = (scale * m for m in face.margin)
     grown = replace(face, pixels=pixels, quad=face.quad * scale, margin=(left, top, right, bottom))
     return grown.noted(upscaled=scale)

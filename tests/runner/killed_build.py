@@ -15,8 +15,8 @@ from tests.conftest import build_tiny
 
 POINTS: dict[str, tuple[Any, str]] = {
     "region": (region, "cut"),
-    "denoise": (denoise, "apply"),
-    "upscale": (upscale, "apply"),
+    "denoise": (denoise, "apply_all"),
+    "upscale": (upscale, "apply_all"),
     "align": (align, "apply"),
     "score": (score, "apply"),
     "image": (batch, "write_atomic"),

@@ -1,6 +1,7 @@
 """The run directory: refuses what would mix, says who holds it, survives a full disk."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -28,7 +29,7 @@ from celebahq_builder.stages import align, pack, select
 from celebahq_builder.stages.recipe import PHOTO_STAGES
 from celebahq_builder.status import status
 from celebahq_builder.verify import verify
-from celebahq_builder.workspace import StageFolder, Workspace, write_atomic
+from celebahq_builder.workspace import StageFolder, Workspace, as_storage_error, write_atomic
 from tests.conftest import SAMPLE, TINY, build_tiny
 from tests.runner.test_resume import digest
 
@@ -174,6 +175,34 @@ def test_full_device_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(DiskFull, match="no space left"):
         write_atomic(path, b"x")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.ENOSPC, DiskFull),
+        (errno.EDQUOT, DiskFull),
+        (errno.EIO, WorkspaceError),
+        (errno.EROFS, WorkspaceError),
+        (errno.ENOTCONN, WorkspaceError),
+        (errno.ESTALE, WorkspaceError),
+        (errno.ENAMETOOLONG, OSError),
+        (errno.EACCES, PermissionError),
+    ],
+)
+def test_what_an_error_in_writing_means(number: int, expected: type[Exception]) -> None:
+    error = OSError(number, os.strerror(number), "file")
+    found = as_storage_error(error, Path("out/file"))
+    assert type(found) is expected
+    assert (found is error) == isinstance(found, OSError)
+    assert "file" in str(found)
+
+
+def test_read_only_file_system_is_no_photos_failure(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64m") as disk:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(WorkspaceError, match="file cannot be written: Read-only file system; see to the disk"):
+            write_atomic(disk / "file", b"x")
 
 
 def test_verify_finds_what_was_altered(tiny_copy: Path) -> None:

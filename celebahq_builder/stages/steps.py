@@ -1,0 +1,66 @@
+"""The steps from stage to stage, for one photo or for several at once, and how many that are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from celebahq_builder.source import Photo
+from celebahq_builder.stages import align, denoise, faults, region, score, upscale
+from celebahq_builder.stages.face import Face
+from celebahq_builder.stages.recipe import BuildRecipe
+
+NETWORK_STAGES = ("denoise", "upscale")
+"""Stages that gain from several photos at once."""
+
+GROUP_PHOTOS = {"cpu": 1, "cuda": 16}
+"""Photos that go from stage to stage together, by kind of device; no result depends on it.
+
+One photo keeps a core busy, and two would only take twice the memory. A GPU is quicker over many windows at once, and
+holds the 8-bit pixels of 16 photos with ease; the runner makes no larger batches.
+"""
+
+BATCH_WINDOWS = {"cpu": 1, "cuda": 16}
+"""Windows of equal shape that pass a network at once, by kind of device; no result depends on it.
+
+One takes some 100 MB in either network. Where the device has no room for as many, the number is halved.
+"""
+
+
+class Steps:
+    """What the stages of a recipe do with photos of a folder on a device."""
+
+    def __init__(self, recipe: BuildRecipe, folder: Path, device: torch.device) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.device = device
+        self.windows = BATCH_WINDOWS[device.type]
+
+    def cut(self, photo: Photo) -> Face:
+        """Return a photo after the first stage."""
+        return region.cut(photo, self.folder, self.recipe.region, self.recipe.resolution, self.device)
+
+    def take(self, stage: str, faces: Sequence[Face]) -> list[Face]:
+        """Return faces after another stage; raises if it does for any of them."""
+        match stage:
+            case "denoise" | "upscale":
+                return self._take_through_network(stage, faces)
+            case "align":
+                return [align.apply(face, self.recipe.align, self.recipe.resolution) for face in faces]
+            case _:
+                return [score.apply(face) for face in faces]
+
+    def _take_through_network(self, stage: str, faces: Sequence[Face]) -> list[Face]:
+        """Return faces after a stage with a network; in smaller batches where the device has no room for large ones."""
+        while True:
+            try:
+                if stage == "denoise":
+                    return denoise.apply_all(faces, self.recipe.denoise, self.windows)
+                return upscale.apply_all(faces, self.recipe.upscale, self.recipe.resolution, self.windows)
+            except RuntimeError as error:
+                if self.windows == 1 or not faults.is_out_of_memory(error):
+                    raise
+            self.windows //= 2  # out here, where the error no longer holds on to what was made so far
+            torch.cuda.empty_cache()
