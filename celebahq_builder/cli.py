@@ -196,9 +196,16 @@ def _training_options(command: Any) -> Any:
         click.option(
             "--recipe", type=FOLDER, metavar="FILE.toml", help="Training settings; default the bundled recipe."
         ),
+        click.option("--start", metavar="NAME", help="Weights to go on from: a registered name, or DIR/NAME."),
         click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1."),
         click.option(
-            "--threads", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="CPU threads."
+            "--threads", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="CPU threads of torch."
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(0),
+            metavar="N",
+            help="Threads that prepare pictures ahead; default 0 on a CPU, up to 8 beside a GPU.",
         ),
     )
     for option in reversed(options):
@@ -208,37 +215,89 @@ def _training_options(command: Any) -> Any:
 
 @celebahq.command("train-denoiser")
 @_training_options
-def train_denoiser(photos: Path, out: Path, recipe: Path | None, device: str, threads: int) -> None:
-    """Train the network that removes JPEG artefacts on any folder of clean photos."""
-    _train("denoise", "denoiser.toml", photos, out, recipe, device, threads)
+def train_denoiser(photos: Path, recipe: Path | None, **asked: Any) -> None:
+    """Train the network that removes JPEG artefacts on any folder of clean photos.
+
+    --recipe denoiser-finetune --start denoiser goes on from the bundled weights. On several GPUs:
+    torchrun --nproc-per-node N -m celebahq_builder train-denoiser ...
+    """
+    _train("denoise", photos, recipe or Path("denoiser"), asked)
 
 
 @celebahq.command("train-upscaler")
 @_training_options
-def train_upscaler(photos: Path, out: Path, recipe: Path | None, device: str, threads: int) -> None:
+def train_upscaler(photos: Path, recipe: Path | None, **asked: Any) -> None:
     """Train the 4x super-resolution network on any folder of clean photos.
 
-    --recipe upscaler-gan.toml goes on from the bundled upscaler-psnr against a discriminator.
+    --recipe upscaler-gan goes on from the bundled upscaler-psnr against a discriminator. On several GPUs:
+    torchrun --nproc-per-node N -m celebahq_builder train-upscaler ...
     """
-    _train("upscale", "upscaler-psnr.toml", photos, out, recipe, device, threads)
+    _train("upscale", photos, recipe or Path("upscaler-psnr"), asked)
 
 
-def _train(task: str, default: str, photos: Path, out: Path, recipe: Path | None, device: str, threads: int) -> None:
-    import torch
-
-    from celebahq_builder import parallel
-    from celebahq_builder import recipe as recipes
+def _train(kind: str, photos: Path, recipe: Path, asked: dict[str, Any]) -> None:
     from celebahq_builder.settings import bundled_recipe
-    from celebahq_builder.training.adversarial import AdversarialRecipe, train_adversarially
-    from celebahq_builder.training.restoration import RestorationRecipe, train
+    from celebahq_builder.training.command import train
 
-    path = bundled_recipe(recipe or Path(default), "train")
-    asked = recipes.read_toml(path).get("task", "")
-    if not str(asked).startswith(task):
-        raise RecipeError(f"{path}: task = {asked}; this command trains task = {task}")
-    on = torch.device(parallel.devices(device)[0])
-    if asked == "upscale-adversarially":
-        weights = train_adversarially(recipes.load(AdversarialRecipe, path), photos, out, on, threads)
-    else:
-        weights = train(recipes.load(RestorationRecipe, path), photos, out, on, threads)
-    click.echo(f"best weights: {weights}")
+    click.echo(f"best weights: {train(kind, photos, recipe=bundled_recipe(recipe, 'train'), **asked)}")
+
+
+PRETRAINED = click.option(
+    "--pretrained", type=FOLDER, metavar="DIR", help="Folder of registry.toml; default the bundled one."
+)
+
+
+@celebahq.group("weights")
+def weights_group() -> None:
+    """List, check and export weights: NAME is bundled, DIR/NAME is in DIR/registry.toml."""
+
+
+@weights_group.command("list")
+@PRETRAINED
+def list_weights(pretrained: Path | None) -> None:
+    """Print a registry: name, network, parameters, size, licence, scores."""
+    from celebahq_builder.weights.catalogue import table
+
+    for line in table(pretrained):
+        click.echo(line)
+
+
+@weights_group.command("verify")
+@click.argument("names", nargs=-1, metavar="[NAME|DIR/NAME]...")
+@PRETRAINED
+def verify_weights(names: tuple[str, ...], pretrained: Path | None) -> None:
+    """Check size, SHA-256, tensors and values of weights, by default all; exit code 1 if anything is wrong."""
+    from celebahq_builder.weights.catalogue import verify as check
+
+    wrong = False
+    for name, problem in check(names, pretrained):
+        click.echo(f"{name}: {problem or 'sound'}")
+        wrong = wrong or bool(problem)
+    if wrong:
+        raise click.exceptions.Exit(1)
+
+
+@weights_group.command("export")
+@click.argument("run", type=FOLDER)
+@click.option("--name", required=True, metavar="NAME", help="Name to be known by: letters, digits, - and _.")
+@click.option("--to", type=FOLDER, required=True, metavar="DIR", help="Folder of registry.toml; made if need be.")
+@click.option("--licence", required=True, metavar="TEXT", help="Licence of the weights: CC BY-SA 4.0.")
+@click.option("--data", required=True, metavar="TEXT", help="What they were trained on, for the model card.")
+@click.option(
+    "--scores",
+    type=FOLDER,
+    metavar="FILE.json",
+    help="Figures as name -> number, or a benchmark's rows; default the run's last validation of these weights.",
+)
+@click.option("--replace", is_flag=True, help="Replace weights of that name; what the card says by hand is kept.")
+def export_weights(run: Path, name: str, to: Path, **asked: Any) -> None:
+    """Make the best weights of the training run RUN usable by name.
+
+    Writes DIR/NAME.safetensors, the entry [NAME] of DIR/registry.toml, and the model card DIR/NAME.md.
+    """
+    from celebahq_builder.weights.export import export
+
+    made = export(run, name, to, **asked)
+    click.echo(f"weights:    {made.weights}, in {made.registry}")
+    click.echo(f"model card: {made.card}; complete its section on what the network cannot do")
+    click.echo(f'recipe:     {made.setting} = "{to}/{name}"')

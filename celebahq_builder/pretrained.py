@@ -1,4 +1,6 @@
-"""Bundled weights: pretrained/registry.toml -> a verified safetensors file -> a network in eval mode.
+"""Weights by name: an entry of a registry.toml -> a verified safetensors file -> a network in eval mode.
+
+``NAME`` is an entry of the bundled registry, ``DIR/NAME`` one of ``DIR/registry.toml``.
 
 A weight file is read only after its SHA-256 matched the registry's. Pickles are never loaded.
 """
@@ -73,8 +75,10 @@ def registry(folder: Path | None = None) -> dict[str, Entry]:
         RecipeError: the registry is missing or malformed.
     """
     path = (folder or bundled("pretrained")) / "registry.toml"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if not path.exists():
+        raise RecipeError(f"{path} does not exist; `celebahq weights export` makes a folder with a registry")
     tables = read_toml(path)
+    text = path.read_text(encoding="utf-8")
     for name, values in tables.items():
         if not isinstance(values, dict):
             raise RecipeError(f"{path}: {name} must be a table, got {values!r}")
@@ -83,27 +87,57 @@ def registry(folder: Path | None = None) -> dict[str, Entry]:
     }
 
 
+def locate(name: str, folder: Path | None = None) -> tuple[Path, str]:
+    """Return the folder of the registry that `name` is to be found in, and the entry's name there.
+
+    Args:
+        name: ``NAME``, or ``DIR/NAME`` for the entry NAME of ``DIR/registry.toml``; DIR as any path, from the root
+            or from the working directory.
+        folder: where a ``NAME`` without DIR is looked for; None is the bundled registry's.
+    """
+    directory, slash, own = name.rpartition("/")
+    if slash:
+        return Path(directory or "/"), own
+    return folder or bundled("pretrained"), name
+
+
 def entry(name: str, folder: Path | None = None) -> Entry:
-    """Return the registry's entry for `name`.
+    """Return the registry's entry for ``NAME`` or ``DIR/NAME``, see `locate`.
 
     Raises:
-        WeightsError: there is none of that name.
+        WeightsError: there is no such registry, or none of that name in it.
+        RecipeError: the registry is malformed.
     """
-    known = registry(folder)
-    if name not in known:
-        raise WeightsError(f"no weights are called {name!r}; the registry has {', '.join(sorted(known))}")
-    return known[name]
+    place, own = locate(name, folder)
+    path = place / "registry.toml"
+    if not path.exists():
+        raise WeightsError(
+            f"weights {name!r} were looked for in {path}, which does not exist; `celebahq weights export RUN --to DIR "
+            f"--name NAME` makes DIR/NAME, bundled are {', '.join(sorted(registry()))}"
+        )
+    known = registry(place)
+    if own not in known:
+        raise WeightsError(
+            f"no weights are called {name!r}; the registry has {', '.join(sorted(known)) or 'none'} ({path}); "
+            "give one of these, or DIR/NAME for those of another registry"
+        )
+    return known[own]
 
 
 def load(name: str, device: torch.device | str = "cpu", folder: Path | None = None) -> Autoencoder | Generator:
-    """Return the network `name` with its weights, in eval mode, without gradients, in channels-last layout.
+    """Return the network ``NAME`` or ``DIR/NAME`` with its weights, in eval mode, without gradients, channels last.
+
+    Args:
+        name: see `locate`.
+        device: where the network is to be.
+        folder: where a ``NAME`` without DIR is looked for; None is the bundled registry's.
 
     Raises:
         WeightsError: unknown name, missing file, a hash that differs, or tensors that do not fit the network.
+        RecipeError: the registry is malformed.
     """
-    folder = folder or bundled("pretrained")
     known = entry(name, folder)
-    path = folder / known.file
+    path = locate(name, folder)[0] / known.file
     net = known.shape.build()
     load_tensors(net, read_verified(path, known.sha256), path)
     net.eval().requires_grad_(False)
@@ -120,13 +154,13 @@ def read_verified(path: Path, sha256: str) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise WeightsError(
-            f"weight file {path} cannot be read: {error.strerror}; check out the project again"
+            f"weight file {path} cannot be read: {error.strerror}; check out the project, or export the weights, again"
         ) from None
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise WeightsError(
             f"weight file {path} has SHA-256 {found}, the registry says {sha256}: it was altered or cut short; "
-            "check out the project again, or register the new file"
+            "check out the project, or export the weights, again"
         )
     return data
 
@@ -145,3 +179,14 @@ def load_tensors(net: nn.Module, data: bytes, path: Path) -> None:
         raise WeightsError(
             f"weight file {path} belongs to another network: {str(error).splitlines()[1].strip()}"
         ) from None
+
+
+def parameters(shape: Shape) -> int:
+    """Return how many numbers a network has to learn."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in shape.build().parameters())
+
+
+def not_finite(net: nn.Module) -> str:
+    """Return the name of a tensor of `net` that holds an infinity or a NaN; an empty string if there is none."""
+    return next((name for name, tensor in net.state_dict().items() if not tensor.isfinite().all()), "")

@@ -211,7 +211,7 @@ def test_tiles_of_bundled_networks_do_not_show(name: str) -> None:
     pixels = compressed(cut(side=192 // scale), 20)
     tile, all_of_it = (32, 4096)
     whole, tiled = (
-        run_tiled(net, pixels, scale=scale, tile_px=side, context_px=net.CONTEXT_PX, stride_px=net.STRIDE_PX).int()
+        run_tiled(net, pixels, scale=scale, tile_px=side, context_px=net.context_px, stride_px=net.STRIDE_PX).int()
         for side in (all_of_it, tile)
     )
     assert (tiled - whole).abs().max() <= 1

@@ -6,33 +6,39 @@ so the discriminator's own features serve instead (Larsen et al. 2016; Wang et a
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from celebahq_builder.errors import TrainingError
 from celebahq_builder.imaging.fidelity import psnr_y, spectrum_error_db
+from celebahq_builder.metrics.swd import PATCH_PX, random_directions, texture_distance, texture_loss
 from celebahq_builder.nets.srgan import Discriminator
 from celebahq_builder.pretrained import entry, load
 from celebahq_builder.recipe import to_mapping
-from celebahq_builder.training.checkpoint import Checkpoint
-from celebahq_builder.training.degradation import MCU_PX, jpeg
+from celebahq_builder.training.degradation import jpeg
+from celebahq_builder.training.loop import Rows, Scores, Task
 from celebahq_builder.training.phases import Phase, Phased
 from celebahq_builder.training.photos import PhotoFolder, Pixels
-from celebahq_builder.training.restoration import corner, shrink4, to_tensor
+from celebahq_builder.training.pictures import corner, shrink4, to_pixels, to_tensor
+from celebahq_builder.training.restoration import SAMPLE_PX, SAMPLES, network, upscaled_sample
+from celebahq_builder.training.world import World
 
-log = logging.getLogger(__name__)
+Drawn = tuple[list[Pixels], list[Pixels]]
+"""Inputs that went through a JPEG (none: the targets are only reduced), and targets."""
+
+TEXTURE_STREAM = 2**31
+"""Sets the generator of the texture loss' draws apart from those of the pictures, which count from 0."""
+
+TEXTURE_DIRECTIONS = 64
+
+SWD_PER_DB = 50.0
+"""How much of the textures' distance, x 1e-3, is as bad as a dB: about what a dB of fidelity buys in training."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class AdversarialRecipe(Phased):
 
     task: Literal["upscale-adversarially"]
     start: str
-    """Name in the registry of the upscaler to start from: one trained for pixel accuracy."""
+    """Weights to start from, by name in the registry or as DIR/NAME: an upscaler trained for pixel accuracy."""
     phases: tuple[Phase, ...]
     learning_rate: float = 1e-4
     """Of the generator; falls to a tenth along a cosine."""
@@ -61,137 +67,142 @@ class AdversarialRecipe(Phased):
     """Of the discriminator; constant."""
     pixel_weight: float = 1.0
     """Of the mean absolute error."""
+    texture_weight: float = 1.0
+    """Of the sliced Wasserstein distance of the finest Laplacian level, picture by picture (Heitz et al. 2021)."""
     feature_weight: float = 1.0
     """Of the mean absolute difference of the discriminator's features."""
     adversarial_weight: float = 0.02
     """Of the hinge loss."""
+    discriminator_width: int = 32
+    """Channels of the discriminator's first layer."""
     ema: float = 0.999
     seed: int = 0
     held_out: int = 8
     validate_every: int = 500
     bf16: bool = True
+    compiled: bool = True
+    """Compile both networks on CUDA; on a CPU they never are."""
     chain: ChainSettings = field(default_factory=ChainSettings)
 
     def __post_init__(self) -> None:
-        if not self.phases or min(min(p.steps, p.batch, p.patch_px) for p in self.phases) < 1:
-            raise ValueError("phases must name at least one phase of one step and one patch")
-        if self.validate_every < 1 or self.held_out < 1:
-            raise ValueError("validate_every and held_out must be at least 1")
+        self.check()
+        if not self.start:
+            raise ValueError("start must name the upscaler to go on from")
 
     def rate_at(self, step: int) -> float:
         """Return the generator's learning rate at a step."""
         return self.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * step / self.steps)))
 
 
-def train_adversarially(
-    recipe: AdversarialRecipe, photos: Path, out: Path, device: torch.device, threads: int = 1
-) -> Path:
-    """Train an upscaler against a discriminator, going on from a checkpoint in `out` if there is one.
-
-    Returns:
-        Path of ``weights.safetensors``: the averaged weights whose power spectra are nearest to the photographs'.
+class Adversarial(Task):
+    """An upscaler against a discriminator; the best weights weigh fidelity against texture.
 
     Raises:
-        TrainingError: unusable photos, a checkpoint of another recipe, or a loss that exploded.
+        TrainingError: unusable photos.
     """
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(0)
-    out.mkdir(parents=True, exist_ok=True)
-    folder = PhotoFolder.read(photos, held_out=recipe.held_out, at_least_px=4 * max(p.patch_px for p in recipe.phases))
-    torch.manual_seed(recipe.seed)
-    generator = load(recipe.start, device).requires_grad_(True).train()
-    denoiser = load(recipe.chain.weights, device)
-    discriminator = Discriminator().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    g_adam = torch.optim.Adam(generator.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99))
-    d_adam = torch.optim.Adam(discriminator.parameters(), lr=recipe.discriminator_rate, betas=(0.5, 0.99))
-    nets = {"net": (generator, g_adam), "discriminator": (discriminator, d_adam)}
-    identity = {**to_mapping(recipe), "start_sha256": entry(recipe.start).sha256}
-    state = Checkpoint.open(out, nets, identity)
-    began, first, losses = time.monotonic(), state.step, []
-    for step in range(state.step, recipe.steps):
-        low, high = _batch(recipe, folder, denoiser, step, device)
-        for group in g_adam.param_groups:
-            group["lr"] = recipe.rate_at(step)
-        losses.append(_step(recipe, generator, discriminator, g_adam, d_adam, low, high))
-        state.average(min(recipe.ema, (1 + step) / (10 + step)))
-        if (step + 1) % recipe.validate_every == 0 or step + 1 == recipe.steps:
-            means = torch.stack(losses).mean(dim=0).tolist()
-            if not all(map(math.isfinite, means)):
-                raise TrainingError(f"{out}: the losses are {means} at step {step + 1}; lower learning_rate")
-            named = dict(zip(("pixel", "feature", "adversarial", "discriminator"), means, strict=True))
-            scores = _validate(state.averaged, folder.held_out, device)
-            per_s = (step + 1 - first) / (time.monotonic() - began)
-            line = {"step": step + 1, **named, "steps_per_s": round(per_s, 3), **scores}
-            log.info("step %d of %d: %s", step + 1, recipe.steps, json.dumps(line))
-            state.save(step + 1, score=-scores["spectrum_error_db"], line=line)
-            losses = []
-    return state.best_path
 
+    losses = ("pixel", "texture", "feature", "adversarial", "discriminator")
 
-def _step(
-    recipe: AdversarialRecipe,
-    generator: nn.Module,
-    discriminator: nn.Module,
-    g_adam: torch.optim.Adam,
-    d_adam: torch.optim.Adam,
-    low: Tensor,
-    high: Tensor,
-) -> Tensor:
-    """Update both networks once; return the four losses."""
-    with torch.autocast(high.device.type, torch.bfloat16, enabled=recipe.bf16):
-        fake = generator(low).float()
-        discriminator.requires_grad_(False)
-        judged, fake_features = discriminator(fake)
-        with torch.no_grad():
-            _, real_features = discriminator(high)
-    pixel = F.l1_loss(fake, high)
-    pairs = list(zip(fake_features, real_features, strict=True))
-    feature = torch.stack([F.l1_loss(f.float(), r.float()) for f, r in pairs]).mean()
-    adversarial = -judged.float().mean()
-    loss = recipe.pixel_weight * pixel + recipe.feature_weight * feature + recipe.adversarial_weight * adversarial
-    g_adam.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(generator.parameters(), 0.5)
-    g_adam.step()
-    discriminator.requires_grad_(True)
-    with torch.autocast(high.device.type, torch.bfloat16, enabled=recipe.bf16):
-        real_logits, _ = discriminator(high)
-        fake_logits, _ = discriminator(fake.detach())
-    hinge = F.relu(1 - real_logits.float()).mean() + F.relu(1 + fake_logits.float()).mean()
-    d_adam.zero_grad(set_to_none=True)
-    hinge.backward()  # type: ignore[no-untyped-call]
-    d_adam.step()
-    return torch.stack([pixel, feature, adversarial, hinge]).detach()
+    def __init__(self, recipe: AdversarialRecipe, photos: Path, world: World) -> None:
+        self.recipe: AdversarialRecipe = recipe
+        self.world, self.shape = world, entry(recipe.start).shape
+        need = 4 * max(p.patch_px for p in recipe.phases)
+        self.photos = PhotoFolder.read(photos, held_out=recipe.held_out, at_least_px=need)
+        self.identity = {
+            **to_mapping(recipe),
+            "start_sha256": entry(recipe.start).sha256,
+            "chain_sha256": entry(recipe.chain.weights).sha256,
+        }
+        self.denoiser = load(recipe.chain.weights, world.device)
+        self.generator = network(self.shape, recipe.start, recipe.seed, world.device)
+        torch.manual_seed(recipe.seed)
+        self.discriminator = Discriminator(recipe.discriminator_width)
+        self.discriminator.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.g_adam = torch.optim.Adam(self.generator.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99))
+        self.d_adam = torch.optim.Adam(self.discriminator.parameters(), lr=recipe.discriminator_rate, betas=(0.5, 0.99))
+        self.nets = {"net": (self.generator, self.g_adam), "discriminator": (self.discriminator, self.d_adam)}
+        compiled = recipe.compiled and world.device.type == "cuda"
+        self.generate = torch.compile(self.generator) if compiled else self.generator
+        self.judge = torch.compile(self.discriminator) if compiled else self.discriminator
 
-
-def _batch(
-    recipe: AdversarialRecipe, folder: PhotoFolder, denoiser: nn.Module, step: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return inputs and targets, float [N, 3, H, W] in [0, 1]."""
-    rng = np.random.default_rng((recipe.seed, step))
-    phase = recipe.phase_at(step)
-    high = to_tensor([folder.crop(rng, 4 * phase.patch_px) for _ in range(phase.batch)], device)
-    low = shrink4(high)
-    if rng.random() >= recipe.chain.share or phase.patch_px % MCU_PX:
+    def draw(self, step: int) -> Drawn:
+        """Return this process' targets of a step and, for some steps, inputs that a JPEG has been through."""
+        recipe, phase = self.recipe, self.recipe.phase_at(step)
+        chained = np.random.default_rng((recipe.seed, step)).random() < recipe.chain.share
+        low, high = [], []
+        for i in self.world.share(phase.batch):
+            rng = np.random.default_rng((recipe.seed, step, i))
+            high.append(self.photos.crop(rng, 4 * phase.patch_px))
+            if chained:
+                small = to_pixels(shrink4(to_tensor(high[-1:], torch.device("cpu"))))[0]
+                low.append(jpeg(small, int(rng.integers(recipe.chain.quality_min, recipe.chain.quality_max + 1))))
         return low, high
-    qualities = rng.integers(recipe.chain.quality_min, recipe.chain.quality_max + 1, size=phase.batch)
-    pixels = low.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    pairs = zip(pixels, qualities, strict=True)
-    damaged = to_tensor([jpeg(np.ascontiguousarray(p), int(q)) for p, q in pairs], device)
-    with torch.no_grad():
-        return denoiser(damaged).mul(255).round_().clamp_(0, 255).div_(255), high
 
+    def update(self, step: int, drawn: Drawn) -> Tensor:
+        """Update both networks once."""
+        recipe, device = self.recipe, self.world.device
+        for group in self.g_adam.param_groups:
+            group["lr"] = recipe.rate_at(step)
+        high = to_tensor(drawn[1], device)
+        low = self._denoised(to_tensor(drawn[0], device)) if drawn[0] else shrink4(high)
+        share = len(high) / recipe.phase_at(step).batch
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+            fake = self.generate(low).float()
+            self.discriminator.requires_grad_(False)
+            judged, fake_features = self.judge(fake)
+            with torch.no_grad():
+                _, real_features = self.judge(high)
+        pixel = F.l1_loss(fake, high)
+        texture = self._texture(step, fake, high)
+        pairs = list(zip(fake_features, real_features, strict=True))
+        feature = torch.stack([F.l1_loss(f.float(), r.float()) for f, r in pairs]).mean()
+        adversarial = -judged.float().mean()
+        loss = recipe.pixel_weight * pixel + recipe.texture_weight * texture
+        loss = loss + recipe.feature_weight * feature + recipe.adversarial_weight * adversarial
+        self.g_adam.zero_grad(set_to_none=True)
+        (loss * share).backward()
+        self.world.sum_gradients(self.generator)
+        nn.utils.clip_grad_norm_(self.generator.parameters(), 0.5)
+        self.g_adam.step()
+        self.discriminator.requires_grad_(True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+            real_logits, _ = self.judge(high)
+            fake_logits, _ = self.judge(fake.detach())
+        hinge = F.relu(1 - real_logits.float()).mean() + F.relu(1 + fake_logits.float()).mean()
+        self.d_adam.zero_grad(set_to_none=True)
+        (hinge * share).backward()  # type: ignore[no-untyped-call]
+        self.world.sum_gradients(self.discriminator)
+        self.d_adam.step()
+        return torch.stack([pixel, texture, feature, adversarial, hinge]).detach()
 
-@torch.inference_mode()
-def _validate(net: nn.Module, held_out: Sequence[Pixels], device: torch.device) -> dict[str, float]:
-    """Return mean scores over the held-out photos."""
-    scores, errors = [], []
-    for photo in held_out:
-        truth = to_tensor([corner(photo)], device)
-        result = net(shrink4(truth)).mul(255).round().clamp(0, 255)[0]
-        scores.append(psnr_y(result, truth[0] * 255))
-        errors.append(spectrum_error_db(result, truth[0] * 255))
-    return {
-        "psnr_y_db": round(float(np.mean(scores)), 4),
-        "spectrum_error_db": round(float(np.mean(errors)), 4),
-    }
+    def _texture(self, step: int, fake: Tensor, high: Tensor) -> Tensor:
+        seed = (self.recipe.seed, step, TEXTURE_STREAM)
+        share = self.world.share(self.recipe.phase_at(step).batch)
+        along = random_directions(3 * PATCH_PX**2, np.random.default_rng(seed), TEXTURE_DIRECTIONS).to(fake.device)
+        return texture_loss(fake, high, [np.random.default_rng((*seed, i)) for i in share], along)
+
+    @torch.no_grad()
+    def _denoised(self, damaged: Tensor) -> Tensor:
+        restored: Tensor = self.denoiser(damaged)
+        return restored.mul(255).round_().clamp_(0, 255).div_(255)
+
+    def merit(self, scores: Scores) -> float:
+        """Return fidelity less the errors of spectrum and texture, which a result can each have right alone."""
+        return scores["psnr_y_db"] - scores["spectrum_error_db"] - scores["swd"] / SWD_PER_DB
+
+    @torch.inference_mode()
+    def validate(self, net: nn.Module) -> tuple[Scores, Rows]:
+        """Return the luma's PSNR, and the errors of spectrum and texture, on the held-out photos; and pictures."""
+        device = self.world.device
+        corners = [corner(p) for p in self.photos.held_out]
+        truths = [to_tensor([c], device) for c in corners]
+        results = [net(shrink4(t)).mul(255).round().clamp(0, 255)[0] for t in truths]
+        truths = [t[0] * 255 for t in truths]
+        pairs = list(zip(results, truths, strict=True))
+        scores = {
+            "psnr_y_db": round(float(np.mean([psnr_y(a, b) for a, b in pairs])), 4),
+            "spectrum_error_db": round(float(np.mean([spectrum_error_db(a, b) for a, b in pairs])), 4),
+            "swd": round(1000 * texture_distance(results, truths), 2),
+        }
+        samples = [c[:SAMPLE_PX, :SAMPLE_PX] for c in corners[:SAMPLES] if min(c.shape[:2]) >= SAMPLE_PX]
+        return scores, [upscaled_sample(net, s, device) for s in samples]

@@ -28,33 +28,33 @@ class Checkpoint:
     A run trains one network or, with an adversary, two; the first one named is the one whose weights are averaged
     and exported.
 
-    Beside the checkpoint lie ``weights.safetensors``, the averaged weights with the best score so far, and
-    ``log.jsonl``, one line for each validation.
+    Beside the checkpoint lies ``weights.safetensors``, the averaged weights with the best score so far, with all that
+    a registry wants to know of them.
     """
 
-    def __init__(self, folder: Path, nets: Trained, recipe: dict[str, Any]) -> None:
-        self.nets, self.recipe = nets, recipe
+    def __init__(self, folder: Path, nets: Trained, recipe: dict[str, Any], about: dict[str, str]) -> None:
+        self.nets, self.recipe, self.about = nets, recipe, about
         self.net = next(iter(nets.values()))[0]
         self.averaged = copy.deepcopy(self.net).requires_grad_(False)
         self.step = 0
         self.best = float("-inf")
         self.path = folder / "checkpoint.safetensors"
         self.best_path = folder / "weights.safetensors"
-        self.log_path = folder / "log.jsonl"
 
     @classmethod
-    def open(cls, folder: Path, nets: Trained, recipe: dict[str, Any]) -> Self:
+    def open(cls, folder: Path, nets: Trained, recipe: dict[str, Any], about: dict[str, str] | None = None) -> Self:
         """Return the run's state: the one on disk, or a fresh one.
 
         Args:
             folder: of the run.
             nets: each network of the run with its optimiser, by name.
             recipe: what the run depends on, as plain values.
+            about: what else the exported weights say of themselves.
 
         Raises:
             TrainingError: the folder holds a run of another recipe; names the first key that differs.
         """
-        state = cls(folder, nets, recipe)
+        state = cls(folder, nets, recipe, about or {})
         if state.path.exists():
             state._restore()
         return state
@@ -66,12 +66,13 @@ class Checkpoint:
         current: list[Tensor] = list(self.net.parameters())
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
-    def save(self, step: int, score: float, line: dict[str, float]) -> None:
+    def save(self, step: int, score: float) -> None:
         """Write the state after `step` steps; and the averaged weights, if `score` is the best so far."""
         self.step = step
         if score > self.best:
             self.best = score
-            _save(dict(self.averaged.state_dict()), self.best_path, {"step": str(step)})
+            about = {**self.about, "recipe": json.dumps(self.recipe), "step": str(step)}
+            _save(dict(self.averaged.state_dict()), self.best_path, about)
         tensors = {f"averaged.{k}": v for k, v in self.averaged.state_dict().items()}
         for name, (net, optimiser) in self.nets.items():
             tensors |= {f"{name}.{k}": v for k, v in net.state_dict().items()}
@@ -79,8 +80,6 @@ class Checkpoint:
                 moments = optimiser.state[parameter]
                 tensors |= {f"{name}.adam.{key}.{parameter_name}": moments[key] for key in MOMENTS}
         meta = {"step": str(step), "best": repr(self.best), "recipe": json.dumps(self.recipe)}
-        with self.log_path.open("a", encoding="utf-8") as log:  # before the checkpoint: resuming drops later lines
-            log.write(json.dumps(line) + "\n")
         _save(tensors, self.path, meta)
 
     def _restore(self) -> None:
@@ -111,13 +110,6 @@ class Checkpoint:
                     for key in MOMENTS
                 }
         self.step, self.best = int(meta["step"]), float(meta["best"])
-        self._trim_log()
-
-    def _trim_log(self) -> None:
-        """Drop lines of steps that the checkpoint does not hold: they will be written again."""
-        lines = self.log_path.read_text(encoding="utf-8").splitlines() if self.log_path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step]
-        self.log_path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

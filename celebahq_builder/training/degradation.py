@@ -26,6 +26,8 @@ class DegradationSettings:
     quality_min: int = 8
     """Lowest JPEG quality of OpenCV's (libjpeg's) scale."""
     quality_max: int = 98
+    quality_power: float = 1.0
+    """1 draws all qualities alike; more than 1 draws low ones more often, as the power of a uniform number."""
     clean_share: float = 0.06
     """Share of pictures left as they are, so that the network learns to leave good ones alone."""
     grey_share: float = 0.06
@@ -96,7 +98,8 @@ def _first_compression(
 
 
 def _jpeg(pixels: Pixels, settings: DegradationSettings, rng: np.random.Generator) -> Pixels:
-    quality = int(rng.integers(settings.quality_min, settings.quality_max + 1))
+    span = settings.quality_max + 1 - settings.quality_min
+    quality = settings.quality_min + int(span * rng.random() ** settings.quality_power)
     sampling = _SAMPLING[rng.choice(3, p=settings.sampling_shares)]
     return jpeg(pixels, quality, sampling)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,27 +21,36 @@ Pixels = NDArray[np.uint8]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
+IN_MEMORY_BYTES = 4 * 2**30
+"""Decoded photos beyond this stay on disk and are decoded for every crop."""
+
+
 @dataclass(frozen=True)
 class PhotoFolder:
-    """Photos in memory, split into those to train on and those held out for validation."""
+    """Photos, split into those to train on and those held out for validation."""
 
-    training: tuple[Pixels, ...]
+    training: tuple[Pixels | Path, ...]
+    """Decoded, as many as fit in memory, or to be decoded."""
     held_out: tuple[Pixels, ...]
+    digest: str = ""
+    """Hash of the usable photos' names and sizes: which photos a run was trained on."""
 
     @classmethod
-    def read(cls, folder: Path, *, held_out: int, at_least_px: int) -> PhotoFolder:
-        """Read all photos below `folder` that are at least `at_least_px` wide and high, in order of their names.
+    def read(
+        cls, folder: Path, *, held_out: int, at_least_px: int, in_memory_bytes: int = IN_MEMORY_BYTES
+    ) -> PhotoFolder:
+        """Find all photos below `folder` that are at least `at_least_px` wide and high, in order of their names.
 
         Every k-th photo is held out, k = count // held_out, so that the split does not depend on chance.
 
         Raises:
-            TrainingError: no such folder, or fewer than 2 * `held_out` usable photos in it.
+            TrainingError: no such folder, a photo that cannot be read, or fewer than 2 * `held_out` usable ones.
         """
         if not folder.is_dir():
             raise TrainingError(f"{folder} is not a folder of photos")
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-        photos = [_read(path) for path in paths]
-        usable = [p for p in photos if min(p.shape[:2]) >= at_least_px]
+        sizes = {path: _size(path) for path in paths}
+        usable = [path for path in paths if min(sizes[path]) >= at_least_px]
         if len(usable) < 2 * max(held_out, 1):
             raise TrainingError(
                 f"{folder}: {len(usable)} of {len(paths)} photos are at least {at_least_px} px wide and high; "
@@ -46,10 +58,19 @@ class PhotoFolder:
             )
         every = len(usable) // held_out if held_out else len(usable) + 1
         test = {i * every for i in range(held_out)}
-        return cls(
-            tuple(p for i, p in enumerate(usable) if i not in test),
-            tuple(p for i, p in enumerate(usable) if i in test),
-        )
+        training: list[Pixels | Path] = []
+        room = in_memory_bytes
+        for path in (p for i, p in enumerate(usable) if i not in test):
+            room -= 3 * sizes[path][0] * sizes[path][1]
+            training.append(_read(path) if room >= 0 else path)
+        listed = "".join(f"{path.relative_to(folder).as_posix()} {sizes[path]}\n" for path in usable)
+        digest = hashlib.sha256(listed.encode()).hexdigest()[:16]
+        return cls(tuple(training), tuple(_read(p) for i, p in enumerate(usable) if i in test), digest)
+
+    @property
+    def summary(self) -> str:
+        """How many photos there are, in words."""
+        return f"{len(self.training)} photos, {len(self.held_out)} held out"
 
     def crop(self, rng: np.random.Generator, size_px: int, largest_shrink: float = 2.0) -> Pixels:
         """Return a random square crop [size_px, size_px, 3], randomly shrunk, mirrored and turned.
@@ -57,7 +78,8 @@ class PhotoFolder:
         Shrinking by an area filter (factor 1 to `largest_shrink`, half of the time) shows the network the same
         scene at more scales, and removes what compression the photo itself went through.
         """
-        photo = self.training[rng.integers(len(self.training))]
+        chosen = self.training[rng.integers(len(self.training))]
+        photo = _read(chosen) if isinstance(chosen, Path) else chosen
         room = min(photo.shape[:2]) / size_px
         shrink = min(rng.uniform(1.0, largest_shrink), room) if rng.random() < 0.5 else 1.0
         side = min(round(size_px * shrink), *photo.shape[:2])
@@ -70,9 +92,20 @@ class PhotoFolder:
         return np.ascontiguousarray(crop[:, ::-1] if rng.random() < 0.5 else crop)
 
 
+def _size(path: Path) -> tuple[int, int]:
+    with _opened(path) as image:
+        return image.size
+
+
 def _read(path: Path) -> Pixels:
+    with _opened(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise TrainingError(f"training photo {path} cannot be read: {error}; remove or replace it") from None

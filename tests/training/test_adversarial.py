@@ -13,11 +13,10 @@ from safetensors.torch import load_file
 
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.pretrained import load
-from celebahq_builder.training import adversarial
-from celebahq_builder.training.adversarial import AdversarialRecipe, ChainSettings, train_adversarially
+from celebahq_builder.training.adversarial import Adversarial, AdversarialRecipe, ChainSettings
+from celebahq_builder.training.loop import fit
 from celebahq_builder.training.phases import Phase
-
-CPU = torch.device("cpu")
+from celebahq_builder.training.world import ALONE
 
 RECIPE = AdversarialRecipe(
     task="upscale-adversarially",
@@ -28,6 +27,10 @@ RECIPE = AdversarialRecipe(
     bf16=False,
     chain=ChainSettings(share=0.5),
 )
+
+
+def train_adversarially(recipe: AdversarialRecipe, photos: Path, out: Path) -> Path:
+    return fit(Adversarial(recipe, photos, ALONE), out, ALONE)
 
 
 @pytest.fixture(scope="module")
@@ -42,25 +45,25 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
-    train_adversarially(RECIPE, photos, out, CPU)
+    train_adversarially(RECIPE, photos, out)
     return out
 
 
 def test_cut_run_goes_on_to_the_same_bits(
     whole: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = adversarial._batch
+    original = Adversarial.update
 
-    def batch(recipe: Any, folder: Any, denoiser: Any, step: int, device: Any) -> Any:
+    def update(task: Adversarial, step: int, drawn: Any) -> torch.Tensor:
         if step == 2:
             raise KeyboardInterrupt
-        return original(recipe, folder, denoiser, step, device)
+        return original(task, step, drawn)
 
     with monkeypatch.context() as patch:
-        patch.setattr(adversarial, "_batch", batch)
+        patch.setattr(Adversarial, "update", update)
         with pytest.raises(KeyboardInterrupt):
-            train_adversarially(RECIPE, photos, tmp_path, CPU)
-    train_adversarially(RECIPE, photos, tmp_path, CPU)
+            train_adversarially(RECIPE, photos, tmp_path)
+    train_adversarially(RECIPE, photos, tmp_path)
     for name in ("checkpoint.safetensors", "weights.safetensors"):
         one, other = load_file(tmp_path / name), load_file(whole / name)
         assert one.keys() == other.keys()
@@ -80,9 +83,10 @@ def test_both_networks_move_from_where_they_start(whole: Path) -> None:
 def test_log_names_the_losses(whole: Path) -> None:
     lines = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
-    assert {"pixel", "feature", "adversarial", "discriminator", "psnr_y_db", "spectrum_error_db"} <= lines[0].keys()
+    scores = {"psnr_y_db", "spectrum_error_db", "swd"}
+    assert {"pixel", "texture", "feature", "adversarial", "discriminator", *scores} <= lines[0].keys()
 
 
 def test_another_recipe_is_refused(whole: Path, photos: Path) -> None:
     with pytest.raises(TrainingError, match=r"pixel_weight = 1\.0, this run asks 2\.0"):
-        train_adversarially(dataclasses.replace(RECIPE, pixel_weight=2.0), photos, whole, CPU)
+        train_adversarially(dataclasses.replace(RECIPE, pixel_weight=2.0), photos, whole)

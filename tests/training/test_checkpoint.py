@@ -1,6 +1,5 @@
 """The state of a run comes back as it was saved, or it is said why not."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def test_comes_back_as_it_was(two: bool, tmp_path: Path) -> None:
     state = open_run(tmp_path, two=two)
     assert (state.step, state.best) == (0, float("-inf"))
     steps(state, 3)
-    state.save(3, 1 / 3, {"step": 3})
+    state.save(3, 1 / 3)
     back = open_run(tmp_path, seed=9, two=two)
     assert (back.step, back.best) == (3, 1 / 3)
     assert all(torch.equal(a, b) for a, b in zip(everything(state), everything(back), strict=True))
@@ -65,7 +64,7 @@ def test_comes_back_as_it_was(two: bool, tmp_path: Path) -> None:
 def test_second_network_is_not_exported(tmp_path: Path) -> None:
     state = open_run(tmp_path, two=True)
     steps(state, 1)
-    state.save(1, 0.0, {"step": 1})
+    state.save(1, 0.0)
     exported = load_file(tmp_path / "weights.safetensors")
     assert exported.keys() == state.net.state_dict().keys()
     assert all(torch.equal(value, state.averaged.state_dict()[key]) for key, value in exported.items())
@@ -88,34 +87,21 @@ def test_best_weights_stay_when_the_score_falls(tmp_path: Path) -> None:
     stored = []
     for step, score in enumerate((1.0, 3.0, 2.0, 3.0, 4.0), start=1):
         steps(state, 1)
-        state.save(step, score, {"step": step})
+        state.save(step, score)
         with safe_open(tmp_path / "weights.safetensors", "pt") as file:
             stored.append(int(file.metadata()["step"]))
     assert stored == [1, 2, 2, 2, 5]
     assert open_run(tmp_path).best == 4.0
 
 
-def test_log_has_a_line_for_each_validation(tmp_path: Path) -> None:
-    state = open_run(tmp_path)
-    for step in (1, 2, 3):
-        steps(state, 1)
-        state.save(step, 0.0, {"step": step, "loss": 0.5})
-    log = tmp_path / "log.jsonl"
-    assert [json.loads(line) for line in log.read_text().splitlines()] == [{"step": s, "loss": 0.5} for s in (1, 2, 3)]
-    with log.open("a") as file:
-        file.write('{"step": 4}\n{"step": 5, "lo')
-    open_run(tmp_path)
-    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3]
-
-
 def test_nothing_is_left_half_written(tmp_path: Path) -> None:
     state = open_run(tmp_path)
     steps(state, 1)
-    state.save(1, 0.0, {"step": 1})
+    state.save(1, 0.0)
     (tmp_path / "checkpoint.safetensors.partial").write_bytes(b"half")
     assert open_run(tmp_path).step == 1
-    state.save(2, 1.0, {"step": 2})
-    names = {"checkpoint.safetensors", "weights.safetensors", "log.jsonl"}
+    state.save(2, 1.0)
+    names = {"checkpoint.safetensors", "weights.safetensors"}
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
@@ -131,7 +117,7 @@ def test_nothing_is_left_half_written(tmp_path: Path) -> None:
 def test_another_recipe(recipe: dict[str, Any], said: str, tmp_path: Path) -> None:
     state = open_run(tmp_path)
     steps(state, 1)
-    state.save(1, 0.0, {"step": 1})
+    state.save(1, 0.0)
     with pytest.raises(TrainingError, match=f"was trained with {said}; use another --out"):
         open_run(tmp_path, recipe=recipe)
 
@@ -140,7 +126,7 @@ def test_same_recipe_in_other_containers(tmp_path: Path) -> None:
     """Tuples are lists once they are on disk."""
     state = open_run(tmp_path)
     steps(state, 1)
-    state.save(1, 0.0, {"step": 1})
+    state.save(1, 0.0)
     assert open_run(tmp_path, recipe={**RECIPE, "net": {"widths": (4, 4)}}).step == 1
 
 
@@ -148,7 +134,7 @@ def test_same_recipe_in_other_containers(tmp_path: Path) -> None:
 def test_damaged_checkpoint(share: float, tmp_path: Path) -> None:
     state = open_run(tmp_path)
     steps(state, 1)
-    state.save(1, 0.0, {"step": 1})
+    state.save(1, 0.0)
     path = tmp_path / "checkpoint.safetensors"
     raw = path.read_bytes()
     path.write_bytes(raw[: int(len(raw) * share)])
@@ -160,7 +146,7 @@ def test_checkpoint_of_another_kind(tmp_path: Path) -> None:
     """As when somebody puts the exported weights in its place."""
     state = open_run(tmp_path)
     steps(state, 1)
-    state.save(1, 0.0, {"step": 1})
+    state.save(1, 0.0)
     (tmp_path / "weights.safetensors").replace(tmp_path / "checkpoint.safetensors")
     with pytest.raises(TrainingError, match=r"checkpoint\.safetensors"):
         open_run(tmp_path)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 from scipy.ndimage import gaussian_filter
 
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.pretrained import Shape
+from celebahq_builder.pretrained import Shape, entry, load
 from celebahq_builder.recipe import to_mapping
-from celebahq_builder.training import checkpoint, restoration
+from celebahq_builder.training import checkpoint
 from celebahq_builder.training.degradation import DegradationSettings
+from celebahq_builder.training.loop import fit
 from celebahq_builder.training.phases import Phase
-from celebahq_builder.training.photos import PhotoFolder
-from celebahq_builder.training.restoration import RestorationRecipe, shrink4, train
-
-CPU = torch.device("cpu")
+from celebahq_builder.training.restoration import Restoration, RestorationRecipe
+from celebahq_builder.training.world import ALONE
 
 DENOISE = RestorationRecipe(
     task="denoise",
@@ -42,10 +42,15 @@ UPSCALE = dataclasses.replace(
 RECIPES = {"denoise": DENOISE, "upscale": UPSCALE}
 
 
+def train(recipe: RestorationRecipe, photos: Path, out: Path, workers: int = 0) -> Path:
+    return fit(Restoration(recipe, photos, ALONE), out, ALONE, workers=workers)
+
+
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
     """Training sets how many threads torch and OpenCV use."""
     before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before[0])
     cv2.setNumThreads(before[1])
@@ -83,7 +88,7 @@ def whole_run(
 ) -> tuple[str, Path]:
     """Name of a recipe, and the folder of a run of it that nobody cut."""
     out = tmp_path_factory.mktemp("whole") / request.param
-    train(RECIPES[request.param], photos, out, CPU)
+    train(RECIPES[request.param], photos, out)
     return request.param, out
 
 
@@ -92,14 +97,14 @@ class Cut(Exception):
 
 
 def cut_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = restoration._batch
+    original = Restoration.update
 
-    def batch(recipe: RestorationRecipe, folder: PhotoFolder, at: int, device: torch.device) -> Any:
+    def update(task: Restoration, at: int, drawn: Any) -> torch.Tensor:
         if at == step:
             raise Cut
-        return original(recipe, folder, at, device)
+        return original(task, at, drawn)
 
-    monkeypatch.setattr(restoration, "_batch", batch)
+    monkeypatch.setattr(Restoration, "update", update)
 
 
 @pytest.mark.parametrize("steps", [[1], [2], [3], [3, 4]])
@@ -112,8 +117,8 @@ def test_cut_run_goes_on_to_the_same_bits(
         with monkeypatch.context() as patch:
             cut_at(step, patch)
             with pytest.raises(Cut):
-                train(RECIPES[name], photos, tmp_path, CPU)
-    assert train(RECIPES[name], photos, tmp_path, CPU) == tmp_path / "weights.safetensors"
+                train(RECIPES[name], photos, tmp_path)
+    assert train(RECIPES[name], photos, tmp_path) == tmp_path / "weights.safetensors"
     assert same_result(tmp_path, whole)
 
 
@@ -134,8 +139,8 @@ def test_cut_while_saving(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_save", save)
         with pytest.raises(Cut):
-            train(RECIPES[name], photos, tmp_path, CPU)
-    train(RECIPES[name], photos, tmp_path, CPU)
+            train(RECIPES[name], photos, tmp_path)
+    train(RECIPES[name], photos, tmp_path)
     assert same_result(tmp_path, whole)
 
 
@@ -146,23 +151,24 @@ def test_half_a_line_of_the_log(
     with monkeypatch.context() as patch:
         cut_at(3, patch)
         with pytest.raises(Cut):
-            train(RECIPES[name], photos, tmp_path, CPU)
+            train(RECIPES[name], photos, tmp_path)
     with (tmp_path / "log.jsonl").open("a") as log:
         log.write('{"step": 4, "lo')
-    train(RECIPES[name], photos, tmp_path, CPU)
+    train(RECIPES[name], photos, tmp_path)
     assert same_result(tmp_path, whole)
 
 
 def test_finished_run_is_left_alone(whole_run: tuple[str, Path], photos: Path) -> None:
     name, whole = whole_run
-    before = {path.name: path.read_bytes() for path in whole.iterdir()}
-    assert train(RECIPES[name], photos, whole, CPU) == whole / "weights.safetensors"
-    assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    assert train(RECIPES[name], photos, whole) == whole / "weights.safetensors"
+    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 
 
 def test_what_a_run_leaves(whole_run: tuple[str, Path]) -> None:
     name, whole = whole_run
-    assert {path.name for path in whole.iterdir()} == {"checkpoint.safetensors", "weights.safetensors", "log.jsonl"}
+    left = {"checkpoint.safetensors", "weights.safetensors", "log.jsonl", "tensorboard"}
+    assert {path.name for path in whole.iterdir()} == left
     lines = log_lines(whole)
     assert [line["step"] for line in lines] == ([2, 4, 6, 7] if name == "denoise" else [2, 4, 5])
     score = "gain_mean_db" if name == "denoise" else "psnr_y_db"
@@ -189,9 +195,9 @@ def test_exported_weights_are_the_best_average(whole_run: tuple[str, Path]) -> N
 
 def test_seed_decides(whole_run: tuple[str, Path], photos: Path, tmp_path: Path) -> None:
     name, whole = whole_run
-    train(RECIPES[name], photos, tmp_path / "again", CPU)
+    train(RECIPES[name], photos, tmp_path / "again")
     assert same_result(tmp_path / "again", whole)
-    train(dataclasses.replace(RECIPES[name], seed=1), photos, tmp_path / "other", CPU)
+    train(dataclasses.replace(RECIPES[name], seed=1), photos, tmp_path / "other")
     assert not same_result(tmp_path / "other", whole)
 
 
@@ -208,29 +214,29 @@ def test_seed_decides(whole_run: tuple[str, Path], photos: Path, tmp_path: Path)
 def test_another_recipe_is_refused_by_name(changed: dict[str, Any], said: str, photos: Path, tmp_path: Path) -> None:
     one_step = dataclasses.replace(DENOISE, phases=(Phase(1, 16, 1),))
     if not (tmp_path / "checkpoint.safetensors").exists():
-        train(one_step, photos, tmp_path, CPU)
+        train(one_step, photos, tmp_path)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
     with pytest.raises(TrainingError, match=f"was trained with {said}.*use another --out"):
-        train(dataclasses.replace(one_step, **changed), photos, tmp_path, CPU)
+        train(dataclasses.replace(one_step, **changed), photos, tmp_path)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
 
 
 def test_loss_that_explodes(photos: Path, tmp_path: Path) -> None:
     """It is noticed at the next validation; what was saved before stays as it was."""
     wild = dataclasses.replace(DENOISE, learning_rate=1e38)
-    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step [24]; lower learning_rate"):
-        train(wild, photos, tmp_path, CPU)
+    with pytest.raises(TrainingError, match=r"the losses are {'loss': (nan|inf)} at step [24]; lower learning_rate"):
+        train(wild, photos, tmp_path)
     assert all(value.isfinite().all() for path in tmp_path.glob("*.safetensors") for value in load_file(path).values())
 
 
 def test_photos_that_are_too_small_for_the_largest_patch(photos: Path, tmp_path: Path) -> None:
     large = dataclasses.replace(DENOISE, phases=(Phase(1, 16, 1), Phase(1, 64, 1)))
     with pytest.raises(TrainingError, match="0 of 6 photos are at least 192 px"):
-        train(large, photos, tmp_path, CPU)
+        train(large, photos, tmp_path)
 
 
 def test_bfloat16_trains_float32_weights(photos: Path, tmp_path: Path) -> None:
-    train(dataclasses.replace(DENOISE, bf16=True, phases=(Phase(2, 16, 1),)), photos, tmp_path, CPU)
+    train(dataclasses.replace(DENOISE, bf16=True, phases=(Phase(2, 16, 1),)), photos, tmp_path)
     tensors = load_file(tmp_path / "checkpoint.safetensors")
     assert {value.dtype for value in tensors.values()} == {torch.float32}
     assert all(bool(value.isfinite().all()) for value in tensors.values())
@@ -254,7 +260,7 @@ def test_denoiser_learns(tmp_path: Path) -> None:
         bf16=False,
         degradation=DegradationSettings(quality_max=60, clean_share=0, grey_share=0, twice_share=0),
     )
-    train(recipe, folder, tmp_path / "out", CPU)
+    train(recipe, folder, tmp_path / "out")
     gains = log_lines(tmp_path / "out")[0]
     assert gains["gain_mean_db"] > 0.4
     assert min(value for key, value in gains.items() if key.startswith("gain")) > 0.05
@@ -270,7 +276,7 @@ def write_flat(folder: Path) -> Path:
 @pytest.mark.parametrize("name", RECIPES)
 def test_held_out_photos_without_any_detail(name: str, tmp_path: Path) -> None:
     """JPEG reproduces a blank photo exactly, which gives an infinite PSNR; the run must have weights all the same."""
-    weights = train(RECIPES[name], write_flat(tmp_path / "photos"), tmp_path / "out", CPU)
+    weights = train(RECIPES[name], write_flat(tmp_path / "photos"), tmp_path / "out")
     assert weights.exists()
     assert all(math.isfinite(value) for line in log_lines(tmp_path / "out") for value in line.values())
 
@@ -283,7 +289,7 @@ def test_held_out_photos_of_odd_sizes(name: str, tmp_path: Path) -> None:
         picture = np.random.default_rng(i).integers(0, 256, (129 + i, 135 - i, 3), dtype=np.uint8)
         Image.fromarray(picture).save(folder / f"{i}.png")
     recipe = dataclasses.replace(RECIPES[name], phases=(Phase(1, 16, 1),))
-    assert train(recipe, folder, tmp_path / "out", CPU).exists()
+    assert train(recipe, folder, tmp_path / "out").exists()
 
 
 # --- Batches and scores -----------------------------------------------------------------------------------------
@@ -291,45 +297,89 @@ def test_held_out_photos_of_odd_sizes(name: str, tmp_path: Path) -> None:
 
 def test_batches_depend_on_the_step_alone(photos: Path) -> None:
     for recipe in RECIPES.values():
-        folder = PhotoFolder.read(photos, held_out=2, at_least_px=128)
-        first, again = (restoration._batch(recipe, folder, 2, CPU) for _ in range(2))
-        other = restoration._batch(recipe, folder, 1, CPU)
-        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-        assert not torch.equal(first[1], other[1])
+        task = Restoration(recipe, photos, ALONE)
+        first, again, other = task.draw(2), task.draw(2), task.draw(1)
+        assert all(
+            np.array_equal(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True)
+        )
+        assert not np.array_equal(first[1][0], other[1][0])
 
 
 @pytest.mark.parametrize(
-    ("name", "step", "count", "side"), [("denoise", 3, 2, 16), ("denoise", 4, 1, 32), ("upscale", 2, 2, 16)]
+    ("name", "step", "count", "side"), [("denoise", 3, 2, 16), ("denoise", 4, 1, 32), ("upscale", 2, 2, 64)]
 )
 def test_batches_are_those_of_the_phase(name: str, step: int, count: int, side: int, photos: Path) -> None:
-    folder = PhotoFolder.read(photos, held_out=2, at_least_px=128)
-    damaged, clean = restoration._batch(RECIPES[name], folder, step, CPU)
-    scale = 4 if name == "upscale" else 1
-    assert damaged.shape == (count, 3, side, side)
-    assert clean.shape == (count, 3, side * scale, side * scale)
-    assert damaged.dtype == clean.dtype == torch.float32
-    assert damaged.min() >= 0
-    assert clean.max() <= 1
-    assert float((F.avg_pool2d(clean, scale) - damaged).abs().mean()) < 0.1
+    damaged, clean = Restoration(RECIPES[name], photos, ALONE).draw(step)
+    assert [picture.shape for picture in clean] == [(side, side, 3)] * count
+    assert len(damaged) == (0 if name == "upscale" else count)
+    for a, b in zip(damaged, clean, strict=False):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype == np.uint8
+        assert np.abs(a.astype(int) - b).mean() < 25
 
 
-def test_shrink4() -> None:
-    """Rounded to 8 bits; of a ramp, the means of 4 x 4 px; and one colour stays."""
-    ramp = (torch.arange(64.0)[None, None, None, :] * 3 / 255).expand(1, 3, 32, 64)
-    small = shrink4(ramp)
-    assert small.shape == (1, 3, 8, 16)
-    assert torch.equal(small * 255, (small * 255).round())
-    inner = (small - F.avg_pool2d(ramp, 4))[..., 2:-2].abs().max() * 255
-    assert inner <= 0.51
-    assert torch.allclose(shrink4(torch.full((1, 3, 16, 16), 77 / 255)), torch.tensor(77 / 255))
+def test_threads_that_draw_ahead_change_nothing(whole_run: tuple[str, Path], photos: Path, tmp_path: Path) -> None:
+    name, whole = whole_run
+    train(RECIPES[name], photos, tmp_path, workers=3)
+    assert same_result(tmp_path, whole)
 
 
-def test_shrink4_equals_pillow() -> None:
-    """Pillow's bicubic filter, too, is Keys' with a = -0.5, widened to the scale."""
-    picture = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-    expected = np.asarray(Image.fromarray(picture).resize((12, 8), Image.Resampling.BICUBIC)).astype(int)
-    found = shrink4(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255)[0].permute(1, 2, 0) * 255
-    assert np.abs(found.numpy() - expected).max() <= 1
+def test_other_photos_are_refused(photos: Path, tmp_path: Path) -> None:
+    others = tmp_path / "photos"
+    shutil.copytree(photos, others)
+    one_step = dataclasses.replace(DENOISE, phases=(Phase(1, 16, 1),))
+    train(one_step, photos, tmp_path / "out")
+    train(one_step, others, tmp_path / "out")  # the same ones elsewhere
+    (others / "5.png").rename(others / "6.png")
+    with pytest.raises(TrainingError, match="was trained with photos = "):
+        train(one_step, others, tmp_path / "out")
+
+
+def test_start_goes_on_from_registered_weights(photos: Path, tmp_path: Path) -> None:
+    bundled = entry("denoiser").shape
+    recipe = dataclasses.replace(DENOISE, net=bundled, start="denoiser", learning_rate=1e-9, phases=(Phase(1, 16, 1),))
+    train(recipe, photos, tmp_path / "out")
+    trained, known = load_file(tmp_path / "out" / "weights.safetensors"), load("denoiser").state_dict()
+    assert trained.keys() == known.keys()
+    assert all(torch.allclose(trained[key], known[key], atol=1e-6) for key in known)
+    with pytest.raises(TrainingError, match=r"start = denoiser is Shape\(.*32, 64, 96.*the recipe's net is"):
+        train(dataclasses.replace(DENOISE, start="denoiser"), photos, tmp_path / "other")
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_rmse_loss_by_hand(scale: float, photos: Path) -> None:
+    """Two pictures whose errors are 2 and 6 grey levels: the mean of the two, not the root of the mean square."""
+    task = Restoration(dataclasses.replace(DENOISE, loss="rmse"), photos, ALONE)
+    clean = torch.zeros(2, 3, 8, 8)
+    restored = torch.stack([torch.full((3, 8, 8), 2 / 255), torch.full((3, 8, 8), -6 / 255)]) * scale
+    assert float(task._loss(restored, clean)) * 255 == pytest.approx(4 * scale, abs=0.02)
+
+
+def test_what_the_exported_weights_say_of_themselves(whole_run: tuple[str, Path]) -> None:
+    name, whole = whole_run
+    with safe_open(whole / "weights.safetensors", "pt") as file:
+        said = file.metadata()
+    assert json.loads(said["shape"]) == to_mapping(RECIPES[name])["net"]
+    assert json.loads(said["recipe"])["task"] == name
+    assert said["photos"] == "4 photos, 2 held out"
+
+
+def test_sample_pictures(tmp_path: Path) -> None:
+    """Damaged, restored and clean in a row; the last column is the photo itself."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(4):
+        picture = np.random.default_rng(i).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(folder / f"{i}.png")
+    for name, recipe in RECIPES.items():
+        train(dataclasses.replace(recipe, phases=(Phase(1, 16, 1),)), folder, tmp_path / name)
+        with Image.open(tmp_path / name / "samples" / "0000001.png") as page:
+            pixels = np.asarray(page)
+        assert pixels.shape == (2 * 192 + 4, 3 * 192 + 8, 3)
+        with Image.open(folder / "0.png") as photo:
+            assert np.array_equal(pixels[:192, -192:], np.asarray(photo)[:192, :192])
+        fresh = pixels[:192, :192].astype(int) - pixels[:192, 196:388]  # an untrained network changes next to nothing
+        assert np.abs(fresh).mean() < 3
 
 
 def test_phases_and_rates() -> None:

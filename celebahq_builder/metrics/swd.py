@@ -1,0 +1,174 @@
+"""Sliced Wasserstein distance between the local textures of two sets of pictures (Karras et al. 2018, section 5).
+
+Each level of a Laplacian pyramid holds the detail of one scale. Small neighbourhoods drawn from it are points in a
+space of 147 dimensions; the distance between two clouds of them is estimated along random directions, where sorting
+solves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
+"""Filter of the pyramid, along each axis (Burt and Adelson 1983, a = 3/8): that of cv2.pyrDown."""
+
+PATCH_PX = 7
+PATCHES = 128
+"""Neighbourhoods drawn from each picture and level."""
+
+DIRECTIONS = 512
+"""Random directions: the paper's 4 repeats of 128."""
+
+Moments = tuple[Tensor, Tensor]
+"""Mean and standard deviation of each channel, [3] each."""
+
+
+def pyramid_down(images: Tensor) -> Tensor:
+    """Return images at half their size: binomial filter, mirrored border, every second pixel, as cv2.pyrDown.
+
+    Shapes: float [N, C, H, W] -> [N, C, ceil(H / 2), ceil(W / 2)].
+    """
+    return _blur(images)[..., ::2, ::2]
+
+
+def pyramid_up(images: Tensor) -> Tensor:
+    """Return images at twice their size: zeros between the pixels, then the binomial filter times 4, as cv2.pyrUp.
+
+    Shapes: float [N, C, H, W] -> [N, C, 2H, 2W].
+    """
+    spread = images.new_zeros((*images.shape[:2], 2 * images.shape[2], 2 * images.shape[3]))
+    spread[..., ::2, ::2] = images
+    return _blur(spread).mul_(4)
+
+
+def laplacian_level(images: Tensor) -> Tensor:
+    """Return the finest level of the Laplacian pyramid: what is lost by halving the images and doubling them again.
+
+    Shapes: float [N, C, H, W] -> the same.
+    """
+    height, width = images.shape[-2:]
+    return images - pyramid_up(pyramid_down(images))[..., :height, :width]
+
+
+def _blur(images: Tensor) -> Tensor:
+    weights = torch.tensor(BINOMIAL, dtype=images.dtype, device=images.device)
+    channels = images.shape[1]
+    padded = F.pad(images, (2, 2, 2, 2), mode="reflect")
+    across = F.conv2d(padded, weights.view(1, 1, 1, 5).expand(channels, 1, 1, 5), groups=channels)
+    return F.conv2d(across, weights.view(1, 1, 5, 1).expand(channels, 1, 5, 1), groups=channels)
+
+
+def neighbourhoods(level: Tensor, rng: np.random.Generator, count: int = PATCHES) -> Tensor:
+    """Return `count` random 7x7 neighbourhoods of every picture of a level, fully inside, uniformly placed.
+
+    Shapes: [N, C, H, W] -> [N * count, C, 7, 7]. The draws depend on `rng`, N, H, W and `count` alone.
+    """
+    n, _, height, width = level.shape
+    if min(height, width) < PATCH_PX:
+        raise ValueError(f"a level of {height}x{width} has no neighbourhood of {PATCH_PX}x{PATCH_PX}")
+    tops = torch.from_numpy(rng.integers(height - PATCH_PX + 1, size=(n, count)))
+    lefts = torch.from_numpy(rng.integers(width - PATCH_PX + 1, size=(n, count)))
+    windows = level.unfold(2, PATCH_PX, 1).unfold(3, PATCH_PX, 1)  # a view: [N, C, H - 6, W - 6, 7, 7]
+    picture = torch.arange(n)[:, None].expand(n, count)
+    return windows[picture, :, tops, lefts].flatten(0, 1)
+
+
+def moments(points: Tensor) -> Moments:
+    """Return mean and standard deviation of each channel of neighbourhoods [M, C, 7, 7], each [C]."""
+    dims = (0, 2, 3)
+    return points.mean(dim=dims), points.std(dim=dims, correction=0)
+
+
+def normalised(points: Tensor, by: Moments) -> Tensor:
+    """Return neighbourhoods [M, C, 7, 7] as vectors [M, 49 C], mean removed and divided by the standard deviation."""
+    mean, std = (m[:, None, None] for m in by)
+    return ((points - mean) / std).flatten(1)
+
+
+def random_directions(dimensions: int, rng: np.random.Generator, count: int = DIRECTIONS) -> Tensor:
+    """Return `count` unit vectors, uniform on the sphere: float32 [dimensions, count]."""
+    drawn = rng.standard_normal((dimensions, count)).astype(np.float32)
+    return torch.from_numpy(drawn / np.sqrt(np.square(drawn).sum(axis=0, keepdims=True)))
+
+
+def sliced_wasserstein(a: Tensor, b: Tensor, directions: Tensor) -> float:
+    """Return the mean over directions of the Wasserstein-1 distance between two clouds, projected on each.
+
+    Args:
+        a: points [M, D], float.
+        b: as many points.
+        directions: unit vectors [D, K].
+
+    Returns:
+        The mean absolute difference of the sorted projections. The paper reports it times 1000.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"two clouds of as many points are needed, got {tuple(a.shape)} and {tuple(b.shape)}")
+    total = 0.0
+    for part in torch.split(directions.to(a.device), 128, dim=1):
+        total += float((sort(a @ part) - sort(b @ part)).abs().mean()) * part.shape[1]
+    return total / directions.shape[1]
+
+
+def texture_loss(
+    results: Tensor, truths: Tensor, rngs: Sequence[np.random.Generator], directions: Tensor, patches: int = 256
+) -> Tensor:
+    """Return the sliced Wasserstein distance of the finest Laplacian level of each picture, averaged.
+
+    Compared picture by picture, so that texture goes where it belongs (Heitz et al. 2021, "A Sliced Wasserstein Loss
+    for Neural Texture Synthesis"). Unlike `texture_distance` it is not divided by the deviation: strong texture,
+    which a pixel loss of the same unit suppresses most, weighs most.
+
+    Args:
+        results: pictures [N, C, H, W], float.
+        truths: as `results`.
+        rngs: one for each picture, which says where its neighbourhoods lie.
+        directions: unit vectors [49 C, K].
+        patches: neighbourhoods per picture.
+
+    Returns:
+        A scalar in the pictures' unit, with gradients for `results`.
+    """
+    both = laplacian_level(torch.cat([results, truths]))
+    n = len(truths)
+    distances = []
+    for i, rng in enumerate(rngs):
+        pair = both[[i, n + i]].permute(1, 0, 2, 3).flatten(0, 1)[None]  # one draw of places for both
+        points = neighbourhoods(pair, rng, patches).view(patches, -1, 2, PATCH_PX, PATCH_PX)
+        found, true = (points[:, :, j].flatten(1) @ directions for j in range(2))
+        distances.append((found.sort(dim=0).values - true.sort(dim=0).values).abs().mean())
+    return torch.stack(distances).mean()
+
+
+def sort(projections: Tensor) -> Tensor:
+    """Return projections [M, K] sorted along the points, as [K, M]: sorting is faster along memory."""
+    return projections.T.contiguous().sort(dim=1).values
+
+
+def texture_distance(
+    results: Sequence[Tensor], truths: Sequence[Tensor], patches: int = PATCHES, seed: int = 0
+) -> float:
+    """Return the sliced Wasserstein distance of the finest Laplacian level between results and the true pictures.
+
+    Unlike the distance between data sets, it compares pictures in pairs: neighbourhoods come from the same places on
+    both sides, and both are divided by the standard deviation of the true ones, so that too little texture costs.
+
+    Args:
+        results: pictures [C, H, W] of any sizes, float or uint8 in one range.
+        truths: as `results`, one for each.
+        patches: neighbourhoods per picture.
+        seed: of the places and the directions.
+    """
+    clouds = []
+    for pictures in (truths, results):
+        rng = np.random.default_rng(seed)
+        levels = (laplacian_level(p[None].float()) for p in pictures)
+        clouds.append(torch.cat([neighbourhoods(level, rng, patches) for level in levels]))
+    scale = moments(clouds[0])
+    true, found = (normalised(cloud, scale) for cloud in clouds)
+    return sliced_wasserstein(found, true, random_directions(true.shape[1], np.random.default_rng(seed)))

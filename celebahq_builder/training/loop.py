@@ -1,0 +1,133 @@
+"""The loop that every training runs: draw, update, average, validate, save; resumable at every validation.
+
+Each step draws its pictures from generators seeded by (seed, step, place in the batch), so a run that was killed goes
+on from its last checkpoint to the same weights, bit for bit on one machine's CPU, as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from torch import Tensor, nn
+
+from celebahq_builder.errors import TrainingError
+from celebahq_builder.pretrained import Shape
+from celebahq_builder.training.checkpoint import Checkpoint, Trained
+from celebahq_builder.training.journal import Journal
+from celebahq_builder.training.phases import Phased
+from celebahq_builder.training.photos import PhotoFolder, Pixels
+from celebahq_builder.training.world import World
+
+log = logging.getLogger(__name__)
+
+Scores = dict[str, float]
+"""Figures of a validation, by name with unit."""
+
+Rows = list[list[Pixels]]
+"""Sample pictures: a row for each photo."""
+
+
+class Task(ABC):
+    """What is trained, on what, and how one step goes; the loop does the rest."""
+
+    recipe: Phased
+    photos: PhotoFolder
+    shape: Shape
+    """Of the first network, the one that is exported."""
+    nets: Trained
+    identity: dict[str, Any]
+    """All that decides the weights, as plain values."""
+    losses: tuple[str, ...]
+    """Names of what `update` returns."""
+
+    @abstractmethod
+    def draw(self, step: int) -> Any:
+        """Return this process' part of a step's batch, on the CPU; called from several threads."""
+
+    @abstractmethod
+    def update(self, step: int, drawn: Any) -> Tensor:
+        """Update all networks once; return the losses, float [len(losses)], detached."""
+
+    @abstractmethod
+    def validate(self, net: nn.Module) -> tuple[Scores, Rows]:
+        """Return the scores of a network on the held-out photos, and some pictures."""
+
+    @abstractmethod
+    def merit(self, scores: Scores) -> float:
+        """Return the one number that says which weights are the best; higher is better."""
+
+
+def fit(task: Task, out: Path, world: World, *, command: str = "", workers: int = 0) -> Path:
+    """Train, going on from a checkpoint in `out` if there is one.
+
+    Args:
+        task: what is trained.
+        out: folder of the run.
+        world: the processes that share the work; the first one writes.
+        command: the command line, for the model card.
+        workers: threads that draw batches ahead; 0 draws them in turn. Never changes the result.
+
+    Returns:
+        Path of ``weights.safetensors``: the averaged weights with the best validation.
+
+    Raises:
+        TrainingError: a checkpoint of another recipe or other photos, or a loss that exploded.
+    """
+    cv2.setNumThreads(0)
+    out.mkdir(parents=True, exist_ok=True)
+    recipe = task.recipe
+    shape = {"architecture": task.shape.architecture, "widths": task.shape.widths, "blocks": task.shape.blocks}
+    about = {"shape": json.dumps(shape), "command": command, "photos": task.photos.summary}
+    state = Checkpoint.open(out, task.nets, {**task.identity, "photos": task.photos.digest}, about)
+    if state.step >= recipe.steps:
+        return state.best_path
+    began, first, losses = time.monotonic(), state.step, []
+    with Journal(out, state.step, recipe.steps) if world.first else nullcontext() as journal:
+        for step, drawn in drawn_ahead(task.draw, range(state.step, recipe.steps), workers):
+            losses.append(task.update(step, drawn))
+            state.average(min(recipe.ema, (1 + step) / (10 + step)))
+            if (step + 1) % recipe.validate_every and step + 1 < recipe.steps:
+                continue
+            means = world.mean(torch.stack(losses).mean(dim=0)).tolist()
+            named = dict(zip(task.losses, means, strict=True))
+            losses = []
+            if not all(map(math.isfinite, means)):
+                raise TrainingError(f"{out}: the losses are {named} at step {step + 1}; lower learning_rate")
+            if journal:
+                scores, rows = task.validate(state.averaged)
+                per_s = (step + 1 - first) / (time.monotonic() - began)
+                # The journal first: resuming drops lines of steps that the checkpoint does not hold.
+                journal.write({"step": step + 1, **named, "steps_per_s": round(per_s, 3), **scores}, rows)
+                state.save(step + 1, task.merit(scores))
+    return state.best_path
+
+
+def drawn_ahead(draw: Callable[[int], Any], steps: Sequence[int], workers: int) -> Iterator[tuple[int, Any]]:
+    """Yield each step with what `draw` returns for it, in order; `workers` threads draw the next ones meanwhile."""
+    if workers == 0:
+        yield from ((step, draw(step)) for step in steps)
+        return
+    pool = ThreadPoolExecutor(workers)
+    ahead: deque[tuple[int, Future[Any]]] = deque()
+    try:
+        for step in steps:
+            ahead.append((step, pool.submit(draw, step)))
+            if len(ahead) > 2 * workers:
+                ready, future = ahead.popleft()
+                yield ready, future.result()
+        for ready, future in ahead:
+            yield ready, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,94 @@
+"""The processes of one training: a single one, or those that torchrun started, one for each device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from celebahq_builder import parallel
+from celebahq_builder.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class World:
+    """Which of how many processes this is, and the device it trains on.
+
+    All processes hold the same weights and draw disjoint parts of one batch, whose gradients are summed: so the
+    number of processes changes a run's result by no more than rounding.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that validates and writes."""
+        return self.rank == 0
+
+    def share(self, batch: int) -> range:
+        """Return which pictures of a batch are this process's.
+
+        Raises:
+            TrainingError: there are fewer pictures than processes.
+        """
+        if batch < self.size:
+            raise TrainingError(f"a batch of {batch} cannot be shared by {self.size} processes; start at most {batch}")
+        return range(self.rank, batch, self.size)
+
+    def sum_gradients(self, net: nn.Module) -> None:
+        """Replace each gradient by its sum over all processes."""
+        if self.size == 1:
+            return
+        gradients = [p.grad for p in net.parameters() if p.grad is not None]
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        dist.all_reduce(flat)
+        for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean of `values` over all processes."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values / self.size
+
+
+@contextmanager
+def joined(device: str) -> Iterator[World]:
+    """Join the processes that torchrun started, if it did; otherwise be alone.
+
+    Args:
+        device: as ``--device``; under torchrun the n-th process of a machine takes the n-th CUDA device.
+
+    Raises:
+        TrainingError: torchrun started more processes than there are CUDA devices.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(0, 1, torch.device(parallel.devices(device)[0]))
+        return
+    rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    names = parallel.devices(device)
+    if names != ("cpu",) and local >= len(names):
+        raise TrainingError(
+            f"torchrun started process {local + 1} on this machine, --device {device} names {len(names)}; "
+            f"give --nproc-per-node {len(names)} at most"
+        )
+    mine = torch.device("cpu" if names == ("cpu",) else names[local])
+    if mine.type == "cuda":
+        torch.cuda.set_device(mine)
+    dist.init_process_group("nccl" if mine.type == "cuda" else "gloo")
+    try:
+        yield World(rank, size, mine)
+    finally:
+        dist.destroy_process_group()
+
+
+ALONE = World(0, 1, torch.device("cpu"))
+"""One process, on the CPU."""
