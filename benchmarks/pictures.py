@@ -24,12 +24,13 @@ PHOTO = "000013"
 
 
 def main() -> None:
-    """Write the three pictures into pretrained/."""
+    """Write the pictures into pretrained/."""
     torch.set_num_threads(1)
     save("stages.jpg", [*stages()])
     face = to_pixels(open_rgb((SAMPLE / "img_celeba" / "000001.jpg").read_bytes(), 10**8)[0])[:, 176:336, 288:448]
     save("denoiser.jpg", denoiser(face))
-    save("upscaler-psnr.jpg", upscaler(face))
+    for name in ("upscaler-psnr", "upscaler-gan"):
+        save(f"{name}.jpg", upscaler(face, name))
 
 
 def stages() -> list[np.ndarray]:
@@ -57,14 +58,14 @@ def denoiser(face: np.ndarray) -> list[np.ndarray]:
     return [enlarge(p, Image.Resampling.NEAREST) for p in (damaged, result.numpy(), face)]
 
 
-def upscaler(face: np.ndarray) -> list[np.ndarray]:
+def upscaler(face: np.ndarray, name: str) -> list[np.ndarray]:
     """Return bicubic enlargement, the network's result, and the original."""
     image = Image.fromarray(face.transpose(1, 2, 0))
     small = np.asarray(image.resize((face.shape[2] // 4, face.shape[1] // 4), Image.Resampling.BICUBIC)).transpose(
         2, 0, 1
     )
     pixels = torch.from_numpy(np.ascontiguousarray(small))
-    result = run_tiled(load("upscaler-psnr"), pixels, scale=4, tile_px=256, context_px=16, stride_px=1)
+    result = run_tiled(load(name), pixels, scale=4, tile_px=256, context_px=16, stride_px=1)
     return [
         enlarge(small, Image.Resampling.BICUBIC),
         enlarge(result.numpy(), Image.Resampling.NEAREST),

@@ -25,12 +25,25 @@ class Row:
         high = self.at_most is not None and not self.value <= self.at_most
         return low or high
 
+    @property
+    def goal(self) -> str:
+        """The threshold, or nothing."""
+        goal = f">= {self.at_least:g}" if self.at_least is not None else ""
+        return f"<= {self.at_most:g}" if self.at_most is not None else goal
+
+    @property
+    def verdict(self) -> str:
+        """Whether the threshold is met."""
+        return "MISSED" if self.missed else "met" if self.goal else ""
+
     def __str__(self) -> str:
         """Return the figure, its threshold and whether it is met, in one line."""
-        goal = f">= {self.at_least:g}" if self.at_least is not None else ""
-        goal = f"<= {self.at_most:g}" if self.at_most is not None else goal
-        verdict = "MISSED" if self.missed else "met" if goal else ""
-        return f"{self.what:46} {self.value:10.3f} {self.unit:10} {goal:10} {verdict}".rstrip()
+        return f"{self.what:60} {self.value:10.3f} {self.unit:10} {self.goal:10} {self.verdict}".rstrip()
+
+    def mapping(self) -> dict[str, str | float]:
+        """Return the row as JSON holds it."""
+        value = round(self.value, 4)
+        return {"what": self.what, "value": value, "unit": self.unit, "goal": self.goal, "verdict": self.verdict}
 
 
 def finish(rows: list[Row]) -> None:

@@ -1,0 +1,110 @@
+"""Rows of the two upscalers: Set5 and Set14 from the official low-resolution files, and crops never trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from table import Row
+from torch import Tensor
+
+from celebahq_builder.imaging.fidelity import psnr_y, spectrum_error_db
+from celebahq_builder.metrics.swd import texture_distance
+from celebahq_builder.training.photos import Pixels
+from restoring.pictures import Network, held_out, low_and_high, restore, tensor
+
+PSNR_DB = {("upscaler-psnr", "Set5"): 31.2, ("upscaler-psnr", "Set14"): 27.9, ("upscaler-gan", "Set5"): 29.0}
+"""Least Y-PSNR, 4 px border."""
+
+ABOVE_BICUBIC_DB = {("upscaler-psnr", "Set5"): 1.5, ("upscaler-psnr", "Set14"): 1.0}
+TEXTURE_SHARE = 0.35
+"""Largest sliced Wasserstein distance of upscaler-gan's finest Laplacian level, as a share of upscaler-psnr's."""
+
+SPECTRUM_DB = 4.0
+"""Largest error of upscaler-gan's radial log power spectrum."""
+
+COLOUR = 0.5
+"""Largest shift of the mean colour from the input's, grey levels."""
+
+PATCHES = 1024
+"""Neighbourhoods per picture for the texture's distance; the sets are small."""
+
+
+@dataclass
+class Figures:
+    """What is measured of one network on one set of pictures."""
+
+    psnr_db: list[float] = field(default_factory=list)
+    spectrum_db: list[float] = field(default_factory=list)
+    results: list[Tensor] = field(default_factory=list)
+    truths: list[Tensor] = field(default_factory=list)
+    colour: float = 0.0
+    """Largest shift of any channel's mean."""
+    phases: list[np.ndarray] = field(default_factory=list)
+    """Mean error of each of the 16 pixels that one input pixel becomes."""
+
+    @property
+    def texture(self) -> float:
+        """Sliced Wasserstein distance of the finest Laplacian level, x 1000."""
+        return 1000 * texture_distance(self.results, self.truths, PATCHES)
+
+
+def upscaler_rows(nets: dict[str, Network], data: Path) -> list[Row]:
+    """Return the rows of both networks, and of bicubic enlargement."""
+    sets = {
+        "Set5": list(low_and_high(data, "Set5")),
+        "Set14": list(low_and_high(data, "Set14")),
+        "held out": list(held_out(data)),
+    }
+    ways: dict[str, Callable[[Pixels], Tensor]] = {"bicubic": _bicubic}
+    ways |= {name: lambda low, net=net: restore(net, low, scale=4) for name, net in nets.items()}  # type: ignore[misc]
+    rows = []
+    for set_name, pairs in sets.items():
+        found = {way: _measure(enlarge, pairs) for way, enlarge in ways.items()}
+        for way, figures in found.items():
+            title = f"{set_name} ({len(pairs)}), {way}"
+            mean = float(np.mean(figures.psnr_db))
+            rows.append(Row(f"{title}: Y-PSNR", mean, "dB", PSNR_DB.get((way, set_name))))
+            if (way, set_name) in ABOVE_BICUBIC_DB:
+                above = mean - float(np.mean(found["bicubic"].psnr_db))
+                rows.append(Row(f"{title}: above bicubic", above, "dB", ABOVE_BICUBIC_DB[way, set_name]))
+            if set_name == "Set5":
+                continue
+            is_gan = way == "upscaler-gan"
+            limit = SPECTRUM_DB if is_gan else None
+            rows.append(Row(f"{title}: error of spectrum", float(np.mean(figures.spectrum_db)), "dB", at_most=limit))
+            rows.append(Row(f"{title}: SWD of finest level", figures.texture, "x 1e-3"))
+            if is_gan:
+                share = figures.texture / found["upscaler-psnr"].texture
+                rows.append(Row(f"{title}: SWD / upscaler-psnr's", share, "", at_most=TEXTURE_SHARE))
+            if way != "bicubic":
+                rows.append(Row(f"{title}: shift of mean colour, worst", figures.colour, "levels", at_most=COLOUR))
+                spread = float(np.ptp(np.mean(figures.phases, axis=0)))
+                rows.append(Row(f"{title}: checkerboard, spread of 4x4 phases", spread, "levels"))
+    return rows
+
+
+def _measure(enlarge: Callable[[Pixels], Tensor], pairs: list[tuple[Pixels, Pixels]]) -> Figures:
+    figures = Figures()
+    for low, high in pairs:
+        result, truth = enlarge(low), tensor(high)
+        shift = result.double().mean(dim=(1, 2)) - tensor(low).double().mean(dim=(1, 2))
+        figures.colour = max(figures.colour, float(shift.abs().max()))
+        height, width = (min(a, b) for a, b in zip(result.shape[1:], truth.shape[1:], strict=True))
+        result, truth = result[:, :height, :width], truth[:, :height, :width]
+        figures.psnr_db.append(psnr_y(result, truth))
+        figures.spectrum_db.append(spectrum_error_db(result, truth))
+        figures.results.append(result)
+        figures.truths.append(truth)
+        error = (result.double() - truth.double()).mean(dim=0)[: height // 4 * 4, : width // 4 * 4]
+        figures.phases.append(error.reshape(height // 4, 4, width // 4, 4).mean(dim=(0, 2)).numpy())
+    return figures
+
+
+def _bicubic(low: Pixels) -> Tensor:
+    enlarged = Image.fromarray(low).resize((low.shape[1] * 4, low.shape[0] * 4), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(enlarged).transpose(2, 0, 1).copy())
