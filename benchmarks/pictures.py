@@ -54,7 +54,7 @@ def denoiser(face: np.ndarray) -> list[np.ndarray]:
     """Return JPEG 20, the network's result, and the original."""
     damaged = jpeg(np.ascontiguousarray(face.transpose(1, 2, 0)), 20).transpose(2, 0, 1)
     pixels = torch.from_numpy(np.ascontiguousarray(damaged))
-    result = run_tiled(load("denoiser"), pixels, scale=1, tile_px=512, context_px=48, stride_px=8)
+    result = run_tiled(load("denoiser"), pixels, scale=1, tile_px=512, context_px=112, stride_px=8)
     return [enlarge(p, Image.Resampling.NEAREST) for p in (damaged, result.numpy(), face)]
 
 
@@ -65,7 +65,7 @@ def upscaler(face: np.ndarray, name: str) -> list[np.ndarray]:
         2, 0, 1
     )
     pixels = torch.from_numpy(np.ascontiguousarray(small))
-    result = run_tiled(load(name), pixels, scale=4, tile_px=256, context_px=16, stride_px=1)
+    result = run_tiled(load(name), pixels, scale=4, tile_px=256, context_px=18, stride_px=1)
     return [
         enlarge(small, Image.Resampling.BICUBIC),
         enlarge(result.numpy(), Image.Resampling.NEAREST),

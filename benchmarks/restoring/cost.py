@@ -46,7 +46,7 @@ def cost_rows(denoiser: Network, upscaler: Network, data: Path) -> list[Row]:
     photo = tensor(live1(data)[0])
     for name, net, scale, tile_px in (("denoiser", denoiser, 1, 128), ("upscaler", upscaler, 4, 96)):
         whole, tiled = (
-            run_tiled(net, photo, scale=scale, tile_px=px, context_px=_context(net), stride_px=net.STRIDE_PX)
+            run_tiled(net, photo, scale=scale, tile_px=px, context_px=net.context_px, stride_px=net.STRIDE_PX)
             for px in (4096, tile_px)
         )
         seam = int((whole.int() - tiled.int()).abs().max())
@@ -57,17 +57,13 @@ def cost_rows(denoiser: Network, upscaler: Network, data: Path) -> list[Row]:
     return rows
 
 
-def _context(net: Network) -> int:
-    return net.context_px
-
-
 def _time_row(denoiser: Network, upscaler: Network) -> Row:
     face = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, FACE_PX, FACE_PX), dtype=np.uint8))
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
-        run_tiled(denoiser, face, scale=1, tile_px=512, context_px=48, stride_px=8)
-        run_tiled(upscaler, face, scale=4, tile_px=256, context_px=16, stride_px=1)
+        for net, scale, tile_px in ((denoiser, 1, 512), (upscaler, 4, 256)):
+            run_tiled(net, face, scale=scale, tile_px=tile_px, context_px=net.context_px, stride_px=net.STRIDE_PX)
         seconds.append(time.perf_counter() - began)
     return Row(f"one {FACE_PX}x{FACE_PX} region, both networks, 1 core", min(seconds), "s", at_most=FACE_S)
 

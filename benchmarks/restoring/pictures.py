@@ -48,7 +48,7 @@ def held_out(data: Path) -> Iterator[tuple[Pixels, Pixels]]:
 
 def restore(net: Network, picture: Pixels, scale: int = 1) -> Tensor:
     """Return a network's result, uint8 [3, H, W]."""
-    return run_tiled(net, tensor(picture), scale=scale, tile_px=512, context_px=48, stride_px=net.STRIDE_PX)
+    return run_tiled(net, tensor(picture), scale=scale, tile_px=512, context_px=net.context_px, stride_px=net.STRIDE_PX)
 
 
 def tensor(picture: Pixels) -> Tensor:

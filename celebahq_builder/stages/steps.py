@@ -16,16 +16,17 @@ NETWORK_STAGES = ("denoise", "upscale")
 """Stages that gain from several photos at once."""
 
 GROUP_PHOTOS = {"cpu": 1, "cuda": 16}
-"""Photos that go from stage to stage together, by kind of device; no result depends on it.
+"""Photos that go from stage to stage together, by kind of device; part of no fingerprint, as no result depends on it.
 
 One photo keeps a core busy, and two would only take twice the memory. A GPU is quicker over many windows at once, and
 holds the 8-bit pixels of 16 photos with ease; the runner makes no larger batches.
 """
 
 BATCH_WINDOWS = {"cpu": 1, "cuda": 16}
-"""Windows of equal shape that pass a network at once, by kind of device; no result depends on it.
+"""Windows of equal shape that pass a network at once, by kind of device; part of no fingerprint either.
 
-One takes some 100 MB in either network. Where the device has no room for as many, the number is halved.
+A GPU's kernels for another batch size may add up in another order, which moves the last bit of a sum. One window
+takes some 100 MB in either network; where the device has no room for as many, the number is halved.
 """
 
 
