@@ -11,7 +11,7 @@ from PIL import Image
 from celebahq_builder.imaging.codec import encode_jpeg, open_rgb, to_pixels
 from celebahq_builder.imaging.tiles import run_tiled
 from celebahq_builder.imaging.warp import warp_quad
-from celebahq_builder.pretrained import load
+from celebahq_builder.pretrained import load, registry
 from celebahq_builder.source import read_celeba
 from celebahq_builder.stages import align, denoise, region, upscale
 from celebahq_builder.training.degradation import jpeg
@@ -29,7 +29,7 @@ def main() -> None:
     save("stages.jpg", [*stages()])
     face = to_pixels(open_rgb((SAMPLE / "img_celeba" / "000001.jpg").read_bytes(), 10**8)[0])[:, 176:336, 288:448]
     save("denoiser.jpg", denoiser(face))
-    for name in ("upscaler-psnr", "upscaler-gan"):
+    for name in sorted(name for name in registry() if name.startswith("upscaler")):
         save(f"{name}.jpg", upscaler(face, name))
 
 

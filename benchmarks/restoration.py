@@ -15,9 +15,9 @@ import torch
 from restoring.cost import cost_rows
 from restoring.denoiser import denoiser_rows
 from restoring.upscaler import upscaler_rows
-from table import finish, shared_data
+from table import Row, finish, shared_data
 
-from celebahq_builder.pretrained import load
+from celebahq_builder.pretrained import load, registry
 
 UPSCALERS = ("upscaler-psnr", "upscaler-gan")
 
@@ -33,14 +33,16 @@ def main() -> None:
     cv2.setNumThreads(1)
     data = shared_data()
     denoiser = load("denoiser", folder=asked.pretrained)
-    upscalers = {name: load(name, folder=asked.pretrained) for name in UPSCALERS}
+    known = registry(asked.pretrained)
+    upscalers = {name: load(name, folder=asked.pretrained) for name in UPSCALERS if name in known}
     rows = []
     if asked.only in (None, "denoiser"):
         rows += denoiser_rows(denoiser, data)
     if asked.only in (None, "upscaler"):
+        rows += [Row(f"{name}: weights in the registry", name in known, "", at_least=1) for name in UPSCALERS]
         rows += upscaler_rows(upscalers, data)
     if asked.only in (None, "cost"):
-        rows += cost_rows(denoiser, upscalers["upscaler-gan"], data)
+        rows += cost_rows(denoiser, upscalers["upscaler-psnr"], data)
     if asked.json:
         asked.json.write_text(json.dumps([row.mapping() for row in rows], indent=1))
     finish(rows)

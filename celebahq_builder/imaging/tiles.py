@@ -1,4 +1,4 @@
-"""Running a network over photos in overlapping windows, so that memory grows with neither their size nor number."""
+"""Running a network over photos in overlapping windows: it needs memory for a batch of them, however large photos are."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from torch import Tensor
 
 Network = Callable[[Tensor], Tensor]
 """Maps float [N, 3, H, W] in [0, 1] to [N, 3, scale H, scale W]; each picture of a batch for itself."""
-
-GRID_PX = 8
-"""Windows of a cut axis are multiples of it long: photos of similar size share shapes, and so batches and kernels."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +28,11 @@ class Span:
 def spans(length: int, tile: int, context: int, stride: int) -> list[Span]:
     """Cut an axis of `length` px into spans that are all seen through windows of the same length.
 
-    The window is the whole axis if that has at most `tile` px and `context` px on both sides. Else windows are as
-    short as their number allows, start at multiples of `stride`, and the last one is shifted inwards to end where the
-    axis ends. So a network that pads meets its padding at the photo's true border or at least `context` px away, and
-    a strided one meets each window in the same phase. Where windows overlap, each pixel is taken from the one that
-    sees most around it.
+    The window is the whole axis if that has at most `tile` px and `context` px on both sides. Else there are as few
+    windows of at most this length as will do, each as short as their number allows: what overlaps is computed twice.
+    They start at multiples of `stride`, and the last one is shifted inwards to end where the axis ends. So a network
+    that pads meets its padding at the photo's true border or at least `context` px away, and a strided one meets each
+    window in the same phase. Where windows overlap, each pixel is taken from the one that sees most around it.
     """
     tile = max(tile - tile % stride, stride)
     around = 2 * (context + -context % stride)
@@ -43,8 +40,7 @@ def spans(length: int, tile: int, context: int, stride: int) -> list[Span]:
     if whole <= tile + around:
         return [Span(0, length, 0, whole)]
     count = -(-(whole - around) // tile)
-    shortest = -(-(whole - around) // count) + around
-    seen = min(shortest + -shortest % (GRID_PX + -GRID_PX % stride), tile + around)
+    seen = -(-(whole - around) // (count * stride)) * stride + around
     starts = [min(i * (seen - around), whole - seen) for i in range(count)]
     cuts = [0, *((one + another + seen) // 2 for one, another in pairwise(starts)), length]
     return [Span(*cut, start, start + seen) for cut, start in zip(pairwise(cuts), starts, strict=True)]
