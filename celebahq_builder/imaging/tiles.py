@@ -1,4 +1,4 @@
-"""Running a network over photos in overlapping windows: it needs memory for a batch of them, however large photos are."""
+"""Running a network over photos in overlapping windows: memory for a batch of them, however large the photos."""
 
 from __future__ import annotations
 
