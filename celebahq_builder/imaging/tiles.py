@@ -1,4 +1,4 @@
-"""Running a network over photos in overlapping windows: memory for a batch of them, however large the photos."""
+"""Running a network over photos in overlapping windows: memory for one batch of them, however large the photos are."""
 
 from __future__ import annotations
 
