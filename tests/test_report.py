@@ -23,7 +23,7 @@ from celebahq_builder import ledger
 from celebahq_builder.outcome import Failed, Kept, Reason, Rejected
 from celebahq_builder.report import charts, gallery, tally, thumbnails
 from celebahq_builder.report import page as report_page
-from celebahq_builder.stages import batch, example, select
+from celebahq_builder.stages import example, score, select
 from celebahq_builder.stages.face import Face
 from celebahq_builder.workspace import Workspace
 from tests.browser import browser, visit
@@ -58,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A finished run in which photos end in many ways; not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("report")
     root = bad_sample(folder / "celeba")
-    apply = batch.score.apply
+    apply = score.apply
 
     def sometimes(face: Face) -> Face:
         if face.photo.file == UNLUCKY:
@@ -66,7 +66,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         return apply(face)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch.score, "apply", sometimes)
+        patch.setattr(score, "apply", sometimes)
         build_tiny(folder / "run", root, recipe=replace(TINY, select=select.Settings(keep=8)), limit=None)
     return Workspace(folder / "run")
 
