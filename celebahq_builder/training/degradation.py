@@ -31,6 +31,8 @@ class DegradationSettings:
     clean_share: float = 0.06
     """Share of pictures left as they are, so that the network learns to leave good ones alone."""
     grey_share: float = 0.06
+    recoloured_share: float = 0.0
+    """Share of pictures whose three channels change places: strong colours of every hue, which photos rarely have."""
     twice_share: float = 0.3
     """Share of pictures compressed twice, on shifted grids."""
     rescale_share: float = 0.4
@@ -43,7 +45,7 @@ class DegradationSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.quality_min <= self.quality_max <= 100:
             raise ValueError(f"quality_min = {self.quality_min} and quality_max = {self.quality_max}: need 1 to 100")
-        for name in ("clean_share", "grey_share", "twice_share", "rescale_share", "off_grid_share"):
+        for name in ("clean_share", "grey_share", "recoloured_share", "twice_share", "rescale_share", "off_grid_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be a share, 0 to 1")
         if abs(sum(self.sampling_shares) - 1) > 1e-6 or min(self.sampling_shares) < 0:
@@ -65,6 +67,8 @@ def compressed_pair(
     room = patch_px + 2 * MCU_PX
     if rng.random() < settings.grey_share:
         clean = cv2.cvtColor(cv2.cvtColor(clean, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # type: ignore[assignment]
+    if settings.recoloured_share and rng.random() < settings.recoloured_share:
+        clean = np.ascontiguousarray(clean[..., rng.permutation(3)])
     if rng.random() < settings.clean_share:
         return clean[:patch_px, :patch_px], clean[:patch_px, :patch_px]
     damaged = clean
