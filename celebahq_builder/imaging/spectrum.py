@@ -1,4 +1,4 @@
-"""The quality score: how broad and how radially symmetric a picture's power spectrum is."""
+"""The quality score: how broad, how radially symmetric and how clean a picture's power spectrum is."""
 
 from __future__ import annotations
 
@@ -7,14 +7,43 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-RINGS = 32
-SECTORS = 16
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue (BT.601)."""
+
+RINGS_PER_OCTAVE = 8
 LOWEST_CYCLES = 4
-"""Cycles per picture at the inner edge of the first ring: below it is composition, not sharpness."""
-FLOOR_SHARE = 0.9
-"""Frequencies above this share of the Nyquist frequency tell the noise floor."""
+"""Cycles per picture at the inner edge of the first ring, at least: below it the window shows, not the picture."""
+OCTAVES = 5
+"""Rings reach at most so far down from the Nyquist frequency: what lies below is composition, not sharpness."""
+PLATEAU = 0.1
+"""The rings up to this share of the Nyquist frequency say how strong the picture's contrast is."""
+DETAIL = (1 / 16, 0.92)
+"""Shares of the Nyquist frequency between which breadth and symmetry are measured."""
+TAIL = 0.9
+"""Frequencies above this share of the Nyquist frequency tell the floor."""
+
+BELOW_TAIL = (0.4, 0.55)
+"""Shares of the Nyquist frequency between which the tail is compared with what comes before it."""
+
+DETAIL_RANGE_DB = 16.0
+"""A ring whose energy is so far below the plateau's counts nothing."""
+NOISE_REMOVED = 3.0
+"""How often the noise is taken off: above 1, so that detail near it does not count either (Berouti et al. 1979)."""
+NOISE_SHARE = 0.6
+"""Share of the floor that is noise at least."""
+FALL = (0.95 / 0.47) ** 1.5
+"""How much P falls from below the tail to the tail where there is no noise: a little less than in photos."""
+FLOOR_DB = (-24.0, -7.2)
+"""The floor's energy against the plateau's where purity is 1, and where it is 0."""
+PURITY_WEIGHT = 0.175
+GRID_LOG10 = (1.3, 2.5)
+"""How far the strongest line of the edges' spectrum stands out where blockfree is 1, and where it is 0: log10."""
+BLOCKFREE_WEIGHT = 0.08
+EULER_GAMMA = 0.5772156649015329
+"""log of the mean less mean of the log of an exponential distribution, which the power of random phases has."""
 
 
 @dataclass(frozen=True)
@@ -22,67 +51,119 @@ class QualityScore:
     """A picture's score and what it is made of; all in [0, 1], higher is better."""
 
     score: float
-    """breadth * symmetry."""
+    """breadth * sqrt(symmetry) * (1 - 0.175 (1 - purity)) * (1 - 0.08 (1 - blockfree))."""
     breadth: float
-    """Entropy of the energy over log-spaced rings of frequency, as a share of its maximum."""
+    """How much detail there is, over the upper four octaves."""
     symmetry: float
-    """Mean over the rings of geometric by arithmetic mean over the sectors."""
+    """How evenly the energy of each ring of frequencies is spread: 1 where it is as random as that of noise."""
+    purity: float
+    """How far the tail of the spectrum falls: noise, quantisation and hard steps lift it."""
+    blockfree: float
+    """1 if edges lie anywhere, 0 if they favour the lines of a grid, as those of JPEG's blocks do."""
 
 
 def quality_score(pixels: Tensor) -> QualityScore:
-    """Score a picture by its power spectrum.
-
-    After Karras et al. 2018, appendix C: the metric "favors images whose power spectrum contains a broad range
-    of frequencies and is approximately radially symmetric". The paper gives no formula; this is ours:
-
-    luma (BT.601) less its mean, times a radial Hann window that ends at the picture's edge, so that the middle,
-    where the face is, counts most; P = |FFT|^2 averaged over 32 log-spaced rings, from 4 cycles per picture to
-    the Nyquist frequency, times 16 sectors; the noise floor (mean of P above 0.9 Nyquist, what white noise
-    spreads over all frequencies) is taken from every bin, down to 0 at most.
-    breadth = entropy of p_k / log(rings), p_k proportional to f_k^2 P_k: the energy per ring.
-    symmetry = mean over the rings of (geometric mean / arithmetic mean over the sectors).
+    """Score a picture by its power spectrum; see `quality_scores`.
 
     Args:
         pixels: uint8 [3, S, S], RGB.
+    """
+    return quality_scores(pixels[None])[0]
 
-    Pictures of less than 256 px have too few samples per bin for the score to tell a slight blur.
+
+def quality_scores(pictures: Tensor) -> list[QualityScore]:
+    """Score pictures by their power spectra.
+
+        After Karras et al. 2018, appendix C: the metric "favors images whose power spectrum contains a broad range
+        of frequencies and is approximately radially symmetric". The paper gives no formula; this is ours:
+
+        luma (BT.601) less its mean, times a radial Hann window that ends at the picture's edge, so that the middle,
+        where the face is, counts most; P = |FFT|^2. Rings are an eighth of an octave wide, from 1/32 of the Nyquist
+        frequency f_N (at least 4 cycles per picture) up to it; P_k is a ring's mean, f_k its centre. f_k^2 P_k is its
+        energy, about constant over the rings of a sharp photo (Field 1987). plateau = mean energy of the rings below
+        0.1 f_N; floor = mean P above 0.9 f_N; noise = what of the floor does not fall off as photos do:
+    max((r floor - P_before) / (r - 1), 0.6 floor), P_before the mean P_k from 0.4 to 0.55 f_N, r = (0.95 / 0.47)^1.5.
+
+        breadth = mean over the rings from 1/16 to 0.92 f_N of clip(1 + d_k / 16, 0, 1), where
+        d_k = 10 log10(f_k^2 (P_k - 3 noise) / plateau).
+        symmetry = geometric mean over the same rings of min(1, e^gamma geometric mean / arithmetic mean of P in the
+        ring): the spectral flatness, 1 for random phases, less where directions or single lines stand out.
+        purity = 1 - clip((n + 24) / 16.8, 0, 1), n = 10 log10(f_N^2 floor / plateau).
+        blockfree = 1 - clip((g - 1.3) / 1.2, 0, 1), g = log10 of how far the strongest line of the spectrum of the
+        windowed sums |differences| of neighbouring columns stands out from the median around it; mean of columns and
+        rows (after Wang, Bovik & Evans 2000, "Blind measurement of blocking artifacts in images").
+        score = breadth * sqrt(symmetry) * (1 - 0.175 (1 - purity)) * (1 - 0.08 (1 - blockfree)).
+
+        Pictures of less than 256 px have too few frequencies for the score to tell a slight blur.
+
+    Args:
+            pictures: uint8 [N, 3, S, S], RGB, on any device.
 
     Returns:
-        The score and its components. A picture of one colour scores 0. Neither brightness nor contrast matters.
+            The scores and their components. A picture of one colour scores 0. Neither brightness nor contrast matters.
     """
-    bins = _bins(pixels.shape[-1], pixels.device)
-    power = _power(pixels).flatten()
-    if power.sum() == 0:
-        return QualityScore(0.0, 0.0, 0.0)
-    floor = (power * bins.weight)[bins.tail].sum() / bins.weight[bins.tail].sum()
-    sums = torch.zeros(RINGS * SECTORS, dtype=torch.float64, device=pixels.device)
-    sums.index_add_(0, bins.bin, (power * bins.weight)[bins.sample])
-    density = (sums / bins.count - floor).clamp_(min=0).view(RINGS, SECTORS)[bins.used]
-    radial = density.mean(dim=1)
-    peak = float(radial.max())
-    if peak <= 0:
-        return QualityScore(0.0, 0.0, 0.0)
-    energy = bins.frequency.square() * radial
-    share = (energy / energy.sum()).clamp_(min=1e-30)
-    breadth = float(-(share * share.log()).sum() / math.log(len(share)))
-    tiny = peak * 1e-12  # rings that the floor emptied count as wholly asymmetric
-    geometric = density.clamp(min=tiny).log().mean(dim=1).exp()
-    symmetry = float((geometric / radial.clamp(min=SECTORS * tiny)).mean())
-    return QualityScore(breadth * symmetry, breadth, symmetry)
+    luma = torch.einsum("c,nchw->nhw", torch.tensor(LUMA, device=pictures.device), pictures.float())
+    plain = (luma.amax(dim=(1, 2)) - luma.amin(dim=(1, 2)) < 0.5).tolist()  # one colour, but for rounding
+    power = power_spectrum(luma).flatten(1).double().clamp_(min=1e-9)
+    rings = _rings(pictures.shape[-1], power.device)
+    mean, log_mean = _ring_means(power, rings), _ring_means(power.log(), rings)
+    floor = (power[:, rings.tail] * rings.weight[rings.tail]).sum(dim=1) / rings.weight[rings.tail].sum()
+    energy = rings.frequency.square() * mean
+    plateau = energy[:, rings.low].mean(dim=1)
+    noise = torch.maximum((FALL * floor - mean[:, rings.before].mean(dim=1)) / (FALL - 1), NOISE_SHARE * floor)
+    above = rings.frequency.square() * (mean - NOISE_REMOVED * noise[:, None])
+    level_db = 10 * (above.clamp(min=1e-9) / plateau[:, None]).log10()
+    breadth = (1 + level_db / DETAIL_RANGE_DB).clamp_(0, 1)[:, rings.detail].mean(dim=1)
+    flatness = (log_mean + EULER_GAMMA - mean.log()).clamp_(max=0)
+    symmetry = flatness[:, rings.detail].mean(dim=1).exp()
+    floor_db = 10 * (rings.nyquist**2 * floor / plateau).log10()
+    purity = 1 - ((floor_db - FLOOR_DB[0]) / (FLOOR_DB[1] - FLOOR_DB[0])).clamp_(0, 1)
+    blockfree = 1 - ((_grid_log10(luma) - GRID_LOG10[0]) / (GRID_LOG10[1] - GRID_LOG10[0])).clamp_(0, 1)
+    score = breadth * symmetry.sqrt() * (1 - PURITY_WEIGHT * (1 - purity)) * (1 - BLOCKFREE_WEIGHT * (1 - blockfree))
+    table = torch.stack([score, breadth, symmetry, purity, blockfree], dim=1).tolist()
+    return [QualityScore(*(0.0,) * 5) if one else QualityScore(*row) for one, row in zip(plain, table, strict=True)]
 
 
-def _power(pixels: Tensor) -> Tensor:
-    """Return |FFT|^2 of the windowed luma, float64 [S, S // 2 + 1]."""
-    size = pixels.shape[-1]
-    weights = torch.tensor([0.299, 0.587, 0.114], device=pixels.device)
-    luma = torch.einsum("c,chw->hw", weights, pixels.float())
-    if luma.max() - luma.min() < 0.5:  # one colour, but for rounding
-        return torch.zeros((size, size // 2 + 1), dtype=torch.float64, device=pixels.device)
-    window = _window(size, pixels.device)
-    luma = (luma - (luma * window).sum() / window.sum()) * window
-    spectrum = torch.fft.rfft2(luma)
+def power_spectrum(luma: Tensor) -> Tensor:
+    """Return |FFT|^2 of pictures less their means, under a radial Hann window.
+
+    Shapes: float [N, S, S] -> [N, S, S // 2 + 1].
+    """
+    window = _window(luma.shape[-1], luma.device)
+    mean = (luma * window).sum(dim=(1, 2), keepdim=True) / window.sum()
+    spectrum = torch.fft.rfft2((luma - mean).mul_(window))
     power: Tensor = spectrum.real.square() + spectrum.imag.square()
-    return power.double()
+    return power
+
+
+def _ring_means(values: Tensor, rings: _Rings) -> Tensor:
+    """Return the mean of values [N, frequencies] over each ring: [N, rings]."""
+    sums = torch.zeros((len(values), len(rings.count)), dtype=values.dtype, device=values.device)
+    sums.index_add_(1, rings.ring, values[:, rings.sample] * rings.weight[rings.sample])
+    return sums / rings.count
+
+
+def _grid_log10(luma: Tensor) -> Tensor:
+    """Return log10 of how far periodic edges stand out, [N]: about 1 where there are none."""
+    size = luma.shape[-1]
+    window = _window(size, luma.device)
+    found: list[Tensor] = []
+    for axis in (1, 2):
+        edges = luma.diff(dim=axis).abs_().mul_(window.narrow(axis - 1, 1, size - 1)).sum(dim=3 - axis)
+        around = _smoothed(edges, size // 32 * 2 + 1)
+        profile = (edges / around.clamp_(min=1e-6) - 1).clamp_(-1, 2)
+        taper = torch.hann_window(size - 1, periodic=False, device=luma.device)
+        power = torch.fft.rfft(profile * taper).abs().square()[:, size // 32 :]
+        reach = size // 32
+        near = F.pad(power[:, None], (reach, reach), mode="reflect")[:, 0].unfold(1, 2 * reach + 1, 1)
+        found.append((power / (near.median(dim=2).values + 1e-9)).amax(dim=1).clamp_(min=1e-9).log10())
+    return torch.stack(found).mean(dim=0)
+
+
+def _smoothed(profile: Tensor, width: int) -> Tensor:
+    """Return profiles [N, M] averaged over `width` neighbours."""
+    padded = F.pad(profile[:, None], (width // 2, width // 2), mode="reflect")
+    return F.avg_pool1d(padded, width, stride=1)[:, 0]
 
 
 @functools.lru_cache(maxsize=4)
@@ -94,41 +175,51 @@ def _window(size: int, device: torch.device) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Bins:
-    """Which samples of a half spectrum belong to which ring and sector."""
+class _Rings:
+    """Which samples of a half spectrum belong to which ring."""
 
+    nyquist: float
+    """Cycles per picture."""
     sample: Tensor
     """Flat indices of the samples that are in any ring."""
-    bin: Tensor
-    """Ring * SECTORS + sector of each of them."""
+    ring: Tensor
+    """Ring of each of them."""
     weight: Tensor
     """How many samples of the whole spectrum each sample of the half spectrum stands for: 1 or 2."""
     count: Tensor
-    """Samples of the whole spectrum per bin, at least 1."""
-    used: Tensor
-    """Rings in which every sector has samples; small pictures lack some of the inner ones."""
+    """Samples of the whole spectrum per ring."""
     frequency: Tensor
-    """Centre of each used ring, cycles per picture."""
+    """Centre of each ring, cycles per picture."""
+    low: Tensor
+    """Rings of the plateau."""
+    detail: Tensor
+    """Rings of breadth and symmetry."""
+    before: Tensor
+    """Rings below the tail."""
     tail: Tensor
-    """Flat indices of the samples that tell the noise floor."""
+    """Flat indices of the samples that tell the floor."""
 
 
 @functools.lru_cache(maxsize=4)
-def _bins(size: int, device: torch.device) -> _Bins:
+def _rings(size: int, device: torch.device) -> _Rings:
+    nyquist = size / 2
     down = torch.fft.fftfreq(size, 1 / size, dtype=torch.float64)[:, None]
     right = torch.fft.rfftfreq(size, 1 / size, dtype=torch.float64)[None, :]
     radius = torch.hypot(down, right).flatten()
-    edges = torch.logspace(math.log10(LOWEST_CYCLES), math.log10(size / 2), RINGS + 1, dtype=torch.float64)
+    octaves = min(OCTAVES, math.log2(nyquist / LOWEST_CYCLES))
+    wanted = int(octaves * RINGS_PER_OCTAVE)
+    edges = nyquist * 2.0 ** (torch.arange(-wanted, 1, dtype=torch.float64) / RINGS_PER_OCTAVE)
     ring = torch.bucketize(radius, edges, right=True) - 1
-    sample = ((ring >= 0) & (ring < RINGS)).nonzero()[:, 0]
-    angle = torch.atan2(down, right).flatten() / math.pi + 0.5  # [0, 1]: opposite directions are the same
-    sector = (angle * SECTORS).round().long() % SECTORS  # the axes lie in the middle of a sector, not between two
-    index = (ring * SECTORS + sector)[sample]
-    inner = (right > 0) & (right < size / 2)
+    inner = (right > 0) & (right < nyquist)
     weight = (1.0 + inner.double()).expand(size, -1).flatten()
-    count = torch.bincount(index, weight[sample], minlength=RINGS * SECTORS)
-    used = (count.view(RINGS, SECTORS) > 0).all(dim=1)
-    frequency = (edges[:-1] * edges[1:]).sqrt()[used]
-    tail = ((radius > FLOOR_SHARE * size / 2) & (radius <= size / 2)).nonzero()[:, 0]
-    parts = (sample, index, weight, count.clamp(min=1), used, frequency, tail)
-    return _Bins(*(part.to(device) for part in parts))
+    sample = ((ring >= 0) & (ring < wanted)).nonzero()[:, 0]
+    count = torch.bincount(ring[sample], weight[sample], minlength=wanted)
+    filled = count > 0  # the lowest rings of small pictures can be empty
+    number = filled.long().cumsum(dim=0) - 1
+    frequency = (edges[:-1] * edges[1:]).sqrt()[filled]
+    low = frequency < max(PLATEAU * nyquist, float(frequency[min(2, len(frequency) - 1)]))
+    detail = (frequency > DETAIL[0] * nyquist) & (frequency < DETAIL[1] * nyquist)
+    before = (frequency > BELOW_TAIL[0] * nyquist) & (frequency < BELOW_TAIL[1] * nyquist)
+    tail = ((radius > TAIL * nyquist) & (radius <= nyquist)).nonzero()[:, 0]
+    parts = (sample, number[ring[sample]], weight, count[filled], frequency, low, detail, before, tail)
+    return _Rings(nyquist, *(part.to(device) for part in parts))
