@@ -32,23 +32,23 @@ class Shape:
 
     architecture: Architecture
     widths: tuple[int, ...]
-    """Channels of each level: three for the autoencoder, one for the generator."""
+    """Channels: of each of the autoencoder's three levels; of the generator, and perhaps of its noise."""
     blocks: tuple[int, ...]
     """Residual blocks of each level."""
 
     def __post_init__(self) -> None:
-        levels = 3 if self.architecture == "autoencoder" else 1
-        if len(self.widths) != levels or len(self.blocks) != levels:
+        widths, blocks = ((3,), 3) if self.architecture == "autoencoder" else ((1, 2), 1)
+        if len(self.widths) not in widths or len(self.blocks) != blocks:
             raise ValueError(
-                f"{self.architecture} needs {levels} widths and blocks; got widths = {list(self.widths)}, "
-                f"blocks = {list(self.blocks)}"
+                f"{self.architecture} needs {' or '.join(map(str, widths))} widths and {blocks} blocks; "
+                f"got widths = {list(self.widths)}, blocks = {list(self.blocks)}"
             )
 
     def build(self) -> Autoencoder | Generator:
         """Return the network with fresh weights."""
         if self.architecture == "autoencoder":
             return Autoencoder(self.widths, self.blocks)  # type: ignore[arg-type]
-        return Generator(self.widths[0], self.blocks[0])
+        return Generator(self.widths[0], self.blocks[0], *self.widths[1:])
 
 
 @dataclass(frozen=True)

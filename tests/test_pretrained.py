@@ -149,9 +149,9 @@ def test_file_on_disk_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("architecture", "widths", "blocks", "said"),
     [
-        ("srgan", (4, 4), (1,), "srgan needs 1 widths and blocks; got widths = [4, 4], blocks = [1]"),
-        ("srgan", (4,), (), "srgan needs 1 widths and blocks"),
-        ("autoencoder", (4,), (1, 1, 1), "autoencoder needs 3 widths and blocks"),
+        ("srgan", (4, 4, 4), (1,), "srgan needs 1 or 2 widths and 1 blocks; got widths = [4, 4, 4], blocks = [1]"),
+        ("srgan", (4,), (), "srgan needs 1 or 2 widths and 1 blocks"),
+        ("autoencoder", (4,), (1, 1, 1), "autoencoder needs 3 widths and 3 blocks"),
     ],
 )
 def test_shape_that_fits_no_network(

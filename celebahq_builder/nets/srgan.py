@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from celebahq_builder.nets.grain import grain
 from celebahq_builder.nets.layers import ResidualBlock, zero_convolution
 
 
@@ -17,7 +18,8 @@ class Generator(nn.Module):
     EDSR), all convolutions at the low resolution with a single 4x pixel-shuffle at the end (Shi et al. 2016,
     ESPCN), and the bicubic enlargement as skip connection, so that an untrained network is bicubic upscaling. A last
     step brings what the result says at the input's size back to the input (Irani & Peleg 1991, back-projection):
-    whatever detail is made up, colours and shapes stay.
+    whatever detail is made up, colours and shapes stay. A generator for adversarial training is also given noise, so
+    that texture which nobody can know, such as skin's, comes out random instead of as a pattern.
 
     Shapes: [N, 3, H, W] -> [N, 3, 4H, 4W], any H, W >= 1. Float, RGB in [0, 1]; the result is not clipped.
     """
@@ -28,8 +30,12 @@ class Generator(nn.Module):
     STRIDE_PX = 1
     """Tiles may start at any input pixel."""
 
-    def __init__(self, width: int = 48, blocks: int = 6) -> None:
+    def __init__(self, width: int = 48, blocks: int = 6, noise: int = 0) -> None:
         super().__init__()
+        self.noise = nn.Conv2d(noise, width, 3, padding=1, bias=False) if noise else None
+        if self.noise is not None:
+            with torch.no_grad():
+                self.noise.weight.mul_(0.7)  # felt from the first step on, but less than the photo
         self.head = nn.Conv2d(3, width, 3, padding=1)
         self.body = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
         self.tail = zero_convolution(width, 3 * self.SCALE**2)
@@ -38,13 +44,17 @@ class Generator(nn.Module):
     def context_px(self) -> int:
         """Input pixels around a tile that its result depends on.
 
-        One per 3x3 convolution, then two for each of the bicubic filters of the back-projection.
+        One per 3x3 convolution, then two for each of the bicubic filters of the back-projection; one more for the
+        neighbours that the noise depends on.
         """
-        return 2 + 2 * len(self.body) + 4
+        return 2 + 2 * len(self.body) + 4 + (self.noise is not None)
 
     def forward(self, photo: Tensor) -> Tensor:
         """Return the photo at four times its width and height."""
-        detail = F.pixel_shuffle(self.tail(self.body(self.head(photo - 0.5))), self.SCALE)
+        features = self.head(photo - 0.5)
+        if self.noise is not None:
+            features = features + self.noise(grain(photo, self.noise.in_channels))
+        detail = F.pixel_shuffle(self.tail(self.body(features)), self.SCALE)
         enlarged = detail + F.interpolate(photo, scale_factor=self.SCALE, mode="bicubic", align_corners=False)
         small = F.interpolate(
             enlarged, scale_factor=1 / self.SCALE, mode="bicubic", antialias=True, align_corners=False
@@ -57,11 +67,12 @@ class Discriminator(nn.Module):
 
     Fully convolutional, as in Isola et al. 2017 (PatchGAN), with spectral normalisation (Miyato et al. 2018) in
     place of batch normalisation. Its first layers work at full resolution, where the texture is that a pixel loss
-    cannot restore. Spectral normalisation bounds how strongly a small change can be answered, and texture is a small
-    change: so the photo's detail is shown once more, amplified.
+    cannot restore; its last ones see 56 px, enough to tell a pattern from skin. Spectral normalisation bounds how
+    strongly a small change can be answered, and texture is a small change: so the photo's detail is shown once more,
+    amplified.
 
-    Shapes: [N, 3, H, W] -> logits [N, 1, H / 4, W / 4] and the features of each layer. Float, RGB in [0, 1];
-    H and W multiples of 4.
+    Shapes: [N, 3, H, W] -> logits [N, 1, H / 8, W / 8] and the features of each layer. Float, RGB in [0, 1];
+    H and W multiples of 8.
     """
 
     DETAIL_GAIN = 4.0
@@ -69,7 +80,13 @@ class Discriminator(nn.Module):
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
-        plan = [(6, width, 3, 1), (width, 2 * width, 4, 2), (2 * width, 3 * width, 4, 2), (3 * width, 4 * width, 3, 1)]
+        plan = [
+            (6, width, 3, 1),
+            (width, 2 * width, 4, 2),
+            (2 * width, 3 * width, 4, 2),
+            (3 * width, 4 * width, 4, 2),
+            (4 * width, 4 * width, 3, 1),
+        ]
         self.layers = nn.ModuleList(
             spectral_norm(nn.Conv2d(fan_in, fan_out, kernel, stride, padding=1))
             for fan_in, fan_out, kernel, stride in plan

@@ -108,7 +108,7 @@ def test_texture_distance() -> None:
 
 
 def test_texture_loss_is_the_distance_of_each_picture_and_falls_along_its_gradient() -> None:
-    truths = torch.from_numpy(np.stack([picture(32, 32, i).transpose(2, 0, 1) for i in range(2)])) / 255
+    truths = torch.from_numpy(np.stack([picture(64, 64, i).transpose(2, 0, 1) for i in range(2)])) / 255
     results = (truths - 0.5) * 0.3 + 0.5
     results.requires_grad_(True)
     along = random_directions(147, np.random.default_rng(0), 64)
@@ -118,8 +118,10 @@ def test_texture_loss_is_the_distance_of_each_picture_and_falls_along_its_gradie
 
     assert float(loss(truths, truths)) == 0
     before = loss(results, truths)
-    deviation = float(laplacian_level(truths).std())
-    expected = deviation * texture_distance(list(results.detach()), list(truths))
+    expected, found, true = 0.0, results.detach(), truths
+    for _ in range(2):
+        expected += float(laplacian_level(true).std()) * texture_distance(list(found), list(true))
+        found, true = pyramid_down(found), pyramid_down(true)
     assert float(before.detach()) == pytest.approx(expected, rel=0.1)
     before.backward()
     assert results.grad is not None
@@ -127,9 +129,19 @@ def test_texture_loss_is_the_distance_of_each_picture_and_falls_along_its_gradie
     assert float(after.detach()) < float(before.detach())
 
 
+def test_texture_loss_compares_each_quarter_with_its_own() -> None:
+    """Texture in the left half is not made good by as much of it in the right half."""
+    truth = torch.from_numpy(picture(64, 64, 0).transpose(2, 0, 1))[None] / 255
+    truth[..., 32:] = 0.5
+    along = random_directions(147, np.random.default_rng(0), 64)
+    mirrored = texture_loss(truth.flip(3), truth, [np.random.default_rng(0)], along)
+    nothing = texture_loss(torch.full_like(truth, 0.5), truth, [np.random.default_rng(0)], along)
+    assert float(mirrored) > 1.5 * float(nothing)
+
+
 def test_texture_loss_compares_each_picture_with_its_own() -> None:
     """Two pictures that lend each other their textures are right as a set, and wrong one by one."""
-    pair = torch.from_numpy(np.stack([picture(32, 32, i).transpose(2, 0, 1) for i in range(2)])) / 255
+    pair = torch.from_numpy(np.stack([picture(64, 64, i).transpose(2, 0, 1) for i in range(2)])) / 255
     truths = torch.stack([pair[0], (pair[1] - 0.5) * 0.1 + 0.5])
     swapped = truths.flip(0)
     along = random_directions(147, np.random.default_rng(0), 64)

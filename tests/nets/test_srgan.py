@@ -84,6 +84,40 @@ def test_sees_as_far_as_its_context(blocks: int) -> None:
     assert net.context_px - 1 <= reached <= net.context_px
 
 
+def noisy() -> Generator:
+    """A network that makes up texture, of weights other than zero."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        net = Generator(width=6, blocks=1, noise=4).requires_grad_(False)
+        for parameter in net.parameters():
+            parameter += torch.randn_like(parameter) * 0.05
+    return net
+
+
+def test_noise_belongs_to_the_pixels() -> None:
+    """A window gives what the whole photo gives there, once it sees the context; and so does a photo moved by 1 px."""
+    net, x = noisy(), photo(60, 60).mul(255).round().div(255)
+    whole, margin = net(x), net.context_px
+    window = net(x[..., 7:55, 5:50])
+    inner = (
+        slice(None),
+        slice(None),
+        slice((7 + margin) * 4, (55 - margin) * 4),
+        slice((5 + margin) * 4, (50 - margin) * 4),
+    )
+    assert torch.allclose(whole[inner], window[..., margin * 4 : -margin * 4, margin * 4 : -margin * 4], atol=1e-5)
+    assert not torch.allclose(whole, Generator(6, 1)(x), atol=1e-3)
+
+
+def test_noise_matters() -> None:
+    net, x = noisy(), photo(40, 40)
+    other = x.clone()
+    other[:, :, 20, 20] += 1 / 255
+    far = (net(other) - net(x))[..., 78:86, 78:86]
+    net.noise = None
+    assert far.abs().mean() > 3 * (net(other) - net(x))[..., 78:86, 78:86].abs().mean()
+
+
 def test_photos_of_a_batch_do_not_meet() -> None:
     net, x = trained(), photo(5, 7, count=3)
     together = net(x)
@@ -118,21 +152,21 @@ def critic() -> Discriminator:
         return Discriminator(width=4)
 
 
-@pytest.mark.parametrize("size", [(4, 4), (8, 20), (32, 32)])
+@pytest.mark.parametrize("size", [(8, 8), (8, 24), (32, 32)])
 def test_discriminator_judges_neighbourhoods(size: tuple[int, int]) -> None:
     logits, features = critic()(photo(*size, count=2))
-    assert logits.shape == (2, 1, size[0] // 4, size[1] // 4)
-    assert [f.shape[1] for f in features] == [4, 8, 12, 16]
+    assert logits.shape == (2, 1, size[0] // 8, size[1] // 8)
+    assert [f.shape[1] for f in features] == [4, 8, 12, 16, 16]
     assert features[0].shape[2:] == size
 
 
 def test_discriminator_is_local() -> None:
     """A logit depends on the pixels near it alone."""
-    x = photo(64, 64).requires_grad_()
+    x = photo(128, 128).requires_grad_()
     critic().eval()(x)[0][0, 0, 8, 8].backward()
     assert x.grad is not None
     reached = x.grad.abs().sum(dim=(0, 1)).nonzero()
-    assert (reached - 34).abs().max() <= 18
+    assert 24 <= (reached - 67.5).abs().max() <= 29.5
 
 
 def test_discriminator_has_bounded_slopes() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from celebahq_builder.errors import TrainingError
@@ -90,3 +91,21 @@ def test_log_names_the_losses(whole: Path) -> None:
 def test_another_recipe_is_refused(whole: Path, photos: Path) -> None:
     with pytest.raises(TrainingError, match=r"pixel_weight = 1\.0, this run asks 2\.0"):
         train_adversarially(dataclasses.replace(RECIPE, pixel_weight=2.0), photos, whole)
+
+
+def test_weights_say_that_they_take_noise(whole: Path) -> None:
+    with safe_open(whole / "weights.safetensors", "pt") as file:
+        shape = json.loads(file.metadata()["shape"])
+    assert shape == {"architecture": "srgan", "widths": [48, 8], "blocks": [6]}
+    assert load_file(whole / "weights.safetensors")["noise.weight"].shape == (48, 8, 3, 3)
+
+
+def test_without_noise(photos: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, noise=0, phases=(Phase(1, 16, 1),))
+    train_adversarially(recipe, photos, tmp_path)
+    assert "noise.weight" not in load_file(tmp_path / "weights.safetensors")
+
+
+def test_start_must_be_an_upscaler(photos: Path) -> None:
+    with pytest.raises(TrainingError, match="start = denoiser is of .*; wanted an upscaler without noise, or of 8"):
+        Adversarial(dataclasses.replace(RECIPE, start="denoiser"), photos, ALONE)
