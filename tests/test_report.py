@@ -21,7 +21,7 @@ from PIL import Image
 
 from celebahq_builder import ledger
 from celebahq_builder.outcome import Failed, Kept, Reason, Rejected
-from celebahq_builder.report import charts, gallery, tally, thumbnails
+from celebahq_builder.report import charts, gallery, tally, template, thumbnails
 from celebahq_builder.report import page as report_page
 from celebahq_builder.stages import example, score, select
 from celebahq_builder.stages.face import Face
@@ -415,14 +415,14 @@ def test_an_unfinished_run_says_so(copy: Workspace) -> None:
     ("value", "words"), [(12, "12 bytes"), (1200, "1.2 kB"), (25_340_000, "25.3 MB"), (2.5e12, "2,500.0 GB")]
 )
 def test_sizes_in_words(value: int, words: str) -> None:
-    assert report_page._size(value) == words
+    assert template.size(value) == words
 
 
 @pytest.mark.parametrize(
     ("value", "words"), [(0.153, "0.15 s"), (43.4, "43 s"), (59.9, "60 s"), (125, "2 min 5 s"), (7260, "2 h 1 min")]
 )
 def test_durations_in_words(value: float, words: str) -> None:
-    assert report_page._duration(value) == words
+    assert template.duration(value) == words
 
 
 values = st.lists(st.floats(1e-3, 1e4), max_size=60)
