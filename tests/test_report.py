@@ -339,6 +339,22 @@ def test_a_row_that_names_a_file_elsewhere_shows_nothing_of_it(tmp_path: Path) -
     assert thumbnails.of_photo(tmp_path, "photos", 96) is None
 
 
+def test_the_centre_of_a_picture_stands_upright(tmp_path: Path) -> None:
+    pixels = np.zeros((40, 90, 3), dtype=np.uint8)
+    pixels[:, 25:65] = [255, 255, 255]
+    pixels[:20, 25:45] = [255, 0, 0]  # top left of the square as stored, top right once it is turned
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    found = thumbnails.of_centre(tmp_path / "turned.png", 96)
+    assert found is not None
+    shown = np.asarray(picture(found.uri))
+    assert shown.shape == (40, 40, 3)
+    assert shown[8, 30].tolist() == pytest.approx([254, 0, 0], abs=8)
+    assert shown[30, 8].min() > 247
+    assert thumbnails.of_centre(tmp_path / "gone.png", 96) is None
+
+
 def test_results_that_are_gone_cost_only_their_thumbnails(copy: Workspace) -> None:
     before = Page(copy)
     shutil.rmtree(copy.stage("align").root / "images")
