@@ -102,9 +102,10 @@ class Summary:
             parts.append(f"{_counted(passed.suffixes)} ({', '.join(named)})")
         if passed.hidden:
             parts.append(f"{passed.hidden} hidden")
-        for words, names in (("linked folders", passed.linked_folders), ("folders written into", passed.left_out)):
+        for words, names in (("linked {}", passed.linked_folders), ("{} written into", passed.left_out)):
             if names:
-                parts.append(f"{len(names)} {words} ({', '.join(map(printable, names[:SHOWN]))})")
+                what = words.format("folder" if len(names) == 1 else "folders")
+                parts.append(f"{len(names)} {what} ({', '.join(map(printable, names[:SHOWN]))})")
         if parts:
             yield f"passed over: {', '.join(parts)}"
 

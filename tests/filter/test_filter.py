@@ -195,22 +195,22 @@ def test_killed_anywhere_it_goes_on(scored: Path, folder: Path, mode: Mode, poin
 
 
 def test_killed_while_its_workers_score(tmp_path: Path) -> None:
-    folder = make(tmp_path / "in", 60)
+    folder = make(tmp_path / "in", 40)
     journal = tmp_path / "in-scores" / "scored.jsonl"
     arguments = [sys.executable, "-m", "celebahq_builder", "filter", str(folder), "--workers", "2"]
     with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as running:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while not (journal.exists() and journal.read_bytes().count(b"\n") >= 8):
             assert time.monotonic() < until
             time.sleep(0.01)
         running.kill()
     done = journal.read_bytes()
-    assert 8 <= done.count(b"\n") < 60
+    assert 8 <= done.count(b"\n") < 40
     assert not (tmp_path / "in-scores" / "scores.csv").exists()
     ended = celebahq("filter", folder, "--workers", "2", "--keep", "5")
     assert ended.returncode == 0, ended.stderr
     assert journal.read_bytes().startswith(done)
-    assert journal.read_bytes().count(b"\n") == 60
+    assert journal.read_bytes().count(b"\n") == 40
     other = run(folder, cut=Cut(keep=5), scores=tmp_path / "other")
     assert (tmp_path / "in-scores" / "scores.csv").read_bytes() == Path(str(other.table)).read_bytes()
 
@@ -240,7 +240,7 @@ def answered(folder: Path, out: Path, answer: str) -> tuple[int, str]:
     ) as running:
         os.close(theirs)
         os.write(ours, f"{answer}\n".encode())
-        said, _ = running.communicate(timeout=120)
+        said, _ = running.communicate(timeout=300)
     os.close(ours)
     return running.returncode, said
 
