@@ -7,6 +7,7 @@ CelebAHQError
 │   ├── WorkspaceLocked      another process is at work in it
 │   ├── FingerprintMismatch  it was built with other settings
 │   └── DiskFull             no space left
+├── DeliveryError        names that are taken where pictures are to be delivered
 ├── WeightsError         a weight file that is missing, altered or of another network
 ├── FormatError          a data set file that is missing, truncated or of another format
 └── TrainingError        a training run that cannot start, go on or be resumed
@@ -42,6 +43,10 @@ class FingerprintMismatch(WorkspaceError):
 
 class DiskFull(WorkspaceError):
     """A file could not be written for want of space."""
+
+
+class DeliveryError(CelebAHQError):
+    """Pictures cannot be delivered without overwriting others."""
 
 
 class WeightsError(CelebAHQError):

@@ -16,6 +16,8 @@ class Reason(enum.StrEnum):
     DUPLICATE_ROW = "DUPLICATE_ROW"
     NOT_LISTED = "NOT_LISTED"
     FILE_MISSING = "FILE_MISSING"
+    UNREADABLE = "UNREADABLE"
+    SAME_FILE = "SAME_FILE"
     EMPTY_FILE = "EMPTY_FILE"
     NOT_AN_IMAGE = "NOT_AN_IMAGE"
     CORRUPT_IMAGE = "CORRUPT_IMAGE"
@@ -37,6 +39,8 @@ _WORDS = {
     Reason.DUPLICATE_ROW: "the landmark table lists the file more than once",
     Reason.NOT_LISTED: "the file is in the folder but not in the landmark table",
     Reason.FILE_MISSING: "the landmark table lists the file but the folder does not have it",
+    Reason.UNREADABLE: "the file or folder cannot be read",
+    Reason.SAME_FILE: "another name of a file that is there already",
     Reason.EMPTY_FILE: "the file has 0 bytes",
     Reason.NOT_AN_IMAGE: "the file is not an image of a known format",
     Reason.CORRUPT_IMAGE: "the image is truncated or damaged",

@@ -276,35 +276,9 @@ class Workspace:
             raise WorkspaceError(f"{self.root} is not a run directory: it has no run.json (build.py --out makes one)")
         return dict(read_json(self.run_path))
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the directory for this process; a kill of any kind releases it.
-
-        Raises:
-            WorkspaceLocked: another process holds it; says which.
-            WorkspaceError: the path is a file, or cannot be written.
-        """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            file = (self.root / "lock").open("a+", encoding="utf-8")
-        except OSError as error:
-            raise WorkspaceError(
-                f"run directory {self.root} cannot be used: {error.strerror}; choose another --out"
-            ) from None
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise WorkspaceLocked(f"{self.root} is in use by {holder}; wait for it, or use another --out") from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-            try:
-                yield
-            finally:
-                file.truncate(0)
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the directory for this process: see `lock`."""
+        return lock(self.root, "run directory", "--out")
 
     def sweep(self) -> None:
         """Delete the partial files that a killed run left, and no others; only for the holder of the lock."""
@@ -314,6 +288,40 @@ class Workspace:
         for path in ours:
             if re.search(r"\.(\d+|h5)\.partial$", path.name) and path.is_file():
                 path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock(root: Path, what: str, option: str) -> Iterator[None]:
+    """Hold a directory for this process; a kill of any kind releases it.
+
+    Args:
+        root: made if need be; gets a file named ``lock``.
+        what: what the user knows the directory as.
+        option: where another one would be given.
+
+    Raises:
+        WorkspaceLocked: another process holds it; says which.
+        WorkspaceError: the path is a file, or cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        file = (root / "lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise WorkspaceError(f"{what} {root} cannot be used: {error.strerror}; choose another {option}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise WorkspaceLocked(f"{root} is in use by {holder}; wait for it, or use another {option}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 def _flat(ingredients: Ingredients) -> dict[str, Any]:

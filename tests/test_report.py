@@ -21,7 +21,7 @@ from PIL import Image
 
 from celebahq_builder import ledger
 from celebahq_builder.outcome import Failed, Kept, Reason, Rejected
-from celebahq_builder.report import charts, gallery, tally, thumbnails
+from celebahq_builder.report import charts, gallery, tally, template, thumbnails
 from celebahq_builder.report import page as report_page
 from celebahq_builder.stages import example, score, select
 from celebahq_builder.stages.face import Face
@@ -339,6 +339,22 @@ def test_a_row_that_names_a_file_elsewhere_shows_nothing_of_it(tmp_path: Path) -
     assert thumbnails.of_photo(tmp_path, "photos", 96) is None
 
 
+def test_the_centre_of_a_picture_stands_upright(tmp_path: Path) -> None:
+    pixels = np.zeros((40, 90, 3), dtype=np.uint8)
+    pixels[:, 25:65] = [255, 255, 255]
+    pixels[:20, 25:45] = [255, 0, 0]  # top left of the square as stored, top right once it is turned
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    found = thumbnails.of_centre(tmp_path / "turned.png", 96)
+    assert found is not None
+    shown = np.asarray(picture(found.uri))
+    assert shown.shape == (40, 40, 3)
+    assert shown[8, 30].tolist() == pytest.approx([254, 0, 0], abs=8)
+    assert shown[30, 8].min() > 247
+    assert thumbnails.of_centre(tmp_path / "gone.png", 96) is None
+
+
 def test_results_that_are_gone_cost_only_their_thumbnails(copy: Workspace) -> None:
     before = Page(copy)
     shutil.rmtree(copy.stage("align").root / "images")
@@ -415,14 +431,14 @@ def test_an_unfinished_run_says_so(copy: Workspace) -> None:
     ("value", "words"), [(12, "12 bytes"), (1200, "1.2 kB"), (25_340_000, "25.3 MB"), (2.5e12, "2,500.0 GB")]
 )
 def test_sizes_in_words(value: int, words: str) -> None:
-    assert report_page._size(value) == words
+    assert template.size(value) == words
 
 
 @pytest.mark.parametrize(
     ("value", "words"), [(0.153, "0.15 s"), (43.4, "43 s"), (59.9, "60 s"), (125, "2 min 5 s"), (7260, "2 h 1 min")]
 )
 def test_durations_in_words(value: float, words: str) -> None:
-    assert report_page._duration(value) == words
+    assert template.duration(value) == words
 
 
 values = st.lists(st.floats(1e-3, 1e4), max_size=60)

@@ -45,12 +45,13 @@ def decode(data: bytes, pixels_max: int) -> tuple[Pixels, tuple[str, ...]]:
     return to_pixels(image), notes
 
 
-def open_rgb(data: bytes, pixels_max: int) -> tuple[Image.Image, tuple[str, ...]]:
+def open_rgb(data: bytes, pixels_max: int, limit: str = "region.pixels_max") -> tuple[Image.Image, tuple[str, ...]]:
     """Decode an image of any mode to a Pillow image in RGB, from which a part can be cut without copying it all.
 
     Args:
         data: contents of the file.
         pixels_max: more pixels than this are not decoded.
+        limit: what the user knows that number as.
 
     Returns:
         The image, and notes on what had to be converted: any of ``grey``, ``palette``, ``cmyk``, ``alpha`` (laid
@@ -64,7 +65,7 @@ def open_rgb(data: bytes, pixels_max: int) -> tuple[Image.Image, tuple[str, ...]
     try:
         with warnings.catch_warnings(), _without_pillows_limit():
             warnings.simplefilter("ignore")  # of odd metadata: pixels that cannot be decoded raise
-            return _to_rgb(Image.open(io.BytesIO(data)), pixels_max)
+            return _to_rgb(Image.open(io.BytesIO(data)), pixels_max, limit)
     except Rejection:
         raise
     except UnidentifiedImageError:
@@ -88,10 +89,10 @@ def to_pixels(image: Image.Image) -> Pixels:
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def _to_rgb(image: ImageFile.ImageFile, pixels_max: int) -> tuple[Image.Image, tuple[str, ...]]:
+def _to_rgb(image: ImageFile.ImageFile, pixels_max: int, limit: str) -> tuple[Image.Image, tuple[str, ...]]:
     if image.width * image.height > pixels_max:
         size = f"{image.width} x {image.height} px"
-        raise Rejection(Reason.TOO_LARGE, f"{size}; region.pixels_max allows {pixels_max}")
+        raise Rejection(Reason.TOO_LARGE, f"{size}; {limit} allows {pixels_max}")
     deep = any(";16" in str(part) for part in image.tile)  # Pillow reads 16-bit colour as 8 bits, and says so nowhere
     image.load()
     notes = []

@@ -86,3 +86,12 @@ def share_inside(quad: Points, width: int, height: int, samples: int = 64) -> fl
 
 def _rot90(vector: Points) -> Points:
     return np.array([-vector[1], vector[0]])
+
+
+def centred_square(width: int, height: int) -> tuple[int, int, int]:
+    """Return the largest square in the middle of a picture: left, top and side, px.
+
+    Where it cannot be in the very middle, it is half a pixel further to the left, or up.
+    """
+    side = min(width, height)
+    return (width - side) // 2, (height - side) // 2, side

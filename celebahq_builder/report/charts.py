@@ -53,19 +53,24 @@ class Histogram:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     logarithmic: bool
+    what: str
+    """What is counted, in the plural."""
     words: str
     """The values in one sentence."""
     cut: Tick | None
     """A vertical line across the bars."""
 
 
-def histogram(kept: Sequence[float], others: Sequence[float], cut: float | None = None) -> Histogram | None:
+def histogram(
+    kept: Sequence[float], others: Sequence[float], cut: float | None = None, what: str = "photos"
+) -> Histogram | None:
     """Lay out a histogram of the values of kept photos and of others, stacked.
 
     Args:
         kept: values of photos that were kept.
         others: values of photos that were not.
         cut: a value to mark.
+        what: what the values are of, in the plural.
 
     Returns:
         None where there is no value at all.
@@ -85,7 +90,8 @@ def histogram(kept: Sequence[float], others: Sequence[float], cut: float | None 
         x_ticks=_named(marks, x),
         y_ticks=tuple(Tick(y(n), f"{n:,.0f}") for n in _ticks(0, max((below + above).max(), 1), whole=True)),
         logarithmic=logarithmic,
-        words=f"{len(values):,} photos from {low:.3g} to {high:.3g}, median {np.median(values):.3g}",
+        what=what,
+        words=f"{len(values):,} {what} from {low:.3g} to {high:.3g}, median {np.median(values):.3g}",
         cut=None if cut is None else Tick(x(cut), f"{cut:.3f}"),
     )
 

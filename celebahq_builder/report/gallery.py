@@ -50,6 +50,16 @@ class Pictured:
     thumbnail: Thumbnail | None
     link: str | None
 
+    @property
+    def name(self) -> str:
+        """Its file, as a caption."""
+        return self.standing.file
+
+    @property
+    def score(self) -> str:
+        """Its score, as a caption; empty where it has none."""
+        return "" if self.standing.score is None else f"{self.standing.score:.3f}"
+
 
 @dataclass(frozen=True)
 class Sheet:

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from celebahq_builder import ledger
 from celebahq_builder.ledger import Standing
 from celebahq_builder.outcome import Failed, Reason, Rejected
 from celebahq_builder.recipe import flatten
-from celebahq_builder.report import charts, gallery, tally
+from celebahq_builder.report import charts, gallery, tally, template
+from celebahq_builder.report.template import render
 from celebahq_builder.workspace import Workspace, write_atomic
 
 NOTES = {
@@ -58,16 +57,7 @@ def write(workspace: Workspace) -> None:
         WorkspaceError: the directory holds no run, or was altered.
         DiskFull: no space left.
     """
-    pages = jinja2.Environment(
-        loader=jinja2.PackageLoader("celebahq_builder.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pages.filters.update(size=_size, duration=_duration)
-    page = pages.get_template("report.html.j2").render(_contents(workspace))
-    write_atomic(workspace.report_path, page.encode("utf-8", "backslashreplace"))
+    write_atomic(workspace.report_path, render(template.HOUSE, "report.html.j2", _contents(workspace)))
 
 
 def _contents(workspace: Workspace) -> dict[str, Any]:
@@ -101,7 +91,6 @@ def _contents(workspace: Workspace) -> dict[str, Any]:
         "timings": tally.timings(workspace),
         "settings": _settings(run),
         "row_thumbnails": gallery.ROW_THUMBNAILS,
-        "chart": charts,
     }
 
 
@@ -153,20 +142,3 @@ def _settings(run: dict[str, Any]) -> list[tuple[str, str, str]]:
         (name, json.dumps(value, ensure_ascii=False), run["origins"].get(name, "default"))
         for name, value in flatten(run["recipe"]).items()
     ]
-
-
-def _size(size_bytes: int) -> str:
-    """Return a size for people, in decimal units."""
-    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:,.1f} {unit}"
-    return f"{size_bytes} bytes"
-
-
-def _duration(seconds: float) -> str:
-    """Return a span of time for people."""
-    if seconds < 60:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"

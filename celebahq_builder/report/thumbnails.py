@@ -6,9 +6,10 @@ import base64
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from celebahq_builder.imaging.codec import decode_png, encode_jpeg, open_rgb, to_pixels
+from celebahq_builder.imaging.geometry import centred_square
 from celebahq_builder.outcome import Rejection
 from celebahq_builder.source import photo_path
 
@@ -53,6 +54,17 @@ def of_photo(folder: Path, file: str, side_px: int) -> Thumbnail | None:
     except OSError:  # a name that the file system refuses
         return None
     return _fitted(image, side_px) if image else None
+
+
+def of_centre(path: Path, side_px: int) -> Thumbnail | None:
+    """Return a thumbnail of the centred square of any picture, upright; None if it is gone or cannot be decoded."""
+    image = _opened(path)
+    if image is None:
+        return None
+    left, top, side = centred_square(image.width, image.height)
+    square = image.crop((left, top, left + side, top + side))
+    square.info = image.info  # with its EXIF data, where the orientation is
+    return _fitted(ImageOps.exif_transpose(square), side_px)
 
 
 def of_example(path: Path, side_px: int, detail: Box) -> tuple[Thumbnail, Thumbnail] | None:

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
-from celebahq_builder.imaging.codec import decode, decode_png, encode_jpeg, encode_png
+from celebahq_builder.imaging.codec import decode, decode_png, encode_jpeg, encode_png, open_rgb
 from celebahq_builder.outcome import Reason, Rejection
 
 ROOMY = 10_000_000
@@ -96,6 +96,8 @@ def test_limit_of_pixels_is_inclusive() -> None:
     with pytest.raises(Rejection, match=r"30 x 20 px; region\.pixels_max allows 599") as caught:
         decode(rgb_file(), 599)
     assert caught.value.reason is Reason.TOO_LARGE
+    with pytest.raises(Rejection, match="30 x 20 px; --pixels-max allows 599"):
+        open_rgb(rgb_file(), 599, "--pixels-max")
 
 
 def test_limit_of_pixels_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from celebahq_builder.imaging.geometry import Crop, bounding_box, crop_from_landmarks, share_inside
+from celebahq_builder.imaging.geometry import Crop, bounding_box, centred_square, crop_from_landmarks, share_inside
 from tests.reference import crop as reference
 
 Array = NDArray[np.float64]
@@ -166,3 +166,11 @@ def test_bounding_box_by_hand() -> None:
     assert bounding_box(quad) == (1, 2, 4, 5)
     assert bounding_box(quad, 3) == (-2, -1, 7, 8)
     assert Crop(quad).side == 2.25
+
+
+@given(st.integers(1, 50), st.integers(1, 50))
+def test_the_centred_square_is_as_large_as_fits_and_in_the_middle(width: int, height: int) -> None:
+    left, top, side = centred_square(width, height)
+    assert side == min(width, height)
+    assert 0 <= width - side - 2 * left <= 1
+    assert 0 <= height - side - 2 * top <= 1

@@ -1,0 +1,49 @@
+"""Templates to pages: what all pages of this package are written with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jinja2
+
+from celebahq_builder.report import charts
+
+HOUSE = "celebahq_builder.report"
+"""Whose templates those of every other package may import: macros, histogram, style sheet."""
+
+
+def render(package: str, name: str, contents: dict[str, Any]) -> bytes:
+    """Return the page that a template makes of some contents, in UTF-8; what UTF-8 cannot hold is escaped.
+
+    Args:
+        package: whose ``templates/`` holds the template.
+        name: the template's file name.
+        contents: the template's variables; ``chart`` is `report.charts`.
+    """
+    packages = dict.fromkeys((package, HOUSE))
+    pages = jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(one) for one in packages]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters.update(size=size, duration=duration)
+    return pages.get_template(name).render(chart=charts, **contents).encode("utf-8", "backslashreplace")
+
+
+def size(size_bytes: int) -> str:
+    """Return a size for people, in decimal units."""
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:,.1f} {unit}"
+    return f"{size_bytes} bytes"
+
+
+def duration(seconds: float) -> str:
+    """Return a span of time for people."""
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"
