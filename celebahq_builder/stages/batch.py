@@ -44,6 +44,8 @@ class BatchJob:
     """Kept stages whose manifests are to be written, in order."""
     examples: frozenset[str]
     """Ids of photos whose way through the stages the report shows."""
+    deltas: Path | None = None
+    """Where the official deltas lie; None adds none."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class _Batch:
         self.job = job
         self.workspace = Workspace(job.workspace)
         self.device = torch.device(job.device)
-        self.steps = Steps(job.recipe, job.folder, self.device)
+        self.steps = Steps(job.recipe, job.folder, self.device, job.deltas)
         first = 0 if job.start is None else PHOTO_STAGES.index(job.start) + 1
         self.stages = PHOTO_STAGES[first : PHOTO_STAGES.index(job.todo[-1]) + 1]
         self.outcomes: dict[str, list[Outcome]] = defaultdict(list)
@@ -207,13 +209,14 @@ class _Batch:
 
     def _identity(self, photo: Photo) -> dict[str, Any]:
         index = next(i for i, other in self.job.photos if other is photo)
-        return {
+        identity: dict[str, Any] = {
             "id": photo.id,
             "index": index,
             "landmarks": list(photo.landmarks),
             "split": photo.split,
             "attributes": list(photo.attributes),
         }
+        return identity | ({"official_index": photo.listed.index} if photo.listed else {})
 
     def _keep(self, stage: str, face: Face) -> None:
         record = dict(face.record)
