@@ -82,6 +82,19 @@ def celebahq() -> None:
 @click.option(
     "--ids", type=FOLDER, metavar="FILE", help="Only the photos named in this file, one id or file name per line."
 )
+@click.option(
+    "--image-list",
+    type=FOLDER,
+    metavar="FILE",
+    help="image_list.txt of the official CelebA-HQ, with --recipe official-deltas: only its photos, in its order. "
+    "Without --deltas, the pictures that the deltas belong to, each checked by its MD5.",
+)
+@click.option(
+    "--deltas",
+    type=FOLDER,
+    metavar="DIR",
+    help="Folder of deltas00000.zip, ..., all or some, with --image-list: makes the official CelebA-HQ, bit for bit.",
+)
 @click.option("--seed", type=click.IntRange(0), metavar="S", help="Seed of whatever is random.")
 @click.option("--dry-run", is_flag=True, help="Print settings, what is done, what is left, and the disk it will take.")
 def build(out: Path, dry_run: bool, device: str, until: str, start: str | None, redo: str | None, **asked: Any) -> None:
@@ -100,9 +113,14 @@ def build(out: Path, dry_run: bool, device: str, until: str, start: str | None, 
         },
     )
     ids = settings.read_ids(asked["ids"])
+    settings.check_official(recipe, asked["deltas"], asked["image_list"])
     source = _source(asked["celeba_root"], asked["photos"], asked["landmarks"])
-    from celebahq_builder.source import subset
+    from celebahq_builder.source import official, subset
 
+    if asked["image_list"]:
+        from celebahq_builder.image_list import read_image_list
+
+        source = official(source, read_image_list(asked["image_list"]))
     source = subset(source, limit=asked["limit"], ids=ids)
     request = runner.Request(
         out=out,
@@ -115,6 +133,7 @@ def build(out: Path, dry_run: bool, device: str, until: str, start: str | None, 
         until=until,
         start=start,
         redo=redo,
+        deltas=asked["deltas"],
     )
     if dry_run:
         for line in runner.dry_run(request, source):

@@ -26,6 +26,11 @@ class Reason(enum.StrEnum):
     LANDMARKS_OUTSIDE = "LANDMARKS_OUTSIDE"
     CROP_TOO_SMALL = "CROP_TOO_SMALL"
     CROP_OUTSIDE = "CROP_OUTSIDE"
+    NOT_IN_TABLE = "NOT_IN_TABLE"
+    PROC_MD5_DIFFERS = "PROC_MD5_DIFFERS"
+    DELTA_MISSING = "DELTA_MISSING"
+    DELTA_UNREADABLE = "DELTA_UNREADABLE"
+    FINAL_MD5_DIFFERS = "FINAL_MD5_DIFFERS"
     LOW_SCORE = "LOW_SCORE"
 
     @property
@@ -49,6 +54,11 @@ _WORDS = {
     Reason.LANDMARKS_OUTSIDE: "landmarks lie outside the photo",
     Reason.CROP_TOO_SMALL: "the crop has too few pixels in the photo",
     Reason.CROP_OUTSIDE: "too little of the crop lies inside the photo",
+    Reason.NOT_IN_TABLE: "the image list names the file but the landmark table has no row for it",
+    Reason.PROC_MD5_DIFFERS: "the picture that the delta belongs to came out with other bytes",
+    Reason.DELTA_MISSING: "the delta is not in the folder of deltas",
+    Reason.DELTA_UNREADABLE: "the delta cannot be decrypted or unpacked",
+    Reason.FINAL_MD5_DIFFERS: "photo and delta do not make the official picture",
     Reason.LOW_SCORE: "the quality score did not make the cut",
 }
 

@@ -17,13 +17,14 @@ from typing import Any
 
 from celebahq_builder import __version__, ledger, outcome, parallel
 from celebahq_builder.errors import RecipeError, WorkspaceError
+from celebahq_builder.formats.deltas import archives
 from celebahq_builder.outcome import Kept, Rejected
 from celebahq_builder.pretrained import entry
 from celebahq_builder.progress import Progress
 from celebahq_builder.recipe import flatten, to_mapping
 from celebahq_builder.report import page
 from celebahq_builder.source import Source
-from celebahq_builder.stages import align, denoise, example, pack, region, score, select, upscale
+from celebahq_builder.stages import align, denoise, exact, example, official, pack, region, score, select, upscale
 from celebahq_builder.stages.batch import BatchJob, run_batch
 from celebahq_builder.stages.recipe import PHOTO_STAGES, STAGES, BuildRecipe
 from celebahq_builder.workspace import Ingredients, Workspace, fingerprint, read_json, write_atomic, write_json
@@ -55,6 +56,8 @@ class Request:
     until: str = "pack"
     start: str | None = None
     redo: str | None = None
+    deltas: Path | None = None
+    """Folder of the official deltas; for photos of an image list, with the exact method."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,18 @@ class _Run:
             photos = tuple(numbered[number * batch_photos : (number + 1) * batch_photos])
             device = names[number % len(names)]
             folder = self.source.folder
-            yield BatchJob(self.workspace.root, number, photos, folder, self.recipe, device, start, todo, shown)
+            yield BatchJob(
+                self.workspace.root,
+                number,
+                photos,
+                folder,
+                self.recipe,
+                device,
+                start,
+                todo,
+                shown,
+                self.request.deltas,
+            )
 
     def _complete_photo_stages(self, batches: int) -> None:
         """Check that every photo that entered a stage left it, and mark the stages complete."""
@@ -340,7 +354,7 @@ class _Run:
 def ingredients(request: Request, source: Source) -> dict[str, Ingredients]:
     """Return what each stage's result depends on: its version, settings and weights, and all of that upstream."""
     recipe = request.recipe
-    resolution = {"resolution": recipe.resolution}
+    resolution: dict[str, Any] = {"resolution": recipe.resolution}
     own: dict[str, dict[str, Any]] = {
         "source": {
             "photos": len(source.photos),
@@ -356,6 +370,12 @@ def ingredients(request: Request, source: Source) -> dict[str, Ingredients]:
         "select": {"version": select.VERSION, **to_mapping(recipe.select)},
         "pack": {"version": pack.VERSION, **to_mapping(recipe.pack)},
     }
+    if recipe.method == "exact":
+        steps = {"method": recipe.method, "exact_version": exact.VERSION}
+        own["region"] |= steps
+        own["denoise"], own["upscale"], own["align"] = dict(steps), dict(steps), {**steps, **resolution}
+        if any(photo.listed for photo in source.photos):
+            own["align"] |= {"official_version": official.VERSION, "deltas": "added" if request.deltas else "none"}
     if recipe.pack.order == "shuffled":
         own["pack"]["seed"] = recipe.seed
     table = [{"name": name, **values} for name, values in own.items()]
@@ -381,6 +401,9 @@ def dry_run(request: Request, source: Source) -> list[str]:
         lines.append(f"  {key} = {json.dumps(value)}  ({request.origins.get(key, 'default')})")
     lines.append(f"photos: {len(source.photos)} in {source.folder}; {len(source.rejected)} rejected by the table")
     lines += [f"warning: {warning}" for warning in source.warnings]
+    if any(photo.listed for photo in source.photos):
+        there = f"from {len(archives(request.deltas))} archives in {request.deltas}" if request.deltas else "none given"
+        lines.append(f"image list: MD5s of all photos are checked; deltas: {there}")
     run = _Run(request, source)
     for name in run._upstream_of_redo():
         workspace.stage(name).check(run.ingredients[name])

@@ -8,6 +8,7 @@ from typing import Any
 
 from celebahq_builder.bundled import bundled
 from celebahq_builder.errors import RecipeError
+from celebahq_builder.formats.deltas import RESOLUTION, archives
 from celebahq_builder.recipe import flatten, from_mapping, merge, read_toml
 from celebahq_builder.stages.recipe import BuildRecipe
 from celebahq_builder.workspace import sha256
@@ -47,6 +48,32 @@ def bundled_recipe(path: Path, folder: str = "") -> Path:
     if not path.exists() and path.parent == Path():
         return bundled("pipelines") / folder / path.with_suffix(".toml")
     return path
+
+
+def check_official(recipe: BuildRecipe, deltas: Path | None, image_list: Path | None) -> None:
+    """Check that what the official deltas need is asked for with them.
+
+    Raises:
+        RecipeError: deltas without list, or either without the exact method at 1024.
+        SourceError: the folder of deltas holds none.
+    """
+    if deltas is None and image_list is None:
+        return
+    option = "--deltas" if deltas else "--image-list"
+    if image_list is None:
+        raise RecipeError(
+            f"--deltas {deltas} needs --image-list FILE too: the image_list.txt that comes with them says which photo "
+            "each belongs to"
+        )
+    if recipe.method != "exact":
+        raise RecipeError(
+            f'{option} needs the bytes of the authors\' tool, method = "exact", but the recipe says "{recipe.method}"; '
+            "give --recipe official-deltas"
+        )
+    if recipe.resolution != RESOLUTION:
+        raise RecipeError(f"{option} needs resolution = {RESOLUTION}, got {recipe.resolution}; leave out --resolution")
+    if deltas is not None:
+        archives(deltas)
 
 
 def read_ids(path: Path | None) -> frozenset[str] | None:

@@ -6,14 +6,16 @@ Nothing is decoded here. Rows and files that cannot be used become `Rejected` re
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from celebahq_builder.errors import SourceError
+from celebahq_builder.image_list import Listed
 from celebahq_builder.outcome import Reason, Rejected
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -42,6 +44,8 @@ class Photo:
     """``train``, ``val``, ``test``, or empty where the source has no partition."""
     attributes: tuple[int, ...] = ()
     """1 or -1 for each of the source's attribute names; empty where it has none."""
+    listed: Listed | None = None
+    """Its row of the official image list, where one was asked for."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ class Source:
         digest = hashlib.sha256("\x1f".join(self.attribute_names).encode())
         for photo in self.photos:
             row = (photo.id, photo.file, *map(repr, photo.landmarks), photo.split, *map(str, photo.attributes))
-            digest.update("\x1f".join(row).encode() + b"\n")
+            official = () if photo.listed is None else map(str, dataclasses.astuple(photo.listed))
+            digest.update("\x1f".join((*row, *official)).encode() + b"\n")
         return digest.hexdigest()
 
 
@@ -153,6 +158,30 @@ def subset(source: Source, *, limit: int | None = None, ids: Iterable[str] | Non
     if limit is not None:
         photos = photos[:limit]
     return Source(source.folder, photos, rejected, source.warnings, source.attribute_names)
+
+
+def official(source: Source, image_list: Sequence[Listed]) -> Source:
+    """Return a source of only the photos of an image list, in its order; all others are left out without a word.
+
+    A photo of the list that the source knows nothing of is rejected as NOT_IN_TABLE.
+
+    Raises:
+        SourceError: the source has none of them.
+    """
+    by_file = {photo.file: photo for photo in source.photos}
+    photos = tuple(dataclasses.replace(by_file[row.file], listed=row) for row in image_list if row.file in by_file)
+    if not photos:
+        raise SourceError(
+            f"none of the {len(image_list)} photos of the image list is in the landmark table: the list has "
+            f"{image_list[0].file}, ..., the table {next(iter(by_file), 'nothing')}, ...; give CelebA's own"
+        )
+    files = {row.file for row in image_list}
+    rejected = [one for one in source.rejected if one.photo in files]
+    known = by_file.keys() | {one.photo for one in rejected}
+    for row in image_list:
+        if row.file not in known:
+            rejected.append(Rejected(row.file, Reason.NOT_IN_TABLE, f"idx {row.index} of the image list"))
+    return dataclasses.replace(source, photos=photos, rejected=tuple(rejected))
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from celebahq_builder import cli
+from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.stages import recipe as stages_recipe
 from celebahq_builder.workspace import Workspace
 from tests.conftest import SAMPLE
+from tests.release import Release
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,6 +72,11 @@ def test_own_photos_from_a_table(tmp_path: Path) -> None:
         (["--celeba-root", SAMPLE, "--resolution", "1000"], "--resolution: resolution 1000 is not a power of two"),
         (["--celeba-root", SAMPLE, "--device", "gpu"], "gpu is not a device"),
         (["--celeba-root", SAMPLE, "--ids", "missing.txt"], "--ids missing.txt cannot be read"),
+        (["--celeba-root", SAMPLE, "--image-list", "missing.txt"], "give --recipe official-deltas"),
+        (
+            ["--celeba-root", SAMPLE, "--recipe", "official-deltas", "--image-list", "README.md"],
+            "README.md:1: expected the column names idx orig_idx orig_file proc_md5 final_md5, got",
+        ),
     ],
 )
 def test_what_a_user_gets_wrong(arguments: list[str | Path], says: str, tmp_path: Path) -> None:
@@ -82,6 +89,24 @@ def test_unknown_setting_names_line_and_nearest(tmp_path: Path) -> None:
     recipe.write_text("resolution = 64\n\n[align]\nsupersamplin = 2\n")
     said = one_line_error(run("--celeba-root", SAMPLE, "--out", tmp_path / "run", "--recipe", recipe))
     assert f"{recipe}:4: unknown key align.supersamplin; did you mean supersampling?" in said
+
+
+def test_official_pictures_from_deltas(tmp_path: Path) -> None:
+    release = Release(1024, {3: "000002.jpg"})
+    image_list, deltas = release.write(tmp_path / "release")
+    out = tmp_path / "run"
+    common = ["--celeba-root", SAMPLE, "--out", out, "--recipe", "official-deltas", "--workers", "1", "--device", "cpu"]
+    said = one_line_error(run(*common, "--deltas", deltas))
+    assert "needs --image-list FILE too" in said
+    common += ["--image-list", image_list, "--deltas", deltas]
+    planned = run(*common, "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    assert "image list: MD5s of all photos are checked; deltas: from 1 archives in" in planned.stdout
+    ended = run(*common)
+    assert ended.returncode == 0, ended.stderr
+    assert "1 photos: 1 kept + 0 rejected + 0 failed" in ended.stdout
+    with PyramidFile(Workspace(out).hdf5_path(1024)) as pyramid:
+        assert (pyramid.level(1024)[0] == release.finals[3]).all()
 
 
 def test_typo_in_an_option() -> None:

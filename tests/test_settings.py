@@ -1,13 +1,14 @@
 """The settings of a build: recipe, then options over it, each with its origin."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from celebahq_builder.bundled import bundled
-from celebahq_builder.errors import RecipeError
-from celebahq_builder.settings import DEFAULT_RECIPE, ids_hash, read_ids, resolve
+from celebahq_builder.errors import RecipeError, SourceError
+from celebahq_builder.settings import DEFAULT_RECIPE, check_official, ids_hash, read_ids, resolve
 from celebahq_builder.stages.recipe import BuildRecipe
 
 KEEP = ("--keep", 7)
@@ -80,6 +81,48 @@ def test_unknown_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         resolve(Path("dmo"), {})
     with pytest.raises(RecipeError, match="does not exist$"):
         resolve(Path("nowhere/demo.toml"), {})
+
+
+def test_exact_recipe() -> None:
+    built, origins = resolve(Path("official-deltas"), {})
+    assert (built.method, built.resolution, built.select.keep) == ("exact", 1024, 30_000)
+    assert "method" in origins
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ('[denoise]\nweights = "mine"', "denoise.weights = mine"),
+        ('[upscale]\nwhen = "always"', "upscale.when = always"),
+        ("[align]\nblur = 0.1", "align.blur = 0.1"),
+    ],
+)
+def test_exact_refuses_what_would_have_no_effect(table: str, says: str, recipe: Path) -> None:
+    recipe.write_text(f'method = "exact"\n{table}\n')
+    with pytest.raises(RecipeError, match=rf'{says} has no effect with method = "exact"; leave out \['):
+        resolve(recipe, {})
+    recipe.write_text(table)
+    resolve(recipe, {})
+
+
+def test_what_the_official_deltas_need(tmp_path: Path) -> None:
+    exact, paper = resolve(Path("official-deltas"), {})[0], resolve(None, {})[0]
+    deltas, image_list = tmp_path / "deltas", tmp_path / "list.txt"
+    deltas.mkdir()
+    check_official(exact, None, None)
+    check_official(paper, None, None)
+    check_official(exact, None, image_list)
+    with pytest.raises(RecipeError, match=r"--deltas .* needs --image-list FILE too"):
+        check_official(exact, deltas, None)
+    for given, option in ((deltas, "--deltas"), (None, "--image-list")):
+        with pytest.raises(RecipeError, match=rf'{option} needs .*"exact", but .* "paper"; give --recipe official-'):
+            check_official(paper, given, image_list)
+        with pytest.raises(RecipeError, match=rf"{option} needs resolution = 1024, got 256"):
+            check_official(replace(exact, resolution=256), given, image_list)
+    with pytest.raises(SourceError, match=r"holds none of deltas00000\.zip"):
+        check_official(exact, deltas, image_list)
+    (deltas / "deltas05000.zip").touch()
+    check_official(exact, deltas, image_list)
 
 
 def test_ids_of_a_file(tmp_path: Path) -> None:

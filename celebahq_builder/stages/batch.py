@@ -22,7 +22,7 @@ from celebahq_builder.source import Photo
 from celebahq_builder.stages import example, faults
 from celebahq_builder.stages.face import Face
 from celebahq_builder.stages.recipe import PHOTO_STAGES, BuildRecipe
-from celebahq_builder.stages.steps import GROUP_PHOTOS, NETWORK_STAGES, Steps
+from celebahq_builder.stages.steps import GROUP_PHOTOS, TOGETHER, Steps
 from celebahq_builder.workspace import StageFolder, Workspace, sha256, write_atomic
 
 
@@ -44,6 +44,8 @@ class BatchJob:
     """Kept stages whose manifests are to be written, in order."""
     examples: frozenset[str]
     """Ids of photos whose way through the stages the report shows."""
+    deltas: Path | None = None
+    """Where the official deltas lie; None adds none."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class _Batch:
         self.job = job
         self.workspace = Workspace(job.workspace)
         self.device = torch.device(job.device)
-        self.steps = Steps(job.recipe, job.folder, self.device)
+        self.steps = Steps(job.recipe, job.folder, self.device, job.deltas)
         first = 0 if job.start is None else PHOTO_STAGES.index(job.start) + 1
         self.stages = PHOTO_STAGES[first : PHOTO_STAGES.index(job.todo[-1]) + 1]
         self.outcomes: dict[str, list[Outcome]] = defaultdict(list)
@@ -153,7 +155,7 @@ class _Batch:
     def _together(self, stage: str, ways: Sequence[_Way]) -> Sequence[Face | None]:
         """Return the faces after a stage that takes them all at once; Nones where each has to go alone."""
         faces = [way.face for way in ways if way.face is not None]
-        if stage in NETWORK_STAGES and len(faces) > 1:
+        if stage in TOGETHER and len(faces) > 1:
             try:
                 with self._clock(stage):
                     return self.steps.take(stage, faces)
@@ -207,13 +209,14 @@ class _Batch:
 
     def _identity(self, photo: Photo) -> dict[str, Any]:
         index = next(i for i, other in self.job.photos if other is photo)
-        return {
+        identity: dict[str, Any] = {
             "id": photo.id,
             "index": index,
             "landmarks": list(photo.landmarks),
             "split": photo.split,
             "attributes": list(photo.attributes),
         }
+        return identity | ({"official_index": photo.listed.index} if photo.listed else {})
 
     def _keep(self, stage: str, face: Face) -> None:
         record = dict(face.record)

@@ -128,6 +128,8 @@ def _columns(photos: Sequence[Kept], hashes: list[str], attribute_names: Sequenc
         "split": [record["split"] for record in records],
         "sha256": hashes,
     }
+    if records and all("official_index" in record for record in records):
+        columns["official_index"] = np.array([record["official_index"] for record in records], np.int32)
     if attribute_names:
         columns["attributes"] = np.array([record["attributes"] for record in records], np.int8)
         columns["attribute_names"] = list(attribute_names)

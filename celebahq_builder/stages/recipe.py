@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
+from typing import Literal
 
 from celebahq_builder.imaging.pyramid import levels
 from celebahq_builder.stages import align, denoise, pack, region, score, select, upscale
@@ -23,6 +25,8 @@ class BuildRecipe:
 
     resolution: int = 1024
     """Side of the result in px: a power of two, 64 to 2048."""
+    method: Literal["paper", "exact"] = "paper"
+    """``paper``: with the networks; ``exact``: the authors' public tool step by step, to the last bit, without any."""
     seed: int = 0
     """Of whatever is random: the order of a shuffled result."""
     keep_stages: tuple[str, ...] = ()
@@ -42,6 +46,18 @@ class BuildRecipe:
         for name in self.keep_stages:
             if name not in PHOTO_STAGES:
                 raise ValueError(f"keep_stages names {name!r}; stages with pictures are {', '.join(PHOTO_STAGES[:-1])}")
+        if self.method == "exact":
+            self._check_exact()
+
+    def _check_exact(self) -> None:
+        """Raise for a setting without effect: of the public tool's steps, none has anything to set."""
+        for name in ("denoise", "upscale", "align"):
+            given = getattr(self, name)
+            for setting in dataclasses.fields(given):
+                if (value := getattr(given, setting.name)) != setting.default:
+                    raise ValueError(
+                        f'{name}.{setting.name} = {value} has no effect with method = "exact"; leave out [{name}]'
+                    )
 
     def kept(self) -> tuple[str, ...]:
         """Return the photo stages whose output lies on disk."""

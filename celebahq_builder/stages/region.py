@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from celebahq_builder.errors import SourceError
 from celebahq_builder.imaging.codec import open_rgb, to_pixels
@@ -45,12 +47,45 @@ class Settings:
             raise ValueError("region: crop_min_px and pixels_max must be at least 1, the others at least 0")
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A photo that is good enough, and where its crop lies."""
+
+    image: Image.Image
+    """RGB."""
+    crop: Crop
+    record: dict[str, Any]
+
+
 def cut(photo: Photo, folder: Path, settings: Settings, resolution: int, device: torch.device) -> Face:
     """Read a photo and return the region around its face.
 
+    Records what `open_photo` does, but for ``shrink``: the integer factor by which the photo was reduced.
+    """
+    opened = open_photo(photo, folder, settings, resolution)
+    image, crop = opened.image, opened.crop
+    width, height = image.size
+    shrink = max(1, int(0.5 / crop.zoom(resolution)))
+    quad = crop.quad / shrink
+    border = max(round(0.1 * crop.side / shrink), 3)
+    size = np.array([width // shrink, height // shrink] * 2)
+    inner = np.clip(bounding_box(quad, border), 0, size)
+    outer = np.clip(bounding_box(quad, border + settings.context_px), 0, size)
+    outer[:2] -= outer[:2] % GRID_PX
+    region = torch.from_numpy(to_pixels(image.crop(tuple((outer * shrink).tolist())))).to(device)
+    if shrink > 1:
+        region = F.avg_pool2d(region[None].float(), shrink)[0].round_().to(torch.uint8)
+    margin = tuple(int(m) for m in np.abs(inner - outer))
+    record = {**opened.record, "shrink": shrink}
+    return Face(photo, region, quad - outer[:2], border, margin, record)  # type: ignore[arg-type]
+
+
+def open_photo(photo: Photo, folder: Path, settings: Settings, resolution: int) -> Opened:
+    """Read a photo and plan its crop.
+
     Records ``size`` (photo width and height in px), ``notes`` (what the decoder had to convert), ``quad`` (the
     crop in the photo, pixel-edge coordinates), ``zoom`` (result px per photo px), ``inside`` (share of the crop
-    inside the photo), ``shrink`` (integer factor by which the photo was reduced) and ``source_sha256``.
+    inside the photo), ``shrink`` (1) and ``source_sha256``.
 
     Raises:
         Rejection: the file, the picture or the crop is not good enough.
@@ -68,28 +103,16 @@ def cut(photo: Photo, folder: Path, settings: Settings, resolution: int, device:
     width, height = image.size
     landmarks = np.asarray(photo.landmarks, dtype=np.float64).reshape(5, 2)
     crop = _plan(landmarks, width, height, settings)
-    zoom = crop.zoom(resolution)
-    shrink = max(1, int(0.5 / zoom))
-    quad = crop.quad / shrink
-    border = max(round(0.1 * crop.side / shrink), 3)
-    size = np.array([width // shrink, height // shrink] * 2)
-    inner = np.clip(bounding_box(quad, border), 0, size)
-    outer = np.clip(bounding_box(quad, border + settings.context_px), 0, size)
-    outer[:2] -= outer[:2] % GRID_PX
-    region = torch.from_numpy(to_pixels(image.crop(tuple((outer * shrink).tolist())))).to(device)
-    if shrink > 1:
-        region = F.avg_pool2d(region[None].float(), shrink)[0].round_().to(torch.uint8)
     record = {
         "size": [width, height],
         "notes": list(notes),
         "quad": crop.quad.tolist(),
-        "zoom": zoom,
+        "zoom": crop.zoom(resolution),
         "inside": share_inside(crop.quad, width, height),
-        "shrink": shrink,
+        "shrink": 1,
         "source_sha256": sha256(data),
     }
-    margin = tuple(int(m) for m in np.abs(inner - outer))
-    return Face(photo, region, quad - outer[:2], border, margin, record)  # type: ignore[arg-type]
+    return Opened(image, crop, record)
 
 
 def _plan(

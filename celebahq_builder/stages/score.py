@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
-from celebahq_builder.imaging.spectrum import quality_score
+import torch
+
+from celebahq_builder.imaging.spectrum import quality_scores
 from celebahq_builder.stages.face import Face
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,11 @@ class Settings:
 
 
 def apply(face: Face) -> Face:
-    """Return the face with ``score``, ``breadth`` and ``symmetry`` recorded; see `imaging.spectrum`."""
-    quality = quality_score(face.pixels)
-    return face.noted(score=quality.score, breadth=quality.breadth, symmetry=quality.symmetry)
+    """Return the face with its score and the parts of it recorded; see `imaging.spectrum.QualityScore`."""
+    return apply_all([face])[0]
+
+
+def apply_all(faces: Sequence[Face]) -> list[Face]:
+    """Return what `apply` makes of faces of one size, all on one device and scored as one batch."""
+    scores = quality_scores(torch.stack([face.pixels for face in faces]))
+    return [face.noted(**asdict(score)) for face, score in zip(faces, scores, strict=True)]

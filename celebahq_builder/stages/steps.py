@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from celebahq_builder.source import Photo
-from celebahq_builder.stages import align, denoise, faults, region, score, upscale
+from celebahq_builder.stages import align, denoise, exact, faults, official, region, score, upscale
 from celebahq_builder.stages.face import Face
 from celebahq_builder.stages.recipe import BuildRecipe
 
-NETWORK_STAGES = ("denoise", "upscale")
+TOGETHER = ("denoise", "upscale", "score")
 """Stages that gain from several photos at once."""
 
 GROUP_PHOTOS = {"cpu": 1, "cuda": 16}
@@ -33,25 +33,38 @@ takes some 100 MB in either network; where the device has no room for as many, t
 class Steps:
     """What the stages of a recipe do with photos of a folder on a device."""
 
-    def __init__(self, recipe: BuildRecipe, folder: Path, device: torch.device) -> None:
+    def __init__(self, recipe: BuildRecipe, folder: Path, device: torch.device, deltas: Path | None = None) -> None:
         self.recipe = recipe
         self.folder = folder
+        self.deltas = deltas
         self.device = device
         self.windows = BATCH_WINDOWS[device.type]
 
     def cut(self, photo: Photo) -> Face:
         """Return a photo after the first stage."""
-        return region.cut(photo, self.folder, self.recipe.region, self.recipe.resolution, self.device)
+        first = exact.cut if self.recipe.method == "exact" else region.cut
+        return first(photo, self.folder, self.recipe.region, self.recipe.resolution, self.device)
 
     def take(self, stage: str, faces: Sequence[Face]) -> list[Face]:
         """Return faces after another stage; raises if it does for any of them."""
+        if self.recipe.method == "exact" and stage != "score":
+            return [self._take_exactly(stage, face) for face in faces]
         match stage:
             case "denoise" | "upscale":
                 return self._take_through_network(stage, faces)
             case "align":
                 return [align.apply(face, self.recipe.align, self.recipe.resolution) for face in faces]
             case _:
-                return [score.apply(face) for face in faces]
+                return score.apply_all(faces)
+
+    def _take_exactly(self, stage: str, face: Face) -> Face:
+        match stage:
+            case "denoise":
+                return face
+            case "upscale":
+                return exact.enlarge(face, self.recipe.resolution)
+            case _:
+                return official.finish(exact.align(face, self.recipe.resolution), self.folder, self.deltas)
 
     def _take_through_network(self, stage: str, faces: Sequence[Face]) -> list[Face]:
         """Return faces after a stage with a network; in smaller batches where the device has no room for large ones."""
