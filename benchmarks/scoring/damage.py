@@ -1,0 +1,101 @@
+"""What makes a picture worse, done to 1024x1024 pictures; each takes RGB uint8 [S, S, 3] and a generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]
+Damage = Callable[[Picture, np.random.Generator], Picture]
+
+HALFTONE_PX = 6.0
+"""Distance of the halftone's dots."""
+
+
+def blur(sigma: float) -> Damage:
+    """Gaussian blur of `sigma` px."""
+    return lambda picture, _: cv2.GaussianBlur(picture, (0, 0), sigma)  # type: ignore[return-value]
+
+
+def down_up(factor: int) -> Damage:
+    """Reduced by the area filter, enlarged again by the bicubic one."""
+
+    def damage(picture: Picture, _: np.random.Generator) -> Picture:
+        side = picture.shape[0]
+        small = cv2.resize(picture, (side // factor, side // factor), interpolation=cv2.INTER_AREA)
+        return cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC)  # type: ignore[return-value]
+
+    return damage
+
+
+def motion_blur(picture: Picture, _: np.random.Generator) -> Picture:
+    """15 px along the rows."""
+    return cv2.blur(picture, (15, 1))  # type: ignore[return-value]
+
+
+def halftone(picture: Picture, _: np.random.Generator) -> Picture:
+    """A screen of dots at 45 degrees, of amplitude 30."""
+    y, x = np.mgrid[: picture.shape[0], : picture.shape[1]] * (2 * np.pi / HALFTONE_PX * np.sqrt(0.5))
+    return rounded(picture + (15 * (np.cos(x + y) + np.cos(x - y)))[..., None])
+
+
+def interlaced(picture: Picture, _: np.random.Generator) -> Picture:
+    """Odd lines shifted by 4 px."""
+    shifted = picture.copy()
+    shifted[1::2] = np.roll(picture[1::2], 4, axis=1)
+    return shifted
+
+
+def jpeg(quality: int) -> Damage:
+    """One compression by OpenCV."""
+
+    def damage(picture: Picture, _: np.random.Generator) -> Picture:
+        _, coded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        return cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1]  # type: ignore[index, return-value]
+
+    return damage
+
+
+def noise(sigma: float) -> Damage:
+    """White Gaussian noise, of each channel its own."""
+    return lambda picture, rng: rounded(picture + rng.normal(scale=sigma, size=picture.shape))
+
+
+def posterised(picture: Picture, _: np.random.Generator) -> Picture:
+    """16 levels."""
+    return picture // 16 * 16 + 8
+
+
+def rounded(values: NDArray[np.floating]) -> Picture:
+    """Clip and round to 8 bits."""
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+DAMAGES: dict[str, tuple[Damage, float]] = {
+    "blur 1 px": (blur(1), 0.97),
+    "blur 2 px": (blur(2), 0.97),
+    "blur 4 px": (blur(4), 0.97),
+    "down and up by 2": (down_up(2), 0.97),
+    "down and up by 4": (down_up(4), 0.97),
+    "motion blur 15 px": (motion_blur, 0.97),
+    "halftone of amplitude 30": (halftone, 0.97),
+    "odd lines shifted by 4": (interlaced, 0.97),
+    "JPEG 10": (jpeg(10), 0.97),
+    "JPEG 30": (jpeg(30), 0.9),
+    "noise 10": (noise(10), 0.9),
+    "noise 25": (noise(25), 0.97),
+    "16 levels": (posterised, 0.97),
+}
+"""Name -> damage, and the least share of pictures whose score it must lower."""
+
+WORSE = (
+    ("blur 1 px", "blur 2 px"),
+    ("blur 2 px", "blur 4 px"),
+    ("down and up by 2", "down and up by 4"),
+    ("JPEG 30", "JPEG 10"),
+    ("noise 10", "noise 25"),
+)
+"""Pairs of which the second is the stronger damage."""
