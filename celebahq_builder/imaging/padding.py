@@ -23,6 +23,10 @@ MEDIAN_SAMPLES = 160_000
 """The median colour comes from a regular grid of about so many pixels."""
 
 
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in px."""
+
+
 @dataclass(frozen=True)
 class Padding:
     """Pixels to add on each side."""
@@ -51,7 +55,7 @@ def plan_padding(quad: Points, width: int, height: int, border: int, crop_side: 
     return Padding(*(max(n, least) for n in need))
 
 
-def pad_photo(pixels: Tensor, padding: Padding, sigma: float) -> Tensor:
+def pad_photo(pixels: Tensor, padding: Padding, sigma: float, box: Box | None = None) -> Tensor:
     """Mirror a picture over its edges, blur what is outside and fade it to the median colour.
 
     With m = 1 - (distance from the new edge / padding), the smallest over the four sides: the mirrored picture
@@ -62,12 +66,15 @@ def pad_photo(pixels: Tensor, padding: Padding, sigma: float) -> Tensor:
         pixels: uint8 [3, H, W].
         padding: px to add on each side.
         sigma: standard deviation of the blur in px.
+        box: the part of the padded picture that is wanted, (left, top, right, bottom) in its px; None for all of it.
 
     Returns:
-        uint8 [3, H + top + bottom, W + left + right]. Memory beyond the result is bounded by a few strips of
-        `STRIP_ROWS` rows and a reduced copy of the picture.
+        uint8 [3, H + top + bottom, W + left + right], or the box of it. Memory beyond the result is bounded by a few
+        strips of `STRIP_ROWS` rows and a reduced copy of the picture.
     """
-    return _Mirrored(pixels, padding, sigma).render()
+    _, height, width = pixels.shape
+    whole = (0, 0, width + padding.left + padding.right, height + padding.top + padding.bottom)
+    return _Mirrored(pixels, padding, sigma).render(box or whole)
 
 
 class _Mirrored:
@@ -85,18 +92,37 @@ class _Mirrored:
         self.factor = max(1, int(sigma / 4))
         self.blurred = self._blur(sigma)
 
-    def render(self) -> Tensor:
-        """Return the whole padded picture, uint8."""
-        rows, columns = len(self.row_index), len(self.column_index)
+    def render(self, box: Box) -> Tensor:
+        """Return a part of the padded picture, uint8."""
+        left, top, right, bottom = box
+        result = torch.empty((3, bottom - top, right - left), dtype=torch.uint8, device=self.pixels.device)
+        # Deep inside nothing is blurred: those rows and columns are the photo's own.
+        first_row, last_row = _inside(self.row_depth, top, bottom)
+        first_column, last_column = _inside(self.column_depth, left, right)
         median = self._median()
-        result = torch.empty((3, rows, columns), dtype=torch.uint8, device=self.pixels.device)
-        every_column = torch.arange(columns, device=self.pixels.device)
-        for start in range(0, rows, STRIP_ROWS):
-            strip = torch.arange(start, min(start + STRIP_ROWS, rows), device=self.pixels.device)
-            mixed, fade = self._mixed(strip, every_column)
-            mixed += (median[:, None, None] - mixed) * fade.clamp_(0, 1)
-            result[:, start : start + len(strip)] = mixed.round_().clamp_(0, 255)
+        for rows, columns in (
+            ((top, first_row), (left, right)),
+            ((first_row, last_row), (left, first_column)),
+            ((first_row, last_row), (last_column, right)),
+            ((last_row, bottom), (left, right)),
+        ):
+            self._render_soft(
+                result[:, rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left], rows, columns, median
+            )
+        sharp = self.pixels[:, self.row_index[first_row:last_row]][:, :, self.column_index[first_column:last_column]]
+        result[:, first_row - top : last_row - top, first_column - left : last_column - left] = sharp
         return result
+
+    def _render_soft(self, into: Tensor, rows: tuple[int, int], columns: tuple[int, int], median: Tensor) -> None:
+        """Fill `into` with rows and columns of the padded picture, blurred and faded."""
+        if into.numel() == 0:
+            return
+        column = torch.arange(*columns, device=into.device)
+        for start in range(rows[0], rows[1], STRIP_ROWS):
+            row = torch.arange(start, min(start + STRIP_ROWS, rows[1]), device=into.device)
+            mixed, fade = self._mixed(row, column)
+            mixed += (median[:, None, None] - mixed) * fade.clamp_(0, 1)
+            into[:, start - rows[0] : start - rows[0] + len(row)] = mixed.round_().clamp_(0, 255)
 
     def _median(self) -> Tensor:
         """Return the median colour [3] of the mirrored and blurred picture."""
@@ -156,6 +182,12 @@ def _reflect(size: int, before: int, after: int) -> Tensor:
     period = max(2 * (size - 1), 1)
     folded = np.abs(positions) % period
     return torch.from_numpy(np.minimum(folded, period - folded) if size > 1 else np.zeros_like(positions))
+
+
+def _inside(depth: Tensor, start: int, stop: int) -> tuple[int, int]:
+    """Return the first and the last + 1 of the positions from `start` to `stop` that the blur does not reach."""
+    clear = (depth[start:stop] * 3 >= 4).nonzero()[:, 0]  # 3m + 1 <= 0
+    return (start + int(clear[0]), start + int(clear[-1]) + 1) if len(clear) else (stop, stop)
 
 
 def _depth(size: int, before: int, after: int) -> Tensor:

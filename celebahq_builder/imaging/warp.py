@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,10 @@ from torch import Tensor
 from celebahq_builder.imaging.geometry import Points
 
 TILE_PX = 128
-"""Side of the result tiles computed at a time: what bounds the memory."""
+"""Side of the result tiles computed at a time on a GPU: what bounds the memory."""
+
+CPU_TILE_PX = 256
+"""The same on a CPU."""
 
 
 def warp_quad(pixels: Tensor, quad: Points, resolution: int, supersampling: int = 4) -> Tensor:
@@ -32,32 +36,52 @@ def warp_quad(pixels: Tensor, quad: Points, resolution: int, supersampling: int 
     """
     result = torch.empty((3, resolution, resolution), dtype=torch.uint8, device=pixels.device)
     down, right = (quad[1] - quad[0]) / resolution, (quad[3] - quad[0]) / resolution
-    for top in range(0, resolution, TILE_PX):
-        for left in range(0, resolution, TILE_PX):
-            rows, columns = min(TILE_PX, resolution - top), min(TILE_PX, resolution - left)
+    sample, side = (_sample_by_cv2, CPU_TILE_PX) if pixels.device.type == "cpu" else (_sample_by_torch, TILE_PX)
+    for top in range(0, resolution, side):
+        for left in range(0, resolution, side):
+            rows, columns = min(side, resolution - top), min(side, resolution - left)
             corner = quad[0] + top * down + left * right
-            tile = _sample(pixels, corner, down, right, rows, columns, supersampling)
-            result[:, top : top + rows, left : left + columns] = tile.round_()
+            part, low = _seen(pixels, corner, down * rows, right * columns)
+            tile = sample(part, corner - low, down, right, rows, columns, supersampling)
+            result[:, top : top + rows, left : left + columns] = tile
     return result
 
 
-def _sample(
-    pixels: Tensor, corner: Points, down: Points, right: Points, rows: int, columns: int, supersampling: int
-) -> Tensor:
-    """Return one tile, float [3, rows, columns] in [0, 255]."""
-    far = corner + np.stack([rows * down, columns * right, rows * down + columns * right])
-    reach = np.concatenate([corner[None], far])
+def _seen(pixels: Tensor, corner: Points, down: Points, right: Points) -> tuple[Tensor, Points]:
+    """Return what a tile that spans `down` and `right` sees of the picture, and where that begins."""
+    reach = corner + np.stack([np.zeros(2), down, right, down + right])
     size = np.array([pixels.shape[2], pixels.shape[1]])
     low = np.clip(np.floor(reach.min(axis=0)).astype(int) - 1, 0, size - 1)
     high = np.maximum(np.clip(np.ceil(reach.max(axis=0)).astype(int) + 1, 1, size), low + 1)
-    part = pixels[None, :, low[1] : high[1], low[0] : high[0]].float()
+    return pixels[:, low[1] : high[1], low[0] : high[0]], low
+
+
+def _sample_by_cv2(
+    part: Tensor, corner: Points, down: Points, right: Points, rows: int, columns: int, supersampling: int
+) -> Tensor:
+    """Return one tile, float [3, rows, columns], rounded; in two thirds of the time that torch takes."""
+    v, u = down / supersampling, right / supersampling
+    start = corner + (v + u) / 2 - 0.5  # pixel centres are whole numbers there
+    matrix = np.stack([u, v, start], axis=1)
+    source = part.permute(1, 2, 0).numpy().astype(np.float32, order="C")
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    size = (columns * supersampling, rows * supersampling)
+    fine = cv2.warpAffine(source, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    tile = cv2.resize(fine, (columns, rows), interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(tile).permute(2, 0, 1).round_()
+
+
+def _sample_by_torch(
+    part: Tensor, corner: Points, down: Points, right: Points, rows: int, columns: int, supersampling: int
+) -> Tensor:
+    """Return one tile, float [3, rows, columns], rounded."""
     # In double up to here; within a tile float32 is exact to 1e-5 px, however large the photo.
-    to_unit = 2.0 / (high - low)
-    start = (corner - low) * to_unit - 1.0
+    to_unit = 2.0 / np.array([part.shape[2], part.shape[1]])
+    start = corner * to_unit - 1.0
     v = (np.arange(rows * supersampling) + 0.5)[:, None] / supersampling * (down * to_unit)
     u = (np.arange(columns * supersampling) + 0.5)[:, None] / supersampling * (right * to_unit) + start
-    along_v = torch.from_numpy(v.astype(np.float32)).to(pixels.device)
-    along_u = torch.from_numpy(u.astype(np.float32)).to(pixels.device)
+    along_v = torch.from_numpy(v.astype(np.float32)).to(part.device)
+    along_u = torch.from_numpy(u.astype(np.float32)).to(part.device)
     grid = along_v[:, None, :] + along_u[None, :, :]
-    sampled = F.grid_sample(part, grid[None], mode="bilinear", padding_mode="border", align_corners=False)
-    return F.avg_pool2d(sampled, supersampling)[0]
+    sampled = F.grid_sample(part[None].float(), grid[None], mode="bilinear", padding_mode="border", align_corners=False)
+    return F.avg_pool2d(sampled, supersampling)[0].round_()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from celebahq_builder.imaging.geometry import bounding_box
 from celebahq_builder.imaging.padding import pad_photo, plan_padding
 from celebahq_builder.imaging.warp import warp_quad
 from celebahq_builder.stages.face import Face
@@ -35,8 +36,12 @@ def apply(face: Face, settings: Settings, resolution: int) -> Face:
     quad = face.quad - (left, top)
     padding = plan_padding(quad, pixels.shape[2], pixels.shape[1], face.border, face.side)
     if padding is not None:
-        pixels = pad_photo(pixels, padding, settings.blur * face.side)
+        size = pixels.shape[1] + padding.top + padding.bottom, pixels.shape[2] + padding.left + padding.right
         quad = quad + (padding.left, padding.top)
+        left, top, right, bottom = bounding_box(quad, margin=2)  # bilinear sampling sees one pixel around
+        box = (max(left, 0), max(top, 0), min(right, size[1]), min(bottom, size[0]))
+        pixels = pad_photo(pixels, padding, settings.blur * face.side, box)
+        quad = quad - box[:2]
     upright = warp_quad(pixels, quad, resolution, settings.supersampling)
     whole = quad * 0.0 + [[0, 0], [0, resolution], [resolution, resolution], [resolution, 0]]
     return replace(face, pixels=upright, quad=whole, margin=(0, 0, 0, 0)).noted(padded=padding is not None)

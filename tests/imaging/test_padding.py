@@ -183,3 +183,16 @@ def test_gaussian_blur(sigma: float, size: tuple[int, int]) -> None:
     expected = gaussian_filter(picture, (0, sigma, sigma), mode="nearest", radius=(0, radius, radius))
     found: Tensor = gaussian_blur(torch.from_numpy(picture.astype(np.float32)), sigma)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-3)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate))
+@given(st.data(), st.tuples(*[st.integers(15, 60)] * 4))
+def test_a_box_is_that_part_of_the_whole(data: st.DataObject, sides: tuple[int, int, int, int]) -> None:
+    photo = torch.from_numpy(smooth(90, 110)).permute(2, 0, 1)
+    whole = pad_photo(photo, Padding(*sides), 1.0)
+    left = data.draw(st.integers(0, whole.shape[2] - 1))
+    top = data.draw(st.integers(0, whole.shape[1] - 1))
+    right = data.draw(st.integers(left + 1, whole.shape[2]))
+    bottom = data.draw(st.integers(top + 1, whole.shape[1]))
+    part = pad_photo(photo, Padding(*sides), 1.0, (left, top, right, bottom))
+    assert torch.equal(part, whole[:, top:bottom, left:right])

@@ -1,0 +1,78 @@
+"""Alignment: the default way's time against the exact one's, from the upscaled region to 1024x1024, on one core.
+
+``python benchmarks/align.py [--photos N]`` prints every figure beside its threshold. The exact way is the public
+tool's, through Pillow, numpy and scipy; the photos are spread over the real test set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from table import Row, finish, shared_data
+
+from celebahq_builder.outcome import Rejection
+from celebahq_builder.source import read_celeba
+from celebahq_builder.stages.face import Face
+from celebahq_builder.stages.recipe import BuildRecipe
+from celebahq_builder.stages.steps import Steps
+
+METHODS = ("paper", "exact")
+AT_MOST = {"padded": 0.1, "not padded": 1 / 3}
+"""The default way's time as a share of the exact way's."""
+
+
+def main() -> None:
+    """Measure everything and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=int, default=40, help="photos to align, default 40")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    finish(time_rows(shared_data(), asked.photos))
+
+
+def time_rows(data: Path, count: int) -> list[Row]:
+    """Return the times of both ways, for photos whose crop leaves the photo and for the others."""
+    folder = data / "faces" / "img_celeba"
+    photos = read_celeba(data / "faces").photos
+    steps = {m: Steps(dataclasses.replace(BuildRecipe(), method=m), folder, torch.device("cpu")) for m in METHODS}
+    seconds: defaultdict[str, list[tuple[float, ...]]] = defaultdict(list)
+    for photo in photos[:: max(1, len(photos) // count)][:count]:
+        try:
+            regions = [upscaled(steps[method], steps[method].cut(photo)) for method in METHODS]
+        except Rejection:
+            continue
+        results = [timed(steps[method], region) for method, region in zip(METHODS, regions, strict=True)]
+        kind = "padded" if results[0][0].record["padded"] else "not padded"
+        seconds[kind].append(tuple(result[1] for result in results))
+    rows = []
+    for kind, most in AT_MOST.items():
+        fast, slow = np.array(seconds[kind]).mean(axis=0)
+        name = f"{len(seconds[kind])} photos, {kind}"
+        rows.append(Row(f"{name}: default way", float(fast), "s"))
+        rows.append(Row(f"{name}: exact way", float(slow), "s"))
+        rows.append(Row(f"{name}: default by exact", float(fast / slow), "", at_most=most))
+    return rows
+
+
+def upscaled(steps: Steps, face: Face) -> Face:
+    """Return a photo's region as it comes to the alignment; the denoiser changes no size and is left out."""
+    return steps.take("upscale", [face])[0]
+
+
+def timed(steps: Steps, face: Face) -> tuple[Face, float]:
+    """Return the aligned face and the CPU time that it took."""
+    began = time.process_time()
+    (result,) = steps.take("align", [face])
+    return result, time.process_time() - began
+
+
+if __name__ == "__main__":
+    main()
