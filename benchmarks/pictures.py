@@ -65,7 +65,8 @@ def upscaler(face: np.ndarray, name: str) -> list[np.ndarray]:
         2, 0, 1
     )
     pixels = torch.from_numpy(np.ascontiguousarray(small))
-    result = run_tiled(load(name), pixels, scale=4, tile_px=256, context_px=18, stride_px=1)
+    net = load(name)
+    result = run_tiled(net, pixels, scale=4, tile_px=256, context_px=net.context_px, stride_px=1)
     return [
         enlarge(small, Image.Resampling.BICUBIC),
         enlarge(result.numpy(), Image.Resampling.NEAREST),

@@ -76,7 +76,8 @@ def describe(shape: Shape) -> str:
         widths, blocks = ("/".join(map(str, numbers)) for numbers in (shape.widths, shape.blocks))
         return f"`nets/autoencoder.py`: residual U-shaped autoencoder, {widths} channels, {blocks} blocks, {size}"
     body = f"{shape.blocks[0]} residual blocks of {shape.widths[0]} channels at low resolution"
-    return f"`nets/srgan.py`, the generator: {body}, one 4x pixel-shuffle, {size}"
+    noise = f", {shape.widths[1]} channels of noise hashed from the pixels" if len(shape.widths) > 1 else ""
+    return f"`nets/srgan.py`, the generator: {body}{noise}, one 4x pixel-shuffle, {size}"
 
 
 def gflop_per_megapixel(shape: Shape) -> float:
