@@ -58,15 +58,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A finished run in which photos end in many ways; not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("report")
     root = bad_sample(folder / "celeba")
-    apply = score.apply
+    apply_all = score.apply_all
 
-    def sometimes(face: Face) -> Face:
-        if face.photo.file == UNLUCKY:
+    def sometimes(faces: Sequence[Face]) -> list[Face]:
+        if any(face.photo.file == UNLUCKY for face in faces):
             raise RuntimeError("<script>alert('a bug')</script>")
-        return apply(face)
+        return apply_all(faces)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score, "apply", sometimes)
+        patch.setattr(score, "apply_all", sometimes)
         build_tiny(folder / "run", root, recipe=replace(TINY, select=select.Settings(keep=8)), limit=None)
     return Workspace(folder / "run")
 

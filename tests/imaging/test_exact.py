@@ -95,7 +95,8 @@ def test_crop_is_the_papers_to_float32(x: float, y: float, eyes: float, degrees:
     expected = np.array(crop_reference.crop_quad([(float(a), float(b)) for a, b in points]))
     assert quad.dtype == zoom.dtype == np.float32
     np.testing.assert_allclose(quad, expected, atol=0.005)
-    assert float(zoom) == pytest.approx(1024 / np.hypot(*(expected[3] - expected[0])), rel=1e-5)
+    # A float32 of 3000 px is exact to 1e-4 px, and the eyes may be 5 px apart.
+    assert float(zoom) == pytest.approx(1024 / np.hypot(*(expected[3] - expected[0])), rel=2e-4)
 
 
 def noise(height: int, width: int) -> Image.Image:

@@ -18,7 +18,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "denoise": (denoise, "apply_all"),
     "upscale": (upscale, "apply_all"),
     "align": (align, "apply"),
-    "score": (score, "apply"),
+    "score": (score, "apply_all"),
     "image": (batch, "write_atomic"),
     "manifest": (workspace.StageFolder, "write_manifest"),
     "complete": (workspace.StageFolder, "complete"),
