@@ -17,7 +17,7 @@ HALFTONE_PX = 6.0
 
 def blur(sigma: float) -> Damage:
     """Gaussian blur of `sigma` px."""
-    return lambda picture, _: cv2.GaussianBlur(picture, (0, 0), sigma)  # type: ignore[return-value]
+    return lambda picture, _: cv2.GaussianBlur(picture, (0, 0), sigma)
 
 
 def down_up(factor: int) -> Damage:
@@ -26,14 +26,14 @@ def down_up(factor: int) -> Damage:
     def damage(picture: Picture, _: np.random.Generator) -> Picture:
         side = picture.shape[0]
         small = cv2.resize(picture, (side // factor, side // factor), interpolation=cv2.INTER_AREA)
-        return cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC)  # type: ignore[return-value]
+        return cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC)
 
     return damage
 
 
 def motion_blur(picture: Picture, _: np.random.Generator) -> Picture:
     """15 px along the rows."""
-    return cv2.blur(picture, (15, 1))  # type: ignore[return-value]
+    return cv2.blur(picture, (15, 1))
 
 
 def halftone(picture: Picture, _: np.random.Generator) -> Picture:
@@ -54,7 +54,7 @@ def jpeg(quality: int) -> Damage:
 
     def damage(picture: Picture, _: np.random.Generator) -> Picture:
         _, coded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        return cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1]  # type: ignore[index, return-value]
+        return cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1]
 
     return damage
 

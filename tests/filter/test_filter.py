@@ -90,7 +90,9 @@ def test_every_file_is_accounted_for(folder: Path) -> None:
     assert summary.table
     found = {row["path"]: row for row in rows(summary.table)}
     assert {name: found[name]["notes"] for name in odd} == odd
-    assert all(0 <= float(found[name]["score"]) <= 1 for name in odd)  # 0: of one colour, or all but
+    assert all(
+        0 <= float(found[name]["score"]) <= 1 for name in odd
+    )  # 0: below 64 px nothing reaches the band that is scored
     assert {name: found[name]["reason"] for name in bad} == bad
     assert all(found[name]["detail"] and not found[name]["rank"] and found[name]["kept"] == "no" for name in bad)
     assert len(found) == 9 + len(odd) + len(bad)
