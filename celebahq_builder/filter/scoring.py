@@ -27,7 +27,8 @@ def score_image(image: NDArray[Any]) -> QualityScore:
     that each pixel covers (cv2.INTER_AREA), so that what its surplus pixels show is neither lost to aliasing nor
     an advantage; a smaller one is enlarged by continuing its cosine transform with zeros, which adds nothing above
     the picture's own Nyquist frequency, so that the detail it lacks is seen to be lacking. A square of just that
-    size is taken as it is. A square of less than 64 px has nothing in the band that is scored, and scores 0. See `imaging.spectrum.quality_score` for the formula.
+    size is taken as it is. A square of less than 64 px has nothing in the band that is scored, and scores 0. See
+    `imaging.spectrum.quality_score` for the formula.
 
     Args:
         image: RGB [H, W, 3] or grey [H, W], of at least 1x1 px; uint8, or float in [0, 1].
