@@ -37,7 +37,7 @@ def one_line_error(ended: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_the_recorded_stages_are_the_real_ones() -> None:
-    assert cli.STAGES == stages_recipe.STAGES
+    assert cli.build.STAGES == stages_recipe.STAGES
 
 
 def test_own_photos_from_a_table(tmp_path: Path) -> None:
