@@ -58,6 +58,42 @@ def test_landmarks_land_where_they_should(degrees: float, x: float, y: float, re
         assert np.hypot(found[1] + 0.5 - at[0], found[0] + 0.5 - at[1]) < 0.5
 
 
+def textured_photo(folder: Path, name: str, pixels: np.ndarray) -> None:
+    """Store pixels [H, W, 3] as a photo."""
+    Image.fromarray(pixels).save(folder / name)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("change", ["90", "180", "270", "mirrored"])
+def test_turning_or_mirroring_the_photo_changes_nothing_but_rounding(change: str, padded: bool, tmp_path: Path) -> None:
+    """A face comes out the same whichever way up its photo is stored, and mirrored where it is mirrored."""
+    rng = np.random.default_rng(7)
+    height, width = 260, 320
+    pixels = ndimage.gaussian_filter(rng.normal(128, 900, (height, width, 3)), (4, 4, 0)).clip(0, 255).astype(np.uint8)
+    points = tilted(70, 80, 42, 17) if padded else tilted(160, 115, 34, 17)
+    if change == "mirrored":
+        changed = pixels[:, ::-1]
+        moved = (np.array([width - 1, 0]) + points * (-1, 1))[[1, 0, 2, 4, 3]]
+    else:
+        turns = int(change) // 90
+        changed, moved, size = pixels, points, (width, height)
+        for _ in range(turns):  # a quarter turn to the left takes (x, y) to (y, W - 1 - x)
+            moved = np.stack([moved[:, 1], size[0] - 1 - moved[:, 0]], axis=1)
+            changed, size = np.rot90(changed), size[::-1]
+    results = []
+    for name, photo, marks in (("a.png", pixels, points), ("b.png", changed, moved)):
+        textured_photo(tmp_path, name, np.ascontiguousarray(photo))
+        face = region.cut(Photo(name, name, tuple(marks.flatten())), tmp_path, region.Settings(), 128, CPU)
+        aligned = align.apply(face, align.Settings(), 128)
+        assert aligned.record["padded"] is padded
+        results.append(aligned.pixels.float())
+    first, second = results
+    difference = (first - (second.flip(2) if change == "mirrored" else second)).abs()
+    assert difference.max() <= (2 if padded else 1)  # the median of the padding comes from a regular grid of samples
+    assert difference.mean() < 0.1
+    assert first.std() > 20
+
+
 def test_margin_does_not_reach_the_result(tmp_path: Path) -> None:
     points = tilted(150, 120, 30, 10)
     photo = photo_with_dots(tmp_path, points)
