@@ -315,6 +315,19 @@ def test_sheets_show_both_ends_and_what_the_cut_missed(
     assert "LOW_SCORE" in page.row(low[-1])
 
 
+def test_spectra_of_both_ends_of_the_ranking(run: Workspace, copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery, "SPECTRA", 2)
+    scores = {one.photo: one.record["score"] for _, one in run.stage("score").outcomes() if isinstance(one, Kept)}
+    ranked = sorted(scores, key=lambda file: (-scores[file], file))
+    report_page.write(copy)
+    alts = [values["alt"] for values in Page(copy).all("img")]
+    begin = "power spectrum of "
+    assert [alt.removeprefix(begin) for alt in alts if alt.startswith(begin)] == [*ranked[:2], *ranked[-2:]]
+    monkeypatch.setattr(gallery, "SPECTRA", len(ranked))
+    report_page.write(copy)
+    assert len([1 for values in Page(copy).all("img") if values["alt"].startswith(begin)]) == len(ranked)
+
+
 def test_source_photos_are_shown_while_they_exist(copy: Workspace, tmp_path: Path) -> None:
     description = copy.run()
     photos = Path(shutil.copytree(description["source"], tmp_path / "photos"))

@@ -74,33 +74,33 @@ def quality_score(pixels: Tensor) -> QualityScore:
 def quality_scores(pictures: Tensor) -> list[QualityScore]:
     """Score pictures by their power spectra.
 
-        After Karras et al. 2018, appendix C: the metric "favors images whose power spectrum contains a broad range
-        of frequencies and is approximately radially symmetric". The paper gives no formula; this is ours:
+    After Karras et al. 2018, appendix C: the metric "favors images whose power spectrum contains a broad range
+    of frequencies and is approximately radially symmetric". The paper gives no formula; this is ours:
 
-        luma (BT.601) less its mean, times a radial Hann window that ends at the picture's edge, so that the middle,
-        where the face is, counts most; P = |FFT|^2. Rings are an eighth of an octave wide, from 1/32 of the Nyquist
-        frequency f_N (at least 4 cycles per picture) up to it; P_k is a ring's mean, f_k its centre. f_k^2 P_k is its
-        energy, about constant over the rings of a sharp photo (Field 1987). plateau = mean energy of the rings below
-        0.1 f_N; floor = mean P above 0.9 f_N; noise = what of the floor does not fall off as photos do:
+    luma (BT.601) less its mean, times a radial Hann window that ends at the picture's edge, so that the middle,
+    where the face is, counts most; P = |FFT|^2. Rings are an eighth of an octave wide, from 1/32 of the Nyquist
+    frequency f_N (at least 4 cycles per picture) up to it; P_k is a ring's mean, f_k its centre. f_k^2 P_k is its
+    energy, about constant over the rings of a sharp photo (Field 1987). plateau = mean energy of the rings below
+    0.1 f_N; floor = mean P above 0.9 f_N; noise = what of the floor does not fall off as photos do:
     max((r floor - P_before) / (r - 1), 0.6 floor), P_before the mean P_k from 0.4 to 0.55 f_N, r = (0.95 / 0.47)^1.5.
 
-        breadth = mean over the rings from 1/16 to 0.92 f_N of clip(1 + d_k / 16, 0, 1), where
-        d_k = 10 log10(f_k^2 (P_k - 3 noise) / plateau).
-        symmetry = geometric mean over the same rings of min(1, e^gamma geometric mean / arithmetic mean of P in the
-        ring): the spectral flatness, 1 for random phases, less where directions or single lines stand out.
-        purity = 1 - clip((n + 24) / 16.8, 0, 1), n = 10 log10(f_N^2 floor / plateau).
-        blockfree = 1 - clip((g - 1.3) / 1.2, 0, 1), g = log10 of how far the strongest line of the spectrum of the
-        windowed sums |differences| of neighbouring columns stands out from the median around it; mean of columns and
-        rows (after Wang, Bovik & Evans 2000, "Blind measurement of blocking artifacts in images").
-        score = breadth * sqrt(symmetry) * (1 - 0.175 (1 - purity)) * (1 - 0.08 (1 - blockfree)).
+    breadth = mean over the rings from 1/16 to 0.92 f_N of clip(1 + d_k / 16, 0, 1), where
+    d_k = 10 log10(f_k^2 (P_k - 3 noise) / plateau).
+    symmetry = geometric mean over the same rings of min(1, e^gamma geometric mean / arithmetic mean of P in the
+    ring): the spectral flatness, 1 for random phases, less where directions or single lines stand out.
+    purity = 1 - clip((n + 24) / 16.8, 0, 1), n = 10 log10(f_N^2 floor / plateau).
+    blockfree = 1 - clip((g - 1.3) / 1.2, 0, 1), g = log10 of how far the strongest line of the spectrum of the
+    windowed sums |differences| of neighbouring columns stands out from the median around it; mean of columns and
+    rows (after Wang, Bovik & Evans 2000, "Blind measurement of blocking artifacts in images").
+    score = breadth * sqrt(symmetry) * (1 - 0.175 (1 - purity)) * (1 - 0.08 (1 - blockfree)).
 
-        Pictures of less than 256 px have too few frequencies for the score to tell a slight blur.
+    Pictures of less than 256 px have too few frequencies for the score to tell a slight blur.
 
     Args:
-            pictures: uint8 [N, 3, S, S], RGB, on any device.
+        pictures: uint8 [N, 3, S, S], RGB, on any device.
 
     Returns:
-            The scores and their components. A picture of one colour scores 0. Neither brightness nor contrast matters.
+        The scores and their components. A picture of one colour scores 0. Neither brightness nor contrast matters.
     """
     luma = torch.einsum("c,nchw->nhw", torch.tensor(LUMA, device=pictures.device), pictures.float())
     plain = (luma.amax(dim=(1, 2)) - luma.amin(dim=(1, 2)) < 0.5).tolist()  # one colour, but for rounding
@@ -129,7 +129,7 @@ def power_spectrum(luma: Tensor) -> Tensor:
 
     Shapes: float [N, S, S] -> [N, S, S // 2 + 1].
     """
-    window = _window(luma.shape[-1], luma.device)
+    window = radial_window(luma.shape[-1], luma.device)
     mean = (luma * window).sum(dim=(1, 2), keepdim=True) / window.sum()
     spectrum = torch.fft.rfft2((luma - mean).mul_(window))
     power: Tensor = spectrum.real.square() + spectrum.imag.square()
@@ -146,7 +146,7 @@ def _ring_means(values: Tensor, rings: _Rings) -> Tensor:
 def _grid_log10(luma: Tensor) -> Tensor:
     """Return log10 of how far periodic edges stand out, [N]: about 1 where there are none."""
     size = luma.shape[-1]
-    window = _window(size, luma.device)
+    window = radial_window(size, luma.device)
     found: list[Tensor] = []
     for axis in (1, 2):
         edges = luma.diff(dim=axis).abs_().mul_(window.narrow(axis - 1, 1, size - 1)).sum(dim=3 - axis)
@@ -167,7 +167,8 @@ def _smoothed(profile: Tensor, width: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=4)
-def _window(size: int, device: torch.device) -> Tensor:
+def radial_window(size: int, device: torch.device) -> Tensor:
+    """Return the window that pictures are weighed by, float32 [size, size]: Hann's, of the distance from the middle."""
     axis = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size * 2 - 1
     radius = torch.hypot(axis[:, None], axis[None, :]).clamp_(max=1)
     window: Tensor = torch.cos(math.pi * radius).add_(1).mul_(0.5)

@@ -33,6 +33,9 @@ SHEET = 24
 
 SHEET_PX = 160
 
+SPECTRA = 8
+"""Results at either end of the ranking whose spectra are shown."""
+
 ROWS = 5000
 """Photos in the list of those left out."""
 
@@ -67,6 +70,14 @@ class Sheet:
 
     title: str
     photos: list[Pictured]
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """A result and its power spectrum."""
+
+    result: Pictured
+    spectrum: Thumbnail
 
 
 @dataclass(frozen=True)
@@ -130,6 +141,24 @@ def sheets(workspace: Workspace, kept: Sequence[Standing], low: Sequence[Standin
     ):
         if photos:
             yield Sheet(title, [_result(workspace, one, SHEET_PX) for one in photos])
+
+
+def spectra(workspace: Workspace, ranked: Sequence[Standing]) -> list[tuple[str, list[Spectrum]]]:
+    """Return the results of the highest and of the lowest scores with their spectra, each end under its title.
+
+    Args:
+        ranked: all that have a score, best first, whether they were kept or not.
+    """
+    best, worst = ranked[:SPECTRA], ranked[SPECTRA:][-SPECTRA:]
+    ends = (("Highest scores", best), ("Lowest scores", worst))
+    shown = [(title, [one for photo in photos if (one := _spectrum(workspace, photo))]) for title, photos in ends]
+    return [(title, some) for title, some in shown if some]
+
+
+def _spectrum(workspace: Workspace, one: Standing) -> Spectrum | None:
+    path = workspace.stage("align").image_path(one.batch, one.id)
+    spectrum = thumbnails.of_spectrum(path, SHEET_PX)
+    return Spectrum(_result(workspace, one, SHEET_PX), spectrum) if spectrum else None
 
 
 def _result(workspace: Workspace, one: Standing, side_px: int) -> Pictured:

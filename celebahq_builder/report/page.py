@@ -84,6 +84,7 @@ def _contents(workspace: Workspace) -> dict[str, Any]:
         "scores": _histogram(kept, low, "score", cut=kept[-1].score if kept and low else None),
         "zooms": _histogram(kept, low, "zoom"),
         "sheets": list(gallery.sheets(workspace, kept, low)),
+        "spectra": gallery.spectra(workspace, _best_first([one for one in (*kept, *low) if one.score is not None])),
         "low_shown": bool(low),
         "rows": rows,
         "rows_left": len(left_out) - len(rows),

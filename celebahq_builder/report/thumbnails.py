@@ -6,10 +6,12 @@ import base64
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import torch
 from PIL import Image, ImageOps
 
 from celebahq_builder.imaging.codec import decode_png, encode_jpeg, open_rgb, to_pixels
 from celebahq_builder.imaging.geometry import centred_square
+from celebahq_builder.imaging.spectrum_picture import spectrum_picture
 from celebahq_builder.outcome import Rejection
 from celebahq_builder.source import photo_path
 
@@ -39,6 +41,16 @@ def of_result(path: Path, side_px: int) -> Thumbnail | None:
     except (OSError, ValueError):
         return None
     return _fitted(Image.fromarray(pixels.transpose(1, 2, 0)), side_px)
+
+
+def of_spectrum(path: Path, side_px: int) -> Thumbnail | None:
+    """Return the power spectrum of a PNG in the run directory as a picture; None if it cannot be read."""
+    try:
+        pixels = decode_png(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    grey = Image.fromarray(spectrum_picture(torch.from_numpy(pixels), side_px))
+    return _coded(grey.convert("RGB"), quality=82)
 
 
 def of_photo(folder: Path, file: str, side_px: int) -> Thumbnail | None:
