@@ -6,7 +6,9 @@ so the discriminator's own features serve instead (Larsen et al. 2016; Wang et a
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -19,10 +21,11 @@ from torch import Tensor, nn
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.imaging.fidelity import psnr_y, spectrum_error_db
 from celebahq_builder.metrics.swd import PATCH_PX, random_directions, texture_distance, texture_loss
-from celebahq_builder.nets.srgan import Discriminator
+from celebahq_builder.nets.srgan import Discriminator, Generator
 from celebahq_builder.pretrained import entry, load
 from celebahq_builder.recipe import to_mapping
 from celebahq_builder.training.degradation import jpeg
+from celebahq_builder.training.finishing import level, mix
 from celebahq_builder.training.loop import Rows, Scores, Task
 from celebahq_builder.training.phases import Phase, Phased
 from celebahq_builder.training.photos import PhotoFolder, Pixels
@@ -36,7 +39,13 @@ Drawn = tuple[list[Pixels], list[Pixels]]
 TEXTURE_STREAM = 2**31
 """Sets the generator of the texture loss' draws apart from those of the pictures, which count from 0."""
 
+LEVEL_STREAM = TEXTURE_STREAM + 1
+"""Likewise of the crops that the exported weights are levelled by."""
+
 TEXTURE_DIRECTIONS = 64
+
+LEVELLED_BY = 40, 8
+"""Batches, and crops in each, that the exported weights are levelled by; the crops are the training's in size."""
 
 FEATURES = 2
 """Layers of the discriminator, from the last, whose features are compared."""
@@ -84,6 +93,8 @@ class AdversarialRecipe(Phased):
     """Of the hinge loss."""
     noise: int = 8
     """Channels of noise that the generator is given; see `nets.grain`."""
+    start_share: float = 0.05
+    """Share of the starting weights in those that are exported; see `finishing.mix`."""
     discriminator_width: int = 32
     """Channels of the discriminator's first layer."""
     ema: float = 0.999
@@ -99,6 +110,8 @@ class AdversarialRecipe(Phased):
         self.check()
         if not self.start:
             raise ValueError("start must name the upscaler to go on from")
+        if not 0 <= self.start_share < 1:
+            raise ValueError(f"start_share = {self.start_share} must be at least 0 and less than 1")
 
     def rate_at(self, step: int) -> float:
         """Return the generator's learning rate at a step."""
@@ -145,7 +158,8 @@ class Adversarial(Task):
         """Return the network to start from; what the weights lack, the part that takes the noise, is fresh."""
         torch.manual_seed(self.recipe.seed)
         generator = self.shape.build()
-        generator.load_state_dict(generator.state_dict() | load(self.recipe.start).state_dict())
+        self.start = load(self.recipe.start).state_dict()
+        generator.load_state_dict(generator.state_dict() | self.start)
         return generator.to(device=self.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def draw(self, step: int) -> Drawn:
@@ -201,6 +215,15 @@ class Adversarial(Task):
         along = random_directions(3 * PATCH_PX**2, np.random.default_rng(seed), TEXTURE_DIRECTIONS).to(fake.device)
         return texture_loss(fake, high, [np.random.default_rng((*seed, i)) for i in share], along)
 
+    def finished(self, averaged: nn.Module) -> nn.Module:
+        """Return the averaged network, mixed with what it started from, and levelled over crops of the photos."""
+        net = copy.deepcopy(averaged)
+        if not isinstance(net, Generator):
+            raise TypeError(f"expected a Generator, got {type(net).__name__}")
+        mix(net, self.start, self.recipe.start_share)
+        level(net, _Crops(self))
+        return net
+
     @torch.no_grad()
     def _denoised(self, damaged: Tensor) -> Tensor:
         restored: Tensor = self.denoiser(damaged)
@@ -226,3 +249,18 @@ class Adversarial(Task):
         }
         samples = [c[:SAMPLE_PX, :SAMPLE_PX] for c in corners[:SAMPLES] if min(c.shape[:2]) >= SAMPLE_PX]
         return scores, [upscaled_sample(net, s, device) for s in samples]
+
+
+class _Crops:
+    """Reduced crops of a task's photos with the crops themselves, the same whenever they are read."""
+
+    def __init__(self, task: Adversarial) -> None:
+        self.task = task
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        batches, crops = LEVELLED_BY
+        side = 4 * max(p.patch_px for p in self.task.recipe.phases)
+        rng = np.random.default_rng((self.task.recipe.seed, LEVEL_STREAM))
+        for _ in range(batches):
+            high = to_tensor([self.task.photos.crop(rng, side) for _ in range(crops)], self.task.world.device)
+            yield shrink4(high), high

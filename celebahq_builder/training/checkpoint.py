@@ -28,8 +28,8 @@ class Checkpoint:
     A run trains one network or, with an adversary, two; the first one named is the one whose weights are averaged
     and exported.
 
-    Beside the checkpoint lies ``weights.safetensors``, the averaged weights with the best score so far, with all that
-    a registry wants to know of them.
+    Beside the checkpoint lies ``weights.safetensors``, the weights with the best score so far, averaged and
+    finished, with all that a registry wants to know of them.
     """
 
     def __init__(self, folder: Path, nets: Trained, recipe: dict[str, Any], about: dict[str, str]) -> None:
@@ -66,13 +66,19 @@ class Checkpoint:
         current: list[Tensor] = list(self.net.parameters())
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
-    def save(self, step: int, score: float) -> None:
-        """Write the state after `step` steps; and the averaged weights, if `score` is the best so far."""
+    def save(self, step: int, score: float, final: nn.Module | None = None) -> None:
+        """Write the state after `step` steps; and the weights to export, if `score` is the best so far.
+
+        Args:
+            step: how many steps there have been.
+            score: of the weights to export; higher is better.
+            final: network with those weights; None for the averaged ones.
+        """
         self.step = step
         if score > self.best:
             self.best = score
             about = {**self.about, "recipe": json.dumps(self.recipe), "step": str(step)}
-            _save(dict(self.averaged.state_dict()), self.best_path, about)
+            _save(dict((final or self.averaged).state_dict()), self.best_path, about)
         tensors = {f"averaged.{k}": v for k, v in self.averaged.state_dict().items()}
         for name, (net, optimiser) in self.nets.items():
             tensors |= {f"{name}.{k}": v for k, v in net.state_dict().items()}

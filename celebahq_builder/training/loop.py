@@ -64,6 +64,10 @@ class Task(ABC):
     def validate(self, net: nn.Module) -> tuple[Scores, Rows]:
         """Return the scores of a network on the held-out photos, and some pictures."""
 
+    def finished(self, averaged: nn.Module) -> nn.Module:
+        """Return the network that is validated and exported, made of the averaged one, which stays as it is."""
+        return averaged
+
     @abstractmethod
     def merit(self, scores: Scores) -> float:
         """Return the one number that says which weights are the best; higher is better."""
@@ -80,7 +84,7 @@ def fit(task: Task, out: Path, world: World, *, command: str = "", workers: int 
         workers: threads that draw batches ahead; 0 draws them in turn. Never changes the result.
 
     Returns:
-        Path of ``weights.safetensors``: the averaged weights with the best validation.
+        Path of ``weights.safetensors``: the averaged and finished weights with the best validation.
 
     Raises:
         TrainingError: a checkpoint of another recipe or other photos, or a loss that exploded.
@@ -106,11 +110,12 @@ def fit(task: Task, out: Path, world: World, *, command: str = "", workers: int 
             if not all(map(math.isfinite, means)):
                 raise TrainingError(f"{out}: the losses are {named} at step {step + 1}; lower learning_rate")
             if journal:
-                scores, rows = task.validate(state.averaged)
+                final = task.finished(state.averaged)
+                scores, rows = task.validate(final)
                 per_s = (step + 1 - first) / (time.monotonic() - began)
                 # The journal first: resuming drops lines of steps that the checkpoint does not hold.
                 journal.write({"step": step + 1, **named, "steps_per_s": round(per_s, 3), **scores}, rows)
-                state.save(step + 1, task.merit(scores))
+                state.save(step + 1, task.merit(scores), final)
     return state.best_path
 
 

@@ -109,3 +109,16 @@ def test_without_noise(photos: Path, tmp_path: Path) -> None:
 def test_start_must_be_an_upscaler(photos: Path) -> None:
     with pytest.raises(TrainingError, match="start = denoiser is of .*; wanted an upscaler without noise, or of 8"):
         Adversarial(dataclasses.replace(RECIPE, start="denoiser"), photos, ALONE)
+
+
+def test_exported_weights_are_the_averaged_ones_mixed_and_levelled(photos: Path, tmp_path: Path) -> None:
+    train_adversarially(dataclasses.replace(RECIPE, start_share=0.2, phases=(Phase(1, 16, 1),)), photos, tmp_path)
+    state, exported = (load_file(tmp_path / f"{name}.safetensors") for name in ("checkpoint", "weights"))
+    start = load("upscaler-psnr").state_dict()
+    for key, value in exported.items():
+        mixture = 0.8 * state[f"averaged.{key}"] + (0.2 * start[key] if key in start else 0)
+        if key == "tail.bias":
+            assert 0 < float((value - mixture).abs().max()) < 0.05
+            torch.testing.assert_close(value.view(3, 16).mean(dim=1), mixture.view(3, 16).mean(dim=1))
+        else:
+            torch.testing.assert_close(value, mixture)
