@@ -1,0 +1,131 @@
+"""How far a training has grown: from the number of pictures shown to level, alpha, minibatch and learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from celebahq_builder.nets.progan import group_size
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The plan of a training; kimg is thousands of real pictures shown so far.
+
+    The first level is trained for `train_kimg`; every later one fades in for `fade_kimg` and is then trained for
+    `train_kimg`; the last one until the end.
+    """
+
+    total_kimg: float = 12000
+    """Length of the training."""
+    train_kimg: float = 600
+    """How long a level is trained once it is faded in."""
+    fade_kimg: float = 600
+    """How long alpha takes from 0 to 1."""
+    first: int = 4
+    """Resolution that the training begins at."""
+    growing: bool = True
+    """False: the networks have their final size from the start."""
+    minibatch: int = 16
+    """Pictures a step, on all GPUs together."""
+    minibatches: Mapping[str, int] = field(default_factory=dict)
+    """Other minibatches, by resolution: {"4" = 128, "32" = 64}."""
+    per_gpu: Mapping[str, int] = field(default_factory=dict)
+    """Most pictures that a GPU takes at once, by resolution; the rest of its share follows in further passes."""
+    learning_rate: float = 0.001
+    """Of both networks."""
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    """Other learning rates, by resolution."""
+    rampup_kimg: float = 0
+    """The learning rate rises to its value over so many kimg at the very beginning."""
+
+    def __post_init__(self) -> None:
+        for name in ("total_kimg", "train_kimg"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} = {getattr(self, name)} must be positive")
+        for name in ("fade_kimg", "rampup_kimg"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
+        if self.first < 4 or self.first & (self.first - 1):
+            raise ValueError(f"first = {self.first} must be a power of two, 4 or more")
+        for name in ("minibatches", "per_gpu", "learning_rates"):
+            for key, value in getattr(self, name).items():
+                if not key.isdigit() or int(key) < 4 or int(key) & (int(key) - 1):
+                    raise ValueError(f"{name} is by resolution, a power of two from 4 up, not {key!r}")
+                if value <= 0:
+                    raise ValueError(f"{name}.{key} = {value} must be positive")
+        if self.minibatch < 1 or self.learning_rate <= 0:
+            raise ValueError(f"minibatch = {self.minibatch} and learning_rate = {self.learning_rate} must be positive")
+
+    def at(self, kimg: float, level_max: int) -> Moment:
+        """Return where the training stands after `kimg`, for networks whose largest level is `level_max`."""
+        level, alpha = self._grown(kimg, level_max)
+        resolution = str(1 << level)
+        rate = self.learning_rates.get(resolution, self.learning_rate)
+        if self.rampup_kimg > kimg:
+            rate *= kimg / self.rampup_kimg
+        return Moment(
+            level, alpha, self.minibatches.get(resolution, self.minibatch), self.per_gpu.get(resolution), rate
+        )
+
+    def _grown(self, kimg: float, level_max: int) -> tuple[int, float]:
+        first = min(self.first.bit_length() - 1, level_max)
+        if not self.growing or first == level_max:
+            return level_max, 1.0
+        phase = self.fade_kimg + self.train_kimg
+        # Counted from where the first level would have begun to fade in, if it had to.
+        grown, within = divmod(kimg + self.fade_kimg, phase)
+        level = first + int(grown)
+        if level > level_max:
+            return level_max, 1.0
+        if level == first or within >= self.fade_kimg:
+            return level, 1.0
+        return level, within / self.fade_kimg
+
+    def begins(self, level: int, level_max: int) -> float:
+        """Return the kimg at which a level begins to fade in; 0 for the first one."""
+        first = min(self.first.bit_length() - 1, level_max)
+        if not self.growing or level <= first:
+            return 0.0
+        return (level - first) * (self.fade_kimg + self.train_kimg) - self.fade_kimg
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a training stands."""
+
+    level: int
+    """log2 of the resolution."""
+    alpha: float
+    """How much of the newest level is in; 1: all."""
+    minibatch: int
+    """Pictures a step, on all GPUs together."""
+    per_gpu: int | None
+    """Most pictures that a GPU takes at once, or None for no limit."""
+    learning_rate: float
+
+    @property
+    def resolution(self) -> int:
+        """Side of the pictures."""
+        return 1 << self.level
+
+    def passes(self, gpus: int, group: int) -> int:
+        """Return in how many equal passes a GPU takes its share of a minibatch; no pass splits a stddev group.
+
+        Args:
+            gpus: how many share the minibatch.
+            group: pictures of a minibatch-stddev group; see `nets.progan.group_size`.
+
+        Raises:
+            ValueError: the minibatch cannot be shared evenly, or not cut so small.
+        """
+        what = f"a minibatch of {self.minibatch} at {self.resolution}x{self.resolution}"
+        share, rest = divmod(self.minibatch, gpus)
+        if rest or not share:
+            raise ValueError(f"{what} cannot be shared equally by {gpus} GPUs; make it a multiple")
+        size = group_size(share, group)
+        for count in range(1, share + 1):
+            part = share // count
+            if share % count == 0 and part % size == 0 and part <= (self.per_gpu or share):
+                return count
+        raise ValueError(f"{what} on {gpus} GPUs cannot be cut into passes of at most {self.per_gpu}: groups of {size}")
