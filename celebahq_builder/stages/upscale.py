@@ -20,7 +20,7 @@ VERSION = 2
 class Settings:
     """Which weights, and when they are needed."""
 
-    weights: str = "upscaler-psnr"
+    weights: str = "upscaler-gan"
     """NAME in pretrained/registry.toml, or DIR/NAME in another registry."""
     when: Literal["needed", "always"] = "needed"
     """``needed``: only where the crop has fewer pixels than the result."""

@@ -92,7 +92,7 @@ def is_of(x: Tensor, photo: Photo) -> bool:
 @pytest.mark.usefixtures("grouped")
 def test_groups_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     windows: list[int] = []
-    with met("upscaler-psnr", "srgan", lambda x: windows.append(len(x))):
+    with met("upscaler-gan", "srgan", lambda x: windows.append(len(x))):
         together = run(tmp_path / "together", recipe=CUTTING)
         assert max(windows) == 4
         monkeypatch.setitem(steps.GROUP_PHOTOS, "cpu", 1)
@@ -154,7 +154,7 @@ def test_a_network_without_room_gets_smaller_batches(tmp_path: Path) -> None:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     run(tmp_path / "free", recipe=CUTTING)
-    with met("upscaler-psnr", "srgan", meet):
+    with met("upscaler-gan", "srgan", meet):
         run(tmp_path / "short", recipe=CUTTING)
     assert refused == [4, 2]
     assert files(tmp_path / "short") == files(tmp_path / "free")
