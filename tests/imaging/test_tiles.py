@@ -243,7 +243,7 @@ def how(net: Autoencoder | Generator, tile_px: int) -> dict[str, int]:
     ("name", "tile", "sizes"),
     [
         ("denoiser", 64, [(330, 291), (331, 290), (200, 291), (97, 40)]),
-        ("upscaler-psnr", 32, [(70, 101), (71, 100), (90, 60), (33, 20)]),
+        ("upscaler-gan", 32, [(70, 101), (71, 100), (90, 60), (33, 20)]),
     ],
 )
 def test_batches_decide_nothing_in_bundled_networks(name: str, tile: int, sizes: list[tuple[int, int]]) -> None:
@@ -257,7 +257,7 @@ def test_batches_decide_nothing_in_bundled_networks(name: str, tile: int, sizes:
         assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
 
 
-@pytest.mark.parametrize(("name", "tile", "side"), [("denoiser", 160, 408), ("upscaler-psnr", 32, 100)])
+@pytest.mark.parametrize(("name", "tile", "side"), [("denoiser", 160, 408), ("upscaler-psnr", 32, 100), ("upscaler-gan", 32, 100)])
 def test_windows_do_not_show_in_bundled_networks(name: str, tile: int, side: int) -> None:
     net, pixels = load(name), crop("000001.jpg", side, side)
     found = run_tiled(net, pixels, **how(net, tile), batch=3)
@@ -268,7 +268,7 @@ def test_windows_do_not_show_in_bundled_networks(name: str, tile: int, side: int
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 9), (33, 47), (48, 64)])
-@pytest.mark.parametrize("name", ["denoiser", "upscaler-psnr"])
+@pytest.mark.parametrize("name", ["denoiser", "upscaler-gan"])
 def test_small_photo_passes_as_it_is(name: str, size: tuple[int, int]) -> None:
     """Filling it up to the stride outside the network changes no bit of what the network itself would do."""
     net, pixels = load(name), crop("000001.jpg", *size)
