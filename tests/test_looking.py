@@ -1,5 +1,6 @@
 """``extract``, ``compare``, ``inspect`` and ``view`` as a user types them, on sound files and on all others."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -248,6 +249,25 @@ def test_columns_that_do_not_fit(celebahq, ours: Path, tmp_path: Path) -> None:
         del file["photos/score"]
         file.create_dataset("photos/score", data=["high"] * 12, dtype=h5py.string_dtype())
     check_line(celebahq("view", ours, "--out", tmp_path / "a.png"), 1, "photos/score holds no numbers")
+
+
+def test_blosc2(tmp_path: Path) -> None:
+    """Its package is loaded where a file needs it, and named where it is missing; each in a process of its own."""
+    hdf5plugin = pytest.importorskip("hdf5plugin")
+    path = tmp_path / "data.h5"
+    with h5py.File(path, "w") as file:
+        for r in (4, 2, 1):
+            file.create_dataset(f"data{r}x{r}", data=noise(2, r), chunks=(1, 3, r, r), **hdf5plugin.Blosc2())
+    arguments = ["celebahq", "extract", str(path), "--index", "1", "--out", str(tmp_path / "out")]
+    missing = "import sys; sys.modules['hdf5plugin'] = None; "
+    for before, code, said in ((missing, 1, "pip install 'celebahq-builder[blosc2]'"), ("import sys; ", 0, "")):
+        program = f"{before}sys.argv = {arguments!r}; from celebahq_builder import cli; cli.main()"
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+        assert (ended.returncode, ended.stderr.count("\n")) == (code, int(bool(said))), ended.stderr
+        assert said in ended.stderr
+        assert (tmp_path / "out").exists() == (not said)
+    with Image.open(tmp_path / "out" / "00001.png") as image:
+        np.testing.assert_array_equal(np.asarray(image).transpose(2, 0, 1), noise(2, 4)[1])
 
 
 def test_real_pictures(celebahq, shared: Path, tmp_path: Path) -> None:

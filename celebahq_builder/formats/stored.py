@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -31,7 +33,8 @@ class StoredPictures:
         channels: 3, or 1 for grey.
 
     Raises:
-        FormatError: no such file, not HDF5 or cut short, without levels, with levels of different lengths, or empty.
+        FormatError: no such file, not HDF5 or cut short, without levels, with levels of different lengths, or empty,
+            or compressed in a way that needs a package that is not installed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,6 +45,8 @@ class StoredPictures:
         self.count, self.channels = int(top.shape[0]), int(top.shape[1])
         try:
             self._check_levels()
+            for r in self.resolutions:
+                _load_filters(self.pyramid.level(r))
         except FormatError:
             self.pyramid.file.close()
             raise
@@ -131,3 +136,17 @@ class StoredPictures:
         if values is not None and len(values) != self.count:
             raise FormatError(f"{self.path}: photos/{name} has {len(values)} rows, expected {self.count}; {REMEDY}")
         return values
+
+
+def _load_filters(level: h5py.Dataset) -> None:
+    """See to it that HDF5 can undo a level's compression; importing hdf5plugin registers all that it has."""
+    properties = level.id.get_create_plist()
+    for code in (properties.get_filter(i)[0] for i in range(properties.get_nfilters())):
+        if not h5py.h5z.filter_avail(code):
+            with contextlib.suppress(ImportError):
+                importlib.import_module("hdf5plugin")
+        if not h5py.h5z.filter_avail(code):
+            raise FormatError(
+                f"{level.file.filename}: {level.name[1:]} is compressed by HDF5's filter {code}, which is not "
+                "installed: pip install 'celebahq-builder[blosc2]'"
+            )
