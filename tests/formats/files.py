@@ -1,0 +1,58 @@
+"""HDF5 files for tests, written by h5py alone: as ours, as the ProGAN authors' tool writes them, and damaged ones."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.reference.pyramid import level as reference_level
+
+Pictures = NDArray[np.uint8]
+
+
+def noise(count: int, resolution: int, channels: int = 3, seed: int = 0) -> Pictures:
+    """Return pictures [count, channels, resolution, resolution] that no two pixels of are alike for long."""
+    shape = (count, channels, resolution, resolution)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def levels_of(pictures: Pictures) -> dict[int, Pictures]:
+    """Return all levels, by their resolution."""
+    sides = [pictures.shape[-1] >> k for k in range(pictures.shape[-1].bit_length())]
+    return {
+        r: np.stack([reference_level(picture, r) for picture in pictures])
+        if len(pictures)
+        else np.zeros((0, pictures.shape[1], r, r), np.uint8)
+        for r in sides
+    }
+
+
+def hashes(pictures: Pictures) -> list[str]:
+    """Return the SHA-256 of each."""
+    return [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures]
+
+
+def store(path: Path, pictures: Pictures, **columns: Any) -> Path:
+    """Write pictures with all levels, a picture a chunk, and what is known of them; without columns, levels alone."""
+    with h5py.File(path, "w") as file:
+        for r, level in levels_of(pictures).items():
+            chunks = (1, *level.shape[1:])
+            file.create_dataset(
+                f"data{r}x{r}", data=level, maxshape=(None, *level.shape[1:]), chunks=chunks, compression="gzip"
+            )
+        for name, values in columns.items():
+            text = len(values) and isinstance(values[0], str)
+            file.create_dataset(f"photos/{name}", data=values, dtype=h5py.string_dtype() if text else None)
+    return path
+
+
+def damage(path: Path, resolution: int, number: int) -> None:
+    """Overwrite the beginning of a picture's chunk."""
+    with h5py.File(path) as file:
+        place = file[f"data{resolution}x{resolution}"].id.get_chunk_info(number).byte_offset
+    raw = bytearray(path.read_bytes())
+    raw[place : place + 8] = bytes(8)
+    path.write_bytes(raw)
