@@ -243,7 +243,7 @@ def how(net: Autoencoder | Generator, tile_px: int) -> dict[str, int]:
     ("name", "tile", "sizes"),
     [
         ("denoiser", 64, [(330, 291), (331, 290), (200, 291), (97, 40)]),
-        ("upscaler-gan", 32, [(70, 101), (71, 100), (90, 60), (33, 20)]),
+        ("upscaler-gan", 32, [(150, 181), (151, 180), (90, 60), (33, 20)]),
     ],
 )
 def test_batches_decide_nothing_in_bundled_networks(name: str, tile: int, sizes: list[tuple[int, int]]) -> None:
