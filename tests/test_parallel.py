@@ -1,9 +1,11 @@
 """Work spread over processes: same results in order, errors as they are, and no device that is not there."""
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +100,31 @@ def test_jobs_wait_for_the_reader(workers: int, ahead: int) -> None:
     read_ahead = read - 3
     assert list(results) == [number * number for number in range(3, 60)]
     assert read_ahead <= ahead
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_threads_in_order(workers: int) -> None:
+    assert list(parallel.run_threads(square, range(20), workers=workers)) == [n * n for n in range(20)]
+    assert list(parallel.run_threads(slow_first, range(6), workers=workers)) == list(range(6))
+    assert list(parallel.run_threads(square, [], workers=workers)) == []
+    with pytest.raises(SourceError, match="^the third$"):
+        list(parallel.run_threads(fails_at_three, range(100), workers=workers))
+
+
+def test_jobs_of_threads_wait_for_the_reader() -> None:
+    jobs = iter(range(60))
+    results = parallel.run_threads(square, jobs, workers=2)
+    assert [next(results) for _ in range(3)] == [0, 1, 4]
+    assert next(jobs) - 3 <= 6
+
+
+def test_threads_end_with_their_reader() -> None:
+    before = threading.active_count()
+    results = parallel.run_threads(square, itertools.count(), workers=3)
+    assert next(results) == 0
+    assert threading.active_count() > before
+    results.close()
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("workers", [1, 2])
