@@ -1,0 +1,120 @@
+"""The zip of PNG files that StyleGAN2-ADA and StyleGAN3 train from."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from celebahq_builder import parallel
+from celebahq_builder.formats import png
+from celebahq_builder.formats.exporting import Export
+from celebahq_builder.formats.labels import class_numbers
+from celebahq_builder.formats.level import Level
+from celebahq_builder.formats.staging import Staging
+from celebahq_builder.workspace import read_json, write_json
+
+PART = 8
+"""Pictures of a job; their PNG files wait in memory until those before are written."""
+
+CHECKPOINT = 512
+"""Pictures after which the archive is closed and its directory noted, so that a killed export loses no more."""
+
+TIME = (1980, 1, 1, 0, 0, 0)
+"""The earliest that a zip can hold: the same pictures are the same bytes."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: Path
+    resolution: int
+    numbers: range
+    png_level: int
+
+
+def write(export: Export, stage: Staging) -> Iterator[int]:
+    """Write ``00000/img00000000.png`` ..., stored without compression, and ``dataset.json`` with the labels.
+
+    A label is a class number, or a list of numbers where a number would not tell all; without labels, ``labels`` is
+    null. A killed export goes on from the last 512 pictures that were whole.
+
+    Source: dataset_tool.py and training/dataset.py of NVlabs/stylegan2-ada-pytorch and NVlabs/stylegan3.
+    """
+    done = _cut_back(stage)
+    yield done
+    archive = zipfile.ZipFile(stage.data, "a" if done else "w")
+    try:
+        jobs = (
+            _Job(export.source, export.level.resolution, part, export.settings.png_level)
+            for part in export.parts(PART)
+            if part.start >= done
+        )
+        for coded in parallel.run(_encode, jobs, workers=export.workers, ordered=True):
+            for image in coded:
+                _add(archive, entry_name(done), image)
+                done += 1
+            if done % CHECKPOINT == 0:
+                _checkpoint(archive, stage, done)
+                archive = zipfile.ZipFile(stage.data, "a")
+            yield len(coded)
+        _add(archive, "dataset.json", _labels(export.level))
+        archive.close()
+    except OSError:
+        archive.fp = None  # or it would try to write its directory to the full disk when it is collected
+        raise
+    with stage.data.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def entry_name(number: int) -> str:
+    """Return the name of a picture: a thousand to a folder."""
+    return f"{number // 1000:05d}/img{number:08d}.png"
+
+
+def _encode(job: _Job) -> list[bytes]:
+    with Level(job.source, job.resolution) as level:
+        return [png.encode(pixels, job.png_level) for pixels in level.pixels(job.numbers)]
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    entry = zipfile.ZipInfo(name, TIME)
+    entry.create_system = 3  # Unix, wherever it is made
+    entry.external_attr = 0o644 << 16
+    archive.writestr(entry, data)
+
+
+def _labels(level: Level) -> bytes:
+    values = None
+    if level.labels is not None:
+        classes = class_numbers(level.labels)
+        plain = (level.labels if classes is None else classes).tolist()
+        values = [[entry_name(number), label] for number, label in enumerate(plain)]
+    return json.dumps({"labels": values}).encode()
+
+
+def _checkpoint(archive: zipfile.ZipFile, stage: Staging, pictures: int) -> None:
+    """Note what has to follow the pictures to make a whole archive of them: what is added next will overwrite it."""
+    archive.close()
+    with stage.data.open("rb+") as file:
+        os.fsync(file.fileno())
+        file.seek(archive.start_dir)
+        directory = base64.b64encode(file.read()).decode()
+    note = {"pictures": pictures, "bytes": archive.start_dir, "directory": directory}
+    write_json(stage.root / "checkpoint.json", note)
+
+
+def _cut_back(stage: Staging) -> int:
+    """Make the archive again what it was at the last checkpoint; return how many pictures that are."""
+    path = stage.root / "checkpoint.json"
+    if not path.exists() or not stage.data.exists():
+        return 0
+    note = read_json(path)
+    with stage.data.open("rb+") as file:
+        file.truncate(note["bytes"])
+        file.seek(note["bytes"])
+        file.write(base64.b64decode(note["directory"]))
+    return int(note["pictures"])
