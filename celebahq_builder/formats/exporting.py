@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.labels import encode_labels
+from celebahq_builder.formats.labels import labels_file
 from celebahq_builder.formats.level import Level
 from celebahq_builder.formats.png import LEVEL
 from celebahq_builder.formats.staging import staging
@@ -68,7 +68,7 @@ def export(source: Path, target: Path, settings: Settings, workers: int) -> int:
             "source": str(source.absolute()),
             "bytes": file.st_size,
             "mtime_ns": file.st_mtime_ns,
-            "labels": sha256(b"" if level.labels is None else encode_labels(level.labels)),
+            "labels": sha256(b"" if level.labels is None else labels_file(level.labels)),
             **asdict(settings),
             "resolution": level.resolution,
         }

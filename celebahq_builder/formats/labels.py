@@ -1,21 +1,36 @@
-"""Labels of pictures: ``<stem>-labels.npy`` beside the HDF5 file, and class numbers where they are one-hot."""
+"""The labels of an HDF5 file: ``<stem>-labels.npy`` beside it, as the ProGAN authors' tools have it."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.pictures import Labels
+from celebahq_builder.workspace import write_atomic
 
 
 def labels_path(path: Path) -> Path:
-    """Return where the labels of an HDF5 file lie: ``celebahq-labels.npy`` beside ``celebahq.h5``."""
+    """Return where the labels of the HDF5 file `path` lie."""
     return path.with_name(f"{path.stem}-labels.npy")
+
+
+def labels_file(labels: Labels) -> bytes:
+    """Return the contents of a file of labels, float32 [N, classes]."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(labels, np.float32), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def write_labels(path: Path, labels: Labels) -> None:
+    """Write the labels of the HDF5 file `path`, whole or not at all.
+
+    Raises:
+        DiskFull: no space left.
+    """
+    write_atomic(labels_path(path), labels_file(labels))
 
 
 def read_labels(path: Path, count: int) -> Labels | None:
@@ -37,50 +52,3 @@ def read_labels(path: Path, count: int) -> Labels | None:
             f"per picture of {path.name}; replace or delete it"
         )
     return np.ascontiguousarray(labels, dtype=np.float32)
-
-
-def encode_labels(labels: Labels) -> bytes:
-    """Return a ``.npy`` file of labels, the same bytes for the same values."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(labels, dtype=np.float32), allow_pickle=False)
-    return buffer.getvalue()
-
-
-def class_numbers(labels: Labels) -> NDArray[np.int64] | None:
-    """Return the class of each row, int64 [N], or None where numbers would not tell all that the labels do.
-
-    They do where each row is one-hot and the last class occurs: `one_hot` then gives the same labels back.
-    """
-    if not labels.size or labels.shape[1] < 2:
-        return None
-    numbers = labels.argmax(axis=1)
-    same = numbers.max() == labels.shape[1] - 1 and np.array_equal(one_hot(numbers), labels)
-    return numbers.astype(np.int64) if same else None
-
-
-def one_hot(numbers: NDArray[np.int64]) -> Labels:
-    """Return float32 [N, classes] of class numbers int64 [N]; there are as many classes as the largest number says."""
-    labels = np.zeros((len(numbers), int(numbers.max()) + 1), np.float32)
-    labels[np.arange(len(numbers)), numbers] = 1
-    return labels
-
-
-def from_values(values: list[Any], where: Path) -> Labels:
-    """Return the labels that JSON holds as one class number, or one list of numbers, per picture.
-
-    Raises:
-        FormatError: anything else, or lists of different lengths.
-    """
-    numbers = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
-    if values and len(numbers) == len(values) and min(numbers) >= 0 and max(numbers) < max(65536, len(values)):
-        return one_hot(np.array(numbers, np.int64))
-    try:
-        labels = np.array(values, np.float32)
-    except (ValueError, TypeError, OverflowError):
-        labels = np.zeros(0, np.float32)
-    if labels.ndim != 2 or not labels.size or not np.isfinite(labels).all():
-        raise FormatError(
-            f"{where}: the labels are neither one class number (0, 1, ...) per picture nor one list of numbers of one "
-            "length; mend or remove them"
-        )
-    return labels

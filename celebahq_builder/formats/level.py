@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
@@ -118,8 +117,8 @@ class Level:
     @property
     def label_names(self) -> tuple[str, ...]:
         """One for each column of the labels, where the file has them."""
-        stored = self.pyramid.file.attrs.get("label_names")
-        names = tuple(json.loads(stored)) if isinstance(stored, str) else self.metadata.attribute_names
+        stored = self.pyramid.column("label_names")
+        names = self.metadata.attribute_names if stored is None else tuple(map(str, stored))
         return names if self.labels is not None and len(names) == self.labels.shape[1] else ()
 
     def pictures(self, start: int = 0) -> Iterator[Picture]:

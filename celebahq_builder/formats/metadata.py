@@ -20,6 +20,9 @@ Column = NDArray[Any] | list[str]
 Record = dict[str, Any]
 """What is known of one picture, as JSON has it; ``attributes`` is a mapping of their names to 1 or -1."""
 
+NAMES = ("attribute_names", "label_names")
+"""Datasets of the group that have no row per picture."""
+
 TYPES: dict[str, type[np.generic]] = {
     "rank": np.int32,
     "official_index": np.int32,
@@ -63,7 +66,7 @@ def read_metadata(pyramid: PyramidFile, rows: slice = slice(None)) -> Metadata:
         return Metadata()
     columns: dict[str, Column] = {}
     for name, dataset in group.items():
-        if name == "attribute_names" or not isinstance(dataset, h5py.Dataset):
+        if name in NAMES or not isinstance(dataset, h5py.Dataset):
             continue
         if dataset.shape[:1] != (pyramid.count,):
             raise FormatError(
@@ -107,7 +110,7 @@ def from_records(records: Iterable[Record], where: Path) -> Metadata:
 
 
 def _column(key: str, values: Sequence[Any], where: Path) -> Column:
-    if not key or key in (".", "attribute_names") or "/" in key:
+    if not key or key in (".", *NAMES) or "/" in key:
         raise FormatError(f"{where}: {key!r} cannot be the name of a column; rename the key")
     present = [value for value in values if value is not None]
     try:

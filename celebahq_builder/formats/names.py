@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from celebahq_builder.errors import FormatError
@@ -68,9 +67,3 @@ def _given(metadata: Metadata) -> list[str] | None:
     if isinstance(files, list):
         return [str(PurePosixPath(file).with_suffix("")) if PurePosixPath(file).name else file for file in files]
     return None
-
-
-def without_suffix(names: Sequence[str]) -> list[str]:
-    """Return ids for pictures of some files: their names without endings where those are unique, else with."""
-    ids = [str(PurePosixPath(name).with_suffix("")) for name in names]
-    return ids if len(set(ids)) == len(ids) else list(names)

@@ -15,8 +15,8 @@ import numpy as np
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import png
+from celebahq_builder.formats.classes import class_numbers
 from celebahq_builder.formats.exporting import Export
-from celebahq_builder.formats.labels import class_numbers
 from celebahq_builder.formats.level import Level
 from celebahq_builder.formats.names import file_names
 from celebahq_builder.formats.records import own_labels, records

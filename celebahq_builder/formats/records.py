@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from celebahq_builder.formats.labels import class_numbers
+from celebahq_builder.formats.classes import class_numbers
 from celebahq_builder.formats.level import Level
 from celebahq_builder.formats.metadata import Record
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from celebahq_builder import parallel
 from celebahq_builder.formats import png
+from celebahq_builder.formats.classes import class_numbers
 from celebahq_builder.formats.exporting import Export
-from celebahq_builder.formats.labels import class_numbers
 from celebahq_builder.formats.level import Level
 from celebahq_builder.formats.staging import Staging
 from celebahq_builder.workspace import read_json, write_json

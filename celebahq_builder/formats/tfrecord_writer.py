@@ -12,7 +12,7 @@ import numpy as np
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.exporting import Export
-from celebahq_builder.formats.labels import encode_labels
+from celebahq_builder.formats.labels import labels_file
 from celebahq_builder.formats.level import Level
 from celebahq_builder.formats.staging import Staging
 from celebahq_builder.formats.tfrecord import encode_example, frame
@@ -72,7 +72,7 @@ def write(export: Export, stage: Staging) -> Iterator[int]:
             notes.flush()
             yield written
     if level.labels is not None:
-        write_atomic(prefix.with_name(f"{export.name}-rxx.labels"), encode_labels(level.labels[np.array(order)]))
+        write_atomic(prefix.with_name(f"{export.name}-rxx.labels"), labels_file(level.labels[np.array(order)]))
 
 
 def path_of(prefix: Path, resolution: int) -> Path:
