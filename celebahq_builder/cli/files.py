@@ -71,3 +71,47 @@ def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> Non
 
     pictures = export(file, out, Settings(**asked), workers or os.cpu_count() or 1)
     click.echo(f"{out}: {pictures} pictures")
+
+
+@celebahq.command("import")
+@click.argument("path", type=PATH)
+@click.option("--out", type=PATH, required=True, metavar="FILE.h5", help="File to be made.")
+@click.option(
+    "--from",
+    "format",
+    type=click.Choice(["images", "stylegan-zip", "tfrecord", "hdf5", "cifar10", "mnist", "lsun"]),
+    help="The format; default what PATH looks like.",
+)
+@click.option(
+    "--resize",
+    type=int,
+    metavar="R",
+    help="images, stylegan-zip, lsun: cut the middle of each picture to R x R px, by a Lanczos filter.",
+)
+@click.option(
+    "--compression",
+    type=click.Choice(["gzip", "none", "blosc2"]),
+    default="gzip",
+    show_default=True,
+    help="Of the file; every HDF5 reader has gzip.",
+)
+@WORKERS
+def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> None:
+    r"""Write the data set PATH to a new multi-resolution HDF5 file; pixels stay what they are.
+
+    \b
+    images        a folder of PNG, JPEG, WebP, BMP or TIFF at any depth; metadata.jsonl where it has one
+    stylegan-zip  a zip of such pictures; labels of its dataset.json
+    tfrecord      a folder of NAME-r02.tfrecords ... with NAME-rxx.labels, or a single file
+    hdf5          a file of the ProGAN authors' Theano tool, or of this package
+    cifar10       its folder or archive, Python or binary
+    mnist         the folder of its four files
+    lsun          the folder of an LMDB, or of pictures; 256 px without --resize
+
+    Pictures are square, of one size, a power of two, RGB or grey of 8 bits; grey stays one channel where all are.
+    Labels go to FILE-labels.npy. A killed import leaves nothing, and starts again.
+    """
+    from celebahq_builder.formats.importing import import_pictures
+
+    pictures = import_pictures(path, out, workers=workers or os.cpu_count() or 1, **asked)
+    click.echo(f"{out}: {pictures} pictures")

@@ -10,11 +10,12 @@ from typing import Self
 import numpy as np
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.hdf5 import PyramidFile, level_name
+from celebahq_builder.formats.codecs import codec_of
+from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.formats.hdf5_layout import PHOTOS, level_name
 from celebahq_builder.formats.labels import read_labels
 from celebahq_builder.formats.metadata import Metadata, read_metadata
 from celebahq_builder.formats.pictures import Labels, Picture, Pixels
-from celebahq_builder.imaging.pyramid import levels
 from celebahq_builder.workspace import sha256
 
 BLOCK_BYTES = 16 * 2**20
@@ -48,36 +49,20 @@ class Level:
         self.path = path
         self.pyramid = PyramidFile(path)
         try:
-            self._check_levels()
+            if not self.pyramid.count:
+                raise FormatError(f"{path} holds no pictures; its writer was killed, get or build it again")
             self.resolution = self.pyramid.resolution if resolution is None else resolution
             if self.resolution not in self.pyramid.resolutions:
                 has = ", ".join(map(str, self.pyramid.resolutions))
                 raise FormatError(f"{path} has no level {resolution}x{resolution}; it has {has}: ask for one of these")
+            level = self.pyramid.level(self.resolution)
+            if level.chunks is not None and level.compression is None:
+                codec_of(level)  # loads the filter of a codec that is not HDF5's own, or says what to install
         except FormatError:
             self.pyramid.file.close()
             raise
         self.count = self.pyramid.count
-        self.channels = int(self.pyramid.level(self.resolution).shape[1])
-
-    def _check_levels(self) -> None:
-        top = self.pyramid.level(self.pyramid.resolution)
-        count, channels = int(top.shape[0]), int(top.shape[1])
-        remedy = "its writer was killed or it was altered; get or build it again"
-        for r in levels(self.pyramid.resolution):
-            if r not in self.pyramid.resolutions:
-                raise FormatError(f"{self.path} lacks the level {level_name(r)}; {remedy}")
-            level = self.pyramid.level(r)
-            if level.shape[0] != count:
-                raise FormatError(
-                    f"{self.path}: {level_name(r)} holds {level.shape[0]} pictures, {top.name[1:]} {count}; {remedy}"
-                )
-            if level.shape[1:] != (channels, r, r) or channels not in (1, 3) or level.dtype != np.uint8:
-                raise FormatError(
-                    f"{self.path}: {level_name(r)} is {level.dtype} {list(level.shape)}, expected uint8 "
-                    f"[{count}, 3 or 1, {r}, {r}]"
-                )
-        if not count:
-            raise FormatError(f"{self.path} holds no pictures; {remedy}")
+        self.channels = self.pyramid.channels
 
     def __enter__(self) -> Self:
         return self
@@ -160,7 +145,7 @@ class Level:
 
     def _hashes(self, rows: slice, resolution: int) -> list[str | None]:
         unknown: list[str | None] = [None] * (rows.stop - rows.start)
-        recorded = self.pyramid.file.get("photos/sha256")
+        recorded = self.pyramid.file.get(f"{PHOTOS}/sha256")
         if resolution != self.pyramid.resolution or recorded is None or recorded.shape != (self.count,):
             return unknown
         return list(recorded.asstr()[rows])

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.formats.hdf5_layout import PHOTOS
+from celebahq_builder.formats.hdf5_writer import NAMES
 
 Column = NDArray[Any] | list[str]
 
 Record = dict[str, Any]
 """What is known of one picture, as JSON has it; ``attributes`` is a mapping of their names to 1 or -1."""
-
-NAMES = ("attribute_names", "label_names")
-"""Datasets of the group that have no row per picture."""
 
 TYPES: dict[str, type[np.generic]] = {
     "rank": np.int32,
@@ -61,7 +60,7 @@ def read_metadata(pyramid: PyramidFile, rows: slice = slice(None)) -> Metadata:
     Raises:
         FormatError: a column has not one row per picture.
     """
-    group = pyramid.file.get("photos")
+    group = pyramid.file.get(PHOTOS)
     if not isinstance(group, h5py.Group):
         return Metadata()
     columns: dict[str, Column] = {}
