@@ -1,0 +1,313 @@
+"""Both versions of CIFAR-10 are read to the same pictures, and nothing that a pickle names is run."""
+
+import io
+import pickle
+import struct
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats import cifar10, pickled
+
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+PER_BATCH = 7
+
+Rows = NDArray[np.uint8]
+
+
+def rows(batch: int, count: int = PER_BATCH) -> tuple[list[int], Rows]:
+    """Return classes and pixels [n, 3072] of a batch."""
+    rng = np.random.default_rng(batch)
+    return rng.integers(0, 10, count).tolist(), rng.integers(0, 256, (count, 3072), dtype=np.uint8)
+
+
+def of_python_2(classes: list[int], pixels: Rows) -> bytes:
+    """Return a pickle as cPickle of Python 2 wrote it with protocol 2: text as byte strings, numpy of that time."""
+
+    def text(value: bytes) -> bytes:
+        return b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + struct.pack("<i", len(value)) + value
+
+    def number(value: int) -> bytes:
+        return b"K" + bytes([value]) if value < 256 else b"M" + struct.pack("<H", value)
+
+    data = pixels.tobytes()
+    kind = b"cnumpy\ndtype\nq\x0a" + text(b"u1") + number(0) + number(1) + b"\x87Rq\x0b"
+    kind += b"(" + number(3) + text(b"|") + b"NNN" + b"J\xff\xff\xff\xff" * 2 + number(0) + b"tb"
+    array = b"cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08" + number(0) + b"\x85"
+    array += text(b"b") + b"\x87Rq\x09(" + number(1) + number(len(pixels)) + number(3072) + b"\x86" + kind
+    array += b"\x89" + text(data) + b"tb"
+    label_list = b"]q\x05(" + b"".join(number(value) for value in classes) + b"e"
+    files = b"]q\x0c(" + b"".join(text(b"cat_s_%06d.png" % i) for i in range(len(classes))) + b"e"
+    table = text(b"batch_label") + text(b"training batch 1 of 5") + text(b"labels") + label_list
+    table += text(b"data") + array + text(b"filenames") + files
+    return b"\x80\x02}q\x01(" + table + b"u."
+
+
+def meta_of_python_2() -> bytes:
+    """Return batches.meta, a pickle of protocol 0."""
+    names = "".join(f"S'{name}'\np{i + 5}\na" for i, name in enumerate(NAMES))
+    return (
+        f"(dp1\nS'num_cases_per_batch'\np2\nI10000\nsS'label_names'\np3\n(lp4\n{names}sS'num_vis'\np15\nI3072\ns."
+    ).encode()
+
+
+def python_files() -> dict[str, bytes]:
+    batches = {f"data_batch_{i}": of_python_2(*rows(i)) for i in range(1, 6)}
+    return {**batches, "test_batch": of_python_2(*rows(6)), "batches.meta": meta_of_python_2(), "readme.html": b"<a>"}
+
+
+def binary_files() -> dict[str, bytes]:
+    def coded(classes: list[int], pixels: Rows) -> bytes:
+        return b"".join(bytes([value]) + row.tobytes() for value, row in zip(classes, pixels, strict=True))
+
+    batches = {f"data_batch_{i}.bin": coded(*rows(i)) for i in range(1, 6)}
+    names = ("\n".join(NAMES) + "\n\n").encode()
+    return {**batches, "test_batch.bin": coded(*rows(6)), "batches.meta.txt": names, "readme.html": b"<a>"}
+
+
+def folder(at: Path, files: dict[str, bytes]) -> Path:
+    at.mkdir(parents=True)
+    for name, data in files.items():
+        (at / name).write_bytes(data)
+    return at
+
+
+def archive(at: Path, top: str, files: dict[str, bytes]) -> Path:
+    """Pack files in another order than that of their names, as the genuine archive does."""
+    with tarfile.open(at, "w:gz") as packed:
+        for name in sorted(files, key=lambda name: name[::-1]):
+            about = tarfile.TarInfo(f"{top}/{name}")
+            about.size = len(files[name])
+            packed.addfile(about, io.BytesIO(files[name]))
+    return at
+
+
+@pytest.fixture
+def python_folder(tmp_path: Path) -> Path:
+    return folder(tmp_path / "cifar-10-batches-py", python_files())
+
+
+@pytest.fixture
+def binary_folder(tmp_path: Path) -> Path:
+    return folder(tmp_path / "cifar-10-batches-bin", binary_files())
+
+
+def check(found: cifar10.Cifar10, numbers: range = range(1, 6), prefix: str = "data_batch_") -> None:
+    expected = [rows(i) for i in numbers]
+    pictures = list(found.pictures())
+    assert (found.count, found.resolution, found.channels, len(pictures)) == (len(expected) * 7, 32, 3, found.count)
+    pixels = np.concatenate([pixels for _, pixels in expected])
+    for picture, row in zip(pictures, pixels, strict=True):
+        assert picture.pixels.shape == (3, 32, 32)
+        assert picture.pixels[1, 2, 3] == row[1024 + 2 * 32 + 3]  # planes of red, green, blue; rows from the top
+        assert picture.pixels.tobytes() == row.tobytes()
+        assert picture.pixels.flags.writeable  # torch warns of others
+    classes = [value for values, _ in expected for value in values]
+    assert found.labels.dtype == np.float32
+    assert found.labels.shape == (found.count, 10)
+    assert found.labels.argmax(axis=1).tolist() == classes
+    assert (found.labels.sum(axis=1) == 1).all()
+    assert found.label_names == NAMES
+    names = [picture.name for picture in pictures]
+    assert len(set(names)) == len(names)
+    assert names[0].startswith(prefix)
+
+
+@pytest.mark.parametrize("version", ["py", "bin"])
+@pytest.mark.parametrize("packed", ["folder", "parent", "archive"])
+def test_every_way_it_lies_on_a_disk(version: str, packed: str, tmp_path: Path) -> None:
+    top = f"cifar-10-batches-{version}"
+    files = python_files() if version == "py" else binary_files()
+    path = tmp_path / "cifar.tar.gz"
+    if packed == "archive":
+        archive(path, top, files)
+    else:
+        path = folder(tmp_path / top, files)
+    check(cifar10.read(tmp_path if packed == "parent" else path, per_batch=PER_BATCH))
+
+
+def test_pickles_of_today(tmp_path: Path) -> None:
+    """Whoever has written them again with Python 3 has the same table, and bytes where there was text."""
+    for protocol in (2, 3, 4, 5):
+        files = {"batches.meta": pickle.dumps({"label_names": list(NAMES)}, protocol)}
+        for i in range(1, 6):
+            classes, pixels = rows(i)
+            files[f"data_batch_{i}"] = pickle.dumps({"labels": classes, "data": pixels}, min(protocol, 4))
+        check(cifar10.read(folder(tmp_path / str(protocol), files), per_batch=PER_BATCH))
+
+
+def test_test_batch(python_folder: Path) -> None:
+    check(cifar10.read(python_folder, ["test_batch"], PER_BATCH), range(6, 7), "test_batch")
+
+
+@pytest.mark.parametrize("start", [0, 3, 7, 20, 34, 35, 99])
+def test_start(start: int, binary_folder: Path) -> None:
+    found = cifar10.read(binary_folder, per_batch=PER_BATCH)
+    expected = [(one.name, one.pixels.tobytes()) for one in found.pictures()][start:]
+    assert [(one.name, one.pixels.tobytes()) for one in found.pictures(start)] == expected
+
+
+def test_whole_size(tmp_path: Path) -> None:
+    """10,000 rows a batch, as published; and no more nor less of them."""
+    row = bytes([3]) + bytes(range(256)) * 12
+    files = {f"data_batch_{i}.bin": row * 10_000 for i in range(1, 6)}
+    path = folder(tmp_path / "bin", {**files, "batches.meta.txt": "\n".join(NAMES).encode()})
+    found = cifar10.read(path)
+    assert found.count == 50_000
+    assert found.labels[:, 3].sum() == 50_000
+    (path / "data_batch_2.bin").write_bytes(row * 9_999)
+    with pytest.raises(FormatError, match=r"data_batch_2\.bin: expected 30730000 bytes, .* got 30726927 bytes"):
+        cifar10.read(path)
+
+
+# --- Files that are wrong ---------------------------------------------------------------------------------------
+
+
+def fails(path: Path, *parts: str) -> str:
+    with pytest.raises(FormatError) as error:
+        cifar10.read(path, per_batch=PER_BATCH)
+    message = str(error.value)
+    assert "\n" not in message
+    for part in (str(path), "https://www.cs.toronto.edu/~kriz/cifar.html", *parts):
+        assert part in message
+    return message
+
+
+@pytest.mark.parametrize("name", ["data_batch_3", "batches.meta", "data_batch_1"])
+def test_missing_file(name: str, python_folder: Path, binary_folder: Path) -> None:
+    (python_folder / name).unlink()
+    fails(python_folder, f"it lacks {name}, and has ")
+    name = f"{name}.txt" if name == "batches.meta" else f"{name}.bin"
+    (binary_folder / name).unlink()
+    fails(binary_folder, f"it lacks {name.removesuffix('.bin')}" if "_1." in name else f"it lacks {name}")
+
+
+def test_another_folder(tmp_path: Path) -> None:
+    fails(tmp_path, "it lacks data_batch_1, and has none of CIFAR-10's files")
+    fails(tmp_path / "nowhere", "does not exist")
+    folder(tmp_path / "cifar-100-python", {"train": b"", "test": b"", "meta": b""})
+    fails(tmp_path / "cifar-100-python", "it lacks data_batch_1")
+
+
+@pytest.mark.parametrize("change", [-1, 1, -3073, 3073, 10_000_000])
+def test_wrong_size(change: int, binary_folder: Path) -> None:
+    file = binary_folder / "data_batch_4.bin"
+    data = file.read_bytes()
+    file.write_bytes(data[:change] if change < 0 else data + bytes(change))
+    fails(binary_folder, "data_batch_4.bin: expected 21511 bytes, 7 rows of 3073, got ")
+
+
+def test_wrong_class(python_folder: Path, binary_folder: Path) -> None:
+    classes, pixels = rows(1)
+    (python_folder / "data_batch_1").write_bytes(of_python_2([*classes[:-1], 10], pixels))
+    fails(python_folder, "data_batch_1, row 6: expected a class of 0 to 9, got 10")
+    data = bytearray((binary_folder / "data_batch_1.bin").read_bytes())
+    data[2 * 3073] = 255
+    (binary_folder / "data_batch_1.bin").write_bytes(data)
+    fails(binary_folder, "row 2: expected a class of 0 to 9, got 255")
+
+
+def test_wrong_counts(python_folder: Path) -> None:
+    classes, pixels = rows(1)
+    batch = python_folder / "data_batch_1"
+    batch.write_bytes(of_python_2(classes[:-1], pixels))
+    fails(python_folder, "expected data [7, 3072] and 7 labels, got [7, 3072] and 6")
+    batch.write_bytes(of_python_2(classes[:-1], pixels[:-1]))
+    fails(python_folder, "got [6, 3072] and 6")
+    batch.write_bytes(pickle.dumps({b"fine_labels": classes, b"data": pixels}, 2))
+    fails(python_folder, "expected data and labels, got data, fine_labels")
+    batch.write_bytes(pickle.dumps({b"labels": classes, b"data": pixels.astype(np.float32)}, 2))
+    fails(python_folder, "not of bytes in C order")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999])
+def test_truncated(share: float, python_folder: Path, tmp_path: Path) -> None:
+    batch = python_folder / "data_batch_5"
+    data = batch.read_bytes()
+    batch.write_bytes(data[: int(len(data) * share)])
+    fails(python_folder, "data_batch_5 is not a pickle of CIFAR-10")
+    packed = archive(tmp_path / "cifar.tar.gz", "cifar-10-batches-py", python_files())
+    data = packed.read_bytes()
+    packed.write_bytes(data[: int(len(data) * min(share, 0.9))])
+    fails(packed, "cut short" if share else "is not an archive of CIFAR-10")
+
+
+def test_other_archives(tmp_path: Path) -> None:
+    text = tmp_path / "cifar-10-python.tar.gz"
+    text.write_text("404 not found")
+    fails(text, "is not an archive of CIFAR-10")
+    fails(archive(tmp_path / "other.tar.gz", "cifar-100-python", {"train": b"1"}), "it lacks data_batch_1")
+
+
+def test_meta_without_names(python_folder: Path, binary_folder: Path) -> None:
+    (python_folder / "batches.meta").write_bytes(pickle.dumps({b"num_vis": 3072}, 2))
+    fails(python_folder, "batches.meta: expected the names of 10 classes, got 0")
+    (binary_folder / "batches.meta.txt").write_text("airplane\n")
+    fails(binary_folder, "batches.meta.txt: expected the names of 10 classes, got 1")
+
+
+# --- Pickles that do something ----------------------------------------------------------------------------------
+
+
+class Attack:
+    """Pickled as a call."""
+
+    def __init__(self, call: Callable[..., object], *arguments: object) -> None:
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self.call, self.arguments
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_pickle_runs_nothing(protocol: int, python_folder: Path, tmp_path: Path) -> None:
+    import os
+
+    trace = tmp_path / "trace"
+    attack = pickle.dumps({b"labels": Attack(os.system, f"touch {trace}"), b"data": 1}, protocol)
+    pickle.loads(attack)
+    assert trace.exists()  # the attack is one
+    trace.unlink()
+    for name in ("data_batch_2", "batches.meta"):
+        sound = (python_folder / name).read_bytes()
+        (python_folder / name).write_bytes(attack)
+        message = fails(python_folder, f"{name} is not a pickle of CIFAR-10: it names ", ".system")
+        assert "it may be an attack" in message
+        (python_folder / name).write_bytes(sound)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("name", ["builtins eval", "builtins getattr", "numpy load", "numpy.core.multiarray scalar"])
+def test_nothing_else_can_be_named(name: str) -> None:
+    module, function = name.split()
+    with pytest.raises(ValueError, match=f"it names {module}.{function}"):
+        pickled.read(f"c{module}\n{function}\n.".encode())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no pickle",
+        b"].",
+        b"\x80\x02}r\xff\xff\xff\x7f.",
+        b"\x80\x02}.}",
+        b"cnumpy\nndarray\n}b.",
+        b"c_codecs\nencode\n(K\x01K\x02tR.",
+        b"}U\x01a(cnumpy.core.multiarray\n_reconstruct\n)RN.",
+        b"}U\x01acnumpy.core.multiarray\n_reconstruct\n)Rs.",
+        b"\x80\x02}U\x04data\x8a\xff.",
+    ],
+)
+def test_damaged_pickles(data: bytes) -> None:
+    """Whatever they are, they end in one error, without the memory they ask for."""
+    if data == b"\x80\x02}.}":
+        assert pickled.read(data) == {}
+        return
+    with pytest.raises(ValueError, match="."):
+        pickled.read(data)

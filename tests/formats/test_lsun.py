@@ -1,0 +1,211 @@
+"""A category of LSUN is read as the ProGAN authors' tool did, from its LMDB or a folder, whole or not at all."""
+
+import io
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+from PIL import Image
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats import lsun
+
+SIZES = [(300, 256), (256, 341), (256, 256), (100, 40), (33, 64)]
+
+
+def photo(width: int, height: int, seed: int) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def coded(image: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, quality=90)
+    return buffer.getvalue()
+
+
+def photos() -> dict[str, bytes]:
+    """Return files under ids of 40 digits, as LSUN has them; not in their order."""
+    made = {}
+    for i, (width, height) in enumerate(SIZES):
+        made[f"{(i * 7919 + 13) % 101:040x}"] = coded(photo(width, height, i), "WEBP" if i % 2 else "JPEG")
+    return made
+
+
+def database(folder: Path, entries: dict[str, bytes]) -> Path:
+    with lmdb.open(str(folder), map_size=1 << 24) as environment, environment.begin(write=True) as transaction:
+        for key, value in entries.items():
+            transaction.put(key.encode(), value)
+    return folder
+
+
+def pictures(folder: Path, entries: dict[str, bytes]) -> Path:
+    for name, value in entries.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(value)
+    return folder
+
+
+def expected(data: bytes, resolution: int) -> np.ndarray:
+    """Return what the ProGAN authors' tool makes of an entry, in its own steps: cut by rows and columns, Lanczos."""
+    image = np.asarray(Image.open(io.BytesIO(data)))
+    crop = min(image.shape[:2])
+    image = image[
+        (image.shape[0] - crop) // 2 : (image.shape[0] + crop) // 2,
+        (image.shape[1] - crop) // 2 : (image.shape[1] + crop) // 2,
+    ]
+    resized = Image.fromarray(image).resize((resolution, resolution), Image.Resampling.LANCZOS)
+    return np.asarray(resized).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("resolution", [256, 64])
+@pytest.mark.parametrize("kind", ["lmdb", "file", "folder"])
+def test_round_trip(kind: str, resolution: int, tmp_path: Path) -> None:
+    entries = photos()
+    if kind == "folder":
+        path = pictures(tmp_path / "set", {f"{name[-1]}/{name}.webp": data for name, data in entries.items()})
+        names = sorted(f"{name[-1]}/{name}.webp" for name in entries)
+    else:
+        path = database(tmp_path / "bedroom_train_lmdb", entries) / ("data.mdb" if kind == "file" else "")
+        names = sorted(entries)
+    found = lsun.read(path, resolution)
+    assert (found.count, found.resolution, found.channels) == (5, resolution, 3)
+    assert (found.labels, found.label_names) == (None, ())
+    read = list(found.pictures())
+    assert [picture.name for picture in read] == names
+    for picture in read:
+        name = picture.name.rpartition("/")[2].removesuffix(".webp")
+        np.testing.assert_array_equal(picture.pixels, expected(entries[name], resolution))
+        assert picture.pixels.shape == (3, resolution, resolution)
+
+
+def test_default_is_the_resolution_of_the_paper(tmp_path: Path) -> None:
+    assert lsun.read(database(tmp_path / "lmdb", photos())).resolution == 256
+
+
+@pytest.mark.parametrize("kind", ["lmdb", "folder"])
+def test_start_limit_and_skip(kind: str, tmp_path: Path) -> None:
+    entries = {f"{name}.jpg" if kind == "folder" else name: data for name, data in photos().items()}
+    path = (pictures if kind == "folder" else database)(tmp_path / "set", entries)
+    names = sorted(entries)
+    for skip in ([], [names[0]], [names[1], names[4]]):
+        left = [name for name in names if name not in skip]
+        for limit in (None, 0, 1, 2, 9):
+            found = lsun.read(path, 8, limit=limit, skip=skip)
+            kept = left if limit is None else left[:limit]
+            assert found.count == len(kept)
+            for start in (0, 1, 2, 7):
+                assert [one.name for one in found.pictures(start)] == kept[start:]
+
+
+def test_read_twice_at_once(tmp_path: Path) -> None:
+    """LMDB lets a process open a database only once; whoever reads knows nothing of it."""
+    path = database(tmp_path / "lmdb", photos())
+    one, other = lsun.read(path, 8), lsun.read(path, 16)
+    for a, b, c in zip(one.pictures(), one.pictures(), other.pictures(), strict=True):
+        assert a.name == b.name == c.name
+    del one, other, a, b, c
+    lmdb.open(str(path)).close()  # nothing holds it any longer
+
+
+def test_nothing_is_written(tmp_path: Path) -> None:
+    path = database(tmp_path / "lmdb", photos())
+    (path / "lock.mdb").unlink()
+    before = (path / "data.mdb").read_bytes()
+    list(lsun.read(path, 8).pictures())
+    assert [one.name for one in path.iterdir()] == ["data.mdb"]
+    assert (path / "data.mdb").read_bytes() == before
+
+
+def test_other_files_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = pictures(tmp_path / "set", {"b/a.JPG": coded(photo(9, 9, 0), "JPEG"), "b/list.txt": b"", ".hidden": b""})
+    with caplog.at_level(logging.WARNING):
+        assert lsun.read(path).count == 1
+    assert caplog.messages == [f"{path}: passed over what is no picture by its ending: 1 files, b/list.txt"]
+
+
+# --- What is wrong ----------------------------------------------------------------------------------------------
+
+
+def message(path: Path, resolution: int = 8, **more: object) -> str:
+    with pytest.raises(FormatError) as error:
+        list(lsun.read(path, resolution, **more).pictures())
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("kind", ["lmdb", "folder"])
+@pytest.mark.parametrize(("data", "why"), [(b"", "EMPTY_FILE"), (b"junk" * 9, "NOT_AN_IMAGE"), (None, "CORRUPT_IMAGE")])
+def test_entry_that_is_no_picture(kind: str, data: bytes | None, why: str, tmp_path: Path) -> None:
+    """It is an error that names it, may be left out by that name, and is listed with all others."""
+    entries = {f"{name}.jpg": value for name, value in photos().items()}
+    bad, other = sorted(entries)[2], sorted(entries)[3]
+    half = coded(photo(200, 200, 0), "JPEG")
+    entries[bad] = half[: len(half) // 2] if data is None else data
+    path = (pictures if kind == "folder" else database)(tmp_path / "set", entries)
+    text = message(path)
+    assert str(path) in text
+    assert f"entry {bad} is no picture: {why}" in text
+    found = lsun.read(path, 8, skip=[bad])
+    assert [one.name for one in found.pictures()] == [name for name in sorted(entries) if name != bad]
+    assert [(name, fault.partition(":")[0]) for name, fault in found.unreadable()] == [(bad, why)]
+    assert f"has no entry {other}x to leave out" in message(path, skip=[f"{other}x"])
+
+
+def test_not_there(tmp_path: Path) -> None:
+    assert "nowhere does not exist; expected an LMDB" in message(tmp_path / "nowhere")
+    assert "has no pictures" in message(tmp_path)
+    assert "has no pictures" in message(database(tmp_path / "lmdb", {}))
+    assert "resolution 100 is not a power of two" in message(tmp_path, 100)
+
+
+def test_no_lmdb(tmp_path: Path) -> None:
+    (tmp_path / "data.mdb").write_bytes(b"no database" * 1000)
+    text = message(tmp_path)
+    assert f"{tmp_path} is not a readable LMDB" in text
+    assert "https://github.com/fyu/lsun" in text
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.05, 0.3, 0.9, 0.9999])
+def test_truncated_lmdb(share: float, tmp_path: Path) -> None:
+    """Refused before a page that is not there is touched: that would end the process."""
+    path = database(tmp_path / "lmdb", {f"{i:040x}": bytes([i]) * 9000 for i in range(40)})
+    data = (path / "data.mdb").read_bytes()
+    (path / "data.mdb").write_bytes(data[: int(len(data) * share)])
+    text = message(path)
+    assert str(path) in text
+    assert "is cut short: it needs" in text or "is not a readable LMDB" in text
+    assert share < 0.02 or f"needs {len(data)} bytes and has {int(len(data) * share)}" in text
+
+
+def test_without_the_package(tmp_path: Path) -> None:
+    path = database(tmp_path / "lmdb", photos())
+    code = (
+        "import sys; sys.modules['lmdb'] = None\n"
+        "from pathlib import Path\n"
+        "from celebahq_builder.formats import lsun\n"
+        f"lsun.read(Path({str(path)!r}))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stderr.splitlines()[-1].endswith("pip install 'celebahq-builder[lsun]'")
+
+
+def test_folder_that_changes(tmp_path: Path) -> None:
+    path = pictures(tmp_path / "set", {f"{name}.jpg": data for name, data in photos().items()})
+    found = lsun.read(path, 8)
+    next(path.iterdir()).unlink()
+    with pytest.raises(FormatError, match="had 5 pictures when it was opened, now 4"):
+        list(found.pictures())
+
+
+def test_lanczos_is_not_another_filter(tmp_path: Path) -> None:
+    """The reference above would not tell if all filters were alike on these pictures."""
+    data = coded(photo(300, 256, 0), "JPEG")
+    image = Image.open(io.BytesIO(data)).crop((22, 0, 278, 256))
+    other = np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    assert (expected(data, 64) != other).any()

@@ -1,0 +1,155 @@
+"""MNIST's files are read to the pictures they hold, and refused where they are not whole."""
+
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats import mnist
+
+COUNT = 9
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, 28, 28), dtype=np.uint8)
+CLASSES = np.array([5, 0, 4, 1, 9, 2, 1, 3, 1], np.uint8)
+
+
+def idx(values: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
+
+
+def write(
+    folder: Path, images: bytes, labels: bytes, names: str = "{}-{}-idx{}-ubyte", packed: bool = False, split="train"
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for what, axes, data in (("images", 3, images), ("labels", 1, labels)):
+        path = folder / names.format(split, what, axes)
+        if packed:
+            path.with_name(path.name + ".gz").write_bytes(gzip.compress(data, mtime=0))
+        else:
+            path.write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("names", ["{}-{}-idx{}-ubyte", "{}-{}.idx{}-ubyte"])
+@pytest.mark.parametrize("below", ["", "raw", "MNIST/raw"])
+def test_round_trip(packed: bool, names: str, below: str, tmp_path: Path) -> None:
+    write(tmp_path / below, idx(IMAGES), idx(CLASSES), names, packed)
+    found = mnist.read(tmp_path)
+    pictures = list(found.pictures())
+    assert (found.count, found.resolution, found.channels, len(pictures)) == (COUNT, 32, 1, COUNT)
+    for picture, image in zip(pictures, IMAGES, strict=True):
+        assert picture.pixels.shape == (1, 32, 32)
+        assert picture.pixels.dtype == np.uint8
+        np.testing.assert_array_equal(picture.pixels[0, 2:30, 2:30], image)
+        assert picture.pixels.sum() == image.sum()  # nothing but black around it
+    assert [picture.name for picture in pictures] == [f"train/{i:05d}" for i in range(COUNT)]
+    assert found.labels.dtype == np.float32
+    np.testing.assert_array_equal(found.labels, np.array([[c == k for k in range(10)] for c in CLASSES], np.float32))
+    assert found.label_names == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("start", [0, 1, 8, 9, 12])
+def test_start(packed: bool, start: int, tmp_path: Path) -> None:
+    found = mnist.read(write(tmp_path, idx(IMAGES), idx(CLASSES), packed=packed))
+    expected = [(one.name, one.pixels.tobytes()) for one in found.pictures()][start:]
+    assert [(one.name, one.pixels.tobytes()) for one in found.pictures(start)] == expected
+
+
+def test_test_set(tmp_path: Path) -> None:
+    write(tmp_path, idx(IMAGES), idx(CLASSES))
+    write(tmp_path, idx(IMAGES[:3]), idx(CLASSES[:3]), split="t10k")
+    assert mnist.read(tmp_path).count == COUNT
+    assert mnist.read(tmp_path, mnist.TEST).count == 3
+
+
+def fails(folder: Path, *parts: str) -> None:
+    with pytest.raises(FormatError) as error:
+        list(mnist.read(folder).pictures())
+    message = str(error.value)
+    assert "\n" not in message
+    for part in (str(folder), "https://", *parts):
+        assert part in message
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("images", "labels", "part"),
+    [
+        (lambda d: d[:-1], None, "images-idx3-ubyte"),
+        (lambda d: d + b"\0", None, "images-idx3-ubyte"),
+        (None, lambda d: d[:-1], "labels-idx1-ubyte"),
+        (None, lambda d: d + b"\0", "labels-idx1-ubyte"),
+        (lambda d: d[:7], None, "cut short: 9 bytes are missing"),
+        (lambda d: b"", lambda d: b"", "cut short: 4 bytes are missing"),
+        (lambda d: b"\0\0\x08\x01" + d[4:], None, "starts with 00 00 08 01, expected 00 00 08 03"),
+        (lambda d: b"\0\0\x0d\x03" + d[4:], None, "starts with 00 00 0d 03, expected 00 00 08 03"),
+        (None, lambda d: b"\0\0\x08\x03" + d[4:], "starts with 00 00 08 03, expected 00 00 08 01"),
+        (lambda d: d[:4] + struct.pack(">I", 0xFFFFFFFF) + d[8:], None, "expected 3367254359280 bytes"),
+        (None, lambda d: d[:4] + struct.pack(">I", 0xFFFFFFFF) + d[8:], "has 4294967295 classes"),
+        (lambda d: idx(IMAGES[:, :27]), None, "expected pictures of 28 x 28, got 28 x 27"),
+        (lambda d: idx(IMAGES[:0]), lambda d: idx(CLASSES[:0]), "has no pictures"),
+        (None, lambda d: idx(CLASSES[:-1]), "has 8 classes, "),
+        (None, lambda d: idx(CLASSES + (CLASSES == 9)), "row 4: expected a class of 0 to 9, got 10"),
+    ],
+)
+def test_wrong_files(
+    packed: bool,
+    images: Callable[[bytes], bytes] | None,
+    labels: Callable[[bytes], bytes] | None,
+    part: str,
+    tmp_path: Path,
+) -> None:
+    same: Callable[[bytes], bytes] = lambda data: data  # noqa: E731
+    write(tmp_path, (images or same)(idx(IMAGES)), (labels or same)(idx(CLASSES)), packed=packed)
+    fails(tmp_path, part)
+
+
+def test_labels_that_announce_too_many(tmp_path: Path) -> None:
+    """Both headers agree, so the labels' length alone tells."""
+    images = b"\0\0\x08\x03" + struct.pack(">3I", 5, 28, 28) + bytes(5 * 784)
+    write(tmp_path, images, b"\0\0\x08\x01" + struct.pack(">I", 5) + bytes(3))
+    fails(tmp_path, "labels-idx1-ubyte is cut short: 2 bytes are missing")
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
+def test_truncated_gzip(share: float, tmp_path: Path) -> None:
+    path = write(tmp_path, idx(IMAGES), idx(CLASSES), packed=True) / "train-images-idx3-ubyte.gz"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    fails(tmp_path, "train-images-idx3-ubyte.gz cannot be read, or is cut short")
+
+
+def test_altered_gzip(tmp_path: Path) -> None:
+    """Its checksum tells, before any picture is used."""
+    path = write(tmp_path, idx(IMAGES), idx(CLASSES), packed=True) / "train-images-idx3-ubyte.gz"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(FormatError, match="cannot be read"):
+        mnist.read(tmp_path)
+
+
+def test_web_page_for_a_gzip(tmp_path: Path) -> None:
+    write(tmp_path, idx(IMAGES), idx(CLASSES), packed=True)
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_text("<html>403 Forbidden</html>")
+    fails(tmp_path, "train-labels-idx1-ubyte.gz cannot be read")
+
+
+def test_missing(tmp_path: Path) -> None:
+    fails(tmp_path, "lacks train-images-idx3-ubyte or train-images-idx3-ubyte.gz; it has nothing")
+    fails(tmp_path / "nowhere", "is not a folder")
+    (write(tmp_path, idx(IMAGES), idx(CLASSES)) / "train-labels-idx1-ubyte").unlink()
+    fails(tmp_path, "lacks train-labels-idx1-ubyte", "it has train-images-idx3-ubyte")
+
+
+def test_altered_after_it_was_opened(tmp_path: Path) -> None:
+    found = mnist.read(write(tmp_path, idx(IMAGES), idx(CLASSES)))
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(IMAGES)[:-10])
+    with pytest.raises(FormatError, match="cut short: 10 bytes are missing"):
+        list(found.pictures())
