@@ -109,7 +109,7 @@ def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> Non
     lsun          the folder of an LMDB, or of pictures; 256 px without --resize
 
     Pictures are square, of one size, a power of two, RGB or grey of 8 bits; grey stays one channel where all are.
-    Labels go to FILE-labels.npy. A killed import leaves nothing, and starts again.
+    Labels go to FILE-labels.npy. A killed import starts again.
     """
     from celebahq_builder.formats.importing import import_pictures
 

@@ -41,7 +41,8 @@ def from_values(values: list[Any], where: Path) -> Labels:
     if values and len(numbers) == len(values) and min(numbers) >= 0 and max(numbers) < max(65536, len(values)):
         return one_hot(np.array(numbers, np.int64))
     try:
-        labels = np.array(values, np.float32)
+        with np.errstate(over="ignore"):  # what is too large is infinite, and refused below
+            labels = np.array(values, np.float32)
     except (ValueError, TypeError, OverflowError):
         labels = np.zeros(0, np.float32)
     if labels.ndim != 2 or not labels.size or not np.isfinite(labels).all():

@@ -149,7 +149,8 @@ def _square(picture: Image.Image, side: int) -> Image.Image:
     short = min(picture.size)
     left, top = (picture.width - short) // 2, (picture.height - short) // 2
     box = (left, top, left + short, top + short)
-    return picture.resize((side, side), Image.Resampling.LANCZOS, box=box) if side != short else picture.crop(box)
+    square = picture.crop(box)  # first, so that nothing beside it is mixed in
+    return square.resize((side, side), Image.Resampling.LANCZOS) if side != short else square
 
 
 def decoded(coded: Iterable[Coded], decode_one: Callable[[Coded], Pixels]) -> Iterator[Pixels]:

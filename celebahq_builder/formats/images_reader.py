@@ -142,6 +142,8 @@ def _in_metadata(folder: Path, there: set[str]) -> tuple[list[str], list[Record]
 def described(records: list[Record], where: Path) -> tuple[Metadata, Labels | None, tuple[str, ...]]:
     """Return metadata, labels and names of the labels of records that `formats.records` made, or someone else.
 
+    Attributes are the labels where there are no others.
+
     Raises:
         FormatError: what `metadata.from_records` or `classes.from_values` has no use for.
     """
@@ -156,7 +158,9 @@ def described(records: list[Record], where: Path) -> tuple[Metadata, Labels | No
             if any(not isinstance(value, dict) or tuple(value) != names for value in values):
                 raise FormatError(f"{where}: the labels of some pictures are not those of the first; mend them")
             values = [list(value.values()) for value in values]
-        return metadata, None if all(v is None for v in values) else classes.from_values(values, where), names
+        if all(value is None for value in values):
+            return metadata, metadata.attribute_labels, metadata.attribute_names
+        return metadata, classes.from_values(values, where), names
     labels = classes.from_values(of_class, where)
     named = {number: str(name) for number, name in zip(of_class, class_names, strict=True) if name is not None}
     names = tuple(named[number] for number in range(labels.shape[1])) if len(named) == labels.shape[1] else ()

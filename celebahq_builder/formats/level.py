@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.codecs import codec_of
 from celebahq_builder.formats.hdf5 import PyramidFile
@@ -91,13 +89,7 @@ class Level:
     def labels(self) -> Labels | None:
         """Of the file ``<stem>-labels.npy`` beside it, or else the attributes: 1 where a photo has it, 0 elsewhere."""
         labels = read_labels(self.path, self.count)
-        return self.attributes if labels is None else labels
-
-    @property
-    def attributes(self) -> Labels | None:
-        """The photos' attributes as labels of 0 and 1; None where the file knows of none."""
-        column = self.metadata.columns.get("attributes")
-        return None if column is None else (np.asarray(column) > 0).astype(np.float32)
+        return self.metadata.attribute_labels if labels is None else labels
 
     @property
     def label_names(self) -> tuple[str, ...]:

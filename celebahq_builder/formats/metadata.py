@@ -16,6 +16,7 @@ from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.hdf5_layout import PHOTOS
 from celebahq_builder.formats.hdf5_writer import NAMES
+from celebahq_builder.formats.pictures import Labels
 
 Column = NDArray[Any] | list[str]
 
@@ -41,6 +42,12 @@ class Metadata:
     columns: dict[str, Column] = field(default_factory=dict)
     attribute_names: tuple[str, ...] = ()
     """One for each column of ``columns["attributes"]``, where that is there."""
+
+    @property
+    def attribute_labels(self) -> Labels | None:
+        """The attributes as labels, float32 [N, attributes] of 0 and 1; None where there are none."""
+        column = self.columns.get("attributes")
+        return None if column is None else (np.asarray(column) > 0).astype(np.float32)
 
     def record(self, row: int) -> Record:
         """Return one row as JSON has it."""

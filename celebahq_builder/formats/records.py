@@ -11,7 +11,8 @@ from celebahq_builder.formats.metadata import Record
 
 def own_labels(level: Level) -> bool:
     """Whether a level has labels other than its photos' attributes, which a record holds anyway."""
-    return level.labels is not None and (level.attributes is None or not np.array_equal(level.labels, level.attributes))
+    attributes = level.metadata.attribute_labels
+    return level.labels is not None and (attributes is None or not np.array_equal(level.labels, attributes))
 
 
 def records(level: Level, numbers: range) -> list[Record]:

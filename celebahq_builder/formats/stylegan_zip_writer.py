@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from celebahq_builder import parallel
 from celebahq_builder.formats import png
@@ -46,27 +47,28 @@ def write(export: Export, stage: Staging) -> Iterator[int]:
     """
     done = _cut_back(stage)
     yield done
-    archive = zipfile.ZipFile(stage.data, "a" if done else "w")
-    try:
-        jobs = (
-            _Job(export.source, export.level.resolution, part, export.settings.png_level)
-            for part in export.parts(PART)
-            if part.start >= done
-        )
-        for coded in parallel.run(_encode, jobs, workers=export.workers, ordered=True):
-            for image in coded:
-                _add(archive, entry_name(done), image)
-                done += 1
-            if done % CHECKPOINT == 0:
-                _checkpoint(archive, stage, done)
-                archive = zipfile.ZipFile(stage.data, "a")
-            yield len(coded)
-        _add(archive, "dataset.json", _labels(export.level))
-        archive.close()
-    except OSError:
-        archive.fp = None  # or it would try to write its directory to the full disk when it is collected
-        raise
-    with stage.data.open("rb+") as file:
+    with stage.data.open("rb+" if done else "wb+") as file:
+        archive = zipfile.ZipFile(file, "a" if done else "w")
+        try:
+            jobs = (
+                _Job(export.source, export.level.resolution, part, export.settings.png_level)
+                for part in export.parts(PART)
+                if part.start >= done
+            )
+            for coded in parallel.run(_encode, jobs, workers=export.workers, ordered=True):
+                for image in coded:
+                    _add(archive, entry_name(done), image)
+                    done += 1
+                if done % CHECKPOINT == 0:
+                    _checkpoint(archive, file, stage, done)
+                    archive = zipfile.ZipFile(file, "a")
+                yield len(coded)
+            _add(archive, "dataset.json", _labels(export.level))
+            archive.close()
+        except BaseException:
+            archive.fp = None  # when it is collected, it would write its directory: to a disk that is full, say
+            raise
+        file.flush()
         os.fsync(file.fileno())
 
 
@@ -96,13 +98,13 @@ def _labels(level: Level) -> bytes:
     return json.dumps({"labels": values}).encode()
 
 
-def _checkpoint(archive: zipfile.ZipFile, stage: Staging, pictures: int) -> None:
+def _checkpoint(archive: zipfile.ZipFile, file: BinaryIO, stage: Staging, pictures: int) -> None:
     """Note what has to follow the pictures to make a whole archive of them: what is added next will overwrite it."""
     archive.close()
-    with stage.data.open("rb+") as file:
-        os.fsync(file.fileno())
-        file.seek(archive.start_dir)
-        directory = base64.b64encode(file.read()).decode()
+    file.flush()
+    os.fsync(file.fileno())
+    file.seek(archive.start_dir)
+    directory = base64.b64encode(file.read()).decode()
     note = {"pictures": pictures, "bytes": archive.start_dir, "directory": directory}
     write_json(stage.root / "checkpoint.json", note)
 

@@ -95,8 +95,8 @@ def _levels(folder: Path) -> tuple[Path, list[Path]]:
     found = {_level(path): path for path in folder.glob("*-r*.tfrecords") if _level(path)}
     if not found:
         raise FormatError(f"{folder} holds no files named NAME-r02.tfrecords and so on; give their folder, or one file")
-    stems = sorted({path.name.rsplit("-r", 1)[0] for path in found.values()})
-    if len(list(folder.glob("*-r*.tfrecords"))) > len(found):
+    stems = sorted({path.name.rsplit("-r", 1)[0] for path in folder.glob("*-r*.tfrecords") if _level(path)})
+    if len(stems) > 1:
         raise FormatError(
             f"{folder} holds several sets ({', '.join(stems)}); give a single file, or a folder of one set"
         )
