@@ -1,4 +1,4 @@
-"""Every format's size and time at 1024x1024, there and, where it can be imported, back; extrapolated to 30,000 pictures.
+"""Every format's size and time at 1024x1024, there and, where it is imported, back; extrapolated to 30,000 pictures.
 
 ``python benchmarks/export.py [--workers N]`` prints every figure beside its threshold. The pictures are the 28 faces of
 CelebA-HQ of the real test set and their mirror images, 56 in all. They were stored as JPEG, which leaves less noise

@@ -32,10 +32,23 @@ def verify(path: Path) -> Iterator[str]:
 
 
 def verify_hdf5(path: Path) -> Iterator[str]:
-    """Yield what is wrong with an HDF5 file: levels, counts, means, hashes."""
+    """Yield what is wrong with the pictures of an HDF5 file: hashes, means.
+
+    Raises:
+        FormatError: it is no such file, or its levels do not belong together.
+    """
+    with PyramidFile(path) as pyramid:
+        yield from (f"{path.name}: {problem}" for problem in pyramid.problems())
+
+
+def _result_problems(path: Path, labels: bool) -> Iterator[str]:
+    if not path.exists():
+        yield f"{path.name} is missing"
+        return
     try:
-        with PyramidFile(path) as pyramid:
-            yield from (f"{path.name}: {problem}" for problem in pyramid.problems())
+        yield from verify_hdf5(path)
+        if labels:
+            yield from _label_problems(path)
     except FormatError as error:
         yield str(error)
 
@@ -71,13 +84,7 @@ def verify_workspace(workspace: Workspace) -> Iterator[str]:
             yield from _stage_problems(stage)
     result = workspace.hdf5_path(run["recipe"]["resolution"])
     if "pack" in run["stages"]:
-        if result.exists():
-            found = list(verify_hdf5(result))
-            yield from found
-            if run["recipe"]["pack"].get("labels") and not found:
-                yield from _label_problems(result)
-        else:
-            yield f"{result.name} is missing"
+        yield from _result_problems(result, labels=run["recipe"]["pack"].get("labels", False))
     if workspace.summary_path.exists():
         ended = ledger.count(ledger.standings(workspace))
         summary = read_json(workspace.summary_path)

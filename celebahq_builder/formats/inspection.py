@@ -1,4 +1,4 @@
-"""What an HDF5 file holds, in lines for people."""
+"""What an HDF5 file holds, in lines for people; no picture is read, so it is quick however many there are."""
 
 from __future__ import annotations
 
@@ -7,9 +7,20 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
+from numpy.typing import NDArray
 
+from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.formats.histogram_text import histogram_lines
+from celebahq_builder.formats.stored import printable
+from celebahq_builder.imaging.pyramid import levels
+
+FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32001: "Blosc", 32004: "LZ4", 32015: "Zstandard", 32026: "Blosc2"}
+"""Names of HDF5's filters by their registered numbers (The HDF Group, "Registered Filter Plugins")."""
+
+DEFLATE = 1
 
 
 def inspect_hdf5(path: Path) -> Iterator[str]:
@@ -19,26 +30,114 @@ def inspect_hdf5(path: Path) -> Iterator[str]:
         FormatError: not such a file.
     """
     with PyramidFile(path) as pyramid:
-        size = path.stat().st_size
-        yield f"{path}: {pyramid.count} pictures, {size / 1e6:.1f} MB"
-        for r in pyramid.resolutions:
-            data = pyramid.level(r)
-            stored = data.id.get_storage_size()
-            raw = data.size * data.dtype.itemsize
-            compression = data.compression or "uncompressed"
-            kind = f"{data.dtype} {list(data.shape)}, chunks {list(data.chunks or ())}, {compression}"
-            yield f"  {data.name[1:]:14} {kind}, {stored / 1e6:.2f} MB, {stored / max(raw, 1):.0%} of raw"
-        files, scores, splits = pyramid.column("file"), pyramid.column("score"), pyramid.column("split")
-        if files is not None and len(files):
-            yield f"sources: {files[0]} ... {files[-1]}"
-        if scores is not None and len(scores):
-            low, middle, high = np.percentile(np.asarray(scores), [0, 50, 100])
-            yield f"scores: {low:.4f} to {high:.4f}, median {middle:.4f}"
-        if splits is not None and any(splits):
-            yield "splits: " + ", ".join(f"{name or 'none'} {n}" for name, n in sorted(Counter(splits).items()))
-        names = pyramid.column("attribute_names")
-        if names is not None:
-            yield f"attributes: {', '.join(names)}"
-        for name, value in sorted(pyramid.file.attrs.items()):
-            text = value if isinstance(value, str) else json.dumps(np.asarray(value).tolist())
-            yield f"{name}: {text}"
+        try:
+            yield from _heading(path, pyramid)
+            yield from _levels(pyramid)
+            yield from _labels(path)
+            yield from _photos(pyramid)
+            yield from _attributes(pyramid.file)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = printable(str(error))
+            raise FormatError(f"{path} is damaged: {reason}; build it again, or get another copy") from None
+
+
+def _heading(path: Path, pyramid: PyramidFile) -> Iterator[str]:
+    top = pyramid.level(pyramid.resolution)
+    channels = int(top.shape[1]) if top.ndim == 4 else 0
+    colour = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
+    side = f"{pyramid.resolution}x{pyramid.resolution}"
+    yield f"{path}: {pyramid.count} pictures, {side} {colour}, {path.stat().st_size / 1e6:.1f} MB"
+
+
+def _levels(pyramid: PyramidFile) -> Iterator[str]:
+    stored_bytes = raw_bytes = 0
+    for r in pyramid.resolutions:
+        data = pyramid.level(r)
+        stored = data.id.get_storage_size()
+        raw = data.size * data.dtype.itemsize
+        stored_bytes, raw_bytes = stored_bytes + stored, raw_bytes + raw
+        kind = f"{data.dtype} {list(data.shape)}, chunks {list(data.chunks or ())}, {_compression(data)}"
+        yield f"  {data.name[1:]:14} {kind}, {stored / 1e6:.2f} MB, {stored / max(raw, 1):.0%} of raw"
+        yield from _gaps(data)
+    share = stored_bytes / max(raw_bytes, 1)
+    yield f"all levels: {stored_bytes / 1e6:.1f} MB stored, {raw_bytes / 1e6:.1f} MB raw, {share:.0%}"
+    missing = [f"{r}x{r}" for r in levels(pyramid.resolution) if r not in pyramid.resolutions]
+    if missing:
+        yield f"missing levels: {', '.join(missing)}"
+
+
+def _compression(data: h5py.Dataset) -> str:
+    """Return the filters of a dataset; h5py itself knows only those of HDF5."""
+    plist = data.id.get_create_plist()
+    names = []
+    for i in range(plist.get_nfilters()):
+        code, _, values, name = plist.get_filter(i)
+        known = FILTERS.get(code) or printable(name.decode("utf-8", "replace").rstrip("\0")) or f"filter {code}"
+        names.append(f"{known} {values[0]}" if code == DEFLATE and values else known)
+    return " + ".join(names) or "uncompressed"
+
+
+def _gaps(data: h5py.Dataset) -> Iterator[str]:
+    """Say where pictures were announced but never written, as by a writer that was killed."""
+    if data.chunks is None or data.ndim != 4:
+        return
+    expected = int(np.prod([-(-n // side) for n, side in zip(data.shape, data.chunks, strict=True)]))
+    found = data.id.get_num_chunks()
+    if found < expected:
+        yield f"  incomplete: {found} of {expected} chunks were written; pictures of the others read as black"
+
+
+def _labels(path: Path) -> Iterator[str]:
+    """Say what labels lie beside the file, as the ProGAN authors' tool puts them."""
+    beside = path.with_name(f"{path.stem}-labels.npy")
+    if beside.is_file():
+        try:
+            labels = np.load(beside, mmap_mode="r", allow_pickle=False)
+            yield f"labels: {beside.name}, {labels.dtype} {list(labels.shape)}"
+        except (OSError, ValueError, EOFError):
+            yield f"labels: {beside.name} is not a file of numpy's"
+
+
+def _photos(pyramid: PyramidFile) -> Iterator[str]:
+    group = pyramid.file.get("photos")
+    if not isinstance(group, h5py.Group):
+        return
+    files, splits = pyramid.column("file"), pyramid.column("split")
+    if files is not None and len(files):
+        distinct = len(set(files))
+        among = f", {distinct} different ones" if distinct < len(files) else ""
+        yield printable(f"sources: {files[0]} ... {files[-1]}{among}")
+    yield from _scores(pyramid)
+    if splits is not None and any(splits):
+        yield "splits: " + ", ".join(f"{name or 'none'} {n}" for name, n in sorted(Counter(splits).items()))
+    names = pyramid.column("attribute_names")
+    if names is not None:
+        yield printable(f"attributes: {', '.join(map(str, names))}")
+    yield printable(f"known of each picture: {', '.join(name for name in group if name != 'attribute_names')}")
+
+
+def _scores(pyramid: PyramidFile) -> Iterator[str]:
+    column = pyramid.column("score")
+    if column is None or isinstance(column, list) or column.ndim != 1 or not len(column):
+        return
+    scores: NDArray[np.float64] = column.astype(np.float64)
+    known = scores[np.isfinite(scores)]
+    if len(known):
+        low, middle, high = np.percentile(known, [0, 50, 100])
+        without = f", {len(scores) - len(known)} without" if len(known) < len(scores) else ""
+        yield f"scores: {low:.4f} to {high:.4f}, median {middle:.4f}{without}"
+        best, worst = int(np.nanargmax(_finite(scores))), int(np.nanargmin(_finite(scores)))
+        columns = [one for one in map(pyramid.column, ("id", "file")) if one is not None and len(one) == len(scores)]
+        called = [f"picture {n}" + (f" ({columns[0][n]})" if columns else "") for n in (best, worst)]
+        yield printable(f"  best {called[0]}, worst {called[1]}")
+        yield from histogram_lines(known)
+
+
+def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _attributes(file: h5py.File) -> Iterator[str]:
+    for name, value in sorted(file.attrs.items()):
+        text = value if isinstance(value, str) else json.dumps(np.asarray(value).tolist(), default=str)
+        yield printable(f"{name}: {text}")

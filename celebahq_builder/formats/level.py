@@ -54,7 +54,7 @@ class Level:
                 has = ", ".join(map(str, self.pyramid.resolutions))
                 raise FormatError(f"{path} has no level {resolution}x{resolution}; it has {has}: ask for one of these")
             level = self.pyramid.level(self.resolution)
-            if level.chunks is not None and level.compression is None:
+            if level.chunks is not None and level.compression not in ("gzip", "lzf"):
                 codec_of(level)  # loads the filter of a codec that is not HDF5's own, or says what to install
         except FormatError:
             self.pyramid.file.close()

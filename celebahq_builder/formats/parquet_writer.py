@@ -22,7 +22,7 @@ from celebahq_builder.formats.names import file_names
 from celebahq_builder.formats.records import own_labels, records
 from celebahq_builder.formats.staging import Staging
 
-GROUP = 64
+GROUP = 32
 """Pictures of a row group, which is held in memory; fewer where they are large."""
 
 GROUP_BYTES = 256 * 2**20

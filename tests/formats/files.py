@@ -1,5 +1,6 @@
-"""Small HDF5 files to export, made with h5py alone."""
+"""HDF5 files for tests, written by h5py alone: as ours, as the ProGAN authors' tool writes them, and damaged ones."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -7,59 +8,51 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from celebahq_builder.imaging.pyramid import build_pyramid
-from celebahq_builder.workspace import sha256
+from tests.reference.pyramid import level as reference_level
 
 Pictures = NDArray[np.uint8]
 
 
-def noise(count: int, side: int, channels: int = 3, seed: int = 0) -> Pictures:
-    return np.random.default_rng(seed).integers(0, 256, (count, channels, side, side), dtype=np.uint8)
+def noise(count: int, resolution: int, channels: int = 3, seed: int = 0) -> Pictures:
+    """Return pictures [count, channels, resolution, resolution] that no two pixels of are alike for long."""
+    shape = (count, channels, resolution, resolution)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def theano_file(path: Path, pictures: Pictures) -> Path:
-    """Levels alone, one picture a chunk, as the ProGAN authors' tool leaves them."""
-    with h5py.File(path, "w") as file:
-        for level in build_pyramid(pictures):
-            file.create_dataset(
-                f"data{level.shape[-1]}x{level.shape[-1]}",
-                data=level,
-                maxshape=(None, *level.shape[1:]),
-                chunks=(1, *level.shape[1:]),
-                compression="gzip",
-                compression_opts=4,
-            )
-    return path
-
-
-def described_file(path: Path, pictures: Pictures, **changed: Any) -> Path:
-    """Levels and what the pack stage writes beside them."""
-    theano_file(path, pictures)
-    count, rng = len(pictures), np.random.default_rng(1)
-    columns: dict[str, Any] = {
-        "id": [f"{7 * i:06d}" for i in range(count)],
-        "file": [f"{7 * i:06d}.jpg" for i in range(count)],
-        "rank": np.arange(count, dtype=np.int32)[::-1],
-        "score": rng.random(count),
-        "landmarks": rng.random((count, 5, 2)).astype(np.float32),
-        "quad": rng.random((count, 4, 2)),
-        "zoom": rng.random(count),
-        "split": ["train" if i % 3 else "" for i in range(count)],
-        "sha256": [sha256(picture.tobytes()) for picture in pictures],
-        "attributes": np.where(rng.random((count, 3)) > 0.5, 1, -1).astype(np.int8),
-        "attribute_names": ["Bald", "Eyeglasses", "Smiling"],
-        **changed,
+def levels_of(pictures: Pictures) -> dict[int, Pictures]:
+    """Return all levels, by their resolution."""
+    sides = [pictures.shape[-1] >> k for k in range(pictures.shape[-1].bit_length())]
+    return {
+        r: np.stack([reference_level(picture, r) for picture in pictures])
+        if len(pictures)
+        else np.zeros((0, pictures.shape[1], r, r), np.uint8)
+        for r in sides
     }
-    with h5py.File(path, "r+") as file:
+
+
+def hashes(pictures: Pictures) -> list[str]:
+    """Return the SHA-256 of each."""
+    return [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures]
+
+
+def store(path: Path, pictures: Pictures, **columns: Any) -> Path:
+    """Write pictures with all levels, a picture a chunk, and what is known of them; without columns, levels alone."""
+    with h5py.File(path, "w") as file:
+        for r, level in levels_of(pictures).items():
+            chunks = (1, *level.shape[1:])
+            file.create_dataset(
+                f"data{r}x{r}", data=level, maxshape=(None, *level.shape[1:]), chunks=chunks, compression="gzip"
+            )
         for name, values in columns.items():
-            if values is not None:
-                text = isinstance(values, list)
-                file.create_dataset(f"photos/{name}", data=values, dtype=h5py.string_dtype() if text else None)
+            text = len(values) and isinstance(values[0], str)
+            file.create_dataset(f"photos/{name}", data=values, dtype=h5py.string_dtype() if text else None)
     return path
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, or the folder itself where it is a file."""
-    if folder.is_file():
-        return {"": folder.read_bytes()}
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+def damage(path: Path, resolution: int, number: int) -> None:
+    """Overwrite the beginning of a picture's chunk."""
+    with h5py.File(path) as file:
+        place = file[f"data{resolution}x{resolution}"].id.get_chunk_info(number).byte_offset
+    raw = bytearray(path.read_bytes())
+    raw[place : place + 8] = bytes(8)
+    path.write_bytes(raw)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from celebahq_builder.formats.exporting import Settings, export
 from celebahq_builder.imaging.pyramid import build_pyramid
-from tests.formats.files import Pictures, described_file, noise, theano_file, tree
+from tests.formats.pyramids import Pictures, described_file, noise, theano_file, tree
 
 FORMATS = ("tfrecord", "stylegan-zip", "images", "webdataset", "parquet")
 

@@ -20,7 +20,7 @@ from celebahq_builder.errors import CelebAHQError
 from celebahq_builder.formats import images_writer, png, stylegan_zip_writer
 from celebahq_builder.formats.exporting import Settings, export
 from celebahq_builder.workspace import lock
-from tests.formats.files import described_file, noise, tree
+from tests.formats.pyramids import described_file, noise, tree
 
 ROOT = Path(__file__).parents[2]
 

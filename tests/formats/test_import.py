@@ -3,6 +3,8 @@
 import io
 import json
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,19 @@ import pytest
 import tfrecord
 from PIL import Image
 
+from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.catalogue import recognise
 from celebahq_builder.formats.exporting import Settings, export
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.importing import import_pictures
 from celebahq_builder.imaging.pyramid import build_pyramid
-from tests.formats.files import Pictures, described_file, noise, theano_file
+from tests.formats import test_cifar10 as cifar10_files
+from tests.formats import test_lsun as lsun_files
+from tests.formats import test_mnist as mnist_files
+from tests.formats.pyramids import Pictures, described_file, noise, theano_file
 from tests.reference import theano_reader
+
+ROOT = Path(__file__).parents[2]
 
 BACK = ("images", "stylegan-zip", "tfrecord", "hdf5")
 
@@ -233,3 +241,73 @@ def test_uncompressed_hdf5_of_another_writer(tmp_path: Path) -> None:
             file[f"data{level.shape[-1]}x{level.shape[-1]}"] = level
     import_pictures(tmp_path / "in.h5", tmp_path / "out.h5", compression="none")
     np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data)
+
+
+@pytest.mark.parametrize("compression", ["blosc2", "none"])
+def test_compressed_otherwise(compression: str, tmp_path: Path) -> None:
+    """By another process than the one that wrote it, which knows the filter anyway."""
+    data = noise(3, 16)
+    import_pictures(theano_file(tmp_path / "in.h5", data), tmp_path / "other.h5", compression=compression)
+    command = [sys.executable, "-m", "celebahq_builder", "export", tmp_path / "other.h5", "--to", "tfrecord"]
+    command += ["--out", tmp_path / "tf", "--workers", "1"]
+    subprocess.run(list(map(str, command)), check=True, cwd=ROOT, capture_output=True)
+    import_pictures(tmp_path / "tf", tmp_path / "out.h5")
+    np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data)
+
+
+# --- The data sets of the other presets ---------------------------------------------------------------------------
+
+
+def test_mnist(tmp_path: Path) -> None:
+    folder = mnist_files.write(
+        tmp_path / "mnist", mnist_files.idx(mnist_files.IMAGES), mnist_files.idx(mnist_files.CLASSES)
+    )
+    assert recognise(folder) == "mnist"
+    import_pictures(folder, tmp_path / "mnist.h5")
+    found = pixels(tmp_path / "mnist.h5")[0]
+    np.testing.assert_array_equal(found[:, 0, 2:30, 2:30], mnist_files.IMAGES)
+    np.testing.assert_array_equal(np.load(tmp_path / "mnist-labels.npy").argmax(axis=1), mnist_files.CLASSES)
+    assert photos(tmp_path / "mnist.h5")["label_names"] == list("0123456789")
+
+
+def test_lsun(tmp_path: Path) -> None:
+    entries = lsun_files.photos()
+    folder = tmp_path / "bedroom"
+    folder.mkdir()
+    lsun_files.database(folder, entries)
+    assert recognise(folder) == "lsun"
+    import_pictures(folder, tmp_path / "bedroom.h5", resize=32)
+    expected = [lsun_files.expected(entries[key], 32) for key in sorted(entries)]
+    np.testing.assert_array_equal(pixels(tmp_path / "bedroom.h5")[0], np.stack(expected))
+    assert photos(tmp_path / "bedroom.h5")["file"] == sorted(entries)
+
+
+def test_cifar10_is_found(tmp_path: Path) -> None:
+    """Its reader takes nothing but the 50,000 pictures, so it is only asked whether they are there."""
+    folder = cifar10_files.folder(tmp_path / "cifar-10-batches-py", cifar10_files.python_files())
+    assert recognise(folder) == recognise(tmp_path) == "cifar10"
+    with pytest.raises(FormatError, match="data_batch_1"):
+        import_pictures(folder, tmp_path / "cifar10.h5")
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+# --- Real pictures ------------------------------------------------------------------------------------------------
+
+
+def test_real_photos_resized(shared: Path, tmp_path: Path) -> None:
+    """Photos of all sizes; each is Pillow's own crop and Lanczos filter, before and after a zip."""
+    (tmp_path / "in").mkdir()
+    photos_there = sorted((shared / "data" / "faces" / "img_celeba").glob("*.jpg"))[:12]
+    for path in photos_there:
+        (tmp_path / "in" / path.name).symlink_to(path.resolve())
+    import_pictures(tmp_path / "in", tmp_path / "faces.h5", resize=64)
+    expected = []
+    for path in photos_there:
+        with Image.open(path) as image:
+            side = min(image.size)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            square = image.convert("RGB").crop((left, top, left + side, top + side))
+            expected.append(np.asarray(square.resize((64, 64), Image.Resampling.LANCZOS)).transpose(2, 0, 1))
+    np.testing.assert_array_equal(pixels(tmp_path / "faces.h5")[0], np.stack(expected))
+    back = there_and_back(tmp_path / "faces.h5", tmp_path, "stylegan-zip")
+    np.testing.assert_array_equal(pixels(back)[0], np.stack(expected))

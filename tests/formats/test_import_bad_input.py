@@ -20,7 +20,7 @@ from celebahq_builder.cli import celebahq
 from celebahq_builder.errors import CelebAHQError
 from celebahq_builder.formats.exporting import Settings, export
 from celebahq_builder.formats.importing import import_pictures
-from tests.formats.files import described_file, noise, theano_file
+from tests.formats.pyramids import described_file, noise, theano_file
 
 
 def refused(path: Path, **asked: Any) -> str:

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,10 +68,10 @@ def test_as_it_is(count: int, resolution: int, channels: int, tmp_path: Path) ->
     assert files(tmp_path) == ["data.h5"]
 
 
-@pytest.mark.parametrize("name", ["gzip", "blosc2"])
-def test_same_bytes_for_any_number_of_workers(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "numbers"), [("gzip", (1, 2, 3)), ("blosc2", (1, 2))])
+def test_same_bytes_for_any_number_of_workers(name: str, numbers: tuple[int, ...], tmp_path: Path) -> None:
     data = arrays(600, 64)
-    for workers in (1, 2, 3):
+    for workers in numbers:
         write_pictures(data, tmp_path / f"{workers}.h5", codec=codec(name), workers=workers)
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
@@ -179,3 +182,47 @@ def test_shape_of_the_file(tmp_path: Path) -> None:
         assert {name: item.shape for name, item in file.items() if name.startswith("data")} == {
             f"data{r}x{r}": (3, 1, r, r) for r in (4, 2, 1)
         }
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from celebahq_builder.formats import hdf5_writer
+from celebahq_builder.formats.writing import write_pictures
+from tests.formats.test_writing import arrays
+
+class Killed(hdf5_writer.PyramidWriter):
+    def write(self, *args):
+        if self.done == 32:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().write(*args)
+
+sys.modules["celebahq_builder.formats.writing"].PyramidWriter = Killed
+write_pictures(arrays(40, 256), Path(sys.argv[1]), workers=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_and_run_again(workers: int, tmp_path: Path) -> None:
+    """By a real signal, with pictures stored already: what lies there is not the file, and the next run replaces it."""
+    path = tmp_path / "data.h5"
+    command = [sys.executable, "-c", KILLED, str(path), str(workers)]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert files(tmp_path) == ["data.h5.partial"]
+    with pytest.raises(FormatError, match="is not a readable HDF5 file|lacks|has no datasets"):
+        PyramidFile(tmp_path / "data.h5.partial")
+    write_pictures(arrays(40, 256), path)
+    write_pictures(arrays(40, 256), tmp_path / "whole.h5")
+    assert path.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    assert files(tmp_path) == ["data.h5", "whole.h5"]
+
+
+def test_a_published_file_is_never_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "data.h5"
+    write_pictures(arrays(3, 8), path)
+    path.chmod(0o444)
+    with pytest.raises(FormatError, match="exists already"):
+        write_pictures(arrays(3, 8), path)
+    with PyramidFile(path) as file:
+        assert file.file.mode == "r"

@@ -1,0 +1,168 @@
+"""Commands that look into data set files: ``extract``, ``compare``, ``view``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from celebahq_builder.cli.group import PATH, celebahq
+from celebahq_builder.errors import CelebAHQError, FormatError
+
+if TYPE_CHECKING:
+    from celebahq_builder.formats.stored import StoredPictures
+
+FILE = click.argument("file", type=PATH, metavar="FILE.h5")
+
+INDEX = click.option(
+    "--index", "index", metavar="I", help="Numbers and slices from 0 as in Python: 0:10, 1,5,7, -1, ::100."
+)
+NAMES = click.option(
+    "--id", "names", multiple=True, metavar="NAME", help="Its id or source file, where the file knows it; repeatable."
+)
+RESOLUTION = click.option("--resolution", type=click.IntRange(1), metavar="R", help="Of the level to take.")
+
+
+@celebahq.command()
+@FILE
+@INDEX
+@NAMES
+@click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder for the PNG files.")
+@RESOLUTION
+def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, resolution: int | None) -> None:
+    """Write pictures of an HDF5 file as PNG files, lossless, named by their number: 00000.png.
+
+    --resolution is the largest level by default. Nothing is ever overwritten. Files of the original ProGAN tool and
+    grey ones will do; those know no ids.
+    """
+    from celebahq_builder.formats.contact_sheet import tiles
+    from celebahq_builder.formats.extraction import extract as write
+    from celebahq_builder.formats.stored import StoredPictures
+
+    if not index and not names:
+        raise FormatError("say which pictures: --index 0:10, say, --index : for all, or --id NAME")
+    with StoredPictures(file) as stored:
+        numbers = _chosen(stored, index, names)
+        written = write(stored, numbers, out, resolution)
+        for path, tile in zip(written, tiles(stored, numbers), strict=True):
+            click.echo("  ".join(filter(None, (str(path), tile.name))))
+    click.echo(f"{len(written):,} of {stored.count:,} pictures written to {out}")
+
+
+@celebahq.command()
+@click.argument("a", type=PATH, metavar="A.h5")
+@click.argument("b", type=PATH, metavar="B.h5")
+@click.option(
+    "--by",
+    type=click.Choice(["id", "file", "position"]),
+    help="What makes two pictures a pair: id, source file or place; default the first that both files have.",
+)
+@click.option("--resolution", type=click.IntRange(1), metavar="R", help="Only this level; default all both have.")
+@click.option("--full", is_flag=True, help="Read those pictures too whose recorded SHA-256 are equal.")
+@click.option(
+    "--worst", type=click.IntRange(0), default=10, show_default=True, metavar="N", help="Name the N that differ most."
+)
+def compare(a: Path, b: Path, worst: int, **asked: Any) -> None:
+    """Say which pictures of two HDF5 files differ, and by how much.
+
+    Pictures are paired by id, by source file, or by place in the file, and compared level by level: the largest and
+    the mean absolute difference in levels of 0 to 255, and the PSNR. Where both files record the SHA-256 of a picture
+    and these are equal, it is taken for equal and not read; --full reads all.
+
+    Only pictures are compared, not what is known of them. Another order is told but is no difference; a picture or a
+    level that only one file has, is one.
+
+    Exit code: 0 all equal, 1 there are differences, 2 the files cannot be compared.
+    """
+    from celebahq_builder.formats import comparison, comparison_text
+    from celebahq_builder.formats.stored import StoredPictures
+
+    try:
+        with StoredPictures(a) as one, StoredPictures(b) as other:
+            length = one.count * (1 if asked["resolution"] else len(one.resolutions))
+            with click.progressbar(
+                length=length, label="compare", file=sys.stderr, hidden=not sys.stderr.isatty()
+            ) as bar:
+                result = comparison.compare(one, other, worst=worst, advance=bar.update, **asked)
+            for line in comparison_text.lines(one, other, result):
+                click.echo(line)
+    except CelebAHQError as error:
+        click.echo(f"error: {error}", err=True)
+        raise click.exceptions.Exit(2) from None
+    if not result.equal:
+        raise click.exceptions.Exit(1)
+
+
+@celebahq.command()
+@FILE
+@click.option("--out", type=PATH, required=True, metavar="SHEET.png", help="Ends in .png, .jpg or .html.")
+@click.option("--grid", default="8x5", show_default=True, metavar="CxR", help="Columns and most rows of pictures.")
+@click.option("--level", "--resolution", "resolution", type=click.IntRange(1), metavar="R", help="Level to show.")
+@INDEX
+@NAMES
+@click.option("--random", "drawn", is_flag=True, help="Pictures drawn at random.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="S", help="Of --random.")
+@click.option("--best", is_flag=True, help="Those of the highest scores.")
+@click.option("--worst", is_flag=True, help="Those of the lowest scores, the lowest last; with --best half of each.")
+@click.option("--captions/--no-captions", default=True, help="Number, score and name under each; the default.")
+def view(file: Path, out: Path, grid: str, resolution: int | None, captions: bool, **asked: Any) -> None:
+    """Show pictures of an HDF5 file on a contact sheet, or on an HTML page that can be sent as one file.
+
+    By default the first ones, as they are at the level next to 192 px. Nothing is ever overwritten.
+    """
+    from celebahq_builder.formats import contact_sheet
+    from celebahq_builder.formats.stored import StoredPictures
+    from celebahq_builder.report import contact_page
+
+    match = re.fullmatch(r"(\d{1,4})[xX](\d{1,4})", grid)
+    columns, rows = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not columns or not rows:
+        raise FormatError(f"--grid {grid}: expected columns x rows, such as 8x5")
+    with StoredPictures(file) as stored:
+        numbers = _shown(stored, columns * rows, **asked)
+        shown = contact_sheet.tiles(stored, numbers[: columns * rows])
+        level = resolution or contact_sheet.level_for(stored)
+        if out.suffix.lower() == ".html":
+            contact_page.write(out, stored, shown, level)
+        else:
+            contact_sheet.write(out, stored, shown, columns, level, captions)
+        left = (
+            f"; {len(numbers) - len(shown):,} more did not fit into --grid {grid}" if len(numbers) > len(shown) else ""
+        )
+        click.echo(f"{out}: {len(shown):,} of {stored.count:,} pictures at {level}x{level}{left}")
+
+
+def _chosen(stored: StoredPictures, index: str | None, names: tuple[str, ...]) -> list[int]:
+    """Return the numbers asked for, those of --index first."""
+    from celebahq_builder.formats import numbers
+
+    by_index = numbers.parse(index, stored.count) if index else []
+    return list(dict.fromkeys(by_index + (numbers.of_names(names, stored) if names else [])))
+
+
+def _shown(
+    stored: StoredPictures,
+    fit: int,
+    *,
+    index: str | None,
+    names: tuple[str, ...],
+    drawn: bool,
+    seed: int,
+    **asked: bool,
+) -> list[int]:
+    """Return the numbers to show; more than fit only where they were named one by one."""
+    from celebahq_builder.formats import numbers
+
+    best, worst = asked["best"], asked["worst"]
+    if (bool(index or names) + drawn + (best or worst)) > 1:
+        raise FormatError("--index or --id, --random, and --best or --worst exclude each other; take one of them")
+    if index or names:
+        return _chosen(stored, index, names)
+    if drawn:
+        return numbers.drawn(fit, stored.count, seed)
+    if best or worst:
+        return numbers.extremes(stored, fit, best=best, worst=worst)
+    return list(range(min(fit, stored.count)))

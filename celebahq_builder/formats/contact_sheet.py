@@ -1,0 +1,193 @@
+"""Many pictures of an HDF5 file on one, in rows, each with a caption."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.extraction import to_image
+from celebahq_builder.formats.stored import StoredPictures, printable
+from celebahq_builder.workspace import write_atomic
+
+TILE_PX = 192
+"""Side that pictures of a level chosen for them come next to."""
+
+CAPTION_TILE_PX = 96
+"""Smaller tiles are enlarged by a whole number to this, so that a caption fits under them."""
+
+GAP_PX, MARGIN_PX = 4, 8
+
+FONT_PX = 14
+
+CAPTION_PX = 20
+"""Height of the line under a tile."""
+
+PAPER, INK = (255, 255, 255), (40, 40, 40)
+
+SHEET_PIXELS_MAX = 200_000_000
+"""A sheet takes three bytes of memory for each."""
+
+SIDE_PX_MAX = 65_500
+"""Of JPEG."""
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture and what is said of it."""
+
+    number: int
+    name: str
+    """Id or source file; empty where the file knows none."""
+    score: float | None
+
+    @property
+    def caption(self) -> str:
+        """Number, score and name, as far as the file knows them."""
+        return "  ".join(filter(None, (str(self.number), self.score_text, self.name)))
+
+    @property
+    def score_text(self) -> str:
+        """The score with three decimals, or nothing."""
+        return "" if self.score is None else f"{self.score:.3f}"
+
+
+def tiles(stored: StoredPictures, numbers: Sequence[int]) -> list[Tile]:
+    """Return what a file knows of some pictures."""
+    names = stored.text("id") or stored.text("file")
+    scores = stored.numbers("score")
+    made = []
+    for number in numbers:
+        score = None if scores is None or not math.isfinite(scores[number]) else float(scores[number])
+        made.append(Tile(number, printable(names[number]) if names else "", score))
+    return made
+
+
+def level_for(stored: StoredPictures, side_px: int = TILE_PX) -> int:
+    """Return the resolution of the level that is nearest to a side, by ratio; the larger of two."""
+    return min(stored.resolutions, key=lambda r: (abs(math.log2(r / side_px)), -r))
+
+
+def write(
+    path: Path, stored: StoredPictures, shown: Sequence[Tile], columns: int, resolution: int, captions: bool = True
+) -> tuple[int, int]:
+    """Write a sheet of some pictures, as they are at a level, in rows from the top left.
+
+    Pictures of less than 96 px are enlarged by a whole number, pixel by pixel, where they have captions.
+
+    Args:
+        path: ends in .png, or .jpg (quality 90); must not exist.
+        columns: pictures in a row.
+        resolution: of the level.
+        captions: whether each has a line under it: its number in the file, score and name.
+
+    Returns:
+        Width and height of the sheet, px.
+
+    Raises:
+        FormatError: the file is there already or cannot be written, the sheet would be too large, or a picture
+            cannot be read.
+        DiskFull: no space left.
+    """
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise FormatError(f"--out {path}: expected a name that ends in {', '.join(FORMATS)} or .html")
+    check_free(path)
+    stored.check_resolution(resolution)
+    zoom = -(-CAPTION_TILE_PX // resolution) if captions else 1
+    sheet = _Sheet(min(columns, len(shown)), -(-len(shown) // columns), resolution * zoom, CAPTION_PX * captions)
+    buffer = io.BytesIO()
+    drawn = sheet.drawn(stored, shown, resolution)
+    drawn.save(buffer, kind, **({"quality": 90, "subsampling": 0} if kind == "JPEG" else {"compress_level": 6}))
+    write_new(path, buffer.getvalue())
+    return drawn.size
+
+
+def check_free(path: Path) -> None:
+    """Raise if there is something where a file shall be.
+
+    Raises:
+        FormatError: what to do about it.
+    """
+    if path.exists() or path.is_symlink():
+        raise FormatError(f"{path} exists and is not overwritten; delete it, or choose another --out")
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file that is not there yet; of it and the folders made for it nothing is left after an error.
+
+    Raises:
+        FormatError: it cannot be written.
+        DiskFull: no space left.
+    """
+    made = [folder for folder in path.absolute().parents if not folder.exists()]
+    try:
+        write_atomic(path, data)
+    except BaseException as error:
+        for folder in made:
+            if folder.exists():
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise FormatError(
+                f"{path} cannot be written ({error.filename}: {error.strerror}); choose another --out"
+            ) from None
+        raise
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """Where everything goes."""
+
+    columns: int
+    rows: int
+    tile_px: int
+    caption_px: int
+
+    def _size(self) -> tuple[int, int]:
+        width = 2 * MARGIN_PX + self.columns * (self.tile_px + GAP_PX) - GAP_PX
+        height = 2 * MARGIN_PX + self.rows * (self.tile_px + self.caption_px + GAP_PX) - GAP_PX
+        if max(width, height) > SIDE_PX_MAX or width * height > SHEET_PIXELS_MAX:
+            raise FormatError(
+                f"a sheet of {self.columns} x {self.rows} pictures of {self.tile_px} px would have {width} x {height} "
+                f"px, more than {SHEET_PIXELS_MAX:,} in all or {SIDE_PX_MAX:,} a side; take a smaller --grid or "
+                "--resolution"
+            )
+        return width, height
+
+    def _places(self) -> Iterator[tuple[int, int]]:
+        for row in range(self.rows):
+            for column in range(self.columns):
+                yield (
+                    MARGIN_PX + column * (self.tile_px + GAP_PX),
+                    MARGIN_PX + row * (self.tile_px + self.caption_px + GAP_PX),
+                )
+
+    def drawn(self, stored: StoredPictures, shown: Sequence[Tile], resolution: int) -> Image.Image:
+        sheet = Image.new("RGB", self._size(), PAPER)
+        draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_PX)
+        for tile, (left, top) in zip(shown, self._places(), strict=False):
+            image = to_image(stored.picture(tile.number, resolution))
+            side = (self.tile_px, self.tile_px)
+            sheet.paste(image if image.size == side else image.resize(side, Image.Resampling.NEAREST), (left, top))
+            if self.caption_px:
+                text = _fitting(draw, font, tile.caption, self.tile_px)
+                draw.text((left + 1, top + self.tile_px + 1), text, INK, font)
+        return sheet
+
+
+def _fitting(
+    draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, text: str, width_px: int
+) -> str:
+    """Return a text, its end left away where it would not fit."""
+    if draw.textlength(text, font) <= width_px:
+        return text
+    while text and draw.textlength(text + "...", font) > width_px:
+        text = text[:-1]
+    return text + "..."

@@ -1,0 +1,69 @@
+"""Single pictures of an HDF5 file, as PNG files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.pictures import Pixels
+from celebahq_builder.formats.stored import StoredPictures
+from celebahq_builder.workspace import write_atomic
+
+
+def to_image(pixels: Pixels) -> Image.Image:
+    """Return uint8 [C, R, R] as a Pillow image, in RGB or grey."""
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+
+
+def file_name(number: int) -> str:
+    """Return the name of a picture's file: its number in the HDF5 file."""
+    return f"{number:05d}.png"
+
+
+def extract(stored: StoredPictures, numbers: Sequence[int], out: Path, resolution: int | None = None) -> list[Path]:
+    """Write pictures into a folder, lossless, each under its number; nothing is left of them after an error.
+
+    Args:
+        numbers: which of them.
+        out: made if need be; what is in it stays as it is.
+        resolution: of the level to take; default the largest.
+
+    Returns:
+        Paths of the files, in the order of the numbers.
+
+    Raises:
+        FormatError: a file is there already, the folder cannot be written to, or the file has no such level.
+        DiskFull: no space left.
+    """
+    resolution = resolution or stored.resolutions[0]
+    stored.check_resolution(resolution)
+    targets = [out / file_name(number) for number in numbers]
+    taken = [target for target in targets if target.exists() or target.is_symlink()]
+    if taken:
+        more = f", and {len(taken) - 1} more" if len(taken) > 1 else ""
+        raise FormatError(f"{taken[0]} exists{more}; nothing is overwritten: delete it, or choose another --out")
+    made = [folder for folder in (out, *out.absolute().parents) if not folder.exists()]
+    written: list[Path] = []
+    try:
+        for number, target in zip(numbers, targets, strict=True):
+            buffer = io.BytesIO()
+            to_image(stored.picture(number, resolution)).save(buffer, "PNG", compress_level=1)
+            write_atomic(target, buffer.getvalue())
+            written.append(target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            for target in written:
+                target.unlink()
+            for folder in made:
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise FormatError(
+                f"{out} cannot be written to ({error.filename}: {error.strerror}); choose another --out"
+            ) from None
+        raise
+    return written

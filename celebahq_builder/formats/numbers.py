@@ -1,0 +1,99 @@
+"""Which pictures of a file are meant: numbers from 0, in the order asked for, from what a user writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.stored import StoredPictures
+
+EXAMPLES = "0:10, 1,5,7, -1 or ::100"
+
+
+def parse(text: str, count: int) -> list[int]:
+    """Return the numbers that some text stands for: numbers and slices as in Python, with commas between.
+
+    Negative ones count from the end; slices end where the pictures do. Each picture comes once, where it comes first.
+
+    Args:
+        text: ``0:10``, ``1,5,7``, ``-1``, ``::100``, ``0:3,9``.
+        count: how many pictures there are.
+
+    Raises:
+        FormatError: it is none of these, a number is out of range, or no picture is left.
+    """
+    numbers: list[int] = []
+    for part in text.split(","):
+        try:
+            limits = [int(limit) if limit.strip() else None for limit in part.split(":")]
+            single = limits[0] if len(limits) == 1 else None
+            if len(limits) > 3 or (len(limits) == 1 and single is None):
+                raise ValueError
+            chosen = range(count)[slice(*limits)] if single is None else [single]
+        except ValueError:
+            raise FormatError(f"--index {text}: {part!r} is no number or slice; expected {EXAMPLES}") from None
+        if single is not None and not -count <= single < count:
+            raise FormatError(
+                f"--index {text}: no picture {single}; the file has {count}: 0 to {count - 1}, or -1 to {-count}"
+            )
+        numbers += [number % count for number in chosen]
+    if not numbers:
+        raise FormatError(f"--index {text} leaves no picture; the file has {count}, 0 to {count - 1}")
+    return list(dict.fromkeys(numbers))
+
+
+def of_names(names: Iterable[str], stored: StoredPictures) -> list[int]:
+    """Return the numbers of the pictures of some ids or source files, in the order of the names.
+
+    A name that several pictures have, such as a photo of two faces, stands for all of them.
+
+    Raises:
+        FormatError: the file knows neither ids nor source files, or not this one.
+    """
+    columns = [column for column in map(stored.text, ("id", "file")) if column is not None]
+    if not columns:
+        raise FormatError(f"{stored.path} knows no ids or source files, only levels; ask by --index")
+    found: dict[str, dict[int, None]] = {}
+    for column in columns:
+        for number, name in enumerate(column):
+            found.setdefault(name, {})[number] = None
+    numbers: dict[int, None] = {}
+    for name in names:
+        if name not in found:
+            has = " or ".join(dict.fromkeys(column[0] for column in columns))
+            raise FormatError(f"{stored.path} has no picture of the id or source file {name}; its first is {has}")
+        numbers.update(found[name])
+    return list(numbers)
+
+
+def drawn(amount: int, count: int, seed: int) -> list[int]:
+    """Return so many different numbers at random, or all of them, in random order; the same for the same seed."""
+    return [int(number) for number in np.random.default_rng(seed).permutation(count)[:amount]]
+
+
+def ranked(stored: StoredPictures) -> Sequence[int]:
+    """Return all numbers, those of the highest scores first; equal scores in their order, those without one left out.
+
+    Raises:
+        FormatError: the file knows no scores.
+    """
+    scores = stored.numbers("score")
+    if scores is None or not np.isfinite(scores).any():
+        raise FormatError(f"{stored.path} knows no scores; take --random, or --index")
+    order = np.argsort(-scores, kind="stable")
+    return [int(number) for number in order if np.isfinite(scores[number])]
+
+
+def extremes(stored: StoredPictures, amount: int, *, best: bool, worst: bool) -> list[int]:
+    """Return the numbers of the best pictures, of the worst, or half of each: best first, the worst of all last.
+
+    Raises:
+        FormatError: the file knows no scores.
+    """
+    order = ranked(stored)
+    if amount >= len(order):
+        return list(order)
+    low = amount // 2 if best and worst else amount * worst
+    return [*order[: amount - low], *order[len(order) - low :]]

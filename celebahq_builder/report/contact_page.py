@@ -1,0 +1,66 @@
+"""The HTML page of a contact sheet: pictures of an HDF5 file, without scripts or links to elsewhere."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.contact_sheet import SHEET_PIXELS_MAX, Tile, check_free, write_new
+from celebahq_builder.formats.stored import StoredPictures, printable
+from celebahq_builder.imaging.codec import encode_jpeg
+from celebahq_builder.report import template
+from celebahq_builder.report.template import render
+from celebahq_builder.report.thumbnails import Thumbnail
+
+QUALITY = 90
+"""Of JPEG."""
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """A picture and what is said of it."""
+
+    number: int
+    name: str
+    score: str
+    thumbnail: Thumbnail
+
+
+def write(path: Path, stored: StoredPictures, shown: Sequence[Tile], resolution: int) -> None:
+    """Write a page of some pictures, as they are at a level; equal contents make equal pages.
+
+    Raises:
+        FormatError: the file is there already or cannot be written, the pictures are too many for a page, or one
+            cannot be read.
+        DiskFull: no space left.
+    """
+    check_free(path)
+    stored.check_resolution(resolution)
+    if len(shown) * resolution**2 > SHEET_PIXELS_MAX:
+        raise FormatError(
+            f"{len(shown)} pictures of {resolution}x{resolution} are more than the {SHEET_PIXELS_MAX:,} px of a page; "
+            "take a smaller --grid or --resolution"
+        )
+    pictures = [_pictured(stored, tile, resolution) for tile in shown]
+    contents = {
+        "file": printable(stored.path.name),
+        "count": stored.count,
+        "top": stored.resolutions[0],
+        "colour": "grey" if stored.channels == 1 else "RGB",
+        "level": resolution,
+        "pictures": pictures,
+    }
+    write_new(path, render(template.HOUSE, "contact.html.j2", contents))
+
+
+def _pictured(stored: StoredPictures, tile: Tile, resolution: int) -> Pictured:
+    pixels = stored.picture(tile.number, resolution)
+    rgb = np.broadcast_to(pixels, (3, resolution, resolution))
+    data = base64.b64encode(encode_jpeg(rgb, QUALITY)).decode("ascii")
+    thumbnail = Thumbnail(f"data:image/jpeg;base64,{data}", resolution, resolution)
+    return Pictured(tile.number, tile.name, tile.score_text, thumbnail)
