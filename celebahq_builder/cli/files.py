@@ -55,7 +55,7 @@ WORKERS = click.option(
 )
 @WORKERS
 def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> None:
-    r"""Write a level of an HDF5 file as another program reads it; pixels stay what they are.
+    """Write a level of an HDF5 file as another program reads it; pixels stay what they are.
 
     \b
     tfrecord      ProGAN, StyleGAN for TensorFlow: a folder of NAME-r02.tfrecords (4x4) to NAME-r10.tfrecords
@@ -66,7 +66,7 @@ def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> Non
 
     What is known of the pictures goes along where the format has a place for it. Labels are those of
     FILE-labels.npy, or else the attributes. Kill it at any time: the same command goes on from PATH.partial.
-    """
+    """  # noqa: D301 - click wants the character, not its name
     from celebahq_builder.formats.exporting import Settings, export
 
     pictures = export(file, out, Settings(**asked), workers or os.cpu_count() or 1)
@@ -97,7 +97,7 @@ def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> Non
 )
 @WORKERS
 def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> None:
-    r"""Write the data set PATH to a new multi-resolution HDF5 file; pixels stay what they are.
+    """Write the data set PATH to a new multi-resolution HDF5 file; pixels stay what they are.
 
     \b
     images        a folder of PNG, JPEG, WebP, BMP or TIFF at any depth; metadata.jsonl where it has one
@@ -110,7 +110,7 @@ def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> Non
 
     Pictures are square, of one size, a power of two, RGB or grey of 8 bits; grey stays one channel where all are.
     Labels go to FILE-labels.npy. A killed import starts again.
-    """
+    """  # noqa: D301
     from celebahq_builder.formats.importing import import_pictures
 
     pictures = import_pictures(path, out, workers=workers or os.cpu_count() or 1, **asked)

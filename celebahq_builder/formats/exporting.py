@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from celebahq_builder.errors import FormatError
+from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.formats.labels import labels_file
 from celebahq_builder.formats.level import Level
 from celebahq_builder.formats.png import LEVEL
@@ -56,12 +56,15 @@ def export(source: Path, target: Path, settings: Settings, workers: int) -> int:
     Any number of workers writes the same bytes. A killed export goes on where it was; each format's writer says how.
 
     Raises:
+        RecipeError: no such format, or a setting that it does not have.
         FormatError: the source is damaged or has no such level, the target exists or cannot be written.
         DiskFull: no space left; nothing remains of the target.
     """
     from celebahq_builder.formats.catalogue import writer_of
 
     writer = writer_of(settings.to)
+    if settings.shuffle and settings.to != "tfrecord":
+        raise RecipeError("--shuffle is for tfrecord; the other formats have the file's order: leave it out")
     with Level(source, settings.resolution) as level:
         file = source.stat()
         plan = {

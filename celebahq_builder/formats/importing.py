@@ -49,9 +49,10 @@ def import_pictures(
         DiskFull: no space left; nothing remains of the target.
     """
     check_free(target)
-    check_free(labels_path(target))
     name = format or recognise(path)
     pictures = reader_of(name)(path, resize)
+    if pictures.labels is None:
+        check_free(labels_path(target))  # of another data set, they would be taken for this one's
     metadata = getattr(pictures, "metadata", Metadata())
     columns = {key: column for key, column in metadata.columns.items() if key not in OWN_COLUMNS}
     if metadata.attribute_names:

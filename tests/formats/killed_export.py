@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from celebahq_builder.formats import exporting
+from celebahq_builder.formats import exporting, stylegan_zip_writer
 from celebahq_builder.formats.exporting import Settings, export
 from celebahq_builder.progress import Progress
 
@@ -21,4 +21,5 @@ class Deadly(Progress):
 
 if __name__ == "__main__":
     exporting.Progress = Deadly
+    stylegan_zip_writer.CHECKPOINT = 16
     export(Path(sys.argv[1]), Path(sys.argv[2]), Settings(sys.argv[3], shard=16), int(sys.argv[4]))

@@ -38,21 +38,24 @@ def out(folder: Path, to: str) -> Path:
     return folder / ("faces.zip" if to == "stylegan-zip" else "faces")
 
 
-@pytest.mark.parametrize("to", FORMATS)
-def test_killed_and_begun_again(to: str, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("to", "workers"), [*((to, 1) for to in FORMATS), ("webdataset", 2)])
+def test_killed_and_begun_again(
+    to: str, workers: int, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """SIGKILL, in the middle of it; what comes of it is the same to the byte, and what was done is not done again."""
     caplog.set_level(logging.INFO)
     whole, target = out(tmp_path / "whole", to), out(tmp_path / "killed", to)
     export(source, whole, Settings(to, shard=16), workers=1)
-    command = [sys.executable, "-m", "tests.formats.killed_export", source, target, to, "1", "33"]
+    command = [sys.executable, "-m", "tests.formats.killed_export", source, target, to, workers, 33]
     ended = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, timeout=60, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert not target.exists()
     left = target.with_name(target.name + ".partial")
     assert (left / "plan.json").exists()
+    assert (left / "checkpoint.json").exists() == (to == "stylegan-zip")
     (left / "half.1234.partial").write_bytes(b"half")
     caplog.clear()
-    export(source, target, Settings(to, shard=16), workers=1)
+    export(source, target, Settings(to, shard=16), workers)
     assert "was stopped before its end; this one goes on from there" in caplog.messages[0]
     assert tree(target) == tree(whole)
     assert [path.name for path in target.parent.iterdir()] == [target.name]
@@ -219,6 +222,7 @@ def test_names_that_leave_the_target(to: str, name: str, tmp_path: Path) -> None
         ({"to": "images", "resolution": 100}, "has no level 100x100"),
         ({"to": "tfrecord", "resolution": 2}, "TFRecord files begin at 4x4"),
         ({"to": "stylegan-zip"}, "does not end in .zip"),
+        ({"to": "images", "shuffle": True}, "--shuffle is for tfrecord"),
         ({"to": "gif"}, "--to gif is not a format; there are tfrecord, stylegan-zip,"),
     ],
 )

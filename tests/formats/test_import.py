@@ -15,8 +15,9 @@ import pytest
 import tfrecord
 from PIL import Image
 
+from celebahq_builder.cli import celebahq
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.catalogue import recognise
+from celebahq_builder.formats.catalogue import READERS, WRITERS, recognise
 from celebahq_builder.formats.exporting import Settings, export
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.importing import import_pictures
@@ -56,6 +57,13 @@ def photos(path: Path) -> dict[str, Any]:
             name: data.asstr()[:].tolist() if h5py.check_string_dtype(data.dtype) else (data.dtype, data[:].tolist())
             for name, data in file["photos"].items()
         }
+
+
+def test_the_command_offers_every_format() -> None:
+    """The command line imports nothing to show its help, so it has names of its own."""
+    for command, option, table in (("export", "to", WRITERS), ("import", "format", READERS)):
+        (choice,) = (one.type.choices for one in celebahq.commands[command].params if one.name == option)
+        assert set(choice) == set(table)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
