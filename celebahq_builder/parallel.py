@@ -12,11 +12,10 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import joblib
-from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from celebahq_builder.errors import RecipeError, WorkspaceError
@@ -25,33 +24,19 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 AHEAD_JOBS = 3
-"""Jobs per worker that are read and done ahead of a slow reader, where order matters."""
-
-ONE_THREAD = {
-    f"{library}_{what}": "1"
-    for what, libraries in {
-        "NUM_THREADS": ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMBA", "NUMEXPR"),
-        "MAXIMUM_THREADS": ("VECLIB",),
-    }.items()
-    for library in libraries
-}
-"""Environment of a worker: threads per worker are fixed, for the sums of a convolution depend on how it is split."""
+"""Jobs per thread that are read and done ahead of a slow reader."""
 
 ORPHAN_CHECK_S = 0.3
 """How often a worker looks whether its owner is still there; less than a new run takes to start."""
 
 
-def run(
-    function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int, ordered: bool = False
-) -> Iterator[Result]:
+def run(function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int) -> Iterator[Result]:
     """Yield the results of a function for some jobs, computed by `workers` processes.
 
     Args:
         function: importable by name; takes and returns small, picklable values.
         jobs: read lazily, two per worker ahead.
         workers: 1 runs in this process.
-        ordered: yield in the order of the jobs, not of their completion; reads `AHEAD_JOBS` per worker ahead, in the
-            thread of the reader.
 
     Raises:
         WorkspaceError: a worker was killed from outside.
@@ -59,52 +44,58 @@ def run(
     """
     if workers == 1:
         yield from map(function, jobs)
-    elif ordered:
-        yield from _in_order(function, jobs, workers)
     else:
-        yield from _as_they_come(function, jobs, workers)
+        yield from _pool(function, jobs, workers)
 
 
-def _in_order(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[Result]:
-    # joblib reads on while results wait for a slow reader; here a job is read only when a result is taken.
-    pool = ProcessPoolExecutor(workers, env=ONE_THREAD)
+def run_threads(function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int) -> Iterator[Result]:
+    """Yield the results of a function for some jobs, in their order, computed by threads of this process.
+
+    For what spends its time in compiled code that lets go of Python's lock, and whose results are too large to be sent
+    from one process to another: a pipe takes them in pieces of 64 KB, each of which waits for both sides to wake up.
+
+    Args:
+        function: of a job; may be called by several threads at once.
+        jobs: read by the reader's thread, and `AHEAD_JOBS` per worker ahead of it at most.
+        workers: 1 runs in the reader's thread.
+
+    Raises:
+        Exception: whatever `function` raises for a job, in place of its result.
+    """
+    if workers == 1:
+        yield from map(function, jobs)
+        return
     waiting: deque[Future[Result]] = deque()
-    ended = False
+    pool = ThreadPoolExecutor(workers)
     try:
         for job in jobs:
-            waiting.append(pool.submit(_owned, function, os.getpid(), job))
+            waiting.append(pool.submit(function, job))
             if len(waiting) == AHEAD_JOBS * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-        ended = True
-    except BrokenProcessPool as error:
-        raise _killed(error) from None
     finally:
-        pool.shutdown(wait=True, kill_workers=not ended)
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _as_they_come(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[Result]:
+def _pool(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[Result]:
+    # Threads per worker are fixed, not cores by workers: the sums of a convolution depend on how it is split.
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
         pool = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
         results = pool(joblib.delayed(_owned)(function, os.getpid(), job) for job in jobs)
         try:
             yield from results
         except BrokenProcessPool as error:
-            raise _killed(error) from None
+            raise WorkspaceError(
+                f"a worker process was killed from outside, most likely for want of memory ({type(error).__name__}); "
+                "run the same command again with fewer --workers, it goes on from here"
+            ) from None
         finally:
             with (
                 warnings.catch_warnings()
             ):  # of results that nobody fetched: the reader stopped for a reason of its own
                 warnings.simplefilter("ignore")
                 results.close()
-
-
-def _killed(error: BrokenProcessPool) -> WorkspaceError:
-    return WorkspaceError(
-        f"a worker process was killed from outside, most likely for want of memory ({type(error).__name__}); "
-        "run the same command again with fewer --workers, it goes on from here"
-    )
 
 
 def _owned(function: Callable[[Job], Result], owner: int, job: Job) -> Result:

@@ -1,7 +1,7 @@
 """How the chunks of an HDF5 dataset are compressed, one at a time and away from the file.
 
 HDF5 compresses within its filter pipeline, in one thread and with zlib. What a `Codec` makes is byte for byte such as
-that pipeline reads and writes, so that worker processes can compress chunks for h5py's direct chunk write, and
+that pipeline reads and writes, so that many workers at once can compress chunks for h5py's direct chunk write, and
 readers can decompress what its direct chunk read returns.
 """
 

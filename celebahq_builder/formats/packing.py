@@ -1,4 +1,4 @@
-"""Pictures to the chunks of their levels: what a worker process does for the HDF5 file."""
+"""Pictures to the chunks of their levels: what a worker does for the HDF5 file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.codecs import Chunk, Codec
 from celebahq_builder.formats.hdf5_layout import pictures_per_chunk, pictures_per_job
-from celebahq_builder.imaging.pyramid import Pixels, build_pyramid, levels
+from celebahq_builder.imaging.pyramid import Pixels, build_pyramid
 from celebahq_builder.workspace import sha256
 
 
@@ -28,7 +28,7 @@ def pack(pictures: Iterable[Pixels], resolution: int, channels: int, codec: Code
     """Build the levels of some pictures and compress them.
 
     Args:
-        pictures: uint8 [C, R, R] each; `pictures_per_job` of them, or fewer at the end of a data set.
+        pictures: uint8 [C, R, R] each; `pictures_per_job` of them, or fewer, but one, at the end of a data set.
         resolution: R.
         channels: C.
         codec: of all levels.
@@ -36,33 +36,24 @@ def pack(pictures: Iterable[Pixels], resolution: int, channels: int, codec: Code
     Raises:
         FormatError: a picture of another shape or type.
     """
-    hashes: list[str] = []
-    waiting: list[list[Pixels]] = [[] for _ in levels(resolution)]
-    chunks: list[list[bytes]] = [[] for _ in waiting]
-    at_once = pictures_per_job(resolution, channels)
-    sizes = [pictures_per_chunk(r, channels) for r in levels(resolution)]
-    for picture in pictures:
+    together = list(pictures)
+    for picture in together:
         if picture.shape != (channels, resolution, resolution) or picture.dtype != np.uint8:
             raise FormatError(
                 f"a picture is {picture.dtype} of shape {list(picture.shape)}, expected uint8 of "
                 f"{[channels, resolution, resolution]}"
             )
-        hashes.append(sha256(picture.tobytes()))
-        for level, pixels in enumerate(build_pyramid(picture)):
-            waiting[level].append(pixels)
-            if len(waiting[level]) == sizes[level] <= at_once:
-                chunks[level].append(compress_chunk(np.stack(waiting[level]), sizes[level], codec))
-                waiting[level].clear()
+    at_once = pictures_per_job(resolution, channels)
     packed: list[list[bytes] | Pixels] = []
-    for level, rest in enumerate(waiting):
-        if sizes[level] > at_once:
-            side = resolution >> level
-            packed.append(np.stack(rest) if rest else np.empty((0, channels, side, side), np.uint8))
+    stack = together[0][None] if len(together) == 1 else np.stack(together)
+    for level in build_pyramid(stack):
+        size = pictures_per_chunk(level.shape[-1], channels)
+        if size > at_once:
+            packed.append(level)
         else:
-            if rest:
-                chunks[level].append(compress_chunk(np.stack(rest), sizes[level], codec))
-            packed.append(chunks[level])
-    return Packed(tuple(packed), hashes)
+            starts = range(0, len(level), size)
+            packed.append([compress_chunk(level[start : start + size], size, codec) for start in starts])
+    return Packed(tuple(packed), [sha256(picture.tobytes()) for picture in together])
 
 
 def compress_chunk(pictures: Chunk, size: int, codec: Codec) -> bytes:

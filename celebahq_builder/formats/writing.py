@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from celebahq_builder.formats.hdf5_layout import pictures_per_job
 from celebahq_builder.formats.hdf5_writer import Columns, PyramidWriter
 from celebahq_builder.formats.labels import labels_file, labels_path, write_labels
 from celebahq_builder.formats.packing import Packed, pack
-from celebahq_builder.formats.pictures import PictureSet
+from celebahq_builder.formats.pictures import Picture, PictureSet
 
 OWN_COLUMNS = ("file", "sha256", "label_names")
 """What is written of each data set; see `write_pictures`."""
@@ -35,14 +36,14 @@ def write_pictures(
 ) -> None:
     """Write a data set to a new HDF5 file, and its labels, where it has any, beside it.
 
-    The pictures are read here, one after another; their levels are built and compressed by other processes. Memory
+    The pictures are read here, one after another; their levels are built and compressed by other threads. Memory
     depends on the number of workers, not on that of pictures. The bytes depend on neither.
 
     Args:
         pictures: any data set.
         path: of the file; labels go to ``<stem>-labels.npy``, float32 [N, classes].
         codec: compression of all levels.
-        workers: processes that build and compress the levels; 1 does it here.
+        workers: threads that build and compress the levels; 1 does it in the caller's.
         columns: for the group ``photos``: arrays, or lists of text, of N rows each. The pictures' names (``file``),
             the hashes of their pixels (``sha256``) and the names of the labels (``label_names``) are added here.
         attributes: of the file; tables and lists are stored as JSON.
@@ -70,7 +71,7 @@ def write_pictures(
     size = {"count": pictures.count, "resolution": pictures.resolution, "channels": pictures.channels}
     with PyramidWriter(path, **size, codec=codec) as writer:
         jobs = _jobs(pictures, codec)
-        for names, packed in parallel.run(_pack, jobs, workers=workers, ordered=True):
+        for names, packed in parallel.run_threads(_pack, jobs, workers=workers):
             writer.write(packed, {"file": names})
             advance(len(names))
         _check_target(path)
@@ -86,9 +87,7 @@ def write_pictures(
 
 @dataclass(frozen=True)
 class _Job:
-    names: tuple[str, ...]
-    pixels: bytes
-    """uint8 [n, C, R, R]; as bytes they go through a pipe, as an array joblib would make a file of them."""
+    pictures: tuple[Picture, ...]
     resolution: int
     channels: int
     codec: Codec
@@ -96,28 +95,20 @@ class _Job:
 
 def _jobs(pictures: PictureSet, codec: Codec) -> Iterator[_Job]:
     channels, side = pictures.channels, pictures.resolution
-    at_once = pictures_per_job(side, channels)
-    names: list[str] = []
-    parts: list[bytes] = []
-    for picture in pictures.pictures():
-        if picture.pixels.shape != (channels, side, side) or picture.pixels.dtype != np.uint8:
-            raise FormatError(
-                f"{picture.name} is {picture.pixels.dtype} of shape {list(picture.pixels.shape)}, expected uint8 of "
-                f"{[channels, side, side]} as the data set says"
-            )
-        names.append(picture.name)
-        parts.append(picture.pixels.tobytes())
-        if len(names) == at_once:
-            yield _Job(tuple(names), b"".join(parts), side, channels, codec)
-            names, parts = [], []
-    if names:
-        yield _Job(tuple(names), b"".join(parts), side, channels, codec)
+    stream = iter(pictures.pictures())
+    while at_once := tuple(itertools.islice(stream, pictures_per_job(side, channels))):
+        for picture in at_once:
+            if picture.pixels.shape != (channels, side, side) or picture.pixels.dtype != np.uint8:
+                raise FormatError(
+                    f"{picture.name} is {picture.pixels.dtype} of shape {list(picture.pixels.shape)}, expected uint8 "
+                    f"of {[channels, side, side]} as the data set says"
+                )
+        yield _Job(at_once, side, channels, codec)
 
 
-def _pack(job: _Job) -> tuple[tuple[str, ...], Packed]:
-    side = job.resolution
-    pixels = np.frombuffer(job.pixels, np.uint8).reshape(len(job.names), job.channels, side, side)
-    return job.names, pack(pixels, side, job.channels, job.codec)
+def _pack(job: _Job) -> tuple[list[str], Packed]:
+    pixels = [picture.pixels for picture in job.pictures]
+    return [picture.name for picture in job.pictures], pack(pixels, job.resolution, job.channels, job.codec)
 
 
 def _check_target(path: Path) -> None:

@@ -86,7 +86,7 @@ def write(
         images: folder that the records' image paths are relative to.
         attribute_names: names of the photos' attributes, where the source has them.
         attributes: stored with the file.
-        workers: processes that build and compress the levels; this one writes.
+        workers: threads that decode the pictures, build and compress the levels; the caller's writes.
         advance: called with the number of pictures written since the last call.
 
     Raises:
@@ -100,7 +100,7 @@ def write(
     )
     columns = _columns(photos, attribute_names)
     with PyramidWriter(path, count=len(photos), resolution=resolution, channels=3, codec=own) as writer:
-        for packed in parallel.run(_pack, jobs, workers=workers, ordered=True):
+        for packed in parallel.run_threads(_pack, jobs, workers=workers):
             writer.write(packed)
             advance(len(packed.sha256))
         if settings.labels:
