@@ -22,6 +22,9 @@ FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32001: "Blosc", 32004: "LZ4
 
 DEFLATE = 1
 
+NAMES = {"attribute_names": "attributes", "label_names": "label names"}
+"""What lies with the columns but has a row per attribute or class, and how it is called."""
+
 
 def inspect_hdf5(path: Path) -> Iterator[str]:
     """Yield levels, sizes, sources, scores and origin of a multi-resolution HDF5 file.
@@ -110,10 +113,12 @@ def _photos(pyramid: PyramidFile) -> Iterator[str]:
     yield from _scores(pyramid)
     if splits is not None and any(splits):
         yield "splits: " + ", ".join(f"{name or 'none'} {n}" for name, n in sorted(Counter(splits).items()))
-    names = pyramid.column("attribute_names")
-    if names is not None:
-        yield printable(f"attributes: {', '.join(map(str, names))}")
-    yield printable(f"known of each picture: {', '.join(name for name in group if name != 'attribute_names')}")
+    for name, words in NAMES.items():
+        names = pyramid.column(name)
+        if names is not None:
+            yield printable(f"{words}: {', '.join(map(str, names))}")
+    columns = [name for name, column in group.items() if name not in NAMES and isinstance(column, h5py.Dataset)]
+    yield printable(f"known of each picture: {', '.join(columns)}")
 
 
 def _scores(pyramid: PyramidFile) -> Iterator[str]:

@@ -223,6 +223,8 @@ def test_wrong_counts(python_folder: Path) -> None:
     fails(python_folder, "expected data and labels, got data, fine_labels")
     batch.write_bytes(pickle.dumps({b"labels": classes, b"data": pixels.astype(np.float32)}, 2))
     fails(python_folder, "not of bytes in C order")
+    batch.write_bytes(pickle.dumps({b"labels": classes, b"data": np.asfortranarray(pixels)}, 2))
+    fails(python_folder, "not of bytes in C order")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999])
@@ -289,13 +291,18 @@ def test_nothing_else_can_be_named(name: str) -> None:
         pickled.read(f"c{module}\n{function}\n.".encode())
 
 
+def test_no_memory_for_the_asking() -> None:
+    """An index of the memo makes it that long: 34 GB here."""
+    with pytest.raises(ValueError, match="a memo of 2147483647 places"):
+        pickled.read(b"\x80\x02}r\xff\xff\xff\x7f.")
+
+
 @pytest.mark.parametrize(
     "data",
     [
         b"",
         b"no pickle",
         b"].",
-        b"\x80\x02}r\xff\xff\xff\x7f.",
         b"\x80\x02}.}",
         b"cnumpy\nndarray\n}b.",
         b"c_codecs\nencode\n(K\x01K\x02tR.",

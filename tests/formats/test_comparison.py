@@ -183,6 +183,10 @@ def test_different_resolutions(tmp_path: Path) -> None:
     assert "levels that only A has: 16" in told(a, b)
     assert told(a, b)[-1] == "different: 0 of 3 pairs differ, not the same levels"
     assert compared(a, b, resolution=8).equal
+    for path in (a, b):
+        with h5py.File(path, "r+") as file:
+            file.create_dataset("photos/sha256", data=hashes(pictures), dtype=h5py.string_dtype())
+    assert compared(a, b).unread == 0  # the hashes are of the level that is gone
     with pytest.raises(FormatError, match=r"b\.h5 has no level 16x16; it has 8, 4, 2, 1"):
         compared(a, b, resolution=16)
 

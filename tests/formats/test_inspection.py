@@ -60,6 +60,13 @@ def test_attribute_names(tmp_path: Path) -> None:
     assert "known of each picture: attributes" in lines
 
 
+def test_label_names(tmp_path: Path) -> None:
+    lines = list(
+        inspect_hdf5(store(tmp_path / "data.h5", noise(3, 2), file=["a", "b", "c"], label_names=["cat", "dog"]))
+    )
+    assert lines[-2:] == ["label names: cat, dog", "known of each picture: file"]
+
+
 def test_file_of_the_theano_tool(tmp_path: Path) -> None:
     """It knows levels only."""
     path = tmp_path / "celeba-hq-4x4.h5"
