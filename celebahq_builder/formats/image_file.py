@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -14,6 +12,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.pictures import Pixels
 from celebahq_builder.imaging.codec import DAMAGE
@@ -154,16 +153,5 @@ def _square(picture: Image.Image, side: int) -> Image.Image:
 
 
 def decoded(coded: Iterable[Coded], decode_one: Callable[[Coded], Pixels]) -> Iterator[Pixels]:
-    """Yield what a function makes of each item, in order; a few are at work at once, and no more are held."""
-    waiting: deque[Future[Pixels]] = deque()
-    with ThreadPoolExecutor(THREADS) as pool:
-        try:
-            for item in coded:
-                waiting.append(pool.submit(decode_one, item))
-                if len(waiting) > THREADS:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    """Yield what a function makes of each item, in order; a few are at work at once, and few are held."""
+    yield from parallel.run_threads(decode_one, coded, workers=THREADS)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import os
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from celebahq_builder import parallel
@@ -19,22 +18,11 @@ from celebahq_builder.formats.level import Level
 from celebahq_builder.formats.staging import Staging
 from celebahq_builder.workspace import read_json, write_json
 
-PART = 8
-"""Pictures of a job; their PNG files wait in memory until those before are written."""
-
 CHECKPOINT = 512
 """Pictures after which the archive is closed and its directory noted, so that a killed export loses no more."""
 
 TIME = (1980, 1, 1, 0, 0, 0)
 """The earliest that a zip can hold: the same pictures are the same bytes."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    source: Path
-    resolution: int
-    numbers: range
-    png_level: int
 
 
 def write(export: Export, stage: Staging) -> Iterator[int]:
@@ -50,19 +38,15 @@ def write(export: Export, stage: Staging) -> Iterator[int]:
     with stage.data.open("rb+" if done else "wb+") as file:
         archive = zipfile.ZipFile(file, "a" if done else "w")
         try:
-            jobs = (
-                _Job(export.source, export.level.resolution, part, export.settings.png_level)
-                for part in export.parts(PART)
-                if part.start >= done
-            )
-            for coded in parallel.run(_encode, jobs, workers=export.workers, ordered=True):
-                for image in coded:
-                    _add(archive, entry_name(done), image)
-                    done += 1
+            pictures = export.level.pixels(range(done, export.level.count))
+            encode = functools.partial(png.encode, level=export.settings.png_level)
+            for image in parallel.run_threads(encode, pictures, workers=export.workers):
+                _add(archive, entry_name(done), image)
+                done += 1
                 if done % CHECKPOINT == 0:
                     _checkpoint(archive, file, stage, done)
                     archive = zipfile.ZipFile(file, "a")
-                yield len(coded)
+                yield 1
             _add(archive, "dataset.json", _labels(export.level))
             archive.close()
         except BaseException:
@@ -75,11 +59,6 @@ def write(export: Export, stage: Staging) -> Iterator[int]:
 def entry_name(number: int) -> str:
     """Return the name of a picture: a thousand to a folder."""
     return f"{number // 1000:05d}/img{number:08d}.png"
-
-
-def _encode(job: _Job) -> list[bytes]:
-    with Level(job.source, job.resolution) as level:
-        return [png.encode(pixels, job.png_level) for pixels in level.pixels(job.numbers)]
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
