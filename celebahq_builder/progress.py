@@ -14,15 +14,24 @@ LINE_EVERY_S = 30.0
 
 
 class Progress:
-    """Counts photos of one pass; shows rate, time left and how many were rejected."""
+    """Counts photos of one pass; shows rate, time left and how many were rejected.
 
-    def __init__(self, what: str, total: int, done: int = 0) -> None:
+    Args:
+        what: name of the pass.
+        total: photos in all.
+        done: of an earlier command.
+        unit: what is counted, if not photos.
+        judged: whether one may be rejected or fail; else there is no word of that.
+    """
+
+    def __init__(self, what: str, total: int, done: int = 0, unit: str = "photo", judged: bool = True) -> None:
+        self.unit, self.judged = unit, judged
         self.what, self.total, self.done = what, total, done
         self.first, self.began = done, time.monotonic()
         self.said = self.began
         self.rejected = self.failed = 0
         terminal = sys.stderr.isatty()
-        self.bar = tqdm(total=total, initial=done, desc=what, unit="photo", dynamic_ncols=True) if terminal else None
+        self.bar = tqdm(total=total, initial=done, desc=what, unit=unit, dynamic_ncols=True) if terminal else None
 
     def advance(self, photos: int, rejected: int = 0, failed: int = 0) -> None:
         """Count some more photos."""
@@ -30,7 +39,8 @@ class Progress:
         self.rejected += rejected
         self.failed += failed
         if self.bar is not None:
-            self.bar.set_postfix(rejected=self.rejected, failed=self.failed, refresh=False)
+            if self.judged:
+                self.bar.set_postfix(rejected=self.rejected, failed=self.failed, refresh=False)
             self.bar.update(photos)
         elif time.monotonic() - self.said >= LINE_EVERY_S:
             self.said = time.monotonic()
@@ -41,8 +51,8 @@ class Progress:
         seconds = max(time.monotonic() - self.began, 1e-9)
         rate = (self.done - self.first) / seconds
         left = f"{(self.total - self.done) / rate / 60:.0f} min left" if rate > 0 else "time left unknown"
-        ended = f"{self.rejected} rejected, {self.failed} failed"
-        return f"{self.what}: {self.done} of {self.total} photos, {rate:.2f} photos/s, {left}, {ended}"
+        ended = f", {self.rejected} rejected, {self.failed} failed" if self.judged else ""
+        return f"{self.what}: {self.done} of {self.total} {self.unit}s, {rate:.2f} {self.unit}s/s, {left}{ended}"
 
     def close(self) -> None:
         """End the pass."""

@@ -34,3 +34,13 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert "4/4" in shown
     assert "photo/s" in shown
     assert "rejected=1" in shown
+
+
+def test_other_things_than_photos(caplog: pytest.LogCaptureFixture) -> None:
+    """What cannot be rejected has no count of it."""
+    caplog.set_level("INFO")
+    run = Progress("export", total=4, done=1, unit="picture", judged=False)
+    run.advance(3)
+    run.close()
+    assert caplog.messages[-1].startswith("export: 4 of 4 pictures, ")
+    assert caplog.messages[-1].endswith(" pictures/s, 0 min left")

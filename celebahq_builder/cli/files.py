@@ -1,8 +1,10 @@
-"""Commands on data set files: ``inspect``."""
+"""Commands on data set files: ``inspect``, ``export``, ``import``."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,3 +19,99 @@ def inspect(file: Path) -> None:
 
     for line in inspect_hdf5(file):
         click.echo(line)
+
+
+WORKERS = click.option(
+    "--workers", type=click.IntRange(1), metavar="N", help="Processes; default one per core. Never changes the result."
+)
+
+
+@celebahq.command("export")
+@click.argument("file", type=PATH, metavar="FILE.h5")
+@click.option(
+    "--to",
+    type=click.Choice(["tfrecord", "stylegan-zip", "images", "webdataset", "parquet"]),
+    required=True,
+    help="The format.",
+)
+@click.option("--out", type=PATH, required=True, metavar="PATH", help="Zip file, or folder of the other formats.")
+@click.option("--resolution", type=int, metavar="R", help="Which level, in px; default the largest.")
+@click.option("--shuffle", is_flag=True, help="tfrecord: in the order of the ProGAN authors' tool, not the file's.")
+@click.option(
+    "--shard",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="webdataset, parquet: pictures in a file.",
+)
+@click.option(
+    "--png-level",
+    type=click.IntRange(0, 9),
+    default=1,
+    show_default=True,
+    metavar="0-9",
+    help="Of PNG: 0 no compression, 9 smallest and slowest.",
+)
+@WORKERS
+def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> None:
+    """Write a level of an HDF5 file as another program reads it; pixels stay what they are.
+
+    \b
+    tfrecord      ProGAN, StyleGAN for TensorFlow: a folder of NAME-r02.tfrecords (4x4) to NAME-r10.tfrecords
+    stylegan-zip  StyleGAN2-ADA, StyleGAN3: a zip of PNG and dataset.json
+    images        a folder of PNG and metadata.jsonl
+    webdataset    tar shards of PNG and JSON
+    parquet       shards of a table with an image column: Hugging Face datasets
+
+    What is known of the pictures goes along where the format has a place for it. Labels are those of
+    FILE-labels.npy, or else the attributes. Kill it at any time: the same command goes on from PATH.partial.
+    """  # noqa: D301 - click wants the character, not its name
+    from celebahq_builder.formats.exporting import Settings, export
+
+    pictures = export(file, out, Settings(**asked), workers or os.cpu_count() or 1)
+    click.echo(f"{out}: {pictures} pictures")
+
+
+@celebahq.command("import")
+@click.argument("path", type=PATH)
+@click.option("--out", type=PATH, required=True, metavar="FILE.h5", help="File to be made.")
+@click.option(
+    "--from",
+    "format",
+    type=click.Choice(["images", "stylegan-zip", "tfrecord", "hdf5", "cifar10", "mnist", "lsun"]),
+    help="The format; default what PATH looks like.",
+)
+@click.option(
+    "--resize",
+    type=int,
+    metavar="R",
+    help="images, stylegan-zip, lsun: cut the middle of each picture to R x R px, by a Lanczos filter.",
+)
+@click.option(
+    "--compression",
+    type=click.Choice(["gzip", "none", "blosc2"]),
+    default="gzip",
+    show_default=True,
+    help="Of the file; every HDF5 reader has gzip.",
+)
+@WORKERS
+def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> None:
+    """Write the data set PATH to a new multi-resolution HDF5 file; pixels stay what they are.
+
+    \b
+    images        a folder of PNG, JPEG, WebP, BMP or TIFF at any depth; metadata.jsonl where it has one
+    stylegan-zip  a zip of such pictures; labels of its dataset.json
+    tfrecord      a folder of NAME-r02.tfrecords ... with NAME-rxx.labels, or a single file
+    hdf5          a file of the ProGAN authors' Theano tool, or of this package
+    cifar10       its folder or archive, Python or binary
+    mnist         the folder of its four files
+    lsun          the folder of an LMDB, or of pictures; 256 px without --resize
+
+    Pictures are square, of one size, a power of two, RGB or grey of 8 bits; grey stays one channel where all are.
+    Labels go to FILE-labels.npy. A killed import starts again.
+    """  # noqa: D301
+    from celebahq_builder.formats.importing import import_pictures
+
+    pictures = import_pictures(path, out, workers=workers or os.cpu_count() or 1, **asked)
+    click.echo(f"{out}: {pictures} pictures")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.pictures import Labels
 from celebahq_builder.workspace import write_atomic
 
@@ -30,3 +31,24 @@ def write_labels(path: Path, labels: Labels) -> None:
         DiskFull: no space left.
     """
     write_atomic(labels_path(path), labels_file(labels))
+
+
+def read_labels(path: Path, count: int) -> Labels | None:
+    """Return the labels beside the HDF5 file `path`, float32 [N, classes], or None where there are none.
+
+    Raises:
+        FormatError: the file is not such an array, or has not one row per picture.
+    """
+    beside = labels_path(path)
+    if not beside.exists():
+        return None
+    try:
+        labels = np.load(io.BytesIO(beside.read_bytes()), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise FormatError(f"{beside} is not a readable .npy file: {error}; replace or delete it") from None
+    if labels.ndim != 2 or len(labels) != count or labels.dtype.kind not in "fiub":
+        raise FormatError(
+            f"{beside} has the shape {labels.shape} and the type {labels.dtype}, expected {count} rows of numbers, one "
+            f"per picture of {path.name}; replace or delete it"
+        )
+    return np.ascontiguousarray(labels, dtype=np.float32)

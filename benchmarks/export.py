@@ -1,0 +1,127 @@
+"""Every format's size and time at 1024x1024, there and, where it is imported, back; extrapolated to 30,000 pictures.
+
+``python benchmarks/export.py [--workers N]`` prints every figure beside its threshold. The pictures are the 28 faces of
+CelebA-HQ of the real test set and their mirror images, 56 in all. They were stored as JPEG, which leaves less noise
+than a build does: its PNG files are larger. Times are CPU time of all processes, so that other work on the machine
+matters little, less what a command takes for a single picture; wall time is at least that divided by the cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from PIL import Image
+from table import Row, finish, shared_data
+
+from celebahq_builder.formats.pictures import Picture
+from celebahq_builder.formats.writing import write_pictures
+
+MANY = 30_000
+FORMATS = ("tfrecord", "stylegan-zip", "images", "webdataset", "parquet")
+BACK = ("tfrecord", "stylegan-zip", "images", "hdf5")
+MEMORY_MIB = 600
+EXPORT_MS = 150
+IMPORT_MS = 300
+
+
+@dataclass
+class Faces:
+    """Real faces and their mirror images, a `PictureSet`."""
+
+    files: list[Path]
+    resolution: int = 1024
+    channels: int = 3
+    labels: None = None
+    label_names: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many pictures there are."""
+        return 2 * len(self.files)
+
+    def pictures(self, start: int = 0) -> Iterator[Picture]:
+        """Yield each face, then its mirror image."""
+        for number in range(start, self.count):
+            pixels = np.asarray(Image.open(self.files[number // 2]).convert("RGB")).transpose(2, 0, 1)
+            yield Picture(np.ascontiguousarray(pixels[:, :, :: -1 if number % 2 else 1]), f"{number:05d}.png")
+
+
+def main() -> None:
+    """Measure everything and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workers", type=int, default=1)
+    workers = parser.parse_args().workers
+    faces = Faces(sorted((shared_data() / "celebahq_1024").glob("*.jpg")))
+    rows = [Row("pictures measured", faces.count, "", at_least=56)]
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        many, one = folder / "many.h5", folder / "one.h5"
+        write_pictures(faces, many)
+        write_pictures(Faces(faces.files[:1]), one)
+        for to in FORMATS:
+            rows += export_rows(to, many, one, faces.count, workers, folder)
+        for source in BACK:
+            rows += import_rows(source, many, faces.count, workers, folder)
+    finish(rows)
+
+
+def target(folder: Path, to: str, source: Path) -> Path:
+    """Return where an export goes."""
+    if to == "hdf5":
+        return source
+    return folder / f"{source.stem}-{to}{'.zip' if to == 'stylegan-zip' else ''}"
+
+
+def export_rows(to: str, many: Path, one: Path, count: int, workers: int, folder: Path) -> list[Row]:
+    """Return size and time of an export, and the memory of its largest process."""
+    begin, _ = measured("export", one, "--to", to, "--out", target(folder, to, one), "--workers", workers)
+    took, memory = measured("export", many, "--to", to, "--out", target(folder, to, many), "--workers", workers)
+    out = target(folder, to, many)
+    size = sum(path.stat().st_size for path in ([out] if out.is_file() else out.rglob("*")) if path.is_file())
+    each = (took - begin) / (count - 2)
+    return [
+        Row(f"export {to}: size of {MANY} pictures", size / count * MANY / 1e9, "GB"),
+        Row(f"export {to}: CPU time per picture", 1000 * each, "ms", at_most=EXPORT_MS),
+        Row(f"export {to}: CPU time of {MANY} pictures", each * MANY / 60, "min"),
+        Row(f"export {to}: memory of the largest process", memory / 1024, "MiB", at_most=MEMORY_MIB),
+    ]
+
+
+def import_rows(name: str, many: Path, count: int, workers: int, folder: Path) -> list[Row]:
+    """Return the time of an import, its memory, and how many pictures are what they were."""
+    source, back = target(folder, name, many), folder / f"{name}.h5"
+    started, _ = measured("--version")
+    took, memory = measured("import", source, "--out", back, "--workers", workers)
+    with h5py.File(many) as there, h5py.File(back) as here:
+        same = sum(np.array_equal(there["data1024x1024"][i], here["data1024x1024"][i]) for i in range(count))
+    each = (took - started) / count
+    return [
+        Row(f"import {name}: CPU time per picture", 1000 * each, "ms", at_most=IMPORT_MS),
+        Row(f"import {name}: CPU time of {MANY} pictures", each * MANY / 60, "min"),
+        Row(f"import {name}: memory of the largest process", memory / 1024, "MiB", at_most=MEMORY_MIB),
+        Row(f"import {name}: pictures that are what they were", same, "", at_least=count),
+    ]
+
+
+def measured(*arguments: object) -> tuple[float, int]:
+    """Return CPU seconds and KiB of the largest process of a command."""
+    command = [sys.executable, "-m", "celebahq_builder", *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} ended with {process.returncode}")
+    return used.ru_utime + used.ru_stime, used.ru_maxrss
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The table of formats: what each is called, where it is written and read, and how it is recognised."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+
+from celebahq_builder.errors import FormatError, RecipeError
+from celebahq_builder.formats.pictures import PictureSet
+from celebahq_builder.source import IMAGE_SUFFIXES
+
+if TYPE_CHECKING:
+    from celebahq_builder.formats.exporting import Export
+    from celebahq_builder.formats.staging import Staging
+
+Writer = Callable[["Export", "Staging"], Iterator[int]]
+"""Yields how many pictures an earlier command had done, and then how many more are, as they are."""
+
+Reader = Callable[[Path, int | None], PictureSet]
+"""Takes a path, and a size to cut pictures to."""
+
+WRITERS = {
+    "tfrecord": "tfrecord_writer",
+    "stylegan-zip": "stylegan_zip_writer",
+    "images": "images_writer",
+    "webdataset": "webdataset_writer",
+    "parquet": "parquet_writer",
+}
+"""Module of this room that has `write`."""
+
+READERS = {
+    "images": "images_reader",
+    "stylegan-zip": "stylegan_zip_reader",
+    "tfrecord": "tfrecord_reader",
+    "hdf5": "level",
+    "cifar10": "cifar10",
+    "mnist": "mnist",
+    "lsun": "lsun",
+}
+"""Module of this room that has `read`."""
+
+RESIZING = ("images", "stylegan-zip", "lsun")
+"""Formats whose pictures can be of any size; their `read` takes another as its second argument."""
+
+
+def writer_of(name: str) -> Writer:
+    """Return the writer of a format.
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    if name not in WRITERS:
+        raise RecipeError(f"--to {name} is not a format; there are {', '.join(WRITERS)}")
+    writer: Writer = import_module(f"{__package__}.{WRITERS[name]}").write
+    return writer
+
+
+def reader_of(name: str) -> Reader:
+    """Return the reader of a format.
+
+    Raises:
+        RecipeError: there is none of that name; or, when it is called, its pictures have a size of their own.
+    """
+    if name not in READERS:
+        raise RecipeError(f"--from {name} is not a format; there are {', '.join(READERS)}")
+    read = import_module(f"{__package__}.{READERS[name]}").read
+
+    def reader(path: Path, resize: int | None) -> PictureSet:
+        if resize is None:
+            pictures: PictureSet = read(path)
+        elif name in RESIZING:
+            pictures = read(path, resize)
+        else:
+            raise RecipeError(
+                f"--resize is for {', '.join(RESIZING)}; the pictures of {name} have one size: leave it out"
+            )
+        return pictures
+
+    return reader
+
+
+def recognise(path: Path) -> str:
+    """Return the name of the format that a file or folder looks like.
+
+    Raises:
+        FormatError: none, or there is nothing.
+    """
+    if not path.exists():
+        raise FormatError(f"{path} does not exist")
+    try:
+        name = _of_folder(path) if path.is_dir() else _of_file(path)
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error.strerror}") from None
+    if name is None:
+        raise FormatError(
+            f"{path} is of no known format ({', '.join(READERS)}); give a folder of pictures, or --from FORMAT"
+        )
+    return name
+
+
+def _of_file(path: Path) -> str | None:
+    if h5py.is_hdf5(path) or path.suffix in (".h5", ".hdf5"):
+        return "hdf5"
+    if zipfile.is_zipfile(path) or path.suffix == ".zip":
+        return "stylegan-zip"
+    if path.suffix == ".tfrecords":
+        return "tfrecord"
+    if path.name == "data.mdb":
+        return "lsun"
+    return "cifar10" if "cifar" in path.name and tarfile.is_tarfile(path) else None
+
+
+def _of_folder(path: Path) -> str | None:
+    names = [entry.name for entry in os.scandir(path)]
+    if any(name.endswith(".tfrecords") for name in names):
+        return "tfrecord"
+    if "data.mdb" in names:
+        return "lsun"
+    if any(name.startswith(("cifar-10-batches", "data_batch_")) for name in names):
+        return "cifar10"
+    if any(name.startswith(("train-images", "t10k-images")) and "idx3" in name for name in names):
+        return "mnist"
+    found = (name for _, _, files in os.walk(path) for name in files)
+    return "images" if any(name.lower().endswith(IMAGE_SUFFIXES) for name in found) else None

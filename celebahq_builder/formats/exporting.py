@@ -1,0 +1,96 @@
+"""``celebahq export``: a level of an HDF5 file to the format that some other program reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from celebahq_builder.errors import FormatError, RecipeError
+from celebahq_builder.formats.labels import labels_file
+from celebahq_builder.formats.level import Level
+from celebahq_builder.formats.png import LEVEL
+from celebahq_builder.formats.staging import staging
+from celebahq_builder.progress import Progress
+from celebahq_builder.workspace import sha256
+
+PART = 32
+"""Pictures of a job, where the format does not decide it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides what is written."""
+
+    to: str
+    """Name of the format in the catalogue."""
+    resolution: int | None = None
+    """Which level; default the largest."""
+    shuffle: bool = False
+    """In the order of the ProGAN authors' tool for TFRecord: numpy's RandomState(123)."""
+    shard: int = 1000
+    """Pictures per shard."""
+    png_level: int = LEVEL
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a format's writer is given."""
+
+    source: Path
+    level: Level
+    name: str
+    """Of the target: files of the formats that have several begin with it."""
+    settings: Settings
+    workers: int
+
+    def parts(self, size: int = PART) -> list[range]:
+        """Return the numbers of the pictures, cut into jobs."""
+        count = self.level.count
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def export(source: Path, target: Path, settings: Settings, workers: int) -> int:
+    """Write a level of an HDF5 file in another format; returns the number of pictures.
+
+    Any number of workers writes the same bytes. A killed export goes on where it was; each format's writer says how.
+
+    Raises:
+        RecipeError: no such format, or a setting that it does not have.
+        FormatError: the source is damaged or has no such level, the target exists or cannot be written.
+        DiskFull: no space left; nothing remains of the target.
+    """
+    from celebahq_builder.formats.catalogue import writer_of
+
+    writer = writer_of(settings.to)
+    if settings.shuffle and settings.to != "tfrecord":
+        raise RecipeError("--shuffle is for tfrecord; the other formats have the file's order: leave it out")
+    with Level(source, settings.resolution) as level:
+        file = source.stat()
+        plan = {
+            "source": str(source.absolute()),
+            "bytes": file.st_size,
+            "mtime_ns": file.st_mtime_ns,
+            "labels": sha256(b"" if level.labels is None else labels_file(level.labels)),
+            **asdict(settings),
+            "resolution": level.resolution,
+        }
+        target = Path(str(target).rstrip("/"))
+        if not target.name:
+            raise FormatError(f"--out {target} has no name; give the name of a file or folder to be made")
+        if settings.to == "stylegan-zip" and target.suffix != ".zip":
+            raise FormatError(f"--out {target} does not end in .zip, by which StyleGAN knows one; name it {target}.zip")
+        job = Export(source, level, target.name, settings, workers)
+        with staging(target, plan) as stage:
+            _drive(writer(job, stage), settings.to, level.count)
+        return level.count
+
+
+def _drive(steps: Iterator[int], what: str, count: int) -> None:
+    """Run a writer; the first number that it yields is of pictures done by an earlier command."""
+    progress = Progress(what, count, next(steps), unit="picture", judged=False)
+    try:
+        for pictures in steps:
+            progress.advance(pictures)
+    finally:
+        progress.close()

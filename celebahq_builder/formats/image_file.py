@@ -1,0 +1,157 @@
+"""Image files on their way into a data set: what their headers say, and their pixels."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from celebahq_builder import parallel
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.pictures import Pixels
+from celebahq_builder.imaging.codec import DAMAGE
+
+SIDE_MAX = 8192
+"""A header that promises more is taken for a decompression bomb."""
+
+THREADS = 4
+"""Pictures that are decoded at once; Pillow's decoders run beside each other."""
+
+REMEDY = "convert it, for instance with: magick mogrify -background white -alpha remove -alpha off -depth 8 FILE"
+
+Coded = TypeVar("Coded")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of an image file before it is decoded."""
+
+    where: str
+    """File, or archive and entry, as an error names it."""
+    width: int
+    height: int
+    channels: int
+
+
+def read_header(file: Path | BinaryIO, where: str) -> Header:
+    """Return the header of an image file.
+
+    Raises:
+        FormatError: it is not an image, or neither 8-bit RGB nor 8-bit grey.
+    """
+    try:
+        with _quiet(), Image.open(file) as image:
+            return _header(image, where)
+    except FormatError:
+        raise
+    except UnidentifiedImageError:
+        raise FormatError(f"{where} is not an image that can be read; replace or remove it") from None
+    except Image.DecompressionBombError:
+        raise FormatError(f"{where} is too large to be read; reduce or remove it") from None
+    except DAMAGE as error:
+        raise FormatError(f"{where} cannot be read: {error}; replace or remove it") from None
+
+
+def _quiet() -> warnings.catch_warnings:
+    return warnings.catch_warnings(action="ignore")  # of odd metadata: pixels that cannot be decoded raise
+
+
+def _header(image: Image.Image, where: str) -> Header:
+    kind = "" if image.mode in ("RGB", "L") else image.mode
+    if "A" in image.mode or "transparency" in image.info:
+        kind = f"{image.mode} with an alpha channel"
+    elif image.mode.startswith("I") or any(";16" in str(part) for part in getattr(image, "tile", ())):
+        kind = f"{image.mode} of 16 bits"  # Pillow reads 16-bit colour as 8 bits, and says so nowhere else
+    if kind:
+        raise FormatError(f"{where} is {kind}; expected RGB or grey of 8 bits: {REMEDY}")
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise FormatError(f"{where} is an animation; expected a single picture: keep one of it")
+    return Header(where, image.width, image.height, 3 if image.mode == "RGB" else 1)
+
+
+def common_size(headers: Iterable[Header], resize: int | None) -> tuple[int, int]:
+    """Return resolution and channels of the set that some images make: 1 channel only if all are grey.
+
+    Raises:
+        FormatError: an image is not square, its side no power of two or not that of the others, and `resize` was
+            not given; or it has more than 8192 px a side.
+    """
+    first: Header | None = None
+    channels = 1
+    for header in headers:
+        first = first or header
+        channels = max(channels, header.channels)
+        side, size = header.width, f"{header.where} is {header.width} x {header.height} px"
+        if resize is not None:
+            continue
+        if side != header.height or side & (side - 1):
+            fit = 1 << (min(side, header.height).bit_length() - 1)
+            raise FormatError(f"{size}; expected a square whose side is a power of two: add --resize {fit}, say")
+        if side != first.width:
+            raise FormatError(
+                f"{size}, {first.where} {first.width} x {first.height}; expected one size: add --resize "
+                f"{first.width}, say"
+            )
+        if side > SIDE_MAX:
+            raise FormatError(f"{size}; expected at most {SIDE_MAX} px: add --resize 1024, say, or remove it")
+    if first is None:
+        raise ValueError("no images")
+    return (first.width if resize is None else resize), channels
+
+
+def check_resize(resize: int | None) -> None:
+    """Raise if pictures cannot be resized so.
+
+    Raises:
+        FormatError: not a power of two up to 8192.
+    """
+    if resize is not None and (resize < 1 or resize > SIDE_MAX or resize & (resize - 1)):
+        raise FormatError(f"--resize {resize} is not a power of two up to {SIDE_MAX}; give 256 or 1024, say")
+
+
+def decode(data: bytes, where: str, resolution: int, channels: int, resized: bool) -> Pixels:
+    """Return a picture uint8 [C, R, R]: as it is stored, EXIF orientation not applied.
+
+    Args:
+        data: of an image file.
+        where: what an error names.
+        resolution: R.
+        channels: C; grey is repeated where it is 3.
+        resized: the largest square in the middle is resampled by Pillow's Lanczos filter, as StyleGAN's tool does.
+
+    Raises:
+        FormatError: it cannot be decoded, or is no longer what its header said.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            header = _header(image, where)
+            picture = image.convert("RGB" if channels == 3 else "L")
+    except FormatError:
+        raise
+    except DAMAGE as error:
+        raise FormatError(f"{where} cannot be decoded: {error}; replace or remove it") from None
+    if resized:
+        picture = _square(picture, resolution)
+    if picture.size != (resolution, resolution) or header.channels > channels:
+        raise FormatError(f"{where} was changed while it was read; run it again")
+    pixels = np.asarray(picture)
+    return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
+
+
+def _square(picture: Image.Image, side: int) -> Image.Image:
+    short = min(picture.size)
+    left, top = (picture.width - short) // 2, (picture.height - short) // 2
+    box = (left, top, left + short, top + short)
+    square = picture.crop(box)  # first, so that nothing beside it is mixed in
+    return square.resize((side, side), Image.Resampling.LANCZOS) if side != short else square
+
+
+def decoded(coded: Iterable[Coded], decode_one: Callable[[Coded], Pixels]) -> Iterator[Pixels]:
+    """Yield what a function makes of each item, in order; a few are at work at once, and few are held."""
+    yield from parallel.run_threads(decode_one, coded, workers=THREADS)

@@ -1,0 +1,167 @@
+"""A folder tree of image files as a set of pictures."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats import classes
+from celebahq_builder.formats.image_file import check_resize, common_size, decode, decoded, read_header
+from celebahq_builder.formats.images_writer import METADATA
+from celebahq_builder.formats.metadata import Metadata, Record, from_records
+from celebahq_builder.formats.names import check_name
+from celebahq_builder.formats.pictures import Labels, Picture, Pixels
+from celebahq_builder.source import IMAGE_SUFFIXES
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Pictures of a folder, a `PictureSet`."""
+
+    folder: Path
+    names: list[str]
+    """Files, relative to the folder, in order."""
+    resolution: int
+    channels: int
+    resized: bool
+    metadata: Metadata
+    labels: Labels | None
+    label_names: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """How many pictures there are."""
+        return len(self.names)
+
+    def pictures(self, start: int = 0) -> Iterator[Picture]:
+        """Yield the pictures, named by the files that the metadata says they came from, or else by their own.
+
+        Raises:
+            FormatError: a file cannot be read or decoded.
+        """
+        files = self.metadata.columns.get("file", self.names)
+        for number, pixels in enumerate(decoded(self._coded(start), self._decode), start):
+            yield Picture(pixels, str(files[number]))
+
+    def _coded(self, start: int) -> Iterator[tuple[Path, bytes]]:
+        for name in self.names[start:]:
+            try:
+                yield self.folder / name, (self.folder / name).read_bytes()
+            except OSError as error:
+                raise FormatError(f"{self.folder / name} cannot be read: {error.strerror}") from None
+
+    def _decode(self, coded: tuple[Path, bytes]) -> Pixels:
+        path, data = coded
+        return decode(data, str(path), self.resolution, self.channels, self.resized)
+
+
+def read(path: Path, resize: int | None = None) -> ImageFolder:
+    """Read a folder of square pictures of one size, at any depth.
+
+    Their order is that of ``metadata.jsonl`` where the folder has one, else that of their paths. Other files are
+    counted in the log, hidden ones are not looked at, linked folders not followed.
+
+    Args:
+        path: the folder.
+        resize: cut the middle of each picture to this size instead; see `image_file.decode`.
+
+    Raises:
+        FormatError: no folder, no pictures, one that is not 8-bit RGB or grey, of another size than the rest or of
+            none that is a power of two; or ``metadata.jsonl`` is not of these files.
+    """
+    check_resize(resize)
+    if not path.is_dir():
+        raise FormatError(f"{path} is not a folder; give one of pictures")
+    names = _names(path)
+    records: list[Record] = []
+    if (path / METADATA).is_file():
+        names, records = _in_metadata(path, set(names))
+    metadata, labels, label_names = described(records, path / METADATA)
+    headers = (read_header(path / name, str(path / name)) for name in names)
+    resolution, channels = common_size(headers, resize)
+    return ImageFolder(path, names, resolution, channels, resize is not None, metadata, labels, label_names)
+
+
+def _names(folder: Path) -> list[str]:
+    names: list[str] = []
+    others: Counter[str] = Counter()
+    unreadable: list[OSError] = []
+    for root, folders, files in os.walk(folder, onerror=unreadable.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if name.startswith(".") or (name == METADATA and Path(root) == folder):
+                continue
+            if name.lower().endswith(IMAGE_SUFFIXES):
+                names.append((Path(root) / name).relative_to(folder).as_posix())
+            else:
+                others[Path(name).suffix.lower() or "no ending"] += 1
+    if unreadable:
+        raise FormatError(f"{unreadable[0].filename} cannot be read: {unreadable[0].strerror}; see to its permissions")
+    if others:
+        some = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common(5))
+        log.info("%s: passed over %d files that are no pictures by their endings: %s", folder, others.total(), some)
+    if not names:
+        raise FormatError(f"{folder} holds no pictures; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+    return sorted(names, key=lambda name: name.split("/"))
+
+
+def _in_metadata(folder: Path, there: set[str]) -> tuple[list[str], list[Record]]:
+    path = folder / METADATA
+    names: list[str] = []
+    records = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            record = json.loads(line)
+            name = record.pop("file_name")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise FormatError(f"{path}:{number} is no JSON object with a file_name; mend or delete the file") from None
+        if not isinstance(name, str):
+            raise FormatError(f"{path}:{number}: the file_name is {name!r}, expected a text; mend or delete the file")
+        names.append(check_name(name, path))
+        records.append(record)
+    missing = next((name for name in names if name not in there), None)
+    if missing is not None:
+        raise FormatError(f"{path} names {missing}, which is not there; bring it back, or remove its line")
+    if len(set(names)) < len(names):
+        twice = next(name for name, times in Counter(names).items() if times > 1)
+        raise FormatError(f"{path} names {twice} twice; remove one of the lines")
+    extra = sorted(there - set(names))
+    if extra:
+        raise FormatError(f"{path} does not name {extra[0]} ({len(extra)} such); add their lines, or delete {METADATA}")
+    return names, records
+
+
+def described(records: list[Record], where: Path) -> tuple[Metadata, Labels | None, tuple[str, ...]]:
+    """Return metadata, labels and names of the labels of records that `formats.records` made, or someone else.
+
+    Attributes are the labels where there are no others.
+
+    Raises:
+        FormatError: what `metadata.from_records` or `classes.from_values` has no use for.
+    """
+    of_class = [record.pop("label", None) for record in records]
+    values = [record.pop("labels", None) for record in records]
+    class_names = [record.pop("label_name", None) for record in records]
+    metadata = from_records(records, where)
+    if all(value is None for value in of_class):
+        names: tuple[str, ...] = ()
+        if values and isinstance(values[0], dict):
+            names = tuple(values[0])
+            if any(not isinstance(value, dict) or tuple(value) != names for value in values):
+                raise FormatError(f"{where}: the labels of some pictures are not those of the first; mend them")
+            values = [list(value.values()) for value in values]
+        if all(value is None for value in values):
+            return metadata, metadata.attribute_labels, metadata.attribute_names
+        return metadata, classes.from_values(values, where), names
+    labels = classes.from_values(of_class, where)
+    named = {number: str(name) for number, name in zip(of_class, class_names, strict=True) if name is not None}
+    names = tuple(named[number] for number in range(labels.shape[1])) if len(named) == labels.shape[1] else ()
+    return metadata, labels, names

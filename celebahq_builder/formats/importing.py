@@ -1,0 +1,104 @@
+"""``celebahq import``: a data set in any known format to a multi-resolution HDF5 file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from celebahq_builder import __version__
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.catalogue import reader_of, recognise
+from celebahq_builder.formats.codecs import codec
+from celebahq_builder.formats.labels import labels_path
+from celebahq_builder.formats.level import Level
+from celebahq_builder.formats.metadata import Metadata
+from celebahq_builder.formats.pictures import Labels, Picture, PictureSet
+from celebahq_builder.formats.staging import check_free
+from celebahq_builder.formats.writing import OWN_COLUMNS, write_pictures
+from celebahq_builder.progress import Progress
+from celebahq_builder.workspace import sha256
+
+
+def import_pictures(
+    path: Path,
+    target: Path,
+    *,
+    format: str | None = None,
+    resize: int | None = None,
+    compression: str = "gzip",
+    workers: int = 1,
+) -> int:
+    """Write a data set to a new HDF5 file; returns the number of pictures.
+
+    Labels go to ``<stem>-labels.npy`` beside it, what is known of the pictures to its columns. The hashes are of the
+    pixels that are written; where the metadata has some, they are checked. Nothing but a whole file is left: a
+    killed import starts again.
+
+    Args:
+        path: of the data set.
+        target: HDF5 file to make.
+        format: name in the catalogue; None takes what the data set looks like.
+        resize: for formats of pictures of any size, cut their middle to this one.
+        compression: name of a codec.
+        workers: processes that build and compress the levels; they never change the result.
+
+    Raises:
+        FormatError: the data set is damaged or not of the format, the target exists or cannot be written.
+        DiskFull: no space left; nothing remains of the target.
+    """
+    check_free(target)
+    name = format or recognise(path)
+    pictures = reader_of(name)(path, resize)
+    if pictures.labels is None:
+        check_free(labels_path(target))  # of another data set, they would be taken for this one's
+    metadata = getattr(pictures, "metadata", Metadata())
+    columns = {key: column for key, column in metadata.columns.items() if key not in OWN_COLUMNS}
+    if metadata.attribute_names:
+        columns["attribute_names"] = list(metadata.attribute_names)
+    progress = Progress("import", pictures.count, unit="picture", judged=False)
+    try:
+        write_pictures(
+            _Checked(pictures, metadata, path) if resize is None else pictures,
+            target,
+            codec=codec(compression),
+            workers=workers,
+            columns=columns,
+            attributes=_attributes(pictures, name, path),
+            advance=progress.advance,
+        )
+    except OSError as error:
+        raise FormatError(f"{target} cannot be written: {error}; see to it, or choose another --out") from None
+    finally:
+        progress.close()
+    return pictures.count
+
+
+def _attributes(pictures: PictureSet, name: str, path: Path) -> dict[str, Any]:
+    known = dict(pictures.pyramid.file.attrs) if isinstance(pictures, Level) else {}
+    known.pop("format_version", None)
+    return {"builder": f"celebahq_builder {__version__}", **known, "imported_from": json.dumps([name, path.name])}
+
+
+class _Checked:
+    """A set of pictures, each compared with the hash that its metadata has."""
+
+    def __init__(self, pictures: PictureSet, metadata: Metadata, path: Path) -> None:
+        self.of, self.path = pictures, path
+        self.count, self.resolution, self.channels = pictures.count, pictures.resolution, pictures.channels
+        self.labels: Labels | None = pictures.labels
+        self.label_names = pictures.label_names
+        hashes = metadata.columns.get("sha256")
+        self.hashes = hashes if isinstance(hashes, list) else None
+
+    def pictures(self, start: int = 0) -> Iterator[Picture]:
+        """Yield the pictures that are what their metadata says."""
+        for number, picture in enumerate(self.of.pictures(start), start):
+            recorded = self.hashes[number] if self.hashes is not None else ""
+            if recorded and sha256(picture.pixels.tobytes()) != recorded:
+                raise FormatError(
+                    f"{self.path}: {picture.name}, picture {number}, is not the one that its metadata describes: its "
+                    "SHA-256 is another; restore it, or remove sha256 from the metadata if the change is meant"
+                )
+            yield picture

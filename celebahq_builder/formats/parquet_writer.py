@@ -1,0 +1,127 @@
+"""Parquet shards with an image column, as Hugging Face datasets and its hub read them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from celebahq_builder import parallel
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats import png
+from celebahq_builder.formats.classes import class_numbers
+from celebahq_builder.formats.exporting import Export
+from celebahq_builder.formats.level import Level
+from celebahq_builder.formats.names import file_names
+from celebahq_builder.formats.records import own_labels, records
+from celebahq_builder.formats.staging import Staging
+
+GROUP = 32
+"""Pictures of a row group, which is held in memory; fewer where they are large."""
+
+GROUP_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: Path
+    resolution: int
+    path: Path
+    numbers: range
+    names: list[str]
+    png_level: int
+
+
+def write(export: Export, stage: Staging) -> Iterator[int]:
+    """Write ``train-00000-of-00030.parquet`` ...: a column ``image`` of PNG files, and one for all else that is known.
+
+    A killed export goes on by shard: those that are there are whole.
+
+    Source: https://huggingface.co/docs/datasets/about_dataset_features#image-feature; ``huggingface`` in the schema's
+    metadata is what `datasets` itself writes there.
+
+    Raises:
+        FormatError: pyarrow is not installed.
+    """
+    _pyarrow()
+    level = export.level
+    stage.data.mkdir(exist_ok=True)
+    names = [f"{name}.png" for name in file_names(level, export.source)]
+    parts = export.parts(export.settings.shard)
+    jobs, done = [], 0
+    for shard, part in enumerate(parts):
+        path = stage.data / f"train-{shard:05d}-of-{len(parts):05d}.parquet"
+        if path.exists():
+            done += len(part)
+        else:
+            some = names[part.start : part.stop]
+            jobs.append(_Job(export.source, level.resolution, path, part, some, export.settings.png_level))
+    yield done
+    yield from parallel.run(_write_shard, jobs, workers=export.workers)
+
+
+def _pyarrow() -> ModuleType:
+    try:
+        import pyarrow
+    except ImportError:
+        raise FormatError(
+            "Parquet needs pyarrow, which is not installed: pip install 'celebahq-builder[parquet]'"
+        ) from None
+    return pyarrow  # type: ignore[no-any-return]
+
+
+def _write_shard(job: _Job) -> int:
+    pa = _pyarrow()
+    import pyarrow.parquet
+
+    partial = job.path.with_name(job.path.name + ".partial")
+    with Level(job.source, job.resolution) as level, partial.open("wb") as file:
+        schema = _schema(pa, level)
+        group = max(1, min(GROUP, GROUP_BYTES // (level.channels * level.resolution**2)))
+        known = records(level, job.numbers)
+        with pyarrow.parquet.ParquetWriter(file, schema, compression="none", use_dictionary=False) as shard:
+            for start in range(0, len(known), group):
+                rows = []
+                some = job.numbers[start : start + group]
+                for at, pixels in enumerate(level.pixels(some), start):
+                    image = {"bytes": png.encode(pixels, job.png_level), "path": job.names[at]}
+                    rows.append({"image": image, **known[at]})
+                shard.write_table(pa.Table.from_pylist(rows, schema), row_group_size=group)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(job.path)
+    return len(job.numbers)
+
+
+def _schema(pa: ModuleType, level: Level) -> Any:
+    """Return the same schema for all shards: it follows from the whole file, not from a shard's pictures."""
+    fields = [pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()}))]
+    features: dict[str, Any] = {"image": {"_type": "Image"}}
+    metadata = level.metadata
+    for name, column in metadata.columns.items():
+        if name == "attributes" and metadata.attribute_names:
+            kind = pa.struct({key: pa.int8() for key in metadata.attribute_names})
+        elif isinstance(column, list):
+            kind = pa.string()
+        else:
+            kind = pa.from_numpy_dtype(column.dtype)
+            for _ in range(np.ndim(column) - 1):
+                kind = pa.list_(kind)
+        fields.append(pa.field(name, kind))
+    if level.labels is not None and own_labels(level):
+        names = level.label_names
+        if class_numbers(level.labels) is not None:
+            fields.append(pa.field("label", pa.int64()))
+            if names:
+                features["label"] = {"_type": "ClassLabel", "names": list(names)}
+                fields.append(pa.field("label_name", pa.string()))
+        else:
+            kind = pa.struct({key: pa.float32() for key in names}) if names else pa.list_(pa.float32())
+            fields.append(pa.field("labels", kind))
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})

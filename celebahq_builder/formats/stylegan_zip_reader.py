@@ -1,0 +1,158 @@
+"""A zip of image files, such as StyleGAN2-ADA and StyleGAN3 train from, as a set of pictures."""
+
+from __future__ import annotations
+
+import json
+import logging
+import posixpath
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats import classes
+from celebahq_builder.formats.image_file import Header, check_resize, common_size, decode, decoded, read_header
+from celebahq_builder.formats.names import check_name
+from celebahq_builder.formats.pictures import Labels, Picture, Pixels
+from celebahq_builder.source import IMAGE_SUFFIXES
+
+log = logging.getLogger(__name__)
+
+TABLE = "dataset.json"
+
+TABLE_BYTES = 256 * 2**20
+"""More than this is no table of labels."""
+
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
+"""What zipfile raises for damage, for compression it does not know, and for passwords."""
+
+
+@dataclass(frozen=True)
+class ImageZip:
+    """Pictures of a zip, a `PictureSet`; nothing is ever unpacked to the disk."""
+
+    path: Path
+    archive: zipfile.ZipFile
+    entries: list[zipfile.ZipInfo]
+    resolution: int
+    channels: int
+    resized: bool
+    labels: Labels | None
+    label_names: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many pictures there are."""
+        return len(self.entries)
+
+    def pictures(self, start: int = 0) -> Iterator[Picture]:
+        """Yield the pictures in the order of their names, as StyleGAN does.
+
+        Raises:
+            FormatError: an entry is damaged.
+        """
+        for entry, pixels in zip(self.entries[start:], decoded(self._coded(start), self._decode), strict=True):
+            yield Picture(pixels, entry.filename)
+
+    def _coded(self, start: int) -> Iterator[tuple[str, bytes]]:
+        for entry in self.entries[start:]:
+            yield f"{self.path}: {entry.filename}", _contents(self.path, self.archive, entry)
+
+    def _decode(self, coded: tuple[str, bytes]) -> Pixels:
+        where, data = coded
+        return decode(data, where, self.resolution, self.channels, self.resized)
+
+
+def read(path: Path, resize: int | None = None) -> ImageZip:
+    """Read a zip of square pictures of one size.
+
+    Entries that are no pictures by their endings are counted in the log.
+
+    Args:
+        path: the zip.
+        resize: cut the middle of each picture to this size instead; see `image_file.decode`.
+
+    Raises:
+        FormatError: no zip or cut short; no pictures; names that lead out of a folder; entries that would unpack to
+            far more than their pictures need; pictures that are not 8-bit RGB or grey, not of one size or of none
+            that is a power of two; or ``dataset.json`` is no table of these pictures.
+    """
+    check_resize(resize)
+    try:
+        archive = zipfile.ZipFile(path)
+    except FileNotFoundError:
+        raise FormatError(f"{path} does not exist") from None
+    except DAMAGE as error:
+        raise FormatError(f"{path} is not a readable zip, or cut short: {error}; get or make it again") from None
+    try:
+        return _read(path, archive, resize)
+    except BaseException:
+        archive.close()
+        raise
+
+
+def _read(path: Path, archive: zipfile.ZipFile, resize: int | None) -> ImageZip:
+    files = [entry for entry in archive.infolist() if not entry.is_dir()]
+    entries = sorted(
+        (entry for entry in files if entry.filename.lower().endswith(IMAGE_SUFFIXES)), key=lambda entry: entry.filename
+    )
+    if not entries:
+        raise FormatError(f"{path} holds no pictures; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+    names = {entry.filename for entry in entries}
+    if len(names) < len(entries):
+        raise FormatError(f"{path} holds several pictures of one name; make it again")
+    others = [entry.filename for entry in files if entry.filename not in names and entry.filename != TABLE]
+    if others:
+        log.info("%s: passed over %d entries that are no pictures, %s first", path, len(others), others[0])
+    resolution, channels = common_size((_header(path, archive, entry) for entry in entries), resize)
+    labels = _labels(path, archive, [entry.filename for entry in entries])
+    return ImageZip(path, archive, entries, resolution, channels, resize is not None, labels)
+
+
+def _header(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Header:
+    check_name(entry.filename, path)
+    try:
+        with archive.open(entry) as file:
+            header = read_header(file, f"{path}: {entry.filename}")  # type: ignore[arg-type]
+    except DAMAGE as error:
+        raise FormatError(f"{path}: {entry.filename} cannot be read: {error}; get or make it again") from None
+    if entry.file_size > 2**20 + 16 * header.width * header.height:
+        raise FormatError(
+            f"{path}: {entry.filename} would unpack to {entry.file_size} bytes for {header.width} x {header.height} px;"
+            " that is no honest picture, remove it"
+        )
+    return header
+
+
+def _contents(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    try:
+        return archive.read(entry)
+    except DAMAGE as error:
+        raise FormatError(f"{path}: {entry.filename} is damaged: {error}; get or make the zip again") from None
+
+
+def _labels(path: Path, archive: zipfile.ZipFile, names: list[str]) -> Labels | None:
+    if TABLE not in archive.namelist():
+        return None
+    where = path / TABLE
+    entry = archive.getinfo(TABLE)
+    if entry.file_size > TABLE_BYTES:
+        raise FormatError(f"{where} would unpack to {entry.file_size} bytes, expected at most {TABLE_BYTES}; remove it")
+    wrong = f"{where} is no table of labels; expected labels: null, or a list of a name and a label for each picture"
+    try:
+        table: Any = json.loads(_contents(path, archive, entry))
+        labels = table["labels"]
+        if labels is None:
+            return None
+        known = {posixpath.normpath(str(name)): label for name, label in labels}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise FormatError(f"{wrong}: make the zip again, or remove {TABLE} from it") from None
+    missing = next((name for name in names if name not in known), None)
+    if missing is not None:
+        raise FormatError(f"{where} has no label for {missing}; add it, or set labels to null")
+    if len(known) > len(names):
+        raise FormatError(f"{where} has labels for {len(known)} pictures, the zip holds {len(names)}; make it again")
+    return classes.from_values([known[name] for name in names], where)

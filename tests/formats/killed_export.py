@@ -1,0 +1,25 @@
+"""An export that is killed after some pictures: ``python -m tests.formats.killed_export FILE OUT FORMAT WORKERS N``."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from celebahq_builder.formats import exporting, stylegan_zip_writer
+from celebahq_builder.formats.exporting import Settings, export
+from celebahq_builder.progress import Progress
+
+
+class Deadly(Progress):
+    """Kills the process once as many pictures are done as it was told."""
+
+    def advance(self, photos: int, rejected: int = 0, failed: int = 0) -> None:
+        super().advance(photos, rejected, failed)
+        if self.done >= int(sys.argv[5]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    exporting.Progress = Deadly
+    stylegan_zip_writer.CHECKPOINT = 16
+    export(Path(sys.argv[1]), Path(sys.argv[2]), Settings(sys.argv[3], shard=16), int(sys.argv[4]))

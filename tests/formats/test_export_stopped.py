@@ -1,0 +1,254 @@
+"""An export that is killed goes on where it was; one that cannot go on leaves nothing, and says why in one line."""
+
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+from click.testing import CliRunner
+
+from celebahq_builder import progress
+from celebahq_builder.cli import celebahq
+from celebahq_builder.errors import CelebAHQError
+from celebahq_builder.formats import images_writer, png, stylegan_zip_writer
+from celebahq_builder.formats.exporting import Settings, export
+from celebahq_builder.workspace import lock
+from tests.formats.pyramids import described_file, noise, tree
+
+ROOT = Path(__file__).parents[2]
+
+FORMATS = ("tfrecord", "stylegan-zip", "images", "webdataset", "parquet")
+
+COUNT = 70
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return described_file(tmp_path_factory.mktemp("h5") / "faces.h5", noise(COUNT, 32))
+
+
+def out(folder: Path, to: str) -> Path:
+    return folder / ("faces.zip" if to == "stylegan-zip" else "faces")
+
+
+@pytest.mark.parametrize(("to", "workers"), [*((to, 1) for to in FORMATS), ("webdataset", 2)])
+def test_killed_and_begun_again(
+    to: str, workers: int, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SIGKILL, in the middle of it; what comes of it is the same to the byte, and what was done is not done again."""
+    caplog.set_level(logging.INFO)
+    whole, target = out(tmp_path / "whole", to), out(tmp_path / "killed", to)
+    export(source, whole, Settings(to, shard=16), workers=1)
+    command = [sys.executable, "-m", "tests.formats.killed_export", source, target, to, workers, 33]
+    ended = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, timeout=60, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert not target.exists()
+    left = target.with_name(target.name + ".partial")
+    assert (left / "plan.json").exists()
+    assert (left / "checkpoint.json").exists() == (to == "stylegan-zip")
+    (left / "half.1234.partial").write_bytes(b"half")
+    caplog.clear()
+    export(source, target, Settings(to, shard=16), workers)
+    assert "was stopped before its end; this one goes on from there" in caplog.messages[0]
+    assert tree(target) == tree(whole)
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_what_is_done_is_not_done_again(to: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped by Ctrl-C at several points; no picture is written twice but those of a part that was cut short."""
+    monkeypatch.setattr(stylegan_zip_writer, "CHECKPOINT", 16)
+    target = out(tmp_path, to)
+    advanced: list[int] = []
+    stop = 0
+
+    class Stopping(progress.Progress):
+        def advance(self, photos: int, rejected: int = 0, failed: int = 0) -> None:
+            super().advance(photos)
+            advanced.append(photos)
+            if self.done >= stop:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr("celebahq_builder.formats.exporting.Progress", Stopping)
+    for one in (20, 50):
+        stop = one
+        with pytest.raises(KeyboardInterrupt):
+            export(source, target, Settings(to, shard=16), workers=1)
+        assert not target.exists()
+    stop = COUNT + 1
+    export(source, target, Settings(to, shard=16), workers=1)
+    assert sum(advanced) <= COUNT + 2 * 16
+    monkeypatch.undo()
+    export(source, out(tmp_path / "whole", to), Settings(to, shard=16), workers=1)
+    assert tree(target) == tree(out(tmp_path / "whole", to))
+
+
+def test_pictures_that_are_there_are_not_made_again(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    encode = png.encode
+
+    def counted(*asked: Any) -> bytes:
+        made.append(1)
+        if len(made) == 40:
+            raise KeyboardInterrupt
+        return encode(*asked)
+
+    monkeypatch.setattr(images_writer.png, "encode", counted)
+    with pytest.raises(KeyboardInterrupt):
+        export(source, tmp_path / "faces", Settings("images"), workers=1)
+    export(source, tmp_path / "faces", Settings("images"), workers=1)
+    assert len(made) == COUNT + 1
+
+
+def test_other_settings_do_not_go_on(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images_writer, "_write_metadata", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(source, tmp_path / "faces", Settings("images"), workers=1)
+    before = tree(tmp_path)
+    with pytest.raises(CelebAHQError, match=r"holds an unfinished faces with resolution = 32, this one has 16; delete"):
+        export(source, tmp_path / "faces", Settings("images", resolution=16), workers=1)
+    assert {name: data for name, data in tree(tmp_path).items() if not name.endswith("lock")} == {
+        name: data for name, data in before.items() if not name.endswith("lock")
+    }
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_two_at_once(source: Path, tmp_path: Path) -> None:
+    with (
+        lock(tmp_path / "faces.partial", "folder", "--out"),
+        pytest.raises(CelebAHQError, match="is in use by process"),
+    ):
+        export(source, tmp_path / "faces", Settings("images"), workers=1)
+
+
+def test_something_else_is_in_the_way(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "faces.partial").mkdir()
+    (tmp_path / "faces.partial" / "mine").write_text("mine")
+    with pytest.raises(CelebAHQError, match="is in the way and was not made by this command"):
+        export(source, tmp_path / "faces", Settings("images"), workers=1)
+    assert tree(tmp_path) == {"faces.partial/mine": b"mine"}
+
+
+# --- What cannot go on --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file may grow beyond 8 kB: what a full disk does, at a place that is easily made."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("full_disk")
+@pytest.mark.parametrize("to", ["tfrecord", "stylegan-zip", "webdataset", "parquet"])
+def test_files_that_cannot_grow(to: str, source: Path, tmp_path: Path) -> None:
+    target = out(tmp_path / "made", to)
+    with pytest.raises(CelebAHQError) as raised:
+        export(source, target, Settings(to), workers=1)
+    assert str(target) in str(raised.value)
+    assert "File too large" in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize(("to", "workers"), [*((to, 1) for to in FORMATS), ("images", 2)])
+def test_full_disk(to: str, workers: int, tmp_path: Path, small_disk: Path) -> None:
+    large = described_file(tmp_path / "large.h5", noise(70, 64))
+    with pytest.raises(CelebAHQError, match="no space left to write .*; what there was of it is deleted, free some"):
+        export(large, out(small_disk / "made", to), Settings(to), workers=workers)
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_target_exists(to: str, source: Path, tmp_path: Path) -> None:
+    target = out(tmp_path, to)
+    target.write_text("mine")
+    with pytest.raises(CelebAHQError, match="exists and is not overwritten; delete it, or choose another --out"):
+        export(source, target, Settings(to), workers=1)
+    assert tree(tmp_path) == {target.name: b"mine"}
+
+
+@pytest.mark.parametrize(("to", "workers"), [*((to, 1) for to in FORMATS), ("stylegan-zip", 2)])
+def test_damaged_picture(to: str, workers: int, tmp_path: Path) -> None:
+    """A picture that is not the one that was written does not go out under its name."""
+    path = described_file(tmp_path / "faces.h5", noise(COUNT, 16))
+    with h5py.File(path, "r+") as file:
+        file["data16x16"][60, 1, 2, 3] ^= 1
+    with pytest.raises(CelebAHQError, match=r"faces\.h5: picture 60 is not the one that was written"):
+        export(path, out(tmp_path / "made", to), Settings(to), workers=workers)
+    assert [one.name for one in tmp_path.iterdir()] == ["faces.h5"]
+
+
+@pytest.mark.parametrize("name", ["../a", "/etc/a", "a/../../b", "", "x" * 300, "a\x00b"])
+@pytest.mark.parametrize("to", ["images", "webdataset", "parquet"])
+def test_names_that_leave_the_target(to: str, name: str, tmp_path: Path) -> None:
+    if "\x00" in name:
+        name = "a\nb"  # HDF5 ends a text at a zero
+    path = described_file(tmp_path / "faces.h5", noise(2, 8), id=[name, "b"])
+    with pytest.raises(CelebAHQError, match="is not a relative path within a folder; rename it"):
+        export(path, out(tmp_path / "made", to), Settings(to), workers=1)
+    assert [one.name for one in tmp_path.iterdir()] == ["faces.h5"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"to": "images", "resolution": 64}, "has no level 64x64; it has 32, 16, 8, 4, 2, 1"),
+        ({"to": "images", "resolution": 100}, "has no level 100x100"),
+        ({"to": "tfrecord", "resolution": 2}, "TFRecord files begin at 4x4"),
+        ({"to": "stylegan-zip"}, "does not end in .zip"),
+        ({"to": "images", "shuffle": True}, "--shuffle is for tfrecord"),
+        ({"to": "gif"}, "--to gif is not a format; there are tfrecord, stylegan-zip,"),
+    ],
+)
+def test_what_cannot_be_had(asked: dict[str, Any], said: str, source: Path, tmp_path: Path) -> None:
+    with pytest.raises(CelebAHQError) as raised:
+        export(source, tmp_path / "made" / "faces", Settings(**asked), workers=1)
+    assert said in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_truncated_file(share: float, source: Path, tmp_path: Path) -> None:
+    raw = source.read_bytes()
+    (tmp_path / "cut.h5").write_bytes(raw[: int(len(raw) * share)])
+    with pytest.raises(CelebAHQError, match=r"cut\.h5 is not a readable HDF5 file"):
+        export(tmp_path / "cut.h5", tmp_path / "faces", Settings("images"), workers=1)
+    assert [one.name for one in tmp_path.iterdir()] == ["cut.h5"]
+
+
+def test_as_a_command(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "faces.zip"
+    asked = ["export", str(source), "--to", "stylegan-zip", "--out", str(target), "--workers", "1"]
+    ended = CliRunner().invoke(celebahq, asked)
+    assert (ended.exit_code, ended.output) == (0, f"{target}: {COUNT} pictures\n")
+    again = subprocess.run(
+        [sys.executable, "-m", "celebahq_builder", *asked], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (again.returncode, again.stdout) == (1, "")
+    assert again.stderr == f"error: {target} exists and is not overwritten; delete it, or choose another --out\n"

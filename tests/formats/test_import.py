@@ -1,0 +1,321 @@
+"""What goes out comes back: every pixel, its labels, and what is known of it; and what others have made comes in."""
+
+import io
+import json
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import tfrecord
+from PIL import Image
+
+from celebahq_builder.cli import celebahq
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.catalogue import READERS, WRITERS, recognise
+from celebahq_builder.formats.exporting import Settings, export
+from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.formats.importing import import_pictures
+from celebahq_builder.imaging.pyramid import build_pyramid
+from tests.formats import test_cifar10 as cifar10_files
+from tests.formats import test_lsun as lsun_files
+from tests.formats import test_mnist as mnist_files
+from tests.formats.pyramids import Pictures, described_file, noise, theano_file
+from tests.reference import theano_reader
+
+ROOT = Path(__file__).parents[2]
+
+BACK = ("images", "stylegan-zip", "tfrecord", "hdf5")
+
+
+def there_and_back(source: Path, folder: Path, to: str, **asked: Any) -> Path:
+    away = folder / ("away.zip" if to == "stylegan-zip" else "away")
+    if to == "hdf5":
+        away = source
+    else:
+        export(source, away, Settings(to, **asked), workers=1)
+    assert recognise(away) == to
+    back = folder / "back.h5"
+    import_pictures(away, back)
+    return back
+
+
+def pixels(path: Path) -> list[Pictures]:
+    with PyramidFile(path) as file:
+        assert list(file.problems()) == []  # hashes and levels
+    return theano_reader.read(path)
+
+
+def photos(path: Path) -> dict[str, Any]:
+    with h5py.File(path) as file:
+        return {
+            name: data.asstr()[:].tolist() if h5py.check_string_dtype(data.dtype) else (data.dtype, data[:].tolist())
+            for name, data in file["photos"].items()
+        }
+
+
+def test_the_command_offers_every_format() -> None:
+    """The command line imports nothing to show its help, so it has names of its own."""
+    for command, option, table in (("export", "to", WRITERS), ("import", "format", READERS)):
+        (choice,) = (one.type.choices for one in celebahq.commands[command].params if one.name == option)
+        assert set(choice) == set(table)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("to", BACK)
+def test_pixels_of_a_file_of_levels_alone(to: str, channels: int, tmp_path: Path) -> None:
+    data = noise(33, 16, channels)
+    back = there_and_back(theano_file(tmp_path / "theano.h5", data), tmp_path, to)
+    for found, expected in zip(pixels(back), build_pyramid(data), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert not (tmp_path / "back-labels.npy").exists()
+
+
+@pytest.mark.parametrize("to", ["images", "hdf5"])
+def test_all_that_is_known_comes_back(to: str, tmp_path: Path) -> None:
+    """Values and types of every column; a photo without score stays without."""
+    source = described_file(tmp_path / "faces.h5", noise(5, 8), score=np.array([0.1, np.nan, 1 / 3, 0, 1]))
+    back = there_and_back(source, tmp_path, to)
+    expected, found = photos(source), photos(back)
+    assert repr(found.pop("score")) == repr(expected.pop("score"))  # NaN is not equal to itself
+    assert found.pop("label_names") == expected["attribute_names"]
+    assert found == expected
+    labels = np.load(tmp_path / "back-labels.npy")
+    assert labels.dtype == np.float32
+    np.testing.assert_array_equal(labels, (np.array(expected["attributes"][1]) > 0).astype(np.float32))
+
+
+LABELS = {
+    "classes": np.eye(3, dtype=np.float32)[[2, 0, 1, 1]],
+    "a class that no picture has": np.eye(4, dtype=np.float32)[[2, 0, 1, 1]],
+    "numbers": np.array([[0.1, 2], [1, 0], [0, 1e-30], [3, 3]], np.float32),
+    "one": np.array([[1], [0], [1], [1]], np.float32),
+}
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
+@pytest.mark.parametrize("to", BACK)
+def test_labels_come_back(to: str, labels: np.ndarray, named: bool, tmp_path: Path) -> None:
+    source = theano_file(tmp_path / "theano.h5", noise(4, 8))
+    np.save(tmp_path / "theano-labels.npy", labels)
+    names = [f"class {i}" for i in range(labels.shape[1])]
+    if named:
+        with h5py.File(source, "r+") as file:
+            file.create_dataset("photos/label_names", data=names, dtype=h5py.string_dtype())
+    back = there_and_back(source, tmp_path, to)
+    found = np.load(tmp_path / "back-labels.npy")
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, labels)
+    if named and to in ("images", "hdf5"):
+        assert photos(back)["label_names"] == names
+
+
+def test_a_smaller_level_is_a_file_of_its_own(tmp_path: Path) -> None:
+    data = noise(5, 16)
+    back = there_and_back(described_file(tmp_path / "faces.h5", data), tmp_path, "images", resolution=8)
+    np.testing.assert_array_equal(pixels(back)[0], build_pyramid(data)[1])
+
+
+def test_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
+    export(described_file(tmp_path / "faces.h5", noise(40, 32)), tmp_path / "images", Settings("images"), 1)
+    for workers in (1, 2):
+        import_pictures(tmp_path / "images", tmp_path / f"{workers}.h5", workers=workers)
+    assert (tmp_path / "1.h5").read_bytes() == (tmp_path / "2.h5").read_bytes()
+
+
+# --- What others have made ----------------------------------------------------------------------------------------
+
+
+def save(path: Path, picture: Pictures, **how: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)).save(path, **how)
+
+
+@pytest.mark.parametrize("ending", ["png", "webp", "bmp", "tif", "jpg"])
+def test_image_files_of_any_kind(ending: str, tmp_path: Path) -> None:
+    """In the order of their paths; pixels as Pillow decodes them."""
+    data = noise(3, 16)
+    names = [f"b/2.{ending}", f"a/10.{ending}", f"B.{ending}"]
+    for picture, name in zip(data, names, strict=True):
+        save(tmp_path / "in" / name, picture, **({"lossless": True} if ending == "webp" else {}))
+    (tmp_path / "in" / "readme.txt").write_text("passed over")
+    import_pictures(tmp_path / "in", tmp_path / "out.h5")
+    expected = [np.asarray(Image.open(tmp_path / "in" / name)).transpose(2, 0, 1) for name in sorted(names)]
+    np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], np.stack(expected))
+    assert photos(tmp_path / "out.h5")["file"] == sorted(names)
+    if ending != "jpg":
+        np.testing.assert_array_equal(expected, data[[2, 1, 0]])
+
+
+def test_grey_stays_grey_only_if_all_are(tmp_path: Path) -> None:
+    grey = noise(1, 8, channels=1)[0]
+    save(tmp_path / "in" / "grey.png", grey)
+    import_pictures(tmp_path / "in", tmp_path / "grey.h5")
+    assert pixels(tmp_path / "grey.h5")[0].shape == (1, 1, 8, 8)
+    save(tmp_path / "in" / "rgb.png", noise(1, 8)[0])
+    import_pictures(tmp_path / "in", tmp_path / "both.h5")
+    np.testing.assert_array_equal(pixels(tmp_path / "both.h5")[0], [np.repeat(grey, 3, axis=0), noise(1, 8)[0]])
+
+
+def test_resized(tmp_path: Path) -> None:
+    """The middle square, by the filter of StyleGAN's tool; one of the right size stays what it is."""
+    rng = np.random.default_rng(0)
+    wide = rng.integers(0, 256, (3, 20, 33), dtype=np.uint8)
+    right = noise(1, 8)[0]
+    save(tmp_path / "in" / "1.png", wide)
+    save(tmp_path / "in" / "2.png", right)
+    save(tmp_path / "in" / "3.png", rng.integers(0, 256, (3, 3, 2), dtype=np.uint8))
+    import_pictures(tmp_path / "in", tmp_path / "out.h5", resize=8)
+    found = pixels(tmp_path / "out.h5")[0]
+    middle = Image.fromarray(wide.transpose(1, 2, 0)[:, 6:26]).resize((8, 8), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(found[0], np.asarray(middle).transpose(2, 0, 1))
+    np.testing.assert_array_equal(found[1], right)
+
+
+def test_metadata_that_others_wrote(tmp_path: Path) -> None:
+    """Its order counts; what a line lacks is empty, and what is no column becomes text."""
+    for i, picture in enumerate(noise(3, 8)):
+        save(tmp_path / "in" / f"{i}.png", picture)
+    lines: list[dict[str, Any]] = [
+        {"file_name": "2.png", "text": "é", "age": 20, "box": [1, 2], "tags": ["a"]},
+        {"file_name": "0.png", "text": "b", "age": None, "box": [3, 4]},
+        {"file_name": "1.png", "age": 40, "box": [5, 6.5]},
+    ]
+    (tmp_path / "in" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    import_pictures(tmp_path / "in", tmp_path / "out.h5")
+    np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], noise(3, 8)[[2, 0, 1]])
+    found = photos(tmp_path / "out.h5")
+    assert found["file"] == ["2.png", "0.png", "1.png"]
+    assert (found["text"], found["tags"]) == (["é", "b", ""], ['["a"]', "", ""])
+    assert repr(found["age"][1]) == "[20.0, nan, 40.0]"
+    assert found["box"][1] == [[1, 2], [3, 4], [5, 6.5]]
+
+
+def test_compressed_zip_of_pictures_alone(tmp_path: Path) -> None:
+    data = noise(3, 8)
+    with zipfile.ZipFile(tmp_path / "in.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for i, picture in enumerate(data):
+            buffer = io.BytesIO()
+            Image.fromarray(picture.transpose(1, 2, 0)).save(buffer, "png")
+            archive.writestr(f"{9 - i}.png", buffer.getvalue())
+        archive.writestr("notes/", "")
+        archive.writestr("notes/a.txt", "passed over")
+    import_pictures(tmp_path / "in.zip", tmp_path / "out.h5")
+    np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data[::-1])
+
+
+def test_tfrecord_of_another_writer(tmp_path: Path) -> None:
+    """Fields in its own order, numbers packed or not, and fields that are none of ours."""
+    data = noise(3, 8)
+    writer = tfrecord.TFRecordWriter(str(tmp_path / "other.tfrecords"))
+    for picture in data:
+        shape = (list(picture.shape), "int")
+        writer.write({"z": (1.5, "float"), "data": (picture.tobytes(), "byte"), "shape": shape, "a": (7, "int")})
+    writer.close()
+    import_pictures(tmp_path / "other.tfrecords", tmp_path / "out.h5")
+    np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data)
+
+
+def test_tfrecord_with_numbers_that_are_not_packed(tmp_path: Path) -> None:
+    from tests.reference.tfrecord_frames import masked
+
+    data = noise(1, 4)[0]
+
+    def field(number: int, value: bytes) -> bytes:
+        assert len(value) < 128
+        return bytes([number << 3 | 2, len(value)]) + value
+
+    shape = field(1, b"shape") + field(2, field(3, bytes([8, 3, 8, 4, 8, 4])))
+    pictured = field(1, b"data") + field(2, field(1, field(1, data.tobytes())))
+    features = field(1, shape) + field(1, pictured)
+    payload = field(1, features)
+    length = struct.pack("<Q", len(payload))
+    record = length + struct.pack("<I", masked(length)) + payload + struct.pack("<I", masked(payload))
+    (tmp_path / "one.tfrecords").write_bytes(record)
+    import_pictures(tmp_path / "one.tfrecords", tmp_path / "out.h5")
+    np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data[None])
+
+
+def test_uncompressed_hdf5_of_another_writer(tmp_path: Path) -> None:
+    data = noise(3, 8)
+    with h5py.File(tmp_path / "in.h5", "w") as file:
+        for level in build_pyramid(data):
+            file[f"data{level.shape[-1]}x{level.shape[-1]}"] = level
+    import_pictures(tmp_path / "in.h5", tmp_path / "out.h5", compression="none")
+    np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data)
+
+
+@pytest.mark.parametrize("compression", ["blosc2", "none"])
+def test_compressed_otherwise(compression: str, tmp_path: Path) -> None:
+    """By another process than the one that wrote it, which knows the filter anyway."""
+    data = noise(3, 16)
+    import_pictures(theano_file(tmp_path / "in.h5", data), tmp_path / "other.h5", compression=compression)
+    command = [sys.executable, "-m", "celebahq_builder", "export", tmp_path / "other.h5", "--to", "tfrecord"]
+    command += ["--out", tmp_path / "tf", "--workers", "1"]
+    subprocess.run(list(map(str, command)), check=True, cwd=ROOT, capture_output=True)
+    import_pictures(tmp_path / "tf", tmp_path / "out.h5")
+    np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data)
+
+
+# --- The data sets of the other presets ---------------------------------------------------------------------------
+
+
+def test_mnist(tmp_path: Path) -> None:
+    folder = mnist_files.write(
+        tmp_path / "mnist", mnist_files.idx(mnist_files.IMAGES), mnist_files.idx(mnist_files.CLASSES)
+    )
+    assert recognise(folder) == "mnist"
+    import_pictures(folder, tmp_path / "mnist.h5")
+    found = pixels(tmp_path / "mnist.h5")[0]
+    np.testing.assert_array_equal(found[:, 0, 2:30, 2:30], mnist_files.IMAGES)
+    np.testing.assert_array_equal(np.load(tmp_path / "mnist-labels.npy").argmax(axis=1), mnist_files.CLASSES)
+    assert photos(tmp_path / "mnist.h5")["label_names"] == list("0123456789")
+
+
+def test_lsun(tmp_path: Path) -> None:
+    entries = lsun_files.photos()
+    folder = tmp_path / "bedroom"
+    folder.mkdir()
+    lsun_files.database(folder, entries)
+    assert recognise(folder) == "lsun"
+    import_pictures(folder, tmp_path / "bedroom.h5", resize=32)
+    expected = [lsun_files.expected(entries[key], 32) for key in sorted(entries)]
+    np.testing.assert_array_equal(pixels(tmp_path / "bedroom.h5")[0], np.stack(expected))
+    assert photos(tmp_path / "bedroom.h5")["file"] == sorted(entries)
+
+
+def test_cifar10_is_found(tmp_path: Path) -> None:
+    """Its reader takes nothing but the 50,000 pictures, so it is only asked whether they are there."""
+    folder = cifar10_files.folder(tmp_path / "cifar-10-batches-py", cifar10_files.python_files())
+    assert recognise(folder) == recognise(tmp_path) == "cifar10"
+    with pytest.raises(FormatError, match="data_batch_1"):
+        import_pictures(folder, tmp_path / "cifar10.h5")
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+# --- Real pictures ------------------------------------------------------------------------------------------------
+
+
+def test_real_photos_resized(shared: Path, tmp_path: Path) -> None:
+    """Photos of all sizes; each is Pillow's own crop and Lanczos filter, before and after a zip."""
+    (tmp_path / "in").mkdir()
+    photos_there = sorted((shared / "data" / "faces" / "img_celeba").glob("*.jpg"))[:12]
+    for path in photos_there:
+        (tmp_path / "in" / path.name).symlink_to(path.resolve())
+    import_pictures(tmp_path / "in", tmp_path / "faces.h5", resize=64)
+    expected = []
+    for path in photos_there:
+        with Image.open(path) as image:
+            side = min(image.size)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            square = image.convert("RGB").crop((left, top, left + side, top + side))
+            expected.append(np.asarray(square.resize((64, 64), Image.Resampling.LANCZOS)).transpose(2, 0, 1))
+    np.testing.assert_array_equal(pixels(tmp_path / "faces.h5")[0], np.stack(expected))
+    back = there_and_back(tmp_path / "faces.h5", tmp_path, "stylegan-zip")
+    np.testing.assert_array_equal(pixels(back)[0], np.stack(expected))

@@ -1,0 +1,489 @@
+"""Whatever is wrong with a data set is one line that names the file and a remedy, and nothing is left behind."""
+
+import io
+import json
+import resource
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from celebahq_builder.cli import celebahq
+from celebahq_builder.errors import CelebAHQError
+from celebahq_builder.formats.exporting import Settings, export
+from celebahq_builder.formats.importing import import_pictures
+from tests.formats.pyramids import described_file, noise, theano_file
+
+
+def refused(path: Path, **asked: Any) -> str:
+    """Import something that cannot be; return the line that says so."""
+    target = path.parent / "made" / "out.h5"
+    target.parent.mkdir()
+    with pytest.raises(CelebAHQError) as raised:
+        import_pictures(path, target, **asked)
+    assert list(target.parent.iterdir()) == []
+    line = str(raised.value)
+    assert "\n" not in line
+    assert path.name in line
+    return line
+
+
+def save(path: Path, pixels: Any, **how: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(path, **how)
+
+
+def rgb(height: int = 8, width: int = 8) -> np.ndarray:
+    return np.zeros((height, width, 3), np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a picture that nothing is wrong with."""
+    save(tmp_path / "in" / "a.png", rgb())
+    return tmp_path / "in"
+
+
+# --- Pictures -----------------------------------------------------------------------------------------------------
+
+
+def test_no_power_of_two(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a.png", rgb(600, 600))
+    line = refused(tmp_path / "in")
+    assert "a.png is 600 x 600 px; expected a square whose side is a power of two: add --resize 512" in line
+
+
+def test_not_square(folder: Path) -> None:
+    save(folder / "b.png", rgb(8, 16))
+    assert "b.png is 16 x 8 px; expected a square whose side is a power of two: add --resize 8" in refused(folder)
+
+
+def test_different_sizes(folder: Path) -> None:
+    save(folder / "b.png", rgb(16, 16))
+    line = refused(folder)
+    assert "b.png is 16 x 16 px" in line
+    assert "a.png 8 x 8; expected one size: add --resize 8" in line
+
+
+@pytest.mark.parametrize("resize", [0, -8, 100, 16384])
+def test_resize_to_no_power_of_two(resize: int, folder: Path) -> None:
+    with pytest.raises(CelebAHQError, match=f"--resize {resize} is not a power of two"):
+        import_pictures(folder, folder.parent / "out.h5", resize=resize)
+
+
+@pytest.mark.parametrize("resize", [None, 8])
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (np.zeros((8, 8, 4), np.uint8), "RGBA with an alpha channel"),
+        (Image.new("LA", (8, 8)), "LA with an alpha channel"),
+        (np.zeros((8, 8), np.uint16), "of 16 bits"),
+        (Image.new("P", (8, 8)), "b.png is P;"),
+        (Image.new("1", (8, 8)), "b.png is 1;"),
+    ],
+    ids=["alpha", "grey with alpha", "16 bits", "palette", "1 bit"],
+)
+def test_neither_rgb_nor_grey_of_8_bits(picture: Any, said: str, resize: int | None, folder: Path) -> None:
+    save(folder / "b.png", picture)
+    line = refused(folder, resize=resize)
+    assert "b.png" in line
+    assert said in line
+    assert "expected RGB or grey of 8 bits: convert it" in line
+
+
+def test_16_bit_colour(folder: Path) -> None:
+    """Pillow opens it as plain RGB and drops half of each value."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(8 * (1 + 8 * 6)))
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (folder / "b.png").write_bytes(png)
+    with Image.open(folder / "b.png") as image:
+        assert image.mode == "RGB"
+    assert "b.png is RGB of 16 bits" in refused(folder)
+
+
+def test_transparent_colour(folder: Path) -> None:
+    save(folder / "b.png", rgb(), transparency=(1, 2, 3))
+    assert "RGB with an alpha channel" in refused(folder)
+
+
+def test_animation(folder: Path) -> None:
+    save(folder / "b.webp", rgb(), save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
+    assert "b.webp is an animation; expected a single picture" in refused(folder)
+
+
+def test_larger_than_any_picture(folder: Path) -> None:
+    """A header of a few bytes that promises 48 GB."""
+    data = bytearray((folder / "a.png").read_bytes())
+    data[16:24] = struct.pack(">II", 131072, 131072)
+    data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
+    (folder / "a.png").write_bytes(data)
+    assert "a.png is too large to be read" in refused(folder)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95])
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_picture_cut_short(share: float, ending: str, tmp_path: Path) -> None:
+    save(tmp_path / "in" / f"a.{ending}", noise(1, 64)[0].transpose(1, 2, 0))
+    path = tmp_path / "in" / f"a.{ending}"
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    assert f"a.{ending}" in refused(tmp_path / "in")
+
+
+def test_no_picture_at_all(folder: Path) -> None:
+    (folder / "b.jpg").write_text("no picture")
+    assert "b.jpg is not an image that can be read; replace or remove it" in refused(folder)
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    assert "in holds no pictures; expected files ending in .jpg" in refused(tmp_path / "in", format="images")
+
+
+def test_folder_of_nothing_known(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("text")
+    assert "in is of no known format" in refused(tmp_path / "in")
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    assert "in does not exist" in refused(tmp_path / "in")
+    (tmp_path / "made").rmdir()
+    assert "in is not a folder" in refused(tmp_path / "in", format="images")
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ('{"file_name": "a.png"', "metadata.jsonl:1 is no JSON object with a file_name"),
+        ('["a.png"]', "metadata.jsonl:1 is no JSON object with a file_name"),
+        ('{"file_name": 7}', "metadata.jsonl:1: the file_name is 7, expected a text"),
+        ('{"file_name": "a.png"}\n\n', "metadata.jsonl:2 is no JSON object with a file_name"),
+        ('{"file_name": "a.png"}\n{"file_name": "b.png"}', "names b.png, which is not there"),
+        ('{"file_name": "a.png"}\n{"file_name": "a.png"}', "names a.png twice"),
+        ('{"file_name": "../in/a.png"}', "the picture name '../in/a.png' is not a relative path within a folder"),
+        ("", "does not name a.png (1 such)"),
+        ('{"file_name": "a.png", "a/b": 1}', "'a/b' cannot be the name of a column"),
+        ('{"file_name": "a.png", "score": "high"}', "the values of 'score' are not numbers of one shape"),
+        ('{"file_name": "a.png", "label": -1}', "the labels are neither one class number"),
+        ('{"file_name": "a.png", "label": 1e99}', "the labels are neither one class number"),
+        ('{"file_name": "a.png", "labels": "cat"}', "the labels are neither one class number"),
+        ('{"file_name": "a.png", "sha256": "00"}', "is not the one that its metadata describes"),
+        ('{"file_name": "a.png", "attributes": {"Bald": 500}}', "the values of 'attributes' are not numbers"),
+    ],
+)
+def test_metadata_of_other_files(lines: str, said: str, folder: Path) -> None:
+    (folder / "metadata.jsonl").write_text(lines)
+    assert said in refused(folder)
+
+
+# --- HDF5 ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_truncated_hdf5(share: float, tmp_path: Path) -> None:
+    path = theano_file(tmp_path / "in.h5", noise(9, 16))
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    assert "in.h5 is not a readable HDF5 file" in refused(path)
+
+
+def alter(path: Path, change: Callable[[h5py.File], Any]) -> Path:
+    with h5py.File(path, "r+") as file:
+        change(file)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda file: file["data4x4"].resize(0, axis=0), "data4x4 is uint8 [0, 3, 4, 4], expected uint8 [9, 3, 4, 4]"),
+        (lambda file: file["data2x2"].resize(8, axis=0), "data2x2 is uint8 [8, 3, 2, 2], expected uint8 [9, 3, 2, 2]"),
+        (lambda file: file.pop("data4x4"), "has data16x16 but lacks data4x4"),
+        (lambda file: [file.pop(key) for key in list(file)], "has no datasets data1024x1024"),
+        (lambda file: [file[key].resize(0, axis=0) for key in file], "holds no pictures"),
+        (lambda file: file.create_dataset("data100x100", data=0), "data100x100 is not a level"),
+    ],
+    ids=["killed before small levels", "counts", "missing", "no data", "empty", "no power of two"],
+)
+def test_hdf5_of_wrong_levels(change: Callable[[h5py.File], Any], said: str, tmp_path: Path) -> None:
+    assert said in refused(alter(theano_file(tmp_path / "in.h5", noise(9, 16)), change))
+
+
+def test_hdf5_of_other_pixels_than_were_written(tmp_path: Path) -> None:
+    path = alter(
+        described_file(tmp_path / "in.h5", noise(3, 8)), lambda file: file["data8x8"].write_direct(noise(3, 8, seed=1))
+    )
+    assert "picture 0 is not the one that was written" in refused(path)
+
+
+def test_hdf5_with_a_damaged_chunk(tmp_path: Path) -> None:
+    path = theano_file(tmp_path / "in.h5", noise(3, 32))
+    with h5py.File(path) as file:
+        place = file["data32x32"].id.get_chunk_info(1).byte_offset
+    raw = bytearray(path.read_bytes())
+    raw[place + 100 : place + 200] = bytes(100)
+    path.write_bytes(raw)
+    assert "of data32x32 cannot be read" in refused(path)
+
+
+@pytest.mark.parametrize("labels", [np.zeros((2, 3)), np.zeros(3), np.array([["a"]] * 3), b"no array"], ids=repr)
+def test_labels_of_other_pictures(labels: Any, tmp_path: Path) -> None:
+    path = theano_file(tmp_path / "in.h5", noise(3, 8))
+    beside = tmp_path / "in-labels.npy"
+    beside.write_bytes(labels) if isinstance(labels, bytes) else np.save(beside, labels)
+    with pytest.raises(CelebAHQError, match=r"in-labels\.npy"):
+        import_pictures(path, tmp_path / "out.h5")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in-labels.npy", "in.h5"]
+
+
+# --- Zip ----------------------------------------------------------------------------------------------------------
+
+
+def png(side: int = 8) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(rgb(side, side)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def zipped(path: Path, entries: dict[str, bytes], how: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", how) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["../a.png", "a/../../b.png", "/etc/a.png", "C:/a.png", "a\\b.png", "a\nb.png", "x" * 300 + ".png"]
+)
+def test_names_that_leave_the_target(name: str, tmp_path: Path) -> None:
+    line = refused(zipped(tmp_path / "in.zip", {name: png()}))
+    assert "is not a relative path within a folder" in line
+
+
+def test_zip_bomb(tmp_path: Path) -> None:
+    """A picture of 8x8 followed by 64 MB of zeros, which pack to 64 kB."""
+    path = zipped(tmp_path / "in.zip", {"a.png": png() + bytes(2**26)}, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 2**17
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert f"a.png would unpack to {2**26 + len(png())} bytes for 8 x 8 px" in refused(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000
+
+
+def test_zip_bomb_that_lies_about_its_size(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "in.zip", {"a.png": png() + bytes(2**22)}, zipfile.ZIP_DEFLATED)
+    raw, real = path.read_bytes(), struct.pack("<I", len(png()) + 2**22)
+    assert raw.count(real) == 2
+    path.write_bytes(raw.replace(real, struct.pack("<I", len(png()))))
+    assert "a.png" in refused(path)
+
+
+def test_table_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from celebahq_builder.formats import stylegan_zip_reader
+
+    monkeypatch.setattr(stylegan_zip_reader, "TABLE_BYTES", 1000)
+    assert "dataset.json would unpack to 1001 bytes" in refused(
+        zipped(tmp_path / "in.zip", {"a.png": png(), "dataset.json": bytes(1001)})
+    )
+
+
+@pytest.mark.parametrize("entries", [{}, {"a.txt": b"text"}, {"dataset.json": b"{}"}])
+def test_zip_without_pictures(entries: dict[str, bytes], tmp_path: Path) -> None:
+    assert "in.zip holds no pictures" in refused(zipped(tmp_path / "in.zip", entries))
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("{", "is no table of labels"),
+        ("[]", "is no table of labels"),
+        ("{}", "is no table of labels"),
+        ('{"labels": 7}', "is no table of labels"),
+        ('{"labels": [["a.png"]]}', "is no table of labels"),
+        ("[" * 100_000, "is no table of labels"),
+        ('{"labels": []}', "has no label for a.png"),
+        ('{"labels": [["b.png", 0]]}', "has no label for a.png"),
+        ('{"labels": [["a.png", 0], ["b.png", 1]]}', "has labels for 2 pictures, the zip holds 1"),
+        ('{"labels": [["a.png", "cat"]]}', "the labels are neither one class number"),
+        ('{"labels": [["a.png", -1]]}', "the labels are neither one class number"),
+        ('{"labels": [["a.png", 99999999999]]}', "the labels are neither one class number"),
+    ],
+)
+def test_broken_dataset_json(table: str, said: str, tmp_path: Path) -> None:
+    line = refused(zipped(tmp_path / "in.zip", {"a.png": png(), "dataset.json": table.encode()}))
+    assert "dataset.json" in line
+    assert said in line
+
+
+def test_zip_of_different_sizes(tmp_path: Path) -> None:
+    line = refused(zipped(tmp_path / "in.zip", {"a.png": png(8), "b.png": png(16)}))
+    assert "in.zip: b.png is 16 x 16 px" in line
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_zip_cut_short(share: float, tmp_path: Path) -> None:
+    path = zipped(tmp_path / "in.zip", {f"{i}.png": png() for i in range(5)})
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    assert "in.zip is not a readable zip, or cut short" in refused(path)
+
+
+def test_zip_with_a_damaged_entry(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "in.zip", {"a.png": png(64)})
+    raw = bytearray(path.read_bytes())
+    raw[80] ^= 1
+    path.write_bytes(raw)
+    assert "Bad CRC-32 for file 'a.png'" in refused(path)
+
+
+# --- TFRecord -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    source = theano_file(tmp_path / "faces.h5", noise(5, 16))
+    np.save(tmp_path / "faces-labels.npy", np.eye(5))
+    export(source, tmp_path / "in", Settings("tfrecord"), workers=1)
+    return tmp_path / "in"
+
+
+RECORD = 16 + 808
+"""Bytes of a record of 16x16."""
+
+
+def flip(path: Path, at: int) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("at", [0, 7, 8, 11])
+def test_wrong_crc_of_a_length(at: int, records: Path) -> None:
+    size = (records / "in-r04.tfrecords").stat().st_size // 5
+    flip(records / "in-r04.tfrecords", 2 * size + at)
+    assert "in-r04.tfrecords: the CRC of the length of record 2 is wrong" in refused(records)
+
+
+@pytest.mark.parametrize("at", [12, 400, -5, -4, -1])
+def test_wrong_crc_of_a_record(at: int, records: Path) -> None:
+    size = (records / "in-r04.tfrecords").stat().st_size // 5
+    flip(records / "in-r04.tfrecords", (3 * size + at) if at > 0 else 4 * size + at)
+    assert "in-r04.tfrecords: the CRC of record 3 is wrong; the file is damaged" in refused(records)
+
+
+@pytest.mark.parametrize("left", [5, 14, 500])
+@pytest.mark.parametrize("level", [2, 4])
+def test_tfrecord_cut_short(left: int, level: int, records: Path) -> None:
+    path = records / f"in-r{level:02d}.tfrecords"
+    raw = path.read_bytes()
+    size = len(raw) // 5
+    path.write_bytes(raw[: 3 * size + min(left, size - 1)])
+    line = refused(records)
+    assert f"in-r{level:02d}.tfrecords is cut short: record 3" in line
+
+
+def test_levels_with_different_counts(records: Path) -> None:
+    path = records / "in-r03.tfrecords"
+    raw = path.read_bytes()
+    path.write_bytes(raw[: len(raw) // 5 * 4])
+    assert "in-r03.tfrecords holds 4 records, in-r04.tfrecords 5" in refused(records)
+
+
+def test_tfrecord_level_missing(records: Path) -> None:
+    (records / "in-r03.tfrecords").unlink()
+    assert "lacks in-r03.tfrecords, the level of 8x8" in refused(records)
+
+
+def test_tfrecord_without_records(records: Path) -> None:
+    (records / "in-r04.tfrecords").write_bytes(b"")
+    assert "in-r04.tfrecords holds no records" in refused(records)
+
+
+def test_two_sets_in_a_folder(records: Path) -> None:
+    (records / "other-r04.tfrecords").write_bytes(b"")
+    assert "holds several sets (in, other)" in refused(records)
+
+
+@pytest.mark.parametrize("labels", [np.zeros((4, 5)), np.zeros(5), b"no array"], ids=["rows", "flat", "none"])
+def test_tfrecord_labels_of_other_pictures(labels: Any, records: Path) -> None:
+    path = records / "in-rxx.labels"
+    if isinstance(labels, bytes):
+        path.write_bytes(labels)
+    else:
+        with path.open("wb") as file:
+            np.save(file, labels)
+    assert "in-rxx.labels" in refused(records)
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        (b"", "record 0 is no picture: it has no features"),
+        (b"\x0a\xff\xff\xff\xff\x0f", "a field goes on after the end"),
+        (b"\xff" * 11, "a number goes on after the end"),
+        (b"\x0b", "wire type 3"),
+    ],
+)
+def test_tfrecord_of_something_else(payload: bytes, said: str, tmp_path: Path) -> None:
+    from celebahq_builder.formats.tfrecord import frame
+
+    (tmp_path / "in.tfrecords").write_bytes(frame(payload))
+    assert said in refused(tmp_path / "in.tfrecords")
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 16), (3, 6, 6), (4, 8, 8), (1, 8, 8)])
+def test_tfrecord_of_pictures_of_another_size(shape: tuple[int, ...], tmp_path: Path) -> None:
+    """The last is sound but for the one after it."""
+    from celebahq_builder.formats.tfrecord import encode_example, frame
+
+    pictures = [np.zeros(shape, np.uint8), np.zeros((3, 8, 8), np.uint8)]
+    (tmp_path / "in.tfrecords").write_bytes(b"".join(frame(encode_example(one)) for one in pictures))
+    said = (
+        "record 1 is a picture of [3, 8, 8], the first of [1, 8, 8]"
+        if shape == (1, 8, 8)
+        else "expected [3 or 1, r, r]"
+    )
+    assert said in refused(tmp_path / "in.tfrecords")
+
+
+# --- The target ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("taken", ["out.h5", "out-labels.npy"])
+def test_target_exists(taken: str, folder: Path) -> None:
+    (folder.parent / taken).write_text("mine")
+    with pytest.raises(CelebAHQError, match=f"{taken} exists and is not overwritten"):
+        import_pictures(folder, folder.parent / "out.h5")
+    assert (folder.parent / taken).read_text() == "mine"
+    assert sorted(p.name for p in folder.parent.iterdir()) == sorted(["in", taken])
+
+
+def test_no_folder_for_the_target(folder: Path) -> None:
+    with pytest.raises(CelebAHQError, match=r"nowhere"):
+        import_pictures(folder, folder.parent / "nowhere" / "out.h5")
+
+
+def test_resize_where_pictures_have_one_size(records: Path) -> None:
+    with pytest.raises(CelebAHQError, match="--resize is for images, stylegan-zip, lsun"):
+        import_pictures(records, records.parent / "out.h5", resize=8)
+
+
+def test_as_a_command(folder: Path, tmp_path: Path) -> None:
+    save(folder / "b.png", rgb(16, 16))
+    out = tmp_path / "out.h5"
+    ended = CliRunner().invoke(celebahq, ["import", str(folder), "--out", str(out), "--workers", "1"])
+    assert isinstance(ended.exception, CelebAHQError)
+    ended = CliRunner().invoke(celebahq, ["import", str(folder), "--out", str(out), "--workers", "1", "--resize", "8"])
+    assert (ended.exit_code, ended.output) == (0, f"{out}: 2 pictures\n")
+    assert json.loads(h5py.File(out).attrs["imported_from"]) == ["images", "in"]
