@@ -1,0 +1,163 @@
+"""Any pictures of one level of a multi-resolution file, at any time, in any process.
+
+HDF5 reads under one lock, and in random order decompresses a chunk anew for each of its pictures. Here HDF5 is asked
+once where chunks lie; then they are read by their offsets, and decompressed side by side in threads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import weakref
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.chunks import chunk_table
+from celebahq_builder.formats.codecs import Stored
+from celebahq_builder.formats.hdf5 import PyramidFile, level_name
+from celebahq_builder.imaging.pyramid import Pixels
+
+Numbers = Sequence[int] | NDArray[np.int64]
+
+
+class Level:
+    """One level of a multi-resolution file, open for reading.
+
+    It goes through pickle and fork; a process opens the file when it first reads. All of them read the file that this
+    object was made of, and refuse one that was put in its place or altered since. Memory is 17 bytes a chunk.
+
+    Args:
+        path: of a file of this project, of the ProGAN authors' tool, or any with levels named like theirs.
+        resolution: r of the level; None for the largest.
+        threads: that decompress; None for one per core.
+
+    Raises:
+        FormatError: no such file or level, a level of another length than the largest, or of an unknown codec.
+    """
+
+    def __init__(self, path: Path, resolution: int | None = None, threads: int | None = None) -> None:
+        self.path = path
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self._identity = _identity(path.stat()) if path.is_file() else None
+        with PyramidFile(path) as file:
+            r = self.resolution = file.resolution if resolution is None else resolution
+            if r not in file.resolutions:
+                raise FormatError(
+                    f"{path} has no level {r}x{r}; it has those of {', '.join(map(str, file.resolutions))} px"
+                )
+            dataset = file.level(r)
+            self.name = level_name(r)
+            self.shape: tuple[int, ...] = dataset.shape
+            """N, C, r, r"""
+            if self.shape[2:] != (r, r) or dataset.dtype != np.uint8:
+                found = f"{dataset.dtype} {list(self.shape)}"
+                raise FormatError(f"{path}: {self.name} holds {found}, expected uint8 [N, C, {r}, {r}]")
+            if len(dataset) != file.count:
+                raise FormatError(
+                    f"{path}: {self.name} has {len(dataset)} pictures, {level_name(file.resolution)} has {file.count}; "
+                    "its writer was stopped, write the file again"
+                )
+            if not dataset.size:
+                raise FormatError(f"{path}: {self.name} has no pictures")
+            self.table = chunk_table(dataset)
+        self._absolute = path.absolute()  # of later processes, which may be elsewhere
+        self._file: int | None = None
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pictures, decompressed."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def read(self, numbers: Numbers, *, parallel: bool = True) -> Pixels:
+        """Return pictures by their numbers, uint8 [n, C, r, r], in the order asked for.
+
+        A chunk is decompressed once, however many of its pictures are wanted.
+
+        Args:
+            numbers: from 0 to N - 1; may repeat.
+            parallel: False for no threads, as in one of several processes that read.
+
+        Raises:
+            FormatError: the file was replaced, altered or damaged.
+            IndexError: there is no picture of that number.
+        """
+        wanted = np.asarray(numbers, np.int64).reshape(-1)
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"{self.path} has pictures 0 to {len(self) - 1}, not {wanted.min()} to {wanted.max()}")
+        file = self._open()
+        pixels = np.empty((len(wanted), *self.shape[1:]), np.uint8)
+        rows, inside = (part.tolist() for part in np.divmod(wanted, self.table.shape[0]))
+        places: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for place, (row, i) in enumerate(zip(rows, inside, strict=True)):
+            places[row].append((place, i))
+
+        def copy(row: int) -> None:
+            self._copy(file, row, places[row], pixels)
+
+        if parallel and self.threads > 1 and len(places) > 1:
+            list(self._threads().map(copy, list(places)))
+        else:
+            for row in places:
+                copy(row)
+        return pixels
+
+    def _copy(self, file: int, row: int, places: list[tuple[int, int]], pixels: Pixels) -> None:
+        """Copy pictures of one row of chunks, each from its place in the chunk to that in the result."""
+        for column in itertools.product(*map(range, self.table.offsets.shape[1:])):
+            chunk = self._chunk(file, (row, *column))
+            sides = zip(column, self.table.shape[1:], self.shape[1:], strict=True)
+            part = tuple(slice(i * side, min((i + 1) * side, whole)) for i, side, whole in sides)
+            inner = tuple(slice(0, one.stop - one.start) for one in part)
+            for place, i in places:
+                pixels[place][part] = chunk[i][inner]
+
+    def _chunk(self, file: int, place: tuple[int, ...]) -> Pixels:
+        table, size = self.table, int(self.table.sizes[place])
+        try:
+            data = os.pread(file, size, int(table.offsets[place]))
+            if len(data) < size:
+                raise FormatError(f"the file ends {size - len(data)} bytes early")
+            return (table.codec if table.coded[place] else Stored()).decompress(data, table.shape)
+        except (FormatError, OSError) as error:
+            first = place[0] * table.shape[0]
+            last = min(first + table.shape[0], len(self)) - 1
+            raise FormatError(
+                f"{self.path}: {self.name}, pictures {first} to {last}: {error}; write the file again"
+            ) from None
+
+    def _open(self) -> int:
+        """Return the file's descriptor in this process; after a fork that of the parent, which has no position."""
+        if self._file is None:
+            try:
+                self._file = os.open(self._absolute, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise FormatError(f"{self.path} cannot be opened any more: {error.strerror}") from None
+            weakref.finalize(self, os.close, self._file)
+        if _identity(os.fstat(self._file)) != self._identity:
+            raise FormatError(f"{self.path} was replaced or altered while it was in use; start again with the new file")
+        return self._file
+
+    def _threads(self) -> ThreadPoolExecutor:
+        """Return this process's threads: a fork copies none."""
+        if self._pool is None or self._pool[0] != os.getpid():
+            self._pool = os.getpid(), ThreadPoolExecutor(self.threads, "chunks")
+        return self._pool[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None, "_pool": None}
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
