@@ -89,8 +89,8 @@ class PyramidDataset(Dataset[Any]):
             self.load()
         if self._pixels is None:
             return self.level.read(numbers, parallel=not works_for_loader)
-        wanted = np.asarray(numbers, np.int64).reshape(-1)
-        if wanted.size and wanted.min() < 0:
+        wanted = np.asarray(numbers, np.int64)
+        if wanted.min(initial=0) < 0:  # numpy counts them from the end
             raise IndexError(f"{self.level.path} has pictures 0 to {len(self) - 1}, not {wanted.min()}")
         return np.take(self._pixels, wanted, axis=0)
 

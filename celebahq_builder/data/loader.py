@@ -43,7 +43,7 @@ def loader(
     Args:
         dataset: with as many pictures as the order counts.
         batch: size of a minibatch, of all processes together.
-        order: in which pictures are drawn; None for a new one with seed 0. Nobody else may move it meanwhile.
+        order: in which pictures are drawn; None for a new one with seed 0.
         pictures: end after so many, of all processes together, with a smaller minibatch if need be; None: never end.
         rank: number of this process among those that train together.
         world: how many they are.
@@ -54,8 +54,8 @@ def loader(
         pin: put minibatches into page-locked memory, for a GPU.
 
     Raises:
-        TrainingError: sizes that processes cannot share equally, an order of another number of pictures; later, a
-            worker that was killed.
+        TrainingError: sizes that processes cannot share equally, an order of another number of pictures; later, an
+            order that someone else moved meanwhile, a worker that was killed.
         FormatError: later, where the file turns out to be damaged.
     """
     order = order or Order(len(dataset))
@@ -78,7 +78,7 @@ def loader(
         batches = _by_processes(dataset, draws, workers, ahead, context, pin)
     else:
         batches = _by_threads(dataset, draws, ahead, pin)
-    return _handed_out(dataset, order, _steps(order.drawn, batch, pictures), batches)
+    return _handed_out(dataset, order, order.drawn, world, batches)
 
 
 def _steps(start: int, batch: int, pictures: int | None) -> Iterator[tuple[int, int]]:
@@ -91,11 +91,16 @@ def _steps(start: int, batch: int, pictures: int | None) -> Iterator[tuple[int, 
 
 
 def _handed_out(
-    dataset: PyramidDataset, order: Order, steps: Iterator[tuple[int, int]], batches: Iterator[Batch]
+    dataset: PyramidDataset, order: Order, position: int, world: int, batches: Iterator[Batch]
 ) -> Iterator[Batch]:
     try:
-        for (start, size), batch in zip(steps, batches, strict=True):
-            order.drawn = start + size
+        for batch in batches:
+            if order.drawn != position:
+                raise TrainingError(
+                    f"the order was moved from picture {position} to {order.drawn} while a loader was drawing from it; "
+                    "close the loader first, then make another"
+                )
+            order.drawn = position = position + len(batch.numbers) * world
             yield batch
     except (RuntimeError, ConnectionError, EOFError) as error:  # each is seen when a worker dies, as it happens to be
         if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):

@@ -62,16 +62,16 @@ class Order:
 
     def draws(self, start: int, size: int) -> Draws:
         """Return what is drawn after the first `start` pictures, `size` of them; the position stays where it is."""
-        parts, end = [], start + size
-        while start < end:
+        parts: list[Draws] = []
+        while size > 0 or not parts:
             epoch, position = divmod(start, self.count)
-            stop = min(self.count, position + end - start)
             numbers, mirrored = _epoch(self.count, self.seed, self.shuffled, epoch)
-            parts.append((numbers[position:stop], mirrored[position:stop]))
-            start += stop - position
-        if not parts:
-            return Draws(np.empty(0, np.int64), np.empty(0, np.bool_))
-        return Draws(np.concatenate([n for n, _ in parts]), np.concatenate([m for _, m in parts]))
+            stop = min(position + size, self.count)
+            parts.append(Draws(numbers[position:stop], mirrored[position:stop]))
+            start, size = start + stop - position, size - (stop - position)
+        if len(parts) == 1:
+            return Draws(parts[0].numbers.copy(), parts[0].mirrored.copy())  # the epoch's own are kept, see below
+        return Draws(np.concatenate([p.numbers for p in parts]), np.concatenate([p.mirrored for p in parts]))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position and what the order follows from, as plain values for a checkpoint."""

@@ -233,6 +233,17 @@ def test_file_replaced_before_workers_start(tmp_path: Path) -> None:
         next(loader(dataset, 4, workers=1, context="fork"))
 
 
+def test_order_that_someone_else_moves(file: Path) -> None:
+    order = Order(23)
+    batches, others = loader(stored(file), 4, order), loader(stored(file), 4, order)
+    next(batches)
+    with pytest.raises(TrainingError, match="was moved from picture 0 to 4 while a loader was drawing"):
+        next(others)
+    order.load_state_dict({**order.state_dict(), "position": 7})
+    with pytest.raises(TrainingError, match="was moved from picture 4 to 7"):
+        next(batches)
+
+
 def test_killed_worker(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As by a machine short of memory."""
     batches = loader(stored(file), 4, workers=1, context="fork")

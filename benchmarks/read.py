@@ -1,0 +1,122 @@
+"""How fast pictures are drawn for training, beside plain h5py: ``python benchmarks/read.py``.
+
+Both read the same gzip files, made by this project's writer from real CelebA-HQ pictures and variants of them, in one
+process on whatever cores there are; plain h5py has one thread, as it holds one lock. Both sides take turns, so that
+what else runs on the machine befalls both; the best of the rounds counts. The files are in the page cache: what is
+measured is decompression and copying, not the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from table import Row, finish, shared_data
+
+from celebahq_builder.data import Order, PyramidDataset, loader
+from celebahq_builder.formats.hdf5 import BATCH, PyramidWriter, compress_batch, level_name
+from celebahq_builder.imaging.codec import decode
+
+Pixels = NDArray[np.uint8]
+
+ROUNDS = 5
+LARGE_PX, LARGE_COUNT, LARGE_BATCH = 1024, 196, 8
+SMALL_PX, SMALL_COUNT, SMALL_BATCH = (4, 8, 16, 32, 64), 30_000, 64
+"""As many as CelebA-HQ has: how much of a level HDF5's chunk cache holds depends on it."""
+LARGE_GOAL, SMALL_GOAL = 3.0, 20.0
+
+
+def main() -> None:
+    """Write the files, read them, print the table."""
+    sources = [decode(path.read_bytes(), 10**8)[0] for path in sorted((shared_data() / "celebahq_1024").glob("*.jpg"))]
+    if not sources:
+        sys.exit("the benchmark needs CelebA-HQ pictures of 1024x1024 in data/celebahq_1024 of the shared data")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        large, small = Path(folder, "large.h5"), Path(folder, "small.h5")
+        write(large, variants(sources, LARGE_COUNT, LARGE_PX), LARGE_PX, LARGE_COUNT)
+        parts = [part for source in sources for part in crops(source, SMALL_PX[-1])]
+        write(small, variants(parts, SMALL_COUNT, SMALL_PX[-1]), SMALL_PX[-1], SMALL_COUNT)
+        print(f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; gzip, files in the page cache")
+        rows += measured(large, LARGE_PX, LARGE_BATCH, 6, 0, LARGE_GOAL)
+        for r in SMALL_PX:
+            rows += measured(small, r, SMALL_BATCH, 20, 10**9, SMALL_GOAL)
+    finish(rows)
+
+
+def crops(picture: Pixels, size_px: int) -> Iterator[Pixels]:
+    """Yield parts of a picture, shrunk."""
+    for side in range(640, 1025, 32):
+        part = np.ascontiguousarray(picture[:, :side, :side].transpose(1, 2, 0))
+        yield cv2.resize(part, (size_px, size_px), interpolation=cv2.INTER_AREA).transpose(2, 0, 1)
+
+
+def variants(sources: list[Pixels], count: int, size_px: int) -> Iterator[Pixels]:
+    """Yield pictures made of real ones: shifted, mirrored, and of other brightness."""
+    random = np.random.default_rng(0)
+    for i in range(count):
+        picture = np.roll(sources[i % len(sources)], random.integers(0, size_px, 2), (1, 2))
+        levels = np.rint(255 * (np.arange(256) / 255) ** random.uniform(0.7, 1.4)).astype(np.uint8)
+        yield levels[picture[:, :, ::-1] if random.random() < 0.5 else picture]
+
+
+def write(path: Path, pictures: Iterator[Pixels], size_px: int, count: int) -> None:
+    """Write a file as `celebahq` does."""
+    with PyramidWriter(path, size_px, count, 4) as writer:
+        for start in range(0, count, BATCH):
+            writer.write_batch(start, compress_batch(islice(pictures, BATCH), size_px, 4)[0])
+        writer.finish({}, {})
+
+
+def measured(path: Path, r: int, batch: int, batches: int, memory_bytes: int, goal: float) -> list[Row]:
+    """Return the rates of both ways, and their ratio."""
+    dataset = PyramidDataset(path, r, memory_bytes=memory_bytes)
+    start = time.perf_counter()
+    dataset.load()
+    loading = time.perf_counter() - start
+    drawn = Order(len(dataset), seed=1)
+    ahead = loader(dataset, batch, Order(len(dataset), seed=1))
+    best = {"plain": 0.0, "ours": 0.0}
+    with h5py.File(path) as file:
+        level = file[level_name(r)]
+
+        def plain() -> None:
+            for _ in range(batches):
+                numbers = drawn.draws(drawn.drawn, batch).numbers
+                np.stack([level[int(number)] for number in numbers])
+                drawn.drawn += batch
+
+        def ours() -> None:
+            for _ in range(batches):
+                next(ahead)
+
+        for _ in range(ROUNDS):
+            for name, way in (("plain", plain), ("ours", ours)):
+                best[name] = max(best[name], batch * batches / timed(way))
+    kept = f"; kept in memory, {loading:.2f} s to load {len(dataset)}" if dataset.kept else "; from the file"
+    what = f"{r}x{r}, {batch} a minibatch"
+    return [
+        Row(f"{what}: plain h5py, picture by picture", best["plain"], "images/s"),
+        Row(f"{what}: loader{kept}", best["ours"], "images/s"),
+        Row(f"{what}: times as fast", best["ours"] / best["plain"], "", at_least=goal),
+    ]
+
+
+def timed(way: Callable[[], None]) -> float:
+    """Return the seconds that a call takes."""
+    start = time.perf_counter()
+    way()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
