@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -23,7 +23,10 @@ from numpy.typing import NDArray
 from table import Row, finish, shared_data
 
 from celebahq_builder.data import Order, PyramidDataset, loader
-from celebahq_builder.formats.hdf5 import BATCH, PyramidWriter, compress_batch, level_name
+from celebahq_builder.formats.codecs import Gzip
+from celebahq_builder.formats.hdf5_layout import level_name
+from celebahq_builder.formats.pictures import Labels, Picture
+from celebahq_builder.formats.writing import write_pictures
 from celebahq_builder.imaging.codec import decode
 
 Pixels = NDArray[np.uint8]
@@ -35,21 +38,48 @@ SMALL_PX, SMALL_COUNT, SMALL_BATCH = (4, 8, 16, 32, 64), 30_000, 64
 LARGE_GOAL, SMALL_GOAL = 3.0, 20.0
 
 
+@dataclass(frozen=True)
+class Variants:
+    """Pictures made of real ones: shifted, mirrored, and of other brightness."""
+
+    sources: list[Pixels]
+    count: int
+    labels: Labels | None = None
+    label_names: tuple[str, ...] = ()
+    channels: int = 3
+
+    @property
+    def resolution(self) -> int:
+        """Return R."""
+        return self.sources[0].shape[-1]
+
+    def pictures(self, start: int = 0) -> Iterator[Picture]:
+        """Yield one after another."""
+        random = np.random.default_rng(0)
+        for i in range(start, self.count):
+            pixels = np.roll(self.sources[i % len(self.sources)], random.integers(0, self.resolution, 2), (1, 2))
+            levels = np.rint(255 * (np.arange(256) / 255) ** random.uniform(0.7, 1.4)).astype(np.uint8)
+            yield Picture(levels[pixels[:, :, ::-1] if random.random() < 0.5 else pixels], f"{i:05d}")
+
+
 def main() -> None:
     """Write the files, read them, print the table."""
-    sources = [decode(path.read_bytes(), 10**8)[0] for path in sorted((shared_data() / "celebahq_1024").glob("*.jpg"))]
-    if not sources:
+    paths = sorted((shared_data() / "celebahq_1024").glob("*.jpg"))
+    if not paths:
         sys.exit("the benchmark needs CelebA-HQ pictures of 1024x1024 in data/celebahq_1024 of the shared data")
+    sources = [decode(path.read_bytes(), 10**8)[0] for path in paths]
+    parts = [part for source in sources for part in crops(source, SMALL_PX[-1])]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        large, small = Path(folder, "large.h5"), Path(folder, "small.h5")
-        write(large, variants(sources, LARGE_COUNT, LARGE_PX), LARGE_PX, LARGE_COUNT)
-        parts = [part for source in sources for part in crops(source, SMALL_PX[-1])]
-        write(small, variants(parts, SMALL_COUNT, SMALL_PX[-1]), SMALL_PX[-1], SMALL_COUNT)
+        small, fast, slow = (Path(folder, name) for name in ("small.h5", "1024.h5", "1024-zlib.h5"))
+        write_pictures(Variants(sources, LARGE_COUNT), fast)
+        write_pictures(Variants(sources, LARGE_COUNT), slow, codec=Gzip(4))
+        write_pictures(Variants(parts, SMALL_COUNT), small)
         print(f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; gzip, files in the page cache")
-        rows += measured(large, LARGE_PX, LARGE_BATCH, 6, 0, LARGE_GOAL)
+        rows += measured(fast, "", LARGE_PX, LARGE_BATCH, 6, 0, LARGE_GOAL)
+        rows += measured(slow, " by zlib", LARGE_PX, LARGE_BATCH, 6, 0, LARGE_GOAL)
         for r in SMALL_PX:
-            rows += measured(small, r, SMALL_BATCH, 20, 10**9, SMALL_GOAL)
+            rows += measured(small, "", r, SMALL_BATCH, 20, 10**9, SMALL_GOAL)
     finish(rows)
 
 
@@ -60,24 +90,7 @@ def crops(picture: Pixels, size_px: int) -> Iterator[Pixels]:
         yield cv2.resize(part, (size_px, size_px), interpolation=cv2.INTER_AREA).transpose(2, 0, 1)
 
 
-def variants(sources: list[Pixels], count: int, size_px: int) -> Iterator[Pixels]:
-    """Yield pictures made of real ones: shifted, mirrored, and of other brightness."""
-    random = np.random.default_rng(0)
-    for i in range(count):
-        picture = np.roll(sources[i % len(sources)], random.integers(0, size_px, 2), (1, 2))
-        levels = np.rint(255 * (np.arange(256) / 255) ** random.uniform(0.7, 1.4)).astype(np.uint8)
-        yield levels[picture[:, :, ::-1] if random.random() < 0.5 else picture]
-
-
-def write(path: Path, pictures: Iterator[Pixels], size_px: int, count: int) -> None:
-    """Write a file as `celebahq` does."""
-    with PyramidWriter(path, size_px, count, 4) as writer:
-        for start in range(0, count, BATCH):
-            writer.write_batch(start, compress_batch(islice(pictures, BATCH), size_px, 4)[0])
-        writer.finish({}, {})
-
-
-def measured(path: Path, r: int, batch: int, batches: int, memory_bytes: int, goal: float) -> list[Row]:
+def measured(path: Path, how: str, r: int, batch: int, batches: int, memory_bytes: int, goal: float) -> list[Row]:
     """Return the rates of both ways, and their ratio."""
     dataset = PyramidDataset(path, r, memory_bytes=memory_bytes)
     start = time.perf_counter()
@@ -103,7 +116,7 @@ def measured(path: Path, r: int, batch: int, batches: int, memory_bytes: int, go
             for name, way in (("plain", plain), ("ours", ours)):
                 best[name] = max(best[name], batch * batches / timed(way))
     kept = f"; kept in memory, {loading:.2f} s to load {len(dataset)}" if dataset.kept else "; from the file"
-    what = f"{r}x{r}, {batch} a minibatch"
+    what = f"{r}x{r}{how}, {batch} a minibatch"
     return [
         Row(f"{what}: plain h5py, picture by picture", best["plain"], "images/s"),
         Row(f"{what}: loader{kept}", best["ours"], "images/s"),

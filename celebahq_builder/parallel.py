@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import re
 import resource
@@ -11,10 +10,13 @@ import sys
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from typing import TypeVar
 
 import joblib
+from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from celebahq_builder.errors import RecipeError, WorkspaceError
@@ -22,8 +24,18 @@ from celebahq_builder.errors import RecipeError, WorkspaceError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-PORTION_JOBS = 4
-"""Jobs per worker whose results may wait for the reader at once, where order matters."""
+AHEAD_JOBS = 3
+"""Jobs per worker that are read and done ahead of a slow reader, where order matters."""
+
+ONE_THREAD = {
+    f"{library}_{what}": "1"
+    for what, libraries in {
+        "NUM_THREADS": ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMBA", "NUMEXPR"),
+        "MAXIMUM_THREADS": ("VECLIB",),
+    }.items()
+    for library in libraries
+}
+"""Environment of a worker: threads per worker are fixed, for the sums of a convolution depend on how it is split."""
 
 ORPHAN_CHECK_S = 0.3
 """How often a worker looks whether its owner is still there; less than a new run takes to start."""
@@ -38,7 +50,8 @@ def run(
         function: importable by name; takes and returns small, picklable values.
         jobs: read lazily, two per worker ahead.
         workers: 1 runs in this process.
-        ordered: yield in the order of the jobs, not of their completion.
+        ordered: yield in the order of the jobs, not of their completion; reads `AHEAD_JOBS` per worker ahead, in the
+            thread of the reader.
 
     Raises:
         WorkspaceError: a worker was killed from outside.
@@ -47,37 +60,51 @@ def run(
     if workers == 1:
         yield from map(function, jobs)
     elif ordered:
-        # joblib reads on while results wait for a slow reader; portions bound what can pile up.
-        for portion in _portions(jobs, workers):
-            yield from _pool(function, portion, workers, "generator")
+        yield from _in_order(function, jobs, workers)
     else:
-        yield from _pool(function, jobs, workers, "generator_unordered")
+        yield from _as_they_come(function, jobs, workers)
 
 
-def _portions(jobs: Iterable[Job], workers: int) -> Iterator[list[Job]]:
-    iterator = iter(jobs)
-    while portion := list(itertools.islice(iterator, PORTION_JOBS * workers)):
-        yield portion
+def _in_order(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[Result]:
+    # joblib reads on while results wait for a slow reader; here a job is read only when a result is taken.
+    pool = ProcessPoolExecutor(workers, env=ONE_THREAD)
+    waiting: deque[Future[Result]] = deque()
+    ended = False
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(_owned, function, os.getpid(), job))
+            if len(waiting) == AHEAD_JOBS * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+        ended = True
+    except BrokenProcessPool as error:
+        raise _killed(error) from None
+    finally:
+        pool.shutdown(wait=True, kill_workers=not ended)
 
 
-def _pool(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int, how: str) -> Iterator[Result]:
-    # Threads per worker are fixed, not cores by workers: the sums of a convolution depend on how it is split.
+def _as_they_come(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[Result]:
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-        pool = joblib.Parallel(n_jobs=workers, return_as=how, batch_size=1, pre_dispatch="2*n_jobs")
+        pool = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
         results = pool(joblib.delayed(_owned)(function, os.getpid(), job) for job in jobs)
         try:
             yield from results
         except BrokenProcessPool as error:
-            raise WorkspaceError(
-                f"a worker process was killed from outside, most likely for want of memory ({type(error).__name__}); "
-                "run the same command again with fewer --workers, it goes on from here"
-            ) from None
+            raise _killed(error) from None
         finally:
             with (
                 warnings.catch_warnings()
             ):  # of results that nobody fetched: the reader stopped for a reason of its own
                 warnings.simplefilter("ignore")
                 results.close()
+
+
+def _killed(error: BrokenProcessPool) -> WorkspaceError:
+    return WorkspaceError(
+        f"a worker process was killed from outside, most likely for want of memory ({type(error).__name__}); "
+        "run the same command again with fewer --workers, it goes on from here"
+    )
 
 
 def _owned(function: Callable[[Job], Result], owner: int, job: Job) -> Result:

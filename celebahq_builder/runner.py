@@ -18,6 +18,7 @@ from typing import Any
 from celebahq_builder import __version__, ledger, outcome, parallel
 from celebahq_builder.errors import RecipeError, WorkspaceError
 from celebahq_builder.formats.deltas import archives
+from celebahq_builder.formats.labels import labels_path
 from celebahq_builder.outcome import Kept, Rejected
 from celebahq_builder.pretrained import entry
 from celebahq_builder.progress import Progress
@@ -37,7 +38,7 @@ BATCH_PHOTOS = (4, 16)
 EXAMPLES = 8
 """Photos whose way through the stages is recorded for the report."""
 
-VERSIONS = ("torch", "numpy", "pillow", "opencv-python-headless", "scipy", "h5py")
+VERSIONS = ("torch", "numpy", "pillow", "opencv-python-headless", "scipy", "h5py", "isal")
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class _Run:
         with self.workspace.lock():
             self.workspace.sweep()
             self._check_order()
+            self._check_labels()
             parallel.devices(self.request.device)
             for name in self._upstream_of_redo():
                 self.workspace.stage(name).check(self.ingredients[name])
@@ -125,7 +127,7 @@ class _Run:
             return self._conclude()
 
     def _is_finished(self) -> bool:
-        if "pack" in self.stages and not self.workspace.hdf5_path(self.recipe.resolution).exists():
+        if "pack" in self.stages and not self._is_packed():
             return False
         for name in self._on_disk():
             stage = self.workspace.stage(name)
@@ -134,6 +136,10 @@ class _Run:
             if name in PHOTO_STAGES and len(stage.batches_done()) != read_json(stage.complete_path)["batches"]:
                 return False
         return True
+
+    def _is_packed(self) -> bool:
+        path = self.workspace.hdf5_path(self.recipe.resolution)
+        return path.exists() and (labels_path(path).exists() or not self.recipe.pack.labels)
 
     def _upstream_of_redo(self) -> tuple[str, ...]:
         """Return the stages whose results stay: all, or those before the one to redo."""
@@ -150,6 +156,14 @@ class _Run:
                 raise RecipeError(f"{option} {name} comes after --until {until}; the order is {', '.join(STAGES)}")
         if start and redo and STAGES.index(start) > STAGES.index(redo):
             raise RecipeError(f"--from {start} comes after --redo {redo}, and needs its results; leave out --from")
+
+    def _check_labels(self) -> None:
+        """Raise if labels are asked for that the source does not have: before days of work, not after."""
+        if self.recipe.pack.labels and not self.source.attribute_names:
+            raise RecipeError(
+                f"pack.labels = true (--labels) needs photos with attributes, {self.source.folder} comes with none; "
+                "CelebA's are in Anno/list_attr_celeba.txt"
+            )
 
     def _check_start(self) -> None:
         """Raise if ``--from`` names a stage whose input is not on disk."""
@@ -171,7 +185,9 @@ class _Run:
             shutil.rmtree(self.workspace.report_path.parent / "examples", ignore_errors=True)
         for name in reversed(STAGES[STAGES.index(redo) :]):
             if name == "pack":
-                self.workspace.hdf5_path(self.recipe.resolution).unlink(missing_ok=True)
+                path = self.workspace.hdf5_path(self.recipe.resolution)
+                path.unlink(missing_ok=True)
+                labels_path(path).unlink(missing_ok=True)
             self.workspace.stage(name).discard()
 
     def _describe(self) -> int:
@@ -268,7 +284,7 @@ class _Run:
     def _pack(self) -> None:
         stage = self.workspace.stage("pack")
         path = self.workspace.hdf5_path(self.recipe.resolution)
-        if stage.is_complete(self.ingredients["pack"]) and path.exists():
+        if stage.is_complete(self.ingredients["pack"]) and self._is_packed():
             return
         stage.begin(self.ingredients["pack"])
         selected = [one for one in self.workspace.stage("select").read_manifest(0) if isinstance(one, Kept)]
@@ -434,9 +450,10 @@ def _batch_photos(workspace: Workspace, photos: int) -> int:
 
 
 def _disk_bytes(recipe: BuildRecipe, images_left: int, to_pack: int) -> float:
-    """Estimate what a run will write: PNGs of 1.3 bytes per pixel, and 2 for the HDF5 pyramid, as sharp faces take."""
+    """Estimate what a run will write: PNGs of 1.3 bytes per pixel, and what real CelebA-HQ takes as a pyramid."""
     pixels = recipe.resolution**2
-    return images_left * pixels * 1.3 + min(to_pack, recipe.select.keep) * pixels * 2.0
+    pyramid = {"none": 4.0, "gzip": 2.7, "blosc2": 2.4}[recipe.pack.compression]
+    return images_left * pixels * 1.3 + min(to_pack, recipe.select.keep) * pixels * pyramid
 
 
 def _hash(weights: str) -> dict[str, str]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from celebahq_builder import ledger
 from celebahq_builder.errors import CelebAHQError, FormatError
 from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.formats.labels import labels_file, labels_path
 from celebahq_builder.outcome import Kept
 from celebahq_builder.stages.batch import read_image
+from celebahq_builder.stages.pack import labels_of
 from celebahq_builder.stages.recipe import PHOTO_STAGES
 from celebahq_builder.workspace import StageFolder, Workspace, read_json
 
@@ -28,9 +32,37 @@ def verify(path: Path) -> Iterator[str]:
 
 
 def verify_hdf5(path: Path) -> Iterator[str]:
-    """Yield what is wrong with an HDF5 file: levels, counts, means, hashes."""
+    """Yield what is wrong with the pictures of an HDF5 file: hashes, means.
+
+    Raises:
+        FormatError: it is no such file, or its levels do not belong together.
+    """
     with PyramidFile(path) as pyramid:
         yield from (f"{path.name}: {problem}" for problem in pyramid.problems())
+
+
+def _result_problems(path: Path, labels: bool) -> Iterator[str]:
+    if not path.exists():
+        yield f"{path.name} is missing"
+        return
+    try:
+        yield from verify_hdf5(path)
+        if labels:
+            yield from _label_problems(path)
+    except FormatError as error:
+        yield str(error)
+
+
+def _label_problems(path: Path) -> Iterator[str]:
+    """Yield what is wrong with the labels of a build's HDF5 file: they are its attributes once more."""
+    labels = labels_path(path)
+    if not labels.exists():
+        yield f"{labels.name} is missing"
+        return
+    with PyramidFile(path) as pyramid:
+        attributes = pyramid.column("attributes")
+    if attributes is None or labels.read_bytes() != labels_file(labels_of(np.asarray(attributes))):
+        yield f"{labels.name} is not what photos/attributes of {path.name} says"
 
 
 def verify_workspace(workspace: Workspace) -> Iterator[str]:
@@ -52,10 +84,7 @@ def verify_workspace(workspace: Workspace) -> Iterator[str]:
             yield from _stage_problems(stage)
     result = workspace.hdf5_path(run["recipe"]["resolution"])
     if "pack" in run["stages"]:
-        if result.exists():
-            yield from verify_hdf5(result)
-        else:
-            yield f"{result.name} is missing"
+        yield from _result_problems(result, labels=run["recipe"]["pack"].get("labels", False))
     if workspace.summary_path.exists():
         ended = ledger.count(ledger.standings(workspace))
         summary = read_json(workspace.summary_path)

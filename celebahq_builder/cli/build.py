@@ -64,6 +64,12 @@ STAGES = ("region", "denoise", "upscale", "align", "score", "select", "pack")
     help="Folder of deltas00000.zip, ..., all or some, with --image-list: makes the official CelebA-HQ, bit for bit.",
 )
 @click.option("--seed", type=click.IntRange(0), metavar="S", help="Seed of whatever is random.")
+@click.option(
+    "--labels",
+    is_flag=True,
+    default=None,
+    help="Write CelebA's attributes as labels beside the HDF5 file, for training.",
+)
 @click.option("--dry-run", is_flag=True, help="Print settings, what is done, what is left, and the disk it will take.")
 def build(out: Path, dry_run: bool, device: str, until: str, start: str | None, redo: str | None, **asked: Any) -> None:
     """Build a data set: region, denoise, upscale, align, score, select, pack.
@@ -78,6 +84,7 @@ def build(out: Path, dry_run: bool, device: str, until: str, start: str | None, 
             "select.keep": ("--keep", asked["keep"]),
             "resolution": ("--resolution", asked["resolution"]),
             "seed": ("--seed", asked["seed"]),
+            "pack.labels": ("--labels", asked["labels"]),
         },
     )
     ids = settings.read_ids(asked["ids"])

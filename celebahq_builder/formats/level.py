@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import weakref
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,13 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.chunks import chunk_table
 from celebahq_builder.formats.codecs import Stored
-from celebahq_builder.formats.hdf5 import PyramidFile, level_name
 from celebahq_builder.imaging.pyramid import Pixels
 
 Numbers = Sequence[int] | NDArray[np.int64]
@@ -45,23 +46,24 @@ class Level:
     def __init__(self, path: Path, resolution: int | None = None, threads: int | None = None) -> None:
         self.path = path
         self.threads = threads or len(os.sched_getaffinity(0))
-        self._identity = _identity(path.stat()) if path.is_file() else None
-        with PyramidFile(path) as file:
-            r = self.resolution = file.resolution if resolution is None else resolution
-            if r not in file.resolutions:
-                raise FormatError(
-                    f"{path} has no level {r}x{r}; it has those of {', '.join(map(str, file.resolutions))} px"
-                )
-            dataset = file.level(r)
-            self.name = level_name(r)
+        if not path.is_file():
+            raise FormatError(f"{path} does not exist")
+        self._identity = _identity(path.stat())
+        try:
+            file = h5py.File(path, "r")
+        except OSError as error:
+            raise FormatError(
+                f"{path} is not a readable HDF5 file (a writer that was killed leaves such): {error}; write it again"
+            ) from None
+        with file:
+            largest, dataset = _find(file, path, resolution)
+            self.resolution = int(dataset.shape[-1])
+            self.name: str = dataset.name[1:]
             self.shape: tuple[int, ...] = dataset.shape
             """N, C, r, r"""
-            if self.shape[2:] != (r, r) or dataset.dtype != np.uint8:
-                found = f"{dataset.dtype} {list(self.shape)}"
-                raise FormatError(f"{path}: {self.name} holds {found}, expected uint8 [N, C, {r}, {r}]")
-            if len(dataset) != file.count:
+            if len(dataset) != len(largest):
                 raise FormatError(
-                    f"{path}: {self.name} has {len(dataset)} pictures, {level_name(file.resolution)} has {file.count}; "
+                    f"{path}: {self.name} has {len(dataset)} pictures, {largest.name[1:]} has {len(largest)}; "
                     "its writer was stopped, write the file again"
                 )
             if not dataset.size:
@@ -157,6 +159,24 @@ class Level:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None, "_pool": None}
+
+
+def _find(file: h5py.File, path: Path, resolution: int | None) -> tuple[h5py.Dataset, h5py.Dataset]:
+    """Return the largest level and the one wanted; what else is in the file, and which other levels, is no matter."""
+    found = {int(match[1]): name for name in file if (match := re.fullmatch(r"data(\d+)x\1", name))}
+    if not found:
+        raise FormatError(f"{path} has no datasets data1024x1024, ...; it has {', '.join(file) or 'nothing'}")
+    r = max(found) if resolution is None else resolution
+    if r not in found:
+        sides = ", ".join(map(str, sorted(found, reverse=True)))
+        raise FormatError(f"{path} has no level {r}x{r}; it has those of {sides} px")
+    for side in {r, max(found)}:
+        level = file[found[side]]
+        shape = level.shape if isinstance(level, h5py.Dataset) else None
+        if shape is None or len(shape) != 4 or shape[2:] != (side, side) or level.dtype != np.uint8:
+            holds = "no array" if shape is None else f"{level.dtype} {list(shape)}"
+            raise FormatError(f"{path}: {found[side]} holds {holds}, expected uint8 [N, C, {side}, {side}]")
+    return file[found[max(found)]], file[found[r]]
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:

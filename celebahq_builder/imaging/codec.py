@@ -147,7 +147,9 @@ def decode_png(data: bytes) -> Pixels:
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if bgr is None:
         raise ValueError(f"{len(data)} bytes are not a PNG")
-    return np.ascontiguousarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).transpose(2, 0, 1))
+    pixels = np.empty((3, *bgr.shape[:2]), np.uint8)
+    cv2.mixChannels([bgr], list(pixels), [0, 2, 1, 1, 2, 0])
+    return pixels
 
 
 def encode_jpeg(pixels: Pixels, quality: int = 85) -> bytes:

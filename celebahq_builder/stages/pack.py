@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from celebahq_builder import parallel
-from celebahq_builder.errors import WorkspaceError
-from celebahq_builder.formats.hdf5 import BATCH, Chunks, PyramidWriter, compress_batch
-from celebahq_builder.imaging.codec import decode_png
+from celebahq_builder.errors import FormatError, WorkspaceError
+from celebahq_builder.formats.codecs import Codec, codec
+from celebahq_builder.formats.hdf5_layout import pictures_per_job
+from celebahq_builder.formats.hdf5_writer import PyramidWriter
+from celebahq_builder.formats.labels import labels_path, write_labels
+from celebahq_builder.formats.packing import Packed, pack
+from celebahq_builder.formats.pictures import Labels
+from celebahq_builder.imaging.codec import Pixels, decode_png
 from celebahq_builder.outcome import Kept
 from celebahq_builder.workspace import sha256
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Order and compression."""
+    """Order, compression and labels."""
 
     order: Literal["photo", "rank", "shuffled"] = "photo"
     """``photo``: as in the source; ``rank``: best first; ``shuffled``: by the run's seed."""
-    gzip_level: int = 4
-    """1 (fast) to 9 (small)."""
+    compression: Literal["gzip", "none", "blosc2"] = "gzip"
+    """``gzip``: every HDF5 reads it; ``blosc2``: smaller, for readers with the package hdf5plugin; docs/hdf5.md."""
+    level: int = 0
+    """0: what suits the compression best; 1 (fast) to 9 (small): of zlib for gzip, of Zstandard for blosc2."""
+    labels: bool = False
+    """Write the photos' attributes beside the file: ``<stem>-labels.npy``, float32 [N, attributes] of 0 and 1."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.gzip_level <= 9:
-            raise ValueError(f"pack.gzip_level = {self.gzip_level} must be 1 to 9")
+        try:
+            self.codec()
+        except FormatError as error:
+            raise ValueError(f"pack: {error}") from None
+
+    def codec(self) -> Codec:
+        """Return the codec of all levels."""
+        return codec(self.compression, self.level)
 
 
 @dataclass(frozen=True)
 class _Job:
-    start: int
-    resolution: int
-    gzip_level: int
     images: tuple[tuple[Path, str], ...]
     """Path and SHA-256 of each PNG."""
+    resolution: int
+    codec: Codec
 
 
 def in_order(selected: Sequence[Kept], order: str, seed: int) -> list[Kept]:
@@ -65,7 +80,7 @@ def write(
     workers: int,
     advance: Callable[[int], None],
 ) -> None:
-    """Write the pictures of `photos`, in this order, to the HDF5 file `path`.
+    """Write the pictures of `photos`, in this order, to the HDF5 file `path`, and their labels where asked for.
 
     Args:
         images: folder that the records' image paths are relative to.
@@ -78,43 +93,50 @@ def write(
         WorkspaceError: an aligned picture was altered or deleted.
         DiskFull: no space left; nothing remains of the file.
     """
-    jobs = [
-        _Job(
-            start,
-            resolution,
-            settings.gzip_level,
-            tuple(_image(kept, images) for kept in photos[start : start + BATCH]),
-        )
-        for start in range(0, len(photos), BATCH)
-    ]
-    hashes: list[str] = []
-    with PyramidWriter(path, resolution, len(photos), settings.gzip_level) as writer:
-        for start, chunks, batch_hashes in parallel.run(_compress, jobs, workers=workers, ordered=True):
-            writer.write_batch(start, chunks)
-            hashes += batch_hashes
-            advance(len(batch_hashes))
-        writer.finish(_columns(photos, hashes, attribute_names), attributes)
+    own, at_once = settings.codec(), pictures_per_job(resolution)
+    jobs = (
+        _Job(tuple(_image(kept, images) for kept in photos[start : start + at_once]), resolution, own)
+        for start in range(0, len(photos), at_once)
+    )
+    columns = _columns(photos, attribute_names)
+    with PyramidWriter(path, count=len(photos), resolution=resolution, channels=3, codec=own) as writer:
+        for packed in parallel.run(_pack, jobs, workers=workers, ordered=True):
+            writer.write(packed)
+            advance(len(packed.sha256))
+        if settings.labels:
+            write_labels(path, labels_of(columns["attributes"]))
+        try:
+            writer.finish(columns, attributes)
+        except BaseException:
+            labels_path(path).unlink(missing_ok=True)
+            raise
+
+
+def labels_of(attributes: NDArray[Any]) -> Labels:
+    """Return the labels float32 [N, attributes] for CelebA's attributes, 1, -1, or 0 where the table lacks a photo."""
+    return np.asarray(attributes > 0, np.float32)
 
 
 def _image(kept: Kept, images: Path) -> tuple[Path, str]:
     return images / kept.record["image"]["path"], kept.record["image"]["sha256"]
 
 
-def _compress(job: _Job) -> tuple[int, Chunks, list[str]]:
-    def pictures() -> Any:
-        for path, expected in job.images:
-            try:
-                data = path.read_bytes()
-            except OSError as error:
-                raise WorkspaceError(f"{path}: {error.strerror}; --redo align makes the pictures again") from None
-            if sha256(data) != expected:
-                raise WorkspaceError(f"{path} was altered since it was made; --redo align makes the pictures again")
-            yield decode_png(data)
-
-    return job.start, *compress_batch(pictures(), job.resolution, job.gzip_level)
+def _pack(job: _Job) -> Packed:
+    return pack(_pictures(job), job.resolution, 3, job.codec)
 
 
-def _columns(photos: Sequence[Kept], hashes: list[str], attribute_names: Sequence[str]) -> dict[str, Any]:
+def _pictures(job: _Job) -> Iterator[Pixels]:
+    for path, expected in job.images:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise WorkspaceError(f"{path}: {error.strerror}; --redo align makes the pictures again") from None
+        if sha256(data) != expected:
+            raise WorkspaceError(f"{path} was altered since it was made; --redo align makes the pictures again")
+        yield decode_png(data)
+
+
+def _columns(photos: Sequence[Kept], attribute_names: Sequence[str]) -> dict[str, Any]:
     """Return what is known of the photos, a column each."""
     records = [kept.record for kept in photos]
     columns: dict[str, Any] = {
@@ -126,7 +148,6 @@ def _columns(photos: Sequence[Kept], hashes: list[str], attribute_names: Sequenc
         "quad": np.array([record["quad"] for record in records], np.float64).reshape(-1, 4, 2),
         "zoom": np.array([record["zoom"] for record in records], np.float64),
         "split": [record["split"] for record in records],
-        "sha256": hashes,
     }
     if records and all("official_index" in record for record in records):
         columns["official_index"] = np.array([record["official_index"] for record in records], np.int32)

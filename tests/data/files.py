@@ -6,23 +6,28 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from celebahq_builder.formats.hdf5 import BATCH, PyramidWriter, compress_batch
+from celebahq_builder.formats.codecs import Codec, Gzip
+from celebahq_builder.formats.hdf5_layout import pictures_per_job
+from celebahq_builder.formats.hdf5_writer import PyramidWriter
+from celebahq_builder.formats.packing import pack
 from celebahq_builder.imaging.pyramid import build_pyramid
 
 Pictures = NDArray[np.uint8]
+
+GZIP = Gzip()
 
 
 def pictures(count: int, resolution: int, seed: int = 0) -> Pictures:
     return np.random.default_rng(seed).integers(0, 256, (count, 3, resolution, resolution), dtype=np.uint8)
 
 
-def ours(path: Path, data: Pictures, **columns) -> Path:
+def ours(path: Path, data: Pictures, codec: Codec = GZIP, **columns) -> Path:
     """Write a file as this project does."""
-    count, _, resolution, _ = data.shape
-    with PyramidWriter(path, resolution, count, 4) as writer:
-        for start in range(0, count, BATCH):
-            chunks, _ = compress_batch(list(data[start : start + BATCH]), resolution, 4)
-            writer.write_batch(start, chunks)
+    count, channels, resolution, _ = data.shape
+    with PyramidWriter(path, count=count, resolution=resolution, channels=channels, codec=codec) as writer:
+        at_once = pictures_per_job(resolution, channels)
+        for start in range(0, count, at_once):
+            writer.write(pack(data[start : start + at_once], resolution, channels, codec))
         writer.finish(columns, {})
     return path
 

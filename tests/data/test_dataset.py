@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from celebahq_builder.data import PyramidDataset
 from celebahq_builder.data.order import Draws
 from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.labels import write_labels
 from tests.data.files import original, ours, pictures
 
 DATA = pictures(21, 16)
@@ -140,6 +141,12 @@ def test_labels_beside_the_file(tmp_path: Path) -> None:
     assert pixels.shape == (21, 3, 16, 16)
 
 
+def test_names_of_labels(tmp_path: Path) -> None:
+    path = ours(tmp_path / "data.h5", DATA, label_names=["cat", "dog"])
+    write_labels(path, np.eye(2, dtype=np.float32)[np.arange(21) % 2])
+    assert PyramidDataset(path, labels="file").label_names == ("cat", "dog")
+
+
 def test_attributes_of_the_file(tmp_path: Path) -> None:
     attributes = np.random.default_rng(0).choice([-1, 1], (21, 3)).astype(np.int8)
     path = ours(tmp_path / "data.h5", DATA, attributes=attributes, attribute_names=["Smiling", "Male", "Young"])
@@ -177,5 +184,5 @@ def test_labels_that_are_none(tmp_path: Path, labels, says: str) -> None:
 
 
 def test_no_attributes(file: Path) -> None:
-    with pytest.raises(FormatError, match=r"data\.h5 has no attributes"):
+    with pytest.raises(FormatError, match=r"data\.h5 has no photos/attributes"):
         PyramidDataset(file, labels="attributes")

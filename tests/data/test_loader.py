@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
@@ -187,6 +188,9 @@ def test_nothing_runs_on(file: Path) -> None:
         next(batches)
         assert threading.active_count() > before or torch.multiprocessing.active_children()
         batches.close()  # type: ignore[attr-defined]
+        deadline = time.monotonic() + 10  # the threads that fed queues end in their own time
+        while threading.active_count() > before and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert threading.active_count() == before
         assert not torch.multiprocessing.active_children()
 

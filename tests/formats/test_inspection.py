@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.hdf5 import PyramidWriter, compress_batch
+from celebahq_builder.formats.codecs import codec
+from celebahq_builder.formats.hdf5_layout import pictures_per_chunk
 from celebahq_builder.formats.inspection import inspect_hdf5
 from tests.formats.test_hdf5 import pictures, write
 
@@ -18,7 +19,7 @@ def test_lines(tmp_path: Path) -> None:
     assert first == f"{path}: 5 pictures, {path.stat().st_size / 1e6:.1f} MB"
     for line, r in zip(lines, (4, 2, 1), strict=False):
         assert line.split()[0] == f"data{r}x{r}"
-        assert f"uint8 [5, 3, {r}, {r}], chunks [32, 3, {r}, {r}], gzip" in line
+        assert f"uint8 [5, 3, {r}, {r}], chunks [{pictures_per_chunk(r)}, 3, {r}, {r}], gzip" in line
     assert lines[3:7] == [
         "sources: 000000.jpg ... 000004.jpg",
         "scores: 0.0000 to 1.0000, median 0.5000",
@@ -32,9 +33,7 @@ def test_lines(tmp_path: Path) -> None:
 def test_share_of_raw_size(tmp_path: Path) -> None:
     path = tmp_path / "data.h5"
     flat = np.zeros((3, 3, 64, 64), np.uint8)
-    with PyramidWriter(path, 64, 3, 9) as writer:
-        writer.write_batch(0, compress_batch(list(flat), 64, 9)[0])
-        writer.finish({}, {})
+    write(path, flat, codec("gzip", 9))
     line = next(line for line in inspect_hdf5(path) if "data64x64" in line)
     with h5py.File(path) as file:
         stored = file["data64x64"].id.get_storage_size()
@@ -43,9 +42,8 @@ def test_share_of_raw_size(tmp_path: Path) -> None:
 
 def test_attribute_names(tmp_path: Path) -> None:
     path = tmp_path / "data.h5"
-    with PyramidWriter(path, 4, 1, 4) as writer:
-        writer.write_batch(0, compress_batch(list(pictures(1, 4)), 4, 4)[0])
-        writer.finish({"attribute_names": ["Bald", "Young"], "attributes": np.array([[1, -1]], np.int8)}, {})
+    columns = {"attribute_names": ["Bald", "Young"], "attributes": np.array([[1, -1]], np.int8)}
+    write(path, pictures(1, 4), columns=columns)
     assert "attributes: Bald, Young" in list(inspect_hdf5(path))
 
 

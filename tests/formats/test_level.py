@@ -114,12 +114,12 @@ def test_chunk_that_was_left_unfiltered(tmp_path: Path) -> None:
 
 
 def test_chunk_is_read_once_for_all_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    level = Level(ours(tmp_path / "data.h5", pictures(70, 16)), 4, threads=1)
+    level = Level(original(tmp_path / "data.h5", pictures(70, 16)), 4, threads=1)
     reads = []
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda *args: reads.append(args) or pread(*args))
-    level.read([40, 2, 69, 33, 2, 0])
-    assert len(reads) == 3  # 32 pictures a chunk
+    level.read([40, 2, 69, 42, 2, 0])
+    assert len(reads) == 3  # of the 18 chunks, each of 4 pictures
 
 
 def test_number_that_is_not_there(file: Path) -> None:
@@ -274,14 +274,34 @@ def test_filter_that_nobody_has(tmp_path: Path) -> None:
     [
         (np.zeros((2, 3, 8, 8), np.float32), r"holds float32 \[2, 3, 8, 8\], expected uint8"),
         (np.zeros((2, 8, 8, 3), np.uint8), r"holds uint8 \[2, 8, 8, 3\], expected uint8 \[N, C, 8, 8\]"),
+        (np.zeros((2, 192), np.uint8), r"holds uint8 \[2, 192\], expected uint8"),
+        (np.uint8(1), r"holds uint8 \[\], expected uint8"),
+        (h5py.Empty(np.uint8), "holds no array, expected uint8"),
     ],
-    ids=["type", "channels last"],
+    ids=["type", "channels last", "flat", "scalar", "empty"],
 )
 def test_other_pictures(tmp_path: Path, data: np.ndarray, says: str) -> None:
     with h5py.File(tmp_path / "data.h5", "w") as f:
         f["data8x8"] = data
     with pytest.raises(FormatError, match=says):
         Level(tmp_path / "data.h5")
+
+
+def test_hdf5_file_of_another_kind(tmp_path: Path) -> None:
+    path = tmp_path / "data.h5"
+    for name, says in (("images", "has no datasets data1024x1024, ...; it has images"), ("data8x8", "holds no array")):
+        with h5py.File(path, "w") as f:
+            f.create_group(name)
+        assert says in told(path)
+
+
+def test_other_levels_and_datasets_do_not_matter(tmp_path: Path) -> None:
+    """Files of others often end at 4x4, and hold what not."""
+    data = pictures(5, 8)
+    with h5py.File(tmp_path / "data.h5", "w") as f:
+        f["data8x8"], f["data4x4"], f["database"], f["data_of_mine"] = data, data[:, :, ::2, ::2], 1, [1, 2]
+    np.testing.assert_array_equal(Level(tmp_path / "data.h5").read(range(5)), data)
+    np.testing.assert_array_equal(Level(tmp_path / "data.h5", 4).read(range(5)), data[:, :, ::2, ::2])
 
 
 def test_data_in_another_file(tmp_path: Path) -> None:

@@ -33,6 +33,39 @@ def test_a_large_picture() -> None:
         np.testing.assert_array_equal(pixels, level(picture, pixels.shape[-1]))
 
 
+def carried_in_float32(picture: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """The definition, word for word."""
+    carried, pyramid = picture.astype(np.float32), [picture]
+    while carried.shape[-1] > 1:
+        a, b = carried[..., 0::2, 0::2], carried[..., 0::2, 1::2]
+        c, d = carried[..., 1::2, 0::2], carried[..., 1::2, 1::2]
+        carried = (a + b + c + d) * np.float32(0.25)
+        pyramid.append(np.clip(np.rint(carried), 0, 255).astype(np.uint8))
+    return pyramid
+
+
+@pytest.mark.parametrize("side", [256, 512, 1024, 2048])
+@pytest.mark.parametrize("brightest", [2, 256])
+def test_integers_give_what_float32_does(side: int, brightest: int) -> None:
+    picture = np.random.default_rng(side).integers(0, brightest, (1, side, side), dtype=np.uint8)
+    pyramid, definition = build_pyramid(picture), carried_in_float32(picture)
+    assert len(pyramid) == len(definition)
+    for found, expected in zip(pyramid, definition, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert build_pyramid(np.full((1, side, side), 255, np.uint8))[-1].tolist() == [[[255]]]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_every_sum_is_rounded_as_float32_is(steps: int) -> None:
+    """A picture for each possible sum of its pixels, spread as evenly as can be."""
+    pixels = 4**steps
+    sums = np.arange(0, 255 * pixels + 1)
+    flat = sums[:, None] // pixels + (np.arange(pixels) < (sums % pixels)[:, None])
+    pictures = flat.astype(np.uint8).reshape(-1, 2**steps, 2**steps)
+    expected = np.rint(sums.astype(np.float32) * np.float32(1 / pixels))
+    np.testing.assert_array_equal(build_pyramid(pictures)[-1].reshape(-1), expected)
+
+
 def test_halves_go_to_the_even_level() -> None:
     assert one_pixel([[0, 1], [0, 1]]) == 0
     assert one_pixel([[1, 2], [1, 2]]) == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from celebahq_builder import workspace
-from celebahq_builder.formats import hdf5
+from celebahq_builder.formats import hdf5_writer
 from celebahq_builder.report import page
 from celebahq_builder.stages import align, batch, denoise, region, score, select, upscale
 from tests.conftest import build_tiny
@@ -23,8 +23,8 @@ POINTS: dict[str, tuple[Any, str]] = {
     "manifest": (workspace.StageFolder, "write_manifest"),
     "complete": (workspace.StageFolder, "complete"),
     "select": (select, "best"),
-    "pack": (hdf5.PyramidWriter, "write_batch"),
-    "publish": (hdf5.PyramidWriter, "finish"),
+    "pack": (hdf5_writer.PyramidWriter, "write"),
+    "publish": (hdf5_writer.PyramidWriter, "finish"),
     "report": (page, "write"),
     "rename": (Path, "replace"),
 }

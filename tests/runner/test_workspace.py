@@ -22,7 +22,9 @@ from celebahq_builder.errors import (
     WorkspaceError,
     WorkspaceLocked,
 )
-from celebahq_builder.formats.hdf5 import PyramidWriter, compress_batch
+from celebahq_builder.formats.codecs import Gzip
+from celebahq_builder.formats.hdf5_writer import PyramidWriter
+from celebahq_builder.formats.packing import pack as pack_pictures
 from celebahq_builder.runner import Request, build
 from celebahq_builder.source import read_celeba, subset
 from celebahq_builder.stages import align, pack, select
@@ -155,13 +157,13 @@ def test_full_disk_and_space_made(workers: int, tmp_path: Path, tiny_run: Path) 
 
 def test_full_disk_while_packing(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (32, 3, 64, 64), dtype=np.uint8)
-    chunks, _ = compress_batch(list(noise), 64, 4)
+    packed = pack_pictures(noise, 64, 3, Gzip())
     with small_disk(tmp_path / "disk", "300k") as disk:
         path = disk / "data.h5"
 
         def write() -> None:
-            with PyramidWriter(path, 64, 32, 4) as writer:
-                writer.write_batch(0, chunks)
+            with PyramidWriter(path, count=32, resolution=64, channels=3, codec=Gzip()) as writer:
+                writer.write(packed)
                 writer.finish({}, {})
 
         with pytest.raises(DiskFull, match="no space left"):

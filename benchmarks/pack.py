@@ -1,0 +1,273 @@
+"""How fast and how small pictures go into the HDF5 file: ``python benchmarks/pack.py [--codecs]``.
+
+300 faces of 1024x1024, made from the 28 of the real CelebA-HQ that lie among the test data: mirrored and shifted, so
+that no two are alike and all have the texture that they have; written as the PNGs that a build's align leaves.
+Both sides read the same files, in one run, by turns:
+
+- the public tool's way: one process, 2x2 means in float32, gzip 4 within HDF5's filter pipeline;
+- `celebahq build`'s: two worker processes pack, this one stores.
+
+Peak memory is that of a process which packs them, and of one which writes 20,000 pictures of 64x64 from memory.
+``--codecs`` prints the table of ``docs/hdf5.md`` instead.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from table import Row, finish, shared_data
+
+from celebahq_builder.formats.codecs import codec
+from celebahq_builder.formats.hdf5_layout import pictures_per_chunk
+from celebahq_builder.formats.packing import compress_chunk
+from celebahq_builder.formats.pictures import Labels, Picture
+from celebahq_builder.formats.writing import write_pictures
+from celebahq_builder.imaging.codec import decode_png, encode_png, open_rgb, to_pixels
+from celebahq_builder.imaging.pyramid import build_pyramid, levels
+from celebahq_builder.outcome import Kept
+from celebahq_builder.stages import pack
+from celebahq_builder.workspace import sha256
+
+Pixels = NDArray[np.uint8]
+
+PICTURES, SIDE, WORKERS = 300, 1024, 2
+TURNS = 3
+SMALL_PICTURES, SMALL_SIDE = 20_000, 64
+CODECS = [("gzip", n) for n in (0, 1, 4, 6, 9)] + [("none", 0)] + [("blosc2", n) for n in (1, 3, 5)]
+
+
+def faces(count: int) -> list[Pixels]:
+    """Return some of the real faces, uint8 [3, 1024, 1024]."""
+    found = sorted((shared_data() / "celebahq_1024").glob("*.jpg"))[:count]
+    return [to_pixels(open_rgb(path.read_bytes(), 1 << 24)[0]) for path in found]
+
+
+def variant(face: Pixels, number: int) -> Pixels:
+    """Return a face as another one: mirrored or not, and shifted by up to 60 pixels."""
+    down, right = np.random.default_rng(number).integers(0, 121, 2)
+    padded = np.pad(face, ((0, 0), (60, 60), (60, 60)), mode="reflect")
+    shifted = padded[:, down : down + SIDE, right : right + SIDE]
+    return np.ascontiguousarray(shifted[:, :, ::-1] if number // 28 % 2 else shifted)
+
+
+def make_pngs(folder: Path) -> list[Kept]:
+    """Write the pictures as align does, and return what is recorded of them."""
+    real, kept = faces(28), []
+    for number in range(PICTURES):
+        data = encode_png(variant(real[number % len(real)], number))
+        path = folder / f"{number:06d}.png"
+        path.write_bytes(data)
+        record = {
+            "id": path.stem,
+            "index": number,
+            "rank": number + 1,
+            "score": 0.0,
+            "landmarks": [[0.0, 0.0]] * 5,
+            "quad": [[0.0, 0.0]] * 4,
+            "zoom": 1.0,
+            "split": "",
+            "image": {"path": path.name, "sha256": sha256(data)},
+        }
+        kept.append(Kept(path.name, record))
+    return kept
+
+
+class PublicTool:
+    """The straightforward writer: every level of every picture through HDF5's own filter pipeline."""
+
+    def __init__(self, path: Path, count: int) -> None:
+        self.file = h5py.File(path, "w")
+        self.levels = []
+        for r in levels(SIDE):
+            per_chunk = max(1, 128 // (3 * r * r))
+            shape, chunks = (count, 3, r, r), (per_chunk, 3, r, r)
+            self.levels.append(
+                self.file.create_dataset(
+                    f"data{r}x{r}",
+                    shape=shape,
+                    maxshape=(None, 3, r, r),
+                    chunks=chunks,
+                    dtype=np.uint8,
+                    compression="gzip",
+                    compression_opts=4,
+                )
+            )
+        self.start = 0
+
+    def write(self, paths: list[Path]) -> None:
+        """Add some pictures, held in memory until all are there, as the tool does."""
+        held: list[list[Pixels]] = [[] for _ in self.levels]
+        for path in paths:
+            picture = np.ascontiguousarray(cv2.imread(str(path))[..., ::-1].transpose(2, 0, 1))
+            carried = picture.astype(np.float32)
+            for level in held:
+                level.append(np.rint(carried).clip(0, 255).astype(np.uint8))
+                if carried.shape[-1] > 1:
+                    carried = (
+                        carried[:, 0::2, 0::2]
+                        + carried[:, 0::2, 1::2]
+                        + carried[:, 1::2, 0::2]
+                        + carried[:, 1::2, 1::2]
+                    ) * np.float32(0.25)
+        for dataset, level in zip(self.levels, held, strict=True):
+            dataset[self.start : self.start + len(paths)] = np.stack(level)
+        self.start += len(paths)
+
+
+def build_writes(path: Path, kept: list[Kept], folder: Path) -> None:
+    """Write all pictures as a build does."""
+    pack.write(
+        path,
+        kept,
+        folder,
+        pack.Settings(),
+        resolution=SIDE,
+        attribute_names=(),
+        attributes={},
+        workers=WORKERS,
+        advance=lambda _: None,
+    )
+
+
+def speed(folder: Path) -> list[Row]:
+    """Measure both sides by turns."""
+    kept = make_pngs(folder)
+    paths = [folder / one.photo for one in kept]
+    theirs_s = ours_s = 0.0
+    tool = PublicTool(folder / "tool.h5", PICTURES)
+    portion = PICTURES // TURNS
+    for turn in range(TURNS):
+        for start in range(turn * portion, (turn + 1) * portion, 20):
+            began = time.perf_counter()
+            tool.write(paths[start : start + 20])
+            theirs_s += time.perf_counter() - began
+        began = time.perf_counter()
+        (folder / "ours.h5").unlink(missing_ok=True)
+        build_writes(folder / "ours.h5", kept, folder)
+        ours_s += time.perf_counter() - began
+    tool.file.close()
+    with h5py.File(folder / "tool.h5") as theirs, h5py.File(folder / "ours.h5") as ours:
+        for r in levels(SIDE):
+            for start in range(0, PICTURES, 50):
+                rows = slice(start, start + 50)
+                if not np.array_equal(theirs[f"data{r}x{r}"][rows], ours[f"data{r}x{r}"][rows]):
+                    sys.exit(f"the two files differ in level {r}x{r}: the comparison is void")
+    slow, fast = PICTURES / theirs_s, TURNS * PICTURES / ours_s
+    sizes = [(folder / name).stat().st_size / PICTURES / 1e6 for name in ("tool.h5", "ours.h5")]
+    return [
+        Row("1024x1024, the public tool's way, one process", slow, "images/s"),
+        Row(f"1024x1024, build with {WORKERS} workers, their start included", fast, "images/s"),
+        Row("  times as fast", fast / slow, "x", at_least=5),
+        Row("file, the public tool's way", sizes[0], "MB/image"),
+        Row("file, build's", sizes[1], "MB/image"),
+        Row("  times as large", sizes[1] / sizes[0], "x", at_most=1.12),
+    ]
+
+
+class Small:
+    """20,000 pictures of 64x64, made as they are asked for."""
+
+    count, resolution, channels = SMALL_PICTURES, SMALL_SIDE, 3
+    labels: Labels | None = None
+    label_names = ()
+
+    def __init__(self) -> None:
+        k = SIDE // SMALL_SIDE
+        self.faces = [face.reshape(3, SMALL_SIDE, k, SMALL_SIDE, k).mean((2, 4)) for face in faces(8)]
+
+    def pictures(self, start: int = 0) -> Iterator[Picture]:
+        """Yield faces with noise of their own."""
+        for number in range(start, self.count):
+            rng = np.random.default_rng(number)
+            noisy = self.faces[number % len(self.faces)] + rng.integers(-3, 4, (3, SMALL_SIDE, SMALL_SIDE))
+            yield Picture(np.clip(noisy, 0, 255).astype(np.uint8), f"{number:06d}.png")
+
+
+def peak_memory(what: str, folder: Path) -> tuple[float, float]:
+    """Return the peak memory in MB of a process that writes, and of its largest worker."""
+    command = [sys.executable, __file__, "--memory", what, str(folder)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    main, worker = map(float, done.stdout.split()[-2:])
+    return main, worker
+
+
+def write_for_memory(what: str, folder: Path) -> None:
+    """Write in this process and print its peak memory, and its largest worker's, in MB."""
+    if what == "small":
+        write_pictures(Small(), folder / "small.h5", workers=WORKERS)
+    else:
+        kept = [
+            Kept(path.name, {"id": path.stem, "index": i, "rank": i, "score": 0.0, "zoom": 1.0, "split": ""})
+            for i, path in enumerate(sorted(folder.glob("*.png")))
+        ]
+        for one in kept:
+            picture = {"path": one.photo, "sha256": sha256((folder / one.photo).read_bytes())}
+            one.record.update(image=picture, landmarks=[[0.0, 0.0]] * 5, quad=[[0.0, 0.0]] * 4)
+        build_writes(folder / "memory.h5", kept, folder)
+    peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(*peaks)
+
+
+def memory(folder: Path) -> list[Row]:
+    """Measure the peak memory of both ways to write."""
+    rows = []
+    for what, title in (("large", f"{PICTURES} of 1024x1024"), ("small", f"{SMALL_PICTURES} of 64x64")):
+        main, worker = peak_memory(what, folder)
+        rows.append(Row(f"{title}: peak memory of the writer", main, "MB", at_most=600))
+        rows.append(Row(f"{title}: peak memory of its largest worker", worker, "MB", at_most=600))
+    return rows
+
+
+def codecs() -> list[Row]:
+    """Measure all codecs on real faces, one core, processor time: all levels of a picture."""
+    rows = []
+    pyramids = [build_pyramid(face) for face in faces(12)]
+    for name, level in CODECS:
+        one = codec(name, level)
+        packing, unpacking, size = [], [], 0
+        for pyramid in pyramids:
+            chunks = [pixels[None] for pixels in pyramid if pictures_per_chunk(pixels.shape[-1]) == 1]
+            began = time.process_time()
+            packed = [compress_chunk(chunk, 1, one) for chunk in chunks]
+            packing.append(time.process_time() - began)
+            began = time.process_time()
+            for data, chunk in zip(packed, chunks, strict=True):
+                one.decompress(data, chunk.shape)
+            unpacking.append(time.process_time() - began)
+            size += sum(map(len, packed))
+        title = f"{name} {level}" if level else name
+        rows += [
+            Row(f"{title}: pack", float(np.median(packing)) * 1e3, "ms/image"),
+            Row(f"{title}: unpack", float(np.median(unpacking)) * 1e3, "ms/image"),
+            Row(f"{title}: size", size / len(pyramids) / 1e6, "MB/image"),
+        ]
+    data = [encode_png(face) for face in faces(12)]
+    began = time.process_time()
+    for png in data:
+        build_pyramid(decode_png(png))
+    rows.append(
+        Row("before it: PNG decoded, levels built", (time.process_time() - began) / len(data) * 1e3, "ms/image")
+    )
+    return rows
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--memory"]:
+        write_for_memory(sys.argv[2], Path(sys.argv[3]))
+        sys.exit()
+    if sys.argv[1:] == ["--codecs"]:
+        finish(codecs())
+    print(f"{os.cpu_count()} cores, load before: {os.getloadavg()[0]:.1f} running processes")
+    with tempfile.TemporaryDirectory() as temporary:
+        finish([*speed(Path(temporary)), *memory(Path(temporary))])

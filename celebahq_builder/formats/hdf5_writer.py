@@ -1,0 +1,205 @@
+"""The one process that writes a multi-resolution HDF5 file, from chunks that others have packed.
+
+The file is written from its beginning to its end, under a ``.partial`` name. What a killed writer leaves is deleted by
+the next one, which starts again: HDF5 keeps the index of its chunks in memory and rewrites it in place, so the file is
+whole only once it is closed. Packing takes minutes where the build took days, and a file that is written in one go is
+the same byte for byte however often it was begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from celebahq_builder.errors import DiskFull, FormatError
+from celebahq_builder.formats.codecs import Codec
+from celebahq_builder.formats.hdf5_layout import FORMAT_VERSION, PHOTOS, level_name, pictures_per_chunk
+from celebahq_builder.formats.packing import Packed, compress_chunk
+from celebahq_builder.imaging.pyramid import levels
+from celebahq_builder.workspace import as_storage_error
+
+Columns = Mapping[str, NDArray[Any] | Sequence[str]]
+"""What is known of the pictures: arrays or lists of text, of N rows each."""
+
+NAMES = ("attribute_names", "label_names")
+"""Columns with a row for each attribute or label instead of each picture."""
+
+ROWS = 1024
+"""Rows of a growing column that are written together."""
+
+
+class PyramidWriter:
+    """Writes a file of known length, in order, under a ``.partial`` name; `finish` gives it its own.
+
+    Raises:
+        FormatError: the codec needs a package that is missing.
+        DiskFull: no space left.
+    """
+
+    def __init__(self, path: Path, *, count: int, resolution: int, channels: int, codec: Codec) -> None:
+        self.path, self.count, self.codec = path, count, codec
+        self.partial = path.with_name(path.name + ".partial")
+        self.levels = [_Level(r, channels, codec) for r in levels(resolution)]
+        self.columns: dict[str, _Column] = {}
+        self.done = 0
+        keywords = codec.keywords
+        self.partial.unlink(missing_ok=True)
+        try:
+            self.file = h5py.File(self.partial, "w", libver=("earliest", "v110"))
+            for level in self.levels:
+                level.create(self.file, count, keywords)
+            self.file.create_group(PHOTOS)
+        except OSError as error:
+            raise as_storage_error(error, path) from error
+
+    def write(self, packed: Packed, columns: Mapping[str, Sequence[str]] | None = None) -> None:
+        """Store the pictures that follow.
+
+        Args:
+            packed: `pictures_per_job` of them; fewer only at the end.
+            columns: text known of each of them, for columns that need not be in memory as a whole.
+
+        Raises:
+            FormatError: more pictures than were announced.
+            DiskFull: no space left.
+        """
+        self.done += len(packed.sha256)
+        if self.done > self.count:
+            raise FormatError(f"{self.path}: {self.count} pictures were announced, {self.done} came")
+        with self._storing():
+            for level, content in zip(self.levels, packed.levels, strict=True):
+                level.add(content)
+            for name, texts in {**(columns or {}), "sha256": packed.sha256}.items():
+                if name not in self.columns:
+                    self.columns[name] = _Column(self.file[PHOTOS], name, self.count)
+                self.columns[name].add(texts)
+
+    def finish(self, columns: Columns, attributes: Mapping[str, Any]) -> None:
+        """Add what is known of the pictures, close the file and give it its name.
+
+        Args:
+            columns: for the group ``photos``, beside those written with the pictures.
+            attributes: of the file; tables and lists are stored as JSON.
+
+        Raises:
+            FormatError: fewer pictures were written than announced, or a column has another number of rows.
+            DiskFull: no space left.
+        """
+        if self.done != self.count:
+            raise FormatError(f"{self.path}: {self.count} pictures were announced, {self.done} came")
+        for name, values in columns.items():
+            if len(values) != self.count and name not in NAMES:
+                raise FormatError(f"{self.path}: column {name} has {len(values)} rows, expected {self.count}")
+        with self._storing():
+            for level in self.levels:
+                level.close()
+            for column in self.columns.values():
+                column.close()
+            for name, values in columns.items():
+                text = None if isinstance(values, np.ndarray) else h5py.string_dtype()
+                self.file[PHOTOS].create_dataset(name, data=values, dtype=text)
+            self.file.attrs["format_version"] = FORMAT_VERSION
+            for name, value in attributes.items():
+                self.file.attrs[name] = json.dumps(value, sort_keys=True) if isinstance(value, (dict, list)) else value
+            self.file.close()
+            with self.partial.open("rb+") as raw:
+                os.fsync(raw.fileno())
+            self.partial.replace(self.path)
+
+    @contextlib.contextmanager
+    def _storing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            raise _disk_error(error, self.path) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError, RuntimeError):  # a full disk fails again; the first error is the one to show
+            self.file.close()
+        self.partial.unlink(missing_ok=True)
+
+
+class _Level:
+    """A dataset that grows by whole chunks; what does not fill one waits."""
+
+    def __init__(self, resolution: int, channels: int, codec: Codec) -> None:
+        self.resolution, self.codec = resolution, codec
+        self.shape = (channels, resolution, resolution)
+        self.size = pictures_per_chunk(resolution, channels)
+        self.start = self.waiting = 0
+        self.buffer = np.empty((self.size, *self.shape), np.uint8)
+
+    def create(self, file: h5py.File, count: int, keywords: Mapping[str, Any]) -> None:
+        self.dataset = file.create_dataset(
+            level_name(self.resolution),
+            shape=(count, *self.shape),
+            maxshape=(None, *self.shape),
+            chunks=(self.size, *self.shape),
+            dtype=np.uint8,
+            **keywords,
+        )
+
+    def add(self, content: list[bytes] | NDArray[np.uint8]) -> None:
+        if isinstance(content, list):
+            for chunk in content:
+                self._store(chunk)
+            return
+        while len(content):
+            taken = content[: self.size - self.waiting]
+            self.buffer[self.waiting : self.waiting + len(taken)] = taken
+            self.waiting += len(taken)
+            content = content[len(taken) :]
+            if self.waiting == self.size:
+                self.close()
+
+    def close(self) -> None:
+        if self.waiting:
+            self._store(compress_chunk(self.buffer[: self.waiting], self.size, self.codec))
+            self.waiting = 0
+
+    def _store(self, chunk: bytes) -> None:
+        self.dataset.id.write_direct_chunk((self.start, 0, 0, 0), chunk)
+        self.start += self.size
+
+
+class _Column:
+    """A column of text that comes with the pictures."""
+
+    def __init__(self, group: h5py.Group, name: str, count: int) -> None:
+        self.dataset = group.create_dataset(name, shape=(count,), dtype=h5py.string_dtype())
+        self.start = 0
+        self.waiting: list[str] = []
+
+    def add(self, texts: Sequence[str]) -> None:
+        self.waiting += texts
+        if len(self.waiting) >= ROWS:
+            self.close()
+
+    def close(self) -> None:
+        if self.waiting:
+            self.dataset[self.start : self.start + len(self.waiting)] = self.waiting
+            self.start += len(self.waiting)
+            self.waiting = []
+
+
+def _disk_error(error: OSError | RuntimeError, path: Path) -> Exception:
+    """HDF5 hides the operating system's error in its text."""
+    if "No space left" in str(error) or "Disk quota" in str(error):
+        return DiskFull(
+            f"no space left to write {path}; free some and run the same command again, it goes on from here"
+        )
+    return as_storage_error(error, path) if isinstance(error, OSError) else error
