@@ -27,6 +27,9 @@ from celebahq_builder.imaging.pyramid import Pixels
 
 Numbers = Sequence[int] | NDArray[np.int64]
 
+SHARES = 16
+"""Parts for each thread, of what is to be read: so many that threads end together, so few that parts are worth it."""
+
 
 class Level:
     """One level of a multi-resolution file, open for reading.
@@ -45,7 +48,7 @@ class Level:
 
     def __init__(self, path: Path, resolution: int | None = None, threads: int | None = None) -> None:
         self.path = path
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or os.cpu_count() or 1
         if not path.is_file():
             raise FormatError(f"{path} does not exist")
         self._identity = _identity(path.stat())
@@ -105,14 +108,16 @@ class Level:
         for place, (row, i) in enumerate(zip(rows, inside, strict=True)):
             places[row].append((place, i))
 
-        def copy(row: int) -> None:
-            self._copy(file, row, places[row], pixels)
+        def copy(some: list[int]) -> None:
+            for row in some:
+                self._copy(file, row, places[row], pixels)
 
-        if parallel and self.threads > 1 and len(places) > 1:
-            list(self._threads().map(copy, list(places)))
+        needed = list(places)
+        if parallel and self.threads > 1 and len(needed) > 1:
+            share = -(-len(needed) // (self.threads * SHARES))
+            list(self._threads().map(copy, (needed[i : i + share] for i in range(0, len(needed), share))))
         else:
-            for row in places:
-                copy(row)
+            copy(needed)
         return pixels
 
     def _copy(self, file: int, row: int, places: list[tuple[int, int]], pixels: Pixels) -> None:

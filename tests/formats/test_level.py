@@ -152,6 +152,7 @@ def _sum(level: Level, queue) -> None:
     queue.put(int(level.read(range(37)).astype(np.int64).sum()))
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 on
 @pytest.mark.parametrize("opened", [False, True], ids=["before first read", "after"])
 def test_fork(file: Path, opened: bool) -> None:
     """Threads do not survive a fork; a child that waited for them would wait for ever."""
