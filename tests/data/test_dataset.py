@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from celebahq_builder.data import PyramidDataset
 from celebahq_builder.data.order import Draws
@@ -17,6 +17,8 @@ from tests.data.files import original, ours, pictures
 DATA = pictures(21, 16)
 BYTES = DATA.nbytes
 """Of the largest level; those below have a quarter each."""
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 on
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,31 @@ def test_torchs_own_loader(file: Path, workers: int) -> None:
     assert [len(batch) for batch in batches] == [4, 4, 4, 4, 4, 1]
     found = torch.cat(batches).numpy()
     assert sorted(p.tobytes() for p in found) == sorted(p.tobytes() for p in DATA)
+
+
+class HoldsLevel(Dataset[bool]):
+    """Whether a process holds the level once it has read a picture."""
+
+    def __init__(self, dataset: PyramidDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, number: int) -> bool:
+        np.testing.assert_array_equal(self.dataset.read([number]), DATA[[number]])
+        return self.dataset._pixels is not None
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_workers_never_load_the_level(file: Path, loaded: bool) -> None:
+    """Each would need as much memory as the training; but what was loaded before they were forked is theirs too."""
+    dataset = PyramidDataset(file)
+    assert dataset.kept
+    if loaded:
+        dataset.load()
+    batches = DataLoader(
+        HoldsLevel(dataset), sampler=[3], num_workers=1, multiprocessing_context="fork", batch_size=None
+    )
+    assert next(iter(batches)) is loaded
+    assert HoldsLevel(dataset)[3]
 
 
 # --- Labels -----------------------------------------------------------------------------------------------------
