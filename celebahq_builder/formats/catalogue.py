@@ -39,7 +39,7 @@ READERS = {
     "images": "images_reader",
     "stylegan-zip": "stylegan_zip_reader",
     "tfrecord": "tfrecord_reader",
-    "hdf5": "level",
+    "hdf5": "level_pictures",
     "cifar10": "cifar10",
     "mnist": "mnist",
     "lsun": "lsun",

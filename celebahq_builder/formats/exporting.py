@@ -8,7 +8,7 @@ from pathlib import Path
 
 from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.formats.labels import labels_file
-from celebahq_builder.formats.level import Level
+from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.png import LEVEL
 from celebahq_builder.formats.staging import staging
 from celebahq_builder.progress import Progress
@@ -38,7 +38,7 @@ class Export:
     """What a format's writer is given."""
 
     source: Path
-    level: Level
+    level: LevelPictures
     name: str
     """Of the target: files of the formats that have several begin with it."""
     settings: Settings
@@ -65,7 +65,7 @@ def export(source: Path, target: Path, settings: Settings, workers: int) -> int:
     writer = writer_of(settings.to)
     if settings.shuffle and settings.to != "tfrecord":
         raise RecipeError("--shuffle is for tfrecord; the other formats have the file's order: leave it out")
-    with Level(source, settings.resolution) as level:
+    with LevelPictures(source, settings.resolution) as level:
         file = source.stat()
         plan = {
             "source": str(source.absolute()),

@@ -11,7 +11,7 @@ from pathlib import Path
 from celebahq_builder import parallel
 from celebahq_builder.formats import png
 from celebahq_builder.formats.exporting import Export
-from celebahq_builder.formats.level import Level
+from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.names import file_names
 from celebahq_builder.formats.records import records
 from celebahq_builder.formats.staging import Staging
@@ -55,13 +55,13 @@ def write(export: Export, stage: Staging) -> Iterator[int]:
 
 
 def _write_pictures(job: _Job) -> int:
-    with Level(job.source, job.resolution) as level:
+    with LevelPictures(job.source, job.resolution) as level:
         for name, pixels in zip(job.names, level.pixels(job.numbers), strict=True):
             write_atomic(job.folder / name, png.encode(pixels, job.png_level))
     return len(job.numbers)
 
 
-def _write_metadata(level: Level, names: list[str], folder: Path) -> None:
+def _write_metadata(level: LevelPictures, names: list[str], folder: Path) -> None:
     if not level.metadata.columns and level.labels is None:
         return
     partial = folder / f"{METADATA}.partial"

@@ -12,7 +12,7 @@ from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.catalogue import reader_of, recognise
 from celebahq_builder.formats.codecs import codec
 from celebahq_builder.formats.labels import labels_path
-from celebahq_builder.formats.level import Level
+from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.metadata import Metadata
 from celebahq_builder.formats.pictures import Labels, Picture, PictureSet
 from celebahq_builder.formats.staging import check_free
@@ -76,7 +76,7 @@ def import_pictures(
 
 
 def _attributes(pictures: PictureSet, name: str, path: Path) -> dict[str, Any]:
-    known = dict(pictures.pyramid.file.attrs) if isinstance(pictures, Level) else {}
+    known = dict(pictures.pyramid.file.attrs) if isinstance(pictures, LevelPictures) else {}
     known.pop("format_version", None)
     return {"builder": f"celebahq_builder {__version__}", **known, "imported_from": json.dumps([name, path.name])}
 

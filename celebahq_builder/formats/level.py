@@ -1,143 +1,188 @@
-"""A level of an HDF5 file as a set of pictures; files of the ProGAN authors' Theano tool have nothing else."""
+"""Any pictures of one level of a multi-resolution file, at any time, in any process.
+
+HDF5 reads under one lock, and in random order decompresses a chunk anew for each of its pictures. Here HDF5 is asked
+once where chunks lie; then they are read by their offsets, and decompressed side by side in threads.
+"""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Sequence
+import itertools
+import os
+import re
+import weakref
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.codecs import codec_of
-from celebahq_builder.formats.hdf5 import PyramidFile
-from celebahq_builder.formats.hdf5_layout import PHOTOS, level_name
-from celebahq_builder.formats.labels import read_labels
-from celebahq_builder.formats.metadata import Metadata, read_metadata
-from celebahq_builder.formats.pictures import Labels, Picture, Pixels
-from celebahq_builder.workspace import sha256
+from celebahq_builder.formats.chunks import chunk_table
+from celebahq_builder.formats.codecs import Stored
+from celebahq_builder.imaging.pyramid import Pixels
 
-BLOCK_BYTES = 16 * 2**20
-"""Pictures are read together up to this size."""
+Numbers = Sequence[int] | NDArray[np.int64]
 
-
-def read(path: Path) -> Level:
-    """Open the largest level of a multi-resolution HDF5 file.
-
-    The smaller levels are checked for presence, size and count; their pixels follow from the largest.
-
-    Raises:
-        FormatError: as `Level` does.
-    """
-    return Level(path)
+SHARES = 16
+"""Parts for each thread, of what is to be read: so many that threads end together, so few that parts are worth it."""
 
 
 class Level:
-    """The pictures of one resolution, a `PictureSet`; all levels of the file are checked before one is read.
+    """One level of a multi-resolution file, open for reading.
+
+    It goes through pickle and fork; a process opens the file when it first reads. All of them read the file that this
+    object was made of, and refuse one that was put in its place or altered since. Memory is 17 bytes a chunk.
 
     Args:
-        path: of an HDF5 file.
-        resolution: which level; default the largest.
+        path: of a file of this project, of the ProGAN authors' tool, or any with levels named like theirs.
+        resolution: r of the level; None for the largest.
+        threads: that decompress; None for one per core.
 
     Raises:
-        FormatError: not an HDF5 file or cut short, no levels, one missing, of another type or with another number
-            of pictures than the rest, no pictures, or not the level asked for.
+        FormatError: no such file or level, a level of another length than the largest, or of an unknown codec.
     """
 
-    def __init__(self, path: Path, resolution: int | None = None) -> None:
+    def __init__(self, path: Path, resolution: int | None = None, threads: int | None = None) -> None:
         self.path = path
-        self.pyramid = PyramidFile(path)
+        self.threads = threads or os.cpu_count() or 1
+        if not path.is_file():
+            raise FormatError(f"{path} does not exist")
+        self._identity = _identity(path.stat())
         try:
-            if not self.pyramid.count:
-                raise FormatError(f"{path} holds no pictures; its writer was killed, get or build it again")
-            self.resolution = self.pyramid.resolution if resolution is None else resolution
-            if self.resolution not in self.pyramid.resolutions:
-                has = ", ".join(map(str, self.pyramid.resolutions))
-                raise FormatError(f"{path} has no level {resolution}x{resolution}; it has {has}: ask for one of these")
-            level = self.pyramid.level(self.resolution)
-            if level.chunks is not None and level.compression not in ("gzip", "lzf"):
-                codec_of(level)  # loads the filter of a codec that is not HDF5's own, or says what to install
-        except FormatError:
-            self.pyramid.file.close()
-            raise
-        self.count = self.pyramid.count
-        self.channels = self.pyramid.channels
+            file = h5py.File(path, "r")
+        except OSError as error:
+            raise FormatError(
+                f"{path} is not a readable HDF5 file (a writer that was killed leaves such): {error}; write it again"
+            ) from None
+        with file:
+            largest, dataset = _find(file, path, resolution)
+            self.resolution = int(dataset.shape[-1])
+            self.name: str = dataset.name[1:]
+            self.shape: tuple[int, ...] = dataset.shape
+            """N, C, r, r"""
+            if len(dataset) != len(largest):
+                raise FormatError(
+                    f"{path}: {self.name} has {len(dataset)} pictures, {largest.name[1:]} has {len(largest)}; "
+                    "its writer was stopped, write the file again"
+                )
+            if not dataset.size:
+                raise FormatError(f"{path}: {self.name} has no pictures")
+            self.table = chunk_table(dataset)
+        self._absolute = path.absolute()  # of later processes, which may be elsewhere
+        self._file: int | None = None
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.pyramid.file.close()
-
-    @property
-    def is_top(self) -> bool:
-        """Whether it is the largest level, which the recorded hashes are of."""
-        return self.resolution == self.pyramid.resolution
-
-    @functools.cached_property
-    def metadata(self) -> Metadata:
-        """What the file knows of its pictures; hashes only with the level that they are of."""
-        return self.metadata_of(slice(None))
-
-    def metadata_of(self, rows: slice) -> Metadata:
-        """Return `metadata` of some pictures."""
-        metadata = read_metadata(self.pyramid, rows)
-        if not self.is_top:
-            metadata.columns.pop("sha256", None)
-        return metadata
-
-    @functools.cached_property
-    def labels(self) -> Labels | None:
-        """Of the file ``<stem>-labels.npy`` beside it, or else the attributes: 1 where a photo has it, 0 elsewhere."""
-        labels = read_labels(self.path, self.count)
-        return self.metadata.attribute_labels if labels is None else labels
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return self.shape[0]
 
     @property
-    def label_names(self) -> tuple[str, ...]:
-        """One for each column of the labels, where the file has them."""
-        stored = self.pyramid.column("label_names")
-        names = self.metadata.attribute_names if stored is None else tuple(map(str, stored))
-        return names if self.labels is not None and len(names) == self.labels.shape[1] else ()
+    def nbytes(self) -> int:
+        """Bytes of all pictures, decompressed."""
+        return int(np.prod(self.shape, dtype=np.int64))
 
-    def pictures(self, start: int = 0) -> Iterator[Picture]:
-        """Yield the pictures from number `start` on; see `pixels` for errors."""
-        files = self.metadata.columns.get("file")
-        for number, pixels in enumerate(self.pixels(range(start, self.count)), start):
-            yield Picture(pixels, str(files[number]) if files is not None else f"{number:08d}")
+    def read(self, numbers: Numbers, *, parallel: bool = True) -> Pixels:
+        """Return pictures by their numbers, uint8 [n, C, r, r], in the order asked for.
 
-    def pixels(self, numbers: Sequence[int], resolution: int | None = None) -> Iterator[Pixels]:
-        """Yield pictures uint8 [C, r, r] by their numbers; those of the largest level are checked by their hashes.
+        A chunk is decompressed once, however many of its pictures are wanted.
 
         Args:
-            numbers: a range of step 1 is read in blocks.
-            resolution: r, default the level's own.
+            numbers: from 0 to N - 1; may repeat.
+            parallel: False for no threads, as in one of several processes that read.
 
         Raises:
-            FormatError: a picture that cannot be read, or that is not the one that was written.
+            FormatError: the file was replaced, altered or damaged.
+            IndexError: there is no picture of that number.
         """
-        r = self.resolution if resolution is None else resolution
-        level = self.pyramid.level(r)
-        block = max(1, BLOCK_BYTES // (self.channels * r * r)) if isinstance(numbers, range) else 1
-        for k in range(0, len(numbers), block):
-            some = numbers[k : k + block]
-            rows = slice(some[0], some[-1] + 1)
-            try:
-                pictures = level[rows]
-            except OSError as error:
-                raise FormatError(
-                    f"{self.path}: pictures {rows.start} to {rows.stop - 1} of {level_name(r)} cannot be read: "
-                    f"{error}; the file is damaged, get or build it again"
-                ) from None
-            for number, hashed, pixels in zip(some, self._hashes(rows, r), pictures, strict=True):
-                if hashed is not None and sha256(pixels.tobytes()) != hashed:
-                    raise FormatError(
-                        f"{self.path}: picture {number} is not the one that was written: its SHA-256 is another; the "
-                        "file is damaged, get or build it again"
-                    )
-                yield pixels
+        wanted = np.asarray(numbers, np.int64).reshape(-1)
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"{self.path} has pictures 0 to {len(self) - 1}, not {wanted.min()} to {wanted.max()}")
+        file = self._open()
+        pixels = np.empty((len(wanted), *self.shape[1:]), np.uint8)
+        rows, inside = (part.tolist() for part in np.divmod(wanted, self.table.shape[0]))
+        places: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for place, (row, i) in enumerate(zip(rows, inside, strict=True)):
+            places[row].append((place, i))
 
-    def _hashes(self, rows: slice, resolution: int) -> list[str | None]:
-        unknown: list[str | None] = [None] * (rows.stop - rows.start)
-        recorded = self.pyramid.file.get(f"{PHOTOS}/sha256")
-        if resolution != self.pyramid.resolution or recorded is None or recorded.shape != (self.count,):
-            return unknown
-        return list(recorded.asstr()[rows])
+        def copy(some: list[int]) -> None:
+            for row in some:
+                self._copy(file, row, places[row], pixels)
+
+        needed = list(places)
+        if parallel and self.threads > 1 and len(needed) > 1:
+            share = -(-len(needed) // (self.threads * SHARES))
+            list(self._threads().map(copy, (needed[i : i + share] for i in range(0, len(needed), share))))
+        else:
+            copy(needed)
+        return pixels
+
+    def _copy(self, file: int, row: int, places: list[tuple[int, int]], pixels: Pixels) -> None:
+        """Copy pictures of one row of chunks, each from its place in the chunk to that in the result."""
+        for column in itertools.product(*map(range, self.table.offsets.shape[1:])):
+            chunk = self._chunk(file, (row, *column))
+            sides = zip(column, self.table.shape[1:], self.shape[1:], strict=True)
+            part = tuple(slice(i * side, min((i + 1) * side, whole)) for i, side, whole in sides)
+            inner = tuple(slice(0, one.stop - one.start) for one in part)
+            for place, i in places:
+                pixels[place][part] = chunk[i][inner]
+
+    def _chunk(self, file: int, place: tuple[int, ...]) -> Pixels:
+        table, size = self.table, int(self.table.sizes[place])
+        try:
+            data = os.pread(file, size, int(table.offsets[place]))
+            if len(data) < size:
+                raise FormatError(f"the file ends {size - len(data)} bytes early")
+            return (table.codec if table.coded[place] else Stored()).decompress(data, table.shape)
+        except (FormatError, OSError) as error:
+            first = place[0] * table.shape[0]
+            last = min(first + table.shape[0], len(self)) - 1
+            raise FormatError(
+                f"{self.path}: {self.name}, pictures {first} to {last}: {error}; write the file again"
+            ) from None
+
+    def _open(self) -> int:
+        """Return the file's descriptor in this process; after a fork that of the parent, which has no position."""
+        if self._file is None:
+            try:
+                self._file = os.open(self._absolute, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise FormatError(f"{self.path} cannot be opened any more: {error.strerror}") from None
+            weakref.finalize(self, os.close, self._file)
+        if _identity(os.fstat(self._file)) != self._identity:
+            raise FormatError(f"{self.path} was replaced or altered while it was in use; start again with the new file")
+        return self._file
+
+    def _threads(self) -> ThreadPoolExecutor:
+        """Return this process's threads: a fork copies none."""
+        if self._pool is None or self._pool[0] != os.getpid():
+            self._pool = os.getpid(), ThreadPoolExecutor(self.threads, "chunks")
+        return self._pool[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None, "_pool": None}
+
+
+def _find(file: h5py.File, path: Path, resolution: int | None) -> tuple[h5py.Dataset, h5py.Dataset]:
+    """Return the largest level and the one wanted; what else is in the file, and which other levels, is no matter."""
+    found = {int(match[1]): name for name in file if (match := re.fullmatch(r"data(\d+)x\1", name))}
+    if not found:
+        raise FormatError(f"{path} has no datasets data1024x1024, ...; it has {', '.join(file) or 'nothing'}")
+    r = max(found) if resolution is None else resolution
+    if r not in found:
+        sides = ", ".join(map(str, sorted(found, reverse=True)))
+        raise FormatError(f"{path} has no level {r}x{r}; it has those of {sides} px")
+    for side in {r, max(found)}:
+        level = file[found[side]]
+        shape = level.shape if isinstance(level, h5py.Dataset) else None
+        if shape is None or len(shape) != 4 or shape[2:] != (side, side) or level.dtype != np.uint8:
+            holds = "no array" if shape is None else f"{level.dtype} {list(shape)}"
+            raise FormatError(f"{path}: {found[side]} holds {holds}, expected uint8 [N, C, {side}, {side}]")
+    return file[found[max(found)]], file[found[r]]
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path, PurePosixPath
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.level import Level
+from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.metadata import Metadata
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def check_name(name: str, where: Path) -> str:
     return name
 
 
-def file_names(level: Level, where: Path, without: str = "") -> list[str]:
+def file_names(level: LevelPictures, where: Path, without: str = "") -> list[str]:
     """Return a name without ending for each picture, unique even where file systems take no notice of case.
 
     Ids, or else source files without their endings. Numbers as StyleGAN's tool gives them, ``img00000000``, where

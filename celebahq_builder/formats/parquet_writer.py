@@ -17,7 +17,7 @@ from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import png
 from celebahq_builder.formats.classes import class_numbers
 from celebahq_builder.formats.exporting import Export
-from celebahq_builder.formats.level import Level
+from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.names import file_names
 from celebahq_builder.formats.records import own_labels, records
 from celebahq_builder.formats.staging import Staging
@@ -81,7 +81,7 @@ def _write_shard(job: _Job) -> int:
     import pyarrow.parquet
 
     partial = job.path.with_name(job.path.name + ".partial")
-    with Level(job.source, job.resolution) as level, partial.open("wb") as file:
+    with LevelPictures(job.source, job.resolution) as level, partial.open("wb") as file:
         schema = _schema(pa, level)
         group = max(1, min(GROUP, GROUP_BYTES // (level.channels * level.resolution**2)))
         known = records(level, job.numbers)
@@ -99,7 +99,7 @@ def _write_shard(job: _Job) -> int:
     return len(job.numbers)
 
 
-def _schema(pa: ModuleType, level: Level) -> Any:
+def _schema(pa: ModuleType, level: LevelPictures) -> Any:
     """Return the same schema for all shards: it follows from the whole file, not from a shard's pictures."""
     fields = [pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()}))]
     features: dict[str, Any] = {"image": {"_type": "Image"}}

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from celebahq_builder.formats.classes import class_numbers
-from celebahq_builder.formats.level import Level
+from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.metadata import Record
 
 
-def own_labels(level: Level) -> bool:
+def own_labels(level: LevelPictures) -> bool:
     """Whether a level has labels other than its photos' attributes, which a record holds anyway."""
     attributes = level.metadata.attribute_labels
     return level.labels is not None and (attributes is None or not np.array_equal(level.labels, attributes))
 
 
-def records(level: Level, numbers: range) -> list[Record]:
+def records(level: LevelPictures, numbers: range) -> list[Record]:
     """Return the records of some pictures.
 
     A label is ``label``, the number of a class, and ``label_name`` where classes have names; or ``labels``, a list of

@@ -14,7 +14,7 @@ from celebahq_builder import parallel
 from celebahq_builder.formats import png
 from celebahq_builder.formats.classes import class_numbers
 from celebahq_builder.formats.exporting import Export
-from celebahq_builder.formats.level import Level
+from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.staging import Staging
 from celebahq_builder.workspace import read_json, write_json
 
@@ -68,7 +68,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     archive.writestr(entry, data)
 
 
-def _labels(level: Level) -> bytes:
+def _labels(level: LevelPictures) -> bytes:
     values = None
     if level.labels is not None:
         classes = class_numbers(level.labels)

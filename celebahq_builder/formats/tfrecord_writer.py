@@ -13,7 +13,7 @@ from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.exporting import Export
 from celebahq_builder.formats.labels import labels_file
-from celebahq_builder.formats.level import Level
+from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.staging import Staging
 from celebahq_builder.formats.tfrecord import encode_example, frame
 from celebahq_builder.imaging.pyramid import levels
@@ -84,7 +84,7 @@ def _sides(resolution: int) -> list[int]:
     return [r for r in levels(resolution) if r >= SMALLEST]
 
 
-def _begun(level: Level, prefix: Path, stage: Staging) -> set[int]:
+def _begun(level: LevelPictures, prefix: Path, stage: Staging) -> set[int]:
     """Make the files as long as they will be; return the first records of the parts that they hold already."""
     notes = stage.root / "done"
     if not notes.exists():
@@ -106,7 +106,7 @@ def _reserve(file: int, size: int) -> None:
 
 
 def _write_records(job: _Job) -> tuple[int, int]:
-    with Level(job.source, job.resolution) as level:
+    with LevelPictures(job.source, job.resolution) as level:
         for r in _sides(job.resolution):
             with path_of(job.prefix, r).open("rb+") as file:
                 for number, pixels in enumerate(level.pixels(job.numbers, r), job.start):

@@ -13,7 +13,7 @@ from pathlib import Path
 from celebahq_builder import parallel
 from celebahq_builder.formats import png
 from celebahq_builder.formats.exporting import Export
-from celebahq_builder.formats.level import Level
+from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.names import file_names
 from celebahq_builder.formats.records import records
 from celebahq_builder.formats.staging import Staging
@@ -54,7 +54,7 @@ def write(export: Export, stage: Staging) -> Iterator[int]:
 
 def _write_shard(job: _Job) -> int:
     partial = job.path.with_name(job.path.name + ".partial")
-    with Level(job.source, job.resolution) as level, partial.open("wb") as file:
+    with LevelPictures(job.source, job.resolution) as level, partial.open("wb") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
             known = records(level, job.numbers)
             for key, record, pixels in zip(job.names, known, level.pixels(job.numbers), strict=True):

@@ -257,7 +257,9 @@ def test_batches_decide_nothing_in_bundled_networks(name: str, tile: int, sizes:
         assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
 
 
-@pytest.mark.parametrize(("name", "tile", "side"), [("denoiser", 160, 408), ("upscaler-psnr", 32, 100), ("upscaler-gan", 32, 100)])
+@pytest.mark.parametrize(
+    ("name", "tile", "side"), [("denoiser", 160, 408), ("upscaler-psnr", 32, 100), ("upscaler-gan", 32, 100)]
+)
 def test_windows_do_not_show_in_bundled_networks(name: str, tile: int, side: int) -> None:
     net, pixels = load(name), crop("000001.jpg", side, side)
     found = run_tiled(net, pixels, **how(net, tile), batch=3)

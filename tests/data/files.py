@@ -1,0 +1,51 @@
+"""Multi-resolution files of both layouts, small enough to be made anew for every test."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from celebahq_builder.formats.codecs import Codec, Gzip
+from celebahq_builder.formats.hdf5_layout import pictures_per_job
+from celebahq_builder.formats.hdf5_writer import PyramidWriter
+from celebahq_builder.formats.packing import pack
+from celebahq_builder.imaging.pyramid import build_pyramid
+
+Pictures = NDArray[np.uint8]
+
+GZIP = Gzip()
+
+
+def pictures(count: int, resolution: int, seed: int = 0) -> Pictures:
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, resolution, resolution), dtype=np.uint8)
+
+
+def ours(path: Path, data: Pictures, codec: Codec = GZIP, **columns) -> Path:
+    """Write a file as this project does."""
+    count, channels, resolution, _ = data.shape
+    with PyramidWriter(path, count=count, resolution=resolution, channels=channels, codec=codec) as writer:
+        at_once = pictures_per_job(resolution, channels)
+        for start in range(0, count, at_once):
+            writer.write(pack(data[start : start + at_once], resolution, channels, codec))
+        writer.finish(columns, {})
+    return path
+
+
+def original(path: Path, data: Pictures) -> Path:
+    """Write a file as the ProGAN authors' Theano tool does: it grows, and from 8x8 on each picture is a chunk."""
+    with h5py.File(path, "w") as file:
+        for level in build_pyramid(data):
+            shape = level.shape[1:]
+            dataset = file.create_dataset(
+                f"data{shape[-1]}x{shape[-1]}",
+                shape=(0, *shape),
+                maxshape=(None, *shape),
+                chunks=(max(1, 64 // shape[-1] ** 2), *shape),
+                dtype=np.uint8,
+                compression="gzip",
+                compression_opts=4,
+            )
+            dataset.resize(len(level), axis=0)
+            dataset[:] = level
+    return path
