@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import deflate
 import h5py
 import numpy as np
 from isal import isal_zlib
@@ -29,10 +30,6 @@ BLOSC2 = 32026
 
 ISAL_LEVEL = 2
 """Of ISA-L's deflate: eight times as fast as zlib's level 4, a fifteenth larger; level 3 gains 0.6 % more."""
-
-
-DAMAGE: tuple[type[Exception], ...] = (isal_zlib.IsalError, EOFError)  # type: ignore[assignment]  # its stub says less
-"""What ISA-L raises for data that are no zlib stream, or a part of one."""
 
 
 class Codec(Protocol):
@@ -102,10 +99,14 @@ class Gzip:
 
     def decompress(self, data: bytes, shape: tuple[int, ...]) -> Chunk:
         """Return the chunk of a zlib stream, whoever wrote it."""
+        size = math.prod(shape)
         try:
-            unpacked = isal_zlib.decompress(data, bufsize=max(1, math.prod(shape)))
-        except DAMAGE as error:
-            raise FormatError(f"a gzip chunk of {len(data)} bytes is damaged: {error}") from None
+            # libdeflate needs to know the size beforehand and is given whole chunks: twice as fast as zlib and ISA-L.
+            unpacked = deflate.zlib_decompress(data, max(1, size))
+        except deflate.DeflateError as error:
+            raise FormatError(
+                f"a gzip chunk of {len(data)} bytes is damaged, or holds more than {size} of shape {list(shape)}: {error}"
+            ) from None
         return _shaped(unpacked, shape, self.name)
 
 
@@ -195,10 +196,12 @@ def codec_of(dataset: h5py.Dataset) -> Codec:
     raise FormatError(f"{where} has the filters {found}; expected gzip, blosc2 or none")
 
 
-def _shaped(data: bytes, shape: tuple[int, ...], name: str) -> Chunk:
+def _shaped(data: bytes | bytearray, shape: tuple[int, ...], name: str) -> Chunk:
     if len(data) != math.prod(shape):
         raise FormatError(f"a {name} chunk has {len(data)} bytes, expected {math.prod(shape)} of shape {list(shape)}")
-    return np.frombuffer(data, np.uint8).reshape(shape)
+    chunk = np.frombuffer(data, np.uint8).reshape(shape)
+    chunk.flags.writeable = False
+    return chunk
 
 
 def _memory_file() -> h5py.File:
