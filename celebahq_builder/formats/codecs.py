@@ -105,7 +105,8 @@ class Gzip:
             unpacked = deflate.zlib_decompress(data, max(1, size))
         except deflate.DeflateError as error:
             raise FormatError(
-                f"a gzip chunk of {len(data)} bytes is damaged, or holds more than {size} of shape {list(shape)}: {error}"
+                f"a gzip chunk of {len(data)} bytes is damaged, or holds more than {size} of shape {list(shape)}: "
+                f"{error}"
             ) from None
         return _shaped(unpacked, shape, self.name)
 
