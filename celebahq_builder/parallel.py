@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 import resource
@@ -23,6 +24,9 @@ from celebahq_builder.errors import RecipeError, WorkspaceError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+PORTION_JOBS = 4
+"""Jobs per worker whose results may wait for the reader at once, where order matters."""
+
 AHEAD_JOBS = 3
 """Jobs per thread that are read and done ahead of a slow reader."""
 
@@ -30,13 +34,16 @@ ORPHAN_CHECK_S = 0.3
 """How often a worker looks whether its owner is still there; less than a new run takes to start."""
 
 
-def run(function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int) -> Iterator[Result]:
+def run(
+    function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int, ordered: bool = False
+) -> Iterator[Result]:
     """Yield the results of a function for some jobs, computed by `workers` processes.
 
     Args:
         function: importable by name; takes and returns small, picklable values.
         jobs: read lazily, two per worker ahead.
         workers: 1 runs in this process.
+        ordered: yield in the order of the jobs, not of their completion.
 
     Raises:
         WorkspaceError: a worker was killed from outside.
@@ -44,8 +51,38 @@ def run(function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int)
     """
     if workers == 1:
         yield from map(function, jobs)
+    elif ordered:
+        # joblib reads on while results wait for a slow reader; portions bound what can pile up.
+        for portion in _portions(jobs, workers):
+            yield from _pool(function, portion, workers, "generator")
     else:
-        yield from _pool(function, jobs, workers)
+        yield from _pool(function, jobs, workers, "generator_unordered")
+
+
+def _portions(jobs: Iterable[Job], workers: int) -> Iterator[list[Job]]:
+    iterator = iter(jobs)
+    while portion := list(itertools.islice(iterator, PORTION_JOBS * workers)):
+        yield portion
+
+
+def _pool(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int, how: str) -> Iterator[Result]:
+    # Threads per worker are fixed, not cores by workers: the sums of a convolution depend on how it is split.
+    with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+        pool = joblib.Parallel(n_jobs=workers, return_as=how, batch_size=1, pre_dispatch="2*n_jobs")
+        results = pool(joblib.delayed(_owned)(function, os.getpid(), job) for job in jobs)
+        try:
+            yield from results
+        except BrokenProcessPool as error:
+            raise WorkspaceError(
+                f"a worker process was killed from outside, most likely for want of memory ({type(error).__name__}); "
+                "run the same command again with fewer --workers, it goes on from here"
+            ) from None
+        finally:
+            with (
+                warnings.catch_warnings()
+            ):  # of results that nobody fetched: the reader stopped for a reason of its own
+                warnings.simplefilter("ignore")
+                results.close()
 
 
 def run_threads(function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int) -> Iterator[Result]:
@@ -76,26 +113,6 @@ def run_threads(function: Callable[[Job], Result], jobs: Iterable[Job], *, worke
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _pool(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[Result]:
-    # Threads per worker are fixed, not cores by workers: the sums of a convolution depend on how it is split.
-    with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-        pool = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
-        results = pool(joblib.delayed(_owned)(function, os.getpid(), job) for job in jobs)
-        try:
-            yield from results
-        except BrokenProcessPool as error:
-            raise WorkspaceError(
-                f"a worker process was killed from outside, most likely for want of memory ({type(error).__name__}); "
-                "run the same command again with fewer --workers, it goes on from here"
-            ) from None
-        finally:
-            with (
-                warnings.catch_warnings()
-            ):  # of results that nobody fetched: the reader stopped for a reason of its own
-                warnings.simplefilter("ignore")
-                results.close()
 
 
 def _owned(function: Callable[[Job], Result], owner: int, job: Job) -> Result:

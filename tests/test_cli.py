@@ -117,8 +117,10 @@ def test_typo_in_an_option() -> None:
 
 def test_dry_run_says_everything_and_writes_nothing(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    ended = run("--celeba-root", SAMPLE, "--out", out, "--keep", "7", "--dry-run")
+    ended = run("--celeba-root", SAMPLE, "--out", out, "--keep", "7", "--labels", "--dry-run")
     assert ended.returncode == 0, ended.stderr
+    assert "pack.labels = true  (--labels)" in ended.stdout
+    assert 'pack.compression = "gzip"  (default)' in ended.stdout
     assert "select.keep = 7  (--keep)" in ended.stdout
     assert "resolution = 1024  (" in ended.stdout
     assert "celebahq-1024.toml" in ended.stdout

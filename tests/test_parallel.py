@@ -56,15 +56,14 @@ def pid_into(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_threads_in_order(workers: int) -> None:
-    assert list(parallel.run_threads(square, range(20), workers=workers)) == [n * n for n in range(20)]
-    assert list(parallel.run_threads(slow_first, range(6), workers=workers)) == list(range(6))
-    assert list(parallel.run_threads(square, [], workers=workers)) == []
+def test_results_in_order(workers: int) -> None:
+    assert list(parallel.run(square, range(20), workers=workers, ordered=True)) == [n * n for n in range(20)]
 
 
 def test_results_as_they_come() -> None:
     found = list(parallel.run(slow_first, range(6), workers=2))
     assert sorted(found) == list(range(6))
+    assert list(parallel.run(slow_first, range(6), workers=2, ordered=True)) == list(range(6))
 
 
 def test_one_worker_is_this_process() -> None:
@@ -84,7 +83,7 @@ def test_workers_have_one_thread_each() -> None:
     assert set(parallel.run(threads, range(2), workers=2)) == {1}
 
 
-@pytest.mark.parametrize(("workers", "ahead"), [(1, 0), (2, 6)])
+@pytest.mark.parametrize(("workers", "ahead"), [(1, 0), (2, 8)])
 def test_jobs_wait_for_the_reader(workers: int, ahead: int) -> None:
     """Else the results of fast workers pile up in memory before a slow disk."""
     read = 0
@@ -95,7 +94,7 @@ def test_jobs_wait_for_the_reader(workers: int, ahead: int) -> None:
             read += 1
             yield number
 
-    results = parallel.run_threads(square, jobs(), workers=workers)
+    results = parallel.run(square, jobs(), workers=workers, ordered=True)
     assert [next(results) for _ in range(3)] == [0, 1, 4]
     time.sleep(0.3)
     read_ahead = read - 3
@@ -104,12 +103,19 @@ def test_jobs_wait_for_the_reader(workers: int, ahead: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_error_of_a_job_comes_through(workers: int) -> None:
-    with pytest.raises(SourceError, match="^the third$"):
-        list(parallel.run(fails_at_three, range(100), workers=workers))
-    assert sorted(parallel.run(square, range(3), workers=workers)) == [0, 1, 4]
+def test_threads_in_order(workers: int) -> None:
+    assert list(parallel.run_threads(square, range(20), workers=workers)) == [n * n for n in range(20)]
+    assert list(parallel.run_threads(slow_first, range(6), workers=workers)) == list(range(6))
+    assert list(parallel.run_threads(square, [], workers=workers)) == []
     with pytest.raises(SourceError, match="^the third$"):
         list(parallel.run_threads(fails_at_three, range(100), workers=workers))
+
+
+def test_jobs_of_threads_wait_for_the_reader() -> None:
+    jobs = iter(range(60))
+    results = parallel.run_threads(square, jobs, workers=2)
+    assert [next(results) for _ in range(3)] == [0, 1, 4]
+    assert next(jobs) - 3 <= 6
 
 
 def test_threads_end_with_their_reader() -> None:
@@ -121,11 +127,18 @@ def test_threads_end_with_their_reader() -> None:
     assert threading.active_count() == before
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_error_of_a_job_comes_through(workers: int) -> None:
+    with pytest.raises(SourceError, match="^the third$"):
+        list(parallel.run(fails_at_three, range(100), workers=workers))
+    assert list(parallel.run(square, range(3), workers=workers, ordered=True)) == [0, 1, 4]
+
+
 @pytest.mark.filterwarnings("ignore:A worker stopped while some jobs were given")
 def test_killed_worker() -> None:
     with pytest.raises(WorkspaceError, match=r"a worker process was killed .* fewer --workers"):
         list(parallel.run(dies_at_three, range(20), workers=2))
-    assert sorted(parallel.run(square, range(3), workers=2)) == [0, 1, 4]
+    assert list(parallel.run(square, range(3), workers=2, ordered=True)) == [0, 1, 4]
 
 
 def alive(pid: int) -> bool:

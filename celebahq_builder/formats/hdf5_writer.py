@@ -53,13 +53,16 @@ class PyramidWriter:
         self.done = 0
         keywords = codec.keywords
         self.partial.unlink(missing_ok=True)
-        try:
+        with self._storing():
             self.file = h5py.File(self.partial, "w", libver=("earliest", "v110"))
-            for level in self.levels:
-                level.create(self.file, count, keywords)
-            self.file.create_group(PHOTOS)
-        except OSError as error:
-            raise as_storage_error(error, path) from error
+        try:
+            with self._storing():
+                for level in self.levels:
+                    level.create(self.file, count, keywords)
+                self.file.create_group(PHOTOS)
+        except BaseException:
+            self._discard()
+            raise
 
     def write(self, packed: Packed, columns: Mapping[str, Sequence[str]] | None = None) -> None:
         """Store the pictures that follow.
@@ -99,6 +102,8 @@ class PyramidWriter:
         for name, values in columns.items():
             if len(values) != self.count and name not in NAMES:
                 raise FormatError(f"{self.path}: column {name} has {len(values)} rows, expected {self.count}")
+            if not isinstance(values, np.ndarray):
+                _check_text(name, values)
         with self._storing():
             for level in self.levels:
                 level.close()
@@ -128,6 +133,10 @@ class PyramidWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._discard()
+
+    def _discard(self) -> None:
+        """Close the file and delete it, if it has not got its name."""
         with contextlib.suppress(OSError, RuntimeError):  # a full disk fails again; the first error is the one to show
             self.file.close()
         self.partial.unlink(missing_ok=True)
@@ -181,10 +190,11 @@ class _Column:
 
     def __init__(self, group: h5py.Group, name: str, count: int) -> None:
         self.dataset = group.create_dataset(name, shape=(count,), dtype=h5py.string_dtype())
-        self.start = 0
+        self.name, self.start = name, 0
         self.waiting: list[str] = []
 
     def add(self, texts: Sequence[str]) -> None:
+        _check_text(self.name, texts)
         self.waiting += texts
         if len(self.waiting) >= ROWS:
             self.close()
@@ -194,6 +204,21 @@ class _Column:
             self.dataset[self.start : self.start + len(self.waiting)] = self.waiting
             self.start += len(self.waiting)
             self.waiting = []
+
+
+def _check_text(column: str, texts: Sequence[str]) -> None:
+    """Raise for text that HDF5 cannot hold, such as a file name in a legacy encoding."""
+    for text in texts:
+        if "\0" in text or not _is_unicode(text):
+            raise FormatError(f"{column} {text!r} cannot be stored in HDF5, which takes UTF-8 without NUL; rename it")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _disk_error(error: OSError | RuntimeError, path: Path) -> Exception:

@@ -201,6 +201,17 @@ def test_nothing_remains_after_an_error(error: type[BaseException], tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nothing_remains_where_no_level_can_be_made(tmp_path: Path) -> None:
+    class Broken(Gzip):
+        @property
+        def keywords(self) -> dict[str, object]:
+            return {"compression": "gzip", "compression_opts": 99}
+
+    with pytest.raises(ValueError, match="99"):
+        PyramidWriter(tmp_path / "data.h5", count=2, resolution=8, channels=3, codec=Broken())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_file_of_a_killed_run_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "data.h5.partial").write_bytes(b"half a file")
     path = write(tmp_path / "data.h5", pictures(2, 8))
@@ -312,8 +323,10 @@ def test_missing_top_level(sound: Path) -> None:
     assert {f"picture {i}: its SHA-256 is not the one recorded" for i in range(5)} <= set(alter(sound, remove))
 
 
-@pytest.mark.parametrize("count", [4, 6])
+@pytest.mark.parametrize("count", [0, 4, 6])
 def test_levels_of_different_lengths(count: int, sound: Path) -> None:
+    """The Theano tool, killed before it closed the file, leaves its small levels empty."""
+
     def resize(file: h5py.File) -> None:
         file["data2x2"].resize(count, axis=0)
 

@@ -167,6 +167,14 @@ def test_picture_of_another_shape(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+@pytest.mark.parametrize("name", ["caf\udce9.jpg", "a\0b.jpg"])
+def test_name_that_hdf5_cannot_hold(name: str, tmp_path: Path) -> None:
+    data = arrays(2, 8, names=["é.jpg", name])
+    with pytest.raises(FormatError, match=r"file '.*\.jpg' cannot be stored in HDF5, which takes UTF-8 without NUL"):
+        write_pictures(data, tmp_path / "data.h5")
+    assert files(tmp_path) == []
+
+
 def test_partial_file_of_a_killed_run(tmp_path: Path) -> None:
     data = arrays(5, 8)
     write_pictures(data, tmp_path / "first.h5")
