@@ -20,8 +20,7 @@ def class_numbers(labels: Labels) -> NDArray[np.int64] | None:
     if not labels.size or labels.shape[1] < 2:
         return None
     numbers = labels.argmax(axis=1)
-    same = numbers.max() == labels.shape[1] - 1 and np.array_equal(one_hot(numbers), labels)
-    return numbers.astype(np.int64) if same else None
+    return numbers.astype(np.int64) if np.array_equal(one_hot(numbers), labels) else None
 
 
 def one_hot(numbers: NDArray[np.int64]) -> Labels:
