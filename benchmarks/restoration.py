@@ -42,7 +42,7 @@ def main() -> None:
         rows += [Row(f"{name}: weights in the registry", name in known, "", at_least=1) for name in UPSCALERS]
         rows += upscaler_rows(upscalers, data)
     if asked.only in (None, "cost"):
-        rows += cost_rows(denoiser, upscalers["upscaler-psnr"], data)
+        rows += cost_rows(denoiser, upscalers["upscaler-gan"], data)
     if asked.json:
         asked.json.write_text(json.dumps([row.mapping() for row in rows], indent=1))
     finish(rows)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from celebahq_builder.bundled import bundled
 from celebahq_builder.errors import RecipeError
+from celebahq_builder.progan.recipe import ProganRecipe
 from celebahq_builder.recipe import flatten, from_mapping, load, merge, read_toml, to_mapping
 from celebahq_builder.stages.recipe import BuildRecipe
 from celebahq_builder.training.adversarial import AdversarialRecipe
@@ -253,6 +254,7 @@ TRAINING = {
     "denoise": RestorationRecipe,
     "upscale": RestorationRecipe,
     "upscale-adversarially": AdversarialRecipe,
+    "progan": ProganRecipe,
 }
 """What trains the network of each task."""
 

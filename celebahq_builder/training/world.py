@@ -52,6 +52,14 @@ class World:
         for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
+    def any(self, flag: bool) -> bool:
+        """Return whether any process says yes."""
+        if self.size == 1:
+            return flag
+        told = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        return bool(told)
+
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of `values` over all processes."""
         if self.size > 1:

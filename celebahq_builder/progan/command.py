@@ -1,0 +1,81 @@
+"""`celebahq train`, as the command line asks for it: recipe -> what will be done -> training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from celebahq_builder.errors import RecipeError
+from celebahq_builder.nets.progan import Discriminator, Generator
+from celebahq_builder.progan.recipe import ProganRecipe
+from celebahq_builder.progan.train import Request, Training, examine
+from celebahq_builder.recipe import load, read_toml
+from celebahq_builder.training.world import World, joined
+
+
+def train(request: Request, recipe: Path, *, device: str = "auto", threads: int | None = None) -> Path:
+    """Train a ProGAN, alone or among the processes that torchrun started; return the folder of the run.
+
+    Raises:
+        RecipeError: the recipe is of another kind of training, or its minibatches do not fit the number of processes.
+        TrainingError: data that do not fit, a run of another recipe, or losses that are not finite.
+        FormatError: the HDF5 file is unusable.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    settings = read_recipe(recipe)
+    with joined(device) as world:
+        check_shares(settings, world)
+        return Training(request, settings, world).run()
+
+
+def read_recipe(path: Path) -> ProganRecipe:
+    """Read a recipe of this task.
+
+    Raises:
+        RecipeError: it cannot be read, or is of another task.
+    """
+    task = read_toml(path).get("task")
+    if task != "progan":
+        raise RecipeError(f"{path}: task = {task}; this command trains task = progan")
+    return load(ProganRecipe, path)
+
+
+def check_shares(recipe: ProganRecipe, world: World) -> None:
+    """Raise if a minibatch of the schedule cannot be shared by the processes, or cut into passes as the recipe says."""
+    net, schedule = recipe.net, recipe.schedule
+    for level in net.levels:
+        moment = schedule.at(schedule.begins(level, net.level_max), net.level_max)
+        try:
+            dataclasses.replace(moment, level=level).passes(world.size, net.stddev_group)
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
+
+
+def plan(request: Request, recipe: Path) -> Iterator[str]:
+    """Yield what a training would do, line by line: data, networks, and a row for each resolution.
+
+    Raises:
+        RecipeError: the recipe is unusable.
+        TrainingError: the data do not fit it.
+        FormatError: the HDF5 file is unusable.
+    """
+    settings = read_recipe(recipe)
+    count, facts = examine(request.data, settings)
+    net, schedule = settings.net, settings.schedule
+    yield f"data:     {request.data}: {count} pictures of {facts['resolution']}x{facts['resolution']}"
+    with torch.device("meta"):
+        sizes = [sum(p.numel() for p in made.parameters()) for made in (Generator(net), Discriminator(net))]
+    yield f"networks: {net.resolution}x{net.resolution}, {sizes[0] / 1e6:.1f} M and {sizes[1] / 1e6:.1f} M parameters"
+    total = request.total_kimg or schedule.total_kimg
+    yield f"training: {total:g} kimg, {settings.loss.kind}, {settings.precision}"
+    yield "  resolution   from kimg   minibatch   learning rate"
+    for level in net.levels:
+        begins = schedule.begins(level, net.level_max)
+        moment = schedule.at(begins, net.level_max)
+        if moment.level == level and begins < total:
+            side = f"{moment.resolution}x{moment.resolution}"
+            yield f"  {side:>10} {begins:11g} {moment.minibatch:11d} {moment.learning_rate:15g}"

@@ -1,0 +1,70 @@
+"""The generator as a file of its own: safetensors, with all that is needed to use it in its metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from celebahq_builder.errors import WeightsError
+from celebahq_builder.nets.progan import Architecture, Generator
+from celebahq_builder.workspace import sha256, write_atomic
+
+FORMAT = "progan-generator-1"
+
+
+def export(folder: Path, generator: Generator, level: int, alpha: float, about: dict[str, Any]) -> Path:
+    """Write ``generator.safetensors`` and, for people, ``generator.json`` into a folder.
+
+    Args:
+        folder: of the run.
+        generator: the averaged one.
+        level: that it has been trained up to.
+        alpha: how much of that level is in.
+        about: what else is to be known: kimg, data, recipe, versions.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in generator.state_dict().items()}
+    facts = {
+        "format": FORMAT,
+        "architecture": dataclasses.asdict(generator.architecture),
+        "level": level,
+        "alpha": alpha,
+        **about,
+    }
+    data = save(tensors, {"progan": json.dumps(facts)})
+    path = folder / "generator.safetensors"
+    write_atomic(path, data)
+    listed = {**facts, "sha256": sha256(data), "size_bytes": len(data)}
+    write_atomic(folder / "generator.json", (json.dumps(listed, indent=1, sort_keys=True) + "\n").encode())
+    return path
+
+
+def load_generator(path: Path, device: torch.device) -> tuple[Generator, int, float]:
+    """Read a generator, from its file or from the folder of its run.
+
+    Returns:
+        The network in evaluation mode, the level and the alpha it was trained up to.
+
+    Raises:
+        WeightsError: no such file, not a generator's, or damaged.
+    """
+    file = path / "generator.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise WeightsError(f"{file} does not exist; expected a run of celebahq train, or its generator.safetensors")
+    try:
+        with safe_open(file, "pt") as opened:
+            facts = json.loads((opened.metadata() or {}).get("progan", "{}"))
+            tensors: dict[str, Tensor] = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{file} cannot be read: {error}; export it again, or get it anew") from None
+    if facts.get("format") != FORMAT:
+        raise WeightsError(f"{file} is no generator of celebahq train; expected {FORMAT}, got {facts.get('format')}")
+    generator = Generator(Architecture(**facts["architecture"]))
+    generator.load_state_dict(tensors)
+    return generator.to(device).eval().requires_grad_(False), int(facts["level"]), float(facts["alpha"])

@@ -1,0 +1,64 @@
+"""What a training tells of itself: ``stats.jsonl``, one line a tick, and TensorBoard's events."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, Self
+
+from tensorboardX import SummaryWriter
+
+from celebahq_builder.workspace import write_atomic
+
+log = logging.getLogger(__name__)
+
+
+class Stats:
+    """Writes a line and a set of scalars for each tick.
+
+    Lines beyond the checkpoint, left by a run that was killed between the two, are dropped: they will be written again.
+
+    Args:
+        folder: of the run.
+        pictures: shown so far.
+    """
+
+    def __init__(self, folder: Path, pictures: int) -> None:
+        self.path = folder / "stats.jsonl"
+        kept = [line for line in read_lines(self.path) if line["pictures"] <= pictures]
+        if self.path.exists():
+            write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=pictures + 1 if pictures else None)
+
+    def write(self, line: dict[str, Any], total_kimg: float) -> None:
+        """Record a tick: its figures by name, ``pictures`` among them."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        for name, value in line.items():
+            if isinstance(value, (int, float)) and name != "pictures":
+                self.board.add_scalar(name, value, line["pictures"])
+        self.board.flush()
+        side = line["resolution"]
+        log.info(
+            "tick %d: %.1f of %g kimg, %dx%d, alpha %.2f, %.1f images/s, scores %.2f and %.2f, gradient %.2f",
+            *(line["tick"], line["kimg"], total_kimg, side, side, line["alpha"], line["images_per_s"]),
+            *(line["score_real"], line["score_fake"], line["gradient_norm"]),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.board.close()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's statistics; a torn last one is passed over."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines

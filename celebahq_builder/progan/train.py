@@ -1,0 +1,311 @@
+"""A ProGAN training, from an HDF5 file to a generator: steps, ticks, checkpoints; stopped and gone on with at will."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from celebahq_builder import __version__
+from celebahq_builder.data import Batch, Order, PyramidDataset, loader, to_device
+from celebahq_builder.errors import TrainingError
+from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.progan import checkpoint, grid
+from celebahq_builder.progan.checkpoint import Progress
+from celebahq_builder.progan.export import export
+from celebahq_builder.progan.players import STATISTICS, Players, Reals
+from celebahq_builder.progan.recipe import ProganRecipe
+from celebahq_builder.progan.schedule import Moment
+from celebahq_builder.progan.stats import Stats
+from celebahq_builder.recipe import to_mapping
+from celebahq_builder.training.world import World
+from celebahq_builder.workspace import sha256, write_atomic
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, apart from the recipe."""
+
+    data: Path
+    """HDF5 file."""
+    out: Path
+    """Folder of the run."""
+    resume: bool = False
+    """A run must lie there already."""
+    total_kimg: float | None = None
+    """Length of the training in place of the recipe's."""
+    workers: int = 0
+    """Processes that read; 0: threads."""
+    memory_bytes: int = 2 * 2**30
+    """Budget for keeping a level in memory."""
+
+
+class Training:
+    """A run: opened, gone on with, and saved.
+
+    Raises:
+        TrainingError: data that do not fit the recipe, a run of another recipe or other data, or none to resume.
+        FormatError: the HDF5 file is unusable.
+    """
+
+    def __init__(self, request: Request, recipe: ProganRecipe, world: World) -> None:
+        self.request, self.recipe, self.world = request, recipe, world
+        self.total_kimg = request.total_kimg or recipe.schedule.total_kimg
+        self.count, self.fingerprint = examine(request.data, recipe)
+        self.checkpoints = request.out / "checkpoints"
+        self.players = Players(recipe, world)
+        self.progress = Progress(tick_sums=torch.zeros(len(STATISTICS), device=world.device))
+        self.order = Order(self.count, recipe.seed)
+        # How long a training is, and how often it tells of itself, may change from session to session.
+        settings = to_mapping(dataclasses.replace(recipe, tick=type(recipe.tick)()))
+        settings["schedule"].pop("total_kimg")
+        settings.pop("tick")
+        self.identity = {"recipe": settings, "data": self.fingerprint}
+        found = checkpoint.restore(self.checkpoints, self.players, self.progress, self.identity)
+        if found:
+            self.order.load_state_dict(found[1])
+            log.info("going on from %s", found[0])
+        elif request.resume:
+            raise TrainingError(f"{request.out} holds no checkpoint to resume from; leave out --resume to begin there")
+        self.stopped = False
+
+    def run(self) -> Path:
+        """Train until the end, or until told to stop; return the folder of the run.
+
+        Raises:
+            TrainingError: the losses are not finite; the last checkpoint is as it was.
+        """
+        out = self.request.out
+        if self.world.first:
+            out.mkdir(parents=True, exist_ok=True)
+            write_atomic(out / "recipe.json", (json.dumps(to_mapping(self.recipe), indent=1) + "\n").encode())
+        with stop_signals(self), Stats(out, self.progress.pictures) if self.world.first else nothing() as stats:
+            if self.world.first and not self.progress.pictures:
+                self._show()
+            while self.progress.kimg < self.total_kimg and not self.stopped:
+                self._level(stats)
+            if self.progress.tick_steps or self.progress.kimg >= self.total_kimg:
+                self._save()
+        if self.stopped:
+            log.info("stopped at %.1f kimg; the same command goes on from there", self.progress.kimg)
+        return out
+
+    def _level(self, stats: Stats | None) -> None:
+        """Train while the resolution and the size of the minibatch stay the same."""
+        moment = self._moment()
+        if self.progress.level not in (0, moment.level):
+            self.players.reset_optimisers()
+            log.info("%dx%d enters at %.1f kimg", moment.resolution, moment.resolution, self.progress.kimg)
+        labels = ("attributes" if self._attributes else "file") if self.recipe.net.labels else None
+        dataset = PyramidDataset(
+            self.request.data,
+            moment.resolution,
+            mirror=self.recipe.mirror,
+            labels=labels,  # type: ignore[arg-type]
+            memory_bytes=self.request.memory_bytes,
+        )
+        batches = loader(
+            dataset,
+            moment.minibatch,
+            self.order,
+            rank=self.world.rank,
+            world=self.world.size,
+            workers=self.request.workers,
+            pin=self.world.device.type == "cuda",
+        )
+        began = time.monotonic()
+        for batch in batches:
+            now = self._moment()
+            if (now.level, now.minibatch) != (moment.level, moment.minibatch):
+                raise AssertionError("the loader was asked for one minibatch too many")  # a bug, not the user's
+            self._step(now, batch)
+            if self._tick_ends():
+                self.progress.seconds += time.monotonic() - began
+                self._tick(stats, now, time.monotonic() - began)
+                began = time.monotonic()
+            after = self._moment()
+            stop = self.world.any(self.stopped)
+            if stop or self.progress.kimg >= self.total_kimg:
+                self.stopped = stop
+                break
+            if (after.level, after.minibatch) != (moment.level, moment.minibatch):
+                break
+        batches.close()  # type: ignore[attr-defined]
+
+    def _moment(self) -> Moment:
+        return self.recipe.schedule.at(self.progress.kimg, self.recipe.net.level_max)
+
+    def _step(self, moment: Moment, batch: Batch) -> None:
+        passes = moment.passes(self.world.size, self.recipe.net.stddev_group)
+        pictures, labels = to_device(batch, self.world.device, moment.alpha)
+        reals = [Reals(pictures[i::passes], None if labels is None else labels[i::passes]) for i in range(passes)]
+        progress = self.progress
+        found = self.players.step(progress.step, moment, reals)
+        if progress.tick_sums is not None:
+            progress.tick_sums += found
+        progress.tick_steps += 1
+        progress.step += 1
+        progress.pictures += moment.minibatch
+        progress.level = moment.level
+
+    def _tick_ends(self) -> bool:
+        progress = self.progress
+        done = progress.pictures - progress.tick_began >= self.recipe.tick.kimg * 1000
+        return done or progress.kimg >= self.total_kimg
+
+    def _tick(self, stats: Stats | None, moment: Moment, seconds: float) -> None:
+        progress = self.progress
+        sums = progress.tick_sums if progress.tick_sums is not None else torch.zeros(len(STATISTICS))
+        means = self.world.mean(sums / progress.tick_steps).tolist()
+        figures = dict(zip(STATISTICS, means, strict=True))
+        progress.ticks += 1
+        if not all(map(math.isfinite, means)):
+            told = ", ".join(f"{name} {value:g}" for name, value in figures.items())
+            raise TrainingError(
+                f"{self.request.out}: tick {progress.ticks} at {progress.kimg:.1f} kimg is not finite ({told}); the "
+                "last checkpoint is sound: lower schedule.learning_rate, or use precision = fp32"
+            )
+        shown = progress.pictures - progress.tick_began
+        line = {
+            "tick": progress.ticks,
+            "pictures": progress.pictures,
+            "kimg": round(progress.kimg, 3),
+            "level": moment.level,
+            "resolution": moment.resolution,
+            "alpha": round(moment.alpha, 6),
+            "minibatch": moment.minibatch,
+            "learning_rate": moment.learning_rate,
+            **{name: float(f"{value:.6g}") for name, value in figures.items()},
+            "images_per_s": round(shown / max(seconds, 1e-9), 3),
+            "seconds": round(progress.seconds, 1),
+            "memory_bytes": _peak_memory(self.world.device),
+        }
+        progress.tick_began, progress.tick_steps = progress.pictures, 0
+        progress.tick_sums = torch.zeros(len(STATISTICS), device=self.world.device)
+        if stats is None:
+            return
+        stats.write(line, self.total_kimg)
+        if progress.ticks % self.recipe.tick.grid_ticks == 0:
+            self._show()
+        if progress.ticks % self.recipe.tick.checkpoint_ticks == 0:
+            self._save()
+
+    def _save(self) -> None:
+        if not self.world.first:
+            return
+        checkpoint.save(self.checkpoints, self.players, self.progress, self.identity, self.order.state_dict())
+        moment = self._moment()
+        about = {
+            "kimg": self.progress.kimg,
+            "data": self.fingerprint,
+            "recipe": to_mapping(self.recipe),
+            "versions": {
+                "celebahq-builder": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        }
+        level = self.progress.level or moment.level
+        export(self.request.out, self.players.averaged, level, moment.alpha if level == moment.level else 1.0, about)
+
+    def _show(self) -> None:
+        """Write the grid of the fixed latents, and once that of real pictures."""
+        moment = self._moment()
+        columns, rows = self.recipe.tick.grid
+        columns, rows = grid.fit(columns, rows, self.recipe.net.resolution)
+        latents = grid.fixed_latents(self.players.averaged, columns * rows, self.recipe.seed)
+        labels = None
+        if self.recipe.net.labels:
+            labels = torch.eye(self.recipe.net.labels)[torch.arange(columns * rows) % self.recipe.net.labels]
+        level = self.progress.level or moment.level
+        alpha = moment.alpha if level == moment.level else 1.0
+        made = grid.generated(self.players.averaged, latents, level, alpha, labels)
+        side = 1 << level
+        if side < 32:  # too small to look at
+            made = made.repeat(32 // side, axis=2).repeat(32 // side, axis=3)
+        grid.write_png(self.request.out / f"fakes-{int(self.progress.kimg):06d}.png", grid.tiled(made, columns))
+        reals = self.request.out / "reals.png"
+        if not reals.exists():
+            dataset = PyramidDataset(self.request.data, self.recipe.net.resolution, memory_bytes=0)
+            numbers = np.random.default_rng((self.recipe.seed, 1)).permutation(self.count)[: columns * rows]
+            grid.write_png(reals, grid.tiled(dataset.read(numbers), columns))
+
+    @property
+    def _attributes(self) -> bool:
+        with PyramidFile(self.request.data) as file:
+            return file.column("attributes") is not None
+
+
+def examine(data: Path, recipe: ProganRecipe) -> tuple[int, dict[str, Any]]:
+    """Return how many pictures a file has, and what tells it from others; check that the recipe can use it.
+
+    Raises:
+        FormatError: no such file, or without usable levels.
+        TrainingError: too small, too few, or of other colours than the recipe's network.
+    """
+    net = recipe.net
+    with PyramidFile(data) as file:
+        if file.resolution < net.resolution:
+            raise TrainingError(
+                f"{data} has pictures of {file.resolution}x{file.resolution}, the recipe trains to {net.resolution}; "
+                f"set net.resolution = {file.resolution}, or build larger ones"
+            )
+        if file.channels != net.colours:
+            raise TrainingError(
+                f"{data} has {file.channels} channels, the recipe net.colours = {net.colours}; set it so"
+            )
+        most = max([recipe.schedule.minibatch, *recipe.schedule.minibatches.values()])
+        if file.count < most:
+            raise TrainingError(
+                f"{data} has {file.count} pictures, fewer than a minibatch of {most}; lower schedule.minibatch and "
+                "schedule.minibatches, or add pictures"
+            )
+        hashes = file.column("sha256")
+        # Without hashes, the smallest levels tell a file from another as surely as is needed, and are quickly read.
+        known = "\n".join(map(str, hashes)).encode() if hashes is not None else file.level(4)[:].tobytes()
+        return file.count, {"pictures": file.count, "resolution": file.resolution, "sha256": sha256(known)}
+
+
+@contextmanager
+def stop_signals(training: Training) -> Iterator[None]:
+    """Let SIGTERM and SIGINT end a training after its present step, with a checkpoint; a second SIGINT at once."""
+
+    def stop(number: int, _: object) -> None:
+        if training.stopped and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        training.stopped = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def nothing() -> Iterator[None]:
+    """Stand in for the statistics, in processes that write none."""
+    yield None
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
