@@ -49,6 +49,8 @@ class Progress:
     """Steps of the present tick."""
     tick_sums: Tensor | None = None
     """Sums of `STATISTICS` over these."""
+    tick_seconds: float = 0.0
+    """Spent in these."""
     seconds: float = 0.0
     """Spent in training, over all sessions."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from celebahq_builder.nets.progan import group_size
@@ -28,13 +27,13 @@ class Schedule:
     """False: the networks have their final size from the start."""
     minibatch: int = 16
     """Pictures a step, on all GPUs together."""
-    minibatches: Mapping[str, int] = field(default_factory=dict)
+    minibatches: dict[str, int] = field(default_factory=dict)
     """Other minibatches, by resolution: {"4" = 128, "32" = 64}."""
-    per_gpu: Mapping[str, int] = field(default_factory=dict)
+    per_gpu: dict[str, int] = field(default_factory=dict)
     """Most pictures that a GPU takes at once, by resolution; the rest of its share follows in further passes."""
     learning_rate: float = 0.001
     """Of both networks."""
-    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    learning_rates: dict[str, float] = field(default_factory=dict)
     """Other learning rates, by resolution."""
     rampup_kimg: float = 0
     """The learning rate rises to its value over so many kimg at the very beginning."""

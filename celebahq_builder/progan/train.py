@@ -133,10 +133,12 @@ class Training:
             if (now.level, now.minibatch) != (moment.level, moment.minibatch):
                 raise AssertionError("the loader was asked for one minibatch too many")  # a bug, not the user's
             self._step(now, batch)
+            took, began = time.monotonic() - began, time.monotonic()
+            self.progress.seconds += took
+            self.progress.tick_seconds += took
             if self._tick_ends():
-                self.progress.seconds += time.monotonic() - began
-                self._tick(stats, now, time.monotonic() - began)
-                began = time.monotonic()
+                self._tick(stats, now)
+                began = time.monotonic()  # grids and checkpoints are not training
             after = self._moment()
             stop = self.world.any(self.stopped)
             if stop or self.progress.kimg >= self.total_kimg:
@@ -167,7 +169,7 @@ class Training:
         done = progress.pictures - progress.tick_began >= self.recipe.tick.kimg * 1000
         return done or progress.kimg >= self.total_kimg
 
-    def _tick(self, stats: Stats | None, moment: Moment, seconds: float) -> None:
+    def _tick(self, stats: Stats | None, moment: Moment) -> None:
         progress = self.progress
         sums = progress.tick_sums if progress.tick_sums is not None else torch.zeros(len(STATISTICS))
         means = self.world.mean(sums / progress.tick_steps).tolist()
@@ -190,11 +192,11 @@ class Training:
             "minibatch": moment.minibatch,
             "learning_rate": moment.learning_rate,
             **{name: float(f"{value:.6g}") for name, value in figures.items()},
-            "images_per_s": round(shown / max(seconds, 1e-9), 3),
+            "images_per_s": round(shown / max(progress.tick_seconds, 1e-9), 3),
             "seconds": round(progress.seconds, 1),
             "memory_bytes": _peak_memory(self.world.device),
         }
-        progress.tick_began, progress.tick_steps = progress.pictures, 0
+        progress.tick_began, progress.tick_steps, progress.tick_seconds = progress.pictures, 0, 0.0
         progress.tick_sums = torch.zeros(len(STATISTICS), device=self.world.device)
         if stats is None:
             return

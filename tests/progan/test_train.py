@@ -1,0 +1,272 @@
+"""A training goes on where it was cut, to the same bits; several processes do what one does; bad input is told."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from celebahq_builder.errors import CelebAHQError, RecipeError, TrainingError
+from celebahq_builder.formats.codecs import Gzip
+from celebahq_builder.formats.pictures import Picture
+from celebahq_builder.formats.writing import write_pictures
+from celebahq_builder.progan import checkpoint, command
+from celebahq_builder.progan.recipe import LossSettings, ProganRecipe
+from celebahq_builder.progan.stats import read_lines
+from celebahq_builder.progan.train import Request, Training
+from celebahq_builder.recipe import load
+from celebahq_builder.training.world import ALONE
+
+RECIPE = """
+task = "progan"
+[net]
+resolution = 16
+latent = 8
+channels_base = 64
+channels_max = 8
+[schedule]
+total_kimg = 0.16
+train_kimg = 0.032
+fade_kimg = 0.048
+minibatch = 8
+[tick]
+kimg = 0.016
+checkpoint_ticks = 1
+grid_ticks = 3
+grid = [3, 2]
+"""
+"""20 steps: 4 at 4x4, 6 of fading and 4 of training at 8x8, 6 of fading at 16x16."""
+
+
+class Noise:
+    """Random pictures with labels."""
+
+    count, resolution, channels = 40, 16, 3
+    labels, label_names = None, ()
+
+    def pictures(self, start: int = 0):  # type: ignore[no-untyped-def]
+        for i in range(start, self.count):
+            pixels = np.random.default_rng(i).integers(0, 256, (3, 16, 16), dtype=np.uint8)
+            yield Picture(pixels, f"{i}")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "noise.h5"
+    write_pictures(Noise(), path, codec=Gzip())
+    return path
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+def trained(data: Path, out: Path, recipe: ProganRecipe, total_kimg: float | None = None) -> Training:
+    training = Training(Request(data, out, total_kimg=total_kimg), recipe, ALONE)
+    training.run()
+    return training
+
+
+def last(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(sorted((out / "checkpoints").glob("*.safetensors"))[-1])
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    trained(data, out, load(ProganRecipe, recipe))
+    return out
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+def without_time(out: Path) -> list[dict[str, object]]:
+    timed = {"images_per_s", "seconds", "memory_bytes"}
+    return [{k: v for k, v in line.items() if k not in timed} for line in read_lines(out / "stats.jsonl")]
+
+
+def test_what_a_run_holds(whole: Path) -> None:
+    names = {path.name for path in whole.iterdir()}
+    assert {"recipe.json", "stats.jsonl", "tensorboard", "reals.png", "checkpoints", "generator.safetensors"} <= names
+    lines = without_time(whole)
+    assert [line["tick"] for line in lines] == list(range(1, 11))
+    assert [line["resolution"] for line in lines] == [4, 4, 8, 8, 8, 8, 8, 16, 16, 16]
+    assert lines[-1]["kimg"] == 0.16
+    with Image.open(whole / "reals.png") as reals:
+        assert reals.size == (48, 32)
+    facts = json.loads((whole / "generator.json").read_text())
+    assert (facts["level"], facts["kimg"]) == (4, 0.16)
+    kept = sorted(path.name for path in (whole / "checkpoints").iterdir())
+    wanted = ["000000032-r0004", "000000112-r0008", "000000144-r0016", "000000160-r0016"]
+    assert kept == [f"checkpoint-{name}.safetensors" for name in wanted]
+
+
+@pytest.mark.parametrize("cut_kimg", [0.016, 0.048, 0.144])
+def test_a_run_in_two_parts_gives_the_same_bits(
+    cut_kimg: float, whole: Path, data: Path, recipe: Path, tmp_path: Path
+) -> None:
+    settings = load(ProganRecipe, recipe)
+    trained(data, tmp_path, settings, cut_kimg)
+    trained(data, tmp_path, settings)
+    assert_equal(last(tmp_path), last(whole))
+    assert without_time(tmp_path) == without_time(whole)
+    assert (tmp_path / "generator.safetensors").read_bytes() == (whole / "generator.safetensors").read_bytes()
+
+
+def command_line(data: Path, out: Path, recipe: Path, *launcher: str) -> list[str]:
+    rest = ["-m", "celebahq_builder", "train", str(data), "--out", str(out), "--recipe", str(recipe)]
+    return [sys.executable, *launcher, *rest, "--device", "cpu", "--threads", "1"]
+
+
+def until(condition: object, process: subprocess.Popen[str]) -> None:
+    for _ in range(1200):
+        if condition():  # type: ignore[operator]
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("nothing happened for a minute")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_and_run_again(number: signal.Signals, whole: Path, data: Path, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(command_line(data, out, recipe), stderr=subprocess.PIPE, text=True)
+    until(lambda: len(read_lines(out / "stats.jsonl")) >= 3, process)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    if number == signal.SIGTERM:
+        assert process.returncode == 0, told
+        done = len(read_lines(out / "stats.jsonl")) == 10
+        assert done or "the same command goes on from there" in told
+    assert subprocess.run(command_line(data, out, recipe), capture_output=True, check=False).returncode == 0
+    # Torch splits sums over as many threads as it is given: both ran on one.
+    assert_equal(last(out), last(whole))
+    assert without_time(out) == without_time(whole)
+
+
+def test_two_processes_do_what_one_does(data: Path, recipe: Path, whole: Path, tmp_path: Path) -> None:
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = subprocess.run(command_line(data, tmp_path, recipe, *torchrun), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for one, other in zip(without_time(tmp_path), without_time(whole), strict=True):
+        for name, value in one.items():
+            assert value == pytest.approx(other[name], rel=1e-4, abs=1e-4), name
+
+
+def test_passes_change_nothing(data: Path, recipe: Path, whole: Path, tmp_path: Path) -> None:
+    settings = load(ProganRecipe, recipe)
+    schedule = dataclasses.replace(settings.schedule, per_gpu={"4": 4, "8": 4, "16": 4})
+    trained(data, tmp_path, dataclasses.replace(settings, schedule=schedule))
+    for one, other in zip(without_time(tmp_path), without_time(whole), strict=True):
+        for name, value in one.items():
+            assert value == pytest.approx(other[name], rel=1e-4, abs=1e-4), name
+
+
+@pytest.mark.parametrize("kind", ["lsgan", "logistic"])
+def test_other_losses_train(kind: str, data: Path, recipe: Path, tmp_path: Path) -> None:
+    settings = dataclasses.replace(load(ProganRecipe, recipe), loss=LossSettings(kind))  # type: ignore[arg-type]
+    trained(data, tmp_path, settings, 0.048)
+    assert len(read_lines(tmp_path / "stats.jsonl")) == 3
+
+
+def test_bf16_trains(data: Path, recipe: Path, tmp_path: Path) -> None:
+    trained(data, tmp_path, dataclasses.replace(load(ProganRecipe, recipe), precision="bf16"), 0.096)
+    lines = read_lines(tmp_path / "stats.jsonl")
+    assert all(np.isfinite(line["discriminator_loss"]) for line in lines)
+
+
+def test_a_torn_checkpoint_is_passed_over(
+    whole: Path, data: Path, recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = load(ProganRecipe, recipe)
+    trained(data, tmp_path, settings, 0.08)
+    torn = sorted((tmp_path / "checkpoints").iterdir())[-1]
+    torn.write_bytes(torn.read_bytes()[:1000])
+    trained(data, tmp_path, settings)
+    assert "is damaged" in caplog.text
+    assert_equal(last(tmp_path), last(whole))
+    assert without_time(tmp_path) == without_time(whole)
+
+
+def test_another_recipe_or_other_data_are_refused(whole: Path, data: Path, recipe: Path, tmp_path: Path) -> None:
+    settings = load(ProganRecipe, recipe)
+    with pytest.raises(TrainingError, match=r"recipe\.loss\.penalty = 10\.0, this run asks 5\.0"):
+        trained(data, whole, dataclasses.replace(settings, loss=LossSettings(penalty=5.0)))
+
+    class Others(Noise):
+        count = 41
+
+    other = tmp_path / "other.h5"
+    write_pictures(Others(), other, codec=Gzip())
+    with pytest.raises(TrainingError, match=r"data\.pictures = 40, this run asks 41"):
+        trained(other, whole, settings)
+
+
+def test_losses_that_are_not_finite_end_the_run(data: Path, recipe: Path, tmp_path: Path) -> None:
+    settings = load(ProganRecipe, recipe)
+    trained(data, tmp_path, settings, 0.016)
+    before = last(tmp_path)
+    training = Training(Request(data, tmp_path), settings, ALONE)
+    with torch.no_grad():
+        training.players.generator.dense.weight.fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"tick 2 at 0\.0 kimg is not finite .*the last checkpoint is sound"):
+        training.run()
+    assert_equal(last(tmp_path), before)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ("resolution = 16 -> resolution = 32", TrainingError, "has pictures of 16x16, the recipe trains to 32"),
+        ("minibatch = 8 -> minibatch = 64", TrainingError, "has 40 pictures, fewer than a minibatch of 64"),
+        ("latent = 8 -> colours = 1", TrainingError, "has 3 channels, the recipe net.colours = 1"),
+        ("latent = 8 -> latents = 8", RecipeError, "unknown key net.latents; did you mean latent?"),
+        ('task = "progan" -> task = "denoise"', RecipeError, "task = denoise; this command trains task = progan"),
+        ("minibatch = 8 -> minibatches = { 32 = 8 }", RecipeError, "names 32, above net.resolution = 16"),
+    ],
+)
+def test_bad_recipes(change: str, error: type[CelebAHQError], message: str, data: Path, tmp_path: Path) -> None:
+    old, new = change.split(" -> ")
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.replace(old, new))
+    with pytest.raises(error, match=message.replace(".", r"\.").replace("?", r"\?")):
+        command.train(Request(data, tmp_path / "run"), path, device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_to_resume(data: Path, recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="holds no checkpoint to resume from"):
+        command.train(Request(data, tmp_path / "run", resume=True), recipe, device="cpu")
+
+
+def test_plan(data: Path, recipe: Path, tmp_path: Path) -> None:
+    lines = list(command.plan(Request(data, tmp_path / "run"), recipe))
+    assert "40 pictures of 16x16" in lines[0]
+    assert [line.split()[:3] for line in lines[-3:]] == [
+        ["4x4", "0", "8"],
+        ["8x8", "0.032", "8"],
+        ["16x16", "0.112", "8"],
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+def test_which_checkpoints_are_kept() -> None:
+    names = [f"checkpoint-{n:09d}-r{r:04d}.safetensors" for n, r in ((1, 4), (2, 4), (3, 8), (4, 8), (5, 8), (6, 16))]
+    assert checkpoint.superseded([*names, "notes.txt"]) == [names[0], names[2], names[3]]
+    assert checkpoint.superseded(names[:2]) == []
+    assert os.sep not in "".join(names)
