@@ -1,4 +1,4 @@
-"""ProGAN: ``train``."""
+"""ProGAN: ``train``, and what is made with its generator: ``generate``, ``interpolate``, ``training-video``."""
 
 from __future__ import annotations
 
@@ -48,3 +48,85 @@ def train(
             click.echo(line)
         return
     click.echo(f"run: {command.train(request, path, device=device, threads=threads)}")
+
+
+GENERATOR = click.argument("generator", type=PATH, metavar="RUN|FILE.safetensors")
+SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="S", help="Of the latents.")
+DEVICE = click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
+
+
+class Grid(click.ParamType[tuple[int, int]]):
+    """Columns and rows, as 15x8."""
+
+    name = "grid"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Return columns and rows."""
+        if isinstance(value, tuple):
+            return value
+        columns, _, rows = str(value).partition("x")
+        if not (columns.isdigit() and rows.isdigit() and int(columns) and int(rows)):
+            self.fail(f"{value!r} is not COLUMNSxROWS, such as 15x8", param, ctx)
+        return int(columns), int(rows)
+
+
+@celebahq.command()
+@GENERATOR
+@click.option("--num", type=click.IntRange(1), default=1000, show_default=True, metavar="N", help="How many pictures.")
+@click.option("--out", type=PATH, required=True, metavar="DIR|FILE.h5|FILE.png", help="PNG files, HDF5, or a sheet.")
+@click.option("--grid", type=Grid(), metavar="CxR", help="One sheet of C columns and R rows, to FILE.png.")
+@SEED
+@DEVICE
+def generate(generator: Path, num: int, out: Path, grid: tuple[int, int] | None, seed: int, device: str) -> None:
+    """Generate pictures with a trained generator; picture i of a seed is always the same."""
+    import torch
+
+    from celebahq_builder import parallel
+    from celebahq_builder.progan import generate as room
+    from celebahq_builder.progress import Progress
+
+    count = grid[0] * grid[1] if grid else num
+    pictures = room.Generated(generator, count, seed, torch.device(parallel.devices(device)[0]))
+    if grid:
+        room.sheet(pictures, grid[0], out)
+    else:
+        progress = Progress("generate", count, unit="picture", judged=False)
+        room.generate(pictures, out, progress.advance)
+        progress.close()
+    click.echo(f"{out}: {count} pictures of {pictures.resolution}x{pictures.resolution}")
+
+
+@celebahq.command()
+@GENERATOR
+@click.option("--out", type=PATH, required=True, metavar="FILE.mp4", help="The video, H.264.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, metavar="S")
+@click.option("--fps", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, metavar="F")
+@click.option("--grid", type=Grid(), default="1x1", show_default=True, metavar="CxR", help="Walks side by side.")
+@SEED
+@DEVICE
+def interpolate(generator: Path, out: Path, grid: tuple[int, int], seed: int, device: str, **asked: float) -> None:
+    """Make a video of a looping walk through the latents."""
+    import torch
+
+    from celebahq_builder import parallel
+    from celebahq_builder.progan import interpolate as room
+    from celebahq_builder.progan.export import load_generator
+    from celebahq_builder.progress import Progress
+
+    net, level, _ = load_generator(generator, torch.device(parallel.devices(device)[0]))
+    progress = Progress("interpolate", max(1, round(asked["seconds"] * asked["fps"])), unit="frame", judged=False)
+    room.interpolate(net, level, out, columns=grid[0], rows=grid[1], seed=seed, advance=progress.advance, **asked)
+    progress.close()
+    click.echo(f"video: {out}")
+
+
+@celebahq.command("training-video")
+@click.argument("run", type=PATH, metavar="RUN")
+@click.option("--out", type=PATH, required=True, metavar="FILE.mp4", help="The video, H.264.")
+@click.option("--fps", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, metavar="F")
+def training_video(run: Path, out: Path, fps: float) -> None:
+    """Make a video of a run's grids of generated pictures."""
+    from celebahq_builder.progan.interpolate import training_video as make
+
+    make(run, out, fps=fps)
+    click.echo(f"video: {out}")

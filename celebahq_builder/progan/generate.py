@@ -1,0 +1,93 @@
+"""Pictures from a trained generator: as PNG files, as an HDF5 file to evaluate, or on one sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.codecs import Gzip
+from celebahq_builder.formats.pictures import Labels, Picture
+from celebahq_builder.formats.png import encode
+from celebahq_builder.formats.writing import write_pictures
+from celebahq_builder.nets.progan import Generator
+from celebahq_builder.progan import grid
+from celebahq_builder.progan.export import load_generator
+from celebahq_builder.workspace import write_atomic
+
+BLOCK = 64
+"""Latents drawn together; a picture depends on the seed and its number alone."""
+
+
+class Generated:
+    """Pictures of a generator as a data set: number i is always the same, however many there are.
+
+    Args:
+        path: of a run, or of its generator.safetensors.
+        count: how many.
+        seed: of the latents.
+        device: to generate on.
+
+    Raises:
+        WeightsError: no generator there.
+    """
+
+    channels: int
+    labels: Labels | None = None
+    label_names: tuple[str, ...] = ()
+
+    def __init__(self, path: Path, count: int, seed: int, device: torch.device) -> None:
+        self.generator, self.level, self.alpha = load_generator(path, device)
+        self.count, self.seed = count, seed
+        self.resolution = 1 << self.level
+        self.channels = self.generator.architecture.colours
+        classes = self.generator.architecture.labels
+        if classes:
+            self.labels = np.eye(classes, dtype=np.float32)[np.arange(count) % classes]
+
+    def pictures(self, start: int = 0) -> Iterator[Picture]:
+        """Yield the pictures from number `start` on."""
+        for block in range(start // BLOCK, -(-self.count // BLOCK)):
+            first, last = max(start, block * BLOCK), min(self.count, (block + 1) * BLOCK)
+            z = latents(self.generator, block, self.seed)[first - block * BLOCK : last - block * BLOCK]
+            labels = None if self.labels is None else torch.from_numpy(self.labels[first:last])
+            made = grid.generated(self.generator, z, self.level, self.alpha, labels)
+            yield from (Picture(pixels, f"{number:06d}") for number, pixels in enumerate(made, first))
+
+
+def latents(generator: Generator, block: int, seed: int) -> torch.Tensor:
+    """Return a block of latents, float32 [64, latent]."""
+    drawn = np.random.default_rng((seed, block)).standard_normal((BLOCK, generator.architecture.latent))
+    return torch.from_numpy(drawn.astype(np.float32))
+
+
+def generate(pictures: Generated, out: Path, advance: Callable[[int], None]) -> None:
+    """Write generated pictures: to an HDF5 file if `out` ends in .h5, else as PNG files into a new folder.
+
+    Raises:
+        FormatError: `out` exists.
+        DiskFull: no space left.
+    """
+    if out.suffix == ".h5":
+        write_pictures(pictures, out, codec=Gzip(), advance=advance)
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FormatError(f"{out} exists; nothing is overwritten: give another --out")
+    for picture in pictures.pictures():
+        write_atomic(out / f"{picture.name}.png", encode(picture.pixels))
+        advance(1)
+
+
+def sheet(pictures: Generated, columns: int, out: Path) -> None:
+    """Write all pictures on one sheet, row by row, as a PNG file.
+
+    Raises:
+        FormatError: `out` exists.
+    """
+    if out.exists():
+        raise FormatError(f"{out} exists; nothing is overwritten: give another --out")
+    made = np.stack([picture.pixels for picture in pictures.pictures()])
+    grid.write_png(out, grid.tiled(made, columns))

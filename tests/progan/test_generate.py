@@ -1,0 +1,138 @@
+"""Generated pictures follow from seed and number alone, and walks through the latents have no corner."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import cv2
+import h5py
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from celebahq_builder.cli import celebahq
+from celebahq_builder.errors import CelebAHQError, FormatError, TrainingError, WeightsError
+from celebahq_builder.nets.progan import Architecture, Generator
+from celebahq_builder.progan import grid
+from celebahq_builder.progan.export import export, load_generator
+from celebahq_builder.progan.generate import Generated, generate, sheet
+from celebahq_builder.progan.interpolate import interpolate, training_video, walk
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(3)
+    export(folder, Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)), 3, 0.5, {})
+    return folder
+
+
+def test_a_generator_comes_back_as_it_was(run: Path) -> None:
+    torch.manual_seed(3)
+    before = Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8))
+    after, level, alpha = load_generator(run, CPU)
+    assert (level, alpha) == (3, 0.5)
+    z = torch.randn(2, 8)
+    assert torch.equal(before(z, 3, 0.5), after(z, 3, 0.5))
+
+
+def test_a_picture_depends_on_seed_and_number_alone(run: Path) -> None:
+    few, many = Generated(run, 70, 1, CPU), Generated(run, 130, 1, CPU)
+    first = {one.name: one.pixels for one in few.pictures()}
+    second = {one.name: one.pixels for one in many.pictures(start=60)}
+    assert len(first) == 70
+    assert sorted(second) == [f"{i:06d}" for i in range(60, 130)]
+    for name in sorted(first.keys() & second.keys()):
+        assert np.abs(first[name].astype(int) - second[name]).max() <= 1  # sums differ with the size of a batch
+    other = next(Generated(run, 1, 2, CPU).pictures()).pixels
+    assert not np.array_equal(other, first["000000"])
+    assert other.shape == (3, 8, 8)
+
+
+def test_files_sheet_and_hdf5_hold_the_same(run: Path, tmp_path: Path) -> None:
+    pictures = Generated(run, 6, 0, CPU)
+    made = np.stack([one.pixels for one in pictures.pictures()])
+    generate(pictures, tmp_path / "png", lambda _: None)
+    read = [cv2.imread(str(path))[..., ::-1].transpose(2, 0, 1) for path in sorted((tmp_path / "png").iterdir())]
+    assert np.array_equal(np.stack(read), made)
+    generate(pictures, tmp_path / "made.h5", lambda _: None)
+    with h5py.File(tmp_path / "made.h5") as file:
+        assert np.array_equal(file["data8x8"][:], made)
+    sheet(pictures, 3, tmp_path / "sheet.png")
+    page = cv2.imread(str(tmp_path / "sheet.png"))[..., ::-1]
+    assert page.shape == (16, 24, 3)
+    assert np.array_equal(page[8:, 16:], made[5].transpose(1, 2, 0))
+    for out in (tmp_path / "png", tmp_path / "made.h5"):
+        with pytest.raises(FormatError, match="exist"):
+            generate(pictures, out, lambda _: None)
+
+
+def test_to_pixels() -> None:
+    values = torch.tensor([-2.0, -1.0, -0.999, 0.0, 1.0, 3.0])
+    assert grid.to_pixels(values).tolist() == [0, 0, 0, 128, 255, 255]
+
+
+def test_a_walk_loops_and_keeps_its_length() -> None:
+    z = walk(32, 120, 2, 10.0, 0)
+    assert z.shape == (120, 2, 32)
+    np.testing.assert_allclose(np.square(z).mean(axis=2), 1, rtol=1e-5)
+    steps = np.linalg.norm(np.roll(z, -1, axis=0) - z, axis=2)
+    assert steps[-1].max() < 2 * steps[:-1].max()
+    assert steps.max() < 0.25 * np.sqrt(2 * 32)  # random vectors would be sqrt(2 n) apart
+    assert np.linalg.norm(z[0] - z[60]) > 4
+
+
+def test_videos(run: Path, tmp_path: Path) -> None:
+    generator, level, _ = load_generator(run, CPU)
+    interpolate(generator, level, tmp_path / "walk.mp4", seconds=1, fps=12, columns=3, rows=2)
+    frames, size = probe(tmp_path / "walk.mp4")
+    assert (frames, size) == (12, (24, 16))
+    for i, side in ((0, 32), (5, 65)):
+        grid.write_png(tmp_path / f"fakes-{i:06d}.png", np.full((side, side, 3), 200, np.uint8))
+    training_video(tmp_path, tmp_path / "training.mp4", fps=2)
+    assert probe(tmp_path / "training.mp4") == (2, (66, 66))
+    with pytest.raises(FormatError, match="exists"):
+        training_video(tmp_path, tmp_path / "training.mp4")
+    with pytest.raises(TrainingError, match="has no fakes"):
+        training_video(run, tmp_path / "none.mp4")
+    assert not list(tmp_path.glob("*partial*"))
+
+
+def probe(path: Path) -> tuple[int, tuple[int, int]]:
+    """Return frames and size of an H.264 video, by decoding it."""
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    told = subprocess.run([ffmpeg, "-i", str(path)], capture_output=True, text=True, check=False).stderr
+    found = re.search(r"Video: h264.* (\d+)x(\d+)[, ]", told)
+    assert found, told
+    size = (int(found[1]), int(found[2]))
+    raw = [ffmpeg, "-loglevel", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    decoded = subprocess.run(raw, capture_output=True, check=True).stdout
+    return len(decoded) // (3 * size[0] * size[1]), size
+
+
+def test_commands(run: Path, tmp_path: Path) -> None:
+    runner = CliRunner()
+    made = runner.invoke(celebahq, ["generate", str(run), "--grid", "2x2", "--out", str(tmp_path / "a.png")])
+    assert made.exit_code == 0, made.output
+    assert made.output.endswith("a.png: 4 pictures of 8x8\n")
+    wrong = runner.invoke(celebahq, ["generate", str(run), "--grid", "15", "--out", str(tmp_path / "b.png")])
+    assert "'15' is not COLUMNSxROWS, such as 15x8" in wrong.output
+
+
+@pytest.mark.parametrize("make", ["missing", "text", "other"])
+def test_what_is_no_generator(make: str, run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "generator.safetensors"
+    if make == "text":
+        path.write_text("no tensors")
+    elif make == "other":
+        from safetensors.torch import save_file
+
+        save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(WeightsError, match=str(path)) as told:
+        load_generator(tmp_path, CPU)
+    assert isinstance(told.value, CelebAHQError)
+    assert "\n" not in str(told.value)
