@@ -22,7 +22,7 @@ from celebahq_builder import __version__
 from celebahq_builder.data import Batch, Order, PyramidDataset, loader, to_device
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.formats.hdf5 import PyramidFile
-from celebahq_builder.progan import checkpoint, grid
+from celebahq_builder.progan import checkpoint, grid, report
 from celebahq_builder.progan.checkpoint import Progress
 from celebahq_builder.progan.export import export
 from celebahq_builder.progan.players import STATISTICS, Players, Reals
@@ -222,6 +222,7 @@ class Training:
             },
         }
         level = self.progress.level or moment.level
+        report.write(self.request.out)
         export(self.request.out, self.players.averaged, level, moment.alpha if level == moment.level else 1.0, about)
 
     def _show(self) -> None:

@@ -81,14 +81,14 @@ def histogram(
     low, high = float(values.min()), float(values.max())
     logarithmic = low > 0 and high / low > LOG_RATIO
     edges = _edges(low, high, int(np.clip(2 * math.sqrt(len(values)), *BINS)), logarithmic)
-    x = _scale(edges[0], edges[-1], LEFT, RIGHT, logarithmic)
+    x = scale(edges[0], edges[-1], LEFT, RIGHT, logarithmic)
     below, above = np.histogram(kept, edges)[0], np.histogram(others, edges)[0]
-    y = _scale(0, max(int((below + above).max()), 1), BOTTOM, TOP, False)
-    marks = _log_ticks(edges[0], edges[-1]) if logarithmic else _ticks(edges[0], edges[-1], whole=False)
+    y = scale(0, max(int((below + above).max()), 1), BOTTOM, TOP, False)
+    marks = _log_ticks(edges[0], edges[-1]) if logarithmic else ticks(edges[0], edges[-1], whole=False)
     return Histogram(
         bars=_bars(edges, below, above, x, y),
-        x_ticks=_named(marks, x),
-        y_ticks=tuple(Tick(y(n), f"{n:,.0f}") for n in _ticks(0, max((below + above).max(), 1), whole=True)),
+        x_ticks=named(marks, x),
+        y_ticks=tuple(Tick(y(n), f"{n:,.0f}") for n in ticks(0, max((below + above).max(), 1), whole=True)),
         logarithmic=logarithmic,
         what=what,
         words=f"{len(values):,} {what} from {low:.3g} to {high:.3g}, median {np.median(values):.3g}",
@@ -106,7 +106,7 @@ def _edges(low: float, high: float, bins: int, logarithmic: bool) -> NDArray[np.
     return edges
 
 
-def _scale(low: float, high: float, start: float, end: float, logarithmic: bool) -> Callable[[float], float]:
+def scale(low: float, high: float, start: float, end: float, logarithmic: bool) -> Callable[[float], float]:
     """Return the map from values to user units, rounded to a tenth: it is read by people."""
     change = math.log if logarithmic else float
     first, last = change(low), change(high)
@@ -131,7 +131,7 @@ def _bars(
     return tuple(bars)
 
 
-def _ticks(low: float, high: float, *, whole: bool) -> list[float]:
+def ticks(low: float, high: float, *, whole: bool) -> list[float]:
     """Return at most six round values from `low` to `high`, a multiple of 1, 2 or 5 apart."""
     raw = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(raw))
@@ -142,7 +142,7 @@ def _ticks(low: float, high: float, *, whole: bool) -> list[float]:
     return [round(step * i, 12) for i in range(first, last + 1)]
 
 
-def _named(values: Sequence[float], x: Callable[[float], float]) -> tuple[Tick, ...]:
+def named(values: Sequence[float], x: Callable[[float], float]) -> tuple[Tick, ...]:
     """Return ticks that all show the decimals that one of evenly spaced values needs; each its own, if uneven."""
     decimals = max((len(f"{value:g}".partition(".")[2]) for value in values), default=0)
     even = len({round(b - a, 9) for a, b in itertools.pairwise(values)}) <= 1

@@ -68,6 +68,12 @@ def of_photo(folder: Path, file: str, side_px: int) -> Thumbnail | None:
     return _fitted(image, side_px) if image else None
 
 
+def of_picture(path: Path, side_px: int) -> Thumbnail | None:
+    """Return a thumbnail of any picture, fitted into `side_px`; None if it is gone or cannot be decoded."""
+    image = _opened(path)
+    return _fitted(image, side_px) if image else None
+
+
 def of_centre(path: Path, side_px: int) -> Thumbnail | None:
     """Return a thumbnail of the centred square of any picture, upright; None if it is gone or cannot be decoded."""
     image = _opened(path)
