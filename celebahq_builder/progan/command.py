@@ -10,6 +10,7 @@ import torch
 
 from celebahq_builder.errors import RecipeError
 from celebahq_builder.nets.progan import Discriminator, Generator
+from celebahq_builder.progan.memory import fitted
 from celebahq_builder.progan.recipe import ProganRecipe
 from celebahq_builder.progan.train import Request, Training, examine
 from celebahq_builder.recipe import load, read_toml
@@ -29,6 +30,9 @@ def train(request: Request, recipe: Path, *, device: str = "auto", threads: int 
     settings = read_recipe(recipe)
     with joined(device) as world:
         check_shares(settings, world)
+        examine(request.data, settings)
+        if world.device.type == "cuda":
+            settings = fitted(settings, world)
         return Training(request, settings, world).run()
 
 

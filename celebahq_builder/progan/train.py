@@ -70,9 +70,10 @@ class Training:
         self.players = Players(recipe, world)
         self.progress = Progress(tick_sums=torch.zeros(len(STATISTICS), device=world.device))
         self.order = Order(self.count, recipe.seed)
-        # How long a training is, and how often it tells of itself, may change from session to session.
+        # How long a training is, how often it tells of itself and what fits a GPU may change from session to session.
         settings = to_mapping(dataclasses.replace(recipe, tick=type(recipe.tick)()))
-        settings["schedule"].pop("total_kimg")
+        for key in ("total_kimg", "per_gpu"):  # passes change nothing but rounding
+            settings["schedule"].pop(key)
         settings.pop("tick")
         self.identity = {"recipe": settings, "data": self.fingerprint}
         found = checkpoint.restore(self.checkpoints, self.players, self.progress, self.identity)
@@ -156,7 +157,14 @@ class Training:
         pictures, labels = to_device(batch, self.world.device, moment.alpha)
         reals = [Reals(pictures[i::passes], None if labels is None else labels[i::passes]) for i in range(passes)]
         progress = self.progress
-        found = self.players.step(progress.step, moment, reals)
+        try:
+            found = self.players.step(progress.step, moment, reals)
+        except torch.cuda.OutOfMemoryError:
+            side, n = moment.resolution, len(reals[0].pictures)
+            raise TrainingError(
+                f"{self.request.out}: {self.world.device} has no room for a pass of {n} pictures at {side}x{side}; set "
+                f"schedule.per_gpu.{side} to less than {n}, or free the GPU of others: the same command goes on"
+            ) from None
         if progress.tick_sums is not None:
             progress.tick_sums += found
         progress.tick_steps += 1
