@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.matching import By, Match, match
+from celebahq_builder.formats.metadata import read_text
 from celebahq_builder.formats.pictures import Pixels
-from celebahq_builder.formats.stored import StoredPictures
 
 BLOCK_BYTES = 16 << 20
 """Pictures of a file that are read together take up to so much."""
@@ -105,8 +106,8 @@ def difference(a: Pixels, b: Pixels) -> Difference:
 
 
 def compare(
-    a: StoredPictures,
-    b: StoredPictures,
+    a: PyramidFile,
+    b: PyramidFile,
     *,
     by: By | None = None,
     resolution: int | None = None,
@@ -128,8 +129,8 @@ def compare(
     """
     if a.channels != b.channels:
         raise FormatError(f"{a.path} has {a.channels} channels, {b.path} has {b.channels}: they cannot be compared")
-    for stored in (a, b) if resolution else ():
-        stored.check_resolution(resolution or 0)
+    for pyramid in (a, b) if resolution else ():
+        pyramid.check_resolution(resolution or 0)
     matched = match(a, b, by)
     read = np.ones(len(matched.a), bool) if full else _unlike(a, b, matched)
     common = [r for r in a.resolutions if r in b.resolutions and resolution in (None, r)]
@@ -164,17 +165,17 @@ def compare(
     )
 
 
-def _unlike(a: StoredPictures, b: StoredPictures, matched: Match) -> NDArray[np.bool_]:
+def _unlike(a: PyramidFile, b: PyramidFile, matched: Match) -> NDArray[np.bool_]:
     """Return which pairs have to be read: those whose recorded hashes differ, or are not there."""
-    one, other = a.text("sha256"), b.text("sha256")
+    one, other = read_text(a, "sha256"), read_text(b, "sha256")
     if one is None or other is None or a.resolutions != b.resolutions:
         return np.ones(len(matched.a), np.bool_)
     return np.array([one[i] != other[j] for i, j in zip(matched.a, matched.b, strict=True)], np.bool_)
 
 
 def _pairs(
-    a: StoredPictures,
-    b: StoredPictures,
+    a: PyramidFile,
+    b: PyramidFile,
     matched: Match,
     pairs: NDArray[np.int64],
     resolution: int,
@@ -184,7 +185,7 @@ def _pairs(
     size = min(max(BLOCK_BYTES // (a.channels * resolution * resolution), 1), BLOCK_PICTURES)
     for start in range(0, len(pairs), size):
         block = pairs[start : start + size]
-        one, other = a.pictures(matched.a[block], resolution), b.pictures(matched.b[block], resolution)
+        one, other = a.read(matched.a[block], resolution), b.read(matched.b[block], resolution)
         for i, pair in enumerate(block):
             yield int(pair), difference(one[i], other[i])
         advance(len(block))

@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.pictures import Pixels
-from celebahq_builder.formats.stored import StoredPictures
 from celebahq_builder.workspace import write_atomic
 
 
@@ -25,7 +25,7 @@ def file_name(number: int) -> str:
     return f"{number:05d}.png"
 
 
-def extract(stored: StoredPictures, numbers: Sequence[int], out: Path, resolution: int | None = None) -> list[Path]:
+def extract(pyramid: PyramidFile, numbers: Sequence[int], out: Path, resolution: int | None = None) -> list[Path]:
     """Write pictures into a folder, lossless, each under its number; nothing is left of them after an error.
 
     Args:
@@ -40,8 +40,8 @@ def extract(stored: StoredPictures, numbers: Sequence[int], out: Path, resolutio
         FormatError: a file is there already, the folder cannot be written to, or the file has no such level.
         DiskFull: no space left.
     """
-    resolution = resolution or stored.resolutions[0]
-    stored.check_resolution(resolution)
+    resolution = resolution or pyramid.resolution
+    pyramid.check_resolution(resolution)
     targets = [out / file_name(number) for number in numbers]
     taken = [target for target in targets if target.exists() or target.is_symlink()]
     if taken:
@@ -52,7 +52,7 @@ def extract(stored: StoredPictures, numbers: Sequence[int], out: Path, resolutio
     try:
         for number, target in zip(numbers, targets, strict=True):
             buffer = io.BytesIO()
-            to_image(stored.picture(number, resolution)).save(buffer, "PNG", compress_level=1)
+            to_image(pyramid.picture(number, resolution)).save(buffer, "PNG", compress_level=1)
             write_atomic(target, buffer.getvalue())
             written.append(target)
     except BaseException as error:
