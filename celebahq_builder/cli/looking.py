@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +64,7 @@ def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, re
 @click.option(
     "--worst", type=click.IntRange(0), default=10, show_default=True, metavar="N", help="Name the N that differ most."
 )
-def compare(a: Path, b: Path, worst: int, **asked: Any) -> None:
+def compare(a: Path, b: Path, **asked: Any) -> None:
     """Say which pictures of two HDF5 files differ, and by how much.
 
     Pictures are paired by id, by source file, or by place in the file, and compared level by level: the largest and
@@ -82,11 +81,7 @@ def compare(a: Path, b: Path, worst: int, **asked: Any) -> None:
 
     try:
         with PyramidFile.with_pictures(a) as one, PyramidFile.with_pictures(b) as other:
-            length = one.count * (1 if asked["resolution"] else len(one.resolutions))
-            with click.progressbar(
-                length=length, label="compare", file=sys.stderr, hidden=not sys.stderr.isatty()
-            ) as bar:
-                result = comparison.compare(one, other, worst=worst, advance=bar.update, **asked)
+            result = comparison.compare(one, other, **asked)
             for line in comparison_text.lines(one, other, result):
                 click.echo(line)
     except CelebAHQError as error:

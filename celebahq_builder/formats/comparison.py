@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -16,6 +16,7 @@ from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.matching import By, Match, match
 from celebahq_builder.formats.metadata import read_text
 from celebahq_builder.formats.pictures import Pixels
+from celebahq_builder.progress import MOMENT_S, Progress
 
 BLOCK_BYTES = 16 << 20
 """Pictures of a file that are read together take up to so much."""
@@ -113,7 +114,6 @@ def compare(
     resolution: int | None = None,
     full: bool = False,
     worst: int = 10,
-    advance: Callable[[int], None] = lambda pairs: None,
 ) -> Comparison:
     """Compare the pictures of two files, level by level, in blocks of bounded size.
 
@@ -122,7 +122,6 @@ def compare(
         resolution: only this level; default all that both have.
         full: read pictures too whose SHA-256, as recorded in both files, are equal.
         worst: how many pairs to name.
-        advance: called with the number of pairs that were compared at a level since the last call.
 
     Raises:
         FormatError: one is grey and the other is not, there is no such level, or a picture cannot be read.
@@ -139,9 +138,10 @@ def compare(
     differs = np.zeros(len(matched.a), bool)
     named: list[tuple[float, int, PictureDifference]] = []
     levels = []
+    pairs = np.flatnonzero(read)
     for r in common:
         total, different = Difference(0, 0, 0, 0), 0
-        for pair, found in _pairs(a, b, matched, np.flatnonzero(read), r, advance):
+        for pair, found in _pairs(a, b, matched, pairs, r):
             total += found
             if found.largest:
                 different += 1
@@ -179,13 +179,17 @@ def _pairs(
     matched: Match,
     pairs: NDArray[np.int64],
     resolution: int,
-    advance: Callable[[int], None],
 ) -> Iterator[tuple[int, Difference]]:
     """Yield the number of each pair and how its pictures differ at a level."""
     size = min(max(BLOCK_BYTES // (a.channels * resolution * resolution), 1), BLOCK_PICTURES)
-    for start in range(0, len(pairs), size):
-        block = pairs[start : start + size]
-        one, other = a.read(matched.a[block], resolution), b.read(matched.b[block], resolution)
-        for i, pair in enumerate(block):
-            yield int(pair), difference(one[i], other[i])
-        advance(len(block))
+    name = f"compare {resolution}x{resolution}"
+    progress = Progress(name, len(pairs), unit="picture", judged=False, silent_s=MOMENT_S)
+    try:
+        for start in range(0, len(pairs), size):
+            block = pairs[start : start + size]
+            one, other = a.read(matched.a[block], resolution), b.read(matched.b[block], resolution)
+            for i, pair in enumerate(block):
+                yield int(pair), difference(one[i], other[i])
+            progress.advance(len(block))
+    finally:
+        progress.close()

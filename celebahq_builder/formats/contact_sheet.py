@@ -11,10 +11,11 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.extraction import to_image
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.metadata import read_numbers, read_text
+from celebahq_builder.formats.pictures import Pixels
 from celebahq_builder.formats.printable import printable
+from celebahq_builder.progress import MOMENT_S, Progress
 from celebahq_builder.workspace import write_atomic
 
 TILE_PX = 192
@@ -70,6 +71,17 @@ def tiles(pyramid: PyramidFile, numbers: Sequence[int]) -> list[Tile]:
         score = None if scores is None or not math.isfinite(scores[number]) else float(scores[number])
         made.append(Tile(number, printable(names[number]) if names else "", score))
     return made
+
+
+def shown_pictures(pyramid: PyramidFile, shown: Sequence[Tile], resolution: int) -> Iterator[Pixels]:
+    """Yield the pictures of some tiles, uint8 [C, r, r], and tell how far it is where they take more than moments."""
+    progress = Progress("view", len(shown), unit="picture", judged=False, silent_s=MOMENT_S)
+    try:
+        for tile in shown:
+            yield pyramid.picture(tile.number, resolution)
+            progress.advance(1)
+    finally:
+        progress.close()
 
 
 def level_for(pyramid: PyramidFile, side_px: int = TILE_PX) -> int:
@@ -174,8 +186,9 @@ class _Sheet:
     def drawn(self, pyramid: PyramidFile, shown: Sequence[Tile], resolution: int) -> Image.Image:
         sheet = Image.new("RGB", self._size(), PAPER)
         draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_PX)
-        for tile, (left, top) in zip(shown, self._places(), strict=False):
-            image = to_image(pyramid.picture(tile.number, resolution))
+        pictures = shown_pictures(pyramid, shown, resolution)
+        for pixels, tile, (left, top) in zip(pictures, shown, self._places(), strict=False):
+            image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
             side = (self.tile_px, self.tile_px)
             sheet.paste(image if image.size == side else image.resize(side, Image.Resampling.NEAREST), (left, top))
             if self.caption_px:

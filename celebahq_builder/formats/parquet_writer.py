@@ -14,13 +14,13 @@ import numpy as np
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats import png
 from celebahq_builder.formats.classes import class_numbers
 from celebahq_builder.formats.exporting import Export
 from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.names import file_names
 from celebahq_builder.formats.records import own_labels, records
 from celebahq_builder.formats.staging import Staging
+from celebahq_builder.imaging.codec import encode_png
 
 GROUP = 32
 """Pictures of a row group, which is held in memory; fewer where they are large."""
@@ -90,7 +90,7 @@ def _write_shard(job: _Job) -> int:
                 rows = []
                 some = job.numbers[start : start + group]
                 for at, pixels in enumerate(level.pixels(some), start):
-                    image = {"bytes": png.encode(pixels, job.png_level), "path": job.names[at]}
+                    image = {"bytes": encode_png(pixels, job.png_level), "path": job.names[at]}
                     rows.append({"image": image, **known[at]})
                 shard.write_table(pa.Table.from_pylist(rows, schema), row_group_size=group)
         file.flush()

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from celebahq_builder import parallel
-from celebahq_builder.formats import png
 from celebahq_builder.formats.exporting import Export
 from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.names import file_names
 from celebahq_builder.formats.records import records
 from celebahq_builder.formats.staging import Staging
+from celebahq_builder.imaging.codec import encode_png
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _write_shard(job: _Job) -> int:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
             known = records(level, job.numbers)
             for key, record, pixels in zip(job.names, known, level.pixels(job.numbers), strict=True):
-                _add(tar, f"{key}.png", png.encode(pixels, job.png_level))
+                _add(tar, f"{key}.png", encode_png(pixels, job.png_level))
                 _add(tar, f"{key}.json", json.dumps(record, ensure_ascii=False).encode())
                 if "label" in record:
                     _add(tar, f"{key}.cls", str(record["label"]).encode())

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.contact_sheet import SHEET_PIXELS_MAX, Tile, check_free, write_new
+from celebahq_builder.formats.contact_sheet import SHEET_PIXELS_MAX, Tile, check_free, shown_pictures, write_new
 from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.formats.pictures import Pixels
 from celebahq_builder.formats.printable import printable
 from celebahq_builder.imaging.codec import encode_jpeg
 from celebahq_builder.report import template
@@ -47,7 +48,9 @@ def write(path: Path, pyramid: PyramidFile, shown: Sequence[Tile], resolution: i
             f"{len(shown)} pictures of {resolution}x{resolution} are more than the {SHEET_PIXELS_MAX:,} px of a page; "
             "take a smaller --grid or --resolution"
         )
-    pictures = [_pictured(pyramid, tile, resolution) for tile in shown]
+    pictures = [
+        _pictured(tile, pixels) for tile, pixels in zip(shown, shown_pictures(pyramid, shown, resolution), strict=True)
+    ]
     contents = {
         "file": printable(pyramid.path.name),
         "count": pyramid.count,
@@ -59,8 +62,8 @@ def write(path: Path, pyramid: PyramidFile, shown: Sequence[Tile], resolution: i
     write_new(path, render(template.HOUSE, "contact.html.j2", contents))
 
 
-def _pictured(pyramid: PyramidFile, tile: Tile, resolution: int) -> Pictured:
-    pixels = pyramid.picture(tile.number, resolution)
+def _pictured(tile: Tile, pixels: Pixels) -> Pictured:
+    resolution = pixels.shape[-1]
     rgb = np.broadcast_to(pixels, (3, resolution, resolution))
     data = base64.b64encode(encode_jpeg(rgb, QUALITY)).decode("ascii")
     thumbnail = Thumbnail(f"data:image/jpeg;base64,{data}", resolution, resolution)
