@@ -12,6 +12,9 @@ log = logging.getLogger(__name__)
 
 LINE_EVERY_S = 30.0
 
+MOMENT_S = 2.0
+"""What takes no longer than this needs no progress."""
+
 
 class Progress:
     """Counts photos of one pass; shows rate, time left and how many were rejected.
@@ -22,16 +25,23 @@ class Progress:
         done: of an earlier command.
         unit: what is counted, if not photos.
         judged: whether one may be rejected or fail; else there is no word of that.
+        silent_s: a pass that ends sooner is not mentioned.
     """
 
-    def __init__(self, what: str, total: int, done: int = 0, unit: str = "photo", judged: bool = True) -> None:
-        self.unit, self.judged = unit, judged
+    def __init__(
+        self, what: str, total: int, done: int = 0, unit: str = "photo", judged: bool = True, silent_s: float = 0.0
+    ) -> None:
+        self.unit, self.judged, self.silent_s = unit, judged, silent_s
         self.what, self.total, self.done = what, total, done
         self.first, self.began = done, time.monotonic()
         self.said = self.began
         self.rejected = self.failed = 0
         terminal = sys.stderr.isatty()
-        self.bar = tqdm(total=total, initial=done, desc=what, unit=unit, dynamic_ncols=True) if terminal else None
+        self.bar = (
+            tqdm(total=total, initial=done, desc=what, unit=unit, dynamic_ncols=True, delay=silent_s)
+            if terminal
+            else None
+        )
 
     def advance(self, photos: int, rejected: int = 0, failed: int = 0) -> None:
         """Count some more photos."""
@@ -58,5 +68,5 @@ class Progress:
         """End the pass."""
         if self.bar is not None:
             self.bar.close()
-        else:
+        elif time.monotonic() - self.began >= self.silent_s:
             log.info("%s", self.line())

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from celebahq_builder import ledger
 from celebahq_builder.errors import CelebAHQError, FormatError
 from celebahq_builder.formats.hdf5 import PyramidFile
-from celebahq_builder.formats.labels import labels_file, labels_path
+from celebahq_builder.formats.labels import labels_file, labels_path, of_attributes
 from celebahq_builder.outcome import Kept
 from celebahq_builder.stages.batch import read_image
-from celebahq_builder.stages.pack import labels_of
 from celebahq_builder.stages.recipe import PHOTO_STAGES
 from celebahq_builder.workspace import StageFolder, Workspace, read_json
 
@@ -61,7 +58,7 @@ def _label_problems(path: Path) -> Iterator[str]:
         return
     with PyramidFile(path) as pyramid:
         attributes = pyramid.column("attributes")
-    if attributes is None or labels.read_bytes() != labels_file(labels_of(np.asarray(attributes))):
+    if attributes is None or labels.read_bytes() != labels_file(of_attributes(attributes)):
         yield f"{labels.name} is not what photos/attributes of {path.name} says"
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.contact_sheet import tiles
-from celebahq_builder.formats.stored import StoredPictures
+from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.report import contact_page
 from tests.browser import browser, visit
 from tests.formats.files import damage, noise, store
@@ -23,7 +23,7 @@ def smooth(count: int, resolution: int, channels: int = 3) -> np.ndarray:
 
 
 def page(path: Path, out: Path, numbers: list[int], resolution: int) -> str:
-    with StoredPictures(path) as stored:
+    with PyramidFile.with_pictures(path) as stored:
         contact_page.write(out, stored, tiles(stored, numbers), resolution)
     return out.read_text("utf-8")
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from celebahq_builder import cli
+from celebahq_builder.formats import comparison, contact_sheet, extraction
 from tests.formats.files import Pictures, damage, hashes, noise, store
 
 
@@ -135,6 +136,24 @@ def test_view(celebahq, ours: Path, theirs: Path, tmp_path: Path) -> None:
     for name in ("theirs.jpg", "theirs.html"):
         assert celebahq("view", theirs, "--out", tmp_path / name)[0] == 0
         assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_progress(
+    celebahq, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of all pictures that are read, where that takes longer than a moment."""
+    for module in (extraction, contact_sheet, comparison):
+        monkeypatch.setattr(module, "MOMENT_S", 0.0)
+    caplog.set_level("INFO")
+    for arguments, said in [
+        (["extract", theirs, "--index", ":7", "--out", tmp_path / "out"], ["extract: 7 of 7 pictures"]),
+        (["view", theirs, "--out", tmp_path / "a.png"], ["view: 12 of 12 pictures"]),
+        (["view", theirs, "--out", tmp_path / "a.html"], ["view: 12 of 12 pictures"]),
+        (["compare", theirs, theirs], [f"compare {r}x{r}: 12 of 12 pictures" for r in (16, 8, 4, 2, 1)]),
+    ]:
+        caplog.clear()
+        assert celebahq(*arguments)[0] == 0
+        assert [line.partition(",")[0] for line in caplog.messages] == said
 
 
 # --- All others -----------------------------------------------------------------------------------------------------

@@ -44,3 +44,27 @@ def test_other_things_than_photos(caplog: pytest.LogCaptureFixture) -> None:
     run.close()
     assert caplog.messages[-1].startswith("export: 4 of 4 pictures, ")
     assert caplog.messages[-1].endswith(" pictures/s, 0 min left")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("seconds", [1.0, 3.0])
+def test_what_takes_a_moment_is_not_mentioned(
+    seconds: float,
+    terminal: bool,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: terminal, raising=False)
+    caplog.set_level("INFO")
+    run = Progress("extract", total=4, unit="picture", judged=False, silent_s=progress.MOMENT_S)
+    for _ in range(4):
+        clock[0] += seconds / 4
+        run.advance(1)
+    run.close()
+    told = capsys.readouterr().err + "".join(caplog.messages)
+    assert bool(told) == (seconds > progress.MOMENT_S)
+    assert not told or "extract: " in told

@@ -88,6 +88,8 @@ def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> Non
     metavar="R",
     help="images, stylegan-zip, lsun: cut the middle of each picture to R x R px, by a Lanczos filter.",
 )
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
+@click.option("--skip", type=PATH, metavar="FILE", help="lsun: leave out the entries of these names, one a line.")
 @click.option(
     "--compression",
     type=click.Choice(["gzip", "none", "blosc2"]),

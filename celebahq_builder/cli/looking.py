@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from celebahq_builder.cli.group import PATH, celebahq
 from celebahq_builder.errors import CelebAHQError, FormatError
 
 if TYPE_CHECKING:
-    from celebahq_builder.formats.stored import StoredPictures
+    from celebahq_builder.formats.hdf5 import PyramidFile
 
 FILE = click.argument("file", type=PATH, metavar="FILE.h5")
 
@@ -40,16 +39,16 @@ def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, re
     """
     from celebahq_builder.formats.contact_sheet import tiles
     from celebahq_builder.formats.extraction import extract as write
-    from celebahq_builder.formats.stored import StoredPictures
+    from celebahq_builder.formats.hdf5 import PyramidFile
 
     if not index and not names:
         raise FormatError("say which pictures: --index 0:10, say, --index : for all, or --id NAME")
-    with StoredPictures(file) as stored:
-        numbers = _chosen(stored, index, names)
-        written = write(stored, numbers, out, resolution)
-        for path, tile in zip(written, tiles(stored, numbers), strict=True):
+    with PyramidFile.with_pictures(file) as pyramid:
+        numbers = _chosen(pyramid, index, names)
+        written = write(pyramid, numbers, out, resolution)
+        for path, tile in zip(written, tiles(pyramid, numbers), strict=True):
             click.echo("  ".join(filter(None, (str(path), tile.name))))
-    click.echo(f"{len(written):,} of {stored.count:,} pictures written to {out}")
+    click.echo(f"{len(written):,} of {pyramid.count:,} pictures written to {out}")
 
 
 @celebahq.command()
@@ -65,7 +64,7 @@ def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, re
 @click.option(
     "--worst", type=click.IntRange(0), default=10, show_default=True, metavar="N", help="Name the N that differ most."
 )
-def compare(a: Path, b: Path, worst: int, **asked: Any) -> None:
+def compare(a: Path, b: Path, **asked: Any) -> None:
     """Say which pictures of two HDF5 files differ, and by how much.
 
     Pictures are paired by id, by source file, or by place in the file, and compared level by level: the largest and
@@ -78,15 +77,11 @@ def compare(a: Path, b: Path, worst: int, **asked: Any) -> None:
     Exit code: 0 all equal, 1 there are differences, 2 the files cannot be compared.
     """
     from celebahq_builder.formats import comparison, comparison_text
-    from celebahq_builder.formats.stored import StoredPictures
+    from celebahq_builder.formats.hdf5 import PyramidFile
 
     try:
-        with StoredPictures(a) as one, StoredPictures(b) as other:
-            length = one.count * (1 if asked["resolution"] else len(one.resolutions))
-            with click.progressbar(
-                length=length, label="compare", file=sys.stderr, hidden=not sys.stderr.isatty()
-            ) as bar:
-                result = comparison.compare(one, other, worst=worst, advance=bar.update, **asked)
+        with PyramidFile.with_pictures(a) as one, PyramidFile.with_pictures(b) as other:
+            result = comparison.compare(one, other, **asked)
             for line in comparison_text.lines(one, other, result):
                 click.echo(line)
     except CelebAHQError as error:
@@ -114,37 +109,37 @@ def view(file: Path, out: Path, grid: str, resolution: int | None, captions: boo
     By default the first ones, as they are at the level next to 192 px. Nothing is ever overwritten.
     """
     from celebahq_builder.formats import contact_sheet
-    from celebahq_builder.formats.stored import StoredPictures
+    from celebahq_builder.formats.hdf5 import PyramidFile
     from celebahq_builder.report import contact_page
 
     match = re.fullmatch(r"(\d{1,4})[xX](\d{1,4})", grid)
     columns, rows = (int(match[1]), int(match[2])) if match else (0, 0)
     if not columns or not rows:
         raise FormatError(f"--grid {grid}: expected columns x rows, such as 8x5")
-    with StoredPictures(file) as stored:
-        numbers = _shown(stored, columns * rows, **asked)
-        shown = contact_sheet.tiles(stored, numbers[: columns * rows])
-        level = resolution or contact_sheet.level_for(stored)
+    with PyramidFile.with_pictures(file) as pyramid:
+        numbers = _shown(pyramid, columns * rows, **asked)
+        shown = contact_sheet.tiles(pyramid, numbers[: columns * rows])
+        level = resolution or contact_sheet.level_for(pyramid)
         if out.suffix.lower() == ".html":
-            contact_page.write(out, stored, shown, level)
+            contact_page.write(out, pyramid, shown, level)
         else:
-            contact_sheet.write(out, stored, shown, columns, level, captions)
+            contact_sheet.write(out, pyramid, shown, columns, level, captions)
         left = (
             f"; {len(numbers) - len(shown):,} more did not fit into --grid {grid}" if len(numbers) > len(shown) else ""
         )
-        click.echo(f"{out}: {len(shown):,} of {stored.count:,} pictures at {level}x{level}{left}")
+        click.echo(f"{out}: {len(shown):,} of {pyramid.count:,} pictures at {level}x{level}{left}")
 
 
-def _chosen(stored: StoredPictures, index: str | None, names: tuple[str, ...]) -> list[int]:
+def _chosen(pyramid: PyramidFile, index: str | None, names: tuple[str, ...]) -> list[int]:
     """Return the numbers asked for, those of --index first."""
     from celebahq_builder.formats import numbers
 
-    by_index = numbers.parse(index, stored.count) if index else []
-    return list(dict.fromkeys(by_index + (numbers.of_names(names, stored) if names else [])))
+    by_index = numbers.parse(index, pyramid.count) if index else []
+    return list(dict.fromkeys(by_index + (numbers.of_names(names, pyramid) if names else [])))
 
 
 def _shown(
-    stored: StoredPictures,
+    pyramid: PyramidFile,
     fit: int,
     *,
     index: str | None,
@@ -160,9 +155,9 @@ def _shown(
     if (bool(index or names) + drawn + (best or worst)) > 1:
         raise FormatError("--index or --id, --random, and --best or --worst exclude each other; take one of them")
     if index or names:
-        return _chosen(stored, index, names)
+        return _chosen(pyramid, index, names)
     if drawn:
-        return numbers.drawn(fit, stored.count, seed)
+        return numbers.drawn(fit, pyramid.count, seed)
     if best or worst:
-        return numbers.extremes(stored, fit, best=best, worst=worst)
-    return list(range(min(fit, stored.count)))
+        return numbers.extremes(pyramid, fit, best=best, worst=worst)
+    return list(range(min(fit, pyramid.count)))

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from celebahq_builder.data.device import Batch
-from celebahq_builder.data.labels import Source, read_labels
+from celebahq_builder.data.labels import Source, labels_for_training
 from celebahq_builder.data.order import Draws
 from celebahq_builder.formats.level import Level, Numbers
 from celebahq_builder.imaging.pyramid import Pixels
@@ -59,7 +59,7 @@ class PyramidDataset(Dataset[Any]):
             raise ValueError(f"alpha = {alpha} must be in [0, 1]")
         self.level = Level(Path(path), resolution, threads)
         self.resolution, self.alpha, self.mirror = self.level.resolution, alpha, mirror
-        found, names = read_labels(Path(path), labels, len(self)) if labels else (None, ())
+        found, names = labels_for_training(Path(path), labels, len(self)) if labels else (None, ())
         self.labels = found
         """float32 [N, classes], or None."""
         self.label_names = names

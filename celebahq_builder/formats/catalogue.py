@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 Writer = Callable[["Export", "Staging"], Iterator[int]]
 """Yields how many pictures an earlier command had done, and then how many more are, as they are."""
 
-Reader = Callable[[Path, int | None], PictureSet]
-"""Takes a path, and a size to cut pictures to."""
+Reader = Callable[[Path, int | None, Collection[str]], PictureSet]
+"""Takes a path, a size to cut pictures to, and the names of pictures to leave out."""
 
 WRITERS = {
     "tfrecord": "tfrecord_writer",
@@ -49,6 +49,9 @@ READERS = {
 RESIZING = ("images", "stylegan-zip", "lsun")
 """Formats whose pictures can be of any size; their `read` takes another as its second argument."""
 
+SKIPPING = ("lsun",)
+"""Formats of millions of pictures, a few of them damaged; their `read` takes the names of those to leave out."""
+
 
 def writer_of(name: str) -> Writer:
     """Return the writer of a format.
@@ -66,21 +69,22 @@ def reader_of(name: str) -> Reader:
     """Return the reader of a format.
 
     Raises:
-        RecipeError: there is none of that name; or, when it is called, its pictures have a size of their own.
+        RecipeError: there is none of that name; or, when it is called, its pictures have a size of their own, or none
+            of them can be left out.
     """
     if name not in READERS:
         raise RecipeError(f"--from {name} is not a format; there are {', '.join(READERS)}")
     read = import_module(f"{__package__}.{READERS[name]}").read
 
-    def reader(path: Path, resize: int | None) -> PictureSet:
-        if resize is None:
-            pictures: PictureSet = read(path)
-        elif name in RESIZING:
-            pictures = read(path, resize)
-        else:
+    def reader(path: Path, resize: int | None, skip: Collection[str] = ()) -> PictureSet:
+        if resize is not None and name not in RESIZING:
             raise RecipeError(
                 f"--resize is for {', '.join(RESIZING)}; the pictures of {name} have one size: leave it out"
             )
+        if skip and name not in SKIPPING:
+            raise RecipeError(f"--skip is for {', '.join(SKIPPING)}, not {name}; remove the pictures, or leave it out")
+        sized = () if resize is None else (resize,)
+        pictures: PictureSet = read(path, *sized, skip=skip) if skip else read(path, *sized)
         return pictures
 
     return reader

@@ -197,6 +197,24 @@ def codec_of(dataset: h5py.Dataset) -> Codec:
     raise FormatError(f"{where} has the filters {found}; expected gzip, blosc2 or none")
 
 
+def load_filters(dataset: h5py.Dataset) -> None:
+    """See to it that HDF5 can undo a dataset's compression; importing hdf5plugin registers all filters that it has.
+
+    Raises:
+        FormatError: a filter is not installed.
+    """
+    properties = dataset.id.get_create_plist()
+    for number in (properties.get_filter(i)[0] for i in range(properties.get_nfilters())):
+        where = f"{dataset.file.filename}: {dataset.name[1:]}, compressed by HDF5's filter {number},"
+        if not h5py.h5z.filter_avail(number):
+            _hdf5plugin(where)
+        if not h5py.h5z.filter_avail(number):
+            raise FormatError(
+                f"{where} cannot be read: neither HDF5 nor hdf5plugin has that filter; copy the file with h5repack "
+                "where it was written"
+            )
+
+
 def _shaped(data: bytes | bytearray, shape: tuple[int, ...], name: str) -> Chunk:
     if len(data) != math.prod(shape):
         raise FormatError(f"a {name} chunk has {len(data)} bytes, expected {math.prod(shape)} of shape {list(shape)}")

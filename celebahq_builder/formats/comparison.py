@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.matching import By, Match, match
+from celebahq_builder.formats.metadata import read_text
 from celebahq_builder.formats.pictures import Pixels
-from celebahq_builder.formats.stored import StoredPictures
+from celebahq_builder.progress import MOMENT_S, Progress
 
 BLOCK_BYTES = 16 << 20
 """Pictures of a file that are read together take up to so much."""
@@ -105,14 +107,13 @@ def difference(a: Pixels, b: Pixels) -> Difference:
 
 
 def compare(
-    a: StoredPictures,
-    b: StoredPictures,
+    a: PyramidFile,
+    b: PyramidFile,
     *,
     by: By | None = None,
     resolution: int | None = None,
     full: bool = False,
     worst: int = 10,
-    advance: Callable[[int], None] = lambda pairs: None,
 ) -> Comparison:
     """Compare the pictures of two files, level by level, in blocks of bounded size.
 
@@ -121,15 +122,14 @@ def compare(
         resolution: only this level; default all that both have.
         full: read pictures too whose SHA-256, as recorded in both files, are equal.
         worst: how many pairs to name.
-        advance: called with the number of pairs that were compared at a level since the last call.
 
     Raises:
         FormatError: one is grey and the other is not, there is no such level, or a picture cannot be read.
     """
     if a.channels != b.channels:
         raise FormatError(f"{a.path} has {a.channels} channels, {b.path} has {b.channels}: they cannot be compared")
-    for stored in (a, b) if resolution else ():
-        stored.check_resolution(resolution or 0)
+    for pyramid in (a, b) if resolution else ():
+        pyramid.check_resolution(resolution or 0)
     matched = match(a, b, by)
     read = np.ones(len(matched.a), bool) if full else _unlike(a, b, matched)
     common = [r for r in a.resolutions if r in b.resolutions and resolution in (None, r)]
@@ -138,9 +138,10 @@ def compare(
     differs = np.zeros(len(matched.a), bool)
     named: list[tuple[float, int, PictureDifference]] = []
     levels = []
+    pairs = np.flatnonzero(read)
     for r in common:
         total, different = Difference(0, 0, 0, 0), 0
-        for pair, found in _pairs(a, b, matched, np.flatnonzero(read), r, advance):
+        for pair, found in _pairs(a, b, matched, pairs, r):
             total += found
             if found.largest:
                 different += 1
@@ -164,27 +165,31 @@ def compare(
     )
 
 
-def _unlike(a: StoredPictures, b: StoredPictures, matched: Match) -> NDArray[np.bool_]:
+def _unlike(a: PyramidFile, b: PyramidFile, matched: Match) -> NDArray[np.bool_]:
     """Return which pairs have to be read: those whose recorded hashes differ, or are not there."""
-    one, other = a.text("sha256"), b.text("sha256")
+    one, other = read_text(a, "sha256"), read_text(b, "sha256")
     if one is None or other is None or a.resolutions != b.resolutions:
         return np.ones(len(matched.a), np.bool_)
     return np.array([one[i] != other[j] for i, j in zip(matched.a, matched.b, strict=True)], np.bool_)
 
 
 def _pairs(
-    a: StoredPictures,
-    b: StoredPictures,
+    a: PyramidFile,
+    b: PyramidFile,
     matched: Match,
     pairs: NDArray[np.int64],
     resolution: int,
-    advance: Callable[[int], None],
 ) -> Iterator[tuple[int, Difference]]:
     """Yield the number of each pair and how its pictures differ at a level."""
     size = min(max(BLOCK_BYTES // (a.channels * resolution * resolution), 1), BLOCK_PICTURES)
-    for start in range(0, len(pairs), size):
-        block = pairs[start : start + size]
-        one, other = a.pictures(matched.a[block], resolution), b.pictures(matched.b[block], resolution)
-        for i, pair in enumerate(block):
-            yield int(pair), difference(one[i], other[i])
-        advance(len(block))
+    name = f"compare {resolution}x{resolution}"
+    progress = Progress(name, len(pairs), unit="picture", judged=False, silent_s=MOMENT_S)
+    try:
+        for start in range(0, len(pairs), size):
+            block = pairs[start : start + size]
+            one, other = a.read(matched.a[block], resolution), b.read(matched.b[block], resolution)
+            for i, pair in enumerate(block):
+                yield int(pair), difference(one[i], other[i])
+            progress.advance(len(block))
+    finally:
+        progress.close()

@@ -6,18 +6,19 @@ import math
 from collections.abc import Iterator, Sequence
 
 from celebahq_builder.formats.comparison import Comparison
-from celebahq_builder.formats.stored import StoredPictures, printable
+from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.formats.printable import printable
 
 NAMED = 5
 """Pictures without a partner that are named."""
 
 
-def lines(a: StoredPictures, b: StoredPictures, result: Comparison) -> Iterator[str]:
+def lines(a: PyramidFile, b: PyramidFile, result: Comparison) -> Iterator[str]:
     """Yield files, pairs, levels, the worst pairs, and in the last line whether all is equal."""
-    for mark, stored in (("A", a), ("B", b)):
-        r = stored.resolutions[0]
-        colour = "grey" if stored.channels == 1 else "RGB"
-        yield f"{mark}: {stored.path}: {stored.count:,} pictures of {r}x{r}, {colour}"
+    for mark, pyramid in (("A", a), ("B", b)):
+        r = pyramid.resolution
+        colour = "grey" if pyramid.channels == 1 else "RGB"
+        yield f"{mark}: {pyramid.path}: {pyramid.count:,} pictures of {r}x{r}, {colour}"
     yield from _matched(result)
     for mark, only in zip("AB", result.only_levels, strict=True):
         if only:

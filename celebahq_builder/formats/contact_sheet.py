@@ -11,8 +11,11 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.extraction import to_image
-from celebahq_builder.formats.stored import StoredPictures, printable
+from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.formats.metadata import read_numbers, read_text
+from celebahq_builder.formats.pictures import Pixels
+from celebahq_builder.formats.printable import printable
+from celebahq_builder.progress import MOMENT_S, Progress
 from celebahq_builder.workspace import write_atomic
 
 TILE_PX = 192
@@ -59,10 +62,10 @@ class Tile:
         return "" if self.score is None else f"{self.score:.3f}"
 
 
-def tiles(stored: StoredPictures, numbers: Sequence[int]) -> list[Tile]:
+def tiles(pyramid: PyramidFile, numbers: Sequence[int]) -> list[Tile]:
     """Return what a file knows of some pictures."""
-    names = stored.text("id") or stored.text("file")
-    scores = stored.numbers("score")
+    names = read_text(pyramid, "id") or read_text(pyramid, "file")
+    scores = read_numbers(pyramid, "score")
     made = []
     for number in numbers:
         score = None if scores is None or not math.isfinite(scores[number]) else float(scores[number])
@@ -70,13 +73,24 @@ def tiles(stored: StoredPictures, numbers: Sequence[int]) -> list[Tile]:
     return made
 
 
-def level_for(stored: StoredPictures, side_px: int = TILE_PX) -> int:
+def shown_pictures(pyramid: PyramidFile, shown: Sequence[Tile], resolution: int) -> Iterator[Pixels]:
+    """Yield the pictures of some tiles, uint8 [C, r, r], and tell how far it is where they take more than moments."""
+    progress = Progress("view", len(shown), unit="picture", judged=False, silent_s=MOMENT_S)
+    try:
+        for tile in shown:
+            yield pyramid.picture(tile.number, resolution)
+            progress.advance(1)
+    finally:
+        progress.close()
+
+
+def level_for(pyramid: PyramidFile, side_px: int = TILE_PX) -> int:
     """Return the resolution of the level that is nearest to a side, by ratio; the larger of two."""
-    return min(stored.resolutions, key=lambda r: (abs(math.log2(r / side_px)), -r))
+    return min(pyramid.resolutions, key=lambda r: (abs(math.log2(r / side_px)), -r))
 
 
 def write(
-    path: Path, stored: StoredPictures, shown: Sequence[Tile], columns: int, resolution: int, captions: bool = True
+    path: Path, pyramid: PyramidFile, shown: Sequence[Tile], columns: int, resolution: int, captions: bool = True
 ) -> tuple[int, int]:
     """Write a sheet of some pictures, as they are at a level, in rows from the top left.
 
@@ -100,11 +114,11 @@ def write(
     if kind is None:
         raise FormatError(f"--out {path}: expected a name that ends in {', '.join(FORMATS)} or .html")
     check_free(path)
-    stored.check_resolution(resolution)
+    pyramid.check_resolution(resolution)
     zoom = -(-CAPTION_TILE_PX // resolution) if captions else 1
     sheet = _Sheet(min(columns, len(shown)), -(-len(shown) // columns), resolution * zoom, CAPTION_PX * captions)
     buffer = io.BytesIO()
-    drawn = sheet.drawn(stored, shown, resolution)
+    drawn = sheet.drawn(pyramid, shown, resolution)
     drawn.save(buffer, kind, **({"quality": 90, "subsampling": 0} if kind == "JPEG" else {"compress_level": 6}))
     write_new(path, buffer.getvalue())
     return drawn.size
@@ -169,11 +183,12 @@ class _Sheet:
                     MARGIN_PX + row * (self.tile_px + self.caption_px + GAP_PX),
                 )
 
-    def drawn(self, stored: StoredPictures, shown: Sequence[Tile], resolution: int) -> Image.Image:
+    def drawn(self, pyramid: PyramidFile, shown: Sequence[Tile], resolution: int) -> Image.Image:
         sheet = Image.new("RGB", self._size(), PAPER)
         draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_PX)
-        for tile, (left, top) in zip(shown, self._places(), strict=False):
-            image = to_image(stored.picture(tile.number, resolution))
+        pictures = shown_pictures(pyramid, shown, resolution)
+        for pixels, tile, (left, top) in zip(pictures, shown, self._places(), strict=False):
+            image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
             side = (self.tile_px, self.tile_px)
             sheet.paste(image if image.size == side else image.resize(side, Image.Resampling.NEAREST), (left, top))
             if self.caption_px:

@@ -9,8 +9,8 @@ from pathlib import Path
 from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.formats.labels import labels_file
 from celebahq_builder.formats.level_pictures import LevelPictures
-from celebahq_builder.formats.png import LEVEL
 from celebahq_builder.formats.staging import staging
+from celebahq_builder.imaging.codec import PNG_LEVEL
 from celebahq_builder.progress import Progress
 from celebahq_builder.workspace import sha256
 
@@ -30,7 +30,7 @@ class Settings:
     """In the order of the ProGAN authors' tool for TFRecord: numpy's RandomState(123)."""
     shard: int = 1000
     """Pictures per shard."""
-    png_level: int = LEVEL
+    png_level: int = PNG_LEVEL
 
 
 @dataclass(frozen=True)

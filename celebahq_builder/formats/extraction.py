@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.pictures import Pixels
-from celebahq_builder.formats.stored import StoredPictures
+from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.imaging.codec import encode_png
+from celebahq_builder.progress import MOMENT_S, Progress
 from celebahq_builder.workspace import write_atomic
-
-
-def to_image(pixels: Pixels) -> Image.Image:
-    """Return uint8 [C, R, R] as a Pillow image, in RGB or grey."""
-    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
 
 def file_name(number: int) -> str:
@@ -25,7 +18,7 @@ def file_name(number: int) -> str:
     return f"{number:05d}.png"
 
 
-def extract(stored: StoredPictures, numbers: Sequence[int], out: Path, resolution: int | None = None) -> list[Path]:
+def extract(pyramid: PyramidFile, numbers: Sequence[int], out: Path, resolution: int | None = None) -> list[Path]:
     """Write pictures into a folder, lossless, each under its number; nothing is left of them after an error.
 
     Args:
@@ -40,8 +33,8 @@ def extract(stored: StoredPictures, numbers: Sequence[int], out: Path, resolutio
         FormatError: a file is there already, the folder cannot be written to, or the file has no such level.
         DiskFull: no space left.
     """
-    resolution = resolution or stored.resolutions[0]
-    stored.check_resolution(resolution)
+    resolution = resolution or pyramid.resolution
+    pyramid.check_resolution(resolution)
     targets = [out / file_name(number) for number in numbers]
     taken = [target for target in targets if target.exists() or target.is_symlink()]
     if taken:
@@ -49,12 +42,12 @@ def extract(stored: StoredPictures, numbers: Sequence[int], out: Path, resolutio
         raise FormatError(f"{taken[0]} exists{more}; nothing is overwritten: delete it, or choose another --out")
     made = [folder for folder in (out, *out.absolute().parents) if not folder.exists()]
     written: list[Path] = []
+    progress = Progress("extract", len(targets), unit="picture", judged=False, silent_s=MOMENT_S)
     try:
         for number, target in zip(numbers, targets, strict=True):
-            buffer = io.BytesIO()
-            to_image(stored.picture(number, resolution)).save(buffer, "PNG", compress_level=1)
-            write_atomic(target, buffer.getvalue())
+            write_atomic(target, encode_png(pyramid.picture(number, resolution)))
             written.append(target)
+            progress.advance(1)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the first error is the one to tell
             for target in written:
@@ -66,4 +59,6 @@ def extract(stored: StoredPictures, numbers: Sequence[int], out: Path, resolutio
                 f"{out} cannot be written to ({error.filename}: {error.strerror}); choose another --out"
             ) from None
         raise
+    finally:
+        progress.close()
     return written

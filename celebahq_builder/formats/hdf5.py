@@ -6,16 +6,19 @@ What lies where in it says `hdf5_layout`; `hdf5_writer` writes it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.codecs import load_filters
+from celebahq_builder.formats.hdf5_file import REMEDY, Column, open_hdf5, read_column
 from celebahq_builder.formats.hdf5_layout import PHOTOS, level_name
+from celebahq_builder.formats.pictures import Pixels
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
 from celebahq_builder.workspace import sha256
 
@@ -41,14 +44,7 @@ class PyramidFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.is_file():
-            raise FormatError(f"{path} does not exist")
-        try:
-            self.file = h5py.File(path, "r")
-        except OSError as error:
-            raise FormatError(
-                f"{path} is not a readable HDF5 file (a writer that was killed leaves such): {error}; write it again"
-            ) from None
+        self.file = open_hdf5(path)
         try:
             self.resolutions = self._levels()
             self.resolution = self.resolutions[0]
@@ -57,6 +53,27 @@ class PyramidFile:
         except FormatError:
             self.file.close()
             raise
+
+    @classmethod
+    def with_pictures(cls, path: Path) -> Self:
+        """Open a file whose pictures are to be read.
+
+        Raises:
+            FormatError: it has none, or their compression needs a package that is not installed.
+        """
+        pyramid = cls(path)
+        try:
+            if not pyramid.count:
+                raise FormatError(f"{path} holds no pictures; its writer was killed, get or build it again")
+            pyramid._load_filters()
+        except FormatError:
+            pyramid.file.close()
+            raise
+        return pyramid
+
+    def _load_filters(self) -> None:
+        for r in self.resolutions:
+            load_filters(self.level(r))
 
     def _levels(self) -> tuple[int, ...]:
         """Return the resolutions of all levels, largest first: of every key that starts with "data"."""
@@ -102,7 +119,7 @@ class PyramidFile:
                     f"as {level_name(self.resolution)} has {self.count} pictures"
                 )
 
-    def __enter__(self) -> PyramidFile:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,21 +129,55 @@ class PyramidFile:
         """Return the dataset of a level, uint8 [N, C, r, r]."""
         return self.file[level_name(resolution)]
 
-    def column(self, name: str) -> NDArray[Any] | list[str] | None:
-        """Return a column of what is known of the photos, or None if the file lacks it."""
-        if PHOTOS not in self.file or name not in self.file[PHOTOS]:
-            return None
-        dataset = self.file[PHOTOS][name]
-        if h5py.check_string_dtype(dataset.dtype):
-            return [str(value) for value in dataset.asstr()[:]]
-        return np.asarray(dataset[:])
+    def check_resolution(self, resolution: int) -> None:
+        """Raise if the file has no such level.
+
+        Raises:
+            FormatError: names those it has.
+        """
+        if resolution not in self.resolutions:
+            has = ", ".join(map(str, self.resolutions))
+            raise FormatError(f"{self.path} has no level {resolution}x{resolution}; it has {has}: ask for one of these")
+
+    def read(self, numbers: Sequence[int] | NDArray[np.int64], resolution: int) -> Pixels:
+        """Return some pictures, at least one, as a level has them, uint8 [n, C, r, r].
+
+        Those that follow each other are read at once. `level.Level` is quicker where they do not.
+
+        Raises:
+            FormatError: one of them cannot be read.
+        """
+        first, last = int(numbers[0]), int(numbers[-1])
+        if not np.array_equal(numbers, np.arange(first, first + len(numbers))):
+            return np.stack([self.picture(int(number), resolution) for number in numbers])
+        try:
+            return np.asarray(self.level(resolution)[first : last + 1], np.uint8)
+        except OSError as error:
+            what = f"picture {first}" if first == last else f"one of the pictures {first} to {last}"
+            reason = " ".join(str(error).split())
+            raise FormatError(
+                f"{self.path}: {what} of {level_name(resolution)} cannot be read: {reason}; {REMEDY}"
+            ) from None
+
+    def picture(self, number: int, resolution: int) -> Pixels:
+        """Return one picture, uint8 [C, r, r]; as `read` does."""
+        pixels: Pixels = self.read([number], resolution)[0]
+        return pixels
+
+    def column(self, name: str, rows: slice = slice(None)) -> Column | None:
+        """Return some rows of a column of what is known of the photos; as `read_column` does."""
+        return read_column(self.file, name, rows)
 
     def problems(self) -> Iterator[str]:
         """Yield, in one line each, what is wrong with the pictures; nothing for a sound file.
 
         Checked: the top level's pictures have the SHA-256 recorded for them; every other level is the 2x2 mean of the
         one above, as `build_pyramid` has it.
+
+        Raises:
+            FormatError: the compression needs a package that is not installed.
         """
+        self._load_filters()
         hashes = self.column("sha256")
         if hashes is not None and len(hashes) != self.count:
             yield f"{PHOTOS}/sha256 has {len(hashes)} rows, expected {self.count}"

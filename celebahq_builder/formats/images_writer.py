@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from celebahq_builder import parallel
-from celebahq_builder.formats import png
 from celebahq_builder.formats.exporting import Export
 from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.names import file_names
 from celebahq_builder.formats.records import records
 from celebahq_builder.formats.staging import Staging
+from celebahq_builder.imaging.codec import encode_png
 from celebahq_builder.workspace import write_atomic
 
 METADATA = "metadata.jsonl"
@@ -57,7 +57,7 @@ def write(export: Export, stage: Staging) -> Iterator[int]:
 def _write_pictures(job: _Job) -> int:
     with LevelPictures(job.source, job.resolution) as level:
         for name, pixels in zip(job.names, level.pixels(job.numbers), strict=True):
-            write_atomic(job.folder / name, png.encode(pixels, job.png_level))
+            write_atomic(job.folder / name, encode_png(pixels, job.png_level))
     return len(job.numbers)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ def import_pictures(
     *,
     format: str | None = None,
     resize: int | None = None,
+    limit: int | None = None,
+    skip: Path | None = None,
     compression: str = "gzip",
     workers: int = 1,
 ) -> int:
@@ -41,6 +44,8 @@ def import_pictures(
         target: HDF5 file to make.
         format: name in the catalogue; None takes what the data set looks like.
         resize: for formats of pictures of any size, cut their middle to this one.
+        limit: so many pictures from the beginning; None for all.
+        skip: file of names to leave out, one a line, for formats that allow it.
         compression: name of a codec.
         workers: processes that build and compress the levels; they never change the result.
 
@@ -50,7 +55,14 @@ def import_pictures(
     """
     check_free(target)
     name = format or recognise(path)
-    pictures = reader_of(name)(path, resize)
+    left_out = () if skip is None else _names(skip)
+    pictures = reader_of(name)(path, resize, left_out)
+    attributes = _attributes(pictures, name, path)
+    if left_out:
+        attributes["skipped"] = len(left_out)
+    if limit is not None and limit < pictures.count:
+        attributes["limit"] = limit
+        pictures = _First(pictures, limit)
     if pictures.labels is None:
         check_free(labels_path(target))  # of another data set, they would be taken for this one's
     metadata = getattr(pictures, "metadata", Metadata())
@@ -65,7 +77,7 @@ def import_pictures(
             codec=codec(compression),
             workers=workers,
             columns=columns,
-            attributes=_attributes(pictures, name, path),
+            attributes=attributes,
             advance=progress.advance,
         )
     except OSError as error:
@@ -79,6 +91,31 @@ def _attributes(pictures: PictureSet, name: str, path: Path) -> dict[str, Any]:
     known = dict(pictures.pyramid.file.attrs) if isinstance(pictures, LevelPictures) else {}
     known.pop("format_version", None)
     return {"builder": f"celebahq_builder {__version__}", **known, "imported_from": json.dumps([name, path.name])}
+
+
+def _names(path: Path) -> tuple[str, ...]:
+    """Return the names of a file, one a line; blank lines are none."""
+    try:
+        return tuple(filter(None, map(str.strip, path.read_text(encoding="utf-8-sig").splitlines())))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"--skip {path} cannot be read: {error}; expected a text file, a name a line") from None
+
+
+class _First:
+    """The beginning of a set of pictures, with what is known of it."""
+
+    def __init__(self, pictures: PictureSet, count: int) -> None:
+        self.of, self.count = pictures, count
+        self.resolution, self.channels = pictures.resolution, pictures.channels
+        self.labels: Labels | None = None if pictures.labels is None else pictures.labels[:count]
+        self.label_names = pictures.label_names
+        whole: Metadata = getattr(pictures, "metadata", Metadata())
+        columns = {key: column[:count] for key, column in whole.columns.items()}
+        self.metadata = Metadata(columns, whole.attribute_names)
+
+    def pictures(self, start: int = 0) -> Iterator[Picture]:
+        """Yield the pictures from number `start` on."""
+        return itertools.islice(self.of.pictures(start), max(self.count - start, 0))
 
 
 class _Checked:

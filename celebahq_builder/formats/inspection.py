@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.histogram_text import histogram_lines
-from celebahq_builder.formats.stored import printable
+from celebahq_builder.formats.labels import labels_path
+from celebahq_builder.formats.printable import printable
 from celebahq_builder.imaging.pyramid import levels
 
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32001: "Blosc", 32004: "LZ4", 32015: "Zstandard", 32026: "Blosc2"}
@@ -92,7 +93,7 @@ def _gaps(data: h5py.Dataset) -> Iterator[str]:
 
 def _labels(path: Path) -> Iterator[str]:
     """Say what labels lie beside the file, as the ProGAN authors' tool puts them."""
-    beside = path.with_name(f"{path.stem}-labels.npy")
+    beside = labels_path(path)
     if beside.is_file():
         try:
             labels = np.load(beside, mmap_mode="r", allow_pickle=False)

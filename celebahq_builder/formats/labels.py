@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.pictures import Labels
@@ -37,18 +39,42 @@ def read_labels(path: Path, count: int) -> Labels | None:
     """Return the labels beside the HDF5 file `path`, float32 [N, classes], or None where there are none.
 
     Raises:
-        FormatError: the file is not such an array, or has not one row per picture.
+        FormatError: as `load_labels` does.
     """
     beside = labels_path(path)
-    if not beside.exists():
-        return None
+    return load_labels(beside, count) if beside.exists() else None
+
+
+def load_labels(path: Path, count: int) -> Labels:
+    """Return the labels of N pictures in a file of numpy's, float32 [N, classes].
+
+    Raises:
+        FormatError: the file is not such an array, or as `check_labels` does.
+    """
     try:
-        labels = np.load(io.BytesIO(beside.read_bytes()), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise FormatError(f"{beside} is not a readable .npy file: {error}; replace or delete it") from None
-    if labels.ndim != 2 or len(labels) != count or labels.dtype.kind not in "fiub":
+        values = np.asarray(np.load(io.BytesIO(path.read_bytes()), allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise FormatError(f"{path} is not a readable array of numpy's: {error}; replace or delete it") from None
+    return check_labels(values, count, path)
+
+
+def check_labels(values: NDArray[Any], count: int, where: Path) -> Labels:
+    """Return values as the labels of N pictures, float32 [N, classes].
+
+    Args:
+        where: file that an error names.
+
+    Raises:
+        FormatError: not one row of finite numbers per picture.
+    """
+    if values.ndim != 2 or values.dtype.kind not in "biuf" or len(values) != count or not np.isfinite(values).all():
         raise FormatError(
-            f"{beside} has the shape {labels.shape} and the type {labels.dtype}, expected {count} rows of numbers, one "
-            f"per picture of {path.name}; replace or delete it"
+            f"{where}: labels are {values.dtype} {list(values.shape)}, expected finite numbers [{count}, classes]; "
+            "replace or delete them"
         )
-    return np.ascontiguousarray(labels, dtype=np.float32)
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def of_attributes(attributes: ArrayLike) -> Labels:
+    """Return attributes [N, attributes] as labels: 1 where a picture has one, 0 for CelebA's -1 and unknown ones."""
+    return np.asarray(np.asarray(attributes) > 0, np.float32)

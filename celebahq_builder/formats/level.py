@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.chunks import chunk_table
 from celebahq_builder.formats.codecs import Stored
+from celebahq_builder.formats.hdf5_file import open_hdf5
 from celebahq_builder.imaging.pyramid import Pixels
 
 Numbers = Sequence[int] | NDArray[np.int64]
@@ -49,15 +50,8 @@ class Level:
     def __init__(self, path: Path, resolution: int | None = None, threads: int | None = None) -> None:
         self.path = path
         self.threads = threads or os.cpu_count() or 1
-        if not path.is_file():
-            raise FormatError(f"{path} does not exist")
+        file = open_hdf5(path)
         self._identity = _identity(path.stat())
-        try:
-            file = h5py.File(path, "r")
-        except OSError as error:
-            raise FormatError(
-                f"{path} is not a readable HDF5 file (a writer that was killed leaves such): {error}; write it again"
-            ) from None
         with file:
             largest, dataset = _find(file, path, resolution)
             self.resolution = int(dataset.shape[-1])

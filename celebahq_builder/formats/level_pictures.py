@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Self
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.codecs import codec_of
 from celebahq_builder.formats.hdf5 import PyramidFile
-from celebahq_builder.formats.hdf5_layout import PHOTOS, level_name
+from celebahq_builder.formats.hdf5_layout import PHOTOS
 from celebahq_builder.formats.labels import read_labels
 from celebahq_builder.formats.metadata import Metadata, read_metadata
 from celebahq_builder.formats.pictures import Labels, Picture, Pixels
@@ -45,17 +44,10 @@ class LevelPictures:
 
     def __init__(self, path: Path, resolution: int | None = None) -> None:
         self.path = path
-        self.pyramid = PyramidFile(path)
+        self.pyramid = PyramidFile.with_pictures(path)
+        self.resolution = self.pyramid.resolution if resolution is None else resolution
         try:
-            if not self.pyramid.count:
-                raise FormatError(f"{path} holds no pictures; its writer was killed, get or build it again")
-            self.resolution = self.pyramid.resolution if resolution is None else resolution
-            if self.resolution not in self.pyramid.resolutions:
-                has = ", ".join(map(str, self.pyramid.resolutions))
-                raise FormatError(f"{path} has no level {resolution}x{resolution}; it has {has}: ask for one of these")
-            level = self.pyramid.level(self.resolution)
-            if level.chunks is not None and level.compression not in ("gzip", "lzf"):
-                codec_of(level)  # loads the filter of a codec that is not HDF5's own, or says what to install
+            self.pyramid.check_resolution(self.resolution)
         except FormatError:
             self.pyramid.file.close()
             raise
@@ -115,19 +107,11 @@ class LevelPictures:
             FormatError: a picture that cannot be read, or that is not the one that was written.
         """
         r = self.resolution if resolution is None else resolution
-        level = self.pyramid.level(r)
         block = max(1, BLOCK_BYTES // (self.channels * r * r)) if isinstance(numbers, range) else 1
         for k in range(0, len(numbers), block):
             some = numbers[k : k + block]
             rows = slice(some[0], some[-1] + 1)
-            try:
-                pictures = level[rows]
-            except OSError as error:
-                raise FormatError(
-                    f"{self.path}: pictures {rows.start} to {rows.stop - 1} of {level_name(r)} cannot be read: "
-                    f"{error}; the file is damaged, get or build it again"
-                ) from None
-            for number, hashed, pixels in zip(some, self._hashes(rows, r), pictures, strict=True):
+            for number, hashed, pixels in zip(some, self._hashes(rows, r), self.pyramid.read(some, r), strict=True):
                 if hashed is not None and sha256(pixels.tobytes()) != hashed:
                     raise FormatError(
                         f"{self.path}: picture {number} is not the one that was written: its SHA-256 is another; the "

@@ -107,7 +107,9 @@ def _square(path: Path, name: str, data: bytes, resolution: int) -> Pixels:
     try:
         image = open_rgb(data, PIXELS_MAX, "this reader")[0]
     except Rejection as rejection:
-        raise FormatError(f"{path}: entry {name} is no picture: {rejection}; mend it, or leave it out") from None
+        raise FormatError(
+            f"{path}: entry {name} is no picture: {rejection}; mend it, or leave it out (--skip)"
+        ) from None
     left, top, side = centred_square(image.width, image.height)
     square = image.crop((left, top, left + side, top + side))
     return to_pixels(square.resize((resolution, resolution), Image.Resampling.LANCZOS))

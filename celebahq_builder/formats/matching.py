@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.stored import StoredPictures
+from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.formats.metadata import read_text
 
 By = Literal["id", "file", "position"]
 
@@ -36,7 +37,7 @@ class Match:
         return int((self.a != self.b).sum())
 
 
-def match(a: StoredPictures, b: StoredPictures, by: By | None = None) -> Match:
+def match(a: PyramidFile, b: PyramidFile, by: By | None = None) -> Match:
     """Pair the pictures of two files.
 
     Args:
@@ -48,7 +49,7 @@ def match(a: StoredPictures, b: StoredPictures, by: By | None = None) -> Match:
     """
     for column in ("id", "file"):
         if by in (None, column):
-            names = a.text(column), b.text(column)
+            names = read_text(a, column), read_text(b, column)
             if _usable(names[0]) and _usable(names[1]):
                 return _by_name("id" if column == "id" else "file", names[0] or [], names[1] or [])
             if by is not None:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.formats.hdf5_file import Column
 from celebahq_builder.formats.hdf5_layout import PHOTOS
 from celebahq_builder.formats.hdf5_writer import NAMES
+from celebahq_builder.formats.labels import of_attributes
 from celebahq_builder.formats.pictures import Labels
-
-Column = NDArray[Any] | list[str]
 
 Record = dict[str, Any]
 """What is known of one picture, as JSON has it; ``attributes`` is a mapping of their names to 1 or -1."""
@@ -47,7 +47,7 @@ class Metadata:
     def attribute_labels(self) -> Labels | None:
         """The attributes as labels, float32 [N, attributes] of 0 and 1; None where there are none."""
         column = self.columns.get("attributes")
-        return None if column is None else (np.asarray(column) > 0).astype(np.float32)
+        return None if column is None else of_attributes(column)
 
     def record(self, row: int) -> Record:
         """Return one row as JSON has it."""
@@ -74,17 +74,47 @@ def read_metadata(pyramid: PyramidFile, rows: slice = slice(None)) -> Metadata:
     for name, dataset in group.items():
         if name in NAMES or not isinstance(dataset, h5py.Dataset):
             continue
-        if dataset.shape[:1] != (pyramid.count,):
-            raise FormatError(
-                f"{pyramid.path}: photos/{name} has the shape {dataset.shape}, expected {pyramid.count} rows, one per "
-                "picture; the file was altered since it was written, build it again"
-            )
-        text = h5py.check_string_dtype(dataset.dtype)
-        columns[name] = [str(value) for value in dataset.asstr()[rows]] if text else np.asarray(dataset[rows])
+        column = _per_picture(pyramid, name, rows)
+        if column is not None:
+            columns[name] = column
     names = tuple(pyramid.column("attribute_names") or ()) if "attributes" in columns else ()
     if names and np.shape(columns["attributes"])[1:] != (len(names),):
         raise FormatError(f"{pyramid.path}: {len(names)} attribute_names for {np.shape(columns['attributes'])} values")
     return Metadata(columns, names)
+
+
+def read_text(pyramid: PyramidFile, name: str) -> list[str] | None:
+    """Return what an HDF5 file knows of each picture under a name, as text; None where it does not.
+
+    Raises:
+        FormatError: there is not one for each picture.
+    """
+    values = _per_picture(pyramid, name)
+    return None if values is None else [str(value) for value in values]
+
+
+def read_numbers(pyramid: PyramidFile, name: str) -> NDArray[np.float64] | None:
+    """Return what an HDF5 file knows of each picture under a name, as numbers; None where it does not.
+
+    Raises:
+        FormatError: there is not one for each picture, or they are no numbers.
+    """
+    values = _per_picture(pyramid, name)
+    try:
+        return None if values is None else np.asarray(values, np.float64)
+    except ValueError:
+        raise FormatError(f"{pyramid.path}: {PHOTOS}/{name} holds no numbers; build the file again") from None
+
+
+def _per_picture(pyramid: PyramidFile, name: str, rows: slice = slice(None)) -> Column | None:
+    dataset = pyramid.file.get(f"{PHOTOS}/{name}")
+    if isinstance(dataset, h5py.Dataset) and dataset.shape[:1] != (pyramid.count,):
+        has = f"{dataset.shape[0]} rows" if dataset.shape else "no rows"
+        raise FormatError(
+            f"{pyramid.path}: {PHOTOS}/{name} has {has}, expected {pyramid.count}, one per picture; the file was "
+            "altered since it was written, build it again"
+        )
+    return pyramid.column(name, rows)
 
 
 def from_records(records: Iterable[Record], where: Path) -> Metadata:

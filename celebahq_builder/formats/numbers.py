@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.stored import StoredPictures
+from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.formats.metadata import read_numbers, read_text
 
 EXAMPLES = "0:10, 1,5,7, -1 or ::100"
 
@@ -44,7 +45,7 @@ def parse(text: str, count: int) -> list[int]:
     return list(dict.fromkeys(numbers))
 
 
-def of_names(names: Iterable[str], stored: StoredPictures) -> list[int]:
+def of_names(names: Iterable[str], pyramid: PyramidFile) -> list[int]:
     """Return the numbers of the pictures of some ids or source files, in the order of the names.
 
     A name that several pictures have, such as a photo of two faces, stands for all of them.
@@ -52,9 +53,9 @@ def of_names(names: Iterable[str], stored: StoredPictures) -> list[int]:
     Raises:
         FormatError: the file knows neither ids nor source files, or not this one.
     """
-    columns = [column for column in map(stored.text, ("id", "file")) if column is not None]
+    columns = [column for column in (read_text(pyramid, name) for name in ("id", "file")) if column is not None]
     if not columns:
-        raise FormatError(f"{stored.path} knows no ids or source files, only levels; ask by --index")
+        raise FormatError(f"{pyramid.path} knows no ids or source files, only levels; ask by --index")
     found: dict[str, dict[int, None]] = {}
     for column in columns:
         for number, name in enumerate(column):
@@ -63,7 +64,7 @@ def of_names(names: Iterable[str], stored: StoredPictures) -> list[int]:
     for name in names:
         if name not in found:
             has = " or ".join(dict.fromkeys(column[0] for column in columns))
-            raise FormatError(f"{stored.path} has no picture of the id or source file {name}; its first is {has}")
+            raise FormatError(f"{pyramid.path} has no picture of the id or source file {name}; its first is {has}")
         numbers.update(found[name])
     return list(numbers)
 
@@ -73,26 +74,26 @@ def drawn(amount: int, count: int, seed: int) -> list[int]:
     return [int(number) for number in np.random.default_rng(seed).permutation(count)[:amount]]
 
 
-def ranked(stored: StoredPictures) -> Sequence[int]:
+def ranked(pyramid: PyramidFile) -> Sequence[int]:
     """Return all numbers, those of the highest scores first; equal scores in their order, those without one left out.
 
     Raises:
         FormatError: the file knows no scores.
     """
-    scores = stored.numbers("score")
+    scores = read_numbers(pyramid, "score")
     if scores is None or not np.isfinite(scores).any():
-        raise FormatError(f"{stored.path} knows no scores; take --random, or --index")
+        raise FormatError(f"{pyramid.path} knows no scores; take --random, or --index")
     order = np.argsort(-scores, kind="stable")
     return [int(number) for number in order if np.isfinite(scores[number])]
 
 
-def extremes(stored: StoredPictures, amount: int, *, best: bool, worst: bool) -> list[int]:
+def extremes(pyramid: PyramidFile, amount: int, *, best: bool, worst: bool) -> list[int]:
     """Return the numbers of the best pictures, of the worst, or half of each: best first, the worst of all last.
 
     Raises:
         FormatError: the file knows no scores.
     """
-    order = ranked(stored)
+    order = ranked(pyramid)
     if amount >= len(order):
         return list(order)
     low = amount // 2 if best and worst else amount * worst

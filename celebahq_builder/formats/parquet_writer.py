@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats import png
 from celebahq_builder.formats.classes import class_numbers
 from celebahq_builder.formats.exporting import Export
 from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.names import file_names
 from celebahq_builder.formats.records import own_labels, records
+from celebahq_builder.formats.shards import Shard, write_shards
 from celebahq_builder.formats.staging import Staging
+from celebahq_builder.imaging.codec import encode_png
 
 GROUP = 32
 """Pictures of a row group, which is held in memory; fewer where they are large."""
 
 GROUP_BYTES = 256 * 2**20
-
-
-@dataclass(frozen=True)
-class _Job:
-    source: Path
-    resolution: int
-    path: Path
-    numbers: range
-    names: list[str]
-    png_level: int
 
 
 def write(export: Export, stage: Staging) -> Iterator[int]:
@@ -50,20 +37,10 @@ def write(export: Export, stage: Staging) -> Iterator[int]:
         FormatError: pyarrow is not installed.
     """
     _pyarrow()
-    level = export.level
-    stage.data.mkdir(exist_ok=True)
-    names = [f"{name}.png" for name in file_names(level, export.source)]
-    parts = export.parts(export.settings.shard)
-    jobs, done = [], 0
-    for shard, part in enumerate(parts):
-        path = stage.data / f"train-{shard:05d}-of-{len(parts):05d}.parquet"
-        if path.exists():
-            done += len(part)
-        else:
-            some = names[part.start : part.stop]
-            jobs.append(_Job(export.source, level.resolution, path, part, some, export.settings.png_level))
-    yield done
-    yield from parallel.run(_write_shard, jobs, workers=export.workers)
+    names = [f"{name}.png" for name in file_names(export.level, export.source)]
+    yield from write_shards(
+        export, stage, names, lambda shard, of: f"train-{shard:05d}-of-{of:05d}.parquet", _write_shard
+    )
 
 
 def _pyarrow() -> ModuleType:
@@ -76,27 +53,22 @@ def _pyarrow() -> ModuleType:
     return pyarrow  # type: ignore[no-any-return]
 
 
-def _write_shard(job: _Job) -> int:
+def _write_shard(shard: Shard) -> None:
     pa = _pyarrow()
     import pyarrow.parquet
 
-    partial = job.path.with_name(job.path.name + ".partial")
-    with LevelPictures(job.source, job.resolution) as level, partial.open("wb") as file:
+    with shard.open() as (level, file):
         schema = _schema(pa, level)
         group = max(1, min(GROUP, GROUP_BYTES // (level.channels * level.resolution**2)))
-        known = records(level, job.numbers)
-        with pyarrow.parquet.ParquetWriter(file, schema, compression="none", use_dictionary=False) as shard:
+        known = records(level, shard.numbers)
+        with pyarrow.parquet.ParquetWriter(file, schema, compression="none", use_dictionary=False) as table:
             for start in range(0, len(known), group):
                 rows = []
-                some = job.numbers[start : start + group]
+                some = shard.numbers[start : start + group]
                 for at, pixels in enumerate(level.pixels(some), start):
-                    image = {"bytes": png.encode(pixels, job.png_level), "path": job.names[at]}
+                    image = {"bytes": encode_png(pixels, shard.png_level), "path": shard.names[at]}
                     rows.append({"image": image, **known[at]})
-                shard.write_table(pa.Table.from_pylist(rows, schema), row_group_size=group)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(job.path)
-    return len(job.numbers)
+                table.write_table(pa.Table.from_pylist(rows, schema), row_group_size=group)
 
 
 def _schema(pa: ModuleType, level: LevelPictures) -> Any:

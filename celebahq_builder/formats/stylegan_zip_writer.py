@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from celebahq_builder import parallel
-from celebahq_builder.formats import png
 from celebahq_builder.formats.classes import class_numbers
 from celebahq_builder.formats.exporting import Export
 from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.staging import Staging
+from celebahq_builder.imaging.codec import encode_png
 from celebahq_builder.workspace import read_json, write_json
 
 CHECKPOINT = 512
@@ -39,7 +39,7 @@ def write(export: Export, stage: Staging) -> Iterator[int]:
         archive = zipfile.ZipFile(file, "a" if done else "w")
         try:
             pictures = export.level.pixels(range(done, export.level.count))
-            encode = functools.partial(png.encode, level=export.settings.png_level)
+            encode = functools.partial(encode_png, level=export.settings.png_level)
             for image in parallel.run_threads(encode, pictures, workers=export.workers):
                 _add(archive, entry_name(done), image)
                 done += 1

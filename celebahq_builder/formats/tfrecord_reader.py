@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import struct
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.labels import load_labels
 from celebahq_builder.formats.pictures import Labels, Picture, Pixels
 from celebahq_builder.formats.tfrecord import FOOTER_BYTES, HEADER_BYTES, decode_example, masked_crc
 
@@ -157,14 +157,4 @@ def _picture(path: Path, file: BinaryIO, number: int, offset: int) -> Pixels:
 
 def _labels(largest: Path, count: int) -> Labels | None:
     path = largest.with_name(re.sub(r"-r\d\d\.tfrecords$", "", largest.name) + "-rxx.labels")
-    if not path.exists():
-        return None
-    try:
-        labels = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise FormatError(f"{path} is not a readable .npy file: {error}; replace or delete it") from None
-    if labels.ndim != 2 or len(labels) != count or labels.dtype.kind not in "fiub":
-        raise FormatError(
-            f"{path} is {labels.dtype} {list(labels.shape)}, expected numbers [{count}, classes]; delete it"
-        )
-    return np.ascontiguousarray(labels, np.float32)
+    return load_labels(path, count) if path.exists() else None

@@ -128,11 +128,22 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.round(values * (255.0 / peak)), 0, 255).astype(np.uint8))
 
 
-def encode_png(pixels: Pixels, level: int = 1) -> bytes:
-    """Return a PNG file of uint8 [3, H, W] RGB pixels; `level` is zlib's, 0 (none) to 9 (small)."""
-    rgb = np.ascontiguousarray(pixels.transpose(1, 2, 0))
-    flags = [cv2.IMWRITE_PNG_COMPRESSION, level]
-    done, coded = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), flags)
+PNG_LEVEL = 1
+"""Of zlib. On faces of 1024x1024, higher ones take twice as long and save a few per cent."""
+
+PNG_FILTER = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP] if hasattr(cv2, "IMWRITE_PNG_FILTER") else []
+"""Row filter "up", where OpenCV is new enough to be told: half the time of its own choice, and smaller on faces."""
+
+
+def encode_png(pixels: Pixels, level: int = PNG_LEVEL) -> bytes:
+    """Return a PNG file, the same bytes for the same pixels.
+
+    Args:
+        pixels: uint8 [C, H, W], 3 channels RGB or 1 of grey.
+        level: zlib's, 0 (none) to 9 (small).
+    """
+    image = np.ascontiguousarray(pixels[::-1].transpose(1, 2, 0))  # OpenCV wants BGR
+    done, coded = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, level, *PNG_FILTER])
     if not done:
         raise ValueError(f"cannot encode pixels of shape {pixels.shape} and type {pixels.dtype} as PNG")
     return coded.tobytes()

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.contact_sheet import SHEET_PIXELS_MAX, Tile, check_free, write_new
-from celebahq_builder.formats.stored import StoredPictures, printable
+from celebahq_builder.formats.contact_sheet import SHEET_PIXELS_MAX, Tile, check_free, shown_pictures, write_new
+from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.formats.pictures import Pixels
+from celebahq_builder.formats.printable import printable
 from celebahq_builder.imaging.codec import encode_jpeg
 from celebahq_builder.report import template
 from celebahq_builder.report.template import render
@@ -31,7 +33,7 @@ class Pictured:
     thumbnail: Thumbnail
 
 
-def write(path: Path, stored: StoredPictures, shown: Sequence[Tile], resolution: int) -> None:
+def write(path: Path, pyramid: PyramidFile, shown: Sequence[Tile], resolution: int) -> None:
     """Write a page of some pictures, as they are at a level; equal contents make equal pages.
 
     Raises:
@@ -40,26 +42,28 @@ def write(path: Path, stored: StoredPictures, shown: Sequence[Tile], resolution:
         DiskFull: no space left.
     """
     check_free(path)
-    stored.check_resolution(resolution)
+    pyramid.check_resolution(resolution)
     if len(shown) * resolution**2 > SHEET_PIXELS_MAX:
         raise FormatError(
             f"{len(shown)} pictures of {resolution}x{resolution} are more than the {SHEET_PIXELS_MAX:,} px of a page; "
             "take a smaller --grid or --resolution"
         )
-    pictures = [_pictured(stored, tile, resolution) for tile in shown]
+    pictures = [
+        _pictured(tile, pixels) for tile, pixels in zip(shown, shown_pictures(pyramid, shown, resolution), strict=True)
+    ]
     contents = {
-        "file": printable(stored.path.name),
-        "count": stored.count,
-        "top": stored.resolutions[0],
-        "colour": "grey" if stored.channels == 1 else "RGB",
+        "file": printable(pyramid.path.name),
+        "count": pyramid.count,
+        "top": pyramid.resolution,
+        "colour": "grey" if pyramid.channels == 1 else "RGB",
         "level": resolution,
         "pictures": pictures,
     }
     write_new(path, render(template.HOUSE, "contact.html.j2", contents))
 
 
-def _pictured(stored: StoredPictures, tile: Tile, resolution: int) -> Pictured:
-    pixels = stored.picture(tile.number, resolution)
+def _pictured(tile: Tile, pixels: Pixels) -> Pictured:
+    resolution = pixels.shape[-1]
     rgb = np.broadcast_to(pixels, (3, resolution, resolution))
     data = base64.b64encode(encode_jpeg(rgb, QUALITY)).decode("ascii")
     thumbnail = Thumbnail(f"data:image/jpeg;base64,{data}", resolution, resolution)

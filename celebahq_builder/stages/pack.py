@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, WorkspaceError
 from celebahq_builder.formats.codecs import Codec, codec
 from celebahq_builder.formats.hdf5_layout import pictures_per_job
 from celebahq_builder.formats.hdf5_writer import PyramidWriter
-from celebahq_builder.formats.labels import labels_path, write_labels
+from celebahq_builder.formats.labels import labels_path, of_attributes, write_labels
 from celebahq_builder.formats.packing import Packed, pack
-from celebahq_builder.formats.pictures import Labels
 from celebahq_builder.imaging.codec import Pixels, decode_png
 from celebahq_builder.outcome import Kept
 from celebahq_builder.workspace import sha256
@@ -104,17 +102,12 @@ def write(
             writer.write(packed)
             advance(len(packed.sha256))
         if settings.labels:
-            write_labels(path, labels_of(columns["attributes"]))
+            write_labels(path, of_attributes(columns["attributes"]))
         try:
             writer.finish(columns, attributes)
         except BaseException:
             labels_path(path).unlink(missing_ok=True)
             raise
-
-
-def labels_of(attributes: NDArray[Any]) -> Labels:
-    """Return the labels float32 [N, attributes] for CelebA's attributes, 1, -1, or 0 where the table lacks a photo."""
-    return np.asarray(attributes > 0, np.float32)
 
 
 def _image(kept: Kept, images: Path) -> tuple[Path, str]:

@@ -13,17 +13,17 @@ from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import comparison
 from celebahq_builder.formats.comparison import Comparison, compare
 from celebahq_builder.formats.comparison_text import lines
-from celebahq_builder.formats.stored import StoredPictures
+from celebahq_builder.formats.hdf5 import PyramidFile
 from tests.formats.files import Pictures, damage, hashes, levels_of, noise, store
 
 
 def compared(a: Path, b: Path, **how: object) -> Comparison:
-    with StoredPictures(a) as one, StoredPictures(b) as other:
+    with PyramidFile.with_pictures(a) as one, PyramidFile.with_pictures(b) as other:
         return compare(one, other, **how)
 
 
 def told(a: Path, b: Path, **how: object) -> list[str]:
-    with StoredPictures(a) as one, StoredPictures(b) as other:
+    with PyramidFile.with_pictures(a) as one, PyramidFile.with_pictures(b) as other:
         return list(lines(one, other, compare(one, other, **how)))
 
 

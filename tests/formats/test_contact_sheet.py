@@ -9,12 +9,12 @@ from PIL import Image
 from celebahq_builder.errors import DiskFull, FormatError
 from celebahq_builder.formats import contact_sheet
 from celebahq_builder.formats.contact_sheet import CAPTION_PX, GAP_PX, MARGIN_PX, Tile, level_for, tiles, write
-from celebahq_builder.formats.stored import StoredPictures
+from celebahq_builder.formats.hdf5 import PyramidFile
 from tests.formats.files import damage, levels_of, noise, store
 
 
 def sheet(path: Path, out: Path, numbers: list[int], columns: int, resolution: int, captions: bool) -> np.ndarray:
-    with StoredPictures(path) as stored:
+    with PyramidFile.with_pictures(path) as stored:
         size = write(out, stored, tiles(stored, numbers), columns, resolution, captions)
     with Image.open(out) as image:
         assert image.size == size
@@ -89,12 +89,12 @@ def test_same_bytes_again(tmp_path: Path) -> None:
 
 def test_captions(tmp_path: Path) -> None:
     names = {"id": ["a", "b"], "file": ["a.jpg", "b\n.jpg"]}
-    with StoredPictures(store(tmp_path / "1.h5", noise(2, 2), score=[0.12345, np.nan], **names)) as stored:
+    with PyramidFile.with_pictures(store(tmp_path / "1.h5", noise(2, 2), score=[0.12345, np.nan], **names)) as stored:
         assert tiles(stored, [1, 0]) == [Tile(1, "b", None), Tile(0, "a", 0.12345)]
         assert [tile.caption for tile in tiles(stored, [1, 0])] == ["1  b", "0  0.123  a"]
-    with StoredPictures(store(tmp_path / "2.h5", noise(2, 2), file=names["file"])) as stored:
+    with PyramidFile.with_pictures(store(tmp_path / "2.h5", noise(2, 2), file=names["file"])) as stored:
         assert tiles(stored, [1])[0].caption == "1  b?.jpg"
-    with StoredPictures(store(tmp_path / "3.h5", noise(2, 2))) as stored:
+    with PyramidFile.with_pictures(store(tmp_path / "3.h5", noise(2, 2))) as stored:
         assert tiles(stored, [1])[0].caption == "1"
 
 
@@ -107,7 +107,7 @@ def test_long_captions_stay_under_their_picture(tmp_path: Path) -> None:
 
 
 def test_level_for(tmp_path: Path) -> None:
-    with StoredPictures(store(tmp_path / "data.h5", noise(1, 32))) as stored:
+    with PyramidFile.with_pictures(store(tmp_path / "data.h5", noise(1, 32))) as stored:
         assert level_for(stored) == 32
         assert [level_for(stored, side) for side in (1, 5, 6, 12, 22, 23, 1000)] == [1, 4, 8, 16, 16, 32, 32]
 
@@ -122,7 +122,7 @@ def stored(tmp_path: Path) -> Path:
 
 def fails(path: Path, out: Path, match: str, columns: int = 2, resolution: int = 16) -> None:
     before = sorted(out.parent.iterdir()) if out.parent.is_dir() else []
-    with StoredPictures(path) as stored, pytest.raises(FormatError, match=match):
+    with PyramidFile.with_pictures(path) as stored, pytest.raises(FormatError, match=match):
         write(out, stored, tiles(stored, [0, 1, 2]), columns, resolution)
     assert (sorted(out.parent.iterdir()) if out.parent.is_dir() else []) == before
 
@@ -168,6 +168,6 @@ def test_full_disk(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise DiskFull("no space left")
 
     monkeypatch.setattr(contact_sheet, "write_atomic", full)
-    with StoredPictures(stored) as one, pytest.raises(DiskFull):
+    with PyramidFile.with_pictures(stored) as one, pytest.raises(DiskFull):
         write(tmp_path / "deep" / "new" / "a.png", one, tiles(one, [0]), 1, 16)
     assert [path.name for path in tmp_path.iterdir()] == ["data.h5"]

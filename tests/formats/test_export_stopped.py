@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from celebahq_builder import progress
 from celebahq_builder.cli import celebahq
 from celebahq_builder.errors import CelebAHQError
-from celebahq_builder.formats import images_writer, png, stylegan_zip_writer
+from celebahq_builder.formats import images_writer, stylegan_zip_writer
 from celebahq_builder.formats.exporting import Settings, export
 from celebahq_builder.workspace import lock
 from tests.formats.pyramids import described_file, noise, tree
@@ -94,7 +94,7 @@ def test_pictures_that_are_there_are_not_made_again(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    encode = png.encode
+    encode = images_writer.encode_png
 
     def counted(*asked: Any) -> bytes:
         made.append(1)
@@ -102,7 +102,7 @@ def test_pictures_that_are_there_are_not_made_again(
             raise KeyboardInterrupt
         return encode(*asked)
 
-    monkeypatch.setattr(images_writer.png, "encode", counted)
+    monkeypatch.setattr(images_writer, "encode_png", counted)
     with pytest.raises(KeyboardInterrupt):
         export(source, tmp_path / "faces", Settings("images"), workers=1)
     export(source, tmp_path / "faces", Settings("images"), workers=1)

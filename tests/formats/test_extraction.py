@@ -8,7 +8,7 @@ from PIL import Image
 
 from celebahq_builder.errors import DiskFull, FormatError
 from celebahq_builder.formats import extraction
-from celebahq_builder.formats.stored import StoredPictures
+from celebahq_builder.formats.hdf5 import PyramidFile
 from tests.formats.files import damage, levels_of, noise, store
 
 
@@ -19,7 +19,7 @@ def test_pixels(channels: int, resolution: int | None, columns: dict[str, list[s
     pictures = noise(5, 16, channels)
     path = store(tmp_path / "data.h5", pictures, **columns)
     expected = levels_of(pictures)[resolution or 16]
-    with StoredPictures(path) as stored:
+    with PyramidFile.with_pictures(path) as stored:
         written = extraction.extract(stored, [3, 0], tmp_path / "deep" / "out", resolution)
     assert written == [tmp_path / "deep" / "out" / "00003.png", tmp_path / "deep" / "out" / "00000.png"]
     assert sorted(written) == sorted((tmp_path / "deep" / "out").iterdir())
@@ -31,7 +31,7 @@ def test_pixels(channels: int, resolution: int | None, columns: dict[str, list[s
 
 
 def test_same_bytes_again(tmp_path: Path) -> None:
-    with StoredPictures(store(tmp_path / "data.h5", noise(2, 16))) as stored:
+    with PyramidFile.with_pictures(store(tmp_path / "data.h5", noise(2, 16))) as stored:
         one, other = (extraction.extract(stored, [1], tmp_path / name)[0].read_bytes() for name in "ab")
     assert one == other
 
@@ -41,7 +41,7 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
     out.mkdir()
     (out / "00001.png").write_text("mine")
     (out / "00002.png").symlink_to("nowhere")
-    with StoredPictures(store(tmp_path / "data.h5", noise(4, 4))) as stored:
+    with PyramidFile.with_pictures(store(tmp_path / "data.h5", noise(4, 4))) as stored:
         with pytest.raises(FormatError, match=r"00001\.png exists, and 1 more; nothing is overwritten"):
             extraction.extract(stored, [0, 1, 2, 3], out)
         assert sorted(one.name for one in out.iterdir()) == ["00001.png", "00002.png"]
@@ -58,7 +58,7 @@ def test_nothing_remains_after_a_damaged_picture(there: bool, tmp_path: Path) ->
     if there:
         out.mkdir(parents=True)
         (out / "mine").touch()
-    with StoredPictures(path) as stored:
+    with PyramidFile.with_pictures(path) as stored:
         with pytest.raises(FormatError, match=r"data\.h5: picture 2 of data16x16 cannot be read: .*another copy"):
             extraction.extract(stored, [0, 1, 2, 3], out)
         assert sorted(one.name for one in tmp_path.iterdir()) == (["data.h5", "deep"] if there else ["data.h5"])
@@ -79,14 +79,14 @@ def test_nothing_remains_when_it_is_stopped(
         real(path, data)
 
     monkeypatch.setattr(extraction, "write_atomic", stopped)
-    with StoredPictures(store(tmp_path / "data.h5", noise(4, 4))) as stored, pytest.raises(type(error)):
+    with PyramidFile.with_pictures(store(tmp_path / "data.h5", noise(4, 4))) as stored, pytest.raises(type(error)):
         extraction.extract(stored, range(4), tmp_path / "out")
     assert [one.name for one in tmp_path.iterdir()] == ["data.h5"]
 
 
 def test_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with StoredPictures(store(tmp_path / "data.h5", noise(1, 4))) as stored:
+    with PyramidFile.with_pictures(store(tmp_path / "data.h5", noise(1, 4))) as stored:
         for out in (tmp_path / "out", tmp_path / "out" / "below"):
             with pytest.raises(
                 FormatError, match=r"cannot be written to \(.*: (File exists|Not a directory)\); choose another"
@@ -96,7 +96,7 @@ def test_folder_that_is_a_file(tmp_path: Path) -> None:
 
 
 def test_level_that_is_not_there(tmp_path: Path) -> None:
-    with StoredPictures(store(tmp_path / "data.h5", noise(1, 4))) as stored:
+    with PyramidFile.with_pictures(store(tmp_path / "data.h5", noise(1, 4))) as stored:
         with pytest.raises(FormatError, match="has no level 8x8; it has 4, 2, 1: ask for one of these"):
             extraction.extract(stored, [0], tmp_path / "out", 8)
         assert not (tmp_path / "out").exists()

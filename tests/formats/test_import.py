@@ -16,10 +16,11 @@ import tfrecord
 from PIL import Image
 
 from celebahq_builder.cli import celebahq
-from celebahq_builder.errors import FormatError
+from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.formats.catalogue import READERS, WRITERS, recognise
 from celebahq_builder.formats.exporting import Settings, export
 from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.formats.hdf5_writer import NAMES
 from celebahq_builder.formats.importing import import_pictures
 from celebahq_builder.imaging.pyramid import build_pyramid
 from tests.formats import test_cifar10 as cifar10_files
@@ -319,3 +320,63 @@ def test_real_photos_resized(shared: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels(tmp_path / "faces.h5")[0], np.stack(expected))
     back = there_and_back(tmp_path / "faces.h5", tmp_path, "stylegan-zip")
     np.testing.assert_array_equal(pixels(back)[0], np.stack(expected))
+
+
+# --- A part of a data set ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [1, 4, 6, 7])
+@pytest.mark.parametrize("to", BACK)
+def test_limit(to: str, limit: int, tmp_path: Path) -> None:
+    """The first pictures, with labels and all that is known of them; a set that has fewer is whole."""
+    source = described_file(tmp_path / "faces.h5", noise(6, 8))
+    away = source if to == "hdf5" else tmp_path / ("away.zip" if to == "stylegan-zip" else "away")
+    if to != "hdf5":
+        export(source, away, Settings(to), workers=1)
+    import_pictures(away, tmp_path / "whole.h5")
+    count = min(limit, 6)
+    assert import_pictures(away, tmp_path / "out.h5", limit=limit) == count
+    for found, expected in zip(pixels(tmp_path / "out.h5"), build_pyramid(noise(6, 8)), strict=True):
+        np.testing.assert_array_equal(found, expected[:count])
+    found, whole = (np.load(tmp_path / f"{name}-labels.npy") for name in ("out", "whole"))
+    np.testing.assert_array_equal(found, whole[:count])
+    with h5py.File(tmp_path / "out.h5") as out, h5py.File(tmp_path / "whole.h5") as file:
+        assert out["photos"].keys() == file["photos"].keys()
+        for name, column in file["photos"].items():
+            rows = len(column) if name in NAMES else count
+            np.testing.assert_array_equal(out["photos"][name][:], column[:rows])
+        assert out.attrs.get("limit") == (limit if limit < 6 else None)
+
+
+def test_skip_and_limit_of_lsun(tmp_path: Path) -> None:
+    entries = lsun_files.photos()
+    names = sorted(entries)
+    entries[names[1]] = b"no picture"
+    folder = lsun_files.database(tmp_path / "bedroom_train_lmdb", entries)
+    with pytest.raises(FormatError, match=rf"entry {names[1]} is no picture: .* leave it out \(--skip\)"):
+        import_pictures(folder, tmp_path / "out.h5", resize=8)
+    (tmp_path / "skip.txt").write_text(f"{names[1]}\n\n  {names[3]}\n")
+    command = [sys.executable, "-m", "celebahq_builder", "import", folder, "--out", tmp_path / "out.h5"]
+    command += ["--resize", "8", "--limit", "2", "--skip", tmp_path / "skip.txt"]
+    subprocess.run(list(map(str, command)), check=True, cwd=ROOT, capture_output=True)
+    assert photos(tmp_path / "out.h5")["file"] == [names[0], names[2]]
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert (file.attrs["skipped"], file.attrs["limit"]) == (2, 2)
+    expected = [lsun_files.expected(entries[name], 8) for name in (names[0], names[2])]
+    np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], np.stack(expected))
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\xff"], ids=["nothing", "no text"])
+def test_skip_that_cannot_be_read(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "skip.txt").write_bytes(content)
+    folder = lsun_files.database(tmp_path / "lmdb", lsun_files.photos())
+    with pytest.raises(FormatError, match=r"--skip .*skip\.txt cannot be read: .*; expected a text"):
+        import_pictures(folder, tmp_path / "out.h5", skip=tmp_path / "skip.txt")
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_skip_is_for_lsun(tmp_path: Path) -> None:
+    (tmp_path / "skip.txt").write_text("a")
+    with pytest.raises(RecipeError, match="--skip is for lsun, not hdf5"):
+        import_pictures(theano_file(tmp_path / "in.h5", noise(2, 4)), tmp_path / "out.h5", skip=tmp_path / "skip.txt")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import numbers
-from celebahq_builder.formats.stored import StoredPictures
+from celebahq_builder.formats.hdf5 import PyramidFile
 from tests.formats.files import noise, store
 
 LIMIT = st.none() | st.integers(-40, 40)
@@ -66,22 +66,22 @@ def unknown(tmp_path: Path) -> Path:
 
 
 def test_names(known: Path, unknown: Path) -> None:
-    with StoredPictures(known) as stored:
+    with PyramidFile.with_pictures(known) as stored:
         assert numbers.of_names(["d", "a.jpg", "d.jpg", "b.jpg"], stored) == [4, 0, 1, 2]
         with pytest.raises(FormatError, match=r"no picture of the id or source file f; its first is a or a\.jpg"):
             numbers.of_names(["a", "f"], stored)
-    with StoredPictures(unknown) as stored, pytest.raises(FormatError, match="knows no ids or source files"):
+    with PyramidFile.with_pictures(unknown) as stored, pytest.raises(FormatError, match="knows no ids or source files"):
         numbers.of_names(["a"], stored)
 
 
 def test_ranked(known: Path, unknown: Path) -> None:
-    with StoredPictures(known) as stored:
+    with PyramidFile.with_pictures(known) as stored:
         assert list(numbers.ranked(stored)) == [2, 5, 0, 4, 3]  # equal scores as they lie; none without a score
         assert numbers.extremes(stored, 2, best=True, worst=False) == [2, 5]
         assert numbers.extremes(stored, 2, best=False, worst=True) == [4, 3]
         assert numbers.extremes(stored, 3, best=True, worst=True) == [2, 5, 3]
         assert numbers.extremes(stored, 9, best=True, worst=True) == [2, 5, 0, 4, 3]
-    with StoredPictures(unknown) as stored, pytest.raises(FormatError, match="knows no scores"):
+    with PyramidFile.with_pictures(unknown) as stored, pytest.raises(FormatError, match="knows no scores"):
         numbers.ranked(stored)
 
 

@@ -287,6 +287,13 @@ def test_png_round_trip(pixels: NDArray[np.uint8], level: int) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))).transpose(2, 0, 1), pixels)
 
 
+def test_png_of_grey() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 5, 9), dtype=np.uint8)
+    with Image.open(io.BytesIO(encode_png(pixels))) as image:
+        assert (image.format, image.mode) == ("PNG", "L")
+        np.testing.assert_array_equal(np.asarray(image), pixels[0])
+
+
 @pytest.mark.parametrize("data", [b"", b"text", rgb_file()[:900], damaged(rgb_file(), b"IDAT", 800)])
 def test_what_is_no_png(data: bytes) -> None:
     with pytest.raises(ValueError, match=f"^{len(data)} bytes are not a PNG"):

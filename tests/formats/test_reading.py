@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from celebahq_builder.formats.stored import StoredPictures, printable
+from celebahq_builder.formats.hdf5 import PyramidFile
 from tests.formats.files import levels_of, noise, store
 
 
@@ -20,18 +20,13 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=8))
 def test_any_numbers(path: Path, numbers: list[int]) -> None:
     levels = levels_of(noise(6, 4))
-    with StoredPictures(path) as stored:
+    with PyramidFile.with_pictures(path) as pyramid:
         for r in (4, 2, 1):
-            np.testing.assert_array_equal(stored.pictures(numbers, r), levels[r][numbers])
-            np.testing.assert_array_equal(stored.picture(numbers[0], r), levels[r][numbers[0]])
+            np.testing.assert_array_equal(pyramid.read(numbers, r), levels[r][numbers])
+            np.testing.assert_array_equal(pyramid.picture(numbers[0], r), levels[r][numbers[0]])
 
 
 @pytest.mark.parametrize("numbers", [[0, 2, 1, 3], [3, 1, 2, 0], [5], [2, 3, 4], [2, 2, 4]])
 def test_rows_that_look_like_a_block(path: Path, numbers: list[int]) -> None:
-    with StoredPictures(path) as stored:
-        np.testing.assert_array_equal(stored.pictures(np.array(numbers), 4), noise(6, 4)[numbers])
-
-
-def test_printable() -> None:
-    assert printable("a b\n\x1b[31m\u202e.jpg") == "a b??[31m?.jpg"
-    assert printable("Zo\u00eb") == "Zo\u00eb"
+    with PyramidFile.with_pictures(path) as pyramid:
+        np.testing.assert_array_equal(pyramid.read(np.array(numbers), 4), noise(6, 4)[numbers])
