@@ -11,8 +11,8 @@ import torch
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.codecs import Gzip
 from celebahq_builder.formats.pictures import Labels, Picture
-from celebahq_builder.formats.png import encode
 from celebahq_builder.formats.writing import write_pictures
+from celebahq_builder.imaging.codec import encode_png
 from celebahq_builder.nets.progan import Generator
 from celebahq_builder.progan import grid
 from celebahq_builder.progan.export import load_generator
@@ -77,7 +77,7 @@ def generate(pictures: Generated, out: Path, advance: Callable[[int], None]) -> 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FormatError(f"{out} exists; nothing is overwritten: give another --out")
     for picture in pictures.pictures():
-        write_atomic(out / f"{picture.name}.png", encode(picture.pixels))
+        write_atomic(out / f"{picture.name}.png", encode_png(picture.pixels))
         advance(1)
 
 
