@@ -15,6 +15,7 @@ from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.metadata import read_numbers, read_text
 from celebahq_builder.formats.pictures import Pixels
 from celebahq_builder.formats.printable import printable
+from celebahq_builder.formats.staging import check_free
 from celebahq_builder.progress import MOMENT_S, Progress
 from celebahq_builder.workspace import write_atomic
 
@@ -122,16 +123,6 @@ def write(
     drawn.save(buffer, kind, **({"quality": 90, "subsampling": 0} if kind == "JPEG" else {"compress_level": 6}))
     write_new(path, buffer.getvalue())
     return drawn.size
-
-
-def check_free(path: Path) -> None:
-    """Raise if there is something where a file shall be.
-
-    Raises:
-        FormatError: what to do about it.
-    """
-    if path.exists() or path.is_symlink():
-        raise FormatError(f"{path} exists and is not overwritten; delete it, or choose another --out")
 
 
 def write_new(path: Path, data: bytes) -> None:

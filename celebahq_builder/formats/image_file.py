@@ -16,6 +16,7 @@ from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.pictures import Pixels
 from celebahq_builder.imaging.codec import DAMAGE
+from celebahq_builder.imaging.geometry import centred_square
 
 SIDE_MAX = 8192
 """A header that promises more is taken for a decompression bomb."""
@@ -137,18 +138,17 @@ def decode(data: bytes, where: str, resolution: int, channels: int, resized: boo
     except DAMAGE as error:
         raise FormatError(f"{where} cannot be decoded: {error}; replace or remove it") from None
     if resized:
-        picture = _square(picture, resolution)
+        picture = middle_square(picture, resolution)
     if picture.size != (resolution, resolution) or header.channels > channels:
         raise FormatError(f"{where} was changed while it was read; run it again")
     pixels = np.asarray(picture)
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
 
 
-def _square(picture: Image.Image, side: int) -> Image.Image:
-    short = min(picture.size)
-    left, top = (picture.width - short) // 2, (picture.height - short) // 2
-    box = (left, top, left + short, top + short)
-    square = picture.crop(box)  # first, so that nothing beside it is mixed in
+def middle_square(picture: Image.Image, side: int) -> Image.Image:
+    """Return the largest square in the middle of a picture at a size, by Lanczos' filter if it has another."""
+    left, top, short = centred_square(picture.width, picture.height)
+    square = picture.crop((left, top, left + short, top + short))  # first, so that nothing beside it is mixed in
     return square.resize((side, side), Image.Resampling.LANCZOS) if side != short else square
 
 

@@ -15,13 +15,11 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.entries import DatabaseEntries, Entries, FolderEntries
+from celebahq_builder.formats.image_file import middle_square
 from celebahq_builder.formats.pictures import Picture, Pixels
 from celebahq_builder.imaging.codec import open_rgb, to_pixels
-from celebahq_builder.imaging.geometry import centred_square
 from celebahq_builder.outcome import Rejection
 
 RESOLUTION = 256
@@ -110,6 +108,4 @@ def _square(path: Path, name: str, data: bytes, resolution: int) -> Pixels:
         raise FormatError(
             f"{path}: entry {name} is no picture: {rejection}; mend it, or leave it out (--skip)"
         ) from None
-    left, top, side = centred_square(image.width, image.height)
-    square = image.crop((left, top, left + side, top + side))
-    return to_pixels(square.resize((resolution, resolution), Image.Resampling.LANCZOS))
+    return to_pixels(middle_square(image, resolution))

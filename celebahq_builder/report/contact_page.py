@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.contact_sheet import SHEET_PIXELS_MAX, Tile, check_free, shown_pictures, write_new
+from celebahq_builder.formats.contact_sheet import SHEET_PIXELS_MAX, Tile, shown_pictures, write_new
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.pictures import Pixels
 from celebahq_builder.formats.printable import printable
+from celebahq_builder.formats.staging import check_free
 from celebahq_builder.imaging.codec import encode_jpeg
 from celebahq_builder.report import template
 from celebahq_builder.report.template import render
