@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from celebahq_builder import ledger
 from celebahq_builder.errors import CelebAHQError, FormatError
 from celebahq_builder.formats.hdf5 import PyramidFile
-from celebahq_builder.formats.labels import labels_file, labels_path, of_attributes
+from celebahq_builder.formats.hdf5_layout import PHOTOS
+from celebahq_builder.formats.labels import labels_file, labels_path, of_attributes, read_labels
 from celebahq_builder.outcome import Kept
 from celebahq_builder.stages.batch import read_image
 from celebahq_builder.stages.recipe import PHOTO_STAGES
 from celebahq_builder.workspace import StageFolder, Workspace, read_json
+
+NAMES = ("label_names", "attribute_names")
+"""Columns of the group ``photos`` that have a row for each label, not for each picture."""
 
 
 def verify(path: Path) -> Iterator[str]:
@@ -24,7 +31,7 @@ def verify(path: Path) -> Iterator[str]:
     if path.is_dir():
         return verify_workspace(Workspace(path))
     if path.is_file():
-        return verify_hdf5(path)
+        return itertools.chain(verify_hdf5(path), _own_labels(path))
     raise FormatError(f"{path} does not exist; give a run directory or an HDF5 file")
 
 
@@ -35,7 +42,26 @@ def verify_hdf5(path: Path) -> Iterator[str]:
         FormatError: it is no such file, or its levels do not belong together.
     """
     with PyramidFile(path) as pyramid:
+        if not pyramid.count:
+            yield f"{path.name}: it has no pictures; its writer was killed"
+        for name, dataset in pyramid.file.get(PHOTOS, {}).items():
+            if name not in NAMES and dataset.shape[:1] != (pyramid.count,):
+                yield f"{path.name}: {PHOTOS}/{name} has {len(dataset)} rows, expected {pyramid.count}"
         yield from (f"{path.name}: {problem}" for problem in pyramid.problems())
+
+
+def _own_labels(path: Path) -> Iterator[str]:
+    """Yield what is wrong with the labels beside an HDF5 file, if there are any: they may be its attributes."""
+    with PyramidFile(path) as pyramid:
+        count, attributes = pyramid.count, pyramid.column("attributes")
+    try:
+        labels = read_labels(path, count)
+    except FormatError as error:
+        yield str(error)
+        return
+    own = of_attributes(attributes) if attributes is not None else None
+    if labels is not None and own is not None and labels.shape == own.shape and not np.array_equal(labels, own):
+        yield f"{labels_path(path).name} is not what photos/attributes of {path.name} says"
 
 
 def _result_problems(path: Path, labels: bool) -> Iterator[str]:

@@ -315,9 +315,17 @@ def lock(root: Path, what: str, option: str) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise WorkspaceLocked(f"{root} is in use by {holder}; wait for it, or use another {option}") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        try:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):  # a folder that was made for this alone goes again
+                (root / "lock").unlink()
+                root.rmdir()
+            with contextlib.suppress(OSError):  # what could not be written is tried once more
+                file.close()
+            raise as_storage_error(error, root) from error
         try:
             yield
         finally:

@@ -81,7 +81,11 @@ def test_extract_from_levels_alone_and_grey(celebahq, theirs: Path, tmp_path: Pa
 
 def test_compare(celebahq, ours: Path, theirs: Path, tmp_path: Path, pictures: Pictures) -> None:
     code, told, err = celebahq("compare", ours, ours)
-    assert (code, err, told.splitlines()[-1]) == (0, "", "equal: 12 pictures")
+    assert (code, err, told.splitlines()[-1]) == (
+        0,
+        "",
+        "equal: 12 pictures, 12 of them by their recorded SHA-256 (--full reads them)",
+    )
     assert "12 pairs not read" in told
     code, told, _ = celebahq("compare", ours, theirs)
     assert (code, told.splitlines()[-1]) == (0, "equal: 12 pictures")

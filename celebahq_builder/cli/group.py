@@ -12,7 +12,7 @@ import click
 from celebahq_builder import __version__
 from celebahq_builder.errors import CelebAHQError
 
-PATH = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path, readable=False)
 """Of a file or a folder; whether it must exist is for the function to say, in its own words."""
 
 

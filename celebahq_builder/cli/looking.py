@@ -45,8 +45,9 @@ def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, re
         raise FormatError("say which pictures: --index 0:10, say, --index : for all, or --id NAME")
     with PyramidFile.with_pictures(file) as pyramid:
         numbers = _chosen(pyramid, index, names)
+        told = list(tiles(pyramid, numbers))  # what is wrong with it is known before anything is written
         written = write(pyramid, numbers, out, resolution)
-        for path, tile in zip(written, tiles(pyramid, numbers), strict=True):
+        for path, tile in zip(written, told, strict=True):
             click.echo("  ".join(filter(None, (str(path), tile.name))))
     click.echo(f"{len(written):,} of {pyramid.count:,} pictures written to {out}")
 

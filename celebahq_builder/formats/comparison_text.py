@@ -77,7 +77,10 @@ def _matched(result: Comparison) -> Iterator[str]:
 
 def _verdict(result: Comparison) -> str:
     if result.equal:
-        return f"equal: {len(result.match.a):,} pictures"
+        trust = (
+            "" if not result.unread else f", {result.unread:,} of them by their recorded SHA-256 (--full reads them)"
+        )
+        return f"equal: {len(result.match.a):,} pictures{trust}"
     without = len(result.match.only_a) + len(result.match.only_b)
     parts = [f"{result.different:,} of {len(result.match.a):,} pairs differ"]
     parts += [f"{without:,} pictures have no partner"] if without else []

@@ -24,7 +24,8 @@ def open_hdf5(path: Path) -> h5py.File:
         FormatError: no such file, not HDF5, or cut short.
     """
     if not path.is_file():
-        raise FormatError(f"{path} does not exist")
+        what = "is a folder; expected an HDF5 file" if path.is_dir() else "does not exist"
+        raise FormatError(f"{path} {what}")
     try:
         return h5py.File(path, "r")
     except OSError as error:

@@ -9,12 +9,13 @@ the same byte for byte however often it was begun.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import h5py
 import numpy as np
@@ -41,7 +42,7 @@ class PyramidWriter:
     """Writes a file of known length, in order, under a ``.partial`` name; `finish` gives it its own.
 
     Raises:
-        FormatError: the codec needs a package that is missing.
+        FormatError: the codec needs a package that is missing, or another process is writing the same file.
         DiskFull: no space left.
     """
 
@@ -52,11 +53,12 @@ class PyramidWriter:
         self.columns: dict[str, _Column] = {}
         self.done = 0
         keywords = codec.keywords
-        self.partial.unlink(missing_ok=True)
         with self._storing():
-            self.file = h5py.File(self.partial, "w", libver=("earliest", "v110"))
+            self.held = _held(self.partial, path)
         try:
             with self._storing():
+                # The lock is ours: HDF5's own would meet it and give up.
+                self.file = h5py.File(self.partial, "w", libver=("earliest", "v110"), locking=False)
                 for level in self.levels:
                     level.create(self.file, count, keywords)
                 self.file.create_group(PHOTOS)
@@ -119,6 +121,7 @@ class PyramidWriter:
             with self.partial.open("rb+") as raw:
                 os.fsync(raw.fileno())
             self.partial.replace(self.path)
+            self.held.close()
 
     @contextlib.contextmanager
     def _storing(self) -> Iterator[None]:
@@ -137,9 +140,26 @@ class PyramidWriter:
 
     def _discard(self) -> None:
         """Close the file and delete it, if it has not got its name."""
-        with contextlib.suppress(OSError, RuntimeError):  # a full disk fails again; the first error is the one to show
+        if self.held.closed:
+            return
+        with contextlib.suppress(OSError, RuntimeError, AttributeError):  # a full disk fails again, or did at once
             self.file.close()
         self.partial.unlink(missing_ok=True)
+        self.held.close()
+
+
+def _held(partial: Path, path: Path) -> BinaryIO:
+    """Return the partial file, locked: whoever else wants to write it is told so; a killed writer's lock is gone."""
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    file = partial.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if partial.stat().st_ino != os.fstat(file.fileno()).st_ino:
+            raise FileNotFoundError
+    except (BlockingIOError, FileNotFoundError):  # or it got its name a moment ago
+        file.close()
+        raise FormatError(f"{path} is being written by another process; wait for it, or give another name") from None
+    return file
 
 
 class _Level:

@@ -42,7 +42,7 @@ def match(a: PyramidFile, b: PyramidFile, by: By | None = None) -> Match:
 
     Args:
         by: ``id`` or ``file``, the source file, or ``position``; default the first of these that both files have,
-            with a different one for each picture.
+            with a different one for each picture, and some in common: other formats give pictures other names.
 
     Raises:
         FormatError: one of the files does not have what is asked for.
@@ -50,7 +50,8 @@ def match(a: PyramidFile, b: PyramidFile, by: By | None = None) -> Match:
     for column in ("id", "file"):
         if by in (None, column):
             names = read_text(a, column), read_text(b, column)
-            if _usable(names[0]) and _usable(names[1]):
+            common = not set(names[0] or []).isdisjoint(names[1] or [])
+            if _usable(names[0]) and _usable(names[1]) and (common or by is not None):
                 return _by_name("id" if column == "id" else "file", names[0] or [], names[1] or [])
             if by is not None:
                 raise FormatError(

@@ -76,6 +76,12 @@ def _schema(pa: ModuleType, level: LevelPictures) -> Any:
     fields = [pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()}))]
     features: dict[str, Any] = {"image": {"_type": "Image"}}
     metadata = level.metadata
+    taken = sorted({"image", "label", "labels", "label_name"} & metadata.columns.keys())
+    if taken:
+        raise FormatError(
+            f"{level.path} has a column {taken[0]}, a name that Parquet needs for the pictures or their labels; "
+            "export to another format"
+        )
     for name, column in metadata.columns.items():
         if name == "attributes" and metadata.attribute_names:
             kind = pa.struct({key: pa.int8() for key in metadata.attribute_names})

@@ -1,5 +1,6 @@
 """An export that is killed goes on where it was; one that cannot go on leaves nothing, and says why in one line."""
 
+import contextlib
 import logging
 import os
 import resource
@@ -144,20 +145,24 @@ def test_something_else_is_in_the_way(source: Path, tmp_path: Path) -> None:
 # --- What cannot go on --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may grow beyond 8 kB: what a full disk does, at a place that is easily made."""
+    """No file may grow beyond 8 kB: what a full disk does, at a place that is easily made.
+
+    Only for as long as is needed: pytest's own output may go to a file.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.usefixtures("full_disk")
 @pytest.mark.parametrize("to", ["tfrecord", "stylegan-zip", "webdataset", "parquet"])
 def test_files_that_cannot_grow(to: str, source: Path, tmp_path: Path) -> None:
     target = out(tmp_path / "made", to)
-    with pytest.raises(CelebAHQError) as raised:
+    with full_disk(), pytest.raises(CelebAHQError) as raised:
         export(source, target, Settings(to), workers=1)
     assert str(target) in str(raised.value)
     assert "File too large" in str(raised.value)

@@ -401,7 +401,7 @@ def test_truncated_file(share: float, tmp_path: Path) -> None:
 def test_file_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"nowhere\.h5 does not exist"):
         PyramidFile(tmp_path / "nowhere.h5")
-    with pytest.raises(FormatError, match="does not exist"):
+    with pytest.raises(FormatError, match="is a folder; expected an HDF5 file"):
         PyramidFile(tmp_path)
     (tmp_path / "text.h5").write_text("no HDF5")
     with pytest.raises(FormatError, match="not a readable HDF5 file"):

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.codecs import codec
+from celebahq_builder.formats.codecs import Gzip, codec
 from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.formats.hdf5_writer import PyramidWriter
+from celebahq_builder.formats.packing import pack
 from celebahq_builder.formats.pictures import Labels, Picture, Pixels
 from celebahq_builder.formats.writing import write_pictures
 from celebahq_builder.imaging.pyramid import build_pyramid
@@ -234,3 +236,18 @@ def test_a_published_file_is_never_written_to(tmp_path: Path) -> None:
         write_pictures(arrays(3, 8), path)
     with PyramidFile(path) as file:
         assert file.file.mode == "r"
+
+
+def test_two_writers_of_one_file(tmp_path: Path) -> None:
+    """The second is told so, and the first one's file comes out whole; a killed writer's remains are no obstacle."""
+    path = tmp_path / "made.h5"
+    path.with_name("made.h5.partial").write_bytes(b"remains")
+    writer = PyramidWriter(path, count=1, resolution=4, channels=3, codec=Gzip())
+    with pytest.raises(FormatError, match=r"made\.h5 is being written by another process"):
+        PyramidWriter(path, count=2, resolution=8, channels=3, codec=Gzip())
+    with writer:
+        writer.write(pack([np.full((3, 4, 4), 7, np.uint8)], 4, 3, Gzip()))
+        writer.finish({}, {})
+    with PyramidFile(path) as file:
+        assert (file.count, file.resolution) == (1, 4)
+    assert [one.name for one in tmp_path.iterdir()] == ["made.h5"]
