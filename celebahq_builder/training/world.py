@@ -94,6 +94,7 @@ def joined(device: str) -> Iterator[World]:
     dist.init_process_group("nccl" if mine.type == "cuda" else "gloo")
     try:
         yield World(rank, size, mine)
+        dist.barrier()  # one that leaves while others still talk to it can end in an abort
     finally:
         dist.destroy_process_group()
 

@@ -219,7 +219,7 @@ def test_resolution_that_is_not_there(file: Path) -> None:
 
 def test_no_file(tmp_path: Path) -> None:
     assert told(tmp_path / "nowhere.h5").endswith("does not exist")
-    assert told(tmp_path).endswith("does not exist")
+    assert told(tmp_path).endswith("is a folder; expected an HDF5 file")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 0.99])
