@@ -28,6 +28,9 @@ TAIL = 0.9
 BELOW_TAIL = (0.4, 0.55)
 """Shares of the Nyquist frequency between which the tail is compared with what comes before it."""
 
+CONTRAST = 5.0
+"""Grey levels that an octave of the plateau is taken to deviate by at least: in a picture of less contrast than that,
+rounding and the errors of JPEG are as strong as what its detail would be measured against."""
 DETAIL_RANGE_DB = 16.0
 """A ring whose energy is so far below the plateau's counts nothing."""
 NOISE_REMOVED = 3.0
@@ -81,11 +84,12 @@ def quality_scores(pictures: Tensor) -> list[QualityScore]:
     where the face is, counts most; P = |FFT|^2. Rings are an eighth of an octave wide, from 1/32 of the Nyquist
     frequency f_N (at least 4 cycles per picture) up to it; P_k is a ring's mean, f_k its centre. f_k^2 P_k is its
     energy, about constant over the rings of a sharp photo (Field 1987). plateau = mean energy of the rings below
-    0.1 f_N; floor = mean P above 0.9 f_N; noise = what of the floor does not fall off as photos do:
+    0.1 f_N; contrast = the larger of plateau and of what 5 grey levels an octave give, 5^2 S^2 W / (2 pi ln 2), W the
+    sum of the squared window. floor = mean P above 0.9 f_N; noise = what of the floor does not fall off as photos do:
     max((r floor - P_before) / (r - 1), 0.6 floor), P_before the mean P_k from 0.4 to 0.55 f_N, r = (0.95 / 0.47)^1.5.
 
     breadth = mean over the rings from 1/16 to 0.92 f_N of clip(1 + d_k / 16, 0, 1), where
-    d_k = 10 log10(f_k^2 (P_k - 3 noise) / plateau).
+    d_k = 10 log10(f_k^2 (P_k - 3 noise) / contrast).
     symmetry = geometric mean over the same rings of min(1, e^gamma geometric mean / arithmetic mean of P in the
     ring): the spectral flatness, 1 for random phases, less where directions or single lines stand out.
     purity = 1 - clip((n + 24) / 16.8, 0, 1), n = 10 log10(f_N^2 floor / plateau).
@@ -100,7 +104,8 @@ def quality_scores(pictures: Tensor) -> list[QualityScore]:
         pictures: uint8 [N, 3, S, S], RGB, on any device.
 
     Returns:
-        The scores and their components. A picture of one colour scores 0. Neither brightness nor contrast matters.
+        The scores and their components. A picture of one colour scores 0. Brightness does not matter, nor does contrast
+        unless there is very little of it.
     """
     luma = torch.einsum("c,nchw->nhw", torch.tensor(LUMA, device=pictures.device), pictures.float())
     plain = (luma.amax(dim=(1, 2)) - luma.amin(dim=(1, 2)) < 0.5).tolist()  # one colour, but for rounding
@@ -112,7 +117,8 @@ def quality_scores(pictures: Tensor) -> list[QualityScore]:
     plateau = energy[:, rings.low].mean(dim=1)
     noise = torch.maximum((FALL * floor - mean[:, rings.before].mean(dim=1)) / (FALL - 1), NOISE_SHARE * floor)
     above = rings.frequency.square() * (mean - NOISE_REMOVED * noise[:, None])
-    level_db = 10 * (above.clamp(min=1e-9) / plateau[:, None]).log10()
+    contrast = plateau.clamp(min=_octave_energy(CONTRAST, luma))
+    level_db = 10 * (above.clamp(min=1e-9) / contrast[:, None]).log10()
     breadth = (1 + level_db / DETAIL_RANGE_DB).clamp_(0, 1)[:, rings.detail].mean(dim=1)
     flatness = (log_mean + EULER_GAMMA - mean.log()).clamp_(max=0)
     symmetry = flatness[:, rings.detail].mean(dim=1).exp()
@@ -134,6 +140,13 @@ def power_spectrum(luma: Tensor) -> Tensor:
     spectrum = torch.fft.rfft2((luma - mean).mul_(window))
     power: Tensor = spectrum.real.square() + spectrum.imag.square()
     return power
+
+
+def _octave_energy(deviation: float, luma: Tensor) -> float:
+    """Return f^2 P of an octave of pictures [N, S, S] whose standard deviation in grey levels is given (Parseval)."""
+    size = luma.shape[-1]
+    weight = float(radial_window(size, luma.device).square().sum())
+    return deviation**2 * size**2 * weight / (2 * math.pi * math.log(2))
 
 
 def _ring_means(values: Tensor, rings: _Rings) -> Tensor:

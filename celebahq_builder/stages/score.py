@@ -10,7 +10,7 @@ import torch
 from celebahq_builder.imaging.spectrum import quality_scores
 from celebahq_builder.stages.face import Face
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
