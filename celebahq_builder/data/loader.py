@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
@@ -29,7 +29,7 @@ def loader(
     ahead: int = 2,
     context: str | None = None,
     pin: bool = False,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Return minibatches, from the order's position on.
 
     The position moves on as minibatches are handed out, not as they are read: a checkpoint that holds
@@ -92,7 +92,7 @@ def _steps(start: int, batch: int, pictures: int | None) -> Iterator[tuple[int, 
 
 def _handed_out(
     dataset: PyramidDataset, order: Order, position: int, world: int, batches: Iterator[Batch]
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     try:
         for batch in batches:
             if order.drawn != position:

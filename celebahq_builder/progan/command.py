@@ -11,8 +11,9 @@ import torch
 from celebahq_builder.errors import RecipeError
 from celebahq_builder.nets.progan import Discriminator, Generator
 from celebahq_builder.progan.memory import fitted
+from celebahq_builder.progan.reals import examine
 from celebahq_builder.progan.recipe import ProganRecipe
-from celebahq_builder.progan.train import Request, Training, examine
+from celebahq_builder.progan.train import Request, Training
 from celebahq_builder.recipe import load, read_toml
 from celebahq_builder.training.world import World, joined
 

@@ -7,31 +7,29 @@ import json
 import logging
 import math
 import platform
-import signal
+import resource
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from celebahq_builder import __version__
-from celebahq_builder.data import Batch, Order, PyramidDataset, loader, to_device
+from celebahq_builder.data import Batch, to_device
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.progan import checkpoint, grid, report
 from celebahq_builder.progan.checkpoint import Progress
 from celebahq_builder.progan.export import export
+from celebahq_builder.progan.interruption import stop_signals
 from celebahq_builder.progan.players import STATISTICS, Players, Reals
+from celebahq_builder.progan.reals import RealPictures
 from celebahq_builder.progan.recipe import ProganRecipe
 from celebahq_builder.progan.schedule import Moment
 from celebahq_builder.progan.stats import Stats
 from celebahq_builder.recipe import to_mapping
 from celebahq_builder.training.world import World
-from celebahq_builder.workspace import sha256, write_atomic
+from celebahq_builder.workspace import write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -65,20 +63,21 @@ class Training:
     def __init__(self, request: Request, recipe: ProganRecipe, world: World) -> None:
         self.request, self.recipe, self.world = request, recipe, world
         self.total_kimg = request.total_kimg or recipe.schedule.total_kimg
-        self.count, self.fingerprint = examine(request.data, recipe)
+        self.reals = RealPictures(
+            request.data, recipe, world, workers=request.workers, memory_bytes=request.memory_bytes
+        )
         self.checkpoints = request.out / "checkpoints"
         self.players = Players(recipe, world)
         self.progress = Progress(tick_sums=torch.zeros(len(STATISTICS), device=world.device))
-        self.order = Order(self.count, recipe.seed)
         # How long a training is, how often it tells of itself and what fits a GPU may change from session to session.
         settings = to_mapping(dataclasses.replace(recipe, tick=type(recipe.tick)()))
         for key in ("total_kimg", "per_gpu"):  # passes change nothing but rounding
             settings["schedule"].pop(key)
         settings.pop("tick")
-        self.identity = {"recipe": settings, "data": self.fingerprint}
+        self.identity = {"recipe": settings, "data": self.reals.fingerprint}
         found = checkpoint.restore(self.checkpoints, self.players, self.progress, self.identity)
         if found:
-            self.order.load_state_dict(found[1])
+            self.reals.order.load_state_dict(found[1])
             log.info("going on from %s", found[0])
         elif request.resume:
             raise TrainingError(f"{request.out} holds no checkpoint to resume from; leave out --resume to begin there")
@@ -94,60 +93,45 @@ class Training:
         if self.world.first:
             out.mkdir(parents=True, exist_ok=True)
             write_atomic(out / "recipe.json", (json.dumps(to_mapping(self.recipe), indent=1) + "\n").encode())
-        with stop_signals(self), Stats(out, self.progress.pictures) if self.world.first else nothing() as stats:
+        with (
+            stop_signals(self.stop),
+            Stats(out, self.progress.pictures) if self.world.first else nullcontext() as stats,
+        ):
             if self.world.first and not self.progress.pictures:
                 self._show()
-            while self.progress.kimg < self.total_kimg and not self.stopped:
-                self._level(stats)
+            self._train(stats)
             if self.progress.tick_steps or self.progress.kimg >= self.total_kimg:
                 self._save()
         if self.stopped:
             log.info("stopped at %.1f kimg; the same command goes on from there", self.progress.kimg)
         return out
 
-    def _level(self, stats: Stats | None) -> None:
-        """Train while the resolution and the size of the minibatch stay the same."""
-        moment = self._moment()
-        if self.progress.level not in (0, moment.level):
+    def stop(self) -> bool:
+        """End after the present step, with a checkpoint; return whether that was asked for before."""
+        asked, self.stopped = self.stopped, True
+        return asked
+
+    def _train(self, stats: Stats | None) -> None:
+        progress, began, stopping = self.progress, time.monotonic(), False
+        with closing(self.reals.minibatches(self._moment)) as minibatches:
+            while progress.kimg < self.total_kimg and not stopping:
+                moment = self._moment()
+                self._enter(moment.level)
+                self._step(moment, next(minibatches))
+                took, began = time.monotonic() - began, time.monotonic()
+                progress.seconds += took
+                progress.tick_seconds += took
+                if self._tick_ends():
+                    self._tick(stats, moment)
+                    began = time.monotonic()  # grids and checkpoints are not training
+                stopping = self.world.any(self.stopped)  # of all processes at the same step
+            self.stopped = stopping
+
+    def _enter(self, level: int) -> None:
+        """Begin anew with the optimisers when a resolution enters, as the paper does."""
+        if self.progress.level not in (0, level):
             self.players.reset_optimisers()
-            log.info("%dx%d enters at %.1f kimg", moment.resolution, moment.resolution, self.progress.kimg)
-        labels = ("attributes" if self._attributes else "file") if self.recipe.net.labels else None
-        dataset = PyramidDataset(
-            self.request.data,
-            moment.resolution,
-            mirror=self.recipe.mirror,
-            labels=labels,  # type: ignore[arg-type]
-            memory_bytes=self.request.memory_bytes,
-        )
-        batches = loader(
-            dataset,
-            moment.minibatch,
-            self.order,
-            rank=self.world.rank,
-            world=self.world.size,
-            workers=self.request.workers,
-            pin=self.world.device.type == "cuda",
-        )
-        began = time.monotonic()
-        for batch in batches:
-            now = self._moment()
-            if (now.level, now.minibatch) != (moment.level, moment.minibatch):
-                raise AssertionError("the loader was asked for one minibatch too many")  # a bug, not the user's
-            self._step(now, batch)
-            took, began = time.monotonic() - began, time.monotonic()
-            self.progress.seconds += took
-            self.progress.tick_seconds += took
-            if self._tick_ends():
-                self._tick(stats, now)
-                began = time.monotonic()  # grids and checkpoints are not training
-            after = self._moment()
-            stop = self.world.any(self.stopped)
-            if stop or self.progress.kimg >= self.total_kimg:
-                self.stopped = stop
-                break
-            if (after.level, after.minibatch) != (moment.level, moment.minibatch):
-                break
-        batches.close()  # type: ignore[attr-defined]
+            log.info("%dx%d enters at %.1f kimg", 1 << level, 1 << level, self.progress.kimg)
 
     def _moment(self) -> Moment:
         return self.recipe.schedule.at(self.progress.kimg, self.recipe.net.level_max)
@@ -217,11 +201,11 @@ class Training:
     def _save(self) -> None:
         if not self.world.first:
             return
-        checkpoint.save(self.checkpoints, self.players, self.progress, self.identity, self.order.state_dict())
+        checkpoint.save(self.checkpoints, self.players, self.progress, self.identity, self.reals.order.state_dict())
         moment = self._moment()
         about = {
             "kimg": self.progress.kimg,
-            "data": self.fingerprint,
+            "data": self.reals.fingerprint,
             "recipe": to_mapping(self.recipe),
             "versions": {
                 "celebahq-builder": __version__,
@@ -251,72 +235,10 @@ class Training:
         grid.write_png(self.request.out / f"fakes-{int(self.progress.kimg):06d}.png", grid.tiled(made, columns))
         reals = self.request.out / "reals.png"
         if not reals.exists():
-            dataset = PyramidDataset(self.request.data, self.recipe.net.resolution, memory_bytes=0)
-            numbers = np.random.default_rng((self.recipe.seed, 1)).permutation(self.count)[: columns * rows]
-            grid.write_png(reals, grid.tiled(dataset.read(numbers), columns))
-
-    @property
-    def _attributes(self) -> bool:
-        with PyramidFile(self.request.data) as file:
-            return file.column("attributes") is not None
-
-
-def examine(data: Path, recipe: ProganRecipe) -> tuple[int, dict[str, Any]]:
-    """Return how many pictures a file has, and what tells it from others; check that the recipe can use it.
-
-    Raises:
-        FormatError: no such file, or without usable levels.
-        TrainingError: too small, too few, or of other colours than the recipe's network.
-    """
-    net = recipe.net
-    with PyramidFile(data) as file:
-        if file.resolution < net.resolution:
-            raise TrainingError(
-                f"{data} has pictures of {file.resolution}x{file.resolution}, the recipe trains to {net.resolution}; "
-                f"set net.resolution = {file.resolution}, or build larger ones"
-            )
-        if file.channels != net.colours:
-            raise TrainingError(
-                f"{data} has {file.channels} channels, the recipe net.colours = {net.colours}; set it so"
-            )
-        most = max([recipe.schedule.minibatch, *recipe.schedule.minibatches.values()])
-        if file.count < most:
-            raise TrainingError(
-                f"{data} has {file.count} pictures, fewer than a minibatch of {most}; lower schedule.minibatch and "
-                "schedule.minibatches, or add pictures"
-            )
-        hashes = file.column("sha256")
-        # Without hashes, the smallest levels tell a file from another as surely as is needed, and are quickly read.
-        known = "\n".join(map(str, hashes)).encode() if hashes is not None else file.level(4)[:].tobytes()
-        return file.count, {"pictures": file.count, "resolution": file.resolution, "sha256": sha256(known)}
-
-
-@contextmanager
-def stop_signals(training: Training) -> Iterator[None]:
-    """Let SIGTERM and SIGINT end a training after its present step, with a checkpoint; a second SIGINT at once."""
-
-    def stop(number: int, _: object) -> None:
-        if training.stopped and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        training.stopped = True
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def nothing() -> Iterator[None]:
-    """Stand in for the statistics, in processes that write none."""
-    yield None
+            grid.write_png(reals, grid.tiled(self.reals.some(columns * rows), columns))
 
 
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

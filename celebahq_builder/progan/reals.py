@@ -1,0 +1,116 @@
+"""The real pictures of a training: what the file must hold, and minibatches as the schedule asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from celebahq_builder.data import Batch, Order, PyramidDataset, loader
+from celebahq_builder.data.labels import Source
+from celebahq_builder.errors import TrainingError
+from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.imaging.pyramid import Pixels
+from celebahq_builder.progan.recipe import ProganRecipe
+from celebahq_builder.progan.schedule import Moment
+from celebahq_builder.training.world import World
+from celebahq_builder.workspace import sha256
+
+
+class RealPictures:
+    """The pictures of an HDF5 file, in the order that a training draws them.
+
+    Args:
+        path: of the HDF5 file.
+        recipe: of the training.
+        world: whose share of the minibatches this process gets.
+        workers: processes that read; 0: threads.
+        memory_bytes: budget for keeping a level in memory.
+
+    Raises:
+        FormatError: no such file, or without usable levels or labels.
+        TrainingError: too small, too few, or of other colours than the recipe's network.
+    """
+
+    def __init__(
+        self, path: Path, recipe: ProganRecipe, world: World, *, workers: int = 0, memory_bytes: int = 2 * 2**30
+    ) -> None:
+        self.path, self.recipe, self.world = path, recipe, world
+        self.workers, self.memory_bytes = workers, memory_bytes
+        self.count, self.fingerprint = examine(path, recipe)
+        self.order = Order(self.count, recipe.seed)
+        """Its state is where the training stands in the data."""
+
+    def minibatches(self, now: Callable[[], Moment]) -> Generator[Batch, None, None]:
+        """Yield this process' share of one minibatch after the other, never ending.
+
+        Args:
+            now: where the training stands; asked before each minibatch, which has its resolution and its size.
+        """
+        while True:
+            moment = now()
+            with closing(self._of(moment)) as batches:
+                while (now().level, now().minibatch) == (moment.level, moment.minibatch):
+                    yield next(batches)
+
+    def some(self, count: int) -> Pixels:
+        """Return the same `count` pictures whenever they are asked for, uint8 [count, C, R, R]; fewer if there are."""
+        numbers = np.random.default_rng((self.recipe.seed, 1)).permutation(self.count)[:count]
+        return PyramidDataset(self.path, self.recipe.net.resolution, memory_bytes=0).read(numbers)
+
+    def _of(self, moment: Moment) -> Generator[Batch, None, None]:
+        dataset = PyramidDataset(
+            self.path,
+            moment.resolution,
+            mirror=self.recipe.mirror,
+            labels=self._labels(),
+            memory_bytes=self.memory_bytes,
+        )
+        return loader(
+            dataset,
+            moment.minibatch,
+            self.order,
+            rank=self.world.rank,
+            world=self.world.size,
+            workers=self.workers,
+            pin=self.world.device.type == "cuda",
+        )
+
+    def _labels(self) -> Source | None:
+        if not self.recipe.net.labels:
+            return None
+        with PyramidFile(self.path) as file:
+            return "file" if file.column("attributes") is None else "attributes"
+
+
+def examine(data: Path, recipe: ProganRecipe) -> tuple[int, dict[str, Any]]:
+    """Return how many pictures a file has, and what tells it from others; check that the recipe can use it.
+
+    Raises:
+        FormatError: no such file, or without usable levels.
+        TrainingError: too small, too few, or of other colours than the recipe's network.
+    """
+    net = recipe.net
+    with PyramidFile(data) as file:
+        if file.resolution < net.resolution:
+            raise TrainingError(
+                f"{data} has pictures of {file.resolution}x{file.resolution}, the recipe trains to {net.resolution}; "
+                f"set net.resolution = {file.resolution}, or build larger ones"
+            )
+        if file.channels != net.colours:
+            raise TrainingError(
+                f"{data} has {file.channels} channels, the recipe net.colours = {net.colours}; set it so"
+            )
+        most = max([recipe.schedule.minibatch, *recipe.schedule.minibatches.values()])
+        if file.count < most:
+            raise TrainingError(
+                f"{data} has {file.count} pictures, fewer than a minibatch of {most}; lower schedule.minibatch and "
+                "schedule.minibatches, or add pictures"
+            )
+        hashes = file.column("sha256")
+        # Without hashes, the smallest levels tell a file from another as surely as is needed, and are quickly read.
+        known = "\n".join(map(str, hashes)).encode() if hashes is not None else file.level(4)[:].tobytes()
+        return file.count, {"pictures": file.count, "resolution": file.resolution, "sha256": sha256(known)}
