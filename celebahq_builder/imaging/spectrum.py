@@ -28,11 +28,16 @@ TAIL = 0.9
 BELOW_TAIL = (0.4, 0.55)
 """Shares of the Nyquist frequency between which the tail is compared with what comes before it."""
 
-CONTRAST = 5.0
+CONTRAST = 2.4
 """Grey levels that an octave of the plateau is taken to deviate by at least: in a picture of less contrast than that,
 rounding and the errors of JPEG are as strong as what its detail would be measured against."""
 DETAIL_RANGE_DB = 16.0
 """A ring whose energy is so far below the plateau's counts nothing."""
+ONSET = (1 / 12, 1 / 8)
+"""Shares of the Nyquist frequency between which sharp pictures have hardly less energy than on the plateau."""
+ONSET_DB = (-6.0, 3.0)
+"""How far it may fall there, and what further fall divides breadth by e: where a picture is blurred but its spectrum
+goes on, it goes on with the noise and the JPEG errors of a murky photo."""
 NOISE_REMOVED = 3.0
 """How often the noise is taken off: above 1, so that detail near it does not count either (Berouti et al. 1979)."""
 NOISE_SHARE = 0.6
@@ -84,12 +89,13 @@ def quality_scores(pictures: Tensor) -> list[QualityScore]:
     where the face is, counts most; P = |FFT|^2. Rings are an eighth of an octave wide, from 1/32 of the Nyquist
     frequency f_N (at least 4 cycles per picture) up to it; P_k is a ring's mean, f_k its centre. f_k^2 P_k is its
     energy, about constant over the rings of a sharp photo (Field 1987). plateau = mean energy of the rings below
-    0.1 f_N; contrast = the larger of plateau and of what 5 grey levels an octave give, 5^2 S^2 W / (2 pi ln 2), W the
-    sum of the squared window. floor = mean P above 0.9 f_N; noise = what of the floor does not fall off as photos do:
+    0.1 f_N; contrast = the larger of plateau and of what 2.4 grey levels an octave give, 2.4^2 S^2 W / (2 pi ln 2), W
+    the sum of the squared window. floor = mean P above 0.9 f_N; noise = what of the floor does not fall off as photos do:
     max((r floor - P_before) / (r - 1), 0.6 floor), P_before the mean P_k from 0.4 to 0.55 f_N, r = (0.95 / 0.47)^1.5.
 
     breadth = mean over the rings from 1/16 to 0.92 f_N of clip(1 + d_k / 16, 0, 1), where
-    d_k = 10 log10(f_k^2 (P_k - 3 noise) / contrast).
+    d_k = 10 log10(f_k^2 (P_k - 3 noise) / contrast), times exp(min(0, o + 6) / 3), o = the mean of d_k, -16 or more,
+    from 1/12 to 1/8 f_N: above a gap there is no detail.
     symmetry = geometric mean over the same rings of min(1, e^gamma geometric mean / arithmetic mean of P in the
     ring): the spectral flatness, 1 for random phases, less where directions or single lines stand out.
     purity = 1 - clip((n + 24) / 16.8, 0, 1), n = 10 log10(f_N^2 floor / plateau).
@@ -105,7 +111,7 @@ def quality_scores(pictures: Tensor) -> list[QualityScore]:
 
     Returns:
         The scores and their components. A picture of one colour scores 0. Brightness does not matter, nor does contrast
-        unless there is very little of it.
+        unless there is hardly any.
     """
     luma = torch.einsum("c,nchw->nhw", torch.tensor(LUMA, device=pictures.device), pictures.float())
     plain = (luma.amax(dim=(1, 2)) - luma.amin(dim=(1, 2)) < 0.5).tolist()  # one colour, but for rounding
@@ -119,7 +125,9 @@ def quality_scores(pictures: Tensor) -> list[QualityScore]:
     above = rings.frequency.square() * (mean - NOISE_REMOVED * noise[:, None])
     contrast = plateau.clamp(min=_octave_energy(CONTRAST, luma))
     level_db = 10 * (above.clamp(min=1e-9) / contrast[:, None]).log10()
+    onset_db = level_db.clamp(min=-DETAIL_RANGE_DB)[:, rings.onset].mean(dim=1)
     breadth = (1 + level_db / DETAIL_RANGE_DB).clamp_(0, 1)[:, rings.detail].mean(dim=1)
+    breadth *= ((onset_db - ONSET_DB[0]) / ONSET_DB[1]).clamp(max=0).exp()
     flatness = (log_mean + EULER_GAMMA - mean.log()).clamp_(max=0)
     symmetry = flatness[:, rings.detail].mean(dim=1).exp()
     floor_db = 10 * (rings.nyquist**2 * floor / plateau).log10()
@@ -208,6 +216,8 @@ class _Rings:
     """Rings of the plateau."""
     detail: Tensor
     """Rings of breadth and symmetry."""
+    onset: Tensor
+    """Rings where detail begins."""
     before: Tensor
     """Rings below the tail."""
     tail: Tensor
@@ -233,7 +243,10 @@ def _rings(size: int, device: torch.device) -> _Rings:
     frequency = (edges[:-1] * edges[1:]).sqrt()[filled]
     low = frequency < max(PLATEAU * nyquist, float(frequency[min(2, len(frequency) - 1)]))
     detail = (frequency > DETAIL[0] * nyquist) & (frequency < DETAIL[1] * nyquist)
+    onset = (frequency > ONSET[0] * nyquist) & (frequency < ONSET[1] * nyquist)
+    if not onset.any():  # the rings of small pictures begin above it
+        onset = frequency == frequency[0]
     before = (frequency > BELOW_TAIL[0] * nyquist) & (frequency < BELOW_TAIL[1] * nyquist)
     tail = ((radius > TAIL * nyquist) & (radius <= nyquist)).nonzero()[:, 0]
-    parts = (sample, number[ring[sample]], weight, count[filled], frequency, low, detail, before, tail)
+    parts = (sample, number[ring[sample]], weight, count[filled], frequency, low, detail, onset, before, tail)
     return _Rings(nyquist, *(part.to(device) for part in parts))

@@ -10,7 +10,7 @@ import torch
 from celebahq_builder.imaging.spectrum import quality_scores
 from celebahq_builder.stages.face import Face
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)
