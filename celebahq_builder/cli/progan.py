@@ -25,7 +25,7 @@ from celebahq_builder.cli.group import PATH, celebahq
 @click.option(
     "--workers", type=click.IntRange(0), default=0, metavar="N", help="Processes that read; default: threads."
 )
-@click.option("--dry-run", is_flag=True, help="Print the networks and the schedule, and stop.")
+@click.option("--dry-run", is_flag=True, help="Print networks, schedule and passes, tried on the GPU, and stop.")
 def train(
     data: Path, out: Path, recipe: Path | None, device: str, threads: int | None, dry_run: bool, **asked: Any
 ) -> None:
@@ -44,7 +44,7 @@ def train(
     path = bundled_recipe(recipe or Path("celebahq-1024-1gpu"), "train")
     request = Request(data, out, **asked)
     if dry_run:
-        for line in command.plan(request, path):
+        for line in command.plan(request, path, device=device):
             click.echo(line)
         return
     click.echo(f"run: {command.train(request, path, device=device, threads=threads)}")

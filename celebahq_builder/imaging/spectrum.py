@@ -89,8 +89,8 @@ def quality_scores(pictures: Tensor) -> list[QualityScore]:
     where the face is, counts most; P = |FFT|^2. Rings are an eighth of an octave wide, from 1/32 of the Nyquist
     frequency f_N (at least 4 cycles per picture) up to it; P_k is a ring's mean, f_k its centre. f_k^2 P_k is its
     energy, about constant over the rings of a sharp photo (Field 1987). plateau = mean energy of the rings below
-    0.1 f_N; contrast = the larger of plateau and of what 2.4 grey levels an octave give, 2.4^2 S^2 W / (2 pi ln 2), W
-    the sum of the squared window. floor = mean P above 0.9 f_N; noise = what of the floor does not fall off as photos do:
+    0.1 f_N; contrast = the larger of plateau and of what 2.4 grey levels an octave give, 2.4^2 S^2 W / (2 pi ln 2),
+    W the sum of the squared window. floor = mean P above 0.9 f_N; noise = what of it does not fall off as photos do:
     max((r floor - P_before) / (r - 1), 0.6 floor), P_before the mean P_k from 0.4 to 0.55 f_N, r = (0.95 / 0.47)^1.5.
 
     breadth = mean over the rings from 1/16 to 0.92 f_N of clip(1 + d_k / 16, 0, 1), where

@@ -41,6 +41,9 @@ class Architecture:
     """Channels at resolution r: 2 channels_base / r, at most channels_max."""
     pixel_norm: bool = True
     """Normalise every pixel's feature vector in the generator (section 4.2), and the latents."""
+    batch_norm: bool = False
+    """Batch normalisation in the generator and layer normalisation in the discriminator, of every 3x3 convolution, as
+    in the networks that the paper began with (Gulrajani et al. 2017); instead of `pixel_norm`."""
     equalized: bool = True
     """Equalised learning rate (section 4.1)."""
     leaky: bool = True
@@ -55,6 +58,8 @@ class Architecture:
         for name, least in (("latent", 1), ("labels", 0), ("channels_max", 1), ("stddev_group", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}")
+        if self.pixel_norm and self.batch_norm:
+            raise ValueError("pixel_norm and batch_norm exclude each other; set pixel_norm = false")
         if self.colours not in (1, 3):
             raise ValueError(f"colours = {self.colours} must be 3, or 1 for grey")
         if 2 * self.channels_base < side:
@@ -79,7 +84,8 @@ class Generator(nn.Module):
     """Makes pictures from latents.
 
     Shapes: latents [N, latent] (and labels [N, labels]) -> [N, colours, r, r], r = 2^level. Float; pictures are in
-    [-1, 1] where training succeeds, and are not clipped.
+    [-1, 1] where training succeeds, and are not clipped. With batch normalisation, `eval` makes a picture independent
+    of the others of its minibatch.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -90,6 +96,7 @@ class Generator(nn.Module):
         self.dense = EqualizedLinear(a.latent + a.labels, first * 16, math.sqrt(2) / 4, a.equalized)
         self.blocks = nn.ModuleList()
         self.to_rgb = nn.ModuleList()
+        self.norms = nn.ModuleList()
         for level in a.levels:
             below, here = a.channels(max(level - 1, LEVEL_MIN)), a.channels(level)
             convolutions = [EqualizedConv2d(here, here, equalized=a.equalized)]
@@ -97,6 +104,9 @@ class Generator(nn.Module):
                 convolutions.insert(0, EqualizedConv2d(below, here, equalized=a.equalized))
             self.blocks.append(nn.ModuleList(convolutions))
             self.to_rgb.append(EqualizedConv2d(here, a.colours, 1, 1.0, a.equalized))
+            self.norms.append(
+                nn.ModuleList(nn.BatchNorm2d(here) if a.batch_norm else nn.Identity() for _ in convolutions)
+            )
 
     def forward(self, latents: Tensor, level: int, alpha: float = 1.0, labels: Tensor | None = None) -> Tensor:
         """Return pictures at a level, blended with the level below by 1 - alpha.
@@ -118,8 +128,8 @@ class Generator(nn.Module):
             before = x
             if index:
                 x = F.interpolate(x, scale_factor=2, mode="nearest")
-            for convolution in self.blocks[index]:  # type: ignore[attr-defined]
-                x = self._normalised(_rectified(convolution(x), a.leaky))
+            for convolution, norm in zip(self.blocks[index], self.norms[index], strict=True):  # type: ignore[call-overload]
+                x = self._normalised(_rectified(norm(convolution(x)), a.leaky))
         picture: Tensor = self.to_rgb[level - LEVEL_MIN](x)
         if alpha < 1 and level > LEVEL_MIN:
             old = F.interpolate(self.to_rgb[level - LEVEL_MIN - 1](before), scale_factor=2, mode="nearest")
@@ -145,6 +155,7 @@ class Discriminator(nn.Module):
         a = self.architecture = architecture
         self.from_rgb = nn.ModuleList()
         self.blocks = nn.ModuleList()
+        self.norms = nn.ModuleList()
         for level in a.levels:
             here, below = a.channels(level), a.channels(max(level - 1, LEVEL_MIN))
             self.from_rgb.append(EqualizedConv2d(a.colours, here, 1, equalized=a.equalized))
@@ -153,6 +164,8 @@ class Discriminator(nn.Module):
             if level > LEVEL_MIN:
                 convolutions.append(EqualizedConv2d(here, below, equalized=a.equalized))
             self.blocks.append(nn.ModuleList(convolutions))
+            widths = [len(convolution.weight) for convolution in convolutions]
+            self.norms.append(nn.ModuleList(nn.GroupNorm(1, n) if a.batch_norm else nn.Identity() for n in widths))
         last = a.channels(LEVEL_MIN)
         self.dense = EqualizedLinear(last * 16, last, equalized=a.equalized)
         self.judge = EqualizedLinear(last, 1 + a.labels, 1.0, a.equalized)
@@ -174,15 +187,15 @@ class Discriminator(nn.Module):
         index = level - LEVEL_MIN
         x = _rectified(self.from_rgb[index](pictures), a.leaky)
         for place in range(index, 0, -1):
-            for convolution in self.blocks[place]:  # type: ignore[attr-defined]
-                x = _rectified(convolution(noisy(x)), a.leaky)
+            for convolution, norm in zip(self.blocks[place], self.norms[place], strict=True):  # type: ignore[call-overload]
+                x = _rectified(norm(convolution(noisy(x))), a.leaky)
             x = F.avg_pool2d(x, 2)
             if place == index and alpha < 1:
                 old = _rectified(self.from_rgb[index - 1](F.avg_pool2d(pictures, 2)), a.leaky)
                 x = torch.lerp(old, x, alpha)
         if a.stddev_group != 1:
             x = minibatch_stddev(x, a.stddev_group)
-        x = _rectified(self.blocks[0][0](noisy(x)), a.leaky)  # type: ignore[index]
+        x = _rectified(self.norms[0][0](self.blocks[0][0](noisy(x))), a.leaky)  # type: ignore[index]
         x = _rectified(self.dense(noisy(x.flatten(1))), a.leaky)
         judged: Tensor = self.judge(noisy(x))
         return judged[:, 0], judged[:, 1:]
@@ -260,6 +273,10 @@ def _active(net: nn.Module, rgb: str, level: int, alpha: float) -> Iterator[tupl
     colour = {top} | ({top - 1} if alpha < 1 and top else set())
     for name, parameter in net.named_parameters():
         part, _, rest = name.partition(".")
-        index = int(rest.split(".")[0]) if part in (rgb, "blocks") else 0
-        if (part == rgb and index in colour) or (part == "blocks" and index <= top) or part in ("dense", "judge"):
+        index = int(rest.split(".")[0]) if part in (rgb, "blocks", "norms") else 0
+        if (
+            (part == rgb and index in colour)
+            or (part in ("blocks", "norms") and index <= top)
+            or part in ("dense", "judge")
+        ):
             yield name, parameter

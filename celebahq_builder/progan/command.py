@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from celebahq_builder import parallel
 from celebahq_builder.errors import RecipeError
 from celebahq_builder.nets.progan import Discriminator, Generator
 from celebahq_builder.progan.memory import fitted
@@ -60,12 +61,14 @@ def check_shares(recipe: ProganRecipe, world: World) -> None:
             raise RecipeError(str(error)) from None
 
 
-def plan(request: Request, recipe: Path) -> Iterator[str]:
+def plan(request: Request, recipe: Path, *, device: str = "auto") -> Iterator[str]:
     """Yield what a training would do, line by line: data, networks, and a row for each resolution.
+
+    On a GPU a step of every resolution is tried, in as many passes as its memory makes necessary; nothing is written.
 
     Raises:
         RecipeError: the recipe is unusable.
-        TrainingError: the data do not fit it.
+        TrainingError: the data do not fit it, or a resolution does not fit the GPU.
         FormatError: the HDF5 file is unusable.
     """
     settings = read_recipe(recipe)
@@ -77,10 +80,16 @@ def plan(request: Request, recipe: Path) -> Iterator[str]:
     yield f"networks: {net.resolution}x{net.resolution}, {sizes[0] / 1e6:.1f} M and {sizes[1] / 1e6:.1f} M parameters"
     total = request.total_kimg or schedule.total_kimg
     yield f"training: {total:g} kimg, {settings.loss.kind}, {settings.precision}"
-    yield "  resolution   from kimg   minibatch   learning rate"
+    on = torch.device(parallel.devices(device)[0])
+    if on.type == "cuda":
+        settings = fitted(settings, World(0, 1, on))
+        schedule = settings.schedule
+        yield f"memory:   {torch.cuda.get_device_name(on)}: every resolution fits, in passes as below"
+    yield "  resolution   from kimg   minibatch   passes   learning rate"
     for level in net.levels:
         begins = schedule.begins(level, net.level_max)
         moment = schedule.at(begins, net.level_max)
         if moment.level == level and begins < total:
             side = f"{moment.resolution}x{moment.resolution}"
-            yield f"  {side:>10} {begins:11g} {moment.minibatch:11d} {moment.learning_rate:15g}"
+            passes = moment.passes(1, net.stddev_group)
+            yield f"  {side:>10} {begins:11g} {moment.minibatch:11d} {passes:8d} {moment.learning_rate:15g}"

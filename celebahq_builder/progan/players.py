@@ -62,7 +62,7 @@ class Players:
         torch.manual_seed(recipe.seed)
         self.generator = Generator(recipe.net).to(world.device)
         self.discriminator = Discriminator(recipe.net).to(world.device)
-        self.averaged = copy.deepcopy(self.generator).requires_grad_(False)
+        self.averaged = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.mean_fake = 0.0
         """Running mean of the scores of generated pictures, within [0, 1]."""
         self.reset_optimisers()
@@ -202,6 +202,8 @@ class Players:
         own = dict(self.generator.named_parameters())
         pairs = [(p, own[name]) for name, p in self.averaged.active(moment.level, moment.alpha)]
         torch._foreach_lerp_([p for p, _ in pairs], [q for _, q in pairs], 1 - self.recipe.ema)
+        for mine, its in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
+            mine.copy_(its)  # the running moments of batch normalisation, which are means already
 
     def _noise(self, number: int) -> GaussianNoise | None:
         settings = self.recipe.loss

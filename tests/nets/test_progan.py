@@ -110,6 +110,7 @@ def test_only_what_is_active_is_used(level: int, alpha: float) -> None:
     "changed",
     [
         {"pixel_norm": False},
+        {"pixel_norm": False, "batch_norm": True},
         {"leaky": False},
         {"stddev_group": 2},
         {"stddev_group": 1},
@@ -123,6 +124,7 @@ def test_every_switch_changes_the_result_and_trains(changed: dict[str, int]) -> 
     assert repr(architecture) != repr(SMALL)
     labels = torch.eye(3, dtype=torch.double)[[0, 1, 2, 0]] if architecture.labels else None
     latents = torch.randn(4, 12, dtype=torch.double)
+    other[0].eval()  # batch normalisation takes scales away, and with them their gradients
     made = other[0](latents, 4, 0.7, labels)
     assert made.shape == (4, architecture.colours, 16, 16)
     scores, told = other[1](made, 4, 0.7)
@@ -133,6 +135,29 @@ def test_every_switch_changes_the_result_and_trains(changed: dict[str, int]) -> 
         with torch.no_grad():
             same = plain[1](plain[0](latents, 4, 0.7), 4, 0.7)[0]
         assert not torch.allclose(same, scores)
+
+
+def test_batch_and_layer_normalisation() -> None:
+    """Training: features of mean 0 and deviation 1 over the minibatch, or over a picture; after it, a picture alone."""
+    generator, discriminator = seeded(Architecture(**{**SMALL.__dict__, "pixel_norm": False, "batch_norm": True}))
+    seen = {}
+    for net in (generator, discriminator):
+        for name, module in net.named_modules():
+            if isinstance(module, torch.nn.BatchNorm2d | torch.nn.GroupNorm):
+                key = (type(net).__name__, name)
+                module.reset_parameters()
+                module.register_forward_hook(lambda _module, _inputs, out, key=key: seen.update({key: out}))
+    latents = torch.randn(6, 12, dtype=torch.double)
+    with torch.no_grad():
+        discriminator(generator(latents, 4), 4)
+        assert len(seen) == (1 + 2 + 2) * 2
+        for (net, _), features in seen.items():
+            over = (0, 2, 3) if net == "Generator" else (1, 2, 3)
+            assert torch.allclose(features.mean(dim=over), torch.zeros((), dtype=torch.double), atol=1e-6)
+            assert torch.allclose(features.std(dim=over, correction=0), torch.ones((), dtype=torch.double), atol=1e-2)
+        together = generator.eval()(latents, 4)
+        assert torch.allclose(together[2:3], generator(latents[2:3], 4))
+        assert not torch.allclose(together, generator.train()(latents, 4))
 
 
 def test_noise_is_one_factor_for_each_picture_and_channel() -> None:
@@ -153,6 +178,7 @@ def test_noise_is_one_factor_for_each_picture_and_channel() -> None:
         ({"colours": 4}, "colours = 4 must be 3, or 1"),
         ({"latent": 0}, "latent = 0 must be at least 1"),
         ({"channels_base": 100}, "leaves no channel at 1024x1024"),
+        ({"batch_norm": True}, "pixel_norm and batch_norm exclude each other"),
     ],
 )
 def test_impossible_architectures(values: dict[str, int], message: str) -> None:

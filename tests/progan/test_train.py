@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,6 +127,29 @@ def test_a_run_in_two_parts_gives_the_same_bits(
     assert_equal(last(tmp_path), last(whole))
     assert without_time(tmp_path) == without_time(whole)
     assert (tmp_path / "generator.safetensors").read_bytes() == (whole / "generator.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("ingredient", ["batch_norm", "labels"])
+def test_running_moments_and_labels_go_on_too(ingredient: str, data: Path, recipe: Path, tmp_path: Path) -> None:
+    settings = load(ProganRecipe, recipe)
+    changes = {"labels": {"labels": 3}, "batch_norm": {"batch_norm": True, "pixel_norm": False}}[ingredient]
+    settings = dataclasses.replace(settings, net=dataclasses.replace(settings.net, **changes))
+    if ingredient == "labels":
+        copied = tmp_path / "noise.h5"
+        shutil.copy(data, copied)
+        np.save(tmp_path / "noise-labels.npy", np.eye(3, dtype=np.float32)[np.arange(40) % 3])
+        data = copied
+    for cuts, out in (((None,), tmp_path / "one"), ((0.064, None), tmp_path / "two")):
+        for cut in cuts:
+            trained(data, out, settings, cut)
+    state = last(tmp_path / "one")
+    assert_equal(last(tmp_path / "two"), state)
+    moments = {key: value for key, value in state.items() if key.endswith("running_mean")}
+    assert bool(moments) is (ingredient == "batch_norm")
+    for key, value in moments.items():  # what is seen, and kept, is that of the averaged generator
+        if key.startswith("averaged"):
+            assert torch.equal(value, state[key.replace("averaged", "generator", 1)])
+            assert float(value.abs().sum()) > 0
 
 
 def command_line(data: Path, out: Path, recipe: Path, *launcher: str) -> list[str]:
@@ -255,12 +279,12 @@ def test_nothing_to_resume(data: Path, recipe: Path, tmp_path: Path) -> None:
 
 
 def test_plan(data: Path, recipe: Path, tmp_path: Path) -> None:
-    lines = list(command.plan(Request(data, tmp_path / "run"), recipe))
+    lines = list(command.plan(Request(data, tmp_path / "run"), recipe, device="cpu"))
     assert "40 pictures of 16x16" in lines[0]
-    assert [line.split()[:3] for line in lines[-3:]] == [
-        ["4x4", "0", "8"],
-        ["8x8", "0.032", "8"],
-        ["16x16", "0.112", "8"],
+    assert [line.split() for line in lines[-3:]] == [
+        ["4x4", "0", "8", "1", "0.001"],
+        ["8x8", "0.032", "8", "1", "0.001"],
+        ["16x16", "0.112", "8", "1", "0.001"],
     ]
     assert not (tmp_path / "run").exists()
 
