@@ -201,7 +201,9 @@ class Players:
     def _average(self, moment: Moment) -> None:
         own = dict(self.generator.named_parameters())
         pairs = [(p, own[name]) for name, p in self.averaged.active(moment.level, moment.alpha)]
-        torch._foreach_lerp_([p for p, _ in pairs], [q for _, q in pairs], 1 - self.recipe.ema)
+        # A layer that is new is random: the average forgets that first, or thousands of steps would show it.
+        decay = min(self.recipe.ema, (1 + moment.steps) / (10 + moment.steps))
+        torch._foreach_lerp_([p for p, _ in pairs], [q for _, q in pairs], 1 - decay)
         for mine, its in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
             mine.copy_(its)  # the running moments of batch normalisation, which are means already
 

@@ -69,7 +69,8 @@ class ProganRecipe:
     together: bool = False
     """Update the generator with the scores of the discriminator before its update, instead of after it."""
     ema: float = 0.999
-    """Decay a step of the averaged generator, the one that is kept; 0: no averaging."""
+    """Decay a step of the averaged generator, the one that is kept; 0: no averaging. While a level is new it is at most
+    (1 + n) / (10 + n), n the steps since it entered."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """``bf16``: networks in bfloat16; norms, stddev, losses and penalties stay in float32."""
     seed: int = 0

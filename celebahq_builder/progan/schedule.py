@@ -63,9 +63,9 @@ class Schedule:
         rate = self.learning_rates.get(resolution, self.learning_rate)
         if self.rampup_kimg > kimg:
             rate *= kimg / self.rampup_kimg
-        return Moment(
-            level, alpha, self.minibatches.get(resolution, self.minibatch), self.per_gpu.get(resolution), rate
-        )
+        minibatch = self.minibatches.get(resolution, self.minibatch)
+        steps = round((kimg - self.begins(level, level_max)) * 1000 / minibatch)
+        return Moment(level, alpha, minibatch, self.per_gpu.get(resolution), rate, steps)
 
     def _grown(self, kimg: float, level_max: int) -> tuple[int, float]:
         first = min(self.first.bit_length() - 1, level_max)
@@ -102,6 +102,8 @@ class Moment:
     per_gpu: int | None
     """Most pictures that a GPU takes at once, or None for no limit."""
     learning_rate: float
+    steps: int = 0
+    """Steps since the level entered, at this minibatch."""
 
     @property
     def resolution(self) -> int:
