@@ -54,6 +54,9 @@ def main() -> None:
     recipe = dataclasses.replace(recipe, precision=asked.precision)
     levels = [level for level in recipe.net.levels if 1 << level <= asked.resolution]
     world = World(0, 1, torch.device(asked.device))
+    if asked.device != "cpu":  # as the command sets them
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
     print(f"{asked.device}, {torch.get_num_threads()} threads, {asked.precision}, {asked.recipe}", flush=True)
     rows: list[Row] = []
     rate: dict[int, float] = {}
@@ -89,9 +92,9 @@ def measured(players: Players, moment: Moment, seconds: float) -> tuple[float, i
     reals = [Reals(pictures[i::passes]) for i in range(passes)]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    players.step(0, moment, reals)
-    if side <= 64:
-        players.step(0, moment, reals)  # the first few set things up
+    if device.type == "cuda" or side <= 128:  # beyond, a step on a CPU takes so long that nothing is set up beside it
+        for _ in range(2):
+            players.step(0, moment, reals)
     synchronise(device)
     began, steps = time.perf_counter(), 0
     while True:

@@ -184,6 +184,8 @@ class Discriminator(nn.Module):
             wanted = [a.colours, 1 << level, 1 << level]
             raise ValueError(f"expected pictures of {wanted} at level {level}, got {list(pictures.shape[1:])}")
         noisy = noise or _unchanged
+        if pictures.device.type == "cuda":
+            pictures = pictures.contiguous(memory_format=torch.channels_last)
         index = level - LEVEL_MIN
         x = _rectified(self.from_rgb[index](pictures), a.leaky)
         for place in range(index, 0, -1):

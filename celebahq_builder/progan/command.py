@@ -34,6 +34,10 @@ def train(request: Request, recipe: Path, *, device: str = "auto", threads: int 
         check_shares(settings, world)
         examine(request.data, settings)
         if world.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
+                True  # precision = fp32 means that
+            )
+            torch.backends.cudnn.benchmark = True  # sizes stay the same for days
             settings = fitted(settings, world)
         return Training(request, settings, world).run()
 

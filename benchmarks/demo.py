@@ -1,0 +1,135 @@
+"""What an hour of the recipe `demo` learns on a CPU: SWD to held-back faces at 2 minutes and at the end, and grids.
+
+``python benchmarks/demo.py FACES.h5 --out DIR [--minutes 60] [--threads 1]``; FACES.h5 is, for instance, what
+``python build.py --celeba-root $CELEBAHQ_SHARED/data/faces --resolution 64 --keep 1000 --out WORK`` builds. Killed, the
+same command goes on. Nothing else should run meanwhile: it is minutes that count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from table import Row, finish
+
+from celebahq_builder.data import PyramidDataset
+from celebahq_builder.formats.codecs import Gzip
+from celebahq_builder.formats.pictures import Picture
+from celebahq_builder.formats.writing import write_pictures
+from celebahq_builder.metrics.swd import swd
+from celebahq_builder.progan.generate import Generated, sheet
+from celebahq_builder.progan.stats import read_lines
+
+HELD = 256
+"""Faces that the training never sees; also how many the generator is asked for."""
+FIRST_MINUTES = 2.0
+RESOLUTION = 32
+
+
+def main() -> None:
+    """Train, measure, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("faces", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--threads", type=int, default=1)
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    train, held = split(asked.faces, asked.out)
+    early = asked.out / "early"
+    if not early.exists():
+        spend(train, asked.out / "run", FIRST_MINUTES, asked.threads)
+        keep(asked.out / "run", early)
+    spend(train, asked.out / "run", asked.minutes, asked.threads)
+    reals = pictures(held)
+    began, ended = (distance(generated(at), reals) for at in (early, asked.out / "run"))
+    floor = distance(pictures(train), reals)
+    if not (asked.out / "grid.png").exists():
+        sheet(Generated(asked.out / "run", 12 * 6, 0, torch.device("cpu")), 12, asked.out / "grid.png")
+    lines = read_lines(asked.out / "run" / "stats.jsonl")
+    finish(
+        [
+            Row("kimg shown", lines[-1]["kimg"], ""),
+            Row("at 32x32: pictures/s", lines[-1]["images_per_s"], ""),
+            Row(f"SWD x1000 to {HELD} held-back faces, after 2 minutes", began, ""),
+            Row(f"SWD x1000 to {HELD} held-back faces, after {asked.minutes:g} minutes", ended, ""),
+            Row(f"SWD x1000 to {HELD} held-back faces, of {HELD} of the training's", floor, ""),
+            Row("at the end, by what it was after 2 minutes", ended / began, "", at_most=0.5),
+        ]
+    )
+
+
+class Part:
+    """Some pictures of a data set."""
+
+    labels, label_names, channels = None, (), 3
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels, self.count, self.resolution = pixels, len(pixels), pixels.shape[-1]
+
+    def pictures(self, start: int = 0) -> Iterator[Picture]:
+        """Yield the pictures from number `start` on."""
+        yield from (Picture(pixels, f"{i:06d}") for i, pixels in enumerate(self.pixels[start:], start))
+
+
+def split(faces: Path, out: Path) -> tuple[Path, Path]:
+    """Return two files: faces to train on, and those held back."""
+    paths = out / "train.h5", out / "held.h5"
+    dataset = PyramidDataset(faces)
+    order = np.random.default_rng(0).permutation(len(dataset))
+    for path, numbers in zip(paths, (order[:-HELD], order[-HELD:]), strict=True):
+        if not path.exists():
+            write_pictures(Part(dataset.read(numbers)), path, codec=Gzip(), advance=lambda _: None)
+    return paths
+
+
+def spend(train: Path, run: Path, minutes: float, threads: int) -> None:
+    """Train until a run has taken so many minutes, with the command that users type."""
+    lines = read_lines(run / "stats.jsonl") if (run / "stats.jsonl").exists() else []
+    left = minutes * 60 - (lines[-1]["seconds"] if lines else 0)
+    if left <= 0:
+        return
+    command = [sys.executable, "-m", "celebahq_builder", "train", str(train), "--out", str(run), "--recipe", "demo"]
+    process = subprocess.Popen([*command, "--device", "cpu", "--threads", str(threads)])
+    try:
+        process.wait(left)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+    if process.wait():
+        sys.exit(f"the training ended with {process.returncode}")
+
+
+def keep(run: Path, where: Path) -> None:
+    """Copy a run's generator."""
+    where.mkdir()
+    for name in ("generator.safetensors", "generator.json"):
+        shutil.copy(run / name, where / name)
+
+
+def pictures(path: Path) -> np.ndarray:
+    """Return the first pictures of a file, uint8 [256, 3, 32, 32]."""
+    return PyramidDataset(path, RESOLUTION).read(np.arange(HELD))
+
+
+def generated(where: Path) -> np.ndarray:
+    """Return what a generator makes, uint8 [256, 3, 32, 32]."""
+    return np.stack([one.pixels for one in Generated(where, HELD, 0, torch.device("cpu")).pictures()])
+
+
+def distance(made: np.ndarray, reals: np.ndarray) -> float:
+    """Return the SWD x1000, mean over the levels 32 and 16."""
+    sides: list[Callable[[], Iterator[torch.Tensor]]] = [
+        lambda side=side: iter([torch.from_numpy(side)]) for side in (made, reals)
+    ]
+    return float(np.mean(list(swd(*sides, resolution=RESOLUTION, count=HELD).values())))
+
+
+if __name__ == "__main__":
+    main()
