@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from celebahq_builder.audit.padding import Padding, read_padding
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.imaging.geometry import share_inside
+from tests.conftest import SAMPLE
 from tests.formats.files import noise, store
 
 
@@ -28,6 +31,19 @@ def test_the_recorded_share(tmp_path: Path) -> None:
     assert found.shares[:2].tolist() == [0, 0.75]
     assert found.known.tolist() == [0, 0.75]
     assert found.worst() == [1]
+
+
+def test_what_a_build_records(tiny_run: Path) -> None:
+    path = next(tiny_run.glob("*.h5"))
+    found = read(path)
+    assert found is not None
+    assert found.exact
+    with h5py.File(path) as file:
+        names, quads = file["photos/file"].asstr()[:], file["photos/quad"][:]
+    for name, quad, share in zip(names, quads, found.shares, strict=True):
+        with Image.open(SAMPLE / "img_celeba" / name) as photo:
+            assert share == pytest.approx(1 - share_inside(quad, *photo.size))
+    assert found.shares.max() > 0
 
 
 def test_a_bound_from_the_crop_alone(tmp_path: Path) -> None:
