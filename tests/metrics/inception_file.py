@@ -1,0 +1,37 @@
+"""A file of weights of Inception's shapes, drawn at random: the real one is not to be had without a network."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from celebahq_builder.metrics.inception_package import module
+from celebahq_builder.workspace import sha256
+
+
+def random_tensors(seed: int = 0) -> dict[str, torch.Tensor]:
+    """All tensors by their names, of such sizes that features of pictures are neither lost nor beyond bounds."""
+    extractor: Any = module("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+
+    class Unloaded(extractor):
+        def load_state_dict(self, _: object) -> None:
+            """Keep what it was made with."""
+
+    empty = io.BytesIO()
+    torch.save({}, empty)
+    empty.seek(0)
+    rng = torch.Generator().manual_seed(seed)
+    tensors = Unloaded("shapes", ["2048"], feature_extractor_weights_path=empty).state_dict()
+    for name, tensor in tensors.items():
+        if name.endswith("conv.weight") or name == "fc.weight":
+            tensor.normal_(std=(2 / tensor[0].numel()) ** 0.5, generator=rng)
+        elif name == "fc.bias":
+            tensor.normal_(generator=rng)
+    return tensors
+
+
+def write_random(path: Path, seed: int = 0) -> str:
+    """Write the file; return its SHA-256."""
+    torch.save(random_tensors(seed), path)
+    return sha256(path.read_bytes())

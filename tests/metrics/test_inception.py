@@ -1,0 +1,163 @@
+"""Inception is loaded from one file alone, sees pictures as TensorFlow 1 did, and one picture at a time."""
+
+import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from celebahq_builder.errors import WeightsError
+from celebahq_builder.metrics import inception_package, inception_weights
+from celebahq_builder.metrics.inception import MINIBATCH, Inception
+from celebahq_builder.workspace import sha256
+from tests.metrics.inception_file import random_tensors, write_random
+from tests.reference.tf_resize import resize_bilinear
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    path = tmp_path_factory.mktemp("inception") / "random.pth"
+    return path, write_random(path)
+
+
+@pytest.fixture(scope="module")
+def inception(weights: tuple[Path, str]) -> Inception:
+    return Inception(weights[0], sha256=weights[1])
+
+
+def pictures(count: int, side: int = 40, channels: int = 3) -> torch.Tensor:
+    drawn = np.random.default_rng(0).integers(0, 256, (count, channels, side, side), dtype=np.uint8)
+    return torch.from_numpy(drawn)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (7, 40), (301, 310), (1, 1)])
+def test_sees_pictures_as_tensorflow_1_did(inception: Inception, height: int, width: int) -> None:
+    seen: list[torch.Tensor] = []
+    picture = np.random.default_rng(0).integers(0, 256, (3, height, width), dtype=np.uint8)
+    hook = inception._net.Conv2d_1a_3x3.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    inception(torch.from_numpy(picture)[None])
+    hook.remove()
+    expected = (resize_bilinear(picture.astype(float), 299) - 128) / 128
+    assert np.abs(seen[0][0].double().numpy() - expected).max() < 2e-4  # positions are float32
+
+
+def test_features_do_not_depend_on_the_batch(inception: Inception) -> None:
+    some = pictures(5)
+    together = inception(some)
+    assert together.pool3.shape == (5, 2048)
+    assert together.logits.shape == (5, 1008)
+    assert together.pool3.dtype == together.logits.dtype == torch.float32
+    assert together.pool3.std(dim=0).mean() > 1e-3  # pictures differ in them
+    for i in range(5):
+        alone = inception(some[i : i + 1])
+        assert torch.allclose(alone.pool3, together.pool3[i : i + 1], rtol=1e-4, atol=1e-5)
+        assert torch.allclose(alone.logits, together.logits[i : i + 1], rtol=1e-4, atol=1e-4)
+
+
+def test_more_pictures_than_pass_at_once(inception: Inception, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MINIBATCH > 3
+    monkeypatch.setattr("celebahq_builder.metrics.inception.MINIBATCH", 2)
+    some = pictures(3)
+    assert torch.allclose(inception(some).pool3[2], inception(some[2:]).pool3[0], rtol=1e-4, atol=1e-5)
+
+
+def test_logits_are_those_without_bias(inception: Inception) -> None:
+    pool3, logits = inception(pictures(2))
+    tensors = random_tensors()
+    assert torch.allclose(logits, pool3 @ tensors["fc.weight"].T, rtol=1e-4, atol=1e-4)
+    assert tensors["fc.bias"].abs().max() > 1
+
+
+def test_grey_counts_as_colour_of_equal_parts(inception: Inception) -> None:
+    grey = pictures(1, channels=1)
+    assert torch.equal(inception(grey).pool3, inception(grey.repeat(1, 3, 1, 1)).pool3)
+
+
+def test_no_pictures_and_wrong_ones(inception: Inception) -> None:
+    assert inception(pictures(0)).pool3.shape == (0, 2048)
+    with pytest.raises(ValueError, match=r"uint8 \[n, 3 or 1, H, W\], got torch.float32 \[1, 3, 8, 8\]"):
+        inception(torch.zeros(1, 3, 8, 8))
+
+
+def test_what_results_record(inception: Inception, weights: tuple[Path, str]) -> None:
+    assert inception.name.startswith("TensorFlow Inception 2015-12-05 (torch-fidelity 0.")
+    assert inception.sha256 == weights[1]
+
+
+def test_only_the_weights_of_the_literature_are_taken(weights: tuple[Path, str], tmp_path: Path) -> None:
+    assert inception_weights.FILE.endswith(f"{inception_weights.SHA256[:8]}.pth")
+    with pytest.raises(WeightsError, match=rf"SHA-256 is {weights[1]}, expected 6726825d\w{{56}}; it is another file"):
+        Inception(weights[0])
+    with pytest.raises(WeightsError, match="none.pth cannot be read: No such file or directory; give the file"):
+        Inception(tmp_path / "none.pth")
+
+
+def test_the_cache_is_looked_into(weights: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    target = inception_weights.cache_path()
+    assert target == tmp_path / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+    target.parent.mkdir(parents=True)
+    target.symlink_to(weights[0])
+    assert Inception(sha256=weights[1]).sha256 == weights[1]
+
+
+def test_without_a_network_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    with pytest.raises(
+        WeightsError, match=r"cannot be downloaded from https.*--inception FILE, or put it into "
+    ) as error:
+        inception_weights.locate(None)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_files_that_are_no_weights(tmp_path: Path) -> None:
+    def refused(data: bytes) -> str:
+        path = tmp_path / "file.pth"
+        path.write_bytes(data)
+        with pytest.raises(WeightsError) as error:
+            Inception(path, sha256=sha256(data))
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "are not a file of tensors" in refused(b"no pickle")
+    assert "are not a file of tensors" in refused(pickle.dumps({"weight": Path("x")}))  # an object is not unpickled
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    assert "hold a list" in refused((tmp_path / "list.pth").read_bytes())
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
+    assert "belong to another network: Missing key" in refused((tmp_path / "other.pth").read_bytes())
+    tensors = random_tensors()
+    tensors["fc.weight"] = torch.zeros(1000, 2048)
+    torch.save(tensors, tmp_path / "classes.pth")
+    assert "fc.weight" in refused((tmp_path / "classes.pth").read_bytes())
+
+
+PAST_INIT = """
+import sys
+from celebahq_builder.metrics.inception_package import module
+module("feature_extractor_inceptionv3")
+print([name for name in sys.modules if name.split(".")[0] in ("torch_fidelity", "torchvision")])
+"""
+
+
+def test_the_import_leaves_nothing_behind() -> None:
+    run = subprocess.run([sys.executable, "-c", PAST_INIT], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
+
+
+def test_without_the_package_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inception_package, "PACKAGE", "torch_fidelity_that_is_not_there")
+    with pytest.raises(
+        WeightsError, match=r"torch-fidelity, which is not installed; pip install 'celebahq-builder\[inc"
+    ):
+        inception_package.module("feature_extractor_inceptionv3")
