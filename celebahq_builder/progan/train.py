@@ -22,6 +22,7 @@ from celebahq_builder import __version__
 from celebahq_builder.data import Batch, Order, PyramidDataset, loader, to_device
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.formats.identity import content_sha256
 from celebahq_builder.progan import checkpoint, grid, report
 from celebahq_builder.progan.checkpoint import Progress
 from celebahq_builder.progan.export import export
@@ -31,7 +32,7 @@ from celebahq_builder.progan.schedule import Moment
 from celebahq_builder.progan.stats import Stats
 from celebahq_builder.recipe import to_mapping
 from celebahq_builder.training.world import World
-from celebahq_builder.workspace import sha256, write_atomic
+from celebahq_builder.workspace import write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -285,10 +286,8 @@ def examine(data: Path, recipe: ProganRecipe) -> tuple[int, dict[str, Any]]:
                 f"{data} has {file.count} pictures, fewer than a minibatch of {most}; lower schedule.minibatch and "
                 "schedule.minibatches, or add pictures"
             )
-        hashes = file.column("sha256")
-        # Without hashes, the smallest levels tell a file from another as surely as is needed, and are quickly read.
-        known = "\n".join(map(str, hashes)).encode() if hashes is not None else file.level(4)[:].tobytes()
-        return file.count, {"pictures": file.count, "resolution": file.resolution, "sha256": sha256(known)}
+        facts = {"pictures": file.count, "resolution": file.resolution, "sha256": content_sha256(file)}
+        return file.count, facts
 
 
 @contextmanager
