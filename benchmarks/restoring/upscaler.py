@@ -13,7 +13,7 @@ from table import Row
 from torch import Tensor
 
 from celebahq_builder.imaging.fidelity import psnr_y, spectrum_error_db
-from celebahq_builder.metrics.swd import texture_distance
+from celebahq_builder.metrics.texture import texture_distance
 from celebahq_builder.training.photos import Pixels
 from restoring.pictures import Network, held_out, low_and_high, restore, tensor
 

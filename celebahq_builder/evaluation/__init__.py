@@ -1,1 +1,1 @@
-"""How near the pictures of one source are to those of another: sources, protocols, results; the arithmetic is in metrics."""
+"""How good a set of pictures is: which of them, against which others, by which protocol; the result and its record."""

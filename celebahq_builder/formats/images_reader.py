@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,11 +48,15 @@ class ImageFolder:
             FormatError: a file cannot be read or decoded.
         """
         files = self.metadata.columns.get("file", self.names)
-        for number, pixels in enumerate(decoded(self._coded(start), self._decode), start):
+        for number, pixels in enumerate(self.pixels(range(start, self.count)), start):
             yield Picture(pixels, str(files[number]))
 
-    def _coded(self, start: int) -> Iterator[tuple[Path, bytes]]:
-        for name in self.names[start:]:
+    def pixels(self, numbers: Sequence[int]) -> Iterator[Pixels]:
+        """Yield pictures uint8 [C, R, R] by their numbers, in the order asked for; errors as of `pictures`."""
+        yield from decoded(self._coded(numbers), self._decode)
+
+    def _coded(self, numbers: Sequence[int]) -> Iterator[tuple[Path, bytes]]:
+        for name in (self.names[number] for number in numbers):
             try:
                 yield self.folder / name, (self.folder / name).read_bytes()
             except OSError as error:

@@ -74,14 +74,14 @@ def staging(target: Path, plan: dict[str, Any]) -> Iterator[Staging]:
         shutil.rmtree(root)
 
 
-def check_free(target: Path) -> None:
-    """Raise if there is something where a target shall be.
+def check_free(target: Path, option: str = "--out") -> None:
+    """Raise if there is something where a target shall be; the message names the option that it was given by.
 
     Raises:
         FormatError: what to do about it.
     """
     if os.path.lexists(target):
-        raise FormatError(f"{target} exists and is not overwritten; delete it, or choose another --out")
+        raise FormatError(f"{target} exists and is not overwritten; delete it, or choose another {option}")
 
 
 def _check_plan(stage: Staging, plan: dict[str, Any], target: Path) -> None:

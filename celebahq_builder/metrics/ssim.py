@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+import cv2
 import torch
 from torch import Tensor
 
@@ -25,20 +28,36 @@ def ssim(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: the shapes differ.
     """
+    contrast, product, squares = _contrast(a, b)
+    c1 = (K1 * RANGE) ** 2
+    luminance = product.mul_(2).add_(c1).div_(squares.add_(c1))
+    return (luminance * contrast).mean(dim=(1, 2, 3)), contrast.mean(dim=(1, 2, 3))
+
+
+def contrast_structure(a: Tensor, b: Tensor) -> Tensor:
+    """Return the second of `ssim`'s results in less time: the contrast-structure part."""
+    return _contrast(a, b)[0].mean(dim=(1, 2, 3))
+
+
+def _contrast(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the contrast-structure part, the product of the local means, and the sum of their squares, everywhere.
+
+    In place where it can be: memory that is asked for anew takes longer than the arithmetic.
+    """
     if a.shape != b.shape:
         raise ValueError(f"SSIM needs pictures of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     a, b = a.double(), b.double()
     taps = _window(min(WINDOW_PX, *a.shape[-2:])).to(a.device)
     mean_a, mean_b = _blur(a, taps), _blur(b, taps)
-    var_a = _blur(a * a, taps) - mean_a * mean_a
-    var_b = _blur(b * b, taps) - mean_b * mean_b
-    covariance = _blur(a * b, taps) - mean_a * mean_b
-    c1, c2 = (K1 * RANGE) ** 2, (K2 * RANGE) ** 2
-    contrast = (2 * covariance + c2) / (var_a + var_b + c2)
-    luminance = (2 * mean_a * mean_b + c1) / (mean_a * mean_a + mean_b * mean_b + c1)
-    return (luminance * contrast).mean(dim=(1, 2, 3)), contrast.mean(dim=(1, 2, 3))
+    product = mean_a * mean_b
+    squares = mean_a.square_().addcmul_(mean_b, mean_b)
+    covariance = _blur(a * b, taps).sub_(product)
+    variances = _blur((a * a).addcmul_(b, b), taps).sub_(squares)
+    c2 = (K2 * RANGE) ** 2
+    return covariance.mul_(2).add_(c2).div_(variances.add_(c2)), product, squares
 
 
+@functools.lru_cache
 def _window(size: int) -> Tensor:
     sigma = SIGMA_PX * size / WINDOW_PX
     at = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
@@ -47,7 +66,20 @@ def _window(size: int) -> Tensor:
 
 
 def _blur(images: Tensor, taps: Tensor) -> Tensor:
-    """Filter along both axes, where the window lies inside: shifted sums, five times as fast as conv2d in float64."""
+    """Filter along both axes, where the window lies inside."""
+    return _by_opencv(images, taps) if images.device.type == "cpu" else _by_torch(images, taps)
+
+
+def _by_opencv(images: Tensor, taps: Tensor) -> Tensor:
+    """Filter all pictures as one, below each other: where they meet, no window lies inside."""
+    height, width = (side - len(taps) + 1 for side in images.shape[-2:])
+    plane, window = images.reshape(-1, images.shape[-1]).numpy(), taps.numpy()
+    blurred = torch.from_numpy(cv2.sepFilter2D(plane, cv2.CV_64F, window, window, anchor=(0, 0)))
+    return blurred.view(images.shape)[..., :height, :width]
+
+
+def _by_torch(images: Tensor, taps: Tensor) -> Tensor:
+    """Add shifted pictures, which takes a fifth of the time of conv2d in float64."""
     for axis in (3, 2):
         length = images.shape[axis] - len(taps) + 1
         total = images.narrow(axis, 0, length) * taps[0]

@@ -1,178 +1,123 @@
 """Sliced Wasserstein distance between the local textures of two sets of pictures (Karras et al. 2018, section 5).
 
 Each level of a Laplacian pyramid holds the detail of one scale. Small neighbourhoods drawn from it are points in a
-space of 147 dimensions; the distance between two clouds of them is estimated along random directions, where sorting
-solves it.
+space of 147 dimensions, of which each set's own mean and standard deviation are removed, channel by channel. The
+distance between two clouds of them is the mean over 512 random directions of that between their projections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
-"""Filter of the pyramid, along each axis (Burt and Adelson 1983, a = 3/8): that of cv2.pyrDown."""
+from celebahq_builder.errors import RecipeError
+from celebahq_builder.metrics.batches import Batches
+from celebahq_builder.metrics.cloud import Cloud
+from celebahq_builder.metrics.distribution import DistributionGap
+from celebahq_builder.metrics.sampling import SMALLEST_PX, Sampler, levels, stored_values
+from celebahq_builder.metrics.sliced import random_directions
 
-PATCH_PX = 7
-PATCHES = 128
-"""Neighbourhoods drawn from each picture and level."""
+MEMORY_BYTES = 8 << 30
+CPU = torch.device("cpu")
 
-DIRECTIONS = 512
-"""Random directions: the paper's 4 repeats of 128."""
-
-Moments = tuple[Tensor, Tensor]
-"""Mean and standard deviation of each channel, [3] each."""
+DIRECTIONS_STREAM = 2
+"""Sets the draw of directions apart from those of the neighbourhoods of sides 0 and 1."""
 
 
-def pyramid_down(images: Tensor) -> Tensor:
-    """Return images at half their size: binomial filter, mirrored border, every second pixel, as cv2.pyrDown.
+def swd(
+    a: Batches,
+    b: Batches,
+    *,
+    resolution: int,
+    count: int,
+    seed: int = 0,
+    device: torch.device = CPU,
+    float16: bool = False,
+    memory_bytes: int = MEMORY_BYTES,
+    names: tuple[str, str] = ("side a", "side b"),
+    advance: Callable[[int], None] | None = None,
+) -> dict[int, float]:
+    """Return the sliced Wasserstein distance between two sets of pictures at each level, x 1000.
 
-    Shapes: float [N, C, H, W] -> [N, C, ceil(H / 2), ceil(W / 2)].
-    """
-    return _blur(images)[..., ::2, ::2]
-
-
-def pyramid_up(images: Tensor) -> Tensor:
-    """Return images at twice their size: zeros between the pixels, then the binomial filter times 4, as cv2.pyrUp.
-
-    Shapes: float [N, C, H, W] -> [N, C, 2H, 2W].
-    """
-    spread = images.new_zeros((*images.shape[:2], 2 * images.shape[2], 2 * images.shape[3]))
-    spread[..., ::2, ::2] = images
-    return _blur(spread).mul_(4)
-
-
-def laplacian_level(images: Tensor) -> Tensor:
-    """Return the finest level of the Laplacian pyramid: what is lost by halving the images and doubling them again.
-
-    Shapes: float [N, C, H, W] -> the same.
-    """
-    height, width = images.shape[-2:]
-    return images - pyramid_up(pyramid_down(images))[..., :height, :width]
-
-
-def _blur(images: Tensor) -> Tensor:
-    weights = torch.tensor(BINOMIAL, dtype=images.dtype, device=images.device)
-    channels = images.shape[1]
-    padded = F.pad(images, (2, 2, 2, 2), mode="reflect")
-    across = F.conv2d(padded, weights.view(1, 1, 1, 5).expand(channels, 1, 1, 5), groups=channels)
-    return F.conv2d(across, weights.view(1, 1, 5, 1).expand(channels, 1, 5, 1), groups=channels)
-
-
-def neighbourhoods(level: Tensor, rng: np.random.Generator, count: int = PATCHES) -> Tensor:
-    """Return `count` random 7x7 neighbourhoods of every picture of a level, fully inside, uniformly placed.
-
-    Shapes: [N, C, H, W] -> [N * count, C, 7, 7]. The draws depend on `rng`, N, H, W and `count` alone.
-    """
-    n, _, height, width = level.shape
-    if min(height, width) < PATCH_PX:
-        raise ValueError(f"a level of {height}x{width} has no neighbourhood of {PATCH_PX}x{PATCH_PX}")
-    tops = torch.from_numpy(rng.integers(height - PATCH_PX + 1, size=(n, count)))
-    lefts = torch.from_numpy(rng.integers(width - PATCH_PX + 1, size=(n, count)))
-    windows = level.unfold(2, PATCH_PX, 1).unfold(3, PATCH_PX, 1)  # a view: [N, C, H - 6, W - 6, 7, 7]
-    picture = torch.arange(n)[:, None].expand(n, count)
-    return windows[picture, :, tops, lefts].flatten(0, 1)
-
-
-def moments(points: Tensor) -> Moments:
-    """Return mean and standard deviation of each channel of neighbourhoods [M, C, 7, 7], each [C]."""
-    dims = (0, 2, 3)
-    return points.mean(dim=dims), points.std(dim=dims, correction=0)
-
-
-def normalised(points: Tensor, by: Moments) -> Tensor:
-    """Return neighbourhoods [M, C, 7, 7] as vectors [M, 49 C], mean removed and divided by the standard deviation."""
-    mean, std = (m[:, None, None] for m in by)
-    return ((points - mean) / std).flatten(1)
-
-
-def random_directions(dimensions: int, rng: np.random.Generator, count: int = DIRECTIONS) -> Tensor:
-    """Return `count` unit vectors, uniform on the sphere: float32 [dimensions, count]."""
-    drawn = rng.standard_normal((dimensions, count)).astype(np.float32)
-    return torch.from_numpy(drawn / np.sqrt(np.square(drawn).sum(axis=0, keepdims=True)))
-
-
-def sliced_wasserstein(a: Tensor, b: Tensor, directions: Tensor) -> float:
-    """Return the mean over directions of the Wasserstein-1 distance between two clouds, projected on each.
+    Neighbourhoods are drawn for each picture and side anew, as in the paper's code: a picture that is on both sides is
+    looked at in different places, so a set is not 0 away from itself, but as far as chance makes it. How the pictures
+    come in batches changes nothing, nor do threads.
 
     Args:
-        a: points [M, D], float.
-        b: as many points.
-        directions: unit vectors [D, K].
+        a: uint8 [n, C, R, R] batches, or float in [0, 255]; C is 3 or 1.
+        b: likewise.
+        resolution: R in pixels, a power of two, at least 16.
+        count: pictures of each side that are used, its first ones; the paper takes 16,384.
+        seed: of neighbourhoods and directions, at least 0.
+        device: that computes and stores.
+        float16: store in half the memory; distances change by less than 0.5 %.
+        memory_bytes: what may be stored while pictures are read; about 1 GiB is needed besides. A set's deviation is
+            known at its end, so what could not be stored is drawn again from pictures that are read again.
+        names: what errors call the sides.
+        advance: called with numbers of pictures done, that add up to `pictures_read`.
 
     Returns:
-        The mean absolute difference of the sorted projections. The paper reports it times 1000.
+        The distance by resolution of the level: R, R/2, ..., 16.
+
+    Raises:
+        FormatError: fewer pictures than `count`, others than expected, or pictures without any texture.
+        RecipeError: a resolution, count or seed that makes no sense.
     """
-    if a.shape != b.shape:
-        raise ValueError(f"two clouds of as many points are needed, got {tuple(a.shape)} and {tuple(b.shape)}")
-    total = 0.0
-    for part in torch.split(directions.to(a.device), 128, dim=1):
-        total += float((sort(a @ part) - sort(b @ part)).abs().mean()) * part.shape[1]
-    return total / directions.shape[1]
+    if seed < 0:
+        raise RecipeError(f"the seed of the SWD is {seed}; expected 0 or more")
+    dtype = torch.float16 if float16 else torch.float32
+    once = passes(resolution, count, float16=float16, memory_bytes=memory_bytes) == 1
+    clouds: list[Cloud] = []
+    for number, pictures in enumerate((a, b)):
+        sampler = Sampler(resolution, {level: (seed, number, level) for level in levels(resolution)}, device)
+        channels = clouds[0].channels if clouds else None
+        ahead = advance or (lambda _: None)
+        clouds.append(Cloud(pictures, names[number], count, sampler, dtype if once else None, channels, ahead))
+    return dict(_stored(clouds, resolution, seed, device) if once else _read_again(clouds, resolution, seed, device))
 
 
-def texture_loss(
-    results: Tensor, truths: Tensor, rngs: Sequence[np.random.Generator], directions: Tensor, patches: int = 128
-) -> Tensor:
-    """Return the sliced Wasserstein distance of the two finest Laplacian levels, quarter by quarter of each picture.
+def _stored(clouds: list[Cloud], resolution: int, seed: int, device: torch.device) -> Iterator[tuple[int, float]]:
+    for index, level in enumerate(levels(resolution)):
+        gap = _gap(clouds, index, (seed, DIRECTIONS_STREAM, level), device)
+        for side, cloud in enumerate(clouds):
+            for descriptors in cloud.stored(index):
+                gap.add(side, descriptors)
+        yield level, 1000 * gap.distance()
 
-    Compared part by part, so that texture goes where it belongs (Heitz et al. 2021, "A Sliced Wasserstein Loss for
-    Neural Texture Synthesis"). Unlike `texture_distance` it is not divided by the deviation: strong texture, which a
-    pixel loss of the same unit suppresses most, weighs most.
 
-    Args:
-        results: pictures [N, C, H, W], float, H and W multiples of 4 and at least 28.
-        truths: as `results`.
-        rngs: one for each picture, which says where its neighbourhoods lie.
-        directions: unit vectors [49 C, K].
-        patches: neighbourhoods per quarter of the finest level; of the next one, half as many.
+def _read_again(clouds: list[Cloud], resolution: int, seed: int, device: torch.device) -> Iterator[tuple[int, float]]:
+    resolutions = levels(resolution)
+    gaps = [_gap(clouds, i, (seed, DIRECTIONS_STREAM, level), device) for i, level in enumerate(resolutions)]
+    for side, cloud in enumerate(clouds):
+        for block in cloud.read_again():
+            for gap, descriptors in zip(gaps, block, strict=True):
+                gap.add(side, descriptors)
+    for level, gap in zip(resolutions, gaps, strict=True):
+        yield level, 1000 * gap.distance()
 
-    Returns:
-        The sum over the levels of the mean over pictures and quarters; a scalar in the pictures' unit, with gradients
-        for `results`.
+
+def _gap(clouds: list[Cloud], index: int, stream: tuple[int, ...], device: torch.device) -> DistributionGap:
+    first, second = (cloud.moments(index) for cloud in clouds)
+    directions = random_directions(len(first[0]), np.random.default_rng(stream))
+    return DistributionGap(directions, (first, second), device)
+
+
+def passes(resolution: int, count: int, *, float16: bool = False, memory_bytes: int = MEMORY_BYTES) -> int:
+    """Return how often `swd` reads all pictures: once if what it draws from them can be stored, else twice.
+
+    Raises:
+        RecipeError: a resolution or count that makes no sense.
     """
-    both, n = torch.cat([results, truths]), len(truths)
-    total = results.new_zeros(())
-    for level, count in ((laplacian_level(both), patches), (laplacian_level(pyramid_down(both)), patches // 2)):
-        distances = []
-        for i, rng in enumerate(rngs):
-            pair = level[[i, n + i]].permute(1, 0, 2, 3).flatten(0, 1)  # one draw of places for both
-            quarters = torch.stack([part for half in pair.chunk(2, dim=1) for part in half.chunk(2, dim=2)])
-            points = neighbourhoods(quarters, rng, count).view(4, count, -1, 2, PATCH_PX**2)
-            found, true = (points[:, :, :, j].flatten(2) @ directions for j in range(2))
-            distances.append((found.sort(dim=1).values - true.sort(dim=1).values).abs().mean())
-        total = total + torch.stack(distances).mean()
-    return total
+    if resolution < SMALLEST_PX or resolution & (resolution - 1):
+        raise RecipeError(f"pictures of {resolution} px have no SWD; expected a power of two, at least {SMALLEST_PX}")
+    if count < 1:
+        raise RecipeError(f"{count} pictures have no SWD; expected at least 1, the paper takes 16384")
+    values = 2 * count * 3 * sum(stored_values(level) for level in levels(resolution))
+    return 1 if values * (2 if float16 else 4) <= memory_bytes else 2
 
 
-def sort(projections: Tensor) -> Tensor:
-    """Return projections [M, K] sorted along the points, as [K, M]: sorting is faster along memory."""
-    return projections.T.contiguous().sort(dim=1).values
-
-
-def texture_distance(
-    results: Sequence[Tensor], truths: Sequence[Tensor], patches: int = PATCHES, seed: int = 0
-) -> float:
-    """Return the sliced Wasserstein distance of the finest Laplacian level between results and the true pictures.
-
-    Unlike the distance between data sets, it compares pictures in pairs: neighbourhoods come from the same places on
-    both sides, and both are divided by the standard deviation of the true ones, so that too little texture costs.
-
-    Args:
-        results: pictures [C, H, W] of any sizes, float or uint8 in one range.
-        truths: as `results`, one for each.
-        patches: neighbourhoods per picture.
-        seed: of the places and the directions.
-    """
-    clouds = []
-    for pictures in (truths, results):
-        rng = np.random.default_rng(seed)
-        levels = (laplacian_level(p[None].float()) for p in pictures)
-        clouds.append(torch.cat([neighbourhoods(level, rng, patches) for level in levels]))
-    scale = moments(clouds[0])
-    true, found = (normalised(cloud, scale) for cloud in clouds)
-    return sliced_wasserstein(found, true, random_directions(true.shape[1], np.random.default_rng(seed)))
+def pictures_read(resolution: int, count: int, *, float16: bool = False, memory_bytes: int = MEMORY_BYTES) -> int:
+    """Return how many pictures `swd` reads in all, of both sides and over all passes."""
+    return 2 * count * passes(resolution, count, float16=float16, memory_bytes=memory_bytes)

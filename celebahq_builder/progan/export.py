@@ -54,6 +54,12 @@ def load_generator(path: Path, device: torch.device) -> tuple[Generator, int, fl
     Raises:
         WeightsError: no such file, not a generator's, or damaged.
     """
+    generator, facts = read_generator(path, device)
+    return generator, int(facts["level"]), float(facts["alpha"])
+
+
+def read_generator(path: Path, device: torch.device) -> tuple[Generator, dict[str, Any]]:
+    """Read a generator and what its file says of it: level, alpha, kimg, data; otherwise as `load_generator`."""
     file = path / "generator.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise WeightsError(f"{file} does not exist; expected a run of celebahq train, or its generator.safetensors")
@@ -67,4 +73,4 @@ def load_generator(path: Path, device: torch.device) -> tuple[Generator, int, fl
         raise WeightsError(f"{file} is no generator of celebahq train; expected {FORMAT}, got {facts.get('format')}")
     generator = Generator(Architecture(**facts["architecture"]))
     generator.load_state_dict(tensors)
-    return generator.to(device).eval().requires_grad_(False), int(facts["level"]), float(facts["alpha"])
+    return generator.to(device).eval().requires_grad_(False), facts

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from celebahq_builder.errors import WeightsError
 from celebahq_builder.nets.progan import Generator
 from celebahq_builder.workspace import write_atomic
 
@@ -32,7 +33,11 @@ def fixed_latents(generator: Generator, count: int, seed: int) -> Tensor:
 def generated(
     generator: Generator, latents: Tensor, level: int, alpha: float = 1.0, labels: Tensor | None = None
 ) -> Pixels:
-    """Return pictures of latents, uint8 [N, C, r, r]; [-1, 1] becomes [0, 255], what is beyond is clipped."""
+    """Return pictures of latents, uint8 [N, C, r, r]; [-1, 1] becomes [0, 255], what is beyond is clipped.
+
+    Raises:
+        WeightsError: the generator makes numbers that are not finite.
+    """
     device = next(generator.parameters()).device
     some = max(1, BATCH_PIXELS >> (2 * level))
     made = []
@@ -40,6 +45,11 @@ def generated(
         part = slice(start, start + some)
         told = None if labels is None else labels[part].to(device)
         pictures = generator(latents[part].to(device), level, alpha, told)
+        if not bool(pictures.isfinite().all()):
+            raise WeightsError(
+                f"the generator makes NaN or infinity of some latents at {1 << level}x{1 << level}: its weights are "
+                "damaged or its training went astray; take those of an earlier checkpoint"
+            )
         made.append(to_pixels(pictures).cpu())
     return torch.cat(made).numpy()
 

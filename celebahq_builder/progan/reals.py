@@ -13,11 +13,11 @@ from celebahq_builder.data import Batch, Order, PyramidDataset, loader
 from celebahq_builder.data.labels import Source
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.formats.identity import content_sha256
 from celebahq_builder.imaging.pyramid import Pixels
 from celebahq_builder.progan.recipe import ProganRecipe
 from celebahq_builder.progan.schedule import Moment
 from celebahq_builder.training.world import World
-from celebahq_builder.workspace import sha256
 
 
 class RealPictures:
@@ -110,7 +110,5 @@ def examine(data: Path, recipe: ProganRecipe) -> tuple[int, dict[str, Any]]:
                 f"{data} has {file.count} pictures, fewer than a minibatch of {most}; lower schedule.minibatch and "
                 "schedule.minibatches, or add pictures"
             )
-        hashes = file.column("sha256")
-        # Without hashes, the smallest levels tell a file from another as surely as is needed, and are quickly read.
-        known = "\n".join(map(str, hashes)).encode() if hashes is not None else file.level(4)[:].tobytes()
-        return file.count, {"pictures": file.count, "resolution": file.resolution, "sha256": sha256(known)}
+        facts = {"pictures": file.count, "resolution": file.resolution, "sha256": content_sha256(file)}
+        return file.count, facts

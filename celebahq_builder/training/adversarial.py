@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.imaging.fidelity import psnr_y, spectrum_error_db
-from celebahq_builder.metrics.swd import PATCH_PX, random_directions, texture_distance, texture_loss
+from celebahq_builder.metrics.descriptors import PATCH_PX
+from celebahq_builder.metrics.sliced import random_directions
+from celebahq_builder.metrics.texture import texture_distance, texture_loss
 from celebahq_builder.nets.srgan import Discriminator, Generator
 from celebahq_builder.pretrained import entry, load
 from celebahq_builder.recipe import to_mapping

@@ -1,153 +1,197 @@
-"""The pyramid is OpenCV's, the distance scipy's; places and directions are uniform; lack of texture is seen."""
+"""SWD is the original's on real faces; batches, threads and memory change nothing; what is worse costs more."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from scipy.stats import wasserstein_distance
 
-from celebahq_builder.metrics.swd import (
-    laplacian_level,
-    moments,
-    neighbourhoods,
-    normalised,
-    pyramid_down,
-    pyramid_up,
-    random_directions,
-    sliced_wasserstein,
-    texture_distance,
-    texture_loss,
+from celebahq_builder.errors import FormatError, RecipeError
+from celebahq_builder.metrics import cloud, sampling
+from celebahq_builder.metrics.swd import MEMORY_BYTES, passes, pictures_read, swd
+from tests.reference.swd import swd as plain_swd
+
+Pixels = np.ndarray
+
+
+def batches(pixels: Pixels, size: int = 50):
+    return lambda: iter(torch.split(torch.from_numpy(np.ascontiguousarray(pixels)), size))
+
+
+def textured(count: int, side: int = 32, channels: int = 3, seed: int = 0) -> Pixels:
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(0, 1, (count, side, side, channels)).astype(np.float32)
+    smooth = [cv2.GaussianBlur(n, (0, 0), 2).reshape(n.shape) * 250 + 10 * n + 128 for n in noise]
+    return np.clip(np.stack(smooth), 0, 255).astype(np.uint8).transpose(0, 3, 1, 2)
+
+
+def blurred(pixels: Pixels, sigma: float) -> Pixels:
+    return np.stack([cv2.GaussianBlur(p, (0, 0), sigma) for p in pixels.transpose(0, 2, 3, 1)]).transpose(0, 3, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def faces(shared: Path) -> Pixels:
+    """The photos of the reference figures, uint8 [512, 3, 64, 64]."""
+    paths = [shared / "data" / "faces" / "img_celeba" / f"{i:06d}.jpg" for i in range(1, 513)]
+    photos = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in paths]
+    return np.stack([cv2.resize(p, (64, 64), interpolation=cv2.INTER_AREA) for p in photos]).transpose(0, 3, 1, 2)
+
+
+def sets(faces: Pixels) -> dict[str, Pixels]:
+    a, b = faces[:256], faces[256:]
+    noise = np.random.RandomState(7).randint(-20, 21, size=a.shape)
+    noisy = np.clip(a.astype(int) + noise, 0, 255).astype(np.uint8)
+    return {"B": b, "blur1(A)": blurred(a, 1), "blur2(B)": blurred(b, 2), "noise(A)": noisy}
+
+
+@pytest.mark.parametrize("name", ["B", "blur1(A)", "blur2(B)", "noise(A)"])
+def test_figures_of_the_original(faces: Pixels, shared: Path, name: str) -> None:
+    """Within 3 standard deviations of the original's seeds, or 2 %, at every level and on average."""
+    expected = json.loads((shared / "reference" / "metrics_reference.json").read_text())[f"A_vs_{name}"]
+    found = swd(batches(faces[:256]), batches(sets(faces)[name]), resolution=64, count=256)
+    values = [*found.values(), np.mean([*found.values()])]
+    names = [f"SWDx1e3_{level}" for level in found] + ["SWDx1e3_avg"]
+    assert names == expected["names"]
+    for value, mean, std in zip(values, expected["mean"], expected["std"], strict=True):
+        assert value == pytest.approx(mean, abs=max(3 * std, 0.02 * mean))
+
+
+def test_the_plain_protocol_gives_the_same_mean() -> None:
+    """Of several seeds; the deviation of each mean is known from them."""
+    a, b = textured(32), blurred(textured(32, seed=1), 0.6)
+    ours = np.array([[*swd(batches(a), batches(b), resolution=32, count=32, seed=s).values()] for s in range(4)])
+    plain = np.array([[*plain_swd(a, b, s).values()] for s in range(4)])
+    error = np.sqrt((ours.var(axis=0, ddof=1) + plain.var(axis=0, ddof=1)) / 4)
+    assert np.abs(ours.mean(axis=0) - plain.mean(axis=0)).max() < 4 * error.max()
+    assert (np.abs(ours.mean(axis=0) - plain.mean(axis=0)) < 4 * error).all()
+    assert (error < 0.06 * plain.mean(axis=0)).all()  # or the above says little
+
+
+def test_real_against_real_is_a_floor_and_damage_rises_above_it(faces: Pixels) -> None:
+    faces = faces[np.random.default_rng(0).permutation(512)[:256], :, ::2, ::2]
+    a, b = batches(faces[:128]), faces[128:]
+
+    def distance(other: Pixels) -> np.ndarray:
+        return np.array([*swd(a, batches(other), resolution=32, count=128).values()])
+
+    floor, same = distance(b), distance(faces[:128])
+    assert (same > 0).all()  # other neighbourhoods of the same pictures
+    assert (floor > same).all()
+    before = floor
+    for sigma in (0.6, 1.2):
+        now = distance(blurred(b, sigma))
+        assert now[0] > before[0] + 3
+        before = now
+    before = floor
+    rng = np.random.default_rng(1)
+    for grain in (15, 45):
+        noisy = np.clip(b + rng.normal(0, grain, b.shape), 0, 255).astype(np.uint8)
+        now = distance(noisy)
+        assert now[0] > before[0] + 3
+        before = now
+
+
+def test_neither_batches_nor_memory_nor_threads_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "BLOCK", 32)
+    monkeypatch.setattr(cloud, "BLOCK", 32)
+    a, b = textured(70), textured(80, seed=1)
+    expected = swd(batches(a, 70), batches(b, 80), resolution=32, count=69, seed=5)
+    assert [*expected] == [32, 16]
+    for size, threads, memory_bytes in ((7, 1, MEMORY_BYTES), (64, 2, 0), (80, 3, MEMORY_BYTES), (1, 2, 0)):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            found = swd(batches(a, size), batches(b, size), resolution=32, count=69, seed=5, memory_bytes=memory_bytes)
+        finally:
+            torch.set_num_threads(before)
+        assert found == expected
+    assert swd(batches(a), batches(b), resolution=32, count=69, seed=6) != expected
+
+
+def test_half_precision_is_enough(faces: Pixels) -> None:
+    for other in (faces[256:], blurred(faces[:256], 1)):
+        exact = swd(batches(faces[:256]), batches(other), resolution=64, count=100)
+        found = swd(batches(faces[:256]), batches(other), resolution=64, count=100, float16=True)
+        for level, value in exact.items():
+            assert found[level] == pytest.approx(value, rel=5e-3)
+            assert found[level] != value
+
+
+def test_brightness_and_contrast_of_a_set_do_not_matter() -> None:
+    """Mean and deviation are removed; what is left of the difference is rounding."""
+    a, b = textured(64), textured(64, seed=1)
+    dim = (b * 0.5 + 60).astype(np.float32)
+    exact = swd(batches(a), batches(b), resolution=32, count=64)
+    found = swd(batches(a), batches(dim), resolution=32, count=64)
+    assert [*found.values()] == pytest.approx([*exact.values()], rel=1e-3)
+
+
+def test_grey_pictures() -> None:
+    a, b = textured(40, channels=1), textured(40, channels=1, seed=1)
+    found = swd(batches(a), batches(b), resolution=32, count=40)
+    assert all(0 < value < 300 for value in found.values())
+    colour = np.repeat(a, 3, axis=1)
+    with pytest.raises(FormatError, match=r"side b, picture 0: .*\[40, 3, 32, 32\], expected \[n, 1, 32, 32\]"):
+        swd(batches(a), batches(colour), resolution=32, count=40)
+
+
+def test_how_many_pictures_are_read() -> None:
+    assert passes(256, 16384) == 1
+    assert passes(1024, 16384) == 2
+    assert passes(1024, 16384, float16=True) == 1
+    assert passes(1024, 16384, memory_bytes=12 << 30) == 1
+    assert pictures_read(1024, 16384) == 4 * 16384
+    a, b = textured(30), textured(30, seed=1)
+    for memory_bytes in (0, MEMORY_BYTES):
+        done: list[int] = []
+        read = [0]
+
+        def counted(pixels: Pixels, read: list[int] = read) -> Iterator[torch.Tensor]:
+            for batch in batches(pixels, 8)():
+                read[0] += len(batch)
+                yield batch
+
+        swd(
+            lambda counted=counted: counted(a),
+            lambda counted=counted: counted(b),
+            resolution=32,
+            count=24,
+            memory_bytes=memory_bytes,
+            advance=done.append,
+        )
+        assert sum(done) == read[0] == pictures_read(32, 24, memory_bytes=memory_bytes)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"count": 31}, FormatError, "fakes has 30 pictures, 31 were asked for"),
+        ({"count": 0}, RecipeError, "0 pictures have no SWD"),
+        ({"seed": -1}, RecipeError, "the seed of the SWD is -1; expected 0 or more"),
+        ({"resolution": 8}, RecipeError, "pictures of 8 px have no SWD; expected a power of two, at least 16"),
+        ({"resolution": 48}, RecipeError, "pictures of 48 px have no SWD"),
+        ({"resolution": 64}, FormatError, r"reals, picture 0: .*\[40, 3, 32, 32\], expected \[n, 1 or 3, 64, 64\]"),
+    ],
 )
+def test_bad_input(change: dict[str, int], error: type[Exception], message: str) -> None:
+    asked = {"resolution": 32, "count": 30, **change}
+    with pytest.raises(error, match=message) as found:
+        swd(batches(textured(40)), batches(textured(30, seed=1)), names=("reals", "fakes"), **asked)
+    assert "\n" not in str(found.value)
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).random((height, width, 3), dtype=np.float32) * 255
-
-
-def tensor(pixels: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]
-
-
-def pixels(images: torch.Tensor) -> np.ndarray:
-    return images[0].permute(1, 2, 0).numpy()
-
-
-@pytest.mark.parametrize("size", [(64, 64), (32, 48), (33, 48), (31, 47)])
-def test_pyramid_is_that_of_opencv(size: tuple[int, int]) -> None:
-    image = picture(*size)
-    small = cv2.pyrDown(image)
-    assert np.abs(pixels(pyramid_down(tensor(image))) - small).max() < 1e-3
-    assert np.abs(pixels(pyramid_up(tensor(small))) - cv2.pyrUp(small)).max() < 1e-3
-    expected = image - cv2.pyrUp(small, dstsize=size[::-1])
-    assert np.abs(pixels(laplacian_level(tensor(image))) - expected).max() < 1e-3
-
-
-def test_neighbourhoods_are_windows_of_their_own_picture() -> None:
-    rows, columns = np.mgrid[:12, :15]
-    level = torch.from_numpy(np.stack([np.stack([rows, columns, rows * 0 + i]) for i in range(3)])).float()
-    found = neighbourhoods(level, np.random.default_rng(0), 200)
-    assert found.shape == (600, 3, 7, 7)
-    assert torch.equal(found[:, 2, 3, 3], torch.arange(3.0).repeat_interleave(200))
-    assert torch.equal(found[:, 0] - found[:, 0, :1, :1], torch.arange(7.0)[None, :, None].expand(600, 7, 7))
-    assert torch.equal(found[:, 1] - found[:, 1, :1, :1], torch.arange(7.0)[None, None, :].expand(600, 7, 7))
-    tops, lefts = found[:, 0, 0, 0], found[:, 1, 0, 0]
-    assert set(tops.tolist()) == set(range(6))
-    assert set(lefts.tolist()) == set(range(9))
-    assert float(lefts.mean()) == pytest.approx(4, abs=0.4)
-
-
-def test_neighbourhoods_need_room() -> None:
-    assert neighbourhoods(torch.zeros(1, 3, 7, 7), np.random.default_rng(0), 2).shape == (2, 3, 7, 7)
-    with pytest.raises(ValueError, match="a level of 6x9 has no neighbourhood of 7x7"):
-        neighbourhoods(torch.zeros(1, 3, 6, 9), np.random.default_rng(0))
-
-
-def test_normalised_channels_have_mean_0_and_deviation_1() -> None:
-    points = (
-        torch.from_numpy(np.random.default_rng(0).normal(5, 3, (100, 3, 7, 7))) * torch.tensor([1, 2, 4])[:, None, None]
-    )
-    vectors = normalised(points, moments(points)).view(100, 3, 49)
-    assert torch.allclose(vectors.mean(dim=(0, 2)), torch.zeros(3, dtype=torch.float64), atol=1e-9)
-    assert torch.allclose(vectors.std(dim=(0, 2), correction=0), torch.ones(3, dtype=torch.float64), atol=1e-9)
-
-
-def test_directions_are_unit_vectors_without_a_preference() -> None:
-    found = random_directions(10, np.random.default_rng(0), 4000)
-    assert torch.allclose(found.square().sum(dim=0), torch.ones(4000), atol=1e-5)
-    assert float(found.mean(dim=1).abs().max()) < 0.03
-    assert float((found @ found.T / 4000 - torch.eye(10) / 10).abs().max()) < 0.01
-
-
-def test_distance_is_scipys_along_every_direction() -> None:
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(300, 5)), rng.normal(0.3, 1.4, size=(300, 5))
-    directions = random_directions(5, rng, 200).double()
-    expected = [wasserstein_distance(a @ d, b @ d) for d in directions.T.numpy()]
-    found = sliced_wasserstein(torch.from_numpy(a), torch.from_numpy(b), directions)
-    assert found == pytest.approx(np.mean(expected), rel=1e-9)
-    with pytest.raises(ValueError, match="as many points"):
-        sliced_wasserstein(torch.zeros(3, 5), torch.zeros(4, 5), directions)
-
-
-def test_texture_distance() -> None:
-    """None to itself; grows as texture is lost; too much costs as well; sizes may differ from picture to picture."""
-    truths = [torch.from_numpy(picture(40 + i, 50, i).transpose(2, 0, 1).copy()) for i in range(3)]
-
-    def blend(share: float) -> list[torch.Tensor]:
-        return [share * t + (1 - share) * t.mean() for t in truths]
-
-    found = [texture_distance(blend(share), truths) for share in (1, 0.9, 0.5, 0)]
-    assert found[0] == 0
-    assert found == sorted(found)
-    assert found[3] == pytest.approx(0.8, abs=0.1)  # the mean of |x|, x normal, of deviation 1
-    assert texture_distance(blend(1.5), truths) == pytest.approx(found[2], rel=1e-3)
-    assert texture_distance(blend(0.5), truths) == found[2]
-    assert texture_distance(blend(0.5), truths, seed=1) != found[2]
-    whole = [t.to(torch.uint8) for t in truths]
-    assert texture_distance(whole, whole) == 0
-
-
-def test_texture_loss_is_the_distance_of_each_picture_and_falls_along_its_gradient() -> None:
-    truths = torch.from_numpy(np.stack([picture(64, 64, i).transpose(2, 0, 1) for i in range(2)])) / 255
-    results = (truths - 0.5) * 0.3 + 0.5
-    results.requires_grad_(True)
-    along = random_directions(147, np.random.default_rng(0), 64)
-
-    def loss(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-        return texture_loss(found, true, [np.random.default_rng(i) for i in range(len(found))], along)
-
-    assert float(loss(truths, truths)) == 0
-    before = loss(results, truths)
-    expected, found, true = 0.0, results.detach(), truths
-    for _ in range(2):
-        expected += float(laplacian_level(true).std()) * texture_distance(list(found), list(true))
-        found, true = pyramid_down(found), pyramid_down(true)
-    assert float(before.detach()) == pytest.approx(expected, rel=0.1)
-    before.backward()
-    assert results.grad is not None
-    after = loss(results - 0.5 * results.grad / results.grad.abs().max(), truths)
-    assert float(after.detach()) < float(before.detach())
-
-
-def test_texture_loss_compares_each_quarter_with_its_own() -> None:
-    """Texture in the left half is not made good by as much of it in the right half."""
-    truth = torch.from_numpy(picture(64, 64, 0).transpose(2, 0, 1))[None] / 255
-    truth[..., 32:] = 0.5
-    along = random_directions(147, np.random.default_rng(0), 64)
-    mirrored = texture_loss(truth.flip(3), truth, [np.random.default_rng(0)], along)
-    nothing = texture_loss(torch.full_like(truth, 0.5), truth, [np.random.default_rng(0)], along)
-    assert float(mirrored) > 1.5 * float(nothing)
-
-
-def test_texture_loss_compares_each_picture_with_its_own() -> None:
-    """Two pictures that lend each other their textures are right as a set, and wrong one by one."""
-    pair = torch.from_numpy(np.stack([picture(64, 64, i).transpose(2, 0, 1) for i in range(2)])) / 255
-    truths = torch.stack([pair[0], (pair[1] - 0.5) * 0.1 + 0.5])
-    swapped = truths.flip(0)
-    along = random_directions(147, np.random.default_rng(0), 64)
-    rngs = [np.random.default_rng(i) for i in range(2)]
-    apart = [texture_loss(swapped[i : i + 1], truths[i : i + 1], [np.random.default_rng(i)], along) for i in range(2)]
-    together = texture_loss(swapped, truths, rngs, along)
-    assert float(together) == pytest.approx(float(sum(apart)) / 2)
-    as_a_set = float(laplacian_level(truths).std()) * texture_distance(list(swapped), list(truths), patches=2000)
-    assert float(together) > 5 * as_a_set
+def test_broken_generators() -> None:
+    a, nothing = textured(30), np.full((30, 3, 32, 32), 37, dtype=np.uint8)
+    with pytest.raises(FormatError, match="side b: the 30 pictures have no texture at level 32, channel 0"):
+        swd(batches(a), batches(nothing), resolution=32, count=30)
+    flat = a.copy()
+    flat[:, 2] = 128
+    with pytest.raises(FormatError, match="side a: .* no texture at level 32, channel 2"):
+        swd(batches(flat), batches(a), resolution=32, count=30)
+    broken = a.astype(np.float32)
+    broken[7, 0, 3, 3] = np.nan
+    with pytest.raises(FormatError, match="side b, pictures 5 to 9 have values that are not numbers"):
+        swd(batches(a), batches(broken, 5), resolution=32, count=30)

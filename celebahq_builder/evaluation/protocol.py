@@ -1,0 +1,206 @@
+"""What is measured, and on how many pictures: without both, a number can be compared with no other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from celebahq_builder.errors import FormatError, RecipeError
+from celebahq_builder.evaluation.source import Source
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What an evaluation needs to know of a metric beforehand."""
+
+    title: str
+    count: int
+    """Pictures (or pairs) of the paper's protocol."""
+    compares: bool
+    """Whether it says how far two sets are apart; else it is a property of one."""
+    least_px: int = 1
+    """Of the smallest pictures it is defined for."""
+    least: int = 2
+    """Fewest pictures (or pairs)."""
+    pictures_each: int = 1
+    """Pictures for each that is counted: 2 where pairs are."""
+    unit: str = ""
+
+
+METRICS = {
+    "swd": Metric("sliced Wasserstein distance", 16_384, compares=True, least_px=16, least=1, unit="x 1e3"),
+    "ms-ssim": Metric("multi-scale structural similarity of pairs", 10_000, compares=False, least=1, pictures_each=2),
+    "fid": Metric("Frechet Inception distance", 50_000, compares=True),
+    "kid": Metric("kernel Inception distance", 10_000, compares=True),
+    "is": Metric("Inception score", 50_000, compares=False, least=10),
+}
+"""By the names that `--metrics` takes, in the order in which they are shown."""
+
+INCEPTION = ("fid", "kid", "is")
+"""Those that look through the Inception network."""
+
+RENAMED = {16_384: "16k", 16_000: "16000"}
+"""The paper's SWD has 2^14 pictures and is known as 16k; sixteen thousand are not to be taken for it."""
+
+
+def name_of(metric: str, count: int) -> str:
+    """Return the name of a number: metric and count, such as ``swd16k`` or ``fid50k``."""
+    short = f"{count // 1000}k" if count >= 1000 and count % 1000 == 0 else str(count)
+    return metric + RENAMED.get(count, short)
+
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is measured, on how many pictures, and which.
+
+    Raises:
+        RecipeError: a metric that there is not, or a count that is too small.
+    """
+
+    metrics: tuple[str, ...]
+    num: int | None = None
+    """Pictures a side, of ms-ssim pairs; None for the paper's."""
+    seed: int = 0
+    """Of the choice of pictures, and of all that the metrics draw."""
+    device: torch.device = CPU
+    inception: Path | None = None
+    """File of the Inception weights; None for where they usually lie."""
+
+    def __post_init__(self) -> None:
+        for metric in self.metrics:
+            if metric not in METRICS:
+                raise RecipeError(f"--metrics {metric} is no metric; there are {', '.join(METRICS)}")
+            least = METRICS[metric].least
+            if self.num is not None and self.num < least:
+                raise RecipeError(f"--num {self.num} is too few for {metric}; it needs {least} at least")
+
+    def count(self, metric: str) -> int:
+        """Return how many pictures (or pairs) a metric takes of the source."""
+        return METRICS[metric].count if self.num is None else self.num
+
+    def pictures(self, metric: str) -> int:
+        """Return how many pictures of the source that are."""
+        return self.count(metric) * METRICS[metric].pictures_each
+
+    def name(self, metric: str) -> str:
+        """Return the name of the number that results."""
+        return name_of(metric, self.count(metric))
+
+
+def chosen(names: str) -> tuple[str, ...]:
+    """Return the metrics of a list with commas, each once, in the order of `METRICS`; unknown ones last.
+
+    Raises:
+        RecipeError: there are none.
+    """
+    asked = [name.strip().lower().replace("_", "-") for name in names.split(",") if name.strip()]
+    if not asked:
+        raise RecipeError(f"--metrics names none; give some of {', '.join(METRICS)}")
+    return tuple(sorted(dict.fromkeys(asked), key=lambda name: (*METRICS, name).index(name)))
+
+
+def check(source: Source, reference: Source | None, protocol: Protocol) -> None:
+    """Raise if a source cannot be evaluated so.
+
+    Raises:
+        FormatError: the two sides do not belong together, the pictures are too small, too few, or there are none to
+            compare with.
+    """
+    if reference is not None:
+        _check_alike(source, reference)
+    for metric in protocol.metrics:
+        needs = METRICS[metric]
+        if needs.compares and reference is None:
+            raise FormatError(
+                f"{metric} compares {source.where} with other pictures, and there are none: add --against REFERENCE"
+            )
+        _check_size(source, metric)
+        _check_count(source, metric, protocol)
+        if needs.compares and reference is not None:
+            check_reference(reference, metric, protocol)
+
+
+def too_small(metric: str, resolution: int) -> bool:
+    """Whether pictures are too small for a metric."""
+    return resolution < METRICS[metric].least_px
+
+
+def check_reference(reference: Source, metric: str, protocol: Protocol) -> None:
+    """Raise if the reference has too few pictures for a metric.
+
+    SWD sorts equally many pictures of both sides against each other. For the others a reference of half as many will
+    do: the literature compares 50,000 generated pictures with all 30,000 of CelebA-HQ.
+
+    Raises:
+        FormatError: says how many it has and needs.
+    """
+    wanted = protocol.count(metric)
+    least = wanted if metric == "swd" else -(-wanted // 2)
+    if reference.count is not None and reference.count < least:
+        raise FormatError(
+            f"{protocol.name(metric)} compares with {least:,} pictures at least, {reference.where} has "
+            f"{reference.count:,}; {_smaller(metric, reference.count)}, or give a larger reference"
+        )
+
+
+def reference_count(reference: Source, wanted: int) -> int:
+    """Return how many pictures of a reference are compared with: as many as of the source, or all it has."""
+    return wanted if reference.count is None else min(wanted, reference.count)
+
+
+def half(reference: Source, wanted: int) -> int:
+    """Return how many pictures each of two disjoint halves of the reference has that make the floor; 0 for none.
+
+    As many as are compared; down to half as many where the reference has no more.
+    """
+    if reference.count is None:
+        return wanted
+    return min(wanted, reference.count // 2) if reference.count >= wanted else 0
+
+
+def _check_alike(source: Source, reference: Source) -> None:
+    if source.resolution != reference.resolution:
+        a, b = source.resolution, reference.resolution
+        raise FormatError(
+            f"{source.where} has pictures of {a}x{a}, {reference.where} of {b}x{b}; only pictures of one size can be "
+            "compared: of an HDF5 file --resolution takes another level"
+        )
+    if source.channels != reference.channels:
+        kinds = {1: "grey", 3: "in colour"}
+        raise FormatError(
+            f"{source.where} is {kinds[source.channels]}, {reference.where} is {kinds[reference.channels]}; only "
+            "pictures of one kind can be compared"
+        )
+
+
+def _check_size(source: Source, metric: str) -> None:
+    if too_small(metric, source.resolution):
+        r, least = source.resolution, METRICS[metric].least_px
+        raise FormatError(
+            f"{metric} needs pictures of {least}x{least} or more, {source.where} has {r}x{r}; leave {metric} out of "
+            "--metrics, or take larger pictures"
+        )
+
+
+def _check_count(source: Source, metric: str, protocol: Protocol) -> None:
+    wanted = protocol.pictures(metric)
+    if source.count is None or source.count >= wanted:
+        return
+    what = f"{protocol.name(metric)} needs {wanted:,} pictures"
+    if METRICS[metric].pictures_each == 2:
+        what += f" for {protocol.count(metric):,} pairs"
+    raise FormatError(f"{what}, {source.where} has {source.count:,}; {_smaller(metric, source.count)}")
+
+
+def _smaller(metric: str, there: int) -> str:
+    """Return what to ask for where there are but so many pictures."""
+    fits = there // METRICS[metric].pictures_each
+    if fits < METRICS[metric].least:
+        return f"that is too few for {metric} at all"
+    fixed = name_of(metric, METRICS[metric].count)
+    return f"--num {fits} gives {name_of(metric, fits)}, which cannot be compared with {fixed}"

@@ -1,0 +1,70 @@
+"""Pictures of a set, batch by batch, as all metrics read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from celebahq_builder.errors import FormatError
+
+Batches = Callable[[], Iterator[Tensor]]
+"""Each call yields the same pictures again in the same order: uint8 [n, C, R, R], any n in each batch."""
+
+
+def take(
+    pictures: Batches, count: int, *, name: str, resolution: int | None = None, channels: int | None = None
+) -> Iterator[Tensor]:
+    """Yield the first pictures of a set, checked.
+
+    Args:
+        pictures: uint8, or float in [0, 255].
+        count: how many; the last batch is cut.
+        name: what an error calls the set.
+        resolution: of the pictures, in pixels; None for any, all alike.
+        channels: 3 of colour or 1 of grey; None for either, all alike.
+
+    Yields:
+        [n, C, R, R], of the batches' types and on their devices.
+
+    Raises:
+        FormatError: fewer pictures than `count`, or of another shape or type, or not finite.
+    """
+    found = 0
+    batches = pictures()
+    try:
+        for batch in batches:
+            _check_shape(batch, f"{name}, picture {found}", resolution, channels)
+            channels, resolution = batch.shape[1:3]
+            batch = batch[: count - found]
+            _check_values(batch, f"{name}, pictures {found} to {found + len(batch) - 1}")
+            found += len(batch)
+            if len(batch):
+                yield batch
+            if found == count:
+                return
+    finally:
+        if close := getattr(batches, "close", None):
+            close()  # a reader's threads end here, not when the memory is tidied up
+    raise FormatError(
+        f"{name} has {found:,} pictures, {count:,} were asked for; give a larger set or ask for at most {found:,}"
+    )
+
+
+def _check_shape(batch: Tensor, where: str, resolution: int | None, channels: int | None) -> None:
+    wanted = f"[n, {channels or '1 or 3'}, {resolution or 'R'}, {resolution or 'R'}]"
+    square = batch.ndim == 4 and batch.shape[2] == batch.shape[3] == (resolution or batch.shape[3])
+    if not square or batch.shape[1] not in ((channels,) if channels else (1, 3)):
+        raise FormatError(f"{where}: a batch of shape {list(batch.shape)}, expected {wanted}; all pictures are alike")
+
+
+def _check_values(batch: Tensor, where: str) -> None:
+    if batch.dtype == torch.uint8 or not len(batch):
+        return
+    if not batch.is_floating_point():
+        raise FormatError(f"{where} are {batch.dtype}; expected uint8, or floats in [0, 255]")
+    low, high = (float(limit) for limit in batch.aminmax())  # not a number, if any value is
+    if not (low >= 0 and high <= 255):
+        found = f"values from {low:g} to {high:g}" if low <= high else "values that are not numbers"
+        raise FormatError(f"{where} have {found}; expected [0, 255]: was the range converted, is the generator sound?")

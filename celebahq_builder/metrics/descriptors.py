@@ -1,0 +1,84 @@
+"""Descriptors of the sliced Wasserstein distance: small neighbourhoods of a level of a Laplacian pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+from torch import Tensor
+
+PATCH_PX = 7
+PATCHES = 128
+"""Neighbourhoods drawn from each picture and level."""
+
+DRAWN_TOGETHER = 64
+"""Pictures whose places are one draw of a random generator; making one takes as long as a thousand of its numbers."""
+
+
+def draw_places(stream: Sequence[int], resolution: int, start: int, stop: int) -> NDArray[np.int64]:
+    """Return where the neighbourhoods of pictures number `start` to `stop` - 1 lie: uniform, fully inside.
+
+    A picture's places follow from its number, the stream and the resolution alone.
+
+    Args:
+        stream: what sets the draws apart from others; numbers of at least 0.
+        resolution: of the level, in pixels, at least 7.
+        start: number of the first picture.
+        stop: number after the last.
+
+    Returns:
+        Top and left pixel, int64 [stop - start, PATCHES, 2].
+    """
+    blocks = range(start // DRAWN_TOGETHER, -(-stop // DRAWN_TOGETHER))
+    drawn = [
+        np.random.default_rng((*stream, block)).integers(resolution - PATCH_PX + 1, size=(DRAWN_TOGETHER, PATCHES, 2))
+        for block in blocks
+    ]
+    first = blocks.start * DRAWN_TOGETHER
+    return np.concatenate(drawn)[start - first : stop - first]
+
+
+def cut(level: Tensor, places: NDArray[np.int64]) -> Tensor:
+    """Return neighbourhoods of the pictures of a level as vectors: rows, pixels in them, channels.
+
+    Args:
+        level: float [N, r, r, C], contiguous.
+        places: [N, P, 2].
+
+    Returns:
+        [N * P, 49 C], of the level's type and on its device.
+    """
+    n, side, _, channels = level.shape
+    picture = np.arange(n)[:, None]
+    first = ((picture * side + places[..., 0]) * side + places[..., 1]).ravel()
+    # Every window of the level, as rows of pixels that lie side by side; counted as if windows could wrap around.
+    shape = (n * side * side - (PATCH_PX - 1) * (side + 1), PATCH_PX, PATCH_PX * channels)
+    steps = (channels, side * channels, 1)
+    cut_of = _by_numpy if level.device.type == "cpu" else _by_torch
+    return cut_of(level, first, shape, steps).flatten(1)
+
+
+def _by_numpy(level: Tensor, first: NDArray[np.int64], shape: tuple[int, ...], steps: tuple[int, ...]) -> Tensor:
+    """Copy whole rows, where torch copies number by number."""
+    pixels = level.numpy()
+    windows = as_strided(pixels, shape, tuple(step * pixels.itemsize for step in steps), writeable=False)
+    return torch.from_numpy(windows[first])
+
+
+def _by_torch(level: Tensor, first: NDArray[np.int64], shape: tuple[int, ...], steps: tuple[int, ...]) -> Tensor:
+    return level.as_strided(shape, steps)[torch.from_numpy(first).to(level.device)]
+
+
+def channel_sums(descriptors: Tensor, pictures: int) -> Tensor:
+    """Return the sums of all values of each channel, and of their squares, picture by picture.
+
+    Shapes: float32 [N * P, 49 C] -> float64 [N, 2, C].
+    """
+    by_picture = descriptors.view(pictures, -1, descriptors.shape[1])
+    sums = []
+    for values in (by_picture, by_picture.double().square_()):
+        sums.append(values.sum(dim=1, dtype=torch.float64).view(pictures, PATCH_PX**2, -1).sum(dim=1))
+    return torch.stack(sums, dim=1)

@@ -1,0 +1,43 @@
+"""Sources of a few pictures, in memory; they count how often they are read."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class Held:
+    """Pictures held in memory: a data set, or those of a generator."""
+
+    def __init__(self, pixels: NDArray[np.uint8], generated: bool = False) -> None:
+        self.pixels = pixels
+        self.count = None if generated else len(pixels)
+        self.channels, self.resolution = pixels.shape[1:3]
+        self.where = "held"
+        self.read_pictures = 0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"kind": "held", "path": "held", "pictures": self.count}
+
+    def read(self, numbers: NDArray[np.int64], at_once: int) -> Iterator[Tensor]:
+        for start in range(0, len(numbers), at_once):
+            some = numbers[start : start + at_once]
+            self.read_pictures += len(some)
+            yield torch.from_numpy(self.pixels[some])
+
+
+def noise(count: int, side: int, seed: int = 0, channels: int = 3) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, channels, side, side), dtype=np.uint8)
+
+
+def smooth(count: int, side: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Each picture a gradient of its own with a little noise: sets of them differ, but not wildly."""
+    rng = np.random.default_rng(seed)
+    ramp = np.linspace(0, 1, side)
+    ways = rng.normal(0, 60, (2, count, 3, 1, 1))
+    pictures = 128 + ways[0] * ramp[:, None] + ways[1] * ramp + rng.normal(0, 4, (count, 3, side, side))
+    return pictures.clip(0, 255).astype(np.uint8)

@@ -1,0 +1,211 @@
+"""Numbers are those of the metrics on the pictures that the protocol names; what is recorded says all that decides."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torch import Tensor
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.evaluation import table
+from celebahq_builder.evaluation.evaluate import evaluate
+from celebahq_builder.evaluation.protocol import Protocol
+from celebahq_builder.evaluation.reference import Reference
+from celebahq_builder.metrics.inception import Inception, InceptionOutput
+from celebahq_builder.metrics.inception_score import inception_score
+from celebahq_builder.metrics.kernel_distance import kernel_distance
+from celebahq_builder.metrics.ms_ssim import ms_ssim
+from celebahq_builder.metrics.swd import swd
+from tests.evaluation.sources import Held, noise, smooth
+from tests.metrics.inception_file import write_random
+
+
+class Linear:
+    """Features and logits that a matrix product gives, of a few dimensions: known in closed form, and quick."""
+
+    name, sha256 = "linear", "0" * 64
+
+    def __init__(self, side: int = 16) -> None:
+        self.seen: list[int] = []
+        self.matrix = torch.from_numpy(np.random.default_rng(5).normal(size=(3 * side * side, 12)) / 500)
+
+    def __call__(self, pictures: Tensor) -> InceptionOutput:
+        self.seen.append(len(pictures))
+        features = (pictures.flatten(1).double() @ self.matrix).float()
+        return InceptionOutput(features, features[:, :7])
+
+
+def order(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(count)
+
+
+def features(pixels: np.ndarray) -> Tensor:
+    return Linear()(torch.from_numpy(pixels)).pool3
+
+
+def frechet(a: Tensor, b: Tensor) -> float:
+    """As everyone writes it down, by scipy's root of a matrix."""
+    (mean_a, cov_a), (mean_b, cov_b) = (
+        (rows.mean(axis=0), np.cov(rows, rowvar=False)) for rows in (a.double().numpy(), b.double().numpy())
+    )
+    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    return float(np.square(mean_a - mean_b).sum() + np.trace(cov_a + cov_b - 2 * root))
+
+
+def once(pixels: np.ndarray):  # type: ignore[no-untyped-def]
+    return lambda: iter([torch.from_numpy(pixels)])
+
+
+def test_swd_and_its_floor() -> None:
+    ours, theirs = smooth(40, 32), smooth(90, 32, 1)
+    result = evaluate(Held(ours), Reference(Held(theirs), 2), Protocol(("swd",), 30, 2))
+    score = result.scores[0]
+    first, second = ours[order(40, 2)[:30]], theirs[order(90, 2)[:30]]
+    assert score.number.levels == swd(once(first), once(second), resolution=32, count=30, seed=2)
+    assert list(score.number.levels) == [32, 16]
+    assert score.number.value == pytest.approx(sum(score.number.levels.values()) / 2)
+    other = theirs[order(90, 2)[30:60]]
+    assert score.beside is not None
+    assert score.beside.number is not None
+    assert score.beside.number.levels == swd(once(second), once(other), resolution=32, count=30, seed=2)
+    assert (score.name, score.beside.what, score.beside.count) == ("swd30", "floor", 30)
+    assert score.source_sha256 == hashlib.sha256(first.tobytes()).hexdigest()
+    assert score.reference_sha256 == hashlib.sha256(second.tobytes()).hexdigest()
+
+
+def test_ms_ssim_of_pairs_and_that_of_the_reference() -> None:
+    ours, theirs = smooth(30, 16), smooth(50, 16, 1)
+    score = evaluate(Held(ours), Reference(Held(theirs)), Protocol(("ms-ssim",), 10)).scores[0]
+    for number, pixels in ((score.number, ours), (score.beside and score.beside.number, theirs)):
+        pairs = torch.from_numpy(pixels[order(len(pixels))[:20]])
+        assert number is not None
+        assert number.value == pytest.approx(float(ms_ssim(pairs[0::2], pairs[1::2]).mean()), rel=1e-12)
+    assert score.beside is not None
+    assert (score.beside.what, score.beside.count, score.reference_count) == ("reference", 10, None)
+    assert evaluate(Held(ours), None, Protocol(("ms-ssim",), 10)).scores[0].beside is None
+
+
+def test_inception_metrics_share_one_pass_over_each_side() -> None:
+    ours, theirs = smooth(60, 16), smooth(130, 16, 1)
+    protocol, extractor = Protocol(("fid", "kid", "is"), 50), Linear()
+    reference = Reference(Held(theirs))
+    result = evaluate(Held(ours), reference, protocol, extractor=extractor)
+    assert sum(extractor.seen) == 50 + 100
+    a, b, c = features(ours[order(60)[:50]]), *features(theirs[order(130)[:100]]).split(50)
+    fid, kid, score = result.scores
+    assert fid.number.value == pytest.approx(frechet(a, b), rel=1e-6)
+    assert fid.beside is not None
+    assert fid.beside.number is not None
+    assert fid.beside.number.value == pytest.approx(frechet(b, c), rel=1e-6)
+    assert (kid.number.value, kid.number.spread) == kernel_distance(a, b, 100, 50)
+    assert kid.settings["subset_size"] == 50
+    assert (score.number.value, score.number.spread) == inception_score(a[:, :7], 10, 0)
+    assert score.beside is not None
+    assert score.beside.number is not None
+    assert score.beside.number.value == inception_score(b[:, :7], 10, 0)[0]
+    extractor.seen.clear()
+    again = evaluate(Held(ours), reference, protocol, extractor=extractor)
+    assert again == result
+    assert sum(extractor.seen) == 50  # nothing of the reference
+
+
+def test_fid_with_a_reference_of_fewer_pictures() -> None:
+    ours, theirs = smooth(60, 16), smooth(40, 16, 1)
+    score = evaluate(Held(ours), Reference(Held(theirs)), Protocol(("fid",), 50), extractor=Linear()).scores[0]
+    wanted = frechet(features(ours[order(60)[:50]]), features(theirs))
+    assert score.number.value == pytest.approx(wanted, rel=1e-6)
+    assert (score.name, score.reference_count) == ("fid50", 40)
+    assert score.beside is not None
+    assert score.beside.number is None
+    assert score.beside.why_none == "the reference has 40 pictures, its two halves need 50 at least"
+
+
+@pytest.mark.parametrize(("memory_bytes", "batch_bytes"), [(0, 1), (0, 2**30), (2**30, 5 * 768)])
+def test_neither_batches_nor_memory_decide_a_number(memory_bytes: int, batch_bytes: int) -> None:
+    sizes = {"memory_bytes": memory_bytes, "batch_bytes": batch_bytes}
+    protocol = Protocol(("swd", "ms-ssim", "fid", "kid", "is"), 20)
+    ours, theirs = smooth(45, 16), smooth(60, 16, 1)
+    usual = evaluate(Held(ours), Reference(Held(theirs)), protocol, extractor=Linear())
+    result = evaluate(Held(ours), Reference(Held(theirs), **sizes), protocol, extractor=Linear(), **sizes)
+    assert result == usual
+
+
+def test_what_the_reference_has_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, source = Held(smooth(60, 16)), Held(smooth(20, 16, 1))
+    kept = Reference(reference)
+    protocol = Protocol(("swd",), 20)
+    first = evaluate(source, kept, protocol)
+    assert reference.read_pictures == 40
+    assert evaluate(source, kept, protocol) == first
+    assert reference.read_pictures == 40
+    with pytest.raises(ValueError, match="the reference is of seed 0, the protocol of seed 1"):
+        evaluate(source, kept, Protocol(("swd",), 20, 1))
+
+
+def test_the_networks_features(tmp_path: Path) -> None:
+    path = tmp_path / "random.pth"
+    inception = Inception(path, sha256=write_random(path))
+    ours, theirs = smooth(12, 16), smooth(9, 16, 1)
+    result = evaluate(Held(ours), Reference(Held(theirs)), Protocol(("kid", "is"), 10), extractor=inception)
+    a, b = inception(torch.from_numpy(ours[order(12)[:10]])), inception(torch.from_numpy(theirs[order(9)]))
+    kid, score = result.scores
+    assert kid.number.value == pytest.approx(kernel_distance(a.pool3, b.pool3, 100, 9)[0], rel=1e-4)
+    assert score.number.value == pytest.approx(inception_score(a.logits, 10, 0)[0], rel=1e-5)
+    told = result.to_json()["scores"]["kid10"]["settings"]
+    assert told["extractor_sha256"] == inception.sha256
+    assert told["extractor"].startswith("TensorFlow Inception 2015-12-05 (torch-fidelity ")
+    assert "299x299" in told["resize"]
+
+
+def test_json_has_what_a_number_needs_to_be_compared() -> None:
+    reference = Reference(Held(smooth(60, 16, 1)), 7)
+    result = evaluate(
+        Held(smooth(45, 16), generated=True), reference, Protocol(("swd", "fid"), 40, 7), extractor=Linear()
+    )
+    told = json.loads(json.dumps(result.to_json()))
+    assert (told["resolution"], told["channels"], told["seed"], told["mirror"]) == (16, 3, 7, False)
+    assert told["range"] == "uint8, 0 to 255"
+    assert told["source"] == {"kind": "held", "path": "held", "pictures": None}
+    assert told["reference"]["pictures"] == 60
+    assert {"celebahq-builder", "torch", "numpy", "python"} == told["versions"].keys()
+    swd40 = told["scores"]["swd40"]
+    assert swd40["levels"].keys() == {"16"}
+    assert swd40["value"] == swd40["levels"]["16"]
+    assert (swd40["unit"], swd40["count"], swd40["counted"]) == ("x 1e3", 40, "pictures")
+    assert swd40["beside"] == {"what": "floor", "count": 30} | {
+        key: swd40["beside"][key] for key in ("value", "levels")
+    }
+    assert swd40["source_choice"] == "numbers 0 to 39 of the seed"
+    assert swd40["reference_choice"] == "40 of 60, at random without replacement"
+    assert len(swd40["source_pixels_sha256"]) == len(swd40["reference_pixels_sha256"]) == 64
+    assert swd40["settings"]["resize"] is None
+    fid = told["scores"]["fid40"]
+    assert (fid["settings"]["extractor"], fid["settings"]["features"]) == ("linear", "pool3")
+    assert math.isfinite(fid["value"])
+
+
+def test_lines() -> None:
+    protocol = Protocol(("swd", "kid"), 40)
+    source, reference = Held(smooth(45, 32)), Reference(Held(smooth(50, 32, 1)))
+    result = evaluate(source, reference, protocol, extractor=Linear(32))
+    lines = list(table.lines(result))
+    assert lines[0] == "source     held: held, 45 pictures, 32x32, RGB"
+    assert lines[1] == "reference  held: held, 50 pictures"
+    levels = [line.split() for line in lines if line.startswith("swd40")]
+    assert [line[1] for line in levels] == ["32x32", "16x16", "mean"]
+    assert levels[-1][-4:] == ["floor", "of", "25", "pictures"]
+    assert levels[0][2] == table.figure(result.scores[0].number.levels[32])
+    assert not any("same pictures" in line for line in lines)
+    alike = evaluate(Held(smooth(40, 16)), Reference(Held(smooth(40, 16))), Protocol(("swd",), 40))
+    assert list(table.lines(alike))[-1].startswith("swd40: both sides are the same pictures")
+
+
+def test_pictures_without_texture_are_told() -> None:
+    flat = np.full((20, 3, 16, 16), 77, np.uint8)
+    with pytest.raises(FormatError, match="texture"):
+        evaluate(Held(flat), Reference(Held(noise(40, 16))), Protocol(("swd",), 20))

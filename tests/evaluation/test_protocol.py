@@ -1,0 +1,121 @@
+"""A number is named by what it was computed from, and what cannot be computed so is told in one line."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from celebahq_builder.errors import FormatError, RecipeError
+from celebahq_builder.evaluation import protocol as protocols
+from celebahq_builder.evaluation.protocol import Protocol, check, chosen, half, name_of, reference_count
+
+
+class Fixed:
+    """A source of some size; nothing is read of it."""
+
+    def __init__(self, count: int | None, resolution: int = 32, channels: int = 3, where: str = "a.h5") -> None:
+        self.count, self.resolution, self.channels, self.where = count, resolution, channels, where
+        self.facts: dict[str, object] = {}
+
+    def read(self, numbers: object, at_once: int) -> object:
+        raise AssertionError("nothing is to be read")
+
+
+@pytest.mark.parametrize(
+    ("metric", "count", "name"),
+    [
+        ("swd", 16_384, "swd16k"),
+        ("swd", 16_000, "swd16000"),
+        ("swd", 1000, "swd1k"),
+        ("swd", 1024, "swd1024"),
+        ("fid", 50_000, "fid50k"),
+        ("ms-ssim", 10_000, "ms-ssim10k"),
+        ("is", 999, "is999"),
+    ],
+)
+def test_names(metric: str, count: int, name: str) -> None:
+    assert name_of(metric, count) == name
+
+
+def test_the_papers_counts_are_the_default() -> None:
+    paper = Protocol(("swd", "ms-ssim", "fid", "kid", "is"))
+    assert [paper.name(metric) for metric in paper.metrics] == ["swd16k", "ms-ssim10k", "fid50k", "kid10k", "is50k"]
+    assert [paper.pictures(metric) for metric in paper.metrics] == [16_384, 20_000, 50_000, 10_000, 50_000]
+    few = Protocol(("swd", "ms-ssim"), 100)
+    assert [few.pictures(metric) for metric in few.metrics] == [100, 200]
+
+
+def test_metrics_of_a_list() -> None:
+    assert chosen("FID, swd,ms_ssim,swd") == ("swd", "ms-ssim", "fid")
+    with pytest.raises(RecipeError, match="--metrics names none; give some of swd, ms-ssim, fid, kid, is"):
+        chosen(" , ")
+    with pytest.raises(RecipeError, match="--metrics lpips is no metric; there are swd, ms-ssim, fid, kid, is"):
+        Protocol(chosen("swd,lpips"))
+    with pytest.raises(RecipeError, match="--num 5 is too few for is; it needs 10 at least"):
+        Protocol(("is",), 5)
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "halves"), [(None, 100, 100), (500, 100, 100), (150, 100, 75), (100, 100, 50), (99, 100, 0)]
+)
+def test_halves_are_disjoint_and_as_large_as_can_be(there: int | None, wanted: int, halves: int) -> None:
+    assert half(Fixed(there), wanted) == halves
+    assert there is None or 2 * halves <= there
+
+
+def test_the_literatures_fid_of_celebahq_is_one() -> None:
+    check(Fixed(None), Fixed(30_000), Protocol(("fid",)))
+    assert reference_count(Fixed(30_000), 50_000) == 30_000
+    assert half(Fixed(30_000), 50_000) == 0
+    assert half(Fixed(30_000), 16_384) == 15_000
+
+
+@pytest.mark.parametrize(
+    ("source", "reference", "metric", "num", "line"),
+    [
+        (
+            Fixed(100),
+            Fixed(10**6, 64, where="b.h5"),
+            "swd",
+            10,
+            "a.h5 has pictures of 32x32, b.h5 of 64x64; only pictures of one size can be compared",
+        ),
+        (Fixed(100, 32, 1), Fixed(10**6, where="b.h5"), "swd", 10, "a.h5 is grey, b.h5 is in colour; only pictures of"),
+        (Fixed(100, 8), Fixed(100, 8), "swd", 10, "swd needs pictures of 16x16 or more, a.h5 has 8x8; leave swd out"),
+        (Fixed(100), None, "fid", 10, "fid compares a.h5 with other pictures, and there are none: add --against"),
+        (
+            Fixed(1000),
+            Fixed(10**6),
+            "fid",
+            None,
+            "fid50k needs 50,000 pictures, a.h5 has 1,000; --num 1000 gives fid1k, which cannot be compared with",
+        ),
+        (
+            Fixed(1000),
+            None,
+            "ms-ssim",
+            None,
+            "ms-ssim10k needs 20,000 pictures for 10,000 pairs, a.h5 has 1,000; --num 500 gives ms-ssim500, which",
+        ),
+        (Fixed(1), None, "ms-ssim", None, "a.h5 has 1; that is too few for ms-ssim at all"),
+        (
+            Fixed(None),
+            Fixed(10_000, where="b.h5"),
+            "swd",
+            None,
+            "swd16k compares with 16,384 pictures at least, b.h5 has 10,000; --num 10000 gives swd10k, which cannot",
+        ),
+        (Fixed(None), Fixed(24_999), "fid", None, "fid50k compares with 25,000 pictures at least, a.h5 has 24,999"),
+    ],
+)
+def test_what_cannot_be_computed(
+    source: Fixed, reference: Fixed | None, metric: str, num: int | None, line: str
+) -> None:
+    with pytest.raises(FormatError, match=re.escape(line)) as error:
+        check(source, reference, Protocol((metric,), num))
+    assert "\n" not in str(error.value)
+
+
+def test_every_metric_is_described() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    assert all(f"`{name}`" in text for name in protocols.METRICS)

@@ -1,0 +1,54 @@
+"""The pyramid is OpenCV's, on a CPU and as torch computes it elsewhere."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from celebahq_builder.metrics import laplacian
+from celebahq_builder.metrics.laplacian import laplacian_level, laplacian_pyramid, pyramid_down, pyramid_up
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((height, width, 3), dtype=np.float32) * 255
+
+
+def tensor(pixels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]
+
+
+def pixels(images: torch.Tensor) -> np.ndarray:
+    return images[0].permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 48), (33, 48), (31, 47)])
+def test_pyramid_is_that_of_opencv(size: tuple[int, int]) -> None:
+    image = picture(*size)
+    small = cv2.pyrDown(image)
+    assert np.abs(pixels(pyramid_down(tensor(image))) - small).max() < 1e-3
+    assert np.abs(pixels(pyramid_up(tensor(small))) - cv2.pyrUp(small)).max() < 1e-3
+    expected = image - cv2.pyrUp(small, dstsize=size[::-1])
+    assert np.abs(pixels(laplacian_level(tensor(image))) - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_all_levels_both_ways(channels: int) -> None:
+    """OpenCV's, one by one, are what torch makes of all together, and their sum is the picture."""
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, channels, 64, 64), dtype=np.uint8))
+    found, other = [*laplacian_pyramid(images, 16)], [*laplacian._by_torch(images, 16)]
+    assert [tuple(level.shape) for level in found] == [(3, side, side, channels) for side in (64, 32, 16)]
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-3) for a, b in zip(found, other, strict=True))
+    rebuilt = found[-1][1].numpy()
+    for level in found[-2::-1]:
+        rebuilt = cv2.pyrUp(rebuilt).reshape(level[1].shape) + level[1].numpy()
+    assert np.abs(rebuilt - images[1].permute(1, 2, 0).numpy()).max() < 1e-3
+
+
+def test_levels_of_odd_sizes() -> None:
+    image = picture(45, 31)
+    found = [*laplacian_pyramid(tensor(image), 16)]
+    small = cv2.pyrDown(image)
+    assert np.abs(found[0][0].numpy() - (image - cv2.pyrUp(small, dstsize=(31, 45)))).max() < 1e-3
+    assert np.array_equal(found[1][0].numpy(), small)
+    other = [*laplacian._by_torch(tensor(image), 16)]
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-3) for a, b in zip(found, other, strict=True))

@@ -1,0 +1,106 @@
+"""Places are uniform; lack of texture is seen, picture by picture and part by part."""
+
+import numpy as np
+import pytest
+import torch
+
+from celebahq_builder.metrics.laplacian import laplacian_level, pyramid_down
+from celebahq_builder.metrics.sliced import random_directions
+from celebahq_builder.metrics.texture import moments, neighbourhoods, normalised, texture_distance, texture_loss
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((height, width, 3), dtype=np.float32) * 255
+
+
+def test_neighbourhoods_are_windows_of_their_own_picture() -> None:
+    rows, columns = np.mgrid[:12, :15]
+    level = torch.from_numpy(np.stack([np.stack([rows, columns, rows * 0 + i]) for i in range(3)])).float()
+    found = neighbourhoods(level, np.random.default_rng(0), 200)
+    assert found.shape == (600, 3, 7, 7)
+    assert torch.equal(found[:, 2, 3, 3], torch.arange(3.0).repeat_interleave(200))
+    assert torch.equal(found[:, 0] - found[:, 0, :1, :1], torch.arange(7.0)[None, :, None].expand(600, 7, 7))
+    assert torch.equal(found[:, 1] - found[:, 1, :1, :1], torch.arange(7.0)[None, None, :].expand(600, 7, 7))
+    tops, lefts = found[:, 0, 0, 0], found[:, 1, 0, 0]
+    assert set(tops.tolist()) == set(range(6))
+    assert set(lefts.tolist()) == set(range(9))
+    assert float(lefts.mean()) == pytest.approx(4, abs=0.4)
+
+
+def test_neighbourhoods_need_room() -> None:
+    assert neighbourhoods(torch.zeros(1, 3, 7, 7), np.random.default_rng(0), 2).shape == (2, 3, 7, 7)
+    with pytest.raises(ValueError, match="a level of 6x9 has no neighbourhood of 7x7"):
+        neighbourhoods(torch.zeros(1, 3, 6, 9), np.random.default_rng(0))
+
+
+def test_normalised_channels_have_mean_0_and_deviation_1() -> None:
+    points = (
+        torch.from_numpy(np.random.default_rng(0).normal(5, 3, (100, 3, 7, 7))) * torch.tensor([1, 2, 4])[:, None, None]
+    )
+    vectors = normalised(points, moments(points)).view(100, 3, 49)
+    assert torch.allclose(vectors.mean(dim=(0, 2)), torch.zeros(3, dtype=torch.float64), atol=1e-9)
+    assert torch.allclose(vectors.std(dim=(0, 2), correction=0), torch.ones(3, dtype=torch.float64), atol=1e-9)
+
+
+def test_texture_distance() -> None:
+    """None to itself; grows as texture is lost; too much costs as well; sizes may differ from picture to picture."""
+    truths = [torch.from_numpy(picture(40 + i, 50, i).transpose(2, 0, 1).copy()) for i in range(3)]
+
+    def blend(share: float) -> list[torch.Tensor]:
+        return [share * t + (1 - share) * t.mean() for t in truths]
+
+    found = [texture_distance(blend(share), truths) for share in (1, 0.9, 0.5, 0)]
+    assert found[0] == 0
+    assert found == sorted(found)
+    assert found[3] == pytest.approx(0.8, abs=0.1)  # the mean of |x|, x normal, of deviation 1
+    assert texture_distance(blend(1.5), truths) == pytest.approx(found[2], rel=1e-3)
+    assert texture_distance(blend(0.5), truths) == found[2]
+    assert texture_distance(blend(0.5), truths, seed=1) != found[2]
+    whole = [t.to(torch.uint8) for t in truths]
+    assert texture_distance(whole, whole) == 0
+
+
+def test_texture_loss_is_the_distance_of_each_picture_and_falls_along_its_gradient() -> None:
+    truths = torch.from_numpy(np.stack([picture(64, 64, i).transpose(2, 0, 1) for i in range(2)])) / 255
+    results = (truths - 0.5) * 0.3 + 0.5
+    results.requires_grad_(True)
+    along = random_directions(147, np.random.default_rng(0), 64)
+
+    def loss(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        return texture_loss(found, true, [np.random.default_rng(i) for i in range(len(found))], along)
+
+    assert float(loss(truths, truths)) == 0
+    before = loss(results, truths)
+    expected, found, true = 0.0, results.detach(), truths
+    for _ in range(2):
+        expected += float(laplacian_level(true).std()) * texture_distance(list(found), list(true))
+        found, true = pyramid_down(found), pyramid_down(true)
+    assert float(before.detach()) == pytest.approx(expected, rel=0.1)
+    before.backward()
+    assert results.grad is not None
+    after = loss(results - 0.5 * results.grad / results.grad.abs().max(), truths)
+    assert float(after.detach()) < float(before.detach())
+
+
+def test_texture_loss_compares_each_quarter_with_its_own() -> None:
+    """Texture in the left half is not made good by as much of it in the right half."""
+    truth = torch.from_numpy(picture(64, 64, 0).transpose(2, 0, 1))[None] / 255
+    truth[..., 32:] = 0.5
+    along = random_directions(147, np.random.default_rng(0), 64)
+    mirrored = texture_loss(truth.flip(3), truth, [np.random.default_rng(0)], along)
+    nothing = texture_loss(torch.full_like(truth, 0.5), truth, [np.random.default_rng(0)], along)
+    assert float(mirrored) > 1.5 * float(nothing)
+
+
+def test_texture_loss_compares_each_picture_with_its_own() -> None:
+    """Two pictures that lend each other their textures are right as a set, and wrong one by one."""
+    pair = torch.from_numpy(np.stack([picture(64, 64, i).transpose(2, 0, 1) for i in range(2)])) / 255
+    truths = torch.stack([pair[0], (pair[1] - 0.5) * 0.1 + 0.5])
+    swapped = truths.flip(0)
+    along = random_directions(147, np.random.default_rng(0), 64)
+    rngs = [np.random.default_rng(i) for i in range(2)]
+    apart = [texture_loss(swapped[i : i + 1], truths[i : i + 1], [np.random.default_rng(i)], along) for i in range(2)]
+    together = texture_loss(swapped, truths, rngs, along)
+    assert float(together) == pytest.approx(float(sum(apart)) / 2)
+    as_a_set = float(laplacian_level(truths).std()) * texture_distance(list(swapped), list(truths), patches=2000)
+    assert float(together) > 5 * as_a_set

@@ -1,0 +1,257 @@
+"""Generators and runs are evaluated by the same numbers as their pictures would be, each snapshot at its own size."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from celebahq_builder.cli import celebahq
+from celebahq_builder.errors import CelebAHQError, FormatError, TrainingError, WeightsError
+from celebahq_builder.evaluation.evaluate import evaluate as scores
+from celebahq_builder.evaluation.protocol import Protocol
+from celebahq_builder.evaluation.reference import Reference
+from celebahq_builder.evaluation.source import open_set
+from celebahq_builder.nets.progan import Architecture, Generator
+from celebahq_builder.progan.evaluate import Request, evaluate, open_source, results
+from celebahq_builder.progan.export import export
+from celebahq_builder.progan.generate import Generated, generate
+from celebahq_builder.progan.generator_source import GeneratorSource
+from celebahq_builder.progan.recipe import ProganRecipe
+from celebahq_builder.progan.snapshots import is_run, snapshots
+from celebahq_builder.progan.train import Request as TrainRequest
+from celebahq_builder.progan.train import Training
+from celebahq_builder.recipe import load
+from celebahq_builder.training.world import ALONE
+from tests.evaluation.sources import smooth
+from tests.formats.pyramids import theano_file
+
+CPU = torch.device("cpu")
+
+RECIPE = """
+task = "progan"
+[net]
+resolution = 32
+latent = 8
+channels_base = 64
+channels_max = 8
+[schedule]
+total_kimg = 0.224
+train_kimg = 0.032
+fade_kimg = 0.032
+minibatch = 8
+[tick]
+kimg = 0.032
+checkpoint_ticks = 1
+grid_ticks = 100
+grid = [2, 1]
+"""
+"""4x4 to 32x32, and a checkpoint twice a resolution."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return theano_file(tmp_path_factory.mktemp("data") / "data.h5", smooth(80, 32))
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    (folder / "tiny.toml").write_text(RECIPE)
+    Training(TrainRequest(data, folder / "run"), load(ProganRecipe, folder / "tiny.toml"), ALONE).run()
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(3)
+    net = Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8))
+    return export(tmp_path_factory.mktemp("net"), net, 4, 1.0, {"kimg": 7, "data": {"sha256": "ab"}})
+
+
+def test_a_generators_number_is_that_of_its_pictures(generator: Path, tmp_path: Path) -> None:
+    """Whatever batches they come in, whether they are kept, and however many more of them are asked for."""
+    reference = Reference(open_set(theano_file(tmp_path / "faces.h5", smooth(100, 16))))
+    protocol = Protocol(("swd", "ms-ssim"), 40)
+    source = GeneratorSource.of_file(generator, 0, CPU)
+    usual = scores(source, reference, protocol)
+    for memory_bytes, batch_bytes in ((0, 1), (0, 2**30), (2**30, 5 * 768)):
+        assert scores(source, reference, protocol, memory_bytes=memory_bytes, batch_bytes=batch_bytes) == usual
+    generate(Generated(generator, 128, 0, CPU), tmp_path / "fakes.h5", lambda _: None)
+    stored = open_set(tmp_path / "fakes.h5")
+    first = next(iter(stored.read(np.arange(70), 70)))
+    for count in (40, 70):
+        assert torch.equal(torch.cat(list(source.read(np.arange(count), 9))), first[:count])
+    assert torch.equal(torch.cat(list(source.read(np.arange(30, 70), 9))), first[30:])
+    other = scores(
+        GeneratorSource.of_file(generator, 1, CPU), Reference(reference.source, 1), Protocol(("swd",), 40, 1)
+    )
+    assert other.scores[0].source_sha256 != usual.scores[0].source_sha256
+    facts = usual.to_json()["source"]
+    assert (facts["kind"], facts["pictures"], facts["seed"], facts["kimg"]) == ("generator", None, 0, 7)
+    assert facts["trained_on"] == {"sha256": "ab"}
+
+
+def test_snapshots_are_the_averaged_generators(run: Path) -> None:
+    found = snapshots(run)
+    assert is_run(run)
+    assert [(one.kimg, one.resolution, one.alpha) for one in found] == [
+        (0.032, 4, 1.0),
+        (0.096, 8, 1.0),
+        (0.16, 16, 1.0),
+        (0.192, 32, 0.0),
+        (0.224, 32, 1.0),
+    ] or [one.resolution for one in found] == [4, 8, 16, 32, 32]
+    last = GeneratorSource.of_snapshot(found[-1], 0, CPU)
+    exported = GeneratorSource.of_file(run, 0, CPU)
+    assert (last.level, last.alpha) == (exported.level, exported.alpha)
+    assert last.facts["weights_sha256"] == exported.facts["weights_sha256"]
+    assert last.facts["trained_on"] == exported.facts["trained_on"]
+    before = GeneratorSource.of_snapshot(found[-2], 0, CPU)
+    assert before.facts["weights_sha256"] != last.facts["weights_sha256"]
+
+
+def test_a_run_is_evaluated_snapshot_by_snapshot(run: Path, data: Path, tmp_path: Path) -> None:
+    request = Request(run, Protocol(("swd", "ms-ssim"), 20), data, None, tmp_path / "all.json", tmp_path / "page")
+    lines = list(evaluate(request))
+    told = json.loads((tmp_path / "all.json").read_text())
+    assert told["run"] == str(run)
+    each = told["snapshots"]
+    assert [one["resolution"] for one in each] == [4, 8, 16, 32, 32]
+    assert [one["source"]["kimg"] for one in each] == [one.kimg for one in snapshots(run)]
+    assert all("swd" in one["left_out"] for one in each[:2])
+    assert "needs 16x16 or more, this is 4x4" in each[0]["left_out"]["swd"]
+    assert list(each[2]["scores"]["swd20"]["levels"]) == ["16"]
+    assert list(each[4]["scores"]["swd20"]["levels"]) == ["32", "16"]
+    assert all("ms-ssim20" in one["scores"] for one in each)
+    # Each is compared with the data set's level of its own size.
+    alone = scores(
+        GeneratorSource.of_snapshot(snapshots(run)[2], 0, CPU), Reference(open_set(data, 16)), request.protocol
+    )
+    assert each[2]["scores"] == json.loads(json.dumps(alone.to_json()))["scores"]
+    assert each[4]["source"]["trained_on"]["sha256"] == each[4]["reference"]["sha256"]
+    head = re.split(r"  +", lines[0].strip())
+    assert head == ["kimg", "px", "swd20 32", "swd20 16", "swd20 mean", "ms-ssim20"]
+    rows = [line.split() for line in lines[1:6]]
+    assert [row[1] for row in rows] == ["4", "8", "16", "32", "32"]
+    assert rows[0][2:5] == rows[1][2:5] == ["-", "-", "-"]
+    assert rows[4][3] == f"{each[4]['scores']['swd20']['levels']['16']:.2f}"
+    assert [line.split()[:2] for line in lines if line.strip().startswith("beside  ")][-1] == ["beside", "32"]
+    assert f"written: {tmp_path / 'all.json'}" in lines
+    assert (tmp_path / "page" / "evaluation.json").read_bytes() == (tmp_path / "all.json").read_bytes()
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert page.count("<polyline") >= 4
+    assert "swd20 mean" in page
+
+
+def test_only_some_snapshots(run: Path, data: Path, tmp_path: Path) -> None:
+    protocol = Protocol(("swd",), 10)
+    assert [one.resolution for one in results(Request(run, protocol, data, 16))] == [16]
+    with pytest.raises(FormatError, match="has no snapshot of 64x64; it has those of 4, 8, 16, 32 px"):
+        list(results(Request(run, protocol, data, 64)))
+    with pytest.raises(FormatError, match="are 8x8 at most, too small for swd; train on"):
+        list(results(Request(run, protocol, data, 8)))
+    small = theano_file(tmp_path / "small.h5", smooth(20, 16))
+    with pytest.raises(FormatError, match=r"at 32x32, has pictures of 32x32: .*small\.h5 has no level 32x32"):
+        next(results(Request(run, protocol, small)))
+
+
+def test_a_run_as_reference_is_its_generator(run: Path, data: Path) -> None:
+    result = next(results(Request(data, Protocol(("swd",), 10), run)))
+    assert result.reference is not None
+    assert result.reference["kind"] == "generator"
+    assert result.scores[0].beside is not None
+    assert result.scores[0].beside.count == 10
+
+
+def test_a_generator_that_makes_no_pictures(tmp_path: Path, data: Path) -> None:
+    torch.manual_seed(0)
+    net = Generator(Architecture(resolution=32, latent=8, channels_base=64, channels_max=8))
+    with torch.no_grad():
+        net.dense.weight[0, 0] = float("nan")
+    path = export(tmp_path, net, 5, 1.0, {})
+    with pytest.raises(WeightsError, match=r"generator\.safetensors: the generator makes NaN or infinity"):
+        list(results(Request(path, Protocol(("swd",), 10), data)))
+    with pytest.raises(WeightsError, match="the generator makes NaN or infinity of some latents at 32x32"):
+        generate(Generated(path, 5, 0, CPU), tmp_path / "fakes.h5", lambda _: None)
+    assert not (tmp_path / "fakes.h5").exists()
+
+
+def test_a_damaged_checkpoint_is_told(run: Path, data: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    torn = sorted((copy / "checkpoints").iterdir())[1]
+    torn.write_bytes(torn.read_bytes()[:500])
+    with pytest.raises(TrainingError, match=rf"{torn.name} cannot be read .* delete it, and evaluate the others"):
+        list(results(Request(copy, Protocol(("ms-ssim",), 4), data)))
+
+
+def command(*arguments: object) -> tuple[int, str, BaseException | None]:
+    done = CliRunner().invoke(celebahq, ["evaluate", *map(str, arguments), "--device", "cpu"])
+    return done.exit_code, done.output, done.exception
+
+
+def test_the_command(data: Path, generator: Path, tmp_path: Path) -> None:
+    code, output, error = command(
+        *(data, "--resolution", 16, "--against", generator, "--metrics", "swd,ms-ssim", "--num", 20),
+        *("--json", tmp_path / "a.json", "--out", tmp_path / "out"),
+    )
+    assert (code, error) == (0, None), error
+    assert f"source     {data}: hdf5, 80 pictures, 16x16, RGB" in output
+    assert "generated, seed 0" in output
+    assert json.loads((tmp_path / "a.json").read_text())["scores"].keys() == {"swd20", "ms-ssim20"}
+    before = (tmp_path / "a.json").read_bytes()
+    code, _, error = command(data, "--metrics", "ms-ssim", "--num", 20, "--json", tmp_path / "a.json")
+    assert code == 1
+    assert "a.json exists and is not overwritten; delete it, or choose another --json" in str(error)
+    assert (tmp_path / "a.json").read_bytes() == before
+
+
+def test_the_audit(data: Path, tmp_path: Path) -> None:
+    code, output, error = command(data, "--audit", "--out", tmp_path / "out")
+    assert (code, error) == (0, None), error
+    assert (tmp_path / "out" / "audit" / "index.html").is_file()
+    assert "audit.json names them all" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ((), "nothing to do: give --metrics, some of swd,ms-ssim,fid,kid,is, or --audit"),
+        (("--audit",), "--audit writes a page and a table: add --out DIR for them"),
+        (("--metrics", "swd,psnr"), "--metrics psnr is no metric; there are swd, ms-ssim, fid, kid, is"),
+        (("--metrics", "swd", "--num", 10), "and there are none: add --against REFERENCE"),
+        (("--metrics", "ms-ssim"), "ms-ssim10k needs 20,000 pictures for 10,000 pairs"),
+        (("--metrics", "swd", "--num", 10, "--against", "nowhere.h5"), "nowhere.h5 does not exist"),
+        (("--metrics", "is", "--num", 10, "--resolution", 24), "has no level 24x24; it has 32, 16"),
+    ],
+)
+def test_what_cannot_be_asked_for(arguments: tuple[object, ...], line: str, data: Path) -> None:
+    code, _, error = command(data, *arguments)
+    assert code == 1
+    assert isinstance(error, CelebAHQError)
+    assert line in str(error)
+    assert "\n" not in str(error)
+
+
+def test_files_that_are_not_what_they_are_given_for(data: Path, generator: Path, tmp_path: Path) -> None:
+    (tmp_path / "wrong.pth").write_bytes(b"no weights")
+    _, _, error = command(data, "--metrics", "is", "--num", 10, "--inception", tmp_path / "wrong.pth")
+    assert isinstance(error, WeightsError)
+    assert "wrong.pth" in str(error)
+    (tmp_path / "other.safetensors").write_bytes(b"no weights either")
+    _, _, error = command(tmp_path / "other.safetensors", "--metrics", "ms-ssim", "--num", 5)
+    assert isinstance(error, WeightsError)
+    assert "other.safetensors cannot be read" in str(error)
+    grey = theano_file(tmp_path / "grey.h5", smooth(40, 16)[:, :1])
+    _, _, error = command(generator, "--metrics", "swd", "--num", 10, "--against", grey)
+    assert "is in colour" in str(error)
+    (tmp_path / "file").write_text("")
+    _, _, error = command(data, "--metrics", "ms-ssim", "--num", 5, "--out", tmp_path / "file")
+    assert "file is a file; give a folder" in str(error)
+    protocol = Protocol(("ms-ssim",), 5)
+    with pytest.raises(FormatError, match="has pictures of 16x16, wanted are 32x32"):
+        open_source(generator, 32, protocol)
