@@ -25,6 +25,7 @@ from celebahq_builder.cli.group import PATH, celebahq
 @click.option(
     "--workers", type=click.IntRange(0), default=0, metavar="N", help="Processes that read; default: threads."
 )
+@click.option("--against", type=PATH, metavar="FILE.h5", help="Measure against it; the recipe's [tick] says by what.")
 @click.option("--dry-run", is_flag=True, help="Print networks, schedule and passes, tried on the GPU, and stop.")
 def train(
     data: Path, out: Path, recipe: Path | None, device: str, threads: int | None, dry_run: bool, **asked: Any

@@ -46,12 +46,20 @@ class TickSettings:
     """A grid of generated pictures every so many ticks."""
     grid: tuple[int, ...] = (15, 8)
     """Columns and rows of a grid."""
+    metric_ticks: int = 0
+    """The averaged generator is measured every so many ticks; 0: never."""
+    metrics: tuple[str, ...] = ("swd",)
+    """By what: of swd, ms-ssim, fid, kid, is."""
+    metric_num: int = 8192
+    """On how many pictures."""
 
     def __post_init__(self) -> None:
         if self.kimg <= 0:
             raise ValueError(f"tick.kimg = {self.kimg} must be positive")
         if min(self.checkpoint_ticks, self.grid_ticks) < 1:
             raise ValueError("tick.checkpoint_ticks and tick.grid_ticks must be at least 1")
+        if self.metric_ticks < 0 or self.metric_num < 2:
+            raise ValueError("tick.metric_ticks must not be negative, and tick.metric_num at least 2")
         if len(self.grid) != 2 or min(self.grid) < 1:
             raise ValueError(f"tick.grid = {list(self.grid)} must be columns and rows")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from celebahq_builder.evaluation.protocol import METRICS
 from celebahq_builder.progan.stats import read_lines
 from celebahq_builder.recipe import flatten
 from celebahq_builder.report import curves, template, thumbnails
@@ -55,7 +56,8 @@ def _contents(run: Path) -> dict[str, Any]:
     lines = read_lines(run / "stats.jsonl")
     recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     x = [line["kimg"] for line in lines]
-    drawn = (curves.chart(title, x, {n: [line[n] for line in lines] for n in names}) for title, names in CHARTS)
+    drawn = [curves.chart(title, x, {n: [line[n] for line in lines] for n in names}) for title, names in CHARTS]
+    drawn += list(_measured(lines))
     return {
         "name": run.resolve().name,
         "figures": list(_figures(lines)),
@@ -64,6 +66,16 @@ def _contents(run: Path) -> dict[str, Any]:
         "grids": list(_grids(run)),
         "settings": [(key, json.dumps(value)) for key, value in flatten(recipe).items()],
     }
+
+
+def _measured(lines: list[dict[str, Any]]) -> Iterator[Any]:
+    """Yield a chart for each number that the generator was measured by: its mean, and its levels if it has any."""
+    names = list(dict.fromkeys(name for line in lines for name in line if name.startswith(tuple(METRICS))))
+    for title in (name for name in names if "_" not in name):
+        for name in (name for name in names if name == title or name.startswith(f"{title}_")):
+            told = [line for line in lines if name in line]
+            what = title if name == title else f"{title}, {name.rsplit('_', 1)[1]} px"
+            yield curves.chart(what, [line["kimg"] for line in told], {name: [line[name] for line in told]})
 
 
 def _figures(lines: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:

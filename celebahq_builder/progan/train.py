@@ -22,6 +22,7 @@ from celebahq_builder.progan import checkpoint, grid, report
 from celebahq_builder.progan.checkpoint import Progress
 from celebahq_builder.progan.export import export
 from celebahq_builder.progan.interruption import stop_signals
+from celebahq_builder.progan.measuring import Measuring
 from celebahq_builder.progan.players import STATISTICS, Players, Reals
 from celebahq_builder.progan.reals import RealPictures
 from celebahq_builder.progan.recipe import ProganRecipe
@@ -50,6 +51,8 @@ class Request:
     """Processes that read; 0: threads."""
     memory_bytes: int = 2 * 2**30
     """Budget for keeping a level in memory."""
+    against: Path | None = None
+    """HDF5 file that the generator is measured against; None for the data themselves."""
 
 
 class Training:
@@ -65,6 +68,11 @@ class Training:
         self.total_kimg = request.total_kimg or recipe.schedule.total_kimg
         self.reals = RealPictures(
             request.data, recipe, world, workers=request.workers, memory_bytes=request.memory_bytes
+        )
+        self.measuring = (
+            Measuring(request.out, request.against or request.data, recipe, world.device)
+            if recipe.tick.metric_ticks and world.first
+            else None
         )
         self.checkpoints = request.out / "checkpoints"
         self.players = Players(recipe, world)
@@ -136,6 +144,12 @@ class Training:
     def _moment(self) -> Moment:
         return self.recipe.schedule.at(self.progress.kimg, self.recipe.net.level_max)
 
+    def _grown(self) -> tuple[int, float]:
+        """Return the level and the alpha that the generator is shown at: a level that it was not trained at is not."""
+        moment = self._moment()
+        level = self.progress.level or moment.level
+        return level, moment.alpha if level == moment.level else 1.0
+
     def _step(self, moment: Moment, batch: Batch) -> None:
         passes = moment.passes(self.world.size, self.recipe.net.stddev_group)
         pictures, labels = to_device(batch, self.world.device, moment.alpha)
@@ -192,6 +206,8 @@ class Training:
         progress.tick_sums = torch.zeros(len(STATISTICS), device=self.world.device)
         if stats is None:
             return
+        if self.measuring and progress.ticks % self.recipe.tick.metric_ticks == 0:
+            line |= self.measuring.scores(self.players.averaged, *self._grown())
         stats.write(line, self.total_kimg)
         if progress.ticks % self.recipe.tick.grid_ticks == 0:
             self._show()
@@ -202,7 +218,6 @@ class Training:
         if not self.world.first:
             return
         checkpoint.save(self.checkpoints, self.players, self.progress, self.identity, self.reals.order.state_dict())
-        moment = self._moment()
         about = {
             "kimg": self.progress.kimg,
             "data": self.reals.fingerprint,
@@ -213,21 +228,18 @@ class Training:
                 "python": platform.python_version(),
             },
         }
-        level = self.progress.level or moment.level
         report.write(self.request.out)
-        export(self.request.out, self.players.averaged, level, moment.alpha if level == moment.level else 1.0, about)
+        export(self.request.out, self.players.averaged, *self._grown(), about)
 
     def _show(self) -> None:
         """Write the grid of the fixed latents, and once that of real pictures."""
-        moment = self._moment()
+        level, alpha = self._grown()
         columns, rows = self.recipe.tick.grid
         columns, rows = grid.fit(columns, rows, self.recipe.net.resolution)
         latents = grid.fixed_latents(self.players.averaged, columns * rows, self.recipe.seed)
         labels = None
         if self.recipe.net.labels:
             labels = torch.eye(self.recipe.net.labels)[torch.arange(columns * rows) % self.recipe.net.labels]
-        level = self.progress.level or moment.level
-        alpha = moment.alpha if level == moment.level else 1.0
         made = grid.generated(self.players.averaged, latents, level, alpha, labels)
         side = 1 << level
         if side < 32:  # too small to look at

@@ -17,10 +17,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from celebahq_builder.errors import CelebAHQError, RecipeError, TrainingError
+from celebahq_builder.evaluation.evaluate import evaluate
+from celebahq_builder.evaluation.protocol import Protocol
+from celebahq_builder.evaluation.reference import Reference
+from celebahq_builder.evaluation.source import open_set
 from celebahq_builder.formats.codecs import Gzip
 from celebahq_builder.formats.pictures import Picture
 from celebahq_builder.formats.writing import write_pictures
 from celebahq_builder.progan import checkpoint, command
+from celebahq_builder.progan.evaluate import open_source
 from celebahq_builder.progan.recipe import LossSettings, ProganRecipe
 from celebahq_builder.progan.stats import read_lines
 from celebahq_builder.progan.train import Request, Training
@@ -286,6 +291,36 @@ def test_plan(data: Path, recipe: Path, tmp_path: Path) -> None:
         ["8x8", "0.032", "8", "1", "0.001"],
         ["16x16", "0.112", "8", "1", "0.001"],
     ]
+    assert not (tmp_path / "run").exists()
+
+
+def test_measured_as_it_goes(data: Path, recipe: Path, whole: Path, tmp_path: Path) -> None:
+    """Every fifth tick, where the resolution allows; the weights are those of a run that is not measured."""
+    settings = load(ProganRecipe, recipe)
+    tick = dataclasses.replace(settings.tick, metric_ticks=5, metrics=("swd", "ms-ssim"), metric_num=40)
+    run = tmp_path / "run"
+    trained(data, run, dataclasses.replace(settings, tick=tick))
+    assert_equal(last(run), last(whole))
+    lines = read_lines(run / "stats.jsonl")
+    assert [line["tick"] for line in lines if "ms-ssim40" in line] == [5, 10]
+    assert [line["tick"] for line in lines if "swd40" in line] == [10]  # 8x8 has no SWD
+    source = open_source(run, None, Protocol(("swd", "ms-ssim")))
+    result = evaluate(source, Reference(open_set(data, 16)), Protocol(("swd", "ms-ssim"), 40))
+    for name in ("swd", "ms-ssim"):
+        score = result.score(name)
+        assert score is not None
+        assert lines[-1][score.name] == pytest.approx(score.number.value, rel=1e-5)
+    assert lines[-1]["swd40_16"] == lines[-1]["swd40"]
+    assert "ms-ssim40" in (run / "report" / "index.html").read_text()
+
+
+def test_a_reference_that_is_too_small(data: Path, recipe: Path, tmp_path: Path) -> None:
+    settings = load(ProganRecipe, recipe)
+    measured = dataclasses.replace(settings, tick=dataclasses.replace(settings.tick, metric_ticks=1))
+    with pytest.raises(
+        TrainingError, match=r"has 40 pictures, fewer than tick.metric_num = 8192; set it to 40 at most"
+    ):
+        trained(data, tmp_path / "run", measured)
     assert not (tmp_path / "run").exists()
 
 
