@@ -21,14 +21,14 @@ from celebahq_builder.formats.metadata import read_numbers, read_text
 from celebahq_builder.formats.pictures import Pixels
 from celebahq_builder.progress import MOMENT_S, Progress
 
-BATCH_BYTES = 32 << 20
+BATCH_BYTES = 8 << 20
 """Of pictures that are read at once."""
 
 
 def scan(path: Path, pyramid: PyramidFile, limits: Limits, threads: int | None = None) -> Findings:
     """Return what is to be found in a file.
 
-    Memory is `BATCH_BYTES` and a few, and some 100 bytes a picture.
+    Memory is a few times `BATCH_BYTES`, 100 MB for pairs of hashes, and some 200 bytes a picture.
 
     Args:
         path: of the file.

@@ -15,6 +15,9 @@ from celebahq_builder.metrics.sampling import BLOCK, LevelSample, Sampler, level
 FLAT = 1e-3
 """A standard deviation, in grey levels, that is none: nothing but rounding would be magnified."""
 
+CHANGED = 1e-3
+"""Relative difference of the finest level's variance between two readings that no rounding on a GPU explains."""
+
 VALUES = PATCHES * PATCH_PX**2
 """Of each channel of a picture's descriptors at one level."""
 
@@ -87,14 +90,26 @@ class Cloud:
                 yield values
 
     def read_again(self) -> Iterator[list[Tensor]]:
-        """Yield the descriptors of all levels in the same blocks, drawn again."""
-        waiting: list[list[LevelSample]] = []
+        """Yield the descriptors of all levels in the same blocks, drawn again.
+
+        Raises:
+            FormatError: at the end, if the pictures were others than before.
+        """
+        sums: list[Tensor] = []
+        waiting: list[list[Tensor]] = []  # without the pixels, which are many times as large
         for start, samples in self._read():
             if waiting and start % BLOCK == 0:
-                yield _joined(waiting)
+                yield [torch.cat(level) for level in zip(*waiting, strict=True)]
                 waiting = []
-            waiting.append(samples)
-        yield _joined(waiting)
+            waiting.append([sample.descriptors for sample in samples])
+            sums.append(samples[0].sums.sum(dim=0))
+        yield [torch.cat(level) for level in zip(*waiting, strict=True)]
+        before, now = self._sums[0][1], torch.stack(sums).sum(dim=0)[1]
+        if not torch.allclose(before, now, rtol=CHANGED):
+            raise FormatError(
+                f"{self._name} gave other pictures when it was read again; make it repeat itself (a fixed seed, no "
+                "shuffling), or allow enough memory to read it once"
+            )
 
     def _read(self) -> Iterator[tuple[int, list[LevelSample]]]:
         resolution = self._sampler.resolution
@@ -129,7 +144,3 @@ class LevelStore:
         for start in range(0, len(self._values), BLOCK):
             values = self._values[start : start + BLOCK].float()
             yield start, values if self.whole else values.flatten(0, 1)
-
-
-def _joined(samples: list[list[LevelSample]]) -> list[Tensor]:
-    return [torch.cat([sample.descriptors for sample in level]) for level in zip(*samples, strict=True)]

@@ -83,9 +83,10 @@ class DistributionGap:
         rows = min(COUNTED_ROWS, len(points))
         projections = torch.empty((len(weights), rows), device=points.device)
         one = torch.full((at_once, rows), 1 - 2 * side, dtype=torch.int32, device=points.device)
+        step = ROWS if points.device.type == "cpu" else rows
         for some in torch.split(points, rows):
             found = projections[:, : len(some)]
-            for few, place in zip(torch.split(some, ROWS), torch.split(found, ROWS, dim=1), strict=True):
+            for few, place in zip(torch.split(some, step), torch.split(found, step, dim=1), strict=True):
                 torch.addmm(shift, weights, few.T, out=place)
             for values, count in zip(torch.split(found, at_once), torch.split(counts, at_once), strict=True):
                 count.scatter_add_(1, _bucket(values).long(), one[: len(values)])
@@ -102,7 +103,7 @@ class DistributionGap:
         around = ((width + torch.cat([width[1:], width[-1:]])) / 2).to(self._counts.device)
 
         def area(counts: Tensor) -> float:
-            return float((counts.cumsum(dim=1).abs_().double() @ around).sum())
+            return float((counts.cumsum(dim=1, dtype=torch.int32).abs_().double() @ around).sum())
 
         parts = torch.split(self._counts, DIRECTIONS_A_JOB)
         total = math.fsum(in_threads(area, parts, self._counts.device))

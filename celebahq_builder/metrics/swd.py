@@ -62,7 +62,7 @@ def swd(
         The distance by resolution of the level: R, R/2, ..., 16.
 
     Raises:
-        FormatError: fewer pictures than `count`, others than expected, or pictures without any texture.
+        FormatError: fewer pictures than `count`, others than expected or than before, or pictures without any texture.
         RecipeError: a resolution, count or seed that makes no sense.
     """
     if seed < 0:
@@ -73,8 +73,8 @@ def swd(
     for number, pictures in enumerate((a, b)):
         sampler = Sampler(resolution, {level: (seed, number, level) for level in levels(resolution)}, device)
         channels = clouds[0].channels if clouds else None
-        ahead = advance or (lambda _: None)
-        clouds.append(Cloud(pictures, names[number], count, sampler, dtype if once else None, channels, ahead))
+        step = advance or (lambda _: None)
+        clouds.append(Cloud(pictures, names[number], count, sampler, dtype if once else None, channels, step))
     return dict(_stored(clouds, resolution, seed, device) if once else _read_again(clouds, resolution, seed, device))
 
 

@@ -20,7 +20,7 @@ from celebahq_builder.imaging.codec import Pixels, decode_png
 from celebahq_builder.outcome import Kept
 from celebahq_builder.workspace import sha256
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,8 @@ def _columns(photos: Sequence[Kept], attribute_names: Sequence[str]) -> dict[str
         "zoom": np.array([record["zoom"] for record in records], np.float64),
         "split": [record["split"] for record in records],
     }
+    if all("inside" in record for record in records):
+        columns["inside"] = np.array([record["inside"] for record in records], np.float64)
     if records and all("official_index" in record for record in records):
         columns["official_index"] = np.array([record["official_index"] for record in records], np.int32)
     if attribute_names:

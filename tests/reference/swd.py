@@ -4,10 +4,45 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import convolve
 
+from celebahq_builder.metrics.descriptors import draw_places
+from celebahq_builder.metrics.sliced import random_directions
+from celebahq_builder.metrics.swd import DIRECTIONS_STREAM
+
 Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
 
 BINOMIAL = np.array([1, 4, 6, 4, 1], dtype=np.float32)
 FILTER = (BINOMIAL[:, None] * BINOMIAL[None, :] / 256)[None, None]
+
+
+class Draws:
+    """What chance decides."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.RandomState(seed)
+
+    def places(self, side: int, level: int, start: int, stop: int) -> Integers:
+        """Top and left pixel of 128 neighbourhoods of each picture, [stop - start, 128, 2]."""
+        return self.random.randint(0, level - 6, size=(stop - start, 128, 2))
+
+    def directions(self, level: int, channels: int) -> Floats:
+        """Unit vectors [channels * 49, 512]."""
+        drawn = self.random.randn(channels * 49, 512)
+        return (drawn / np.sqrt(np.square(drawn).sum(axis=0))).astype(np.float32)
+
+
+class DrawsOfOurs(Draws):
+    """The same as `metrics.swd` draws, so that results can be compared to the last digits."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def places(self, side: int, level: int, start: int, stop: int) -> Integers:
+        return draw_places((self.seed, side, level), level, start, stop)
+
+    def directions(self, level: int, channels: int) -> Floats:
+        drawn = random_directions(49 * channels, np.random.default_rng((self.seed, DIRECTIONS_STREAM, level))).numpy()
+        return drawn.reshape(7, 7, channels, 512).transpose(2, 0, 1, 3).reshape(-1, 512)
 
 
 def down(images: Floats) -> Floats:
@@ -30,12 +65,11 @@ def laplacian_pyramid(images: Floats) -> list[Floats]:
     return [*levels, images]
 
 
-def neighbourhoods(level: Floats, random: np.random.RandomState) -> Floats:
-    """128 of every picture, as [N * 128, C, 7, 7]."""
-    n, channels, height, width = level.shape
-    number = np.repeat(np.arange(n), 128)[:, None, None, None]
-    top = random.randint(0, height - 6, size=(n * 128, 1, 1, 1))
-    left = random.randint(0, width - 6, size=(n * 128, 1, 1, 1))
+def neighbourhoods(level: Floats, places: Integers) -> Floats:
+    """Those at places [N, P, 2] of every picture, as [N * P, C, 7, 7]."""
+    n, channels = level.shape[:2]
+    number = np.repeat(np.arange(n), places.shape[1])[:, None, None, None]
+    top, left = (places[..., axis].reshape(-1, 1, 1, 1) for axis in range(2))
     channel, row, column = np.ogrid[:channels, :7, :7]
     return level[number, channel, top + row, left + column]
 
@@ -45,24 +79,26 @@ def normalised(points: Floats) -> Floats:
     return (points / points.std(axis=(0, 2, 3), keepdims=True)).reshape(len(points), -1)
 
 
-def sliced_wasserstein(a: Floats, b: Floats, random: np.random.RandomState) -> float:
+def sliced_wasserstein(a: Floats, b: Floats, directions: Floats) -> float:
+    """Along directions [49 C, 512], 128 at a time."""
     distances = []
-    for _ in range(4):
-        directions = random.randn(a.shape[1], 128)
-        directions = (directions / np.sqrt(np.square(directions).sum(axis=0))).astype(np.float32)
-        first, second = (np.sort(np.dot(points, directions), axis=0) for points in (a, b))
+    for some in np.split(directions, 4, axis=1):
+        first, second = (np.sort(np.dot(points, some), axis=0) for points in (a, b))
         distances.append(np.abs(first - second).mean())
     return float(np.mean(distances))
 
 
-def swd(a: NDArray[np.uint8], b: NDArray[np.uint8], seed: int) -> dict[int, float]:
-    random = np.random.RandomState(seed)
+def swd(a: NDArray[np.uint8], b: NDArray[np.uint8], draws: Draws) -> dict[int, float]:
     clouds: list[list[Floats]] = []
-    for images in (a, b):
+    for side, images in enumerate((a, b)):
         parts = []
         for start in range(0, len(images), 64):
             pyramid = laplacian_pyramid(images[start : start + 64].astype(np.float32))
-            parts.append([neighbourhoods(level, random) for level in pyramid])
+            places = [draws.places(side, p.shape[-1], start, start + len(p)) for p in pyramid]
+            parts.append([neighbourhoods(*level) for level in zip(pyramid, places, strict=True)])
         clouds.append([normalised(np.concatenate(level)) for level in zip(*parts, strict=True)])
     resolutions = [a.shape[-1] >> k for k in range(len(clouds[0]))]
-    return {r: 1000 * sliced_wasserstein(*pair, random) for r, *pair in zip(resolutions, *clouds, strict=True)}
+    return {
+        r: 1000 * sliced_wasserstein(*pair, draws.directions(r, a.shape[1]))
+        for r, *pair in zip(resolutions, *clouds, strict=True)
+    }
