@@ -135,10 +135,15 @@ def open_set(path: Path, resolution: int | None = None) -> Source:
         FormatError: nothing there, of no known format, damaged, not of that resolution, or of a format whose pictures
             can only be read one after another.
     """
-    kind = recognise(path)
+    kind = kind_of(path)
     if kind == "hdf5":
         return LevelSource(path, resolution)
-    pictures = reader_of(kind)(path, None, ())
+    try:
+        pictures = reader_of(kind)(path, None, ())
+    except FormatError as error:
+        if "--resize" in str(error):  # of import, whose message it is
+            raise FormatError(f"{error}, to celebahq import, and evaluate the HDF5 file that it makes") from None
+        raise
     if not isinstance(pictures, AnyOrder):
         raise FormatError(
             f"{path} is of the format {kind}, whose pictures cannot be drawn at random; make it an HDF5 file: celebahq "
@@ -146,6 +151,15 @@ def open_set(path: Path, resolution: int | None = None) -> Source:
         )
     check_resolution(str(path), pictures.resolution, resolution)
     return SetSource(pictures, pictures, path, kind)
+
+
+def kind_of(path: Path) -> str:
+    """Return the format of a data set.
+
+    Raises:
+        FormatError: there is nothing, or it is of no known format.
+    """
+    return recognise(path, "give an HDF5 file, a folder or a zip of pictures, or a generator")
 
 
 def check_resolution(where: str, has: int, wanted: int | None) -> None:

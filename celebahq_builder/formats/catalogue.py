@@ -90,8 +90,8 @@ def reader_of(name: str) -> Reader:
     return reader
 
 
-def recognise(path: Path) -> str:
-    """Return the name of the format that a file or folder looks like.
+def recognise(path: Path, remedy: str = "give a folder of pictures, or --from FORMAT") -> str:
+    """Return the name of the format that a file or folder looks like; an error that it is none ends with a remedy.
 
     Raises:
         FormatError: none, or there is nothing.
@@ -103,9 +103,7 @@ def recognise(path: Path) -> str:
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror}") from None
     if name is None:
-        raise FormatError(
-            f"{path} is of no known format ({', '.join(READERS)}); give a folder of pictures, or --from FORMAT"
-        )
+        raise FormatError(f"{path} is of no known format ({', '.join(READERS)}); {remedy}")
     return name
 
 

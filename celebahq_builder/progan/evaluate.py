@@ -15,8 +15,7 @@ from celebahq_builder.evaluation.evaluate import evaluate as scores
 from celebahq_builder.evaluation.protocol import METRICS, Protocol, too_small
 from celebahq_builder.evaluation.reference import Reference
 from celebahq_builder.evaluation.result import Result
-from celebahq_builder.evaluation.source import Source, check_resolution, open_set
-from celebahq_builder.formats.catalogue import recognise
+from celebahq_builder.evaluation.source import Source, check_resolution, kind_of, open_set
 from celebahq_builder.formats.contact_sheet import write_new
 from celebahq_builder.formats.staging import check_free
 from celebahq_builder.progan.generator_source import GeneratorSource
@@ -161,7 +160,7 @@ def _reference(request: Request, resolution: int, beside: str) -> Reference | No
     path, protocol = request.against, request.protocol
     if path is None:
         return None
-    if is_generator(path) or recognise(path) != "hdf5":
+    if is_generator(path) or kind_of(path) != "hdf5":
         source = open_source(path, None, protocol)
     else:
         try:

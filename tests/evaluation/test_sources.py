@@ -79,7 +79,7 @@ def test_what_is_no_source(places: dict[str, Path], tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
     refused(tmp_path / "missing.h5", "missing.h5 does not exist")
-    refused(tmp_path, "is of no known format")
+    refused(tmp_path, "mnist, lsun); give an HDF5 file, a folder or a zip of pictures, or a generator")
     refused(places["hdf5"], "has no level 64x64; it has 32, 16, 8, 4, 2, 1", 64)
     refused(places["images"], "has pictures of 32x32, wanted are 16x16; only an HDF5 file has several", 16)
     records = tmp_path / "records"
@@ -87,7 +87,10 @@ def test_what_is_no_source(places: dict[str, Path], tmp_path: Path) -> None:
     refused(records, "is of the format tfrecord, whose pictures cannot be drawn at random; make it an HDF5 file")
     (tmp_path / "odd").mkdir()
     Image.new("RGB", (32, 24)).save(tmp_path / "odd" / "a.png")
-    refused(tmp_path / "odd", "a.png is 32 x 24 px; expected a square")
+    refused(
+        tmp_path / "odd",
+        "32 x 24 px; expected a square whose side is a power of two: add --resize 16, say, to celebahq import,",
+    )
     cut = tmp_path / "cut.h5"
     cut.write_bytes(places["hdf5"].read_bytes()[:3000])
     refused(cut, "is not a readable HDF5 file")
