@@ -26,7 +26,7 @@ WORKERS = click.option(
 )
 
 
-@celebahq.command("export")
+@celebahq.command("export", interrupted="the same command goes on from here")
 @click.argument("file", type=PATH, metavar="FILE.h5")
 @click.option(
     "--to",
@@ -73,7 +73,7 @@ def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> Non
     click.echo(f"{out}: {pictures} pictures")
 
 
-@celebahq.command("import")
+@celebahq.command("import", interrupted="nothing is left of it, the same command begins anew")
 @click.argument("path", type=PATH)
 @click.option("--out", type=PATH, required=True, metavar="FILE.h5", help="File to be made.")
 @click.option(

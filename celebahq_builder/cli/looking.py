@@ -25,7 +25,7 @@ NAMES = click.option(
 RESOLUTION = click.option("--resolution", type=click.IntRange(1), metavar="R", help="Of the level to take.")
 
 
-@celebahq.command()
+@celebahq.command(interrupted="nothing is left of it, the same command begins anew")
 @FILE
 @INDEX
 @NAMES
@@ -92,7 +92,7 @@ def compare(a: Path, b: Path, **asked: Any) -> None:
         raise click.exceptions.Exit(1)
 
 
-@celebahq.command()
+@celebahq.command(interrupted="nothing was written")
 @FILE
 @click.option("--out", type=PATH, required=True, metavar="SHEET.png", help="Ends in .png, .jpg or .html.")
 @click.option("--grid", default="8x5", show_default=True, metavar="CxR", help="Columns and most rows of pictures.")
