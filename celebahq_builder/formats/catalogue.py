@@ -102,11 +102,18 @@ def recognise(path: Path) -> str:
         name = _of_folder(path) if path.is_dir() else _of_file(path)
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror}") from None
+    if name is None and _is_empty(path):
+        raise FormatError(f"{path} is empty; expected a data set: {', '.join(READERS)}")
     if name is None:
         raise FormatError(
             f"{path} is of no known format ({', '.join(READERS)}); give a folder of pictures, or --from FORMAT"
         )
     return name
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a file has no bytes, or a folder no files at any depth."""
+    return not any(files for _, _, files in os.walk(path)) if path.is_dir() else path.stat().st_size == 0
 
 
 def _of_file(path: Path) -> str | None:
