@@ -21,11 +21,6 @@ def inspect(file: Path) -> None:
         click.echo(line)
 
 
-WORKERS = click.option(
-    "--workers", type=click.IntRange(1), metavar="N", help="Processes; default one per core. Never changes the result."
-)
-
-
 @celebahq.command("export", interrupted="the same command goes on from here")
 @click.argument("file", type=PATH, metavar="FILE.h5")
 @click.option(
@@ -40,20 +35,21 @@ WORKERS = click.option(
 @click.option(
     "--shard",
     type=click.IntRange(1),
-    default=1000,
-    show_default=True,
     metavar="N",
-    help="webdataset, parquet: pictures in a file.",
+    help="webdataset, parquet: pictures in a file; default 1000.",
 )
 @click.option(
     "--png-level",
     type=click.IntRange(0, 9),
-    default=1,
-    show_default=True,
     metavar="0-9",
-    help="Of PNG: 0 no compression, 9 smallest and slowest.",
+    help="All but tfrecord: of PNG, 0 no compression, 9 smallest and slowest; default 1.",
 )
-@WORKERS
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Processes, of stylegan-zip threads; default one per core. Never changes the result.",
+)
 def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> None:
     """Write a level of an HDF5 file as another program reads it; pixels stay what they are.
 
@@ -97,7 +93,9 @@ def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> Non
     show_default=True,
     help="Of the file; every HDF5 reader has gzip.",
 )
-@WORKERS
+@click.option(
+    "--workers", type=click.IntRange(1), metavar="N", help="Threads; default one per core. Never changes the result."
+)
 def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> None:
     """Write the data set PATH to a new multi-resolution HDF5 file; pixels stay what they are.
 

@@ -46,6 +46,15 @@ READERS = {
 }
 """Module of this room that has `read`."""
 
+SHUFFLING = ("tfrecord",)
+"""Formats that can be written in another order than the file's."""
+
+SHARDED = ("webdataset", "parquet")
+"""Formats that are written in files of so many pictures each."""
+
+OF_PNG = ("stylegan-zip", "images", "webdataset", "parquet")
+"""Formats whose pictures are written as PNG."""
+
 RESIZING = ("images", "stylegan-zip", "lsun")
 """Formats whose pictures can be of any size; their `read` takes another as its second argument."""
 
