@@ -75,14 +75,16 @@ def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> Non
 @click.option(
     "--from",
     "format",
-    type=click.Choice(["images", "stylegan-zip", "tfrecord", "hdf5", "cifar10", "mnist", "lsun"]),
+    type=click.Choice(
+        ["images", "stylegan-zip", "tfrecord", "webdataset", "parquet", "hdf5", "cifar10", "mnist", "lsun"]
+    ),
     help="The format; default what PATH looks like.",
 )
 @click.option(
     "--resize",
     type=int,
     metavar="R",
-    help="images, stylegan-zip, lsun: cut the middle of each picture to R x R px, by a Lanczos filter.",
+    help="Formats of pictures of any size: cut the middle of each to R x R px, by a Lanczos filter.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
 @click.option("--skip", type=PATH, metavar="FILE", help="lsun: leave out the entries of these names, one a line.")
@@ -103,6 +105,8 @@ def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> Non
     images        a folder of PNG, JPEG, WebP, BMP or TIFF at any depth; metadata.jsonl where it has one
     stylegan-zip  a zip of such pictures; labels of its dataset.json
     tfrecord      a folder of NAME-r02.tfrecords ... with NAME-rxx.labels, or a single file
+    webdataset    a folder of tar shards: of each sample the picture, .json and .cls; or a single one
+    parquet       a folder of Parquet files with an image column, as Hugging Face datasets has it; or a single one
     hdf5          a file of the ProGAN authors' Theano tool, or of this package
     cifar10       its folder or archive, Python or binary
     mnist         the folder of its four files

@@ -73,6 +73,23 @@ def read_header(file: Path | BinaryIO, where: str) -> Header:
         raise FormatError(f"{where} cannot be read: {error}; replace or remove it") from None
 
 
+def check_bytes(header: Header, size: int, has: str = "has") -> None:
+    """Raise for a file that is much larger than its picture can be.
+
+    Args:
+        size: bytes of the file.
+        has: how an error puts it.
+
+    Raises:
+        FormatError: it is.
+    """
+    if size > 2**20 + 16 * header.width * header.height:
+        raise FormatError(
+            f"{header.where} {has} {size} bytes for {header.width} x {header.height} px; that is no honest picture, "
+            "remove it"
+        )
+
+
 def _quiet() -> warnings.catch_warnings:
     return warnings.catch_warnings(action="ignore")  # of odd metadata: pixels that cannot be decoded raise
 

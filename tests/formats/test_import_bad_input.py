@@ -598,7 +598,9 @@ def test_no_folder_for_the_target(folder: Path) -> None:
 
 
 def test_resize_where_pictures_have_one_size(records: Path) -> None:
-    with pytest.raises(CelebAHQError, match="--resize is for images, stylegan-zip, lsun"):
+    with pytest.raises(
+        CelebAHQError, match="--resize is for images, stylegan-zip, webdataset, parquet, lsun; the pictures"
+    ):
         import_pictures(records, records.parent / "out.h5", resize=8)
 
 
