@@ -23,9 +23,11 @@ from celebahq_builder.cli import celebahq
 from celebahq_builder.errors import CelebAHQError
 from celebahq_builder.formats import images_writer, stylegan_zip_writer
 from celebahq_builder.formats.exporting import Settings, export
+from celebahq_builder.formats.extraction import extract
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.importing import import_pictures
 from celebahq_builder.workspace import lock
+from tests.formats.files import damage
 from tests.formats.pyramids import described_file, noise, small_shards, tree
 
 ROOT = Path(__file__).parents[2]
@@ -192,6 +194,27 @@ def test_full_disk(to: str, workers: int, tmp_path: Path, small_disk: Path) -> N
     with pytest.raises(CelebAHQError, match="no space left to write .*; what there was of it is deleted, free some"):
         export(large, out(small_disk / "made", to), Settings(to), workers=workers)
     assert list(small_disk.iterdir()) == []
+
+
+def test_full_disk_where_nothing_goes_on(tmp_path: Path, small_disk: Path) -> None:
+    """Import and extract begin anew, and do not say otherwise."""
+    large = described_file(tmp_path / "large.h5", noise(70, 64))
+    full = "no space left to write .*; free some and run the same command again$"
+    with pytest.raises(CelebAHQError, match=full):
+        import_pictures(large, small_disk / "again.h5")
+    with PyramidFile(large) as file, pytest.raises(CelebAHQError, match=full):
+        extract(file, range(70), small_disk / "out")
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_damaged_chunk(to: str, tmp_path: Path) -> None:
+    """Of the block that is read at once, the picture is named."""
+    path = described_file(tmp_path / "faces.h5", noise(COUNT, 16))
+    damage(path, 16, 60)
+    with pytest.raises(CelebAHQError, match=r"faces\.h5: picture 60 of data16x16 cannot be read"):
+        export(path, out(tmp_path / "made", to), Settings(to), workers=1)
+    assert [one.name for one in tmp_path.iterdir()] == ["faces.h5"]
 
 
 @pytest.mark.parametrize("to", FORMATS)

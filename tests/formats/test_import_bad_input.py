@@ -333,7 +333,7 @@ def test_hdf5_with_a_damaged_chunk(tmp_path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[place + 100 : place + 200] = bytes(100)
     path.write_bytes(raw)
-    assert "of data32x32 cannot be read" in refused(path)
+    assert "picture 1 of data32x32 cannot be read" in refused(path)
 
 
 @pytest.mark.parametrize("labels", [np.zeros((2, 3)), np.zeros(3), np.array([["a"]] * 3), b"no array"], ids=repr)
