@@ -27,7 +27,7 @@ from celebahq_builder.formats.writing import write_pictures
 
 MANY = 30_000
 FORMATS = ("tfrecord", "stylegan-zip", "images", "webdataset", "parquet")
-BACK = ("tfrecord", "stylegan-zip", "images", "hdf5")
+BACK = ("tfrecord", "stylegan-zip", "images", "webdataset", "parquet", "hdf5")
 MEMORY_MIB = 600
 EXPORT_MS = 150
 IMPORT_MS = 300

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
 import re
 import resource
+import signal
 import sys
 import threading
 import time
@@ -14,9 +16,11 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import resource_tracker as mp_resource_tracker
 from typing import TypeVar
 
 import joblib
+from joblib.externals.loky.backend import resource_tracker
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from celebahq_builder.errors import RecipeError, WorkspaceError
@@ -69,7 +73,8 @@ def _pool(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int, 
     # Threads per worker are fixed, not cores by workers: the sums of a convolution depend on how it is split.
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
         pool = joblib.Parallel(n_jobs=workers, return_as=how, batch_size=1, pre_dispatch="2*n_jobs")
-        results = pool(joblib.delayed(_owned)(function, os.getpid(), job) for job in jobs)
+        with _unreached_by_ctrl_c():
+            results = pool(joblib.delayed(_owned)(function, os.getpid(), job) for job in jobs)
         try:
             yield from results
         except BrokenProcessPool as error:
@@ -83,6 +88,39 @@ def _pool(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int, 
             ):  # of results that nobody fetched: the reader stopped for a reason of its own
                 warnings.simplefilter("ignore")
                 results.close()
+
+
+@contextlib.contextmanager
+def _unreached_by_ctrl_c() -> Iterator[None]:
+    """Let the processes that are started now never see SIGINT, which a terminal sends to all of them at once.
+
+    Their owner sees it and ends them; each would print a traceback of its own otherwise. What comes while they are
+    started is not lost: it is blocked, not ignored, and reaches the owner afterwards.
+    """
+    _start_trackers()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_trackers() -> None:
+    """Start the processes that clean up what a process which ends at once has left in the system.
+
+    Not later, with the first worker, because they unblock SIGINT whether it was blocked or not; and so that they do
+    their duty without a warning about it.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (before, "ignore:resource_tracker")))
+    try:
+        for tracker in (mp_resource_tracker, resource_tracker):
+            tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 def run_threads(function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int) -> Iterator[Result]:

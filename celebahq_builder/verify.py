@@ -1,4 +1,8 @@
-"""Check what lies on disk against what was recorded of it."""
+"""Check what lies on disk against what was recorded of it.
+
+What only a run directory needs is imported where it is used: the stages import torch, which takes longer than to check
+a small file.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from celebahq_builder import ledger
 from celebahq_builder.errors import CelebAHQError, FormatError
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.hdf5_layout import PHOTOS
 from celebahq_builder.formats.labels import labels_file, labels_path, of_attributes, read_labels
 from celebahq_builder.outcome import Kept
-from celebahq_builder.stages.batch import read_image
-from celebahq_builder.stages.recipe import PHOTO_STAGES
 from celebahq_builder.workspace import StageFolder, Workspace, read_json
 
 NAMES = ("label_names", "attribute_names")
@@ -90,6 +91,9 @@ def _label_problems(path: Path) -> Iterator[str]:
 
 def verify_workspace(workspace: Workspace) -> Iterator[str]:
     """Yield what is wrong with a run directory: pictures, manifests, counts, and its HDF5 file."""
+    from celebahq_builder import ledger
+    from celebahq_builder.stages.recipe import PHOTO_STAGES
+
     run = workspace.run()
     entering = run["photos"]
     for name in run["stages"]:
@@ -117,6 +121,8 @@ def verify_workspace(workspace: Workspace) -> Iterator[str]:
 
 
 def _stage_problems(stage: StageFolder) -> Iterator[str]:
+    from celebahq_builder.stages.batch import read_image
+
     for batch in sorted(stage.batches_done()):
         try:
             for one in stage.read_manifest(batch):

@@ -54,10 +54,12 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C among them
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise as_storage_error(error, path) from error
+        if isinstance(error, OSError):
+            raise as_storage_error(error, path) from error
+        raise
 
 
 def as_storage_error(error: OSError, path: Path) -> OSError | WorkspaceError:
@@ -66,13 +68,10 @@ def as_storage_error(error: OSError, path: Path) -> OSError | WorkspaceError:
     An error that is about this one file, such as a name too long, is returned as it is.
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(
-            f"no space left to write {path}; free some and run the same command again, it goes on from here"
-        )
+        return DiskFull(f"no space left to write {path}; free some and run the same command again")
     if error.errno in STORAGE_LOST:
         return WorkspaceError(
-            f"{path} cannot be written: {error.strerror}; see to the disk or the mount, then run the same command "
-            "again, it goes on from here"
+            f"{path} cannot be written: {error.strerror}; see to the disk or the mount, then run the same command again"
         )
     return error
 

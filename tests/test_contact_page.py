@@ -59,6 +59,25 @@ def test_in_a_browser(tmp_path: Path) -> None:
         assert box["width"] == box["height"] > 90  # enlarged
 
 
+@pytest.mark.parametrize("columns", [1, 3, 12])
+def test_columns_and_no_captions(columns: int, tmp_path: Path) -> None:
+    """As many as asked for in a window of any width, without a bar to scroll by."""
+    path = store(tmp_path / "data.h5", smooth(14, 8), file=[f"photo-{i}.jpg" for i in range(14)], score=np.ones(14))
+    with PyramidFile.with_pictures(path) as stored:
+        contact_page.write(tmp_path / "sheet.html", stored, tiles(stored, range(14)), 8, columns, captions=False)
+    assert "Under each" not in (tmp_path / "sheet.html").read_text("utf-8")
+    with browser() as started:
+        for width in (400, 1300):
+            with visit(started, tmp_path / "sheet.html", width) as seen:
+                assert seen.complaints == []
+                assert seen.page.locator("figure").count() == 14
+                assert seen.page.locator("figcaption").count() == 0
+                boxes = [one.bounding_box() for one in seen.page.locator("img").all()]
+                assert len({box["x"] for box in boxes}) == columns
+                assert all(box["width"] == box["height"] <= 96 for box in boxes)
+                assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_what_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = store(tmp_path / "data.h5", noise(3, 16))
     (tmp_path / "mine.html").write_text("mine")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 STAGES = ("region", "denoise", "upscale", "align", "score", "select", "pack")
 
 
-@celebahq.command()
+@celebahq.command(interrupted="the same command (without --redo) goes on from here")
 @click.option(
     "--celeba-root", type=PATH, metavar="DIR", help="CelebA as its authors ship it: img_celeba/, Anno/, Eval/."
 )

@@ -21,12 +21,7 @@ def inspect(file: Path) -> None:
         click.echo(line)
 
 
-WORKERS = click.option(
-    "--workers", type=click.IntRange(1), metavar="N", help="Processes; default one per core. Never changes the result."
-)
-
-
-@celebahq.command("export")
+@celebahq.command("export", interrupted="the same command goes on from here")
 @click.argument("file", type=PATH, metavar="FILE.h5")
 @click.option(
     "--to",
@@ -40,20 +35,21 @@ WORKERS = click.option(
 @click.option(
     "--shard",
     type=click.IntRange(1),
-    default=1000,
-    show_default=True,
     metavar="N",
-    help="webdataset, parquet: pictures in a file.",
+    help="webdataset, parquet: pictures in a file; default 1000.",
 )
 @click.option(
     "--png-level",
     type=click.IntRange(0, 9),
-    default=1,
-    show_default=True,
     metavar="0-9",
-    help="Of PNG: 0 no compression, 9 smallest and slowest.",
+    help="All but tfrecord: of PNG, 0 no compression, 9 smallest and slowest; default 1.",
 )
-@WORKERS
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Processes, of stylegan-zip threads; default one per core. Never changes the result.",
+)
 def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> None:
     """Write a level of an HDF5 file as another program reads it; pixels stay what they are.
 
@@ -73,20 +69,22 @@ def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> Non
     click.echo(f"{out}: {pictures} pictures")
 
 
-@celebahq.command("import")
+@celebahq.command("import", interrupted="nothing is left of it, the same command begins anew")
 @click.argument("path", type=PATH)
 @click.option("--out", type=PATH, required=True, metavar="FILE.h5", help="File to be made.")
 @click.option(
     "--from",
     "format",
-    type=click.Choice(["images", "stylegan-zip", "tfrecord", "hdf5", "cifar10", "mnist", "lsun"]),
+    type=click.Choice(
+        ["images", "stylegan-zip", "tfrecord", "webdataset", "parquet", "hdf5", "cifar10", "mnist", "lsun"]
+    ),
     help="The format; default what PATH looks like.",
 )
 @click.option(
     "--resize",
     type=int,
     metavar="R",
-    help="images, stylegan-zip, lsun: cut the middle of each picture to R x R px, by a Lanczos filter.",
+    help="Formats of pictures of any size: cut the middle of each to R x R px, by a Lanczos filter.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
 @click.option("--skip", type=PATH, metavar="FILE", help="lsun: leave out the entries of these names, one a line.")
@@ -97,7 +95,9 @@ def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> Non
     show_default=True,
     help="Of the file; every HDF5 reader has gzip.",
 )
-@WORKERS
+@click.option(
+    "--workers", type=click.IntRange(1), metavar="N", help="Threads; default one per core. Never changes the result."
+)
 def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> None:
     """Write the data set PATH to a new multi-resolution HDF5 file; pixels stay what they are.
 
@@ -105,6 +105,8 @@ def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> Non
     images        a folder of PNG, JPEG, WebP, BMP or TIFF at any depth; metadata.jsonl where it has one
     stylegan-zip  a zip of such pictures; labels of its dataset.json
     tfrecord      a folder of NAME-r02.tfrecords ... with NAME-rxx.labels, or a single file
+    webdataset    a folder of tar shards: of each sample the picture, .json and .cls; or a single one
+    parquet       a folder of Parquet files with an image column, as Hugging Face datasets has it; or a single one
     hdf5          a file of the ProGAN authors' Theano tool, or of this package
     cifar10       its folder or archive, Python or binary
     mnist         the folder of its four files

@@ -13,7 +13,7 @@ from celebahq_builder.cli.group import PATH, celebahq
 from celebahq_builder.errors import RecipeError
 
 
-@celebahq.command("filter")
+@celebahq.command("filter", interrupted="the same command goes on from here")
 @click.argument("folder", type=PATH, metavar="DIR")
 @click.option("--keep", type=click.IntRange(1), metavar="N", help="Keep the N pictures of the highest scores.")
 @click.option("--min-score", type=click.FloatRange(0, 1), metavar="S", help="Keep all of score S or more: 0 to 1.")

@@ -25,7 +25,7 @@ NAMES = click.option(
 RESOLUTION = click.option("--resolution", type=click.IntRange(1), metavar="R", help="Of the level to take.")
 
 
-@celebahq.command()
+@celebahq.command(interrupted="nothing is left of it, the same command begins anew")
 @FILE
 @INDEX
 @NAMES
@@ -92,10 +92,10 @@ def compare(a: Path, b: Path, **asked: Any) -> None:
         raise click.exceptions.Exit(1)
 
 
-@celebahq.command()
+@celebahq.command(interrupted="nothing was written")
 @FILE
 @click.option("--out", type=PATH, required=True, metavar="SHEET.png", help="Ends in .png, .jpg or .html.")
-@click.option("--grid", default="8x5", show_default=True, metavar="CxR", help="Columns and most rows of pictures.")
+@click.option("--grid", metavar="CxR", help="Columns and most rows of pictures; default 8x5.")
 @click.option("--level", "--resolution", "resolution", type=click.IntRange(1), metavar="R", help="Level to show.")
 @INDEX
 @NAMES
@@ -104,16 +104,17 @@ def compare(a: Path, b: Path, **asked: Any) -> None:
 @click.option("--best", is_flag=True, help="Those of the highest scores.")
 @click.option("--worst", is_flag=True, help="Those of the lowest scores, the lowest last; with --best half of each.")
 @click.option("--captions/--no-captions", default=True, help="Number, score and name under each; the default.")
-def view(file: Path, out: Path, grid: str, resolution: int | None, captions: bool, **asked: Any) -> None:
+def view(file: Path, out: Path, grid: str | None, resolution: int | None, captions: bool, **asked: Any) -> None:
     """Show pictures of an HDF5 file on a contact sheet, or on an HTML page that can be sent as one file.
 
-    By default the first ones, as they are at the level next to 192 px. Nothing is ever overwritten.
+    By default the first ones, as they are at the level next to 192 px. Nothing is ever overwritten. A page without
+    --grid has fewer columns where the window is small.
     """
     from celebahq_builder.formats import contact_sheet
     from celebahq_builder.formats.hdf5 import PyramidFile
     from celebahq_builder.report import contact_page
 
-    match = re.fullmatch(r"(\d{1,4})[xX](\d{1,4})", grid)
+    match = re.fullmatch(r"(\d{1,4})[xX](\d{1,4})", grid or "8x5")
     columns, rows = (int(match[1]), int(match[2])) if match else (0, 0)
     if not columns or not rows:
         raise FormatError(f"--grid {grid}: expected columns x rows, such as 8x5")
@@ -122,11 +123,13 @@ def view(file: Path, out: Path, grid: str, resolution: int | None, captions: boo
         shown = contact_sheet.tiles(pyramid, numbers[: columns * rows])
         level = resolution or contact_sheet.level_for(pyramid)
         if out.suffix.lower() == ".html":
-            contact_page.write(out, pyramid, shown, level)
+            contact_page.write(out, pyramid, shown, level, columns if grid else None, captions)
         else:
             contact_sheet.write(out, pyramid, shown, columns, level, captions)
         left = (
-            f"; {len(numbers) - len(shown):,} more did not fit into --grid {grid}" if len(numbers) > len(shown) else ""
+            f"; {len(numbers) - len(shown):,} more did not fit into --grid {columns}x{rows}"
+            if len(numbers) > len(shown)
+            else ""
         )
         click.echo(f"{out}: {len(shown):,} of {pyramid.count:,} pictures at {level}x{level}{left}")
 

@@ -10,7 +10,7 @@ import click
 from celebahq_builder.cli.group import PATH, celebahq
 
 
-@celebahq.command()
+@celebahq.command(interrupted="the same command goes on from the last checkpoint")
 @click.argument("data", type=PATH, metavar="DATA.h5")
 @click.option(
     "--out", type=PATH, metavar="RUN", required=True, help="Folder of the run; the same command goes on there."

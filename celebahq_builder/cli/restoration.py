@@ -38,7 +38,7 @@ def _training_options(command: Any) -> Any:
     return command
 
 
-@celebahq.command("train-denoiser")
+@celebahq.command("train-denoiser", interrupted="the same command goes on from the last checkpoint")
 @_training_options
 def train_denoiser(photos: Path, recipe: Path | None, **asked: Any) -> None:
     """Train the network that removes JPEG artefacts on any folder of clean photos.
@@ -49,7 +49,7 @@ def train_denoiser(photos: Path, recipe: Path | None, **asked: Any) -> None:
     _train("denoise", photos, recipe or Path("denoiser"), asked)
 
 
-@celebahq.command("train-upscaler")
+@celebahq.command("train-upscaler", interrupted="the same command goes on from the last checkpoint")
 @_training_options
 def train_upscaler(photos: Path, recipe: Path | None, **asked: Any) -> None:
     """Train the 4x super-resolution network on any folder of clean photos.

@@ -39,6 +39,8 @@ READERS = {
     "images": "images_reader",
     "stylegan-zip": "stylegan_zip_reader",
     "tfrecord": "tfrecord_reader",
+    "webdataset": "webdataset_reader",
+    "parquet": "parquet_reader",
     "hdf5": "level_pictures",
     "cifar10": "cifar10",
     "mnist": "mnist",
@@ -46,7 +48,19 @@ READERS = {
 }
 """Module of this room that has `read`."""
 
-RESIZING = ("images", "stylegan-zip", "lsun")
+OF_SUFFIX = {".tfrecords": "tfrecord", ".tar": "webdataset", ".parquet": "parquet"}
+"""Formats of which a file's name tells enough."""
+
+SHUFFLING = ("tfrecord",)
+"""Formats that can be written in another order than the file's."""
+
+SHARDED = ("webdataset", "parquet")
+"""Formats that are written in files of so many pictures each."""
+
+OF_PNG = ("stylegan-zip", "images", "webdataset", "parquet")
+"""Formats whose pictures are written as PNG."""
+
+RESIZING = ("images", "stylegan-zip", "webdataset", "parquet", "lsun")
 """Formats whose pictures can be of any size; their `read` takes another as its second argument."""
 
 SKIPPING = ("lsun",)
@@ -102,9 +116,16 @@ def recognise(path: Path, remedy: str = "give a folder of pictures, or --from FO
         name = _of_folder(path) if path.is_dir() else _of_file(path)
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror}") from None
+    if name is None and _is_empty(path):
+        raise FormatError(f"{path} is empty; expected a data set: {', '.join(READERS)}")
     if name is None:
         raise FormatError(f"{path} is of no known format ({', '.join(READERS)}); {remedy}")
     return name
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a file has no bytes, or a folder no files at any depth."""
+    return not any(files for _, _, files in os.walk(path)) if path.is_dir() else path.stat().st_size == 0
 
 
 def _of_file(path: Path) -> str | None:
@@ -112,8 +133,8 @@ def _of_file(path: Path) -> str | None:
         return "hdf5"
     if zipfile.is_zipfile(path) or path.suffix == ".zip":
         return "stylegan-zip"
-    if path.suffix == ".tfrecords":
-        return "tfrecord"
+    if path.suffix in OF_SUFFIX:
+        return OF_SUFFIX[path.suffix]
     if path.name == "data.mdb":
         return "lsun"
     return "cifar10" if "cifar" in path.name and tarfile.is_tarfile(path) else None
@@ -130,4 +151,6 @@ def _of_folder(path: Path) -> str | None:
     if any(name.startswith(("train-images", "t10k-images")) and "idx3" in name for name in names):
         return "mnist"
     found = (name for _, _, files in os.walk(path) for name in files)
-    return "images" if any(name.lower().endswith(IMAGE_SUFFIXES) for name in found) else None
+    if any(name.lower().endswith(IMAGE_SUFFIXES) for name in found):
+        return "images"  # also with a table or an archive beside them
+    return next((OF_SUFFIX[suffix] for name in sorted(names) if (suffix := Path(name).suffix) in OF_SUFFIX), None)

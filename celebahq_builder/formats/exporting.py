@@ -14,6 +14,9 @@ from celebahq_builder.imaging.codec import PNG_LEVEL
 from celebahq_builder.progress import Progress
 from celebahq_builder.workspace import sha256
 
+SHARD = 1000
+"""Pictures per shard, where nothing else is asked for."""
+
 PART = 32
 """Pictures of a job, where the format does not decide it."""
 
@@ -28,9 +31,10 @@ class Settings:
     """Which level; default the largest."""
     shuffle: bool = False
     """In the order of the ProGAN authors' tool for TFRecord: numpy's RandomState(123)."""
-    shard: int = 1000
-    """Pictures per shard."""
-    png_level: int = PNG_LEVEL
+    shard: int | None = None
+    """Pictures per shard, for formats of several files; default 1000."""
+    png_level: int | None = None
+    """0 (no compression) to 9 (smallest and slowest), for formats of PNG; default 1."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,16 @@ class Export:
     """Of the target: files of the formats that have several begin with it."""
     settings: Settings
     workers: int
+
+    @property
+    def shard(self) -> int:
+        """Pictures per shard."""
+        return SHARD if self.settings.shard is None else self.settings.shard
+
+    @property
+    def png_level(self) -> int:
+        """Of the compression of PNG."""
+        return PNG_LEVEL if self.settings.png_level is None else self.settings.png_level
 
     def parts(self, size: int = PART) -> list[range]:
         """Return the numbers of the pictures, cut into jobs."""
@@ -63,9 +77,10 @@ def export(source: Path, target: Path, settings: Settings, workers: int) -> int:
     from celebahq_builder.formats.catalogue import writer_of
 
     writer = writer_of(settings.to)
-    if settings.shuffle and settings.to != "tfrecord":
-        raise RecipeError("--shuffle is for tfrecord; the other formats have the file's order: leave it out")
+    _check(settings)
     with LevelPictures(source, settings.resolution) as level:
+        target = Path(str(target).rstrip("/"))
+        job = Export(source, level, target.name, settings, workers)
         file = source.stat()
         plan = {
             "source": str(source.absolute()),
@@ -74,16 +89,30 @@ def export(source: Path, target: Path, settings: Settings, workers: int) -> int:
             "labels": sha256(b"" if level.labels is None else labels_file(level.labels)),
             **asdict(settings),
             "resolution": level.resolution,
+            "shard": job.shard,
+            "png_level": job.png_level,
         }
-        target = Path(str(target).rstrip("/"))
         if not target.name:
             raise FormatError(f"--out {target} has no name; give the name of a file or folder to be made")
         if settings.to == "stylegan-zip" and target.suffix != ".zip":
             raise FormatError(f"--out {target} does not end in .zip, by which StyleGAN knows one; name it {target}.zip")
-        job = Export(source, level, target.name, settings, workers)
         with staging(target, plan) as stage:
             _drive(writer(job, stage), settings.to, level.count)
         return level.count
+
+
+def _check(settings: Settings) -> None:
+    """Raise for settings that mean nothing to the format, rather than let someone wait for what they do."""
+    from celebahq_builder.formats.catalogue import OF_PNG, SHARDED, SHUFFLING
+
+    asked = {
+        "--shuffle": (settings.shuffle or None, SHUFFLING, "the other formats have the file's order"),
+        "--shard": (settings.shard, SHARDED, f"{settings.to} is not cut into shards"),
+        "--png-level": (settings.png_level, OF_PNG, f"{settings.to} has no PNG in it"),
+    }
+    for option, (value, formats, reason) in asked.items():
+        if value is not None and settings.to not in formats:
+            raise RecipeError(f"{option} is for {', '.join(formats)}; {reason}: leave it out")
 
 
 def _drive(steps: Iterator[int], what: str, count: int) -> None:

@@ -45,13 +45,13 @@ def extract(pyramid: PyramidFile, numbers: Sequence[int], out: Path, resolution:
     progress = Progress("extract", len(targets), unit="picture", judged=False, silent_s=MOMENT_S)
     try:
         for number, target in zip(numbers, targets, strict=True):
+            written.append(target)  # first, so that nothing can come between
             write_atomic(target, encode_png(pyramid.picture(number, resolution)))
-            written.append(target)
             progress.advance(1)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the first error is the one to tell
             for target in written:
-                target.unlink()
+                target.unlink(missing_ok=True)
             for folder in made:
                 folder.rmdir()
         if isinstance(error, OSError):

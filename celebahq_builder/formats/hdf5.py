@@ -153,10 +153,10 @@ class PyramidFile:
         try:
             return np.asarray(self.level(resolution)[first : last + 1], np.uint8)
         except OSError as error:
-            what = f"picture {first}" if first == last else f"one of the pictures {first} to {last}"
-            reason = " ".join(str(error).split())
+            if first < last:  # one by one, to name the first that is damaged
+                return np.stack([self.picture(number, resolution) for number in range(first, last + 1)])
             raise FormatError(
-                f"{self.path}: {what} of {level_name(resolution)} cannot be read: {reason}; {REMEDY}"
+                f"{self.path}: picture {first} of {level_name(resolution)} cannot be read: {_reason(error)}; {REMEDY}"
             ) from None
 
     def picture(self, number: int, resolution: int) -> Pixels:
@@ -186,14 +186,35 @@ class PyramidFile:
             yield from self._problems_of_batch(start, hashes)
 
     def _problems_of_batch(self, start: int, hashes: NDArray[Any] | list[str] | None) -> Iterator[str]:
-        try:
-            stored = {r: self.level(r)[start : start + BATCH] for r in self.resolutions}
-        except OSError as error:
-            yield f"pictures {start} to {start + BATCH - 1} cannot be read: {error}"
-            return
-        for i, picture in enumerate(stored[self.resolution]):
-            if hashes is not None and sha256(picture.tobytes()) != hashes[start + i]:
-                yield f"picture {start + i}: its SHA-256 is not the one recorded"
+        numbers = range(start, min(start + BATCH, self.count))
+        stored: dict[int, dict[int, Pixels]] = {}
+        for r in self.resolutions:
+            stored[r], faults = self._readable(numbers, r)
+            yield from (f"{fault} of {level_name(r)} cannot be read: {reason}" for fault, reason in faults)
+        for number, picture in stored[self.resolution].items():
+            if hashes is not None and sha256(picture.tobytes()) != hashes[number]:
+                yield f"picture {number}: its SHA-256 is not the one recorded"
             for r, pixels in zip(self.resolutions, build_pyramid(picture), strict=True):
-                if not np.array_equal(stored[r][i], pixels):
-                    yield f"picture {start + i}: level {r}x{r} is not the mean of the level above"
+                if number in stored[r] and not np.array_equal(stored[r][number], pixels):
+                    yield f"picture {number}: level {r}x{r} is not the mean of the level above"
+
+    def _readable(self, numbers: range, resolution: int) -> tuple[dict[int, Pixels], list[tuple[str, str]]]:
+        """Return those of some pictures that can be read, and which cannot, together where they follow each other."""
+        level = self.level(resolution)
+        try:
+            return dict(zip(numbers, level[numbers.start : numbers.stop], strict=True)), []
+        except OSError:
+            pass
+        found: dict[int, Pixels] = {}
+        faults: list[tuple[int, int, str]] = []
+        for number in numbers:
+            try:
+                found[number] = level[number]
+            except OSError as error:
+                alike = faults and faults[-1][1:] == (number - 1, _reason(error))
+                faults.append((faults.pop()[0] if alike else number, number, _reason(error)))
+        return found, [(f"picture {a}" if a == b else f"pictures {a} to {b}", reason) for a, b, reason in faults]
+
+
+def _reason(error: OSError) -> str:
+    return " ".join(str(error).split())

@@ -244,7 +244,5 @@ def _is_unicode(text: str) -> bool:
 def _disk_error(error: OSError | RuntimeError, path: Path) -> Exception:
     """HDF5 hides the operating system's error in its text."""
     if "No space left" in str(error) or "Disk quota" in str(error):
-        return DiskFull(
-            f"no space left to write {path}; free some and run the same command again, it goes on from here"
-        )
+        return DiskFull(f"no space left to write {path}; free some and run the same command again")
     return as_storage_error(error, path) if isinstance(error, OSError) else error

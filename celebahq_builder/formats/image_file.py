@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +27,18 @@ SIDE_MAX = 8192
 THREADS = 4
 """Pictures that are decoded at once; Pillow's decoders run beside each other."""
 
-REMEDY = "convert it, for instance with: magick mogrify -background white -alpha remove -alpha off -depth 8 FILE"
+COLOUR = (
+    "mogrify -colorspace sRGB -background white -alpha remove -alpha off -type TrueColor -depth 8 "
+    "-define png:color-type=2 -quality 100 FILE"
+)
+GREY = (
+    "mogrify -background white -alpha remove -alpha off -type Grayscale -depth 8 -define png:color-type=0 "
+    "-define png:bit-depth=8 -quality 100 FILE"
+)
+"""Commands of ImageMagick, of any version, that make a picture of another kind one of RGB or of grey, in its place."""
+
+ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+"""Pillow's modes that have it."""
 
 Coded = TypeVar("Coded")
 
@@ -53,24 +67,49 @@ def read_header(file: Path | BinaryIO, where: str) -> Header:
         raise
     except UnidentifiedImageError:
         raise FormatError(f"{where} is not an image that can be read; replace or remove it") from None
-    except Image.DecompressionBombError:
-        raise FormatError(f"{where} is too large to be read; reduce or remove it") from None
+    except Image.DecompressionBombError as error:
+        raise _too_large(where, error) from None
     except DAMAGE as error:
         raise FormatError(f"{where} cannot be read: {error}; replace or remove it") from None
+
+
+def check_bytes(header: Header, size: int, has: str = "has") -> None:
+    """Raise for a file that is much larger than its picture can be.
+
+    Args:
+        size: bytes of the file.
+        has: how an error puts it.
+
+    Raises:
+        FormatError: it is.
+    """
+    if size > 2**20 + 16 * header.width * header.height:
+        raise FormatError(
+            f"{header.where} {has} {size} bytes for {header.width} x {header.height} px; that is no honest picture, "
+            "remove it"
+        )
 
 
 def _quiet() -> warnings.catch_warnings:
     return warnings.catch_warnings(action="ignore")  # of odd metadata: pixels that cannot be decoded raise
 
 
+def _too_large(where: str, error: Image.DecompressionBombError) -> FormatError:
+    """Return what is wrong with a picture that Pillow refuses to open; only its error's text has the numbers."""
+    numbers = [f"{int(number):,}" for number in re.findall(r"\d+", str(error))]
+    found, allowed = numbers if len(numbers) == 2 else ("too many", "as many as Pillow allows")
+    return FormatError(f"{where} is too large to be read: {found} px, expected at most {allowed}; reduce or remove it")
+
+
 def _header(image: Image.Image, where: str) -> Header:
     kind = "" if image.mode in ("RGB", "L") else image.mode
-    if "A" in image.mode or "transparency" in image.info:
+    if image.mode in ALPHA or "transparency" in image.info:
         kind = f"{image.mode} with an alpha channel"
     elif image.mode.startswith("I") or any(";16" in str(part) for part in getattr(image, "tile", ())):
         kind = f"{image.mode} of 16 bits"  # Pillow reads 16-bit colour as 8 bits, and says so nowhere else
     if kind:
-        raise FormatError(f"{where} is {kind}; expected RGB or grey of 8 bits: {REMEDY}")
+        remedy = GREY if image.mode.startswith(("1", "L", "I", "F")) and image.mode != "LAB" else COLOUR
+        raise FormatError(f"{where} is {kind}; expected RGB or grey of 8 bits: convert it, for instance with: {remedy}")
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise FormatError(f"{where} is an animation; expected a single picture: keep one of it")
     return Header(where, image.width, image.height, 3 if image.mode == "RGB" else 1)
@@ -85,25 +124,48 @@ def common_size(headers: Iterable[Header], resize: int | None) -> tuple[int, int
     """
     first: Header | None = None
     channels = 1
-    for header in headers:
+    fits: Counter[int] = Counter()
+    rest = iter(headers)
+    for header in rest:
         first = first or header
         channels = max(channels, header.channels)
-        side, size = header.width, f"{header.where} is {header.width} x {header.height} px"
         if resize is not None:
             continue
-        if side != header.height or side & (side - 1):
-            fit = 1 << (min(side, header.height).bit_length() - 1)
-            raise FormatError(f"{size}; expected a square whose side is a power of two: add --resize {fit}, say")
-        if side != first.width:
+        fits[_fit(header)] += 1
+        fault = _fault_of_size(header, first)
+        if fault:
+            raise FormatError(f"{fault}: add --resize {_common_fit(fits, rest)}, say")
+        if header.width > SIDE_MAX:
             raise FormatError(
-                f"{size}, {first.where} {first.width} x {first.height}; expected one size: add --resize "
-                f"{first.width}, say"
+                f"{header.where} is {header.width} x {header.height} px; expected at most {SIDE_MAX} px: add --resize "
+                "1024, say, or remove it"
             )
-        if side > SIDE_MAX:
-            raise FormatError(f"{size}; expected at most {SIDE_MAX} px: add --resize 1024, say, or remove it")
     if first is None:
         raise ValueError("no images")
     return (first.width if resize is None else resize), channels
+
+
+def _fault_of_size(header: Header, first: Header) -> str:
+    """Return what is wrong with an image's size, where a set's first one is of another or of the same; or nothing."""
+    side, size = header.width, f"{header.where} is {header.width} x {header.height} px"
+    if side != header.height or side & (side - 1):
+        return f"{size}; expected a square whose side is a power of two"
+    if side != first.width:
+        return f"{size}, {first.where} {first.width} x {first.height}; expected one size"
+    return ""
+
+
+def _fit(header: Header) -> int:
+    """Return the largest power of two whose square lies within an image."""
+    return min(SIDE_MAX, 1 << (min(header.width, header.height).bit_length() - 1))
+
+
+def _common_fit(fits: Counter[int], rest: Iterator[Header]) -> int:
+    """Return the power of two that fits most images of a set, of several the smallest; asks those not yet counted."""
+    with contextlib.suppress(FormatError):  # the first fault is the one to tell
+        for header in rest:
+            fits[_fit(header)] += 1
+    return min(fits, key=lambda side: (-fits[side], side))
 
 
 def check_resize(resize: int | None) -> None:
@@ -135,6 +197,8 @@ def decode(data: bytes, where: str, resolution: int, channels: int, resized: boo
             picture = image.convert("RGB" if channels == 3 else "L")
     except FormatError:
         raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(where, error) from None
     except DAMAGE as error:
         raise FormatError(f"{where} cannot be decoded: {error}; replace or remove it") from None
     if resized:

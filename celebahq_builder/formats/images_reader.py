@@ -6,17 +6,17 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats import classes
 from celebahq_builder.formats.image_file import check_resize, common_size, decode, decoded, read_header
 from celebahq_builder.formats.images_writer import METADATA
-from celebahq_builder.formats.metadata import Metadata, Record, from_records
+from celebahq_builder.formats.metadata import Metadata, Record
 from celebahq_builder.formats.names import check_name
 from celebahq_builder.formats.pictures import Labels, Picture, Pixels
+from celebahq_builder.formats.records import described
 from celebahq_builder.source import IMAGE_SUFFIXES
 
 log = logging.getLogger(__name__)
@@ -85,9 +85,10 @@ def read(path: Path, resize: int | None = None) -> ImageFolder:
     if not path.is_dir():
         raise FormatError(f"{path} is not a folder; give one of pictures")
     names = _names(path)
-    records: list[Record] = []
+    records: Iterable[Record] = ()
     if (path / METADATA).is_file():
-        names, records = _in_metadata(path, set(names))
+        there, names = set(names), []
+        records = _in_metadata(path, there, names)
     metadata, labels, label_names = described(records, path / METADATA)
     headers = (read_header(path / name, str(path / name)) for name in names)
     resolution, channels = common_size(headers, resize)
@@ -117,20 +118,24 @@ def _names(folder: Path) -> list[str]:
     return sorted(names, key=lambda name: name.split("/"))
 
 
-def _in_metadata(folder: Path, there: set[str]) -> tuple[list[str], list[Record]]:
+def _in_metadata(folder: Path, there: set[str], names: list[str]) -> Iterator[Record]:
+    """Yield what is known of each picture, line by line, and add its file to the names."""
     path = folder / METADATA
-    names: list[str] = []
-    records = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            record = json.loads(line)
-            name = record.pop("file_name")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise FormatError(f"{path}:{number} is no JSON object with a file_name; mend or delete the file") from None
-        if not isinstance(name, str):
-            raise FormatError(f"{path}:{number}: the file_name is {name!r}, expected a text; mend or delete the file")
-        names.append(check_name(name, path))
-        records.append(record)
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                record = json.loads(line)
+                name = record.pop("file_name")
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise FormatError(
+                    f"{path}:{number} is no JSON object with a file_name; mend or delete the file"
+                ) from None
+            if not isinstance(name, str):
+                raise FormatError(
+                    f"{path}:{number}: the file_name is {name!r}, expected a text; mend or delete the file"
+                )
+            names.append(check_name(name, path))
+            yield record
     missing = next((name for name in names if name not in there), None)
     if missing is not None:
         raise FormatError(f"{path} names {missing}, which is not there; bring it back, or remove its line")
@@ -140,32 +145,3 @@ def _in_metadata(folder: Path, there: set[str]) -> tuple[list[str], list[Record]
     extra = sorted(there - set(names))
     if extra:
         raise FormatError(f"{path} does not name {extra[0]} ({len(extra)} such); add their lines, or delete {METADATA}")
-    return names, records
-
-
-def described(records: list[Record], where: Path) -> tuple[Metadata, Labels | None, tuple[str, ...]]:
-    """Return metadata, labels and names of the labels of records that `formats.records` made, or someone else.
-
-    Attributes are the labels where there are no others.
-
-    Raises:
-        FormatError: what `metadata.from_records` or `classes.from_values` has no use for.
-    """
-    of_class = [record.pop("label", None) for record in records]
-    values = [record.pop("labels", None) for record in records]
-    class_names = [record.pop("label_name", None) for record in records]
-    metadata = from_records(records, where)
-    if all(value is None for value in of_class):
-        names: tuple[str, ...] = ()
-        if values and isinstance(values[0], dict):
-            names = tuple(values[0])
-            if any(not isinstance(value, dict) or tuple(value) != names for value in values):
-                raise FormatError(f"{where}: the labels of some pictures are not those of the first; mend them")
-            values = [list(value.values()) for value in values]
-        if all(value is None for value in values):
-            return metadata, metadata.attribute_labels, metadata.attribute_names
-        return metadata, classes.from_values(values, where), names
-    labels = classes.from_values(of_class, where)
-    named = {number: str(name) for number, name in zip(of_class, class_names, strict=True) if name is not None}
-    names = tuple(named[number] for number in range(labels.shape[1])) if len(named) == labels.shape[1] else ()
-    return metadata, labels, names

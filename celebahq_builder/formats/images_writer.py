@@ -47,7 +47,7 @@ def write(export: Export, stage: Staging) -> Iterator[int]:
         left = [number for number in part if not (stage.data / names[number]).exists()]
         if left:
             some = range(left[0], part.stop)  # written in order: what is there is the beginning
-            png_level = export.settings.png_level
+            png_level = export.png_level
             some_names = names[some.start : some.stop]
             jobs.append(_Job(export.source, level.resolution, stage.data, some, some_names, png_level))
     yield from parallel.run(_write_pictures, jobs, workers=export.workers)

@@ -47,7 +47,7 @@ def import_pictures(
         limit: so many pictures from the beginning; None for all.
         skip: file of names to leave out, one a line, for formats that allow it.
         compression: name of a codec.
-        workers: processes that build and compress the levels; they never change the result.
+        workers: threads that build and compress the levels; they never change the result.
 
     Raises:
         FormatError: the data set is damaged or not of the format, the target exists or cannot be written.

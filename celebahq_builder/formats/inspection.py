@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.formats import codecs
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.histogram_text import histogram_lines
 from celebahq_builder.formats.labels import labels_path
 from celebahq_builder.formats.printable import printable
-from celebahq_builder.imaging.pyramid import levels
 
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32001: "Blosc", 32004: "LZ4", 32015: "Zstandard", 32026: "Blosc2"}
 """Names of HDF5's filters by their registered numbers (The HDF Group, "Registered Filter Plugins")."""
@@ -65,19 +65,21 @@ def _levels(pyramid: PyramidFile) -> Iterator[str]:
         yield from _gaps(data)
     share = stored_bytes / max(raw_bytes, 1)
     yield f"all levels: {stored_bytes / 1e6:.1f} MB stored, {raw_bytes / 1e6:.1f} MB raw, {share:.0%}"
-    missing = [f"{r}x{r}" for r in levels(pyramid.resolution) if r not in pyramid.resolutions]
-    if missing:
-        yield f"missing levels: {', '.join(missing)}"
 
 
 def _compression(data: h5py.Dataset) -> str:
-    """Return the filters of a dataset; h5py itself knows only those of HDF5."""
+    """Return the filters of a dataset; h5py itself knows only those of HDF5.
+
+    The level of gzip is what the file says of it. Files of this package say 4 also where another program than zlib
+    was at work, whose levels are its own (`codecs.Gzip`): of these none is told.
+    """
+    untold = codecs.UNTOLD_LEVEL if "format_version" in data.file.attrs else None
     plist = data.id.get_create_plist()
     names = []
     for i in range(plist.get_nfilters()):
         code, _, values, name = plist.get_filter(i)
         known = FILTERS.get(code) or printable(name.decode("utf-8", "replace").rstrip("\0")) or f"filter {code}"
-        names.append(f"{known} {values[0]}" if code == DEFLATE and values else known)
+        names.append(f"{known} {values[0]}" if code == DEFLATE and values and values[0] != untold else known)
     return " + ".join(names) or "uncompressed"
 
 

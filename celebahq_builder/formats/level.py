@@ -134,9 +134,8 @@ class Level:
         except (FormatError, OSError) as error:
             first = place[0] * table.shape[0]
             last = min(first + table.shape[0], len(self)) - 1
-            raise FormatError(
-                f"{self.path}: {self.name}, pictures {first} to {last}: {error}; write the file again"
-            ) from None
+            which = f"picture {first}" if first == last else f"one of the pictures {first} to {last}"
+            raise FormatError(f"{self.path}: {self.name}, {which}: {error}; write the file again") from None
 
     def _open(self) -> int:
         """Return the file's descriptor in this process; after a fork that of the parent, which has no position."""

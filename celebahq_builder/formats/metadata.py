@@ -145,9 +145,18 @@ def from_records(records: Iterable[Record], where: Path) -> Metadata:
     return Metadata({key: _column(key, column, where) for key, column in values.items()}, names)
 
 
-def _column(key: str, values: Sequence[Any], where: Path) -> Column:
+def check_key(key: str, where: Path) -> None:
+    """Raise for what cannot be the name of a column.
+
+    Raises:
+        FormatError: it is such.
+    """
     if not key or key in (".", *NAMES) or "/" in key:
         raise FormatError(f"{where}: {key!r} cannot be the name of a column; rename the key")
+
+
+def _column(key: str, values: Sequence[Any], where: Path) -> Column:
+    check_key(key, where)
     present = [value for value in values if value is not None]
     try:
         if key in TYPES:
@@ -165,4 +174,4 @@ def _column(key: str, values: Sequence[Any], where: Path) -> Column:
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)

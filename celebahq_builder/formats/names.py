@@ -21,9 +21,7 @@ def check_name(name: str, where: Path) -> str:
     Raises:
         FormatError: it is empty, absolute, leads upwards, or no file system would take it.
     """
-    parts = name.split("/")
-    bad = any(part in ("", ".", "..") or len(part.encode(errors="replace")) > BYTES_MAX for part in parts)
-    if bad or "\\" in name or ":" in parts[0] or not name.isprintable():
+    if not _is_path(name):
         raise FormatError(
             f"{where}: the picture name {name[:80]!r} is not a relative path within a folder; rename it, or remove it "
             "from the file"
@@ -31,33 +29,39 @@ def check_name(name: str, where: Path) -> str:
     return name
 
 
+def _is_path(name: str) -> bool:
+    """Whether a name is a relative path that stays within its folder, and that file systems of any kind take."""
+    parts = name.split("/")
+    bad = any(part in ("", ".", "..") or len(part.encode(errors="replace")) > BYTES_MAX for part in parts)
+    return not (bad or "\\" in name or ":" in parts[0] or not name.isprintable())
+
+
 def file_names(level: LevelPictures, where: Path, without: str = "") -> list[str]:
     """Return a name without ending for each picture, unique even where file systems take no notice of case.
 
     Ids, or else source files without their endings. Numbers as StyleGAN's tool gives them, ``img00000000``, where
-    there are neither, two are alike, or one holds what the format has no use for; the log says so.
+    there are neither, two are alike, or one holds what the format has no use for, or would lead out of a folder, or
+    cannot be the name of a file; the log says so.
 
     Args:
-        without: what a name must not hold, besides leading out of a folder.
-
-    Raises:
-        FormatError: a name that would lead out of a folder.
+        without: what a name must not hold.
     """
     numbers = [f"img{number:08d}" for number in range(level.count)]
     given = _given(level.metadata)
     if given is None:
         return numbers
-    for name in given:
-        check_name(name, where)
-    if without and any(without in name for name in given):
+    bad = next((name for name in given if not _is_path(name)), None)
+    if bad is not None:
+        log.info("%s: %r cannot be the name of a file in a folder; pictures are named by number", where, bad[:80])
+    elif without and any(without in name for name in given):
         log.info(
             "%s: some ids hold %r, which the format has no place for; pictures are named by number", where, without
         )
-        return numbers
-    if len({name.casefold() for name in given}) < level.count:
+    elif len({name.casefold() for name in given}) < level.count:
         log.info("%s: some ids are alike; pictures are named by number", where)
-        return numbers
-    return given
+    else:
+        return given
+    return numbers
 
 
 def _given(metadata: Metadata) -> list[str] | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.arrow import pyarrow
 from celebahq_builder.formats.classes import class_numbers
 from celebahq_builder.formats.exporting import Export
 from celebahq_builder.formats.level_pictures import LevelPictures
@@ -21,6 +22,9 @@ from celebahq_builder.imaging.codec import encode_png
 
 GROUP = 32
 """Pictures of a row group, which is held in memory; fewer where they are large."""
+
+WRITTEN = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+"""PNG is compressed already, and each different."""
 
 GROUP_BYTES = 256 * 2**20
 
@@ -36,32 +40,20 @@ def write(export: Export, stage: Staging) -> Iterator[int]:
     Raises:
         FormatError: pyarrow is not installed.
     """
-    _pyarrow()
+    pyarrow()
     names = [f"{name}.png" for name in file_names(export.level, export.source)]
     yield from write_shards(
         export, stage, names, lambda shard, of: f"train-{shard:05d}-of-{of:05d}.parquet", _write_shard
     )
 
 
-def _pyarrow() -> ModuleType:
-    try:
-        import pyarrow
-    except ImportError:
-        raise FormatError(
-            "Parquet needs pyarrow, which is not installed: pip install 'celebahq-builder[parquet]'"
-        ) from None
-    return pyarrow  # type: ignore[no-any-return]
-
-
 def _write_shard(shard: Shard) -> None:
-    pa = _pyarrow()
-    import pyarrow.parquet
-
+    pa = pyarrow()
     with shard.open() as (level, file):
         schema = _schema(pa, level)
         group = max(1, min(GROUP, GROUP_BYTES // (level.channels * level.resolution**2)))
         known = records(level, shard.numbers)
-        with pyarrow.parquet.ParquetWriter(file, schema, compression="none", use_dictionary=False) as table:
+        with pa.parquet.ParquetWriter(file, schema, **WRITTEN) as table:
             for start in range(0, len(known), group):
                 rows = []
                 some = shard.numbers[start : start + group]

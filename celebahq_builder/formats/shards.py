@@ -54,7 +54,7 @@ def write_shards(
         write: of one; importable by name.
     """
     stage.data.mkdir(exist_ok=True)
-    parts = export.parts(export.settings.shard)
+    parts = export.parts(export.shard)
     jobs, done = [], 0
     for number, part in enumerate(parts):
         path = stage.data / file_name(number, len(parts))
@@ -62,7 +62,7 @@ def write_shards(
             done += len(part)
         else:
             some = names[part.start : part.stop]
-            jobs.append(Shard(export.source, export.level.resolution, path, part, some, export.settings.png_level))
+            jobs.append(Shard(export.source, export.level.resolution, path, part, some, export.png_level))
     yield done
     yield from parallel.run(functools.partial(_write, write), jobs, workers=export.workers)
 

@@ -14,7 +14,15 @@ from typing import Any
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import classes
-from celebahq_builder.formats.image_file import Header, check_resize, common_size, decode, decoded, read_header
+from celebahq_builder.formats.image_file import (
+    Header,
+    check_bytes,
+    check_resize,
+    common_size,
+    decode,
+    decoded,
+    read_header,
+)
 from celebahq_builder.formats.names import check_name
 from celebahq_builder.formats.pictures import Labels, Picture, Pixels
 from celebahq_builder.source import IMAGE_SUFFIXES
@@ -123,11 +131,7 @@ def _header(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Hea
             header = read_header(file, f"{path}: {entry.filename}")  # type: ignore[arg-type]
     except DAMAGE as error:
         raise FormatError(f"{path}: {entry.filename} cannot be read: {error}; get or make it again") from None
-    if entry.file_size > 2**20 + 16 * header.width * header.height:
-        raise FormatError(
-            f"{path}: {entry.filename} would unpack to {entry.file_size} bytes for {header.width} x {header.height} px;"
-            " that is no honest picture, remove it"
-        )
+    check_bytes(header, entry.file_size, "would unpack to")
     return header
 
 

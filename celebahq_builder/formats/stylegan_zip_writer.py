@@ -39,7 +39,7 @@ def write(export: Export, stage: Staging) -> Iterator[int]:
         archive = zipfile.ZipFile(file, "a" if done else "w")
         try:
             pictures = export.level.pixels(range(done, export.level.count))
-            encode = functools.partial(encode_png, level=export.settings.png_level)
+            encode = functools.partial(encode_png, level=export.png_level)
             for image in parallel.run_threads(encode, pictures, workers=export.workers):
                 _add(archive, entry_name(done), image)
                 done += 1

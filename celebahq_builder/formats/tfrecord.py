@@ -53,7 +53,8 @@ def decode_example(payload: bytes) -> Pixels:
             for feature in _values(entry, 2):
                 found[key] = feature
     if not {b"shape", b"data"} <= found.keys():
-        raise ValueError(f"it has {sorted(map(repr, found)) or 'no features'}, expected 'shape' and 'data'")
+        names = ", ".join(sorted(key.decode("utf-8", "backslashreplace") for key in found))
+        raise ValueError(f"it has {f'the features {names}' if names else 'no features'}, expected shape and data")
     shape: list[int] = []
     for numbers in _values(found[b"shape"], 3):
         for wire, value in _fields(numbers, 1):

@@ -15,9 +15,17 @@ from numpy.typing import NDArray
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.labels import load_labels
 from celebahq_builder.formats.pictures import Labels, Picture, Pixels
+from celebahq_builder.formats.printable import printable
 from celebahq_builder.formats.tfrecord import FOOTER_BYTES, HEADER_BYTES, decode_example, masked_crc
 
 REMEDY = "get or make it again"
+
+GZIP = b"\x1f\x8b"
+
+KIND = (
+    "its CRCs are right, so this is a TFRecord file of another kind than those of ProGAN and StyleGAN, which have the "
+    "features shape (int64: C, H, W) and data (the pixels): unpack it to a folder of pictures, and import that"
+)
 
 RECORD_BYTES = 1 << 30
 """A longer record holds no picture."""
@@ -138,7 +146,12 @@ def _length(path: Path, file: BinaryIO, number: int) -> int:
         raise FormatError(f"{path} is cut short: record {number} has no length; {REMEDY}")
     length, crc = struct.unpack("<QI", header)
     if crc != masked_crc(header[:8]):
-        raise FormatError(f"{path}: the CRC of the length of record {number} is wrong; the file is damaged, {REMEDY}")
+        if number == 0 and header.startswith(GZIP):
+            raise FormatError(f"{path} is compressed by gzip; unpack it first: gzip -dc {path.name} > NEW.tfrecords")
+        what = "" if number else ", or is no TFRecord file"
+        raise FormatError(
+            f"{path}: the CRC of the length of record {number} is wrong; the file is damaged{what}, {REMEDY}"
+        )
     if length > RECORD_BYTES:
         raise FormatError(f"{path}: record {number} is {length} bytes long, expected a picture; {REMEDY}")
     return int(length)
@@ -152,7 +165,7 @@ def _picture(path: Path, file: BinaryIO, number: int, offset: int) -> Pixels:
     try:
         return decode_example(payload)
     except ValueError as error:
-        raise FormatError(f"{path}: record {number} is no picture: {error}; {REMEDY}") from None
+        raise FormatError(f"{path}: record {number} is no picture: {printable(str(error))[:300]}; {KIND}") from None
 
 
 def _labels(largest: Path, count: int) -> Labels | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ from celebahq_builder.formats.hdf5_layout import pictures_per_job
 from celebahq_builder.formats.hdf5_writer import Columns, PyramidWriter
 from celebahq_builder.formats.labels import labels_file, labels_path, write_labels
 from celebahq_builder.formats.packing import Packed, pack
-from celebahq_builder.formats.pictures import Picture, PictureSet
+from celebahq_builder.formats.pictures import Labels, Picture, PictureSet
 
 OWN_COLUMNS = ("file", "sha256", "label_names")
 """What is written of each data set; see `write_pictures`."""
@@ -65,7 +66,7 @@ def write_pictures(
             raise FormatError(
                 f"labels for {path} have shape {list(labels.shape)}, expected [{pictures.count}, classes]"
             )
-        _check_labels(labels_path(path), labels_file(labels))
+        _are_there(labels_path(path), labels_file(labels))
         if pictures.label_names:
             columns["label_names"] = list(pictures.label_names)
     size = {"count": pictures.count, "resolution": pictures.resolution, "channels": pictures.channels}
@@ -75,14 +76,23 @@ def write_pictures(
             writer.write(packed, {"file": names})
             advance(len(names))
         _check_target(path)
-        if labels is not None:
-            write_labels(path, labels)
-        try:
+        with _labels_beside(path, labels):
             writer.finish(columns, attributes or {})
-        except BaseException:
-            if labels is not None:
-                labels_path(path).unlink(missing_ok=True)
-            raise
+
+
+@contextlib.contextmanager
+def _labels_beside(path: Path, labels: Labels | None) -> Iterator[None]:
+    """Write the labels of a file that is finished meanwhile; if it is not, they go again, unless they were there."""
+    if labels is None or _are_there(labels_path(path), labels_file(labels)):
+        yield
+        return
+    try:
+        write_labels(path, labels)
+        yield
+    except BaseException:
+        if not path.exists():
+            labels_path(path).unlink(missing_ok=True)
+        raise
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,14 @@ def _check_target(path: Path) -> None:
         raise FormatError(f"{path} cannot be written: {path.parent} is no folder that can be written to")
 
 
-def _check_labels(path: Path, expected: bytes) -> None:
-    """Raise for labels of another data set; those of this one are what a run killed at its very end left."""
-    if path.exists() and path.read_bytes() != expected:
+def _are_there(path: Path, expected: bytes) -> bool:
+    """Return whether a file holds these labels already, as after a run that was killed at its very end.
+
+    Raises:
+        FormatError: it holds others.
+    """
+    if not path.exists():
+        return False
+    if path.read_bytes() != expected:
         raise FormatError(f"{path} exists already, with other labels; give another name, or delete it first")
+    return True

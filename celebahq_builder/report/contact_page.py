@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.contact_sheet import SHEET_PIXELS_MAX, Tile, shown_pictures, write_new
+from celebahq_builder.formats.contact_sheet import CAPTION_TILE_PX, SHEET_PIXELS_MAX, Tile, shown_pictures, write_new
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.pictures import Pixels
 from celebahq_builder.formats.printable import printable
@@ -34,8 +34,21 @@ class Pictured:
     thumbnail: Thumbnail
 
 
-def write(path: Path, pyramid: PyramidFile, shown: Sequence[Tile], resolution: int) -> None:
+def write(
+    path: Path,
+    pyramid: PyramidFile,
+    shown: Sequence[Tile],
+    resolution: int,
+    columns: int | None = None,
+    captions: bool = True,
+) -> None:
     """Write a page of some pictures, as they are at a level; equal contents make equal pages.
+
+    Args:
+        path: must not exist.
+        resolution: of the level.
+        columns: pictures in a row, which get smaller where the window is; None for as many as fit, 8 at most.
+        captions: whether each has a line under it: its number in the file, name and score.
 
     Raises:
         FormatError: the file is there already or cannot be written, the pictures are too many for a page, or one
@@ -59,6 +72,9 @@ def write(path: Path, pyramid: PyramidFile, shown: Sequence[Tile], resolution: i
         "colour": "grey" if pyramid.channels == 1 else "RGB",
         "level": resolution,
         "pictures": pictures,
+        "columns": columns,
+        "column_px": max(resolution, CAPTION_TILE_PX),
+        "captions": captions,
     }
     write_new(path, render(template.HOUSE, "contact.html.j2", contents))
 

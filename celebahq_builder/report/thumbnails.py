@@ -6,12 +6,10 @@ import base64
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import torch
 from PIL import Image, ImageOps
 
 from celebahq_builder.imaging.codec import decode_png, encode_jpeg, open_rgb, to_pixels
 from celebahq_builder.imaging.geometry import centred_square
-from celebahq_builder.imaging.spectrum_picture import spectrum_picture
 from celebahq_builder.outcome import Rejection
 from celebahq_builder.source import photo_path
 
@@ -45,6 +43,10 @@ def of_result(path: Path, side_px: int) -> Thumbnail | None:
 
 def of_spectrum(path: Path, side_px: int) -> Thumbnail | None:
     """Return the power spectrum of a PNG in the run directory as a picture; None if it cannot be read."""
+    import torch  # seconds, for pages that may show no spectrum
+
+    from celebahq_builder.imaging.spectrum_picture import spectrum_picture
+
     try:
         pixels = decode_png(path.read_bytes())
     except (OSError, ValueError):

@@ -182,21 +182,27 @@ def test_torchs_generator_is_left_alone(file: Path, way: str) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def children() -> set[int]:
+    """Return the process ids of all processes that were started here and run."""
+    return {int(child.pid or 0) for child in torch.multiprocessing.active_children()}
+
+
 def test_nothing_runs_on(file: Path) -> None:
     """A loader that is given up takes its threads and processes along."""
     dataset = stored(file, threads=1)
+    others = children()  # of other tests
     for ways in ({}, {"workers": 2}):
         batches = loader(dataset, 4, ahead=3, **ways)
         before = set(threading.enumerate())
         next(batches)
         started = set(threading.enumerate()) - before
-        assert started or torch.multiprocessing.active_children()
+        assert started or children() - others
         batches.close()  # type: ignore[attr-defined]
         deadline = time.monotonic() + 10  # the threads that fed queues end in their own time
         for thread in started:
             thread.join(max(0, deadline - time.monotonic()))
             assert not thread.is_alive()
-        assert not torch.multiprocessing.active_children()
+        assert not children() - others
 
 
 def test_memory_does_not_grow_with_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +234,7 @@ def test_damage_is_one_line(tmp_path: Path, way: str) -> None:
     assert numbers(batches, 2) == [[0, 1, 2, 3], [4, 5, 6, 7]]
     with pytest.raises(FormatError) as error:
         next(batches)
-    assert str(error.value).startswith(f"{path}: data16x16, pictures 9 to 9: ")
+    assert str(error.value).startswith(f"{path}: data16x16, picture 9: ")
     assert "\n" not in str(error.value)
     assert order.drawn == 8
 
@@ -254,13 +260,14 @@ def test_order_that_someone_else_moves(file: Path) -> None:
 
 def test_killed_worker(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As by a machine short of memory."""
+    others = children()
     batches = loader(stored(file), 4, workers=1, context="fork")
     next(batches)
     before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises at any line, those of pytest included
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))  # seconds; it waits for 5
     try:
-        (child,) = torch.multiprocessing.active_children()
-        os.kill(child.pid, signal.SIGKILL)
+        (child,) = children() - others
+        os.kill(child, signal.SIGKILL)
         with pytest.raises(TrainingError, match=r"a process that reads .*data\.h5 ended: .*threads: 0 workers"):
             deque(batches, maxlen=0)
     finally:

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 from celebahq_builder.formats import exporting, stylegan_zip_writer
-from celebahq_builder.formats.exporting import Settings, export
+from celebahq_builder.formats.exporting import export
 from celebahq_builder.progress import Progress
+from tests.formats.pyramids import small_shards
 
 
 class Deadly(Progress):
@@ -22,4 +23,4 @@ class Deadly(Progress):
 if __name__ == "__main__":
     exporting.Progress = Deadly
     stylegan_zip_writer.CHECKPOINT = 16
-    export(Path(sys.argv[1]), Path(sys.argv[2]), Settings(sys.argv[3], shard=16), int(sys.argv[4]))
+    export(Path(sys.argv[1]), Path(sys.argv[2]), small_shards(sys.argv[3]), int(sys.argv[4]))

@@ -7,10 +7,20 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from celebahq_builder.formats.catalogue import SHARDED
+from celebahq_builder.formats.exporting import Settings
 from celebahq_builder.imaging.pyramid import build_pyramid
 from celebahq_builder.workspace import sha256
 
 Pictures = NDArray[np.uint8]
+
+SHARD = 16
+"""Pictures of a shard, small enough that there are several."""
+
+
+def small_shards(to: str) -> Settings:
+    """Settings of an export to a format, in small shards if it has any."""
+    return Settings(to, shard=SHARD if to in SHARDED else None)
 
 
 def noise(count: int, side: int, channels: int = 3, seed: int = 0) -> Pictures:

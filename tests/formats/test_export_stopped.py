@@ -1,6 +1,7 @@
 """An export that is killed goes on where it was; one that cannot go on leaves nothing, and says why in one line."""
 
 import contextlib
+import json
 import logging
 import os
 import resource
@@ -12,16 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from celebahq_builder import progress
 from celebahq_builder.cli import celebahq
 from celebahq_builder.errors import CelebAHQError
 from celebahq_builder.formats import images_writer, stylegan_zip_writer
 from celebahq_builder.formats.exporting import Settings, export
+from celebahq_builder.formats.extraction import extract
+from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.formats.importing import import_pictures
 from celebahq_builder.workspace import lock
-from tests.formats.pyramids import described_file, noise, tree
+from tests.formats.files import damage
+from tests.formats.pyramids import described_file, noise, small_shards, tree
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +53,7 @@ def test_killed_and_begun_again(
     """SIGKILL, in the middle of it; what comes of it is the same to the byte, and what was done is not done again."""
     caplog.set_level(logging.INFO)
     whole, target = out(tmp_path / "whole", to), out(tmp_path / "killed", to)
-    export(source, whole, Settings(to, shard=16), workers=1)
+    export(source, whole, small_shards(to), workers=1)
     command = [sys.executable, "-m", "tests.formats.killed_export", source, target, to, workers, 33]
     ended = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, timeout=60, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
@@ -56,7 +63,7 @@ def test_killed_and_begun_again(
     assert (left / "checkpoint.json").exists() == (to == "stylegan-zip")
     (left / "half.1234.partial").write_bytes(b"half")
     caplog.clear()
-    export(source, target, Settings(to, shard=16), workers)
+    export(source, target, small_shards(to), workers)
     assert "was stopped before its end; this one goes on from there" in caplog.messages[0]
     assert tree(target) == tree(whole)
     assert [path.name for path in target.parent.iterdir()] == [target.name]
@@ -81,13 +88,13 @@ def test_what_is_done_is_not_done_again(to: str, source: Path, tmp_path: Path, m
     for one in (20, 50):
         stop = one
         with pytest.raises(KeyboardInterrupt):
-            export(source, target, Settings(to, shard=16), workers=1)
+            export(source, target, small_shards(to), workers=1)
         assert not target.exists()
     stop = COUNT + 1
-    export(source, target, Settings(to, shard=16), workers=1)
+    export(source, target, small_shards(to), workers=1)
     assert sum(advanced) <= COUNT + 2 * 16
     monkeypatch.undo()
-    export(source, out(tmp_path / "whole", to), Settings(to, shard=16), workers=1)
+    export(source, out(tmp_path / "whole", to), small_shards(to), workers=1)
     assert tree(target) == tree(out(tmp_path / "whole", to))
 
 
@@ -189,6 +196,27 @@ def test_full_disk(to: str, workers: int, tmp_path: Path, small_disk: Path) -> N
     assert list(small_disk.iterdir()) == []
 
 
+def test_full_disk_where_nothing_goes_on(tmp_path: Path, small_disk: Path) -> None:
+    """Import and extract begin anew, and do not say otherwise."""
+    large = described_file(tmp_path / "large.h5", noise(70, 64))
+    full = "no space left to write .*; free some and run the same command again$"
+    with pytest.raises(CelebAHQError, match=full):
+        import_pictures(large, small_disk / "again.h5")
+    with PyramidFile(large) as file, pytest.raises(CelebAHQError, match=full):
+        extract(file, range(70), small_disk / "out")
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_damaged_chunk(to: str, tmp_path: Path) -> None:
+    """Of the block that is read at once, the picture is named."""
+    path = described_file(tmp_path / "faces.h5", noise(COUNT, 16))
+    damage(path, 16, 60)
+    with pytest.raises(CelebAHQError, match=r"faces\.h5: picture 60 of data16x16 cannot be read"):
+        export(path, out(tmp_path / "made", to), Settings(to), workers=1)
+    assert [one.name for one in tmp_path.iterdir()] == ["faces.h5"]
+
+
 @pytest.mark.parametrize("to", FORMATS)
 def test_target_exists(to: str, source: Path, tmp_path: Path) -> None:
     target = out(tmp_path, to)
@@ -209,15 +237,36 @@ def test_damaged_picture(to: str, workers: int, tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["faces.h5"]
 
 
-@pytest.mark.parametrize("name", ["../a", "/etc/a", "a/../../b", "", "x" * 300, "a\x00b"])
+@pytest.mark.parametrize("name", ["../a", "/etc/a", "a/../../b", "", "x" * 300, "a\nb", "a\\b", "a:b"])
 @pytest.mark.parametrize("to", ["images", "webdataset", "parquet"])
-def test_names_that_leave_the_target(to: str, name: str, tmp_path: Path) -> None:
-    if "\x00" in name:
-        name = "a\nb"  # HDF5 ends a text at a zero
+def test_names_that_are_no_paths(to: str, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Pictures get numbers, the log says why, and the id goes along as what is known of them."""
+    caplog.set_level(logging.INFO)
     path = described_file(tmp_path / "faces.h5", noise(2, 8), id=[name, "b"])
-    with pytest.raises(CelebAHQError, match="is not a relative path within a folder; rename it"):
-        export(path, out(tmp_path / "made", to), Settings(to), workers=1)
-    assert [one.name for one in tmp_path.iterdir()] == ["faces.h5"]
+    export(path, tmp_path / "made" / "faces", Settings(to), workers=1)
+    assert f"{name[:80]!r} cannot be the name of a file in a folder; pictures are named by number" in caplog.text
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["faces.h5", "made"]
+    assert [one.name for one in (tmp_path / "made").iterdir()] == ["faces"]
+    if to == "images":
+        text = (tmp_path / "made" / "faces" / "metadata.jsonl").read_text("utf-8")
+        lines = [json.loads(line) for line in text.splitlines()]
+        told = [(line["file_name"], line["id"]) for line in lines]
+        assert told == [("img00000000.png", name), ("img00000001.png", "b")]
+
+
+def test_file_names_with_a_line_feed(tmp_path: Path) -> None:
+    """They come in, and go out."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number, picture in enumerate(noise(2, 8)):
+        Image.fromarray(picture.transpose(1, 2, 0)).save(folder / f"a\n{number}.png")
+    import_pictures(folder, tmp_path / "faces.h5")
+    export(tmp_path / "faces.h5", tmp_path / "out", Settings("images"), workers=1)
+    assert sorted(tree(tmp_path / "out")) == ["img00000000.png", "img00000001.png", "metadata.jsonl"]
+    import_pictures(tmp_path / "out", tmp_path / "back.h5")
+    with PyramidFile(tmp_path / "back.h5") as file:
+        assert file.column("file") == ["a\n0.png", "a\n1.png"]
+        np.testing.assert_array_equal(file.level(8)[:], noise(2, 8))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +276,17 @@ def test_names_that_leave_the_target(to: str, name: str, tmp_path: Path) -> None
         ({"to": "images", "resolution": 100}, "has no level 100x100"),
         ({"to": "tfrecord", "resolution": 2}, "TFRecord files begin at 4x4"),
         ({"to": "stylegan-zip"}, "does not end in .zip"),
-        ({"to": "images", "shuffle": True}, "--shuffle is for tfrecord"),
+        (
+            {"to": "images", "shuffle": True},
+            "--shuffle is for tfrecord; the other formats have the file's order: leave",
+        ),
+        ({"to": "images", "shard": 1000}, "--shard is for webdataset, parquet; images is not cut into shards: leave"),
+        ({"to": "tfrecord", "shard": 5}, "--shard is for webdataset, parquet; tfrecord is not cut into shards: leave"),
+        ({"to": "stylegan-zip", "shard": 5}, "--shard is for webdataset, parquet; stylegan-zip is not cut"),
+        (
+            {"to": "tfrecord", "png_level": 0},
+            "--png-level is for stylegan-zip, images, webdataset, parquet; tfrecord has",
+        ),
         ({"to": "gif"}, "--to gif is not a format; there are tfrecord, stylegan-zip,"),
     ],
 )
@@ -256,4 +315,6 @@ def test_as_a_command(source: Path, tmp_path: Path) -> None:
         [sys.executable, "-m", "celebahq_builder", *asked], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (again.returncode, again.stdout) == (1, "")
+    refused = CliRunner().invoke(celebahq, [*asked[:-2], "--shard", "1000"])
+    assert str(refused.exception).startswith("--shard is for webdataset, parquet")
     assert again.stderr == f"error: {target} exists and is not overwritten; delete it, or choose another --out\n"

@@ -386,7 +386,25 @@ def test_damaged_chunk(tmp_path: Path) -> None:
     path.write_bytes(raw)
     found = problems(path)
     assert len(found) == 1
-    assert found[0].startswith("pictures 0 to 31 cannot be read: ")
+    assert found[0].startswith("picture 7 of data64x64 cannot be read: ")
+    with PyramidFile(path) as file, pytest.raises(FormatError, match="picture 7 of data64x64 cannot be read"):
+        file.read(range(40), 64)
+
+
+def test_damaged_chunk_of_several_pictures(tmp_path: Path) -> None:
+    """All that share it are named together, and the others are checked as ever."""
+    path = write(tmp_path / "data.h5", pictures(40, 32))
+    with h5py.File(path, "r+") as file:
+        assert file["data16x16"].chunks[0] == 16
+        place = file["data16x16"].id.get_chunk_info(1).byte_offset
+        file["data32x32"][20, 0, 0, 0] ^= 1
+    raw = bytearray(path.read_bytes())
+    raw[place + 10 : place + 40] = bytes(30)
+    path.write_bytes(raw)
+    unread, altered, *more = problems(path)
+    assert unread.startswith("pictures 16 to 31 of data16x16 cannot be read: ")
+    assert altered == "picture 20: its SHA-256 is not the one recorded"
+    assert all(line.startswith("picture 20: level ") for line in more)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])

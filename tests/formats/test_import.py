@@ -31,7 +31,10 @@ from tests.reference import theano_reader
 
 ROOT = Path(__file__).parents[2]
 
-BACK = ("images", "stylegan-zip", "tfrecord", "hdf5")
+BACK = ("images", "stylegan-zip", "tfrecord", "webdataset", "parquet", "hdf5")
+
+KNOWING = ("images", "webdataset", "parquet", "hdf5")
+"""Formats with a place for all that is known of a picture."""
 
 
 def there_and_back(source: Path, folder: Path, to: str, **asked: Any) -> Path:
@@ -77,7 +80,7 @@ def test_pixels_of_a_file_of_levels_alone(to: str, channels: int, tmp_path: Path
     assert not (tmp_path / "back-labels.npy").exists()
 
 
-@pytest.mark.parametrize("to", ["images", "hdf5"])
+@pytest.mark.parametrize("to", KNOWING)
 def test_all_that_is_known_comes_back(to: str, tmp_path: Path) -> None:
     """Values and types of every column; a photo without score stays without."""
     source = described_file(tmp_path / "faces.h5", noise(5, 8), score=np.array([0.1, np.nan, 1 / 3, 0, 1]))
@@ -113,7 +116,7 @@ def test_labels_come_back(to: str, labels: np.ndarray, named: bool, tmp_path: Pa
     found = np.load(tmp_path / "back-labels.npy")
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, labels)
-    if named and to in ("images", "hdf5"):
+    if named and to in KNOWING:
         assert photos(back)["label_names"] == names
 
 

@@ -1,9 +1,12 @@
 """Whatever is wrong with a data set is one line that names the file and a remedy, and nothing is left behind."""
 
+import gzip
 import io
 import json
 import resource
+import shutil
 import struct
+import subprocess
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -13,12 +16,14 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import tfrecord
 from click.testing import CliRunner
 from PIL import Image
 
 from celebahq_builder.cli import celebahq
-from celebahq_builder.errors import CelebAHQError
+from celebahq_builder.errors import CelebAHQError, FormatError
 from celebahq_builder.formats.exporting import Settings, export
+from celebahq_builder.formats.image_file import read_header
 from celebahq_builder.formats.importing import import_pictures
 from tests.formats.pyramids import described_file, noise, theano_file
 
@@ -34,6 +39,12 @@ def refused(path: Path, **asked: Any) -> str:
     assert "\n" not in line
     assert path.name in line
     return line
+
+
+def refused_again(path: Path, **asked: Any) -> str:
+    """As `refused`, where it was called already."""
+    (path.parent / "made").rmdir()
+    return refused(path, **asked)
 
 
 def save(path: Path, pixels: Any, **how: Any) -> None:
@@ -74,6 +85,33 @@ def test_different_sizes(folder: Path) -> None:
     assert "a.png 8 x 8; expected one size: add --resize 8" in line
 
 
+@pytest.mark.parametrize(
+    ("sizes", "fits"),
+    [
+        ([(8, 8), (32, 32), (32, 32)], 32),
+        ([(64, 64), (16, 16), (16, 16), (64, 64)], 16),
+        ([(8, 8), (178, 218), (200, 150), (600, 130)], 128),
+        ([(600, 600), (70, 70), (65, 80)], 64),
+        ([(1, 1), (2, 3)], 1),
+    ],
+    ids=["most", "as many: the smaller", "no powers of two", "the first is another", "smallest"],
+)
+def test_the_size_that_fits_most(sizes: list[tuple[int, int]], fits: int, tmp_path: Path) -> None:
+    """And what it names works: the command with it makes the file."""
+    for number, (width, height) in enumerate(sizes):
+        save(tmp_path / "in" / f"{number}.png", rgb(height, width))
+    assert refused(tmp_path / "in").endswith(f": add --resize {fits}, say")
+    assert import_pictures(tmp_path / "in", tmp_path / "out.h5", resize=fits) == len(sizes)
+
+
+def test_the_first_fault_is_told(tmp_path: Path) -> None:
+    """Though the others are looked at, too, for a size that fits."""
+    save(tmp_path / "in" / "a.png", rgb(8, 16))
+    (tmp_path / "in" / "b.png").write_text("no picture")
+    save(tmp_path / "in" / "c.png", rgb(16, 16))
+    assert "a.png is 16 x 8 px; expected a square" in refused(tmp_path / "in")
+
+
 @pytest.mark.parametrize("resize", [0, -8, 100, 16384])
 def test_resize_to_no_power_of_two(resize: int, folder: Path) -> None:
     with pytest.raises(CelebAHQError, match=f"--resize {resize} is not a power of two"):
@@ -98,6 +136,56 @@ def test_neither_rgb_nor_grey_of_8_bits(picture: Any, said: str, resize: int | N
     assert "b.png" in line
     assert said in line
     assert "expected RGB or grey of 8 bits: convert it" in line
+
+
+def kinds(folder: Path) -> dict[str, tuple[Path, np.ndarray | None]]:
+    """Write a picture of each kind that is refused; with its path, what it is in RGB or grey where that is exact."""
+    rows = np.mgrid[:64, :64] * 4
+    colours = np.stack([rows[0], rows[1], rows.sum(axis=0) // 2], axis=-1).astype(np.uint8)
+    colour, slope = Image.fromarray(colours), Image.fromarray(rows[0].astype(np.uint8))
+    palette = colour.quantize(64)
+    alpha, grey_alpha = colour.copy(), colour.convert("L")
+    alpha.putalpha(slope)
+    grey_alpha.putalpha(slope)
+    solid = colour.copy()
+    solid.putalpha(255)
+    in_rgb = np.asarray(palette.convert("RGB"))
+    made: dict[str, tuple[Image.Image, np.ndarray | None]] = {
+        "cmyk.jpg": (colour.convert("CMYK"), None),
+        "cmyk.tif": (colour.convert("CMYK"), None),
+        "lab.tif": (colour.convert("LAB"), None),
+        "palette.png": (palette, in_rgb),
+        "palette.bmp": (palette, in_rgb),
+        "palette.tif": (palette, None),  # its colours have 16 bits, which Pillow cuts off where others round
+        "bit.png": (colour.convert("1"), np.asarray(colour.convert("1").convert("L"))),
+        "bit.tif": (colour.convert("1"), np.asarray(colour.convert("1").convert("L"))),
+        "alpha.png": (alpha, None),
+        "alpha.tif": (alpha, None),
+        "alpha.webp": (alpha, None),
+        "solid.png": (solid, colours),
+        "grey-alpha.png": (grey_alpha, None),
+        "grey16.png": (Image.fromarray((rows[0] * 257).astype(np.uint16)), rows[0].astype(np.uint8)),
+        "grey16.tif": (Image.fromarray((rows[0] * 257).astype(np.uint16)), rows[0].astype(np.uint8)),
+    }
+    for name, (image, _) in made.items():
+        save(folder / name, image, **({"lossless": True} if name.endswith("webp") else {}))
+    return {name: (folder / name, exact) for name, (_, exact) in made.items()}
+
+
+@pytest.mark.skipif(not shutil.which("mogrify"), reason="ImageMagick is not installed")
+def test_the_remedy_is_one(tmp_path: Path) -> None:
+    """The command that the message prints makes each of them importable, grey ones grey, exact ones to the pixel."""
+    for name, (path, exact) in kinds(tmp_path / "in").items():
+        with pytest.raises(FormatError, match="convert it, for instance with: mogrify") as raised:
+            read_header(path, name)
+        command = str(raised.value).partition("for instance with: ")[2].split()
+        assert command[-1] == "FILE"
+        subprocess.run([*command[:-1], str(path)], check=True, timeout=60)
+        header = read_header(path, name)
+        assert header.channels == (1 if name.startswith(("bit", "grey")) else 3), name
+        if exact is not None:
+            with Image.open(path) as image:
+                np.testing.assert_array_equal(np.asarray(image), exact, err_msg=name)
 
 
 def test_16_bit_colour(folder: Path) -> None:
@@ -131,7 +219,9 @@ def test_larger_than_any_picture(folder: Path) -> None:
     data[16:24] = struct.pack(">II", 131072, 131072)
     data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
     (folder / "a.png").write_bytes(data)
-    assert "a.png is too large to be read" in refused(folder)
+    said = "a.png is too large to be read: 17,179,869,184 px, expected at most 178,956,970; reduce or remove it"
+    assert said in refused(folder)
+    assert said in refused_again(folder, resize=8)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95])
@@ -151,6 +241,13 @@ def test_no_picture_at_all(folder: Path) -> None:
 def test_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     assert "in holds no pictures; expected files ending in .jpg" in refused(tmp_path / "in", format="images")
+
+
+def test_nothing_in_it(tmp_path: Path) -> None:
+    (tmp_path / "in" / "below").mkdir(parents=True)
+    assert "in is empty; expected a data set: images, " in refused(tmp_path / "in")
+    (tmp_path / "in.bin").write_bytes(b"")
+    assert "in.bin is empty; expected a data set: images, " in refused_again(tmp_path / "in.bin")
 
 
 def test_folder_of_nothing_known(tmp_path: Path) -> None:
@@ -236,7 +333,7 @@ def test_hdf5_with_a_damaged_chunk(tmp_path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[place + 100 : place + 200] = bytes(100)
     path.write_bytes(raw)
-    assert "of data32x32 cannot be read" in refused(path)
+    assert "picture 1 of data32x32 cannot be read" in refused(path)
 
 
 @pytest.mark.parametrize("labels", [np.zeros((2, 3)), np.zeros(3), np.array([["a"]] * 3), b"no array"], ids=repr)
@@ -439,7 +536,33 @@ def test_tfrecord_of_something_else(payload: bytes, said: str, tmp_path: Path) -
     from celebahq_builder.formats.tfrecord import frame
 
     (tmp_path / "in.tfrecords").write_bytes(frame(payload))
-    assert said in refused(tmp_path / "in.tfrecords")
+    line = refused(tmp_path / "in.tfrecords")
+    assert said in line
+    assert "damaged" not in line
+
+
+def test_tfrecord_of_another_kind(tmp_path: Path) -> None:
+    """As most data sets for TensorFlow are: encoded pictures under names of their own."""
+    writer = tfrecord.TFRecordWriter(str(tmp_path / "in.tfrecords"))
+    writer.write({"image/encoded": (png(), "byte"), "image/class/label": (7, "int")})
+    writer.close()
+    line = refused(tmp_path / "in.tfrecords")
+    assert (
+        "record 0 is no picture: it has the features image/class/label, image/encoded, expected shape and data" in line
+    )
+    assert "its CRCs are right, so this is a TFRecord file of another kind than those of ProGAN and StyleGAN" in line
+    assert "damaged" not in line
+    assert "get or make it again" not in line
+
+
+def test_tfrecord_that_is_compressed(tmp_path: Path) -> None:
+    (tmp_path / "in.tfrecords").write_bytes(gzip.compress(bytes(100)))
+    assert "in.tfrecords is compressed by gzip; unpack it first" in refused(tmp_path / "in.tfrecords")
+
+
+def test_no_tfrecord_at_all(tmp_path: Path) -> None:
+    (tmp_path / "in.tfrecords").write_text("some text that is long enough")
+    assert "the file is damaged, or is no TFRecord file" in refused(tmp_path / "in.tfrecords")
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 16), (3, 6, 6), (4, 8, 8), (1, 8, 8)])
@@ -475,7 +598,9 @@ def test_no_folder_for_the_target(folder: Path) -> None:
 
 
 def test_resize_where_pictures_have_one_size(records: Path) -> None:
-    with pytest.raises(CelebAHQError, match="--resize is for images, stylegan-zip, lsun"):
+    with pytest.raises(
+        CelebAHQError, match="--resize is for images, stylegan-zip, webdataset, parquet, lsun; the pictures"
+    ):
         import_pictures(records, records.parent / "out.h5", resize=8)
 
 

@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.codecs import codec
 from celebahq_builder.formats.histogram_text import BARS, WIDTH, histogram_lines
 from celebahq_builder.formats.inspection import inspect_hdf5
+from celebahq_builder.formats.writing import write_pictures
 from tests.formats.files import noise, store
+from tests.formats.test_writing import Arrays
 
 
 def _stored_bytes(path: Path) -> int:
@@ -159,6 +162,16 @@ def test_filters(tmp_path: Path) -> None:
         lines[1:], ("shuffle + gzip 9", "uncompressed", "uncompressed", "uncompressed"), strict=False
     ):
         assert f", {kind}, " in line
+
+
+@pytest.mark.parametrize(("level", "told"), [(0, "gzip"), (4, "gzip"), (9, "gzip 9")])
+def test_gzip_of_this_package(level: int, told: str, tmp_path: Path) -> None:
+    """HDF5 is told 4 where ISA-L was at work, which has other levels."""
+    path = tmp_path / "data.h5"
+    write_pictures(Arrays(noise(3, 4)), path, codec=codec("gzip", level))
+    with h5py.File(path) as file:
+        assert file["data4x4"].compression_opts == (level or 4)
+    assert all(f"], {told}, " in line for line in list(inspect_hdf5(path))[1:4])
 
 
 def test_plugin_filter_is_named(tmp_path: Path) -> None:

@@ -115,6 +115,22 @@ def test_labels_are_not_overwritten_but_for_the_same(tmp_path: Path) -> None:
     assert files(tmp_path) == ["data-labels.npy", "data.h5"]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_labels_of_a_file_that_is_not_finished(there: bool, tmp_path: Path) -> None:
+    """They go again; those that were there before stay."""
+    path, labels = tmp_path / "data.h5", np.eye(2, dtype=np.float32)
+    beside = tmp_path / "data-labels.npy"
+    if there:
+        np.save(beside, labels)
+        before = beside.stat()
+    with pytest.raises(FormatError, match="column split has 1 rows, expected 2"):
+        write_pictures(arrays(2, 4, labels=labels), path, columns={"split": ["train"]})
+    assert files(tmp_path) == (["data-labels.npy"] if there else [])
+    if there:
+        after = beside.stat()
+        assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"data\.h5 cannot be written: .*nowhere is no folder that can be written to"):
         write_pictures(arrays(2, 4), tmp_path / "nowhere" / "data.h5")

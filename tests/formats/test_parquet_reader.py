@@ -1,0 +1,323 @@
+"""Parquet tables come in as they are, ours and those of Hugging Face datasets, whatever their rows are grouped by."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats import parquet_table
+from celebahq_builder.formats.catalogue import recognise
+from celebahq_builder.formats.importing import import_pictures
+from celebahq_builder.formats.parquet_reader import read
+from celebahq_builder.formats.parquet_table import BATCH
+from tests.formats.pyramids import Pictures, noise
+from tests.formats.test_import_bad_input import refused
+from tests.formats.test_webdataset_reader import coded, top
+
+ROOT = Path(__file__).parents[2]
+
+IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+def images(pictures: Pictures, first: int = 0) -> list[dict[str, Any]]:
+    return [{"bytes": coded(one), "path": f"{number:04d}.png"} for number, one in enumerate(pictures, first)]
+
+
+def table(path: Path, pictures: Pictures, columns: dict[str, Any] | None = None, **how: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image": pa.array(images(pictures), IMAGE), **(columns or {})}), path, **how)
+    return path
+
+
+# --- What others have made ----------------------------------------------------------------------------------------
+
+
+def test_of_datasets(tmp_path: Path) -> None:
+    """With its names of classes, of which the last has no picture."""
+    datasets.disable_progress_bars()
+    data = noise(5, 16)
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=["cat", "dog", "bird", "fish"]),
+            "caption": datasets.Value("string"),
+            "age": datasets.Value("int16"),
+            "box": datasets.Sequence(datasets.Value("float32"), length=4),
+        }
+    )
+    boxes = np.random.default_rng(0).random((5, 4)).astype(np.float32)
+    rows = {
+        "image": [Image.fromarray(one.transpose(1, 2, 0)) for one in data],
+        "label": [1, 0, 2, 1, 0],
+        "caption": ["a", "é", None, "", "e"],
+        "age": [3, 1, 4, 1, 5],
+        "box": boxes.tolist(),
+    }
+    (tmp_path / "in").mkdir()
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "in" / "0000.parquet"))
+    assert recognise(tmp_path / "in") == recognise(tmp_path / "in" / "0000.parquet") == "parquet"
+    import_pictures(tmp_path / "in", tmp_path / "out.h5")
+    np.testing.assert_array_equal(top(tmp_path / "out.h5"), data)
+    labels = np.load(tmp_path / "out-labels.npy")
+    np.testing.assert_array_equal(labels, np.eye(4)[[1, 0, 2, 1, 0]])
+    assert labels.dtype == np.float32
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert file["photos/label_names"].asstr()[:].tolist() == ["cat", "dog", "bird", "fish"]
+        assert file["photos/caption"].asstr()[:].tolist() == ["a", "é", "", "", "e"]
+        assert (file["photos/age"].dtype, file["photos/age"][:].tolist()) == (np.int16, [3, 1, 4, 1, 5])
+        assert file["photos/box"].dtype == np.float32
+        np.testing.assert_array_equal(file["photos/box"][:], boxes)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"row_group_size": 1}, {"row_group_size": 7}, {"compression": "zstd", "use_dictionary": True}],
+    ids=["one group", "a row each", "groups of 7", "compressed"],
+)
+def test_from_any_picture_on(how: dict[str, Any], tmp_path: Path) -> None:
+    data = noise(2 * BATCH + 3, 8)
+    for shard in (0, 1):
+        table(tmp_path / "in" / f"train-{shard:05d}-of-00002.parquet", data[shard * 20 :][:20], **how)
+    found = read(tmp_path / "in")
+    assert (found.count, found.resolution, found.channels) == (len(data), 8, 3)
+    for start in (0, 1, 7, 19, 20, 21, len(data) - 1, len(data)):
+        np.testing.assert_array_equal([one.pixels for one in found.pictures(start)], data[start:].tolist() or [])
+
+
+def test_types_of_columns(tmp_path: Path) -> None:
+    """Numbers keep theirs, to the last bit; what is missing is NaN or empty, and what is no column becomes text."""
+    rng = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {
+        "half": rng.random(5).astype(np.float16),
+        "single": rng.random(5).astype(np.float32),
+        "byte": np.arange(5, dtype=np.uint8),
+        "long": np.array([0, 1, -1, 2**63 - 1, -(2**63)], np.int64),
+        "unsigned": np.array([0, 1, 2, 3, 2**64 - 1], np.uint64),
+        "yes": np.array([True, False, True, True, False]),
+        "matrix": rng.random((5, 3, 2)),
+        "longs": np.array([[2**62 + 1, 2]] * 5),
+    }
+    columns: dict[str, Any] = {
+        name: pa.array(array.tolist() if array.ndim > 1 else array) for name, array in arrays.items()
+    }
+    columns |= {
+        "some": pa.array([1.5, None, 2.5, float("nan"), 3], pa.float32()),
+        "few": pa.array([1, None, 3, None, 5], pa.int32()),
+        "tags": pa.array([{"a": 1}, {"a": 2}, None, {"a": None}, {"a": 5}]),
+        "day": pa.array([0, 1, 2, 3, 4], pa.date32()),
+    }
+    import_pictures(table(tmp_path / "in.parquet", noise(5, 4), columns), tmp_path / "out.h5")
+    with h5py.File(tmp_path / "out.h5") as file:
+        for name, array in arrays.items():
+            found = file[f"photos/{name}"][:]
+            assert found.dtype == array.dtype, name
+            np.testing.assert_array_equal(found, array)
+        assert repr(file["photos/some"][:].tolist()) == "[1.5, nan, 2.5, nan, 3.0]"
+        assert repr(file["photos/few"][:].tolist()) == "[1.0, nan, 3.0, nan, 5.0]"
+        assert file["photos/tags"].asstr()[:].tolist() == ['{"a": 1}', '{"a": 2}', "", '{"a": null}', '{"a": 5}']
+        assert file["photos/day"].asstr()[1] == '"1970-01-02"'
+
+
+@pytest.mark.parametrize("paths", [["a.png", "a.png"], ["a.png", None], [None, None], ["", "b"]])
+def test_paths_that_are_no_names(paths: list[str | None], tmp_path: Path) -> None:
+    rows = [{**row, "path": path} for row, path in zip(images(noise(2, 4)), paths, strict=True)]
+    pq.write_table(pa.table({"image": pa.array(rows, IMAGE)}), tmp_path / "in.parquet")
+    assert [one.name for one in read(tmp_path / "in.parquet").pictures()] == ["00000000", "00000001"]
+
+
+def test_the_only_column_of_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever it is called, and with other columns of bytes, which the log names."""
+    caplog.set_level(logging.INFO)
+    columns = {
+        "face": pa.array([{"bytes": one["bytes"]} for one in images(noise(2, 4))]),
+        "embedding": pa.array([b"\0\1", b"\2\3"]),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    np.testing.assert_array_equal([one.pixels for one in read(tmp_path / "in.parquet").pictures()], noise(2, 4))
+    assert "passed over columns of bytes: embedding" in caplog.text
+
+
+def test_a_table_beside_pictures_is_not_the_data_set(tmp_path: Path) -> None:
+    table(tmp_path / "in" / "metadata.parquet", noise(1, 4))
+    (tmp_path / "in" / "a.png").write_bytes(coded(noise(1, 4)[0]))
+    assert recognise(tmp_path / "in") == "images"
+
+
+# --- What is wrong with it ----------------------------------------------------------------------------------------
+
+
+def written(path: Path, columns: dict[str, Any]) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def bad_image(data: bytes | None) -> pa.Array:
+    return pa.array([{"bytes": coded(noise(1, 4)[0]), "path": "a"}, {"bytes": data, "path": "b"}], IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (
+            {"a": [1], "text": ["b"]},
+            "has the columns a (int64), text (string); expected one of pictures, image: struct",
+        ),
+        ({"a": bad_image(b""), "b": bad_image(b"")}, "has several columns of pictures, a, b; expected one"),
+        ({"image": bad_image(None)}, "in.parquet: row 1 has no bytes in its column image; embed the pictures"),
+        ({"image": pa.array([None], IMAGE)}, "in.parquet: row 0 has no bytes in its column image"),
+        ({"image": pa.array([], IMAGE)}, "in.parquet has no rows"),
+        ({"image": bad_image(b"no picture")}, "in.parquet: row 1 is not an image that can be read"),
+        ({"image": bad_image(coded(noise(1, 8)[0]))}, "in.parquet: row 1 is 8 x 8 px"),
+        ({"image": bad_image(coded(noise(1, 4)[0]) + bytes(2**21))}, "in.parquet: row 1 has 2097"),
+        ({"image": bad_image(coded(noise(1, 4)[0])[:60])}, "in.parquet: row 1 "),
+        ({"image": bad_image(coded(noise(1, 4)[0])), "a/b": [1, 2]}, "'a/b' cannot be the name of a column"),
+        (
+            {"image": bad_image(coded(noise(1, 4)[0])), "box": [[1], [2, 3]]},
+            "the values of 'box' are not numbers of one",
+        ),
+        ({"image": bad_image(coded(noise(1, 4)[0])), "label": [0, -1]}, "the labels are neither one class number"),
+        ({"image": bad_image(coded(noise(1, 4)[0])), "label": ["a", "b"]}, "the labels are neither one class number"),
+        ({"image": bad_image(coded(noise(1, 4)[0])), "label": [0, None]}, "the labels are neither one class number"),
+        (
+            {"image": bad_image(coded(noise(1, 4)[0])), "sha256": ["0", "0"]},
+            "is not the one that its metadata describes",
+        ),
+    ],
+)
+def test_bad_tables(columns: dict[str, Any], said: str, tmp_path: Path) -> None:
+    assert said in refused(written(tmp_path / "in.parquet", columns))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_cut_short(share: float, tmp_path: Path) -> None:
+    path = table(tmp_path / "in.parquet", noise(9, 16))
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    assert "is not readable Parquet, damaged or cut short" in refused(path)
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
+def test_damaged_anywhere(compression: str, tmp_path: Path) -> None:
+    """Where pages have checksums, as ours do, a byte that is flipped is told, or is one that nothing is made of."""
+    data = noise(4, 8)
+    how: dict[str, Any] = {"compression": compression, "write_page_checksum": True, "use_dictionary": False}
+    path = table(tmp_path / "in.parquet", data, {"n": [1, 2, 3, 4]}, **how)
+    whole = path.read_bytes()
+    ending = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    told = 0
+    for at in range(4, ending, 37):
+        raw = bytearray(whole)
+        raw[at] ^= 0x10
+        path.write_bytes(raw)
+        try:
+            found = read(path)
+            pictures = [one.pixels for one in found.pictures()]
+        except FormatError as error:
+            told += str(error).startswith(f"{path}") and "\n" not in str(error)
+        else:
+            np.testing.assert_array_equal(pictures, data)
+            np.testing.assert_array_equal(found.metadata.columns["n"], [1, 2, 3, 4])
+    assert told > 20
+
+
+def test_pictures_that_unpack_to_far_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Megabytes of zeros in some kilobytes."""
+    monkeypatch.setattr(parquet_table, "UNPACKED_BYTES", 2**20)
+    rows = pa.array([{"bytes": bytes(2**22), "path": "a"}] * 4, IMAGE)
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"image": rows}), path, compression="zstd", use_dictionary=False)
+    assert path.stat().st_size < 2**14
+    assert "in.parquet: the pictures of row group 0 would unpack from" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"], "in lacks train-00001-of-00003.parquet"),
+        (["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"], "in holds several sets (test-, train-)"),
+    ],
+)
+def test_files_that_are_no_set(names: list[str], said: str, tmp_path: Path) -> None:
+    for name in names:
+        table(tmp_path / "in" / name, noise(1, 4))
+    assert said in refused(tmp_path / "in")
+
+
+def test_files_of_other_columns(tmp_path: Path) -> None:
+    table(tmp_path / "in" / "0.parquet", noise(1, 4), {"a": [1]})
+    table(tmp_path / "in" / "1.parquet", noise(1, 4), {"a": [1.5]})
+    line = refused(tmp_path / "in")
+    assert "1.parquet has the columns image" in line
+    assert "a (double), 0.parquet" in line
+
+
+def test_without_pyarrow(tmp_path: Path) -> None:
+    path = table(tmp_path / "in.parquet", noise(1, 4))
+    program = (
+        f"import sys; sys.modules['pyarrow'] = None; sys.argv = ['celebahq', 'import', {str(path)!r}, "
+        "'--out', 'x.h5']; from celebahq_builder import cli; cli.main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1
+    assert (
+        ended.stderr
+        == "error: Parquet needs pyarrow, which is not installed: pip install 'celebahq-builder[parquet]'\n"
+    )
+
+
+MEASURED = r"""
+import re, sys
+from pathlib import Path
+from celebahq_builder.formats.parquet_reader import read
+table = read(Path(sys.argv[1]))
+print(sum(picture.pixels.shape[0] for picture in table.pictures()))
+print(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])  # getrusage tells its parent's, too
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells by /proc how much memory a process had")
+@pytest.mark.parametrize("how", [{"row_group_size": 16}, {"write_batch_size": 4, "data_page_size": 2**18}], ids=repr)
+def test_memory_does_not_grow_with_the_file(how: dict[str, int], tmp_path: Path) -> None:
+    """Neither with the number of row groups, nor with that of the pages of one; a page is what is read at once."""
+    picture = coded(noise(1, 256)[0])
+    used = []
+    for count in (20, 220):
+        rows = pa.array([{"bytes": picture, "path": None}] * count, IMAGE)
+        path = tmp_path / f"{count}.parquet"
+        pq.write_table(pa.table({"image": rows}), path, compression="none", use_dictionary=False, **how)
+        ended = subprocess.run(
+            [sys.executable, "-c", MEASURED, str(path)], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        channels, kib = map(int, ended.stdout.split())
+        assert channels == 3 * count
+        used.append(kib)
+    assert path.stat().st_size > 40 * 2**20
+    assert used[1] - used[0] < 20 * 2**10
+
+
+def test_metadata_of_ours_is_there_once(tmp_path: Path) -> None:
+    """The names of classes are in the schema, as `datasets` wants them."""
+    schema = pa.schema(
+        [pa.field("image", IMAGE), pa.field("label", pa.int64())],
+        metadata={"huggingface": json.dumps({"info": {"features": {"label": {"names": ["a", "b"]}}}})},
+    )
+    pq.write_table(pa.table({"image": images(noise(2, 4)), "label": [0, 0]}, schema), tmp_path / "in.parquet")
+    found = read(tmp_path / "in.parquet")
+    assert found.label_names == ("a", "b")
+    np.testing.assert_array_equal(found.labels, [[1, 0], [1, 0]])
+    pq.write_table(
+        pa.table({"image": images(noise(2, 4)), "label": [0, 2]}, schema), tmp_path / "in.parquet"
+    )  # more classes than names
+    assert read(tmp_path / "in.parquet").label_names == ()

@@ -1,0 +1,269 @@
+"""Tar shards of WebDataset come in as they are, ours and others'; what tarfile would pass over is an error."""
+
+import io
+import logging
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.catalogue import recognise
+from celebahq_builder.formats.hdf5 import PyramidFile
+from celebahq_builder.formats.importing import import_pictures
+from celebahq_builder.formats.webdataset_reader import read
+from tests.formats.pyramids import Pictures, noise
+from tests.formats.test_import_bad_input import refused
+
+
+def coded(picture: Pictures, kind: str = "png", **how: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)).save(buffer, kind, **how)
+    return buffer.getvalue()
+
+
+def shard(path: Path, members: Iterable[tuple[str, bytes]], **header: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            for key, value in header.items():
+                setattr(entry, key, value)
+            tar.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def samples(pictures: Pictures, first: int = 0) -> list[tuple[str, bytes]]:
+    return [(f"{number:04d}.png", coded(picture)) for number, picture in enumerate(pictures, first)]
+
+
+def top(path: Path) -> Pictures:
+    with PyramidFile(path) as file:
+        assert list(file.problems()) == []
+        return np.asarray(file.level(file.resolution)[:])
+
+
+# --- What others have made ----------------------------------------------------------------------------------------
+
+
+def test_of_the_package_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of JPEG, with classes and texts; what is no picture and not known of one is counted in the log."""
+    caplog.set_level(logging.INFO)
+    data = noise(7, 16)
+    (tmp_path / "in").mkdir()
+    with webdataset.ShardWriter(str(tmp_path / "in" / "train-%04d.tar"), maxcount=3, verbose=0) as writer:
+        for number, picture in enumerate(data):
+            writer.write(
+                {
+                    "__key__": f"faces/{number:03d}",
+                    "jpg": coded(picture, "jpeg", quality=95),
+                    "cls": number % 3,
+                    "json": {"age": 20 + number, "text": f"face {number}"},
+                    "txt": "a caption",
+                }
+            )
+    assert recognise(tmp_path / "in") == "webdataset"
+    import_pictures(tmp_path / "in", tmp_path / "out.h5")
+    expected = [np.asarray(Image.open(io.BytesIO(coded(one, "jpeg", quality=95)))).transpose(2, 0, 1) for one in data]
+    np.testing.assert_array_equal(top(tmp_path / "out.h5"), expected)
+    np.testing.assert_array_equal(np.load(tmp_path / "out-labels.npy"), np.eye(3)[np.arange(7) % 3])
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert file["photos/file"].asstr()[:].tolist() == [f"faces/{number:03d}.jpg" for number in range(7)]
+        assert file["photos/age"][:].tolist() == list(range(20, 27))
+        assert file["photos/text"].asstr()[6] == "face 6"
+    assert "passed over 7 members that are no pictures, .json or .cls: 7 .txt" in caplog.text
+
+
+def test_a_single_shard_made_by_tar_itself(tmp_path: Path) -> None:
+    """With folders, a point before each name, and hidden files."""
+    data = noise(3, 8)
+    folder = tmp_path / "faces" / "sub"
+    folder.mkdir(parents=True)
+    for name, picture in zip("abc", data, strict=True):
+        (folder / f"{name}.PNG").write_bytes(coded(picture))
+    (tmp_path / "faces" / ".hidden.png").write_text("none")
+    with tarfile.open(tmp_path / "faces.tar", "w") as tar:
+        tar.add(tmp_path / "faces", arcname=".")
+    assert recognise(tmp_path / "faces.tar") == "webdataset"
+    found = read(tmp_path / "faces.tar")
+    assert sorted(found.samples.names) == ["sub/a.PNG", "sub/b.PNG", "sub/c.PNG"]
+    in_order = [data["abc".index(name[4])] for name in found.samples.names]
+    np.testing.assert_array_equal([one.pixels for one in found.pictures()], in_order)
+    np.testing.assert_array_equal([one.pixels for one in found.pictures(2)], in_order[2:])
+
+
+def test_shards_that_count_anew(tmp_path: Path) -> None:
+    """In the order of their numbers; the same keys in each are told apart by the shard."""
+    data = noise(12, 8)
+    for number in range(12):
+        shard(tmp_path / "in" / f"part{number}.tar", [("0.png", coded(data[number]))])
+    found = read(tmp_path / "in")
+    assert [one.name for one in found.pictures()] == [f"part{number}/0.png" for number in range(12)]
+    np.testing.assert_array_equal([one.pixels for one in found.pictures(5)], data[5:])
+
+
+def test_a_header_behind_much_else(tmp_path: Path) -> None:
+    """A JPEG may begin with more than is read for its size."""
+    picture = noise(1, 8)[0]
+    plain = coded(picture, "jpeg")
+    comment = b"\xff\xfe\xff\xfd" + bytes(65531)
+    shard(tmp_path / "in" / "0.tar", [("0.jpg", plain[:2] + 3 * comment + plain[2:])])
+    (found,) = read(tmp_path / "in").pictures()
+    np.testing.assert_array_equal(found.pixels, np.asarray(Image.open(io.BytesIO(plain))).transpose(2, 0, 1))
+
+
+def test_resized_and_limited(tmp_path: Path) -> None:
+    sizes = [(20, 33), (16, 16), (9, 8)]
+    pictures = [np.random.default_rng(i).integers(0, 256, (3, *size), dtype=np.uint8) for i, size in enumerate(sizes)]
+    shard(tmp_path / "in" / "0.tar", [(f"{i}.png", coded(one)) for i, one in enumerate(pictures)])
+    import_pictures(tmp_path / "in", tmp_path / "out.h5", resize=16, limit=2)
+    found = top(tmp_path / "out.h5")
+    middle = Image.fromarray(pictures[0].transpose(1, 2, 0)[:, 6:26]).resize((16, 16), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(found, [np.asarray(middle).transpose(2, 0, 1), pictures[1]])
+
+
+def test_a_tar_beside_pictures_is_not_the_data_set(tmp_path: Path) -> None:
+    shard(tmp_path / "in" / "0.tar", samples(noise(1, 8)))
+    (tmp_path / "in" / "sub").mkdir()
+    (tmp_path / "in" / "sub" / "a.png").write_bytes(coded(noise(1, 8)[0]))
+    assert recognise(tmp_path / "in") == "images"
+
+
+# --- What is wrong with a sample ----------------------------------------------------------------------------------
+
+PNG = coded(noise(1, 8)[0])
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ([("a.txt", b"")], "sample a has no picture; expected a.png or the like"),
+        ([("a.png", PNG), ("b.json", b"{}"), ("c.png", PNG)], "sample b has no picture"),
+        ([("a.png", PNG), ("a.jpg", PNG)], "sample a has both a.png and a.jpg; remove one of them"),
+        ([("a.png", PNG), ("b.png", PNG), ("a.png", PNG)], "holds 2 pictures named a.png"),
+        ([("a.png", PNG), ("a.json", b"[1]")], "a.png (.json) is no JSON object"),
+        ([("a.png", PNG), ("a.json", b"{")], "a.png (.json) is no JSON object"),
+        ([("a.png", PNG), ("a.json", b"[" * 100_000)], "a.png (.json) is no JSON object"),
+        ([("a.png", PNG), ("a.json", b" " * (2**24 + 1))], "a.json has 16777217 bytes, expected at most 16777216"),
+        ([("a.png", PNG), ("a.json", b'{"a/b": 1}')], "'a/b' cannot be the name of a column"),
+        ([("a.png", PNG), ("a.cls", b"cat")], "a.png (.cls) is b'cat', expected the number of a class"),
+        ([("a.png", PNG), ("a.cls", b"-1")], "the labels are neither one class number"),
+        ([("a.png", PNG), ("a.cls", b"1"), ("a.json", b'{"label": 2}')], "(.cls) is 1, the label in its .json 2"),
+        ([("a.png", PNG), ("a.cls", b"1"), ("b.png", PNG)], "the labels are neither one class number"),
+        ([("a.png", PNG), ("b.png", coded(noise(1, 16)[0]))], "0.tar: b.png is 16 x 16 px"),
+        ([("a.png", PNG + bytes(2**21))], "a.png has 2097"),
+        ([("a.png", PNG[:60])], "0.tar: a.png "),
+        ([("a.png", b"no picture")], "0.tar: a.png is not an image that can be read"),
+        ([("a.png", PNG), ("a.json", b'{"sha256": "00"}')], "is not the one that its metadata describes"),
+        ([("notes", b"")], "holds no pictures; expected members ending in .jpg"),
+        ([], "holds no pictures; expected members ending in .jpg"),
+    ],
+)
+def test_bad_samples(members: list[tuple[str, bytes]], said: str, tmp_path: Path) -> None:
+    shard(tmp_path / "in" / "0.tar", members)
+    assert said in refused(tmp_path / "in")
+
+
+@pytest.mark.parametrize("name", ["../a.png", "a/../../b.png", "/etc/a.png", "C:/a.png", "a\\b.png", "a\nb.png"])
+def test_names_that_leave_the_folder(name: str, tmp_path: Path) -> None:
+    shard(tmp_path / "in" / "0.tar", [("a.png", PNG), (name, PNG)])
+    assert "is not a relative path within a folder" in refused(tmp_path / "in")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE])
+def test_members_that_are_no_files(kind: bytes, tmp_path: Path) -> None:
+    shard(tmp_path / "in" / "0.tar", [("a.png", PNG), ("b.png", b"")], type=kind, linkname="/etc/passwd")
+    assert "in/0.tar" in (line := refused(tmp_path / "in"))
+    assert "is no plain file, but a link or the like" in line
+
+
+# --- Damage that tarfile says nothing of ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    return shard(tmp_path / "in" / "0.tar", samples(noise(9, 8)))
+
+
+def test_cut_short_anywhere(archive: Path) -> None:
+    """At every block: between two members, too, where nothing but the missing end tells."""
+    whole = archive.read_bytes()
+    last = max(i for i in range(0, len(whole), 512) if any(whole[i : i + 512])) + 512
+    for size in range(0, last + 512, 512):
+        archive.write_bytes(whole[:size])
+        with pytest.raises(FormatError, match=r"0\.tar"):
+            read(archive)
+    archive.write_bytes(whole[: last + 1024])
+    assert read(archive).count == 9
+
+
+def test_damaged_header(archive: Path) -> None:
+    raw = bytearray(archive.read_bytes())
+    raw[raw.index(b"0004.png") + 1] ^= 1
+    archive.write_bytes(raw)
+    assert "0.tar is damaged: what begins at byte" in refused(archive.parent)
+
+
+def test_two_archives_in_one_file(archive: Path) -> None:
+    archive.write_bytes(2 * archive.read_bytes())
+    assert "0.tar goes on after its end" in refused(archive.parent)
+
+
+def test_compressed(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / "0.tar", "w:gz") as tar:
+        tar.add(__file__, "a.png")
+    assert "0.tar is compressed by gzip; unpack it to a plain tar first" in refused(tmp_path / "in")
+
+
+def test_no_tar(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "0.tar").write_text("no tar" * 1000)
+    assert "0.tar is not a readable tar, or cut short" in refused(tmp_path / "in")
+
+
+# --- Shards -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a-00.tar", "a-02.tar"], "in lacks a-01.tar; get or make it again"),
+        (["a-00.tar", "b-00.tar"], "in holds several sets (a-, b-); give a file, or a folder of one set alone"),
+        (["a-00.tar", "other.tar"], "in holds several sets (a-, other.tar)"),
+        (["a-0.tar", "a-00.tar"], "in holds files of different numberings"),
+        (["a-0-of-3.tar", "a-2-of-3.tar"], "in lacks a-1-of-3.tar"),
+        (["a-0-of-2.tar"], "in lacks a-1-of-2.tar"),
+        (["a-0-of-1.tar", "a-1-of-1.tar"], "in holds 2 files of a set of 1"),
+        (["a-0-of-2.tar", "a-1-of-3.tar"], "in holds files of different numberings"),
+    ],
+)
+def test_shards_that_are_no_set(names: list[str], said: str, tmp_path: Path) -> None:
+    for number, name in enumerate(names):
+        shard(tmp_path / "in" / name, samples(noise(1, 8), number))
+    assert said in refused(tmp_path / "in")
+
+
+def test_shards_without_numbers(tmp_path: Path) -> None:
+    for number, name in enumerate(("z.tar", "a.tar")):
+        shard(tmp_path / "in" / name, samples(noise(1, 8), number))
+    assert read(tmp_path / "in").samples.names == ["0001.png", "0000.png"]
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    assert "in holds no files ending in .tar" in refused(tmp_path / "in", format="webdataset")
+
+
+def test_changed_while_it_is_read(archive: Path) -> None:
+    found = read(archive)
+    archive.write_bytes(archive.read_bytes()[:3000])
+    with pytest.raises(FormatError, match=r"was changed while 0\.tar was read; run it again"):
+        list(found.pictures())
