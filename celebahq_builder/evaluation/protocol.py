@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from celebahq_builder.errors import FormatError, RecipeError
-from celebahq_builder.evaluation.source import Source
+from celebahq_builder.evaluation.source import Described
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def chosen(names: str) -> tuple[str, ...]:
     return tuple(sorted(dict.fromkeys(asked), key=lambda name: (*METRICS, name).index(name)))
 
 
-def check(source: Source, reference: Source | None, protocol: Protocol) -> None:
+def check(source: Described, reference: Described | None, protocol: Protocol) -> None:
     """Raise if a source cannot be evaluated so.
 
     Raises:
@@ -130,7 +130,7 @@ def too_small(metric: str, resolution: int) -> bool:
     return resolution < METRICS[metric].least_px
 
 
-def check_reference(reference: Source, metric: str, protocol: Protocol) -> None:
+def check_reference(reference: Described, metric: str, protocol: Protocol) -> None:
     """Raise if the reference has too few pictures for a metric.
 
     SWD sorts equally many pictures of both sides against each other. For the others a reference of half as many will
@@ -148,12 +148,12 @@ def check_reference(reference: Source, metric: str, protocol: Protocol) -> None:
         )
 
 
-def reference_count(reference: Source, wanted: int) -> int:
+def reference_count(reference: Described, wanted: int) -> int:
     """Return how many pictures of a reference are compared with: as many as of the source, or all it has."""
     return wanted if reference.count is None else min(wanted, reference.count)
 
 
-def half(reference: Source, wanted: int) -> int:
+def half(reference: Described, wanted: int) -> int:
     """Return how many pictures each of two disjoint halves of the reference has that make the floor; 0 for none.
 
     As many as are compared; down to half as many where the reference has no more.
@@ -163,7 +163,7 @@ def half(reference: Source, wanted: int) -> int:
     return min(wanted, reference.count // 2) if reference.count >= wanted else 0
 
 
-def _check_alike(source: Source, reference: Source) -> None:
+def _check_alike(source: Described, reference: Described) -> None:
     if source.resolution != reference.resolution:
         a, b = source.resolution, reference.resolution
         raise FormatError(
@@ -178,7 +178,7 @@ def _check_alike(source: Source, reference: Source) -> None:
         )
 
 
-def _check_size(source: Source, metric: str) -> None:
+def _check_size(source: Described, metric: str) -> None:
     if too_small(metric, source.resolution):
         r, least = source.resolution, METRICS[metric].least_px
         raise FormatError(
@@ -187,7 +187,7 @@ def _check_size(source: Source, metric: str) -> None:
         )
 
 
-def _check_count(source: Source, metric: str, protocol: Protocol) -> None:
+def _check_count(source: Described, metric: str, protocol: Protocol) -> None:
     wanted = protocol.pictures(metric)
     if source.count is None or source.count >= wanted:
         return

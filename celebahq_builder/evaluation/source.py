@@ -26,19 +26,28 @@ READERS = 2
 """Batches that are read beside each other, and beside what is done with them."""
 
 
-class Source(Protocol):
-    """Pictures of one size that can be had by number, again and again."""
+class Described(Protocol):
+    """What is known of pictures of one size before one of them is read."""
 
-    count: int | None
-    """How many there are; None for a generator, which makes as many as are asked for."""
-    resolution: int
-    """R, the side in pixels."""
-    channels: int
-    """C: 3, or 1 for grey."""
+    @property
+    def count(self) -> int | None:
+        """How many there are; None for a generator, which makes as many as are asked for."""
+
+    @property
+    def resolution(self) -> int:
+        """R, the side in pixels."""
+
+    @property
+    def channels(self) -> int:
+        """C: 3, or 1 for grey."""
 
     @property
     def where(self) -> str:
         """How messages name it."""
+
+
+class Source(Described, Protocol):
+    """Pictures of one size that can be had by number, again and again."""
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from celebahq_builder.errors import FormatError
 from celebahq_builder.evaluation import table
 from celebahq_builder.evaluation.evaluate import evaluate as scores
-from celebahq_builder.evaluation.protocol import METRICS, Protocol, too_small
+from celebahq_builder.evaluation.protocol import METRICS, Protocol, check, too_small
 from celebahq_builder.evaluation.reference import Reference
 from celebahq_builder.evaluation.result import Result
 from celebahq_builder.evaluation.source import Source, check_resolution, kind_of, open_set
@@ -124,14 +124,15 @@ def _of_run(request: Request) -> Iterator[Result]:
             f"the snapshots of {request.source} are {r}x{r} at most, too small for "
             f"{', '.join(request.protocol.metrics)}; train on"
         )
-    for r in dict.fromkeys(one.resolution for one in chosen):  # each level is there, before hours of work
-        _reference(request, r, f"{request.source}, at {r}x{r},")
+    for snapshot in {one.resolution: one for one in chosen}.values():  # what is amiss is told before hours of work
+        expected = _reference(request, snapshot.resolution, snapshot.where)
+        check(snapshot, expected.source if expected else None, _fitting(request.protocol, snapshot.resolution))
     reference: Reference | None = None
     for snapshot in chosen:
         r = snapshot.resolution
         log.info("%s: %g kimg, %dx%d", request.source, snapshot.kimg, r, r)
         if reference is None or reference.source.resolution != r:
-            reference = _reference(request, r, str(snapshot.path))
+            reference = _reference(request, r, snapshot.where)
         yield _of_snapshot(snapshot, reference, request.protocol)
 
 
@@ -144,9 +145,14 @@ def _of_snapshot(snapshot: Snapshot, reference: Reference | None, protocol: Prot
         for metric in protocol.metrics
         if too_small(metric, r)
     }
-    fitting = tuple(metric for metric in protocol.metrics if metric not in left_out)
-    result = scores(source, reference, dataclasses.replace(protocol, metrics=fitting))
+    result = scores(source, reference, _fitting(protocol, r))
     return dataclasses.replace(result, left_out=left_out)
+
+
+def _fitting(protocol: Protocol, resolution: int) -> Protocol:
+    """Return a protocol without the metrics that pictures are too small for."""
+    fitting = tuple(metric for metric in protocol.metrics if not too_small(metric, resolution))
+    return dataclasses.replace(protocol, metrics=fitting)
 
 
 def _reference(request: Request, resolution: int, beside: str) -> Reference | None:

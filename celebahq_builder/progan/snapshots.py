@@ -37,6 +37,20 @@ class Snapshot:
         """Of its pictures."""
         return 1 << self.level
 
+    @property
+    def channels(self) -> int:
+        """Of its pictures."""
+        return self.recipe.net.colours
+
+    @property
+    def count(self) -> None:
+        """As many pictures as are asked for."""
+
+    @property
+    def where(self) -> str:
+        """How messages name it."""
+        return str(self.path)
+
     def load(self, device: torch.device) -> Generator:
         """Return the averaged generator in evaluation mode.
 

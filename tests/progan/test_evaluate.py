@@ -152,8 +152,18 @@ def test_only_some_snapshots(run: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="are 8x8 at most, too small for swd; train on"):
         list(results(Request(run, protocol, data, 8)))
     small = theano_file(tmp_path / "small.h5", smooth(20, 16))
-    with pytest.raises(FormatError, match=r"at 32x32, has pictures of 32x32: .*small\.h5 has no level 32x32"):
+    with pytest.raises(FormatError, match=r"r0032\.safetensors has pictures of 32x32: .*small\.h5 has no level 32x32"):
         next(results(Request(run, protocol, small)))
+
+
+def test_what_is_amiss_is_told_before_the_first_snapshot_is_loaded(
+    run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GeneratorSource, "of_snapshot", None)
+    with pytest.raises(FormatError, match=r"swd compares .*r0016\.safetensors with other pictures, and there are none"):
+        next(results(Request(run, Protocol(("swd",), 10))))
+    with pytest.raises(FormatError, match=r"swd81 compares with 81 pictures at least, .*data\.h5 has 80"):
+        next(results(Request(run, Protocol(("swd", "ms-ssim"), 81), data)))
 
 
 def test_a_run_as_reference_is_its_generator(run: Path, data: Path) -> None:
