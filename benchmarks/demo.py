@@ -8,6 +8,7 @@ same command goes on. Nothing else should run meanwhile: it is minutes that coun
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import signal
 import subprocess
@@ -56,6 +57,7 @@ def main() -> None:
     lines = read_lines(asked.out / "run" / "stats.jsonl")
     finish(
         [
+            Row("resolution after 2 minutes", resolution(early), "", at_least=RESOLUTION),
             Row("kimg shown", lines[-1]["kimg"], ""),
             Row("at 32x32: pictures/s", lines[-1]["images_per_s"], ""),
             Row(f"SWD x1000 to {HELD} held-back faces, after 2 minutes", began, ""),
@@ -119,8 +121,15 @@ def pictures(path: Path) -> np.ndarray:
 
 
 def generated(where: Path) -> np.ndarray:
-    """Return what a generator makes, uint8 [256, 3, 32, 32]."""
-    return np.stack([one.pixels for one in Generated(where, HELD, 0, torch.device("cpu")).pictures()])
+    """Return what a generator makes, uint8 [256, 3, 32, 32]; smaller pictures enlarged, as when 32x32 begins to fade in."""
+    made = Generated(where, HELD, 0, torch.device("cpu"))
+    times = RESOLUTION // made.resolution
+    return np.stack([one.pixels for one in made.pictures()]).repeat(times, axis=2).repeat(times, axis=3)
+
+
+def resolution(where: Path) -> int:
+    """Return the resolution that a generator had reached."""
+    return 1 << int(json.loads((where / "generator.json").read_text())["level"])
 
 
 def distance(made: np.ndarray, reals: np.ndarray) -> float:
