@@ -121,7 +121,7 @@ def pictures(path: Path) -> np.ndarray:
 
 
 def generated(where: Path) -> np.ndarray:
-    """Return what a generator makes, uint8 [256, 3, 32, 32]; smaller pictures enlarged, as when 32x32 begins to fade in."""
+    """Return what a generator makes, uint8 [256, 3, 32, 32]; smaller ones enlarged, as where 32x32 fades in."""
     made = Generated(where, HELD, 0, torch.device("cpu"))
     times = RESOLUTION // made.resolution
     return np.stack([one.pixels for one in made.pictures()]).repeat(times, axis=2).repeat(times, axis=3)
