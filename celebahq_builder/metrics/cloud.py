@@ -52,18 +52,20 @@ class Cloud:
         self._sampler, self._advance = sampler, advance
         self._levels = levels(sampler.resolution)
         self._stores: list[LevelStore] = []
-        sums: list[list[Tensor]] = [[] for _ in self._levels]
         self.channels = channels
+        sums = torch.empty(0)
         for start, samples in self._read():
             if not start:
                 self.channels = samples[0].pixels.shape[3]
+                # one array: small ones that stay, amid large ones that go, would keep the latter's memory from use
+                sums = torch.empty((len(self._levels), count, 2, self.channels), dtype=torch.float64)
                 if dtype:
                     self._stores = [LevelStore(s, count, dtype) for s in samples]
             for index, sample in enumerate(samples):
-                sums[index].append(sample.sums)
+                sums[index, start : start + len(sample.sums)] = sample.sums
                 if dtype:
                     self._stores[index].put(start, sample)
-        self._sums = [torch.cat(found).sum(dim=0) for found in sums]
+        self._sums = sums.sum(dim=1)
 
     def moments(self, index: int) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of each component of the descriptors at a level, float64 [49 C] each.
@@ -71,7 +73,7 @@ class Cloud:
         Raises:
             FormatError: a channel is flat, which leaves nothing to divide by.
         """
-        mean, square = (self._sums[index] / (self._count * VALUES)).cpu()
+        mean, square = self._sums[index] / (self._count * VALUES)
         deviation = (square - mean.square()).clamp_(min=0).sqrt()
         if float(deviation.min()) < FLAT:
             raise FormatError(
@@ -95,17 +97,16 @@ class Cloud:
         Raises:
             FormatError: at the end, if the pictures were others than before.
         """
-        sums: list[Tensor] = []
+        now = torch.zeros(self._sums.shape[-1], dtype=torch.float64)
         waiting: list[list[Tensor]] = []  # without the pixels, which are many times as large
         for start, samples in self._read():
             if waiting and start % BLOCK == 0:
                 yield [torch.cat(level) for level in zip(*waiting, strict=True)]
                 waiting = []
             waiting.append([sample.descriptors for sample in samples])
-            sums.append(samples[0].sums.sum(dim=0))
+            now += samples[0].sums[:, 1].sum(dim=0).cpu()
         yield [torch.cat(level) for level in zip(*waiting, strict=True)]
-        before, now = self._sums[0][1], torch.stack(sums).sum(dim=0)[1]
-        if not torch.allclose(before, now, rtol=CHANGED):
+        if not torch.allclose(self._sums[0, 1], now, rtol=CHANGED):
             raise FormatError(
                 f"{self._name} gave other pictures when it was read again; make it repeat itself (a fixed seed, no "
                 "shuffling), or allow enough memory to read it once"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.metrics.distribution import HALF, DistributionGap, _bucket, _edges
+from celebahq_builder.metrics.distribution import VALUES, DistributionGap, _number, _values
 from celebahq_builder.metrics.sliced import random_directions, sliced_wasserstein
 
 CPU = torch.device("cpu")
@@ -57,19 +57,15 @@ def test_neither_order_nor_portions_nor_threads_matter() -> None:
     assert found[0] == found[1] == found[2]
 
 
-def test_buckets_rise_with_the_values_and_hold_them() -> None:
-    values = torch.cat([torch.linspace(-50, 50, 9999), torch.tensor([0.0, -1e-9, 1e-9, 1e6, -1e6, 16_000, -16_000])])
-    values = values.sort().values
-    numbers, edges = _bucket(values), _edges()
-    assert torch.equal(numbers, numbers.sort().values)
-    assert int(numbers[0]) == 0
-    assert int(numbers[-1]) == 2 * HALF - 1
-    inside = values.abs() < 16_300
-    slack = 1e-6 * values[inside].abs() + 1e-8  # of the sum with NEAR, rounded
-    assert bool((edges[numbers[inside]] <= values[inside] + slack).all())
-    assert bool((edges[numbers[inside] + 1] >= values[inside] - slack).all())
-    near = edges.diff()[HALF - 100 : HALF + 100]
-    assert float(near.max()) < 1e-4
+def test_numbers_are_those_of_the_rounded_values() -> None:
+    values = torch.cat([torch.linspace(-50, 50, 9999), torch.tensor([0.0, -1e-9, 1e-5, 30_000, -30_000])])
+    numbers, all_values = _number(values), _values()
+    assert 0 <= int(numbers.min()) < int(numbers.max()) < VALUES
+    half = VALUES // 2
+    rising = torch.where(numbers < half, half - 1 - numbers, numbers)
+    assert torch.equal(all_values[rising], values.half().double())
+    assert torch.equal(all_values, all_values.sort().values)
+    assert bool(all_values.isfinite().all())
 
 
 def test_clouds_must_be_of_one_size() -> None:
