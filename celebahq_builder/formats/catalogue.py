@@ -117,7 +117,7 @@ def recognise(path: Path, remedy: str = "give a folder of pictures, or --from FO
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror}") from None
     if name is None and _is_empty(path):
-        raise FormatError(f"{path} is empty; expected a data set: {', '.join(READERS)}")
+        raise FormatError(f"{path} is empty; {remedy}")
     if name is None:
         raise FormatError(f"{path} is of no known format ({', '.join(READERS)}); {remedy}")
     return name

@@ -79,7 +79,9 @@ def test_what_is_no_source(places: dict[str, Path], tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
     refused(tmp_path / "missing.h5", "missing.h5 does not exist")
-    refused(tmp_path, "mnist, lsun); give an HDF5 file, a folder or a zip of pictures, or a generator")
+    refused(tmp_path, f"{tmp_path} is empty")
+    (tmp_path / "notes.txt").write_text("nothing to see")
+    refused(tmp_path / "notes.txt", "mnist, lsun); give an HDF5 file, a folder or a zip of pictures, or a generator")
     refused(places["hdf5"], "has no level 64x64; it has 32, 16, 8, 4, 2, 1", 64)
     refused(places["images"], "has pictures of 32x32, wanted are 16x16; only an HDF5 file has several", 16)
     records = tmp_path / "records"

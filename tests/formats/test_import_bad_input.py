@@ -245,9 +245,9 @@ def test_empty_folder(tmp_path: Path) -> None:
 
 def test_nothing_in_it(tmp_path: Path) -> None:
     (tmp_path / "in" / "below").mkdir(parents=True)
-    assert "in is empty; expected a data set: images, " in refused(tmp_path / "in")
+    assert "in is empty; give a folder of pictures, or --from FORMAT" in refused(tmp_path / "in")
     (tmp_path / "in.bin").write_bytes(b"")
-    assert "in.bin is empty; expected a data set: images, " in refused_again(tmp_path / "in.bin")
+    assert "in.bin is empty; give a folder of pictures, or --from FORMAT" in refused_again(tmp_path / "in.bin")
 
 
 def test_folder_of_nothing_known(tmp_path: Path) -> None:
