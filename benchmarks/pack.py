@@ -1,7 +1,8 @@
-"""How fast and how small pictures go into the HDF5 file: ``python benchmarks/pack.py [--codecs]``.
+"""How fast and how small pictures go into the HDF5 file: ``python benchmarks/pack.py [--pngs DIR | --codecs]``.
 
 300 faces of 1024x1024, made from the 28 of the real CelebA-HQ that lie among the test data: mirrored and shifted, so
-that no two are alike and all have the texture that they have; written as the PNGs that a build's align leaves.
+that no two are alike and all have the texture that they have; written as the PNGs that a build's align leaves. Or the
+first 300 of a build itself: ``--pngs WORK/stages/align/images``.
 Both sides read the same files, in one run, by turns:
 
 - the public tool's way: one process, 2x2 means in float32, gzip 4 within HDF5's filter pipeline;
@@ -61,11 +62,23 @@ def variant(face: Pixels, number: int) -> Pixels:
     return np.ascontiguousarray(shifted[:, :, ::-1] if number // 28 % 2 else shifted)
 
 
-def make_pngs(folder: Path) -> list[Kept]:
-    """Write the pictures as align does, and return what is recorded of them."""
-    real, kept = faces(28), []
+def coded(pngs: Path | None) -> Iterator[bytes]:
+    """Yield the pictures as PNG files."""
+    if pngs is not None:
+        found = sorted(pngs.rglob("*.png"))[:PICTURES]
+        if len(found) < PICTURES:
+            sys.exit(f"{pngs} has {len(found)} PNG files; expected {PICTURES} or more, those of a build's align")
+        yield from (path.read_bytes() for path in found)
+        return
+    real = faces(28)
     for number in range(PICTURES):
-        data = encode_png(variant(real[number % len(real)], number))
+        yield encode_png(variant(real[number % len(real)], number))
+
+
+def make_pngs(folder: Path, pngs: Path | None) -> list[Kept]:
+    """Write the pictures as align does, and return what is recorded of them."""
+    kept = []
+    for number, data in enumerate(coded(pngs)):
         path = folder / f"{number:06d}.png"
         path.write_bytes(data)
         record = {
@@ -153,9 +166,9 @@ class Spent:
         self.cpu_s += time.process_time() - self.began[1]
 
 
-def speed(folder: Path) -> list[Row]:
+def speed(folder: Path, pngs: Path | None) -> list[Row]:
     """Measure both sides by turns."""
-    kept = make_pngs(folder)
+    kept = make_pngs(folder, pngs)
     paths = [folder / one.photo for one in kept]
     spent = {"theirs": Spent(), "ours": Spent()}
     tool = PublicTool(folder / "tool.h5", PICTURES)
@@ -276,5 +289,6 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--codecs"]:
         finish(codecs())
     print(f"{os.cpu_count()} cores, load before: {os.getloadavg()[0]:.1f} running processes")
+    given = Path(sys.argv[2]) if sys.argv[1:2] == ["--pngs"] else None
     with tempfile.TemporaryDirectory() as temporary:
-        finish([*speed(Path(temporary)), *memory(Path(temporary))])
+        finish([*speed(Path(temporary), given), *memory(Path(temporary))])

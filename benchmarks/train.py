@@ -66,8 +66,8 @@ def main() -> None:
         speed, _ = measured(players, moment, asked.seconds)
         tell(rows, Row("32x32, minibatch 16: pictures/s", speed, "", at_least=KNOWN * FASTER))
     for level in levels:
-        at = recipe.schedule.begins(level, levels[-1]) + recipe.schedule.fade_kimg
-        moment = recipe.schedule.at(at, levels[-1])
+        begins = recipe.schedule.begins(level, levels[-1])
+        moment = recipe.schedule.at(begins + recipe.schedule.fade_kimg if begins else 0.0, levels[-1])
         rate[level], peak = measured(players, moment, asked.seconds)
         side = moment.resolution
         tell(rows, Row(f"{side}x{side}, minibatch {moment.minibatch}: pictures/s", rate[level], ""))
@@ -92,9 +92,11 @@ def measured(players: Players, moment: Moment, seconds: float) -> tuple[float, i
     reals = [Reals(pictures[i::passes]) for i in range(passes)]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    if device.type == "cuda" or side <= 128:  # beyond, a step on a CPU takes so long that nothing is set up beside it
+    if device.type == "cuda":
         for _ in range(2):
             players.step(0, moment, reals)
+    elif side <= 128:  # beyond, a step takes so long that nothing is set up beside it
+        players.step(0, dataclasses.replace(moment, minibatch=4), [Reals(pictures[:4])])
     synchronise(device)
     began, steps = time.perf_counter(), 0
     while True:

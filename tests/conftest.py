@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,11 @@ from celebahq_builder.runner import Request, Summary, build
 from celebahq_builder.source import read_celeba, subset
 from celebahq_builder.stages import region, select, upscale
 from celebahq_builder.stages.recipe import BuildRecipe
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # so a shell starts what runs in the background, and it is inherited
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # as in a worker; more threads than cores make small tests crawl
 

@@ -61,7 +61,7 @@ def run_command(command: click.Command) -> None:
     """Run a command; what the user can mend is one line on stderr and exit code 1."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        sys.exit(command.main(standalone_mode=False))
+        _end(command.main(standalone_mode=False) or 0)
     except CelebAHQError as error:
         click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)  # names of files may have several
         sys.exit(1)
@@ -72,6 +72,16 @@ def run_command(command: click.Command) -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
         _leave(error)
+
+
+def _end(status: int) -> NoReturn:
+    """End the process; one of several that trained together at once, see `training.world.joined`."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _leave(error: BaseException) -> NoReturn:

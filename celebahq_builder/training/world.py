@@ -71,6 +71,9 @@ class World:
 def joined(device: str) -> Iterator[World]:
     """Join the processes that torchrun started, if it did; otherwise be alone.
 
+    All leave together. What connects them then ends with the process (`cli.group` ends it at once): taken down while
+    the other side does the same, gloo's threads now and then abort a process that has done its work.
+
     Args:
         device: as ``--device``; under torchrun the n-th process of a machine takes the n-th CUDA device.
 
@@ -91,12 +94,14 @@ def joined(device: str) -> Iterator[World]:
     mine = torch.device("cpu" if names == ("cpu",) else names[local])
     if mine.type == "cuda":
         torch.cuda.set_device(mine)
-    dist.init_process_group("nccl" if mine.type == "cuda" else "gloo")
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if mine.type == "cuda" else "gloo")
     try:
         yield World(rank, size, mine)
-        dist.barrier()  # one that leaves while others still talk to it can end in an abort
-    finally:
+        dist.barrier()
+    except BaseException:
         dist.destroy_process_group()
+        raise
 
 
 ALONE = World(0, 1, torch.device("cpu"))
