@@ -56,6 +56,14 @@ class Progress:
             self.said = time.monotonic()
             log.info("%s", self.line())
 
+    def go_on(self, photos: int) -> None:
+        """Count photos that an earlier command had done; they are none of this one's rate."""
+        self.first = self.done = self.done + photos
+        self.began = time.monotonic()
+        if self.bar is not None:
+            self.bar.initial += photos
+            self.bar.update(photos)
+
     def line(self) -> str:
         """Return the state of the pass in one line."""
         seconds = max(time.monotonic() - self.began, 1e-9)

@@ -1,9 +1,9 @@
 """The one process that writes a multi-resolution HDF5 file, from chunks that others have packed.
 
-The file is written from its beginning to its end, under a ``.partial`` name. What a killed writer leaves is deleted by
-the next one, which starts again: HDF5 keeps the index of its chunks in memory and rewrites it in place, so the file is
-whole only once it is closed. Packing takes minutes where the build took days, and a file that is written in one go is
-the same byte for byte however often it was begun.
+The file is written from its beginning to its end, under a ``.partial`` name: HDF5 keeps the index of its chunks in
+memory and rewrites it in place, so the file is whole only once it is closed, and one that is written in one go is the
+same byte for byte however often it was begun. What a killed writer leaves is deleted by the next one; `hdf5_resumed`
+goes on with it instead, where that is worth its while.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from celebahq_builder.errors import DiskFull, FormatError
 from celebahq_builder.formats.codecs import Codec
-from celebahq_builder.formats.hdf5_layout import FORMAT_VERSION, PHOTOS, level_name, pictures_per_chunk
-from celebahq_builder.formats.packing import Packed, compress_chunk
+from celebahq_builder.formats.hdf5_datasets import LevelDataset, TextDataset, check_text
+from celebahq_builder.formats.hdf5_layout import FORMAT_VERSION, PHOTOS
+from celebahq_builder.formats.packing import Packed
 from celebahq_builder.imaging.pyramid import levels
 from celebahq_builder.workspace import as_storage_error
 
@@ -34,29 +35,41 @@ Columns = Mapping[str, NDArray[Any] | Sequence[str]]
 NAMES = ("attribute_names", "label_names")
 """Columns with a row for each attribute or label instead of each picture."""
 
-ROWS = 1024
-"""Rows of a growing column that are written together."""
+UNFINISHED = "pictures.h5"
+"""Name of an unfinished file in a folder of its own."""
 
 
 class PyramidWriter:
     """Writes a file of known length, in order, under a ``.partial`` name; `finish` gives it its own.
+
+    Args:
+        path: of the file.
+        count: of the pictures.
+        resolution: of the largest level.
+        channels: 3, or 1 for grey.
+        codec: of all levels.
+        within: folder for the unfinished file, which stays there if it is never finished; default beside `path`, and
+            then it is deleted.
 
     Raises:
         FormatError: the codec needs a package that is missing, or another process is writing the same file.
         DiskFull: no space left.
     """
 
-    def __init__(self, path: Path, *, count: int, resolution: int, channels: int, codec: Codec) -> None:
+    def __init__(
+        self, path: Path, *, count: int, resolution: int, channels: int, codec: Codec, within: Path | None = None
+    ) -> None:
         self.path, self.count, self.codec = path, count, codec
-        self.partial = path.with_name(path.name + ".partial")
-        self.levels = [_Level(r, channels, codec) for r in levels(resolution)]
-        self.columns: dict[str, _Column] = {}
+        self.stays = within is not None
+        self.partial = path.with_name(path.name + ".partial") if within is None else within / UNFINISHED
+        self.levels = [LevelDataset(r, channels, codec) for r in levels(resolution)]
+        self.columns: dict[str, TextDataset] = {}
         self.done = 0
         keywords = codec.keywords
-        with self._storing():
+        with self.storing():
             self.held = _held(self.partial, path)
         try:
-            with self._storing():
+            with self.storing():
                 # The lock is ours: HDF5's own would meet it and give up.
                 self.file = h5py.File(self.partial, "w", libver=("earliest", "v110"), locking=False)
                 for level in self.levels:
@@ -80,12 +93,12 @@ class PyramidWriter:
         self.done += len(packed.sha256)
         if self.done > self.count:
             raise FormatError(f"{self.path}: {self.count} pictures were announced, {self.done} came")
-        with self._storing():
+        with self.storing():
             for level, content in zip(self.levels, packed.levels, strict=True):
                 level.add(content)
             for name, texts in {**(columns or {}), "sha256": packed.sha256}.items():
                 if name not in self.columns:
-                    self.columns[name] = _Column(self.file[PHOTOS], name, self.count)
+                    self.columns[name] = TextDataset(self.file[PHOTOS], name, self.count)
                 self.columns[name].add(texts)
 
     def finish(self, columns: Columns, attributes: Mapping[str, Any]) -> None:
@@ -105,8 +118,8 @@ class PyramidWriter:
             if len(values) != self.count and name not in NAMES:
                 raise FormatError(f"{self.path}: column {name} has {len(values)} rows, expected {self.count}")
             if not isinstance(values, np.ndarray):
-                _check_text(name, values)
-        with self._storing():
+                check_text(name, values)
+        with self.storing():
             for level in self.levels:
                 level.close()
             for column in self.columns.values():
@@ -124,7 +137,12 @@ class PyramidWriter:
             self.held.close()
 
     @contextlib.contextmanager
-    def _storing(self) -> Iterator[None]:
+    def storing(self) -> Iterator[None]:
+        """Make known errors of what is done meanwhile.
+
+        Raises:
+            DiskFull: no space left.
+        """
         try:
             yield
         except (OSError, RuntimeError) as error:
@@ -139,12 +157,13 @@ class PyramidWriter:
         self._discard()
 
     def _discard(self) -> None:
-        """Close the file and delete it, if it has not got its name."""
+        """Close the file and delete it, unless it has got its name or stays for a later command."""
         if self.held.closed:
             return
         with contextlib.suppress(OSError, RuntimeError, AttributeError):  # a full disk fails again, or did at once
             self.file.close()
-        self.partial.unlink(missing_ok=True)
+        if not self.stays:
+            self.partial.unlink(missing_ok=True)
         self.held.close()
 
 
@@ -160,85 +179,6 @@ def _held(partial: Path, path: Path) -> BinaryIO:
         file.close()
         raise FormatError(f"{path} is being written by another process; wait for it, or give another name") from None
     return file
-
-
-class _Level:
-    """A dataset that grows by whole chunks; what does not fill one waits."""
-
-    def __init__(self, resolution: int, channels: int, codec: Codec) -> None:
-        self.resolution, self.codec = resolution, codec
-        self.shape = (channels, resolution, resolution)
-        self.size = pictures_per_chunk(resolution, channels)
-        self.start = self.waiting = 0
-        self.buffer = np.empty((self.size, *self.shape), np.uint8)
-
-    def create(self, file: h5py.File, count: int, keywords: Mapping[str, Any]) -> None:
-        self.dataset = file.create_dataset(
-            level_name(self.resolution),
-            shape=(count, *self.shape),
-            maxshape=(None, *self.shape),
-            chunks=(self.size, *self.shape),
-            dtype=np.uint8,
-            **keywords,
-        )
-
-    def add(self, content: list[bytes] | NDArray[np.uint8]) -> None:
-        if isinstance(content, list):
-            for chunk in content:
-                self._store(chunk)
-            return
-        while len(content):
-            taken = content[: self.size - self.waiting]
-            self.buffer[self.waiting : self.waiting + len(taken)] = taken
-            self.waiting += len(taken)
-            content = content[len(taken) :]
-            if self.waiting == self.size:
-                self.close()
-
-    def close(self) -> None:
-        if self.waiting:
-            self._store(compress_chunk(self.buffer[: self.waiting], self.size, self.codec))
-            self.waiting = 0
-
-    def _store(self, chunk: bytes) -> None:
-        self.dataset.id.write_direct_chunk((self.start, 0, 0, 0), chunk)
-        self.start += self.size
-
-
-class _Column:
-    """A column of text that comes with the pictures."""
-
-    def __init__(self, group: h5py.Group, name: str, count: int) -> None:
-        self.dataset = group.create_dataset(name, shape=(count,), dtype=h5py.string_dtype())
-        self.name, self.start = name, 0
-        self.waiting: list[str] = []
-
-    def add(self, texts: Sequence[str]) -> None:
-        _check_text(self.name, texts)
-        self.waiting += texts
-        if len(self.waiting) >= ROWS:
-            self.close()
-
-    def close(self) -> None:
-        if self.waiting:
-            self.dataset[self.start : self.start + len(self.waiting)] = self.waiting
-            self.start += len(self.waiting)
-            self.waiting = []
-
-
-def _check_text(column: str, texts: Sequence[str]) -> None:
-    """Raise for text that HDF5 cannot hold, such as a file name in a legacy encoding."""
-    for text in texts:
-        if "\0" in text or not _is_unicode(text):
-            raise FormatError(f"{column} {text!r} cannot be stored in HDF5, which takes UTF-8 without NUL; rename it")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _disk_error(error: OSError | RuntimeError, path: Path) -> Exception:

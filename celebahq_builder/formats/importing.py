@@ -12,11 +12,12 @@ from celebahq_builder import __version__
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.catalogue import reader_of, recognise
 from celebahq_builder.formats.codecs import codec
-from celebahq_builder.formats.labels import labels_path
+from celebahq_builder.formats.labels import labels_file, labels_path
 from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.metadata import Metadata
 from celebahq_builder.formats.pictures import Labels, Picture, PictureSet
 from celebahq_builder.formats.staging import check_free
+from celebahq_builder.formats.stamp import stamp
 from celebahq_builder.formats.writing import OWN_COLUMNS, write_pictures
 from celebahq_builder.progress import Progress
 from celebahq_builder.workspace import sha256
@@ -36,8 +37,8 @@ def import_pictures(
     """Write a data set to a new HDF5 file; returns the number of pictures.
 
     Labels go to ``<stem>-labels.npy`` beside it, what is known of the pictures to its columns. The hashes are of the
-    pixels that are written; where the metadata has some, they are checked. Nothing but a whole file is left: a
-    killed import starts again.
+    pixels that are written; where the metadata has some, they are checked. A killed import goes on from
+    ``TARGET.partial``, if the data set and what is asked for are still the same; after an error nothing is left.
 
     Args:
         path: of the data set.
@@ -79,6 +80,18 @@ def import_pictures(
             columns=columns,
             attributes=attributes,
             advance=progress.advance,
+            plan={
+                "builder": __version__,
+                "source": str(path.absolute()),
+                "content": stamp(path),
+                "labels": sha256(b"" if pictures.labels is None else labels_file(pictures.labels)),
+                "format": name,
+                "resize": resize,
+                "limit": limit,
+                "skip": sha256("\n".join(left_out).encode()),
+                "compression": compression,
+            },
+            go_on=progress.go_on,
         )
     except OSError as error:
         raise FormatError(f"{target} cannot be written: {error}; see to it, or choose another --out") from None

@@ -16,10 +16,12 @@ from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.codecs import Codec, Gzip
 from celebahq_builder.formats.hdf5_layout import pictures_per_job
+from celebahq_builder.formats.hdf5_resumed import ResumedWriter, resumed_writer
 from celebahq_builder.formats.hdf5_writer import Columns, PyramidWriter
 from celebahq_builder.formats.labels import labels_file, labels_path, write_labels
 from celebahq_builder.formats.packing import Packed, pack
 from celebahq_builder.formats.pictures import Labels, Picture, PictureSet
+from celebahq_builder.formats.staging import staging
 
 OWN_COLUMNS = ("file", "sha256", "label_names")
 """What is written of each data set; see `write_pictures`."""
@@ -34,6 +36,8 @@ def write_pictures(
     columns: Columns | None = None,
     attributes: Mapping[str, Any] | None = None,
     advance: Callable[[int], None] = lambda _: None,
+    plan: Mapping[str, Any] | None = None,
+    go_on: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Write a data set to a new HDF5 file, and its labels, where it has any, beside it.
 
@@ -49,11 +53,15 @@ def write_pictures(
             the hashes of their pixels (``sha256``) and the names of the labels (``label_names``) are added here.
         attributes: of the file; tables and lists are stored as JSON.
         advance: called with the number of pictures written since the last call.
+        plan: all that decides the file's bytes. A kill or Ctrl-C then leaves the folder ``PATH.partial``, from which
+            the next call of the same plan goes on; None keeps nothing.
+        go_on: called with the number of pictures that an earlier call has written.
 
     Raises:
-        FormatError: the file exists, the data set is not what it says, or a column has another number of rows;
-            nothing remains of the file.
+        FormatError: the file exists, the data set is not what it says, a column has another number of rows, or what
+            an earlier call has left is of another plan; else nothing remains of the file.
         DiskFull: no space left; nothing remains of the file.
+        WorkspaceLocked: another process writes the same file by a plan.
     """
     columns = dict(columns or {})
     labels = pictures.labels
@@ -70,14 +78,26 @@ def write_pictures(
         if pictures.label_names:
             columns["label_names"] = list(pictures.label_names)
     size = {"count": pictures.count, "resolution": pictures.resolution, "channels": pictures.channels}
-    with PyramidWriter(path, **size, codec=codec) as writer:
-        jobs = _jobs(pictures, codec)
+    with contextlib.ExitStack() as last, _writer(path, plan, **size, codec=codec) as writer:
+        go_on(writer.done)
+        jobs = _jobs(pictures, codec, writer.done)
         for names, packed in parallel.run_threads(_pack, jobs, workers=workers):
             writer.write(packed, {"file": names})
             advance(len(names))
         _check_target(path)
-        with _labels_beside(path, labels):
-            writer.finish(columns, attributes or {})
+        last.enter_context(_labels_beside(path, labels))
+        writer.finish(columns, attributes or {})
+
+
+@contextlib.contextmanager
+def _writer(path: Path, plan: Mapping[str, Any] | None, **shape: Any) -> Iterator[PyramidWriter | ResumedWriter]:
+    """Open a writer of a file, which gets its name at the end at the latest."""
+    if plan is None:
+        with PyramidWriter(path, **shape) as writer:
+            yield writer
+        return
+    with staging(path, dict(plan)) as stage, resumed_writer(stage.root, stage.data, **shape) as resumed:
+        yield resumed
 
 
 @contextlib.contextmanager
@@ -103,9 +123,9 @@ class _Job:
     codec: Codec
 
 
-def _jobs(pictures: PictureSet, codec: Codec) -> Iterator[_Job]:
+def _jobs(pictures: PictureSet, codec: Codec, start: int) -> Iterator[_Job]:
     channels, side = pictures.channels, pictures.resolution
-    stream = iter(pictures.pictures())
+    stream = iter(pictures.pictures(start))
     while at_once := tuple(itertools.islice(stream, pictures_per_job(side, channels))):
         for picture in at_once:
             if picture.pixels.shape != (channels, side, side) or picture.pixels.dtype != np.uint8:

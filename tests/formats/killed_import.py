@@ -1,0 +1,24 @@
+"""An import that is killed after some pictures: ``python -m tests.formats.killed_import PATH OUT WORKERS N``."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from celebahq_builder.formats import importing
+from celebahq_builder.formats.importing import import_pictures
+from celebahq_builder.progress import Progress
+
+
+class Deadly(Progress):
+    """Kills the process once as many pictures are done as it was told."""
+
+    def advance(self, photos: int, rejected: int = 0, failed: int = 0) -> None:
+        super().advance(photos, rejected, failed)
+        if self.done >= int(sys.argv[4]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    importing.Progress = Deadly
+    import_pictures(Path(sys.argv[1]), Path(sys.argv[2]), workers=int(sys.argv[3]))
