@@ -20,7 +20,8 @@ from table import Row, finish, shared_data
 
 from celebahq_builder.imaging.padding import plan_padding
 from celebahq_builder.outcome import Rejection
-from celebahq_builder.source import Photo, read_celeba
+from celebahq_builder.source.celeba import read_celeba
+from celebahq_builder.source.photo import Photo
 from celebahq_builder.stages.face import Face
 from celebahq_builder.stages.recipe import BuildRecipe
 from celebahq_builder.stages.steps import Steps

@@ -12,7 +12,7 @@ from celebahq_builder.imaging.codec import encode_jpeg, open_rgb, to_pixels
 from celebahq_builder.imaging.tiles import run_tiled
 from celebahq_builder.imaging.warp import warp_quad
 from celebahq_builder.pretrained import load, registry
-from celebahq_builder.source import read_celeba
+from celebahq_builder.source.celeba import read_celeba
 from celebahq_builder.stages import align, denoise, region, upscale
 from celebahq_builder.training.degradation import jpeg
 

@@ -24,7 +24,7 @@ from celebahq_builder.pretrained import entry
 from celebahq_builder.progress import Progress
 from celebahq_builder.recipe import flatten, to_mapping
 from celebahq_builder.report import page
-from celebahq_builder.source import Source
+from celebahq_builder.source.photo import Source
 from celebahq_builder.stages import align, denoise, exact, example, official, pack, region, score, select, upscale
 from celebahq_builder.stages.batch import BatchJob, run_batch
 from celebahq_builder.stages.recipe import PHOTO_STAGES, STAGES, BuildRecipe

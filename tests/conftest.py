@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from celebahq_builder.runner import Request, Summary, build
-from celebahq_builder.source import read_celeba, subset
+from celebahq_builder.source.celeba import read_celeba
+from celebahq_builder.source.selection import subset
 from celebahq_builder.stages import region, select, upscale
 from celebahq_builder.stages.recipe import BuildRecipe
 

@@ -12,7 +12,7 @@ from cryptography.fernet import Fernet
 
 from celebahq_builder.formats.deltas import member_name, photo_key, zip_name
 from celebahq_builder.image_list import COLUMNS
-from celebahq_builder.source import read_celeba
+from celebahq_builder.source.celeba import read_celeba
 from celebahq_builder.stages import exact, region, select
 from celebahq_builder.stages.recipe import BuildRecipe
 from tests.conftest import SAMPLE

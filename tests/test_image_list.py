@@ -7,7 +7,8 @@ import pytest
 from celebahq_builder.errors import SourceError
 from celebahq_builder.image_list import COLUMNS, Listed, read_image_list
 from celebahq_builder.outcome import Reason
-from celebahq_builder.source import official, read_celeba
+from celebahq_builder.source.celeba import read_celeba
+from celebahq_builder.source.selection import official
 from tests.conftest import SAMPLE
 
 HEAD = "   ".join(COLUMNS)

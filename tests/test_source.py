@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 
 from celebahq_builder.errors import SourceError
 from celebahq_builder.outcome import Reason, Rejected
-from celebahq_builder.source import COLUMNS, Photo, Source, photo_path, read_celeba, read_folder, subset
+from celebahq_builder.source.celeba import read_celeba
+from celebahq_builder.source.folder import read_folder
+from celebahq_builder.source.listing import photo_path
+from celebahq_builder.source.photo import COLUMNS, Photo, Source
+from celebahq_builder.source.selection import subset
 from tests.conftest import SAMPLE
 
 NUMBERS = tuple(float(i) for i in range(10, 20))

@@ -30,7 +30,7 @@ BUILD_ONE = """
 import resource, sys
 from pathlib import Path
 import torch
-from celebahq_builder.source import Photo
+from celebahq_builder.source.photo import Photo
 from celebahq_builder.stages import denoise, region, upscale
 torch.set_num_threads(1)
 photo = Photo(id="huge", file=sys.argv[2], landmarks=tuple(map(float, sys.argv[3].split(","))))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from celebahq_builder.outcome import Rejection
-from celebahq_builder.source import read_celeba
+from celebahq_builder.source.celeba import read_celeba
 from celebahq_builder.stages.recipe import BuildRecipe
 from celebahq_builder.stages.steps import Steps
 

@@ -14,7 +14,7 @@ from celebahq_builder.errors import RecipeError
 
 if TYPE_CHECKING:
     from celebahq_builder.runner import Summary
-    from celebahq_builder.source import Source
+    from celebahq_builder.source.photo import Source
 
 STAGES = ("region", "denoise", "upscale", "align", "score", "select", "pack")
 
@@ -90,7 +90,7 @@ def build(out: Path, dry_run: bool, device: str, until: str, start: str | None, 
     ids = settings.read_ids(asked["ids"])
     settings.check_official(recipe, asked["deltas"], asked["image_list"])
     source = _source(asked["celeba_root"], asked["photos"], asked["landmarks"])
-    from celebahq_builder.source import official, subset
+    from celebahq_builder.source.selection import official, subset
 
     if asked["image_list"]:
         from celebahq_builder.image_list import read_image_list
@@ -120,7 +120,8 @@ def build(out: Path, dry_run: bool, device: str, until: str, start: str | None, 
 
 
 def _source(celeba_root: Path | None, photos: Path | None, landmarks: Path | None) -> Source:
-    from celebahq_builder.source import read_celeba, read_folder
+    from celebahq_builder.source.celeba import read_celeba
+    from celebahq_builder.source.folder import read_folder
 
     if celeba_root and (photos or landmarks):
         raise RecipeError("give either --celeba-root, or --photos with --landmarks, not both")

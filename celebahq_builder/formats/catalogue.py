@@ -14,7 +14,7 @@ import h5py
 
 from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.formats.pictures import PictureSet
-from celebahq_builder.source import IMAGE_SUFFIXES
+from celebahq_builder.source.listing import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from celebahq_builder.formats.exporting import Export

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 from weakref import WeakValueDictionary
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.source import IMAGE_SUFFIXES
+from celebahq_builder.source.listing import IMAGE_SUFFIXES
 
 log = logging.getLogger(__name__)
 

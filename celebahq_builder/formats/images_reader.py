@@ -17,7 +17,7 @@ from celebahq_builder.formats.metadata import Metadata, Record
 from celebahq_builder.formats.names import check_name
 from celebahq_builder.formats.pictures import Labels, Picture, Pixels
 from celebahq_builder.formats.records import described
-from celebahq_builder.source import IMAGE_SUFFIXES
+from celebahq_builder.source.listing import IMAGE_SUFFIXES
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from celebahq_builder.formats.image_file import (
 )
 from celebahq_builder.formats.names import check_name
 from celebahq_builder.formats.pictures import Labels, Picture, Pixels
-from celebahq_builder.source import IMAGE_SUFFIXES
+from celebahq_builder.source.listing import IMAGE_SUFFIXES
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.tar_members import Member, members
-from celebahq_builder.source import IMAGE_SUFFIXES
+from celebahq_builder.source.listing import IMAGE_SUFFIXES
 
 log = logging.getLogger(__name__)
 

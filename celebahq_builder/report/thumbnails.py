@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from celebahq_builder.imaging.codec import decode_png, encode_jpeg, open_rgb, to_pixels
 from celebahq_builder.imaging.geometry import centred_square
 from celebahq_builder.outcome import Rejection
-from celebahq_builder.source import photo_path
+from celebahq_builder.source.listing import photo_path
 
 PHOTO_PIXELS_MAX = 50_000_000
 """Photos of more pixels get no thumbnail: they would hold a page up for seconds each."""

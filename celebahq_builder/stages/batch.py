@@ -18,7 +18,7 @@ from celebahq_builder.errors import CelebAHQError, WorkspaceError
 from celebahq_builder.imaging.codec import decode_png, encode_png
 from celebahq_builder.outcome import Failed, Kept, Outcome, Rejected, Rejection
 from celebahq_builder.parallel import peak_memory_bytes
-from celebahq_builder.source import Photo
+from celebahq_builder.source.photo import Photo
 from celebahq_builder.stages import example, faults
 from celebahq_builder.stages.face import Face
 from celebahq_builder.stages.recipe import PHOTO_STAGES, BuildRecipe

@@ -13,7 +13,7 @@ from PIL import Image
 from celebahq_builder.imaging import exact
 from celebahq_builder.imaging.codec import to_pixels
 from celebahq_builder.imaging.exact import Picture
-from celebahq_builder.source import Photo
+from celebahq_builder.source.photo import Photo
 from celebahq_builder.stages import region
 from celebahq_builder.stages.face import Face
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from celebahq_builder.imaging.geometry import Points
-from celebahq_builder.source import Photo
+from celebahq_builder.source.photo import Photo
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from celebahq_builder.errors import SourceError
 from celebahq_builder.formats.deltas import photo_key, read_delta
 from celebahq_builder.image_list import Listed
 from celebahq_builder.outcome import Reason, Rejection
-from celebahq_builder.source import photo_path
+from celebahq_builder.source.listing import photo_path
 from celebahq_builder.stages.face import Face
 
 VERSION = 1

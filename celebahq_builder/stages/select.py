@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from celebahq_builder.outcome import Failed, Kept, Outcome, Reason, Rejected
-from celebahq_builder.source import COLUMNS
+from celebahq_builder.source.photo import COLUMNS
 
 VERSION = 1
 

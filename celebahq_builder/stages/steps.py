@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from celebahq_builder.source import Photo
+from celebahq_builder.source.photo import Photo
 from celebahq_builder.stages import align, denoise, exact, faults, official, region, score, upscale
 from celebahq_builder.stages.face import Face
 from celebahq_builder.stages.recipe import BuildRecipe

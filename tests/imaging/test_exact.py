@@ -15,7 +15,8 @@ from PIL import Image
 
 from celebahq_builder.imaging import exact
 from celebahq_builder.imaging.exact import Picture
-from celebahq_builder.source import Photo, read_celeba
+from celebahq_builder.source.celeba import read_celeba
+from celebahq_builder.source.photo import Photo
 from tests.conftest import SAMPLE
 from tests.reference import crop as crop_reference
 from tests.reference import exact as reference

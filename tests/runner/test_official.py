@@ -22,7 +22,8 @@ from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.image_list import read_image_list
 from celebahq_builder.outcome import Reason, Rejected
 from celebahq_builder.runner import Request, Summary, build
-from celebahq_builder.source import official, read_celeba
+from celebahq_builder.source.celeba import read_celeba
+from celebahq_builder.source.selection import official
 from celebahq_builder.verify import verify
 from celebahq_builder.workspace import Workspace
 from tests.conftest import SAMPLE

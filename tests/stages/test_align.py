@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from celebahq_builder.imaging.geometry import crop_from_landmarks
-from celebahq_builder.source import Photo
+from celebahq_builder.source.photo import Photo
 from celebahq_builder.stages import align, region, upscale
 from tests.conftest import SAMPLE, build_tiny
 

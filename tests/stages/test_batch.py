@@ -16,7 +16,8 @@ from torch import Tensor
 from celebahq_builder.errors import DiskFull, WorkspaceError
 from celebahq_builder.outcome import Failed, Kept, Outcome
 from celebahq_builder.pretrained import Architecture
-from celebahq_builder.source import Photo, read_celeba
+from celebahq_builder.source.celeba import read_celeba
+from celebahq_builder.source.photo import Photo
 from celebahq_builder.stages import region, steps, upscale
 from celebahq_builder.stages.batch import BatchJob, BatchResult, run_batch
 from celebahq_builder.stages.networks import network

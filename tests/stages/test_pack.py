@@ -10,7 +10,7 @@ import pytest
 from celebahq_builder.errors import FingerprintMismatch, RecipeError
 from celebahq_builder.formats.labels import labels_path
 from celebahq_builder.recipe import from_mapping
-from celebahq_builder.source import read_celeba
+from celebahq_builder.source.celeba import read_celeba
 from celebahq_builder.stages import pack
 from celebahq_builder.stages.recipe import BuildRecipe
 from celebahq_builder.verify import verify

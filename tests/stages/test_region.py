@@ -8,7 +8,7 @@ from PIL import Image
 
 from celebahq_builder.imaging.geometry import crop_from_landmarks
 from celebahq_builder.outcome import Reason, Rejection
-from celebahq_builder.source import Photo
+from celebahq_builder.source.photo import Photo
 from celebahq_builder.stages import region
 
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from celebahq_builder.source import Photo
+from celebahq_builder.source.photo import Photo
 from celebahq_builder.stages import denoise, upscale
 from celebahq_builder.stages.face import Face
 
