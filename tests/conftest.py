@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from celebahq_builder.runner import Request, Summary, build
+from celebahq_builder.runner.build import build
+from celebahq_builder.runner.request import Request
+from celebahq_builder.runner.summary import Summary
 from celebahq_builder.source.celeba import read_celeba
 from celebahq_builder.source.selection import subset
 from celebahq_builder.stages import region, select, upscale

@@ -13,7 +13,7 @@ from celebahq_builder.cli.group import PATH, celebahq
 from celebahq_builder.errors import RecipeError
 
 if TYPE_CHECKING:
-    from celebahq_builder.runner import Summary
+    from celebahq_builder.runner.summary import Summary
     from celebahq_builder.source.photo import Source
 
 STAGES = ("region", "denoise", "upscale", "align", "score", "select", "pack")
@@ -76,7 +76,10 @@ def build(out: Path, dry_run: bool, device: str, until: str, start: str | None, 
 
     Kill it at any time: the same command, less --redo, goes on where it stood.
     """
-    from celebahq_builder import runner, settings
+    from celebahq_builder import settings
+    from celebahq_builder.runner.build import build as run
+    from celebahq_builder.runner.dry_run import dry_run as tell
+    from celebahq_builder.runner.request import Request
 
     recipe, origins = settings.resolve(
         asked["recipe"],
@@ -97,7 +100,7 @@ def build(out: Path, dry_run: bool, device: str, until: str, start: str | None, 
 
         source = official(source, read_image_list(asked["image_list"]))
     source = subset(source, limit=asked["limit"], ids=ids)
-    request = runner.Request(
+    request = Request(
         out=out,
         recipe=recipe,
         origins=origins,
@@ -111,12 +114,12 @@ def build(out: Path, dry_run: bool, device: str, until: str, start: str | None, 
         deltas=asked["deltas"],
     )
     if dry_run:
-        for line in runner.dry_run(request, source):
+        for line in tell(request, source):
             click.echo(line)
         return
     for warning in source.warnings:
         logging.getLogger(__name__).warning("warning: %s", warning)
-    _print_summary(runner.build(request, source))
+    _print_summary(run(request, source))
 
 
 def _source(celeba_root: Path | None, photos: Path | None, landmarks: Path | None) -> Source:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from celebahq_builder import ledger
 from celebahq_builder.outcome import Failed, Kept, Reason, Rejected
-from celebahq_builder.runner import Summary
+from celebahq_builder.runner.summary import Summary
 from celebahq_builder.source.celeba import read_celeba
 from celebahq_builder.stages import region
 from celebahq_builder.workspace import Workspace

@@ -21,7 +21,9 @@ from celebahq_builder.formats.deltas import zip_name
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.image_list import read_image_list
 from celebahq_builder.outcome import Reason, Rejected
-from celebahq_builder.runner import Request, Summary, build
+from celebahq_builder.runner.build import build
+from celebahq_builder.runner.request import Request
+from celebahq_builder.runner.summary import Summary
 from celebahq_builder.source.celeba import read_celeba
 from celebahq_builder.source.selection import official
 from celebahq_builder.verify import verify

@@ -25,7 +25,8 @@ from celebahq_builder.errors import (
 from celebahq_builder.formats.codecs import Gzip
 from celebahq_builder.formats.hdf5_writer import PyramidWriter
 from celebahq_builder.formats.packing import pack as pack_pictures
-from celebahq_builder.runner import Request, build
+from celebahq_builder.runner.build import build
+from celebahq_builder.runner.request import Request
 from celebahq_builder.source.celeba import read_celeba
 from celebahq_builder.source.selection import subset
 from celebahq_builder.stages import align, pack, select
