@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from celebahq_builder import __version__
 
-VERSIONS = ("torch", "numpy", "pillow", "opencv-python-headless", "scipy", "h5py", "isal")
+VERSIONS = ("torch", "numpy", "pillow", "opencv-python-headless", "scipy", "h5py", "deflate")
 
 
 def versions() -> dict[str, str]:

@@ -166,7 +166,7 @@ def test_filters(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("level", "told"), [(0, "gzip"), (4, "gzip"), (9, "gzip 9")])
 def test_gzip_of_this_package(level: int, told: str, tmp_path: Path) -> None:
-    """HDF5 is told 4 where ISA-L was at work, which has other levels."""
+    """HDF5 is told 4 where libdeflate was at work, which has other levels."""
     path = tmp_path / "data.h5"
     write_pictures(Arrays(noise(3, 4)), path, codec=codec("gzip", level))
     with h5py.File(path) as file:
