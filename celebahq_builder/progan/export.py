@@ -71,6 +71,13 @@ def read_generator(path: Path, device: torch.device) -> tuple[Generator, dict[st
         raise WeightsError(f"{file} cannot be read: {error}; export it again, or get it anew") from None
     if facts.get("format") != FORMAT:
         raise WeightsError(f"{file} is no generator of celebahq train; expected {FORMAT}, got {facts.get('format')}")
-    generator = Generator(Architecture(**facts["architecture"]))
-    generator.load_state_dict(tensors)
+    try:
+        generator = Generator(Architecture(**facts["architecture"]))
+        generator.load_state_dict(tensors)
+        facts |= {"level": int(facts["level"]), "alpha": float(facts["alpha"])}
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last is load_state_dict's, of many lines
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(
+            f"{file} does not hold the generator that it tells of: {reason}; export it again, or get it anew"
+        ) from None
     return generator.to(device).eval().requires_grad_(False), facts

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from celebahq_builder.cli import celebahq
 from celebahq_builder.errors import CelebAHQError, FormatError, TrainingError, WeightsError
@@ -193,6 +195,30 @@ def test_a_damaged_checkpoint_is_told(run: Path, data: Path, tmp_path: Path) -> 
     torn.write_bytes(torn.read_bytes()[:500])
     with pytest.raises(TrainingError, match=rf"{torn.name} cannot be read .* delete it, and evaluate the others"):
         list(results(Request(copy, Protocol(("ms-ssim",), 4), data)))
+
+
+def test_networks_with_tensors_missing(run: Path, data: Path, generator: Path, tmp_path: Path) -> None:
+    """Files that are whole, but written by something else."""
+
+    def without(source: Path, target: Path, name: str, **said: object) -> None:
+        with safe_open(source, "pt") as file:
+            meta = dict(file.metadata())
+            tensors = {key: file.get_tensor(key) for key in file.keys() if key != name}  # noqa: SIM118
+        if said:
+            meta["progan"] = json.dumps(json.loads(meta["progan"]) | said)
+        save_file(tensors, target, meta)
+
+    for name, said in (("dense.bias", {}), ("", {"architecture": {"width": 3}}), ("", {"level": None})):
+        without(generator, tmp_path / "other.safetensors", name, **said)
+        with pytest.raises(WeightsError, match=r"other\.safetensors does not hold the generator that it tells of: "):
+            list(results(Request(tmp_path / "other.safetensors", Protocol(("ms-ssim",), 4))))
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    first = min((copy / "checkpoints").iterdir())
+    without(first, tmp_path / "other.safetensors", "averaged.dense.bias")
+    (tmp_path / "other.safetensors").replace(first)
+    with pytest.raises(TrainingError, match=rf"{first.name} cannot be read \(.*Missing.*delete it") as told:
+        list(results(Request(copy, Protocol(("ms-ssim",), 4), data)))
+    assert "\n" not in str(told.value)
 
 
 def command(*arguments: object) -> tuple[int, str, BaseException | None]:
