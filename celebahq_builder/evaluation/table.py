@@ -100,7 +100,9 @@ def size(result: Result) -> str:
 
 
 def figure(value: float) -> str:
-    """Return a number for people: four digits, fewer decimals where it is large."""
+    """Return a number for people: four digits or more; KID's are often below a thousandth."""
+    if 0 < abs(value) < 0.1:
+        return f"{value:#.4g}"
     return f"{value:.4f}" if abs(value) < 1 else f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
 
 
