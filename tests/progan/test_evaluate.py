@@ -242,6 +242,25 @@ def test_the_command(data: Path, generator: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.json").read_bytes() == before
 
 
+def test_where_results_go_is_looked_at_first(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = (data, "--metrics", "ms-ssim", "--num", 5)
+    (tmp_path / "file").write_text("")
+    for arguments in (("--json", tmp_path / "file" / "a.json"), ("--audit", "--out", tmp_path / "file" / "out")):
+        code, output, error = command(*asked, *arguments)
+        assert code == 1
+        assert f"cannot be written ({tmp_path / 'file'}: Not a directory); choose another {arguments[-2]}" in str(error)
+        assert "ms-ssim5" not in output  # nothing was computed
+    code, _, error = command(*asked, "--json", tmp_path / "out" / "index.html", "--out", tmp_path / "out")
+    assert code == 1
+    assert "index.html is where --out puts its page; choose another --json" in str(error)
+    monkeypatch.chdir(tmp_path)
+    code, output, _ = command(*asked, "--json", tmp_path / "out" / "evaluation.json", "--out", "out")
+    assert code == 0
+    assert output.count("written: ") == 2  # one file by two names
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["scores"]
+    assert (tmp_path / "out" / "index.html").read_text().startswith("<!DOCTYPE html>")
+
+
 def test_the_audit(data: Path, tmp_path: Path) -> None:
     code, output, error = command(data, "--audit", "--out", tmp_path / "out")
     assert (code, error) == (0, None), error
