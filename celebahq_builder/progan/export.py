@@ -74,10 +74,8 @@ def read_generator(path: Path, device: torch.device) -> tuple[Generator, dict[st
     try:
         generator = Generator(Architecture(**facts["architecture"]))
         generator.load_state_dict(tensors)
-        facts |= {"level": int(facts["level"]), "alpha": float(facts["alpha"])}
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last is load_state_dict's, of many lines
-        reason = " ".join(str(error).split())[:200]
-        raise WeightsError(
-            f"{file} does not hold the generator that it tells of: {reason}; export it again, or get it anew"
-        ) from None
+        _ = int(facts["level"]), float(facts["alpha"])
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{file} was written by another version, or altered ({reason}); export it again") from None
     return generator.to(device).eval().requires_grad_(False), facts
