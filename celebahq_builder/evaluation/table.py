@@ -50,6 +50,11 @@ def snapshot_lines(results: Sequence[Result]) -> Iterator[str]:
     yield from remarks(results)
 
 
+def in_short(result: Result) -> str:
+    """Return the numbers of a result in one line, of SWD the mean."""
+    return ", ".join(f"{score.name} {figure(score.number.value)}" for score in result.scores) or "no numbers"
+
+
 def columns_of(results: Sequence[Result]) -> list[tuple[str, str, int | None]]:
     """Return heading, metric and level of each column that the scores of some results need."""
     columns: list[tuple[str, str, int | None]] = []

@@ -138,7 +138,9 @@ def _of_run(request: Request) -> Iterator[Result]:
         log.info("%s: %g kimg, %dx%d", request.source, snapshot.kimg, r, r)
         if reference is None or reference.source.resolution != r:
             reference = _reference(request, r, snapshot.where)
-        yield _of_snapshot(snapshot, reference, request.protocol)
+        result = _of_snapshot(snapshot, reference, request.protocol)
+        log.info("%s: %g kimg: %s", request.source, snapshot.kimg, table.in_short(result))  # should a later one fail
+        yield result
 
 
 def _of_snapshot(snapshot: Snapshot, reference: Reference | None, protocol: Protocol) -> Result:

@@ -183,7 +183,7 @@ def test_json_has_what_a_number_needs_to_be_compared() -> None:
     assert told["range"] == "uint8, 0 to 255"
     assert told["source"] == {"kind": "held", "path": "held", "pictures": None}
     assert told["reference"]["pictures"] == 60
-    assert {"celebahq-builder", "torch", "numpy", "python"} == told["versions"].keys()
+    assert {"celebahq-builder", "torch", "numpy", "opencv", "pillow", "python"} == told["versions"].keys()
     swd40 = told["scores"]["swd40"]
     assert swd40["levels"].keys() == {"16"}
     assert swd40["value"] == swd40["levels"]["16"]

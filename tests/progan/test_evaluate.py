@@ -18,6 +18,7 @@ from celebahq_builder.evaluation.evaluate import evaluate as scores
 from celebahq_builder.evaluation.protocol import Protocol
 from celebahq_builder.evaluation.reference import Reference
 from celebahq_builder.evaluation.source import open_set
+from celebahq_builder.evaluation.table import figure
 from celebahq_builder.nets.progan import Architecture, Generator
 from celebahq_builder.progan.evaluate import Request, evaluate, open_source, results
 from celebahq_builder.progan.export import export
@@ -187,6 +188,23 @@ def test_a_generator_that_makes_no_pictures(tmp_path: Path, data: Path) -> None:
     with pytest.raises(WeightsError, match="the generator makes NaN or infinity of some latents at 32x32"):
         generate(Generated(path, 5, 0, CPU), tmp_path / "fakes.h5", lambda _: None)
     assert not (tmp_path / "fakes.h5").exists()
+
+
+def test_numbers_are_told_as_they_come(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A snapshot that cannot be evaluated takes the others' numbers with it only to the end of the command."""
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    last = max((copy / "checkpoints").iterdir())
+    with safe_open(last, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        tensors["averaged.dense.bias"].fill_(float("nan"))
+        meta = file.metadata()
+    save_file(tensors, last, meta)
+    expected = [one.scores[0].number.value for one in results(Request(run, Protocol(("ms-ssim",), 4)))]
+    caplog.clear()
+    with caplog.at_level("INFO"), pytest.raises(WeightsError, match="makes NaN or infinity"):
+        list(evaluate(Request(copy, Protocol(("ms-ssim",), 4))))
+    told = [line.partition(" kimg: ms-ssim4 ")[2] for line in caplog.messages if "kimg: " in line]
+    assert told == [figure(value) for value in expected[:-1]]
 
 
 def test_a_damaged_checkpoint_is_told(run: Path, data: Path, tmp_path: Path) -> None:
