@@ -4,12 +4,16 @@ Both sides compute the same on the same pictures of real faces, with whatever co
 at the same neighbourhoods and directions, and pairs of one set. The plain versions are those that the tests compare
 with: the paper's protocol written down, as its public code goes about it (whole arrays, `scipy.ndimage.convolve`,
 `numpy.sort`, `scipy.signal.fftconvolve`).
+
+``python benchmarks/swd.py --full 16384`` measures instead what memory so many pictures of 1024x1024 a side take: those
+of real CelebA-HQ, shifted and mirrored, within the default budget. The paper's count takes about half an hour.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +29,7 @@ from table import Row, finish, shared_data
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from celebahq_builder.metrics.batches import Batches
 from celebahq_builder.metrics.ms_ssim import diversity
-from celebahq_builder.metrics.swd import swd
+from celebahq_builder.metrics.swd import pictures_read, swd
 from tests.reference.ms_ssim import ms_ssim as plain_ms_ssim
 from tests.reference.swd import DrawsOfOurs
 from tests.reference.swd import swd as plain_swd
@@ -38,6 +42,7 @@ DIFFERENCE = 0.1
 """Largest difference of a level's SWD from the plain version's, in %, at the same neighbourhoods and directions."""
 
 MS_SSIM_DIFFERENCE = 1e-4
+MEMORY_GIB = 16.0
 BATCH = 64
 
 
@@ -47,7 +52,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1024, help="pictures a side, default 1024")
     parser.add_argument("--size", type=int, default=128, help="of the pictures in pixels, default 128")
     parser.add_argument("--pairs", type=int, default=256, help="for MS-SSIM, default 256")
+    parser.add_argument(
+        "--full", type=int, metavar="N", help="only measure memory, with N pictures of 1024x1024 a side"
+    )
     asked = parser.parse_args()
+    if asked.full:
+        finish(full_rows(shared_data(), asked.full))
     pictures = faces(shared_data(), 2 * asked.count, asked.size)
     a, b = pictures[: asked.count], pictures[asked.count :]
     cores = len(os.sched_getaffinity(0))
@@ -68,6 +78,56 @@ def main() -> None:
             Row(f"level {level}: {value:.3f}, plain {plain[level]:.3f}; apart", difference, "%", at_most=DIFFERENCE)
         )
     finish(rows + ms_ssim_rows(a, asked.pairs))
+
+
+def full_rows(data: Path, count: int) -> list[Row]:
+    """Return the rows of a comparison of two halves of CelebA-HQ, each picture of them many times over."""
+    paths = sorted((data / "celebahq_1024").glob("*.jpg"))
+    if not paths:
+        sys.exit("the benchmark needs pictures in data/celebahq_1024 of the shared data")
+    pictures = np.stack([cv2.imread(str(path))[:, :, ::-1].transpose(2, 0, 1) for path in paths])
+    halves = (pictures[: len(pictures) // 2], pictures[len(pictures) // 2 :])
+    before = peak_gib()
+    done = 0
+
+    def advance(more: int) -> None:
+        nonlocal done
+        if (done + more) // 1024 > done // 1024:
+            print(f"{done + more} of {all_in_all} pictures, {peak_gib():.2f} GiB", flush=True)
+        done += more
+
+    all_in_all = pictures_read(1024, count)
+    found, wall, cpu = timed(
+        lambda: swd(varied(halves[0], count), varied(halves[1], count), resolution=1024, count=count, advance=advance)
+    )
+    print({level: round(value, 2) for level, value in found.items()})
+    what = f"SWD, 2 x {count} of 1024x1024, read {all_in_all // (2 * count)} times"
+    return [
+        Row(f"{what}: by the clock", wall / 60, "min"),
+        Row(f"{what}: of a core", cpu / 60, "min"),
+        Row("memory before, with the pictures", before, "GiB"),
+        Row(f"{what}: peak memory", peak_gib(), "GiB", at_most=MEMORY_GIB),
+    ]
+
+
+def varied(pictures: Pixels, count: int) -> Batches:
+    """Return pictures over and over, each time shifted otherwise, every second time mirrored: none like another."""
+
+    def read() -> Iterator[torch.Tensor]:
+        rng = np.random.default_rng(0)
+        for i in range(count):
+            again, picture = divmod(i, len(pictures))
+            top, left = rng.integers(64, size=2)
+            wide = np.pad(pictures[picture], ((0, 0), (32, 32), (32, 32)), mode="reflect")
+            cut = wide[:, top : top + 1024, left : left + 1024][:, :, :: -1 if again % 2 else 1]
+            yield torch.from_numpy(np.ascontiguousarray(cut))[None]
+
+    return read
+
+
+def peak_gib() -> float:
+    """Return the most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def ms_ssim_rows(pictures: Pixels, pairs: int) -> list[Row]:

@@ -13,7 +13,7 @@ from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.contact_sheet import write_new
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.level import Level
-from celebahq_builder.formats.staging import check_free
+from celebahq_builder.formats.staging import check_free, check_writable
 
 JSON, PAGE = "audit.json", "index.html"
 
@@ -41,6 +41,7 @@ def audit(
         raise FormatError(f"{out} is a file; give a folder for {JSON} and {PAGE} as --out")
     for name in (JSON, PAGE):
         check_free(out / name)
+        check_writable(out / name)
     with PyramidFile.with_pictures(file) as pyramid:
         found = scan(file, pyramid, Limits(distance, likeness), threads)
     drawn = page.page(found, Level(file, min(page.SIDE_PX, found.resolution), threads))

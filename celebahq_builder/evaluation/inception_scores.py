@@ -116,7 +116,9 @@ def number(metric: str, sides: list[Features], seed: int) -> Number:
     a, b = sides
     if metric == "fid":
         return Number(frechet_distance(a.moments, b.moments))
-    return Number(*kernel_distance(a.rows, b.rows, SUBSETS, _subset_size(len(a.rows), len(b.rows)), seed))
+    subsets, size = _subsets(len(a.rows), len(b.rows))
+    value, spread = kernel_distance(a.rows, b.rows, subsets, size, seed)
+    return Number(value, spread if subsets > 1 else None)
 
 
 def settings(metric: str, extractor: Extractor, counts: list[int]) -> dict[str, Any]:
@@ -129,9 +131,15 @@ def settings(metric: str, extractor: Extractor, counts: list[int]) -> dict[str, 
         "features": "logits, without the bias" if metric == "is" else "pool3",
     }
     if metric == "kid":
-        told |= {"subsets": SUBSETS, "subset_size": _subset_size(*counts), "kernel": "(x.y / 2048 + 1)^3"}
+        subsets, size = _subsets(*counts)
+        told |= {"subsets": subsets, "subset_size": size, "kernel": "(x.y / 2048 + 1)^3"}
     return told | ({"splits": SPLITS} if metric == "is" else {})
 
 
-def _subset_size(a: int, b: int) -> int:
-    return min(SUBSET_SIZE, a, b)
+def _subsets(a: int, b: int) -> tuple[int, int]:
+    """Return how many subsets of how many pictures KID draws from sides of a and b pictures.
+
+    One where a subset is all there is of both: a hundred of the same would have no deviation, and look certain.
+    """
+    size = min(SUBSET_SIZE, a, b)
+    return (1 if a == b == size else SUBSETS), size

@@ -6,7 +6,9 @@ import platform
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import numpy as np
+import PIL
 import torch
 
 from celebahq_builder import __version__
@@ -104,6 +106,8 @@ def versions() -> dict[str, str]:
         "celebahq-builder": __version__,
         "torch": str(torch.__version__),
         "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "pillow": PIL.__version__,
         "python": platform.python_version(),
     }
 

@@ -50,6 +50,11 @@ def snapshot_lines(results: Sequence[Result]) -> Iterator[str]:
     yield from remarks(results)
 
 
+def in_short(result: Result) -> str:
+    """Return the numbers of a result in one line, of SWD the mean."""
+    return ", ".join(f"{score.name} {figure(score.number.value)}" for score in result.scores) or "no numbers"
+
+
 def columns_of(results: Sequence[Result]) -> list[tuple[str, str, int | None]]:
     """Return heading, metric and level of each column that the scores of some results need."""
     columns: list[tuple[str, str, int | None]] = []
@@ -100,7 +105,9 @@ def size(result: Result) -> str:
 
 
 def figure(value: float) -> str:
-    """Return a number for people: four digits, fewer decimals where it is large."""
+    """Return a number for people: four digits or more; KID's are often below a thousandth."""
+    if 0 < abs(value) < 0.1:
+        return f"{value:#.4g}"
     return f"{value:.4f}" if abs(value) < 1 else f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
 
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,20 @@ def check_free(target: Path, option: str = "--out") -> None:
     """
     if os.path.lexists(target):
         raise FormatError(f"{target} exists and is not overwritten; delete it, or choose another {option}")
+
+
+def check_writable(target: Path, option: str = "--out") -> None:
+    """Raise if no file can be made where a target shall be: better before the work than after it.
+
+    Raises:
+        FormatError: what to do about it.
+    """
+    folder = next(one for one in target.absolute().parents if one.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise FormatError(f"{target} cannot be written ({folder}: {error.strerror}); choose another {option}") from None
 
 
 def _check_plan(stage: Staging, plan: dict[str, Any], target: Path) -> None:

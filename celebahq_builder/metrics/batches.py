@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from celebahq_builder.errors import FormatError
 
 Batches = Callable[[], Iterator[Tensor]]
 """Each call yields the same pictures again in the same order: uint8 [n, C, R, R], any n in each batch."""
+
+
+def of_array(pictures: NDArray[Any] | Tensor, at_once: int = 64) -> Batches:
+    """Return pictures that are held in memory, or memory-mapped, as the metrics read them.
+
+    Args:
+        pictures: [N, C, R, R], uint8, or float in [0, 255].
+        at_once: of each batch; decides no number.
+    """
+    return lambda: (torch.as_tensor(pictures[start : start + at_once]) for start in range(0, len(pictures), at_once))
 
 
 def take(

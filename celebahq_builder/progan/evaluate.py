@@ -17,7 +17,7 @@ from celebahq_builder.evaluation.reference import Reference
 from celebahq_builder.evaluation.result import Result
 from celebahq_builder.evaluation.source import Source, check_resolution, kind_of, open_set
 from celebahq_builder.formats.contact_sheet import write_new
-from celebahq_builder.formats.staging import check_free
+from celebahq_builder.formats.staging import check_free, check_writable
 from celebahq_builder.progan.generator_source import GeneratorSource
 from celebahq_builder.progan.snapshots import Snapshot, is_run, snapshots
 from celebahq_builder.report import evaluation_page
@@ -46,8 +46,10 @@ class Request:
     @property
     def files(self) -> dict[Path, str]:
         """What is to be written, and the option that asks for it."""
-        files = {} if self.json_path is None else {self.json_path: "--json"}
-        return files if self.out is None else {**files, self.out / JSON: "--out", self.out / PAGE: "--out"}
+        files = {} if self.out is None else {self.out / JSON: "--out", self.out / PAGE: "--out"}
+        if self.json_path is not None and self.json_path.resolve() not in (path.resolve() for path in files):
+            files[self.json_path] = "--json"
+        return files
 
 
 def evaluate(request: Request) -> Iterator[str]:
@@ -58,8 +60,11 @@ def evaluate(request: Request) -> Iterator[str]:
     """
     if request.out is not None and request.out.exists() and not request.out.is_dir():
         raise FormatError(f"{request.out} is a file; give a folder for {JSON} and {PAGE} as --out")
+    if request.out and request.json_path and request.json_path.resolve() == (request.out / PAGE).resolve():
+        raise FormatError(f"--json {request.json_path} is where --out puts its page; choose another --json")
     for path, option in request.files.items():
         check_free(path, option)
+        check_writable(path, option)
     found = list(results(request))
     of_run = is_run(request.source)
     yield from table.snapshot_lines(found) if of_run else table.lines(found[0])
@@ -133,7 +138,9 @@ def _of_run(request: Request) -> Iterator[Result]:
         log.info("%s: %g kimg, %dx%d", request.source, snapshot.kimg, r, r)
         if reference is None or reference.source.resolution != r:
             reference = _reference(request, r, snapshot.where)
-        yield _of_snapshot(snapshot, reference, request.protocol)
+        result = _of_snapshot(snapshot, reference, request.protocol)
+        log.info("%s: %g kimg: %s", request.source, snapshot.kimg, table.in_short(result))  # should a later one fail
+        yield result
 
 
 def _of_snapshot(snapshot: Snapshot, reference: Reference | None, protocol: Protocol) -> Result:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from celebahq_builder.errors import TrainingError
+from celebahq_builder.errors import FormatError, TrainingError
 from celebahq_builder.evaluation.evaluate import evaluate
-from celebahq_builder.evaluation.protocol import METRICS, Protocol, too_small
+from celebahq_builder.evaluation.protocol import INCEPTION, METRICS, Protocol, too_small
 from celebahq_builder.evaluation.reference import Reference
 from celebahq_builder.evaluation.source import open_set
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.nets.progan import Generator
 from celebahq_builder.progan.generator_source import GeneratorSource
 from celebahq_builder.progan.recipe import ProganRecipe
+
+if TYPE_CHECKING:
+    from celebahq_builder.evaluation.inception_scores import Extractor
+
+log = logging.getLogger(__name__)
 
 
 class Measuring:
@@ -32,6 +39,7 @@ class Measuring:
     Raises:
         TrainingError: the reference has fewer pictures than the recipe asks for, or not its resolution.
         FormatError: the reference cannot be read.
+        WeightsError: the Inception network is needed and cannot be loaded.
     """
 
     def __init__(self, run: Path, reference: Path, recipe: ProganRecipe, device: torch.device) -> None:
@@ -48,21 +56,34 @@ class Measuring:
                     f"set it to {file.count} at most"
                 )
         self._reference: Reference | None = None
+        self._extractor: Extractor | None = None
+        if any(metric in INCEPTION for metric in self.protocol.metrics):  # a missing file is told before the first step
+            from celebahq_builder.metrics.inception import Inception
+
+            self._extractor = Inception(None, device)
 
     def scores(self, generator: Generator, level: int, alpha: float) -> dict[str, float]:
         """Return the scores that this resolution allows by name (``swd8192``), of SWD also each level (``swd8192_16``).
 
+        Where pictures cannot be measured, such as those of a generator that makes all the same, or of a reference that
+        was damaged since, the log says why, and there are none: a training of days does not end for that.
+
         Raises:
-            CelebAHQError: what `evaluation.evaluate` raises.
+            WeightsError: the generator makes numbers that are not finite.
         """
         side = 1 << level
         metrics = tuple(m for m in self.protocol.metrics if not too_small(m, side))
         if not metrics:
             return {}
-        if self._reference is None or self._reference.source.resolution != side:
-            self._reference = Reference(open_set(self.path, side), self.protocol.seed)
         source = GeneratorSource(generator, level, alpha, self.protocol.seed, self.run, {})
-        result = evaluate(source, self._reference, dataclasses.replace(self.protocol, metrics=metrics))
+        protocol = dataclasses.replace(self.protocol, metrics=metrics)
+        try:
+            if self._reference is None or self._reference.source.resolution != side:
+                self._reference = Reference(open_set(self.path, side), self.protocol.seed)
+            result = evaluate(source, self._reference, protocol, extractor=self._extractor)
+        except FormatError as error:
+            log.warning("not measured: %s; the training goes on", error)
+            return {}
         found = {}
         for score in result.scores:
             found[score.name] = float(f"{score.number.value:.6g}")

@@ -64,7 +64,10 @@ class Snapshot:
         except (SafetensorError, OSError) as error:
             raise _unreadable(self.path, error) from None
         generator = Generator(self.recipe.net)
-        generator.load_state_dict(tensors)
+        try:
+            generator.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise _unreadable(self.path, " ".join(str(error).split())[:200]) from None
         return generator.to(device).eval().requires_grad_(False)
 
 
@@ -98,5 +101,5 @@ def _snapshot(path: Path) -> Snapshot:
     return Snapshot(path, pictures / 1000, level, alpha, recipe, dict(identity["data"]))
 
 
-def _unreadable(path: Path, error: Exception) -> TrainingError:
-    return TrainingError(f"{path} cannot be read ({error}); it is damaged: delete it, and evaluate the others")
+def _unreadable(path: Path, reason: object) -> TrainingError:
+    return TrainingError(f"{path} cannot be read ({reason}); it is damaged: delete it, and evaluate the others")

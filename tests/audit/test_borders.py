@@ -41,6 +41,18 @@ def test_a_background_that_gives_way_to_a_head_is_no_bar() -> None:
     assert bars(picture) == []
 
 
+@pytest.mark.parametrize(
+    ("level", "share", "found"),
+    [(0, 0.25, True), (0, 0.15, False), (8, 0.25, False), (255, 0.45, True), (255, 0.3, False), (247, 0.45, False)],
+)
+def test_a_bar_beside_clothes_of_nearly_its_colour(level: int, share: float, found: bool) -> None:
+    """Of a bar as black or white as can be, a smaller share of what lies beyond need differ."""
+    picture = np.random.default_rng(0).integers(0, 25, (3, 64, 64)) + (0 if level < 128 else 231)
+    picture[:, :, : round(64 * share)] = smooth(1, 64)[0, :, :, : round(64 * share)] // 2 + 64
+    barred = with_bar(picture.astype(np.uint8), "bottom", 8, level)
+    assert bars(barred) == ([Bar("bottom", 8 / 64, "black" if level < 128 else "white")] if found else [])
+
+
 def test_a_gradient_is_no_bar() -> None:
     picture = np.broadcast_to(np.linspace(0, 255, 64).astype(np.uint8)[:, None], (3, 64, 64))
     assert bars(picture) == []

@@ -16,6 +16,7 @@ from celebahq_builder.evaluation import table
 from celebahq_builder.evaluation.evaluate import evaluate
 from celebahq_builder.evaluation.protocol import Protocol
 from celebahq_builder.evaluation.reference import Reference
+from celebahq_builder.evaluation.result import Number
 from celebahq_builder.metrics.inception import Inception, InceptionOutput
 from celebahq_builder.metrics.inception_score import inception_score
 from celebahq_builder.metrics.kernel_distance import kernel_distance
@@ -102,8 +103,8 @@ def test_inception_metrics_share_one_pass_over_each_side() -> None:
     assert fid.beside is not None
     assert fid.beside.number is not None
     assert fid.beside.number.value == pytest.approx(frechet(b, c), rel=1e-6)
-    assert (kid.number.value, kid.number.spread) == kernel_distance(a, b, 100, 50)
-    assert kid.settings["subset_size"] == 50
+    assert kid.number == Number(kernel_distance(a, b, 1, 50)[0])  # all there is: a hundred times the same tells no more
+    assert (kid.settings["subsets"], kid.settings["subset_size"]) == (1, 50)
     assert (score.number.value, score.number.spread) == inception_score(a[:, :7], 10, 0)
     assert score.beside is not None
     assert score.beside.number is not None
@@ -112,6 +113,16 @@ def test_inception_metrics_share_one_pass_over_each_side() -> None:
     again = evaluate(Held(ours), reference, protocol, extractor=extractor)
     assert again == result
     assert sum(extractor.seen) == 50  # nothing of the reference
+
+
+def test_kid_of_subsets_has_a_deviation() -> None:
+    ours, theirs = smooth(60, 16), smooth(40, 16, 1)
+    score = evaluate(Held(ours), Reference(Held(theirs)), Protocol(("kid",), 50), extractor=Linear()).scores[0]
+    a, b = features(ours[order(60)[:50]]), features(theirs[order(40)])
+    assert score.number == Number(*kernel_distance(a, b, 100, 40))
+    assert score.number.spread is not None
+    assert score.number.spread > 0
+    assert (score.settings["subsets"], score.settings["subset_size"]) == (100, 40)
 
 
 def test_fid_with_a_reference_of_fewer_pictures() -> None:
@@ -172,7 +183,7 @@ def test_json_has_what_a_number_needs_to_be_compared() -> None:
     assert told["range"] == "uint8, 0 to 255"
     assert told["source"] == {"kind": "held", "path": "held", "pictures": None}
     assert told["reference"]["pictures"] == 60
-    assert {"celebahq-builder", "torch", "numpy", "python"} == told["versions"].keys()
+    assert {"celebahq-builder", "torch", "numpy", "opencv", "pillow", "python"} == told["versions"].keys()
     swd40 = told["scores"]["swd40"]
     assert swd40["levels"].keys() == {"16"}
     assert swd40["value"] == swd40["levels"]["16"]
@@ -203,6 +214,22 @@ def test_lines() -> None:
     assert not any("same pictures" in line for line in lines)
     alike = evaluate(Held(smooth(40, 16)), Reference(Held(smooth(40, 16))), Protocol(("swd",), 40))
     assert list(table.lines(alike))[-1].startswith("swd40: both sides are the same pictures")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (144.0312, "144.03"),
+        (7.3, "7.300"),
+        (0.28284, "0.2828"),
+        (0.0123456, "0.01235"),
+        (0.00123456, "0.001235"),
+        (-1.22838e-05, "-1.228e-05"),
+        (0.0, "0.0000"),
+    ],
+)
+def test_no_number_loses_its_digits(value: float, told: str) -> None:
+    assert table.figure(value) == told
 
 
 def test_pictures_without_texture_are_told() -> None:

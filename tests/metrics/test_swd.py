@@ -12,7 +12,7 @@ import torch
 from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.metrics import cloud, sampling
 from celebahq_builder.metrics.swd import MEMORY_BYTES, passes, pictures_read, swd
-from tests.reference.swd import DrawsOfOurs
+from tests.reference.swd import Draws, DrawsOfOurs
 from tests.reference.swd import swd as plain_swd
 
 Pixels = np.ndarray
@@ -59,6 +59,19 @@ def test_figures_of_the_original(faces: Pixels, shared: Path, name: str) -> None
     assert names == expected["names"]
     for value, mean, std in zip(values, expected["mean"], expected["std"], strict=True):
         assert value == pytest.approx(mean, abs=max(3 * std, 0.02 * mean))
+
+
+def test_the_originals_figures_come_out_of_the_plain_protocol(faces: Pixels, shared: Path) -> None:
+    """With its own draws, to the last digit; what is left between them and ours is chance.
+
+    The figures are of three seeds, which differ less than seeds usually do: over forty of ours level 16 of these sets
+    is 28.0 on average, with a standard deviation of 1.1, where the file has 26.376 and 0.351.
+    """
+    expected = json.loads((shared / "reference" / "metrics_reference.json").read_text())["A_vs_B"]
+    found = [[*plain_swd(faces[:256], faces[256:], Draws(seed)).values()] for seed in range(3)]
+    rows = np.array([[*row, np.mean(row)] for row in found])
+    assert rows.mean(axis=0) == pytest.approx(np.array(expected["mean"]), abs=1e-3)
+    assert rows.std(axis=0) == pytest.approx(np.array(expected["std"]), abs=1e-3)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from celebahq_builder.cli import celebahq
 from celebahq_builder.errors import CelebAHQError, FormatError, TrainingError, WeightsError
@@ -16,6 +18,7 @@ from celebahq_builder.evaluation.evaluate import evaluate as scores
 from celebahq_builder.evaluation.protocol import Protocol
 from celebahq_builder.evaluation.reference import Reference
 from celebahq_builder.evaluation.source import open_set
+from celebahq_builder.evaluation.table import figure
 from celebahq_builder.nets.progan import Architecture, Generator
 from celebahq_builder.progan.evaluate import Request, evaluate, open_source, results
 from celebahq_builder.progan.export import export
@@ -187,12 +190,53 @@ def test_a_generator_that_makes_no_pictures(tmp_path: Path, data: Path) -> None:
     assert not (tmp_path / "fakes.h5").exists()
 
 
+def test_numbers_are_told_as_they_come(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A snapshot that cannot be evaluated takes the others' numbers with it only to the end of the command."""
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    last = max((copy / "checkpoints").iterdir())
+    with safe_open(last, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        tensors["averaged.dense.bias"].fill_(float("nan"))
+        meta = file.metadata()
+    save_file(tensors, last, meta)
+    expected = [one.scores[0].number.value for one in results(Request(run, Protocol(("ms-ssim",), 4)))]
+    caplog.clear()
+    with caplog.at_level("INFO"), pytest.raises(WeightsError, match="makes NaN or infinity"):
+        list(evaluate(Request(copy, Protocol(("ms-ssim",), 4))))
+    told = [line.partition(" kimg: ms-ssim4 ")[2] for line in caplog.messages if "kimg: " in line]
+    assert told == [figure(value) for value in expected[:-1]]
+
+
 def test_a_damaged_checkpoint_is_told(run: Path, data: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     torn = sorted((copy / "checkpoints").iterdir())[1]
     torn.write_bytes(torn.read_bytes()[:500])
     with pytest.raises(TrainingError, match=rf"{torn.name} cannot be read .* delete it, and evaluate the others"):
         list(results(Request(copy, Protocol(("ms-ssim",), 4), data)))
+
+
+def test_networks_with_tensors_missing(run: Path, data: Path, generator: Path, tmp_path: Path) -> None:
+    """Files that are whole, but written by something else."""
+
+    def without(source: Path, target: Path, name: str, **said: object) -> None:
+        with safe_open(source, "pt") as file:
+            meta = dict(file.metadata())
+            tensors = {key: file.get_tensor(key) for key in file.keys() if key != name}  # noqa: SIM118
+        if said:
+            meta["progan"] = json.dumps(json.loads(meta["progan"]) | said)
+        save_file(tensors, target, meta)
+
+    for name, said in (("dense.bias", {}), ("", {"architecture": {"width": 3}}), ("", {"level": None})):
+        without(generator, tmp_path / "other.safetensors", name, **said)
+        with pytest.raises(WeightsError, match=r"other\.safetensors was written by another version, or altered"):
+            list(results(Request(tmp_path / "other.safetensors", Protocol(("ms-ssim",), 4))))
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    first = min((copy / "checkpoints").iterdir())
+    without(first, tmp_path / "other.safetensors", "averaged.dense.bias")
+    (tmp_path / "other.safetensors").replace(first)
+    with pytest.raises(TrainingError, match=rf"{first.name} cannot be read \(.*Missing.*delete it") as told:
+        list(results(Request(copy, Protocol(("ms-ssim",), 4), data)))
+    assert "\n" not in str(told.value)
 
 
 def command(*arguments: object) -> tuple[int, str, BaseException | None]:
@@ -214,6 +258,25 @@ def test_the_command(data: Path, generator: Path, tmp_path: Path) -> None:
     assert code == 1
     assert "a.json exists and is not overwritten; delete it, or choose another --json" in str(error)
     assert (tmp_path / "a.json").read_bytes() == before
+
+
+def test_where_results_go_is_looked_at_first(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = (data, "--metrics", "ms-ssim", "--num", 5)
+    (tmp_path / "file").write_text("")
+    for arguments in (("--json", tmp_path / "file" / "a.json"), ("--audit", "--out", tmp_path / "file" / "out")):
+        code, output, error = command(*asked, *arguments)
+        assert code == 1
+        assert f"cannot be written ({tmp_path / 'file'}: Not a directory); choose another {arguments[-2]}" in str(error)
+        assert "ms-ssim5" not in output  # nothing was computed
+    code, _, error = command(*asked, "--json", tmp_path / "out" / "index.html", "--out", tmp_path / "out")
+    assert code == 1
+    assert "index.html is where --out puts its page; choose another --json" in str(error)
+    monkeypatch.chdir(tmp_path)
+    code, output, _ = command(*asked, "--json", tmp_path / "out" / "evaluation.json", "--out", "out")
+    assert code == 0
+    assert output.count("written: ") == 2  # one file by two names
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["scores"]
+    assert (tmp_path / "out" / "index.html").read_text().startswith("<!DOCTYPE html>")
 
 
 def test_the_audit(data: Path, tmp_path: Path) -> None:

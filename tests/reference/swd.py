@@ -16,18 +16,31 @@ FILTER = (BINOMIAL[:, None] * BINOMIAL[None, :] / 256)[None, None]
 
 
 class Draws:
-    """What chance decides."""
+    """What chance decides, in the order in which the paper's public code asks for it, so that its figures come out.
+
+    Feed it pictures in minibatches of 64. The code also compares the first side with itself; here only its draws are
+    made.
+    """
 
     def __init__(self, seed: int) -> None:
         self.random = np.random.RandomState(seed)
+        self.sides_begun = 0
+        self.levels_seen: set[int] = set()
 
     def places(self, side: int, level: int, start: int, stop: int) -> Integers:
         """Top and left pixel of 128 neighbourhoods of each picture, [stop - start, 128, 2]."""
-        return self.random.randint(0, level - 6, size=(stop - start, 128, 2))
+        if side > self.sides_begun:
+            self.sides_begun = side
+            for each in self.levels_seen:
+                self.directions(each, 3)
+        self.levels_seen.add(level)
+        lefts, tops = (self.random.randint(3, level - 3, size=(stop - start, 128)) - 3 for _ in range(2))
+        return np.stack([tops, lefts], axis=2)
 
     def directions(self, level: int, channels: int) -> Floats:
-        """Unit vectors [channels * 49, 512]."""
-        drawn = self.random.randn(channels * 49, 512)
+        """Unit vectors [channels * 49, 512]: four times 128, whose components are column by column in the code."""
+        drawn = np.concatenate([self.random.randn(channels * 49, 128) for _ in range(4)], axis=1)
+        drawn = drawn.reshape(channels, 7, 7, 512).transpose(0, 2, 1, 3).reshape(-1, 512)
         return (drawn / np.sqrt(np.square(drawn).sum(axis=0))).astype(np.float32)
 
 
