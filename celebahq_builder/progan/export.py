@@ -71,6 +71,11 @@ def read_generator(path: Path, device: torch.device) -> tuple[Generator, dict[st
         raise WeightsError(f"{file} cannot be read: {error}; export it again, or get it anew") from None
     if facts.get("format") != FORMAT:
         raise WeightsError(f"{file} is no generator of celebahq train; expected {FORMAT}, got {facts.get('format')}")
-    generator = Generator(Architecture(**facts["architecture"]))
-    generator.load_state_dict(tensors)
+    try:
+        generator = Generator(Architecture(**facts["architecture"]))
+        generator.load_state_dict(tensors)
+        _ = int(facts["level"]), float(facts["alpha"])
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{file} was written by another version, or altered ({reason}); export it again") from None
     return generator.to(device).eval().requires_grad_(False), facts

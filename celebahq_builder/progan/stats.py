@@ -29,7 +29,9 @@ class Stats:
         kept = [line for line in read_lines(self.path) if line["pictures"] <= pictures]
         if self.path.exists():
             write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=pictures + 1 if pictures else None)
+        board = folder / "tensorboard"
+        again = board.is_dir() and any(board.iterdir())
+        self.board = SummaryWriter(str(board), purge_step=pictures + 1 if again else None)
 
     def write(self, line: dict[str, Any], total_kimg: float) -> None:
         """Record a tick: its figures by name, ``pictures`` among them."""

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from celebahq_builder.errors import CelebAHQError, RecipeError, TrainingError
 from celebahq_builder.evaluation.evaluate import evaluate
@@ -22,7 +21,6 @@ from celebahq_builder.evaluation.protocol import Protocol
 from celebahq_builder.evaluation.reference import Reference
 from celebahq_builder.evaluation.source import open_set
 from celebahq_builder.formats.codecs import Gzip
-from celebahq_builder.formats.pictures import Picture
 from celebahq_builder.formats.writing import write_pictures
 from celebahq_builder.progan import checkpoint, command
 from celebahq_builder.progan.evaluate import open_source
@@ -31,62 +29,7 @@ from celebahq_builder.progan.stats import read_lines
 from celebahq_builder.progan.train import Request, Training
 from celebahq_builder.recipe import load
 from celebahq_builder.training.world import ALONE
-
-RECIPE = """
-task = "progan"
-[net]
-resolution = 16
-latent = 8
-channels_base = 64
-channels_max = 8
-[schedule]
-total_kimg = 0.16
-train_kimg = 0.032
-fade_kimg = 0.048
-minibatch = 8
-[tick]
-kimg = 0.016
-checkpoint_ticks = 1
-grid_ticks = 3
-grid = [3, 2]
-"""
-"""20 steps: 4 at 4x4, 6 of fading and 4 of training at 8x8, 6 of fading at 16x16."""
-
-
-class Noise:
-    """Random pictures with labels."""
-
-    count, resolution, channels = 40, 16, 3
-    labels, label_names = None, ()
-
-    def pictures(self, start: int = 0):  # type: ignore[no-untyped-def]
-        for i in range(start, self.count):
-            pixels = np.random.default_rng(i).integers(0, 256, (3, 16, 16), dtype=np.uint8)
-            yield Picture(pixels, f"{i}")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "noise.h5"
-    write_pictures(Noise(), path, codec=Gzip())
-    return path
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
-    path.write_text(RECIPE)
-    return path
-
-
-def trained(data: Path, out: Path, recipe: ProganRecipe, total_kimg: float | None = None) -> Training:
-    training = Training(Request(data, out, total_kimg=total_kimg), recipe, ALONE)
-    training.run()
-    return training
-
-
-def last(out: Path) -> dict[str, torch.Tensor]:
-    return load_file(sorted((out / "checkpoints").glob("*.safetensors"))[-1])
+from tests.progan.tiny import RECIPE, Noise, assert_equal, last, trained, without_time
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +37,6 @@ def whole(data: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) ->
     out = tmp_path_factory.mktemp("whole") / "run"
     trained(data, out, load(ProganRecipe, recipe))
     return out
-
-
-def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    assert all(torch.equal(value, other[key]) for key, value in one.items())
-
-
-def without_time(out: Path) -> list[dict[str, object]]:
-    timed = {"images_per_s", "seconds", "memory_bytes"}
-    return [{k: v for k, v in line.items() if k not in timed} for line in read_lines(out / "stats.jsonl")]
 
 
 def test_what_a_run_holds(whole: Path) -> None:
@@ -253,7 +186,9 @@ def test_losses_that_are_not_finite_end_the_run(data: Path, recipe: Path, tmp_pa
     training = Training(Request(data, tmp_path), settings, ALONE)
     with torch.no_grad():
         training.players.generator.dense.weight.fill_(float("nan"))
-    with pytest.raises(TrainingError, match=r"tick 2 at 0\.0 kimg is not finite .*the last checkpoint is sound"):
+    with pytest.raises(
+        TrainingError, match=r"tick 2, at 0\.032 kimg, is not finite .*the checkpoint at 0\.016 kimg is sound"
+    ):
         training.run()
     assert_equal(last(tmp_path), before)
 
