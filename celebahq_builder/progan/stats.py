@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Self
 
 from tensorboardX import SummaryWriter
 
-from celebahq_builder.workspace import write_atomic
+from celebahq_builder.workspace import as_storage_error, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +35,21 @@ class Stats:
         self.board = SummaryWriter(str(board), purge_step=pictures + 1 if again else None)
 
     def write(self, line: dict[str, Any], total_kimg: float) -> None:
-        """Record a tick: its figures by name, ``pictures`` among them."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        for name, value in line.items():
-            if isinstance(value, (int, float)) and name != "pictures":
-                self.board.add_scalar(name, value, line["pictures"])
-        self.board.flush()
+        """Record a tick: its figures by name, ``pictures`` among them.
+
+        Raises:
+            DiskFull: no space left.
+            WorkspaceError: the file system failed.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            for name, value in line.items():
+                if isinstance(value, (int, float)) and name != "pictures":
+                    self.board.add_scalar(name, value, line["pictures"])
+            self.board.flush()
+        except OSError as error:
+            raise as_storage_error(error, self.path) from error
         side = line["resolution"]
         log.info(
             "tick %d: %.1f of %g kimg, %dx%d, alpha %.2f, %.1f images/s, scores %.2f and %.2f, gradient %.2f",
@@ -52,7 +61,8 @@ class Stats:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.board.close()
+        with contextlib.suppress(OSError):  # it was told where it was met; the lines of stats.jsonl hold all of it
+            self.board.close()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

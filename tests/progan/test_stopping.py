@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import os
 import signal
 import struct
 import time
@@ -12,11 +13,11 @@ import pytest
 import torch
 from tensorboardX.proto.event_pb2 import Event
 
-from celebahq_builder.errors import TrainingError, WorkspaceError, WorkspaceLocked
+from celebahq_builder.errors import DiskFull, TrainingError, WorkspaceError, WorkspaceLocked
 from celebahq_builder.progan import interruption
 from celebahq_builder.progan.interruption import Stop, Stopped
 from celebahq_builder.progan.recipe import ProganRecipe
-from celebahq_builder.progan.stats import read_lines
+from celebahq_builder.progan.stats import Stats, read_lines
 from celebahq_builder.progan.train import Request, Training
 from celebahq_builder.recipe import load
 from celebahq_builder.training.world import ALONE, _connected
@@ -226,3 +227,12 @@ def test_a_process_that_ended_is_told_in_a_line() -> None:
         _connected(),
     ):
         raise RuntimeError("Connection closed\nand more")
+
+
+@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="the system has no /dev/full")
+def test_a_full_disk_under_the_statistics(tmp_path: Path) -> None:
+    (tmp_path / "stats.jsonl").symlink_to("/dev/full")
+    full = r"no space left to write .*stats\.jsonl; free some"
+    with pytest.raises(DiskFull, match=full), Stats(tmp_path / "run", 0) as stats:
+        stats.path = tmp_path / "stats.jsonl"
+        stats.write({"pictures": 8, "resolution": 4}, 1.0)
