@@ -233,6 +233,7 @@ def test_a_process_that_ended_is_told_in_a_line() -> None:
 def test_a_full_disk_under_the_statistics(tmp_path: Path) -> None:
     (tmp_path / "stats.jsonl").symlink_to("/dev/full")
     full = r"no space left to write .*stats\.jsonl; free some"
-    with pytest.raises(DiskFull, match=full), Stats(tmp_path / "run", 0) as stats:
-        stats.path = tmp_path / "stats.jsonl"
+    stats = Stats(tmp_path / "run", 0)
+    stats.path = tmp_path / "stats.jsonl"
+    with pytest.raises(DiskFull, match=full), stats:
         stats.write({"pictures": 8, "resolution": 4}, 1.0)
