@@ -205,11 +205,11 @@ def test_a_file_where_the_run_should_be(data: Path, recipe: Path, tmp_path: Path
 def test_tensorboard_forgets_what_was_not_saved(data: Path, recipe: Path, tmp_path: Path) -> None:
     """A run that was killed before its first checkpoint begins anew: so do its events."""
     settings = rarely(recipe)
-    for _ in range(2):
+    for session in range(2):
+        time.sleep(1.1 * session)  # TensorBoard's files are told apart by seconds
         trained(data, tmp_path, settings, 0.016)
         for path in (tmp_path / "checkpoints").iterdir():
             path.unlink()
-        time.sleep(1.1)  # TensorBoard's files are told apart by seconds
     purged = []
     for path in sorted((tmp_path / "tensorboard").iterdir()):
         raw, at = path.read_bytes(), 0
