@@ -32,7 +32,10 @@ class Stats:
             write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         board = folder / "tensorboard"
         again = board.is_dir() and any(board.iterdir())
-        self.board = SummaryWriter(str(board), purge_step=pictures + 1 if again else None)
+        from_step = (kept[-1]["pictures"] if kept else 1) if again else None
+        self.board = SummaryWriter(str(board), purge_step=from_step)
+        if again and kept:  # it writes in a thread of its own: a kill may have come before the last tick was there
+            self._add(kept[-1])
 
     def write(self, line: dict[str, Any], total_kimg: float) -> None:
         """Record a tick: its figures by name, ``pictures`` among them.
@@ -44,9 +47,7 @@ class Stats:
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-            for name, value in line.items():
-                if isinstance(value, (int, float)) and name != "pictures":
-                    self.board.add_scalar(name, value, line["pictures"])
+            self._add(line)
             self.board.flush()
         except OSError as error:
             raise as_storage_error(error, self.path) from error
@@ -56,6 +57,11 @@ class Stats:
             *(line["tick"], line["kimg"], total_kimg, side, side, line["alpha"], line["images_per_s"]),
             *(line["score_real"], line["score_fake"], line["gradient_norm"]),
         )
+
+    def _add(self, line: dict[str, Any]) -> None:
+        for name, value in line.items():
+            if isinstance(value, (int, float)) and name != "pictures":
+                self.board.add_scalar(name, value, line["pictures"])
 
     def __enter__(self) -> Self:
         return self

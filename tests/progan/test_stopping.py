@@ -202,23 +202,35 @@ def test_a_file_where_the_run_should_be(data: Path, recipe: Path, tmp_path: Path
         trained(data, tmp_path / "file", load(ProganRecipe, recipe))
 
 
-def test_tensorboard_forgets_what_was_not_saved(data: Path, recipe: Path, tmp_path: Path) -> None:
-    """A run that was killed before its first checkpoint begins anew: so do its events."""
-    settings = rarely(recipe)
-    for session in range(2):
-        time.sleep(1.1 * session)  # TensorBoard's files are told apart by seconds
-        trained(data, tmp_path, settings, 0.016)
-        for path in (tmp_path / "checkpoints").iterdir():
-            path.unlink()
-    purged = []
-    for path in sorted((tmp_path / "tensorboard").iterdir()):
-        raw, at = path.read_bytes(), 0
+def events(folder: Path) -> list[list[tuple[int, str]]]:
+    """Read TensorBoard's files: step and tag of each event, records of length, checksum, bytes, checksum."""
+    files = []
+    for path in sorted((folder / "tensorboard").iterdir()):
+        raw, at, found = path.read_bytes(), 0, []
         while at < len(raw):
             (length,) = struct.unpack_from("<Q", raw, at)
             event = Event.FromString(raw[at + 12 : at + 12 + length])
-            purged += [event.step] if event.HasField("session_log") else []
+            found += [(event.step, "purge")] if event.HasField("session_log") else []
+            found += [(event.step, value.tag) for value in event.summary.value if value.tag == "score_real"]
             at += length + 16
-    assert purged == [1]
+        files.append(found)
+    return files
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_tensorboard_has_every_tick_once(saved: bool, data: Path, recipe: Path, tmp_path: Path) -> None:
+    """One that was killed before its first checkpoint begins anew; the last tick may not have been written yet."""
+    settings = rarely(recipe)
+    for session in range(2):
+        time.sleep(1.1 * session)  # TensorBoard's files are told apart by seconds
+        trained(data, tmp_path, settings, 0.032 + 0.016 * session)
+        for path in () if saved else (tmp_path / "checkpoints").iterdir():
+            path.unlink()
+    first, second = events(tmp_path)
+    assert first == [(16, "score_real"), (32, "score_real")]
+    purge = 32 if saved else 1
+    steps = [32, 48] if saved else [16, 32, 48]
+    assert second == [(purge, "purge"), *((step, "score_real") for step in steps)]
 
 
 def test_a_process_that_ended_is_told_in_a_line() -> None:
