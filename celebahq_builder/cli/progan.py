@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from pathlib import Path
 from typing import Any
 
 import click
 
 from celebahq_builder.cli.group import PATH, celebahq
+from celebahq_builder.progan.changeable import CHANGEABLE
+
+
+def _finite(_: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a number of pictures")
+    return value
 
 
 @celebahq.command(interrupted="the same command goes on from the last checkpoint")
@@ -18,7 +27,18 @@ from celebahq_builder.cli.group import PATH, celebahq
 @click.option("--recipe", type=PATH, metavar="FILE.toml", help="Settings; default celebahq-1024-1gpu.")
 @click.option("--resume", is_flag=True, help="Go on only: an error where RUN holds no checkpoint.")
 @click.option(
-    "--total-kimg", type=click.FloatRange(0, min_open=True), metavar="K", help="Length, in 1000 pictures shown."
+    "--total-kimg",
+    type=click.FloatRange(0, min_open=True),
+    metavar="K",
+    callback=_finite,
+    help="Length, in 1000 pictures shown.",
+)
+@click.option(
+    "--changed",
+    type=click.Choice(CHANGEABLE),
+    multiple=True,
+    metavar="KEY",
+    help=f"Go on with another value of a key of the recipe: {', '.join(CHANGEABLE)}.",
 )
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads of torch; they change the last bits.")
@@ -38,17 +58,24 @@ def train(
     RUN holds stats.jsonl, TensorBoard's events, grids of generated pictures (fakes-KKKKKK.png) beside real ones
     (reals.png), checkpoints, and generator.safetensors, the averaged generator.
     """
-    from celebahq_builder.progan import command
-    from celebahq_builder.progan.train import Request
-    from celebahq_builder.settings import bundled_recipe
+    from celebahq_builder.progan.interruption import Stop
 
-    path = bundled_recipe(recipe or Path("celebahq-1024-1gpu"), "train")
-    request = Request(data, out, **asked)
-    if dry_run:
-        for line in command.plan(request, path, device=device):
-            click.echo(line)
-        return
-    click.echo(f"run: {command.train(request, path, device=device, threads=threads)}")
+    stop = Stop()
+    with contextlib.nullcontext() if dry_run else stop.listening():
+        from celebahq_builder.progan import command
+        from celebahq_builder.progan.train import Request
+        from celebahq_builder.settings import bundled_recipe
+        from celebahq_builder.training.world import speaks
+
+        path = bundled_recipe(recipe or Path("celebahq-1024-1gpu"), "train")
+        request = Request(data, out, **asked)
+        if dry_run:
+            for line in command.plan(request, path, device=device) if speaks() else ():
+                click.echo(line)
+            return
+        run = command.train(request, path, device=device, threads=threads, stop=stop)
+        if speaks():
+            click.echo(f"run: {run}")
 
 
 GENERATOR = click.argument("generator", type=PATH, metavar="RUN|FILE.safetensors")
@@ -73,12 +100,12 @@ class Grid(click.ParamType[tuple[int, int]]):
 
 @celebahq.command()
 @GENERATOR
-@click.option("--num", type=click.IntRange(1), default=1000, show_default=True, metavar="N", help="How many pictures.")
+@click.option("--num", type=click.IntRange(1), metavar="N", help="How many pictures; default: 1000.")
 @click.option("--out", type=PATH, required=True, metavar="DIR|FILE.h5|FILE.png", help="PNG files, HDF5, or a sheet.")
 @click.option("--grid", type=Grid(), metavar="CxR", help="One sheet of C columns and R rows, to FILE.png.")
 @SEED
 @DEVICE
-def generate(generator: Path, num: int, out: Path, grid: tuple[int, int] | None, seed: int, device: str) -> None:
+def generate(generator: Path, num: int | None, out: Path, grid: tuple[int, int] | None, seed: int, device: str) -> None:
     """Generate pictures with a trained generator; picture i of a seed is always the same."""
     import torch
 
@@ -86,7 +113,10 @@ def generate(generator: Path, num: int, out: Path, grid: tuple[int, int] | None,
     from celebahq_builder.progan import generate as room
     from celebahq_builder.progress import Progress
 
-    count = grid[0] * grid[1] if grid else num
+    if grid and num:
+        raise click.UsageError(f"--grid {grid[0]}x{grid[1]} says how many pictures; leave out --num")
+    count = grid[0] * grid[1] if grid else num or 1000
+    room.check_target(out, sheet=bool(grid))
     pictures = room.Generated(generator, count, seed, torch.device(parallel.devices(device)[0]))
     if grid:
         room.sheet(pictures, grid[0], out)
@@ -114,9 +144,11 @@ def interpolate(generator: Path, out: Path, grid: tuple[int, int], seed: int, de
     from celebahq_builder.progan.export import load_generator
     from celebahq_builder.progress import Progress
 
-    net, level, _ = load_generator(generator, torch.device(parallel.devices(device)[0]))
+    net, level, alpha = load_generator(generator, torch.device(parallel.devices(device)[0]))
     progress = Progress("interpolate", max(1, round(asked["seconds"] * asked["fps"])), unit="frame", judged=False)
-    room.interpolate(net, level, out, columns=grid[0], rows=grid[1], seed=seed, advance=progress.advance, **asked)
+    room.interpolate(
+        net, level, out, alpha=alpha, columns=grid[0], rows=grid[1], seed=seed, advance=progress.advance, **asked
+    )
     progress.close()
     click.echo(f"video: {out}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -160,11 +161,20 @@ def _by_processes(
         multiprocessing_context=context,
         pin_memory=pin,
         generator=torch.Generator(),  # or the workers' seed would be drawn from the training's
+        worker_init_fn=_spared,
     )
     for batch in batches:
         if isinstance(batch, FormatError):
             raise batch
         yield batch
+
+
+def _spared(_: int) -> None:
+    """Leave SIGTERM to the process that trains: told to end as all are, it needs its minibatch for a last step.
+
+    A worker ends when that process does, or tells it to.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
-import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from celebahq_builder.errors import TrainingError
+from celebahq_builder.progan import checkpoint_file
+from celebahq_builder.progan.changeable import CHANGEABLE
 from celebahq_builder.progan.players import STATISTICS, Players
-from celebahq_builder.recipe import flatten
-from celebahq_builder.workspace import as_storage_error
+from celebahq_builder.progan.recipe import ProganRecipe
+from celebahq_builder.recipe import flatten, to_mapping
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,18 @@ class Progress:
         return self.pictures / 1000
 
 
+def identity(recipe: ProganRecipe, data: dict[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint and a run that goes on from it must have in common: recipe and data.
+
+    How long a training is, how often it tells of itself and what fits a GPU may change from session to session.
+    """
+    settings = to_mapping(dataclasses.replace(recipe, tick=type(recipe.tick)()))
+    for key in ("total_kimg", "per_gpu"):  # passes change nothing but rounding
+        settings["schedule"].pop(key)
+    settings.pop("tick")
+    return {"recipe": settings, "data": data}
+
+
 def save(folder: Path, players: Players, progress: Progress, identity: dict[str, Any], order: dict[str, Any]) -> Path:
     """Write a checkpoint, and delete those that are no longer needed.
 
@@ -73,7 +86,6 @@ def save(folder: Path, players: Players, progress: Progress, identity: dict[str,
     Raises:
         DiskFull: no space left; earlier checkpoints are as they were.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     for name, net in _nets(players).items():
         tensors |= {f"{name}.{key}": value for key, value in net.state_dict().items()}
@@ -90,19 +102,7 @@ def save(folder: Path, players: Players, progress: Progress, identity: dict[str,
         "order": json.dumps(order),
     }
     path = folder / f"checkpoint-{progress.pictures:09d}-r{1 << progress.level:04d}.safetensors"
-    partial = path.with_name(path.name + ".partial")
-    try:
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial, meta)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise (
-            as_storage_error(error, path)
-            if isinstance(error, OSError)
-            else TrainingError(f"{path} could not be written: {error}")
-        ) from error
+    checkpoint_file.write(path, tensors, meta)
     for old in superseded([one.name for one in folder.iterdir()]):
         (folder / old).unlink(missing_ok=True)
     return path
@@ -117,11 +117,18 @@ def superseded(names: list[str]) -> list[str]:
 
 
 def restore(
-    folder: Path, players: Players, progress: Progress, identity: dict[str, Any]
+    folder: Path, players: Players, progress: Progress, identity: dict[str, Any], changed: Sequence[str] = ()
 ) -> tuple[Path, dict[str, Any]] | None:
     """Bring players and progress to the state of the last sound checkpoint.
 
     A damaged one is passed over with a warning, in favour of the one before it.
+
+    Args:
+        folder: of the checkpoints.
+        players: networks and optimisers.
+        progress: of the run.
+        identity: recipe and data.
+        changed: those of `CHANGEABLE` that may differ.
 
     Returns:
         The checkpoint and the state of the data order, or None where there is no checkpoint.
@@ -129,20 +136,39 @@ def restore(
     Raises:
         TrainingError: it is of another recipe or other data, with the first difference; or none is sound.
     """
-    names = sorted((one.name for one in folder.iterdir()), reverse=True) if folder.is_dir() else []
+    last = _last(folder)
+    if not last:
+        return None
+    path, tensors, meta = last
+    _compare(path, meta["identity"], identity, changed)
+    try:
+        _fill(players, progress, tensors, meta["progress"])
+    except (RuntimeError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"{path} was written by another version ({reason}); begin with another --out") from None
+    return path, meta["order"]
+
+
+def stands(folder: Path, identity: dict[str, Any], changed: Sequence[str] = ()) -> float | None:
+    """Return the kimg that a run would go on from, None where it would begin; otherwise as `restore`."""
+    last = _last(folder)
+    if not last:
+        return None
+    path, _, meta = last
+    _compare(path, meta["identity"], identity, changed)
+    return float(meta["progress"]["pictures"]) / 1000
+
+
+def _last(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, dict[str, Any]]] | None:
+    """Return the last sound checkpoint: path, tensors, and what is told of them."""
+    names = sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []
     found = [folder / name for name in names if NAME.fullmatch(name)]
-    for path in found:
+    for path in reversed(found):
         try:
-            with safe_open(path, "pt") as file:
-                meta = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            numbers, theirs, order = (json.loads(meta[key]) for key in ("progress", "identity", "order"))
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            log.warning("warning: %s is damaged (%s); going on from the one before it", path, error)
-            continue
-        _compare(path, theirs, identity)
-        _fill(players, progress, tensors, numbers)
-        return path, order
+            tensors, meta = checkpoint_file.read(path)
+            return path, tensors, {key: json.loads(meta[key]) for key in ("progress", "identity", "order")}
+        except (KeyError, ValueError) as error:
+            log.warning("warning: %s is damaged (%s); the one before it is taken, if there is one", path, error)
     if found:
         raise TrainingError(
             f"none of the {len(found)} checkpoints in {folder} can be read; start anew with another --out"
@@ -150,13 +176,16 @@ def restore(
     return None
 
 
-def _compare(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+def _compare(path: Path, theirs: dict[str, Any], ours: dict[str, Any], changed: Sequence[str]) -> None:
     old, new = flatten(theirs), flatten(json.loads(json.dumps(ours)))
+    allowed = tuple(f"recipe.{key}." for key in changed)
     for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
+        if old.get(key) != new.get(key) and not f"{key}.".startswith(allowed):
+            way = next((one for one in CHANGEABLE if f"{key}.".startswith(f"recipe.{one}.")), None)
             raise TrainingError(
                 f"{path.parent.parent} was trained with {key} = {old.get(key)}, this run asks {new.get(key)}; "
                 "use another --out, or the recipe and data of that run"
+                + (f", or go on with the new value by --changed {way}" if way else "")
             )
 
 
@@ -168,15 +197,15 @@ def _fill(players: Players, progress: Progress, tensors: dict[str, Tensor], numb
         net.load_state_dict({key: value for key, value in own.items() if not key.startswith("adam.")})
         for key, parameter in net.named_parameters():
             state = {m: own[f"adam.{m}.{key}"] for m in MOMENTS if f"adam.{m}.{key}" in own}
-            if state:  # Adam counts its steps on the CPU
+            if state:  # Adam counts its steps on the CPU; copies, as what was read follows its file
                 players.adams[name].state[parameter] = {
-                    m: value if m == "step" else value.to(parameter.device) for m, value in state.items()
+                    m: value.to("cpu" if m == "step" else parameter.device, copy=True) for m, value in state.items()
                 }
     players.mean_fake = numbers.pop("mean_fake")
     for key, value in numbers.items():
         setattr(progress, key, value)
     sums = tensors.get("tick_sums", torch.zeros(len(STATISTICS)))
-    progress.tick_sums = sums.to(players.world.device)
+    progress.tick_sums = sums.to(players.world.device, copy=True)
 
 
 def _nets(players: Players) -> dict[str, torch.nn.Module]:

@@ -5,21 +5,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from celebahq_builder import parallel
-from celebahq_builder.errors import RecipeError
+from celebahq_builder.errors import RecipeError, TrainingError
 from celebahq_builder.nets.progan import Discriminator, Generator
+from celebahq_builder.progan.checkpoint import identity, stands
+from celebahq_builder.progan.interruption import Stop
+from celebahq_builder.progan.measuring import Measuring
 from celebahq_builder.progan.memory import fitted
 from celebahq_builder.progan.reals import examine
 from celebahq_builder.progan.recipe import ProganRecipe
 from celebahq_builder.progan.train import Request, Training
 from celebahq_builder.recipe import load, read_toml
-from celebahq_builder.training.world import World, joined
+from celebahq_builder.training.world import World, joined, processes
 
 
-def train(request: Request, recipe: Path, *, device: str = "auto", threads: int | None = None) -> Path:
+def train(
+    request: Request, recipe: Path, *, device: str = "auto", threads: int | None = None, stop: Stop | None = None
+) -> Path:
     """Train a ProGAN, alone or among the processes that torchrun started; return the folder of the run.
 
     Raises:
@@ -31,15 +37,14 @@ def train(request: Request, recipe: Path, *, device: str = "auto", threads: int 
         torch.set_num_threads(threads)
     settings = read_recipe(recipe)
     with joined(device) as world:
-        check_shares(settings, world)
-        examine(request.data, settings)
+        check(request, settings, world)
         if world.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
                 True  # precision = fp32 means that
             )
             torch.backends.cudnn.benchmark = True  # sizes stay the same for days
             settings = fitted(settings, world)
-        return Training(request, settings, world).run()
+        return Training(request, settings, world, stop).run()
 
 
 def read_recipe(path: Path) -> ProganRecipe:
@@ -52,6 +57,25 @@ def read_recipe(path: Path) -> ProganRecipe:
     if task != "progan":
         raise RecipeError(f"{path}: task = {task}; this command trains task = progan")
     return load(ProganRecipe, path)
+
+
+def check(request: Request, recipe: ProganRecipe, world: World) -> tuple[int, dict[str, Any]]:
+    """Return what `reals.examine` does; raise if anything but memory stands in the way of a training.
+
+    Raises:
+        RecipeError: minibatches that do not fit the number of processes, or metrics that do not exist.
+        TrainingError: data that do not fit, or something to measure against and nothing to measure.
+        FormatError: the HDF5 file is unusable.
+    """
+    check_shares(recipe, world)
+    found = examine(request.data, recipe)
+    if recipe.tick.metric_ticks:
+        Measuring(request.out, request.against or request.data, recipe, world.device)
+    elif request.against:
+        raise TrainingError(
+            f"--against {request.against}: the recipe measures nothing; set tick.metric_ticks, or leave it out"
+        )
+    return found
 
 
 def check_shares(recipe: ProganRecipe, world: World) -> None:
@@ -76,24 +100,34 @@ def plan(request: Request, recipe: Path, *, device: str = "auto") -> Iterator[st
         FormatError: the HDF5 file is unusable.
     """
     settings = read_recipe(recipe)
-    count, facts = examine(request.data, settings)
-    net, schedule = settings.net, settings.schedule
+    world = World(0, processes(), torch.device(parallel.devices(device)[0]))
+    count, facts = check(request, settings, world)
+    net, total = settings.net, request.total_kimg or settings.schedule.total_kimg
     yield f"data:     {request.data}: {count} pictures of {facts['resolution']}x{facts['resolution']}"
     with torch.device("meta"):
         sizes = [sum(p.numel() for p in made.parameters()) for made in (Generator(net), Discriminator(net))]
-    yield f"networks: {net.resolution}x{net.resolution}, {sizes[0] / 1e6:.1f} M and {sizes[1] / 1e6:.1f} M parameters"
-    total = request.total_kimg or schedule.total_kimg
-    yield f"training: {total:g} kimg, {settings.loss.kind}, {settings.precision}"
-    on = torch.device(parallel.devices(device)[0])
-    if on.type == "cuda":
-        settings = fitted(settings, World(0, 1, on))
-        schedule = settings.schedule
-        yield f"memory:   {torch.cuda.get_device_name(on)}: every resolution fits, in passes as below"
+    yield f"networks: {net.resolution}x{net.resolution}, {sizes[0]:,} and {sizes[1]:,} parameters"
+    kimg = stands(request.out / "checkpoints", identity(settings, facts), request.changed)
+    if kimg is None and request.resume:
+        raise TrainingError(f"{request.out} holds no checkpoint to resume from; leave out --resume to begin there")
+    where = "begins" if kimg is None else f"goes on from {kimg:g} kimg"
+    yield f"run:      {request.out}: {where}"
+    yield f"training: to {total:g} kimg, {settings.loss.kind}, {settings.precision}, on {_devices(world)}"
+    if world.device.type == "cuda":
+        settings = fitted(settings, world)
+        yield f"memory:   {torch.cuda.get_device_name(world.device)}: every resolution fits, in passes as below"
+    if settings.schedule.rampup_kimg:
+        yield f"          learning rates rise from 0 over the first {settings.schedule.rampup_kimg:g} kimg"
+    schedule = dataclasses.replace(settings.schedule, rampup_kimg=0)
     yield "  resolution   from kimg   minibatch   passes   learning rate"
     for level in net.levels:
         begins = schedule.begins(level, net.level_max)
         moment = schedule.at(begins, net.level_max)
         if moment.level == level and begins < total:
             side = f"{moment.resolution}x{moment.resolution}"
-            passes = moment.passes(1, net.stddev_group)
+            passes = moment.passes(world.size, net.stddev_group)
             yield f"  {side:>10} {begins:11g} {moment.minibatch:11d} {passes:8d} {moment.learning_rate:15g}"
+
+
+def _devices(world: World) -> str:
+    return str(world.device) if world.size == 1 else f"{world.size} processes, each a part of the minibatch"

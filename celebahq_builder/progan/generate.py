@@ -64,6 +64,21 @@ def latents(generator: Generator, block: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(drawn.astype(np.float32))
 
 
+def check_target(out: Path, *, sheet: bool) -> None:
+    """Raise if pictures cannot be written there, or not as the name says.
+
+    Raises:
+        FormatError: `out` exists, or its name is of another kind of file than what is to be written.
+    """
+    suffix = out.suffix.lower()
+    if sheet and suffix != ".png":
+        raise FormatError(f"{out}: a sheet is a PNG file; give --out FILE.png")
+    if not sheet and suffix in (".png", ".jpg", ".jpeg", ".hdf5", ".mp4", ".zip"):
+        raise FormatError(f"{out}: pictures go to a folder or to FILE.h5; one sheet of them is made by --grid 15x8")
+    if out.exists() and (sheet or suffix == ".h5" or not out.is_dir() or any(out.iterdir())):
+        raise FormatError(f"{out} exists; nothing is overwritten: give another --out")
+
+
 def generate(pictures: Generated, out: Path, advance: Callable[[int], None]) -> None:
     """Write generated pictures: to an HDF5 file if `out` ends in .h5, else as PNG files into a new folder.
 
@@ -74,8 +89,7 @@ def generate(pictures: Generated, out: Path, advance: Callable[[int], None]) -> 
     if out.suffix == ".h5":
         write_pictures(pictures, out, codec=Gzip(), advance=advance)
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FormatError(f"{out} exists; nothing is overwritten: give another --out")
+    check_target(out, sheet=False)
     for picture in pictures.pictures():
         write_atomic(out / f"{picture.name}.png", encode_png(picture.pixels))
         advance(1)
@@ -87,7 +101,6 @@ def sheet(pictures: Generated, columns: int, out: Path) -> None:
     Raises:
         FormatError: `out` exists.
     """
-    if out.exists():
-        raise FormatError(f"{out} exists; nothing is overwritten: give another --out")
+    check_target(out, sheet=True)
     made = np.stack([picture.pixels for picture in pictures.pictures()])
     grid.write_png(out, grid.tiled(made, columns))

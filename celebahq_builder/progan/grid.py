@@ -29,6 +29,12 @@ def fixed_latents(generator: Generator, count: int, seed: int) -> Tensor:
     return torch.from_numpy(drawn.astype(np.float32))
 
 
+def fixed_labels(generator: Generator, count: int) -> Tensor | None:
+    """Return one class after the other, over and over, float32 [count, classes]; None where it takes no labels."""
+    classes = generator.architecture.labels
+    return torch.eye(classes)[torch.arange(count) % classes] if classes else None
+
+
 @torch.inference_mode()
 def generated(
     generator: Generator, latents: Tensor, level: int, alpha: float = 1.0, labels: Tensor | None = None

@@ -43,6 +43,7 @@ def interpolate(
     level: int,
     out: Path,
     *,
+    alpha: float = 1.0,
     seconds: float = 60.0,
     fps: float = 60.0,
     columns: int = 1,
@@ -50,7 +51,7 @@ def interpolate(
     seed: int = 0,
     advance: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Write a video of a walk, H.264 in an MP4 file.
+    """Write a video of a walk, H.264 in an MP4 file; of a generator that takes labels, walk i has label i.
 
     Raises:
         FormatError: `out` exists, or cannot be written as a video.
@@ -58,9 +59,11 @@ def interpolate(
     frames = max(1, round(seconds * fps))
     latents = walk(generator.architecture.latent, frames, columns * rows, fps, seed)
 
+    labels = grid.fixed_labels(generator, columns * rows)
+
     def drawn() -> Iterator[Pixels]:
         for z in latents:
-            yield grid.tiled(grid.generated(generator, torch.from_numpy(z), level), columns)
+            yield grid.tiled(grid.generated(generator, torch.from_numpy(z), level, alpha, labels), columns)
             advance(1)
 
     side = 1 << level

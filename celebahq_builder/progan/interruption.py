@@ -3,21 +3,59 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 
+REPEAT_S = 1.0
+"""A second Ctrl-C counts as one after so long: torchrun passes the terminal's on to processes that had it already."""
 
-@contextmanager
-def stop_signals(stop: Callable[[], bool]) -> Iterator[None]:
-    """Let SIGTERM and SIGINT call `stop`, which returns whether it was called before; a second SIGINT ends at once."""
 
-    def told(number: int, _: object) -> None:
-        if stop() and number == signal.SIGINT:
+class Stopped(KeyboardInterrupt):
+    """Work that may be left undone was interrupted by a wish to end."""
+
+
+class Stop:
+    """Whether a training was told to end, with a checkpoint, by SIGTERM or SIGINT."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        """Whether it was."""
+        self._since_s = 0.0
+        self._lightly = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take these signals as a wish to end; a second SIGINT, a second later, ends at once."""
+        before = {number: signal.signal(number, self._told) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let a wish to end interrupt what is done here.
+
+        Raises:
+            Stopped: it came.
+        """
+        self._lightly = True
+        try:
+            if self.asked:
+                raise Stopped
+            yield
+        finally:
+            self._lightly = False
+
+    def _told(self, number: int, _: object) -> None:
+        now_s = time.monotonic()
+        again = self.asked and number == signal.SIGINT and now_s - self._since_s >= REPEAT_S
+        if not self.asked:
+            self.asked, self._since_s = True, now_s
+        if again:
             raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, told) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if self._lightly:
+            self._lightly = False
+            raise Stopped

@@ -78,13 +78,14 @@ def r1_penalty(judge: Judge, real: Tensor) -> Tensor:
     return gradient.float().square().sum(dim=(1, 2, 3)).mean() / 2
 
 
-def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def label_loss(logits: Tensor, labels: Tensor, classes: bool = True) -> Tensor:
     """Return the cross entropy of predicted labels [N, classes] (Odena et al. 2017, AC-GAN, equation 3).
 
-    Rows of `labels` that sum to 1 are classes, one of which is right; others are attributes, each right or wrong by
-    itself (mean of the binary cross entropies).
+    Args:
+        logits: as the discriminator gives them.
+        labels: of the pictures, 0 or 1.
+        classes: one of them is right; False: they are attributes, each right or wrong by itself (mean of the binary
+            cross entropies).
     """
     logits, labels = logits.float(), labels.float()
-    if bool((labels.sum(dim=1) == 1).all()):
-        return F.cross_entropy(logits, labels)
-    return F.binary_cross_entropy_with_logits(logits, labels)
+    return F.cross_entropy(logits, labels) if classes else F.binary_cross_entropy_with_logits(logits, labels)

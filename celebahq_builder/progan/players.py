@@ -44,7 +44,7 @@ class Draws:
     latents: Tensor
     """[n, latent], of N(0, 1)."""
     labels: Tensor | None
-    """[n, classes]: those of the real pictures, in another order."""
+    """[n, classes]: those of real pictures drawn at random."""
     mix: Tensor
     """[n], uniform in [0, 1): where between real and fake the penalty is taken."""
 
@@ -55,10 +55,17 @@ class Players:
     All random numbers of a step follow from the recipe's seed and the step's number, for the whole minibatch, of which
     a process takes its share. So a run that goes on does the same as one that was never interrupted, and several
     processes the same as one, but for LSGAN's noise, which each process draws for itself.
+
+    Args:
+        recipe: of the training.
+        world: this process among others.
+        labels: of all real pictures, float32 [N, classes]: generated ones are given labels of these.
     """
 
-    def __init__(self, recipe: ProganRecipe, world: World) -> None:
-        self.recipe, self.world = recipe, world
+    def __init__(self, recipe: ProganRecipe, world: World, labels: Tensor | None = None) -> None:
+        self.recipe, self.world, self.labels = recipe, world, labels
+        self.classes = labels is None or bool((labels.sum(dim=1) == 1).all())
+        """Whether labels are classes, one of which is right; else attributes."""
         torch.manual_seed(recipe.seed)
         self.generator = Generator(recipe.net).to(world.device)
         self.discriminator = Discriminator(recipe.net).to(world.device)
@@ -120,10 +127,10 @@ class Players:
         draws = []
         for i, real in enumerate(reals):
             mine = np.arange(n)[world.rank :: world.size][i::passes]
-            labels = None
-            if real.labels is not None:
-                shuffled = np.random.default_rng((seed, number, LABELS, world.rank, i)).permutation(len(mine))
-                labels = real.labels[torch.from_numpy(shuffled).to(device)]
+            labels = real.labels
+            if labels is not None and self.labels is not None:
+                chosen = np.random.default_rng((seed, number, LABELS)).integers(len(self.labels), size=n)
+                labels = self.labels[torch.from_numpy(chosen[mine])].to(device)
             z, share = (torch.from_numpy(values[mine]).to(device) for values in (latents, mix))
             draws.append(Draws(z, labels, share))
         return draws
@@ -147,7 +154,8 @@ class Players:
         else:
             loss = losses.logistic_discriminator(real_scores, fake_scores)
         if real.labels is not None and drawn.labels is not None:
-            told = losses.label_loss(real_labels, real.labels) + losses.label_loss(fake_labels, drawn.labels)
+            told = losses.label_loss(real_labels, real.labels, self.classes)
+            told = told + losses.label_loss(fake_labels, drawn.labels, self.classes)
             loss = loss + settings.label_weight * told
         penalty = self._penalty(moment, real, drawn, fakes)
         ((loss + settings.penalty * penalty) * weight).backward()  # type: ignore[no-untyped-call]
@@ -178,7 +186,7 @@ class Players:
         else:
             loss = losses.logistic_generator(scores)
         if drawn.labels is not None:
-            loss = loss + settings.label_weight * losses.label_loss(labels, drawn.labels)
+            loss = loss + settings.label_weight * losses.label_loss(labels, drawn.labels, self.classes)
         (loss * weight).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from celebahq_builder.data import Batch, Order, PyramidDataset, loader
-from celebahq_builder.data.labels import Source
+from celebahq_builder.data.labels import Source, labels_for_training
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.identity import content_sha256
+from celebahq_builder.formats.labels import labels_path
 from celebahq_builder.imaging.pyramid import Pixels
 from celebahq_builder.progan.recipe import ProganRecipe
 from celebahq_builder.progan.schedule import Moment
 from celebahq_builder.training.world import World
+from celebahq_builder.workspace import sha256
 
 
 class RealPictures:
@@ -41,6 +45,8 @@ class RealPictures:
         self.path, self.recipe, self.world = path, recipe, world
         self.workers, self.memory_bytes = workers, memory_bytes
         self.count, self.fingerprint = examine(path, recipe)
+        self.labels = read_labels(path, recipe, self.count)
+        """Of all pictures, float32 [N, classes], or None where the networks take none."""
         self.order = Order(self.count, recipe.seed)
         """Its state is where the training stands in the data."""
 
@@ -66,7 +72,7 @@ class RealPictures:
             self.path,
             moment.resolution,
             mirror=self.recipe.mirror,
-            labels=self._labels(),
+            labels=_source(self.path) if self.recipe.net.labels else None,
             memory_bytes=self.memory_bytes,
         )
         return loader(
@@ -79,11 +85,29 @@ class RealPictures:
             pin=self.world.device.type == "cuda",
         )
 
-    def _labels(self) -> Source | None:
-        if not self.recipe.net.labels:
-            return None
-        with PyramidFile(self.path) as file:
-            return "file" if file.column("attributes") is None else "attributes"
+
+def read_labels(data: Path, recipe: ProganRecipe, count: int) -> Tensor | None:
+    """Return the labels of all pictures, float32 [N, classes], or None where the recipe's networks take none.
+
+    Raises:
+        FormatError: there are none, or not one row for each picture.
+        TrainingError: others than the networks take.
+    """
+    wanted = recipe.net.labels
+    if not wanted:
+        return None
+    found, _ = labels_for_training(data, _source(data), count)
+    if found.shape[1] != wanted:
+        raise TrainingError(
+            f"{data} has {found.shape[1]} labels for each picture, the recipe net.labels = {wanted}; set it so"
+        )
+    return torch.from_numpy(found)
+
+
+def _source(data: Path) -> Source:
+    """Return where labels are to be found: beside the file before those within, as it is made for the purpose."""
+    with PyramidFile(data) as file:
+        return "file" if labels_path(data).exists() or file.column("attributes") is None else "attributes"
 
 
 def examine(data: Path, recipe: ProganRecipe) -> tuple[int, dict[str, Any]]:
@@ -111,4 +135,7 @@ def examine(data: Path, recipe: ProganRecipe) -> tuple[int, dict[str, Any]]:
                 "schedule.minibatches, or add pictures"
             )
         facts = {"pictures": file.count, "resolution": file.resolution, "sha256": content_sha256(file)}
+        labels = read_labels(data, recipe, file.count)
+        if labels is not None:
+            facts["labels_sha256"] = sha256(labels.numpy().tobytes())
         return file.count, facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Self
 
 from tensorboardX import SummaryWriter
 
-from celebahq_builder.workspace import write_atomic
+from celebahq_builder.workspace import as_storage_error, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +30,27 @@ class Stats:
         kept = [line for line in read_lines(self.path) if line["pictures"] <= pictures]
         if self.path.exists():
             write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=pictures + 1 if pictures else None)
+        board = folder / "tensorboard"
+        again = board.is_dir() and any(board.iterdir())
+        from_step = (kept[-1]["pictures"] if kept else 1) if again else None
+        self.board = SummaryWriter(str(board), purge_step=from_step)
+        if again and kept:  # it writes in a thread of its own: a kill may have come before the last tick was there
+            self._add(kept[-1])
 
     def write(self, line: dict[str, Any], total_kimg: float) -> None:
-        """Record a tick: its figures by name, ``pictures`` among them."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        for name, value in line.items():
-            if isinstance(value, (int, float)) and name != "pictures":
-                self.board.add_scalar(name, value, line["pictures"])
-        self.board.flush()
+        """Record a tick: its figures by name, ``pictures`` among them.
+
+        Raises:
+            DiskFull: no space left.
+            WorkspaceError: the file system failed.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            self._add(line)
+            self.board.flush()
+        except OSError as error:
+            raise as_storage_error(error, self.path) from error
         side = line["resolution"]
         log.info(
             "tick %d: %.1f of %g kimg, %dx%d, alpha %.2f, %.1f images/s, scores %.2f and %.2f, gradient %.2f",
@@ -46,11 +58,17 @@ class Stats:
             *(line["score_real"], line["score_fake"], line["gradient_norm"]),
         )
 
+    def _add(self, line: dict[str, Any]) -> None:
+        for name, value in line.items():
+            if isinstance(value, (int, float)) and name != "pictures":
+                self.board.add_scalar(name, value, line["pictures"])
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.board.close()
+        with contextlib.suppress(OSError):  # it was told where it was met; the lines of stats.jsonl hold all of it
+            self.board.close()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

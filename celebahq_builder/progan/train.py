@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import json
 import logging
-import math
+import os
 import platform
 import resource
 import time
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,16 +21,17 @@ from celebahq_builder.errors import TrainingError
 from celebahq_builder.progan import checkpoint, grid, report
 from celebahq_builder.progan.checkpoint import Progress
 from celebahq_builder.progan.export import export
-from celebahq_builder.progan.interruption import stop_signals
+from celebahq_builder.progan.interruption import Stop, Stopped
 from celebahq_builder.progan.measuring import Measuring
 from celebahq_builder.progan.players import STATISTICS, Players, Reals
 from celebahq_builder.progan.reals import RealPictures
 from celebahq_builder.progan.recipe import ProganRecipe
 from celebahq_builder.progan.schedule import Moment
+from celebahq_builder.progan.soundness import unsound
 from celebahq_builder.progan.stats import Stats
 from celebahq_builder.recipe import to_mapping
 from celebahq_builder.training.world import World
-from celebahq_builder.workspace import write_atomic
+from celebahq_builder.workspace import lock, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ class Request:
     """Budget for keeping a level in memory."""
     against: Path | None = None
     """HDF5 file that the generator is measured against; None for the data themselves."""
+    changed: tuple[str, ...] = ()
+    """Keys of the recipe, of `CHANGEABLE`, that the run goes on with other values of."""
 
 
 class Training:
@@ -63,7 +66,7 @@ class Training:
         FormatError: the HDF5 file is unusable.
     """
 
-    def __init__(self, request: Request, recipe: ProganRecipe, world: World) -> None:
+    def __init__(self, request: Request, recipe: ProganRecipe, world: World, stop: Stop | None = None) -> None:
         self.request, self.recipe, self.world = request, recipe, world
         self.total_kimg = request.total_kimg or recipe.schedule.total_kimg
         self.reals = RealPictures(
@@ -75,52 +78,49 @@ class Training:
             else None
         )
         self.checkpoints = request.out / "checkpoints"
-        self.players = Players(recipe, world)
+        self.players = Players(recipe, world, self.reals.labels)
         self.progress = Progress(tick_sums=torch.zeros(len(STATISTICS), device=world.device))
-        # How long a training is, how often it tells of itself and what fits a GPU may change from session to session.
-        settings = to_mapping(dataclasses.replace(recipe, tick=type(recipe.tick)()))
-        for key in ("total_kimg", "per_gpu"):  # passes change nothing but rounding
-            settings["schedule"].pop(key)
-        settings.pop("tick")
-        self.identity = {"recipe": settings, "data": self.reals.fingerprint}
-        found = checkpoint.restore(self.checkpoints, self.players, self.progress, self.identity)
+        self.stop = stop or Stop()
+        self.identity = checkpoint.identity(recipe, self.reals.fingerprint)
+        found = checkpoint.restore(self.checkpoints, self.players, self.progress, self.identity, request.changed)
         if found:
             self.reals.order.load_state_dict(found[1])
             log.info("going on from %s", found[0])
         elif request.resume:
             raise TrainingError(f"{request.out} holds no checkpoint to resume from; leave out --resume to begin there")
-        self.stopped = False
+        self.saved = self.progress.pictures if found else -1
+        """Pictures shown when the last checkpoint was written; -1: there is none."""
 
     def run(self) -> Path:
         """Train until the end, or until told to stop; return the folder of the run.
 
         Raises:
-            TrainingError: the losses are not finite; the last checkpoint is as it was.
+            TrainingError: the losses are not finite, or have exploded; the last checkpoint is as it was.
         """
         out = self.request.out
-        if self.world.first:
-            out.mkdir(parents=True, exist_ok=True)
-            write_atomic(out / "recipe.json", (json.dumps(to_mapping(self.recipe), indent=1) + "\n").encode())
-        with (
-            stop_signals(self.stop),
-            Stats(out, self.progress.pictures) if self.world.first else nullcontext() as stats,
-        ):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.stop.listening())
+            stats = None
+            if self.world.first:
+                stack.enter_context(lock(out, "folder of a run", "--out"))
+                _sweep(out)
+                write_atomic(out / "recipe.json", (json.dumps(to_mapping(self.recipe), indent=1) + "\n").encode())
+                stats = stack.enter_context(Stats(out, self.progress.pictures))
             if self.world.first and not self.progress.pictures:
                 self._show()
-            self._train(stats)
-            if self.progress.tick_steps or self.progress.kimg >= self.total_kimg:
+            stopped = self._train(stats)
+            if self.progress.tick_steps:
+                self._figures()
+            if self.progress.pictures > max(self.saved, 0) or self.progress.kimg >= self.total_kimg:
                 self._save()
-        if self.stopped:
-            log.info("stopped at %.1f kimg; the same command goes on from there", self.progress.kimg)
+        if stopped:
+            log.info("stopped at %g kimg; the same command goes on from there", self.progress.kimg)
         return out
 
-    def stop(self) -> bool:
-        """End after the present step, with a checkpoint; return whether that was asked for before."""
-        asked, self.stopped = self.stopped, True
-        return asked
-
-    def _train(self, stats: Stats | None) -> None:
-        progress, began, stopping = self.progress, time.monotonic(), False
+    def _train(self, stats: Stats | None) -> bool:
+        """Train until the end, or until told to stop; return whether it was that."""
+        progress, began, parent = self.progress, time.monotonic(), os.getppid()
+        stopping = self.world.any(self.stop.asked)
         with closing(self.reals.minibatches(self._moment)) as minibatches:
             while progress.kimg < self.total_kimg and not stopping:
                 moment = self._moment()
@@ -132,8 +132,10 @@ class Training:
                 if self._tick_ends():
                     self._tick(stats, moment)
                     began = time.monotonic()  # grids and checkpoints are not training
-                stopping = self.world.any(self.stopped)  # of all processes at the same step
-            self.stopped = stopping
+                # Without torchrun, which started it, nobody would end a process of several.
+                orphaned = self.world.size > 1 and os.getppid() != parent
+                stopping = self.world.any(self.stop.asked or orphaned)  # of all processes at the same step
+        return stopping and progress.kimg < self.total_kimg
 
     def _enter(self, level: int) -> None:
         """Begin anew with the optimisers when a resolution enters, as the paper does."""
@@ -177,16 +179,8 @@ class Training:
 
     def _tick(self, stats: Stats | None, moment: Moment) -> None:
         progress = self.progress
-        sums = progress.tick_sums if progress.tick_sums is not None else torch.zeros(len(STATISTICS))
-        means = self.world.mean(sums / progress.tick_steps).tolist()
-        figures = dict(zip(STATISTICS, means, strict=True))
+        figures = self._figures()
         progress.ticks += 1
-        if not all(map(math.isfinite, means)):
-            told = ", ".join(f"{name} {value:g}" for name, value in figures.items())
-            raise TrainingError(
-                f"{self.request.out}: tick {progress.ticks} at {progress.kimg:.1f} kimg is not finite ({told}); the "
-                "last checkpoint is sound: lower schedule.learning_rate, or use precision = fp32"
-            )
         shown = progress.pictures - progress.tick_began
         line = {
             "tick": progress.ticks,
@@ -207,14 +201,38 @@ class Training:
         if stats is None:
             return
         if self.measuring and progress.ticks % self.recipe.tick.metric_ticks == 0:
-            line |= self.measuring.scores(self.players.averaged, *self._grown())
+            try:
+                with self.stop.at_once():
+                    line |= self.measuring.scores(self.players.averaged, *self._grown())
+            except Stopped:
+                log.info("tick %d is not measured: told to stop", progress.ticks)
         stats.write(line, self.total_kimg)
         if progress.ticks % self.recipe.tick.grid_ticks == 0:
             self._show()
         if progress.ticks % self.recipe.tick.checkpoint_ticks == 0:
             self._save()
 
+    def _figures(self) -> dict[str, float]:
+        """Return the means of the present tick so far; raise if they say that the training is lost."""
+        progress = self.progress
+        sums = progress.tick_sums if progress.tick_sums is not None else torch.zeros(len(STATISTICS))
+        figures = dict(zip(STATISTICS, self.world.mean(sums / progress.tick_steps).tolist(), strict=True))
+        wrong = unsound(figures, self.players)
+        if wrong:
+            if self.saved > 0:
+                kept = (
+                    f"the checkpoint at {self.saved / 1000:g} kimg is sound: lower schedule.learning_rate, and go on "
+                    "with --changed schedule.learning_rate"
+                )
+            else:
+                kept = "there is no checkpoint yet: lower schedule.learning_rate and begin again"
+            raise TrainingError(
+                f"{self.request.out}: tick {progress.ticks + 1}, at {progress.kimg:g} kimg, {wrong}; {kept}"
+            )
+        return figures
+
     def _save(self) -> None:
+        self.saved = self.progress.pictures
         if not self.world.first:
             return
         checkpoint.save(self.checkpoints, self.players, self.progress, self.identity, self.reals.order.state_dict())
@@ -237,9 +255,7 @@ class Training:
         columns, rows = self.recipe.tick.grid
         columns, rows = grid.fit(columns, rows, self.recipe.net.resolution)
         latents = grid.fixed_latents(self.players.averaged, columns * rows, self.recipe.seed)
-        labels = None
-        if self.recipe.net.labels:
-            labels = torch.eye(self.recipe.net.labels)[torch.arange(columns * rows) % self.recipe.net.labels]
+        labels = grid.fixed_labels(self.players.averaged, columns * rows)
         made = grid.generated(self.players.averaged, latents, level, alpha, labels)
         side = 1 << level
         if side < 32:  # too small to look at
@@ -248,6 +264,13 @@ class Training:
         reals = self.request.out / "reals.png"
         if not reals.exists():
             grid.write_png(reals, grid.tiled(self.reals.some(columns * rows), columns))
+
+
+def _sweep(out: Path) -> None:
+    """Delete the partial files that a killed session left; only for the holder of the lock."""
+    for folder in (out, out / "checkpoints", out / "report"):
+        for path in folder.glob("*.partial"):
+            path.unlink(missing_ok=True)
 
 
 def _peak_memory(device: torch.device) -> int:

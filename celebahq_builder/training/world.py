@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -13,6 +15,9 @@ from torch import Tensor, nn
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import TrainingError
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for one another: the first one also measures and writes."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ class World:
             return
         gradients = [p.grad for p in net.parameters() if p.grad is not None]
         flat = torch.cat([g.reshape(-1) for g in gradients])
-        dist.all_reduce(flat)
+        with _connected():
+            dist.all_reduce(flat)
         for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
@@ -57,14 +63,38 @@ class World:
         if self.size == 1:
             return flag
         told = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(told, dist.ReduceOp.MAX)
-        return bool(told)
+        with _connected():
+            dist.all_reduce(told, dist.ReduceOp.MAX)
+            return bool(told)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of `values` over all processes."""
         if self.size > 1:
-            dist.all_reduce(values)
+            with _connected():
+                dist.all_reduce(values)
         return values / self.size
+
+
+def processes() -> int:
+    """Return how many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def speaks() -> bool:
+    """Return whether this is the process that tells of what all do."""
+    return processes() == 1 or os.environ.get("RANK") == "0"
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(
+            f"another process of this training ended ({reason}); it says why, if it could; the same command goes on "
+            "from the last checkpoint"
+        ) from None
 
 
 @contextmanager
@@ -80,7 +110,7 @@ def joined(device: str) -> Iterator[World]:
     Raises:
         TrainingError: torchrun started more processes than there are CUDA devices.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = processes()
     if size == 1:
         yield World(0, 1, torch.device(parallel.devices(device)[0]))
         return
@@ -95,10 +125,13 @@ def joined(device: str) -> Iterator[World]:
     if mine.type == "cuda":
         torch.cuda.set_device(mine)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if mine.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if mine.type == "cuda" else "gloo", timeout=PATIENCE)
+    if not speaks():
+        logging.getLogger("celebahq_builder").setLevel(logging.ERROR)
     try:
         yield World(rank, size, mine)
-        dist.barrier()
+        with _connected():
+            dist.barrier()
     except BaseException:
         dist.destroy_process_group()
         raise

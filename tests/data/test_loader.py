@@ -274,6 +274,19 @@ def test_killed_worker(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         signal.signal(signal.SIGCHLD, before)
 
 
+def test_workers_leave_a_wish_to_end_to_their_process(file: Path) -> None:
+    """A cluster sends SIGTERM to all processes of a job; the one that trains then takes a last step."""
+    others = children()
+    wanted = [batch.numbers.tolist() for batch in loader(stored(file), 4, pictures=23)]
+    batches = loader(stored(file), 4, pictures=23, workers=1, context="fork")
+    found = [next(batches).numbers.tolist()]
+    (child,) = children() - others
+    os.kill(child, signal.SIGTERM)
+    found += [batch.numbers.tolist() for batch in batches]
+    assert found == wanted
+    assert child not in children()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -1,5 +1,6 @@
 """Generated pictures follow from seed and number alone, and walks through the latents have no corner."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from celebahq_builder.cli import celebahq
 from celebahq_builder.errors import CelebAHQError, FormatError, TrainingError, WeightsError
 from celebahq_builder.nets.progan import Architecture, Generator
 from celebahq_builder.progan import grid
-from celebahq_builder.progan.export import export, load_generator
+from celebahq_builder.progan.export import FORMAT, export, load_generator
 from celebahq_builder.progan.generate import Generated, generate, sheet
 from celebahq_builder.progan.interpolate import interpolate, training_video, walk
 
@@ -114,6 +116,48 @@ def probe(path: Path) -> tuple[int, tuple[int, int]]:
     return len(decoded) // (3 * size[0] * size[1]), size
 
 
+def test_a_walk_shows_what_a_run_shows(tmp_path: Path) -> None:
+    """A level that fades in is blended as far as it is in; walks of a generator with labels take one after another."""
+    torch.manual_seed(3)
+    generator = Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8, labels=2))
+    with torch.no_grad():
+        generator.to_rgb[2].bias.fill_(100.0)  # white, were it seen
+    for run, alpha in (("begun", 0.0), ("done", 1.0)):
+        export(tmp_path / run, generator, 4, alpha, {})
+        made = CliRunner().invoke(
+            celebahq,
+            ["interpolate", str(tmp_path / run), "--seconds", "0.2", "--fps", "5", "--grid", "2x2"]
+            + ["--out", str(tmp_path / f"{run}.mp4")],
+        )
+        assert made.exit_code == 0, made.output
+    video = cv2.VideoCapture(str(tmp_path / "begun.mp4"))
+    _, frame = video.read()
+    z = torch.from_numpy(walk(8, 1, 4, 5.0, 0)[0])
+    labels = torch.eye(2)[[0, 1, 0, 1]]
+    shown = grid.tiled(grid.generated(generator, z, 4, 0.0, labels), 2)
+    assert frame.shape == shown.shape == (32, 32, 3)
+    assert np.abs(frame[..., ::-1].astype(float) - shown).mean() < 12  # colours are of half the resolution
+    _, white = cv2.VideoCapture(str(tmp_path / "done.mp4")).read()
+    assert white.mean() > 250
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["--grid", "2x2", "--num", "3", "--out", "a.png"], "--grid 2x2 says how many pictures; leave out --num"),
+        (["--grid", "2x2", "--out", "a.jpg"], "a.jpg: a sheet is a PNG file; give --out FILE.png"),
+        (["--out", "a.png"], "a.png: pictures go to a folder or to FILE.h5; one sheet of them is made by --grid"),
+    ],
+)
+def test_names_of_what_is_generated(
+    asked: list[str], message: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(celebahq, ["generate", str(run), *asked])
+    assert message in told.output + str(told.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_commands(run: Path, tmp_path: Path) -> None:
     runner = CliRunner()
     made = runner.invoke(celebahq, ["generate", str(run), "--grid", "2x2", "--out", str(tmp_path / "a.png")])
@@ -123,14 +167,15 @@ def test_commands(run: Path, tmp_path: Path) -> None:
     assert "'15' is not COLUMNSxROWS, such as 15x8" in wrong.output
 
 
-@pytest.mark.parametrize("make", ["missing", "text", "other"])
+@pytest.mark.parametrize("make", ["missing", "text", "other", "version"])
 def test_what_is_no_generator(make: str, run: Path, tmp_path: Path) -> None:
     path = tmp_path / "generator.safetensors"
     if make == "text":
         path.write_text("no tensors")
+    elif make == "version":
+        facts = {"format": FORMAT, "architecture": {"resolution": 16, "unheard_of": 1}, "level": 4, "alpha": 1.0}
+        save_file({"x": torch.zeros(1)}, path, {"progan": json.dumps(facts)})
     elif make == "other":
-        from safetensors.torch import save_file
-
         save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(WeightsError, match=str(path)) as told:
         load_generator(tmp_path, CPU)

@@ -1,0 +1,23 @@
+"""Data and recipe of the tiny training."""
+
+from pathlib import Path
+
+import pytest
+
+from celebahq_builder.formats.codecs import Gzip
+from celebahq_builder.formats.writing import write_pictures
+from tests.progan.tiny import RECIPE, Noise
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "noise.h5"
+    write_pictures(Noise(), path, codec=Gzip())
+    return path
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(RECIPE)
+    return path

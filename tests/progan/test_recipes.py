@@ -1,0 +1,80 @@
+"""The bundled recipes are the published schedules (Karras et al. 2018, appendices A and B; the authors' code)."""
+
+from pathlib import Path
+
+import pytest
+
+from celebahq_builder.progan.recipe import ProganRecipe
+from celebahq_builder.recipe import load
+from celebahq_builder.settings import bundled_recipe
+
+V2 = {"celebahq-1024-1gpu": 1, "celebahq-1024-2gpu": 2, "celebahq-1024-4gpu": 4, "celebahq-1024-8gpu": 8}
+
+
+def recipe(name: str) -> ProganRecipe:
+    return load(ProganRecipe, bundled_recipe(Path(name), "train"))
+
+
+@pytest.mark.parametrize(
+    ("name", "minibatches", "rates", "kimg"),
+    [
+        ("celebahq-1024-paper", [16] * 6 + [14, 6, 3], {}, (800, 800, 19000)),
+        ("celebahq-1024-1gpu", [128, 128, 128, 64, 32, 16, 8, 4, 4], {1024: 0.0015}, (600, 600, 12000)),
+        ("celebahq-1024-2gpu", [256, 256, 128, 64, 32, 16, 8, 8, 8], {512: 0.0015, 1024: 0.002}, (600, 600, 12000)),
+        (
+            "celebahq-1024-4gpu",
+            [512, 256, 128, 64, 32, 16, 16, 16, 16],
+            {256: 0.0015, 512: 0.002, 1024: 0.003},
+            (600, 600, 12000),
+        ),
+        (
+            "celebahq-1024-8gpu",
+            [512, 256, 128, 64, 32, 32, 32, 32, 32],
+            {128: 0.0015, 256: 0.002, 512: 0.003, 1024: 0.003},
+            (600, 600, 12000),
+        ),
+        ("cifar10", [16] * 4, {}, (400, 400, 20000)),
+        ("lsun-256", [16] * 7, {}, (800, 800, 20000)),
+        ("lsun-256-mirrored", [16] * 7, {}, (800, 800, 20000)),
+    ],
+)
+def test_schedules(name: str, minibatches: list[int], rates: dict[int, float], kimg: tuple[float, ...]) -> None:
+    one = recipe(name)
+    schedule, net = one.schedule, one.net
+    assert (schedule.train_kimg, schedule.fade_kimg, schedule.total_kimg) == kimg
+    moments = [schedule.at(schedule.begins(level, net.level_max), net.level_max) for level in net.levels]
+    assert [moment.minibatch for moment in moments] == minibatches
+    assert {m.resolution: m.learning_rate for m in moments if m.learning_rate != 0.001} == rates
+    assert (net.stddev_group, one.loss.kind, one.ema) == (4 if name in V2 else 16, "wgan-gp", 0.999)
+    for moment in moments:  # as much as a GPU takes in fp32, of the minibatch's equal share
+        passes = moment.passes(V2.get(name, 1), net.stddev_group)
+        assert passes == 1
+
+
+def test_what_else_the_data_sets_ask_for() -> None:
+    cifar = recipe("cifar10")
+    assert (cifar.net.latent, cifar.net.channels_base, cifar.net.channels_max) == (128, 4096, 128)
+    assert (cifar.loss.target, cifar.together, cifar.mirror) == (750.0, True, False)
+    assert (recipe("lsun-256").mirror, recipe("lsun-256-mirrored").mirror) == (False, True)
+    assert not recipe("celebahq-1024-not-growing").schedule.growing
+
+
+def test_each_row_of_the_ablation_changes_what_it_says() -> None:
+    """Table 1: growing, then small minibatch and leaky rectifiers, stddev, equalised rate, pixel norm, length."""
+    rows = {row: recipe(f"celeba-128-{row}") for row in "abdefgh"}
+    has = {
+        row: (r.schedule.growing, r.schedule.minibatch, r.net.batch_norm, r.net.stddev_group, r.net.equalized)
+        + (r.net.pixel_norm,)
+        for row, r in rows.items()
+    }
+    assert has == {
+        "a": (False, 64, True, 1, False, False),
+        "b": (True, 64, True, 1, False, False),
+        "d": (True, 16, False, 1, False, False),
+        "e": (True, 16, False, 16, False, False),
+        "f": (True, 16, False, 16, True, False),
+        "g": (True, 16, False, 16, True, True),
+        "h": (True, 16, False, 16, True, True),
+    }
+    assert rows["h"].schedule.total_kimg > rows["g"].schedule.total_kimg
+    assert all(r.net.resolution == 128 for r in rows.values())

@@ -1,0 +1,67 @@
+"""A tiny training for tests: random pictures of 16x16, 20 steps."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from celebahq_builder.formats.pictures import Picture
+from celebahq_builder.progan.recipe import ProganRecipe
+from celebahq_builder.progan.stats import read_lines
+from celebahq_builder.progan.train import Request, Training
+from celebahq_builder.training.world import ALONE
+
+RECIPE = """
+task = "progan"
+[net]
+resolution = 16
+latent = 8
+channels_base = 64
+channels_max = 8
+[schedule]
+total_kimg = 0.16
+train_kimg = 0.032
+fade_kimg = 0.048
+minibatch = 8
+[tick]
+kimg = 0.016
+checkpoint_ticks = 1
+grid_ticks = 3
+grid = [3, 2]
+"""
+"""20 steps: 4 at 4x4, 6 of fading and 4 of training at 8x8, 6 of fading at 16x16."""
+
+
+class Noise:
+    """Random pictures with labels."""
+
+    count, resolution, channels = 40, 16, 3
+    labels, label_names = None, ()
+
+    def pictures(self, start: int = 0):  # type: ignore[no-untyped-def]
+        for i in range(start, self.count):
+            pixels = np.random.default_rng(i).integers(0, 256, (3, 16, 16), dtype=np.uint8)
+            yield Picture(pixels, f"{i}")
+
+
+def trained(data: Path, out: Path, recipe: ProganRecipe, total_kimg: float | None = None, **more: object) -> Training:
+    training = Training(Request(data, out, total_kimg=total_kimg, **more), recipe, ALONE)  # type: ignore[arg-type]
+    training.run()
+    return training
+
+
+def last(out: Path) -> dict[str, torch.Tensor]:
+    """Return the last checkpoint, in memory: safetensors' own follow their file."""
+    path = sorted((out / "checkpoints").glob("*.safetensors"))[-1]
+    return {key: value.clone() for key, value in load_file(path).items()}
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+def without_time(out: Path) -> list[dict[str, object]]:
+    timed = {"images_per_s", "seconds", "memory_bytes"}
+    return [{k: v for k, v in line.items() if k not in timed} for line in read_lines(out / "stats.jsonl")]
