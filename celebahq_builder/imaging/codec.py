@@ -11,12 +11,14 @@ import io
 import struct
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from celebahq_builder.imaging.png_rows import read_rows
 from celebahq_builder.outcome import Reason, Rejection
 
 Pixels = NDArray[np.uint8]
@@ -128,6 +130,9 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.round(values * (255.0 / peak)), 0, 255).astype(np.uint8))
 
 
+RGB, BGR = [0, 0, 1, 1, 2, 2], [0, 2, 1, 1, 2, 0]
+"""Which channel of a picture becomes which plane, as OpenCV wants to be told."""
+
 PNG_LEVEL = 1
 """Of zlib. On faces of 1024x1024, higher ones take twice as long and save a few per cent."""
 
@@ -155,11 +160,14 @@ def decode_png(data: bytes) -> Pixels:
     Raises:
         ValueError: not such a PNG.
     """
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if bgr is None:
+    image: NDArray[Any] | None = read_rows(data)
+    order = RGB
+    if image is None and data:
+        image, order = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), BGR
+    if image is None:
         raise ValueError(f"{len(data)} bytes are not a PNG")
-    pixels = np.empty((3, *bgr.shape[:2]), np.uint8)
-    cv2.mixChannels([bgr], list(pixels), [0, 2, 1, 1, 2, 0])
+    pixels = np.empty((3, *image.shape[:2]), np.uint8)
+    cv2.mixChannels([image], list(pixels), order)
     return pixels
 
 
