@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from table import Row, finish, shared_data
 
+from celebahq_builder.files import sha256
 from celebahq_builder.formats.codecs import codec
 from celebahq_builder.formats.hdf5_layout import pictures_per_chunk
 from celebahq_builder.formats.packing import compress_chunk
@@ -38,7 +39,6 @@ from celebahq_builder.imaging.codec import decode_png, encode_png, open_rgb, to_
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
 from celebahq_builder.outcome import Kept
 from celebahq_builder.stages import pack
-from celebahq_builder.workspace import sha256
 
 Pixels = NDArray[np.uint8]
 

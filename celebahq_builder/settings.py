@@ -8,10 +8,10 @@ from typing import Any
 
 from celebahq_builder.bundled import bundled
 from celebahq_builder.errors import RecipeError
+from celebahq_builder.files import sha256
 from celebahq_builder.formats.deltas import RESOLUTION, archives
 from celebahq_builder.recipe import flatten, from_mapping, merge, read_toml
 from celebahq_builder.stages.recipe import BuildRecipe
-from celebahq_builder.workspace import sha256
 
 DEFAULT_RECIPE = "celebahq-1024.toml"
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from celebahq_builder.files import read_json
 from celebahq_builder.stages.recipe import PHOTO_STAGES
-from celebahq_builder.workspace import Workspace, read_json
+from celebahq_builder.workspace import Workspace
 
 
 def status(workspace: Workspace) -> Iterator[str]:

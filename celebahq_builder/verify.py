@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from celebahq_builder.errors import CelebAHQError, FormatError
+from celebahq_builder.files import read_json
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.hdf5_layout import PHOTOS
 from celebahq_builder.formats.labels import labels_file, labels_path, of_attributes, read_labels
 from celebahq_builder.outcome import Kept
-from celebahq_builder.workspace import StageFolder, Workspace, read_json
+from celebahq_builder.workspace import StageFolder, Workspace
 
 NAMES = ("label_names", "attribute_names")
 """Columns of the group ``photos`` that have a row for each label, not for each picture."""

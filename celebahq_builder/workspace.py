@@ -1,4 +1,4 @@
-"""The run directory: atomic files, one manifest per batch, fingerprints, and a lock.
+"""The run directory: one manifest per batch, fingerprints, and where each file lies.
 
     WORK/
       run.json                       what was asked, and what never changes within a run: the batches
@@ -15,89 +15,23 @@ A file bears its final name only once it is whole. Whatever is named ``*.partial
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import hashlib
 import json
 import os
 import re
 import shutil
-import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from celebahq_builder import outcome
-from celebahq_builder.errors import DiskFull, FingerprintMismatch, WorkspaceError, WorkspaceLocked
+from celebahq_builder.errors import FingerprintMismatch, WorkspaceError
+from celebahq_builder.files import read_json, sha256, write_atomic, write_json
+from celebahq_builder.lock import lock
 from celebahq_builder.outcome import Outcome
 
 Ingredients = list[dict[str, Any]]
 """What a result depends on: one table per stage, from the source to the stage itself."""
-
-STORAGE_LOST = (errno.EIO, errno.EROFS, errno.ENOTCONN, errno.ESTALE)
-"""A disk that fails, one that turned read-only, a network or user-space file system that went away."""
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that it is either whole under its name or not there at all.
-
-    Raises:
-        DiskFull: no space left; nothing remains of the file.
-        WorkspaceError: the file system failed or is gone; the next file would fare no better.
-    """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException as error:  # Ctrl-C among them
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        if isinstance(error, OSError):
-            raise as_storage_error(error, path) from error
-        raise
-
-
-def as_storage_error(error: OSError, path: Path) -> OSError | WorkspaceError:
-    """Return what an error in writing a file means for every file to come: a full disk, or one that is lost.
-
-    An error that is about this one file, such as a name too long, is returned as it is.
-    """
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(f"no space left to write {path}; free some and run the same command again")
-    if error.errno in STORAGE_LOST:
-        return WorkspaceError(
-            f"{path} cannot be written: {error.strerror}; see to the disk or the mount, then run the same command again"
-        )
-    return error
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write values as an indented JSON file, atomically."""
-    write_atomic(path, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file of the run directory.
-
-    Raises:
-        WorkspaceError: it is not JSON; this package never leaves such a file.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WorkspaceError(
-            f"{path} cannot be read: {error}; it was altered from outside, restore or delete it"
-        ) from None
-
-
-def sha256(data: bytes) -> str:
-    """Return the SHA-256 of some bytes as hexadecimal digits."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def fingerprint(ingredients: Ingredients) -> str:
@@ -287,48 +221,6 @@ class Workspace:
         for path in ours:
             if re.search(r"\.(\d+|h5)\.partial$", path.name) and path.is_file():
                 path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def lock(root: Path, what: str, option: str) -> Iterator[None]:
-    """Hold a directory for this process; a kill of any kind releases it.
-
-    Args:
-        root: made if need be; gets a file named ``lock``.
-        what: what the user knows the directory as.
-        option: where another one would be given.
-
-    Raises:
-        WorkspaceLocked: another process holds it; says which.
-        WorkspaceError: the path is a file, or cannot be written.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        file = (root / "lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise WorkspaceError(f"{what} {root} cannot be used: {error.strerror}; choose another {option}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise WorkspaceLocked(f"{root} is in use by {holder}; wait for it, or use another {option}") from None
-        try:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-        except OSError as error:
-            with contextlib.suppress(OSError):  # a folder that was made for this alone goes again
-                (root / "lock").unlink()
-                root.rmdir()
-            with contextlib.suppress(OSError):  # what could not be written is tried once more
-                file.close()
-            raise as_storage_error(error, root) from error
-        try:
-            yield
-        finally:
-            file.truncate(0)
 
 
 def _flat(ingredients: Ingredients) -> dict[str, Any]:

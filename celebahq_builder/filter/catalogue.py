@@ -18,13 +18,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from celebahq_builder import workspace
 from celebahq_builder.errors import WorkspaceError
+from celebahq_builder.files import as_storage_error, read_json, write_atomic, write_json
 from celebahq_builder.filter import record, scoring
 from celebahq_builder.filter.listing import Found
 from celebahq_builder.filter.record import Record
+from celebahq_builder.lock import lock
 from celebahq_builder.stages import score
-from celebahq_builder.workspace import as_storage_error, read_json, write_atomic, write_json
 
 STALE_LINES_MAX = 1000
 """Lines that may be outdated before, if they are more than the others too, the file is written anew."""
@@ -61,7 +61,7 @@ class Catalogue:
                 raise WorkspaceError(
                     f"{self.root} is there and holds no scores but {strangers[0]}; give an empty or new --scores folder"
                 )
-        with workspace.lock(self.root, "scores folder", "--scores"):
+        with lock(self.root, "scores folder", "--scores"):
             for path in self.root.glob("*.partial"):
                 path.unlink()
             self._begin(folder)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from celebahq_builder.files import write_atomic
 from celebahq_builder.filter.listing import SUFFIXES, PassedOver
 from celebahq_builder.filter.record import PARTS, Scored, Unscored, printable
 from celebahq_builder.filter.scoring import SIDE_PX
@@ -18,7 +19,6 @@ from celebahq_builder.filter.selection import Cut
 from celebahq_builder.report import charts, thumbnails
 from celebahq_builder.report.template import render
 from celebahq_builder.report.thumbnails import Thumbnail
-from celebahq_builder.workspace import write_atomic
 
 SHEET = 24
 """Pictures on a sheet."""

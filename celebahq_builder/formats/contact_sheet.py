@@ -11,13 +11,13 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.files import write_atomic
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.metadata import read_numbers, read_text
 from celebahq_builder.formats.pictures import Pixels
 from celebahq_builder.formats.printable import printable
 from celebahq_builder.formats.staging import check_free
 from celebahq_builder.progress import MOMENT_S, Progress
-from celebahq_builder.workspace import write_atomic
 
 TILE_PX = 192
 """Side that pictures of a level chosen for them come next to."""

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from celebahq_builder.errors import FormatError, RecipeError
+from celebahq_builder.files import sha256
 from celebahq_builder.formats.labels import labels_file
 from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.staging import staging
 from celebahq_builder.imaging.codec import PNG_LEVEL
 from celebahq_builder.progress import Progress
-from celebahq_builder.workspace import sha256
 
 SHARD = 1000
 """Pictures per shard, where nothing else is asked for."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.files import write_atomic
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.imaging.codec import encode_png
 from celebahq_builder.progress import MOMENT_S, Progress
-from celebahq_builder.workspace import write_atomic
 
 
 def file_name(number: int) -> str:

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.files import sha256
 from celebahq_builder.formats.codecs import load_filters
 from celebahq_builder.formats.hdf5_file import REMEDY, Column, open_hdf5, read_column
 from celebahq_builder.formats.hdf5_layout import PHOTOS, level_name
 from celebahq_builder.formats.pictures import Pixels
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
-from celebahq_builder.workspace import sha256
 
 __all__ = ["BATCH", "PyramidFile", "level_name"]
 

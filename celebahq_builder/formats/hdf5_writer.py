@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import DiskFull, FormatError
+from celebahq_builder.files import as_storage_error
 from celebahq_builder.formats.codecs import Codec
 from celebahq_builder.formats.hdf5_datasets import LevelDataset, TextDataset, check_text
 from celebahq_builder.formats.hdf5_layout import FORMAT_VERSION, PHOTOS
 from celebahq_builder.formats.packing import Packed
 from celebahq_builder.imaging.pyramid import levels
-from celebahq_builder.workspace import as_storage_error
 
 Columns = Mapping[str, NDArray[Any] | Sequence[str]]
 """What is known of the pictures: arrays or lists of text, of N rows each."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from celebahq_builder.files import sha256
 from celebahq_builder.formats.hdf5 import PyramidFile
-from celebahq_builder.workspace import sha256
 
 
 def content_sha256(file: PyramidFile) -> str:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from celebahq_builder import parallel
+from celebahq_builder.files import write_atomic
 from celebahq_builder.formats.exporting import Export
 from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.names import file_names
 from celebahq_builder.formats.records import records
 from celebahq_builder.formats.staging import Staging
 from celebahq_builder.imaging.codec import encode_png
-from celebahq_builder.workspace import write_atomic
 
 METADATA = "metadata.jsonl"
 """One line of JSON per picture: ``file_name``, and what is known of it. Absent where nothing is.

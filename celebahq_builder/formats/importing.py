@@ -10,6 +10,7 @@ from typing import Any
 
 from celebahq_builder import __version__
 from celebahq_builder.errors import FormatError
+from celebahq_builder.files import sha256
 from celebahq_builder.formats.catalogue import reader_of, recognise
 from celebahq_builder.formats.codecs import codec
 from celebahq_builder.formats.labels import labels_file, labels_path
@@ -20,7 +21,6 @@ from celebahq_builder.formats.staging import check_free
 from celebahq_builder.formats.stamp import stamp
 from celebahq_builder.formats.writing import OWN_COLUMNS, write_pictures
 from celebahq_builder.progress import Progress
-from celebahq_builder.workspace import sha256
 
 
 def import_pictures(

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.files import write_atomic
 from celebahq_builder.formats.pictures import Labels
-from celebahq_builder.workspace import write_atomic
 
 
 def labels_path(path: Path) -> Path:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Self
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.files import sha256
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.hdf5_layout import PHOTOS
 from celebahq_builder.formats.labels import read_labels
 from celebahq_builder.formats.metadata import Metadata, read_metadata
 from celebahq_builder.formats.pictures import Labels, Picture, Pixels
-from celebahq_builder.workspace import sha256
 
 BLOCK_BYTES = 16 * 2**20
 """Pictures are read together up to this size."""

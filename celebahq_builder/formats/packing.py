@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.files import sha256
 from celebahq_builder.formats.codecs import Chunk, Codec
 from celebahq_builder.formats.hdf5_layout import pictures_per_chunk, pictures_per_job
 from celebahq_builder.imaging.pyramid import Pixels, build_pyramid
-from celebahq_builder.workspace import sha256
 
 
 @dataclass(frozen=True)

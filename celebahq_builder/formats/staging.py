@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from celebahq_builder.errors import CelebAHQError, DiskFull, FormatError, WorkspaceError
-from celebahq_builder.workspace import as_storage_error, lock, read_json, write_json
+from celebahq_builder.files import as_storage_error, read_json, write_json
+from celebahq_builder.lock import lock
 
 log = logging.getLogger(__name__)
 

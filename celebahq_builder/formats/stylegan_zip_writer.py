@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from celebahq_builder import parallel
+from celebahq_builder.files import read_json, write_json
 from celebahq_builder.formats.classes import class_numbers
 from celebahq_builder.formats.exporting import Export
 from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.staging import Staging
 from celebahq_builder.imaging.codec import encode_png
-from celebahq_builder.workspace import read_json, write_json
 
 CHECKPOINT = 512
 """Pictures after which the archive is closed and its directory noted, so that a killed export loses no more."""

@@ -11,13 +11,13 @@ import numpy as np
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
+from celebahq_builder.files import write_atomic
 from celebahq_builder.formats.exporting import Export
 from celebahq_builder.formats.labels import labels_file
 from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.staging import Staging
 from celebahq_builder.formats.tfrecord import encode_example, frame
 from celebahq_builder.imaging.pyramid import levels
-from celebahq_builder.workspace import write_atomic
 
 SMALLEST = 4
 """Those readers want levels down to 4x4, and none below."""

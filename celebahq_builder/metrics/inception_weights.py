@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from celebahq_builder.errors import WeightsError
-from celebahq_builder.workspace import sha256
+from celebahq_builder.files import sha256
 
 log = logging.getLogger(__name__)
 

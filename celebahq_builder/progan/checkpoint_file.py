@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.workspace import as_storage_error
+from celebahq_builder.files import as_storage_error
 
 DIGEST = "sha256"
 """Where the metadata hold the digest of the tensors; older checkpoints have none."""

@@ -13,8 +13,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from celebahq_builder.errors import WeightsError
+from celebahq_builder.files import sha256, write_atomic
 from celebahq_builder.nets.progan import Architecture, Generator
-from celebahq_builder.workspace import sha256, write_atomic
 
 FORMAT = "progan-generator-1"
 

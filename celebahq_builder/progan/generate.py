@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.files import write_atomic
 from celebahq_builder.formats.codecs import Gzip
 from celebahq_builder.formats.pictures import Labels, Picture
 from celebahq_builder.formats.writing import write_pictures
@@ -16,7 +17,6 @@ from celebahq_builder.imaging.codec import encode_png
 from celebahq_builder.nets.progan import Generator
 from celebahq_builder.progan import grid
 from celebahq_builder.progan.export import load_generator
-from celebahq_builder.workspace import write_atomic
 
 BLOCK = 64
 """Latents drawn together; a picture depends on the seed and its number alone."""

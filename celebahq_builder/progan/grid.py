@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from celebahq_builder.errors import WeightsError
+from celebahq_builder.files import write_atomic
 from celebahq_builder.nets.progan import Generator
-from celebahq_builder.workspace import write_atomic
 
 Pixels = NDArray[np.uint8]
 

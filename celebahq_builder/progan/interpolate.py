@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from celebahq_builder.errors import FormatError, TrainingError
+from celebahq_builder.files import as_storage_error
 from celebahq_builder.nets.progan import Generator
 from celebahq_builder.progan import grid
-from celebahq_builder.workspace import as_storage_error
 
 Pixels = NDArray[np.uint8]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from celebahq_builder.data import Batch, Order, PyramidDataset, loader
 from celebahq_builder.data.labels import Source, labels_for_training
 from celebahq_builder.errors import TrainingError
+from celebahq_builder.files import sha256
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.identity import content_sha256
 from celebahq_builder.formats.labels import labels_path
@@ -21,7 +22,6 @@ from celebahq_builder.imaging.pyramid import Pixels
 from celebahq_builder.progan.recipe import ProganRecipe
 from celebahq_builder.progan.schedule import Moment
 from celebahq_builder.training.world import World
-from celebahq_builder.workspace import sha256
 
 
 class RealPictures:

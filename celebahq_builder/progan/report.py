@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from celebahq_builder.evaluation.protocol import METRICS
+from celebahq_builder.files import write_atomic
 from celebahq_builder.progan.stats import read_lines
 from celebahq_builder.recipe import flatten
 from celebahq_builder.report import curves, template, thumbnails
 from celebahq_builder.report.template import render
 from celebahq_builder.report.thumbnails import Thumbnail
-from celebahq_builder.workspace import write_atomic
 
 GRIDS = 12
 """Grids that are shown, at even distances, the first and the last among them."""

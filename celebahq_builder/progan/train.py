@@ -18,6 +18,8 @@ import torch
 from celebahq_builder import __version__
 from celebahq_builder.data import Batch, to_device
 from celebahq_builder.errors import TrainingError
+from celebahq_builder.files import write_atomic
+from celebahq_builder.lock import lock
 from celebahq_builder.progan import checkpoint, grid, report
 from celebahq_builder.progan.checkpoint import Progress
 from celebahq_builder.progan.export import export
@@ -31,7 +33,6 @@ from celebahq_builder.progan.soundness import unsound
 from celebahq_builder.progan.stats import Stats
 from celebahq_builder.recipe import to_mapping
 from celebahq_builder.training.world import World
-from celebahq_builder.workspace import lock, write_atomic
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from celebahq_builder import ledger
+from celebahq_builder.files import write_atomic
 from celebahq_builder.ledger import Standing
 from celebahq_builder.outcome import Failed, Reason, Rejected
 from celebahq_builder.recipe import flatten
 from celebahq_builder.report import charts, gallery, tally, template
 from celebahq_builder.report.template import render
-from celebahq_builder.workspace import Workspace, write_atomic
+from celebahq_builder.workspace import Workspace
 
 NOTES = {
     "grey": "greyscale, made RGB",

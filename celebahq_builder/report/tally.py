@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from celebahq_builder.files import read_json
 from celebahq_builder.ledger import TABLE, Standing
 from celebahq_builder.outcome import Failed
 from celebahq_builder.stages.recipe import PHOTO_STAGES
-from celebahq_builder.workspace import Workspace, read_json
+from celebahq_builder.workspace import Workspace
 
 
 @dataclass(frozen=True)

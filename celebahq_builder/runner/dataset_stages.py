@@ -7,6 +7,7 @@ import time
 
 from celebahq_builder import __version__, ledger
 from celebahq_builder.errors import WorkspaceError
+from celebahq_builder.files import write_atomic
 from celebahq_builder.outcome import Kept
 from celebahq_builder.progress import Progress
 from celebahq_builder.recipe import to_mapping
@@ -14,7 +15,7 @@ from celebahq_builder.runner.plan import Plan
 from celebahq_builder.runner.timings import Timings
 from celebahq_builder.runner.versions import versions
 from celebahq_builder.stages import pack, select
-from celebahq_builder.workspace import fingerprint, write_atomic
+from celebahq_builder.workspace import fingerprint
 
 log = logging.getLogger(__name__)
 

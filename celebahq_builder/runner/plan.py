@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from celebahq_builder import outcome
 from celebahq_builder.errors import RecipeError, WorkspaceError
+from celebahq_builder.files import read_json, write_json
 from celebahq_builder.formats.labels import labels_path
 from celebahq_builder.recipe import to_mapping
 from celebahq_builder.runner.ingredients import ingredients
@@ -11,7 +12,7 @@ from celebahq_builder.runner.request import Request
 from celebahq_builder.runner.versions import versions
 from celebahq_builder.source.photo import Source
 from celebahq_builder.stages.recipe import PHOTO_STAGES, STAGES
-from celebahq_builder.workspace import Workspace, read_json, write_json
+from celebahq_builder.workspace import Workspace
 
 BATCH_PHOTOS = (4, 16)
 """Fewest and most photos per batch; small sources get small batches, so that every worker has some."""

@@ -9,12 +9,13 @@ from typing import Any
 
 from celebahq_builder import ledger, outcome
 from celebahq_builder.errors import WorkspaceError
+from celebahq_builder.files import read_json, write_atomic, write_json
 from celebahq_builder.outcome import Rejected
 from celebahq_builder.report import page
 from celebahq_builder.runner.plan import Plan
 from celebahq_builder.runner.timings import Timings
 from celebahq_builder.stages import select
-from celebahq_builder.workspace import fingerprint, read_json, write_atomic, write_json
+from celebahq_builder.workspace import fingerprint
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import cv2
 import torch
 
 from celebahq_builder.errors import CelebAHQError, WorkspaceError
+from celebahq_builder.files import sha256, write_atomic
 from celebahq_builder.imaging.codec import decode_png, encode_png
 from celebahq_builder.outcome import Failed, Kept, Outcome, Rejected, Rejection
 from celebahq_builder.parallel import peak_memory_bytes
@@ -23,7 +24,7 @@ from celebahq_builder.stages import example, faults
 from celebahq_builder.stages.face import Face
 from celebahq_builder.stages.recipe import PHOTO_STAGES, BuildRecipe
 from celebahq_builder.stages.steps import GROUP_PHOTOS, TOGETHER, Steps
-from celebahq_builder.workspace import StageFolder, Workspace, sha256, write_atomic
+from celebahq_builder.workspace import StageFolder, Workspace
 
 
 @dataclass(frozen=True)

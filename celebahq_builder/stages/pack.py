@@ -11,6 +11,7 @@ import numpy as np
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, WorkspaceError
+from celebahq_builder.files import sha256
 from celebahq_builder.formats.codecs import Codec, codec
 from celebahq_builder.formats.hdf5_layout import pictures_per_job
 from celebahq_builder.formats.hdf5_writer import PyramidWriter
@@ -18,7 +19,6 @@ from celebahq_builder.formats.labels import labels_path, of_attributes, write_la
 from celebahq_builder.formats.packing import Packed, pack
 from celebahq_builder.imaging.codec import Pixels, decode_png
 from celebahq_builder.outcome import Kept
-from celebahq_builder.workspace import sha256
 
 VERSION = 3
 

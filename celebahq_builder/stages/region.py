@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from PIL import Image
 
 from celebahq_builder.errors import SourceError
+from celebahq_builder.files import sha256
 from celebahq_builder.imaging.codec import open_rgb, to_pixels
 from celebahq_builder.imaging.geometry import Crop, bounding_box, crop_from_landmarks, share_inside
 from celebahq_builder.outcome import Reason, Rejection
 from celebahq_builder.source.listing import photo_path
 from celebahq_builder.source.photo import Photo
 from celebahq_builder.stages.face import Face
-from celebahq_builder.workspace import sha256
 
 VERSION = 1
 

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from celebahq_builder.files import write_atomic
 from celebahq_builder.training.photos import Pixels
-from celebahq_builder.workspace import write_atomic
 
 log = logging.getLogger(__name__)
 

@@ -15,12 +15,12 @@ from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import Table
 
 from celebahq_builder.errors import RecipeError, WeightsError
+from celebahq_builder.files import sha256, write_atomic
 from celebahq_builder.pretrained import Entry, registry
 from celebahq_builder.recipe import from_mapping, to_mapping
 from celebahq_builder.weights.card import card
 from celebahq_builder.weights.figures import read_figures, validation
 from celebahq_builder.weights.run import Run, read_run
-from celebahq_builder.workspace import sha256, write_atomic
 
 NEW_REGISTRY = (
     "# Weights by name; each has a model card beside it. Loading checks the SHA-256 before the bytes are used.\n"

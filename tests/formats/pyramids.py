@@ -7,10 +7,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from celebahq_builder.files import sha256
 from celebahq_builder.formats.catalogue import SHARDED
 from celebahq_builder.formats.exporting import Settings
 from celebahq_builder.imaging.pyramid import build_pyramid
-from celebahq_builder.workspace import sha256
 
 Pictures = NDArray[np.uint8]
 

@@ -26,7 +26,7 @@ from celebahq_builder.formats.exporting import Settings, export
 from celebahq_builder.formats.extraction import extract
 from celebahq_builder.formats.hdf5 import PyramidFile
 from celebahq_builder.formats.importing import import_pictures
-from celebahq_builder.workspace import lock
+from celebahq_builder.lock import lock
 from tests.formats.files import damage
 from tests.formats.pyramids import described_file, noise, small_shards, tree
 

@@ -20,7 +20,7 @@ from celebahq_builder.formats.importing import import_pictures
 from celebahq_builder.formats.level_pictures import LevelPictures
 from celebahq_builder.formats.pictures import Picture
 from celebahq_builder.formats.stamp import stamp
-from celebahq_builder.workspace import lock
+from celebahq_builder.lock import lock
 from tests.formats.pyramids import described_file, noise, tree
 
 ROOT = Path(__file__).parents[2]

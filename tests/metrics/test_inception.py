@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from celebahq_builder.errors import WeightsError
+from celebahq_builder.files import sha256
 from celebahq_builder.metrics import inception_package, inception_weights
 from celebahq_builder.metrics.inception import MINIBATCH, Inception
-from celebahq_builder.workspace import sha256
 from tests.metrics.inception_file import random_tensors, write_random
 from tests.reference.tf_resize import resize_bilinear
 

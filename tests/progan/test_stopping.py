@@ -14,6 +14,7 @@ import torch
 from tensorboardX.proto.event_pb2 import Event
 
 from celebahq_builder.errors import DiskFull, TrainingError, WorkspaceError, WorkspaceLocked
+from celebahq_builder.lock import lock
 from celebahq_builder.progan import interruption
 from celebahq_builder.progan.interruption import Stop, Stopped
 from celebahq_builder.progan.recipe import ProganRecipe
@@ -21,7 +22,6 @@ from celebahq_builder.progan.stats import Stats, read_lines
 from celebahq_builder.progan.train import Request, Training
 from celebahq_builder.recipe import load
 from celebahq_builder.training.world import ALONE, _connected
-from celebahq_builder.workspace import lock
 from tests.progan.tiny import assert_equal, last, trained, without_time
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from celebahq_builder import workspace as workspace_module
 from celebahq_builder.errors import (
     DiskFull,
     FingerprintMismatch,
@@ -22,6 +21,7 @@ from celebahq_builder.errors import (
     WorkspaceError,
     WorkspaceLocked,
 )
+from celebahq_builder.files import as_storage_error, read_json, write_atomic
 from celebahq_builder.formats.codecs import Gzip
 from celebahq_builder.formats.hdf5_writer import PyramidWriter
 from celebahq_builder.formats.packing import pack as pack_pictures
@@ -33,7 +33,7 @@ from celebahq_builder.stages import align, pack, select
 from celebahq_builder.stages.recipe import PHOTO_STAGES
 from celebahq_builder.status import status
 from celebahq_builder.verify import verify
-from celebahq_builder.workspace import StageFolder, Workspace, as_storage_error, write_atomic
+from celebahq_builder.workspace import StageFolder, Workspace
 from tests.conftest import SAMPLE, TINY, build_tiny
 from tests.runner.test_resume import digest
 
@@ -250,9 +250,7 @@ def test_a_damaged_manifest_is_named(tiny_copy: Path) -> None:
 def test_fingerprints_know_nothing_of_how_it_was_run(tmp_path: Path, tiny_run: Path) -> None:
     build_tiny(tmp_path / "run", workers=2)
     for name in ("align", "score", "select", "pack"):
-        plans = [
-            workspace_module.read_json(Workspace(out).stage(name).plan_path) for out in (tmp_path / "run", tiny_run)
-        ]
+        plans = [read_json(Workspace(out).stage(name).plan_path) for out in (tmp_path / "run", tiny_run)]
         assert plans[0] == plans[1]
 
 
