@@ -19,10 +19,10 @@ from celebahq_builder.metrics.threads import in_threads
 VALUES = 1 << 16
 """Of half precision. No projection is too large for it: a component's variance is 1, and there are some millions."""
 
-DIRECTIONS_A_JOB = 64
+DIRECTIONS_A_JOB = 128
 """Directions that a thread has to itself for the points of one call."""
 
-ROWS, COUNTED_ROWS = 2048, 32_768
+ROWS, COUNTED_ROWS = 1024, 32_768
 """Points that are projected at once, and whose projections are counted at once: the former stay in the cache, and for
 the latter a direction's counts are fetched into it."""
 
@@ -71,13 +71,14 @@ class DistributionGap:
     def _count(self, side: int, points: Tensor, part: slice, at_once: int) -> None:
         weights, shift, counts = self._weights[side][part], self._shifts[side][part], self._counts[part]
         rows = min(COUNTED_ROWS, len(points))
-        projections = torch.empty((len(weights), rows), device=points.device)
-        one = torch.full((at_once, rows), 1 - 2 * side, dtype=torch.int32, device=points.device)
         step = ROWS if points.device.type == "cpu" else rows
+        room = torch.empty((len(weights), min(step, rows)), device=points.device)
+        halves = torch.empty((len(weights), rows), dtype=torch.half, device=points.device)
+        one = torch.full((at_once, rows), 1 - 2 * side, dtype=torch.int32, device=points.device)
         for some in torch.split(points, rows):
-            found = projections[:, : len(some)]
+            found = halves[:, : len(some)]
             for few, place in zip(torch.split(some, step), torch.split(found, step, dim=1), strict=True):
-                torch.addmm(shift, weights, few.T, out=place)
+                place.copy_(torch.addmm(shift, weights, few.T, out=room[:, : len(few)]))
             for values, count in zip(torch.split(found, at_once), torch.split(counts, at_once), strict=True):
                 count.scatter_add_(1, _number(values), one[: len(values)])
 
@@ -102,8 +103,8 @@ class DistributionGap:
 
 
 def _number(values: Tensor) -> Tensor:
-    """Return which value of half precision each is rounded to: float32 -> int64; negative ones first, 0 down."""
-    return values.half().view(torch.int16).long().add_(VALUES // 2)
+    """Return which one of half precision each value is: half -> int64; negative ones first, 0 down."""
+    return values.view(torch.int16).long().add_(VALUES // 2)
 
 
 def _values() -> Tensor:
