@@ -15,6 +15,7 @@ from torch import Tensor
 from celebahq_builder.errors import WeightsError
 from celebahq_builder.files import sha256, write_atomic
 from celebahq_builder.nets.progan import Architecture, Generator
+from celebahq_builder.progan.checkpoint_file import DIGEST, digest
 
 FORMAT = "progan-generator-1"
 
@@ -37,7 +38,7 @@ def export(folder: Path, generator: Generator, level: int, alpha: float, about: 
         "alpha": alpha,
         **about,
     }
-    data = save(tensors, {"progan": json.dumps(facts)})
+    data = save(tensors, {"progan": json.dumps(facts), DIGEST: digest(tensors)})
     path = folder / "generator.safetensors"
     write_atomic(path, data)
     listed = {**facts, "sha256": sha256(data), "size_bytes": len(data)}
@@ -65,12 +66,15 @@ def read_generator(path: Path, device: torch.device) -> tuple[Generator, dict[st
         raise WeightsError(f"{file} does not exist; expected a run of celebahq train, or its generator.safetensors")
     try:
         with safe_open(file, "pt") as opened:
-            facts = json.loads((opened.metadata() or {}).get("progan", "{}"))
+            meta = opened.metadata() or {}
+            facts = json.loads(meta.get("progan", "{}"))
             tensors: dict[str, Tensor] = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{file} cannot be read: {error}; export it again, or get it anew") from None
     if facts.get("format") != FORMAT:
         raise WeightsError(f"{file} is no generator of celebahq train; expected {FORMAT}, got {facts.get('format')}")
+    if meta.get(DIGEST, wanted := digest(tensors)) != wanted:
+        raise WeightsError(f"{file} is damaged: its numbers are not those that were written; export it again")
     try:
         generator = Generator(Architecture(**facts["architecture"]))
         generator.load_state_dict(tensors)

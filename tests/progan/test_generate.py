@@ -181,3 +181,12 @@ def test_what_is_no_generator(make: str, run: Path, tmp_path: Path) -> None:
         load_generator(tmp_path, CPU)
     assert isinstance(told.value, CelebAHQError)
     assert "\n" not in str(told.value)
+
+
+def test_a_bit_that_turned(run: Path, tmp_path: Path) -> None:
+    """A file as long as it was, of which every number can be read, makes no pictures if one is another."""
+    data = bytearray((run / "generator.safetensors").read_bytes())
+    data[-2] ^= 0x40
+    (tmp_path / "generator.safetensors").write_bytes(data)
+    with pytest.raises(WeightsError, match=r"generator\.safetensors is damaged: its numbers are not those"):
+        load_generator(tmp_path, CPU)
