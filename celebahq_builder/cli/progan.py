@@ -81,6 +81,9 @@ def train(
 GENERATOR = click.argument("generator", type=PATH, metavar="RUN|FILE.safetensors")
 SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="S", help="Of the latents.")
 DEVICE = click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
+LABEL = click.option(
+    "--label", type=click.IntRange(0), metavar="N", help="Of a generator with labels: all of this one, from 0."
+)
 
 
 class Grid(click.ParamType[tuple[int, int]]):
@@ -104,8 +107,17 @@ class Grid(click.ParamType[tuple[int, int]]):
 @click.option("--out", type=PATH, required=True, metavar="DIR|FILE.h5|FILE.png", help="PNG files, HDF5, or a sheet.")
 @click.option("--grid", type=Grid(), metavar="CxR", help="One sheet of C columns and R rows, to FILE.png.")
 @SEED
+@LABEL
 @DEVICE
-def generate(generator: Path, num: int | None, out: Path, grid: tuple[int, int] | None, seed: int, device: str) -> None:
+def generate(
+    generator: Path,
+    num: int | None,
+    out: Path,
+    grid: tuple[int, int] | None,
+    seed: int,
+    label: int | None,
+    device: str,
+) -> None:
     """Generate pictures with a trained generator; picture i of a seed is always the same."""
     import torch
 
@@ -117,7 +129,7 @@ def generate(generator: Path, num: int | None, out: Path, grid: tuple[int, int] 
         raise click.UsageError(f"--grid {grid[0]}x{grid[1]} says how many pictures; leave out --num")
     count = grid[0] * grid[1] if grid else num or 1000
     room.check_target(out, sheet=bool(grid))
-    pictures = room.Generated(generator, count, seed, torch.device(parallel.devices(device)[0]))
+    pictures = room.Generated(generator, count, seed, torch.device(parallel.devices(device)[0]), label)
     if grid:
         room.sheet(pictures, grid[0], out)
     else:
@@ -134,8 +146,9 @@ def generate(generator: Path, num: int | None, out: Path, grid: tuple[int, int] 
 @click.option("--fps", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, metavar="F")
 @click.option("--grid", type=Grid(), default="1x1", show_default=True, metavar="CxR", help="Walks side by side.")
 @SEED
+@LABEL
 @DEVICE
-def interpolate(generator: Path, out: Path, grid: tuple[int, int], seed: int, device: str, **asked: float) -> None:
+def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, **asked: Any) -> None:
     """Make a video of a looping walk through the latents."""
     import torch
 
@@ -146,9 +159,7 @@ def interpolate(generator: Path, out: Path, grid: tuple[int, int], seed: int, de
 
     net, level, alpha = load_generator(generator, torch.device(parallel.devices(device)[0]))
     progress = Progress("interpolate", max(1, round(asked["seconds"] * asked["fps"])), unit="frame", judged=False)
-    room.interpolate(
-        net, level, out, alpha=alpha, columns=grid[0], rows=grid[1], seed=seed, advance=progress.advance, **asked
-    )
+    room.interpolate(net, level, out, alpha=alpha, columns=grid[0], rows=grid[1], advance=progress.advance, **asked)
     progress.close()
     click.echo(f"video: {out}")
 

@@ -30,23 +30,23 @@ class Generated:
         count: how many.
         seed: of the latents.
         device: to generate on.
+        label: of all pictures, where the generator takes labels; None: one after the other.
 
     Raises:
-        WeightsError: no generator there.
+        WeightsError: no generator there, or it has no such label.
     """
 
     channels: int
-    labels: Labels | None = None
+    labels: Labels | None
     label_names: tuple[str, ...] = ()
 
-    def __init__(self, path: Path, count: int, seed: int, device: torch.device) -> None:
+    def __init__(self, path: Path, count: int, seed: int, device: torch.device, label: int | None = None) -> None:
         self.generator, self.level, self.alpha = load_generator(path, device)
         self.count, self.seed = count, seed
         self.resolution = 1 << self.level
         self.channels = self.generator.architecture.colours
-        classes = self.generator.architecture.labels
-        if classes:
-            self.labels = np.eye(classes, dtype=np.float32)[np.arange(count) % classes]
+        labels = grid.fixed_labels(self.generator, count, label)
+        self.labels = None if labels is None else labels.numpy()
 
     def pictures(self, start: int = 0) -> Iterator[Picture]:
         """Yield the pictures from number `start` on."""

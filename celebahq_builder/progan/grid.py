@@ -29,10 +29,24 @@ def fixed_latents(generator: Generator, count: int, seed: int) -> Tensor:
     return torch.from_numpy(drawn.astype(np.float32))
 
 
-def fixed_labels(generator: Generator, count: int) -> Tensor | None:
-    """Return one class after the other, over and over, float32 [count, classes]; None where it takes no labels."""
+def fixed_labels(generator: Generator, count: int, label: int | None = None) -> Tensor | None:
+    """Return one class after the other, over and over, float32 [count, classes]; None where it takes no labels.
+
+    Args:
+        generator: that takes labels, or none.
+        count: of pictures.
+        label: of all of them instead.
+
+    Raises:
+        WeightsError: the generator has no such label.
+    """
     classes = generator.architecture.labels
-    return torch.eye(classes)[torch.arange(count) % classes] if classes else None
+    if label is not None and not 0 <= label < classes:
+        has = f"labels 0 to {classes - 1}" if classes else "no labels"
+        raise WeightsError(f"label {label} was asked for, the generator was trained with {has}")
+    if not classes:
+        return None
+    return torch.eye(classes)[torch.arange(count) % classes if label is None else torch.full((count,), label)]
 
 
 @torch.inference_mode()

@@ -49,17 +49,19 @@ def interpolate(
     columns: int = 1,
     rows: int = 1,
     seed: int = 0,
+    label: int | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Write a video of a walk, H.264 in an MP4 file; of a generator that takes labels, walk i has label i.
+    """Write a video of a walk, H.264 in an MP4 file; of a generator that takes labels, walk i has label i, or `label`.
 
     Raises:
         FormatError: `out` exists, or cannot be written as a video.
+        WeightsError: the generator has no such label.
     """
     frames = max(1, round(seconds * fps))
     latents = walk(generator.architecture.latent, frames, columns * rows, fps, seed)
 
-    labels = grid.fixed_labels(generator, columns * rows)
+    labels = grid.fixed_labels(generator, columns * rows, label)
 
     def drawn() -> Iterator[Pixels]:
         for z in latents:

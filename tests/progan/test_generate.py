@@ -190,3 +190,21 @@ def test_a_bit_that_turned(run: Path, tmp_path: Path) -> None:
     (tmp_path / "generator.safetensors").write_bytes(data)
     with pytest.raises(WeightsError, match=r"generator\.safetensors is damaged: its numbers are not those"):
         load_generator(tmp_path, CPU)
+
+
+def test_one_label_of_several(tmp_path: Path) -> None:
+    """All pictures are of the class asked for; one that the generator does not have is told."""
+    architecture = Architecture(resolution=16, latent=8, channels_base=64, channels_max=8, labels=3)
+    export(tmp_path, Generator(architecture), 4, 1.0, {})
+    every, one = Generated(tmp_path, 7, 0, CPU), Generated(tmp_path, 7, 0, CPU, label=1)
+    assert every.labels is not None
+    assert one.labels is not None
+    assert every.labels.argmax(1).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert one.labels.argmax(1).tolist() == [1] * 7
+    same = [np.array_equal(a.pixels, b.pixels) for a, b in zip(every.pictures(), one.pictures(), strict=True)]
+    assert same == [False, True, False, False, True, False, False]
+    with pytest.raises(WeightsError, match="label 3 was asked for, the generator was trained with labels 0 to 2"):
+        Generated(tmp_path, 7, 0, CPU, label=3)
+    export(tmp_path, Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)), 4, 1.0, {})
+    with pytest.raises(WeightsError, match="with no labels"):
+        Generated(tmp_path, 7, 0, CPU, label=0)
