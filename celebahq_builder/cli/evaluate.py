@@ -41,7 +41,7 @@ from celebahq_builder.errors import RecipeError
 @click.option("--inception", type=PATH, metavar="FILE", help="Weights of fid, kid and is, where there is no network.")
 @click.option("--json", type=PATH, metavar="FILE.json", help="Write all that the numbers need to be compared there.")
 @click.option("--out", type=PATH, metavar="DIR", help="Write a page of it to DIR/index.html, and DIR/evaluation.json.")
-@click.option("--audit", is_flag=True, help="Look for duplicates, bars and padding in the HDF5 file SOURCE: DIR/audit.")
+@click.option("--audit", is_flag=True, help="Look for duplicates, bars, padding in FILE.h5: DIR/audit, or FILE-audit.")
 def evaluate(source: Path, metrics: str | None, out: Path | None, audit: bool, **asked: Any) -> None:
     """Say how far the pictures of SOURCE are from those of REFERENCE, and how varied they are.
 
@@ -64,11 +64,9 @@ def evaluate(source: Path, metrics: str | None, out: Path | None, audit: bool, *
     if metrics is None and not audit:
         raise RecipeError("nothing to do: give --metrics, some of swd,ms-ssim,fid,kid,is, or --audit")
     if audit:
-        if out is None:
-            raise RecipeError("--audit writes a page and a table: add --out DIR for them")
         from celebahq_builder.audit import command
 
-        for line in command.audit(source, out / "audit"):
+        for line in command.audit(source, out / "audit" if out else source.with_name(f"{source.stem}-audit")):
             click.echo(line)
     if metrics is not None:
         for line in _scores(source, metrics, out, **asked):

@@ -15,9 +15,12 @@ from torch import Tensor
 from celebahq_builder.errors import WeightsError
 from celebahq_builder.files import sha256, write_atomic
 from celebahq_builder.nets.progan import Architecture, Generator
-from celebahq_builder.progan.checkpoint_file import DIGEST, digest
+from celebahq_builder.progan.checkpoint_file import digest
 
 FORMAT = "progan-generator-1"
+
+DIGEST = "tensors_sha256"
+"""Where the metadata hold the digest of the tensors; older files have none."""
 
 
 def export(folder: Path, generator: Generator, level: int, alpha: float, about: dict[str, Any]) -> Path:
@@ -36,9 +39,10 @@ def export(folder: Path, generator: Generator, level: int, alpha: float, about: 
         "architecture": dataclasses.asdict(generator.architecture),
         "level": level,
         "alpha": alpha,
+        DIGEST: digest(tensors),
         **about,
     }
-    data = save(tensors, {"progan": json.dumps(facts), DIGEST: digest(tensors)})
+    data = save(tensors, {"progan": json.dumps(facts)})  # of several entries safetensors would choose the order
     path = folder / "generator.safetensors"
     write_atomic(path, data)
     listed = {**facts, "sha256": sha256(data), "size_bytes": len(data)}
@@ -66,15 +70,12 @@ def read_generator(path: Path, device: torch.device) -> tuple[Generator, dict[st
         raise WeightsError(f"{file} does not exist; expected a run of celebahq train, or its generator.safetensors")
     try:
         with safe_open(file, "pt") as opened:
-            meta = opened.metadata() or {}
-            facts = json.loads(meta.get("progan", "{}"))
+            facts = json.loads((opened.metadata() or {}).get("progan", "{}"))
             tensors: dict[str, Tensor] = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{file} cannot be read: {error}; export it again, or get it anew") from None
     if facts.get("format") != FORMAT:
         raise WeightsError(f"{file} is no generator of celebahq train; expected {FORMAT}, got {facts.get('format')}")
-    if meta.get(DIGEST, wanted := digest(tensors)) != wanted:
-        raise WeightsError(f"{file} is damaged: its numbers are not those that were written; export it again")
     try:
         generator = Generator(Architecture(**facts["architecture"]))
         generator.load_state_dict(tensors)
@@ -82,4 +83,6 @@ def read_generator(path: Path, device: torch.device) -> tuple[Generator, dict[st
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{file} was written by another version, or altered ({reason}); export it again") from None
+    if facts.get(DIGEST, wanted := digest(tensors)) != wanted:
+        raise WeightsError(f"{file} is damaged: its numbers are not those that were written; export it again")
     return generator.to(device).eval().requires_grad_(False), facts

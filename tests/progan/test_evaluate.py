@@ -286,11 +286,19 @@ def test_the_audit(data: Path, tmp_path: Path) -> None:
     assert "audit.json names them all" in output
 
 
+def test_the_audit_beside_its_file(data: Path, tmp_path: Path) -> None:
+    beside = tmp_path / "faces-64.h5"
+    beside.symlink_to(data)
+    for expected in (0, 1):  # and nothing is overwritten
+        code, _, _ = command(beside, "--audit")
+        assert code == expected
+    assert sorted(path.name for path in (tmp_path / "faces-64-audit").iterdir()) == ["audit.json", "index.html"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
         ((), "nothing to do: give --metrics, some of swd,ms-ssim,fid,kid,is, or --audit"),
-        (("--audit",), "--audit writes a page and a table: add --out DIR for them"),
         (("--metrics", "swd,psnr"), "--metrics psnr is no metric; there are swd, ms-ssim, fid, kid, is"),
         (("--metrics", "swd", "--num", 10), "and there are none: add --against REFERENCE"),
         (("--metrics", "ms-ssim"), "ms-ssim10k needs 20,000 pictures for 10,000 pairs"),
