@@ -13,17 +13,12 @@ from celebahq_builder.progan.recipe import ProganRecipe
 from celebahq_builder.recipe import load
 from tests.evaluation.sources import smooth
 from tests.formats.pyramids import theano_file
+from tests.progan.tiny import NETWORK
 
 CPU = torch.device("cpu")
 
-RECIPE = """
-task = "progan"
-[net]
-resolution = 16
-latent = 8
-channels_base = 64
-channels_max = 8
-[tick]
+RECIPE = f"""
+{NETWORK}[tick]
 metric_ticks = 1
 metrics = ["swd"]
 metric_num = 20

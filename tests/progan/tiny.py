@@ -12,14 +12,18 @@ from celebahq_builder.progan.stats import read_lines
 from celebahq_builder.progan.train import Request, Training
 from celebahq_builder.training.world import ALONE
 
-RECIPE = """
+NETWORK = """
 task = "progan"
 [net]
 resolution = 16
 latent = 8
 channels_base = 64
 channels_max = 8
-[schedule]
+"""
+"""Networks that take no time."""
+
+RECIPE = f"""
+{NETWORK}[schedule]
 total_kimg = 0.16
 train_kimg = 0.032
 fade_kimg = 0.048
