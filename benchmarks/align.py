@@ -20,11 +20,11 @@ from table import Row, finish, shared_data
 
 from celebahq_builder.imaging.padding import plan_padding
 from celebahq_builder.outcome import Rejection
-from celebahq_builder.source.celeba import read_celeba
-from celebahq_builder.source.photo import Photo
-from celebahq_builder.stages.face import Face
-from celebahq_builder.stages.recipe import BuildRecipe
-from celebahq_builder.stages.steps import Steps
+from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.recipe import BuildRecipe
+from celebahq_builder.pipeline.steps import Steps
+from celebahq_builder.sources.celeba import read_celeba
+from celebahq_builder.sources.photo import Photo
 
 METHODS = ("paper", "exact")
 AT_MOST = {"padded": 0.1, "not padded": 1 / 3}

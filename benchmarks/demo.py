@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from table import Row, finish
 
-from celebahq_builder.data import PyramidDataset
-from celebahq_builder.formats.codecs import Gzip
-from celebahq_builder.formats.pictures import Picture
-from celebahq_builder.formats.writing import write_pictures
+from celebahq_builder.data.dataset import PyramidDataset
+from celebahq_builder.hdf5.codecs import Gzip
+from celebahq_builder.hdf5.create import write_images
+from celebahq_builder.image_set import NamedImage
 from celebahq_builder.metrics.swd import swd
 from celebahq_builder.progan.generate import Generated, sheet
 from celebahq_builder.progan.stats import read_lines
@@ -76,9 +76,9 @@ class Part:
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels, self.count, self.resolution = pixels, len(pixels), pixels.shape[-1]
 
-    def pictures(self, start: int = 0) -> Iterator[Picture]:
+    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
         """Yield the pictures from number `start` on."""
-        yield from (Picture(pixels, f"{i:06d}") for i, pixels in enumerate(self.pixels[start:], start))
+        yield from (NamedImage(pixels, f"{i:06d}") for i, pixels in enumerate(self.pixels[start:], start))
 
 
 def split(faces: Path, out: Path) -> tuple[Path, Path]:
@@ -88,7 +88,7 @@ def split(faces: Path, out: Path) -> tuple[Path, Path]:
     order = np.random.default_rng(0).permutation(len(dataset))
     for path, numbers in zip(paths, (order[:-HELD], order[-HELD:]), strict=True):
         if not path.exists():
-            write_pictures(Part(dataset.read(numbers)), path, codec=Gzip(), advance=lambda _: None)
+            write_images(Part(dataset.read(numbers)), path, codec=Gzip(), advance=lambda _: None)
     return paths
 
 

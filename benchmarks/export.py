@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 from table import Row, finish, shared_data
 
-from celebahq_builder.formats.pictures import Picture
-from celebahq_builder.formats.writing import write_pictures
+from celebahq_builder.hdf5.create import write_images
+from celebahq_builder.image_set import NamedImage
 
 MANY = 30_000
 FORMATS = ("tfrecord", "stylegan-zip", "images", "webdataset", "parquet")
@@ -48,11 +48,11 @@ class Faces:
         """How many pictures there are."""
         return 2 * len(self.files)
 
-    def pictures(self, start: int = 0) -> Iterator[Picture]:
+    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
         """Yield each face, then its mirror image."""
         for number in range(start, self.count):
             pixels = np.asarray(Image.open(self.files[number // 2]).convert("RGB")).transpose(2, 0, 1)
-            yield Picture(np.ascontiguousarray(pixels[:, :, :: -1 if number % 2 else 1]), f"{number:05d}.png")
+            yield NamedImage(np.ascontiguousarray(pixels[:, :, :: -1 if number % 2 else 1]), f"{number:05d}.png")
 
 
 def main() -> None:
@@ -65,8 +65,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         many, one = folder / "many.h5", folder / "one.h5"
-        write_pictures(faces, many)
-        write_pictures(Faces(faces.files[:1]), one)
+        write_images(faces, many)
+        write_images(Faces(faces.files[:1]), one)
         for to in FORMATS:
             rows += export_rows(to, many, one, faces.count, workers, folder)
         for source in BACK:

@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 from table import Row, finish
 
-from celebahq_builder.metrics.frechet import FeatureMoments, frechet_distance
+from celebahq_builder.metrics.fid import FeatureMoments, frechet_distance
 from celebahq_builder.metrics.inception import Inception
 from celebahq_builder.metrics.inception_score import inception_score
-from celebahq_builder.metrics.kernel_distance import discrepancy, kernel_distance
+from celebahq_builder.metrics.kid import discrepancy, kernel_distance
+from tests.metrics.inception_file import write_random
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from tests.metrics.inception_file import write_random
 
 PICTURES, FEATURES, CLASSES, THREADS = 50_000, 2048, 1008, 2
 

@@ -29,16 +29,16 @@ import numpy as np
 from numpy.typing import NDArray
 from table import Row, finish, shared_data
 
-from celebahq_builder.files import sha256
-from celebahq_builder.formats.codecs import codec
-from celebahq_builder.formats.hdf5_layout import pictures_per_chunk
-from celebahq_builder.formats.packing import compress_chunk
-from celebahq_builder.formats.pictures import Labels, Picture
-from celebahq_builder.formats.writing import write_pictures
-from celebahq_builder.imaging.codec import decode_png, encode_png, open_rgb, to_pixels
+from celebahq_builder.hdf5.codecs import codec
+from celebahq_builder.hdf5.create import write_images
+from celebahq_builder.hdf5.layout import pictures_per_chunk
+from celebahq_builder.hdf5.writer import compress_chunk
+from celebahq_builder.image_set import Labels, NamedImage
+from celebahq_builder.imaging.image_io import decode_png, encode_png, open_rgb, to_pixels
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
 from celebahq_builder.outcome import Kept
-from celebahq_builder.stages import pack
+from celebahq_builder.pipeline.stages import pack
+from celebahq_builder.storage import sha256
 
 Pixels = NDArray[np.uint8]
 
@@ -144,7 +144,7 @@ def build_writes(path: Path, kept: list[Kept], folder: Path) -> None:
         path,
         kept,
         folder,
-        pack.Settings(),
+        pack.PackSettings(),
         resolution=SIDE,
         attribute_names=(),
         attributes={},
@@ -214,18 +214,18 @@ class Small:
         k = SIDE // SMALL_SIDE
         self.faces = [face.reshape(3, SMALL_SIDE, k, SMALL_SIDE, k).mean((2, 4)) for face in faces(8)]
 
-    def pictures(self, start: int = 0) -> Iterator[Picture]:
+    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
         """Yield faces with noise of their own."""
         for number in range(start, self.count):
             rng = np.random.default_rng(number)
             noisy = self.faces[number % len(self.faces)] + rng.integers(-3, 4, (3, SMALL_SIDE, SMALL_SIDE))
-            yield Picture(np.clip(noisy, 0, 255).astype(np.uint8), f"{number:06d}.png")
+            yield NamedImage(np.clip(noisy, 0, 255).astype(np.uint8), f"{number:06d}.png")
 
 
 def write_for_memory(what: str, folder: Path) -> None:
     """Write in this process and print its peak memory in MB."""
     if what == "small":
-        write_pictures(Small(), folder / "small.h5", workers=WORKERS)
+        write_images(Small(), folder / "small.h5", workers=WORKERS)
     else:
         kept = [
             Kept(path.name, {"id": path.stem, "index": i, "rank": i, "score": 0.0, "zoom": 1.0, "split": ""})

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scoring.damage import DAMAGES, WORSE, Picture, rounded
+from scoring.damage import DAMAGES, WORSE, Pixels, rounded
 from scoring.faces import aligned
 from table import Row, finish, shared_data
 
-from celebahq_builder.imaging.padding import Padding, pad_photo
-from celebahq_builder.imaging.spectrum import quality_score
+from celebahq_builder.imaging.padding import PaddingPlan, pad_photo
+from celebahq_builder.imaging.quality_score import quality_score
 
 REPEATS = 20
 LARGEST_MS = 40.0
@@ -49,12 +49,12 @@ def main() -> None:
     finish(rows)
 
 
-def score(picture: Picture) -> float:
+def score(picture: Pixels) -> float:
     """Return the score of an RGB picture uint8 [S, S, 3]."""
     return quality_score(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))).score
 
 
-def damage_rows(real: list[Picture], scores: NDArray[np.float64]) -> list[Row]:
+def damage_rows(real: list[Pixels], scores: NDArray[np.float64]) -> list[Row]:
     """Return for each damage the share of pictures that it lowers, and whether more of it costs more."""
     found = {}
     rows = []
@@ -84,7 +84,7 @@ def other_rows(data: Path) -> list[Row]:
     return rows
 
 
-def invariance_rows(real: list[Picture], scores: NDArray[np.float64]) -> list[Row]:
+def invariance_rows(real: list[Pixels], scores: NDArray[np.float64]) -> list[Row]:
     """Return the largest change of the score under what does not make a picture worse."""
     changes = {
         "mirrored": lambda p: p[:, ::-1],
@@ -107,7 +107,7 @@ def invariance_rows(real: list[Picture], scores: NDArray[np.float64]) -> list[Ro
     return rows
 
 
-def padding_rows(real: list[Picture], scores: NDArray[np.float64]) -> list[Row]:
+def padding_rows(real: list[Pixels], scores: NDArray[np.float64]) -> list[Row]:
     """Return how far padding alone moves the score, beside the distance of neighbouring deciles."""
     side = real[0].shape[0]
     missing = round(PADDED_SHARE * side)
@@ -115,7 +115,7 @@ def padding_rows(real: list[Picture], scores: NDArray[np.float64]) -> list[Row]:
     for picture, before in zip(real, scores, strict=True):
         photo = torch.from_numpy(np.ascontiguousarray(picture[:, missing:].transpose(2, 0, 1)))
         room = round(0.3 * side)
-        padded = pad_photo(photo, Padding(room, room, room, room), 0.02 * side)
+        padded = pad_photo(photo, PaddingPlan(room, room, room, room), 0.02 * side)
         crop = padded[:, room : room + side, room - missing : room - missing + side]
         moved.append(abs(quality_score(crop.contiguous()).score - before))
     deciles = np.diff(np.quantile(scores, np.linspace(0.1, 0.9, 9)))
@@ -147,7 +147,7 @@ def auc(high: Iterable[float], low: Iterable[float]) -> float:
     return float(((difference > 0) + 0.5 * (difference == 0)).mean())
 
 
-def milliseconds(picture: Picture) -> float:
+def milliseconds(picture: Pixels) -> float:
     """Return the median CPU time of one score."""
     pixels = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
     times = []

@@ -22,12 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 from table import Row, finish, shared_data
 
-from celebahq_builder.data import Order, PyramidDataset, loader
-from celebahq_builder.formats.codecs import Gzip
-from celebahq_builder.formats.hdf5_layout import level_name
-from celebahq_builder.formats.pictures import Labels, Picture
-from celebahq_builder.formats.writing import write_pictures
-from celebahq_builder.imaging.codec import decode
+from celebahq_builder.data import loader
+from celebahq_builder.data.dataset import PyramidDataset
+from celebahq_builder.data.sampler import Order
+from celebahq_builder.hdf5.codecs import Gzip
+from celebahq_builder.hdf5.create import write_images
+from celebahq_builder.hdf5.layout import level_name
+from celebahq_builder.image_set import Labels, NamedImage
+from celebahq_builder.imaging.image_io import decode
 
 Pixels = NDArray[np.uint8]
 
@@ -53,13 +55,13 @@ class Variants:
         """Return R."""
         return self.sources[0].shape[-1]
 
-    def pictures(self, start: int = 0) -> Iterator[Picture]:
+    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
         """Yield one after another."""
         random = np.random.default_rng(0)
         for i in range(start, self.count):
             pixels = np.roll(self.sources[i % len(self.sources)], random.integers(0, self.resolution, 2), (1, 2))
             levels = np.rint(255 * (np.arange(256) / 255) ** random.uniform(0.7, 1.4)).astype(np.uint8)
-            yield Picture(levels[pixels[:, :, ::-1] if random.random() < 0.5 else pixels], f"{i:05d}")
+            yield NamedImage(levels[pixels[:, :, ::-1] if random.random() < 0.5 else pixels], f"{i:05d}")
 
 
 def main() -> None:
@@ -72,9 +74,9 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         small, fast, slow = (Path(folder, name) for name in ("small.h5", "1024.h5", "1024-zlib.h5"))
-        write_pictures(Variants(sources, LARGE_COUNT), fast)
-        write_pictures(Variants(sources, LARGE_COUNT), slow, codec=Gzip(4))
-        write_pictures(Variants(parts, SMALL_COUNT), small)
+        write_images(Variants(sources, LARGE_COUNT), fast)
+        write_images(Variants(sources, LARGE_COUNT), slow, codec=Gzip(4))
+        write_images(Variants(parts, SMALL_COUNT), small)
         print(f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; gzip, files in the page cache")
         rows += measured(fast, "", LARGE_PX, LARGE_BATCH, 12, 0, LARGE_GOAL)
         rows += measured(slow, " by zlib", LARGE_PX, LARGE_BATCH, 12, 0, LARGE_GOAL)

@@ -17,7 +17,7 @@ from restoring.denoiser import denoiser_rows
 from restoring.upscaler import upscaler_rows
 from table import Row, finish, shared_data
 
-from celebahq_builder.pretrained import load, registry
+from celebahq_builder.models.registry import load, registry
 
 UPSCALERS = ("upscaler-psnr", "upscaler-gan")
 

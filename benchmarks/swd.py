@@ -26,13 +26,14 @@ import torch
 from numpy.typing import NDArray
 from table import Row, finish, shared_data
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from celebahq_builder.metrics.batches import Batches
-from celebahq_builder.metrics.ms_ssim import diversity
+from celebahq_builder.metrics.ssim import diversity
 from celebahq_builder.metrics.swd import pictures_read, swd
 from tests.reference.ms_ssim import ms_ssim as plain_ms_ssim
 from tests.reference.swd import DrawsOfOurs
 from tests.reference.swd import swd as plain_swd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 Pixels = NDArray[np.uint8]
 Result = TypeVar("Result")

@@ -20,12 +20,11 @@ from pathlib import Path
 import torch
 from table import Row, finish
 
-from celebahq_builder.progan.command import read_recipe
-from celebahq_builder.progan.players import Players, Reals
-from celebahq_builder.progan.recipe import ProganRecipe
-from celebahq_builder.progan.schedule import Moment
-from celebahq_builder.settings import bundled_recipe
-from celebahq_builder.training.world import World
+from celebahq_builder.pipeline.recipe import bundled_recipe
+from celebahq_builder.progan.launch import read_recipe
+from celebahq_builder.progan.schedule import Moment, ProganRecipe
+from celebahq_builder.progan.step import ProGANStep, RealBatch
+from celebahq_builder.training.distributed import World
 
 KNOWN = 0.4
 """Pictures a second at 32x32, minibatch 16, on 2 cores: the fastest other PyTorch trainer known."""
@@ -60,7 +59,7 @@ def main() -> None:
     print(f"{asked.device}, {torch.get_num_threads()} threads, {asked.precision}, {asked.recipe}", flush=True)
     rows: list[Row] = []
     rate: dict[int, float] = {}
-    players = Players(recipe, world)
+    players = ProGANStep(recipe, world)
     if asked.device == "cpu":
         moment = dataclasses.replace(recipe.schedule.at(0, 5), level=5, alpha=1.0, minibatch=16, per_gpu=None)
         speed, _ = measured(players, moment, asked.seconds)
@@ -84,19 +83,19 @@ def main() -> None:
     finish(rows)
 
 
-def measured(players: Players, moment: Moment, seconds: float) -> tuple[float, int]:
+def measured(players: ProGANStep, moment: Moment, seconds: float) -> tuple[float, int]:
     """Return pictures a second of whole steps, and the most memory they took on a GPU, bytes."""
     device, side, n = players.world.device, moment.resolution, moment.minibatch
     passes = moment.passes(1, players.recipe.net.stddev_group)
     pictures = torch.rand((n, 3, side, side), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1).to(device)
-    reals = [Reals(pictures[i::passes]) for i in range(passes)]
+    reals = [RealBatch(pictures[i::passes]) for i in range(passes)]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     if device.type == "cuda":
         for _ in range(2):
             players.step(0, moment, reals)
     elif side <= 128:  # beyond, a step takes so long that nothing is set up beside it
-        players.step(0, dataclasses.replace(moment, minibatch=4), [Reals(pictures[:4])])
+        players.step(0, dataclasses.replace(moment, minibatch=4), [RealBatch(pictures[:4])])
     synchronise(device)
     began, steps = time.perf_counter(), 0
     while True:

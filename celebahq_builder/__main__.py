@@ -1,5 +1,5 @@
 """``python -m celebahq_builder`` is the ``celebahq`` command."""
 
-from celebahq_builder.cli import main
+from celebahq_builder.cli.main import main
 
 main()

@@ -1,20 +1,6 @@
-"""The exceptions of this package: whatever a user can cause has one, everything else is a bug.
+"""Text out of files that others made, on its way to a terminal, a page or a picture."""
 
-CelebAHQError
-├── RecipeError          a recipe, a setting or an option that makes no sense
-├── SourceError          the folder of photos or its landmark table
-├── WorkspaceError       the run directory
-│   ├── WorkspaceLocked      another process is at work in it
-│   ├── FingerprintMismatch  it was built with other settings
-│   └── DiskFull             no space left
-├── DeliveryError        names that are taken where pictures are to be delivered
-├── WeightsError         a weight file that is missing, altered or of another network
-├── FormatError          a data set file that is missing, truncated or of another format
-└── TrainingError        a training run that cannot start, go on or be resumed
-
-The command line prints ``str(error)`` on one line and exits with code 1. Each message says what is wrong,
-what was expected, what was found, where, and what to do about it.
-"""
+from __future__ import annotations
 
 
 class CelebAHQError(Exception):
@@ -59,3 +45,8 @@ class FormatError(CelebAHQError):
 
 class TrainingError(CelebAHQError):
     """A training run cannot start, go on, or be resumed."""
+
+
+def printable(text: str) -> str:
+    """Return a text on one line, with a question mark for what is no letter, digit, sign or blank."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from celebahq_builder.runner.build import build
-from celebahq_builder.runner.request import Request
-from celebahq_builder.runner.summary import Summary
-from celebahq_builder.source.celeba import read_celeba
-from celebahq_builder.source.selection import subset
-from celebahq_builder.stages import region, select, upscale
-from celebahq_builder.stages.recipe import BuildRecipe
+from celebahq_builder.pipeline.build import BuildResult, build
+from celebahq_builder.pipeline.plan import BuildRequest
+from celebahq_builder.pipeline.recipe import BuildRecipe
+from celebahq_builder.pipeline.stages import crop, select, upscale
+from celebahq_builder.sources.celeba import read_celeba
+from celebahq_builder.sources.photo import subset
 
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -27,19 +26,19 @@ SAMPLE = Path(__file__).parent / "sample" / "celeba"
 
 TINY = BuildRecipe(
     resolution=64,
-    region=region.Settings(context_px=16),
-    upscale=upscale.Settings(when="always"),
-    select=select.Settings(keep=3),
+    region=crop.CropSettings(context_px=16),
+    upscale=upscale.UpscaleSettings(when="always"),
+    select=select.SelectSettings(keep=3),
 )
 """Every stage at work, in a fraction of a second per photo."""
 
 
 def build_tiny(
     out: Path, root: Path = SAMPLE, *, recipe: BuildRecipe = TINY, limit: int | None = 5, **request
-) -> Summary:
+) -> BuildResult:
     """Build the first photos of a folder in CelebA's layout at 64x64, in this process unless asked otherwise."""
     source = subset(read_celeba(root), limit=limit)
-    return build(Request(out=out, recipe=recipe, limit=limit, device="cpu", **request), source)
+    return build(BuildRequest(out=out, recipe=recipe, limit=limit, device="cpu", **request), source)
 
 
 @pytest.fixture(scope="session")

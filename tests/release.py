@@ -10,15 +10,14 @@ import numpy as np
 import torch
 from cryptography.fernet import Fernet
 
-from celebahq_builder.formats.deltas import member_name, photo_key, zip_name
-from celebahq_builder.image_list import COLUMNS
-from celebahq_builder.source.celeba import read_celeba
-from celebahq_builder.stages import exact, region, select
-from celebahq_builder.stages.recipe import BuildRecipe
+from celebahq_builder.pipeline.recipe import BuildRecipe
+from celebahq_builder.pipeline.stages import crop, official, select
+from celebahq_builder.sources.celeba import read_celeba
+from celebahq_builder.sources.official import COLUMNS, member_name, photo_key, zip_name
 from tests.conftest import SAMPLE
 
 EXACT = BuildRecipe(
-    resolution=64, method="exact", region=region.Settings(inside_min=0.01), select=select.Settings(keep=100)
+    resolution=64, method="exact", region=crop.CropSettings(inside_min=0.01), select=select.SelectSettings(keep=100)
 )
 """The public tool's way, in a fraction of a second per photo."""
 
@@ -35,8 +34,8 @@ def md5(pixels: np.ndarray) -> str:
 def aligned(file: str, resolution: int) -> np.ndarray:
     """What the delta of a photo is added to, uint8 [3, R, R]."""
     photo = next(photo for photo in read_celeba(SAMPLE).photos if photo.file == file)
-    face = exact.cut(photo, FOLDER, EXACT.region, resolution, torch.device("cpu"))
-    return exact.align(exact.enlarge(face, resolution), resolution).pixels.numpy()
+    face = official.cut(photo, FOLDER, EXACT.region, resolution, torch.device("cpu"))
+    return official.align(official.enlarge(face, resolution), resolution).pixels.numpy()
 
 
 def locked(delta: np.ndarray, data: bytes, file: str) -> bytes:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from celebahq_builder import bundled as module
-from celebahq_builder.bundled import bundled
+from celebahq_builder import config as module
+from celebahq_builder.config import bundled
 
 ROOT = Path(__file__).parents[1]
 

@@ -30,12 +30,12 @@ BUILD_ONE = """
 import resource, sys
 from pathlib import Path
 import torch
-from celebahq_builder.source.photo import Photo
-from celebahq_builder.stages import denoise, region, upscale
+from celebahq_builder.sources.photo import Photo
+from celebahq_builder.pipeline.stages import denoise, crop as region, upscale
 torch.set_num_threads(1)
 photo = Photo(id="huge", file=sys.argv[2], landmarks=tuple(map(float, sys.argv[3].split(","))))
-face = region.cut(photo, Path(sys.argv[1]), region.Settings(), 1024, torch.device("cpu"))
-face = upscale.apply(denoise.apply(face, denoise.Settings()), upscale.Settings(), 1024)
+face = region.cut(photo, Path(sys.argv[1]), region.CropSettings(), 1024, torch.device("cpu"))
+face = upscale.apply(denoise.apply(face, denoise.DenoiseSettings()), upscale.UpscaleSettings(), 1024)
 print(face.pixels.shape[1], face.pixels.shape[2], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2)
 """
 

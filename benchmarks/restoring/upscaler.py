@@ -12,9 +12,9 @@ from PIL import Image
 from table import Row
 from torch import Tensor
 
-from celebahq_builder.imaging.fidelity import psnr_y, spectrum_error_db
+from celebahq_builder.metrics.fidelity import psnr_y, spectrum_error_db
 from celebahq_builder.metrics.texture import texture_distance
-from celebahq_builder.training.photos import Pixels
+from celebahq_builder.restoration.photos import Pixels
 from restoring.pictures import Network, held_out, low_and_high, restore, tensor
 
 PSNR_DB = {("upscaler-psnr", "Set5"): 31.2, ("upscaler-psnr", "Set14"): 27.9, ("upscaler-gan", "Set5"): 29.0}

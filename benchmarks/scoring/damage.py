@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Picture = NDArray[np.uint8]
-Damage = Callable[[Picture, np.random.Generator], Picture]
+Pixels = NDArray[np.uint8]
+Damage = Callable[[Pixels, np.random.Generator], Pixels]
 
 HALFTONE_PX = 6.0
 """Distance of the halftone's dots."""
@@ -23,7 +23,7 @@ def blur(sigma: float) -> Damage:
 def down_up(factor: int) -> Damage:
     """Reduced by the area filter, enlarged again by the bicubic one."""
 
-    def damage(picture: Picture, _: np.random.Generator) -> Picture:
+    def damage(picture: Pixels, _: np.random.Generator) -> Pixels:
         side = picture.shape[0]
         small = cv2.resize(picture, (side // factor, side // factor), interpolation=cv2.INTER_AREA)
         return cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC)
@@ -31,18 +31,18 @@ def down_up(factor: int) -> Damage:
     return damage
 
 
-def motion_blur(picture: Picture, _: np.random.Generator) -> Picture:
+def motion_blur(picture: Pixels, _: np.random.Generator) -> Pixels:
     """15 px along the rows."""
     return cv2.blur(picture, (15, 1))
 
 
-def halftone(picture: Picture, _: np.random.Generator) -> Picture:
+def halftone(picture: Pixels, _: np.random.Generator) -> Pixels:
     """A screen of dots at 45 degrees, of amplitude 30."""
     y, x = np.mgrid[: picture.shape[0], : picture.shape[1]] * (2 * np.pi / HALFTONE_PX * np.sqrt(0.5))
     return rounded(picture + (15 * (np.cos(x + y) + np.cos(x - y)))[..., None])
 
 
-def interlaced(picture: Picture, _: np.random.Generator) -> Picture:
+def interlaced(picture: Pixels, _: np.random.Generator) -> Pixels:
     """Odd lines shifted by 4 px."""
     shifted = picture.copy()
     shifted[1::2] = np.roll(picture[1::2], 4, axis=1)
@@ -52,7 +52,7 @@ def interlaced(picture: Picture, _: np.random.Generator) -> Picture:
 def jpeg(quality: int) -> Damage:
     """One compression by OpenCV."""
 
-    def damage(picture: Picture, _: np.random.Generator) -> Picture:
+    def damage(picture: Pixels, _: np.random.Generator) -> Pixels:
         _, coded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
         return cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1]
 
@@ -64,12 +64,12 @@ def noise(sigma: float) -> Damage:
     return lambda picture, rng: rounded(picture + rng.normal(scale=sigma, size=picture.shape))
 
 
-def posterised(picture: Picture, _: np.random.Generator) -> Picture:
+def posterised(picture: Pixels, _: np.random.Generator) -> Pixels:
     """16 levels."""
     return picture // 16 * 16 + 8
 
 
-def rounded(values: NDArray[np.floating]) -> Picture:
+def rounded(values: NDArray[np.floating]) -> Pixels:
     """Clip and round to 8 bits."""
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 

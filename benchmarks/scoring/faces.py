@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from celebahq_builder.outcome import Rejection
-from celebahq_builder.source.celeba import read_celeba
-from celebahq_builder.stages.recipe import BuildRecipe
-from celebahq_builder.stages.steps import Steps
+from celebahq_builder.pipeline.recipe import BuildRecipe
+from celebahq_builder.pipeline.steps import Steps
+from celebahq_builder.sources.celeba import read_celeba
 
 STAGES = ("denoise", "upscale", "align")
 

@@ -10,6 +10,6 @@ from celebahq_builder.cli import (  # noqa: F401 - each adds its commands
     restoration,
     weights,
 )
-from celebahq_builder.cli.group import celebahq, main, run_command
+from celebahq_builder.cli.main import celebahq, main, run_command
 
 __all__ = ["celebahq", "main", "run_command"]

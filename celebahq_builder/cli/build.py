@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celebahq_builder.cli.group import PATH, celebahq
+from celebahq_builder.cli.main import PATH, celebahq
 from celebahq_builder.errors import RecipeError
 
 if TYPE_CHECKING:
-    from celebahq_builder.runner.summary import Summary
-    from celebahq_builder.source.photo import Source
+    from celebahq_builder.pipeline.build import BuildResult
+    from celebahq_builder.sources.photo import PhotoSource
 
 STAGES = ("region", "denoise", "upscale", "align", "score", "select", "pack")
 
@@ -76,12 +76,12 @@ def build(out: Path, dry_run: bool, device: str, until: str, start: str | None, 
 
     Kill it at any time: the same command, less --redo, goes on where it stood.
     """
-    from celebahq_builder import settings
-    from celebahq_builder.runner.build import build as run
-    from celebahq_builder.runner.dry_run import dry_run as tell
-    from celebahq_builder.runner.request import Request
+    from celebahq_builder.pipeline import recipe as recipe_module
+    from celebahq_builder.pipeline.build import build as run
+    from celebahq_builder.pipeline.plan import BuildRequest
+    from celebahq_builder.pipeline.plan import dry_run as tell
 
-    recipe, origins = settings.resolve(
+    recipe, origins = recipe_module.resolve(
         asked["recipe"],
         {
             "select.keep": ("--keep", asked["keep"]),
@@ -90,24 +90,24 @@ def build(out: Path, dry_run: bool, device: str, until: str, start: str | None, 
             "pack.labels": ("--labels", asked["labels"]),
         },
     )
-    ids = settings.read_ids(asked["ids"])
-    settings.check_official(recipe, asked["deltas"], asked["image_list"])
+    ids = recipe_module.read_ids(asked["ids"])
+    recipe_module.check_official(recipe, asked["deltas"], asked["image_list"])
     source = _source(asked["celeba_root"], asked["photos"], asked["landmarks"])
-    from celebahq_builder.source.selection import official, subset
+    from celebahq_builder.sources.photo import official, subset
 
     if asked["image_list"]:
-        from celebahq_builder.image_list import read_image_list
+        from celebahq_builder.sources.official import read_image_list
 
         source = official(source, read_image_list(asked["image_list"]))
     source = subset(source, limit=asked["limit"], ids=ids)
-    request = Request(
+    request = BuildRequest(
         out=out,
         recipe=recipe,
         origins=origins,
         workers=asked["workers"] or os.cpu_count() or 1,
         device=device,
         limit=asked["limit"],
-        ids=settings.ids_hash(ids),
+        ids=recipe_module.ids_hash(ids),
         until=until,
         start=start,
         redo=redo,
@@ -122,9 +122,9 @@ def build(out: Path, dry_run: bool, device: str, until: str, start: str | None, 
     _print_summary(run(request, source))
 
 
-def _source(celeba_root: Path | None, photos: Path | None, landmarks: Path | None) -> Source:
-    from celebahq_builder.source.celeba import read_celeba
-    from celebahq_builder.source.folder import read_folder
+def _source(celeba_root: Path | None, photos: Path | None, landmarks: Path | None) -> PhotoSource:
+    from celebahq_builder.sources.celeba import read_celeba
+    from celebahq_builder.sources.folder import read_folder
 
     if celeba_root and (photos or landmarks):
         raise RecipeError("give either --celeba-root, or --photos with --landmarks, not both")
@@ -135,7 +135,7 @@ def _source(celeba_root: Path | None, photos: Path | None, landmarks: Path | Non
     raise RecipeError("nothing to build from: give --celeba-root DIR, or --photos DIR with --landmarks TABLE.csv")
 
 
-def _print_summary(summary: Summary) -> None:
+def _print_summary(summary: BuildResult) -> None:
     click.echo(f"{summary.photos} photos: {summary.kept} kept + {summary.rejected} rejected + {summary.failed} failed")
     for reason, count in sorted(summary.reasons.items(), key=lambda item: (-item[1], item[0])):
         click.echo(f"  {reason}: {count}")
@@ -149,8 +149,8 @@ def _print_summary(summary: Summary) -> None:
 @click.argument("work", type=PATH)
 def status(work: Path) -> None:
     """Say what the run directory WORK holds so far."""
-    from celebahq_builder.status import status as lines
-    from celebahq_builder.workspace import Workspace
+    from celebahq_builder.pipeline.verify import status_lines as lines
+    from celebahq_builder.pipeline.workspace import Workspace
 
     for line in lines(Workspace(work)):
         click.echo(line)
@@ -160,7 +160,7 @@ def status(work: Path) -> None:
 @click.argument("path", type=PATH, metavar="WORK|FILE.h5")
 def verify(path: Path) -> None:
     """Check hashes, counts and levels of a run directory or an HDF5 file; exit code 1 if anything is wrong."""
-    from celebahq_builder.verify import verify as problems
+    from celebahq_builder.pipeline.verify import find_problems as problems
 
     found = 0
     for problem in problems(path):

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.group import PATH, celebahq
+from celebahq_builder.cli.main import PATH, celebahq
 from celebahq_builder.errors import RecipeError
 
 
@@ -64,9 +64,9 @@ def evaluate(source: Path, metrics: str | None, out: Path | None, audit: bool, *
     if metrics is None and not audit:
         raise RecipeError("nothing to do: give --metrics, some of swd,ms-ssim,fid,kid,is, or --audit")
     if audit:
-        from celebahq_builder.audit import command
+        from celebahq_builder.inspect.audit import audit_report
 
-        for line in command.audit(source, out / "audit" if out else source.with_name(f"{source.stem}-audit")):
+        for line in audit_report.audit(source, out / "audit" if out else source.with_name(f"{source.stem}-audit")):
             click.echo(line)
     if metrics is not None:
         for line in _scores(source, metrics, out, **asked):
@@ -79,10 +79,10 @@ def _scores(
     import torch
 
     from celebahq_builder import parallel
-    from celebahq_builder.evaluation.protocol import Protocol, chosen
-    from celebahq_builder.progan import evaluate as room
+    from celebahq_builder.evaluation.protocol import EvaluationProtocol, chosen
+    from celebahq_builder.progan import evaluation as room
 
     where = torch.device(parallel.devices(device)[0])
-    protocol = Protocol(chosen(metrics), num, seed, where, asked["inception"])
-    request = room.Request(source, protocol, asked["against"], asked["resolution"], asked["json"], out)
-    return room.evaluate(request)
+    protocol = EvaluationProtocol(chosen(metrics), num, seed, where, asked["inception"])
+    request = room.EvaluationRequest(source, protocol, asked["against"], asked["resolution"], asked["json"], out)
+    return room.evaluate_and_report(request)

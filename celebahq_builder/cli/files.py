@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.group import PATH, celebahq
+from celebahq_builder.cli.main import PATH, celebahq
 
 
 @celebahq.command()
 @click.argument("file", type=PATH, metavar="FILE.h5")
 def inspect(file: Path) -> None:
     """Say what an HDF5 file holds: levels, sizes, sources, scores, recipe."""
-    from celebahq_builder.formats.inspection import inspect_hdf5
+    from celebahq_builder.inspect.info import inspect_hdf5
 
     for line in inspect_hdf5(file):
         click.echo(line)
@@ -63,9 +63,9 @@ def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> Non
     What is known of the pictures goes along where the format has a place for it. Labels are those of
     FILE-labels.npy, or else the attributes. Kill it at any time: the same command goes on from PATH.partial.
     """  # noqa: D301 - click wants the character, not its name
-    from celebahq_builder.formats.exporting import Settings, export
+    from celebahq_builder.formats.export import ExportSettings, export
 
-    pictures = export(file, out, Settings(**asked), workers or os.cpu_count() or 1)
+    pictures = export(file, out, ExportSettings(**asked), workers or os.cpu_count() or 1)
     click.echo(f"{out}: {pictures} pictures")
 
 
@@ -115,7 +115,7 @@ def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> Non
     Pictures are square, of one size, a power of two, RGB or grey of 8 bits; grey stays one channel where all are.
     Labels go to FILE-labels.npy. Kill it at any time: the same command goes on from FILE.h5.partial.
     """  # noqa: D301
-    from celebahq_builder.formats.importing import import_pictures
+    from celebahq_builder.formats.import_ import import_images
 
-    pictures = import_pictures(path, out, workers=workers or os.cpu_count() or 1, **asked)
+    pictures = import_images(path, out, workers=workers or os.cpu_count() or 1, **asked)
     click.echo(f"{out}: {pictures} pictures")

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.group import PATH, celebahq
+from celebahq_builder.cli.main import PATH, celebahq
 from celebahq_builder.errors import RecipeError
 
 

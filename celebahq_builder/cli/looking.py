@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celebahq_builder.cli.group import PATH, celebahq
+from celebahq_builder.cli.main import PATH, celebahq
 from celebahq_builder.errors import CelebAHQError, FormatError
 
 if TYPE_CHECKING:
-    from celebahq_builder.formats.hdf5 import PyramidFile
+    from celebahq_builder.hdf5.reader import PyramidFile
 
 FILE = click.argument("file", type=PATH, metavar="FILE.h5")
 
@@ -37,9 +37,9 @@ def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, re
     --resolution is the largest level by default. Nothing is ever overwritten. Files of the original ProGAN tool and
     grey ones will do; those know no ids.
     """
-    from celebahq_builder.formats.contact_sheet import tiles
-    from celebahq_builder.formats.extraction import extract as write
-    from celebahq_builder.formats.hdf5 import PyramidFile
+    from celebahq_builder.hdf5.reader import PyramidFile
+    from celebahq_builder.inspect.contact_sheet import tiles
+    from celebahq_builder.inspect.extract import extract as write
 
     if not index and not names:
         raise FormatError("say which pictures: --index 0:10, say, --index : for all, or --id NAME")
@@ -77,13 +77,13 @@ def compare(a: Path, b: Path, **asked: Any) -> None:
 
     Exit code: 0 all equal, 1 there are differences, 2 the files cannot be compared.
     """
-    from celebahq_builder.formats import comparison, comparison_text
-    from celebahq_builder.formats.hdf5 import PyramidFile
+    from celebahq_builder.hdf5.reader import PyramidFile
+    from celebahq_builder.inspect import compare as compare_module
 
     try:
         with PyramidFile.with_pictures(a) as one, PyramidFile.with_pictures(b) as other:
-            result = comparison.compare(one, other, **asked)
-            for line in comparison_text.lines(one, other, result):
+            result = compare_module.compare(one, other, **asked)
+            for line in compare_module.lines(one, other, result):
                 click.echo(line)
     except CelebAHQError as error:
         click.echo(f"error: {error}", err=True)
@@ -110,9 +110,8 @@ def view(file: Path, out: Path, grid: str | None, resolution: int | None, captio
     By default the first ones, as they are at the level next to 192 px. Nothing is ever overwritten. A page without
     --grid has fewer columns where the window is small.
     """
-    from celebahq_builder.formats import contact_sheet
-    from celebahq_builder.formats.hdf5 import PyramidFile
-    from celebahq_builder.report import contact_page
+    from celebahq_builder.hdf5.reader import PyramidFile
+    from celebahq_builder.inspect import contact_sheet
 
     match = re.fullmatch(r"(\d{1,4})[xX](\d{1,4})", grid or "8x5")
     columns, rows = (int(match[1]), int(match[2])) if match else (0, 0)
@@ -123,9 +122,9 @@ def view(file: Path, out: Path, grid: str | None, resolution: int | None, captio
         shown = contact_sheet.tiles(pyramid, numbers[: columns * rows])
         level = resolution or contact_sheet.level_for(pyramid)
         if out.suffix.lower() == ".html":
-            contact_page.write(out, pyramid, shown, level, columns if grid else None, captions)
+            contact_sheet.write_contact_page(out, pyramid, shown, level, columns if grid else None, captions)
         else:
-            contact_sheet.write(out, pyramid, shown, columns, level, captions)
+            contact_sheet.write_contact_sheet(out, pyramid, shown, columns, level, captions)
         left = (
             f"; {len(numbers) - len(shown):,} more did not fit into --grid {columns}x{rows}"
             if len(numbers) > len(shown)
@@ -136,10 +135,10 @@ def view(file: Path, out: Path, grid: str | None, resolution: int | None, captio
 
 def _chosen(pyramid: PyramidFile, index: str | None, names: tuple[str, ...]) -> list[int]:
     """Return the numbers asked for, those of --index first."""
-    from celebahq_builder.formats import numbers
+    from celebahq_builder.inspect import extract as extract_module
 
-    by_index = numbers.parse(index, pyramid.count) if index else []
-    return list(dict.fromkeys(by_index + (numbers.of_names(names, pyramid) if names else [])))
+    by_index = extract_module.parse_indices(index, pyramid.count) if index else []
+    return list(dict.fromkeys(by_index + (extract_module.indices_of_ids(names, pyramid) if names else [])))
 
 
 def _shown(
@@ -153,7 +152,7 @@ def _shown(
     **asked: bool,
 ) -> list[int]:
     """Return the numbers to show; more than fit only where they were named one by one."""
-    from celebahq_builder.formats import numbers
+    from celebahq_builder.inspect import extract as extract_module
 
     best, worst = asked["best"], asked["worst"]
     if (bool(index or names) + drawn + (best or worst)) > 1:
@@ -161,7 +160,7 @@ def _shown(
     if index or names:
         return _chosen(pyramid, index, names)
     if drawn:
-        return numbers.drawn(fit, pyramid.count, seed)
+        return extract_module.draw_indices(fit, pyramid.count, seed)
     if best or worst:
-        return numbers.extremes(pyramid, fit, best=best, worst=worst)
+        return extract_module.best_and_worst(pyramid, fit, best=best, worst=worst)
     return list(range(min(fit, pyramid.count)))

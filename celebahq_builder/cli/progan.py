@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.group import PATH, celebahq
-from celebahq_builder.progan.changeable import CHANGEABLE
+from celebahq_builder.cli.main import PATH, celebahq
+from celebahq_builder.progan.schedule import RESUMABLE_KEYS
 
 
 def _finite(_: click.Context, param: click.Parameter, value: float | None) -> float | None:
@@ -35,10 +35,10 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
 )
 @click.option(
     "--changed",
-    type=click.Choice(CHANGEABLE),
+    type=click.Choice(RESUMABLE_KEYS),
     multiple=True,
     metavar="KEY",
-    help=f"Go on with another value of a key of the recipe: {', '.join(CHANGEABLE)}.",
+    help=f"Go on with another value of a key of the recipe: {', '.join(RESUMABLE_KEYS)}.",
 )
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads of torch; they change the last bits.")
@@ -58,23 +58,23 @@ def train(
     RUN holds stats.jsonl, TensorBoard's events, grids of generated pictures (fakes-KKKKKK.png) beside real ones
     (reals.png), checkpoints, and generator.safetensors, the averaged generator.
     """
-    from celebahq_builder.progan.interruption import Stop
+    from celebahq_builder.training.interruption import StopRequest
 
-    stop = Stop()
+    stop = StopRequest()
     with contextlib.nullcontext() if dry_run else stop.listening():
-        from celebahq_builder.progan import command
-        from celebahq_builder.progan.train import Request
-        from celebahq_builder.settings import bundled_recipe
-        from celebahq_builder.training.world import speaks
+        from celebahq_builder.pipeline.recipe import bundled_recipe
+        from celebahq_builder.progan import launch
+        from celebahq_builder.progan.train import TrainingRequest
+        from celebahq_builder.training.distributed import is_main_process
 
         path = bundled_recipe(recipe or Path("celebahq-1024-1gpu"), "train")
-        request = Request(data, out, **asked)
+        request = TrainingRequest(data, out, **asked)
         if dry_run:
-            for line in command.plan(request, path, device=device) if speaks() else ():
+            for line in launch.plan(request, path, device=device) if is_main_process() else ():
                 click.echo(line)
             return
-        run = command.train(request, path, device=device, threads=threads, stop=stop)
-        if speaks():
+        run = launch.train(request, path, device=device, threads=threads, stop=stop)
+        if is_main_process():
             click.echo(f"run: {run}")
 
 
@@ -86,7 +86,7 @@ LABEL = click.option(
 )
 
 
-class Grid(click.ParamType[tuple[int, int]]):
+class GridParam(click.ParamType[tuple[int, int]]):
     """Columns and rows, as 15x8."""
 
     name = "grid"
@@ -105,7 +105,7 @@ class Grid(click.ParamType[tuple[int, int]]):
 @GENERATOR
 @click.option("--num", type=click.IntRange(1), metavar="N", help="How many pictures; default: 1000.")
 @click.option("--out", type=PATH, required=True, metavar="DIR|FILE.h5|FILE.png", help="PNG files, HDF5, or a sheet.")
-@click.option("--grid", type=Grid(), metavar="CxR", help="One sheet of C columns and R rows, to FILE.png.")
+@click.option("--grid", type=GridParam(), metavar="CxR", help="One sheet of C columns and R rows, to FILE.png.")
 @SEED
 @LABEL
 @DEVICE
@@ -144,7 +144,7 @@ def generate(
 @click.option("--out", type=PATH, required=True, metavar="FILE.mp4", help="The video, H.264.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, metavar="S")
 @click.option("--fps", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, metavar="F")
-@click.option("--grid", type=Grid(), default="1x1", show_default=True, metavar="CxR", help="Walks side by side.")
+@click.option("--grid", type=GridParam(), default="1x1", show_default=True, metavar="CxR", help="Walks side by side.")
 @SEED
 @LABEL
 @DEVICE
@@ -153,8 +153,8 @@ def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, 
     import torch
 
     from celebahq_builder import parallel
-    from celebahq_builder.progan import interpolate as room
-    from celebahq_builder.progan.export import load_generator
+    from celebahq_builder.models.generator_file import load_generator
+    from celebahq_builder.progan import video as room
     from celebahq_builder.progress import Progress
 
     net, level, alpha = load_generator(generator, torch.device(parallel.devices(device)[0]))
@@ -170,7 +170,7 @@ def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, 
 @click.option("--fps", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, metavar="F")
 def training_video(run: Path, out: Path, fps: float) -> None:
     """Make a video of a run's grids of generated pictures."""
-    from celebahq_builder.progan.interpolate import training_video as make
+    from celebahq_builder.progan.video import training_video as make
 
     make(run, out, fps=fps)
     click.echo(f"video: {out}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.group import PATH, celebahq
+from celebahq_builder.cli.main import PATH, celebahq
 
 
 def _training_options(command: Any) -> Any:
@@ -61,7 +61,7 @@ def train_upscaler(photos: Path, recipe: Path | None, **asked: Any) -> None:
 
 
 def _train(kind: str, photos: Path, recipe: Path, asked: dict[str, Any]) -> None:
-    from celebahq_builder.settings import bundled_recipe
-    from celebahq_builder.training.command import train
+    from celebahq_builder.pipeline.recipe import bundled_recipe
+    from celebahq_builder.restoration.launch import train
 
     click.echo(f"best weights: {train(kind, photos, recipe=bundled_recipe(recipe, 'train'), **asked)}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.group import PATH, celebahq
+from celebahq_builder.cli.main import PATH, celebahq
 
 PRETRAINED = click.option(
     "--pretrained", type=PATH, metavar="DIR", help="Folder of registry.toml; default the bundled one."
@@ -23,7 +23,7 @@ def weights_group() -> None:
 @PRETRAINED
 def list_weights(pretrained: Path | None) -> None:
     """Print a registry: name, network, parameters, size, licence, scores."""
-    from celebahq_builder.weights.catalogue import table
+    from celebahq_builder.models.registry import table
 
     for line in table(pretrained):
         click.echo(line)
@@ -34,7 +34,7 @@ def list_weights(pretrained: Path | None) -> None:
 @PRETRAINED
 def verify_weights(names: tuple[str, ...], pretrained: Path | None) -> None:
     """Check size, SHA-256, tensors and values of weights, by default all; exit code 1 if anything is wrong."""
-    from celebahq_builder.weights.catalogue import verify as check
+    from celebahq_builder.models.registry import verify as check
 
     wrong = False
     for name, problem in check(names, pretrained):
@@ -62,7 +62,7 @@ def export_weights(run: Path, name: str, to: Path, **asked: Any) -> None:
 
     Writes DIR/NAME.safetensors, the entry [NAME] of DIR/registry.toml, and the model card DIR/NAME.md.
     """
-    from celebahq_builder.weights.export import export
+    from celebahq_builder.restoration.publish import export
 
     made = export(run, name, to, **asked)
     click.echo(f"weights:    {made.weights}, in {made.registry}")

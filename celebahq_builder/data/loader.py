@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from celebahq_builder.data.dataset import PyramidDataset
-from celebahq_builder.data.device import Batch
-from celebahq_builder.data.order import Draws, Order
+from celebahq_builder.data.dataset import Batch, PyramidDataset
+from celebahq_builder.data.sampler import Draws, Order
 from celebahq_builder.errors import FormatError, TrainingError
 
 

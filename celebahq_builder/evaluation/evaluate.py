@@ -6,22 +6,27 @@ import math
 from typing import TYPE_CHECKING
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.evaluation.image_sources import BATCH_BYTES, MEMORY_BYTES, ImageSource, Reference, SourceImages
 from celebahq_builder.evaluation.measures import Measures, device_name
-from celebahq_builder.evaluation.pictures import BATCH_BYTES, MEMORY_BYTES, Pictures
-from celebahq_builder.evaluation.plan import Job, Part, plan
-from celebahq_builder.evaluation.protocol import INCEPTION, METRICS, Protocol, check
-from celebahq_builder.evaluation.reference import Reference
+from celebahq_builder.evaluation.protocol import (
+    INCEPTION,
+    METRICS,
+    EvaluationProtocol,
+    Part,
+    PlannedNumber,
+    check,
+    plan,
+)
 from celebahq_builder.evaluation.result import Beside, Number, Result, Score
-from celebahq_builder.evaluation.source import Source
 
 if TYPE_CHECKING:
-    from celebahq_builder.evaluation.inception_scores import Extractor
+    from celebahq_builder.evaluation.measures import Extractor
 
 
 def evaluate(
-    source: Source,
+    source: ImageSource,
     reference: Reference | None,
-    protocol: Protocol,
+    protocol: EvaluationProtocol,
     *,
     extractor: Extractor | None = None,
     memory_bytes: int = MEMORY_BYTES,
@@ -45,7 +50,7 @@ def evaluate(
     if reference is not None and reference.seed != protocol.seed:
         raise ValueError(f"the reference is of seed {reference.seed}, the protocol of seed {protocol.seed}")
     check(source, reference.source if reference else None, protocol)
-    pictures = Pictures(source, protocol.seed, memory_bytes=memory_bytes, batch_bytes=batch_bytes)
+    pictures = SourceImages(source, protocol.seed, memory_bytes=memory_bytes, batch_bytes=batch_bytes)
     jobs = plan(pictures, reference.pictures if reference else None, protocol)
     _announce(jobs)
     measures = Measures(protocol, reference, extractor)
@@ -62,7 +67,7 @@ def evaluate(
     )
 
 
-def _announce(jobs: list[Job]) -> None:
+def _announce(jobs: list[PlannedNumber]) -> None:
     """Tell both sides which pictures will be needed, so that they keep what they can, and hash as they read."""
     for pictures in {id(part.pictures): part.pictures for job in jobs for part in (*job.parts, *job.beside)}.values():
         looked_at = {part.stop for job in jobs for part in (*job.parts, *job.beside) if part.pictures is pictures}
@@ -70,7 +75,7 @@ def _announce(jobs: list[Job]) -> None:
         pictures.will_need(max(looked_at), hashed)
 
 
-def _score(job: Job, measures: Measures, compared: bool) -> Score:
+def _score(job: PlannedNumber, measures: Measures, compared: bool) -> Score:
     number = _finite(measures.number(job.metric, job.parts, job.name), job)
     beside = None
     if compared:
@@ -94,7 +99,7 @@ def _score(job: Job, measures: Measures, compared: bool) -> Score:
     )
 
 
-def _finite(number: Number, job: Job) -> Number:
+def _finite(number: Number, job: PlannedNumber) -> Number:
     if not all(map(math.isfinite, (number.value, *number.levels.values()))):
         raise FormatError(
             f"{job.name} of {job.parts[0].pictures.source.where} is not finite; the pictures have no texture at all, "

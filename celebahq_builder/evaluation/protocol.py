@@ -1,4 +1,4 @@
-"""What is measured, and on how many pictures: without both, a number can be compared with no other."""
+"""Evaluation protocols: which metrics, on which images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from celebahq_builder.errors import FormatError, RecipeError
-from celebahq_builder.evaluation.source import Described
+from celebahq_builder.evaluation.image_sources import Described, SourceImages
+from celebahq_builder.metrics.batches import Batches
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EvaluationProtocol:
     """What is measured, on how many pictures, and which.
 
     Raises:
@@ -104,7 +105,7 @@ def chosen(names: str) -> tuple[str, ...]:
     return tuple(sorted(dict.fromkeys(asked), key=lambda name: (*METRICS, name).index(name)))
 
 
-def check(source: Described, reference: Described | None, protocol: Protocol) -> None:
+def check(source: Described, reference: Described | None, protocol: EvaluationProtocol) -> None:
     """Raise if a source cannot be evaluated so.
 
     Raises:
@@ -130,7 +131,7 @@ def too_small(metric: str, resolution: int) -> bool:
     return resolution < METRICS[metric].least_px
 
 
-def check_reference(reference: Described, metric: str, protocol: Protocol) -> None:
+def check_reference(reference: Described, metric: str, protocol: EvaluationProtocol) -> None:
     """Raise if the reference has too few pictures for a metric.
 
     SWD sorts equally many pictures of both sides against each other. For the others a reference of half as many will
@@ -153,7 +154,7 @@ def reference_count(reference: Described, wanted: int) -> int:
     return wanted if reference.count is None else min(wanted, reference.count)
 
 
-def half(reference: Described, wanted: int) -> int:
+def half_count(reference: Described, wanted: int) -> int:
     """Return how many pictures each of two disjoint halves of the reference has that make the floor; 0 for none.
 
     As many as are compared; down to half as many where the reference has no more.
@@ -187,7 +188,7 @@ def _check_size(source: Described, metric: str) -> None:
         )
 
 
-def _check_count(source: Described, metric: str, protocol: Protocol) -> None:
+def _check_count(source: Described, metric: str, protocol: EvaluationProtocol) -> None:
     wanted = protocol.pictures(metric)
     if source.count is None or source.count >= wanted:
         return
@@ -204,3 +205,67 @@ def _smaller(metric: str, there: int) -> str:
         return f"that is too few for {metric} at all"
     fixed = name_of(metric, METRICS[metric].count)
     return f"--num {fits} gives {name_of(metric, fits)}, which cannot be compared with {fixed}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some pictures of one side: the places from `start` to `stop`."""
+
+    pictures: SourceImages
+    start: int
+    stop: int
+
+    @property
+    def batches(self) -> Batches:
+        """The pictures."""
+        return self.pictures.batches(self.start, self.stop)
+
+    def __len__(self) -> int:
+        """Return how many they are."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class PlannedNumber:
+    """A number to compute, and what to put beside it."""
+
+    metric: str
+    name: str
+    count: int
+    """Pictures of the source, or pairs."""
+    parts: tuple[Part, ...]
+    """What it is computed from: of the source, and of the reference if the metric compares."""
+    beside: tuple[Part, ...] = ()
+    """What the number beside it is computed from: two disjoint parts of the reference, or one; none for no number."""
+    why_none: str = ""
+
+    @property
+    def beside_what(self) -> str:
+        """What stands beside it: a floor, or the reference's own score."""
+        return "floor" if METRICS[self.metric].compares else "reference"
+
+
+def plan(source: SourceImages, reference: SourceImages | None, protocol: EvaluationProtocol) -> list[PlannedNumber]:
+    """Return what is to be computed, for a source and a reference that `protocol.check` has passed."""
+    return [_job(source, reference, protocol, metric) for metric in protocol.metrics]
+
+
+def _job(
+    source: SourceImages, reference: SourceImages | None, protocol: EvaluationProtocol, metric: str
+) -> PlannedNumber:
+    count, wanted = protocol.count(metric), protocol.pictures(metric)
+    ours, name = Part(source, 0, wanted), protocol.name(metric)
+    if reference is None:
+        return PlannedNumber(metric, name, count, (ours,))
+    there = reference.source.count
+    if not METRICS[metric].compares:
+        if there is not None and there < wanted:
+            why = f"the reference has {there:,} pictures, {wanted:,} are needed"
+            return PlannedNumber(metric, name, count, (ours,), why_none=why)
+        return PlannedNumber(metric, name, count, (ours,), (Part(reference, 0, wanted),))
+    parts = (ours, Part(reference, 0, reference_count(reference.source, count)))
+    half = half_count(reference.source, count)
+    if not half:
+        why = f"the reference has {there:,} pictures, its two halves need {count:,} at least"
+        return PlannedNumber(metric, name, count, parts, why_none=why)
+    return PlannedNumber(metric, name, count, parts, (Part(reference, 0, half), Part(reference, half, 2 * half)))

@@ -1,8 +1,9 @@
-"""What an evaluation found, with all that its numbers need to be compared with others; and its JSON."""
+"""Results of an evaluation: JSON and text tables."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -155,3 +156,136 @@ def _choice(facts: dict[str, Any], count: int) -> str:
     if there is None:
         return f"numbers 0 to {count - 1} of the seed"
     return "all" if count == there else f"{count} of {there}, at random without replacement"
+
+
+Cells = list[str]
+
+
+def lines(result: Result) -> Iterator[str]:
+    """Yield the scores of one source, a number a line, and what it was compared with."""
+    yield f"source     {told(result.source)}, {size(result)}"
+    if result.reference is not None:
+        yield f"reference  {told(result.reference)}"
+    yield from _aligned([["", "", "value", "", "beside it", ""], *rows(result)], left=(0, 1, 5))
+    yield from remarks([result])
+
+
+def rows(result: Result) -> Iterator[Cells]:
+    """Yield name, unit or level, value, deviation, what stands beside it and what that is, of each number."""
+    for score in result.scores:
+        beside = score.beside.number if score.beside else None
+        for r, value in score.number.levels.items():
+            yield [score.name, f"{r}x{r}", figure(value), "", figure(beside.levels[r]) if beside else "", ""]
+        what = "mean" if score.number.levels else ""
+        yield [score.name, what, *_with_spread(score.number), figure(beside.value) if beside else "-", _beside(score)]
+
+
+def snapshot_lines(results: Sequence[Result]) -> Iterator[str]:
+    """Yield a table of the snapshots of a run: a line each, a column for each number; floors below."""
+    columns = columns_of(results)
+    head = ["kimg", "px", *(name for name, _, _ in columns)]
+    body = [
+        [f"{result.source['kimg']:g}", f"{result.resolution}", *(_cell(result, m, r, False) for _, m, r in columns)]
+        for result in results
+    ]
+    last_of = {result.resolution: result for result in results}
+    below = [
+        ["beside", f"{side}", *(_cell(result, m, r, True) for _, m, r in columns)]
+        for side, result in last_of.items()
+        if any(score.beside and score.beside.number for score in result.scores)
+    ]
+    yield from _aligned([head, *body, *below], left=())
+    if below:
+        yield "beside: of swd, fid and kid what two halves of the reference have; of ms-ssim and is what it has itself"
+    yield from remarks(results)
+
+
+def in_short(result: Result) -> str:
+    """Return the numbers of a result in one line, of SWD the mean."""
+    return ", ".join(f"{score.name} {figure(score.number.value)}" for score in result.scores) or "no numbers"
+
+
+def columns_of(results: Sequence[Result]) -> list[tuple[str, str, int | None]]:
+    """Return heading, metric and level of each column that the scores of some results need."""
+    columns: list[tuple[str, str, int | None]] = []
+    for metric in METRICS:
+        scores = [score for result in results if (score := result.score(metric))]
+        if scores:
+            levels = sorted({r for score in scores for r in score.number.levels}, reverse=True)
+            columns += [(f"{scores[0].name} {r}", metric, r) for r in levels]
+            columns.append((f"{scores[0].name} mean" if levels else scores[0].name, metric, None))
+    return columns
+
+
+def cell(result: Result, metric: str, level: int | None, beside: bool) -> float | None:
+    """Return the number of a column, or of what stands beside it; None where there is none."""
+    score = result.score(metric)
+    number = score and (score.beside.number if beside and score.beside else None if beside else score.number)
+    if not number:
+        return None
+    return number.value if level is None else number.levels.get(level)
+
+
+def remarks(results: Sequence[Result]) -> list[str]:
+    """Return what is to be said of some results: numbers that mislead or are missing, and why; each once."""
+    said: dict[str, None] = {}
+    for result in results:
+        for score in result.scores:
+            if score.source_sha256 == score.reference_sha256:
+                said[f"{score.name}: both sides are the same pictures, so it says nothing of how far two sets are"] = (
+                    None
+                )
+            if score.beside and score.beside.number is None:
+                said[f"{score.name}: no {score.beside.what}, {score.beside.why_none}"] = None
+        for metric, why in result.left_out.items():
+            said[f"{metric}: left out, it {why}"] = None
+    return list(said)
+
+
+def told(facts: dict[str, Any]) -> str:
+    """Return a source in words."""
+    count = facts.get("pictures")
+    many = f"{count:,} pictures" if count is not None else f"generated, seed {facts.get('seed')}"
+    return f"{facts['path']}: {facts['kind']}, {many}"
+
+
+def size(result: Result) -> str:
+    """Return the size of a result's pictures in words."""
+    return f"{result.resolution}x{result.resolution}, {'grey' if result.channels == 1 else 'RGB'}"
+
+
+def figure(value: float) -> str:
+    """Return a number for people: four digits or more; KID's are often below a thousandth."""
+    if 0 < abs(value) < 0.1:
+        return f"{value:#.4g}"
+    return f"{value:.4f}" if abs(value) < 1 else f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
+
+
+def _cell(result: Result, metric: str, level: int | None, beside: bool) -> str:
+    value = cell(result, metric, level, beside)
+    return "-" if value is None else figure(value)
+
+
+def _with_spread(number: Number) -> Cells:
+    return [figure(number.value), "" if number.spread is None else f"+/- {figure(number.spread)}"]
+
+
+def _beside(score: Score) -> str:
+    if score.beside is None:
+        return ""
+    if score.beside.number is None:
+        return ""
+    spread = score.beside.number.spread
+    deviation = "" if spread is None else f"+/- {figure(spread)}, "
+    counted = "pairs" if METRICS[score.metric].pictures_each == 2 else "pictures"
+    return f"{deviation}{score.beside.what} of {score.beside.count:,} {counted}"
+
+
+def _aligned(table: list[Cells], left: tuple[int, ...]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = (
+            one.ljust(width) if i in left else one.rjust(width)
+            for i, (one, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join(cells).rstrip()

@@ -13,6 +13,6 @@ command     the way through all of these
 """
 
 from celebahq_builder.filter.scoring import score_image
-from celebahq_builder.imaging.spectrum import QualityScore
+from celebahq_builder.imaging.quality_score import QualityScore
 
 __all__ = ["QualityScore", "score_image"]

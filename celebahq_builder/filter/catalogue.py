@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from celebahq_builder.errors import WorkspaceError
-from celebahq_builder.files import as_storage_error, read_json, write_atomic, write_json
 from celebahq_builder.filter import record, scoring
 from celebahq_builder.filter.listing import Found
 from celebahq_builder.filter.record import Record
-from celebahq_builder.lock import lock
-from celebahq_builder.stages import score
+from celebahq_builder.pipeline.stages import score
+from celebahq_builder.storage import as_storage_error, lock, read_json, write_atomic, write_json
 
 STALE_LINES_MAX = 1000
 """Lines that may be outdated before, if they are more than the others too, the file is written anew."""

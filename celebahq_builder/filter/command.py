@@ -10,7 +10,6 @@ from pathlib import Path
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import DeliveryError, RecipeError, SourceError
-from celebahq_builder.files import write_atomic
 from celebahq_builder.filter import delivery, listing, page, table, worker
 from celebahq_builder.filter.catalogue import Catalogue
 from celebahq_builder.filter.delivery import Delivery, Mode
@@ -19,6 +18,7 @@ from celebahq_builder.filter.record import Record, Scored, Unscored
 from celebahq_builder.filter.selection import Cut, rank
 from celebahq_builder.filter.summary import Delivered, Summary
 from celebahq_builder.progress import Progress
+from celebahq_builder.storage import write_atomic
 
 JOB_PICTURES = 4
 """Pictures that a worker is given at once: what a kill may cost it."""

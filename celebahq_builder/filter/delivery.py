@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from celebahq_builder.errors import CelebAHQError, DeliveryError, DiskFull, WorkspaceError
-from celebahq_builder.files import as_storage_error, write_atomic
 from celebahq_builder.filter.record import printable
+from celebahq_builder.storage import as_storage_error, write_atomic
 
 PARTIAL = ".celebahq-partial"
 """Folder of what is being copied; on the disk that it is copied to, so that a file gets its name when it is whole."""

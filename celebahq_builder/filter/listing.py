@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 
 from celebahq_builder.errors import SourceError
 from celebahq_builder.filter.record import Unscored
+from celebahq_builder.image_set import IMAGE_SUFFIXES
 from celebahq_builder.outcome import Reason
-from celebahq_builder.source.listing import IMAGE_SUFFIXES
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".jpe", ".jfif", ".jp2", ".gif", ".avif", ".heic", ".heif", ".ppm", ".pgm", ".tga")
 """Endings, in any case, of what is taken for a picture; one that cannot be decoded then is listed, not passed over."""

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from celebahq_builder.files import write_atomic
 from celebahq_builder.filter.listing import SUFFIXES, PassedOver
 from celebahq_builder.filter.record import PARTS, Scored, Unscored, printable
 from celebahq_builder.filter.scoring import SIDE_PX
 from celebahq_builder.filter.selection import Cut
-from celebahq_builder.report import charts, thumbnails
-from celebahq_builder.report.template import render
-from celebahq_builder.report.thumbnails import Thumbnail
+from celebahq_builder.html import charts, thumbnails
+from celebahq_builder.html.page import render_page
+from celebahq_builder.html.thumbnails import Thumbnail
+from celebahq_builder.storage import write_atomic
 
 SHEET = 24
 """Pictures on a sheet."""
@@ -69,7 +69,7 @@ def write(path: Path, contents: Contents) -> None:
     Raises:
         DiskFull: no space left.
     """
-    write_atomic(path, render("celebahq_builder.filter", "filter.html.j2", _variables(path.parent, contents)))
+    write_atomic(path, render_page("filter.html.j2", _variables(path.parent, contents)))
 
 
 def _variables(home: Path, contents: Contents) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from celebahq_builder.imaging.spectrum import QualityScore
+from celebahq_builder.imaging.quality_score import QualityScore
 from celebahq_builder.outcome import Reason
 
 PARTS = tuple(field.name for field in dataclasses.fields(QualityScore))

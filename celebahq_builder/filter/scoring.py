@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from celebahq_builder.imaging.geometry import centred_square
-from celebahq_builder.imaging.spectrum import QualityScore, quality_score
+from celebahq_builder.imaging.quality_score import QualityScore, quality_score
 
 SIDE_PX = 1024
 """Side that every picture is scored at: that of CelebA-HQ, so a picture of it has the score that its build gave it."""

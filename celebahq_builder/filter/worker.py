@@ -14,10 +14,10 @@ import torch
 from celebahq_builder.errors import CelebAHQError, SourceError
 from celebahq_builder.filter.record import DECIMALS, Record, Scored, Unscored
 from celebahq_builder.filter.scoring import score_image
-from celebahq_builder.imaging.codec import open_rgb
 from celebahq_builder.imaging.geometry import centred_square
+from celebahq_builder.imaging.image_io import open_rgb
 from celebahq_builder.outcome import Reason, Rejection
-from celebahq_builder.stages import faults
+from celebahq_builder.pipeline import steps
 
 FILE_BYTES_MAX = 2**30
 """Files of more bytes are not read."""
@@ -62,7 +62,7 @@ def score_file(folder: Path, path: str, pixels_max: int) -> Record:
     except CelebAHQError:
         raise
     except Exception as error:
-        befallen = faults.befalls_all(error, torch.device("cpu"), path)
+        befallen = steps.fatal_error(error, torch.device("cpu"), path)
         if befallen is not None:
             raise befallen from error
         return Unscored(path, None, f"{type(error).__name__}: {error}".splitlines()[0])

@@ -1,1 +1,1 @@
-"""Files that data sets are kept in: one format a file."""
+"""Foreign data set formats: one file per format, a registry, export and import."""

@@ -17,9 +17,9 @@ from PIL import Image, UnidentifiedImageError
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.pictures import Pixels
-from celebahq_builder.imaging.codec import DAMAGE
+from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.geometry import centred_square
+from celebahq_builder.imaging.image_io import DAMAGE
 
 SIDE_MAX = 8192
 """A header that promises more is taken for a decompression bomb."""

@@ -1,12 +1,4 @@
-"""MNIST, and what comes in its files: idx, compressed by gzip or not.
-
-    train-images-idx3-ubyte[.gz]   00 00 08 03, then count, 28, 28 as 32 bits each, the most significant byte first,
-                                   then a byte per pixel
-    train-labels-idx1-ubyte[.gz]   00 00 08 01, then the count, then a byte per class
-
-Source: Y. LeCun, C. Cortes, C. Burges, "The MNIST database", section "File formats for the MNIST database". The
-digits get a border of 2 px, so that their side is a power of two, as the ProGAN authors' tool has it.
-"""
+"""MNIST, and MNIST-RGB: three random digits as the channels of one image."""
 
 from __future__ import annotations
 
@@ -23,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.pictures import Labels, Picture
+from celebahq_builder.image_set import Labels, NamedImage, Pixels
 
 CLASSES, SIDE_PX, BORDER_PX = 10, 28, 2
 
@@ -49,7 +41,7 @@ DAMAGE = (OSError, EOFError, zlib.error)
 class Mnist:
     """The pictures of a pair of idx files, grey, in their order; read from the file as they are asked for."""
 
-    images: Path
+    path: Path
     split: str
     classes: NDArray[np.uint8]
     label_names: tuple[str, ...] = tuple("0123456789")
@@ -66,13 +58,13 @@ class Mnist:
         """One-hot, float32 [N, 10]."""
         return np.eye(CLASSES, dtype=np.float32)[self.classes]
 
-    def pictures(self, start: int = 0) -> Iterator[Picture]:
+    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
         """Yield the pictures from number `start` on, uint8 [1, 32, 32], named by set and row: ``train/00000``."""
-        with _damage_told(self.images), _opened(self.images) as file:
+        with _damage_told(self.path), _opened(self.path) as file:
             file.seek(16 + start * PICTURE_BYTES)
             for row in range(start, self.count):
-                pixels = np.frombuffer(_read(self.images, file, PICTURE_BYTES), np.uint8).reshape(1, SIDE_PX, SIDE_PX)
-                yield Picture(
+                pixels = np.frombuffer(_read(self.path, file, PICTURE_BYTES), np.uint8).reshape(1, SIDE_PX, SIDE_PX)
+                yield NamedImage(
                     np.pad(pixels, ((0, 0), (BORDER_PX, BORDER_PX), (BORDER_PX, BORDER_PX))), f"{self.split}/{row:05d}"
                 )
 
@@ -168,3 +160,45 @@ def _check_length(path: Path, file: IO[bytes], size: int) -> None:
         raise FormatError(
             f"{path}: expected {size} bytes after those its header announces so far, got {more}; {REMEDY}"
         )
+
+
+COUNT, SEED = 1_000_000, 123
+"""The ProGAN authors'."""
+
+
+@dataclass(frozen=True)
+class MnistRgb:
+    """Stacked digits; those of MNIST are held in memory, 61 MB."""
+
+    digits: Pixels
+    """uint8 [n, 32, 32]."""
+    count: int
+    seed: int
+    channels: int = 3
+    labels: None = None
+    """With 1000 classes they would take 4 GB."""
+    label_names: tuple[str, ...] = ()
+    resolution: int = SIDE_PX + 2 * BORDER_PX
+
+    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
+        """Yield the pictures from number `start` on, named by the digits they are made of: ``0000012/7-41-3``."""
+        drawn = np.random.RandomState(self.seed)
+        for number in range(self.count):
+            rows = drawn.randint(len(self.digits), size=3)
+            if number >= start:
+                yield NamedImage(self.digits[rows], f"{number:07d}/{'-'.join(map(str, rows))}")
+
+
+def read_mnist_rgb(path: Path, count: int = COUNT, seed: int = SEED) -> MnistRgb:
+    """Stack the training digits of MNIST, uint8 [3, 32, 32] a picture.
+
+    Args:
+        path: the folder of MNIST's files; see `mnist.read`.
+        count: how many pictures.
+        seed: of the draw.
+
+    Raises:
+        FormatError: as `mnist.read` does.
+    """
+    digits = np.concatenate([picture.pixels for picture in read(path).pictures()])
+    return MnistRgb(digits, count, seed)

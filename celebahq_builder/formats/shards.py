@@ -1,9 +1,10 @@
-"""A data set in several files, each written by a worker of its own; a killed export goes on by file."""
+"""Data sets that consist of several files."""
 
 from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +12,60 @@ from pathlib import Path
 from typing import BinaryIO
 
 from celebahq_builder import parallel
-from celebahq_builder.formats.exporting import Export
-from celebahq_builder.formats.level_pictures import LevelPictures
-from celebahq_builder.formats.staging import Staging
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.export import ExportJob
+from celebahq_builder.hdf5.level_images import LevelImageSet
+from celebahq_builder.storage import Staging
+
+NUMBERED = re.compile(r"(?P<name>.*?)(?P<number>\d+)(?:-of-(?P<count>\d+))?")
+"""``NAME-000000``, ``000000``, ``train-00000-of-00030``."""
+
+
+def shard_files(path: Path, ending: str) -> list[Path]:
+    """Return the files of a set by their numbers, or by their names where they have none; a file is its only one.
+
+    Args:
+        path: a file, or the folder of one set.
+        ending: of the files, with its dot.
+
+    Raises:
+        FormatError: neither, none of that ending, several sets, or a file is missing among them.
+    """
+    if not path.is_dir():
+        if not path.is_file():
+            raise FormatError(f"{path} does not exist")
+        return [path]
+    files = sorted(one for one in path.iterdir() if one.name.endswith(ending) and not one.name.startswith("."))
+    if not files:
+        raise FormatError(f"{path} holds no files ending in {ending}; give their folder, or one of them")
+    if len(files) == 1 and "-of-" not in files[0].name:
+        return files
+    matches = {one: NUMBERED.fullmatch(one.name.removesuffix(ending)) for one in files}
+    if not any(matches.values()):
+        return files
+    sets = sorted({match["name"] if match else one.name for one, match in matches.items()})
+    if len(sets) > 1:
+        raise FormatError(f"{path} holds several sets ({', '.join(sets)}); give a file, or a folder of one set alone")
+    return _complete(path, {one: match for one, match in matches.items() if match}, ending)
+
+
+def _complete(folder: Path, matches: dict[Path, re.Match[str]], ending: str) -> list[Path]:
+    """Return the files in the order of their numbers, of which none is missing."""
+    numbers = {int(match["number"]): one for one, match in matches.items()}
+    counts = {match["count"] for match in matches.values()}
+    if len(numbers) < len(matches) or len(counts) > 1:
+        raise FormatError(f"{folder} holds files of different numberings; give a folder of one set alone")
+    count = counts.pop()
+    wanted = range(int(count)) if count else range(min(numbers), max(numbers) + 1)
+    for number in wanted:
+        if number not in numbers:
+            like = next(iter(matches.values()))
+            digits = f"{number:0{len(like['number'])}d}"
+            missing = f"{like['name']}{digits}{f'-of-{count}' if count else ''}{ending}"
+            raise FormatError(f"{folder} lacks {missing}; get or make it again, or number the files without a gap")
+    if len(numbers) > len(wanted):
+        raise FormatError(f"{folder} holds {len(numbers)} files of a set of {count}; remove those of another")
+    return [numbers[number] for number in wanted]
 
 
 @dataclass(frozen=True)
@@ -29,10 +81,10 @@ class Shard:
     png_level: int
 
     @contextmanager
-    def open(self) -> Iterator[tuple[LevelPictures, BinaryIO]]:
+    def open(self) -> Iterator[tuple[LevelImageSet, BinaryIO]]:
         """Open the pictures, and the file under a name that it loses when it is whole."""
         partial = self.path.with_name(self.path.name + ".partial")
-        with LevelPictures(self.source, self.resolution) as level, partial.open("wb") as file:
+        with LevelImageSet(self.source, self.resolution) as level, partial.open("wb") as file:
             yield level, file
             file.flush()
             os.fsync(file.fileno())
@@ -40,7 +92,7 @@ class Shard:
 
 
 def write_shards(
-    export: Export,
+    export: ExportJob,
     stage: Staging,
     names: list[str],
     file_name: Callable[[int, int], str],

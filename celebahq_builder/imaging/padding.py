@@ -28,7 +28,7 @@ Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Padding:
+class PaddingPlan:
     """Pixels to add on each side."""
 
     left: int
@@ -37,7 +37,7 @@ class Padding:
     bottom: int
 
 
-def plan_padding(quad: Points, width: int, height: int, border: int, crop_side: float) -> Padding | None:
+def plan_padding(quad: Points, width: int, height: int, border: int, crop_side: float) -> PaddingPlan | None:
     """Return how much to pad so that a crop and `border` px around it fit in, or None if the crop is inside.
 
     Args:
@@ -52,10 +52,10 @@ def plan_padding(quad: Points, width: int, height: int, border: int, crop_side: 
     if max(need) <= border - 4:
         return None
     least = round(0.3 * crop_side)
-    return Padding(*(max(n, least) for n in need))
+    return PaddingPlan(*(max(n, least) for n in need))
 
 
-def pad_photo(pixels: Tensor, padding: Padding, sigma: float, box: Box | None = None) -> Tensor:
+def pad_photo(pixels: Tensor, padding: PaddingPlan, sigma: float, box: Box | None = None) -> Tensor:
     """Mirror a picture over its edges, blur what is outside and fade it to the median colour.
 
     With m = 1 - (distance from the new edge / padding), the smallest over the four sides: the mirrored picture
@@ -80,7 +80,7 @@ def pad_photo(pixels: Tensor, padding: Padding, sigma: float, box: Box | None = 
 class _Mirrored:
     """The padded picture as a function of rows and columns; computed where it is asked for."""
 
-    def __init__(self, pixels: Tensor, padding: Padding, sigma: float) -> None:
+    def __init__(self, pixels: Tensor, padding: PaddingPlan, sigma: float) -> None:
         _, height, width = pixels.shape
         device = pixels.device
         self.pixels = pixels

@@ -1,15 +1,16 @@
-"""Pictures of a set, batch by batch, as all metrics read them."""
+"""Batches of images for metrics, and arithmetic in threads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.parallel import run_threads
 
 Batches = Callable[[], Iterator[Tensor]]
 """Each call yields the same pictures again in the same order: uint8 [n, C, R, R], any n in each batch."""
@@ -80,3 +81,29 @@ def _check_values(batch: Tensor, where: str) -> None:
     if not (low >= 0 and high <= 255):
         found = f"values from {low:g} to {high:g}" if low <= high else "values that are not numbers"
         raise FormatError(f"{where} have {found}; expected [0, 255]: was the range converted, is the generator sound?")
+
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def in_threads(function: Callable[[Job], Result], jobs: Iterable[Job], device: torch.device) -> Iterator[Result]:
+    """Yield the results of a function for some jobs, in their order.
+
+    On a CPU as many threads are at work as torch has, and each job has one: how torch splits a sum over several
+    decides its last bits. Elsewhere the jobs come one after the other.
+
+    Args:
+        function: of a job; must not depend on the order of jobs.
+        jobs: none of which is found out by a calculation of torch's: until the last is done, torch has one thread.
+        device: that the function computes on.
+    """
+    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    if workers == 1:
+        yield from map(function, jobs)
+        return
+    torch.set_num_threads(1)
+    try:
+        yield from run_threads(function, jobs, workers=workers)
+    finally:
+        torch.set_num_threads(workers)

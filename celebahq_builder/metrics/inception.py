@@ -1,22 +1,127 @@
-"""The Inception network of FID, KID and IS: TensorFlow's of 2015-12-05, as torch-fidelity has it.
-
-Figures that were computed with any other network, weights or resizing cannot be compared with those of the literature.
-torch-fidelity's port has the original's pooling, TensorFlow 1's bilinear resizing to 299x299 (corners not aligned, no
-antialiasing) and its range, (x - 128) / 128.
-"""
+"""TensorFlow's Inception network of 2015-12-05 for FID, KID and IS, and its weights."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
+import importlib.util
 import io
+import logging
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from celebahq_builder.errors import WeightsError
-from celebahq_builder.metrics import inception_package, inception_weights
+from celebahq_builder.storage import sha256
+
+PACKAGE = "torch_fidelity"
+
+
+def module(name: str) -> ModuleType:
+    """Return a module of torch-fidelity, imported past the package's ``__init__``.
+
+    That imports all there is, torchvision for its data sets among it, and so fails where torchvision is missing or was
+    made for another torch; the modules used here need nothing but torch and numpy. A bare package stands in for it
+    while the module is imported. What was imported of torch-fidelity before stays as it was, and nothing else stays
+    in ``sys.modules``, so that a later ``import torch_fidelity`` is not misled.
+
+    Args:
+        name: below the package, such as ``feature_extractor_inceptionv3``.
+
+    Raises:
+        WeightsError: torch-fidelity is not installed.
+    """
+    if PACKAGE in sys.modules:
+        return importlib.import_module(f"{PACKAGE}.{name}")
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or found.submodule_search_locations is None:
+        raise WeightsError(
+            "FID, KID and IS need the package torch-fidelity, which is not installed; "
+            "pip install 'celebahq-builder[inception]', or pip install --no-deps torch-fidelity"
+        )
+    bare = ModuleType(PACKAGE)
+    bare.__path__ = list(found.submodule_search_locations)
+    sys.modules[PACKAGE] = bare
+    try:
+        return importlib.import_module(f"{PACKAGE}.{name}")
+    finally:
+        for known in [key for key in sys.modules if key == PACKAGE or key.startswith(f"{PACKAGE}.")]:
+            del sys.modules[known]
+
+
+log = logging.getLogger(__name__)
+
+FILE = "weights-inception-2015-12-05-6726825d.pth"
+URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+"""Its first digits are in the file's name, as is torch.hub's custom; pytorch-fid's file of weights is the same one."""
+
+
+def cache_path() -> Path:
+    """Return where torch-fidelity keeps the file, and looks for it: in torch.hub's folder (``TORCH_HOME``)."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / FILE
+
+
+def locate(path: Path | None) -> Path:
+    """Return the file of weights: the one given, else that of torch-fidelity's cache, downloaded if it is not there.
+
+    Raises:
+        WeightsError: it is not there and cannot be downloaded.
+    """
+    if path is not None:
+        return path
+    cached = cache_path()
+    if not cached.exists():
+        _download(cached)
+    return cached
+
+
+def _download(target: Path) -> None:
+    log.info("%s is not there; downloading it (96 MB) from %s", target, URL)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(URL, str(target), hash_prefix=SHA256, progress=sys.stderr.isatty())
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(
+            f"the Inception weights {FILE} are not on this machine and cannot be downloaded from {URL} ({reason}); "
+            f"get the file elsewhere and give it as --inception FILE, or put it into {target.parent}"
+        ) from None
+
+
+def read(path: Path, wanted: str = SHA256) -> tuple[dict[str, Any], str]:
+    """Return the tensors of a file of weights, by name, and the file's SHA-256.
+
+    The file is a pickle: it is opened only after its hash matched, and then for tensors alone.
+
+    Raises:
+        WeightsError: there is no such file, or its SHA-256 is not the one wanted.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"Inception weights {path} cannot be read: {error.strerror}; give the file {FILE} as --inception FILE"
+        ) from None
+    found = sha256(data)
+    if found != wanted:
+        raise WeightsError(
+            f"Inception weights {path}: SHA-256 is {found}, expected {wanted}; it is another file, or was cut short: "
+            f"get {FILE} again from {URL}"
+        )
+    try:
+        tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load has no exception of its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"Inception weights {path} are not a file of tensors of torch's: {reason}") from None
+    if not isinstance(tensors, dict):
+        raise WeightsError(f"Inception weights {path} hold a {type(tensors).__name__}, expected tensors by name")
+    return tensors, found
+
 
 NAME = "TensorFlow Inception 2015-12-05"
 
@@ -55,11 +160,11 @@ class Inception:
     def __init__(
         self, path: Path | None = None, device: torch.device | str = "cpu", *, sha256: str | None = None
     ) -> None:
-        extractor = inception_package.module("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+        extractor = module("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
         self.name = f"{NAME} (torch-fidelity {importlib.metadata.version('torch-fidelity')})"
         self.device = torch.device(device)
-        where = inception_weights.locate(path)
-        tensors, self.sha256 = inception_weights.read(where, sha256 or inception_weights.SHA256)
+        where = locate(path)
+        tensors, self.sha256 = read(where, sha256 or SHA256)
         self._net: Any = _network(extractor, tensors, where).to(self.device)
 
     @torch.no_grad()

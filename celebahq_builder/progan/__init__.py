@@ -1,1 +1,1 @@
-"""Training of ProGAN on a multi-resolution HDF5 file, and what is made with its generator."""
+"""ProGAN: training, generated images, evaluation of runs."""

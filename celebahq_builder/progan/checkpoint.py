@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from celebahq_builder.config import flatten, to_mapping
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.progan import checkpoint_file
-from celebahq_builder.progan.changeable import CHANGEABLE
-from celebahq_builder.progan.players import STATISTICS, Players
-from celebahq_builder.progan.recipe import ProganRecipe
-from celebahq_builder.recipe import flatten, to_mapping
+from celebahq_builder.models import generator_file
+from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProganRecipe
+from celebahq_builder.progan.step import STATISTICS, ProGANStep
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ NAME = re.compile(r"checkpoint-(\d{9})-r(\d{4})\.safetensors")
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """How far a training has come."""
 
     step: int = 0
@@ -73,7 +72,9 @@ def identity(recipe: ProganRecipe, data: dict[str, Any]) -> dict[str, Any]:
     return {"recipe": settings, "data": data}
 
 
-def save(folder: Path, players: Players, progress: Progress, identity: dict[str, Any], order: dict[str, Any]) -> Path:
+def save(
+    folder: Path, players: ProGANStep, progress: TrainingProgress, identity: dict[str, Any], order: dict[str, Any]
+) -> Path:
     """Write a checkpoint, and delete those that are no longer needed.
 
     Args:
@@ -102,7 +103,7 @@ def save(folder: Path, players: Players, progress: Progress, identity: dict[str,
         "order": json.dumps(order),
     }
     path = folder / f"checkpoint-{progress.pictures:09d}-r{1 << progress.level:04d}.safetensors"
-    checkpoint_file.write(path, tensors, meta)
+    generator_file.write(path, tensors, meta)
     for old in superseded([one.name for one in folder.iterdir()]):
         (folder / old).unlink(missing_ok=True)
     return path
@@ -117,7 +118,7 @@ def superseded(names: list[str]) -> list[str]:
 
 
 def restore(
-    folder: Path, players: Players, progress: Progress, identity: dict[str, Any], changed: Sequence[str] = ()
+    folder: Path, players: ProGANStep, progress: TrainingProgress, identity: dict[str, Any], changed: Sequence[str] = ()
 ) -> tuple[Path, dict[str, Any]] | None:
     """Bring players and progress to the state of the last sound checkpoint.
 
@@ -149,7 +150,7 @@ def restore(
     return path, meta["order"]
 
 
-def stands(folder: Path, identity: dict[str, Any], changed: Sequence[str] = ()) -> float | None:
+def resume_kimg(folder: Path, identity: dict[str, Any], changed: Sequence[str] = ()) -> float | None:
     """Return the kimg that a run would go on from, None where it would begin; otherwise as `restore`."""
     last = _last(folder)
     if not last:
@@ -165,7 +166,7 @@ def _last(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, dict[str, An
     found = [folder / name for name in names if NAME.fullmatch(name)]
     for path in reversed(found):
         try:
-            tensors, meta = checkpoint_file.read(path)
+            tensors, meta = generator_file.read(path)
             return path, tensors, {key: json.loads(meta[key]) for key in ("progress", "identity", "order")}
         except (KeyError, ValueError) as error:
             log.warning("warning: %s is damaged (%s); the one before it is taken, if there is one", path, error)
@@ -181,7 +182,7 @@ def _compare(path: Path, theirs: dict[str, Any], ours: dict[str, Any], changed: 
     allowed = tuple(f"recipe.{key}." for key in changed)
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key) and not f"{key}.".startswith(allowed):
-            way = next((one for one in CHANGEABLE if f"{key}.".startswith(f"recipe.{one}.")), None)
+            way = next((one for one in RESUMABLE_KEYS if f"{key}.".startswith(f"recipe.{one}.")), None)
             raise TrainingError(
                 f"{path.parent.parent} was trained with {key} = {old.get(key)}, this run asks {new.get(key)}; "
                 "use another --out, or the recipe and data of that run"
@@ -190,7 +191,7 @@ def _compare(path: Path, theirs: dict[str, Any], ours: dict[str, Any], changed: 
 
 
 @torch.no_grad()
-def _fill(players: Players, progress: Progress, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+def _fill(players: ProGANStep, progress: TrainingProgress, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
     players.reset_optimisers()
     for name, net in _nets(players).items():
         own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
@@ -208,5 +209,5 @@ def _fill(players: Players, progress: Progress, tensors: dict[str, Tensor], numb
     progress.tick_sums = sums.to(players.world.device, copy=True)
 
 
-def _nets(players: Players) -> dict[str, torch.nn.Module]:
+def _nets(players: ProGANStep) -> dict[str, torch.nn.Module]:
     return {"generator": players.generator, "discriminator": players.discriminator, "averaged": players.averaged}

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.files import write_atomic
-from celebahq_builder.formats.codecs import Gzip
-from celebahq_builder.formats.pictures import Labels, Picture
-from celebahq_builder.formats.writing import write_pictures
-from celebahq_builder.imaging.codec import encode_png
-from celebahq_builder.nets.progan import Generator
-from celebahq_builder.progan import grid
-from celebahq_builder.progan.export import load_generator
+from celebahq_builder.hdf5.codecs import Gzip
+from celebahq_builder.hdf5.create import write_images
+from celebahq_builder.image_set import Labels, NamedImage
+from celebahq_builder.imaging.image_io import encode_png
+from celebahq_builder.models.generator_file import load_generator
+from celebahq_builder.models.progan import Generator
+from celebahq_builder.progan import image_grid
+from celebahq_builder.storage import write_atomic
 
 BLOCK = 64
 """Latents drawn together; a picture depends on the seed and its number alone."""
@@ -45,17 +45,17 @@ class Generated:
         self.count, self.seed = count, seed
         self.resolution = 1 << self.level
         self.channels = self.generator.architecture.colours
-        labels = grid.fixed_labels(self.generator, count, label)
+        labels = image_grid.fixed_labels(self.generator, count, label)
         self.labels = None if labels is None else labels.numpy()
 
-    def pictures(self, start: int = 0) -> Iterator[Picture]:
+    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
         """Yield the pictures from number `start` on."""
         for block in range(start // BLOCK, -(-self.count // BLOCK)):
             first, last = max(start, block * BLOCK), min(self.count, (block + 1) * BLOCK)
             z = latents(self.generator, block, self.seed)[first - block * BLOCK : last - block * BLOCK]
             labels = None if self.labels is None else torch.from_numpy(self.labels[first:last])
-            made = grid.generated(self.generator, z, self.level, self.alpha, labels)
-            yield from (Picture(pixels, f"{number:06d}") for number, pixels in enumerate(made, first))
+            made = image_grid.generated(self.generator, z, self.level, self.alpha, labels)
+            yield from (NamedImage(pixels, f"{number:06d}") for number, pixels in enumerate(made, first))
 
 
 def latents(generator: Generator, block: int, seed: int) -> torch.Tensor:
@@ -87,7 +87,7 @@ def generate(pictures: Generated, out: Path, advance: Callable[[int], None]) -> 
         DiskFull: no space left.
     """
     if out.suffix == ".h5":
-        write_pictures(pictures, out, codec=Gzip(), advance=advance)
+        write_images(pictures, out, codec=Gzip(), advance=advance)
         return
     check_target(out, sheet=False)
     for picture in pictures.pictures():
@@ -103,4 +103,4 @@ def sheet(pictures: Generated, columns: int, out: Path) -> None:
     """
     check_target(out, sheet=True)
     made = np.stack([picture.pixels for picture in pictures.pictures()])
-    grid.write_png(out, grid.tiled(made, columns))
+    image_grid.write_png(out, image_grid.tiled(made, columns))

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from tensorboardX import SummaryWriter
 
-from celebahq_builder.files import as_storage_error, write_atomic
+from celebahq_builder.storage import as_storage_error, write_atomic
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,11 @@
-"""A ProGAN training, from an HDF5 file to a generator: steps, ticks, checkpoints; stopped and gone on with at will."""
+"""The ProGAN training loop."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import logging
+import math
 import os
 import platform
 import resource
@@ -16,29 +17,58 @@ from pathlib import Path
 import torch
 
 from celebahq_builder import __version__
-from celebahq_builder.data import Batch, to_device
+from celebahq_builder.config import to_mapping
+from celebahq_builder.data.dataset import Batch, to_device
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.files import write_atomic
-from celebahq_builder.lock import lock
-from celebahq_builder.progan import checkpoint, grid, report
-from celebahq_builder.progan.checkpoint import Progress
-from celebahq_builder.progan.export import export
-from celebahq_builder.progan.interruption import Stop, Stopped
-from celebahq_builder.progan.measuring import Measuring
-from celebahq_builder.progan.players import STATISTICS, Players, Reals
-from celebahq_builder.progan.reals import RealPictures
-from celebahq_builder.progan.recipe import ProganRecipe
-from celebahq_builder.progan.schedule import Moment
-from celebahq_builder.progan.soundness import unsound
+from celebahq_builder.models.generator_file import export
+from celebahq_builder.progan import checkpoint, image_grid, training_report
+from celebahq_builder.progan.checkpoint import TrainingProgress
+from celebahq_builder.progan.evaluation import Measuring
+from celebahq_builder.progan.real_images import RealImages
+from celebahq_builder.progan.schedule import Moment, ProganRecipe
 from celebahq_builder.progan.stats import Stats
-from celebahq_builder.recipe import to_mapping
-from celebahq_builder.training.world import World
+from celebahq_builder.progan.step import STATISTICS, ProGANStep, RealBatch
+from celebahq_builder.storage import lock, write_atomic
+from celebahq_builder.training.distributed import World
+from celebahq_builder.training.interruption import Stopped, StopRequest
+
+EXPLODED = 1e6
+"""No loss and no score of a training that goes well is as large. The drift term holds scores of real pictures to some
+500; the largest target of the penalty in use, 750, makes scores differ by some 10,000."""
+
+BOUNDED = ("generator_loss", "discriminator_loss", "score_real", "score_fake")
+"""The figures that `EXPLODED` is about: penalty and gradient grow with the square of what they are taken of."""
+
+
+def divergence_reason(figures: dict[str, float], players: ProGANStep) -> str | None:
+    """Return what is wrong with a training, in words for a message; None where nothing is.
+
+    Args:
+        figures: means over a tick, by the names of `players.STATISTICS`.
+        players: whose weights must be finite: the last step may have spoilt them and not yet shown it.
+    """
+    told = ", ".join(f"{name} {value:g}" for name, value in figures.items())
+    if not all(map(math.isfinite, figures.values())):
+        return f"is not finite ({told})"
+    if any(abs(figures[name]) > EXPLODED for name in BOUNDED):
+        return f"has exploded ({told})"
+    if not _finite(players):
+        return f"left weights that are not finite ({told})"
+    return None
+
+
+@torch.no_grad()
+def _finite(players: ProGANStep) -> bool:
+    weights: list[torch.Tensor] = [*players.generator.parameters(), *players.discriminator.parameters()]
+    largest = torch._foreach_norm(weights, float("inf"))
+    return bool(torch.stack(list(largest)).isfinite().all())
+
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Request:
+class TrainingRequest:
     """What was asked for, apart from the recipe."""
 
     data: Path
@@ -67,21 +97,21 @@ class Training:
         FormatError: the HDF5 file is unusable.
     """
 
-    def __init__(self, request: Request, recipe: ProganRecipe, world: World, stop: Stop | None = None) -> None:
+    def __init__(
+        self, request: TrainingRequest, recipe: ProganRecipe, world: World, stop: StopRequest | None = None
+    ) -> None:
         self.request, self.recipe, self.world = request, recipe, world
         self.total_kimg = request.total_kimg or recipe.schedule.total_kimg
-        self.reals = RealPictures(
-            request.data, recipe, world, workers=request.workers, memory_bytes=request.memory_bytes
-        )
+        self.reals = RealImages(request.data, recipe, world, workers=request.workers, memory_bytes=request.memory_bytes)
         self.measuring = (
             Measuring(request.out, request.against or request.data, recipe, world.device)
             if recipe.tick.metric_ticks and world.first
             else None
         )
         self.checkpoints = request.out / "checkpoints"
-        self.players = Players(recipe, world, self.reals.labels)
-        self.progress = Progress(tick_sums=torch.zeros(len(STATISTICS), device=world.device))
-        self.stop = stop or Stop()
+        self.players = ProGANStep(recipe, world, self.reals.labels)
+        self.progress = TrainingProgress(tick_sums=torch.zeros(len(STATISTICS), device=world.device))
+        self.stop = stop or StopRequest()
         self.identity = checkpoint.identity(recipe, self.reals.fingerprint)
         found = checkpoint.restore(self.checkpoints, self.players, self.progress, self.identity, request.changed)
         if found:
@@ -156,7 +186,7 @@ class Training:
     def _step(self, moment: Moment, batch: Batch) -> None:
         passes = moment.passes(self.world.size, self.recipe.net.stddev_group)
         pictures, labels = to_device(batch, self.world.device, moment.alpha)
-        reals = [Reals(pictures[i::passes], None if labels is None else labels[i::passes]) for i in range(passes)]
+        reals = [RealBatch(pictures[i::passes], None if labels is None else labels[i::passes]) for i in range(passes)]
         progress = self.progress
         try:
             found = self.players.step(progress.step, moment, reals)
@@ -218,7 +248,7 @@ class Training:
         progress = self.progress
         sums = progress.tick_sums if progress.tick_sums is not None else torch.zeros(len(STATISTICS))
         figures = dict(zip(STATISTICS, self.world.mean(sums / progress.tick_steps).tolist(), strict=True))
-        wrong = unsound(figures, self.players)
+        wrong = divergence_reason(figures, self.players)
         if wrong:
             if self.saved > 0:
                 kept = (
@@ -247,24 +277,26 @@ class Training:
                 "python": platform.python_version(),
             },
         }
-        report.write(self.request.out)
+        training_report.write_training_report(self.request.out)
         export(self.request.out, self.players.averaged, *self._grown(), about)
 
     def _show(self) -> None:
         """Write the grid of the fixed latents, and once that of real pictures."""
         level, alpha = self._grown()
         columns, rows = self.recipe.tick.grid
-        columns, rows = grid.fit(columns, rows, self.recipe.net.resolution)
-        latents = grid.fixed_latents(self.players.averaged, columns * rows, self.recipe.seed)
-        labels = grid.fixed_labels(self.players.averaged, columns * rows)
-        made = grid.generated(self.players.averaged, latents, level, alpha, labels)
+        columns, rows = image_grid.fit(columns, rows, self.recipe.net.resolution)
+        latents = image_grid.fixed_latents(self.players.averaged, columns * rows, self.recipe.seed)
+        labels = image_grid.fixed_labels(self.players.averaged, columns * rows)
+        made = image_grid.generated(self.players.averaged, latents, level, alpha, labels)
         side = 1 << level
         if side < 32:  # too small to look at
             made = made.repeat(32 // side, axis=2).repeat(32 // side, axis=3)
-        grid.write_png(self.request.out / f"fakes-{int(self.progress.kimg):06d}.png", grid.tiled(made, columns))
+        image_grid.write_png(
+            self.request.out / f"fakes-{int(self.progress.kimg):06d}.png", image_grid.tiled(made, columns)
+        )
         reals = self.request.out / "reals.png"
         if not reals.exists():
-            grid.write_png(reals, grid.tiled(self.reals.some(columns * rows), columns))
+            image_grid.write_png(reals, image_grid.tiled(self.reals.some(columns * rows), columns))
 
 
 def _sweep(out: Path) -> None:

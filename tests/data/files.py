@@ -6,10 +6,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from celebahq_builder.formats.codecs import Codec, Gzip
-from celebahq_builder.formats.hdf5_layout import pictures_per_job
-from celebahq_builder.formats.hdf5_writer import PyramidWriter
-from celebahq_builder.formats.packing import pack
+from celebahq_builder.hdf5.codecs import Codec, Gzip
+from celebahq_builder.hdf5.layout import pictures_per_job
+from celebahq_builder.hdf5.writer import PyramidWriter, pack
 from celebahq_builder.imaging.pyramid import build_pyramid
 
 Pictures = NDArray[np.uint8]

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from celebahq_builder.data import PyramidDataset
-from celebahq_builder.data.order import Draws
+from celebahq_builder.data.dataset import PyramidDataset
+from celebahq_builder.data.sampler import Draws
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.labels import write_labels
+from celebahq_builder.hdf5.labels import write_labels
 from tests.data.files import original, ours, pictures
 
 DATA = pictures(21, 16)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from celebahq_builder.data import Batch, faded, to_device
+from celebahq_builder.data.dataset import Batch, faded, to_device
 from tests.data.files import Pictures, pictures
 
 

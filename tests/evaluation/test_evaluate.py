@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.evaluation import table
+from celebahq_builder.evaluation import result as result_module
 from celebahq_builder.evaluation.evaluate import evaluate
-from celebahq_builder.evaluation.protocol import Protocol
-from celebahq_builder.evaluation.reference import Reference
+from celebahq_builder.evaluation.image_sources import Reference
+from celebahq_builder.evaluation.protocol import EvaluationProtocol
 from celebahq_builder.evaluation.result import Number
 from celebahq_builder.metrics.inception import Inception, InceptionOutput
 from celebahq_builder.metrics.inception_score import inception_score
-from celebahq_builder.metrics.kernel_distance import kernel_distance
-from celebahq_builder.metrics.ms_ssim import ms_ssim
+from celebahq_builder.metrics.kid import kernel_distance
+from celebahq_builder.metrics.ssim import ms_ssim
 from celebahq_builder.metrics.swd import swd
 from tests.evaluation.sources import Held, noise, smooth
 from tests.metrics.inception_file import write_random
@@ -64,7 +64,7 @@ def once(pixels: np.ndarray):  # type: ignore[no-untyped-def]
 
 def test_swd_and_its_floor() -> None:
     ours, theirs = smooth(40, 32), smooth(90, 32, 1)
-    result = evaluate(Held(ours), Reference(Held(theirs), 2), Protocol(("swd",), 30, 2))
+    result = evaluate(Held(ours), Reference(Held(theirs), 2), EvaluationProtocol(("swd",), 30, 2))
     score = result.scores[0]
     first, second = ours[order(40, 2)[:30]], theirs[order(90, 2)[:30]]
     assert score.number.levels == swd(once(first), once(second), resolution=32, count=30, seed=2)
@@ -81,19 +81,19 @@ def test_swd_and_its_floor() -> None:
 
 def test_ms_ssim_of_pairs_and_that_of_the_reference() -> None:
     ours, theirs = smooth(30, 16), smooth(50, 16, 1)
-    score = evaluate(Held(ours), Reference(Held(theirs)), Protocol(("ms-ssim",), 10)).scores[0]
+    score = evaluate(Held(ours), Reference(Held(theirs)), EvaluationProtocol(("ms-ssim",), 10)).scores[0]
     for number, pixels in ((score.number, ours), (score.beside and score.beside.number, theirs)):
         pairs = torch.from_numpy(pixels[order(len(pixels))[:20]])
         assert number is not None
         assert number.value == pytest.approx(float(ms_ssim(pairs[0::2], pairs[1::2]).mean()), rel=1e-12)
     assert score.beside is not None
     assert (score.beside.what, score.beside.count, score.reference_count) == ("reference", 10, None)
-    assert evaluate(Held(ours), None, Protocol(("ms-ssim",), 10)).scores[0].beside is None
+    assert evaluate(Held(ours), None, EvaluationProtocol(("ms-ssim",), 10)).scores[0].beside is None
 
 
 def test_inception_metrics_share_one_pass_over_each_side() -> None:
     ours, theirs = smooth(60, 16), smooth(130, 16, 1)
-    protocol, extractor = Protocol(("fid", "kid", "is"), 50), Linear()
+    protocol, extractor = EvaluationProtocol(("fid", "kid", "is"), 50), Linear()
     reference = Reference(Held(theirs))
     result = evaluate(Held(ours), reference, protocol, extractor=extractor)
     assert sum(extractor.seen) == 50 + 100
@@ -117,7 +117,9 @@ def test_inception_metrics_share_one_pass_over_each_side() -> None:
 
 def test_kid_of_subsets_has_a_deviation() -> None:
     ours, theirs = smooth(60, 16), smooth(40, 16, 1)
-    score = evaluate(Held(ours), Reference(Held(theirs)), Protocol(("kid",), 50), extractor=Linear()).scores[0]
+    score = evaluate(Held(ours), Reference(Held(theirs)), EvaluationProtocol(("kid",), 50), extractor=Linear()).scores[
+        0
+    ]
     a, b = features(ours[order(60)[:50]]), features(theirs[order(40)])
     assert score.number == Number(*kernel_distance(a, b, 100, 40))
     assert score.number.spread is not None
@@ -127,7 +129,9 @@ def test_kid_of_subsets_has_a_deviation() -> None:
 
 def test_fid_with_a_reference_of_fewer_pictures() -> None:
     ours, theirs = smooth(60, 16), smooth(40, 16, 1)
-    score = evaluate(Held(ours), Reference(Held(theirs)), Protocol(("fid",), 50), extractor=Linear()).scores[0]
+    score = evaluate(Held(ours), Reference(Held(theirs)), EvaluationProtocol(("fid",), 50), extractor=Linear()).scores[
+        0
+    ]
     wanted = frechet(features(ours[order(60)[:50]]), features(theirs))
     assert score.number.value == pytest.approx(wanted, rel=1e-6)
     assert (score.name, score.reference_count) == ("fid50", 40)
@@ -139,7 +143,7 @@ def test_fid_with_a_reference_of_fewer_pictures() -> None:
 @pytest.mark.parametrize(("memory_bytes", "batch_bytes"), [(0, 1), (0, 2**30), (2**30, 5 * 768)])
 def test_neither_batches_nor_memory_decide_a_number(memory_bytes: int, batch_bytes: int) -> None:
     sizes = {"memory_bytes": memory_bytes, "batch_bytes": batch_bytes}
-    protocol = Protocol(("swd", "ms-ssim", "fid", "kid", "is"), 20)
+    protocol = EvaluationProtocol(("swd", "ms-ssim", "fid", "kid", "is"), 20)
     ours, theirs = smooth(45, 16), smooth(60, 16, 1)
     usual = evaluate(Held(ours), Reference(Held(theirs)), protocol, extractor=Linear())
     result = evaluate(Held(ours), Reference(Held(theirs), **sizes), protocol, extractor=Linear(), **sizes)
@@ -149,20 +153,20 @@ def test_neither_batches_nor_memory_decide_a_number(memory_bytes: int, batch_byt
 def test_what_the_reference_has_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reference, source = Held(smooth(60, 16)), Held(smooth(20, 16, 1))
     kept = Reference(reference)
-    protocol = Protocol(("swd",), 20)
+    protocol = EvaluationProtocol(("swd",), 20)
     first = evaluate(source, kept, protocol)
     assert reference.read_pictures == 40
     assert evaluate(source, kept, protocol) == first
     assert reference.read_pictures == 40
     with pytest.raises(ValueError, match="the reference is of seed 0, the protocol of seed 1"):
-        evaluate(source, kept, Protocol(("swd",), 20, 1))
+        evaluate(source, kept, EvaluationProtocol(("swd",), 20, 1))
 
 
 def test_the_networks_features(tmp_path: Path) -> None:
     path = tmp_path / "random.pth"
     inception = Inception(path, sha256=write_random(path))
     ours, theirs = smooth(12, 16), smooth(9, 16, 1)
-    result = evaluate(Held(ours), Reference(Held(theirs)), Protocol(("kid", "is"), 10), extractor=inception)
+    result = evaluate(Held(ours), Reference(Held(theirs)), EvaluationProtocol(("kid", "is"), 10), extractor=inception)
     a, b = inception(torch.from_numpy(ours[order(12)[:10]])), inception(torch.from_numpy(theirs[order(9)]))
     kid, score = result.scores
     assert kid.number.value == pytest.approx(kernel_distance(a.pool3, b.pool3, 100, 9)[0], rel=1e-4)
@@ -176,7 +180,7 @@ def test_the_networks_features(tmp_path: Path) -> None:
 def test_json_has_what_a_number_needs_to_be_compared() -> None:
     reference = Reference(Held(smooth(60, 16, 1)), 7)
     result = evaluate(
-        Held(smooth(45, 16), generated=True), reference, Protocol(("swd", "fid"), 40, 7), extractor=Linear()
+        Held(smooth(45, 16), generated=True), reference, EvaluationProtocol(("swd", "fid"), 40, 7), extractor=Linear()
     )
     told = json.loads(json.dumps(result.to_json()))
     assert (told["resolution"], told["channels"], told["seed"], told["mirror"]) == (16, 3, 7, False)
@@ -201,19 +205,19 @@ def test_json_has_what_a_number_needs_to_be_compared() -> None:
 
 
 def test_lines() -> None:
-    protocol = Protocol(("swd", "kid"), 40)
+    protocol = EvaluationProtocol(("swd", "kid"), 40)
     source, reference = Held(smooth(45, 32)), Reference(Held(smooth(50, 32, 1)))
     result = evaluate(source, reference, protocol, extractor=Linear(32))
-    lines = list(table.lines(result))
+    lines = list(result_module.lines(result))
     assert lines[0] == "source     held: held, 45 pictures, 32x32, RGB"
     assert lines[1] == "reference  held: held, 50 pictures"
     levels = [line.split() for line in lines if line.startswith("swd40")]
     assert [line[1] for line in levels] == ["32x32", "16x16", "mean"]
     assert levels[-1][-4:] == ["floor", "of", "25", "pictures"]
-    assert levels[0][2] == table.figure(result.scores[0].number.levels[32])
+    assert levels[0][2] == result_module.figure(result.scores[0].number.levels[32])
     assert not any("same pictures" in line for line in lines)
-    alike = evaluate(Held(smooth(40, 16)), Reference(Held(smooth(40, 16))), Protocol(("swd",), 40))
-    assert list(table.lines(alike))[-1].startswith("swd40: both sides are the same pictures")
+    alike = evaluate(Held(smooth(40, 16)), Reference(Held(smooth(40, 16))), EvaluationProtocol(("swd",), 40))
+    assert list(result_module.lines(alike))[-1].startswith("swd40: both sides are the same pictures")
 
 
 @pytest.mark.parametrize(
@@ -229,10 +233,10 @@ def test_lines() -> None:
     ],
 )
 def test_no_number_loses_its_digits(value: float, told: str) -> None:
-    assert table.figure(value) == told
+    assert result_module.figure(value) == told
 
 
 def test_pictures_without_texture_are_told() -> None:
     flat = np.full((20, 3, 16, 16), 77, np.uint8)
     with pytest.raises(FormatError, match="texture"):
-        evaluate(Held(flat), Reference(Held(noise(40, 16))), Protocol(("swd",), 20))
+        evaluate(Held(flat), Reference(Held(noise(40, 16))), EvaluationProtocol(("swd",), 20))

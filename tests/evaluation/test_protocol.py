@@ -7,7 +7,7 @@ import pytest
 
 from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.evaluation import protocol as protocols
-from celebahq_builder.evaluation.protocol import Protocol, check, chosen, half, name_of, reference_count
+from celebahq_builder.evaluation.protocol import EvaluationProtocol, check, chosen, half_count, name_of, reference_count
 
 
 class Fixed:
@@ -38,10 +38,10 @@ def test_names(metric: str, count: int, name: str) -> None:
 
 
 def test_the_papers_counts_are_the_default() -> None:
-    paper = Protocol(("swd", "ms-ssim", "fid", "kid", "is"))
+    paper = EvaluationProtocol(("swd", "ms-ssim", "fid", "kid", "is"))
     assert [paper.name(metric) for metric in paper.metrics] == ["swd16k", "ms-ssim10k", "fid50k", "kid10k", "is50k"]
     assert [paper.pictures(metric) for metric in paper.metrics] == [16_384, 20_000, 50_000, 10_000, 50_000]
-    few = Protocol(("swd", "ms-ssim"), 100)
+    few = EvaluationProtocol(("swd", "ms-ssim"), 100)
     assert [few.pictures(metric) for metric in few.metrics] == [100, 200]
 
 
@@ -50,24 +50,24 @@ def test_metrics_of_a_list() -> None:
     with pytest.raises(RecipeError, match="--metrics names none; give some of swd, ms-ssim, fid, kid, is"):
         chosen(" , ")
     with pytest.raises(RecipeError, match="--metrics lpips is no metric; there are swd, ms-ssim, fid, kid, is"):
-        Protocol(chosen("swd,lpips"))
+        EvaluationProtocol(chosen("swd,lpips"))
     with pytest.raises(RecipeError, match="--num 5 is too few for is; it needs 10 at least"):
-        Protocol(("is",), 5)
+        EvaluationProtocol(("is",), 5)
 
 
 @pytest.mark.parametrize(
     ("there", "wanted", "halves"), [(None, 100, 100), (500, 100, 100), (150, 100, 75), (100, 100, 50), (99, 100, 0)]
 )
 def test_halves_are_disjoint_and_as_large_as_can_be(there: int | None, wanted: int, halves: int) -> None:
-    assert half(Fixed(there), wanted) == halves
+    assert half_count(Fixed(there), wanted) == halves
     assert there is None or 2 * halves <= there
 
 
 def test_the_literatures_fid_of_celebahq_is_one() -> None:
-    check(Fixed(None), Fixed(30_000), Protocol(("fid",)))
+    check(Fixed(None), Fixed(30_000), EvaluationProtocol(("fid",)))
     assert reference_count(Fixed(30_000), 50_000) == 30_000
-    assert half(Fixed(30_000), 50_000) == 0
-    assert half(Fixed(30_000), 16_384) == 15_000
+    assert half_count(Fixed(30_000), 50_000) == 0
+    assert half_count(Fixed(30_000), 16_384) == 15_000
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_what_cannot_be_computed(
     source: Fixed, reference: Fixed | None, metric: str, num: int | None, line: str
 ) -> None:
     with pytest.raises(FormatError, match=re.escape(line)) as error:
-        check(source, reference, Protocol((metric,), num))
+        check(source, reference, EvaluationProtocol((metric,), num))
     assert "\n" not in str(error.value)
 
 

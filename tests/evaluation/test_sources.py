@@ -10,12 +10,11 @@ from PIL import Image
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.evaluation.evaluate import evaluate
-from celebahq_builder.evaluation.protocol import Protocol
-from celebahq_builder.evaluation.reference import Reference
-from celebahq_builder.evaluation.source import LevelSource, open_set
-from celebahq_builder.formats.exporting import Settings, export
+from celebahq_builder.evaluation.image_sources import LevelSource, Reference, open_set
+from celebahq_builder.evaluation.protocol import EvaluationProtocol
+from celebahq_builder.formats.export import ExportSettings, export
 from tests.evaluation.sources import smooth
-from tests.formats.pyramids import described_file, theano_file
+from tests.hdf5.pyramids import described_file, theano_file
 
 PIXELS = smooth(24, 32)
 
@@ -27,19 +26,23 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {"hdf5": described_file(folder / "some.h5", PIXELS)}
     for kind, name in (("images", "png"), ("stylegan-zip", "some.zip")):
         found[kind] = folder / name
-        export(found["hdf5"], found[kind], Settings(kind), 1)
+        export(found["hdf5"], found[kind], ExportSettings(kind), 1)
     return found
 
 
 def test_one_number_in_every_format(places: dict[str, Path], tmp_path: Path) -> None:
     reference = Reference(open_set(theano_file(tmp_path / "reference.h5", smooth(40, 32, 1))))
-    results = {kind: evaluate(open_set(path), reference, Protocol(("swd",), 16)) for kind, path in places.items()}
+    results = {
+        kind: evaluate(open_set(path), reference, EvaluationProtocol(("swd",), 16)) for kind, path in places.items()
+    }
     scores = [result.scores[0] for result in results.values()]
     assert len({score.number.value for score in scores}) == 1
     assert all(score.number.levels == scores[0].number.levels for score in scores)
     assert len({score.source_sha256 for score in scores}) == 1
     assert {result.source["kind"] for result in results.values()} == set(places)
-    other = evaluate(open_set(places["hdf5"]), reference := Reference(reference.source, 1), Protocol(("swd",), 16, 1))
+    other = evaluate(
+        open_set(places["hdf5"]), reference := Reference(reference.source, 1), EvaluationProtocol(("swd",), 16, 1)
+    )
     assert other.scores[0].source_sha256 != scores[0].source_sha256
     assert other.scores[0].number.value != scores[0].number.value
     assert reference.seed == 1
@@ -85,7 +88,7 @@ def test_what_is_no_source(places: dict[str, Path], tmp_path: Path) -> None:
     refused(places["hdf5"], "has no level 64x64; it has 32, 16, 8, 4, 2, 1", 64)
     refused(places["images"], "has pictures of 32x32, wanted are 16x16; only an HDF5 file has several", 16)
     records = tmp_path / "records"
-    export(places["hdf5"], records, Settings("tfrecord"), 1)
+    export(places["hdf5"], records, ExportSettings("tfrecord"), 1)
     refused(records, "is of the format tfrecord, whose pictures cannot be drawn at random; make it an HDF5 file")
     (tmp_path / "odd").mkdir()
     Image.new("RGB", (32, 24)).save(tmp_path / "odd" / "a.png")
@@ -106,4 +109,4 @@ def test_a_damaged_picture_is_named(places: dict[str, Path], tmp_path: Path) -> 
             data = archive.read(entry)
             bad.writestr(entry.filename, data[:-60] if i == 7 else data)
     with pytest.raises(FormatError, match=r"bad\.zip: .*img00000007\.png cannot be decoded"):
-        evaluate(open_set(tmp_path / "bad.zip"), Reference(open_set(places["hdf5"])), Protocol(("swd",), 24))
+        evaluate(open_set(tmp_path / "bad.zip"), Reference(open_set(places["hdf5"])), EvaluationProtocol(("swd",), 24))

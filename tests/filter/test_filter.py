@@ -20,13 +20,14 @@ import pytest
 from PIL import Image
 
 from celebahq_builder.errors import CelebAHQError, DeliveryError, RecipeError, SourceError, WorkspaceError
-from celebahq_builder.filter import catalogue, command, page, score_image, worker
+from celebahq_builder.filter import catalogue, command, page, worker
 from celebahq_builder.filter.delivery import Mode
+from celebahq_builder.filter.scoring import score_image
 from celebahq_builder.filter.selection import Cut
-from celebahq_builder.imaging.spectrum import QualityScore
+from celebahq_builder.imaging.quality_score import QualityScore
 from tests.browser import browser, visit
+from tests.cli.test_cli import ROOT, celebahq, one_line_error
 from tests.filter.folders import add_bad, add_odd, make, run
-from tests.test_cli import ROOT, celebahq, one_line_error
 
 PARTS = [field.name for field in dataclasses.fields(QualityScore)]
 

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from celebahq_builder.filter import QualityScore, score_image
-from celebahq_builder.filter.scoring import SIDE_PX, _enlarged
-from celebahq_builder.imaging.spectrum import quality_score
+from celebahq_builder.filter.scoring import SIDE_PX, _enlarged, score_image
+from celebahq_builder.imaging.quality_score import QualityScore, quality_score
 from tests.conftest import SAMPLE
 
 Pixels = NDArray[np.uint8]

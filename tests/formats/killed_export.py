@@ -5,10 +5,11 @@ import signal
 import sys
 from pathlib import Path
 
-from celebahq_builder.formats import exporting, stylegan_zip_writer
-from celebahq_builder.formats.exporting import export
+from celebahq_builder.formats import export as export_module
+from celebahq_builder.formats import stylegan_zip
+from celebahq_builder.formats.export import export
 from celebahq_builder.progress import Progress
-from tests.formats.pyramids import small_shards
+from tests.hdf5.pyramids import small_shards
 
 
 class Deadly(Progress):
@@ -21,6 +22,6 @@ class Deadly(Progress):
 
 
 if __name__ == "__main__":
-    exporting.Progress = Deadly
-    stylegan_zip_writer.CHECKPOINT = 16
+    export_module.Progress = Deadly
+    stylegan_zip.CHECKPOINT = 16
     export(Path(sys.argv[1]), Path(sys.argv[2]), small_shards(sys.argv[3]), int(sys.argv[4]))

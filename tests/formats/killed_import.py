@@ -5,8 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
-from celebahq_builder.formats import importing
-from celebahq_builder.formats.importing import import_pictures
+from celebahq_builder.formats import import_
+from celebahq_builder.formats.import_ import import_images
 from celebahq_builder.progress import Progress
 
 
@@ -20,5 +20,5 @@ class Deadly(Progress):
 
 
 if __name__ == "__main__":
-    importing.Progress = Deadly
-    import_pictures(Path(sys.argv[1]), Path(sys.argv[2]), workers=int(sys.argv[3]))
+    import_.Progress = Deadly
+    import_images(Path(sys.argv[1]), Path(sys.argv[2]), workers=int(sys.argv[3]))

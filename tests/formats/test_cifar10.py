@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats import cifar10, pickled
+from celebahq_builder.formats import cifar10
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PER_BATCH = 7
@@ -288,13 +288,13 @@ def test_a_pickle_runs_nothing(protocol: int, python_folder: Path, tmp_path: Pat
 def test_nothing_else_can_be_named(name: str) -> None:
     module, function = name.split()
     with pytest.raises(ValueError, match=f"it names {module}.{function}"):
-        pickled.read(f"c{module}\n{function}\n.".encode())
+        cifar10.read_pickle(f"c{module}\n{function}\n.".encode())
 
 
 def test_no_memory_for_the_asking() -> None:
     """An index of the memo makes it that long: 34 GB here."""
     with pytest.raises(ValueError, match="a memo of 2147483647 places"):
-        pickled.read(b"\x80\x02}r\xff\xff\xff\x7f.")
+        cifar10.read_pickle(b"\x80\x02}r\xff\xff\xff\x7f.")
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_no_memory_for_the_asking() -> None:
 def test_damaged_pickles(data: bytes) -> None:
     """Whatever they are, they end in one error, without the memory they ask for."""
     if data == b"\x80\x02}.}":
-        assert pickled.read(data) == {}
+        assert cifar10.read_pickle(data) == {}
         return
     with pytest.raises(ValueError, match="."):
-        pickled.read(data)
+        cifar10.read_pickle(data)

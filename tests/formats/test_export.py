@@ -17,10 +17,10 @@ import tfrecord
 import webdataset
 from PIL import Image
 
-from celebahq_builder.formats.catalogue import SHARDED
-from celebahq_builder.formats.exporting import Settings, export
+from celebahq_builder.formats.export import ExportSettings, export
+from celebahq_builder.formats.registry import SHARDED
 from celebahq_builder.imaging.pyramid import build_pyramid
-from tests.formats.pyramids import Pictures, described_file, noise, theano_file, tree
+from tests.hdf5.pyramids import Pictures, described_file, noise, theano_file, tree
 
 FORMATS = ("tfrecord", "stylegan-zip", "images", "webdataset", "parquet")
 
@@ -42,7 +42,7 @@ def out(folder: Path, to: str) -> Path:
 
 
 def made(source: Path, folder: Path, to: str, workers: int = 1, **asked: Any) -> Path:
-    export(source, out(folder, to), Settings(to, **asked), workers)
+    export(source, out(folder, to), ExportSettings(to, **asked), workers)
     return out(folder, to)
 
 

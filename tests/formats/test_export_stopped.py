@@ -19,16 +19,16 @@ from click.testing import CliRunner
 from PIL import Image
 
 from celebahq_builder import progress
-from celebahq_builder.cli import celebahq
+from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import CelebAHQError
-from celebahq_builder.formats import images_writer, stylegan_zip_writer
-from celebahq_builder.formats.exporting import Settings, export
-from celebahq_builder.formats.extraction import extract
-from celebahq_builder.formats.hdf5 import PyramidFile
-from celebahq_builder.formats.importing import import_pictures
-from celebahq_builder.lock import lock
-from tests.formats.files import damage
-from tests.formats.pyramids import described_file, noise, small_shards, tree
+from celebahq_builder.formats import images, stylegan_zip
+from celebahq_builder.formats.export import ExportSettings, export
+from celebahq_builder.formats.import_ import import_images
+from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.inspect.extract import extract
+from celebahq_builder.storage import lock
+from tests.hdf5.files import damage
+from tests.hdf5.pyramids import described_file, noise, small_shards, tree
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,7 +72,7 @@ def test_killed_and_begun_again(
 @pytest.mark.parametrize("to", FORMATS)
 def test_what_is_done_is_not_done_again(to: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped by Ctrl-C at several points; no picture is written twice but those of a part that was cut short."""
-    monkeypatch.setattr(stylegan_zip_writer, "CHECKPOINT", 16)
+    monkeypatch.setattr(stylegan_zip, "CHECKPOINT", 16)
     target = out(tmp_path, to)
     advanced: list[int] = []
     stop = 0
@@ -84,7 +84,7 @@ def test_what_is_done_is_not_done_again(to: str, source: Path, tmp_path: Path, m
             if self.done >= stop:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr("celebahq_builder.formats.exporting.Progress", Stopping)
+    monkeypatch.setattr("celebahq_builder.formats.export.Progress", Stopping)
     for one in (20, 50):
         stop = one
         with pytest.raises(KeyboardInterrupt):
@@ -102,7 +102,7 @@ def test_pictures_that_are_there_are_not_made_again(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    encode = images_writer.encode_png
+    encode = images.encode_png
 
     def counted(*asked: Any) -> bytes:
         made.append(1)
@@ -110,20 +110,20 @@ def test_pictures_that_are_there_are_not_made_again(
             raise KeyboardInterrupt
         return encode(*asked)
 
-    monkeypatch.setattr(images_writer, "encode_png", counted)
+    monkeypatch.setattr(images, "encode_png", counted)
     with pytest.raises(KeyboardInterrupt):
-        export(source, tmp_path / "faces", Settings("images"), workers=1)
-    export(source, tmp_path / "faces", Settings("images"), workers=1)
+        export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
+    export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
     assert len(made) == COUNT + 1
 
 
 def test_other_settings_do_not_go_on(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images_writer, "_write_metadata", interrupted)
+    monkeypatch.setattr(images, "_write_metadata", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        export(source, tmp_path / "faces", Settings("images"), workers=1)
+        export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
     before = tree(tmp_path)
     with pytest.raises(CelebAHQError, match=r"holds an unfinished faces with resolution = 32, this one has 16; delete"):
-        export(source, tmp_path / "faces", Settings("images", resolution=16), workers=1)
+        export(source, tmp_path / "faces", ExportSettings("images", resolution=16), workers=1)
     assert {name: data for name, data in tree(tmp_path).items() if not name.endswith("lock")} == {
         name: data for name, data in before.items() if not name.endswith("lock")
     }
@@ -138,14 +138,14 @@ def test_two_at_once(source: Path, tmp_path: Path) -> None:
         lock(tmp_path / "faces.partial", "folder", "--out"),
         pytest.raises(CelebAHQError, match="is in use by process"),
     ):
-        export(source, tmp_path / "faces", Settings("images"), workers=1)
+        export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
 
 
 def test_something_else_is_in_the_way(source: Path, tmp_path: Path) -> None:
     (tmp_path / "faces.partial").mkdir()
     (tmp_path / "faces.partial" / "mine").write_text("mine")
     with pytest.raises(CelebAHQError, match="is in the way and was not made by this command"):
-        export(source, tmp_path / "faces", Settings("images"), workers=1)
+        export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
     assert tree(tmp_path) == {"faces.partial/mine": b"mine"}
 
 
@@ -170,7 +170,7 @@ def full_disk() -> Iterator[None]:
 def test_files_that_cannot_grow(to: str, source: Path, tmp_path: Path) -> None:
     target = out(tmp_path / "made", to)
     with full_disk(), pytest.raises(CelebAHQError) as raised:
-        export(source, target, Settings(to), workers=1)
+        export(source, target, ExportSettings(to), workers=1)
     assert str(target) in str(raised.value)
     assert "File too large" in str(raised.value)
     assert list(tmp_path.iterdir()) == []
@@ -192,7 +192,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_disk(to: str, workers: int, tmp_path: Path, small_disk: Path) -> None:
     large = described_file(tmp_path / "large.h5", noise(70, 64))
     with pytest.raises(CelebAHQError, match="no space left to write .*; what there was of it is deleted, free some"):
-        export(large, out(small_disk / "made", to), Settings(to), workers=workers)
+        export(large, out(small_disk / "made", to), ExportSettings(to), workers=workers)
     assert list(small_disk.iterdir()) == []
 
 
@@ -201,7 +201,7 @@ def test_full_disk_elsewhere(tmp_path: Path, small_disk: Path) -> None:
     large = described_file(tmp_path / "large.h5", noise(70, 64))
     gone = "no space left to write .*; what there was of it is deleted, free some and run it again$"
     with pytest.raises(CelebAHQError, match=gone):
-        import_pictures(large, small_disk / "again.h5")
+        import_images(large, small_disk / "again.h5")
     assert list(small_disk.iterdir()) == []
     full = "no space left to write .*; free some and run the same command again$"
     with PyramidFile(large) as file, pytest.raises(CelebAHQError, match=full):
@@ -215,7 +215,7 @@ def test_damaged_chunk(to: str, tmp_path: Path) -> None:
     path = described_file(tmp_path / "faces.h5", noise(COUNT, 16))
     damage(path, 16, 60)
     with pytest.raises(CelebAHQError, match=r"faces\.h5: picture 60 of data16x16 cannot be read"):
-        export(path, out(tmp_path / "made", to), Settings(to), workers=1)
+        export(path, out(tmp_path / "made", to), ExportSettings(to), workers=1)
     assert [one.name for one in tmp_path.iterdir()] == ["faces.h5"]
 
 
@@ -224,7 +224,7 @@ def test_target_exists(to: str, source: Path, tmp_path: Path) -> None:
     target = out(tmp_path, to)
     target.write_text("mine")
     with pytest.raises(CelebAHQError, match="exists and is not overwritten; delete it, or choose another --out"):
-        export(source, target, Settings(to), workers=1)
+        export(source, target, ExportSettings(to), workers=1)
     assert tree(tmp_path) == {target.name: b"mine"}
 
 
@@ -235,7 +235,7 @@ def test_damaged_picture(to: str, workers: int, tmp_path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["data16x16"][60, 1, 2, 3] ^= 1
     with pytest.raises(CelebAHQError, match=r"faces\.h5: picture 60 is not the one that was written"):
-        export(path, out(tmp_path / "made", to), Settings(to), workers=workers)
+        export(path, out(tmp_path / "made", to), ExportSettings(to), workers=workers)
     assert [one.name for one in tmp_path.iterdir()] == ["faces.h5"]
 
 
@@ -245,7 +245,7 @@ def test_names_that_are_no_paths(to: str, name: str, tmp_path: Path, caplog: pyt
     """Pictures get numbers, the log says why, and the id goes along as what is known of them."""
     caplog.set_level(logging.INFO)
     path = described_file(tmp_path / "faces.h5", noise(2, 8), id=[name, "b"])
-    export(path, tmp_path / "made" / "faces", Settings(to), workers=1)
+    export(path, tmp_path / "made" / "faces", ExportSettings(to), workers=1)
     assert f"{name[:80]!r} cannot be the name of a file in a folder; pictures are named by number" in caplog.text
     assert sorted(one.name for one in tmp_path.iterdir()) == ["faces.h5", "made"]
     assert [one.name for one in (tmp_path / "made").iterdir()] == ["faces"]
@@ -262,10 +262,10 @@ def test_file_names_with_a_line_feed(tmp_path: Path) -> None:
     folder.mkdir()
     for number, picture in enumerate(noise(2, 8)):
         Image.fromarray(picture.transpose(1, 2, 0)).save(folder / f"a\n{number}.png")
-    import_pictures(folder, tmp_path / "faces.h5")
-    export(tmp_path / "faces.h5", tmp_path / "out", Settings("images"), workers=1)
+    import_images(folder, tmp_path / "faces.h5")
+    export(tmp_path / "faces.h5", tmp_path / "out", ExportSettings("images"), workers=1)
     assert sorted(tree(tmp_path / "out")) == ["img00000000.png", "img00000001.png", "metadata.jsonl"]
-    import_pictures(tmp_path / "out", tmp_path / "back.h5")
+    import_images(tmp_path / "out", tmp_path / "back.h5")
     with PyramidFile(tmp_path / "back.h5") as file:
         assert file.column("file") == ["a\n0.png", "a\n1.png"]
         np.testing.assert_array_equal(file.level(8)[:], noise(2, 8))
@@ -294,7 +294,7 @@ def test_file_names_with_a_line_feed(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_had(asked: dict[str, Any], said: str, source: Path, tmp_path: Path) -> None:
     with pytest.raises(CelebAHQError) as raised:
-        export(source, tmp_path / "made" / "faces", Settings(**asked), workers=1)
+        export(source, tmp_path / "made" / "faces", ExportSettings(**asked), workers=1)
     assert said in str(raised.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -304,7 +304,7 @@ def test_truncated_file(share: float, source: Path, tmp_path: Path) -> None:
     raw = source.read_bytes()
     (tmp_path / "cut.h5").write_bytes(raw[: int(len(raw) * share)])
     with pytest.raises(CelebAHQError, match=r"cut\.h5 is not a readable HDF5 file"):
-        export(tmp_path / "cut.h5", tmp_path / "faces", Settings("images"), workers=1)
+        export(tmp_path / "cut.h5", tmp_path / "faces", ExportSettings("images"), workers=1)
     assert [one.name for one in tmp_path.iterdir()] == ["cut.h5"]
 
 

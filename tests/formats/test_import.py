@@ -15,18 +15,18 @@ import pytest
 import tfrecord
 from PIL import Image
 
-from celebahq_builder.cli import celebahq
+from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import FormatError, RecipeError
-from celebahq_builder.formats.catalogue import READERS, WRITERS, recognise
-from celebahq_builder.formats.exporting import Settings, export
-from celebahq_builder.formats.hdf5 import PyramidFile
-from celebahq_builder.formats.hdf5_writer import NAMES
-from celebahq_builder.formats.importing import import_pictures
+from celebahq_builder.formats.export import ExportSettings, export
+from celebahq_builder.formats.import_ import import_images
+from celebahq_builder.formats.registry import READERS, WRITERS, recognise
+from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.hdf5.writer import NAMES
 from celebahq_builder.imaging.pyramid import build_pyramid
 from tests.formats import test_cifar10 as cifar10_files
 from tests.formats import test_lsun as lsun_files
 from tests.formats import test_mnist as mnist_files
-from tests.formats.pyramids import Pictures, described_file, noise, theano_file
+from tests.hdf5.pyramids import Pictures, described_file, noise, theano_file
 from tests.reference import theano_reader
 
 ROOT = Path(__file__).parents[2]
@@ -42,10 +42,10 @@ def there_and_back(source: Path, folder: Path, to: str, **asked: Any) -> Path:
     if to == "hdf5":
         away = source
     else:
-        export(source, away, Settings(to, **asked), workers=1)
+        export(source, away, ExportSettings(to, **asked), workers=1)
     assert recognise(away) == to
     back = folder / "back.h5"
-    import_pictures(away, back)
+    import_images(away, back)
     return back
 
 
@@ -127,9 +127,9 @@ def test_a_smaller_level_is_a_file_of_its_own(tmp_path: Path) -> None:
 
 
 def test_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
-    export(described_file(tmp_path / "faces.h5", noise(40, 32)), tmp_path / "images", Settings("images"), 1)
+    export(described_file(tmp_path / "faces.h5", noise(40, 32)), tmp_path / "images", ExportSettings("images"), 1)
     for workers in (1, 2):
-        import_pictures(tmp_path / "images", tmp_path / f"{workers}.h5", workers=workers)
+        import_images(tmp_path / "images", tmp_path / f"{workers}.h5", workers=workers)
     assert (tmp_path / "1.h5").read_bytes() == (tmp_path / "2.h5").read_bytes()
 
 
@@ -149,7 +149,7 @@ def test_image_files_of_any_kind(ending: str, tmp_path: Path) -> None:
     for picture, name in zip(data, names, strict=True):
         save(tmp_path / "in" / name, picture, **({"lossless": True} if ending == "webp" else {}))
     (tmp_path / "in" / "readme.txt").write_text("passed over")
-    import_pictures(tmp_path / "in", tmp_path / "out.h5")
+    import_images(tmp_path / "in", tmp_path / "out.h5")
     expected = [np.asarray(Image.open(tmp_path / "in" / name)).transpose(2, 0, 1) for name in sorted(names)]
     np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], np.stack(expected))
     assert photos(tmp_path / "out.h5")["file"] == sorted(names)
@@ -160,10 +160,10 @@ def test_image_files_of_any_kind(ending: str, tmp_path: Path) -> None:
 def test_grey_stays_grey_only_if_all_are(tmp_path: Path) -> None:
     grey = noise(1, 8, channels=1)[0]
     save(tmp_path / "in" / "grey.png", grey)
-    import_pictures(tmp_path / "in", tmp_path / "grey.h5")
+    import_images(tmp_path / "in", tmp_path / "grey.h5")
     assert pixels(tmp_path / "grey.h5")[0].shape == (1, 1, 8, 8)
     save(tmp_path / "in" / "rgb.png", noise(1, 8)[0])
-    import_pictures(tmp_path / "in", tmp_path / "both.h5")
+    import_images(tmp_path / "in", tmp_path / "both.h5")
     np.testing.assert_array_equal(pixels(tmp_path / "both.h5")[0], [np.repeat(grey, 3, axis=0), noise(1, 8)[0]])
 
 
@@ -175,7 +175,7 @@ def test_resized(tmp_path: Path) -> None:
     save(tmp_path / "in" / "1.png", wide)
     save(tmp_path / "in" / "2.png", right)
     save(tmp_path / "in" / "3.png", rng.integers(0, 256, (3, 3, 2), dtype=np.uint8))
-    import_pictures(tmp_path / "in", tmp_path / "out.h5", resize=8)
+    import_images(tmp_path / "in", tmp_path / "out.h5", resize=8)
     found = pixels(tmp_path / "out.h5")[0]
     middle = Image.fromarray(wide.transpose(1, 2, 0)[:, 6:26]).resize((8, 8), Image.Resampling.LANCZOS)
     np.testing.assert_array_equal(found[0], np.asarray(middle).transpose(2, 0, 1))
@@ -192,7 +192,7 @@ def test_metadata_that_others_wrote(tmp_path: Path) -> None:
         {"file_name": "1.png", "age": 40, "box": [5, 6.5]},
     ]
     (tmp_path / "in" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    import_pictures(tmp_path / "in", tmp_path / "out.h5")
+    import_images(tmp_path / "in", tmp_path / "out.h5")
     np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], noise(3, 8)[[2, 0, 1]])
     found = photos(tmp_path / "out.h5")
     assert found["file"] == ["2.png", "0.png", "1.png"]
@@ -210,7 +210,7 @@ def test_compressed_zip_of_pictures_alone(tmp_path: Path) -> None:
             archive.writestr(f"{9 - i}.png", buffer.getvalue())
         archive.writestr("notes/", "")
         archive.writestr("notes/a.txt", "passed over")
-    import_pictures(tmp_path / "in.zip", tmp_path / "out.h5")
+    import_images(tmp_path / "in.zip", tmp_path / "out.h5")
     np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data[::-1])
 
 
@@ -222,7 +222,7 @@ def test_tfrecord_of_another_writer(tmp_path: Path) -> None:
         shape = (list(picture.shape), "int")
         writer.write({"z": (1.5, "float"), "data": (picture.tobytes(), "byte"), "shape": shape, "a": (7, "int")})
     writer.close()
-    import_pictures(tmp_path / "other.tfrecords", tmp_path / "out.h5")
+    import_images(tmp_path / "other.tfrecords", tmp_path / "out.h5")
     np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data)
 
 
@@ -242,7 +242,7 @@ def test_tfrecord_with_numbers_that_are_not_packed(tmp_path: Path) -> None:
     length = struct.pack("<Q", len(payload))
     record = length + struct.pack("<I", masked(length)) + payload + struct.pack("<I", masked(payload))
     (tmp_path / "one.tfrecords").write_bytes(record)
-    import_pictures(tmp_path / "one.tfrecords", tmp_path / "out.h5")
+    import_images(tmp_path / "one.tfrecords", tmp_path / "out.h5")
     np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data[None])
 
 
@@ -251,7 +251,7 @@ def test_uncompressed_hdf5_of_another_writer(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "in.h5", "w") as file:
         for level in build_pyramid(data):
             file[f"data{level.shape[-1]}x{level.shape[-1]}"] = level
-    import_pictures(tmp_path / "in.h5", tmp_path / "out.h5", compression="none")
+    import_images(tmp_path / "in.h5", tmp_path / "out.h5", compression="none")
     np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data)
 
 
@@ -259,11 +259,11 @@ def test_uncompressed_hdf5_of_another_writer(tmp_path: Path) -> None:
 def test_compressed_otherwise(compression: str, tmp_path: Path) -> None:
     """By another process than the one that wrote it, which knows the filter anyway."""
     data = noise(3, 16)
-    import_pictures(theano_file(tmp_path / "in.h5", data), tmp_path / "other.h5", compression=compression)
+    import_images(theano_file(tmp_path / "in.h5", data), tmp_path / "other.h5", compression=compression)
     command = [sys.executable, "-m", "celebahq_builder", "export", tmp_path / "other.h5", "--to", "tfrecord"]
     command += ["--out", tmp_path / "tf", "--workers", "1"]
     subprocess.run(list(map(str, command)), check=True, cwd=ROOT, capture_output=True)
-    import_pictures(tmp_path / "tf", tmp_path / "out.h5")
+    import_images(tmp_path / "tf", tmp_path / "out.h5")
     np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data)
 
 
@@ -275,7 +275,7 @@ def test_mnist(tmp_path: Path) -> None:
         tmp_path / "mnist", mnist_files.idx(mnist_files.IMAGES), mnist_files.idx(mnist_files.CLASSES)
     )
     assert recognise(folder) == "mnist"
-    import_pictures(folder, tmp_path / "mnist.h5")
+    import_images(folder, tmp_path / "mnist.h5")
     found = pixels(tmp_path / "mnist.h5")[0]
     np.testing.assert_array_equal(found[:, 0, 2:30, 2:30], mnist_files.IMAGES)
     np.testing.assert_array_equal(np.load(tmp_path / "mnist-labels.npy").argmax(axis=1), mnist_files.CLASSES)
@@ -288,7 +288,7 @@ def test_lsun(tmp_path: Path) -> None:
     folder.mkdir()
     lsun_files.database(folder, entries)
     assert recognise(folder) == "lsun"
-    import_pictures(folder, tmp_path / "bedroom.h5", resize=32)
+    import_images(folder, tmp_path / "bedroom.h5", resize=32)
     expected = [lsun_files.expected(entries[key], 32) for key in sorted(entries)]
     np.testing.assert_array_equal(pixels(tmp_path / "bedroom.h5")[0], np.stack(expected))
     assert photos(tmp_path / "bedroom.h5")["file"] == sorted(entries)
@@ -299,7 +299,7 @@ def test_cifar10_is_found(tmp_path: Path) -> None:
     folder = cifar10_files.folder(tmp_path / "cifar-10-batches-py", cifar10_files.python_files())
     assert recognise(folder) == recognise(tmp_path) == "cifar10"
     with pytest.raises(FormatError, match="data_batch_1"):
-        import_pictures(folder, tmp_path / "cifar10.h5")
+        import_images(folder, tmp_path / "cifar10.h5")
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
@@ -312,7 +312,7 @@ def test_real_photos_resized(shared: Path, tmp_path: Path) -> None:
     photos_there = sorted((shared / "data" / "faces" / "img_celeba").glob("*.jpg"))[:12]
     for path in photos_there:
         (tmp_path / "in" / path.name).symlink_to(path.resolve())
-    import_pictures(tmp_path / "in", tmp_path / "faces.h5", resize=64)
+    import_images(tmp_path / "in", tmp_path / "faces.h5", resize=64)
     expected = []
     for path in photos_there:
         with Image.open(path) as image:
@@ -335,10 +335,10 @@ def test_limit(to: str, limit: int, tmp_path: Path) -> None:
     source = described_file(tmp_path / "faces.h5", noise(6, 8))
     away = source if to == "hdf5" else tmp_path / ("away.zip" if to == "stylegan-zip" else "away")
     if to != "hdf5":
-        export(source, away, Settings(to), workers=1)
-    import_pictures(away, tmp_path / "whole.h5")
+        export(source, away, ExportSettings(to), workers=1)
+    import_images(away, tmp_path / "whole.h5")
     count = min(limit, 6)
-    assert import_pictures(away, tmp_path / "out.h5", limit=limit) == count
+    assert import_images(away, tmp_path / "out.h5", limit=limit) == count
     for found, expected in zip(pixels(tmp_path / "out.h5"), build_pyramid(noise(6, 8)), strict=True):
         np.testing.assert_array_equal(found, expected[:count])
     found, whole = (np.load(tmp_path / f"{name}-labels.npy") for name in ("out", "whole"))
@@ -357,7 +357,7 @@ def test_skip_and_limit_of_lsun(tmp_path: Path) -> None:
     entries[names[1]] = b"no picture"
     folder = lsun_files.database(tmp_path / "bedroom_train_lmdb", entries)
     with pytest.raises(FormatError, match=rf"entry {names[1]} is no picture: .* leave it out \(--skip\)"):
-        import_pictures(folder, tmp_path / "out.h5", resize=8)
+        import_images(folder, tmp_path / "out.h5", resize=8)
     (tmp_path / "skip.txt").write_text(f"{names[1]}\n\n  {names[3]}\n")
     command = [sys.executable, "-m", "celebahq_builder", "import", folder, "--out", tmp_path / "out.h5"]
     command += ["--resize", "8", "--limit", "2", "--skip", tmp_path / "skip.txt"]
@@ -375,11 +375,11 @@ def test_skip_that_cannot_be_read(content: bytes | None, tmp_path: Path) -> None
         (tmp_path / "skip.txt").write_bytes(content)
     folder = lsun_files.database(tmp_path / "lmdb", lsun_files.photos())
     with pytest.raises(FormatError, match=r"--skip .*skip\.txt cannot be read: .*; expected a text"):
-        import_pictures(folder, tmp_path / "out.h5", skip=tmp_path / "skip.txt")
+        import_images(folder, tmp_path / "out.h5", skip=tmp_path / "skip.txt")
     assert not (tmp_path / "out.h5").exists()
 
 
 def test_skip_is_for_lsun(tmp_path: Path) -> None:
     (tmp_path / "skip.txt").write_text("a")
     with pytest.raises(RecipeError, match="--skip is for lsun, not hdf5"):
-        import_pictures(theano_file(tmp_path / "in.h5", noise(2, 4)), tmp_path / "out.h5", skip=tmp_path / "skip.txt")
+        import_images(theano_file(tmp_path / "in.h5", noise(2, 4)), tmp_path / "out.h5", skip=tmp_path / "skip.txt")

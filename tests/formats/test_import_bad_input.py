@@ -20,12 +20,12 @@ import tfrecord
 from click.testing import CliRunner
 from PIL import Image
 
-from celebahq_builder.cli import celebahq
+from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import CelebAHQError, FormatError
-from celebahq_builder.formats.exporting import Settings, export
+from celebahq_builder.formats.export import ExportSettings, export
 from celebahq_builder.formats.image_file import read_header
-from celebahq_builder.formats.importing import import_pictures
-from tests.formats.pyramids import described_file, noise, theano_file
+from celebahq_builder.formats.import_ import import_images
+from tests.hdf5.pyramids import described_file, noise, theano_file
 
 
 def refused(path: Path, **asked: Any) -> str:
@@ -33,7 +33,7 @@ def refused(path: Path, **asked: Any) -> str:
     target = path.parent / "made" / "out.h5"
     target.parent.mkdir()
     with pytest.raises(CelebAHQError) as raised:
-        import_pictures(path, target, **asked)
+        import_images(path, target, **asked)
     assert list(target.parent.iterdir()) == []
     line = str(raised.value)
     assert "\n" not in line
@@ -101,7 +101,7 @@ def test_the_size_that_fits_most(sizes: list[tuple[int, int]], fits: int, tmp_pa
     for number, (width, height) in enumerate(sizes):
         save(tmp_path / "in" / f"{number}.png", rgb(height, width))
     assert refused(tmp_path / "in").endswith(f": add --resize {fits}, say")
-    assert import_pictures(tmp_path / "in", tmp_path / "out.h5", resize=fits) == len(sizes)
+    assert import_images(tmp_path / "in", tmp_path / "out.h5", resize=fits) == len(sizes)
 
 
 def test_the_first_fault_is_told(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_the_first_fault_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("resize", [0, -8, 100, 16384])
 def test_resize_to_no_power_of_two(resize: int, folder: Path) -> None:
     with pytest.raises(CelebAHQError, match=f"--resize {resize} is not a power of two"):
-        import_pictures(folder, folder.parent / "out.h5", resize=resize)
+        import_images(folder, folder.parent / "out.h5", resize=resize)
 
 
 @pytest.mark.parametrize("resize", [None, 8])
@@ -342,7 +342,7 @@ def test_labels_of_other_pictures(labels: Any, tmp_path: Path) -> None:
     beside = tmp_path / "in-labels.npy"
     beside.write_bytes(labels) if isinstance(labels, bytes) else np.save(beside, labels)
     with pytest.raises(CelebAHQError, match=r"in-labels\.npy"):
-        import_pictures(path, tmp_path / "out.h5")
+        import_images(path, tmp_path / "out.h5")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in-labels.npy", "in.h5"]
 
 
@@ -388,9 +388,9 @@ def test_zip_bomb_that_lies_about_its_size(tmp_path: Path) -> None:
 
 
 def test_table_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from celebahq_builder.formats import stylegan_zip_reader
+    from celebahq_builder.formats import stylegan_zip
 
-    monkeypatch.setattr(stylegan_zip_reader, "TABLE_BYTES", 1000)
+    monkeypatch.setattr(stylegan_zip, "TABLE_BYTES", 1000)
     assert "dataset.json would unpack to 1001 bytes" in refused(
         zipped(tmp_path / "in.zip", {"a.png": png(), "dataset.json": bytes(1001)})
     )
@@ -451,7 +451,7 @@ def test_zip_with_a_damaged_entry(tmp_path: Path) -> None:
 def records(tmp_path: Path) -> Path:
     source = theano_file(tmp_path / "faces.h5", noise(5, 16))
     np.save(tmp_path / "faces-labels.npy", np.eye(5))
-    export(source, tmp_path / "in", Settings("tfrecord"), workers=1)
+    export(source, tmp_path / "in", ExportSettings("tfrecord"), workers=1)
     return tmp_path / "in"
 
 
@@ -587,21 +587,21 @@ def test_tfrecord_of_pictures_of_another_size(shape: tuple[int, ...], tmp_path: 
 def test_target_exists(taken: str, folder: Path) -> None:
     (folder.parent / taken).write_text("mine")
     with pytest.raises(CelebAHQError, match=f"{taken} exists and is not overwritten"):
-        import_pictures(folder, folder.parent / "out.h5")
+        import_images(folder, folder.parent / "out.h5")
     assert (folder.parent / taken).read_text() == "mine"
     assert sorted(p.name for p in folder.parent.iterdir()) == sorted(["in", taken])
 
 
 def test_no_folder_for_the_target(folder: Path) -> None:
     with pytest.raises(CelebAHQError, match=r"nowhere"):
-        import_pictures(folder, folder.parent / "nowhere" / "out.h5")
+        import_images(folder, folder.parent / "nowhere" / "out.h5")
 
 
 def test_resize_where_pictures_have_one_size(records: Path) -> None:
     with pytest.raises(
         CelebAHQError, match="--resize is for images, stylegan-zip, webdataset, parquet, lsun; the pictures"
     ):
-        import_pictures(records, records.parent / "out.h5", resize=8)
+        import_images(records, records.parent / "out.h5", resize=8)
 
 
 def test_as_a_command(folder: Path, tmp_path: Path) -> None:

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from celebahq_builder.errors import CelebAHQError
-from celebahq_builder.formats import hdf5_resumed, packing, writing
-from celebahq_builder.formats.codecs import Gzip
-from celebahq_builder.formats.hdf5_resumed import resumed_writer
-from celebahq_builder.formats.importing import import_pictures
-from celebahq_builder.formats.level_pictures import LevelPictures
-from celebahq_builder.formats.pictures import Picture
-from celebahq_builder.formats.stamp import stamp
-from celebahq_builder.lock import lock
-from tests.formats.pyramids import described_file, noise, tree
+from celebahq_builder.formats.import_ import import_images
+from celebahq_builder.hdf5 import create
+from celebahq_builder.hdf5 import writer as writer_module
+from celebahq_builder.hdf5.codecs import Gzip
+from celebahq_builder.hdf5.create import resumed_writer
+from celebahq_builder.hdf5.level_images import LevelImageSet
+from celebahq_builder.image_set import NamedImage
+from celebahq_builder.storage import lock, source_fingerprint
+from tests.hdf5.pyramids import described_file, noise, tree
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +37,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("whole") / "made.h5"
-    import_pictures(source, path)
+    import_images(source, path)
     return path.read_bytes()
 
 
@@ -54,14 +54,14 @@ def kill(source: Path, target: Path, after: int, workers: int = 1) -> Path:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of the pictures that an import reads."""
     numbers: list[int] = []
-    pictures = LevelPictures.pictures
+    pictures = LevelImageSet.pictures
 
-    def counted(self: LevelPictures, start: int = 0) -> Iterator[Picture]:
+    def counted(self: LevelImageSet, start: int = 0) -> Iterator[NamedImage]:
         for number, picture in enumerate(pictures(self, start), start):
             numbers.append(number)
             yield picture
 
-    monkeypatch.setattr(LevelPictures, "pictures", counted)
+    monkeypatch.setattr(LevelImageSet, "pictures", counted)
     return numbers
 
 
@@ -79,7 +79,7 @@ def test_killed_and_begun_again(
     target = tmp_path / "made.h5"
     kill(source, target, after, workers)
     caplog.clear()
-    import_pictures(source, target, workers=2)
+    import_images(source, target, workers=2)
     done = min(-(-after // 16) * 16, COUNT)
     assert "was stopped before its end; this one goes on from there" in caplog.messages[0]
     assert f"{done} of {COUNT} pictures are there already" in caplog.text
@@ -91,9 +91,9 @@ def test_killed_and_begun_again(
 def test_grey_and_many_to_a_chunk(tmp_path: Path) -> None:
     """Levels of which a job fills no chunk, and a job several chunks."""
     source = described_file(tmp_path / "faces.h5", noise(2500, 16, 1))
-    import_pictures(source, tmp_path / "whole.h5")
+    import_images(source, tmp_path / "whole.h5")
     kill(source, tmp_path / "made.h5", 1500)
-    import_pictures(source, tmp_path / "made.h5")
+    import_images(source, tmp_path / "made.h5")
     assert (tmp_path / "made.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
@@ -101,19 +101,19 @@ def test_killed_again_and_again(source: Path, whole: bytes, tmp_path: Path) -> N
     target = tmp_path / "made.h5"
     for after in (16, 32, 64, 80):
         kill(source, target, after)
-    import_pictures(source, target)
+    import_images(source, target)
     assert target.read_bytes() == whole
 
 
 def test_interrupted(source: Path, whole: bytes, read: list[int], tmp_path: Path) -> None:
     """By Ctrl-C, after which the file is closed properly."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writing, "pack", _interrupted_at(4))
+        patch.setattr(create, "pack", _interrupted_at(4))
         with pytest.raises(KeyboardInterrupt):
-            import_pictures(source, tmp_path / "made.h5")
+            import_images(source, tmp_path / "made.h5")
     assert [path.name for path in tmp_path.iterdir()] == ["made.h5.partial"]
     read.clear()
-    import_pictures(source, tmp_path / "made.h5")
+    import_images(source, tmp_path / "made.h5")
     assert read[0] == 48
     assert (tmp_path / "made.h5").read_bytes() == whole
 
@@ -125,7 +125,7 @@ def _interrupted_at(call: int) -> object:
         calls.append(1)
         if len(calls) == call:
             raise KeyboardInterrupt
-        return packing.pack(*args)
+        return writer_module.pack(*args)
 
     return pack
 
@@ -153,7 +153,7 @@ def test_what_is_torn_is_made_again(torn: str, source: Path, whole: bytes, read:
             file.write(b"\0" * 100)
         else:
             file.truncate(offset + 100)
-    import_pictures(source, target)
+    import_images(source, target)
     assert read == list(range(48, COUNT))
     assert target.read_bytes() == whole
 
@@ -167,14 +167,14 @@ def test_killed_while_it_went_on(
     left = kill(source, target, 64)
     with monkeypatch.context() as patch:
         if moment == "taking over":
-            patch.setattr(hdf5_resumed.ResumedWriter, "write", _stopped_at_the_third(hdf5_resumed.ResumedWriter.write))
+            patch.setattr(create.ResumedWriter, "write", _stopped_at_the_third(create.ResumedWriter.write))
         else:
             patch.setattr(shutil, "rmtree", _half_deleted)
         with pytest.raises(KeyboardInterrupt):
-            import_pictures(source, target)
+            import_images(source, target)
     assert (left / "left").exists() == (moment == "taking over")
     read.clear()
-    import_pictures(source, target)
+    import_images(source, target)
     assert read == list(range(64, COUNT))
     assert target.read_bytes() == whole
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made-labels.npy", "made.h5"]
@@ -206,7 +206,7 @@ def test_no_room_for_both(
     kill(source, target, 64)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    import_pictures(source, target)
+    import_images(source, target)
     assert "begun anew, as 1000 bytes are too few to go on with" in caplog.text
     assert target.read_bytes() == whole
 
@@ -218,7 +218,7 @@ def test_codec_and_shape_of_another_writer_are_never_mixed(source: Path, tmp_pat
     before = tree(left / "new")
     for asked in ({"compression": "none"}, {"limit": 80}, {"format": "hdf5", "limit": 70}):
         with pytest.raises(CelebAHQError, match=f"{left} holds an unfinished made.h5 with .*; delete .*, or choose"):
-            import_pictures(source, target, **asked)
+            import_images(source, target, **asked)
     assert tree(left / "new") == before
 
 
@@ -228,27 +228,27 @@ def test_another_data_set_does_not_go_on(tmp_path: Path) -> None:
     source.unlink()
     described_file(source, noise(40, SIDE, seed=1))
     with pytest.raises(CelebAHQError, match=r"holds an unfinished made\.h5 with content = "):
-        import_pictures(source, tmp_path / "made.h5")
+        import_images(source, tmp_path / "made.h5")
 
 
 def test_two_at_once(source: Path, tmp_path: Path) -> None:
     with lock(tmp_path / "made.h5.partial", "folder", "--out"), pytest.raises(CelebAHQError, match="is in use by"):
-        import_pictures(source, tmp_path / "made.h5")
+        import_images(source, tmp_path / "made.h5")
 
 
 def test_stamp(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "one").write_bytes(b"1")
     (tmp_path / "a" / "nowhere").symlink_to("gone")
-    stamps = [stamp(tmp_path / "a")]
-    assert stamp(tmp_path / "a") == stamps[0]
+    stamps = [source_fingerprint(tmp_path / "a")]
+    assert source_fingerprint(tmp_path / "a") == stamps[0]
     (tmp_path / "a" / "b" / "one").write_bytes(b"12")
-    stamps.append(stamp(tmp_path / "a"))
+    stamps.append(source_fingerprint(tmp_path / "a"))
     os.utime(tmp_path / "a" / "b" / "one", ns=(0, 0))
-    stamps.append(stamp(tmp_path / "a"))
+    stamps.append(source_fingerprint(tmp_path / "a"))
     (tmp_path / "a" / "b" / "one").rename(tmp_path / "a" / "one")
-    stamps.append(stamp(tmp_path / "a"))
-    stamps.append(stamp(tmp_path / "a" / "one"))
+    stamps.append(source_fingerprint(tmp_path / "a"))
+    stamps.append(source_fingerprint(tmp_path / "a" / "one"))
     assert len(set(stamps)) == 5
 
 
@@ -256,7 +256,7 @@ def test_an_empty_folder_is_a_beginning(tmp_path: Path) -> None:
     size = {"count": 1, "resolution": 4, "channels": 3, "codec": Gzip()}
     with resumed_writer(tmp_path / "folder", tmp_path / "made.h5", **size) as writer:
         assert writer.done == 0
-        writer.write(packing.pack([noise(1, 4)[0]], 4, 3, Gzip()))
+        writer.write(writer_module.pack([noise(1, 4)[0]], 4, 3, Gzip()))
         writer.finish({}, {})
-    with LevelPictures(tmp_path / "made.h5") as level:
+    with LevelImageSet(tmp_path / "made.h5") as level:
         assert [picture.pixels.tolist() for picture in level.pictures()] == noise(1, 4).tolist()

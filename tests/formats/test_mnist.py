@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats import mnist, mnist_rgb
+from celebahq_builder.formats import mnist
 
 COUNT = 9
 
@@ -158,7 +158,7 @@ def test_altered_after_it_was_opened(tmp_path: Path) -> None:
 def test_rgb(tmp_path: Path) -> None:
     """Three digits a picture, drawn one picture after the other as the ProGAN authors' tool does."""
     path = write(tmp_path, idx(IMAGES), idx(CLASSES))
-    found = mnist_rgb.read(path, count=50)
+    found = mnist.read_mnist_rgb(path, count=50)
     pictures = list(found.pictures())
     assert (found.count, found.resolution, found.channels, found.labels, len(pictures)) == (50, 32, 3, None, 50)
     rng = np.random.RandomState(123)
@@ -167,7 +167,7 @@ def test_rgb(tmp_path: Path) -> None:
         np.testing.assert_array_equal(picture.pixels, np.pad(IMAGES[rows], ((0, 0), (2, 2), (2, 2))))
         assert picture.name == f"{number:07d}/{rows[0]}-{rows[1]}-{rows[2]}"
     assert [one.name for one in found.pictures(48)] == [one.name for one in pictures[48:]]
-    assert mnist_rgb.read(path).count == 1_000_000
-    assert next(mnist_rgb.read(path, seed=5).pictures()).name != pictures[0].name
+    assert mnist.read_mnist_rgb(path).count == 1_000_000
+    assert next(mnist.read_mnist_rgb(path, seed=5).pictures()).name != pictures[0].name
     with pytest.raises(FormatError, match="is not a folder"):
-        mnist_rgb.read(tmp_path / "nowhere")
+        mnist.read_mnist_rgb(tmp_path / "nowhere")

@@ -16,14 +16,13 @@ import pytest
 from PIL import Image
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats import parquet_table
-from celebahq_builder.formats.catalogue import recognise
-from celebahq_builder.formats.importing import import_pictures
-from celebahq_builder.formats.parquet_reader import read
-from celebahq_builder.formats.parquet_table import BATCH
-from tests.formats.pyramids import Pictures, noise
+from celebahq_builder.formats import parquet
+from celebahq_builder.formats.import_ import import_images
+from celebahq_builder.formats.parquet import BATCH, read
+from celebahq_builder.formats.registry import recognise
 from tests.formats.test_import_bad_input import refused
 from tests.formats.test_webdataset_reader import coded, top
+from tests.hdf5.pyramids import Pictures, noise
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +66,7 @@ def test_of_datasets(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "in" / "0000.parquet"))
     assert recognise(tmp_path / "in") == recognise(tmp_path / "in" / "0000.parquet") == "parquet"
-    import_pictures(tmp_path / "in", tmp_path / "out.h5")
+    import_images(tmp_path / "in", tmp_path / "out.h5")
     np.testing.assert_array_equal(top(tmp_path / "out.h5"), data)
     labels = np.load(tmp_path / "out-labels.npy")
     np.testing.assert_array_equal(labels, np.eye(4)[[1, 0, 2, 1, 0]])
@@ -117,7 +116,7 @@ def test_types_of_columns(tmp_path: Path) -> None:
         "tags": pa.array([{"a": 1}, {"a": 2}, None, {"a": None}, {"a": 5}]),
         "day": pa.array([0, 1, 2, 3, 4], pa.date32()),
     }
-    import_pictures(table(tmp_path / "in.parquet", noise(5, 4), columns), tmp_path / "out.h5")
+    import_images(table(tmp_path / "in.parquet", noise(5, 4), columns), tmp_path / "out.h5")
     with h5py.File(tmp_path / "out.h5") as file:
         for name, array in arrays.items():
             found = file[f"photos/{name}"][:]
@@ -232,7 +231,7 @@ def test_damaged_anywhere(compression: str, tmp_path: Path) -> None:
 
 def test_pictures_that_unpack_to_far_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Megabytes of zeros in some kilobytes."""
-    monkeypatch.setattr(parquet_table, "UNPACKED_BYTES", 2**20)
+    monkeypatch.setattr(parquet, "UNPACKED_BYTES", 2**20)
     rows = pa.array([{"bytes": bytes(2**22), "path": "a"}] * 4, IMAGE)
     path = tmp_path / "in.parquet"
     pq.write_table(pa.table({"image": rows}), path, compression="zstd", use_dictionary=False)
@@ -280,7 +279,7 @@ def test_without_pyarrow(tmp_path: Path) -> None:
 MEASURED = r"""
 import re, sys
 from pathlib import Path
-from celebahq_builder.formats.parquet_reader import read
+from celebahq_builder.formats.parquet import read
 table = read(Path(sys.argv[1]))
 print(sum(picture.pixels.shape[0] for picture in table.pictures()))
 print(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])  # getrusage tells its parent's, too

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from celebahq_builder.formats.hdf5 import PyramidFile
-from tests.formats.files import levels_of, noise, store
+from celebahq_builder.hdf5.reader import PyramidFile
+from tests.hdf5.files import levels_of, noise, store
 
 
 @pytest.fixture(scope="module")

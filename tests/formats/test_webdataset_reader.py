@@ -14,12 +14,12 @@ import webdataset
 from PIL import Image
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.catalogue import recognise
-from celebahq_builder.formats.hdf5 import PyramidFile
-from celebahq_builder.formats.importing import import_pictures
-from celebahq_builder.formats.webdataset_reader import read
-from tests.formats.pyramids import Pictures, noise
+from celebahq_builder.formats.import_ import import_images
+from celebahq_builder.formats.registry import recognise
+from celebahq_builder.formats.webdataset import read
+from celebahq_builder.hdf5.reader import PyramidFile
 from tests.formats.test_import_bad_input import refused
+from tests.hdf5.pyramids import Pictures, noise
 
 
 def coded(picture: Pictures, kind: str = "png", **how: Any) -> bytes:
@@ -70,7 +70,7 @@ def test_of_the_package_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture)
                 }
             )
     assert recognise(tmp_path / "in") == "webdataset"
-    import_pictures(tmp_path / "in", tmp_path / "out.h5")
+    import_images(tmp_path / "in", tmp_path / "out.h5")
     expected = [np.asarray(Image.open(io.BytesIO(coded(one, "jpeg", quality=95)))).transpose(2, 0, 1) for one in data]
     np.testing.assert_array_equal(top(tmp_path / "out.h5"), expected)
     np.testing.assert_array_equal(np.load(tmp_path / "out-labels.npy"), np.eye(3)[np.arange(7) % 3])
@@ -123,7 +123,7 @@ def test_resized_and_limited(tmp_path: Path) -> None:
     sizes = [(20, 33), (16, 16), (9, 8)]
     pictures = [np.random.default_rng(i).integers(0, 256, (3, *size), dtype=np.uint8) for i, size in enumerate(sizes)]
     shard(tmp_path / "in" / "0.tar", [(f"{i}.png", coded(one)) for i, one in enumerate(pictures)])
-    import_pictures(tmp_path / "in", tmp_path / "out.h5", resize=16, limit=2)
+    import_images(tmp_path / "in", tmp_path / "out.h5", resize=16, limit=2)
     found = top(tmp_path / "out.h5")
     middle = Image.fromarray(pictures[0].transpose(1, 2, 0)[:, 6:26]).resize((16, 16), Image.Resampling.LANCZOS)
     np.testing.assert_array_equal(found, [np.asarray(middle).transpose(2, 0, 1), pictures[1]])

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from celebahq_builder.imaging import padding
-from celebahq_builder.imaging.padding import Padding, gaussian_blur, pad_photo, plan_padding
+from celebahq_builder.imaging.padding import PaddingPlan, gaussian_blur, pad_photo, plan_padding
 from tests.reference.padding import pad
 
 
@@ -24,7 +24,7 @@ def smooth(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 
 def padded(photo: NDArray[np.uint8], sides: tuple[int, int, int, int], sigma: float) -> NDArray[np.uint8]:
     pixels = torch.from_numpy(photo).permute(2, 0, 1)
-    return pad_photo(pixels, Padding(*sides), sigma).permute(1, 2, 0).numpy()
+    return pad_photo(pixels, PaddingPlan(*sides), sigma).permute(1, 2, 0).numpy()
 
 
 def difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -142,7 +142,7 @@ def test_mirrors_as_often_as_needed() -> None:
     assert difference(found[291:-291, 291:-291], mirrored).max() <= 5
 
 
-def shift(quad: NDArray[np.float64], plan: Padding) -> NDArray[np.float64]:
+def shift(quad: NDArray[np.float64], plan: PaddingPlan) -> NDArray[np.float64]:
     return quad + (plan.left, plan.top)
 
 
@@ -189,10 +189,10 @@ def test_gaussian_blur(sigma: float, size: tuple[int, int]) -> None:
 @given(st.data(), st.tuples(*[st.integers(15, 60)] * 4))
 def test_a_box_is_that_part_of_the_whole(data: st.DataObject, sides: tuple[int, int, int, int]) -> None:
     photo = torch.from_numpy(smooth(90, 110)).permute(2, 0, 1)
-    whole = pad_photo(photo, Padding(*sides), 1.0)
+    whole = pad_photo(photo, PaddingPlan(*sides), 1.0)
     left = data.draw(st.integers(0, whole.shape[2] - 1))
     top = data.draw(st.integers(0, whole.shape[1] - 1))
     right = data.draw(st.integers(left + 1, whole.shape[2]))
     bottom = data.draw(st.integers(top + 1, whole.shape[1]))
-    part = pad_photo(photo, Padding(*sides), 1.0, (left, top, right, bottom))
+    part = pad_photo(photo, PaddingPlan(*sides), 1.0, (left, top, right, bottom))
     assert torch.equal(part, whole[:, top:bottom, left:right])

@@ -10,8 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from celebahq_builder.imaging.codec import decode_png, encode_png
-from celebahq_builder.imaging.png_rows import read_rows
+from celebahq_builder.imaging.image_io import decode_png, encode_png, read_rows
 
 
 def noise(height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:

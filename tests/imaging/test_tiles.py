@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from celebahq_builder.imaging.tiles import Network, Span, run_tiled, run_tiled_all, spans
-from celebahq_builder.nets.autoencoder import Autoencoder
-from celebahq_builder.nets.srgan import Generator
-from celebahq_builder.pretrained import load
+from celebahq_builder.models.autoencoder import Autoencoder
+from celebahq_builder.models.registry import load
+from celebahq_builder.models.srgan import SRGenerator
 
 PHOTOS = Path(__file__).parents[1] / "sample" / "celeba" / "img_celeba"
 
@@ -233,9 +233,9 @@ def test_no_photos() -> None:
     assert run_tiled_all(shifted, [], scale=1, tile_px=24, context_px=4, stride_px=1) == []
 
 
-def how(net: Autoencoder | Generator, tile_px: int) -> dict[str, int]:
+def how(net: Autoencoder | SRGenerator, tile_px: int) -> dict[str, int]:
     """The settings with which the stages run a network."""
-    scale = net.SCALE if isinstance(net, Generator) else 1
+    scale = net.SCALE if isinstance(net, SRGenerator) else 1
     return {"scale": scale, "tile_px": tile_px, "context_px": net.context_px, "stride_px": net.STRIDE_PX}
 
 

@@ -4,7 +4,7 @@ import importlib
 import sys
 from types import ModuleType
 
-from celebahq_builder.metrics.inception_package import module
+from celebahq_builder.metrics.inception import module
 
 
 def metric(name: str) -> ModuleType:

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from celebahq_builder.files import sha256
-from celebahq_builder.metrics.inception_package import module
+from celebahq_builder.metrics.inception import module
+from celebahq_builder.storage import sha256
 
 
 def random_tensors(seed: int = 0) -> dict[str, torch.Tensor]:

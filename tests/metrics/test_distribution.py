@@ -5,8 +5,14 @@ import pytest
 import torch
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.metrics.distribution import VALUES, DistributionGap, _number, _values
-from celebahq_builder.metrics.sliced import random_directions, sliced_wasserstein
+from celebahq_builder.metrics.sliced import (
+    VALUES,
+    DistributionGap,
+    _number,
+    _values,
+    random_directions,
+    sliced_wasserstein,
+)
 
 CPU = torch.device("cpu")
 CLOUDS = {

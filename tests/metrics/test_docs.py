@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from celebahq_builder.metrics import inception_weights
+from celebahq_builder.metrics import inception
 from celebahq_builder.metrics.batches import of_array
-from celebahq_builder.metrics.ms_ssim import ms_ssim
+from celebahq_builder.metrics.ssim import ms_ssim
 from celebahq_builder.metrics.swd import swd
 from tests.metrics.inception_file import write_random
 
@@ -23,9 +23,9 @@ def test_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, pictures in zip(("fakes", "reals"), noise, strict=True):
         np.save(f"{name}.npy", pictures)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cached = inception_weights.cache_path()
+    cached = inception.cache_path()
     cached.parent.mkdir(parents=True)
-    monkeypatch.setattr(inception_weights, "SHA256", write_random(cached))
+    monkeypatch.setattr(inception, "SHA256", write_random(cached))
     names: dict[str, Any] = {}
     examples = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     assert len(examples) == 2

@@ -9,7 +9,7 @@ from celebahq_builder.metrics import laplacian
 from celebahq_builder.metrics.laplacian import laplacian_level, laplacian_pyramid, pyramid_down, pyramid_up
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((height, width, 3), dtype=np.float32) * 255
 
 
@@ -23,7 +23,7 @@ def pixels(images: torch.Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 48), (33, 48), (31, 47)])
 def test_pyramid_is_that_of_opencv(size: tuple[int, int]) -> None:
-    image = picture(*size)
+    image = random_image(*size)
     small = cv2.pyrDown(image)
     assert np.abs(pixels(pyramid_down(tensor(image))) - small).max() < 1e-3
     assert np.abs(pixels(pyramid_up(tensor(small))) - cv2.pyrUp(small)).max() < 1e-3
@@ -45,7 +45,7 @@ def test_all_levels_both_ways(channels: int) -> None:
 
 
 def test_levels_of_odd_sizes() -> None:
-    image = picture(45, 31)
+    image = random_image(45, 31)
     found = [*laplacian_pyramid(tensor(image), 16)]
     small = cv2.pyrDown(image)
     assert np.abs(found[0][0].numpy() - (image - cv2.pyrUp(small, dstsize=(31, 45)))).max() < 1e-3

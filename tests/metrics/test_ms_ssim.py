@@ -10,7 +10,7 @@ import torch
 
 from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.metrics import ssim
-from celebahq_builder.metrics.ms_ssim import diversity, ms_ssim
+from celebahq_builder.metrics.ssim import diversity, ms_ssim
 from tests.reference.ms_ssim import ms_ssim as plain_ms_ssim
 
 

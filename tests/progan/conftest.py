@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from celebahq_builder.formats.codecs import Gzip
-from celebahq_builder.formats.writing import write_pictures
+from celebahq_builder.hdf5.codecs import Gzip
+from celebahq_builder.hdf5.create import write_images
 from tests.progan.tiny import RECIPE, Noise
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "noise.h5"
-    write_pictures(Noise(), path, codec=Gzip())
+    write_images(Noise(), path, codec=Gzip())
     return path
 
 

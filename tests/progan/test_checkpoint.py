@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from celebahq_builder.config import load
 from celebahq_builder.errors import DiskFull, TrainingError
-from celebahq_builder.progan import checkpoint_file
-from celebahq_builder.progan.recipe import ProganRecipe
-from celebahq_builder.recipe import load
+from celebahq_builder.models import generator_file
+from celebahq_builder.progan.schedule import ProganRecipe
 from tests.progan.tiny import assert_equal, last, trained, without_time
 
 
@@ -36,8 +36,8 @@ def test_a_flipped_bit_is_seen(data: Path, recipe: Path, tmp_path: Path, caplog:
 def test_tensors_come_back(tmp_path: Path) -> None:
     path = tmp_path / "new" / "one.safetensors"
     tensors = {"a": torch.randn(3, 4).t(), "step": torch.tensor(5.0), "none": torch.zeros(0)}
-    checkpoint_file.write(path, tensors, {"x": "y"})
-    found, meta = checkpoint_file.read(path)
+    generator_file.write(path, tensors, {"x": "y"})
+    found, meta = generator_file.read(path)
     assert_equal(found, tensors)
     assert meta["x"] == "y"
     assert path.stat().st_mode & 0o777 == path.parent.stat().st_mode & 0o666
@@ -47,8 +47,8 @@ def test_tensors_come_back(tmp_path: Path) -> None:
 def test_digests_tell_tensors_apart() -> None:
     one = torch.arange(6.0)
     different = [{"a": one}, {"b": one}, {"a": one.view(2, 3)}, {"a": one.int()}, {"a": one + 1e-7}, {}]
-    assert len({checkpoint_file.digest(tensors) for tensors in different}) == len(different)
-    assert checkpoint_file.digest({"a": one, "b": one}) == checkpoint_file.digest({"b": one, "a": one.clone()})
+    assert len({generator_file.digest(tensors) for tensors in different}) == len(different)
+    assert generator_file.digest({"a": one, "b": one}) == generator_file.digest({"b": one, "a": one.clone()})
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
@@ -57,9 +57,9 @@ def test_a_full_disk(tmp_path: Path) -> None:
         pytest.skip("this user may not mount a file system")
     try:
         path = tmp_path / "one.safetensors"
-        checkpoint_file.write(path, {"a": torch.zeros(100)}, {})
+        generator_file.write(path, {"a": torch.zeros(100)}, {})
         with pytest.raises(DiskFull, match="no space left to write .*two.safetensors; free some"):
-            checkpoint_file.write(tmp_path / "two.safetensors", {"a": torch.zeros(100000)}, {})
+            generator_file.write(tmp_path / "two.safetensors", {"a": torch.zeros(100000)}, {})
         assert [one.name for one in tmp_path.iterdir()] == [path.name]
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
@@ -70,7 +70,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
     try:
         with pytest.raises(TrainingError, match="could not be written: .*File too large"):
-            checkpoint_file.write(tmp_path / "one.safetensors", {"a": torch.zeros(100000)}, {})
+            generator_file.write(tmp_path / "one.safetensors", {"a": torch.zeros(100000)}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())

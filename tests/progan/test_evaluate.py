@@ -12,26 +12,24 @@ from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from celebahq_builder.cli import celebahq
+from celebahq_builder.cli.main import celebahq
+from celebahq_builder.config import load
 from celebahq_builder.errors import CelebAHQError, FormatError, TrainingError, WeightsError
 from celebahq_builder.evaluation.evaluate import evaluate as scores
-from celebahq_builder.evaluation.protocol import Protocol
-from celebahq_builder.evaluation.reference import Reference
-from celebahq_builder.evaluation.source import open_set
-from celebahq_builder.evaluation.table import figure
-from celebahq_builder.nets.progan import Architecture, Generator
-from celebahq_builder.progan.evaluate import Request, evaluate, open_source, results
-from celebahq_builder.progan.export import export
+from celebahq_builder.evaluation.image_sources import Reference, open_set
+from celebahq_builder.evaluation.protocol import EvaluationProtocol
+from celebahq_builder.evaluation.result import figure
+from celebahq_builder.models.generator_file import export
+from celebahq_builder.models.progan import Architecture, Generator
+from celebahq_builder.progan.evaluation import EvaluationRequest, evaluate_and_report, open_source, results
 from celebahq_builder.progan.generate import Generated, generate
-from celebahq_builder.progan.generator_source import GeneratorSource
-from celebahq_builder.progan.recipe import ProganRecipe
-from celebahq_builder.progan.snapshots import is_run, snapshots
-from celebahq_builder.progan.train import Request as TrainRequest
+from celebahq_builder.progan.generator_source import GeneratorSource, is_run, snapshots
+from celebahq_builder.progan.schedule import ProganRecipe
 from celebahq_builder.progan.train import Training
-from celebahq_builder.recipe import load
-from celebahq_builder.training.world import ALONE
+from celebahq_builder.progan.train import TrainingRequest as TrainRequest
+from celebahq_builder.training.distributed import ALONE
 from tests.evaluation.sources import smooth
-from tests.formats.pyramids import theano_file
+from tests.hdf5.pyramids import theano_file
 
 CPU = torch.device("cpu")
 
@@ -79,7 +77,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_generators_number_is_that_of_its_pictures(generator: Path, tmp_path: Path) -> None:
     """Whatever batches they come in, whether they are kept, and however many more of them are asked for."""
     reference = Reference(open_set(theano_file(tmp_path / "faces.h5", smooth(100, 16))))
-    protocol = Protocol(("swd", "ms-ssim"), 40)
+    protocol = EvaluationProtocol(("swd", "ms-ssim"), 40)
     source = GeneratorSource.of_file(generator, 0, CPU)
     usual = scores(source, reference, protocol)
     for memory_bytes, batch_bytes in ((0, 1), (0, 2**30), (2**30, 5 * 768)):
@@ -91,7 +89,7 @@ def test_a_generators_number_is_that_of_its_pictures(generator: Path, tmp_path: 
         assert torch.equal(torch.cat(list(source.read(np.arange(count), 9))), first[:count])
     assert torch.equal(torch.cat(list(source.read(np.arange(30, 70), 9))), first[30:])
     other = scores(
-        GeneratorSource.of_file(generator, 1, CPU), Reference(reference.source, 1), Protocol(("swd",), 40, 1)
+        GeneratorSource.of_file(generator, 1, CPU), Reference(reference.source, 1), EvaluationProtocol(("swd",), 40, 1)
     )
     assert other.scores[0].source_sha256 != usual.scores[0].source_sha256
     facts = usual.to_json()["source"]
@@ -115,8 +113,10 @@ def test_snapshots_are_the_averaged_generators(run: Path) -> None:
 
 
 def test_a_run_is_evaluated_snapshot_by_snapshot(run: Path, data: Path, tmp_path: Path) -> None:
-    request = Request(run, Protocol(("swd", "ms-ssim"), 20), data, None, tmp_path / "all.json", tmp_path / "page")
-    lines = list(evaluate(request))
+    request = EvaluationRequest(
+        run, EvaluationProtocol(("swd", "ms-ssim"), 20), data, None, tmp_path / "all.json", tmp_path / "page"
+    )
+    lines = list(evaluate_and_report(request))
     told = json.loads((tmp_path / "all.json").read_text())
     assert told["run"] == str(run)
     each = told["snapshots"]
@@ -148,15 +148,15 @@ def test_a_run_is_evaluated_snapshot_by_snapshot(run: Path, data: Path, tmp_path
 
 
 def test_only_some_snapshots(run: Path, data: Path, tmp_path: Path) -> None:
-    protocol = Protocol(("swd",), 10)
-    assert [one.resolution for one in results(Request(run, protocol, data, 16))] == [16]
+    protocol = EvaluationProtocol(("swd",), 10)
+    assert [one.resolution for one in results(EvaluationRequest(run, protocol, data, 16))] == [16]
     with pytest.raises(FormatError, match="has no snapshot of 64x64; it has those of 4, 8, 16, 32 px"):
-        list(results(Request(run, protocol, data, 64)))
+        list(results(EvaluationRequest(run, protocol, data, 64)))
     with pytest.raises(FormatError, match="are 8x8 at most, too small for swd; train on"):
-        list(results(Request(run, protocol, data, 8)))
+        list(results(EvaluationRequest(run, protocol, data, 8)))
     small = theano_file(tmp_path / "small.h5", smooth(20, 16))
     with pytest.raises(FormatError, match=r"r0032\.safetensors has pictures of 32x32: .*small\.h5 has no level 32x32"):
-        next(results(Request(run, protocol, small)))
+        next(results(EvaluationRequest(run, protocol, small)))
 
 
 def test_what_is_amiss_is_told_before_the_first_snapshot_is_loaded(
@@ -164,13 +164,13 @@ def test_what_is_amiss_is_told_before_the_first_snapshot_is_loaded(
 ) -> None:
     monkeypatch.setattr(GeneratorSource, "of_snapshot", None)
     with pytest.raises(FormatError, match=r"swd compares .*r0016\.safetensors with other pictures, and there are none"):
-        next(results(Request(run, Protocol(("swd",), 10))))
+        next(results(EvaluationRequest(run, EvaluationProtocol(("swd",), 10))))
     with pytest.raises(FormatError, match=r"swd81 compares with 81 pictures at least, .*data\.h5 has 80"):
-        next(results(Request(run, Protocol(("swd", "ms-ssim"), 81), data)))
+        next(results(EvaluationRequest(run, EvaluationProtocol(("swd", "ms-ssim"), 81), data)))
 
 
 def test_a_run_as_reference_is_its_generator(run: Path, data: Path) -> None:
-    result = next(results(Request(data, Protocol(("swd",), 10), run)))
+    result = next(results(EvaluationRequest(data, EvaluationProtocol(("swd",), 10), run)))
     assert result.reference is not None
     assert result.reference["kind"] == "generator"
     assert result.scores[0].beside is not None
@@ -184,7 +184,7 @@ def test_a_generator_that_makes_no_pictures(tmp_path: Path, data: Path) -> None:
         net.dense.weight[0, 0] = float("nan")
     path = export(tmp_path, net, 5, 1.0, {})
     with pytest.raises(WeightsError, match=r"generator\.safetensors: the generator makes NaN or infinity"):
-        list(results(Request(path, Protocol(("swd",), 10), data)))
+        list(results(EvaluationRequest(path, EvaluationProtocol(("swd",), 10), data)))
     with pytest.raises(WeightsError, match="the generator makes NaN or infinity of some latents at 32x32"):
         generate(Generated(path, 5, 0, CPU), tmp_path / "fakes.h5", lambda _: None)
     assert not (tmp_path / "fakes.h5").exists()
@@ -199,10 +199,12 @@ def test_numbers_are_told_as_they_come(run: Path, tmp_path: Path, caplog: pytest
         tensors["averaged.dense.bias"].fill_(float("nan"))
         meta = file.metadata()
     save_file(tensors, last, meta)
-    expected = [one.scores[0].number.value for one in results(Request(run, Protocol(("ms-ssim",), 4)))]
+    expected = [
+        one.scores[0].number.value for one in results(EvaluationRequest(run, EvaluationProtocol(("ms-ssim",), 4)))
+    ]
     caplog.clear()
     with caplog.at_level("INFO"), pytest.raises(WeightsError, match="makes NaN or infinity"):
-        list(evaluate(Request(copy, Protocol(("ms-ssim",), 4))))
+        list(evaluate_and_report(EvaluationRequest(copy, EvaluationProtocol(("ms-ssim",), 4))))
     told = [line.partition(" kimg: ms-ssim4 ")[2] for line in caplog.messages if "kimg: " in line]
     assert told == [figure(value) for value in expected[:-1]]
 
@@ -212,7 +214,7 @@ def test_a_damaged_checkpoint_is_told(run: Path, data: Path, tmp_path: Path) -> 
     torn = sorted((copy / "checkpoints").iterdir())[1]
     torn.write_bytes(torn.read_bytes()[:500])
     with pytest.raises(TrainingError, match=rf"{torn.name} cannot be read .* delete it, and evaluate the others"):
-        list(results(Request(copy, Protocol(("ms-ssim",), 4), data)))
+        list(results(EvaluationRequest(copy, EvaluationProtocol(("ms-ssim",), 4), data)))
 
 
 def test_networks_with_tensors_missing(run: Path, data: Path, generator: Path, tmp_path: Path) -> None:
@@ -229,13 +231,13 @@ def test_networks_with_tensors_missing(run: Path, data: Path, generator: Path, t
     for name, said in (("dense.bias", {}), ("", {"architecture": {"width": 3}}), ("", {"level": None})):
         without(generator, tmp_path / "other.safetensors", name, **said)
         with pytest.raises(WeightsError, match=r"other\.safetensors was written by another version, or altered"):
-            list(results(Request(tmp_path / "other.safetensors", Protocol(("ms-ssim",), 4))))
+            list(results(EvaluationRequest(tmp_path / "other.safetensors", EvaluationProtocol(("ms-ssim",), 4))))
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     first = min((copy / "checkpoints").iterdir())
     without(first, tmp_path / "other.safetensors", "averaged.dense.bias")
     (tmp_path / "other.safetensors").replace(first)
     with pytest.raises(TrainingError, match=rf"{first.name} cannot be read \(.*Missing.*delete it") as told:
-        list(results(Request(copy, Protocol(("ms-ssim",), 4), data)))
+        list(results(EvaluationRequest(copy, EvaluationProtocol(("ms-ssim",), 4), data)))
     assert "\n" not in str(told.value)
 
 
@@ -329,6 +331,6 @@ def test_files_that_are_not_what_they_are_given_for(data: Path, generator: Path,
     (tmp_path / "file").write_text("")
     _, _, error = command(data, "--metrics", "ms-ssim", "--num", 5, "--out", tmp_path / "file")
     assert "file is a file; give a folder" in str(error)
-    protocol = Protocol(("ms-ssim",), 5)
+    protocol = EvaluationProtocol(("ms-ssim",), 5)
     with pytest.raises(FormatError, match="has pictures of 16x16, wanted are 32x32"):
         open_source(generator, 32, protocol)

@@ -14,13 +14,13 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from celebahq_builder.cli import celebahq
+from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import CelebAHQError, FormatError, TrainingError, WeightsError
-from celebahq_builder.nets.progan import Architecture, Generator
-from celebahq_builder.progan import grid
-from celebahq_builder.progan.export import FORMAT, export, load_generator
+from celebahq_builder.models.generator_file import FORMAT, export, load_generator
+from celebahq_builder.models.progan import Architecture, Generator
+from celebahq_builder.progan import image_grid
 from celebahq_builder.progan.generate import Generated, generate, sheet
-from celebahq_builder.progan.interpolate import interpolate, training_video, walk
+from celebahq_builder.progan.video import interpolate, training_video, walk
 
 CPU = torch.device("cpu")
 
@@ -75,7 +75,7 @@ def test_files_sheet_and_hdf5_hold_the_same(run: Path, tmp_path: Path) -> None:
 
 def test_to_pixels() -> None:
     values = torch.tensor([-2.0, -1.0, -0.999, 0.0, 1.0, 3.0])
-    assert grid.to_pixels(values).tolist() == [0, 0, 0, 128, 255, 255]
+    assert image_grid.to_pixels(values).tolist() == [0, 0, 0, 128, 255, 255]
 
 
 def test_a_walk_loops_and_keeps_its_length() -> None:
@@ -94,7 +94,7 @@ def test_videos(run: Path, tmp_path: Path) -> None:
     frames, size = probe(tmp_path / "walk.mp4")
     assert (frames, size) == (12, (24, 16))
     for i, side in ((0, 32), (5, 65)):
-        grid.write_png(tmp_path / f"fakes-{i:06d}.png", np.full((side, side, 3), 200, np.uint8))
+        image_grid.write_png(tmp_path / f"fakes-{i:06d}.png", np.full((side, side, 3), 200, np.uint8))
     training_video(tmp_path, tmp_path / "training.mp4", fps=2)
     assert probe(tmp_path / "training.mp4") == (2, (66, 66))
     with pytest.raises(FormatError, match="exists"):
@@ -134,7 +134,7 @@ def test_a_walk_shows_what_a_run_shows(tmp_path: Path) -> None:
     _, frame = video.read()
     z = torch.from_numpy(walk(8, 1, 4, 5.0, 0)[0])
     labels = torch.eye(2)[[0, 1, 0, 1]]
-    shown = grid.tiled(grid.generated(generator, z, 4, 0.0, labels), 2)
+    shown = image_grid.tiled(image_grid.generated(generator, z, 4, 0.0, labels), 2)
     assert frame.shape == shown.shape == (32, 32, 3)
     assert np.abs(frame[..., ::-1].astype(float) - shown).mean() < 12  # colours are of half the resolution
     _, white = cv2.VideoCapture(str(tmp_path / "done.mp4")).read()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from celebahq_builder.progan import losses
+from celebahq_builder.progan import step
 
 REAL, FAKE = torch.tensor([1.0, 3.0]), torch.tensor([-1.0, 0.5])
 
@@ -16,13 +16,13 @@ def softplus(x: float) -> float:
 
 
 def test_by_hand() -> None:
-    assert losses.wgan_discriminator(REAL, FAKE, 0.001).item() == pytest.approx(-0.25 - 2 + 0.001 * 5)
-    assert losses.wgan_generator(FAKE).item() == pytest.approx(0.25)
-    assert losses.lsgan_discriminator(REAL, FAKE).item() == pytest.approx(5 + (4 + 0.25) / 2)
-    assert losses.lsgan_generator(FAKE).item() == pytest.approx((1 + 0.25) / 2)
+    assert step.wgan_discriminator(REAL, FAKE, 0.001).item() == pytest.approx(-0.25 - 2 + 0.001 * 5)
+    assert step.wgan_generator(FAKE).item() == pytest.approx(0.25)
+    assert step.lsgan_discriminator(REAL, FAKE).item() == pytest.approx(5 + (4 + 0.25) / 2)
+    assert step.lsgan_generator(FAKE).item() == pytest.approx((1 + 0.25) / 2)
     wanted = (softplus(-1) + softplus(-3)) / 2 + (softplus(-1) + softplus(0.5)) / 2
-    assert losses.logistic_discriminator(REAL, FAKE).item() == pytest.approx(wanted)
-    assert losses.logistic_generator(FAKE).item() == pytest.approx((softplus(1) + softplus(-0.5)) / 2)
+    assert step.logistic_discriminator(REAL, FAKE).item() == pytest.approx(wanted)
+    assert step.logistic_generator(FAKE).item() == pytest.approx((softplus(1) + softplus(-0.5)) / 2)
 
 
 def quadratic(pictures: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def test_gradient_penalty(target: float) -> None:
     between = real + mix.view(-1, 1, 1, 1) * (fake - real)
     lengths = 2 * between.flatten(1).norm(dim=1)
     wanted = ((lengths - target) ** 2).mean() / target**2
-    torch.testing.assert_close(losses.gradient_penalty(quadratic, real, fake, mix, target), wanted)
+    torch.testing.assert_close(step.gradient_penalty(quadratic, real, fake, mix, target), wanted)
 
 
 def test_penalties_have_gradients_for_the_discriminator() -> None:
@@ -47,12 +47,12 @@ def test_penalties_have_gradients_for_the_discriminator() -> None:
     def judge(pictures: Tensor) -> Tensor:
         return scale * quadratic(pictures)
 
-    losses.r1_penalty(judge, real).backward()
+    step.r1_penalty(judge, real).backward()
     # |grad|^2 / 2 = 2 s^2 |x|^2; its derivative by s is 4 s |x|^2.
     assert scale.grad is not None
     torch.testing.assert_close(scale.grad, 4 * 1.5 * real.flatten(1).square().sum(dim=1).mean())
     scale.grad = None
-    losses.gradient_penalty(judge, real, real, torch.zeros(2)).backward()
+    step.gradient_penalty(judge, real, real, torch.zeros(2)).backward()
     lengths = real.flatten(1).norm(dim=1)
     torch.testing.assert_close(scale.grad, (2 * (3 * lengths - 1) * 2 * lengths).mean())
 
@@ -61,13 +61,13 @@ def test_labels() -> None:
     logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     classes = torch.eye(3)[[0, 2]]
     wanted = (math.log(math.exp(2) + 2) - 2 + math.log(2 + math.e)) / 2
-    assert losses.label_loss(logits, classes).item() == pytest.approx(wanted, rel=1e-6)
+    assert step.label_loss(logits, classes).item() == pytest.approx(wanted, rel=1e-6)
     attributes = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     each = [softplus(-2), softplus(0), softplus(0), softplus(0), softplus(1), softplus(0)]
-    assert losses.label_loss(logits, attributes, classes=False).item() == pytest.approx(sum(each) / 6)
+    assert step.label_loss(logits, attributes, classes=False).item() == pytest.approx(sum(each) / 6)
 
 
 def test_half_precision_scores_are_added_up_in_float32() -> None:
     scores = torch.full((4096,), 1.001953125, dtype=torch.bfloat16)
-    assert losses.wgan_generator(scores).dtype == torch.float32
-    assert losses.wgan_generator(scores).item() == pytest.approx(-float(scores[0]))
+    assert step.wgan_generator(scores).dtype == torch.float32
+    assert step.wgan_generator(scores).item() == pytest.approx(-float(scores[0]))

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from celebahq_builder.config import load
 from celebahq_builder.errors import WeightsError
-from celebahq_builder.nets.progan import Architecture, Generator
-from celebahq_builder.progan.measuring import Measuring
-from celebahq_builder.progan.recipe import ProganRecipe
-from celebahq_builder.recipe import load
+from celebahq_builder.models.progan import Architecture, Generator
+from celebahq_builder.progan.evaluation import Measuring
+from celebahq_builder.progan.schedule import ProganRecipe
 from tests.evaluation.sources import smooth
-from tests.formats.pyramids import theano_file
+from tests.hdf5.pyramids import theano_file
 from tests.progan.tiny import NETWORK
 
 CPU = torch.device("cpu")

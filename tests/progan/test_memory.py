@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.nets.progan import Architecture
-from celebahq_builder.progan.memory import fitted
-from celebahq_builder.progan.players import Players, Reals
-from celebahq_builder.progan.recipe import ProganRecipe
-from celebahq_builder.progan.schedule import Moment, Schedule
-from celebahq_builder.training.world import ALONE
+from celebahq_builder.models.progan import Architecture
+from celebahq_builder.progan.launch import fitted
+from celebahq_builder.progan.schedule import Moment, ProganRecipe, Schedule
+from celebahq_builder.progan.step import ProGANStep, RealBatch
+from celebahq_builder.training.distributed import ALONE
 
 RECIPE = ProganRecipe(
     "progan",
@@ -23,16 +22,16 @@ RECIPE = ProganRecipe(
 def short_of_memory(monkeypatch: pytest.MonkeyPatch, pixels: int) -> list[tuple[int, float, int, int]]:
     """Let steps run out of memory whose passes have more pixels than this; return what was tried."""
     tried = []
-    real = Players.step
+    real = ProGANStep.step
 
-    def step(players: Players, number: int, moment: Moment, reals: Sequence[Reals]) -> torch.Tensor:
+    def step(players: ProGANStep, number: int, moment: Moment, reals: Sequence[RealBatch]) -> torch.Tensor:
         n = len(reals[0].pictures)
         tried.append((moment.resolution, moment.alpha, n, len(reals)))
         if n * moment.resolution**2 > pixels:
             raise torch.cuda.OutOfMemoryError("no room")
         return real(players, number, moment, reals)
 
-    monkeypatch.setattr(Players, "step", step)
+    monkeypatch.setattr(ProGANStep, "step", step)
     return tried
 
 

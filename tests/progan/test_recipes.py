@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from celebahq_builder.progan.recipe import ProganRecipe
-from celebahq_builder.recipe import load
-from celebahq_builder.settings import bundled_recipe
+from celebahq_builder.config import load
+from celebahq_builder.pipeline.recipe import bundled_recipe
+from celebahq_builder.progan.schedule import ProganRecipe
 
 V2 = {"celebahq-1024-1gpu": 1, "celebahq-1024-2gpu": 2, "celebahq-1024-4gpu": 4, "celebahq-1024-8gpu": 8}
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celebahq_builder.nets.progan import group_size
+from celebahq_builder.models.progan import group_size
 from celebahq_builder.progan.schedule import Moment, Schedule
 
 V2 = Schedule(total_kimg=12000, train_kimg=600, fade_kimg=600)

@@ -13,15 +13,15 @@ import pytest
 import torch
 from tensorboardX.proto.event_pb2 import Event
 
+from celebahq_builder.config import load
 from celebahq_builder.errors import DiskFull, TrainingError, WorkspaceError, WorkspaceLocked
-from celebahq_builder.lock import lock
-from celebahq_builder.progan import interruption
-from celebahq_builder.progan.interruption import Stop, Stopped
-from celebahq_builder.progan.recipe import ProganRecipe
+from celebahq_builder.progan.schedule import ProganRecipe
 from celebahq_builder.progan.stats import Stats, read_lines
-from celebahq_builder.progan.train import Request, Training
-from celebahq_builder.recipe import load
-from celebahq_builder.training.world import ALONE, _connected
+from celebahq_builder.progan.train import Training, TrainingRequest
+from celebahq_builder.storage import lock
+from celebahq_builder.training import interruption
+from celebahq_builder.training.distributed import ALONE, _connected
+from celebahq_builder.training.interruption import Stopped, StopRequest
 from tests.progan.tiny import assert_equal, last, trained, without_time
 
 
@@ -73,16 +73,16 @@ def test_told_at_the_end_of_a_tick(data: Path, recipe: Path, tmp_path: Path) -> 
 
 
 def test_told_before_it_begins(data: Path, recipe: Path, tmp_path: Path) -> None:
-    stop = Stop()
+    stop = StopRequest()
     stop.asked = True
-    Training(Request(data, tmp_path), load(ProganRecipe, recipe), ALONE, stop).run()
+    Training(TrainingRequest(data, tmp_path), load(ProganRecipe, recipe), ALONE, stop).run()
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_measurement_is_left_off_when_told_to_end(data: Path, recipe: Path, tmp_path: Path) -> None:
     settings = rarely(recipe)
     tick = dataclasses.replace(settings.tick, metric_ticks=1, metrics=("ms-ssim",), metric_num=40)
-    training = Training(Request(data, tmp_path), dataclasses.replace(settings, tick=tick), ALONE)
+    training = Training(TrainingRequest(data, tmp_path), dataclasses.replace(settings, tick=tick), ALONE)
     assert training.measuring is not None
     scores = training.measuring.scores
 
@@ -100,7 +100,7 @@ def test_a_measurement_is_left_off_when_told_to_end(data: Path, recipe: Path, tm
 
 def test_two_signals_at_once_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Torchrun passes on the Ctrl-C that the terminal gave to all."""
-    stop = Stop()
+    stop = StopRequest()
     with stop.listening():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
@@ -112,7 +112,7 @@ def test_two_signals_at_once_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_light_work_is_interrupted() -> None:
-    stop = Stop()
+    stop = StopRequest()
     with stop.listening():
         with pytest.raises(Stopped), stop.at_once():
             signal.raise_signal(signal.SIGTERM)
@@ -127,7 +127,7 @@ def test_what_has_become_infinite_is_not_saved(data: Path, recipe: Path, tmp_pat
     before = last(tmp_path)
     tick = dataclasses.replace(settings.tick, kimg=10.0)
 
-    class After(Stop):
+    class After(StopRequest):
         steps = 0
 
         @property
@@ -139,14 +139,14 @@ def test_what_has_become_infinite_is_not_saved(data: Path, recipe: Path, tmp_pat
         def asked(self, value: bool) -> None:
             pass
 
-    training = Training(Request(data, tmp_path), dataclasses.replace(settings, tick=tick), ALONE, After())
+    training = Training(TrainingRequest(data, tmp_path), dataclasses.replace(settings, tick=tick), ALONE, After())
     with torch.no_grad():
         training.players.generator.dense.weight.fill_(float("nan"))
     with pytest.raises(TrainingError, match=r"tick 2, at 0\.04 kimg, is not finite"):
         training.run()
     assert_equal(last(tmp_path), before)
 
-    training = Training(Request(data, tmp_path), settings, ALONE)
+    training = Training(TrainingRequest(data, tmp_path), settings, ALONE)
     with torch.no_grad():  # of a level that is not in yet: no loss tells of it
         training.players.generator.blocks[2][0].bias.fill_(float("inf"))  # type: ignore[index]
     with pytest.raises(TrainingError, match=r"tick 2, at 0\.032 kimg, left weights that are not finite"):

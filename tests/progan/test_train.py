@@ -15,20 +15,19 @@ import pytest
 import torch
 from PIL import Image
 
+from celebahq_builder.config import load
 from celebahq_builder.errors import CelebAHQError, RecipeError, TrainingError
 from celebahq_builder.evaluation.evaluate import evaluate
-from celebahq_builder.evaluation.protocol import Protocol
-from celebahq_builder.evaluation.reference import Reference
-from celebahq_builder.evaluation.source import open_set
-from celebahq_builder.formats.codecs import Gzip
-from celebahq_builder.formats.writing import write_pictures
-from celebahq_builder.progan import checkpoint, command
-from celebahq_builder.progan.evaluate import open_source
-from celebahq_builder.progan.recipe import LossSettings, ProganRecipe
+from celebahq_builder.evaluation.image_sources import Reference, open_set
+from celebahq_builder.evaluation.protocol import EvaluationProtocol
+from celebahq_builder.hdf5.codecs import Gzip
+from celebahq_builder.hdf5.create import write_images
+from celebahq_builder.progan import checkpoint, launch
+from celebahq_builder.progan.evaluation import open_source
+from celebahq_builder.progan.schedule import LossSettings, ProganRecipe
 from celebahq_builder.progan.stats import read_lines
-from celebahq_builder.progan.train import Request, Training
-from celebahq_builder.recipe import load
-from celebahq_builder.training.world import ALONE
+from celebahq_builder.progan.train import Training, TrainingRequest
+from celebahq_builder.training.distributed import ALONE
 from tests.progan.tiny import RECIPE, Noise, assert_equal, last, trained, without_time
 
 
@@ -180,7 +179,7 @@ def test_another_recipe_or_other_data_are_refused(whole: Path, data: Path, recip
         count = 41
 
     other = tmp_path / "other.h5"
-    write_pictures(Others(), other, codec=Gzip())
+    write_images(Others(), other, codec=Gzip())
     with pytest.raises(TrainingError, match=r"data\.pictures = 40, this run asks 41"):
         trained(other, whole, settings)
 
@@ -189,7 +188,7 @@ def test_losses_that_are_not_finite_end_the_run(data: Path, recipe: Path, tmp_pa
     settings = load(ProganRecipe, recipe)
     trained(data, tmp_path, settings, 0.016)
     before = last(tmp_path)
-    training = Training(Request(data, tmp_path), settings, ALONE)
+    training = Training(TrainingRequest(data, tmp_path), settings, ALONE)
     with torch.no_grad():
         training.players.generator.dense.weight.fill_(float("nan"))
     with pytest.raises(
@@ -215,13 +214,13 @@ def test_bad_recipes(change: str, error: type[CelebAHQError], message: str, data
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE.replace(old, new))
     with pytest.raises(error, match=message.replace(".", r"\.").replace("?", r"\?")):
-        command.train(Request(data, tmp_path / "run"), path, device="cpu")
+        launch.train(TrainingRequest(data, tmp_path / "run"), path, device="cpu")
     assert not (tmp_path / "run").exists()
 
 
 def test_nothing_to_resume(data: Path, recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="holds no checkpoint to resume from"):
-        command.train(Request(data, tmp_path / "run", resume=True), recipe, device="cpu")
+        launch.train(TrainingRequest(data, tmp_path / "run", resume=True), recipe, device="cpu")
 
 
 def test_measured_as_it_goes(data: Path, recipe: Path, whole: Path, tmp_path: Path) -> None:
@@ -234,8 +233,8 @@ def test_measured_as_it_goes(data: Path, recipe: Path, whole: Path, tmp_path: Pa
     lines = read_lines(run / "stats.jsonl")
     assert [line["tick"] for line in lines if "ms-ssim40" in line] == [5, 10]
     assert [line["tick"] for line in lines if "swd40" in line] == [10]  # 8x8 has no SWD
-    source = open_source(run, None, Protocol(("swd", "ms-ssim")))
-    result = evaluate(source, Reference(open_set(data, 16)), Protocol(("swd", "ms-ssim"), 40))
+    source = open_source(run, None, EvaluationProtocol(("swd", "ms-ssim")))
+    result = evaluate(source, Reference(open_set(data, 16)), EvaluationProtocol(("swd", "ms-ssim"), 40))
     for name in ("swd", "ms-ssim"):
         score = result.score(name)
         assert score is not None

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from celebahq_builder.formats.pictures import Picture
-from celebahq_builder.progan.recipe import ProganRecipe
+from celebahq_builder.image_set import NamedImage
+from celebahq_builder.progan.schedule import ProganRecipe
 from celebahq_builder.progan.stats import read_lines
-from celebahq_builder.progan.train import Request, Training
-from celebahq_builder.training.world import ALONE
+from celebahq_builder.progan.train import Training, TrainingRequest
+from celebahq_builder.training.distributed import ALONE
 
 NETWORK = """
 task = "progan"
@@ -46,11 +46,11 @@ class Noise:
     def pictures(self, start: int = 0):  # type: ignore[no-untyped-def]
         for i in range(start, self.count):
             pixels = np.random.default_rng(i).integers(0, 256, (3, 16, 16), dtype=np.uint8)
-            yield Picture(pixels, f"{i}")
+            yield NamedImage(pixels, f"{i}")
 
 
 def trained(data: Path, out: Path, recipe: ProganRecipe, total_kimg: float | None = None, **more: object) -> Training:
-    training = Training(Request(data, out, total_kimg=total_kimg, **more), recipe, ALONE)  # type: ignore[arg-type]
+    training = Training(TrainingRequest(data, out, total_kimg=total_kimg, **more), recipe, ALONE)  # type: ignore[arg-type]
     training.run()
     return training
 

@@ -2,7 +2,7 @@
 
 from celebahq_builder import outcome
 from celebahq_builder.outcome import Kept, Outcome
-from celebahq_builder.workspace import Workspace
+from celebahq_builder.pipeline.workspace import Workspace
 
 
 def outcomes(workspace: Workspace) -> list[Outcome]:

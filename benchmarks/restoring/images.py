@@ -1,0 +1,61 @@
+"""Test pictures, and networks run over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from celebahq_builder.imaging.tiles import run_tiled
+from celebahq_builder.models.autoencoder import Autoencoder
+from celebahq_builder.models.srgan import SRGenerator
+from celebahq_builder.restoration.photos import PhotoFolder, Pixels, shrink4, to_pixels, to_tensor
+
+Network = Autoencoder | SRGenerator
+
+HELD_OUT, TRAINED_AT_LEAST_PX = 8, 128
+"""How the trainings split their photos: as the recipes of the bundled weights say."""
+
+CROP_PX = 256
+
+
+def live1(data: Path) -> list[Pixels]:
+    """Return the 29 pictures of LIVE1."""
+    folder = data / "benchmarks" / "LIVE1"
+    return [read(path) for path in sorted(folder.glob("*.*")) if path.suffix.lower() in (".bmp", ".png")]
+
+
+def low_and_high(data: Path, name: str) -> Iterator[tuple[Pixels, Pixels]]:
+    """Yield the official low-resolution files of Set5 or Set14 with the true pictures."""
+    for path in sorted((data / "benchmarks" / name).glob("*_LR.png")):
+        yield read(path), read(path.with_name(path.name.replace("_LR", "_HR")))
+
+
+def held_out(data: Path) -> Iterator[tuple[Pixels, Pixels]]:
+    """Yield crops of the photos that no training has seen, reduced and true."""
+    photos = PhotoFolder.read(data / "photos" / "train", held_out=HELD_OUT, at_least_px=TRAINED_AT_LEAST_PX)
+    for photo in photos.held_out:
+        for top in range(0, photo.shape[0] - CROP_PX + 1, CROP_PX):
+            for left in range(0, photo.shape[1] - CROP_PX + 1, CROP_PX):
+                high = np.ascontiguousarray(photo[top : top + CROP_PX, left : left + CROP_PX])
+                yield to_pixels(shrink4(to_tensor([high], torch.device("cpu"))))[0], high
+
+
+def restore(net: Network, picture: Pixels, scale: int = 1) -> Tensor:
+    """Return a network's result, uint8 [3, H, W]."""
+    return run_tiled(net, tensor(picture), scale=scale, tile_px=512, context_px=net.context_px, stride_px=net.STRIDE_PX)
+
+
+def tensor(picture: Pixels) -> Tensor:
+    """Return an RGB picture as uint8 [3, H, W]."""
+    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+
+
+def read(path: Path) -> Pixels:
+    """Return a picture as uint8 [H, W, 3]."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

@@ -1,0 +1,100 @@
+"""The celebahq command group, exit codes and error messages."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from celebahq_builder import __version__
+from celebahq_builder.errors import CelebAHQError
+
+PATH = click.Path(path_type=Path, readable=False)
+"""Of a file or a folder; whether it must exist is for the function to say, in its own words."""
+
+
+class Interrupted(click.Abort):
+    """A command was stopped by Ctrl-C; the text says what became of its work, or nothing."""
+
+
+class Command(click.Command):
+    """A command that says what becomes of its work when it is interrupted.
+
+    Args:
+        interrupted: to follow "interrupted; "; empty where there is nothing to say.
+    """
+
+    def __init__(self, *args: Any, interrupted: str = "", **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.interrupted = interrupted
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command.
+
+        Raises:
+            Interrupted: by Ctrl-C.
+        """
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, click.Abort) as error:
+            raise Interrupted(self.interrupted) from error
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+    group_class = type
+
+
+def main() -> None:
+    """Run the ``celebahq`` command group."""
+    run_command(celebahq)
+
+
+def run_command(command: click.Command) -> None:
+    """Run a command; what the user can mend is one line on stderr and exit code 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        _end(command.main(standalone_mode=False) or 0)
+    except CelebAHQError as error:
+        click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)  # names of files may have several
+        sys.exit(1)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt) as error:
+        _leave(error)
+
+
+def _end(status: int) -> NoReturn:
+    """End the process; one of several that trained together at once, see `training.world.joined`."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _leave(error: BaseException) -> NoReturn:
+    """Say that a command was interrupted, and end the process without waiting for what is still at work."""
+    said = f"; {error}" if isinstance(error, Interrupted) and str(error) else ""
+    ended = "\n" if sys.stderr.isatty() else ""  # the line that begins with ^C
+    with contextlib.suppress(KeyboardInterrupt):  # once more
+        click.echo(f"{ended}interrupted{said}", err=True)
+        sys.stderr.flush()
+    os._exit(130)  # waiting for workers that are told to stop already would look like a hang
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def celebahq() -> None:
+    """Build CelebA-HQ from in-the-wild photos, train its networks, and check the results."""

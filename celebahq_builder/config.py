@@ -1,0 +1,191 @@
+"""Strict TOML recipes as frozen dataclasses, and the recipes and weights that come with the project."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from celebahq_builder.errors import RecipeError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def bundled(name: str) -> Path:
+    """Return the folder `pretrained` or `pipelines`: beside the package in a checkout, inside it when installed."""
+    installed = _PACKAGE / "_bundled" / name
+    return installed if installed.is_dir() else _PACKAGE.parent / name
+
+
+T = TypeVar("T")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file into plain dictionaries.
+
+    Raises:
+        RecipeError: no such file, not UTF-8, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+        hint = f"; {path.parent} has {', '.join(near)}" if near else ""
+        raise RecipeError(f"recipe {path} does not exist{hint}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"recipe {path} cannot be read as TOML: {error}") from None
+
+
+def load(cls: type[T], path: Path) -> T:
+    """Read the TOML file `path` as an instance of the frozen dataclass `cls`.
+
+    Raises:
+        RecipeError: unreadable file, unknown key, wrong type, or a value that `cls` refuses.
+    """
+    return from_mapping(cls, read_toml(path), where=str(path), text=path.read_text(encoding="utf-8"))
+
+
+def from_mapping(
+    cls: type[T], values: Mapping[str, Any], *, where: str, text: str = "", table: tuple[str, ...] = ()
+) -> T:
+    """Build the dataclass `cls` from nested mappings, strictly.
+
+    Args:
+        values: as TOML gives them; keys are field names, tables are nested dataclasses.
+        where: what to call the source of the values in an error, usually a path.
+        text: the TOML text, to find line numbers in.
+        table: name of the table that `values` stands for, outermost first.
+
+    Raises:
+        RecipeError: unknown or missing key, wrong type, or a ValueError of the dataclass itself.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        place = _place(where, text, table, key)
+        if key not in fields:
+            raise RecipeError(f"{place}: unknown key {_dotted((*table, key))}{_nearest(key, fields)}")
+        found[key] = _convert(hints[key], value, place=place, where=where, text=text, table=(*table, key))
+    for name, field in fields.items():
+        no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if name not in found and no_default:
+            raise RecipeError(f"{where}: key {_dotted((*table, name))} is missing")
+    try:
+        return cls(**found)
+    except ValueError as error:
+        raise RecipeError(f"{_place(where, text, table, None)}: {error}") from None
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `over` laid over it, table by table; neither is changed."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        both_tables = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(old, value) if both_tables else value  # type: ignore[arg-type]
+    return merged
+
+
+def to_mapping(settings: Any) -> dict[str, Any]:
+    """Turn a settings dataclass into nested plain values, in field order, as JSON and TOML hold them."""
+    return {f.name: _plain(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested tables into one with dotted keys: ``{"align": {"size_px": 1}}`` to ``{"align.size_px": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_mapping(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _convert(hint: Any, value: Any, *, place: str, where: str, text: str, table: tuple[str, ...]) -> Any:
+    origin = typing.get_origin(hint)
+    name = _dotted(table)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise RecipeError(f"{place}: {name} must be a table, got {value!r}")
+        return from_mapping(hint, value, where=where, text=text, table=table)
+    if origin in (typing.Union, types.UnionType):
+        options = [h for h in typing.get_args(hint) if h is not type(None)]
+        if value is None:
+            return None
+        return _convert(options[0], value, place=place, where=where, text=text, table=table)
+    if origin is typing.Literal:
+        allowed = typing.get_args(hint)
+        if value not in allowed:
+            raise RecipeError(f"{place}: {name} must be one of {', '.join(map(str, allowed))}; got {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise RecipeError(f"{place}: {name} must be a list, got {value!r}")
+        args = typing.get_args(hint)
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(inner) != len(value):
+            raise RecipeError(f"{place}: {name} must have {len(inner)} values, got {len(value)}")
+        return tuple(
+            _convert(h, v, place=place, where=where, text=text, table=(*table[:-1], f"{table[-1]}#{i}"))
+            for i, (h, v) in enumerate(zip(inner, value, strict=True))
+        )
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise RecipeError(f"{place}: {name} must be a table, got {value!r}")
+        inner_hint = typing.get_args(hint)[1]
+        return {
+            key: _convert(inner_hint, one, place=place, where=where, text=text, table=(*table, key))
+            for key, one in value.items()
+        }
+    if hint is float and isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{place}: {name} must be a finite number, got {value!r}")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise RecipeError(f"{place}: {name} must be {hint.__name__}, got {value!r}")
+    return value
+
+
+def _dotted(names: tuple[str, ...]) -> str:
+    """Return a key for people; ``#1``, the place in an array of tables, is for `_place` alone."""
+    return ".".join(name.partition("#")[0] for name in names)
+
+
+def _nearest(key: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}"
+
+
+def _place(where: str, text: str, table: tuple[str, ...], key: str | None) -> str:
+    """Name the file and, as far as plain TOML allows to tell, the line of a key."""
+    current: tuple[str, ...] = ()
+    seen: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
+        if header:
+            current = tuple(part.strip().strip("\"'") for part in header[1].split("."))
+            if line.lstrip().startswith("[["):
+                count = seen[header[1]] = seen.get(header[1], -1) + 1
+                current = (*current[:-1], f"{current[-1]}#{count}")
+            if current == ((*table, key) if key is not None else table):
+                return f"{where}:{number}"
+        elif key is not None and current == table and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+            return f"{where}:{number}"
+    return where

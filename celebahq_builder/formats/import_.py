@@ -1,0 +1,152 @@
+"""Import a data set of any known format into an HDF5 file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from celebahq_builder import __version__
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.registry import reader_of, recognise
+from celebahq_builder.hdf5.codecs import codec
+from celebahq_builder.hdf5.create import OWN_COLUMNS, write_images
+from celebahq_builder.hdf5.labels import labels_file, labels_path
+from celebahq_builder.hdf5.level_images import LevelImageSet
+from celebahq_builder.hdf5.metadata import Metadata
+from celebahq_builder.image_set import ImageSet, Labels, NamedImage
+from celebahq_builder.progress import Progress
+from celebahq_builder.storage import check_free, sha256, source_fingerprint
+
+
+def import_images(
+    path: Path,
+    target: Path,
+    *,
+    format: str | None = None,
+    resize: int | None = None,
+    limit: int | None = None,
+    skip: Path | None = None,
+    compression: str = "gzip",
+    workers: int = 1,
+) -> int:
+    """Write a data set to a new HDF5 file; returns the number of pictures.
+
+    Labels go to ``<stem>-labels.npy`` beside it, what is known of the pictures to its columns. The hashes are of the
+    pixels that are written; where the metadata has some, they are checked. A killed import goes on from
+    ``TARGET.partial``, if the data set and what is asked for are still the same; after an error nothing is left.
+
+    Args:
+        path: of the data set.
+        target: HDF5 file to make.
+        format: name in the catalogue; None takes what the data set looks like.
+        resize: for formats of pictures of any size, cut their middle to this one.
+        limit: so many pictures from the beginning; None for all.
+        skip: file of names to leave out, one a line, for formats that allow it.
+        compression: name of a codec.
+        workers: threads that build and compress the levels; they never change the result.
+
+    Raises:
+        FormatError: the data set is damaged or not of the format, the target exists or cannot be written.
+        DiskFull: no space left; nothing remains of the target.
+    """
+    check_free(target)
+    name = format or recognise(path)
+    left_out = () if skip is None else _names(skip)
+    pictures = reader_of(name)(path, resize, left_out)
+    attributes = _attributes(pictures, name, path)
+    if left_out:
+        attributes["skipped"] = len(left_out)
+    if limit is not None and limit < pictures.count:
+        attributes["limit"] = limit
+        pictures = _First(pictures, limit)
+    if pictures.labels is None:
+        check_free(labels_path(target))  # of another data set, they would be taken for this one's
+    metadata = getattr(pictures, "metadata", Metadata())
+    columns = {key: column for key, column in metadata.columns.items() if key not in OWN_COLUMNS}
+    if metadata.attribute_names:
+        columns["attribute_names"] = list(metadata.attribute_names)
+    progress = Progress("import", pictures.count, unit="picture", judged=False)
+    try:
+        write_images(
+            _Checked(pictures, metadata, path) if resize is None else pictures,
+            target,
+            codec=codec(compression),
+            workers=workers,
+            columns=columns,
+            attributes=attributes,
+            advance=progress.advance,
+            plan={
+                "builder": __version__,
+                "source": str(path.absolute()),
+                "content": source_fingerprint(path),
+                "labels": sha256(b"" if pictures.labels is None else labels_file(pictures.labels)),
+                "format": name,
+                "resize": resize,
+                "limit": limit,
+                "skip": sha256("\n".join(left_out).encode()),
+                "compression": compression,
+            },
+            go_on=progress.go_on,
+        )
+    except OSError as error:
+        raise FormatError(f"{target} cannot be written: {error}; see to it, or choose another --out") from None
+    finally:
+        progress.close()
+    return pictures.count
+
+
+def _attributes(pictures: ImageSet, name: str, path: Path) -> dict[str, Any]:
+    known = dict(pictures.pyramid.file.attrs) if isinstance(pictures, LevelImageSet) else {}
+    known.pop("format_version", None)
+    return {"builder": f"celebahq_builder {__version__}", **known, "imported_from": json.dumps([name, path.name])}
+
+
+def _names(path: Path) -> tuple[str, ...]:
+    """Return the names of a file, one a line; blank lines are none."""
+    try:
+        return tuple(filter(None, map(str.strip, path.read_text(encoding="utf-8-sig").splitlines())))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"--skip {path} cannot be read: {error}; expected a text file, a name a line") from None
+
+
+class _First:
+    """The beginning of a set of pictures, with what is known of it."""
+
+    def __init__(self, pictures: ImageSet, count: int) -> None:
+        self.of, self.count = pictures, count
+        self.resolution, self.channels = pictures.resolution, pictures.channels
+        self.labels: Labels | None = None if pictures.labels is None else pictures.labels[:count]
+        self.label_names = pictures.label_names
+        whole: Metadata = getattr(pictures, "metadata", Metadata())
+        columns = {key: column[:count] for key, column in whole.columns.items()}
+        self.metadata = Metadata(columns, whole.attribute_names)
+
+    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
+        """Yield the pictures from number `start` on."""
+        return itertools.islice(self.of.pictures(start), max(self.count - start, 0))
+
+
+class _Checked:
+    """A set of pictures, each compared with the hash that its metadata has."""
+
+    def __init__(self, pictures: ImageSet, metadata: Metadata, path: Path) -> None:
+        self.of, self.path = pictures, path
+        self.count, self.resolution, self.channels = pictures.count, pictures.resolution, pictures.channels
+        self.labels: Labels | None = pictures.labels
+        self.label_names = pictures.label_names
+        hashes = metadata.columns.get("sha256")
+        self.hashes = hashes if isinstance(hashes, list) else None
+
+    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
+        """Yield the pictures that are what their metadata says."""
+        for number, picture in enumerate(self.of.pictures(start), start):
+            recorded = self.hashes[number] if self.hashes is not None else ""
+            if recorded and sha256(picture.pixels.tobytes()) != recorded:
+                raise FormatError(
+                    f"{self.path}: {picture.name}, picture {number}, is not the one that its metadata describes: its "
+                    "SHA-256 is another; restore it, or remove sha256 from the metadata if the change is meant"
+                )
+            yield picture

@@ -1,0 +1,1 @@
+"""The multi-resolution HDF5 file: layout, reader, writer."""

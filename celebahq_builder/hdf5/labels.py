@@ -1,0 +1,114 @@
+"""Labels of an HDF5 file: the -labels.npy file beside it, and labels made from its columns."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.hdf5.layout import PHOTOS, open_hdf5, read_column
+from celebahq_builder.image_set import Labels
+from celebahq_builder.storage import write_atomic
+
+
+def labels_path(path: Path) -> Path:
+    """Return where the labels of the HDF5 file `path` lie."""
+    return path.with_name(f"{path.stem}-labels.npy")
+
+
+def labels_file(labels: Labels) -> bytes:
+    """Return the contents of a file of labels, float32 [N, classes]."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(labels, np.float32), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def write_labels(path: Path, labels: Labels) -> None:
+    """Write the labels of the HDF5 file `path`, whole or not at all.
+
+    Raises:
+        DiskFull: no space left.
+    """
+    write_atomic(labels_path(path), labels_file(labels))
+
+
+def read_labels(path: Path, count: int) -> Labels | None:
+    """Return the labels beside the HDF5 file `path`, float32 [N, classes], or None where there are none.
+
+    Raises:
+        FormatError: as `load_labels` does.
+    """
+    beside = labels_path(path)
+    return load_labels(beside, count) if beside.exists() else None
+
+
+def load_labels(path: Path, count: int) -> Labels:
+    """Return the labels of N pictures in a file of numpy's, float32 [N, classes].
+
+    Raises:
+        FormatError: the file is not such an array, or as `check_labels` does.
+    """
+    try:
+        values = np.asarray(np.load(io.BytesIO(path.read_bytes()), allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise FormatError(f"{path} is not a readable array of numpy's: {error}; replace or delete it") from None
+    return check_labels(values, count, path)
+
+
+def check_labels(values: NDArray[Any], count: int, where: Path) -> Labels:
+    """Return values as the labels of N pictures, float32 [N, classes].
+
+    Args:
+        where: file that an error names.
+
+    Raises:
+        FormatError: not one row of finite numbers per picture.
+    """
+    if values.ndim != 2 or values.dtype.kind not in "biuf" or len(values) != count or not np.isfinite(values).all():
+        raise FormatError(
+            f"{where}: labels are {values.dtype} {list(values.shape)}, expected finite numbers [{count}, classes]; "
+            "replace or delete them"
+        )
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def of_attributes(attributes: ArrayLike) -> Labels:
+    """Return attributes [N, attributes] as labels: 1 where a picture has one, 0 for CelebA's -1 and unknown ones."""
+    return np.asarray(np.asarray(attributes) > 0, np.float32)
+
+
+Source = Literal["file", "attributes"]
+"""``file``: ``<stem>-labels.npy`` beside the HDF5 file; ``attributes``: those of its group ``photos``."""
+
+
+def labels_for_training(path: Path, source: Source, count: int) -> tuple[Labels, tuple[str, ...]]:
+    """Return the labels of a file's pictures, float32 [N, classes], and the names of their columns, if any.
+
+    Attributes are 1 where a picture has them, else 0: CelebA's -1 becomes 0.
+
+    Args:
+        path: of the HDF5 file.
+        source: where its labels are.
+        count: N.
+
+    Raises:
+        FormatError: there are none, or not one row of finite numbers for each picture.
+    """
+    with open_hdf5(path) as file:
+        names = read_column(file, "label_names" if source == "file" else "attribute_names")
+        attributes = read_column(file, "attributes") if source == "attributes" else None
+    named = () if names is None else tuple(map(str, names))
+    if source == "file":
+        found = read_labels(path, count)
+        if found is None:
+            raise FormatError(
+                f"{labels_path(path)} does not exist; expected labels there, or open the data set without"
+            )
+        return found, named
+    if attributes is None:
+        raise FormatError(f"{path} has no {PHOTOS}/attributes: what it was made from had none, or was other software")
+    return of_attributes(check_labels(np.asarray(attributes), count, path)), named

@@ -1,0 +1,292 @@
+"""The quality score of an image, computed from its power spectrum."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue (BT.601)."""
+
+RINGS_PER_OCTAVE = 8
+LOWEST_CYCLES = 4
+"""Cycles per picture at the inner edge of the first ring, at least: below it the window shows, not the picture."""
+OCTAVES = 5
+"""Rings reach at most so far down from the Nyquist frequency: what lies below is composition, not sharpness."""
+PLATEAU = 0.1
+"""The rings up to this share of the Nyquist frequency say how strong the picture's contrast is."""
+DETAIL = (1 / 16, 0.92)
+"""Shares of the Nyquist frequency between which breadth and symmetry are measured."""
+TAIL = 0.9
+"""Frequencies above this share of the Nyquist frequency tell the floor."""
+
+BELOW_TAIL = (0.4, 0.55)
+"""Shares of the Nyquist frequency between which the tail is compared with what comes before it."""
+
+CONTRAST = 2.4
+"""Grey levels that an octave of the plateau is taken to deviate by at least: in a picture of less contrast than that,
+rounding and the errors of JPEG are as strong as what its detail would be measured against."""
+DETAIL_RANGE_DB = 16.0
+"""A ring whose energy is so far below the plateau's counts nothing."""
+ONSET = (1 / 12, 1 / 8)
+"""Shares of the Nyquist frequency between which sharp pictures have hardly less energy than on the plateau."""
+ONSET_DB = (-6.0, 3.0)
+"""How far it may fall there, and what further fall divides breadth by e: where a picture is blurred but its spectrum
+goes on, it goes on with the noise and the JPEG errors of a murky photo."""
+NOISE_REMOVED = 3.0
+"""How often the noise is taken off: above 1, so that detail near it does not count either (Berouti et al. 1979)."""
+NOISE_SHARE = 0.6
+"""Share of the floor that is noise at least."""
+FALL = (0.95 / 0.47) ** 1.5
+"""How much P falls from below the tail to the tail where there is no noise: a little less than in photos."""
+FLOOR_DB = (-24.0, -7.2)
+"""The floor's energy against the plateau's where purity is 1, and where it is 0."""
+PURITY_WEIGHT = 0.175
+GRID_LOG10 = (1.3, 2.5)
+"""How far the strongest line of the edges' spectrum stands out where blockfree is 1, and where it is 0: log10."""
+BLOCKFREE_WEIGHT = 0.08
+EULER_GAMMA = 0.5772156649015329
+"""log of the mean less mean of the log of an exponential distribution, which the power of random phases has."""
+
+
+@dataclass(frozen=True)
+class QualityScore:
+    """A picture's score and what it is made of; all in [0, 1], higher is better."""
+
+    score: float
+    """breadth * sqrt(symmetry) * (1 - 0.175 (1 - purity)) * (1 - 0.08 (1 - blockfree))."""
+    breadth: float
+    """How much detail there is, over the upper four octaves."""
+    symmetry: float
+    """How evenly the energy of each ring of frequencies is spread: 1 where it is as random as that of noise."""
+    purity: float
+    """How far the tail of the spectrum falls: noise, quantisation and hard steps lift it."""
+    blockfree: float
+    """1 if edges lie anywhere, 0 if they favour the lines of a grid, as those of JPEG's blocks do."""
+
+
+def quality_score(pixels: Tensor) -> QualityScore:
+    """Score a picture by its power spectrum; see `quality_scores`.
+
+    Args:
+        pixels: uint8 [3, S, S], RGB.
+    """
+    return quality_scores(pixels[None])[0]
+
+
+def quality_scores(pictures: Tensor) -> list[QualityScore]:
+    """Score pictures by their power spectra.
+
+    After Karras et al. 2018, appendix C: the metric "favors images whose power spectrum contains a broad range
+    of frequencies and is approximately radially symmetric". The paper gives no formula; this is ours:
+
+    luma (BT.601) less its mean, times a radial Hann window that ends at the picture's edge, so that the middle,
+    where the face is, counts most; P = |FFT|^2. Rings are an eighth of an octave wide, from 1/32 of the Nyquist
+    frequency f_N (at least 4 cycles per picture) up to it; P_k is a ring's mean, f_k its centre. f_k^2 P_k is its
+    energy, about constant over the rings of a sharp photo (Field 1987). plateau = mean energy of the rings below
+    0.1 f_N; contrast = the larger of plateau and of what 2.4 grey levels an octave give, 2.4^2 S^2 W / (2 pi ln 2),
+    W the sum of the squared window. floor = mean P above 0.9 f_N; noise = what of it does not fall off as photos do:
+    max((r floor - P_before) / (r - 1), 0.6 floor), P_before the mean P_k from 0.4 to 0.55 f_N, r = (0.95 / 0.47)^1.5.
+
+    breadth = mean over the rings from 1/16 to 0.92 f_N of clip(1 + d_k / 16, 0, 1), where
+    d_k = 10 log10(f_k^2 (P_k - 3 noise) / contrast), times exp(min(0, o + 6) / 3), o = the mean of d_k, -16 or more,
+    from 1/12 to 1/8 f_N: above a gap there is no detail.
+    symmetry = geometric mean over the same rings of min(1, e^gamma geometric mean / arithmetic mean of P in the
+    ring): the spectral flatness, 1 for random phases, less where directions or single lines stand out.
+    purity = 1 - clip((n + 24) / 16.8, 0, 1), n = 10 log10(f_N^2 floor / plateau).
+    blockfree = 1 - clip((g - 1.3) / 1.2, 0, 1), g = log10 of how far the strongest line of the spectrum of the
+    windowed sums |differences| of neighbouring columns stands out from the median around it; mean of columns and
+    rows (after Wang, Bovik & Evans 2000, "Blind measurement of blocking artifacts in images").
+    score = breadth * sqrt(symmetry) * (1 - 0.175 (1 - purity)) * (1 - 0.08 (1 - blockfree)).
+
+    Pictures of less than 256 px have too few frequencies for the score to tell a slight blur.
+
+    Args:
+        pictures: uint8 [N, 3, S, S], RGB, on any device.
+
+    Returns:
+        The scores and their components. A picture of one colour scores 0. Brightness does not matter, nor does contrast
+        unless there is hardly any.
+    """
+    luma = torch.einsum("c,nchw->nhw", torch.tensor(LUMA, device=pictures.device), pictures.float())
+    plain = (luma.amax(dim=(1, 2)) - luma.amin(dim=(1, 2)) < 0.5).tolist()  # one colour, but for rounding
+    power = power_spectrum(luma).flatten(1).double().clamp_(min=1e-9)
+    rings = _rings(pictures.shape[-1], power.device)
+    mean, log_mean = _ring_means(power, rings), _ring_means(power.log(), rings)
+    floor = (power[:, rings.tail] * rings.weight[rings.tail]).sum(dim=1) / rings.weight[rings.tail].sum()
+    energy = rings.frequency.square() * mean
+    plateau = energy[:, rings.low].mean(dim=1)
+    noise = torch.maximum((FALL * floor - mean[:, rings.before].mean(dim=1)) / (FALL - 1), NOISE_SHARE * floor)
+    above = rings.frequency.square() * (mean - NOISE_REMOVED * noise[:, None])
+    contrast = plateau.clamp(min=_octave_energy(CONTRAST, luma))
+    level_db = 10 * (above.clamp(min=1e-9) / contrast[:, None]).log10()
+    onset_db = level_db.clamp(min=-DETAIL_RANGE_DB)[:, rings.onset].mean(dim=1)
+    breadth = (1 + level_db / DETAIL_RANGE_DB).clamp_(0, 1)[:, rings.detail].mean(dim=1)
+    breadth *= ((onset_db - ONSET_DB[0]) / ONSET_DB[1]).clamp(max=0).exp()
+    flatness = (log_mean + EULER_GAMMA - mean.log()).clamp_(max=0)
+    symmetry = flatness[:, rings.detail].mean(dim=1).exp()
+    floor_db = 10 * (rings.nyquist**2 * floor / plateau).log10()
+    purity = 1 - ((floor_db - FLOOR_DB[0]) / (FLOOR_DB[1] - FLOOR_DB[0])).clamp_(0, 1)
+    blockfree = 1 - ((_grid_log10(luma) - GRID_LOG10[0]) / (GRID_LOG10[1] - GRID_LOG10[0])).clamp_(0, 1)
+    score = breadth * symmetry.sqrt() * (1 - PURITY_WEIGHT * (1 - purity)) * (1 - BLOCKFREE_WEIGHT * (1 - blockfree))
+    table = torch.stack([score, breadth, symmetry, purity, blockfree], dim=1).tolist()
+    return [QualityScore(*(0.0,) * 5) if one else QualityScore(*row) for one, row in zip(plain, table, strict=True)]
+
+
+def power_spectrum(luma: Tensor) -> Tensor:
+    """Return |FFT|^2 of pictures less their means, under a radial Hann window.
+
+    Shapes: float [N, S, S] -> [N, S, S // 2 + 1].
+    """
+    window = radial_window(luma.shape[-1], luma.device)
+    mean = (luma * window).sum(dim=(1, 2), keepdim=True) / window.sum()
+    spectrum = torch.fft.rfft2((luma - mean).mul_(window))
+    power: Tensor = spectrum.real.square() + spectrum.imag.square()
+    return power
+
+
+def _octave_energy(deviation: float, luma: Tensor) -> float:
+    """Return f^2 P of an octave of pictures [N, S, S] whose standard deviation in grey levels is given (Parseval)."""
+    size = luma.shape[-1]
+    weight = float(radial_window(size, luma.device).square().sum())
+    return deviation**2 * size**2 * weight / (2 * math.pi * math.log(2))
+
+
+def _ring_means(values: Tensor, rings: _Rings) -> Tensor:
+    """Return the mean of values [N, frequencies] over each ring: [N, rings]."""
+    sums = torch.zeros((len(values), len(rings.count)), dtype=values.dtype, device=values.device)
+    sums.index_add_(1, rings.ring, values[:, rings.sample] * rings.weight[rings.sample])
+    return sums / rings.count
+
+
+def _grid_log10(luma: Tensor) -> Tensor:
+    """Return log10 of how far periodic edges stand out, [N]: about 1 where there are none."""
+    size = luma.shape[-1]
+    window = radial_window(size, luma.device)
+    found: list[Tensor] = []
+    for axis in (1, 2):
+        edges = luma.diff(dim=axis).abs_().mul_(window.narrow(axis - 1, 1, size - 1)).sum(dim=3 - axis)
+        around = _smoothed(edges, size // 32 * 2 + 1)
+        profile = (edges / around.clamp_(min=1e-6) - 1).clamp_(-1, 2)
+        taper = torch.hann_window(size - 1, periodic=False, device=luma.device)
+        power = torch.fft.rfft(profile * taper).abs().square()[:, size // 32 :]
+        reach = size // 32
+        near = F.pad(power[:, None], (reach, reach), mode="reflect")[:, 0].unfold(1, 2 * reach + 1, 1)
+        found.append((power / (near.median(dim=2).values + 1e-9)).amax(dim=1).clamp_(min=1e-9).log10())
+    return torch.stack(found).mean(dim=0)
+
+
+def _smoothed(profile: Tensor, width: int) -> Tensor:
+    """Return profiles [N, M] averaged over `width` neighbours."""
+    padded = F.pad(profile[:, None], (width // 2, width // 2), mode="reflect")
+    return F.avg_pool1d(padded, width, stride=1)[:, 0]
+
+
+@functools.lru_cache(maxsize=4)
+def radial_window(size: int, device: torch.device) -> Tensor:
+    """Return the window that pictures are weighed by, float32 [size, size]: Hann's, of the distance from the middle."""
+    axis = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size * 2 - 1
+    radius = torch.hypot(axis[:, None], axis[None, :]).clamp_(max=1)
+    window: Tensor = torch.cos(math.pi * radius).add_(1).mul_(0.5)
+    return window
+
+
+@dataclass(frozen=True)
+class _Rings:
+    """Which samples of a half spectrum belong to which ring."""
+
+    nyquist: float
+    """Cycles per picture."""
+    sample: Tensor
+    """Flat indices of the samples that are in any ring."""
+    ring: Tensor
+    """Ring of each of them."""
+    weight: Tensor
+    """How many samples of the whole spectrum each sample of the half spectrum stands for: 1 or 2."""
+    count: Tensor
+    """Samples of the whole spectrum per ring."""
+    frequency: Tensor
+    """Centre of each ring, cycles per picture."""
+    low: Tensor
+    """Rings of the plateau."""
+    detail: Tensor
+    """Rings of breadth and symmetry."""
+    onset: Tensor
+    """Rings where detail begins."""
+    before: Tensor
+    """Rings below the tail."""
+    tail: Tensor
+    """Flat indices of the samples that tell the floor."""
+
+
+@functools.lru_cache(maxsize=4)
+def _rings(size: int, device: torch.device) -> _Rings:
+    nyquist = size / 2
+    down = torch.fft.fftfreq(size, 1 / size, dtype=torch.float64)[:, None]
+    right = torch.fft.rfftfreq(size, 1 / size, dtype=torch.float64)[None, :]
+    radius = torch.hypot(down, right).flatten()
+    octaves = min(OCTAVES, math.log2(nyquist / LOWEST_CYCLES))
+    wanted = int(octaves * RINGS_PER_OCTAVE)
+    edges = nyquist * 2.0 ** (torch.arange(-wanted, 1, dtype=torch.float64) / RINGS_PER_OCTAVE)
+    ring = torch.bucketize(radius, edges, right=True) - 1
+    inner = (right > 0) & (right < nyquist)
+    weight = (1.0 + inner.double()).expand(size, -1).flatten()
+    sample = ((ring >= 0) & (ring < wanted)).nonzero()[:, 0]
+    count = torch.bincount(ring[sample], weight[sample], minlength=wanted)
+    filled = count > 0  # the lowest rings of small pictures can be empty
+    number = filled.long().cumsum(dim=0) - 1
+    frequency = (edges[:-1] * edges[1:]).sqrt()[filled]
+    low = frequency < max(PLATEAU * nyquist, float(frequency[min(2, len(frequency) - 1)]))
+    detail = (frequency > DETAIL[0] * nyquist) & (frequency < DETAIL[1] * nyquist)
+    onset = (frequency > ONSET[0] * nyquist) & (frequency < ONSET[1] * nyquist)
+    if not onset.any():  # the rings of small pictures begin above it
+        onset = frequency == frequency[0]
+    before = (frequency > BELOW_TAIL[0] * nyquist) & (frequency < BELOW_TAIL[1] * nyquist)
+    tail = ((radius > TAIL * nyquist) & (radius <= nyquist)).nonzero()[:, 0]
+    parts = (sample, number[ring[sample]], weight, count[filled], frequency, low, detail, onset, before, tail)
+    return _Rings(nyquist, *(part.to(device) for part in parts))
+
+
+RANGE_DB = (-30.0, 6.0)
+"""Energy against the plateau's that is black, and that is white."""
+
+
+def spectrum_image(pixels: Tensor, side_px: int) -> NDArray[np.uint8]:
+    """Return the energy of all frequencies of a picture, as grey levels.
+
+    Shown is what `imaging.spectrum.quality_scores` measures: f^2 P(f), P = |FFT|^2 of the luma under the radial Hann
+    window, against the mean of the plateau, the frequencies up to a tenth of the Nyquist frequency. So a sharp photo
+    is an evenly grey disc, blur and enlargement are dark towards the edges, noise is bright in the corners, and
+    grids, screens and motion are dots and stripes.
+
+    Args:
+        pixels: uint8 [3, S, S], RGB.
+        side_px: side of the result; frequencies that fall on one pixel are averaged.
+
+    Returns:
+        uint8 [side_px, side_px], frequency 0 in the middle, the Nyquist frequency at the edges: -30 dB is black, 6 dB
+        is white. A picture of one colour is black.
+    """
+    size = pixels.shape[-1]
+    window = radial_window(size, pixels.device)
+    luma = torch.einsum("c,chw->hw", torch.tensor(LUMA, device=pixels.device), pixels.float())
+    if luma.max() - luma.min() < 0.5:  # one colour, but for rounding
+        return np.zeros((side_px, side_px), dtype=np.uint8)
+    spectrum = torch.fft.fft2((luma - (luma * window).sum() / window.sum()) * window)
+    cycles = torch.fft.fftfreq(size, 1 / size, device=pixels.device)
+    square = cycles.square()[:, None] + cycles.square()[None, :]
+    energy = square * (spectrum.real.square() + spectrum.imag.square())
+    low = (square > 0) & (square <= (PLATEAU * size / 2) ** 2)
+    plateau = float(energy[low].mean()) if low.any() else 0.0
+    shown = cv2.resize(torch.fft.fftshift(energy).cpu().numpy(), (side_px, side_px), interpolation=cv2.INTER_AREA)
+    level_db = 10 * np.log10(np.maximum(shown, 1e-9) / max(plateau, 1e-9))
+    grey = (level_db - RANGE_DB[0]) / (RANGE_DB[1] - RANGE_DB[0]) * 255
+    return np.asarray(np.clip(np.rint(grey), 0, 255), dtype=np.uint8)

@@ -1,0 +1,64 @@
+"""The convolutional autoencoder that removes JPEG artefacts."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from celebahq_builder.models.layers import ResidualBlock, zero_convolution
+
+
+class Autoencoder(nn.Module):
+    """Convolutional autoencoder with symmetric skip connections; blind to the JPEG quality.
+
+    The idea is RED-Net's (Mao et al. 2016: an encoder, a mirrored decoder, sums between them, and the input
+    added at the end). Unlike RED-Net it is strided: a 2x2 pixel-unshuffle and two strided convolutions bring
+    most of the work to 1/2, 1/4 and 1/8 of the photo's size.
+
+    Shapes: [N, 3, H, W] -> [N, 3, H, W], any H, W >= 1. Float, RGB in [0, 1]; the result is not clipped.
+    Cells of the coarsest level are 8 px wide and start at the top left corner: cut the input on JPEG's own
+    grid of 8 or 16 px, as it was cut in training, for the best result.
+    """
+
+    STRIDE_PX = 8
+    """Height and width are padded to a multiple of this inside the network; tiles should start at one."""
+
+    def __init__(self, widths: tuple[int, int, int] = (32, 64, 96), blocks: tuple[int, int, int] = (2, 2, 3)):
+        super().__init__()
+        top, middle, bottom = widths
+        self.head = nn.Conv2d(12, top, 3, padding=1)
+        self.encoder1 = _stack(top, blocks[0])
+        self.down1 = nn.Conv2d(top, middle, 2, stride=2)
+        self.encoder2 = _stack(middle, blocks[1])
+        self.down2 = nn.Conv2d(middle, bottom, 2, stride=2)
+        self.bottom = _stack(bottom, blocks[2])
+        self.up2 = nn.ConvTranspose2d(bottom, middle, 2, stride=2)
+        self.decoder2 = _stack(middle, blocks[1])
+        self.up1 = nn.ConvTranspose2d(middle, top, 2, stride=2)
+        self.decoder1 = _stack(top, blocks[0])
+        self.tail = zero_convolution(top, 12)
+
+    @property
+    def context_px(self) -> int:
+        """Pixels around a tile that its result depends on: one cell of its level for each 3x3 convolution.
+
+        Half of it would look right, but now and then a pixel would be some grey levels off.
+        """
+        top, middle, bottom = (2 * len(stack) for stack in (self.encoder1, self.encoder2, self.bottom))
+        return 2 * (2 + 2 * top) + 4 * 2 * middle + 8 * bottom + self.STRIDE_PX  # where in its cell a pixel lies
+
+    def forward(self, photo: Tensor) -> Tensor:
+        """Return the photo without its compression artefacts."""
+        height, width = photo.shape[-2:]
+        pad = (0, -width % self.STRIDE_PX, 0, -height % self.STRIDE_PX)
+        x = F.pixel_unshuffle(F.pad(photo, pad, mode="replicate") - 0.5, 2)
+        skip1 = self.encoder1(self.head(x))
+        skip2 = self.encoder2(self.down1(skip1))
+        y = self.up2(self.bottom(self.down2(skip2))) + skip2
+        y = self.up1(self.decoder2(y)) + skip1
+        correction = F.pixel_shuffle(self.tail(self.decoder1(y)), 2)
+        return photo + correction[..., :height, :width]
+
+
+def _stack(channels: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(channels) for _ in range(count)))

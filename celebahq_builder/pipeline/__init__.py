@@ -1,0 +1,1 @@
+"""The build: crop, denoise, upscale, align, score, select, pack."""

@@ -1,0 +1,234 @@
+"""The HTML report of a build."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from celebahq_builder.config import flatten
+from celebahq_builder.html import charts
+from celebahq_builder.html.page import render_page
+from celebahq_builder.outcome import Failed, Reason, Rejected
+from celebahq_builder.pipeline import report_images, results
+from celebahq_builder.pipeline.recipe import PHOTO_STAGES
+from celebahq_builder.pipeline.results import TABLE, PhotoStatus
+from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.storage import read_json, write_atomic
+
+
+@dataclass(frozen=True)
+class StageCount:
+    """How many photos entered a stage, and how they left it."""
+
+    names: tuple[str, ...]
+    """The stage, after those before it that keep nothing on disk and so are counted with it."""
+    entered: int
+    kept: int
+    rejected: int
+    failed: int
+
+
+@dataclass
+class StageTime:
+    """What a stage took, over all workers and all runs in the directory."""
+
+    seconds: float = 0.0
+    photos: int = 0
+
+    @property
+    def photos_per_s(self) -> float | None:
+        """Photos per second of one worker; None if no time was measured."""
+        return self.photos / self.seconds if self.seconds > 0 else None
+
+
+@dataclass
+class TimingTotals:
+    """What `timings.jsonl` says."""
+
+    stages: dict[str, StageTime] = field(default_factory=dict)
+    peak_memory_bytes: dict[str, int] = field(default_factory=dict)
+    """Largest resident memory by process."""
+
+
+def stage_counts(workspace: Workspace, stood: Iterable[PhotoStatus]) -> list[StageCount]:
+    """Return the counts of the table and of each complete stage, in order."""
+    ends = [(one.stage, isinstance(one.end, Failed)) for one in stood]
+    entered, counts = len(ends), []
+    complete = [name for name in workspace.run()["stages"] if workspace.stage(name).complete_path.exists()]
+    for name in (TABLE, *complete):
+        rejected, failed = ends.count((name, False)), ends.count((name, True))
+        kept = entered - rejected - failed
+        if name == "pack":
+            kept = int(read_json(workspace.stage(name).complete_path)["kept"])
+        counts.append(StageCount(_with_those_before(name, complete), entered, kept, rejected, failed))
+        entered = kept
+    return counts
+
+
+def timings(workspace: Workspace) -> TimingTotals:
+    """Return what the run's stages took; empty if nothing was noted. Lines that a kill tore are passed over."""
+    found = TimingTotals()
+    for line in _lines(workspace):
+        for name, seconds in line["seconds"].items():
+            stage = found.stages.setdefault(name, StageTime())
+            stage.seconds += seconds
+            stage.photos += line["photos"]
+        for process, peak in line.get("peak_memory_bytes", {}).items():
+            found.peak_memory_bytes[process] = max(peak, found.peak_memory_bytes.get(process, 0))
+    return found
+
+
+def _with_those_before(name: str, on_disk: list[str]) -> tuple[str, ...]:
+    if name not in PHOTO_STAGES:
+        return (name,)
+    own = PHOTO_STAGES.index(name)
+    first = max((PHOTO_STAGES.index(other) + 1 for other in PHOTO_STAGES[:own] if other in on_disk), default=0)
+    return PHOTO_STAGES[first : own + 1]
+
+
+def _lines(workspace: Workspace) -> Iterator[dict[str, Any]]:
+    try:
+        text = workspace.timings_path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    for line in text.splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(values, dict) and isinstance(values.get("seconds"), dict):
+            yield values
+
+
+NOTES = {
+    "grey": "greyscale, made RGB",
+    "palette": "palette, made RGB",
+    "cmyk": "CMYK, made RGB",
+    "alpha": "transparency, laid over white",
+    "16-bit": "16 bits per channel, scaled to 8",
+    "exif-orientation": "EXIF orientation, not applied: landmarks are those of the stored picture",
+}
+"""The decoder's notes in words."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the run, and where it lies relative to the page."""
+
+    name: str
+    size_bytes: int
+    link: str
+
+
+@dataclass(frozen=True)
+class Share:
+    """A count in words, and which part of all photos it is."""
+
+    name: str
+    words: str
+    count: int
+    share: float
+
+
+def write_build_report(workspace: Workspace) -> None:
+    """Write the report of a run from what its directory holds.
+
+    Equal directories make equal pages. Photos of the source are shown where they still exist; the absence of one,
+    or of any picture, costs only its thumbnail.
+
+    Raises:
+        WorkspaceError: the directory holds no run, or was altered.
+        DiskFull: no space left.
+    """
+    write_atomic(workspace.report_path, render_page("build.html.j2", _contents(workspace)))
+
+
+def _contents(workspace: Workspace) -> dict[str, Any]:
+    """Return all that the template shows, in its order."""
+    run = workspace.run()
+    stood = results.photo_statuses(workspace)
+    kept = _best_first([one for one in stood if one.end is None])
+    low = _best_first([one for one in stood if _is_low(one)])
+    failed = [one for one in stood if isinstance(one.end, Failed)]
+    rejected = sorted((one for one in stood if isinstance(one.end, Rejected) and not _is_low(one)), key=_reason_order)
+    left_out = [*failed, *rejected, *low[report_images.SHEET :]]
+    rows = report_images.rows(workspace, Path(run["source"]), left_out[: report_images.ROWS])
+    return {
+        "run": run,
+        "photos": run["photos"] + len(run["rejected_by_table"]),
+        "counts": {"kept": len(kept), "rejected": len(rejected) + len(low), "failed": len(failed)},
+        "result": _file(workspace, workspace.hdf5_path(run["recipe"]["resolution"])),
+        "selection": _file(workspace, workspace.selection_path),
+        "rejections": _file(workspace, workspace.rejected_path),
+        "stages": stage_counts(workspace, stood),
+        "reasons": _reasons(stood),
+        "notes": _notes(stood),
+        "examples": report_images.examples(workspace, stood),
+        "scores": _histogram(kept, low, "score", cut=kept[-1].score if kept and low else None),
+        "zooms": _histogram(kept, low, "zoom"),
+        "sheets": list(report_images.sheets(workspace, kept, low)),
+        "spectra": report_images.spectra(
+            workspace, _best_first([one for one in (*kept, *low) if one.score is not None])
+        ),
+        "low_shown": bool(low),
+        "rows": rows,
+        "rows_left": len(left_out) - len(rows),
+        "thumbnails_end": len(rows) > report_images.ROW_THUMBNAILS == sum(row.thumbnail is not None for row in rows),
+        "timings": timings(workspace),
+        "settings": _settings(run),
+        "row_thumbnails": report_images.ROW_THUMBNAILS,
+    }
+
+
+def _is_low(one: PhotoStatus) -> bool:
+    return isinstance(one.end, Rejected) and one.end.reason is Reason.LOW_SCORE
+
+
+def _reason_order(one: PhotoStatus) -> int:
+    return list(Reason).index(one.end.reason) if isinstance(one.end, Rejected) else -1
+
+
+def _best_first(photos: list[PhotoStatus]) -> list[PhotoStatus]:
+    """Return photos as `stages.select.best` ranks them; those without a score, of an unfinished run, last."""
+    return sorted(photos, key=lambda one: (-(one.score or 0.0), one.id))
+
+
+def _file(workspace: Workspace, path: Path) -> File | None:
+    return File(path.name, path.stat().st_size, report_images.link(workspace, path)) if path.is_file() else None
+
+
+def _reasons(stood: Sequence[PhotoStatus]) -> list[Share]:
+    """Return how often each reason was met, the most frequent first; errors last."""
+    counts = Counter(one.end.reason for one in stood if isinstance(one.end, Rejected))
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shares = [Share(reason.value, reason.describe, count, count / len(stood)) for reason, count in ranked]
+    failed = sum(isinstance(one.end, Failed) for one in stood)
+    if failed:
+        shares.append(Share("failed", "an error that no reason covers", failed, failed / len(stood)))
+    return shares
+
+
+def _notes(stood: Sequence[PhotoStatus]) -> list[Share]:
+    counts = Counter(note for one in stood for note in one.notes)
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [Share(note, NOTES.get(note, note), count, count / len(stood)) for note, count in ranked]
+
+
+def _histogram(
+    kept: Sequence[PhotoStatus], low: Sequence[PhotoStatus], name: str, cut: float | None = None
+) -> charts.Histogram | None:
+    """Return the histogram of a number that all scored photos have."""
+    inside, outside = ([getattr(one, name) for one in some if one.score is not None] for some in (kept, low))
+    return charts.histogram(inside, outside, cut)
+
+
+def _settings(run: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return name, value and origin of every setting."""
+    return [
+        (name, json.dumps(value, ensure_ascii=False), run["origins"].get(name, "default"))
+        for name, value in flatten(run["recipe"]).items()
+    ]

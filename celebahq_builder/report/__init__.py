@@ -1,1 +1,0 @@
-"""The HTML report of a run: `page.write` makes it, from what lies in the run directory."""

@@ -1,0 +1,58 @@
+"""Any folder of photos, with a CSV table of landmarks."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from celebahq_builder.errors import SourceError
+from celebahq_builder.sources.landmark_table import TableRow, assemble, normal
+from celebahq_builder.sources.photo import COLUMNS, SPLITS, PhotoSource
+
+
+def read_folder(folder: Path, table: Path) -> PhotoSource:
+    """Read any folder of photos and a CSV table of landmarks.
+
+    The table's first row names its columns: ``file`` (relative to `folder`), the ten of `COLUMNS`, and
+    perhaps ``split``.
+
+    Raises:
+        SourceError: no such folder or table, or columns that are missing.
+    """
+    if not folder.is_dir():
+        raise SourceError(f"--photos {folder} is not a folder")
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"landmark table {table} cannot be read: {error}") from None
+    lines = csv.reader(text.splitlines(), skipinitialspace=True)
+    try:
+        header = [name.strip() for name in next(lines, [])]
+        missing = [name for name in ("file", *COLUMNS) if name not in header]
+        if missing:
+            raise SourceError(
+                f"landmark table {table}: column {missing[0]} is missing; the first row must name "
+                f"file, {', '.join(COLUMNS)}; it has {', '.join(header)[:200] or 'nothing'}"
+            )
+        rows, splits = [], {}
+        for cells in lines:
+            if cells:
+                row, split = _csv_row(table, lines.line_num, header, [cell.strip() for cell in cells])
+                rows.append(row)
+                splits[row.file] = split
+    except csv.Error as error:
+        raise SourceError(f"landmark table {table} cannot be read as CSV: {error}") from None
+    return assemble(folder, rows, table.name, [], splits, (), {})
+
+
+def _csv_row(table: Path, line: int, header: list[str], cells: list[str]) -> tuple[TableRow, str]:
+    """Return a row's file and landmark cells, and its split."""
+    named = dict(zip(header, cells, strict=False))
+    split = named.get("split", "")
+    if split and split not in SPLITS:
+        raise SourceError(f"{table}:{line}: split must be one of {', '.join(SPLITS)}, got {split[:80]!r}")
+    numbers = [named[column] for column in COLUMNS if column in named]
+    # A decimal comma makes two cells of a number, so a row that is too long has no cell that can be trusted.
+    return TableRow(
+        line, normal(named.get("file", "")), numbers + [cell for cell in cells[len(header) :] if cell]
+    ), split

@@ -1,1 +1,0 @@
-"""Registries of weights as people deal with them: list, check, and export what a training made."""

@@ -1,0 +1,167 @@
+"""The commands as a user types them."""
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from celebahq_builder import cli
+from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.pipeline import recipe as stages_recipe
+from celebahq_builder.pipeline.workspace import Workspace
+from tests.conftest import SAMPLE
+from tests.release import Release
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str | Path, program: tuple[str, ...] = ("build.py",)) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *program, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def celebahq(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return run(*arguments, program=("-m", "celebahq_builder"))
+
+
+def one_line_error(ended: subprocess.CompletedProcess[str]) -> str:
+    assert ended.returncode == 1, ended
+    assert ended.stdout == ""
+    assert ended.stderr.count("\n") == 1, ended.stderr
+    assert ended.stderr.startswith("error: ")
+    return ended.stderr
+
+
+def test_the_recorded_stages_are_the_real_ones() -> None:
+    assert cli.build.STAGES == stages_recipe.STAGES
+
+
+def test_own_photos_from_a_table(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    (photos / "sub").mkdir(parents=True)
+    rows = (SAMPLE / "Anno" / "list_landmarks_celeba.txt").read_text().splitlines()
+    table = ["file," + ",".join(rows[1].split())]
+    for row, name in zip(rows[4:6], ("a.jpg", "sub/a.jpg"), strict=True):
+        file, *numbers = row.split()
+        shutil.copy(SAMPLE / "img_celeba" / file, photos / name)
+        table.append(",".join([name, *numbers]))
+    (tmp_path / "table.csv").write_text("\n".join(table))
+    recipe = tmp_path / "r.toml"
+    recipe.write_text("resolution = 64\n")
+    out = tmp_path / "run"
+    common = ["--photos", photos, "--landmarks", tmp_path / "table.csv", "--recipe", recipe, "--out", out]
+    ended = run(*common, "--workers", "1")
+    assert ended.returncode == 0, ended.stderr
+    assert "2 photos: 2 kept + 0 rejected + 0 failed" in ended.stdout
+    assert f"data set: {out / 'celebahq-64x64.h5'}" in ended.stdout
+    assert len(Workspace(out).selection_path.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--celeba-root", "nowhere"], "--celeba-root nowhere is not a folder"),
+        (["--celeba-root", "pipelines"], "looked for img_celeba, Img/img_celeba; the folder has"),
+        ([], "nothing to build from: give --celeba-root DIR, or --photos DIR with --landmarks TABLE.csv"),
+        (["--celeba-root", SAMPLE, "--photos", "x"], "not both"),
+        (["--celeba-root", SAMPLE, "--recipe", "pipelines/celebhq.toml"], "celebahq-1024.toml"),
+        (["--celeba-root", SAMPLE, "--resolution", "1000"], "--resolution: resolution 1000 is not a power of two"),
+        (["--celeba-root", SAMPLE, "--device", "gpu"], "gpu is not a device"),
+        (["--celeba-root", SAMPLE, "--ids", "missing.txt"], "--ids missing.txt cannot be read"),
+        (["--celeba-root", SAMPLE, "--image-list", "missing.txt"], "give --recipe official-deltas"),
+        (
+            ["--celeba-root", SAMPLE, "--recipe", "official-deltas", "--image-list", "README.md"],
+            "README.md:1: expected the column names idx orig_idx orig_file proc_md5 final_md5, got",
+        ),
+    ],
+)
+def test_what_a_user_gets_wrong(arguments: list[str | Path], says: str, tmp_path: Path) -> None:
+    assert says in one_line_error(run("--out", tmp_path / "run", *arguments))
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_unknown_setting_names_line_and_nearest(tmp_path: Path) -> None:
+    recipe = tmp_path / "my.toml"
+    recipe.write_text("resolution = 64\n\n[align]\nsupersamplin = 2\n")
+    said = one_line_error(run("--celeba-root", SAMPLE, "--out", tmp_path / "run", "--recipe", recipe))
+    assert f"{recipe}:4: unknown key align.supersamplin; did you mean supersampling?" in said
+
+
+def test_official_pictures_from_deltas(tmp_path: Path) -> None:
+    release = Release(1024, {3: "000002.jpg"})
+    image_list, deltas = release.write(tmp_path / "release")
+    out = tmp_path / "run"
+    common = ["--celeba-root", SAMPLE, "--out", out, "--recipe", "official-deltas", "--workers", "1", "--device", "cpu"]
+    said = one_line_error(run(*common, "--deltas", deltas))
+    assert "needs --image-list FILE too" in said
+    common += ["--image-list", image_list, "--deltas", deltas]
+    planned = run(*common, "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    assert "image list: MD5s of all photos are checked; deltas: from 1 archives in" in planned.stdout
+    ended = run(*common)
+    assert ended.returncode == 0, ended.stderr
+    assert "1 photos: 1 kept + 0 rejected + 0 failed" in ended.stdout
+    with PyramidFile(Workspace(out).hdf5_path(1024)) as pyramid:
+        assert (pyramid.level(1024)[0] == release.finals[3]).all()
+
+
+def test_typo_in_an_option() -> None:
+    ended = run("--celeba-rot", "x", "--out", "y")
+    assert ended.returncode == 2
+    assert "--celeba-root" in ended.stderr
+
+
+def test_dry_run_says_everything_and_writes_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ended = run("--celeba-root", SAMPLE, "--out", out, "--keep", "7", "--labels", "--dry-run")
+    assert ended.returncode == 0, ended.stderr
+    assert "pack.labels = true  (--labels)" in ended.stdout
+    assert 'pack.compression = "gzip"  (default)' in ended.stdout
+    assert "select.keep = 7  (--keep)" in ended.stdout
+    assert "resolution = 1024  (" in ended.stdout
+    assert "celebahq-1024.toml" in ended.stdout
+    assert "align.supersampling = 4  (default)" in ended.stdout
+    assert "align: 0 of 4 batches done" in ended.stdout
+    assert "GB free" in ended.stdout
+    assert not out.exists()
+
+
+def test_status_verify_and_inspect(tiny_run: Path, tmp_path: Path) -> None:
+    runner = CliRunner()
+    status = runner.invoke(cli.celebahq, ["status", str(tiny_run)])
+    assert "pack     complete: 3 kept" in status.output
+    hdf5 = Workspace(tiny_run).hdf5_path(64)
+    for path in (tiny_run, hdf5):
+        verified = runner.invoke(cli.celebahq, ["verify", str(path)])
+        assert (verified.exit_code, verified.output) == (0, f"{path}: sound\n")
+    inspected = runner.invoke(cli.celebahq, ["inspect", str(hdf5)]).output
+    assert "3 pictures" in inspected
+    assert "data64x64" in inspected
+    broken = tmp_path / "broken.h5"
+    broken.write_bytes(hdf5.read_bytes()[:-100])
+    assert "is not a readable HDF5 file" in one_line_error(celebahq("verify", broken))
+    assert "does not exist" in one_line_error(celebahq("verify", tmp_path / "none"))
+
+
+def test_verify_fails_on_an_altered_run(tiny_copy: Path) -> None:
+    image = next((tiny_copy / "stages" / "align" / "images").rglob("*.png"))
+    image.unlink()
+    ended = celebahq("verify", tiny_copy)
+    assert ended.returncode == 1
+    assert image.name in ended.stdout
+    assert "1 problems" in ended.stdout
+
+
+def test_training_command_refuses_the_other_recipe(tmp_path: Path) -> None:
+    recipe = ROOT / "pipelines" / "train" / "denoiser.toml"
+    said = one_line_error(celebahq("train-upscaler", SAMPLE, "--out", tmp_path / "run", "--recipe", recipe))
+    assert "this command trains task = upscale" in said
+
+
+def test_everything_is_in_the_wheel() -> None:
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert set(wheel["force-include"]) == {"pretrained", "pipelines"}

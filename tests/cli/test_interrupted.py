@@ -1,0 +1,93 @@
+"""Ctrl-C as a terminal sends it, to all processes of a command: one line that is true, and no traceback of a worker."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+from celebahq_builder.cli.main import Command, Interrupted, celebahq
+from celebahq_builder.hdf5.create import write_images
+from tests.hdf5.test_create import arrays
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that takes some seconds to export."""
+    path = tmp_path_factory.mktemp("h5") / "faces.h5"
+    write_images(arrays(1500, 64), path, workers=2)
+    return path
+
+
+def interrupted(arguments: list[str | Path], when: Callable[[], bool]) -> list[str]:
+    """Run a command, press Ctrl-C as soon as something is so, and return what it says on stderr."""
+    command = [sys.executable, "-m", "celebahq_builder", *map(str, arguments)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        until = time.monotonic() + 60
+        while not when() and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)  # ends when the last worker has let go of stderr
+    assert (process.returncode, out) == (130, ""), err
+    return err.splitlines()
+
+
+@pytest.mark.parametrize("pictures", [0, 40])
+def test_export(pictures: int, source: Path, tmp_path: Path) -> None:
+    """While its workers start, which takes them a second, and while they work."""
+    left = tmp_path / "faces.partial"
+
+    def so_far() -> bool:
+        return (left / "plan.json").exists() and len(list((left / "data").rglob("*.png"))) >= pictures
+
+    said = interrupted(["export", source, "--to", "images", "--out", tmp_path / "faces", "--workers", "2"], so_far)
+    assert said[-1] == "interrupted; the same command goes on from here"
+    assert [line for line in said[:-1] if not line.startswith("images: ")] == []
+    assert [path.name for path in tmp_path.iterdir()] == ["faces.partial"]
+
+
+def test_import(source: Path, tmp_path: Path) -> None:
+    journal = tmp_path / "again.h5.partial" / "new" / "journal"
+    said = interrupted(["import", source, "--out", tmp_path / "again.h5", "--workers", "2"], journal.exists)
+    assert said[-1] == "interrupted; the same command goes on from here"
+    assert [line for line in said[:-1] if not line.startswith("import: ")] == []
+    assert [path.name for path in tmp_path.iterdir()] == ["again.h5.partial"]
+
+
+def test_extract(source: Path, tmp_path: Path) -> None:
+    said = interrupted(
+        ["extract", source, "--index", ":", "--out", tmp_path / "out"], lambda: any((tmp_path / "out").glob("*.png"))
+    )
+    assert said[-1] == "interrupted; nothing is left of it, the same command begins anew"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_that_claims_to_go_on_says_so_in_its_help() -> None:
+    for name, command in celebahq.commands.items():
+        if isinstance(command, Command) and "goes on" in command.interrupted:
+            told = " ".join(command.get_help(click.Context(command)).split())
+            assert "same command goes on" in told or "goes on where it stood" in told or "resumes it" in told, name
+
+
+def test_of_a_group_within_the_group() -> None:
+    """All commands are of the class that tells."""
+    weights = celebahq.commands["weights"]
+    assert isinstance(weights, click.Group)
+    assert all(isinstance(one, Command) for one in weights.commands.values())
+
+
+def test_a_command_that_has_nothing_to_say() -> None:
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="^$"):
+        Command("idle", callback=stopped).main([], standalone_mode=False)

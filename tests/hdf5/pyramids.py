@@ -1,0 +1,75 @@
+"""Small HDF5 files to export, made with h5py alone."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from celebahq_builder.formats.export import ExportSettings
+from celebahq_builder.formats.registry import SHARDED
+from celebahq_builder.imaging.pyramid import build_pyramid
+from celebahq_builder.storage import sha256
+
+Pictures = NDArray[np.uint8]
+
+SHARD = 16
+"""Pictures of a shard, small enough that there are several."""
+
+
+def small_shards(to: str) -> ExportSettings:
+    """Settings of an export to a format, in small shards if it has any."""
+    return ExportSettings(to, shard=SHARD if to in SHARDED else None)
+
+
+def noise(count: int, side: int, channels: int = 3, seed: int = 0) -> Pictures:
+    return np.random.default_rng(seed).integers(0, 256, (count, channels, side, side), dtype=np.uint8)
+
+
+def theano_file(path: Path, pictures: Pictures) -> Path:
+    """Levels alone, one picture a chunk, as the ProGAN authors' tool leaves them."""
+    with h5py.File(path, "w") as file:
+        for level in build_pyramid(pictures):
+            file.create_dataset(
+                f"data{level.shape[-1]}x{level.shape[-1]}",
+                data=level,
+                maxshape=(None, *level.shape[1:]),
+                chunks=(1, *level.shape[1:]),
+                compression="gzip",
+                compression_opts=4,
+            )
+    return path
+
+
+def described_file(path: Path, pictures: Pictures, **changed: Any) -> Path:
+    """Levels and what the pack stage writes beside them."""
+    theano_file(path, pictures)
+    count, rng = len(pictures), np.random.default_rng(1)
+    columns: dict[str, Any] = {
+        "id": [f"{7 * i:06d}" for i in range(count)],
+        "file": [f"{7 * i:06d}.jpg" for i in range(count)],
+        "rank": np.arange(count, dtype=np.int32)[::-1],
+        "score": rng.random(count),
+        "landmarks": rng.random((count, 5, 2)).astype(np.float32),
+        "quad": rng.random((count, 4, 2)),
+        "zoom": rng.random(count),
+        "split": ["train" if i % 3 else "" for i in range(count)],
+        "sha256": [sha256(picture.tobytes()) for picture in pictures],
+        "attributes": np.where(rng.random((count, 3)) > 0.5, 1, -1).astype(np.int8),
+        "attribute_names": ["Bald", "Eyeglasses", "Smiling"],
+        **changed,
+    }
+    with h5py.File(path, "r+") as file:
+        for name, values in columns.items():
+            if values is not None:
+                text = isinstance(values, list)
+                file.create_dataset(f"photos/{name}", data=values, dtype=h5py.string_dtype() if text else None)
+    return path
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, or the folder itself where it is a file."""
+    if folder.is_file():
+        return {"": folder.read_bytes()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,0 +1,95 @@
+"""A file of Blosc2 chunks from end to end, by the commands a user has, with the filter's package and without it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.formats.import_ import import_images
+from celebahq_builder.hdf5.reader import PyramidFile
+from tests.hdf5.files import damage, noise
+
+pytest.importorskip("hdf5plugin")
+
+UNKNOWN = 256
+"""Of the numbers that The HDF Group keeps for tests."""
+
+PROGRAM = """
+import sys
+if sys.argv.pop(1) == "missing":
+    sys.modules["hdf5plugin"] = None
+from celebahq_builder import cli
+cli.main()
+"""
+
+
+def celebahq(package: str, *arguments: str | Path) -> tuple[int, str, str]:
+    """Run a command in a process that has not loaded the package yet; return exit code, stdout and stderr."""
+    program = [sys.executable, "-c", PROGRAM, package, *map(str, arguments)]
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("blosc2")
+    (folder / "in").mkdir()
+    for i, picture in enumerate(noise(3, 16)):
+        Image.fromarray(picture.transpose(1, 2, 0)).save(folder / "in" / f"{i}.png")
+    import_images(folder / "in", folder / "data.h5", compression="blosc2")
+    return folder / "data.h5"
+
+
+def test_verify(path: Path, tmp_path: Path) -> None:
+    assert celebahq("there", "verify", path) == (0, f"{path}: sound\n", "")
+    damaged = tmp_path / "damaged.h5"
+    shutil.copy(path, damaged)
+    damage(damaged, 16, 0)  # all three share this chunk
+    code, told, err = celebahq("there", "verify", damaged)
+    assert (code, err, told.splitlines()[-1]) == (1, "", f"{damaged}: 1 problems")
+    assert "pictures 0 to 2 of data16x16 cannot be read" in told
+
+
+def test_inspect_reads_no_picture(path: Path) -> None:
+    code, told, err = celebahq("missing", "inspect", path)
+    assert (code, err) == (0, "")
+    assert told.startswith(f"{path}: 3 pictures, 16x16 RGB")
+    assert told.count("Blosc2") == 5  # levels
+
+
+def test_export(path: Path, tmp_path: Path) -> None:
+    code, told, _ = celebahq("there", "export", path, "--to", "images", "--out", tmp_path / "out", "--workers", "1")
+    assert (code, told) == (0, f"{tmp_path / 'out'}: 3 pictures\n")
+    for i, picture in enumerate(noise(3, 16)):
+        with Image.open(tmp_path / "out" / f"{i}.png") as image:
+            np.testing.assert_array_equal(np.asarray(image).transpose(2, 0, 1), picture)
+
+
+@pytest.mark.parametrize("command", ["verify", "export"])
+def test_without_the_package(command: str, path: Path, tmp_path: Path) -> None:
+    more = ["--to", "images", "--out", tmp_path / "out"] if command == "export" else []
+    code, told, err = celebahq("missing", command, path, *more)
+    assert (code, told, err.count("\n")) == (1, "", 1)
+    assert err.startswith(f"error: {path}: data16x16, compressed by HDF5's filter 32026, needs the package hdf5plugin")
+    assert err.endswith("pip install 'celebahq-builder[blosc2]'\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_filter_that_nobody_has(tmp_path: Path) -> None:
+    path = tmp_path / "data.h5"
+    with h5py.File(path, "w") as file:
+        for r in (4, 2, 1):
+            plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            plist.set_chunk((1, 3, r, r))
+            plist.set_filter(UNKNOWN, h5py.h5z.FLAG_OPTIONAL)
+            space = h5py.h5s.create_simple((2, 3, r, r))
+            h5py.h5d.create(file.id, f"data{r}x{r}".encode(), h5py.h5t.NATIVE_UINT8, space, plist)
+    PyramidFile(path).file.close()
+    with pytest.raises(FormatError, match=f"data4x4, compressed by HDF5's filter {UNKNOWN}, cannot be read"):
+        PyramidFile.with_pictures(path)

@@ -1,0 +1,365 @@
+"""Pictures read past HDF5 are those that h5py reads, in every layout, process and thread; and nothing else is."""
+
+import multiprocessing
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.hdf5.chunks import LevelReader
+from celebahq_builder.hdf5.codecs import codec
+from tests.data.files import Pictures, original, ours, pictures
+
+LAYOUTS: dict[str, Callable[[Path, Pictures], Path]] = {"ours": ours, "original": original}
+
+
+@pytest.fixture(params=LAYOUTS)
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return LAYOUTS[request.param](tmp_path / "data.h5", pictures(37, 64))
+
+
+@pytest.mark.parametrize("resolution", [64, 32, 16, 8, 4, 2, 1])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_level_equals_h5py(file: Path, resolution: int, threads: int) -> None:
+    level = LevelReader(file, resolution, threads)
+    with h5py.File(file) as plain:
+        expected = plain[f"data{resolution}x{resolution}"][:]
+    assert (len(level), level.shape, level.nbytes) == (37, expected.shape, expected.nbytes)
+    np.testing.assert_array_equal(level.read(range(37)), expected)
+    random = np.random.default_rng(1).integers(0, 37, 100)  # with repeats, out of order
+    np.testing.assert_array_equal(level.read(random), expected[random])
+    assert level.read([]).shape == (0, 3, resolution, resolution)
+
+
+def test_real_faces_equal_h5py(shared: Path, tmp_path: Path) -> None:
+    """Chunks of natural pictures, which compress, go other ways through the decoder than noise does."""
+    from PIL import Image
+
+    names = sorted((shared / "data" / "faces" / "img_celeba").glob("*.jpg"))[:6]
+    faces = np.stack([np.asarray(Image.open(name).resize((256, 256))).transpose(2, 0, 1) for name in names])
+    path = ours(tmp_path / "faces.h5", np.ascontiguousarray(faces))
+    with h5py.File(path) as plain:
+        for r in (256, 128, 32):
+            np.testing.assert_array_equal(LevelReader(path, r).read(range(6)), plain[f"data{r}x{r}"][:])
+
+
+def test_largest_level_by_default(file: Path) -> None:
+    assert LevelReader(file).resolution == 64
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of datasets and of chunks that need not fit them."""
+    count, channels, side = draw(st.integers(1, 9)), draw(st.integers(1, 3)), 2 ** draw(st.integers(0, 4))
+    shape = (count, channels, side, side)
+    return shape, tuple(draw(st.integers(1, length)) for length in shape)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(layouts(), st.booleans(), st.data())
+def test_any_chunks(tmp_path_factory: pytest.TempPathFactory, layout, packed: bool, data: st.DataObject) -> None:
+    """h5py chooses chunks of its own if its user does not: parts of pictures, that stick out at the ends."""
+    shape, chunks = layout
+    path = tmp_path_factory.mktemp("any") / "data.h5"
+    expected = np.random.default_rng(len(shape)).integers(0, 256, shape, dtype=np.uint8)
+    with h5py.File(path, "w") as file:
+        name = f"data{shape[-1]}x{shape[-1]}"
+        file.create_dataset(name, data=expected, chunks=chunks, compression="gzip" if packed else None)
+    numbers = data.draw(st.lists(st.integers(0, shape[0] - 1), max_size=12))
+    np.testing.assert_array_equal(LevelReader(path).read(numbers), expected[numbers])
+
+
+@pytest.mark.parametrize("name", ["none", "gzip", "blosc2"])
+def test_every_codec(tmp_path: Path, name: str) -> None:
+    data = pictures(9, 16)
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        file.create_dataset("data16x16", data=data, chunks=(2, 3, 16, 16), **codec(name).keywords)
+    level = LevelReader(tmp_path / "data.h5", threads=2)
+    np.testing.assert_array_equal(level.read([8, 1, 0, 5]), data[[8, 1, 0, 5]])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(level)).read([3]), data[[3]])
+
+
+def test_contiguous(tmp_path: Path) -> None:
+    data = pictures(5, 8)
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        file["data8x8"] = data
+    np.testing.assert_array_equal(LevelReader(tmp_path / "data.h5").read([4, 0, 2]), data[[4, 0, 2]])
+
+
+def test_user_block(tmp_path: Path) -> None:
+    """Offsets count from the start of the file, not from that of HDF5's part of it."""
+    data = pictures(5, 8)
+    with h5py.File(tmp_path / "data.h5", "w", userblock_size=1024) as file:
+        file.create_dataset("data8x8", data=data, chunks=(2, 3, 8, 8), compression="gzip")
+    np.testing.assert_array_equal(LevelReader(tmp_path / "data.h5").read(range(5)), data)
+
+
+def test_chunk_that_was_left_unfiltered(tmp_path: Path) -> None:
+    data = pictures(3, 8)
+    path = original(tmp_path / "data.h5", data)
+    with h5py.File(path, "r+") as file:
+        file["data8x8"].id.write_direct_chunk((1, 0, 0, 0), data[2].tobytes(), filter_mask=1)
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(file["data8x8"][1], data[2])
+    np.testing.assert_array_equal(LevelReader(path).read([0, 1, 2]), data[[0, 2, 2]])
+
+
+def test_chunk_is_read_once_for_all_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    level = LevelReader(original(tmp_path / "data.h5", pictures(70, 16)), 4, threads=1)
+    reads = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda *args: reads.append(args) or pread(*args))
+    level.read([40, 2, 69, 42, 2, 0])
+    assert len(reads) == 3  # of the 18 chunks, each of 4 pictures
+
+
+def test_number_that_is_not_there(file: Path) -> None:
+    for number in (-1, 37):
+        with pytest.raises(IndexError, match="has pictures 0 to 36"):
+            LevelReader(file).read([0, number])
+
+
+# --- Processes and threads --------------------------------------------------------------------------------------
+
+
+def test_pickle_holds_no_pictures(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    level = LevelReader(file, 32)
+    expected = level.read(range(37))  # opens the file, and starts threads
+    data = pickle.dumps(level)
+    assert len(data) < 10_000
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(pickle.loads(data).read(range(37)), expected)
+
+
+def test_pickle_of_a_relative_path(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    level = LevelReader(Path(file.name))
+    data = pickle.dumps(level)
+    monkeypatch.chdir("/")
+    assert pickle.loads(data).read([3]).shape == (1, 3, 64, 64)
+
+
+def _sum(level: LevelReader, queue) -> None:
+    queue.put(int(level.read(range(37)).astype(np.int64).sum()))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 on
+@pytest.mark.parametrize("opened", [False, True], ids=["before first read", "after"])
+def test_fork(file: Path, opened: bool) -> None:
+    """Threads do not survive a fork; a child that waited for them would wait for ever."""
+    level = LevelReader(file, 64, threads=2)
+    if opened:
+        level.read(range(37))
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    children = [context.Process(target=_sum, args=(level, queue)) for _ in range(2)]
+    for child in children:
+        child.start()
+    mine = int(level.read(range(37)).astype(np.int64).sum())
+    for child in children:
+        child.join(20)
+        assert child.exitcode == 0
+    assert [queue.get(), queue.get()] == [mine, mine]
+
+
+def test_many_threads_of_the_user(file: Path) -> None:
+    level = LevelReader(file, 64, threads=2)
+    expected = level.read(range(37))
+    with ThreadPoolExecutor(6) as pool:
+        for found in pool.map(lambda _: level.read(range(37)), range(24)):
+            np.testing.assert_array_equal(found, expected)
+
+
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_nothing_stays_open(file: Path) -> None:
+    before = descriptors()
+    level = LevelReader(file, 64)
+    level.read(range(37))
+    assert descriptors() == before + 1
+    del level
+    assert descriptors() == before
+
+
+# --- Files that are wrong ---------------------------------------------------------------------------------------
+
+
+def told(path: Path, resolution: int | None = None, numbers=range(37)) -> str:
+    """Return the one line that reading ends with."""
+    with pytest.raises(FormatError) as error:
+        LevelReader(path, resolution).read(numbers)
+    line = str(error.value)
+    assert "\n" not in line
+    assert str(path) in line
+    return line
+
+
+def alter(path: Path, change: Callable[[h5py.File], None]) -> None:
+    with h5py.File(path, "r+") as file:
+        change(file)
+
+
+def test_resolution_that_is_not_there(file: Path) -> None:
+    assert told(file, 128).endswith("has no level 128x128; it has those of 64, 32, 16, 8, 4, 2, 1 px")
+    assert "no level 0x0" in told(file, 0)
+    alter(file, lambda f: f.pop("data16x16"))
+    assert told(file, 16).endswith("it has those of 64, 32, 8, 4, 2, 1 px")
+
+
+def test_no_file(tmp_path: Path) -> None:
+    assert told(tmp_path / "nowhere.h5").endswith("does not exist")
+    assert told(tmp_path).endswith("is a folder; expected an HDF5 file")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.99])
+def test_truncated(file: Path, share: float) -> None:
+    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share)])
+    assert "is not a readable HDF5 file" in told(file)
+
+
+def test_level_of_a_writer_that_was_killed(file: Path) -> None:
+    """The Theano tool leaves its small levels empty."""
+    alter(file, lambda f: f["data4x4"].resize(0, axis=0))
+    assert "data4x4 has 0 pictures, data64x64 has 37; its writer was stopped" in told(file, 4)
+
+
+def test_no_pictures(tmp_path: Path) -> None:
+    assert told(original(tmp_path / "data.h5", pictures(0, 8))).endswith("data8x8 has no pictures")
+
+
+def test_chunks_that_were_never_written(file: Path) -> None:
+    def grow(f: h5py.File) -> None:
+        for name in ("data64x64", "data8x8"):
+            f[name].resize(80, axis=0)
+
+    alter(file, grow)
+    assert "data64x64 lacks " in told(file)
+    assert "its writer was stopped" in told(file, 8)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "named"),
+    [({"compression": "lzf"}, "lzf"), ({"compression": "gzip", "shuffle": True}, "shuffle, deflate")],
+)
+def test_other_filters(tmp_path: Path, keywords, named: str) -> None:
+    with h5py.File(tmp_path / "data.h5", "w") as f:
+        f.create_dataset("data8x8", data=pictures(4, 8), chunks=(1, 3, 8, 8), **keywords)
+    assert f"has the filters {named}; expected gzip, blosc2 or none" in told(tmp_path / "data.h5")
+
+
+def test_filter_that_nobody_has(tmp_path: Path) -> None:
+    """h5py cannot even write it; the number is changed in the file."""
+    path = original(tmp_path / "data.h5", pictures(4, 8))
+    raw = path.read_bytes()
+    message = bytes([1, 1]) + bytes(6) + (1).to_bytes(2, "little")  # filter pipeline, version 1, one filter: deflate
+    assert raw.count(message) == 4
+    path.write_bytes(raw.replace(message, message[:8] + (39999).to_bytes(2, "little")))
+    with h5py.File(path) as file, pytest.raises(OSError):  # noqa: PT011 (in words of HDF5's)
+        file["data8x8"][:]
+    assert "expected gzip, blosc2 or none" in told(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (np.zeros((2, 3, 8, 8), np.float32), r"holds float32 \[2, 3, 8, 8\], expected uint8"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"holds uint8 \[2, 8, 8, 3\], expected uint8 \[N, C, 8, 8\]"),
+        (np.zeros((2, 192), np.uint8), r"holds uint8 \[2, 192\], expected uint8"),
+        (np.uint8(1), r"holds uint8 \[\], expected uint8"),
+        (h5py.Empty(np.uint8), "holds no array, expected uint8"),
+    ],
+    ids=["type", "channels last", "flat", "scalar", "empty"],
+)
+def test_other_pictures(tmp_path: Path, data: np.ndarray, says: str) -> None:
+    with h5py.File(tmp_path / "data.h5", "w") as f:
+        f["data8x8"] = data
+    with pytest.raises(FormatError, match=says):
+        LevelReader(tmp_path / "data.h5")
+
+
+def test_hdf5_file_of_another_kind(tmp_path: Path) -> None:
+    path = tmp_path / "data.h5"
+    for name, says in (("images", "has no datasets data1024x1024, ...; it has images"), ("data8x8", "holds no array")):
+        with h5py.File(path, "w") as f:
+            f.create_group(name)
+        assert says in told(path)
+
+
+def test_other_levels_and_datasets_do_not_matter(tmp_path: Path) -> None:
+    """Files of others often end at 4x4, and hold what not."""
+    data = pictures(5, 8)
+    with h5py.File(tmp_path / "data.h5", "w") as f:
+        f["data8x8"], f["data4x4"], f["database"], f["data_of_mine"] = data, data[:, :, ::2, ::2], 1, [1, 2]
+    np.testing.assert_array_equal(LevelReader(tmp_path / "data.h5").read(range(5)), data)
+    np.testing.assert_array_equal(LevelReader(tmp_path / "data.h5", 4).read(range(5)), data[:, :, ::2, ::2])
+
+
+def test_data_in_another_file(tmp_path: Path) -> None:
+    (tmp_path / "raw").write_bytes(bytes(4 * 192))
+    with h5py.File(tmp_path / "data.h5", "w") as f:
+        f.create_dataset("data8x8", (4, 3, 8, 8), np.uint8, external=[(str(tmp_path / "raw"), 0, 4 * 192)])
+    assert "neither chunked nor one block of this file" in told(tmp_path / "data.h5")
+
+
+def test_damaged_chunk(file: Path) -> None:
+    with h5py.File(file) as f:
+        chunk = f["data64x64"].id.get_chunk_info(7)
+        pictures_each = f["data64x64"].chunks[0]
+    raw = bytearray(file.read_bytes())
+    raw[chunk.byte_offset + 10 : chunk.byte_offset + 40] = bytes(30)
+    file.write_bytes(raw)
+    first, last = chunk.chunk_offset[0], min(chunk.chunk_offset[0] + pictures_each, 37) - 1
+    which = f"picture {first}" if first == last else f"one of the pictures {first} to {last}"
+    assert f"data64x64, {which}: " in told(file)
+    LevelReader(file).read([0])  # the others are as they were
+
+
+# --- Files that change while in use -----------------------------------------------------------------------------
+
+
+def test_file_replaced_while_open(file: Path) -> None:
+    """Who has it open goes on with the file it began with; who opens it now is told."""
+    level, late = LevelReader(file), LevelReader(file)
+    expected = level.read([5])
+    shutil.copy(file, file.with_name("new"))
+    file.with_name("new").replace(file)
+    np.testing.assert_array_equal(level.read([5]), expected)
+    for other in (late, pickle.loads(pickle.dumps(level))):
+        with pytest.raises(FormatError, match=r"data\.h5 was replaced or altered while it was in use"):
+            other.read([5])
+
+
+def test_file_altered_while_open(file: Path) -> None:
+    level = LevelReader(file)
+    level.read([5])
+    alter(file, lambda f: f["data64x64"].write_direct(np.zeros((37, 3, 64, 64), np.uint8)))
+    with pytest.raises(FormatError, match="was replaced or altered"):
+        level.read([5])
+
+
+def test_file_cut_short_while_open(file: Path) -> None:
+    level = LevelReader(file)
+    level.read([5])
+    os.truncate(file, 5000)
+    with pytest.raises(FormatError, match="was replaced or altered"):
+        level.read([5])
+
+
+def test_file_deleted_while_open(file: Path) -> None:
+    level, late = LevelReader(file), LevelReader(file)
+    expected = level.read([5])
+    file.unlink()
+    np.testing.assert_array_equal(level.read([5]), expected)
+    with pytest.raises(FormatError, match="cannot be opened any more: No such file"):
+        late.read([5])

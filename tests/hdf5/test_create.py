@@ -1,0 +1,268 @@
+"""A data set goes into a new file as it is, whole or not at all."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.hdf5.codecs import Gzip, codec
+from celebahq_builder.hdf5.create import write_images
+from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.hdf5.writer import PyramidWriter, pack
+from celebahq_builder.image_set import Labels, NamedImage, Pixels
+from celebahq_builder.imaging.pyramid import build_pyramid
+from tests.reference import theano_reader
+
+
+@dataclass
+class Arrays:
+    """A data set in memory."""
+
+    pixels: Pixels
+    labels: Labels | None = None
+    label_names: tuple[str, ...] = ()
+    names: list[str] = field(default_factory=list)
+    count: int = -1
+
+    def __post_init__(self) -> None:
+        self.channels, self.resolution = self.pixels.shape[1:3]
+        self.names = self.names or [f"{i % 10}/{i}.png" for i in range(len(self.pixels))]
+        self.count = len(self.pixels) if self.count < 0 else self.count
+
+    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
+        for pixels, name in list(zip(self.pixels, self.names, strict=True))[start:]:
+            yield NamedImage(pixels, name)
+
+
+def arrays(pictures: int, resolution: int, channels: int = 3, **more: object) -> Arrays:
+    shape = (pictures, channels, resolution, resolution)
+    return Arrays(np.random.default_rng(pictures).integers(0, 256, shape, dtype=np.uint8), **more)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(("count", "resolution", "channels"), [(700, 64, 3), (2100, 32, 1), (3, 512, 3), (1, 1, 1)])
+def test_as_it_is(count: int, resolution: int, channels: int, tmp_path: Path) -> None:
+    data, path = arrays(count, resolution, channels), tmp_path / "data.h5"
+    advanced: list[int] = []
+    write_images(data, path, attributes={"source": "arrays", "list": [1]}, advance=advanced.append)
+    assert sum(advanced) == count
+    for expected, found in zip(build_pyramid(data.pixels), theano_reader.read(path), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    with PyramidFile(path) as file:
+        assert list(file.problems()) == []
+        assert file.column("file") == data.names
+        assert file.column("sha256") == [hashlib.sha256(picture.tobytes()).hexdigest() for picture in data.pixels]
+        assert file.file.attrs["source"] == "arrays"
+        assert json.loads(file.file.attrs["list"]) == [1]
+    assert files(tmp_path) == ["data.h5"]
+
+
+@pytest.mark.parametrize(("name", "numbers"), [("gzip", (1, 2, 3)), ("blosc2", (1, 2))])
+def test_same_bytes_for_any_number_of_workers(name: str, numbers: tuple[int, ...], tmp_path: Path) -> None:
+    data = arrays(600, 64)
+    for workers in numbers:
+        write_images(data, tmp_path / f"{workers}.h5", codec=codec(name), workers=workers)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+def test_labels_and_columns(tmp_path: Path) -> None:
+    labels = np.eye(4, dtype=np.float32)[[0, 3, 1, 1, 2]]
+    data, path = arrays(5, 8, labels=labels, label_names=("a", "b", "c", "é")), tmp_path / "set.v1.h5"
+    write_images(data, path, columns={"split": ["train"] * 5, "weight": np.arange(5.0)})
+    found = np.load(tmp_path / "set.v1-labels.npy")
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, labels)
+    with PyramidFile(path) as file:
+        assert file.column("label_names") == ["a", "b", "c", "é"]
+        assert file.column("split") == ["train"] * 5
+        np.testing.assert_array_equal(file.column("weight"), np.arange(5.0))
+
+
+# --- What goes wrong --------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "data.h5"
+    path.write_bytes(b"mine")
+    with pytest.raises(FormatError, match=r"data\.h5 exists already; give another name"):
+        write_images(arrays(2, 4), path)
+    assert path.read_bytes() == b"mine"
+    assert files(tmp_path) == ["data.h5"]
+
+
+def test_labels_are_not_overwritten_but_for_the_same(tmp_path: Path) -> None:
+    path, labels = tmp_path / "data.h5", np.eye(2, dtype=np.float32)
+    beside = tmp_path / "data-labels.npy"
+    np.save(beside, labels[::-1])
+    with pytest.raises(FormatError, match=r"data-labels\.npy exists already, with other labels"):
+        write_images(arrays(2, 4, labels=labels), path)
+    assert files(tmp_path) == ["data-labels.npy"]
+    np.save(beside, labels)
+    write_images(arrays(2, 4, labels=labels), path)
+    assert files(tmp_path) == ["data-labels.npy", "data.h5"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_labels_of_a_file_that_is_not_finished(there: bool, tmp_path: Path) -> None:
+    """They go again; those that were there before stay."""
+    path, labels = tmp_path / "data.h5", np.eye(2, dtype=np.float32)
+    beside = tmp_path / "data-labels.npy"
+    if there:
+        np.save(beside, labels)
+        before = beside.stat()
+    with pytest.raises(FormatError, match="column split has 1 rows, expected 2"):
+        write_images(arrays(2, 4, labels=labels), path, columns={"split": ["train"]})
+    assert files(tmp_path) == (["data-labels.npy"] if there else [])
+    if there:
+        after = beside.stat()
+        assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"data\.h5 cannot be written: .*nowhere is no folder that can be written to"):
+        write_images(arrays(2, 4), tmp_path / "nowhere" / "data.h5")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"count": 4}, "4 pictures were announced, 5 came"),
+        ({"count": 6}, "6 pictures were announced, 5 came"),
+        ({"labels": np.zeros((4, 2), np.float32)}, r"labels for .* have shape \[4, 2\], expected \[5, classes\]"),
+    ],
+)
+def test_data_set_that_is_not_what_it_says(workers: int, wrong: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=message):
+        write_images(arrays(5, 8, **wrong), tmp_path / "data.h5", workers=workers)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"split": ["train"] * 4}, "column split has 4 rows, expected 5"),
+        ({"sha256": [""] * 5}, r"column sha256 of .*data\.h5 is written from the pictures themselves"),
+    ],
+)
+def test_columns_that_do_not_fit(columns: dict, message: str, tmp_path: Path) -> None:
+    labels = np.ones((5, 1), np.float32)
+    with pytest.raises(FormatError, match=message):
+        write_images(arrays(5, 8, labels=labels), tmp_path / "data.h5", columns=columns)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_reader_that_fails_midway(workers: int, tmp_path: Path) -> None:
+    class Torn(Arrays):
+        def pictures(self, start: int = 0) -> Iterator[NamedImage]:
+            yield from list(super().pictures())[:3]
+            raise FormatError("torn.zip: entry 3 is cut short")
+
+    with pytest.raises(FormatError, match=r"^torn\.zip: entry 3 is cut short$"):
+        write_images(Torn(arrays(5, 1024, 1).pixels), tmp_path / "data.h5", workers=workers)
+    assert files(tmp_path) == []
+
+
+def test_picture_of_another_shape(tmp_path: Path) -> None:
+    data = arrays(2, 8)
+    data.resolution = 4
+    with pytest.raises(FormatError, match=r"0/0\.png is uint8 of shape \[3, 8, 8\], expected uint8 of \[3, 4, 4\]"):
+        write_images(data, tmp_path / "data.h5")
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.jpg", "a\0b.jpg"])
+def test_name_that_hdf5_cannot_hold(name: str, tmp_path: Path) -> None:
+    data = arrays(2, 8, names=["é.jpg", name])
+    with pytest.raises(FormatError, match=r"file '.*\.jpg' cannot be stored in HDF5, which takes UTF-8 without NUL"):
+        write_images(data, tmp_path / "data.h5")
+    assert files(tmp_path) == []
+
+
+def test_partial_file_of_a_killed_run(tmp_path: Path) -> None:
+    data = arrays(5, 8)
+    write_images(data, tmp_path / "first.h5")
+    (tmp_path / "data.h5.partial").write_bytes(b"half")
+    write_images(data, tmp_path / "data.h5")
+    assert (tmp_path / "data.h5").read_bytes() == (tmp_path / "first.h5").read_bytes()
+    assert files(tmp_path) == ["data.h5", "first.h5"]
+
+
+def test_shape_of_the_file(tmp_path: Path) -> None:
+    write_images(arrays(3, 4, 1), tmp_path / "data.h5")
+    with h5py.File(tmp_path / "data.h5") as file:
+        assert {name: item.shape for name, item in file.items() if name.startswith("data")} == {
+            f"data{r}x{r}": (3, 1, r, r) for r in (4, 2, 1)
+        }
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from celebahq_builder.hdf5 import writer as hdf5_writer
+from celebahq_builder.hdf5.create import write_images as write_pictures
+from tests.hdf5.test_create import arrays
+
+class Killed(hdf5_writer.PyramidWriter):
+    def write(self, *args):
+        if self.done == 32:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().write(*args)
+
+sys.modules["celebahq_builder.hdf5.create"].PyramidWriter = Killed
+write_pictures(arrays(40, 256), Path(sys.argv[1]), workers=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_and_run_again(workers: int, tmp_path: Path) -> None:
+    """By a real signal, with pictures stored already: what lies there is not the file, and the next run replaces it."""
+    path = tmp_path / "data.h5"
+    command = [sys.executable, "-c", KILLED, str(path), str(workers)]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert files(tmp_path) == ["data.h5.partial"]
+    with pytest.raises(FormatError, match="is not a readable HDF5 file|lacks|has no datasets"):
+        PyramidFile(tmp_path / "data.h5.partial")
+    write_images(arrays(40, 256), path)
+    write_images(arrays(40, 256), tmp_path / "whole.h5")
+    assert path.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    assert files(tmp_path) == ["data.h5", "whole.h5"]
+
+
+def test_a_published_file_is_never_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "data.h5"
+    write_images(arrays(3, 8), path)
+    path.chmod(0o444)
+    with pytest.raises(FormatError, match="exists already"):
+        write_images(arrays(3, 8), path)
+    with PyramidFile(path) as file:
+        assert file.file.mode == "r"
+
+
+def test_two_writers_of_one_file(tmp_path: Path) -> None:
+    """The second is told so, and the first one's file comes out whole; a killed writer's remains are no obstacle."""
+    path = tmp_path / "made.h5"
+    path.with_name("made.h5.partial").write_bytes(b"remains")
+    writer = PyramidWriter(path, count=1, resolution=4, channels=3, codec=Gzip())
+    with pytest.raises(FormatError, match=r"made\.h5 is being written by another process"):
+        PyramidWriter(path, count=2, resolution=8, channels=3, codec=Gzip())
+    with writer:
+        writer.write(pack([np.full((3, 4, 4), 7, np.uint8)], 4, 3, Gzip()))
+        writer.finish({}, {})
+    with PyramidFile(path) as file:
+        assert (file.count, file.resolution) == (1, 4)
+    assert [one.name for one in tmp_path.iterdir()] == ["made.h5"]

@@ -1,0 +1,463 @@
+"""The file holds what went in, is read by those who know the Theano tool's, and tells when something is wrong."""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.hdf5.codecs import Codec, Gzip, codec
+from celebahq_builder.hdf5.layout import CHUNK_BYTES, CHUNK_PICTURES, level_name, pictures_per_chunk, pictures_per_job
+from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.hdf5.writer import Columns, PyramidWriter, pack
+from celebahq_builder.imaging.pyramid import build_pyramid, levels
+from tests.reference import theano_reader
+from tests.reference.pyramid import level as reference_level
+
+Pictures = NDArray[np.uint8]
+
+GZIP = Gzip()
+
+
+def pictures(count: int, resolution: int, seed: int = 0, channels: int = 3) -> Pictures:
+    shape = (count, channels, resolution, resolution)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def sha256(picture: Pictures) -> str:
+    return hashlib.sha256(picture.tobytes()).hexdigest()
+
+
+def write(path: Path, data: Pictures, codec: Codec = GZIP, columns: Columns | None = None) -> Path:
+    """Write pictures with a few columns and attributes."""
+    count, channels, resolution, _ = data.shape
+    with PyramidWriter(path, count=count, resolution=resolution, channels=channels, codec=codec) as writer:
+        at_once = pictures_per_job(resolution, channels)
+        for start in range(0, count, at_once):
+            writer.write(pack(data[start : start + at_once], resolution, channels, codec))
+        texts = {
+            "file": [f"{i:06d}.jpg" for i in range(count)],
+            "score": np.linspace(0, 1, count),
+            "split": ["train" if i % 2 else "" for i in range(count)],
+        }
+        writer.finish(
+            {**texts, **(columns or {})},
+            {"recipe": {"resolution": resolution}, "names": ["é", "b"], "seed": 7, "made_by": "test"},
+        )
+    return path
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    return write(tmp_path / "sound.h5", pictures(5, 8))
+
+
+def problems(path: Path) -> list[str]:
+    with PyramidFile(path) as file:
+        return list(file.problems())
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.integers(1, 70),
+    st.sampled_from([1, 2, 4, 8, 16, 32, 64]),
+    st.sampled_from([1, 3]),
+    st.sampled_from([("gzip", 0), ("gzip", 9), ("none", 0), ("blosc2", 0)]),
+)
+def test_round_trip(tmp_path: Path, count: int, resolution: int, channels: int, how: tuple[str, int]) -> None:
+    data = pictures(count, resolution, seed=count, channels=channels)
+    path = write(tmp_path / "data.h5", data, codec(*how))
+    pyramid = build_pyramid(data)
+    with PyramidFile(path) as file:
+        assert (file.count, file.channels) == (count, channels)
+        assert (file.resolution, file.resolutions) == (resolution, levels(resolution))
+        for r, expected in zip(levels(resolution), pyramid, strict=True):
+            np.testing.assert_array_equal(file.level(r)[:], expected)
+        assert file.column("sha256") == [sha256(picture) for picture in data]
+        assert list(file.problems()) == []
+    for expected, found in zip(pyramid, theano_reader.read(path), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("count", "resolution"), [(1023, 2), (1025, 2), (2500, 1), (700, 64), (3, 1024)])
+def test_chunks_across_jobs(count: int, resolution: int, tmp_path: Path) -> None:
+    """Of the smallest levels, many jobs share a chunk; the last one is not full."""
+    data = pictures(count, resolution)
+    for expected, found in zip(build_pyramid(data), theano_reader.read(write(tmp_path / "data.h5", data)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_levels_equal_the_slow_reference(tmp_path: Path) -> None:
+    data = pictures(2, 16)
+    with h5py.File(write(tmp_path / "data.h5", data)) as file:
+        for r in (8, 4, 2, 1):
+            for i in range(2):
+                np.testing.assert_array_equal(file[f"data{r}x{r}"][i], reference_level(data[i], r))
+
+
+def test_what_other_readers_rely_on(tmp_path: Path) -> None:
+    """Dataset names, shapes, growth along N, type and compression are those of the Theano tool's files."""
+    with h5py.File(write(tmp_path / "data.h5", pictures(3, 64))) as file:
+        levels_found = [key for key in file if key.startswith("data")]
+        assert sorted(levels_found) == sorted(f"data{r}x{r}" for r in (64, 32, 16, 8, 4, 2, 1))
+        for r in (64, 32, 16, 8, 4, 2, 1):
+            data = file[f"data{r}x{r}"]
+            assert (data.shape, data.maxshape, data.dtype) == ((3, 3, r, r), (None, 3, r, r), np.uint8)
+            assert (data.compression, data.compression_opts, data.chunks[1:]) == ("gzip", 4, (3, r, r))
+        assert set(file) - set(levels_found) == {"photos"}
+
+
+def test_plain_h5py_is_enough(tmp_path: Path) -> None:
+    """Three lines, in a process that knows nothing of this package and finds no plugin."""
+    data = pictures(5, 64)
+    path = write(tmp_path / "data.h5", data)
+    code = (
+        "import sys; sys.path[:] = [p for p in sys.path if 'celebahq' not in p]; sys.modules['hdf5plugin'] = None\n"
+        f"import h5py\nwith h5py.File({str(path)!r}) as file:\n"
+        "    sys.stdout.buffer.write(file['data32x32'][3].tobytes())"
+    )
+    none = str(tmp_path / "no plugins")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env={"HDF5_PLUGIN_PATH": none}, check=True)
+    assert done.stdout == build_pyramid(data)[1][3].tobytes()
+
+
+def test_columns_and_attributes(tmp_path: Path) -> None:
+    with PyramidFile(write(tmp_path / "data.h5", pictures(4, 4))) as file:
+        assert file.column("file") == ["000000.jpg", "000001.jpg", "000002.jpg", "000003.jpg"]
+        assert file.column("split") == ["", "train", "", "train"]
+        np.testing.assert_array_equal(file.column("score"), np.linspace(0, 1, 4))
+        assert file.column("rank") is None
+        attributes = dict(file.file.attrs)
+    assert attributes["recipe"] == '{"resolution": 4}'
+    assert (attributes["format_version"], attributes["seed"], attributes["made_by"]) == (1, 7, "test")
+
+
+def test_no_pictures(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.h5", pictures(0, 8))
+    assert problems(path) == []
+    assert [level.shape for level in theano_reader.read(path)] == [(0, 3, r, r) for r in (8, 4, 2, 1)]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("resolution", [2**k for k in range(12)])
+def test_chunks_and_jobs_divide_each_other(resolution: int, channels: int) -> None:
+    size, at_once = pictures_per_chunk(resolution, channels), pictures_per_job(resolution, channels)
+    for number in (size, at_once):
+        assert 1 <= number <= CHUNK_PICTURES
+        assert number & (number - 1) == 0
+    assert size == 1 or size * channels * resolution**2 <= CHUNK_BYTES
+    assert 2 * size > CHUNK_PICTURES or 2 * size * channels * resolution**2 > CHUNK_BYTES
+    assert at_once >= size
+
+
+def test_packed_on_their_own_or_together_alike() -> None:
+    data = pictures(7, 16)
+    together = pack(list(data), 16, 3, Gzip())
+    assert pack(iter(data), 16, 3, Gzip()).sha256 == together.sha256 == [sha256(picture) for picture in data]
+    turned = np.ascontiguousarray(data.transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)
+    for a, b in zip(together.levels, pack(turned, 16, 3, Gzip()).levels, strict=True):
+        assert type(a) is type(b)
+        np.testing.assert_array_equal(a, b)
+
+
+def test_same_bytes_when_written_twice(tmp_path: Path) -> None:
+    data = pictures(40, 16)
+    first, second = write(tmp_path / "first.h5", data), write(tmp_path / "second.h5", data)
+    assert first.read_bytes() == second.read_bytes()
+    assert write(tmp_path / "third.h5", pictures(40, 16, seed=1)).read_bytes() != first.read_bytes()
+
+
+# --- Files that are not finished --------------------------------------------------------------------------------
+
+
+def test_nothing_bears_the_name_before_the_end(tmp_path: Path) -> None:
+    path, data = tmp_path / "data.h5", pictures(2, 8)
+    with PyramidWriter(path, count=2, resolution=8, channels=3, codec=Gzip()) as writer:
+        writer.write(pack(data, 8, 3, Gzip()))
+        assert [p.name for p in tmp_path.iterdir()] == ["data.h5.partial"]
+        writer.finish({}, {})
+        assert [p.name for p in tmp_path.iterdir()] == ["data.h5"]
+    assert [p.name for p in tmp_path.iterdir()] == ["data.h5"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_nothing_remains_after_an_error(error: type[BaseException], tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with PyramidWriter(tmp_path / "data.h5", count=2, resolution=8, channels=3, codec=Gzip()) as writer:
+            writer.write(pack(pictures(2, 8), 8, 3, Gzip()))
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_remains_where_no_level_can_be_made(tmp_path: Path) -> None:
+    class Broken(Gzip):
+        @property
+        def keywords(self) -> dict[str, object]:
+            return {"compression": "gzip", "compression_opts": 99}
+
+    with pytest.raises(ValueError, match="99"):
+        PyramidWriter(tmp_path / "data.h5", count=2, resolution=8, channels=3, codec=Broken())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_of_a_killed_run_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "data.h5.partial").write_bytes(b"half a file")
+    path = write(tmp_path / "data.h5", pictures(2, 8))
+    assert problems(path) == []
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_finished_file_is_replaced_only_at_the_end(sound: Path) -> None:
+    before = sound.read_bytes()
+    with (
+        pytest.raises(ValueError, match="stop"),
+        PyramidWriter(sound, count=2, resolution=8, channels=3, codec=Gzip()),
+    ):
+        raise ValueError("stop")
+    assert sound.read_bytes() == before
+
+
+def announce(path: Path, count: int, columns: Columns | None = None) -> None:
+    with PyramidWriter(path, count=count, resolution=8, channels=3, codec=Gzip()) as writer:
+        writer.write(pack(pictures(3, 8), 8, 3, Gzip()))
+        writer.finish(columns or {}, {})
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_other_number_of_pictures_than_announced(count: int, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=rf"data\.h5: {count} pictures were announced, 3 came"):
+        announce(tmp_path / "data.h5", count)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_column_of_another_length(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"data\.h5: column score has 2 rows, expected 3"):
+        announce(tmp_path / "data.h5", 3, {"score": np.zeros(2)})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("picture", [np.zeros((3, 8, 4), np.uint8), np.zeros((1, 8, 8), np.uint8), np.zeros((3, 8, 8))])
+def test_picture_of_another_kind(picture: NDArray[np.uint8]) -> None:
+    with pytest.raises(FormatError, match=r"a picture is .* of shape .*, expected uint8 of \[3, 8, 8\]"):
+        pack([picture], 8, 3, Gzip())
+
+
+# --- Files that are wrong ---------------------------------------------------------------------------------------
+
+
+def alter(path: Path, change: Callable[[h5py.File], None]) -> list[str]:
+    with h5py.File(path, "r+") as file:
+        change(file)
+    return problems(path)
+
+
+def replace(file: h5py.File, name: str, data: Pictures) -> None:
+    del file[name]
+    file.create_dataset(name, data=data)
+
+
+def test_sound_file_has_no_problems(sound: Path) -> None:
+    assert problems(sound) == []
+
+
+def test_flipped_pixel(sound: Path) -> None:
+    def flip(file: h5py.File) -> None:
+        file["data8x8"][3, 1, 2, 5] ^= 1
+
+    assert "picture 3: its SHA-256 is not the one recorded" in alter(sound, flip)
+
+
+def test_flipped_pixel_without_hashes(sound: Path) -> None:
+    """The level below tells, if the change is large enough to be seen there."""
+
+    def flip(file: h5py.File) -> None:
+        del file["photos"]["sha256"]
+        file["data8x8"][3, 1, 2, 5] ^= 128
+
+    assert alter(sound, flip)[0] == "picture 3: level 4x4 is not the mean of the level above"
+
+
+@pytest.mark.parametrize("side", [4, 2, 1])
+def test_wrong_level(side: int, sound: Path) -> None:
+    def change(file: h5py.File) -> None:
+        file[level_name(side)][4, 2, 0, 0] += np.uint8(1)
+
+    assert alter(sound, change) == [f"picture 4: level {side}x{side} is not the mean of the level above"]
+
+
+def refused(path: Path, change: Callable[[h5py.File], None], message: str) -> None:
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(FormatError, match=message) as caught:
+        PyramidFile(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("side", [4, 2, 1])
+def test_missing_level(side: int, sound: Path) -> None:
+    def remove(file: h5py.File) -> None:
+        del file[level_name(side)]
+
+    refused(sound, remove, f"has data8x8 but lacks data{side}x{side}; expected all levels down to 1x1")
+
+
+def test_missing_top_level(sound: Path) -> None:
+    """What is left looks like a file of half the resolution, but for the hashes."""
+
+    def remove(file: h5py.File) -> None:
+        del file["data8x8"]
+
+    assert {f"picture {i}: its SHA-256 is not the one recorded" for i in range(5)} <= set(alter(sound, remove))
+
+
+@pytest.mark.parametrize("count", [0, 4, 6])
+def test_levels_of_different_lengths(count: int, sound: Path) -> None:
+    """The Theano tool, killed before it closed the file, leaves its small levels empty."""
+
+    def resize(file: h5py.File) -> None:
+        file["data2x2"].resize(count, axis=0)
+
+    refused(sound, resize, rf"data2x2 is uint8 \[{count}, 3, 2, 2\], expected uint8 \[5, 3, 2, 2\]")
+
+
+@pytest.mark.parametrize("count", [4, 6])
+def test_hashes_of_another_number(count: int, sound: Path) -> None:
+    def change(file: h5py.File) -> None:
+        hashes = [*file["photos/sha256"].asstr()[:], "0"][:count]
+        del file["photos/sha256"]
+        file["photos"].create_dataset("sha256", data=hashes, dtype=h5py.string_dtype())
+
+    found = alter(sound, change)
+    assert len(found) == 1
+    assert f"{count}" in found[0]
+    assert "sha256" in found[0].lower()
+
+
+def test_other_type(sound: Path) -> None:
+    def to_float(file: h5py.File) -> None:
+        replace(file, "data2x2", file["data2x2"][:].astype(np.float32))
+
+    refused(sound, to_float, r"data2x2 is float32 \[5, 3, 2, 2\], expected uint8 ")
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((5, 4, 2, 2), r"data2x2 is uint8 \[5, 4, 2, 2\], expected uint8 \[5, 3, 2, 2\]"),
+        ((5, 2, 2, 3), r"data2x2 is uint8 \[5, 2, 2, 3\], expected uint8"),
+        ((5, 12), r"data2x2 is uint8 \[5, 12\], expected uint8"),
+    ],
+)
+def test_level_of_another_shape(shape: tuple[int, ...], message: str, sound: Path) -> None:
+    refused(sound, lambda file: replace(file, "data2x2", np.zeros(shape, np.uint8)), message)
+
+
+def test_more_channels_than_colour_has(tmp_path: Path) -> None:
+    def five_channels(file: h5py.File) -> None:
+        for r in (8, 4, 2, 1):
+            replace(file, level_name(r), np.zeros((2, 5, r, r), np.uint8))
+
+    refused(
+        write(tmp_path / "data.h5", pictures(2, 8)),
+        five_channels,
+        r"data8x8 has shape \[2, 5, 8, 8\], expected \[N, 3 or 1, 8, 8\]",
+    )
+
+
+def test_damaged_chunk(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.h5", pictures(40, 64))
+    with h5py.File(path) as file:
+        place = file["data64x64"].id.get_chunk_info(7).byte_offset
+    raw = bytearray(path.read_bytes())
+    raw[place + 10 : place + 40] = bytes(30)
+    path.write_bytes(raw)
+    found = problems(path)
+    assert len(found) == 1
+    assert found[0].startswith("picture 7 of data64x64 cannot be read: ")
+    with PyramidFile(path) as file, pytest.raises(FormatError, match="picture 7 of data64x64 cannot be read"):
+        file.read(range(40), 64)
+
+
+def test_damaged_chunk_of_several_pictures(tmp_path: Path) -> None:
+    """All that share it are named together, and the others are checked as ever."""
+    path = write(tmp_path / "data.h5", pictures(40, 32))
+    with h5py.File(path, "r+") as file:
+        assert file["data16x16"].chunks[0] == 16
+        place = file["data16x16"].id.get_chunk_info(1).byte_offset
+        file["data32x32"][20, 0, 0, 0] ^= 1
+    raw = bytearray(path.read_bytes())
+    raw[place + 10 : place + 40] = bytes(30)
+    path.write_bytes(raw)
+    unread, altered, *more = problems(path)
+    assert unread.startswith("pictures 16 to 31 of data16x16 cannot be read: ")
+    assert altered == "picture 20: its SHA-256 is not the one recorded"
+    assert all(line.startswith("picture 20: level ") for line in more)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_truncated_file(share: float, tmp_path: Path) -> None:
+    path = write(tmp_path / "data.h5", pictures(40, 32))
+    raw = path.read_bytes()
+    path.write_bytes(raw[: int(len(raw) * share)])
+    with pytest.raises(FormatError, match=r"data\.h5 is not a readable HDF5 file"):
+        PyramidFile(path)
+
+
+def test_file_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"nowhere\.h5 does not exist"):
+        PyramidFile(tmp_path / "nowhere.h5")
+    with pytest.raises(FormatError, match="is a folder; expected an HDF5 file"):
+        PyramidFile(tmp_path)
+    (tmp_path / "text.h5").write_text("no HDF5")
+    with pytest.raises(FormatError, match="not a readable HDF5 file"):
+        PyramidFile(tmp_path / "text.h5")
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"images": (5, 3, 8, 8)},
+        {},
+        {"data": (5, 192)},
+        {"data": ()},
+        {"data": None},
+        {"data100x100": (1, 3, 100, 100)},
+        {"data8x8": (2, 3, 8, 8), "database": (2, 3, 4, 4)},
+        {"data2x2": (), "data1x1": (2, 3, 1, 1)},
+        {"data2x2": (0,), "data1x1": (2, 3, 1, 1)},
+    ],
+    ids=[
+        "other name",
+        "nothing",
+        "flat",
+        "scalar",
+        "group",
+        "no power of two",
+        "one level too many",
+        "scalar level",
+        "flat level",
+    ],
+)
+def test_hdf5_file_of_another_kind(shapes: dict[str, tuple[int, ...] | None], tmp_path: Path) -> None:
+    path = tmp_path / "other.h5"
+    with h5py.File(path, "w") as file:
+        for name, shape in shapes.items():
+            if shape is None:
+                file.create_group(name)
+            else:
+                file[name] = np.zeros(shape, np.uint8)
+    with pytest.raises(FormatError, match=r"^[^\n]*other\.h5") as caught:
+        PyramidFile(path)
+    assert "expected" in str(caught.value) or "has no datasets data1024x1024" in str(caught.value)

@@ -1,0 +1,312 @@
+"""Every kind of file becomes the right RGB pixels and notes, or is rejected for the right reason."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from PIL import Image, JpegImagePlugin
+
+from celebahq_builder.imaging.image_io import decode, decode_png, encode_jpeg, encode_png, open_rgb
+from celebahq_builder.outcome import Reason, Rejection
+
+ROOMY = 10_000_000
+"""A limit of pixels that no picture here meets."""
+
+PICTURES = arrays(np.uint8, st.tuples(st.just(3), st.integers(1, 40), st.integers(1, 40)))
+
+
+def noise(height: int, width: int, *channels: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, *channels), dtype=np.uint8)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def rgb_file(kind: str = "PNG", **options: object) -> bytes:
+    return encoded(Image.fromarray(noise(20, 30, 3)), kind, **options)
+
+
+def png_with_a_broken_chunk() -> bytes:
+    """A PNG whose pixels go on in a second chunk that has lost its name."""
+    whole = rgb_file()
+    start = whole.index(b"IDAT") - 4
+    length = int.from_bytes(whole[start : start + 4], "big")
+    data, rest = whole[start + 8 : start + 8 + length], whole[start + 12 + length :]
+    chunks = [
+        struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d))
+        for k, d in (
+            (b"IDAT", data[:900]),
+            (b"\x01\x02\x03\x04", data[900:]),
+        )
+    ]
+    return whole[:start] + b"".join(chunks) + rest
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size, and whose data hold a single byte."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0")), (b"IEND", b""))
+    body = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def damaged(data: bytes, marker: bytes, offset: int) -> bytes:
+    """The file with 16 bytes overwritten at an offset from a marker."""
+    start = data.index(marker) + offset
+    return data[:start] + b"\xff" * 16 + data[start + 16 :]
+
+
+BAD = {
+    "empty": (b"", Reason.EMPTY_FILE),
+    "text": (b"<html>404 not found</html>", Reason.NOT_AN_IMAGE),
+    "JPEG signature alone": (b"\xff\xd8\xff\xe0", Reason.NOT_AN_IMAGE),
+    "JPEG cut in half": (rgb_file("JPEG")[:700], Reason.CORRUPT_IMAGE),
+    "JPEG without its last bytes": (rgb_file("JPEG")[:-8], Reason.CORRUPT_IMAGE),
+    "JPEG with a broken Huffman table": (damaged(rgb_file("JPEG"), b"\xff\xc4", 5), Reason.CORRUPT_IMAGE),
+    "PNG cut in half": (rgb_file()[:900], Reason.CORRUPT_IMAGE),
+    "PNG with damaged data": (damaged(rgb_file(), b"IDAT", 800), Reason.CORRUPT_IMAGE),
+    "PNG with a broken chunk": (png_with_a_broken_chunk(), Reason.CORRUPT_IMAGE),
+    "PNG that claims 10^10 px": (png_claiming(100_000, 100_000), Reason.TOO_LARGE),
+    "PNG that claims a little too much": (png_claiming(4000, 4000), Reason.TOO_LARGE),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_file_gets_its_reason(kind: str) -> None:
+    data, reason = BAD[kind]
+    with pytest.raises(Rejection) as caught:
+        decode(data, ROOMY)
+    assert caught.value.reason is reason
+    assert caught.value.detail
+
+
+def test_limit_of_pixels_is_inclusive() -> None:
+    assert decode(rgb_file(), 600)[0].shape == (3, 20, 30)
+    with pytest.raises(Rejection, match=r"30 x 20 px; region\.pixels_max allows 599") as caught:
+        decode(rgb_file(), 599)
+    assert caught.value.reason is Reason.TOO_LARGE
+    with pytest.raises(Rejection, match="30 x 20 px; --pixels-max allows 599"):
+        open_rgb(rgb_file(), 599, "--pixels-max")
+
+
+def test_limit_of_pixels_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow has a limit of its own, twice this; who raises `pixels_max` above it means it."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert decode(rgb_file(), 600)[0].shape == (3, 20, 30)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
+def test_plain_colour_is_exact(kind: str) -> None:
+    pixels, notes = decode(rgb_file(kind, **({"lossless": True} if kind == "WEBP" else {})), ROOMY)
+    assert notes == ()
+    assert (pixels.dtype, pixels.flags.c_contiguous) == (np.uint8, True)
+    np.testing.assert_array_equal(pixels, noise(20, 30, 3).transpose(2, 0, 1))
+
+
+def test_jpeg_is_near() -> None:
+    ramp = np.add.outer(np.arange(24) * 5, np.arange(32) * 3).astype(np.uint8)
+    picture = np.stack([ramp, ramp[::-1], ramp[:, ::-1]])
+    pixels, notes = decode(encoded(Image.fromarray(picture.transpose(1, 2, 0)), "JPEG", quality=98), ROOMY)
+    assert notes == ()
+    assert np.abs(pixels.astype(int) - picture).mean() < 2
+
+
+@pytest.mark.parametrize("mode", ["L", "1"])
+def test_grey(mode: str) -> None:
+    values = noise(7, 9) if mode == "L" else (noise(7, 9) > 127).astype(np.uint8) * 255
+    pixels, notes = decode(encoded(Image.fromarray(values).convert(mode), "PNG"), ROOMY)
+    assert notes == ("grey",)
+    np.testing.assert_array_equal(pixels, np.stack([values] * 3))
+
+
+def over_white(colour: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return 255 + (colour.astype(float) - 255) * alpha / 255
+
+
+def test_grey_with_alpha_is_laid_over_white() -> None:
+    grey_alpha = noise(7, 9, 2)
+    pixels, notes = decode(encoded(Image.fromarray(grey_alpha, "LA"), "PNG"), ROOMY)
+    expected = over_white(grey_alpha[..., 0], grey_alpha[..., 1])
+    assert np.abs(pixels - expected).max() <= 1
+    assert set(notes) == {"grey", "alpha"}
+
+
+def test_alpha_is_laid_over_white() -> None:
+    rgba = noise(7, 9, 4)
+    rgba[0, :3, 3] = (0, 128, 255)
+    pixels, notes = decode(encoded(Image.fromarray(rgba), "PNG"), ROOMY)
+    assert notes == ("alpha",)
+    assert np.abs(pixels - over_white(rgba[..., :3], rgba[..., 3:]).transpose(2, 0, 1)).max() <= 1
+    assert pixels[:, 0, 0].tolist() == [255, 255, 255]
+    assert pixels[:, 0, 2].tolist() == rgba[0, 2, :3].tolist()
+
+
+def test_opaque_alpha_changes_nothing() -> None:
+    rgba = noise(7, 9, 4)
+    rgba[..., 3] = 255
+    pixels, notes = decode(encoded(Image.fromarray(rgba), "PNG"), ROOMY)
+    assert notes == ("alpha",)
+    np.testing.assert_array_equal(pixels, rgba[..., :3].transpose(2, 0, 1))
+
+
+def palette_image() -> tuple[Image.Image, NDArray[np.uint8], NDArray[np.uint8]]:
+    colours, indices = noise(5, 3), np.random.default_rng(1).integers(0, 5, (7, 9), dtype=np.uint8)
+    image = Image.fromarray(indices, "L").convert("P")
+    image.putdata(indices.ravel().tolist())
+    image.putpalette(colours.tobytes())
+    return image, colours, indices
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_palette(kind: str) -> None:
+    image, colours, indices = palette_image()
+    pixels, notes = decode(encoded(image, kind), ROOMY)
+    assert notes == ("palette",)
+    np.testing.assert_array_equal(pixels, colours[indices].transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_palette_with_a_transparent_colour(kind: str) -> None:
+    image, colours, indices = palette_image()
+    pixels, notes = decode(encoded(image, kind, transparency=2), ROOMY)
+    assert set(notes) == {"palette", "alpha"}
+    colours[2] = 255
+    np.testing.assert_array_equal(pixels, colours[indices].transpose(2, 0, 1))
+
+
+def test_colour_with_a_transparent_colour() -> None:
+    picture = noise(7, 9, 3)
+    colour = tuple(picture[2, 3].tolist())
+    pixels, notes = decode(encoded(Image.fromarray(picture), "PNG", transparency=colour), ROOMY)
+    picture[2, 3] = 255
+    assert notes == ("alpha",)
+    np.testing.assert_array_equal(pixels, picture.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk(kind: str) -> None:
+    inks = np.kron(noise(2, 3, 4, seed=5), np.ones((16, 16, 1), np.uint8))
+    options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    pixels, notes = decode(encoded(Image.fromarray(inks, "CMYK"), kind, **options), ROOMY)
+    left = 255.0 - inks
+    expected = (left[..., :3] * left[..., 3:] / 255).transpose(2, 0, 1)
+    assert notes == ("cmyk",)
+    assert np.abs(pixels - expected).max() <= (4 if kind == "JPEG" else 1)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled(kind: str) -> None:
+    values = np.linspace(0, 65535, 63).round().astype(np.uint16).reshape(7, 9)
+    pixels, notes = decode(encoded(Image.fromarray(values), kind), ROOMY)
+    assert set(notes) == {"16-bit", "grey"}
+    assert np.abs(pixels - values / 257).max() <= 0.5
+
+
+def test_dark_16_bit_grey_stays_dark() -> None:
+    """Its scale is that of 16 bits, whatever its brightest pixel happens to be."""
+    pixels, _ = decode(encoded(Image.fromarray(np.full((5, 5), 200, np.uint16)), "PNG"), ROOMY)
+    assert pixels.max() == 1
+
+
+def colour_16_bit() -> tuple[bytes, NDArray[np.uint16]]:
+    values = np.random.default_rng(2).integers(0, 65536, (7, 9, 3)).astype(np.uint16)
+    _, coded = cv2.imencode(".png", values)
+    return coded.tobytes(), values[..., ::-1].transpose(2, 0, 1)
+
+
+def test_16_bit_colour_is_scaled() -> None:
+    data, values = colour_16_bit()
+    pixels, _ = decode(data, ROOMY)
+    assert np.abs(pixels - values / 257).max() <= 1
+
+
+def test_16_bit_colour_is_noted() -> None:
+    assert decode(colour_16_bit()[0], ROOMY)[1] == ("16-bit",)
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_exif_orientation_is_noted_and_not_applied(orientation: int) -> None:
+    plain, none = decode(rgb_file("JPEG"), ROOMY)
+    pixels, notes = decode(rgb_file("JPEG", exif=exif(orientation)), ROOMY)
+    assert (none, notes) == ((), ("exif-orientation",))
+    np.testing.assert_array_equal(pixels, plain)
+
+
+def test_upright_exif_needs_no_note() -> None:
+    assert decode(rgb_file("JPEG", exif=exif(1)), ROOMY)[1] == ()
+
+
+WHOLE: dict[str, Callable[[], bytes]] = {
+    "JPEG": lambda: rgb_file("JPEG", exif=exif(6)),
+    "PNG": lambda: rgb_file("PNG", exif=exif(6)),
+    "palette": lambda: encoded(palette_image()[0], "PNG", transparency=1),
+    "GIF": lambda: rgb_file("GIF"),
+    "WEBP": lambda: rgb_file("WEBP"),
+    "TIFF": lambda: rgb_file("TIFF", compression="tiff_lzw"),
+}
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.sampled_from([*WHOLE]), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6), st.data())
+def test_damage_of_any_kind_is_pixels_or_a_rejection(
+    kind: str, changes: list[tuple[float, int]], data: st.DataObject
+) -> None:
+    file = bytearray(WHOLE[kind]())
+    for place, value in changes:
+        file[int(place**3 * (len(file) - 1))] = value  # headers more often than pixels
+    file = file[: data.draw(st.integers(0, len(file)) | st.just(len(file)))]
+    try:
+        pixels, _ = decode(bytes(file), 100_000)
+    except Rejection:
+        return
+    assert (pixels.dtype, pixels.ndim, pixels.shape[0]) == (np.uint8, 3, 3)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(PICTURES, st.integers(0, 9))
+def test_png_round_trip(pixels: NDArray[np.uint8], level: int) -> None:
+    data = encode_png(pixels, level)
+    np.testing.assert_array_equal(decode_png(data), pixels)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))).transpose(2, 0, 1), pixels)
+
+
+def test_png_of_grey() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 5, 9), dtype=np.uint8)
+    with Image.open(io.BytesIO(encode_png(pixels))) as image:
+        assert (image.format, image.mode) == ("PNG", "L")
+        np.testing.assert_array_equal(np.asarray(image), pixels[0])
+
+
+@pytest.mark.parametrize("data", [b"", b"text", rgb_file()[:900], damaged(rgb_file(), b"IDAT", 800)])
+def test_what_is_no_png(data: bytes) -> None:
+    with pytest.raises(ValueError, match=f"^{len(data)} bytes are not a PNG"):
+        decode_png(data)
+
+
+def test_jpeg_for_pages_keeps_full_colour() -> None:
+    checks = np.zeros((3, 16, 16), np.uint8)
+    checks[0] = np.indices((16, 16)).sum(axis=0) % 2 * 255
+    with Image.open(io.BytesIO(encode_jpeg(checks, quality=95))) as image:
+        assert JpegImagePlugin.get_sampling(image) == 0
+        back = np.asarray(image).transpose(2, 0, 1)
+    assert np.abs(back.astype(int) - checks).mean() < 12
+    assert len(encode_jpeg(noise(32, 32, 3).transpose(2, 0, 1), 50)) < len(
+        encode_jpeg(noise(32, 32, 3).transpose(2, 0, 1), 95)
+    )

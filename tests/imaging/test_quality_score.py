@@ -1,0 +1,232 @@
+"""The score is a share, knows what makes a picture worse, and does not care about what does not."""
+
+import io
+import math
+from collections.abc import Callable
+from dataclasses import astuple
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter, uniform_filter1d, zoom
+
+from celebahq_builder.imaging.geometry import crop_from_landmarks
+from celebahq_builder.imaging.quality_score import quality_score, quality_scores
+from celebahq_builder.imaging.warp import warp_quad
+
+SAMPLE = Path(__file__).parents[1] / "sample" / "celeba"
+
+Pixels = NDArray[np.uint8]
+
+
+def levels(picture: NDArray[np.floating] | Pixels) -> torch.Tensor:
+    return torch.from_numpy(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
+
+
+def score(picture: NDArray[np.floating] | Pixels) -> float:
+    return quality_score(levels(picture)).score
+
+
+def face(name: str) -> Pixels:
+    """A photo of the sample, aligned at 256 x 256."""
+    lines = (SAMPLE / "Anno" / "list_landmarks_celeba.txt").read_text().splitlines()
+    row = next(line for line in lines if line.startswith(name)).split()[1:]
+    with Image.open(SAMPLE / "img_celeba" / name) as image:
+        pixels = torch.from_numpy(np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy())
+    return warp_quad(pixels, crop_from_landmarks(np.array(row, float).reshape(5, 2)).quad, 256).numpy()
+
+
+def natural(seed: int, side: int = 256) -> Pixels:
+    """Noise whose amplitude falls with frequency as that of photos does."""
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None])
+    frequency[0, 0] = 1
+    white = np.random.default_rng(seed).normal(size=(3, side, side))
+    picture = np.fft.ifft2(np.fft.fft2(white) / frequency).real
+    return np.clip(picture / picture.std() * 35 + 128, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module", params=["000001.jpg", "000005.jpg", "000006.jpg", "noise 0", "noise 1"])
+def picture(request: pytest.FixtureRequest) -> Pixels:
+    name: str = request.param
+    return face(name) if name.endswith(".jpg") else natural(int(name.split()[1]))
+
+
+def blurred(picture: Pixels, sigma: float) -> NDArray[np.float64]:
+    return gaussian_filter(picture.astype(float), (0, sigma, sigma))
+
+
+def down_and_up(picture: Pixels) -> NDArray[np.float64]:
+    small = picture.reshape(3, 64, 4, 64, 4).mean(axis=(2, 4))
+    return zoom(small, (1, 4, 4), order=3, mode="nearest", grid_mode=True)
+
+
+def odd_lines_shifted(picture: Pixels) -> Pixels:
+    """As interlaced video of something that moves."""
+    shifted = picture.copy()
+    shifted[:, 1::2] = np.roll(picture[:, 1::2], 4, axis=2)
+    return shifted
+
+
+def noisy(picture: Pixels) -> NDArray[np.float64]:
+    return picture + np.random.default_rng(0).normal(scale=25, size=picture.shape)
+
+
+DAMAGE: dict[str, Callable[[Pixels], NDArray[np.floating] | Pixels]] = {
+    "blur 1": lambda p: blurred(p, 1),
+    "blur 2": lambda p: blurred(p, 2),
+    "blur 4": lambda p: blurred(p, 4),
+    "down and up": down_and_up,
+    "motion blur": lambda p: uniform_filter1d(p.astype(float), 15, axis=2),
+    "motion blur down": lambda p: uniform_filter1d(p.astype(float), 15, axis=1),
+    "odd lines shifted": odd_lines_shifted,
+    "noise 25": noisy,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_lowers_the_score(kind: str, picture: Pixels) -> None:
+    assert score(DAMAGE[kind](picture)) < score(picture)
+
+
+def test_more_blur_never_scores_higher(picture: Pixels) -> None:
+    scores = [score(picture), *(score(blurred(picture, sigma)) for sigma in (1, 1.5, 2, 3, 4, 6, 8))]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_strong_damage_costs_most_of_the_score(picture: Pixels) -> None:
+    whole = score(picture)
+    for kind in ("blur 4", "motion blur", "odd lines shifted"):
+        assert score(DAMAGE[kind](picture)) < 0.55 * whole, kind
+
+
+def test_natural_pictures_score_well(picture: Pixels) -> None:
+    assert score(picture) > 0.3
+
+
+def test_mirrored(picture: Pixels) -> None:
+    for axis in (1, 2):
+        assert score(np.flip(picture, axis).copy()) == pytest.approx(score(picture), rel=0.001)
+
+
+def test_turned(picture: Pixels) -> None:
+    for turns in (1, 2, 3):
+        assert score(np.rot90(picture, turns, axes=(1, 2)).copy()) == pytest.approx(score(picture), rel=0.001)
+
+
+def test_brightness_and_contrast_do_not_matter(picture: Pixels) -> None:
+    dim = picture // 2
+    assert score(dim + 127) == pytest.approx(score(dim), rel=0.01)
+    assert score(dim * 2) == pytest.approx(score(dim), rel=0.01)
+    assert score(255 - picture) == pytest.approx(score(picture), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["000001.jpg", "000005.jpg", "000006.jpg"])
+def test_errors_of_jpeg_in_a_murky_picture_are_not_detail(name: str) -> None:
+    """Dark, soft, saved at a low quality and enlarged: what is left of its spectrum is broad, but it is no face's."""
+    small = zoom(blurred(face(name), 4), (1, 0.25, 0.25), order=1) / 16 + 20
+    buffer = io.BytesIO()
+    Image.fromarray(levels(small).permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=50)
+    murky = np.asarray(Image.open(buffer)).transpose(2, 0, 1).astype(float)
+    assert score(zoom(murky, (1, 4, 4), order=3)) < 0.25 * score(face(name))
+
+
+@pytest.mark.parametrize("side", [64, 128, 256])
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (3, 3, 3), (10, 20, 30), (255, 0, 0), (200, 100, 77)])
+def test_one_colour_scores_nothing(side: int, colour: tuple[int, int, int]) -> None:
+    pixels = torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, side, side).contiguous()
+    assert quality_score(pixels).score == 0
+
+
+def stripes(side: int = 128) -> Pixels:
+    return np.broadcast_to((np.arange(side) % 8 < 4) * np.uint8(255), (3, side, side)).copy()
+
+
+def one_pixel(side: int = 128) -> Pixels:
+    picture = np.zeros((3, side, side), np.uint8)
+    picture[:, side // 2, side // 2] = 255
+    return picture
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(arrays(np.uint8, (3, 64, 64)) | st.sampled_from([stripes(), one_pixel(), natural(3, 64)]))
+def test_every_part_is_a_share(picture: Pixels) -> None:
+    quality = quality_score(torch.from_numpy(picture))
+    for part in astuple(quality):
+        assert 0 <= part <= 1
+    clean = (1 - 0.175 * (1 - quality.purity)) * (1 - 0.08 * (1 - quality.blockfree))
+    assert quality.score == pytest.approx(quality.breadth * quality.symmetry**0.5 * clean, rel=1e-6)
+
+
+def test_stripes_are_not_symmetric() -> None:
+    quality, whole = quality_score(torch.from_numpy(stripes())), quality_score(torch.from_numpy(natural(0, 128)))
+    assert quality.symmetry < 0.1 * whole.symmetry
+    assert quality.score < 0.2 * whole.score
+
+
+def test_purity_sees_noise(picture: Pixels) -> None:
+    assert purity(noisy(picture)) <= purity(picture) < 1.01
+    assert purity(blurred(picture, 2)) > purity(noisy(blurred(picture, 2)))
+
+
+def test_blocks_are_seen() -> None:
+    rng = np.random.default_rng(0)
+    smooth = blurred(natural(0, 256), 1.0)
+    steps = np.kron(rng.normal(scale=6, size=(1, 32, 32)), np.ones((1, 8, 8)))
+    assert blockfree(smooth) > 0.95
+    assert blockfree(smooth + steps) < 0.4
+
+
+def purity(picture: NDArray[np.floating] | Pixels) -> float:
+    return quality_score(levels(picture)).purity
+
+
+def blockfree(picture: NDArray[np.floating] | Pixels) -> float:
+    return quality_score(levels(picture)).blockfree
+
+
+def test_a_batch_scores_as_each_picture_alone() -> None:
+    pictures = torch.from_numpy(np.stack([natural(seed) for seed in range(3)] + [np.zeros((3, 256, 256), np.uint8)]))
+    for together, alone in zip(quality_scores(pictures), map(quality_score, pictures), strict=True):
+        assert astuple(together) == pytest.approx(astuple(alone), rel=1e-6, abs=1e-9)
+
+
+def slow_score(picture: Pixels) -> tuple[float, ...]:
+    """The docstring's formula, ring by ring in NumPy."""
+    size = picture.shape[-1]
+    luma = np.tensordot([0.299, 0.587, 0.114], picture.astype(float), 1)
+    place = (np.arange(size) + 0.5) / size * 2 - 1
+    window = 0.5 + 0.5 * np.cos(np.pi * np.minimum(np.hypot(place[:, None], place[None]), 1))
+    power = np.abs(np.fft.fft2((luma - np.average(luma, weights=window)) * window)) ** 2
+    cycles = np.fft.fftfreq(size, 1 / size)
+    radius, nyquist = np.hypot(cycles[:, None], cycles[None]), size / 2
+    edges = nyquist * 2.0 ** np.arange(-5, 0.001, 1 / 8)
+    rings = [power[(radius >= low) & (radius < high)] for low, high in pairwise(edges)]
+    centre = np.sqrt(edges[:-1] * edges[1:])
+    mean = np.array([ring.mean() for ring in rings])
+    energy = centre**2 * mean
+    plateau = energy[centre < 0.1 * nyquist].mean()
+    floor = power[(radius > 0.9 * nyquist) & (radius <= nyquist)].mean()
+    fall = (0.95 / 0.47) ** 1.5
+    before = mean[(centre > 0.4 * nyquist) & (centre < 0.55 * nyquist)].mean()
+    noise = max((fall * floor - before) / (fall - 1), 0.6 * floor)
+    detail = (centre > nyquist / 16) & (centre < 0.92 * nyquist)
+    contrast = max(plateau, 2.4**2 * size**2 * (window**2).sum() / (2 * np.pi * np.log(2)))
+    decibels = 10 * np.log10(np.maximum(centre**2 * (mean - 3 * noise), 1e-9) / contrast)
+    onset = np.maximum(decibels, -16)[(centre > nyquist / 12) & (centre < nyquist / 8)].mean()
+    breadth = np.clip(1 + decibels / 16, 0, 1)[detail].mean() * np.exp(min(0, onset + 6) / 3)
+    flatness = [min(1, math.exp(np.euler_gamma) * math.exp(np.log(r).mean()) / r.mean()) for r in rings]
+    symmetry = math.exp(np.log(flatness)[detail].mean())
+    purity = 1 - np.clip((10 * np.log10(nyquist**2 * floor / plateau) + 24) / 16.8, 0, 1)
+    return float(breadth), symmetry, float(purity)
+
+
+def test_the_formula(picture: Pixels) -> None:
+    quality = quality_score(torch.from_numpy(picture))
+    assert (quality.breadth, quality.symmetry, quality.purity) == pytest.approx(slow_score(picture), rel=1e-4)

@@ -1,0 +1,170 @@
+"""An audit finds what was planted and no more, with and without metadata, and writes it down."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from celebahq_builder.errors import FormatError
+from celebahq_builder.imaging.image_io import open_rgb, to_pixels
+from celebahq_builder.inspect.audit.audit_report import audit
+from tests.browser import browser, visit
+from tests.hdf5.files import damage
+from tests.hdf5.pyramids import described_file, noise, theano_file
+from tests.inspect.audit_images import recoded, smooth, with_bar
+
+
+def planted(channels: int = 3) -> np.ndarray:
+    """Forty pictures of 64x64, and copies of some of them."""
+    pictures = smooth(40, 64, channels) // 2 + 70
+    pictures[30] = pictures[4]  # the same
+    pictures[31] = pictures[4]
+    pictures[32] = recoded(pictures[5], 60)  # nearly so
+    pictures[33] = recoded(pictures[6][:, :, ::-1], 80)
+    pictures[34] = np.roll(pictures[7], 1, axis=1)
+    pictures[35] = recoded(with_bar(pictures[35], "left", 6), 90)
+    pictures[36] = with_bar(with_bar(pictures[36], "top", 5), "bottom", 4, 255)
+    pictures[37] = 12
+    pictures[38] = 13
+    return pictures
+
+
+def read(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "audit.json").read_text())
+    return found
+
+
+def numbers(group: list[dict[str, Any]]) -> set[int]:
+    return {one["number"] for one in group}
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("described", [True, False])
+def test_what_was_planted(channels: int, described: bool, tmp_path: Path) -> None:
+    make = described_file if described else theano_file
+    lines = audit(make(tmp_path / "a.h5", planted(channels)), tmp_path / "out")
+    found = read(tmp_path / "out")
+    assert [numbers(group) for group in found["same"]] == [{4, 30, 31}]
+    assert found["same_by"] == ("recorded SHA-256" if described else "pixels")
+    assert {frozenset(numbers(group)) for group in found["near"]} == {frozenset(p) for p in ({5, 32}, {6, 33}, {7, 34})}
+    mirrored = {frozenset(numbers(group)) for group in found["near"] if any(one["mirrored"] for one in group)}
+    assert mirrored == {frozenset({6, 33})}
+    said = {one["number"]: [(bar["edge"], bar["width"], bar["colour"]) for bar in one["bars"]] for one in found["bars"]}
+    assert said == {35: [("left", 6 / 64, "black")], 36: [("top", 5 / 64, "black"), ("bottom", 4 / 64, "white")]}
+    assert numbers(found["one_colour"]) == {37, 38}
+    assert (found["pictures"], found["resolution"], found["channels"]) == (40, 64, channels)
+    text = "\n".join(lines)
+    assert re.search(r"^the same +1 group, 2 pictures besides", text, re.M)
+    assert re.search(r"^nearly the same +3 groups, 3 pictures besides the first of each, 1 mirrored$", text, re.M)
+    assert re.search(r"^one colour +2 pictures$", text, re.M)
+    assert re.search(r"^bars at the edge +2 pictures, bars: 2 black, 1 white$", text, re.M)
+    assert f"  35{' [000245]' if described else ''}: black left 6 px\n" in text
+    if described:
+        assert found["scores"]["pictures"] == 40
+        assert found["padding"]["exact"] is False
+        for group in found["near"]:  # the best first
+            assert group[0]["score"] == max(one["score"] for one in group)
+    else:
+        assert found["scores"] is found["padding"] is None
+        assert "scores            not known" in text
+        assert "padding           not known" in text
+
+
+def test_threads_change_nothing(tmp_path: Path) -> None:
+    path = described_file(tmp_path / "a.h5", planted())
+    for threads in (1, 3):
+        audit(path, tmp_path / str(threads), threads=threads)
+    for name in ("audit.json", "index.html"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "3" / name).read_bytes()
+
+
+def test_limits_are_arguments(tmp_path: Path) -> None:
+    path = theano_file(tmp_path / "a.h5", planted())
+    audit(path, tmp_path / "none", likeness=1.01)
+    assert read(tmp_path / "none")["near"] == []
+    audit(path, tmp_path / "all", distance=255, likeness=-1)
+    assert [len(group) for group in read(tmp_path / "all")["near"]] == [36]  # 40, less 2 the same and 2 of one colour
+
+
+@pytest.mark.parametrize(("side", "near", "bars"), [(1, False, False), (8, False, False), (16, True, False)])
+def test_small_pictures(side: int, near: bool, bars: bool, tmp_path: Path) -> None:
+    pictures = noise(6, side)
+    pictures[3] = pictures[1]
+    lines = audit(theano_file(tmp_path / "a.h5", pictures), tmp_path / "out")
+    found = read(tmp_path / "out")
+    assert [numbers(group) for group in found["same"]] == [{1, 3}]
+    assert found["near"] == ([] if near else None)
+    assert found["bars"] is None
+    assert any("too small for a perceptual hash" in line for line in lines) == (not near)
+
+
+def test_a_single_picture(tmp_path: Path) -> None:
+    audit(theano_file(tmp_path / "a.h5", smooth(1, 32)), tmp_path / "out")
+    assert read(tmp_path / "out")["near"] == []
+
+
+def test_same_at_small_levels_is_not_the_same(tmp_path: Path) -> None:
+    """A checkerboard of 64x64 is grey at 32x32; another one is so too."""
+    pictures = smooth(3, 64)
+    board = np.where(np.indices((64, 64)).sum(0) % 2, 200, 100).astype(np.uint8)
+    pictures[1], pictures[2] = board, board[::-1]
+    audit(theano_file(tmp_path / "a.h5", pictures), tmp_path / "out")
+    found = read(tmp_path / "out")
+    assert found["same"] == found["near"] == found["one_colour"] == []
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    path = theano_file(tmp_path / "a.h5", smooth(2, 16))
+    for name in ("audit.json", "index.html"):
+        out = tmp_path / name / "out"
+        out.mkdir(parents=True)
+        (out / name).write_text("mine")
+        with pytest.raises(FormatError, match=f"{name} exists and is not overwritten"):
+            audit(path, out)
+        assert (out / name).read_text() == "mine"
+        assert len(list(out.iterdir())) == 1
+    with pytest.raises(FormatError, match="is a file; give a folder"):
+        audit(path, path)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="does not exist"):
+        audit(tmp_path / "none.h5", tmp_path / "out")
+    path = theano_file(tmp_path / "a.h5", smooth(3, 32))
+    damage(path, 32, 1)
+    with pytest.raises(FormatError, match="data32x32, picture 1: "):
+        audit(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_real_faces(shared: Path, tmp_path: Path) -> None:
+    """28 of the real CelebA-HQ: copies of all are found, and no two people are taken for one."""
+    paths = sorted((shared / "data" / "celebahq_1024").glob("*.jpg"))
+    whole = [to_pixels(open_rgb(path.read_bytes(), 1 << 24)[0]) for path in paths]
+    faces = np.stack([face.reshape(3, 64, 16, 64, 16).mean(axis=(2, 4)).astype(np.uint8) for face in whole])
+    copies = np.stack([recoded(face[:, :, ::-1] if i % 2 else face, 50) for i, face in enumerate(faces)])
+    audit(theano_file(tmp_path / "a.h5", np.concatenate([faces, copies])), tmp_path / "out")
+    count = len(faces)
+    found = {frozenset(numbers(group)) for group in read(tmp_path / "out")["near"]}
+    assert found == {frozenset({i, count + i}) for i in range(count)}
+
+
+def test_in_a_browser(tmp_path: Path) -> None:
+    quads = np.tile(np.array([[-20, 5], [-20, 105], [80, 105], [80, 5]], float), (40, 1, 1))
+    names = ["<b>&" if i == 5 else f"face-{i}" for i in range(40)]
+    audit(described_file(tmp_path / "a.h5", planted(), id=names, quad=quads), tmp_path / "out")
+    with browser() as chromium, visit(chromium, tmp_path / "out" / "index.html", 500) as seen:
+        assert seen.complaints == []
+        assert len(seen.requests) == 1
+        assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert seen.page.evaluate("[...document.images].every(one => one.complete && one.naturalWidth == 64)")
+        assert seen.page.locator("#count-the-same").inner_text() == "2"
+        assert seen.page.locator("#count-nearly-the-same").inner_text() == "3"
+        assert seen.page.locator("#near .group").count() == 3
+        assert seen.page.locator("#near .group").nth(0).locator("img").count() == 2
+        assert "<b>&" in seen.page.locator("#near").inner_text()
+        assert seen.page.locator("#padded figcaption").nth(0).inner_text().endswith("at least 20.3%")
+        assert seen.page.locator("#histograms svg").count() == 2

@@ -1,0 +1,181 @@
+"""Every picture of a sheet lies where it should, pixel by pixel."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from celebahq_builder.errors import DiskFull, FormatError
+from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.inspect import contact_sheet
+from celebahq_builder.inspect.contact_sheet import (
+    CAPTION_PX,
+    GAP_PX,
+    MARGIN_PX,
+    Tile,
+    level_for,
+    tiles,
+    write_contact_sheet,
+)
+from tests.hdf5.files import damage, levels_of, noise, store
+
+
+def sheet(path: Path, out: Path, numbers: list[int], columns: int, resolution: int, captions: bool) -> np.ndarray:
+    with PyramidFile.with_pictures(path) as stored:
+        size = write_contact_sheet(out, stored, tiles(stored, numbers), columns, resolution, captions)
+    with Image.open(out) as image:
+        assert image.size == size
+        assert image.mode == "RGB"
+        return np.asarray(image)
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize(("columns", "rows", "width"), [(3, 3, 3), (7, 1, 7), (8, 1, 7), (1, 7, 1)])
+@pytest.mark.parametrize(("resolution", "captions"), [(128, True), (8, False), (32, True), (1, True)])
+def test_every_pixel(
+    channels: int, columns: int, rows: int, width: int, resolution: int, captions: bool, tmp_path: Path
+) -> None:
+    numbers = [6, 0, 3, 2, 1, 5, 4]
+    level = noise(7, resolution, channels)
+    path = tmp_path / "data.h5"
+    store(path, level) if resolution < 64 else store_top(path, level)
+    found = sheet(path, tmp_path / "sheet.png", numbers, columns, resolution, captions)
+    zoom = {128: 1, 8: 1, 32: 3, 1: 96}[resolution]
+    side, step = resolution * zoom, resolution * zoom + GAP_PX
+    line = CAPTION_PX if captions else 0
+    assert found.shape == (
+        2 * MARGIN_PX + rows * (step + line) - GAP_PX,
+        2 * MARGIN_PX + width * step - GAP_PX,
+        3,
+    )
+    paper = np.ones(found.shape[:2], bool)
+    for place, number in enumerate(numbers):
+        row, column = divmod(place, columns)
+        top, left = MARGIN_PX + row * (step + line), MARGIN_PX + column * step
+        tile = found[top : top + side, left : left + side]
+        expected = np.kron(level[number].transpose(1, 2, 0), np.ones((zoom, zoom, 1), np.uint8))
+        np.testing.assert_array_equal(tile, np.broadcast_to(expected, tile.shape))
+        paper[top : top + side + line, left : left + side] = False
+        caption = found[top + side : top + side + line, left : left + side]
+        assert bool((caption < 128).any()) == captions
+    assert (found[paper] == 255).all()
+
+
+def store_top(path: Path, level: np.ndarray) -> None:
+    """Write a file of one large level quickly: the others are black."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for r in (128, 64, 32, 16, 8, 4, 2, 1):
+            file[f"data{r}x{r}"] = level if r == level.shape[-1] else np.zeros((*level.shape[:2], r, r), np.uint8)
+
+
+def test_levels_and_jpeg(tmp_path: Path) -> None:
+    """A sheet shows the level that was asked for; a JPEG is the PNG but for its losses."""
+    pictures = np.repeat(np.repeat(noise(4, 8), 4, axis=2), 4, axis=3)
+    path = store(tmp_path / "data.h5", pictures)
+    for resolution, level in levels_of(pictures).items():
+        found = sheet(path, tmp_path / f"{resolution}.png", [1], 1, resolution, False)
+        inner = found[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX].transpose(2, 0, 1)
+        np.testing.assert_array_equal(inner, level[1])
+    exact = sheet(path, tmp_path / "a.png", [0, 1, 2, 3], 2, 32, True).astype(int)
+    for name in ("a.jpg", "a.JPEG"):
+        lossy = sheet(path, tmp_path / name, [0, 1, 2, 3], 2, 32, True)
+        assert 0 < np.abs(lossy - exact).mean() < 4
+        with Image.open(tmp_path / name) as image:
+            assert image.format == "JPEG"
+
+
+def test_same_bytes_again(tmp_path: Path) -> None:
+    path = store(tmp_path / "data.h5", noise(4, 8), score=[0.1, 0.2, 0.3, np.nan])
+    for kind in ("png", "jpg"):
+        sheet(path, tmp_path / f"a.{kind}", [0, 3], 2, 8, True)
+        sheet(path, tmp_path / f"b.{kind}", [0, 3], 2, 8, True)
+        assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
+
+
+def test_captions(tmp_path: Path) -> None:
+    names = {"id": ["a", "b"], "file": ["a.jpg", "b\n.jpg"]}
+    with PyramidFile.with_pictures(store(tmp_path / "1.h5", noise(2, 2), score=[0.12345, np.nan], **names)) as stored:
+        assert tiles(stored, [1, 0]) == [Tile(1, "b", None), Tile(0, "a", 0.12345)]
+        assert [tile.caption for tile in tiles(stored, [1, 0])] == ["1  b", "0  0.123  a"]
+    with PyramidFile.with_pictures(store(tmp_path / "2.h5", noise(2, 2), file=names["file"])) as stored:
+        assert tiles(stored, [1])[0].caption == "1  b?.jpg"
+    with PyramidFile.with_pictures(store(tmp_path / "3.h5", noise(2, 2))) as stored:
+        assert tiles(stored, [1])[0].caption == "1"
+
+
+def test_long_captions_stay_under_their_picture(tmp_path: Path) -> None:
+    path = store(tmp_path / "data.h5", noise(2, 2), file=["W" * 300, "x"])
+    found = sheet(path, tmp_path / "a.png", [0, 1], 2, 2, True)
+    line = found[-MARGIN_PX - CAPTION_PX : -MARGIN_PX]
+    assert (line[:, MARGIN_PX + 96 : MARGIN_PX + 96 + GAP_PX] == 255).all()
+    assert (line[:, MARGIN_PX : MARGIN_PX + 96] < 128).any()
+
+
+def test_level_for(tmp_path: Path) -> None:
+    with PyramidFile.with_pictures(store(tmp_path / "data.h5", noise(1, 32))) as stored:
+        assert level_for(stored) == 32
+        assert [level_for(stored, side) for side in (1, 5, 6, 12, 22, 23, 1000)] == [1, 4, 8, 16, 16, 32, 32]
+
+
+# --- What cannot be ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    return store(tmp_path / "data.h5", noise(3, 16))
+
+
+def fails(path: Path, out: Path, match: str, columns: int = 2, resolution: int = 16) -> None:
+    before = sorted(out.parent.iterdir()) if out.parent.is_dir() else []
+    with PyramidFile.with_pictures(path) as stored, pytest.raises(FormatError, match=match):
+        write_contact_sheet(out, stored, tiles(stored, [0, 1, 2]), columns, resolution)
+    assert (sorted(out.parent.iterdir()) if out.parent.is_dir() else []) == before
+
+
+def test_other_endings(stored: Path, tmp_path: Path) -> None:
+    for name in ("sheet", "sheet.gif", "png"):
+        fails(stored, tmp_path / name, r"expected a name that ends in \.png, \.jpg, \.jpeg or \.html")
+
+
+def test_nothing_is_overwritten(stored: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("mine")
+    (tmp_path / "b.png").symlink_to("nowhere")
+    fails(stored, tmp_path / "a.png", r"a\.png exists and is not overwritten; delete it, or choose another --out")
+    fails(stored, tmp_path / "b.png", r"b\.png exists")
+    assert (tmp_path / "a.png").read_text() == "mine"
+
+
+def test_places_that_cannot_be_written_to(stored: Path, tmp_path: Path) -> None:
+    fails(stored, stored / "sheet.png", r"cannot be written \(.*data\.h5: File exists\); choose another --out")
+
+
+def test_too_large(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contact_sheet, "SHEET_PIXELS_MAX", 50_000)
+    fails(stored, tmp_path / "a.png", "would have 212 x 252 px, more than 50,000 in all or 65,500 a side")
+    monkeypatch.setattr(contact_sheet, "SHEET_PIXELS_MAX", 60_000)
+    monkeypatch.setattr(contact_sheet, "SIDE_PX_MAX", 250)
+    fails(stored, tmp_path / "a.png", "would have 212 x 252 px")
+
+
+def test_no_such_level(stored: Path, tmp_path: Path) -> None:
+    fails(stored, tmp_path / "a.png", "no level 32x32; it has 16, 8, 4, 2, 1", resolution=32)
+
+
+def test_damaged_picture(stored: Path, tmp_path: Path) -> None:
+    damage(stored, 16, 2)
+    fails(stored, tmp_path / "new" / "a.png", "picture 2 of data16x16 cannot be read")
+    assert not (tmp_path / "new").exists()
+
+
+def test_full_disk(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        path.parent.mkdir(parents=True)
+        raise DiskFull("no space left")
+
+    monkeypatch.setattr(contact_sheet, "write_atomic", full)
+    with PyramidFile.with_pictures(stored) as one, pytest.raises(DiskFull):
+        write_contact_sheet(tmp_path / "deep" / "new" / "a.png", one, tiles(one, [0]), 1, 16)
+    assert [path.name for path in tmp_path.iterdir()] == ["data.h5"]

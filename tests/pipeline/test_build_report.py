@@ -1,0 +1,564 @@
+"""The report says what the run did, holds all it shows, and reads well on any screen."""
+
+import base64
+import io
+import itertools
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from celebahq_builder.html import charts, thumbnails
+from celebahq_builder.html import page as page_module
+from celebahq_builder.outcome import Failed, Kept, Reason, Rejected
+from celebahq_builder.pipeline import batch, build_report, report_images, results
+from celebahq_builder.pipeline import build_report as report_page
+from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.stages import score, select
+from celebahq_builder.pipeline.workspace import Workspace
+from tests.browser import browser, visit
+from tests.conftest import SAMPLE, TINY, build_tiny
+from tests.reference.outcomes import outcomes
+
+HOSTILE = "<b>&\"'.jpg"
+"""A good photo whose name is markup."""
+
+UNLUCKY = "000008.jpg"
+"""A photo that meets a bug."""
+
+VOID = {"meta", "img", "wbr", "link", "br", "hr", "input"}
+
+
+def bad_sample(root: Path) -> Path:
+    """The sample with a missing file, an empty one, an unlisted one, a row without numbers, and odd names."""
+    shutil.copytree(SAMPLE, root)
+    photos, table = root / "img_celeba", root / "Anno" / "list_landmarks_celeba.txt"
+    rows = table.read_text().splitlines()
+    good = next(row for row in rows if row.startswith("000003.jpg")).split(maxsplit=1)[1]
+    shutil.copy(photos / "000003.jpg", photos / HOSTILE)
+    shutil.copy(photos / "000003.jpg", photos / "<i>unlisted.jpg")
+    (photos / "empty&lt;.jpg").touch()
+    rows += [f"{name} {good}" for name in (HOSTILE, "empty&lt;.jpg", "missing.jpg")] + ["<u>nonsense.jpg 1 2 x"]
+    table.write_text("\n".join([str(len(rows) - 2), *rows[1:]]) + "\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A finished run in which photos end in many ways; not to be changed: copy it."""
+    folder = tmp_path_factory.mktemp("report")
+    root = bad_sample(folder / "celeba")
+    apply_all = score.apply_all
+
+    def sometimes(faces: Sequence[Face]) -> list[Face]:
+        if any(face.photo.file == UNLUCKY for face in faces):
+            raise RuntimeError("<script>alert('a bug')</script>")
+        return apply_all(faces)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(score, "apply_all", sometimes)
+        build_tiny(folder / "run", root, recipe=replace(TINY, select=select.SelectSettings(keep=8)), limit=None)
+    return Workspace(folder / "run")
+
+
+@pytest.fixture
+def copy(run: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of the run, to be changed at will."""
+    return Workspace(Path(shutil.copytree(run.root, tmp_path / "run")))
+
+
+class Page(HTMLParser):
+    """A page's elements and texts."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.texts: dict[str, str] = {}
+        """Text by id, or by value of a data attribute."""
+        self.tables: list[list[list[str]]] = []
+        """Texts of the cells of each row of each table."""
+        self.text = ""
+        self.open: list[tuple[str, str]] = []
+        self.feed(workspace.report_path.read_text(encoding="utf-8"))
+        self.close()
+        assert not self.open, "elements that are never closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.elements.append((tag, values))
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        if tag not in VOID:
+            self.open.append((tag, values.get("id") or values.get("data-reason") or values.get("data-note") or ""))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        for tag, name in self.open:
+            self.texts[name] = self.texts.get(name, "") + data
+            if tag in ("td", "th"):
+                self.tables[-1][-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [values for name, values in self.elements if name == tag]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The rows of all tables."""
+        return [row for rows in self.tables for row in rows]
+
+    def left_out(self) -> list[list[str]]:
+        """The rows of the table of photos left out: picture, file, reason, what was found."""
+        head = ["", "file", "reason", "what was found"]
+        return next(rows[1:] for rows in self.tables if rows[0] == head)
+
+    def row(self, file: str) -> str:
+        """The row of that table that is headed by a file name."""
+        return " ".join(next(row for row in self.left_out() if row[1] == file))
+
+
+def open_image(uri: str) -> Image.Image:
+    kind, data = uri.split(",", 1)
+    assert kind == "data:image/jpeg;base64"
+    return Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
+
+
+def test_counts_are_those_of_the_summary(run: Workspace) -> None:
+    page, summary = Page(run), json.loads(run.summary_path.read_text())
+    assert summary["failed"] == 1
+    assert len(summary["reasons"]) >= 6
+    for name in ("photos", "kept", "rejected", "failed"):
+        assert page.texts[f"count-{name}"] == str(summary[name])
+    assert {name: int(page.texts[name]) for name in summary["reasons"]} == summary["reasons"]
+    assert f"{summary['kept']} of {summary['photos']} photos kept" in page.text
+    for reason in summary["reasons"]:
+        assert Reason(reason).describe in page.text
+
+
+def test_stages_lose_no_photo(run: Workspace) -> None:
+    counts = build_report.stage_counts(run, results.photo_statuses(run))
+    assert [count.names[-1] for count in counts] == ["landmark table", "align", "score", "select", "pack"]
+    for before, after in itertools.pairwise(counts):
+        assert after.entered == before.kept
+    for count in counts:
+        assert count.kept + count.rejected + count.failed == count.entered
+    rows = {row[0]: row[1:5] for row in Page(run).rows if len(row) == 6}
+    for count in counts:
+        numbers = [count.entered, count.kept, count.rejected, count.failed]
+        assert rows[", ".join(count.names)] == [str(number) for number in numbers]
+
+
+def test_standings_are_what_the_manifests_say(run: Workspace) -> None:
+    stood, ended = results.photo_statuses(run), list(outcomes(run))
+    assert [one.file for one in stood] == [one.photo for one in ended]
+    for one, end in zip(stood, ended, strict=True):
+        if isinstance(end, Kept):
+            assert one.end is None
+            assert (one.id, one.score, one.zoom) == (end.record["id"], end.record["score"], end.record["zoom"])
+            assert list(one.notes) == end.record["notes"]
+        else:
+            assert one.end == end
+
+
+def test_notes_of_the_decoder_are_counted(run: Workspace) -> None:
+    kept = [one for _, one in run.stage("align").outcomes() if isinstance(one, Kept)]
+    notes = Counter(note for one in kept for note in one.record["notes"])
+    page = Page(run)
+    assert notes["grey"] >= 1
+    assert {note: int(page.texts[note]) for note in notes} == notes
+
+
+def test_every_photo_left_out_is_shown_with_its_reason(run: Workspace) -> None:
+    page = Page(run)
+    captions = [values["alt"].rpartition(", score ")[0] for values in page.all("img")]
+    for one in outcomes(run):
+        if isinstance(one, Rejected) and one.reason is Reason.LOW_SCORE:
+            assert one.photo in captions
+        elif isinstance(one, Rejected):
+            assert one.reason.describe in page.row(one.photo)
+            assert one.reason.value in page.row(one.photo)
+            assert one.detail in page.row(one.photo)
+        elif isinstance(one, Failed):
+            assert one.error in page.row(one.photo)
+
+
+def test_names_and_errors_are_text_not_markup(run: Workspace) -> None:
+    page = Page(run)
+    assert not {"b", "i", "u", "script"} & {tag for tag, _ in page.elements}
+    assert HOSTILE in page.text
+    assert "empty&lt;.jpg" in page.text
+    assert "<script>alert('a bug')</script>" in page.row(UNLUCKY)
+
+
+def test_the_page_needs_nothing_else(run: Workspace) -> None:
+    page = Page(run)
+    assert not {"link", "script", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.elements}
+    for tag, values in page.elements:
+        for name in ("src", "srcset", "poster", "action", "data"):
+            assert values.get(name, "data:").startswith("data:"), (tag, values)
+        assert not any(name.startswith("on") for name in values)
+    style = run.report_path.read_text().split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_links_lead_to_files_and_sections_that_exist(run: Workspace) -> None:
+    page = Page(run)
+    ids = [values["id"] for _, values in page.elements if "id" in values]
+    assert len(ids) == len(set(ids))
+    targets = [values["href"] for values in page.all("a")]
+    assert f"../{run.hdf5_path(64).name}" in targets
+    for target in targets:
+        if target.startswith("#"):
+            assert target[1:] in ids
+        else:
+            assert target.startswith("../")
+            assert (run.report_path.parent / unquote(target)).is_file()
+    for _, values in page.elements:
+        assert set(values.get("aria-labelledby", "").split()) <= set(ids)
+
+
+def test_pictures_decode_and_are_described(run: Workspace) -> None:
+    images = Page(run).all("img")
+    assert len(images) > 8 * report_images.EXAMPLES
+    for values in images:
+        image = open_image(values["src"])
+        image.load()
+        assert image.size == (int(values["width"]), int(values["height"]))
+        assert values["alt"]
+
+
+def test_headings_and_tables_are_marked_up(run: Workspace) -> None:
+    page = Page(run)
+    assert len(page.all("h1")) == 1
+    assert all(values.get("scope") in ("col", "row") for values in page.all("th"))
+    assert len(page.all("svg")) == 2
+    assert all(values.get("role") == "img" and values.get("aria-labelledby") for values in page.all("svg"))
+
+
+def test_equal_runs_make_equal_pages(run: Workspace) -> None:
+    before = run.report_path.read_bytes()
+    report_page.write_build_report(run)
+    assert run.report_path.read_bytes() == before
+
+
+def test_examples_go_from_the_smallest_face_to_the_largest(run: Workspace) -> None:
+    shown = report_images.examples(run, results.photo_statuses(run))
+    zooms = [one.standing.zoom for one in shown]
+    assert len(shown) == report_images.EXAMPLES
+    assert zooms == sorted(zooms, reverse=True)
+    for one in shown:
+        assert len(one.steps) == len(batch.STAGES)
+        for stage, step in zip(batch.STAGES, one.steps, strict=True):
+            whole = Image.open(run.example_path(one.standing.id, stage))
+            left, top = round(report_images.DETAIL[0] * whole.width), round(report_images.DETAIL[1] * whole.height)
+            detail = np.asarray(open_image(step.detail.uri), dtype=np.int16)
+            height, width, _ = detail.shape
+            assert (width, height) == (320, 192)
+            true = np.asarray(whole, dtype=np.int16)[top : top + height, left : left + width]
+            assert np.abs(detail - true).mean() < 2  # the same pixels, but for one more JPEG compression
+
+
+def test_examples_are_kept_photos_as_long_as_there_are_enough(run: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    stood = results.photo_statuses(run)
+    monkeypatch.setattr(report_images, "EXAMPLES", 99)
+    kept = [one.standing.zoom for one in report_images.examples(run, stood) if one.standing.end is None]
+    assert len(kept) >= 3
+    monkeypatch.setattr(report_images, "EXAMPLES", 2)
+    shown = report_images.examples(run, stood)
+    assert all(one.standing.end is None for one in shown)
+    assert [one.standing.zoom for one in shown] == [max(kept), min(kept)]
+
+
+def test_an_example_that_lost_a_picture_is_not_shown(copy: Workspace) -> None:
+    shown = report_images.examples(copy, results.photo_statuses(copy))
+    gone = shown[0].standing.id
+    copy.example_path(gone, "denoise").write_bytes(b"torn")
+    assert gone not in [one.standing.id for one in report_images.examples(copy, results.photo_statuses(copy))]
+    shutil.rmtree(copy.report_path.parent / "examples")
+    report_page.write_build_report(copy)
+    assert "Through the stages" not in Page(copy).text
+
+
+def test_sheets_show_both_ends_and_what_the_cut_missed(
+    run: Workspace, copy: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_images, "SHEET", 3)
+    scores = {one.photo: one.record["score"] for _, one in run.stage("score").outcomes() if isinstance(one, Kept)}
+    kept = [one.photo for _, one in run.stage("select").outcomes() if isinstance(one, Kept)]
+    low = sorted(set(scores) - set(kept), key=lambda file: (-scores[file], file))
+    report_page.write_build_report(copy)
+    page = Page(copy)
+    alts = [values["alt"] for values in page.all("img")]
+    wanted = [f"{file}, score {scores[file]:.3f}" for file in (*kept[:3], *kept[-3:], *low[:3])]
+    assert [alt for alt in alts if ", score " in alt] == wanted
+    assert len(low) > 3
+    assert "LOW_SCORE" in page.row(low[-1])
+
+
+def test_spectra_of_both_ends_of_the_ranking(run: Workspace, copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_images, "SPECTRA", 2)
+    scores = {one.photo: one.record["score"] for _, one in run.stage("score").outcomes() if isinstance(one, Kept)}
+    ranked = sorted(scores, key=lambda file: (-scores[file], file))
+    report_page.write_build_report(copy)
+    alts = [values["alt"] for values in Page(copy).all("img")]
+    begin = "power spectrum of "
+    assert [alt.removeprefix(begin) for alt in alts if alt.startswith(begin)] == [*ranked[:2], *ranked[-2:]]
+    monkeypatch.setattr(report_images, "SPECTRA", len(ranked))
+    report_page.write_build_report(copy)
+    assert len([1 for values in Page(copy).all("img") if values["alt"].startswith(begin)]) == len(ranked)
+
+
+def test_source_photos_are_shown_while_they_exist(copy: Workspace, tmp_path: Path) -> None:
+    description = copy.run()
+    photos = Path(shutil.copytree(description["source"], tmp_path / "photos"))
+    copy.run_path.write_text(json.dumps({**description, "source": str(photos)}))
+    report_page.write_build_report(copy)
+    before = Page(copy)
+    shutil.rmtree(photos)
+    report_page.write_build_report(copy)
+    after = Page(copy)
+    lost = [values["alt"] for values in before.all("img") if values not in after.all("img")]
+    assert sorted(lost) == ["000008.jpg", "000014.jpg", "<i>unlisted.jpg"]
+    assert before.rows == after.rows
+
+
+def test_a_row_that_names_a_file_elsewhere_shows_nothing_of_it(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    shutil.copy(SAMPLE / "img_celeba" / "000003.jpg", tmp_path / "secret.jpg")
+    assert thumbnails.of_photo(tmp_path, "secret.jpg", 96) is not None
+    assert thumbnails.of_photo(tmp_path / "photos", "../secret.jpg", 96) is None
+    assert thumbnails.of_photo(tmp_path / "photos", str(tmp_path / "secret.jpg"), 96) is None
+    assert thumbnails.of_photo(tmp_path, "\0.jpg", 96) is None
+    assert thumbnails.of_photo(tmp_path, "photos", 96) is None
+
+
+def test_the_centre_of_a_picture_stands_upright(tmp_path: Path) -> None:
+    pixels = np.zeros((40, 90, 3), dtype=np.uint8)
+    pixels[:, 25:65] = [255, 255, 255]
+    pixels[:20, 25:45] = [255, 0, 0]  # top left of the square as stored, top right once it is turned
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    found = thumbnails.of_centre(tmp_path / "turned.png", 96)
+    assert found is not None
+    shown = np.asarray(open_image(found.uri))
+    assert shown.shape == (40, 40, 3)
+    assert shown[8, 30].tolist() == pytest.approx([254, 0, 0], abs=8)
+    assert shown[30, 8].min() > 247
+    assert thumbnails.of_centre(tmp_path / "gone.png", 96) is None
+
+
+def test_results_that_are_gone_cost_only_their_thumbnails(copy: Workspace) -> None:
+    before = Page(copy)
+    shutil.rmtree(copy.stage("align").root / "images")
+    report_page.write_build_report(copy)
+    after = Page(copy)
+    assert after.text.count("no picture") == sum(", score " in values["alt"] for values in before.all("img"))
+    assert after.texts["count-kept"] == before.texts["count-kept"]
+
+
+def test_long_lists_end_and_say_so(copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_images, "ROWS", 4)
+    monkeypatch.setattr(report_images, "ROW_THUMBNAILS", 1)
+    left_out = Page(copy).left_out()
+    assert len(left_out) > 4
+    report_page.write_build_report(copy)
+    page = Page(copy)
+    assert page.left_out() == left_out[:4]
+    assert "The list ends after 4; rejected.csv has all." in " ".join(page.text.split())
+    assert "Only the first 1 have thumbnails." in page.text
+
+
+def test_timings_are_summed_and_torn_lines_passed_over(copy: Workspace) -> None:
+    copy.timings_path.write_text(
+        '{"batch": 0, "photos": 4, "seconds": {"region": 1.0, "align": 2.0}}\n'
+        '{"batch": 1, "photos": 2, "seconds": {"region": 0.5}}\n'
+        "17\n"
+        '{"peak_memory_bytes": {"main": 3000000, "largest worker": 100}, "seconds": {}}\n'
+        '{"peak_memory_bytes": {"main": 2000000, "largest worker": 200}, "seconds": {}}\n'
+        '{"batch": 2, "photos": 2, "sec'
+    )
+    found = build_report.timings(copy)
+    assert found.stages == {"region": build_report.StageTime(1.5, 6), "align": build_report.StageTime(2.0, 4)}
+    assert found.stages["region"].photos_per_s == 4.0
+    assert found.peak_memory_bytes == {"main": 3000000, "largest worker": 200}
+    report_page.write_build_report(copy)
+    assert "main 3.0 MB, largest worker 200 bytes" in Page(copy).text
+    copy.timings_path.unlink()
+    report_page.write_build_report(copy)
+    assert "No times were noted." in Page(copy).text
+
+
+def test_settings_versions_and_warnings_are_there(copy: Workspace) -> None:
+    description = copy.run()
+    description["warnings"] = ["a <table> says 7 rows & has 8"]
+    description["origins"] = {"select.keep": "some/where/else.toml"}
+    copy.run_path.write_text(json.dumps(description))
+    report_page.write_build_report(copy)
+    page = Page(copy)
+    assert "a <table> says 7 rows & has 8" in page.text
+    rows = [row for row in page.rows if len(row) in (2, 3)]
+    assert ["select.keep", "8", "some/where/else.toml"] in rows
+    assert ["denoise.tile_px", str(description["recipe"]["denoise"]["tile_px"]), "default"] in rows
+    for name, version in description["versions"].items():
+        assert [name, version] in rows
+
+
+def test_an_unfinished_run_says_so(copy: Workspace) -> None:
+    kept = json.loads(copy.summary_path.read_text())["kept"]
+    for name in ("select", "pack"):
+        copy.stage(name).discard()
+    copy.hdf5_path(64).unlink()
+    manifests = sorted((copy.stage("align").root / "batches").iterdir())
+    for stage in ("align", "score"):
+        (copy.stage(stage).root / "batches" / manifests[-1].name).unlink()
+        copy.stage(stage).complete_path.unlink()
+    report_page.write_build_report(copy)
+    page = Page(copy)
+    assert "photos are not finished" in page.text
+    assert "No data set has been packed yet." in page.text
+    assert int(page.texts["count-kept"]) > kept
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(12, "12 bytes"), (1200, "1.2 kB"), (25_340_000, "25.3 MB"), (2.5e12, "2,500.0 GB")]
+)
+def test_sizes_in_words(value: int, words: str) -> None:
+    assert page_module.size(value) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.153, "0.15 s"), (43.4, "43 s"), (59.9, "60 s"), (125, "2 min 5 s"), (7260, "2 h 1 min")]
+)
+def test_durations_in_words(value: float, words: str) -> None:
+    assert page_module.duration(value) == words
+
+
+values = st.lists(st.floats(1e-3, 1e4), max_size=60)
+
+
+@given(values, values)
+def test_histograms_hold_every_value(kept: list[float], others: list[float]) -> None:
+    drawn = charts.histogram(kept, others)
+    if not kept and not others:
+        assert drawn is None
+        return
+    assert drawn is not None
+    counts = [[int(word) for word in bar.words.split(": ")[1].split() if word.isdigit()] for bar in drawn.bars]
+    assert [sum(some) for some in zip(*counts, strict=True)] == [len(kept), len(others)]
+    tallest = max(sum(some) for some in counts)
+    for bar, (below, above) in zip(drawn.bars, counts, strict=True):
+        unit = (charts.BOTTOM - charts.TOP) / tallest
+        assert bar.kept_height == pytest.approx(below * unit, abs=0.11)
+        assert bar.other_height == pytest.approx(above * unit, abs=0.11)
+        assert charts.LEFT - 0.1 <= bar.x <= bar.x + bar.width <= charts.RIGHT + 0.1
+    assert drawn.logarithmic == (max(kept + others) / min(kept + others) > 10)
+    assert all(charts.LEFT - 0.1 <= tick.at <= charts.RIGHT + 0.1 for tick in drawn.x_ticks)
+    assert all(charts.TOP - 0.1 <= tick.at <= charts.BOTTOM + 0.1 for tick in drawn.y_ticks)
+
+
+def test_ticks_are_round_and_say_where_they_stand() -> None:
+    drawn = charts.histogram(np.linspace(0.31, 0.69, 50).tolist(), [], cut=0.5)
+    assert drawn is not None
+    assert [tick.text for tick in drawn.x_ticks] == ["0.4", "0.5", "0.6"]
+    assert drawn.cut is not None
+    assert drawn.cut.at == drawn.x_ticks[1].at == (charts.LEFT + charts.RIGHT) / 2
+    drawn = charts.histogram([1.0, 100.0], [10.0])
+    assert drawn is not None
+    assert [tick.text for tick in drawn.x_ticks] == ["1", "2", "5", "10", "20", "50", "100"]
+    assert drawn.x_ticks[3].at == (charts.LEFT + charts.RIGHT) / 2
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as started:
+        yield started
+
+
+CONTRASTS = """() => {
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = (text) => {
+    const [r, g, b] = parse(text).slice(0, 3).map((v) => v / 255)
+      .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (element) => {
+    const color = getComputedStyle(element).backgroundColor;
+    return (parse(color)[3] ?? 1) > 0 ? color : ground(element.parentElement);
+  };
+  const found = [];
+  for (const element of document.body.querySelectorAll('*')) {
+    const own = [...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!own || !element.getClientRects().length || ['title', 'desc'].includes(element.localName)) continue;
+    const style = getComputedStyle(element);
+    const ink = light(element.localName === 'text' ? style.fill : style.color);
+    const paper = light(ground(element.localName === 'text' ? element.closest('figure') : element));
+    const ratio = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+    found.push([ratio, element.localName + ' ' + element.textContent.trim().slice(0, 40)]);
+  }
+  return found;
+}"""
+"""WCAG 2.2 contrast ratio of every visible text to what lies behind it, section 1.4.3."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 400])
+def test_the_page_fits_the_screen(run: Workspace, chromium: Any, width: int, scheme: str) -> None:
+    with visit(chromium, run.report_path, width, scheme) as seen:
+        page = seen.page
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert page.locator("h1").is_visible()
+        pictures = page.evaluate("[...document.images].map((i) => [i.complete, i.naturalWidth, i.clientWidth])")
+        assert len(pictures) == len(Page(run).all("img"))
+        assert all(complete and natural > 0 and shown > 0 for complete, natural, shown in pictures)
+        contrasts = page.evaluate(CONTRASTS)
+        assert len(contrasts) > 100
+        assert [one for one in contrasts if one[0] < 4.5] == []
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert paper == {"light": "rgb(246, 245, 242)", "dark": "rgb(21, 23, 26)"}[scheme]
+        assert seen.complaints == []
+        assert [url for url in seen.requests if not url.startswith("data:")] == [run.report_path.resolve().as_uri()]
+
+
+def test_the_stages_of_an_example_stand_side_by_side(run: Workspace, chromium: Any) -> None:
+    for width, columns in ((1400, 4), (400, 2)):
+        with visit(chromium, run.report_path, width) as seen:
+            for steps in seen.page.locator(".steps").all():
+                for kind in ("whole", "detail"):
+                    boxes = [image.bounding_box() for image in steps.locator(f"img.{kind}").all()]
+                    assert [len(row) for row in rows_of(boxes)] == [columns] * (4 // columns)
+            detail = seen.page.locator("img.detail").first
+            assert detail.bounding_box()["height"] == 192  # pixel by pixel: where it is narrower, it is cut
+            assert detail.evaluate("(image) => getComputedStyle(image).objectFit") == "none"
+
+
+def rows_of(boxes: Sequence[dict[str, float]]) -> list[list[dict[str, float]]]:
+    """Boxes that start at the same height, left to right without overlap."""
+    rows: dict[float, list[dict[str, float]]] = {}
+    for box in boxes:
+        rows.setdefault(round(box["y"]), []).append(box)
+    for row in rows.values():
+        for left, right in itertools.pairwise(row):
+            assert left["x"] + left["width"] <= right["x"]
+    return list(rows.values())

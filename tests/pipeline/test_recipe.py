@@ -1,0 +1,152 @@
+"""The settings of a build: recipe, then options over it, each with its origin."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from celebahq_builder.config import bundled
+from celebahq_builder.errors import RecipeError, SourceError
+from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE, BuildRecipe, check_official, ids_hash, read_ids, resolve
+
+KEEP = ("--keep", 7)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "own.toml"
+    path.write_text("resolution = 128\n[select]\nkeep = 5\n[region]\ncrop_min_px = 32\n")
+    return path
+
+
+def test_recipe_alone(recipe: Path) -> None:
+    built, origins = resolve(recipe, {})
+    assert (built.resolution, built.select.keep, built.region.crop_min_px) == (128, 5, 32)
+    assert built.align == BuildRecipe().align
+    assert origins == dict.fromkeys(("resolution", "select.keep", "region.crop_min_px"), str(recipe))
+
+
+def test_options_lie_over_the_recipe(recipe: Path) -> None:
+    built, origins = resolve(recipe, {"select.keep": KEEP, "pack.order": ("--order", "rank"), "seed": ("--seed", None)})
+    assert (built.resolution, built.select.keep, built.pack.order, built.seed) == (128, 7, "rank", 0)
+    assert origins["select.keep"] == "--keep"
+    assert origins["pack.order"] == "--order"
+    assert origins["resolution"] == str(recipe)
+    assert "seed" not in origins
+
+
+def test_bad_recipe_is_blamed_on_its_file(recipe: Path) -> None:
+    recipe.write_text("resolution = 128\nkep = 1\n")
+    with pytest.raises(RecipeError, match=r"own\.toml:2: unknown key kep"):
+        resolve(recipe, {"select.keep": KEEP})
+
+
+@pytest.mark.parametrize(
+    ("setting", "option", "said"),
+    [
+        ("resolution", ("--resolution", 100), "^--resolution: resolution 100 is not a power of two$"),
+        ("resolution", ("--resolution", 32), "^--resolution: resolution = 32 must be 64 to 2048$"),
+        ("pack.order", ("--order", "best"), "^--order: pack.order must be one of photo, rank, shuffled; got 'best'$"),
+        ("select.keep", ("--keep", "many"), "^--keep: select.keep must be int, got 'many'$"),
+    ],
+)
+def test_bad_option_is_blamed_on_its_name(setting: str, option: tuple[str, object], said: str, recipe: Path) -> None:
+    with pytest.raises(RecipeError, match=said):
+        resolve(recipe, {"region.crop_min_px": ("--crop-min-px", 40), setting: option})
+
+
+def test_default_recipe() -> None:
+    built, origins = resolve(None, {})
+    assert built.resolution == 1024
+    assert set(origins.values()) == {str(bundled("pipelines") / DEFAULT_RECIPE)}
+
+
+@pytest.mark.parametrize("name", ["demo", "demo.toml"])
+def test_bundled_recipe_by_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve(Path(name), {}) == resolve(bundled("pipelines") / "demo.toml", {})
+
+
+def test_own_recipe_goes_before_a_bundled_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("demo.toml").write_text("resolution = 64")
+    assert resolve(Path("demo.toml"), {})[0].resolution == 64
+
+
+def test_unknown_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match=r"does not exist; .* has .*demo\.toml"):
+        resolve(Path("dmo"), {})
+    with pytest.raises(RecipeError, match="does not exist$"):
+        resolve(Path("nowhere/demo.toml"), {})
+
+
+def test_exact_recipe() -> None:
+    built, origins = resolve(Path("official-deltas"), {})
+    assert (built.method, built.resolution, built.select.keep) == ("exact", 1024, 30_000)
+    assert "method" in origins
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ('[denoise]\nweights = "mine"', "denoise.weights = mine"),
+        ('[upscale]\nwhen = "always"', "upscale.when = always"),
+        ("[align]\nblur = 0.1", "align.blur = 0.1"),
+    ],
+)
+def test_exact_refuses_what_would_have_no_effect(table: str, says: str, recipe: Path) -> None:
+    recipe.write_text(f'method = "exact"\n{table}\n')
+    with pytest.raises(RecipeError, match=rf'{says} has no effect with method = "exact"; leave out \['):
+        resolve(recipe, {})
+    recipe.write_text(table)
+    resolve(recipe, {})
+
+
+def test_what_the_official_deltas_need(tmp_path: Path) -> None:
+    exact, paper = resolve(Path("official-deltas"), {})[0], resolve(None, {})[0]
+    deltas, image_list = tmp_path / "deltas", tmp_path / "list.txt"
+    deltas.mkdir()
+    check_official(exact, None, None)
+    check_official(paper, None, None)
+    check_official(exact, None, image_list)
+    with pytest.raises(RecipeError, match=r"--deltas .* needs --image-list FILE too"):
+        check_official(exact, deltas, None)
+    for given, option in ((deltas, "--deltas"), (None, "--image-list")):
+        with pytest.raises(RecipeError, match=rf'{option} needs .*"exact", but .* "paper"; give --recipe official-'):
+            check_official(paper, given, image_list)
+        with pytest.raises(RecipeError, match=rf"{option} needs resolution = 1024, got 256"):
+            check_official(replace(exact, resolution=256), given, image_list)
+    with pytest.raises(SourceError, match=r"holds none of deltas00000\.zip"):
+        check_official(exact, deltas, image_list)
+    (deltas / "deltas05000.zip").touch()
+    check_official(exact, deltas, image_list)
+
+
+def test_ids_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "ids.txt"
+    path.write_bytes(b"\xef\xbb\xbf000001\r\n# the second\r\n\r\n  000003.jpg  \n000001\n")
+    assert read_ids(path) == {"000001", "000003.jpg"}
+    assert read_ids(None) is None
+
+
+def test_ids_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "ids.txt"
+    with pytest.raises(RecipeError, match=r"--ids .*ids\.txt cannot be read"):
+        read_ids(path)
+    path.write_text("\n# nothing\n")
+    with pytest.raises(RecipeError, match="names no photos"):
+        read_ids(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        read_ids(path)
+
+
+def test_hash_of_ids_knows_no_order() -> None:
+    assert ids_hash(None) is None
+    names = [f"{i:06d}" for i in range(50)]
+    sorted_names = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    assert ids_hash(frozenset(names)) == ids_hash(frozenset(reversed(names))) == sorted_names
+    assert ids_hash(frozenset(["a", "b"])) != ids_hash(frozenset(["ab"]))
+    assert ids_hash(frozenset()) is not None

@@ -1,0 +1,137 @@
+"""A build that was stopped in any way goes on, and ends with the bytes of one that was not."""
+
+import contextlib
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from celebahq_builder.pipeline.recipe import PHOTO_STAGES
+from celebahq_builder.pipeline.verify import find_problems
+from celebahq_builder.pipeline.workspace import Workspace
+from tests.conftest import SAMPLE, TINY, build_tiny
+from tests.pipeline.killed_build import POINTS
+
+ROOT = Path(__file__).parents[2]
+
+
+def digest(out: Path) -> str:
+    return hashlib.sha256(Workspace(out).hdf5_path(64).read_bytes()).hexdigest()
+
+
+def tables(out: Path) -> tuple[str, str]:
+    workspace = Workspace(out)
+    return workspace.selection_path.read_text(), workspace.rejected_path.read_text()
+
+
+def kill_at(out: Path, point: str, count: int) -> None:
+    command = [sys.executable, "-m", "tests.pipeline.killed_build", str(out), point, str(count)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == -signal.SIGKILL, f"the run was not killed at {point}: {ended.stderr}"
+
+
+@pytest.mark.parametrize(
+    ("point", "count"),
+    [(point, 2 if point in (*PHOTO_STAGES, "image", "manifest") else 1) for point in POINTS] + [("rename", 9)],
+)
+def test_killed_anywhere(point: str, count: int, tmp_path: Path, tiny_run: Path) -> None:
+    out = tmp_path / "run"
+    kill_at(out, point, count)
+    assert not Workspace(out).summary_path.exists()
+    build_tiny(out)
+    assert digest(out) == digest(tiny_run)
+    assert tables(out) == tables(tiny_run)
+    assert list(find_problems(out)) == []
+    assert not list(out.rglob("*.partial"))
+
+
+def test_killed_over_and_over(tmp_path: Path, tiny_run: Path) -> None:
+    out = tmp_path / "run"
+    for point, count in (("region", 3), ("image", 5), ("complete", 2), ("pack", 1)):
+        kill_at(out, point, count)
+    build_tiny(out)
+    assert digest(out) == digest(tiny_run)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_same_bytes_for_any_number_of_workers(workers: int, tmp_path: Path, tiny_run: Path) -> None:
+    build_tiny(tmp_path / "run", workers=workers)
+    assert digest(tmp_path / "run") == digest(tiny_run)
+    assert tables(tmp_path / "run") == tables(tiny_run)
+
+
+def processes_of(session: int) -> list[int]:
+    """Return the processes of a session that still run, from Linux's /proc."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.02)
+
+
+def test_workers_do_not_outlive_a_killed_run(tmp_path: Path, tiny_run: Path) -> None:
+    out = tmp_path / "run"
+    script = (
+        f"from pathlib import Path; from tests.conftest import build_tiny; build_tiny(Path({str(out)!r}), workers=2)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, start_new_session=True) as run:
+        wait_for(lambda: list(out.rglob("*.png")))
+        assert len(processes_of(run.pid)) >= 3
+        run.kill()
+    wait_for(lambda: not processes_of(run.pid), 20)
+    build_tiny(out, workers=2)
+    assert digest(out) == digest(tiny_run)
+
+
+def test_interrupted_by_the_user(tmp_path: Path, tiny_run: Path) -> None:
+    out = tmp_path / "run"
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text('resolution = 64\n[region]\ncontext_px = 16\n[upscale]\nwhen = "always"\n[select]\nkeep = 3\n')
+    command = [sys.executable, "build.py", "--celeba-root", str(SAMPLE), "--out", str(out), "--recipe", str(recipe)]
+    command += ["--limit", "5", "--workers", "2", "--device", "cpu"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
+        wait_for(lambda: list(out.rglob("*.png")))
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to every process of the run
+        _, said = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    assert "goes on" in said
+    assert "Traceback" not in said
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert tables(out) == tables(tiny_run)
+
+
+def test_finished_run_repeated_changes_nothing(tiny_copy: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tiny_copy.rglob("*") if path.is_file() and path.name != "lock"}
+    summary = build_tiny(tiny_copy)
+    assert {p: p.stat().st_mtime_ns for p in tiny_copy.rglob("*") if p.is_file() and p.name != "lock"} == before
+    assert (summary.kept, summary.complete) == (TINY.select.keep, True)
+
+
+def test_moved_run_goes_on(tiny_run: Path, tmp_path: Path) -> None:
+    first = tmp_path / "here"
+    kill_at(first, "score", 5)
+    there = first.rename(tmp_path / "there")
+    build_tiny(there)
+    assert digest(there) == digest(tiny_run)
+
+
+def test_deleted_result_is_made_again(tiny_copy: Path, tiny_run: Path) -> None:
+    Workspace(tiny_copy).hdf5_path(64).unlink()
+    build_tiny(tiny_copy)
+    assert digest(tiny_copy) == digest(tiny_run)

@@ -1,0 +1,328 @@
+"""The run directory: refuses what would mix, says who holds it, survives a full disk."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from celebahq_builder.errors import (
+    DiskFull,
+    FingerprintMismatch,
+    RecipeError,
+    SourceError,
+    WorkspaceError,
+    WorkspaceLocked,
+)
+from celebahq_builder.hdf5.codecs import Gzip
+from celebahq_builder.hdf5.writer import PyramidWriter
+from celebahq_builder.hdf5.writer import pack as pack_pictures
+from celebahq_builder.pipeline.build import build
+from celebahq_builder.pipeline.plan import BuildRequest
+from celebahq_builder.pipeline.recipe import PHOTO_STAGES
+from celebahq_builder.pipeline.stages import align, pack, select
+from celebahq_builder.pipeline.verify import find_problems, status_lines
+from celebahq_builder.pipeline.workspace import StageFolder, Workspace
+from celebahq_builder.sources.celeba import read_celeba
+from celebahq_builder.sources.photo import subset
+from celebahq_builder.storage import as_storage_error, read_json, write_atomic
+from tests.conftest import SAMPLE, TINY, build_tiny
+from tests.pipeline.test_resume import digest
+
+
+def test_second_run_says_who_holds_it(tmp_path: Path) -> None:
+    with Workspace(tmp_path / "run").lock(), pytest.raises(WorkspaceLocked, match=f"process {os.getpid()} on"):
+        build_tiny(tmp_path / "run")
+
+
+def test_lock_is_free_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), Workspace(tmp_path).lock():
+        raise RuntimeError
+    with Workspace(tmp_path).lock():
+        pass
+
+
+def test_out_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(WorkspaceError, match="choose another --out"):
+        build_tiny(tmp_path / "run")
+
+
+def test_other_settings_are_refused_by_name(tiny_copy: Path) -> None:
+    other = replace(TINY, align=align.AlignSettings(supersampling=2))
+    with pytest.raises(FingerprintMismatch, match=r"\[align\] supersampling = 4, this run asks 2.*--redo align"):
+        build_tiny(tiny_copy, recipe=other)
+
+
+def test_other_photos_are_refused(tiny_copy: Path) -> None:
+    with pytest.raises(FingerprintMismatch, match=r"\[source\] photos = 5, this run asks 4"):
+        build_tiny(tiny_copy, limit=4)
+
+
+def test_redo_takes_new_settings(tiny_copy: Path, tmp_path: Path) -> None:
+    other = replace(TINY, select=select.SelectSettings(keep=2))
+    with pytest.raises(FingerprintMismatch, match=r"\[select\] keep = 3, this run asks 2"):
+        build_tiny(tiny_copy, recipe=other)
+    summary = build_tiny(tiny_copy, recipe=other, redo="select")
+    build_tiny(tmp_path / "fresh", recipe=other)
+    assert summary.kept == 2
+    assert digest(tiny_copy) == digest(tmp_path / "fresh")
+
+
+def test_redo_of_a_stage_that_is_not_kept(tiny_copy: Path, tiny_run: Path) -> None:
+    build_tiny(tiny_copy, redo="upscale")
+    assert digest(tiny_copy) == digest(tiny_run)
+
+
+@pytest.mark.parametrize("until", PHOTO_STAGES)
+def test_until_a_stage_and_on(until: str, tmp_path: Path, tiny_run: Path) -> None:
+    out = tmp_path / "run"
+    summary = build_tiny(out, until=until)
+    assert not summary.complete
+    assert Workspace(out).stage(until).complete_path.exists()
+    if until != "score":
+        assert len(list((Workspace(out).stage(until).root / "images").rglob("*.png"))) == 5
+    start = PHOTO_STAGES[PHOTO_STAGES.index(until) + 1] if until != "score" else "select"
+    build_tiny(out, start=start)
+    assert digest(out) == digest(tiny_run)
+
+
+def test_kept_stages_change_nothing(tmp_path: Path, tiny_run: Path) -> None:
+    build_tiny(tmp_path / "run", recipe=replace(TINY, keep_stages=("region", "denoise", "upscale")))
+    with_them = Workspace(tmp_path / "run").hdf5_path(64)
+    assert list(find_problems(tmp_path / "run")) == []
+    import h5py
+
+    with h5py.File(with_them) as new, h5py.File(Workspace(tiny_run).hdf5_path(64)) as old:
+        assert np.array_equal(new["data64x64"][:], old["data64x64"][:])
+
+
+def test_from_needs_what_comes_before(tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match="--from align needs the results of upscale"):
+        build_tiny(tmp_path / "run", start="align")
+    with pytest.raises(RecipeError, match="--from pack comes after --until align"):
+        build_tiny(tmp_path / "run", start="pack", until="align")
+
+
+def test_shuffled_by_the_seed(tmp_path: Path, tiny_copy: Path) -> None:
+    def files(out: Path) -> list[bytes]:
+        import h5py
+
+        with h5py.File(Workspace(out).hdf5_path(64)) as file:
+            return list(file["photos/file"][:])
+
+    shuffled = replace(TINY, pack=pack.PackSettings(order="shuffled"))
+    orders = [files(tiny_copy)]
+    for seed in range(6):
+        build_tiny(tiny_copy, recipe=replace(shuffled, seed=seed), redo="pack")
+        orders.append(files(tiny_copy))
+    assert all(sorted(order) == sorted(orders[0]) for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, size: str) -> Iterator[Path]:
+    """Mount a file system of a few kilobytes; skips the test where that is not allowed."""
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_full_disk_and_space_made(workers: int, tmp_path: Path, tiny_run: Path) -> None:
+    with small_disk(tmp_path / "disk", "500k") as disk:
+        with pytest.raises(DiskFull, match="free some and run the same command again"):
+            build_tiny(disk / "run", workers=workers)
+        for path in (disk / "run").rglob("*"):
+            assert not path.name.endswith(".h5")
+            if path.suffix == ".jsonl" and path.parent.name == "batches":
+                assert [json.loads(line) for line in path.read_text().splitlines()]
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        build_tiny(disk / "run", workers=workers)
+        assert digest(disk / "run") == digest(tiny_run)
+
+
+def test_full_disk_while_packing(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 3, 64, 64), dtype=np.uint8)
+    packed = pack_pictures(noise, 64, 3, Gzip())
+    with small_disk(tmp_path / "disk", "300k") as disk:
+        path = disk / "data.h5"
+
+        def write() -> None:
+            with PyramidWriter(path, count=32, resolution=64, channels=3, codec=Gzip()) as writer:
+                writer.write(packed)
+                writer.finish({}, {})
+
+        with pytest.raises(DiskFull, match="no space left"):
+            write()
+        assert list(disk.iterdir()) == []
+
+
+def test_full_device_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.with_name(f"file.{os.getpid()}.partial").symlink_to("/dev/full")
+    with pytest.raises(DiskFull, match="no space left"):
+        write_atomic(path, b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.ENOSPC, DiskFull),
+        (errno.EDQUOT, DiskFull),
+        (errno.EIO, WorkspaceError),
+        (errno.EROFS, WorkspaceError),
+        (errno.ENOTCONN, WorkspaceError),
+        (errno.ESTALE, WorkspaceError),
+        (errno.ENAMETOOLONG, OSError),
+        (errno.EACCES, PermissionError),
+    ],
+)
+def test_what_an_error_in_writing_means(number: int, expected: type[Exception]) -> None:
+    error = OSError(number, os.strerror(number), "file")
+    found = as_storage_error(error, Path("out/file"))
+    assert type(found) is expected
+    assert (found is error) == isinstance(found, OSError)
+    assert "file" in str(found)
+
+
+def test_read_only_file_system_is_no_photos_failure(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64m") as disk:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(WorkspaceError, match="file cannot be written: Read-only file system; see to the disk"):
+            write_atomic(disk / "file", b"x")
+
+
+def test_verify_finds_what_was_altered(tiny_copy: Path) -> None:
+    image = sorted((tiny_copy / "stages" / "align" / "images").rglob("*.png"))[0]
+    image.write_bytes(image.read_bytes()[:-1] + b"x")
+    assert any(image.name in problem for problem in find_problems(tiny_copy))
+
+
+def test_verify_finds_what_is_missing(tiny_copy: Path) -> None:
+    Workspace(tiny_copy).hdf5_path(64).unlink()
+    Workspace(tiny_copy).stage("score").manifest_path(0).unlink()
+    problems = list(find_problems(tiny_copy))
+    assert any("celebahq-64x64.h5 is missing" in problem for problem in problems)
+    assert any("score: 1 of 2 manifests" in problem for problem in problems)
+
+
+def test_altered_picture_is_not_packed(tiny_copy: Path) -> None:
+    image = sorted((tiny_copy / "stages" / "align" / "images").rglob("*.png"))[0]
+    image.write_bytes(image.read_bytes() + b"x")
+    with pytest.raises(WorkspaceError, match=r"was altered since it was made; --redo align"):
+        build_tiny(tiny_copy, recipe=replace(TINY, select=select.SelectSettings(keep=5)), redo="select")
+
+
+def test_status_of_a_run(tiny_run: Path, tmp_path: Path) -> None:
+    lines = "\n".join(status_lines(Workspace(tiny_run)))
+    assert "in all: 3 kept + 2 rejected + 0 failed" in lines
+    assert "LOW_SCORE: 2" in lines
+    build_tiny(tmp_path / "run", until="align")
+    assert "align    complete: 5 kept" in "\n".join(status_lines(Workspace(tmp_path / "run")))
+    with pytest.raises(WorkspaceError, match="is not a run directory"):
+        list(status_lines(Workspace(tmp_path)))
+
+
+def test_a_damaged_manifest_is_named(tiny_copy: Path) -> None:
+    path = StageFolder(tiny_copy / "stages" / "align", "align").manifest_path(0)
+    path.write_text("{")
+    with pytest.raises(WorkspaceError, match=r"00000\.jsonl is damaged"):
+        list(StageFolder(tiny_copy / "stages" / "align", "align").outcomes())
+
+
+def test_fingerprints_know_nothing_of_how_it_was_run(tmp_path: Path, tiny_run: Path) -> None:
+    build_tiny(tmp_path / "run", workers=2)
+    for name in ("align", "score", "select", "pack"):
+        plans = [read_json(Workspace(out).stage(name).plan_path) for out in (tmp_path / "run", tiny_run)]
+        assert plans[0] == plans[1]
+
+
+def test_nothing_is_deleted_before_a_redo_is_known_to_work(tiny_copy: Path) -> None:
+    for request, error in (
+        ({"redo": "align", "start": "select"}, RecipeError),
+        ({"redo": "pack", "recipe": replace(TINY, select=select.SelectSettings(keep=2))}, FingerprintMismatch),
+        ({"redo": "pack", "start": "pack", "limit": 4}, FingerprintMismatch),
+    ):
+        with pytest.raises(error):
+            build_tiny(tiny_copy, **request)
+        assert list(find_problems(tiny_copy)) == []
+
+
+def test_sweeping_spares_what_is_not_ours(tmp_path: Path) -> None:
+    theirs = [tmp_path / "movie.partial", tmp_path / "downloads" / "movie.7.partial", tmp_path / "x.1.partial" / "a"]
+    ours = [tmp_path / "run.json.7.partial", tmp_path / "a.h5.partial", tmp_path / "stages" / "a" / "b.png.12.partial"]
+    for path in (*theirs, *ours):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    Workspace(tmp_path).sweep()
+    assert all(path.exists() for path in theirs)
+    assert not any(path.exists() for path in ours)
+
+
+def test_run_inside_the_folder_of_photos(tmp_path: Path) -> None:
+    root = Path(shutil.copytree(SAMPLE, tmp_path / "celeba"))
+    out = root / "img_celeba" / "work"
+    build_tiny(out, root, until="align")
+    assert build_tiny(out, root).photos == 5
+
+
+def test_photos_that_go_away_take_nothing_with_them(tmp_path: Path, tiny_run: Path) -> None:
+    root, out = Path(shutil.copytree(SAMPLE, tmp_path / "celeba")), tmp_path / "run"
+    build_tiny(out, root)
+    photo = root / "img_celeba" / "000002.jpg"
+    photo.rename(tmp_path / "away.jpg")
+    with pytest.raises(WorkspaceError, match=r"000002\.jpg was kept by align before"):
+        build_tiny(out, root, until="denoise")
+    (tmp_path / "away.jpg").rename(photo)
+    build_tiny(out, root, until="denoise")
+    assert build_tiny(out, root).kept == 3
+    assert digest(out) == digest(tiny_run)
+
+
+def test_folder_of_photos_that_vanishes(tmp_path: Path) -> None:
+    root = Path(shutil.copytree(SAMPLE, tmp_path / "celeba"))
+    source = subset(read_celeba(root), limit=3)
+    shutil.rmtree(root)
+    with pytest.raises(SourceError, match="is gone"):
+        build(BuildRequest(out=tmp_path / "run", recipe=TINY, device="cpu", limit=3), source)
+    assert not list((tmp_path / "run").rglob("*.jsonl"))
+
+
+def test_deleted_manifest_is_made_again(tiny_copy: Path) -> None:
+    path = Workspace(tiny_copy).stage("align").manifest_path(0)
+    before = path.read_bytes()
+    path.unlink()
+    build_tiny(tiny_copy)
+    assert path.read_bytes() == before
+    assert list(find_problems(tiny_copy)) == []
+
+
+def test_photo_that_joins_later_is_counted(tmp_path: Path) -> None:
+    root, out = Path(shutil.copytree(SAMPLE, tmp_path / "celeba")), tmp_path / "run"
+    build_tiny(out, root)
+    shutil.copy(root / "img_celeba" / "000001.jpg", root / "img_celeba" / "new.jpg")
+    assert build_tiny(out, root).reasons == {"LOW_SCORE": 2, "NOT_LISTED": 1}
+    assert "new.jpg" in Workspace(out).rejected_path.read_text()
+    assert list(find_problems(out)) == []
+
+
+def test_verify_sees_the_result_whatever_was_asked_last(tiny_copy: Path) -> None:
+    build_tiny(tiny_copy, until="align")
+    Workspace(tiny_copy).hdf5_path(64).unlink()
+    assert list(find_problems(tiny_copy)) == ["celebahq-64x64.h5 is missing"]

@@ -1,0 +1,170 @@
+"""Damaged and clean pictures belong together, and damage is as frequent and as hard as asked."""
+
+import dataclasses
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+
+from celebahq_builder.restoration.degradation import DegradationSettings, compressed_pair, jpeg, source_px
+from celebahq_builder.restoration.photos import Pixels
+
+NEVER = DegradationSettings(clean_share=0, grey_share=0, twice_share=0, rescale_share=0, off_grid_share=0)
+"""One compression on the grid, and nothing else."""
+
+
+def photo(side: int, seed: int = 0) -> Pixels:
+    noise = np.random.default_rng(seed).normal(size=(side, side, 3))
+    return np.clip(gaussian_filter(noise, (1.5, 1.5, 0)) * 300 + 128, 0, 255).astype(np.uint8)
+
+
+def pair(patch_px: int, seed: int, base: DegradationSettings = NEVER, **changed: Any) -> tuple[Pixels, Pixels]:
+    """A pair, from a clean crop that depends on the patch's size alone."""
+    settings_ = dataclasses.replace(base, **changed)
+    return compressed_pair(photo(source_px(patch_px)), patch_px, settings_, np.random.default_rng(seed))
+
+
+def distance(a: Pixels, b: Pixels) -> float:
+    return float(np.abs(a.astype(int) - b).mean())
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.sampled_from([16, 32, 48]), st.integers(0, 10**6))
+def test_shapes_and_belonging_together(patch_px: int, seed: int) -> None:
+    damaged, clean = pair(patch_px, seed, DegradationSettings(quality_min=60))
+    for picture in (damaged, clean):
+        assert (picture.shape, picture.dtype) == ((patch_px, patch_px, 3), np.uint8)
+    shifted = distance(np.roll(damaged, 4, axis=0), clean)
+    assert distance(damaged, clean) < max(shifted, 1) / 2
+
+
+def test_same_seed_same_pair() -> None:
+    base = DegradationSettings()
+    for seed in range(20):
+        for first, again in zip(pair(16, seed, base), pair(16, seed, base), strict=True):
+            np.testing.assert_array_equal(first, again)
+    assert len({pair(16, seed, base)[0].tobytes() for seed in range(20)}) > 15
+
+
+def test_one_compression_on_the_grid() -> None:
+    """The patch is the corner of the compressed picture, so that its blocks are where the network expects them."""
+    room = photo(source_px(32))[: 32 + 32, : 32 + 32]
+    damaged, clean = pair(32, 5, quality_min=30, quality_max=30, sampling_shares=(1.0, 0.0, 0.0))
+    np.testing.assert_array_equal(clean, room[:32, :32])
+    np.testing.assert_array_equal(damaged, jpeg(room, 30)[:32, :32])
+
+
+def test_twice_compressed_on_shifted_grids() -> None:
+    """The result is not what any single compression on the grid gives, and is worse than one."""
+    one = {"quality_min": 30, "quality_max": 30, "sampling_shares": (0.0, 0.0, 1.0)}
+    once = [distance(*pair(32, seed, **one)) for seed in range(12)]
+    twice = [distance(*pair(32, seed, **one, twice_share=1)) for seed in range(12)]
+    assert np.mean(twice) > 1.1 * np.mean(once)
+
+
+def test_rescaled_pictures_show_more_of_the_scene() -> None:
+    clean = [pair(32, seed, twice_share=1, rescale_share=1)[1] for seed in range(8)]
+    plain = [pair(32, seed, twice_share=1)[1] for seed in range(8)]
+
+    def detail(pictures: list[Pixels]) -> float:
+        return float(np.mean([np.abs(np.diff(p.astype(int), axis=0)).mean() for p in pictures]))
+
+    assert detail(clean) > 1.1 * detail(plain)
+    whole = photo(source_px(32))
+    windows = np.lib.stride_tricks.sliding_window_view(whole, (32, 32), axis=(0, 1))
+    assert all((windows == picture.transpose(2, 0, 1)).all(axis=(2, 3, 4)).any() for picture in plain)
+    assert not any((windows == picture.transpose(2, 0, 1)).all(axis=(2, 3, 4)).any() for picture in clean)
+
+
+def test_off_grid_cuts() -> None:
+    whole = photo(source_px(16))
+    corner = whole[:16, :16]
+    moved = [not np.array_equal(pair(16, seed, off_grid_share=1)[1], corner) for seed in range(40)]
+    assert sum(moved) > 35
+    assert all(np.array_equal(pair(16, seed)[1], corner) for seed in range(10))
+
+
+def share(count: int, holds: Any, **changed: Any) -> float:
+    return sum(bool(holds(*pair(16, seed, **changed))) for seed in range(count)) / count
+
+
+def is_grey(damaged: Pixels, clean: Pixels) -> bool:
+    return bool((clean == clean[..., :1]).all())
+
+
+def is_clean(damaged: Pixels, clean: Pixels) -> bool:
+    return np.array_equal(damaged, clean)
+
+
+@pytest.mark.parametrize("wanted", [0.0, 0.3, 1.0])
+def test_share_of_grey_pictures(wanted: float) -> None:
+    assert share(200, is_grey, grey_share=wanted) == pytest.approx(wanted, abs=0.1 if 0 < wanted < 1 else 0)
+
+
+@pytest.mark.parametrize("wanted", [0.0, 0.3, 1.0])
+def test_share_of_clean_pictures(wanted: float) -> None:
+    found = share(200, is_clean, clean_share=wanted, quality_max=60)
+    assert found == pytest.approx(wanted, abs=0.1 if 0 < wanted < 1 else 0)
+
+
+def test_lower_quality_is_worse() -> None:
+    distances = []
+    for quality in (10, 30, 60, 95):
+        pairs = [pair(32, seed, quality_min=quality, quality_max=quality) for seed in range(5)]
+        distances.append(float(np.mean([distance(*p) for p in pairs])))
+    assert distances == sorted(distances, reverse=True)
+    assert distances[0] > 2 * distances[-1]
+
+
+def test_qualities_span_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    from celebahq_builder.restoration import degradation
+
+    seen = []
+    original = jpeg
+
+    def spy(pixels: Pixels, quality: int, sampling: int) -> Pixels:
+        seen.append((quality, sampling))
+        return original(pixels, quality, sampling)
+
+    monkeypatch.setattr(degradation, "jpeg", spy)
+    for seed in range(300):
+        pair(16, seed, quality_min=40, quality_max=44, sampling_shares=(0.5, 0.2, 0.3))
+    assert {quality for quality, _ in seen} == {40, 41, 42, 43, 44}
+    samplings = [sampling for _, sampling in seen]
+    for sampling, wanted in (
+        (cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420, 0.5),
+        (cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422, 0.2),
+        (cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444, 0.3),
+    ):
+        assert samplings.count(sampling) / len(samplings) == pytest.approx(wanted, abs=0.1)
+
+
+def test_jpeg_keeps_colours_in_their_places() -> None:
+    """Red stays red: RGB in, RGB out; and full chroma keeps colours that 4:2:0 mixes."""
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 200
+    assert distance(jpeg(red, 95), red) < 3
+    checks = red * (np.indices((16, 16)).sum(axis=0) % 2).astype(np.uint8)[..., None]
+    full = distance(jpeg(checks, 98, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444), checks)
+    assert full < 0.5 * distance(jpeg(checks, 98), checks)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"quality_min": 0}, "quality_min = 0"),
+        ({"quality_max": 101}, "quality_max = 101"),
+        ({"quality_min": 60, "quality_max": 50}, "quality_min = 60 and quality_max = 50"),
+        ({"sampling_shares": (0.5, 0.2, 0.2)}, "sampling_shares must sum to 1"),
+        ({"sampling_shares": (1.5, -0.5, 0.0)}, "sampling_shares"),
+        ({"clean_share": 1.5}, "clean_share"),
+        ({"twice_share": -0.1}, "twice_share"),
+    ],
+)
+def test_settings_that_make_no_sense(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        DegradationSettings(**changed)

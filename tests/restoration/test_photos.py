@@ -1,0 +1,169 @@
+"""Crops come from the training photos alone, as the generator says, in all orientations."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from celebahq_builder.errors import TrainingError
+from celebahq_builder.restoration.photos import PhotoFolder, Pixels
+
+
+def write(path: Path, pixels: Pixels) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def flat(level: int, height: int = 20, width: int = 24) -> Pixels:
+    return np.full((height, width, 3), level, np.uint8)
+
+
+def levels(photos: tuple[Pixels, ...]) -> list[int]:
+    return [int(photo[0, 0, 0]) for photo in photos]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for i in range(9):
+        write(tmp_path / ("b" if i % 2 else "a") / f"{i}.png", flat(10 * i))
+    return tmp_path
+
+
+def test_every_kth_photo_is_held_out(folder: Path) -> None:
+    """In order of their paths: 0 2 4 6 8 in a, 1 3 5 7 in b; every third."""
+    found = PhotoFolder.read(folder, held_out=3, at_least_px=20)
+    assert levels(found.held_out) == [0, 60, 30]
+    assert levels(found.training) == [20, 40, 80, 10, 50, 70]
+
+
+@pytest.mark.parametrize("held_out", [0, 1, 2, 4])
+def test_held_out_photos_are_not_trained_on(held_out: int, folder: Path) -> None:
+    found = PhotoFolder.read(folder, held_out=held_out, at_least_px=20)
+    assert len(found.held_out) == held_out
+    assert sorted(levels(found.training) + levels(found.held_out)) == [10 * i for i in range(9)]
+
+
+def test_small_photos_and_other_files_are_left_out(folder: Path) -> None:
+    write(folder / "small.png", flat(200, 19, 40))
+    write(folder / "tall.JPG", flat(210, 40, 20))
+    (folder / "notes.txt").write_text("no photo")
+    found = PhotoFolder.read(folder, held_out=0, at_least_px=20)
+    assert len(found.training) == 10
+    assert 200 not in levels(found.training)
+
+
+def test_all_modes_become_colour(tmp_path: Path) -> None:
+    for i, mode in enumerate(("L", "RGBA", "P", "CMYK")):
+        Image.fromarray(flat(204)).convert(mode).save(tmp_path / f"{i}.{'jpg' if mode == 'CMYK' else 'png'}")
+    found = PhotoFolder.read(tmp_path, held_out=0, at_least_px=4)
+    assert [(photo.shape, photo.dtype) for photo in found.training] == [((20, 24, 3), np.uint8)] * 4
+    assert np.abs(np.array(levels(found.training)) - 204).max() <= 3
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="nowhere is not a folder of photos"):
+        PhotoFolder.read(tmp_path / "nowhere", held_out=1, at_least_px=4)
+
+
+def test_too_few_photos(folder: Path) -> None:
+    said = "0 of 9 photos are at least 21 px wide and high; training needs 4 or more"
+    with pytest.raises(TrainingError, match=said):
+        PhotoFolder.read(folder, held_out=2, at_least_px=21)
+    with pytest.raises(TrainingError, match="9 of 9 photos .* training needs 10 or more"):
+        PhotoFolder.read(folder, held_out=5, at_least_px=20)
+    (folder / "none").mkdir()
+    with pytest.raises(TrainingError, match="0 of 0 photos .* training needs 2 or more"):
+        PhotoFolder.read(folder / "none", held_out=0, at_least_px=1)
+
+
+@pytest.mark.parametrize("data", [b"", b"text", b"\x89PNG\r\n\x1a\n"])
+def test_unreadable_photo_is_named(data: bytes, folder: Path) -> None:
+    (folder / "bad.png").write_bytes(data)
+    with pytest.raises(TrainingError, match=r"bad\.png cannot be read: .*; remove or replace it"):
+        PhotoFolder.read(folder, held_out=1, at_least_px=4)
+
+
+def test_truncated_photo_is_named(folder: Path) -> None:
+    whole = (folder / "a" / "0.png").read_bytes()
+    (folder / "bad.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TrainingError, match=r"bad\.png cannot be read"):
+        PhotoFolder.read(folder, held_out=1, at_least_px=4)
+
+
+# --- Crops ------------------------------------------------------------------------------------------------------
+
+
+def gradient(height: int = 40, width: int = 50) -> Pixels:
+    """Red tells the row, green the column."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows, columns, rows * 0], axis=2).astype(np.uint8)
+
+
+def test_crop_follows_the_generator() -> None:
+    photos = PhotoFolder((gradient(), flat(200, 40, 40)), ())
+    crops = [photos.crop(np.random.default_rng(seed), 16) for seed in range(20)]
+    again = [photos.crop(np.random.default_rng(seed), 16) for seed in range(20)]
+    assert all(np.array_equal(a, b) for a, b in zip(crops, again, strict=True))
+    assert len({crop.tobytes() for crop in crops}) > 4
+    assert all(crop.shape == (16, 16, 3) and crop.dtype == np.uint8 and crop.flags.c_contiguous for crop in crops)
+
+
+def test_crop_without_shrinking_is_a_window_in_one_of_eight_orientations() -> None:
+    photo = gradient()
+    photos = PhotoFolder((photo,), ())
+    rng = np.random.default_rng(0)
+    seen = set()
+    corners = set()
+    for _ in range(200):
+        crop = photos.crop(rng, 16, largest_shrink=1.0).astype(int)
+        top, left = crop[..., 0].min(), crop[..., 1].min()
+        window = photo[top : top + 16, left : left + 16].astype(int)
+        turned = [np.rot90(w, k) for w in (window, window[:, ::-1]) for k in range(4)]
+        matches = [i for i, w in enumerate(turned) if np.array_equal(w, crop)]
+        assert len(matches) == 1
+        seen.add(matches[0])
+        corners.add((int(top), int(left)))
+    assert seen == set(range(8))
+    assert max(top for top, _ in corners) == 24
+    assert min(top for top, _ in corners) == 0
+    assert max(left for _, left in corners) == 34
+
+
+def test_half_of_the_crops_are_shrunk() -> None:
+    """Rows or columns of the gradient lie further apart where the crop was shrunk: by at most the factor asked."""
+    photos = PhotoFolder((gradient(60, 60),), ())
+    rng = np.random.default_rng(1)
+    spans = []
+    for _ in range(300):
+        crop = photos.crop(rng, 16, largest_shrink=2.0).astype(int)
+        spans.append(int(crop[..., 0].max() - crop[..., 0].min()))
+    assert min(spans) == 15
+    assert 24 <= max(spans) <= 31
+    assert sum(span == 15 for span in spans) / len(spans) == pytest.approx(0.5, abs=0.1)
+
+
+def test_shrinking_is_an_area_filter() -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    photos = PhotoFolder((photo,), ())
+    crops = [photos.crop(np.random.default_rng(seed), 16, largest_shrink=2.0) for seed in range(60)]
+    half = photo.reshape(16, 2, 16, 2, 3).mean(axis=(1, 3))
+    assert max(crop.std() for crop in crops) > 1.7 * half.std()
+    assert min(crop.std() for crop in crops) < 1.25 * half.std()
+    mean = cv2.mean(photo)[0]
+    assert all(abs(float(crop[..., 0].mean()) - mean) < 25 for crop in crops)
+
+
+def test_crop_of_the_whole_photo() -> None:
+    photos = PhotoFolder((gradient(16, 16),), ())
+    for seed in range(20):
+        assert sorted(photos.crop(np.random.default_rng(seed), 16)[..., 0].ravel()) == sorted(
+            gradient(16, 16)[..., 0].ravel()
+        )
+
+
+def test_every_photo_is_used() -> None:
+    photos = PhotoFolder(tuple(flat(i) for i in range(5)), (flat(99),))
+    rng = np.random.default_rng(0)
+    assert {int(photos.crop(rng, 8)[0, 0, 0]) for _ in range(100)} == set(range(5))

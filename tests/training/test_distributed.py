@@ -1,0 +1,81 @@
+"""Two processes train to the weights of one."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from celebahq_builder.errors import TrainingError
+from celebahq_builder.training.distributed import ALONE, joined
+
+DENOISER = """
+task = "denoise"
+learning_rate = 0.01
+validate_every = 3
+held_out = 1
+bf16 = false
+net = { architecture = "autoencoder", widths = [4, 6, 8], blocks = [1, 1, 1] }
+phases = [{ steps = 4, patch_px = 16, batch = 3 }]
+"""
+UPSCALER = """
+task = "upscale-adversarially"
+start = "upscaler-psnr"
+validate_every = 2
+held_out = 1
+bf16 = false
+texture_weight = 0.5
+phases = [{ steps = 3, patch_px = 16, batch = 3 }]
+"""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, (100, 100, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder
+
+
+def run(command: list[str], photos: Path, recipe: Path, out: Path, *launcher: str) -> None:
+    arguments = [*launcher, "-m", "celebahq_builder", *command, str(photos), "--recipe", str(recipe), "--out", str(out)]
+    done = subprocess.run([sys.executable, *arguments, "--device", "cpu"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("name", "recipe"), [("denoiser", DENOISER), ("upscaler", UPSCALER)])
+def test_two_processes_train_to_the_weights_of_one(name: str, recipe: str, photos: Path, tmp_path: Path) -> None:
+    """A batch of 3 is shared unevenly; the sums differ in their last bits only, which Adam's first steps amplify."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe)
+    run([f"train-{name}"], photos, path, tmp_path / "one")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    run([f"train-{name}"], photos, path, tmp_path / "two", *torchrun)
+    one, two = (load_file(tmp_path / run / "checkpoint.safetensors") for run in ("one", "two"))
+    assert one.keys() == two.keys()
+    start = {key: value for key, value in one.items() if key.startswith("net.")}
+    assert start
+    for key, value in one.items():
+        assert torch.allclose(value, two[key], rtol=1e-3, atol=1e-4), key
+    assert (tmp_path / "two" / "log.jsonl").read_text().count("\n") == 2
+
+
+def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with joined("cpu") as world:
+        assert world == ALONE
+        assert list(world.share(3)) == [0, 1, 2]
+        assert torch.equal(world.mean(torch.tensor([2.0])), torch.tensor([2.0]))
+
+
+def test_shares_are_disjoint_and_whole() -> None:
+    worlds = [dataclasses.replace(ALONE, rank=rank, size=3) for rank in range(3)]
+    assert sorted(i for world in worlds for i in world.share(7)) == list(range(7))
+    with pytest.raises(TrainingError, match="a batch of 2 cannot be shared by 3 processes; start at most 2"):
+        worlds[0].share(2)
