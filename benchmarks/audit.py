@@ -1,11 +1,11 @@
 """Whether an audit finds copies, takes two people for one, and how long it takes: ``python benchmarks/audit.py``.
 
 1,000 faces of CelebA, aligned as CelebA-HQ's are, in 256x256. Every pair of them, and every face with another's mirror
-image, is two pictures of which the audit may not say that they are nearly the same: a million pairs. 400 of the faces
+image, is two images of which the audit may not say that they are nearly the same: a million pairs. 400 of the faces
 are copied, each in several ways; all of these it should find, but for those marked as hard, which have no threshold.
 The customary hash of 64 bits is measured beside ours: how near two people come to each other, and how far a copy.
 
-Speed: all pairs of 30,000 hashes, and the whole of an audit of 120 pictures of 1024x1024, made of the 28 real
+Speed: all pairs of 30,000 hashes, and the whole of an audit of 120 images of 1024x1024, made of the 28 real
 CelebA-HQ, with the memory it takes.
 """
 
@@ -104,17 +104,17 @@ def small(faces: list[Pixels]) -> NDArray[np.float32]:
     return grey(build_pyramid(np.ascontiguousarray(rgb))[3])
 
 
-def short_hashes(pictures: NDArray[np.float32]) -> NDArray[np.bool_]:
+def short_hashes(images: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return the customary 64 bits: 8x8 coefficients, whether they are above their median."""
-    low = dctn(pictures, axes=(1, 2), norm="ortho")[:, 1:9, 1:9].reshape(len(pictures), -1)
+    low = dctn(images, axes=(1, 2), norm="ortho")[:, 1:9, 1:9].reshape(len(images), -1)
     return low > np.median(low, axis=1, keepdims=True)
 
 
 def quality() -> list[Row]:
     """Compare all faces with each other, and with their copies."""
     faces = aligned()
-    pictures = small(faces)
-    hashes = perceptual_hashes(pictures)
+    images = small(faces)
+    hashes = perceptual_hashes(images)
     own = bits(hashes)
     pairs = np.triu_indices(len(faces), 1)
     apart = np.minimum(distances(own, own), distances(own * MIRROR, own))[pairs]
@@ -122,9 +122,9 @@ def quality() -> list[Row]:
         (a, b)
         for some, others in near_pairs(hashes, DISTANCE)
         for a, b in zip(some, others, strict=True)
-        if max(likeness(pictures[a], pictures[b]), likeness(pictures[a], pictures[b][:, ::-1])) >= LIKENESS
+        if max(likeness(images[a], images[b]), likeness(images[a], images[b][:, ::-1])) >= LIKENESS
     ]
-    short = short_hashes(pictures)
+    short = short_hashes(images)
     rows = [
         Row(f"{len(faces)} people: pairs that are taken for one", len(found), "pairs", at_most=0),
         Row(f"{len(faces)} people: nearest two (limit {DISTANCE})", float(apart.min()), "bits", at_least=DISTANCE + 1),
@@ -143,7 +143,7 @@ def quality() -> list[Row]:
                 for a, b in zip(own[:COPIED, None], theirs[:, None], strict=True)
             ]
         )
-        like = [max(likeness(a, b), likeness(a, b[:, ::-1])) for a, b in zip(pictures, copied, strict=False)]
+        like = [max(likeness(a, b), likeness(a, b[:, ::-1])) for a, b in zip(images, copied, strict=False)]
         share = float(((far <= DISTANCE) & (np.array(like) >= LIKENESS)).mean())
         rows.append(Row(f"copies found: {name}", share, "share", at_least=least))
         if name == "shifted by 1 %":
@@ -155,7 +155,7 @@ def quality() -> list[Row]:
 
 
 def pairs_of_many() -> list[Row]:
-    """Compare 30,000 hashes, of pictures drawn at random, some of them copies."""
+    """Compare 30,000 hashes, of images drawn at random, some of them copies."""
     rng = np.random.default_rng(0)
     hashes: Hashes = rng.integers(0, 256, (HASHES, 32), dtype=np.uint8)
     hashes[:, -1] &= 254
@@ -182,8 +182,8 @@ print(time.perf_counter() - began, time.process_time() - clock, peak_kb)
 """
 
 
-def large_pictures() -> list[Row]:
-    """Audit 120 pictures of 1024x1024 in a process of its own."""
+def large_images() -> list[Row]:
+    """Audit 120 images of 1024x1024 in a process of its own."""
     real = [
         to_pixels(open_rgb(path.read_bytes(), 1 << 24)[0])
         for path in sorted((shared_data() / "celebahq_1024").glob("*.jpg"))
@@ -209,7 +209,7 @@ def large_pictures() -> list[Row]:
         )
     wall, cpu, peak = map(float, run.stdout.split())
     return [
-        Row(f"audit of {LARGE} pictures of 1024x1024", LARGE / wall, "images/s", at_least=50),
+        Row(f"audit of {LARGE} images of 1024x1024", LARGE / wall, "images/s", at_least=50),
         Row("  processor time", 1000 * cpu / LARGE, "ms/image"),
         Row("  peak memory", peak / 1e3, "MB", at_most=1000),
     ]
@@ -217,4 +217,4 @@ def large_pictures() -> list[Row]:
 
 if __name__ == "__main__":
     cv2.setNumThreads(1)
-    finish(large_pictures() + pairs_of_many() + quality())
+    finish(large_images() + pairs_of_many() + quality())

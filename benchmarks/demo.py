@@ -49,9 +49,9 @@ def main() -> None:
         spend(train, asked.out / "run", FIRST_MINUTES, asked.threads)
         keep(asked.out / "run", early)
     spend(train, asked.out / "run", asked.minutes, asked.threads)
-    reals = pictures(held)
+    reals = images(held)
     began, ended = (distance(generated(at), reals) for at in (early, asked.out / "run"))
-    floor = distance(pictures(train), reals)
+    floor = distance(images(train), reals)
     if not (asked.out / "grid.png").exists():
         sheet(Generated(asked.out / "run", 12 * 6, 0, torch.device("cpu")), 12, asked.out / "grid.png")
     lines = read_lines(asked.out / "run" / "stats.jsonl")
@@ -59,7 +59,7 @@ def main() -> None:
         [
             Row("resolution after 2 minutes", resolution(early), "", at_least=RESOLUTION),
             Row("kimg shown", lines[-1]["kimg"], ""),
-            Row("at 32x32: pictures/s", lines[-1]["images_per_s"], ""),
+            Row("at 32x32: images/s", lines[-1]["images_per_s"], ""),
             Row(f"SWD x1000 to {HELD} held-back faces, after 2 minutes", began, ""),
             Row(f"SWD x1000 to {HELD} held-back faces, after {asked.minutes:g} minutes", ended, ""),
             Row(f"SWD x1000 to {HELD} held-back faces, of {HELD} of the training's", floor, ""),
@@ -69,15 +69,15 @@ def main() -> None:
 
 
 class Part:
-    """Some pictures of a data set."""
+    """Some images of a data set."""
 
     labels, label_names, channels = None, (), 3
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels, self.count, self.resolution = pixels, len(pixels), pixels.shape[-1]
 
-    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the pictures from number `start` on."""
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
+        """Yield the images from number `start` on."""
         yield from (NamedImage(pixels, f"{i:06d}") for i, pixels in enumerate(self.pixels[start:], start))
 
 
@@ -115,8 +115,8 @@ def keep(run: Path, where: Path) -> None:
         shutil.copy(run / name, where / name)
 
 
-def pictures(path: Path) -> np.ndarray:
-    """Return the first pictures of a file, uint8 [256, 3, 32, 32]."""
+def images(path: Path) -> np.ndarray:
+    """Return the first images of a file, uint8 [256, 3, 32, 32]."""
     return PyramidDataset(path, RESOLUTION).read(np.arange(HELD))
 
 
@@ -124,7 +124,7 @@ def generated(where: Path) -> np.ndarray:
     """Return what a generator makes, uint8 [256, 3, 32, 32]; smaller ones enlarged, as where 32x32 fades in."""
     made = Generated(where, HELD, 0, torch.device("cpu"))
     times = RESOLUTION // made.resolution
-    return np.stack([one.pixels for one in made.pictures()]).repeat(times, axis=2).repeat(times, axis=3)
+    return np.stack([one.pixels for one in made.images()]).repeat(times, axis=2).repeat(times, axis=3)
 
 
 def resolution(where: Path) -> int:

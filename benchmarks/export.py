@@ -1,9 +1,9 @@
-"""Every format's size and time at 1024x1024, there and, where it is imported, back; extrapolated to 30,000 pictures.
+"""Every format's size and time at 1024x1024, there and, where it is imported, back; extrapolated to 30,000 images.
 
-``python benchmarks/export.py [--workers N]`` prints every figure beside its threshold. The pictures are the 28 faces of
+``python benchmarks/export.py [--workers N]`` prints every figure beside its threshold. The images are the 28 faces of
 CelebA-HQ of the real test set and their mirror images, 56 in all. They were stored as JPEG, which leaves less noise
 than a build does: its PNG files are larger. Times are CPU time of all processes, so that other work on the machine
-matters little, less what a command takes for a single picture; wall time is at least that divided by the cores.
+matters little, less what a command takes for a single image; wall time is at least that divided by the cores.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ IMPORT_MS = 300
 
 @dataclass
 class Faces:
-    """Real faces and their mirror images, a `PictureSet`."""
+    """Real faces and their mirror images, a `ImageSet`."""
 
     files: list[Path]
     resolution: int = 1024
@@ -45,10 +45,10 @@ class Faces:
 
     @property
     def count(self) -> int:
-        """How many pictures there are."""
+        """How many images there are."""
         return 2 * len(self.files)
 
-    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
         """Yield each face, then its mirror image."""
         for number in range(start, self.count):
             pixels = np.asarray(Image.open(self.files[number // 2]).convert("RGB")).transpose(2, 0, 1)
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     workers = parser.parse_args().workers
     faces = Faces(sorted((shared_data() / "celebahq_1024").glob("*.jpg")))
-    rows = [Row("pictures measured", faces.count, "", at_least=56)]
+    rows = [Row("images measured", faces.count, "", at_least=56)]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         many, one = folder / "many.h5", folder / "one.h5"
@@ -89,15 +89,15 @@ def export_rows(to: str, many: Path, one: Path, count: int, workers: int, folder
     size = sum(path.stat().st_size for path in ([out] if out.is_file() else out.rglob("*")) if path.is_file())
     each = (took - begin) / (count - 2)
     return [
-        Row(f"export {to}: size of {MANY} pictures", size / count * MANY / 1e9, "GB"),
-        Row(f"export {to}: CPU time per picture", 1000 * each, "ms", at_most=EXPORT_MS),
-        Row(f"export {to}: CPU time of {MANY} pictures", each * MANY / 60, "min"),
+        Row(f"export {to}: size of {MANY} images", size / count * MANY / 1e9, "GB"),
+        Row(f"export {to}: CPU time per image", 1000 * each, "ms", at_most=EXPORT_MS),
+        Row(f"export {to}: CPU time of {MANY} images", each * MANY / 60, "min"),
         Row(f"export {to}: memory of the largest process", memory / 1024, "MiB", at_most=MEMORY_MIB),
     ]
 
 
 def import_rows(name: str, many: Path, count: int, workers: int, folder: Path) -> list[Row]:
-    """Return the time of an import, its memory, and how many pictures are what they were."""
+    """Return the time of an import, its memory, and how many images are what they were."""
     source, back = target(folder, name, many), folder / f"{name}.h5"
     started, _ = measured("--version")
     took, memory = measured("import", source, "--out", back, "--workers", workers)
@@ -105,10 +105,10 @@ def import_rows(name: str, many: Path, count: int, workers: int, folder: Path) -
         same = sum(np.array_equal(there["data1024x1024"][i], here["data1024x1024"][i]) for i in range(count))
     each = (took - started) / count
     return [
-        Row(f"import {name}: CPU time per picture", 1000 * each, "ms", at_most=IMPORT_MS),
-        Row(f"import {name}: CPU time of {MANY} pictures", each * MANY / 60, "min"),
+        Row(f"import {name}: CPU time per image", 1000 * each, "ms", at_most=IMPORT_MS),
+        Row(f"import {name}: CPU time of {MANY} images", each * MANY / 60, "min"),
         Row(f"import {name}: memory of the largest process", memory / 1024, "MiB", at_most=MEMORY_MIB),
-        Row(f"import {name}: pictures that are what they were", same, "", at_least=count),
+        Row(f"import {name}: images that are what they were", same, "", at_least=count),
     ]
 
 

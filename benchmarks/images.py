@@ -1,4 +1,4 @@
-"""Make the pictures of README and model cards from the embedded sample: ``python benchmarks/pictures.py``."""
+"""Make the images of README and model cards from the embedded sample: ``python benchmarks/images.py``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PHOTO = "000013"
 
 
 def main() -> None:
-    """Write the pictures into pretrained/."""
+    """Write the images into pretrained/."""
     torch.set_num_threads(1)
     save("stages.jpg", [*stages()])
     face = to_pixels(open_rgb((SAMPLE / "img_celeba" / "000001.jpg").read_bytes(), 10**8)[0])[:, 176:336, 288:448]
@@ -75,7 +75,7 @@ def upscaler(face: np.ndarray, name: str) -> list[np.ndarray]:
 
 
 def enlarge(pixels: np.ndarray, how: Image.Resampling) -> np.ndarray:
-    """Return a picture at the panel's size."""
+    """Return an image at the panel's size."""
     return np.asarray(Image.fromarray(pixels.transpose(1, 2, 0)).resize((PANEL_PX, PANEL_PX), how)).transpose(2, 0, 1)
 
 

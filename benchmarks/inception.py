@@ -1,7 +1,7 @@
 """How long FID, KID and IS take, and the features they are made of: ``python benchmarks/inception.py``.
 
 Features drawn at random, in the numbers of the literature: 50,000 of 2048, 100 subsets of 1,000, 10 splits. The network
-has random weights of its shapes, which take as long as the real ones; its figure is for 16 pictures of 1024x1024 on two
+has random weights of its shapes, which take as long as the real ones; its figure is for 16 images of 1024x1024 on two
 threads of a CPU. Beside other work, processor time tells more than the clock.
 """
 
@@ -24,7 +24,7 @@ from tests.metrics.inception_file import write_random
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-PICTURES, FEATURES, CLASSES, THREADS = 50_000, 2048, 1008, 2
+IMAGES, FEATURES, CLASSES, THREADS = 50_000, 2048, 1008, 2
 
 
 def timed(what: str, do: Callable[[], object], at_most: float | None = None) -> list[Row]:
@@ -47,7 +47,7 @@ def main() -> None:
     """Measure all of it."""
     torch.set_num_threads(THREADS)
     rng = torch.Generator().manual_seed(0)
-    a, b = (torch.rand(PICTURES, FEATURES, generator=rng) for _ in range(2))
+    a, b = (torch.rand(IMAGES, FEATURES, generator=rng) for _ in range(2))
     some, others = moments(a[:10_000]), moments(b[:10_000])
     rows = timed("moments of 10,000 features", lambda: moments(a[:10_000]))
     rows += timed("Frechet distance of 2048 dimensions", lambda: frechet_distance(some, others), at_most=60)
@@ -55,15 +55,15 @@ def main() -> None:
     exact = discrepancy(a[:1000].double(), b[:1000].double())
     off = abs(discrepancy(a[:1000], b[:1000]) - exact)
     rows.append(Row("  of one subset: off its value in float64, x 1e6", off * 1e6, "", at_most=1))
-    rows += timed("IS of 50,000", lambda: inception_score(torch.randn(PICTURES, CLASSES, generator=rng)), at_most=30)
+    rows += timed("IS of 50,000", lambda: inception_score(torch.randn(IMAGES, CLASSES, generator=rng)), at_most=30)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.pth"
         network = Inception(path, sha256=write_random(path))
-    pictures = torch.randint(0, 256, (16, 3, 1024, 1024), dtype=torch.uint8, generator=rng)
-    network(pictures[:2])
+    images = torch.randint(0, 256, (16, 3, 1024, 1024), dtype=torch.uint8, generator=rng)
+    network(images[:2])
     began = time.perf_counter()
-    network(pictures)
-    rows.append(Row("features of pictures of 1024x1024", 16 / (time.perf_counter() - began), "images/s"))
+    network(images)
+    rows.append(Row("features of images of 1024x1024", 16 / (time.perf_counter() - began), "images/s"))
     finish(rows)
 
 

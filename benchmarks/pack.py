@@ -1,4 +1,4 @@
-"""How fast and how small pictures go into the HDF5 file: ``python benchmarks/pack.py [--pngs DIR | --codecs]``.
+"""How fast and how small images go into the HDF5 file: ``python benchmarks/pack.py [--pngs DIR | --codecs]``.
 
 300 faces of 1024x1024, made from the 28 of the real CelebA-HQ that lie among the test data: mirrored and shifted, so
 that no two are alike and all have the texture that they have; written as the PNGs that a build's align leaves. Or the
@@ -8,7 +8,7 @@ Both sides read the same files, in one run, by turns:
 - the public tool's way: one process, 2x2 means in float32, gzip 4 within HDF5's filter pipeline;
 - `celebahq build`'s: two threads decode, build the levels and compress, a third stores.
 
-Peak memory is that of a process which packs them, and of one which writes 20,000 pictures of 64x64 as a reader of a
+Peak memory is that of a process which packs them, and of one which writes 20,000 images of 64x64 as a reader of a
 data set hands them out. Beside other work on the machine, processor time tells more than the clock.
 ``--codecs`` prints the table of ``docs/hdf5.md`` instead.
 """
@@ -31,7 +31,7 @@ from table import Row, finish, shared_data
 
 from celebahq_builder.hdf5.codecs import codec
 from celebahq_builder.hdf5.create import write_images
-from celebahq_builder.hdf5.layout import pictures_per_chunk
+from celebahq_builder.hdf5.layout import images_per_chunk
 from celebahq_builder.hdf5.writer import compress_chunk
 from celebahq_builder.image_set import Labels, NamedImage
 from celebahq_builder.imaging.image_io import decode_png, encode_png, open_rgb, to_pixels
@@ -42,9 +42,9 @@ from celebahq_builder.storage import sha256
 
 Pixels = NDArray[np.uint8]
 
-PICTURES, SIDE, WORKERS = 300, 1024, 2
+IMAGES, SIDE, WORKERS = 300, 1024, 2
 TURNS = 2
-SMALL_PICTURES, SMALL_SIDE = 20_000, 64
+SMALL_IMAGES, SMALL_SIDE = 20_000, 64
 CODECS = [("gzip", n) for n in (0, 1, 4, 6, 9)] + [("none", 0)] + [("blosc2", n) for n in (1, 3, 5)]
 
 
@@ -63,20 +63,20 @@ def variant(face: Pixels, number: int) -> Pixels:
 
 
 def coded(pngs: Path | None) -> Iterator[bytes]:
-    """Yield the pictures as PNG files."""
+    """Yield the images as PNG files."""
     if pngs is not None:
-        found = sorted(pngs.rglob("*.png"))[:PICTURES]
-        if len(found) < PICTURES:
-            sys.exit(f"{pngs} has {len(found)} PNG files; expected {PICTURES} or more, those of a build's align")
+        found = sorted(pngs.rglob("*.png"))[:IMAGES]
+        if len(found) < IMAGES:
+            sys.exit(f"{pngs} has {len(found)} PNG files; expected {IMAGES} or more, those of a build's align")
         yield from (path.read_bytes() for path in found)
         return
     real = faces(28)
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         yield encode_png(variant(real[number % len(real)], number))
 
 
 def make_pngs(folder: Path, pngs: Path | None) -> list[Kept]:
-    """Write the pictures as align does, and return what is recorded of them."""
+    """Write the images as align does, and return what is recorded of them."""
     kept = []
     for number, data in enumerate(coded(pngs)):
         path = folder / f"{number:06d}.png"
@@ -97,7 +97,7 @@ def make_pngs(folder: Path, pngs: Path | None) -> list[Kept]:
 
 
 class PublicTool:
-    """The straightforward writer: every level of every picture through HDF5's own filter pipeline."""
+    """The straightforward writer: every level of every image through HDF5's own filter pipeline."""
 
     def __init__(self, path: Path, count: int) -> None:
         self.file = h5py.File(path, "w")
@@ -119,11 +119,11 @@ class PublicTool:
         self.start = 0
 
     def write(self, paths: list[Path]) -> None:
-        """Add some pictures, held in memory until all are there, as the tool does."""
+        """Add some images, held in memory until all are there, as the tool does."""
         held: list[list[Pixels]] = [[] for _ in self.levels]
         for path in paths:
-            picture = np.ascontiguousarray(cv2.imread(str(path))[..., ::-1].transpose(2, 0, 1))
-            carried = picture.astype(np.float32)
+            image = np.ascontiguousarray(cv2.imread(str(path))[..., ::-1].transpose(2, 0, 1))
+            carried = image.astype(np.float32)
             for level in held:
                 level.append(np.rint(carried).clip(0, 255).astype(np.uint8))
                 if carried.shape[-1] > 1:
@@ -139,7 +139,7 @@ class PublicTool:
 
 
 def build_writes(path: Path, kept: list[Kept], folder: Path) -> None:
-    """Write all pictures as a build does."""
+    """Write all images as a build does."""
     pack.write(
         path,
         kept,
@@ -171,8 +171,8 @@ def speed(folder: Path, pngs: Path | None) -> list[Row]:
     kept = make_pngs(folder, pngs)
     paths = [folder / one.photo for one in kept]
     spent = {"theirs": Spent(), "ours": Spent()}
-    tool = PublicTool(folder / "tool.h5", PICTURES)
-    portion = PICTURES // TURNS
+    tool = PublicTool(folder / "tool.h5", IMAGES)
+    portion = IMAGES // TURNS
     for turn in range(TURNS):
         with spent["theirs"]:
             part = paths[turn * portion : (turn + 1) * portion]
@@ -184,12 +184,12 @@ def speed(folder: Path, pngs: Path | None) -> list[Row]:
     tool.file.close()
     with h5py.File(folder / "tool.h5") as theirs, h5py.File(folder / "ours.h5") as ours:
         for r in levels(SIDE):
-            for number in range(0, PICTURES, 7):
+            for number in range(0, IMAGES, 7):
                 if not np.array_equal(theirs[f"data{r}x{r}"][number], ours[f"data{r}x{r}"][number]):
-                    sys.exit(f"the two files differ in level {r}x{r} of picture {number}: the comparison is void")
-    slow, fast = PICTURES / spent["theirs"].clock_s, TURNS * PICTURES / spent["ours"].clock_s
-    theirs_ms, ours_ms = spent["theirs"].cpu_s / PICTURES * 1e3, spent["ours"].cpu_s / PICTURES / TURNS * 1e3
-    sizes = [(folder / name).stat().st_size / PICTURES / 1e6 for name in ("tool.h5", "ours.h5")]
+                    sys.exit(f"the two files differ in level {r}x{r} of image {number}: the comparison is void")
+    slow, fast = IMAGES / spent["theirs"].clock_s, TURNS * IMAGES / spent["ours"].clock_s
+    theirs_ms, ours_ms = spent["theirs"].cpu_s / IMAGES * 1e3, spent["ours"].cpu_s / IMAGES / TURNS * 1e3
+    sizes = [(folder / name).stat().st_size / IMAGES / 1e6 for name in ("tool.h5", "ours.h5")]
     return [
         Row("1024x1024, the public tool's way, one process", slow, "images/s"),
         Row(f"1024x1024, build with {WORKERS} workers", fast, "images/s"),
@@ -204,9 +204,9 @@ def speed(folder: Path, pngs: Path | None) -> list[Row]:
 
 
 class Small:
-    """20,000 pictures of 64x64, made as they are asked for."""
+    """20,000 images of 64x64, made as they are asked for."""
 
-    count, resolution, channels = SMALL_PICTURES, SMALL_SIDE, 3
+    count, resolution, channels = SMALL_IMAGES, SMALL_SIDE, 3
     labels: Labels | None = None
     label_names = ()
 
@@ -214,7 +214,7 @@ class Small:
         k = SIDE // SMALL_SIDE
         self.faces = [face.reshape(3, SMALL_SIDE, k, SMALL_SIDE, k).mean((2, 4)) for face in faces(8)]
 
-    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
         """Yield faces with noise of their own."""
         for number in range(start, self.count):
             rng = np.random.default_rng(number)
@@ -232,8 +232,8 @@ def write_for_memory(what: str, folder: Path) -> None:
             for i, path in enumerate(sorted(folder.glob("*.png")))
         ]
         for one in kept:
-            picture = {"path": one.photo, "sha256": sha256((folder / one.photo).read_bytes())}
-            one.record.update(image=picture, landmarks=[[0.0, 0.0]] * 5, quad=[[0.0, 0.0]] * 4)
+            image = {"path": one.photo, "sha256": sha256((folder / one.photo).read_bytes())}
+            one.record.update(image=image, landmarks=[[0.0, 0.0]] * 5, quad=[[0.0, 0.0]] * 4)
         build_writes(folder / "memory.h5", kept, folder)
     status = Path("/proc/self/status").read_text()  # getrusage would count what the parent process held
     print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
@@ -242,7 +242,7 @@ def write_for_memory(what: str, folder: Path) -> None:
 def memory(folder: Path) -> list[Row]:
     """Measure the peak memory of both ways to write, in processes that do nothing else."""
     rows = []
-    for what, title in (("large", f"{PICTURES} of 1024x1024"), ("small", f"{SMALL_PICTURES} of 64x64")):
+    for what, title in (("large", f"{IMAGES} of 1024x1024"), ("small", f"{SMALL_IMAGES} of 64x64")):
         command = [sys.executable, __file__, "--memory", what, str(folder)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         rows.append(Row(f"{title}, {WORKERS} workers: peak memory", float(done.stdout), "MB", at_most=600))
@@ -250,14 +250,14 @@ def memory(folder: Path) -> list[Row]:
 
 
 def codecs() -> list[Row]:
-    """Measure all codecs on real faces, one core, processor time: all levels of a picture."""
+    """Measure all codecs on real faces, one core, processor time: all levels of an image."""
     rows = []
     pyramids = [build_pyramid(face) for face in faces(12)]
     for name, level in CODECS:
         one = codec(name, level)
         packing, unpacking, size = [], [], 0
         for pyramid in pyramids:
-            chunks = [pixels[None] for pixels in pyramid if pictures_per_chunk(pixels.shape[-1]) == 1]
+            chunks = [pixels[None] for pixels in pyramid if images_per_chunk(pixels.shape[-1]) == 1]
             began = time.process_time()
             packed = [compress_chunk(chunk, 1, one) for chunk in chunks]
             packing.append(time.process_time() - began)

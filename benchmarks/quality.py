@@ -41,7 +41,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     data = shared_data()
     real = [np.asarray(Image.open(path).convert("RGB")) for path in sorted((data / "celebahq_1024").glob("*.jpg"))]
-    scores = np.array([score(picture) for picture in real])
+    scores = np.array([score(image) for image in real])
     rows = damage_rows(real, scores) + invariance_rows(real, scores) + padding_rows(real, scores)
     rows += other_rows(data)
     rows += preference_rows(scores, data, asked.faces)
@@ -49,17 +49,17 @@ def main() -> None:
     finish(rows)
 
 
-def score(picture: Pixels) -> float:
-    """Return the score of an RGB picture uint8 [S, S, 3]."""
-    return quality_score(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))).score
+def score(image: Pixels) -> float:
+    """Return the score of an RGB image uint8 [S, S, 3]."""
+    return quality_score(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))).score
 
 
 def damage_rows(real: list[Pixels], scores: NDArray[np.float64]) -> list[Row]:
-    """Return for each damage the share of pictures that it lowers, and whether more of it costs more."""
+    """Return for each damage the share of images that it lowers, and whether more of it costs more."""
     found = {}
     rows = []
     for name, (damage, least) in DAMAGES.items():
-        worse = [score(damage(picture, np.random.default_rng(i))) for i, picture in enumerate(real)]
+        worse = [score(damage(image, np.random.default_rng(i))) for i, image in enumerate(real)]
         found[name] = np.array(worse)
         rows.append(Row(f"{name}: share scored below the original", float((found[name] < scores).mean()), "", least))
         rows.append(Row(f"{name}: mean share of the original's score", float((found[name] / scores).mean()), ""))
@@ -70,9 +70,9 @@ def damage_rows(real: list[Pixels], scores: NDArray[np.float64]) -> list[Row]:
 
 
 def other_rows(data: Path) -> list[Row]:
-    """Return the share of other photos that each damage lowers: the constants were chosen on the CelebA-HQ pictures.
+    """Return the share of other photos that each damage lowers: the constants were chosen on the CelebA-HQ images.
 
-    At 512 px the same damage covers twice as much of the picture, and nothing above that size is there to be lost.
+    At 512 px the same damage covers twice as much of the image, and nothing above that size is there to be lost.
     """
     files = sorted((data / "photos" / "train").glob("*.jpg"))
     photos = [np.asarray(Image.open(path).convert("RGB")) for path in files[:: max(len(files) // OTHERS, 1)][:OTHERS]]
@@ -85,7 +85,7 @@ def other_rows(data: Path) -> list[Row]:
 
 
 def invariance_rows(real: list[Pixels], scores: NDArray[np.float64]) -> list[Row]:
-    """Return the largest change of the score under what does not make a picture worse."""
+    """Return the largest change of the score under what does not make an image worse."""
     changes = {
         "mirrored": lambda p: p[:, ::-1],
         "turned by 90 degrees": lambda p: np.rot90(p),
@@ -112,8 +112,8 @@ def padding_rows(real: list[Pixels], scores: NDArray[np.float64]) -> list[Row]:
     side = real[0].shape[0]
     missing = round(PADDED_SHARE * side)
     moved = []
-    for picture, before in zip(real, scores, strict=True):
-        photo = torch.from_numpy(np.ascontiguousarray(picture[:, missing:].transpose(2, 0, 1)))
+    for image, before in zip(real, scores, strict=True):
+        photo = torch.from_numpy(np.ascontiguousarray(image[:, missing:].transpose(2, 0, 1)))
         room = round(0.3 * side)
         padded = pad_photo(photo, PaddingPlan(room, room, room, room), 0.02 * side)
         crop = padded[:, room : room + side, room - missing : room - missing + side]
@@ -130,7 +130,7 @@ def padding_rows(real: list[Pixels], scores: NDArray[np.float64]) -> list[Row]:
 
 
 def preference_rows(scores: NDArray[np.float64], data: Path, count: int) -> list[Row]:
-    """Return how surely real CelebA-HQ pictures score above crops of ordinary photos."""
+    """Return how surely real CelebA-HQ images score above crops of ordinary photos."""
     rows = []
     for method, least in (("exact", 0.95), ("paper", None)):
         others = np.array([quality_score(pixels).score for pixels in aligned(data, method, count)])
@@ -147,9 +147,9 @@ def auc(high: Iterable[float], low: Iterable[float]) -> float:
     return float(((difference > 0) + 0.5 * (difference == 0)).mean())
 
 
-def milliseconds(picture: Pixels) -> float:
+def milliseconds(image: Pixels) -> float:
     """Return the median CPU time of one score."""
-    pixels = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+    pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
     times = []
     for _ in range(REPEATS):
         began = time.process_time()

@@ -1,6 +1,6 @@
-"""How fast pictures are drawn for training, beside plain h5py: ``python benchmarks/read.py``.
+"""How fast images are drawn for training, beside plain h5py: ``python benchmarks/read.py``.
 
-Both read the same gzip files, made by this project's writer from real CelebA-HQ pictures and variants of them, in one
+Both read the same gzip files, made by this project's writer from real CelebA-HQ images and variants of them, in one
 process on whatever cores there are; plain h5py has one thread, as it holds one lock. Both sides take turns, so that
 what else runs on the machine befalls both; the best of the rounds counts. The files are in the page cache: what is
 measured is decompression and copying, not the disk.
@@ -42,7 +42,7 @@ LARGE_GOAL, SMALL_GOAL = 3.0, 20.0
 
 @dataclass(frozen=True)
 class Variants:
-    """Pictures made of real ones: shifted, mirrored, and of other brightness."""
+    """Images made of real ones: shifted, mirrored, and of other brightness."""
 
     sources: list[Pixels]
     count: int
@@ -55,7 +55,7 @@ class Variants:
         """Return R."""
         return self.sources[0].shape[-1]
 
-    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
         """Yield one after another."""
         random = np.random.default_rng(0)
         for i in range(start, self.count):
@@ -68,7 +68,7 @@ def main() -> None:
     """Write the files, read them, print the table."""
     paths = sorted((shared_data() / "celebahq_1024").glob("*.jpg"))
     if not paths:
-        sys.exit("the benchmark needs CelebA-HQ pictures of 1024x1024 in data/celebahq_1024 of the shared data")
+        sys.exit("the benchmark needs CelebA-HQ images of 1024x1024 in data/celebahq_1024 of the shared data")
     sources = [decode(path.read_bytes(), 10**8)[0] for path in paths]
     parts = [part for source in sources for part in crops(source, SMALL_PX[-1])]
     rows = []
@@ -85,10 +85,10 @@ def main() -> None:
     finish(rows)
 
 
-def crops(picture: Pixels, size_px: int) -> Iterator[Pixels]:
-    """Yield parts of a picture, shrunk."""
+def crops(image: Pixels, size_px: int) -> Iterator[Pixels]:
+    """Yield parts of an image, shrunk."""
     for side in range(640, 1025, 32):
-        part = np.ascontiguousarray(picture[:, :side, :side].transpose(1, 2, 0))
+        part = np.ascontiguousarray(image[:, :side, :side].transpose(1, 2, 0))
         yield cv2.resize(part, (size_px, size_px), interpolation=cv2.INTER_AREA).transpose(2, 0, 1)
 
 
@@ -110,9 +110,7 @@ def measured(path: Path, how: str, r: int, batch: int, batches: int, memory_byte
                 orders[0].drawn += batch
 
         def ours() -> None:
-            for _ in loader(
-                dataset, batch, orders[1], pictures=batch * batches
-            ):  # reads nothing ahead of the next round
+            for _ in loader(dataset, batch, orders[1], images=batch * batches):  # reads nothing ahead of the next round
                 pass
 
         for _ in range(ROUNDS):
@@ -122,7 +120,7 @@ def measured(path: Path, how: str, r: int, batch: int, batches: int, memory_byte
     kept = f"; kept in memory, {loading:.2f} s to load {len(dataset)}" if dataset.kept else "; from the file"
     what = f"{r}x{r}{how}, {batch} a minibatch"
     return [
-        Row(f"{what}: plain h5py, picture by picture", wall["plain"], "images/s"),
+        Row(f"{what}: plain h5py, image by image", wall["plain"], "images/s"),
         Row(f"{what}: loader{kept}", wall["ours"], "images/s"),
         Row(f"{what}: times as fast, per second of a core", cpu["ours"] / cpu["plain"], ""),
         Row(f"{what}: times as fast", wall["ours"] / wall["plain"], "", at_least=goal),

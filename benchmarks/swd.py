@@ -1,11 +1,11 @@
 """SWD and MS-SSIM beside plain numpy and scipy: ``python benchmarks/swd.py [--count N] [--size PX] [--pairs N]``.
 
-Both sides compute the same on the same pictures of real faces, with whatever cores there are: one set against another
+Both sides compute the same on the same images of real faces, with whatever cores there are: one set against another
 at the same neighbourhoods and directions, and pairs of one set. The plain versions are those that the tests compare
 with: the paper's protocol written down, as its public code goes about it (whole arrays, `scipy.ndimage.convolve`,
 `numpy.sort`, `scipy.signal.fftconvolve`).
 
-``python benchmarks/swd.py --full 16384`` measures instead what memory so many pictures of 1024x1024 a side take: those
+``python benchmarks/swd.py --full 16384`` measures instead what memory so many images of 1024x1024 a side take: those
 of real CelebA-HQ, shifted and mirrored, within the default budget. The paper's count takes about half an hour.
 """
 
@@ -28,7 +28,7 @@ from table import Row, finish, shared_data
 
 from celebahq_builder.metrics.batches import Batches
 from celebahq_builder.metrics.ssim import diversity
-from celebahq_builder.metrics.swd import pictures_read, swd
+from celebahq_builder.metrics.swd import images_read, swd
 from tests.reference.ms_ssim import ms_ssim as plain_ms_ssim
 from tests.reference.swd import DrawsOfOurs
 from tests.reference.swd import swd as plain_swd
@@ -50,17 +50,15 @@ BATCH = 64
 def main() -> None:
     """Measure everything and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=1024, help="pictures a side, default 1024")
-    parser.add_argument("--size", type=int, default=128, help="of the pictures in pixels, default 128")
+    parser.add_argument("--count", type=int, default=1024, help="images a side, default 1024")
+    parser.add_argument("--size", type=int, default=128, help="of the images in pixels, default 128")
     parser.add_argument("--pairs", type=int, default=256, help="for MS-SSIM, default 256")
-    parser.add_argument(
-        "--full", type=int, metavar="N", help="only measure memory, with N pictures of 1024x1024 a side"
-    )
+    parser.add_argument("--full", type=int, metavar="N", help="only measure memory, with N images of 1024x1024 a side")
     asked = parser.parse_args()
     if asked.full:
         finish(full_rows(shared_data(), asked.full))
-    pictures = faces(shared_data(), 2 * asked.count, asked.size)
-    a, b = pictures[: asked.count], pictures[asked.count :]
+    images = faces(shared_data(), 2 * asked.count, asked.size)
+    a, b = images[: asked.count], images[asked.count :]
     cores = len(os.sched_getaffinity(0))
     print(f"{cores} cores, torch on {torch.get_num_threads()}, load {os.getloadavg()[0]:.1f}")
     swd(batches(a[:64]), batches(b[:64]), resolution=asked.size, count=64)  # what is done once is not measured
@@ -82,22 +80,22 @@ def main() -> None:
 
 
 def full_rows(data: Path, count: int) -> list[Row]:
-    """Return the rows of a comparison of two halves of CelebA-HQ, each picture of them many times over."""
+    """Return the rows of a comparison of two halves of CelebA-HQ, each image of them many times over."""
     paths = sorted((data / "celebahq_1024").glob("*.jpg"))
     if not paths:
-        sys.exit("the benchmark needs pictures in data/celebahq_1024 of the shared data")
-    pictures = np.stack([cv2.imread(str(path))[:, :, ::-1].transpose(2, 0, 1) for path in paths])
-    halves = (pictures[: len(pictures) // 2], pictures[len(pictures) // 2 :])
+        sys.exit("the benchmark needs images in data/celebahq_1024 of the shared data")
+    images = np.stack([cv2.imread(str(path))[:, :, ::-1].transpose(2, 0, 1) for path in paths])
+    halves = (images[: len(images) // 2], images[len(images) // 2 :])
     before = peak_gib()
     done = 0
 
     def advance(more: int) -> None:
         nonlocal done
         if (done + more) // 1024 > done // 1024:
-            print(f"{done + more} of {all_in_all} pictures, {peak_gib():.2f} GiB", flush=True)
+            print(f"{done + more} of {all_in_all} images, {peak_gib():.2f} GiB", flush=True)
         done += more
 
-    all_in_all = pictures_read(1024, count)
+    all_in_all = images_read(1024, count)
     found, wall, cpu = timed(
         lambda: swd(varied(halves[0], count), varied(halves[1], count), resolution=1024, count=count, advance=advance)
     )
@@ -106,20 +104,20 @@ def full_rows(data: Path, count: int) -> list[Row]:
     return [
         Row(f"{what}: by the clock", wall / 60, "min"),
         Row(f"{what}: of a core", cpu / 60, "min"),
-        Row("memory before, with the pictures", before, "GiB"),
+        Row("memory before, with the images", before, "GiB"),
         Row(f"{what}: peak memory", peak_gib(), "GiB", at_most=MEMORY_GIB),
     ]
 
 
-def varied(pictures: Pixels, count: int) -> Batches:
-    """Return pictures over and over, each time shifted otherwise, every second time mirrored: none like another."""
+def varied(images: Pixels, count: int) -> Batches:
+    """Return images over and over, each time shifted otherwise, every second time mirrored: none like another."""
 
     def read() -> Iterator[torch.Tensor]:
         rng = np.random.default_rng(0)
         for i in range(count):
-            again, picture = divmod(i, len(pictures))
+            again, image = divmod(i, len(images))
             top, left = rng.integers(64, size=2)
-            wide = np.pad(pictures[picture], ((0, 0), (32, 32), (32, 32)), mode="reflect")
+            wide = np.pad(images[image], ((0, 0), (32, 32), (32, 32)), mode="reflect")
             cut = wide[:, top : top + 1024, left : left + 1024][:, :, :: -1 if again % 2 else 1]
             yield torch.from_numpy(np.ascontiguousarray(cut))[None]
 
@@ -131,15 +129,15 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def ms_ssim_rows(pictures: Pixels, pairs: int) -> list[Row]:
+def ms_ssim_rows(images: Pixels, pairs: int) -> list[Row]:
     """Return the rows of MS-SSIM."""
-    some = pictures[: 2 * pairs]
+    some = images[: 2 * pairs]
     diversity(batches(some), 32)
     ours, wall, cpu = timed(lambda: diversity(batches(some), pairs))
     plain, plain_wall, plain_cpu = timed(
         lambda: float(np.mean([plain_ms_ssim(p[0::2], p[1::2]).mean() for p in np.split(some, len(some) // BATCH)]))
     )
-    what = f"MS-SSIM, {pairs} pairs of {pictures.shape[-1]}x{pictures.shape[-1]}"
+    what = f"MS-SSIM, {pairs} pairs of {images.shape[-1]}x{images.shape[-1]}"
     return [
         Row(f"{what}: plain", plain_wall, "s"),
         Row(f"{what}: ours", wall, "s"),
@@ -166,11 +164,11 @@ def faces(data: Path, count: int, size_px: int) -> Pixels:
     return np.ascontiguousarray(np.stack(found)[order].transpose(0, 3, 1, 2))
 
 
-def batches(pictures: Pixels) -> Batches:
-    """Return pictures as the metrics read them."""
+def batches(images: Pixels) -> Batches:
+    """Return images as the metrics read them."""
 
     def read() -> Iterator[torch.Tensor]:
-        return iter(torch.split(torch.from_numpy(pictures), BATCH))
+        return iter(torch.split(torch.from_numpy(images), BATCH))
 
     return read
 

@@ -1,12 +1,12 @@
-"""Speed of a ProGAN training: pictures a second at every resolution, and what growing saves.
+"""Speed of a ProGAN training: images a second at every resolution, and what growing saves.
 
 ``python benchmarks/train.py [--device cuda] [--precision bf16] [--resolution 1024] [--seconds 60] [--threads 2]`` runs
-whole steps (both networks, the penalty, both Adams, the average) of full width on random pictures. From their seconds
-follows how long the recipe's schedule takes, and how long the same number of pictures would take a network that has
+whole steps (both networks, the penalty, both Adams, the average) of full width on random images. From their seconds
+follows how long the recipe's schedule takes, and how long the same number of images would take a network that has
 its final size from the start.
 
 On a CPU the figure for 32x32, minibatch 16, stands beside that of the fastest other PyTorch trainer known, 0.4
-pictures a second on 2 cores.
+images a second on 2 cores.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from celebahq_builder.progan.step import ProGANStep, RealBatch
 from celebahq_builder.training.distributed import World
 
 KNOWN = 0.4
-"""Pictures a second at 32x32, minibatch 16, on 2 cores: the fastest other PyTorch trainer known."""
+"""Images a second at 32x32, minibatch 16, on 2 cores: the fastest other PyTorch trainer known."""
 FASTER = 4 / 3
 
 DAY_S = 86_400
@@ -63,13 +63,13 @@ def main() -> None:
     if asked.device == "cpu":
         moment = dataclasses.replace(recipe.schedule.at(0, 5), level=5, alpha=1.0, minibatch=16, per_gpu=None)
         speed, _ = measured(players, moment, asked.seconds)
-        tell(rows, Row("32x32, minibatch 16: pictures/s", speed, "", at_least=KNOWN * FASTER))
+        tell(rows, Row("32x32, minibatch 16: images/s", speed, "", at_least=KNOWN * FASTER))
     for level in levels:
         begins = recipe.schedule.begins(level, levels[-1])
         moment = recipe.schedule.at(begins + recipe.schedule.fade_kimg if begins else 0.0, levels[-1])
         rate[level], peak = measured(players, moment, asked.seconds)
         side = moment.resolution
-        tell(rows, Row(f"{side}x{side}, minibatch {moment.minibatch}: pictures/s", rate[level], ""))
+        tell(rows, Row(f"{side}x{side}, minibatch {moment.minibatch}: images/s", rate[level], ""))
         if peak:
             tell(rows, Row(f"{side}x{side}, minibatch {moment.minibatch}: peak memory", peak / 2**30, "GiB"))
     for what, kimg in (("the recipe", recipe.schedule.total_kimg), ("the paper's comparison", PAPER_KIMG)):
@@ -84,18 +84,18 @@ def main() -> None:
 
 
 def measured(players: ProGANStep, moment: Moment, seconds: float) -> tuple[float, int]:
-    """Return pictures a second of whole steps, and the most memory they took on a GPU, bytes."""
+    """Return images a second of whole steps, and the most memory they took on a GPU, bytes."""
     device, side, n = players.world.device, moment.resolution, moment.minibatch
     passes = moment.passes(1, players.recipe.net.stddev_group)
-    pictures = torch.rand((n, 3, side, side), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1).to(device)
-    reals = [RealBatch(pictures[i::passes]) for i in range(passes)]
+    images = torch.rand((n, 3, side, side), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1).to(device)
+    reals = [RealBatch(images[i::passes]) for i in range(passes)]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     if device.type == "cuda":
         for _ in range(2):
             players.step(0, moment, reals)
     elif side <= 128:  # beyond, a step takes so long that nothing is set up beside it
-        players.step(0, dataclasses.replace(moment, minibatch=4), [RealBatch(pictures[:4])])
+        players.step(0, dataclasses.replace(moment, minibatch=4), [RealBatch(images[:4])])
     synchronise(device)
     began, steps = time.perf_counter(), 0
     while True:

@@ -1,4 +1,4 @@
-"""Text out of files that others made, on its way to a terminal, a page or a picture."""
+"""Text out of files that others made, on its way to a terminal, a page or an image."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DiskFull(WorkspaceError):
 
 
 class DeliveryError(CelebAHQError):
-    """Pictures cannot be delivered without overwriting others."""
+    """Images cannot be delivered without overwriting others."""
 
 
 class WeightsError(CelebAHQError):

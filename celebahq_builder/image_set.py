@@ -29,11 +29,11 @@ def as_png(file: str) -> str:
 
 
 def _is_run(folder: Path) -> bool:
-    """Return whether a folder is a run directory: its pictures are results, not photos."""
+    """Return whether a folder is a run directory: its images are results, not photos."""
     return (folder / "run.json").exists() and (folder / "stages").is_dir()
 
 
-def list_pictures(folder: Path) -> list[str]:
+def list_images(folder: Path) -> list[str]:
     """Return all image files below a folder, relative to it with forward slashes, sorted."""
     found = []
     for parent, folders, files in os.walk(folder):
@@ -55,7 +55,7 @@ Labels = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class NamedImage:
-    """A picture and where it comes from."""
+    """An image and where it comes from."""
 
     pixels: Pixels
     """uint8 [C, R, R]: 3 channels in the order R, G, B, or 1 of grey."""
@@ -65,7 +65,7 @@ class NamedImage:
 
 
 class ImageSet(Protocol):
-    """Pictures of a data set, read one after another; memory does not depend on how many they are.
+    """Images of a data set, read one after another; memory does not depend on how many they are.
 
     Readers check what can be known beforehand (counts, sizes, names) when they are made, and the rest as they go.
     Whatever is wrong with the data is a `FormatError`.
@@ -73,7 +73,7 @@ class ImageSet(Protocol):
 
     @property
     def count(self) -> int:
-        """How many pictures there are."""
+        """How many images there are."""
 
     @property
     def resolution(self) -> int:
@@ -85,11 +85,11 @@ class ImageSet(Protocol):
 
     @property
     def labels(self) -> Labels | None:
-        """float32 [N, classes], one row per picture: one-hot classes or attributes of 0 and 1; None without."""
+        """float32 [N, classes], one row per image: one-hot classes or attributes of 0 and 1; None without."""
 
     @property
     def label_names(self) -> tuple[str, ...]:
         """One for each column of the labels, or empty where the format does not say."""
 
-    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the pictures from number `start` on, in their order; may be called again."""
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
+        """Yield the images from number `start` on, in their order; may be called again."""

@@ -55,10 +55,10 @@ _WORDS = {
     Reason.CROP_TOO_SMALL: "the crop has too few pixels in the photo",
     Reason.CROP_OUTSIDE: "too little of the crop lies inside the photo",
     Reason.NOT_IN_TABLE: "the image list names the file but the landmark table has no row for it",
-    Reason.PROC_MD5_DIFFERS: "the picture that the delta belongs to came out with other bytes",
+    Reason.PROC_MD5_DIFFERS: "the image that the delta belongs to came out with other bytes",
     Reason.DELTA_MISSING: "the delta is not in the folder of deltas",
     Reason.DELTA_UNREADABLE: "the delta cannot be decrypted or unpacked",
-    Reason.FINAL_MD5_DIFFERS: "photo and delta do not make the official picture",
+    Reason.FINAL_MD5_DIFFERS: "photo and delta do not make the official image",
     Reason.LOW_SCORE: "the quality score did not make the cut",
 }
 

@@ -49,7 +49,7 @@ class Release:
     resolution: int = 64
     files: dict[int, str] = field(default_factory=lambda: dict(FILES))
     finals: dict[int, np.ndarray] = field(default_factory=dict)
-    """The official pictures: noise, so that every delta has all values."""
+    """The official images: noise, so that every delta has all values."""
     rows: dict[int, list[str]] = field(default_factory=dict)
     members: dict[int, bytes] = field(default_factory=dict)
 

@@ -39,11 +39,11 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_other_things_than_photos(caplog: pytest.LogCaptureFixture) -> None:
     """What cannot be rejected has no count of it."""
     caplog.set_level("INFO")
-    run = Progress("export", total=4, done=1, unit="picture", judged=False)
+    run = Progress("export", total=4, done=1, unit="image", judged=False)
     run.advance(3)
     run.close()
-    assert caplog.messages[-1].startswith("export: 4 of 4 pictures, ")
-    assert caplog.messages[-1].endswith(" pictures/s, 0 min left")
+    assert caplog.messages[-1].startswith("export: 4 of 4 images, ")
+    assert caplog.messages[-1].endswith(" images/s, 0 min left")
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -60,7 +60,7 @@ def test_what_takes_a_moment_is_not_mentioned(
     monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: terminal, raising=False)
     caplog.set_level("INFO")
-    run = Progress("extract", total=4, unit="picture", judged=False, silent_s=progress.MOMENT_S)
+    run = Progress("extract", total=4, unit="image", judged=False, silent_s=progress.MOMENT_S)
     for _ in range(4):
         clock[0] += seconds / 4
         run.advance(1)

@@ -15,7 +15,7 @@ from table import Row
 from torch.utils.flop_counter import FlopCounterMode
 
 from celebahq_builder.imaging.tiles import run_tiled
-from restoring.pictures import Network, live1, tensor
+from restoring.images import Network, live1, tensor
 
 FACE_PX = 450
 FACE_S = 4.0

@@ -12,13 +12,13 @@ from celebahq_builder.metrics.fidelity import psnr
 from celebahq_builder.metrics.ssim import ssim
 from celebahq_builder.restoration.degradation import jpeg
 from celebahq_builder.restoration.photos import Pixels
-from restoring.pictures import Network, live1, restore, tensor
+from restoring.images import Network, live1, restore, tensor
 
 GAIN_DB = {10: 1.2, 20: 1.2, 40: 1.1, 60: 0.8, 80: None, 90: -0.02}
 """JPEG quality -> least gain in RGB PSNR over the JPEG itself, mean over LIVE1; None is reported only."""
 
 NO_HARM_DB = -0.02
-"""Least gain of any picture at quality 90, and of pictures as good as clean: quality 98 without subsampling."""
+"""Least gain of any image at quality 90, and of images as good as clean: quality 98 without subsampling."""
 
 TWICE_DB = 0.8
 """Least gain after two compressions, 30 then 75, on grids shifted by (3, 5)."""
@@ -57,10 +57,10 @@ def _rows(name: str, gains: list[Gain], mean_db: float | None, worst_db: float |
 
 def _gain(net: Network, damaged: Pixels, clean: Pixels) -> Gain:
     result, before, truth = restore(net, damaged), tensor(damaged), tensor(clean)
-    similar = [float(ssim(picture[None], truth[None])[0]) for picture in (result, before)]
+    similar = [float(ssim(image[None], truth[None])[0]) for image in (result, before)]
     return psnr(result, truth) - psnr(before, truth), similar[0] - similar[1]
 
 
 def _shift(net: Network, photo: Pixels) -> float:
-    before, after = (picture.double().mean(dim=(1, 2)) for picture in (tensor(photo), restore(net, photo)))
+    before, after = (image.double().mean(dim=(1, 2)) for image in (tensor(photo), restore(net, photo)))
     return float((after - before).abs().max())

@@ -1,4 +1,4 @@
-"""Test pictures, and networks run over them."""
+"""Test images, and networks run over them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ CROP_PX = 256
 
 
 def live1(data: Path) -> list[Pixels]:
-    """Return the 29 pictures of LIVE1."""
+    """Return the 29 images of LIVE1."""
     folder = data / "benchmarks" / "LIVE1"
     return [read(path) for path in sorted(folder.glob("*.*")) if path.suffix.lower() in (".bmp", ".png")]
 
 
 def low_and_high(data: Path, name: str) -> Iterator[tuple[Pixels, Pixels]]:
-    """Yield the official low-resolution files of Set5 or Set14 with the true pictures."""
+    """Yield the official low-resolution files of Set5 or Set14 with the true images."""
     for path in sorted((data / "benchmarks" / name).glob("*_LR.png")):
         yield read(path), read(path.with_name(path.name.replace("_LR", "_HR")))
 
@@ -45,17 +45,17 @@ def held_out(data: Path) -> Iterator[tuple[Pixels, Pixels]]:
                 yield to_pixels(shrink4(to_tensor([high], torch.device("cpu"))))[0], high
 
 
-def restore(net: Network, picture: Pixels, scale: int = 1) -> Tensor:
+def restore(net: Network, image: Pixels, scale: int = 1) -> Tensor:
     """Return a network's result, uint8 [3, H, W]."""
-    return run_tiled(net, tensor(picture), scale=scale, tile_px=512, context_px=net.context_px, stride_px=net.STRIDE_PX)
+    return run_tiled(net, tensor(image), scale=scale, tile_px=512, context_px=net.context_px, stride_px=net.STRIDE_PX)
 
 
-def tensor(picture: Pixels) -> Tensor:
-    """Return an RGB picture as uint8 [3, H, W]."""
-    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+def tensor(image: Pixels) -> Tensor:
+    """Return an RGB image as uint8 [3, H, W]."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def read(path: Path) -> Pixels:
-    """Return a picture as uint8 [H, W, 3]."""
+    """Return an image as uint8 [H, W, 3]."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))

@@ -15,7 +15,7 @@ from torch import Tensor
 from celebahq_builder.metrics.fidelity import psnr_y, spectrum_error_db
 from celebahq_builder.metrics.texture import texture_distance
 from celebahq_builder.restoration.photos import Pixels
-from restoring.pictures import Network, held_out, low_and_high, restore, tensor
+from restoring.images import Network, held_out, low_and_high, restore, tensor
 
 PSNR_DB = {("upscaler-psnr", "Set5"): 31.2, ("upscaler-psnr", "Set14"): 27.9, ("upscaler-gan", "Set5"): 29.0}
 """Least Y-PSNR, 4 px border."""
@@ -31,12 +31,12 @@ COLOUR = 0.5
 """Largest shift of the mean colour from the input's, grey levels."""
 
 PATCHES = 1024
-"""Neighbourhoods per picture for the texture's distance; the sets are small."""
+"""Neighbourhoods per image for the texture's distance; the sets are small."""
 
 
 @dataclass
 class Figures:
-    """What is measured of one network on one set of pictures."""
+    """What is measured of one network on one set of images."""
 
     psnr_db: list[float] = field(default_factory=list)
     spectrum_db: list[float] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What makes a picture worse, done to 1024x1024 pictures; each takes RGB uint8 [S, S, 3] and a generator."""
+"""What makes an image worse, done to 1024x1024 images; each takes RGB uint8 [S, S, 3] and a generator."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ HALFTONE_PX = 6.0
 
 def blur(sigma: float) -> Damage:
     """Gaussian blur of `sigma` px."""
-    return lambda picture, _: cv2.GaussianBlur(picture, (0, 0), sigma)
+    return lambda image, _: cv2.GaussianBlur(image, (0, 0), sigma)
 
 
 def down_up(factor: int) -> Damage:
     """Reduced by the area filter, enlarged again by the bicubic one."""
 
-    def damage(picture: Pixels, _: np.random.Generator) -> Pixels:
-        side = picture.shape[0]
-        small = cv2.resize(picture, (side // factor, side // factor), interpolation=cv2.INTER_AREA)
+    def damage(image: Pixels, _: np.random.Generator) -> Pixels:
+        side = image.shape[0]
+        small = cv2.resize(image, (side // factor, side // factor), interpolation=cv2.INTER_AREA)
         return cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC)
 
     return damage
 
 
-def motion_blur(picture: Pixels, _: np.random.Generator) -> Pixels:
+def motion_blur(image: Pixels, _: np.random.Generator) -> Pixels:
     """15 px along the rows."""
-    return cv2.blur(picture, (15, 1))
+    return cv2.blur(image, (15, 1))
 
 
-def halftone(picture: Pixels, _: np.random.Generator) -> Pixels:
+def halftone(image: Pixels, _: np.random.Generator) -> Pixels:
     """A screen of dots at 45 degrees, of amplitude 30."""
-    y, x = np.mgrid[: picture.shape[0], : picture.shape[1]] * (2 * np.pi / HALFTONE_PX * np.sqrt(0.5))
-    return rounded(picture + (15 * (np.cos(x + y) + np.cos(x - y)))[..., None])
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]] * (2 * np.pi / HALFTONE_PX * np.sqrt(0.5))
+    return rounded(image + (15 * (np.cos(x + y) + np.cos(x - y)))[..., None])
 
 
-def interlaced(picture: Pixels, _: np.random.Generator) -> Pixels:
+def interlaced(image: Pixels, _: np.random.Generator) -> Pixels:
     """Odd lines shifted by 4 px."""
-    shifted = picture.copy()
-    shifted[1::2] = np.roll(picture[1::2], 4, axis=1)
+    shifted = image.copy()
+    shifted[1::2] = np.roll(image[1::2], 4, axis=1)
     return shifted
 
 
 def jpeg(quality: int) -> Damage:
     """One compression by OpenCV."""
 
-    def damage(picture: Pixels, _: np.random.Generator) -> Pixels:
-        _, coded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    def damage(image: Pixels, _: np.random.Generator) -> Pixels:
+        _, coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
         return cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1]
 
     return damage
@@ -61,12 +61,12 @@ def jpeg(quality: int) -> Damage:
 
 def noise(sigma: float) -> Damage:
     """White Gaussian noise, of each channel its own."""
-    return lambda picture, rng: rounded(picture + rng.normal(scale=sigma, size=picture.shape))
+    return lambda image, rng: rounded(image + rng.normal(scale=sigma, size=image.shape))
 
 
-def posterised(picture: Pixels, _: np.random.Generator) -> Pixels:
+def posterised(image: Pixels, _: np.random.Generator) -> Pixels:
     """16 levels."""
-    return picture // 16 * 16 + 8
+    return image // 16 * 16 + 8
 
 
 def rounded(values: NDArray[np.floating]) -> Pixels:
@@ -89,7 +89,7 @@ DAMAGES: dict[str, tuple[Damage, float]] = {
     "noise 25": (noise(25), 0.97),
     "16 levels": (posterised, 0.97),
 }
-"""Name -> damage, and the least share of pictures whose score it must lower."""
+"""Name -> damage, and the least share of images whose score it must lower."""
 
 WORSE = (
     ("blur 1 px", "blur 2 px"),

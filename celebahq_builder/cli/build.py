@@ -55,7 +55,7 @@ STAGES = ("region", "denoise", "upscale", "align", "score", "select", "pack")
     type=PATH,
     metavar="FILE",
     help="image_list.txt of the official CelebA-HQ, with --recipe official-deltas: only its photos, in its order. "
-    "Without --deltas, the pictures that the deltas belong to, each checked by its MD5.",
+    "Without --deltas, the images that the deltas belong to, each checked by its MD5.",
 )
 @click.option(
     "--deltas",

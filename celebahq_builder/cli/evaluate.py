@@ -1,4 +1,4 @@
-"""``evaluate``: how good pictures are, a generator is, or a training was."""
+"""``evaluate``: how good images are, a generator is, or a training was."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from celebahq_builder.errors import RecipeError
     "--num",
     type=click.IntRange(1),
     metavar="N",
-    help="Pictures a side, pairs of ms-ssim; default those of the papers: swd 16384, ms-ssim and kid 10000, fid and is "
+    help="Images a side, pairs of ms-ssim; default those of the papers: swd 16384, ms-ssim and kid 10000, fid and is "
     "50000.",
 )
 @click.option(
@@ -29,7 +29,7 @@ from celebahq_builder.errors import RecipeError
     default=0,
     show_default=True,
     metavar="S",
-    help="Of latents, of the choice of pictures, and of what the metrics draw.",
+    help="Of latents, of the choice of images, and of what the metrics draw.",
 )
 @click.option(
     "--resolution",
@@ -43,9 +43,9 @@ from celebahq_builder.errors import RecipeError
 @click.option("--out", type=PATH, metavar="DIR", help="Write a page of it to DIR/index.html, and DIR/evaluation.json.")
 @click.option("--audit", is_flag=True, help="Look for duplicates, bars, padding in FILE.h5: DIR/audit, or FILE-audit.")
 def evaluate(source: Path, metrics: str | None, out: Path | None, audit: bool, **asked: Any) -> None:
-    """Say how far the pictures of SOURCE are from those of REFERENCE, and how varied they are.
+    """Say how far the images of SOURCE are from those of REFERENCE, and how varied they are.
 
-    SOURCE and REFERENCE are HDF5 files, folders of pictures, zips of them (as StyleGAN's), or generators: the file
+    SOURCE and REFERENCE are HDF5 files, folders of images, zips of them (as StyleGAN's), or generators: the file
     generator.safetensors or the folder of the run that holds it. Of a run as SOURCE all checkpoints are evaluated,
     each at its own resolution; --out draws the curves.
 
@@ -56,9 +56,9 @@ def evaluate(source: Path, metrics: str | None, out: Path | None, audit: bool, *
     kid      kernel Inception distance; lower is nearer
     is       Inception score of SOURCE; higher is better, where classes mean something
 
-    A number is named by its protocol: swd16k is of 16,384 pictures a side. Those of other counts cannot be compared
+    A number is named by its protocol: swd16k is of 16,384 images a side. Those of other counts cannot be compared
     with it. Beside swd, fid and kid stands the floor, which two disjoint parts of REFERENCE have; beside ms-ssim and
-    is, what REFERENCE itself has. Of a data set with more than N pictures N are drawn at random, without replacement;
+    is, what REFERENCE itself has. Of a data set with more than N images N are drawn at random, without replacement;
     of a generator those of the seed are taken, from number 0 on.
     """  # noqa: D301 - click wants the character, not its name
     if metrics is None and not audit:

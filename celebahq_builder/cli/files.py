@@ -36,7 +36,7 @@ def inspect(file: Path) -> None:
     "--shard",
     type=click.IntRange(1),
     metavar="N",
-    help="webdataset, parquet: pictures in a file; default 1000.",
+    help="webdataset, parquet: images in a file; default 1000.",
 )
 @click.option(
     "--png-level",
@@ -60,13 +60,13 @@ def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> Non
     webdataset    tar shards of PNG and JSON
     parquet       shards of a table with an image column: Hugging Face datasets
 
-    What is known of the pictures goes along where the format has a place for it. Labels are those of
+    What is known of the images goes along where the format has a place for it. Labels are those of
     FILE-labels.npy, or else the attributes. Kill it at any time: the same command goes on from PATH.partial.
     """  # noqa: D301 - click wants the character, not its name
     from celebahq_builder.formats.export import ExportSettings, export
 
-    pictures = export(file, out, ExportSettings(**asked), workers or os.cpu_count() or 1)
-    click.echo(f"{out}: {pictures} pictures")
+    images = export(file, out, ExportSettings(**asked), workers or os.cpu_count() or 1)
+    click.echo(f"{out}: {images} images")
 
 
 @celebahq.command("import", interrupted="the same command goes on from here")
@@ -84,9 +84,9 @@ def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> Non
     "--resize",
     type=int,
     metavar="R",
-    help="Formats of pictures of any size: cut the middle of each to R x R px, by a Lanczos filter.",
+    help="Formats of images of any size: cut the middle of each to R x R px, by a Lanczos filter.",
 )
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N images.")
 @click.option("--skip", type=PATH, metavar="FILE", help="lsun: leave out the entries of these names, one a line.")
 @click.option(
     "--compression",
@@ -103,19 +103,19 @@ def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> Non
 
     \b
     images        a folder of PNG, JPEG, WebP, BMP or TIFF at any depth; metadata.jsonl where it has one
-    stylegan-zip  a zip of such pictures; labels of its dataset.json
+    stylegan-zip  a zip of such images; labels of its dataset.json
     tfrecord      a folder of NAME-r02.tfrecords ... with NAME-rxx.labels, or a single file
-    webdataset    a folder of tar shards: of each sample the picture, .json and .cls; or a single one
+    webdataset    a folder of tar shards: of each sample the image, .json and .cls; or a single one
     parquet       a folder of Parquet files with an image column, as Hugging Face datasets has it; or a single one
     hdf5          a file of the ProGAN authors' Theano tool, or of this package
     cifar10       its folder or archive, Python or binary
     mnist         the folder of its four files
-    lsun          the folder of an LMDB, or of pictures; 256 px without --resize
+    lsun          the folder of an LMDB, or of images; 256 px without --resize
 
-    Pictures are square, of one size, a power of two, RGB or grey of 8 bits; grey stays one channel where all are.
+    Images are square, of one size, a power of two, RGB or grey of 8 bits; grey stays one channel where all are.
     Labels go to FILE-labels.npy. Kill it at any time: the same command goes on from FILE.h5.partial.
     """  # noqa: D301
     from celebahq_builder.formats.import_ import import_images
 
-    pictures = import_images(path, out, workers=workers or os.cpu_count() or 1, **asked)
-    click.echo(f"{out}: {pictures} pictures")
+    images = import_images(path, out, workers=workers or os.cpu_count() or 1, **asked)
+    click.echo(f"{out}: {images} images")

@@ -1,4 +1,4 @@
-"""``filter``: the best pictures of any folder."""
+"""``filter``: the best images of any folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from celebahq_builder.errors import RecipeError
 
 @celebahq.command("filter", interrupted="the same command goes on from here")
 @click.argument("folder", type=PATH, metavar="DIR")
-@click.option("--keep", type=click.IntRange(1), metavar="N", help="Keep the N pictures of the highest scores.")
+@click.option("--keep", type=click.IntRange(1), metavar="N", help="Keep the N images of the highest scores.")
 @click.option("--min-score", type=click.FloatRange(0, 1), metavar="S", help="Keep all of score S or more: 0 to 1.")
 @click.option(
     "--top",
@@ -28,7 +28,7 @@ from celebahq_builder.errors import RecipeError
     "--out",
     type=PATH,
     metavar="DIR2",
-    help="Deliver the kept pictures there, with the folders they are in below DIR.",
+    help="Deliver the kept images there, with the folders they are in below DIR.",
 )
 @click.option("--list", "list_path", type=PATH, metavar="FILE.csv", help="Or write their names and scores there.")
 @click.option("--copy", "mode", flag_value="copy", help="With --out: copy them, with their time stamps. The default.")
@@ -56,23 +56,23 @@ from celebahq_builder.errors import RecipeError
     default=100_000_000,
     show_default=True,
     metavar="PX",
-    help="Pictures of more pixels are not decoded: 6 bytes of memory per pixel and process.",
+    help="Images of more pixels are not decoded: 6 bytes of memory per pixel and process.",
 )
-def filter_pictures(folder: Path, yes: bool, mode: str | None, workers: int | None, **asked: Any) -> None:
-    """Score the pictures below DIR, of any size, and keep the best.
+def filter_images(folder: Path, yes: bool, mode: str | None, workers: int | None, **asked: Any) -> None:
+    """Score the images below DIR, of any size, and keep the best.
 
-    The score says how much fine detail the square in the middle of a picture shows, judged as 1024x1024 px: a larger
+    The score says how much fine detail the square in the middle of an image shows, judged as 1024x1024 px: a larger
     one is reduced by averaging areas, a smaller one is enlarged, which adds no detail. 0 to 1, higher is better;
     equal scores are ordered by path. Without --keep, --min-score or --top all are kept.
 
-    Without --out or --list nothing is written but the scores folder: scores.csv with every picture, and index.html
+    Without --out or --list nothing is written but the scores folder: scores.csv with every image, and index.html
     to look at. Nothing is ever overwritten, and DIR is not written into unless a path in it is given.
 
     Kill it at any time: the same command goes on. A file that changed (size, time) is scored again.
 
-    Pictures are files ending in .jpg, .jpeg, .jpe, .jfif, .png, .webp, .bmp, .tif, .tiff, .gif, .jp2, .ppm, .pgm, .tga,
+    Images are files ending in .jpg, .jpeg, .jpe, .jfif, .png, .webp, .bmp, .tif, .tiff, .gif, .jp2, .ppm, .pgm, .tga,
     .avif, .heic, .heif, in any case. Those that cannot be read are listed with the reason; other files, hidden ones and
-    links to folders are counted. Of several names of one file the first counts, of an animation the first picture.
+    links to folders are counted. Of several names of one file the first counts, of an animation the first image.
     """
     from celebahq_builder.filter import command
     from celebahq_builder.filter.delivery import Mode

@@ -32,7 +32,7 @@ RESOLUTION = click.option("--resolution", type=click.IntRange(1), metavar="R", h
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder for the PNG files.")
 @RESOLUTION
 def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, resolution: int | None) -> None:
-    """Write pictures of an HDF5 file as PNG files, lossless, named by their number: 00000.png.
+    """Write images of an HDF5 file as PNG files, lossless, named by their number: 00000.png.
 
     --resolution is the largest level by default. Nothing is ever overwritten. Files of the original ProGAN tool and
     grey ones will do; those know no ids.
@@ -42,14 +42,14 @@ def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, re
     from celebahq_builder.inspect.extract import extract as write
 
     if not index and not names:
-        raise FormatError("say which pictures: --index 0:10, say, --index : for all, or --id NAME")
-    with PyramidFile.with_pictures(file) as pyramid:
+        raise FormatError("say which images: --index 0:10, say, --index : for all, or --id NAME")
+    with PyramidFile.with_images(file) as pyramid:
         numbers = _chosen(pyramid, index, names)
         told = list(tiles(pyramid, numbers))  # what is wrong with it is known before anything is written
         written = write(pyramid, numbers, out, resolution)
         for path, tile in zip(written, told, strict=True):
             click.echo("  ".join(filter(None, (str(path), tile.name))))
-    click.echo(f"{len(written):,} of {pyramid.count:,} pictures written to {out}")
+    click.echo(f"{len(written):,} of {pyramid.count:,} images written to {out}")
 
 
 @celebahq.command()
@@ -58,21 +58,21 @@ def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, re
 @click.option(
     "--by",
     type=click.Choice(["id", "file", "position"]),
-    help="What makes two pictures a pair: id, source file or place; default the first that both files have.",
+    help="What makes two images a pair: id, source file or place; default the first that both files have.",
 )
 @click.option("--resolution", type=click.IntRange(1), metavar="R", help="Only this level; default all both have.")
-@click.option("--full", is_flag=True, help="Read those pictures too whose recorded SHA-256 are equal.")
+@click.option("--full", is_flag=True, help="Read those images too whose recorded SHA-256 are equal.")
 @click.option(
     "--worst", type=click.IntRange(0), default=10, show_default=True, metavar="N", help="Name the N that differ most."
 )
 def compare(a: Path, b: Path, **asked: Any) -> None:
-    """Say which pictures of two HDF5 files differ, and by how much.
+    """Say which images of two HDF5 files differ, and by how much.
 
-    Pictures are paired by id, by source file, or by place in the file, and compared level by level: the largest and
-    the mean absolute difference in levels of 0 to 255, and the PSNR. Where both files record the SHA-256 of a picture
+    Images are paired by id, by source file, or by place in the file, and compared level by level: the largest and
+    the mean absolute difference in levels of 0 to 255, and the PSNR. Where both files record the SHA-256 of an image
     and these are equal, it is taken for equal and not read; --full reads all.
 
-    Only pictures are compared, not what is known of them. Another order is told but is no difference; a picture or a
+    Only images are compared, not what is known of them. Another order is told but is no difference; an image or a
     level that only one file has, is one.
 
     Exit code: 0 all equal, 1 there are differences, 2 the files cannot be compared.
@@ -81,7 +81,7 @@ def compare(a: Path, b: Path, **asked: Any) -> None:
     from celebahq_builder.inspect import compare as compare_module
 
     try:
-        with PyramidFile.with_pictures(a) as one, PyramidFile.with_pictures(b) as other:
+        with PyramidFile.with_images(a) as one, PyramidFile.with_images(b) as other:
             result = compare_module.compare(one, other, **asked)
             for line in compare_module.lines(one, other, result):
                 click.echo(line)
@@ -95,17 +95,17 @@ def compare(a: Path, b: Path, **asked: Any) -> None:
 @celebahq.command(interrupted="nothing was written")
 @FILE
 @click.option("--out", type=PATH, required=True, metavar="SHEET.png", help="Ends in .png, .jpg or .html.")
-@click.option("--grid", metavar="CxR", help="Columns and most rows of pictures; default 8x5.")
+@click.option("--grid", metavar="CxR", help="Columns and most rows of images; default 8x5.")
 @click.option("--level", "--resolution", "resolution", type=click.IntRange(1), metavar="R", help="Level to show.")
 @INDEX
 @NAMES
-@click.option("--random", "drawn", is_flag=True, help="Pictures drawn at random.")
+@click.option("--random", "drawn", is_flag=True, help="Images drawn at random.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="S", help="Of --random.")
 @click.option("--best", is_flag=True, help="Those of the highest scores.")
 @click.option("--worst", is_flag=True, help="Those of the lowest scores, the lowest last; with --best half of each.")
 @click.option("--captions/--no-captions", default=True, help="Number, score and name under each; the default.")
 def view(file: Path, out: Path, grid: str | None, resolution: int | None, captions: bool, **asked: Any) -> None:
-    """Show pictures of an HDF5 file on a contact sheet, or on an HTML page that can be sent as one file.
+    """Show images of an HDF5 file on a contact sheet, or on an HTML page that can be sent as one file.
 
     By default the first ones, as they are at the level next to 192 px. Nothing is ever overwritten. A page without
     --grid has fewer columns where the window is small.
@@ -117,7 +117,7 @@ def view(file: Path, out: Path, grid: str | None, resolution: int | None, captio
     columns, rows = (int(match[1]), int(match[2])) if match else (0, 0)
     if not columns or not rows:
         raise FormatError(f"--grid {grid}: expected columns x rows, such as 8x5")
-    with PyramidFile.with_pictures(file) as pyramid:
+    with PyramidFile.with_images(file) as pyramid:
         numbers = _shown(pyramid, columns * rows, **asked)
         shown = contact_sheet.tiles(pyramid, numbers[: columns * rows])
         level = resolution or contact_sheet.level_for(pyramid)
@@ -130,7 +130,7 @@ def view(file: Path, out: Path, grid: str | None, resolution: int | None, captio
             if len(numbers) > len(shown)
             else ""
         )
-        click.echo(f"{out}: {len(shown):,} of {pyramid.count:,} pictures at {level}x{level}{left}")
+        click.echo(f"{out}: {len(shown):,} of {pyramid.count:,} images at {level}x{level}{left}")
 
 
 def _chosen(pyramid: PyramidFile, index: str | None, names: tuple[str, ...]) -> list[int]:

@@ -15,7 +15,7 @@ from celebahq_builder.progan.schedule import RESUMABLE_KEYS
 
 def _finite(_: click.Context, param: click.Parameter, value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not a number of pictures")
+        raise click.BadParameter(f"{value} is not a number of images")
     return value
 
 
@@ -31,7 +31,7 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
     type=click.FloatRange(0, min_open=True),
     metavar="K",
     callback=_finite,
-    help="Length, in 1000 pictures shown.",
+    help="Length, in 1000 images shown.",
 )
 @click.option(
     "--changed",
@@ -55,7 +55,7 @@ def train(
     Kill it at any time, or send it SIGTERM, upon which it saves: the same command goes on. On several GPUs:
     torchrun --nproc-per-node N -m celebahq_builder train ...
 
-    RUN holds stats.jsonl, TensorBoard's events, grids of generated pictures (fakes-KKKKKK.png) beside real ones
+    RUN holds stats.jsonl, TensorBoard's events, grids of generated images (fakes-KKKKKK.png) beside real ones
     (reals.png), checkpoints, and generator.safetensors, the averaged generator.
     """
     from celebahq_builder.training.interruption import StopRequest
@@ -103,7 +103,7 @@ class GridParam(click.ParamType[tuple[int, int]]):
 
 @celebahq.command()
 @GENERATOR
-@click.option("--num", type=click.IntRange(1), metavar="N", help="How many pictures; default: 1000.")
+@click.option("--num", type=click.IntRange(1), metavar="N", help="How many images; default: 1000.")
 @click.option("--out", type=PATH, required=True, metavar="DIR|FILE.h5|FILE.png", help="PNG files, HDF5, or a sheet.")
 @click.option("--grid", type=GridParam(), metavar="CxR", help="One sheet of C columns and R rows, to FILE.png.")
 @SEED
@@ -118,7 +118,7 @@ def generate(
     label: int | None,
     device: str,
 ) -> None:
-    """Generate pictures with a trained generator; picture i of a seed is always the same."""
+    """Generate images with a trained generator; image i of a seed is always the same."""
     import torch
 
     from celebahq_builder import parallel
@@ -126,17 +126,17 @@ def generate(
     from celebahq_builder.progress import Progress
 
     if grid and num:
-        raise click.UsageError(f"--grid {grid[0]}x{grid[1]} says how many pictures; leave out --num")
+        raise click.UsageError(f"--grid {grid[0]}x{grid[1]} says how many images; leave out --num")
     count = grid[0] * grid[1] if grid else num or 1000
     room.check_target(out, sheet=bool(grid))
-    pictures = room.Generated(generator, count, seed, torch.device(parallel.devices(device)[0]), label)
+    images = room.Generated(generator, count, seed, torch.device(parallel.devices(device)[0]), label)
     if grid:
-        room.sheet(pictures, grid[0], out)
+        room.sheet(images, grid[0], out)
     else:
-        progress = Progress("generate", count, unit="picture", judged=False)
-        room.generate(pictures, out, progress.advance)
+        progress = Progress("generate", count, unit="image", judged=False)
+        room.generate(images, out, progress.advance)
         progress.close()
-    click.echo(f"{out}: {count} pictures of {pictures.resolution}x{pictures.resolution}")
+    click.echo(f"{out}: {count} images of {images.resolution}x{images.resolution}")
 
 
 @celebahq.command()
@@ -169,7 +169,7 @@ def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, 
 @click.option("--out", type=PATH, required=True, metavar="FILE.mp4", help="The video, H.264.")
 @click.option("--fps", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, metavar="F")
 def training_video(run: Path, out: Path, fps: float) -> None:
-    """Make a video of a run's grids of generated pictures."""
+    """Make a video of a run's grids of generated images."""
     from celebahq_builder.progan.video import training_video as make
 
     make(run, out, fps=fps)

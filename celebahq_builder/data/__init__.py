@@ -1,4 +1,4 @@
-"""Pictures for training and evaluation: a data set, the order they are drawn in, minibatches, a device."""
+"""Images for training and evaluation: a data set, the order they are drawn in, minibatches, a device."""
 
 from celebahq_builder.data.dataset import Batch, PyramidDataset, faded, to_device
 from celebahq_builder.data.loader import loader

@@ -20,14 +20,14 @@ from celebahq_builder.imaging.pyramid import Pixels
 
 
 class Batch(NamedTuple):
-    """Pictures of a minibatch."""
+    """Images of a minibatch."""
 
     pixels: Tensor
     """uint8 [n, C, R, R], mirrored where they were drawn so."""
     labels: Tensor | None
     """float32 [n, classes], or None where the data set was opened without."""
     numbers: Tensor
-    """int64 [n], of the pictures in their file."""
+    """int64 [n], of the images in their file."""
     alpha: float | None = None
     """The data set's fixed fade-in; None where it has none."""
 
@@ -57,36 +57,36 @@ def to_device(batch: Batch, device: torch.device | str, alpha: float | None = No
     return reals / 127.5 - 1, labels
 
 
-def faded(pictures: Tensor, alpha: float) -> Tensor:
-    """Mix pictures with their level below, as generated ones are mixed while a resolution fades in.
+def faded(images: Tensor, alpha: float) -> Tensor:
+    """Mix images with their level below, as generated ones are mixed while a resolution fades in.
 
     The level below is the mean of 2x2 pixels, each repeated 2x2 times (Karras et al. 2018, section 2 and figure 2).
 
     Args:
-        pictures: float [n, C, R, R].
-        alpha: 0 for the level below alone, 1 for the pictures themselves.
+        images: float [n, C, R, R].
+        alpha: 0 for the level below alone, 1 for the images themselves.
 
     Raises:
-        ValueError: `alpha` is not in [0, 1], or the pictures are of one pixel, which has no level below.
+        ValueError: `alpha` is not in [0, 1], or the images are of one pixel, which has no level below.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha = {alpha} must be in [0, 1]")
     if alpha == 1:
-        return pictures
-    if pictures.shape[-1] < 2:
-        raise ValueError("pictures of 1x1 have no level below to fade in from; give alpha = 1")
-    below = F.interpolate(F.avg_pool2d(pictures, 2), scale_factor=2, mode="nearest")
-    return torch.lerp(below, pictures, alpha)
+        return images
+    if images.shape[-1] < 2:
+        raise ValueError("images of 1x1 have no level below to fade in from; give alpha = 1")
+    below = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="nearest")
+    return torch.lerp(below, images, alpha)
 
 
 MEMORY_BYTES = 2 * 2**30
-"""Of the levels of 30,000 pictures, those up to 128x128 fit: 1.5 GB, and 2.0 GB with all below it."""
+"""Of the levels of 30,000 images, those up to 128x128 fit: 1.5 GB, and 2.0 GB with all below it."""
 
 
 class PyramidDataset(Dataset[Any]):
-    """Pictures of one resolution, uint8 [C, R, R]; with labels, pairs of them and float32 [classes].
+    """Images of one resolution, uint8 [C, R, R]; with labels, pairs of them and float32 [classes].
 
-    The level is kept in memory, decompressed, if it fits `memory_bytes`: all of it is read when the first picture is
+    The level is kept in memory, decompressed, if it fits `memory_bytes`: all of it is read when the first image is
     asked for, or by `load`. Each process that reads has its own copy, but for the workers of a data loader: those
     that are forked share what was loaded before, all others read the file, so the budget is per training process.
     Larger levels are read from the file, which may be used before and after forks, and through pickle.
@@ -94,11 +94,11 @@ class PyramidDataset(Dataset[Any]):
     Args:
         path: of a file of this project, or of the ProGAN authors' tool.
         resolution: R; None for the largest level.
-        alpha: fade-in that all pictures get on the device, see `to_device`; None if that depends on the time.
-        mirror: whether pictures are flipped left to right at random, half of them: as `Order` says where `loader`
+        alpha: fade-in that all images get on the device, see `to_device`; None if that depends on the time.
+        mirror: whether images are flipped left to right at random, half of them: as `Order` says where `loader`
             draws them, by torch's random generator where the data set is indexed.
         labels: ``file`` for ``<stem>-labels.npy``, ``attributes`` for those of the HDF5 file.
-        memory_bytes: budget for keeping the level; 0 to read every picture from the file.
+        memory_bytes: budget for keeping the level; 0 to read every image from the file.
         threads: that decompress; None for one per core; workers of a data loader take one each.
 
     Raises:
@@ -131,7 +131,7 @@ class PyramidDataset(Dataset[Any]):
         self._pixels: Pixels | None = None
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.level)
 
     def load(self) -> None:
@@ -140,11 +140,11 @@ class PyramidDataset(Dataset[Any]):
             self._pixels = self.level.read(np.arange(len(self)))
 
     def read(self, numbers: Numbers) -> Pixels:
-        """Return pictures by their numbers, as stored: uint8 [n, C, R, R].
+        """Return images by their numbers, as stored: uint8 [n, C, R, R].
 
         Raises:
             FormatError: the file was replaced, altered or damaged.
-            IndexError: there is no picture of that number.
+            IndexError: there is no image of that number.
         """
         works_for_loader = get_worker_info() is not None
         if not works_for_loader:
@@ -153,11 +153,11 @@ class PyramidDataset(Dataset[Any]):
             return self.level.read(numbers, parallel=not works_for_loader)
         wanted = np.asarray(numbers, np.int64)
         if wanted.min(initial=0) < 0:  # numpy counts them from the end
-            raise IndexError(f"{self.level.path} has pictures 0 to {len(self) - 1}, not {wanted.min()}")
+            raise IndexError(f"{self.level.path} has images 0 to {len(self) - 1}, not {wanted.min()}")
         return np.take(self._pixels, wanted, axis=0)
 
     def batch(self, draws: Draws) -> Batch:
-        """Return the pictures that an order draws, mirrored as it says if they are to be."""
+        """Return the images that an order draws, mirrored as it says if they are to be."""
         pixels = self.read(draws.numbers)
         if self.mirror:
             flip(pixels, draws.mirrored)
@@ -165,11 +165,11 @@ class PyramidDataset(Dataset[Any]):
         return Batch(torch.from_numpy(pixels), labels, torch.from_numpy(draws.numbers), self.alpha)
 
     def __getitem__(self, number: int) -> Any:
-        """Return one picture, and its labels if there are any."""
+        """Return one image, and its labels if there are any."""
         return self.__getitems__([number])[0]
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Any]:
-        """Return several pictures, read together: what torch's data loader asks for."""
+        """Return several images, read together: what torch's data loader asks for."""
         wanted = np.array([range(len(self))[number] for number in numbers], np.int64)
         mirrored = torch.rand(len(wanted)).lt(0.5).numpy() if self.mirror else np.zeros(len(wanted), bool)
         batch = self.batch(Draws(wanted, mirrored))
@@ -180,7 +180,7 @@ class PyramidDataset(Dataset[Any]):
 
 
 def flip(pixels: Pixels, which: np.ndarray) -> None:
-    """Flip some pictures, of uint8 [n, C, R, R], left to right, in place."""
+    """Flip some images, of uint8 [n, C, R, R], left to right, in place."""
     if which.any():
         chosen = pixels[which]
         pixels[which] = cv2.flip(chosen.reshape(-1, chosen.shape[-1]), 1).reshape(chosen.shape)

@@ -22,7 +22,7 @@ def loader(
     batch: int,
     order: Order | None = None,
     *,
-    pictures: int | None = None,
+    images: int | None = None,
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
@@ -33,18 +33,18 @@ def loader(
     """Return minibatches, from the order's position on.
 
     The position moves on as minibatches are handed out, not as they are read: a checkpoint that holds
-    ``order.state_dict()`` goes on with the very next picture, whatever was read ahead. To change the size of the
+    ``order.state_dict()`` goes on with the very next image, whatever was read ahead. To change the size of the
     minibatches, or the resolution, call again with the same order.
 
     The minibatches of `world` processes that share an order's seed and position are, put together, those of a single
-    process: rank r gets the pictures r, r + world, ... of each. So every picture comes once an epoch, and no rank ever
+    process: rank r gets the images r, r + world, ... of each. So every image comes once an epoch, and no rank ever
     has more than another; what is left of an epoch begins the next one's first minibatch.
 
     Args:
-        dataset: with as many pictures as the order counts.
+        dataset: with as many images as the order counts.
         batch: size of a minibatch, of all processes together.
-        order: in which pictures are drawn; None for a new one with seed 0.
-        pictures: end after so many, of all processes together, with a smaller minibatch if need be; None: never end.
+        order: in which images are drawn; None for a new one with seed 0.
+        images: end after so many, of all processes together, with a smaller minibatch if need be; None: never end.
         rank: number of this process among those that train together.
         world: how many they are.
         workers: processes that read; 0 for threads of this one, which do as well. A level that is kept in memory
@@ -54,24 +54,24 @@ def loader(
         pin: put minibatches into page-locked memory, for a GPU.
 
     Raises:
-        TrainingError: sizes that processes cannot share equally, an order of another number of pictures; later, an
+        TrainingError: sizes that processes cannot share equally, an order of another number of images; later, an
             order that someone else moved meanwhile, a worker that was killed.
         FormatError: later, where the file turns out to be damaged.
     """
     order = order or Order(len(dataset))
     if order.count != len(dataset):
         raise TrainingError(
-            f"the order is of {order.count} pictures, {dataset.level.path} has {len(dataset)}; make it of as many"
+            f"the order is of {order.count} images, {dataset.level.path} has {len(dataset)}; make it of as many"
         )
     if not 0 <= rank < world:
         raise TrainingError(f"process {rank} of {world} does not exist; expected 0 to {world - 1}")
-    for what, number in (("minibatch", batch), ("run", world if pictures is None else pictures)):
+    for what, number in (("minibatch", batch), ("run", world if images is None else images)):
         if number < 1 or number % world:
             raise TrainingError(
-                f"a {what} of {number} pictures cannot be shared equally by {world} processes; "
+                f"a {what} of {number} images cannot be shared equally by {world} processes; "
                 f"make it a multiple of {world}"
             )
-    draws = (order.draws(*step).share(rank, world) for step in _steps(order.drawn, batch, pictures))
+    draws = (order.draws(*step).share(rank, world) for step in _steps(order.drawn, batch, images))
     if dataset.kept:
         batches = _at_once(dataset, draws, pin)
     elif workers:
@@ -81,9 +81,9 @@ def loader(
     return _handed_out(dataset, order, order.drawn, world, batches)
 
 
-def _steps(start: int, batch: int, pictures: int | None) -> Iterator[tuple[int, int]]:
-    """Yield where each minibatch starts, in pictures drawn since the first epoch, and its size."""
-    end = None if pictures is None else start + pictures
+def _steps(start: int, batch: int, images: int | None) -> Iterator[tuple[int, int]]:
+    """Yield where each minibatch starts, in images drawn since the first epoch, and its size."""
+    end = None if images is None else start + images
     while end is None or start < end:
         size = batch if end is None else min(batch, end - start)
         yield start, size
@@ -97,7 +97,7 @@ def _handed_out(
         for batch in batches:
             if order.drawn != position:
                 raise TrainingError(
-                    f"the order was moved from picture {position} to {order.drawn} while a loader was drawing from it; "
+                    f"the order was moved from image {position} to {order.drawn} while a loader was drawing from it; "
                     "close the loader first, then make another"
                 )
             order.drawn = position = position + len(batch.numbers) * world

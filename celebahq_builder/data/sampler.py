@@ -12,12 +12,12 @@ from celebahq_builder.errors import TrainingError
 
 
 class Draws(NamedTuple):
-    """Pictures that follow one another in an order."""
+    """Images that follow one another in an order."""
 
     numbers: NDArray[np.int64]
-    """[n], of the pictures in their file."""
+    """[n], of the images in their file."""
     mirrored: NDArray[np.bool_]
-    """[n], whether each is to be flipped where pictures are mirrored at random."""
+    """[n], whether each is to be flipped where images are mirrored at random."""
 
     def share(self, rank: int, world: int) -> Draws:
         """Return those of one process: every `world`-th, from number `rank` on."""
@@ -25,43 +25,43 @@ class Draws(NamedTuple):
 
 
 class Order:
-    """All pictures in a random order, then all in another one, and so on: epochs without end.
+    """All images in a random order, then all in another one, and so on: epochs without end.
 
     The order of an epoch is a permutation that follows from seed and epoch alone (numpy's default generator, seeded
     with both), so any position is reached without drawing what came before it. A minibatch that an epoch has too few
-    pictures left for goes on into the next: nothing is dropped and nothing drawn twice in an epoch, whatever the
+    images left for goes on into the next: nothing is dropped and nothing drawn twice in an epoch, whatever the
     sizes of the minibatches, and they may change from one to the next.
 
     Args:
-        count: of pictures, at least 1.
+        count: of images, at least 1.
         seed: of permutations and mirroring, at least 0.
         shuffled: False for the order of the file in every epoch; mirroring remains random.
 
     Raises:
-        TrainingError: no pictures, or a negative seed.
+        TrainingError: no images, or a negative seed.
     """
 
     def __init__(self, count: int, seed: int = 0, *, shuffled: bool = True) -> None:
         if count < 1:
-            raise TrainingError(f"there are {count} pictures to draw from; expected at least 1")
+            raise TrainingError(f"there are {count} images to draw from; expected at least 1")
         if seed < 0:
             raise TrainingError(f"the seed of the order is {seed}; expected 0 or more")
         self.count, self.seed, self.shuffled = count, seed, shuffled
         self.drawn = 0
-        """Pictures drawn so far, of all epochs and by all processes."""
+        """Images drawn so far, of all epochs and by all processes."""
 
     @property
     def epoch(self) -> int:
-        """How many times all pictures have been drawn."""
+        """How many times all images have been drawn."""
         return self.drawn // self.count
 
     @property
     def position(self) -> int:
-        """Pictures drawn of the present epoch."""
+        """Images drawn of the present epoch."""
         return self.drawn % self.count
 
     def draws(self, start: int, size: int) -> Draws:
-        """Return what is drawn after the first `start` pictures, `size` of them; the position stays where it is."""
+        """Return what is drawn after the first `start` images, `size` of them; the position stays where it is."""
         parts: list[Draws] = []
         while size > 0 or not parts:
             epoch, position = divmod(start, self.count)

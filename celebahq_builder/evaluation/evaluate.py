@@ -35,23 +35,23 @@ def evaluate(
     """Return the scores of a source.
 
     Args:
-        source: of the pictures.
+        source: of the images.
         reference: to compare with, of the protocol's seed; used again, it is quicker.
         protocol: metrics, counts, seed, device.
         extractor: the Inception network; None to load it if it is needed.
-        memory_bytes: budget for keeping pictures of the source between passes.
-        batch_bytes: of pictures that are handed on together; decides no number.
+        memory_bytes: budget for keeping images of the source between passes.
+        batch_bytes: of images that are handed on together; decides no number.
 
     Raises:
-        FormatError: source, reference and protocol do not fit together, or a picture cannot be read.
-        WeightsError: the Inception network cannot be loaded, or a generator makes no pictures.
+        FormatError: source, reference and protocol do not fit together, or an image cannot be read.
+        WeightsError: the Inception network cannot be loaded, or a generator makes no images.
         ValueError: the reference is of another seed.
     """
     if reference is not None and reference.seed != protocol.seed:
         raise ValueError(f"the reference is of seed {reference.seed}, the protocol of seed {protocol.seed}")
     check(source, reference.source if reference else None, protocol)
-    pictures = SourceImages(source, protocol.seed, memory_bytes=memory_bytes, batch_bytes=batch_bytes)
-    jobs = plan(pictures, reference.pictures if reference else None, protocol)
+    images = SourceImages(source, protocol.seed, memory_bytes=memory_bytes, batch_bytes=batch_bytes)
+    jobs = plan(images, reference.images if reference else None, protocol)
     _announce(jobs)
     measures = Measures(protocol, reference, extractor)
     if any(job.metric in INCEPTION for job in jobs):
@@ -68,11 +68,11 @@ def evaluate(
 
 
 def _announce(jobs: list[PlannedNumber]) -> None:
-    """Tell both sides which pictures will be needed, so that they keep what they can, and hash as they read."""
-    for pictures in {id(part.pictures): part.pictures for job in jobs for part in (*job.parts, *job.beside)}.values():
-        looked_at = {part.stop for job in jobs for part in (*job.parts, *job.beside) if part.pictures is pictures}
-        hashed = {part.stop for job in jobs for part in job.parts if part.pictures is pictures}
-        pictures.will_need(max(looked_at), hashed)
+    """Tell both sides which images will be needed, so that they keep what they can, and hash as they read."""
+    for images in {id(part.images): part.images for job in jobs for part in (*job.parts, *job.beside)}.values():
+        looked_at = {part.stop for job in jobs for part in (*job.parts, *job.beside) if part.images is images}
+        hashed = {part.stop for job in jobs for part in job.parts if part.images is images}
+        images.will_need(max(looked_at), hashed)
 
 
 def _score(job: PlannedNumber, measures: Measures, compared: bool) -> Score:
@@ -84,7 +84,7 @@ def _score(job: PlannedNumber, measures: Measures, compared: bool) -> Score:
             if job.beside
             else None
         )
-        count = len(job.beside[0]) // METRICS[job.metric].pictures_each if job.beside else 0
+        count = len(job.beside[0]) // METRICS[job.metric].images_each if job.beside else 0
         beside = Beside(job.beside_what, found, count, job.why_none)
     theirs = job.parts[1] if len(job.parts) > 1 else None
     return Score(
@@ -102,11 +102,11 @@ def _score(job: PlannedNumber, measures: Measures, compared: bool) -> Score:
 def _finite(number: Number, job: PlannedNumber) -> Number:
     if not all(map(math.isfinite, (number.value, *number.levels.values()))):
         raise FormatError(
-            f"{job.name} of {job.parts[0].pictures.source.where} is not finite; the pictures have no texture at all, "
+            f"{job.name} of {job.parts[0].images.source.where} is not finite; the images have no texture at all, "
             "or are all the same"
         )
     return number
 
 
 def _sha256(part: Part) -> str:
-    return part.pictures.sha256(part.stop)
+    return part.images.sha256(part.stop)

@@ -28,7 +28,7 @@ READERS = 2
 
 
 class Described(Protocol):
-    """What is known of pictures of one size before one of them is read."""
+    """What is known of images of one size before one of them is read."""
 
     @property
     def count(self) -> int | None:
@@ -48,14 +48,14 @@ class Described(Protocol):
 
 
 class ImageSource(Described, Protocol):
-    """Pictures of one size that can be had by number, again and again."""
+    """Images of one size that can be had by number, again and again."""
 
     @property
     def facts(self) -> dict[str, Any]:
         """Kind, path, and what tells it from others, as JSON has it."""
 
     def read(self, numbers: Numbers, at_once: int) -> Iterator[Tensor]:
-        """Yield pictures in the order of their numbers, uint8 [n, C, R, R], n at most `at_once`.
+        """Yield images in the order of their numbers, uint8 [n, C, R, R], n at most `at_once`.
 
         Raises:
             CelebAHQError: one of them cannot be had.
@@ -64,10 +64,10 @@ class ImageSource(Described, Protocol):
 
 @runtime_checkable
 class AnyOrder(Protocol):
-    """A `PictureSet` whose pictures can be read in any order."""
+    """A `ImageSet` whose images can be read in any order."""
 
     def pixels(self, numbers: Sequence[int]) -> Iterator[Pixels]:
-        """Yield pictures uint8 [C, R, R] by their numbers."""
+        """Yield images uint8 [C, R, R] by their numbers."""
 
 
 class LevelSource:
@@ -78,12 +78,12 @@ class LevelSource:
         resolution: of the level; None for the largest.
 
     Raises:
-        FormatError: not a multi-resolution file, cut short, without pictures, or without that level.
+        FormatError: not a multi-resolution file, cut short, without images, or without that level.
     """
 
     def __init__(self, path: Path, resolution: int | None = None) -> None:
         self.path = path
-        with PyramidFile.with_pictures(path) as file:
+        with PyramidFile.with_images(path) as file:
             if resolution is not None:
                 file.check_resolution(resolution)
             self.count: int | None = file.count
@@ -100,22 +100,22 @@ class LevelSource:
     @property
     def facts(self) -> dict[str, Any]:
         """Kind, path, and what tells the file from others: `formats.identity` has the hash, as runs of `train` do."""
-        told = {"kind": "hdf5", "path": str(self.path), "pictures": self.count, "sha256": self.sha256}
+        told = {"kind": "hdf5", "path": str(self.path), "images": self.count, "sha256": self.sha256}
         return {**told, "resolution_of_file": self.file_resolution}
 
     def read(self, numbers: Numbers, at_once: int) -> Iterator[Tensor]:
-        """Yield pictures in the order of their numbers; those to come are read meanwhile."""
+        """Yield images in the order of their numbers; those to come are read meanwhile."""
         parts = (numbers[i : i + at_once] for i in range(0, len(numbers), at_once))
         yield from map(torch.from_numpy, parallel.run_threads(self.level.read, parts, workers=READERS))
 
 
 class SetSource:
-    """A data set in another format: a folder or a zip of pictures."""
+    """A data set in another format: a folder or a zip of images."""
 
-    def __init__(self, pictures: ImageSet, reader: AnyOrder, path: Path, kind: str) -> None:
+    def __init__(self, images: ImageSet, reader: AnyOrder, path: Path, kind: str) -> None:
         self.reader, self.path, self.kind = reader, path, kind
-        self.count: int | None = pictures.count
-        self.resolution, self.channels = pictures.resolution, pictures.channels
+        self.count: int | None = images.count
+        self.resolution, self.channels = images.resolution, images.channels
 
     @property
     def where(self) -> str:
@@ -125,42 +125,42 @@ class SetSource:
     @property
     def facts(self) -> dict[str, Any]:
         """Kind, path and count; what it holds is told by the hash of the pixels, which every score has."""
-        return {"kind": self.kind, "path": str(self.path), "pictures": self.count}
+        return {"kind": self.kind, "path": str(self.path), "images": self.count}
 
     def read(self, numbers: Numbers, at_once: int) -> Iterator[Tensor]:
-        """Yield pictures in the order of their numbers; some are decoded ahead, in threads."""
+        """Yield images in the order of their numbers; some are decoded ahead, in threads."""
         pixels = self.reader.pixels(numbers.tolist())
         while batch := list(itertools.islice(pixels, at_once)):
             yield torch.from_numpy(np.stack(batch))
 
 
 def open_set(path: Path, resolution: int | None = None) -> ImageSource:
-    """Open a data set: an HDF5 file, a folder of pictures, or a zip of them.
+    """Open a data set: an HDF5 file, a folder of images, or a zip of them.
 
     Args:
         path: of the file or folder.
-        resolution: that its pictures shall have; a level of an HDF5 file. None: the largest there is.
+        resolution: that its images shall have; a level of an HDF5 file. None: the largest there is.
 
     Raises:
-        FormatError: nothing there, of no known format, damaged, not of that resolution, or of a format whose pictures
+        FormatError: nothing there, of no known format, damaged, not of that resolution, or of a format whose images
             can only be read one after another.
     """
     kind = kind_of(path)
     if kind == "hdf5":
         return LevelSource(path, resolution)
     try:
-        pictures = reader_of(kind)(path, None, ())
+        images = reader_of(kind)(path, None, ())
     except FormatError as error:
         if "--resize" in str(error):  # of import, whose message it is
             raise FormatError(f"{error}, to celebahq import, and evaluate the HDF5 file that it makes") from None
         raise
-    if not isinstance(pictures, AnyOrder):
+    if not isinstance(images, AnyOrder):
         raise FormatError(
-            f"{path} is of the format {kind}, whose pictures cannot be drawn at random; make it an HDF5 file: celebahq "
+            f"{path} is of the format {kind}, whose images cannot be drawn at random; make it an HDF5 file: celebahq "
             f"import {path} --out FILE.h5"
         )
-    check_resolution(str(path), pictures.resolution, resolution)
-    return SetSource(pictures, pictures, path, kind)
+    check_resolution(str(path), images.resolution, resolution)
+    return SetSource(images, images, path, kind)
 
 
 def kind_of(path: Path) -> str:
@@ -169,43 +169,43 @@ def kind_of(path: Path) -> str:
     Raises:
         FormatError: there is nothing, or it is of no known format.
     """
-    return recognise(path, "give an HDF5 file, a folder or a zip of pictures, or a generator")
+    return recognise(path, "give an HDF5 file, a folder or a zip of images, or a generator")
 
 
 def check_resolution(where: str, has: int, wanted: int | None) -> None:
-    """Raise if pictures that have one size only have another than is wanted.
+    """Raise if images that have one size only have another than is wanted.
 
     Raises:
         FormatError: says both.
     """
     if wanted not in (None, has):
         raise FormatError(
-            f"{where} has pictures of {has}x{has}, wanted are {wanted}x{wanted}; only an HDF5 file has several "
+            f"{where} has images of {has}x{has}, wanted are {wanted}x{wanted}; only an HDF5 file has several "
             "resolutions: celebahq import makes one"
         )
 
 
 MEMORY_BYTES = 2**30
-"""Pictures that fit are kept, so that they are read, decoded or generated once; all others again in every pass."""
+"""Images that fit are kept, so that they are read, decoded or generated once; all others again in every pass."""
 
 BATCH_BYTES = 8 * 2**20
-"""Of pictures that are handed on together."""
+"""Of images that are handed on together."""
 
-BATCH_PICTURES = 512
+BATCH_IMAGES = 512
 
 
 class SourceImages:
-    """The pictures of a source, in the order in which an evaluation takes them.
+    """The images of a source, in the order in which an evaluation takes them.
 
     Of a data set they are a random permutation of all, so that any first n are drawn at random without replacement,
-    and what lies between n and 2n is disjoint from them; pictures that lie beside each other in the data set do not
+    and what lies between n and 2n is disjoint from them; images that lie beside each other in the data set do not
     meet in pairs or splits. A generator's are those of its seed, from number 0 on.
 
     Args:
-        source: of the pictures.
+        source: of the images.
         seed: of the permutation.
-        memory_bytes: budget for keeping pictures.
-        batch_bytes: of pictures handed on together; decides no number.
+        memory_bytes: budget for keeping images.
+        batch_bytes: of images handed on together; decides no number.
     """
 
     def __init__(
@@ -213,8 +213,8 @@ class SourceImages:
     ) -> None:
         self.source, self.seed = source, seed
         self.memory_bytes = memory_bytes
-        self.picture_bytes = source.channels * source.resolution**2
-        self.at_once = min(BATCH_PICTURES, max(1, batch_bytes // self.picture_bytes))
+        self.image_bytes = source.channels * source.resolution**2
+        self.at_once = min(BATCH_IMAGES, max(1, batch_bytes // self.image_bytes))
         self._order = None if source.count is None else np.random.default_rng(seed).permutation(source.count)
         self._kept: Tensor | None = None
         self._known = 0
@@ -223,10 +223,10 @@ class SourceImages:
         self._digests: dict[int, str] = {}
 
     def will_need(self, last: int, marks: set[int]) -> None:
-        """Prepare for passes over the pictures up to place `last`, and for `sha256` of some counts of them."""
+        """Prepare for passes over the images up to place `last`, and for `sha256` of some counts of them."""
         self._marks |= marks
         if self._kept is None or len(self._kept) < last:
-            fits = last * self.picture_bytes <= self.memory_bytes
+            fits = last * self.image_bytes <= self.memory_bytes
             r = self.source.resolution
             grown = torch.empty((last, self.source.channels, r, r), dtype=torch.uint8) if fits else None
             if grown is not None and self._kept is not None:
@@ -236,11 +236,11 @@ class SourceImages:
             self._kept = grown
 
     def batches(self, start: int, stop: int) -> Batches:
-        """Return the pictures of the places from `start` to `stop`, to be gone through as often as need be."""
+        """Return the images of the places from `start` to `stop`, to be gone through as often as need be."""
         return lambda: self._pass(start, stop)
 
     def sha256(self, count: int) -> str:
-        """Return the SHA-256 of the pixels of the first `count` pictures, one after the other, as they are taken."""
+        """Return the SHA-256 of the pixels of the first `count` images, one after the other, as they are taken."""
         if count not in self._digests:
             self._marks.add(count)
             if self._hashed >= count:
@@ -294,19 +294,19 @@ class SourceImages:
 class Reference:
     """A source to compare others with. Made once, it serves many evaluations: what is computed of it alone, it keeps.
 
-    Those are its floors, its own scores and the statistics of its features; and its pictures, if they fit.
+    Those are its floors, its own scores and the statistics of its features; and its images, if they fit.
 
     Args:
-        source: of the pictures.
+        source: of the images.
         seed: of the protocols it will be used with.
-        memory_bytes: budget for keeping pictures.
-        batch_bytes: of pictures that are handed on together; decides no number.
+        memory_bytes: budget for keeping images.
+        batch_bytes: of images that are handed on together; decides no number.
     """
 
     def __init__(
         self, source: ImageSource, seed: int = 0, *, memory_bytes: int = MEMORY_BYTES, batch_bytes: int = BATCH_BYTES
     ) -> None:
         self.source, self.seed = source, seed
-        self.pictures = SourceImages(source, seed, memory_bytes=memory_bytes, batch_bytes=batch_bytes)
+        self.images = SourceImages(source, seed, memory_bytes=memory_bytes, batch_bytes=batch_bytes)
         self.known: dict[tuple[Any, ...], Any] = {}
         """What has been computed, by what it is and of which places."""

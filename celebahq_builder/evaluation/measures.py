@@ -23,7 +23,7 @@ from celebahq_builder.metrics.sliced import DIRECTIONS
 from celebahq_builder.progress import MOMENT_S, Progress
 
 AT_ONCE = 32
-"""Pictures that go to the network together, counted from the first: how batches come decides nothing."""
+"""Images that go to the network together, counted from the first: how batches come decides nothing."""
 
 SUBSETS, SUBSET_SIZE = 100, 1000
 """Of KID."""
@@ -38,16 +38,16 @@ class Extractor(Protocol):
     name: str
     sha256: str
 
-    def __call__(self, pictures: Tensor) -> InceptionOutput:
-        """Return features and logits of pictures uint8 [n, C, H, W]."""
+    def __call__(self, images: Tensor) -> InceptionOutput:
+        """Return features and logits of images uint8 [n, C, H, W]."""
 
 
 class Features:
-    """What a metric keeps of the features of some pictures: for FID their moments, for KID themselves, for IS logits.
+    """What a metric keeps of the features of some images: for FID their moments, for KID themselves, for IS logits.
 
     Args:
         metric: fid, kid or is.
-        part: which pictures.
+        part: which images.
     """
 
     def __init__(self, metric: str, part: Part) -> None:
@@ -71,26 +71,26 @@ class Features:
 
 
 def collect(
-    pictures: SourceImages, extractor: Extractor, wanted: Iterable[Features], advance: Callable[[int], None]
+    images: SourceImages, extractor: Extractor, wanted: Iterable[Features], advance: Callable[[int], None]
 ) -> None:
-    """Let pictures pass the network once, from the first to the last that is wanted.
+    """Let images pass the network once, from the first to the last that is wanted.
 
     Args:
-        pictures: of one side.
+        images: of one side.
         extractor: the network.
         wanted: filled.
-        advance: called with how many pictures more have passed.
+        advance: called with how many images more have passed.
 
     Raises:
         FormatError: features that are not finite.
     """
     open_ones, at = list(wanted), 0
-    for some in _regrouped(pictures.batches(0, max(one.stop for one in open_ones))()):
+    for some in _regrouped(images.batches(0, max(one.stop for one in open_ones))()):
         output = extractor(some)
         if not bool(output.pool3.isfinite().all()):
             raise FormatError(
-                f"{extractor.name}: features of some of the pictures {at} to {at + len(some) - 1} of "
-                f"{pictures.source.where} are not finite; the weights are damaged, get their file again"
+                f"{extractor.name}: features of some of the images {at} to {at + len(some) - 1} of "
+                f"{images.source.where} are not finite; the weights are damaged, get their file again"
             )
         for one in open_ones:
             if one.start < at + len(some) and at < one.stop:
@@ -127,7 +127,7 @@ def inception_number(metric: str, sides: list[Features], seed: int) -> Number:
 
 
 def inception_settings(metric: str, extractor: Extractor, counts: list[int]) -> dict[str, Any]:
-    """Return what a metric of so many pictures a side is computed with."""
+    """Return what a metric of so many images a side is computed with."""
     told: dict[str, Any] = {
         "extractor": extractor.name,
         "extractor_sha256": extractor.sha256,
@@ -142,7 +142,7 @@ def inception_settings(metric: str, extractor: Extractor, counts: list[int]) -> 
 
 
 def _subsets(a: int, b: int) -> tuple[int, int]:
-    """Return how many subsets of how many pictures KID draws from sides of a and b pictures.
+    """Return how many subsets of how many images KID draws from sides of a and b images.
 
     One where a subset is all there is of both: a hundred of the same would have no deviation, and look certain.
     """
@@ -176,7 +176,7 @@ class Measures:
 
     def number(self, metric: str, parts: Sequence[Part], what: str) -> Number:
         """Return a metric's value for one or two parts; `what` it is called in the progress."""
-        known = self._memory(parts[0].pictures, parts[-1].pictures)
+        known = self._memory(parts[0].images, parts[-1].images)
         key = (metric, self.extractor.sha256 if metric in INCEPTION else "", *((p.start, p.stop) for p in parts))
         if key not in known:
             known[key] = self._computed(metric, parts, what)
@@ -187,7 +187,7 @@ class Measures:
         if metric in INCEPTION:
             # MOVED
 
-            sides = [self._memory(part.pictures)[self._features_key(metric, part)] for part in parts]
+            sides = [self._memory(part.images)[self._features_key(metric, part)] for part in parts]
             return inception_number(metric, sides, self.protocol.seed)
         if metric == "ms-ssim":
             part, device = parts[0], self.protocol.device
@@ -195,13 +195,13 @@ class Measures:
                 pairs = ssim.diversity(
                     lambda: (batch.to(device) for batch in part.batches()),
                     len(part) // 2,
-                    name=part.pictures.source.where,
+                    name=part.images.source.where,
                     advance=progress.advance,
                 )
             return Number(pairs)
         a, b = parts
-        count, r = len(a), a.pictures.source.resolution
-        with counted(what, swd.pictures_read(r, count)) as progress:
+        count, r = len(a), a.images.source.resolution
+        with counted(what, swd.images_read(r, count)) as progress:
             levels = swd.swd(
                 a.batches,
                 b.batches,
@@ -209,7 +209,7 @@ class Measures:
                 count=count,
                 seed=self.protocol.seed,
                 device=self.protocol.device,
-                names=(a.pictures.source.where, b.pictures.source.where),
+                names=(a.images.source.where, b.images.source.where),
                 advance=progress.advance,
             )
         return Number(sum(levels.values()) / len(levels), levels=levels)
@@ -223,16 +223,16 @@ class Measures:
         for job in jobs:
             for part in (*job.parts, *job.beside) if job.metric in INCEPTION else ():
                 key = self._features_key(job.metric, part)
-                if key not in self._memory(part.pictures):
-                    sides[id(part.pictures)] = part.pictures
-                    wanted.setdefault(id(part.pictures), {})[key] = Features(job.metric, part)
+                if key not in self._memory(part.images):
+                    sides[id(part.images)] = part.images
+                    wanted.setdefault(id(part.images), {})[key] = Features(job.metric, part)
         for side, features in wanted.items():
-            pictures = sides[side]
+            images = sides[side]
             with counted(
-                f"Inception features of {pictures.source.where}", max(one.stop for one in features.values())
+                f"Inception features of {images.source.where}", max(one.stop for one in features.values())
             ) as progress:
-                collect(pictures, self.extractor, features.values(), progress.advance)
-            self._memory(pictures).update(features)
+                collect(images, self.extractor, features.values(), progress.advance)
+            self._memory(images).update(features)
 
     def settings(self, job: PlannedNumber) -> dict[str, Any]:
         """Return what a number is computed with."""
@@ -241,16 +241,16 @@ class Measures:
 
             return inception_settings(job.metric, self.extractor, [len(part) for part in job.parts])
         if job.metric == "swd":
-            drawn = f"{PATCHES} of {PATCH_PX}x{PATCH_PX} px a picture and level"
+            drawn = f"{PATCHES} of {PATCH_PX}x{PATCH_PX} px an image and level"
             return {"resize": None, "neighbourhoods": drawn, "directions": DIRECTIONS}
         return {"resize": None, "window": "11x11 Gaussian, sigma 1.5", "scales": 5}
 
     def _features_key(self, metric: str, part: Part) -> tuple[Any, ...]:
         return "features", self.extractor.sha256, metric, part.start, part.stop
 
-    def _memory(self, *pictures: SourceImages) -> dict[tuple[Any, ...], Any]:
-        """Return where to keep what is of some pictures: with the reference, if they are all its own."""
-        if self.reference is not None and all(one is self.reference.pictures for one in pictures):
+    def _memory(self, *images: SourceImages) -> dict[tuple[Any, ...], Any]:
+        """Return where to keep what is of some images: with the reference, if they are all its own."""
+        if self.reference is not None and all(one is self.reference.images for one in images):
             return self.reference.known
         return self._known
 
@@ -264,7 +264,7 @@ def device_name(device: torch.device) -> str:
 
 @contextmanager
 def counted(what: str, total: int) -> Iterator[Progress]:
-    """Show how far a pass over pictures is, if it takes its time."""
-    progress = Progress(what, total, unit="picture", judged=False, silent_s=MOMENT_S)
+    """Show how far a pass over images is, if it takes its time."""
+    progress = Progress(what, total, unit="image", judged=False, silent_s=MOMENT_S)
     yield progress
     progress.close()

@@ -18,21 +18,21 @@ class Metric:
 
     title: str
     count: int
-    """Pictures (or pairs) of the paper's protocol."""
+    """Images (or pairs) of the paper's protocol."""
     compares: bool
     """Whether it says how far two sets are apart; else it is a property of one."""
     least_px: int = 1
-    """Of the smallest pictures it is defined for."""
+    """Of the smallest images it is defined for."""
     least: int = 2
-    """Fewest pictures (or pairs)."""
-    pictures_each: int = 1
-    """Pictures for each that is counted: 2 where pairs are."""
+    """Fewest images (or pairs)."""
+    images_each: int = 1
+    """Images for each that is counted: 2 where pairs are."""
     unit: str = ""
 
 
 METRICS = {
     "swd": Metric("sliced Wasserstein distance", 16_384, compares=True, least_px=16, least=1, unit="x 1e3"),
-    "ms-ssim": Metric("multi-scale structural similarity of pairs", 10_000, compares=False, least=1, pictures_each=2),
+    "ms-ssim": Metric("multi-scale structural similarity of pairs", 10_000, compares=False, least=1, images_each=2),
     "fid": Metric("Frechet Inception distance", 50_000, compares=True),
     "kid": Metric("kernel Inception distance", 10_000, compares=True),
     "is": Metric("Inception score", 50_000, compares=False, least=10),
@@ -43,7 +43,7 @@ INCEPTION = ("fid", "kid", "is")
 """Those that look through the Inception network."""
 
 RENAMED = {16_384: "16k", 16_000: "16000"}
-"""The paper's SWD has 2^14 pictures and is known as 16k; sixteen thousand are not to be taken for it."""
+"""The paper's SWD has 2^14 images and is known as 16k; sixteen thousand are not to be taken for it."""
 
 
 def name_of(metric: str, count: int) -> str:
@@ -57,7 +57,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class EvaluationProtocol:
-    """What is measured, on how many pictures, and which.
+    """What is measured, on how many images, and which.
 
     Raises:
         RecipeError: a metric that there is not, or a count that is too small.
@@ -65,9 +65,9 @@ class EvaluationProtocol:
 
     metrics: tuple[str, ...]
     num: int | None = None
-    """Pictures a side, of ms-ssim pairs; None for the paper's."""
+    """Images a side, of ms-ssim pairs; None for the paper's."""
     seed: int = 0
-    """Of the choice of pictures, and of all that the metrics draw."""
+    """Of the choice of images, and of all that the metrics draw."""
     device: torch.device = CPU
     inception: Path | None = None
     """File of the Inception weights; None for where they usually lie."""
@@ -81,12 +81,12 @@ class EvaluationProtocol:
                 raise RecipeError(f"--num {self.num} is too few for {metric}; it needs {least} at least")
 
     def count(self, metric: str) -> int:
-        """Return how many pictures (or pairs) a metric takes of the source."""
+        """Return how many images (or pairs) a metric takes of the source."""
         return METRICS[metric].count if self.num is None else self.num
 
-    def pictures(self, metric: str) -> int:
-        """Return how many pictures of the source that are."""
-        return self.count(metric) * METRICS[metric].pictures_each
+    def images(self, metric: str) -> int:
+        """Return how many images of the source that are."""
+        return self.count(metric) * METRICS[metric].images_each
 
     def name(self, metric: str) -> str:
         """Return the name of the number that results."""
@@ -109,7 +109,7 @@ def check(source: Described, reference: Described | None, protocol: EvaluationPr
     """Raise if a source cannot be evaluated so.
 
     Raises:
-        FormatError: the two sides do not belong together, the pictures are too small, too few, or there are none to
+        FormatError: the two sides do not belong together, the images are too small, too few, or there are none to
             compare with.
     """
     if reference is not None:
@@ -118,7 +118,7 @@ def check(source: Described, reference: Described | None, protocol: EvaluationPr
         needs = METRICS[metric]
         if needs.compares and reference is None:
             raise FormatError(
-                f"{metric} compares {source.where} with other pictures, and there are none: add --against REFERENCE"
+                f"{metric} compares {source.where} with other images, and there are none: add --against REFERENCE"
             )
         _check_size(source, metric)
         _check_count(source, metric, protocol)
@@ -127,15 +127,15 @@ def check(source: Described, reference: Described | None, protocol: EvaluationPr
 
 
 def too_small(metric: str, resolution: int) -> bool:
-    """Whether pictures are too small for a metric."""
+    """Whether images are too small for a metric."""
     return resolution < METRICS[metric].least_px
 
 
 def check_reference(reference: Described, metric: str, protocol: EvaluationProtocol) -> None:
-    """Raise if the reference has too few pictures for a metric.
+    """Raise if the reference has too few images for a metric.
 
-    SWD sorts equally many pictures of both sides against each other. For the others a reference of half as many will
-    do: the literature compares 50,000 generated pictures with all 30,000 of CelebA-HQ.
+    SWD sorts equally many images of both sides against each other. For the others a reference of half as many will
+    do: the literature compares 50,000 generated images with all 30,000 of CelebA-HQ.
 
     Raises:
         FormatError: says how many it has and needs.
@@ -144,18 +144,18 @@ def check_reference(reference: Described, metric: str, protocol: EvaluationProto
     least = wanted if metric == "swd" else -(-wanted // 2)
     if reference.count is not None and reference.count < least:
         raise FormatError(
-            f"{protocol.name(metric)} compares with {least:,} pictures at least, {reference.where} has "
+            f"{protocol.name(metric)} compares with {least:,} images at least, {reference.where} has "
             f"{reference.count:,}; {_smaller(metric, reference.count)}, or give a larger reference"
         )
 
 
 def reference_count(reference: Described, wanted: int) -> int:
-    """Return how many pictures of a reference are compared with: as many as of the source, or all it has."""
+    """Return how many images of a reference are compared with: as many as of the source, or all it has."""
     return wanted if reference.count is None else min(wanted, reference.count)
 
 
 def half_count(reference: Described, wanted: int) -> int:
-    """Return how many pictures each of two disjoint halves of the reference has that make the floor; 0 for none.
+    """Return how many images each of two disjoint halves of the reference has that make the floor; 0 for none.
 
     As many as are compared; down to half as many where the reference has no more.
     """
@@ -168,14 +168,14 @@ def _check_alike(source: Described, reference: Described) -> None:
     if source.resolution != reference.resolution:
         a, b = source.resolution, reference.resolution
         raise FormatError(
-            f"{source.where} has pictures of {a}x{a}, {reference.where} of {b}x{b}; only pictures of one size can be "
+            f"{source.where} has images of {a}x{a}, {reference.where} of {b}x{b}; only images of one size can be "
             "compared: of an HDF5 file --resolution takes another level"
         )
     if source.channels != reference.channels:
         kinds = {1: "grey", 3: "in colour"}
         raise FormatError(
             f"{source.where} is {kinds[source.channels]}, {reference.where} is {kinds[reference.channels]}; only "
-            "pictures of one kind can be compared"
+            "images of one kind can be compared"
         )
 
 
@@ -183,24 +183,24 @@ def _check_size(source: Described, metric: str) -> None:
     if too_small(metric, source.resolution):
         r, least = source.resolution, METRICS[metric].least_px
         raise FormatError(
-            f"{metric} needs pictures of {least}x{least} or more, {source.where} has {r}x{r}; leave {metric} out of "
-            "--metrics, or take larger pictures"
+            f"{metric} needs images of {least}x{least} or more, {source.where} has {r}x{r}; leave {metric} out of "
+            "--metrics, or take larger images"
         )
 
 
 def _check_count(source: Described, metric: str, protocol: EvaluationProtocol) -> None:
-    wanted = protocol.pictures(metric)
+    wanted = protocol.images(metric)
     if source.count is None or source.count >= wanted:
         return
-    what = f"{protocol.name(metric)} needs {wanted:,} pictures"
-    if METRICS[metric].pictures_each == 2:
+    what = f"{protocol.name(metric)} needs {wanted:,} images"
+    if METRICS[metric].images_each == 2:
         what += f" for {protocol.count(metric):,} pairs"
     raise FormatError(f"{what}, {source.where} has {source.count:,}; {_smaller(metric, source.count)}")
 
 
 def _smaller(metric: str, there: int) -> str:
-    """Return what to ask for where there are but so many pictures."""
-    fits = there // METRICS[metric].pictures_each
+    """Return what to ask for where there are but so many images."""
+    fits = there // METRICS[metric].images_each
     if fits < METRICS[metric].least:
         return f"that is too few for {metric} at all"
     fixed = name_of(metric, METRICS[metric].count)
@@ -209,16 +209,16 @@ def _smaller(metric: str, there: int) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """Some pictures of one side: the places from `start` to `stop`."""
+    """Some images of one side: the places from `start` to `stop`."""
 
-    pictures: SourceImages
+    images: SourceImages
     start: int
     stop: int
 
     @property
     def batches(self) -> Batches:
-        """The pictures."""
-        return self.pictures.batches(self.start, self.stop)
+        """The images."""
+        return self.images.batches(self.start, self.stop)
 
     def __len__(self) -> int:
         """Return how many they are."""
@@ -232,7 +232,7 @@ class PlannedNumber:
     metric: str
     name: str
     count: int
-    """Pictures of the source, or pairs."""
+    """Images of the source, or pairs."""
     parts: tuple[Part, ...]
     """What it is computed from: of the source, and of the reference if the metric compares."""
     beside: tuple[Part, ...] = ()
@@ -253,19 +253,19 @@ def plan(source: SourceImages, reference: SourceImages | None, protocol: Evaluat
 def _job(
     source: SourceImages, reference: SourceImages | None, protocol: EvaluationProtocol, metric: str
 ) -> PlannedNumber:
-    count, wanted = protocol.count(metric), protocol.pictures(metric)
+    count, wanted = protocol.count(metric), protocol.images(metric)
     ours, name = Part(source, 0, wanted), protocol.name(metric)
     if reference is None:
         return PlannedNumber(metric, name, count, (ours,))
     there = reference.source.count
     if not METRICS[metric].compares:
         if there is not None and there < wanted:
-            why = f"the reference has {there:,} pictures, {wanted:,} are needed"
+            why = f"the reference has {there:,} images, {wanted:,} are needed"
             return PlannedNumber(metric, name, count, (ours,), why_none=why)
         return PlannedNumber(metric, name, count, (ours,), (Part(reference, 0, wanted),))
     parts = (ours, Part(reference, 0, reference_count(reference.source, count)))
     half = half_count(reference.source, count)
     if not half:
-        why = f"the reference has {there:,} pictures, its two halves need {count:,} at least"
+        why = f"the reference has {there:,} images, its two halves need {count:,} at least"
         return PlannedNumber(metric, name, count, parts, why_none=why)
     return PlannedNumber(metric, name, count, parts, (Part(reference, 0, half), Part(reference, half, 2 * half)))

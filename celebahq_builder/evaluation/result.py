@@ -20,7 +20,7 @@ FORMAT = "celebahq-evaluation-1"
 
 @dataclass(frozen=True)
 class Number:
-    """A metric's value on some pictures."""
+    """A metric's value on some images."""
 
     value: float
     """Of SWD the mean over levels, of KID over subsets, of IS over splits."""
@@ -38,7 +38,7 @@ class Beside:
     """``floor``: what two disjoint halves of the reference have; ``reference``: what the reference itself has."""
     number: Number | None
     count: int = 0
-    """Pictures (or pairs) a side."""
+    """Images (or pairs) a side."""
     why_none: str = ""
 
 
@@ -48,16 +48,16 @@ class Score:
 
     metric: str
     count: int
-    """Pictures of the source, or pairs."""
+    """Images of the source, or pairs."""
     number: Number
     beside: Beside | None
     reference_count: int | None
-    """Pictures of the reference, if it was needed."""
+    """Images of the reference, if it was needed."""
     source_sha256: str
-    """Of the pixels of those pictures."""
+    """Of the pixels of those images."""
     reference_sha256: str | None
     settings: dict[str, Any]
-    """What the metric was computed with, other than pictures."""
+    """What the metric was computed with, other than images."""
 
     @property
     def name(self) -> str:
@@ -121,7 +121,7 @@ def _score(score: Score, result: Result) -> dict[str, Any]:
             beside["none_because"] = score.beside.why_none
         else:
             beside |= {"count": score.beside.count, **_number(score.beside.number)}
-    counted = "pairs" if METRICS[score.metric].pictures_each == 2 else "pictures"
+    counted = "pairs" if METRICS[score.metric].images_each == 2 else "images"
     return {
         "metric": score.metric,
         "title": METRICS[score.metric].title,
@@ -131,7 +131,7 @@ def _score(score: Score, result: Result) -> dict[str, Any]:
         "counted": counted,
         "count": score.count,
         "source_pixels_sha256": score.source_sha256,
-        "source_choice": _choice(result.source, score.count * METRICS[score.metric].pictures_each),
+        "source_choice": _choice(result.source, score.count * METRICS[score.metric].images_each),
         "reference_count": score.reference_count,
         "reference_pixels_sha256": score.reference_sha256,
         "reference_choice": None
@@ -151,8 +151,8 @@ def _number(number: Number) -> dict[str, Any]:
 
 
 def _choice(facts: dict[str, Any], count: int) -> str:
-    """Return in words which pictures of a source were taken."""
-    there = facts.get("pictures")
+    """Return in words which images of a source were taken."""
+    there = facts.get("images")
     if there is None:
         return f"numbers 0 to {count - 1} of the seed"
     return "all" if count == there else f"{count} of {there}, at random without replacement"
@@ -232,9 +232,7 @@ def remarks(results: Sequence[Result]) -> list[str]:
     for result in results:
         for score in result.scores:
             if score.source_sha256 == score.reference_sha256:
-                said[f"{score.name}: both sides are the same pictures, so it says nothing of how far two sets are"] = (
-                    None
-                )
+                said[f"{score.name}: both sides are the same images, so it says nothing of how far two sets are"] = None
             if score.beside and score.beside.number is None:
                 said[f"{score.name}: no {score.beside.what}, {score.beside.why_none}"] = None
         for metric, why in result.left_out.items():
@@ -244,13 +242,13 @@ def remarks(results: Sequence[Result]) -> list[str]:
 
 def told(facts: dict[str, Any]) -> str:
     """Return a source in words."""
-    count = facts.get("pictures")
-    many = f"{count:,} pictures" if count is not None else f"generated, seed {facts.get('seed')}"
+    count = facts.get("images")
+    many = f"{count:,} images" if count is not None else f"generated, seed {facts.get('seed')}"
     return f"{facts['path']}: {facts['kind']}, {many}"
 
 
 def size(result: Result) -> str:
-    """Return the size of a result's pictures in words."""
+    """Return the size of a result's images in words."""
     return f"{result.resolution}x{result.resolution}, {'grey' if result.channels == 1 else 'RGB'}"
 
 
@@ -277,7 +275,7 @@ def _beside(score: Score) -> str:
         return ""
     spread = score.beside.number.spread
     deviation = "" if spread is None else f"+/- {figure(spread)}, "
-    counted = "pairs" if METRICS[score.metric].pictures_each == 2 else "pictures"
+    counted = "pairs" if METRICS[score.metric].images_each == 2 else "images"
     return f"{deviation}{score.beside.what} of {score.beside.count:,} {counted}"
 
 

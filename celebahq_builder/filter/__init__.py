@@ -1,13 +1,13 @@
-"""`celebahq filter`: scores any folder of pictures and takes the best; `score_image` scores one.
+"""`celebahq filter`: scores any folder of images and takes the best; `score_image` scores one.
 
-listing     which files below a folder are pictures
-scoring     a picture of any size -> its score
+listing     which files below a folder are images
+scoring     an image of any size -> its score
 worker      files -> records, in a worker process
-record      what is known of a picture
+record      what is known of an image
 catalogue   the scores folder: what is scored already, and what was made of it
 selection   all records -> best first, and how many of them are kept
 table       records -> CSV
-delivery    the kept pictures, copied, linked or moved
+delivery    the kept images, copied, linked or moved
 page        one HTML page of all that
 command     the way through all of these
 """

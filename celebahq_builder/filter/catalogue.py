@@ -1,10 +1,10 @@
 """The scores folder: what is scored already, and what was made of it.
 
 SCORES/
-  filter.json      the folder that was scored, how, and where its pictures were delivered to
+  filter.json      the folder that was scored, how, and where its images were delivered to
   lock             held while a process works here
-  scored.jsonl     one line per picture, added as it is scored; a torn one is as if it were not there
-  scores.csv       all pictures, best first, then those without a score
+  scored.jsonl     one line per image, added as it is scored; a torn one is as if it were not there
+  scores.csv       all images, best first, then those without a score
   index.html       the page
   delivery.jsonl   the rest of a move that was agreed to; gone when it is done
 """
@@ -30,7 +30,7 @@ STALE_LINES_MAX = 1000
 
 
 def rules() -> dict[str, Any]:
-    """Return what a score depends on apart from the picture."""
+    """Return what a score depends on apart from the image."""
     return {"side_px": scoring.SIDE_PX, "resampling": scoring.VERSION, "score": score.VERSION, "parts": [*record.PARTS]}
 
 
@@ -47,7 +47,7 @@ class Catalogue:
 
     @contextlib.contextmanager
     def held(self, folder: Path) -> Iterator[None]:
-        """Hold the scores folder for the pictures of `folder`; make it if need be.
+        """Hold the scores folder for the images of `folder`; make it if need be.
 
         Raises:
             WorkspaceLocked: another process holds it.
@@ -88,23 +88,23 @@ class Catalogue:
         return about
 
     def delivered_to(self) -> list[Path]:
-        """Return the folders that pictures were delivered to, or began to be."""
+        """Return the folders that images were delivered to, or began to be."""
         return [Path(folder) for folder in self.about()["delivered_to"]]
 
     def note_delivery(self, out: Path) -> None:
-        """Remember a folder that pictures are about to be delivered to."""
+        """Remember a folder that images are about to be delivered to."""
         about = self.about()
         if os.fspath(out) not in about["delivered_to"]:
             write_json(self.about_path, {**about, "delivered_to": [*about["delivered_to"], os.fspath(out)]})
 
-    def known(self, pictures: Iterable[Found]) -> dict[str, Record]:
-        """Return the records of these pictures that still hold: size and time of change are the same."""
+    def known(self, images: Iterable[Found]) -> dict[str, Record]:
+        """Return the records of these images that still hold: size and time of change are the same."""
         records = self._read()
         found = {}
-        for picture in pictures:
-            known = records.get(picture.path)
-            if known and (known.size_bytes, known.mtime_ns) == (picture.size_bytes, picture.mtime_ns):
-                found[picture.path] = known
+        for image in images:
+            known = records.get(image.path)
+            if known and (known.size_bytes, known.mtime_ns) == (image.size_bytes, image.mtime_ns):
+                found[image.path] = known
         return found
 
     def _read(self) -> dict[str, Record]:

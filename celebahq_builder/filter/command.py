@@ -1,4 +1,4 @@
-"""From a folder of pictures to the best of them: list, score what is not scored yet, rank, cut, deliver."""
+"""From a folder of images to the best of them: list, score what is not scored yet, rank, cut, deliver."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from celebahq_builder.filter.summary import Delivered, Summary
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import write_atomic
 
-JOB_PICTURES = 4
-"""Pictures that a worker is given at once: what a kill may cost it."""
+JOB_IMAGES = 4
+"""Images that a worker is given at once: what a kill may cost it."""
 
 PIXELS_MAX = 100_000_000
-"""Pictures of more pixels are not decoded, unless asked for."""
+"""Images of more pixels are not decoded, unless asked for."""
 
 Question = Callable[[str], bool]
 
@@ -36,34 +36,34 @@ class Request:
     folder: Path
     cut: Cut = field(default_factory=Cut)
     out: Path | None = None
-    """Folder that the kept pictures are delivered to."""
+    """Folder that the kept images are delivered to."""
     mode: Mode | None = None
     """How; a copy unless said otherwise."""
     list_path: Path | None = None
-    """CSV file of the kept pictures."""
+    """CSV file of the kept images."""
     scores: Path | None = None
-    """Folder of scores, table and page; by default beside the folder of pictures, named after it."""
+    """Folder of scores, table and page; by default beside the folder of images, named after it."""
     workers: int = 1
     pixels_max: int = PIXELS_MAX
 
     def __post_init__(self) -> None:
         if self.out and self.list_path:
-            raise RecipeError("give --out DIR2 for the pictures, or --list FILE.csv for their names, not both")
+            raise RecipeError("give --out DIR2 for the images, or --list FILE.csv for their names, not both")
         if self.mode and not self.out:
             raise RecipeError(f"--{self.mode} needs to know where to: add --out DIR2")
 
 
 def run(request: Request, agree: Question) -> Summary:
-    """Filter a folder of pictures, going on from what its scores folder holds.
+    """Filter a folder of images, going on from what its scores folder holds.
 
     Args:
         request: what is asked for.
-        agree: asked before pictures are moved; what it is given says how many, from where and where to.
+        agree: asked before images are moved; what it is given says how many, from where and where to.
 
     Raises:
-        SourceError: the folder is none, or holds no pictures.
+        SourceError: the folder is none, or holds no images.
         WorkspaceError: the scores folder is in use, of another folder, or cannot be used.
-        DeliveryError: names are taken where the pictures or the list are to go; nothing was delivered then.
+        DeliveryError: names are taken where the images or the list are to go; nothing was delivered then.
         DiskFull: no space left.
     """
     places = _Places.of(request)
@@ -74,10 +74,10 @@ def run(request: Request, agree: Question) -> Summary:
             return _go_on(request, places, catalogue, *interrupted)
         _check_out(places, catalogue)
         found = listing.read(places.folder, _not_input(places, catalogue))
-        if not found.pictures and not found.unusable:
+        if not found.images and not found.unusable:
             endings = ", ".join(sorted(found.passed.suffixes)[:8]) or "nothing"
             raise SourceError(
-                f"{places.folder} holds no pictures: looked for {', '.join(listing.SUFFIXES)}; it has {endings}"
+                f"{places.folder} holds no images: looked for {', '.join(listing.SUFFIXES)}; it has {endings}"
             )
         scored, unscored = _scores(request, places, catalogue, found)
         return _deliver(request, places, catalogue, rank(scored), unscored, found, agree)
@@ -97,14 +97,14 @@ class _Places:
         folder = request.folder.resolve()
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
-            raise SourceError(f"{request.folder} {what}; give a folder of pictures")
+            raise SourceError(f"{request.folder} {what}; give a folder of images")
         if not folder.name and not request.scores:
             raise RecipeError(f"{folder} has nothing beside it: say where the scores are to be kept, --scores DIR3")
         scores = request.scores or folder.with_name(f"{folder.name}-scores")
         out, list_path = request.out and request.out.resolve(), request.list_path and request.list_path.resolve()
         places = cls(folder, scores.resolve(), out, list_path)
         if folder in (places.scores, out) or places.scores == out:
-            raise RecipeError("the folder of pictures, --out and --scores must be three different folders")
+            raise RecipeError("the folder of images, --out and --scores must be three different folders")
         if list_path and list_path.exists():
             _check_list(list_path)
         return places
@@ -119,13 +119,13 @@ def _check_list(path: Path) -> None:
 
 
 def _check_out(places: _Places, catalogue: Catalogue) -> None:
-    """Make sure that no picture is passed over because `--out` happens to be a folder of the user's."""
+    """Make sure that no image is passed over because `--out` happens to be a folder of the user's."""
     out = places.out
     if out is None or not out.is_relative_to(places.folder) or out in catalogue.delivered_to():
         return
     if out.is_dir() and any(out.iterdir()):
         raise DeliveryError(
-            f"--out {out} is in the folder of pictures and not empty: what is in it would not be scored; "
+            f"--out {out} is in the folder of images and not empty: what is in it would not be scored; "
             "give a new folder"
         )
 
@@ -138,14 +138,14 @@ def _not_input(places: _Places, catalogue: Catalogue) -> list[Path]:
 def _scores(
     request: Request, places: _Places, catalogue: Catalogue, found: Listing
 ) -> tuple[list[Scored], list[Unscored]]:
-    """Score what is not scored yet, and return all pictures with a score, and all without by path."""
-    records = catalogue.known(found.pictures)
-    todo = [picture for picture in found.pictures if picture.path not in records]
+    """Score what is not scored yet, and return all images with a score, and all without by path."""
+    records = catalogue.known(found.images)
+    todo = [image for image in found.images if image.path not in records]
     jobs = _jobs(os.fspath(places.folder), todo, request.pixels_max)
     scored = [one for one in records.values() if isinstance(one, Scored)]
     unscored = [*found.unusable, *(one for one in records.values() if isinstance(one, Unscored))]
     if todo:
-        progress = Progress("score", len(found.pictures), len(records))
+        progress = Progress("score", len(found.images), len(records))
         with catalogue.adding() as journal:
             for done in parallel.run(worker.run, jobs, workers=request.workers):
                 journal.add(done)
@@ -158,8 +158,8 @@ def _scores(
 
 
 def _jobs(folder: str, todo: Sequence[Found], pixels_max: int) -> Iterator[worker.Job]:
-    paths = iter(picture.path for picture in todo)
-    while some := tuple(itertools.islice(paths, JOB_PICTURES)):
+    paths = iter(image.path for image in todo)
+    while some := tuple(itertools.islice(paths, JOB_IMAGES)):
         yield worker.Job(folder, some, pixels_max)
 
 
@@ -180,7 +180,7 @@ def _deliver(
     found: Listing,
     agree: Question,
 ) -> Summary:
-    """Cut the ranking, write down what came of it, and deliver the pictures kept."""
+    """Cut the ranking, write down what came of it, and deliver the images kept."""
     kept = ranked[: request.cut.count(ranked)]
     planned, declined = None, False
     if places.out and kept:
@@ -226,11 +226,11 @@ def _deliver(
 
 def _question(planned: Delivery, of: int) -> str:
     count = len(planned.paths)
-    return f"Move {count} of {of} pictures ({planned.bytes_left / 1e6:.1f} MB) from {planned.folder} to {planned.out}?"
+    return f"Move {count} of {of} images ({planned.bytes_left / 1e6:.1f} MB) from {planned.folder} to {planned.out}?"
 
 
 def _carry_out(planned: Delivery, catalogue: Catalogue, cut: Cut) -> Delivered:
-    """Deliver pictures, in a way that another process can bring to its end."""
+    """Deliver images, in a way that another process can bring to its end."""
     catalogue.note_delivery(planned.out)
     if planned.mode is Mode.MOVE and not catalogue.delivery_path.exists():
         delivery.write_plan(catalogue.delivery_path, planned, cut.words)
@@ -245,7 +245,7 @@ def _carry_out(planned: Delivery, catalogue: Catalogue, cut: Cut) -> Delivered:
     return Delivered(
         mode=planned.mode,
         out=planned.out,
-        pictures=len(planned.paths),
+        images=len(planned.paths),
         there=len(planned.paths) - len(planned.left),
         symbolic=delivery.links_are_symbolic(planned) if planned.mode is Mode.LINK else 0,
         problems=tuple(problems),
@@ -258,9 +258,9 @@ def _go_on(
     """Bring an interrupted move to its end: what is left in the folder says no longer what was to be moved."""
     if (request.mode, places.out, request.cut.words) != (Mode.MOVE, out, cut):
         raise DeliveryError(
-            f"a move of {len(paths)} pictures to {out} was interrupted; finish it first: celebahq filter "
+            f"a move of {len(paths)} images to {out} was interrupted; finish it first: celebahq filter "
             f"{places.folder} {cut}{' ' if cut else ''}--out {out} --move; or delete {catalogue.delivery_path} to "
-            "leave the pictures where they are"
+            "leave the images where they are"
         )
     planned = delivery.plan(places.folder, out, Mode.MOVE, paths, began=True)
     return Summary(

@@ -1,4 +1,4 @@
-"""The kept pictures in a folder of their own: copied, linked or moved, and nothing else touched."""
+"""The kept images in a folder of their own: copied, linked or moved, and nothing else touched."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_HARD_LINKS = (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOTSUP, err
 
 
 class Mode(enum.StrEnum):
-    """What becomes of a kept picture."""
+    """What becomes of a kept image."""
 
     COPY = "copy"
     LINK = "link"
@@ -40,7 +40,7 @@ class Mode(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Delivery:
-    """Pictures on their way from a folder to another, with the same paths below it."""
+    """Images on their way from a folder to another, with the same paths below it."""
 
     folder: Path
     out: Path
@@ -56,11 +56,11 @@ def plan(folder: Path, out: Path, mode: Mode, paths: Sequence[str], *, began: bo
     """Say what is left to be delivered, and make sure that all of it can be.
 
     Args:
-        folder: where the pictures are.
+        folder: where the images are.
         out: where they are to be; need not exist.
         mode: how they get there.
         paths: relative to both.
-        began: whether this delivery was agreed to before: only then may a move find pictures there already.
+        began: whether this delivery was agreed to before: only then may a move find images there already.
 
     Raises:
         DeliveryError: another file bears the name of one of them, or a file is where a folder is to be.
@@ -102,7 +102,7 @@ def write_plan(path: Path, delivery: Delivery, cut: str) -> None:
 
 
 def read_plan(path: Path) -> tuple[Path, str, tuple[str, ...]] | None:
-    """Return where to, by which cut and which pictures a move is under way; None where there is none.
+    """Return where to, by which cut and which images a move is under way; None where there is none.
 
     Raises:
         WorkspaceError: the file was altered.
@@ -114,12 +114,12 @@ def read_plan(path: Path) -> tuple[Path, str, tuple[str, ...]] | None:
         return Path(head["out"]), str(head["cut"]), tuple(map(str, paths))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WorkspaceError(
-            f"{path} cannot be read: {error}; restore it, or delete it to leave the pictures as they are"
+            f"{path} cannot be read: {error}; restore it, or delete it to leave the images as they are"
         ) from None
 
 
 def deliver(delivery: Delivery) -> Iterator[tuple[str, str]]:
-    """Deliver what is left, and yield each picture's path and what went wrong with it, empty for nothing.
+    """Deliver what is left, and yield each image's path and what went wrong with it, empty for nothing.
 
     A copy is whole, has its time stamps and is on the disk before it bears its name; a link is a hard link, or,
     where the file system has none of this file, a symbolic one to its absolute path; a move is a hard link and the
@@ -149,7 +149,7 @@ def deliver(delivery: Delivery) -> Iterator[tuple[str, str]]:
             except FileExistsError:
                 raise DeliveryError(
                     f"{target} appeared meanwhile; nothing is overwritten, so it was left as it is; the same command "
-                    "tells whether it is another picture"
+                    "tells whether it is another image"
                 ) from None
             except (OSError, shutil.Error) as error:
                 failure = as_storage_error(error, target) if isinstance(error, OSError) else error
@@ -162,7 +162,7 @@ def deliver(delivery: Delivery) -> Iterator[tuple[str, str]]:
 
 
 def links_are_symbolic(delivery: Delivery) -> int:
-    """Return how many of the delivered pictures are symbolic links."""
+    """Return how many of the delivered images are symbolic links."""
     return sum((delivery.out / path).is_symlink() for path in delivery.paths)
 
 
@@ -223,7 +223,7 @@ def _move(source: Path, target: Path, staging: Path) -> None:
                 raise
             _copy(source, target, staging)
     if not _is_moved(source, target):
-        raise OSError("the copy differs from the picture, which stays where it is")
+        raise OSError("the copy differs from the image, which stays where it is")
     source.unlink()
 
 

@@ -1,4 +1,4 @@
-"""Which files below a folder are pictures, and what is passed over."""
+"""Which files below a folder are images, and what is passed over."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from celebahq_builder.image_set import IMAGE_SUFFIXES
 from celebahq_builder.outcome import Reason
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".jpe", ".jfif", ".jp2", ".gif", ".avif", ".heic", ".heif", ".ppm", ".pgm", ".tga")
-"""Endings, in any case, of what is taken for a picture; one that cannot be decoded then is listed, not passed over."""
+"""Endings, in any case, of what is taken for an image; one that cannot be decoded then is listed, not passed over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A picture's file as it was listed."""
+    """An image's file as it was listed."""
 
     path: str
     """Relative to the folder, with forward slashes."""
@@ -30,7 +30,7 @@ class Found:
 
 @dataclass
 class PassedOver:
-    """What is not taken for pictures."""
+    """What is not taken for images."""
 
     suffixes: Counter[str] = field(default_factory=Counter)
     """Other files, by their endings in lower case; those without under an empty one."""
@@ -46,17 +46,17 @@ class PassedOver:
 class Listing:
     """What lies below a folder."""
 
-    pictures: list[Found]
+    images: list[Found]
     """By path."""
     unusable: list[Unscored]
-    """Names of pictures that cannot be or are not read, and folders that cannot be, by path."""
+    """Names of images that cannot be or are not read, and folders that cannot be, by path."""
     passed: PassedOver
 
 
 def read(folder: Path, leave_out: Collection[Path]) -> Listing:
-    """List the pictures below a folder.
+    """List the images below a folder.
 
-    A picture is a regular file, or a symbolic link to one, whose name ends as `SUFFIXES` say and does not begin
+    An image is a regular file, or a symbolic link to one, whose name ends as `SUFFIXES` say and does not begin
     with a dot. Of several names of one file, hard or symbolic links, the first that is no symbolic link counts.
 
     Args:
@@ -69,15 +69,15 @@ def read(folder: Path, leave_out: Collection[Path]) -> Listing:
     walk = _Walk(folder, {_identity(path.stat()) for path in leave_out if path.is_dir()})
     names = sorted(walk.names, key=lambda one: (one.linked, one.found.path))
     first: dict[tuple[int, int], str] = {}
-    pictures, unusable = [], walk.unusable
+    images, unusable = [], walk.unusable
     for name in names:
         known = first.setdefault(name.identity, name.found.path)
         if known is name.found.path:
-            pictures.append(name.found)
+            images.append(name.found)
         else:
             unusable.append(Unscored(name.found.path, Reason.SAME_FILE, f"the same file as {known}"))
-    pictures.sort(key=lambda found: found.path)
-    return Listing(pictures, sorted(unusable, key=lambda one: one.path), walk.passed)
+    images.sort(key=lambda found: found.path)
+    return Listing(images, sorted(unusable, key=lambda one: one.path), walk.passed)
 
 
 @dataclass(frozen=True, slots=True)

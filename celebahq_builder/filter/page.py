@@ -21,7 +21,7 @@ from celebahq_builder.html.thumbnails import Thumbnail
 from celebahq_builder.storage import write_atomic
 
 SHEET = 24
-"""Pictures on a sheet."""
+"""Images on a sheet."""
 
 SHEET_PX = 160
 
@@ -30,8 +30,8 @@ ROWS = 5000
 
 
 @dataclass(frozen=True)
-class Pictured:
-    """A picture with its thumbnail, and a link to the whole of it."""
+class Imaged:
+    """An image with its thumbnail, and a link to the whole of it."""
 
     name: str
     score: str
@@ -44,7 +44,7 @@ class Sheet:
     """Thumbnails that belong together."""
 
     title: str
-    pictures: list[Pictured]
+    images: list[Imaged]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Contents:
     passed: PassedOver
     table: Path
     kept_in: Path
-    """Folder that the kept pictures will be in."""
+    """Folder that the kept images will be in."""
 
 
 def write(path: Path, contents: Contents) -> None:
@@ -78,7 +78,7 @@ def _variables(home: Path, contents: Contents) -> dict[str, Any]:
     return {
         "folder": printable(os.fspath(contents.folder)),
         "cut": contents.cut.words,
-        "pictures": len(ranked) + len(contents.unscored),
+        "images": len(ranked) + len(contents.unscored),
         "counts": {"kept": kept, "below the cut": len(ranked) - kept, "without a score": len(contents.unscored)},
         "median": statistics.median(one.score for one in ranked) if ranked else None,
         "table": _link(home, contents.table),
@@ -101,13 +101,13 @@ def _histograms(contents: Contents) -> Iterator[tuple[str, charts.Histogram]]:
     ranked, kept = contents.ranked, contents.kept
     for index, name in enumerate(PARTS):
         values = [one.parts[index] for one in ranked]
-        drawn = charts.histogram(values[:kept], values[kept:], None if index else _cut_at(contents), "pictures")
+        drawn = charts.histogram(values[:kept], values[kept:], None if index else _cut_at(contents), "images")
         if drawn:
             yield name, drawn
 
 
 def _cut_at(contents: Contents) -> float | None:
-    """Return the score to mark: that of the last picture kept; None where the cut leaves none or takes all."""
+    """Return the score to mark: that of the last image kept; None where the cut leaves none or takes all."""
     ranked, kept = contents.ranked, contents.kept
     if not contents.cut.words or not 0 < kept < len(ranked):
         return None
@@ -136,12 +136,12 @@ def _sheets(home: Path, contents: Contents) -> Iterator[Sheet]:
         )
     for title, some, then in parts:
         if some:
-            yield Sheet(title, [_pictured(home, here, then, one) for one in some])
+            yield Sheet(title, [_imaged(home, here, then, one) for one in some])
 
 
-def _pictured(home: Path, now: Path, then: Path, one: Scored) -> Pictured:
+def _imaged(home: Path, now: Path, then: Path, one: Scored) -> Imaged:
     thumbnail = thumbnails.of_centre(now / one.path, SHEET_PX)
-    return Pictured(printable(one.path), f"{one.score:.3f}", thumbnail, _link(home, then / one.path))
+    return Imaged(printable(one.path), f"{one.score:.3f}", thumbnail, _link(home, then / one.path))
 
 
 def _link(home: Path, path: Path) -> str:

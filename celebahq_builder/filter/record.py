@@ -1,4 +1,4 @@
-"""What is known of a picture: its score, or why it has none."""
+"""What is known of an image: its score, or why it has none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ERROR = "an error that no reason covers"
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A picture that has a score."""
+    """An image that has a score."""
 
     path: str
     """Relative to the folder, with forward slashes; what is no UTF-8 as Python's file names have it."""
@@ -41,7 +41,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Unscored:
-    """A picture, or a folder, that has none."""
+    """An image, or a folder, that has none."""
 
     path: str
     reason: Reason | None

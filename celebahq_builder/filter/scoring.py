@@ -1,4 +1,4 @@
-"""The score of a picture of any size: its centred square, at one size, by its power spectrum."""
+"""The score of an image of any size: its centred square, at one size, by its power spectrum."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from celebahq_builder.imaging.geometry import centred_square
 from celebahq_builder.imaging.quality_score import QualityScore, quality_score
 
 SIDE_PX = 1024
-"""Side that every picture is scored at: that of CelebA-HQ, so a picture of it has the score that its build gave it."""
+"""Side that every image is scored at: that of CelebA-HQ, so an image of it has the score that its build gave it."""
 
 VERSION = 1
 """Of the way to that size; what the score is then made of has the version of the stage `score`."""
 
 
 def score_image(image: NDArray[Any]) -> QualityScore:
-    """Score a picture of any size by the power spectrum of its centred square, resampled to 1024x1024.
+    """Score an image of any size by the power spectrum of its centred square, resampled to 1024x1024.
 
     Sizes compare because all are judged as 1024x1024: a larger square is reduced by the exact mean of the area
     that each pixel covers (cv2.INTER_AREA), so that what its surplus pixels show is neither lost to aliasing nor
     an advantage; a smaller one is enlarged by continuing its cosine transform with zeros, which adds nothing above
-    the picture's own Nyquist frequency, so that the detail it lacks is seen to be lacking. A square of just that
+    the image's own Nyquist frequency, so that the detail it lacks is seen to be lacking. A square of just that
     size is taken as it is. A square of less than 64 px has nothing in the band that is scored, and scores 0. See
     `imaging.spectrum.quality_score` for the formula.
 

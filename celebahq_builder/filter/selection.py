@@ -1,4 +1,4 @@
-"""Which pictures are kept: all records, best first, and where they are cut."""
+"""Which images are kept: all records, best first, and where they are cut."""
 
 from __future__ import annotations
 
@@ -51,5 +51,5 @@ class Cut:
 
 
 def rank(scored: Iterable[Scored]) -> list[Scored]:
-    """Return pictures best first; those of one score by path."""
+    """Return images best first; those of one score by path."""
     return sorted(scored, key=lambda one: (-one.score, one.path))

@@ -14,7 +14,7 @@ from celebahq_builder.filter.listing import PassedOver
 from celebahq_builder.filter.record import Scored, Unscored, printable
 
 SHOWN = 5
-"""Pictures, reasons' files and endings that are named each."""
+"""Images, reasons' files and endings that are named each."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Delivered:
 
     mode: Mode
     out: Path
-    pictures: int
+    images: int
     there: int
     """Those of them that were there before."""
     symbolic: int
@@ -70,7 +70,7 @@ class Summary:
     def _counts(self) -> Iterator[str]:
         below, without = len(self.ranked) - self.kept, len(self.unscored)
         total = len(self.ranked) + without
-        yield f"{total} pictures: {self.kept} kept + {below} below the cut + {without} without a score"
+        yield f"{total} images: {self.kept} kept + {below} below the cut + {without} without a score"
 
     def _ranking(self) -> Iterator[str]:
         if not self.ranked:
@@ -113,7 +113,7 @@ class Summary:
         notes = [f"{done.there} were there already"] if done.there else []
         if done.symbolic:
             notes.append(f"{done.symbolic} as symbolic links, where no hard ones can be")
-        new = done.pictures - len(done.problems)
+        new = done.images - len(done.problems)
         yield f"{done.mode.done}: {new} to {os.fspath(done.out)}" + (f" ({'; '.join(notes)})" if notes else "")
         for path, problem in done.problems:
             yield f"  not {done.mode.done}: {printable(path)}: {problem}"

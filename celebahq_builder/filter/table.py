@@ -13,16 +13,16 @@ LIST_COLUMNS = ("rank", "path", *PARTS, "width_px", "height_px")
 """Of the list of those kept."""
 
 COLUMNS = (*LIST_COLUMNS, "kept", "notes", "reason", "detail")
-"""Of the table of all pictures."""
+"""Of the table of all images."""
 
 
 def listed(kept: Sequence[Scored]) -> bytes:
-    """Return the list of pictures kept, best first."""
+    """Return the list of images kept, best first."""
     return _csv(LIST_COLUMNS, (_cells(rank, one) for rank, one in enumerate(kept, start=1)))
 
 
 def whole(ranked: Sequence[Scored], kept: int, unscored: Sequence[Unscored]) -> bytes:
-    """Return the table of all pictures: those that have a score best first, `kept` of them kept; then the others."""
+    """Return the table of all images: those that have a score best first, `kept` of them kept; then the others."""
     scored = (
         [*_cells(rank, one), "yes" if rank <= kept else "no", " ".join(one.notes), "", ""]
         for rank, one in enumerate(ranked, start=1)

@@ -25,7 +25,7 @@ FILE_BYTES_MAX = 2**30
 
 @dataclass(frozen=True)
 class Job:
-    """Some pictures to score."""
+    """Some images to score."""
 
     folder: str
     paths: tuple[str, ...]
@@ -33,7 +33,7 @@ class Job:
 
 
 def run(job: Job) -> list[Record]:
-    """Score the pictures of a job; whatever one of them does is its own record.
+    """Score the images of a job; whatever one of them does is its own record.
 
     Raises:
         SourceError: the folder itself is gone.
@@ -44,7 +44,7 @@ def run(job: Job) -> list[Record]:
 
 
 def score_file(folder: Path, path: str, pixels_max: int) -> Record:
-    """Return a picture's score, or why it has none."""
+    """Return an image's score, or why it has none."""
     try:
         size_bytes, mtime_ns, data = _read(folder / path)
     except Rejection as rejection:

@@ -100,13 +100,13 @@ def read_pickle(data: bytes) -> dict[str, Any]:
 
 
 TRAINING = tuple(f"data_batch_{i}" for i in range(1, 6))
-"""The 50,000 training pictures, which the ProGAN authors' tool takes; there is a ``test_batch`` of 10,000 besides."""
+"""The 50,000 training images, which the ProGAN authors' tool takes; there is a ``test_batch`` of 10,000 besides."""
 
 PER_BATCH = 10_000
 
 CLASSES, SIDE_PX = 10, 32
 
-PICTURE_BYTES = 3 * SIDE_PX * SIDE_PX
+IMAGE_BYTES = 3 * SIDE_PX * SIDE_PX
 
 SPARE_BYTES = 2_000_000
 """What a batch of the Python version may have beside its pixels: labels and file names take half of it."""
@@ -121,7 +121,7 @@ DAMAGE = (tarfile.TarError, zlib.error, EOFError, OSError)
 
 @dataclass(frozen=True)
 class Cifar10:
-    """The pictures of some batches, in the order of the batches and their rows."""
+    """The images of some batches, in the order of the batches and their rows."""
 
     batches: Mapping[str, Batch]
     """By name."""
@@ -131,7 +131,7 @@ class Cifar10:
 
     @property
     def count(self) -> int:
-        """How many pictures there are."""
+        """How many images there are."""
         return sum(len(classes) for _, classes in self.batches.values())
 
     @property
@@ -140,8 +140,8 @@ class Cifar10:
         classes = np.concatenate([classes for _, classes in self.batches.values()])
         return np.asarray(np.eye(CLASSES, dtype=np.float32)[classes])
 
-    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the pictures from number `start` on, named by batch and row: ``data_batch_1/00000``."""
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
+        """Yield the images from number `start` on, named by batch and row: ``data_batch_1/00000``."""
         for name, (pixels, _) in self.batches.items():
             for row in range(start, len(pixels)):
                 yield NamedImage(pixels[row], f"{name}/{row:05d}")
@@ -156,7 +156,7 @@ def read(path: Path, batches: Sequence[str] = TRAINING, per_batch: int = PER_BAT
     Args:
         path: the folder of either version, one that holds it, or the archive.
         batches: which of them, without ``.bin``.
-        per_batch: pictures in each.
+        per_batch: images in each.
 
     Raises:
         FormatError: it is not CIFAR-10, or not whole.
@@ -180,7 +180,7 @@ def read(path: Path, batches: Sequence[str] = TRAINING, per_batch: int = PER_BAT
 
 def _limit(name: str, per_batch: int) -> int:
     """Return how many bytes are read of a file: more than any sound one has."""
-    return 100_000 if name.startswith("batches.meta") else per_batch * (1 + PICTURE_BYTES) + SPARE_BYTES
+    return 100_000 if name.startswith("batches.meta") else per_batch * (1 + IMAGE_BYTES) + SPARE_BYTES
 
 
 def _wanted(names: Sequence[str]) -> set[str]:
@@ -223,13 +223,13 @@ def _in_archive(path: Path, names: Sequence[str], per_batch: int) -> dict[str, b
 
 def _from_rows(where: str, data: bytes, per_batch: int) -> Batch:
     """Return pixels and classes of a batch of the binary version."""
-    expected = per_batch * (1 + PICTURE_BYTES)
+    expected = per_batch * (1 + IMAGE_BYTES)
     if len(data) != expected:
         got = f"{len(data)} bytes" if len(data) < expected + SPARE_BYTES else "more"
         raise FormatError(
-            f"{where}: expected {expected} bytes, {per_batch} rows of {1 + PICTURE_BYTES}, got {got}; {REMEDY}"
+            f"{where}: expected {expected} bytes, {per_batch} rows of {1 + IMAGE_BYTES}, got {got}; {REMEDY}"
         )
-    rows = np.frombuffer(data, np.uint8).reshape(per_batch, 1 + PICTURE_BYTES)
+    rows = np.frombuffer(data, np.uint8).reshape(per_batch, 1 + IMAGE_BYTES)
     return _pixels(rows[:, 1:]), _checked(where, rows[:, 0].tolist())
 
 
@@ -239,7 +239,7 @@ def _from_pickle(where: str, data: bytes, per_batch: int) -> Batch:
     pixels, classes = table.get("data"), table.get("labels")
     if not isinstance(pixels, np.ndarray) or not isinstance(classes, list):
         raise FormatError(f"{where}: expected data and labels, got {', '.join(sorted(table))}; {REMEDY}")
-    shape = (per_batch, PICTURE_BYTES)
+    shape = (per_batch, IMAGE_BYTES)
     if pixels.shape != shape or len(classes) != per_batch:
         got = f"{list(pixels.shape)} and {len(classes)}"
         raise FormatError(f"{where}: expected data {list(shape)} and {per_batch} labels, got {got}; {REMEDY}")

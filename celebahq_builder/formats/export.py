@@ -14,10 +14,10 @@ from celebahq_builder.progress import Progress
 from celebahq_builder.storage import sha256, staging
 
 SHARD = 1000
-"""Pictures per shard, where nothing else is asked for."""
+"""Images per shard, where nothing else is asked for."""
 
 PART = 32
-"""Pictures of a job, where the format does not decide it."""
+"""Images of a job, where the format does not decide it."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ExportSettings:
     shuffle: bool = False
     """In the order of the ProGAN authors' tool for TFRecord: numpy's RandomState(123)."""
     shard: int | None = None
-    """Pictures per shard, for formats of several files; default 1000."""
+    """Images per shard, for formats of several files; default 1000."""
     png_level: int | None = None
     """0 (no compression) to 9 (smallest and slowest), for formats of PNG; default 1."""
 
@@ -49,7 +49,7 @@ class ExportJob:
 
     @property
     def shard(self) -> int:
-        """Pictures per shard."""
+        """Images per shard."""
         return SHARD if self.settings.shard is None else self.settings.shard
 
     @property
@@ -58,13 +58,13 @@ class ExportJob:
         return PNG_LEVEL if self.settings.png_level is None else self.settings.png_level
 
     def parts(self, size: int = PART) -> list[range]:
-        """Return the numbers of the pictures, cut into jobs."""
+        """Return the numbers of the images, cut into jobs."""
         count = self.level.count
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def export(source: Path, target: Path, settings: ExportSettings, workers: int) -> int:
-    """Write a level of an HDF5 file in another format; returns the number of pictures.
+    """Write a level of an HDF5 file in another format; returns the number of images.
 
     Any number of workers writes the same bytes. A killed export goes on where it was; each format's writer says how.
 
@@ -115,10 +115,10 @@ def _check(settings: ExportSettings) -> None:
 
 
 def _drive(steps: Iterator[int], what: str, count: int) -> None:
-    """Run a writer; the first number that it yields is of pictures done by an earlier command."""
-    progress = Progress(what, count, next(steps), unit="picture", judged=False)
+    """Run a writer; the first number that it yields is of images done by an earlier command."""
+    progress = Progress(what, count, next(steps), unit="image", judged=False)
     try:
-        for pictures in steps:
-            progress.advance(pictures)
+        for images in steps:
+            progress.advance(images)
     finally:
         progress.close()

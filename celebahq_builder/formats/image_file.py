@@ -25,7 +25,7 @@ SIDE_MAX = 8192
 """A header that promises more is taken for a decompression bomb."""
 
 THREADS = 4
-"""Pictures that are decoded at once; Pillow's decoders run beside each other."""
+"""Images that are decoded at once; Pillow's decoders run beside each other."""
 
 COLOUR = (
     "mogrify -colorspace sRGB -background white -alpha remove -alpha off -type TrueColor -depth 8 "
@@ -35,7 +35,7 @@ GREY = (
     "mogrify -background white -alpha remove -alpha off -type Grayscale -depth 8 -define png:color-type=0 "
     "-define png:bit-depth=8 -quality 100 FILE"
 )
-"""Commands of ImageMagick, of any version, that make a picture of another kind one of RGB or of grey, in its place."""
+"""Commands of ImageMagick, of any version, that make an image of another kind one of RGB or of grey, in its place."""
 
 ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 """Pillow's modes that have it."""
@@ -74,7 +74,7 @@ def read_header(file: Path | BinaryIO, where: str) -> Header:
 
 
 def check_bytes(header: Header, size: int, has: str = "has") -> None:
-    """Raise for a file that is much larger than its picture can be.
+    """Raise for a file that is much larger than its image can be.
 
     Args:
         size: bytes of the file.
@@ -85,7 +85,7 @@ def check_bytes(header: Header, size: int, has: str = "has") -> None:
     """
     if size > 2**20 + 16 * header.width * header.height:
         raise FormatError(
-            f"{header.where} {has} {size} bytes for {header.width} x {header.height} px; that is no honest picture, "
+            f"{header.where} {has} {size} bytes for {header.width} x {header.height} px; that is no honest image, "
             "remove it"
         )
 
@@ -95,7 +95,7 @@ def _quiet() -> warnings.catch_warnings:
 
 
 def _too_large(where: str, error: Image.DecompressionBombError) -> FormatError:
-    """Return what is wrong with a picture that Pillow refuses to open; only its error's text has the numbers."""
+    """Return what is wrong with an image that Pillow refuses to open; only its error's text has the numbers."""
     numbers = [f"{int(number):,}" for number in re.findall(r"\d+", str(error))]
     found, allowed = numbers if len(numbers) == 2 else ("too many", "as many as Pillow allows")
     return FormatError(f"{where} is too large to be read: {found} px, expected at most {allowed}; reduce or remove it")
@@ -111,7 +111,7 @@ def _header(image: Image.Image, where: str) -> Header:
         remedy = GREY if image.mode.startswith(("1", "L", "I", "F")) and image.mode != "LAB" else COLOUR
         raise FormatError(f"{where} is {kind}; expected RGB or grey of 8 bits: convert it, for instance with: {remedy}")
     if getattr(image, "is_animated", False) and image.format != "MPO":
-        raise FormatError(f"{where} is an animation; expected a single picture: keep one of it")
+        raise FormatError(f"{where} is an animation; expected a single image: keep one of it")
     return Header(where, image.width, image.height, 3 if image.mode == "RGB" else 1)
 
 
@@ -169,7 +169,7 @@ def _common_fit(fits: Counter[int], rest: Iterator[Header]) -> int:
 
 
 def check_resize(resize: int | None) -> None:
-    """Raise if pictures cannot be resized so.
+    """Raise if images cannot be resized so.
 
     Raises:
         FormatError: not a power of two up to 8192.
@@ -179,7 +179,7 @@ def check_resize(resize: int | None) -> None:
 
 
 def decode(data: bytes, where: str, resolution: int, channels: int, resized: bool) -> Pixels:
-    """Return a picture uint8 [C, R, R]: as it is stored, EXIF orientation not applied.
+    """Return a original uint8 [C, R, R]: as it is stored, EXIF orientation not applied.
 
     Args:
         data: of an image file.
@@ -194,7 +194,7 @@ def decode(data: bytes, where: str, resolution: int, channels: int, resized: boo
     try:
         with Image.open(io.BytesIO(data)) as image:
             header = _header(image, where)
-            picture = image.convert("RGB" if channels == 3 else "L")
+            original = image.convert("RGB" if channels == 3 else "L")
     except FormatError:
         raise
     except Image.DecompressionBombError as error:
@@ -202,17 +202,17 @@ def decode(data: bytes, where: str, resolution: int, channels: int, resized: boo
     except DAMAGE as error:
         raise FormatError(f"{where} cannot be decoded: {error}; replace or remove it") from None
     if resized:
-        picture = middle_square(picture, resolution)
-    if picture.size != (resolution, resolution) or header.channels > channels:
+        original = middle_square(original, resolution)
+    if original.size != (resolution, resolution) or header.channels > channels:
         raise FormatError(f"{where} was changed while it was read; run it again")
-    pixels = np.asarray(picture)
+    pixels = np.asarray(original)
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
 
 
-def middle_square(picture: Image.Image, side: int) -> Image.Image:
-    """Return the largest square in the middle of a picture at a size, by Lanczos' filter if it has another."""
-    left, top, short = centred_square(picture.width, picture.height)
-    square = picture.crop((left, top, left + short, top + short))  # first, so that nothing beside it is mixed in
+def middle_square(image: Image.Image, side: int) -> Image.Image:
+    """Return the largest square in the middle of an image at a size, by Lanczos' filter if it has another."""
+    left, top, short = centred_square(image.width, image.height)
+    square = image.crop((left, top, left + short, top + short))  # first, so that nothing beside it is mixed in
     return square.resize((side, side), Image.Resampling.LANCZOS) if side != short else square
 
 

@@ -22,7 +22,7 @@ from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.storage import Staging, write_atomic
 
 METADATA = "metadata.jsonl"
-"""One line of JSON per picture: ``file_name``, and what is known of it. Absent where nothing is.
+"""One line of JSON per image: ``file_name``, and what is known of it. Absent where nothing is.
 
 Source: https://huggingface.co/docs/datasets/image_dataset#imagefolder
 """
@@ -39,7 +39,7 @@ class _Job:
 
 
 def write(export: ExportJob, stage: Staging) -> Iterator[int]:
-    """Write one PNG per picture, named by its source's id where the file knows it.
+    """Write one PNG per image, named by its source's id where the file knows it.
 
     A killed export goes on by file: those that are there are whole, and are not made again.
     """
@@ -54,11 +54,11 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
             png_level = export.png_level
             some_names = names[some.start : some.stop]
             jobs.append(_Job(export.source, level.resolution, stage.data, some, some_names, png_level))
-    yield from parallel.run(_write_pictures, jobs, workers=export.workers)
+    yield from parallel.run(_write_images, jobs, workers=export.workers)
     _write_metadata(level, names, stage.data)
 
 
-def _write_pictures(job: _Job) -> int:
+def _write_images(job: _Job) -> int:
     with LevelImageSet(job.source, job.resolution) as level:
         for name, pixels in zip(job.names, level.pixels(job.numbers), strict=True):
             write_atomic(job.folder / name, encode_png(pixels, job.png_level))
@@ -85,7 +85,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Pictures of a folder, a `PictureSet`."""
+    """Images of a folder, a `ImageSet`."""
 
     folder: Path
     names: list[str]
@@ -99,11 +99,11 @@ class ImageFolder:
 
     @property
     def count(self) -> int:
-        """How many pictures there are."""
+        """How many images there are."""
         return len(self.names)
 
-    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the pictures, named by the files that the metadata says they came from, or else by their own.
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
+        """Yield the images, named by the files that the metadata says they came from, or else by their own.
 
         Raises:
             FormatError: a file cannot be read or decoded.
@@ -113,7 +113,7 @@ class ImageFolder:
             yield NamedImage(pixels, str(files[number]))
 
     def pixels(self, numbers: Sequence[int]) -> Iterator[Pixels]:
-        """Yield pictures uint8 [C, R, R] by their numbers, in the order asked for; errors as of `pictures`."""
+        """Yield images uint8 [C, R, R] by their numbers, in the order asked for; errors as of `images`."""
         yield from decoded(self._coded(numbers), self._decode)
 
     def _coded(self, numbers: Sequence[int]) -> Iterator[tuple[Path, bytes]]:
@@ -129,22 +129,22 @@ class ImageFolder:
 
 
 def read(path: Path, resize: int | None = None) -> ImageFolder:
-    """Read a folder of square pictures of one size, at any depth.
+    """Read a folder of square images of one size, at any depth.
 
     Their order is that of ``metadata.jsonl`` where the folder has one, else that of their paths. Other files are
     counted in the log, hidden ones are not looked at, linked folders not followed.
 
     Args:
         path: the folder.
-        resize: cut the middle of each picture to this size instead; see `image_file.decode`.
+        resize: cut the middle of each image to this size instead; see `image_file.decode`.
 
     Raises:
-        FormatError: no folder, no pictures, one that is not 8-bit RGB or grey, of another size than the rest or of
+        FormatError: no folder, no images, one that is not 8-bit RGB or grey, of another size than the rest or of
             none that is a power of two; or ``metadata.jsonl`` is not of these files.
     """
     check_resize(resize)
     if not path.is_dir():
-        raise FormatError(f"{path} is not a folder; give one of pictures")
+        raise FormatError(f"{path} is not a folder; give one of images")
     names = _names(path)
     records: Iterable[Record] = ()
     if (path / METADATA).is_file():
@@ -173,14 +173,14 @@ def _names(folder: Path) -> list[str]:
         raise FormatError(f"{unreadable[0].filename} cannot be read: {unreadable[0].strerror}; see to its permissions")
     if others:
         some = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common(5))
-        log.info("%s: passed over %d files that are no pictures by their endings: %s", folder, others.total(), some)
+        log.info("%s: passed over %d files that are no images by their endings: %s", folder, others.total(), some)
     if not names:
-        raise FormatError(f"{folder} holds no pictures; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+        raise FormatError(f"{folder} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
     return sorted(names, key=lambda name: name.split("/"))
 
 
 def _in_metadata(folder: Path, there: set[str], names: list[str]) -> Iterator[Record]:
-    """Yield what is known of each picture, line by line, and add its file to the names."""
+    """Yield what is known of each image, line by line, and add its file to the names."""
     path = folder / METADATA
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):

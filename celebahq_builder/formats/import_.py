@@ -32,9 +32,9 @@ def import_images(
     compression: str = "gzip",
     workers: int = 1,
 ) -> int:
-    """Write a data set to a new HDF5 file; returns the number of pictures.
+    """Write a data set to a new HDF5 file; returns the number of images.
 
-    Labels go to ``<stem>-labels.npy`` beside it, what is known of the pictures to its columns. The hashes are of the
+    Labels go to ``<stem>-labels.npy`` beside it, what is known of the images to its columns. The hashes are of the
     pixels that are written; where the metadata has some, they are checked. A killed import goes on from
     ``TARGET.partial``, if the data set and what is asked for are still the same; after an error nothing is left.
 
@@ -42,8 +42,8 @@ def import_images(
         path: of the data set.
         target: HDF5 file to make.
         format: name in the catalogue; None takes what the data set looks like.
-        resize: for formats of pictures of any size, cut their middle to this one.
-        limit: so many pictures from the beginning; None for all.
+        resize: for formats of images of any size, cut their middle to this one.
+        limit: so many images from the beginning; None for all.
         skip: file of names to leave out, one a line, for formats that allow it.
         compression: name of a codec.
         workers: threads that build and compress the levels; they never change the result.
@@ -55,23 +55,23 @@ def import_images(
     check_free(target)
     name = format or recognise(path)
     left_out = () if skip is None else _names(skip)
-    pictures = reader_of(name)(path, resize, left_out)
-    attributes = _attributes(pictures, name, path)
+    images = reader_of(name)(path, resize, left_out)
+    attributes = _attributes(images, name, path)
     if left_out:
         attributes["skipped"] = len(left_out)
-    if limit is not None and limit < pictures.count:
+    if limit is not None and limit < images.count:
         attributes["limit"] = limit
-        pictures = _First(pictures, limit)
-    if pictures.labels is None:
+        images = _First(images, limit)
+    if images.labels is None:
         check_free(labels_path(target))  # of another data set, they would be taken for this one's
-    metadata = getattr(pictures, "metadata", Metadata())
+    metadata = getattr(images, "metadata", Metadata())
     columns = {key: column for key, column in metadata.columns.items() if key not in OWN_COLUMNS}
     if metadata.attribute_names:
         columns["attribute_names"] = list(metadata.attribute_names)
-    progress = Progress("import", pictures.count, unit="picture", judged=False)
+    progress = Progress("import", images.count, unit="image", judged=False)
     try:
         write_images(
-            _Checked(pictures, metadata, path) if resize is None else pictures,
+            _Checked(images, metadata, path) if resize is None else images,
             target,
             codec=codec(compression),
             workers=workers,
@@ -82,7 +82,7 @@ def import_images(
                 "builder": __version__,
                 "source": str(path.absolute()),
                 "content": source_fingerprint(path),
-                "labels": sha256(b"" if pictures.labels is None else labels_file(pictures.labels)),
+                "labels": sha256(b"" if images.labels is None else labels_file(images.labels)),
                 "format": name,
                 "resize": resize,
                 "limit": limit,
@@ -95,11 +95,11 @@ def import_images(
         raise FormatError(f"{target} cannot be written: {error}; see to it, or choose another --out") from None
     finally:
         progress.close()
-    return pictures.count
+    return images.count
 
 
-def _attributes(pictures: ImageSet, name: str, path: Path) -> dict[str, Any]:
-    known = dict(pictures.pyramid.file.attrs) if isinstance(pictures, LevelImageSet) else {}
+def _attributes(images: ImageSet, name: str, path: Path) -> dict[str, Any]:
+    known = dict(images.pyramid.file.attrs) if isinstance(images, LevelImageSet) else {}
     known.pop("format_version", None)
     return {"builder": f"celebahq_builder {__version__}", **known, "imported_from": json.dumps([name, path.name])}
 
@@ -113,40 +113,40 @@ def _names(path: Path) -> tuple[str, ...]:
 
 
 class _First:
-    """The beginning of a set of pictures, with what is known of it."""
+    """The beginning of a set of images, with what is known of it."""
 
-    def __init__(self, pictures: ImageSet, count: int) -> None:
-        self.of, self.count = pictures, count
-        self.resolution, self.channels = pictures.resolution, pictures.channels
-        self.labels: Labels | None = None if pictures.labels is None else pictures.labels[:count]
-        self.label_names = pictures.label_names
-        whole: Metadata = getattr(pictures, "metadata", Metadata())
+    def __init__(self, images: ImageSet, count: int) -> None:
+        self.of, self.count = images, count
+        self.resolution, self.channels = images.resolution, images.channels
+        self.labels: Labels | None = None if images.labels is None else images.labels[:count]
+        self.label_names = images.label_names
+        whole: Metadata = getattr(images, "metadata", Metadata())
         columns = {key: column[:count] for key, column in whole.columns.items()}
         self.metadata = Metadata(columns, whole.attribute_names)
 
-    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the pictures from number `start` on."""
-        return itertools.islice(self.of.pictures(start), max(self.count - start, 0))
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
+        """Yield the images from number `start` on."""
+        return itertools.islice(self.of.images(start), max(self.count - start, 0))
 
 
 class _Checked:
-    """A set of pictures, each compared with the hash that its metadata has."""
+    """A set of images, each compared with the hash that its metadata has."""
 
-    def __init__(self, pictures: ImageSet, metadata: Metadata, path: Path) -> None:
-        self.of, self.path = pictures, path
-        self.count, self.resolution, self.channels = pictures.count, pictures.resolution, pictures.channels
-        self.labels: Labels | None = pictures.labels
-        self.label_names = pictures.label_names
+    def __init__(self, images: ImageSet, metadata: Metadata, path: Path) -> None:
+        self.of, self.path = images, path
+        self.count, self.resolution, self.channels = images.count, images.resolution, images.channels
+        self.labels: Labels | None = images.labels
+        self.label_names = images.label_names
         hashes = metadata.columns.get("sha256")
         self.hashes = hashes if isinstance(hashes, list) else None
 
-    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the pictures that are what their metadata says."""
-        for number, picture in enumerate(self.of.pictures(start), start):
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
+        """Yield the images that are what their metadata says."""
+        for number, image in enumerate(self.of.images(start), start):
             recorded = self.hashes[number] if self.hashes is not None else ""
-            if recorded and sha256(picture.pixels.tobytes()) != recorded:
+            if recorded and sha256(image.pixels.tobytes()) != recorded:
                 raise FormatError(
-                    f"{self.path}: {picture.name}, picture {number}, is not the one that its metadata describes: its "
+                    f"{self.path}: {image.name}, image {number}, is not the one that its metadata describes: its "
                     "SHA-256 is another; restore it, or remove sha256 from the metadata if the change is meant"
                 )
-            yield picture
+            yield image

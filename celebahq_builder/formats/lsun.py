@@ -109,9 +109,9 @@ def _package() -> Any:
 
 
 class FolderEntries:
-    """The pictures below a folder, in the order of their paths' parts; only one folder's names are held at a time.
+    """The images below a folder, in the order of their paths' parts; only one folder's names are held at a time.
 
-    Pictures are files with the usual endings; others are passed over and said to be, hidden ones are passed over.
+    Images are files with the usual endings; others are passed over and said to be, hidden ones are passed over.
 
     Raises:
         FormatError: a folder cannot be read.
@@ -123,7 +123,7 @@ class FolderEntries:
         self.count = sum(1 for _ in self._names("", self.others))
         if self.others:
             some = ", ".join(self.others[:3]) + (", ..." if len(self.others) > 3 else "")
-            log.warning("%s: passed over what is no picture by its ending: %d files, %s", path, len(self.others), some)
+            log.warning("%s: passed over what is no image by its ending: %d files, %s", path, len(self.others), some)
 
     def read(self, start: int = 0) -> Iterator[tuple[str, bytes]]:
         """Yield path and contents from number `start` on."""
@@ -157,7 +157,7 @@ RESOLUTION = 256
 """Of the ProGAN paper's results on LSUN."""
 
 PIXELS_MAX = 100_000_000
-"""Pictures of more pixels are not decoded."""
+"""Images of more pixels are not decoded."""
 
 REMEDY = (
     "LSUN's categories are downloaded with https://github.com/fyu/lsun, and unzipped to bedroom_train_lmdb and such"
@@ -166,7 +166,7 @@ REMEDY = (
 
 @dataclass(frozen=True)
 class Lsun:
-    """Pictures of one size, in the order of their keys or paths; decoded as they are asked for."""
+    """Images of one size, in the order of their keys or paths; decoded as they are asked for."""
 
     entries: Entries
     path: Path
@@ -177,11 +177,11 @@ class Lsun:
     labels: None = None
     label_names: tuple[str, ...] = ()
 
-    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the pictures from number `start` on, named by key, or by path below the folder.
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
+        """Yield the images from number `start` on, named by key, or by path below the folder.
 
         Raises:
-            FormatError: an entry is no picture, or there are fewer than when the set was opened.
+            FormatError: an entry is no image, or there are fewer than when the set was opened.
         """
         if self.skip:
             kept = (entry for entry in self.entries.read() if entry[0] not in self.skip)
@@ -193,10 +193,10 @@ class Lsun:
             yield NamedImage(_square(self.path, name, data, self.resolution), name)
             done += 1
         if done < self.count:
-            raise FormatError(f"{self.path} had {self.count} pictures when it was opened, now {done}; begin again")
+            raise FormatError(f"{self.path} had {self.count} images when it was opened, now {done}; begin again")
 
     def unreadable(self) -> Iterator[tuple[str, str]]:
-        """Yield name and fault of every entry that is no picture; reads all of them."""
+        """Yield name and fault of every entry that is no image; reads all of them."""
         for name, data in self.entries.read():
             try:
                 open_rgb(data, PIXELS_MAX, "this reader")
@@ -205,10 +205,10 @@ class Lsun:
 
 
 def read(path: Path, resolution: int = RESOLUTION, *, limit: int | None = None, skip: Collection[str] = ()) -> Lsun:
-    """Read a category of LSUN, or any folder of pictures, as squares of one size, uint8 [3, resolution, resolution].
+    """Read a category of LSUN, or any folder of images, as squares of one size, uint8 [3, resolution, resolution].
 
     Args:
-        path: the folder of an LMDB (with ``data.mdb``), such a file, or a folder of pictures, to any depth.
+        path: the folder of an LMDB (with ``data.mdb``), such a file, or a folder of images, to any depth.
         resolution: of the result, a power of two.
         limit: so many from the beginning; the presets other than bedroom and dog have 100,000.
         skip: keys, or paths below the folder, to leave out.
@@ -219,7 +219,7 @@ def read(path: Path, resolution: int = RESOLUTION, *, limit: int | None = None, 
     if resolution < 1 or resolution & (resolution - 1):
         raise FormatError(f"resolution {resolution} is not a power of two; take {RESOLUTION}, say")
     if not path.exists():
-        raise FormatError(f"{path} does not exist; expected an LMDB of LSUN or a folder of pictures; {REMEDY}")
+        raise FormatError(f"{path} does not exist; expected an LMDB of LSUN or a folder of images; {REMEDY}")
     is_database = path.is_file() or (path / "data.mdb").is_file()
     entries: Entries = DatabaseEntries(path, REMEDY) if is_database else FolderEntries(path)
     leave_out = frozenset(skip)
@@ -227,16 +227,14 @@ def read(path: Path, resolution: int = RESOLUTION, *, limit: int | None = None, 
         raise FormatError(f"{path} has no entry {name} to leave out; check the name")
     count = entries.count - len(leave_out)
     if count <= 0:
-        raise FormatError(f"{path} has no pictures; expected an LMDB of LSUN or a folder of pictures; {REMEDY}")
+        raise FormatError(f"{path} has no images; expected an LMDB of LSUN or a folder of images; {REMEDY}")
     return Lsun(entries, path, resolution, count if limit is None else min(count, limit), leave_out)
 
 
 def _square(path: Path, name: str, data: bytes, resolution: int) -> Pixels:
-    """Return the square in the middle of a picture at one size."""
+    """Return the square in the middle of an image at one size."""
     try:
         image = open_rgb(data, PIXELS_MAX, "this reader")[0]
     except Rejection as rejection:
-        raise FormatError(
-            f"{path}: entry {name} is no picture: {rejection}; mend it, or leave it out (--skip)"
-        ) from None
+        raise FormatError(f"{path}: entry {name} is no image: {rejection}; mend it, or leave it out (--skip)") from None
     return to_pixels(middle_square(image, resolution))

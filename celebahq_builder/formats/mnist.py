@@ -19,10 +19,10 @@ from celebahq_builder.image_set import Labels, NamedImage, Pixels
 
 CLASSES, SIDE_PX, BORDER_PX = 10, 28, 2
 
-PICTURE_BYTES = SIDE_PX * SIDE_PX
+IMAGE_BYTES = SIDE_PX * SIDE_PX
 
 TRAINING, TEST = "train", "t10k"
-"""The 60,000 training pictures, which the ProGAN authors' tool takes, and the 10,000 of the test set."""
+"""The 60,000 training images, which the ProGAN authors' tool takes, and the 10,000 of the test set."""
 
 FOLDERS = ("", "raw", "MNIST/raw")
 """Where the files may lie below the folder given; torchvision unpacks into the last of them."""
@@ -39,7 +39,7 @@ DAMAGE = (OSError, EOFError, zlib.error)
 
 @dataclass(frozen=True)
 class Mnist:
-    """The pictures of a pair of idx files, grey, in their order; read from the file as they are asked for."""
+    """The images of a pair of idx files, grey, in their order; read from the file as they are asked for."""
 
     path: Path
     split: str
@@ -50,7 +50,7 @@ class Mnist:
 
     @property
     def count(self) -> int:
-        """How many pictures there are."""
+        """How many images there are."""
         return len(self.classes)
 
     @property
@@ -58,12 +58,12 @@ class Mnist:
         """One-hot, float32 [N, 10]."""
         return np.eye(CLASSES, dtype=np.float32)[self.classes]
 
-    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the pictures from number `start` on, uint8 [1, 32, 32], named by set and row: ``train/00000``."""
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
+        """Yield the images from number `start` on, uint8 [1, 32, 32], named by set and row: ``train/00000``."""
         with _damage_told(self.path), _opened(self.path) as file:
-            file.seek(16 + start * PICTURE_BYTES)
+            file.seek(16 + start * IMAGE_BYTES)
             for row in range(start, self.count):
-                pixels = np.frombuffer(_read(self.path, file, PICTURE_BYTES), np.uint8).reshape(1, SIDE_PX, SIDE_PX)
+                pixels = np.frombuffer(_read(self.path, file, IMAGE_BYTES), np.uint8).reshape(1, SIDE_PX, SIDE_PX)
                 yield NamedImage(
                     np.pad(pixels, ((0, 0), (BORDER_PX, BORDER_PX), (BORDER_PX, BORDER_PX))), f"{self.split}/{row:05d}"
                 )
@@ -85,14 +85,14 @@ def read(path: Path, split: str = TRAINING) -> Mnist:
     with _damage_told(images), _opened(images) as file:
         count, height, width = _sizes(images, file, 3)
         if (height, width) != (SIDE_PX, SIDE_PX):
-            raise FormatError(f"{images}: expected pictures of {SIDE_PX} x {SIDE_PX}, got {width} x {height}; {REMEDY}")
+            raise FormatError(f"{images}: expected images of {SIDE_PX} x {SIDE_PX}, got {width} x {height}; {REMEDY}")
         if not count:
-            raise FormatError(f"{images} has no pictures; {REMEDY}")
-        _check_length(images, file, count * PICTURE_BYTES)
+            raise FormatError(f"{images} has no images; {REMEDY}")
+        _check_length(images, file, count * IMAGE_BYTES)
     with _damage_told(labels), _opened(labels) as file:
         (rows,) = _sizes(labels, file, 1)
         if rows != count:
-            raise FormatError(f"{labels} has {rows} classes, {images} {count} pictures; expected as many; {REMEDY}")
+            raise FormatError(f"{labels} has {rows} classes, {images} {count} images; expected as many; {REMEDY}")
         classes = np.frombuffer(_read(labels, file, rows), np.uint8)
         _check_length(labels, file, 0)
     if (high := int(classes.max())) >= CLASSES:
@@ -180,8 +180,8 @@ class MnistRgb:
     label_names: tuple[str, ...] = ()
     resolution: int = SIDE_PX + 2 * BORDER_PX
 
-    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the pictures from number `start` on, named by the digits they are made of: ``0000012/7-41-3``."""
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
+        """Yield the images from number `start` on, named by the digits they are made of: ``0000012/7-41-3``."""
         drawn = np.random.RandomState(self.seed)
         for number in range(self.count):
             rows = drawn.randint(len(self.digits), size=3)
@@ -190,15 +190,15 @@ class MnistRgb:
 
 
 def read_mnist_rgb(path: Path, count: int = COUNT, seed: int = SEED) -> MnistRgb:
-    """Stack the training digits of MNIST, uint8 [3, 32, 32] a picture.
+    """Stack the training digits of MNIST, uint8 [3, 32, 32] an image.
 
     Args:
         path: the folder of MNIST's files; see `mnist.read`.
-        count: how many pictures.
+        count: how many images.
         seed: of the draw.
 
     Raises:
         FormatError: as `mnist.read` does.
     """
-    digits = np.concatenate([picture.pixels for picture in read(path).pictures()])
+    digits = np.concatenate([image.pixels for image in read(path).images()])
     return MnistRgb(digits, count, seed)

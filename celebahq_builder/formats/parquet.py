@@ -57,10 +57,10 @@ BUFFER_BYTES = 2**20
 """Read ahead of a column; without it, all that a row group has of one would be in memory, now it is a page."""
 
 BATCH = 16
-"""Pictures that are read together."""
+"""Images that are read together."""
 
 UNPACKED_BYTES, UNPACKED_TIMES = 2**26, 1000
-"""A row group whose pictures, which are compressed already, unpack to more, and to so many times as much, is a bomb."""
+"""A row group whose images, which are compressed already, unpack to more, and to so many times as much, is a bomb."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Table:
     schema: Any
     """Arrow's, of all of them."""
     image: str
-    """Name of the column of pictures, a struct of ``bytes`` and perhaps ``path``."""
+    """Name of the column of images, a struct of ``bytes`` and perhaps ``path``."""
 
     @property
     def count(self) -> int:
@@ -82,14 +82,14 @@ class Table:
 
     @property
     def others(self) -> list[str]:
-        """Names of the columns that are no pictures, and no bytes of anything else."""
+        """Names of the columns that are no images, and no bytes of anything else."""
         return [one.name for one in self.schema if not _holds_bytes(one.type)]
 
-    def pictures(self, start: int = 0) -> Iterator[tuple[str, bytes]]:
-        """Yield where each picture is, as an error has it, and its file.
+    def images(self, start: int = 0) -> Iterator[tuple[str, bytes]]:
+        """Yield where each image is, as an error has it, and its file.
 
         Raises:
-            FormatError: a file is damaged, or a row has no picture.
+            FormatError: a file is damaged, or a row has no image.
         """
         first = 0
         for path, count in zip(self.files, self.counts, strict=True):
@@ -106,13 +106,13 @@ class Table:
             groups = list(range(group, len(sizes)))
             column = f"{self.image}.bytes"
             for batch in file.iter_batches(BATCH, row_groups=groups, columns=[column], use_threads=False):
-                (pictures,) = batch.column(0).flatten()
-                for picture in pictures:
+                (images,) = batch.column(0).flatten()
+                for image in images:
                     where = f"{path}: row {row}"
                     if row >= start:
-                        data = picture.as_py()
+                        data = image.as_py()
                         if data is None:
-                            raise FormatError(f"{where} has no bytes in its column {self.image}; embed the pictures")
+                            raise FormatError(f"{where} has no bytes in its column {self.image}; embed the images")
                         yield where, data
                     row += 1
 
@@ -145,7 +145,7 @@ def read_table(files: list[Path]) -> Table:
     """Return the table of some files of equal columns; none of its rows is read.
 
     Raises:
-        FormatError: no Parquet, damaged or cut short, without or with several columns of pictures, with other
+        FormatError: no Parquet, damaged or cut short, without or with several columns of images, with other
             columns than the first file, or pyarrow is not installed.
     """
     schemas, counts = [], []
@@ -199,9 +199,9 @@ def _image_column(path: Path, schema: Any) -> str:
     ]
     if len(found) == 1 or "image" in found:
         return "image" if "image" in found else str(found[0])
-    has = f"several columns of pictures, {', '.join(found)}" if found else f"the columns {_told(schema)}"
+    has = f"several columns of images, {', '.join(found)}" if found else f"the columns {_told(schema)}"
     raise FormatError(
-        f"{path} has {has}; expected one of pictures, image: struct<bytes: binary, path: string>, as Hugging Face "
+        f"{path} has {has}; expected one of images, image: struct<bytes: binary, path: string>, as Hugging Face "
         "datasets writes it"
     )
 
@@ -220,8 +220,8 @@ def _check_sizes(path: Path, metadata: Any, column: str) -> None:
             size, packed = chunk.total_uncompressed_size, max(1, chunk.total_compressed_size)
             if chunk.path_in_schema == column and size > max(UNPACKED_BYTES, UNPACKED_TIMES * packed):
                 raise FormatError(
-                    f"{path}: the pictures of row group {group} would unpack from {packed} to {size} bytes; these are "
-                    "no honest pictures, remove it"
+                    f"{path}: the images of row group {group} would unpack from {packed} to {size} bytes; these are "
+                    "no honest images, remove it"
                 )
 
 
@@ -237,8 +237,8 @@ LABELS = ("label", "labels", "label_name")
 
 
 @dataclass(frozen=True)
-class ParquetPictures:
-    """Pictures of a table, a `PictureSet`."""
+class ParquetImages:
+    """Images of a table, a `ImageSet`."""
 
     table: Table
     names: list[str]
@@ -251,17 +251,17 @@ class ParquetPictures:
 
     @property
     def count(self) -> int:
-        """How many pictures there are."""
+        """How many images there are."""
         return self.table.count
 
-    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the pictures, named by the files that they are known to come from, their paths, or their numbers.
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
+        """Yield the images, named by the files that they are known to come from, their paths, or their numbers.
 
         Raises:
-            FormatError: a picture cannot be read or decoded.
+            FormatError: an image cannot be read or decoded.
         """
         names = self.metadata.columns.get("file", self.names)
-        for number, pixels in enumerate(decoded(self.table.pictures(start), self._decode), start):
+        for number, pixels in enumerate(decoded(self.table.images(start), self._decode), start):
             yield NamedImage(pixels, str(names[number]))
 
     def _decode(self, coded: tuple[str, bytes]) -> Pixels:
@@ -269,21 +269,21 @@ class ParquetPictures:
         return decode(data, where, self.resolution, self.channels, self.resized)
 
 
-def read(path: Path, resize: int | None = None) -> ParquetPictures:
-    """Read Parquet files of square pictures of one size.
+def read(path: Path, resize: int | None = None) -> ParquetImages:
+    """Read Parquet files of square images of one size.
 
-    The pictures are the column ``image``, or the only one that is a struct with ``bytes``. ``label``, numbers of
-    classes, and ``labels``, lists of numbers, are the labels. All other columns are what is known of the pictures,
-    with their types; those of bytes are named in the log. Files are read twice, for the sizes of all pictures are
+    The images are the column ``image``, or the only one that is a struct with ``bytes``. ``label``, numbers of
+    classes, and ``labels``, lists of numbers, are the labels. All other columns are what is known of the images,
+    with their types; those of bytes are named in the log. Files are read twice, for the sizes of all images are
     only in themselves.
 
     Args:
         path: the folder of the files of one set, or one of them.
-        resize: cut the middle of each picture to this size instead; see `image_file.decode`.
+        resize: cut the middle of each image to this size instead; see `image_file.decode`.
 
     Raises:
-        FormatError: no files, one that is missing, damaged or of other columns than the rest; a row without a picture;
-            pictures that are not 8-bit RGB or grey, not of one size or of none that is a power of two; labels or
+        FormatError: no files, one that is missing, damaged or of other columns than the rest; a row without an image;
+            images that are not 8-bit RGB or grey, not of one size or of none that is a power of two; labels or
             columns that HDF5 has no place for; or pyarrow is not installed.
 
     Source: https://huggingface.co/docs/datasets/about_dataset_features#image-feature
@@ -292,20 +292,18 @@ def read(path: Path, resize: int | None = None) -> ParquetPictures:
     table = read_table(shard_files(path, ".parquet"))
     metadata, labels, label_names = _described(table, path)
     resolution, channels = common_size(_headers(table), resize)
-    return ParquetPictures(
-        table, _names(table), resolution, channels, resize is not None, metadata, labels, label_names
-    )
+    return ParquetImages(table, _names(table), resolution, channels, resize is not None, metadata, labels, label_names)
 
 
 def _headers(table: Table) -> Iterator[Header]:
-    for where, data in table.pictures():
+    for where, data in table.images():
         header = read_header(io.BytesIO(data), where)
         check_bytes(header, len(data))
         yield header
 
 
 def _names(table: Table) -> list[str]:
-    """Return the paths that the pictures have in their column, or numbers where they are missing or alike."""
+    """Return the paths that the images have in their column, or numbers where they are missing or alike."""
     parts = [part.name for part in table.schema.field(table.image).type]
     paths = table.column(f"{table.image}.path").to_pylist() if "path" in parts else []
     if len(set(paths)) == table.count and all(isinstance(path, str) and path for path in paths):
@@ -329,7 +327,7 @@ def _described(table: Table, where: Path) -> tuple[Metadata, Labels | None, tupl
     found = {**metadata.columns, **arrays}
     names = table.class_names("label") if "label" in rest else ()
     if labels is not None and len(names) >= labels.shape[1]:
-        labels = np.pad(labels, ((0, 0), (0, len(names) - labels.shape[1])))  # classes that no picture has
+        labels = np.pad(labels, ((0, 0), (0, len(names) - labels.shape[1])))  # classes that no image has
         label_names = names
     ordered = {name: found[name] for name in table.others if name in found}
     return Metadata(ordered, metadata.attribute_names), labels, label_names
@@ -365,7 +363,7 @@ def _array(column: Any) -> NDArray[Any] | None:
 
 
 GROUP = 32
-"""Pictures of a row group, which is held in memory; fewer where they are large."""
+"""Images of a row group, which is held in memory; fewer where they are large."""
 
 WRITTEN = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
 """PNG is compressed already, and each different."""
@@ -408,14 +406,14 @@ def _write_shard(shard: Shard) -> None:
 
 
 def _schema(pa: ModuleType, level: LevelImageSet) -> Any:
-    """Return the same schema for all shards: it follows from the whole file, not from a shard's pictures."""
+    """Return the same schema for all shards: it follows from the whole file, not from a shard's images."""
     fields = [pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()}))]
     features: dict[str, Any] = {"image": {"_type": "Image"}}
     metadata = level.metadata
     taken = sorted({"image", "label", "labels", "label_name"} & metadata.columns.keys())
     if taken:
         raise FormatError(
-            f"{level.path} has a column {taken[0]}, a name that Parquet needs for the pictures or their labels; "
+            f"{level.path} has a column {taken[0]}, a name that Parquet needs for the images or their labels; "
             "export to another format"
         )
     for name, column in metadata.columns.items():

@@ -35,7 +35,7 @@ def one_hot(numbers: NDArray[np.int64]) -> Labels:
 
 
 def from_values(values: list[Any], where: Path) -> Labels:
-    """Return the labels that JSON holds as one class number, or one list of numbers, per picture.
+    """Return the labels that JSON holds as one class number, or one list of numbers, per image.
 
     Raises:
         FormatError: anything else, or lists of different lengths.
@@ -50,7 +50,7 @@ def from_values(values: list[Any], where: Path) -> Labels:
         labels = np.zeros(0, np.float32)
     if labels.ndim != 2 or not labels.size or not np.isfinite(labels).all():
         raise FormatError(
-            f"{where}: the labels are neither one class number (0, 1, ...) per picture nor one list of numbers of one "
+            f"{where}: the labels are neither one class number (0, 1, ...) per image nor one list of numbers of one "
             "length; mend or remove them"
         )
     return labels
@@ -63,14 +63,14 @@ BYTES_MAX = 240
 
 
 def check_name(name: str, where: Path) -> str:
-    """Return a picture's relative path, with `/` between folders.
+    """Return an image's relative path, with `/` between folders.
 
     Raises:
         FormatError: it is empty, absolute, leads upwards, or no file system would take it.
     """
     if not _is_path(name):
         raise FormatError(
-            f"{where}: the picture name {name[:80]!r} is not a relative path within a folder; rename it, or remove it "
+            f"{where}: the image name {name[:80]!r} is not a relative path within a folder; rename it, or remove it "
             "from the file"
         )
     return name
@@ -84,7 +84,7 @@ def _is_path(name: str) -> bool:
 
 
 def file_names(level: LevelImageSet, where: Path, without: str = "") -> list[str]:
-    """Return a name without ending for each picture, unique even where file systems take no notice of case.
+    """Return a name without ending for each image, unique even where file systems take no notice of case.
 
     Ids, or else source files without their endings. Numbers as StyleGAN's tool gives them, ``img00000000``, where
     there are neither, two are alike, or one holds what the format has no use for, or would lead out of a folder, or
@@ -99,13 +99,11 @@ def file_names(level: LevelImageSet, where: Path, without: str = "") -> list[str
         return numbers
     bad = next((name for name in given if not _is_path(name)), None)
     if bad is not None:
-        log.info("%s: %r cannot be the name of a file in a folder; pictures are named by number", where, bad[:80])
+        log.info("%s: %r cannot be the name of a file in a folder; images are named by number", where, bad[:80])
     elif without and any(without in name for name in given):
-        log.info(
-            "%s: some ids hold %r, which the format has no place for; pictures are named by number", where, without
-        )
+        log.info("%s: some ids hold %r, which the format has no place for; images are named by number", where, without)
     elif len({name.casefold() for name in given}) < level.count:
-        log.info("%s: some ids are alike; pictures are named by number", where)
+        log.info("%s: some ids are alike; images are named by number", where)
     else:
         return given
     return numbers
@@ -127,7 +125,7 @@ def own_labels(level: LevelImageSet) -> bool:
 
 
 def records(level: LevelImageSet, numbers: range) -> list[Record]:
-    """Return the records of some pictures.
+    """Return the records of some images.
 
     A label is ``label``, the number of a class, and ``label_name`` where classes have names; or ``labels``, a list of
     numbers or a mapping from their names, where a number would not tell all (see `class_numbers`).
@@ -154,7 +152,7 @@ def described(records: Iterable[Record], where: Path) -> tuple[Metadata, Labels 
     Attributes are the labels where there are no others.
 
     Args:
-        records: of all pictures, in their order; only the columns that are made of them are held.
+        records: of all images, in their order; only the columns that are made of them are held.
         where: what to name in an error.
 
     Raises:
@@ -181,7 +179,7 @@ def described(records: Iterable[Record], where: Path) -> tuple[Metadata, Labels 
     if values and isinstance(values[0], dict):
         names = tuple(values[0])
         if any(not isinstance(value, dict) or tuple(value) != names for value in values):
-            raise FormatError(f"{where}: the labels of some pictures are not those of the first; mend them")
+            raise FormatError(f"{where}: the labels of some images are not those of the first; mend them")
         values = [list(value.values()) for value in values]
     if all(value is None for value in values):
         return metadata, metadata.attribute_labels, metadata.attribute_names

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from celebahq_builder.storage import Staging
 
 Writer = Callable[["ExportJob", "Staging"], Iterator[int]]
-"""Yields how many pictures an earlier command had done, and then how many more are, as they are."""
+"""Yields how many images an earlier command had done, and then how many more are, as they are."""
 
 Reader = Callable[[Path, int | None, Collection[str]], ImageSet]
-"""Takes a path, a size to cut pictures to, and the names of pictures to leave out."""
+"""Takes a path, a size to cut images to, and the names of images to leave out."""
 
 WRITERS = {
     "tfrecord": "formats.tfrecord",
@@ -54,16 +54,16 @@ SHUFFLING = ("tfrecord",)
 """Formats that can be written in another order than the file's."""
 
 SHARDED = ("webdataset", "parquet")
-"""Formats that are written in files of so many pictures each."""
+"""Formats that are written in files of so many images each."""
 
 OF_PNG = ("stylegan-zip", "images", "webdataset", "parquet")
-"""Formats whose pictures are written as PNG."""
+"""Formats whose images are written as PNG."""
 
 RESIZING = ("images", "stylegan-zip", "webdataset", "parquet", "lsun")
-"""Formats whose pictures can be of any size; their `read` takes another as its second argument."""
+"""Formats whose images can be of any size; their `read` takes another as its second argument."""
 
 SKIPPING = ("lsun",)
-"""Formats of millions of pictures, a few of them damaged; their `read` takes the names of those to leave out."""
+"""Formats of millions of images, a few of them damaged; their `read` takes the names of those to leave out."""
 
 
 def writer_of(name: str) -> Writer:
@@ -82,7 +82,7 @@ def reader_of(name: str) -> Reader:
     """Return the reader of a format.
 
     Raises:
-        RecipeError: there is none of that name; or, when it is called, its pictures have a size of their own, or none
+        RecipeError: there is none of that name; or, when it is called, its images have a size of their own, or none
             of them can be left out.
     """
     if name not in READERS:
@@ -92,18 +92,18 @@ def reader_of(name: str) -> Reader:
     def reader(path: Path, resize: int | None, skip: Collection[str] = ()) -> ImageSet:
         if resize is not None and name not in RESIZING:
             raise RecipeError(
-                f"--resize is for {', '.join(RESIZING)}; the pictures of {name} have one size: leave it out"
+                f"--resize is for {', '.join(RESIZING)}; the images of {name} have one size: leave it out"
             )
         if skip and name not in SKIPPING:
-            raise RecipeError(f"--skip is for {', '.join(SKIPPING)}, not {name}; remove the pictures, or leave it out")
+            raise RecipeError(f"--skip is for {', '.join(SKIPPING)}, not {name}; remove the images, or leave it out")
         sized = () if resize is None else (resize,)
-        pictures: ImageSet = read(path, *sized, skip=skip) if skip else read(path, *sized)
-        return pictures
+        images: ImageSet = read(path, *sized, skip=skip) if skip else read(path, *sized)
+        return images
 
     return reader
 
 
-def recognise(path: Path, remedy: str = "give a folder of pictures, or --from FORMAT") -> str:
+def recognise(path: Path, remedy: str = "give a folder of images, or --from FORMAT") -> str:
     """Return the name of the format that a file or folder looks like; an error that it is none ends with a remedy.
 
     Raises:

@@ -77,12 +77,12 @@ class Shard:
     path: Path
     numbers: range
     names: list[str]
-    """Of the pictures of those numbers."""
+    """Of the images of those numbers."""
     png_level: int
 
     @contextmanager
     def open(self) -> Iterator[tuple[LevelImageSet, BinaryIO]]:
-        """Open the pictures, and the file under a name that it loses when it is whole."""
+        """Open the images, and the file under a name that it loses when it is whole."""
         partial = self.path.with_name(self.path.name + ".partial")
         with LevelImageSet(self.source, self.resolution) as level, partial.open("wb") as file:
             yield level, file
@@ -101,7 +101,7 @@ def write_shards(
     """Write all shards that are not there yet; yields as an export's writer does.
 
     Args:
-        names: of all pictures.
+        names: of all images.
         file_name: of a shard, from its number and how many there are.
         write: of one; importable by name.
     """

@@ -47,7 +47,7 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runtime
 
 @dataclass(frozen=True)
 class ImageZip:
-    """Pictures of a zip, a `PictureSet`; nothing is ever unpacked to the disk."""
+    """Images of a zip, a `ImageSet`; nothing is ever unpacked to the disk."""
 
     path: Path
     archive: zipfile.ZipFile
@@ -60,11 +60,11 @@ class ImageZip:
 
     @property
     def count(self) -> int:
-        """How many pictures there are."""
+        """How many images there are."""
         return len(self.entries)
 
-    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the pictures in the order of their names, as StyleGAN does.
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
+        """Yield the images in the order of their names, as StyleGAN does.
 
         Raises:
             FormatError: an entry is damaged.
@@ -73,7 +73,7 @@ class ImageZip:
             yield NamedImage(pixels, entry.filename)
 
     def pixels(self, numbers: Sequence[int]) -> Iterator[Pixels]:
-        """Yield pictures uint8 [C, R, R] by their numbers, in the order asked for; errors as of `pictures`."""
+        """Yield images uint8 [C, R, R] by their numbers, in the order asked for; errors as of `images`."""
         yield from decoded(self._coded(numbers), self._decode)
 
     def _coded(self, numbers: Sequence[int]) -> Iterator[tuple[str, bytes]]:
@@ -86,18 +86,18 @@ class ImageZip:
 
 
 def read(path: Path, resize: int | None = None) -> ImageZip:
-    """Read a zip of square pictures of one size.
+    """Read a zip of square images of one size.
 
-    Entries that are no pictures by their endings are counted in the log.
+    Entries that are no images by their endings are counted in the log.
 
     Args:
         path: the zip.
-        resize: cut the middle of each picture to this size instead; see `image_file.decode`.
+        resize: cut the middle of each image to this size instead; see `image_file.decode`.
 
     Raises:
-        FormatError: no zip or cut short; no pictures; names that lead out of a folder; entries that would unpack to
-            far more than their pictures need; pictures that are not 8-bit RGB or grey, not of one size or of none
-            that is a power of two; or ``dataset.json`` is no table of these pictures.
+        FormatError: no zip or cut short; no images; names that lead out of a folder; entries that would unpack to
+            far more than their images need; images that are not 8-bit RGB or grey, not of one size or of none
+            that is a power of two; or ``dataset.json`` is no table of these images.
     """
     check_resize(resize)
     try:
@@ -119,13 +119,13 @@ def _read(path: Path, archive: zipfile.ZipFile, resize: int | None) -> ImageZip:
         (entry for entry in files if entry.filename.lower().endswith(IMAGE_SUFFIXES)), key=lambda entry: entry.filename
     )
     if not entries:
-        raise FormatError(f"{path} holds no pictures; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+        raise FormatError(f"{path} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
     names = {entry.filename for entry in entries}
     if len(names) < len(entries):
-        raise FormatError(f"{path} holds several pictures of one name; make it again")
+        raise FormatError(f"{path} holds several images of one name; make it again")
     others = [entry.filename for entry in files if entry.filename not in names and entry.filename != TABLE]
     if others:
-        log.info("%s: passed over %d entries that are no pictures, %s first", path, len(others), others[0])
+        log.info("%s: passed over %d entries that are no images, %s first", path, len(others), others[0])
     resolution, channels = common_size((_header(path, archive, entry) for entry in entries), resize)
     labels = _parse_labels(path, archive, [entry.filename for entry in entries])
     return ImageZip(path, archive, entries, resolution, channels, resize is not None, labels)
@@ -156,7 +156,7 @@ def _parse_labels(path: Path, archive: zipfile.ZipFile, names: list[str]) -> Lab
     entry = archive.getinfo(TABLE)
     if entry.file_size > TABLE_BYTES:
         raise FormatError(f"{where} would unpack to {entry.file_size} bytes, expected at most {TABLE_BYTES}; remove it")
-    wrong = f"{where} is no table of labels; expected labels: null, or a list of a name and a label for each picture"
+    wrong = f"{where} is no table of labels; expected labels: null, or a list of a name and a label for each image"
     try:
         table: Any = json.loads(_contents(path, archive, entry))
         labels = table["labels"]
@@ -169,22 +169,22 @@ def _parse_labels(path: Path, archive: zipfile.ZipFile, names: list[str]) -> Lab
     if missing is not None:
         raise FormatError(f"{where} has no label for {missing}; add it, or set labels to null")
     if len(known) > len(names):
-        raise FormatError(f"{where} has labels for {len(known)} pictures, the zip holds {len(names)}; make it again")
+        raise FormatError(f"{where} has labels for {len(known)} images, the zip holds {len(names)}; make it again")
     return records.from_values([known[name] for name in names], where)
 
 
 CHECKPOINT = 512
-"""Pictures after which the archive is closed and its directory noted, so that a killed export loses no more."""
+"""Images after which the archive is closed and its directory noted, so that a killed export loses no more."""
 
 TIME = (1980, 1, 1, 0, 0, 0)
-"""The earliest that a zip can hold: the same pictures are the same bytes."""
+"""The earliest that a zip can hold: the same images are the same bytes."""
 
 
 def write(export: ExportJob, stage: Staging) -> Iterator[int]:
     """Write ``00000/img00000000.png`` ..., stored without compression, and ``dataset.json`` with the labels.
 
     A label is a class number, or a list of numbers where a number would not tell all; without labels, ``labels`` is
-    null. A killed export goes on from the last 512 pictures that were whole.
+    null. A killed export goes on from the last 512 images that were whole.
 
     Source: dataset_tool.py and training/dataset.py of NVlabs/stylegan2-ada-pytorch and NVlabs/stylegan3.
     """
@@ -193,9 +193,9 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
     with stage.data.open("rb+" if done else "wb+") as file:
         archive = zipfile.ZipFile(file, "a" if done else "w")
         try:
-            pictures = export.level.pixels(range(done, export.level.count))
+            images = export.level.pixels(range(done, export.level.count))
             encode = functools.partial(encode_png, level=export.png_level)
-            for image in parallel.run_threads(encode, pictures, workers=export.workers):
+            for image in parallel.run_threads(encode, images, workers=export.workers):
                 _add(archive, entry_name(done), image)
                 done += 1
                 if done % CHECKPOINT == 0:
@@ -212,7 +212,7 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
 
 
 def entry_name(number: int) -> str:
-    """Return the name of a picture: a thousand to a folder."""
+    """Return the name of an image: a thousand to a folder."""
     return f"{number // 1000:05d}/img{number:08d}.png"
 
 
@@ -232,19 +232,19 @@ def _labels_json(level: LevelImageSet) -> bytes:
     return json.dumps({"labels": values}).encode()
 
 
-def _checkpoint(archive: zipfile.ZipFile, file: BinaryIO, stage: Staging, pictures: int) -> None:
-    """Note what has to follow the pictures to make a whole archive of them: what is added next will overwrite it."""
+def _checkpoint(archive: zipfile.ZipFile, file: BinaryIO, stage: Staging, images: int) -> None:
+    """Note what has to follow the images to make a whole archive of them: what is added next will overwrite it."""
     archive.close()
     file.flush()
     os.fsync(file.fileno())
     file.seek(archive.start_dir)
     directory = base64.b64encode(file.read()).decode()
-    note = {"pictures": pictures, "bytes": archive.start_dir, "directory": directory}
+    note = {"images": images, "bytes": archive.start_dir, "directory": directory}
     write_json(stage.root / "checkpoint.json", note)
 
 
 def _cut_back(stage: Staging) -> int:
-    """Make the archive again what it was at the last checkpoint; return how many pictures that are."""
+    """Make the archive again what it was at the last checkpoint; return how many images that are."""
     path = stage.root / "checkpoint.json"
     if not path.exists() or not stage.data.exists():
         return 0
@@ -253,4 +253,4 @@ def _cut_back(stage: Staging) -> int:
         file.truncate(note["bytes"])
         file.seek(note["bytes"])
         file.write(base64.b64decode(note["directory"]))
-    return int(note["pictures"])
+    return int(note["images"])

@@ -40,7 +40,7 @@ def frame(payload: bytes) -> bytes:
 
 
 def encode_example(pixels: Pixels) -> bytes:
-    """Return the Example of a picture: ``shape``, int64 [3] of C, H, W, and ``data``, the bytes in that order."""
+    """Return the Example of an image: ``shape``, int64 [3] of C, H, W, and ``data``, the bytes in that order."""
     shape = b"".join(_varint(side) for side in pixels.shape)
     int64_list = _field(3, _field(1, shape))
     bytes_list = _field(1, _field(1, np.ascontiguousarray(pixels).tobytes()))
@@ -49,7 +49,7 @@ def encode_example(pixels: Pixels) -> bytes:
 
 
 def decode_example(payload: bytes) -> Pixels:
-    """Return the picture uint8 [C, H, W] of an Example, in whatever order and packing its fields are.
+    """Return the image uint8 [C, H, W] of an Example, in whatever order and packing its fields are.
 
     Raises:
         ValueError: it is no such Example, or its data are not as many bytes as its shape says.
@@ -143,16 +143,16 @@ GZIP = b"\x1f\x8b"
 
 KIND = (
     "its CRCs are right, so this is a TFRecord file of another kind than those of ProGAN and StyleGAN, which have the "
-    "features shape (int64: C, H, W) and data (the pixels): unpack it to a folder of pictures, and import that"
+    "features shape (int64: C, H, W) and data (the pixels): unpack it to a folder of images, and import that"
 )
 
 RECORD_BYTES = 1 << 30
-"""A longer record holds no picture."""
+"""A longer record holds no image."""
 
 
 @dataclass(frozen=True)
 class TFRecordFile:
-    """Pictures of the largest level, a `PictureSet`."""
+    """Images of the largest level, a `ImageSet`."""
 
     path: Path
     offsets: NDArray[np.int64]
@@ -164,21 +164,21 @@ class TFRecordFile:
 
     @property
     def count(self) -> int:
-        """How many pictures there are."""
+        """How many images there are."""
         return len(self.offsets) - 1
 
-    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the pictures, named by number.
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
+        """Yield the images, named by number.
 
         Raises:
-            FormatError: a record's CRC is wrong, or it is no picture of the first one's size.
+            FormatError: a record's CRC is wrong, or it is no image of the first one's size.
         """
         with self.path.open("rb") as file:
             for number in range(start, self.count):
-                pixels = _picture(self.path, file, number, int(self.offsets[number]))
+                pixels = _image(self.path, file, number, int(self.offsets[number]))
                 if pixels.shape != (self.channels, self.resolution, self.resolution):
                     raise FormatError(
-                        f"{self.path}: record {number} is a picture of {list(pixels.shape)}, the first of "
+                        f"{self.path}: record {number} is an image of {list(pixels.shape)}, the first of "
                         f"{[self.channels, self.resolution, self.resolution]}; {REMEDY}"
                     )
                 yield NamedImage(pixels, f"{number:08d}")
@@ -194,7 +194,7 @@ def read(path: Path) -> TFRecordFile:
 
     Raises:
         FormatError: no such file; one that is cut short, or missing among the levels, or has another number of
-            records; a first record that is no square picture of a power of two; labels for another number.
+            records; a first record that is no square image of a power of two; labels for another number.
     """
     largest, smaller = _levels(path) if path.is_dir() else (path, [])
     offsets = _scan(largest)
@@ -202,15 +202,15 @@ def read(path: Path) -> TFRecordFile:
     if not count:
         raise FormatError(f"{largest} holds no records; {REMEDY}")
     with largest.open("rb") as file:
-        shape = _picture(largest, file, 0, 0).shape
+        shape = _image(largest, file, 0, 0).shape
     side = shape[2]
     if shape[0] not in (1, 3) or shape[1] != side or side & (side - 1) or not side:
         raise FormatError(
-            f"{largest}: its pictures are {list(shape)}, expected [3 or 1, r, r], r a power of two: export them as "
+            f"{largest}: its images are {list(shape)}, expected [3 or 1, r, r], r a power of two: export them as "
             "images, and import these with --resize"
         )
     if path.is_dir() and _level(largest) != side.bit_length() - 1:
-        raise FormatError(f"{largest} holds pictures of {side}x{side}, its name says otherwise; {REMEDY}")
+        raise FormatError(f"{largest} holds images of {side}x{side}, its name says otherwise; {REMEDY}")
     for one in smaller:
         if (other := len(_scan(one)) - 1) != count:
             raise FormatError(f"{one} holds {other} records, {largest.name} {count}; {REMEDY}")
@@ -272,11 +272,11 @@ def _length(path: Path, file: BinaryIO, number: int) -> int:
             f"{path}: the CRC of the length of record {number} is wrong; the file is damaged{what}, {REMEDY}"
         )
     if length > RECORD_BYTES:
-        raise FormatError(f"{path}: record {number} is {length} bytes long, expected a picture; {REMEDY}")
+        raise FormatError(f"{path}: record {number} is {length} bytes long, expected an image; {REMEDY}")
     return int(length)
 
 
-def _picture(path: Path, file: BinaryIO, number: int, offset: int) -> Pixels:
+def _image(path: Path, file: BinaryIO, number: int, offset: int) -> Pixels:
     file.seek(offset)
     payload = file.read(_length(path, file, number))
     if file.read(FOOTER_BYTES) != struct.pack("<I", masked_crc(payload)):
@@ -284,7 +284,7 @@ def _picture(path: Path, file: BinaryIO, number: int, offset: int) -> Pixels:
     try:
         return decode_example(payload)
     except ValueError as error:
-        raise FormatError(f"{path}: record {number} is no picture: {printable(str(error))[:300]}; {KIND}") from None
+        raise FormatError(f"{path}: record {number} is no image: {printable(str(error))[:300]}; {KIND}") from None
 
 
 def _labels(largest: Path, count: int) -> Labels | None:
@@ -307,14 +307,14 @@ class _Job:
     start: int
     """Number of the first record."""
     numbers: range | list[int]
-    """Pictures of the records, in their order."""
+    """Images of the records, in their order."""
 
 
 def write(export: ExportJob, stage: Staging) -> Iterator[int]:
     """Write ``<name>-r02.tfrecords`` (4x4) to ``<name>-r10.tfrecords`` (1024x1024), and ``<name>-rxx.labels``.
 
     All records of a level are equally long, so that workers write theirs where they belong. A killed export goes on
-    by parts of 32 pictures: ``done`` has a line for each that is on the disk. The pictures are in the file's order,
+    by parts of 32 images: ``done`` has a line for each that is on the disk. The images are in the file's order,
     so that numbers stay what they are; shuffled, they are in the order of the ProGAN authors' tool.
 
     Source: the data set tools of tkarras/progressive_growing_of_gans and NVlabs/stylegan.

@@ -108,11 +108,11 @@ def _check_end(path: Path, file: BinaryIO, end: int) -> None:
 
 log = logging.getLogger(__name__)
 
-PARTS = ("picture", "json", "cls")
-"""What a sample is made of, as far as it is read: a picture, what is known of it, and the number of its class."""
+PARTS = ("image", "json", "cls")
+"""What a sample is made of, as far as it is read: an image, what is known of it, and the number of its class."""
 
 KNOWN_BYTES = 2**24
-"""More than this is known of no picture."""
+"""More than this is known of no image."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Samples:
 
     shards: list[Path]
     names: list[str]
-    """Of the pictures' members; behind their shard's name where several shards have the same ones."""
+    """Of the images' members; behind their shard's name where several shards have the same ones."""
     places: NDArray[np.int64]
     """[N, 7]: number of the shard, then of each of `PARTS` where it begins and its bytes; -1 where there is none."""
 
@@ -142,7 +142,7 @@ class Samples:
             if offset < 0:
                 yield "", None
                 continue
-            where = self.where(number) + ("" if part == "picture" else f" (.{part})")
+            where = self.where(number) + ("" if part == "image" else f" (.{part})")
             wanted = size if at_most is None else min(size, at_most)
             file.seek(offset)
             data = file.read(wanted)
@@ -151,7 +151,7 @@ class Samples:
             yield where, data
 
     def where(self, number: int) -> str:
-        """Return shard and member of a picture, for an error."""
+        """Return shard and member of an image, for an error."""
         shard = self.shards[self.places[number, 0]]
         return f"{shard}: {self.names[number].removeprefix(f'{shard.stem}/')}"
 
@@ -173,7 +173,7 @@ def find_samples(path: Path, shards: list[Path]) -> Samples:
     """Return the samples of some shards, whose contents are not read; members of other kinds are counted in the log.
 
     Raises:
-        FormatError: as `tar_members.members` does; no samples at all; one without a picture, with several, or with a
+        FormatError: as `tar_members.members` does; no samples at all; one without an image, with several, or with a
             name that another one of its shard has.
     """
     names: list[str] = []
@@ -182,18 +182,18 @@ def find_samples(path: Path, shards: list[Path]) -> Samples:
     for number, shard in enumerate(shards):
         first = len(names)
         for parts in _grouped(shard, others):
-            names.append(parts["picture"].name)
+            names.append(parts["image"].name)
             places.append(number)
             for part in PARTS:
                 places.extend(parts[part][1:] if part in parts else (-1, -1))
         name, times = max(Counter(names[first:]).items(), key=lambda item: item[1], default=("", 1))
         if times > 1:
-            raise FormatError(f"{shard} holds {times} pictures named {name}; make it again")
+            raise FormatError(f"{shard} holds {times} images named {name}; make it again")
     if others:
         some = ", ".join(f"{times} {ending}" for ending, times in others.most_common(5))
-        log.info("%s: passed over %d members that are no pictures, .json or .cls: %s", path, others.total(), some)
+        log.info("%s: passed over %d members that are no images, .json or .cls: %s", path, others.total(), some)
     if not names:
-        raise FormatError(f"{path} holds no pictures; expected members ending in {', '.join(IMAGE_SUFFIXES)}")
+        raise FormatError(f"{path} holds no images; expected members ending in {', '.join(IMAGE_SUFFIXES)}")
     table = np.array(places, np.int64).reshape(len(names), 1 + 2 * len(PARTS))
     if len(set(names)) < len(names):
         names = [f"{shards[owner].stem}/{name}" for owner, name in zip(table[:, 0].tolist(), names, strict=True)]
@@ -214,7 +214,7 @@ def _grouped(shard: Path, others: Counter[str]) -> Iterator[dict[str, Member]]:
             yield _checked(shard, key, parts)
             parts = {}
         key, ending = folder + slash + stem, f".{ending.lower()}"
-        part = "picture" if ending in IMAGE_SUFFIXES else ending[1:]
+        part = "image" if ending in IMAGE_SUFFIXES else ending[1:]
         if part not in PARTS:
             others[ending] += 1
         elif part in parts:
@@ -228,9 +228,9 @@ def _grouped(shard: Path, others: Counter[str]) -> Iterator[dict[str, Member]]:
 
 
 def _checked(shard: Path, key: str, parts: dict[str, Member]) -> dict[str, Member]:
-    if "picture" not in parts:
+    if "image" not in parts:
         raise FormatError(
-            f"{shard}: sample {key} has no picture; expected {key}.png or the like next to its other members: make the "
+            f"{shard}: sample {key} has no image; expected {key}.png or the like next to its other members: make the "
             "shard again"
         )
     for part in PARTS[1:]:
@@ -242,12 +242,12 @@ def _checked(shard: Path, key: str, parts: dict[str, Member]) -> dict[str, Membe
 
 
 BEGINNING = 2**16
-"""Bytes of a picture in which its header usually is."""
+"""Bytes of an image in which its header usually is."""
 
 
 @dataclass(frozen=True)
 class WebDataset:
-    """Pictures of the shards, a `PictureSet`; nothing is ever unpacked to the disk."""
+    """Images of the shards, a `ImageSet`; nothing is ever unpacked to the disk."""
 
     samples: Samples
     resolution: int
@@ -259,17 +259,17 @@ class WebDataset:
 
     @property
     def count(self) -> int:
-        """How many pictures there are."""
+        """How many images there are."""
         return len(self.samples.names)
 
-    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the pictures, named by the files that they are known to come from, or else by their members.
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
+        """Yield the images, named by the files that they are known to come from, or else by their members.
 
         Raises:
-            FormatError: a picture cannot be read or decoded.
+            FormatError: an image cannot be read or decoded.
         """
         names = self.metadata.columns.get("file", self.samples.names)
-        coded = self.samples.read("picture", start)
+        coded = self.samples.read("image", start)
         for number, pixels in enumerate(decoded(coded, self._decode), start):
             yield NamedImage(pixels, str(names[number]))
 
@@ -279,17 +279,17 @@ class WebDataset:
 
 
 def read(path: Path, resize: int | None = None) -> WebDataset:
-    """Read shards of square pictures of one size: of each sample the picture, its ``.json`` and its ``.cls``.
+    """Read shards of square images of one size: of each sample the image, its ``.json`` and its ``.cls``.
 
     The order is that of the shards' numbers, and of the samples in them.
 
     Args:
         path: the folder of the shards, plain tar archives, or one of them.
-        resize: cut the middle of each picture to this size instead; see `image_file.decode`.
+        resize: cut the middle of each image to this size instead; see `image_file.decode`.
 
     Raises:
         FormatError: no shards, one that is missing, damaged or cut short; members whose names lead out of a folder; a
-            sample without a picture, or with several; pictures that are not 8-bit RGB or grey, not of one size or of
+            sample without an image, or with several; images that are not 8-bit RGB or grey, not of one size or of
             none that is a power of two; a ``.json`` that is no object, a ``.cls`` that is no number.
 
     Source: https://github.com/webdataset/webdataset#the-webdataset-format
@@ -302,14 +302,14 @@ def read(path: Path, resize: int | None = None) -> WebDataset:
 
 
 def _headers(samples: Samples) -> Iterator[Header]:
-    for number, (where, beginning) in enumerate(samples.read("picture", at_most=BEGINNING)):
+    for number, (where, beginning) in enumerate(samples.read("image", at_most=BEGINNING)):
         size = int(samples.places[number, 2])
         try:
             header = read_header(io.BytesIO(beginning or b""), where)
         except FormatError:
             if size <= BEGINNING:
                 raise
-            _, whole = next(samples.read("picture", number))
+            _, whole = next(samples.read("image", number))
             header = read_header(io.BytesIO(whole or b""), where)
         check_bytes(header, size)
         yield header
@@ -338,7 +338,7 @@ def _records(samples: Samples) -> Iterator[Record]:
 
 
 def write(export: ExportJob, stage: Staging) -> Iterator[int]:
-    """Write ``<name>-000000.tar`` ...: for each picture ``<key>.png``, ``<key>.json``, and ``<key>.cls`` of its class.
+    """Write ``<name>-000000.tar`` ...: for each image ``<key>.png``, ``<key>.json``, and ``<key>.cls`` of its class.
 
     A key is the source's id, or a number where an id has a dot in it: readers take the first dot for the beginning of
     the ending. Headers bear no time and no owner. A killed export goes on by shard: those that are there are whole.

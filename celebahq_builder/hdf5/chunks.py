@@ -24,10 +24,10 @@ from celebahq_builder.imaging.pyramid import Pixels
 
 
 class ChunkTable(NamedTuple):
-    """The chunks of a dataset of pictures [N, C, r, r]."""
+    """The chunks of a dataset of images [N, C, r, r]."""
 
     shape: tuple[int, ...]
-    """Of a chunk: some pictures, or parts of them."""
+    """Of a chunk: some images, or parts of them."""
     offsets: NDArray[np.int64]
     """Bytes from the file's start; [chunks along N, along C, along height, along width], as are the other two."""
     sizes: NDArray[np.int64]
@@ -38,7 +38,7 @@ class ChunkTable(NamedTuple):
 
 
 def chunk_table(dataset: h5py.Dataset) -> ChunkTable:
-    """Return where a dataset's chunks lie; of a contiguous one, each picture counts as a chunk.
+    """Return where a dataset's chunks lie; of a contiguous one, each image counts as a chunk.
 
     Raises:
         FormatError: chunks that were never written, a codec that is none of ours, or data in other files.
@@ -117,29 +117,29 @@ class LevelReader:
             """N, C, r, r"""
             if len(dataset) != len(largest):
                 raise FormatError(
-                    f"{path}: {self.name} has {len(dataset)} pictures, {largest.name[1:]} has {len(largest)}; "
+                    f"{path}: {self.name} has {len(dataset)} images, {largest.name[1:]} has {len(largest)}; "
                     "its writer was stopped, write the file again"
                 )
             if not dataset.size:
-                raise FormatError(f"{path}: {self.name} has no pictures")
+                raise FormatError(f"{path}: {self.name} has no images")
             self.table = chunk_table(dataset)
         self._absolute = path.absolute()  # of later processes, which may be elsewhere
         self._file: int | None = None
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return self.shape[0]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all pictures, decompressed."""
+        """Bytes of all images, decompressed."""
         return int(np.prod(self.shape, dtype=np.int64))
 
     def read(self, numbers: Numbers, *, parallel: bool = True) -> Pixels:
-        """Return pictures by their numbers, uint8 [n, C, r, r], in the order asked for.
+        """Return images by their numbers, uint8 [n, C, r, r], in the order asked for.
 
-        A chunk is decompressed once, however many of its pictures are wanted.
+        A chunk is decompressed once, however many of its images are wanted.
 
         Args:
             numbers: from 0 to N - 1; may repeat.
@@ -147,11 +147,11 @@ class LevelReader:
 
         Raises:
             FormatError: the file was replaced, altered or damaged.
-            IndexError: there is no picture of that number.
+            IndexError: there is no image of that number.
         """
         wanted = np.asarray(numbers, np.int64).reshape(-1)
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):
-            raise IndexError(f"{self.path} has pictures 0 to {len(self) - 1}, not {wanted.min()} to {wanted.max()}")
+            raise IndexError(f"{self.path} has images 0 to {len(self) - 1}, not {wanted.min()} to {wanted.max()}")
         file = self._open()
         pixels = np.empty((len(wanted), *self.shape[1:]), np.uint8)
         rows, inside = (part.tolist() for part in np.divmod(wanted, self.table.shape[0]))
@@ -172,7 +172,7 @@ class LevelReader:
         return pixels
 
     def _copy(self, file: int, row: int, places: list[tuple[int, int]], pixels: Pixels) -> None:
-        """Copy pictures of one row of chunks, each from its place in the chunk to that in the result."""
+        """Copy images of one row of chunks, each from its place in the chunk to that in the result."""
         for column in itertools.product(*map(range, self.table.offsets.shape[1:])):
             chunk = self._chunk(file, (row, *column))
             sides = zip(column, self.table.shape[1:], self.shape[1:], strict=True)
@@ -191,7 +191,7 @@ class LevelReader:
         except (FormatError, OSError) as error:
             first = place[0] * table.shape[0]
             last = min(first + table.shape[0], len(self)) - 1
-            which = f"picture {first}" if first == last else f"one of the pictures {first} to {last}"
+            which = f"image {first}" if first == last else f"one of the images {first} to {last}"
             raise FormatError(f"{self.path}: {self.name}, {which}: {error}; write the file again") from None
 
     def _open(self) -> int:

@@ -30,7 +30,7 @@ BLOSC2 = 32026
 FAST_LEVEL = 1
 """Of libdeflate: several times as fast as zlib's level 4, and hardly larger.
 
-ISA-L takes half of its time for 5 % more bytes, but not always the same ones: of some 100,000 pictures that were
+ISA-L takes half of its time for 5 % more bytes, but not always the same ones: of some 100,000 images that were
 compressed again by the package isal 1.9.1, two came out with other matches, one of them a byte longer.
 """
 

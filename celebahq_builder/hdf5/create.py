@@ -22,14 +22,14 @@ from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
 from celebahq_builder.hdf5.codecs import Codec, Gzip
 from celebahq_builder.hdf5.labels import labels_file, labels_path, write_labels
-from celebahq_builder.hdf5.layout import pictures_per_job
+from celebahq_builder.hdf5.layout import images_per_job
 from celebahq_builder.hdf5.writer import UNFINISHED, Columns, LevelDataset, Packed, PyramidWriter, pack
 from celebahq_builder.image_set import ImageSet, Labels, NamedImage
 from celebahq_builder.imaging.pyramid import levels
 from celebahq_builder.storage import staging
 
 Texts = dict[str, list[str]]
-"""Columns of text known of some pictures."""
+"""Columns of text known of some images."""
 
 
 class WriteJournal:
@@ -63,16 +63,16 @@ class WriteJournal:
         self.file.close()
 
 
-def recover(journal: Path, pictures: Path, resolution: int, channels: int) -> Iterator[tuple[Packed, Texts]]:
+def recover(journal: Path, images: Path, resolution: int, channels: int) -> Iterator[tuple[Packed, Texts]]:
     """Yield the jobs of an unfinished file, from the first to the last that is whole.
 
     Args:
         journal: of the file.
-        pictures: the unfinished HDF5 file; not read by HDF5.
+        images: the unfinished HDF5 file; not read by HDF5.
         resolution: of its largest level.
-        channels: of its pictures.
+        channels: of its images.
     """
-    with journal.open("rb") as lines, pictures.open("rb", buffering=0) as file:
+    with journal.open("rb") as lines, images.open("rb", buffering=0) as file:
         for line in lines:
             sound = line[:-1].split(b" ", 1)
             if len(sound) != 2 or not line.endswith(b"\n") or b"%08x" % zlib.crc32(sound[1]) != sound[0]:
@@ -115,11 +115,11 @@ class ResumedWriter:
 
     @property
     def done(self) -> int:
-        """Pictures that the file has."""
+        """Images that the file has."""
         return self.writer.done
 
     def write(self, packed: Packed, columns: Mapping[str, Sequence[str]] | None = None) -> None:
-        """Store the pictures that follow; see `PyramidWriter.write`."""
+        """Store the images that follow; see `PyramidWriter.write`."""
         self.writer.write(packed, columns)
         with self.writer.storing():
             self.journal.add(packed, {name: list(texts) for name, texts in (columns or {}).items()}, self.writer.levels)
@@ -137,9 +137,9 @@ def resumed_writer(
 
     Args:
         folder: for the unfinished file; the caller sees to it that only one process uses it, and that whatever decides
-            the pictures is the same each time.
+            the images is the same each time.
         path: of the file when it is finished.
-        count: of the pictures.
+        count: of the images.
         resolution: of the largest level.
         channels: 3, or 1 for grey.
         codec: of all levels.
@@ -155,7 +155,7 @@ def resumed_writer(
         if left.exists():
             for packed, texts in recover(left / JOURNAL, left / UNFINISHED, resolution, channels):
                 resumed.write(packed, texts)
-            log.info("%s: %d of %d pictures are there already", folder, resumed.done, count)
+            log.info("%s: %d of %d images are there already", folder, resumed.done, count)
             _delete(left)
         yield resumed
 
@@ -183,11 +183,11 @@ def _delete(left: Path) -> None:
 
 
 OWN_COLUMNS = ("file", "sha256", "label_names")
-"""What is written of each data set; see `write_pictures`."""
+"""What is written of each data set; see `write_images`."""
 
 
 def write_images(
-    pictures: ImageSet,
+    images: ImageSet,
     path: Path,
     *,
     codec: Codec = Gzip(),  # noqa: B008 (it cannot be changed)
@@ -200,21 +200,21 @@ def write_images(
 ) -> None:
     """Write a data set to a new HDF5 file, and its labels, where it has any, beside it.
 
-    The pictures are read here, one after another; their levels are built and compressed by other threads. Memory
-    depends on the number of workers, not on that of pictures. The bytes depend on neither.
+    The images are read here, one after another; their levels are built and compressed by other threads. Memory
+    depends on the number of workers, not on that of images. The bytes depend on neither.
 
     Args:
-        pictures: any data set.
+        images: any data set.
         path: of the file; labels go to ``<stem>-labels.npy``, float32 [N, classes].
         codec: compression of all levels.
         workers: threads that build and compress the levels; 1 does it in the caller's.
-        columns: for the group ``photos``: arrays, or lists of text, of N rows each. The pictures' names (``file``),
+        columns: for the group ``photos``: arrays, or lists of text, of N rows each. The images' names (``file``),
             the hashes of their pixels (``sha256``) and the names of the labels (``label_names``) are added here.
         attributes: of the file; tables and lists are stored as JSON.
-        advance: called with the number of pictures written since the last call.
+        advance: called with the number of images written since the last call.
         plan: all that decides the file's bytes. A kill or Ctrl-C then leaves the folder ``PATH.partial``, from which
             the next call of the same plan goes on; None keeps nothing.
-        go_on: called with the number of pictures that an earlier call has written.
+        go_on: called with the number of images that an earlier call has written.
 
     Raises:
         FormatError: the file exists, the data set is not what it says, a column has another number of rows, or what
@@ -223,23 +223,21 @@ def write_images(
         WorkspaceLocked: another process writes the same file by a plan.
     """
     columns = dict(columns or {})
-    labels = pictures.labels
+    labels = images.labels
     _check_target(path)
     for name in columns:
         if name in OWN_COLUMNS:
-            raise FormatError(f"column {name} of {path} is written from the pictures themselves; leave it out")
+            raise FormatError(f"column {name} of {path} is written from the images themselves; leave it out")
     if labels is not None:
-        if labels.ndim != 2 or len(labels) != pictures.count:
-            raise FormatError(
-                f"labels for {path} have shape {list(labels.shape)}, expected [{pictures.count}, classes]"
-            )
+        if labels.ndim != 2 or len(labels) != images.count:
+            raise FormatError(f"labels for {path} have shape {list(labels.shape)}, expected [{images.count}, classes]")
         _are_there(labels_path(path), labels_file(labels))
-        if pictures.label_names:
-            columns["label_names"] = list(pictures.label_names)
-    size = {"count": pictures.count, "resolution": pictures.resolution, "channels": pictures.channels}
+        if images.label_names:
+            columns["label_names"] = list(images.label_names)
+    size = {"count": images.count, "resolution": images.resolution, "channels": images.channels}
     with contextlib.ExitStack() as last, _writer(path, plan, **size, codec=codec) as writer:
         go_on(writer.done)
-        jobs = _jobs(pictures, codec, writer.done)
+        jobs = _jobs(images, codec, writer.done)
         for names, packed in parallel.run_threads(_pack, jobs, workers=workers):
             writer.write(packed, {"file": names})
             advance(len(names))
@@ -276,28 +274,28 @@ def _labels_beside(path: Path, labels: Labels | None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Job:
-    pictures: tuple[NamedImage, ...]
+    images: tuple[NamedImage, ...]
     resolution: int
     channels: int
     codec: Codec
 
 
-def _jobs(pictures: ImageSet, codec: Codec, start: int) -> Iterator[_Job]:
-    channels, side = pictures.channels, pictures.resolution
-    stream = iter(pictures.pictures(start))
-    while at_once := tuple(itertools.islice(stream, pictures_per_job(side, channels))):
-        for picture in at_once:
-            if picture.pixels.shape != (channels, side, side) or picture.pixels.dtype != np.uint8:
+def _jobs(images: ImageSet, codec: Codec, start: int) -> Iterator[_Job]:
+    channels, side = images.channels, images.resolution
+    stream = iter(images.images(start))
+    while at_once := tuple(itertools.islice(stream, images_per_job(side, channels))):
+        for image in at_once:
+            if image.pixels.shape != (channels, side, side) or image.pixels.dtype != np.uint8:
                 raise FormatError(
-                    f"{picture.name} is {picture.pixels.dtype} of shape {list(picture.pixels.shape)}, expected uint8 "
+                    f"{image.name} is {image.pixels.dtype} of shape {list(image.pixels.shape)}, expected uint8 "
                     f"of {[channels, side, side]} as the data set says"
                 )
         yield _Job(at_once, side, channels, codec)
 
 
 def _pack(job: _Job) -> tuple[list[str], Packed]:
-    pixels = [picture.pixels for picture in job.pictures]
-    return [picture.name for picture in job.pictures], pack(pixels, job.resolution, job.channels, job.codec)
+    pixels = [image.pixels for image in job.images]
+    return [image.name for image in job.images], pack(pixels, job.resolution, job.channels, job.codec)
 
 
 def _check_target(path: Path) -> None:

@@ -47,7 +47,7 @@ def read_labels(path: Path, count: int) -> Labels | None:
 
 
 def load_labels(path: Path, count: int) -> Labels:
-    """Return the labels of N pictures in a file of numpy's, float32 [N, classes].
+    """Return the labels of N images in a file of numpy's, float32 [N, classes].
 
     Raises:
         FormatError: the file is not such an array, or as `check_labels` does.
@@ -60,13 +60,13 @@ def load_labels(path: Path, count: int) -> Labels:
 
 
 def check_labels(values: NDArray[Any], count: int, where: Path) -> Labels:
-    """Return values as the labels of N pictures, float32 [N, classes].
+    """Return values as the labels of N images, float32 [N, classes].
 
     Args:
         where: file that an error names.
 
     Raises:
-        FormatError: not one row of finite numbers per picture.
+        FormatError: not one row of finite numbers per image.
     """
     if values.ndim != 2 or values.dtype.kind not in "biuf" or len(values) != count or not np.isfinite(values).all():
         raise FormatError(
@@ -77,7 +77,7 @@ def check_labels(values: NDArray[Any], count: int, where: Path) -> Labels:
 
 
 def of_attributes(attributes: ArrayLike) -> Labels:
-    """Return attributes [N, attributes] as labels: 1 where a picture has one, 0 for CelebA's -1 and unknown ones."""
+    """Return attributes [N, attributes] as labels: 1 where an image has one, 0 for CelebA's -1 and unknown ones."""
     return np.asarray(np.asarray(attributes) > 0, np.float32)
 
 
@@ -86,9 +86,9 @@ Source = Literal["file", "attributes"]
 
 
 def labels_for_training(path: Path, source: Source, count: int) -> tuple[Labels, tuple[str, ...]]:
-    """Return the labels of a file's pictures, float32 [N, classes], and the names of their columns, if any.
+    """Return the labels of a file's images, float32 [N, classes], and the names of their columns, if any.
 
-    Attributes are 1 where a picture has them, else 0: CelebA's -1 becomes 0.
+    Attributes are 1 where an image has them, else 0: CelebA's -1 becomes 0.
 
     Args:
         path: of the HDF5 file.
@@ -96,7 +96,7 @@ def labels_for_training(path: Path, source: Source, count: int) -> tuple[Labels,
         count: N.
 
     Raises:
-        FormatError: there are none, or not one row of finite numbers for each picture.
+        FormatError: there are none, or not one row of finite numbers for each image.
     """
     with open_hdf5(path) as file:
         names = read_column(file, "label_names" if source == "file" else "attribute_names")

@@ -14,20 +14,20 @@ from celebahq_builder.errors import FormatError
 FORMAT_VERSION = 1
 
 PHOTOS = "photos"
-"""Group of what is known of each picture."""
+"""Group of what is known of each image."""
 
 CHUNK_BYTES = 16384
-"""Small pictures share a chunk of up to this size, larger ones have one each.
+"""Small images share a chunk of up to this size, larger ones have one each.
 
-One picture of a level costs a reader the whole chunk: at this size less than 60 us at any level, while a whole level
+One image of a level costs a reader the whole chunk: at this size less than 60 us at any level, while a whole level
 takes hardly longer than with the largest chunks (docs/hdf5.md).
 """
 
-CHUNK_PICTURES = 1024
-"""At most so many pictures share a chunk."""
+CHUNK_IMAGES = 1024
+"""At most so many images share a chunk."""
 
 JOB_BYTES = 4 << 20
-"""Pictures of up to this size are packed together; a larger one is a job of its own."""
+"""Images of up to this size are packed together; a larger one is a job of its own."""
 
 
 def level_name(resolution: int) -> str:
@@ -35,18 +35,18 @@ def level_name(resolution: int) -> str:
     return f"data{resolution}x{resolution}"
 
 
-def pictures_per_chunk(resolution: int, channels: int = 3) -> int:
-    """Return how many pictures of a level share a chunk: a power of two, at most `CHUNK_PICTURES`."""
+def images_per_chunk(resolution: int, channels: int = 3) -> int:
+    """Return how many images of a level share a chunk: a power of two, at most `CHUNK_IMAGES`."""
     return _power_of_two(CHUNK_BYTES // (channels * resolution * resolution))
 
 
-def pictures_per_job(resolution: int, channels: int = 3) -> int:
-    """Return how many pictures a worker packs at once: a power of two, at most `CHUNK_PICTURES`."""
+def images_per_job(resolution: int, channels: int = 3) -> int:
+    """Return how many images a worker packs at once: a power of two, at most `CHUNK_IMAGES`."""
     return _power_of_two(JOB_BYTES // (channels * resolution * resolution))
 
 
 def _power_of_two(at_most: int) -> int:
-    return 1 << (min(max(at_most, 1), CHUNK_PICTURES).bit_length() - 1)
+    return 1 << (min(max(at_most, 1), CHUNK_IMAGES).bit_length() - 1)
 
 
 REMEDY = "the file is damaged, or its writer was killed: build it again, or get another copy"

@@ -16,7 +16,7 @@ from celebahq_builder.image_set import Labels, NamedImage, Pixels
 from celebahq_builder.storage import sha256
 
 BLOCK_BYTES = 16 * 2**20
-"""Pictures are read together up to this size."""
+"""Images are read together up to this size."""
 
 
 def read(path: Path) -> LevelImageSet:
@@ -25,13 +25,13 @@ def read(path: Path) -> LevelImageSet:
     The smaller levels are checked for presence, size and count; their pixels follow from the largest.
 
     Raises:
-        FormatError: as `LevelPictures` does.
+        FormatError: as `LevelImages` does.
     """
     return LevelImageSet(path)
 
 
 class LevelImageSet:
-    """The pictures of one resolution, a `PictureSet`; all levels of the file are checked before one is read.
+    """The images of one resolution, a `ImageSet`; all levels of the file are checked before one is read.
 
     Args:
         path: of an HDF5 file.
@@ -39,12 +39,12 @@ class LevelImageSet:
 
     Raises:
         FormatError: not an HDF5 file or cut short, no levels, one missing, of another type or with another number
-            of pictures than the rest, no pictures, or not the level asked for.
+            of images than the rest, no images, or not the level asked for.
     """
 
     def __init__(self, path: Path, resolution: int | None = None) -> None:
         self.path = path
-        self.pyramid = PyramidFile.with_pictures(path)
+        self.pyramid = PyramidFile.with_images(path)
         self.resolution = self.pyramid.resolution if resolution is None else resolution
         try:
             self.pyramid.check_resolution(self.resolution)
@@ -67,11 +67,11 @@ class LevelImageSet:
 
     @functools.cached_property
     def metadata(self) -> Metadata:
-        """What the file knows of its pictures; hashes only with the level that they are of."""
+        """What the file knows of its images; hashes only with the level that they are of."""
         return self.metadata_of(slice(None))
 
     def metadata_of(self, rows: slice) -> Metadata:
-        """Return `metadata` of some pictures."""
+        """Return `metadata` of some images."""
         metadata = read_metadata(self.pyramid, rows)
         if not self.is_top:
             metadata.columns.pop("sha256", None)
@@ -90,21 +90,21 @@ class LevelImageSet:
         names = self.metadata.attribute_names if stored is None else tuple(map(str, stored))
         return names if self.labels is not None and len(names) == self.labels.shape[1] else ()
 
-    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the pictures from number `start` on; see `pixels` for errors."""
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
+        """Yield the images from number `start` on; see `pixels` for errors."""
         files = self.metadata.columns.get("file")
         for number, pixels in enumerate(self.pixels(range(start, self.count)), start):
             yield NamedImage(pixels, str(files[number]) if files is not None else f"{number:08d}")
 
     def pixels(self, numbers: Sequence[int], resolution: int | None = None) -> Iterator[Pixels]:
-        """Yield pictures uint8 [C, r, r] by their numbers; those of the largest level are checked by their hashes.
+        """Yield images uint8 [C, r, r] by their numbers; those of the largest level are checked by their hashes.
 
         Args:
             numbers: a range of step 1 is read in blocks.
             resolution: r, default the level's own.
 
         Raises:
-            FormatError: a picture that cannot be read, or that is not the one that was written.
+            FormatError: an image that cannot be read, or that is not the one that was written.
         """
         r = self.resolution if resolution is None else resolution
         block = max(1, BLOCK_BYTES // (self.channels * r * r)) if isinstance(numbers, range) else 1
@@ -114,7 +114,7 @@ class LevelImageSet:
             for number, hashed, pixels in zip(some, self._hashes(rows, r), self.pyramid.read(some, r), strict=True):
                 if hashed is not None and sha256(pixels.tobytes()) != hashed:
                     raise FormatError(
-                        f"{self.path}: picture {number} is not the one that was written: its SHA-256 is another; the "
+                        f"{self.path}: image {number} is not the one that was written: its SHA-256 is another; the "
                         "file is damaged, get or build it again"
                     )
                 yield pixels

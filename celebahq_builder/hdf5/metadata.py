@@ -20,7 +20,7 @@ from celebahq_builder.hdf5.writer import NAMES
 from celebahq_builder.image_set import Labels
 
 Record = dict[str, Any]
-"""What is known of one picture, as JSON has it; ``attributes`` is a mapping of their names to 1 or -1."""
+"""What is known of one image, as JSON has it; ``attributes`` is a mapping of their names to 1 or -1."""
 
 TYPES: dict[str, type[np.generic]] = {
     "rank": np.int32,
@@ -36,7 +36,7 @@ TYPES: dict[str, type[np.generic]] = {
 
 @dataclass(frozen=True)
 class Metadata:
-    """Columns of N rows each, one row per picture."""
+    """Columns of N rows each, one row per image."""
 
     columns: dict[str, Column] = field(default_factory=dict)
     attribute_names: tuple[str, ...] = ()
@@ -61,10 +61,10 @@ class Metadata:
 
 
 def read_metadata(pyramid: PyramidFile, rows: slice = slice(None)) -> Metadata:
-    """Return what an HDF5 file knows of its pictures, or of those of some rows.
+    """Return what an HDF5 file knows of its images, or of those of some rows.
 
     Raises:
-        FormatError: a column has not one row per picture.
+        FormatError: a column has not one row per image.
     """
     group = pyramid.file.get(PHOTOS)
     if not isinstance(group, h5py.Group):
@@ -73,7 +73,7 @@ def read_metadata(pyramid: PyramidFile, rows: slice = slice(None)) -> Metadata:
     for name, dataset in group.items():
         if name in NAMES or not isinstance(dataset, h5py.Dataset):
             continue
-        column = _per_picture(pyramid, name, rows)
+        column = _per_image(pyramid, name, rows)
         if column is not None:
             columns[name] = column
     names = tuple(pyramid.column("attribute_names") or ()) if "attributes" in columns else ()
@@ -83,34 +83,34 @@ def read_metadata(pyramid: PyramidFile, rows: slice = slice(None)) -> Metadata:
 
 
 def read_text(pyramid: PyramidFile, name: str) -> list[str] | None:
-    """Return what an HDF5 file knows of each picture under a name, as text; None where it does not.
+    """Return what an HDF5 file knows of each image under a name, as text; None where it does not.
 
     Raises:
-        FormatError: there is not one for each picture.
+        FormatError: there is not one for each image.
     """
-    values = _per_picture(pyramid, name)
+    values = _per_image(pyramid, name)
     return None if values is None else [str(value) for value in values]
 
 
 def read_numbers(pyramid: PyramidFile, name: str) -> NDArray[np.float64] | None:
-    """Return what an HDF5 file knows of each picture under a name, as numbers; None where it does not.
+    """Return what an HDF5 file knows of each image under a name, as numbers; None where it does not.
 
     Raises:
-        FormatError: there is not one for each picture, or they are no numbers.
+        FormatError: there is not one for each image, or they are no numbers.
     """
-    values = _per_picture(pyramid, name)
+    values = _per_image(pyramid, name)
     try:
         return None if values is None else np.asarray(values, np.float64)
     except ValueError:
         raise FormatError(f"{pyramid.path}: {PHOTOS}/{name} holds no numbers; build the file again") from None
 
 
-def _per_picture(pyramid: PyramidFile, name: str, rows: slice = slice(None)) -> Column | None:
+def _per_image(pyramid: PyramidFile, name: str, rows: slice = slice(None)) -> Column | None:
     dataset = pyramid.file.get(f"{PHOTOS}/{name}")
     if isinstance(dataset, h5py.Dataset) and dataset.shape[:1] != (pyramid.count,):
         has = f"{dataset.shape[0]} rows" if dataset.shape else "no rows"
         raise FormatError(
-            f"{pyramid.path}: {PHOTOS}/{name} has {has}, expected {pyramid.count}, one per picture; the file was "
+            f"{pyramid.path}: {PHOTOS}/{name} has {has}, expected {pyramid.count}, one per image; the file was "
             "altered since it was written, build it again"
         )
     return pyramid.column(name, rows)
@@ -123,7 +123,7 @@ def from_records(records: Iterable[Record], where: Path) -> Metadata:
     the text of its JSON.
 
     Args:
-        records: of all pictures, in their order; keys that this package writes get the types they had.
+        records: of all images, in their order; keys that this package writes get the types they had.
         where: what to name in an error.
 
     Raises:
@@ -136,7 +136,7 @@ def from_records(records: Iterable[Record], where: Path) -> Metadata:
             if key == "attributes" and isinstance(value, dict):
                 names = names or tuple(value)
                 if tuple(value) != names:
-                    raise FormatError(f"{where}: the attributes of picture {count} are not those of the first; mend it")
+                    raise FormatError(f"{where}: the attributes of image {count} are not those of the first; mend it")
                 value = list(value.values())
             values.setdefault(key, [None] * count).append(value)
         for column in values.values():
@@ -166,7 +166,7 @@ def _column(key: str, values: Sequence[Any], where: Path) -> Column:
         if all(isinstance(value, list) for value in values):
             return np.array(values, np.float64)
     except (ValueError, TypeError, OverflowError):
-        raise FormatError(f"{where}: the values of {key!r} are not numbers of one shape for all pictures") from None
+        raise FormatError(f"{where}: the values of {key!r} are not numbers of one shape for all images") from None
     return [_text(value) for value in values]
 
 

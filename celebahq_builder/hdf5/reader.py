@@ -19,7 +19,7 @@ from celebahq_builder.imaging.pyramid import build_pyramid, levels
 from celebahq_builder.storage import sha256
 
 BATCH = 32
-"""Pictures that are checked together."""
+"""Images that are checked together."""
 
 
 class PyramidFile:
@@ -33,7 +33,7 @@ class PyramidFile:
 
     Raises:
         FormatError: no such file, not HDF5 (or cut short), without levels, or with levels that do not belong
-            together: one is missing, or their numbers of pictures or channels differ.
+            together: one is missing, or their numbers of images or channels differ.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,8 +49,8 @@ class PyramidFile:
             raise
 
     @classmethod
-    def with_pictures(cls, path: Path) -> Self:
-        """Open a file whose pictures are to be read.
+    def with_images(cls, path: Path) -> Self:
+        """Open a file whose images are to be read.
 
         Raises:
             FormatError: it has none, or their compression needs a package that is not installed.
@@ -58,7 +58,7 @@ class PyramidFile:
         pyramid = cls(path)
         try:
             if not pyramid.count:
-                raise FormatError(f"{path} holds no pictures; its writer was killed, get or build it again")
+                raise FormatError(f"{path} holds no images; its writer was killed, get or build it again")
             pyramid._load_filters()
         except FormatError:
             pyramid.file.close()
@@ -88,7 +88,7 @@ class PyramidFile:
         return tuple(sorted(found, reverse=True))
 
     def _size(self) -> tuple[int, int]:
-        """Return the numbers of pictures and of channels, as the largest level has them."""
+        """Return the numbers of images and of channels, as the largest level has them."""
         shape = self.level(self.resolution).shape
         if len(shape) != 4 or shape[1] not in (1, 3):
             raise FormatError(
@@ -110,7 +110,7 @@ class PyramidFile:
             if level.shape != shape or level.dtype != np.uint8:
                 raise FormatError(
                     f"{self.path}: {level_name(r)} is {level.dtype} {list(level.shape)}, expected uint8 {list(shape)} "
-                    f"as {level_name(self.resolution)} has {self.count} pictures"
+                    f"as {level_name(self.resolution)} has {self.count} images"
                 )
 
     def __enter__(self) -> Self:
@@ -134,7 +134,7 @@ class PyramidFile:
             raise FormatError(f"{self.path} has no level {resolution}x{resolution}; it has {has}: ask for one of these")
 
     def read(self, numbers: Sequence[int] | NDArray[np.int64], resolution: int) -> Pixels:
-        """Return some pictures, at least one, as a level has them, uint8 [n, C, r, r].
+        """Return some images, at least one, as a level has them, uint8 [n, C, r, r].
 
         Those that follow each other are read at once. `level.Level` is quicker where they do not.
 
@@ -143,18 +143,18 @@ class PyramidFile:
         """
         first, last = int(numbers[0]), int(numbers[-1])
         if not np.array_equal(numbers, np.arange(first, first + len(numbers))):
-            return np.stack([self.picture(int(number), resolution) for number in numbers])
+            return np.stack([self.image(int(number), resolution) for number in numbers])
         try:
             return np.asarray(self.level(resolution)[first : last + 1], np.uint8)
         except OSError as error:
             if first < last:  # one by one, to name the first that is damaged
-                return np.stack([self.picture(number, resolution) for number in range(first, last + 1)])
+                return np.stack([self.image(number, resolution) for number in range(first, last + 1)])
             raise FormatError(
-                f"{self.path}: picture {first} of {level_name(resolution)} cannot be read: {_reason(error)}; {REMEDY}"
+                f"{self.path}: image {first} of {level_name(resolution)} cannot be read: {_reason(error)}; {REMEDY}"
             ) from None
 
-    def picture(self, number: int, resolution: int) -> Pixels:
-        """Return one picture, uint8 [C, r, r]; as `read` does."""
+    def image(self, number: int, resolution: int) -> Pixels:
+        """Return one image, uint8 [C, r, r]; as `read` does."""
         pixels: Pixels = self.read([number], resolution)[0]
         return pixels
 
@@ -163,9 +163,9 @@ class PyramidFile:
         return read_column(self.file, name, rows)
 
     def problems(self) -> Iterator[str]:
-        """Yield, in one line each, what is wrong with the pictures; nothing for a sound file.
+        """Yield, in one line each, what is wrong with the images; nothing for a sound file.
 
-        Checked: the top level's pictures have the SHA-256 recorded for them; every other level is the 2x2 mean of the
+        Checked: the top level's images have the SHA-256 recorded for them; every other level is the 2x2 mean of the
         one above, as `build_pyramid` has it.
 
         Raises:
@@ -185,15 +185,15 @@ class PyramidFile:
         for r in self.resolutions:
             stored[r], faults = self._readable(numbers, r)
             yield from (f"{fault} of {level_name(r)} cannot be read: {reason}" for fault, reason in faults)
-        for number, picture in stored[self.resolution].items():
-            if hashes is not None and sha256(picture.tobytes()) != hashes[number]:
-                yield f"picture {number}: its SHA-256 is not the one recorded"
-            for r, pixels in zip(self.resolutions, build_pyramid(picture), strict=True):
+        for number, image in stored[self.resolution].items():
+            if hashes is not None and sha256(image.tobytes()) != hashes[number]:
+                yield f"image {number}: its SHA-256 is not the one recorded"
+            for r, pixels in zip(self.resolutions, build_pyramid(image), strict=True):
                 if number in stored[r] and not np.array_equal(stored[r][number], pixels):
-                    yield f"picture {number}: level {r}x{r} is not the mean of the level above"
+                    yield f"image {number}: level {r}x{r} is not the mean of the level above"
 
     def _readable(self, numbers: range, resolution: int) -> tuple[dict[int, Pixels], list[tuple[str, str]]]:
-        """Return those of some pictures that can be read, and which cannot, together where they follow each other."""
+        """Return those of some images that can be read, and which cannot, together where they follow each other."""
         level = self.level(resolution)
         try:
             return dict(zip(numbers, level[numbers.start : numbers.stop], strict=True)), []
@@ -207,7 +207,7 @@ class PyramidFile:
             except OSError as error:
                 alike = faults and faults[-1][1:] == (number - 1, _reason(error))
                 faults.append((faults.pop()[0] if alike else number, number, _reason(error)))
-        return found, [(f"picture {a}" if a == b else f"pictures {a} to {b}", reason) for a, b, reason in faults]
+        return found, [(f"image {a}" if a == b else f"images {a} to {b}", reason) for a, b, reason in faults]
 
 
 def _reason(error: OSError) -> str:
@@ -215,9 +215,9 @@ def _reason(error: OSError) -> str:
 
 
 def content_sha256(file: PyramidFile) -> str:
-    """Return a SHA-256 that is equal for equal pictures in one order.
+    """Return a SHA-256 that is equal for equal images in one order.
 
-    It is that of the recorded hashes of the pictures or, where the file has none, of the level of 4x4: one file is
+    It is that of the recorded hashes of the images or, where the file has none, of the level of 4x4: one file is
     told from another by that as surely as is needed, and it is quickly read.
     """
     hashes = file.column("sha256")

@@ -18,59 +18,59 @@ from numpy.typing import NDArray
 
 from celebahq_builder.errors import DiskFull, FormatError
 from celebahq_builder.hdf5.codecs import Chunk, Codec
-from celebahq_builder.hdf5.layout import FORMAT_VERSION, PHOTOS, level_name, pictures_per_chunk, pictures_per_job
+from celebahq_builder.hdf5.layout import FORMAT_VERSION, PHOTOS, images_per_chunk, images_per_job, level_name
 from celebahq_builder.imaging.pyramid import Pixels, build_pyramid, levels
 from celebahq_builder.storage import as_storage_error, sha256
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Some pictures in all levels, largest first, ready to be stored."""
+    """Some images in all levels, largest first, ready to be stored."""
 
     levels: tuple[list[bytes] | Pixels, ...]
-    """Compressed chunks; or pixels uint8 [n, C, r, r] where more pictures share a chunk than were packed together."""
+    """Compressed chunks; or pixels uint8 [n, C, r, r] where more images share a chunk than were packed together."""
     sha256: list[str]
-    """Of each picture's bytes, [C, R, R]."""
+    """Of each image's bytes, [C, R, R]."""
 
 
-def pack(pictures: Iterable[Pixels], resolution: int, channels: int, codec: Codec) -> Packed:
-    """Build the levels of some pictures and compress them.
+def pack(images: Iterable[Pixels], resolution: int, channels: int, codec: Codec) -> Packed:
+    """Build the levels of some images and compress them.
 
     Args:
-        pictures: uint8 [C, R, R] each; `pictures_per_job` of them, or fewer, but one, at the end of a data set.
+        images: uint8 [C, R, R] each; `images_per_job` of them, or fewer, but one, at the end of a data set.
         resolution: R.
         channels: C.
         codec: of all levels.
 
     Raises:
-        FormatError: a picture of another shape or type.
+        FormatError: an image of another shape or type.
     """
-    together = list(pictures)
-    for picture in together:
-        if picture.shape != (channels, resolution, resolution) or picture.dtype != np.uint8:
+    together = list(images)
+    for image in together:
+        if image.shape != (channels, resolution, resolution) or image.dtype != np.uint8:
             raise FormatError(
-                f"a picture is {picture.dtype} of shape {list(picture.shape)}, expected uint8 of "
+                f"an image is {image.dtype} of shape {list(image.shape)}, expected uint8 of "
                 f"{[channels, resolution, resolution]}"
             )
-    at_once = pictures_per_job(resolution, channels)
+    at_once = images_per_job(resolution, channels)
     packed: list[list[bytes] | Pixels] = []
     stack = together[0][None] if len(together) == 1 else np.stack(together)
     for level in build_pyramid(stack):
-        size = pictures_per_chunk(level.shape[-1], channels)
+        size = images_per_chunk(level.shape[-1], channels)
         if size > at_once:
             packed.append(level)
         else:
             starts = range(0, len(level), size)
             packed.append([compress_chunk(level[start : start + size], size, codec) for start in starts])
-    return Packed(tuple(packed), [sha256(picture.tobytes()) for picture in together])
+    return Packed(tuple(packed), [sha256(image.tobytes()) for image in together])
 
 
-def compress_chunk(pictures: Chunk, size: int, codec: Codec) -> bytes:
-    """Compress at most `size` pictures as one chunk; HDF5 wants it whole, so a last one is filled up with zeros."""
-    missing = size - len(pictures)
+def compress_chunk(images: Chunk, size: int, codec: Codec) -> bytes:
+    """Compress at most `size` images as one chunk; HDF5 wants it whole, so a last one is filled up with zeros."""
+    missing = size - len(images)
     if missing:
-        pictures = np.concatenate([pictures, np.zeros((missing, *pictures.shape[1:]), np.uint8)])
-    return codec.compress(pictures)
+        images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)])
+    return codec.compress(images)
 
 
 ROWS = 1024
@@ -91,7 +91,7 @@ class LevelDataset:
     """A dataset that grows by whole chunks; what does not fill one waits.
 
     Args:
-        resolution: r of its pictures.
+        resolution: r of its images.
         channels: C.
         codec: of its chunks.
     """
@@ -99,12 +99,12 @@ class LevelDataset:
     def __init__(self, resolution: int, channels: int, codec: Codec) -> None:
         self.resolution, self.codec = resolution, codec
         self.shape = (channels, resolution, resolution)
-        self.size = pictures_per_chunk(resolution, channels)
+        self.size = images_per_chunk(resolution, channels)
         self.start = self.waiting = 0
         self.buffer = np.empty((self.size, *self.shape), np.uint8)
 
     def create(self, file: h5py.File, count: int, keywords: Mapping[str, Any]) -> None:
-        """Make the dataset, for `count` pictures; `keywords` are the codec's."""
+        """Make the dataset, for `count` images; `keywords` are the codec's."""
         self.dataset = file.create_dataset(
             level_name(self.resolution),
             shape=(count, *self.shape),
@@ -115,7 +115,7 @@ class LevelDataset:
         )
 
     def add(self, content: list[bytes] | NDArray[np.uint8]) -> None:
-        """Store compressed chunks, or pictures uint8 [n, C, r, r], which are compressed as soon as they fill one."""
+        """Store compressed chunks, or images uint8 [n, C, r, r], which are compressed as soon as they fill one."""
         if isinstance(content, list):
             for chunk in content:
                 self._store(chunk)
@@ -146,7 +146,7 @@ class LevelDataset:
 
 
 class TextDataset:
-    """A column of `count` texts that come with the pictures."""
+    """A column of `count` texts that come with the images."""
 
     def __init__(self, group: h5py.Group, name: str, count: int) -> None:
         self.dataset = group.create_dataset(name, shape=(count,), dtype=h5py.string_dtype())
@@ -184,12 +184,12 @@ def _is_unicode(text: str) -> bool:
 
 
 Columns = Mapping[str, NDArray[Any] | Sequence[str]]
-"""What is known of the pictures: arrays or lists of text, of N rows each."""
+"""What is known of the images: arrays or lists of text, of N rows each."""
 
 NAMES = ("attribute_names", "label_names")
-"""Columns with a row for each attribute or label instead of each picture."""
+"""Columns with a row for each attribute or label instead of each image."""
 
-UNFINISHED = "pictures.h5"
+UNFINISHED = "images.h5"
 """Name of an unfinished file in a folder of its own."""
 
 
@@ -198,7 +198,7 @@ class PyramidWriter:
 
     Args:
         path: of the file.
-        count: of the pictures.
+        count: of the images.
         resolution: of the largest level.
         channels: 3, or 1 for grey.
         codec: of all levels.
@@ -234,19 +234,19 @@ class PyramidWriter:
             raise
 
     def write(self, packed: Packed, columns: Mapping[str, Sequence[str]] | None = None) -> None:
-        """Store the pictures that follow.
+        """Store the images that follow.
 
         Args:
-            packed: `pictures_per_job` of them; fewer only at the end.
+            packed: `images_per_job` of them; fewer only at the end.
             columns: text known of each of them, for columns that need not be in memory as a whole.
 
         Raises:
-            FormatError: more pictures than were announced.
+            FormatError: more images than were announced.
             DiskFull: no space left.
         """
         self.done += len(packed.sha256)
         if self.done > self.count:
-            raise FormatError(f"{self.path}: {self.count} pictures were announced, {self.done} came")
+            raise FormatError(f"{self.path}: {self.count} images were announced, {self.done} came")
         with self.storing():
             for level, content in zip(self.levels, packed.levels, strict=True):
                 level.add(content)
@@ -256,18 +256,18 @@ class PyramidWriter:
                 self.columns[name].add(texts)
 
     def finish(self, columns: Columns, attributes: Mapping[str, Any]) -> None:
-        """Add what is known of the pictures, close the file and give it its name.
+        """Add what is known of the images, close the file and give it its name.
 
         Args:
-            columns: for the group ``photos``, beside those written with the pictures.
+            columns: for the group ``photos``, beside those written with the images.
             attributes: of the file; tables and lists are stored as JSON.
 
         Raises:
-            FormatError: fewer pictures were written than announced, or a column has another number of rows.
+            FormatError: fewer images were written than announced, or a column has another number of rows.
             DiskFull: no space left.
         """
         if self.done != self.count:
-            raise FormatError(f"{self.path}: {self.count} pictures were announced, {self.done} came")
+            raise FormatError(f"{self.path}: {self.count} images were announced, {self.done} came")
         for name, values in columns.items():
             if len(values) != self.count and name not in NAMES:
                 raise FormatError(f"{self.path}: column {name} has {len(values)} rows, expected {self.count}")

@@ -1,4 +1,4 @@
-"""Small pictures for a page: JPEG files as data URIs, of results, of source photos, and of examples."""
+"""Small images for a page: JPEG files as data URIs, of results, of source photos, and of examples."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PHOTO_BYTES_MAX = 100_000_000
 """Files of more bytes are not even opened for one."""
 
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom, in sides of the picture."""
+"""Left, top, right, bottom, in sides of the image."""
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small picture that travels inside the page."""
+    """A small image that travels inside the page."""
 
     uri: str
     width_px: int
@@ -42,7 +42,7 @@ def of_result(path: Path, side_px: int) -> Thumbnail | None:
 
 
 def of_spectrum(path: Path, side_px: int) -> Thumbnail | None:
-    """Return the power spectrum of a PNG in the run directory as a picture; None if it cannot be read."""
+    """Return the power spectrum of a PNG in the run directory as an image; None if it cannot be read."""
     import torch  # seconds, for pages that may show no spectrum
 
     from celebahq_builder.imaging.quality_score import spectrum_image
@@ -70,14 +70,14 @@ def of_photo(folder: Path, file: str, side_px: int) -> Thumbnail | None:
     return _fitted(image, side_px) if image else None
 
 
-def of_picture(path: Path, side_px: int) -> Thumbnail | None:
-    """Return a thumbnail of any picture, fitted into `side_px`; None if it is gone or cannot be decoded."""
+def of_image(path: Path, side_px: int) -> Thumbnail | None:
+    """Return a thumbnail of any image, fitted into `side_px`; None if it is gone or cannot be decoded."""
     image = _opened(path)
     return _fitted(image, side_px) if image else None
 
 
 def of_centre(path: Path, side_px: int) -> Thumbnail | None:
-    """Return a thumbnail of the centred square of any picture, upright; None if it is gone or cannot be decoded."""
+    """Return a thumbnail of the centred square of any image, upright; None if it is gone or cannot be decoded."""
     image = _opened(path)
     if image is None:
         return None
@@ -88,7 +88,7 @@ def of_centre(path: Path, side_px: int) -> Thumbnail | None:
 
 
 def of_example(path: Path, side_px: int, detail: Box) -> tuple[Thumbnail, Thumbnail] | None:
-    """Return an example picture fitted into `side_px`, and a detail of it pixel by pixel; None if it cannot be read."""
+    """Return an example image fitted into `side_px`, and a detail of it pixel by pixel; None if it cannot be read."""
     image = _opened(path)
     if image is None:
         return None

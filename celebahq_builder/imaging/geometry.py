@@ -89,7 +89,7 @@ def _rot90(vector: Points) -> Points:
 
 
 def centred_square(width: int, height: int) -> tuple[int, int, int]:
-    """Return the largest square in the middle of a picture: left, top and side, px.
+    """Return the largest square in the middle of an image: left, top and side, px.
 
     Where it cannot be in the very middle, it is half a pixel further to the left, or up.
     """

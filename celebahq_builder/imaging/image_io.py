@@ -152,10 +152,10 @@ def _to_rgb(image: ImageFile.ImageFile, pixels_max: int, limit: str) -> tuple[Im
     if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
         notes.append("exif-orientation")
     mode = image.mode
-    picture: Image.Image = image
+    pixels: Image.Image = image
     if mode.startswith("I") or mode == "F":
         notes.append("16-bit")
-        picture = _to_8_bit(image)
+        pixels = _to_8_bit(image)
     elif deep:
         notes.append("16-bit")
     if mode == "CMYK":
@@ -164,11 +164,11 @@ def _to_rgb(image: ImageFile.ImageFile, pixels_max: int, limit: str) -> tuple[Im
         notes.append("palette")
     if "A" in mode or "a" in mode or "transparency" in image.info:
         notes.append("alpha")
-        rgba = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    if mode in ("1", "L", "LA") or picture.mode == "L":
+        rgba = pixels.convert("RGBA")
+        pixels = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    if mode in ("1", "L", "LA") or pixels.mode == "L":
         notes.append("grey")
-    return picture if picture.mode == "RGB" else picture.convert("RGB"), tuple(notes)
+    return pixels if pixels.mode == "RGB" else pixels.convert("RGB"), tuple(notes)
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
@@ -182,7 +182,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 
 RGB, BGR = [0, 0, 1, 1, 2, 2], [0, 2, 1, 1, 2, 0]
-"""Which channel of a picture becomes which plane, as OpenCV wants to be told."""
+"""Which channel of an image becomes which plane, as OpenCV wants to be told."""
 
 PNG_LEVEL = 1
 """Of zlib. On faces of 1024x1024, higher ones take twice as long and save a few per cent."""

@@ -18,7 +18,7 @@ F32 = np.float32
 
 @dataclass(frozen=True)
 class OfficialImage:
-    """A picture on its way through the tool."""
+    """An image on its way through the tool."""
 
     image: Image.Image
     """RGB."""
@@ -60,70 +60,70 @@ def crop(landmarks: NDArray[np.floating], resolution: int) -> tuple[NDArray[np.f
     return quad, F32(resolution) / (np.hypot(*x) * F32(2.0))
 
 
-def shrunk(picture: OfficialImage) -> tuple[OfficialImage, int]:
-    """Return the picture reduced by Lanczos, where it has 4 times the pixels along a side, and the factor, or 1."""
-    factor = math.floor(F32(0.5) / picture.zoom)
+def shrunk(pixels: OfficialImage) -> tuple[OfficialImage, int]:
+    """Return the pixels reduced by Lanczos, where it has 4 times the pixels along a side, and the factor, or 1."""
+    factor = math.floor(F32(0.5) / pixels.zoom)
     if factor <= 1:
-        return picture, 1
-    size = (round(picture.image.width / factor), round(picture.image.height / factor))
-    image = picture.image.resize(size, Image.Resampling.LANCZOS)
-    return replace(picture, image=image, quad=picture.quad / F32(factor), zoom=picture.zoom * F32(factor)), factor
+        return pixels, 1
+    size = (round(pixels.image.width / factor), round(pixels.image.height / factor))
+    image = pixels.image.resize(size, Image.Resampling.LANCZOS)
+    return replace(pixels, image=image, quad=pixels.quad / F32(factor), zoom=pixels.zoom * F32(factor)), factor
 
 
-def cut(picture: OfficialImage) -> OfficialImage:
-    """Return the part of the picture that holds the crop and a border, where there is one.
+def cut(image: OfficialImage) -> OfficialImage:
+    """Return the part of the image that holds the crop and a border, where there is one.
 
     The border is a tenth of the crop's side, and at least 3 px.
     """
-    border = max(round(picture.share(0.1)), 3)
-    low, high = _bounds(picture.quad)
+    border = max(round(image.share(0.1)), 3)
+    low, high = _bounds(image.quad)
     left, top = (max(v - border, 0) for v in low)
-    right, bottom = (min(v + border, size) for v, size in zip(high, picture.image.size, strict=True))
-    quad = picture.quad - np.array([left, top], dtype=F32)
-    return replace(picture, image=picture.image.crop((left, top, right, bottom)), quad=quad, border=border)
+    right, bottom = (min(v + border, size) for v, size in zip(high, image.image.size, strict=True))
+    quad = image.quad - np.array([left, top], dtype=F32)
+    return replace(image, image=image.image.crop((left, top, right, bottom)), quad=quad, border=border)
 
 
-def enlarged(picture: OfficialImage) -> tuple[OfficialImage, int]:
-    """Return the picture enlarged by Lanczos until it has as many pixels as the result; and the power of 2, or 1.
+def enlarged(pixels: OfficialImage) -> tuple[OfficialImage, int]:
+    """Return the pixels enlarged by Lanczos until it has as many pixels as the result; and the power of 2, or 1.
 
     It stands in for the super-resolution network. `border` stays, as it does in the tool.
     """
-    factor = 2 ** max(math.ceil(np.log2(picture.zoom)), 0)
+    factor = 2 ** max(math.ceil(np.log2(pixels.zoom)), 0)
     if factor == 1:
-        return picture, 1
-    size = (picture.image.width * factor, picture.image.height * factor)
-    image = picture.image.resize(size, Image.Resampling.LANCZOS)
-    return replace(picture, image=image, quad=picture.quad * F32(factor), zoom=picture.zoom / F32(factor)), factor
+        return pixels, 1
+    size = (pixels.image.width * factor, pixels.image.height * factor)
+    image = pixels.image.resize(size, Image.Resampling.LANCZOS)
+    return replace(pixels, image=image, quad=pixels.quad * F32(factor), zoom=pixels.zoom / F32(factor)), factor
 
 
-def padded(picture: OfficialImage) -> tuple[OfficialImage, bool]:
-    """Return the picture mirrored, blurred and faded beyond its edges where the crop leaves it; and whether it does.
+def padded(image: OfficialImage) -> tuple[OfficialImage, bool]:
+    """Return the image mirrored, blurred and faded beyond its edges where the crop leaves it; and whether it does.
 
     `padding.pad_photo` has the formula. Here the blur is scipy's, cut off at 4 standard deviations and mirrored at
     the new edges, and the median is that of every pixel.
     """
-    (left, top), (right, bottom) = _bounds(picture.quad)
-    width, height = picture.image.size
+    (left, top), (right, bottom) = _bounds(image.quad)
+    width, height = image.image.size
     overhang = (-left, -top, right - width, bottom - height)
-    pads = [max(over + picture.border, 0) for over in overhang]
-    if max(pads) <= picture.border - 4:
-        return picture, False
-    least = round(picture.share(0.3))
+    pads = [max(over + image.border, 0) for over in overhang]
+    if max(pads) <= image.border - 4:
+        return image, False
+    least = round(image.share(0.3))
     left, top, right, bottom = (max(pad, least) for pad in pads)
-    mirrored = np.pad(np.asarray(picture.image), ((top, bottom), (left, right), (0, 0)), "reflect")
+    mirrored = np.pad(np.asarray(image.image), ((top, bottom), (left, right), (0, 0)), "reflect")
     mask = _mask(mirrored.shape[0], mirrored.shape[1], (left, top, right, bottom))
     for channel in range(3):  # one after the other: a float of every pixel is large enough
-        mirrored[..., channel] = _faded(mirrored[..., channel].astype(F32), mask, picture.share(0.02))
-    quad = picture.quad + np.array([left, top], dtype=F32)
-    return replace(picture, image=Image.fromarray(mirrored), quad=quad), True
+        mirrored[..., channel] = _faded(mirrored[..., channel].astype(F32), mask, image.share(0.02))
+    quad = image.quad + np.array([left, top], dtype=F32)
+    return replace(image, image=Image.fromarray(mirrored), quad=quad), True
 
 
-def upright(picture: OfficialImage) -> Image.Image:
+def upright(pixels: OfficialImage) -> Image.Image:
     """Return the crop turned upright, RGB at the result's size: bilinear to 4 times its side, then Lanczos."""
-    fine = picture.resolution * SUPERSAMPLING
-    corners = tuple((picture.quad + F32(0.5)).flatten())
-    image = picture.image.transform((fine, fine), Image.Transform.QUAD, corners, Image.Resampling.BILINEAR)
-    return image.resize((picture.resolution, picture.resolution), Image.Resampling.LANCZOS)
+    fine = pixels.resolution * SUPERSAMPLING
+    corners = tuple((pixels.quad + F32(0.5)).flatten())
+    image = pixels.image.transform((fine, fine), Image.Transform.QUAD, corners, Image.Resampling.BILINEAR)
+    return image.resize((pixels.resolution, pixels.resolution), Image.Resampling.LANCZOS)
 
 
 def _rot90(vector: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -42,7 +42,7 @@ def plan_padding(quad: Points, width: int, height: int, border: int, crop_side: 
 
     Args:
         quad: corners [4, 2] of the crop in px.
-        width, height: size of the picture.
+        width, height: size of the image.
         border: px around the crop's bounding box that should exist.
         crop_side: side of the crop in px; each padding is at least 0.3 of it, which leaves room for the fade.
     """
@@ -56,9 +56,9 @@ def plan_padding(quad: Points, width: int, height: int, border: int, crop_side: 
 
 
 def pad_photo(pixels: Tensor, padding: PaddingPlan, sigma: float, box: Box | None = None) -> Tensor:
-    """Mirror a picture over its edges, blur what is outside and fade it to the median colour.
+    """Mirror an image over its edges, blur what is outside and fade it to the median colour.
 
-    With m = 1 - (distance from the new edge / padding), the smallest over the four sides: the mirrored picture
+    With m = 1 - (distance from the new edge / padding), the smallest over the four sides: the mirrored image
     is mixed with its Gaussian blur by clip(3m + 1, 0, 1), and then with its median colour by clip(m, 0, 1). So
     the blur starts a third of the padding inside the photo, and the outermost pixels have the median colour.
 
@@ -66,11 +66,11 @@ def pad_photo(pixels: Tensor, padding: PaddingPlan, sigma: float, box: Box | Non
         pixels: uint8 [3, H, W].
         padding: px to add on each side.
         sigma: standard deviation of the blur in px.
-        box: the part of the padded picture that is wanted, (left, top, right, bottom) in its px; None for all of it.
+        box: the part of the padded image that is wanted, (left, top, right, bottom) in its px; None for all of it.
 
     Returns:
         uint8 [3, H + top + bottom, W + left + right], or the box of it. Memory beyond the result is bounded by a few
-        strips of `STRIP_ROWS` rows and a reduced copy of the picture.
+        strips of `STRIP_ROWS` rows and a reduced copy of the image.
     """
     _, height, width = pixels.shape
     whole = (0, 0, width + padding.left + padding.right, height + padding.top + padding.bottom)
@@ -78,7 +78,7 @@ def pad_photo(pixels: Tensor, padding: PaddingPlan, sigma: float, box: Box | Non
 
 
 class _Mirrored:
-    """The padded picture as a function of rows and columns; computed where it is asked for."""
+    """The padded image as a function of rows and columns; computed where it is asked for."""
 
     def __init__(self, pixels: Tensor, padding: PaddingPlan, sigma: float) -> None:
         _, height, width = pixels.shape
@@ -88,12 +88,12 @@ class _Mirrored:
         self.column_index = _reflect(width, padding.left, padding.right).to(device)
         self.row_depth = _depth(height, padding.top, padding.bottom).to(device)
         self.column_depth = _depth(width, padding.left, padding.right).to(device)
-        # A wide Gaussian is smooth: computed on a picture reduced by `self.factor`, it is the same to < 1 grey level.
+        # A wide Gaussian is smooth: computed on an image reduced by `self.factor`, it is the same to < 1 grey level.
         self.factor = max(1, int(sigma / 4))
         self.blurred = self._blur(sigma)
 
     def render(self, box: Box) -> Tensor:
-        """Return a part of the padded picture, uint8."""
+        """Return a part of the padded image, uint8."""
         left, top, right, bottom = box
         result = torch.empty((3, bottom - top, right - left), dtype=torch.uint8, device=self.pixels.device)
         # Deep inside nothing is blurred: those rows and columns are the photo's own.
@@ -114,7 +114,7 @@ class _Mirrored:
         return result
 
     def _render_soft(self, into: Tensor, rows: tuple[int, int], columns: tuple[int, int], median: Tensor) -> None:
-        """Fill `into` with rows and columns of the padded picture, blurred and faded."""
+        """Fill `into` with rows and columns of the padded image, blurred and faded."""
         if into.numel() == 0:
             return
         column = torch.arange(*columns, device=into.device)
@@ -125,7 +125,7 @@ class _Mirrored:
             into[:, start - rows[0] : start - rows[0] + len(row)] = mixed.round_().clamp_(0, 255)
 
     def _median(self) -> Tensor:
-        """Return the median colour [3] of the mirrored and blurred picture."""
+        """Return the median colour [3] of the mirrored and blurred image."""
         rows, columns = len(self.row_index), len(self.column_index)
         step = max(1, int(math.sqrt(rows * columns / MEDIAN_SAMPLES)))
         device = self.pixels.device
@@ -135,14 +135,14 @@ class _Mirrored:
         return mixed.flatten(1).median(dim=1).values
 
     def _mixed(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the blurred-outside picture [3, R, C] at some rows and columns, and the mask m [R, C] there."""
+        """Return the blurred-outside image [3, R, C] at some rows and columns, and the mask m [R, C] there."""
         mask = 1 - torch.minimum(self.row_depth[rows][:, None], self.column_depth[columns][None, :])
         sharp = self.pixels[:, self.row_index[rows]][:, :, self.column_index[columns]].float()
         soft = _lerp(_lerp(self.blurred, rows, self.factor, dim=1), columns, self.factor, dim=2)
         return torch.lerp(sharp, soft, (3 * mask + 1).clamp_(0, 1)), mask
 
     def _blur(self, sigma: float) -> Tensor:
-        """Return the mirrored picture reduced by `factor` and blurred, float [3, R / factor, C / factor]."""
+        """Return the mirrored image reduced by `factor` and blurred, float [3, R / factor, C / factor]."""
         factor = self.factor
         strips = []
         rows = STRIP_ROWS - STRIP_ROWS % factor or factor
@@ -154,19 +154,19 @@ class _Mirrored:
         return gaussian_blur(torch.cat(strips, dim=1), math.sqrt(variance))
 
 
-def gaussian_blur(picture: Tensor, sigma: float) -> Tensor:
+def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     """Blur float [C, H, W] by a Gaussian of `sigma` px, cut off at 4 sigma, repeating the outermost pixels."""
     radius = math.ceil(4 * sigma)
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32, device=picture.device)
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32, device=image.device)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel /= kernel.sum()
-    x = F.pad(picture[:, None], (radius, radius, radius, radius), mode="replicate")
+    x = F.pad(image[:, None], (radius, radius, radius, radius), mode="replicate")
     x = F.conv2d(x, kernel.view(1, 1, 1, -1))
     return F.conv2d(x, kernel.view(1, 1, -1, 1))[:, 0]
 
 
 def _lerp(reduced: Tensor, positions: Tensor, factor: int, dim: int) -> Tensor:
-    """Interpolate a picture that was reduced by `factor` linearly at full-size `positions` along `dim`."""
+    """Interpolate an image that was reduced by `factor` linearly at full-size `positions` along `dim`."""
     if factor == 1:
         return reduced.index_select(dim, positions)
     place = ((positions.float() + 0.5) / factor - 0.5).clamp_(0, reduced.shape[dim] - 1)

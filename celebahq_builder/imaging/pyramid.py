@@ -1,4 +1,4 @@
-"""A picture at all powers of two down to a single pixel."""
+"""An image at all powers of two down to a single pixel."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def levels(resolution: int) -> tuple[int, ...]:
 
 
 def build_pyramid(pixels: Pixels) -> list[Pixels]:
-    """Return a picture at all levels, largest first.
+    """Return an image at all levels, largest first.
 
     Args:
-        pixels: uint8 [..., R, R], R a power of two; leading axes are channels or pictures.
+        pixels: uint8 [..., R, R], R a power of two; leading axes are channels or images.
 
     Returns:
         uint8 [..., r, r] for r = R, R/2, ..., 1. Each level is the 2x2 mean of the one above; means are carried
         on in float32 and rounded to the nearest even level only for storage, as the ProGAN authors' tool does.
 
     Raises:
-        ValueError: the picture is not square, or its side not a power of two.
+        ValueError: the image is not square, or its side not a power of two.
     """
     if pixels.ndim < 2 or pixels.shape[-1] != pixels.shape[-2]:
-        raise ValueError(f"a pyramid needs a square picture, got shape {pixels.shape}")
+        raise ValueError(f"a pyramid needs a square image, got shape {pixels.shape}")
     levels(pixels.shape[-1])
     pyramid, total, steps = [pixels], pixels, 0
     while total.shape[-1] > 1 and steps < INTEGER_STEPS:

@@ -18,11 +18,11 @@ LUMA = (0.299, 0.587, 0.114)
 
 RINGS_PER_OCTAVE = 8
 LOWEST_CYCLES = 4
-"""Cycles per picture at the inner edge of the first ring, at least: below it the window shows, not the picture."""
+"""Cycles per image at the inner edge of the first ring, at least: below it the window shows, not the image."""
 OCTAVES = 5
 """Rings reach at most so far down from the Nyquist frequency: what lies below is composition, not sharpness."""
 PLATEAU = 0.1
-"""The rings up to this share of the Nyquist frequency say how strong the picture's contrast is."""
+"""The rings up to this share of the Nyquist frequency say how strong the image's contrast is."""
 DETAIL = (1 / 16, 0.92)
 """Shares of the Nyquist frequency between which breadth and symmetry are measured."""
 TAIL = 0.9
@@ -32,14 +32,14 @@ BELOW_TAIL = (0.4, 0.55)
 """Shares of the Nyquist frequency between which the tail is compared with what comes before it."""
 
 CONTRAST = 2.4
-"""Grey levels that an octave of the plateau is taken to deviate by at least: in a picture of less contrast than that,
+"""Grey levels that an octave of the plateau is taken to deviate by at least: in an image of less contrast than that,
 rounding and the errors of JPEG are as strong as what its detail would be measured against."""
 DETAIL_RANGE_DB = 16.0
 """A ring whose energy is so far below the plateau's counts nothing."""
 ONSET = (1 / 12, 1 / 8)
-"""Shares of the Nyquist frequency between which sharp pictures have hardly less energy than on the plateau."""
+"""Shares of the Nyquist frequency between which sharp images have hardly less energy than on the plateau."""
 ONSET_DB = (-6.0, 3.0)
-"""How far it may fall there, and what further fall divides breadth by e: where a picture is blurred but its spectrum
+"""How far it may fall there, and what further fall divides breadth by e: where an image is blurred but its spectrum
 goes on, it goes on with the noise and the JPEG errors of a murky photo."""
 NOISE_REMOVED = 3.0
 """How often the noise is taken off: above 1, so that detail near it does not count either (Berouti et al. 1979)."""
@@ -59,7 +59,7 @@ EULER_GAMMA = 0.5772156649015329
 
 @dataclass(frozen=True)
 class QualityScore:
-    """A picture's score and what it is made of; all in [0, 1], higher is better."""
+    """An image's score and what it is made of; all in [0, 1], higher is better."""
 
     score: float
     """breadth * sqrt(symmetry) * (1 - 0.175 (1 - purity)) * (1 - 0.08 (1 - blockfree))."""
@@ -74,7 +74,7 @@ class QualityScore:
 
 
 def quality_score(pixels: Tensor) -> QualityScore:
-    """Score a picture by its power spectrum; see `quality_scores`.
+    """Score an image by its power spectrum; see `quality_scores`.
 
     Args:
         pixels: uint8 [3, S, S], RGB.
@@ -82,15 +82,15 @@ def quality_score(pixels: Tensor) -> QualityScore:
     return quality_scores(pixels[None])[0]
 
 
-def quality_scores(pictures: Tensor) -> list[QualityScore]:
-    """Score pictures by their power spectra.
+def quality_scores(images: Tensor) -> list[QualityScore]:
+    """Score images by their power spectra.
 
     After Karras et al. 2018, appendix C: the metric "favors images whose power spectrum contains a broad range
     of frequencies and is approximately radially symmetric". The paper gives no formula; this is ours:
 
-    luma (BT.601) less its mean, times a radial Hann window that ends at the picture's edge, so that the middle,
+    luma (BT.601) less its mean, times a radial Hann window that ends at the image's edge, so that the middle,
     where the face is, counts most; P = |FFT|^2. Rings are an eighth of an octave wide, from 1/32 of the Nyquist
-    frequency f_N (at least 4 cycles per picture) up to it; P_k is a ring's mean, f_k its centre. f_k^2 P_k is its
+    frequency f_N (at least 4 cycles per image) up to it; P_k is a ring's mean, f_k its centre. f_k^2 P_k is its
     energy, about constant over the rings of a sharp photo (Field 1987). plateau = mean energy of the rings below
     0.1 f_N; contrast = the larger of plateau and of what 2.4 grey levels an octave give, 2.4^2 S^2 W / (2 pi ln 2),
     W the sum of the squared window. floor = mean P above 0.9 f_N; noise = what of it does not fall off as photos do:
@@ -107,19 +107,19 @@ def quality_scores(pictures: Tensor) -> list[QualityScore]:
     rows (after Wang, Bovik & Evans 2000, "Blind measurement of blocking artifacts in images").
     score = breadth * sqrt(symmetry) * (1 - 0.175 (1 - purity)) * (1 - 0.08 (1 - blockfree)).
 
-    Pictures of less than 256 px have too few frequencies for the score to tell a slight blur.
+    Images of less than 256 px have too few frequencies for the score to tell a slight blur.
 
     Args:
-        pictures: uint8 [N, 3, S, S], RGB, on any device.
+        images: uint8 [N, 3, S, S], RGB, on any device.
 
     Returns:
-        The scores and their components. A picture of one colour scores 0. Brightness does not matter, nor does contrast
+        The scores and their components. An image of one colour scores 0. Brightness does not matter, nor does contrast
         unless there is hardly any.
     """
-    luma = torch.einsum("c,nchw->nhw", torch.tensor(LUMA, device=pictures.device), pictures.float())
+    luma = torch.einsum("c,nchw->nhw", torch.tensor(LUMA, device=images.device), images.float())
     plain = (luma.amax(dim=(1, 2)) - luma.amin(dim=(1, 2)) < 0.5).tolist()  # one colour, but for rounding
     power = power_spectrum(luma).flatten(1).double().clamp_(min=1e-9)
-    rings = _rings(pictures.shape[-1], power.device)
+    rings = _rings(images.shape[-1], power.device)
     mean, log_mean = _ring_means(power, rings), _ring_means(power.log(), rings)
     floor = (power[:, rings.tail] * rings.weight[rings.tail]).sum(dim=1) / rings.weight[rings.tail].sum()
     energy = rings.frequency.square() * mean
@@ -142,7 +142,7 @@ def quality_scores(pictures: Tensor) -> list[QualityScore]:
 
 
 def power_spectrum(luma: Tensor) -> Tensor:
-    """Return |FFT|^2 of pictures less their means, under a radial Hann window.
+    """Return |FFT|^2 of images less their means, under a radial Hann window.
 
     Shapes: float [N, S, S] -> [N, S, S // 2 + 1].
     """
@@ -154,7 +154,7 @@ def power_spectrum(luma: Tensor) -> Tensor:
 
 
 def _octave_energy(deviation: float, luma: Tensor) -> float:
-    """Return f^2 P of an octave of pictures [N, S, S] whose standard deviation in grey levels is given (Parseval)."""
+    """Return f^2 P of an octave of images [N, S, S] whose standard deviation in grey levels is given (Parseval)."""
     size = luma.shape[-1]
     weight = float(radial_window(size, luma.device).square().sum())
     return deviation**2 * size**2 * weight / (2 * math.pi * math.log(2))
@@ -192,7 +192,7 @@ def _smoothed(profile: Tensor, width: int) -> Tensor:
 
 @functools.lru_cache(maxsize=4)
 def radial_window(size: int, device: torch.device) -> Tensor:
-    """Return the window that pictures are weighed by, float32 [size, size]: Hann's, of the distance from the middle."""
+    """Return the window that images are weighed by, float32 [size, size]: Hann's, of the distance from the middle."""
     axis = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size * 2 - 1
     radius = torch.hypot(axis[:, None], axis[None, :]).clamp_(max=1)
     window: Tensor = torch.cos(math.pi * radius).add_(1).mul_(0.5)
@@ -204,7 +204,7 @@ class _Rings:
     """Which samples of a half spectrum belong to which ring."""
 
     nyquist: float
-    """Cycles per picture."""
+    """Cycles per image."""
     sample: Tensor
     """Flat indices of the samples that are in any ring."""
     ring: Tensor
@@ -214,7 +214,7 @@ class _Rings:
     count: Tensor
     """Samples of the whole spectrum per ring."""
     frequency: Tensor
-    """Centre of each ring, cycles per picture."""
+    """Centre of each ring, cycles per image."""
     low: Tensor
     """Rings of the plateau."""
     detail: Tensor
@@ -241,13 +241,13 @@ def _rings(size: int, device: torch.device) -> _Rings:
     weight = (1.0 + inner.double()).expand(size, -1).flatten()
     sample = ((ring >= 0) & (ring < wanted)).nonzero()[:, 0]
     count = torch.bincount(ring[sample], weight[sample], minlength=wanted)
-    filled = count > 0  # the lowest rings of small pictures can be empty
+    filled = count > 0  # the lowest rings of small images can be empty
     number = filled.long().cumsum(dim=0) - 1
     frequency = (edges[:-1] * edges[1:]).sqrt()[filled]
     low = frequency < max(PLATEAU * nyquist, float(frequency[min(2, len(frequency) - 1)]))
     detail = (frequency > DETAIL[0] * nyquist) & (frequency < DETAIL[1] * nyquist)
     onset = (frequency > ONSET[0] * nyquist) & (frequency < ONSET[1] * nyquist)
-    if not onset.any():  # the rings of small pictures begin above it
+    if not onset.any():  # the rings of small images begin above it
         onset = frequency == frequency[0]
     before = (frequency > BELOW_TAIL[0] * nyquist) & (frequency < BELOW_TAIL[1] * nyquist)
     tail = ((radius > TAIL * nyquist) & (radius <= nyquist)).nonzero()[:, 0]
@@ -260,7 +260,7 @@ RANGE_DB = (-30.0, 6.0)
 
 
 def spectrum_image(pixels: Tensor, side_px: int) -> NDArray[np.uint8]:
-    """Return the energy of all frequencies of a picture, as grey levels.
+    """Return the energy of all frequencies of an image, as grey levels.
 
     Shown is what `imaging.spectrum.quality_scores` measures: f^2 P(f), P = |FFT|^2 of the luma under the radial Hann
     window, against the mean of the plateau, the frequencies up to a tenth of the Nyquist frequency. So a sharp photo
@@ -273,7 +273,7 @@ def spectrum_image(pixels: Tensor, side_px: int) -> NDArray[np.uint8]:
 
     Returns:
         uint8 [side_px, side_px], frequency 0 in the middle, the Nyquist frequency at the edges: -30 dB is black, 6 dB
-        is white. A picture of one colour is black.
+        is white. An image of one colour is black.
     """
     size = pixels.shape[-1]
     window = radial_window(size, pixels.device)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 Network = Callable[[Tensor], Tensor]
-"""Maps float [N, 3, H, W] in [0, 1] to [N, 3, scale H, scale W]; each picture of a batch for itself."""
+"""Maps float [N, 3, H, W] in [0, 1] to [N, 3, scale H, scale W]; each image of a batch for itself."""
 
 
 @dataclass(frozen=True)

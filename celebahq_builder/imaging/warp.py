@@ -1,4 +1,4 @@
-"""Resampling an oriented square of a picture to an upright one."""
+"""Resampling an oriented square of an image to an upright one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU_TILE_PX = 256
 
 
 def warp_quad(pixels: Tensor, quad: Points, resolution: int, supersampling: int = 4) -> Tensor:
-    """Return the square `quad` of a picture, upright, at `resolution` x `resolution`.
+    """Return the square `quad` of an image, upright, at `resolution` x `resolution`.
 
     The square is sampled bilinearly at `supersampling` times the resolution and reduced by a box filter (Karras
     et al. 2018, appendix C: 4096x4096 by bilinear filtering, 1024x1024 by a box filter). It is done tile by
@@ -27,7 +27,7 @@ def warp_quad(pixels: Tensor, quad: Points, resolution: int, supersampling: int 
     Args:
         pixels: uint8 [3, H, W].
         quad: corners [4, 2] in pixel-edge coordinates: top left, bottom left, bottom right, top right. Samples
-            outside the picture take the nearest pixel.
+            outside the image take the nearest pixel.
         resolution: side of the result in px.
         supersampling: samples per result pixel, in each direction.
 
@@ -48,7 +48,7 @@ def warp_quad(pixels: Tensor, quad: Points, resolution: int, supersampling: int 
 
 
 def _seen(pixels: Tensor, corner: Points, down: Points, right: Points) -> tuple[Tensor, Points]:
-    """Return what a tile that spans `down` and `right` sees of the picture, and where that begins."""
+    """Return what a tile that spans `down` and `right` sees of the image, and where that begins."""
     reach = corner + np.stack([np.zeros(2), down, right, down + right])
     size = np.array([pixels.shape[2], pixels.shape[1]])
     low = np.clip(np.floor(reach.min(axis=0)).astype(int) - 1, 0, size - 1)

@@ -23,7 +23,7 @@ By = Literal["id", "file", "position"]
 
 @dataclass(frozen=True)
 class Match:
-    """Pairs of pictures, in the order of the first file, and those that have no partner."""
+    """Pairs of images, in the order of the first file, and those that have no partner."""
 
     by: By
     a: NDArray[np.int64]
@@ -34,7 +34,7 @@ class Match:
     """Names, or numbers, of those that only the first file has."""
     only_b: tuple[str, ...]
     names: Sequence[str] | None
-    """Of all pictures of the first file, where they are matched by them."""
+    """Of all images of the first file, where they are matched by them."""
 
     @property
     def moved(self) -> int:
@@ -43,11 +43,11 @@ class Match:
 
 
 def match(a: PyramidFile, b: PyramidFile, by: By | None = None) -> Match:
-    """Pair the pictures of two files.
+    """Pair the images of two files.
 
     Args:
         by: ``id`` or ``file``, the source file, or ``position``; default the first of these that both files have,
-            with a different one for each picture, and some in common: other formats give pictures other names.
+            with a different one for each image, and some in common: other formats give images other names.
 
     Raises:
         FormatError: one of the files does not have what is asked for.
@@ -61,7 +61,7 @@ def match(a: PyramidFile, b: PyramidFile, by: By | None = None) -> Match:
             if by is not None:
                 raise FormatError(
                     f"{a.path} and {b.path} cannot be matched by {column}: in "
-                    f"{b.path if _usable(names[0]) else a.path} not every picture has its own; take --by position"
+                    f"{b.path if _usable(names[0]) else a.path} not every image has its own; take --by position"
                 )
     both = np.arange(min(a.count, b.count))
     only_a, only_b = range(len(both), a.count), range(len(both), b.count)
@@ -83,14 +83,14 @@ def _by_name(by: By, a: list[str], b: list[str]) -> Match:
 
 
 BLOCK_BYTES = 16 << 20
-"""Pictures of a file that are read together take up to so much."""
+"""Images of a file that are read together take up to so much."""
 
-BLOCK_PICTURES = 1024
+BLOCK_IMAGES = 1024
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Two pictures, or two sets of them, that were compared; in levels of 0 to 255."""
+    """Two images, or two sets of them, that were compared; in levels of 0 to 255."""
 
     largest: int
     total: int
@@ -131,7 +131,7 @@ class LevelDifference:
 
 
 @dataclass(frozen=True)
-class PictureDifference:
+class ImageDifference:
     """A pair that differs, at the largest level where it does."""
 
     a: int
@@ -154,17 +154,17 @@ class Comparison:
     """Pairs that differ at any level."""
     unread: int
     """Pairs that were taken for equal because the SHA-256 recorded for them are."""
-    worst: tuple[PictureDifference, ...]
+    worst: tuple[ImageDifference, ...]
     """By falling mean square error."""
 
     @property
     def equal(self) -> bool:
-        """Whether both files have the same pictures at the same levels, in whatever order."""
+        """Whether both files have the same images at the same levels, in whatever order."""
         return not (self.different or self.match.only_a or self.match.only_b or any(self.only_levels))
 
 
 def difference(a: Pixels, b: Pixels) -> Difference:
-    """Return how two pictures uint8 of one shape differ."""
+    """Return how two images uint8 of one shape differ."""
     one, other = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
     norms = [round(cv2.norm(one, other, kind)) for kind in (cv2.NORM_INF, cv2.NORM_L1, cv2.NORM_L2SQR)]
     return Difference(norms[0], norms[1], norms[2], a.size)
@@ -179,16 +179,16 @@ def compare(
     full: bool = False,
     worst: int = 10,
 ) -> Comparison:
-    """Compare the pictures of two files, level by level, in blocks of bounded size.
+    """Compare the images of two files, level by level, in blocks of bounded size.
 
     Args:
         by: see `matching.match`.
         resolution: only this level; default all that both have.
-        full: read pictures too whose SHA-256, as recorded in both files, are equal.
+        full: read images too whose SHA-256, as recorded in both files, are equal.
         worst: how many pairs to name.
 
     Raises:
-        FormatError: one is grey and the other is not, there is no such level, or a picture cannot be read.
+        FormatError: one is grey and the other is not, there is no such level, or an image cannot be read.
     """
     if a.channels != b.channels:
         raise FormatError(f"{a.path} has {a.channels} channels, {b.path} has {b.channels}: they cannot be compared")
@@ -200,7 +200,7 @@ def compare(
     if not common:
         raise FormatError(f"{a.path} and {b.path} have no level in common; compare files of the same kind")
     differs = np.zeros(len(matched.a), bool)
-    named: list[tuple[float, int, PictureDifference]] = []
+    named: list[tuple[float, int, ImageDifference]] = []
     levels = []
     pairs = np.flatnonzero(read)
     for r in common:
@@ -213,7 +213,7 @@ def compare(
                     differs[pair] = True
                     number = int(matched.a[pair])
                     name = matched.names[number] if matched.names else ""
-                    one = PictureDifference(number, int(matched.b[pair]), name, r, found)
+                    one = ImageDifference(number, int(matched.b[pair]), name, r, found)
                     heapq.heappush(named, (found.squares / found.values, -pair, one))
                     if len(named) > worst:
                         heapq.heappop(named)
@@ -244,10 +244,10 @@ def _pairs(
     pairs: NDArray[np.int64],
     resolution: int,
 ) -> Iterator[tuple[int, Difference]]:
-    """Yield the number of each pair and how its pictures differ at a level."""
-    size = min(max(BLOCK_BYTES // (a.channels * resolution * resolution), 1), BLOCK_PICTURES)
+    """Yield the number of each pair and how its images differ at a level."""
+    size = min(max(BLOCK_BYTES // (a.channels * resolution * resolution), 1), BLOCK_IMAGES)
     name = f"compare {resolution}x{resolution}"
-    progress = Progress(name, len(pairs), unit="picture", judged=False, silent_s=MOMENT_S)
+    progress = Progress(name, len(pairs), unit="image", judged=False, silent_s=MOMENT_S)
     try:
         for start in range(0, len(pairs), size):
             block = pairs[start : start + size]
@@ -260,7 +260,7 @@ def _pairs(
 
 
 NAMED = 5
-"""Pictures without a partner that are named."""
+"""Images without a partner that are named."""
 
 
 def lines(a: PyramidFile, b: PyramidFile, result: Comparison) -> Iterator[str]:
@@ -268,7 +268,7 @@ def lines(a: PyramidFile, b: PyramidFile, result: Comparison) -> Iterator[str]:
     for mark, pyramid in (("A", a), ("B", b)):
         r = pyramid.resolution
         colour = "grey" if pyramid.channels == 1 else "RGB"
-        yield f"{mark}: {pyramid.path}: {pyramid.count:,} pictures of {r}x{r}, {colour}"
+        yield f"{mark}: {pyramid.path}: {pyramid.count:,} images of {r}x{r}, {colour}"
     yield from _matched(result)
     for mark, only in zip("AB", result.only_levels, strict=True):
         if only:
@@ -330,10 +330,10 @@ def _verdict(result: Comparison) -> str:
         trust = (
             "" if not result.unread else f", {result.unread:,} of them by their recorded SHA-256 (--full reads them)"
         )
-        return f"equal: {len(result.match.a):,} pictures{trust}"
+        return f"equal: {len(result.match.a):,} images{trust}"
     without = len(result.match.only_a) + len(result.match.only_b)
     parts = [f"{result.different:,} of {len(result.match.a):,} pairs differ"]
-    parts += [f"{without:,} pictures have no partner"] if without else []
+    parts += [f"{without:,} images have no partner"] if without else []
     parts += ["not the same levels"] if any(result.only_levels) else []
     return "different: " + ", ".join(parts)
 

@@ -23,7 +23,7 @@ from celebahq_builder.progress import MOMENT_S, Progress
 from celebahq_builder.storage import check_free, write_atomic
 
 TILE_PX = 192
-"""Side that pictures of a level chosen for them come next to."""
+"""Side that images of a level chosen for them come next to."""
 
 CAPTION_TILE_PX = 96
 """Smaller tiles are enlarged by a whole number to this, so that a caption fits under them."""
@@ -48,7 +48,7 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture and what is said of it."""
+    """An image and what is said of it."""
 
     number: int
     name: str
@@ -67,7 +67,7 @@ class Tile:
 
 
 def tiles(pyramid: PyramidFile, numbers: Sequence[int]) -> list[Tile]:
-    """Return what a file knows of some pictures."""
+    """Return what a file knows of some images."""
     names = read_text(pyramid, "id") or read_text(pyramid, "file")
     scores = read_numbers(pyramid, "score")
     made = []
@@ -77,12 +77,12 @@ def tiles(pyramid: PyramidFile, numbers: Sequence[int]) -> list[Tile]:
     return made
 
 
-def shown_pictures(pyramid: PyramidFile, shown: Sequence[Tile], resolution: int) -> Iterator[Pixels]:
-    """Yield the pictures of some tiles, uint8 [C, r, r], and tell how far it is where they take more than moments."""
-    progress = Progress("view", len(shown), unit="picture", judged=False, silent_s=MOMENT_S)
+def shown_images(pyramid: PyramidFile, shown: Sequence[Tile], resolution: int) -> Iterator[Pixels]:
+    """Yield the images of some tiles, uint8 [C, r, r], and tell how far it is where they take more than moments."""
+    progress = Progress("view", len(shown), unit="image", judged=False, silent_s=MOMENT_S)
     try:
         for tile in shown:
-            yield pyramid.picture(tile.number, resolution)
+            yield pyramid.image(tile.number, resolution)
             progress.advance(1)
     finally:
         progress.close()
@@ -96,13 +96,13 @@ def level_for(pyramid: PyramidFile, side_px: int = TILE_PX) -> int:
 def write_contact_sheet(
     path: Path, pyramid: PyramidFile, shown: Sequence[Tile], columns: int, resolution: int, captions: bool = True
 ) -> tuple[int, int]:
-    """Write a sheet of some pictures, as they are at a level, in rows from the top left.
+    """Write a sheet of some images, as they are at a level, in rows from the top left.
 
-    Pictures of less than 96 px are enlarged by a whole number, pixel by pixel, where they have captions.
+    Images of less than 96 px are enlarged by a whole number, pixel by pixel, where they have captions.
 
     Args:
         path: ends in .png, or .jpg (quality 90); must not exist.
-        columns: pictures in a row.
+        columns: images in a row.
         resolution: of the level.
         captions: whether each has a line under it: its number in the file, score and name.
 
@@ -110,7 +110,7 @@ def write_contact_sheet(
         Width and height of the sheet, px.
 
     Raises:
-        FormatError: the file is there already or cannot be written, the sheet would be too large, or a picture
+        FormatError: the file is there already or cannot be written, the sheet would be too large, or an image
             cannot be read.
         DiskFull: no space left.
     """
@@ -163,7 +163,7 @@ class _Sheet:
         height = 2 * MARGIN_PX + self.rows * (self.tile_px + self.caption_px + GAP_PX) - GAP_PX
         if max(width, height) > SIDE_PX_MAX or width * height > SHEET_PIXELS_MAX:
             raise FormatError(
-                f"a sheet of {self.columns} x {self.rows} pictures of {self.tile_px} px would have {width} x {height} "
+                f"a sheet of {self.columns} x {self.rows} images of {self.tile_px} px would have {width} x {height} "
                 f"px, more than {SHEET_PIXELS_MAX:,} in all or {SIDE_PX_MAX:,} a side; take a smaller --grid or "
                 "--resolution"
             )
@@ -180,8 +180,8 @@ class _Sheet:
     def drawn(self, pyramid: PyramidFile, shown: Sequence[Tile], resolution: int) -> Image.Image:
         sheet = Image.new("RGB", self._size(), PAPER)
         draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_PX)
-        pictures = shown_pictures(pyramid, shown, resolution)
-        for pixels, tile, (left, top) in zip(pictures, shown, self._places(), strict=False):
+        images = shown_images(pyramid, shown, resolution)
+        for pixels, tile, (left, top) in zip(images, shown, self._places(), strict=False):
             image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
             side = (self.tile_px, self.tile_px)
             sheet.paste(image if image.size == side else image.resize(side, Image.Resampling.NEAREST), (left, top))
@@ -208,7 +208,7 @@ QUALITY = 90
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """A picture and what is said of it."""
+    """An image and what is said of it."""
 
     number: int
     name: str
@@ -224,16 +224,16 @@ def write_contact_page(
     columns: int | None = None,
     captions: bool = True,
 ) -> None:
-    """Write a page of some pictures, as they are at a level; equal contents make equal pages.
+    """Write a page of some images, as they are at a level; equal contents make equal pages.
 
     Args:
         path: must not exist.
         resolution: of the level.
-        columns: pictures in a row, which get smaller where the window is; None for as many as fit, 8 at most.
+        columns: images in a row, which get smaller where the window is; None for as many as fit, 8 at most.
         captions: whether each has a line under it: its number in the file, name and score.
 
     Raises:
-        FormatError: the file is there already or cannot be written, the pictures are too many for a page, or one
+        FormatError: the file is there already or cannot be written, the images are too many for a page, or one
             cannot be read.
         DiskFull: no space left.
     """
@@ -241,11 +241,11 @@ def write_contact_page(
     pyramid.check_resolution(resolution)
     if len(shown) * resolution**2 > SHEET_PIXELS_MAX:
         raise FormatError(
-            f"{len(shown)} pictures of {resolution}x{resolution} are more than the {SHEET_PIXELS_MAX:,} px of a page; "
+            f"{len(shown)} images of {resolution}x{resolution} are more than the {SHEET_PIXELS_MAX:,} px of a page; "
             "take a smaller --grid or --resolution"
         )
-    pictures = [
-        _pictured(tile, pixels) for tile, pixels in zip(shown, shown_pictures(pyramid, shown, resolution), strict=True)
+    images = [
+        _imaged(tile, pixels) for tile, pixels in zip(shown, shown_images(pyramid, shown, resolution), strict=True)
     ]
     contents = {
         "file": printable(pyramid.path.name),
@@ -253,7 +253,7 @@ def write_contact_page(
         "top": pyramid.resolution,
         "colour": "grey" if pyramid.channels == 1 else "RGB",
         "level": resolution,
-        "pictures": pictures,
+        "images": images,
         "columns": columns,
         "column_px": max(resolution, CAPTION_TILE_PX),
         "captions": captions,
@@ -261,7 +261,7 @@ def write_contact_page(
     write_new(path, render_page("contact.html.j2", contents))
 
 
-def _pictured(tile: Tile, pixels: Pixels) -> CaptionedImage:
+def _imaged(tile: Tile, pixels: Pixels) -> CaptionedImage:
     resolution = pixels.shape[-1]
     rgb = np.broadcast_to(pixels, (3, resolution, resolution))
     data = base64.b64encode(encode_jpeg(rgb, QUALITY)).decode("ascii")

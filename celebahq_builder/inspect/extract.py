@@ -21,14 +21,14 @@ EXAMPLES = "0:10, 1,5,7, -1 or ::100"
 def parse_indices(text: str, count: int) -> list[int]:
     """Return the numbers that some text stands for: numbers and slices as in Python, with commas between.
 
-    Negative ones count from the end; slices end where the pictures do. Each picture comes once, where it comes first.
+    Negative ones count from the end; slices end where the images do. Each image comes once, where it comes first.
 
     Args:
         text: ``0:10``, ``1,5,7``, ``-1``, ``::100``, ``0:3,9``.
-        count: how many pictures there are.
+        count: how many images there are.
 
     Raises:
-        FormatError: it is none of these, a number is out of range, or no picture is left.
+        FormatError: it is none of these, a number is out of range, or no image is left.
     """
     numbers: list[int] = []
     for part in text.split(","):
@@ -42,18 +42,18 @@ def parse_indices(text: str, count: int) -> list[int]:
             raise FormatError(f"--index {text}: {part!r} is no number or slice; expected {EXAMPLES}") from None
         if single is not None and not -count <= single < count:
             raise FormatError(
-                f"--index {text}: no picture {single}; the file has {count}: 0 to {count - 1}, or -1 to {-count}"
+                f"--index {text}: no image {single}; the file has {count}: 0 to {count - 1}, or -1 to {-count}"
             )
         numbers += [number % count for number in chosen]
     if not numbers:
-        raise FormatError(f"--index {text} leaves no picture; the file has {count}, 0 to {count - 1}")
+        raise FormatError(f"--index {text} leaves no image; the file has {count}, 0 to {count - 1}")
     return list(dict.fromkeys(numbers))
 
 
 def indices_of_ids(names: Iterable[str], pyramid: PyramidFile) -> list[int]:
-    """Return the numbers of the pictures of some ids or source files, in the order of the names.
+    """Return the numbers of the images of some ids or source files, in the order of the names.
 
-    A name that several pictures have, such as a photo of two faces, stands for all of them.
+    A name that several images have, such as a photo of two faces, stands for all of them.
 
     Raises:
         FormatError: the file knows neither ids nor source files, or not this one.
@@ -69,7 +69,7 @@ def indices_of_ids(names: Iterable[str], pyramid: PyramidFile) -> list[int]:
     for name in names:
         if name not in found:
             has = " or ".join(dict.fromkeys(column[0] for column in columns))
-            raise FormatError(f"{pyramid.path} has no picture of the id or source file {name}; its first is {has}")
+            raise FormatError(f"{pyramid.path} has no image of the id or source file {name}; its first is {has}")
         numbers.update(found[name])
     return list(numbers)
 
@@ -93,7 +93,7 @@ def rank_by_score(pyramid: PyramidFile) -> Sequence[int]:
 
 
 def best_and_worst(pyramid: PyramidFile, amount: int, *, best: bool, worst: bool) -> list[int]:
-    """Return the numbers of the best pictures, of the worst, or half of each: best first, the worst of all last.
+    """Return the numbers of the best images, of the worst, or half of each: best first, the worst of all last.
 
     Raises:
         FormatError: the file knows no scores.
@@ -106,12 +106,12 @@ def best_and_worst(pyramid: PyramidFile, amount: int, *, best: bool, worst: bool
 
 
 def file_name(number: int) -> str:
-    """Return the name of a picture's file: its number in the HDF5 file."""
+    """Return the name of an image's file: its number in the HDF5 file."""
     return f"{number:05d}.png"
 
 
 def extract(pyramid: PyramidFile, numbers: Sequence[int], out: Path, resolution: int | None = None) -> list[Path]:
-    """Write pictures into a folder, lossless, each under its number; nothing is left of them after an error.
+    """Write images into a folder, lossless, each under its number; nothing is left of them after an error.
 
     Args:
         numbers: which of them.
@@ -134,11 +134,11 @@ def extract(pyramid: PyramidFile, numbers: Sequence[int], out: Path, resolution:
         raise FormatError(f"{taken[0]} exists{more}; nothing is overwritten: delete it, or choose another --out")
     made = [folder for folder in (out, *out.absolute().parents) if not folder.exists()]
     written: list[Path] = []
-    progress = Progress("extract", len(targets), unit="picture", judged=False, silent_s=MOMENT_S)
+    progress = Progress("extract", len(targets), unit="image", judged=False, silent_s=MOMENT_S)
     try:
         for number, target in zip(numbers, targets, strict=True):
             written.append(target)  # first, so that nothing can come between
-            write_atomic(target, encode_png(pyramid.picture(number, resolution)))
+            write_atomic(target, encode_png(pyramid.image(number, resolution)))
             progress.advance(1)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the first error is the one to tell

@@ -85,7 +85,7 @@ def _heading(path: Path, pyramid: PyramidFile) -> Iterator[str]:
     channels = int(top.shape[1]) if top.ndim == 4 else 0
     colour = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
     side = f"{pyramid.resolution}x{pyramid.resolution}"
-    yield f"{path}: {pyramid.count} pictures, {side} {colour}, {path.stat().st_size / 1e6:.1f} MB"
+    yield f"{path}: {pyramid.count} images, {side} {colour}, {path.stat().st_size / 1e6:.1f} MB"
 
 
 def _levels(pyramid: PyramidFile) -> Iterator[str]:
@@ -119,13 +119,13 @@ def _compression(data: h5py.Dataset) -> str:
 
 
 def _gaps(data: h5py.Dataset) -> Iterator[str]:
-    """Say where pictures were announced but never written, as by a writer that was killed."""
+    """Say where images were announced but never written, as by a writer that was killed."""
     if data.chunks is None or data.ndim != 4:
         return
     expected = int(np.prod([-(-n // side) for n, side in zip(data.shape, data.chunks, strict=True)]))
     found = data.id.get_num_chunks()
     if found < expected:
-        yield f"  incomplete: {found} of {expected} chunks were written; pictures of the others read as black"
+        yield f"  incomplete: {found} of {expected} chunks were written; images of the others read as black"
 
 
 def _labels(path: Path) -> Iterator[str]:
@@ -156,7 +156,7 @@ def _photos(pyramid: PyramidFile) -> Iterator[str]:
         if names is not None:
             yield printable(f"{words}: {', '.join(map(str, names))}")
     columns = [name for name, column in group.items() if name not in NAMES and isinstance(column, h5py.Dataset)]
-    yield printable(f"known of each picture: {', '.join(columns)}")
+    yield printable(f"known of each image: {', '.join(columns)}")
 
 
 def _scores(pyramid: PyramidFile) -> Iterator[str]:
@@ -171,7 +171,7 @@ def _scores(pyramid: PyramidFile) -> Iterator[str]:
         yield f"scores: {low:.4f} to {high:.4f}, median {middle:.4f}{without}"
         best, worst = int(np.nanargmax(_finite(scores))), int(np.nanargmin(_finite(scores)))
         columns = [one for one in map(pyramid.column, ("id", "file")) if one is not None and len(one) == len(scores)]
-        called = [f"picture {n}" + (f" ({columns[0][n]})" if columns else "") for n in (best, worst)]
+        called = [f"image {n}" + (f" ({columns[0][n]})" if columns else "") for n in (best, worst)]
         yield printable(f"  best {called[0]}, worst {called[1]}")
         yield from histogram_lines(known)
 

@@ -1,1 +1,1 @@
-"""Numbers that say how near a set of pictures is to another; pure arithmetic, files stay outside."""
+"""Numbers that say how near a set of images is to another; pure arithmetic, files stay outside."""

@@ -13,45 +13,45 @@ from celebahq_builder.errors import FormatError
 from celebahq_builder.parallel import run_threads
 
 Batches = Callable[[], Iterator[Tensor]]
-"""Each call yields the same pictures again in the same order: uint8 [n, C, R, R], any n in each batch."""
+"""Each call yields the same images again in the same order: uint8 [n, C, R, R], any n in each batch."""
 
 
-def of_array(pictures: NDArray[Any] | Tensor, at_once: int = 64) -> Batches:
-    """Return pictures that are held in memory, or memory-mapped, as the metrics read them.
+def of_array(images: NDArray[Any] | Tensor, at_once: int = 64) -> Batches:
+    """Return images that are held in memory, or memory-mapped, as the metrics read them.
 
     Args:
-        pictures: [N, C, R, R], uint8, or float in [0, 255].
+        images: [N, C, R, R], uint8, or float in [0, 255].
         at_once: of each batch; decides no number.
     """
-    return lambda: (torch.as_tensor(pictures[start : start + at_once]) for start in range(0, len(pictures), at_once))
+    return lambda: (torch.as_tensor(images[start : start + at_once]) for start in range(0, len(images), at_once))
 
 
 def take(
-    pictures: Batches, count: int, *, name: str, resolution: int | None = None, channels: int | None = None
+    images: Batches, count: int, *, name: str, resolution: int | None = None, channels: int | None = None
 ) -> Iterator[Tensor]:
-    """Yield the first pictures of a set, checked.
+    """Yield the first images of a set, checked.
 
     Args:
-        pictures: uint8, or float in [0, 255].
+        images: uint8, or float in [0, 255].
         count: how many; the last batch is cut.
         name: what an error calls the set.
-        resolution: of the pictures, in pixels; None for any, all alike.
+        resolution: of the images, in pixels; None for any, all alike.
         channels: 3 of colour or 1 of grey; None for either, all alike.
 
     Yields:
         [n, C, R, R], of the batches' types and on their devices.
 
     Raises:
-        FormatError: fewer pictures than `count`, or of another shape or type, or not finite.
+        FormatError: fewer images than `count`, or of another shape or type, or not finite.
     """
     found = 0
-    batches = pictures()
+    batches = images()
     try:
         for batch in batches:
-            _check_shape(batch, f"{name}, picture {found}", resolution, channels)
+            _check_shape(batch, f"{name}, image {found}", resolution, channels)
             channels, resolution = batch.shape[1:3]
             batch = batch[: count - found]
-            _check_values(batch, f"{name}, pictures {found} to {found + len(batch) - 1}")
+            _check_values(batch, f"{name}, images {found} to {found + len(batch) - 1}")
             found += len(batch)
             if len(batch):
                 yield batch
@@ -61,7 +61,7 @@ def take(
         if close := getattr(batches, "close", None):
             close()  # a reader's threads end here, not when the memory is tidied up
     raise FormatError(
-        f"{name} has {found:,} pictures, {count:,} were asked for; give a larger set or ask for at most {found:,}"
+        f"{name} has {found:,} images, {count:,} were asked for; give a larger set or ask for at most {found:,}"
     )
 
 
@@ -69,7 +69,7 @@ def _check_shape(batch: Tensor, where: str, resolution: int | None, channels: in
     wanted = f"[n, {channels or '1 or 3'}, {resolution or 'R'}, {resolution or 'R'}]"
     square = batch.ndim == 4 and batch.shape[2] == batch.shape[3] == (resolution or batch.shape[3])
     if not square or batch.shape[1] not in ((channels,) if channels else (1, 3)):
-        raise FormatError(f"{where}: a batch of shape {list(batch.shape)}, expected {wanted}; all pictures are alike")
+        raise FormatError(f"{where}: a batch of shape {list(batch.shape)}, expected {wanted}; all images are alike")
 
 
 def _check_values(batch: Tensor, where: str) -> None:

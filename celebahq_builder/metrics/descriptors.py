@@ -16,21 +16,21 @@ from celebahq_builder.parallel import run_threads
 
 PATCH_PX = 7
 PATCHES = 128
-"""Neighbourhoods drawn from each picture and level."""
+"""Neighbourhoods drawn from each image and level."""
 
 DRAWN_TOGETHER = 64
-"""Pictures whose places are one draw of a random generator; making one takes as long as a thousand of its numbers."""
+"""Images whose places are one draw of a random generator; making one takes as long as a thousand of its numbers."""
 
 
 def draw_places(stream: Sequence[int], resolution: int, start: int, stop: int) -> NDArray[np.int64]:
-    """Return where the neighbourhoods of pictures number `start` to `stop` - 1 lie: uniform, fully inside.
+    """Return where the neighbourhoods of images number `start` to `stop` - 1 lie: uniform, fully inside.
 
-    A picture's places follow from its number, the stream and the resolution alone.
+    An image's places follow from its number, the stream and the resolution alone.
 
     Args:
         stream: what sets the draws apart from others; numbers of at least 0.
         resolution: of the level, in pixels, at least 7.
-        start: number of the first picture.
+        start: number of the first image.
         stop: number after the last.
 
     Returns:
@@ -46,7 +46,7 @@ def draw_places(stream: Sequence[int], resolution: int, start: int, stop: int) -
 
 
 def cut(level: Tensor, places: NDArray[np.int64]) -> Tensor:
-    """Return neighbourhoods of the pictures of a level as vectors: rows, pixels in them, channels.
+    """Return neighbourhoods of the images of a level as vectors: rows, pixels in them, channels.
 
     Args:
         level: float [N, r, r, C], contiguous.
@@ -56,8 +56,8 @@ def cut(level: Tensor, places: NDArray[np.int64]) -> Tensor:
         [N * P, 49 C], of the level's type and on its device.
     """
     n, side, _, channels = level.shape
-    picture = np.arange(n)[:, None]
-    first = ((picture * side + places[..., 0]) * side + places[..., 1]).ravel()
+    image = np.arange(n)[:, None]
+    first = ((image * side + places[..., 0]) * side + places[..., 1]).ravel()
     # Every window of the level, as rows of pixels that lie side by side; counted as if windows could wrap around.
     shape = (n * side * side - (PATCH_PX - 1) * (side + 1), PATCH_PX, PATCH_PX * channels)
     steps = (channels, side * channels, 1)
@@ -76,23 +76,23 @@ def _by_torch(level: Tensor, first: NDArray[np.int64], shape: tuple[int, ...], s
     return level.as_strided(shape, steps)[torch.from_numpy(first).to(level.device)]
 
 
-def channel_sums(descriptors: Tensor, pictures: int) -> Tensor:
-    """Return the sums of all values of each channel, and of their squares, picture by picture.
+def channel_sums(descriptors: Tensor, images: int) -> Tensor:
+    """Return the sums of all values of each channel, and of their squares, image by image.
 
     Shapes: float32 [N * P, 49 C] -> float64 [N, 2, C].
     """
-    by_picture = descriptors.view(pictures, -1, descriptors.shape[1])
+    by_image = descriptors.view(images, -1, descriptors.shape[1])
     sums = []
-    for values in (by_picture, by_picture.double().square_()):
-        sums.append(values.sum(dim=1, dtype=torch.float64).view(pictures, PATCH_PX**2, -1).sum(dim=1))
+    for values in (by_image, by_image.double().square_()):
+        sums.append(values.sum(dim=1, dtype=torch.float64).view(images, PATCH_PX**2, -1).sum(dim=1))
     return torch.stack(sums, dim=1)
 
 
 SMALLEST_PX = 16
-"""The coarsest level, which holds all that is left of the pictures."""
+"""The coarsest level, which holds all that is left of the images."""
 
 BLOCK = 256
-"""Pictures whose descriptors are projected together."""
+"""Images whose descriptors are projected together."""
 
 PIECE_BYTES, DEVICE_PIECE_BYTES = 1 << 20, 1 << 25
 """Of pixels whose pyramid is built at once; on a CPU it stays in the cache, as floating point numbers too."""
@@ -104,13 +104,13 @@ def levels(resolution: int) -> tuple[int, ...]:
 
 
 def stored_values(level: int) -> int:
-    """Return how many pixels of a picture are stored at a level: its descriptors', or all if they are fewer."""
+    """Return how many pixels of an image are stored at a level: its descriptors', or all if they are fewer."""
     return min(level**2, PATCHES * PATCH_PX**2)
 
 
 @dataclass(frozen=True)
 class LevelSample:
-    """What some pictures that follow each other give at one level."""
+    """What some images that follow each other give at one level."""
 
     pixels: Tensor
     """float32 [n, r, r, C]."""
@@ -122,7 +122,7 @@ class LevelSample:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws the descriptors of pictures."""
+    """Draws the descriptors of images."""
 
     resolution: int
     streams: dict[int, Sequence[int]]
@@ -130,9 +130,9 @@ class Sampler:
     device: torch.device
 
     def samples(self, batches: Iterator[Tensor]) -> Iterator[tuple[int, list[LevelSample]]]:
-        """Yield the number of a picture and what it and some after it give at all levels, in order.
+        """Yield the number of an image and what it and some after it give at all levels, in order.
 
-        On a CPU as many threads are at work as torch has. Which pictures go together depends on the batches; no
+        On a CPU as many threads are at work as torch has. Which images go together depends on the batches; no
         number does. No more than `BLOCK` follow each other without a break at its multiples.
         """
         workers = torch.get_num_threads() if self.device.type == "cpu" else 1
@@ -149,10 +149,10 @@ class Sampler:
                 done, number = done + size, number + size
 
     def _sample(self, piece: tuple[int, Tensor]) -> tuple[int, list[LevelSample]]:
-        start, pictures = piece
-        pyramid = laplacian_pyramid(pictures.to(self.device), SMALLEST_PX)
+        start, images = piece
+        pyramid = laplacian_pyramid(images.to(self.device), SMALLEST_PX)
         found = []
         for level, pixels in zip(levels(self.resolution), pyramid, strict=True):
-            descriptors = cut(pixels, draw_places(self.streams[level], level, start, start + len(pictures)))
-            found.append(LevelSample(pixels, descriptors, channel_sums(descriptors, len(pictures))))
+            descriptors = cut(pixels, draw_places(self.streams[level], level, start, start + len(images)))
+            found.append(LevelSample(pixels, descriptors, channel_sums(descriptors, len(images))))
         return start, found

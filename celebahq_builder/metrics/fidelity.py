@@ -17,13 +17,13 @@ def psnr(image: Tensor, truth: Tensor) -> float:
         truth: as `image`.
 
     Returns:
-        10 log10(255^2 / mean squared error); infinite for equal pictures.
+        10 log10(255^2 / mean squared error); infinite for equal images.
 
     Raises:
         ValueError: the shapes differ.
     """
     if image.shape != truth.shape:
-        raise ValueError(f"PSNR needs two pictures of one shape, got {tuple(image.shape)} and {tuple(truth.shape)}")
+        raise ValueError(f"PSNR needs two images of one shape, got {tuple(image.shape)} and {tuple(truth.shape)}")
     error = (image.double() - truth.double()).square().mean()
     return float(10 * torch.log10(255.0**2 / error))
 
@@ -55,7 +55,7 @@ def spectrum_error_db(image: Tensor, truth: Tensor) -> float:
 
 
 def radial_spectrum_db(image: Tensor) -> Tensor:
-    """Return the mean power of luma over rings one cycle per picture wide, in dB, from S/8 to S/2 cycles."""
+    """Return the mean power of luma over rings one cycle per image wide, in dB, from S/8 to S/2 cycles."""
     y = luma(image)
     y = y - y.mean()
     size = min(y.shape)

@@ -128,12 +128,12 @@ NAME = "TensorFlow Inception 2015-12-05"
 FEATURES, CLASSES = 2048, 1008
 
 MINIBATCH = 32
-"""Pictures that pass the network together; more take memory (20 MB each, and 12 MB for one of 1024x1024) and no less
+"""Images that pass the network together; more take memory (20 MB each, and 12 MB for one of 1024x1024) and no less
 time."""
 
 
 class InceptionOutput(NamedTuple):
-    """What the network says of some pictures."""
+    """What the network says of some images."""
 
     pool3: Tensor
     """float32 [n, 2048], of FID and KID."""
@@ -168,28 +168,28 @@ class Inception:
         self._net: Any = _network(extractor, tensors, where).to(self.device)
 
     @torch.no_grad()
-    def __call__(self, pictures: Tensor) -> InceptionOutput:
-        """Return features and logits of pictures.
+    def __call__(self, images: Tensor) -> InceptionOutput:
+        """Return features and logits of images.
 
         Args:
-            pictures: uint8 [n, 3, H, W], RGB, of any size; or [n, 1, H, W], grey, which counts as RGB of equal parts.
+            images: uint8 [n, 3, H, W], RGB, of any size; or [n, 1, H, W], grey, which counts as RGB of equal parts.
 
         Returns:
-            Both on the network's device. Those of one picture are the same in any batch, but for rounding.
+            Both on the network's device. Those of one image are the same in any batch, but for rounding.
 
         Raises:
-            ValueError: pictures of another type or shape.
+            ValueError: images of another type or shape.
         """
-        if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] not in (1, 3):
-            raise ValueError(f"Inception needs uint8 [n, 3 or 1, H, W], got {pictures.dtype} {list(pictures.shape)}")
-        if not len(pictures):
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise ValueError(f"Inception needs uint8 [n, 3 or 1, H, W], got {images.dtype} {list(images.shape)}")
+        if not len(images):
             empty = torch.empty(0, FEATURES, device=self.device), torch.empty(0, CLASSES, device=self.device)
             return InceptionOutput(*empty)
-        parts = [self._forward(part) for part in torch.split(pictures, MINIBATCH)]
+        parts = [self._forward(part) for part in torch.split(images, MINIBATCH)]
         return InceptionOutput(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def _forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        rgb = pictures.to(self.device).expand(-1, 3, -1, -1)
+    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        rgb = images.to(self.device).expand(-1, 3, -1, -1)
         # TF32 keeps 10 bits of a factor; what the kernels of one batch size and another make of it would show.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             pool3, logits = self._net(rgb)

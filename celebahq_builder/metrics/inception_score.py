@@ -1,4 +1,4 @@
-"""Inception score (Salimans et al. 2016): how sure the classes of pictures are, and how many there are."""
+"""Inception score (Salimans et al. 2016): how sure the classes of images are, and how many there are."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int | None = 0) -> t
     """Return the mean and the standard deviation over splits of exp(E KL(p(y|x) || p(y))).
 
     Salimans et al. 2016, section 4; p(y) is the mean over a split, as in their code. The literature has 10 splits of
-    50,000 pictures: fewer pictures a split give a smaller score.
+    50,000 images: fewer images a split give a smaller score.
 
     Args:
         logits: [N, classes], float; of probabilities, their logarithms.
-        splits: equal parts, but for one picture.
-        seed: of the order in which pictures go to the splits: a set that is sorted by classes would else have splits
+        splits: equal parts, but for one image.
+        seed: of the order in which images go to the splits: a set that is sorted by classes would else have splits
             of one class. None for the order they have.
 
     Returns:
-        From 1 (every picture has the same classes) to the number of classes.
+        From 1 (every image has the same classes) to the number of classes.
 
     Raises:
-        FormatError: fewer pictures than splits.
+        FormatError: fewer images than splits.
     """
     count = len(logits)
     if not 1 <= splits <= count:
-        raise FormatError(f"IS of {count} pictures in {splits} splits: take more pictures, or fewer splits")
+        raise FormatError(f"IS of {count} images in {splits} splits: take more images, or fewer splits")
     order = torch.arange(count) if seed is None else torch.from_numpy(np.random.default_rng(seed).permutation(count))
     scores = [_score(logits[part.to(logits.device)]) for part in order.tensor_split(splits)]
     return float(np.mean(scores)), float(np.std(scores))

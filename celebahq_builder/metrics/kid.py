@@ -37,8 +37,8 @@ def kernel_distance(
         raise ValueError(f"at least one subset of two features is needed, got {subsets} of {subset_size}")
     if min(len(a), len(b)) < subset_size:
         raise FormatError(
-            f"KID draws subsets of {subset_size} pictures, there are {len(a)} and {len(b)}; "
-            "take more pictures, or smaller subsets"
+            f"KID draws subsets of {subset_size} images, there are {len(a)} and {len(b)}; "
+            "take more images, or smaller subsets"
         )
     rng = np.random.default_rng(seed)
     found = np.empty(subsets)

@@ -50,25 +50,25 @@ def laplacian_level(images: Tensor) -> Tensor:
     return images - pyramid_up(pyramid_down(images))[..., :height, :width]
 
 
-def laplacian_pyramid(pictures: Tensor, smallest: int) -> Iterator[Tensor]:
-    """Return the levels of the Laplacian pyramid, finest first; the last is what remains: the reduced pictures.
+def laplacian_pyramid(images: Tensor, smallest: int) -> Iterator[Tensor]:
+    """Return the levels of the Laplacian pyramid, finest first; the last is what remains: the reduced images.
 
-    On a CPU OpenCV filters picture by picture, in the caller's thread; elsewhere torch filters them together. Both
+    On a CPU OpenCV filters image by image, in the caller's thread; elsewhere torch filters them together. Both
     agree within 1e-3 grey levels.
 
     Args:
-        pictures: [N, C, H, W], uint8 or float, C 1 or 3.
-        smallest: pictures are halved until a side is at most this long, in pixels.
+        images: [N, C, H, W], uint8 or float, C 1 or 3.
+        smallest: images are halved until a side is at most this long, in pixels.
 
     Returns:
-        One after the other, float32 [N, h, w, C] in the pictures' unit, channels last, on the pictures' device.
+        One after the other, float32 [N, h, w, C] in the images' unit, channels last, on the images' device.
     """
-    on_cpu = pictures.device.type == "cpu"
-    return _by_opencv(pictures, smallest) if on_cpu else _by_torch(pictures, smallest)
+    on_cpu = images.device.type == "cpu"
+    return _by_opencv(images, smallest) if on_cpu else _by_torch(images, smallest)
 
 
-def _by_torch(pictures: Tensor, smallest: int) -> Iterator[Tensor]:
-    current = pictures.float()
+def _by_torch(images: Tensor, smallest: int) -> Iterator[Tensor]:
+    current = images.float()
     while min(current.shape[2:]) > smallest:
         half = pyramid_down(current)
         height, width = current.shape[2:]
@@ -77,15 +77,15 @@ def _by_torch(pictures: Tensor, smallest: int) -> Iterator[Tensor]:
     yield current.permute(0, 2, 3, 1).contiguous()
 
 
-def _by_opencv(pictures: Tensor, smallest: int) -> Iterator[Tensor]:
-    n, channels = pictures.shape[:2]
-    current = [cv2.merge(list(picture)).astype(np.float32) for picture in pictures.contiguous().numpy()]
+def _by_opencv(images: Tensor, smallest: int) -> Iterator[Tensor]:
+    n, channels = images.shape[:2]
+    current = [cv2.merge(list(image)).astype(np.float32) for image in images.contiguous().numpy()]
     while min(current[0].shape[:2]) > smallest:
         height, width = current[0].shape[:2]
         level = np.empty((n, *current[0].shape), dtype=np.float32)
-        halves = [cv2.pyrDown(picture) for picture in current]
-        for picture, half, lost in zip(current, halves, level, strict=True):
-            np.subtract(picture, cv2.pyrUp(half, dstsize=(width, height)), out=lost)
+        halves = [cv2.pyrDown(image) for image in current]
+        for image, half, lost in zip(current, halves, level, strict=True):
+            np.subtract(image, cv2.pyrUp(half, dstsize=(width, height)), out=lost)
         yield torch.from_numpy(level.reshape(n, height, width, channels))
         current = halves
     height, width = current[0].shape[:2]

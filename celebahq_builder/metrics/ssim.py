@@ -14,14 +14,14 @@ from celebahq_builder.errors import RecipeError
 from celebahq_builder.metrics.batches import Batches, in_threads, take
 
 WINDOW_PX, SIGMA_PX = 11, 1.5
-"""Gaussian window; it shrinks to pictures smaller than itself, and its width with it."""
+"""Gaussian window; it shrinks to images smaller than itself, and its width with it."""
 
 K1, K2 = 0.01, 0.03
 RANGE = 255.0
 
 
 def ssim(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the structural similarity of pictures, and its contrast-structure part, which MS-SSIM needs.
+    """Return the structural similarity of images, and its contrast-structure part, which MS-SSIM needs.
 
     Args:
         a: [N, C, H, W], uint8 or float in [0, 255].
@@ -50,7 +50,7 @@ def _contrast(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     In place where it can be: memory that is asked for anew takes longer than the arithmetic.
     """
     if a.shape != b.shape:
-        raise ValueError(f"SSIM needs pictures of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"SSIM needs images of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     a, b = a.double(), b.double()
     taps = _window(min(WINDOW_PX, *a.shape[-2:])).to(a.device)
     mean_a, mean_b = _blur(a, taps), _blur(b, taps)
@@ -76,7 +76,7 @@ def _blur(images: Tensor, taps: Tensor) -> Tensor:
 
 
 def _by_opencv(images: Tensor, taps: Tensor) -> Tensor:
-    """Filter all pictures as one, below each other: where they meet, no window lies inside."""
+    """Filter all images as one, below each other: where they meet, no window lies inside."""
     height, width = (side - len(taps) + 1 for side in images.shape[-2:])
     plane, window = images.reshape(-1, images.shape[-1]).numpy(), taps.numpy()
     blurred = torch.from_numpy(cv2.sepFilter2D(plane, cv2.CV_64F, window, window, anchor=(0, 0)))
@@ -84,7 +84,7 @@ def _by_opencv(images: Tensor, taps: Tensor) -> Tensor:
 
 
 def _by_torch(images: Tensor, taps: Tensor) -> Tensor:
-    """Add shifted pictures, which takes a fifth of the time of conv2d in float64."""
+    """Add shifted images, which takes a fifth of the time of conv2d in float64."""
     for axis in (3, 2):
         length = images.shape[axis] - len(taps) + 1
         total = images.narrow(axis, 0, length) * taps[0]
@@ -105,10 +105,10 @@ PIECE_VALUES = 1 << 16
 
 
 def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Return the multi-scale structural similarity of pairs of pictures.
+    """Return the multi-scale structural similarity of pairs of images.
 
     Contrast and structure count at five scales, luminance at the coarsest; between scales each 2x2 pixels are averaged
-    (an odd last row or column with itself), and where a scale is smaller than the window, that shrinks. A picture's
+    (an odd last row or column with itself), and where a scale is smaller than the window, that shrinks. An image's
     mean below 0 counts as 0, as in the original.
 
     Args:
@@ -122,34 +122,34 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
         ValueError: the shapes differ.
     """
     if a.shape != b.shape:
-        raise ValueError(f"MS-SSIM needs pictures of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"MS-SSIM needs images of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     pairs = zip(torch.split(a, PAIRS_A_JOB), torch.split(b, PAIRS_A_JOB), strict=True)
     return torch.cat([*in_threads(_of_some, pairs, a.device)]) if len(a) else torch.zeros(0, dtype=torch.float64)
 
 
 def diversity(
-    pictures: Batches, pairs: int, *, name: str = "the set", advance: Callable[[int], None] | None = None
+    images: Batches, pairs: int, *, name: str = "the set", advance: Callable[[int], None] | None = None
 ) -> float:
-    """Return the mean MS-SSIM of pairs of pictures of one set: the lower, the more varied it is.
+    """Return the mean MS-SSIM of pairs of images of one set: the lower, the more varied it is.
 
-    Pairs follow each other in the set: its first picture with its second, its third with its fourth. The paper draws
-    10,000 pairs of generated pictures, whose latents are independent, in this way; pictures of a data set that is
+    Pairs follow each other in the set: its first image with its second, its third with its fourth. The paper draws
+    10,000 pairs of generated images, whose latents are independent, in this way; images of a data set that is
     sorted by anything ought to be shuffled first.
 
     Args:
-        pictures: uint8 [n, C, R, R] batches, or float in [0, 255]; only the first 2 `pairs` pictures are read.
+        images: uint8 [n, C, R, R] batches, or float in [0, 255]; only the first 2 `pairs` images are read.
         pairs: how many, at least 1.
         name: what errors call the set.
-        advance: called with numbers of pictures done.
+        advance: called with numbers of images done.
 
     Raises:
-        FormatError: fewer than 2 `pairs` pictures, or pictures of several shapes.
+        FormatError: fewer than 2 `pairs` images, or images of several shapes.
         RecipeError: no pairs.
     """
     if pairs < 1:
         raise RecipeError(f"{pairs} pairs have no MS-SSIM; expected at least 1, the paper takes 10000")
     found = []
-    for even in _even(take(pictures, 2 * pairs, name=name)):
+    for even in _even(take(images, 2 * pairs, name=name)):
         found.append(ms_ssim(even[0::2], even[1::2]).cpu())
         if advance:
             advance(len(even))
@@ -157,7 +157,7 @@ def diversity(
 
 
 def _even(batches: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Yield batches of even length: a last picture without a partner waits for the next batch."""
+    """Yield batches of even length: a last image without a partner waits for the next batch."""
     single: Tensor | None = None
     for batch in batches:
         whole = batch if single is None else torch.cat([single, batch])

@@ -31,28 +31,28 @@ CHANGED = 1e-3
 """Relative difference of the finest level's variance between two readings that no rounding on a GPU explains."""
 
 VALUES = PATCHES * PATCH_PX**2
-"""Of each channel of a picture's descriptors at one level."""
+"""Of each channel of an image's descriptors at one level."""
 
 
 class DescriptorCloud:
-    """Descriptors of the first pictures of a set, read once to know their deviation, and stored or read once more.
+    """Descriptors of the first images of a set, read once to know their deviation, and stored or read once more.
 
     Args:
-        pictures: the set.
+        images: the set.
         name: what errors call it.
-        count: pictures that are used.
+        count: images that are used.
         sampler: draws the descriptors.
         dtype: float32 or float16 to store what is drawn; None to read again.
-        channels: that the pictures must have, or None.
-        advance: called with the number of pictures done, in each pass.
+        channels: that the images must have, or None.
+        advance: called with the number of images done, in each pass.
 
     Raises:
-        FormatError: fewer pictures than `count`, or others than expected.
+        FormatError: fewer images than `count`, or others than expected.
     """
 
     def __init__(
         self,
-        pictures: Batches,
+        images: Batches,
         name: str,
         count: int,
         sampler: Sampler,
@@ -60,7 +60,7 @@ class DescriptorCloud:
         channels: int | None,
         advance: Callable[[int], None],
     ) -> None:
-        self._pictures, self._name, self._count = pictures, name, count
+        self._images, self._name, self._count = images, name, count
         self._sampler, self._advance = sampler, advance
         self._levels = levels(sampler.resolution)
         self._stores: list[LevelStore] = []
@@ -89,13 +89,13 @@ class DescriptorCloud:
         deviation = (square - mean.square()).clamp_(min=0).sqrt()
         if float(deviation.min()) < FLAT:
             raise FormatError(
-                f"{self._name}: the {self._count:,} pictures have no texture at level {self._levels[index]}, channel "
+                f"{self._name}: the {self._count:,} images have no texture at level {self._levels[index]}, channel "
                 f"{int(deviation.argmin())}: all neighbourhoods are flat; the SWD is undefined, is the generator sound?"
             )
         return mean.repeat(PATCH_PX**2), deviation.repeat(PATCH_PX**2)
 
     def stored(self, index: int) -> Iterator[Tensor]:
-        """Yield the stored descriptors of a level, float32 [n * PATCHES, 49 C], a block of pictures at a time."""
+        """Yield the stored descriptors of a level, float32 [n * PATCHES, 49 C], a block of images at a time."""
         level, store = self._levels[index], self._stores[index]
         for start, values in store.blocks():
             if store.whole:
@@ -107,7 +107,7 @@ class DescriptorCloud:
         """Yield the descriptors of all levels in the same blocks, drawn again.
 
         Raises:
-            FormatError: at the end, if the pictures were others than before.
+            FormatError: at the end, if the images were others than before.
         """
         now = torch.zeros(self._sums.shape[-1], dtype=torch.float64)
         waiting: list[list[Tensor]] = []  # without the pixels, which are many times as large
@@ -120,13 +120,13 @@ class DescriptorCloud:
         yield [torch.cat(level) for level in zip(*waiting, strict=True)]
         if not torch.allclose(self._sums[0, 1], now, rtol=CHANGED):
             raise FormatError(
-                f"{self._name} gave other pictures when it was read again; make it repeat itself (a fixed seed, no "
+                f"{self._name} gave other images when it was read again; make it repeat itself (a fixed seed, no "
                 "shuffling), or allow enough memory to read it once"
             )
 
     def _read(self) -> Iterator[tuple[int, list[LevelSample]]]:
         resolution = self._sampler.resolution
-        batches = take(self._pictures, self._count, name=self._name, resolution=resolution, channels=self.channels)
+        batches = take(self._images, self._count, name=self._name, resolution=resolution, channels=self.channels)
         for start, samples in self._sampler.samples(batches):
             yield start, samples
             self._advance(len(samples[0].sums))
@@ -136,8 +136,8 @@ class LevelStore:
     """The descriptors of one level, or its pixels where they are fewer: those can be cut again.
 
     Args:
-        sample: of the first pictures; tells what will come.
-        count: pictures.
+        sample: of the first images; tells what will come.
+        count: images.
         dtype: float32 or float16.
     """
 
@@ -148,12 +148,12 @@ class LevelStore:
         self._values = torch.empty((count, *shape), dtype=dtype, device=sample.pixels.device)
 
     def put(self, start: int, sample: LevelSample) -> None:
-        """Store what the pictures from number `start` on gave."""
+        """Store what the images from number `start` on gave."""
         part = self._values[start : start + len(sample.pixels)]
         part.copy_((sample.pixels if self.whole else sample.descriptors).view(part.shape))
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield the number of a picture and what is stored of it and those after it: pixels, or descriptors as rows."""
+        """Yield the number of an image and what is stored of it and those after it: pixels, or descriptors as rows."""
         for start in range(0, len(self._values), BLOCK):
             values = self._values[start : start + BLOCK].float()
             yield start, values if self.whole else values.flatten(0, 1)
@@ -179,30 +179,30 @@ def swd(
     names: tuple[str, str] = ("side a", "side b"),
     advance: Callable[[int], None] | None = None,
 ) -> dict[int, float]:
-    """Return the sliced Wasserstein distance between two sets of pictures at each level, x 1000.
+    """Return the sliced Wasserstein distance between two sets of images at each level, x 1000.
 
-    Neighbourhoods are drawn for each picture and side anew, as in the paper's code: a picture that is on both sides is
-    looked at in different places, so a set is not 0 away from itself, but as far as chance makes it. How the pictures
+    Neighbourhoods are drawn for each image and side anew, as in the paper's code: an image that is on both sides is
+    looked at in different places, so a set is not 0 away from itself, but as far as chance makes it. How the images
     come in batches changes nothing, nor do threads.
 
     Args:
         a: uint8 [n, C, R, R] batches, or float in [0, 255]; C is 3 or 1.
         b: likewise.
         resolution: R in pixels, a power of two, at least 16.
-        count: pictures of each side that are used, its first ones; the paper takes 16,384.
+        count: images of each side that are used, its first ones; the paper takes 16,384.
         seed: of neighbourhoods and directions, at least 0.
         device: that computes and stores.
         float16: store in half the memory; distances change by less than 0.5 %.
-        memory_bytes: what may be stored while pictures are read; about 1 GiB is needed besides. A set's deviation is
-            known at its end, so what could not be stored is drawn again from pictures that are read again.
+        memory_bytes: what may be stored while images are read; about 1 GiB is needed besides. A set's deviation is
+            known at its end, so what could not be stored is drawn again from images that are read again.
         names: what errors call the sides.
-        advance: called with numbers of pictures done, that add up to `pictures_read`.
+        advance: called with numbers of images done, that add up to `images_read`.
 
     Returns:
         The distance by resolution of the level: R, R/2, ..., 16.
 
     Raises:
-        FormatError: fewer pictures than `count`, others than expected or than before, or pictures without any texture.
+        FormatError: fewer images than `count`, others than expected or than before, or images without any texture.
         RecipeError: a resolution, count or seed that makes no sense.
     """
     if seed < 0:
@@ -210,11 +210,11 @@ def swd(
     dtype = torch.float16 if float16 else torch.float32
     once = passes(resolution, count, float16=float16, memory_bytes=memory_bytes) == 1
     clouds: list[DescriptorCloud] = []
-    for number, pictures in enumerate((a, b)):
+    for number, images in enumerate((a, b)):
         sampler = Sampler(resolution, {level: (seed, number, level) for level in levels(resolution)}, device)
         channels = clouds[0].channels if clouds else None
         step = advance or (lambda _: None)
-        clouds.append(DescriptorCloud(pictures, names[number], count, sampler, dtype if once else None, channels, step))
+        clouds.append(DescriptorCloud(images, names[number], count, sampler, dtype if once else None, channels, step))
     return dict(_stored(clouds, resolution, seed, device) if once else _read_again(clouds, resolution, seed, device))
 
 
@@ -249,19 +249,19 @@ def _gap(clouds: list[DescriptorCloud], index: int, stream: tuple[int, ...], dev
 
 
 def passes(resolution: int, count: int, *, float16: bool = False, memory_bytes: int = MEMORY_BYTES) -> int:
-    """Return how often `swd` reads all pictures: once if what it draws from them can be stored, else twice.
+    """Return how often `swd` reads all images: once if what it draws from them can be stored, else twice.
 
     Raises:
         RecipeError: a resolution or count that makes no sense.
     """
     if resolution < SMALLEST_PX or resolution & (resolution - 1):
-        raise RecipeError(f"pictures of {resolution} px have no SWD; expected a power of two, at least {SMALLEST_PX}")
+        raise RecipeError(f"images of {resolution} px have no SWD; expected a power of two, at least {SMALLEST_PX}")
     if count < 1:
-        raise RecipeError(f"{count} pictures have no SWD; expected at least 1, the paper takes 16384")
+        raise RecipeError(f"{count} images have no SWD; expected at least 1, the paper takes 16384")
     values = 2 * count * 3 * sum(stored_values(level) for level in levels(resolution))
     return 1 if values * (2 if float16 else 4) <= memory_bytes else 2
 
 
-def pictures_read(resolution: int, count: int, *, float16: bool = False, memory_bytes: int = MEMORY_BYTES) -> int:
-    """Return how many pictures `swd` reads in all, of both sides and over all passes."""
+def images_read(resolution: int, count: int, *, float16: bool = False, memory_bytes: int = MEMORY_BYTES) -> int:
+    """Return how many images `swd` reads in all, of both sides and over all passes."""
     return 2 * count * passes(resolution, count, float16=float16, memory_bytes=memory_bytes)

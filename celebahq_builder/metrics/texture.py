@@ -1,7 +1,7 @@
-"""Distance of textures picture by picture: what the upscaler is trained by and judged by.
+"""Distance of textures image by image: what the upscaler is trained by and judged by.
 
 The sliced Wasserstein distance of local neighbourhoods of a Laplacian pyramid, as `swd` has it between data sets
-(Karras et al. 2018, section 5), but of pictures in pairs.
+(Karras et al. 2018, section 5), but of images in pairs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Moments = tuple[Tensor, Tensor]
 
 
 def neighbourhoods(level: Tensor, rng: np.random.Generator, count: int = PATCHES) -> Tensor:
-    """Return `count` random 7x7 neighbourhoods of every picture of a level, fully inside, uniformly placed.
+    """Return `count` random 7x7 neighbourhoods of every image of a level, fully inside, uniformly placed.
 
     Shapes: [N, C, H, W] -> [N * count, C, 7, 7]. The draws depend on `rng`, N, H, W and `count` alone.
     """
@@ -31,8 +31,8 @@ def neighbourhoods(level: Tensor, rng: np.random.Generator, count: int = PATCHES
     tops = torch.from_numpy(rng.integers(height - PATCH_PX + 1, size=(n, count)))
     lefts = torch.from_numpy(rng.integers(width - PATCH_PX + 1, size=(n, count)))
     windows = level.unfold(2, PATCH_PX, 1).unfold(3, PATCH_PX, 1)  # a view: [N, C, H - 6, W - 6, 7, 7]
-    picture = torch.arange(n)[:, None].expand(n, count)
-    return windows[picture, :, tops, lefts].flatten(0, 1)
+    image = torch.arange(n)[:, None].expand(n, count)
+    return windows[image, :, tops, lefts].flatten(0, 1)
 
 
 def moments(points: Tensor) -> Moments:
@@ -50,21 +50,21 @@ def normalised(points: Tensor, by: Moments) -> Tensor:
 def texture_loss(
     results: Tensor, truths: Tensor, rngs: Sequence[np.random.Generator], directions: Tensor, patches: int = 128
 ) -> Tensor:
-    """Return the sliced Wasserstein distance of the two finest Laplacian levels, quarter by quarter of each picture.
+    """Return the sliced Wasserstein distance of the two finest Laplacian levels, quarter by quarter of each image.
 
     Compared part by part, so that texture goes where it belongs (Heitz et al. 2021, "A Sliced Wasserstein Loss for
     Neural Texture Synthesis"). Unlike `texture_distance` it is not divided by the deviation: strong texture, which a
     pixel loss of the same unit suppresses most, weighs most.
 
     Args:
-        results: pictures [N, C, H, W], float, H and W multiples of 4 and at least 28.
+        results: images [N, C, H, W], float, H and W multiples of 4 and at least 28.
         truths: as `results`.
-        rngs: one for each picture, which says where its neighbourhoods lie.
+        rngs: one for each image, which says where its neighbourhoods lie.
         directions: unit vectors [49 C, K].
         patches: neighbourhoods per quarter of the finest level; of the next one, half as many.
 
     Returns:
-        The sum over the levels of the mean over pictures and quarters; a scalar in the pictures' unit, with gradients
+        The sum over the levels of the mean over images and quarters; a scalar in the images' unit, with gradients
         for `results`.
     """
     both, n = torch.cat([results, truths]), len(truths)
@@ -84,21 +84,21 @@ def texture_loss(
 def texture_distance(
     results: Sequence[Tensor], truths: Sequence[Tensor], patches: int = PATCHES, seed: int = 0
 ) -> float:
-    """Return the sliced Wasserstein distance of the finest Laplacian level between results and the true pictures.
+    """Return the sliced Wasserstein distance of the finest Laplacian level between results and the true images.
 
-    Unlike the distance between data sets, it compares pictures in pairs: neighbourhoods come from the same places on
+    Unlike the distance between data sets, it compares images in pairs: neighbourhoods come from the same places on
     both sides, and both are divided by the standard deviation of the true ones, so that too little texture costs.
 
     Args:
-        results: pictures [C, H, W] of any sizes, float or uint8 in one range.
+        results: images [C, H, W] of any sizes, float or uint8 in one range.
         truths: as `results`, one for each.
-        patches: neighbourhoods per picture.
+        patches: neighbourhoods per image.
         seed: of the places and the directions.
     """
     clouds = []
-    for pictures in (truths, results):
+    for images in (truths, results):
         rng = np.random.default_rng(seed)
-        levels = (laplacian_level(p[None].float()) for p in pictures)
+        levels = (laplacian_level(p[None].float()) for p in images)
         clouds.append(torch.cat([neighbourhoods(level, rng, patches) for level in levels]))
     scale = moments(clouds[0])
     true, found = (normalised(cloud, scale) for cloud in clouds)

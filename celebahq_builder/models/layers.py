@@ -62,7 +62,7 @@ class _Equalized(nn.Module):
 
 
 class EqualizedConv2d(_Equalized):
-    """A convolution of stride 1 that keeps the picture's size.
+    """A convolution of stride 1 that keeps the image's size.
 
     Shapes: [N, fan_in, H, W] -> [N, fan_out, H, W].
     """

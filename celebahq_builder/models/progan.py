@@ -31,9 +31,9 @@ class Architecture:
     resolution: int = 1024
     """Of the largest level: a power of two, 4 to 1024."""
     colours: int = 3
-    """Channels of the pictures: 3, or 1 for grey."""
+    """Channels of the images: 3, or 1 for grey."""
     latent: int = 512
-    """Numbers that a picture is generated from."""
+    """Numbers that an image is generated from."""
     labels: int = 0
     """Classes, or attributes; the discriminator then predicts them too (AC-GAN, Odena et al. 2017)."""
     channels_base: int = 8192
@@ -49,7 +49,7 @@ class Architecture:
     leaky: bool = True
     """Leaky rectifiers of slope 0.2; False: ordinary ones."""
     stddev_group: int = 4
-    """Pictures whose standard deviation the discriminator sees (section 3); 0: the whole minibatch; 1: none."""
+    """Images whose standard deviation the discriminator sees (section 3); 0: the whole minibatch; 1: none."""
 
     def __post_init__(self) -> None:
         side = self.resolution
@@ -81,10 +81,10 @@ class Architecture:
 
 
 class Generator(nn.Module):
-    """Makes pictures from latents.
+    """Makes images from latents.
 
-    Shapes: latents [N, latent] (and labels [N, labels]) -> [N, colours, r, r], r = 2^level. Float; pictures are in
-    [-1, 1] where training succeeds, and are not clipped. With batch normalisation, `eval` makes a picture independent
+    Shapes: latents [N, latent] (and labels [N, labels]) -> [N, colours, r, r], r = 2^level. Float; images are in
+    [-1, 1] where training succeeds, and are not clipped. With batch normalisation, `eval` makes an image independent
     of the others of its minibatch.
     """
 
@@ -109,7 +109,7 @@ class Generator(nn.Module):
             )
 
     def forward(self, latents: Tensor, level: int, alpha: float = 1.0, labels: Tensor | None = None) -> Tensor:
-        """Return pictures at a level, blended with the level below by 1 - alpha.
+        """Return images at a level, blended with the level below by 1 - alpha.
 
         Raises:
             ValueError: a level that the network does not have, or labels where it takes none, or the other way round.
@@ -130,11 +130,11 @@ class Generator(nn.Module):
                 x = F.interpolate(x, scale_factor=2, mode="nearest")
             for convolution, norm in zip(self.blocks[index], self.norms[index], strict=True):  # type: ignore[call-overload]
                 x = self._normalised(_rectified(norm(convolution(x)), a.leaky))
-        picture: Tensor = self.to_rgb[level - LEVEL_MIN](x)
+        image: Tensor = self.to_rgb[level - LEVEL_MIN](x)
         if alpha < 1 and level > LEVEL_MIN:
             old = F.interpolate(self.to_rgb[level - LEVEL_MIN - 1](before), scale_factor=2, mode="nearest")
-            picture = torch.lerp(old, picture, alpha)
-        return picture
+            image = torch.lerp(old, image, alpha)
+        return image
 
     def _normalised(self, x: Tensor) -> Tensor:
         return pixel_norm(x) if self.architecture.pixel_norm else x
@@ -145,9 +145,9 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Tells generated pictures from real ones: higher is more real. The generator's mirror image.
+    """Tells generated images from real ones: higher is more real. The generator's mirror image.
 
-    Shapes: pictures [N, colours, r, r], r = 2^level -> scores [N], and logits of the labels [N, labels]. Float.
+    Shapes: images [N, colours, r, r], r = 2^level -> scores [N], and logits of the labels [N, labels]. Float.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -171,29 +171,29 @@ class Discriminator(nn.Module):
         self.judge = EqualizedLinear(last, 1 + a.labels, 1.0, a.equalized)
 
     def forward(
-        self, pictures: Tensor, level: int, alpha: float = 1.0, noise: GaussianNoise | None = None
+        self, images: Tensor, level: int, alpha: float = 1.0, noise: GaussianNoise | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return scores and label logits of pictures; `noise` is put on the features before every layer.
+        """Return scores and label logits of images; `noise` is put on the features before every layer.
 
         Raises:
-            ValueError: a level that the network does not have, or pictures of another size.
+            ValueError: a level that the network does not have, or images of another size.
         """
         a = self.architecture
         _check(a, level)
-        if pictures.shape[1:] != (a.colours, 1 << level, 1 << level):
+        if images.shape[1:] != (a.colours, 1 << level, 1 << level):
             wanted = [a.colours, 1 << level, 1 << level]
-            raise ValueError(f"expected pictures of {wanted} at level {level}, got {list(pictures.shape[1:])}")
+            raise ValueError(f"expected images of {wanted} at level {level}, got {list(images.shape[1:])}")
         noisy = noise or _unchanged
-        if pictures.device.type == "cuda":
-            pictures = pictures.contiguous(memory_format=torch.channels_last)
+        if images.device.type == "cuda":
+            images = images.contiguous(memory_format=torch.channels_last)
         index = level - LEVEL_MIN
-        x = _rectified(self.from_rgb[index](pictures), a.leaky)
+        x = _rectified(self.from_rgb[index](images), a.leaky)
         for place in range(index, 0, -1):
             for convolution, norm in zip(self.blocks[place], self.norms[place], strict=True):  # type: ignore[call-overload]
                 x = _rectified(norm(convolution(noisy(x))), a.leaky)
             x = F.avg_pool2d(x, 2)
             if place == index and alpha < 1:
-                old = _rectified(self.from_rgb[index - 1](F.avg_pool2d(pictures, 2)), a.leaky)
+                old = _rectified(self.from_rgb[index - 1](F.avg_pool2d(images, 2)), a.leaky)
                 x = torch.lerp(old, x, alpha)
         if a.stddev_group != 1:
             x = minibatch_stddev(x, a.stddev_group)
@@ -208,7 +208,7 @@ class Discriminator(nn.Module):
 
 
 class GaussianNoise:
-    """Multiplicative noise on features (appendix B): factors of N(1, strength^2 C), one per picture and channel.
+    """Multiplicative noise on features (appendix B): factors of N(1, strength^2 C), one per image and channel.
 
     With LSGAN it keeps the discriminator from becoming overconfident. A vector's channels are its numbers.
     """
@@ -235,10 +235,10 @@ def pixel_norm(x: Tensor) -> Tensor:
 
 
 def minibatch_stddev(x: Tensor, group: int) -> Tensor:
-    """Return features with one more map: how much the pictures of a group differ (section 3).
+    """Return features with one more map: how much the images of a group differ (section 3).
 
-    The standard deviation over the group of every feature at every pixel, averaged to one number a group. Pictures
-    i, i + N / group, i + 2 N / group, ... are a group, as in the authors' code: so every K-th picture of a minibatch
+    The standard deviation over the group of every feature at every pixel, averaged to one number a group. Images
+    i, i + N / group, i + 2 N / group, ... are a group, as in the authors' code: so every K-th image of a minibatch
     is a whole number of groups, and cutting it that way, for several GPUs or for want of memory, changes nothing.
     Where the wanted size does not divide N, its largest smaller divisor of N does. Computed in float32.
 

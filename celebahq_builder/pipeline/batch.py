@@ -33,10 +33,10 @@ STAGES = ("region", "denoise", "upscale", "align")
 SIZE_PX = 768
 
 
-def picture(face: Face) -> bytes:
+def image(face: Face) -> bytes:
     """Return the crop as it is after a stage, upright, as a JPEG file of `SIZE_PX` squared.
 
-    All stages are resampled to one geometry, bilinearly, so that their pictures can be laid side by side; what
+    All stages are resampled to one geometry, bilinearly, so that their images can be laid side by side; what
     lies outside the photo repeats its outermost pixels.
     """
     return encode_jpeg(warp_quad(face.pixels, face.quad, SIZE_PX, supersampling=1).cpu().numpy(), quality=93)
@@ -185,7 +185,7 @@ class _BatchRun:
             with self._clock(stage):
                 face = self._step(stage, way)
         if way.start is None and way.photo.id in self.job.examples and stage in STAGES:
-            write_atomic(self.workspace.example_path(way.photo.id, stage), picture(face))
+            write_atomic(self.workspace.example_path(way.photo.id, stage), image(face))
         if stage in self.job.todo:
             with self._clock(stage):
                 self._keep(stage, face)  # last: a photo that is filed as kept can no longer fail here

@@ -138,7 +138,7 @@ def run_select(plan: Plan) -> None:
 
 
 def run_pack(plan: Plan, timings: TimingLog) -> None:
-    """Write the selected pictures to the HDF5 file, unless that is done already.
+    """Write the selected images to the HDF5 file, unless that is done already.
 
     Raises:
         WorkspaceError: there is none, or one was altered or deleted.

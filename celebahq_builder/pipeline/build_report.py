@@ -110,7 +110,7 @@ NOTES = {
     "cmyk": "CMYK, made RGB",
     "alpha": "transparency, laid over white",
     "16-bit": "16 bits per channel, scaled to 8",
-    "exif-orientation": "EXIF orientation, not applied: landmarks are those of the stored picture",
+    "exif-orientation": "EXIF orientation, not applied: landmarks are those of the stored image",
 }
 """The decoder's notes in words."""
 
@@ -138,7 +138,7 @@ def write_build_report(workspace: Workspace) -> None:
     """Write the report of a run from what its directory holds.
 
     Equal directories make equal pages. Photos of the source are shown where they still exist; the absence of one,
-    or of any picture, costs only its thumbnail.
+    or of any image, costs only its thumbnail.
 
     Raises:
         WorkspaceError: the directory holds no run, or was altered.

@@ -47,7 +47,7 @@ class Face:
 
     @classmethod
     def resumed(cls, photo: Photo, pixels: Tensor, record: dict[str, Any]) -> Face:
-        """Return the face that a manifest's record and its picture stand for."""
+        """Return the face that a manifest's record and its image stand for."""
         state = record["state"]
         rest = {key: value for key, value in record.items() if key not in ("state", "image")}
         quad = np.asarray(state["quad"], dtype=np.float64)

@@ -42,7 +42,7 @@ class BuildRecipe:
     seed: int = 0
     """Of whatever is random: the order of a shuffled result."""
     keep_stages: tuple[str, ...] = ()
-    """Stages whose pictures stay on disk beside those of align."""
+    """Stages whose images stay on disk beside those of align."""
     region: CropSettings = field(default_factory=CropSettings)
     denoise: DenoiseSettings = field(default_factory=DenoiseSettings)
     upscale: UpscaleSettings = field(default_factory=UpscaleSettings)
@@ -57,7 +57,7 @@ class BuildRecipe:
             raise ValueError(f"resolution = {self.resolution} must be 64 to 2048")
         for name in self.keep_stages:
             if name not in PHOTO_STAGES:
-                raise ValueError(f"keep_stages names {name!r}; stages with pictures are {', '.join(PHOTO_STAGES[:-1])}")
+                raise ValueError(f"keep_stages names {name!r}; stages with images are {', '.join(PHOTO_STAGES[:-1])}")
         if self.method == "exact":
             self._check_exact()
 

@@ -26,7 +26,7 @@ DETAIL = (0.375 - 160 / 768, 0.475 - 96 / 768, 0.375 + 160 / 768, 0.475 + 96 / 7
 """Around the eye on the viewer's left, which the crop puts near (0.375, 0.475): 320 x 192 px of an example."""
 
 STEPS = {"region": "photo", "denoise": "denoised", "upscale": "upscaled", "align": "result"}
-"""What a picture after each of `example.STAGES` is called."""
+"""What an image after each of `example.STAGES` is called."""
 
 SHEET = 24
 """Photos on a sheet."""
@@ -47,7 +47,7 @@ ROW_PX = 96
 
 @dataclass(frozen=True)
 class PhotoImage:
-    """A photo with its thumbnail, and a link to the whole picture."""
+    """A photo with its thumbnail, and a link to the whole image."""
 
     standing: PhotoStatus
     thumbnail: Thumbnail | None
@@ -110,13 +110,13 @@ def examples(workspace: Workspace, stood: Sequence[PhotoStatus]) -> list[Example
 
 
 def _steps(workspace: Workspace, one: PhotoStatus) -> list[Step] | None:
-    """Return an example's pictures after all stages, or None if one of them is missing."""
+    """Return an example's images after all stages, or None if one of them is missing."""
     steps = []
     for stage in batch.STAGES:
-        pictures = thumbnails.of_example(workspace.example_path(one.id, stage), EXAMPLE_PX, DETAIL)
-        if pictures is None:
+        images = thumbnails.of_example(workspace.example_path(one.id, stage), EXAMPLE_PX, DETAIL)
+        if images is None:
             return None
-        steps.append(Step(STEPS[stage], *pictures))
+        steps.append(Step(STEPS[stage], *images))
     return steps
 
 

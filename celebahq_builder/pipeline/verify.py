@@ -50,7 +50,7 @@ def status_lines(workspace: Workspace) -> Iterator[str]:
 
 
 NAMES = ("label_names", "attribute_names")
-"""Columns of the group ``photos`` that have a row for each label, not for each picture."""
+"""Columns of the group ``photos`` that have a row for each label, not for each image."""
 
 
 def find_problems(path: Path) -> Iterator[str]:
@@ -67,14 +67,14 @@ def find_problems(path: Path) -> Iterator[str]:
 
 
 def verify_hdf5(path: Path) -> Iterator[str]:
-    """Yield what is wrong with the pictures of an HDF5 file: hashes, means.
+    """Yield what is wrong with the images of an HDF5 file: hashes, means.
 
     Raises:
         FormatError: it is no such file, or its levels do not belong together.
     """
     with PyramidFile(path) as pyramid:
         if not pyramid.count:
-            yield f"{path.name}: it has no pictures; its writer was killed"
+            yield f"{path.name}: it has no images; its writer was killed"
         for name, dataset in pyramid.file.get(PHOTOS, {}).items():
             if name not in NAMES and dataset.shape[:1] != (pyramid.count,):
                 yield f"{path.name}: {PHOTOS}/{name} has {len(dataset)} rows, expected {pyramid.count}"
@@ -120,7 +120,7 @@ def _label_problems(path: Path) -> Iterator[str]:
 
 
 def verify_workspace(workspace: Workspace) -> Iterator[str]:
-    """Yield what is wrong with a run directory: pictures, manifests, counts, and its HDF5 file."""
+    """Yield what is wrong with a run directory: images, manifests, counts, and its HDF5 file."""
     from celebahq_builder.pipeline import results
     from celebahq_builder.pipeline.recipe import PHOTO_STAGES
 

@@ -49,7 +49,7 @@ class StageFolder:
         return self.root / "stage.json"
 
     def image_path(self, batch: int, photo_id: str) -> Path:
-        """Return where a photo's picture lies."""
+        """Return where a photo's image lies."""
         return self.root / "images" / batch_name(batch) / f"{photo_id}.png"
 
     def manifest_path(self, batch: int) -> Path:
@@ -175,7 +175,7 @@ class Workspace:
         return self.root / "report" / "index.html"
 
     def example_path(self, photo_id: str, stage: str) -> Path:
-        """Return where the report's picture of an example photo after a stage lies."""
+        """Return where the report's image of an example photo after a stage lies."""
         return self.root / "report" / "examples" / photo_id / f"{stage}.jpg"
 
     def hdf5_path(self, resolution: int) -> Path:

@@ -37,14 +37,14 @@ class TrainingProgress:
 
     step: int = 0
     """Updates of both networks so far."""
-    pictures: int = 0
-    """Real pictures shown so far, by all processes: kimg times 1000."""
+    images: int = 0
+    """Real images shown so far, by all processes: kimg times 1000."""
     level: int = 0
     """Of the last step; 0 before the first."""
     ticks: int = 0
     """Ticks that have ended."""
     tick_began: int = 0
-    """Pictures at the beginning of the present tick."""
+    """Images at the beginning of the present tick."""
     tick_steps: int = 0
     """Steps of the present tick."""
     tick_sums: Tensor | None = None
@@ -56,8 +56,8 @@ class TrainingProgress:
 
     @property
     def kimg(self) -> float:
-        """Thousands of real pictures shown so far."""
-        return self.pictures / 1000
+        """Thousands of real images shown so far."""
+        return self.images / 1000
 
 
 def identity(recipe: ProganRecipe, data: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def save(
         "identity": json.dumps(identity),
         "order": json.dumps(order),
     }
-    path = folder / f"checkpoint-{progress.pictures:09d}-r{1 << progress.level:04d}.safetensors"
+    path = folder / f"checkpoint-{progress.images:09d}-r{1 << progress.level:04d}.safetensors"
     generator_file.write(path, tensors, meta)
     for old in superseded([one.name for one in folder.iterdir()]):
         (folder / old).unlink(missing_ok=True)
@@ -157,7 +157,7 @@ def resume_kimg(folder: Path, identity: dict[str, Any], changed: Sequence[str] =
         return None
     path, _, meta = last
     _compare(path, meta["identity"], identity, changed)
-    return float(meta["progress"]["pictures"]) / 1000
+    return float(meta["progress"]["images"]) / 1000
 
 
 def _last(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, dict[str, Any]]] | None:

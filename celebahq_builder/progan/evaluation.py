@@ -34,18 +34,18 @@ log = logging.getLogger(__name__)
 
 
 class Measuring:
-    """Scores of a generator, against pictures of its own resolution.
+    """Scores of a generator, against images of its own resolution.
 
     What is computed of the reference alone is kept while the resolution stays the same.
 
     Args:
         run: folder of the run, for messages.
-        reference: HDF5 file to compare with: the training's own, or pictures that it never sees.
-        recipe: which metrics, of how many pictures, and the seed.
+        reference: HDF5 file to compare with: the training's own, or images that it never sees.
+        recipe: which metrics, of how many images, and the seed.
         device: to generate and to measure on.
 
     Raises:
-        TrainingError: the reference has fewer pictures than the recipe asks for, or not its resolution.
+        TrainingError: the reference has fewer images than the recipe asks for, or not its resolution.
         FormatError: the reference cannot be read.
         WeightsError: the Inception network is needed and cannot be loaded.
     """
@@ -57,10 +57,10 @@ class Measuring:
         with PyramidFile(reference) as file:
             if file.resolution < recipe.net.resolution:
                 side, wanted = file.resolution, recipe.net.resolution
-                raise TrainingError(f"{reference} has pictures of {side}x{side}, the recipe trains to {wanted}")
+                raise TrainingError(f"{reference} has images of {side}x{side}, the recipe trains to {wanted}")
             if compared and file.count < recipe.tick.metric_num:
                 raise TrainingError(
-                    f"{reference} has {file.count} pictures, fewer than tick.metric_num = {recipe.tick.metric_num}; "
+                    f"{reference} has {file.count} images, fewer than tick.metric_num = {recipe.tick.metric_num}; "
                     f"set it to {file.count} at most"
                 )
         self._reference: Reference | None = None
@@ -73,7 +73,7 @@ class Measuring:
     def scores(self, generator: Generator, level: int, alpha: float) -> dict[str, float]:
         """Return the scores that this resolution allows by name (``swd8192``), of SWD also each level (``swd8192_16``).
 
-        Where pictures cannot be measured, such as those of a generator that makes all the same, or of a reference that
+        Where images cannot be measured, such as those of a generator that makes all the same, or of a reference that
         was damaged since, the log says why, and there are none: a training of days does not end for that.
 
         Raises:
@@ -234,7 +234,7 @@ def _of_snapshot(snapshot: Snapshot, reference: Reference | None, protocol: Eval
 
 
 def _fitting(protocol: EvaluationProtocol, resolution: int) -> EvaluationProtocol:
-    """Return a protocol without the metrics that pictures are too small for."""
+    """Return a protocol without the metrics that images are too small for."""
     fitting = tuple(metric for metric in protocol.metrics if not too_small(metric, resolution))
     return dataclasses.replace(protocol, metrics=fitting)
 
@@ -256,10 +256,10 @@ def _reference(request: EvaluationRequest, resolution: int, beside: str) -> Refe
         try:
             source = open_set(path, resolution)
         except FormatError as error:
-            raise FormatError(f"{beside} has pictures of {resolution}x{resolution}: {error}") from None
+            raise FormatError(f"{beside} has images of {resolution}x{resolution}: {error}") from None
     if source.resolution != resolution:
         raise FormatError(
-            f"{beside} has pictures of {resolution}x{resolution}, {path} of {source.resolution}x{source.resolution}; "
-            "only pictures of one size can be compared: of an HDF5 file or a run, --resolution takes those of another"
+            f"{beside} has images of {resolution}x{resolution}, {path} of {source.resolution}x{source.resolution}; "
+            "only images of one size can be compared: of an HDF5 file or a run, --resolution takes those of another"
         )
     return Reference(source, protocol.seed)

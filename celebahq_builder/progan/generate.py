@@ -1,4 +1,4 @@
-"""Pictures from a trained generator: as PNG files, as an HDF5 file to evaluate, or on one sheet."""
+"""Images from a trained generator: as PNG files, as an HDF5 file to evaluate, or on one sheet."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from celebahq_builder.progan import image_grid
 from celebahq_builder.storage import write_atomic
 
 BLOCK = 64
-"""Latents drawn together; a picture depends on the seed and its number alone."""
+"""Latents drawn together; an image depends on the seed and its number alone."""
 
 
 class Generated:
-    """Pictures of a generator as a data set: number i is always the same, however many there are.
+    """Images of a generator as a data set: number i is always the same, however many there are.
 
     Args:
         path: of a run, or of its generator.safetensors.
         count: how many.
         seed: of the latents.
         device: to generate on.
-        label: of all pictures, where the generator takes labels; None: one after the other.
+        label: of all images, where the generator takes labels; None: one after the other.
 
     Raises:
         WeightsError: no generator there, or it has no such label.
@@ -48,8 +48,8 @@ class Generated:
         labels = image_grid.fixed_labels(self.generator, count, label)
         self.labels = None if labels is None else labels.numpy()
 
-    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the pictures from number `start` on."""
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
+        """Yield the images from number `start` on."""
         for block in range(start // BLOCK, -(-self.count // BLOCK)):
             first, last = max(start, block * BLOCK), min(self.count, (block + 1) * BLOCK)
             z = latents(self.generator, block, self.seed)[first - block * BLOCK : last - block * BLOCK]
@@ -65,7 +65,7 @@ def latents(generator: Generator, block: int, seed: int) -> torch.Tensor:
 
 
 def check_target(out: Path, *, sheet: bool) -> None:
-    """Raise if pictures cannot be written there, or not as the name says.
+    """Raise if images cannot be written there, or not as the name says.
 
     Raises:
         FormatError: `out` exists, or its name is of another kind of file than what is to be written.
@@ -74,33 +74,33 @@ def check_target(out: Path, *, sheet: bool) -> None:
     if sheet and suffix != ".png":
         raise FormatError(f"{out}: a sheet is a PNG file; give --out FILE.png")
     if not sheet and suffix in (".png", ".jpg", ".jpeg", ".hdf5", ".mp4", ".zip"):
-        raise FormatError(f"{out}: pictures go to a folder or to FILE.h5; one sheet of them is made by --grid 15x8")
+        raise FormatError(f"{out}: images go to a folder or to FILE.h5; one sheet of them is made by --grid 15x8")
     if out.exists() and (sheet or suffix == ".h5" or not out.is_dir() or any(out.iterdir())):
         raise FormatError(f"{out} exists; nothing is overwritten: give another --out")
 
 
-def generate(pictures: Generated, out: Path, advance: Callable[[int], None]) -> None:
-    """Write generated pictures: to an HDF5 file if `out` ends in .h5, else as PNG files into a new folder.
+def generate(images: Generated, out: Path, advance: Callable[[int], None]) -> None:
+    """Write generated images: to an HDF5 file if `out` ends in .h5, else as PNG files into a new folder.
 
     Raises:
         FormatError: `out` exists.
         DiskFull: no space left.
     """
     if out.suffix == ".h5":
-        write_images(pictures, out, codec=Gzip(), advance=advance)
+        write_images(images, out, codec=Gzip(), advance=advance)
         return
     check_target(out, sheet=False)
-    for picture in pictures.pictures():
-        write_atomic(out / f"{picture.name}.png", encode_png(picture.pixels))
+    for image in images.images():
+        write_atomic(out / f"{image.name}.png", encode_png(image.pixels))
         advance(1)
 
 
-def sheet(pictures: Generated, columns: int, out: Path) -> None:
-    """Write all pictures on one sheet, row by row, as a PNG file.
+def sheet(images: Generated, columns: int, out: Path) -> None:
+    """Write all images on one sheet, row by row, as a PNG file.
 
     Raises:
         FormatError: `out` exists.
     """
     check_target(out, sheet=True)
-    made = np.stack([picture.pixels for picture in pictures.pictures()])
+    made = np.stack([image.pixels for image in images.images()])
     image_grid.write_png(out, image_grid.tiled(made, columns))

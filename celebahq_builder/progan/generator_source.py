@@ -33,7 +33,7 @@ class Snapshot:
 
     path: Path
     kimg: float
-    """Thousands of real pictures shown before it."""
+    """Thousands of real images shown before it."""
     level: int
     alpha: float
     recipe: ProganRecipe
@@ -42,17 +42,17 @@ class Snapshot:
 
     @property
     def resolution(self) -> int:
-        """Of its pictures."""
+        """Of its images."""
         return 1 << self.level
 
     @property
     def channels(self) -> int:
-        """Of its pictures."""
+        """Of its images."""
         return self.recipe.net.colours
 
     @property
     def count(self) -> None:
-        """As many pictures as are asked for."""
+        """As many images as are asked for."""
 
     @property
     def where(self) -> str:
@@ -99,14 +99,14 @@ def _snapshot(path: Path) -> Snapshot:
         with safe_open(path, "pt") as file:
             meta = file.metadata() or {}
         progress, identity = json.loads(meta["progress"]), json.loads(meta["identity"])
-        pictures, level = int(progress["pictures"]), int(progress["level"])
+        images, level = int(progress["images"]), int(progress["level"])
         recipe = from_mapping(ProganRecipe, identity["recipe"], where=str(path))
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise _unreadable(path, error) from None
-    moment = recipe.schedule.at(pictures / 1000, recipe.net.level_max)
+    moment = recipe.schedule.at(images / 1000, recipe.net.level_max)
     level = level or moment.level
     alpha = moment.alpha if level == moment.level else 1.0
-    return Snapshot(path, pictures / 1000, level, alpha, recipe, dict(identity["data"]))
+    return Snapshot(path, images / 1000, level, alpha, recipe, dict(identity["data"]))
 
 
 def _unreadable(path: Path, reason: object) -> TrainingError:
@@ -114,9 +114,9 @@ def _unreadable(path: Path, reason: object) -> TrainingError:
 
 
 class GeneratorSource:
-    """Pictures of a generator, as many as are asked for: a `Source`.
+    """Images of a generator, as many as are asked for: a `Source`.
 
-    Picture i of a seed is that of `generate.Generated`. Latents pass the network in whole blocks, whatever is asked
+    Image i of a seed is that of `generate.Generated`. Latents pass the network in whole blocks, whatever is asked
     for, so that it is the same to the last bit however many there are.
 
     Args:
@@ -170,7 +170,7 @@ class GeneratorSource:
         return {
             "kind": "generator",
             "path": str(self.path),
-            "pictures": None,
+            "images": None,
             "weights_sha256": weights_sha256(self.generator),
             "level": self.level,
             "alpha": self.alpha,
@@ -179,7 +179,7 @@ class GeneratorSource:
         }
 
     def read(self, numbers: Numbers, at_once: int) -> Iterator[Tensor]:
-        """Yield pictures of consecutive numbers, uint8 [n, C, R, R].
+        """Yield images of consecutive numbers, uint8 [n, C, R, R].
 
         Raises:
             WeightsError: the generator makes numbers that are not finite.

@@ -20,7 +20,7 @@ SIDE_MAX_PX = 8192
 """No grid is larger: columns and rows that do not fit are left away."""
 
 BATCH_PIXELS = 2**21
-"""Pictures are generated so many pixels at a time."""
+"""Images are generated so many pixels at a time."""
 
 
 def fixed_latents(generator: Generator, count: int, seed: int) -> Tensor:
@@ -34,7 +34,7 @@ def fixed_labels(generator: Generator, count: int, label: int | None = None) -> 
 
     Args:
         generator: that takes labels, or none.
-        count: of pictures.
+        count: of images.
         label: of all of them instead.
 
     Raises:
@@ -53,7 +53,7 @@ def fixed_labels(generator: Generator, count: int, label: int | None = None) -> 
 def generated(
     generator: Generator, latents: Tensor, level: int, alpha: float = 1.0, labels: Tensor | None = None
 ) -> Pixels:
-    """Return pictures of latents, uint8 [N, C, r, r]; [-1, 1] becomes [0, 255], what is beyond is clipped.
+    """Return images of latents, uint8 [N, C, r, r]; [-1, 1] becomes [0, 255], what is beyond is clipped.
 
     Raises:
         WeightsError: the generator makes numbers that are not finite.
@@ -64,39 +64,39 @@ def generated(
     for start in range(0, len(latents), some):
         part = slice(start, start + some)
         told = None if labels is None else labels[part].to(device)
-        pictures = generator(latents[part].to(device), level, alpha, told)
-        if not bool(pictures.isfinite().all()):
+        images = generator(latents[part].to(device), level, alpha, told)
+        if not bool(images.isfinite().all()):
             raise WeightsError(
                 f"the generator makes NaN or infinity of some latents at {1 << level}x{1 << level}: its weights are "
                 "damaged or its training went astray; take those of an earlier checkpoint"
             )
-        made.append(to_pixels(pictures).cpu())
+        made.append(to_pixels(images).cpu())
     return torch.cat(made).numpy()
 
 
-def to_pixels(pictures: Tensor) -> Tensor:
-    """Return pictures in [-1, 1] as uint8, the nearest of 256 levels."""
-    return ((pictures.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
+def to_pixels(images: Tensor) -> Tensor:
+    """Return images in [-1, 1] as uint8, the nearest of 256 levels."""
+    return ((images.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def fit(columns: int, rows: int, side: int) -> tuple[int, int]:
-    """Return how many columns and rows of pictures of a side fit a grid."""
+    """Return how many columns and rows of images of a side fit a grid."""
     most = max(1, SIDE_MAX_PX // side)
     return min(columns, most), min(rows, most)
 
 
-def tiled(pictures: Pixels, columns: int) -> Pixels:
-    """Return pictures uint8 [N, C, r, r] row by row as one, uint8 [rows r, columns r, 3]; what is missing is black."""
-    count, channels, side, _ = pictures.shape
+def tiled(images: Pixels, columns: int) -> Pixels:
+    """Return images uint8 [N, C, r, r] row by row as one, uint8 [rows r, columns r, 3]; what is missing is black."""
+    count, channels, side, _ = images.shape
     rows = -(-count // columns)
     page = np.zeros((rows * columns, side, side, 3), np.uint8)
-    page[:count] = pictures.transpose(0, 2, 3, 1) if channels == 3 else pictures.transpose(0, 2, 3, 1).repeat(3, axis=3)
+    page[:count] = images.transpose(0, 2, 3, 1) if channels == 3 else images.transpose(0, 2, 3, 1).repeat(3, axis=3)
     return page.reshape(rows, columns, side, side, 3).swapaxes(1, 2).reshape(rows * side, columns * side, 3)
 
 
-def write_png(path: Path, picture: Pixels) -> None:
-    """Write a picture uint8 [H, W, 3], RGB, whole or not at all."""
-    done, coded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+def write_png(path: Path, image: Pixels) -> None:
+    """Write an image uint8 [H, W, 3], RGB, whole or not at all."""
+    done, coded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not done:
-        raise ValueError(f"a picture of {picture.shape} cannot be a PNG")
+        raise ValueError(f"an image of {image.shape} cannot be a PNG")
     write_atomic(path, coded.tobytes())

@@ -60,7 +60,7 @@ def fitted(recipe: ProganRecipe, world: World) -> ProganRecipe:
         if count > wanted:
             per_gpu[str(moment.resolution)] = share // count
             log.info(
-                "%dx%d: %d pictures do not fit %s at once; they go in %d passes of %d, with the same gradients",
+                "%dx%d: %d images do not fit %s at once; they go in %d passes of %d, with the same gradients",
                 *(moment.resolution, moment.resolution, share, world.device, count, share // count),
             )
     return dataclasses.replace(recipe, schedule=dataclasses.replace(schedule, per_gpu=per_gpu))
@@ -167,7 +167,7 @@ def plan(request: TrainingRequest, recipe: Path, *, device: str = "auto") -> Ite
     world = World(0, processes(), torch.device(parallel.devices(device)[0]))
     count, facts = check(request, settings, world)
     net, total = settings.net, request.total_kimg or settings.schedule.total_kimg
-    yield f"data:     {request.data}: {count} pictures of {facts['resolution']}x{facts['resolution']}"
+    yield f"data:     {request.data}: {count} images of {facts['resolution']}x{facts['resolution']}"
     with torch.device("meta"):
         sizes = [sum(p.numel() for p in made.parameters()) for made in (Generator(net), Discriminator(net))]
     yield f"networks: {net.resolution}x{net.resolution}, {sizes[0]:,} and {sizes[1]:,} parameters"

@@ -24,7 +24,7 @@ from celebahq_builder.training.distributed import World
 
 
 class RealImages:
-    """The pictures of an HDF5 file, in the order that a training draws them.
+    """The images of an HDF5 file, in the order that a training draws them.
 
     Args:
         path: of the HDF5 file.
@@ -45,7 +45,7 @@ class RealImages:
         self.workers, self.memory_bytes = workers, memory_bytes
         self.count, self.fingerprint = examine(path, recipe)
         self.labels = read_labels(path, recipe, self.count)
-        """Of all pictures, float32 [N, classes], or None where the networks take none."""
+        """Of all images, float32 [N, classes], or None where the networks take none."""
         self.order = Order(self.count, recipe.seed)
         """Its state is where the training stands in the data."""
 
@@ -62,7 +62,7 @@ class RealImages:
                     yield next(batches)
 
     def some(self, count: int) -> Pixels:
-        """Return the same `count` pictures whenever they are asked for, uint8 [count, C, R, R]; fewer if there are."""
+        """Return the same `count` images whenever they are asked for, uint8 [count, C, R, R]; fewer if there are."""
         numbers = np.random.default_rng((self.recipe.seed, 1)).permutation(self.count)[:count]
         return PyramidDataset(self.path, self.recipe.net.resolution, memory_bytes=0).read(numbers)
 
@@ -86,10 +86,10 @@ class RealImages:
 
 
 def read_labels(data: Path, recipe: ProganRecipe, count: int) -> Tensor | None:
-    """Return the labels of all pictures, float32 [N, classes], or None where the recipe's networks take none.
+    """Return the labels of all images, float32 [N, classes], or None where the recipe's networks take none.
 
     Raises:
-        FormatError: there are none, or not one row for each picture.
+        FormatError: there are none, or not one row for each image.
         TrainingError: others than the networks take.
     """
     wanted = recipe.net.labels
@@ -98,7 +98,7 @@ def read_labels(data: Path, recipe: ProganRecipe, count: int) -> Tensor | None:
     found, _ = labels_for_training(data, _source(data), count)
     if found.shape[1] != wanted:
         raise TrainingError(
-            f"{data} has {found.shape[1]} labels for each picture, the recipe net.labels = {wanted}; set it so"
+            f"{data} has {found.shape[1]} labels for each image, the recipe net.labels = {wanted}; set it so"
         )
     return torch.from_numpy(found)
 
@@ -110,7 +110,7 @@ def _source(data: Path) -> Source:
 
 
 def examine(data: Path, recipe: ProganRecipe) -> tuple[int, dict[str, Any]]:
-    """Return how many pictures a file has, and what tells it from others; check that the recipe can use it.
+    """Return how many images a file has, and what tells it from others; check that the recipe can use it.
 
     Raises:
         FormatError: no such file, or without usable levels.
@@ -120,7 +120,7 @@ def examine(data: Path, recipe: ProganRecipe) -> tuple[int, dict[str, Any]]:
     with PyramidFile(data) as file:
         if file.resolution < net.resolution:
             raise TrainingError(
-                f"{data} has pictures of {file.resolution}x{file.resolution}, the recipe trains to {net.resolution}; "
+                f"{data} has images of {file.resolution}x{file.resolution}, the recipe trains to {net.resolution}; "
                 f"set net.resolution = {file.resolution}, or build larger ones"
             )
         if file.channels != net.colours:
@@ -130,10 +130,10 @@ def examine(data: Path, recipe: ProganRecipe) -> tuple[int, dict[str, Any]]:
         most = max([recipe.schedule.minibatch, *recipe.schedule.minibatches.values()])
         if file.count < most:
             raise TrainingError(
-                f"{data} has {file.count} pictures, fewer than a minibatch of {most}; lower schedule.minibatch and "
-                "schedule.minibatches, or add pictures"
+                f"{data} has {file.count} images, fewer than a minibatch of {most}; lower schedule.minibatch and "
+                "schedule.minibatches, or add images"
             )
-        facts = {"pictures": file.count, "resolution": file.resolution, "sha256": content_sha256(file)}
+        facts = {"images": file.count, "resolution": file.resolution, "sha256": content_sha256(file)}
         labels = read_labels(data, recipe, file.count)
         if labels is not None:
             facts["labels_sha256"] = sha256(labels.numpy().tobytes())

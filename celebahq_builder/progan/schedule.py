@@ -21,7 +21,7 @@ far it has come."""
 
 @dataclass(frozen=True)
 class Schedule:
-    """The plan of a training; kimg is thousands of real pictures shown so far.
+    """The plan of a training; kimg is thousands of real images shown so far.
 
     The first level is trained for `train_kimg`; every later one fades in for `fade_kimg` and is then trained for
     `train_kimg`; the last one until the end.
@@ -38,11 +38,11 @@ class Schedule:
     growing: bool = True
     """False: the networks have their final size from the start."""
     minibatch: int = 16
-    """Pictures a step, on all GPUs together."""
+    """Images a step, on all GPUs together."""
     minibatches: dict[str, int] = field(default_factory=dict)
     """Other minibatches, by resolution: {"4" = 128, "32" = 64}."""
     per_gpu: dict[str, int] = field(default_factory=dict)
-    """Most pictures that a GPU takes at once, by resolution; the rest of its share follows in further passes."""
+    """Most images that a GPU takes at once, by resolution; the rest of its share follows in further passes."""
     learning_rate: float = 0.001
     """Of both networks."""
     learning_rates: dict[str, float] = field(default_factory=dict)
@@ -110,16 +110,16 @@ class Moment:
     alpha: float
     """How much of the newest level is in; 1: all."""
     minibatch: int
-    """Pictures a step, on all GPUs together."""
+    """Images a step, on all GPUs together."""
     per_gpu: int | None
-    """Most pictures that a GPU takes at once, or None for no limit."""
+    """Most images that a GPU takes at once, or None for no limit."""
     learning_rate: float
     steps: int = 0
     """Steps since the level entered, at this minibatch."""
 
     @property
     def resolution(self) -> int:
-        """Side of the pictures."""
+        """Side of the images."""
         return 1 << self.level
 
     def passes(self, gpus: int, group: int) -> int:
@@ -127,7 +127,7 @@ class Moment:
 
         Args:
             gpus: how many share the minibatch.
-            group: pictures of a minibatch-stddev group; see `nets.progan.group_size`.
+            group: images of a minibatch-stddev group; see `nets.progan.group_size`.
 
         Raises:
             ValueError: the minibatch cannot be shared evenly, or not cut so small.
@@ -171,14 +171,14 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class TickSettings:
-    """How often a training tells of itself and saves; kimg is thousands of real pictures shown."""
+    """How often a training tells of itself and saves; kimg is thousands of real images shown."""
 
     kimg: float = 10
     """One line of statistics every so many kimg."""
     checkpoint_ticks: int = 5
     """A checkpoint every so many ticks."""
     grid_ticks: int = 5
-    """A grid of generated pictures every so many ticks."""
+    """A grid of generated images every so many ticks."""
     grid: tuple[int, ...] = (15, 8)
     """Columns and rows of a grid."""
     metric_ticks: int = 0
@@ -186,7 +186,7 @@ class TickSettings:
     metrics: tuple[str, ...] = ("swd",)
     """By what: of swd, ms-ssim, fid, kid, is."""
     metric_num: int = 8192
-    """On how many pictures."""
+    """On how many images."""
 
     def __post_init__(self) -> None:
         if self.kimg <= 0:
@@ -201,14 +201,14 @@ class TickSettings:
 
 @dataclass(frozen=True)
 class ProganRecipe:
-    """Everything that decides the weights, apart from the pictures."""
+    """Everything that decides the weights, apart from the images."""
 
     task: Literal["progan"]
     net: Architecture = field(default_factory=Architecture)
     schedule: Schedule = field(default_factory=Schedule)
     loss: LossSettings = field(default_factory=LossSettings)
     mirror: bool = True
-    """Mirror the real pictures at random."""
+    """Mirror the real images at random."""
     together: bool = False
     """Update the generator with the scores of the discriminator before its update, instead of after it."""
     ema: float = 0.999

@@ -22,23 +22,23 @@ class Stats:
 
     Args:
         folder: of the run.
-        pictures: shown so far.
+        images: shown so far.
     """
 
-    def __init__(self, folder: Path, pictures: int) -> None:
+    def __init__(self, folder: Path, images: int) -> None:
         self.path = folder / "stats.jsonl"
-        kept = [line for line in read_lines(self.path) if line["pictures"] <= pictures]
+        kept = [line for line in read_lines(self.path) if line["images"] <= images]
         if self.path.exists():
             write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         board = folder / "tensorboard"
         again = board.is_dir() and any(board.iterdir())
-        from_step = (kept[-1]["pictures"] if kept else 1) if again else None
+        from_step = (kept[-1]["images"] if kept else 1) if again else None
         self.board = SummaryWriter(str(board), purge_step=from_step)
         if again and kept:  # it writes in a thread of its own: a kill may have come before the last tick was there
             self._add(kept[-1])
 
     def write(self, line: dict[str, Any], total_kimg: float) -> None:
-        """Record a tick: its figures by name, ``pictures`` among them.
+        """Record a tick: its figures by name, ``images`` among them.
 
         Raises:
             DiskFull: no space left.
@@ -60,8 +60,8 @@ class Stats:
 
     def _add(self, line: dict[str, Any]) -> None:
         for name, value in line.items():
-            if isinstance(value, (int, float)) and name != "pictures":
-                self.board.add_scalar(name, value, line["pictures"])
+            if isinstance(value, (int, float)) and name != "images":
+                self.board.add_scalar(name, value, line["images"])
 
     def __enter__(self) -> Self:
         return self

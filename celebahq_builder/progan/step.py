@@ -17,16 +17,16 @@ from celebahq_builder.progan.schedule import Moment, ProganRecipe
 from celebahq_builder.training.distributed import World
 
 Judge = Callable[[Tensor], Tensor]
-"""Pictures [N, C, r, r] -> scores [N]."""
+"""Images [N, C, r, r] -> scores [N]."""
 
 
 def wgan_discriminator(real: Tensor, fake: Tensor, drift: float = 0.001) -> Tensor:
     """Return E[D(fake)] - E[D(real)] + drift E[D(real)^2] (Karras et al. 2018, appendix A.1), without the penalty.
 
     Args:
-        real: scores of real pictures [N].
+        real: scores of real images [N].
         fake: scores of generated ones [N].
-        drift: keeps the scores of real pictures from drifting away from zero.
+        drift: keeps the scores of real images from drifting away from zero.
     """
     real, fake = real.float(), fake.float()
     return fake.mean() - real.mean() + drift * real.square().mean()
@@ -45,7 +45,7 @@ def gradient_penalty(judge: Judge, real: Tensor, fake: Tensor, mix: Tensor, targ
 
     Args:
         judge: the discriminator's score.
-        real: pictures [N, C, r, r].
+        real: images [N, C, r, r].
         fake: as many; no gradient flows back to them.
         mix: how far each x is from real to fake, [N], in [0, 1].
         target: wanted length of the gradient.
@@ -88,7 +88,7 @@ def label_loss(logits: Tensor, labels: Tensor, classes: bool = True) -> Tensor:
 
     Args:
         logits: as the discriminator gives them.
-        labels: of the pictures, 0 or 1.
+        labels: of the images, 0 or 1.
         classes: one of them is right; False: they are attributes, each right or wrong by itself (mean of the binary
             cross entropies).
     """
@@ -108,9 +108,9 @@ STATISTICS = ("generator_loss", "discriminator_loss", "penalty", "score_real", "
 
 @dataclass(frozen=True)
 class RealBatch:
-    """Real pictures of one pass, on the device."""
+    """Real images of one pass, on the device."""
 
-    pictures: Tensor
+    images: Tensor
     """[n, C, r, r], float in [-1, 1], faded as the networks are."""
     labels: Tensor | None = None
     """[n, classes] or None."""
@@ -123,7 +123,7 @@ class StepRandomness:
     latents: Tensor
     """[n, latent], of N(0, 1)."""
     labels: Tensor | None
-    """[n, classes]: those of real pictures drawn at random."""
+    """[n, classes]: those of real images drawn at random."""
     mix: Tensor
     """[n], uniform in [0, 1): where between real and fake the penalty is taken."""
 
@@ -138,7 +138,7 @@ class ProGANStep:
     Args:
         recipe: of the training.
         world: this process among others.
-        labels: of all real pictures, float32 [N, classes]: generated ones are given labels of these.
+        labels: of all real images, float32 [N, classes]: generated ones are given labels of these.
     """
 
     def __init__(self, recipe: ProganRecipe, world: World, labels: Tensor | None = None) -> None:
@@ -150,7 +150,7 @@ class ProGANStep:
         self.discriminator = Discriminator(recipe.net).to(world.device)
         self.averaged = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.mean_fake = 0.0
-        """Running mean of the scores of generated pictures, within [0, 1]."""
+        """Running mean of the scores of generated images, within [0, 1]."""
         self.reset_optimisers()
 
     def reset_optimisers(self) -> None:
@@ -163,7 +163,7 @@ class ProGANStep:
     def step(self, number: int, moment: Moment, reals: Sequence[RealBatch]) -> Tensor:
         """Update the discriminator, then the generator, then the average.
 
-        The generator learns from the pictures that the discriminator learnt from. Where they fit in one pass they are
+        The generator learns from the images that the discriminator learnt from. Where they fit in one pass they are
         generated once; in several passes, twice, since graphs of all of them would not fit either.
 
         Args:
@@ -176,7 +176,7 @@ class ProGANStep:
         """
         draws = self._draws(number, moment, reals)
         noise = self._noise(number)
-        weight = len(reals[0].pictures) / moment.minibatch
+        weight = len(reals[0].images) / moment.minibatch
         judged, generated = [], []
         fakes = None
         for real, drawn in zip(reals, draws, strict=True):
@@ -216,8 +216,8 @@ class ProGANStep:
 
     def _generated(self, moment: Moment, drawn: StepRandomness) -> Tensor:
         with self._autocast():
-            pictures: Tensor = self.generator(drawn.latents, moment.level, moment.alpha, drawn.labels)
-        return pictures.float()
+            images: Tensor = self.generator(drawn.latents, moment.level, moment.alpha, drawn.labels)
+        return images.float()
 
     def _judge(
         self,
@@ -230,7 +230,7 @@ class ProGANStep:
     ) -> Tensor:
         """Add the discriminator's gradients of one pass; return its loss, the penalty, and both mean scores."""
         settings = self.recipe.loss
-        real_scores, real_labels = self._scored(moment, real.pictures, noise)
+        real_scores, real_labels = self._scored(moment, real.images, noise)
         fake_scores, fake_labels = self._scored(moment, fakes, noise)
         if settings.kind == "wgan-gp":
             loss = wgan_discriminator(real_scores, fake_scores, settings.drift)
@@ -249,14 +249,14 @@ class ProGANStep:
     def _penalty(self, moment: Moment, real: RealBatch, drawn: StepRandomness, fakes: Tensor) -> Tensor:
         settings = self.recipe.loss
 
-        def judge(pictures: Tensor) -> Tensor:
-            return self._scored(moment, pictures, None)[0]
+        def judge(images: Tensor) -> Tensor:
+            return self._scored(moment, images, None)[0]
 
         if settings.kind == "lsgan" or not settings.penalty:
             return torch.zeros((), device=fakes.device)
         if settings.kind == "logistic":
-            return r1_penalty(judge, real.pictures)
-        return gradient_penalty(judge, real.pictures, fakes, drawn.mix, settings.target)
+            return r1_penalty(judge, real.images)
+        return gradient_penalty(judge, real.images, fakes, drawn.mix, settings.target)
 
     def _deceive(
         self, moment: Moment, drawn: StepRandomness, fakes: Tensor, noise: GaussianNoise | None, weight: float
@@ -275,9 +275,9 @@ class ProGANStep:
         (loss * weight).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _scored(self, moment: Moment, pictures: Tensor, noise: GaussianNoise | None) -> tuple[Tensor, Tensor]:
+    def _scored(self, moment: Moment, images: Tensor, noise: GaussianNoise | None) -> tuple[Tensor, Tensor]:
         with self._autocast():
-            scores, labels = self.discriminator(pictures, moment.level, moment.alpha, noise)
+            scores, labels = self.discriminator(images, moment.level, moment.alpha, noise)
         return scores.float(), labels.float()
 
     def _update(self, name: str, net: nn.Module, moment: Moment) -> Tensor:

@@ -33,7 +33,7 @@ from celebahq_builder.training.distributed import World
 from celebahq_builder.training.interruption import Stopped, StopRequest
 
 EXPLODED = 1e6
-"""No loss and no score of a training that goes well is as large. The drift term holds scores of real pictures to some
+"""No loss and no score of a training that goes well is as large. The drift term holds scores of real images to some
 500; the largest target of the penalty in use, 750, makes scores differ by some 10,000."""
 
 BOUNDED = ("generator_loss", "discriminator_loss", "score_real", "score_fake")
@@ -119,8 +119,8 @@ class Training:
             log.info("going on from %s", found[0])
         elif request.resume:
             raise TrainingError(f"{request.out} holds no checkpoint to resume from; leave out --resume to begin there")
-        self.saved = self.progress.pictures if found else -1
-        """Pictures shown when the last checkpoint was written; -1: there is none."""
+        self.saved = self.progress.images if found else -1
+        """Images shown when the last checkpoint was written; -1: there is none."""
 
     def run(self) -> Path:
         """Train until the end, or until told to stop; return the folder of the run.
@@ -136,13 +136,13 @@ class Training:
                 stack.enter_context(lock(out, "folder of a run", "--out"))
                 _sweep(out)
                 write_atomic(out / "recipe.json", (json.dumps(to_mapping(self.recipe), indent=1) + "\n").encode())
-                stats = stack.enter_context(Stats(out, self.progress.pictures))
-            if self.world.first and not self.progress.pictures:
+                stats = stack.enter_context(Stats(out, self.progress.images))
+            if self.world.first and not self.progress.images:
                 self._show()
             stopped = self._train(stats)
             if self.progress.tick_steps:
                 self._figures()
-            if self.progress.pictures > max(self.saved, 0) or self.progress.kimg >= self.total_kimg:
+            if self.progress.images > max(self.saved, 0) or self.progress.kimg >= self.total_kimg:
                 self._save()
         if stopped:
             log.info("stopped at %g kimg; the same command goes on from there", self.progress.kimg)
@@ -185,37 +185,37 @@ class Training:
 
     def _step(self, moment: Moment, batch: Batch) -> None:
         passes = moment.passes(self.world.size, self.recipe.net.stddev_group)
-        pictures, labels = to_device(batch, self.world.device, moment.alpha)
-        reals = [RealBatch(pictures[i::passes], None if labels is None else labels[i::passes]) for i in range(passes)]
+        images, labels = to_device(batch, self.world.device, moment.alpha)
+        reals = [RealBatch(images[i::passes], None if labels is None else labels[i::passes]) for i in range(passes)]
         progress = self.progress
         try:
             found = self.players.step(progress.step, moment, reals)
         except torch.cuda.OutOfMemoryError:
-            side, n = moment.resolution, len(reals[0].pictures)
+            side, n = moment.resolution, len(reals[0].images)
             raise TrainingError(
-                f"{self.request.out}: {self.world.device} has no room for a pass of {n} pictures at {side}x{side}; set "
+                f"{self.request.out}: {self.world.device} has no room for a pass of {n} images at {side}x{side}; set "
                 f"schedule.per_gpu.{side} to less than {n}, or free the GPU of others: the same command goes on"
             ) from None
         if progress.tick_sums is not None:
             progress.tick_sums += found
         progress.tick_steps += 1
         progress.step += 1
-        progress.pictures += moment.minibatch
+        progress.images += moment.minibatch
         progress.level = moment.level
 
     def _tick_ends(self) -> bool:
         progress = self.progress
-        done = progress.pictures - progress.tick_began >= self.recipe.tick.kimg * 1000
+        done = progress.images - progress.tick_began >= self.recipe.tick.kimg * 1000
         return done or progress.kimg >= self.total_kimg
 
     def _tick(self, stats: Stats | None, moment: Moment) -> None:
         progress = self.progress
         figures = self._figures()
         progress.ticks += 1
-        shown = progress.pictures - progress.tick_began
+        shown = progress.images - progress.tick_began
         line = {
             "tick": progress.ticks,
-            "pictures": progress.pictures,
+            "images": progress.images,
             "kimg": round(progress.kimg, 3),
             "level": moment.level,
             "resolution": moment.resolution,
@@ -227,7 +227,7 @@ class Training:
             "seconds": round(progress.seconds, 1),
             "memory_bytes": _peak_memory(self.world.device),
         }
-        progress.tick_began, progress.tick_steps, progress.tick_seconds = progress.pictures, 0, 0.0
+        progress.tick_began, progress.tick_steps, progress.tick_seconds = progress.images, 0, 0.0
         progress.tick_sums = torch.zeros(len(STATISTICS), device=self.world.device)
         if stats is None:
             return
@@ -263,7 +263,7 @@ class Training:
         return figures
 
     def _save(self) -> None:
-        self.saved = self.progress.pictures
+        self.saved = self.progress.images
         if not self.world.first:
             return
         checkpoint.save(self.checkpoints, self.players, self.progress, self.identity, self.reals.order.state_dict())
@@ -281,7 +281,7 @@ class Training:
         export(self.request.out, self.players.averaged, *self._grown(), about)
 
     def _show(self) -> None:
-        """Write the grid of the fixed latents, and once that of real pictures."""
+        """Write the grid of the fixed latents, and once that of real images."""
         level, alpha = self._grown()
         columns, rows = self.recipe.tick.grid
         columns, rows = image_grid.fit(columns, rows, self.recipe.net.resolution)

@@ -34,7 +34,7 @@ CHARTS = (
 
 @dataclass(frozen=True)
 class GridImage:
-    """A grid of pictures, as a thumbnail and a link to the whole of it."""
+    """A grid of images, as a thumbnail and a link to the whole of it."""
 
     title: str
     thumbnail: Thumbnail
@@ -109,9 +109,9 @@ def _grids(run: Path) -> Iterator[GridImage]:
     if len(paths) > GRIDS:
         paths = [paths[round(i * (len(paths) - 1) / (GRIDS - 1))] for i in range(GRIDS)]
     for path in paths:
-        thumbnail = thumbnails.of_picture(path, GRID_PX)
+        thumbnail = thumbnails.of_image(path, GRID_PX)
         if thumbnail:
             yield GridImage(f"{int(path.stem.removeprefix('fakes-')):,} kimg", thumbnail, f"../{path.name}")
-    thumbnail = thumbnails.of_picture(run / "reals.png", GRID_PX)
+    thumbnail = thumbnails.of_image(run / "reals.png", GRID_PX)
     if thumbnail:
-        yield GridImage("Real pictures", thumbnail, "../reals.png")
+        yield GridImage("Real images", thumbnail, "../reals.png")

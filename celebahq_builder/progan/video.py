@@ -26,14 +26,14 @@ SMOOTHING_S = 1.0
 """Standard deviation of the blur of the latents along time (Karras et al. 2018, appendix, video)."""
 
 
-def walk(dimensions: int, frames: int, pictures: int, fps: float, seed: int) -> NDArray[np.float32]:
-    """Return latents of a looping walk, float32 [frames, pictures, dimensions].
+def walk(dimensions: int, frames: int, images: int, fps: float, seed: int) -> NDArray[np.float32]:
+    """Return latents of a looping walk, float32 [frames, images, dimensions].
 
     Random latents for every frame are blurred along time by a Gaussian of one second, whose end wraps to the
     beginning, and brought back to the length that random ones have, sqrt(dimensions): so the walk has no corner and no
     hurry, and the last frame leads to the first.
     """
-    drawn = np.random.default_rng(seed).standard_normal((frames, pictures, dimensions))
+    drawn = np.random.default_rng(seed).standard_normal((frames, images, dimensions))
     smooth = ndimage.gaussian_filter1d(drawn, SMOOTHING_S * fps, axis=0, mode="wrap")
     return np.asarray(smooth / np.sqrt(np.mean(np.square(smooth), axis=2, keepdims=True)), np.float32)
 
@@ -94,10 +94,10 @@ def training_video(run: Path, out: Path, *, fps: float = 10.0, advance: Callable
 
 def _read(path: Path) -> Pixels:
     """Return a grid, uint8 [H, W, 3], RGB."""
-    picture = cv2.imread(str(path))
-    if picture is None:
-        raise TrainingError(f"{path} cannot be read as a picture; delete it, the others make the video")
-    return np.asarray(picture[..., ::-1], np.uint8)
+    image = cv2.imread(str(path))
+    if image is None:
+        raise TrainingError(f"{path} cannot be read as an image; delete it, the others make the video")
+    return np.asarray(image[..., ::-1], np.uint8)
 
 
 def write_video(path: Path, frames: Iterator[Pixels], width: int, height: int, fps: float) -> None:

@@ -82,7 +82,7 @@ Drawn = tuple[list[Pixels], list[Pixels]]
 """Inputs that went through a JPEG (none: the targets are only reduced), and targets."""
 
 TEXTURE_STREAM = 2**31
-"""Sets the generator of the texture loss' draws apart from those of the pictures, which count from 0."""
+"""Sets the generator of the texture loss' draws apart from those of the images, which count from 0."""
 
 LEVEL_STREAM = TEXTURE_STREAM + 1
 """Likewise of the crops that the exported weights are levelled by."""
@@ -126,7 +126,7 @@ class AdversarialRecipe(Phased):
     pixel_weight: float = 1.0
     """Of the mean absolute error."""
     texture_weight: float = 1.0
-    """Of the sliced Wasserstein distance of the two finest Laplacian levels, quarter by quarter of each picture.
+    """Of the sliced Wasserstein distance of the two finest Laplacian levels, quarter by quarter of each image.
 
     It brings the right amount of texture quickly, but not the right kind: with little weight on the adversary, or
     without noise, figures come out right and skin cracked.
@@ -280,7 +280,7 @@ class Adversarial(Task):
 
     @torch.inference_mode()
     def validate(self, net: nn.Module) -> tuple[Scores, Rows]:
-        """Return the luma's PSNR, and the errors of spectrum and texture, on the held-out photos; and pictures."""
+        """Return the luma's PSNR, and the errors of spectrum and texture, on the held-out photos; and images."""
         device = self.world.device
         corners = [corner(p) for p in self.photos.held_out]
         truths = [to_tensor([c], device) for c in corners]

@@ -21,7 +21,7 @@ _SAMPLING = (
 
 @dataclass(frozen=True)
 class DegradationSettings:
-    """How often and how hard the training pictures are damaged; shares are in [0, 1]."""
+    """How often and how hard the training images are damaged; shares are in [0, 1]."""
 
     quality_min: int = 8
     """Lowest JPEG quality of OpenCV's (libjpeg's) scale."""
@@ -29,16 +29,16 @@ class DegradationSettings:
     quality_power: float = 1.0
     """1 draws all qualities alike; more than 1 draws low ones more often, as the power of a uniform number."""
     clean_share: float = 0.06
-    """Share of pictures left as they are, so that the network learns to leave good ones alone."""
+    """Share of images left as they are, so that the network learns to leave good ones alone."""
     grey_share: float = 0.06
     recoloured_share: float = 0.0
-    """Share of pictures whose three channels change places: strong colours of every hue, which photos rarely have."""
+    """Share of images whose three channels change places: strong colours of every hue, which photos rarely have."""
     twice_share: float = 0.3
-    """Share of pictures compressed twice, on shifted grids."""
+    """Share of images compressed twice, on shifted grids."""
     rescale_share: float = 0.4
     """Share of those that are also scaled down between the two compressions."""
     off_grid_share: float = 0.2
-    """Share of pictures whose cut does not start on the grid of the last compression."""
+    """Share of images whose cut does not start on the grid of the last compression."""
     sampling_shares: tuple[float, float, float] = (0.65, 0.1, 0.25)
     """Shares of 4:2:0, 4:2:2 and 4:4:4 chroma."""
 
@@ -60,7 +60,7 @@ def source_px(patch_px: int) -> int:
 def compressed_pair(
     clean: Pixels, patch_px: int, settings: DegradationSettings, rng: np.random.Generator
 ) -> tuple[Pixels, Pixels]:
-    """Return a damaged picture and the clean one it should become, both uint8 [patch_px, patch_px, 3].
+    """Return a damaged image and the clean one it should become, both uint8 [patch_px, patch_px, 3].
 
     `clean` must be `source_px(patch_px)` wide and high.
     """
@@ -109,7 +109,7 @@ def _jpeg(pixels: Pixels, settings: DegradationSettings, rng: np.random.Generato
 
 
 def jpeg(pixels: Pixels, quality: int, sampling: int = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420) -> Pixels:
-    """Return an RGB picture uint8 [H, W, 3] after one JPEG compression by OpenCV at `quality`."""
+    """Return an RGB image uint8 [H, W, 3] after one JPEG compression by OpenCV at `quality`."""
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
     _, coded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), flags)
     decoded = cv2.imdecode(coded, cv2.IMREAD_COLOR)

@@ -21,7 +21,7 @@ GAP_PX = 4
 
 
 class TrainingLog:
-    """Writes one line, one set of scalars and one picture for each validation of a run.
+    """Writes one line, one set of scalars and one image for each validation of a run.
 
     Lines of steps beyond the checkpoint, left by a run that was killed between the two, are dropped: they will be
     written again.
@@ -39,7 +39,7 @@ class TrainingLog:
 
         Args:
             line: ``step`` and every figure of it, by name.
-            rows: sample pictures, uint8 [H, W, 3] of one size; each row shows one photo.
+            rows: sample images, uint8 [H, W, 3] of one size; each row shows one photo.
         """
         step = int(line["step"])
         log.info("step %d of %d: %s", step, self.steps, json.dumps(line))
@@ -49,9 +49,9 @@ class TrainingLog:
             if name != "step":
                 self.board.add_scalar(name, value, step)
         if rows:
-            picture = grid(rows)
-            self.board.add_image("samples", picture, step, dataformats="HWC")
-            _, coded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            image = grid(rows)
+            self.board.add_image("samples", image, step, dataformats="HWC")
+            _, coded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
             self.samples.mkdir(exist_ok=True)
             write_atomic(self.samples / f"{step:07d}.png", coded.tobytes())
         self.board.flush()
@@ -70,12 +70,12 @@ class TrainingLog:
 
 
 def grid(rows: Sequence[Sequence[Pixels]]) -> Pixels:
-    """Return pictures of one size in rows and columns, with white between them."""
+    """Return images of one size in rows and columns, with white between them."""
     height, width = rows[0][0].shape[:2]
     across, down = max(map(len, rows)), len(rows)
     page = np.full((down * (height + GAP_PX) - GAP_PX, across * (width + GAP_PX) - GAP_PX, 3), 255, np.uint8)
     for i, row in enumerate(rows):
-        for j, picture in enumerate(row):
+        for j, image in enumerate(row):
             top, left = i * (height + GAP_PX), j * (width + GAP_PX)
-            page[top : top + height, left : left + width] = picture
+            page[top : top + height, left : left + width] = image
     return page

@@ -37,7 +37,7 @@ def train(
         start: weights to go on from, in place of the recipe's.
         device: as ``--device``.
         threads: CPU threads of torch; they change the last bits.
-        workers: threads that draw training pictures ahead; default none on a CPU, else up to 8.
+        workers: threads that draw training images ahead; default none on a CPU, else up to 8.
 
     Returns:
         Path of the best weights.

@@ -77,7 +77,7 @@ Scores = dict[str, float]
 """Figures of a validation, by name with unit."""
 
 Rows = list[list[Pixels]]
-"""Sample pictures: a row for each photo."""
+"""Sample images: a row for each photo."""
 
 
 class Task(ABC):
@@ -103,7 +103,7 @@ class Task(ABC):
 
     @abstractmethod
     def validate(self, net: nn.Module) -> tuple[Scores, Rows]:
-        """Return the scores of a network on the held-out photos, and some pictures."""
+        """Return the scores of a network on the held-out photos, and some images."""
 
     def finished(self, averaged: nn.Module) -> nn.Module:
         """Return the network that is validated and exported, made of the averaged one, which stays as it is."""

@@ -108,14 +108,14 @@ def _number(value: Any, where: str) -> float:
 BY_HAND = "## What it cannot do"
 """From this heading on a card belongs to who wrote it: replacing the card keeps it."""
 
-_TO_COMPLETE = "- To be completed by who trained it: the pictures it fails on, and what has not been measured."
+_TO_COMPLETE = "- To be completed by who trained it: the images it fails on, and what has not been measured."
 
 _LIMITS = {
     "autoencoder": f"""\
 - It removes what JPEG leaves behind; it does not invent what the compression threw away.
 - It learnt the damage named above and nothing else: expect noise, blur, scaling artefacts, video compression and
   halftone to stay mostly as they are.
-- It expects JPEG's block grid to start at the picture's top left corner, as it does in a file; cut photos on
+- It expects JPEG's block grid to start at the image's top left corner, as it does in a file; cut photos on
   multiples of 16 px.
 {_TO_COMPLETE}
 """,
@@ -138,10 +138,10 @@ def card(name: str, run: Run, figures: Sequence[Figure], *, measured: str, licen
         measured: where the figures come from, as a sentence before their table.
         licence: of the weights.
         data: what they were trained on.
-        old: the card to replace, or an empty string; its pictures and all from `BY_HAND` on are kept.
+        old: the card to replace, or an empty string; its images and all from `BY_HAND` on are kept.
     """
     head, heading, by_hand = old.partition(f"\n{BY_HAND}")
-    pictures = re.findall(r"^!\[.*", head, flags=re.MULTILINE)
+    images = re.findall(r"^!\[.*", head, flags=re.MULTILINE)
     rows = {
         "network": describe(run.shape),
         "input, output": _IN_OUT[run.shape.architecture],
@@ -153,7 +153,7 @@ def card(name: str, run: Run, figures: Sequence[Figure], *, measured: str, licen
         "steps": f"{run.step:,}",
         "licence": licence,
     }
-    lines = [f"# {name}", "", *(line for picture in pictures for line in (picture, ""))]
+    lines = [f"# {name}", "", *(line for image in images for line in (image, ""))]
     lines += ["| | |", "|---|---|", *(f"| {what} | {_cell(value)} |" for what, value in rows.items() if value), ""]
     lines += ["## Measured", "", measured, "", *_table(figures), ""]
     limits = heading + by_hand if heading else f"\n{BY_HAND}\n\n{_LIMITS[run.shape.architecture]}"
@@ -173,7 +173,7 @@ def describe(shape: Shape) -> str:
 
 
 def gflop_per_megapixel(shape: Shape) -> float:
-    """Return what a network costs on a picture of 1000x1000 px; a multiplication and an addition are two FLOP.
+    """Return what a network costs on an image of 1000x1000 px; a multiplication and an addition are two FLOP.
 
     Counted over the layers without computing anything; interpolation and activations are left out.
     """

@@ -19,7 +19,7 @@ from torch import Tensor
 from celebahq_builder.errors import TrainingError
 
 Pixels = NDArray[np.uint8]
-"""An RGB picture, uint8 [H, W, 3]."""
+"""An RGB image, uint8 [H, W, 3]."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -114,15 +114,15 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise TrainingError(f"training photo {path} cannot be read: {error}; remove or replace it") from None
 
 
-def to_tensor(pictures: Sequence[Pixels], device: torch.device) -> Tensor:
-    """Return pictures uint8 [H, W, 3] of one size as a batch, float [N, 3, H, W] in [0, 1]."""
-    stacked = torch.from_numpy(np.stack(pictures)).to(device)
+def to_tensor(images: Sequence[Pixels], device: torch.device) -> Tensor:
+    """Return images uint8 [H, W, 3] of one size as a batch, float [N, 3, H, W] in [0, 1]."""
+    stacked = torch.from_numpy(np.stack(images)).to(device)
     return stacked.permute(0, 3, 1, 2).float().div_(255)  # channels-last in memory, as the networks are
 
 
-def to_pixels(pictures: Tensor) -> list[Pixels]:
+def to_pixels(images: Tensor) -> list[Pixels]:
     """Return a batch, float [N, 3, H, W] in [0, 1], clipped and rounded, as uint8 [H, W, 3] each."""
-    levels = pictures.detach().mul(255).round().clamp(0, 255).to(torch.uint8)
+    levels = images.detach().mul(255).round().clamp(0, 255).to(torch.uint8)
     return [np.ascontiguousarray(p) for p in levels.permute(0, 2, 3, 1).cpu().numpy()]
 
 

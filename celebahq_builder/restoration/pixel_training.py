@@ -25,10 +25,10 @@ VALIDATION_QUALITIES = (10, 20, 40, 60, 80, 90)
 """JPEG qualities at which a denoiser is validated."""
 
 SAMPLE_QUALITY = 20
-"""JPEG quality of the sample pictures."""
+"""JPEG quality of the sample images."""
 
 SAMPLES, SAMPLE_PX = 4, 192
-"""Sample pictures: how many of the held-out photos, and the side of their corner that is shown."""
+"""Sample images: how many of the held-out photos, and the side of their corner that is shown."""
 
 PSNR_MAX_DB = 99.0
 """What an exact result counts as: its PSNR is infinite, and would be the mean of any others."""
@@ -37,7 +37,7 @@ ROUNDING_MSE = 1 / 12 / 255**2
 """Mean squared error of rounding to 8 bits, in [0, 1]: an error below it is not worth learning from."""
 
 Pair = tuple[list[Pixels], list[Pixels]]
-"""Damaged pictures and the clean ones they should become; damaged ones are absent where an upscaler is trained."""
+"""Damaged images and the clean ones they should become; damaged ones are absent where an upscaler is trained."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class RestorationRecipe(Phased):
     start: str = ""
     """Weights to go on from, by name in the registry or as DIR/NAME; empty: fresh ones."""
     loss: Literal["l1", "rmse"] = "l1"
-    """`l1`: mean absolute error. `rmse`: mean over the pictures of each one's root mean squared error, which is
-    nearer to PSNR and weighs every picture alike, however hard it was compressed."""
+    """`l1`: mean absolute error. `rmse`: mean over the images of each one's root mean squared error, which is
+    nearer to PSNR and weighs every image alike, however hard it was compressed."""
     learning_rate: float = 5e-4
     """Adam's, at the start; falls to zero along a cosine."""
     ema: float = 0.999
@@ -82,7 +82,7 @@ class RestorationRecipe(Phased):
 
 
 class Restoration(Task):
-    """A denoiser or an upscaler that learns from pairs of pictures.
+    """A denoiser or an upscaler that learns from pairs of images.
 
     Raises:
         TrainingError: unusable photos, or weights to start from that are of another network.
@@ -152,7 +152,7 @@ class Restoration(Task):
 
     @torch.inference_mode()
     def validate(self, net: nn.Module) -> tuple[Scores, Rows]:
-        """Return the mean gain over the qualities and at each of them, or the luma's PSNR; and pictures."""
+        """Return the mean gain over the qualities and at each of them, or the luma's PSNR; and images."""
         device = self.world.device
         corners = [corner(p) for p in self.photos.held_out]
         truths = [to_tensor([c], device) for c in corners]
@@ -182,7 +182,7 @@ class Restoration(Task):
 
 
 def upscaled_sample(net: nn.Module, clean: Pixels, device: torch.device) -> list[Pixels]:
-    """Return a picture reduced and enlarged by bicubic filters, by the network, and as it was."""
+    """Return an image reduced and enlarged by bicubic filters, by the network, and as it was."""
     low = shrink4(to_tensor([clean], device))
     return [*to_pixels(F.interpolate(low, scale_factor=4, mode="bicubic")), *to_pixels(net(low)), clean]
 
@@ -199,8 +199,8 @@ def _clean_px(recipe: RestorationRecipe, phase: Phase) -> int:
     return source_px(phase.patch_px) if recipe.task == "denoise" else 4 * phase.patch_px
 
 
-def _restored(net: nn.Module, picture: Tensor) -> Tensor:
-    return net(picture).mul(255).round().clamp(0, 255)[0]  # type: ignore[no-any-return]
+def _restored(net: nn.Module, image: Tensor) -> Tensor:
+    return net(image).mul(255).round().clamp(0, 255)[0]  # type: ignore[no-any-return]
 
 
 def _mean(values: list[float]) -> float:

@@ -35,9 +35,9 @@ class Listed:
     file: str
     """Name of the CelebA photo, ASCII, without folder."""
     proc_md5: str
-    """MD5 of the aligned picture's bytes, channels first, before the delta is added; 32 lower-case hex digits."""
+    """MD5 of the aligned image's bytes, channels first, before the delta is added; 32 lower-case hex digits."""
     final_md5: str
-    """MD5 of the official picture's bytes, channels first."""
+    """MD5 of the official image's bytes, channels first."""
 
 
 def read_image_list(path: Path) -> tuple[Listed, ...]:
@@ -70,7 +70,7 @@ def read_image_list(path: Path) -> tuple[Listed, ...]:
             seen[value] = number
         rows.append(row)
     if not rows:
-        raise SourceError(f"{path}:2: expected a row for each picture, got none; {REMEDY}")
+        raise SourceError(f"{path}:2: expected a row for each image, got none; {REMEDY}")
     return tuple(sorted(rows, key=lambda row: row.index))
 
 
@@ -97,19 +97,19 @@ ITERATIONS = 100_000
 """Of PBKDF2."""
 
 RESOLUTION = 1024
-"""Side of the official pictures in px."""
+"""Side of the official images in px."""
 
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 """What zipfile raises for archives that are damaged, cut short, or not of a kind it reads."""
 
 
 def zip_name(index: int) -> str:
-    """Return the name of the archive that holds the delta of picture `index`."""
+    """Return the name of the archive that holds the delta of image `index`."""
     return f"deltas{index - index % PER_ZIP:05d}.zip"
 
 
 def member_name(index: int) -> str:
-    """Return the name of a picture's delta in its archive."""
+    """Return the name of an image's delta in its archive."""
     return f"delta{index:05d}.dat"
 
 
@@ -138,7 +138,7 @@ def photo_key(data: bytes, file: str) -> bytes:
 
 
 def read_delta(folder: Path, index: int, key: bytes, resolution: int = RESOLUTION) -> NDArray[np.uint8]:
-    """Return a picture's delta, uint8 [3, resolution, resolution], to be added modulo 256.
+    """Return an image's delta, uint8 [3, resolution, resolution], to be added modulo 256.
 
     No more than this one delta is held, however large the archive or what it claims to unpack to.
 

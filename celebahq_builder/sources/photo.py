@@ -20,7 +20,7 @@ COLUMNS = tuple(
 SPLITS = ("train", "val", "test")
 
 LandmarkRow = tuple[float, ...]
-"""Ten numbers: x, y of `COLUMNS`, px in the stored picture, (0, 0) is the first pixel's centre."""
+"""Ten numbers: x, y of `COLUMNS`, px in the stored image, (0, 0) is the first pixel's centre."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class PhotoSource:
     attribute_names: tuple[str, ...] = ()
 
     def sha256(self) -> str:
-        """Return a hash of all that decides the result apart from the pictures' bytes."""
+        """Return a hash of all that decides the result apart from the images' bytes."""
         digest = hashlib.sha256("\x1f".join(self.attribute_names).encode())
         for photo in self.photos:
             row = (photo.id, photo.file, *map(repr, photo.landmarks), photo.split, *map(str, photo.attributes))

@@ -38,10 +38,10 @@ class World:
         return self.rank == 0
 
     def share(self, batch: int) -> range:
-        """Return which pictures of a batch are this process's.
+        """Return which images of a batch are this process's.
 
         Raises:
-            TrainingError: there are fewer pictures than processes.
+            TrainingError: there are fewer images than processes.
         """
         if batch < self.size:
             raise TrainingError(f"a batch of {batch} cannot be shared by {self.size} processes; start at most {batch}")

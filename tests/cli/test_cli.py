@@ -91,7 +91,7 @@ def test_unknown_setting_names_line_and_nearest(tmp_path: Path) -> None:
     assert f"{recipe}:4: unknown key align.supersamplin; did you mean supersampling?" in said
 
 
-def test_official_pictures_from_deltas(tmp_path: Path) -> None:
+def test_official_images_from_deltas(tmp_path: Path) -> None:
     release = Release(1024, {3: "000002.jpg"})
     image_list, deltas = release.write(tmp_path / "release")
     out = tmp_path / "run"
@@ -139,7 +139,7 @@ def test_status_verify_and_inspect(tiny_run: Path, tmp_path: Path) -> None:
         verified = runner.invoke(cli.celebahq, ["verify", str(path)])
         assert (verified.exit_code, verified.output) == (0, f"{path}: sound\n")
     inspected = runner.invoke(cli.celebahq, ["inspect", str(hdf5)]).output
-    assert "3 pictures" in inspected
+    assert "3 images" in inspected
     assert "data64x64" in inspected
     broken = tmp_path / "broken.h5"
     broken.write_bytes(hdf5.read_bytes()[:-100])

@@ -13,7 +13,7 @@ from PIL import Image
 
 from celebahq_builder import cli
 from celebahq_builder.inspect import compare, contact_sheet, extract
-from tests.hdf5.files import Pictures, damage, hashes, noise, store
+from tests.hdf5.files import Images, damage, hashes, noise, store
 
 
 @pytest.fixture
@@ -33,27 +33,27 @@ def celebahq(
 
 
 @pytest.fixture
-def pictures() -> Pictures:
+def images() -> Images:
     return noise(12, 16)
 
 
 @pytest.fixture
-def ours(tmp_path: Path, pictures: Pictures) -> Path:
+def ours(tmp_path: Path, images: Images) -> Path:
     ids = [f"{i * 7:06d}" for i in range(12)]
     columns = {"id": ids, "file": [f"{one}.jpg" for one in ids], "score": np.linspace(1, 0, 12)}
-    return store(tmp_path / "ours.h5", pictures, sha256=hashes(pictures), **columns)
+    return store(tmp_path / "ours.h5", images, sha256=hashes(images), **columns)
 
 
 @pytest.fixture
-def theirs(tmp_path: Path, pictures: Pictures) -> Path:
+def theirs(tmp_path: Path, images: Images) -> Path:
     """As the ProGAN authors' tool writes it: levels, nothing else."""
-    return store(tmp_path / "theirs.h5", pictures)
+    return store(tmp_path / "theirs.h5", images)
 
 
 # --- Sound files --------------------------------------------------------------------------------------------------
 
 
-def test_extract(celebahq, ours: Path, tmp_path: Path, pictures: Pictures) -> None:
+def test_extract(celebahq, ours: Path, tmp_path: Path, images: Images) -> None:
     out = tmp_path / "out"
     code, told, err = celebahq(
         "extract", ours, "--index", "10:,0", "--id", "000007", "--id", "000021.jpg", "--out", out
@@ -63,12 +63,12 @@ def test_extract(celebahq, ours: Path, tmp_path: Path, pictures: Pictures) -> No
     names["00003.png"] = "000021"
     assert told.splitlines() == [
         *(f"{out / file}  {name}" for file, name in names.items()),
-        f"5 of 12 pictures written to {out}",
+        f"5 of 12 images written to {out}",
     ]
     assert {one.name for one in out.iterdir()} == set(names)
     for file in names:
         with Image.open(out / file) as image:
-            np.testing.assert_array_equal(np.asarray(image).transpose(2, 0, 1), pictures[int(file[:5])])
+            np.testing.assert_array_equal(np.asarray(image).transpose(2, 0, 1), images[int(file[:5])])
 
 
 def test_extract_from_levels_alone_and_grey(celebahq, theirs: Path, tmp_path: Path) -> None:
@@ -80,16 +80,16 @@ def test_extract_from_levels_alone_and_grey(celebahq, theirs: Path, tmp_path: Pa
         assert image.mode == "L"
 
 
-def test_compare(celebahq, ours: Path, theirs: Path, tmp_path: Path, pictures: Pictures) -> None:
+def test_compare(celebahq, ours: Path, theirs: Path, tmp_path: Path, images: Images) -> None:
     code, told, err = celebahq("compare", ours, ours)
     assert (code, err, told.splitlines()[-1]) == (
         0,
         "",
-        "equal: 12 pictures, 12 of them by their recorded SHA-256 (--full reads them)",
+        "equal: 12 images, 12 of them by their recorded SHA-256 (--full reads them)",
     )
     assert "12 pairs not read" in told
     code, told, _ = celebahq("compare", ours, theirs)
-    assert (code, told.splitlines()[-1]) == (0, "equal: 12 pictures")
+    assert (code, told.splitlines()[-1]) == (0, "equal: 12 images")
     assert "not read" not in told
     with h5py.File(theirs, "r+") as file:
         file["data16x16"][5, 0, 0, 0] ^= 255
@@ -98,7 +98,7 @@ def test_compare(celebahq, ours: Path, theirs: Path, tmp_path: Path, pictures: P
     assert "worst 1" in told
     assert celebahq("compare", ours, theirs, "--resolution", "8")[0] == 0
     assert celebahq("compare", ours, theirs, "--by", "position", "--full")[0] == 1
-    fewer = store(tmp_path / "fewer.h5", pictures[:7])
+    fewer = store(tmp_path / "fewer.h5", images[:7])
     assert celebahq("compare", theirs, fewer)[0] == 1
 
 
@@ -127,10 +127,10 @@ def test_view(celebahq, ours: Path, theirs: Path, tmp_path: Path) -> None:
         code, said[name], err = celebahq("view", ours, "--out", tmp_path / f"{name}.png", *more)
         assert (code, err) == (0, "")
     shown = {name: line.removeprefix(f"{tmp_path / name}.png: ").strip() for name, line in said.items()}
-    assert shown["first"] == "12 of 12 pictures at 16x16"
-    assert shown["index"] == "2 of 12 pictures at 16x16"
-    assert shown["worst"] == "3 of 12 pictures at 4x4"
-    assert shown["too many"] == "5 of 12 pictures at 16x16; 7 more did not fit into --grid 5x1"
+    assert shown["first"] == "12 of 12 images at 16x16"
+    assert shown["index"] == "2 of 12 images at 16x16"
+    assert shown["worst"] == "3 of 12 images at 4x4"
+    assert shown["too many"] == "5 of 12 images at 16x16; 7 more did not fit into --grid 5x1"
     sheets = {name: (tmp_path / f"{name}.png").read_bytes() for name in said}
     assert sheets["random"] == sheets["again"] != sheets["other"]
     for name, same in {"best": "0,1,2", "worst": "9,10,11", "both": "0,11", "id": "1"}.items():
@@ -175,15 +175,15 @@ def test_start_without_torch(ours: Path, tmp_path: Path) -> None:
 def test_progress(
     celebahq, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of all pictures that are read, where that takes longer than a moment."""
+    """Of all images that are read, where that takes longer than a moment."""
     for module in (extract, contact_sheet, compare):
         monkeypatch.setattr(module, "MOMENT_S", 0.0)
     caplog.set_level("INFO")
     for arguments, said in [
-        (["extract", theirs, "--index", ":7", "--out", tmp_path / "out"], ["extract: 7 of 7 pictures"]),
-        (["view", theirs, "--out", tmp_path / "a.png"], ["view: 12 of 12 pictures"]),
-        (["view", theirs, "--out", tmp_path / "a.html"], ["view: 12 of 12 pictures"]),
-        (["compare", theirs, theirs], [f"compare {r}x{r}: 12 of 12 pictures" for r in (16, 8, 4, 2, 1)]),
+        (["extract", theirs, "--index", ":7", "--out", tmp_path / "out"], ["extract: 7 of 7 images"]),
+        (["view", theirs, "--out", tmp_path / "a.png"], ["view: 12 of 12 images"]),
+        (["view", theirs, "--out", tmp_path / "a.html"], ["view: 12 of 12 images"]),
+        (["compare", theirs, theirs], [f"compare {r}x{r}: 12 of 12 images" for r in (16, 8, 4, 2, 1)]),
     ]:
         caplog.clear()
         assert celebahq(*arguments)[0] == 0
@@ -258,11 +258,11 @@ def test_options_that_cannot_be(celebahq, ours: Path, theirs: Path, tmp_path: Pa
     (tmp_path / "taken" / "00002.png").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
     for arguments, part in [
-        (["extract", ours, *out], "say which pictures"),
-        (["extract", ours, *out, "--index", "12"], "no picture 12; the file has 12: 0 to 11, or -1 to -12"),
-        (["extract", ours, *out, "--index", "20:"], "leaves no picture"),
+        (["extract", ours, *out], "say which images"),
+        (["extract", ours, *out, "--index", "12"], "no image 12; the file has 12: 0 to 11, or -1 to -12"),
+        (["extract", ours, *out, "--index", "20:"], "leaves no image"),
         (["extract", ours, *out, "--index", "a"], "'a' is no number or slice"),
-        (["extract", ours, *out, "--id", "nobody"], "no picture of the id or source file nobody"),
+        (["extract", ours, *out, "--id", "nobody"], "no image of the id or source file nobody"),
         (["extract", theirs, *out, "--id", "000007"], "knows no ids or source files"),
         (["extract", ours, *out, "--index", "0", "--resolution", "32"], "no level 32x32; it has 16, 8, 4, 2, 1"),
         (["extract", ours, "--index", "1:4", "--out", tmp_path / "taken"], "00002.png exists; nothing is overwritten"),
@@ -270,7 +270,7 @@ def test_options_that_cannot_be(celebahq, ours: Path, theirs: Path, tmp_path: Pa
         (["view", ours, "--out", tmp_path / "sheet.gif"], "ends in .png, .jpg, .jpeg or .html"),
         (["view", ours, *png, "--grid", "8"], "--grid 8: expected columns x rows, such as 8x5"),
         (["view", ours, *png, "--grid", "0x5"], "--grid 0x5: expected columns x rows"),
-        (["view", ours, *png, "--index", "99"], "no picture 99"),
+        (["view", ours, *png, "--index", "99"], "no image 99"),
         (["view", ours, *png, "--resolution", "32"], "no level 32x32"),
         (["view", ours, *png, "--random", "--best"], "exclude each other"),
         (["view", ours, *png, "--random", "--index", "1"], "exclude each other"),
@@ -284,11 +284,11 @@ def test_options_that_cannot_be(celebahq, ours: Path, theirs: Path, tmp_path: Pa
     assert (tmp_path / "taken.png").read_text() == "mine"
 
 
-def test_damaged_pictures(celebahq, ours: Path, theirs: Path, tmp_path: Path) -> None:
+def test_damaged_images(celebahq, ours: Path, theirs: Path, tmp_path: Path) -> None:
     damage(theirs, 16, 5)
-    check_line(celebahq("extract", theirs, "--index", ":", "--out", tmp_path / "out"), 1, "picture 5 of data16x16")
-    check_line(celebahq("view", theirs, "--out", tmp_path / "new" / "a.png"), 1, "picture 5 of data16x16")
-    check_line(celebahq("compare", ours, theirs), 2, "picture 5 of data16x16 cannot be read")
+    check_line(celebahq("extract", theirs, "--index", ":", "--out", tmp_path / "out"), 1, "image 5 of data16x16")
+    check_line(celebahq("view", theirs, "--out", tmp_path / "new" / "a.png"), 1, "image 5 of data16x16")
+    check_line(celebahq("compare", ours, theirs), 2, "image 5 of data16x16 cannot be read")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["ours.h5", "theirs.h5"]
     assert celebahq("extract", theirs, "--index", "0:5", "--out", tmp_path / "out")[0] == 0
 
@@ -323,23 +323,23 @@ def test_blosc2(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(image).transpose(2, 0, 1), noise(2, 4)[1])
 
 
-def test_real_pictures(celebahq, shared: Path, tmp_path: Path) -> None:
+def test_real_images(celebahq, shared: Path, tmp_path: Path) -> None:
     """CelebA-HQ at 1024: what comes out of the file is what went in, through the file's whole size."""
     files = sorted((shared / "data" / "celebahq_1024").rglob("*.jpg"))[:2]
     if not files:
-        pytest.skip(f"no CelebA-HQ pictures in {shared / 'data' / 'celebahq_1024'}")
-    pictures = []
+        pytest.skip(f"no CelebA-HQ images in {shared / 'data' / 'celebahq_1024'}")
+    images = []
     for file in files:
         with Image.open(file) as image:
-            pictures.append(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+            images.append(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
     path = tmp_path / "real.h5"
     with h5py.File(path, "w") as file:
         for r in [1024 >> k for k in range(11)]:
             step = 1024 // r
-            level = np.stack([picture[:, ::step, ::step] for picture in pictures])
+            level = np.stack([pixels[:, ::step, ::step] for pixels in images])
             file.create_dataset(f"data{r}x{r}", data=level, chunks=(1, 3, r, r), compression="gzip", compression_opts=1)
     assert celebahq("extract", path, "--index", "1", "--out", tmp_path / "out")[0] == 0
     with Image.open(tmp_path / "out" / "00001.png") as image:
-        np.testing.assert_array_equal(np.asarray(image).transpose(2, 0, 1), pictures[1])
+        np.testing.assert_array_equal(np.asarray(image).transpose(2, 0, 1), images[1])
     assert celebahq("compare", path, path)[0] == 0
-    assert celebahq("view", path, "--out", tmp_path / "a.png")[1].strip().endswith("2 of 2 pictures at 256x256")
+    assert celebahq("view", path, "--out", tmp_path / "a.png")[1].strip().endswith("2 of 2 images at 256x256")

@@ -41,13 +41,13 @@ def interrupted(arguments: list[str | Path], when: Callable[[], bool]) -> list[s
     return err.splitlines()
 
 
-@pytest.mark.parametrize("pictures", [0, 40])
-def test_export(pictures: int, source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("images", [0, 40])
+def test_export(images: int, source: Path, tmp_path: Path) -> None:
     """While its workers start, which takes them a second, and while they work."""
     left = tmp_path / "faces.partial"
 
     def so_far() -> bool:
-        return (left / "plan.json").exists() and len(list((left / "data").rglob("*.png"))) >= pictures
+        return (left / "plan.json").exists() and len(list((left / "data").rglob("*.png"))) >= images
 
     said = interrupted(["export", source, "--to", "images", "--out", tmp_path / "faces", "--workers", "2"], so_far)
     assert said[-1] == "interrupted; the same command goes on from here"

@@ -7,32 +7,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.hdf5.codecs import Codec, Gzip
-from celebahq_builder.hdf5.layout import pictures_per_job
+from celebahq_builder.hdf5.layout import images_per_job
 from celebahq_builder.hdf5.writer import PyramidWriter, pack
 from celebahq_builder.imaging.pyramid import build_pyramid
 
-Pictures = NDArray[np.uint8]
+Images = NDArray[np.uint8]
 
 GZIP = Gzip()
 
 
-def pictures(count: int, resolution: int, seed: int = 0) -> Pictures:
+def images(count: int, resolution: int, seed: int = 0) -> Images:
     return np.random.default_rng(seed).integers(0, 256, (count, 3, resolution, resolution), dtype=np.uint8)
 
 
-def ours(path: Path, data: Pictures, codec: Codec = GZIP, **columns) -> Path:
+def ours(path: Path, data: Images, codec: Codec = GZIP, **columns) -> Path:
     """Write a file as this project does."""
     count, channels, resolution, _ = data.shape
     with PyramidWriter(path, count=count, resolution=resolution, channels=channels, codec=codec) as writer:
-        at_once = pictures_per_job(resolution, channels)
+        at_once = images_per_job(resolution, channels)
         for start in range(0, count, at_once):
             writer.write(pack(data[start : start + at_once], resolution, channels, codec))
         writer.finish(columns, {})
     return path
 
 
-def original(path: Path, data: Pictures) -> Path:
-    """Write a file as the ProGAN authors' Theano tool does: it grows, and from 8x8 on each picture is a chunk."""
+def original(path: Path, data: Images) -> Path:
+    """Write a file as the ProGAN authors' Theano tool does: it grows, and from 8x8 on each image is a chunk."""
     with h5py.File(path, "w") as file:
         for level in build_pyramid(data):
             shape = level.shape[1:]

@@ -12,9 +12,9 @@ from celebahq_builder.data.dataset import PyramidDataset
 from celebahq_builder.data.sampler import Draws
 from celebahq_builder.errors import FormatError
 from celebahq_builder.hdf5.labels import write_labels
-from tests.data.files import original, ours, pictures
+from tests.data.files import images, original, ours
 
-DATA = pictures(21, 16)
+DATA = images(21, 16)
 BYTES = DATA.nbytes
 """Of the largest level; those below have a quarter each."""
 
@@ -27,13 +27,13 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("memory", [0, BYTES])
-def test_pictures_as_stored(file: Path, memory: int) -> None:
+def test_images_as_stored(file: Path, memory: int) -> None:
     dataset = PyramidDataset(file, memory_bytes=memory)
     assert (len(dataset), dataset.resolution, dataset.kept) == (21, 16, memory == BYTES)
     np.testing.assert_array_equal(dataset.read([20, 3, 3]), DATA[[20, 3, 3]])
-    picture = dataset[7]
-    assert (picture.dtype, picture.shape) == (torch.uint8, (3, 16, 16))
-    np.testing.assert_array_equal(picture.numpy(), DATA[7])
+    image = dataset[7]
+    assert (image.dtype, image.shape) == (torch.uint8, (3, 16, 16))
+    np.testing.assert_array_equal(image.numpy(), DATA[7])
     np.testing.assert_array_equal(dataset[-1].numpy(), DATA[20])
     for number in (21, -22):
         with pytest.raises(IndexError):
@@ -115,7 +115,7 @@ def test_alpha_out_of_range(file: Path, alpha: float) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_torchs_own_loader(file: Path, workers: int) -> None:
-    """With all its defaults: shuffled by torch, several pictures read together, stacked."""
+    """With all its defaults: shuffled by torch, several images read together, stacked."""
     dataset = PyramidDataset(file, memory_bytes=0)
     batches = list(DataLoader(dataset, batch_size=4, shuffle=True, num_workers=workers))
     assert [len(batch) for batch in batches] == [4, 4, 4, 4, 4, 1]
@@ -124,7 +124,7 @@ def test_torchs_own_loader(file: Path, workers: int) -> None:
 
 
 class HoldsLevel(Dataset[bool]):
-    """Whether a process holds the level once it has read a picture."""
+    """Whether a process holds the level once it has read an image."""
 
     def __init__(self, dataset: PyramidDataset) -> None:
         self.dataset = dataset
@@ -160,8 +160,8 @@ def test_labels_beside_the_file(tmp_path: Path) -> None:
     batch = dataset.batch(Draws(np.array([20, 3]), np.zeros(2, bool)))
     assert batch.labels is not None
     np.testing.assert_array_equal(batch.labels.numpy(), labels[[20, 3]])
-    picture, label = dataset[20]
-    np.testing.assert_array_equal(picture.numpy(), DATA[20])
+    image, label = dataset[20]
+    np.testing.assert_array_equal(image.numpy(), DATA[20])
     np.testing.assert_array_equal(label.numpy(), labels[20])
     pixels, found = next(iter(DataLoader(dataset, batch_size=21)))
     np.testing.assert_array_equal(found.numpy(), labels)

@@ -22,9 +22,9 @@ from celebahq_builder.data import loader
 from celebahq_builder.data.dataset import Batch, PyramidDataset
 from celebahq_builder.data.sampler import Order
 from celebahq_builder.errors import FormatError, TrainingError
-from tests.data.files import original, ours, pictures
+from tests.data.files import images, original, ours
 
-DATA = pictures(23, 16)
+DATA = images(23, 16)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),  # on a machine of one core
@@ -49,14 +49,14 @@ def numbers(batches: Iterator[Batch], count: int) -> list[list[int]]:
 
 
 def reference(order: Order, sizes: list[int], mirror: bool) -> list[np.ndarray]:
-    """Draw pictures one by one."""
+    """Draw images one by one."""
     found, start = [], order.drawn
     for size in sizes:
         one = []
         for i in range(start, start + size):
             draw = order.draws(i, 1)
-            picture = DATA[int(draw.numbers[0])]
-            one.append(picture[:, :, ::-1] if mirror and draw.mirrored[0] else picture)
+            image = DATA[int(draw.numbers[0])]
+            one.append(image[:, :, ::-1] if mirror and draw.mirrored[0] else image)
         found.append(np.stack(one))
         start += size
     return found
@@ -93,7 +93,7 @@ def test_same_minibatches_from_processes_that_know_nothing(tmp_path: Path) -> No
 
 
 def check_minibatches(dataset: PyramidDataset, ways: dict) -> None:
-    """Compare two epochs with pictures drawn one by one, labels and position with what they are said to be."""
+    """Compare two epochs with images drawn one by one, labels and position with what they are said to be."""
     order = Order(23, seed=5)
     expected = reference(order, [4] * 13, mirror=True)
     for step, batch in enumerate(islice(loader(dataset, 4, order, **ways), 13)):
@@ -135,7 +135,7 @@ def test_sizes_change_and_nothing_is_lost(file: Path, phases: list[tuple[int, in
     assert found == Order(23, seed=2).draws(start, len(found)).numbers.tolist()
 
 
-def test_every_picture_once_an_epoch(file: Path) -> None:
+def test_every_image_once_an_epoch(file: Path) -> None:
     order = Order(23, seed=9)
     flat = [number for one in numbers(loader(stored(file), 5, order), 23) for number in one]
     for epoch in range(5):
@@ -161,10 +161,10 @@ def test_ranks_together_see_what_one_process_sees(file: Path, world: int) -> Non
 
 def test_once_through_the_file(file: Path) -> None:
     order = Order(23, shuffled=False)
-    found = numbers(loader(stored(file), 10, order, pictures=23), 99)
+    found = numbers(loader(stored(file), 10, order, images=23), 99)
     assert found == [list(range(10)), list(range(10, 20)), [20, 21, 22]]
     assert (order.epoch, order.position) == (1, 0)
-    halves = [numbers(loader(stored(file), 10, pictures=22, rank=rank, world=2), 99) for rank in (0, 1)]
+    halves = [numbers(loader(stored(file), 10, images=22, rank=rank, world=2), 99) for rank in (0, 1)]
     assert [[len(one) for one in half] for half in halves] == [[5, 5, 1], [5, 5, 1]]
     flat = [number for half in halves for one in half for number in one]
     assert sorted(flat) == sorted(Order(23).draws(0, 22).numbers.tolist())
@@ -236,7 +236,7 @@ def test_damage_is_one_line(tmp_path: Path, way: str) -> None:
     assert numbers(batches, 2) == [[0, 1, 2, 3], [4, 5, 6, 7]]
     with pytest.raises(FormatError) as error:
         next(batches)
-    assert str(error.value).startswith(f"{path}: data16x16, picture 9: ")
+    assert str(error.value).startswith(f"{path}: data16x16, image 9: ")
     assert "\n" not in str(error.value)
     assert order.drawn == 8
 
@@ -253,10 +253,10 @@ def test_order_that_someone_else_moves(file: Path) -> None:
     order = Order(23)
     batches, others = loader(stored(file), 4, order), loader(stored(file), 4, order)
     next(batches)
-    with pytest.raises(TrainingError, match="was moved from picture 0 to 4 while a loader was drawing"):
+    with pytest.raises(TrainingError, match="was moved from image 0 to 4 while a loader was drawing"):
         next(others)
     order.load_state_dict({**order.state_dict(), "position": 7})
-    with pytest.raises(TrainingError, match="was moved from picture 4 to 7"):
+    with pytest.raises(TrainingError, match="was moved from image 4 to 7"):
         next(batches)
 
 
@@ -279,8 +279,8 @@ def test_killed_worker(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_workers_leave_a_wish_to_end_to_their_process(file: Path) -> None:
     """A cluster sends SIGTERM to all processes of a job; the one that trains then takes a last step."""
     others = children()
-    wanted = [batch.numbers.tolist() for batch in loader(stored(file), 4, pictures=23)]
-    batches = loader(stored(file), 4, pictures=23, workers=1, context="fork")
+    wanted = [batch.numbers.tolist() for batch in loader(stored(file), 4, images=23)]
+    batches = loader(stored(file), 4, images=23, workers=1, context="fork")
     found = [next(batches).numbers.tolist()]
     (child,) = children() - others
     os.kill(child, signal.SIGTERM)
@@ -292,11 +292,11 @@ def test_workers_leave_a_wish_to_end_to_their_process(file: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"batch": 0}, "a minibatch of 0 pictures cannot be shared equally by 1 processes"),
-        ({"batch": 14, "world": 4}, "a minibatch of 14 pictures cannot be shared equally by 4 processes; make it a"),
-        ({"batch": 4, "world": 4, "pictures": 23}, "a run of 23 pictures cannot be shared equally by 4"),
+        ({"batch": 0}, "a minibatch of 0 images cannot be shared equally by 1 processes"),
+        ({"batch": 14, "world": 4}, "a minibatch of 14 images cannot be shared equally by 4 processes; make it a"),
+        ({"batch": 4, "world": 4, "images": 23}, "a run of 23 images cannot be shared equally by 4"),
         ({"batch": 4, "rank": 2, "world": 2}, "process 2 of 2 does not exist"),
-        ({"batch": 4, "order": Order(22)}, r"the order is of 22 pictures, .*data\.h5 has 23"),
+        ({"batch": 4, "order": Order(22)}, r"the order is of 22 images, .*data\.h5 has 23"),
     ],
 )
 def test_what_cannot_be(file: Path, arguments, says: str) -> None:

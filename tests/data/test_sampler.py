@@ -1,4 +1,4 @@
-"""Every picture comes once an epoch, in an order that any position of can be reached, shared or in one process."""
+"""Every image comes once an epoch, in an order that any position of can be reached, shared or in one process."""
 
 import json
 
@@ -22,7 +22,7 @@ def test_known_order() -> None:
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(orders, st.integers(0, 4))
-def test_an_epoch_holds_every_picture_once(order: Order, epoch: int) -> None:
+def test_an_epoch_holds_every_image_once(order: Order, epoch: int) -> None:
     numbers = order.draws(epoch * order.count, order.count).numbers
     assert sorted(numbers.tolist()) == list(range(order.count))
     if not order.shuffled:
@@ -40,21 +40,21 @@ def test_pieces_make_up_the_whole(order: Order, start: int, sizes: list[int]) ->
 
 
 def test_orders_differ() -> None:
-    """Between epochs and seeds, and a flip is no matter of the picture."""
+    """Between epochs and seeds, and a flip is no matter of the image."""
     first = Order(1000, 1).draws(0, 2000)
     other = Order(1000, 2).draws(0, 1000)
     assert first.numbers[:1000].tolist() != first.numbers[1000:].tolist()
     assert first.numbers[:1000].tolist() != other.numbers.tolist()
-    of_picture = [
+    of_image = [
         dict(zip(first.numbers[part], first.mirrored[part], strict=True)) for part in (slice(1000), slice(1000, 2000))
     ]
-    both = sum(of_picture[0][i] == of_picture[1][i] for i in range(1000))
+    both = sum(of_image[0][i] == of_image[1][i] for i in range(1000))
     assert 430 < both < 570  # 4 standard deviations of a fair coin
     assert 430 < first.mirrored[:1000].sum() < 570
 
 
 def test_order_is_random() -> None:
-    """Where a picture comes in an epoch is spread evenly, and says nothing of where the next one does."""
+    """Where an image comes in an epoch is spread evenly, and says nothing of where the next one does."""
     places = np.stack([np.argsort(Order(20, seed).draws(0, 20).numbers) for seed in range(2000)])
     assert np.abs(places.mean(axis=0) - 9.5).max() < 4 * 5.77 / 2000**0.5
     assert np.abs(np.corrcoef(places.T) - np.eye(20) + 1 / 19 * (1 - np.eye(20))).max() < 5 / 2000**0.5
@@ -102,7 +102,7 @@ def test_state_of_another_order(change, says: str) -> None:
 
 
 def test_orders_of_nothing() -> None:
-    with pytest.raises(TrainingError, match="there are 0 pictures"):
+    with pytest.raises(TrainingError, match="there are 0 images"):
         Order(0)
     with pytest.raises(TrainingError, match="the seed of the order is -1"):
         Order(8, -1)

@@ -1,4 +1,4 @@
-"""Sources of a few pictures, in memory; they count how often they are read."""
+"""Sources of a few images, in memory; they count how often they are read."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,23 +10,23 @@ from torch import Tensor
 
 
 class Held:
-    """Pictures held in memory: a data set, or those of a generator."""
+    """Images held in memory: a data set, or those of a generator."""
 
     def __init__(self, pixels: NDArray[np.uint8], generated: bool = False) -> None:
         self.pixels = pixels
         self.count = None if generated else len(pixels)
         self.channels, self.resolution = pixels.shape[1:3]
         self.where = "held"
-        self.read_pictures = 0
+        self.read_images = 0
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"kind": "held", "path": "held", "pictures": self.count}
+        return {"kind": "held", "path": "held", "images": self.count}
 
     def read(self, numbers: NDArray[np.int64], at_once: int) -> Iterator[Tensor]:
         for start in range(0, len(numbers), at_once):
             some = numbers[start : start + at_once]
-            self.read_pictures += len(some)
+            self.read_images += len(some)
             yield torch.from_numpy(self.pixels[some])
 
 
@@ -35,9 +35,9 @@ def noise(count: int, side: int, seed: int = 0, channels: int = 3) -> NDArray[np
 
 
 def smooth(count: int, side: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Each picture a gradient of its own with a little noise: sets of them differ, but not wildly."""
+    """Each image a gradient of its own with a little noise: sets of them differ, but not wildly."""
     rng = np.random.default_rng(seed)
     ramp = np.linspace(0, 1, side)
     ways = rng.normal(0, 60, (2, count, 3, 1, 1))
-    pictures = 128 + ways[0] * ramp[:, None] + ways[1] * ramp + rng.normal(0, 4, (count, 3, side, side))
-    return pictures.clip(0, 255).astype(np.uint8)
+    images = 128 + ways[0] * ramp[:, None] + ways[1] * ramp + rng.normal(0, 4, (count, 3, side, side))
+    return images.clip(0, 255).astype(np.uint8)

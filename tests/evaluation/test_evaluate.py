@@ -1,4 +1,4 @@
-"""Numbers are those of the metrics on the pictures that the protocol names; what is recorded says all that decides."""
+"""Numbers are those of the metrics on the images that the protocol names; what is recorded says all that decides."""
 
 import hashlib
 import json
@@ -35,9 +35,9 @@ class Linear:
         self.seen: list[int] = []
         self.matrix = torch.from_numpy(np.random.default_rng(5).normal(size=(3 * side * side, 12)) / 500)
 
-    def __call__(self, pictures: Tensor) -> InceptionOutput:
-        self.seen.append(len(pictures))
-        features = (pictures.flatten(1).double() @ self.matrix).float()
+    def __call__(self, images: Tensor) -> InceptionOutput:
+        self.seen.append(len(images))
+        features = (images.flatten(1).double() @ self.matrix).float()
         return InceptionOutput(features, features[:, :7])
 
 
@@ -127,7 +127,7 @@ def test_kid_of_subsets_has_a_deviation() -> None:
     assert (score.settings["subsets"], score.settings["subset_size"]) == (100, 40)
 
 
-def test_fid_with_a_reference_of_fewer_pictures() -> None:
+def test_fid_with_a_reference_of_fewer_images() -> None:
     ours, theirs = smooth(60, 16), smooth(40, 16, 1)
     score = evaluate(Held(ours), Reference(Held(theirs)), EvaluationProtocol(("fid",), 50), extractor=Linear()).scores[
         0
@@ -137,7 +137,7 @@ def test_fid_with_a_reference_of_fewer_pictures() -> None:
     assert (score.name, score.reference_count) == ("fid50", 40)
     assert score.beside is not None
     assert score.beside.number is None
-    assert score.beside.why_none == "the reference has 40 pictures, its two halves need 50 at least"
+    assert score.beside.why_none == "the reference has 40 images, its two halves need 50 at least"
 
 
 @pytest.mark.parametrize(("memory_bytes", "batch_bytes"), [(0, 1), (0, 2**30), (2**30, 5 * 768)])
@@ -155,9 +155,9 @@ def test_what_the_reference_has_is_computed_once(monkeypatch: pytest.MonkeyPatch
     kept = Reference(reference)
     protocol = EvaluationProtocol(("swd",), 20)
     first = evaluate(source, kept, protocol)
-    assert reference.read_pictures == 40
+    assert reference.read_images == 40
     assert evaluate(source, kept, protocol) == first
-    assert reference.read_pictures == 40
+    assert reference.read_images == 40
     with pytest.raises(ValueError, match="the reference is of seed 0, the protocol of seed 1"):
         evaluate(source, kept, EvaluationProtocol(("swd",), 20, 1))
 
@@ -185,13 +185,13 @@ def test_json_has_what_a_number_needs_to_be_compared() -> None:
     told = json.loads(json.dumps(result.to_json()))
     assert (told["resolution"], told["channels"], told["seed"], told["mirror"]) == (16, 3, 7, False)
     assert told["range"] == "uint8, 0 to 255"
-    assert told["source"] == {"kind": "held", "path": "held", "pictures": None}
-    assert told["reference"]["pictures"] == 60
+    assert told["source"] == {"kind": "held", "path": "held", "images": None}
+    assert told["reference"]["images"] == 60
     assert {"celebahq-builder", "torch", "numpy", "opencv", "pillow", "python"} == told["versions"].keys()
     swd40 = told["scores"]["swd40"]
     assert swd40["levels"].keys() == {"16"}
     assert swd40["value"] == swd40["levels"]["16"]
-    assert (swd40["unit"], swd40["count"], swd40["counted"]) == ("x 1e3", 40, "pictures")
+    assert (swd40["unit"], swd40["count"], swd40["counted"]) == ("x 1e3", 40, "images")
     assert swd40["beside"] == {"what": "floor", "count": 30} | {
         key: swd40["beside"][key] for key in ("value", "levels")
     }
@@ -209,15 +209,15 @@ def test_lines() -> None:
     source, reference = Held(smooth(45, 32)), Reference(Held(smooth(50, 32, 1)))
     result = evaluate(source, reference, protocol, extractor=Linear(32))
     lines = list(result_module.lines(result))
-    assert lines[0] == "source     held: held, 45 pictures, 32x32, RGB"
-    assert lines[1] == "reference  held: held, 50 pictures"
+    assert lines[0] == "source     held: held, 45 images, 32x32, RGB"
+    assert lines[1] == "reference  held: held, 50 images"
     levels = [line.split() for line in lines if line.startswith("swd40")]
     assert [line[1] for line in levels] == ["32x32", "16x16", "mean"]
-    assert levels[-1][-4:] == ["floor", "of", "25", "pictures"]
+    assert levels[-1][-4:] == ["floor", "of", "25", "images"]
     assert levels[0][2] == result_module.figure(result.scores[0].number.levels[32])
-    assert not any("same pictures" in line for line in lines)
+    assert not any("same images" in line for line in lines)
     alike = evaluate(Held(smooth(40, 16)), Reference(Held(smooth(40, 16))), EvaluationProtocol(("swd",), 40))
-    assert list(result_module.lines(alike))[-1].startswith("swd40: both sides are the same pictures")
+    assert list(result_module.lines(alike))[-1].startswith("swd40: both sides are the same images")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_no_number_loses_its_digits(value: float, told: str) -> None:
     assert result_module.figure(value) == told
 
 
-def test_pictures_without_texture_are_told() -> None:
+def test_images_without_texture_are_told() -> None:
     flat = np.full((20, 3, 16, 16), 77, np.uint8)
     with pytest.raises(FormatError, match="texture"):
         evaluate(Held(flat), Reference(Held(noise(40, 16))), EvaluationProtocol(("swd",), 20))

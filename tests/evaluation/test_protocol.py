@@ -40,9 +40,9 @@ def test_names(metric: str, count: int, name: str) -> None:
 def test_the_papers_counts_are_the_default() -> None:
     paper = EvaluationProtocol(("swd", "ms-ssim", "fid", "kid", "is"))
     assert [paper.name(metric) for metric in paper.metrics] == ["swd16k", "ms-ssim10k", "fid50k", "kid10k", "is50k"]
-    assert [paper.pictures(metric) for metric in paper.metrics] == [16_384, 20_000, 50_000, 10_000, 50_000]
+    assert [paper.images(metric) for metric in paper.metrics] == [16_384, 20_000, 50_000, 10_000, 50_000]
     few = EvaluationProtocol(("swd", "ms-ssim"), 100)
-    assert [few.pictures(metric) for metric in few.metrics] == [100, 200]
+    assert [few.images(metric) for metric in few.metrics] == [100, 200]
 
 
 def test_metrics_of_a_list() -> None:
@@ -78,24 +78,24 @@ def test_the_literatures_fid_of_celebahq_is_one() -> None:
             Fixed(10**6, 64, where="b.h5"),
             "swd",
             10,
-            "a.h5 has pictures of 32x32, b.h5 of 64x64; only pictures of one size can be compared",
+            "a.h5 has images of 32x32, b.h5 of 64x64; only images of one size can be compared",
         ),
-        (Fixed(100, 32, 1), Fixed(10**6, where="b.h5"), "swd", 10, "a.h5 is grey, b.h5 is in colour; only pictures of"),
-        (Fixed(100, 8), Fixed(100, 8), "swd", 10, "swd needs pictures of 16x16 or more, a.h5 has 8x8; leave swd out"),
-        (Fixed(100), None, "fid", 10, "fid compares a.h5 with other pictures, and there are none: add --against"),
+        (Fixed(100, 32, 1), Fixed(10**6, where="b.h5"), "swd", 10, "a.h5 is grey, b.h5 is in colour; only images of"),
+        (Fixed(100, 8), Fixed(100, 8), "swd", 10, "swd needs images of 16x16 or more, a.h5 has 8x8; leave swd out"),
+        (Fixed(100), None, "fid", 10, "fid compares a.h5 with other images, and there are none: add --against"),
         (
             Fixed(1000),
             Fixed(10**6),
             "fid",
             None,
-            "fid50k needs 50,000 pictures, a.h5 has 1,000; --num 1000 gives fid1k, which cannot be compared with",
+            "fid50k needs 50,000 images, a.h5 has 1,000; --num 1000 gives fid1k, which cannot be compared with",
         ),
         (
             Fixed(1000),
             None,
             "ms-ssim",
             None,
-            "ms-ssim10k needs 20,000 pictures for 10,000 pairs, a.h5 has 1,000; --num 500 gives ms-ssim500, which",
+            "ms-ssim10k needs 20,000 images for 10,000 pairs, a.h5 has 1,000; --num 500 gives ms-ssim500, which",
         ),
         (Fixed(1), None, "ms-ssim", None, "a.h5 has 1; that is too few for ms-ssim at all"),
         (
@@ -103,9 +103,9 @@ def test_the_literatures_fid_of_celebahq_is_one() -> None:
             Fixed(10_000, where="b.h5"),
             "swd",
             None,
-            "swd16k compares with 16,384 pictures at least, b.h5 has 10,000; --num 10000 gives swd10k, which cannot",
+            "swd16k compares with 16,384 images at least, b.h5 has 10,000; --num 10000 gives swd10k, which cannot",
         ),
-        (Fixed(None), Fixed(24_999), "fid", None, "fid50k compares with 25,000 pictures at least, a.h5 has 24,999"),
+        (Fixed(None), Fixed(24_999), "fid", None, "fid50k compares with 25,000 images at least, a.h5 has 24,999"),
     ],
 )
 def test_what_cannot_be_computed(

@@ -1,4 +1,4 @@
-"""The same pictures have the same numbers, to the last digit, whatever they lie in; what is no such thing is told."""
+"""The same images have the same numbers, to the last digit, whatever they lie in; what is no such thing is told."""
 
 import re
 import zipfile
@@ -21,7 +21,7 @@ PIXELS = smooth(24, 32)
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same pictures as an HDF5 file, and as a folder and a zip that the exporter wrote."""
+    """The same images as an HDF5 file, and as a folder and a zip that the exporter wrote."""
     folder = tmp_path_factory.mktemp("sets")
     found = {"hdf5": described_file(folder / "some.h5", PIXELS)}
     for kind, name in (("images", "png"), ("stylegan-zip", "some.zip")):
@@ -48,7 +48,7 @@ def test_one_number_in_every_format(places: dict[str, Path], tmp_path: Path) -> 
     assert reference.seed == 1
 
 
-def test_pictures_by_number(places: dict[str, Path]) -> None:
+def test_images_by_number(places: dict[str, Path]) -> None:
     numbers = np.array([5, 3, 3, 23, 0])
     for path in places.values():
         batches = list(open_set(path).read(numbers, 2))
@@ -84,12 +84,12 @@ def test_what_is_no_source(places: dict[str, Path], tmp_path: Path) -> None:
     refused(tmp_path / "missing.h5", "missing.h5 does not exist")
     refused(tmp_path, f"{tmp_path} is empty")
     (tmp_path / "notes.txt").write_text("nothing to see")
-    refused(tmp_path / "notes.txt", "mnist, lsun); give an HDF5 file, a folder or a zip of pictures, or a generator")
+    refused(tmp_path / "notes.txt", "mnist, lsun); give an HDF5 file, a folder or a zip of images, or a generator")
     refused(places["hdf5"], "has no level 64x64; it has 32, 16, 8, 4, 2, 1", 64)
-    refused(places["images"], "has pictures of 32x32, wanted are 16x16; only an HDF5 file has several", 16)
+    refused(places["images"], "has images of 32x32, wanted are 16x16; only an HDF5 file has several", 16)
     records = tmp_path / "records"
     export(places["hdf5"], records, ExportSettings("tfrecord"), 1)
-    refused(records, "is of the format tfrecord, whose pictures cannot be drawn at random; make it an HDF5 file")
+    refused(records, "is of the format tfrecord, whose images cannot be drawn at random; make it an HDF5 file")
     (tmp_path / "odd").mkdir()
     Image.new("RGB", (32, 24)).save(tmp_path / "odd" / "a.png")
     refused(
@@ -103,7 +103,7 @@ def test_what_is_no_source(places: dict[str, Path], tmp_path: Path) -> None:
     refused(tmp_path / "cut.zip", "is not a readable zip, or cut short")
 
 
-def test_a_damaged_picture_is_named(places: dict[str, Path], tmp_path: Path) -> None:
+def test_a_damaged_image_is_named(places: dict[str, Path], tmp_path: Path) -> None:
     with zipfile.ZipFile(places["stylegan-zip"]) as archive, zipfile.ZipFile(tmp_path / "bad.zip", "w") as bad:
         for i, entry in enumerate(one for one in archive.infolist() if one.filename.endswith(".png")):
             data = archive.read(entry)

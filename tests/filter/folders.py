@@ -1,4 +1,4 @@
-"""Folders of pictures small enough to be scored often, and a filtering that kills itself."""
+"""Folders of images small enough to be scored often, and a filtering that kills itself."""
 
 import io
 import os
@@ -17,8 +17,8 @@ from celebahq_builder.filter.selection import Cut
 from celebahq_builder.filter.summary import Summary
 
 
-def picture(seed: int, width: int = 40, height: int = 40) -> Image.Image:
-    """A picture of soft noise, softer the higher the seed."""
+def image(seed: int, width: int = 40, height: int = 40) -> Image.Image:
+    """An image of soft noise, softer the higher the seed."""
     noise = np.random.default_rng(seed).standard_normal((height, width, 3))
     for _ in range(seed % 6):
         noise = (noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1)) / 3
@@ -26,21 +26,21 @@ def picture(seed: int, width: int = 40, height: int = 40) -> Image.Image:
 
 
 def make(root: Path, count: int = 9) -> Path:
-    """Make a folder of that many good pictures, some of them in folders below."""
+    """Make a folder of that many good images, some of them in folders below."""
     for number in range(count):
         folder = root / ("", "sub", "sub/ü 漢")[number % 3]
         folder.mkdir(parents=True, exist_ok=True)
-        picture(number).save(folder / f"{number:03}.png")
+        image(number).save(folder / f"{number:03}.png")
     return root
 
 
 def add_odd(root: Path) -> dict[str, str]:
-    """Add pictures of all kinds of pixels, and return the notes that each should get, by name."""
-    good = picture(2, 50, 44)
+    """Add images of all kinds of pixels, and return the notes that each should get, by name."""
+    good = image(2, 50, 44)
     exif = Image.Exif()
     exif[0x0112] = 6
     deep = np.random.default_rng(5).integers(0, 65536, (44, 44), dtype=np.uint16)
-    frames = [picture(seed) for seed in (3, 4)]
+    frames = [image(seed) for seed in (3, 4)]
     good.convert("L").save(root / "grey.png")
     good.convert("CMYK").save(root / "cmyk.jpg")
     good.convert("P").save(root / "palette.png")
@@ -58,10 +58,10 @@ def add_odd(root: Path) -> dict[str, str]:
 def add_bad(root: Path) -> dict[str, str]:
     """Add files that have no score, and return the reason that each should get, by name."""
     buffer = io.BytesIO()
-    picture(1, 80, 80).save(buffer, "JPEG")
+    image(1, 80, 80).save(buffer, "JPEG")
     (root / "cut short.jpg").write_bytes(buffer.getvalue()[:-900])
     (root / "empty.png").touch()
-    (root / "<b>text.jpg").write_text("no picture")
+    (root / "<b>text.jpg").write_text("no image")
     (root / "gone.jpg").symlink_to("nowhere")
     (root / "twice.png").symlink_to("000.png")
     Image.new("1", (4100, 4100)).save(root / "bomb.png")

@@ -1,4 +1,4 @@
-"""The kept pictures arrive whole, nothing else is touched, and nothing is ever lost or overwritten."""
+"""The kept images arrive whole, nothing else is touched, and nothing is ever lost or overwritten."""
 
 import errno
 import os

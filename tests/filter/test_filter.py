@@ -34,7 +34,7 @@ PARTS = [field.name for field in dataclasses.fields(QualityScore)]
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of good pictures and its scores folder beside it; not to be changed: copy its parent."""
+    """A folder of good images and its scores folder beside it; not to be changed: copy its parent."""
     folder = make(tmp_path_factory.mktemp("good") / "in")
     run(folder)
     return folder
@@ -42,7 +42,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(scored: Path, tmp_path: Path) -> Path:
-    """A copy of the pictures alone."""
+    """A copy of the images alone."""
     return Path(shutil.copytree(scored, tmp_path / "in"))
 
 
@@ -59,7 +59,7 @@ def best(scored: Path, count: int) -> list[str]:
     return [row["path"] for row in rows(Path(f"{scored}-scores") / "scores.csv")][:count]
 
 
-def test_scores_are_those_of_the_pictures_best_first(scored: Path) -> None:
+def test_scores_are_those_of_the_images_best_first(scored: Path) -> None:
     table = rows(Path(f"{scored}-scores") / "scores.csv")
     assert list(table[0]) == ["rank", "path", *PARTS, "width_px", "height_px", "kept", "notes", "reason", "detail"]
     assert [row["rank"] for row in table] == [str(rank) for rank in range(1, 10)]
@@ -100,13 +100,13 @@ def test_every_file_is_accounted_for(folder: Path) -> None:
     assert sum(row["kept"] == "yes" for row in found.values()) == (9 + len(odd)) // 2
     assert sorted(folder.iterdir()) == before
     said = "\n".join(summary.lines())
-    assert "25 pictures: 8 kept + 9 below the cut + 8 without a score" in said
+    assert "25 images: 8 kept + 9 below the cut + 8 without a score" in said
     assert "  TOO_LARGE: 1: the photo has more pixels" in said
     assert "    bomb.png: 4100 x 4100 px; --pixels-max allows 16000000" in said
     assert "passed over: 1 other file (1 .txt), 1 hidden" in said
 
 
-def test_moving_pictures_count_as_their_first(folder: Path) -> None:
+def test_moving_images_count_as_their_first(folder: Path) -> None:
     add_odd(folder)
     found = {row["path"]: row["score"] for row in rows(Path(str(run(folder).table)))}
     assert found["moving.webp"] == found["003.png"]
@@ -223,7 +223,7 @@ def test_an_interrupted_move_is_finished_before_anything_else(scored: Path, fold
     out = folder.parent / "best"
     for asked in ({"cut": Cut(keep=5), "out": out, "mode": Mode.MOVE}, {"cut": Cut(keep=4), "out": out}, {}):
         with pytest.raises(
-            DeliveryError, match=r"a move of 4 pictures to .*best was interrupted; finish it first: .*keep 4"
+            DeliveryError, match=r"a move of 4 images to .*best was interrupted; finish it first: .*keep 4"
         ):
             run(folder, **asked)
     summary = run(folder, cut=Cut(keep=4), out=out, mode=Mode.MOVE)  # which nobody is asked about again
@@ -253,7 +253,7 @@ def test_a_move_asks_first(scored: Path, folder: Path) -> None:
     code, said = answered(folder, out, "n")
     assert code == 1
     assert f"from {folder} to {out}? [y/N]" in said
-    assert "Move 3 of 9 pictures" in said
+    assert "Move 3 of 9 images" in said
     assert "nothing was moved" in said
     assert not out.exists()
     assert tree(folder) == before
@@ -312,7 +312,7 @@ def test_what_was_delivered_into_the_folder_is_no_input(folder: Path) -> None:
     assert len(summary.ranked) == 9
     assert not summary.unscored
     assert "3 folders written into (best, best3, scores)" in "\n".join(summary.lines())
-    with pytest.raises(DeliveryError, match="is in the folder of pictures and not empty: what is in it would not be"):
+    with pytest.raises(DeliveryError, match="is in the folder of images and not empty: what is in it would not be"):
         run(folder, out=folder / "sub", scores=folder / "scores")
 
 
@@ -329,9 +329,9 @@ def test_no_cut_and_a_cut_that_leaves_none(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "error", "says"),
     [
-        ({"folder": "nowhere"}, SourceError, "nowhere does not exist; give a folder of pictures"),
+        ({"folder": "nowhere"}, SourceError, "nowhere does not exist; give a folder of images"),
         ({"folder": "in/000.png"}, SourceError, "is not a folder"),
-        ({"folder": "texts"}, SourceError, r"holds no pictures: looked for .jpg, .* it has .txt"),
+        ({"folder": "texts"}, SourceError, r"holds no images: looked for .jpg, .* it has .txt"),
         ({"folder": "in", "out": "in"}, RecipeError, "must be three different folders"),
         ({"folder": "in", "scores": "in"}, RecipeError, "must be three different folders"),
         ({"folder": "in", "scores": "texts"}, WorkspaceError, "holds no scores but a.txt"),
@@ -390,15 +390,15 @@ def test_the_page_shows_it_all(shown: Path, chromium: Any, width: int, scheme: s
     with visit(chromium, shown, width, scheme) as seen:
         view = seen.page
         assert view.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        counts = {name: view.locator(f"#count-{name}").inner_text() for name in ("pictures", "kept", "without-a-score")}
-        assert counts == {"pictures": "28", "kept": "10", "without-a-score": "8"}
+        counts = {name: view.locator(f"#count-{name}").inner_text() for name in ("images", "kept", "without-a-score")}
+        assert counts == {"images": "28", "kept": "10", "without-a-score": "8"}
         assert view.locator("svg").count() == len(PARTS)
         assert view.locator("svg .cut").count() == 1
         titles = view.locator("#sheets h3").all_inner_texts()
         assert titles == ["Best", "Last of those kept", "First of those below the cut", "Worst"]
-        pictures = view.evaluate("[...document.images].map((i) => [i.complete, i.naturalWidth, i.naturalHeight])")
-        assert len(pictures) == 16
-        assert all(complete and wide == high > 0 for complete, wide, high in pictures)
+        images = view.evaluate("[...document.images].map((i) => [i.complete, i.naturalWidth, i.naturalHeight])")
+        assert len(images) == 16
+        assert all(complete and wide == high > 0 for complete, wide, high in images)
         assert view.locator("#without tbody th.name").count() == 8
         assert view.get_by_text("<b>text.jpg", exact=True).is_visible()
         assert seen.complaints == []
@@ -407,7 +407,7 @@ def test_the_page_shows_it_all(shown: Path, chromium: Any, width: int, scheme: s
             assert (shown.parent / unquote(link.get_attribute("href"))).resolve().is_file()
 
 
-def test_links_of_a_page_lead_to_where_pictures_were_moved(folder: Path) -> None:
+def test_links_of_a_page_lead_to_where_images_were_moved(folder: Path) -> None:
     summary = run(folder, cut=Cut(keep=3), out=folder.parent / "best", mode=Mode.MOVE, agree=lambda _: True)
     html = Path(str(summary.page)).read_text()
     linked = [unquote(part.split('"')[0]) for part in html.split('<a href="../')[1:]]

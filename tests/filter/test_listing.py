@@ -1,4 +1,4 @@
-"""Which files are pictures: everything below a folder is a picture, listed as unusable, or counted as passed over."""
+"""Which files are images: everything below a folder is an image, listed as unusable, or counted as passed over."""
 
 import os
 from pathlib import Path
@@ -18,15 +18,15 @@ def files(folder: Path, *names: str) -> None:
 
 
 def paths(found: listing.Listing) -> list[str]:
-    return [picture.path for picture in found.pictures]
+    return [image.path for image in found.images]
 
 
-def test_pictures_at_any_depth_by_path(tmp_path: Path) -> None:
+def test_images_at_any_depth_by_path(tmp_path: Path) -> None:
     files(tmp_path, "b.JPG", "a.png", "c/d/e.webp", "c.tiff", "ü/ñ 1.jpeg", "x.heic", "a/z.gif")
     found = listing.read(tmp_path, [])
     assert paths(found) == ["a.png", "a/z.gif", "b.JPG", "c.tiff", "c/d/e.webp", "x.heic", "ü/ñ 1.jpeg"]
     about = (tmp_path / "b.JPG").stat()
-    assert (found.pictures[2].size_bytes, found.pictures[2].mtime_ns) == (about.st_size, about.st_mtime_ns)
+    assert (found.images[2].size_bytes, found.images[2].mtime_ns) == (about.st_size, about.st_mtime_ns)
 
 
 def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_links(tmp_path: Path) -> None:
     assert found.passed.linked_folders == ["sub/up"]
 
 
-def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
     files(tmp_path, "a.jpg")
     os.mkfifo(tmp_path / "b.jpg")
     found = listing.read(tmp_path, [])

@@ -1,4 +1,4 @@
-"""The score of pictures of any size: sizes compare, types agree, and what is no picture is refused."""
+"""The score of images of any size: sizes compare, types agree, and what is no image is refused."""
 
 import cv2
 import numpy as np
@@ -30,7 +30,7 @@ def noise(side: int, seed: int = 0) -> Pixels:
 
 
 def textured(side: int) -> Pixels:
-    """A picture with detail down to its last pixel, as photos have it: power falls with the square of frequency."""
+    """An image with detail down to its last pixel, as photos have it: power falls with the square of frequency."""
     rng = np.random.default_rng(3)
     radius = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
     radius[0, 0] = 1
@@ -43,7 +43,7 @@ def reduced(pixels: Pixels, side: int) -> Pixels:
     return cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 
-def test_a_picture_of_the_result_s_size_has_the_score_of_a_build(portrait: Pixels) -> None:
+def test_a_image_of_the_result_s_size_has_the_score_of_a_build(portrait: Pixels) -> None:
     assert score_image(portrait) == quality_score(torch.from_numpy(portrait.transpose(2, 0, 1).copy()))
 
 
@@ -55,7 +55,7 @@ def test_fewer_pixels_score_less_and_surplus_ones_nothing() -> None:
     assert score_image(sharp) == score_image(reduced(sharp, SIDE_PX))  # half of 2048 is the mean of 2x2 px
 
 
-def test_a_blurred_picture_scores_less(portrait: Pixels) -> None:
+def test_a_blurred_image_scores_less(portrait: Pixels) -> None:
     for side in (300, 1024, 1500):
         sharp = cv2.resize(portrait, (side, side), interpolation=cv2.INTER_AREA if side < 1024 else cv2.INTER_CUBIC)
         blurred = cv2.GaussianBlur(sharp, (0, 0), side / 150)
@@ -114,6 +114,6 @@ def test_one_colour_scores_nothing() -> None:
         (np.full((8, 8), np.nan), ValueError, "got nan to nan"),
     ],
 )
-def test_what_is_no_picture(image: NDArray[np.generic], error: type[Exception], says: str) -> None:
+def test_what_is_no_image(image: NDArray[np.generic], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         score_image(image)

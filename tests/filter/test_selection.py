@@ -17,12 +17,12 @@ def scored(path: str, score: float) -> Scored:
     return Scored(path, 1, 2, (score, *[0.5] * (len(PARTS) - 1)), 30, 20, ("grey",))
 
 
-pictures = st.lists(
+images = st.lists(
     st.tuples(st.text(max_size=3), st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])), unique_by=lambda p: p[0]
 )
 
 
-@given(pictures, st.randoms())
+@given(images, st.randoms())
 def test_best_first_and_equal_ones_by_path_in_whatever_order_they_come(
     some: list[tuple[str, float]], random: Random
 ) -> None:
@@ -35,7 +35,7 @@ def test_best_first_and_equal_ones_by_path_in_whatever_order_they_come(
     )
 
 
-@given(pictures, st.integers(1, 9), st.floats(0, 1), st.floats(0.01, 100))
+@given(images, st.integers(1, 9), st.floats(0, 1), st.floats(0.01, 100))
 def test_how_many_are_kept(some: list[tuple[str, float]], keep: int, least: float, percent: float) -> None:
     ranked = rank([scored(*one) for one in some])
     assert Cut().count(ranked) == len(some)

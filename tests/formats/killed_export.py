@@ -1,4 +1,4 @@
-"""An export that is killed after some pictures: ``python -m tests.formats.killed_export FILE OUT FORMAT WORKERS N``."""
+"""An export that is killed after some images: ``python -m tests.formats.killed_export FILE OUT FORMAT WORKERS N``."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from tests.hdf5.pyramids import small_shards
 
 
 class Deadly(Progress):
-    """Kills the process once as many pictures are done as it was told."""
+    """Kills the process once as many images are done as it was told."""
 
     def advance(self, photos: int, rejected: int = 0, failed: int = 0) -> None:
         super().advance(photos, rejected, failed)

@@ -1,4 +1,4 @@
-"""Both versions of CIFAR-10 are read to the same pictures, and nothing that a pickle names is run."""
+"""Both versions of CIFAR-10 are read to the same images, and nothing that a pickle names is run."""
 
 import io
 import pickle
@@ -99,21 +99,21 @@ def binary_folder(tmp_path: Path) -> Path:
 
 def check(found: cifar10.Cifar10, numbers: range = range(1, 6), prefix: str = "data_batch_") -> None:
     expected = [rows(i) for i in numbers]
-    pictures = list(found.pictures())
-    assert (found.count, found.resolution, found.channels, len(pictures)) == (len(expected) * 7, 32, 3, found.count)
+    images = list(found.images())
+    assert (found.count, found.resolution, found.channels, len(images)) == (len(expected) * 7, 32, 3, found.count)
     pixels = np.concatenate([pixels for _, pixels in expected])
-    for picture, row in zip(pictures, pixels, strict=True):
-        assert picture.pixels.shape == (3, 32, 32)
-        assert picture.pixels[1, 2, 3] == row[1024 + 2 * 32 + 3]  # planes of red, green, blue; rows from the top
-        assert picture.pixels.tobytes() == row.tobytes()
-        assert picture.pixels.flags.writeable  # torch warns of others
+    for image, row in zip(images, pixels, strict=True):
+        assert image.pixels.shape == (3, 32, 32)
+        assert image.pixels[1, 2, 3] == row[1024 + 2 * 32 + 3]  # planes of red, green, blue; rows from the top
+        assert image.pixels.tobytes() == row.tobytes()
+        assert image.pixels.flags.writeable  # torch warns of others
     classes = [value for values, _ in expected for value in values]
     assert found.labels.dtype == np.float32
     assert found.labels.shape == (found.count, 10)
     assert found.labels.argmax(axis=1).tolist() == classes
     assert (found.labels.sum(axis=1) == 1).all()
     assert found.label_names == NAMES
-    names = [picture.name for picture in pictures]
+    names = [image.name for image in images]
     assert len(set(names)) == len(names)
     assert names[0].startswith(prefix)
 
@@ -148,8 +148,8 @@ def test_test_batch(python_folder: Path) -> None:
 @pytest.mark.parametrize("start", [0, 3, 7, 20, 34, 35, 99])
 def test_start(start: int, binary_folder: Path) -> None:
     found = cifar10.read(binary_folder, per_batch=PER_BATCH)
-    expected = [(one.name, one.pixels.tobytes()) for one in found.pictures()][start:]
-    assert [(one.name, one.pixels.tobytes()) for one in found.pictures(start)] == expected
+    expected = [(one.name, one.pixels.tobytes()) for one in found.images()][start:]
+    assert [(one.name, one.pixels.tobytes()) for one in found.images(start)] == expected
 
 
 def test_whole_size(tmp_path: Path) -> None:

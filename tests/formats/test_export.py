@@ -20,7 +20,7 @@ from PIL import Image
 from celebahq_builder.formats.export import ExportSettings, export
 from celebahq_builder.formats.registry import SHARDED
 from celebahq_builder.imaging.pyramid import build_pyramid
-from tests.hdf5.pyramids import Pictures, described_file, noise, theano_file, tree
+from tests.hdf5.pyramids import Images, described_file, noise, theano_file, tree
 
 FORMATS = ("tfrecord", "stylegan-zip", "images", "webdataset", "parquet")
 
@@ -46,7 +46,7 @@ def made(source: Path, folder: Path, to: str, workers: int = 1, **asked: Any) ->
     return out(folder, to)
 
 
-def planes(image: Image.Image) -> Pictures:
+def planes(image: Image.Image) -> Images:
     pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
@@ -65,7 +65,7 @@ def load(kind: str, folder: Path, cache: Path) -> datasets.Dataset:
 
 
 def known(number: int, source: Path) -> dict[str, Any]:
-    """What is known of a picture, read by h5py alone."""
+    """What is known of an image, read by h5py alone."""
     import h5py
 
     with h5py.File(source) as file:
@@ -92,9 +92,9 @@ def test_tfrecord(channels: int, tmp_path: Path) -> None:
         path = folder / f"faces-r{level:02d}.tfrecords"
         found = list(tfrecord.tfrecord_loader(str(path), None, {"shape": "int", "data": "byte"}))
         assert len(found) == COUNT
-        for picture, example in zip(expected, found, strict=True):
-            assert tuple(example["shape"]) == picture.shape
-            np.testing.assert_array_equal(np.frombuffer(example["data"], np.uint8).reshape(picture.shape), picture)
+        for image, example in zip(expected, found, strict=True):
+            assert tuple(example["shape"]) == image.shape
+            np.testing.assert_array_equal(np.frombuffer(example["data"], np.uint8).reshape(image.shape), image)
 
 
 def test_tfrecord_is_what_another_writer_makes(tmp_path: Path) -> None:
@@ -102,8 +102,8 @@ def test_tfrecord_is_what_another_writer_makes(tmp_path: Path) -> None:
     data = noise(3, 4)
     folder = made(theano_file(tmp_path / "faces.h5", data), tmp_path, "tfrecord")
     writer = tfrecord.TFRecordWriter(str(tmp_path / "other"))
-    for picture in data:
-        writer.write({"shape": (list(picture.shape), "int"), "data": (picture.tobytes(), "byte")})
+    for image in data:
+        writer.write({"shape": (list(image.shape), "int"), "data": (image.tobytes(), "byte")})
     writer.close()
     ours, theirs = (folder / "faces-r02.tfrecords").read_bytes(), (tmp_path / "other").read_bytes()
     assert len(ours) == len(theirs)
@@ -158,7 +158,7 @@ def test_stylegan_zip_labels_are_classes_where_they_can_be(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("rows", [[[0.5, 0.25], [1, 0]], [[1, 0, 0], [0, 1, 0]], [[1, 1], [0, 0]], [[1], [0]]])
 def test_stylegan_zip_labels_are_vectors_elsewhere(rows: list[list[float]], tmp_path: Path) -> None:
-    """Numbers would lose what is not one-hot, and classes at the end that no picture has."""
+    """Numbers would lose what is not one-hot, and classes at the end that no image has."""
     source = labelled(tmp_path / "faces.h5", np.array(rows, np.float32))
     with zipfile.ZipFile(made(source, tmp_path, "stylegan-zip")) as archive:
         assert [label for _, label in json.loads(archive.read("dataset.json"))["labels"]] == rows
@@ -249,7 +249,7 @@ def test_same_bytes_for_any_number_of_workers(to: str, described: Path, tmp_path
 
 @pytest.mark.parametrize("to", FORMATS)
 def test_a_smaller_level(to: str, described: Path, tmp_path: Path) -> None:
-    """Its pixels are those of the file, not of a picture reduced anew; the hashes of the largest stay behind."""
+    """Its pixels are those of the file, not of an image reduced anew; the hashes of the largest stay behind."""
     path = made(described, tmp_path, to, resolution=8)
     expected = build_pyramid(noise(COUNT, SIDE))[1]
     if to == "tfrecord":
@@ -271,7 +271,7 @@ def test_a_smaller_level(to: str, described: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.stack(pixels), expected)
 
 
-def test_names_that_leave_no_picture_out(tmp_path: Path) -> None:
+def test_names_that_leave_no_image_out(tmp_path: Path) -> None:
     """Alike but for case, or with a dot where WebDataset sees an ending: numbers take their place."""
     data = noise(3, 8)
     source = described_file(tmp_path / "faces.h5", data, id=["a", "A", "b"])

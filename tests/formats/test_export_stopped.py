@@ -71,7 +71,7 @@ def test_killed_and_begun_again(
 
 @pytest.mark.parametrize("to", FORMATS)
 def test_what_is_done_is_not_done_again(to: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped by Ctrl-C at several points; no picture is written twice but those of a part that was cut short."""
+    """Stopped by Ctrl-C at several points; no image is written twice but those of a part that was cut short."""
     monkeypatch.setattr(stylegan_zip, "CHECKPOINT", 16)
     target = out(tmp_path, to)
     advanced: list[int] = []
@@ -98,7 +98,7 @@ def test_what_is_done_is_not_done_again(to: str, source: Path, tmp_path: Path, m
     assert tree(target) == tree(out(tmp_path / "whole", to))
 
 
-def test_pictures_that_are_there_are_not_made_again(
+def test_images_that_are_there_are_not_made_again(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
@@ -211,10 +211,10 @@ def test_full_disk_elsewhere(tmp_path: Path, small_disk: Path) -> None:
 
 @pytest.mark.parametrize("to", FORMATS)
 def test_damaged_chunk(to: str, tmp_path: Path) -> None:
-    """Of the block that is read at once, the picture is named."""
+    """Of the block that is read at once, the image is named."""
     path = described_file(tmp_path / "faces.h5", noise(COUNT, 16))
     damage(path, 16, 60)
-    with pytest.raises(CelebAHQError, match=r"faces\.h5: picture 60 of data16x16 cannot be read"):
+    with pytest.raises(CelebAHQError, match=r"faces\.h5: image 60 of data16x16 cannot be read"):
         export(path, out(tmp_path / "made", to), ExportSettings(to), workers=1)
     assert [one.name for one in tmp_path.iterdir()] == ["faces.h5"]
 
@@ -229,12 +229,12 @@ def test_target_exists(to: str, source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("to", "workers"), [*((to, 1) for to in FORMATS), ("stylegan-zip", 2)])
-def test_damaged_picture(to: str, workers: int, tmp_path: Path) -> None:
-    """A picture that is not the one that was written does not go out under its name."""
+def test_damaged_image(to: str, workers: int, tmp_path: Path) -> None:
+    """An image that is not the one that was written does not go out under its name."""
     path = described_file(tmp_path / "faces.h5", noise(COUNT, 16))
     with h5py.File(path, "r+") as file:
         file["data16x16"][60, 1, 2, 3] ^= 1
-    with pytest.raises(CelebAHQError, match=r"faces\.h5: picture 60 is not the one that was written"):
+    with pytest.raises(CelebAHQError, match=r"faces\.h5: image 60 is not the one that was written"):
         export(path, out(tmp_path / "made", to), ExportSettings(to), workers=workers)
     assert [one.name for one in tmp_path.iterdir()] == ["faces.h5"]
 
@@ -242,11 +242,11 @@ def test_damaged_picture(to: str, workers: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../a", "/etc/a", "a/../../b", "", "x" * 300, "a\nb", "a\\b", "a:b"])
 @pytest.mark.parametrize("to", ["images", "webdataset", "parquet"])
 def test_names_that_are_no_paths(to: str, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Pictures get numbers, the log says why, and the id goes along as what is known of them."""
+    """Images get numbers, the log says why, and the id goes along as what is known of them."""
     caplog.set_level(logging.INFO)
     path = described_file(tmp_path / "faces.h5", noise(2, 8), id=[name, "b"])
     export(path, tmp_path / "made" / "faces", ExportSettings(to), workers=1)
-    assert f"{name[:80]!r} cannot be the name of a file in a folder; pictures are named by number" in caplog.text
+    assert f"{name[:80]!r} cannot be the name of a file in a folder; images are named by number" in caplog.text
     assert sorted(one.name for one in tmp_path.iterdir()) == ["faces.h5", "made"]
     assert [one.name for one in (tmp_path / "made").iterdir()] == ["faces"]
     if to == "images":
@@ -260,8 +260,8 @@ def test_file_names_with_a_line_feed(tmp_path: Path) -> None:
     """They come in, and go out."""
     folder = tmp_path / "in"
     folder.mkdir()
-    for number, picture in enumerate(noise(2, 8)):
-        Image.fromarray(picture.transpose(1, 2, 0)).save(folder / f"a\n{number}.png")
+    for number, image in enumerate(noise(2, 8)):
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"a\n{number}.png")
     import_images(folder, tmp_path / "faces.h5")
     export(tmp_path / "faces.h5", tmp_path / "out", ExportSettings("images"), workers=1)
     assert sorted(tree(tmp_path / "out")) == ["img00000000.png", "img00000001.png", "metadata.jsonl"]
@@ -312,7 +312,7 @@ def test_as_a_command(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "faces.zip"
     asked = ["export", str(source), "--to", "stylegan-zip", "--out", str(target), "--workers", "1"]
     ended = CliRunner().invoke(celebahq, asked)
-    assert (ended.exit_code, ended.output) == (0, f"{target}: {COUNT} pictures\n")
+    assert (ended.exit_code, ended.output) == (0, f"{target}: {COUNT} images\n")
     again = subprocess.run(
         [sys.executable, "-m", "celebahq_builder", *asked], cwd=ROOT, capture_output=True, text=True, check=False
     )

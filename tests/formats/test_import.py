@@ -26,7 +26,7 @@ from celebahq_builder.imaging.pyramid import build_pyramid
 from tests.formats import test_cifar10 as cifar10_files
 from tests.formats import test_lsun as lsun_files
 from tests.formats import test_mnist as mnist_files
-from tests.hdf5.pyramids import Pictures, described_file, noise, theano_file
+from tests.hdf5.pyramids import Images, described_file, noise, theano_file
 from tests.reference import theano_reader
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 BACK = ("images", "stylegan-zip", "tfrecord", "webdataset", "parquet", "hdf5")
 
 KNOWING = ("images", "webdataset", "parquet", "hdf5")
-"""Formats with a place for all that is known of a picture."""
+"""Formats with a place for all that is known of an image."""
 
 
 def there_and_back(source: Path, folder: Path, to: str, **asked: Any) -> Path:
@@ -49,7 +49,7 @@ def there_and_back(source: Path, folder: Path, to: str, **asked: Any) -> Path:
     return back
 
 
-def pixels(path: Path) -> list[Pictures]:
+def pixels(path: Path) -> list[Images]:
     with PyramidFile(path) as file:
         assert list(file.problems()) == []  # hashes and levels
     return theano_reader.read(path)
@@ -96,7 +96,7 @@ def test_all_that_is_known_comes_back(to: str, tmp_path: Path) -> None:
 
 LABELS = {
     "classes": np.eye(3, dtype=np.float32)[[2, 0, 1, 1]],
-    "a class that no picture has": np.eye(4, dtype=np.float32)[[2, 0, 1, 1]],
+    "a class that no image has": np.eye(4, dtype=np.float32)[[2, 0, 1, 1]],
     "numbers": np.array([[0.1, 2], [1, 0], [0, 1e-30], [3, 3]], np.float32),
     "one": np.array([[1], [0], [1], [1]], np.float32),
 }
@@ -136,9 +136,9 @@ def test_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
 # --- What others have made ----------------------------------------------------------------------------------------
 
 
-def save(path: Path, picture: Pictures, **how: Any) -> None:
+def save(path: Path, image: Images, **how: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)).save(path, **how)
+    Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(path, **how)
 
 
 @pytest.mark.parametrize("ending", ["png", "webp", "bmp", "tif", "jpg"])
@@ -146,8 +146,8 @@ def test_image_files_of_any_kind(ending: str, tmp_path: Path) -> None:
     """In the order of their paths; pixels as Pillow decodes them."""
     data = noise(3, 16)
     names = [f"b/2.{ending}", f"a/10.{ending}", f"B.{ending}"]
-    for picture, name in zip(data, names, strict=True):
-        save(tmp_path / "in" / name, picture, **({"lossless": True} if ending == "webp" else {}))
+    for image, name in zip(data, names, strict=True):
+        save(tmp_path / "in" / name, image, **({"lossless": True} if ending == "webp" else {}))
     (tmp_path / "in" / "readme.txt").write_text("passed over")
     import_images(tmp_path / "in", tmp_path / "out.h5")
     expected = [np.asarray(Image.open(tmp_path / "in" / name)).transpose(2, 0, 1) for name in sorted(names)]
@@ -184,8 +184,8 @@ def test_resized(tmp_path: Path) -> None:
 
 def test_metadata_that_others_wrote(tmp_path: Path) -> None:
     """Its order counts; what a line lacks is empty, and what is no column becomes text."""
-    for i, picture in enumerate(noise(3, 8)):
-        save(tmp_path / "in" / f"{i}.png", picture)
+    for i, image in enumerate(noise(3, 8)):
+        save(tmp_path / "in" / f"{i}.png", image)
     lines: list[dict[str, Any]] = [
         {"file_name": "2.png", "text": "é", "age": 20, "box": [1, 2], "tags": ["a"]},
         {"file_name": "0.png", "text": "b", "age": None, "box": [3, 4]},
@@ -201,12 +201,12 @@ def test_metadata_that_others_wrote(tmp_path: Path) -> None:
     assert found["box"][1] == [[1, 2], [3, 4], [5, 6.5]]
 
 
-def test_compressed_zip_of_pictures_alone(tmp_path: Path) -> None:
+def test_compressed_zip_of_images_alone(tmp_path: Path) -> None:
     data = noise(3, 8)
     with zipfile.ZipFile(tmp_path / "in.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for i, picture in enumerate(data):
+        for i, image in enumerate(data):
             buffer = io.BytesIO()
-            Image.fromarray(picture.transpose(1, 2, 0)).save(buffer, "png")
+            Image.fromarray(image.transpose(1, 2, 0)).save(buffer, "png")
             archive.writestr(f"{9 - i}.png", buffer.getvalue())
         archive.writestr("notes/", "")
         archive.writestr("notes/a.txt", "passed over")
@@ -218,9 +218,9 @@ def test_tfrecord_of_another_writer(tmp_path: Path) -> None:
     """Fields in its own order, numbers packed or not, and fields that are none of ours."""
     data = noise(3, 8)
     writer = tfrecord.TFRecordWriter(str(tmp_path / "other.tfrecords"))
-    for picture in data:
-        shape = (list(picture.shape), "int")
-        writer.write({"z": (1.5, "float"), "data": (picture.tobytes(), "byte"), "shape": shape, "a": (7, "int")})
+    for image in data:
+        shape = (list(image.shape), "int")
+        writer.write({"z": (1.5, "float"), "data": (image.tobytes(), "byte"), "shape": shape, "a": (7, "int")})
     writer.close()
     import_images(tmp_path / "other.tfrecords", tmp_path / "out.h5")
     np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data)
@@ -236,8 +236,8 @@ def test_tfrecord_with_numbers_that_are_not_packed(tmp_path: Path) -> None:
         return bytes([number << 3 | 2, len(value)]) + value
 
     shape = field(1, b"shape") + field(2, field(3, bytes([8, 3, 8, 4, 8, 4])))
-    pictured = field(1, b"data") + field(2, field(1, field(1, data.tobytes())))
-    features = field(1, shape) + field(1, pictured)
+    imaged = field(1, b"data") + field(2, field(1, field(1, data.tobytes())))
+    features = field(1, shape) + field(1, imaged)
     payload = field(1, features)
     length = struct.pack("<Q", len(payload))
     record = length + struct.pack("<I", masked(length)) + payload + struct.pack("<I", masked(payload))
@@ -295,7 +295,7 @@ def test_lsun(tmp_path: Path) -> None:
 
 
 def test_cifar10_is_found(tmp_path: Path) -> None:
-    """Its reader takes nothing but the 50,000 pictures, so it is only asked whether they are there."""
+    """Its reader takes nothing but the 50,000 images, so it is only asked whether they are there."""
     folder = cifar10_files.folder(tmp_path / "cifar-10-batches-py", cifar10_files.python_files())
     assert recognise(folder) == recognise(tmp_path) == "cifar10"
     with pytest.raises(FormatError, match="data_batch_1"):
@@ -303,7 +303,7 @@ def test_cifar10_is_found(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
-# --- Real pictures ------------------------------------------------------------------------------------------------
+# --- Real images ------------------------------------------------------------------------------------------------
 
 
 def test_real_photos_resized(shared: Path, tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_real_photos_resized(shared: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", [1, 4, 6, 7])
 @pytest.mark.parametrize("to", BACK)
 def test_limit(to: str, limit: int, tmp_path: Path) -> None:
-    """The first pictures, with labels and all that is known of them; a set that has fewer is whole."""
+    """The first images, with labels and all that is known of them; a set that has fewer is whole."""
     source = described_file(tmp_path / "faces.h5", noise(6, 8))
     away = source if to == "hdf5" else tmp_path / ("away.zip" if to == "stylegan-zip" else "away")
     if to != "hdf5":
@@ -354,9 +354,9 @@ def test_limit(to: str, limit: int, tmp_path: Path) -> None:
 def test_skip_and_limit_of_lsun(tmp_path: Path) -> None:
     entries = lsun_files.photos()
     names = sorted(entries)
-    entries[names[1]] = b"no picture"
+    entries[names[1]] = b"no image"
     folder = lsun_files.database(tmp_path / "bedroom_train_lmdb", entries)
-    with pytest.raises(FormatError, match=rf"entry {names[1]} is no picture: .* leave it out \(--skip\)"):
+    with pytest.raises(FormatError, match=rf"entry {names[1]} is no image: .* leave it out \(--skip\)"):
         import_images(folder, tmp_path / "out.h5", resize=8)
     (tmp_path / "skip.txt").write_text(f"{names[1]}\n\n  {names[3]}\n")
     command = [sys.executable, "-m", "celebahq_builder", "import", folder, "--out", tmp_path / "out.h5"]

@@ -59,12 +59,12 @@ def rgb(height: int = 8, width: int = 8) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a picture that nothing is wrong with."""
+    """A folder with an image that nothing is wrong with."""
     save(tmp_path / "in" / "a.png", rgb())
     return tmp_path / "in"
 
 
-# --- Pictures -----------------------------------------------------------------------------------------------------
+# --- Images -----------------------------------------------------------------------------------------------------
 
 
 def test_no_power_of_two(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_the_size_that_fits_most(sizes: list[tuple[int, int]], fits: int, tmp_pa
 def test_the_first_fault_is_told(tmp_path: Path) -> None:
     """Though the others are looked at, too, for a size that fits."""
     save(tmp_path / "in" / "a.png", rgb(8, 16))
-    (tmp_path / "in" / "b.png").write_text("no picture")
+    (tmp_path / "in" / "b.png").write_text("no image")
     save(tmp_path / "in" / "c.png", rgb(16, 16))
     assert "a.png is 16 x 8 px; expected a square" in refused(tmp_path / "in")
 
@@ -120,7 +120,7 @@ def test_resize_to_no_power_of_two(resize: int, folder: Path) -> None:
 
 @pytest.mark.parametrize("resize", [None, 8])
 @pytest.mark.parametrize(
-    ("picture", "said"),
+    ("image", "said"),
     [
         (np.zeros((8, 8, 4), np.uint8), "RGBA with an alpha channel"),
         (Image.new("LA", (8, 8)), "LA with an alpha channel"),
@@ -130,8 +130,8 @@ def test_resize_to_no_power_of_two(resize: int, folder: Path) -> None:
     ],
     ids=["alpha", "grey with alpha", "16 bits", "palette", "1 bit"],
 )
-def test_neither_rgb_nor_grey_of_8_bits(picture: Any, said: str, resize: int | None, folder: Path) -> None:
-    save(folder / "b.png", picture)
+def test_neither_rgb_nor_grey_of_8_bits(image: Any, said: str, resize: int | None, folder: Path) -> None:
+    save(folder / "b.png", image)
     line = refused(folder, resize=resize)
     assert "b.png" in line
     assert said in line
@@ -139,7 +139,7 @@ def test_neither_rgb_nor_grey_of_8_bits(picture: Any, said: str, resize: int | N
 
 
 def kinds(folder: Path) -> dict[str, tuple[Path, np.ndarray | None]]:
-    """Write a picture of each kind that is refused; with its path, what it is in RGB or grey where that is exact."""
+    """Write an image of each kind that is refused; with its path, what it is in RGB or grey where that is exact."""
     rows = np.mgrid[:64, :64] * 4
     colours = np.stack([rows[0], rows[1], rows.sum(axis=0) // 2], axis=-1).astype(np.uint8)
     colour, slope = Image.fromarray(colours), Image.fromarray(rows[0].astype(np.uint8))
@@ -210,10 +210,10 @@ def test_transparent_colour(folder: Path) -> None:
 
 def test_animation(folder: Path) -> None:
     save(folder / "b.webp", rgb(), save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
-    assert "b.webp is an animation; expected a single picture" in refused(folder)
+    assert "b.webp is an animation; expected a single image" in refused(folder)
 
 
-def test_larger_than_any_picture(folder: Path) -> None:
+def test_larger_than_any_image(folder: Path) -> None:
     """A header of a few bytes that promises 48 GB."""
     data = bytearray((folder / "a.png").read_bytes())
     data[16:24] = struct.pack(">II", 131072, 131072)
@@ -226,28 +226,28 @@ def test_larger_than_any_picture(folder: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95])
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
-def test_picture_cut_short(share: float, ending: str, tmp_path: Path) -> None:
+def test_image_cut_short(share: float, ending: str, tmp_path: Path) -> None:
     save(tmp_path / "in" / f"a.{ending}", noise(1, 64)[0].transpose(1, 2, 0))
     path = tmp_path / "in" / f"a.{ending}"
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     assert f"a.{ending}" in refused(tmp_path / "in")
 
 
-def test_no_picture_at_all(folder: Path) -> None:
-    (folder / "b.jpg").write_text("no picture")
+def test_no_image_at_all(folder: Path) -> None:
+    (folder / "b.jpg").write_text("no image")
     assert "b.jpg is not an image that can be read; replace or remove it" in refused(folder)
 
 
 def test_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    assert "in holds no pictures; expected files ending in .jpg" in refused(tmp_path / "in", format="images")
+    assert "in holds no images; expected files ending in .jpg" in refused(tmp_path / "in", format="images")
 
 
 def test_nothing_in_it(tmp_path: Path) -> None:
     (tmp_path / "in" / "below").mkdir(parents=True)
-    assert "in is empty; give a folder of pictures, or --from FORMAT" in refused(tmp_path / "in")
+    assert "in is empty; give a folder of images, or --from FORMAT" in refused(tmp_path / "in")
     (tmp_path / "in.bin").write_bytes(b"")
-    assert "in.bin is empty; give a folder of pictures, or --from FORMAT" in refused_again(tmp_path / "in.bin")
+    assert "in.bin is empty; give a folder of images, or --from FORMAT" in refused_again(tmp_path / "in.bin")
 
 
 def test_folder_of_nothing_known(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_nothing_there(tmp_path: Path) -> None:
         ('{"file_name": "a.png"}\n\n', "metadata.jsonl:2 is no JSON object with a file_name"),
         ('{"file_name": "a.png"}\n{"file_name": "b.png"}', "names b.png, which is not there"),
         ('{"file_name": "a.png"}\n{"file_name": "a.png"}', "names a.png twice"),
-        ('{"file_name": "../in/a.png"}', "the picture name '../in/a.png' is not a relative path within a folder"),
+        ('{"file_name": "../in/a.png"}', "the image name '../in/a.png' is not a relative path within a folder"),
         ("", "does not name a.png (1 such)"),
         ('{"file_name": "a.png", "a/b": 1}', "'a/b' cannot be the name of a column"),
         ('{"file_name": "a.png", "score": "high"}', "the values of 'score' are not numbers of one shape"),
@@ -310,7 +310,7 @@ def alter(path: Path, change: Callable[[h5py.File], Any]) -> Path:
         (lambda file: file["data2x2"].resize(8, axis=0), "data2x2 is uint8 [8, 3, 2, 2], expected uint8 [9, 3, 2, 2]"),
         (lambda file: file.pop("data4x4"), "has data16x16 but lacks data4x4"),
         (lambda file: [file.pop(key) for key in list(file)], "has no datasets data1024x1024"),
-        (lambda file: [file[key].resize(0, axis=0) for key in file], "holds no pictures"),
+        (lambda file: [file[key].resize(0, axis=0) for key in file], "holds no images"),
         (lambda file: file.create_dataset("data100x100", data=0), "data100x100 is not a level"),
     ],
     ids=["killed before small levels", "counts", "missing", "no data", "empty", "no power of two"],
@@ -323,7 +323,7 @@ def test_hdf5_of_other_pixels_than_were_written(tmp_path: Path) -> None:
     path = alter(
         described_file(tmp_path / "in.h5", noise(3, 8)), lambda file: file["data8x8"].write_direct(noise(3, 8, seed=1))
     )
-    assert "picture 0 is not the one that was written" in refused(path)
+    assert "image 0 is not the one that was written" in refused(path)
 
 
 def test_hdf5_with_a_damaged_chunk(tmp_path: Path) -> None:
@@ -333,11 +333,11 @@ def test_hdf5_with_a_damaged_chunk(tmp_path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[place + 100 : place + 200] = bytes(100)
     path.write_bytes(raw)
-    assert "picture 1 of data32x32 cannot be read" in refused(path)
+    assert "image 1 of data32x32 cannot be read" in refused(path)
 
 
 @pytest.mark.parametrize("labels", [np.zeros((2, 3)), np.zeros(3), np.array([["a"]] * 3), b"no array"], ids=repr)
-def test_labels_of_other_pictures(labels: Any, tmp_path: Path) -> None:
+def test_labels_of_other_images(labels: Any, tmp_path: Path) -> None:
     path = theano_file(tmp_path / "in.h5", noise(3, 8))
     beside = tmp_path / "in-labels.npy"
     beside.write_bytes(labels) if isinstance(labels, bytes) else np.save(beside, labels)
@@ -371,7 +371,7 @@ def test_names_that_leave_the_target(name: str, tmp_path: Path) -> None:
 
 
 def test_zip_bomb(tmp_path: Path) -> None:
-    """A picture of 8x8 followed by 64 MB of zeros, which pack to 64 kB."""
+    """An image of 8x8 followed by 64 MB of zeros, which pack to 64 kB."""
     path = zipped(tmp_path / "in.zip", {"a.png": png() + bytes(2**26)}, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 2**17
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -397,8 +397,8 @@ def test_table_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("entries", [{}, {"a.txt": b"text"}, {"dataset.json": b"{}"}])
-def test_zip_without_pictures(entries: dict[str, bytes], tmp_path: Path) -> None:
-    assert "in.zip holds no pictures" in refused(zipped(tmp_path / "in.zip", entries))
+def test_zip_without_images(entries: dict[str, bytes], tmp_path: Path) -> None:
+    assert "in.zip holds no images" in refused(zipped(tmp_path / "in.zip", entries))
 
 
 @pytest.mark.parametrize(
@@ -412,7 +412,7 @@ def test_zip_without_pictures(entries: dict[str, bytes], tmp_path: Path) -> None
         ("[" * 100_000, "is no table of labels"),
         ('{"labels": []}', "has no label for a.png"),
         ('{"labels": [["b.png", 0]]}', "has no label for a.png"),
-        ('{"labels": [["a.png", 0], ["b.png", 1]]}', "has labels for 2 pictures, the zip holds 1"),
+        ('{"labels": [["a.png", 0], ["b.png", 1]]}', "has labels for 2 images, the zip holds 1"),
         ('{"labels": [["a.png", "cat"]]}', "the labels are neither one class number"),
         ('{"labels": [["a.png", -1]]}', "the labels are neither one class number"),
         ('{"labels": [["a.png", 99999999999]]}', "the labels are neither one class number"),
@@ -513,7 +513,7 @@ def test_two_sets_in_a_folder(records: Path) -> None:
 
 
 @pytest.mark.parametrize("labels", [np.zeros((4, 5)), np.zeros(5), b"no array"], ids=["rows", "flat", "none"])
-def test_tfrecord_labels_of_other_pictures(labels: Any, records: Path) -> None:
+def test_tfrecord_labels_of_other_images(labels: Any, records: Path) -> None:
     path = records / "in-rxx.labels"
     if isinstance(labels, bytes):
         path.write_bytes(labels)
@@ -526,7 +526,7 @@ def test_tfrecord_labels_of_other_pictures(labels: Any, records: Path) -> None:
 @pytest.mark.parametrize(
     ("payload", "said"),
     [
-        (b"", "record 0 is no picture: it has no features"),
+        (b"", "record 0 is no image: it has no features"),
         (b"\x0a\xff\xff\xff\xff\x0f", "a field goes on after the end"),
         (b"\xff" * 11, "a number goes on after the end"),
         (b"\x0b", "wire type 3"),
@@ -542,14 +542,12 @@ def test_tfrecord_of_something_else(payload: bytes, said: str, tmp_path: Path) -
 
 
 def test_tfrecord_of_another_kind(tmp_path: Path) -> None:
-    """As most data sets for TensorFlow are: encoded pictures under names of their own."""
+    """As most data sets for TensorFlow are: encoded images under names of their own."""
     writer = tfrecord.TFRecordWriter(str(tmp_path / "in.tfrecords"))
     writer.write({"image/encoded": (png(), "byte"), "image/class/label": (7, "int")})
     writer.close()
     line = refused(tmp_path / "in.tfrecords")
-    assert (
-        "record 0 is no picture: it has the features image/class/label, image/encoded, expected shape and data" in line
-    )
+    assert "record 0 is no image: it has the features image/class/label, image/encoded, expected shape and data" in line
     assert "its CRCs are right, so this is a TFRecord file of another kind than those of ProGAN and StyleGAN" in line
     assert "damaged" not in line
     assert "get or make it again" not in line
@@ -566,16 +564,14 @@ def test_no_tfrecord_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 16), (3, 6, 6), (4, 8, 8), (1, 8, 8)])
-def test_tfrecord_of_pictures_of_another_size(shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_tfrecord_of_images_of_another_size(shape: tuple[int, ...], tmp_path: Path) -> None:
     """The last is sound but for the one after it."""
     from celebahq_builder.formats.tfrecord import encode_example, frame
 
-    pictures = [np.zeros(shape, np.uint8), np.zeros((3, 8, 8), np.uint8)]
-    (tmp_path / "in.tfrecords").write_bytes(b"".join(frame(encode_example(one)) for one in pictures))
+    images = [np.zeros(shape, np.uint8), np.zeros((3, 8, 8), np.uint8)]
+    (tmp_path / "in.tfrecords").write_bytes(b"".join(frame(encode_example(one)) for one in images))
     said = (
-        "record 1 is a picture of [3, 8, 8], the first of [1, 8, 8]"
-        if shape == (1, 8, 8)
-        else "expected [3 or 1, r, r]"
+        "record 1 is an image of [3, 8, 8], the first of [1, 8, 8]" if shape == (1, 8, 8) else "expected [3 or 1, r, r]"
     )
     assert said in refused(tmp_path / "in.tfrecords")
 
@@ -597,9 +593,9 @@ def test_no_folder_for_the_target(folder: Path) -> None:
         import_images(folder, folder.parent / "nowhere" / "out.h5")
 
 
-def test_resize_where_pictures_have_one_size(records: Path) -> None:
+def test_resize_where_images_have_one_size(records: Path) -> None:
     with pytest.raises(
-        CelebAHQError, match="--resize is for images, stylegan-zip, webdataset, parquet, lsun; the pictures"
+        CelebAHQError, match="--resize is for images, stylegan-zip, webdataset, parquet, lsun; the images"
     ):
         import_images(records, records.parent / "out.h5", resize=8)
 
@@ -610,5 +606,5 @@ def test_as_a_command(folder: Path, tmp_path: Path) -> None:
     ended = CliRunner().invoke(celebahq, ["import", str(folder), "--out", str(out), "--workers", "1"])
     assert isinstance(ended.exception, CelebAHQError)
     ended = CliRunner().invoke(celebahq, ["import", str(folder), "--out", str(out), "--workers", "1", "--resize", "8"])
-    assert (ended.exit_code, ended.output) == (0, f"{out}: 2 pictures\n")
+    assert (ended.exit_code, ended.output) == (0, f"{out}: 2 images\n")
     assert json.loads(h5py.File(out).attrs["imported_from"]) == ["images", "in"]

@@ -26,7 +26,7 @@ from tests.hdf5.pyramids import described_file, noise, tree
 ROOT = Path(__file__).parents[2]
 
 SIDE, COUNT = 256, 90
-"""16 pictures a job; chunks of 2x2 and 1x1 px are of several jobs."""
+"""16 images a job; chunks of 2x2 and 1x1 px are of several jobs."""
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +52,16 @@ def kill(source: Path, target: Path, after: int, workers: int = 1) -> Path:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Numbers of the pictures that an import reads."""
+    """Numbers of the images that an import reads."""
     numbers: list[int] = []
-    pictures = LevelImageSet.pictures
+    images = LevelImageSet.images
 
     def counted(self: LevelImageSet, start: int = 0) -> Iterator[NamedImage]:
-        for number, picture in enumerate(pictures(self, start), start):
+        for number, image in enumerate(images(self, start), start):
             numbers.append(number)
-            yield picture
+            yield image
 
-    monkeypatch.setattr(LevelImageSet, "pictures", counted)
+    monkeypatch.setattr(LevelImageSet, "images", counted)
     return numbers
 
 
@@ -82,7 +82,7 @@ def test_killed_and_begun_again(
     import_images(source, target, workers=2)
     done = min(-(-after // 16) * 16, COUNT)
     assert "was stopped before its end; this one goes on from there" in caplog.messages[0]
-    assert f"{done} of {COUNT} pictures are there already" in caplog.text
+    assert f"{done} of {COUNT} images are there already" in caplog.text
     assert read == list(range(done, COUNT))
     assert target.read_bytes() == whole
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made-labels.npy", "made.h5"]
@@ -141,7 +141,7 @@ def test_what_is_torn_is_made_again(torn: str, source: Path, whole: bytes, read:
     lines = journal.splitlines(keepends=True)
     assert len(lines) == 4
     offset, _, _ = json.loads(lines[3].split(b" ", 1)[1])["levels"][0][-1]
-    with (left / "pictures.h5").open("r+b") as file:
+    with (left / "images.h5").open("r+b") as file:
         if torn == "line cut short":
             (left / "journal").write_bytes(journal[:-10])
         elif torn == "line altered":
@@ -259,4 +259,4 @@ def test_an_empty_folder_is_a_beginning(tmp_path: Path) -> None:
         writer.write(writer_module.pack([noise(1, 4)[0]], 4, 3, Gzip()))
         writer.finish({}, {})
     with LevelImageSet(tmp_path / "made.h5") as level:
-        assert [picture.pixels.tolist() for picture in level.pictures()] == noise(1, 4).tolist()
+        assert [image.pixels.tolist() for image in level.images()] == noise(1, 4).tolist()

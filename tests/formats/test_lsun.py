@@ -43,7 +43,7 @@ def database(folder: Path, entries: dict[str, bytes]) -> Path:
     return folder
 
 
-def pictures(folder: Path, entries: dict[str, bytes]) -> Path:
+def images(folder: Path, entries: dict[str, bytes]) -> Path:
     for name, value in entries.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(value)
@@ -67,7 +67,7 @@ def expected(data: bytes, resolution: int) -> np.ndarray:
 def test_round_trip(kind: str, resolution: int, tmp_path: Path) -> None:
     entries = photos()
     if kind == "folder":
-        path = pictures(tmp_path / "set", {f"{name[-1]}/{name}.webp": data for name, data in entries.items()})
+        path = images(tmp_path / "set", {f"{name[-1]}/{name}.webp": data for name, data in entries.items()})
         names = sorted(f"{name[-1]}/{name}.webp" for name in entries)
     else:
         path = database(tmp_path / "bedroom_train_lmdb", entries) / ("data.mdb" if kind == "file" else "")
@@ -75,12 +75,12 @@ def test_round_trip(kind: str, resolution: int, tmp_path: Path) -> None:
     found = lsun.read(path, resolution)
     assert (found.count, found.resolution, found.channels) == (5, resolution, 3)
     assert (found.labels, found.label_names) == (None, ())
-    read = list(found.pictures())
-    assert [picture.name for picture in read] == names
-    for picture in read:
-        name = picture.name.rpartition("/")[2].removesuffix(".webp")
-        np.testing.assert_array_equal(picture.pixels, expected(entries[name], resolution))
-        assert picture.pixels.shape == (3, resolution, resolution)
+    read = list(found.images())
+    assert [image.name for image in read] == names
+    for image in read:
+        name = image.name.rpartition("/")[2].removesuffix(".webp")
+        np.testing.assert_array_equal(image.pixels, expected(entries[name], resolution))
+        assert image.pixels.shape == (3, resolution, resolution)
 
 
 def test_default_is_the_resolution_of_the_paper(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_default_is_the_resolution_of_the_paper(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["lmdb", "folder"])
 def test_start_limit_and_skip(kind: str, tmp_path: Path) -> None:
     entries = {f"{name}.jpg" if kind == "folder" else name: data for name, data in photos().items()}
-    path = (pictures if kind == "folder" else database)(tmp_path / "set", entries)
+    path = (images if kind == "folder" else database)(tmp_path / "set", entries)
     names = sorted(entries)
     for skip in ([], [names[0]], [names[1], names[4]]):
         left = [name for name in names if name not in skip]
@@ -99,14 +99,14 @@ def test_start_limit_and_skip(kind: str, tmp_path: Path) -> None:
             kept = left if limit is None else left[:limit]
             assert found.count == len(kept)
             for start in (0, 1, 2, 7):
-                assert [one.name for one in found.pictures(start)] == kept[start:]
+                assert [one.name for one in found.images(start)] == kept[start:]
 
 
 def test_read_twice_at_once(tmp_path: Path) -> None:
     """LMDB lets a process open a database only once; whoever reads knows nothing of it."""
     path = database(tmp_path / "lmdb", photos())
     one, other = lsun.read(path, 8), lsun.read(path, 16)
-    for a, b, c in zip(one.pictures(), one.pictures(), other.pictures(), strict=True):
+    for a, b, c in zip(one.images(), one.images(), other.images(), strict=True):
         assert a.name == b.name == c.name
     del one, other, a, b, c
     lmdb.open(str(path)).close()  # nothing holds it any longer
@@ -116,16 +116,16 @@ def test_nothing_is_written(tmp_path: Path) -> None:
     path = database(tmp_path / "lmdb", photos())
     (path / "lock.mdb").unlink()
     before = (path / "data.mdb").read_bytes()
-    list(lsun.read(path, 8).pictures())
+    list(lsun.read(path, 8).images())
     assert [one.name for one in path.iterdir()] == ["data.mdb"]
     assert (path / "data.mdb").read_bytes() == before
 
 
 def test_other_files_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = pictures(tmp_path / "set", {"b/a.JPG": coded(photo(9, 9, 0), "JPEG"), "b/list.txt": b"", ".hidden": b""})
+    path = images(tmp_path / "set", {"b/a.JPG": coded(photo(9, 9, 0), "JPEG"), "b/list.txt": b"", ".hidden": b""})
     with caplog.at_level(logging.WARNING):
         assert lsun.read(path).count == 1
-    assert caplog.messages == [f"{path}: passed over what is no picture by its ending: 1 files, b/list.txt"]
+    assert caplog.messages == [f"{path}: passed over what is no image by its ending: 1 files, b/list.txt"]
 
 
 # --- What is wrong ----------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def test_other_files_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 
 def message(path: Path, resolution: int = 8, **more: object) -> str:
     with pytest.raises(FormatError) as error:
-        list(lsun.read(path, resolution, **more).pictures())
+        list(lsun.read(path, resolution, **more).images())
     text = str(error.value)
     assert "\n" not in text
     return text
@@ -141,26 +141,26 @@ def message(path: Path, resolution: int = 8, **more: object) -> str:
 
 @pytest.mark.parametrize("kind", ["lmdb", "folder"])
 @pytest.mark.parametrize(("data", "why"), [(b"", "EMPTY_FILE"), (b"junk" * 9, "NOT_AN_IMAGE"), (None, "CORRUPT_IMAGE")])
-def test_entry_that_is_no_picture(kind: str, data: bytes | None, why: str, tmp_path: Path) -> None:
+def test_entry_that_is_no_image(kind: str, data: bytes | None, why: str, tmp_path: Path) -> None:
     """It is an error that names it, may be left out by that name, and is listed with all others."""
     entries = {f"{name}.jpg": value for name, value in photos().items()}
     bad, other = sorted(entries)[2], sorted(entries)[3]
     half = coded(photo(200, 200, 0), "JPEG")
     entries[bad] = half[: len(half) // 2] if data is None else data
-    path = (pictures if kind == "folder" else database)(tmp_path / "set", entries)
+    path = (images if kind == "folder" else database)(tmp_path / "set", entries)
     text = message(path)
     assert str(path) in text
-    assert f"entry {bad} is no picture: {why}" in text
+    assert f"entry {bad} is no image: {why}" in text
     found = lsun.read(path, 8, skip=[bad])
-    assert [one.name for one in found.pictures()] == [name for name in sorted(entries) if name != bad]
+    assert [one.name for one in found.images()] == [name for name in sorted(entries) if name != bad]
     assert [(name, fault.partition(":")[0]) for name, fault in found.unreadable()] == [(bad, why)]
     assert f"has no entry {other}x to leave out" in message(path, skip=[f"{other}x"])
 
 
 def test_not_there(tmp_path: Path) -> None:
     assert "nowhere does not exist; expected an LMDB" in message(tmp_path / "nowhere")
-    assert "has no pictures" in message(tmp_path)
-    assert "has no pictures" in message(database(tmp_path / "lmdb", {}))
+    assert "has no images" in message(tmp_path)
+    assert "has no images" in message(database(tmp_path / "lmdb", {}))
     assert "resolution 100 is not a power of two" in message(tmp_path, 100)
 
 
@@ -196,15 +196,15 @@ def test_without_the_package(tmp_path: Path) -> None:
 
 
 def test_folder_that_changes(tmp_path: Path) -> None:
-    path = pictures(tmp_path / "set", {f"{name}.jpg": data for name, data in photos().items()})
+    path = images(tmp_path / "set", {f"{name}.jpg": data for name, data in photos().items()})
     found = lsun.read(path, 8)
     next(path.iterdir()).unlink()
-    with pytest.raises(FormatError, match="had 5 pictures when it was opened, now 4"):
-        list(found.pictures())
+    with pytest.raises(FormatError, match="had 5 images when it was opened, now 4"):
+        list(found.images())
 
 
 def test_lanczos_is_not_another_filter(tmp_path: Path) -> None:
-    """The reference above would not tell if all filters were alike on these pictures."""
+    """The reference above would not tell if all filters were alike on these images."""
     data = coded(photo(300, 256, 0), "JPEG")
     image = Image.open(io.BytesIO(data)).crop((22, 0, 278, 256))
     other = np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC)).transpose(2, 0, 1)

@@ -1,4 +1,4 @@
-"""MNIST's files are read to the pictures they hold, and refused where they are not whole."""
+"""MNIST's files are read to the images they hold, and refused where they are not whole."""
 
 import gzip
 import struct
@@ -40,14 +40,14 @@ def write(
 def test_round_trip(packed: bool, names: str, below: str, tmp_path: Path) -> None:
     write(tmp_path / below, idx(IMAGES), idx(CLASSES), names, packed)
     found = mnist.read(tmp_path)
-    pictures = list(found.pictures())
-    assert (found.count, found.resolution, found.channels, len(pictures)) == (COUNT, 32, 1, COUNT)
-    for picture, image in zip(pictures, IMAGES, strict=True):
-        assert picture.pixels.shape == (1, 32, 32)
-        assert picture.pixels.dtype == np.uint8
-        np.testing.assert_array_equal(picture.pixels[0, 2:30, 2:30], image)
-        assert picture.pixels.sum() == image.sum()  # nothing but black around it
-    assert [picture.name for picture in pictures] == [f"train/{i:05d}" for i in range(COUNT)]
+    images = list(found.images())
+    assert (found.count, found.resolution, found.channels, len(images)) == (COUNT, 32, 1, COUNT)
+    for pixels, image in zip(images, IMAGES, strict=True):
+        assert pixels.pixels.shape == (1, 32, 32)
+        assert pixels.pixels.dtype == np.uint8
+        np.testing.assert_array_equal(pixels.pixels[0, 2:30, 2:30], image)
+        assert pixels.pixels.sum() == image.sum()  # nothing but black around it
+    assert [pixels.name for pixels in images] == [f"train/{i:05d}" for i in range(COUNT)]
     assert found.labels.dtype == np.float32
     np.testing.assert_array_equal(found.labels, np.array([[c == k for k in range(10)] for c in CLASSES], np.float32))
     assert found.label_names == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
@@ -57,8 +57,8 @@ def test_round_trip(packed: bool, names: str, below: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("start", [0, 1, 8, 9, 12])
 def test_start(packed: bool, start: int, tmp_path: Path) -> None:
     found = mnist.read(write(tmp_path, idx(IMAGES), idx(CLASSES), packed=packed))
-    expected = [(one.name, one.pixels.tobytes()) for one in found.pictures()][start:]
-    assert [(one.name, one.pixels.tobytes()) for one in found.pictures(start)] == expected
+    expected = [(one.name, one.pixels.tobytes()) for one in found.images()][start:]
+    assert [(one.name, one.pixels.tobytes()) for one in found.images(start)] == expected
 
 
 def test_test_set(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_test_set(tmp_path: Path) -> None:
 
 def fails(folder: Path, *parts: str) -> None:
     with pytest.raises(FormatError) as error:
-        list(mnist.read(folder).pictures())
+        list(mnist.read(folder).images())
     message = str(error.value)
     assert "\n" not in message
     for part in (str(folder), "https://", *parts):
@@ -92,8 +92,8 @@ def fails(folder: Path, *parts: str) -> None:
         (None, lambda d: b"\0\0\x08\x03" + d[4:], "starts with 00 00 08 03, expected 00 00 08 01"),
         (lambda d: d[:4] + struct.pack(">I", 0xFFFFFFFF) + d[8:], None, "expected 3367254359280 bytes"),
         (None, lambda d: d[:4] + struct.pack(">I", 0xFFFFFFFF) + d[8:], "has 4294967295 classes"),
-        (lambda d: idx(IMAGES[:, :27]), None, "expected pictures of 28 x 28, got 28 x 27"),
-        (lambda d: idx(IMAGES[:0]), lambda d: idx(CLASSES[:0]), "has no pictures"),
+        (lambda d: idx(IMAGES[:, :27]), None, "expected images of 28 x 28, got 28 x 27"),
+        (lambda d: idx(IMAGES[:0]), lambda d: idx(CLASSES[:0]), "has no images"),
         (None, lambda d: idx(CLASSES[:-1]), "has 8 classes, "),
         (None, lambda d: idx(CLASSES + (CLASSES == 9)), "row 4: expected a class of 0 to 9, got 10"),
     ],
@@ -126,7 +126,7 @@ def test_truncated_gzip(share: float, tmp_path: Path) -> None:
 
 
 def test_altered_gzip(tmp_path: Path) -> None:
-    """Its checksum tells, before any picture is used."""
+    """Its checksum tells, before any image is used."""
     path = write(tmp_path, idx(IMAGES), idx(CLASSES), packed=True) / "train-images-idx3-ubyte.gz"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -152,22 +152,22 @@ def test_altered_after_it_was_opened(tmp_path: Path) -> None:
     found = mnist.read(write(tmp_path, idx(IMAGES), idx(CLASSES)))
     (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(IMAGES)[:-10])
     with pytest.raises(FormatError, match="cut short: 10 bytes are missing"):
-        list(found.pictures())
+        list(found.images())
 
 
 def test_rgb(tmp_path: Path) -> None:
-    """Three digits a picture, drawn one picture after the other as the ProGAN authors' tool does."""
+    """Three digits an image, drawn one image after the other as the ProGAN authors' tool does."""
     path = write(tmp_path, idx(IMAGES), idx(CLASSES))
     found = mnist.read_mnist_rgb(path, count=50)
-    pictures = list(found.pictures())
-    assert (found.count, found.resolution, found.channels, found.labels, len(pictures)) == (50, 32, 3, None, 50)
+    images = list(found.images())
+    assert (found.count, found.resolution, found.channels, found.labels, len(images)) == (50, 32, 3, None, 50)
     rng = np.random.RandomState(123)
-    for number, picture in enumerate(pictures):
+    for number, image in enumerate(images):
         rows = rng.randint(COUNT, size=3)
-        np.testing.assert_array_equal(picture.pixels, np.pad(IMAGES[rows], ((0, 0), (2, 2), (2, 2))))
-        assert picture.name == f"{number:07d}/{rows[0]}-{rows[1]}-{rows[2]}"
-    assert [one.name for one in found.pictures(48)] == [one.name for one in pictures[48:]]
+        np.testing.assert_array_equal(image.pixels, np.pad(IMAGES[rows], ((0, 0), (2, 2), (2, 2))))
+        assert image.name == f"{number:07d}/{rows[0]}-{rows[1]}-{rows[2]}"
+    assert [one.name for one in found.images(48)] == [one.name for one in images[48:]]
     assert mnist.read_mnist_rgb(path).count == 1_000_000
-    assert next(mnist.read_mnist_rgb(path, seed=5).pictures()).name != pictures[0].name
+    assert next(mnist.read_mnist_rgb(path, seed=5).images()).name != images[0].name
     with pytest.raises(FormatError, match="is not a folder"):
         mnist.read_mnist_rgb(tmp_path / "nowhere")

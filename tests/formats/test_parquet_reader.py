@@ -22,20 +22,20 @@ from celebahq_builder.formats.parquet import BATCH, read
 from celebahq_builder.formats.registry import recognise
 from tests.formats.test_import_bad_input import refused
 from tests.formats.test_webdataset_reader import coded, top
-from tests.hdf5.pyramids import Pictures, noise
+from tests.hdf5.pyramids import Images, noise
 
 ROOT = Path(__file__).parents[2]
 
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
-def images(pictures: Pictures, first: int = 0) -> list[dict[str, Any]]:
-    return [{"bytes": coded(one), "path": f"{number:04d}.png"} for number, one in enumerate(pictures, first)]
+def images(pixelss: Images, first: int = 0) -> list[dict[str, Any]]:
+    return [{"bytes": coded(one), "path": f"{number:04d}.png"} for number, one in enumerate(pixelss, first)]
 
 
-def table(path: Path, pictures: Pictures, columns: dict[str, Any] | None = None, **how: Any) -> Path:
+def table(path: Path, pixelss: Images, columns: dict[str, Any] | None = None, **how: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"image": pa.array(images(pictures), IMAGE), **(columns or {})}), path, **how)
+    pq.write_table(pa.table({"image": pa.array(images(pixelss), IMAGE), **(columns or {})}), path, **how)
     return path
 
 
@@ -43,7 +43,7 @@ def table(path: Path, pictures: Pictures, columns: dict[str, Any] | None = None,
 
 
 def test_of_datasets(tmp_path: Path) -> None:
-    """With its names of classes, of which the last has no picture."""
+    """With its names of classes, of which the last has no image."""
     datasets.disable_progress_bars()
     data = noise(5, 16)
     features = datasets.Features(
@@ -84,14 +84,14 @@ def test_of_datasets(tmp_path: Path) -> None:
     [{}, {"row_group_size": 1}, {"row_group_size": 7}, {"compression": "zstd", "use_dictionary": True}],
     ids=["one group", "a row each", "groups of 7", "compressed"],
 )
-def test_from_any_picture_on(how: dict[str, Any], tmp_path: Path) -> None:
+def test_from_any_image_on(how: dict[str, Any], tmp_path: Path) -> None:
     data = noise(2 * BATCH + 3, 8)
     for shard in (0, 1):
         table(tmp_path / "in" / f"train-{shard:05d}-of-00002.parquet", data[shard * 20 :][:20], **how)
     found = read(tmp_path / "in")
     assert (found.count, found.resolution, found.channels) == (len(data), 8, 3)
     for start in (0, 1, 7, 19, 20, 21, len(data) - 1, len(data)):
-        np.testing.assert_array_equal([one.pixels for one in found.pictures(start)], data[start:].tolist() or [])
+        np.testing.assert_array_equal([one.pixels for one in found.images(start)], data[start:].tolist() or [])
 
 
 def test_types_of_columns(tmp_path: Path) -> None:
@@ -132,10 +132,10 @@ def test_types_of_columns(tmp_path: Path) -> None:
 def test_paths_that_are_no_names(paths: list[str | None], tmp_path: Path) -> None:
     rows = [{**row, "path": path} for row, path in zip(images(noise(2, 4)), paths, strict=True)]
     pq.write_table(pa.table({"image": pa.array(rows, IMAGE)}), tmp_path / "in.parquet")
-    assert [one.name for one in read(tmp_path / "in.parquet").pictures()] == ["00000000", "00000001"]
+    assert [one.name for one in read(tmp_path / "in.parquet").images()] == ["00000000", "00000001"]
 
 
-def test_the_only_column_of_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_only_column_of_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever it is called, and with other columns of bytes, which the log names."""
     caplog.set_level(logging.INFO)
     columns = {
@@ -143,11 +143,11 @@ def test_the_only_column_of_pictures(tmp_path: Path, caplog: pytest.LogCaptureFi
         "embedding": pa.array([b"\0\1", b"\2\3"]),
     }
     pq.write_table(pa.table(columns), tmp_path / "in.parquet")
-    np.testing.assert_array_equal([one.pixels for one in read(tmp_path / "in.parquet").pictures()], noise(2, 4))
+    np.testing.assert_array_equal([one.pixels for one in read(tmp_path / "in.parquet").images()], noise(2, 4))
     assert "passed over columns of bytes: embedding" in caplog.text
 
 
-def test_a_table_beside_pictures_is_not_the_data_set(tmp_path: Path) -> None:
+def test_a_table_beside_images_is_not_the_data_set(tmp_path: Path) -> None:
     table(tmp_path / "in" / "metadata.parquet", noise(1, 4))
     (tmp_path / "in" / "a.png").write_bytes(coded(noise(1, 4)[0]))
     assert recognise(tmp_path / "in") == "images"
@@ -170,13 +170,13 @@ def bad_image(data: bytes | None) -> pa.Array:
     [
         (
             {"a": [1], "text": ["b"]},
-            "has the columns a (int64), text (string); expected one of pictures, image: struct",
+            "has the columns a (int64), text (string); expected one of images, image: struct",
         ),
-        ({"a": bad_image(b""), "b": bad_image(b"")}, "has several columns of pictures, a, b; expected one"),
-        ({"image": bad_image(None)}, "in.parquet: row 1 has no bytes in its column image; embed the pictures"),
+        ({"a": bad_image(b""), "b": bad_image(b"")}, "has several columns of images, a, b; expected one"),
+        ({"image": bad_image(None)}, "in.parquet: row 1 has no bytes in its column image; embed the images"),
         ({"image": pa.array([None], IMAGE)}, "in.parquet: row 0 has no bytes in its column image"),
         ({"image": pa.array([], IMAGE)}, "in.parquet has no rows"),
-        ({"image": bad_image(b"no picture")}, "in.parquet: row 1 is not an image that can be read"),
+        ({"image": bad_image(b"no image")}, "in.parquet: row 1 is not an image that can be read"),
         ({"image": bad_image(coded(noise(1, 8)[0]))}, "in.parquet: row 1 is 8 x 8 px"),
         ({"image": bad_image(coded(noise(1, 4)[0]) + bytes(2**21))}, "in.parquet: row 1 has 2097"),
         ({"image": bad_image(coded(noise(1, 4)[0])[:60])}, "in.parquet: row 1 "),
@@ -220,23 +220,23 @@ def test_damaged_anywhere(compression: str, tmp_path: Path) -> None:
         path.write_bytes(raw)
         try:
             found = read(path)
-            pictures = [one.pixels for one in found.pictures()]
+            pixelss = [one.pixels for one in found.images()]
         except FormatError as error:
             told += str(error).startswith(f"{path}") and "\n" not in str(error)
         else:
-            np.testing.assert_array_equal(pictures, data)
+            np.testing.assert_array_equal(pixelss, data)
             np.testing.assert_array_equal(found.metadata.columns["n"], [1, 2, 3, 4])
     assert told > 20
 
 
-def test_pictures_that_unpack_to_far_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_unpack_to_far_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Megabytes of zeros in some kilobytes."""
     monkeypatch.setattr(parquet, "UNPACKED_BYTES", 2**20)
     rows = pa.array([{"bytes": bytes(2**22), "path": "a"}] * 4, IMAGE)
     path = tmp_path / "in.parquet"
     pq.write_table(pa.table({"image": rows}), path, compression="zstd", use_dictionary=False)
     assert path.stat().st_size < 2**14
-    assert "in.parquet: the pictures of row group 0 would unpack from" in refused(path)
+    assert "in.parquet: the images of row group 0 would unpack from" in refused(path)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ import re, sys
 from pathlib import Path
 from celebahq_builder.formats.parquet import read
 table = read(Path(sys.argv[1]))
-print(sum(picture.pixels.shape[0] for picture in table.pictures()))
+print(sum(image.pixels.shape[0] for image in table.images()))
 print(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])  # getrusage tells its parent's, too
 """
 
@@ -290,10 +290,10 @@ print(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 @pytest.mark.parametrize("how", [{"row_group_size": 16}, {"write_batch_size": 4, "data_page_size": 2**18}], ids=repr)
 def test_memory_does_not_grow_with_the_file(how: dict[str, int], tmp_path: Path) -> None:
     """Neither with the number of row groups, nor with that of the pages of one; a page is what is read at once."""
-    picture = coded(noise(1, 256)[0])
+    image = coded(noise(1, 256)[0])
     used = []
     for count in (20, 220):
-        rows = pa.array([{"bytes": picture, "path": None}] * count, IMAGE)
+        rows = pa.array([{"bytes": image, "path": None}] * count, IMAGE)
         path = tmp_path / f"{count}.parquet"
         pq.write_table(pa.table({"image": rows}), path, compression="none", use_dictionary=False, **how)
         ended = subprocess.run(

@@ -19,12 +19,12 @@ from celebahq_builder.formats.registry import recognise
 from celebahq_builder.formats.webdataset import read
 from celebahq_builder.hdf5.reader import PyramidFile
 from tests.formats.test_import_bad_input import refused
-from tests.hdf5.pyramids import Pictures, noise
+from tests.hdf5.pyramids import Images, noise
 
 
-def coded(picture: Pictures, kind: str = "png", **how: Any) -> bytes:
+def coded(image: Images, kind: str = "png", **how: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)).save(buffer, kind, **how)
+    Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(buffer, kind, **how)
     return buffer.getvalue()
 
 
@@ -40,11 +40,11 @@ def shard(path: Path, members: Iterable[tuple[str, bytes]], **header: Any) -> Pa
     return path
 
 
-def samples(pictures: Pictures, first: int = 0) -> list[tuple[str, bytes]]:
-    return [(f"{number:04d}.png", coded(picture)) for number, picture in enumerate(pictures, first)]
+def samples(images: Images, first: int = 0) -> list[tuple[str, bytes]]:
+    return [(f"{number:04d}.png", coded(image)) for number, image in enumerate(images, first)]
 
 
-def top(path: Path) -> Pictures:
+def top(path: Path) -> Images:
     with PyramidFile(path) as file:
         assert list(file.problems()) == []
         return np.asarray(file.level(file.resolution)[:])
@@ -54,16 +54,16 @@ def top(path: Path) -> Pictures:
 
 
 def test_of_the_package_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Of JPEG, with classes and texts; what is no picture and not known of one is counted in the log."""
+    """Of JPEG, with classes and texts; what is no image and not known of one is counted in the log."""
     caplog.set_level(logging.INFO)
     data = noise(7, 16)
     (tmp_path / "in").mkdir()
     with webdataset.ShardWriter(str(tmp_path / "in" / "train-%04d.tar"), maxcount=3, verbose=0) as writer:
-        for number, picture in enumerate(data):
+        for number, image in enumerate(data):
             writer.write(
                 {
                     "__key__": f"faces/{number:03d}",
-                    "jpg": coded(picture, "jpeg", quality=95),
+                    "jpg": coded(image, "jpeg", quality=95),
                     "cls": number % 3,
                     "json": {"age": 20 + number, "text": f"face {number}"},
                     "txt": "a caption",
@@ -78,7 +78,7 @@ def test_of_the_package_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         assert file["photos/file"].asstr()[:].tolist() == [f"faces/{number:03d}.jpg" for number in range(7)]
         assert file["photos/age"][:].tolist() == list(range(20, 27))
         assert file["photos/text"].asstr()[6] == "face 6"
-    assert "passed over 7 members that are no pictures, .json or .cls: 7 .txt" in caplog.text
+    assert "passed over 7 members that are no images, .json or .cls: 7 .txt" in caplog.text
 
 
 def test_a_single_shard_made_by_tar_itself(tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ def test_a_single_shard_made_by_tar_itself(tmp_path: Path) -> None:
     data = noise(3, 8)
     folder = tmp_path / "faces" / "sub"
     folder.mkdir(parents=True)
-    for name, picture in zip("abc", data, strict=True):
-        (folder / f"{name}.PNG").write_bytes(coded(picture))
+    for name, image in zip("abc", data, strict=True):
+        (folder / f"{name}.PNG").write_bytes(coded(image))
     (tmp_path / "faces" / ".hidden.png").write_text("none")
     with tarfile.open(tmp_path / "faces.tar", "w") as tar:
         tar.add(tmp_path / "faces", arcname=".")
@@ -95,8 +95,8 @@ def test_a_single_shard_made_by_tar_itself(tmp_path: Path) -> None:
     found = read(tmp_path / "faces.tar")
     assert sorted(found.samples.names) == ["sub/a.PNG", "sub/b.PNG", "sub/c.PNG"]
     in_order = [data["abc".index(name[4])] for name in found.samples.names]
-    np.testing.assert_array_equal([one.pixels for one in found.pictures()], in_order)
-    np.testing.assert_array_equal([one.pixels for one in found.pictures(2)], in_order[2:])
+    np.testing.assert_array_equal([one.pixels for one in found.images()], in_order)
+    np.testing.assert_array_equal([one.pixels for one in found.images(2)], in_order[2:])
 
 
 def test_shards_that_count_anew(tmp_path: Path) -> None:
@@ -105,31 +105,31 @@ def test_shards_that_count_anew(tmp_path: Path) -> None:
     for number in range(12):
         shard(tmp_path / "in" / f"part{number}.tar", [("0.png", coded(data[number]))])
     found = read(tmp_path / "in")
-    assert [one.name for one in found.pictures()] == [f"part{number}/0.png" for number in range(12)]
-    np.testing.assert_array_equal([one.pixels for one in found.pictures(5)], data[5:])
+    assert [one.name for one in found.images()] == [f"part{number}/0.png" for number in range(12)]
+    np.testing.assert_array_equal([one.pixels for one in found.images(5)], data[5:])
 
 
 def test_a_header_behind_much_else(tmp_path: Path) -> None:
     """A JPEG may begin with more than is read for its size."""
-    picture = noise(1, 8)[0]
-    plain = coded(picture, "jpeg")
+    image = noise(1, 8)[0]
+    plain = coded(image, "jpeg")
     comment = b"\xff\xfe\xff\xfd" + bytes(65531)
     shard(tmp_path / "in" / "0.tar", [("0.jpg", plain[:2] + 3 * comment + plain[2:])])
-    (found,) = read(tmp_path / "in").pictures()
+    (found,) = read(tmp_path / "in").images()
     np.testing.assert_array_equal(found.pixels, np.asarray(Image.open(io.BytesIO(plain))).transpose(2, 0, 1))
 
 
 def test_resized_and_limited(tmp_path: Path) -> None:
     sizes = [(20, 33), (16, 16), (9, 8)]
-    pictures = [np.random.default_rng(i).integers(0, 256, (3, *size), dtype=np.uint8) for i, size in enumerate(sizes)]
-    shard(tmp_path / "in" / "0.tar", [(f"{i}.png", coded(one)) for i, one in enumerate(pictures)])
+    images = [np.random.default_rng(i).integers(0, 256, (3, *size), dtype=np.uint8) for i, size in enumerate(sizes)]
+    shard(tmp_path / "in" / "0.tar", [(f"{i}.png", coded(one)) for i, one in enumerate(images)])
     import_images(tmp_path / "in", tmp_path / "out.h5", resize=16, limit=2)
     found = top(tmp_path / "out.h5")
-    middle = Image.fromarray(pictures[0].transpose(1, 2, 0)[:, 6:26]).resize((16, 16), Image.Resampling.LANCZOS)
-    np.testing.assert_array_equal(found, [np.asarray(middle).transpose(2, 0, 1), pictures[1]])
+    middle = Image.fromarray(images[0].transpose(1, 2, 0)[:, 6:26]).resize((16, 16), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(found, [np.asarray(middle).transpose(2, 0, 1), images[1]])
 
 
-def test_a_tar_beside_pictures_is_not_the_data_set(tmp_path: Path) -> None:
+def test_a_tar_beside_images_is_not_the_data_set(tmp_path: Path) -> None:
     shard(tmp_path / "in" / "0.tar", samples(noise(1, 8)))
     (tmp_path / "in" / "sub").mkdir()
     (tmp_path / "in" / "sub" / "a.png").write_bytes(coded(noise(1, 8)[0]))
@@ -144,10 +144,10 @@ PNG = coded(noise(1, 8)[0])
 @pytest.mark.parametrize(
     ("members", "said"),
     [
-        ([("a.txt", b"")], "sample a has no picture; expected a.png or the like"),
-        ([("a.png", PNG), ("b.json", b"{}"), ("c.png", PNG)], "sample b has no picture"),
+        ([("a.txt", b"")], "sample a has no image; expected a.png or the like"),
+        ([("a.png", PNG), ("b.json", b"{}"), ("c.png", PNG)], "sample b has no image"),
         ([("a.png", PNG), ("a.jpg", PNG)], "sample a has both a.png and a.jpg; remove one of them"),
-        ([("a.png", PNG), ("b.png", PNG), ("a.png", PNG)], "holds 2 pictures named a.png"),
+        ([("a.png", PNG), ("b.png", PNG), ("a.png", PNG)], "holds 2 images named a.png"),
         ([("a.png", PNG), ("a.json", b"[1]")], "a.png (.json) is no JSON object"),
         ([("a.png", PNG), ("a.json", b"{")], "a.png (.json) is no JSON object"),
         ([("a.png", PNG), ("a.json", b"[" * 100_000)], "a.png (.json) is no JSON object"),
@@ -160,10 +160,10 @@ PNG = coded(noise(1, 8)[0])
         ([("a.png", PNG), ("b.png", coded(noise(1, 16)[0]))], "0.tar: b.png is 16 x 16 px"),
         ([("a.png", PNG + bytes(2**21))], "a.png has 2097"),
         ([("a.png", PNG[:60])], "0.tar: a.png "),
-        ([("a.png", b"no picture")], "0.tar: a.png is not an image that can be read"),
+        ([("a.png", b"no image")], "0.tar: a.png is not an image that can be read"),
         ([("a.png", PNG), ("a.json", b'{"sha256": "00"}')], "is not the one that its metadata describes"),
-        ([("notes", b"")], "holds no pictures; expected members ending in .jpg"),
-        ([], "holds no pictures; expected members ending in .jpg"),
+        ([("notes", b"")], "holds no images; expected members ending in .jpg"),
+        ([], "holds no images; expected members ending in .jpg"),
     ],
 )
 def test_bad_samples(members: list[tuple[str, bytes]], said: str, tmp_path: Path) -> None:
@@ -266,4 +266,4 @@ def test_changed_while_it_is_read(archive: Path) -> None:
     found = read(archive)
     archive.write_bytes(archive.read_bytes()[:3000])
     with pytest.raises(FormatError, match=r"was changed while 0\.tar was read; run it again"):
-        list(found.pictures())
+        list(found.images())

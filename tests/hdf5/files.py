@@ -10,35 +10,35 @@ from numpy.typing import NDArray
 
 from tests.reference.pyramid import level as reference_level
 
-Pictures = NDArray[np.uint8]
+Images = NDArray[np.uint8]
 
 
-def noise(count: int, resolution: int, channels: int = 3, seed: int = 0) -> Pictures:
-    """Return pictures [count, channels, resolution, resolution] that no two pixels of are alike for long."""
+def noise(count: int, resolution: int, channels: int = 3, seed: int = 0) -> Images:
+    """Return images [count, channels, resolution, resolution] that no two pixels of are alike for long."""
     shape = (count, channels, resolution, resolution)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def levels_of(pictures: Pictures) -> dict[int, Pictures]:
+def levels_of(images: Images) -> dict[int, Images]:
     """Return all levels, by their resolution."""
-    sides = [pictures.shape[-1] >> k for k in range(pictures.shape[-1].bit_length())]
+    sides = [images.shape[-1] >> k for k in range(images.shape[-1].bit_length())]
     return {
-        r: np.stack([reference_level(picture, r) for picture in pictures])
-        if len(pictures)
-        else np.zeros((0, pictures.shape[1], r, r), np.uint8)
+        r: np.stack([reference_level(image, r) for image in images])
+        if len(images)
+        else np.zeros((0, images.shape[1], r, r), np.uint8)
         for r in sides
     }
 
 
-def hashes(pictures: Pictures) -> list[str]:
+def hashes(images: Images) -> list[str]:
     """Return the SHA-256 of each."""
-    return [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures]
+    return [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
 
 
-def store(path: Path, pictures: Pictures, **columns: Any) -> Path:
-    """Write pictures with all levels, a picture a chunk, and what is known of them; without columns, levels alone."""
+def store(path: Path, images: Images, **columns: Any) -> Path:
+    """Write images with all levels, an image a chunk, and what is known of them; without columns, levels alone."""
     with h5py.File(path, "w") as file:
-        for r, level in levels_of(pictures).items():
+        for r, level in levels_of(images).items():
             chunks = (1, *level.shape[1:])
             file.create_dataset(
                 f"data{r}x{r}", data=level, maxshape=(None, *level.shape[1:]), chunks=chunks, compression="gzip"
@@ -50,7 +50,7 @@ def store(path: Path, pictures: Pictures, **columns: Any) -> Path:
 
 
 def damage(path: Path, resolution: int, number: int) -> None:
-    """Overwrite the beginning of a picture's chunk."""
+    """Overwrite the beginning of an image's chunk."""
     with h5py.File(path) as file:
         place = file[f"data{resolution}x{resolution}"].id.get_chunk_info(number).byte_offset
     raw = bytearray(path.read_bytes())

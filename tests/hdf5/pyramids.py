@@ -12,10 +12,10 @@ from celebahq_builder.formats.registry import SHARDED
 from celebahq_builder.imaging.pyramid import build_pyramid
 from celebahq_builder.storage import sha256
 
-Pictures = NDArray[np.uint8]
+Images = NDArray[np.uint8]
 
 SHARD = 16
-"""Pictures of a shard, small enough that there are several."""
+"""Images of a shard, small enough that there are several."""
 
 
 def small_shards(to: str) -> ExportSettings:
@@ -23,14 +23,14 @@ def small_shards(to: str) -> ExportSettings:
     return ExportSettings(to, shard=SHARD if to in SHARDED else None)
 
 
-def noise(count: int, side: int, channels: int = 3, seed: int = 0) -> Pictures:
+def noise(count: int, side: int, channels: int = 3, seed: int = 0) -> Images:
     return np.random.default_rng(seed).integers(0, 256, (count, channels, side, side), dtype=np.uint8)
 
 
-def theano_file(path: Path, pictures: Pictures) -> Path:
-    """Levels alone, one picture a chunk, as the ProGAN authors' tool leaves them."""
+def theano_file(path: Path, images: Images) -> Path:
+    """Levels alone, one image a chunk, as the ProGAN authors' tool leaves them."""
     with h5py.File(path, "w") as file:
-        for level in build_pyramid(pictures):
+        for level in build_pyramid(images):
             file.create_dataset(
                 f"data{level.shape[-1]}x{level.shape[-1]}",
                 data=level,
@@ -42,10 +42,10 @@ def theano_file(path: Path, pictures: Pictures) -> Path:
     return path
 
 
-def described_file(path: Path, pictures: Pictures, **changed: Any) -> Path:
+def described_file(path: Path, images: Images, **changed: Any) -> Path:
     """Levels and what the pack stage writes beside them."""
-    theano_file(path, pictures)
-    count, rng = len(pictures), np.random.default_rng(1)
+    theano_file(path, images)
+    count, rng = len(images), np.random.default_rng(1)
     columns: dict[str, Any] = {
         "id": [f"{7 * i:06d}" for i in range(count)],
         "file": [f"{7 * i:06d}.jpg" for i in range(count)],
@@ -55,7 +55,7 @@ def described_file(path: Path, pictures: Pictures, **changed: Any) -> Path:
         "quad": rng.random((count, 4, 2)),
         "zoom": rng.random(count),
         "split": ["train" if i % 3 else "" for i in range(count)],
-        "sha256": [sha256(picture.tobytes()) for picture in pictures],
+        "sha256": [sha256(image.tobytes()) for image in images],
         "attributes": np.where(rng.random((count, 3)) > 0.5, 1, -1).astype(np.int8),
         "attribute_names": ["Bald", "Eyeglasses", "Smiling"],
         **changed,

@@ -40,8 +40,8 @@ def celebahq(package: str, *arguments: str | Path) -> tuple[int, str, str]:
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("blosc2")
     (folder / "in").mkdir()
-    for i, picture in enumerate(noise(3, 16)):
-        Image.fromarray(picture.transpose(1, 2, 0)).save(folder / "in" / f"{i}.png")
+    for i, image in enumerate(noise(3, 16)):
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / "in" / f"{i}.png")
     import_images(folder / "in", folder / "data.h5", compression="blosc2")
     return folder / "data.h5"
 
@@ -53,22 +53,22 @@ def test_verify(path: Path, tmp_path: Path) -> None:
     damage(damaged, 16, 0)  # all three share this chunk
     code, told, err = celebahq("there", "verify", damaged)
     assert (code, err, told.splitlines()[-1]) == (1, "", f"{damaged}: 1 problems")
-    assert "pictures 0 to 2 of data16x16 cannot be read" in told
+    assert "images 0 to 2 of data16x16 cannot be read" in told
 
 
-def test_inspect_reads_no_picture(path: Path) -> None:
+def test_inspect_reads_no_image(path: Path) -> None:
     code, told, err = celebahq("missing", "inspect", path)
     assert (code, err) == (0, "")
-    assert told.startswith(f"{path}: 3 pictures, 16x16 RGB")
+    assert told.startswith(f"{path}: 3 images, 16x16 RGB")
     assert told.count("Blosc2") == 5  # levels
 
 
 def test_export(path: Path, tmp_path: Path) -> None:
     code, told, _ = celebahq("there", "export", path, "--to", "images", "--out", tmp_path / "out", "--workers", "1")
-    assert (code, told) == (0, f"{tmp_path / 'out'}: 3 pictures\n")
-    for i, picture in enumerate(noise(3, 16)):
+    assert (code, told) == (0, f"{tmp_path / 'out'}: 3 images\n")
+    for i, pixels in enumerate(noise(3, 16)):
         with Image.open(tmp_path / "out" / f"{i}.png") as image:
-            np.testing.assert_array_equal(np.asarray(image).transpose(2, 0, 1), picture)
+            np.testing.assert_array_equal(np.asarray(image).transpose(2, 0, 1), pixels)
 
 
 @pytest.mark.parametrize("command", ["verify", "export"])
@@ -92,4 +92,4 @@ def test_a_filter_that_nobody_has(tmp_path: Path) -> None:
             h5py.h5d.create(file.id, f"data{r}x{r}".encode(), h5py.h5t.NATIVE_UINT8, space, plist)
     PyramidFile(path).file.close()
     with pytest.raises(FormatError, match=f"data4x4, compressed by HDF5's filter {UNKNOWN}, cannot be read"):
-        PyramidFile.with_pictures(path)
+        PyramidFile.with_images(path)

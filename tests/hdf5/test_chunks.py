@@ -1,4 +1,4 @@
-"""Pictures read past HDF5 are those that h5py reads, in every layout, process and thread; and nothing else is."""
+"""Images read past HDF5 are those that h5py reads, in every layout, process and thread; and nothing else is."""
 
 import multiprocessing
 import os
@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from celebahq_builder.errors import FormatError
 from celebahq_builder.hdf5.chunks import LevelReader
 from celebahq_builder.hdf5.codecs import codec
-from tests.data.files import Pictures, original, ours, pictures
+from tests.data.files import Images, images, original, ours
 
-LAYOUTS: dict[str, Callable[[Path, Pictures], Path]] = {"ours": ours, "original": original}
+LAYOUTS: dict[str, Callable[[Path, Images], Path]] = {"ours": ours, "original": original}
 
 
 @pytest.fixture(params=LAYOUTS)
 def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return LAYOUTS[request.param](tmp_path / "data.h5", pictures(37, 64))
+    return LAYOUTS[request.param](tmp_path / "data.h5", images(37, 64))
 
 
 @pytest.mark.parametrize("resolution", [64, 32, 16, 8, 4, 2, 1])
@@ -41,7 +41,7 @@ def test_every_level_equals_h5py(file: Path, resolution: int, threads: int) -> N
 
 
 def test_real_faces_equal_h5py(shared: Path, tmp_path: Path) -> None:
-    """Chunks of natural pictures, which compress, go other ways through the decoder than noise does."""
+    """Chunks of natural images, which compress, go other ways through the decoder than noise does."""
     from PIL import Image
 
     names = sorted((shared / "data" / "faces" / "img_celeba").glob("*.jpg"))[:6]
@@ -67,7 +67,7 @@ def layouts(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...]]:
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(layouts(), st.booleans(), st.data())
 def test_any_chunks(tmp_path_factory: pytest.TempPathFactory, layout, packed: bool, data: st.DataObject) -> None:
-    """h5py chooses chunks of its own if its user does not: parts of pictures, that stick out at the ends."""
+    """h5py chooses chunks of its own if its user does not: parts of images, that stick out at the ends."""
     shape, chunks = layout
     path = tmp_path_factory.mktemp("any") / "data.h5"
     expected = np.random.default_rng(len(shape)).integers(0, 256, shape, dtype=np.uint8)
@@ -80,7 +80,7 @@ def test_any_chunks(tmp_path_factory: pytest.TempPathFactory, layout, packed: bo
 
 @pytest.mark.parametrize("name", ["none", "gzip", "blosc2"])
 def test_every_codec(tmp_path: Path, name: str) -> None:
-    data = pictures(9, 16)
+    data = images(9, 16)
     with h5py.File(tmp_path / "data.h5", "w") as file:
         file.create_dataset("data16x16", data=data, chunks=(2, 3, 16, 16), **codec(name).keywords)
     level = LevelReader(tmp_path / "data.h5", threads=2)
@@ -89,7 +89,7 @@ def test_every_codec(tmp_path: Path, name: str) -> None:
 
 
 def test_contiguous(tmp_path: Path) -> None:
-    data = pictures(5, 8)
+    data = images(5, 8)
     with h5py.File(tmp_path / "data.h5", "w") as file:
         file["data8x8"] = data
     np.testing.assert_array_equal(LevelReader(tmp_path / "data.h5").read([4, 0, 2]), data[[4, 0, 2]])
@@ -97,14 +97,14 @@ def test_contiguous(tmp_path: Path) -> None:
 
 def test_user_block(tmp_path: Path) -> None:
     """Offsets count from the start of the file, not from that of HDF5's part of it."""
-    data = pictures(5, 8)
+    data = images(5, 8)
     with h5py.File(tmp_path / "data.h5", "w", userblock_size=1024) as file:
         file.create_dataset("data8x8", data=data, chunks=(2, 3, 8, 8), compression="gzip")
     np.testing.assert_array_equal(LevelReader(tmp_path / "data.h5").read(range(5)), data)
 
 
 def test_chunk_that_was_left_unfiltered(tmp_path: Path) -> None:
-    data = pictures(3, 8)
+    data = images(3, 8)
     path = original(tmp_path / "data.h5", data)
     with h5py.File(path, "r+") as file:
         file["data8x8"].id.write_direct_chunk((1, 0, 0, 0), data[2].tobytes(), filter_mask=1)
@@ -113,25 +113,25 @@ def test_chunk_that_was_left_unfiltered(tmp_path: Path) -> None:
     np.testing.assert_array_equal(LevelReader(path).read([0, 1, 2]), data[[0, 2, 2]])
 
 
-def test_chunk_is_read_once_for_all_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    level = LevelReader(original(tmp_path / "data.h5", pictures(70, 16)), 4, threads=1)
+def test_chunk_is_read_once_for_all_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    level = LevelReader(original(tmp_path / "data.h5", images(70, 16)), 4, threads=1)
     reads = []
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda *args: reads.append(args) or pread(*args))
     level.read([40, 2, 69, 42, 2, 0])
-    assert len(reads) == 3  # of the 18 chunks, each of 4 pictures
+    assert len(reads) == 3  # of the 18 chunks, each of 4 images
 
 
 def test_number_that_is_not_there(file: Path) -> None:
     for number in (-1, 37):
-        with pytest.raises(IndexError, match="has pictures 0 to 36"):
+        with pytest.raises(IndexError, match="has images 0 to 36"):
             LevelReader(file).read([0, number])
 
 
 # --- Processes and threads --------------------------------------------------------------------------------------
 
 
-def test_pickle_holds_no_pictures(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickle_holds_no_images(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     level = LevelReader(file, 32)
     expected = level.read(range(37))  # opens the file, and starts threads
     data = pickle.dumps(level)
@@ -231,11 +231,11 @@ def test_truncated(file: Path, share: float) -> None:
 def test_level_of_a_writer_that_was_killed(file: Path) -> None:
     """The Theano tool leaves its small levels empty."""
     alter(file, lambda f: f["data4x4"].resize(0, axis=0))
-    assert "data4x4 has 0 pictures, data64x64 has 37; its writer was stopped" in told(file, 4)
+    assert "data4x4 has 0 images, data64x64 has 37; its writer was stopped" in told(file, 4)
 
 
-def test_no_pictures(tmp_path: Path) -> None:
-    assert told(original(tmp_path / "data.h5", pictures(0, 8))).endswith("data8x8 has no pictures")
+def test_no_images(tmp_path: Path) -> None:
+    assert told(original(tmp_path / "data.h5", images(0, 8))).endswith("data8x8 has no images")
 
 
 def test_chunks_that_were_never_written(file: Path) -> None:
@@ -254,13 +254,13 @@ def test_chunks_that_were_never_written(file: Path) -> None:
 )
 def test_other_filters(tmp_path: Path, keywords, named: str) -> None:
     with h5py.File(tmp_path / "data.h5", "w") as f:
-        f.create_dataset("data8x8", data=pictures(4, 8), chunks=(1, 3, 8, 8), **keywords)
+        f.create_dataset("data8x8", data=images(4, 8), chunks=(1, 3, 8, 8), **keywords)
     assert f"has the filters {named}; expected gzip, blosc2 or none" in told(tmp_path / "data.h5")
 
 
 def test_filter_that_nobody_has(tmp_path: Path) -> None:
     """h5py cannot even write it; the number is changed in the file."""
-    path = original(tmp_path / "data.h5", pictures(4, 8))
+    path = original(tmp_path / "data.h5", images(4, 8))
     raw = path.read_bytes()
     message = bytes([1, 1]) + bytes(6) + (1).to_bytes(2, "little")  # filter pipeline, version 1, one filter: deflate
     assert raw.count(message) == 4
@@ -281,7 +281,7 @@ def test_filter_that_nobody_has(tmp_path: Path) -> None:
     ],
     ids=["type", "channels last", "flat", "scalar", "empty"],
 )
-def test_other_pictures(tmp_path: Path, data: np.ndarray, says: str) -> None:
+def test_other_images(tmp_path: Path, data: np.ndarray, says: str) -> None:
     with h5py.File(tmp_path / "data.h5", "w") as f:
         f["data8x8"] = data
     with pytest.raises(FormatError, match=says):
@@ -298,7 +298,7 @@ def test_hdf5_file_of_another_kind(tmp_path: Path) -> None:
 
 def test_other_levels_and_datasets_do_not_matter(tmp_path: Path) -> None:
     """Files of others often end at 4x4, and hold what not."""
-    data = pictures(5, 8)
+    data = images(5, 8)
     with h5py.File(tmp_path / "data.h5", "w") as f:
         f["data8x8"], f["data4x4"], f["database"], f["data_of_mine"] = data, data[:, :, ::2, ::2], 1, [1, 2]
     np.testing.assert_array_equal(LevelReader(tmp_path / "data.h5").read(range(5)), data)
@@ -315,12 +315,12 @@ def test_data_in_another_file(tmp_path: Path) -> None:
 def test_damaged_chunk(file: Path) -> None:
     with h5py.File(file) as f:
         chunk = f["data64x64"].id.get_chunk_info(7)
-        pictures_each = f["data64x64"].chunks[0]
+        images_each = f["data64x64"].chunks[0]
     raw = bytearray(file.read_bytes())
     raw[chunk.byte_offset + 10 : chunk.byte_offset + 40] = bytes(30)
     file.write_bytes(raw)
-    first, last = chunk.chunk_offset[0], min(chunk.chunk_offset[0] + pictures_each, 37) - 1
-    which = f"picture {first}" if first == last else f"one of the pictures {first} to {last}"
+    first, last = chunk.chunk_offset[0], min(chunk.chunk_offset[0] + images_each, 37) - 1
+    which = f"image {first}" if first == last else f"one of the images {first} to {last}"
     assert f"data64x64, {which}: " in told(file)
     LevelReader(file).read([0])  # the others are as they were
 

@@ -38,14 +38,14 @@ class Arrays:
         self.names = self.names or [f"{i % 10}/{i}.png" for i in range(len(self.pixels))]
         self.count = len(self.pixels) if self.count < 0 else self.count
 
-    def pictures(self, start: int = 0) -> Iterator[NamedImage]:
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
         for pixels, name in list(zip(self.pixels, self.names, strict=True))[start:]:
             yield NamedImage(pixels, name)
 
 
-def arrays(pictures: int, resolution: int, channels: int = 3, **more: object) -> Arrays:
-    shape = (pictures, channels, resolution, resolution)
-    return Arrays(np.random.default_rng(pictures).integers(0, 256, shape, dtype=np.uint8), **more)
+def arrays(images: int, resolution: int, channels: int = 3, **more: object) -> Arrays:
+    shape = (images, channels, resolution, resolution)
+    return Arrays(np.random.default_rng(images).integers(0, 256, shape, dtype=np.uint8), **more)
 
 
 def files(folder: Path) -> list[str]:
@@ -63,7 +63,7 @@ def test_as_it_is(count: int, resolution: int, channels: int, tmp_path: Path) ->
     with PyramidFile(path) as file:
         assert list(file.problems()) == []
         assert file.column("file") == data.names
-        assert file.column("sha256") == [hashlib.sha256(picture.tobytes()).hexdigest() for picture in data.pixels]
+        assert file.column("sha256") == [hashlib.sha256(image.tobytes()).hexdigest() for image in data.pixels]
         assert file.file.attrs["source"] == "arrays"
         assert json.loads(file.file.attrs["list"]) == [1]
     assert files(tmp_path) == ["data.h5"]
@@ -139,8 +139,8 @@ def test_no_such_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"count": 4}, "4 pictures were announced, 5 came"),
-        ({"count": 6}, "6 pictures were announced, 5 came"),
+        ({"count": 4}, "4 images were announced, 5 came"),
+        ({"count": 6}, "6 images were announced, 5 came"),
         ({"labels": np.zeros((4, 2), np.float32)}, r"labels for .* have shape \[4, 2\], expected \[5, classes\]"),
     ],
 )
@@ -154,7 +154,7 @@ def test_data_set_that_is_not_what_it_says(workers: int, wrong: dict, message: s
     ("columns", "message"),
     [
         ({"split": ["train"] * 4}, "column split has 4 rows, expected 5"),
-        ({"sha256": [""] * 5}, r"column sha256 of .*data\.h5 is written from the pictures themselves"),
+        ({"sha256": [""] * 5}, r"column sha256 of .*data\.h5 is written from the images themselves"),
     ],
 )
 def test_columns_that_do_not_fit(columns: dict, message: str, tmp_path: Path) -> None:
@@ -167,8 +167,8 @@ def test_columns_that_do_not_fit(columns: dict, message: str, tmp_path: Path) ->
 @pytest.mark.parametrize("workers", [1, 2])
 def test_reader_that_fails_midway(workers: int, tmp_path: Path) -> None:
     class Torn(Arrays):
-        def pictures(self, start: int = 0) -> Iterator[NamedImage]:
-            yield from list(super().pictures())[:3]
+        def images(self, start: int = 0) -> Iterator[NamedImage]:
+            yield from list(super().images())[:3]
             raise FormatError("torn.zip: entry 3 is cut short")
 
     with pytest.raises(FormatError, match=r"^torn\.zip: entry 3 is cut short$"):
@@ -176,7 +176,7 @@ def test_reader_that_fails_midway(workers: int, tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
-def test_picture_of_another_shape(tmp_path: Path) -> None:
+def test_image_of_another_shape(tmp_path: Path) -> None:
     data = arrays(2, 8)
     data.resolution = 4
     with pytest.raises(FormatError, match=r"0/0\.png is uint8 of shape \[3, 8, 8\], expected uint8 of \[3, 4, 4\]"):
@@ -213,7 +213,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from celebahq_builder.hdf5 import writer as hdf5_writer
-from celebahq_builder.hdf5.create import write_images as write_pictures
+from celebahq_builder.hdf5.create import write_images as write_images
 from tests.hdf5.test_create import arrays
 
 class Killed(hdf5_writer.PyramidWriter):
@@ -223,13 +223,13 @@ class Killed(hdf5_writer.PyramidWriter):
         super().write(*args)
 
 sys.modules["celebahq_builder.hdf5.create"].PyramidWriter = Killed
-write_pictures(arrays(40, 256), Path(sys.argv[1]), workers=int(sys.argv[2]))
+write_images(arrays(40, 256), Path(sys.argv[1]), workers=int(sys.argv[2]))
 """
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_and_run_again(workers: int, tmp_path: Path) -> None:
-    """By a real signal, with pictures stored already: what lies there is not the file, and the next run replaces it."""
+    """By a real signal, with images stored already: what lies there is not the file, and the next run replaces it."""
     path = tmp_path / "data.h5"
     command = [sys.executable, "-c", KILLED, str(path), str(workers)]
     ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)

@@ -15,32 +15,32 @@ from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.hdf5.codecs import Codec, Gzip, codec
-from celebahq_builder.hdf5.layout import CHUNK_BYTES, CHUNK_PICTURES, level_name, pictures_per_chunk, pictures_per_job
+from celebahq_builder.hdf5.layout import CHUNK_BYTES, CHUNK_IMAGES, images_per_chunk, images_per_job, level_name
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.hdf5.writer import Columns, PyramidWriter, pack
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
 from tests.reference import theano_reader
 from tests.reference.pyramid import level as reference_level
 
-Pictures = NDArray[np.uint8]
+Images = NDArray[np.uint8]
 
 GZIP = Gzip()
 
 
-def pictures(count: int, resolution: int, seed: int = 0, channels: int = 3) -> Pictures:
+def images(count: int, resolution: int, seed: int = 0, channels: int = 3) -> Images:
     shape = (count, channels, resolution, resolution)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def sha256(picture: Pictures) -> str:
-    return hashlib.sha256(picture.tobytes()).hexdigest()
+def sha256(image: Images) -> str:
+    return hashlib.sha256(image.tobytes()).hexdigest()
 
 
-def write(path: Path, data: Pictures, codec: Codec = GZIP, columns: Columns | None = None) -> Path:
-    """Write pictures with a few columns and attributes."""
+def write(path: Path, data: Images, codec: Codec = GZIP, columns: Columns | None = None) -> Path:
+    """Write images with a few columns and attributes."""
     count, channels, resolution, _ = data.shape
     with PyramidWriter(path, count=count, resolution=resolution, channels=channels, codec=codec) as writer:
-        at_once = pictures_per_job(resolution, channels)
+        at_once = images_per_job(resolution, channels)
         for start in range(0, count, at_once):
             writer.write(pack(data[start : start + at_once], resolution, channels, codec))
         texts = {
@@ -57,7 +57,7 @@ def write(path: Path, data: Pictures, codec: Codec = GZIP, columns: Columns | No
 
 @pytest.fixture
 def sound(tmp_path: Path) -> Path:
-    return write(tmp_path / "sound.h5", pictures(5, 8))
+    return write(tmp_path / "sound.h5", images(5, 8))
 
 
 def problems(path: Path) -> list[str]:
@@ -73,7 +73,7 @@ def problems(path: Path) -> list[str]:
     st.sampled_from([("gzip", 0), ("gzip", 9), ("none", 0), ("blosc2", 0)]),
 )
 def test_round_trip(tmp_path: Path, count: int, resolution: int, channels: int, how: tuple[str, int]) -> None:
-    data = pictures(count, resolution, seed=count, channels=channels)
+    data = images(count, resolution, seed=count, channels=channels)
     path = write(tmp_path / "data.h5", data, codec(*how))
     pyramid = build_pyramid(data)
     with PyramidFile(path) as file:
@@ -81,7 +81,7 @@ def test_round_trip(tmp_path: Path, count: int, resolution: int, channels: int, 
         assert (file.resolution, file.resolutions) == (resolution, levels(resolution))
         for r, expected in zip(levels(resolution), pyramid, strict=True):
             np.testing.assert_array_equal(file.level(r)[:], expected)
-        assert file.column("sha256") == [sha256(picture) for picture in data]
+        assert file.column("sha256") == [sha256(image) for image in data]
         assert list(file.problems()) == []
     for expected, found in zip(pyramid, theano_reader.read(path), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -90,13 +90,13 @@ def test_round_trip(tmp_path: Path, count: int, resolution: int, channels: int, 
 @pytest.mark.parametrize(("count", "resolution"), [(1023, 2), (1025, 2), (2500, 1), (700, 64), (3, 1024)])
 def test_chunks_across_jobs(count: int, resolution: int, tmp_path: Path) -> None:
     """Of the smallest levels, many jobs share a chunk; the last one is not full."""
-    data = pictures(count, resolution)
+    data = images(count, resolution)
     for expected, found in zip(build_pyramid(data), theano_reader.read(write(tmp_path / "data.h5", data)), strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
 def test_levels_equal_the_slow_reference(tmp_path: Path) -> None:
-    data = pictures(2, 16)
+    data = images(2, 16)
     with h5py.File(write(tmp_path / "data.h5", data)) as file:
         for r in (8, 4, 2, 1):
             for i in range(2):
@@ -105,7 +105,7 @@ def test_levels_equal_the_slow_reference(tmp_path: Path) -> None:
 
 def test_what_other_readers_rely_on(tmp_path: Path) -> None:
     """Dataset names, shapes, growth along N, type and compression are those of the Theano tool's files."""
-    with h5py.File(write(tmp_path / "data.h5", pictures(3, 64))) as file:
+    with h5py.File(write(tmp_path / "data.h5", images(3, 64))) as file:
         levels_found = [key for key in file if key.startswith("data")]
         assert sorted(levels_found) == sorted(f"data{r}x{r}" for r in (64, 32, 16, 8, 4, 2, 1))
         for r in (64, 32, 16, 8, 4, 2, 1):
@@ -117,7 +117,7 @@ def test_what_other_readers_rely_on(tmp_path: Path) -> None:
 
 def test_plain_h5py_is_enough(tmp_path: Path) -> None:
     """Three lines, in a process that knows nothing of this package and finds no plugin."""
-    data = pictures(5, 64)
+    data = images(5, 64)
     path = write(tmp_path / "data.h5", data)
     code = (
         "import sys; sys.path[:] = [p for p in sys.path if 'celebahq' not in p]; sys.modules['hdf5plugin'] = None\n"
@@ -130,7 +130,7 @@ def test_plain_h5py_is_enough(tmp_path: Path) -> None:
 
 
 def test_columns_and_attributes(tmp_path: Path) -> None:
-    with PyramidFile(write(tmp_path / "data.h5", pictures(4, 4))) as file:
+    with PyramidFile(write(tmp_path / "data.h5", images(4, 4))) as file:
         assert file.column("file") == ["000000.jpg", "000001.jpg", "000002.jpg", "000003.jpg"]
         assert file.column("split") == ["", "train", "", "train"]
         np.testing.assert_array_equal(file.column("score"), np.linspace(0, 1, 4))
@@ -140,8 +140,8 @@ def test_columns_and_attributes(tmp_path: Path) -> None:
     assert (attributes["format_version"], attributes["seed"], attributes["made_by"]) == (1, 7, "test")
 
 
-def test_no_pictures(tmp_path: Path) -> None:
-    path = write(tmp_path / "data.h5", pictures(0, 8))
+def test_no_images(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.h5", images(0, 8))
     assert problems(path) == []
     assert [level.shape for level in theano_reader.read(path)] == [(0, 3, r, r) for r in (8, 4, 2, 1)]
 
@@ -149,19 +149,19 @@ def test_no_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("resolution", [2**k for k in range(12)])
 def test_chunks_and_jobs_divide_each_other(resolution: int, channels: int) -> None:
-    size, at_once = pictures_per_chunk(resolution, channels), pictures_per_job(resolution, channels)
+    size, at_once = images_per_chunk(resolution, channels), images_per_job(resolution, channels)
     for number in (size, at_once):
-        assert 1 <= number <= CHUNK_PICTURES
+        assert 1 <= number <= CHUNK_IMAGES
         assert number & (number - 1) == 0
     assert size == 1 or size * channels * resolution**2 <= CHUNK_BYTES
-    assert 2 * size > CHUNK_PICTURES or 2 * size * channels * resolution**2 > CHUNK_BYTES
+    assert 2 * size > CHUNK_IMAGES or 2 * size * channels * resolution**2 > CHUNK_BYTES
     assert at_once >= size
 
 
 def test_packed_on_their_own_or_together_alike() -> None:
-    data = pictures(7, 16)
+    data = images(7, 16)
     together = pack(list(data), 16, 3, Gzip())
-    assert pack(iter(data), 16, 3, Gzip()).sha256 == together.sha256 == [sha256(picture) for picture in data]
+    assert pack(iter(data), 16, 3, Gzip()).sha256 == together.sha256 == [sha256(image) for image in data]
     turned = np.ascontiguousarray(data.transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)
     for a, b in zip(together.levels, pack(turned, 16, 3, Gzip()).levels, strict=True):
         assert type(a) is type(b)
@@ -169,17 +169,17 @@ def test_packed_on_their_own_or_together_alike() -> None:
 
 
 def test_same_bytes_when_written_twice(tmp_path: Path) -> None:
-    data = pictures(40, 16)
+    data = images(40, 16)
     first, second = write(tmp_path / "first.h5", data), write(tmp_path / "second.h5", data)
     assert first.read_bytes() == second.read_bytes()
-    assert write(tmp_path / "third.h5", pictures(40, 16, seed=1)).read_bytes() != first.read_bytes()
+    assert write(tmp_path / "third.h5", images(40, 16, seed=1)).read_bytes() != first.read_bytes()
 
 
 # --- Files that are not finished --------------------------------------------------------------------------------
 
 
 def test_nothing_bears_the_name_before_the_end(tmp_path: Path) -> None:
-    path, data = tmp_path / "data.h5", pictures(2, 8)
+    path, data = tmp_path / "data.h5", images(2, 8)
     with PyramidWriter(path, count=2, resolution=8, channels=3, codec=Gzip()) as writer:
         writer.write(pack(data, 8, 3, Gzip()))
         assert [p.name for p in tmp_path.iterdir()] == ["data.h5.partial"]
@@ -192,7 +192,7 @@ def test_nothing_bears_the_name_before_the_end(tmp_path: Path) -> None:
 def test_nothing_remains_after_an_error(error: type[BaseException], tmp_path: Path) -> None:
     def interrupted() -> None:
         with PyramidWriter(tmp_path / "data.h5", count=2, resolution=8, channels=3, codec=Gzip()) as writer:
-            writer.write(pack(pictures(2, 8), 8, 3, Gzip()))
+            writer.write(pack(images(2, 8), 8, 3, Gzip()))
             raise error
 
     with pytest.raises(error):
@@ -213,7 +213,7 @@ def test_nothing_remains_where_no_level_can_be_made(tmp_path: Path) -> None:
 
 def test_file_of_a_killed_run_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "data.h5.partial").write_bytes(b"half a file")
-    path = write(tmp_path / "data.h5", pictures(2, 8))
+    path = write(tmp_path / "data.h5", images(2, 8))
     assert problems(path) == []
     assert list(tmp_path.iterdir()) == [path]
 
@@ -230,13 +230,13 @@ def test_finished_file_is_replaced_only_at_the_end(sound: Path) -> None:
 
 def announce(path: Path, count: int, columns: Columns | None = None) -> None:
     with PyramidWriter(path, count=count, resolution=8, channels=3, codec=Gzip()) as writer:
-        writer.write(pack(pictures(3, 8), 8, 3, Gzip()))
+        writer.write(pack(images(3, 8), 8, 3, Gzip()))
         writer.finish(columns or {}, {})
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_other_number_of_pictures_than_announced(count: int, tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=rf"data\.h5: {count} pictures were announced, 3 came"):
+def test_other_number_of_images_than_announced(count: int, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=rf"data\.h5: {count} images were announced, 3 came"):
         announce(tmp_path / "data.h5", count)
     assert list(tmp_path.iterdir()) == []
 
@@ -247,10 +247,10 @@ def test_column_of_another_length(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("picture", [np.zeros((3, 8, 4), np.uint8), np.zeros((1, 8, 8), np.uint8), np.zeros((3, 8, 8))])
-def test_picture_of_another_kind(picture: NDArray[np.uint8]) -> None:
-    with pytest.raises(FormatError, match=r"a picture is .* of shape .*, expected uint8 of \[3, 8, 8\]"):
-        pack([picture], 8, 3, Gzip())
+@pytest.mark.parametrize("image", [np.zeros((3, 8, 4), np.uint8), np.zeros((1, 8, 8), np.uint8), np.zeros((3, 8, 8))])
+def test_image_of_another_kind(image: NDArray[np.uint8]) -> None:
+    with pytest.raises(FormatError, match=r"an image is .* of shape .*, expected uint8 of \[3, 8, 8\]"):
+        pack([image], 8, 3, Gzip())
 
 
 # --- Files that are wrong ---------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def alter(path: Path, change: Callable[[h5py.File], None]) -> list[str]:
     return problems(path)
 
 
-def replace(file: h5py.File, name: str, data: Pictures) -> None:
+def replace(file: h5py.File, name: str, data: Images) -> None:
     del file[name]
     file.create_dataset(name, data=data)
 
@@ -275,7 +275,7 @@ def test_flipped_pixel(sound: Path) -> None:
     def flip(file: h5py.File) -> None:
         file["data8x8"][3, 1, 2, 5] ^= 1
 
-    assert "picture 3: its SHA-256 is not the one recorded" in alter(sound, flip)
+    assert "image 3: its SHA-256 is not the one recorded" in alter(sound, flip)
 
 
 def test_flipped_pixel_without_hashes(sound: Path) -> None:
@@ -285,7 +285,7 @@ def test_flipped_pixel_without_hashes(sound: Path) -> None:
         del file["photos"]["sha256"]
         file["data8x8"][3, 1, 2, 5] ^= 128
 
-    assert alter(sound, flip)[0] == "picture 3: level 4x4 is not the mean of the level above"
+    assert alter(sound, flip)[0] == "image 3: level 4x4 is not the mean of the level above"
 
 
 @pytest.mark.parametrize("side", [4, 2, 1])
@@ -293,7 +293,7 @@ def test_wrong_level(side: int, sound: Path) -> None:
     def change(file: h5py.File) -> None:
         file[level_name(side)][4, 2, 0, 0] += np.uint8(1)
 
-    assert alter(sound, change) == [f"picture 4: level {side}x{side} is not the mean of the level above"]
+    assert alter(sound, change) == [f"image 4: level {side}x{side} is not the mean of the level above"]
 
 
 def refused(path: Path, change: Callable[[h5py.File], None], message: str) -> None:
@@ -319,7 +319,7 @@ def test_missing_top_level(sound: Path) -> None:
     def remove(file: h5py.File) -> None:
         del file["data8x8"]
 
-    assert {f"picture {i}: its SHA-256 is not the one recorded" for i in range(5)} <= set(alter(sound, remove))
+    assert {f"image {i}: its SHA-256 is not the one recorded" for i in range(5)} <= set(alter(sound, remove))
 
 
 @pytest.mark.parametrize("count", [0, 4, 6])
@@ -370,14 +370,14 @@ def test_more_channels_than_colour_has(tmp_path: Path) -> None:
             replace(file, level_name(r), np.zeros((2, 5, r, r), np.uint8))
 
     refused(
-        write(tmp_path / "data.h5", pictures(2, 8)),
+        write(tmp_path / "data.h5", images(2, 8)),
         five_channels,
         r"data8x8 has shape \[2, 5, 8, 8\], expected \[N, 3 or 1, 8, 8\]",
     )
 
 
 def test_damaged_chunk(tmp_path: Path) -> None:
-    path = write(tmp_path / "data.h5", pictures(40, 64))
+    path = write(tmp_path / "data.h5", images(40, 64))
     with h5py.File(path) as file:
         place = file["data64x64"].id.get_chunk_info(7).byte_offset
     raw = bytearray(path.read_bytes())
@@ -385,14 +385,14 @@ def test_damaged_chunk(tmp_path: Path) -> None:
     path.write_bytes(raw)
     found = problems(path)
     assert len(found) == 1
-    assert found[0].startswith("picture 7 of data64x64 cannot be read: ")
-    with PyramidFile(path) as file, pytest.raises(FormatError, match="picture 7 of data64x64 cannot be read"):
+    assert found[0].startswith("image 7 of data64x64 cannot be read: ")
+    with PyramidFile(path) as file, pytest.raises(FormatError, match="image 7 of data64x64 cannot be read"):
         file.read(range(40), 64)
 
 
-def test_damaged_chunk_of_several_pictures(tmp_path: Path) -> None:
+def test_damaged_chunk_of_several_images(tmp_path: Path) -> None:
     """All that share it are named together, and the others are checked as ever."""
-    path = write(tmp_path / "data.h5", pictures(40, 32))
+    path = write(tmp_path / "data.h5", images(40, 32))
     with h5py.File(path, "r+") as file:
         assert file["data16x16"].chunks[0] == 16
         place = file["data16x16"].id.get_chunk_info(1).byte_offset
@@ -401,14 +401,14 @@ def test_damaged_chunk_of_several_pictures(tmp_path: Path) -> None:
     raw[place + 10 : place + 40] = bytes(30)
     path.write_bytes(raw)
     unread, altered, *more = problems(path)
-    assert unread.startswith("pictures 16 to 31 of data16x16 cannot be read: ")
-    assert altered == "picture 20: its SHA-256 is not the one recorded"
-    assert all(line.startswith("picture 20: level ") for line in more)
+    assert unread.startswith("images 16 to 31 of data16x16 cannot be read: ")
+    assert altered == "image 20: its SHA-256 is not the one recorded"
+    assert all(line.startswith("image 20: level ") for line in more)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 def test_truncated_file(share: float, tmp_path: Path) -> None:
-    path = write(tmp_path / "data.h5", pictures(40, 32))
+    path = write(tmp_path / "data.h5", images(40, 32))
     raw = path.read_bytes()
     path.write_bytes(raw[: int(len(raw) * share)])
     with pytest.raises(FormatError, match=r"data\.h5 is not a readable HDF5 file"):

@@ -18,9 +18,9 @@ from celebahq_builder.imaging.image_io import decode, decode_png, encode_jpeg, e
 from celebahq_builder.outcome import Reason, Rejection
 
 ROOMY = 10_000_000
-"""A limit of pixels that no picture here meets."""
+"""A limit of pixels that no image here meets."""
 
-PICTURES = arrays(np.uint8, st.tuples(st.just(3), st.integers(1, 40), st.integers(1, 40)))
+IMAGES = arrays(np.uint8, st.tuples(st.just(3), st.integers(1, 40), st.integers(1, 40)))
 
 
 def noise(height: int, width: int, *channels: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -116,10 +116,10 @@ def test_plain_colour_is_exact(kind: str) -> None:
 
 def test_jpeg_is_near() -> None:
     ramp = np.add.outer(np.arange(24) * 5, np.arange(32) * 3).astype(np.uint8)
-    picture = np.stack([ramp, ramp[::-1], ramp[:, ::-1]])
-    pixels, notes = decode(encoded(Image.fromarray(picture.transpose(1, 2, 0)), "JPEG", quality=98), ROOMY)
+    image = np.stack([ramp, ramp[::-1], ramp[:, ::-1]])
+    pixels, notes = decode(encoded(Image.fromarray(image.transpose(1, 2, 0)), "JPEG", quality=98), ROOMY)
     assert notes == ()
-    assert np.abs(pixels.astype(int) - picture).mean() < 2
+    assert np.abs(pixels.astype(int) - image).mean() < 2
 
 
 @pytest.mark.parametrize("mode", ["L", "1"])
@@ -186,12 +186,12 @@ def test_palette_with_a_transparent_colour(kind: str) -> None:
 
 
 def test_colour_with_a_transparent_colour() -> None:
-    picture = noise(7, 9, 3)
-    colour = tuple(picture[2, 3].tolist())
-    pixels, notes = decode(encoded(Image.fromarray(picture), "PNG", transparency=colour), ROOMY)
-    picture[2, 3] = 255
+    image = noise(7, 9, 3)
+    colour = tuple(image[2, 3].tolist())
+    pixels, notes = decode(encoded(Image.fromarray(image), "PNG", transparency=colour), ROOMY)
+    image[2, 3] = 255
     assert notes == ("alpha",)
-    np.testing.assert_array_equal(pixels, picture.transpose(2, 0, 1))
+    np.testing.assert_array_equal(pixels, image.transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
@@ -280,7 +280,7 @@ def test_damage_of_any_kind_is_pixels_or_a_rejection(
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
-@given(PICTURES, st.integers(0, 9))
+@given(IMAGES, st.integers(0, 9))
 def test_png_round_trip(pixels: NDArray[np.uint8], level: int) -> None:
     data = encode_png(pixels, level)
     np.testing.assert_array_equal(decode_png(data), pixels)

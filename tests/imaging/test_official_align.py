@@ -29,13 +29,13 @@ REFERENCE_PHOTOS = [f"{i:06d}.jpg" for i in range(1, 17)]
 
 
 def made(folder: Path, photo: Photo, resolution: int) -> tuple[np.ndarray, OfficialImage, tuple[int, int, bool]]:
-    """Take a photo through all steps; the result uint8 [3, R, R], the padded picture, and what each step did."""
+    """Take a photo through all steps; the result uint8 [3, R, R], the padded pixels, and what each step did."""
     image = Image.open(folder / photo.file).convert("RGB")
     quad, zoom = official_align.crop(np.reshape(photo.landmarks, (5, 2)), resolution)
-    picture, shrink = official_align.shrunk(OfficialImage(image, quad, zoom, resolution))
-    picture, factor = official_align.enlarged(official_align.cut(picture))
-    picture, padded = official_align.padded(picture)
-    return np.asarray(official_align.upright(picture)).transpose(2, 0, 1), picture, (shrink, factor, padded)
+    pixels, shrink = official_align.shrunk(OfficialImage(image, quad, zoom, resolution))
+    pixels, factor = official_align.enlarged(official_align.cut(pixels))
+    pixels, padded = official_align.padded(pixels)
+    return np.asarray(official_align.upright(pixels)).transpose(2, 0, 1), pixels, (shrink, factor, padded)
 
 
 def md5(pixels: np.ndarray) -> str:
@@ -113,31 +113,31 @@ def planned(image: Image.Image, points: np.ndarray, resolution: int) -> Official
 @pytest.mark.parametrize(
     ("eyes", "shrink", "factor"), [(5, 1, 4), (9, 1, 2), (17, 1, 1), (30, 1, 1), (75, 2, 1), (130, 4, 1)]
 )
-def test_how_far_a_picture_is_reduced_and_enlarged(eyes: float, shrink: int, factor: int) -> None:
+def test_how_far_a_image_is_reduced_and_enlarged(eyes: float, shrink: int, factor: int) -> None:
     """A crop is four eye distances wide here."""
-    picture = planned(noise(900, 900), landmarks(450, 400, eyes, 0), 64)
-    small, by = official_align.shrunk(picture)
-    assert by == max(1, math.floor(0.5 / float(picture.zoom))) == shrink
+    image = planned(noise(900, 900), landmarks(450, 400, eyes, 0), 64)
+    small, by = official_align.shrunk(image)
+    assert by == max(1, math.floor(0.5 / float(image.zoom))) == shrink
     assert small.image.size == (round(900 / shrink), round(900 / shrink))
     large, grown = official_align.enlarged(official_align.cut(small))
     assert grown == factor
-    assert float(large.zoom) == pytest.approx(float(picture.zoom) * shrink / factor, rel=1e-6)
+    assert float(large.zoom) == pytest.approx(float(image.zoom) * shrink / factor, rel=1e-6)
     assert float(large.zoom) <= 1 or factor == 1
 
 
 def test_cut_keeps_a_border_and_its_place() -> None:
-    picture = planned(noise(300, 400), landmarks(200, 130, 25, 10), 64)
-    part = official_align.cut(picture)
-    assert part.border == round(0.1 * 64 / float(picture.zoom))
-    left, top = (picture.quad - part.quad)[0].round().astype(int)
-    assert (left, top) == tuple(np.floor(picture.quad.min(axis=0)).astype(int) - part.border)
-    whole = np.asarray(picture.image)
+    image = planned(noise(300, 400), landmarks(200, 130, 25, 10), 64)
+    part = official_align.cut(image)
+    assert part.border == round(0.1 * 64 / float(image.zoom))
+    left, top = (image.quad - part.quad)[0].round().astype(int)
+    assert (left, top) == tuple(np.floor(image.quad.min(axis=0)).astype(int) - part.border)
+    whole = np.asarray(image.image)
     height, width = np.asarray(part.image).shape[:2]
     np.testing.assert_array_equal(np.asarray(part.image), whole[top : top + height, left : left + width])
 
 
 @pytest.mark.parametrize(("x", "y", "degrees"), [(60, 50, 0), (150, 20, 20), (5, 195, -50)])
-def test_padding_is_that_of_the_whole_picture_at_once(x: float, y: float, degrees: float) -> None:
+def test_padding_is_that_of_the_whole_image_at_once(x: float, y: float, degrees: float) -> None:
     part = official_align.cut(planned(noise(200, 200), landmarks(x, y, 30, degrees), 128))
     padded, done = official_align.padded(part)
     assert done
@@ -160,9 +160,9 @@ def test_crop_well_inside_is_not_padded() -> None:
 
 @pytest.mark.parametrize("degrees", [0, 33, -120])
 def test_upright_is_bilinear_then_lanczos(degrees: float) -> None:
-    picture = planned(noise(120, 120), landmarks(60, 50, 15, degrees), 16)
-    found = np.asarray(official_align.upright(picture)).astype(int)
-    expected = reference.upright(np.asarray(picture.image), picture.quad.astype(float), 16)
+    image = planned(noise(120, 120), landmarks(60, 50, 15, degrees), 16)
+    found = np.asarray(official_align.upright(image)).astype(int)
+    expected = reference.upright(np.asarray(image.image), image.quad.astype(float), 16)
     off = np.abs(found - expected)
     assert off.max() <= 1
     assert (off > 0).mean() < 0.02

@@ -17,7 +17,7 @@ from tests.reference.padding import pad
 
 
 def smooth(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """A picture [H, W, 3] of soft blotches over the whole range."""
+    """An image [H, W, 3] of soft blotches over the whole range."""
     noise = np.random.default_rng(seed).normal(size=(height, width, 3))
     return np.clip(gaussian_filter(noise, (2, 2, 0), mode="wrap") * 500 + 128, 0, 255).astype(np.uint8)
 
@@ -80,15 +80,15 @@ def test_noise_too(sigma: float) -> None:
     assert difference(padded(photo, sides, sigma), pad(photo, sides, sigma)).max() <= 1
 
 
-def test_wide_blur_on_a_reduced_picture() -> None:
-    """Sigma 17 is computed on a quarter of the picture."""
+def test_wide_blur_on_a_reduced_image() -> None:
+    """Sigma 17 is computed on a quarter of the image."""
     photo = smooth(50, 60)
     sides = (255, 261, 266, 255)
     found = padded(photo, sides, 17.0)
     assert difference(found, pad(photo, sides, 17.0, edge="nearest")).max() <= 1
 
 
-def test_blur_of_a_reduced_picture_is_as_wide() -> None:
+def test_blur_of_a_reduced_image_is_as_wide() -> None:
     """Reducing and enlarging blur a little themselves; were that not allowed for, an edge would be 1 % wider."""
     photo = np.zeros((60, 240, 3), np.uint8)
     photo[:, 160:] = 255
@@ -101,7 +101,7 @@ def test_blur_of_a_reduced_picture_is_as_wide() -> None:
 @pytest.mark.parametrize("sigma", [1.5, 9.0])
 @pytest.mark.parametrize("rows", [1, 7, 32])
 def test_strips_do_not_show(sigma: float, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor where the blur is computed on half of the picture, as for sigma 9."""
+    """Nor where the blur is computed on half of the image, as for sigma 9."""
     photo, sides = smooth(30, 20), (40, 53, 45, 42)
     whole = padded(photo, sides, sigma)
     monkeypatch.setattr(padding, "STRIP_ROWS", rows)
@@ -178,10 +178,10 @@ def test_plan(corner: tuple[float, float], side: float, angle: float, width: int
 
 @pytest.mark.parametrize(("sigma", "size"), [(0.4, (9, 14)), (1.0, (1, 1)), (2.5, (40, 31)), (6.0, (5, 60))])
 def test_gaussian_blur(sigma: float, size: tuple[int, int]) -> None:
-    picture = np.random.default_rng(0).uniform(0, 255, (3, *size))
+    image = np.random.default_rng(0).uniform(0, 255, (3, *size))
     radius = math.ceil(4 * sigma)
-    expected = gaussian_filter(picture, (0, sigma, sigma), mode="nearest", radius=(0, radius, radius))
-    found: Tensor = gaussian_blur(torch.from_numpy(picture.astype(np.float32)), sigma)
+    expected = gaussian_filter(image, (0, sigma, sigma), mode="nearest", radius=(0, radius, radius))
+    found: Tensor = gaussian_blur(torch.from_numpy(image.astype(np.float32)), sigma)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""Each level is the mean of whole blocks of the picture, rounded once."""
+"""Each level is the mean of whole blocks of the image, rounded once."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
 from tests.reference.pyramid import level
 
-PICTURES = st.sampled_from([1, 2, 4, 8, 16]).flatmap(lambda side: arrays(np.uint8, (3, side, side)))
+IMAGES = st.sampled_from([1, 2, 4, 8, 16]).flatmap(lambda side: arrays(np.uint8, (3, side, side)))
 
 
 def one_pixel(blocks: list[list[int]]) -> int:
@@ -18,24 +18,24 @@ def one_pixel(blocks: list[list[int]]) -> int:
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(PICTURES)
-def test_equals_the_reference(picture: NDArray[np.uint8]) -> None:
-    pyramid = build_pyramid(picture)
-    assert [p.shape for p in pyramid] == [(3, r, r) for r in levels(picture.shape[-1])]
+@given(IMAGES)
+def test_equals_the_reference(image: NDArray[np.uint8]) -> None:
+    pyramid = build_pyramid(image)
+    assert [p.shape for p in pyramid] == [(3, r, r) for r in levels(image.shape[-1])]
     for pixels in pyramid:
         assert pixels.dtype == np.uint8
-        np.testing.assert_array_equal(pixels, level(picture, pixels.shape[-1]))
+        np.testing.assert_array_equal(pixels, level(image, pixels.shape[-1]))
 
 
-def test_a_large_picture() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (3, 256, 256), dtype=np.uint8)
-    for pixels in build_pyramid(picture)[3:]:
-        np.testing.assert_array_equal(pixels, level(picture, pixels.shape[-1]))
+def test_a_large_image() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (3, 256, 256), dtype=np.uint8)
+    for pixels in build_pyramid(image)[3:]:
+        np.testing.assert_array_equal(pixels, level(image, pixels.shape[-1]))
 
 
-def carried_in_float32(picture: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+def carried_in_float32(image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
     """The definition, word for word."""
-    carried, pyramid = picture.astype(np.float32), [picture]
+    carried, pyramid = image.astype(np.float32), [image]
     while carried.shape[-1] > 1:
         a, b = carried[..., 0::2, 0::2], carried[..., 0::2, 1::2]
         c, d = carried[..., 1::2, 0::2], carried[..., 1::2, 1::2]
@@ -47,8 +47,8 @@ def carried_in_float32(picture: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
 @pytest.mark.parametrize("side", [256, 512, 1024, 2048])
 @pytest.mark.parametrize("brightest", [2, 256])
 def test_integers_give_what_float32_does(side: int, brightest: int) -> None:
-    picture = np.random.default_rng(side).integers(0, brightest, (1, side, side), dtype=np.uint8)
-    pyramid, definition = build_pyramid(picture), carried_in_float32(picture)
+    image = np.random.default_rng(side).integers(0, brightest, (1, side, side), dtype=np.uint8)
+    pyramid, definition = build_pyramid(image), carried_in_float32(image)
     assert len(pyramid) == len(definition)
     for found, expected in zip(pyramid, definition, strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -57,13 +57,13 @@ def test_integers_give_what_float32_does(side: int, brightest: int) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 def test_every_sum_is_rounded_as_float32_is(steps: int) -> None:
-    """A picture for each possible sum of its pixels, spread as evenly as can be."""
+    """An image for each possible sum of its pixels, spread as evenly as can be."""
     pixels = 4**steps
     sums = np.arange(0, 255 * pixels + 1)
     flat = sums[:, None] // pixels + (np.arange(pixels) < (sums % pixels)[:, None])
-    pictures = flat.astype(np.uint8).reshape(-1, 2**steps, 2**steps)
+    images = flat.astype(np.uint8).reshape(-1, 2**steps, 2**steps)
     expected = np.rint(sums.astype(np.float32) * np.float32(1 / pixels))
-    np.testing.assert_array_equal(build_pyramid(pictures)[-1].reshape(-1), expected)
+    np.testing.assert_array_equal(build_pyramid(images)[-1].reshape(-1), expected)
 
 
 def test_halves_go_to_the_even_level() -> None:
@@ -75,17 +75,17 @@ def test_halves_go_to_the_even_level() -> None:
 
 def test_means_are_carried_on_unrounded() -> None:
     """Blocks of means 1/2, 1/2, 1/2, 1 are stored as 0, 0, 0, 1; their mean is 5/8, not 1/4."""
-    picture = np.array([[[0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 1, 1], [1, 0, 1, 1]]], np.uint8)
-    pyramid = build_pyramid(picture)
+    image = np.array([[[0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 1, 1], [1, 0, 1, 1]]], np.uint8)
+    pyramid = build_pyramid(image)
     assert pyramid[1].tolist() == [[[0, 0], [0, 1]]]
     assert pyramid[2].tolist() == [[[1]]]
 
 
-def test_batches_and_single_pictures_alike() -> None:
-    pictures = np.random.default_rng(1).integers(0, 256, (4, 3, 8, 8), dtype=np.uint8)
-    together = build_pyramid(pictures)
-    for i, picture in enumerate(pictures):
-        for all_of_level, alone in zip(together, build_pyramid(picture), strict=True):
+def test_batches_and_single_images_alike() -> None:
+    images = np.random.default_rng(1).integers(0, 256, (4, 3, 8, 8), dtype=np.uint8)
+    together = build_pyramid(images)
+    for i, image in enumerate(images):
+        for all_of_level, alone in zip(together, build_pyramid(image), strict=True):
             np.testing.assert_array_equal(all_of_level[i], alone)
 
 
@@ -104,6 +104,6 @@ def test_only_powers_of_two(resolution: int) -> None:
 
 @pytest.mark.parametrize("shape", [(3, 6, 6), (3, 3, 3), (3, 4, 8)])
 def test_no_pyramid_of_other_shapes(shape: tuple[int, ...]) -> None:
-    """They must not pass for pictures by way of broadcasting."""
+    """They must not pass for images by way of broadcasting."""
     with pytest.raises(ValueError, match="power of two|square"):
         build_pyramid(np.zeros(shape, np.uint8))

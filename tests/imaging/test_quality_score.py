@@ -1,4 +1,4 @@
-"""The score is a share, knows what makes a picture worse, and does not care about what does not."""
+"""The score is a share, knows what makes an image worse, and does not care about what does not."""
 
 import io
 import math
@@ -26,12 +26,12 @@ SAMPLE = Path(__file__).parents[1] / "sample" / "celeba"
 Pixels = NDArray[np.uint8]
 
 
-def levels(picture: NDArray[np.floating] | Pixels) -> torch.Tensor:
-    return torch.from_numpy(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
+def levels(image: NDArray[np.floating] | Pixels) -> torch.Tensor:
+    return torch.from_numpy(np.clip(np.rint(image), 0, 255).astype(np.uint8))
 
 
-def score(picture: NDArray[np.floating] | Pixels) -> float:
-    return quality_score(levels(picture)).score
+def score(image: NDArray[np.floating] | Pixels) -> float:
+    return quality_score(levels(image)).score
 
 
 def face(name: str) -> Pixels:
@@ -48,34 +48,34 @@ def natural(seed: int, side: int = 256) -> Pixels:
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None])
     frequency[0, 0] = 1
     white = np.random.default_rng(seed).normal(size=(3, side, side))
-    picture = np.fft.ifft2(np.fft.fft2(white) / frequency).real
-    return np.clip(picture / picture.std() * 35 + 128, 0, 255).astype(np.uint8)
+    image = np.fft.ifft2(np.fft.fft2(white) / frequency).real
+    return np.clip(image / image.std() * 35 + 128, 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module", params=["000001.jpg", "000005.jpg", "000006.jpg", "noise 0", "noise 1"])
-def picture(request: pytest.FixtureRequest) -> Pixels:
+def image(request: pytest.FixtureRequest) -> Pixels:
     name: str = request.param
     return face(name) if name.endswith(".jpg") else natural(int(name.split()[1]))
 
 
-def blurred(picture: Pixels, sigma: float) -> NDArray[np.float64]:
-    return gaussian_filter(picture.astype(float), (0, sigma, sigma))
+def blurred(image: Pixels, sigma: float) -> NDArray[np.float64]:
+    return gaussian_filter(image.astype(float), (0, sigma, sigma))
 
 
-def down_and_up(picture: Pixels) -> NDArray[np.float64]:
-    small = picture.reshape(3, 64, 4, 64, 4).mean(axis=(2, 4))
+def down_and_up(image: Pixels) -> NDArray[np.float64]:
+    small = image.reshape(3, 64, 4, 64, 4).mean(axis=(2, 4))
     return zoom(small, (1, 4, 4), order=3, mode="nearest", grid_mode=True)
 
 
-def odd_lines_shifted(picture: Pixels) -> Pixels:
+def odd_lines_shifted(image: Pixels) -> Pixels:
     """As interlaced video of something that moves."""
-    shifted = picture.copy()
-    shifted[:, 1::2] = np.roll(picture[:, 1::2], 4, axis=2)
+    shifted = image.copy()
+    shifted[:, 1::2] = np.roll(image[:, 1::2], 4, axis=2)
     return shifted
 
 
-def noisy(picture: Pixels) -> NDArray[np.float64]:
-    return picture + np.random.default_rng(0).normal(scale=25, size=picture.shape)
+def noisy(image: Pixels) -> NDArray[np.float64]:
+    return image + np.random.default_rng(0).normal(scale=25, size=image.shape)
 
 
 DAMAGE: dict[str, Callable[[Pixels], NDArray[np.floating] | Pixels]] = {
@@ -91,44 +91,44 @@ DAMAGE: dict[str, Callable[[Pixels], NDArray[np.floating] | Pixels]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_damage_lowers_the_score(kind: str, picture: Pixels) -> None:
-    assert score(DAMAGE[kind](picture)) < score(picture)
+def test_damage_lowers_the_score(kind: str, image: Pixels) -> None:
+    assert score(DAMAGE[kind](image)) < score(image)
 
 
-def test_more_blur_never_scores_higher(picture: Pixels) -> None:
-    scores = [score(picture), *(score(blurred(picture, sigma)) for sigma in (1, 1.5, 2, 3, 4, 6, 8))]
+def test_more_blur_never_scores_higher(image: Pixels) -> None:
+    scores = [score(image), *(score(blurred(image, sigma)) for sigma in (1, 1.5, 2, 3, 4, 6, 8))]
     assert scores == sorted(scores, reverse=True)
 
 
-def test_strong_damage_costs_most_of_the_score(picture: Pixels) -> None:
-    whole = score(picture)
+def test_strong_damage_costs_most_of_the_score(image: Pixels) -> None:
+    whole = score(image)
     for kind in ("blur 4", "motion blur", "odd lines shifted"):
-        assert score(DAMAGE[kind](picture)) < 0.55 * whole, kind
+        assert score(DAMAGE[kind](image)) < 0.55 * whole, kind
 
 
-def test_natural_pictures_score_well(picture: Pixels) -> None:
-    assert score(picture) > 0.3
+def test_natural_images_score_well(image: Pixels) -> None:
+    assert score(image) > 0.3
 
 
-def test_mirrored(picture: Pixels) -> None:
+def test_mirrored(image: Pixels) -> None:
     for axis in (1, 2):
-        assert score(np.flip(picture, axis).copy()) == pytest.approx(score(picture), rel=0.001)
+        assert score(np.flip(image, axis).copy()) == pytest.approx(score(image), rel=0.001)
 
 
-def test_turned(picture: Pixels) -> None:
+def test_turned(image: Pixels) -> None:
     for turns in (1, 2, 3):
-        assert score(np.rot90(picture, turns, axes=(1, 2)).copy()) == pytest.approx(score(picture), rel=0.001)
+        assert score(np.rot90(image, turns, axes=(1, 2)).copy()) == pytest.approx(score(image), rel=0.001)
 
 
-def test_brightness_and_contrast_do_not_matter(picture: Pixels) -> None:
-    dim = picture // 2
+def test_brightness_and_contrast_do_not_matter(image: Pixels) -> None:
+    dim = image // 2
     assert score(dim + 127) == pytest.approx(score(dim), rel=0.01)
     assert score(dim * 2) == pytest.approx(score(dim), rel=0.01)
-    assert score(255 - picture) == pytest.approx(score(picture), rel=0.01)
+    assert score(255 - image) == pytest.approx(score(image), rel=0.01)
 
 
 @pytest.mark.parametrize("name", ["000001.jpg", "000005.jpg", "000006.jpg"])
-def test_errors_of_jpeg_in_a_murky_picture_are_not_detail(name: str) -> None:
+def test_errors_of_jpeg_in_a_murky_image_are_not_detail(name: str) -> None:
     """Dark, soft, saved at a low quality and enlarged: what is left of its spectrum is broad, but it is no face's."""
     small = zoom(blurred(face(name), 4), (1, 0.25, 0.25), order=1) / 16 + 20
     buffer = io.BytesIO()
@@ -149,15 +149,15 @@ def stripes(side: int = 128) -> Pixels:
 
 
 def one_pixel(side: int = 128) -> Pixels:
-    picture = np.zeros((3, side, side), np.uint8)
-    picture[:, side // 2, side // 2] = 255
-    return picture
+    image = np.zeros((3, side, side), np.uint8)
+    image[:, side // 2, side // 2] = 255
+    return image
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(arrays(np.uint8, (3, 64, 64)) | st.sampled_from([stripes(), one_pixel(), natural(3, 64)]))
-def test_every_part_is_a_share(picture: Pixels) -> None:
-    quality = quality_score(torch.from_numpy(picture))
+def test_every_part_is_a_share(image: Pixels) -> None:
+    quality = quality_score(torch.from_numpy(image))
     for part in astuple(quality):
         assert 0 <= part <= 1
     clean = (1 - 0.175 * (1 - quality.purity)) * (1 - 0.08 * (1 - quality.blockfree))
@@ -170,9 +170,9 @@ def test_stripes_are_not_symmetric() -> None:
     assert quality.score < 0.2 * whole.score
 
 
-def test_purity_sees_noise(picture: Pixels) -> None:
-    assert purity(noisy(picture)) <= purity(picture) < 1.01
-    assert purity(blurred(picture, 2)) > purity(noisy(blurred(picture, 2)))
+def test_purity_sees_noise(image: Pixels) -> None:
+    assert purity(noisy(image)) <= purity(image) < 1.01
+    assert purity(blurred(image, 2)) > purity(noisy(blurred(image, 2)))
 
 
 def test_blocks_are_seen() -> None:
@@ -183,24 +183,24 @@ def test_blocks_are_seen() -> None:
     assert blockfree(smooth + steps) < 0.4
 
 
-def purity(picture: NDArray[np.floating] | Pixels) -> float:
-    return quality_score(levels(picture)).purity
+def purity(image: NDArray[np.floating] | Pixels) -> float:
+    return quality_score(levels(image)).purity
 
 
-def blockfree(picture: NDArray[np.floating] | Pixels) -> float:
-    return quality_score(levels(picture)).blockfree
+def blockfree(image: NDArray[np.floating] | Pixels) -> float:
+    return quality_score(levels(image)).blockfree
 
 
-def test_a_batch_scores_as_each_picture_alone() -> None:
-    pictures = torch.from_numpy(np.stack([natural(seed) for seed in range(3)] + [np.zeros((3, 256, 256), np.uint8)]))
-    for together, alone in zip(quality_scores(pictures), map(quality_score, pictures), strict=True):
+def test_a_batch_scores_as_each_image_alone() -> None:
+    images = torch.from_numpy(np.stack([natural(seed) for seed in range(3)] + [np.zeros((3, 256, 256), np.uint8)]))
+    for together, alone in zip(quality_scores(images), map(quality_score, images), strict=True):
         assert astuple(together) == pytest.approx(astuple(alone), rel=1e-6, abs=1e-9)
 
 
-def slow_score(picture: Pixels) -> tuple[float, ...]:
+def slow_score(image: Pixels) -> tuple[float, ...]:
     """The docstring's formula, ring by ring in NumPy."""
-    size = picture.shape[-1]
-    luma = np.tensordot([0.299, 0.587, 0.114], picture.astype(float), 1)
+    size = image.shape[-1]
+    luma = np.tensordot([0.299, 0.587, 0.114], image.astype(float), 1)
     place = (np.arange(size) + 0.5) / size * 2 - 1
     window = 0.5 + 0.5 * np.cos(np.pi * np.minimum(np.hypot(place[:, None], place[None]), 1))
     power = np.abs(np.fft.fft2((luma - np.average(luma, weights=window)) * window)) ** 2
@@ -227,6 +227,6 @@ def slow_score(picture: Pixels) -> tuple[float, ...]:
     return float(breadth), symmetry, float(purity)
 
 
-def test_the_formula(picture: Pixels) -> None:
-    quality = quality_score(torch.from_numpy(picture))
-    assert (quality.breadth, quality.symmetry, quality.purity) == pytest.approx(slow_score(picture), rel=1e-4)
+def test_the_formula(image: Pixels) -> None:
+    quality = quality_score(torch.from_numpy(image))
+    assert (quality.breadth, quality.symmetry, quality.purity) == pytest.approx(slow_score(image), rel=1e-4)

@@ -1,4 +1,4 @@
-"""The picture of a spectrum shows a frequency where it is, and how strong it is."""
+"""The image of a spectrum shows a frequency where it is, and how strong it is."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""Pictures that are unlike each other, and copies of them that are not the same in every byte."""
+"""Images that are unlike each other, and copies of them that are not the same in every byte."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ Pixels = NDArray[np.uint8]
 
 
 def smooth(count: int, side: int = 64, channels: int = 3, seed: int = 0) -> Pixels:
-    """Pictures of spots of all sizes, the larger the stronger, as in photos: uint8 [count, channels, side, side]."""
+    """Images of spots of all sizes, the larger the stronger, as in photos: uint8 [count, channels, side, side]."""
     rng = np.random.default_rng(seed)
     drawn = np.full((count, side, side, channels), 128.0)
     for spots, strength in ((3, 50), (6, 30), (12, 16), (24, 9)):
@@ -18,17 +18,17 @@ def smooth(count: int, side: int = 64, channels: int = 3, seed: int = 0) -> Pixe
     return np.ascontiguousarray(np.clip(drawn, 0, 255).astype(np.uint8).transpose(0, 3, 1, 2))
 
 
-def recoded(picture: Pixels, quality: int) -> Pixels:
-    """A picture after JPEG."""
-    image = np.ascontiguousarray(picture.transpose(1, 2, 0))
+def recoded(pixels: Pixels, quality: int) -> Pixels:
+    """A pixels after JPEG."""
+    image = np.ascontiguousarray(pixels.transpose(1, 2, 0))
     coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     decoded = cv2.imdecode(coded, cv2.IMREAD_UNCHANGED)
     return decoded.reshape(image.shape).transpose(2, 0, 1)
 
 
-def with_bar(picture: Pixels, edge: str, width: int, level: int = 0) -> Pixels:
-    """A picture with a bar along an edge."""
-    barred = picture.copy()
+def with_bar(image: Pixels, edge: str, width: int, level: int = 0) -> Pixels:
+    """An image with a bar along an edge."""
+    barred = image.copy()
     place = {
         "top": np.s_[:, :width],
         "bottom": np.s_[:, -width:],

@@ -18,18 +18,18 @@ from tests.inspect.audit_images import recoded, smooth, with_bar
 
 
 def planted(channels: int = 3) -> np.ndarray:
-    """Forty pictures of 64x64, and copies of some of them."""
-    pictures = smooth(40, 64, channels) // 2 + 70
-    pictures[30] = pictures[4]  # the same
-    pictures[31] = pictures[4]
-    pictures[32] = recoded(pictures[5], 60)  # nearly so
-    pictures[33] = recoded(pictures[6][:, :, ::-1], 80)
-    pictures[34] = np.roll(pictures[7], 1, axis=1)
-    pictures[35] = recoded(with_bar(pictures[35], "left", 6), 90)
-    pictures[36] = with_bar(with_bar(pictures[36], "top", 5), "bottom", 4, 255)
-    pictures[37] = 12
-    pictures[38] = 13
-    return pictures
+    """Forty images of 64x64, and copies of some of them."""
+    images = smooth(40, 64, channels) // 2 + 70
+    images[30] = images[4]  # the same
+    images[31] = images[4]
+    images[32] = recoded(images[5], 60)  # nearly so
+    images[33] = recoded(images[6][:, :, ::-1], 80)
+    images[34] = np.roll(images[7], 1, axis=1)
+    images[35] = recoded(with_bar(images[35], "left", 6), 90)
+    images[36] = with_bar(with_bar(images[36], "top", 5), "bottom", 4, 255)
+    images[37] = 12
+    images[38] = 13
+    return images
 
 
 def read(out: Path) -> dict[str, Any]:
@@ -55,15 +55,15 @@ def test_what_was_planted(channels: int, described: bool, tmp_path: Path) -> Non
     said = {one["number"]: [(bar["edge"], bar["width"], bar["colour"]) for bar in one["bars"]] for one in found["bars"]}
     assert said == {35: [("left", 6 / 64, "black")], 36: [("top", 5 / 64, "black"), ("bottom", 4 / 64, "white")]}
     assert numbers(found["one_colour"]) == {37, 38}
-    assert (found["pictures"], found["resolution"], found["channels"]) == (40, 64, channels)
+    assert (found["images"], found["resolution"], found["channels"]) == (40, 64, channels)
     text = "\n".join(lines)
-    assert re.search(r"^the same +1 group, 2 pictures besides", text, re.M)
-    assert re.search(r"^nearly the same +3 groups, 3 pictures besides the first of each, 1 mirrored$", text, re.M)
-    assert re.search(r"^one colour +2 pictures$", text, re.M)
-    assert re.search(r"^bars at the edge +2 pictures, bars: 2 black, 1 white$", text, re.M)
+    assert re.search(r"^the same +1 group, 2 images besides", text, re.M)
+    assert re.search(r"^nearly the same +3 groups, 3 images besides the first of each, 1 mirrored$", text, re.M)
+    assert re.search(r"^one colour +2 images$", text, re.M)
+    assert re.search(r"^bars at the edge +2 images, bars: 2 black, 1 white$", text, re.M)
     assert f"  35{' [000245]' if described else ''}: black left 6 px\n" in text
     if described:
-        assert found["scores"]["pictures"] == 40
+        assert found["scores"]["images"] == 40
         assert found["padding"]["exact"] is False
         for group in found["near"]:  # the best first
             assert group[0]["score"] == max(one["score"] for one in group)
@@ -90,10 +90,10 @@ def test_limits_are_arguments(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("side", "near", "bars"), [(1, False, False), (8, False, False), (16, True, False)])
-def test_small_pictures(side: int, near: bool, bars: bool, tmp_path: Path) -> None:
-    pictures = noise(6, side)
-    pictures[3] = pictures[1]
-    lines = audit(theano_file(tmp_path / "a.h5", pictures), tmp_path / "out")
+def test_small_images(side: int, near: bool, bars: bool, tmp_path: Path) -> None:
+    images = noise(6, side)
+    images[3] = images[1]
+    lines = audit(theano_file(tmp_path / "a.h5", images), tmp_path / "out")
     found = read(tmp_path / "out")
     assert [numbers(group) for group in found["same"]] == [{1, 3}]
     assert found["near"] == ([] if near else None)
@@ -101,17 +101,17 @@ def test_small_pictures(side: int, near: bool, bars: bool, tmp_path: Path) -> No
     assert any("too small for a perceptual hash" in line for line in lines) == (not near)
 
 
-def test_a_single_picture(tmp_path: Path) -> None:
+def test_a_single_image(tmp_path: Path) -> None:
     audit(theano_file(tmp_path / "a.h5", smooth(1, 32)), tmp_path / "out")
     assert read(tmp_path / "out")["near"] == []
 
 
 def test_same_at_small_levels_is_not_the_same(tmp_path: Path) -> None:
     """A checkerboard of 64x64 is grey at 32x32; another one is so too."""
-    pictures = smooth(3, 64)
+    images = smooth(3, 64)
     board = np.where(np.indices((64, 64)).sum(0) % 2, 200, 100).astype(np.uint8)
-    pictures[1], pictures[2] = board, board[::-1]
-    audit(theano_file(tmp_path / "a.h5", pictures), tmp_path / "out")
+    images[1], images[2] = board, board[::-1]
+    audit(theano_file(tmp_path / "a.h5", images), tmp_path / "out")
     found = read(tmp_path / "out")
     assert found["same"] == found["near"] == found["one_colour"] == []
 
@@ -135,7 +135,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         audit(tmp_path / "none.h5", tmp_path / "out")
     path = theano_file(tmp_path / "a.h5", smooth(3, 32))
     damage(path, 32, 1)
-    with pytest.raises(FormatError, match="data32x32, picture 1: "):
+    with pytest.raises(FormatError, match="data32x32, image 1: "):
         audit(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

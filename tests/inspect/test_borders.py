@@ -19,8 +19,8 @@ def test_each_edge_and_colour(edge: str, level: int, colour: str) -> None:
 
 
 def test_several_after_jpeg_and_in_grey() -> None:
-    picture = smooth(1, 128)[0] // 2 + 100
-    barred = recoded(with_bar(with_bar(picture, "top", 16), "bottom", 24), 75)
+    image = smooth(1, 128)[0] // 2 + 100
+    barred = recoded(with_bar(with_bar(image, "top", 16), "bottom", 24), 75)
     found = bars(barred)
     assert [(bar.edge, bar.colour) for bar in found] == [("top", "black"), ("bottom", "black")]
     assert [bar.width * 128 for bar in found] == pytest.approx([16, 24], abs=1)  # JPEG may leave its mark on a line
@@ -28,17 +28,17 @@ def test_several_after_jpeg_and_in_grey() -> None:
 
 
 def test_a_line_that_is_half_a_bar_does_not_hide_it() -> None:
-    picture = with_bar(smooth(1, 64)[0] // 2 + 100, "left", 5)
-    picture[:, :, 5] = picture[:, :, 6] // 2
-    assert bars(picture) == [BorderBar("left", 5 / 64, "black")]
+    image = with_bar(smooth(1, 64)[0] // 2 + 100, "left", 5)
+    image[:, :, 5] = image[:, :, 6] // 2
+    assert bars(image) == [BorderBar("left", 5 / 64, "black")]
 
 
 def test_a_background_that_gives_way_to_a_head_is_no_bar() -> None:
     down, right = np.mgrid[:64, :64]
     head = (down - 40) ** 2 + (right - 32) ** 2 < 26**2
-    picture = np.where(head, smooth(1, 64)[0] // 2 + 100, 3).astype(np.uint8)
-    assert suspects(picture[None]).all()
-    assert bars(picture) == []
+    image = np.where(head, smooth(1, 64)[0] // 2 + 100, 3).astype(np.uint8)
+    assert suspects(image[None]).all()
+    assert bars(image) == []
 
 
 @pytest.mark.parametrize(
@@ -47,18 +47,18 @@ def test_a_background_that_gives_way_to_a_head_is_no_bar() -> None:
 )
 def test_a_bar_beside_clothes_of_nearly_its_colour(level: int, share: float, found: bool) -> None:
     """Of a bar as black or white as can be, a smaller share of what lies beyond need differ."""
-    picture = np.random.default_rng(0).integers(0, 25, (3, 64, 64)) + (0 if level < 128 else 231)
-    picture[:, :, : round(64 * share)] = smooth(1, 64)[0, :, :, : round(64 * share)] // 2 + 64
-    barred = with_bar(picture.astype(np.uint8), "bottom", 8, level)
+    image = np.random.default_rng(0).integers(0, 25, (3, 64, 64)) + (0 if level < 128 else 231)
+    image[:, :, : round(64 * share)] = smooth(1, 64)[0, :, :, : round(64 * share)] // 2 + 64
+    barred = with_bar(image.astype(np.uint8), "bottom", 8, level)
     assert bars(barred) == ([BorderBar("bottom", 8 / 64, "black" if level < 128 else "white")] if found else [])
 
 
 def test_a_gradient_is_no_bar() -> None:
-    picture = np.broadcast_to(np.linspace(0, 255, 64).astype(np.uint8)[:, None], (3, 64, 64))
-    assert bars(picture) == []
+    image = np.broadcast_to(np.linspace(0, 255, 64).astype(np.uint8)[:, None], (3, 64, 64))
+    assert bars(image) == []
 
 
-def test_pictures_of_one_colour() -> None:
+def test_images_of_one_colour() -> None:
     plain = np.full((3, 32, 32), 40, np.uint8)
     plain[2] = 200
     assert one_colour(plain)

@@ -1,4 +1,4 @@
-"""The page of a contact sheet shows the pictures, says what they are, and needs nothing else."""
+"""The page of a contact sheet shows the images, says what they are, and needs nothing else."""
 
 import base64
 import io
@@ -18,29 +18,29 @@ from tests.hdf5.files import damage, noise, store
 
 
 def smooth(count: int, resolution: int, channels: int = 3) -> np.ndarray:
-    """Return pictures of large even fields, which JPEG keeps well."""
+    """Return images of large even fields, which JPEG keeps well."""
     return np.repeat(np.repeat(noise(count, 2, channels), resolution // 2, axis=2), resolution // 2, axis=3)
 
 
 def page(path: Path, out: Path, numbers: list[int], resolution: int) -> str:
-    with PyramidFile.with_pictures(path) as stored:
+    with PyramidFile.with_images(path) as stored:
         contact_sheet.write_contact_page(out, stored, tiles(stored, numbers), resolution)
     return out.read_text("utf-8")
 
 
 @pytest.mark.parametrize("channels", [3, 1])
-def test_pictures(channels: int, tmp_path: Path) -> None:
-    pictures = smooth(4, 16, channels)
-    path = store(tmp_path / "data.h5", pictures, score=[0.5, 0.25, np.nan, 1], id=["a", "b", "<i>", "d"])
+def test_images(channels: int, tmp_path: Path) -> None:
+    images = smooth(4, 16, channels)
+    path = store(tmp_path / "data.h5", images, score=[0.5, 0.25, np.nan, 1], id=["a", "b", "<i>", "d"])
     text = page(path, tmp_path / "sheet.html", [2, 0], 16)
     shown = [base64.b64decode(data) for data in re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)]
     assert len(shown) == 2
     for data, number in zip(shown, (2, 0), strict=True):
         pixels = np.asarray(Image.open(io.BytesIO(data))).transpose(2, 0, 1).astype(int)
-        assert np.abs(pixels - pictures[number]).max() < 12
+        assert np.abs(pixels - images[number]).max() < 12
     captions = re.findall(r'<figcaption class="name">(.*?)</figcaption>', text)
     assert captions == ["2 &lt;i&gt; <span></span>", "0 a <span>0.500</span>"]
-    assert f"2 of 4 pictures of 16 &times; 16 px, {'RGB' if channels == 3 else 'grey'}" in text
+    assert f"2 of 4 images of 16 &times; 16 px, {'RGB' if channels == 3 else 'grey'}" in text
     assert "://" not in text
     assert page(path, tmp_path / "again.html", [2, 0], 16) == text
 
@@ -63,7 +63,7 @@ def test_in_a_browser(tmp_path: Path) -> None:
 def test_columns_and_no_captions(columns: int, tmp_path: Path) -> None:
     """As many as asked for in a window of any width, without a bar to scroll by."""
     path = store(tmp_path / "data.h5", smooth(14, 8), file=[f"photo-{i}.jpg" for i in range(14)], score=np.ones(14))
-    with PyramidFile.with_pictures(path) as stored:
+    with PyramidFile.with_images(path) as stored:
         contact_sheet.write_contact_page(
             tmp_path / "sheet.html", stored, tiles(stored, range(14)), 8, columns, captions=False
         )
@@ -88,9 +88,9 @@ def test_what_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(FormatError, match="no level 32x32"):
         page(path, tmp_path / "a.html", [0], 32)
     damage(path, 16, 1)
-    with pytest.raises(FormatError, match="picture 1 of data16x16 cannot be read"):
+    with pytest.raises(FormatError, match="image 1 of data16x16 cannot be read"):
         page(path, tmp_path / "new" / "a.html", [0, 1], 16)
     monkeypatch.setattr(contact_sheet, "SHEET_PIXELS_MAX", 256)
-    with pytest.raises(FormatError, match="2 pictures of 16x16 are more than the 256 px of a page"):
+    with pytest.raises(FormatError, match="2 images of 16x16 are more than the 256 px of a page"):
         page(path, tmp_path / "a.html", [0, 2], 16)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["data.h5", "mine.html"]

@@ -1,4 +1,4 @@
-"""Every picture of a sheet lies where it should, pixel by pixel."""
+"""Every image of a sheet lies where it should, pixel by pixel."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from tests.hdf5.files import damage, levels_of, noise, store
 
 
 def sheet(path: Path, out: Path, numbers: list[int], columns: int, resolution: int, captions: bool) -> np.ndarray:
-    with PyramidFile.with_pictures(path) as stored:
+    with PyramidFile.with_images(path) as stored:
         size = write_contact_sheet(out, stored, tiles(stored, numbers), columns, resolution, captions)
     with Image.open(out) as image:
         assert image.size == size
@@ -73,9 +73,9 @@ def store_top(path: Path, level: np.ndarray) -> None:
 
 def test_levels_and_jpeg(tmp_path: Path) -> None:
     """A sheet shows the level that was asked for; a JPEG is the PNG but for its losses."""
-    pictures = np.repeat(np.repeat(noise(4, 8), 4, axis=2), 4, axis=3)
-    path = store(tmp_path / "data.h5", pictures)
-    for resolution, level in levels_of(pictures).items():
+    images = np.repeat(np.repeat(noise(4, 8), 4, axis=2), 4, axis=3)
+    path = store(tmp_path / "data.h5", images)
+    for resolution, level in levels_of(images).items():
         found = sheet(path, tmp_path / f"{resolution}.png", [1], 1, resolution, False)
         inner = found[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX].transpose(2, 0, 1)
         np.testing.assert_array_equal(inner, level[1])
@@ -97,16 +97,16 @@ def test_same_bytes_again(tmp_path: Path) -> None:
 
 def test_captions(tmp_path: Path) -> None:
     names = {"id": ["a", "b"], "file": ["a.jpg", "b\n.jpg"]}
-    with PyramidFile.with_pictures(store(tmp_path / "1.h5", noise(2, 2), score=[0.12345, np.nan], **names)) as stored:
+    with PyramidFile.with_images(store(tmp_path / "1.h5", noise(2, 2), score=[0.12345, np.nan], **names)) as stored:
         assert tiles(stored, [1, 0]) == [Tile(1, "b", None), Tile(0, "a", 0.12345)]
         assert [tile.caption for tile in tiles(stored, [1, 0])] == ["1  b", "0  0.123  a"]
-    with PyramidFile.with_pictures(store(tmp_path / "2.h5", noise(2, 2), file=names["file"])) as stored:
+    with PyramidFile.with_images(store(tmp_path / "2.h5", noise(2, 2), file=names["file"])) as stored:
         assert tiles(stored, [1])[0].caption == "1  b?.jpg"
-    with PyramidFile.with_pictures(store(tmp_path / "3.h5", noise(2, 2))) as stored:
+    with PyramidFile.with_images(store(tmp_path / "3.h5", noise(2, 2))) as stored:
         assert tiles(stored, [1])[0].caption == "1"
 
 
-def test_long_captions_stay_under_their_picture(tmp_path: Path) -> None:
+def test_long_captions_stay_under_their_image(tmp_path: Path) -> None:
     path = store(tmp_path / "data.h5", noise(2, 2), file=["W" * 300, "x"])
     found = sheet(path, tmp_path / "a.png", [0, 1], 2, 2, True)
     line = found[-MARGIN_PX - CAPTION_PX : -MARGIN_PX]
@@ -115,7 +115,7 @@ def test_long_captions_stay_under_their_picture(tmp_path: Path) -> None:
 
 
 def test_level_for(tmp_path: Path) -> None:
-    with PyramidFile.with_pictures(store(tmp_path / "data.h5", noise(1, 32))) as stored:
+    with PyramidFile.with_images(store(tmp_path / "data.h5", noise(1, 32))) as stored:
         assert level_for(stored) == 32
         assert [level_for(stored, side) for side in (1, 5, 6, 12, 22, 23, 1000)] == [1, 4, 8, 16, 16, 32, 32]
 
@@ -130,7 +130,7 @@ def stored(tmp_path: Path) -> Path:
 
 def fails(path: Path, out: Path, match: str, columns: int = 2, resolution: int = 16) -> None:
     before = sorted(out.parent.iterdir()) if out.parent.is_dir() else []
-    with PyramidFile.with_pictures(path) as stored, pytest.raises(FormatError, match=match):
+    with PyramidFile.with_images(path) as stored, pytest.raises(FormatError, match=match):
         write_contact_sheet(out, stored, tiles(stored, [0, 1, 2]), columns, resolution)
     assert (sorted(out.parent.iterdir()) if out.parent.is_dir() else []) == before
 
@@ -164,9 +164,9 @@ def test_no_such_level(stored: Path, tmp_path: Path) -> None:
     fails(stored, tmp_path / "a.png", "no level 32x32; it has 16, 8, 4, 2, 1", resolution=32)
 
 
-def test_damaged_picture(stored: Path, tmp_path: Path) -> None:
+def test_damaged_image(stored: Path, tmp_path: Path) -> None:
     damage(stored, 16, 2)
-    fails(stored, tmp_path / "new" / "a.png", "picture 2 of data16x16 cannot be read")
+    fails(stored, tmp_path / "new" / "a.png", "image 2 of data16x16 cannot be read")
     assert not (tmp_path / "new").exists()
 
 
@@ -176,6 +176,6 @@ def test_full_disk(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise DiskFull("no space left")
 
     monkeypatch.setattr(contact_sheet, "write_atomic", full)
-    with PyramidFile.with_pictures(stored) as one, pytest.raises(DiskFull):
+    with PyramidFile.with_images(stored) as one, pytest.raises(DiskFull):
         write_contact_sheet(tmp_path / "deep" / "new" / "a.png", one, tiles(one, [0]), 1, 16)
     assert [path.name for path in tmp_path.iterdir()] == ["data.h5"]

@@ -25,16 +25,16 @@ from tests.hdf5.pyramids import theano_file
 from tests.inspect.audit_images import recoded, smooth
 
 
-def hashes_of(pictures: np.ndarray) -> Hashes:
-    return perceptual_hashes(grey(pictures))
+def hashes_of(images: np.ndarray) -> Hashes:
+    return perceptual_hashes(grey(images))
 
 
 def test_pairs_equal_those_of_all_compared_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "ROWS", 7)
-    pictures = smooth(30, 32)
-    pictures[[4, 11, 29]] = pictures[2]
-    pictures[8], pictures[9] = pictures[25][:, :, ::-1], recoded(pictures[10], 20)
-    hashes, expected = hashes_of(pictures), set()
+    images = smooth(30, 32)
+    images[[4, 11, 29]] = images[2]
+    images[8], images[9] = images[25][:, :, ::-1], recoded(images[10], 20)
+    hashes, expected = hashes_of(images), set()
     for i, j in itertools.combinations(range(30), 2):
         one, other = bits(hashes[[i]]), bits(hashes[[j]])
         if min(distances(one, other)[0, 0], distances(one * MIRROR, other)[0, 0]) <= 112:
@@ -65,11 +65,11 @@ def test_same() -> None:
 
 
 def test_near_groups_need_likeness_besides(tmp_path: Path) -> None:
-    pictures = smooth(12, 32)
-    pictures[7] = recoded(pictures[1], 95)
-    pictures[9] = recoded(pictures[7][:, :, ::-1], 95)
-    level = LevelReader(theano_file(tmp_path / "a.h5", pictures))
-    hashes, numbers = hashes_of(pictures), np.arange(12)
+    images = smooth(12, 32)
+    images[7] = recoded(images[1], 95)
+    images[9] = recoded(images[7][:, :, ::-1], 95)
+    level = LevelReader(theano_file(tmp_path / "a.h5", images))
+    hashes, numbers = hashes_of(images), np.arange(12)
     assert near_groups(hashes, numbers, level) == [[1, 7, 9]]
     assert near_groups(hashes, numbers, level, distance=255) == [[1, 7, 9]]  # all pairs are looked at
     assert near_groups(hashes, numbers, level, least=1.01) == []
@@ -85,10 +85,10 @@ def test_near_groups_need_likeness_besides(tmp_path: Path) -> None:
 
 
 def test_a_set_of_nothing_but_copies_is_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """4 million pairs, of which as many are looked at as there are pictures, or little more."""
-    pictures = np.repeat(smooth(1, 32), 3000, axis=0)
-    level, looked_at = LevelReader(theano_file(tmp_path / "a.h5", pictures)), []
+    """4 million pairs, of which as many are looked at as there are images, or little more."""
+    images = np.repeat(smooth(1, 32), 3000, axis=0)
+    level, looked_at = LevelReader(theano_file(tmp_path / "a.h5", images)), []
     seen = duplicates._either_likeness
     monkeypatch.setattr(duplicates, "_either_likeness", lambda a, b: looked_at.append(1) or seen(a, b))
-    assert near_groups(hashes_of(pictures), np.arange(3000), level) == [list(range(3000))]
+    assert near_groups(hashes_of(images), np.arange(3000), level) == [list(range(3000))]
     assert 2999 <= len(looked_at) < 4000

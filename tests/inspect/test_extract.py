@@ -1,4 +1,4 @@
-"""A picture comes out as it lies in the file, under its number, and never in place of another file."""
+"""An image comes out as it lies in the file, under its number, and never in place of another file."""
 
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from tests.hdf5.files import damage, levels_of, noise, store
 @pytest.mark.parametrize("resolution", [None, 16, 8, 1])
 @pytest.mark.parametrize("columns", [{}, {"id": ["a", "b", "c", "d", "e"]}])
 def test_pixels(channels: int, resolution: int | None, columns: dict[str, list[str]], tmp_path: Path) -> None:
-    pictures = noise(5, 16, channels)
-    path = store(tmp_path / "data.h5", pictures, **columns)
-    expected = levels_of(pictures)[resolution or 16]
-    with PyramidFile.with_pictures(path) as stored:
+    images = noise(5, 16, channels)
+    path = store(tmp_path / "data.h5", images, **columns)
+    expected = levels_of(images)[resolution or 16]
+    with PyramidFile.with_images(path) as stored:
         written = extract.extract(stored, [3, 0], tmp_path / "deep" / "out", resolution)
     assert written == [tmp_path / "deep" / "out" / "00003.png", tmp_path / "deep" / "out" / "00000.png"]
     assert sorted(written) == sorted((tmp_path / "deep" / "out").iterdir())
@@ -31,7 +31,7 @@ def test_pixels(channels: int, resolution: int | None, columns: dict[str, list[s
 
 
 def test_same_bytes_again(tmp_path: Path) -> None:
-    with PyramidFile.with_pictures(store(tmp_path / "data.h5", noise(2, 16))) as stored:
+    with PyramidFile.with_images(store(tmp_path / "data.h5", noise(2, 16))) as stored:
         one, other = (extract.extract(stored, [1], tmp_path / name)[0].read_bytes() for name in "ab")
     assert one == other
 
@@ -41,7 +41,7 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
     out.mkdir()
     (out / "00001.png").write_text("mine")
     (out / "00002.png").symlink_to("nowhere")
-    with PyramidFile.with_pictures(store(tmp_path / "data.h5", noise(4, 4))) as stored:
+    with PyramidFile.with_images(store(tmp_path / "data.h5", noise(4, 4))) as stored:
         with pytest.raises(FormatError, match=r"00001\.png exists, and 1 more; nothing is overwritten"):
             extract.extract(stored, [0, 1, 2, 3], out)
         assert sorted(one.name for one in out.iterdir()) == ["00001.png", "00002.png"]
@@ -51,15 +51,15 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_nothing_remains_after_a_damaged_picture(there: bool, tmp_path: Path) -> None:
+def test_nothing_remains_after_a_damaged_image(there: bool, tmp_path: Path) -> None:
     path = store(tmp_path / "data.h5", noise(4, 16))
     damage(path, 16, 2)
     out = tmp_path / "deep" / "out"
     if there:
         out.mkdir(parents=True)
         (out / "mine").touch()
-    with PyramidFile.with_pictures(path) as stored:
-        with pytest.raises(FormatError, match=r"data\.h5: picture 2 of data16x16 cannot be read: .*another copy"):
+    with PyramidFile.with_images(path) as stored:
+        with pytest.raises(FormatError, match=r"data\.h5: image 2 of data16x16 cannot be read: .*another copy"):
             extract.extract(stored, [0, 1, 2, 3], out)
         assert sorted(one.name for one in tmp_path.iterdir()) == (["data.h5", "deep"] if there else ["data.h5"])
         if there:
@@ -79,14 +79,14 @@ def test_nothing_remains_when_it_is_stopped(
         real(path, data)
 
     monkeypatch.setattr(extract, "write_atomic", stopped)
-    with PyramidFile.with_pictures(store(tmp_path / "data.h5", noise(4, 4))) as stored, pytest.raises(type(error)):
+    with PyramidFile.with_images(store(tmp_path / "data.h5", noise(4, 4))) as stored, pytest.raises(type(error)):
         extract.extract(stored, range(4), tmp_path / "out")
     assert [one.name for one in tmp_path.iterdir()] == ["data.h5"]
 
 
 def test_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with PyramidFile.with_pictures(store(tmp_path / "data.h5", noise(1, 4))) as stored:
+    with PyramidFile.with_images(store(tmp_path / "data.h5", noise(1, 4))) as stored:
         for out in (tmp_path / "out", tmp_path / "out" / "below"):
             with pytest.raises(
                 FormatError, match=r"cannot be written to \(.*: (File exists|Not a directory)\); choose another"
@@ -96,7 +96,7 @@ def test_folder_that_is_a_file(tmp_path: Path) -> None:
 
 
 def test_level_that_is_not_there(tmp_path: Path) -> None:
-    with PyramidFile.with_pictures(store(tmp_path / "data.h5", noise(1, 4))) as stored:
+    with PyramidFile.with_images(store(tmp_path / "data.h5", noise(1, 4))) as stored:
         with pytest.raises(FormatError, match="has no level 8x8; it has 4, 2, 1: ask for one of these"):
             extract.extract(stored, [0], tmp_path / "out", 8)
         assert not (tmp_path / "out").exists()

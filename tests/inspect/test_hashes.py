@@ -7,37 +7,37 @@ from celebahq_builder.inspect.audit.duplicates import BITS, MIRROR, bits, distan
 from tests.inspect.audit_images import recoded, smooth
 
 
-def by_definition(picture: np.ndarray) -> list[float]:
+def by_definition(image: np.ndarray) -> list[float]:
     """One coefficient after the other."""
-    side = len(picture)
+    side = len(image)
     at = np.arange(side) + 0.5
     signs = []
     for down in range(16):
         for right in range(16):
             wave = np.outer(np.cos(np.pi * down * at / side), np.cos(np.pi * right * at / side))
-            signs.append(1.0 if (picture * wave).sum() > 0 else -1.0)
+            signs.append(1.0 if (image * wave).sum() > 0 else -1.0)
     return signs[1:]
 
 
 @pytest.mark.parametrize("side", [16, 32])
 def test_equals_the_definition(side: int) -> None:
-    pictures = grey(smooth(3, side))
-    found = bits(perceptual_hashes(pictures))
+    images = grey(smooth(3, side))
+    found = bits(perceptual_hashes(images))
     assert found.shape == (3, BITS + 1)
-    for picture, own in zip(pictures, found, strict=True):
-        assert list(own[:BITS]) == by_definition(picture.astype(float))
+    for image, own in zip(images, found, strict=True):
+        assert list(own[:BITS]) == by_definition(image.astype(float))
         assert own[BITS] == -1
 
 
 def test_the_mirror_image_has_some_signs_changed() -> None:
-    pictures = grey(smooth(20, 32))
-    assert np.array_equal(bits(perceptual_hashes(pictures[:, :, ::-1])), bits(perceptual_hashes(pictures)) * MIRROR)
+    images = grey(smooth(20, 32))
+    assert np.array_equal(bits(perceptual_hashes(images[:, :, ::-1])), bits(perceptual_hashes(images)) * MIRROR)
     assert (MIRROR == -1).sum() == 128
 
 
 def test_brightness_and_contrast_do_not_count() -> None:
-    pictures = grey(smooth(10, 32))
-    assert np.array_equal(perceptual_hashes(pictures), perceptual_hashes(pictures * 0.5 + 90))
+    images = grey(smooth(10, 32))
+    assert np.array_equal(perceptual_hashes(images), perceptual_hashes(images * 0.5 + 90))
 
 
 def test_distances_are_bits() -> None:
@@ -49,9 +49,9 @@ def test_distances_are_bits() -> None:
 
 
 def test_copies_are_near_and_others_far() -> None:
-    pictures = smooth(30, 32)
-    copies = np.stack([recoded(picture, 95) for picture in pictures])
-    some, others = (bits(perceptual_hashes(grey(each))) for each in (pictures, copies))
+    images = smooth(30, 32)
+    copies = np.stack([recoded(image, 95) for image in images])
+    some, others = (bits(perceptual_hashes(grey(each))) for each in (images, copies))
     apart = distances(some, others)
     assert np.diag(apart).max() < 30
     assert apart[~np.eye(30, dtype=bool)].min() > 70

@@ -1,4 +1,4 @@
-"""What a user writes stands for the pictures that Python would take."""
+"""What a user writes stands for the images that Python would take."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def test_slices_are_those_of_python(count: int, start: int | None, stop: int | N
     if expected:
         assert extract.parse_indices(text, count) == expected
     else:
-        with pytest.raises(FormatError, match="leaves no picture"):
+        with pytest.raises(FormatError, match="leaves no image"):
             extract.parse_indices(text, count)
 
 
@@ -43,7 +43,7 @@ def test_mixed() -> None:
 
 @pytest.mark.parametrize("text", ["10", "-11", "0,10", "5,-11,6"])
 def test_out_of_range(text: str) -> None:
-    with pytest.raises(FormatError, match=r"no picture -?1[01]; the file has 10: 0 to 9, or -1 to -10"):
+    with pytest.raises(FormatError, match=r"no image -?1[01]; the file has 10: 0 to 9, or -1 to -10"):
         extract.parse_indices(text, 10)
 
 
@@ -66,22 +66,22 @@ def unknown(tmp_path: Path) -> Path:
 
 
 def test_names(known: Path, unknown: Path) -> None:
-    with PyramidFile.with_pictures(known) as stored:
+    with PyramidFile.with_images(known) as stored:
         assert extract.indices_of_ids(["d", "a.jpg", "d.jpg", "b.jpg"], stored) == [4, 0, 1, 2]
-        with pytest.raises(FormatError, match=r"no picture of the id or source file f; its first is a or a\.jpg"):
+        with pytest.raises(FormatError, match=r"no image of the id or source file f; its first is a or a\.jpg"):
             extract.indices_of_ids(["a", "f"], stored)
-    with PyramidFile.with_pictures(unknown) as stored, pytest.raises(FormatError, match="knows no ids or source files"):
+    with PyramidFile.with_images(unknown) as stored, pytest.raises(FormatError, match="knows no ids or source files"):
         extract.indices_of_ids(["a"], stored)
 
 
 def test_ranked(known: Path, unknown: Path) -> None:
-    with PyramidFile.with_pictures(known) as stored:
+    with PyramidFile.with_images(known) as stored:
         assert list(extract.rank_by_score(stored)) == [2, 5, 0, 4, 3]  # equal scores as they lie; none without a score
         assert extract.best_and_worst(stored, 2, best=True, worst=False) == [2, 5]
         assert extract.best_and_worst(stored, 2, best=False, worst=True) == [4, 3]
         assert extract.best_and_worst(stored, 3, best=True, worst=True) == [2, 5, 3]
         assert extract.best_and_worst(stored, 9, best=True, worst=True) == [2, 5, 0, 4, 3]
-    with PyramidFile.with_pictures(unknown) as stored, pytest.raises(FormatError, match="knows no scores"):
+    with PyramidFile.with_images(unknown) as stored, pytest.raises(FormatError, match="knows no scores"):
         extract.rank_by_score(stored)
 
 

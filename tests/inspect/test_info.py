@@ -27,7 +27,7 @@ def test_lines(tmp_path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file.attrs.update({"recipe": '{"resolution": 4}', "seed": 7, "sides": [4, 2]})
     first, *lines = inspect_hdf5(path)
-    assert first == f"{path}: 5 pictures, 4x4 RGB, {path.stat().st_size / 1e6:.1f} MB"
+    assert first == f"{path}: 5 images, 4x4 RGB, {path.stat().st_size / 1e6:.1f} MB"
     for line, r in zip(lines, (4, 2, 1), strict=False):
         assert line.split()[0] == f"data{r}x{r}"
         assert f"uint8 [5, 3, {r}, {r}], chunks [1, 3, {r}, {r}], gzip 4, " in line
@@ -36,11 +36,11 @@ def test_lines(tmp_path: Path) -> None:
     assert lines[4:7] == [
         "sources: 000000.jpg ... 000004.jpg",
         "scores: 0.0000 to 1.0000, median 0.5000",
-        "  best picture 4 (000004.jpg), worst picture 0 (000000.jpg)",
+        "  best image 4 (000004.jpg), worst image 0 (000000.jpg)",
     ]
     assert lines[-5:] == [
         "splits: none 3, train 2",
-        "known of each picture: file, score, split",
+        "known of each image: file, score, split",
         'recipe: {"resolution": 4}',
         "seed: 7",
         "sides: [4, 2]",
@@ -59,14 +59,14 @@ def test_attribute_names(tmp_path: Path) -> None:
     columns = {"attribute_names": ["Bald", "Young"], "attributes": np.array([[1, -1]], np.int8)}
     lines = list(inspect_hdf5(store(tmp_path / "data.h5", noise(1, 4), **columns)))
     assert "attributes: Bald, Young" in lines
-    assert "known of each picture: attributes" in lines
+    assert "known of each image: attributes" in lines
 
 
 def test_label_names(tmp_path: Path) -> None:
     lines = list(
         inspect_hdf5(store(tmp_path / "data.h5", noise(3, 2), file=["a", "b", "c"], label_names=["cat", "dog"]))
     )
-    assert lines[-2:] == ["label names: cat, dog", "known of each picture: file"]
+    assert lines[-2:] == ["label names: cat, dog", "known of each image: file"]
 
 
 def test_file_of_the_theano_tool(tmp_path: Path) -> None:
@@ -76,18 +76,18 @@ def test_file_of_the_theano_tool(tmp_path: Path) -> None:
         for r in (4, 2, 1):
             file.create_dataset(f"data{r}x{r}", data=np.zeros((2, 3, r, r), np.uint8), compression="gzip")
     lines = list(inspect_hdf5(path))
-    assert lines[0].startswith(f"{path}: 2 pictures")
+    assert lines[0].startswith(f"{path}: 2 images")
     assert len(lines) == 5
 
 
-def test_no_pictures(tmp_path: Path) -> None:
+def test_no_images(tmp_path: Path) -> None:
     path = tmp_path / "data.h5"
     with h5py.File(path, "w") as file:
         for r in (4, 2, 1):
             file.create_dataset(f"data{r}x{r}", (0, 3, r, r), np.uint8, maxshape=(None, 3, r, r))
         file["photos/score"] = np.zeros(0)
     first, *lines = inspect_hdf5(path)
-    assert first.startswith(f"{path}: 0 pictures, 4x4 RGB, ")
+    assert first.startswith(f"{path}: 0 images, 4x4 RGB, ")
     assert len(lines) == 5
 
 
@@ -132,7 +132,7 @@ def test_histogram_is_part_of_it(tmp_path: Path) -> None:
     path = store(tmp_path / "data.h5", noise(4, 2), score=scores, id=["a", "b", "c", "d"])
     lines = list(inspect_hdf5(path))
     at = lines.index("scores: 0.2000 to 0.5000, median 0.2100, 1 without")
-    assert lines[at + 1] == "  best picture 2 (c), worst picture 0 (a)"
+    assert lines[at + 1] == "  best image 2 (c), worst image 0 (a)"
     assert lines[at + 2 : -1] == list(histogram_lines(scores[:3]))
 
 
@@ -142,7 +142,7 @@ def test_histogram_is_part_of_it(tmp_path: Path) -> None:
 def test_grey(tmp_path: Path) -> None:
     path = store(tmp_path / "mnist.h5", noise(3, 4, channels=1))
     lines = list(inspect_hdf5(path))
-    assert lines[0].startswith(f"{path}: 3 pictures, 4x4 grey, ")
+    assert lines[0].startswith(f"{path}: 3 images, 4x4 grey, ")
     assert "uint8 [3, 1, 4, 4]" in lines[1]
 
 
@@ -191,7 +191,7 @@ def test_levels_that_were_never_written(tmp_path: Path) -> None:
             level = file.create_dataset(f"data{r}x{r}", (5, 3, r, r), np.uint8, chunks=(2, 3, r, r), compression="gzip")
             level[: 5 if r == 4 else 1] = 1
     lines = list(inspect_hdf5(path))
-    gap = "  incomplete: 1 of 3 chunks were written; pictures of the others read as black"
+    gap = "  incomplete: 1 of 3 chunks were written; images of the others read as black"
     assert [i for i, line in enumerate(lines) if line == gap] == [3, 5]
 
 

@@ -11,7 +11,7 @@ from celebahq_builder.storage import sha256
 
 
 def random_tensors(seed: int = 0) -> dict[str, torch.Tensor]:
-    """All tensors by their names, of such sizes that features of pictures are neither lost nor beyond bounds."""
+    """All tensors by their names, of such sizes that features of images are neither lost nor beyond bounds."""
     extractor: Any = module("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
 
     class Unloaded(extractor):

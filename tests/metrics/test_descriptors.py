@@ -1,4 +1,4 @@
-"""Neighbourhoods lie where they were drawn, by picture number alone; sums are those of the values."""
+"""Neighbourhoods lie where they were drawn, by image number alone; sums are those of the values."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from celebahq_builder.metrics import descriptors
 from celebahq_builder.metrics.descriptors import PATCHES, channel_sums, cut, draw_places
 
 
-def test_places_follow_from_the_picture_number() -> None:
+def test_places_follow_from_the_image_number() -> None:
     whole = draw_places((3, 0), 16, 0, 200)
     assert whole.shape == (200, PATCHES, 2)
     for start, stop in ((0, 1), (63, 65), (64, 128), (130, 200)):

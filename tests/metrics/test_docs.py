@@ -20,8 +20,8 @@ DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 def test_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (2, 10, 3, 32, 32), dtype=np.uint8)
     monkeypatch.chdir(tmp_path)
-    for name, pictures in zip(("fakes", "reals"), noise, strict=True):
-        np.save(f"{name}.npy", pictures)
+    for name, images in zip(("fakes", "reals"), noise, strict=True):
+        np.save(f"{name}.npy", images)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cached = inception.cache_path()
     cached.parent.mkdir(parents=True)
@@ -40,8 +40,8 @@ def test_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_array_in_batches() -> None:
-    pictures = np.arange(7 * 3 * 4, dtype=np.uint8).reshape(7, 3, 2, 2)
-    some = of_array(pictures, 3)
+    images = np.arange(7 * 3 * 4, dtype=np.uint8).reshape(7, 3, 2, 2)
+    some = of_array(images, 3)
     for _ in range(2):
         assert [len(batch) for batch in some()] == [3, 3, 1]
-        assert np.array_equal(torch.cat(list(some())).numpy(), pictures)
+        assert np.array_equal(torch.cat(list(some())).numpy(), images)

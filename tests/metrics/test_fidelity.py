@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from celebahq_builder.metrics.fidelity import luma, psnr, psnr_y, radial_spectrum_db, spectrum_error_db
 from tests.reference import fidelity as reference
 
-PICTURES = arrays(np.uint8, (3, 11, 12), elements=st.integers(0, 255), fill=st.nothing())
+IMAGES = arrays(np.uint8, (3, 11, 12), elements=st.integers(0, 255), fill=st.nothing())
 
 
 def test_psnr_by_hand() -> None:
-    picture = torch.full((3, 8, 8), 100, dtype=torch.uint8)
-    assert psnr(picture, picture + 1) == pytest.approx(48.1308, abs=1e-4)
-    assert psnr(picture + 1, picture) == pytest.approx(48.1308, abs=1e-4)
+    image = torch.full((3, 8, 8), 100, dtype=torch.uint8)
+    assert psnr(image, image + 1) == pytest.approx(48.1308, abs=1e-4)
+    assert psnr(image + 1, image) == pytest.approx(48.1308, abs=1e-4)
     assert psnr(torch.zeros(3, 4, 4), torch.full((3, 4, 4), 255.0)) == pytest.approx(0)
-    assert psnr(picture, picture) == math.inf
+    assert psnr(image, image) == math.inf
 
 
 def test_psnr_refuses_other_shapes() -> None:
@@ -32,7 +32,7 @@ def test_psnr_refuses_other_shapes() -> None:
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
-@given(PICTURES, PICTURES, st.integers(0, 4))
+@given(IMAGES, IMAGES, st.integers(0, 4))
 def test_equals_the_reference(image: NDArray[np.uint8], truth: NDArray[np.uint8], border: int) -> None:
     image[:, 5, 5], truth[:, 5, 5] = (0, 90, 255), (255, 90, 1)  # never equal
     found = psnr(torch.from_numpy(image), torch.from_numpy(truth))
@@ -65,7 +65,7 @@ def test_radial_spectrum_equals_the_reference(side: int) -> None:
 
 
 def test_spectrum_error() -> None:
-    """Twice the contrast is 6.02 dB everywhere; a blurred picture lacks texture; a mirrored one does not."""
+    """Twice the contrast is 6.02 dB everywhere; a blurred image lacks texture; a mirrored one does not."""
     truth = torch.from_numpy(noise(64)).float()
     assert spectrum_error_db(truth, truth) == 0
     assert spectrum_error_db((truth - 128) * 2 + 128, truth) == pytest.approx(6.0206, abs=1e-3)

@@ -1,4 +1,4 @@
-"""Inception is loaded from one file alone, sees pictures as TensorFlow 1 did, and one picture at a time."""
+"""Inception is loaded from one file alone, sees images as TensorFlow 1 did, and one image at a time."""
 
 import pickle
 import socket
@@ -29,56 +29,56 @@ def inception(weights: tuple[Path, str]) -> Inception:
     return Inception(weights[0], sha256=weights[1])
 
 
-def pictures(count: int, side: int = 40, channels: int = 3) -> torch.Tensor:
+def images(count: int, side: int = 40, channels: int = 3) -> torch.Tensor:
     drawn = np.random.default_rng(0).integers(0, 256, (count, channels, side, side), dtype=np.uint8)
     return torch.from_numpy(drawn)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (7, 40), (301, 310), (1, 1)])
-def test_sees_pictures_as_tensorflow_1_did(inception: Inception, height: int, width: int) -> None:
+def test_sees_images_as_tensorflow_1_did(inception: Inception, height: int, width: int) -> None:
     seen: list[torch.Tensor] = []
-    picture = np.random.default_rng(0).integers(0, 256, (3, height, width), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (3, height, width), dtype=np.uint8)
     hook = inception._net.Conv2d_1a_3x3.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    inception(torch.from_numpy(picture)[None])
+    inception(torch.from_numpy(image)[None])
     hook.remove()
-    expected = (resize_bilinear(picture.astype(float), 299) - 128) / 128
+    expected = (resize_bilinear(image.astype(float), 299) - 128) / 128
     assert np.abs(seen[0][0].double().numpy() - expected).max() < 2e-4  # positions are float32
 
 
 def test_features_do_not_depend_on_the_batch(inception: Inception) -> None:
-    some = pictures(5)
+    some = images(5)
     together = inception(some)
     assert together.pool3.shape == (5, 2048)
     assert together.logits.shape == (5, 1008)
     assert together.pool3.dtype == together.logits.dtype == torch.float32
-    assert together.pool3.std(dim=0).mean() > 1e-3  # pictures differ in them
+    assert together.pool3.std(dim=0).mean() > 1e-3  # images differ in them
     for i in range(5):
         alone = inception(some[i : i + 1])
         assert torch.allclose(alone.pool3, together.pool3[i : i + 1], rtol=1e-4, atol=1e-5)
         assert torch.allclose(alone.logits, together.logits[i : i + 1], rtol=1e-4, atol=1e-4)
 
 
-def test_more_pictures_than_pass_at_once(inception: Inception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_images_than_pass_at_once(inception: Inception, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MINIBATCH > 3
     monkeypatch.setattr("celebahq_builder.metrics.inception.MINIBATCH", 2)
-    some = pictures(3)
+    some = images(3)
     assert torch.allclose(inception(some).pool3[2], inception(some[2:]).pool3[0], rtol=1e-4, atol=1e-5)
 
 
 def test_logits_are_those_without_bias(inception: Inception) -> None:
-    pool3, logits = inception(pictures(2))
+    pool3, logits = inception(images(2))
     tensors = random_tensors()
     assert torch.allclose(logits, pool3 @ tensors["fc.weight"].T, rtol=1e-4, atol=1e-4)
     assert tensors["fc.bias"].abs().max() > 1
 
 
 def test_grey_counts_as_colour_of_equal_parts(inception: Inception) -> None:
-    grey = pictures(1, channels=1)
+    grey = images(1, channels=1)
     assert torch.equal(inception(grey).pool3, inception(grey.repeat(1, 3, 1, 1)).pool3)
 
 
-def test_no_pictures_and_wrong_ones(inception: Inception) -> None:
-    assert inception(pictures(0)).pool3.shape == (0, 2048)
+def test_no_images_and_wrong_ones(inception: Inception) -> None:
+    assert inception(images(0)).pool3.shape == (0, 2048)
     with pytest.raises(ValueError, match=r"uint8 \[n, 3 or 1, H, W\], got torch.float32 \[1, 3, 8, 8\]"):
         inception(torch.zeros(1, 3, 8, 8))
 

@@ -47,12 +47,12 @@ def test_a_set_sorted_by_classes_is_mixed() -> None:
     assert inception_score(sorted_set) == inception_score(sorted_set, seed=0)
 
 
-def test_uneven_splits_count_every_picture() -> None:
+def test_uneven_splits_count_every_image() -> None:
     logits = logits_of(23)
     parts = [inception_score(part, 1)[0] for part in logits.tensor_split(10)]
     assert inception_score(logits, 10, seed=None)[0] == pytest.approx(np.mean(parts))
 
 
-def test_more_splits_than_pictures() -> None:
-    with pytest.raises(FormatError, match="IS of 9 pictures in 10 splits"):
+def test_more_splits_than_images() -> None:
+    with pytest.raises(FormatError, match="IS of 9 images in 10 splits"):
         inception_score(logits_of(9))

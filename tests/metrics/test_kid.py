@@ -72,8 +72,8 @@ def test_the_seed_decides() -> None:
     assert one != kernel_distance(a, b, 5, 100, seed=4)
 
 
-def test_too_few_pictures_are_told() -> None:
-    with pytest.raises(FormatError, match="subsets of 1000 pictures, there are 999 and 2000"):
+def test_too_few_images_are_told() -> None:
+    with pytest.raises(FormatError, match="subsets of 1000 images, there are 999 and 2000"):
         kernel_distance(drawn(999), drawn(2000))
     with pytest.raises(ValueError, match=r"got \[5, 16\] and \[5, 8\]"):
         kernel_distance(drawn(5), drawn(5, 8), subset_size=5)

@@ -33,7 +33,7 @@ def test_pyramid_is_that_of_opencv(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_all_levels_both_ways(channels: int) -> None:
-    """OpenCV's, one by one, are what torch makes of all together, and their sum is the picture."""
+    """OpenCV's, one by one, are what torch makes of all together, and their sum is the image."""
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, channels, 64, 64), dtype=np.uint8))
     found, other = [*laplacian_pyramid(images, 16)], [*laplacian._by_torch(images, 16)]
     assert [tuple(level.shape) for level in found] == [(3, side, side, channels) for side in (64, 32, 16)]

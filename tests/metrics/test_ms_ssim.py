@@ -14,7 +14,7 @@ from celebahq_builder.metrics.ssim import diversity, ms_ssim
 from tests.reference.ms_ssim import ms_ssim as plain_ms_ssim
 
 
-def pictures(n: int, height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+def images(n: int, height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
     noise = np.random.default_rng(seed).normal(0, 1, (n, height, width, channels)).astype(np.float32)
     smooth = np.stack([cv2.GaussianBlur(p, (0, 0), 3).reshape(p.shape) for p in noise])
     return np.clip(400 * smooth + 5 * noise + 128, 0, 255).astype(np.uint8).transpose(0, 3, 1, 2)
@@ -38,7 +38,7 @@ def test_figures_of_the_original(shared: Path) -> None:
 
 @pytest.mark.parametrize(("height", "width", "channels"), [(128, 128, 3), (64, 64, 1), (32, 32, 3), (45, 70, 3)])
 def test_equals_the_plain_version(height: int, width: int, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    a, other = pictures(5, height, width, channels), pictures(5, height, width, channels, seed=1)
+    a, other = images(5, height, width, channels), images(5, height, width, channels, seed=1)
     b = (0.5 * a + 0.5 * other).astype(np.uint8)
     found = ms_ssim(torch.from_numpy(a), torch.from_numpy(b))
     assert found.dtype == torch.float64
@@ -50,7 +50,7 @@ def test_equals_the_plain_version(height: int, width: int, channels: int, monkey
 
 
 def test_one_for_itself_and_nought_for_the_opposite() -> None:
-    a = torch.from_numpy(pictures(3, 64, 64))
+    a = torch.from_numpy(images(3, 64, 64))
     assert torch.allclose(ms_ssim(a, a), torch.ones(3, dtype=torch.float64))
     assert torch.equal(ms_ssim(a, 255 - a), torch.zeros(3, dtype=torch.float64))
     assert ms_ssim(a[:0], a[:0]).shape == (0,)
@@ -59,7 +59,7 @@ def test_one_for_itself_and_nought_for_the_opposite() -> None:
 
 
 def test_pairs_follow_each_other_whatever_the_batches() -> None:
-    a = pictures(21, 32, 32)
+    a = images(21, 32, 32)
     first, second = (torch.from_numpy(np.ascontiguousarray(a[i:20:2])) for i in range(2))
     expected = float(ms_ssim(first, second).mean())
     for size in (1, 2, 3, 7, 21):
@@ -69,7 +69,7 @@ def test_pairs_follow_each_other_whatever_the_batches() -> None:
 
 
 def test_threads_do_not_matter() -> None:
-    a, b = (torch.from_numpy(pictures(40, 32, 32, seed=i)) for i in range(2))
+    a, b = (torch.from_numpy(images(40, 32, 32, seed=i)) for i in range(2))
     expected = ms_ssim(a, b)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -80,14 +80,14 @@ def test_threads_do_not_matter() -> None:
 
 
 def test_less_varied_is_higher() -> None:
-    a = pictures(40, 32, 32)
+    a = images(40, 32, 32)
     one_face = (0.7 * a[:1] + 0.3 * a).astype(np.uint8)
     assert diversity(batches(one_face, 8), 20) > diversity(batches(a, 8), 20) + 0.2
 
 
 def test_bad_input() -> None:
-    a = pictures(9, 32, 32)
-    with pytest.raises(FormatError, match="the fakes has 9 pictures, 10 were asked for"):
+    a = images(9, 32, 32)
+    with pytest.raises(FormatError, match="the fakes has 9 images, 10 were asked for"):
         diversity(batches(a, 4), 5, name="the fakes")
     with pytest.raises(RecipeError, match="0 pairs have no MS-SSIM"):
         diversity(batches(a, 4), 0)

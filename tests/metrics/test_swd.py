@@ -12,7 +12,7 @@ import torch
 from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.metrics import descriptors
 from celebahq_builder.metrics import swd as swd_module
-from celebahq_builder.metrics.swd import MEMORY_BYTES, passes, pictures_read, swd
+from celebahq_builder.metrics.swd import MEMORY_BYTES, images_read, passes, swd
 from tests.reference.swd import Draws, DrawsOfOurs
 from tests.reference.swd import swd as plain_swd
 
@@ -91,7 +91,7 @@ def test_real_against_real_is_a_floor_and_damage_rises_above_it(faces: Pixels) -
         return np.array([*swd(a, batches(other), resolution=32, count=128).values()])
 
     floor, same = distance(b), distance(faces[:128])
-    assert (same > 0).all()  # other neighbourhoods of the same pictures
+    assert (same > 0).all()  # other neighbourhoods of the same images
     assert (floor > same).all()
     before = floor
     for sigma in (0.6, 1.2):
@@ -142,21 +142,21 @@ def test_brightness_and_contrast_of_a_set_do_not_matter() -> None:
     assert [*found.values()] == pytest.approx([*exact.values()], rel=1e-3)
 
 
-def test_grey_pictures() -> None:
+def test_grey_images() -> None:
     a, b = textured(40, channels=1), textured(40, channels=1, seed=1)
     found = swd(batches(a), batches(b), resolution=32, count=40)
     assert all(0 < value < 300 for value in found.values())
     colour = np.repeat(a, 3, axis=1)
-    with pytest.raises(FormatError, match=r"side b, picture 0: .*\[40, 3, 32, 32\], expected \[n, 1, 32, 32\]"):
+    with pytest.raises(FormatError, match=r"side b, image 0: .*\[40, 3, 32, 32\], expected \[n, 1, 32, 32\]"):
         swd(batches(a), batches(colour), resolution=32, count=40)
 
 
-def test_how_many_pictures_are_read() -> None:
+def test_how_many_images_are_read() -> None:
     assert passes(256, 16384) == 1
     assert passes(1024, 16384) == 2
     assert passes(1024, 16384, float16=True) == 1
     assert passes(1024, 16384, memory_bytes=12 << 30) == 1
-    assert pictures_read(1024, 16384) == 4 * 16384
+    assert images_read(1024, 16384) == 4 * 16384
     a, b = textured(30), textured(30, seed=1)
     for memory_bytes in (0, MEMORY_BYTES):
         done: list[int] = []
@@ -175,24 +175,24 @@ def test_how_many_pictures_are_read() -> None:
             memory_bytes=memory_bytes,
             advance=done.append,
         )
-        assert sum(done) == read[0] == pictures_read(32, 24, memory_bytes=memory_bytes)
+        assert sum(done) == read[0] == images_read(32, 24, memory_bytes=memory_bytes)
 
 
-def test_pictures_that_change_between_readings_are_noticed() -> None:
+def test_images_that_change_between_readings_are_noticed() -> None:
     a, readings = textured(30), iter((textured(30, seed=1), textured(30, seed=2)))
-    with pytest.raises(FormatError, match="side b gave other pictures when it was read again; make it repeat itself"):
+    with pytest.raises(FormatError, match="side b gave other images when it was read again; make it repeat itself"):
         swd(batches(a), lambda: batches(next(readings))(), resolution=32, count=30, memory_bytes=0)
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"count": 31}, FormatError, "fakes has 30 pictures, 31 were asked for"),
-        ({"count": 0}, RecipeError, "0 pictures have no SWD"),
+        ({"count": 31}, FormatError, "fakes has 30 images, 31 were asked for"),
+        ({"count": 0}, RecipeError, "0 images have no SWD"),
         ({"seed": -1}, RecipeError, "the seed of the SWD is -1; expected 0 or more"),
-        ({"resolution": 8}, RecipeError, "pictures of 8 px have no SWD; expected a power of two, at least 16"),
-        ({"resolution": 48}, RecipeError, "pictures of 48 px have no SWD"),
-        ({"resolution": 64}, FormatError, r"reals, picture 0: .*\[40, 3, 32, 32\], expected \[n, 1 or 3, 64, 64\]"),
+        ({"resolution": 8}, RecipeError, "images of 8 px have no SWD; expected a power of two, at least 16"),
+        ({"resolution": 48}, RecipeError, "images of 48 px have no SWD"),
+        ({"resolution": 64}, FormatError, r"reals, image 0: .*\[40, 3, 32, 32\], expected \[n, 1 or 3, 64, 64\]"),
     ],
 )
 def test_bad_input(change: dict[str, int], error: type[Exception], message: str) -> None:
@@ -204,7 +204,7 @@ def test_bad_input(change: dict[str, int], error: type[Exception], message: str)
 
 def test_broken_generators() -> None:
     a, nothing = textured(30), np.full((30, 3, 32, 32), 37, dtype=np.uint8)
-    with pytest.raises(FormatError, match="side b: the 30 pictures have no texture at level 32, channel 0"):
+    with pytest.raises(FormatError, match="side b: the 30 images have no texture at level 32, channel 0"):
         swd(batches(a), batches(nothing), resolution=32, count=30)
     flat = a.copy()
     flat[:, 2] = 128
@@ -212,5 +212,5 @@ def test_broken_generators() -> None:
         swd(batches(flat), batches(a), resolution=32, count=30)
     broken = a.astype(np.float32)
     broken[7, 0, 3, 3] = np.nan
-    with pytest.raises(FormatError, match="side b, pictures 5 to 9 have values that are not numbers"):
+    with pytest.raises(FormatError, match="side b, images 5 to 9 have values that are not numbers"):
         swd(batches(a), batches(broken, 5), resolution=32, count=30)

@@ -1,4 +1,4 @@
-"""Places are uniform; lack of texture is seen, picture by picture and part by part."""
+"""Places are uniform; lack of texture is seen, image by image and part by part."""
 
 import numpy as np
 import pytest
@@ -9,11 +9,11 @@ from celebahq_builder.metrics.sliced import random_directions
 from celebahq_builder.metrics.texture import moments, neighbourhoods, normalised, texture_distance, texture_loss
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def image(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((height, width, 3), dtype=np.float32) * 255
 
 
-def test_neighbourhoods_are_windows_of_their_own_picture() -> None:
+def test_neighbourhoods_are_windows_of_their_own_image() -> None:
     rows, columns = np.mgrid[:12, :15]
     level = torch.from_numpy(np.stack([np.stack([rows, columns, rows * 0 + i]) for i in range(3)])).float()
     found = neighbourhoods(level, np.random.default_rng(0), 200)
@@ -43,8 +43,8 @@ def test_normalised_channels_have_mean_0_and_deviation_1() -> None:
 
 
 def test_texture_distance() -> None:
-    """None to itself; grows as texture is lost; too much costs as well; sizes may differ from picture to picture."""
-    truths = [torch.from_numpy(picture(40 + i, 50, i).transpose(2, 0, 1).copy()) for i in range(3)]
+    """None to itself; grows as texture is lost; too much costs as well; sizes may differ from image to image."""
+    truths = [torch.from_numpy(image(40 + i, 50, i).transpose(2, 0, 1).copy()) for i in range(3)]
 
     def blend(share: float) -> list[torch.Tensor]:
         return [share * t + (1 - share) * t.mean() for t in truths]
@@ -60,8 +60,8 @@ def test_texture_distance() -> None:
     assert texture_distance(whole, whole) == 0
 
 
-def test_texture_loss_is_the_distance_of_each_picture_and_falls_along_its_gradient() -> None:
-    truths = torch.from_numpy(np.stack([picture(64, 64, i).transpose(2, 0, 1) for i in range(2)])) / 255
+def test_texture_loss_is_the_distance_of_each_image_and_falls_along_its_gradient() -> None:
+    truths = torch.from_numpy(np.stack([image(64, 64, i).transpose(2, 0, 1) for i in range(2)])) / 255
     results = (truths - 0.5) * 0.3 + 0.5
     results.requires_grad_(True)
     along = random_directions(147, np.random.default_rng(0), 64)
@@ -84,7 +84,7 @@ def test_texture_loss_is_the_distance_of_each_picture_and_falls_along_its_gradie
 
 def test_texture_loss_compares_each_quarter_with_its_own() -> None:
     """Texture in the left half is not made good by as much of it in the right half."""
-    truth = torch.from_numpy(picture(64, 64, 0).transpose(2, 0, 1))[None] / 255
+    truth = torch.from_numpy(image(64, 64, 0).transpose(2, 0, 1))[None] / 255
     truth[..., 32:] = 0.5
     along = random_directions(147, np.random.default_rng(0), 64)
     mirrored = texture_loss(truth.flip(3), truth, [np.random.default_rng(0)], along)
@@ -92,9 +92,9 @@ def test_texture_loss_compares_each_quarter_with_its_own() -> None:
     assert float(mirrored) > 1.5 * float(nothing)
 
 
-def test_texture_loss_compares_each_picture_with_its_own() -> None:
-    """Two pictures that lend each other their textures are right as a set, and wrong one by one."""
-    pair = torch.from_numpy(np.stack([picture(64, 64, i).transpose(2, 0, 1) for i in range(2)])) / 255
+def test_texture_loss_compares_each_image_with_its_own() -> None:
+    """Two images that lend each other their textures are right as a set, and wrong one by one."""
+    pair = torch.from_numpy(np.stack([image(64, 64, i).transpose(2, 0, 1) for i in range(2)])) / 255
     truths = torch.stack([pair[0], (pair[1] - 0.5) * 0.1 + 0.5])
     swapped = truths.flip(0)
     along = random_directions(147, np.random.default_rng(0), 64)

@@ -11,7 +11,7 @@ WRAP = 2**64
 
 
 def photo(height: int, width: int, seed: int = 0) -> Tensor:
-    """A smooth picture, as photos are: neighbours differ by few levels."""
+    """A smooth image, as photos are: neighbours differ by few levels."""
     rng = np.random.default_rng(seed)
     steps = rng.integers(-1, 2, (3, height, width)).cumsum(axis=1).cumsum(axis=2)
     return torch.from_numpy(np.clip(128 + steps / 4, 0, 255).round().astype(np.float32))[None] / 255

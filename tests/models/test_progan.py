@@ -47,11 +47,11 @@ def test_sizes_at_1024() -> None:
 def test_equal_the_reference_at_8x8(alpha: float) -> None:
     generator, discriminator = seeded(SMALL)
     rng = np.random.default_rng(0)
-    latents, pictures = rng.normal(size=(4, 12)), rng.normal(size=(4, 3, 8, 8))
+    latents, images = rng.normal(size=(4, 12)), rng.normal(size=(4, 3, 8, 8))
     made = generator(torch.from_numpy(latents), 3, alpha).detach().numpy()
     np.testing.assert_allclose(made, reference.generator_8(parameters(generator), latents, alpha), atol=1e-5)
-    scores, labels = discriminator(torch.from_numpy(pictures), 3, alpha)
-    wanted = reference.discriminator_8(parameters(discriminator), pictures, alpha, 4)
+    scores, labels = discriminator(torch.from_numpy(images), 3, alpha)
+    wanted = reference.discriminator_8(parameters(discriminator), images, alpha, 4)
     np.testing.assert_allclose(scores.detach().numpy(), wanted, atol=1e-5)
     assert labels.shape == (4, 0)
 
@@ -82,12 +82,12 @@ def test_a_minibatch_cut_by_strides_has_the_same_groups() -> None:
 
 @pytest.mark.parametrize("equalized", [True, False])
 def test_initial_output_is_of_unit_scale(equalized: bool) -> None:
-    """He et al.'s gains keep the features' scale; the picture's is that of one 1x1 layer of gain 1 on unit features."""
+    """He et al.'s gains keep the features' scale; the image's is that of one 1x1 layer of gain 1 on unit features."""
     torch.manual_seed(0)
     generator = Generator(Architecture(resolution=32, channels_base=1024, channels_max=64, equalized=equalized))
     with torch.no_grad():
-        pictures = generator(torch.randn(64, 512), 5)
-    assert 0.5 < float(pictures.std()) < 1.5
+        images = generator(torch.randn(64, 512), 5)
+    assert 0.5 < float(images.std()) < 1.5
     weights = [p for name, p in generator.named_parameters() if name.endswith("weight") and "to_rgb" not in name]
     deviations = [float(p.detach().std()) for p in weights]
     assert all(0.9 < d < 1.1 for d in deviations) is equalized
@@ -138,7 +138,7 @@ def test_every_switch_changes_the_result_and_trains(changed: dict[str, int]) -> 
 
 
 def test_batch_and_layer_normalisation() -> None:
-    """Training: features of mean 0 and deviation 1 over the minibatch, or over a picture; after it, a picture alone."""
+    """Training: features of mean 0 and deviation 1 over the minibatch, or over an image; after it, an image alone."""
     generator, discriminator = seeded(Architecture(**{**SMALL.__dict__, "pixel_norm": False, "batch_norm": True}))
     seen = {}
     for net in (generator, discriminator):
@@ -160,7 +160,7 @@ def test_batch_and_layer_normalisation() -> None:
         assert not torch.allclose(together, generator.train()(latents, 4))
 
 
-def test_noise_is_one_factor_for_each_picture_and_channel() -> None:
+def test_noise_is_one_factor_for_each_image_and_channel() -> None:
     noise = GaussianNoise(0.1, torch.Generator().manual_seed(0))
     factors = noise(torch.ones(500, 16, 2, 2, dtype=torch.double))
     assert torch.equal(factors, factors[:, :, :1, :1].expand_as(factors))
@@ -193,5 +193,5 @@ def test_wrong_calls() -> None:
         generator(latents, 6)
     with pytest.raises(ValueError, match="takes 0 labels"):
         generator(latents, 4, labels=torch.eye(2))
-    with pytest.raises(ValueError, match=r"expected pictures of \[3, 16, 16\] at level 4, got \[3, 8, 8\]"):
+    with pytest.raises(ValueError, match=r"expected images of \[3, 16, 16\] at level 4, got \[3, 8, 8\]"):
         discriminator(torch.zeros(1, 3, 8, 8, dtype=torch.double), 4)

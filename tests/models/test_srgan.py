@@ -34,10 +34,10 @@ def photo(height: int, width: int, count: int = 1) -> Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(height * width))
 
 
-def reduced(picture: NDArray[np.floating]) -> NDArray[np.float32]:
+def reduced(image: NDArray[np.floating]) -> NDArray[np.float32]:
     """A quarter of the size, by Pillow's antialiased bicubic filter of floats; [3, 4H, 4W]."""
-    to = (picture.shape[2] // 4, picture.shape[1] // 4)
-    channels = (Image.fromarray(channel.astype(np.float32)) for channel in picture)
+    to = (image.shape[2] // 4, image.shape[1] // 4)
+    channels = (Image.fromarray(channel.astype(np.float32)) for channel in image)
     return np.stack([np.asarray(channel.resize(to, Image.Resampling.BICUBIC)) for channel in channels])
 
 

@@ -200,18 +200,18 @@ def test_time_of_a_group_is_counted_once(tmp_path: Path) -> None:
 
 def test_a_disk_that_fails_ends_the_run(tmp_path: Path) -> None:
     """Writing to /proc/self/mem is an input/output error, as on a disk that goes."""
-    picture = Workspace(tmp_path).stage("align").image_path(0, "000011")
-    picture.parent.mkdir(parents=True)
-    picture.with_name(f"{picture.name}.{os.getpid()}.partial").symlink_to("/proc/self/mem")
+    image = Workspace(tmp_path).stage("align").image_path(0, "000011")
+    image.parent.mkdir(parents=True)
+    image.with_name(f"{image.name}.{os.getpid()}.partial").symlink_to("/proc/self/mem")
     with pytest.raises(WorkspaceError, match=r"000011\.png cannot be written: Input/output error; see to the disk"):
         run(tmp_path, todo=("align", "score"))
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
 def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
-    picture = Workspace(tmp_path).stage("align").image_path(0, "000011")
-    picture.parent.mkdir(parents=True)
-    picture.with_name(f"{picture.name}.{os.getpid()}.partial").symlink_to("/dev/full")
+    image = Workspace(tmp_path).stage("align").image_path(0, "000011")
+    image.parent.mkdir(parents=True)
+    image.with_name(f"{image.name}.{os.getpid()}.partial").symlink_to("/dev/full")
     with pytest.raises(DiskFull):
         run(tmp_path, todo=("align", "score"))
 

@@ -128,7 +128,7 @@ class Page(HTMLParser):
         return [row for rows in self.tables for row in rows]
 
     def left_out(self) -> list[list[str]]:
-        """The rows of the table of photos left out: picture, file, reason, what was found."""
+        """The rows of the table of photos left out: image, file, reason, what was found."""
         head = ["", "file", "reason", "what was found"]
         return next(rows[1:] for rows in self.tables if rows[0] == head)
 
@@ -238,7 +238,7 @@ def test_links_lead_to_files_and_sections_that_exist(run: Workspace) -> None:
         assert set(values.get("aria-labelledby", "").split()) <= set(ids)
 
 
-def test_pictures_decode_and_are_described(run: Workspace) -> None:
+def test_images_decode_and_are_described(run: Workspace) -> None:
     images = Page(run).all("img")
     assert len(images) > 8 * report_images.EXAMPLES
     for values in images:
@@ -290,7 +290,7 @@ def test_examples_are_kept_photos_as_long_as_there_are_enough(run: Workspace, mo
     assert [one.standing.zoom for one in shown] == [max(kept), min(kept)]
 
 
-def test_an_example_that_lost_a_picture_is_not_shown(copy: Workspace) -> None:
+def test_an_example_that_lost_a_image_is_not_shown(copy: Workspace) -> None:
     shown = report_images.examples(copy, results.photo_statuses(copy))
     gone = shown[0].standing.id
     copy.example_path(gone, "denoise").write_bytes(b"torn")
@@ -353,7 +353,7 @@ def test_a_row_that_names_a_file_elsewhere_shows_nothing_of_it(tmp_path: Path) -
     assert thumbnails.of_photo(tmp_path, "photos", 96) is None
 
 
-def test_the_centre_of_a_picture_stands_upright(tmp_path: Path) -> None:
+def test_the_centre_of_a_image_stands_upright(tmp_path: Path) -> None:
     pixels = np.zeros((40, 90, 3), dtype=np.uint8)
     pixels[:, 25:65] = [255, 255, 255]
     pixels[:20, 25:45] = [255, 0, 0]  # top left of the square as stored, top right once it is turned
@@ -374,7 +374,7 @@ def test_results_that_are_gone_cost_only_their_thumbnails(copy: Workspace) -> No
     shutil.rmtree(copy.stage("align").root / "images")
     report_page.write_build_report(copy)
     after = Page(copy)
-    assert after.text.count("no picture") == sum(", score " in values["alt"] for values in before.all("img"))
+    assert after.text.count("no image") == sum(", score " in values["alt"] for values in before.all("img"))
     assert after.texts["count-kept"] == before.texts["count-kept"]
 
 
@@ -529,9 +529,9 @@ def test_the_page_fits_the_screen(run: Workspace, chromium: Any, width: int, sch
         page = seen.page
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert page.locator("h1").is_visible()
-        pictures = page.evaluate("[...document.images].map((i) => [i.complete, i.naturalWidth, i.clientWidth])")
-        assert len(pictures) == len(Page(run).all("img"))
-        assert all(complete and natural > 0 and shown > 0 for complete, natural, shown in pictures)
+        images = page.evaluate("[...document.images].map((i) => [i.complete, i.naturalWidth, i.clientWidth])")
+        assert len(images) == len(Page(run).all("img"))
+        assert all(complete and natural > 0 and shown > 0 for complete, natural, shown in images)
         contrasts = page.evaluate(CONTRASTS)
         assert len(contrasts) > 100
         assert [one for one in contrasts if one[0] < 4.5] == []

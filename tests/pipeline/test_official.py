@@ -1,4 +1,4 @@
-"""Who has photos, list and deltas gets the official pictures bit for bit, or is told for which photos not, and why."""
+"""Who has photos, list and deltas gets the official images bit for bit, or is told for which photos not, and why."""
 
 import copy
 import hashlib
@@ -69,13 +69,13 @@ def built(paths: Paths, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_official_pictures_in_the_official_order(built: Path, release: Release) -> None:
+def test_the_official_images_in_the_official_order(built: Path, release: Release) -> None:
     with PyramidFile(Workspace(built).hdf5_path(64)) as pyramid:
         order = pyramid.column("official_index")
         assert list(order) == sorted(release.files) == [2, 5, 7, 1000]
         assert pyramid.column("file") == [release.files[index] for index in order]
-        for picture, index in zip(pyramid.level(64), order, strict=True):
-            np.testing.assert_array_equal(picture, release.finals[index])
+        for image, index in zip(pyramid.level(64), order, strict=True):
+            np.testing.assert_array_equal(image, release.finals[index])
     assert list(find_problems(built)) == []
 
 
@@ -106,10 +106,10 @@ def test_in_parts_and_redone(built: Path, paths: Paths, tmp_path: Path) -> None:
     for until in ("region", "upscale", "align"):
         build_release(out, paths, recipe=recipe, until=until)
     build_release(out, paths, recipe=recipe, start="align")
-    pictures = {path.name: path.read_bytes() for path in (built / "stages" / "align").rglob("*.png")}
-    assert {path.name: path.read_bytes() for path in (out / "stages" / "align").rglob("*.png")} == pictures
+    images = {path.name: path.read_bytes() for path in (built / "stages" / "align").rglob("*.png")}
+    assert {path.name: path.read_bytes() for path in (out / "stages" / "align").rglob("*.png")} == images
     build_release(out, paths, recipe=recipe, redo="align")
-    assert {path.name: path.read_bytes() for path in (out / "stages" / "align").rglob("*.png")} == pictures
+    assert {path.name: path.read_bytes() for path in (out / "stages" / "align").rglob("*.png")} == images
 
 
 def test_without_deltas_what_they_belong_to(paths: Paths, release: Release, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_an_archive_that_is_missing_or_cut_short(paths: Paths, tmp_path: Path) -
 
 
 def test_photos_that_are_not_the_originals(paths: Paths, tmp_path: Path) -> None:
-    """One is gone, one was saved again, one holds the same picture in other bytes."""
+    """One is gone, one was saved again, one holds the same image in other bytes."""
     root = Path(shutil.copytree(SAMPLE, tmp_path / "celeba"))
     folder = root / "img_celeba"
     (folder / "000001.jpg").unlink()

@@ -37,7 +37,7 @@ def test_settings_that_make_no_sense(settings: dict[str, object], message: str) 
         from_mapping(BuildRecipe, {"pack": settings}, where="some.toml")
 
 
-def test_compression_decides_bytes_not_pictures(tiny_copy: Path) -> None:
+def test_compression_decides_bytes_not_images(tiny_copy: Path) -> None:
     path = Workspace(tiny_copy).hdf5_path(64)
     before = theano_reader.read(path)
     sizes = {"gzip": path.stat().st_size}

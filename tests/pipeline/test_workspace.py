@@ -23,7 +23,7 @@ from celebahq_builder.errors import (
 )
 from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.writer import PyramidWriter
-from celebahq_builder.hdf5.writer import pack as pack_pictures
+from celebahq_builder.hdf5.writer import pack as pack_images
 from celebahq_builder.pipeline.build import build
 from celebahq_builder.pipeline.plan import BuildRequest
 from celebahq_builder.pipeline.recipe import PHOTO_STAGES
@@ -158,7 +158,7 @@ def test_full_disk_and_space_made(workers: int, tmp_path: Path, tiny_run: Path) 
 
 def test_full_disk_while_packing(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (32, 3, 64, 64), dtype=np.uint8)
-    packed = pack_pictures(noise, 64, 3, Gzip())
+    packed = pack_images(noise, 64, 3, Gzip())
     with small_disk(tmp_path / "disk", "300k") as disk:
         path = disk / "data.h5"
 
@@ -222,7 +222,7 @@ def test_verify_finds_what_is_missing(tiny_copy: Path) -> None:
     assert any("score: 1 of 2 manifests" in problem for problem in problems)
 
 
-def test_altered_picture_is_not_packed(tiny_copy: Path) -> None:
+def test_altered_image_is_not_packed(tiny_copy: Path) -> None:
     image = sorted((tiny_copy / "stages" / "align" / "images").rglob("*.png"))[0]
     image.write_bytes(image.read_bytes() + b"x")
     with pytest.raises(WorkspaceError, match=r"was altered since it was made; --redo align"):

@@ -1,4 +1,4 @@
-"""Generators and runs are evaluated by the same numbers as their pictures would be, each snapshot at its own size."""
+"""Generators and runs are evaluated by the same numbers as their images would be, each snapshot at its own size."""
 
 import json
 import re
@@ -74,7 +74,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(tmp_path_factory.mktemp("net"), net, 4, 1.0, {"kimg": 7, "data": {"sha256": "ab"}})
 
 
-def test_a_generators_number_is_that_of_its_pictures(generator: Path, tmp_path: Path) -> None:
+def test_a_generators_number_is_that_of_its_images(generator: Path, tmp_path: Path) -> None:
     """Whatever batches they come in, whether they are kept, and however many more of them are asked for."""
     reference = Reference(open_set(theano_file(tmp_path / "faces.h5", smooth(100, 16))))
     protocol = EvaluationProtocol(("swd", "ms-ssim"), 40)
@@ -93,7 +93,7 @@ def test_a_generators_number_is_that_of_its_pictures(generator: Path, tmp_path: 
     )
     assert other.scores[0].source_sha256 != usual.scores[0].source_sha256
     facts = usual.to_json()["source"]
-    assert (facts["kind"], facts["pictures"], facts["seed"], facts["kimg"]) == ("generator", None, 0, 7)
+    assert (facts["kind"], facts["images"], facts["seed"], facts["kimg"]) == ("generator", None, 0, 7)
     assert facts["trained_on"] == {"sha256": "ab"}
 
 
@@ -155,7 +155,7 @@ def test_only_some_snapshots(run: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="are 8x8 at most, too small for swd; train on"):
         list(results(EvaluationRequest(run, protocol, data, 8)))
     small = theano_file(tmp_path / "small.h5", smooth(20, 16))
-    with pytest.raises(FormatError, match=r"r0032\.safetensors has pictures of 32x32: .*small\.h5 has no level 32x32"):
+    with pytest.raises(FormatError, match=r"r0032\.safetensors has images of 32x32: .*small\.h5 has no level 32x32"):
         next(results(EvaluationRequest(run, protocol, small)))
 
 
@@ -163,9 +163,9 @@ def test_what_is_amiss_is_told_before_the_first_snapshot_is_loaded(
     run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GeneratorSource, "of_snapshot", None)
-    with pytest.raises(FormatError, match=r"swd compares .*r0016\.safetensors with other pictures, and there are none"):
+    with pytest.raises(FormatError, match=r"swd compares .*r0016\.safetensors with other images, and there are none"):
         next(results(EvaluationRequest(run, EvaluationProtocol(("swd",), 10))))
-    with pytest.raises(FormatError, match=r"swd81 compares with 81 pictures at least, .*data\.h5 has 80"):
+    with pytest.raises(FormatError, match=r"swd81 compares with 81 images at least, .*data\.h5 has 80"):
         next(results(EvaluationRequest(run, EvaluationProtocol(("swd", "ms-ssim"), 81), data)))
 
 
@@ -177,7 +177,7 @@ def test_a_run_as_reference_is_its_generator(run: Path, data: Path) -> None:
     assert result.scores[0].beside.count == 10
 
 
-def test_a_generator_that_makes_no_pictures(tmp_path: Path, data: Path) -> None:
+def test_a_generator_that_makes_no_images(tmp_path: Path, data: Path) -> None:
     torch.manual_seed(0)
     net = Generator(Architecture(resolution=32, latent=8, channels_base=64, channels_max=8))
     with torch.no_grad():
@@ -252,7 +252,7 @@ def test_the_command(data: Path, generator: Path, tmp_path: Path) -> None:
         *("--json", tmp_path / "a.json", "--out", tmp_path / "out"),
     )
     assert (code, error) == (0, None), error
-    assert f"source     {data}: hdf5, 80 pictures, 16x16, RGB" in output
+    assert f"source     {data}: hdf5, 80 images, 16x16, RGB" in output
     assert "generated, seed 0" in output
     assert json.loads((tmp_path / "a.json").read_text())["scores"].keys() == {"swd20", "ms-ssim20"}
     before = (tmp_path / "a.json").read_bytes()
@@ -303,7 +303,7 @@ def test_the_audit_beside_its_file(data: Path, tmp_path: Path) -> None:
         ((), "nothing to do: give --metrics, some of swd,ms-ssim,fid,kid,is, or --audit"),
         (("--metrics", "swd,psnr"), "--metrics psnr is no metric; there are swd, ms-ssim, fid, kid, is"),
         (("--metrics", "swd", "--num", 10), "and there are none: add --against REFERENCE"),
-        (("--metrics", "ms-ssim"), "ms-ssim10k needs 20,000 pictures for 10,000 pairs"),
+        (("--metrics", "ms-ssim"), "ms-ssim10k needs 20,000 images for 10,000 pairs"),
         (("--metrics", "swd", "--num", 10, "--against", "nowhere.h5"), "nowhere.h5 does not exist"),
         (("--metrics", "is", "--num", 10, "--resolution", 24), "has no level 24x24; it has 32, 16"),
     ],
@@ -332,5 +332,5 @@ def test_files_that_are_not_what_they_are_given_for(data: Path, generator: Path,
     _, _, error = command(data, "--metrics", "ms-ssim", "--num", 5, "--out", tmp_path / "file")
     assert "file is a file; give a folder" in str(error)
     protocol = EvaluationProtocol(("ms-ssim",), 5)
-    with pytest.raises(FormatError, match="has pictures of 16x16, wanted are 32x32"):
+    with pytest.raises(FormatError, match="has images of 16x16, wanted are 32x32"):
         open_source(generator, 32, protocol)

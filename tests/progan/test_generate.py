@@ -1,4 +1,4 @@
-"""Generated pictures follow from seed and number alone, and walks through the latents have no corner."""
+"""Generated images follow from seed and number alone, and walks through the latents have no corner."""
 
 import json
 import re
@@ -42,35 +42,35 @@ def test_a_generator_comes_back_as_it_was(run: Path) -> None:
     assert torch.equal(before(z, 3, 0.5), after(z, 3, 0.5))
 
 
-def test_a_picture_depends_on_seed_and_number_alone(run: Path) -> None:
+def test_a_image_depends_on_seed_and_number_alone(run: Path) -> None:
     few, many = Generated(run, 70, 1, CPU), Generated(run, 130, 1, CPU)
-    first = {one.name: one.pixels for one in few.pictures()}
-    second = {one.name: one.pixels for one in many.pictures(start=60)}
+    first = {one.name: one.pixels for one in few.images()}
+    second = {one.name: one.pixels for one in many.images(start=60)}
     assert len(first) == 70
     assert sorted(second) == [f"{i:06d}" for i in range(60, 130)]
     for name in sorted(first.keys() & second.keys()):
         assert np.abs(first[name].astype(int) - second[name]).max() <= 1  # sums differ with the size of a batch
-    other = next(Generated(run, 1, 2, CPU).pictures()).pixels
+    other = next(Generated(run, 1, 2, CPU).images()).pixels
     assert not np.array_equal(other, first["000000"])
     assert other.shape == (3, 8, 8)
 
 
 def test_files_sheet_and_hdf5_hold_the_same(run: Path, tmp_path: Path) -> None:
-    pictures = Generated(run, 6, 0, CPU)
-    made = np.stack([one.pixels for one in pictures.pictures()])
-    generate(pictures, tmp_path / "png", lambda _: None)
+    images = Generated(run, 6, 0, CPU)
+    made = np.stack([one.pixels for one in images.images()])
+    generate(images, tmp_path / "png", lambda _: None)
     read = [cv2.imread(str(path))[..., ::-1].transpose(2, 0, 1) for path in sorted((tmp_path / "png").iterdir())]
     assert np.array_equal(np.stack(read), made)
-    generate(pictures, tmp_path / "made.h5", lambda _: None)
+    generate(images, tmp_path / "made.h5", lambda _: None)
     with h5py.File(tmp_path / "made.h5") as file:
         assert np.array_equal(file["data8x8"][:], made)
-    sheet(pictures, 3, tmp_path / "sheet.png")
+    sheet(images, 3, tmp_path / "sheet.png")
     page = cv2.imread(str(tmp_path / "sheet.png"))[..., ::-1]
     assert page.shape == (16, 24, 3)
     assert np.array_equal(page[8:, 16:], made[5].transpose(1, 2, 0))
     for out in (tmp_path / "png", tmp_path / "made.h5"):
         with pytest.raises(FormatError, match="exist"):
-            generate(pictures, out, lambda _: None)
+            generate(images, out, lambda _: None)
 
 
 def test_to_pixels() -> None:
@@ -144,9 +144,9 @@ def test_a_walk_shows_what_a_run_shows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (["--grid", "2x2", "--num", "3", "--out", "a.png"], "--grid 2x2 says how many pictures; leave out --num"),
+        (["--grid", "2x2", "--num", "3", "--out", "a.png"], "--grid 2x2 says how many images; leave out --num"),
         (["--grid", "2x2", "--out", "a.jpg"], "a.jpg: a sheet is a PNG file; give --out FILE.png"),
-        (["--out", "a.png"], "a.png: pictures go to a folder or to FILE.h5; one sheet of them is made by --grid"),
+        (["--out", "a.png"], "a.png: images go to a folder or to FILE.h5; one sheet of them is made by --grid"),
     ],
 )
 def test_names_of_what_is_generated(
@@ -162,7 +162,7 @@ def test_commands(run: Path, tmp_path: Path) -> None:
     runner = CliRunner()
     made = runner.invoke(celebahq, ["generate", str(run), "--grid", "2x2", "--out", str(tmp_path / "a.png")])
     assert made.exit_code == 0, made.output
-    assert made.output.endswith("a.png: 4 pictures of 8x8\n")
+    assert made.output.endswith("a.png: 4 images of 8x8\n")
     wrong = runner.invoke(celebahq, ["generate", str(run), "--grid", "15", "--out", str(tmp_path / "b.png")])
     assert "'15' is not COLUMNSxROWS, such as 15x8" in wrong.output
 
@@ -184,7 +184,7 @@ def test_what_is_no_generator(make: str, run: Path, tmp_path: Path) -> None:
 
 
 def test_a_bit_that_turned(run: Path, tmp_path: Path) -> None:
-    """A file as long as it was, of which every number can be read, makes no pictures if one is another."""
+    """A file as long as it was, of which every number can be read, makes no images if one is another."""
     data = bytearray((run / "generator.safetensors").read_bytes())
     data[-2] ^= 0x40
     (tmp_path / "generator.safetensors").write_bytes(data)
@@ -193,7 +193,7 @@ def test_a_bit_that_turned(run: Path, tmp_path: Path) -> None:
 
 
 def test_one_label_of_several(tmp_path: Path) -> None:
-    """All pictures are of the class asked for; one that the generator does not have is told."""
+    """All images are of the class asked for; one that the generator does not have is told."""
     architecture = Architecture(resolution=16, latent=8, channels_base=64, channels_max=8, labels=3)
     export(tmp_path, Generator(architecture), 4, 1.0, {})
     every, one = Generated(tmp_path, 7, 0, CPU), Generated(tmp_path, 7, 0, CPU, label=1)
@@ -201,7 +201,7 @@ def test_one_label_of_several(tmp_path: Path) -> None:
     assert one.labels is not None
     assert every.labels.argmax(1).tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert one.labels.argmax(1).tolist() == [1] * 7
-    same = [np.array_equal(a.pixels, b.pixels) for a, b in zip(every.pictures(), one.pictures(), strict=True)]
+    same = [np.array_equal(a.pixels, b.pixels) for a, b in zip(every.images(), one.images(), strict=True)]
     assert same == [False, True, False, False, True, False, False]
     with pytest.raises(WeightsError, match="label 3 was asked for, the generator was trained with labels 0 to 2"):
         Generated(tmp_path, 7, 0, CPU, label=3)

@@ -25,7 +25,7 @@ def planned(data: Path, out: Path, recipe: Path, **more: object) -> list[str]:
 
 def test_plan(data: Path, recipe: Path, tmp_path: Path) -> None:
     lines = planned(data, tmp_path / "run", recipe)
-    assert "40 pictures of 16x16" in lines[0]
+    assert "40 images of 16x16" in lines[0]
     assert [line.split() for line in lines[-3:]] == [
         ["4x4", "0", "8", "1", "0.001"],
         ["8x8", "0.032", "8", "1", "0.001"],
@@ -93,7 +93,7 @@ def test_the_rate_that_is_reached(data: Path, tmp_path: Path) -> None:
     [
         ("minibatch = 8", "minibatch = 8\nper_gpu = { 8 = 3 }", RecipeError, "cannot be cut into passes of at most 3"),
         ("grid = [3, 2]", 'metric_ticks = 1\nmetrics = ["foo"]', CelebAHQError, "foo is no metric"),
-        ("latent = 8", "labels = 4", TrainingError, "has 3 labels for each picture, the recipe net.labels = 4"),
+        ("latent = 8", "labels = 4", TrainingError, "has 3 labels for each image, the recipe net.labels = 4"),
     ],
 )
 def test_what_stands_in_the_way(
@@ -124,7 +124,7 @@ def test_labels_that_are_missing_or_were_replaced(data: Path, tmp_path: Path) ->
 
 
 def test_classes_and_attributes_are_told_apart_once() -> None:
-    """Not by every minibatch: a few pictures may each happen to have one attribute."""
+    """Not by every minibatch: a few images may each happen to have one attribute."""
     import torch
 
     settings = ProganRecipe("progan")
@@ -142,4 +142,4 @@ def test_nothing_to_measure(data: Path, recipe: Path, tmp_path: Path) -> None:
 def test_a_length_that_is_no_number(data: Path, tmp_path: Path) -> None:
     told = CliRunner().invoke(celebahq, ["train", str(data), "--out", str(tmp_path / "run"), "--total-kimg", "nan"])
     assert told.exit_code == 2
-    assert "nan is not a number of pictures" in told.output
+    assert "nan is not a number of images" in told.output

@@ -25,9 +25,9 @@ def test_by_hand() -> None:
     assert step.logistic_generator(FAKE).item() == pytest.approx((softplus(1) + softplus(-0.5)) / 2)
 
 
-def quadratic(pictures: Tensor) -> Tensor:
+def quadratic(images: Tensor) -> Tensor:
     """A score whose gradient is 2 x: |grad| = 2 |x|."""
-    return pictures.square().sum(dim=(1, 2, 3))
+    return images.square().sum(dim=(1, 2, 3))
 
 
 @pytest.mark.parametrize("target", [1.0, 750.0])
@@ -44,8 +44,8 @@ def test_penalties_have_gradients_for_the_discriminator() -> None:
     scale = torch.tensor(1.5, requires_grad=True)
     real = torch.randn(2, 3, 4, 4)
 
-    def judge(pictures: Tensor) -> Tensor:
-        return scale * quadratic(pictures)
+    def judge(images: Tensor) -> Tensor:
+        return scale * quadratic(images)
 
     step.r1_penalty(judge, real).backward()
     # |grad|^2 / 2 = 2 s^2 |x|^2; its derivative by s is 4 s |x|^2.

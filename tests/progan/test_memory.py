@@ -25,7 +25,7 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, pixels: int) -> list[tuple[
     real = ProGANStep.step
 
     def step(players: ProGANStep, number: int, moment: Moment, reals: Sequence[RealBatch]) -> torch.Tensor:
-        n = len(reals[0].pictures)
+        n = len(reals[0].images)
         tried.append((moment.resolution, moment.alpha, n, len(reals)))
         if n * moment.resolution**2 > pixels:
             raise torch.cuda.OutOfMemoryError("no room")
@@ -47,7 +47,7 @@ def test_what_does_not_fit_goes_in_more_passes(
     caplog.set_level("INFO")
     short_of_memory(monkeypatch, 4 * 16**2)
     assert fitted(RECIPE, ALONE).schedule.per_gpu == {"4": 16, "16": 4}
-    assert "16x16: 8 pictures do not fit cpu at once; they go in 2 passes of 4" in caplog.text
+    assert "16x16: 8 images do not fit cpu at once; they go in 2 passes of 4" in caplog.text
 
 
 def test_a_group_is_never_split(monkeypatch: pytest.MonkeyPatch) -> None:

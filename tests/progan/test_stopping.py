@@ -248,4 +248,4 @@ def test_a_full_disk_under_the_statistics(tmp_path: Path) -> None:
     stats = Stats(tmp_path / "run", 0)
     stats.path = tmp_path / "stats.jsonl"
     with pytest.raises(DiskFull, match=full), stats:
-        stats.write({"pictures": 8, "resolution": 4}, 1.0)
+        stats.write({"images": 8, "resolution": 4}, 1.0)

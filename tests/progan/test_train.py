@@ -180,7 +180,7 @@ def test_another_recipe_or_other_data_are_refused(whole: Path, data: Path, recip
 
     other = tmp_path / "other.h5"
     write_images(Others(), other, codec=Gzip())
-    with pytest.raises(TrainingError, match=r"data\.pictures = 40, this run asks 41"):
+    with pytest.raises(TrainingError, match=r"data\.images = 40, this run asks 41"):
         trained(other, whole, settings)
 
 
@@ -201,8 +201,8 @@ def test_losses_that_are_not_finite_end_the_run(data: Path, recipe: Path, tmp_pa
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ("resolution = 16 -> resolution = 32", TrainingError, "has pictures of 16x16, the recipe trains to 32"),
-        ("minibatch = 8 -> minibatch = 64", TrainingError, "has 40 pictures, fewer than a minibatch of 64"),
+        ("resolution = 16 -> resolution = 32", TrainingError, "has images of 16x16, the recipe trains to 32"),
+        ("minibatch = 8 -> minibatch = 64", TrainingError, "has 40 images, fewer than a minibatch of 64"),
         ("latent = 8 -> colours = 1", TrainingError, "has 3 channels, the recipe net.colours = 1"),
         ("latent = 8 -> latents = 8", RecipeError, "unknown key net.latents; did you mean latent?"),
         ('task = "progan" -> task = "denoise"', RecipeError, "task = denoise; this command trains task = progan"),
@@ -246,9 +246,7 @@ def test_measured_as_it_goes(data: Path, recipe: Path, whole: Path, tmp_path: Pa
 def test_a_reference_that_is_too_small(data: Path, recipe: Path, tmp_path: Path) -> None:
     settings = load(ProganRecipe, recipe)
     measured = dataclasses.replace(settings, tick=dataclasses.replace(settings.tick, metric_ticks=1))
-    with pytest.raises(
-        TrainingError, match=r"has 40 pictures, fewer than tick.metric_num = 8192; set it to 40 at most"
-    ):
+    with pytest.raises(TrainingError, match=r"has 40 images, fewer than tick.metric_num = 8192; set it to 40 at most"):
         trained(data, tmp_path / "run", measured)
     assert not (tmp_path / "run").exists()
 

@@ -41,7 +41,7 @@ def line(tick: int, resolution: int) -> dict[str, float]:
     names = ("generator_loss", "discriminator_loss", "penalty", "score_real", "score_fake", "gradient_norm")
     figures = {name: tick + i / 10 for i, name in enumerate(names)}
     level = resolution.bit_length() - 1
-    rest = {"tick": tick, "pictures": 1000 * tick, "kimg": tick, "level": level, "resolution": resolution, "alpha": 0.5}
+    rest = {"tick": tick, "images": 1000 * tick, "kimg": tick, "level": level, "resolution": resolution, "alpha": 0.5}
     return {**rest, **figures, "minibatch": 16, "images_per_s": 10.0 * tick, "seconds": 60 * tick, "memory_bytes": 2e9}
 
 

@@ -1,4 +1,4 @@
-"""A tiny training for tests: random pictures of 16x16, 20 steps."""
+"""A tiny training for tests: random images of 16x16, 20 steps."""
 
 from pathlib import Path
 
@@ -38,12 +38,12 @@ grid = [3, 2]
 
 
 class Noise:
-    """Random pictures with labels."""
+    """Random images with labels."""
 
     count, resolution, channels = 40, 16, 3
     labels, label_names = None, ()
 
-    def pictures(self, start: int = 0):  # type: ignore[no-untyped-def]
+    def images(self, start: int = 0):  # type: ignore[no-untyped-def]
         for i in range(start, self.count):
             pixels = np.random.default_rng(i).integers(0, 256, (3, 16, 16), dtype=np.uint8)
             yield NamedImage(pixels, f"{i}")

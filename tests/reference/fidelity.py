@@ -20,14 +20,14 @@ def luma(rgb: Iterable[int]) -> float:
 
 
 def psnr_y(image: NDArray[np.uint8], truth: NDArray[np.uint8], border: int) -> float:
-    """PSNR of the luma of two pictures [3, H, W] within a border."""
+    """PSNR of the luma of two images [3, H, W] within a border."""
     _, height, width = image.shape
     inner = [(i, j) for i in range(border, height - border) for j in range(border, width - border)]
-    return psnr(*([luma(picture[:, i, j].tolist()) for i, j in inner] for picture in (image, truth)))
+    return psnr(*([luma(pixels[:, i, j].tolist()) for i, j in inner] for pixels in (image, truth)))
 
 
 def radial_spectrum_db(image: NDArray[np.uint8]) -> list[float]:
-    """Mean power of the windowed luma of [3, S, S] on rings one cycle per picture wide, from S/8 up to S/2, in dB."""
+    """Mean power of the windowed luma of [3, S, S] on rings one cycle per image wide, from S/8 up to S/2, in dB."""
     side = image.shape[-1]
     y = np.array([[luma(image[:, i, j].tolist()) for j in range(side)] for i in range(side)])
     window = np.array([0.5 - 0.5 * math.cos(2 * math.pi * i / (side - 1)) for i in range(side)])

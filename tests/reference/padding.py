@@ -1,4 +1,4 @@
-"""What the authors' public tool fills beyond the photo's edge, over the whole picture at once."""
+"""What the authors' public tool fills beyond the photo's edge, over the whole image at once."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,17 +10,17 @@ def pad(
 ) -> NDArray[np.uint8]:
     """Pad uint8 [H, W, 3] by (left, top, right, bottom) px.
 
-    `edge` says what the Gaussian sees beyond the padded picture: "reflect" is scipy's default, which the public
+    `edge` says what the Gaussian sees beyond the padded image: "reflect" is scipy's default, which the public
     tool takes; "nearest" repeats the outermost pixels.
     """
     left, top, right, bottom = sides
-    picture = np.pad(photo.astype(np.float32), ((top, bottom), (left, right), (0, 0)), "reflect")
-    height, width, _ = picture.shape
+    image = np.pad(photo.astype(np.float32), ((top, bottom), (left, right), (0, 0)), "reflect")
+    height, width, _ = image.shape
     y, x, _ = np.ogrid[:height, :width, :1]
     x, y = x.astype(np.float32), y.astype(np.float32)
     depth = np.minimum(np.minimum(x / left, y / top), np.minimum((width - 1 - x) / right, (height - 1 - y) / bottom))
     mask = 1 - depth
-    soft = gaussian_filter(picture, [sigma, sigma, 0], mode=edge)
-    picture += (soft - picture) * np.clip(mask * 3 + 1, 0, 1)
-    picture += (np.median(picture, axis=(0, 1)) - picture) * np.clip(mask, 0, 1)
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    soft = gaussian_filter(image, [sigma, sigma, 0], mode=edge)
+    image += (soft - image) * np.clip(mask * 3 + 1, 0, 1)
+    image += (np.median(image, axis=(0, 1)) - image) * np.clip(mask, 0, 1)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)

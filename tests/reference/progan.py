@@ -33,7 +33,7 @@ def minibatch_stddev(x: Array, group: int) -> Array:
 
 
 def convolution(x: Array, weight: Array, bias: Array, gain: float) -> Array:
-    """A convolution with the run-time scale gain / sqrt(fan in), zeros around the picture."""
+    """A convolution with the run-time scale gain / sqrt(fan in), zeros around the image."""
     fan_out, fan_in, k, _ = weight.shape
     scaled = weight * gain / np.sqrt(fan_in * k * k)
     padded = np.pad(x, ((0, 0), (0, 0), (k // 2, k // 2), (k // 2, k // 2)))
@@ -80,12 +80,12 @@ def generator_8(p: dict[str, Array], latents: Array, alpha: float) -> Array:
     return (1 - alpha) * doubled(old) + alpha * new
 
 
-def discriminator_8(p: dict[str, Array], pictures: Array, alpha: float, group: int) -> Array:
+def discriminator_8(p: dict[str, Array], images: Array, alpha: float, group: int) -> Array:
     """The discriminator at 8x8."""
-    x = leaky(convolution(pictures, p["from_rgb.1.weight"], p["from_rgb.1.bias"], SQRT2))
+    x = leaky(convolution(images, p["from_rgb.1.weight"], p["from_rgb.1.bias"], SQRT2))
     x = leaky(convolution(x, p["blocks.1.0.weight"], p["blocks.1.0.bias"], SQRT2))
     x = halved(leaky(convolution(x, p["blocks.1.1.weight"], p["blocks.1.1.bias"], SQRT2)))
-    old = leaky(convolution(halved(pictures), p["from_rgb.0.weight"], p["from_rgb.0.bias"], SQRT2))
+    old = leaky(convolution(halved(images), p["from_rgb.0.weight"], p["from_rgb.0.bias"], SQRT2))
     x = minibatch_stddev((1 - alpha) * old + alpha * x, group)
     x = leaky(convolution(x, p["blocks.0.0.weight"], p["blocks.0.0.bias"], SQRT2))
     x = leaky(dense(x.reshape(len(x), -1), p["dense.weight"], p["dense.bias"], SQRT2))

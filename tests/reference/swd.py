@@ -1,4 +1,4 @@
-"""SWD as its paper describes it, in plain numpy and scipy: every picture, neighbourhood and projection in memory."""
+"""SWD as its paper describes it, in plain numpy and scipy: every image, neighbourhood and projection in memory."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ FILTER = (BINOMIAL[:, None] * BINOMIAL[None, :] / 256)[None, None]
 class Draws:
     """What chance decides, in the order in which the paper's public code asks for it, so that its figures come out.
 
-    Feed it pictures in minibatches of 64. The code also compares the first side with itself; here only its draws are
+    Feed it images in minibatches of 64. The code also compares the first side with itself; here only its draws are
     made.
     """
 
@@ -28,7 +28,7 @@ class Draws:
         self.levels_seen: set[int] = set()
 
     def places(self, side: int, level: int, start: int, stop: int) -> Integers:
-        """Top and left pixel of 128 neighbourhoods of each picture, [stop - start, 128, 2]."""
+        """Top and left pixel of 128 neighbourhoods of each image, [stop - start, 128, 2]."""
         if side > self.sides_begun:
             self.sides_begun = side
             for each in self.levels_seen:
@@ -79,7 +79,7 @@ def laplacian_pyramid(images: Floats) -> list[Floats]:
 
 
 def neighbourhoods(level: Floats, places: Integers) -> Floats:
-    """Those at places [N, P, 2] of every picture, as [N * P, C, 7, 7]."""
+    """Those at places [N, P, 2] of every image, as [N * P, C, 7, 7]."""
     n, channels = level.shape[:2]
     number = np.repeat(np.arange(n), places.shape[1])[:, None, None, None]
     top, left = (places[..., axis].reshape(-1, 1, 1, 1) for axis in range(2))

@@ -3,9 +3,9 @@
 import numpy as np
 
 
-def resize_bilinear(picture: np.ndarray, side: int) -> np.ndarray:
+def resize_bilinear(image: np.ndarray, side: int) -> np.ndarray:
     """[C, H, W] -> float64 [C, side, side]: result pixel i is taken at i * H / side, the corner of its area."""
-    channels, height, width = picture.shape
+    channels, height, width = image.shape
     result = np.empty((channels, side, side))
     for i in range(side):
         y = i * height / side
@@ -13,7 +13,7 @@ def resize_bilinear(picture: np.ndarray, side: int) -> np.ndarray:
         for j in range(side):
             x = j * width / side
             left, right = int(x), min(int(x) + 1, width - 1)
-            above = picture[:, top, left] + (picture[:, top, right] - picture[:, top, left]) * (x - left)
-            below = picture[:, bottom, left] + (picture[:, bottom, right] - picture[:, bottom, left]) * (x - left)
+            above = image[:, top, left] + (image[:, top, right] - image[:, top, left]) * (x - left)
+            below = image[:, bottom, left] + (image[:, bottom, right] - image[:, bottom, left]) * (x - left)
             result[:, i, j] = above + (below - above) * (y - top)
     return result

@@ -13,8 +13,8 @@ def read(path: Path) -> list[NDArray[np.uint8]]:
         found = [file[key] for key in file if key.startswith("data")]
         found.sort(key=lambda dataset: -dataset.shape[-1])
         levels = [dataset[:] for dataset in found]
-    for step, pictures in enumerate(levels):
+    for step, images in enumerate(levels):
         side = levels[0].shape[-1] >> step
-        if pictures.shape[2:] != (side, side):
-            raise ValueError(f"level {step} is {pictures.shape}")
+        if images.shape[2:] != (side, side):
+            raise ValueError(f"level {step} is {images.shape}")
     return levels

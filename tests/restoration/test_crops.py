@@ -1,4 +1,4 @@
-"""Pictures become tensors and back; the reduction is the one that super-resolution papers use."""
+"""Images become tensors and back; the reduction is the one that super-resolution papers use."""
 
 import numpy as np
 import torch
@@ -9,11 +9,11 @@ from celebahq_builder.restoration.photos import corner, quarter, shrink4, to_pix
 
 
 def test_there_and_back() -> None:
-    pictures = [np.random.default_rng(i).integers(0, 256, (8, 12, 3), dtype=np.uint8) for i in range(2)]
-    batch = to_tensor(pictures, torch.device("cpu"))
+    images = [np.random.default_rng(i).integers(0, 256, (8, 12, 3), dtype=np.uint8) for i in range(2)]
+    batch = to_tensor(images, torch.device("cpu"))
     assert batch.shape == (2, 3, 8, 12)
     assert batch.is_contiguous(memory_format=torch.channels_last)
-    assert all(np.array_equal(a, b) for a, b in zip(to_pixels(batch), pictures, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(to_pixels(batch), images, strict=True))
     assert to_pixels(torch.full((1, 3, 1, 1), 1.7))[0].max() == 255
     assert to_pixels(torch.full((1, 3, 1, 1), -0.2))[0].max() == 0
 
@@ -43,7 +43,7 @@ def test_shrink4() -> None:
 
 def test_shrink4_equals_pillow() -> None:
     """Pillow's bicubic filter, too, is Keys' with a = -0.5, widened to the scale."""
-    picture = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-    expected = np.asarray(Image.fromarray(picture).resize((12, 8), Image.Resampling.BICUBIC)).astype(int)
-    found = shrink4(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255)[0].permute(1, 2, 0) * 255
+    image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(image).resize((12, 8), Image.Resampling.BICUBIC)).astype(int)
+    found = shrink4(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)[0].permute(1, 2, 0) * 255
     assert np.abs(found.numpy() - expected).max() <= 1

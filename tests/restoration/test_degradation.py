@@ -1,4 +1,4 @@
-"""Damaged and clean pictures belong together, and damage is as frequent and as hard as asked."""
+"""Damaged and clean images belong together, and damage is as frequent and as hard as asked."""
 
 import dataclasses
 from typing import Any
@@ -36,8 +36,8 @@ def distance(a: Pixels, b: Pixels) -> float:
 @given(st.sampled_from([16, 32, 48]), st.integers(0, 10**6))
 def test_shapes_and_belonging_together(patch_px: int, seed: int) -> None:
     damaged, clean = pair(patch_px, seed, DegradationSettings(quality_min=60))
-    for picture in (damaged, clean):
-        assert (picture.shape, picture.dtype) == ((patch_px, patch_px, 3), np.uint8)
+    for image in (damaged, clean):
+        assert (image.shape, image.dtype) == ((patch_px, patch_px, 3), np.uint8)
     shifted = distance(np.roll(damaged, 4, axis=0), clean)
     assert distance(damaged, clean) < max(shifted, 1) / 2
 
@@ -51,7 +51,7 @@ def test_same_seed_same_pair() -> None:
 
 
 def test_one_compression_on_the_grid() -> None:
-    """The patch is the corner of the compressed picture, so that its blocks are where the network expects them."""
+    """The patch is the corner of the compressed image, so that its blocks are where the network expects them."""
     room = photo(source_px(32))[: 32 + 32, : 32 + 32]
     damaged, clean = pair(32, 5, quality_min=30, quality_max=30, sampling_shares=(1.0, 0.0, 0.0))
     np.testing.assert_array_equal(clean, room[:32, :32])
@@ -66,18 +66,18 @@ def test_twice_compressed_on_shifted_grids() -> None:
     assert np.mean(twice) > 1.1 * np.mean(once)
 
 
-def test_rescaled_pictures_show_more_of_the_scene() -> None:
+def test_rescaled_images_show_more_of_the_scene() -> None:
     clean = [pair(32, seed, twice_share=1, rescale_share=1)[1] for seed in range(8)]
     plain = [pair(32, seed, twice_share=1)[1] for seed in range(8)]
 
-    def detail(pictures: list[Pixels]) -> float:
-        return float(np.mean([np.abs(np.diff(p.astype(int), axis=0)).mean() for p in pictures]))
+    def detail(images: list[Pixels]) -> float:
+        return float(np.mean([np.abs(np.diff(p.astype(int), axis=0)).mean() for p in images]))
 
     assert detail(clean) > 1.1 * detail(plain)
     whole = photo(source_px(32))
     windows = np.lib.stride_tricks.sliding_window_view(whole, (32, 32), axis=(0, 1))
-    assert all((windows == picture.transpose(2, 0, 1)).all(axis=(2, 3, 4)).any() for picture in plain)
-    assert not any((windows == picture.transpose(2, 0, 1)).all(axis=(2, 3, 4)).any() for picture in clean)
+    assert all((windows == image.transpose(2, 0, 1)).all(axis=(2, 3, 4)).any() for image in plain)
+    assert not any((windows == image.transpose(2, 0, 1)).all(axis=(2, 3, 4)).any() for image in clean)
 
 
 def test_off_grid_cuts() -> None:
@@ -101,12 +101,12 @@ def is_clean(damaged: Pixels, clean: Pixels) -> bool:
 
 
 @pytest.mark.parametrize("wanted", [0.0, 0.3, 1.0])
-def test_share_of_grey_pictures(wanted: float) -> None:
+def test_share_of_grey_images(wanted: float) -> None:
     assert share(200, is_grey, grey_share=wanted) == pytest.approx(wanted, abs=0.1 if 0 < wanted < 1 else 0)
 
 
 @pytest.mark.parametrize("wanted", [0.0, 0.3, 1.0])
-def test_share_of_clean_pictures(wanted: float) -> None:
+def test_share_of_clean_images(wanted: float) -> None:
     found = share(200, is_clean, clean_share=wanted, quality_max=60)
     assert found == pytest.approx(wanted, abs=0.1 if 0 < wanted < 1 else 0)
 

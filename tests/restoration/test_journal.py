@@ -1,4 +1,4 @@
-"""A line, TensorBoard's scalars and a picture for each validation; later lines go when a run goes back."""
+"""A line, TensorBoard's scalars and an image for each validation; later lines go when a run goes back."""
 
 import json
 import struct
@@ -29,9 +29,9 @@ def lines(folder: Path) -> list[dict[str, float]]:
 
 
 def test_what_is_written(tmp_path: Path) -> None:
-    picture = np.full((6, 8, 3), (200, 10, 60), np.uint8)
+    pixels = np.full((6, 8, 3), (200, 10, 60), np.uint8)
     with TrainingLog(tmp_path, 0, 20) as journal:
-        journal.write({"step": 10, "loss": 0.5, "psnr_y_db": 28.25}, [[picture, picture]])
+        journal.write({"step": 10, "loss": 0.5, "psnr_y_db": 28.25}, [[pixels, pixels]])
         journal.write({"step": 20, "loss": 0.25, "psnr_y_db": 29.5}, [])
     assert lines(tmp_path)[1] == {"step": 20, "loss": 0.25, "psnr_y_db": 29.5}
     scalars = [(e.step, v.tag, v.simple_value) for e in events(tmp_path) for v in e.summary.value if v.tag != "samples"]
@@ -58,8 +58,8 @@ def test_lines_beyond_the_checkpoint_go(step: int, left: list[int], tmp_path: Pa
 
 
 def test_grid() -> None:
-    pictures = [[np.full((2, 3, 3), 10 * i + j, np.uint8) for j in range(2 - i)] for i in range(2)]
-    page = grid(pictures)
+    images = [[np.full((2, 3, 3), 10 * i + j, np.uint8) for j in range(2 - i)] for i in range(2)]
+    page = grid(images)
     assert page.shape == (2 + 4 + 2, 3 + 4 + 3, 3)
     assert [int(page[top, left, 0]) for top in (0, 6) for left in (0, 7)] == [0, 1, 10, 255]
     assert (page[2:6] == 255).all()

@@ -57,13 +57,13 @@ def threads() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six small pictures of soft blotches and sharp edges."""
+    """Six small images of soft blotches and sharp edges."""
     folder = tmp_path_factory.mktemp("photos")
     for i in range(6):
         noise = np.random.default_rng(i).normal(size=(132, 140, 3))
-        picture = gaussian_filter(noise, (4, 4, 0)) * 900 + 128
-        picture[40:90, 30 + 5 * i : 100] += 60
-        Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(folder / f"{i}.png")
+        image = gaussian_filter(noise, (4, 4, 0)) * 900 + 128
+        image[40:90, 30 + 5 * i : 100] += 60
+        Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(folder / f"{i}.png")
     return folder
 
 
@@ -285,8 +285,8 @@ def test_held_out_photos_of_odd_sizes(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     for i in range(4):
-        picture = np.random.default_rng(i).integers(0, 256, (129 + i, 135 - i, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(folder / f"{i}.png")
+        image = np.random.default_rng(i).integers(0, 256, (129 + i, 135 - i, 3), dtype=np.uint8)
+        Image.fromarray(image).save(folder / f"{i}.png")
     recipe = dataclasses.replace(RECIPES[name], phases=(Phase(1, 16, 1),))
     assert train(recipe, folder, tmp_path / "out").exists()
 
@@ -309,7 +309,7 @@ def test_batches_depend_on_the_step_alone(photos: Path) -> None:
 )
 def test_batches_are_those_of_the_phase(name: str, step: int, count: int, side: int, photos: Path) -> None:
     damaged, clean = Restoration(RECIPES[name], photos, ALONE).draw(step)
-    assert [picture.shape for picture in clean] == [(side, side, 3)] * count
+    assert [image.shape for image in clean] == [(side, side, 3)] * count
     assert len(damaged) == (0 if name == "upscale" else count)
     for a, b in zip(damaged, clean, strict=False):
         assert a.shape == b.shape
@@ -347,7 +347,7 @@ def test_start_goes_on_from_registered_weights(photos: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_rmse_loss_by_hand(scale: float, photos: Path) -> None:
-    """Two pictures whose errors are 2 and 6 grey levels: the mean of the two, not the root of the mean square."""
+    """Two images whose errors are 2 and 6 grey levels: the mean of the two, not the root of the mean square."""
     task = Restoration(dataclasses.replace(DENOISE, loss="rmse"), photos, ALONE)
     clean = torch.zeros(2, 3, 8, 8)
     restored = torch.stack([torch.full((3, 8, 8), 2 / 255), torch.full((3, 8, 8), -6 / 255)]) * scale
@@ -363,13 +363,13 @@ def test_what_the_exported_weights_say_of_themselves(whole_run: tuple[str, Path]
     assert said["photos"] == "4 photos, 2 held out"
 
 
-def test_sample_pictures(tmp_path: Path) -> None:
+def test_sample_images(tmp_path: Path) -> None:
     """Damaged, restored and clean in a row; the last column is the photo itself."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for i in range(4):
-        picture = np.random.default_rng(i).integers(0, 256, (200, 200, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(folder / f"{i}.png")
+        image = np.random.default_rng(i).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+        Image.fromarray(image).save(folder / f"{i}.png")
     for name, recipe in RECIPES.items():
         train(dataclasses.replace(recipe, phases=(Phase(1, 16, 1),)), folder, tmp_path / name)
         with Image.open(tmp_path / name / "samples" / "0000001.png") as page:

@@ -324,12 +324,12 @@ def test_hand_written_parts_of_a_card_stay(tmp_path: Path) -> None:
     to = tmp_path / "to"
     card = export(trained(tmp_path / "run"), "mine", to, **SAID).card
     by_hand = f"{BY_HAND}\n\n- It cannot sing.\n\n![A song](song.jpg)\n\n## Thanks\n\nTo all.\n"
-    picture = "![Left: before; right: after](mine.jpg)"
-    text = card.read_text().partition(BY_HAND)[0].replace("# mine\n", f"# mine\n\n{picture}\n") + by_hand
+    image = "![Left: before; right: after](mine.jpg)"
+    text = card.read_text().partition(BY_HAND)[0].replace("# mine\n", f"# mine\n\n{image}\n") + by_hand
     card.write_text(text)
     export(trained(tmp_path / "run", step="60"), "mine", to, **SAID, replace=True)
     again = card.read_text()
-    assert again.startswith(f"# mine\n\n{picture}\n\n| | |\n")
+    assert again.startswith(f"# mine\n\n{image}\n\n| | |\n")
     assert again.endswith(f"|\n\n{by_hand}")
     assert again.count("song.jpg") == again.count(BY_HAND) == 1
     assert "| steps | 60 |" in again
@@ -647,7 +647,7 @@ def test_from_a_run_to_a_build(tmp_path: Path) -> None:
 
 
 def test_build_with_both_networks_of_a_registry(two: Path, tiny_run: Path, tmp_path: Path) -> None:
-    """The pictures are those of the networks named, and workers find a registry as this process does."""
+    """The images are those of the networks named, and workers find a registry as this process does."""
     own = dataclasses.replace(
         TINY,
         denoise=denoise.DenoiseSettings(weights=f"{two}/cleaner"),

@@ -38,7 +38,7 @@ def test_the_real_list(shared: Path) -> None:
     [
         ([], r":1: expected the column names idx orig_idx orig_file proc_md5 final_md5, got ''"),
         (["idx file md5"], r":1: expected the column names idx .*, got 'idx file md5'"),
-        ([HEAD], r":2: expected a row for each picture, got none"),
+        ([HEAD], r":2: expected a row for each image, got none"),
         ([HEAD, f"0 1 a.jpg {A}"], r":2: expected 5 values .*, got 4: '0 1 a\.jpg 0123"),
         ([HEAD, f"x 1 a.jpg {A} {B}"], r":2: expected idx to be a number from 0 to 99999, got 'x'"),
         ([HEAD, f"100000 1 a.jpg {A} {B}"], r":2: expected idx to be a number from 0 to 99999, got '100000'"),

@@ -26,16 +26,16 @@ from celebahq_builder.inspect.info import histogram_lines
 from celebahq_builder.storage import check_free, check_writable
 
 NAMED = 10
-"""Groups or pictures that a line each is spent on; the JSON file has all."""
+"""Groups or images that a line each is spent on; the JSON file has all."""
 
 
 def lines(found: Findings) -> Iterator[str]:
     """Yield what was found: a line for each kind, and the first of each."""
     side = f"{found.resolution}x{found.resolution}"
-    yield f"{printable(found.file)}: {found.count:,} pictures of {side}"
+    yield f"{printable(found.file)}: {found.count:,} images of {side}"
     yield from _same(found)
     yield from _near(found)
-    yield _row("one colour", _pictures(len(found.one_colour)))
+    yield _row("one colour", _images(len(found.one_colour)))
     yield from _listed([_called(found, number) for number in found.one_colour])
     yield from _bars(found)
     yield from _padding(found)
@@ -50,7 +50,7 @@ def _same(found: Findings) -> Iterator[str]:
 
 def _near(found: Findings) -> Iterator[str]:
     if found.near is None:
-        yield _row("nearly the same", "not known: the pictures are too small for a perceptual hash, 16x16 at least")
+        yield _row("nearly the same", "not known: the images are too small for a perceptual hash, 16x16 at least")
         return
     mirrored = sum(copy.mirrored for group in found.near for copy in group)
     of_these = f", {mirrored:,} mirrored" if mirrored else ""
@@ -65,11 +65,11 @@ def _near(found: Findings) -> Iterator[str]:
 
 def _bars(found: Findings) -> Iterator[str]:
     if found.bars is None:
-        yield _row("bars at the edge", "not known: the pictures are too small, 32x32 at least")
+        yield _row("bars at the edge", "not known: the images are too small, 32x32 at least")
         return
     kinds = Counter(bar.colour for bars in found.bars.values() for bar in bars)
     said = ", ".join(f"{count:,} {colour}" for colour, count in sorted(kinds.items()))
-    yield _row("bars at the edge", _pictures(len(found.bars)) + (f", bars: {said}" if said else ""))
+    yield _row("bars at the edge", _images(len(found.bars)) + (f", bars: {said}" if said else ""))
     yield from _listed(
         [
             f"{_called(found, number)}: "
@@ -86,7 +86,7 @@ def _padding(found: Findings) -> Iterator[str]:
         return
     known = padding.known
     least = "" if padding.exact else "at least "
-    some = f"{least}{(known > 0).sum():,} of {len(known):,} pictures, {least}{known.mean():.1%} of their area"
+    some = f"{least}{(known > 0).sum():,} of {len(known):,} images, {least}{known.mean():.1%} of their area"
     yield _row("padding", some)
     if not padding.exact:
         yield "  beyond the left and the upper edge of the photos; their sizes are not in the file, so that"
@@ -120,11 +120,11 @@ def _row(what: str, said: str) -> str:
 def _groups(groups: int, extra: int) -> str:
     if not groups:
         return "none"
-    return f"{groups:,} group{'s' * (groups != 1)}, {_pictures(extra)} besides the first of each"
+    return f"{groups:,} group{'s' * (groups != 1)}, {_images(extra)} besides the first of each"
 
 
-def _pictures(count: int) -> str:
-    return f"{count:,} picture{'s' * (count != 1)}" if count else "none"
+def _images(count: int) -> str:
+    return f"{count:,} image{'s' * (count != 1)}" if count else "none"
 
 
 def _listed(items: Sequence[str]) -> Iterator[str]:
@@ -135,7 +135,7 @@ def _listed(items: Sequence[str]) -> Iterator[str]:
 
 
 def _called(found: Findings, number: int) -> str:
-    """Return a picture's number, and what the file calls it."""
+    """Return an image's number, and what the file calls it."""
     name = found.tiles[number].name
     return f"{number} [{name}]" if name else str(number)
 
@@ -144,10 +144,10 @@ SIDE_PX = 256
 """Of the largest level that is shown."""
 
 GROUPS, MEMBERS = 40, 6
-"""Groups on the page, and pictures of each; the JSON file has all."""
+"""Groups on the page, and images of each; the JSON file has all."""
 
 SHEET = 48
-"""Pictures on a sheet."""
+"""Images on a sheet."""
 
 QUALITY = 85
 """Of JPEG."""
@@ -155,7 +155,7 @@ QUALITY = 85
 
 @dataclass(frozen=True)
 class AuditImage:
-    """A picture and what is said of it."""
+    """An image and what is said of it."""
 
     number: int
     name: str
@@ -167,21 +167,21 @@ class AuditImage:
 
 @dataclass(frozen=True)
 class AuditRow:
-    """Pictures of one group."""
+    """Images of one group."""
 
-    pictures: list[AuditImage]
+    images: list[AuditImage]
     left: int
-    """Pictures of the group that are not shown."""
+    """Images of the group that are not shown."""
 
 
 @dataclass(frozen=True)
 class AuditGrid:
-    """Pictures with one fault, those of a kind."""
+    """Images with one fault, those of a kind."""
 
     anchor: str
     title: str
     words: str
-    pictures: list[AuditImage]
+    images: list[AuditImage]
     left: int
 
 
@@ -189,7 +189,7 @@ def page(found: Findings, level: LevelReader) -> bytes:
     """Return the page; equal findings make equal pages.
 
     Args:
-        level: to show pictures from.
+        level: to show images from.
     """
     shown = _Shown(found, level)
     padded = int((found.padding.known > 0).sum()) if found.padding else 0
@@ -211,23 +211,23 @@ def page(found: Findings, level: LevelReader) -> bytes:
         ],
         "sheets": list(filter(None, _sheets(found, shown))),
         "groups": GROUPS,
-        "scores": charts.histogram(found.known_scores.tolist(), [], None, "pictures"),
-        "padding": charts.histogram(found.padding.known.tolist(), [], None, "pictures") if found.padding else None,
+        "scores": charts.histogram(found.known_scores.tolist(), [], None, "images"),
+        "padding": charts.histogram(found.padding.known.tolist(), [], None, "images") if found.padding else None,
         "known_padding": found.padding.known.mean() if found.padding and len(found.padding.known) else None,
     }
     return render_page("audit.html.j2", contents)
 
 
 class _Shown:
-    """Pictures of a level, with what is known of them."""
+    """Images of a level, with what is known of them."""
 
     def __init__(self, found: Findings, level: LevelReader) -> None:
         self.found, self.level = found, level
 
     def row(self, members: Sequence[tuple[int, str]]) -> AuditRow:
-        return AuditRow([self.picture(*one) for one in members[:MEMBERS]], len(members[MEMBERS:]))
+        return AuditRow([self.image(*one) for one in members[:MEMBERS]], len(members[MEMBERS:]))
 
-    def picture(self, number: int, words: str) -> AuditImage:
+    def image(self, number: int, words: str) -> AuditImage:
         tile, side = self.found.tiles[number], self.level.resolution
         rgb = np.broadcast_to(self.level.read([number])[0], (3, side, side))
         data = base64.b64encode(encode_jpeg(rgb, QUALITY)).decode("ascii")
@@ -237,7 +237,7 @@ class _Shown:
     def sheet(self, anchor: str, title: str, words: str, some: Sequence[tuple[int, str]]) -> AuditGrid | None:
         if not some:
             return None
-        return AuditGrid(anchor, title, words, [self.picture(*one) for one in some[:SHEET]], len(some[SHEET:]))
+        return AuditGrid(anchor, title, words, [self.image(*one) for one in some[:SHEET]], len(some[SHEET:]))
 
 
 def _sheets(found: Findings, shown: _Shown) -> list[AuditGrid | None]:
@@ -250,12 +250,12 @@ def _sheets(found: Findings, shown: _Shown) -> list[AuditGrid | None]:
     worst = [(number, f"{least}{padding.shares[number]:.1%}") for number in padding.worst()] if padding else []
     return [
         shown.sheet(
-            "bars", "Bars at the edge", "Lines of one colour along an edge, where the picture begins at once.", bars
+            "bars", "Bars at the edge", "Lines of one colour along an edge, where the image begins at once.", bars
         ),
         shown.sheet(
             "one-colour", "Of one colour", "Nothing is to be seen on them.", [(n, "") for n in found.one_colour]
         ),
-        shown.sheet("padded", "Most padding", "The share of a picture that lay outside its photo.", worst),
+        shown.sheet("padded", "Most padding", "The share of an image that lay outside its photo.", worst),
     ]
 
 
@@ -267,13 +267,13 @@ def audit(
 ) -> list[str]:
     """Look for what is wrong with a data set, and return the table of it in lines of text.
 
-    Writes ``audit.json`` with all that was found and ``index.html`` with the pictures. Nothing is altered, and nothing
+    Writes ``audit.json`` with all that was found and ``index.html`` with the images. Nothing is altered, and nothing
     is judged by its looks alone: what is nearly the same, or has a bar, is for people to see on the page.
 
     Args:
         file: of all levels, this project's or the ProGAN authors' tool's.
         out: folder for both files, neither of which may be there; made where it is not.
-        distance: bits of 255 in which the hashes of two pictures that are nearly the same may differ.
+        distance: bits of 255 in which the hashes of two images that are nearly the same may differ.
         likeness: correlation, from -1 to 1, that such two must have besides.
         threads: that decompress; None for one per core.
 
@@ -286,9 +286,9 @@ def audit(
     for name in (JSON, PAGE):
         check_free(out / name)
         check_writable(out / name)
-    with PyramidFile.with_pictures(file) as pyramid:
+    with PyramidFile.with_images(file) as pyramid:
         found = scan(file, pyramid, Limits(distance, likeness), threads)
     drawn = page(found, LevelReader(file, min(SIDE_PX, found.resolution), threads))
     write_new(out / JSON, (json.dumps(found.mapping(), indent=1, ensure_ascii=False) + "\n").encode())
     write_new(out / PAGE, drawn)
-    return [*lines(found), f"{out / PAGE} shows the pictures, {out / JSON} names them all"]
+    return [*lines(found), f"{out / PAGE} shows the images, {out / JSON} names them all"]

@@ -1,4 +1,4 @@
-"""Bars along the edges of pictures, such as those of a film in a frame of another shape, and pictures of one colour."""
+"""Bars along the edges of images, such as those of a film in a frame of another shape, and images of one colour."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIDE_PX = 256
 """Of the level that is searched: a bar of 1/256 of the side, 4 px of 1024, fills its outermost line."""
 
 SIDE_PX_MIN = 32
-"""Of the smallest pictures in which a bar is told from what is shown."""
+"""Of the smallest images in which a bar is told from what is shown."""
 
 SPREAD = 4.0
 """Largest standard deviation along a line of a bar, and of its colour from line to line; JPEG leaves 1 to 3."""
@@ -38,25 +38,25 @@ DARK, LIGHT = 24, 231
 """Levels up to which a bar counts as black, and from which as white."""
 
 SAME = 8
-"""Largest difference between pixels of a picture of one colour."""
+"""Largest difference between pixels of an image of one colour."""
 
 EDGES = ("top", "bottom", "left", "right")
 
 
 @dataclass(frozen=True)
 class BorderBar:
-    """A bar along an edge of a picture."""
+    """A bar along an edge of an image."""
 
     edge: str
     """One of `EDGES`."""
     width: float
-    """Share of the picture's side, a multiple of one line of the level that was searched."""
+    """Share of the image's side, a multiple of one line of the level that was searched."""
     colour: str
     """``black``, ``white`` or ``plain``."""
 
 
 def suspects(pixels: Pixels) -> NDArray[np.bool_]:
-    """Return for each of some pictures [n, C, r, r] whether a line at one of its edges is plain."""
+    """Return for each of some images [n, C, r, r] whether a line at one of its edges is plain."""
     plain = np.zeros(len(pixels), bool)
     for edge in EDGES:
         line = _from_edge(pixels, edge)[:, :, 0].astype(np.float32)
@@ -64,11 +64,11 @@ def suspects(pixels: Pixels) -> NDArray[np.bool_]:
     return plain
 
 
-def bars(picture: Pixels) -> list[BorderBar]:
-    """Return the bars of a picture [C, r, r]; none of a picture that is plain from edge to edge."""
+def bars(image: Pixels) -> list[BorderBar]:
+    """Return the bars of an image [C, r, r]; none of an image that is plain from edge to edge."""
     found = []
     for edge in EDGES:
-        lines = _from_edge(picture[None], edge)[0].astype(np.float32)
+        lines = _from_edge(image[None], edge)[0].astype(np.float32)
         colours = lines.mean(axis=-1)
         plain = (lines.std(axis=-1) <= SPREAD) & (np.abs(colours - colours[:, :1]) <= SPREAD)
         ends = np.flatnonzero(~plain.all(axis=0))
@@ -90,14 +90,14 @@ def _least_share(lines: NDArray[np.float32]) -> float:
     return SHARE
 
 
-def one_colour(picture: Pixels) -> bool:
-    """Return whether a picture [C, r, r] is of one colour, but for what a lossy coding makes of that."""
-    flat = picture.reshape(len(picture), -1)
+def one_colour(image: Pixels) -> bool:
+    """Return whether an image [C, r, r] is of one colour, but for what a lossy coding makes of that."""
+    flat = image.reshape(len(image), -1)
     return bool((flat.max(axis=1).astype(int) - flat.min(axis=1) <= SAME).all())
 
 
 def _from_edge(pixels: Pixels, edge: str) -> Pixels:
-    """Return a view [n, C, lines, r] of pictures: lines along an edge, the outermost first."""
+    """Return a view [n, C, lines, r] of images: lines along an edge, the outermost first."""
     lines = pixels if edge in ("top", "bottom") else pixels.swapaxes(2, 3)
     return lines if edge in ("top", "left") else lines[:, :, ::-1]
 

@@ -19,7 +19,7 @@ SIDE_PX = 32
 """Of the level that is hashed."""
 
 SIDE_PX_MIN = 16
-"""Of the smallest pictures that have as many coefficients."""
+"""Of the smallest images that have as many coefficients."""
 
 KEPT = 16
 """Coefficients of each axis."""
@@ -33,20 +33,20 @@ Bits = NDArray[np.float32]
 """1 and -1, [N, 256]; the last is -1."""
 
 MIRROR = np.append(np.tile([1.0, -1.0], KEPT * KEPT // 2)[1:], 1.0).astype(np.float32)
-"""What makes a picture's bits those of its mirror image: every odd coefficient along a row changes its sign."""
+"""What makes an image's bits those of its mirror image: every odd coefficient along a row changes its sign."""
 
 
 def grey(pixels: Pixels) -> NDArray[np.float32]:
-    """Return the grey levels [n, r, r], in [0, 255], of pictures [n, 3 or 1, r, r] (ITU-R BT.601, as JPEG's)."""
+    """Return the grey levels [n, r, r], in [0, 255], of images [n, 3 or 1, r, r] (ITU-R BT.601, as JPEG's)."""
     if pixels.shape[1] == 1:
         return pixels[:, 0].astype(np.float32)
     weights = np.array([0.299, 0.587, 0.114], np.float32)
     return np.asarray(np.tensordot(pixels.astype(np.float32), weights, axes=(1, 0)), np.float32)
 
 
-def perceptual_hashes(pictures: NDArray[np.float32]) -> Hashes:
-    """Return the hashes of grey pictures [n, r, r], r 16 or more."""
-    coefficients = dctn(pictures, axes=(1, 2), norm="ortho")[:, :KEPT, :KEPT].reshape(len(pictures), -1)[:, 1:]
+def perceptual_hashes(images: NDArray[np.float32]) -> Hashes:
+    """Return the hashes of grey images [n, r, r], r 16 or more."""
+    coefficients = dctn(images, axes=(1, 2), norm="ortho")[:, :KEPT, :KEPT].reshape(len(images), -1)[:, 1:]
     return np.packbits(coefficients > 0, axis=1)
 
 
@@ -61,7 +61,7 @@ def distances(some: Bits, others: Bits) -> NDArray[np.int64]:
 
 
 def likeness(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Return the correlation of two grey pictures [r, r], at the best shift of up to a sixteenth of their side.
+    """Return the correlation of two grey images [r, r], at the best shift of up to a sixteenth of their side.
 
     From -1 to 1; brightness and contrast do not count. 0 where one of them is plain.
     """
@@ -100,14 +100,14 @@ class Groups:
 
 
 DISTANCE = 48
-"""Bits of 255 in which the hashes of two pictures that are nearly the same may differ.
+"""Bits of 255 in which the hashes of two images that are nearly the same may differ.
 
 Of a million pairs of 1,000 aligned CelebA faces and their mirror images, the nearest two differ in 59 bits; copies that
 were coded as JPEG, halved, greyed or shifted by a hundredth of their side, in at most 35 (benchmarks/audit.py).
 """
 
 LIKENESS = 0.93
-"""Least correlation of two such pictures; those faces whose hashes are nearest reach 0.73."""
+"""Least correlation of two such images; those faces whose hashes are nearest reach 0.73."""
 
 ROWS = 2048
 """Hashes that are compared with as many others at once: 16 MB of distances."""
@@ -117,7 +117,7 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Copy:
-    """A picture of a group, compared with the group's first."""
+    """An image of a group, compared with the group's first."""
 
     number: int
     distance: int
@@ -142,12 +142,12 @@ def same(names: Iterable[bytes | str]) -> list[list[int]]:
     return [group for group in found.values() if len(group) > 1]
 
 
-def same_pictures(candidates: Sequence[Sequence[int]], top: LevelReader) -> list[list[int]]:
-    """Return the groups of pictures that are the same in every byte of the largest level.
+def same_images(candidates: Sequence[Sequence[int]], top: LevelReader) -> list[list[int]]:
+    """Return the groups of images that are the same in every byte of the largest level.
 
     Args:
         candidates: groups of numbers whose smaller levels are the same.
-        top: the largest level, of which one picture is read at a time.
+        top: the largest level, of which one image is read at a time.
     """
     groups = []
     for group in candidates:
@@ -194,16 +194,16 @@ def near_groups(
     least: float = LIKENESS,
     advance: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
-    """Return groups of pictures that are nearly the same, mirrored or not, each like some other of its group.
+    """Return groups of images that are nearly the same, mirrored or not, each like some other of its group.
 
     Pairs that are in one group already are not looked at, so that a set of nothing but copies takes no longer.
 
     Args:
-        hashes: of the pictures that are compared.
+        hashes: of the images that are compared.
         numbers: of these in the level, as many.
         level: that was hashed.
         distance: bits in which hashes may differ.
-        least: correlation that two pictures must have besides.
+        least: correlation that two images must have besides.
     """
     groups = Groups(len(hashes))
     for first, second in near_pairs(hashes, distance, advance):
@@ -223,9 +223,9 @@ def _join_alike(
     wanted, places = np.unique(np.concatenate([first, second]), return_inverse=True)
     if not len(wanted):
         return
-    pictures = grey(level.read(numbers[wanted]))
+    images = grey(level.read(numbers[wanted]))
     for a, b, one, other in zip(first, second, *np.split(places, 2), strict=True):
-        if groups.apart(a[None], b[None])[0] and _either_likeness(pictures[one], pictures[other]) >= least:
+        if groups.apart(a[None], b[None])[0] and _either_likeness(images[one], images[other]) >= least:
             groups.join(int(a), int(b))
 
 
@@ -234,11 +234,11 @@ def _either_likeness(one: NDArray[np.float32], other: NDArray[np.float32]) -> fl
 
 
 def copies(group: Sequence[int], level: LevelReader, hashes: Hashes) -> list[Copy]:
-    """Return the pictures of a group, each compared with the first of them.
+    """Return the images of a group, each compared with the first of them.
 
     Args:
-        group: numbers of pictures.
-        hashes: of all pictures of the level.
+        group: numbers of images.
+        hashes: of all images of the level.
     """
     first, first_bits = grey(level.read([group[0]]))[0], bits(hashes[[group[0]]])
     compared = []

@@ -19,12 +19,12 @@ from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.geometry import share_inside
 from celebahq_builder.inspect.audit import borders, duplicates
 from celebahq_builder.inspect.audit.borders import BorderBar
-from celebahq_builder.inspect.audit.duplicates import Copy, copies, near_groups, same, same_pictures
+from celebahq_builder.inspect.audit.duplicates import Copy, copies, near_groups, same, same_images
 from celebahq_builder.inspect.contact_sheet import Tile, tiles
 from celebahq_builder.progress import MOMENT_S, Progress
 
 WORST = 24
-"""Pictures that are named, of those with most padding."""
+"""Images that are named, of those with most padding."""
 
 BEYOND_PX = 1 << 30
 """Of a photo whose size is not known: larger than any."""
@@ -32,7 +32,7 @@ BEYOND_PX = 1 << 30
 
 @dataclass(frozen=True)
 class PaddingShare:
-    """The share of each picture, in [0, 1], that is padding; NaN where it is not known."""
+    """The share of each image, in [0, 1], that is padding; NaN where it is not known."""
 
     shares: NDArray[np.float64]
     """[N]"""
@@ -45,21 +45,21 @@ class PaddingShare:
         return self.shares[np.isfinite(self.shares)]
 
     def worst(self) -> list[int]:
-        """Return the numbers of the pictures with most padding, most first; only such as have any."""
+        """Return the numbers of the images with most padding, most first; only such as have any."""
         shares = np.nan_to_num(self.shares)
         order = np.argsort(-shares, kind="stable")[:WORST]
         return [int(number) for number in order if shares[number] > 0]
 
 
 def read_padding(pyramid: PyramidFile) -> PaddingShare | None:
-    """Return the padding of all pictures, or None where the file tells nothing of it.
+    """Return the padding of all images, or None where the file tells nothing of it.
 
     ``photos/inside`` says what share of the crop lay inside the photo. Where a file has but ``photos/quad``, the
     crop's corners, the photo's size is not known: what lies left of or above its first pixel is outside for sure, what
     may lie beyond its right and its lower edge is not counted.
 
     Raises:
-        FormatError: columns that do not belong to these pictures.
+        FormatError: columns that do not belong to these images.
     """
     inside = read_numbers(pyramid, "inside")
     if inside is not None and inside.ndim == 1:
@@ -76,7 +76,7 @@ def read_padding(pyramid: PyramidFile) -> PaddingShare | None:
 
 @dataclass(frozen=True)
 class Limits:
-    """From where two pictures count as nearly the same."""
+    """From where two images count as nearly the same."""
 
     distance: int
     """Most bits of 255 in which their hashes differ."""
@@ -94,19 +94,19 @@ class Findings:
     channels: int
     limits: Limits
     hashes_recorded: bool
-    """Whether pictures were taken for the same by the SHA-256 that the file has of them, without being read."""
+    """Whether images were taken for the same by the SHA-256 that the file has of them, without being read."""
     same: list[list[int]]
-    """Groups of pictures that are the same in every byte."""
+    """Groups of images that are the same in every byte."""
     near: list[list[Copy]] | None
-    """Groups of pictures that are nearly the same, the first of each of `same` among them; None: too small to say."""
+    """Groups of images that are nearly the same, the first of each of `same` among them; None: too small to say."""
     bars: dict[int, list[BorderBar]] | None
-    """By the picture's number; None: too small to say."""
+    """By the image's number; None: too small to say."""
     one_colour: list[int]
     padding: PaddingShare | None
     scores: NDArray[np.float64] | None
     """[N], NaN where there is none."""
     tiles: dict[int, Tile]
-    """Names and scores of the pictures named here."""
+    """Names and scores of the images named here."""
 
     @property
     def known_scores(self) -> NDArray[np.float64]:
@@ -116,19 +116,19 @@ class Findings:
 
     @property
     def same_extra(self) -> int:
-        """Pictures that could go without losing one: all but the first of each group."""
+        """Images that could go without losing one: all but the first of each group."""
         return sum(len(group) - 1 for group in self.same)
 
     @property
     def near_extra(self) -> int:
-        """As `same_extra`, of pictures that are nearly the same."""
+        """As `same_extra`, of images that are nearly the same."""
         return sum(len(group) - 1 for group in self.near or ())
 
     def mapping(self) -> dict[str, Any]:
-        """Return all of it as JSON has it; pictures are their numbers, with what the file calls them."""
+        """Return all of it as JSON has it; images are their numbers, with what the file calls them."""
         return {
             "file": self.file,
-            "pictures": self.count,
+            "images": self.count,
             "resolution": self.resolution,
             "channels": self.channels,
             "limits": dataclasses.asdict(self.limits),
@@ -163,7 +163,7 @@ class Findings:
         if not len(known):
             return None
         low, middle, high = np.percentile(known, [0, 50, 100]).tolist()
-        return {"pictures": len(known), "least": low, "median": middle, "greatest": high}
+        return {"images": len(known), "least": low, "median": middle, "greatest": high}
 
 
 def _without_number(copy: Copy) -> dict[str, Any]:
@@ -171,18 +171,18 @@ def _without_number(copy: Copy) -> dict[str, Any]:
 
 
 BATCH_BYTES = 8 << 20
-"""Of pictures that are read at once."""
+"""Of images that are read at once."""
 
 
 def scan(path: Path, pyramid: PyramidFile, limits: Limits, threads: int | None = None) -> Findings:
     """Return what is to be found in a file.
 
-    Memory is a few times `BATCH_BYTES`, 100 MB for pairs of hashes, and some 200 bytes a picture.
+    Memory is a few times `BATCH_BYTES`, 100 MB for pairs of hashes, and some 200 bytes an image.
 
     Args:
         path: of the file.
         pyramid: the file, open.
-        limits: from where pictures count as nearly the same.
+        limits: from where images count as nearly the same.
         threads: that decompress; None for one per core.
 
     Raises:
@@ -192,7 +192,7 @@ def scan(path: Path, pyramid: PyramidFile, limits: Limits, threads: int | None =
     small = LevelReader(path, min(duplicates.SIDE_PX, top.resolution), threads)
     of_hash, digests, even = _hashed(small)
     recorded = read_text(pyramid, "sha256")
-    groups = same(recorded) if recorded else same_pictures(same(digests), top)
+    groups = same(recorded) if recorded else same_images(same(digests), top)
     one_colour = [number for number in even if borders.one_colour(top.read([number])[0])]
     padding, scores = read_padding(pyramid), read_numbers(pyramid, "score")
     if scores is not None and scores.ndim != 1:
@@ -222,8 +222,8 @@ def scan(path: Path, pyramid: PyramidFile, limits: Limits, threads: int | None =
 
 
 def _batches(level: LevelReader, what: str) -> Iterator[tuple[NDArray[np.int64], Pixels]]:
-    """Yield numbers and pixels of all pictures of a level."""
-    progress = Progress(what, len(level), unit="picture", judged=False, silent_s=MOMENT_S)
+    """Yield numbers and pixels of all images of a level."""
+    progress = Progress(what, len(level), unit="image", judged=False, silent_s=MOMENT_S)
     at_once = max(BATCH_BYTES * len(level) // level.nbytes, 1)
     try:
         for start in range(0, len(level), at_once):
@@ -235,14 +235,14 @@ def _batches(level: LevelReader, what: str) -> Iterator[tuple[NDArray[np.int64],
 
 
 def _hashed(level: LevelReader) -> tuple[duplicates.Hashes | None, list[bytes], list[int]]:
-    """Return perceptual hashes (None: pictures too small), digests of the pixels, and which may be of one colour."""
+    """Return perceptual hashes (None: images too small), digests of the pixels, and which may be of one colour."""
     large_enough = level.resolution >= duplicates.SIDE_PX_MIN
     found: list[duplicates.Hashes] = []
     digests: list[bytes] = []
     even: list[int] = []
     for numbers, pixels in _batches(level, "hashes"):
-        digests += [hashlib.blake2b(picture, digest_size=16).digest() for picture in pixels]
-        even += [int(n) for n, picture in zip(numbers, pixels, strict=True) if borders.one_colour(picture)]
+        digests += [hashlib.blake2b(image, digest_size=16).digest() for image in pixels]
+        even += [int(n) for n, image in zip(numbers, pixels, strict=True) if borders.one_colour(image)]
         if large_enough:
             found.append(duplicates.perceptual_hashes(duplicates.grey(pixels)))
     return np.concatenate(found) if large_enough else None, digests, even
@@ -255,7 +255,7 @@ def _near(
     limits: Limits,
     scores: NDArray[np.float64] | None,
 ) -> list[list[Copy]]:
-    progress = Progress("near-duplicates", len(numbers), unit="picture", judged=False, silent_s=MOMENT_S)
+    progress = Progress("near-duplicates", len(numbers), unit="image", judged=False, silent_s=MOMENT_S)
     try:
         groups = near_groups(
             of_hash[numbers], numbers, level, limits.distance, limits.likeness, advance=progress.advance

@@ -89,7 +89,7 @@ def open_photo(photo: Photo, folder: Path, settings: CropSettings, resolution: i
     inside the photo), ``shrink`` (1) and ``source_sha256``.
 
     Raises:
-        Rejection: the file, the picture or the crop is not good enough.
+        Rejection: the file, the image or the crop is not good enough.
         OSError: the file is there but cannot be read.
     """
     try:

@@ -35,22 +35,22 @@ def cut(photo: Photo, folder: Path, settings: crop.CropSettings, resolution: int
     opened = crop.open_photo(photo, folder, settings, resolution)
     landmarks = np.asarray(photo.landmarks).reshape(5, 2)
     quad, zoom = official_align.crop(landmarks, resolution)
-    picture, shrink = official_align.shrunk(OfficialImage(opened.image, quad, zoom, resolution))
+    image, shrink = official_align.shrunk(OfficialImage(opened.image, quad, zoom, resolution))
     record = {**opened.record, "quad": quad.tolist(), "zoom": float(zoom), "shrink": shrink}
-    return _face(photo, official_align.cut(picture), record, device)
+    return _face(photo, official_align.cut(image), record, device)
 
 
 def enlarge(face: Face, resolution: int) -> Face:
     """Return the face enlarged by Lanczos, which stands in for the network; records ``upscaled``, the power of 2."""
-    picture, factor = official_align.enlarged(_before(face, resolution))
-    return _face(face.photo, picture, face.record, face.pixels.device).noted(upscaled=factor)
+    image, factor = official_align.enlarged(_before(face, resolution))
+    return _face(face.photo, image, face.record, face.pixels.device).noted(upscaled=factor)
 
 
 def align(face: Face, resolution: int) -> Face:
     """Return the upright face [3, resolution, resolution]; records ``padded``, whether the crop left the photo."""
-    picture, padded = official_align.padded(_before(face, resolution))
+    image, padded = official_align.padded(_before(face, resolution))
     whole = np.array([[0, 0], [0, resolution], [resolution, resolution], [resolution, 0]], dtype=np.float32)
-    upright = replace(picture, image=official_align.upright(picture), quad=whole)
+    upright = replace(image, image=official_align.upright(image), quad=whole)
     return _face(face.photo, upright, face.record, face.pixels.device).noted(padded=padded)
 
 
@@ -62,22 +62,22 @@ def _before(face: Face, resolution: int) -> OfficialImage:
     return OfficialImage(image, face.quad.astype(np.float32), zoom, resolution, face.border)
 
 
-def _face(photo: Photo, picture: OfficialImage, record: dict[str, Any], device: torch.device) -> Face:
-    pixels = torch.from_numpy(to_pixels(picture.image)).to(device)
-    return Face(photo, pixels, picture.quad.astype(np.float64), picture.border, record=record)
+def _face(photo: Photo, image: OfficialImage, record: dict[str, Any], device: torch.device) -> Face:
+    pixels = torch.from_numpy(to_pixels(image.image)).to(device)
+    return Face(photo, pixels, image.quad.astype(np.float64), image.border, record=record)
 
 
 AUTHORS = "Pillow 3.1.1 with libjpeg 8d"
-"""What the official pictures were made with."""
+"""What the official images were made with."""
 
 
 def finish(face: Face, folder: Path, deltas: Path | None) -> Face:
-    """Return the official picture of an aligned face; one that is on no image list comes back as it is.
+    """Return the official image of an aligned face; one that is on no image list comes back as it is.
 
     Args:
         face: uint8 [3, R, R], as `stages.exact.align` makes it.
         folder: where the photos lie; the original file's bytes are the key.
-        deltas: where the archives lie; None only checks the aligned picture.
+        deltas: where the archives lie; None only checks the aligned image.
 
     Raises:
         Rejection: PROC_MD5_DIFFERS, DELTA_MISSING, DELTA_UNREADABLE or FINAL_MD5_DIFFERS.
@@ -103,7 +103,7 @@ def finish(face: Face, folder: Path, deltas: Path | None) -> Face:
 
 
 def md5(pixels: NDArray[np.uint8]) -> str:
-    """Return the MD5 of a picture's bytes, channels first, as the image list has it."""
+    """Return the MD5 of an image's bytes, channels first, as the image list has it."""
     return hashlib.md5(np.ascontiguousarray(pixels).tobytes(), usedforsecurity=False).hexdigest()
 
 
@@ -120,7 +120,7 @@ def _key(face: Face, folder: Path) -> bytes:
 
 
 def _why(face: Face, folder: Path, deltas: Path | None, listed: Listed) -> str:
-    """Say why the aligned picture is not the official one: its delta opens for the original photo alone."""
+    """Say why the aligned image is not the official one: its delta opens for the original photo alone."""
     decoder = "libjpeg-turbo" if features.check("libjpeg_turbo") else "libjpeg"
     versions = f"Pillow {PIL.__version__} with {decoder} {features.version('jpg')} here, the authors' {AUTHORS}"
     if deltas is None:

@@ -1,4 +1,4 @@
-"""Write the selected pictures into the multi-resolution HDF5 file."""
+"""Write the selected images into the multi-resolution HDF5 file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, WorkspaceError
 from celebahq_builder.hdf5.codecs import Codec, codec
 from celebahq_builder.hdf5.labels import labels_path, of_attributes, write_labels
-from celebahq_builder.hdf5.layout import pictures_per_job
+from celebahq_builder.hdf5.layout import images_per_job
 from celebahq_builder.hdf5.writer import Packed, PyramidWriter, pack
 from celebahq_builder.imaging.image_io import Pixels, decode_png
 from celebahq_builder.outcome import Kept
@@ -77,20 +77,20 @@ def write(
     workers: int,
     advance: Callable[[int], None],
 ) -> None:
-    """Write the pictures of `photos`, in this order, to the HDF5 file `path`, and their labels where asked for.
+    """Write the images of `photos`, in this order, to the HDF5 file `path`, and their labels where asked for.
 
     Args:
         images: folder that the records' image paths are relative to.
         attribute_names: names of the photos' attributes, where the source has them.
         attributes: stored with the file.
-        workers: threads that decode the pictures, build and compress the levels; the caller's writes.
-        advance: called with the number of pictures written since the last call.
+        workers: threads that decode the images, build and compress the levels; the caller's writes.
+        advance: called with the number of images written since the last call.
 
     Raises:
-        WorkspaceError: an aligned picture was altered or deleted.
+        WorkspaceError: an aligned image was altered or deleted.
         DiskFull: no space left; nothing remains of the file.
     """
-    own, at_once = settings.codec(), pictures_per_job(resolution)
+    own, at_once = settings.codec(), images_per_job(resolution)
     jobs = (
         _Job(tuple(_image(kept, images) for kept in photos[start : start + at_once]), resolution, own)
         for start in range(0, len(photos), at_once)
@@ -114,17 +114,17 @@ def _image(kept: Kept, images: Path) -> tuple[Path, str]:
 
 
 def _pack(job: _Job) -> Packed:
-    return pack(_pictures(job), job.resolution, 3, job.codec)
+    return pack(_images(job), job.resolution, 3, job.codec)
 
 
-def _pictures(job: _Job) -> Iterator[Pixels]:
+def _images(job: _Job) -> Iterator[Pixels]:
     for path, expected in job.images:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise WorkspaceError(f"{path}: {error.strerror}; --redo align makes the pictures again") from None
+            raise WorkspaceError(f"{path}: {error.strerror}; --redo align makes the images again") from None
         if sha256(data) != expected:
-            raise WorkspaceError(f"{path} was altered since it was made; --redo align makes the pictures again")
+            raise WorkspaceError(f"{path} was altered since it was made; --redo align makes the images again")
         yield decode_png(data)
 
 

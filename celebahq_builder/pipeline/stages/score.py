@@ -1,4 +1,4 @@
-"""Score the aligned picture by its power spectrum."""
+"""Score the aligned image by its power spectrum."""
 
 from __future__ import annotations
 
