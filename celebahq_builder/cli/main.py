@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,8 +43,28 @@ class Command(click.Command):
         """
         try:
             return super().invoke(ctx)
+        except CelebAHQError as error:
+            error.args = (name_options(str(error), self.params),)
+            raise
         except (KeyboardInterrupt, click.Abort) as error:
             raise Interrupted(self.interrupted) from error
+
+
+def name_options(message: str, parameters: Sequence[click.Parameter]) -> str:
+    """Replace the names of Python arguments in a message by the options of a command.
+
+    Functions of the package name their arguments in backquotes: "choose another `device`" becomes "choose another
+    --device". A name that the command does not have stays as it is.
+
+    Args:
+        message: text of an error.
+        parameters: options and arguments of the command that was run.
+    """
+    options = {
+        one.name: max(one.opts, key=len) if isinstance(one, click.Option) else one.make_metavar(click.Context(celebahq))
+        for one in parameters
+    }
+    return re.sub(r"`(\w+)`", lambda found: options.get(found[1], found[0]), message)
 
 
 class Group(click.Group):

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from celebahq_builder import cli
+from celebahq_builder.cli.main import name_options
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.pipeline import recipe as stages_recipe
 from celebahq_builder.pipeline.workspace import Workspace
@@ -165,3 +166,10 @@ def test_training_command_refuses_the_other_recipe(tmp_path: Path) -> None:
 def test_everything_is_in_the_wheel() -> None:
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert set(wheel["force-include"]) == {"pretrained", "pipelines"}
+
+
+def test_messages_name_options_instead_of_arguments() -> None:
+    command = cli.celebahq.commands["build"]
+    message = "`start` needs `resolution`, see `celebahq weights` and `nothing`"
+    assert name_options(message, command.params) == "--from needs --resolution, see `celebahq weights` and `nothing`"
+    assert name_options("choose another `file`", cli.celebahq.commands["inspect"].params) == "choose another FILE.h5"
