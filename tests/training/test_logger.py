@@ -1,0 +1,85 @@
+"""Every position of a run has one line and one set of TensorBoard scalars, also after a kill."""
+
+import os
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from celebahq_builder.errors import DiskFull
+from celebahq_builder.training.logger import TrainingLogger, read_lines
+
+
+def events(folder: Path) -> list[list[Event]]:
+    """Read TensorBoard's files: each record has its length, a checksum, its bytes and a checksum."""
+    files = []
+    for path in sorted((folder / "tensorboard").iterdir()):
+        raw, at, found = path.read_bytes(), 0, []
+        while at < len(raw):
+            (length,) = struct.unpack_from("<Q", raw, at)
+            found.append(Event.FromString(raw[at + 12 : at + 12 + length]))
+            at += length + 16
+        files.append(found)
+    return files
+
+
+def test_lines_scalars_and_images(tmp_path: Path) -> None:
+    image = np.full((6, 8, 3), (200, 10, 60), np.uint8)
+    with TrainingLogger(tmp_path / "log.jsonl", "step", 0) as logger:
+        logger.write({"step": 10, "loss": 0.5, "name": "a"}, image)
+        logger.write({"step": 20, "loss": 0.25, "name": "b"})
+    assert read_lines(tmp_path / "log.jsonl")[1] == {"step": 20, "loss": 0.25, "name": "b"}
+    (found,) = events(tmp_path)
+    values = [(event.step, value) for event in found for value in event.summary.value]
+    assert [(step, v.tag, v.simple_value) for step, v in values if v.tag != "samples"] == [
+        (10, "loss", 0.5),
+        (20, "loss", 0.25),
+    ]
+    assert [(v.image.height, v.image.width) for _, v in values if v.tag == "samples"] == [(6, 8)]
+
+
+@pytest.mark.parametrize(("position", "left"), [(0, []), (10, [10]), (15, [10]), (30, [10, 20, 30])])
+def test_lines_beyond_the_checkpoint_are_deleted(position: int, left: list[int], tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    with TrainingLogger(path, "step", 0) as logger:
+        for step in (10, 20, 30):
+            logger.write({"step": step, "loss": 1.0})
+    with path.open("a") as file:
+        file.write('{"step": 40, "lo')
+    assert [line["step"] for line in read_lines(path)] == [10, 20, 30]
+    with TrainingLogger(path, "step", position):
+        pass
+    assert [line["step"] for line in read_lines(path)] == left
+
+
+@pytest.mark.parametrize("position", [0, 32])
+def test_tensorboard_has_every_tick_once(position: int, tmp_path: Path) -> None:
+    """The events of the last tick before a kill may be missing, so they are written again."""
+    for session, ticks in enumerate(((16, 32, 48), (48,) if position else (16, 32, 48))):
+        time.sleep(1.1 * session)  # TensorBoard's file names differ by the second
+        with TrainingLogger(tmp_path / "stats.jsonl", "images", position * session) as logger:
+            for images in ticks:
+                logger.write({"images": images, "loss": 1.0})
+    first, second = (
+        [
+            (event.step, "purge" if event.HasField("session_log") else event.summary.value[0].tag)
+            for event in file
+            if event.HasField("session_log") or event.summary.value
+        ]
+        for file in events(tmp_path)
+    )
+    assert first == [(16, "loss"), (32, "loss"), (48, "loss")]
+    steps = [32, 48] if position else [16, 32, 48]
+    assert second == [(position or 1, "purge"), *((step, "loss") for step in steps)]
+
+
+@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="the system has no /dev/full")
+def test_a_full_disk(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    logger = TrainingLogger(tmp_path / "run" / "log.jsonl", "images", 0)
+    logger.path = tmp_path / "log.jsonl"
+    with pytest.raises(DiskFull, match=r"no space left to write .*log\.jsonl; free some"), logger:
+        logger.write({"images": 8})
