@@ -22,7 +22,7 @@ BLOCK = 64
 """Latents drawn together; an image depends on the seed and its number alone."""
 
 
-class Generated:
+class GeneratedImages:
     """Images of a generator as a data set: number i is always the same, however many there are.
 
     Args:
@@ -52,13 +52,13 @@ class Generated:
         """Yield the images from number `start` on."""
         for block in range(start // BLOCK, -(-self.count // BLOCK)):
             first, last = max(start, block * BLOCK), min(self.count, (block + 1) * BLOCK)
-            z = latents(self.generator, block, self.seed)[first - block * BLOCK : last - block * BLOCK]
+            z = latent_block(self.generator, block, self.seed)[first - block * BLOCK : last - block * BLOCK]
             labels = None if self.labels is None else torch.from_numpy(self.labels[first:last])
-            made = image_grid.generated(self.generator, z, self.level, self.alpha, labels)
+            made = image_grid.generate_images(self.generator, z, self.level, self.alpha, labels)
             yield from (NamedImage(pixels, f"{number:06d}") for number, pixels in enumerate(made, first))
 
 
-def latents(generator: Generator, block: int, seed: int) -> torch.Tensor:
+def latent_block(generator: Generator, block: int, seed: int) -> torch.Tensor:
     """Return a block of latents, float32 [64, latent]."""
     drawn = np.random.default_rng((seed, block)).standard_normal((BLOCK, generator.architecture.latent))
     return torch.from_numpy(drawn.astype(np.float32))
@@ -79,7 +79,7 @@ def check_target(out: Path, *, sheet: bool) -> None:
         raise FormatError(f"{out} exists; nothing is overwritten: give another --out")
 
 
-def generate(images: Generated, out: Path, advance: Callable[[int], None]) -> None:
+def generate(images: GeneratedImages, out: Path, advance: Callable[[int], None]) -> None:
     """Write generated images: to an HDF5 file if `out` ends in .h5, else as PNG files into a new folder.
 
     Raises:
@@ -95,7 +95,7 @@ def generate(images: Generated, out: Path, advance: Callable[[int], None]) -> No
         advance(1)
 
 
-def sheet(images: Generated, columns: int, out: Path) -> None:
+def write_sheet(images: GeneratedImages, columns: int, out: Path) -> None:
     """Write all images on one sheet, row by row, as a PNG file.
 
     Raises:

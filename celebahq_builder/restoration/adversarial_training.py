@@ -26,7 +26,7 @@ from celebahq_builder.restoration.degradation import jpeg
 from celebahq_builder.restoration.loop import Phase, Phased, Rows, Scores, Task
 from celebahq_builder.restoration.photos import PhotoFolder, Pixels, corner, shrink4, to_pixels, to_tensor
 from celebahq_builder.restoration.pixel_training import SAMPLE_PX, SAMPLES, upscaled_sample
-from celebahq_builder.training.distributed import World
+from celebahq_builder.training.distributed import DistributedContext
 
 ROUNDS = 2
 """The back-projection takes a part of every correction away again: the second round makes up for it."""
@@ -172,7 +172,7 @@ class Adversarial(Task):
 
     losses = ("pixel", "texture", "feature", "adversarial", "discriminator")
 
-    def __init__(self, recipe: AdversarialRecipe, photos: Path, world: World) -> None:
+    def __init__(self, recipe: AdversarialRecipe, photos: Path, world: DistributedContext) -> None:
         self.recipe: AdversarialRecipe = recipe
         start = entry(recipe.start).shape
         if start.architecture != "srgan" or start.widths[1:] not in ((), (recipe.noise,)):

@@ -24,7 +24,7 @@ from celebahq_builder.models.registry import Shape
 from celebahq_builder.restoration.checkpoint import Checkpoint, Trained
 from celebahq_builder.restoration.journal import TrainingLog
 from celebahq_builder.restoration.photos import PhotoFolder, Pixels
-from celebahq_builder.training.distributed import World
+from celebahq_builder.training.distributed import DistributedContext
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Task(ABC):
         """Return the one number that says which weights are the best; higher is better."""
 
 
-def fit(task: Task, out: Path, world: World, *, command: str = "", workers: int = 0) -> Path:
+def fit(task: Task, out: Path, world: DistributedContext, *, command: str = "", workers: int = 0) -> Path:
     """Train, going on from a checkpoint in `out` if there is one.
 
     Args:

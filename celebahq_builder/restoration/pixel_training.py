@@ -19,7 +19,7 @@ from celebahq_builder.models.registry import Shape, entry, load
 from celebahq_builder.restoration.degradation import DegradationSettings, compressed_pair, jpeg, source_px
 from celebahq_builder.restoration.loop import Phase, Phased, Rows, Scores, Task
 from celebahq_builder.restoration.photos import PhotoFolder, Pixels, corner, shrink4, to_pixels, to_tensor
-from celebahq_builder.training.distributed import World
+from celebahq_builder.training.distributed import DistributedContext
 
 VALIDATION_QUALITIES = (10, 20, 40, 60, 80, 90)
 """JPEG qualities at which a denoiser is validated."""
@@ -90,7 +90,7 @@ class Restoration(Task):
 
     losses = ("loss",)
 
-    def __init__(self, recipe: RestorationRecipe, photos: Path, world: World) -> None:
+    def __init__(self, recipe: RestorationRecipe, photos: Path, world: DistributedContext) -> None:
         self.recipe: RestorationRecipe = recipe
         self.world, self.shape = world, recipe.net
         need = max(_clean_px(recipe, p) for p in recipe.phases)

@@ -16,7 +16,7 @@ from celebahq_builder.errors import TrainingError
 from celebahq_builder.models.registry import load
 from celebahq_builder.restoration.adversarial_training import Adversarial, AdversarialRecipe, ChainSettings
 from celebahq_builder.restoration.loop import Phase, fit
-from celebahq_builder.training.distributed import ALONE
+from celebahq_builder.training.distributed import SINGLE_PROCESS
 
 RECIPE = AdversarialRecipe(
     task="upscale-adversarially",
@@ -30,7 +30,7 @@ RECIPE = AdversarialRecipe(
 
 
 def train_adversarially(recipe: AdversarialRecipe, photos: Path, out: Path) -> Path:
-    return fit(Adversarial(recipe, photos, ALONE), out, ALONE)
+    return fit(Adversarial(recipe, photos, SINGLE_PROCESS), out, SINGLE_PROCESS)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_without_noise(photos: Path, tmp_path: Path) -> None:
 
 def test_start_must_be_an_upscaler(photos: Path) -> None:
     with pytest.raises(TrainingError, match="start = denoiser is of .*; wanted an upscaler without noise, or of 8"):
-        Adversarial(dataclasses.replace(RECIPE, start="denoiser"), photos, ALONE)
+        Adversarial(dataclasses.replace(RECIPE, start="denoiser"), photos, SINGLE_PROCESS)
 
 
 def test_exported_weights_are_the_averaged_ones_mixed_and_levelled(photos: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from celebahq_builder.restoration import checkpoint
 from celebahq_builder.restoration.degradation import DegradationSettings
 from celebahq_builder.restoration.loop import Phase, fit
 from celebahq_builder.restoration.pixel_training import Restoration, RestorationRecipe
-from celebahq_builder.training.distributed import ALONE
+from celebahq_builder.training.distributed import SINGLE_PROCESS
 
 DENOISE = RestorationRecipe(
     task="denoise",
@@ -42,7 +42,7 @@ RECIPES = {"denoise": DENOISE, "upscale": UPSCALE}
 
 
 def train(recipe: RestorationRecipe, photos: Path, out: Path, workers: int = 0) -> Path:
-    return fit(Restoration(recipe, photos, ALONE), out, ALONE, workers=workers)
+    return fit(Restoration(recipe, photos, SINGLE_PROCESS), out, SINGLE_PROCESS, workers=workers)
 
 
 @pytest.fixture(autouse=True)
@@ -296,7 +296,7 @@ def test_held_out_photos_of_odd_sizes(name: str, tmp_path: Path) -> None:
 
 def test_batches_depend_on_the_step_alone(photos: Path) -> None:
     for recipe in RECIPES.values():
-        task = Restoration(recipe, photos, ALONE)
+        task = Restoration(recipe, photos, SINGLE_PROCESS)
         first, again, other = task.draw(2), task.draw(2), task.draw(1)
         assert all(
             np.array_equal(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True)
@@ -308,7 +308,7 @@ def test_batches_depend_on_the_step_alone(photos: Path) -> None:
     ("name", "step", "count", "side"), [("denoise", 3, 2, 16), ("denoise", 4, 1, 32), ("upscale", 2, 2, 64)]
 )
 def test_batches_are_those_of_the_phase(name: str, step: int, count: int, side: int, photos: Path) -> None:
-    damaged, clean = Restoration(RECIPES[name], photos, ALONE).draw(step)
+    damaged, clean = Restoration(RECIPES[name], photos, SINGLE_PROCESS).draw(step)
     assert [image.shape for image in clean] == [(side, side, 3)] * count
     assert len(damaged) == (0 if name == "upscale" else count)
     for a, b in zip(damaged, clean, strict=False):
@@ -348,7 +348,7 @@ def test_start_goes_on_from_registered_weights(photos: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_rmse_loss_by_hand(scale: float, photos: Path) -> None:
     """Two images whose errors are 2 and 6 grey levels: the mean of the two, not the root of the mean square."""
-    task = Restoration(dataclasses.replace(DENOISE, loss="rmse"), photos, ALONE)
+    task = Restoration(dataclasses.replace(DENOISE, loss="rmse"), photos, SINGLE_PROCESS)
     clean = torch.zeros(2, 3, 8, 8)
     restored = torch.stack([torch.full((3, 8, 8), 2 / 255), torch.full((3, 8, 8), -6 / 255)]) * scale
     assert float(task._loss(restored, clean)) * 255 == pytest.approx(4 * scale, abs=0.02)
