@@ -1,105 +1,41 @@
-"""Safetensors files with a digest of their tensors, and the ProGAN generator as such a file."""
+"""The file of a trained ProGAN generator, ``generator.safetensors``."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import os
-import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from celebahq_builder.errors import TrainingError, WeightsError
+from celebahq_builder.errors import WeightsError
 from celebahq_builder.models.progan import Architecture, Generator
-from celebahq_builder.storage import as_storage_error, sha256, write_atomic
-
-DIGEST = "sha256"
-"""Where the metadata hold the digest of the tensors; older checkpoints have none."""
-
-
-class Damaged(ValueError):
-    """A file that is not whole, or not what was written."""
-
-
-def write(path: Path, tensors: dict[str, Tensor], meta: dict[str, str]) -> None:
-    """Write a safetensors file: whole under its name, or not there at all.
-
-    Raises:
-        DiskFull: no space left.
-        TrainingError: it cannot be written for another reason.
-    """
-    own = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(own, partial, {**meta, DIGEST: digest(own)})
-        partial.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets only the owner read
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        told = as_storage_error(_system_error(error), path)
-        if not isinstance(told, OSError):
-            raise told from error
-        raise TrainingError(f"{path} could not be written: {error}; see to its folder, then run again") from error
-
-
-def _system_error(error: OSError | SafetensorError) -> OSError:
-    """Return what the system said: safetensors tells it in words alone."""
-    if isinstance(error, OSError):
-        return error
-    number = re.search(r"os error (\d+)", str(error))
-    return OSError(int(number[1]) if number else 0, str(error))
-
-
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of a file, on the CPU, and its metadata.
-
-    Raises:
-        Damaged: it is torn, or its tensors are not those that were written.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            meta = dict(file.metadata() or {})
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise Damaged(str(error)) from None
-    if meta.get(DIGEST, wanted := digest(tensors)) != wanted:
-        raise Damaged("its numbers are not those that were written")
-    return tensors, meta
-
-
-def digest(tensors: dict[str, Tensor]) -> str:
-    """Return a SHA-256 of contiguous tensors on the CPU, with their names, types and shapes."""
-    total = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        total.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        total.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()
-
+from celebahq_builder.storage import sha256, write_atomic
 
 FORMAT = "progan-generator-1"
 
 TENSORS_DIGEST = "tensors_sha256"
-"""Where the metadata hold the digest of the tensors; older files have none."""
+"""Metadata key of the digest of the tensors; the first files have none."""
 
 
-def export_generator(folder: Path, generator: Generator, level: int, alpha: float, about: dict[str, Any]) -> Path:
-    """Write ``generator.safetensors`` and, for people, ``generator.json`` into a folder.
+def export_generator(folder: Path, generator: Generator, level: int, alpha: float, about: Mapping[str, object]) -> Path:
+    """Write ``generator.safetensors`` and its metadata as ``generator.json``; return the path of the first.
 
     Args:
         folder: of the run.
-        generator: the averaged one.
-        level: that it has been trained up to.
-        alpha: how much of that level is in.
-        about: what else is to be known: kimg, data, recipe, versions.
+        generator: the averaged generator.
+        level: level that it was trained up to.
+        alpha: weight of that level, in (0, 1].
+        about: more metadata, as JSON values: kimg, data, recipe, versions.
+
+    Raises:
+        DiskFull: no space is left.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in generator.state_dict().items()}
     facts = {
@@ -110,7 +46,7 @@ def export_generator(folder: Path, generator: Generator, level: int, alpha: floa
         TENSORS_DIGEST: digest(tensors),
         **about,
     }
-    data = save(tensors, {"progan": json.dumps(facts)})  # of several entries safetensors would choose the order
+    data = save(tensors, {"progan": json.dumps(facts)})  # safetensors orders several entries at random
     path = folder / "generator.safetensors"
     write_atomic(path, data)
     listed = {**facts, "sha256": sha256(data), "size_bytes": len(data)}
@@ -119,20 +55,21 @@ def export_generator(folder: Path, generator: Generator, level: int, alpha: floa
 
 
 def load_generator(path: Path, device: torch.device) -> tuple[Generator, int, float]:
-    """Read a generator, from its file or from the folder of its run.
+    """Read a generator in evaluation mode, the level and the alpha that it was trained up to.
 
-    Returns:
-        The network in evaluation mode, the level and the alpha it was trained up to.
+    Args:
+        path: of ``generator.safetensors``, or of the folder of its run.
+        device: of the generator.
 
     Raises:
-        WeightsError: no such file, not a generator's, or damaged.
+        WeightsError: there is no such file, it is of another format, or it is damaged.
     """
     generator, facts = read_generator(path, device)
     return generator, int(facts["level"]), float(facts["alpha"])
 
 
 def read_generator(path: Path, device: torch.device) -> tuple[Generator, dict[str, Any]]:
-    """Read a generator and what its file says of it: level, alpha, kimg, data; otherwise as `load_generator`."""
+    """Read a generator in evaluation mode and all metadata of its file; see `load_generator`."""
     file = path / "generator.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise WeightsError(f"{file} does not exist; expected a run of celebahq train, or its generator.safetensors")
@@ -141,16 +78,29 @@ def read_generator(path: Path, device: torch.device) -> tuple[Generator, dict[st
             facts = json.loads((opened.metadata() or {}).get("progan", "{}"))
             tensors: dict[str, Tensor] = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{file} cannot be read: {error}; export it again, or get it anew") from None
+        raise WeightsError(f"{file} cannot be read: {error}; export it again, or get a new copy") from None
     if facts.get("format") != FORMAT:
-        raise WeightsError(f"{file} is no generator of celebahq train; expected {FORMAT}, got {facts.get('format')}")
+        raise WeightsError(f"{file} is not a generator of celebahq train: format {facts.get('format')}, not {FORMAT}")
     try:
         generator = Generator(Architecture(**facts["architecture"]))
         generator.load_state_dict(tensors)
         _ = int(facts["level"]), float(facts["alpha"])
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise WeightsError(f"{file} was written by another version, or altered ({reason}); export it again") from None
+        raise WeightsError(f"{file} was written by another version, or changed ({reason}); export it again") from None
     if facts.get(TENSORS_DIGEST, wanted := digest(tensors)) != wanted:
-        raise WeightsError(f"{file} is damaged: its numbers are not those that were written; export it again")
+        raise WeightsError(f"{file} is damaged: its tensors are not those that were written; export it again")
     return generator.to(device).eval().requires_grad_(False), facts
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of contiguous tensors on the CPU, with their names, types and shapes.
+
+    >>> digest({"a": torch.ones(2)}) == digest({"a": torch.ones(2)[:, None]})
+    False
+    """
+    total = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        total.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()

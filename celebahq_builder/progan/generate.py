@@ -1,4 +1,4 @@
-"""Images from a trained generator: as PNG files, as an HDF5 file to evaluate, or on one sheet."""
+"""Images from a trained generator: latents, labels, and files of generated images."""
 
 from __future__ import annotations
 
@@ -7,33 +7,114 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from celebahq_builder.errors import FormatError
+from celebahq_builder.errors import FormatError, WeightsError
 from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.image_set import Labels, NamedImage
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.models.generator_file import load_generator
 from celebahq_builder.models.progan import Generator
-from celebahq_builder.progan import image_grid
+from celebahq_builder.progan.image_grid import Pixels, image_grid, write_png
 from celebahq_builder.storage import write_atomic
 
 BLOCK = 64
-"""Latents drawn together; an image depends on the seed and its number alone."""
+"""Latents that are drawn together; an image depends on the seed and its number only."""
+
+BATCH_PIXELS = 2**21
+"""Pixels of the images that pass the network together."""
+
+
+def latent_block(generator: Generator, block: int, seed: int) -> Tensor:
+    """Return latents number 64 `block` to 64 `block` + 63 of a seed, float32 [64, latent]."""
+    return _normal((seed, block), BLOCK, generator)
+
+
+def grid_latents(generator: Generator, count: int, seed: int) -> Tensor:
+    """Return the latents of a run's image grids, float32 [count, latent]; they depend on the seed only."""
+    return _normal((seed, 0xF1DE), count, generator)
+
+
+def _normal(seed: tuple[int, int], count: int, generator: Generator) -> Tensor:
+    drawn = np.random.default_rng(seed).standard_normal((count, generator.architecture.latent))
+    return torch.from_numpy(drawn.astype(np.float32))
+
+
+def cyclic_labels(generator: Generator, count: int, label: int | None = None, start: int = 0) -> Tensor | None:
+    """Return labels 0, 1, 2, ..., 0, 1, ..., one-hot, float32 [count, classes]; None for a network without labels.
+
+    Args:
+        generator: network with or without labels.
+        count: number of images.
+        label: the label of all images, instead of one after the other.
+        start: number of the first image.
+
+    Raises:
+        WeightsError: the generator does not have that label.
+    """
+    classes = generator.architecture.labels
+    if label is not None and not 0 <= label < classes:
+        has = f"labels 0 to {classes - 1}" if classes else "no labels"
+        raise WeightsError(f"label {label} does not exist: the generator was trained with {has}")
+    if not classes:
+        return None
+    numbers = torch.arange(start, start + count) % classes
+    return torch.eye(classes)[numbers if label is None else torch.full((count,), label)]
+
+
+@torch.inference_mode()
+def generate_images(
+    generator: Generator, latents: Tensor, level: int, alpha: float = 1.0, labels: Tensor | None = None
+) -> Pixels:
+    """Return generated images, uint8 [N, C, r, r]; values from -1 to 1 become 0 to 255, others are clipped.
+
+    Args:
+        generator: in evaluation mode.
+        latents: float32 [N, latent].
+        level: log2 of the resolution r.
+        alpha: weight of that level against the one below, from 0 to 1.
+        labels: float32 [N, classes], for a network with labels.
+
+    Raises:
+        WeightsError: the generator returns values that are not finite.
+    """
+    device = next(generator.parameters()).device
+    batch = max(1, BATCH_PIXELS >> (2 * level))
+    made = []
+    for start in range(0, len(latents), batch):
+        part = slice(start, start + batch)
+        images = generator(latents[part].to(device), level, alpha, None if labels is None else labels[part].to(device))
+        if not bool(images.isfinite().all()):
+            raise WeightsError(
+                f"the generator returns NaN or infinity for some latents at {1 << level}x{1 << level}: its weights are "
+                "damaged, or its training diverged; use those of an earlier checkpoint"
+            )
+        made.append(to_pixels(images).cpu())
+    return torch.cat(made).numpy()
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Return images in [-1, 1] as uint8, rounded to the nearest of 256 values.
+
+    >>> to_pixels(torch.tensor([-2.0, -1.0, 0.0, 1.0])).tolist()
+    [0, 0, 128, 255]
+    """
+    return ((images.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 class GeneratedImages:
-    """Images of a generator as a data set: number i is always the same, however many there are.
+    """Images of a generator as an `ImageSet`: image i of a seed is always the same, for any `count`.
 
     Args:
-        path: of a run, or of its generator.safetensors.
-        count: how many.
+        path: of a run, or of its ``generator.safetensors``.
+        count: number of images.
         seed: of the latents.
-        device: to generate on.
-        label: of all images, where the generator takes labels; None: one after the other.
+        device: of the generator.
+        label: of all images, for a generator with labels; None: one label after the other.
 
     Raises:
-        WeightsError: no generator there, or it has no such label.
+        WeightsError: there is no usable generator, or it does not have that label.
     """
 
     channels: int
@@ -45,46 +126,49 @@ class GeneratedImages:
         self.count, self.seed = count, seed
         self.resolution = 1 << self.level
         self.channels = self.generator.architecture.colours
-        labels = image_grid.fixed_labels(self.generator, count, label)
+        labels = cyclic_labels(self.generator, count, label)
         self.labels = None if labels is None else labels.numpy()
 
     def images(self, start: int = 0) -> Iterator[NamedImage]:
         """Yield the images from number `start` on."""
         for block in range(start // BLOCK, -(-self.count // BLOCK)):
             first, last = max(start, block * BLOCK), min(self.count, (block + 1) * BLOCK)
-            z = latent_block(self.generator, block, self.seed)[first - block * BLOCK : last - block * BLOCK]
+            latents = latent_block(self.generator, block, self.seed)[first - block * BLOCK : last - block * BLOCK]
             labels = None if self.labels is None else torch.from_numpy(self.labels[first:last])
-            made = image_grid.generate_images(self.generator, z, self.level, self.alpha, labels)
+            made = generate_images(self.generator, latents, self.level, self.alpha, labels)
             yield from (NamedImage(pixels, f"{number:06d}") for number, pixels in enumerate(made, first))
 
 
-def latent_block(generator: Generator, block: int, seed: int) -> torch.Tensor:
-    """Return a block of latents, float32 [64, latent]."""
-    drawn = np.random.default_rng((seed, block)).standard_normal((BLOCK, generator.architecture.latent))
-    return torch.from_numpy(drawn.astype(np.float32))
-
-
 def check_target(out: Path, *, sheet: bool) -> None:
-    """Raise if images cannot be written there, or not as the name says.
+    """Raise if `out` exists, or if its name does not fit what will be written.
+
+    Args:
+        out: folder of PNG files, HDF5 file, or PNG file of one sheet.
+        sheet: whether one sheet will be written.
 
     Raises:
-        FormatError: `out` exists, or its name is of another kind of file than what is to be written.
+        FormatError: see above.
     """
     suffix = out.suffix.lower()
     if sheet and suffix != ".png":
-        raise FormatError(f"{out}: a sheet is a PNG file; give --out FILE.png")
+        raise FormatError(f"{out}: an image grid is a PNG file; choose FILE.png as `out`")
     if not sheet and suffix in (".png", ".jpg", ".jpeg", ".hdf5", ".mp4", ".zip"):
-        raise FormatError(f"{out}: images go to a folder or to FILE.h5; one sheet of them is made by --grid 15x8")
+        raise FormatError(f"{out}: expected a folder or FILE.h5; for all images in one PNG file, set `grid` (15x8)")
     if out.exists() and (sheet or suffix == ".h5" or not out.is_dir() or any(out.iterdir())):
-        raise FormatError(f"{out} exists; nothing is overwritten: give another --out")
+        raise FormatError(f"{out} exists and is not overwritten; choose another `out`")
 
 
 def generate(images: GeneratedImages, out: Path, advance: Callable[[int], None]) -> None:
-    """Write generated images: to an HDF5 file if `out` ends in .h5, else as PNG files into a new folder.
+    """Write generated images to an HDF5 file if `out` ends in .h5, otherwise as PNG files to a new folder.
+
+    Args:
+        images: the images.
+        out: file or folder; see `check_target`.
+        advance: called with the number of images written since the last call.
 
     Raises:
         FormatError: `out` exists.
-        DiskFull: no space left.
+        DiskFull: no space is left.
     """
     if out.suffix == ".h5":
         write_images(images, out, codec=Gzip(), advance=advance)
@@ -96,11 +180,11 @@ def generate(images: GeneratedImages, out: Path, advance: Callable[[int], None])
 
 
 def write_sheet(images: GeneratedImages, columns: int, out: Path) -> None:
-    """Write all images on one sheet, row by row, as a PNG file.
+    """Write all images to one PNG file, row by row.
 
     Raises:
         FormatError: `out` exists.
+        DiskFull: no space is left.
     """
     check_target(out, sheet=True)
-    made = np.stack([image.pixels for image in images.images()])
-    image_grid.write_png(out, image_grid.tiled(made, columns))
+    write_png(out, image_grid(np.stack([image.pixels for image in images.images()]), columns))

@@ -1,172 +1,117 @@
-"""Snapshots of a run, and generators as image sources."""
+"""Generators as image sources for evaluation: exported ones, and the checkpoints of a run."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from celebahq_builder.config import from_mapping
 from celebahq_builder.errors import TrainingError, WeightsError
 from celebahq_builder.evaluation.image_sources import Numbers
 from celebahq_builder.models.generator_file import read_generator
-from celebahq_builder.models.progan import Generator
-from celebahq_builder.progan import image_grid
-from celebahq_builder.progan.checkpoint import NAME
-from celebahq_builder.progan.generate import BLOCK, latent_block
+from celebahq_builder.models.progan import Architecture, Generator
+from celebahq_builder.progan.generate import BLOCK, cyclic_labels, generate_images, latent_block
 from celebahq_builder.progan.schedule import ProGANRecipe
-
-AVERAGED = "averaged."
-"""What the names of the averaged generator's tensors begin with in a checkpoint."""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A checkpoint as a generator."""
-
-    path: Path
-    kimg: float
-    """Thousands of real images shown before it."""
-    level: int
-    alpha: float
-    recipe: ProGANRecipe
-    data: dict[str, object]
-    """What it was trained on; see `train.examine`."""
-
-    @property
-    def resolution(self) -> int:
-        """Of its images."""
-        return 1 << self.level
-
-    @property
-    def channels(self) -> int:
-        """Of its images."""
-        return self.recipe.net.colours
-
-    @property
-    def count(self) -> None:
-        """As many images as are asked for."""
-
-    @property
-    def where(self) -> str:
-        """How messages name it."""
-        return str(self.path)
-
-    def load(self, device: torch.device) -> Generator:
-        """Return the averaged generator in evaluation mode.
-
-        Raises:
-            TrainingError: the checkpoint cannot be read.
-        """
-        try:
-            with safe_open(self.path, "pt") as file:
-                names = [name for name in file.keys() if name.startswith(AVERAGED)]  # noqa: SIM118 (not a dict)
-                tensors = {name.removeprefix(AVERAGED): file.get_tensor(name) for name in names}
-        except (SafetensorError, OSError) as error:
-            raise _unreadable(self.path, error) from None
-        generator = Generator(self.recipe.net)
-        try:
-            generator.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise _unreadable(self.path, " ".join(str(error).split())[:200]) from None
-        return generator.to(device).eval().requires_grad_(False)
+from celebahq_builder.training.checkpoint import Checkpoint, DamagedCheckpoint, checkpoint_paths, read_checkpoint
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is a run of `celebahq train` that holds checkpoints."""
-    folder = path / "checkpoints"
-    return folder.is_dir() and any(NAME.fullmatch(one.name) for one in folder.iterdir())
+    """Return whether a path is the folder of a ProGAN training that has checkpoints."""
+    return bool(checkpoint_paths(path / "checkpoints"))
 
 
-def snapshots(run: Path) -> list[Snapshot]:
-    """Return the snapshots of a run, the earliest first: its last two checkpoints, and the last of each resolution.
+def checkpoint_sources(run: Path, seed: int, device: torch.device) -> list[GeneratorSource]:
+    """Return the checkpoints of a run, the earliest first: the last two, and the last of each resolution.
 
     Raises:
-        TrainingError: a checkpoint cannot be read.
+        TrainingError: a checkpoint is damaged.
     """
-    return [_snapshot(path) for path in sorted((run / "checkpoints").iterdir()) if NAME.fullmatch(path.name)]
-
-
-def _snapshot(path: Path) -> Snapshot:
-    try:
-        with safe_open(path, "pt") as file:
-            meta = file.metadata() or {}
-        progress, identity = json.loads(meta["progress"]), json.loads(meta["identity"])
-        images, level = int(progress["images"]), int(progress["level"])
-        recipe = from_mapping(ProGANRecipe, identity["recipe"], where=str(path))
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise _unreadable(path, error) from None
-    moment = recipe.schedule.at(images / 1000, recipe.net.level_max)
-    level = level or moment.level
-    alpha = moment.alpha if level == moment.level else 1.0
-    return Snapshot(path, images / 1000, level, alpha, recipe, dict(identity["data"]))
-
-
-def _unreadable(path: Path, reason: object) -> TrainingError:
-    return TrainingError(f"{path} cannot be read ({reason}); it is damaged: delete it, and evaluate the others")
+    paths = checkpoint_paths(run / "checkpoints")
+    return [GeneratorSource.of_checkpoint(path, seed, device) for path in paths]
 
 
 class GeneratorSource:
-    """Images of a generator, as many as are asked for: a `Source`.
+    """Generated images as an `evaluation.image_sources.ImageSource` without end.
 
-    Image i of a seed is that of `generate.Generated`. Latents pass the network in whole blocks, whatever is asked
-    for, so that it is the same to the last bit however many there are.
+    Image i of a seed is that of `generate.GeneratedImages`. Latents pass the network in whole blocks, whichever images
+    are read, so that an image has the same bits in every evaluation.
 
     Args:
-        generator: in evaluation mode, on its device.
+        path: of its file, for messages and records.
+        load: returns the generator in evaluation mode, on its device. It is called when the first image is read.
+        channels: of its images: 3, or 1 for grey.
         level: log2 of the resolution.
-        alpha: how much of that level is in.
+        alpha: weight of that level, in (0, 1].
         seed: of the latents.
-        path: where it comes from.
-        about: what else is known of it, for the record.
+        about: more facts for the record of an evaluation.
     """
 
     count: int | None = None
 
     def __init__(
-        self, generator: Generator, level: int, alpha: float, seed: int, path: Path, about: dict[str, Any]
+        self,
+        path: Path,
+        load: Callable[[], Generator],
+        channels: int,
+        level: int,
+        alpha: float,
+        seed: int,
+        about: dict[str, Any],
     ) -> None:
-        self.generator, self.level, self.alpha, self.seed = generator, level, alpha, seed
-        self.path, self.about = path, about
+        self.path, self.load, self.channels, self.about = path, load, channels, about
+        self.level, self.alpha, self.seed = level, alpha, seed
         self.resolution = 1 << level
-        self.channels = generator.architecture.colours
 
     @classmethod
     def of_file(cls, path: Path, seed: int, device: torch.device) -> Self:
-        """Open the generator.safetensors at a path, or in the folder of a run there.
+        """Open a ``generator.safetensors``, or the one in the folder of a run.
 
         Raises:
-            WeightsError: no such file, not a generator's, or damaged.
+            WeightsError: there is no such file, it is of another format, or it is damaged.
         """
         generator, facts = read_generator(path, device)
         about = {"kimg": facts.get("kimg"), "trained_on": facts.get("data")}
-        return cls(generator, int(facts["level"]), float(facts["alpha"]), seed, path, about)
+        channels, level, alpha = generator.architecture.colours, int(facts["level"]), float(facts["alpha"])
+        return cls(path, lambda: generator, channels, level, alpha, seed, about)
 
     @classmethod
-    def of_snapshot(cls, snapshot: Snapshot, seed: int, device: torch.device) -> Self:
-        """Open a snapshot of a run.
+    def of_checkpoint(cls, path: Path, seed: int, device: torch.device) -> Self:
+        """Open a checkpoint of a run; its averaged generator is loaded when the first image is read.
 
         Raises:
-            TrainingError: the checkpoint cannot be read.
+            TrainingError: the checkpoint is damaged; also later, when it is loaded.
         """
-        about = {"kimg": snapshot.kimg, "trained_on": snapshot.data}
-        return cls(snapshot.load(device), snapshot.level, snapshot.alpha, seed, snapshot.path, about)
+        checkpoint = _read(path, verify=False)
+        try:
+            settings = {key: value for key, value in checkpoint.config.items() if key != "data"}
+            recipe = from_mapping(ProGANRecipe, settings, where=str(path))
+            kimg, last_level = checkpoint.state["progress"]["images"] / 1000, checkpoint.state["progress"]["level"]
+            about = {"kimg": kimg, "trained_on": checkpoint.config["data"]}
+        except (KeyError, TypeError) as error:
+            raise _damaged(path, f"{type(error).__name__} {error}") from None
+        level, alpha = recipe.schedule.trained_level(kimg, last_level, recipe.net.level_max)
+        load = functools.partial(_load_averaged, path, recipe.net, device)
+        return cls(path, load, recipe.net.colours, level, alpha, seed, about)
+
+    @functools.cached_property
+    def generator(self) -> Generator:
+        """The network in evaluation mode, on its device."""
+        return self.load()
 
     @property
     def where(self) -> str:
-        """How messages name it."""
+        """Its name in messages."""
         return str(self.path)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Kind, path, and what tells it from others: its weights, level, alpha and seed."""
+        """The record of this source in an evaluation: kind, path, and what decides its images."""
         return {
             "kind": "generator",
             "path": str(self.path),
@@ -179,10 +124,10 @@ class GeneratorSource:
         }
 
     def read(self, numbers: Numbers, at_once: int) -> Iterator[Tensor]:
-        """Yield images of consecutive numbers, uint8 [n, C, R, R].
+        """Yield images of consecutive numbers, uint8 [n, C, R, R], n at most `at_once`.
 
         Raises:
-            WeightsError: the generator makes numbers that are not finite.
+            WeightsError: the generator returns values that are not finite.
         """
         first, last = int(numbers[0]), int(numbers[-1]) + 1
         for block in range(first // BLOCK, -(-last // BLOCK)):
@@ -190,20 +135,38 @@ class GeneratorSource:
             yield from torch.split(made, at_once)
 
     def _block(self, block: int) -> Tensor:
-        classes = self.generator.architecture.labels
-        numbers = torch.arange(block * BLOCK, (block + 1) * BLOCK)
-        labels = torch.eye(classes)[numbers % classes] if classes else None
-        z = latent_block(self.generator, block, self.seed)
+        latents = latent_block(self.generator, block, self.seed)
+        labels = cyclic_labels(self.generator, BLOCK, start=block * BLOCK)
         try:
-            return torch.from_numpy(image_grid.generate_images(self.generator, z, self.level, self.alpha, labels))
+            return torch.from_numpy(generate_images(self.generator, latents, self.level, self.alpha, labels))
         except WeightsError as error:
             raise WeightsError(f"{self.path}: {error}") from None
 
 
 def weights_sha256(generator: Generator) -> str:
-    """Return a SHA-256 of a generator's weights, the same wherever they are stored."""
+    """Return the SHA-256 of a generator's weights, which does not depend on the file that holds them."""
     digest = hashlib.sha256()
     for name, value in sorted(generator.state_dict().items()):
         digest.update(f"{name} {list(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def _load_averaged(path: Path, architecture: Architecture, device: torch.device) -> Generator:
+    generator = Generator(architecture)
+    try:
+        generator.load_state_dict(_read(path, verify=True).state["networks"]["averaged"])
+    except (RuntimeError, KeyError) as error:
+        raise _damaged(path, " ".join(str(error).split())[:200]) from None
+    return generator.to(device).eval().requires_grad_(False)
+
+
+def _read(path: Path, *, verify: bool) -> Checkpoint:
+    try:
+        return read_checkpoint(path, verify=verify)
+    except DamagedCheckpoint as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, reason: object) -> TrainingError:
+    return TrainingError(f"{path} is damaged ({reason}); delete it to evaluate the other checkpoints")

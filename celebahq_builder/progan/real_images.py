@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,124 +23,128 @@ from celebahq_builder.storage import sha256
 from celebahq_builder.training.distributed import DistributedContext
 
 
+@dataclass(frozen=True)
+class DataIdentity:
+    """The properties of an HDF5 file that distinguish it from others."""
+
+    images: int
+    resolution: int
+    sha256: str
+    """Of the pixels."""
+    labels_sha256: str | None = None
+
+    def to_mapping(self) -> dict[str, int | str]:
+        """Return the properties that there are, as JSON values."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+
 class RealImages:
-    """The images of an HDF5 file, in the order that a training draws them.
+    """The images of an HDF5 file, in the order in which a training draws them.
 
     Args:
         path: of the HDF5 file.
         recipe: of the training.
-        world: whose share of the minibatches this process gets.
-        workers: processes that read; 0: threads.
-        memory_bytes: budget for keeping a level in memory.
+        context: this process, which gets its share of each minibatch.
+        workers: processes that read; 0 for threads.
 
     Raises:
-        FormatError: no such file, or without usable levels or labels.
-        TrainingError: too small, too few, or of other colours than the recipe's network.
+        FormatError: there is no such file, or it has no usable levels or labels.
+        TrainingError: resolution, channels or number of images do not fit the recipe.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        recipe: ProGANRecipe,
-        world: DistributedContext,
-        *,
-        workers: int = 0,
-        memory_bytes: int = 2 * 2**30,
-    ) -> None:
-        self.path, self.recipe, self.world = path, recipe, world
-        self.workers, self.memory_bytes = workers, memory_bytes
-        self.count, self.fingerprint = examine(path, recipe)
-        self.labels = read_labels(path, recipe, self.count)
-        """Of all images, float32 [N, classes], or None where the networks take none."""
-        self.order = Order(self.count, recipe.seed)
-        """Its state is where the training stands in the data."""
+    def __init__(self, path: Path, recipe: ProGANRecipe, context: DistributedContext, *, workers: int = 0) -> None:
+        self.path, self.recipe, self.context, self.workers = path, recipe, context, workers
+        self.identity = check_data(path, recipe)
+        self.labels = read_labels(path, recipe, self.identity.images)
+        """Of all images, float32 [N, classes]; None for networks without labels."""
+        self.order = Order(self.identity.images, recipe.seed)
+        """Its state is the position of the training in the data."""
 
     def minibatches(self, now: Callable[[], SchedulePoint]) -> Generator[Batch, None, None]:
-        """Yield this process' share of one minibatch after the other, never ending.
+        """Yield this process' share of each minibatch, without end.
 
         Args:
-            now: where the training stands; asked before each minibatch, which has its resolution and its size.
+            now: returns the resolution and the size of the next minibatch.
         """
         while True:
-            moment = now()
-            with closing(self._of(moment)) as batches:
-                while (now().level, now().minibatch) == (moment.level, moment.minibatch):
+            point = now()
+            with closing(self._loader(point)) as batches:
+                while (now().level, now().minibatch) == (point.level, point.minibatch):
                     yield next(batches)
 
-    def some(self, count: int) -> Pixels:
-        """Return the same `count` images whenever they are asked for, uint8 [count, C, R, R]; fewer if there are."""
-        numbers = np.random.default_rng((self.recipe.seed, 1)).permutation(self.count)[:count]
+    def examples(self, count: int) -> Pixels:
+        """Return the first `count` images of a fixed permutation, uint8 [count, C, R, R]; fewer if there are fewer."""
+        numbers = np.random.default_rng((self.recipe.seed, 1)).permutation(self.identity.images)[:count]
         return PyramidDataset(self.path, self.recipe.net.resolution, memory_bytes=0).read(numbers)
 
-    def _of(self, moment: SchedulePoint) -> Generator[Batch, None, None]:
+    def _loader(self, point: SchedulePoint) -> Generator[Batch, None, None]:
         dataset = PyramidDataset(
             self.path,
-            moment.resolution,
+            point.resolution,
             mirror=self.recipe.mirror,
-            labels=_source(self.path) if self.recipe.net.labels else None,
-            memory_bytes=self.memory_bytes,
+            labels=_label_source(self.path) if self.recipe.net.labels else None,
         )
         return loader(
             dataset,
-            moment.minibatch,
+            point.minibatch,
             self.order,
-            rank=self.world.rank,
-            world=self.world.size,
+            rank=self.context.rank,
+            world=self.context.size,
             workers=self.workers,
-            pin=self.world.device.type == "cuda",
+            pin=self.context.device.type == "cuda",
         )
 
 
 def read_labels(data: Path, recipe: ProGANRecipe, count: int) -> Tensor | None:
-    """Return the labels of all images, float32 [N, classes], or None where the recipe's networks take none.
+    """Return the labels of all images, float32 [N, classes], or None for networks without labels.
 
     Raises:
-        FormatError: there are none, or not one row for each image.
-        TrainingError: others than the networks take.
+        FormatError: there are no labels, or not one row for each image.
+        TrainingError: the number of classes is not that of the recipe.
     """
     wanted = recipe.net.labels
     if not wanted:
         return None
-    found, _ = labels_for_training(data, _source(data), count)
-    if found.shape[1] != wanted:
+    labels, _ = labels_for_training(data, _label_source(data), count)
+    if labels.shape[1] != wanted:
         raise TrainingError(
-            f"{data} has {found.shape[1]} labels for each image, the recipe net.labels = {wanted}; set it so"
+            f"{data} has {labels.shape[1]} labels for each image, the recipe has net.labels = {wanted}; "
+            f"set net.labels = {labels.shape[1]}"
         )
-    return torch.from_numpy(found)
+    return torch.from_numpy(labels)
 
 
-def _source(data: Path) -> Source:
-    """Return where labels are to be found: beside the file before those within, as it is made for the purpose."""
+def _label_source(data: Path) -> Source:
+    """Return where the labels are; a file beside the data takes precedence over attributes in it."""
     with PyramidFile(data) as file:
         return "file" if labels_path(data).exists() or file.column("attributes") is None else "attributes"
 
 
-def examine(data: Path, recipe: ProGANRecipe) -> tuple[int, dict[str, Any]]:
-    """Return how many images a file has, and what tells it from others; check that the recipe can use it.
+def check_data(data: Path, recipe: ProGANRecipe) -> DataIdentity:
+    """Return the identity of an HDF5 file; raise if the recipe cannot use it.
 
     Raises:
-        FormatError: no such file, or without usable levels.
-        TrainingError: too small, too few, or of other colours than the recipe's network.
+        FormatError: there is no such file, or it has no usable levels or labels.
+        TrainingError: resolution, channels or number of images do not fit the recipe.
     """
     net = recipe.net
     with PyramidFile(data) as file:
         if file.resolution < net.resolution:
             raise TrainingError(
                 f"{data} has images of {file.resolution}x{file.resolution}, the recipe trains to {net.resolution}; "
-                f"set net.resolution = {file.resolution}, or build larger ones"
+                f"set net.resolution = {file.resolution}, or use data of a higher resolution"
             )
         if file.channels != net.colours:
             raise TrainingError(
-                f"{data} has {file.channels} channels, the recipe net.colours = {net.colours}; set it so"
+                f"{data} has {file.channels} channels, the recipe has net.colours = {net.colours}; "
+                f"set net.colours = {file.channels}"
             )
-        most = max([recipe.schedule.minibatch, *recipe.schedule.minibatches.values()])
-        if file.count < most:
+        largest = max([recipe.schedule.minibatch, *recipe.schedule.minibatches.values()])
+        if file.count < largest:
             raise TrainingError(
-                f"{data} has {file.count} images, fewer than a minibatch of {most}; lower schedule.minibatch and "
+                f"{data} has {file.count} images, fewer than a minibatch of {largest}; lower schedule.minibatch and "
                 "schedule.minibatches, or add images"
             )
-        facts = {"images": file.count, "resolution": file.resolution, "sha256": content_sha256(file)}
         labels = read_labels(data, recipe, file.count)
-        if labels is not None:
-            facts["labels_sha256"] = sha256(labels.numpy().tobytes())
-        return file.count, facts
+        labels_sha256 = None if labels is None else sha256(labels.numpy().tobytes())
+        return DataIdentity(file.count, file.resolution, content_sha256(file), labels_sha256)

@@ -1,11 +1,12 @@
-"""One ProGAN training step: losses, gradient penalty, optimizers, weight averages."""
+"""One step of ProGAN training: losses, gradient penalty, optimizers, weight average."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,268 @@ from celebahq_builder.models.progan import Discriminator, GaussianNoise, Generat
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
 from celebahq_builder.training.distributed import DistributedContext
 
-Judge = Callable[[Tensor], Tensor]
-"""Images [N, C, r, r] -> scores [N]."""
+STATISTICS = ("generator_loss", "discriminator_loss", "penalty", "score_real", "score_fake", "gradient_norm")
+"""Names of the values that a step returns; the gradient is that of the discriminator."""
+
+LATENTS, LABELS, MIX, NOISE = range(4)
+"""Streams of random numbers of a step. Each has its own generator, seeded with (seed, step, stream)."""
+
+NOISE_DECAY, NOISE_THRESHOLD = 0.9, 0.5
+"""Of LSGAN's noise (Karras et al. 2018, appendix B): decay of the running mean of the fake scores; no noise below."""
+
+
+@dataclass(frozen=True)
+class RealBatch:
+    """Real images of one pass, on the device."""
+
+    images: Tensor
+    """[n, C, r, r], float in [-1, 1], faded in like the networks."""
+    labels: Tensor | None = None
+    """[n, classes], or None."""
+
+
+@dataclass(frozen=True)
+class StepRandomness:
+    """Random numbers of one pass, on the device."""
+
+    latents: Tensor
+    """[n, latent], from N(0, 1)."""
+    labels: Tensor | None
+    """[n, classes], of the generated images: labels of real images drawn at random."""
+    mix: Tensor
+    """[n], uniform in [0, 1]: positions between real and fake images at which the penalty is computed."""
+
+
+class ProGANStep:
+    """The generator, the discriminator, the averaged generator, and two Adam optimizers.
+
+    All random numbers of a step follow from the recipe's seed and the number of the step, for the whole minibatch, of
+    which each process takes its share. So a resumed run computes what an uninterrupted one does, and several
+    processes compute what one does, except for LSGAN's noise, which each process draws for itself.
+
+    Args:
+        recipe: of the training.
+        context: this process and its device.
+        labels: of all real images, float32 [N, classes]. Generated images get labels drawn from these.
+    """
+
+    def __init__(self, recipe: ProGANRecipe, context: DistributedContext, labels: Tensor | None = None) -> None:
+        self.recipe, self.context, self.labels = recipe, context, labels
+        self.exclusive_labels = labels is None or bool((labels.sum(dim=1) == 1).all())
+        """Whether labels are classes, one of which is 1 for each image; otherwise they are independent attributes."""
+        torch.manual_seed(recipe.seed)
+        self.generator = Generator(recipe.net).to(context.device)
+        self.discriminator = Discriminator(recipe.net).to(context.device)
+        self.averaged = copy.deepcopy(self.generator).requires_grad_(False).eval()
+        self.mean_fake = 0.0
+        """Running mean of the scores of generated images, clipped to [0, 1]."""
+        self.reset_optimizers()
+
+    def reset_optimizers(self) -> None:
+        """Forget Adam's moments, as the paper does when a new level enters."""
+        self.generator_adam, self.discriminator_adam = (
+            torch.optim.Adam(net.parameters(), betas=(0.0, 0.99), eps=1e-8)
+            for net in (self.generator, self.discriminator)
+        )
+
+    def step(self, number: int, now: SchedulePoint, reals: Sequence[RealBatch]) -> Tensor:
+        """Update the discriminator, the generator and the averaged generator once.
+
+        The generator learns from the same fake images as the discriminator. In one pass they are generated once; in
+        several passes twice, because the memory that holds one pass would not hold the graphs of all.
+
+        Args:
+            number: of the step, from 0.
+            now: level, alpha, minibatch and learning rate.
+            reals: this process' share of the minibatch, one batch for each pass, all of one size.
+
+        Returns:
+            The values that `STATISTICS` names, float32 [6], on the device: means over the passes of this process.
+        """
+        # Draw the random numbers of the step.
+        draws = self._draw(number, now, reals)
+        noise = self._discriminator_noise(number)
+        one_pass = len(reals) == 1
+
+        # Discriminator: loss and backward.
+        discriminator_values = []
+        for real, drawn in zip(reals, draws, strict=True):
+            with torch.set_grad_enabled(one_pass):
+                fakes = self._generate(now, drawn)
+            discriminator_values.append(self._discriminator_backward(now, real, drawn, fakes.detach(), noise))
+        if not self.recipe.together:
+            gradient_norm = self._update(self.discriminator, self.discriminator_adam, now.learning_rate)
+
+        # Generator: loss and backward.
+        generator_losses = []
+        with _frozen(self.discriminator):
+            for drawn in draws:
+                if not one_pass:
+                    fakes = self._generate(now, drawn)
+                generator_losses.append(self._generator_backward(now, drawn, fakes, noise))
+
+        # Optimizers.
+        if self.recipe.together:
+            gradient_norm = self._update(self.discriminator, self.discriminator_adam, now.learning_rate)
+        self._update(self.generator, self.generator_adam, now.learning_rate)
+
+        # Weight average.
+        self._update_average(now)
+
+        values = torch.stack(discriminator_values).mean(dim=0)
+        statistics = torch.cat([torch.stack(generator_losses).mean()[None], values, gradient_norm[None]])
+        if noise is not None:
+            self._update_mean_fake(statistics)
+        return statistics
+
+    def _draw(self, number: int, now: SchedulePoint, reals: Sequence[RealBatch]) -> list[StepRandomness]:
+        """Return the random numbers of each pass.
+
+        They are drawn for the whole minibatch. Of n processes each takes every n-th image, and of these each of m
+        passes takes every m-th.
+        """
+        seed, n, context = self.recipe.seed, now.minibatch, self.context
+        latent = self.recipe.net.latent
+        latents = np.random.default_rng((seed, number, LATENTS)).standard_normal((n, latent), dtype=np.float32)
+        mix = np.random.default_rng((seed, number, MIX)).random(n, dtype=np.float32)
+        draws = []
+        for i, real in enumerate(reals):
+            mine = np.arange(n)[context.rank :: context.size][i :: len(reals)]
+            labels = real.labels
+            if labels is not None and self.labels is not None:
+                chosen = np.random.default_rng((seed, number, LABELS)).integers(len(self.labels), size=n)
+                labels = self.labels[torch.from_numpy(chosen[mine])].to(context.device)
+            own_latents, own_mix = (torch.from_numpy(values[mine]).to(context.device) for values in (latents, mix))
+            draws.append(StepRandomness(own_latents, labels, own_mix))
+        return draws
+
+    def _discriminator_backward(
+        self, now: SchedulePoint, real: RealBatch, drawn: StepRandomness, fakes: Tensor, noise: GaussianNoise | None
+    ) -> Tensor:
+        """Add the gradients of one pass to the discriminator; return its loss, the penalty, and both mean scores."""
+        settings = self.recipe.loss
+        real_scores, real_logits = self._discriminate(now, real.images, noise)
+        fake_scores, fake_logits = self._discriminate(now, fakes, noise)
+        if settings.kind == "wgan-gp":
+            loss = wgan_discriminator(real_scores, fake_scores, settings.drift)
+        elif settings.kind == "lsgan":
+            loss = lsgan_discriminator(real_scores, fake_scores)
+        else:
+            loss = logistic_discriminator(real_scores, fake_scores)
+        if real.labels is not None and drawn.labels is not None:
+            real_loss = label_loss(real_logits, real.labels, self.exclusive_labels)
+            fake_loss = label_loss(fake_logits, drawn.labels, self.exclusive_labels)
+            loss = loss + settings.label_weight * (real_loss + fake_loss)
+
+        def scores(images: Tensor) -> Tensor:
+            return self._discriminate(now, images, None)[0]
+
+        if settings.kind == "lsgan" or not settings.penalty:
+            penalty = torch.zeros((), device=fakes.device)
+        elif settings.kind == "logistic":
+            penalty = r1_penalty(scores, real.images)
+        else:
+            penalty = gradient_penalty(scores, real.images, fakes, drawn.mix, settings.target)
+        share = len(fakes) / now.minibatch
+        ((loss + settings.penalty * penalty) * share).backward()  # type: ignore[no-untyped-call]
+        return torch.stack([t.detach() for t in (loss, penalty, real_scores.mean(), fake_scores.mean())])
+
+    def _generator_backward(
+        self, now: SchedulePoint, drawn: StepRandomness, fakes: Tensor, noise: GaussianNoise | None
+    ) -> Tensor:
+        """Add the gradients of one pass to the generator; return its loss."""
+        settings = self.recipe.loss
+        scores, logits = self._discriminate(now, fakes, noise)
+        if settings.kind == "wgan-gp":
+            loss = wgan_generator(scores)
+        elif settings.kind == "lsgan":
+            loss = lsgan_generator(scores)
+        else:
+            loss = logistic_generator(scores)
+        if drawn.labels is not None:
+            loss = loss + settings.label_weight * label_loss(logits, drawn.labels, self.exclusive_labels)
+        share = len(fakes) / now.minibatch
+        (loss * share).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _generate(self, now: SchedulePoint, drawn: StepRandomness) -> Tensor:
+        with self._autocast():
+            images: Tensor = self.generator(drawn.latents, now.level, now.alpha, drawn.labels)
+        return images.float()
+
+    def _discriminate(self, now: SchedulePoint, images: Tensor, noise: GaussianNoise | None) -> tuple[Tensor, Tensor]:
+        """Return scores [n] and label logits [n, classes]."""
+        with self._autocast():
+            scores, logits = self.discriminator(images, now.level, now.alpha, noise)
+        return scores.float(), logits.float()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.context.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+
+    def _update(self, net: nn.Module, adam: torch.optim.Adam, learning_rate: float) -> Tensor:
+        """Take one step of Adam; return the norm of the gradient, summed over all processes."""
+        self.context.sum_gradients(net)
+        norm = nn.utils.get_total_norm([p.grad for p in net.parameters() if p.grad is not None])
+        adam.param_groups[0]["lr"] = learning_rate
+        adam.step()
+        adam.zero_grad()
+        return norm
+
+    @torch.no_grad()
+    def _update_average(self, now: SchedulePoint) -> None:
+        current = dict(self.generator.named_parameters())
+        pairs = [(p, current[name]) for name, p in self.averaged.active(now.level, now.alpha)]
+        # A new layer has random weights. A constant decay would show them for thousands of steps, so it rises to `ema`.
+        decay = min(self.recipe.ema, (1 + now.steps) / (10 + now.steps))
+        torch._foreach_lerp_([p for p, _ in pairs], [q for _, q in pairs], 1 - decay)
+        for mine, its in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
+            mine.copy_(its)  # running statistics of batch normalization, which are averages already
+
+    def _discriminator_noise(self, number: int) -> GaussianNoise | None:
+        """Return the noise of the discriminator's features with LSGAN (Karras et al. 2018, appendix B)."""
+        settings = self.recipe.loss
+        if settings.kind != "lsgan":
+            return None
+        strength = settings.noise * max(self.mean_fake - NOISE_THRESHOLD, 0.0) ** 2
+        seed = np.random.SeedSequence((self.recipe.seed, number, NOISE, self.context.rank)).generate_state(1)[0]
+        return GaussianNoise(strength, torch.Generator().manual_seed(int(seed)))
+
+    def _update_mean_fake(self, statistics: Tensor) -> None:
+        """Update the running mean of the fake scores; this waits for the device."""
+        score = float(self.context.mean(statistics.clone())[STATISTICS.index("score_fake")])
+        self.mean_fake = NOISE_DECAY * self.mean_fake + (1 - NOISE_DECAY) * min(max(score, 0.0), 1.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that changes during a training, for a checkpoint."""
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        return {**parts, "mean_fake": self.mean_fake}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.reset_optimizers()
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.mean_fake = float(state["mean_fake"])
+
+    def _parts(self) -> dict[str, nn.Module | torch.optim.Adam]:
+        names = ("generator", "discriminator", "averaged", "generator_adam", "discriminator_adam")
+        return {name: getattr(self, name) for name in names}
+
+
+@contextmanager
+def _frozen(net: nn.Module) -> Iterator[None]:
+    """Compute no gradients for the parameters of a network."""
+    net.requires_grad_(False)
+    try:
+        yield
+    finally:
+        net.requires_grad_(True)
+
+
+# Losses
+
+ScoreFunction = Callable[[Tensor], Tensor]
+"""Images [N, C, r, r] to scores [N]."""
 
 
 def wgan_discriminator(real: Tensor, fake: Tensor, drift: float = 0.001) -> Tensor:
@@ -25,8 +286,8 @@ def wgan_discriminator(real: Tensor, fake: Tensor, drift: float = 0.001) -> Tens
 
     Args:
         real: scores of real images [N].
-        fake: scores of generated ones [N].
-        drift: keeps the scores of real images from drifting away from zero.
+        fake: scores of generated images [N].
+        drift: weight of the last term, which keeps the scores of real images close to zero.
     """
     real, fake = real.float(), fake.float()
     return fake.mean() - real.mean() + drift * real.square().mean()
@@ -37,21 +298,21 @@ def wgan_generator(fake: Tensor) -> Tensor:
     return -fake.float().mean()
 
 
-def gradient_penalty(judge: Judge, real: Tensor, fake: Tensor, mix: Tensor, target: float = 1.0) -> Tensor:
-    """Return E[(|grad D(x)| - target)^2] / target^2, x between real and fake (Gulrajani et al. 2017, equation 3).
+def gradient_penalty(scores: ScoreFunction, real: Tensor, fake: Tensor, mix: Tensor, target: float = 1.0) -> Tensor:
+    """Return E[(|grad D(x)| - target)^2] / target^2, for x between real and fake (Gulrajani et al. 2017, equation 3).
 
-    To be weighed by lambda = 10. The division by the square of the target is Karras et al.'s, appendix A.2, whose
-    target for CIFAR-10 is 750.
+    The paper multiplies it by lambda = 10. The division by target^2 is from Karras et al. 2018, appendix A.2, where
+    the target for CIFAR-10 is 750.
 
     Args:
-        judge: the discriminator's score.
+        scores: the discriminator.
         real: images [N, C, r, r].
-        fake: as many; no gradient flows back to them.
-        mix: how far each x is from real to fake, [N], in [0, 1].
-        target: wanted length of the gradient.
+        fake: images of the same shape; no gradient flows back to them.
+        mix: position of each x, [N], from 0 (real) to 1 (fake).
+        target: length of the gradient at which the penalty is 0.
     """
     between = torch.lerp(real.detach(), fake.detach(), mix.view(-1, 1, 1, 1)).requires_grad_()
-    (gradient,) = torch.autograd.grad(judge(between).float().sum(), between, create_graph=True)
+    (gradient,) = torch.autograd.grad(scores(between).float().sum(), between, create_graph=True)
     lengths = gradient.float().square().sum(dim=(1, 2, 3)).sqrt()
     return (lengths - target).square().mean() / target**2
 
@@ -62,7 +323,7 @@ def lsgan_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def lsgan_generator(fake: Tensor) -> Tensor:
-    """Return E[D(fake)^2]: what is generated should be taken for real, 0."""
+    """Return E[D(fake)^2]: generated images should be scored as real, 0."""
     return fake.float().square().mean()
 
 
@@ -72,257 +333,25 @@ def logistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def logistic_generator(fake: Tensor) -> Tensor:
-    """Return E[softplus(-D(fake))], the variant that does not saturate (Goodfellow et al. 2014, section 3)."""
+    """Return E[softplus(-D(fake))], the non-saturating loss (Goodfellow et al. 2014, section 3)."""
     return F.softplus(-fake.float()).mean()
 
 
-def r1_penalty(judge: Judge, real: Tensor) -> Tensor:
-    """Return E[|grad D(real)|^2] / 2, to be weighed by gamma (Mescheder et al. 2018, equation 9)."""
+def r1_penalty(scores: ScoreFunction, real: Tensor) -> Tensor:
+    """Return E[|grad D(real)|^2] / 2, to be multiplied by gamma (Mescheder et al. 2018, equation 9)."""
     shown = real.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(judge(shown).float().sum(), shown, create_graph=True)
+    (gradient,) = torch.autograd.grad(scores(shown).float().sum(), shown, create_graph=True)
     return gradient.float().square().sum(dim=(1, 2, 3)).mean() / 2
 
 
-def label_loss(logits: Tensor, labels: Tensor, classes: bool = True) -> Tensor:
+def label_loss(logits: Tensor, labels: Tensor, exclusive: bool = True) -> Tensor:
     """Return the cross entropy of predicted labels [N, classes] (Odena et al. 2017, AC-GAN, equation 3).
 
     Args:
-        logits: as the discriminator gives them.
-        labels: of the images, 0 or 1.
-        classes: one of them is right; False: they are attributes, each right or wrong by itself (mean of the binary
-            cross entropies).
+        logits: of the discriminator, [N, classes].
+        labels: of the images, 0 or 1, [N, classes].
+        exclusive: labels are classes, one of which is 1. Otherwise they are independent attributes, and the result is
+            the mean of their binary cross entropies.
     """
     logits, labels = logits.float(), labels.float()
-    return F.cross_entropy(logits, labels) if classes else F.binary_cross_entropy_with_logits(logits, labels)
-
-
-NOISE_DECAY, NOISE_BEGINS = 0.9, 0.5
-"""Of the running mean of the fakes' scores; the noise begins where it is above that (Karras et al. 2018, B)."""
-
-LATENTS, LABELS, MIX, NOISE = range(4)
-"""What a step's random numbers are drawn for; each has a generator of its own."""
-
-STATISTICS = ("generator_loss", "discriminator_loss", "penalty", "score_real", "score_fake", "gradient_norm")
-"""What a step tells; the gradient is the discriminator's."""
-
-
-@dataclass(frozen=True)
-class RealBatch:
-    """Real images of one pass, on the device."""
-
-    images: Tensor
-    """[n, C, r, r], float in [-1, 1], faded as the networks are."""
-    labels: Tensor | None = None
-    """[n, classes] or None."""
-
-
-@dataclass(frozen=True)
-class StepRandomness:
-    """Random numbers of one pass, on the device."""
-
-    latents: Tensor
-    """[n, latent], of N(0, 1)."""
-    labels: Tensor | None
-    """[n, classes]: those of real images drawn at random."""
-    mix: Tensor
-    """[n], uniform in [0, 1): where between real and fake the penalty is taken."""
-
-
-class ProGANStep:
-    """Generator, discriminator, the averaged generator, and two Adams.
-
-    All random numbers of a step follow from the recipe's seed and the step's number, for the whole minibatch, of which
-    a process takes its share. So a run that goes on does the same as one that was never interrupted, and several
-    processes the same as one, but for LSGAN's noise, which each process draws for itself.
-
-    Args:
-        recipe: of the training.
-        world: this process among others.
-        labels: of all real images, float32 [N, classes]: generated ones are given labels of these.
-    """
-
-    def __init__(self, recipe: ProGANRecipe, world: DistributedContext, labels: Tensor | None = None) -> None:
-        self.recipe, self.world, self.labels = recipe, world, labels
-        self.classes = labels is None or bool((labels.sum(dim=1) == 1).all())
-        """Whether labels are classes, one of which is right; else attributes."""
-        torch.manual_seed(recipe.seed)
-        self.generator = Generator(recipe.net).to(world.device)
-        self.discriminator = Discriminator(recipe.net).to(world.device)
-        self.averaged = copy.deepcopy(self.generator).requires_grad_(False).eval()
-        self.mean_fake = 0.0
-        """Running mean of the scores of generated images, within [0, 1]."""
-        self.reset_optimisers()
-
-    def reset_optimisers(self) -> None:
-        """Forget Adam's moments, as is done when a new level enters."""
-        self.adams = {
-            name: torch.optim.Adam(net.parameters(), betas=(0.0, 0.99), eps=1e-8)
-            for name, net in (("generator", self.generator), ("discriminator", self.discriminator))
-        }
-
-    def step(self, number: int, moment: SchedulePoint, reals: Sequence[RealBatch]) -> Tensor:
-        """Update the discriminator, then the generator, then the average.
-
-        The generator learns from the images that the discriminator learnt from. Where they fit in one pass they are
-        generated once; in several passes, twice, since graphs of all of them would not fit either.
-
-        Args:
-            number: of the step, from 0.
-            moment: where the training stands.
-            reals: this process' share of the minibatch, one for each pass, all of one size.
-
-        Returns:
-            What `STATISTICS` names, float32 [6], on the device: means over this process' passes.
-        """
-        draws = self._draws(number, moment, reals)
-        noise = self._noise(number)
-        weight = len(reals[0].images) / moment.minibatch
-        judged, generated = [], []
-        fakes = None
-        for real, drawn in zip(reals, draws, strict=True):
-            with torch.set_grad_enabled(len(reals) == 1):
-                fakes = self._generated(moment, drawn)
-            judged.append(self._judge(moment, real, drawn, fakes.detach(), noise, weight))
-        if not self.recipe.together:
-            norm = self._update("discriminator", self.discriminator, moment)
-        with _frozen(self.discriminator):
-            for drawn in draws:
-                shown = fakes if fakes is not None and len(draws) == 1 else self._generated(moment, drawn)
-                generated.append(self._deceive(moment, drawn, shown, noise, weight))
-        if self.recipe.together:
-            norm = self._update("discriminator", self.discriminator, moment)
-        self._update("generator", self.generator, moment)
-        self._average(moment)
-        found = torch.cat([torch.stack(generated).mean()[None], torch.stack(judged).mean(dim=0), norm[None]])
-        self._follow_fakes(found)
-        return found
-
-    def _draws(self, number: int, moment: SchedulePoint, reals: Sequence[RealBatch]) -> list[StepRandomness]:
-        """Return the random numbers of each pass: every n-th of this process', whose are every n-th of the step's."""
-        seed, net, n = self.recipe.seed, self.recipe.net, moment.minibatch
-        latents = np.random.default_rng((seed, number, LATENTS)).standard_normal((n, net.latent), dtype=np.float32)
-        mix = np.random.default_rng((seed, number, MIX)).random(n, dtype=np.float32)
-        world, device, passes = self.world, self.world.device, len(reals)
-        draws = []
-        for i, real in enumerate(reals):
-            mine = np.arange(n)[world.rank :: world.size][i::passes]
-            labels = real.labels
-            if labels is not None and self.labels is not None:
-                chosen = np.random.default_rng((seed, number, LABELS)).integers(len(self.labels), size=n)
-                labels = self.labels[torch.from_numpy(chosen[mine])].to(device)
-            z, share = (torch.from_numpy(values[mine]).to(device) for values in (latents, mix))
-            draws.append(StepRandomness(z, labels, share))
-        return draws
-
-    def _generated(self, moment: SchedulePoint, drawn: StepRandomness) -> Tensor:
-        with self._autocast():
-            images: Tensor = self.generator(drawn.latents, moment.level, moment.alpha, drawn.labels)
-        return images.float()
-
-    def _judge(
-        self,
-        moment: SchedulePoint,
-        real: RealBatch,
-        drawn: StepRandomness,
-        fakes: Tensor,
-        noise: GaussianNoise | None,
-        weight: float,
-    ) -> Tensor:
-        """Add the discriminator's gradients of one pass; return its loss, the penalty, and both mean scores."""
-        settings = self.recipe.loss
-        real_scores, real_labels = self._scored(moment, real.images, noise)
-        fake_scores, fake_labels = self._scored(moment, fakes, noise)
-        if settings.kind == "wgan-gp":
-            loss = wgan_discriminator(real_scores, fake_scores, settings.drift)
-        elif settings.kind == "lsgan":
-            loss = lsgan_discriminator(real_scores, fake_scores)
-        else:
-            loss = logistic_discriminator(real_scores, fake_scores)
-        if real.labels is not None and drawn.labels is not None:
-            told = label_loss(real_labels, real.labels, self.classes)
-            told = told + label_loss(fake_labels, drawn.labels, self.classes)
-            loss = loss + settings.label_weight * told
-        penalty = self._penalty(moment, real, drawn, fakes)
-        ((loss + settings.penalty * penalty) * weight).backward()  # type: ignore[no-untyped-call]
-        return torch.stack([t.detach() for t in (loss, penalty, real_scores.mean(), fake_scores.mean())])
-
-    def _penalty(self, moment: SchedulePoint, real: RealBatch, drawn: StepRandomness, fakes: Tensor) -> Tensor:
-        settings = self.recipe.loss
-
-        def judge(images: Tensor) -> Tensor:
-            return self._scored(moment, images, None)[0]
-
-        if settings.kind == "lsgan" or not settings.penalty:
-            return torch.zeros((), device=fakes.device)
-        if settings.kind == "logistic":
-            return r1_penalty(judge, real.images)
-        return gradient_penalty(judge, real.images, fakes, drawn.mix, settings.target)
-
-    def _deceive(
-        self, moment: SchedulePoint, drawn: StepRandomness, fakes: Tensor, noise: GaussianNoise | None, weight: float
-    ) -> Tensor:
-        """Add the generator's gradients of one pass; return its loss."""
-        settings = self.recipe.loss
-        scores, labels = self._scored(moment, fakes, noise)
-        if settings.kind == "wgan-gp":
-            loss = wgan_generator(scores)
-        elif settings.kind == "lsgan":
-            loss = lsgan_generator(scores)
-        else:
-            loss = logistic_generator(scores)
-        if drawn.labels is not None:
-            loss = loss + settings.label_weight * label_loss(labels, drawn.labels, self.classes)
-        (loss * weight).backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
-
-    def _scored(self, moment: SchedulePoint, images: Tensor, noise: GaussianNoise | None) -> tuple[Tensor, Tensor]:
-        with self._autocast():
-            scores, labels = self.discriminator(images, moment.level, moment.alpha, noise)
-        return scores.float(), labels.float()
-
-    def _update(self, name: str, net: nn.Module, moment: SchedulePoint) -> Tensor:
-        """Take one step of Adam; return the length of the gradient, summed over all processes."""
-        self.world.sum_gradients(net)
-        norm = nn.utils.get_total_norm([p.grad for p in net.parameters() if p.grad is not None])
-        adam = self.adams[name]
-        adam.param_groups[0]["lr"] = moment.learning_rate
-        adam.step()
-        adam.zero_grad(set_to_none=True)
-        return norm
-
-    @torch.no_grad()
-    def _average(self, moment: SchedulePoint) -> None:
-        own = dict(self.generator.named_parameters())
-        pairs = [(p, own[name]) for name, p in self.averaged.active(moment.level, moment.alpha)]
-        # A layer that is new is random: the average forgets that first, or thousands of steps would show it.
-        decay = min(self.recipe.ema, (1 + moment.steps) / (10 + moment.steps))
-        torch._foreach_lerp_([p for p, _ in pairs], [q for _, q in pairs], 1 - decay)
-        for mine, its in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
-            mine.copy_(its)  # the running moments of batch normalisation, which are means already
-
-    def _noise(self, number: int) -> GaussianNoise | None:
-        settings = self.recipe.loss
-        if settings.kind != "lsgan":
-            return None
-        strength = settings.noise * max(self.mean_fake - NOISE_BEGINS, 0.0) ** 2
-        seed = np.random.SeedSequence((self.recipe.seed, number, NOISE, self.world.rank)).generate_state(1)[0]
-        return GaussianNoise(strength, torch.Generator().manual_seed(int(seed)))
-
-    def _follow_fakes(self, found: Tensor) -> None:
-        """Keep the running mean of the fakes' scores; only LSGAN asks for it, and waits for the device."""
-        if self.recipe.loss.kind == "lsgan":
-            now = float(self.world.mean(found.clone())[STATISTICS.index("score_fake")])
-            self.mean_fake = NOISE_DECAY * self.mean_fake + (1 - NOISE_DECAY) * min(max(now, 0.0), 1.0)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
-
-
-@contextmanager
-def _frozen(net: nn.Module) -> Iterator[None]:
-    """Let no gradients accumulate in a network that a loss is taken through."""
-    net.requires_grad_(False)
-    try:
-        yield
-    finally:
-        net.requires_grad_(True)
+    return F.cross_entropy(logits, labels) if exclusive else F.binary_cross_entropy_with_logits(logits, labels)

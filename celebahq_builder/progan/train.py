@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import math
@@ -10,266 +11,286 @@ import os
 import platform
 import resource
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from celebahq_builder import __version__
 from celebahq_builder.config import to_mapping
 from celebahq_builder.data.dataset import Batch, to_device
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.models.generator_file import export_generator
-from celebahq_builder.progan import checkpoint, image_grid, training_report
-from celebahq_builder.progan.checkpoint import TrainingProgress
-from celebahq_builder.progan.evaluation import TrainingMetrics
-from celebahq_builder.progan.real_images import RealImages
-from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
-from celebahq_builder.progan.stats import Stats
+from celebahq_builder.progan import generate, image_grid, training_report
+from celebahq_builder.progan.real_images import DataIdentity, RealImages
+from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProGANRecipe, SchedulePoint, TickSettings
 from celebahq_builder.progan.step import STATISTICS, ProGANStep, RealBatch
+from celebahq_builder.progan.training_metrics import TrainingMetrics
 from celebahq_builder.storage import lock, write_atomic
+from celebahq_builder.training.checkpoint import Checkpoint, CheckpointFolder
 from celebahq_builder.training.distributed import DistributedContext
-from celebahq_builder.training.interruption import Stopped, StopRequest
-
-EXPLODED = 1e6
-"""No loss and no score of a training that goes well is as large. The drift term holds scores of real images to some
-500; the largest target of the penalty in use, 750, makes scores differ by some 10,000."""
-
-BOUNDED = ("generator_loss", "discriminator_loss", "score_real", "score_fake")
-"""The figures that `EXPLODED` is about: penalty and gradient grow with the square of what they are taken of."""
-
-
-def divergence_reason(figures: dict[str, float], players: ProGANStep) -> str | None:
-    """Return what is wrong with a training, in words for a message; None where nothing is.
-
-    Args:
-        figures: means over a tick, by the names of `players.STATISTICS`.
-        players: whose weights must be finite: the last step may have spoilt them and not yet shown it.
-    """
-    told = ", ".join(f"{name} {value:g}" for name, value in figures.items())
-    if not all(map(math.isfinite, figures.values())):
-        return f"is not finite ({told})"
-    if any(abs(figures[name]) > EXPLODED for name in BOUNDED):
-        return f"has exploded ({told})"
-    if not _finite(players):
-        return f"left weights that are not finite ({told})"
-    return None
-
-
-@torch.no_grad()
-def _finite(players: ProGANStep) -> bool:
-    weights: list[torch.Tensor] = [*players.generator.parameters(), *players.discriminator.parameters()]
-    largest = torch._foreach_norm(weights, float("inf"))
-    return bool(torch.stack(list(largest)).isfinite().all())
-
+from celebahq_builder.training.interruption import Interrupted, StopRequest
+from celebahq_builder.training.logger import TrainingLogger
 
 log = logging.getLogger(__name__)
+
+GRID_CELL_MIN_PX = 32
+"""Smaller images are enlarged in image grids, pixel by pixel."""
 
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What was asked for, apart from the recipe."""
+    """Everything that a training needs, apart from the recipe."""
 
     data: Path
     """HDF5 file."""
     out: Path
     """Folder of the run."""
     resume: bool = False
-    """A run must lie there already."""
+    """Require a checkpoint to resume from."""
     total_kimg: float | None = None
-    """Length of the training in place of the recipe's."""
+    """Length of the training, instead of the recipe's."""
     workers: int = 0
-    """Processes that read; 0: threads."""
-    memory_bytes: int = 2 * 2**30
-    """Budget for keeping a level in memory."""
+    """Processes that read; 0 for threads."""
     against: Path | None = None
-    """HDF5 file that the generator is measured against; None for the data themselves."""
+    """HDF5 file of real images for the metrics; None for the training data."""
     changed: tuple[str, ...] = ()
-    """Keys of the recipe, of `CHANGEABLE`, that the run goes on with other values of."""
+    """Those of `RESUMABLE_KEYS` that may differ from the recipe of the checkpoint."""
+
+
+@dataclass
+class TrainingProgress:
+    """The position of a training, and the sums of the present tick."""
+
+    tick_sums: Tensor
+    """Sums of `STATISTICS` over the steps of the present tick, on the device."""
+    step: int = 0
+    """Updates of both networks so far."""
+    images: int = 0
+    """Real images shown so far, to all processes together."""
+    level: int = 0
+    """Level of the last step; 0 before the first."""
+    ticks: int = 0
+    """Complete ticks."""
+    tick_began: int = 0
+    """Images shown before the present tick."""
+    tick_steps: int = 0
+    """Steps of the present tick."""
+    tick_seconds: float = 0.0
+    """Time of the present tick."""
+    seconds: float = 0.0
+    """Time of all steps, over all sessions."""
+
+    @property
+    def kimg(self) -> float:
+        """Thousands of real images shown so far."""
+        return self.images / 1000
 
 
 class Training:
-    """A run: opened, gone on with, and saved.
+    """A ProGAN training in the folder of a run, resumed from its last checkpoint if there is one.
 
     Raises:
-        TrainingError: data that do not fit the recipe, a run of another recipe or other data, or none to resume.
+        TrainingError: the data do not fit the recipe, the run has another recipe or other data, or there is no
+            checkpoint and `request.resume` is set.
         FormatError: the HDF5 file is unusable.
     """
 
     def __init__(
-        self, request: TrainingRequest, recipe: ProGANRecipe, world: DistributedContext, stop: StopRequest | None = None
+        self,
+        request: TrainingRequest,
+        recipe: ProGANRecipe,
+        context: DistributedContext,
+        stop: StopRequest | None = None,
     ) -> None:
-        self.request, self.recipe, self.world = request, recipe, world
+        self.request, self.recipe, self.context, self.stop = request, recipe, context, stop or StopRequest()
         self.total_kimg = request.total_kimg or recipe.schedule.total_kimg
-        self.reals = RealImages(request.data, recipe, world, workers=request.workers, memory_bytes=request.memory_bytes)
-        self.measuring = (
-            TrainingMetrics(request.out, request.against or request.data, recipe, world.device)
-            if recipe.tick.metric_ticks and world.first
+        self.reals = RealImages(request.data, recipe, context, workers=request.workers)
+        self.metrics = (
+            TrainingMetrics(request.out, request.against or request.data, recipe, context.device)
+            if recipe.tick.metric_ticks and context.is_main
             else None
         )
-        self.checkpoints = request.out / "checkpoints"
-        self.players = ProGANStep(recipe, world, self.reals.labels)
-        self.progress = TrainingProgress(tick_sums=torch.zeros(len(STATISTICS), device=world.device))
-        self.stop = stop or StopRequest()
-        self.identity = checkpoint.identity(recipe, self.reals.fingerprint)
-        found = checkpoint.restore(self.checkpoints, self.players, self.progress, self.identity, request.changed)
-        if found:
-            self.reals.order.load_state_dict(found[1])
-            log.info("going on from %s", found[0])
+        self.progan = ProGANStep(recipe, context, self.reals.labels)
+        self.progress = TrainingProgress(torch.zeros(len(STATISTICS), device=context.device))
+        self.saved_images = -1
+        """Images shown before the last checkpoint; -1: there is none."""
+        self.checkpoints = open_checkpoints(request.out, recipe, self.reals.identity)
+        checkpoint = self.checkpoints.latest(request.changed)
+        if checkpoint:
+            self._restore(checkpoint)
         elif request.resume:
-            raise TrainingError(f"{request.out} holds no checkpoint to resume from; leave out --resume to begin there")
-        self.saved = self.progress.images if found else -1
-        """Images shown when the last checkpoint was written; -1: there is none."""
+            raise TrainingError(f"{request.out} has no checkpoint; leave out `resume` to begin a training there")
 
     def run(self) -> Path:
-        """Train until the end, or until told to stop; return the folder of the run.
+        """Train until the end or an interruption; return the folder of the run.
 
         Raises:
-            TrainingError: the losses are not finite, or have exploded; the last checkpoint is as it was.
+            TrainingError: the losses are not finite, or have exploded. The last checkpoint is unchanged.
         """
-        out = self.request.out
+        out, context, progress, tick = self.request.out, self.context, self.progress, self.recipe.tick
         with contextlib.ExitStack() as stack:
+            # Open the folder of the run.
             stack.enter_context(self.stop.listening())
-            stats = None
-            if self.world.first:
-                stack.enter_context(lock(out, "folder of a run", "--out"))
+            logger = None
+            if context.is_main:
+                stack.enter_context(lock(out, "folder of a run", "`out`"))
                 _sweep(out)
                 write_atomic(out / "recipe.json", (json.dumps(to_mapping(self.recipe), indent=1) + "\n").encode())
-                stats = stack.enter_context(Stats(out, self.progress.images))
-            if self.world.first and not self.progress.images:
-                self._show()
-            stopped = self._train(stats)
-            if self.progress.tick_steps:
-                self._figures()
-            if self.progress.images > max(self.saved, 0) or self.progress.kimg >= self.total_kimg:
+                logger = stack.enter_context(TrainingLogger(out / "stats.jsonl", "images", progress.images))
+                if not progress.images:
+                    self._write_image_grid()
+
+            minibatches = stack.enter_context(contextlib.closing(self.reals.minibatches(self._now)))
+            parent, began_s = os.getppid(), time.monotonic()
+            interrupted = context.any(self.stop.requested)
+            while progress.kimg < self.total_kimg and not interrupted:
+                # Step.
+                now = self._now()
+                if progress.level not in (0, now.level):
+                    self.progan.reset_optimizers()
+                    log.info("%dx%d enters at %.1f kimg", now.resolution, now.resolution, progress.kimg)
+                self._step(now, next(minibatches))
+                took_s, began_s = time.monotonic() - began_s, time.monotonic()
+                progress.seconds += took_s
+                progress.tick_seconds += took_s
+
+                # Tick: log, image grid, checkpoint.
+                if progress.images - progress.tick_began >= tick.kimg * 1000 or progress.kimg >= self.total_kimg:
+                    line = self._end_tick(now)
+                    if logger is not None:
+                        if tick.metric_ticks and progress.ticks % tick.metric_ticks == 0:
+                            line |= self._scores()
+                        logger.write(line)
+                        _log_tick(line, self.total_kimg)
+                        if progress.ticks % tick.grid_ticks == 0:
+                            self._write_image_grid()
+                        if progress.ticks % tick.checkpoint_ticks == 0:
+                            self._save()
+                    began_s = time.monotonic()
+
+                # Interruption, of all processes after the same step. Without torchrun, nobody would end its processes.
+                orphaned = context.size > 1 and os.getppid() != parent
+                interrupted = context.any(self.stop.requested or orphaned)
+
+            # Last checkpoint.
+            if progress.tick_steps:
+                self._mean_statistics()
+            if progress.images > max(self.saved_images, 0) or progress.kimg >= self.total_kimg:
                 self._save()
-        if stopped:
-            log.info("stopped at %g kimg; the same command goes on from there", self.progress.kimg)
+        if progress.kimg < self.total_kimg:
+            log.info("interrupted at %g kimg; run the same command to resume", progress.kimg)
         return out
 
-    def _train(self, stats: Stats | None) -> bool:
-        """Train until the end, or until told to stop; return whether it was that."""
-        progress, began, parent = self.progress, time.monotonic(), os.getppid()
-        stopping = self.world.any(self.stop.asked)
-        with closing(self.reals.minibatches(self._moment)) as minibatches:
-            while progress.kimg < self.total_kimg and not stopping:
-                moment = self._moment()
-                self._enter(moment.level)
-                self._step(moment, next(minibatches))
-                took, began = time.monotonic() - began, time.monotonic()
-                progress.seconds += took
-                progress.tick_seconds += took
-                if self._tick_ends():
-                    self._tick(stats, moment)
-                    began = time.monotonic()  # grids and checkpoints are not training
-                # Without torchrun, which started it, nobody would end a process of several.
-                orphaned = self.world.size > 1 and os.getppid() != parent
-                stopping = self.world.any(self.stop.asked or orphaned)  # of all processes at the same step
-        return stopping and progress.kimg < self.total_kimg
-
-    def _enter(self, level: int) -> None:
-        """Begin anew with the optimisers when a resolution enters, as the paper does."""
-        if self.progress.level not in (0, level):
-            self.players.reset_optimisers()
-            log.info("%dx%d enters at %.1f kimg", 1 << level, 1 << level, self.progress.kimg)
-
-    def _moment(self) -> SchedulePoint:
+    def _now(self) -> SchedulePoint:
         return self.recipe.schedule.at(self.progress.kimg, self.recipe.net.level_max)
 
-    def _grown(self) -> tuple[int, float]:
-        """Return the level and the alpha that the generator is shown at: a level that it was not trained at is not."""
-        moment = self._moment()
-        level = self.progress.level or moment.level
-        return level, moment.alpha if level == moment.level else 1.0
+    def _trained_level(self) -> tuple[int, float]:
+        """Return the level and the alpha at which the averaged generator is shown and exported."""
+        progress = self.progress
+        return self.recipe.schedule.trained_level(progress.kimg, progress.level, self.recipe.net.level_max)
 
-    def _step(self, moment: SchedulePoint, batch: Batch) -> None:
-        passes = moment.passes(self.world.size, self.recipe.net.stddev_group)
-        images, labels = to_device(batch, self.world.device, moment.alpha)
+    def _step(self, now: SchedulePoint, batch: Batch) -> None:
+        passes = now.passes(self.context.size, self.recipe.net.stddev_group)
+        images, labels = to_device(batch, self.context.device, now.alpha)
         reals = [RealBatch(images[i::passes], None if labels is None else labels[i::passes]) for i in range(passes)]
         progress = self.progress
         try:
-            found = self.players.step(progress.step, moment, reals)
+            progress.tick_sums += self.progan.step(progress.step, now, reals)
         except torch.cuda.OutOfMemoryError:
-            side, n = moment.resolution, len(reals[0].images)
+            side, n = now.resolution, len(reals[0].images)
             raise TrainingError(
-                f"{self.request.out}: {self.world.device} has no room for a pass of {n} images at {side}x{side}; set "
-                f"schedule.per_gpu.{side} to less than {n}, or free the GPU of others: the same command goes on"
+                f"{self.request.out}: {self.context.device} has no memory for a pass of {n} images at {side}x{side}; "
+                f"set schedule.per_gpu.{side} to less than {n}, or end other programs on the GPU; then run the same "
+                "command to resume"
             ) from None
-        if progress.tick_sums is not None:
-            progress.tick_sums += found
         progress.tick_steps += 1
         progress.step += 1
-        progress.images += moment.minibatch
-        progress.level = moment.level
+        progress.images += now.minibatch
+        progress.level = now.level
 
-    def _tick_ends(self) -> bool:
+    def _end_tick(self, now: SchedulePoint) -> dict[str, float]:
+        """Return the statistics of the tick, and begin the next one."""
         progress = self.progress
-        done = progress.images - progress.tick_began >= self.recipe.tick.kimg * 1000
-        return done or progress.kimg >= self.total_kimg
-
-    def _tick(self, stats: Stats | None, moment: SchedulePoint) -> None:
-        progress = self.progress
-        figures = self._figures()
+        means = self._mean_statistics()
         progress.ticks += 1
-        shown = progress.images - progress.tick_began
         line = {
             "tick": progress.ticks,
             "images": progress.images,
             "kimg": round(progress.kimg, 3),
-            "level": moment.level,
-            "resolution": moment.resolution,
-            "alpha": round(moment.alpha, 6),
-            "minibatch": moment.minibatch,
-            "learning_rate": moment.learning_rate,
-            **{name: float(f"{value:.6g}") for name, value in figures.items()},
-            "images_per_s": round(shown / max(progress.tick_seconds, 1e-9), 3),
+            "level": now.level,
+            "resolution": now.resolution,
+            "alpha": round(now.alpha, 6),
+            "minibatch": now.minibatch,
+            "learning_rate": now.learning_rate,
+            **{name: float(f"{value:.6g}") for name, value in means.items()},
+            "images_per_s": round((progress.images - progress.tick_began) / max(progress.tick_seconds, 1e-9), 3),
             "seconds": round(progress.seconds, 1),
-            "memory_bytes": _peak_memory(self.world.device),
+            "memory_bytes": _peak_memory_bytes(self.context.device),
         }
         progress.tick_began, progress.tick_steps, progress.tick_seconds = progress.images, 0, 0.0
-        progress.tick_sums = torch.zeros(len(STATISTICS), device=self.world.device)
-        if stats is None:
-            return
-        if self.measuring and progress.ticks % self.recipe.tick.metric_ticks == 0:
-            try:
-                with self.stop.at_once():
-                    line |= self.measuring.scores(self.players.averaged, *self._grown())
-            except Stopped:
-                log.info("tick %d is not measured: told to stop", progress.ticks)
-        stats.write(line, self.total_kimg)
-        if progress.ticks % self.recipe.tick.grid_ticks == 0:
-            self._show()
-        if progress.ticks % self.recipe.tick.checkpoint_ticks == 0:
-            self._save()
+        progress.tick_sums = torch.zeros_like(progress.tick_sums)
+        return line
 
-    def _figures(self) -> dict[str, float]:
-        """Return the means of the present tick so far; raise if they say that the training is lost."""
+    def _mean_statistics(self) -> dict[str, float]:
+        """Return the means of the present tick; raise TrainingError if the training diverged."""
         progress = self.progress
-        sums = progress.tick_sums if progress.tick_sums is not None else torch.zeros(len(STATISTICS))
-        figures = dict(zip(STATISTICS, self.world.mean(sums / progress.tick_steps).tolist(), strict=True))
-        wrong = divergence_reason(figures, self.players)
-        if wrong:
-            if self.saved > 0:
-                kept = (
-                    f"the checkpoint at {self.saved / 1000:g} kimg is sound: lower schedule.learning_rate, and go on "
-                    "with --changed schedule.learning_rate"
+        means = self.context.mean(progress.tick_sums / progress.tick_steps).tolist()
+        statistics = dict(zip(STATISTICS, means, strict=True))
+        reason = divergence_reason(statistics, self.progan)
+        if reason:
+            advice = "there is no checkpoint yet: lower schedule.learning_rate and begin again"
+            if self.saved_images > 0:
+                advice = (
+                    f"the checkpoint at {self.saved_images / 1000:g} kimg is good: lower schedule.learning_rate, and "
+                    "resume with `changed` schedule.learning_rate"
                 )
-            else:
-                kept = "there is no checkpoint yet: lower schedule.learning_rate and begin again"
-            raise TrainingError(
-                f"{self.request.out}: tick {progress.ticks + 1}, at {progress.kimg:g} kimg, {wrong}; {kept}"
-            )
-        return figures
+            where = f"tick {progress.ticks + 1}, at {progress.kimg:g} kimg"
+            raise TrainingError(f"{self.request.out}: {where}, {reason}; {advice}")
+        return statistics
+
+    def _scores(self) -> dict[str, float]:
+        """Return the metrics of the averaged generator; nothing if the training is interrupted meanwhile."""
+        if self.metrics is None:
+            return {}
+        try:
+            with self.stop.abandonable():
+                return self.metrics.scores(self.progan.averaged, *self._trained_level())
+        except Interrupted:
+            log.info("tick %d is not measured, because the training is interrupted", self.progress.ticks)
+            return {}
+
+    def _write_image_grid(self) -> None:
+        """Write a grid of generated images of fixed latents; the first time, also one of real images."""
+        out, generator, (level, alpha) = self.request.out, self.progan.averaged, self._trained_level()
+        columns, rows = image_grid.fit_grid(*self.recipe.tick.grid, self.recipe.net.resolution)
+        latents = generate.grid_latents(generator, columns * rows, self.recipe.seed)
+        labels = generate.cyclic_labels(generator, columns * rows)
+        fakes = generate.generate_images(generator, latents, level, alpha, labels)
+        zoom = max(1, GRID_CELL_MIN_PX >> level)
+        fakes = fakes.repeat(zoom, axis=2).repeat(zoom, axis=3)
+        image_grid.write_png(out / f"fakes-{int(self.progress.kimg):06d}.png", image_grid.image_grid(fakes, columns))
+        if not (out / "reals.png").exists():
+            reals = self.reals.examples(columns * rows)
+            image_grid.write_png(out / "reals.png", image_grid.image_grid(reals, columns))
 
     def _save(self) -> None:
-        self.saved = self.progress.images
-        if not self.world.first:
+        """Write a checkpoint, the report, and the averaged generator."""
+        progress = self.progress
+        self.saved_images = progress.images
+        if not self.context.is_main:
             return
-        checkpoint.save(self.checkpoints, self.players, self.progress, self.identity, self.reals.order.state_dict())
+        state = {
+            "networks": self.progan.state_dict(),
+            "progress": vars(progress),
+            "order": self.reals.order.state_dict(),
+        }
+        self.checkpoints.save(progress.images, state, stage=f"r{1 << progress.level:04d}")
+        training_report.write_training_report(self.request.out)
         about = {
-            "kimg": self.progress.kimg,
-            "data": self.reals.fingerprint,
+            "kimg": progress.kimg,
+            "data": self.reals.identity.to_mapping(),
             "recipe": to_mapping(self.recipe),
             "versions": {
                 "celebahq-builder": __version__,
@@ -277,36 +298,87 @@ class Training:
                 "python": platform.python_version(),
             },
         }
-        training_report.write_training_report(self.request.out)
-        export_generator(self.request.out, self.players.averaged, *self._grown(), about)
+        export_generator(self.request.out, self.progan.averaged, *self._trained_level(), about)
 
-    def _show(self) -> None:
-        """Write the grid of the fixed latents, and once that of real images."""
-        level, alpha = self._grown()
-        columns, rows = self.recipe.tick.grid
-        columns, rows = image_grid.fit_grid(columns, rows, self.recipe.net.resolution)
-        latents = image_grid.fixed_latents(self.players.averaged, columns * rows, self.recipe.seed)
-        labels = image_grid.fixed_labels(self.players.averaged, columns * rows)
-        made = image_grid.generate_images(self.players.averaged, latents, level, alpha, labels)
-        side = 1 << level
-        if side < 32:  # too small to look at
-            made = made.repeat(32 // side, axis=2).repeat(32 // side, axis=3)
-        image_grid.write_png(
-            self.request.out / f"fakes-{int(self.progress.kimg):06d}.png", image_grid.tiled(made, columns)
-        )
-        reals = self.request.out / "reals.png"
-        if not reals.exists():
-            image_grid.write_png(reals, image_grid.tiled(self.reals.some(columns * rows), columns))
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        try:
+            self.progan.load_state_dict(checkpoint.state["networks"])
+            self.progress = TrainingProgress(**checkpoint.state["progress"])
+            self.progress.tick_sums = self.progress.tick_sums.to(self.context.device)
+            self.reals.order.load_state_dict(checkpoint.state["order"])
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise TrainingError(
+                f"{checkpoint.path} was written by another version ({reason}); choose another `out`"
+            ) from None
+        self.saved_images = self.progress.images
+        log.info("resuming from %s", checkpoint.path)
+
+
+def open_checkpoints(run: Path, recipe: ProGANRecipe, data: DataIdentity) -> CheckpointFolder:
+    """Return the checkpoints of a run; they are refused if recipe or data differ.
+
+    The length of the training, the settings of ticks, and the number of passes may differ: they do not affect what a
+    step computes, apart from rounding.
+    """
+    config = to_mapping(dataclasses.replace(recipe, tick=TickSettings()))
+    for key in ("total_kimg", "per_gpu"):
+        config["schedule"].pop(key)
+    config.pop("tick")
+    return CheckpointFolder(run / "checkpoints", {**config, "data": data.to_mapping()}, RESUMABLE_KEYS)
+
+
+def resume_kimg(checkpoints: CheckpointFolder, changed: tuple[str, ...] = ()) -> float | None:
+    """Return the kimg from which a run resumes, or None for a new run; see `CheckpointFolder.latest` for the errors."""
+    checkpoint = checkpoints.latest(changed)
+    return None if checkpoint is None else float(checkpoint.state["progress"]["images"]) / 1000
+
+
+LOSS_MAX = 1e6
+"""Larger losses and scores mean that the training exploded. WGAN-GP's drift term keeps the scores of real images below
+500 or so; with the largest penalty target in use, 750, scores differ by 10,000 or so."""
+
+BOUNDED = ("generator_loss", "discriminator_loss", "score_real", "score_fake")
+"""The statistics that `LOSS_MAX` applies to; penalty and gradient grow with the square of a score."""
+
+
+def divergence_reason(statistics: dict[str, float], progan: ProGANStep) -> str | None:
+    """Detect non-finite or exploding losses, and non-finite weights.
+
+    Args:
+        statistics: means over a tick, by the names of `STATISTICS`.
+        progan: the networks; the last step may have spoilt their weights without effect on the losses yet.
+
+    Returns:
+        The reason as a part of a message, or None if there is none.
+    """
+    values = ", ".join(f"{name} {value:g}" for name, value in statistics.items())
+    if not all(map(math.isfinite, statistics.values())):
+        return f"is not finite ({values})"
+    if any(abs(statistics[name]) > LOSS_MAX for name in BOUNDED):
+        return f"has exploded ({values})"
+    weights: list[Tensor] = [*progan.generator.parameters(), *progan.discriminator.parameters()]
+    with torch.no_grad():
+        largest = torch.stack(list(torch._foreach_norm(weights, float("inf"))))
+    return None if bool(largest.isfinite().all()) else f"left weights that are not finite ({values})"
+
+
+def _log_tick(line: dict[str, float], total_kimg: float) -> None:
+    log.info(
+        "tick %d: %.1f of %g kimg, %dx%d, alpha %.2f, %.1f images/s, scores %.2f and %.2f, gradient %.2f",
+        *(line["tick"], line["kimg"], total_kimg, line["resolution"], line["resolution"], line["alpha"]),
+        *(line["images_per_s"], line["score_real"], line["score_fake"], line["gradient_norm"]),
+    )
 
 
 def _sweep(out: Path) -> None:
-    """Delete the partial files that a killed session left; only for the holder of the lock."""
+    """Delete the partial files of a killed session; the caller holds the lock of the run."""
     for folder in (out, out / "checkpoints", out / "report"):
         for path in folder.glob("*.partial"):
             path.unlink(missing_ok=True)
 
 
-def _peak_memory(device: torch.device) -> int:
+def _peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -10,14 +10,15 @@ from typing import Any
 
 from celebahq_builder.config import flatten
 from celebahq_builder.evaluation.protocol import METRICS
-from celebahq_builder.html import charts, page, thumbnails
+from celebahq_builder.html import page, thumbnails
+from celebahq_builder.html.charts import Chart, chart
 from celebahq_builder.html.page import render_page
 from celebahq_builder.html.thumbnails import Thumbnail
-from celebahq_builder.progan.stats import read_lines
 from celebahq_builder.storage import write_atomic
+from celebahq_builder.training.logger import read_lines
 
-GRIDS = 12
-"""Grids that are shown, at even distances, the first and the last among them."""
+GRIDS_MAX = 12
+"""Image grids on the page: the first, the last, and others at equal distances."""
 
 GRID_PX = 960
 
@@ -29,89 +30,96 @@ CHARTS = (
     ("log2 of the resolution", ("level",)),
     ("Alpha", ("alpha",)),
 )
-"""Titles of the charts and what they show of a tick."""
+"""Titles of the charts, and the values of a tick that each shows."""
 
 
 @dataclass(frozen=True)
 class GridImage:
-    """A grid of images, as a thumbnail and a link to the whole of it."""
+    """An image grid on the page: a thumbnail with a link to the file."""
 
     title: str
     thumbnail: Thumbnail
     link: str
 
 
+@dataclass(frozen=True)
+class ResolutionRow:
+    """A row of the table of resolutions."""
+
+    resolution: int
+    from_kimg: str
+    minibatch: int
+    images_per_s: str
+    """Median."""
+    memory_bytes: int
+    """Peak."""
+
+
 def write_training_report(run: Path) -> Path:
-    """Write ``report/index.html`` of a run; equal folders make equal pages.
+    """Write ``report/index.html`` of a run; equal folders give equal pages.
 
     Raises:
-        DiskFull: no space left.
+        DiskFull: no space is left.
     """
+    lines = read_lines(run / "stats.jsonl")
+    recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    contents = {
+        "name": run.resolve().name,
+        "figures": _figures(lines),
+        "charts": [one for one in _charts(lines) if one],
+        "levels": list(_resolution_rows(lines)),
+        "grids": list(_grid_images(run)),
+        "settings": [(key, json.dumps(value)) for key, value in flatten(recipe).items()],
+    }
     path = run / "report" / "index.html"
-    write_atomic(path, render_page("training.html.j2", _contents(run)))
+    write_atomic(path, render_page("training.html.j2", contents))
     return path
 
 
-def _contents(run: Path) -> dict[str, Any]:
-    lines = read_lines(run / "stats.jsonl")
-    recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
-    x = [line["kimg"] for line in lines]
-    drawn = [charts.chart(title, x, {n: [line[n] for line in lines] for n in names}) for title, names in CHARTS]
-    drawn += list(_measured(lines))
-    return {
-        "name": run.resolve().name,
-        "figures": list(_figures(lines)),
-        "charts": [one for one in drawn if one],
-        "levels": list(_levels(lines)),
-        "grids": list(_grids(run)),
-        "settings": [(key, json.dumps(value)) for key, value in flatten(recipe).items()],
-    }
-
-
-def _measured(lines: list[dict[str, Any]]) -> Iterator[Any]:
-    """Yield a chart for each number that the generator was measured by: its mean, and its levels if it has any."""
-    names = list(dict.fromkeys(name for line in lines for name in line if name.startswith(tuple(METRICS))))
-    for title in (name for name in names if "_" not in name):
-        for name in (name for name in names if name == title or name.startswith(f"{title}_")):
-            told = [line for line in lines if name in line]
-            what = title if name == title else f"{title}, {name.rsplit('_', 1)[1]} px"
-            yield charts.chart(what, [line["kimg"] for line in told], {name: [line[name] for line in told]})
-
-
-def _figures(lines: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+def _figures(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
     if not lines:
-        yield "kimg", "0"
-        return
+        return [("kimg", "0")]
     last = lines[-1]
-    yield "kimg", f"{last['kimg']:g}"
-    yield "resolution", f"{last['resolution']}"
-    yield "alpha", f"{last['alpha']:.2f}"
-    yield "time in training", page.duration(last["seconds"])
+    return [
+        ("kimg", f"{last['kimg']:g}"),
+        ("resolution", f"{last['resolution']}"),
+        ("alpha", f"{last['alpha']:.2f}"),
+        ("training time", page.duration(last["seconds"])),
+    ]
 
 
-def _levels(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield each resolution's beginning, minibatch, median speed and peak memory."""
+def _charts(lines: list[dict[str, Any]]) -> Iterator[Chart | None]:
+    """Yield the charts of the training; then, of each metric, one of its mean and one of each pyramid level."""
+    for title, names in CHARTS:
+        yield chart(title, [line["kimg"] for line in lines], {name: [line[name] for line in lines] for name in names})
+    found = list(dict.fromkeys(name for line in lines for name in line if name.startswith(tuple(METRICS))))
+    for metric in (name for name in found if "_" not in name):
+        for name in (name for name in found if name == metric or name.startswith(f"{metric}_")):
+            measured = [line for line in lines if name in line]
+            title = metric if name == metric else f"{metric}, {name.rsplit('_', 1)[1]} px"
+            yield chart(title, [line["kimg"] for line in measured], {name: [line[name] for line in measured]})
+
+
+def _resolution_rows(lines: list[dict[str, Any]]) -> Iterator[ResolutionRow]:
     for resolution in dict.fromkeys(line["resolution"] for line in lines):
         own = [line for line in lines if line["resolution"] == resolution]
         first = lines.index(own[0])
         speeds = sorted(line["images_per_s"] for line in own)
-        yield {
-            "resolution": resolution,
-            "from_kimg": f"{lines[first - 1]['kimg'] if first else 0:g}",
-            "minibatch": own[-1]["minibatch"],
-            "images_per_s": f"{speeds[len(speeds) // 2]:.3g}",
-            "memory_bytes": max(line["memory_bytes"] for line in own),
-        }
+        yield ResolutionRow(
+            resolution,
+            f"{lines[first - 1]['kimg'] if first else 0:g}",
+            own[-1]["minibatch"],
+            f"{speeds[len(speeds) // 2]:.3g}",
+            max(line["memory_bytes"] for line in own),
+        )
 
 
-def _grids(run: Path) -> Iterator[GridImage]:
+def _grid_images(run: Path) -> Iterator[GridImage]:
     paths = sorted(run.glob("fakes-*.png"))
-    if len(paths) > GRIDS:
-        paths = [paths[round(i * (len(paths) - 1) / (GRIDS - 1))] for i in range(GRIDS)]
-    for path in paths:
+    if len(paths) > GRIDS_MAX:
+        paths = [paths[round(i * (len(paths) - 1) / (GRIDS_MAX - 1))] for i in range(GRIDS_MAX)]
+    titles = {path: f"{int(path.stem.removeprefix('fakes-')):,} kimg" for path in paths}
+    for path, title in {**titles, run / "reals.png": "Real images"}.items():
         thumbnail = thumbnails.of_image(path, GRID_PX)
         if thumbnail:
-            yield GridImage(f"{int(path.stem.removeprefix('fakes-')):,} kimg", thumbnail, f"../{path.name}")
-    thumbnail = thumbnails.of_image(run / "reals.png", GRID_PX)
-    if thumbnail:
-        yield GridImage("Real images", thumbnail, "../reals.png")
+            yield GridImage(title, thumbnail, f"../{path.name}")

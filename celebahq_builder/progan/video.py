@@ -1,4 +1,4 @@
-"""Videos: interpolation in latent space, and the grids of a training."""
+"""Videos: interpolation in latent space, and the image grids of a training over time."""
 
 from __future__ import annotations
 
@@ -17,21 +17,19 @@ from scipy import ndimage
 
 from celebahq_builder.errors import FormatError, TrainingError
 from celebahq_builder.models.progan import Generator
-from celebahq_builder.progan import image_grid
+from celebahq_builder.progan.generate import cyclic_labels, generate_images
+from celebahq_builder.progan.image_grid import Pixels, image_grid, to_rgb
 from celebahq_builder.storage import as_storage_error
-
-Pixels = NDArray[np.uint8]
 
 SMOOTHING_S = 1.0
 """Standard deviation of the blur of the latents along time (Karras et al. 2018, appendix, video)."""
 
 
 def walk(dimensions: int, frames: int, images: int, fps: float, seed: int) -> NDArray[np.float32]:
-    """Return latents of a looping walk, float32 [frames, images, dimensions].
+    """Return latents of a looping random walk, float32 [frames, images, dimensions].
 
-    Random latents for every frame are blurred along time by a Gaussian of one second, whose end wraps to the
-    beginning, and brought back to the length that random ones have, sqrt(dimensions): so the walk has no corner and no
-    hurry, and the last frame leads to the first.
+    Random latents of all frames are blurred along time by a Gaussian of one second, in a loop, and scaled to the length
+    of random latents, sqrt(dimensions). So the last frame leads to the first.
     """
     drawn = np.random.default_rng(seed).standard_normal((frames, images, dimensions))
     smooth = ndimage.gaussian_filter1d(drawn, SMOOTHING_S * fps, axis=0, mode="wrap")
@@ -52,68 +50,85 @@ def interpolate(
     label: int | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Write a video of a walk, H.264 in an MP4 file; of a generator that takes labels, walk i has label i, or `label`.
+    """Write a video of random walks in latent space, H.264 in an MP4 file.
+
+    Args:
+        generator: in evaluation mode, on its device.
+        level: log2 of the resolution of one image.
+        out: MP4 file; must not exist.
+        alpha: weight of the level, from 0 to 1.
+        seconds: length of the video.
+        fps: frames per second.
+        columns: walks beside each other.
+        rows: walks below each other.
+        seed: of the latents.
+        label: of all walks, for a generator with labels; None: one label after the other.
+        advance: called with the number of frames written since the last call.
 
     Raises:
         FormatError: `out` exists, or cannot be written as a video.
-        WeightsError: the generator has no such label.
+        WeightsError: the generator does not have that label.
     """
     frames = max(1, round(seconds * fps))
     latents = walk(generator.architecture.latent, frames, columns * rows, fps, seed)
+    labels = cyclic_labels(generator, columns * rows, label)
 
-    labels = image_grid.fixed_labels(generator, columns * rows, label)
-
-    def drawn() -> Iterator[Pixels]:
+    def grids() -> Iterator[Pixels]:
         for z in latents:
-            yield image_grid.tiled(
-                image_grid.generate_images(generator, torch.from_numpy(z), level, alpha, labels), columns
-            )
+            yield to_rgb(image_grid(generate_images(generator, torch.from_numpy(z), level, alpha, labels), columns))
             advance(1)
 
-    side = 1 << level
-    write_video(out, drawn(), columns * side, rows * side, fps)
+    write_video(out, grids(), columns << level, rows << level, fps)
 
 
 def training_video(run: Path, out: Path, *, fps: float = 10.0, advance: Callable[[int], None] = lambda _: None) -> None:
-    """Write a video of a run's grids over time, each enlarged to the last one's size.
+    """Write a video of the image grids of a run, each enlarged to the size of the last one.
 
     Raises:
-        TrainingError: the run has no grids.
+        TrainingError: the run has no image grids.
         FormatError: `out` exists, or cannot be written as a video.
     """
     paths = sorted(path for path in run.glob("fakes-*.png") if re.fullmatch(r"fakes-\d{6}", path.stem))
     if not paths:
         raise TrainingError(f"{run} has no fakes-KKKKKK.png; expected a run of celebahq train")
-    height, width = max(_read(path).shape[:2] for path in (paths[0], paths[-1]))
+    height, width = max(_read_rgb(path).shape[:2] for path in (paths[0], paths[-1]))
 
     def enlarged() -> Iterator[Pixels]:
         for path in paths:
-            yield np.asarray(cv2.resize(_read(path), (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
+            grid = cv2.resize(_read_rgb(path), (width, height), interpolation=cv2.INTER_NEAREST)
+            yield np.asarray(grid, np.uint8)
             advance(1)
 
     write_video(out, enlarged(), width, height, fps)
 
 
-def _read(path: Path) -> Pixels:
-    """Return a grid, uint8 [H, W, 3], RGB."""
+def _read_rgb(path: Path) -> Pixels:
+    """Return an image file, uint8 [H, W, 3], RGB."""
     image = cv2.imread(str(path))
     if image is None:
-        raise TrainingError(f"{path} cannot be read as an image; delete it, the others make the video")
+        raise TrainingError(f"{path} cannot be read as an image; delete it to make the video of the others")
     return np.asarray(image[..., ::-1], np.uint8)
 
 
 def write_video(path: Path, frames: Iterator[Pixels], width: int, height: int, fps: float) -> None:
-    """Write frames uint8 [H, W, 3], RGB, as H.264, through a partial file.
+    """Write frames as H.264 in an MP4 file, through a partial file.
 
-    Sides are made even, as the codec wants them, by repeating the last row or column.
+    The codec needs an even width and height, so the last column or row may be repeated.
+
+    Args:
+        path: ends in .mp4; must not exist.
+        frames: uint8 [H, W, 3], RGB.
+        width: of the frames, px.
+        height: of the frames, px.
+        fps: frames per second.
 
     Raises:
-        FormatError: the file exists, or the encoder refused.
+        FormatError: the file exists, or the encoder failed.
     """
     if path.exists():
-        raise FormatError(f"{path} exists; nothing is overwritten: give another --out")
+        raise FormatError(f"{path} exists and is not overwritten; choose another `out`")
     if path.suffix != ".mp4":
-        raise FormatError(f"{path} is no .mp4; videos are written as MP4")
+        raise FormatError(f"{path} does not end in .mp4; videos are MP4 files")
     partial = path.with_name(f"{path.stem}.partial.mp4")
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     command += ["-s", f"{width + width % 2}x{height + height % 2}", "-r", f"{fps:g}", "-i", "-", "-an"]
@@ -121,22 +136,16 @@ def write_video(path: Path, frames: Iterator[Pixels], width: int, height: int, f
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with subprocess.Popen([*command, str(partial)], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as encoder:
-            told = _fed(encoder, frames, (height % 2, width % 2))
+            with contextlib.suppress(BrokenPipeError):  # the encoder failed, and its message follows
+                for frame in frames:
+                    padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+                    encoder.stdin.write(padded.tobytes())  # type: ignore[union-attr]
+            _, message = encoder.communicate()
         if encoder.returncode:
-            raise FormatError(f"{path}: the video encoder failed: {told}")
+            reason = (message.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
+            raise FormatError(f"{path}: the video encoder failed: {reason}")
         partial.replace(path)
     except OSError as error:
         raise as_storage_error(error, path) from error
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _fed(encoder: subprocess.Popen[bytes], frames: Iterator[Pixels], more: tuple[int, int]) -> str:
-    """Give an encoder all frames; return the last line of what it said."""
-    down, across = more
-    with contextlib.suppress(BrokenPipeError):  # it ended early, and has said why
-        for frame in frames:
-            padded = np.pad(frame, ((0, down), (0, across), (0, 0)), mode="edge")
-            encoder.stdin.write(padded.tobytes())  # type: ignore[union-attr]
-    _, said = encoder.communicate()
-    return (said.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]

@@ -1,4 +1,4 @@
-"""Processes and devices of a training: a single process, or those that torchrun started."""
+"""Processes and devices of a training: one process, or those that torchrun started."""
 
 from __future__ import annotations
 
@@ -17,28 +17,32 @@ from celebahq_builder import parallel
 from celebahq_builder.errors import TrainingError
 
 TIMEOUT = timedelta(hours=2)
-"""How long processes wait for one another: the first one also measures and writes."""
+"""Longest wait of one process for another: the main process also computes metrics and writes files."""
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """Which of how many processes this is, and the device it trains on.
+    """Rank and device of this process, and the collective operations of all processes.
 
-    All processes hold the same weights and draw disjoint parts of one batch, whose gradients are summed: so the
-    number of processes changes a run's result by no more than rounding.
+    All processes hold the same weights and draw disjoint parts of one minibatch, and their gradients are summed. So
+    the number of processes changes the result by no more than rounding.
     """
 
     rank: int
     size: int
+    """Number of processes."""
     device: torch.device
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that validates and writes."""
+    def is_main(self) -> bool:
+        """Whether this process has rank 0, which validates and writes."""
         return self.rank == 0
 
     def share(self, batch: int) -> range:
-        """Return which images of a batch are this process's.
+        """Return the indices of the images of a minibatch that belong to this process.
+
+        >>> list(DistributedContext(1, 3, torch.device("cpu")).share(7))
+        [1, 4]
 
         Raises:
             TrainingError: there are fewer images than processes.
@@ -48,80 +52,73 @@ class DistributedContext:
         return range(self.rank, batch, self.size)
 
     def sum_gradients(self, net: nn.Module) -> None:
-        """Replace each gradient by its sum over all processes."""
+        """Replace each gradient of a network by its sum over all processes."""
         if self.size == 1:
             return
         gradients = [p.grad for p in net.parameters() if p.grad is not None]
         flat = torch.cat([g.reshape(-1) for g in gradients])
-        with _connected():
+        with _report_lost_process():
             dist.all_reduce(flat)
         for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
     def any(self, flag: bool) -> bool:
-        """Return whether any process says yes."""
+        """Return whether the flag is set in any process."""
         if self.size == 1:
             return flag
-        told = torch.tensor(float(flag), device=self.device)
-        with _connected():
-            dist.all_reduce(told, dist.ReduceOp.MAX)
-            return bool(told)
+        flags = torch.tensor(float(flag), device=self.device)
+        with _report_lost_process():
+            dist.all_reduce(flags, dist.ReduceOp.MAX)
+            return bool(flags)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of `values` over all processes."""
         if self.size > 1:
-            with _connected():
+            with _report_lost_process():
                 dist.all_reduce(values)
         return values / self.size
 
 
+SINGLE_PROCESS = DistributedContext(0, 1, torch.device("cpu"))
+"""One process, on the CPU."""
+
+
 def process_count() -> int:
-    """Return how many processes torchrun started; 1 without it."""
+    """Return the number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main_process() -> bool:
-    """Return whether this is the process that tells of what all do."""
+    """Return whether this process has rank 0, which prints and writes."""
     return process_count() == 1 or os.environ.get("RANK") == "0"
 
 
 @contextmanager
-def _connected() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise TrainingError(
-            f"another process of this training ended ({reason}); it says why, if it could; the same command goes on "
-            "from the last checkpoint"
-        ) from None
-
-
-@contextmanager
 def join_processes(device: str) -> Iterator[DistributedContext]:
-    """Join the processes that torchrun started, if it did; otherwise be alone.
+    """Connect the processes that torchrun started; without torchrun, yield a context of one process.
 
-    All leave together. What connects them then ends with the process (`cli.group` ends it at once): taken down while
-    the other side does the same, gloo's threads now and then abort a process that has done its work.
+    The processes stay connected when the context ends: gloo's threads sometimes abort a process that disconnects while
+    another one does the same. `cli.main` ends such a process at once.
 
     Args:
-        device: as ``--device``; under torchrun the n-th process of a machine takes the n-th CUDA device.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``. Under torchrun, the n-th process of a machine uses its n-th
+            CUDA device.
 
     Raises:
-        TrainingError: torchrun started more processes than there are CUDA devices.
+        TrainingError: torchrun started more processes than there are CUDA devices, or another process ended.
     """
+    names = parallel.devices(device)
     size = process_count()
     if size == 1:
-        yield DistributedContext(0, 1, torch.device(parallel.devices(device)[0]))
+        yield DistributedContext(0, 1, torch.device(names[0]))
         return
-    rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    names = parallel.devices(device)
-    if names != ("cpu",) and local >= len(names):
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    if names != ("cpu",) and local_rank >= len(names):
         raise TrainingError(
-            f"torchrun started process {local + 1} on this machine, --device {device} names {len(names)}; "
-            f"give --nproc-per-node {len(names)} at most"
+            f"torchrun started at least {local_rank + 1} processes on this machine, but `device` {device} has "
+            f"{len(names)} GPUs; start torchrun with --nproc-per-node {len(names)} at most"
         )
-    mine = torch.device("cpu" if names == ("cpu",) else names[local])
+    mine = torch.device("cpu" if names == ("cpu",) else names[local_rank])
     if mine.type == "cuda":
         torch.cuda.set_device(mine)
     if not dist.is_initialized():
@@ -130,12 +127,20 @@ def join_processes(device: str) -> Iterator[DistributedContext]:
         logging.getLogger("celebahq_builder").setLevel(logging.ERROR)
     try:
         yield DistributedContext(rank, size, mine)
-        with _connected():
+        with _report_lost_process():
             dist.barrier()
     except BaseException:
         dist.destroy_process_group()
         raise
 
 
-SINGLE_PROCESS = DistributedContext(0, 1, torch.device("cpu"))
-"""One process, on the CPU."""
+@contextmanager
+def _report_lost_process() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(
+            f"another process of this training ended ({reason}); see its message, then run the same command to resume "
+            "from the last checkpoint"
+        ) from None

@@ -1,4 +1,9 @@
-"""Interruption of a training by Ctrl-C or SIGTERM."""
+"""Interruption of a training by Ctrl-C or SIGTERM.
+
+The first signal only sets a flag. The training loop reads the flag after each step; it then writes a checkpoint and
+returns. Work that may be abandoned, such as a measurement, is aborted at once. A second Ctrl-C ends the process
+without a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +13,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 REPEAT_S = 1.0
-"""A second Ctrl-C counts as one after so long: torchrun passes the terminal's on to processes that had it already."""
+"""Ctrl-C counts as a second one only after this time: torchrun forwards the first one to processes that already
+received it from the terminal."""
 
 
-class Stopped(KeyboardInterrupt):
-    """Work that may be left undone was interrupted by a wish to end."""
+class Interrupted(KeyboardInterrupt):
+    """Work that may be abandoned was aborted by the first signal."""
 
 
 class StopRequest:
-    """Whether a training was told to end, with a checkpoint, by SIGTERM or SIGINT."""
+    """The flag that SIGTERM or Ctrl-C sets.
+
+    >>> stop = StopRequest()
+    >>> with stop.listening():
+    ...     signal.raise_signal(signal.SIGTERM)
+    >>> stop.requested
+    True
+    """
 
     def __init__(self) -> None:
-        self.asked = False
-        """Whether it was."""
-        self._since_s = 0.0
-        self._lightly = False
+        self.requested = False
+        """Whether a signal arrived."""
+        self._requested_at_s = 0.0
+        self._abandonable = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take these signals as a wish to end; a second SIGINT, a second later, ends at once."""
-        before = {number: signal.signal(number, self._told) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Handle SIGTERM and SIGINT inside the context.
+
+        Raises:
+            KeyboardInterrupt: a second SIGINT arrived.
+        """
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
@@ -35,27 +52,26 @@ class StopRequest:
                 signal.signal(number, handler)
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Let a wish to end interrupt what is done here.
+    def abandonable(self) -> Iterator[None]:
+        """Let the first signal abort the work inside the context.
 
         Raises:
-            Stopped: it came.
+            Interrupted: a signal arrived, before the context or inside it.
         """
-        self._lightly = True
+        self._abandonable = True
         try:
-            if self.asked:
-                raise Stopped
+            if self.requested:
+                raise Interrupted
             yield
         finally:
-            self._lightly = False
+            self._abandonable = False
 
-    def _told(self, number: int, _: object) -> None:
+    def _handle(self, number: int, _: object) -> None:
         now_s = time.monotonic()
-        again = self.asked and number == signal.SIGINT and now_s - self._since_s >= REPEAT_S
-        if not self.asked:
-            self.asked, self._since_s = True, now_s
-        if again:
+        if not self.requested:
+            self.requested, self._requested_at_s = True, now_s
+        elif number == signal.SIGINT and now_s - self._requested_at_s >= REPEAT_S:
             raise KeyboardInterrupt
-        if self._lightly:
-            self._lightly = False
-            raise Stopped
+        if self._abandonable:
+            self._abandonable = False
+            raise Interrupted

@@ -1,4 +1,4 @@
-"""Data and recipe of the tiny training."""
+"""Data and recipe of the tiny training, as fixtures."""
 
 from pathlib import Path
 

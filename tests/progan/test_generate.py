@@ -1,4 +1,4 @@
-"""Generated images follow from seed and number alone, and walks through the latents have no corner."""
+"""Generated images depend on seed and number only; generators are read back bit for bit."""
 
 import json
 import re
@@ -18,8 +18,8 @@ from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import CelebAHQError, FormatError, TrainingError, WeightsError
 from celebahq_builder.models.generator_file import FORMAT, export_generator, load_generator
 from celebahq_builder.models.progan import Architecture, Generator
-from celebahq_builder.progan import image_grid
-from celebahq_builder.progan.generate import GeneratedImages, generate, write_sheet
+from celebahq_builder.progan.generate import GeneratedImages, generate, generate_images, to_pixels, write_sheet
+from celebahq_builder.progan.image_grid import image_grid, to_rgb, write_png
 from celebahq_builder.progan.video import interpolate, training_video, walk
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_generator_comes_back_as_it_was(run: Path) -> None:
+def test_a_generator_is_read_back(run: Path) -> None:
     torch.manual_seed(3)
     before = Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8))
     after, level, alpha = load_generator(run, CPU)
@@ -44,7 +44,7 @@ def test_a_generator_comes_back_as_it_was(run: Path) -> None:
     assert torch.equal(before(z, 3, 0.5), after(z, 3, 0.5))
 
 
-def test_a_image_depends_on_seed_and_number_alone(run: Path) -> None:
+def test_an_image_depends_on_seed_and_number(run: Path) -> None:
     few, many = GeneratedImages(run, 70, 1, CPU), GeneratedImages(run, 130, 1, CPU)
     first = {one.name: one.pixels for one in few.images()}
     second = {one.name: one.pixels for one in many.images(start=60)}
@@ -57,7 +57,7 @@ def test_a_image_depends_on_seed_and_number_alone(run: Path) -> None:
     assert other.shape == (3, 8, 8)
 
 
-def test_files_sheet_and_hdf5_hold_the_same(run: Path, tmp_path: Path) -> None:
+def test_files_sheet_and_hdf5_have_the_same_images(run: Path, tmp_path: Path) -> None:
     images = GeneratedImages(run, 6, 0, CPU)
     made = np.stack([one.pixels for one in images.images()])
     generate(images, tmp_path / "png", lambda _: None)
@@ -77,10 +77,10 @@ def test_files_sheet_and_hdf5_hold_the_same(run: Path, tmp_path: Path) -> None:
 
 def test_to_pixels() -> None:
     values = torch.tensor([-2.0, -1.0, -0.999, 0.0, 1.0, 3.0])
-    assert image_grid.to_pixels(values).tolist() == [0, 0, 0, 128, 255, 255]
+    assert to_pixels(values).tolist() == [0, 0, 0, 128, 255, 255]
 
 
-def test_a_walk_loops_and_keeps_its_length() -> None:
+def test_a_walk_is_a_smooth_loop() -> None:
     z = walk(32, 120, 2, 10.0, 0)
     assert z.shape == (120, 2, 32)
     np.testing.assert_allclose(np.square(z).mean(axis=2), 1, rtol=1e-5)
@@ -96,7 +96,7 @@ def test_videos(run: Path, tmp_path: Path) -> None:
     frames, size = probe(tmp_path / "walk.mp4")
     assert (frames, size) == (12, (24, 16))
     for i, side in ((0, 32), (5, 65)):
-        image_grid.write_png(tmp_path / f"fakes-{i:06d}.png", np.full((side, side, 3), 200, np.uint8))
+        write_png(tmp_path / f"fakes-{i:06d}.png", np.full((3, side, side), 200, np.uint8))
     training_video(tmp_path, tmp_path / "training.mp4", fps=2)
     assert probe(tmp_path / "training.mp4") == (2, (66, 66))
     with pytest.raises(FormatError, match="exists"):
@@ -118,12 +118,12 @@ def probe(path: Path) -> tuple[int, tuple[int, int]]:
     return len(decoded) // (3 * size[0] * size[1]), size
 
 
-def test_a_walk_shows_what_a_run_shows(tmp_path: Path) -> None:
-    """A level that fades in is blended as far as it is in; walks of a generator with labels take one after another."""
+def test_a_walk_uses_alpha_and_labels(tmp_path: Path) -> None:
+    """A level that fades in is blended with weight alpha; the walks have one label after the other."""
     torch.manual_seed(3)
     generator = Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8, labels=2))
     with torch.no_grad():
-        generator.to_rgb[2].bias.fill_(100.0)  # white, were it seen
+        generator.to_rgb[2].bias.fill_(100.0)  # white with alpha 1
     for run, alpha in (("begun", 0.0), ("done", 1.0)):
         export_generator(tmp_path / run, generator, 4, alpha, {})
         made = CliRunner().invoke(
@@ -136,9 +136,9 @@ def test_a_walk_shows_what_a_run_shows(tmp_path: Path) -> None:
     _, frame = video.read()
     z = torch.from_numpy(walk(8, 1, 4, 5.0, 0)[0])
     labels = torch.eye(2)[[0, 1, 0, 1]]
-    shown = image_grid.tiled(image_grid.generate_images(generator, z, 4, 0.0, labels), 2)
+    shown = to_rgb(image_grid(generate_images(generator, z, 4, 0.0, labels), 2))
     assert frame.shape == shown.shape == (32, 32, 3)
-    assert np.abs(frame[..., ::-1].astype(float) - shown).mean() < 12  # colours are of half the resolution
+    assert np.abs(frame[..., ::-1].astype(float) - shown).mean() < 12  # the video has colours at half the resolution
     _, white = cv2.VideoCapture(str(tmp_path / "done.mp4")).read()
     assert white.mean() > 250
 
@@ -147,16 +147,16 @@ def test_a_walk_shows_what_a_run_shows(tmp_path: Path) -> None:
     ("asked", "message"),
     [
         (["--grid", "2x2", "--num", "3", "--out", "a.png"], "--grid 2x2 says how many images; leave out --num"),
-        (["--grid", "2x2", "--out", "a.jpg"], "a.jpg: a sheet is a PNG file; give --out FILE.png"),
-        (["--out", "a.png"], "a.png: images go to a folder or to FILE.h5; one sheet of them is made by --grid"),
+        (["--grid", "2x2", "--out", "a.jpg"], "a.jpg: an image grid is a PNG file; choose FILE.png as --out"),
+        (["--out", "a.png"], "a.png: expected a folder or FILE.h5; for all images in one PNG file, set --grid"),
     ],
 )
-def test_names_of_what_is_generated(
+def test_names_that_do_not_fit(
     asked: list[str], message: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told = CliRunner().invoke(celebahq, ["generate", str(run), *asked])
-    assert message in told.output + str(told.exception)
+    done = CliRunner().invoke(celebahq, ["generate", str(run), *asked])
+    assert message in done.output + str(done.exception)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -170,12 +170,12 @@ def test_commands(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", ["missing", "text", "other", "version"])
-def test_what_is_no_generator(make: str, run: Path, tmp_path: Path) -> None:
+def test_files_that_are_not_generators(make: str, run: Path, tmp_path: Path) -> None:
     path = tmp_path / "generator.safetensors"
     if make == "text":
         path.write_text("no tensors")
     elif make == "version":
-        facts = {"format": FORMAT, "architecture": {"resolution": 16, "unheard_of": 1}, "level": 4, "alpha": 1.0}
+        facts = {"format": FORMAT, "architecture": {"resolution": 16, "unknown": 1}, "level": 4, "alpha": 1.0}
         save_file({"x": torch.zeros(1)}, path, {"progan": json.dumps(facts)})
     elif make == "other":
         save_file({"x": torch.zeros(1)}, path)
@@ -185,17 +185,17 @@ def test_what_is_no_generator(make: str, run: Path, tmp_path: Path) -> None:
     assert "\n" not in str(told.value)
 
 
-def test_a_bit_that_turned(run: Path, tmp_path: Path) -> None:
-    """A file as long as it was, of which every number can be read, makes no images if one is another."""
+def test_a_changed_bit(run: Path, tmp_path: Path) -> None:
+    """The file has the same length, and all tensors can be read."""
     data = bytearray((run / "generator.safetensors").read_bytes())
     data[-2] ^= 0x40
     (tmp_path / "generator.safetensors").write_bytes(data)
-    with pytest.raises(WeightsError, match=r"generator\.safetensors is damaged: its numbers are not those"):
+    with pytest.raises(WeightsError, match=r"generator\.safetensors is damaged: its tensors are not those"):
         load_generator(tmp_path, CPU)
 
 
 def test_one_label_of_several(tmp_path: Path) -> None:
-    """All images are of the class asked for; one that the generator does not have is told."""
+    """All images have that label; an unknown label is refused."""
     architecture = Architecture(resolution=16, latent=8, channels_base=64, channels_max=8, labels=3)
     export_generator(tmp_path, Generator(architecture), 4, 1.0, {})
     every, one = GeneratedImages(tmp_path, 7, 0, CPU), GeneratedImages(tmp_path, 7, 0, CPU, label=1)
@@ -205,7 +205,7 @@ def test_one_label_of_several(tmp_path: Path) -> None:
     assert one.labels.argmax(1).tolist() == [1] * 7
     same = [np.array_equal(a.pixels, b.pixels) for a, b in zip(every.images(), one.images(), strict=True)]
     assert same == [False, True, False, False, True, False, False]
-    with pytest.raises(WeightsError, match="label 3 was asked for, the generator was trained with labels 0 to 2"):
+    with pytest.raises(WeightsError, match="label 3 does not exist: the generator was trained with labels 0 to 2"):
         GeneratedImages(tmp_path, 7, 0, CPU, label=3)
     export_generator(
         tmp_path, Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)), 4, 1.0, {}

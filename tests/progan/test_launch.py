@@ -1,19 +1,23 @@
-"""What a training would do is told as it will be done, and what stands in its way before it begins."""
+"""The plan of a training shows what it will do, and impossible trainings are refused before they begin."""
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.config import load
 from celebahq_builder.errors import CelebAHQError, FormatError, RecipeError, TrainingError
+from celebahq_builder.models.progan import Architecture
 from celebahq_builder.progan import launch
-from celebahq_builder.progan.schedule import ProGANRecipe
-from celebahq_builder.progan.step import ProGANStep
+from celebahq_builder.progan.launch import fit_memory
+from celebahq_builder.progan.schedule import ProGANRecipe, Schedule, SchedulePoint
+from celebahq_builder.progan.step import ProGANStep, RealBatch
 from celebahq_builder.progan.train import TrainingRequest
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from tests.progan.tiny import RECIPE, trained
@@ -34,23 +38,23 @@ def test_plan(data: Path, recipe: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_the_plan_knows_the_run(data: Path, recipe: Path, tmp_path: Path) -> None:
+def test_the_plan_of_an_existing_run(data: Path, recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert f"run:      {run}: begins" in planned(data, run, recipe)
-    with pytest.raises(TrainingError, match="holds no checkpoint to resume from"):
+    assert f"run:      {run}: new" in planned(data, run, recipe)
+    with pytest.raises(TrainingError, match="has no checkpoint; leave out `resume`"):
         planned(data, run, recipe, resume=True)
     trained(data, run, load(ProGANRecipe, recipe), 0.032)
     before = sorted(path.name for path in run.rglob("*"))
-    assert f"run:      {run}: goes on from 0.032 kimg" in planned(data, run, recipe)
+    assert f"run:      {run}: resumes from 0.032 kimg" in planned(data, run, recipe)
     other = tmp_path / "other.toml"
     other.write_text(RECIPE.replace("latent = 8", "latent = 9"))
-    with pytest.raises(TrainingError, match=r"recipe\.net\.latent = 8, this run asks 9"):
+    with pytest.raises(TrainingError, match=r"net\.latent = 8, this run has net\.latent = 9"):
         planned(data, run, other)
     assert sorted(path.name for path in run.rglob("*")) == before
 
 
-def test_the_plan_is_of_all_processes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under torchrun a process has a part of the minibatch, and one of them tells."""
+def test_the_plan_of_several_processes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under torchrun each process takes a part of the minibatch, and the main process prints the plan."""
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE.replace("minibatch = 8", "minibatch = 16\nper_gpu = { 8 = 8, 16 = 4 }"))
     passes = [[line.split()[3] for line in planned(data, tmp_path, recipe)[-3:]]]
@@ -72,15 +76,15 @@ def test_the_plan_is_of_all_processes(data: Path, tmp_path: Path, monkeypatch: p
         "--device",
         "cpu",
     ]
-    told = {}
+    outputs = {}
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
-        told[rank] = CliRunner().invoke(celebahq, asked).output
-    assert "2 processes" in told["0"]
-    assert told["1"] == ""
+        outputs[rank] = CliRunner().invoke(celebahq, asked).output
+    assert "2 processes" in outputs["0"]
+    assert outputs["1"] == ""
 
 
-def test_the_rate_that_is_reached(data: Path, tmp_path: Path) -> None:
+def test_the_plan_with_rampup(data: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE.replace("minibatch = 8", "minibatch = 8\nrampup_kimg = 0.05"))
     lines = planned(data, tmp_path / "run", recipe)
@@ -91,12 +95,17 @@ def test_the_rate_that_is_reached(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "error", "message"),
     [
-        ("minibatch = 8", "minibatch = 8\nper_gpu = { 8 = 3 }", RecipeError, "cannot be cut into passes of at most 3"),
+        (
+            "minibatch = 8",
+            "minibatch = 8\nper_gpu = { 8 = 3 }",
+            RecipeError,
+            "cannot be split into passes of at most 3",
+        ),
         ("grid = [3, 2]", 'metric_ticks = 1\nmetrics = ["foo"]', CelebAHQError, "foo is no metric"),
-        ("latent = 8", "labels = 4", TrainingError, "has 3 labels for each image, the recipe net.labels = 4"),
+        ("latent = 8", "labels = 4", TrainingError, "has 3 labels for each image, the recipe has net.labels = 4"),
     ],
 )
-def test_what_stands_in_the_way(
+def test_impossible_trainings(
     old: str, new: str, error: type[CelebAHQError], message: str, data: Path, tmp_path: Path
 ) -> None:
     shutil.copy(data, tmp_path / "noise.h5")
@@ -109,7 +118,7 @@ def test_what_stands_in_the_way(
     assert not (tmp_path / "run").exists()
 
 
-def test_labels_that_are_missing_or_were_replaced(data: Path, tmp_path: Path) -> None:
+def test_missing_or_changed_labels(data: Path, tmp_path: Path) -> None:
     recipe, own, run = tmp_path / "recipe.toml", tmp_path / "noise.h5", tmp_path / "run"
     recipe.write_text(RECIPE.replace("latent = 8", "latent = 8\nlabels = 3"))
     shutil.copy(data, own)
@@ -123,23 +132,63 @@ def test_labels_that_are_missing_or_were_replaced(data: Path, tmp_path: Path) ->
         planned(own, run, recipe)
 
 
-def test_classes_and_attributes_are_told_apart_once() -> None:
-    """Not by every minibatch: a few images may each happen to have one attribute."""
-    import torch
-
+def test_classes_and_attributes() -> None:
+    """All labels decide: in a minibatch, each image may have one attribute by chance."""
     settings = ProGANRecipe("progan")
     small = type(settings.net)(resolution=4, latent=4, channels_base=8, channels_max=4, labels=2)
     recipe = ProGANRecipe("progan", net=small)
-    assert ProGANStep(recipe, SINGLE_PROCESS, torch.eye(2)).classes
-    assert not ProGANStep(recipe, SINGLE_PROCESS, torch.tensor([[1.0, 0.0], [1.0, 1.0]])).classes
+    assert ProGANStep(recipe, SINGLE_PROCESS, torch.eye(2)).exclusive_labels
+    assert not ProGANStep(recipe, SINGLE_PROCESS, torch.tensor([[1.0, 0.0], [1.0, 1.0]])).exclusive_labels
 
 
-def test_nothing_to_measure(data: Path, recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="the recipe measures nothing; set tick.metric_ticks"):
+def test_a_reference_without_metrics(data: Path, recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="the recipe has no metrics; set tick.metric_ticks"):
         planned(data, tmp_path, recipe, against=data)
 
 
-def test_a_length_that_is_no_number(data: Path, tmp_path: Path) -> None:
-    told = CliRunner().invoke(celebahq, ["train", str(data), "--out", str(tmp_path / "run"), "--total-kimg", "nan"])
-    assert told.exit_code == 2
-    assert "nan is not a number of images" in told.output
+def test_a_length_that_is_not_a_number(data: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(celebahq, ["train", str(data), "--out", str(tmp_path / "run"), "--total-kimg", "nan"])
+    assert done.exit_code == 2
+    assert "nan is not a number of images" in done.output
+
+
+GROWING = ProGANRecipe(
+    "progan",
+    Architecture(resolution=16, channels_base=32, channels_max=4, latent=4),
+    Schedule(train_kimg=1, fade_kimg=1, minibatch=8, minibatches={"4": 32}, per_gpu={"4": 16}),
+)
+
+
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, pixels: int) -> list[tuple[int, float, int, int]]:
+    """Let passes of more pixels than this run out of memory; return the list of the steps that were tried."""
+    tried = []
+    real = ProGANStep.step
+
+    def step(progan: ProGANStep, number: int, now: SchedulePoint, reals: Sequence[RealBatch]) -> torch.Tensor:
+        n = len(reals[0].images)
+        tried.append((now.resolution, now.alpha, n, len(reals)))
+        if n * now.resolution**2 > pixels:
+            raise torch.cuda.OutOfMemoryError("no room")
+        return real(progan, number, now, reals)
+
+    monkeypatch.setattr(ProGANStep, "step", step)
+    return tried
+
+
+def test_passes_that_fit_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = short_of_memory(monkeypatch, 10**6)
+    assert fit_memory(GROWING, SINGLE_PROCESS) == GROWING
+    assert tried == [(4, 1.0, 16, 2), (8, 0.5, 8, 1), (16, 0.5, 8, 1)]
+
+
+def test_passes_that_do_not_fit_are_split(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    short_of_memory(monkeypatch, 4 * 16**2)
+    assert fit_memory(GROWING, SINGLE_PROCESS).schedule.per_gpu == {"4": 16, "16": 4}
+    assert "16x16: 8 images do not fit cpu together; they are split into 2 passes of 4" in caplog.text
+
+
+def test_groups_are_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    short_of_memory(monkeypatch, 3 * 16**2)
+    with pytest.raises(TrainingError, match="a minibatch of 8 at 16x16 does not fit cpu even in passes of 4"):
+        fit_memory(GROWING, SINGLE_PROCESS)

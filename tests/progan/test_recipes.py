@@ -46,12 +46,12 @@ def test_schedules(name: str, minibatches: list[int], rates: dict[int, float], k
     assert [moment.minibatch for moment in moments] == minibatches
     assert {m.resolution: m.learning_rate for m in moments if m.learning_rate != 0.001} == rates
     assert (net.stddev_group, one.loss.kind, one.ema) == (4 if name in V2 else 16, "wgan-gp", 0.999)
-    for moment in moments:  # as much as a GPU takes in fp32, of the minibatch's equal share
+    for moment in moments:  # in fp32 a GPU processes its whole share at once
         passes = moment.passes(V2.get(name, 1), net.stddev_group)
         assert passes == 1
 
 
-def test_what_else_the_data_sets_ask_for() -> None:
+def test_settings_of_the_other_data_sets() -> None:
     cifar = recipe("cifar10")
     assert (cifar.net.latent, cifar.net.channels_base, cifar.net.channels_max) == (128, 4096, 128)
     assert (cifar.loss.target, cifar.together, cifar.mirror) == (750.0, True, False)
@@ -59,8 +59,8 @@ def test_what_else_the_data_sets_ask_for() -> None:
     assert not recipe("celebahq-1024-not-growing").schedule.growing
 
 
-def test_each_row_of_the_ablation_changes_what_it_says() -> None:
-    """Table 1: growing, then small minibatch and leaky rectifiers, stddev, equalised rate, pixel norm, length."""
+def test_the_rows_of_the_ablation() -> None:
+    """Table 1: growing, small minibatch and leaky ReLU, stddev, equalized learning rate, pixel norm, length."""
     rows = {row: recipe(f"celeba-128-{row}") for row in "abdefgh"}
     has = {
         row: (r.schedule.growing, r.schedule.minibatch, r.net.batch_norm, r.net.stddev_group, r.net.equalized)

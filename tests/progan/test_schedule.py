@@ -1,4 +1,4 @@
-"""Levels enter when they should, fade in linearly, and minibatches are cut between groups."""
+"""Levels enter on schedule and fade in linearly; minibatches are split between groups."""
 
 import pytest
 from hypothesis import given, settings
@@ -32,9 +32,7 @@ def test_growth_to_1024(kimg: float, level: int, alpha: float) -> None:
 
 @given(st.floats(0, 15000), st.integers(2, 10), st.floats(1, 900), st.floats(0, 900), st.sampled_from([4, 8, 32]))
 @settings(max_examples=200, deadline=None, derandomize=True)
-def test_never_shrinks_and_begins_where_it_says(
-    kimg: float, level_max: int, train: float, fade: float, first: int
-) -> None:
+def test_levels_never_shrink(kimg: float, level_max: int, train: float, fade: float, first: int) -> None:
     schedule = Schedule(train_kimg=train, fade_kimg=fade, first=first)
     before, after = schedule.at(kimg, level_max), schedule.at(kimg + 1, level_max)
     assert (before.level, before.alpha) <= (after.level, after.alpha)
@@ -44,7 +42,7 @@ def test_never_shrinks_and_begins_where_it_says(
         assert kimg < schedule.begins(before.level + 1, level_max) + 1e-6
 
 
-def test_what_does_not_grow_has_its_size_at_once() -> None:
+def test_networks_that_do_not_grow() -> None:
     assert Schedule(growing=False).at(0, 7).level == 7
     assert Schedule(growing=False).at(0, 7).alpha == 1
     assert Schedule(first=1024).at(0, 5).level == 5
@@ -83,7 +81,7 @@ def test_passes_are_equal_and_whole_groups(minibatch: int, gpus: int, group: int
         ({"total_kimg": 0}, "total_kimg = 0 must be positive"),
         ({"fade_kimg": -1}, "fade_kimg = -1 must not be negative"),
         ({"first": 5}, "first = 5 must be a power of two"),
-        ({"minibatches": {"5": 3}}, "minibatches is by resolution, a power of two from 4 up, not '5'"),
+        ({"minibatches": {"5": 3}}, "minibatches.5: the key must be a resolution"),
         ({"learning_rates": {"8": 0}}, "learning_rates.8 = 0 must be positive"),
         ({"minibatch": 0}, "minibatch = 0"),
     ],

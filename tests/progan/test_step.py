@@ -1,11 +1,14 @@
-"""The averaged generator follows the generator as the recipe says."""
+"""Losses equal their equations, and the averaged generator follows the generator."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from celebahq_builder.models.progan import Architecture
+from celebahq_builder.progan import step
 from celebahq_builder.progan.schedule import ProGANRecipe, Schedule
 from celebahq_builder.progan.step import ProGANStep, RealBatch
 from celebahq_builder.training.distributed import SINGLE_PROCESS
@@ -19,19 +22,84 @@ RECIPE = ProGANRecipe(
 
 @pytest.mark.parametrize("ema", [0.999, 0.25, 0.0])
 def test_the_average(ema: float) -> None:
-    """New levels first forget what they began with: decay (1 + n) / (10 + n), n steps after they entered."""
-    players = ProGANStep(dataclasses.replace(RECIPE, ema=ema), SINGLE_PROCESS)
-    average = {name: p.detach().clone() for name, p in players.generator.named_parameters()}
+    """The decay is at most (1 + n) / (10 + n), n steps after a level entered."""
+    progan = ProGANStep(dataclasses.replace(RECIPE, ema=ema), SINGLE_PROCESS)
+    average = {name: p.detach().clone() for name, p in progan.generator.named_parameters()}
     entered = 0
-    for step in range(9):  # 8x8 enters after 4 steps
-        moment = RECIPE.schedule.at(step * 0.008, 3)
-        entered = step if step == 4 else entered
-        assert moment.steps == step - entered
-        side = moment.resolution
-        players.step(step, moment, [RealBatch(torch.rand((8, 3, side, side), generator=torch.manual_seed(step)))])
-        decay = min(ema, (1 + step - entered) / (10 + step - entered))
-        active = dict(players.generator.active(moment.level, moment.alpha))
+    for number in range(9):  # 8x8 enters after 4 steps
+        now = RECIPE.schedule.at(number * 0.008, 3)
+        entered = number if number == 4 else entered
+        assert now.steps == number - entered
+        side = now.resolution
+        progan.step(number, now, [RealBatch(torch.rand((8, 3, side, side), generator=torch.manual_seed(number)))])
+        decay = min(ema, (1 + number - entered) / (10 + number - entered))
+        active = dict(progan.generator.active(now.level, now.alpha))
         for name in active:
             average[name] = decay * average[name] + (1 - decay) * active[name].detach()
-        for name, p in players.averaged.named_parameters():
-            assert torch.allclose(p, average[name], atol=1e-6), (step, name)
+        for name, p in progan.averaged.named_parameters():
+            assert torch.allclose(p, average[name], atol=1e-6), (number, name)
+
+
+REAL, FAKE = torch.tensor([1.0, 3.0]), torch.tensor([-1.0, 0.5])
+
+
+def softplus(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+def test_losses_by_hand() -> None:
+    assert step.wgan_discriminator(REAL, FAKE, 0.001).item() == pytest.approx(-0.25 - 2 + 0.001 * 5)
+    assert step.wgan_generator(FAKE).item() == pytest.approx(0.25)
+    assert step.lsgan_discriminator(REAL, FAKE).item() == pytest.approx(5 + (4 + 0.25) / 2)
+    assert step.lsgan_generator(FAKE).item() == pytest.approx((1 + 0.25) / 2)
+    wanted = (softplus(-1) + softplus(-3)) / 2 + (softplus(-1) + softplus(0.5)) / 2
+    assert step.logistic_discriminator(REAL, FAKE).item() == pytest.approx(wanted)
+    assert step.logistic_generator(FAKE).item() == pytest.approx((softplus(1) + softplus(-0.5)) / 2)
+
+
+def quadratic(images: Tensor) -> Tensor:
+    """A score whose gradient is 2 x: |grad| = 2 |x|."""
+    return images.square().sum(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize("target", [1.0, 750.0])
+def test_gradient_penalty(target: float) -> None:
+    real, fake = torch.randn(2, 3, 3, 4, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    mix = torch.tensor([0.0, 0.25, 1.0])
+    between = real + mix.view(-1, 1, 1, 1) * (fake - real)
+    lengths = 2 * between.flatten(1).norm(dim=1)
+    wanted = ((lengths - target) ** 2).mean() / target**2
+    torch.testing.assert_close(step.gradient_penalty(quadratic, real, fake, mix, target), wanted)
+
+
+def test_gradients_of_the_penalties_by_hand() -> None:
+    scale = torch.tensor(1.5, requires_grad=True)
+    real = torch.randn(2, 3, 4, 4)
+
+    def scores(images: Tensor) -> Tensor:
+        return scale * quadratic(images)
+
+    step.r1_penalty(scores, real).backward()
+    # |grad|^2 / 2 = 2 s^2 |x|^2; its derivative by s is 4 s |x|^2.
+    assert scale.grad is not None
+    torch.testing.assert_close(scale.grad, 4 * 1.5 * real.flatten(1).square().sum(dim=1).mean())
+    scale.grad = None
+    step.gradient_penalty(scores, real, real, torch.zeros(2)).backward()
+    lengths = real.flatten(1).norm(dim=1)
+    torch.testing.assert_close(scale.grad, (2 * (3 * lengths - 1) * 2 * lengths).mean())
+
+
+def test_label_losses_by_hand() -> None:
+    logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    classes = torch.eye(3)[[0, 2]]
+    wanted = (math.log(math.exp(2) + 2) - 2 + math.log(2 + math.e)) / 2
+    assert step.label_loss(logits, classes).item() == pytest.approx(wanted, rel=1e-6)
+    attributes = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    each = [softplus(-2), softplus(0), softplus(0), softplus(0), softplus(1), softplus(0)]
+    assert step.label_loss(logits, attributes, exclusive=False).item() == pytest.approx(sum(each) / 6)
+
+
+def test_losses_of_bfloat16_scores_are_float32() -> None:
+    scores = torch.full((4096,), 1.001953125, dtype=torch.bfloat16)
+    assert step.wgan_generator(scores).dtype == torch.float32
+    assert step.wgan_generator(scores).item() == pytest.approx(-float(scores[0]))

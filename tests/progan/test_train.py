@@ -1,8 +1,7 @@
-"""A training goes on where it was cut, to the same bits; several processes do what one does; bad input is told."""
+"""A resumed training has the same bits as an uninterrupted one; several processes compute what one does."""
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -22,52 +21,53 @@ from celebahq_builder.evaluation.image_sources import Reference, open_set
 from celebahq_builder.evaluation.protocol import EvaluationProtocol
 from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
-from celebahq_builder.progan import checkpoint, launch
+from celebahq_builder.progan import launch
 from celebahq_builder.progan.evaluation import open_source
 from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe
-from celebahq_builder.progan.stats import read_lines
 from celebahq_builder.progan.train import Training, TrainingRequest
+from celebahq_builder.training.checkpoint import checkpoint_paths
 from celebahq_builder.training.distributed import SINGLE_PROCESS
+from celebahq_builder.training.logger import read_lines
 from tests.progan.tiny import RECIPE, Noise, assert_equal, last, trained, without_time
 
 
 @pytest.fixture(scope="module")
-def whole(data: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("whole") / "run"
+def uninterrupted(data: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
     trained(data, out, load(ProGANRecipe, recipe))
     return out
 
 
-def test_what_a_run_holds(whole: Path) -> None:
-    names = {path.name for path in whole.iterdir()}
+def test_files_of_a_run(uninterrupted: Path) -> None:
+    names = {path.name for path in uninterrupted.iterdir()}
     assert {"recipe.json", "stats.jsonl", "tensorboard", "reals.png", "checkpoints", "generator.safetensors"} <= names
-    lines = without_time(whole)
+    lines = without_time(uninterrupted)
     assert [line["tick"] for line in lines] == list(range(1, 11))
     assert [line["resolution"] for line in lines] == [4, 4, 8, 8, 8, 8, 8, 16, 16, 16]
     assert lines[-1]["kimg"] == 0.16
-    with Image.open(whole / "reals.png") as reals:
+    with Image.open(uninterrupted / "reals.png") as reals:
         assert reals.size == (48, 32)
-    facts = json.loads((whole / "generator.json").read_text())
+    facts = json.loads((uninterrupted / "generator.json").read_text())
     assert (facts["level"], facts["kimg"]) == (4, 0.16)
-    kept = sorted(path.name for path in (whole / "checkpoints").iterdir())
+    kept = sorted(path.name for path in (uninterrupted / "checkpoints").iterdir())
     wanted = ["000000032-r0004", "000000112-r0008", "000000144-r0016", "000000160-r0016"]
-    assert kept == [f"checkpoint-{name}.safetensors" for name in wanted]
+    assert kept == [f"checkpoint-{name}.pt" for name in wanted]
 
 
 @pytest.mark.parametrize("cut_kimg", [0.016, 0.048, 0.144])
-def test_a_run_in_two_parts_gives_the_same_bits(
-    cut_kimg: float, whole: Path, data: Path, recipe: Path, tmp_path: Path
+def test_a_resumed_run_has_the_same_bits(
+    cut_kimg: float, uninterrupted: Path, data: Path, recipe: Path, tmp_path: Path
 ) -> None:
     settings = load(ProGANRecipe, recipe)
     trained(data, tmp_path, settings, cut_kimg)
     trained(data, tmp_path, settings)
-    assert_equal(last(tmp_path), last(whole))
-    assert without_time(tmp_path) == without_time(whole)
-    assert (tmp_path / "generator.safetensors").read_bytes() == (whole / "generator.safetensors").read_bytes()
+    assert_equal(last(tmp_path), last(uninterrupted))
+    assert without_time(tmp_path) == without_time(uninterrupted)
+    assert (tmp_path / "generator.safetensors").read_bytes() == (uninterrupted / "generator.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("ingredient", ["batch_norm", "labels"])
-def test_running_moments_and_labels_go_on_too(ingredient: str, data: Path, recipe: Path, tmp_path: Path) -> None:
+def test_batch_norm_and_labels_are_resumed(ingredient: str, data: Path, recipe: Path, tmp_path: Path) -> None:
     settings = load(ProGANRecipe, recipe)
     changes = {"labels": {"labels": 3}, "batch_norm": {"batch_norm": True, "pixel_norm": False}}[ingredient]
     settings = dataclasses.replace(settings, net=dataclasses.replace(settings.net, **changes))
@@ -83,8 +83,8 @@ def test_running_moments_and_labels_go_on_too(ingredient: str, data: Path, recip
     assert_equal(last(tmp_path / "two"), state)
     moments = {key: value for key, value in state.items() if key.endswith("running_mean")}
     assert bool(moments) is (ingredient == "batch_norm")
-    for key, value in moments.items():  # what is seen, and kept, is that of the averaged generator
-        if key.startswith("averaged"):
+    for key, value in moments.items():
+        if key.startswith("/networks/averaged"):
             assert torch.equal(value, state[key.replace("averaged", "generator", 1)])
             assert float(value.abs().sum()) > 0
 
@@ -104,33 +104,35 @@ def until(condition: object, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_and_run_again(number: signal.Signals, whole: Path, data: Path, recipe: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed(
+    number: signal.Signals, uninterrupted: Path, data: Path, recipe: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     process = subprocess.Popen(command_line(data, out, recipe), stderr=subprocess.PIPE, text=True)
     until(lambda: len(read_lines(out / "stats.jsonl")) >= 3, process)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=60)
     if number == signal.SIGTERM:
-        assert process.returncode == 0, told
+        assert process.returncode == 0, message
         done = len(read_lines(out / "stats.jsonl")) == 10
-        assert done or "the same command goes on from there" in told
+        assert done or "run the same command to resume" in message
     assert subprocess.run(command_line(data, out, recipe), capture_output=True, check=False).returncode == 0
     # Torch splits sums over as many threads as it is given: both ran on one.
-    assert_equal(last(out), last(whole))
-    assert without_time(out) == without_time(whole)
+    assert_equal(last(out), last(uninterrupted))
+    assert without_time(out) == without_time(uninterrupted)
 
 
-def test_two_processes_do_what_one_does(data: Path, recipe: Path, whole: Path, tmp_path: Path) -> None:
+def test_two_processes_compute_what_one_does(data: Path, recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     done = subprocess.run(command_line(data, tmp_path, recipe, *torchrun), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for one, other in zip(without_time(tmp_path), without_time(whole), strict=True):
+    for one, other in zip(without_time(tmp_path), without_time(uninterrupted), strict=True):
         for name, value in one.items():
             assert value == pytest.approx(other[name], rel=1e-4, abs=1e-4), name
 
 
 @pytest.mark.parametrize("labels", [0, 3])
-def test_passes_change_nothing(labels: int, data: Path, recipe: Path, tmp_path: Path) -> None:
+def test_passes_change_rounding_only(labels: int, data: Path, recipe: Path, tmp_path: Path) -> None:
     settings = load(ProGANRecipe, recipe)
     settings = dataclasses.replace(settings, net=dataclasses.replace(settings.net, labels=labels))
     shutil.copy(data, tmp_path / "noise.h5")
@@ -139,7 +141,7 @@ def test_passes_change_nothing(labels: int, data: Path, recipe: Path, tmp_path: 
     trained(tmp_path / "noise.h5", tmp_path / "whole", settings)
     trained(tmp_path / "noise.h5", tmp_path / "cut", dataclasses.replace(settings, schedule=cut))
     lines = zip(without_time(tmp_path / "cut"), without_time(tmp_path / "whole"), strict=True)
-    for one, other in list(lines)[: 10 - labels]:  # rounding grows as the training goes on, sooner with labels
+    for one, other in list(lines)[: 10 - labels]:  # rounding errors grow with the steps, sooner with labels
         for name, value in one.items():
             assert value == pytest.approx(other[name], rel=1e-4, abs=1e-4), name
 
@@ -157,42 +159,44 @@ def test_bf16_trains(data: Path, recipe: Path, tmp_path: Path) -> None:
     assert all(np.isfinite(line["discriminator_loss"]) for line in lines)
 
 
-def test_a_torn_checkpoint_is_passed_over(
-    whole: Path, data: Path, recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_damaged_checkpoint_is_skipped(
+    uninterrupted: Path, data: Path, recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = load(ProGANRecipe, recipe)
     trained(data, tmp_path, settings, 0.08)
-    torn = sorted((tmp_path / "checkpoints").iterdir())[-1]
-    torn.write_bytes(torn.read_bytes()[:1000])
+    damaged = sorted((tmp_path / "checkpoints").iterdir())[-1]
+    damaged.write_bytes(damaged.read_bytes()[:1000])
     trained(data, tmp_path, settings)
-    assert "is damaged" in caplog.text
-    assert_equal(last(tmp_path), last(whole))
-    assert without_time(tmp_path) == without_time(whole)
+    assert f"{damaged} is damaged" in caplog.text
+    assert_equal(last(tmp_path), last(uninterrupted))
+    assert without_time(tmp_path) == without_time(uninterrupted)
 
 
-def test_another_recipe_or_other_data_are_refused(whole: Path, data: Path, recipe: Path, tmp_path: Path) -> None:
+def test_another_recipe_or_other_data_are_refused(
+    uninterrupted: Path, data: Path, recipe: Path, tmp_path: Path
+) -> None:
     settings = load(ProGANRecipe, recipe)
-    with pytest.raises(TrainingError, match=r"recipe\.loss\.penalty = 10\.0, this run asks 5\.0"):
-        trained(data, whole, dataclasses.replace(settings, loss=LossSettings(penalty=5.0)))
+    with pytest.raises(TrainingError, match=r"loss\.penalty = 10\.0, this run has loss\.penalty = 5\.0"):
+        trained(data, uninterrupted, dataclasses.replace(settings, loss=LossSettings(penalty=5.0)))
 
     class Others(Noise):
         count = 41
 
     other = tmp_path / "other.h5"
     write_images(Others(), other, codec=Gzip())
-    with pytest.raises(TrainingError, match=r"data\.images = 40, this run asks 41"):
-        trained(other, whole, settings)
+    with pytest.raises(TrainingError, match=r"data\.images = 40, this run has data\.images = 41"):
+        trained(other, uninterrupted, settings)
 
 
-def test_losses_that_are_not_finite_end_the_run(data: Path, recipe: Path, tmp_path: Path) -> None:
+def test_losses_that_are_not_finite_abort_the_run(data: Path, recipe: Path, tmp_path: Path) -> None:
     settings = load(ProGANRecipe, recipe)
     trained(data, tmp_path, settings, 0.016)
     before = last(tmp_path)
     training = Training(TrainingRequest(data, tmp_path), settings, SINGLE_PROCESS)
     with torch.no_grad():
-        training.players.generator.dense.weight.fill_(float("nan"))
+        training.progan.generator.dense.weight.fill_(float("nan"))
     with pytest.raises(
-        TrainingError, match=r"tick 2, at 0\.032 kimg, is not finite .*the checkpoint at 0\.016 kimg is sound"
+        TrainingError, match=r"tick 2, at 0\.032 kimg, is not finite .*the checkpoint at 0\.016 kimg is good"
     ):
         training.run()
     assert_equal(last(tmp_path), before)
@@ -203,7 +207,7 @@ def test_losses_that_are_not_finite_end_the_run(data: Path, recipe: Path, tmp_pa
     [
         ("resolution = 16 -> resolution = 32", TrainingError, "has images of 16x16, the recipe trains to 32"),
         ("minibatch = 8 -> minibatch = 64", TrainingError, "has 40 images, fewer than a minibatch of 64"),
-        ("latent = 8 -> colours = 1", TrainingError, "has 3 channels, the recipe net.colours = 1"),
+        ("latent = 8 -> colours = 1", TrainingError, "has 3 channels, the recipe has net.colours = 1"),
         ("latent = 8 -> latents = 8", RecipeError, "unknown key net.latents; did you mean latent?"),
         ('task = "progan" -> task = "denoise"', RecipeError, "task = denoise; this command trains task = progan"),
         ("minibatch = 8 -> minibatches = { 32 = 8 }", RecipeError, "names 32, above net.resolution = 16"),
@@ -218,18 +222,18 @@ def test_bad_recipes(change: str, error: type[CelebAHQError], message: str, data
     assert not (tmp_path / "run").exists()
 
 
-def test_nothing_to_resume(data: Path, recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="holds no checkpoint to resume from"):
+def test_no_checkpoint_to_resume_from(data: Path, recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="has no checkpoint; leave out `resume`"):
         launch.train(TrainingRequest(data, tmp_path / "run", resume=True), recipe, device="cpu")
 
 
-def test_measured_as_it_goes(data: Path, recipe: Path, whole: Path, tmp_path: Path) -> None:
-    """Every fifth tick, where the resolution allows; the weights are those of a run that is not measured."""
+def test_metrics_during_a_training(data: Path, recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    """They are computed every fifth tick, where the resolution allows, and do not change the weights."""
     settings = load(ProGANRecipe, recipe)
     tick = dataclasses.replace(settings.tick, metric_ticks=5, metrics=("swd", "ms-ssim"), metric_num=40)
     run = tmp_path / "run"
     trained(data, run, dataclasses.replace(settings, tick=tick))
-    assert_equal(last(run), last(whole))
+    assert_equal(last(run), last(uninterrupted))
     lines = read_lines(run / "stats.jsonl")
     assert [line["tick"] for line in lines if "ms-ssim40" in line] == [5, 10]
     assert [line["tick"] for line in lines if "swd40" in line] == [10]  # 8x8 has no SWD
@@ -243,7 +247,7 @@ def test_measured_as_it_goes(data: Path, recipe: Path, whole: Path, tmp_path: Pa
     assert "ms-ssim40" in (run / "report" / "index.html").read_text()
 
 
-def test_a_reference_that_is_too_small(data: Path, recipe: Path, tmp_path: Path) -> None:
+def test_a_reference_with_too_few_images(data: Path, recipe: Path, tmp_path: Path) -> None:
     settings = load(ProGANRecipe, recipe)
     measured = dataclasses.replace(settings, tick=dataclasses.replace(settings.tick, metric_ticks=1))
     with pytest.raises(TrainingError, match=r"has 40 images, fewer than tick.metric_num = 8192; set it to 40 at most"):
@@ -251,8 +255,23 @@ def test_a_reference_that_is_too_small(data: Path, recipe: Path, tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
-def test_which_checkpoints_are_kept() -> None:
-    names = [f"checkpoint-{n:09d}-r{r:04d}.safetensors" for n, r in ((1, 4), (2, 4), (3, 8), (4, 8), (5, 8), (6, 16))]
-    assert checkpoint.superseded([*names, "notes.txt"]) == [names[0], names[2], names[3]]
-    assert checkpoint.superseded(names[:2]) == []
-    assert os.sep not in "".join(names)
+def test_a_changed_bit_is_detected(
+    uninterrupted: Path, data: Path, recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+    path = checkpoint_paths(run / "checkpoints")[-1]
+    raw = bytearray(path.read_bytes())
+    weight = last(run)["/networks/generator/dense.weight"]
+    raw[raw.index(weight.numpy().tobytes())] ^= 1
+    path.write_bytes(raw)
+    trained(data, run, load(ProGANRecipe, recipe))
+    assert f"{path} is damaged (" in caplog.text
+    assert_equal(last(run), last(uninterrupted))
+    assert without_time(run) == without_time(uninterrupted)
+
+
+def test_a_run_of_an_earlier_version(data: Path, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "checkpoint-000000016-r0004.safetensors").touch()
+    with pytest.raises(TrainingError, match=r"was written by an earlier version.*choose another `out`"):
+        trained(data, tmp_path, load(ProGANRecipe, recipe))

@@ -1,4 +1,4 @@
-"""The report of a training shows what its folder holds, and its curves are where the numbers are."""
+"""The report shows the statistics and the image grids of a run."""
 
 import json
 import math
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from celebahq_builder.html.charts import BOTTOM, LEFT, POINTS_MAX, RIGHT, TOP, chart
-from celebahq_builder.progan import image_grid
+from celebahq_builder.progan.image_grid import write_png
 from celebahq_builder.progan.training_report import write_training_report
 
 
@@ -50,7 +50,7 @@ def test_page(tmp_path: Path) -> None:
     (tmp_path / "stats.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines) + '{"torn')
     (tmp_path / "recipe.json").write_text('{"net": {"resolution": 8}, "task": "<progan>"}')
     for kimg in range(20):
-        image_grid.write_png(tmp_path / f"fakes-{kimg:06d}.png", np.full((32, 32, 3), kimg, np.uint8))
+        write_png(tmp_path / f"fakes-{kimg:06d}.png", np.full((3, 32, 32), kimg, np.uint8))
     page = write_training_report(tmp_path).read_text()
     assert "<dd>3</dd>" in page
     assert "3 min 0 s" in page
@@ -64,6 +64,6 @@ def test_page(tmp_path: Path) -> None:
     assert write_training_report(tmp_path).read_text() == page
 
 
-def test_page_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
+def test_page_of_a_new_run(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text("{}")
-    assert "There are no two ticks yet" in write_training_report(tmp_path).read_text()
+    assert "Charts need at least two ticks" in write_training_report(tmp_path).read_text()

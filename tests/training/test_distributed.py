@@ -1,4 +1,4 @@
-"""Two processes train to the weights of one."""
+"""Two processes compute the weights of one."""
 
 import dataclasses
 import subprocess
@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.training.distributed import SINGLE_PROCESS, join_processes
+from celebahq_builder.training.distributed import SINGLE_PROCESS, _report_lost_process, join_processes
 
 DENOISER = """
 task = "denoise"
@@ -66,16 +66,24 @@ def test_two_processes_train_to_the_weights_of_one(name: str, recipe: str, photo
     assert (tmp_path / "two" / "log.jsonl").read_text().count("\n") == 2
 
 
-def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with join_processes("cpu") as world:
-        assert world == SINGLE_PROCESS
-        assert list(world.share(3)) == [0, 1, 2]
-        assert torch.equal(world.mean(torch.tensor([2.0])), torch.tensor([2.0]))
+    with join_processes("cpu") as context:
+        assert context == SINGLE_PROCESS
+        assert list(context.share(3)) == [0, 1, 2]
+        assert torch.equal(context.mean(torch.tensor([2.0])), torch.tensor([2.0]))
 
 
-def test_shares_are_disjoint_and_whole() -> None:
-    worlds = [dataclasses.replace(SINGLE_PROCESS, rank=rank, size=3) for rank in range(3)]
-    assert sorted(i for world in worlds for i in world.share(7)) == list(range(7))
+def test_shares_are_disjoint_and_complete() -> None:
+    contexts = [dataclasses.replace(SINGLE_PROCESS, rank=rank, size=3) for rank in range(3)]
+    assert sorted(i for world in contexts for i in world.share(7)) == list(range(7))
     with pytest.raises(TrainingError, match="a batch of 2 cannot be shared by 3 processes; start at most 2"):
-        worlds[0].share(2)
+        contexts[0].share(2)
+
+
+def test_a_lost_process_is_reported_in_one_line() -> None:
+    with (
+        pytest.raises(TrainingError, match=r"another process of this training ended \(Connection closed\); see"),
+        _report_lost_process(),
+    ):
+        raise RuntimeError("Connection closed\nand more")

@@ -1,4 +1,4 @@
-"""Generators and runs are evaluated by the same numbers as their images would be, each snapshot at its own size."""
+"""Generators have the metrics of their images; the checkpoints of a run are evaluated at their own resolutions."""
 
 import json
 import re
@@ -21,12 +21,14 @@ from celebahq_builder.evaluation.protocol import EvaluationProtocol
 from celebahq_builder.evaluation.result import figure
 from celebahq_builder.models.generator_file import export_generator
 from celebahq_builder.models.progan import Architecture, Generator
+from celebahq_builder.progan import generator_source
 from celebahq_builder.progan.evaluation import EvaluationRequest, evaluate_and_report, evaluation_results, open_source
 from celebahq_builder.progan.generate import GeneratedImages, generate
-from celebahq_builder.progan.generator_source import GeneratorSource, is_run, snapshots
+from celebahq_builder.progan.generator_source import GeneratorSource, checkpoint_sources, is_run
 from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.progan.train import Training
 from celebahq_builder.progan.train import TrainingRequest as TrainRequest
+from celebahq_builder.training.checkpoint import read_checkpoint, write_checkpoint
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from tests.evaluation.sources import smooth
 from tests.hdf5.pyramids import theano_file
@@ -51,7 +53,7 @@ checkpoint_ticks = 1
 grid_ticks = 100
 grid = [2, 1]
 """
-"""4x4 to 32x32, and a checkpoint twice a resolution."""
+"""4x4 to 32x32, with two checkpoints per resolution."""
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +76,8 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_generator(tmp_path_factory.mktemp("net"), net, 4, 1.0, {"kimg": 7, "data": {"sha256": "ab"}})
 
 
-def test_a_generators_number_is_that_of_its_images(generator: Path, tmp_path: Path) -> None:
-    """Whatever batches they come in, whether they are kept, and however many more of them are asked for."""
+def test_metrics_of_a_generator_are_those_of_its_images(generator: Path, tmp_path: Path) -> None:
+    """They do not depend on the batch size, the memory, or the number of images."""
     reference = Reference(open_set(theano_file(tmp_path / "faces.h5", smooth(100, 16))))
     protocol = EvaluationProtocol(("swd", "ms-ssim"), 40)
     source = GeneratorSource.of_file(generator, 0, CPU)
@@ -97,40 +99,37 @@ def test_a_generators_number_is_that_of_its_images(generator: Path, tmp_path: Pa
     assert facts["trained_on"] == {"sha256": "ab"}
 
 
-def test_snapshots_are_the_averaged_generators(run: Path) -> None:
-    found = snapshots(run)
+def test_checkpoints_are_the_averaged_generators(run: Path) -> None:
+    found = checkpoint_sources(run, 0, CPU)
     assert is_run(run)
-    told = [(one.kimg, one.resolution, one.alpha) for one in found]
-    # The first three are from the moment the next resolution is about to enter; the fourth as the last is all in.
-    assert told == [(0.032, 4, 1.0), (0.096, 8, 1.0), (0.16, 16, 1.0), (0.192, 32, 1.0), (0.224, 32, 1.0)]
-    last = GeneratorSource.of_snapshot(found[-1], 0, CPU)
+    points = [(one.about["kimg"], one.resolution, one.alpha) for one in found]
+    # The first three were written when the next resolution was about to enter, the fourth at the end of a fade-in.
+    assert points == [(0.032, 4, 1.0), (0.096, 8, 1.0), (0.16, 16, 1.0), (0.192, 32, 1.0), (0.224, 32, 1.0)]
+    last = found[-1]
     exported = GeneratorSource.of_file(run, 0, CPU)
     assert (last.level, last.alpha) == (exported.level, exported.alpha)
     assert last.facts["weights_sha256"] == exported.facts["weights_sha256"]
     assert last.facts["trained_on"] == exported.facts["trained_on"]
-    before = GeneratorSource.of_snapshot(found[-2], 0, CPU)
-    assert before.facts["weights_sha256"] != last.facts["weights_sha256"]
+    assert found[-2].facts["weights_sha256"] != last.facts["weights_sha256"]
 
 
-def test_a_run_is_evaluated_snapshot_by_snapshot(run: Path, data: Path, tmp_path: Path) -> None:
+def test_all_checkpoints_of_a_run(run: Path, data: Path, tmp_path: Path) -> None:
     request = EvaluationRequest(
         run, EvaluationProtocol(("swd", "ms-ssim"), 20), data, None, tmp_path / "all.json", tmp_path / "page"
     )
     lines = list(evaluate_and_report(request))
-    told = json.loads((tmp_path / "all.json").read_text())
-    assert told["run"] == str(run)
-    each = told["snapshots"]
+    found = json.loads((tmp_path / "all.json").read_text())
+    assert found["run"] == str(run)
+    each = found["snapshots"]
     assert [one["resolution"] for one in each] == [4, 8, 16, 32, 32]
-    assert [one["source"]["kimg"] for one in each] == [one.kimg for one in snapshots(run)]
+    assert [one["source"]["kimg"] for one in each] == [one.about["kimg"] for one in checkpoint_sources(run, 0, CPU)]
     assert all("swd" in one["left_out"] for one in each[:2])
     assert "needs 16x16 or more, this is 4x4" in each[0]["left_out"]["swd"]
     assert list(each[2]["scores"]["swd20"]["levels"]) == ["16"]
     assert list(each[4]["scores"]["swd20"]["levels"]) == ["32", "16"]
     assert all("ms-ssim20" in one["scores"] for one in each)
-    # Each is compared with the data set's level of its own size.
-    alone = scores(
-        GeneratorSource.of_snapshot(snapshots(run)[2], 0, CPU), Reference(open_set(data, 16)), request.protocol
-    )
+    # Each is compared with the level of its own resolution.
+    alone = scores(checkpoint_sources(run, 0, CPU)[2], Reference(open_set(data, 16)), request.protocol)
     assert each[2]["scores"] == json.loads(json.dumps(alone.to_json()))["scores"]
     assert each[4]["source"]["trained_on"]["sha256"] == each[4]["reference"]["sha256"]
     head = re.split(r"  +", lines[0].strip())
@@ -147,29 +146,29 @@ def test_a_run_is_evaluated_snapshot_by_snapshot(run: Path, data: Path, tmp_path
     assert "swd20 mean" in page
 
 
-def test_only_some_snapshots(run: Path, data: Path, tmp_path: Path) -> None:
+def test_checkpoints_of_one_resolution(run: Path, data: Path, tmp_path: Path) -> None:
     protocol = EvaluationProtocol(("swd",), 10)
     assert [one.resolution for one in evaluation_results(EvaluationRequest(run, protocol, data, 16))] == [16]
-    with pytest.raises(FormatError, match="has no snapshot of 64x64; it has those of 4, 8, 16, 32 px"):
+    with pytest.raises(FormatError, match="has no checkpoint of 64x64; it has checkpoints of 4, 8, 16, 32 px"):
         list(evaluation_results(EvaluationRequest(run, protocol, data, 64)))
     with pytest.raises(FormatError, match="are 8x8 at most, too small for swd; train on"):
         list(evaluation_results(EvaluationRequest(run, protocol, data, 8)))
     small = theano_file(tmp_path / "small.h5", smooth(20, 16))
-    with pytest.raises(FormatError, match=r"r0032\.safetensors has images of 32x32: .*small\.h5 has no level 32x32"):
+    with pytest.raises(FormatError, match=r"r0032\.pt has images of 32x32: .*small\.h5 has no level 32x32"):
         next(evaluation_results(EvaluationRequest(run, protocol, small)))
 
 
-def test_what_is_amiss_is_told_before_the_first_snapshot_is_loaded(
+def test_impossible_evaluations_are_refused_before_the_first_checkpoint(
     run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(GeneratorSource, "of_snapshot", None)
-    with pytest.raises(FormatError, match=r"swd compares .*r0016\.safetensors with other images, and there are none"):
+    monkeypatch.setattr(generator_source, "_load_averaged", pytest.fail)
+    with pytest.raises(FormatError, match=r"swd compares .*r0016\.pt with other images, and there are none"):
         next(evaluation_results(EvaluationRequest(run, EvaluationProtocol(("swd",), 10))))
     with pytest.raises(FormatError, match=r"swd81 compares with 81 images at least, .*data\.h5 has 80"):
         next(evaluation_results(EvaluationRequest(run, EvaluationProtocol(("swd", "ms-ssim"), 81), data)))
 
 
-def test_a_run_as_reference_is_its_generator(run: Path, data: Path) -> None:
+def test_a_run_as_reference(run: Path, data: Path) -> None:
     result = next(evaluation_results(EvaluationRequest(data, EvaluationProtocol(("swd",), 10), run)))
     assert result.reference is not None
     assert result.reference["kind"] == "generator"
@@ -177,61 +176,59 @@ def test_a_run_as_reference_is_its_generator(run: Path, data: Path) -> None:
     assert result.scores[0].beside.count == 10
 
 
-def test_a_generator_that_makes_no_images(tmp_path: Path, data: Path) -> None:
+def test_a_generator_that_returns_nan(tmp_path: Path, data: Path) -> None:
     torch.manual_seed(0)
     net = Generator(Architecture(resolution=32, latent=8, channels_base=64, channels_max=8))
     with torch.no_grad():
         net.dense.weight[0, 0] = float("nan")
     path = export_generator(tmp_path, net, 5, 1.0, {})
-    with pytest.raises(WeightsError, match=r"generator\.safetensors: the generator makes NaN or infinity"):
+    with pytest.raises(WeightsError, match=r"generator\.safetensors: the generator returns NaN or infinity"):
         list(evaluation_results(EvaluationRequest(path, EvaluationProtocol(("swd",), 10), data)))
-    with pytest.raises(WeightsError, match="the generator makes NaN or infinity of some latents at 32x32"):
+    with pytest.raises(WeightsError, match="the generator returns NaN or infinity for some latents at 32x32"):
         generate(GeneratedImages(path, 5, 0, CPU), tmp_path / "fakes.h5", lambda _: None)
     assert not (tmp_path / "fakes.h5").exists()
 
 
-def test_numbers_are_told_as_they_come(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A snapshot that cannot be evaluated takes the others' numbers with it only to the end of the command."""
+def test_results_are_logged_one_by_one(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If a later checkpoint fails, the results of the earlier ones are in the log."""
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     last = max((copy / "checkpoints").iterdir())
-    with safe_open(last, "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        tensors["averaged.dense.bias"].fill_(float("nan"))
-        meta = file.metadata()
-    save_file(tensors, last, meta)
+    checkpoint = read_checkpoint(last)
+    checkpoint.state["networks"]["averaged"]["dense.bias"].fill_(float("nan"))
+    write_checkpoint(last, checkpoint.config, checkpoint.state)
     expected = [
         one.scores[0].number.value
         for one in evaluation_results(EvaluationRequest(run, EvaluationProtocol(("ms-ssim",), 4)))
     ]
     caplog.clear()
-    with caplog.at_level("INFO"), pytest.raises(WeightsError, match="makes NaN or infinity"):
+    with caplog.at_level("INFO"), pytest.raises(WeightsError, match="returns NaN or infinity"):
         list(evaluate_and_report(EvaluationRequest(copy, EvaluationProtocol(("ms-ssim",), 4))))
-    told = [line.partition(" kimg: ms-ssim4 ")[2] for line in caplog.messages if "kimg: " in line]
-    assert told == [figure(value) for value in expected[:-1]]
+    logged = [line.partition(" kimg: ms-ssim4 ")[2] for line in caplog.messages if "kimg: " in line]
+    assert logged == [figure(value) for value in expected[:-1]]
 
 
-def test_a_damaged_checkpoint_is_told(run: Path, data: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint(run: Path, data: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))
-    torn = sorted((copy / "checkpoints").iterdir())[1]
-    torn.write_bytes(torn.read_bytes()[:500])
-    with pytest.raises(TrainingError, match=rf"{torn.name} cannot be read .* delete it, and evaluate the others"):
+    damaged = sorted((copy / "checkpoints").iterdir())[1]
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    with pytest.raises(
+        TrainingError, match=rf"{damaged.name} is damaged .* delete it to evaluate the other checkpoints"
+    ):
         list(evaluation_results(EvaluationRequest(copy, EvaluationProtocol(("ms-ssim",), 4), data)))
 
 
-def test_networks_with_tensors_missing(run: Path, data: Path, generator: Path, tmp_path: Path) -> None:
-    """Files that are whole, but written by something else."""
+def test_missing_tensors(run: Path, data: Path, generator: Path, tmp_path: Path) -> None:
+    """Complete files that another program wrote."""
 
-    def without(source: Path, target: Path, name: str, **said: object) -> None:
-        with safe_open(source, "pt") as file:
-            meta = dict(file.metadata())
+    def without(name: str, **facts: object) -> None:
+        with safe_open(generator, "pt") as file:
+            meta = json.loads(file.metadata()["progan"]) | facts
             tensors = {key: file.get_tensor(key) for key in file.keys() if key != name}  # noqa: SIM118
-        if said:
-            meta["progan"] = json.dumps(json.loads(meta["progan"]) | said)
-        save_file(tensors, target, meta)
+        save_file(tensors, tmp_path / "other.safetensors", {"progan": json.dumps(meta)})
 
-    for name, said in (("dense.bias", {}), ("", {"architecture": {"width": 3}}), ("", {"level": None})):
-        without(generator, tmp_path / "other.safetensors", name, **said)
-        with pytest.raises(WeightsError, match=r"other\.safetensors was written by another version, or altered"):
+    for name, facts in (("dense.bias", {}), ("", {"architecture": {"width": 3}}), ("", {"level": None})):
+        without(name, **facts)
+        with pytest.raises(WeightsError, match=r"other\.safetensors was written by another version, or changed"):
             list(
                 evaluation_results(
                     EvaluationRequest(tmp_path / "other.safetensors", EvaluationProtocol(("ms-ssim",), 4))
@@ -239,11 +236,12 @@ def test_networks_with_tensors_missing(run: Path, data: Path, generator: Path, t
             )
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     first = min((copy / "checkpoints").iterdir())
-    without(first, tmp_path / "other.safetensors", "averaged.dense.bias")
-    (tmp_path / "other.safetensors").replace(first)
-    with pytest.raises(TrainingError, match=rf"{first.name} cannot be read \(.*Missing.*delete it") as told:
+    checkpoint = read_checkpoint(first)
+    del checkpoint.state["networks"]["averaged"]["dense.bias"]
+    write_checkpoint(first, checkpoint.config, checkpoint.state)
+    with pytest.raises(TrainingError, match=rf"{first.name} is damaged \(.*Missing.*delete it") as raised:
         list(evaluation_results(EvaluationRequest(copy, EvaluationProtocol(("ms-ssim",), 4), data)))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def command(*arguments: object) -> tuple[int, str, BaseException | None]:
@@ -267,7 +265,7 @@ def test_the_command(data: Path, generator: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.json").read_bytes() == before
 
 
-def test_where_results_go_is_looked_at_first(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_paths_are_checked_first(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = (data, "--metrics", "ms-ssim", "--num", 5)
     (tmp_path / "file").write_text("")
     for arguments in (("--json", tmp_path / "file" / "a.json"), ("--audit", "--out", tmp_path / "file" / "out")):
@@ -277,11 +275,11 @@ def test_where_results_go_is_looked_at_first(data: Path, tmp_path: Path, monkeyp
         assert "ms-ssim5" not in output  # nothing was computed
     code, _, error = command(*asked, "--json", tmp_path / "out" / "index.html", "--out", tmp_path / "out")
     assert code == 1
-    assert "index.html is where --out puts its page; choose another --json" in str(error)
+    assert "index.html would be the page in --out; choose another --json" in str(error)
     monkeypatch.chdir(tmp_path)
     code, output, _ = command(*asked, "--json", tmp_path / "out" / "evaluation.json", "--out", "out")
     assert code == 0
-    assert output.count("written: ") == 2  # one file by two names
+    assert output.count("written: ") == 2  # two names of one file
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["scores"]
     assert (tmp_path / "out" / "index.html").read_text().startswith("<!DOCTYPE html>")
 
@@ -313,7 +311,7 @@ def test_the_audit_beside_its_file(data: Path, tmp_path: Path) -> None:
         (("--metrics", "is", "--num", 10, "--resolution", 24), "has no level 24x24; it has 32, 16"),
     ],
 )
-def test_what_cannot_be_asked_for(arguments: tuple[object, ...], line: str, data: Path) -> None:
+def test_impossible_requests(arguments: tuple[object, ...], line: str, data: Path) -> None:
     code, _, error = command(data, *arguments)
     assert code == 1
     assert isinstance(error, CelebAHQError)
@@ -321,7 +319,7 @@ def test_what_cannot_be_asked_for(arguments: tuple[object, ...], line: str, data
     assert "\n" not in str(error)
 
 
-def test_files_that_are_not_what_they_are_given_for(data: Path, generator: Path, tmp_path: Path) -> None:
+def test_wrong_files(data: Path, generator: Path, tmp_path: Path) -> None:
     (tmp_path / "wrong.pth").write_bytes(b"no weights")
     _, _, error = command(data, "--metrics", "is", "--num", 10, "--inception", tmp_path / "wrong.pth")
     assert isinstance(error, WeightsError)
@@ -335,7 +333,7 @@ def test_files_that_are_not_what_they_are_given_for(data: Path, generator: Path,
     assert "is in colour" in str(error)
     (tmp_path / "file").write_text("")
     _, _, error = command(data, "--metrics", "ms-ssim", "--num", 5, "--out", tmp_path / "file")
-    assert "file is a file; give a folder" in str(error)
+    assert "file is a file; choose a folder" in str(error)
     protocol = EvaluationProtocol(("ms-ssim",), 5)
     with pytest.raises(FormatError, match="has images of 16x16, wanted are 32x32"):
         open_source(generator, 32, protocol)

@@ -1,4 +1,4 @@
-"""A training's measurements never end it, and what they lack is told before it begins."""
+"""Failed measurements do not end a training; missing requirements are reported before it begins."""
 
 import dataclasses
 from pathlib import Path
@@ -9,8 +9,8 @@ import torch
 from celebahq_builder.config import load
 from celebahq_builder.errors import WeightsError
 from celebahq_builder.models.progan import Architecture, Generator
-from celebahq_builder.progan.evaluation import TrainingMetrics
 from celebahq_builder.progan.schedule import ProGANRecipe
+from celebahq_builder.progan.training_metrics import TrainingMetrics
 from tests.evaluation.sources import smooth
 from tests.hdf5.pyramids import theano_file
 from tests.progan.tiny import NETWORK
@@ -37,37 +37,37 @@ def generator() -> Generator:
     return Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)).eval()
 
 
-def test_a_generator_that_makes_all_the_same(
+def test_equal_images_are_not_measured(
     recipe: ProGANRecipe, generator: Generator, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    measuring = TrainingMetrics(tmp_path / "run", theano_file(tmp_path / "a.h5", smooth(40, 16)), recipe, CPU)
-    assert measuring.scores(generator, 4, 1.0).keys() == {"swd20", "swd20_16"}
+    metrics = TrainingMetrics(tmp_path / "run", theano_file(tmp_path / "a.h5", smooth(40, 16)), recipe, CPU)
+    assert metrics.scores(generator, 4, 1.0).keys() == {"swd20", "swd20_16"}
     assert not caplog.messages
     with torch.no_grad():
         for tensor in generator.parameters():
             tensor.zero_()
-    assert measuring.scores(generator, 4, 1.0) == {}
-    (said,) = caplog.messages
-    assert said.startswith("not measured: ")
-    assert "have no texture at level 16" in said
-    assert said.endswith("; the training goes on")
+    assert metrics.scores(generator, 4, 1.0) == {}
+    (message,) = caplog.messages
+    assert message.startswith("not measured: ")
+    assert "have no texture at level 16" in message
+    assert message.endswith("; the training continues")
     with torch.no_grad():
         generator.dense.weight.fill_(float("nan"))
-    with pytest.raises(WeightsError, match="makes NaN or infinity"):
-        measuring.scores(generator, 4, 1.0)
+    with pytest.raises(WeightsError, match="returns NaN or infinity"):
+        metrics.scores(generator, 4, 1.0)
 
 
-def test_a_reference_that_is_gone(
+def test_a_deleted_reference(
     recipe: ProGANRecipe, generator: Generator, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     reference = theano_file(tmp_path / "a.h5", smooth(40, 16))
-    measuring = TrainingMetrics(tmp_path / "run", reference, recipe, CPU)
+    metrics = TrainingMetrics(tmp_path / "run", reference, recipe, CPU)
     reference.unlink()
-    assert measuring.scores(generator, 4, 1.0) == {}
+    assert metrics.scores(generator, 4, 1.0) == {}
     assert "a.h5" in caplog.text
 
 
-def test_weights_of_inception_are_asked_for_at_once(
+def test_inception_weights_are_verified_before_the_training(
     recipe: ProGANRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

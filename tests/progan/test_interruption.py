@@ -1,0 +1,178 @@
+"""Interrupted trainings save a checkpoint; diverged ones do not; one training at a time uses a folder."""
+
+import contextlib
+import dataclasses
+import logging
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from celebahq_builder.config import load
+from celebahq_builder.errors import TrainingError, WorkspaceError, WorkspaceLocked
+from celebahq_builder.progan.schedule import ProGANRecipe
+from celebahq_builder.progan.train import Training, TrainingRequest
+from celebahq_builder.storage import lock
+from celebahq_builder.training.distributed import SINGLE_PROCESS
+from celebahq_builder.training.interruption import StopRequest
+from celebahq_builder.training.logger import read_lines
+from tests.progan.tiny import assert_equal, last, trained, without_time
+
+
+def with_checkpoints(recipe: Path, ticks: int = 100) -> ProGANRecipe:
+    """Return the tiny recipe with a checkpoint every `ticks` ticks."""
+    settings = load(ProGANRecipe, recipe)
+    return dataclasses.replace(settings, tick=dataclasses.replace(settings.tick, checkpoint_ticks=ticks))
+
+
+def with_rate(settings: ProGANRecipe, rate: float) -> ProGANRecipe:
+    return dataclasses.replace(settings, schedule=dataclasses.replace(settings.schedule, learning_rate=rate))
+
+
+class Signal(logging.Handler):
+    """Sends this process a signal when a line begins as given."""
+
+    def __init__(self, begins: str, number: signal.Signals) -> None:
+        super().__init__()
+        self.begins, self.number = begins, number
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith(self.begins):
+            signal.raise_signal(self.number)
+
+
+@contextlib.contextmanager
+def signalled(begins: str, number: signal.Signals = signal.SIGTERM):  # type: ignore[no-untyped-def]
+    log, handler = logging.getLogger("celebahq_builder"), Signal(begins, number)
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+
+
+def test_interrupted_at_the_end_of_a_tick(data: Path, recipe: Path, tmp_path: Path) -> None:
+    """A checkpoint is written although none is due."""
+    settings = with_checkpoints(recipe)
+    with signalled("tick 3"):
+        trained(data, tmp_path / "cut", settings)
+    names = [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()]
+    assert names == ["checkpoint-000000048-r0008.pt"]
+    trained(data, tmp_path / "cut", settings)
+    trained(data, tmp_path / "whole", settings)
+    assert_equal(last(tmp_path / "cut"), last(tmp_path / "whole"))
+    assert without_time(tmp_path / "cut") == without_time(tmp_path / "whole")
+
+
+def test_interrupted_before_the_first_step(data: Path, recipe: Path, tmp_path: Path) -> None:
+    stop = StopRequest()
+    stop.requested = True
+    Training(TrainingRequest(data, tmp_path), load(ProGANRecipe, recipe), SINGLE_PROCESS, stop).run()
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_measurement_is_abandoned(data: Path, recipe: Path, tmp_path: Path) -> None:
+    settings = with_checkpoints(recipe)
+    tick = dataclasses.replace(settings.tick, metric_ticks=1, metrics=("ms-ssim",), metric_num=40)
+    training = Training(TrainingRequest(data, tmp_path), dataclasses.replace(settings, tick=tick), SINGLE_PROCESS)
+    assert training.metrics is not None
+    scores = training.metrics.scores
+
+    def slowly(*asked: object) -> dict[str, float]:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.01)
+        return scores(*asked)  # type: ignore[arg-type]
+
+    training.metrics.scores = slowly  # type: ignore[method-assign]
+    training.run()
+    (line,) = read_lines(tmp_path / "stats.jsonl")
+    assert "ms-ssim40" not in line
+    assert last(tmp_path)
+
+
+def test_weights_that_are_not_finite_are_not_saved(data: Path, recipe: Path, tmp_path: Path) -> None:
+    """Neither after an interruption within a tick, nor if only the last step spoilt the weights."""
+    settings = with_checkpoints(recipe, 1)
+    trained(data, tmp_path, settings, 0.016)
+    before = last(tmp_path)
+    tick = dataclasses.replace(settings.tick, kimg=10.0)
+
+    class After(StopRequest):
+        steps = 0
+
+        @property
+        def requested(self) -> bool:
+            self.steps += 1
+            return self.steps > 3
+
+        @requested.setter
+        def requested(self, value: bool) -> None:
+            pass
+
+    training = Training(
+        TrainingRequest(data, tmp_path), dataclasses.replace(settings, tick=tick), SINGLE_PROCESS, After()
+    )
+    with torch.no_grad():
+        training.progan.generator.dense.weight.fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"tick 2, at 0\.04 kimg, is not finite"):
+        training.run()
+    assert_equal(last(tmp_path), before)
+
+    training = Training(TrainingRequest(data, tmp_path), settings, SINGLE_PROCESS)
+    with torch.no_grad():  # of a level that has not entered: the losses stay finite
+        training.progan.generator.blocks[2][0].bias.fill_(float("inf"))  # type: ignore[index]
+    with pytest.raises(TrainingError, match=r"tick 2, at 0\.032 kimg, left weights that are not finite"):
+        training.run()
+    assert_equal(last(tmp_path), before)
+
+
+def test_an_exploded_run_is_resumed_with_a_lower_learning_rate(data: Path, recipe: Path, tmp_path: Path) -> None:
+    settings = with_checkpoints(recipe, 1)
+    trained(data, tmp_path, settings, 0.032)
+    before = last(tmp_path)
+    fast = with_rate(settings, 10.0)
+    with pytest.raises(TrainingError, match=r"or resume with the new value: `changed` schedule\.learning_rate$"):
+        trained(data, tmp_path, fast)
+    advice = r"the checkpoint at [0-9.]+ kimg is good: lower .*, and resume with `changed` schedule\.learning_rate$"
+    with pytest.raises(TrainingError, match=rf"tick \d+, at 0\.\d+ kimg, has exploded .*{advice}"):
+        trained(data, tmp_path, fast, changed=("schedule.learning_rate",))
+    lines = read_lines(tmp_path / "stats.jsonl")
+    assert all(abs(line["score_fake"]) < 1e6 for line in lines)
+    for path in (tmp_path / "checkpoints").iterdir():  # as if it had exploded at once
+        if "000000032" not in path.name:
+            path.unlink()
+    assert_equal(last(tmp_path), before)
+    trained(data, tmp_path, with_rate(settings, 0.0005), changed=("schedule.learning_rate",))
+    assert {line["learning_rate"] for line in read_lines(tmp_path / "stats.jsonl")[2:]} == {0.0005}
+
+
+def test_an_explosion_before_the_first_checkpoint(data: Path, recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingError, match=r"there is no checkpoint yet: lower schedule\.learning_rate and begin again$"
+    ):
+        trained(data, tmp_path, with_rate(load(ProGANRecipe, recipe), 1e30))
+
+
+def test_one_training_at_a_time(data: Path, recipe: Path, tmp_path: Path) -> None:
+    settings = load(ProGANRecipe, recipe)
+    out = tmp_path / "run"
+    with lock(out, "folder of a run", "`out`"), pytest.raises(WorkspaceLocked, match="is in use by process"):
+        trained(data, out, settings)
+    assert [path.name for path in out.iterdir()] == ["lock"]
+    (out / "report").mkdir()
+    left = [out / "checkpoints" / "checkpoint-000000016-r0004.pt.7.partial", out / "recipe.json.7.partial"]
+    left[0].parent.mkdir()
+    for path in left:
+        path.write_bytes(b"half")
+    trained(data, out, settings, 0.016)
+    assert not list(out.rglob("*.partial"))
+
+
+def test_a_file_in_place_of_the_run(data: Path, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WorkspaceError, match="choose another `out`"):
+        trained(data, tmp_path / "file", load(ProGANRecipe, recipe))
