@@ -26,7 +26,7 @@ from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.image_set import NamedImage
 from celebahq_builder.metrics.swd import swd
 from celebahq_builder.progan.generate import GeneratedImages, write_sheet
-from celebahq_builder.progan.stats import read_lines
+from celebahq_builder.training.logger import read_lines
 
 HELD = 256
 """Faces that the training never sees; also how many the generator is asked for."""

@@ -85,7 +85,7 @@ def main() -> None:
 
 def measured(players: ProGANStep, moment: SchedulePoint, seconds: float) -> tuple[float, int]:
     """Return images a second of whole steps, and the most memory they took on a GPU, bytes."""
-    device, side, n = players.world.device, moment.resolution, moment.minibatch
+    device, side, n = players.context.device, moment.resolution, moment.minibatch
     passes = moment.passes(1, players.recipe.net.stddev_group)
     images = torch.rand((n, 3, side, side), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1).to(device)
     reals = [RealBatch(images[i::passes]) for i in range(passes)]

@@ -139,7 +139,7 @@ def fit(task: Task, out: Path, world: DistributedContext, *, command: str = "", 
     if state.step >= recipe.steps:
         return state.best_path
     began, first, losses = time.monotonic(), state.step, []
-    with TrainingLog(out, state.step, recipe.steps) if world.first else nullcontext() as journal:
+    with TrainingLog(out, state.step, recipe.steps) if world.is_main else nullcontext() as journal:
         for step, drawn in drawn_ahead(task.draw, range(state.step, recipe.steps), workers):
             losses.append(task.update(step, drawn))
             state.average(min(recipe.ema, (1 + step) / (10 + step)))
