@@ -23,7 +23,7 @@ from celebahq_builder.filter import record, scoring
 from celebahq_builder.filter.listing import Found
 from celebahq_builder.filter.record import Record
 from celebahq_builder.pipeline.stages import score
-from celebahq_builder.storage import as_storage_error, lock, read_json, write_atomic, write_json
+from celebahq_builder.storage import as_storage_error, delete_partial_files, lock, read_json, write_atomic, write_json
 
 STALE_LINES_MAX = 1000
 """Lines that may be outdated before, if they are more than the others too, the file is written anew."""
@@ -61,8 +61,7 @@ class Catalogue:
                     f"{self.root} is there and holds no scores but {strangers[0]}; give an empty or new --scores folder"
                 )
         with lock(self.root, "scores folder", "--scores"):
-            for path in self.root.glob("*.partial"):
-                path.unlink()
+            delete_partial_files(self.root)
             self._begin(folder)
             yield
 
