@@ -9,6 +9,8 @@ import hashlib
 import json
 import logging
 import os
+import re
+import secrets
 import shutil
 import socket
 import tempfile
@@ -22,28 +24,128 @@ from celebahq_builder.errors import CelebAHQError, DiskFull, FormatError, Worksp
 STORAGE_LOST = (errno.EIO, errno.EROFS, errno.ENOTCONN, errno.ESTALE)
 """A disk that fails, one that turned read-only, a network or user-space file system that went away."""
 
+RUN_TOKEN = secrets.token_hex(4)
+"""Token in the names of this process's partial files; its worker processes use it, too."""
+
+NAME_BYTES = 80
+"""Bytes of a file's name that the name of its partial file repeats; file systems allow 255 for the whole name."""
+
+
+def _host_label() -> str:
+    """Return a short label of this machine: equal labels mean that a process id names the same process."""
+    name = socket.gethostname()
+    namespace = ""
+    with contextlib.suppress(OSError):  # Linux only: containers with one host name count their processes separately
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    return f"{re.sub('[^0-9A-Za-z]', '_', name)[:24]}_{sha256(f'{name} {namespace}'.encode())[:8]}"
+
+
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 of some bytes as hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+HOST = _host_label()
+
+
+def partial_path(path: Path, token: str = RUN_TOKEN) -> Path:
+    """Return the partial file that this process writes before the file gets its name.
+
+    The name is ``.NAME.HOST-PID-TOKEN.partial``. A long NAME is cut and ends with a hash.
+
+    Args:
+        path: final path; the partial file is in the same folder.
+        token: of the run for which this process works.
+    """
+    name, encoded = path.name, os.fsencode(path.name)
+    if len(encoded) > NAME_BYTES:
+        name = encoded[: NAME_BYTES - 17].decode(errors="ignore") + "~" + sha256(encoded)[:16]
+    return path.with_name(f".{name}.{HOST}-{os.getpid()}-{token}.partial")
+
+
+def write_partial(path: Path, data: bytes, token: str = RUN_TOKEN) -> Path:
+    """Write the partial file of `path` to the disk and return its path; `publish` renames it.
+
+    Args:
+        path: final path; its folder is created.
+        data: content of the file.
+        token: see `partial_path`.
+
+    Raises:
+        DiskFull: no space left; nothing remains of the file.
+        WorkspaceError: the file system failed, or the folder was deleted meanwhile.
+        OSError: any other reason, such as a name that is too long.
+    """
+    partial = partial_path(path, token)
+    with _removed_on_error(partial, path):
+        _write(partial, path, data)
+    return partial
+
+
+def publish(partial: Path, path: Path) -> None:
+    """Rename a partial file to its final name.
+
+    Raises:
+        WorkspaceError: the file system failed, or the partial file was deleted meanwhile.
+        OSError: any other reason.
+    """
+    with _removed_on_error(partial, path), _no_file_vanishes(path):
+        partial.replace(path)
+
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that it is either whole under its name or not there at all.
 
+    The content is on the disk before the file gets its name.
+
     Raises:
         DiskFull: no space left; nothing remains of the file.
-        WorkspaceError: the file system failed or is gone; the next file would fare no better.
+        WorkspaceError: the file system failed, or the partial file was deleted meanwhile.
+        OSError: any other reason, such as a name that is too long.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = partial_path(path)
+    with _removed_on_error(partial, path):
+        _write(partial, path, data)
+        with _no_file_vanishes(path):
+            partial.replace(path)
+
+
+def _write(partial: Path, path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        path.lstat()  # raises for a name that is too long, before anybody relies on the partial file
+    with _no_file_vanishes(path), partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _removed_on_error(partial: Path, path: Path) -> Iterator[None]:
+    """Delete the partial file of `path` after any error, and raise a write error as `as_storage_error` returns it."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException as error:  # Ctrl-C among them
+        yield
+    except BaseException as error:  # KeyboardInterrupt, too
         with contextlib.suppress(OSError):
             partial.unlink()
         if isinstance(error, OSError):
             raise as_storage_error(error, path) from error
         raise
+
+
+@contextlib.contextmanager
+def _no_file_vanishes(path: Path) -> Iterator[None]:
+    """Raise a WorkspaceError where a folder or a partial file is missing that this process has made.
+
+    Another process deleted it, so the error says nothing about the file's content.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise WorkspaceError(
+            f"{path} cannot be written: its folder or its partial file was deleted meanwhile; make sure that no other "
+            "process works there, then run the same command again"
+        ) from error
 
 
 def as_storage_error(error: OSError, path: Path) -> OSError | WorkspaceError:
@@ -58,6 +160,24 @@ def as_storage_error(error: OSError, path: Path) -> OSError | WorkspaceError:
             f"{path} cannot be written: {error.strerror}; see to the disk or the mount, then run the same command again"
         )
     return error
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the names in a folder to the disk, so that renames before this call survive a power failure.
+
+    Raises:
+        WorkspaceError: the file system failed, or the folder was deleted meanwhile.
+    """
+    try:
+        with _no_file_vanishes(folder):
+            descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EACCES):  # not every file system can do this
+            raise as_storage_error(error, folder) from error
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -79,9 +199,55 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
-def sha256(data: bytes) -> str:
-    """Return the SHA-256 of some bytes as hexadecimal digits."""
-    return hashlib.sha256(data).hexdigest()
+def may_delete_partial(name: str, token: str = RUN_TOKEN) -> bool:
+    """Return whether a name is that of a partial file of this run, or of a process that is certainly dead.
+
+    A process of another host may be alive, and so may one of this host whose id is in use.
+    """
+    match = re.fullmatch(r"\..+\.(\w+)-(\d+)-([0-9a-f]+)\.partial", name, re.DOTALL)
+    if match is None:
+        return False
+    return match[3] == token or (match[1] == HOST and _is_dead(int(match[2])))
+
+
+def _is_dead(pid: int) -> bool:
+    """Return whether the process that had an id, other than this process, has ended."""
+    if pid == os.getpid():
+        return True  # the id is in use again: by this process, whose files have another token
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    with contextlib.suppress(OSError):  # Linux only: a zombie still has an id, but it writes nothing any more
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] == "Z"
+    return False
+
+
+def delete_partial_files(folder: Path, *, recursive: bool = False) -> None:
+    """Delete the partial files of this run and of dead processes in a folder; only for the holder of its lock."""
+    for parent, folders, names in os.walk(folder):
+        if not recursive:
+            folders.clear()
+        for name in filter(may_delete_partial, names):
+            with contextlib.suppress(OSError):  # a file that stays does no harm
+                Path(parent, name).unlink()
+
+
+def delete_folder(folder: Path) -> None:
+    """Delete a folder, except for partial files of processes that may be alive and the folders that hold them.
+
+    Such a process may write into the folder while this function works.
+    """
+    for parent, folders, names in os.walk(folder, topdown=False):
+        for name in names:
+            if not name.endswith(".partial") or may_delete_partial(name):
+                Path(parent, name).unlink(missing_ok=True)
+        for link in (Path(parent, name) for name in folders if Path(parent, name).is_symlink()):
+            link.unlink()
+        with contextlib.suppress(OSError):  # not empty
+            Path(parent).rmdir()
 
 
 @contextlib.contextmanager

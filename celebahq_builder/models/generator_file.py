@@ -17,7 +17,7 @@ from torch import Tensor
 
 from celebahq_builder.errors import TrainingError, WeightsError
 from celebahq_builder.models.progan import Architecture, Generator
-from celebahq_builder.storage import as_storage_error, sha256, write_atomic
+from celebahq_builder.storage import as_storage_error, partial_path, sha256, write_atomic
 
 DIGEST = "sha256"
 """Where the metadata hold the digest of the tensors; older checkpoints have none."""
@@ -35,7 +35,7 @@ def write(path: Path, tensors: dict[str, Tensor], meta: dict[str, str]) -> None:
         TrainingError: it cannot be written for another reason.
     """
     own = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    partial = path.with_name(path.name + ".partial")
+    partial = partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(own, partial, {**meta, DIGEST: digest(own)})

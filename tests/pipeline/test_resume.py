@@ -38,7 +38,7 @@ def kill_at(out: Path, point: str, count: int) -> None:
 
 @pytest.mark.parametrize(
     ("point", "count"),
-    [(point, 2 if point in (*PHOTO_STAGES, "image", "manifest") else 1) for point in POINTS] + [("rename", 9)],
+    [(point, 2 if point in (*PHOTO_STAGES, "image", "batch", "manifest") else 1) for point in POINTS] + [("rename", 9)],
 )
 def test_killed_anywhere(point: str, count: int, tmp_path: Path, tiny_run: Path) -> None:
     out = tmp_path / "run"

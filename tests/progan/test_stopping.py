@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import struct
+import subprocess
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from celebahq_builder.errors import DiskFull, TrainingError, WorkspaceError, Wor
 from celebahq_builder.progan.schedule import ProganRecipe
 from celebahq_builder.progan.stats import Stats, read_lines
 from celebahq_builder.progan.train import Training, TrainingRequest
-from celebahq_builder.storage import lock
+from celebahq_builder.storage import HOST, lock
 from celebahq_builder.training import interruption
 from celebahq_builder.training.distributed import ALONE, _connected
 from celebahq_builder.training.interruption import Stopped, StopRequest
@@ -188,12 +189,15 @@ def test_one_training_at_a_time(data: Path, recipe: Path, tmp_path: Path) -> Non
         trained(data, out, settings)
     assert [path.name for path in out.iterdir()] == ["lock"]
     (out / "report").mkdir()
-    left = [out / "checkpoints" / "checkpoint-000000016-r0004.safetensors.partial", out / "recipe.json.7.partial"]
-    left[0].parent.mkdir()
+    (out / "checkpoints").mkdir()
+    with subprocess.Popen(["true"]) as killed:
+        pass
+    left = [out / "checkpoints" / "checkpoint-000000016-r0004.safetensors", out / "recipe.json"]
     for path in left:
-        path.write_bytes(b"torn")
+        path.with_name(f".{path.name}.{HOST}-{killed.pid}-0123abcd.partial").write_bytes(b"half")
+    (out / "movie.partial").write_bytes(b"not from a training")
     trained(data, out, settings, 0.016)
-    assert not list(out.rglob("*.partial"))
+    assert [path.name for path in out.rglob("*.partial")] == ["movie.partial"]
 
 
 def test_a_file_where_the_run_should_be(data: Path, recipe: Path, tmp_path: Path) -> None:
