@@ -2,7 +2,7 @@
 
 SCORES/
   filter.json      the folder that was scored, how, and where its images were delivered to
-  lock             held while a process works here
+  .celebahq-lock   marks the folder as one of scores; held while a process works here
   scored.jsonl     one line per image, added as it is scored; a torn one is as if it were not there
   scores.csv       all images, best first, then those without a score
   index.html       the page
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +24,7 @@ from celebahq_builder.filter import record, scoring
 from celebahq_builder.filter.listing import Found
 from celebahq_builder.filter.record import Record
 from celebahq_builder.pipeline.stages import score
-from celebahq_builder.storage import as_storage_error, lock, read_json, write_atomic, write_json
+from celebahq_builder.storage import NAME, as_storage_error, lock, read_json, sweep, write_atomic, write_json
 
 STALE_LINES_MAX = 1000
 """Lines that may be outdated before, if they are more than the others too, the file is written anew."""
@@ -54,15 +55,17 @@ class Catalogue:
             WorkspaceError: it holds something else, or cannot be used.
         """
         if self.root.is_dir() and not self.about_path.exists():
-            strangers = sorted({entry.name for entry in self.root.iterdir()} - {"lock"})
-            strangers = [name for name in strangers if not name.endswith(".partial")]
+            strangers = sorted({entry.name for entry in self.root.iterdir()} - {NAME})
+            strangers = [name for name in strangers if not re.fullmatch(r"filter\.json\.\d+\.partial", name)]
             if strangers:
                 raise WorkspaceError(
                     f"{self.root} is there and holds no scores but {strangers[0]}; give an empty or new --scores folder"
                 )
+        if self.about_path.exists():
+            self.about()  # raises if it is a file of something else
         with lock(self.root, "scores folder", "--scores"):
-            for path in self.root.glob("*.partial"):
-                path.unlink()
+            ours = (self.about_path, self.scored_path, self.table_path, self.page_path, self.delivery_path)
+            sweep(self.root, *(re.escape(path.name) for path in ours))
             self._begin(folder)
             yield
 

@@ -241,6 +241,13 @@ def _carry_out(planned: Delivery, catalogue: Catalogue, cut: Cut) -> Delivered:
             problems.append((path, problem))
         progress.advance(1, failed=bool(problem))
     progress.close()
+    failed = dict(problems)
+    gone = [one for one in planned.paths if one not in failed and not os.path.lexists(planned.out / one)]
+    if gone:
+        raise DeliveryError(
+            f"{planned.out / gone[0]} was delivered and is gone again, {len(gone)} of {len(planned.paths)} images in "
+            "all: something else deletes them; see to it, and run the same command again"
+        )
     catalogue.delivery_path.unlink(missing_ok=True)
     return Delivered(
         mode=planned.mode,

@@ -16,13 +16,10 @@ from pathlib import Path
 
 from celebahq_builder.errors import CelebAHQError, DeliveryError, DiskFull, WorkspaceError
 from celebahq_builder.filter.record import printable
-from celebahq_builder.storage import as_storage_error, write_atomic
+from celebahq_builder.storage import NO_HARD_LINKS, as_storage_error, publish, rename_new, write_atomic
 
 PARTIAL = ".celebahq-partial"
 """Folder of what is being copied; on the disk that it is copied to, so that a file gets its name when it is whole."""
-
-NO_HARD_LINKS = (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
-"""What file systems say that have none, or allow none of this file."""
 
 
 class Mode(enum.StrEnum):
@@ -131,6 +128,8 @@ def deliver(delivery: Delivery) -> Iterator[tuple[str, str]]:
         WorkspaceError: the disk failed or is gone.
     """
     staging = delivery.out / PARTIAL
+    if staging.is_symlink() or (staging.exists() and not staging.is_dir()):
+        raise DeliveryError(f"{staging} is no folder of this command; move it away, or give another --out")
     try:
         delivery.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -169,31 +168,13 @@ def links_are_symbolic(delivery: Delivery) -> int:
 def _copy(source: Path, target: Path, staging: Path) -> None:
     staging.mkdir(parents=True, exist_ok=True)
     partial = staging / "copy"
-    with source.open("rb") as read, partial.open("wb") as written:
+    partial.unlink(missing_ok=True)
+    with source.open("rb") as read, partial.open("xb") as written:
         shutil.copyfileobj(read, written, 1 << 20)
         written.flush()
         os.fsync(written.fileno())
     shutil.copystat(source, partial)
-    _publish(partial, target)
-
-
-def _publish(partial: Path, target: Path) -> None:
-    """Give a file its name, unless another has it: a rename would overwrite that."""
-    try:
-        os.link(partial, target)
-    except OSError as error:
-        if error.errno not in NO_HARD_LINKS:
-            raise
-        _rename(partial, target)
-    else:
-        partial.unlink()
-
-
-def _rename(source: Path, target: Path) -> None:
-    """Rename a file where the file system has no hard links; the next best to never overwriting is to look first."""
-    if os.path.lexists(target):
-        raise FileExistsError(errno.EEXIST, "exists", os.fspath(target))
-    source.rename(target)
+    publish(partial, target)
 
 
 def _link(source: Path, target: Path, _: Path) -> None:
@@ -217,7 +198,7 @@ def _move(source: Path, target: Path, staging: Path) -> None:
             os.link(source, target)
         except OSError as error:
             if error.errno in NO_HARD_LINKS:
-                _rename(source, target)
+                rename_new(source, target)
                 return
             if error.errno != errno.EXDEV:
                 raise

@@ -5,19 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from celebahq_builder.errors import TrainingError, WeightsError
+from celebahq_builder.errors import WeightsError
 from celebahq_builder.models.progan import Architecture, Generator
-from celebahq_builder.storage import as_storage_error, sha256, write_atomic
+from celebahq_builder.restoration.checkpoint import save_tensors
+from celebahq_builder.storage import sha256, write_atomic
 
 DIGEST = "sha256"
 """Where the metadata hold the digest of the tensors; older checkpoints have none."""
@@ -35,28 +34,7 @@ def write(path: Path, tensors: dict[str, Tensor], meta: dict[str, str]) -> None:
         TrainingError: it cannot be written for another reason.
     """
     own = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(own, partial, {**meta, DIGEST: digest(own)})
-        partial.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets only the owner read
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        told = as_storage_error(_system_error(error), path)
-        if not isinstance(told, OSError):
-            raise told from error
-        raise TrainingError(f"{path} could not be written: {error}; see to its folder, then run again") from error
-
-
-def _system_error(error: OSError | SafetensorError) -> OSError:
-    """Return what the system said: safetensors tells it in words alone."""
-    if isinstance(error, OSError):
-        return error
-    number = re.search(r"os error (\d+)", str(error))
-    return OSError(int(number[1]) if number else 0, str(error))
+    save_tensors(path, own, {**meta, DIGEST: digest(own)})
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

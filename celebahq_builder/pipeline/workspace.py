@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,10 +14,16 @@ from typing import Any
 from celebahq_builder import outcome
 from celebahq_builder.errors import FingerprintMismatch, WorkspaceError
 from celebahq_builder.outcome import Outcome
-from celebahq_builder.storage import lock, read_json, sha256, write_atomic, write_json
+from celebahq_builder.storage import Held, holds, lock, read_json, sha256, sweep, write_atomic, write_json
 
 Ingredients = list[dict[str, Any]]
 """What a result depends on: one table per stage, from the source to the stage itself."""
+
+NAMES = (
+    *("run.json", "summary.json", "timings.jsonl", "selection.csv", "rejected.csv", "stages", "report"),
+    *("celebahq-*.h5", "celebahq-*.h5.partial", "celebahq-*-labels.npy"),
+)
+"""All that lies in a run directory, as patterns of `fnmatch`."""
 
 
 def fingerprint(ingredients: Ingredients) -> str:
@@ -132,6 +137,8 @@ class StageFolder:
 
     def discard(self) -> None:
         """Delete the stage's results, its marks first, so that a kill in between leaves nothing that looks whole."""
+        if self.root.is_symlink():
+            raise WorkspaceError(f"{self.root} is a link, which is not deleted through; put the folder in its place")
         for path in (self.complete_path, *sorted((self.root / "batches").glob("*.jsonl")), self.plan_path):
             path.unlink(missing_ok=True)
         if self.root.exists():
@@ -196,18 +203,23 @@ class Workspace:
             raise WorkspaceError(f"{self.root} is not a run directory: it has no run.json (build.py --out makes one)")
         return dict(read_json(self.run_path))
 
-    def lock(self) -> contextlib.AbstractContextManager[None]:
+    def lock(self) -> contextlib.AbstractContextManager[Held]:
         """Hold the directory for this process: see `lock`."""
-        return lock(self.root, "run directory", "--out")
+        known = holds(self.run_path, {"batch_photos", "photos", "batches"})
+        return lock(self.root, "run directory", "--out", names=NAMES, known=known)
 
     def sweep(self) -> None:
         """Delete the partial files that a killed run left, and no others; only for the holder of the lock."""
-        ours = [*self.root.glob("*.partial")]
-        for folder in ("stages", "report"):
-            ours += (self.root / folder).rglob("*.partial")
-        for path in ours:
-            if re.search(r"\.(\d+|h5)\.partial$", path.name) and path.is_file():
-                path.unlink(missing_ok=True)
+        sweep(
+            self.root,
+            r"run\.json",
+            r"summary\.json",
+            r"(?:selection|rejected)\.csv",
+            r"celebahq-\d+x\d+(?:\.h5|-labels\.npy)",
+        )
+        for name in ("stages", "report"):
+            for folder, _, _ in os.walk(self.root / name):
+                sweep(Path(folder), ".*")
 
 
 def _flat(ingredients: Ingredients) -> dict[str, Any]:

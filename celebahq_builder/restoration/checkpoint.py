@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from celebahq_builder.config import flatten
 from celebahq_builder.errors import TrainingError
+from celebahq_builder.storage import as_storage_error
 
 Trained = dict[str, tuple[nn.Module, torch.optim.Adam]]
 """The networks that a run trains, each with its optimiser, by name."""
@@ -78,7 +81,7 @@ class Checkpoint:
         if score > self.best:
             self.best = score
             about = {**self.about, "recipe": json.dumps(self.recipe), "step": str(step)}
-            _save(dict((final or self.averaged).state_dict()), self.best_path, about)
+            save_tensors(self.best_path, dict((final or self.averaged).state_dict()), about)
         tensors = {f"averaged.{k}": v for k, v in self.averaged.state_dict().items()}
         for name, (net, optimiser) in self.nets.items():
             tensors |= {f"{name}.{k}": v for k, v in net.state_dict().items()}
@@ -86,7 +89,7 @@ class Checkpoint:
                 moments = optimiser.state[parameter]
                 tensors |= {f"{name}.adam.{key}.{parameter_name}": moments[key] for key in MOMENTS}
         meta = {"step": str(step), "best": repr(self.best), "recipe": json.dumps(self.recipe)}
-        _save(tensors, self.path, meta)
+        save_tensors(self.path, tensors, meta)
 
     def _restore(self) -> None:
         try:
@@ -122,7 +125,33 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file: whole under its name, or not there at all.
+
+    Raises:
+        DiskFull: no space left.
+        TrainingError: it cannot be written for another reason.
+    """
+    own = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     partial = path.with_name(path.name + ".partial")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(own, partial, metadata)
+        partial.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets only the owner read
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        told = as_storage_error(_system_error(error), path)
+        if not isinstance(told, OSError):
+            raise told from error
+        raise TrainingError(f"{path} could not be written: {error}; see to its folder, then run again") from error
+
+
+def _system_error(error: OSError | SafetensorError) -> OSError:
+    """Return the error of the system, which safetensors has in its message only."""
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]) if number else 0, str(error))

@@ -98,7 +98,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "table": (command, "write_atomic"),
     "page": (page, "write"),
     "plan": (delivery, "write_plan"),
-    "publish": (delivery, "_publish"),
+    "publish": (delivery, "publish"),
     "link": (delivery.os, "link"),
     "unlink": (Path, "unlink"),
 }

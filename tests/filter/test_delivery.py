@@ -189,3 +189,28 @@ def test_a_plan_survives_its_file(folder: Path, tmp_path: Path) -> None:
     )
     assert delivery.read_plan(tmp_path / "plan") == (tmp_path / "out", "--keep 5", odd)
     assert delivery.read_plan(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_staging_folder_of_others(kind: str, folder: Path, tmp_path: Path) -> None:
+    """Nothing is written or deleted through a link of that name."""
+    out, theirs = tmp_path / "out", tmp_path / "theirs"
+    for one in (out, theirs):
+        one.mkdir()
+    (theirs / "copy").write_text("theirs")
+    if kind == "link":
+        (out / delivery.PARTIAL).symlink_to(theirs)
+    else:
+        (out / delivery.PARTIAL).write_text("theirs")
+    with pytest.raises(DeliveryError, match="is no folder of this command; move it away, or give another --out"):
+        carry_out(folder, out, Mode.COPY)
+    assert tree(theirs) == {"copy": b"theirs"}
+    assert [path.name for path in out.iterdir()] == [delivery.PARTIAL]
+
+
+def test_a_copy_that_is_a_link(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "out" / delivery.PARTIAL).mkdir(parents=True)
+    (tmp_path / "out" / delivery.PARTIAL / "copy").symlink_to(tmp_path / "theirs")
+    assert carry_out(folder, tmp_path / "out", Mode.COPY) == [(name, "") for name in NAMES]
+    assert (tmp_path / "theirs").read_text() == "theirs"

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from celebahq_builder.errors import CelebAHQError, DeliveryError, RecipeError, SourceError, WorkspaceError
-from celebahq_builder.filter import catalogue, command, page, worker
+from celebahq_builder.filter import catalogue, command, delivery, page, worker
 from celebahq_builder.filter.delivery import Mode
 from celebahq_builder.filter.scoring import score_image
 from celebahq_builder.filter.selection import Cut
@@ -414,3 +414,51 @@ def test_links_of_a_page_lead_to_where_images_were_moved(folder: Path) -> None:
     assert len(linked) == 9
     assert all((folder.parent / name).is_file() for name in linked)
     assert sum(name.startswith("best/") for name in linked) == 3
+
+
+def test_scores_folders_of_others(tmp_path: Path) -> None:
+    """Whatever lies in a folder that holds no scores stays, files named as temporary or as locks among it."""
+    folder = make(tmp_path / "in", 2)
+    for number, name in enumerate(("movie.mkv.partial", "lock", "filter.json")):
+        scores = tmp_path / f"scores{number}"
+        scores.mkdir()
+        (scores / name).write_text("[]")
+        (tmp_path / "precious").write_text("precious")
+        (scores / ".celebahq-lock").symlink_to("../precious")
+        with pytest.raises(WorkspaceError):
+            run(folder, scores=scores)
+        (scores / ".celebahq-lock").unlink()
+        with pytest.raises(WorkspaceError):
+            run(folder, scores=scores)
+        assert [(path.name, path.read_text()) for path in scores.iterdir()] == [(name, "[]")]
+        assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_what_others_put_among_the_scores(tmp_path: Path) -> None:
+    folder, scores = make(tmp_path / "in", 2), tmp_path / "scores"
+    run(folder, scores=scores)
+    for name in ("movie.partial", "lock", "scores.csv.12.partial"):
+        (scores / name).write_text("mine")
+    run(folder, scores=scores)
+    assert {"movie.partial", "lock"} <= tree(scores).keys()
+    assert "scores.csv.12.partial" not in tree(scores)
+
+
+@pytest.mark.parametrize("what", ["scores", "out"])
+def test_folders_that_vanish(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make(tmp_path / "in", 3)
+    links = delivery.deliver
+
+    def vanishing(planned: delivery.Delivery) -> Iterator[tuple[str, str]]:
+        for number, one in enumerate(links(planned)):
+            yield one
+            if number == 1:
+                shutil.rmtree(tmp_path / what)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(delivery, "deliver", vanishing)
+        with pytest.raises((WorkspaceError, DeliveryError), match="is gone again, 2 of 3|was deleted or replaced"):
+            run(folder, scores=tmp_path / "scores", out=tmp_path / "out")
+    shutil.rmtree(tmp_path / "scores", ignore_errors=True)
+    assert run(folder, scores=tmp_path / "scores", out=tmp_path / "out").delivered
+    assert len(tree(tmp_path / "out")) == 3

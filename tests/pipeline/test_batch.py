@@ -1,7 +1,7 @@
 """Photos that go through the stages together end as they do alone, and one that fails fails alone."""
 
+import errno
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +25,7 @@ from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import Photo
 from tests.conftest import SAMPLE, TINY
+from tests.disk import failing
 
 CPU = torch.device("cpu")
 FOLDER = SAMPLE / "img_celeba"
@@ -198,20 +199,15 @@ def test_time_of_a_group_is_counted_once(tmp_path: Path) -> None:
     assert all(seconds > 0 for seconds in times.values())
 
 
-def test_a_disk_that_fails_ends_the_run(tmp_path: Path) -> None:
-    """Writing to /proc/self/mem is an input/output error, as on a disk that goes."""
-    image = Workspace(tmp_path).stage("align").image_path(0, "000011")
-    image.parent.mkdir(parents=True)
-    image.with_name(f"{image.name}.{os.getpid()}.partial").symlink_to("/proc/self/mem")
+def test_a_disk_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, errno.EIO, lambda name: name.startswith("000011.png."))
     with pytest.raises(WorkspaceError, match=r"000011\.png cannot be written: Input/output error; see to the disk"):
         run(tmp_path, todo=("align", "score"))
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
-def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
-    image = Workspace(tmp_path).stage("align").image_path(0, "000011")
-    image.parent.mkdir(parents=True)
-    image.with_name(f"{image.name}.{os.getpid()}.partial").symlink_to("/dev/full")
+def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith("000011.png."))
     with pytest.raises(DiskFull):
         run(tmp_path, todo=("align", "score"))
 

@@ -34,6 +34,7 @@ from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import subset
 from celebahq_builder.storage import as_storage_error, read_json, write_atomic
 from tests.conftest import SAMPLE, TINY, build_tiny
+from tests.disk import failing
 from tests.pipeline.test_resume import digest
 
 
@@ -172,9 +173,9 @@ def test_full_disk_while_packing(tmp_path: Path) -> None:
         assert list(disk.iterdir()) == []
 
 
-def test_full_device_leaves_nothing(tmp_path: Path) -> None:
+def test_full_device_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    path.with_name(f"file.{os.getpid()}.partial").symlink_to("/dev/full")
+    failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith("file."))
     with pytest.raises(DiskFull, match="no space left"):
         write_atomic(path, b"x")
     assert list(tmp_path.iterdir()) == []
@@ -265,14 +266,49 @@ def test_nothing_is_deleted_before_a_redo_is_known_to_work(tiny_copy: Path) -> N
 
 
 def test_sweeping_spares_what_is_not_ours(tmp_path: Path) -> None:
-    theirs = [tmp_path / "movie.partial", tmp_path / "downloads" / "movie.7.partial", tmp_path / "x.1.partial" / "a"]
-    ours = [tmp_path / "run.json.7.partial", tmp_path / "a.h5.partial", tmp_path / "stages" / "a" / "b.png.12.partial"]
+    theirs = ["movie.partial", "downloads/movie.7.partial", "x.1.partial/a", "a.h5.partial", "movie.7.partial"]
+    ours = [
+        "run.json.7.partial",
+        "celebahq-64x64.h5.partial",
+        "stages/a/b.png.12.partial",
+        "report/index.html.3.partial",
+    ]
+    theirs, ours = [tmp_path / name for name in theirs], [tmp_path / name for name in ours]
     for path in (*theirs, *ours):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     Workspace(tmp_path).sweep()
     assert all(path.exists() for path in theirs)
     assert not any(path.exists() for path in ours)
+
+
+@pytest.mark.parametrize("name", ["selection.csv", "report/index.html", "stages/align/mine", "run.json"])
+def test_a_folder_of_others(name: str, tmp_path: Path) -> None:
+    """A run neither replaces nor deletes files that happen to have names of a run's."""
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("[1]")
+    for redo in (None, "region"):
+        with pytest.raises(WorkspaceError, match=rf"holds {name.split('/')[0]} and is not a run directory of this"):
+            build_tiny(tmp_path, redo=redo)
+    assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == {tmp_path / name: "[1]"}
+
+
+def test_a_run_of_an_earlier_version(tiny_copy: Path) -> None:
+    """It has another lock and no mark."""
+    (tiny_copy / ".celebahq-lock").rename(tiny_copy / "lock")
+    (tiny_copy / "notes.txt").write_text("theirs")
+    build_tiny(tiny_copy, redo="pack")
+    assert list(find_problems(tiny_copy)) == []
+    assert (tiny_copy / "notes.txt").read_text() == "theirs"
+
+
+def test_a_run_directory_that_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def vanishing(*_: object) -> None:
+        shutil.rmtree(tmp_path / "run")
+
+    monkeypatch.setattr("celebahq_builder.pipeline.build.run_photo_stages", vanishing)
+    with pytest.raises(WorkspaceError):
+        build_tiny(tmp_path / "run", until="score")
 
 
 def test_run_inside_the_folder_of_photos(tmp_path: Path) -> None:
