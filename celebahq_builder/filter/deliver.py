@@ -18,10 +18,7 @@ from pathlib import Path
 from celebahq_builder.errors import CelebAHQError, DeliveryError, DiskFull, RecipeError
 from celebahq_builder.filter.delivery_record import DeliveredFile, DeliveryRecord
 from celebahq_builder.filter.records import ImageScore, printable
-from celebahq_builder.storage import as_storage_error
-
-NO_HARD_LINKS = (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
-"""Errors of file systems that have no hard links, or allow none to this file."""
+from celebahq_builder.storage import NO_HARD_LINKS, as_storage_error, publish_new
 
 
 class DeliveryMode(enum.StrEnum):
@@ -349,21 +346,7 @@ def _copy(source: Path, target: Path, path: str, partial: Path, record: Delivery
         os.fsync(written.fileno())
     shutil.copystat(source, partial)
     record.add(DeliveredFile(path, size_bytes, f"sha256:{digest.hexdigest()}"))
-    _publish(partial, target)
-
-
-def _publish(partial: Path, target: Path) -> None:
-    """Give a file its name, unless another file has it: a rename would overwrite that."""
-    try:
-        os.link(partial, target)
-    except OSError as error:
-        if error.errno not in NO_HARD_LINKS:
-            raise
-        if os.path.lexists(target):  # the second best protection, where there are no hard links
-            raise FileExistsError(errno.EEXIST, "exists", os.fspath(target)) from None
-        partial.rename(target)
-    else:
-        partial.unlink()
+    publish_new(partial, target)
 
 
 def _link(source: Path, target: Path, path: str, record: DeliveryRecord) -> None:

@@ -2,7 +2,7 @@
 
 SCORES/
   filter.json      the folder that was scored, the versions of the score, and the destinations of its images
-  lock             held while a process works here
+  .celebahq-lock   marks the folder as one of scores; locked while a process works here
   scored.jsonl     one line per image, appended as it is scored; a line that a kill cut off is ignored
   scores.csv       all images, best first, then those without a score
   index.html       the page
@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -22,10 +21,16 @@ from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.filter import records
 from celebahq_builder.filter.listing import ImageFile
 from celebahq_builder.filter.records import ScoreRecord
-from celebahq_builder.storage import as_storage_error, lock, read_json, write_atomic, write_json
-
-PARTIAL_NAME = re.compile(r"(filter\.json|scored\.jsonl|scores\.csv|index\.html)\.\d+\.partial")
-"""Names of the files that a killed command leaves unfinished."""
+from celebahq_builder.storage import (
+    LOCK_NAME,
+    as_storage_error,
+    delete_partial_files,
+    is_partial_of,
+    lock,
+    read_json,
+    write_atomic,
+    write_json,
+)
 
 STALE_LINES_MAX = 1000
 """Outdated lines of ``scored.jsonl`` that are tolerated; with more, if they are the majority, it is rewritten."""
@@ -60,17 +65,17 @@ class ScoreStore:
             WorkspaceError: it holds something else, or cannot be used.
         """
         if self.root.is_dir() and not self.about_path.exists():
-            names = {entry.name for entry in self.root.iterdir()} - {"lock"}
-            others = sorted(name for name in names if not PARTIAL_NAME.fullmatch(name))
+            names = {entry.name for entry in self.root.iterdir()} - {LOCK_NAME}
+            others = sorted(name for name in names if not is_partial_of(name, self.about_path.name))
             if others:
                 raise WorkspaceError(
                     f"{self.root} exists and holds no scores, but {records.printable(others[0])}; "
                     "give an empty or new --scores folder"
                 )
+        if self.about_path.exists():
+            self.about()  # raises for a file of something else
         with lock(self.root, "scores folder", "--scores"):
-            for path in self.root.iterdir():
-                if PARTIAL_NAME.fullmatch(path.name):
-                    path.unlink()
+            delete_partial_files(self.root)
             self._check_about(folder)
             yield
 

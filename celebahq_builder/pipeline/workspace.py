@@ -14,8 +14,10 @@ from celebahq_builder import outcome
 from celebahq_builder.errors import FingerprintMismatch, WorkspaceError
 from celebahq_builder.outcome import Outcome
 from celebahq_builder.storage import (
+    Held,
     delete_folder,
     delete_partial_files,
+    holds,
     lock,
     read_json,
     sha256,
@@ -26,6 +28,12 @@ from celebahq_builder.storage import (
 
 Ingredients = list[dict[str, Any]]
 """What a result depends on: one table per stage, from the source to the stage itself."""
+
+NAMES = (
+    *("run.json", "summary.json", "timings.jsonl", "selection.csv", "rejected.csv", "stages", "report"),
+    *("celebahq-*.h5", "celebahq-*.h5.partial", "celebahq-*-labels.npy"),
+)
+"""Names of all files and folders of a run directory, as patterns of `fnmatch`."""
 
 
 def fingerprint(ingredients: Ingredients) -> str:
@@ -142,6 +150,8 @@ class StageFolder:
 
     def discard(self) -> None:
         """Delete the stage's results: its marks first, so that a kill in between leaves nothing that looks complete."""
+        if self.root.is_symlink():
+            raise WorkspaceError(f"{self.root} is a link, which is not deleted through; put the folder in its place")
         for path in (self.complete_path, *sorted((self.root / "batches").glob("*.jsonl")), self.plan_path):
             path.unlink(missing_ok=True)
         delete_folder(self.root)
@@ -205,9 +215,10 @@ class Workspace:
             raise WorkspaceError(f"{self.root} is not a run directory: it has no run.json (build.py --out makes one)")
         return dict(read_json(self.run_path))
 
-    def lock(self) -> contextlib.AbstractContextManager[None]:
+    def lock(self) -> contextlib.AbstractContextManager[Held]:
         """Hold the directory for this process: see `lock`."""
-        return lock(self.root, "run directory", "--out")
+        known = holds(self.run_path, {"batch_photos", "photos", "batches"})
+        return lock(self.root, "run directory", "--out", names=NAMES, known=known)
 
     def sweep(self) -> None:
         """Delete the partial files of this run and of dead processes; only for the holder of the lock.

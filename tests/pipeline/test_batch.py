@@ -1,5 +1,6 @@
 """Photos that go through the stages together end as they do alone, and one that fails fails alone."""
 
+import errno
 import json
 import os
 import pickle
@@ -27,8 +28,9 @@ from celebahq_builder.pipeline.stages import crop, upscale
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import Photo
-from celebahq_builder.storage import HOST, partial_path
+from celebahq_builder.storage import HOST
 from tests.conftest import SAMPLE, TINY
+from tests.disk import failing
 
 CPU = torch.device("cpu")
 FOLDER = SAMPLE / "img_celeba"
@@ -325,20 +327,15 @@ def test_images_are_on_the_disk_before_the_manifest(tmp_path: Path, monkeypatch:
     assert calls == order
 
 
-def test_a_disk_that_fails_ends_the_run(tmp_path: Path) -> None:
-    """Writing to /proc/self/mem is an input/output error, as on a disk that goes."""
-    image = Workspace(tmp_path).stage("align").image_path(0, "000011")
-    image.parent.mkdir(parents=True)
-    partial_path(image).symlink_to("/proc/self/mem")
+def test_a_disk_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, errno.EIO, lambda name: name.startswith(".000011.png."))
     with pytest.raises(WorkspaceError, match=r"000011\.png cannot be written: Input/output error; see to the disk"):
         run(tmp_path, todo=("align", "score"))
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
-def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
-    image = Workspace(tmp_path).stage("align").image_path(0, "000011")
-    image.parent.mkdir(parents=True)
-    partial_path(image).symlink_to("/dev/full")
+def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith(".000011.png."))
     with pytest.raises(DiskFull):
         run(tmp_path, todo=("align", "score"))
 

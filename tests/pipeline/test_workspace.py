@@ -33,8 +33,9 @@ from celebahq_builder.pipeline.verify import find_problems, status_lines
 from celebahq_builder.pipeline.workspace import StageFolder, Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import subset
-from celebahq_builder.storage import HOST, RUN_TOKEN, as_storage_error, partial_path, read_json, write_atomic
+from celebahq_builder.storage import HOST, RUN_TOKEN, as_storage_error, read_json, write_atomic
 from tests.conftest import SAMPLE, TINY, build_tiny
+from tests.disk import failing
 from tests.pipeline.test_resume import digest
 
 
@@ -190,9 +191,9 @@ def test_full_disk_while_packing(tmp_path: Path) -> None:
         assert list(disk.iterdir()) == []
 
 
-def test_full_device_leaves_nothing(tmp_path: Path) -> None:
+def test_full_device_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    partial_path(path).symlink_to("/dev/full")
+    failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith(".file."))
     with pytest.raises(DiskFull, match="no space left"):
         write_atomic(path, b"x")
     assert list(tmp_path.iterdir()) == []
@@ -322,6 +323,35 @@ def test_discarded_stage_keeps_partial_files_of_live_processes(tmp_path: Path) -
         path.unlink()
     stage.discard()
     assert not stage.root.exists()
+
+
+@pytest.mark.parametrize("name", ["selection.csv", "report/index.html", "stages/align/mine", "run.json"])
+def test_a_folder_of_others(name: str, tmp_path: Path) -> None:
+    """A run neither replaces nor deletes files that happen to have names of a run's."""
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("[1]")
+    for redo in (None, "region"):
+        with pytest.raises(WorkspaceError, match=rf"holds {name.split('/')[0]} and is not a run directory of this"):
+            build_tiny(tmp_path, redo=redo)
+    assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == {tmp_path / name: "[1]"}
+
+
+def test_a_run_of_an_earlier_version(tiny_copy: Path) -> None:
+    """It has another lock and no mark."""
+    (tiny_copy / ".celebahq-lock").rename(tiny_copy / "lock")
+    (tiny_copy / "notes.txt").write_text("theirs")
+    build_tiny(tiny_copy, redo="pack")
+    assert list(find_problems(tiny_copy)) == []
+    assert (tiny_copy / "notes.txt").read_text() == "theirs"
+
+
+def test_a_run_directory_that_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def vanishing(*_: object) -> None:
+        shutil.rmtree(tmp_path / "run")
+
+    monkeypatch.setattr("celebahq_builder.pipeline.build.run_photo_stages", vanishing)
+    with pytest.raises(WorkspaceError):
+        build_tiny(tmp_path / "run", until="score")
 
 
 def test_run_inside_the_folder_of_photos(tmp_path: Path) -> None:
