@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from celebahq_builder import storage
 from celebahq_builder.errors import DiskFull, WorkspaceError
-from celebahq_builder.storage import NewFiles, holds, partial_path, write_atomic
+from celebahq_builder.storage import NewFiles, files, holds, partial_path, write_atomic
 from tests.disk import failing
 from tests.hdf5.pyramids import tree
 
@@ -46,7 +45,7 @@ def test_a_name_that_is_taken_meanwhile(tmp_path: Path) -> None:
 @pytest.mark.parametrize("links", [True, False])
 def test_new_replaces_nothing(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not links:
-        monkeypatch.setattr(storage, "os", _WithoutLinks())
+        monkeypatch.setattr(files, "os", _WithoutLinks())
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(FileExistsError):
         write_atomic(tmp_path / "link", b"ours", new=True)
