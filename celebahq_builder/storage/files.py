@@ -165,10 +165,10 @@ def partial_file(path: Path, token: str = RUN_TOKEN, ending: str = "") -> Iterat
     partial = partial_path(path, token, ending)
     with contextlib.suppress(FileNotFoundError):
         path.lstat()  # raises for a name that is too long, before anybody relies on the partial file
-    with _no_file_vanishes(path):
-        partial.unlink(missing_ok=True)  # of this process, or of a dead one that had the same id; never through a link
-        partial.open("xb").close()
     try:
+        with _no_file_vanishes(path):
+            partial.unlink(missing_ok=True)  # of this process, or of a dead one that had its id; never through a link
+            partial.open("xb").close()
         yield partial
     finally:
         with contextlib.suppress(OSError):
