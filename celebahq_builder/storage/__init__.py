@@ -18,7 +18,7 @@ from celebahq_builder.storage.files import (
     write_json,
     write_partial,
 )
-from celebahq_builder.storage.lock import LOCK_NAME, LockedFolder, lock
+from celebahq_builder.storage.folder_lock import LOCK_NAME, LockedFolder, lock
 from celebahq_builder.storage.partial_files import (
     HOST,
     RUN_TOKEN,
@@ -28,7 +28,7 @@ from celebahq_builder.storage.partial_files import (
     may_delete_partial,
     partial_path,
 )
-from celebahq_builder.storage.staging import Staging, source_fingerprint, staging
+from celebahq_builder.storage.staging_folder import Staging, source_fingerprint, staging
 
 __all__ = [
     "HOST",

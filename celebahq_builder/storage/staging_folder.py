@@ -14,7 +14,7 @@ from typing import Any
 
 from celebahq_builder.errors import CelebAHQError, DiskFull, FormatError, WorkspaceError
 from celebahq_builder.storage.files import as_storage_error, check_free, holds, read_json, write_json
-from celebahq_builder.storage.lock import LOCK_NAME, LockedFolder, lock
+from celebahq_builder.storage.folder_lock import LOCK_NAME, LockedFolder, lock
 from celebahq_builder.storage.partial_files import delete_partial_files, is_partial_of
 
 log = logging.getLogger(__name__)
