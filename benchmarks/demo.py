@@ -25,7 +25,7 @@ from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.image_set import NamedImage
 from celebahq_builder.metrics.swd import swd
-from celebahq_builder.progan.generate import Generated, sheet
+from celebahq_builder.progan.generate import GeneratedImages, write_sheet
 from celebahq_builder.progan.stats import read_lines
 
 HELD = 256
@@ -53,7 +53,7 @@ def main() -> None:
     began, ended = (distance(generated(at), reals) for at in (early, asked.out / "run"))
     floor = distance(images(train), reals)
     if not (asked.out / "grid.png").exists():
-        sheet(Generated(asked.out / "run", 12 * 6, 0, torch.device("cpu")), 12, asked.out / "grid.png")
+        write_sheet(GeneratedImages(asked.out / "run", 12 * 6, 0, torch.device("cpu")), 12, asked.out / "grid.png")
     lines = read_lines(asked.out / "run" / "stats.jsonl")
     finish(
         [
@@ -122,7 +122,7 @@ def images(path: Path) -> np.ndarray:
 
 def generated(where: Path) -> np.ndarray:
     """Return what a generator makes, uint8 [256, 3, 32, 32]; smaller ones enlarged, as where 32x32 fades in."""
-    made = Generated(where, HELD, 0, torch.device("cpu"))
+    made = GeneratedImages(where, HELD, 0, torch.device("cpu"))
     times = RESOLUTION // made.resolution
     return np.stack([one.pixels for one in made.images()]).repeat(times, axis=2).repeat(times, axis=3)
 

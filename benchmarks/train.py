@@ -22,9 +22,9 @@ from table import Row, finish
 
 from celebahq_builder.pipeline.recipe import bundled_recipe
 from celebahq_builder.progan.launch import read_recipe
-from celebahq_builder.progan.schedule import Moment, ProganRecipe
+from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
 from celebahq_builder.progan.step import ProGANStep, RealBatch
-from celebahq_builder.training.distributed import World
+from celebahq_builder.training.distributed import DistributedContext
 
 KNOWN = 0.4
 """Images a second at 32x32, minibatch 16, on 2 cores: the fastest other PyTorch trainer known."""
@@ -52,7 +52,7 @@ def main() -> None:
     recipe = read_recipe(bundled_recipe(Path(asked.recipe), "train"))
     recipe = dataclasses.replace(recipe, precision=asked.precision)
     levels = [level for level in recipe.net.levels if 1 << level <= asked.resolution]
-    world = World(0, 1, torch.device(asked.device))
+    world = DistributedContext(0, 1, torch.device(asked.device))
     if asked.device != "cpu":  # as the command sets them
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
@@ -83,7 +83,7 @@ def main() -> None:
     finish(rows)
 
 
-def measured(players: ProGANStep, moment: Moment, seconds: float) -> tuple[float, int]:
+def measured(players: ProGANStep, moment: SchedulePoint, seconds: float) -> tuple[float, int]:
     """Return images a second of whole steps, and the most memory they took on a GPU, bytes."""
     device, side, n = players.world.device, moment.resolution, moment.minibatch
     passes = moment.passes(1, players.recipe.net.stddev_group)
@@ -108,7 +108,7 @@ def measured(players: ProGANStep, moment: Moment, seconds: float) -> tuple[float
     return steps * n / took, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 
-def projected(recipe: ProganRecipe, rate: dict[int, float], kimg: float) -> float:
+def projected(recipe: ProGANRecipe, rate: dict[int, float], kimg: float) -> float:
     """Return the seconds that a growing network takes for so many kimg."""
     begins = [recipe.schedule.begins(level, max(rate)) for level in rate] + [kimg]
     return sum(

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from celebahq_builder.config import bundled, flatten, from_mapping, load, merge, read_toml, to_mapping
 from celebahq_builder.errors import RecipeError
 from celebahq_builder.pipeline.recipe import BuildRecipe
-from celebahq_builder.progan.schedule import ProganRecipe
+from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.restoration.adversarial_training import AdversarialRecipe
-from celebahq_builder.restoration.pixel_training import RestorationRecipe
+from celebahq_builder.restoration.pixel_training import PixelRecipe
 
 
 @dataclass(frozen=True)
@@ -250,10 +250,10 @@ def test_shipped_build_recipes(path: Path) -> None:
 
 
 TRAINING = {
-    "denoise": RestorationRecipe,
-    "upscale": RestorationRecipe,
+    "denoise": PixelRecipe,
+    "upscale": PixelRecipe,
     "upscale-adversarially": AdversarialRecipe,
-    "progan": ProganRecipe,
+    "progan": ProGANRecipe,
 }
 """What trains the network of each task."""
 

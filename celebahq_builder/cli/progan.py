@@ -157,9 +157,9 @@ def generate(
         raise click.UsageError(f"--grid {grid[0]}x{grid[1]} sets the number of images; leave out --num")
     count = grid[0] * grid[1] if grid else num or 1000
     room.check_target(out, sheet=bool(grid))
-    images = room.Generated(generator, count, seed, torch.device(parallel.devices(device)[0]), label)
+    images = room.GeneratedImages(generator, count, seed, torch.device(parallel.devices(device)[0]), label)
     if grid:
-        room.sheet(images, grid[0], out)
+        room.write_sheet(images, grid[0], out)
     else:
         progress = Progress("generate", count, unit="image", judged=False)
         room.generate(images, out, progress.advance)

@@ -102,7 +102,7 @@ TENSORS_DIGEST = "tensors_sha256"
 """Where the metadata hold the digest of the tensors; older files have none."""
 
 
-def export(folder: Path, generator: Generator, level: int, alpha: float, about: dict[str, Any]) -> Path:
+def export_generator(folder: Path, generator: Generator, level: int, alpha: float, about: dict[str, Any]) -> Path:
     """Write ``generator.safetensors`` and, for people, ``generator.json`` into a folder.
 
     Args:

@@ -18,7 +18,7 @@ from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.hdf5.labels import labels_path
 from celebahq_builder.outcome import Kept, Rejected
-from celebahq_builder.pipeline import batch, build_report, results
+from celebahq_builder.pipeline import batch, build_report
 from celebahq_builder.pipeline import results as results_module
 from celebahq_builder.pipeline.batch import BatchJob, publish_batch, run_batch
 from celebahq_builder.pipeline.plan import BuildRequest, Plan, versions
@@ -127,10 +127,10 @@ def run_select(plan: Plan) -> None:
     if stage.is_complete(plan.ingredients["select"]):
         return
     stage.begin(plan.ingredients["select"])
-    stood = results.photo_statuses(plan.workspace)
+    stood = results_module.photo_statuses(plan.workspace)
     candidates = [Kept(one.file, {"id": one.id, "score": one.score}) for one in stood if one.end is None]
     selected, low = select.best(candidates, wanted)
-    records = results.records(plan.workspace, plan.kept, {kept.photo for kept in selected})
+    records = results_module.records(plan.workspace, plan.kept, {kept.photo for kept in selected})
     ranked = [Kept(k.photo, {**records[k.photo].record, "rank": rank}) for rank, k in enumerate(selected, start=1)]
     write_atomic(plan.workspace.selection_path, select.selection_csv(ranked))
     stage.write_manifest(0, [*ranked, *low])
@@ -228,8 +228,8 @@ def conclude(plan: Plan, timings: TimingLog) -> BuildResult:
 
 
 def _count(plan: Plan) -> dict[str, Any]:
-    stood = results.photo_statuses(plan.workspace)
-    counts = results.count_statuses(stood)
+    stood = results_module.photo_statuses(plan.workspace)
+    counts = results_module.count_statuses(stood)
     photos = len(plan.source.photos) + len(plan.source.rejected)
     if sum(counts.values()) != photos:
         raise WorkspaceError(

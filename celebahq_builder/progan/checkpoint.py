@@ -17,7 +17,7 @@ from torch import Tensor
 from celebahq_builder.config import flatten, to_mapping
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.models import generator_file
-from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProganRecipe
+from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProGANRecipe
 from celebahq_builder.progan.step import STATISTICS, ProGANStep
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class TrainingProgress:
         return self.images / 1000
 
 
-def identity(recipe: ProganRecipe, data: dict[str, Any]) -> dict[str, Any]:
+def identity(recipe: ProGANRecipe, data: dict[str, Any]) -> dict[str, Any]:
     """Return what a checkpoint and a run that goes on from it must have in common: recipe and data.
 
     How long a training is, how often it tells of itself and what fits a GPU may change from session to session.

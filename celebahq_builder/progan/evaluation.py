@@ -23,7 +23,7 @@ from celebahq_builder.evaluation.result import Result
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.models.progan import Generator
 from celebahq_builder.progan.generator_source import GeneratorSource, Snapshot, is_run, snapshots
-from celebahq_builder.progan.schedule import ProganRecipe
+from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.storage import check_free, check_writable, new_files
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Measuring:
+class TrainingMetrics:
     """Scores of a generator, against images of its own resolution.
 
     What is computed of the reference alone is kept while the resolution stays the same.
@@ -49,7 +49,7 @@ class Measuring:
         WeightsError: the Inception network is needed and cannot be loaded.
     """
 
-    def __init__(self, run: Path, reference: Path, recipe: ProganRecipe, device: torch.device) -> None:
+    def __init__(self, run: Path, reference: Path, recipe: ProGANRecipe, device: torch.device) -> None:
         self.run, self.path = run, reference
         self.protocol = EvaluationProtocol(tuple(recipe.tick.metrics), recipe.tick.metric_num, recipe.seed, device)
         compared = [metric for metric in self.protocol.metrics if METRICS[metric].compares]
@@ -139,7 +139,7 @@ def evaluate_and_report(request: EvaluationRequest) -> Iterator[str]:
     for path, option in request.files.items():
         check_free(path, option)
         check_writable(path, option)
-    found = list(results(request))
+    found = list(evaluation_results(request))
     of_run = is_run(request.source)
     yield from result_module.snapshot_lines(found) if of_run else result_module.lines(found[0])
     values = found[0].to_json()
@@ -154,7 +154,7 @@ def evaluate_and_report(request: EvaluationRequest) -> Iterator[str]:
     yield from (f"written: {path}" for path in request.files)
 
 
-def results(request: EvaluationRequest) -> Iterator[Result]:
+def evaluation_results(request: EvaluationRequest) -> Iterator[Result]:
     """Yield the result of a source, or those of all snapshots of a run, the earliest first.
 
     Raises:

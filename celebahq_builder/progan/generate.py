@@ -24,7 +24,7 @@ BLOCK = 64
 """Latents drawn together; an image depends on the seed and its number alone."""
 
 
-class Generated:
+class GeneratedImages:
     """Images of a generator as a data set: number i is always the same, however many there are.
 
     Args:
@@ -67,15 +67,15 @@ class Generated:
         """Yield the images from number `start` on."""
         for block in range(start // BLOCK, -(-self.count // BLOCK)):
             first, last = block * BLOCK, min(self.count, (block + 1) * BLOCK)
-            z = latents(self.generator, block, self.seed)[: last - first]
+            z = latent_block(self.generator, block, self.seed)[: last - first]
             labels = None if self.labels is None else torch.from_numpy(self.labels[first:last])
-            made = image_grid.generated(
+            made = image_grid.generate_images(
                 self.generator, z, self.level, self.alpha, labels
             )  # a part would differ in rounding
             yield from (NamedImage(made[n - first], f"{n:06d}") for n in range(max(start, first), last))
 
 
-def latents(generator: Generator, block: int, seed: int) -> torch.Tensor:
+def latent_block(generator: Generator, block: int, seed: int) -> torch.Tensor:
     """Return a block of latents, float32 [64, latent]."""
     drawn = np.random.default_rng((seed, block)).standard_normal((BLOCK, generator.architecture.latent))
     return torch.from_numpy(drawn.astype(np.float32))
@@ -96,7 +96,7 @@ def check_target(out: Path, *, sheet: bool) -> None:
         raise FormatError(f"{out} exists; nothing is overwritten: give another --out")
 
 
-def generate(images: Generated, out: Path, advance: Callable[[int], None]) -> None:
+def generate(images: GeneratedImages, out: Path, advance: Callable[[int], None]) -> None:
     """Write generated images: to an HDF5 file if `out` ends in .h5, else as PNG files into a new folder.
 
     A killed command leaves ``OUT.h5.partial``, from which the same command resumes. Of PNG files nothing is left after
@@ -116,7 +116,7 @@ def generate(images: Generated, out: Path, advance: Callable[[int], None]) -> No
             advance(1)
 
 
-def sheet(images: Generated, columns: int, out: Path) -> None:
+def write_sheet(images: GeneratedImages, columns: int, out: Path) -> None:
     """Write all images on one sheet, row by row, as a PNG file.
 
     Raises:

@@ -20,8 +20,8 @@ from celebahq_builder.models.generator_file import read_generator
 from celebahq_builder.models.progan import Generator
 from celebahq_builder.progan import image_grid
 from celebahq_builder.progan.checkpoint import NAME
-from celebahq_builder.progan.generate import BLOCK, latents
-from celebahq_builder.progan.schedule import ProganRecipe
+from celebahq_builder.progan.generate import BLOCK, latent_block
+from celebahq_builder.progan.schedule import ProGANRecipe
 
 AVERAGED = "averaged."
 """What the names of the averaged generator's tensors begin with in a checkpoint."""
@@ -36,7 +36,7 @@ class Snapshot:
     """Thousands of real images shown before it."""
     level: int
     alpha: float
-    recipe: ProganRecipe
+    recipe: ProGANRecipe
     data: dict[str, object]
     """What it was trained on; see `train.examine`."""
 
@@ -100,7 +100,7 @@ def _snapshot(path: Path) -> Snapshot:
             meta = file.metadata() or {}
         progress, identity = json.loads(meta["progress"]), json.loads(meta["identity"])
         images, level = int(progress["images"]), int(progress["level"])
-        recipe = from_mapping(ProganRecipe, identity["recipe"], where=str(path))
+        recipe = from_mapping(ProGANRecipe, identity["recipe"], where=str(path))
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise _unreadable(path, error) from None
     moment = recipe.schedule.at(images / 1000, recipe.net.level_max)
@@ -193,9 +193,9 @@ class GeneratorSource:
         classes = self.generator.architecture.labels
         numbers = torch.arange(block * BLOCK, (block + 1) * BLOCK)
         labels = torch.eye(classes)[numbers % classes] if classes else None
-        z = latents(self.generator, block, self.seed)
+        z = latent_block(self.generator, block, self.seed)
         try:
-            return torch.from_numpy(image_grid.generated(self.generator, z, self.level, self.alpha, labels))
+            return torch.from_numpy(image_grid.generate_images(self.generator, z, self.level, self.alpha, labels))
         except WeightsError as error:
             raise WeightsError(f"{self.path}: {error}") from None
 

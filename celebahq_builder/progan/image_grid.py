@@ -50,7 +50,7 @@ def fixed_labels(generator: Generator, count: int, label: int | None = None) -> 
 
 
 @torch.inference_mode()
-def generated(
+def generate_images(
     generator: Generator, latents: Tensor, level: int, alpha: float = 1.0, labels: Tensor | None = None
 ) -> Pixels:
     """Return images of latents, uint8 [N, C, r, r]; [-1, 1] becomes [0, 255], what is beyond is clipped.
@@ -79,7 +79,7 @@ def to_pixels(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def fit(columns: int, rows: int, side: int) -> tuple[int, int]:
+def fit_grid(columns: int, rows: int, side: int) -> tuple[int, int]:
     """Return how many columns and rows of images of a side fit a grid."""
     most = max(1, SIDE_MAX_PX // side)
     return min(columns, most), min(rows, most)

@@ -15,18 +15,18 @@ from celebahq_builder.config import load, read_toml
 from celebahq_builder.errors import RecipeError, TrainingError
 from celebahq_builder.models.progan import Discriminator, Generator, group_size
 from celebahq_builder.progan.checkpoint import identity, resume_kimg
-from celebahq_builder.progan.evaluation import Measuring
+from celebahq_builder.progan.evaluation import TrainingMetrics
 from celebahq_builder.progan.real_images import examine
-from celebahq_builder.progan.schedule import Moment, ProganRecipe
+from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
 from celebahq_builder.progan.step import ProGANStep, RealBatch
 from celebahq_builder.progan.train import Training, TrainingRequest
-from celebahq_builder.training.distributed import World, joined, processes
+from celebahq_builder.training.distributed import DistributedContext, join_processes, process_count
 from celebahq_builder.training.interruption import StopRequest
 
 log = logging.getLogger(__name__)
 
 
-def fitted(recipe: ProganRecipe, world: World) -> ProganRecipe:
+def fit_memory(recipe: ProGANRecipe, world: DistributedContext) -> ProGANRecipe:
     """Return the recipe with passes so small that a step of every resolution fits the device.
 
     One step of each resolution is taken, half faded in, on networks that are thrown away; where memory runs out, its
@@ -36,7 +36,7 @@ def fitted(recipe: ProganRecipe, world: World) -> ProganRecipe:
         TrainingError: not even the smallest passes of a resolution fit.
     """
     schedule, net = recipe.schedule, recipe.net
-    players = ProGANStep(recipe, World(0, 1, world.device))
+    players = ProGANStep(recipe, DistributedContext(0, 1, world.device))
     per_gpu = dict(schedule.per_gpu)
     for level in net.levels:
         begins = schedule.begins(level, net.level_max)
@@ -66,7 +66,7 @@ def fitted(recipe: ProganRecipe, world: World) -> ProganRecipe:
     return dataclasses.replace(recipe, schedule=dataclasses.replace(schedule, per_gpu=per_gpu))
 
 
-def _fits(players: ProGANStep, moment: Moment, passes: int) -> bool:
+def _fits(players: ProGANStep, moment: SchedulePoint, passes: int) -> bool:
     """Return whether a step in so many passes has enough memory."""
     shape = (moment.minibatch // passes, players.recipe.net.colours, moment.resolution, moment.resolution)
     device, classes = players.world.device, players.recipe.net.labels
@@ -100,18 +100,18 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     settings = read_recipe(recipe)
-    with joined(device) as world:
-        check(request, settings, world)
+    with join_processes(device) as world:
+        check_request(request, settings, world)
         if world.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
                 True  # precision = fp32 means that
             )
             torch.backends.cudnn.benchmark = True  # sizes stay the same for days
-            settings = fitted(settings, world)
+            settings = fit_memory(settings, world)
         return Training(request, settings, world, stop).run()
 
 
-def read_recipe(path: Path) -> ProganRecipe:
+def read_recipe(path: Path) -> ProGANRecipe:
     """Read a recipe of this task.
 
     Raises:
@@ -120,10 +120,12 @@ def read_recipe(path: Path) -> ProganRecipe:
     task = read_toml(path).get("task")
     if task != "progan":
         raise RecipeError(f"{path}: task = {task}; this command trains task = progan")
-    return load(ProganRecipe, path)
+    return load(ProGANRecipe, path)
 
 
-def check(request: TrainingRequest, recipe: ProganRecipe, world: World) -> tuple[int, dict[str, Any]]:
+def check_request(
+    request: TrainingRequest, recipe: ProGANRecipe, world: DistributedContext
+) -> tuple[int, dict[str, Any]]:
     """Return what `reals.examine` does; raise if anything but memory stands in the way of a training.
 
     Raises:
@@ -134,7 +136,7 @@ def check(request: TrainingRequest, recipe: ProganRecipe, world: World) -> tuple
     check_shares(recipe, world)
     found = examine(request.data, recipe)
     if recipe.tick.metric_ticks:
-        Measuring(request.out, request.against or request.data, recipe, world.device)
+        TrainingMetrics(request.out, request.against or request.data, recipe, world.device)
     elif request.against:
         raise TrainingError(
             f"--against {request.against}: the recipe measures nothing; set tick.metric_ticks, or leave it out"
@@ -142,7 +144,7 @@ def check(request: TrainingRequest, recipe: ProganRecipe, world: World) -> tuple
     return found
 
 
-def check_shares(recipe: ProganRecipe, world: World) -> None:
+def check_shares(recipe: ProGANRecipe, world: DistributedContext) -> None:
     """Raise if a minibatch of the schedule cannot be shared by the processes, or cut into passes as the recipe says."""
     net, schedule = recipe.net, recipe.schedule
     for level in net.levels:
@@ -164,8 +166,8 @@ def plan(request: TrainingRequest, recipe: Path, *, device: str = "auto") -> Ite
         FormatError: the HDF5 file is unusable.
     """
     settings = read_recipe(recipe)
-    world = World(0, processes(), torch.device(parallel.devices(device)[0]))
-    count, facts = check(request, settings, world)
+    world = DistributedContext(0, process_count(), torch.device(parallel.devices(device)[0]))
+    count, facts = check_request(request, settings, world)
     net, total = settings.net, request.total_kimg or settings.schedule.total_kimg
     yield f"data:     {request.data}: {count} images of {facts['resolution']}x{facts['resolution']}"
     with torch.device("meta"):
@@ -178,7 +180,7 @@ def plan(request: TrainingRequest, recipe: Path, *, device: str = "auto") -> Ite
     yield f"run:      {request.out}: {where}"
     yield f"training: to {total:g} kimg, {settings.loss.kind}, {settings.precision}, on {_devices(world)}"
     if world.device.type == "cuda":
-        settings = fitted(settings, world)
+        settings = fit_memory(settings, world)
         yield f"memory:   {torch.cuda.get_device_name(world.device)}: every resolution fits, in passes as below"
     if settings.schedule.rampup_kimg:
         yield f"          learning rates rise from 0 over the first {settings.schedule.rampup_kimg:g} kimg"
@@ -193,5 +195,5 @@ def plan(request: TrainingRequest, recipe: Path, *, device: str = "auto") -> Ite
             yield f"  {side:>10} {begins:11g} {moment.minibatch:11d} {passes:8d} {moment.learning_rate:15g}"
 
 
-def _devices(world: World) -> str:
+def _devices(world: DistributedContext) -> str:
     return str(world.device) if world.size == 1 else f"{world.size} processes, each a part of the minibatch"

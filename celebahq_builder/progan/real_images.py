@@ -18,9 +18,9 @@ from celebahq_builder.errors import TrainingError
 from celebahq_builder.hdf5.labels import Source, labels_for_training, labels_path
 from celebahq_builder.hdf5.reader import PyramidFile, content_sha256
 from celebahq_builder.imaging.pyramid import Pixels
-from celebahq_builder.progan.schedule import Moment, ProganRecipe
+from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
 from celebahq_builder.storage import sha256
-from celebahq_builder.training.distributed import World
+from celebahq_builder.training.distributed import DistributedContext
 
 
 class RealImages:
@@ -39,7 +39,13 @@ class RealImages:
     """
 
     def __init__(
-        self, path: Path, recipe: ProganRecipe, world: World, *, workers: int = 0, memory_bytes: int = 2 * 2**30
+        self,
+        path: Path,
+        recipe: ProGANRecipe,
+        world: DistributedContext,
+        *,
+        workers: int = 0,
+        memory_bytes: int = 2 * 2**30,
     ) -> None:
         self.path, self.recipe, self.world = path, recipe, world
         self.workers, self.memory_bytes = workers, memory_bytes
@@ -49,7 +55,7 @@ class RealImages:
         self.order = Order(self.count, recipe.seed)
         """Its state is where the training stands in the data."""
 
-    def minibatches(self, now: Callable[[], Moment]) -> Generator[Batch, None, None]:
+    def minibatches(self, now: Callable[[], SchedulePoint]) -> Generator[Batch, None, None]:
         """Yield this process' share of one minibatch after the other, never ending.
 
         Args:
@@ -66,7 +72,7 @@ class RealImages:
         numbers = np.random.default_rng((self.recipe.seed, 1)).permutation(self.count)[:count]
         return PyramidDataset(self.path, self.recipe.net.resolution, memory_bytes=0).read(numbers)
 
-    def _of(self, moment: Moment) -> Generator[Batch, None, None]:
+    def _of(self, moment: SchedulePoint) -> Generator[Batch, None, None]:
         dataset = PyramidDataset(
             self.path,
             moment.resolution,
@@ -85,7 +91,7 @@ class RealImages:
         )
 
 
-def read_labels(data: Path, recipe: ProganRecipe, count: int) -> Tensor | None:
+def read_labels(data: Path, recipe: ProGANRecipe, count: int) -> Tensor | None:
     """Return the labels of all images, float32 [N, classes], or None where the recipe's networks take none.
 
     Raises:
@@ -109,7 +115,7 @@ def _source(data: Path) -> Source:
         return "file" if labels_path(data).exists() or file.column("attributes") is None else "attributes"
 
 
-def examine(data: Path, recipe: ProganRecipe) -> tuple[int, dict[str, Any]]:
+def examine(data: Path, recipe: ProGANRecipe) -> tuple[int, dict[str, Any]]:
     """Return how many images a file has, and what tells it from others; check that the recipe can use it.
 
     Raises:

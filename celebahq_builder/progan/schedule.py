@@ -68,7 +68,7 @@ class Schedule:
         if self.minibatch < 1 or self.learning_rate <= 0:
             raise ValueError(f"minibatch = {self.minibatch} and learning_rate = {self.learning_rate} must be positive")
 
-    def at(self, kimg: float, level_max: int) -> Moment:
+    def at(self, kimg: float, level_max: int) -> SchedulePoint:
         """Return where the training stands after `kimg`, for networks whose largest level is `level_max`."""
         level, alpha = self._grown(kimg, level_max)
         resolution = str(1 << level)
@@ -77,7 +77,7 @@ class Schedule:
             rate *= kimg / self.rampup_kimg
         minibatch = self.minibatches.get(resolution, self.minibatch)
         steps = round((kimg - self.begins(level, level_max)) * 1000 / minibatch)
-        return Moment(level, alpha, minibatch, self.per_gpu.get(resolution), rate, steps)
+        return SchedulePoint(level, alpha, minibatch, self.per_gpu.get(resolution), rate, steps)
 
     def _grown(self, kimg: float, level_max: int) -> tuple[int, float]:
         first = min(self.first.bit_length() - 1, level_max)
@@ -102,7 +102,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Moment:
+class SchedulePoint:
     """Where a training stands."""
 
     level: int
@@ -200,7 +200,7 @@ class TickSettings:
 
 
 @dataclass(frozen=True)
-class ProganRecipe:
+class ProGANRecipe:
     """Everything that decides the weights, apart from the images."""
 
     task: Literal["progan"]

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from celebahq_builder.models.progan import Discriminator, GaussianNoise, Generator
-from celebahq_builder.progan.schedule import Moment, ProganRecipe
-from celebahq_builder.training.distributed import World
+from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
+from celebahq_builder.training.distributed import DistributedContext
 
 Judge = Callable[[Tensor], Tensor]
 """Images [N, C, r, r] -> scores [N]."""
@@ -141,7 +141,7 @@ class ProGANStep:
         labels: of all real images, float32 [N, classes]: generated ones are given labels of these.
     """
 
-    def __init__(self, recipe: ProganRecipe, world: World, labels: Tensor | None = None) -> None:
+    def __init__(self, recipe: ProGANRecipe, world: DistributedContext, labels: Tensor | None = None) -> None:
         self.recipe, self.world, self.labels = recipe, world, labels
         self.classes = labels is None or bool((labels.sum(dim=1) == 1).all())
         """Whether labels are classes, one of which is right; else attributes."""
@@ -160,7 +160,7 @@ class ProGANStep:
             for name, net in (("generator", self.generator), ("discriminator", self.discriminator))
         }
 
-    def step(self, number: int, moment: Moment, reals: Sequence[RealBatch]) -> Tensor:
+    def step(self, number: int, moment: SchedulePoint, reals: Sequence[RealBatch]) -> Tensor:
         """Update the discriminator, then the generator, then the average.
 
         The generator learns from the images that the discriminator learnt from. Where they fit in one pass they are
@@ -197,7 +197,7 @@ class ProGANStep:
         self._follow_fakes(found)
         return found
 
-    def _draws(self, number: int, moment: Moment, reals: Sequence[RealBatch]) -> list[StepRandomness]:
+    def _draws(self, number: int, moment: SchedulePoint, reals: Sequence[RealBatch]) -> list[StepRandomness]:
         """Return the random numbers of each pass: every n-th of this process', whose are every n-th of the step's."""
         seed, net, n = self.recipe.seed, self.recipe.net, moment.minibatch
         latents = np.random.default_rng((seed, number, LATENTS)).standard_normal((n, net.latent), dtype=np.float32)
@@ -214,14 +214,14 @@ class ProGANStep:
             draws.append(StepRandomness(z, labels, share))
         return draws
 
-    def _generated(self, moment: Moment, drawn: StepRandomness) -> Tensor:
+    def _generated(self, moment: SchedulePoint, drawn: StepRandomness) -> Tensor:
         with self._autocast():
             images: Tensor = self.generator(drawn.latents, moment.level, moment.alpha, drawn.labels)
         return images.float()
 
     def _judge(
         self,
-        moment: Moment,
+        moment: SchedulePoint,
         real: RealBatch,
         drawn: StepRandomness,
         fakes: Tensor,
@@ -246,7 +246,7 @@ class ProGANStep:
         ((loss + settings.penalty * penalty) * weight).backward()  # type: ignore[no-untyped-call]
         return torch.stack([t.detach() for t in (loss, penalty, real_scores.mean(), fake_scores.mean())])
 
-    def _penalty(self, moment: Moment, real: RealBatch, drawn: StepRandomness, fakes: Tensor) -> Tensor:
+    def _penalty(self, moment: SchedulePoint, real: RealBatch, drawn: StepRandomness, fakes: Tensor) -> Tensor:
         settings = self.recipe.loss
 
         def judge(images: Tensor) -> Tensor:
@@ -259,7 +259,7 @@ class ProGANStep:
         return gradient_penalty(judge, real.images, fakes, drawn.mix, settings.target)
 
     def _deceive(
-        self, moment: Moment, drawn: StepRandomness, fakes: Tensor, noise: GaussianNoise | None, weight: float
+        self, moment: SchedulePoint, drawn: StepRandomness, fakes: Tensor, noise: GaussianNoise | None, weight: float
     ) -> Tensor:
         """Add the generator's gradients of one pass; return its loss."""
         settings = self.recipe.loss
@@ -275,12 +275,12 @@ class ProGANStep:
         (loss * weight).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _scored(self, moment: Moment, images: Tensor, noise: GaussianNoise | None) -> tuple[Tensor, Tensor]:
+    def _scored(self, moment: SchedulePoint, images: Tensor, noise: GaussianNoise | None) -> tuple[Tensor, Tensor]:
         with self._autocast():
             scores, labels = self.discriminator(images, moment.level, moment.alpha, noise)
         return scores.float(), labels.float()
 
-    def _update(self, name: str, net: nn.Module, moment: Moment) -> Tensor:
+    def _update(self, name: str, net: nn.Module, moment: SchedulePoint) -> Tensor:
         """Take one step of Adam; return the length of the gradient, summed over all processes."""
         self.world.sum_gradients(net)
         norm = nn.utils.get_total_norm([p.grad for p in net.parameters() if p.grad is not None])
@@ -291,7 +291,7 @@ class ProGANStep:
         return norm
 
     @torch.no_grad()
-    def _average(self, moment: Moment) -> None:
+    def _average(self, moment: SchedulePoint) -> None:
         own = dict(self.generator.named_parameters())
         pairs = [(p, own[name]) for name, p in self.averaged.active(moment.level, moment.alpha)]
         # A layer that is new is random: the average forgets that first, or thousands of steps would show it.

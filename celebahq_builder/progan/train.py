@@ -20,16 +20,16 @@ from celebahq_builder import __version__
 from celebahq_builder.config import to_mapping
 from celebahq_builder.data.dataset import Batch, to_device
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.models.generator_file import export
+from celebahq_builder.models.generator_file import export_generator
 from celebahq_builder.progan import checkpoint, image_grid, training_report
 from celebahq_builder.progan.checkpoint import TrainingProgress
-from celebahq_builder.progan.evaluation import Measuring
+from celebahq_builder.progan.evaluation import TrainingMetrics
 from celebahq_builder.progan.real_images import RealImages
-from celebahq_builder.progan.schedule import Moment, ProganRecipe
+from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
 from celebahq_builder.progan.stats import Stats
 from celebahq_builder.progan.step import STATISTICS, ProGANStep, RealBatch
 from celebahq_builder.storage import delete_partial_files, holds, lock, write_atomic
-from celebahq_builder.training.distributed import World
+from celebahq_builder.training.distributed import DistributedContext
 from celebahq_builder.training.interruption import Stopped, StopRequest
 
 EXPLODED = 1e6
@@ -104,13 +104,13 @@ class Training:
     """
 
     def __init__(
-        self, request: TrainingRequest, recipe: ProganRecipe, world: World, stop: StopRequest | None = None
+        self, request: TrainingRequest, recipe: ProGANRecipe, world: DistributedContext, stop: StopRequest | None = None
     ) -> None:
         self.request, self.recipe, self.world = request, recipe, world
         self.total_kimg = request.total_kimg or recipe.schedule.total_kimg
         self.reals = RealImages(request.data, recipe, world, workers=request.workers, memory_bytes=request.memory_bytes)
         self.measuring = (
-            Measuring(request.out, request.against or request.data, recipe, world.device)
+            TrainingMetrics(request.out, request.against or request.data, recipe, world.device)
             if recipe.tick.metric_ticks and world.first
             else None
         )
@@ -182,7 +182,7 @@ class Training:
             self.players.reset_optimisers()
             log.info("%dx%d enters at %.1f kimg", 1 << level, 1 << level, self.progress.kimg)
 
-    def _moment(self) -> Moment:
+    def _moment(self) -> SchedulePoint:
         return self.recipe.schedule.at(self.progress.kimg, self.recipe.net.level_max)
 
     def _grown(self) -> tuple[int, float]:
@@ -191,7 +191,7 @@ class Training:
         level = self.progress.level or moment.level
         return level, moment.alpha if level == moment.level else 1.0
 
-    def _step(self, moment: Moment, batch: Batch) -> None:
+    def _step(self, moment: SchedulePoint, batch: Batch) -> None:
         passes = moment.passes(self.world.size, self.recipe.net.stddev_group)
         images, labels = to_device(batch, self.world.device, moment.alpha)
         reals = [RealBatch(images[i::passes], None if labels is None else labels[i::passes]) for i in range(passes)]
@@ -216,7 +216,7 @@ class Training:
         done = progress.images - progress.tick_began >= self.recipe.tick.kimg * 1000
         return done or progress.kimg >= self.total_kimg
 
-    def _tick(self, stats: Stats | None, moment: Moment) -> None:
+    def _tick(self, stats: Stats | None, moment: SchedulePoint) -> None:
         progress = self.progress
         figures = self._figures()
         progress.ticks += 1
@@ -286,16 +286,16 @@ class Training:
             },
         }
         training_report.write_training_report(self.request.out)
-        export(self.request.out, self.players.averaged, *self._grown(), about)
+        export_generator(self.request.out, self.players.averaged, *self._grown(), about)
 
     def _show(self) -> None:
         """Write the grid of the fixed latents, and once that of real images."""
         level, alpha = self._grown()
         columns, rows = self.recipe.tick.grid
-        columns, rows = image_grid.fit(columns, rows, self.recipe.net.resolution)
+        columns, rows = image_grid.fit_grid(columns, rows, self.recipe.net.resolution)
         latents = image_grid.fixed_latents(self.players.averaged, columns * rows, self.recipe.seed)
         labels = image_grid.fixed_labels(self.players.averaged, columns * rows)
-        made = image_grid.generated(self.players.averaged, latents, level, alpha, labels)
+        made = image_grid.generate_images(self.players.averaged, latents, level, alpha, labels)
         side = 1 << level
         if side < 32:  # too small to look at
             made = made.repeat(32 // side, axis=2).repeat(32 // side, axis=3)

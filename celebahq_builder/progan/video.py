@@ -65,7 +65,9 @@ def interpolate(
 
     def drawn() -> Iterator[Pixels]:
         for z in latents:
-            yield image_grid.tiled(image_grid.generated(generator, torch.from_numpy(z), level, alpha, labels), columns)
+            yield image_grid.tiled(
+                image_grid.generate_images(generator, torch.from_numpy(z), level, alpha, labels), columns
+            )
             advance(1)
 
     side = 1 << level

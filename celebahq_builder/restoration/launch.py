@@ -10,10 +10,10 @@ import torch
 
 from celebahq_builder.config import load, read_toml
 from celebahq_builder.errors import RecipeError
-from celebahq_builder.restoration.adversarial_training import Adversarial, AdversarialRecipe
+from celebahq_builder.restoration.adversarial_training import AdversarialRecipe, AdversarialTask
 from celebahq_builder.restoration.loop import Task, fit
-from celebahq_builder.restoration.pixel_training import Restoration, RestorationRecipe
-from celebahq_builder.training.distributed import World, joined
+from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask
+from celebahq_builder.training.distributed import DistributedContext, join_processes
 
 
 def train(
@@ -47,7 +47,7 @@ def train(
         TrainingError: unusable photos, a run of another recipe, or a loss that exploded.
     """
     torch.set_num_threads(threads)
-    with joined(device) as world:
+    with join_processes(device) as world:
         task = _task(kind, recipe, start, photos, world)
         if workers is None:
             workers = 0 if world.device.type == "cpu" else min(8, os.cpu_count() or 1)
@@ -56,12 +56,12 @@ def train(
         return fit(task, out, world, command=command, workers=workers)
 
 
-def _task(kind: str, path: Path, start: str | None, photos: Path, world: World) -> Task:
+def _task(kind: str, path: Path, start: str | None, photos: Path, world: DistributedContext) -> Task:
     asked = str(read_toml(path).get("task", ""))
     if not asked.startswith(kind):
         raise RecipeError(f"{path}: task = {asked}; this command trains task = {kind}")
     if asked == "upscale-adversarially":
         adversarial = load(AdversarialRecipe, path)
-        return Adversarial(dataclasses.replace(adversarial, start=start or adversarial.start), photos, world)
-    plain = load(RestorationRecipe, path)
-    return Restoration(dataclasses.replace(plain, start=start or plain.start), photos, world)
+        return AdversarialTask(dataclasses.replace(adversarial, start=start or adversarial.start), photos, world)
+    plain = load(PixelRecipe, path)
+    return PixelTask(dataclasses.replace(plain, start=start or plain.start), photos, world)

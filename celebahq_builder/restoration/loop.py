@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.models.registry import Shape
+from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.restoration.checkpoint import Checkpoint, Trained
 from celebahq_builder.restoration.journal import TrainingLog
 from celebahq_builder.restoration.photos import PhotoFolder, Pixels
 from celebahq_builder.storage import lock
-from celebahq_builder.training.distributed import World
+from celebahq_builder.training.distributed import DistributedContext
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Task(ABC):
 
     recipe: Phased
     photos: PhotoFolder
-    shape: Shape
+    shape: NetworkShape
     """Of the first network, the one that is exported."""
     nets: Trained
     identity: dict[str, Any]
@@ -118,7 +118,7 @@ class Task(ABC):
         """Return the one number that says which weights are the best; higher is better."""
 
 
-def fit(task: Task, out: Path, world: World, *, command: str = "", workers: int = 0) -> Path:
+def fit(task: Task, out: Path, world: DistributedContext, *, command: str = "", workers: int = 0) -> Path:
     """Train, going on from a checkpoint in `out` if there is one.
 
     Args:

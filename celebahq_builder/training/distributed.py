@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from celebahq_builder import parallel
 from celebahq_builder.errors import TrainingError
 
-PATIENCE = timedelta(hours=2)
+TIMEOUT = timedelta(hours=2)
 """How long processes wait for one another: the first one also measures and writes."""
 
 
 @dataclass(frozen=True)
-class World:
+class DistributedContext:
     """Which of how many processes this is, and the device it trains on.
 
     All processes hold the same weights and draw disjoint parts of one batch, whose gradients are summed: so the
@@ -75,14 +75,14 @@ class World:
         return values / self.size
 
 
-def processes() -> int:
+def process_count() -> int:
     """Return how many processes torchrun started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main_process() -> bool:
     """Return whether this is the process that tells of what all do."""
-    return processes() == 1 or os.environ.get("RANK") == "0"
+    return process_count() == 1 or os.environ.get("RANK") == "0"
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def _connected() -> Iterator[None]:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[World]:
+def join_processes(device: str) -> Iterator[DistributedContext]:
     """Join the processes that torchrun started, if it did; otherwise be alone.
 
     All leave together. What connects them then ends with the process (`cli.main` ends it at once): taken down while
@@ -110,9 +110,9 @@ def joined(device: str) -> Iterator[World]:
     Raises:
         TrainingError: torchrun started more processes than there are CUDA devices.
     """
-    size = processes()
+    size = process_count()
     if size == 1:
-        yield World(0, 1, torch.device(parallel.devices(device)[0]))
+        yield DistributedContext(0, 1, torch.device(parallel.devices(device)[0]))
         return
     rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     names = parallel.devices(device)
@@ -125,11 +125,11 @@ def joined(device: str) -> Iterator[World]:
     if mine.type == "cuda":
         torch.cuda.set_device(mine)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if mine.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if mine.type == "cuda" else "gloo", timeout=TIMEOUT)
     if not is_main_process():
         logging.getLogger("celebahq_builder").setLevel(logging.ERROR)
     try:
-        yield World(rank, size, mine)
+        yield DistributedContext(rank, size, mine)
         with _connected():
             dist.barrier()
     except BaseException:
@@ -137,5 +137,5 @@ def joined(device: str) -> Iterator[World]:
         raise
 
 
-ALONE = World(0, 1, torch.device("cpu"))
+SINGLE_PROCESS = DistributedContext(0, 1, torch.device("cpu"))
 """One process, on the CPU."""

@@ -12,13 +12,13 @@ import torch
 from celebahq_builder.config import load
 from celebahq_builder.errors import DiskFull, TrainingError
 from celebahq_builder.models import generator_file
-from celebahq_builder.progan.schedule import ProganRecipe
+from celebahq_builder.progan.schedule import ProGANRecipe
 from tests.progan.tiny import assert_equal, last, trained, without_time
 
 
 def test_a_flipped_bit_is_seen(data: Path, recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Safetensors itself only sees that the length is right."""
-    settings = load(ProganRecipe, recipe)
+    settings = load(ProGANRecipe, recipe)
     trained(data, tmp_path / "run", settings)
     wanted, lines = last(tmp_path / "run"), without_time(tmp_path / "run")
     path = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]

@@ -19,15 +19,15 @@ from celebahq_builder.evaluation.evaluate import evaluate as scores
 from celebahq_builder.evaluation.image_sources import Reference, open_set
 from celebahq_builder.evaluation.protocol import EvaluationProtocol
 from celebahq_builder.evaluation.result import figure
-from celebahq_builder.models.generator_file import export
+from celebahq_builder.models.generator_file import export_generator
 from celebahq_builder.models.progan import Architecture, Generator
-from celebahq_builder.progan.evaluation import EvaluationRequest, evaluate_and_report, open_source, results
-from celebahq_builder.progan.generate import Generated, generate
+from celebahq_builder.progan.evaluation import EvaluationRequest, evaluate_and_report, evaluation_results, open_source
+from celebahq_builder.progan.generate import GeneratedImages, generate
 from celebahq_builder.progan.generator_source import GeneratorSource, is_run, snapshots
-from celebahq_builder.progan.schedule import ProganRecipe
+from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.progan.train import Training
 from celebahq_builder.progan.train import TrainingRequest as TrainRequest
-from celebahq_builder.training.distributed import ALONE
+from celebahq_builder.training.distributed import SINGLE_PROCESS
 from tests.evaluation.sources import smooth
 from tests.hdf5.pyramids import theano_file
 
@@ -63,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("training")
     (folder / "tiny.toml").write_text(RECIPE)
-    Training(TrainRequest(data, folder / "run"), load(ProganRecipe, folder / "tiny.toml"), ALONE).run()
+    Training(TrainRequest(data, folder / "run"), load(ProGANRecipe, folder / "tiny.toml"), SINGLE_PROCESS).run()
     return folder / "run"
 
 
@@ -71,7 +71,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
     net = Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8))
-    return export(tmp_path_factory.mktemp("net"), net, 4, 1.0, {"kimg": 7, "data": {"sha256": "ab"}})
+    return export_generator(tmp_path_factory.mktemp("net"), net, 4, 1.0, {"kimg": 7, "data": {"sha256": "ab"}})
 
 
 def test_a_generators_number_is_that_of_its_images(generator: Path, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_generators_number_is_that_of_its_images(generator: Path, tmp_path: Pa
     usual = scores(source, reference, protocol)
     for memory_bytes, batch_bytes in ((0, 1), (0, 2**30), (2**30, 5 * 768)):
         assert scores(source, reference, protocol, memory_bytes=memory_bytes, batch_bytes=batch_bytes) == usual
-    generate(Generated(generator, 128, 0, CPU), tmp_path / "fakes.h5", lambda _: None)
+    generate(GeneratedImages(generator, 128, 0, CPU), tmp_path / "fakes.h5", lambda _: None)
     stored = open_set(tmp_path / "fakes.h5")
     first = next(iter(stored.read(np.arange(70), 70)))
     for count in (40, 70):
@@ -149,14 +149,14 @@ def test_a_run_is_evaluated_snapshot_by_snapshot(run: Path, data: Path, tmp_path
 
 def test_only_some_snapshots(run: Path, data: Path, tmp_path: Path) -> None:
     protocol = EvaluationProtocol(("swd",), 10)
-    assert [one.resolution for one in results(EvaluationRequest(run, protocol, data, 16))] == [16]
+    assert [one.resolution for one in evaluation_results(EvaluationRequest(run, protocol, data, 16))] == [16]
     with pytest.raises(FormatError, match="has no snapshot of 64x64; it has those of 4, 8, 16, 32 px"):
-        list(results(EvaluationRequest(run, protocol, data, 64)))
+        list(evaluation_results(EvaluationRequest(run, protocol, data, 64)))
     with pytest.raises(FormatError, match="are 8x8 at most, too small for swd; train on"):
-        list(results(EvaluationRequest(run, protocol, data, 8)))
+        list(evaluation_results(EvaluationRequest(run, protocol, data, 8)))
     small = theano_file(tmp_path / "small.h5", smooth(20, 16))
     with pytest.raises(FormatError, match=r"r0032\.safetensors has images of 32x32: .*small\.h5 has no level 32x32"):
-        next(results(EvaluationRequest(run, protocol, small)))
+        next(evaluation_results(EvaluationRequest(run, protocol, small)))
 
 
 def test_what_is_amiss_is_told_before_the_first_snapshot_is_loaded(
@@ -164,13 +164,13 @@ def test_what_is_amiss_is_told_before_the_first_snapshot_is_loaded(
 ) -> None:
     monkeypatch.setattr(GeneratorSource, "of_snapshot", None)
     with pytest.raises(FormatError, match=r"swd compares .*r0016\.safetensors with other images, and there are none"):
-        next(results(EvaluationRequest(run, EvaluationProtocol(("swd",), 10))))
+        next(evaluation_results(EvaluationRequest(run, EvaluationProtocol(("swd",), 10))))
     with pytest.raises(FormatError, match=r"swd81 compares with 81 images at least, .*data\.h5 has 80"):
-        next(results(EvaluationRequest(run, EvaluationProtocol(("swd", "ms-ssim"), 81), data)))
+        next(evaluation_results(EvaluationRequest(run, EvaluationProtocol(("swd", "ms-ssim"), 81), data)))
 
 
 def test_a_run_as_reference_is_its_generator(run: Path, data: Path) -> None:
-    result = next(results(EvaluationRequest(data, EvaluationProtocol(("swd",), 10), run)))
+    result = next(evaluation_results(EvaluationRequest(data, EvaluationProtocol(("swd",), 10), run)))
     assert result.reference is not None
     assert result.reference["kind"] == "generator"
     assert result.scores[0].beside is not None
@@ -182,11 +182,11 @@ def test_a_generator_that_makes_no_images(tmp_path: Path, data: Path) -> None:
     net = Generator(Architecture(resolution=32, latent=8, channels_base=64, channels_max=8))
     with torch.no_grad():
         net.dense.weight[0, 0] = float("nan")
-    path = export(tmp_path, net, 5, 1.0, {})
+    path = export_generator(tmp_path, net, 5, 1.0, {})
     with pytest.raises(WeightsError, match=r"generator\.safetensors: the generator makes NaN or infinity"):
-        list(results(EvaluationRequest(path, EvaluationProtocol(("swd",), 10), data)))
+        list(evaluation_results(EvaluationRequest(path, EvaluationProtocol(("swd",), 10), data)))
     with pytest.raises(WeightsError, match="the generator makes NaN or infinity of some latents at 32x32"):
-        generate(Generated(path, 5, 0, CPU), tmp_path / "fakes.h5", lambda _: None)
+        generate(GeneratedImages(path, 5, 0, CPU), tmp_path / "fakes.h5", lambda _: None)
     assert not (tmp_path / "fakes.h5").exists()
 
 
@@ -200,7 +200,8 @@ def test_numbers_are_told_as_they_come(run: Path, tmp_path: Path, caplog: pytest
         meta = file.metadata()
     save_file(tensors, last, meta)
     expected = [
-        one.scores[0].number.value for one in results(EvaluationRequest(run, EvaluationProtocol(("ms-ssim",), 4)))
+        one.scores[0].number.value
+        for one in evaluation_results(EvaluationRequest(run, EvaluationProtocol(("ms-ssim",), 4)))
     ]
     caplog.clear()
     with caplog.at_level("INFO"), pytest.raises(WeightsError, match="makes NaN or infinity"):
@@ -214,7 +215,7 @@ def test_a_damaged_checkpoint_is_told(run: Path, data: Path, tmp_path: Path) -> 
     torn = sorted((copy / "checkpoints").iterdir())[1]
     torn.write_bytes(torn.read_bytes()[:500])
     with pytest.raises(TrainingError, match=rf"{torn.name} cannot be read .* delete it, and evaluate the others"):
-        list(results(EvaluationRequest(copy, EvaluationProtocol(("ms-ssim",), 4), data)))
+        list(evaluation_results(EvaluationRequest(copy, EvaluationProtocol(("ms-ssim",), 4), data)))
 
 
 def test_networks_with_tensors_missing(run: Path, data: Path, generator: Path, tmp_path: Path) -> None:
@@ -231,13 +232,17 @@ def test_networks_with_tensors_missing(run: Path, data: Path, generator: Path, t
     for name, said in (("dense.bias", {}), ("", {"architecture": {"width": 3}}), ("", {"level": None})):
         without(generator, tmp_path / "other.safetensors", name, **said)
         with pytest.raises(WeightsError, match=r"other\.safetensors was written by another version, or altered"):
-            list(results(EvaluationRequest(tmp_path / "other.safetensors", EvaluationProtocol(("ms-ssim",), 4))))
+            list(
+                evaluation_results(
+                    EvaluationRequest(tmp_path / "other.safetensors", EvaluationProtocol(("ms-ssim",), 4))
+                )
+            )
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     first = min((copy / "checkpoints").iterdir())
     without(first, tmp_path / "other.safetensors", "averaged.dense.bias")
     (tmp_path / "other.safetensors").replace(first)
     with pytest.raises(TrainingError, match=rf"{first.name} cannot be read \(.*Missing.*delete it") as told:
-        list(results(EvaluationRequest(copy, EvaluationProtocol(("ms-ssim",), 4), data)))
+        list(evaluation_results(EvaluationRequest(copy, EvaluationProtocol(("ms-ssim",), 4), data)))
     assert "\n" not in str(told.value)
 
 

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import CelebAHQError, FormatError, TrainingError, WeightsError
-from celebahq_builder.models.generator_file import FORMAT, export, load_generator
+from celebahq_builder.models.generator_file import FORMAT, export_generator, load_generator
 from celebahq_builder.models.progan import Architecture, Generator
 from celebahq_builder.progan import image_grid
-from celebahq_builder.progan.generate import Generated, generate, sheet
+from celebahq_builder.progan.generate import GeneratedImages, generate, write_sheet
 from celebahq_builder.progan.video import interpolate, training_video, walk
 
 CPU = torch.device("cpu")
@@ -29,7 +29,9 @@ CPU = torch.device("cpu")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(3)
-    export(folder, Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)), 3, 0.5, {})
+    export_generator(
+        folder, Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)), 3, 0.5, {}
+    )
     return folder
 
 
@@ -43,20 +45,20 @@ def test_a_generator_comes_back_as_it_was(run: Path) -> None:
 
 
 def test_a_image_depends_on_seed_and_number_alone(run: Path) -> None:
-    few, many = Generated(run, 70, 1, CPU), Generated(run, 130, 1, CPU)
+    few, many = GeneratedImages(run, 70, 1, CPU), GeneratedImages(run, 130, 1, CPU)
     first = {one.name: one.pixels for one in few.images()}
     second = {one.name: one.pixels for one in many.images(start=60)}
     assert len(first) == 70
     assert sorted(second) == [f"{i:06d}" for i in range(60, 130)]
     for name in sorted(first.keys() & second.keys()):
         assert np.abs(first[name].astype(int) - second[name]).max() <= 1  # sums differ with the size of a batch
-    other = next(Generated(run, 1, 2, CPU).images()).pixels
+    other = next(GeneratedImages(run, 1, 2, CPU).images()).pixels
     assert not np.array_equal(other, first["000000"])
     assert other.shape == (3, 8, 8)
 
 
 def test_files_sheet_and_hdf5_hold_the_same(run: Path, tmp_path: Path) -> None:
-    images = Generated(run, 6, 0, CPU)
+    images = GeneratedImages(run, 6, 0, CPU)
     made = np.stack([one.pixels for one in images.images()])
     generate(images, tmp_path / "png", lambda _: None)
     read = [cv2.imread(str(path))[..., ::-1].transpose(2, 0, 1) for path in sorted((tmp_path / "png").iterdir())]
@@ -64,7 +66,7 @@ def test_files_sheet_and_hdf5_hold_the_same(run: Path, tmp_path: Path) -> None:
     generate(images, tmp_path / "made.h5", lambda _: None)
     with h5py.File(tmp_path / "made.h5") as file:
         assert np.array_equal(file["data8x8"][:], made)
-    sheet(images, 3, tmp_path / "sheet.png")
+    write_sheet(images, 3, tmp_path / "sheet.png")
     page = cv2.imread(str(tmp_path / "sheet.png"))[..., ::-1]
     assert page.shape == (16, 24, 3)
     assert np.array_equal(page[8:, 16:], made[5].transpose(1, 2, 0))
@@ -75,7 +77,7 @@ def test_files_sheet_and_hdf5_hold_the_same(run: Path, tmp_path: Path) -> None:
 
 def test_a_file_that_was_stopped_is_resumed(run: Path, tmp_path: Path) -> None:
     """To the same bytes, though it was stopped between two blocks of latents."""
-    images = Generated(run, 600, 0, CPU)
+    images = GeneratedImages(run, 600, 0, CPU)
     generate(images, tmp_path / "whole.h5", lambda _: None)
 
     def stop(_: int) -> None:
@@ -90,7 +92,7 @@ def test_a_file_that_was_stopped_is_resumed(run: Path, tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             generate(images, tmp_path / "a.h5", lambda n: (steps.append(n), n and stop(n)))  # type: ignore[func-returns-value]
     with pytest.raises(FormatError, match="holds an unfinished .* with seed = 0, this one has 1"):
-        generate(Generated(run, 600, 1, CPU), tmp_path / "a.h5", lambda _: None)
+        generate(GeneratedImages(run, 600, 1, CPU), tmp_path / "a.h5", lambda _: None)
     generate(images, tmp_path / "a.h5", steps.append)
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "whole.h5"]
@@ -161,7 +163,7 @@ def test_a_walk_shows_what_a_run_shows(tmp_path: Path) -> None:
     with torch.no_grad():
         generator.to_rgb[2].bias.fill_(100.0)  # white, were it seen
     for run, alpha in (("begun", 0.0), ("done", 1.0)):
-        export(tmp_path / run, generator, 4, alpha, {})
+        export_generator(tmp_path / run, generator, 4, alpha, {})
         made = CliRunner().invoke(
             celebahq,
             ["interpolate", str(tmp_path / run), "--seconds", "0.2", "--fps", "5", "--grid", "2x2"]
@@ -172,7 +174,7 @@ def test_a_walk_shows_what_a_run_shows(tmp_path: Path) -> None:
     _, frame = video.read()
     z = torch.from_numpy(walk(8, 1, 4, 5.0, 0)[0])
     labels = torch.eye(2)[[0, 1, 0, 1]]
-    shown = image_grid.tiled(image_grid.generated(generator, z, 4, 0.0, labels), 2)
+    shown = image_grid.tiled(image_grid.generate_images(generator, z, 4, 0.0, labels), 2)
     assert frame.shape == shown.shape == (32, 32, 3)
     assert np.abs(frame[..., ::-1].astype(float) - shown).mean() < 12  # colours are of half the resolution
     _, white = cv2.VideoCapture(str(tmp_path / "done.mp4")).read()
@@ -233,8 +235,8 @@ def test_a_bit_that_turned(run: Path, tmp_path: Path) -> None:
 def test_one_label_of_several(tmp_path: Path) -> None:
     """All images are of the class asked for; one that the generator does not have is told."""
     architecture = Architecture(resolution=16, latent=8, channels_base=64, channels_max=8, labels=3)
-    export(tmp_path, Generator(architecture), 4, 1.0, {})
-    every, one = Generated(tmp_path, 7, 0, CPU), Generated(tmp_path, 7, 0, CPU, label=1)
+    export_generator(tmp_path, Generator(architecture), 4, 1.0, {})
+    every, one = GeneratedImages(tmp_path, 7, 0, CPU), GeneratedImages(tmp_path, 7, 0, CPU, label=1)
     assert every.labels is not None
     assert one.labels is not None
     assert every.labels.argmax(1).tolist() == [0, 1, 2, 0, 1, 2, 0]
@@ -242,7 +244,9 @@ def test_one_label_of_several(tmp_path: Path) -> None:
     same = [np.array_equal(a.pixels, b.pixels) for a, b in zip(every.images(), one.images(), strict=True)]
     assert same == [False, True, False, False, True, False, False]
     with pytest.raises(WeightsError, match="label 3 was asked for, the generator was trained with labels 0 to 2"):
-        Generated(tmp_path, 7, 0, CPU, label=3)
-    export(tmp_path, Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)), 4, 1.0, {})
+        GeneratedImages(tmp_path, 7, 0, CPU, label=3)
+    export_generator(
+        tmp_path, Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)), 4, 1.0, {}
+    )
     with pytest.raises(WeightsError, match="with no labels"):
-        Generated(tmp_path, 7, 0, CPU, label=0)
+        GeneratedImages(tmp_path, 7, 0, CPU, label=0)

@@ -12,10 +12,10 @@ from celebahq_builder.cli.main import celebahq
 from celebahq_builder.config import load
 from celebahq_builder.errors import CelebAHQError, FormatError, RecipeError, TrainingError
 from celebahq_builder.progan import launch
-from celebahq_builder.progan.schedule import ProganRecipe
+from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.progan.step import ProGANStep
 from celebahq_builder.progan.train import TrainingRequest
-from celebahq_builder.training.distributed import ALONE
+from celebahq_builder.training.distributed import SINGLE_PROCESS
 from tests.progan.tiny import RECIPE, trained
 
 
@@ -39,7 +39,7 @@ def test_the_plan_knows_the_run(data: Path, recipe: Path, tmp_path: Path) -> Non
     assert f"run:      {run}: begins" in planned(data, run, recipe)
     with pytest.raises(TrainingError, match="holds no checkpoint to resume from"):
         planned(data, run, recipe, resume=True)
-    trained(data, run, load(ProganRecipe, recipe), 0.032)
+    trained(data, run, load(ProGANRecipe, recipe), 0.032)
     before = sorted(path.name for path in run.rglob("*"))
     assert f"run:      {run}: goes on from 0.032 kimg" in planned(data, run, recipe)
     other = tmp_path / "other.toml"
@@ -117,7 +117,7 @@ def test_labels_that_are_missing_or_were_replaced(data: Path, tmp_path: Path) ->
         planned(own, run, recipe)
     labels = np.eye(3, dtype=np.float32)[np.arange(40) % 3]
     np.save(tmp_path / "noise-labels.npy", labels)
-    trained(own, run, load(ProganRecipe, recipe), 0.016)
+    trained(own, run, load(ProGANRecipe, recipe), 0.016)
     np.save(tmp_path / "noise-labels.npy", labels[::-1])
     with pytest.raises(TrainingError, match=r"was trained with data\.labels_sha256 = "):
         planned(own, run, recipe)
@@ -127,11 +127,11 @@ def test_classes_and_attributes_are_told_apart_once() -> None:
     """Not by every minibatch: a few images may each happen to have one attribute."""
     import torch
 
-    settings = ProganRecipe("progan")
+    settings = ProGANRecipe("progan")
     small = type(settings.net)(resolution=4, latent=4, channels_base=8, channels_max=4, labels=2)
-    recipe = ProganRecipe("progan", net=small)
-    assert ProGANStep(recipe, ALONE, torch.eye(2)).classes
-    assert not ProGANStep(recipe, ALONE, torch.tensor([[1.0, 0.0], [1.0, 1.0]])).classes
+    recipe = ProGANRecipe("progan", net=small)
+    assert ProGANStep(recipe, SINGLE_PROCESS, torch.eye(2)).classes
+    assert not ProGANStep(recipe, SINGLE_PROCESS, torch.tensor([[1.0, 0.0], [1.0, 1.0]])).classes
 
 
 def test_nothing_to_measure(data: Path, recipe: Path, tmp_path: Path) -> None:

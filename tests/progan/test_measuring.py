@@ -9,8 +9,8 @@ import torch
 from celebahq_builder.config import load
 from celebahq_builder.errors import WeightsError
 from celebahq_builder.models.progan import Architecture, Generator
-from celebahq_builder.progan.evaluation import Measuring
-from celebahq_builder.progan.schedule import ProganRecipe
+from celebahq_builder.progan.evaluation import TrainingMetrics
+from celebahq_builder.progan.schedule import ProGANRecipe
 from tests.evaluation.sources import smooth
 from tests.hdf5.pyramids import theano_file
 from tests.progan.tiny import NETWORK
@@ -26,9 +26,9 @@ metric_num = 20
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> ProganRecipe:
+def recipe(tmp_path: Path) -> ProGANRecipe:
     (tmp_path / "tiny.toml").write_text(RECIPE)
-    return load(ProganRecipe, tmp_path / "tiny.toml")
+    return load(ProGANRecipe, tmp_path / "tiny.toml")
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def generator() -> Generator:
 
 
 def test_a_generator_that_makes_all_the_same(
-    recipe: ProganRecipe, generator: Generator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    recipe: ProGANRecipe, generator: Generator, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    measuring = Measuring(tmp_path / "run", theano_file(tmp_path / "a.h5", smooth(40, 16)), recipe, CPU)
+    measuring = TrainingMetrics(tmp_path / "run", theano_file(tmp_path / "a.h5", smooth(40, 16)), recipe, CPU)
     assert measuring.scores(generator, 4, 1.0).keys() == {"swd20", "swd20_16"}
     assert not caplog.messages
     with torch.no_grad():
@@ -58,17 +58,17 @@ def test_a_generator_that_makes_all_the_same(
 
 
 def test_a_reference_that_is_gone(
-    recipe: ProganRecipe, generator: Generator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    recipe: ProGANRecipe, generator: Generator, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     reference = theano_file(tmp_path / "a.h5", smooth(40, 16))
-    measuring = Measuring(tmp_path / "run", reference, recipe, CPU)
+    measuring = TrainingMetrics(tmp_path / "run", reference, recipe, CPU)
     reference.unlink()
     assert measuring.scores(generator, 4, 1.0) == {}
     assert "a.h5" in caplog.text
 
 
 def test_weights_of_inception_are_asked_for_at_once(
-    recipe: ProganRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: ProGANRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cached = tmp_path / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
@@ -76,4 +76,4 @@ def test_weights_of_inception_are_asked_for_at_once(
     cached.write_bytes(b"cut short")
     with_fid = dataclasses.replace(recipe, tick=dataclasses.replace(recipe.tick, metrics=("swd", "fid")))
     with pytest.raises(WeightsError, match=r"6726825d\.pth: SHA-256 is "):
-        Measuring(tmp_path / "run", theano_file(tmp_path / "a.h5", smooth(40, 16)), with_fid, CPU)
+        TrainingMetrics(tmp_path / "run", theano_file(tmp_path / "a.h5", smooth(40, 16)), with_fid, CPU)

@@ -6,13 +6,13 @@ import pytest
 
 from celebahq_builder.config import load
 from celebahq_builder.pipeline.recipe import bundled_recipe
-from celebahq_builder.progan.schedule import ProganRecipe
+from celebahq_builder.progan.schedule import ProGANRecipe
 
 V2 = {"celebahq-1024-1gpu": 1, "celebahq-1024-2gpu": 2, "celebahq-1024-4gpu": 4, "celebahq-1024-8gpu": 8}
 
 
-def recipe(name: str) -> ProganRecipe:
-    return load(ProganRecipe, bundled_recipe(Path(name), "train"))
+def recipe(name: str) -> ProGANRecipe:
+    return load(ProGANRecipe, bundled_recipe(Path(name), "train"))
 
 
 @pytest.mark.parametrize(

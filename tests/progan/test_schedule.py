@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celebahq_builder.models.progan import group_size
-from celebahq_builder.progan.schedule import Moment, Schedule
+from celebahq_builder.progan.schedule import Schedule, SchedulePoint
 
 V2 = Schedule(total_kimg=12000, train_kimg=600, fade_kimg=600)
 
@@ -54,7 +54,7 @@ def test_tables_by_resolution_and_rampup() -> None:
     schedule = Schedule(
         minibatches={"4": 128, "32": 64}, per_gpu={"32": 16}, learning_rates={"8": 0.002}, rampup_kimg=100, minibatch=4
     )
-    assert schedule.at(0, 10) == Moment(2, 1.0, 128, None, 0.0)
+    assert schedule.at(0, 10) == SchedulePoint(2, 1.0, 128, None, 0.0)
     assert schedule.at(50, 10).learning_rate == pytest.approx(0.0005)
     assert schedule.at(700, 10).learning_rate == 0.002
     assert schedule.at(700, 10).minibatch == 4
@@ -64,7 +64,7 @@ def test_tables_by_resolution_and_rampup() -> None:
 @given(st.integers(1, 512), st.integers(1, 8), st.integers(0, 16), st.one_of(st.none(), st.integers(1, 64)))
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_passes_are_equal_and_whole_groups(minibatch: int, gpus: int, group: int, most: int | None) -> None:
-    moment = Moment(5, 1.0, minibatch, most, 0.001)
+    moment = SchedulePoint(5, 1.0, minibatch, most, 0.001)
     share = minibatch // gpus
     size = group_size(share, group) if share else 0
     if minibatch % gpus or not share or (most is not None and most < size):

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from celebahq_builder.models.progan import Architecture
-from celebahq_builder.progan.schedule import ProganRecipe, Schedule
+from celebahq_builder.progan.schedule import ProGANRecipe, Schedule
 from celebahq_builder.progan.step import ProGANStep, RealBatch
-from celebahq_builder.training.distributed import ALONE
+from celebahq_builder.training.distributed import SINGLE_PROCESS
 
-RECIPE = ProganRecipe(
+RECIPE = ProGANRecipe(
     "progan",
     net=Architecture(resolution=8, latent=4, channels_base=16, channels_max=4),
     schedule=Schedule(total_kimg=1, train_kimg=0.032, fade_kimg=0.016, minibatch=8),
@@ -20,7 +20,7 @@ RECIPE = ProganRecipe(
 @pytest.mark.parametrize("ema", [0.999, 0.25, 0.0])
 def test_the_average(ema: float) -> None:
     """New levels first forget what they began with: decay (1 + n) / (10 + n), n steps after they entered."""
-    players = ProGANStep(dataclasses.replace(RECIPE, ema=ema), ALONE)
+    players = ProGANStep(dataclasses.replace(RECIPE, ema=ema), SINGLE_PROCESS)
     average = {name: p.detach().clone() for name, p in players.generator.named_parameters()}
     entered = 0
     for step in range(9):  # 8x8 enters after 4 steps

@@ -17,23 +17,23 @@ from tensorboardX.proto.event_pb2 import Event
 
 from celebahq_builder.config import load
 from celebahq_builder.errors import DiskFull, TrainingError, WorkspaceError, WorkspaceLocked
-from celebahq_builder.progan.schedule import ProganRecipe
+from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.progan.stats import Stats, read_lines
 from celebahq_builder.progan.train import Training, TrainingRequest
 from celebahq_builder.storage import HOST, lock
 from celebahq_builder.training import interruption
-from celebahq_builder.training.distributed import ALONE, _connected
+from celebahq_builder.training.distributed import SINGLE_PROCESS, _connected
 from celebahq_builder.training.interruption import Stopped, StopRequest
 from tests.progan.tiny import assert_equal, last, trained, without_time
 
 
-def rarely(recipe: Path, ticks: int = 100) -> ProganRecipe:
+def rarely(recipe: Path, ticks: int = 100) -> ProGANRecipe:
     """Return the tiny recipe with a checkpoint every so many ticks."""
-    settings = load(ProganRecipe, recipe)
+    settings = load(ProGANRecipe, recipe)
     return dataclasses.replace(settings, tick=dataclasses.replace(settings.tick, checkpoint_ticks=ticks))
 
 
-def with_rate(settings: ProganRecipe, rate: float) -> ProganRecipe:
+def with_rate(settings: ProGANRecipe, rate: float) -> ProGANRecipe:
     return dataclasses.replace(settings, schedule=dataclasses.replace(settings.schedule, learning_rate=rate))
 
 
@@ -77,14 +77,14 @@ def test_told_at_the_end_of_a_tick(data: Path, recipe: Path, tmp_path: Path) -> 
 def test_told_before_it_begins(data: Path, recipe: Path, tmp_path: Path) -> None:
     stop = StopRequest()
     stop.asked = True
-    Training(TrainingRequest(data, tmp_path), load(ProganRecipe, recipe), ALONE, stop).run()
+    Training(TrainingRequest(data, tmp_path), load(ProGANRecipe, recipe), SINGLE_PROCESS, stop).run()
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_measurement_is_left_off_when_told_to_end(data: Path, recipe: Path, tmp_path: Path) -> None:
     settings = rarely(recipe)
     tick = dataclasses.replace(settings.tick, metric_ticks=1, metrics=("ms-ssim",), metric_num=40)
-    training = Training(TrainingRequest(data, tmp_path), dataclasses.replace(settings, tick=tick), ALONE)
+    training = Training(TrainingRequest(data, tmp_path), dataclasses.replace(settings, tick=tick), SINGLE_PROCESS)
     assert training.measuring is not None
     scores = training.measuring.scores
 
@@ -141,14 +141,16 @@ def test_what_has_become_infinite_is_not_saved(data: Path, recipe: Path, tmp_pat
         def asked(self, value: bool) -> None:
             pass
 
-    training = Training(TrainingRequest(data, tmp_path), dataclasses.replace(settings, tick=tick), ALONE, After())
+    training = Training(
+        TrainingRequest(data, tmp_path), dataclasses.replace(settings, tick=tick), SINGLE_PROCESS, After()
+    )
     with torch.no_grad():
         training.players.generator.dense.weight.fill_(float("nan"))
     with pytest.raises(TrainingError, match=r"tick 2, at 0\.04 kimg, is not finite"):
         training.run()
     assert_equal(last(tmp_path), before)
 
-    training = Training(TrainingRequest(data, tmp_path), settings, ALONE)
+    training = Training(TrainingRequest(data, tmp_path), settings, SINGLE_PROCESS)
     with torch.no_grad():  # of a level that is not in yet: no loss tells of it
         training.players.generator.blocks[2][0].bias.fill_(float("inf"))  # type: ignore[index]
     with pytest.raises(TrainingError, match=r"tick 2, at 0\.032 kimg, left weights that are not finite"):
@@ -180,11 +182,11 @@ def test_an_explosion_before_the_first_checkpoint(data: Path, recipe: Path, tmp_
     with pytest.raises(
         TrainingError, match=r"there is no checkpoint yet: lower schedule\.learning_rate and begin again$"
     ):
-        trained(data, tmp_path, with_rate(load(ProganRecipe, recipe), 1e30))
+        trained(data, tmp_path, with_rate(load(ProGANRecipe, recipe), 1e30))
 
 
 def test_one_training_at_a_time(data: Path, recipe: Path, tmp_path: Path) -> None:
-    settings = load(ProganRecipe, recipe)
+    settings = load(ProGANRecipe, recipe)
     out = tmp_path / "run"
     with lock(out, "folder of a run", "--out"), pytest.raises(WorkspaceLocked, match="is in use by process"):
         trained(data, out, settings)
@@ -211,25 +213,25 @@ def test_files_of_others(file: str, data: Path, recipe: Path, tmp_path: Path) ->
     with pytest.raises(
         WorkspaceError, match=rf"holds {file.split('/')[0]} and is not a folder of a run of this package"
     ):
-        trained(data, tmp_path / "out", load(ProganRecipe, recipe))
+        trained(data, tmp_path / "out", load(ProGANRecipe, recipe))
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == theirs
     (tmp_path / "out" / file).unlink()
     shutil.rmtree(tmp_path / "out" / "checkpoints", ignore_errors=True)
-    trained(data, tmp_path / "out", load(ProganRecipe, recipe), 0.016)
+    trained(data, tmp_path / "out", load(ProGANRecipe, recipe), 0.016)
     assert (tmp_path / "out" / "movie.partial").read_text() == (tmp_path / "out" / "lock").read_text() == "{}"
 
 
 def test_a_run_of_an_earlier_version(data: Path, recipe: Path, tmp_path: Path) -> None:
-    trained(data, tmp_path, load(ProganRecipe, recipe), 0.016)
+    trained(data, tmp_path, load(ProGANRecipe, recipe), 0.016)
     (tmp_path / ".celebahq-lock").unlink()
-    trained(data, tmp_path, load(ProganRecipe, recipe), 0.032)
+    trained(data, tmp_path, load(ProGANRecipe, recipe), 0.032)
     assert [line["images"] for line in read_lines(tmp_path / "stats.jsonl")] == [16, 32]
 
 
 def test_a_file_where_the_run_should_be(data: Path, recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(WorkspaceError, match="choose another --out"):
-        trained(data, tmp_path / "file", load(ProganRecipe, recipe))
+        trained(data, tmp_path / "file", load(ProGANRecipe, recipe))
 
 
 def events(folder: Path) -> list[list[tuple[int, str]]]:

@@ -24,17 +24,17 @@ from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.progan import checkpoint, launch
 from celebahq_builder.progan.evaluation import open_source
-from celebahq_builder.progan.schedule import LossSettings, ProganRecipe
+from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe
 from celebahq_builder.progan.stats import read_lines
 from celebahq_builder.progan.train import Training, TrainingRequest
-from celebahq_builder.training.distributed import ALONE
+from celebahq_builder.training.distributed import SINGLE_PROCESS
 from tests.progan.tiny import RECIPE, Noise, assert_equal, last, trained, without_time
 
 
 @pytest.fixture(scope="module")
 def whole(data: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
-    trained(data, out, load(ProganRecipe, recipe))
+    trained(data, out, load(ProGANRecipe, recipe))
     return out
 
 
@@ -58,7 +58,7 @@ def test_what_a_run_holds(whole: Path) -> None:
 def test_a_run_in_two_parts_gives_the_same_bits(
     cut_kimg: float, whole: Path, data: Path, recipe: Path, tmp_path: Path
 ) -> None:
-    settings = load(ProganRecipe, recipe)
+    settings = load(ProGANRecipe, recipe)
     trained(data, tmp_path, settings, cut_kimg)
     trained(data, tmp_path, settings)
     assert_equal(last(tmp_path), last(whole))
@@ -68,7 +68,7 @@ def test_a_run_in_two_parts_gives_the_same_bits(
 
 @pytest.mark.parametrize("ingredient", ["batch_norm", "labels"])
 def test_running_moments_and_labels_go_on_too(ingredient: str, data: Path, recipe: Path, tmp_path: Path) -> None:
-    settings = load(ProganRecipe, recipe)
+    settings = load(ProGANRecipe, recipe)
     changes = {"labels": {"labels": 3}, "batch_norm": {"batch_norm": True, "pixel_norm": False}}[ingredient]
     settings = dataclasses.replace(settings, net=dataclasses.replace(settings.net, **changes))
     if ingredient == "labels":
@@ -131,7 +131,7 @@ def test_two_processes_do_what_one_does(data: Path, recipe: Path, whole: Path, t
 
 @pytest.mark.parametrize("labels", [0, 3])
 def test_passes_change_nothing(labels: int, data: Path, recipe: Path, tmp_path: Path) -> None:
-    settings = load(ProganRecipe, recipe)
+    settings = load(ProGANRecipe, recipe)
     settings = dataclasses.replace(settings, net=dataclasses.replace(settings.net, labels=labels))
     shutil.copy(data, tmp_path / "noise.h5")
     np.save(tmp_path / "noise-labels.npy", np.eye(3, dtype=np.float32)[np.arange(40) % 3])
@@ -146,13 +146,13 @@ def test_passes_change_nothing(labels: int, data: Path, recipe: Path, tmp_path: 
 
 @pytest.mark.parametrize("kind", ["lsgan", "logistic"])
 def test_other_losses_train(kind: str, data: Path, recipe: Path, tmp_path: Path) -> None:
-    settings = dataclasses.replace(load(ProganRecipe, recipe), loss=LossSettings(kind))  # type: ignore[arg-type]
+    settings = dataclasses.replace(load(ProGANRecipe, recipe), loss=LossSettings(kind))  # type: ignore[arg-type]
     trained(data, tmp_path, settings, 0.048)
     assert len(read_lines(tmp_path / "stats.jsonl")) == 3
 
 
 def test_bf16_trains(data: Path, recipe: Path, tmp_path: Path) -> None:
-    trained(data, tmp_path, dataclasses.replace(load(ProganRecipe, recipe), precision="bf16"), 0.096)
+    trained(data, tmp_path, dataclasses.replace(load(ProGANRecipe, recipe), precision="bf16"), 0.096)
     lines = read_lines(tmp_path / "stats.jsonl")
     assert all(np.isfinite(line["discriminator_loss"]) for line in lines)
 
@@ -160,7 +160,7 @@ def test_bf16_trains(data: Path, recipe: Path, tmp_path: Path) -> None:
 def test_a_torn_checkpoint_is_passed_over(
     whole: Path, data: Path, recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = load(ProganRecipe, recipe)
+    settings = load(ProGANRecipe, recipe)
     trained(data, tmp_path, settings, 0.08)
     torn = sorted((tmp_path / "checkpoints").iterdir())[-1]
     torn.write_bytes(torn.read_bytes()[:1000])
@@ -171,7 +171,7 @@ def test_a_torn_checkpoint_is_passed_over(
 
 
 def test_another_recipe_or_other_data_are_refused(whole: Path, data: Path, recipe: Path, tmp_path: Path) -> None:
-    settings = load(ProganRecipe, recipe)
+    settings = load(ProGANRecipe, recipe)
     with pytest.raises(TrainingError, match=r"recipe\.loss\.penalty = 10\.0, this run asks 5\.0"):
         trained(data, whole, dataclasses.replace(settings, loss=LossSettings(penalty=5.0)))
 
@@ -185,10 +185,10 @@ def test_another_recipe_or_other_data_are_refused(whole: Path, data: Path, recip
 
 
 def test_losses_that_are_not_finite_end_the_run(data: Path, recipe: Path, tmp_path: Path) -> None:
-    settings = load(ProganRecipe, recipe)
+    settings = load(ProGANRecipe, recipe)
     trained(data, tmp_path, settings, 0.016)
     before = last(tmp_path)
-    training = Training(TrainingRequest(data, tmp_path), settings, ALONE)
+    training = Training(TrainingRequest(data, tmp_path), settings, SINGLE_PROCESS)
     with torch.no_grad():
         training.players.generator.dense.weight.fill_(float("nan"))
     with pytest.raises(
@@ -225,7 +225,7 @@ def test_nothing_to_resume(data: Path, recipe: Path, tmp_path: Path) -> None:
 
 def test_measured_as_it_goes(data: Path, recipe: Path, whole: Path, tmp_path: Path) -> None:
     """Every fifth tick, where the resolution allows; the weights are those of a run that is not measured."""
-    settings = load(ProganRecipe, recipe)
+    settings = load(ProGANRecipe, recipe)
     tick = dataclasses.replace(settings.tick, metric_ticks=5, metrics=("swd", "ms-ssim"), metric_num=40)
     run = tmp_path / "run"
     trained(data, run, dataclasses.replace(settings, tick=tick))
@@ -244,7 +244,7 @@ def test_measured_as_it_goes(data: Path, recipe: Path, whole: Path, tmp_path: Pa
 
 
 def test_a_reference_that_is_too_small(data: Path, recipe: Path, tmp_path: Path) -> None:
-    settings = load(ProganRecipe, recipe)
+    settings = load(ProGANRecipe, recipe)
     measured = dataclasses.replace(settings, tick=dataclasses.replace(settings.tick, metric_ticks=1))
     with pytest.raises(TrainingError, match=r"has 40 images, fewer than tick.metric_num = 8192; set it to 40 at most"):
         trained(data, tmp_path / "run", measured)

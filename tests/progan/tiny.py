@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from celebahq_builder.image_set import NamedImage
-from celebahq_builder.progan.schedule import ProganRecipe
+from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.progan.stats import read_lines
 from celebahq_builder.progan.train import Training, TrainingRequest
-from celebahq_builder.training.distributed import ALONE
+from celebahq_builder.training.distributed import SINGLE_PROCESS
 
 NETWORK = """
 task = "progan"
@@ -49,8 +49,8 @@ class Noise:
             yield NamedImage(pixels, f"{i}")
 
 
-def trained(data: Path, out: Path, recipe: ProganRecipe, total_kimg: float | None = None, **more: object) -> Training:
-    training = Training(TrainingRequest(data, out, total_kimg=total_kimg, **more), recipe, ALONE)  # type: ignore[arg-type]
+def trained(data: Path, out: Path, recipe: ProGANRecipe, total_kimg: float | None = None, **more: object) -> Training:
+    training = Training(TrainingRequest(data, out, total_kimg=total_kimg, **more), recipe, SINGLE_PROCESS)  # type: ignore[arg-type]
     training.run()
     return training
 

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.training.distributed import ALONE, joined
+from celebahq_builder.training.distributed import SINGLE_PROCESS, join_processes
 
 DENOISER = """
 task = "denoise"
@@ -68,14 +68,14 @@ def test_two_processes_train_to_the_weights_of_one(name: str, recipe: str, photo
 
 def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with joined("cpu") as world:
-        assert world == ALONE
+    with join_processes("cpu") as world:
+        assert world == SINGLE_PROCESS
         assert list(world.share(3)) == [0, 1, 2]
         assert torch.equal(world.mean(torch.tensor([2.0])), torch.tensor([2.0]))
 
 
 def test_shares_are_disjoint_and_whole() -> None:
-    worlds = [dataclasses.replace(ALONE, rank=rank, size=3) for rank in range(3)]
+    worlds = [dataclasses.replace(SINGLE_PROCESS, rank=rank, size=3) for rank in range(3)]
     assert sorted(i for world in worlds for i in world.share(7)) == list(range(7))
     with pytest.raises(TrainingError, match="a batch of 2 cannot be shared by 3 processes; start at most 2"):
         worlds[0].share(2)
