@@ -16,9 +16,8 @@ from celebahq_builder.evaluation.evaluate import evaluate
 from celebahq_builder.evaluation.image_sources import ImageSource, Reference, check_resolution, kind_of, open_set
 from celebahq_builder.evaluation.protocol import METRICS, EvaluationProtocol, check, too_small
 from celebahq_builder.evaluation.result import Result
-from celebahq_builder.inspect.contact_sheet import write_new
 from celebahq_builder.progan.generator_source import GeneratorSource, checkpoint_sources, is_run
-from celebahq_builder.storage import check_free, check_writable
+from celebahq_builder.storage import check_free, check_writable, new_files
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +42,10 @@ class EvaluationRequest:
 
     @property
     def files(self) -> dict[Path, str]:
-        """Files to write, each with the argument that asks for it."""
-        files = {} if self.out is None else {self.out / JSON: "`out`", self.out / PAGE: "`out`"}
+        """Files to write, each with the name of the argument that asks for it."""
+        files = {} if self.out is None else {self.out / JSON: "out", self.out / PAGE: "out"}
         if self.json_path is not None and self.json_path.resolve() not in (path.resolve() for path in files):
-            files[self.json_path] = "`json`"
+            files[self.json_path] = "json"
         return files
 
 
@@ -72,12 +71,12 @@ def evaluate_and_report(request: EvaluationRequest) -> Iterator[str]:
     else:
         yield from result_module.lines(results[0])
         values = results[0].to_json()
-    for path in request.files:
-        if path.name == PAGE and path.parent == out:
-            write_new(path, evaluation_report.page(request.source, results))
-        else:
-            write_new(path, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode())
-        yield f"written: {path}"
+    listed = (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
+    with new_files() as files:
+        for path in request.files:
+            is_page = path.name == PAGE and path.parent == out
+            files.write(path, evaluation_report.page(request.source, results) if is_page else listed)
+    yield from (f"written: {path}" for path in request.files)
 
 
 def evaluation_results(request: EvaluationRequest) -> Iterator[Result]:
@@ -135,7 +134,7 @@ def _run_results(request: EvaluationRequest) -> Iterator[Result]:
     reference = None
     for source in chosen:
         side = source.resolution
-        where = f"{run}: {source.about['kimg']:g} kimg"
+        where = f"{run}: {source.kimg:g} kimg"
         log.info("%s, %dx%d", where, side, side)
         if reference is None or reference.source.resolution != side:
             reference = _open_reference(request, side, source.where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,15 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from celebahq_builder import __version__
 from celebahq_builder.errors import FormatError, WeightsError
 from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.image_set import Labels, NamedImage
 from celebahq_builder.imaging.image_io import encode_png
-from celebahq_builder.models.generator_file import load_generator
+from celebahq_builder.models.generator_file import digest, load_generator
 from celebahq_builder.models.progan import Generator
-from celebahq_builder.progan.image_grid import Pixels, image_grid, write_png
-from celebahq_builder.storage import write_atomic
+from celebahq_builder.progan.image_grid import Pixels, image_grid, png_bytes
+from celebahq_builder.storage import new_files
 
 BLOCK = 64
 """Latents that are drawn together; an image depends on the seed and its number only."""
@@ -124,6 +126,18 @@ class GeneratedImages:
     def __init__(self, path: Path, count: int, seed: int, device: torch.device, label: int | None = None) -> None:
         self.generator, self.level, self.alpha = load_generator(path, device)
         self.count, self.seed = count, seed
+        tensors = {name: value.cpu().contiguous() for name, value in self.generator.state_dict().items()}
+        self.plan = {
+            "builder": __version__,
+            "generator": digest(tensors),
+            "alpha": self.alpha,
+            "level": self.level,
+            "count": count,
+            "seed": seed,
+            "label": label,
+            "device": device.type,
+        }
+        """Everything that determines the pixels."""
         self.resolution = 1 << self.level
         self.channels = self.generator.architecture.colours
         labels = cyclic_labels(self.generator, count, label)
@@ -132,11 +146,14 @@ class GeneratedImages:
     def images(self, start: int = 0) -> Iterator[NamedImage]:
         """Yield the images from number `start` on."""
         for block in range(start // BLOCK, -(-self.count // BLOCK)):
-            first, last = max(start, block * BLOCK), min(self.count, (block + 1) * BLOCK)
-            latents = latent_block(self.generator, block, self.seed)[first - block * BLOCK : last - block * BLOCK]
+            first, last = (
+                block * BLOCK,
+                min(self.count, (block + 1) * BLOCK),
+            )  # a part of a block would round differently
+            latents = latent_block(self.generator, block, self.seed)[: last - first]
             labels = None if self.labels is None else torch.from_numpy(self.labels[first:last])
             made = generate_images(self.generator, latents, self.level, self.alpha, labels)
-            yield from (NamedImage(pixels, f"{number:06d}") for number, pixels in enumerate(made, first))
+            yield from (NamedImage(made[n - first], f"{n:06d}") for n in range(max(start, first), last))
 
 
 def check_target(out: Path, *, sheet: bool) -> None:
@@ -154,12 +171,14 @@ def check_target(out: Path, *, sheet: bool) -> None:
         raise FormatError(f"{out}: an image grid is a PNG file; choose FILE.png as `out`")
     if not sheet and suffix in (".png", ".jpg", ".jpeg", ".hdf5", ".mp4", ".zip"):
         raise FormatError(f"{out}: expected a folder or FILE.h5; for all images in one PNG file, set `grid` (15x8)")
-    if out.exists() and (sheet or suffix == ".h5" or not out.is_dir() or any(out.iterdir())):
+    if os.path.lexists(out) and (sheet or suffix == ".h5" or not out.is_dir() or any(out.iterdir())):
         raise FormatError(f"{out} exists and is not overwritten; choose another `out`")
 
 
 def generate(images: GeneratedImages, out: Path, advance: Callable[[int], None]) -> None:
     """Write generated images to an HDF5 file if `out` ends in .h5, otherwise as PNG files to a new folder.
+
+    A killed command leaves ``OUT.h5.partial``, from which the same command resumes. After an error no PNG file is left.
 
     Args:
         images: the images.
@@ -171,12 +190,13 @@ def generate(images: GeneratedImages, out: Path, advance: Callable[[int], None])
         DiskFull: no space is left.
     """
     if out.suffix == ".h5":
-        write_images(images, out, codec=Gzip(), advance=advance)
+        write_images(images, out, codec=Gzip(), advance=advance, plan=images.plan, go_on=advance)
         return
     check_target(out, sheet=False)
-    for image in images.images():
-        write_atomic(out / f"{image.name}.png", encode_png(image.pixels))
-        advance(1)
+    with new_files() as files:
+        for image in images.images():
+            files.write(out / f"{image.name}.png", encode_png(image.pixels))
+            advance(1)
 
 
 def write_sheet(images: GeneratedImages, columns: int, out: Path) -> None:
@@ -187,4 +207,6 @@ def write_sheet(images: GeneratedImages, columns: int, out: Path) -> None:
         DiskFull: no space is left.
     """
     check_target(out, sheet=True)
-    write_png(out, image_grid(np.stack([image.pixels for image in images.images()]), columns))
+    grid = image_grid(np.stack([image.pixels for image in images.images()]), columns)
+    with new_files() as files:
+        files.write(out, png_bytes(grid))

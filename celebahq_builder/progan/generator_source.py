@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -49,7 +49,8 @@ class GeneratorSource:
         level: log2 of the resolution.
         alpha: weight of that level, in (0, 1].
         seed: of the latents.
-        about: more facts for the record of an evaluation.
+        kimg: thousands of real images that it was trained on, if it is known.
+        trained_on: identity of the training data, if it is known; see `real_images.DataIdentity`.
     """
 
     count: int | None = None
@@ -62,9 +63,10 @@ class GeneratorSource:
         level: int,
         alpha: float,
         seed: int,
-        about: dict[str, Any],
+        kimg: float | None = None,
+        trained_on: Mapping[str, object] | None = None,
     ) -> None:
-        self.path, self.load, self.channels, self.about = path, load, channels, about
+        self.path, self.load, self.channels, self.kimg, self.trained_on = path, load, channels, kimg, trained_on
         self.level, self.alpha, self.seed = level, alpha, seed
         self.resolution = 1 << level
 
@@ -76,9 +78,8 @@ class GeneratorSource:
             WeightsError: there is no such file, it is of another format, or it is damaged.
         """
         generator, facts = read_generator(path, device)
-        about = {"kimg": facts.get("kimg"), "trained_on": facts.get("data")}
         channels, level, alpha = generator.architecture.colours, int(facts["level"]), float(facts["alpha"])
-        return cls(path, lambda: generator, channels, level, alpha, seed, about)
+        return cls(path, lambda: generator, channels, level, alpha, seed, facts.get("kimg"), facts.get("data"))
 
     @classmethod
     def of_checkpoint(cls, path: Path, seed: int, device: torch.device) -> Self:
@@ -91,13 +92,13 @@ class GeneratorSource:
         try:
             settings = {key: value for key, value in checkpoint.config.items() if key != "data"}
             recipe = from_mapping(ProGANRecipe, settings, where=str(path))
-            kimg, last_level = checkpoint.state["progress"]["images"] / 1000, checkpoint.state["progress"]["level"]
-            about = {"kimg": kimg, "trained_on": checkpoint.config["data"]}
+            progress, data = checkpoint.state["progress"], checkpoint.config["data"]
+            kimg, last_level = progress["images"] / 1000, progress["level"]
         except (KeyError, TypeError) as error:
             raise _damaged(path, f"{type(error).__name__} {error}") from None
         level, alpha = recipe.schedule.trained_level(kimg, last_level, recipe.net.level_max)
         load = functools.partial(_load_averaged, path, recipe.net, device)
-        return cls(path, load, recipe.net.colours, level, alpha, seed, about)
+        return cls(path, load, recipe.net.colours, level, alpha, seed, kimg, data)
 
     @functools.cached_property
     def generator(self) -> Generator:
@@ -120,7 +121,8 @@ class GeneratorSource:
             "level": self.level,
             "alpha": self.alpha,
             "seed": self.seed,
-            **self.about,
+            "kimg": self.kimg,
+            "trained_on": self.trained_on,
         }
 
     def read(self, numbers: Numbers, at_once: int) -> Iterator[Tensor]:

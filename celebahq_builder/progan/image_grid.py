@@ -47,13 +47,18 @@ def to_rgb(image: Pixels) -> Pixels:
     return np.ascontiguousarray(np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0))
 
 
+def png_bytes(image: Pixels) -> bytes:
+    """Return an image uint8 [C, H, W], RGB or grey, as a PNG file of RGB."""
+    done, encoded = cv2.imencode(".png", cv2.cvtColor(to_rgb(image), cv2.COLOR_RGB2BGR))
+    if not done:
+        raise ValueError(f"an image of {image.shape} cannot be encoded as PNG")
+    return encoded.tobytes()
+
+
 def write_png(path: Path, image: Pixels) -> None:
     """Write an image uint8 [C, H, W], RGB or grey, as a PNG file of RGB, atomically.
 
     Raises:
         DiskFull: no space is left.
     """
-    done, encoded = cv2.imencode(".png", cv2.cvtColor(to_rgb(image), cv2.COLOR_RGB2BGR))
-    if not done:
-        raise ValueError(f"an image of {image.shape} cannot be encoded as PNG")
-    write_atomic(path, encoded.tobytes())
+    write_atomic(path, png_bytes(image))

@@ -27,13 +27,19 @@ from celebahq_builder.progan.real_images import DataIdentity, RealImages
 from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProGANRecipe, SchedulePoint, TickSettings
 from celebahq_builder.progan.step import STATISTICS, ProGANStep, RealBatch
 from celebahq_builder.progan.training_metrics import TrainingMetrics
-from celebahq_builder.storage import lock, write_atomic
+from celebahq_builder.storage import delete_partial_files, holds, lock, write_atomic
 from celebahq_builder.training.checkpoint import Checkpoint, CheckpointFolder
 from celebahq_builder.training.distributed import DistributedContext
 from celebahq_builder.training.interruption import Interrupted, StopRequest
 from celebahq_builder.training.logger import TrainingLogger
 
 log = logging.getLogger(__name__)
+
+NAMES = (
+    *("recipe.json", "stats.jsonl", "tensorboard", "checkpoints", "report", "reals.png", "fakes-*.png"),
+    *("generator.safetensors", "generator.json"),
+)
+"""Files and folders in the folder of a run, as patterns of `fnmatch`."""
 
 GRID_CELL_MIN_PX = 32
 """Smaller images are enlarged in image grids, pixel by pixel."""
@@ -135,8 +141,10 @@ class Training:
             stack.enter_context(self.stop.listening())
             logger = None
             if context.is_main:
-                stack.enter_context(lock(out, "folder of a run", "`out`"))
-                _sweep(out)
+                known = holds(out / "recipe.json", {"net", "schedule"})
+                stack.enter_context(lock(out, "folder of a run", "out", names=NAMES, known=known))
+                for folder in (out, out / "checkpoints", out / "report"):
+                    delete_partial_files(folder)
                 write_atomic(out / "recipe.json", (json.dumps(to_mapping(self.recipe), indent=1) + "\n").encode())
                 logger = stack.enter_context(TrainingLogger(out / "stats.jsonl", "images", progress.images))
                 if not progress.images:
@@ -369,13 +377,6 @@ def _log_tick(line: dict[str, float], total_kimg: float) -> None:
         *(line["tick"], line["kimg"], total_kimg, line["resolution"], line["resolution"], line["alpha"]),
         *(line["images_per_s"], line["score_real"], line["score_fake"], line["gradient_norm"]),
     )
-
-
-def _sweep(out: Path) -> None:
-    """Delete the partial files of a killed session; the caller holds the lock of the run."""
-    for folder in (out, out / "checkpoints", out / "report"):
-        for path in folder.glob("*.partial"):
-            path.unlink(missing_ok=True)
 
 
 def _peak_memory_bytes(device: torch.device) -> int:

@@ -79,7 +79,7 @@ class TrainingMetrics:
         if not metrics:
             return {}
         channels = generator.architecture.colours
-        source = GeneratorSource(self.run, lambda: generator, channels, level, alpha, self.protocol.seed, {})
+        source = GeneratorSource(self.run, lambda: generator, channels, level, alpha, self.protocol.seed)
         protocol = dataclasses.replace(self.protocol, metrics=metrics)
         try:
             if self._reference is None or self._reference.source.resolution != resolution:

@@ -19,7 +19,7 @@ from celebahq_builder.errors import FormatError, TrainingError
 from celebahq_builder.models.progan import Generator
 from celebahq_builder.progan.generate import cyclic_labels, generate_images
 from celebahq_builder.progan.image_grid import Pixels, image_grid, to_rgb
-from celebahq_builder.storage import as_storage_error
+from celebahq_builder.storage import as_storage_error, check_free, partial_file, publish_new
 
 SMOOTHING_S = 1.0
 """Standard deviation of the blur of the latents along time (Karras et al. 2018, appendix, video)."""
@@ -125,27 +125,27 @@ def write_video(path: Path, frames: Iterator[Pixels], width: int, height: int, f
     Raises:
         FormatError: the file exists, or the encoder failed.
     """
-    if path.exists():
-        raise FormatError(f"{path} exists and is not overwritten; choose another `out`")
+    check_free(path)
     if path.suffix != ".mp4":
         raise FormatError(f"{path} does not end in .mp4; videos are MP4 files")
-    partial = path.with_name(f"{path.stem}.partial.mp4")
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     command += ["-s", f"{width + width % 2}x{height + height % 2}", "-r", f"{fps:g}", "-i", "-", "-an"]
     command += ["-c:v", "libx264", "-preset", "medium", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with subprocess.Popen([*command, str(partial)], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as encoder:
-            with contextlib.suppress(BrokenPipeError):  # the encoder failed, and its message follows
-                for frame in frames:
-                    padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-                    encoder.stdin.write(padded.tobytes())  # type: ignore[union-attr]
-            _, message = encoder.communicate()
-        if encoder.returncode:
-            reason = (message.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
-            raise FormatError(f"{path}: the video encoder failed: {reason}")
-        partial.replace(path)
+        with partial_file(path, ending=".mp4") as partial:
+            with subprocess.Popen([*command, str(partial)], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as encoder:
+                with contextlib.suppress(BrokenPipeError):  # the encoder failed, and its message follows
+                    for frame in frames:
+                        padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+                        encoder.stdin.write(padded.tobytes())  # type: ignore[union-attr]
+                _, message = encoder.communicate()
+            if encoder.returncode:
+                reason = (message.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
+                raise FormatError(f"{path}: the video encoder failed: {reason}")
+            publish_new(partial, path)
     except OSError as error:
-        raise as_storage_error(error, path) from error
-    finally:
-        partial.unlink(missing_ok=True)
+        known = as_storage_error(error, path)
+        if isinstance(known, OSError):
+            raise FormatError(f"{path} cannot be written: {error.strerror}; choose another `out`") from None
+        raise known from error

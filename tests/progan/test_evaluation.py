@@ -102,7 +102,7 @@ def test_metrics_of_a_generator_are_those_of_its_images(generator: Path, tmp_pat
 def test_checkpoints_are_the_averaged_generators(run: Path) -> None:
     found = checkpoint_sources(run, 0, CPU)
     assert is_run(run)
-    points = [(one.about["kimg"], one.resolution, one.alpha) for one in found]
+    points = [(one.kimg, one.resolution, one.alpha) for one in found]
     # The first three were written when the next resolution was about to enter, the fourth at the end of a fade-in.
     assert points == [(0.032, 4, 1.0), (0.096, 8, 1.0), (0.16, 16, 1.0), (0.192, 32, 1.0), (0.224, 32, 1.0)]
     last = found[-1]
@@ -122,7 +122,7 @@ def test_all_checkpoints_of_a_run(run: Path, data: Path, tmp_path: Path) -> None
     assert found["run"] == str(run)
     each = found["snapshots"]
     assert [one["resolution"] for one in each] == [4, 8, 16, 32, 32]
-    assert [one["source"]["kimg"] for one in each] == [one.about["kimg"] for one in checkpoint_sources(run, 0, CPU)]
+    assert [one["source"]["kimg"] for one in each] == [one.kimg for one in checkpoint_sources(run, 0, CPU)]
     assert all("swd" in one["left_out"] for one in each[:2])
     assert "needs 16x16 or more, this is 4x4" in each[0]["left_out"]["swd"]
     assert list(each[2]["scores"]["swd20"]["levels"]) == ["16"]

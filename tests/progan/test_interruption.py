@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import logging
+import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from celebahq_builder.config import load
 from celebahq_builder.errors import TrainingError, WorkspaceError, WorkspaceLocked
 from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.progan.train import Training, TrainingRequest
-from celebahq_builder.storage import lock
+from celebahq_builder.storage import HOST, lock
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from celebahq_builder.training.interruption import StopRequest
 from celebahq_builder.training.logger import read_lines
@@ -160,16 +162,44 @@ def test_an_explosion_before_the_first_checkpoint(data: Path, recipe: Path, tmp_
 def test_one_training_at_a_time(data: Path, recipe: Path, tmp_path: Path) -> None:
     settings = load(ProGANRecipe, recipe)
     out = tmp_path / "run"
-    with lock(out, "folder of a run", "`out`"), pytest.raises(WorkspaceLocked, match="is in use by process"):
+    with lock(out, "folder of a run", "out"), pytest.raises(WorkspaceLocked, match="is in use by process"):
         trained(data, out, settings)
-    assert [path.name for path in out.iterdir()] == ["lock"]
+    assert [path.name for path in out.iterdir()] == [".celebahq-lock"]
     (out / "report").mkdir()
-    left = [out / "checkpoints" / "checkpoint-000000016-r0004.pt.7.partial", out / "recipe.json.7.partial"]
-    left[0].parent.mkdir()
+    (out / "checkpoints").mkdir()
+    with subprocess.Popen(["true"]) as killed:
+        pass
+    left = [out / "checkpoints" / "checkpoint-000000016-r0004.pt", out / "recipe.json"]
     for path in left:
-        path.write_bytes(b"half")
+        path.with_name(f".{path.name}.{HOST}-{killed.pid}-0123abcd.partial").write_bytes(b"half")
+    (out / "movie.partial").write_bytes(b"not from a training")
     trained(data, out, settings, 0.016)
-    assert not list(out.rglob("*.partial"))
+    assert [path.name for path in out.rglob("*.partial")] == ["movie.partial"]
+
+
+@pytest.mark.parametrize("file", ["recipe.json", "reals.png", "checkpoints/mine", "fakes-000000.png"])
+def test_files_of_other_programs(file: str, data: Path, recipe: Path, tmp_path: Path) -> None:
+    """They are neither replaced nor deleted; files with other names are no obstacle."""
+    theirs = {tmp_path / "out" / name for name in (file, "movie.partial", "lock")}
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    with pytest.raises(
+        WorkspaceError, match=rf"holds {file.split('/')[0]} and is not a folder of a run of this package"
+    ):
+        trained(data, tmp_path / "out", load(ProGANRecipe, recipe))
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == theirs
+    (tmp_path / "out" / file).unlink()
+    shutil.rmtree(tmp_path / "out" / "checkpoints", ignore_errors=True)
+    trained(data, tmp_path / "out", load(ProGANRecipe, recipe), 0.016)
+    assert (tmp_path / "out" / "movie.partial").read_text() == (tmp_path / "out" / "lock").read_text() == "{}"
+
+
+def test_a_run_without_a_lock_file(data: Path, recipe: Path, tmp_path: Path) -> None:
+    trained(data, tmp_path, load(ProGANRecipe, recipe), 0.016)
+    (tmp_path / ".celebahq-lock").unlink()
+    trained(data, tmp_path, load(ProGANRecipe, recipe), 0.032)
+    assert [line["images"] for line in read_lines(tmp_path / "stats.jsonl")] == [16, 32]
 
 
 def test_a_file_in_place_of_the_run(data: Path, recipe: Path, tmp_path: Path) -> None:

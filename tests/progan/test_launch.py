@@ -149,7 +149,7 @@ def test_a_reference_without_metrics(data: Path, recipe: Path, tmp_path: Path) -
 def test_a_length_that_is_not_a_number(data: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(celebahq, ["train", str(data), "--out", str(tmp_path / "run"), "--total-kimg", "nan"])
     assert done.exit_code == 2
-    assert "nan is not a number of images" in done.output
+    assert "nan is not a finite number" in done.output
 
 
 GROWING = ProGANRecipe(
