@@ -5,13 +5,18 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := work-demo
 
-.PHONY: demo test check format clean-demo
+.PHONY: demo test test-slow test-all check format clean-demo
 
 demo: $(READY)  ## build the embedded sample at 1024x1024, from photos to HDF5 and report
 	$(BIN)/python build.py --celeba-root tests/sample/celeba --out $(DEMO) --recipe pipelines/demo.toml
 
-test: $(READY)  ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(READY)  ## the tests, without those that are marked slow
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+test-slow: $(READY)  ## the tests that are marked slow: kills of whole builds, torchrun, official MD5s
+	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
+
+test-all: test test-slow  ## all tests
 
 check: $(READY)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .
