@@ -11,9 +11,9 @@ from PIL import Image
 from celebahq_builder.imaging.image_io import encode_jpeg, open_rgb, to_pixels
 from celebahq_builder.imaging.tiles import run_tiled
 from celebahq_builder.imaging.warp import warp_quad
-from celebahq_builder.models.registry import load, registry
+from celebahq_builder.models.registry import load_network, read_registry
 from celebahq_builder.pipeline.stages import align, crop, denoise, upscale
-from celebahq_builder.restoration.degradation import jpeg
+from celebahq_builder.restoration.degradation import apply_jpeg
 from celebahq_builder.sources.celeba import read_celeba
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ def main() -> None:
     save("stages.jpg", [*stages()])
     face = to_pixels(open_rgb((SAMPLE / "img_celeba" / "000001.jpg").read_bytes(), 10**8)[0])[:, 176:336, 288:448]
     save("denoiser.jpg", denoiser(face))
-    for name in sorted(name for name in registry() if name.startswith("upscaler")):
+    for name in sorted(name for name in read_registry() if name.startswith("upscaler")):
         save(f"{name}.jpg", upscaler(face, name))
 
 
@@ -52,9 +52,9 @@ def stages() -> list[np.ndarray]:
 
 def denoiser(face: np.ndarray) -> list[np.ndarray]:
     """Return JPEG 20, the network's result, and the original."""
-    damaged = jpeg(np.ascontiguousarray(face.transpose(1, 2, 0)), 20).transpose(2, 0, 1)
+    damaged = apply_jpeg(np.ascontiguousarray(face.transpose(1, 2, 0)), 20).transpose(2, 0, 1)
     pixels = torch.from_numpy(np.ascontiguousarray(damaged))
-    result = run_tiled(load("denoiser"), pixels, scale=1, tile_px=512, context_px=112, stride_px=8)
+    result = run_tiled(load_network("denoiser"), pixels, scale=1, tile_px=512, context_px=112, stride_px=8)
     return [enlarge(p, Image.Resampling.NEAREST) for p in (damaged, result.numpy(), face)]
 
 
@@ -65,7 +65,7 @@ def upscaler(face: np.ndarray, name: str) -> list[np.ndarray]:
         2, 0, 1
     )
     pixels = torch.from_numpy(np.ascontiguousarray(small))
-    net = load(name)
+    net = load_network(name)
     result = run_tiled(net, pixels, scale=4, tile_px=256, context_px=net.context_px, stride_px=1)
     return [
         enlarge(small, Image.Resampling.BICUBIC),

@@ -17,7 +17,7 @@ from restoring.denoiser import denoiser_rows
 from restoring.upscaler import upscaler_rows
 from table import Row, finish, shared_data
 
-from celebahq_builder.models.registry import load, registry
+from celebahq_builder.models.registry import load_network, read_registry
 
 UPSCALERS = ("upscaler-psnr", "upscaler-gan")
 
@@ -32,9 +32,9 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     data = shared_data()
-    denoiser = load("denoiser", folder=asked.pretrained)
-    known = registry(asked.pretrained)
-    upscalers = {name: load(name, folder=asked.pretrained) for name in UPSCALERS if name in known}
+    denoiser = load_network("denoiser", folder=asked.pretrained)
+    known = read_registry(asked.pretrained)
+    upscalers = {name: load_network(name, folder=asked.pretrained) for name in UPSCALERS if name in known}
     rows = []
     if asked.only in (None, "denoiser"):
         rows += denoiser_rows(denoiser, data)

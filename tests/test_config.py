@@ -14,7 +14,7 @@ from celebahq_builder.errors import RecipeError
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.progan.schedule import ProganRecipe
 from celebahq_builder.restoration.adversarial_training import AdversarialRecipe
-from celebahq_builder.restoration.pixel_training import RestorationRecipe
+from celebahq_builder.restoration.pixel_training import PixelRecipe
 
 
 @dataclass(frozen=True)
@@ -250,8 +250,8 @@ def test_shipped_build_recipes(path: Path) -> None:
 
 
 TRAINING = {
-    "denoise": RestorationRecipe,
-    "upscale": RestorationRecipe,
+    "denoise": PixelRecipe,
+    "upscale": PixelRecipe,
     "upscale-adversarially": AdversarialRecipe,
     "progan": ProganRecipe,
 }

@@ -10,7 +10,7 @@ from table import Row
 
 from celebahq_builder.metrics.fidelity import psnr
 from celebahq_builder.metrics.ssim import ssim
-from celebahq_builder.restoration.degradation import jpeg
+from celebahq_builder.restoration.degradation import apply_jpeg
 from celebahq_builder.restoration.photos import Pixels
 from restoring.images import Network, live1, restore, tensor
 
@@ -33,11 +33,11 @@ def denoiser_rows(net: Network, data: Path) -> list[Row]:
     rows = []
     for quality, least in GAIN_DB.items():
         name = f"LIVE1 ({len(photos)}), JPEG {quality}"
-        gains = [_gain(net, jpeg(photo, quality), photo) for photo in photos]
+        gains = [_gain(net, apply_jpeg(photo, quality), photo) for photo in photos]
         rows += _rows(name, gains, least, NO_HARM_DB if quality == 90 else None)
-    clean = [_gain(net, jpeg(photo, 98, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444), photo) for photo in photos]
+    clean = [_gain(net, apply_jpeg(photo, 98, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444), photo) for photo in photos]
     rows += _rows("LIVE1, as good as clean (JPEG 98, 4:4:4)", clean, NO_HARM_DB, None)
-    twice = [_gain(net, jpeg(jpeg(photo, 30)[3:, 5:], 75), photo[3:, 5:]) for photo in photos]
+    twice = [_gain(net, apply_jpeg(apply_jpeg(photo, 30)[3:, 5:], 75), photo[3:, 5:]) for photo in photos]
     rows += _rows("LIVE1, JPEG 30, shifted (3, 5), JPEG 75", twice, TWICE_DB, None)
     harm = [psnr(restore(net, photo), tensor(photo)) for photo in photos]
     rows.append(Row("LIVE1, clean: PSNR of result to input, worst", min(harm), "dB"))

@@ -23,9 +23,9 @@ def weights_group() -> None:
 @PRETRAINED
 def list_weights(pretrained: Path | None) -> None:
     """Print a registry: name, network, parameters, size, licence, scores."""
-    from celebahq_builder.models.registry import table
+    from celebahq_builder.models.registry import table_lines
 
-    for line in table(pretrained):
+    for line in table_lines(pretrained):
         click.echo(line)
 
 
@@ -34,7 +34,7 @@ def list_weights(pretrained: Path | None) -> None:
 @PRETRAINED
 def verify_weights(names: tuple[str, ...], pretrained: Path | None) -> None:
     """Check size, SHA-256, tensors and values of weights, by default all; exit code 1 if anything is wrong."""
-    from celebahq_builder.models.registry import verify as check
+    from celebahq_builder.models.registry import verify_weights as check
 
     wrong = False
     for name, problem in check(names, pretrained):

@@ -22,7 +22,7 @@ Architecture = Literal["autoencoder", "srgan"]
 
 
 @dataclass(frozen=True)
-class Shape:
+class NetworkShape:
     """Which network, and how large; enough to build it."""
 
     architecture: Architecture
@@ -47,13 +47,13 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Entry:
+class RegistryEntry:
     """One weight file of the registry."""
 
     file: str
     sha256: str
     size_bytes: int
-    shape: Shape
+    shape: NetworkShape
     licence: str
     data: str
     """What it was trained on."""
@@ -63,7 +63,7 @@ class Entry:
     """Measured figures: name with unit -> value."""
 
 
-def registry(folder: Path | None = None) -> dict[str, Entry]:
+def read_registry(folder: Path | None = None) -> dict[str, RegistryEntry]:
     """Return all entries of ``registry.toml`` in `folder`, by default the bundled one, by name.
 
     Raises:
@@ -78,7 +78,8 @@ def registry(folder: Path | None = None) -> dict[str, Entry]:
         if not isinstance(values, dict):
             raise RecipeError(f"{path}: {name} must be a table, got {values!r}")
     return {
-        name: from_mapping(Entry, values, where=str(path), text=text, table=(name,)) for name, values in tables.items()
+        name: from_mapping(RegistryEntry, values, where=str(path), text=text, table=(name,))
+        for name, values in tables.items()
     }
 
 
@@ -96,7 +97,7 @@ def locate(name: str, folder: Path | None = None) -> tuple[Path, str]:
     return folder or bundled("pretrained"), name
 
 
-def entry(name: str, folder: Path | None = None) -> Entry:
+def find_entry(name: str, folder: Path | None = None) -> RegistryEntry:
     """Return the registry's entry for ``NAME`` or ``DIR/NAME``, see `locate`.
 
     Raises:
@@ -108,9 +109,9 @@ def entry(name: str, folder: Path | None = None) -> Entry:
     if not path.exists():
         raise WeightsError(
             f"weights {name!r} were looked for in {path}, which does not exist; `celebahq weights export RUN --to DIR "
-            f"--name NAME` makes DIR/NAME, bundled are {', '.join(sorted(registry()))}"
+            f"--name NAME` makes DIR/NAME, bundled are {', '.join(sorted(read_registry()))}"
         )
-    known = registry(place)
+    known = read_registry(place)
     if own not in known:
         raise WeightsError(
             f"no weights are called {name!r}; the registry has {', '.join(sorted(known)) or 'none'} ({path}); "
@@ -119,7 +120,9 @@ def entry(name: str, folder: Path | None = None) -> Entry:
     return known[own]
 
 
-def load(name: str, device: torch.device | str = "cpu", folder: Path | None = None) -> Autoencoder | SRGenerator:
+def load_network(
+    name: str, device: torch.device | str = "cpu", folder: Path | None = None
+) -> Autoencoder | SRGenerator:
     """Return the network ``NAME`` or ``DIR/NAME`` with its weights, in eval mode, without gradients, channels last.
 
     Args:
@@ -131,7 +134,7 @@ def load(name: str, device: torch.device | str = "cpu", folder: Path | None = No
         WeightsError: unknown name, missing file, a hash that differs, or tensors that do not fit the network.
         RecipeError: the registry is malformed.
     """
-    known = entry(name, folder)
+    known = find_entry(name, folder)
     path = locate(name, folder)[0] / known.file
     net = known.shape.build()
     load_tensors(net, read_verified(path, known.sha256), path)
@@ -176,13 +179,13 @@ def load_tensors(net: nn.Module, data: bytes, path: Path) -> None:
         ) from None
 
 
-def parameters(shape: Shape) -> int:
+def parameter_count(shape: NetworkShape) -> int:
     """Return how many numbers a network has to learn."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in shape.build().parameters())
 
 
-def not_finite(net: nn.Module) -> str:
+def nonfinite_tensor(net: nn.Module) -> str:
     """Return the name of a tensor of `net` that holds an infinity or a NaN; an empty string if there is none."""
     return next((name for name, tensor in net.state_dict().items() if not tensor.isfinite().all()), "")
 
@@ -193,19 +196,19 @@ SCORES = 3
 """Figures of an entry that the table shows."""
 
 
-def table(folder: Path | None = None) -> Iterator[str]:
+def table_lines(folder: Path | None = None) -> Iterator[str]:
     """Yield the registry of a folder, by default the bundled one, as lines of a table.
 
     Raises:
         RecipeError: the registry is missing or malformed.
     """
-    rows = [HEAD, *(_row(name, known) for name, known in registry(folder).items())]
+    rows = [HEAD, *(_row(name, known) for name, known in read_registry(folder).items())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def verify(names: Sequence[str] = (), folder: Path | None = None) -> Iterator[tuple[str, str]]:
+def verify_weights(names: Sequence[str] = (), folder: Path | None = None) -> Iterator[tuple[str, str]]:
     """Yield name and problem of each entry asked for, by default all of the registry; no problem is an empty string.
 
     Args:
@@ -215,25 +218,25 @@ def verify(names: Sequence[str] = (), folder: Path | None = None) -> Iterator[tu
     Raises:
         RecipeError: no names are given and the registry is missing or malformed.
     """
-    for name in names or registry(folder):
+    for name in names or read_registry(folder):
         yield name, _problem(name, folder)
 
 
-def _row(name: str, known: Entry) -> tuple[str, ...]:
+def _row(name: str, known: RegistryEntry) -> tuple[str, ...]:
     widths, blocks = ("/".join(map(str, numbers)) for numbers in (known.shape.widths, known.shape.blocks))
     network = f"{known.shape.architecture} {widths}, {blocks} blocks"
     shown = [f"{key} {value:g}" for key, value in known.scores.items()]
     scores = ", ".join(shown[:SCORES]) + (f", {len(shown) - SCORES} more" if len(shown) > SCORES else "")
-    return name, network, f"{parameters(known.shape):,}", f"{known.size_bytes / 1e6:.2f} MB", known.licence, scores
+    return name, network, f"{parameter_count(known.shape):,}", f"{known.size_bytes / 1e6:.2f} MB", known.licence, scores
 
 
 def _problem(name: str, folder: Path | None) -> str:
     try:
-        known = entry(name, folder)
+        known = find_entry(name, folder)
         path = locate(name, folder)[0] / known.file
         if path.is_file() and path.stat().st_size != known.size_bytes:
             return f"{path} has {path.stat().st_size} bytes, the registry says {known.size_bytes}"
-        wrong = not_finite(load(name, folder=folder))
+        wrong = nonfinite_tensor(load_network(name, folder=folder))
     except CelebAHQError as error:
         return str(error)
     return f"{path}: {wrong} has values that are not finite" if wrong else ""

@@ -9,7 +9,7 @@ import torch
 
 from celebahq_builder.errors import WeightsError
 from celebahq_builder.models.autoencoder import Autoencoder
-from celebahq_builder.models.registry import Architecture, entry, load
+from celebahq_builder.models.registry import Architecture, find_entry, load_network
 from celebahq_builder.models.srgan import SRGenerator
 
 # oneDNN keeps what it compiled for the last 1024 shapes it met, and every photo has its own: a worker would grow to
@@ -24,7 +24,7 @@ def network(weights: str, device: torch.device, architecture: Architecture) -> A
     Raises:
         WeightsError: unknown or altered weights, or those of another kind of network.
     """
-    found = entry(weights).shape.architecture
+    found = find_entry(weights).shape.architecture
     if found != architecture:
         raise WeightsError(f"weights {weights!r} are of the {found} network; this stage runs the {architecture}")
-    return load(weights, device)
+    return load_network(weights, device)

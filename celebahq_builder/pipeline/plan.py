@@ -14,7 +14,7 @@ from celebahq_builder import __version__, outcome
 from celebahq_builder.config import flatten, to_mapping
 from celebahq_builder.errors import RecipeError, WorkspaceError
 from celebahq_builder.hdf5.labels import labels_path
-from celebahq_builder.models.registry import entry
+from celebahq_builder.models.registry import find_entry
 from celebahq_builder.pipeline.recipe import PHOTO_STAGES, STAGES, BuildRecipe
 from celebahq_builder.pipeline.stages import align, crop, denoise, official, pack, score, select, upscale
 from celebahq_builder.pipeline.workspace import Ingredients, Workspace
@@ -89,7 +89,7 @@ def ingredients(request: BuildRequest, source: PhotoSource) -> dict[str, Ingredi
 
 
 def _hash(weights: str) -> dict[str, str]:
-    return {"weights_sha256": entry(weights).sha256}
+    return {"weights_sha256": find_entry(weights).sha256}
 
 
 BATCH_PHOTOS = (4, 16)

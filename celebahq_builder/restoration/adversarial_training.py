@@ -20,11 +20,11 @@ from celebahq_builder.metrics.descriptors import PATCH_PX
 from celebahq_builder.metrics.fidelity import psnr_y, spectrum_error_db
 from celebahq_builder.metrics.sliced import random_directions
 from celebahq_builder.metrics.texture import texture_distance, texture_loss
-from celebahq_builder.models.registry import entry, load
+from celebahq_builder.models.registry import find_entry, load_network
 from celebahq_builder.models.srgan import SRDiscriminator, SRGenerator
-from celebahq_builder.restoration.degradation import jpeg
+from celebahq_builder.restoration.degradation import apply_jpeg
 from celebahq_builder.restoration.loop import Phase, Phased, Rows, Scores, Task
-from celebahq_builder.restoration.photos import PhotoFolder, Pixels, corner, shrink4, to_pixels, to_tensor
+from celebahq_builder.restoration.photos import PhotoFolder, Pixels, downscale_4x, to_pixels, to_tensor, validation_crop
 from celebahq_builder.restoration.pixel_training import SAMPLE_PX, SAMPLES, upscaled_sample
 from celebahq_builder.training.distributed import World
 
@@ -163,7 +163,7 @@ class AdversarialRecipe(Phased):
         return self.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * step / self.steps)))
 
 
-class Adversarial(Task):
+class AdversarialTask(Task):
     """An upscaler against a discriminator; the best weights weigh fidelity against texture.
 
     Raises:
@@ -174,7 +174,7 @@ class Adversarial(Task):
 
     def __init__(self, recipe: AdversarialRecipe, photos: Path, world: World) -> None:
         self.recipe: AdversarialRecipe = recipe
-        start = entry(recipe.start).shape
+        start = find_entry(recipe.start).shape
         if start.architecture != "srgan" or start.widths[1:] not in ((), (recipe.noise,)):
             wanted = f"an upscaler without noise, or of {recipe.noise} channels"
             raise TrainingError(f"start = {recipe.start} is of {start}; wanted {wanted}")
@@ -184,10 +184,10 @@ class Adversarial(Task):
         self.photos = PhotoFolder.read(photos, held_out=recipe.held_out, at_least_px=need)
         self.identity = {
             **to_mapping(recipe),
-            "start_sha256": entry(recipe.start).sha256,
-            "chain_sha256": entry(recipe.chain.weights).sha256,
+            "start_sha256": find_entry(recipe.start).sha256,
+            "chain_sha256": find_entry(recipe.chain.weights).sha256,
         }
-        self.denoiser = load(recipe.chain.weights, world.device)
+        self.denoiser = load_network(recipe.chain.weights, world.device)
         self.generator = self._generator()
         torch.manual_seed(recipe.seed)
         self.discriminator = SRDiscriminator(recipe.discriminator_width)
@@ -203,7 +203,7 @@ class Adversarial(Task):
         """Return the network to start from; what the weights lack, the part that takes the noise, is fresh."""
         torch.manual_seed(self.recipe.seed)
         generator = self.shape.build()
-        self.start = load(self.recipe.start).state_dict()
+        self.start = load_network(self.recipe.start).state_dict()
         generator.load_state_dict(generator.state_dict() | self.start)
         return generator.to(device=self.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
@@ -216,8 +216,8 @@ class Adversarial(Task):
             rng = np.random.default_rng((recipe.seed, step, i))
             high.append(self.photos.crop(rng, 4 * phase.patch_px))
             if chained:
-                small = to_pixels(shrink4(to_tensor(high[-1:], torch.device("cpu"))))[0]
-                low.append(jpeg(small, int(rng.integers(recipe.chain.quality_min, recipe.chain.quality_max + 1))))
+                small = to_pixels(downscale_4x(to_tensor(high[-1:], torch.device("cpu"))))[0]
+                low.append(apply_jpeg(small, int(rng.integers(recipe.chain.quality_min, recipe.chain.quality_max + 1))))
         return low, high
 
     def update(self, step: int, drawn: Drawn) -> Tensor:
@@ -226,7 +226,7 @@ class Adversarial(Task):
         for group in self.g_adam.param_groups:
             group["lr"] = recipe.rate_at(step)
         high = to_tensor(drawn[1], device)
-        low = self._denoised(to_tensor(drawn[0], device)) if drawn[0] else shrink4(high)
+        low = self._denoised(to_tensor(drawn[0], device)) if drawn[0] else downscale_4x(high)
         share = len(high) / recipe.phase_at(step).batch
         self.d_adam.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
@@ -282,9 +282,9 @@ class Adversarial(Task):
     def validate(self, net: nn.Module) -> tuple[Scores, Rows]:
         """Return the luma's PSNR, and the errors of spectrum and texture, on the held-out photos; and images."""
         device = self.world.device
-        corners = [corner(p) for p in self.photos.held_out]
+        corners = [validation_crop(p) for p in self.photos.held_out]
         truths = [to_tensor([c], device) for c in corners]
-        results = [net(shrink4(t)).mul(255).round().clamp(0, 255)[0] for t in truths]
+        results = [net(downscale_4x(t)).mul(255).round().clamp(0, 255)[0] for t in truths]
         truths = [t[0] * 255 for t in truths]
         pairs = list(zip(results, truths, strict=True))
         scores = {
@@ -299,7 +299,7 @@ class Adversarial(Task):
 class _Crops:
     """Reduced crops of a task's photos with the crops themselves, the same whenever they are read."""
 
-    def __init__(self, task: Adversarial) -> None:
+    def __init__(self, task: AdversarialTask) -> None:
         self.task = task
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -308,4 +308,4 @@ class _Crops:
         rng = np.random.default_rng((self.task.recipe.seed, LEVEL_STREAM))
         for _ in range(batches):
             high = to_tensor([self.task.photos.crop(rng, side) for _ in range(crops)], self.task.world.device)
-            yield shrink4(high), high
+            yield downscale_4x(high), high

@@ -52,12 +52,12 @@ class DegradationSettings:
             raise ValueError(f"sampling_shares must sum to 1, got {self.sampling_shares}")
 
 
-def source_px(patch_px: int) -> int:
+def clean_crop_px(patch_px: int) -> int:
     """Return how large a clean crop must be for `compressed_pair` to cut a patch of `patch_px` from it."""
     return 2 * (patch_px + 2 * MCU_PX)
 
 
-def compressed_pair(
+def degraded_pair(
     clean: Pixels, patch_px: int, settings: DegradationSettings, rng: np.random.Generator
 ) -> tuple[Pixels, Pixels]:
     """Return a damaged image and the clean one it should become, both uint8 [patch_px, patch_px, 3].
@@ -105,10 +105,10 @@ def _jpeg(pixels: Pixels, settings: DegradationSettings, rng: np.random.Generato
     span = settings.quality_max + 1 - settings.quality_min
     quality = settings.quality_min + int(span * rng.random() ** settings.quality_power)
     sampling = _SAMPLING[rng.choice(3, p=settings.sampling_shares)]
-    return jpeg(pixels, quality, sampling)
+    return apply_jpeg(pixels, quality, sampling)
 
 
-def jpeg(pixels: Pixels, quality: int, sampling: int = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420) -> Pixels:
+def apply_jpeg(pixels: Pixels, quality: int, sampling: int = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420) -> Pixels:
     """Return an RGB image uint8 [H, W, 3] after one JPEG compression by OpenCV at `quality`."""
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
     _, coded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), flags)

@@ -10,9 +10,9 @@ import torch
 
 from celebahq_builder.config import load, read_toml
 from celebahq_builder.errors import RecipeError
-from celebahq_builder.restoration.adversarial_training import Adversarial, AdversarialRecipe
+from celebahq_builder.restoration.adversarial_training import AdversarialRecipe, AdversarialTask
 from celebahq_builder.restoration.loop import Task, fit
-from celebahq_builder.restoration.pixel_training import Restoration, RestorationRecipe
+from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask
 from celebahq_builder.training.distributed import World, joined
 
 
@@ -62,6 +62,6 @@ def _task(kind: str, path: Path, start: str | None, photos: Path, world: World) 
         raise RecipeError(f"{path}: task = {asked}; this command trains task = {kind}")
     if asked == "upscale-adversarially":
         adversarial = load(AdversarialRecipe, path)
-        return Adversarial(dataclasses.replace(adversarial, start=start or adversarial.start), photos, world)
-    plain = load(RestorationRecipe, path)
-    return Restoration(dataclasses.replace(plain, start=start or plain.start), photos, world)
+        return AdversarialTask(dataclasses.replace(adversarial, start=start or adversarial.start), photos, world)
+    plain = load(PixelRecipe, path)
+    return PixelTask(dataclasses.replace(plain, start=start or plain.start), photos, world)

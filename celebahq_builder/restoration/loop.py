@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.models.registry import Shape
+from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.restoration.checkpoint import Checkpoint, Trained
 from celebahq_builder.restoration.journal import TrainingLog
 from celebahq_builder.restoration.photos import PhotoFolder, Pixels
@@ -85,7 +85,7 @@ class Task(ABC):
 
     recipe: Phased
     photos: PhotoFolder
-    shape: Shape
+    shape: NetworkShape
     """Of the first network, the one that is exported."""
     nets: Trained
     identity: dict[str, Any]

@@ -15,7 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from celebahq_builder.errors import RecipeError, WeightsError
-from celebahq_builder.models.registry import Shape, parameters
+from celebahq_builder.models.registry import NetworkShape, parameter_count
 from celebahq_builder.restoration.publish import Run
 
 NO_SCORES = frozenset({"step", "steps_per_s", "loss", "pixel", "texture", "feature", "adversarial", "discriminator"})
@@ -160,9 +160,9 @@ def card(name: str, run: Run, figures: Sequence[Figure], *, measured: str, licen
     return "\n".join(lines) + limits
 
 
-def describe(shape: Shape) -> str:
+def describe(shape: NetworkShape) -> str:
     """Return what a network is, in words, with its number of parameters."""
-    count = parameters(shape)
+    count = parameter_count(shape)
     size = f"{count:,} parameters" if count < 100_000 else f"{count / 1e6:.2f} M parameters"
     if shape.architecture == "autoencoder":
         widths, blocks = ("/".join(map(str, numbers)) for numbers in (shape.widths, shape.blocks))
@@ -172,7 +172,7 @@ def describe(shape: Shape) -> str:
     return f"`nets/srgan.py`, the generator: {body}{noise}, one 4x pixel-shuffle, {size}"
 
 
-def gflop_per_megapixel(shape: Shape) -> float:
+def gflop_per_megapixel(shape: NetworkShape) -> float:
     """Return what a network costs on an image of 1000x1000 px; a multiplication and an addition are two FLOP.
 
     Counted over the layers without computing anything; interpolation and activations are left out.

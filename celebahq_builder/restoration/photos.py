@@ -126,7 +126,7 @@ def to_pixels(images: Tensor) -> list[Pixels]:
     return [np.ascontiguousarray(p) for p in levels.permute(0, 2, 3, 1).cpu().numpy()]
 
 
-def quarter(photos: Tensor) -> Tensor:
+def bicubic_quarter(photos: Tensor) -> Tensor:
     """Return photos at a quarter of their size by antialiased bicubic filtering.
 
     Shapes: float [N, 3, 4H, 4W] -> [N, 3, H, W]. The filter is MATLAB's imresize (a = -0.5), which made the
@@ -135,12 +135,12 @@ def quarter(photos: Tensor) -> Tensor:
     return F.interpolate(photos, scale_factor=0.25, mode="bicubic", antialias=True, align_corners=False)
 
 
-def shrink4(photos: Tensor) -> Tensor:
+def downscale_4x(photos: Tensor) -> Tensor:
     """Return photos in [0, 1] at a quarter of their size, rounded to 8 bits: what an upscaler gets as input."""
-    return quarter(photos).mul(255).round_().clamp_(0, 255).div_(255)
+    return bicubic_quarter(photos).mul(255).round_().clamp_(0, 255).div_(255)
 
 
-def corner(photo: Pixels, size_px: int = 384) -> Pixels:
+def validation_crop(photo: Pixels, size_px: int = 384) -> Pixels:
     """Return a photo's top left corner, of sides that divide by 8: what is validated on."""
     height, width = (min(side, size_px) // 8 * 8 for side in photo.shape[:2])
     return np.ascontiguousarray(photo[:height, :width])

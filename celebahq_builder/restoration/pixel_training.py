@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.metrics.fidelity import psnr, psnr_y
-from celebahq_builder.models.registry import Shape, entry, load
-from celebahq_builder.restoration.degradation import DegradationSettings, compressed_pair, jpeg, source_px
+from celebahq_builder.models.registry import NetworkShape, find_entry, load_network
+from celebahq_builder.restoration.degradation import DegradationSettings, apply_jpeg, clean_crop_px, degraded_pair
 from celebahq_builder.restoration.loop import Phase, Phased, Rows, Scores, Task
-from celebahq_builder.restoration.photos import PhotoFolder, Pixels, corner, shrink4, to_pixels, to_tensor
+from celebahq_builder.restoration.photos import PhotoFolder, Pixels, downscale_4x, to_pixels, to_tensor, validation_crop
 from celebahq_builder.training.distributed import World
 
 VALIDATION_QUALITIES = (10, 20, 40, 60, 80, 90)
@@ -41,11 +41,11 @@ Pair = tuple[list[Pixels], list[Pixels]]
 
 
 @dataclass(frozen=True)
-class RestorationRecipe(Phased):
+class PixelRecipe(Phased):
     """Everything that decides the weights, apart from the photos."""
 
     task: Literal["denoise", "upscale"]
-    net: Shape
+    net: NetworkShape
     phases: tuple[Phase, ...]
     start: str = ""
     """Weights to go on from, by name in the registry or as DIR/NAME; empty: fresh ones."""
@@ -81,7 +81,7 @@ class RestorationRecipe(Phased):
         return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
-class Restoration(Task):
+class PixelTask(Task):
     """A denoiser or an upscaler that learns from pairs of images.
 
     Raises:
@@ -90,14 +90,14 @@ class Restoration(Task):
 
     losses = ("loss",)
 
-    def __init__(self, recipe: RestorationRecipe, photos: Path, world: World) -> None:
-        self.recipe: RestorationRecipe = recipe
+    def __init__(self, recipe: PixelRecipe, photos: Path, world: World) -> None:
+        self.recipe: PixelRecipe = recipe
         self.world, self.shape = world, recipe.net
         need = max(_clean_px(recipe, p) for p in recipe.phases)
         self.photos = PhotoFolder.read(photos, held_out=recipe.held_out, at_least_px=need)
         self.identity = to_mapping(recipe)
         if recipe.start:
-            known = entry(recipe.start)
+            known = find_entry(recipe.start)
             if known.shape != recipe.net:
                 raise TrainingError(f"start = {recipe.start} is {known.shape}, the recipe's net is {recipe.net}")
             self.identity["start_sha256"] = known.sha256
@@ -118,7 +118,7 @@ class Restoration(Task):
                 continue
             # Pairs are scaled down within already; a second reduction would leave no texture to learn from.
             crop = self.photos.crop(rng, side, largest_shrink=1.0)
-            pair = compressed_pair(crop, phase.patch_px, recipe.degradation, rng)
+            pair = degraded_pair(crop, phase.patch_px, recipe.degradation, rng)
             damaged.append(pair[0])
             clean.append(pair[1])
         return damaged, clean
@@ -127,7 +127,7 @@ class Restoration(Task):
         """Update the network once."""
         device = self.world.device
         clean = to_tensor(drawn[1], device)
-        damaged = to_tensor(drawn[0], device) if drawn[0] else shrink4(clean)
+        damaged = to_tensor(drawn[0], device) if drawn[0] else downscale_4x(clean)
         for group in self.adam.param_groups:
             group["lr"] = self.recipe.rate_at(step)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.bf16):
@@ -154,16 +154,16 @@ class Restoration(Task):
     def validate(self, net: nn.Module) -> tuple[Scores, Rows]:
         """Return the mean gain over the qualities and at each of them, or the luma's PSNR; and images."""
         device = self.world.device
-        corners = [corner(p) for p in self.photos.held_out]
+        corners = [validation_crop(p) for p in self.photos.held_out]
         truths = [to_tensor([c], device) for c in corners]
         samples = [c[:SAMPLE_PX, :SAMPLE_PX] for c in corners[:SAMPLES] if min(c.shape[:2]) >= SAMPLE_PX]
         rows = [self._sample(net, s) for s in samples]
         if self.recipe.task == "upscale":
-            pairs = [(_restored(net, shrink4(t)), t[0] * 255) for t in truths]
+            pairs = [(_restored(net, downscale_4x(t)), t[0] * 255) for t in truths]
             return {"psnr_y_db": _mean([min(psnr_y(a, b), PSNR_MAX_DB) for a, b in pairs])}, rows
         gains = {}
         for quality in VALIDATION_QUALITIES:
-            damaged = [to_tensor([jpeg(c, quality)], device) for c in corners]
+            damaged = [to_tensor([apply_jpeg(c, quality)], device) for c in corners]
             gains[f"gain_q{quality}_db"] = _mean(
                 [
                     min(psnr(_restored(net, d), t[0] * 255), PSNR_MAX_DB)
@@ -176,27 +176,27 @@ class Restoration(Task):
     def _sample(self, net: nn.Module, clean: Pixels) -> list[Pixels]:
         """Return what goes in, what comes out, and what should."""
         if self.recipe.task == "denoise":
-            damaged = jpeg(np.ascontiguousarray(clean), SAMPLE_QUALITY)
+            damaged = apply_jpeg(np.ascontiguousarray(clean), SAMPLE_QUALITY)
             return [damaged, *to_pixels(net(to_tensor([damaged], self.world.device))), clean]
         return upscaled_sample(net, clean, self.world.device)
 
 
 def upscaled_sample(net: nn.Module, clean: Pixels, device: torch.device) -> list[Pixels]:
     """Return an image reduced and enlarged by bicubic filters, by the network, and as it was."""
-    low = shrink4(to_tensor([clean], device))
+    low = downscale_4x(to_tensor([clean], device))
     return [*to_pixels(F.interpolate(low, scale_factor=4, mode="bicubic")), *to_pixels(net(low)), clean]
 
 
-def network(shape: Shape, start: str, seed: int, device: torch.device) -> nn.Module:
+def network(shape: NetworkShape, start: str, seed: int, device: torch.device) -> nn.Module:
     """Return the network to train: of the weights named `start`, or fresh; in channels-last layout."""
     if start:
-        return load(start, device).requires_grad_(True).train()
+        return load_network(start, device).requires_grad_(True).train()
     torch.manual_seed(seed)
     return shape.build().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def _clean_px(recipe: RestorationRecipe, phase: Phase) -> int:
-    return source_px(phase.patch_px) if recipe.task == "denoise" else 4 * phase.patch_px
+def _clean_px(recipe: PixelRecipe, phase: Phase) -> int:
+    return clean_crop_px(phase.patch_px) if recipe.task == "denoise" else 4 * phase.patch_px
 
 
 def _restored(net: nn.Module, image: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from celebahq_builder.config import from_mapping, to_mapping
 from celebahq_builder.errors import RecipeError, WeightsError
-from celebahq_builder.models.registry import Entry, Shape, load_tensors, not_finite, registry
+from celebahq_builder.models.registry import NetworkShape, RegistryEntry, load_tensors, nonfinite_tensor, read_registry
 from celebahq_builder.restoration.model_card import card, read_figures, validation
 from celebahq_builder.storage import sha256, write_atomic
 
@@ -33,7 +33,7 @@ class Run:
     """The best weights of a training run, with their origin."""
 
     tensors: dict[str, Tensor]
-    shape: Shape
+    shape: NetworkShape
     step: int
     """Steps of training behind them."""
     recipe: dict[str, Any]
@@ -71,14 +71,14 @@ def read_run(folder: Path) -> Run:
     shape, recipe, step = _origin(metadata, path)
     net = shape.build()
     load_tensors(net, data, path)
-    if wrong := not_finite(net):
+    if wrong := nonfinite_tensor(net):
         raise WeightsError(f"{path}: {wrong} has values that are not finite; lower learning_rate and train again")
     return Run(tensors, shape, step, recipe, metadata["command"], metadata["photos"])
 
 
-def _origin(metadata: dict[str, str], path: Path) -> tuple[Shape, dict[str, Any], int]:
+def _origin(metadata: dict[str, str], path: Path) -> tuple[NetworkShape, dict[str, Any], int]:
     try:
-        shape = from_mapping(Shape, json.loads(metadata["shape"]), where=f"{path}, metadata shape")
+        shape = from_mapping(NetworkShape, json.loads(metadata["shape"]), where=f"{path}, metadata shape")
         recipe = dict(json.loads(metadata["recipe"]))
         str(recipe["task"])
         return shape, recipe, int(metadata["step"])
@@ -164,7 +164,7 @@ def export(
     return paths
 
 
-def with_entry(text: str, name: str, new: Entry, *, where: Path) -> str:
+def with_entry(text: str, name: str, new: RegistryEntry, *, where: Path) -> str:
     """Return the TOML text of a registry with an entry added or replaced; all else stays, comments too.
 
     Raises:
@@ -177,7 +177,7 @@ def with_entry(text: str, name: str, new: Entry, *, where: Path) -> str:
         _update(document[name], to_mapping(new))
         edited = tomlkit.dumps(document)
         before, after = tomllib.loads(text), tomllib.loads(edited)
-        sound = from_mapping(Entry, after[name], where=name) == new and {**before, name: after[name]} == after
+        sound = from_mapping(RegistryEntry, after[name], where=name) == new and {**before, name: after[name]} == after
     except (TOMLKitError, tomllib.TOMLDecodeError, RecipeError):
         sound = False
     if not sound:
@@ -223,7 +223,7 @@ def _check_words(name: str, licence: str, data: str) -> None:
 
 def _check_free(name: str, paths: Exported, replace: bool) -> None:
     """Raise if the export would replace what it may not."""
-    known = registry(paths.registry.parent) if paths.registry.exists() else {}
+    known = read_registry(paths.registry.parent) if paths.registry.exists() else {}
     for other, one in known.items():
         if other != name and (paths.registry.parent / one.file).resolve() == paths.weights.resolve():
             raise WeightsError(f"{paths.weights} belongs to [{other}] of {paths.registry}; give another --name")
@@ -233,8 +233,10 @@ def _check_free(name: str, paths: Exported, replace: bool) -> None:
         raise WeightsError(f"{what} is there already; --replace replaces it, or give another --name")
 
 
-def _entry(run: Run, paths: Exported, tensors: bytes, licence: str, data: str, scores: dict[str, float]) -> Entry:
-    return Entry(
+def _entry(
+    run: Run, paths: Exported, tensors: bytes, licence: str, data: str, scores: dict[str, float]
+) -> RegistryEntry:
+    return RegistryEntry(
         file=paths.weights.name,
         sha256=sha256(tensors),
         size_bytes=len(tensors),

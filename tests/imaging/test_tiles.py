@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from celebahq_builder.imaging.tiles import Network, Span, run_tiled, run_tiled_all, spans
 from celebahq_builder.models.autoencoder import Autoencoder
-from celebahq_builder.models.registry import load
+from celebahq_builder.models.registry import load_network
 from celebahq_builder.models.srgan import SRGenerator
 
 PHOTOS = Path(__file__).parents[1] / "sample" / "celeba" / "img_celeba"
@@ -247,7 +247,7 @@ def how(net: Autoencoder | SRGenerator, tile_px: int) -> dict[str, int]:
     ],
 )
 def test_batches_decide_nothing_in_bundled_networks(name: str, tile: int, sizes: list[tuple[int, int]]) -> None:
-    net = load(name)
+    net = load_network(name)
     names = ("000001.jpg", "000006.jpg", "000012.jpg", "000003.jpg")
     photos = [crop(file, *size) for file, size in zip(names, sizes, strict=True)]
     alone = [run_tiled(net, pixels, **how(net, tile)) for pixels in photos]
@@ -261,7 +261,7 @@ def test_batches_decide_nothing_in_bundled_networks(name: str, tile: int, sizes:
     ("name", "tile", "side"), [("denoiser", 160, 408), ("upscaler-psnr", 32, 100), ("upscaler-gan", 32, 100)]
 )
 def test_windows_do_not_show_in_bundled_networks(name: str, tile: int, side: int) -> None:
-    net, pixels = load(name), crop("000001.jpg", side, side)
+    net, pixels = load_network(name), crop("000001.jpg", side, side)
     found = run_tiled(net, pixels, **how(net, tile), batch=3)
     whole = untiled(net, pixels)
     assert (found - whole).abs().max() <= 1
@@ -273,7 +273,7 @@ def test_windows_do_not_show_in_bundled_networks(name: str, tile: int, side: int
 @pytest.mark.parametrize("name", ["denoiser", "upscaler-gan"])
 def test_small_photo_passes_as_it_is(name: str, size: tuple[int, int]) -> None:
     """Filling it up to the stride outside the network changes no bit of what the network itself would do."""
-    net, pixels = load(name), crop("000001.jpg", *size)
+    net, pixels = load_network(name), crop("000001.jpg", *size)
     x = (pixels[None] / 255).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         whole = net(x)[0].mul(255).round().clamp(0, 255)

@@ -18,13 +18,20 @@ from celebahq_builder.imaging.image_io import encode_jpeg
 from celebahq_builder.imaging.tiles import run_tiled
 from celebahq_builder.models import registry as registry_module
 from celebahq_builder.models.autoencoder import Autoencoder
-from celebahq_builder.models.registry import Shape, entry, load, load_tensors, read_verified, registry
+from celebahq_builder.models.registry import (
+    NetworkShape,
+    find_entry,
+    load_network,
+    load_tensors,
+    read_registry,
+    read_verified,
+)
 from celebahq_builder.models.srgan import SRGenerator
 
-SHAPES = {"small": Shape("srgan", (6,), (1,)), "cleaner": Shape("autoencoder", (4, 6, 8), (1, 1, 1))}
+SHAPES = {"small": NetworkShape("srgan", (6,), (1,)), "cleaner": NetworkShape("autoencoder", (4, 6, 8), (1, 1, 1))}
 
 
-def register(folder: Path, name: str, data: bytes, shape: Shape = SHAPES["small"], more: str = "") -> Path:
+def register(folder: Path, name: str, data: bytes, shape: NetworkShape = SHAPES["small"], more: str = "") -> Path:
     """A registry with one weight file."""
     file = folder / f"{name}.safetensors"
     file.write_bytes(data)
@@ -36,7 +43,7 @@ def register(folder: Path, name: str, data: bytes, shape: Shape = SHAPES["small"
     return file
 
 
-def weights(shape: Shape, seed: int = 0) -> dict[str, Tensor]:
+def weights(shape: NetworkShape, seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.randn(t.shape, generator=generator) for name, t in shape.build().state_dict().items()}
 
@@ -45,7 +52,7 @@ def weights(shape: Shape, seed: int = 0) -> dict[str, Tensor]:
 def test_round_trip(name: str, tmp_path: Path) -> None:
     tensors = weights(SHAPES[name])
     register(tmp_path, name, save(tensors), SHAPES[name])
-    net = load(name, folder=tmp_path)
+    net = load_network(name, folder=tmp_path)
     assert isinstance(net, SRGenerator if name == "small" else Autoencoder)
     assert all(torch.equal(net.state_dict()[key], value) for key, value in tensors.items())
     assert not net.training
@@ -55,7 +62,7 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
 
 def test_scores_of_a_weight_file(tmp_path: Path) -> None:
     register(tmp_path, "small", save(weights(SHAPES["small"])), more="\n[small.scores]\npsnr_y_db = 30\ngain = 0.5\n")
-    assert entry("small", tmp_path).scores == {"psnr_y_db": 30.0, "gain": 0.5}
+    assert find_entry("small", tmp_path).scores == {"psnr_y_db": 30.0, "gain": 0.5}
 
 
 def test_altered_file(tmp_path: Path) -> None:
@@ -65,26 +72,26 @@ def test_altered_file(tmp_path: Path) -> None:
     file.write_bytes(data)
     said = rf"small\.safetensors has SHA-256 {hashlib.sha256(data).hexdigest()}, the registry says "
     with pytest.raises(WeightsError, match=said):
-        load("small", folder=tmp_path)
+        load_network("small", folder=tmp_path)
 
 
 def test_truncated_file(tmp_path: Path) -> None:
     file = register(tmp_path, "small", save(weights(SHAPES["small"])))
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(WeightsError, match="altered or cut short"):
-        load("small", folder=tmp_path)
+        load_network("small", folder=tmp_path)
 
 
 def test_missing_file(tmp_path: Path) -> None:
     register(tmp_path, "small", b"").unlink()
     with pytest.raises(WeightsError, match=r"small\.safetensors cannot be read: No such file"):
-        load("small", folder=tmp_path)
+        load_network("small", folder=tmp_path)
 
 
 def test_unknown_name_lists_those_there_are(tmp_path: Path) -> None:
     register(tmp_path, "small", b"")
     with pytest.raises(WeightsError, match="no weights are called 'smal'; the registry has small"):
-        load("smal", folder=tmp_path)
+        load_network("smal", folder=tmp_path)
 
 
 class Planted:
@@ -113,7 +120,7 @@ def test_what_is_no_safetensors_file(kind: str, tmp_path: Path) -> None:
     }[kind]
     register(tmp_path, "small", data)
     with pytest.raises(WeightsError, match=r"small\.safetensors is not a safetensors file: "):
-        load("small", folder=tmp_path)
+        load_network("small", folder=tmp_path)
     assert not trap.exists()
 
 
@@ -121,8 +128,8 @@ def test_what_is_no_safetensors_file(kind: str, tmp_path: Path) -> None:
     "other",
     [
         weights(SHAPES["cleaner"]),
-        weights(Shape("srgan", (7,), (1,))),
-        weights(Shape("srgan", (6,), (2,))),
+        weights(NetworkShape("srgan", (7,), (1,))),
+        weights(NetworkShape("srgan", (6,), (2,))),
         {"head.weight": torch.zeros(6, 3, 3, 3)},
     ],
     ids=["architecture", "width", "more blocks", "too few tensors"],
@@ -130,7 +137,7 @@ def test_what_is_no_safetensors_file(kind: str, tmp_path: Path) -> None:
 def test_weights_of_another_network(other: dict[str, Tensor], tmp_path: Path) -> None:
     register(tmp_path, "small", save(other))
     with pytest.raises(WeightsError, match=r"small\.safetensors belongs to another network: \w+"):
-        load("small", folder=tmp_path)
+        load_network("small", folder=tmp_path)
 
 
 def test_file_on_disk_is_left_alone(tmp_path: Path) -> None:
@@ -158,37 +165,37 @@ def test_shape_that_fits_no_network(
     architecture: registry_module.Architecture, widths: tuple[int, ...], blocks: tuple[int, ...], said: str
 ) -> None:
     with pytest.raises(ValueError, match="^" + said.replace("[", r"\[")):
-        Shape(architecture, widths, blocks)
+        NetworkShape(architecture, widths, blocks)
 
 
 @pytest.mark.parametrize("text", ["small = 3", "[small]\nfile = 'x'", "[small]\nfil = 'x'", "small"])
 def test_malformed_registry(text: str, tmp_path: Path) -> None:
     (tmp_path / "registry.toml").write_text(text)
     with pytest.raises(RecipeError, match=r"registry\.toml"):
-        registry(tmp_path)
+        read_registry(tmp_path)
 
 
 def test_missing_registry(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"registry\.toml does not exist"):
-        registry(tmp_path)
+        read_registry(tmp_path)
 
 
 # --- The bundled weights ----------------------------------------------------------------------------------------
 
-NAMES = sorted(registry())
+NAMES = sorted(read_registry())
 
 
 def test_what_is_bundled() -> None:
-    kinds = {name: known.shape.architecture for name, known in registry().items()}
+    kinds = {name: known.shape.architecture for name, known in read_registry().items()}
     assert kinds["denoiser"] == "autoencoder"
     assert "srgan" in kinds.values()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bundled_file_is_the_registered_one(name: str) -> None:
-    known = entry(name)
+    known = find_entry(name)
     assert (bundled("pretrained") / known.file).stat().st_size == known.size_bytes
-    assert all(p.isfinite().all() and p.any() for p in load(name).parameters())
+    assert all(p.isfinite().all() and p.any() for p in load_network(name).parameters())
 
 
 def cut(left: int = 240, top: int = 150, side: int = 96) -> Tensor:
@@ -206,7 +213,7 @@ def compressed(pixels: Tensor, quality: int) -> Tensor:
 @pytest.mark.parametrize("name", NAMES)
 def test_tiles_of_bundled_networks_do_not_show(name: str) -> None:
     """With the context that the network asks for, the result is the untiled one's to a grey level."""
-    net = load(name)
+    net = load_network(name)
     scale = net.SCALE if isinstance(net, SRGenerator) else 1
     pixels = compressed(cut(side=192 // scale), 20)
     tile, all_of_it = (32, 4096)
@@ -222,11 +229,11 @@ def error(a: Tensor, b: Tensor) -> float:
     return float((a.float() - b.float()).square().mean())
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if entry(name).shape.architecture == "autoencoder"])
+@pytest.mark.parametrize("name", [name for name in NAMES if find_entry(name).shape.architecture == "autoencoder"])
 def test_bundled_denoiser_removes_artefacts(name: str) -> None:
     truth = cut()
     damaged = compressed(truth, 12)
-    net = load(name)
+    net = load_network(name)
     restored, untouched = (
         run_tiled(net, pixels, scale=1, tile_px=512, context_px=48, stride_px=8) for pixels in (damaged, truth)
     )
@@ -234,10 +241,10 @@ def test_bundled_denoiser_removes_artefacts(name: str) -> None:
     assert error(untouched, truth) < 0.3 * error(damaged, truth)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if entry(name).shape.architecture == "srgan"])
+@pytest.mark.parametrize("name", [name for name in NAMES if find_entry(name).shape.architecture == "srgan"])
 def test_bundled_upscaler_keeps_the_photo(name: str) -> None:
     """Reduced again, the enlarged photo is the photo."""
     small = torch.nn.functional.avg_pool2d(cut().float(), 2).round().to(torch.uint8)
-    large = run_tiled(load(name), small, scale=4, tile_px=512, context_px=16, stride_px=1)
+    large = run_tiled(load_network(name), small, scale=4, tile_px=512, context_px=16, stride_px=1)
     again = torch.nn.functional.avg_pool2d(large.float(), 4)
     assert error(again, small) < 0.05 * float(small.float().var())

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.models.registry import load
-from celebahq_builder.restoration.adversarial_training import Adversarial, AdversarialRecipe, ChainSettings
+from celebahq_builder.models.registry import load_network
+from celebahq_builder.restoration.adversarial_training import AdversarialRecipe, AdversarialTask, ChainSettings
 from celebahq_builder.restoration.loop import Phase, fit
 from celebahq_builder.training.distributed import ALONE
 
@@ -30,7 +30,7 @@ RECIPE = AdversarialRecipe(
 
 
 def train_adversarially(recipe: AdversarialRecipe, photos: Path, out: Path) -> Path:
-    return fit(Adversarial(recipe, photos, ALONE), out, ALONE)
+    return fit(AdversarialTask(recipe, photos, ALONE), out, ALONE)
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +52,15 @@ def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_cut_run_goes_on_to_the_same_bits(
     whole: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Adversarial.update
+    original = AdversarialTask.update
 
-    def update(task: Adversarial, step: int, drawn: Any) -> torch.Tensor:
+    def update(task: AdversarialTask, step: int, drawn: Any) -> torch.Tensor:
         if step == 2:
             raise KeyboardInterrupt
         return original(task, step, drawn)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Adversarial, "update", update)
+        patch.setattr(AdversarialTask, "update", update)
         with pytest.raises(KeyboardInterrupt):
             train_adversarially(RECIPE, photos, tmp_path)
     train_adversarially(RECIPE, photos, tmp_path)
@@ -72,7 +72,7 @@ def test_cut_run_goes_on_to_the_same_bits(
 
 def test_both_networks_move_from_where_they_start(whole: Path) -> None:
     state = load_file(whole / "checkpoint.safetensors")
-    start = load("upscaler-psnr").state_dict()
+    start = load_network("upscaler-psnr").state_dict()
     moved = [float((state[f"net.{key}"] - value).abs().max()) for key, value in start.items()]
     assert 0 < max(moved) < 3 * RECIPE.learning_rate * 1.2
     moments = {key: value for key, value in state.items() if key.startswith("discriminator.adam.exp_avg_sq.")}
@@ -107,13 +107,13 @@ def test_without_noise(photos: Path, tmp_path: Path) -> None:
 
 def test_start_must_be_an_upscaler(photos: Path) -> None:
     with pytest.raises(TrainingError, match="start = denoiser is of .*; wanted an upscaler without noise, or of 8"):
-        Adversarial(dataclasses.replace(RECIPE, start="denoiser"), photos, ALONE)
+        AdversarialTask(dataclasses.replace(RECIPE, start="denoiser"), photos, ALONE)
 
 
 def test_exported_weights_are_the_averaged_ones_mixed_and_levelled(photos: Path, tmp_path: Path) -> None:
     train_adversarially(dataclasses.replace(RECIPE, start_share=0.2, phases=(Phase(1, 16, 1),)), photos, tmp_path)
     state, exported = (load_file(tmp_path / f"{name}.safetensors") for name in ("checkpoint", "weights"))
-    start = load("upscaler-psnr").state_dict()
+    start = load_network("upscaler-psnr").state_dict()
     for key, value in exported.items():
         mixture = 0.8 * state[f"averaged.{key}"] + (0.2 * start[key] if key in start else 0)
         if key == "tail.bias":

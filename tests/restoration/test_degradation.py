@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from celebahq_builder.restoration.degradation import DegradationSettings, compressed_pair, jpeg, source_px
+from celebahq_builder.restoration.degradation import DegradationSettings, apply_jpeg, clean_crop_px, degraded_pair
 from celebahq_builder.restoration.photos import Pixels
 
 NEVER = DegradationSettings(clean_share=0, grey_share=0, twice_share=0, rescale_share=0, off_grid_share=0)
@@ -25,7 +25,7 @@ def photo(side: int, seed: int = 0) -> Pixels:
 def pair(patch_px: int, seed: int, base: DegradationSettings = NEVER, **changed: Any) -> tuple[Pixels, Pixels]:
     """A pair, from a clean crop that depends on the patch's size alone."""
     settings_ = dataclasses.replace(base, **changed)
-    return compressed_pair(photo(source_px(patch_px)), patch_px, settings_, np.random.default_rng(seed))
+    return degraded_pair(photo(clean_crop_px(patch_px)), patch_px, settings_, np.random.default_rng(seed))
 
 
 def distance(a: Pixels, b: Pixels) -> float:
@@ -52,10 +52,10 @@ def test_same_seed_same_pair() -> None:
 
 def test_one_compression_on_the_grid() -> None:
     """The patch is the corner of the compressed image, so that its blocks are where the network expects them."""
-    room = photo(source_px(32))[: 32 + 32, : 32 + 32]
+    room = photo(clean_crop_px(32))[: 32 + 32, : 32 + 32]
     damaged, clean = pair(32, 5, quality_min=30, quality_max=30, sampling_shares=(1.0, 0.0, 0.0))
     np.testing.assert_array_equal(clean, room[:32, :32])
-    np.testing.assert_array_equal(damaged, jpeg(room, 30)[:32, :32])
+    np.testing.assert_array_equal(damaged, apply_jpeg(room, 30)[:32, :32])
 
 
 def test_twice_compressed_on_shifted_grids() -> None:
@@ -74,14 +74,14 @@ def test_rescaled_images_show_more_of_the_scene() -> None:
         return float(np.mean([np.abs(np.diff(p.astype(int), axis=0)).mean() for p in images]))
 
     assert detail(clean) > 1.1 * detail(plain)
-    whole = photo(source_px(32))
+    whole = photo(clean_crop_px(32))
     windows = np.lib.stride_tricks.sliding_window_view(whole, (32, 32), axis=(0, 1))
     assert all((windows == image.transpose(2, 0, 1)).all(axis=(2, 3, 4)).any() for image in plain)
     assert not any((windows == image.transpose(2, 0, 1)).all(axis=(2, 3, 4)).any() for image in clean)
 
 
 def test_off_grid_cuts() -> None:
-    whole = photo(source_px(16))
+    whole = photo(clean_crop_px(16))
     corner = whole[:16, :16]
     moved = [not np.array_equal(pair(16, seed, off_grid_share=1)[1], corner) for seed in range(40)]
     assert sum(moved) > 35
@@ -124,13 +124,13 @@ def test_qualities_span_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
     from celebahq_builder.restoration import degradation
 
     seen = []
-    original = jpeg
+    original = apply_jpeg
 
     def spy(pixels: Pixels, quality: int, sampling: int) -> Pixels:
         seen.append((quality, sampling))
         return original(pixels, quality, sampling)
 
-    monkeypatch.setattr(degradation, "jpeg", spy)
+    monkeypatch.setattr(degradation, "apply_jpeg", spy)
     for seed in range(300):
         pair(16, seed, quality_min=40, quality_max=44, sampling_shares=(0.5, 0.2, 0.3))
     assert {quality for quality, _ in seen} == {40, 41, 42, 43, 44}
@@ -147,10 +147,10 @@ def test_jpeg_keeps_colours_in_their_places() -> None:
     """Red stays red: RGB in, RGB out; and full chroma keeps colours that 4:2:0 mixes."""
     red = np.zeros((16, 16, 3), np.uint8)
     red[..., 0] = 200
-    assert distance(jpeg(red, 95), red) < 3
+    assert distance(apply_jpeg(red, 95), red) < 3
     checks = red * (np.indices((16, 16)).sum(axis=0) % 2).astype(np.uint8)[..., None]
-    full = distance(jpeg(checks, 98, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444), checks)
-    assert full < 0.5 * distance(jpeg(checks, 98), checks)
+    full = distance(apply_jpeg(checks, 98, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444), checks)
+    assert full < 0.5 * distance(apply_jpeg(checks, 98), checks)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from celebahq_builder.models.registry import load
+from celebahq_builder.models.registry import load_network
 from celebahq_builder.models.srgan import SRGenerator
 from celebahq_builder.restoration.adversarial_training import interpolate_weights, phase_means, remove_subpixel_bias
 
@@ -21,7 +21,7 @@ def pairs() -> Pairs:
 
 def network() -> SRGenerator:
     net = SRGenerator(48, 6, 8)
-    net.load_state_dict(net.state_dict() | load("upscaler-psnr").state_dict())
+    net.load_state_dict(net.state_dict() | load_network("upscaler-psnr").state_dict())
     return net.requires_grad_(False)
 
 
@@ -49,7 +49,7 @@ def test_levelling_takes_a_checkerboard_away_and_leaves_the_mean(pairs: Pairs) -
 
 
 def test_a_mixture_lies_between_and_the_noise_counts_as_zero_in_the_start() -> None:
-    net, start = network(), load("upscaler-psnr").state_dict()
+    net, start = network(), load_network("upscaler-psnr").state_dict()
     with torch.no_grad():
         for value in net.parameters():
             value.add_(0.1)

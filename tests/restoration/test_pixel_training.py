@@ -19,16 +19,16 @@ from scipy.ndimage import gaussian_filter
 
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.models.registry import Shape, entry, load
+from celebahq_builder.models.registry import NetworkShape, find_entry, load_network
 from celebahq_builder.restoration import checkpoint
 from celebahq_builder.restoration.degradation import DegradationSettings
 from celebahq_builder.restoration.loop import Phase, fit
-from celebahq_builder.restoration.pixel_training import Restoration, RestorationRecipe
+from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask
 from celebahq_builder.training.distributed import ALONE
 
-DENOISE = RestorationRecipe(
+DENOISE = PixelRecipe(
     task="denoise",
-    net=Shape("autoencoder", (4, 6, 8), (1, 1, 1)),
+    net=NetworkShape("autoencoder", (4, 6, 8), (1, 1, 1)),
     phases=(Phase(4, 16, 2), Phase(3, 32, 1)),
     learning_rate=0.05,
     held_out=2,
@@ -36,13 +36,13 @@ DENOISE = RestorationRecipe(
     bf16=False,
 )
 UPSCALE = dataclasses.replace(
-    DENOISE, task="upscale", net=Shape("srgan", (6,), (1,)), phases=(Phase(3, 16, 2), Phase(2, 32, 1))
+    DENOISE, task="upscale", net=NetworkShape("srgan", (6,), (1,)), phases=(Phase(3, 16, 2), Phase(2, 32, 1))
 )
 RECIPES = {"denoise": DENOISE, "upscale": UPSCALE}
 
 
-def train(recipe: RestorationRecipe, photos: Path, out: Path, workers: int = 0) -> Path:
-    return fit(Restoration(recipe, photos, ALONE), out, ALONE, workers=workers)
+def train(recipe: PixelRecipe, photos: Path, out: Path, workers: int = 0) -> Path:
+    return fit(PixelTask(recipe, photos, ALONE), out, ALONE, workers=workers)
 
 
 @pytest.fixture(autouse=True)
@@ -96,14 +96,14 @@ class Cut(Exception):
 
 
 def cut_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Restoration.update
+    original = PixelTask.update
 
-    def update(task: Restoration, at: int, drawn: Any) -> torch.Tensor:
+    def update(task: PixelTask, at: int, drawn: Any) -> torch.Tensor:
         if at == step:
             raise Cut
         return original(task, at, drawn)
 
-    monkeypatch.setattr(Restoration, "update", update)
+    monkeypatch.setattr(PixelTask, "update", update)
 
 
 @pytest.mark.parametrize("steps", [[1], [2], [3], [3, 4]])
@@ -205,7 +205,7 @@ def test_seed_decides(whole_run: tuple[str, Path], photos: Path, tmp_path: Path)
     [
         ({"learning_rate": 0.01}, "learning_rate = 0.05, this run asks 0.01"),
         ({"seed": 3}, "seed = 0, this run asks 3"),
-        ({"net": Shape("autoencoder", (4, 6, 10), (1, 1, 1))}, "net.widths = "),
+        ({"net": NetworkShape("autoencoder", (4, 6, 10), (1, 1, 1))}, "net.widths = "),
         ({"phases": (Phase(9, 16, 2),)}, "phases = "),
         ({"degradation": DegradationSettings(quality_min=20)}, "degradation.quality_min = 8, this run asks 20"),
     ],
@@ -248,9 +248,9 @@ def test_denoiser_learns(tmp_path: Path) -> None:
     for i in range(4):
         cells = np.random.default_rng(i).integers(0, 2, (30, 30, 1), dtype=np.uint8) * np.uint8(255)
         Image.fromarray(np.kron(cells, np.ones((4, 4, 3), np.uint8))).save(folder / f"{i}.png")
-    recipe = RestorationRecipe(
+    recipe = PixelRecipe(
         task="denoise",
-        net=Shape("autoencoder", (12, 12, 12), (1, 1, 1)),
+        net=NetworkShape("autoencoder", (12, 12, 12), (1, 1, 1)),
         phases=(Phase(60, 16, 8),),
         learning_rate=0.02,
         ema=0.9,
@@ -296,7 +296,7 @@ def test_held_out_photos_of_odd_sizes(name: str, tmp_path: Path) -> None:
 
 def test_batches_depend_on_the_step_alone(photos: Path) -> None:
     for recipe in RECIPES.values():
-        task = Restoration(recipe, photos, ALONE)
+        task = PixelTask(recipe, photos, ALONE)
         first, again, other = task.draw(2), task.draw(2), task.draw(1)
         assert all(
             np.array_equal(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True)
@@ -308,7 +308,7 @@ def test_batches_depend_on_the_step_alone(photos: Path) -> None:
     ("name", "step", "count", "side"), [("denoise", 3, 2, 16), ("denoise", 4, 1, 32), ("upscale", 2, 2, 64)]
 )
 def test_batches_are_those_of_the_phase(name: str, step: int, count: int, side: int, photos: Path) -> None:
-    damaged, clean = Restoration(RECIPES[name], photos, ALONE).draw(step)
+    damaged, clean = PixelTask(RECIPES[name], photos, ALONE).draw(step)
     assert [image.shape for image in clean] == [(side, side, 3)] * count
     assert len(damaged) == (0 if name == "upscale" else count)
     for a, b in zip(damaged, clean, strict=False):
@@ -335,10 +335,10 @@ def test_other_photos_are_refused(photos: Path, tmp_path: Path) -> None:
 
 
 def test_start_goes_on_from_registered_weights(photos: Path, tmp_path: Path) -> None:
-    bundled = entry("denoiser").shape
+    bundled = find_entry("denoiser").shape
     recipe = dataclasses.replace(DENOISE, net=bundled, start="denoiser", learning_rate=1e-9, phases=(Phase(1, 16, 1),))
     train(recipe, photos, tmp_path / "out")
-    trained, known = load_file(tmp_path / "out" / "weights.safetensors"), load("denoiser").state_dict()
+    trained, known = load_file(tmp_path / "out" / "weights.safetensors"), load_network("denoiser").state_dict()
     assert trained.keys() == known.keys()
     assert all(torch.allclose(trained[key], known[key], atol=1e-6) for key in known)
     with pytest.raises(TrainingError, match=r"start = denoiser is Shape\(.*32, 64, 96.*the recipe's net is"):
@@ -348,7 +348,7 @@ def test_start_goes_on_from_registered_weights(photos: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_rmse_loss_by_hand(scale: float, photos: Path) -> None:
     """Two images whose errors are 2 and 6 grey levels: the mean of the two, not the root of the mean square."""
-    task = Restoration(dataclasses.replace(DENOISE, loss="rmse"), photos, ALONE)
+    task = PixelTask(dataclasses.replace(DENOISE, loss="rmse"), photos, ALONE)
     clean = torch.zeros(2, 3, 8, 8)
     restored = torch.stack([torch.full((3, 8, 8), 2 / 255), torch.full((3, 8, 8), -6 / 255)]) * scale
     assert float(task._loss(restored, clean)) * 255 == pytest.approx(4 * scale, abs=0.02)

@@ -18,7 +18,16 @@ from torch import Tensor
 from celebahq_builder import cli
 from celebahq_builder.config import bundled
 from celebahq_builder.errors import CelebAHQError, FingerprintMismatch, RecipeError, WeightsError
-from celebahq_builder.models.registry import Shape, entry, load, locate, parameters, registry, table, verify
+from celebahq_builder.models.registry import (
+    NetworkShape,
+    find_entry,
+    load_network,
+    locate,
+    parameter_count,
+    read_registry,
+    table_lines,
+    verify_weights,
+)
 from celebahq_builder.pipeline.networks import network
 from celebahq_builder.pipeline.stages import denoise, upscale
 from celebahq_builder.pipeline.workspace import Workspace
@@ -27,7 +36,7 @@ from celebahq_builder.restoration.publish import METADATA, Exported, export, wit
 from tests.cli.test_cli import celebahq, one_line_error, run
 from tests.conftest import SAMPLE, TINY, build_tiny
 
-SHAPES = {"denoise": Shape("autoencoder", (4, 6, 8), (1, 1, 2)), "upscale": Shape("srgan", (6,), (1,))}
+SHAPES = {"denoise": NetworkShape("autoencoder", (4, 6, 8), (1, 1, 2)), "upscale": NetworkShape("srgan", (6,), (1,))}
 
 RECIPES: dict[str, dict[str, Any]] = {
     "denoise": {
@@ -48,7 +57,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 SAID = {"licence": "CC0", "data": "nothing | real"}
 
 
-def tensors(shape: Shape, seed: int = 0) -> dict[str, Tensor]:
+def tensors(shape: NetworkShape, seed: int = 0) -> dict[str, Tensor]:
     """Weights of a network that changes its input a little; the same for the same seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -83,10 +92,12 @@ def two(tmp_path: Path) -> Path:
 
 def reregister(folder: Path, name: str, **changed: Any) -> None:
     """Change an entry of a registry, its hash and size to those of its file."""
-    data = (folder / entry(name, folder).file).read_bytes()
+    data = (folder / find_entry(name, folder).file).read_bytes()
     true = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)} | changed
     path = folder / "registry.toml"
-    path.write_text(with_entry(path.read_text(), name, dataclasses.replace(entry(name, folder), **true), where=path))
+    path.write_text(
+        with_entry(path.read_text(), name, dataclasses.replace(find_entry(name, folder), **true), where=path)
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -98,14 +109,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_name_with_folder_is_the_entry_of_its_registry(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = f"{two}/cleaner"
-    assert entry(address) == registry(two)["cleaner"]
-    assert entry(address, folder=bundled("pretrained")) == entry("cleaner", two)
+    assert find_entry(address) == read_registry(two)["cleaner"]
+    assert find_entry(address, folder=bundled("pretrained")) == find_entry("cleaner", two)
     expected = tensors(SHAPES["denoise"])
-    assert all(torch.equal(value, expected[key]) for key, value in load(address).state_dict().items())
+    assert all(torch.equal(value, expected[key]) for key, value in load_network(address).state_dict().items())
     monkeypatch.chdir(two.parent)
-    assert entry("two/cleaner") == entry("./two/cleaner") == entry(address)
+    assert find_entry("two/cleaner") == find_entry("./two/cleaner") == find_entry(address)
     monkeypatch.chdir(two)
-    assert entry("./cleaner") == entry(address)
+    assert find_entry("./cleaner") == find_entry(address)
 
 
 @pytest.mark.parametrize(
@@ -118,14 +129,14 @@ def test_parts_of_an_address(name: str, place: str | None, own: str) -> None:
 
 def test_addresses_that_lead_nowhere(two: Path) -> None:
     with pytest.raises(WeightsError, match=rf"called '{two}/clean'; the registry has cleaner, grower \({two}/registry"):
-        entry(f"{two}/clean")
+        find_entry(f"{two}/clean")
     with pytest.raises(WeightsError, match=rf"'{two}/no/a' were looked for in {two}/no/registry\.toml, .* denoiser"):
-        load(f"{two}/no/a")
+        load_network(f"{two}/no/a")
     with pytest.raises(WeightsError, match="the registry has denoiser, .*or DIR/NAME"):
-        entry("cleaner")
+        find_entry("cleaner")
     (two / "registry.toml").write_bytes(b"\xff")
     with pytest.raises(RecipeError, match=r"registry\.toml cannot be read as TOML"):
-        entry(f"{two}/cleaner")
+        find_entry(f"{two}/cleaner")
 
 
 def test_stage_refuses_weights_of_the_other_network(two: Path) -> None:
@@ -138,8 +149,8 @@ def test_stage_refuses_weights_of_the_other_network(two: Path) -> None:
 
 def test_table_of_a_registry(two: Path) -> None:
     reregister(two, "grower", scores={"a": 1.5, "b": 2.0, "c": 3.25, "d": 4.0, "e": 5.0})
-    size = entry("cleaner", two).size_bytes / 1e6
-    head, first, second = table(two)
+    size = find_entry("cleaner", two).size_bytes / 1e6
+    head, first, second = table_lines(two)
     assert head.split() == ["name", "network", "parameters", "size", "licence", "scores"]
     assert first.split("  ")[:2] == ["cleaner", "autoencoder 4/6/8, 1/1/2 blocks"]
     count = sum(t.numel() for t in tensors(SHAPES["denoise"]).values())
@@ -151,9 +162,9 @@ def test_table_of_a_registry(two: Path) -> None:
 def test_bundled_weights_are_listed_and_sound() -> None:
     runner = CliRunner()
     listed = runner.invoke(cli.celebahq, ["weights", "list"]).output
-    assert [line.split()[0] for line in listed.splitlines()[1:]] == list(registry())
+    assert [line.split()[0] for line in listed.splitlines()[1:]] == list(read_registry())
     checked = runner.invoke(cli.celebahq, ["weights", "verify"])
-    assert (checked.exit_code, checked.output) == (0, "".join(f"{name}: sound\n" for name in registry()))
+    assert (checked.exit_code, checked.output) == (0, "".join(f"{name}: sound\n" for name in read_registry()))
 
 
 def alter(path: Path) -> None:
@@ -178,18 +189,18 @@ def with_nan(path: Path) -> None:
         (with_nan, {}, "down1.bias has values that are not finite"),
         (lambda path: save_file(tensors(SHAPES["upscale"]), path), {}, "belongs to another network"),
         (lambda path: path.write_bytes(b"nonsense"), {}, "is not a safetensors file"),
-        (lambda path: None, {"shape": Shape("autoencoder", (4, 6, 8), (1, 1, 1))}, "belongs to another network"),
+        (lambda path: None, {"shape": NetworkShape("autoencoder", (4, 6, 8), (1, 1, 1))}, "belongs to another network"),
     ],
     ids=["altered", "cut", "size", "missing", "NaN", "foreign", "nonsense", "shape"],
 )
 def test_verify_says_what_is_wrong_and_goes_on(
     harm: Any, registered: dict[str, Any] | None, said: str, two: Path
 ) -> None:
-    assert list(verify(folder=two)) == [("cleaner", ""), ("grower", "")]
+    assert list(verify_weights(folder=two)) == [("cleaner", ""), ("grower", "")]
     harm(two / "cleaner.safetensors")
     if registered is not None:
         reregister(two, "cleaner", **registered)
-    (first, problem), second = verify(folder=two)
+    (first, problem), second = verify_weights(folder=two)
     assert (first, second) == ("cleaner", ("grower", ""))
     assert said in problem
     assert str(two / "cleaner.safetensors") in problem
@@ -232,7 +243,7 @@ def test_exported_weights_are_those_of_the_run(tmp_path: Path) -> None:
     assert all(torch.equal(stored[key], original[key]) for key in original)
     with safe_open(made.weights, "pt") as file:
         assert file.metadata() == {"step": "40"}
-    known = entry("mine", tmp_path / "to")
+    known = find_entry("mine", tmp_path / "to")
     assert known.file == "mine.safetensors"
     assert known.sha256 == hashlib.sha256(made.weights.read_bytes()).hexdigest()
     assert known.size_bytes == made.weights.stat().st_size
@@ -292,8 +303,8 @@ def test_replacing_is_refused_until_asked_for(tmp_path: Path) -> None:
         export(newer, "mine", to, **SAID)
     assert contents(to) == before
     export(newer, "mine", to, **SAID, replace=True)
-    assert list(registry(to)) == ["mine"]
-    assert torch.equal(load(f"{to}/mine").state_dict()["tail.bias"], tensors(SHAPES["denoise"], 1)["tail.bias"])
+    assert list(read_registry(to)) == ["mine"]
+    assert torch.equal(load_network(f"{to}/mine").state_dict()["tail.bias"], tensors(SHAPES["denoise"], 1)["tail.bias"])
 
 
 @pytest.mark.parametrize("file", ["mine.safetensors", "mine.md"])
@@ -370,14 +381,14 @@ command = "none"
 
 def test_registry_keeps_its_comments(tmp_path: Path) -> None:
     (tmp_path / "registry.toml").write_text(REGISTRY)
-    second = registry(tmp_path)["second"]
-    new = dataclasses.replace(entry("first", tmp_path), sha256="22", scores={"psnr_db": 32.5, "new_db": 0.5})
+    second = read_registry(tmp_path)["second"]
+    new = dataclasses.replace(find_entry("first", tmp_path), sha256="22", scores={"psnr_db": 32.5, "new_db": 0.5})
     edited = with_entry(REGISTRY, "first", new, where=tmp_path)
     assert edited == REGISTRY.replace('"00"', '"22"').replace("31.0", "32.5").replace("other_db = 2", "new_db = 0.5")
     added = with_entry(REGISTRY, "third", new, where=tmp_path)
     assert added.startswith(REGISTRY)
     (tmp_path / "registry.toml").write_text(added)
-    assert registry(tmp_path) == {"first": entry("first", tmp_path), "second": second, "third": new}
+    assert read_registry(tmp_path) == {"first": find_entry("first", tmp_path), "second": second, "third": new}
 
 
 @pytest.mark.parametrize(
@@ -395,7 +406,7 @@ def test_registry_keeps_its_comments(tmp_path: Path) -> None:
 def test_registries_of_any_layout(text: str, tmp_path: Path) -> None:
     """Whatever the layout: edited right, or refused."""
     (tmp_path / "registry.toml").write_text(REGISTRY)
-    new = dataclasses.replace(entry("first", tmp_path), data='a "b" \\ c', scores={"psnr_db": 32.5, "new_db": 0.5})
+    new = dataclasses.replace(find_entry("first", tmp_path), data='a "b" \\ c', scores={"psnr_db": 32.5, "new_db": 0.5})
     before = tomllib.loads(text)
     edited = with_entry(text, "first", new, where=tmp_path)
     after = tomllib.loads(edited)
@@ -521,7 +532,7 @@ def test_scores_of_a_flat_file(tmp_path: Path) -> None:
     path = tmp_path / "scores.json"
     path.write_text('{"live1_q10_gain_db": 1.23456789, "Set5 (5): Y-PSNR": 31}')
     export(trained(tmp_path / "run"), "mine", tmp_path / "to", **SAID, scores=path)
-    assert entry("mine", tmp_path / "to").scores == {"live1_q10_gain_db": 1.23457, "set5_5_y_psnr": 31.0}
+    assert find_entry("mine", tmp_path / "to").scores == {"live1_q10_gain_db": 1.23457, "set5_5_y_psnr": 31.0}
     text = (tmp_path / "to" / "mine.md").read_text()
     assert "From `scores.json`:\n\n| figure | value |\n|---|---|\n| live1_q10_gain_db | 1.23457 |\n" in text
 
@@ -535,7 +546,7 @@ def test_scores_of_a_benchmark(tmp_path: Path) -> None:
     ]
     path.write_text(json.dumps(rows))
     export(trained(tmp_path / "run"), "mine", tmp_path / "to", **SAID, scores=path)
-    assert entry("mine", tmp_path / "to").scores == {
+    assert find_entry("mine", tmp_path / "to").scores == {
         "live1_29_jpeg_10_mean_gain_db": 1.1,
         "jpeg_20_db": 1.3,
         "texture": 7.0,
@@ -614,13 +625,13 @@ def test_cost_of_the_autoencoder_by_hand(widths: tuple[int, ...], blocks: tuple[
     quarter = 4 * a * b + 2 * j * 2 * 9 * b * b + 4 * a * b  # way down, two stacks; way up: 1 tap per result pixel
     eighth = 4 * b * c + k * 2 * 9 * c * c + 4 * b * c
     mega = half / 4 + quarter / 16 + eighth / 64
-    assert gflop_per_megapixel(Shape("autoencoder", widths, blocks)) == pytest.approx(2 * mega / 1000)
+    assert gflop_per_megapixel(NetworkShape("autoencoder", widths, blocks)) == pytest.approx(2 * mega / 1000)
 
 
 def test_cost_of_the_generator_by_hand() -> None:
     per_pixel = 9 * 3 * 5 + 4 * 2 * 9 * 5 * 5 + 9 * 5 * 48
-    assert gflop_per_megapixel(Shape("srgan", (5,), (4,))) == pytest.approx(2 * per_pixel / 1000)
-    assert parameters(Shape("srgan", (5,), (4,))) == per_pixel + 5 + 4 * 2 * 5 + 48
+    assert gflop_per_megapixel(NetworkShape("srgan", (5,), (4,))) == pytest.approx(2 * per_pixel / 1000)
+    assert parameter_count(NetworkShape("srgan", (5,), (4,))) == per_pixel + 5 + 4 * 2 * 5 + 48
 
 
 # --- From a training's folder to a build ------------------------------------------------------------------------
@@ -642,7 +653,7 @@ def test_from_a_run_to_a_build(tmp_path: Path) -> None:
     assert "2 photos: 2 kept" in built.stdout
     plan = json.loads(Workspace(out).stage("align").plan_path.read_text())
     denoised = next(one for one in plan["ingredients"] if one["name"] == "denoise")
-    assert denoised["weights_sha256"] == entry("mine", to).sha256
+    assert denoised["weights_sha256"] == find_entry("mine", to).sha256
     assert "is there already; --replace" in one_line_error(celebahq(*asked))
 
 
