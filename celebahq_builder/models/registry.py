@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from celebahq_builder.models.autoencoder import Autoencoder
     from celebahq_builder.models.srgan import SRGenerator
 
-    Network = Autoencoder | SRGenerator
-
 REGISTRY_FILE = "registry.toml"
 
 Architecture = Literal["autoencoder", "srgan"]
@@ -51,7 +49,7 @@ class NetworkShape:
                 f"got widths = {list(self.widths)}, blocks = {list(self.blocks)}"
             )
 
-    def build(self) -> Network:
+    def build(self) -> Autoencoder | SRGenerator:
         """Return the network with random weights."""
         from celebahq_builder.models.autoencoder import Autoencoder
         from celebahq_builder.models.srgan import SRGenerator
@@ -143,7 +141,9 @@ def find_entry(name: str, folder: Path | None = None) -> RegistryEntry:
 # --- Loading ----------------------------------------------------------------------------------------------------
 
 
-def load_network(name: str, device: torch.device | str = "cpu", folder: Path | None = None) -> Network:
+def load_network(
+    name: str, device: torch.device | str = "cpu", folder: Path | None = None
+) -> Autoencoder | SRGenerator:
     """Return a network with its verified weights, in eval mode, without gradients, in channels-last memory format.
 
     Args:

@@ -1,4 +1,4 @@
-"""The training loop of the restoration networks."""
+"""Training of a restoration network from a recipe: batches, validations, checkpoints."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import copy
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +19,76 @@ import numpy as np
 import torch
 from torch import nn
 
-from celebahq_builder.errors import TrainingError
+from celebahq_builder.config import load, read_toml
+from celebahq_builder.errors import RecipeError, TrainingError
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.parallel import run_threads
+from celebahq_builder.restoration.adversarial_training import AdversarialRecipe, AdversarialTask
 from celebahq_builder.restoration.photos import Pixels
+from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask
 from celebahq_builder.restoration.task import SampleRows, Task
 from celebahq_builder.restoration.trained_weights import FILE, TrainedWeights
 from celebahq_builder.storage import write_atomic
 from celebahq_builder.training.checkpoint import CheckpointFolder
-from celebahq_builder.training.distributed import World
+from celebahq_builder.training.distributed import World, joined
 from celebahq_builder.training.logger import TrainingLogger
 
 log = logging.getLogger(__name__)
 
 GRID_GAP_PX = 4
 """White pixels between sample images."""
+
+
+def train(
+    kind: str,
+    photos: Path,
+    out: Path,
+    recipe: Path,
+    *,
+    start: str | None = None,
+    device: str = "auto",
+    threads: int = 1,
+    workers: int | None = None,
+) -> Path:
+    """Train the network that a recipe describes, or resume its training.
+
+    Args:
+        kind: prefix of the recipe's key ``task``: ``denoise`` or ``upscale``.
+        photos: folder of clean photos.
+        out: folder of the run. If it holds a run with the same recipe and photos, that run is resumed.
+        recipe: path of the training recipe.
+        start: weights to start from, NAME or DIR/NAME of a registry, instead of those of the recipe.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. Under torchrun each process has its own device.
+        threads: CPU threads of torch. Their number changes the last bits of the result.
+        workers: threads that prepare batches ahead. Default: none on a CPU, up to 8 with a GPU.
+
+    Returns:
+        Path of the best weights.
+
+    Raises:
+        RecipeError: the recipe is malformed, or of another kind of training.
+        TrainingError: the photos cannot be used, the run has another recipe or other photos, or a loss is not finite.
+        WeightsError: the weights to start from are unknown or damaged.
+    """
+    torch.set_num_threads(threads)
+    with joined(device) as world:
+        task = _task(kind, photos, recipe, start, world)
+        if workers is None:
+            workers = 0 if world.device.type == "cpu" else min(8, max(os.cpu_count() or 1, 2))
+        name = f"train-{'denoiser' if kind == 'denoise' else 'upscaler'}"
+        command = f"celebahq {name} PHOTOS --recipe {recipe.stem}" + (f" --start {start}" if start else "")
+        return fit(task, out, world, command=command, workers=workers)
+
+
+def _task(kind: str, photos: Path, path: Path, start: str | None, world: World) -> Task:
+    found = str(read_toml(path).get("task", ""))
+    if not found.startswith(kind):
+        raise RecipeError(f"{path}: task = {found}; this command trains task = {kind}, choose another `recipe`")
+    if found == "upscale-adversarially":
+        adversarial = load(AdversarialRecipe, path)
+        return AdversarialTask(replace(adversarial, start=start or adversarial.start), photos, world)
+    recipe = load(PixelRecipe, path)
+    return PixelTask(replace(recipe, start=start or recipe.start), photos, world)
 
 
 def fit(task: Task, out: Path, world: World, *, command: str = "", workers: int = 0) -> Path:
