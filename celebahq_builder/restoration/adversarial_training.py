@@ -117,7 +117,7 @@ class AdversarialTask(Task):
     Args:
         recipe: settings.
         photos: folder of clean photos.
-        world: the processes that share each batch, and the device of this one.
+        context: the processes that share each batch, and the device of this one.
 
     Raises:
         TrainingError: the photos cannot be used, or the weights to start from are not those of an upscaler.
@@ -125,9 +125,9 @@ class AdversarialTask(Task):
 
     loss_names = ("pixel", "texture", "feature", "adversarial", "discriminator")
 
-    def __init__(self, recipe: AdversarialRecipe, photos: Path, world: World) -> None:
+    def __init__(self, recipe: AdversarialRecipe, photos: Path, context: World) -> None:
         self.recipe: AdversarialRecipe = recipe
-        self.world, device = world, world.device
+        self.context, device = context, context.device
         start = find_entry(recipe.start)
         if start.shape.architecture != "srgan" or start.shape.widths[1:] not in ((), (recipe.noise,)):
             expected = f"an upscaler without noise, or with {recipe.noise} channels of it"
@@ -160,7 +160,7 @@ class AdversarialTask(Task):
         recipe, phase = self.recipe, self.recipe.phase_at(step)
         compressed = np.random.default_rng((recipe.seed, step)).random() < recipe.chain.share
         inputs, targets = [], []
-        for i in self.world.share(phase.batch):
+        for i in self.context.share(phase.batch):
             rng = np.random.default_rng((recipe.seed, step, i))
             targets.append(self.photos.crop(rng, 4 * phase.patch_px))
             if compressed:
@@ -171,7 +171,7 @@ class AdversarialTask(Task):
 
     def training_step(self, step: int, batch: Batch) -> Tensor:
         """Update both networks once; see `Task.training_step`."""
-        recipe, device = self.recipe, self.world.device
+        recipe, device = self.recipe, self.context.device
         targets = to_tensor(batch[1], device)
         inputs = self._denoise(to_tensor(batch[0], device)) if batch[0] else downscale_4x(targets)
         share = len(targets) / recipe.phase_at(step).batch
@@ -195,7 +195,7 @@ class AdversarialTask(Task):
         loss = recipe.pixel_weight * pixel + recipe.texture_weight * texture + (fake * gradient).sum()
         generator_adam.zero_grad(set_to_none=True)
         (loss * share).backward()
-        self.world.sum_gradients(self.generator)
+        self.context.sum_gradients(self.generator)
         nn.utils.clip_grad_norm_(self.generator.parameters(), 0.5)
         for group in generator_adam.param_groups:
             group["lr"] = recipe.learning_rate_at(step)
@@ -203,13 +203,13 @@ class AdversarialTask(Task):
         # --- Discriminator
         hinge = F.relu(1 - real_logits.float()).mean() + F.relu(1 + fake_logits.float()).mean()
         (hinge * share).backward()  # type: ignore[no-untyped-call]
-        self.world.sum_gradients(self.discriminator)
+        self.context.sum_gradients(self.discriminator)
         discriminator_adam.step()
         return torch.stack([pixel, texture, feature, adversarial, hinge]).detach()
 
     def _texture_loss(self, step: int, fake: Tensor, targets: Tensor) -> Tensor:
         seed = (self.recipe.seed, step, TEXTURE_STREAM)
-        images = self.world.share(self.recipe.phase_at(step).batch)
+        images = self.context.share(self.recipe.phase_at(step).batch)
         directions = random_directions(3 * PATCH_PX**2, np.random.default_rng(seed), TEXTURE_DIRECTIONS)
         rngs = [np.random.default_rng((*seed, i)) for i in images]
         return texture_loss(fake, targets, rngs, directions.to(fake.device))
@@ -224,7 +224,7 @@ class AdversarialTask(Task):
     @torch.inference_mode()
     def validate(self, net: nn.Module) -> tuple[Scores, SampleRows]:
         """Return luma PSNR, spectrum error and texture distance on the held-out photos, and sample images."""
-        device = self.world.device
+        device = self.context.device
         targets = [to_tensor([crop], device) for crop in self.photos.validation_crops]
         results = [net(downscale_4x(target)).mul(255).round().clamp(0, 255)[0] for target in targets]
         truths = [target[0] * 255 for target in targets]
@@ -255,7 +255,7 @@ class AdversarialTask(Task):
         rng = np.random.default_rng((self.recipe.seed, BIAS_STREAM))
         for _ in range(BIAS_BATCHES):
             crops = [self.photos.crop(rng, self.crop_px) for _ in range(BIAS_BATCH)]
-            targets = to_tensor(crops, self.world.device)
+            targets = to_tensor(crops, self.context.device)
             yield downscale_4x(targets), targets
 
 

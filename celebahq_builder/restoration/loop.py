@@ -71,27 +71,27 @@ def train(
         WeightsError: the weights to start from are unknown or damaged.
     """
     torch.set_num_threads(threads)
-    with joined(device) as world:
-        task = _task(kind, photos, recipe, start, world)
+    with joined(device) as context:
+        task = _task(kind, photos, recipe, start, context)
         if workers is None:
-            workers = 0 if world.device.type == "cpu" else min(8, max(os.cpu_count() or 1, 2))
+            workers = 0 if context.device.type == "cpu" else min(8, max(os.cpu_count() or 1, 2))
         name = f"train-{'denoiser' if kind == 'denoise' else 'upscaler'}"
         command = f"celebahq {name} PHOTOS --recipe {recipe.stem}" + (f" --start {start}" if start else "")
-        return fit(task, out, world, command=command, workers=workers)
+        return fit(task, out, context, command=command, workers=workers)
 
 
-def _task(kind: str, photos: Path, path: Path, start: str | None, world: World) -> Task:
+def _task(kind: str, photos: Path, path: Path, start: str | None, context: World) -> Task:
     found = str(read_toml(path).get("task", ""))
     if not found.startswith(kind):
         raise RecipeError(f"{path}: task = {found}; this command trains task = {kind}, choose another `recipe`")
     if found == "upscale-adversarially":
         adversarial = load(AdversarialRecipe, path)
-        return AdversarialTask(replace(adversarial, start=start or adversarial.start), photos, world)
+        return AdversarialTask(replace(adversarial, start=start or adversarial.start), photos, context)
     recipe = load(PixelRecipe, path)
-    return PixelTask(replace(recipe, start=start or recipe.start), photos, world)
+    return PixelTask(replace(recipe, start=start or recipe.start), photos, context)
 
 
-def fit(task: Task, out: Path, world: World, *, command: str = "", workers: int = 0) -> Path:
+def fit(task: Task, out: Path, context: World, *, command: str = "", workers: int = 0) -> Path:
     """Train the networks of a task, and resume from the last checkpoint in the folder of the run.
 
     Every validation writes a line of ``log.jsonl``, sample images, a checkpoint and, if the weights are the best so
@@ -100,7 +100,7 @@ def fit(task: Task, out: Path, world: World, *, command: str = "", workers: int 
     Args:
         task: networks, data and training step.
         out: folder of the run; it is created if it does not exist.
-        world: the processes that share each batch. Rank 0 validates and writes.
+        context: the processes that share each batch, and the device of this one. Rank 0 validates and writes.
         command: command line of the training, for the model card.
         workers: threads that prepare batches ahead; 0 or 1 prepares each batch when it is needed. The number does not
             change the result.
@@ -132,7 +132,7 @@ def fit(task: Task, out: Path, world: World, *, command: str = "", workers: int 
     start_s, losses = time.monotonic(), []
     steps = range(first_step, recipe.steps)
     batches = run_threads(task.draw_batch, steps, workers=max(workers, 1))
-    with TrainingLogger(out / "log.jsonl", "step", first_step) if world.first else nullcontext() as logger:
+    with TrainingLogger(out / "log.jsonl", "step", first_step) if context.rank == 0 else nullcontext() as logger:
         for step, batch in zip(steps, batches, strict=True):
             losses.append(task.training_step(step, batch))
             _update_average(averaged, task.network, min(recipe.ema, (1 + step) / (10 + step)))
@@ -140,7 +140,7 @@ def fit(task: Task, out: Path, world: World, *, command: str = "", workers: int 
             if done % recipe.validate_every and done < recipe.steps:
                 continue
             # --- Check the losses
-            means = world.mean(torch.stack(losses).mean(dim=0)).tolist()
+            means = context.mean(torch.stack(losses).mean(dim=0)).tolist()
             named, losses = dict(zip(task.loss_names, means, strict=True)), []
             if not all(map(math.isfinite, means)):
                 raise TrainingError(f"{out}: the losses are {named} at step {done}; lower learning_rate")

@@ -29,6 +29,9 @@ Pixels = NDArray[np.uint8]
 IN_MEMORY_BYTES = 4 * 2**30
 """Decoded photos up to this total are kept in memory. The other photos are decoded again for every crop."""
 
+VALIDATION_PX = 384
+"""Largest width and height of a validation crop."""
+
 PIXELS_MAX = 178_956_970
 """A photo with more pixels is refused, because it looks like a decompression bomb. The value is Pillow's limit."""
 
@@ -66,7 +69,8 @@ class PhotoFolder:
         """
         if not folder.is_dir():
             raise TrainingError(f"{folder} is not a folder of photos; give a folder")
-        paths = _photo_paths(folder)
+        found = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES)
+        paths = [path for path in found if not path.is_dir() and not _is_hidden(path.relative_to(folder))]
         sizes = {path: _read_size(path) for path in paths}
         usable = [path for path in paths if min(sizes[path]) >= at_least_px]
         if len(usable) < 2 * max(held_out, 1):
@@ -95,8 +99,9 @@ class PhotoFolder:
 
     @property
     def validation_crops(self) -> list[Pixels]:
-        """The top left corner of each held-out photo; see `validation_crop`."""
-        return [validation_crop(photo) for photo in self.held_out]
+        """The top left corner of each held-out photo, at most 384 px wide and high; sides are multiples of 8 px."""
+        sizes = [[min(side, VALIDATION_PX) // 8 * 8 for side in photo.shape[:2]] for photo in self.held_out]
+        return [np.ascontiguousarray(photo[:h, :w]) for photo, (h, w) in zip(self.held_out, sizes, strict=True)]
 
     def crop(self, rng: np.random.Generator, size_px: int, largest_shrink: float = 2.0) -> Pixels:
         """Return a random square crop of a training photo, randomly shrunk, mirrored and rotated.
@@ -126,14 +131,9 @@ class PhotoFolder:
         return np.ascontiguousarray(crop[:, ::-1] if rng.random() < 0.5 else crop)
 
 
-def _photo_paths(folder: Path) -> list[Path]:
-    """Return the photos in a folder and its subfolders, without hidden files and folders."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden and not path.is_dir():
-            found.append(path)
-    return found
+def _is_hidden(path: Path) -> bool:
+    """Return whether a file, or a folder that it is in, has a name that begins with a dot."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _read_size(path: Path) -> tuple[int, int]:
@@ -194,9 +194,3 @@ def downscale_4x(photos: Tensor) -> Tensor:
     """
     small = F.interpolate(photos, scale_factor=0.25, mode="bicubic", antialias=True, align_corners=False)
     return small.mul(255).round_().clamp_(0, 255).div_(255)
-
-
-def validation_crop(photo: Pixels, size_px: int = 384) -> Pixels:
-    """Return the top left corner of a photo, at most `size_px` wide and high; both sides are multiples of 8 px."""
-    height, width = (min(side, size_px) // 8 * 8 for side in photo.shape[:2])
-    return np.ascontiguousarray(photo[:height, :width])

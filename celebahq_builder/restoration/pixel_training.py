@@ -72,7 +72,7 @@ class PixelTask(Task):
     Args:
         recipe: settings.
         photos: folder of clean photos.
-        world: the processes that share each batch, and the device of this one.
+        context: the processes that share each batch, and the device of this one.
 
     Raises:
         TrainingError: the photos cannot be used, or the weights to start from belong to a network of another shape.
@@ -80,9 +80,9 @@ class PixelTask(Task):
 
     loss_names = ("loss",)
 
-    def __init__(self, recipe: PixelRecipe, photos: Path, world: World) -> None:
+    def __init__(self, recipe: PixelRecipe, photos: Path, context: World) -> None:
         self.recipe: PixelRecipe = recipe
-        self.world, self.shape = world, recipe.net
+        self.context, self.shape = context, recipe.net
         at_least_px = recipe.target_px(recipe.largest_patch_px)
         self.photos = PhotoFolder.read(photos, held_out=recipe.held_out, at_least_px=at_least_px)
         self.config = config = to_mapping(recipe)
@@ -93,10 +93,10 @@ class PixelTask(Task):
                 raise TrainingError(f"start = {recipe.start} is {known.shape}, the recipe's net is {recipe.net}")
             config["start_sha256"] = known.sha256
             start = load_network(recipe.start).state_dict()
-        self.network = initial_network(recipe.net, start, recipe.seed, world.device)
+        self.network = initial_network(recipe.net, start, recipe.seed, context.device)
         self.adam = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99))
         self.networks, self.optimizers = {"network": self.network}, {"network": self.adam}
-        compiled = recipe.compiled and world.device.type == "cuda"
+        compiled = recipe.compiled and context.device.type == "cuda"
         self.forward = torch.compile(self.network) if compiled else self.network
 
     def draw_batch(self, step: int) -> Batch:
@@ -104,7 +104,7 @@ class PixelTask(Task):
         recipe, phase = self.recipe, self.recipe.phase_at(step)
         crop_px = recipe.target_px(phase.patch_px)
         inputs, targets = [], []
-        for i in self.world.share(phase.batch):
+        for i in self.context.share(phase.batch):
             rng = np.random.default_rng((recipe.seed, step, i))
             if recipe.task == "upscale":
                 targets.append(self.photos.crop(rng, crop_px))
@@ -118,7 +118,7 @@ class PixelTask(Task):
 
     def training_step(self, step: int, batch: Batch) -> Tensor:
         """Update the network once; see `Task.training_step`."""
-        recipe, device = self.recipe, self.world.device
+        recipe, device = self.recipe, self.context.device
         targets = to_tensor(batch[1], device)
         inputs = to_tensor(batch[0], device) if batch[0] else downscale_4x(targets)
         # --- Loss
@@ -128,7 +128,7 @@ class PixelTask(Task):
         # --- Gradients, summed over all processes
         self.adam.zero_grad(set_to_none=True)
         (loss * (len(targets) / recipe.phase_at(step).batch)).backward()  # type: ignore[no-untyped-call]
-        self.world.sum_gradients(self.network)
+        self.context.sum_gradients(self.network)
         nn.utils.clip_grad_norm_(self.network.parameters(), 0.5)
         # --- Update
         for group in self.adam.param_groups:
@@ -139,7 +139,7 @@ class PixelTask(Task):
     @torch.inference_mode()
     def validate(self, net: nn.Module) -> tuple[Scores, SampleRows]:
         """Return the mean PSNR gain of a denoiser, over all qualities and at each, or an upscaler's luma PSNR."""
-        device = self.world.device
+        device = self.context.device
         crops = self.photos.validation_crops
         targets = [to_tensor([crop], device) for crop in crops]
         if self.recipe.task == "upscale":
@@ -162,7 +162,7 @@ class PixelTask(Task):
     def _denoised_samples(self, net: nn.Module, crop: Pixels) -> list[Pixels]:
         """Return a crop after JPEG compression, the network's result, and the crop itself."""
         degraded = apply_jpeg(np.ascontiguousarray(crop), SAMPLE_QUALITY)
-        return [degraded, *to_pixels(net(to_tensor([degraded], self.world.device))), crop]
+        return [degraded, *to_pixels(net(to_tensor([degraded], self.context.device))), crop]
 
     def selection_score(self, scores: Scores) -> float:
         """Return the mean gain of a denoiser, or the luma PSNR of an upscaler."""
