@@ -171,12 +171,12 @@ def test_run_of_an_earlier_version_is_refused(photos: Path, tmp_path: Path) -> N
     (tmp_path / "checkpoint.safetensors").write_bytes(b"old")
     with pytest.raises(TrainingError, match="was written by an earlier version.*choose another `out`"):
         train(ONE_STEP, photos, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".celebahq-lock", "checkpoint.safetensors"]
 
 
 def test_out_that_is_a_file(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(TrainingError, match="out cannot be created: File exists; choose another `out`"):
+    with pytest.raises(WorkspaceError, match="out cannot be used: File exists; choose another `out`"):
         train(ONE_STEP, photos, tmp_path / "out")
 
 
@@ -194,7 +194,8 @@ def test_checkpoint_holds_the_whole_state(name: str, photos: Path, tmp_path: Pat
 
 def test_files_of_a_run(whole_run: tuple[str, Path]) -> None:
     name, whole = whole_run
-    assert {path.name for path in whole.iterdir()} == {"checkpoints", "weights.safetensors", "log.jsonl", "tensorboard"}
+    files = {".celebahq-lock", "checkpoints", "weights.safetensors", "log.jsonl", "tensorboard"}
+    assert {path.name for path in whole.iterdir()} == files
     lines = log_lines(whole)
     assert [line["step"] for line in lines] == ([2, 4, 6, 7] if name == "denoise" else [2, 4, 5])
     score = "gain_mean_db" if name == "denoise" else "psnr_y_db"
