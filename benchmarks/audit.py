@@ -26,7 +26,7 @@ from scipy.fft import dctn
 from table import Row, finish, shared_data
 
 from celebahq_builder.imaging.geometry import crop_from_landmarks
-from celebahq_builder.imaging.image_io import open_rgb, to_pixels
+from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 from celebahq_builder.imaging.pyramid import build_pyramid
 from celebahq_builder.inspect.audit.duplicates import (
     DISTANCE,
@@ -185,7 +185,7 @@ print(time.perf_counter() - began, time.process_time() - clock, peak_kb)
 def large_images() -> list[Row]:
     """Audit 120 images of 1024x1024 in a process of its own."""
     real = [
-        to_pixels(open_rgb(path.read_bytes(), 1 << 24)[0])
+        pil_to_array(open_rgb(path.read_bytes(), 1 << 24)[0])
         for path in sorted((shared_data() / "celebahq_1024").glob("*.jpg"))
     ]
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from celebahq_builder.imaging.image_io import encode_jpeg, open_rgb, to_pixels
+from celebahq_builder.imaging.image_io import encode_jpeg, open_rgb, pil_to_array
 from celebahq_builder.imaging.tiles import run_tiled
 from celebahq_builder.imaging.warp import warp_quad
 from celebahq_builder.models.registry import load, registry
@@ -27,7 +27,7 @@ def main() -> None:
     """Write the images into pretrained/."""
     torch.set_num_threads(1)
     save("stages.jpg", [*stages()])
-    face = to_pixels(open_rgb((SAMPLE / "img_celeba" / "000001.jpg").read_bytes(), 10**8)[0])[:, 176:336, 288:448]
+    face = pil_to_array(open_rgb((SAMPLE / "img_celeba" / "000001.jpg").read_bytes(), 10**8)[0])[:, 176:336, 288:448]
     save("denoiser.jpg", denoiser(face))
     for name in sorted(name for name in registry() if name.startswith("upscaler")):
         save(f"{name}.jpg", upscaler(face, name))

@@ -19,7 +19,7 @@ from table import Row, finish
 from celebahq_builder.metrics.fid import FeatureMoments, frechet_distance
 from celebahq_builder.metrics.inception import Inception
 from celebahq_builder.metrics.inception_score import inception_score
-from celebahq_builder.metrics.kid import discrepancy, kernel_distance
+from celebahq_builder.metrics.kid import kernel_inception_distance, polynomial_mmd2
 from tests.metrics.inception_file import write_random
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -51,9 +51,9 @@ def main() -> None:
     some, others = moments(a[:10_000]), moments(b[:10_000])
     rows = timed("moments of 10,000 features", lambda: moments(a[:10_000]))
     rows += timed("Frechet distance of 2048 dimensions", lambda: frechet_distance(some, others), at_most=60)
-    rows += timed("KID, 100 subsets of 1,000", lambda: kernel_distance(a, b), at_most=60)
-    exact = discrepancy(a[:1000].double(), b[:1000].double())
-    off = abs(discrepancy(a[:1000], b[:1000]) - exact)
+    rows += timed("KID, 100 subsets of 1,000", lambda: kernel_inception_distance(a, b), at_most=60)
+    exact = polynomial_mmd2(a[:1000].double(), b[:1000].double())
+    off = abs(polynomial_mmd2(a[:1000], b[:1000]) - exact)
     rows.append(Row("  of one subset: off its value in float64, x 1e6", off * 1e6, "", at_most=1))
     rows += timed("IS of 50,000", lambda: inception_score(torch.randn(IMAGES, CLASSES, generator=rng)), at_most=30)
     with tempfile.TemporaryDirectory() as folder:

@@ -34,7 +34,7 @@ from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.hdf5.layout import images_per_chunk
 from celebahq_builder.hdf5.writer import compress_chunk
 from celebahq_builder.image_set import Labels, NamedImage
-from celebahq_builder.imaging.image_io import decode_png, encode_png, open_rgb, to_pixels
+from celebahq_builder.imaging.image_io import decode_png, encode_png, open_rgb, pil_to_array
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
 from celebahq_builder.outcome import Kept
 from celebahq_builder.pipeline.stages import pack
@@ -51,7 +51,7 @@ CODECS = [("gzip", n) for n in (0, 1, 4, 6, 9)] + [("none", 0)] + [("blosc2", n)
 def faces(count: int) -> list[Pixels]:
     """Return some of the real faces, uint8 [3, 1024, 1024]."""
     found = sorted((shared_data() / "celebahq_1024").glob("*.jpg"))[:count]
-    return [to_pixels(open_rgb(path.read_bytes(), 1 << 24)[0]) for path in found]
+    return [pil_to_array(open_rgb(path.read_bytes(), 1 << 24)[0]) for path in found]
 
 
 def variant(face: Pixels, number: int) -> Pixels:

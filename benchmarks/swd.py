@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from table import Row, finish, shared_data
 
 from celebahq_builder.metrics.batches import Batches
-from celebahq_builder.metrics.ssim import diversity
+from celebahq_builder.metrics.ssim import mean_ms_ssim
 from celebahq_builder.metrics.swd import images_read, swd
 from tests.reference.ms_ssim import ms_ssim as plain_ms_ssim
 from tests.reference.swd import DrawsOfOurs
@@ -132,8 +132,8 @@ def peak_gib() -> float:
 def ms_ssim_rows(images: Pixels, pairs: int) -> list[Row]:
     """Return the rows of MS-SSIM."""
     some = images[: 2 * pairs]
-    diversity(batches(some), 32)
-    ours, wall, cpu = timed(lambda: diversity(batches(some), pairs))
+    mean_ms_ssim(batches(some), 32)
+    ours, wall, cpu = timed(lambda: mean_ms_ssim(batches(some), pairs))
     plain, plain_wall, plain_cpu = timed(
         lambda: float(np.mean([plain_ms_ssim(p[0::2], p[1::2]).mean() for p in np.split(some, len(some) // BATCH)]))
     )

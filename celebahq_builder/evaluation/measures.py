@@ -14,11 +14,11 @@ from celebahq_builder.evaluation.image_sources import Reference, SourceImages
 from celebahq_builder.evaluation.protocol import INCEPTION, EvaluationProtocol, Part, PlannedNumber
 from celebahq_builder.evaluation.result import Number
 from celebahq_builder.metrics import ssim, swd
-from celebahq_builder.metrics.descriptors import PATCH_PX, PATCHES
+from celebahq_builder.metrics.descriptors import PATCH_PX, PATCHES_PER_IMAGE
 from celebahq_builder.metrics.fid import FeatureMoments, frechet_distance
 from celebahq_builder.metrics.inception import InceptionOutput
 from celebahq_builder.metrics.inception_score import inception_score
-from celebahq_builder.metrics.kid import kernel_distance
+from celebahq_builder.metrics.kid import kernel_inception_distance
 from celebahq_builder.metrics.sliced import DIRECTIONS
 from celebahq_builder.progress import MOMENT_S, Progress
 
@@ -122,7 +122,7 @@ def inception_number(metric: str, sides: list[Features], seed: int) -> Number:
     if metric == "fid":
         return Number(frechet_distance(a.moments, b.moments))
     subsets, size = _subsets(len(a.rows), len(b.rows))
-    value, spread = kernel_distance(a.rows, b.rows, subsets, size, seed)
+    value, spread = kernel_inception_distance(a.rows, b.rows, subsets, size, seed)
     return Number(value, spread if subsets > 1 else None)
 
 
@@ -192,7 +192,7 @@ class Measures:
         if metric == "ms-ssim":
             part, device = parts[0], self.protocol.device
             with counted(what, len(part)) as progress:
-                pairs = ssim.diversity(
+                pairs = ssim.mean_ms_ssim(
                     lambda: (batch.to(device) for batch in part.batches()),
                     len(part) // 2,
                     name=part.images.source.where,
@@ -241,7 +241,7 @@ class Measures:
 
             return inception_settings(job.metric, self.extractor, [len(part) for part in job.parts])
         if job.metric == "swd":
-            drawn = f"{PATCHES} of {PATCH_PX}x{PATCH_PX} px an image and level"
+            drawn = f"{PATCHES_PER_IMAGE} of {PATCH_PX}x{PATCH_PX} px an image and level"
             return {"resize": None, "neighbourhoods": drawn, "directions": DIRECTIONS}
         return {"resize": None, "window": "11x11 Gaussian, sigma 1.5", "scales": 5}
 

@@ -19,7 +19,7 @@ from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.geometry import centred_square
-from celebahq_builder.imaging.image_io import DAMAGE
+from celebahq_builder.imaging.image_io import DECODE_ERRORS
 
 SIDE_MAX = 8192
 """A header that promises more is taken for a decompression bomb."""
@@ -69,7 +69,7 @@ def read_header(file: Path | BinaryIO, where: str) -> Header:
         raise FormatError(f"{where} is not an image that can be read; replace or remove it") from None
     except Image.DecompressionBombError as error:
         raise _too_large(where, error) from None
-    except DAMAGE as error:
+    except DECODE_ERRORS as error:
         raise FormatError(f"{where} cannot be read: {error}; replace or remove it") from None
 
 
@@ -199,7 +199,7 @@ def decode(data: bytes, where: str, resolution: int, channels: int, resized: boo
         raise
     except Image.DecompressionBombError as error:
         raise _too_large(where, error) from None
-    except DAMAGE as error:
+    except DECODE_ERRORS as error:
         raise FormatError(f"{where} cannot be decoded: {error}; replace or remove it") from None
     if resized:
         original = middle_square(original, resolution)

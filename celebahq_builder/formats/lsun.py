@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.image_file import middle_square
 from celebahq_builder.image_set import IMAGE_SUFFIXES, NamedImage, Pixels
-from celebahq_builder.imaging.image_io import open_rgb, to_pixels
+from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 from celebahq_builder.outcome import Rejection
 
 log = logging.getLogger(__name__)
@@ -237,4 +237,4 @@ def _square(path: Path, name: str, data: bytes, resolution: int) -> Pixels:
         image = open_rgb(data, PIXELS_MAX, "this reader")[0]
     except Rejection as rejection:
         raise FormatError(f"{path}: entry {name} is no image: {rejection}; mend it, or leave it out (--skip)") from None
-    return to_pixels(middle_square(image, resolution))
+    return pil_to_array(middle_square(image, resolution))

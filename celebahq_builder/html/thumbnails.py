@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from celebahq_builder.image_set import photo_path
 from celebahq_builder.imaging.geometry import centred_square
-from celebahq_builder.imaging.image_io import decode_png, encode_jpeg, open_rgb, to_pixels
+from celebahq_builder.imaging.image_io import decode_png, encode_jpeg, open_rgb, pil_to_array
 from celebahq_builder.outcome import Rejection
 
 PHOTO_PIXELS_MAX = 50_000_000
@@ -113,5 +113,5 @@ def _fitted(image: Image.Image, side_px: int) -> Thumbnail:
 
 
 def _coded(image: Image.Image, quality: int) -> Thumbnail:
-    data = base64.b64encode(encode_jpeg(to_pixels(image), quality)).decode("ascii")
+    data = base64.b64encode(encode_jpeg(pil_to_array(image), quality)).decode("ascii")
     return Thumbnail(f"data:image/jpeg;base64,{data}", image.width, image.height)

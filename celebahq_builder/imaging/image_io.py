@@ -77,11 +77,11 @@ Pixels = NDArray[np.uint8]
 
 EXIF_ORIENTATION = 0x0112
 
-DAMAGE = (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, RuntimeError, struct.error)
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, RuntimeError, struct.error)
 """What Pillow's decoders raise for damaged files; each format has habits of its own."""
 
 
-def decode(data: bytes, pixels_max: int) -> tuple[Pixels, tuple[str, ...]]:
+def decode_image(data: bytes, pixels_max: int) -> tuple[Pixels, tuple[str, ...]]:
     """Decode an image of any mode to RGB.
 
     Args:
@@ -95,7 +95,7 @@ def decode(data: bytes, pixels_max: int) -> tuple[Pixels, tuple[str, ...]]:
         Rejection: EMPTY_FILE, NOT_AN_IMAGE, TOO_LARGE or CORRUPT_IMAGE.
     """
     image, notes = open_rgb(data, pixels_max)
-    return to_pixels(image), notes
+    return pil_to_array(image), notes
 
 
 def open_rgb(data: bytes, pixels_max: int, limit: str = "region.pixels_max") -> tuple[Image.Image, tuple[str, ...]]:
@@ -123,7 +123,7 @@ def open_rgb(data: bytes, pixels_max: int, limit: str = "region.pixels_max") -> 
         raise
     except UnidentifiedImageError:
         raise Rejection(Reason.NOT_AN_IMAGE, f"{len(data)} bytes that start with {data[:8].hex(' ')}") from None
-    except DAMAGE as error:
+    except DECODE_ERRORS as error:
         raise Rejection(Reason.CORRUPT_IMAGE, f"{len(data)} bytes: {error}") from None
 
 
@@ -137,7 +137,7 @@ def _without_pillows_limit() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def to_pixels(image: Image.Image) -> Pixels:
+def pil_to_array(image: Image.Image) -> Pixels:
     """Return the pixels uint8 [3, H, W] of a Pillow image in RGB."""
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 

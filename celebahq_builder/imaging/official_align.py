@@ -36,7 +36,7 @@ class OfficialImage:
         return float(F32(self.resolution * of) / self.zoom)
 
 
-def crop(landmarks: NDArray[np.floating], resolution: int) -> tuple[NDArray[np.float32], np.float32]:
+def crop_quad(landmarks: NDArray[np.floating], resolution: int) -> tuple[NDArray[np.float32], np.float32]:
     """Return the crop around a face as the tool rounds it; `geometry.crop_from_landmarks` has the formula and checks.
 
     Args:
@@ -60,7 +60,7 @@ def crop(landmarks: NDArray[np.floating], resolution: int) -> tuple[NDArray[np.f
     return quad, F32(resolution) / (np.hypot(*x) * F32(2.0))
 
 
-def shrunk(pixels: OfficialImage) -> tuple[OfficialImage, int]:
+def shrink(pixels: OfficialImage) -> tuple[OfficialImage, int]:
     """Return the pixels reduced by Lanczos, where it has 4 times the pixels along a side, and the factor, or 1."""
     factor = math.floor(F32(0.5) / pixels.zoom)
     if factor <= 1:
@@ -70,7 +70,7 @@ def shrunk(pixels: OfficialImage) -> tuple[OfficialImage, int]:
     return replace(pixels, image=image, quad=pixels.quad / F32(factor), zoom=pixels.zoom * F32(factor)), factor
 
 
-def cut(image: OfficialImage) -> OfficialImage:
+def crop_region(image: OfficialImage) -> OfficialImage:
     """Return the part of the image that holds the crop and a border, where there is one.
 
     The border is a tenth of the crop's side, and at least 3 px.
@@ -83,7 +83,7 @@ def cut(image: OfficialImage) -> OfficialImage:
     return replace(image, image=image.image.crop((left, top, right, bottom)), quad=quad, border=border)
 
 
-def enlarged(pixels: OfficialImage) -> tuple[OfficialImage, int]:
+def enlarge(pixels: OfficialImage) -> tuple[OfficialImage, int]:
     """Return the pixels enlarged by Lanczos until it has as many pixels as the result; and the power of 2, or 1.
 
     It stands in for the super-resolution network. `border` stays, as it does in the tool.
@@ -96,7 +96,7 @@ def enlarged(pixels: OfficialImage) -> tuple[OfficialImage, int]:
     return replace(pixels, image=image, quad=pixels.quad * F32(factor), zoom=pixels.zoom / F32(factor)), factor
 
 
-def padded(image: OfficialImage) -> tuple[OfficialImage, bool]:
+def pad(image: OfficialImage) -> tuple[OfficialImage, bool]:
     """Return the image mirrored, blurred and faded beyond its edges where the crop leaves it; and whether it does.
 
     `padding.pad_photo` has the formula. Here the blur is scipy's, cut off at 4 standard deviations and mirrored at
@@ -118,7 +118,7 @@ def padded(image: OfficialImage) -> tuple[OfficialImage, bool]:
     return replace(image, image=Image.fromarray(mirrored), quad=quad), True
 
 
-def upright(pixels: OfficialImage) -> Image.Image:
+def resample(pixels: OfficialImage) -> Image.Image:
     """Return the crop turned upright, RGB at the result's size: bilinear to 4 times its side, then Lanczos."""
     fine = pixels.resolution * SUPERSAMPLING
     corners = tuple((pixels.quad + F32(0.5)).flatten())

@@ -16,7 +16,7 @@ Batches = Callable[[], Iterator[Tensor]]
 """Each call yields the same images again in the same order: uint8 [n, C, R, R], any n in each batch."""
 
 
-def of_array(images: NDArray[Any] | Tensor, at_once: int = 64) -> Batches:
+def array_batches(images: NDArray[Any] | Tensor, at_once: int = 64) -> Batches:
     """Return images that are held in memory, or memory-mapped, as the metrics read them.
 
     Args:
@@ -26,7 +26,7 @@ def of_array(images: NDArray[Any] | Tensor, at_once: int = 64) -> Batches:
     return lambda: (torch.as_tensor(images[start : start + at_once]) for start in range(0, len(images), at_once))
 
 
-def take(
+def take_images(
     images: Batches, count: int, *, name: str, resolution: int | None = None, channels: int | None = None
 ) -> Iterator[Tensor]:
     """Yield the first images of a set, checked.
@@ -87,7 +87,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def in_threads(function: Callable[[Job], Result], jobs: Iterable[Job], device: torch.device) -> Iterator[Result]:
+def map_in_threads(function: Callable[[Job], Result], jobs: Iterable[Job], device: torch.device) -> Iterator[Result]:
     """Yield the results of a function for some jobs, in their order.
 
     On a CPU as many threads are at work as torch has, and each job has one: how torch splits a sum over several

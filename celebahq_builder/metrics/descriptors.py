@@ -15,14 +15,14 @@ from celebahq_builder.metrics.laplacian import laplacian_pyramid
 from celebahq_builder.parallel import run_threads
 
 PATCH_PX = 7
-PATCHES = 128
+PATCHES_PER_IMAGE = 128
 """Neighbourhoods drawn from each image and level."""
 
-DRAWN_TOGETHER = 64
+IMAGES_PER_DRAW = 64
 """Images whose places are one draw of a random generator; making one takes as long as a thousand of its numbers."""
 
 
-def draw_places(stream: Sequence[int], resolution: int, start: int, stop: int) -> NDArray[np.int64]:
+def draw_positions(stream: Sequence[int], resolution: int, start: int, stop: int) -> NDArray[np.int64]:
     """Return where the neighbourhoods of images number `start` to `stop` - 1 lie: uniform, fully inside.
 
     An image's places follow from its number, the stream and the resolution alone.
@@ -36,16 +36,18 @@ def draw_places(stream: Sequence[int], resolution: int, start: int, stop: int) -
     Returns:
         Top and left pixel, int64 [stop - start, PATCHES, 2].
     """
-    blocks = range(start // DRAWN_TOGETHER, -(-stop // DRAWN_TOGETHER))
+    blocks = range(start // IMAGES_PER_DRAW, -(-stop // IMAGES_PER_DRAW))
     drawn = [
-        np.random.default_rng((*stream, block)).integers(resolution - PATCH_PX + 1, size=(DRAWN_TOGETHER, PATCHES, 2))
+        np.random.default_rng((*stream, block)).integers(
+            resolution - PATCH_PX + 1, size=(IMAGES_PER_DRAW, PATCHES_PER_IMAGE, 2)
+        )
         for block in blocks
     ]
-    first = blocks.start * DRAWN_TOGETHER
+    first = blocks.start * IMAGES_PER_DRAW
     return np.concatenate(drawn)[start - first : stop - first]
 
 
-def cut(level: Tensor, places: NDArray[np.int64]) -> Tensor:
+def extract_patches(level: Tensor, places: NDArray[np.int64]) -> Tensor:
     """Return neighbourhoods of the images of a level as vectors: rows, pixels in them, channels.
 
     Args:
@@ -88,28 +90,28 @@ def channel_sums(descriptors: Tensor, images: int) -> Tensor:
     return torch.stack(sums, dim=1)
 
 
-SMALLEST_PX = 16
+COARSEST_PX = 16
 """The coarsest level, which holds all that is left of the images."""
 
-BLOCK = 256
+BLOCK_IMAGES = 256
 """Images whose descriptors are projected together."""
 
 PIECE_BYTES, DEVICE_PIECE_BYTES = 1 << 20, 1 << 25
 """Of pixels whose pyramid is built at once; on a CPU it stays in the cache, as floating point numbers too."""
 
 
-def levels(resolution: int) -> tuple[int, ...]:
+def laplacian_levels(resolution: int) -> tuple[int, ...]:
     """Return the resolutions of a pyramid's levels, largest first: R, R/2, ..., 16."""
-    return tuple(resolution >> k for k in range((resolution // SMALLEST_PX).bit_length()))
+    return tuple(resolution >> k for k in range((resolution // COARSEST_PX).bit_length()))
 
 
-def stored_values(level: int) -> int:
+def stored_values_per_channel(level: int) -> int:
     """Return how many pixels of an image are stored at a level: its descriptors', or all if they are fewer."""
-    return min(level**2, PATCHES * PATCH_PX**2)
+    return min(level**2, PATCHES_PER_IMAGE * PATCH_PX**2)
 
 
 @dataclass(frozen=True)
-class LevelSample:
+class LevelDescriptors:
     """What some images that follow each other give at one level."""
 
     pixels: Tensor
@@ -121,7 +123,7 @@ class LevelSample:
 
 
 @dataclass(frozen=True)
-class Sampler:
+class DescriptorSampler:
     """Draws the descriptors of images."""
 
     resolution: int
@@ -129,7 +131,7 @@ class Sampler:
     """By level, what sets its draws apart from others."""
     device: torch.device
 
-    def samples(self, batches: Iterator[Tensor]) -> Iterator[tuple[int, list[LevelSample]]]:
+    def samples(self, batches: Iterator[Tensor]) -> Iterator[tuple[int, list[LevelDescriptors]]]:
         """Yield the number of an image and what it and some after it give at all levels, in order.
 
         On a CPU as many threads are at work as torch has. Which images go together depends on the batches; no
@@ -144,15 +146,17 @@ class Sampler:
         for batch in batches:
             done, most = 0, max(1, limit // batch[0].numel())
             while done < len(batch):
-                size = min(most, len(batch) - done, BLOCK - number % BLOCK)
+                size = min(most, len(batch) - done, BLOCK_IMAGES - number % BLOCK_IMAGES)
                 yield number, batch[done : done + size]
                 done, number = done + size, number + size
 
-    def _sample(self, piece: tuple[int, Tensor]) -> tuple[int, list[LevelSample]]:
+    def _sample(self, piece: tuple[int, Tensor]) -> tuple[int, list[LevelDescriptors]]:
         start, images = piece
-        pyramid = laplacian_pyramid(images.to(self.device), SMALLEST_PX)
+        pyramid = laplacian_pyramid(images.to(self.device), COARSEST_PX)
         found = []
-        for level, pixels in zip(levels(self.resolution), pyramid, strict=True):
-            descriptors = cut(pixels, draw_places(self.streams[level], level, start, start + len(images)))
-            found.append(LevelSample(pixels, descriptors, channel_sums(descriptors, len(images))))
+        for level, pixels in zip(laplacian_levels(self.resolution), pyramid, strict=True):
+            descriptors = extract_patches(
+                pixels, draw_positions(self.streams[level], level, start, start + len(images))
+            )
+            found.append(LevelDescriptors(pixels, descriptors, channel_sums(descriptors, len(images))))
         return start, found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BLOCK = 1024
+BLOCK_FEATURES = 1024
 """Features that are added up at once. It is fixed, so that sums do not depend on how features come."""
 
 
@@ -45,10 +45,10 @@ class FeatureMoments:
             return
         self._waiting.append(features.detach().to("cpu", torch.float64))
         self._waiting_rows += len(features)
-        if self._waiting_rows >= BLOCK:
+        if self._waiting_rows >= BLOCK_FEATURES:
             rows = torch.cat(self._waiting)
-            whole = len(rows) - len(rows) % BLOCK
-            for block in torch.split(rows[:whole], BLOCK):
+            whole = len(rows) - len(rows) % BLOCK_FEATURES
+            for block in torch.split(rows[:whole], BLOCK_FEATURES):
                 self._count, self._mean, self._squares = self._joined(block)
             self._waiting = [rows[whole:].clone()]
             self._waiting_rows = len(rows) - whole

@@ -21,7 +21,7 @@ from celebahq_builder.storage import sha256
 PACKAGE = "torch_fidelity"
 
 
-def module(name: str) -> ModuleType:
+def import_torch_fidelity(name: str) -> ModuleType:
     """Return a module of torch-fidelity, imported past the package's ``__init__``.
 
     That imports all there is, torchvision for its data sets among it, and so fails where torchvision is missing or was
@@ -55,18 +55,18 @@ def module(name: str) -> ModuleType:
 
 log = logging.getLogger(__name__)
 
-FILE = "weights-inception-2015-12-05-6726825d.pth"
-URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
-SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
+WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_FILE}"
+WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """Its first digits are in the file's name, as is torch.hub's custom; pytorch-fid's file of weights is the same one."""
 
 
-def cache_path() -> Path:
+def weights_cache_path() -> Path:
     """Return where torch-fidelity keeps the file, and looks for it: in torch.hub's folder (``TORCH_HOME``)."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / FILE
+    return Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_FILE
 
 
-def locate(path: Path | None) -> Path:
+def locate_weights(path: Path | None) -> Path:
     """Return the file of weights: the one given, else that of torch-fidelity's cache, downloaded if it is not there.
 
     Raises:
@@ -74,26 +74,28 @@ def locate(path: Path | None) -> Path:
     """
     if path is not None:
         return path
-    cached = cache_path()
+    cached = weights_cache_path()
     if not cached.exists():
         _download(cached)
     return cached
 
 
 def _download(target: Path) -> None:
-    log.info("%s is not there; downloading it (96 MB) from %s", target, URL)
+    log.info("%s is not there; downloading it (96 MB) from %s", target, WEIGHTS_URL)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(URL, str(target), hash_prefix=SHA256, progress=sys.stderr.isatty())
+        torch.hub.download_url_to_file(
+            WEIGHTS_URL, str(target), hash_prefix=WEIGHTS_SHA256, progress=sys.stderr.isatty()
+        )
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise WeightsError(
-            f"the Inception weights {FILE} are not on this machine and cannot be downloaded from {URL} ({reason}); "
-            f"get the file elsewhere and give it as --inception FILE, or put it into {target.parent}"
+            f"the Inception weights {WEIGHTS_FILE} are not on this machine and cannot be downloaded from {WEIGHTS_URL} "
+            f"({reason}); get the file elsewhere and give it as --inception FILE, or put it into {target.parent}"
         ) from None
 
 
-def read(path: Path, wanted: str = SHA256) -> tuple[dict[str, Any], str]:
+def read_weights(path: Path, wanted: str = WEIGHTS_SHA256) -> tuple[dict[str, Any], str]:
     """Return the tensors of a file of weights, by name, and the file's SHA-256.
 
     The file is a pickle: it is opened only after its hash matched, and then for tensors alone.
@@ -105,13 +107,14 @@ def read(path: Path, wanted: str = SHA256) -> tuple[dict[str, Any], str]:
         data = path.read_bytes()
     except OSError as error:
         raise WeightsError(
-            f"Inception weights {path} cannot be read: {error.strerror}; give the file {FILE} as --inception FILE"
+            f"Inception weights {path} cannot be read: {error.strerror}; "
+            f"give the file {WEIGHTS_FILE} as --inception FILE"
         ) from None
     found = sha256(data)
     if found != wanted:
         raise WeightsError(
             f"Inception weights {path}: SHA-256 is {found}, expected {wanted}; it is another file, or was cut short: "
-            f"get {FILE} again from {URL}"
+            f"get {WEIGHTS_FILE} again from {WEIGHTS_URL}"
         )
     try:
         tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -160,11 +163,11 @@ class Inception:
     def __init__(
         self, path: Path | None = None, device: torch.device | str = "cpu", *, sha256: str | None = None
     ) -> None:
-        extractor = module("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+        extractor = import_torch_fidelity("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
         self.name = f"{NAME} (torch-fidelity {importlib.metadata.version('torch-fidelity')})"
         self.device = torch.device(device)
-        where = locate(path)
-        tensors, self.sha256 = read(where, sha256 or SHA256)
+        where = locate_weights(path)
+        tensors, self.sha256 = read_weights(where, sha256 or WEIGHTS_SHA256)
         self._net: Any = _network(extractor, tensors, where).to(self.device)
 
     @torch.no_grad()

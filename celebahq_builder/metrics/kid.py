@@ -8,11 +8,11 @@ from torch import Tensor
 
 from celebahq_builder.errors import FormatError
 
-BLOCK = 250
+BLOCK_FEATURES = 250
 """Features of a set whose pairs with all later ones are computed at once."""
 
 
-def kernel_distance(
+def kernel_inception_distance(
     a: Tensor, b: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """Return the mean and the standard deviation over random subsets of the unbiased estimate of MMD^2.
@@ -44,11 +44,11 @@ def kernel_distance(
     found = np.empty(subsets)
     for i in range(subsets):
         some, others = (torch.from_numpy(rng.permutation(len(each))[:subset_size]) for each in (a, b))
-        found[i] = discrepancy(a[some.to(a.device)], b[others.to(b.device)])
+        found[i] = polynomial_mmd2(a[some.to(a.device)], b[others.to(b.device)])
     return float(found.mean()), float(found.std())
 
 
-def discrepancy(a: Tensor, b: Tensor) -> float:
+def polynomial_mmd2(a: Tensor, b: Tensor) -> float:
     """Return the unbiased estimate of MMD^2 with the kernel (x.y / D + 1)^3 (Binkowski et al. 2018, sections 2, 4.2).
 
     Pairs of a feature with itself are left out within each set (Gretton et al. 2012, equation 3).
@@ -64,8 +64,8 @@ def discrepancy(a: Tensor, b: Tensor) -> float:
 def _pair_sum(x: Tensor) -> float:
     """Return the kernel's sum over all pairs of different features, each pair computed once and counted twice."""
     total = 0.0
-    for start in range(0, len(x), BLOCK):
-        block, later = x[start : start + BLOCK], x[start + BLOCK :]
+    for start in range(0, len(x), BLOCK_FEATURES):
+        block, later = x[start : start + BLOCK_FEATURES], x[start + BLOCK_FEATURES :]
         total += _kernel_sum(block, block) - _kernel_diagonal(block) + 2 * _kernel_sum(block, later)
     return total
 

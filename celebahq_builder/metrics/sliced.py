@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.metrics.batches import in_threads
+from celebahq_builder.metrics.batches import map_in_threads
 
 DIRECTIONS = 512
 """Random directions: the 4 repeats of 128 of Karras et al. 2018."""
@@ -48,7 +48,7 @@ def _sorted(projections: Tensor) -> Tensor:
     return projections.T.contiguous().sort(dim=1).values
 
 
-VALUES = 1 << 16
+HALF_VALUES = 1 << 16
 """Of half precision. No projection is too large for it: a component's variance is 1, and there are some millions."""
 
 DIRECTIONS_A_JOB = 128
@@ -62,7 +62,7 @@ COUNTED_DIRECTIONS = 4
 """Directions that are counted at once, for the same reason."""
 
 
-class DistributionGap:
+class StreamingSlicedWasserstein:
     """How far two clouds of points are apart along each of many directions, as the points come in.
 
     Args:
@@ -80,7 +80,7 @@ class DistributionGap:
             weights = directions.double().cpu() / deviation.cpu()[:, None]
             self._weights.append(weights.T.float().contiguous().to(device))
             self._shifts.append(-(mean.cpu() @ weights).float()[:, None].to(device))
-        self._counts = torch.zeros((directions.shape[1], VALUES), dtype=torch.int32, device=device)
+        self._counts = torch.zeros((directions.shape[1], HALF_VALUES), dtype=torch.int32, device=device)
         self._points = [0, 0]
 
     def add(self, side: int, points: Tensor) -> None:
@@ -97,7 +97,7 @@ class DistributionGap:
             self._count(side, points, slice(None), len(self._counts))
             return
         jobs = (slice(i, i + DIRECTIONS_A_JOB) for i in range(0, len(self._counts), DIRECTIONS_A_JOB))
-        for _ in in_threads(lambda part: self._count(side, points, part, COUNTED_DIRECTIONS), jobs, points.device):
+        for _ in map_in_threads(lambda part: self._count(side, points, part, COUNTED_DIRECTIONS), jobs, points.device):
             pass
 
     def _count(self, side: int, points: Tensor, part: slice, at_once: int) -> None:
@@ -112,7 +112,7 @@ class DistributionGap:
             for few, place in zip(torch.split(some, step), torch.split(found, step, dim=1), strict=True):
                 place.copy_(torch.addmm(shift, weights, few.T, out=room[:, : len(few)]))
             for values, count in zip(torch.split(found, at_once), torch.split(counts, at_once), strict=True):
-                count.scatter_add_(1, _number(values), one[: len(values)])
+                count.scatter_add_(1, _half_index(values), one[: len(values)])
 
     def distance(self) -> float:
         """Return the mean over directions of the Wasserstein-1 distance.
@@ -122,7 +122,7 @@ class DistributionGap:
         """
         if self._points[0] != self._points[1] or not self._points[0]:
             raise FormatError(f"two clouds of as many points are needed, got {self._points[0]} and {self._points[1]}")
-        steps = _values().diff().to(self._counts.device)
+        steps = _half_values().diff().to(self._counts.device)
 
         def area(counts: Tensor) -> float:
             negative, positive = counts.chunk(2, dim=1)
@@ -130,17 +130,17 @@ class DistributionGap:
             return float((rising.cumsum(dim=1, dtype=torch.int32).abs_().double() @ steps).sum())
 
         parts = torch.split(self._counts, DIRECTIONS_A_JOB)
-        total = math.fsum(in_threads(area, parts, self._counts.device))
+        total = math.fsum(map_in_threads(area, parts, self._counts.device))
         return total / self._points[0] / len(self._counts)
 
 
-def _number(values: Tensor) -> Tensor:
+def _half_index(values: Tensor) -> Tensor:
     """Return which one of half precision each value is: half -> int64; negative ones first, 0 down."""
-    return values.view(torch.int16).long().add_(VALUES // 2)
+    return values.view(torch.int16).long().add_(HALF_VALUES // 2)
 
 
-def _values() -> Tensor:
+def _half_values() -> Tensor:
     """Return the values of half precision, rising: float64 [VALUES]. Infinity and what is no number are its largest."""
-    positive = torch.arange(VALUES // 2, dtype=torch.int16).view(torch.half).double()
+    positive = torch.arange(HALF_VALUES // 2, dtype=torch.int16).view(torch.half).double()
     positive = positive.nan_to_num(nan=torch.inf).clamp_(max=torch.finfo(torch.half).max)
     return torch.cat([-positive.flip(0), positive])

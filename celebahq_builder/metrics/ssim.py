@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from celebahq_builder.errors import RecipeError
-from celebahq_builder.metrics.batches import Batches, in_threads, take
+from celebahq_builder.metrics.batches import Batches, map_in_threads, take_images
 
 WINDOW_PX, SIGMA_PX = 11, 1.5
 """Gaussian window; it shrinks to images smaller than itself, and its width with it."""
@@ -124,10 +124,10 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     if a.shape != b.shape:
         raise ValueError(f"MS-SSIM needs images of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     pairs = zip(torch.split(a, PAIRS_A_JOB), torch.split(b, PAIRS_A_JOB), strict=True)
-    return torch.cat([*in_threads(_of_some, pairs, a.device)]) if len(a) else torch.zeros(0, dtype=torch.float64)
+    return torch.cat([*map_in_threads(_of_some, pairs, a.device)]) if len(a) else torch.zeros(0, dtype=torch.float64)
 
 
-def diversity(
+def mean_ms_ssim(
     images: Batches, pairs: int, *, name: str = "the set", advance: Callable[[int], None] | None = None
 ) -> float:
     """Return the mean MS-SSIM of pairs of images of one set: the lower, the more varied it is.
@@ -149,7 +149,7 @@ def diversity(
     if pairs < 1:
         raise RecipeError(f"{pairs} pairs have no MS-SSIM; expected at least 1, the paper takes 10000")
     found = []
-    for even in _even(take(images, 2 * pairs, name=name)):
+    for even in _even(take_images(images, 2 * pairs, name=name)):
         found.append(ms_ssim(even[0::2], even[1::2]).cpu())
         if advance:
             advance(len(even))

@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 
 from celebahq_builder.errors import FormatError, RecipeError
-from celebahq_builder.metrics.batches import Batches, take
+from celebahq_builder.metrics.batches import Batches, take_images
 from celebahq_builder.metrics.descriptors import (
-    BLOCK,
+    BLOCK_IMAGES,
+    COARSEST_PX,
     PATCH_PX,
-    PATCHES,
-    SMALLEST_PX,
-    LevelSample,
-    Sampler,
-    cut,
-    draw_places,
-    levels,
-    stored_values,
+    PATCHES_PER_IMAGE,
+    DescriptorSampler,
+    LevelDescriptors,
+    draw_positions,
+    extract_patches,
+    laplacian_levels,
+    stored_values_per_channel,
 )
-from celebahq_builder.metrics.sliced import DistributionGap, random_directions
+from celebahq_builder.metrics.sliced import StreamingSlicedWasserstein, random_directions
 
 FLAT = 1e-3
 """A standard deviation, in grey levels, that is none: nothing but rounding would be magnified."""
@@ -30,11 +30,11 @@ FLAT = 1e-3
 CHANGED = 1e-3
 """Relative difference of the finest level's variance between two readings that no rounding on a GPU explains."""
 
-VALUES = PATCHES * PATCH_PX**2
+VALUES = PATCHES_PER_IMAGE * PATCH_PX**2
 """Of each channel of an image's descriptors at one level."""
 
 
-class DescriptorCloud:
+class DescriptorSet:
     """Descriptors of the first images of a set, read once to know their deviation, and stored or read once more.
 
     Args:
@@ -55,14 +55,14 @@ class DescriptorCloud:
         images: Batches,
         name: str,
         count: int,
-        sampler: Sampler,
+        sampler: DescriptorSampler,
         dtype: torch.dtype | None,
         channels: int | None,
         advance: Callable[[int], None],
     ) -> None:
         self._images, self._name, self._count = images, name, count
         self._sampler, self._advance = sampler, advance
-        self._levels = levels(sampler.resolution)
+        self._levels = laplacian_levels(sampler.resolution)
         self._stores: list[LevelStore] = []
         self.channels = channels
         sums = torch.empty(0)
@@ -99,7 +99,9 @@ class DescriptorCloud:
         level, store = self._levels[index], self._stores[index]
         for start, values in store.blocks():
             if store.whole:
-                yield cut(values, draw_places(self._sampler.streams[level], level, start, start + len(values)))
+                yield extract_patches(
+                    values, draw_positions(self._sampler.streams[level], level, start, start + len(values))
+                )
             else:
                 yield values
 
@@ -112,7 +114,7 @@ class DescriptorCloud:
         now = torch.zeros(self._sums.shape[-1], dtype=torch.float64)
         waiting: list[list[Tensor]] = []  # without the pixels, which are many times as large
         for start, samples in self._read():
-            if waiting and start % BLOCK == 0:
+            if waiting and start % BLOCK_IMAGES == 0:
                 yield [torch.cat(level) for level in zip(*waiting, strict=True)]
                 waiting = []
             waiting.append([sample.descriptors for sample in samples])
@@ -124,9 +126,9 @@ class DescriptorCloud:
                 "shuffling), or allow enough memory to read it once"
             )
 
-    def _read(self) -> Iterator[tuple[int, list[LevelSample]]]:
+    def _read(self) -> Iterator[tuple[int, list[LevelDescriptors]]]:
         resolution = self._sampler.resolution
-        batches = take(self._images, self._count, name=self._name, resolution=resolution, channels=self.channels)
+        batches = take_images(self._images, self._count, name=self._name, resolution=resolution, channels=self.channels)
         for start, samples in self._sampler.samples(batches):
             yield start, samples
             self._advance(len(samples[0].sums))
@@ -141,21 +143,21 @@ class LevelStore:
         dtype: float32 or float16.
     """
 
-    def __init__(self, sample: LevelSample, count: int, dtype: torch.dtype) -> None:
+    def __init__(self, sample: LevelDescriptors, count: int, dtype: torch.dtype) -> None:
         descriptors = sample.descriptors.view(len(sample.pixels), -1)
         self.whole = sample.pixels[0].numel() < descriptors.shape[1]
-        shape = sample.pixels.shape[1:] if self.whole else (PATCHES, sample.descriptors.shape[1])
+        shape = sample.pixels.shape[1:] if self.whole else (PATCHES_PER_IMAGE, sample.descriptors.shape[1])
         self._values = torch.empty((count, *shape), dtype=dtype, device=sample.pixels.device)
 
-    def put(self, start: int, sample: LevelSample) -> None:
+    def put(self, start: int, sample: LevelDescriptors) -> None:
         """Store what the images from number `start` on gave."""
         part = self._values[start : start + len(sample.pixels)]
         part.copy_((sample.pixels if self.whole else sample.descriptors).view(part.shape))
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
         """Yield the number of an image and what is stored of it and those after it: pixels, or descriptors as rows."""
-        for start in range(0, len(self._values), BLOCK):
-            values = self._values[start : start + BLOCK].float()
+        for start in range(0, len(self._values), BLOCK_IMAGES):
+            values = self._values[start : start + BLOCK_IMAGES].float()
             yield start, values if self.whole else values.flatten(0, 1)
 
 
@@ -209,19 +211,21 @@ def swd(
         raise RecipeError(f"the seed of the SWD is {seed}; expected 0 or more")
     dtype = torch.float16 if float16 else torch.float32
     once = passes(resolution, count, float16=float16, memory_bytes=memory_bytes) == 1
-    clouds: list[DescriptorCloud] = []
+    clouds: list[DescriptorSet] = []
     for number, images in enumerate((a, b)):
-        sampler = Sampler(resolution, {level: (seed, number, level) for level in levels(resolution)}, device)
+        sampler = DescriptorSampler(
+            resolution, {level: (seed, number, level) for level in laplacian_levels(resolution)}, device
+        )
         channels = clouds[0].channels if clouds else None
         step = advance or (lambda _: None)
-        clouds.append(DescriptorCloud(images, names[number], count, sampler, dtype if once else None, channels, step))
+        clouds.append(DescriptorSet(images, names[number], count, sampler, dtype if once else None, channels, step))
     return dict(_stored(clouds, resolution, seed, device) if once else _read_again(clouds, resolution, seed, device))
 
 
 def _stored(
-    clouds: list[DescriptorCloud], resolution: int, seed: int, device: torch.device
+    clouds: list[DescriptorSet], resolution: int, seed: int, device: torch.device
 ) -> Iterator[tuple[int, float]]:
-    for index, level in enumerate(levels(resolution)):
+    for index, level in enumerate(laplacian_levels(resolution)):
         gap = _gap(clouds, index, (seed, DIRECTIONS_STREAM, level), device)
         for side, cloud in enumerate(clouds):
             for descriptors in cloud.stored(index):
@@ -230,9 +234,9 @@ def _stored(
 
 
 def _read_again(
-    clouds: list[DescriptorCloud], resolution: int, seed: int, device: torch.device
+    clouds: list[DescriptorSet], resolution: int, seed: int, device: torch.device
 ) -> Iterator[tuple[int, float]]:
-    resolutions = levels(resolution)
+    resolutions = laplacian_levels(resolution)
     gaps = [_gap(clouds, i, (seed, DIRECTIONS_STREAM, level), device) for i, level in enumerate(resolutions)]
     for side, cloud in enumerate(clouds):
         for block in cloud.read_again():
@@ -242,10 +246,12 @@ def _read_again(
         yield level, 1000 * gap.distance()
 
 
-def _gap(clouds: list[DescriptorCloud], index: int, stream: tuple[int, ...], device: torch.device) -> DistributionGap:
+def _gap(
+    clouds: list[DescriptorSet], index: int, stream: tuple[int, ...], device: torch.device
+) -> StreamingSlicedWasserstein:
     first, second = (cloud.moments(index) for cloud in clouds)
     directions = random_directions(len(first[0]), np.random.default_rng(stream))
-    return DistributionGap(directions, (first, second), device)
+    return StreamingSlicedWasserstein(directions, (first, second), device)
 
 
 def passes(resolution: int, count: int, *, float16: bool = False, memory_bytes: int = MEMORY_BYTES) -> int:
@@ -254,11 +260,11 @@ def passes(resolution: int, count: int, *, float16: bool = False, memory_bytes: 
     Raises:
         RecipeError: a resolution or count that makes no sense.
     """
-    if resolution < SMALLEST_PX or resolution & (resolution - 1):
-        raise RecipeError(f"images of {resolution} px have no SWD; expected a power of two, at least {SMALLEST_PX}")
+    if resolution < COARSEST_PX or resolution & (resolution - 1):
+        raise RecipeError(f"images of {resolution} px have no SWD; expected a power of two, at least {COARSEST_PX}")
     if count < 1:
         raise RecipeError(f"{count} images have no SWD; expected at least 1, the paper takes 16384")
-    values = 2 * count * 3 * sum(stored_values(level) for level in levels(resolution))
+    values = 2 * count * 3 * sum(stored_values_per_channel(level) for level in laplacian_levels(resolution))
     return 1 if values * (2 if float16 else 4) <= memory_bytes else 2
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from celebahq_builder.metrics.descriptors import PATCH_PX, PATCHES
+from celebahq_builder.metrics.descriptors import PATCH_PX, PATCHES_PER_IMAGE
 from celebahq_builder.metrics.laplacian import laplacian_level, pyramid_down
 from celebahq_builder.metrics.sliced import random_directions, sliced_wasserstein
 
@@ -20,7 +20,7 @@ Moments = tuple[Tensor, Tensor]
 """Mean and standard deviation of each channel, [C] each."""
 
 
-def neighbourhoods(level: Tensor, rng: np.random.Generator, count: int = PATCHES) -> Tensor:
+def random_patches(level: Tensor, rng: np.random.Generator, count: int = PATCHES_PER_IMAGE) -> Tensor:
     """Return `count` random 7x7 neighbourhoods of every image of a level, fully inside, uniformly placed.
 
     Shapes: [N, C, H, W] -> [N * count, C, 7, 7]. The draws depend on `rng`, N, H, W and `count` alone.
@@ -35,13 +35,13 @@ def neighbourhoods(level: Tensor, rng: np.random.Generator, count: int = PATCHES
     return windows[image, :, tops, lefts].flatten(0, 1)
 
 
-def moments(points: Tensor) -> Moments:
+def channel_moments(points: Tensor) -> Moments:
     """Return mean and standard deviation of each channel of neighbourhoods [M, C, 7, 7], each [C]."""
     dims = (0, 2, 3)
     return points.mean(dim=dims), points.std(dim=dims, correction=0)
 
 
-def normalised(points: Tensor, by: Moments) -> Tensor:
+def normalise_patches(points: Tensor, by: Moments) -> Tensor:
     """Return neighbourhoods [M, C, 7, 7] as vectors [M, 49 C], mean removed and divided by the standard deviation."""
     mean, std = (m[:, None, None] for m in by)
     return ((points - mean) / std).flatten(1)
@@ -74,7 +74,7 @@ def texture_loss(
         for i, rng in enumerate(rngs):
             pair = level[[i, n + i]].permute(1, 0, 2, 3).flatten(0, 1)  # one draw of places for both
             quarters = torch.stack([part for half in pair.chunk(2, dim=1) for part in half.chunk(2, dim=2)])
-            points = neighbourhoods(quarters, rng, count).view(4, count, -1, 2, PATCH_PX**2)
+            points = random_patches(quarters, rng, count).view(4, count, -1, 2, PATCH_PX**2)
             found, true = (points[:, :, :, j].flatten(2) @ directions for j in range(2))
             distances.append((found.sort(dim=1).values - true.sort(dim=1).values).abs().mean())
         total = total + torch.stack(distances).mean()
@@ -82,7 +82,7 @@ def texture_loss(
 
 
 def texture_distance(
-    results: Sequence[Tensor], truths: Sequence[Tensor], patches: int = PATCHES, seed: int = 0
+    results: Sequence[Tensor], truths: Sequence[Tensor], patches: int = PATCHES_PER_IMAGE, seed: int = 0
 ) -> float:
     """Return the sliced Wasserstein distance of the finest Laplacian level between results and the true images.
 
@@ -99,7 +99,7 @@ def texture_distance(
     for images in (truths, results):
         rng = np.random.default_rng(seed)
         levels = (laplacian_level(p[None].float()) for p in images)
-        clouds.append(torch.cat([neighbourhoods(level, rng, patches) for level in levels]))
-    scale = moments(clouds[0])
-    true, found = (normalised(cloud, scale) for cloud in clouds)
+        clouds.append(torch.cat([random_patches(level, rng, patches) for level in levels]))
+    scale = channel_moments(clouds[0])
+    true, found = (normalise_patches(cloud, scale) for cloud in clouds)
     return sliced_wasserstein(found, true, random_directions(true.shape[1], np.random.default_rng(seed)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from celebahq_builder.models.layers import ResidualBlock, zero_convolution
+from celebahq_builder.models.layers import ResidualBlock, zero_conv
 
 
 class Autoencoder(nn.Module):
@@ -36,7 +36,7 @@ class Autoencoder(nn.Module):
         self.decoder2 = _stack(middle, blocks[1])
         self.up1 = nn.ConvTranspose2d(middle, top, 2, stride=2)
         self.decoder1 = _stack(top, blocks[0])
-        self.tail = zero_convolution(top, 12)
+        self.tail = zero_conv(top, 12)
 
     @property
     def context_px(self) -> int:

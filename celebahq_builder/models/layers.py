@@ -29,7 +29,7 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(self.relu(self.conv1(x)))  # type: ignore[no-any-return]
 
 
-def zero_convolution(fan_in: int, fan_out: int) -> nn.Conv2d:
+def zero_conv(fan_in: int, fan_out: int) -> nn.Conv2d:
     """Return a 3x3 convolution that starts at zero: a network that ends in it starts as its skip connection."""
     conv = nn.Conv2d(fan_in, fan_out, 3, padding=1)
     nn.init.zeros_(conv.weight)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from celebahq_builder.models.layers import ResidualBlock, zero_convolution
+from celebahq_builder.models.layers import ResidualBlock, zero_conv
 
 NEIGHBOURS = 9
 """Pixels that decide the noise of one: itself and those around it."""
@@ -18,7 +18,7 @@ _STEP, _MIX1, _MIX2 = 0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9, 0x14D049BB133111EB
 """Step from channel to channel and the two factors of the finisher, after SplitMix64 (Steele et al. 2014)."""
 
 
-def grain(photos: Tensor, channels: int) -> Tensor:
+def hash_noise(photos: Tensor, channels: int) -> Tensor:
     """Return uniform noise of mean 0 and variance 1, a hash of each pixel's 8-bit neighbourhood of 3x3.
 
     A network that is to make up texture needs something random to make it from, or it repeats what patterns it has
@@ -82,7 +82,7 @@ class SRGenerator(nn.Module):
                 self.noise.weight.mul_(0.2)  # felt from the first step on, but much less than the photo
         self.head = nn.Conv2d(3, width, 3, padding=1)
         self.body = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
-        self.tail = zero_convolution(width, 3 * self.SCALE**2)
+        self.tail = zero_conv(width, 3 * self.SCALE**2)
 
     @property
     def context_px(self) -> int:
@@ -97,7 +97,7 @@ class SRGenerator(nn.Module):
         """Return the photo at four times its width and height."""
         features = self.head(photo - 0.5)
         if self.noise is not None:
-            features = features + self.noise(grain(photo, self.noise.in_channels))
+            features = features + self.noise(hash_noise(photo, self.noise.in_channels))
         detail = F.pixel_shuffle(self.tail(self.body(features)), self.SCALE)
         enlarged = detail + F.interpolate(photo, scale_factor=self.SCALE, mode="bicubic", align_corners=False)
         small = F.interpolate(

@@ -19,7 +19,7 @@ from celebahq_builder.evaluation.protocol import EvaluationProtocol
 from celebahq_builder.evaluation.result import Number
 from celebahq_builder.metrics.inception import Inception, InceptionOutput
 from celebahq_builder.metrics.inception_score import inception_score
-from celebahq_builder.metrics.kid import kernel_distance
+from celebahq_builder.metrics.kid import kernel_inception_distance
 from celebahq_builder.metrics.ssim import ms_ssim
 from celebahq_builder.metrics.swd import swd
 from tests.evaluation.sources import Held, noise, smooth
@@ -103,7 +103,9 @@ def test_inception_metrics_share_one_pass_over_each_side() -> None:
     assert fid.beside is not None
     assert fid.beside.number is not None
     assert fid.beside.number.value == pytest.approx(frechet(b, c), rel=1e-6)
-    assert kid.number == Number(kernel_distance(a, b, 1, 50)[0])  # all there is: a hundred times the same tells no more
+    assert kid.number == Number(
+        kernel_inception_distance(a, b, 1, 50)[0]
+    )  # all there is: a hundred times the same tells no more
     assert (kid.settings["subsets"], kid.settings["subset_size"]) == (1, 50)
     assert (score.number.value, score.number.spread) == inception_score(a[:, :7], 10, 0)
     assert score.beside is not None
@@ -121,7 +123,7 @@ def test_kid_of_subsets_has_a_deviation() -> None:
         0
     ]
     a, b = features(ours[order(60)[:50]]), features(theirs[order(40)])
-    assert score.number == Number(*kernel_distance(a, b, 100, 40))
+    assert score.number == Number(*kernel_inception_distance(a, b, 100, 40))
     assert score.number.spread is not None
     assert score.number.spread > 0
     assert (score.settings["subsets"], score.settings["subset_size"]) == (100, 40)
@@ -169,7 +171,7 @@ def test_the_networks_features(tmp_path: Path) -> None:
     result = evaluate(Held(ours), Reference(Held(theirs)), EvaluationProtocol(("kid", "is"), 10), extractor=inception)
     a, b = inception(torch.from_numpy(ours[order(12)[:10]])), inception(torch.from_numpy(theirs[order(9)]))
     kid, score = result.scores
-    assert kid.number.value == pytest.approx(kernel_distance(a.pool3, b.pool3, 100, 9)[0], rel=1e-4)
+    assert kid.number.value == pytest.approx(kernel_inception_distance(a.pool3, b.pool3, 100, 9)[0], rel=1e-4)
     assert score.number.value == pytest.approx(inception_score(a.logits, 10, 0)[0], rel=1e-5)
     told = result.to_json()["scores"]["kid10"]["settings"]
     assert told["extractor_sha256"] == inception.sha256

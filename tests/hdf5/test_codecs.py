@@ -67,10 +67,10 @@ def test_levels_are_zlibs_own() -> None:
 
 def test_fast_gzip_is_little_larger(shared: Path) -> None:
     """On a real face; the figures for many are those of ``benchmarks/pack.py``."""
-    from celebahq_builder.imaging.image_io import open_rgb, to_pixels
+    from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 
     face = next((shared / "data" / "celebahq_1024").glob("*.jpg"))
-    pixels = to_pixels(open_rgb(face.read_bytes(), 1 << 24)[0])
+    pixels = pil_to_array(open_rgb(face.read_bytes(), 1 << 24)[0])
     assert len(codec("gzip").compress(pixels)) < 1.12 * len(codec("gzip", 4).compress(pixels))
 
 

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
-from celebahq_builder.imaging.image_io import decode, decode_png, encode_jpeg, encode_png, open_rgb
+from celebahq_builder.imaging.image_io import decode_image, decode_png, encode_jpeg, encode_png, open_rgb
 from celebahq_builder.outcome import Reason, Rejection
 
 ROOMY = 10_000_000
@@ -86,15 +86,15 @@ BAD = {
 def test_bad_file_gets_its_reason(kind: str) -> None:
     data, reason = BAD[kind]
     with pytest.raises(Rejection) as caught:
-        decode(data, ROOMY)
+        decode_image(data, ROOMY)
     assert caught.value.reason is reason
     assert caught.value.detail
 
 
 def test_limit_of_pixels_is_inclusive() -> None:
-    assert decode(rgb_file(), 600)[0].shape == (3, 20, 30)
+    assert decode_image(rgb_file(), 600)[0].shape == (3, 20, 30)
     with pytest.raises(Rejection, match=r"30 x 20 px; region\.pixels_max allows 599") as caught:
-        decode(rgb_file(), 599)
+        decode_image(rgb_file(), 599)
     assert caught.value.reason is Reason.TOO_LARGE
     with pytest.raises(Rejection, match="30 x 20 px; --pixels-max allows 599"):
         open_rgb(rgb_file(), 599, "--pixels-max")
@@ -103,12 +103,12 @@ def test_limit_of_pixels_is_inclusive() -> None:
 def test_limit_of_pixels_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow has a limit of its own, twice this; who raises `pixels_max` above it means it."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert decode(rgb_file(), 600)[0].shape == (3, 20, 30)
+    assert decode_image(rgb_file(), 600)[0].shape == (3, 20, 30)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
 def test_plain_colour_is_exact(kind: str) -> None:
-    pixels, notes = decode(rgb_file(kind, **({"lossless": True} if kind == "WEBP" else {})), ROOMY)
+    pixels, notes = decode_image(rgb_file(kind, **({"lossless": True} if kind == "WEBP" else {})), ROOMY)
     assert notes == ()
     assert (pixels.dtype, pixels.flags.c_contiguous) == (np.uint8, True)
     np.testing.assert_array_equal(pixels, noise(20, 30, 3).transpose(2, 0, 1))
@@ -117,7 +117,7 @@ def test_plain_colour_is_exact(kind: str) -> None:
 def test_jpeg_is_near() -> None:
     ramp = np.add.outer(np.arange(24) * 5, np.arange(32) * 3).astype(np.uint8)
     image = np.stack([ramp, ramp[::-1], ramp[:, ::-1]])
-    pixels, notes = decode(encoded(Image.fromarray(image.transpose(1, 2, 0)), "JPEG", quality=98), ROOMY)
+    pixels, notes = decode_image(encoded(Image.fromarray(image.transpose(1, 2, 0)), "JPEG", quality=98), ROOMY)
     assert notes == ()
     assert np.abs(pixels.astype(int) - image).mean() < 2
 
@@ -125,7 +125,7 @@ def test_jpeg_is_near() -> None:
 @pytest.mark.parametrize("mode", ["L", "1"])
 def test_grey(mode: str) -> None:
     values = noise(7, 9) if mode == "L" else (noise(7, 9) > 127).astype(np.uint8) * 255
-    pixels, notes = decode(encoded(Image.fromarray(values).convert(mode), "PNG"), ROOMY)
+    pixels, notes = decode_image(encoded(Image.fromarray(values).convert(mode), "PNG"), ROOMY)
     assert notes == ("grey",)
     np.testing.assert_array_equal(pixels, np.stack([values] * 3))
 
@@ -136,7 +136,7 @@ def over_white(colour: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[n
 
 def test_grey_with_alpha_is_laid_over_white() -> None:
     grey_alpha = noise(7, 9, 2)
-    pixels, notes = decode(encoded(Image.fromarray(grey_alpha, "LA"), "PNG"), ROOMY)
+    pixels, notes = decode_image(encoded(Image.fromarray(grey_alpha, "LA"), "PNG"), ROOMY)
     expected = over_white(grey_alpha[..., 0], grey_alpha[..., 1])
     assert np.abs(pixels - expected).max() <= 1
     assert set(notes) == {"grey", "alpha"}
@@ -145,7 +145,7 @@ def test_grey_with_alpha_is_laid_over_white() -> None:
 def test_alpha_is_laid_over_white() -> None:
     rgba = noise(7, 9, 4)
     rgba[0, :3, 3] = (0, 128, 255)
-    pixels, notes = decode(encoded(Image.fromarray(rgba), "PNG"), ROOMY)
+    pixels, notes = decode_image(encoded(Image.fromarray(rgba), "PNG"), ROOMY)
     assert notes == ("alpha",)
     assert np.abs(pixels - over_white(rgba[..., :3], rgba[..., 3:]).transpose(2, 0, 1)).max() <= 1
     assert pixels[:, 0, 0].tolist() == [255, 255, 255]
@@ -155,7 +155,7 @@ def test_alpha_is_laid_over_white() -> None:
 def test_opaque_alpha_changes_nothing() -> None:
     rgba = noise(7, 9, 4)
     rgba[..., 3] = 255
-    pixels, notes = decode(encoded(Image.fromarray(rgba), "PNG"), ROOMY)
+    pixels, notes = decode_image(encoded(Image.fromarray(rgba), "PNG"), ROOMY)
     assert notes == ("alpha",)
     np.testing.assert_array_equal(pixels, rgba[..., :3].transpose(2, 0, 1))
 
@@ -171,7 +171,7 @@ def palette_image() -> tuple[Image.Image, NDArray[np.uint8], NDArray[np.uint8]]:
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
 def test_palette(kind: str) -> None:
     image, colours, indices = palette_image()
-    pixels, notes = decode(encoded(image, kind), ROOMY)
+    pixels, notes = decode_image(encoded(image, kind), ROOMY)
     assert notes == ("palette",)
     np.testing.assert_array_equal(pixels, colours[indices].transpose(2, 0, 1))
 
@@ -179,7 +179,7 @@ def test_palette(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
 def test_palette_with_a_transparent_colour(kind: str) -> None:
     image, colours, indices = palette_image()
-    pixels, notes = decode(encoded(image, kind, transparency=2), ROOMY)
+    pixels, notes = decode_image(encoded(image, kind, transparency=2), ROOMY)
     assert set(notes) == {"palette", "alpha"}
     colours[2] = 255
     np.testing.assert_array_equal(pixels, colours[indices].transpose(2, 0, 1))
@@ -188,7 +188,7 @@ def test_palette_with_a_transparent_colour(kind: str) -> None:
 def test_colour_with_a_transparent_colour() -> None:
     image = noise(7, 9, 3)
     colour = tuple(image[2, 3].tolist())
-    pixels, notes = decode(encoded(Image.fromarray(image), "PNG", transparency=colour), ROOMY)
+    pixels, notes = decode_image(encoded(Image.fromarray(image), "PNG", transparency=colour), ROOMY)
     image[2, 3] = 255
     assert notes == ("alpha",)
     np.testing.assert_array_equal(pixels, image.transpose(2, 0, 1))
@@ -198,7 +198,7 @@ def test_colour_with_a_transparent_colour() -> None:
 def test_cmyk(kind: str) -> None:
     inks = np.kron(noise(2, 3, 4, seed=5), np.ones((16, 16, 1), np.uint8))
     options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
-    pixels, notes = decode(encoded(Image.fromarray(inks, "CMYK"), kind, **options), ROOMY)
+    pixels, notes = decode_image(encoded(Image.fromarray(inks, "CMYK"), kind, **options), ROOMY)
     left = 255.0 - inks
     expected = (left[..., :3] * left[..., 3:] / 255).transpose(2, 0, 1)
     assert notes == ("cmyk",)
@@ -208,14 +208,14 @@ def test_cmyk(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_grey_is_scaled(kind: str) -> None:
     values = np.linspace(0, 65535, 63).round().astype(np.uint16).reshape(7, 9)
-    pixels, notes = decode(encoded(Image.fromarray(values), kind), ROOMY)
+    pixels, notes = decode_image(encoded(Image.fromarray(values), kind), ROOMY)
     assert set(notes) == {"16-bit", "grey"}
     assert np.abs(pixels - values / 257).max() <= 0.5
 
 
 def test_dark_16_bit_grey_stays_dark() -> None:
     """Its scale is that of 16 bits, whatever its brightest pixel happens to be."""
-    pixels, _ = decode(encoded(Image.fromarray(np.full((5, 5), 200, np.uint16)), "PNG"), ROOMY)
+    pixels, _ = decode_image(encoded(Image.fromarray(np.full((5, 5), 200, np.uint16)), "PNG"), ROOMY)
     assert pixels.max() == 1
 
 
@@ -227,12 +227,12 @@ def colour_16_bit() -> tuple[bytes, NDArray[np.uint16]]:
 
 def test_16_bit_colour_is_scaled() -> None:
     data, values = colour_16_bit()
-    pixels, _ = decode(data, ROOMY)
+    pixels, _ = decode_image(data, ROOMY)
     assert np.abs(pixels - values / 257).max() <= 1
 
 
 def test_16_bit_colour_is_noted() -> None:
-    assert decode(colour_16_bit()[0], ROOMY)[1] == ("16-bit",)
+    assert decode_image(colour_16_bit()[0], ROOMY)[1] == ("16-bit",)
 
 
 def exif(orientation: int) -> Image.Exif:
@@ -243,14 +243,14 @@ def exif(orientation: int) -> Image.Exif:
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
 def test_exif_orientation_is_noted_and_not_applied(orientation: int) -> None:
-    plain, none = decode(rgb_file("JPEG"), ROOMY)
-    pixels, notes = decode(rgb_file("JPEG", exif=exif(orientation)), ROOMY)
+    plain, none = decode_image(rgb_file("JPEG"), ROOMY)
+    pixels, notes = decode_image(rgb_file("JPEG", exif=exif(orientation)), ROOMY)
     assert (none, notes) == ((), ("exif-orientation",))
     np.testing.assert_array_equal(pixels, plain)
 
 
 def test_upright_exif_needs_no_note() -> None:
-    assert decode(rgb_file("JPEG", exif=exif(1)), ROOMY)[1] == ()
+    assert decode_image(rgb_file("JPEG", exif=exif(1)), ROOMY)[1] == ()
 
 
 WHOLE: dict[str, Callable[[], bytes]] = {
@@ -273,7 +273,7 @@ def test_damage_of_any_kind_is_pixels_or_a_rejection(
         file[int(place**3 * (len(file) - 1))] = value  # headers more often than pixels
     file = file[: data.draw(st.integers(0, len(file)) | st.just(len(file)))]
     try:
-        pixels, _ = decode(bytes(file), 100_000)
+        pixels, _ = decode_image(bytes(file), 100_000)
     except Rejection:
         return
     assert (pixels.dtype, pixels.ndim, pixels.shape[0]) == (np.uint8, 3, 3)

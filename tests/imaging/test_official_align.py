@@ -31,11 +31,11 @@ REFERENCE_PHOTOS = [f"{i:06d}.jpg" for i in range(1, 17)]
 def made(folder: Path, photo: Photo, resolution: int) -> tuple[np.ndarray, OfficialImage, tuple[int, int, bool]]:
     """Take a photo through all steps; the result uint8 [3, R, R], the padded pixels, and what each step did."""
     image = Image.open(folder / photo.file).convert("RGB")
-    quad, zoom = official_align.crop(np.reshape(photo.landmarks, (5, 2)), resolution)
-    pixels, shrink = official_align.shrunk(OfficialImage(image, quad, zoom, resolution))
-    pixels, factor = official_align.enlarged(official_align.cut(pixels))
-    pixels, padded = official_align.padded(pixels)
-    return np.asarray(official_align.upright(pixels)).transpose(2, 0, 1), pixels, (shrink, factor, padded)
+    quad, zoom = official_align.crop_quad(np.reshape(photo.landmarks, (5, 2)), resolution)
+    pixels, shrink = official_align.shrink(OfficialImage(image, quad, zoom, resolution))
+    pixels, factor = official_align.enlarge(official_align.crop_region(pixels))
+    pixels, padded = official_align.pad(pixels)
+    return np.asarray(official_align.resample(pixels)).transpose(2, 0, 1), pixels, (shrink, factor, padded)
 
 
 def md5(pixels: np.ndarray) -> str:
@@ -92,7 +92,7 @@ def landmarks(x: float, y: float, eyes: float, degrees: float) -> np.ndarray:
 @given(st.floats(0, 3000), st.floats(0, 3000), st.floats(5, 900), st.floats(-180, 180))
 def test_crop_is_the_papers_to_float32(x: float, y: float, eyes: float, degrees: float) -> None:
     points = landmarks(x, y, eyes, degrees)
-    quad, zoom = official_align.crop(points, 1024)
+    quad, zoom = official_align.crop_quad(points, 1024)
     expected = np.array(crop_reference.crop_quad([(float(a), float(b)) for a, b in points]))
     assert quad.dtype == zoom.dtype == np.float32
     np.testing.assert_allclose(quad, expected, atol=0.005)
@@ -106,7 +106,7 @@ def noise(height: int, width: int) -> Image.Image:
 
 
 def planned(image: Image.Image, points: np.ndarray, resolution: int) -> OfficialImage:
-    quad, zoom = official_align.crop(points, resolution)
+    quad, zoom = official_align.crop_quad(points, resolution)
     return OfficialImage(image, quad, zoom, resolution)
 
 
@@ -116,10 +116,10 @@ def planned(image: Image.Image, points: np.ndarray, resolution: int) -> Official
 def test_how_far_a_image_is_reduced_and_enlarged(eyes: float, shrink: int, factor: int) -> None:
     """A crop is four eye distances wide here."""
     image = planned(noise(900, 900), landmarks(450, 400, eyes, 0), 64)
-    small, by = official_align.shrunk(image)
+    small, by = official_align.shrink(image)
     assert by == max(1, math.floor(0.5 / float(image.zoom))) == shrink
     assert small.image.size == (round(900 / shrink), round(900 / shrink))
-    large, grown = official_align.enlarged(official_align.cut(small))
+    large, grown = official_align.enlarge(official_align.crop_region(small))
     assert grown == factor
     assert float(large.zoom) == pytest.approx(float(image.zoom) * shrink / factor, rel=1e-6)
     assert float(large.zoom) <= 1 or factor == 1
@@ -127,7 +127,7 @@ def test_how_far_a_image_is_reduced_and_enlarged(eyes: float, shrink: int, facto
 
 def test_cut_keeps_a_border_and_its_place() -> None:
     image = planned(noise(300, 400), landmarks(200, 130, 25, 10), 64)
-    part = official_align.cut(image)
+    part = official_align.crop_region(image)
     assert part.border == round(0.1 * 64 / float(image.zoom))
     left, top = (image.quad - part.quad)[0].round().astype(int)
     assert (left, top) == tuple(np.floor(image.quad.min(axis=0)).astype(int) - part.border)
@@ -138,8 +138,8 @@ def test_cut_keeps_a_border_and_its_place() -> None:
 
 @pytest.mark.parametrize(("x", "y", "degrees"), [(60, 50, 0), (150, 20, 20), (5, 195, -50)])
 def test_padding_is_that_of_the_whole_image_at_once(x: float, y: float, degrees: float) -> None:
-    part = official_align.cut(planned(noise(200, 200), landmarks(x, y, 30, degrees), 128))
-    padded, done = official_align.padded(part)
+    part = official_align.crop_region(planned(noise(200, 200), landmarks(x, y, 30, degrees), 128))
+    padded, done = official_align.pad(part)
     assert done
     left, top = (padded.quad - part.quad)[0].round().astype(int)
     right, bottom = np.array(padded.image.size) - part.image.size - (left, top)
@@ -152,8 +152,8 @@ def test_padding_is_that_of_the_whole_image_at_once(x: float, y: float, degrees:
 
 
 def test_crop_well_inside_is_not_padded() -> None:
-    part = official_align.cut(planned(noise(400, 400), landmarks(200, 180, 30, 5), 64))
-    same, done = official_align.padded(part)
+    part = official_align.crop_region(planned(noise(400, 400), landmarks(200, 180, 30, 5), 64))
+    same, done = official_align.pad(part)
     assert not done
     assert same is part
 
@@ -161,7 +161,7 @@ def test_crop_well_inside_is_not_padded() -> None:
 @pytest.mark.parametrize("degrees", [0, 33, -120])
 def test_upright_is_bilinear_then_lanczos(degrees: float) -> None:
     image = planned(noise(120, 120), landmarks(60, 50, 15, degrees), 16)
-    found = np.asarray(official_align.upright(image)).astype(int)
+    found = np.asarray(official_align.resample(image)).astype(int)
     expected = reference.upright(np.asarray(image.image), image.quad.astype(float), 16)
     off = np.abs(found - expected)
     assert off.max() <= 1

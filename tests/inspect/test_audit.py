@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.imaging.image_io import open_rgb, to_pixels
+from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 from celebahq_builder.inspect.audit.audit_report import audit
 from tests.browser import browser, visit
 from tests.hdf5.files import damage
@@ -143,7 +143,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_real_faces(shared: Path, tmp_path: Path) -> None:
     """28 of the real CelebA-HQ: copies of all are found, and no two people are taken for one."""
     paths = sorted((shared / "data" / "celebahq_1024").glob("*.jpg"))
-    whole = [to_pixels(open_rgb(path.read_bytes(), 1 << 24)[0]) for path in paths]
+    whole = [pil_to_array(open_rgb(path.read_bytes(), 1 << 24)[0]) for path in paths]
     faces = np.stack([face.reshape(3, 64, 16, 64, 16).mean(axis=(2, 4)).astype(np.uint8) for face in whole])
     copies = np.stack([recoded(face[:, :, ::-1] if i % 2 else face, 50) for i, face in enumerate(faces)])
     audit(theano_file(tmp_path / "a.h5", np.concatenate([faces, copies])), tmp_path / "out")

@@ -4,7 +4,7 @@ import importlib
 import sys
 from types import ModuleType
 
-from celebahq_builder.metrics.inception import module
+from celebahq_builder.metrics.inception import import_torch_fidelity
 
 
 def metric(name: str) -> ModuleType:
@@ -19,7 +19,7 @@ def metric(name: str) -> ModuleType:
 
     package, before = "torch_fidelity", dict(sys.modules)
     bare = ModuleType(package)
-    bare.__path__ = [module("helpers").__spec__.origin.rpartition("/")[0]]  # type: ignore[union-attr]
+    bare.__path__ = [import_torch_fidelity("helpers").__spec__.origin.rpartition("/")[0]]  # type: ignore[union-attr]
     stand_in = Nothing(f"{package}.utils")
     try:
         sys.modules[package], sys.modules[f"{package}.utils"] = bare, stand_in

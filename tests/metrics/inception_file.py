@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from celebahq_builder.metrics.inception import module
+from celebahq_builder.metrics.inception import import_torch_fidelity
 from celebahq_builder.storage import sha256
 
 
 def random_tensors(seed: int = 0) -> dict[str, torch.Tensor]:
     """All tensors by their names, of such sizes that features of images are neither lost nor beyond bounds."""
-    extractor: Any = module("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+    extractor: Any = import_torch_fidelity("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
 
     class Unloaded(extractor):
         def load_state_dict(self, _: object) -> None:

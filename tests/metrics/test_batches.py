@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.metrics.batches import take
+from celebahq_builder.metrics.batches import take_images
 
 
 def of(*batches: torch.Tensor):
@@ -19,7 +19,7 @@ def images(n: int, channels: int = 3, side: int = 4) -> torch.Tensor:
 
 def test_first_images_whatever_the_batches() -> None:
     for sizes in ((5, 5), (1,) * 10, (3, 0, 7), (10,)):
-        found = torch.cat([*take(of(*torch.split(images(10), sizes)), 7, name="x")])
+        found = torch.cat([*take_images(of(*torch.split(images(10), sizes)), 7, name="x")])
         assert found[:, 0, 0, 0].tolist() == [*range(7)]
 
 
@@ -33,7 +33,7 @@ def test_no_more_is_read_than_asked_for_and_the_reader_is_closed() -> None:
         finally:
             closed.append(True)
 
-    assert sum(len(batch) for batch in take(endless, 10, name="x")) == 10
+    assert sum(len(batch) for batch in take_images(endless, 10, name="x")) == 10
     assert closed == [True]
 
 
@@ -56,14 +56,14 @@ def test_no_more_is_read_than_asked_for_and_the_reader_is_closed() -> None:
 )
 def test_refused(batches, message: str) -> None:
     with pytest.raises(FormatError, match=message) as error:
-        [*take(batches, 8, name="the fakes")]
+        [*take_images(batches, 8, name="the fakes")]
     assert "\n" not in str(error.value)
 
 
 def test_what_the_other_side_has() -> None:
     with pytest.raises(FormatError, match=r"\[n, 3, 8, 8\]"):
-        [*take(of(images(4)), 4, name="x", resolution=8, channels=3)]
+        [*take_images(of(images(4)), 4, name="x", resolution=8, channels=3)]
     with pytest.raises(FormatError, match=r"\[n, 1, R, R\]; all images are alike"):
-        [*take(of(images(4)), 4, name="x", channels=1)]
-    found = torch.cat([*take(of(images(4).float()), 4, name="x", resolution=4, channels=3)])
+        [*take_images(of(images(4)), 4, name="x", channels=1)]
+    found = torch.cat([*take_images(of(images(4).float()), 4, name="x", resolution=4, channels=3)])
     assert found.dtype == torch.float32

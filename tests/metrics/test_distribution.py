@@ -6,10 +6,10 @@ import torch
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.metrics.sliced import (
-    VALUES,
-    DistributionGap,
-    _number,
-    _values,
+    HALF_VALUES,
+    StreamingSlicedWasserstein,
+    _half_index,
+    _half_values,
     random_directions,
     sliced_wasserstein,
 )
@@ -23,9 +23,9 @@ CLOUDS = {
 }
 
 
-def gap_of(a: torch.Tensor, b: torch.Tensor, directions: torch.Tensor) -> DistributionGap:
+def gap_of(a: torch.Tensor, b: torch.Tensor, directions: torch.Tensor) -> StreamingSlicedWasserstein:
     moments = tuple((cloud.double().mean(dim=0), cloud.double().std(dim=0, correction=0)) for cloud in (a, b))
-    return DistributionGap(directions, moments, CPU)
+    return StreamingSlicedWasserstein(directions, moments, CPU)
 
 
 @pytest.mark.parametrize("kind", CLOUDS)
@@ -65,9 +65,9 @@ def test_neither_order_nor_portions_nor_threads_matter() -> None:
 
 def test_numbers_are_those_of_the_rounded_values() -> None:
     values = torch.cat([torch.linspace(-50, 50, 9999), torch.tensor([0.0, -1e-9, 1e-5, 30_000, -30_000])])
-    numbers, all_values = _number(values.half()), _values()
-    assert 0 <= int(numbers.min()) < int(numbers.max()) < VALUES
-    half = VALUES // 2
+    numbers, all_values = _half_index(values.half()), _half_values()
+    assert 0 <= int(numbers.min()) < int(numbers.max()) < HALF_VALUES
+    half = HALF_VALUES // 2
     rising = torch.where(numbers < half, half - 1 - numbers, numbers)
     assert torch.equal(all_values[rising], values.half().double())
     assert torch.equal(all_values, all_values.sort().values)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from celebahq_builder.metrics import inception
-from celebahq_builder.metrics.batches import of_array
+from celebahq_builder.metrics.batches import array_batches
 from celebahq_builder.metrics.ssim import ms_ssim
 from celebahq_builder.metrics.swd import swd
 from tests.metrics.inception_file import write_random
@@ -23,9 +23,9 @@ def test_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, images in zip(("fakes", "reals"), noise, strict=True):
         np.save(f"{name}.npy", images)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cached = inception.cache_path()
+    cached = inception.weights_cache_path()
     cached.parent.mkdir(parents=True)
-    monkeypatch.setattr(inception, "SHA256", write_random(cached))
+    monkeypatch.setattr(inception, "WEIGHTS_SHA256", write_random(cached))
     names: dict[str, Any] = {}
     examples = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     assert len(examples) == 2
@@ -41,7 +41,7 @@ def test_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_array_in_batches() -> None:
     images = np.arange(7 * 3 * 4, dtype=np.uint8).reshape(7, 3, 2, 2)
-    some = of_array(images, 3)
+    some = array_batches(images, 3)
     for _ in range(2):
         assert [len(batch) for batch in some()] == [3, 3, 1]
         assert np.array_equal(torch.cat(list(some())).numpy(), images)

@@ -89,7 +89,7 @@ def test_what_results_record(inception: Inception, weights: tuple[Path, str]) ->
 
 
 def test_only_the_weights_of_the_literature_are_taken(weights: tuple[Path, str], tmp_path: Path) -> None:
-    assert inception_module.FILE.endswith(f"{inception_module.SHA256[:8]}.pth")
+    assert inception_module.WEIGHTS_FILE.endswith(f"{inception_module.WEIGHTS_SHA256[:8]}.pth")
     with pytest.raises(WeightsError, match=rf"SHA-256 is {weights[1]}, expected 6726825d\w{{56}}; it is another file"):
         Inception(weights[0])
     with pytest.raises(WeightsError, match="none.pth cannot be read: No such file or directory; give the file"):
@@ -98,7 +98,7 @@ def test_only_the_weights_of_the_literature_are_taken(weights: tuple[Path, str],
 
 def test_the_cache_is_looked_into(weights: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    target = inception_module.cache_path()
+    target = inception_module.weights_cache_path()
     assert target == tmp_path / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
     target.parent.mkdir(parents=True)
     target.symlink_to(weights[0])
@@ -116,7 +116,7 @@ def test_without_a_network_one_line_says_what_to_do(tmp_path: Path, monkeypatch:
     with pytest.raises(
         WeightsError, match=r"cannot be downloaded from https.*--inception FILE, or put it into "
     ) as error:
-        inception_module.locate(None)
+        inception_module.locate_weights(None)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.rglob("*.pth"))
 
@@ -144,7 +144,7 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
 
 PAST_INIT = """
 import sys
-from celebahq_builder.metrics.inception import module
+from celebahq_builder.metrics.inception import import_torch_fidelity as module
 module("feature_extractor_inceptionv3")
 print([name for name in sys.modules if name.split(".")[0] in ("torch_fidelity", "torchvision")])
 """
@@ -160,4 +160,4 @@ def test_without_the_package_one_line_says_what_to_install(monkeypatch: pytest.M
     with pytest.raises(
         WeightsError, match=r"torch-fidelity, which is not installed; pip install 'celebahq-builder\[inc"
     ):
-        inception_module.module("feature_extractor_inceptionv3")
+        inception_module.import_torch_fidelity("feature_extractor_inceptionv3")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.metrics.kid import BLOCK, discrepancy, kernel_distance
+from celebahq_builder.metrics.kid import BLOCK_FEATURES, kernel_inception_distance, polynomial_mmd2
 from tests.metrics.fidelity import metric
 
 
@@ -26,13 +26,13 @@ def by_pairs(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_equals_the_definition() -> None:
     a, b = drawn(12), drawn(9, seed=1, shift=0.5)
-    assert discrepancy(a, b) == pytest.approx(by_pairs(a.double().numpy(), b.double().numpy()), abs=1e-6)
-    assert discrepancy(a.double(), b.double()) == pytest.approx(by_pairs(a.double().numpy(), b.double().numpy()))
+    assert polynomial_mmd2(a, b) == pytest.approx(by_pairs(a.double().numpy(), b.double().numpy()), abs=1e-6)
+    assert polynomial_mmd2(a.double(), b.double()) == pytest.approx(by_pairs(a.double().numpy(), b.double().numpy()))
 
 
 def test_float32_is_enough_for_features_like_inceptions() -> None:
-    a, b = drawn(2 * BLOCK + 30, 2048), drawn(2 * BLOCK + 30, 2048, seed=1)
-    assert discrepancy(a, b) == pytest.approx(discrepancy(a.double(), b.double()), abs=2e-7)
+    a, b = drawn(2 * BLOCK_FEATURES + 30, 2048), drawn(2 * BLOCK_FEATURES + 30, 2048, seed=1)
+    assert polynomial_mmd2(a, b) == pytest.approx(polynomial_mmd2(a.double(), b.double()), abs=2e-7)
 
 
 def test_equals_torch_fidelity() -> None:
@@ -42,14 +42,14 @@ def test_equals_torch_fidelity() -> None:
     expected = theirs.kid_features_to_metric(
         a.double(), b.double(), kid_subsets=1, kid_subset_size=600, verbose=False, rng_seed=0
     )
-    found = kernel_distance(a.double(), b.double(), subsets=1, subset_size=600)
+    found = kernel_inception_distance(a.double(), b.double(), subsets=1, subset_size=600)
     assert found[0] == pytest.approx(expected[theirs.KEY_METRIC_KID_MEAN], rel=1e-9)
     assert found[1] == 0
 
 
 def test_of_one_distribution_zero_within_its_error() -> None:
     """And not so the biased estimate, which has each feature's pair with itself."""
-    found = [discrepancy(drawn(100, seed=2 * i), drawn(100, seed=2 * i + 1)) for i in range(300)]
+    found = [polynomial_mmd2(drawn(100, seed=2 * i), drawn(100, seed=2 * i + 1)) for i in range(300)]
     error = np.std(found) / np.sqrt(len(found))
     assert abs(np.mean(found)) < 3 * error
     a = drawn(100)
@@ -59,23 +59,23 @@ def test_of_one_distribution_zero_within_its_error() -> None:
 
 
 def test_another_distribution_is_far() -> None:
-    near, spread = kernel_distance(drawn(3000), drawn(3000, seed=1), subsets=20, subset_size=500)
-    far, _ = kernel_distance(drawn(3000), drawn(3000, seed=1, shift=0.3), subsets=20, subset_size=500)
+    near, spread = kernel_inception_distance(drawn(3000), drawn(3000, seed=1), subsets=20, subset_size=500)
+    far, _ = kernel_inception_distance(drawn(3000), drawn(3000, seed=1, shift=0.3), subsets=20, subset_size=500)
     assert abs(near) < 2 * spread
     assert far > 20 * spread
 
 
 def test_the_seed_decides() -> None:
     a, b = drawn(300), drawn(400, seed=1)
-    one = kernel_distance(a, b, 5, 100, seed=3)
-    assert one == kernel_distance(a, b, 5, 100, seed=3)
-    assert one != kernel_distance(a, b, 5, 100, seed=4)
+    one = kernel_inception_distance(a, b, 5, 100, seed=3)
+    assert one == kernel_inception_distance(a, b, 5, 100, seed=3)
+    assert one != kernel_inception_distance(a, b, 5, 100, seed=4)
 
 
 def test_too_few_images_are_told() -> None:
     with pytest.raises(FormatError, match="subsets of 1000 images, there are 999 and 2000"):
-        kernel_distance(drawn(999), drawn(2000))
+        kernel_inception_distance(drawn(999), drawn(2000))
     with pytest.raises(ValueError, match=r"got \[5, 16\] and \[5, 8\]"):
-        kernel_distance(drawn(5), drawn(5, 8), subset_size=5)
+        kernel_inception_distance(drawn(5), drawn(5, 8), subset_size=5)
     with pytest.raises(ValueError, match="one subset of two"):
-        kernel_distance(drawn(5), drawn(5), subset_size=1)
+        kernel_inception_distance(drawn(5), drawn(5), subset_size=1)

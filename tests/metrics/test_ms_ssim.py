@@ -10,7 +10,7 @@ import torch
 
 from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.metrics import ssim
-from celebahq_builder.metrics.ssim import diversity, ms_ssim
+from celebahq_builder.metrics.ssim import mean_ms_ssim, ms_ssim
 from tests.reference.ms_ssim import ms_ssim as plain_ms_ssim
 
 
@@ -31,7 +31,7 @@ def test_figures_of_the_original(shared: Path) -> None:
     a = np.stack([cv2.resize(p, (64, 64), interpolation=cv2.INTER_AREA) for p in photos])
     blur = np.stack([cv2.GaussianBlur(p, (0, 0), 1) for p in a])
     a, blur = a.transpose(0, 3, 1, 2), blur.transpose(0, 3, 1, 2)
-    assert diversity(batches(a, 50), 128) == pytest.approx(expected["ms_ssim_A_even_vs_odd"], abs=1e-4)
+    assert mean_ms_ssim(batches(a, 50), 128) == pytest.approx(expected["ms_ssim_A_even_vs_odd"], abs=1e-4)
     found = ms_ssim(*(torch.from_numpy(np.ascontiguousarray(p)) for p in (a, blur)))
     assert float(found.mean()) == pytest.approx(expected["ms_ssim_A_vs_blur1(A)"], abs=1e-4)
 
@@ -64,7 +64,7 @@ def test_pairs_follow_each_other_whatever_the_batches() -> None:
     expected = float(ms_ssim(first, second).mean())
     for size in (1, 2, 3, 7, 21):
         done: list[int] = []
-        assert diversity(batches(a, size), 10, advance=done.append) == expected
+        assert mean_ms_ssim(batches(a, size), 10, advance=done.append) == expected
         assert sum(done) == 20
 
 
@@ -82,12 +82,12 @@ def test_threads_do_not_matter() -> None:
 def test_less_varied_is_higher() -> None:
     a = images(40, 32, 32)
     one_face = (0.7 * a[:1] + 0.3 * a).astype(np.uint8)
-    assert diversity(batches(one_face, 8), 20) > diversity(batches(a, 8), 20) + 0.2
+    assert mean_ms_ssim(batches(one_face, 8), 20) > mean_ms_ssim(batches(a, 8), 20) + 0.2
 
 
 def test_bad_input() -> None:
     a = images(9, 32, 32)
     with pytest.raises(FormatError, match="the fakes has 9 images, 10 were asked for"):
-        diversity(batches(a, 4), 5, name="the fakes")
+        mean_ms_ssim(batches(a, 4), 5, name="the fakes")
     with pytest.raises(RecipeError, match="0 pairs have no MS-SSIM"):
-        diversity(batches(a, 4), 0)
+        mean_ms_ssim(batches(a, 4), 0)

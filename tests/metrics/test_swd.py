@@ -108,8 +108,8 @@ def test_real_against_real_is_a_floor_and_damage_rises_above_it(faces: Pixels) -
 
 
 def test_neither_batches_nor_memory_nor_threads_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descriptors, "BLOCK", 32)
-    monkeypatch.setattr(swd_module, "BLOCK", 32)
+    monkeypatch.setattr(descriptors, "BLOCK_IMAGES", 32)
+    monkeypatch.setattr(swd_module, "BLOCK_IMAGES", 32)
     a, b = textured(70), textured(80, seed=1)
     expected = swd(batches(a, 70), batches(b, 80), resolution=32, count=69, seed=5)
     assert [*expected] == [32, 16]

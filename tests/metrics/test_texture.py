@@ -6,7 +6,13 @@ import torch
 
 from celebahq_builder.metrics.laplacian import laplacian_level, pyramid_down
 from celebahq_builder.metrics.sliced import random_directions
-from celebahq_builder.metrics.texture import moments, neighbourhoods, normalised, texture_distance, texture_loss
+from celebahq_builder.metrics.texture import (
+    channel_moments,
+    normalise_patches,
+    random_patches,
+    texture_distance,
+    texture_loss,
+)
 
 
 def image(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -16,7 +22,7 @@ def image(height: int, width: int, seed: int = 0) -> np.ndarray:
 def test_neighbourhoods_are_windows_of_their_own_image() -> None:
     rows, columns = np.mgrid[:12, :15]
     level = torch.from_numpy(np.stack([np.stack([rows, columns, rows * 0 + i]) for i in range(3)])).float()
-    found = neighbourhoods(level, np.random.default_rng(0), 200)
+    found = random_patches(level, np.random.default_rng(0), 200)
     assert found.shape == (600, 3, 7, 7)
     assert torch.equal(found[:, 2, 3, 3], torch.arange(3.0).repeat_interleave(200))
     assert torch.equal(found[:, 0] - found[:, 0, :1, :1], torch.arange(7.0)[None, :, None].expand(600, 7, 7))
@@ -28,16 +34,16 @@ def test_neighbourhoods_are_windows_of_their_own_image() -> None:
 
 
 def test_neighbourhoods_need_room() -> None:
-    assert neighbourhoods(torch.zeros(1, 3, 7, 7), np.random.default_rng(0), 2).shape == (2, 3, 7, 7)
+    assert random_patches(torch.zeros(1, 3, 7, 7), np.random.default_rng(0), 2).shape == (2, 3, 7, 7)
     with pytest.raises(ValueError, match="a level of 6x9 has no neighbourhood of 7x7"):
-        neighbourhoods(torch.zeros(1, 3, 6, 9), np.random.default_rng(0))
+        random_patches(torch.zeros(1, 3, 6, 9), np.random.default_rng(0))
 
 
 def test_normalised_channels_have_mean_0_and_deviation_1() -> None:
     points = (
         torch.from_numpy(np.random.default_rng(0).normal(5, 3, (100, 3, 7, 7))) * torch.tensor([1, 2, 4])[:, None, None]
     )
-    vectors = normalised(points, moments(points)).view(100, 3, 49)
+    vectors = normalise_patches(points, channel_moments(points)).view(100, 3, 49)
     assert torch.allclose(vectors.mean(dim=(0, 2)), torch.zeros(3, dtype=torch.float64), atol=1e-9)
     assert torch.allclose(vectors.std(dim=(0, 2), correction=0), torch.ones(3, dtype=torch.float64), atol=1e-9)
 

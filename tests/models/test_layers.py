@@ -2,7 +2,7 @@
 
 import torch
 
-from celebahq_builder.models.layers import ResidualBlock, zero_convolution
+from celebahq_builder.models.layers import ResidualBlock, zero_conv
 
 
 def test_fresh_block_is_the_identity() -> None:
@@ -37,7 +37,7 @@ def test_block_keeps_the_size() -> None:
 
 
 def test_zero_convolution() -> None:
-    conv = zero_convolution(6, 4)
+    conv = zero_conv(6, 4)
     assert not conv(torch.randn(2, 6, 5, 3)).any()
     assert conv(torch.randn(2, 6, 5, 3)).shape == (2, 4, 5, 3)
     conv(torch.ones(1, 6, 5, 5)).sum().backward()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from celebahq_builder.models.srgan import grain
+from celebahq_builder.models.srgan import hash_noise
 
 WRAP = 2**64
 
@@ -40,13 +40,13 @@ def slow(levels: np.ndarray, top: int, left: int, channel: int) -> float:
 def test_as_written_down() -> None:
     x = photo(6, 7)
     levels = (x[0] * 255).round().int().numpy()
-    found = grain(x, 3)[0]
+    found = hash_noise(x, 3)[0]
     for place in [(0, 0, 0), (1, 2, 3), (2, 5, 6), (0, 3, 0), (2, 0, 6)]:
         assert float(found[place]) == pytest.approx(slow(levels, place[1], place[2], place[0]), abs=1e-5)
 
 
 def test_white_and_of_unit_variance() -> None:
-    noise = grain(photo(200, 200), 4)[0].double()
+    noise = hash_noise(photo(200, 200), 4)[0].double()
     assert noise.mean(dim=(1, 2)).abs().max() < 0.03
     assert (noise.var(dim=(1, 2)) - 1).abs().max() < 0.03
     flat = noise.flatten(1)
@@ -58,30 +58,30 @@ def test_white_and_of_unit_variance() -> None:
 
 def test_moves_with_the_pixels() -> None:
     x = photo(30, 30)
-    assert torch.equal(grain(x, 2)[..., 6:20, 8:19], grain(x[..., 5:21, 7:20], 2)[..., 1:-1, 1:-1])
+    assert torch.equal(hash_noise(x, 2)[..., 6:20, 8:19], hash_noise(x[..., 5:21, 7:20], 2)[..., 1:-1, 1:-1])
 
 
 def test_rounding_noise_of_floats_does_not_show() -> None:
     x = photo(20, 20)
-    assert torch.equal(grain(x, 2), grain(x + 1e-4 * torch.rand_like(x), 2))
+    assert torch.equal(hash_noise(x, 2), hash_noise(x + 1e-4 * torch.rand_like(x), 2))
 
 
 def test_one_level_changes_all_around() -> None:
     x = photo(20, 20)
     other = x.clone()
     other[0, 1, 10, 10] += 1 / 255
-    changed = (grain(other, 1) != grain(x, 1))[0, 0].nonzero()
+    changed = (hash_noise(other, 1) != hash_noise(x, 1))[0, 0].nonzero()
     assert sorted(map(tuple, changed.tolist())) == [(y, z) for y in (9, 10, 11) for z in (9, 10, 11)]
 
 
 def test_one_colour_has_one_noise() -> None:
-    noise = grain(torch.full((1, 3, 9, 9), 0.5), 2)
+    noise = hash_noise(torch.full((1, 3, 9, 9), 0.5), 2)
     assert (noise == noise[..., :1, :1]).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 1)])
 def test_any_size(size: tuple[int, int]) -> None:
-    noise = grain(photo(*size), 3)
+    noise = hash_noise(photo(*size), 3)
     assert noise.shape == (1, 3, *size)
     assert noise.dtype == torch.float32
     assert not noise.requires_grad

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import convolve
 
-from celebahq_builder.metrics.descriptors import draw_places
+from celebahq_builder.metrics.descriptors import draw_positions
 from celebahq_builder.metrics.sliced import random_directions
 from celebahq_builder.metrics.swd import DIRECTIONS_STREAM
 
@@ -51,7 +51,7 @@ class DrawsOfOurs(Draws):
         self.seed = seed
 
     def places(self, side: int, level: int, start: int, stop: int) -> Integers:
-        return draw_places((self.seed, side, level), level, start, stop)
+        return draw_positions((self.seed, side, level), level, start, stop)
 
     def directions(self, level: int, channels: int) -> Floats:
         drawn = random_directions(49 * channels, np.random.default_rng((self.seed, DIRECTIONS_STREAM, level))).numpy()

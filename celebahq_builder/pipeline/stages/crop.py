@@ -14,7 +14,7 @@ from PIL import Image
 from celebahq_builder.errors import SourceError
 from celebahq_builder.image_set import photo_path
 from celebahq_builder.imaging.geometry import Crop, bounding_box, crop_from_landmarks, share_inside
-from celebahq_builder.imaging.image_io import open_rgb, to_pixels
+from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 from celebahq_builder.outcome import Reason, Rejection
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.sources.photo import Photo
@@ -73,7 +73,7 @@ def cut(photo: Photo, folder: Path, settings: CropSettings, resolution: int, dev
     inner = np.clip(bounding_box(quad, border), 0, size)
     outer = np.clip(bounding_box(quad, border + settings.context_px), 0, size)
     outer[:2] -= outer[:2] % GRID_PX
-    region = torch.from_numpy(to_pixels(image.crop(tuple((outer * shrink).tolist())))).to(device)
+    region = torch.from_numpy(pil_to_array(image.crop(tuple((outer * shrink).tolist())))).to(device)
     if shrink > 1:
         region = F.avg_pool2d(region[None].float(), shrink)[0].round_().to(torch.uint8)
     margin = tuple(int(m) for m in np.abs(inner - outer))

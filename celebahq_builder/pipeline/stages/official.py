@@ -16,7 +16,7 @@ from PIL import Image, features
 from celebahq_builder.errors import SourceError
 from celebahq_builder.image_set import photo_path
 from celebahq_builder.imaging import official_align
-from celebahq_builder.imaging.image_io import to_pixels
+from celebahq_builder.imaging.image_io import pil_to_array
 from celebahq_builder.imaging.official_align import OfficialImage
 from celebahq_builder.outcome import Reason, Rejection
 from celebahq_builder.pipeline.face import Face
@@ -34,23 +34,23 @@ def cut(photo: Photo, folder: Path, settings: crop.CropSettings, resolution: int
     """
     opened = crop.open_photo(photo, folder, settings, resolution)
     landmarks = np.asarray(photo.landmarks).reshape(5, 2)
-    quad, zoom = official_align.crop(landmarks, resolution)
-    image, shrink = official_align.shrunk(OfficialImage(opened.image, quad, zoom, resolution))
+    quad, zoom = official_align.crop_quad(landmarks, resolution)
+    image, shrink = official_align.shrink(OfficialImage(opened.image, quad, zoom, resolution))
     record = {**opened.record, "quad": quad.tolist(), "zoom": float(zoom), "shrink": shrink}
-    return _face(photo, official_align.cut(image), record, device)
+    return _face(photo, official_align.crop_region(image), record, device)
 
 
 def enlarge(face: Face, resolution: int) -> Face:
     """Return the face enlarged by Lanczos, which stands in for the network; records ``upscaled``, the power of 2."""
-    image, factor = official_align.enlarged(_before(face, resolution))
+    image, factor = official_align.enlarge(_before(face, resolution))
     return _face(face.photo, image, face.record, face.pixels.device).noted(upscaled=factor)
 
 
 def align(face: Face, resolution: int) -> Face:
     """Return the upright face [3, resolution, resolution]; records ``padded``, whether the crop left the photo."""
-    image, padded = official_align.padded(_before(face, resolution))
+    image, padded = official_align.pad(_before(face, resolution))
     whole = np.array([[0, 0], [0, resolution], [resolution, resolution], [resolution, 0]], dtype=np.float32)
-    upright = replace(image, image=official_align.upright(image), quad=whole)
+    upright = replace(image, image=official_align.resample(image), quad=whole)
     return _face(face.photo, upright, face.record, face.pixels.device).noted(padded=padded)
 
 
@@ -63,7 +63,7 @@ def _before(face: Face, resolution: int) -> OfficialImage:
 
 
 def _face(photo: Photo, image: OfficialImage, record: dict[str, Any], device: torch.device) -> Face:
-    pixels = torch.from_numpy(to_pixels(image.image)).to(device)
+    pixels = torch.from_numpy(pil_to_array(image.image)).to(device)
     return Face(photo, pixels, image.quad.astype(np.float64), image.border, record=record)
 
 
