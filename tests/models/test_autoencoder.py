@@ -40,7 +40,7 @@ def test_padding_repeats_the_edge_and_shifts_nothing(size: tuple[int, int]) -> N
 
 
 def test_result_moves_with_the_photo_by_strides() -> None:
-    """Far from the edges, a photo moved by 8 px gives the result moved by 8 px; by 4 px it does not."""
+    """Far from the edges, moving the photo by 8 px moves the result by 8 px; moving it by 4 px does not."""
     net, x = perturbed(tiny_autoencoder()), photo(160, 160)
     reach = 72
     inner = net(x)[..., reach : 160 - reach, reach : 160 - reach]
@@ -93,7 +93,7 @@ def test_learns_a_constant_shift() -> None:
     assert losses[-1] < 0.03
 
 
-def test_widths_and_blocks_decide_the_layers() -> None:
+def test_widths_and_blocks_determine_the_layers() -> None:
     net = Autoencoder((4, 6, 8), (1, 2, 3))
     assert [len(stack) for stack in (net.encoder1, net.encoder2, net.bottom, net.decoder2, net.decoder1)] == [
         1,
