@@ -1,1 +1,1 @@
-"""Pure functions on arrays and tensors: no paths, no settings files, no state."""
+"""Pure functions on arrays and tensors, without paths, settings files or state."""

@@ -1,7 +1,7 @@
-"""From five landmarks to the oriented square crop of CelebA-HQ.
+"""Geometry of the crop: from five landmarks to the oriented square of CelebA-HQ.
 
-Points are (x, y). Landmarks are pixel positions: (0, 0) is the centre of the photo's first pixel. Everything
-else here is in pixel-edge coordinates: (0, 0) is the photo's corner, (W, H) the opposite one.
+Points are (x, y) in px. A landmark is a pixel position: (0, 0) is the centre of the photo's first pixel. Everything
+else uses pixel-edge coordinates: (0, 0) is the photo's top left corner and (width, height) its bottom right one.
 """
 
 from __future__ import annotations
@@ -14,69 +14,99 @@ from numpy.typing import NDArray
 Points = NDArray[np.float64]
 """Any number of points, float64 [N, 2]."""
 
-LANDMARKS = ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
-"""Names and order of CelebA's landmarks; left and right as the viewer sees them."""
-
 
 @dataclass(frozen=True)
 class Crop:
     """An oriented square in a photo."""
 
     quad: Points
-    """Corners [4, 2]: top left, bottom left, bottom right, top right of the result."""
+    """Corners [4, 2] in pixel-edge coordinates: top left, bottom left, bottom right, top right of the result."""
 
     @property
     def side(self) -> float:
-        """Side of the square in px."""
+        """Side length of the square in px."""
         return float(np.hypot(*(self.quad[3] - self.quad[0])))
 
     def zoom(self, resolution: int) -> float:
-        """Result pixels per photo pixel: above 1 the photo has too few."""
+        """Return the result pixels per photo pixel; above 1 the photo has fewer pixels than the result."""
         return resolution / self.side
 
 
 def crop_from_landmarks(landmarks: Points) -> Crop:
-    """Return the crop that CelebA-HQ takes around a face.
+    """Return the square that CelebA-HQ crops around a face.
+
+    Let e be the vector from the left to the right eye, v the vector from the midpoint of the eyes to the midpoint of
+    the mouth, and rot90((x, y)) = (-y, x). The square has its centre at the midpoint of the eyes + 0.1 v, half the
+    side length max(2 |e|, 1.8 |v|), its x axis along e - rot90(v), and its y axis along rot90 of the x axis.
 
     Args:
-        landmarks: [5, 2] in the order of `LANDMARKS`, px.
-
-    Returns:
-        The square of Karras et al. 2018, appendix C, with the sign of the authors' public tool:
-        centre (e0+e1)/2 + 0.1 v, half side max(2 |e|, 1.8 |v|), where e runs from eye to eye and v from between
-        the eyes to the middle of the mouth; x axis along e - rot90(v), rot90((x, y)) = (-y, x).
+        landmarks: five points [5, 2] in px, as pixel positions: left eye, right eye, nose, left and right corner of
+            the mouth; left and right as the viewer sees them. The nose is not used.
 
     Raises:
-        ValueError: the landmarks leave size or direction undefined.
+        ValueError: the landmarks leave the size or the direction undefined.
+
+    References:
+        Karras et al. 2018, "Progressive Growing of GANs", appendix C. Signs and the order of the corners are those
+        of the authors' public tool.
+
+    Examples:
+        The eyes are 20 px apart and the mouth is 30 px below them, so half a side is max(40, 54) px.
+
+        >>> crop = crop_from_landmarks(np.array([[40, 50], [60, 50], [50, 65], [42, 80], [58, 80]]))
+        >>> crop.quad.round(6).tolist()
+        [[-3.5, -0.5], [-3.5, 107.5], [104.5, 107.5], [104.5, -0.5]]
+        >>> round(crop.zoom(1024), 2)
+        9.48
     """
     points = np.asarray(landmarks, dtype=np.float64)
-    eyes = (points[0] + points[1]) / 2 + 0.5  # centre of a pixel -> its distance from the photo's corner
+    eyes = (points[0] + points[1]) / 2 + 0.5  # from pixel positions to pixel-edge coordinates
     mouth = (points[3] + points[4]) / 2 + 0.5
     eye_to_eye = points[1] - points[0]
     eye_to_mouth = mouth - eyes
-    x = eye_to_eye - _rot90(eye_to_mouth)
+    x = eye_to_eye - rot90(eye_to_mouth)
     length = float(np.hypot(*x))
     if not np.isfinite(length) or length < 1e-6 or np.hypot(*eye_to_eye) < 1.0:
         raise ValueError(
             f"the eyes are {np.hypot(*eye_to_eye):.1f} px apart and the mouth is {np.hypot(*eye_to_mouth):.1f} px below"
         )
     x *= max(2.0 * np.hypot(*eye_to_eye), 1.8 * np.hypot(*eye_to_mouth)) / length
-    y = _rot90(x)
+    y = rot90(x)
     centre = eyes + 0.1 * eye_to_mouth
     return Crop(np.stack([centre - x - y, centre - x + y, centre + x + y, centre + x - y]))
 
 
-def bounding_box(quad: Points, margin: float = 0.0) -> tuple[int, int, int, int]:
-    """Return the smallest box of whole pixels around a quad and a margin: (left, top, right, bottom)."""
+def rot90(vector: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return (-y, x) of a vector (x, y): a quarter turn from the x axis to the y axis."""
+    return np.array([-vector[1], vector[0]], dtype=vector.dtype)
+
+
+def bounding_box(quad: NDArray[np.floating], margin: float = 0.0) -> tuple[int, int, int, int]:
+    """Return the smallest box of whole pixels around a quad [4, 2] and a margin in px: (left, top, right, bottom).
+
+    >>> bounding_box(np.array([[1.5, 2.0], [1.5, 4.25], [3.75, 4.25], [3.75, 2.0]]), margin=3)
+    (-2, -1, 7, 8)
+    """
     low = np.floor(quad.min(axis=0) - margin)
     high = np.ceil(quad.max(axis=0) + margin)
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
 def share_inside(quad: Points, width: int, height: int, samples: int = 64) -> float:
-    """Return the share of a quad's area, in [0, 1], that lies inside a photo of `width` x `height` px.
+    """Return the share of a quad's area that lies inside a photo, estimated on a regular grid of points.
 
-    It is measured on a regular grid of `samples` x `samples` points.
+    Args:
+        quad: corners [4, 2] of a parallelogram, pixel-edge coordinates.
+        width: of the photo in px.
+        height: of the photo in px.
+        samples: points of the grid in each direction.
+
+    Returns:
+        From 0 to 1.
+
+    Examples:
+        >>> share_inside(np.array([[-10.0, 0.0], [-10.0, 40.0], [30.0, 40.0], [30.0, 0.0]]), 100, 100)
+        0.75
     """
     steps = (np.arange(samples) + 0.5) / samples
     down, right = np.meshgrid(steps, steps, indexing="ij")
@@ -84,14 +114,13 @@ def share_inside(quad: Points, width: int, height: int, samples: int = 64) -> fl
     return float(((points >= 0) & (points <= (width, height))).all(axis=-1).mean())
 
 
-def _rot90(vector: Points) -> Points:
-    return np.array([-vector[1], vector[0]])
-
-
 def centred_square(width: int, height: int) -> tuple[int, int, int]:
-    """Return the largest square in the middle of an image: left, top and side, px.
+    """Return the largest centred square of an image: left, top and side length in px.
 
-    Where it cannot be in the very middle, it is half a pixel further to the left, or up.
+    Where the margins are odd, the square lies half a pixel to the left of the centre, or above it.
+
+    >>> centred_square(7, 4)
+    (1, 0, 4)
     """
     side = min(width, height)
     return (width - side) // 2, (height - side) // 2, side

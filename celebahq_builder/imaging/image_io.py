@@ -7,70 +7,13 @@ import io
 import struct
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import cv2
-import deflate
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from celebahq_builder.outcome import Reason, Rejection
-
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-HEADER = struct.Struct(">I4sIIBBBBB")
-"""Length and name of the first chunk, width, height, bits, type of colour, and three that are 0 in plain files."""
-
-PLAIN = (13, b"IHDR", 8, 2, 0, 0, 0)
-"""What the header says of 8-bit RGB in one pass, beside the size."""
-
-DEFLATE_RATIO = 1032
-"""How much smaller deflate can make anything at most."""
-
-UP = 2
-"""Number of the filter "up" (PNG specification, section 9.2): each byte is the difference from the one above."""
-
-
-def read_rows(data: bytes) -> NDArray[np.uint8] | None:
-    """Return the pixels uint8 [H, W, 3], RGB, of a PNG; None if it is another kind of PNG, or none at all.
-
-    The checksum of the pixels is verified, those of the chunks are not.
-    """
-    if len(data) < len(SIGNATURE) + HEADER.size or not data.startswith(SIGNATURE):
-        return None
-    size, name, width, height, *kind = HEADER.unpack_from(data, len(SIGNATURE))
-    if (size, name, *kind) != PLAIN or not width or not height:
-        return None
-    row = 1 + 3 * width
-    if height * row > DEFLATE_RATIO * len(data):  # damaged, and not worth the memory
-        return None
-    try:
-        unpacked = deflate.zlib_decompress(_packed(data), height * row)
-    except (deflate.DeflateError, struct.error):
-        return None
-    if len(unpacked) != height * row:
-        return None
-    rows = np.frombuffer(unpacked, np.uint8).reshape(height, row)
-    if (rows[:, 0] != UP).any():
-        return None
-    pixels = np.empty((height, row - 1), np.uint8)
-    pixels[0] = rows[0, 1:]
-    for y in range(1, height):
-        np.add(pixels[y - 1], rows[y, 1:], out=pixels[y])
-    return pixels.reshape(height, width, 3)
-
-
-def _packed(data: bytes) -> bytes:
-    """Return what all chunks of pixels hold together."""
-    parts, at, view = [], len(SIGNATURE), memoryview(data)
-    while at < len(data):
-        size, name = struct.unpack_from(">I4s", data, at)
-        if name == b"IDAT":
-            parts.append(view[at + 8 : at + 8 + size])
-        at += 12 + size
-    return b"".join(parts)
-
 
 Pixels = NDArray[np.uint8]
 """uint8 [3, H, W], RGB."""
@@ -78,46 +21,60 @@ Pixels = NDArray[np.uint8]
 EXIF_ORIENTATION = 0x0112
 
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, RuntimeError, struct.error)
-"""What Pillow's decoders raise for damaged files; each format has habits of its own."""
+"""Exceptions that Pillow's decoders raise for corrupt files; each format has its own."""
+
+PNG_LEVEL = 1
+"""Level of zlib. On faces of 1024x1024, higher levels take twice the time and save a few per cent."""
+
+PNG_FILTER = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP] if hasattr(cv2, "IMWRITE_PNG_FILTER") else []
+"""Row filter "up", in versions of OpenCV that take it: half the time of OpenCV's own choice, and smaller on faces."""
+
+
+# Files of users: any format, by Pillow
 
 
 def decode_image(data: bytes, pixels_max: int) -> tuple[Pixels, tuple[str, ...]]:
-    """Decode an image of any mode to RGB.
+    """Decode an image file of any format and mode to RGB.
 
     Args:
         data: contents of the file.
-        pixels_max: more pixels than this are not decoded.
+        pixels_max: largest number of pixels that is decoded.
 
     Returns:
-        Pixels uint8 [3, H, W], and notes on what had to be converted: see `open_rgb`.
+        Pixels uint8 [3, H, W], and the conversions that were needed; see `open_rgb`.
 
     Raises:
-        Rejection: EMPTY_FILE, NOT_AN_IMAGE, TOO_LARGE or CORRUPT_IMAGE.
+        Rejection: with reason EMPTY_FILE, NOT_AN_IMAGE, TOO_LARGE or CORRUPT_IMAGE.
+
+    Examples:
+        >>> pixels, notes = decode_image(encode_png(np.zeros((1, 20, 30), np.uint8)), pixels_max=10_000)
+        >>> pixels.shape, notes
+        ((3, 20, 30), ('grey',))
     """
     image, notes = open_rgb(data, pixels_max)
     return pil_to_array(image), notes
 
 
 def open_rgb(data: bytes, pixels_max: int, limit: str = "region.pixels_max") -> tuple[Image.Image, tuple[str, ...]]:
-    """Decode an image of any mode to a Pillow image in RGB, from which a part can be cut without copying it all.
+    """Decode an image file of any format and mode to a Pillow image, of which parts can be cut without a full copy.
 
     Args:
         data: contents of the file.
-        pixels_max: more pixels than this are not decoded.
-        limit: what the user knows that number as.
+        pixels_max: largest number of pixels that is decoded.
+        limit: name of that limit in the error message.
 
     Returns:
-        The image, and notes on what had to be converted: any of ``grey``, ``palette``, ``cmyk``, ``alpha`` (laid
-        over white), ``16-bit`` (scaled to 8), ``exif-orientation`` (present, not applied).
+        The image in mode RGB, and the conversions that were needed: any of ``grey``, ``palette``, ``cmyk``, ``alpha``
+        (composed over white), ``16-bit`` (scaled to 8 bits), ``exif-orientation`` (present, not applied).
 
     Raises:
-        Rejection: EMPTY_FILE, NOT_AN_IMAGE, TOO_LARGE or CORRUPT_IMAGE.
+        Rejection: with reason EMPTY_FILE, NOT_AN_IMAGE, TOO_LARGE or CORRUPT_IMAGE.
     """
     if not data:
         raise Rejection(Reason.EMPTY_FILE, "0 bytes")
     try:
-        with warnings.catch_warnings(), _without_pillows_limit():
-            warnings.simplefilter("ignore")  # of odd metadata: pixels that cannot be decoded raise
+        with warnings.catch_warnings(), _without_pillow_limit():
+            warnings.simplefilter("ignore")  # about odd metadata; pixels that cannot be decoded raise
             return _to_rgb(Image.open(io.BytesIO(data)), pixels_max, limit)
     except Rejection:
         raise
@@ -128,8 +85,8 @@ def open_rgb(data: bytes, pixels_max: int, limit: str = "region.pixels_max") -> 
 
 
 @contextlib.contextmanager
-def _without_pillows_limit() -> Iterator[None]:
-    """Suspend Pillow's own limit on pixels: ours is an argument, checked before anything is decoded."""
+def _without_pillow_limit() -> Iterator[None]:
+    """Suspend Pillow's own limit on pixels: `pixels_max` is checked before anything is decoded."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
@@ -138,7 +95,7 @@ def _without_pillows_limit() -> Iterator[None]:
 
 
 def pil_to_array(image: Image.Image) -> Pixels:
-    """Return the pixels uint8 [3, H, W] of a Pillow image in RGB."""
+    """Return the pixels uint8 [3, H, W] of a Pillow image in mode RGB."""
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
@@ -146,7 +103,8 @@ def _to_rgb(image: ImageFile.ImageFile, pixels_max: int, limit: str) -> tuple[Im
     if image.width * image.height > pixels_max:
         size = f"{image.width} x {image.height} px"
         raise Rejection(Reason.TOO_LARGE, f"{size}; {limit} allows {pixels_max}")
-    deep = any(";16" in str(part) for part in image.tile)  # Pillow reads 16-bit colour as 8 bits, and says so nowhere
+    # Pillow reduces 16-bit colour to 8 bits; only the tile's raw mode shows it, and only before loading.
+    deep = any(";16" in str(part) for part in image.tile)
     image.load()
     notes = []
     if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
@@ -172,7 +130,7 @@ def _to_rgb(image: ImageFile.ImageFile, pixels_max: int, limit: str) -> tuple[Im
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scale a single channel to 8 bits: from 16 bits, or from what range the values of other types seem to have."""
+    """Scale a single channel to 8 bits, from 16 bits or from the range that values of other types seem to have."""
     values = np.asarray(image, dtype=np.float64)
     peak = 65535.0
     if not image.mode.startswith("I;16"):
@@ -181,24 +139,25 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.round(values * (255.0 / peak)), 0, 255).astype(np.uint8))
 
 
-RGB, BGR = [0, 0, 1, 1, 2, 2], [0, 2, 1, 1, 2, 0]
-"""Which channel of an image becomes which plane, as OpenCV wants to be told."""
-
-PNG_LEVEL = 1
-"""Of zlib. On faces of 1024x1024, higher ones take twice as long and save a few per cent."""
-
-PNG_FILTER = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP] if hasattr(cv2, "IMWRITE_PNG_FILTER") else []
-"""Row filter "up", where OpenCV is new enough to be told: half the time of its own choice, and smaller on faces."""
+# Our own files: PNG by OpenCV, which is faster than Pillow
 
 
 def encode_png(pixels: Pixels, level: int = PNG_LEVEL) -> bytes:
-    """Return a PNG file, the same bytes for the same pixels.
+    """Encode an image as a PNG file; equal pixels give equal bytes.
 
     Args:
-        pixels: uint8 [C, H, W], 3 channels RGB or 1 of grey.
-        level: zlib's, 0 (none) to 9 (small).
+        pixels: uint8 [C, H, W]; C is 3 for RGB or 1 for grey.
+        level: of zlib, from 0 (none) to 9 (smallest).
+
+    Raises:
+        ValueError: OpenCV refuses the pixels.
+
+    Examples:
+        >>> image = np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
+        >>> bool((decode_png(encode_png(image)) == image).all())
+        True
     """
-    image = np.ascontiguousarray(pixels[::-1].transpose(1, 2, 0))  # OpenCV wants BGR
+    image = np.ascontiguousarray(pixels[::-1].transpose(1, 2, 0))  # OpenCV takes BGR
     done, coded = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, level, *PNG_FILTER])
     if not done:
         raise ValueError(f"cannot encode pixels of shape {pixels.shape} and type {pixels.dtype} as PNG")
@@ -206,24 +165,24 @@ def encode_png(pixels: Pixels, level: int = PNG_LEVEL) -> bytes:
 
 
 def decode_png(data: bytes) -> Pixels:
-    """Return the pixels uint8 [3, H, W] of a PNG that `encode_png` wrote.
+    """Decode a PNG file, such as one of `encode_png`, to pixels uint8 [3, H, W]; grey becomes RGB.
 
     Raises:
-        ValueError: not such a PNG.
+        ValueError: the data are no PNG, or are corrupt: truncated, or with a checksum of the pixels that differs.
     """
-    image: NDArray[Any] | None = read_rows(data)
-    order = RGB
-    if image is None and data:
-        image, order = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), BGR
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error:  # the header claims more pixels than OpenCV allows
+        image = None
     if image is None:
         raise ValueError(f"{len(data)} bytes are not a PNG")
     pixels = np.empty((3, *image.shape[:2]), np.uint8)
-    cv2.mixChannels([image], list(pixels), order)
+    cv2.mixChannels([image], list(pixels), [0, 2, 1, 1, 2, 0])  # planes from BGR, faster than a transposed copy
     return pixels
 
 
 def encode_jpeg(pixels: Pixels, quality: int = 85) -> bytes:
-    """Return a JPEG file (4:4:4) of uint8 [3, H, W] RGB pixels, for pages and previews."""
+    """Encode pixels uint8 [3, H, W] as a JPEG file without chroma subsampling (4:4:4), for pages and previews."""
     buffer = io.BytesIO()
     Image.fromarray(pixels.transpose(1, 2, 0)).save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()

@@ -1,7 +1,7 @@
-"""Filling what the crop sees beyond the photo's edge: mirrored, blurred, fading to the photo's median colour.
+"""Padding of a photo where the crop leaves it: mirrored, blurred and faded to the median colour.
 
-After Karras et al. 2018, appendix C ("mirror padding and Gaussian filtering", which looks like depth of field),
-with the constants of the authors' public tool.
+Karras et al. 2018, appendix C, call it mirror padding and Gaussian filtering; it looks like depth of field. The
+constants are those of the authors' public tool.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from torch import Tensor
 from celebahq_builder.imaging.geometry import Points, bounding_box
 
 STRIP_ROWS = 256
-"""Rows held as float at a time: what bounds the memory."""
+"""Rows that are held as float at a time; it bounds the memory."""
 
 MEDIAN_SAMPLES = 160_000
-"""The median colour comes from a regular grid of about so many pixels."""
-
+"""Pixels of the regular grid, about, from which the median colour is computed."""
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in px."""
@@ -29,7 +28,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class PaddingPlan:
-    """Pixels to add on each side."""
+    """Pixels to add on each side of an image."""
 
     left: int
     top: int
@@ -38,39 +37,54 @@ class PaddingPlan:
 
 
 def plan_padding(quad: Points, width: int, height: int, border: int, crop_side: float) -> PaddingPlan | None:
-    """Return how much to pad so that a crop and `border` px around it fit in, or None if the crop is inside.
+    """Return the padding that makes room for a crop and its border, or None if the crop needs none.
 
     Args:
-        quad: corners [4, 2] of the crop in px.
-        width, height: size of the image.
+        quad: corners [4, 2] of the crop in px, pixel-edge coordinates.
+        width: of the image in px.
+        height: of the image in px.
         border: px around the crop's bounding box that should exist.
-        crop_side: side of the crop in px; each padding is at least 0.3 of it, which leaves room for the fade.
+        crop_side: side length of the crop in px. Each padding is at least 0.3 of it, which leaves room for the fade.
+
+    Returns:
+        None if the crop stays at least 4 px inside the image.
+
+    Examples:
+        >>> plan_padding(np.array([[-20.0, 5.0], [-20.0, 65.0], [40.0, 65.0], [40.0, 5.0]]), 100, 80, 6, crop_side=60)
+        PaddingPlan(left=26, top=18, right=18, bottom=18)
     """
     left, top, right, bottom = bounding_box(quad)
-    need = [max(-left + border, 0), max(-top + border, 0), max(right - width + border, 0)]
-    need.append(max(bottom - height + border, 0))
-    if max(need) <= border - 4:
+    needed = [max(px + border, 0) for px in (-left, -top, right - width, bottom - height)]
+    if max(needed) <= border - 4:
         return None
-    least = round(0.3 * crop_side)
-    return PaddingPlan(*(max(n, least) for n in need))
+    pad_min = round(0.3 * crop_side)
+    return PaddingPlan(*(max(px, pad_min) for px in needed))
 
 
 def pad_photo(pixels: Tensor, padding: PaddingPlan, sigma: float, box: Box | None = None) -> Tensor:
-    """Mirror an image over its edges, blur what is outside and fade it to the median colour.
+    """Mirror an image at its edges, blur the outside and fade it to the median colour.
 
-    With m = 1 - (distance from the new edge / padding), the smallest over the four sides: the mirrored image
-    is mixed with its Gaussian blur by clip(3m + 1, 0, 1), and then with its median colour by clip(m, 0, 1). So
-    the blur starts a third of the padding inside the photo, and the outermost pixels have the median colour.
+    Let m = 1 - min(distance from a new edge / padding of that side), over the four sides. The mirrored image is mixed
+    with its Gaussian blur by clip(3m + 1, 0, 1), then with its median colour by clip(m, 0, 1). So the blur begins a
+    third of the padding inside the photo, and the outermost pixels have the median colour.
 
     Args:
-        pixels: uint8 [3, H, W].
-        padding: px to add on each side.
-        sigma: standard deviation of the blur in px.
-        box: the part of the padded image that is wanted, (left, top, right, bottom) in its px; None for all of it.
+        pixels: uint8 [3, H, W], on any device.
+        padding: px to add on each side, above 0.
+        sigma: standard deviation of the blur in px, above 0.
+        box: part of the padded image to return, (left, top, right, bottom) in px; None for all of it.
 
     Returns:
         uint8 [3, H + top + bottom, W + left + right], or the box of it. Memory beyond the result is bounded by a few
         strips of `STRIP_ROWS` rows and a reduced copy of the image.
+
+    References:
+        Karras et al. 2018, "Progressive Growing of GANs", appendix C; the masks are those of the authors' tool.
+
+    Examples:
+        >>> photo = torch.full((3, 40, 50), 137, dtype=torch.uint8)
+        >>> pad_photo(photo, PaddingPlan(30, 30, 30, 30), sigma=2.0).shape
+        torch.Size([3, 100, 110])
     """
     _, height, width = pixels.shape
     whole = (0, 0, width + padding.left + padding.right, height + padding.top + padding.bottom)
@@ -78,7 +92,7 @@ def pad_photo(pixels: Tensor, padding: PaddingPlan, sigma: float, box: Box | Non
 
 
 class _Mirrored:
-    """The padded image as a function of rows and columns; computed where it is asked for."""
+    """A padded image that is computed only at the rows and columns that are asked for."""
 
     def __init__(self, pixels: Tensor, padding: PaddingPlan, sigma: float) -> None:
         _, height, width = pixels.shape
@@ -88,15 +102,15 @@ class _Mirrored:
         self.column_index = _reflect(width, padding.left, padding.right).to(device)
         self.row_depth = _depth(height, padding.top, padding.bottom).to(device)
         self.column_depth = _depth(width, padding.left, padding.right).to(device)
-        # A wide Gaussian is smooth: computed on an image reduced by `self.factor`, it is the same to < 1 grey level.
+        # A wide Gaussian is smooth: on an image reduced by `self.factor` it is the same within 1 grey level.
         self.factor = max(1, int(sigma / 4))
         self.blurred = self._blur(sigma)
 
     def render(self, box: Box) -> Tensor:
-        """Return a part of the padded image, uint8."""
+        """Return a part of the padded image, uint8 [3, bottom - top, right - left]."""
         left, top, right, bottom = box
         result = torch.empty((3, bottom - top, right - left), dtype=torch.uint8, device=self.pixels.device)
-        # Deep inside nothing is blurred: those rows and columns are the photo's own.
+        # Deep inside the blur does not reach: those rows and columns are copied.
         first_row, last_row = _inside(self.row_depth, top, bottom)
         first_column, last_column = _inside(self.column_depth, left, right)
         median = self._median()
@@ -113,29 +127,29 @@ class _Mirrored:
         result[:, first_row - top : last_row - top, first_column - left : last_column - left] = sharp
         return result
 
-    def _render_soft(self, into: Tensor, rows: tuple[int, int], columns: tuple[int, int], median: Tensor) -> None:
-        """Fill `into` with rows and columns of the padded image, blurred and faded."""
-        if into.numel() == 0:
+    def _render_soft(self, result: Tensor, rows: tuple[int, int], columns: tuple[int, int], median: Tensor) -> None:
+        """Write rows and columns of the padded image, blurred and faded, to `result`."""
+        if result.numel() == 0:
             return
-        column = torch.arange(*columns, device=into.device)
+        column = torch.arange(*columns, device=result.device)
         for start in range(rows[0], rows[1], STRIP_ROWS):
-            row = torch.arange(start, min(start + STRIP_ROWS, rows[1]), device=into.device)
-            mixed, fade = self._mixed(row, column)
-            mixed += (median[:, None, None] - mixed) * fade.clamp_(0, 1)
-            into[:, start - rows[0] : start - rows[0] + len(row)] = mixed.round_().clamp_(0, 255)
+            row = torch.arange(start, min(start + STRIP_ROWS, rows[1]), device=result.device)
+            mixed, mask = self._mix_blur(row, column)
+            mixed += (median[:, None, None] - mixed) * mask.clamp_(0, 1)
+            result[:, start - rows[0] : start - rows[0] + len(row)] = mixed.round_().clamp_(0, 255)
 
     def _median(self) -> Tensor:
         """Return the median colour [3] of the mirrored and blurred image."""
         rows, columns = len(self.row_index), len(self.column_index)
         step = max(1, int(math.sqrt(rows * columns / MEDIAN_SAMPLES)))
         device = self.pixels.device
-        mixed, _ = self._mixed(
+        mixed, _ = self._mix_blur(
             torch.arange(0, rows, step, device=device), torch.arange(0, columns, step, device=device)
         )
         return mixed.flatten(1).median(dim=1).values
 
-    def _mixed(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the blurred-outside image [3, R, C] at some rows and columns, and the mask m [R, C] there."""
+    def _mix_blur(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mirrored image mixed with its blur, float [3, R, C], and the mask m [R, C], at some positions."""
         mask = 1 - torch.minimum(self.row_depth[rows][:, None], self.column_depth[columns][None, :])
         sharp = self.pixels[:, self.row_index[rows]][:, :, self.column_index[columns]].float()
         soft = _lerp(_lerp(self.blurred, rows, self.factor, dim=1), columns, self.factor, dim=2)
@@ -149,13 +163,16 @@ class _Mirrored:
         for start in range(0, len(self.row_index), rows):
             strip = self.pixels[:, self.row_index[start : start + rows]][:, :, self.column_index].float()
             strips.append(F.avg_pool2d(strip, factor, ceil_mode=True, count_include_pad=False))
-        # Averaging adds (f^2 - 1) / 12 to the variance and linear interpolation f^2 / 6: the Gaussian adds the rest.
+        # Averaging adds (f^2 - 1) / 12 to the variance and linear interpolation f^2 / 6; the Gaussian adds the rest.
         variance = (sigma**2 - (factor**2 - 1) / 12 - (factor**2 / 6 if factor > 1 else 0)) / factor**2
         return gaussian_blur(torch.cat(strips, dim=1), math.sqrt(variance))
 
 
 def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
-    """Blur float [C, H, W] by a Gaussian of `sigma` px, cut off at 4 sigma, repeating the outermost pixels."""
+    """Blur an image by a Gaussian that ends at 4 `sigma`; beyond the edges the outermost pixels are repeated.
+
+    Shapes: float32 [C, H, W] -> the same; `sigma` in px.
+    """
     radius = math.ceil(4 * sigma)
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float32, device=image.device)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
@@ -166,7 +183,7 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
 
 
 def _lerp(reduced: Tensor, positions: Tensor, factor: int, dim: int) -> Tensor:
-    """Interpolate an image that was reduced by `factor` linearly at full-size `positions` along `dim`."""
+    """Interpolate an image that was reduced by `factor` linearly along `dim`, at positions of the full size."""
     if factor == 1:
         return reduced.index_select(dim, positions)
     place = ((positions.float() + 0.5) / factor - 0.5).clamp_(0, reduced.shape[dim] - 1)
@@ -177,7 +194,7 @@ def _lerp(reduced: Tensor, positions: Tensor, factor: int, dim: int) -> Tensor:
 
 
 def _reflect(size: int, before: int, after: int) -> Tensor:
-    """Return the source index of each padded position: mirrored about the outermost pixels, as often as needed."""
+    """Return the source index of each padded position, mirrored at the outermost pixels as often as needed."""
     positions = np.arange(-before, size + after)
     period = max(2 * (size - 1), 1)
     folded = np.abs(positions) % period
@@ -185,7 +202,7 @@ def _reflect(size: int, before: int, after: int) -> Tensor:
 
 
 def _inside(depth: Tensor, start: int, stop: int) -> tuple[int, int]:
-    """Return the first and the last + 1 of the positions from `start` to `stop` that the blur does not reach."""
+    """Return the range of the positions from `start` to `stop` that the blur does not reach: first, last + 1."""
     clear = (depth[start:stop] * 3 >= 4).nonzero()[:, 0]  # 3m + 1 <= 0
     return (start + int(clear[0]), start + int(clear[-1]) + 1) if len(clear) else (stop, stop)
 

@@ -1,4 +1,4 @@
-"""The quality score of an image, computed from its power spectrum."""
+"""Quality score of an image, computed from its power spectrum."""
 
 from __future__ import annotations
 
@@ -14,70 +14,78 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue (BT.601)."""
+"""Weights of red, green and blue (ITU-R BT.601)."""
+
+EULER_GAMMA = 0.5772156649015329
+"""log of the mean - mean of the log of an exponential distribution, which the power of random phases follows."""
+
+# Rings of the spectrum. A share is one of the Nyquist frequency.
 
 RINGS_PER_OCTAVE = 8
-LOWEST_CYCLES = 4
-"""Cycles per image at the inner edge of the first ring, at least: below it the window shows, not the image."""
+CYCLES_MIN = 4
+"""Cycles per image at the inner edge of the first ring, at least; below it the window shows, not the image."""
 OCTAVES = 5
-"""Rings reach at most so far down from the Nyquist frequency: what lies below is composition, not sharpness."""
+"""Octaves that the rings cover below the Nyquist frequency, at most; what lies lower is composition, not sharpness."""
 PLATEAU = 0.1
-"""The rings up to this share of the Nyquist frequency say how strong the image's contrast is."""
+"""Share up to which rings form the plateau, which measures the image's contrast."""
 DETAIL = (1 / 16, 0.92)
-"""Shares of the Nyquist frequency between which breadth and symmetry are measured."""
+"""Shares between which breadth and symmetry are measured."""
+ONSET = (1 / 12, 1 / 8)
+"""Shares between which sharp images have hardly less energy than on the plateau."""
 TAIL = 0.9
-"""Frequencies above this share of the Nyquist frequency tell the floor."""
-
+"""Share above which frequencies form the tail, which measures the floor."""
 BELOW_TAIL = (0.4, 0.55)
-"""Shares of the Nyquist frequency between which the tail is compared with what comes before it."""
+"""Shares between which the power is measured that the tail is compared with."""
+
+# Components of the score.
 
 CONTRAST = 2.4
-"""Grey levels that an octave of the plateau is taken to deviate by at least: in an image of less contrast than that,
-rounding and the errors of JPEG are as strong as what its detail would be measured against."""
+"""Smallest standard deviation of an octave of the plateau, in grey levels. In an image of less contrast, rounding and
+the errors of JPEG are as strong as its detail."""
 DETAIL_RANGE_DB = 16.0
-"""A ring whose energy is so far below the plateau's counts nothing."""
-ONSET = (1 / 12, 1 / 8)
-"""Shares of the Nyquist frequency between which sharp images have hardly less energy than on the plateau."""
+"""A ring whose energy is this far below the plateau's counts as empty."""
 ONSET_DB = (-6.0, 3.0)
-"""How far it may fall there, and what further fall divides breadth by e: where an image is blurred but its spectrum
-goes on, it goes on with the noise and the JPEG errors of a murky photo."""
+"""Energy at the onset below which breadth falls, and the further fall that divides it by e. An image that is blurred
+but whose spectrum continues consists of the noise and the JPEG errors of a murky photo there."""
 NOISE_REMOVED = 3.0
-"""How often the noise is taken off: above 1, so that detail near it does not count either (Berouti et al. 1979)."""
+"""Factor of the noise that is subtracted: above 1, so detail near the noise does not count (Berouti et al. 1979)."""
 NOISE_SHARE = 0.6
-"""Share of the floor that is noise at least."""
+"""Smallest share of the floor that is noise."""
 FALL = (0.95 / 0.47) ** 1.5
-"""How much P falls from below the tail to the tail where there is no noise: a little less than in photos."""
+"""Ratio of the power below the tail to that in the tail without noise; a little smaller than in photos."""
 FLOOR_DB = (-24.0, -7.2)
-"""The floor's energy against the plateau's where purity is 1, and where it is 0."""
+"""Energy of the floor relative to the plateau at which purity is 1, and at which it is 0."""
 PURITY_WEIGHT = 0.175
 GRID_LOG10 = (1.3, 2.5)
-"""How far the strongest line of the edges' spectrum stands out where blockfree is 1, and where it is 0: log10."""
+"""log10 of the prominence of the strongest line of the edges' spectrum where blockfree is 1, and where it is 0."""
 BLOCKFREE_WEIGHT = 0.08
-EULER_GAMMA = 0.5772156649015329
-"""log of the mean less mean of the log of an exponential distribution, which the power of random phases has."""
 
 
 @dataclass(frozen=True)
 class QualityScore:
-    """An image's score and what it is made of; all in [0, 1], higher is better."""
+    """The score of an image and its components, all in [0, 1]; higher is better."""
 
     score: float
     """breadth * sqrt(symmetry) * (1 - 0.175 (1 - purity)) * (1 - 0.08 (1 - blockfree))."""
     breadth: float
-    """How much detail there is, over the upper four octaves."""
+    """Amount of detail over the upper four octaves."""
     symmetry: float
-    """How evenly the energy of each ring of frequencies is spread: 1 where it is as random as that of noise."""
+    """Uniformity of the energy over each ring of frequencies: 1 if it is as random as that of noise."""
     purity: float
-    """How far the tail of the spectrum falls: noise, quantisation and hard steps lift it."""
+    """Depth to which the tail of the spectrum falls; noise, quantisation and hard steps raise the tail."""
     blockfree: float
-    """1 if edges lie anywhere, 0 if they favour the lines of a grid, as those of JPEG's blocks do."""
+    """1 if edges lie anywhere, 0 if they favour the lines of a grid, such as those of JPEG's blocks."""
 
 
 def quality_score(pixels: Tensor) -> QualityScore:
-    """Score an image by its power spectrum; see `quality_scores`.
+    """Score one image uint8 [3, S, S], RGB; see `quality_scores`.
 
-    Args:
-        pixels: uint8 [3, S, S], RGB.
+    Examples:
+        >>> noise = torch.randint(0, 256, (3, 128, 128), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+        >>> quality_score(noise).symmetry > 0.9
+        True
+        >>> quality_score(torch.full((3, 128, 128), 99, dtype=torch.uint8)).score
+        0.0
     """
     return quality_scores(pixels[None])[0]
 
@@ -85,39 +93,46 @@ def quality_score(pixels: Tensor) -> QualityScore:
 def quality_scores(images: Tensor) -> list[QualityScore]:
     """Score images by their power spectra.
 
-    After Karras et al. 2018, appendix C: the metric "favors images whose power spectrum contains a broad range
-    of frequencies and is approximately radially symmetric". The paper gives no formula; this is ours:
+    Karras et al. 2018, appendix C, use a metric that "favors images whose power spectrum contains a broad range of
+    frequencies and is approximately radially symmetric", and give no formula. This formula is ours.
 
-    luma (BT.601) less its mean, times a radial Hann window that ends at the image's edge, so that the middle,
-    where the face is, counts most; P = |FFT|^2. Rings are an eighth of an octave wide, from 1/32 of the Nyquist
-    frequency f_N (at least 4 cycles per image) up to it; P_k is a ring's mean, f_k its centre. f_k^2 P_k is its
-    energy, about constant over the rings of a sharp photo (Field 1987). plateau = mean energy of the rings below
-    0.1 f_N; contrast = the larger of plateau and of what 2.4 grey levels an octave give, 2.4^2 S^2 W / (2 pi ln 2),
-    W the sum of the squared window. floor = mean P above 0.9 f_N; noise = what of it does not fall off as photos do:
-    max((r floor - P_before) / (r - 1), 0.6 floor), P_before the mean P_k from 0.4 to 0.55 f_N, r = (0.95 / 0.47)^1.5.
+    Spectrum: luma (BT.601) minus its mean, times a radial Hann window that ends at the image's edge, so that the
+    middle, where the face is, counts most; P = |FFT|^2. Rings are an eighth of an octave wide and reach from 1/32 of
+    the Nyquist frequency f_N (at least 4 cycles per image) to f_N. P_k is the mean power of a ring and f_k its centre.
+    The energy f_k^2 P_k is about constant over the rings of a sharp photo (Field 1987).
 
-    breadth = mean over the rings from 1/16 to 0.92 f_N of clip(1 + d_k / 16, 0, 1), where
-    d_k = 10 log10(f_k^2 (P_k - 3 noise) / contrast), times exp(min(0, o + 6) / 3), o = the mean of d_k, -16 or more,
-    from 1/12 to 1/8 f_N: above a gap there is no detail.
-    symmetry = geometric mean over the same rings of min(1, e^gamma geometric mean / arithmetic mean of P in the
-    ring): the spectral flatness, 1 for random phases, less where directions or single lines stand out.
-    purity = 1 - clip((n + 24) / 16.8, 0, 1), n = 10 log10(f_N^2 floor / plateau).
-    blockfree = 1 - clip((g - 1.3) / 1.2, 0, 1), g = log10 of how far the strongest line of the spectrum of the
-    windowed sums |differences| of neighbouring columns stands out from the median around it; mean of columns and
-    rows (after Wang, Bovik & Evans 2000, "Blind measurement of blocking artifacts in images").
-    score = breadth * sqrt(symmetry) * (1 - 0.175 (1 - purity)) * (1 - 0.08 (1 - blockfree)).
+        plateau    mean energy of the rings below 0.1 f_N
+        contrast   max(plateau, 2.4^2 S^2 W / (2 pi ln 2)), W the sum of the squared window: an octave that deviates
+                   by 2.4 grey levels
+        floor      mean P above 0.9 f_N
+        noise      the part of the floor that does not fall as photos do: max((r floor - P_b) / (r - 1), 0.6 floor),
+                   P_b the mean of P_k from 0.4 to 0.55 f_N, r = (0.95 / 0.47)^1.5
+        d_k        10 log10(f_k^2 (P_k - 3 noise) / contrast)
+        onset      mean of max(d_k, -16) from 1/12 to 1/8 f_N; above a gap in the spectrum there is no detail
 
-    Images of less than 256 px have too few frequencies for the score to tell a slight blur.
+        breadth    mean of clip(1 + d_k / 16, 0, 1) from 1/16 to 0.92 f_N, times exp(min(0, onset + 6) / 3)
+        symmetry   geometric mean, over the same rings, of min(1, e^gamma geometric mean / arithmetic mean of P in the
+                   ring): the spectral flatness, 1 for random phases, lower if directions or single lines stand out
+        purity     1 - clip((n + 24) / 16.8, 0, 1), n = 10 log10(f_N^2 floor / plateau)
+        blockfree  1 - clip((g - 1.3) / 1.2, 0, 1), g = log10 of the prominence of the strongest line in the spectrum
+                   of the windowed sums |differences| of neighbouring columns, relative to the median around the line;
+                   mean over columns and rows
+        score      breadth * sqrt(symmetry) * (1 - 0.175 (1 - purity)) * (1 - 0.08 (1 - blockfree))
 
     Args:
-        images: uint8 [N, 3, S, S], RGB, on any device.
+        images: uint8 [N, 3, S, S], RGB, on any device. Below 256 px there are too few frequencies to detect a slight
+            blur.
 
     Returns:
-        The scores and their components. An image of one colour scores 0. Brightness does not matter, nor does contrast
-        unless there is hardly any.
+        Score and components of each image. An image of one colour scores 0. Brightness does not matter; contrast does
+        not either, unless there is hardly any.
+
+    References:
+        Field 1987, "Relations between the statistics of natural images and the response properties of cortical cells".
+        Wang, Bovik & Evans 2000, "Blind measurement of blocking artifacts in images" (blockfree).
     """
     luma = torch.einsum("c,nchw->nhw", torch.tensor(LUMA, device=images.device), images.float())
-    plain = (luma.amax(dim=(1, 2)) - luma.amin(dim=(1, 2)) < 0.5).tolist()  # one colour, but for rounding
+    plain = (luma.amax(dim=(1, 2)) - luma.amin(dim=(1, 2)) < 0.5).tolist()  # one colour, except for rounding
     power = power_spectrum(luma).flatten(1).double().clamp_(min=1e-9)
     rings = _rings(images.shape[-1], power.device)
     mean, log_mean = _ring_means(power, rings), _ring_means(power.log(), rings)
@@ -138,11 +153,11 @@ def quality_scores(images: Tensor) -> list[QualityScore]:
     blockfree = 1 - ((_grid_log10(luma) - GRID_LOG10[0]) / (GRID_LOG10[1] - GRID_LOG10[0])).clamp_(0, 1)
     score = breadth * symmetry.sqrt() * (1 - PURITY_WEIGHT * (1 - purity)) * (1 - BLOCKFREE_WEIGHT * (1 - blockfree))
     table = torch.stack([score, breadth, symmetry, purity, blockfree], dim=1).tolist()
-    return [QualityScore(*(0.0,) * 5) if one else QualityScore(*row) for one, row in zip(plain, table, strict=True)]
+    return [QualityScore(*((0.0,) * 5 if flat else row)) for flat, row in zip(plain, table, strict=True)]
 
 
 def power_spectrum(luma: Tensor) -> Tensor:
-    """Return |FFT|^2 of images less their means, under a radial Hann window.
+    """Return |FFT|^2 of images minus their means, under a radial Hann window; the half spectrum of real images.
 
     Shapes: float [N, S, S] -> [N, S, S // 2 + 1].
     """
@@ -154,7 +169,7 @@ def power_spectrum(luma: Tensor) -> Tensor:
 
 
 def _octave_energy(deviation: float, luma: Tensor) -> float:
-    """Return f^2 P of an octave of images [N, S, S] whose standard deviation in grey levels is given (Parseval)."""
+    """Return f^2 P of an octave with a standard deviation in grey levels, of images [N, S, S] (Parseval)."""
     size = luma.shape[-1]
     weight = float(radial_window(size, luma.device).square().sum())
     return deviation**2 * size**2 * weight / (2 * math.pi * math.log(2))
@@ -168,10 +183,10 @@ def _ring_means(values: Tensor, rings: _Rings) -> Tensor:
 
 
 def _grid_log10(luma: Tensor) -> Tensor:
-    """Return log10 of how far periodic edges stand out, [N]: about 1 where there are none."""
+    """Return log10 of the prominence of periodic edges in images [N, S, S]: [N], about 1 where there are none."""
     size = luma.shape[-1]
     window = radial_window(size, luma.device)
-    found: list[Tensor] = []
+    prominences: list[Tensor] = []
     for axis in (1, 2):
         edges = luma.diff(dim=axis).abs_().mul_(window.narrow(axis - 1, 1, size - 1)).sum(dim=3 - axis)
         around = _smoothed(edges, size // 32 * 2 + 1)
@@ -180,8 +195,8 @@ def _grid_log10(luma: Tensor) -> Tensor:
         power = torch.fft.rfft(profile * taper).abs().square()[:, size // 32 :]
         reach = size // 32
         near = F.pad(power[:, None], (reach, reach), mode="reflect")[:, 0].unfold(1, 2 * reach + 1, 1)
-        found.append((power / (near.median(dim=2).values + 1e-9)).amax(dim=1).clamp_(min=1e-9).log10())
-    return torch.stack(found).mean(dim=0)
+        prominences.append((power / (near.median(dim=2).values + 1e-9)).amax(dim=1).clamp_(min=1e-9).log10())
+    return torch.stack(prominences).mean(dim=0)
 
 
 def _smoothed(profile: Tensor, width: int) -> Tensor:
@@ -192,7 +207,7 @@ def _smoothed(profile: Tensor, width: int) -> Tensor:
 
 @functools.lru_cache(maxsize=4)
 def radial_window(size: int, device: torch.device) -> Tensor:
-    """Return the window that images are weighed by, float32 [size, size]: Hann's, of the distance from the middle."""
+    """Return a Hann window over the distance from the middle of an image, float32 [size, size]."""
     axis = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size * 2 - 1
     radius = torch.hypot(axis[:, None], axis[None, :]).clamp_(max=1)
     window: Tensor = torch.cos(math.pi * radius).add_(1).mul_(0.5)
@@ -201,18 +216,18 @@ def radial_window(size: int, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class _Rings:
-    """Which samples of a half spectrum belong to which ring."""
+    """Assignment of the samples of a half spectrum [S, S // 2 + 1] to rings."""
 
     nyquist: float
     """Cycles per image."""
     sample: Tensor
-    """Flat indices of the samples that are in any ring."""
+    """Flat indices of the samples that lie in any ring."""
     ring: Tensor
     """Ring of each of them."""
     weight: Tensor
-    """How many samples of the whole spectrum each sample of the half spectrum stands for: 1 or 2."""
+    """Samples of the full spectrum that each sample of the half spectrum stands for: 1 or 2."""
     count: Tensor
-    """Samples of the whole spectrum per ring."""
+    """Samples of the full spectrum per ring."""
     frequency: Tensor
     """Centre of each ring, cycles per image."""
     low: Tensor
@@ -220,11 +235,11 @@ class _Rings:
     detail: Tensor
     """Rings of breadth and symmetry."""
     onset: Tensor
-    """Rings where detail begins."""
+    """Rings at the onset of detail."""
     before: Tensor
-    """Rings below the tail."""
+    """Rings that the tail is compared with."""
     tail: Tensor
-    """Flat indices of the samples that tell the floor."""
+    """Flat indices of the samples of the tail."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -233,7 +248,7 @@ def _rings(size: int, device: torch.device) -> _Rings:
     down = torch.fft.fftfreq(size, 1 / size, dtype=torch.float64)[:, None]
     right = torch.fft.rfftfreq(size, 1 / size, dtype=torch.float64)[None, :]
     radius = torch.hypot(down, right).flatten()
-    octaves = min(OCTAVES, math.log2(nyquist / LOWEST_CYCLES))
+    octaves = min(OCTAVES, math.log2(nyquist / CYCLES_MIN))
     wanted = int(octaves * RINGS_PER_OCTAVE)
     edges = nyquist * 2.0 ** (torch.arange(-wanted, 1, dtype=torch.float64) / RINGS_PER_OCTAVE)
     ring = torch.bucketize(radius, edges, right=True) - 1
@@ -247,7 +262,7 @@ def _rings(size: int, device: torch.device) -> _Rings:
     low = frequency < max(PLATEAU * nyquist, float(frequency[min(2, len(frequency) - 1)]))
     detail = (frequency > DETAIL[0] * nyquist) & (frequency < DETAIL[1] * nyquist)
     onset = (frequency > ONSET[0] * nyquist) & (frequency < ONSET[1] * nyquist)
-    if not onset.any():  # the rings of small images begin above it
+    if not onset.any():  # the rings of small images begin higher
         onset = frequency == frequency[0]
     before = (frequency > BELOW_TAIL[0] * nyquist) & (frequency < BELOW_TAIL[1] * nyquist)
     tail = ((radius > TAIL * nyquist) & (radius <= nyquist)).nonzero()[:, 0]
@@ -256,29 +271,33 @@ def _rings(size: int, device: torch.device) -> _Rings:
 
 
 RANGE_DB = (-30.0, 6.0)
-"""Energy against the plateau's that is black, and that is white."""
+"""Energy relative to the plateau that is shown black, and that is shown white."""
 
 
 def spectrum_image(pixels: Tensor, side_px: int) -> NDArray[np.uint8]:
-    """Return the energy of all frequencies of an image, as grey levels.
+    """Return the energy spectrum of an image as a grey image.
 
-    Shown is what `imaging.spectrum.quality_scores` measures: f^2 P(f), P = |FFT|^2 of the luma under the radial Hann
-    window, against the mean of the plateau, the frequencies up to a tenth of the Nyquist frequency. So a sharp photo
-    is an evenly grey disc, blur and enlargement are dark towards the edges, noise is bright in the corners, and
-    grids, screens and motion are dots and stripes.
+    It shows the energy that `quality_scores` measures: f^2 P(f), P = |FFT|^2 of the luma under the radial Hann window,
+    relative to the mean of the plateau, the frequencies up to a tenth of the Nyquist frequency. A sharp photo is a
+    uniformly grey disc; blur and enlargement are dark towards the edges; noise is bright in the corners; grids,
+    halftone screens and motion blur are dots and stripes.
 
     Args:
         pixels: uint8 [3, S, S], RGB.
-        side_px: side of the result; frequencies that fall on one pixel are averaged.
+        side_px: side length of the result; frequencies that share a pixel are averaged.
 
     Returns:
-        uint8 [side_px, side_px], frequency 0 in the middle, the Nyquist frequency at the edges: -30 dB is black, 6 dB
-        is white. An image of one colour is black.
+        uint8 [side_px, side_px] with frequency 0 in the middle and the Nyquist frequency at the edges; -30 dB is black
+        and 6 dB is white. The result is black if the image has one colour.
+
+    Examples:
+        >>> spectrum_image(torch.full((3, 64, 64), 77, dtype=torch.uint8), side_px=16).tolist() == [[0] * 16] * 16
+        True
     """
     size = pixels.shape[-1]
     window = radial_window(size, pixels.device)
     luma = torch.einsum("c,chw->hw", torch.tensor(LUMA, device=pixels.device), pixels.float())
-    if luma.max() - luma.min() < 0.5:  # one colour, but for rounding
+    if luma.max() - luma.min() < 0.5:  # one colour, except for rounding
         return np.zeros((side_px, side_px), dtype=np.uint8)
     spectrum = torch.fft.fft2((luma - (luma * window).sum() / window.sum()) * window)
     cycles = torch.fft.fftfreq(size, 1 / size, device=pixels.device)

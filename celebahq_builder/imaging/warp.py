@@ -1,4 +1,4 @@
-"""Resampling an oriented square of an image to an upright one."""
+"""Resampling of an oriented square of an image to an upright one."""
 
 from __future__ import annotations
 
@@ -11,28 +11,40 @@ from torch import Tensor
 from celebahq_builder.imaging.geometry import Points
 
 TILE_PX = 128
-"""Side of the result tiles computed at a time on a GPU: what bounds the memory."""
+"""Side length of the result's tiles that are computed at a time on a GPU; it bounds the memory."""
 
 CPU_TILE_PX = 256
 """The same on a CPU."""
 
 
 def warp_quad(pixels: Tensor, quad: Points, resolution: int, supersampling: int = 4) -> Tensor:
-    """Return the square `quad` of an image, upright, at `resolution` x `resolution`.
+    """Return an oriented square of an image as an upright image.
 
-    The square is sampled bilinearly at `supersampling` times the resolution and reduced by a box filter (Karras
-    et al. 2018, appendix C: 4096x4096 by bilinear filtering, 1024x1024 by a box filter). It is done tile by
-    tile, so nothing of the supersampled size is ever held.
+    The square is sampled bilinearly at `supersampling` times the resolution and reduced by a box filter. This is done
+    tile by tile, so no image of the supersampled size is ever held.
 
     Args:
         pixels: uint8 [3, H, W].
-        quad: corners [4, 2] in pixel-edge coordinates: top left, bottom left, bottom right, top right. Samples
-            outside the image take the nearest pixel.
-        resolution: side of the result in px.
+        quad: corners [4, 2] in pixel-edge coordinates: top left, bottom left, bottom right, top right of the result.
+            Samples outside the image take the nearest pixel.
+        resolution: side length of the result in px.
         supersampling: samples per result pixel, in each direction.
 
     Returns:
-        uint8 [3, resolution, resolution], rounded to the nearest level.
+        uint8 [3, resolution, resolution], rounded to the nearest integer, on the device of `pixels`. OpenCV samples on
+        a CPU and torch elsewhere; they agree within 1 grey level.
+
+    References:
+        Karras et al. 2018, "Progressive Growing of GANs", appendix C: 4096x4096 by bilinear filtering, then 1024x1024
+        by a box filter.
+
+    Examples:
+        A quarter turn at the same size, with one sample per pixel, copies pixels.
+
+        >>> image = torch.arange(12, dtype=torch.uint8).view(3, 2, 2)
+        >>> turned = warp_quad(image, np.array([[2.0, 0.0], [0.0, 0.0], [0.0, 2.0], [2.0, 2.0]]), 2, supersampling=1)
+        >>> torch.equal(turned, torch.rot90(image, 1, dims=(1, 2)))
+        True
     """
     result = torch.empty((3, resolution, resolution), dtype=torch.uint8, device=pixels.device)
     down, right = (quad[1] - quad[0]) / resolution, (quad[3] - quad[0]) / resolution
@@ -48,7 +60,10 @@ def warp_quad(pixels: Tensor, quad: Points, resolution: int, supersampling: int 
 
 
 def _seen(pixels: Tensor, corner: Points, down: Points, right: Points) -> tuple[Tensor, Points]:
-    """Return what a tile that spans `down` and `right` sees of the image, and where that begins."""
+    """Return the part of an image that a tile needs, and the part's top left pixel.
+
+    The tile begins at `corner` and spans the vectors `down` and `right`.
+    """
     reach = corner + np.stack([np.zeros(2), down, right, down + right])
     size = np.array([pixels.shape[2], pixels.shape[1]])
     low = np.clip(np.floor(reach.min(axis=0)).astype(int) - 1, 0, size - 1)
@@ -59,9 +74,9 @@ def _seen(pixels: Tensor, corner: Points, down: Points, right: Points) -> tuple[
 def _sample_by_cv2(
     part: Tensor, corner: Points, down: Points, right: Points, rows: int, columns: int, supersampling: int
 ) -> Tensor:
-    """Return one tile, float [3, rows, columns], rounded; in two thirds of the time that torch takes."""
+    """Return one tile, float [3, rows, columns], rounded; OpenCV takes two thirds of torch's time."""
     v, u = down / supersampling, right / supersampling
-    start = corner + (v + u) / 2 - 0.5  # pixel centres are whole numbers there
+    start = corner + (v + u) / 2 - 0.5  # OpenCV's pixel centres are whole numbers
     matrix = np.stack([u, v, start], axis=1)
     source = part.permute(1, 2, 0).numpy().astype(np.float32, order="C")
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -75,7 +90,7 @@ def _sample_by_torch(
     part: Tensor, corner: Points, down: Points, right: Points, rows: int, columns: int, supersampling: int
 ) -> Tensor:
     """Return one tile, float [3, rows, columns], rounded."""
-    # In double up to here; within a tile float32 is exact to 1e-5 px, however large the photo.
+    # Positions are float64 so far; within a tile float32 is exact to 1e-5 px, however large the photo is.
     to_unit = 2.0 / np.array([part.shape[2], part.shape[1]])
     start = corner * to_unit - 1.0
     v = (np.arange(rows * supersampling) + 0.5)[:, None] / supersampling * (down * to_unit)

@@ -1,1 +1,1 @@
-"""Numbers that say how near a set of images is to another; pure arithmetic, files stay outside."""
+"""Image quality and diversity metrics: pure arithmetic on images or features, without files."""

@@ -1,4 +1,4 @@
-"""Patch descriptors of images at all levels of a Laplacian pyramid."""
+"""Patch descriptors: random 7x7 neighbourhoods of images at the levels of a Laplacian pyramid."""
 
 from __future__ import annotations
 
@@ -15,71 +15,82 @@ from celebahq_builder.metrics.laplacian import laplacian_pyramid
 from celebahq_builder.parallel import run_threads
 
 PATCH_PX = 7
+
 PATCHES_PER_IMAGE = 128
-"""Neighbourhoods drawn from each image and level."""
+"""Patches drawn from each level of an image."""
+
+COARSEST_PX = 16
+"""Resolution of the coarsest level, which is the low pass of the pyramid."""
 
 IMAGES_PER_DRAW = 64
-"""Images whose places are one draw of a random generator; making one takes as long as a thousand of its numbers."""
+"""Images whose patch positions come from one random generator; to create one takes as long as 1000 of its numbers."""
+
+BLOCK_IMAGES = 256
+"""Images whose descriptors are projected together."""
+
+PYRAMID_BYTES, DEVICE_PYRAMID_BYTES = 1 << 20, 1 << 25
+"""Pixels whose pyramid is built at once, on a CPU (where it stays in the cache, also in float32) and elsewhere."""
+
+
+def laplacian_levels(resolution: int) -> tuple[int, ...]:
+    """Return the resolutions of the levels of a pyramid, largest first: R, R/2, ..., 16."""
+    return tuple(resolution >> k for k in range((resolution // COARSEST_PX).bit_length()))
 
 
 def draw_positions(stream: Sequence[int], resolution: int, start: int, stop: int) -> NDArray[np.int64]:
-    """Return where the neighbourhoods of images number `start` to `stop` - 1 lie: uniform, fully inside.
+    """Draw the positions of the patches of images `start` to `stop` - 1: uniform, fully inside the level.
 
-    An image's places follow from its number, the stream and the resolution alone.
+    The positions of an image depend only on its number, the stream and the resolution.
 
     Args:
-        stream: what sets the draws apart from others; numbers of at least 0.
-        resolution: of the level, in pixels, at least 7.
+        stream: seed of the random generators; integers of at least 0.
+        resolution: of the level in px, at least 7.
         start: number of the first image.
-        stop: number after the last.
+        stop: number after the last image.
 
     Returns:
-        Top and left pixel, int64 [stop - start, PATCHES, 2].
+        Top and left pixel of each patch, int64 [stop - start, PATCHES_PER_IMAGE, 2].
     """
     blocks = range(start // IMAGES_PER_DRAW, -(-stop // IMAGES_PER_DRAW))
-    drawn = [
-        np.random.default_rng((*stream, block)).integers(
-            resolution - PATCH_PX + 1, size=(IMAGES_PER_DRAW, PATCHES_PER_IMAGE, 2)
-        )
-        for block in blocks
-    ]
+    size = (IMAGES_PER_DRAW, PATCHES_PER_IMAGE, 2)
+    drawn = [np.random.default_rng((*stream, block)).integers(resolution - PATCH_PX + 1, size=size) for block in blocks]
     first = blocks.start * IMAGES_PER_DRAW
     return np.concatenate(drawn)[start - first : stop - first]
 
 
-def extract_patches(level: Tensor, places: NDArray[np.int64]) -> Tensor:
-    """Return neighbourhoods of the images of a level as vectors: rows, pixels in them, channels.
+def extract_patches(level: Tensor, positions: NDArray[np.int64]) -> Tensor:
+    """Return the patches of the images of a level as descriptors: vectors ordered by row, column, channel.
 
     Args:
         level: float [N, r, r, C], contiguous.
-        places: [N, P, 2].
+        positions: top and left pixel, [N, P, 2].
 
     Returns:
         [N * P, 49 C], of the level's type and on its device.
     """
     n, side, _, channels = level.shape
     image = np.arange(n)[:, None]
-    first = ((image * side + places[..., 0]) * side + places[..., 1]).ravel()
-    # Every window of the level, as rows of pixels that lie side by side; counted as if windows could wrap around.
+    first = ((image * side + positions[..., 0]) * side + positions[..., 1]).ravel()
+    # A view of all windows of the level, numbered by their first pixel, including those that wrap around its edges.
     shape = (n * side * side - (PATCH_PX - 1) * (side + 1), PATCH_PX, PATCH_PX * channels)
-    steps = (channels, side * channels, 1)
-    cut_of = _by_numpy if level.device.type == "cpu" else _by_torch
-    return cut_of(level, first, shape, steps).flatten(1)
+    strides = (channels, side * channels, 1)
+    extract = _by_numpy if level.device.type == "cpu" else _by_torch
+    return extract(level, first, shape, strides).flatten(1)
 
 
-def _by_numpy(level: Tensor, first: NDArray[np.int64], shape: tuple[int, ...], steps: tuple[int, ...]) -> Tensor:
-    """Copy whole rows, where torch copies number by number."""
+def _by_numpy(level: Tensor, first: NDArray[np.int64], shape: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
+    """Copy whole rows of patches, which is faster than torch's copy of single values."""
     pixels = level.numpy()
-    windows = as_strided(pixels, shape, tuple(step * pixels.itemsize for step in steps), writeable=False)
+    windows = as_strided(pixels, shape, tuple(stride * pixels.itemsize for stride in strides), writeable=False)
     return torch.from_numpy(windows[first])
 
 
-def _by_torch(level: Tensor, first: NDArray[np.int64], shape: tuple[int, ...], steps: tuple[int, ...]) -> Tensor:
-    return level.as_strided(shape, steps)[torch.from_numpy(first).to(level.device)]
+def _by_torch(level: Tensor, first: NDArray[np.int64], shape: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
+    return level.as_strided(shape, strides)[torch.from_numpy(first).to(level.device)]
 
 
 def channel_sums(descriptors: Tensor, images: int) -> Tensor:
-    """Return the sums of all values of each channel, and of their squares, image by image.
+    """Return the sums of the values and of the squared values of each channel, for each image.
 
     Shapes: float32 [N * P, 49 C] -> float64 [N, 2, C].
     """
@@ -90,73 +101,52 @@ def channel_sums(descriptors: Tensor, images: int) -> Tensor:
     return torch.stack(sums, dim=1)
 
 
-COARSEST_PX = 16
-"""The coarsest level, which holds all that is left of the images."""
-
-BLOCK_IMAGES = 256
-"""Images whose descriptors are projected together."""
-
-PIECE_BYTES, DEVICE_PIECE_BYTES = 1 << 20, 1 << 25
-"""Of pixels whose pyramid is built at once; on a CPU it stays in the cache, as floating point numbers too."""
-
-
-def laplacian_levels(resolution: int) -> tuple[int, ...]:
-    """Return the resolutions of a pyramid's levels, largest first: R, R/2, ..., 16."""
-    return tuple(resolution >> k for k in range((resolution // COARSEST_PX).bit_length()))
-
-
-def stored_values_per_channel(level: int) -> int:
-    """Return how many pixels of an image are stored at a level: its descriptors', or all if they are fewer."""
-    return min(level**2, PATCHES_PER_IMAGE * PATCH_PX**2)
-
-
 @dataclass(frozen=True)
 class LevelDescriptors:
-    """What some images that follow each other give at one level."""
+    """Descriptors of consecutive images at one level."""
 
     pixels: Tensor
-    """float32 [n, r, r, C]."""
+    """The level itself, float32 [n, r, r, C]."""
     descriptors: Tensor
-    """float32 [n * PATCHES, 49 C]."""
+    """float32 [n * PATCHES_PER_IMAGE, 49 C]."""
     sums: Tensor
-    """float64 [n, 2, C]: of each channel's values and of their squares."""
+    """Sums of each channel's values and of their squares, float64 [n, 2, C]."""
 
 
 @dataclass(frozen=True)
 class DescriptorSampler:
-    """Draws the descriptors of images."""
+    """Random descriptors of images at all levels of their pyramids."""
 
     resolution: int
     streams: dict[int, Sequence[int]]
-    """By level, what sets its draws apart from others."""
+    """Seed of the positions at each level."""
     device: torch.device
 
-    def samples(self, batches: Iterator[Tensor]) -> Iterator[tuple[int, list[LevelDescriptors]]]:
-        """Yield the number of an image and what it and some after it give at all levels, in order.
+    def sample(self, batches: Iterator[Tensor]) -> Iterator[tuple[int, list[LevelDescriptors]]]:
+        """Yield the number of an image, and the descriptors of it and of some images after it at all levels, in order.
 
-        On a CPU as many threads are at work as torch has. Which images go together depends on the batches; no
-        number does. No more than `BLOCK` follow each other without a break at its multiples.
+        On a CPU as many threads work as torch has. Images are grouped as the batches allow, which affects no number;
+        no group crosses a multiple of `BLOCK_IMAGES`.
         """
         workers = torch.get_num_threads() if self.device.type == "cpu" else 1
-        return run_threads(self._sample, self._pieces(batches), workers=workers)
+        return run_threads(self._sample_group, self._groups(batches), workers=workers)
 
-    def _pieces(self, batches: Iterator[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    def _groups(self, batches: Iterator[Tensor]) -> Iterator[tuple[int, Tensor]]:
         number = 0
-        limit = PIECE_BYTES if self.device.type == "cpu" else DEVICE_PIECE_BYTES
+        limit = PYRAMID_BYTES if self.device.type == "cpu" else DEVICE_PYRAMID_BYTES
         for batch in batches:
-            done, most = 0, max(1, limit // batch[0].numel())
+            done, size_max = 0, max(1, limit // batch[0].numel())
             while done < len(batch):
-                size = min(most, len(batch) - done, BLOCK_IMAGES - number % BLOCK_IMAGES)
+                size = min(size_max, len(batch) - done, BLOCK_IMAGES - number % BLOCK_IMAGES)
                 yield number, batch[done : done + size]
                 done, number = done + size, number + size
 
-    def _sample(self, piece: tuple[int, Tensor]) -> tuple[int, list[LevelDescriptors]]:
-        start, images = piece
+    def _sample_group(self, group: tuple[int, Tensor]) -> tuple[int, list[LevelDescriptors]]:
+        start, images = group
         pyramid = laplacian_pyramid(images.to(self.device), COARSEST_PX)
-        found = []
+        samples = []
         for level, pixels in zip(laplacian_levels(self.resolution), pyramid, strict=True):
-            descriptors = extract_patches(
-                pixels, draw_positions(self.streams[level], level, start, start + len(images))
-            )
-            found.append(LevelDescriptors(pixels, descriptors, channel_sums(descriptors, len(images))))
-        return start, found
+            positions = draw_positions(self.streams[level], level, start, start + len(images))
+            descriptors = extract_patches(pixels, positions)
+            samples.append(LevelDescriptors(pixels, descriptors, channel_sums(descriptors, len(images))))
+        return start, samples

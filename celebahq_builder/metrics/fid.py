@@ -1,4 +1,4 @@
-"""Frechet Inception distance (Heusel et al. 2017)."""
+"""Frechet Inception distance, FID (Heusel et al. 2017): the arithmetic on features."""
 
 from __future__ import annotations
 
@@ -6,14 +6,25 @@ import torch
 from torch import Tensor
 
 BLOCK_FEATURES = 1024
-"""Features that are added up at once. It is fixed, so that sums do not depend on how features come."""
+"""Features that are added at once; fixed, so that sums do not depend on how features are grouped."""
 
 
 class FeatureMoments:
-    """Mean and covariance of features, which come bit by bit; none is kept.
+    """Mean and covariance of features that arrive in batches and are not kept.
 
-    All is in float64, and blocks of features are joined by their means and their squares about them (Chan, Golub and
-    LeVeque 1979), so that nothing cancels where the mean is large.
+    Everything is float64. Blocks of features are merged by their means and their squared deviations from these, so a
+    large mean causes no cancellation.
+
+    References:
+        Chan, Golub and LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances".
+
+    Examples:
+        >>> moments = FeatureMoments()
+        >>> moments.add(torch.tensor([[0.0, 0.0], [2.0, 0.0]]))
+        >>> moments.add(torch.tensor([[4.0, 3.0]]))
+        >>> mean, covariance = moments.moments()
+        >>> mean.tolist(), covariance.tolist()
+        ([2.0, 1.0], [[4.0, 3.0], [3.0, 3.0]])
     """
 
     def __init__(self) -> None:
@@ -25,19 +36,19 @@ class FeatureMoments:
 
     @property
     def count(self) -> int:
-        """How many features there were."""
+        """Number of features so far."""
         return self._count + self._waiting_rows
 
     @property
     def dimensions(self) -> int:
-        """Of a feature; 0 before the first."""
+        """Dimensions of a feature; 0 before the first."""
         return self._waiting[0].shape[1] if self._waiting else len(self._mean)
 
     def add(self, features: Tensor) -> None:
-        """Add features, float [n, D], of any device.
+        """Add features, float [n, D], on any device.
 
         Raises:
-            ValueError: another shape than before.
+            ValueError: the shape differs from that of earlier features.
         """
         if features.ndim != 2 or (self.count and features.shape[1] != self.dimensions):
             raise ValueError(f"features of shape [n, {self.dimensions or 'D'}] are needed, got {list(features.shape)}")
@@ -49,26 +60,26 @@ class FeatureMoments:
             rows = torch.cat(self._waiting)
             whole = len(rows) - len(rows) % BLOCK_FEATURES
             for block in torch.split(rows[:whole], BLOCK_FEATURES):
-                self._count, self._mean, self._squares = self._joined(block)
+                self._count, self._mean, self._squares = self._merged(block)
             self._waiting = [rows[whole:].clone()]
             self._waiting_rows = len(rows) - whole
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Return mean [D] and covariance [D, D], float64; the latter divided by the count less one.
+        """Return mean [D] and covariance [D, D], float64; the covariance is divided by the count - 1.
 
         Raises:
-            ValueError: fewer than two features.
+            ValueError: there are fewer than two features.
         """
         if self.count < 2:
-            raise ValueError(f"a covariance needs two features at least, got {self.count}")
+            raise ValueError(f"a covariance needs at least two features, got {self.count}")
         rows = torch.cat(self._waiting)
-        count, mean, squares = self._joined(rows) if len(rows) else (self._count, self._mean, self._squares)
+        count, mean, squares = self._merged(rows) if len(rows) else (self._count, self._mean, self._squares)
         return mean, squares / (count - 1)
 
-    def _joined(self, block: Tensor) -> tuple[int, Tensor, Tensor]:
+    def _merged(self, block: Tensor) -> tuple[int, Tensor, Tensor]:
         mean = block.mean(dim=0)
-        about = block - mean
-        squares = about.T @ about
+        deviations = block - mean
+        squares = deviations.T @ deviations
         if not self._count:
             return len(block), mean, squares
         count = self._count + len(block)
@@ -79,19 +90,35 @@ class FeatureMoments:
 
 
 def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
-    """Return the Frechet distance, squared, of the Gaussians that have the moments of two sets of features.
+    """Return the squared Frechet distance of two Gaussians with the moments of two sets of features; of Inception: FID.
 
-    |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), Heusel et al. 2017, equation 6 (Dowson and Landau 1982).
+    With means m and covariances C it is |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)).
 
-    The trace of the root is the sum of the singular values of the product of the roots of both covariances. These are
-    symmetric, so nothing becomes complex, and a covariance of fewer features than dimensions needs no small number
-    added to it, as the root of the product itself does.
+    The trace of the root is computed as the sum of the singular values of C_a^(1/2) C_b^(1/2). These roots are of
+    symmetric matrices, so no value becomes complex, and singular covariances, of fewer features than dimensions, need
+    no constant on their diagonal.
+
+    Args:
+        a: moments of the features of one set.
+        b: moments of those of the other.
 
     Returns:
         At least 0, in squared units of the features.
 
     Raises:
-        ValueError: sets of different dimensions, or of fewer than two features.
+        ValueError: the sets have different dimensions, or one has fewer than two features.
+
+    References:
+        Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium",
+        equation 6; Dowson and Landau 1982.
+
+    Examples:
+        >>> a, b = FeatureMoments(), FeatureMoments()
+        >>> features = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
+        >>> a.add(features)
+        >>> b.add(features + 1)
+        >>> round(frechet_distance(a, b), 6)
+        2.0
     """
     (mean_a, cov_a), (mean_b, cov_b) = a.moments(), b.moments()
     if mean_a.shape != mean_b.shape:
@@ -102,9 +129,9 @@ def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
 
 
 def _factor(covariance: Tensor) -> Tensor:
-    """Return F [D, rank] with F F^T = covariance; directions that hold nothing but rounding are left out."""
+    """Return F [D, rank] with F F^T = covariance; eigenvectors with only rounding errors as eigenvalues are dropped."""
     values, vectors = torch.linalg.eigh(covariance)
     noise = values[-1].clamp(min=0) * len(values) * torch.finfo(values.dtype).eps
-    held = values > noise
-    factor: Tensor = vectors[:, held] * values[held].sqrt()
+    significant = values > noise
+    factor: Tensor = vectors[:, significant] * values[significant].sqrt()
     return factor

@@ -1,4 +1,4 @@
-"""Fidelity of a restored image: PSNR and related measures."""
+"""Fidelity of restored images: PSNR and the error of the radial power spectrum."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import torch
 from torch import Tensor
 
 LUMA_BT601 = (65.481 / 255, 128.553 / 255, 24.966 / 255)
-"""Weights of R, G and B in studio-range luma (ITU-R BT.601), as super-resolution papers measure it."""
+"""Weights of R, G and B in studio-range luma (ITU-R BT.601), the luma of super-resolution papers."""
 
 
 def psnr(image: Tensor, truth: Tensor) -> float:
-    """Return the peak signal-to-noise ratio of `image` against `truth`, in dB.
+    """Return the peak signal-to-noise ratio of an image in dB: 10 log10(255^2 / mean squared error).
 
     Args:
-        image: [C, H, W] or any equal shapes, uint8 or float in [0, 255].
-        truth: as `image`.
+        image: of any shape, uint8 or float in [0, 255].
+        truth: the true image, as `image`.
 
     Returns:
-        10 log10(255^2 / mean squared error); infinite for equal images.
+        Infinity for equal images.
 
     Raises:
         ValueError: the shapes differ.
+
+    Examples:
+        >>> round(psnr(torch.full((3, 8, 8), 100), torch.full((3, 8, 8), 101)), 2)
+        48.13
     """
     if image.shape != truth.shape:
         raise ValueError(f"PSNR needs two images of one shape, got {tuple(image.shape)} and {tuple(truth.shape)}")
@@ -35,27 +39,29 @@ def luma(image: Tensor) -> Tensor:
 
 
 def psnr_y(image: Tensor, truth: Tensor, border_px: int = 4) -> float:
-    """Return the PSNR of the luma channel in dB, without a border, as the super-resolution papers report it."""
+    """Return the PSNR of the luma in dB, without a border, as super-resolution papers report it.
+
+    Shapes: RGB [3, H, W] in [0, 255] each.
+    """
     inner = slice(border_px, -border_px) if border_px else slice(None)
     return psnr(luma(image)[inner, inner], luma(truth)[inner, inner])
 
 
 def spectrum_error_db(image: Tensor, truth: Tensor) -> float:
-    """Return how far the radial power spectrum of `image` is from that of `truth`, in dB.
+    """Return the mean absolute difference of two radial power spectra in dB; it is large if texture is missing.
 
     Args:
         image: [3, S, S], RGB in [0, 255].
         truth: as `image`.
-
-    Returns:
-        Mean absolute difference of the radial log power spectra of luma, over the upper three quarters of the
-        frequencies: what a smooth result lacks of texture.
     """
     return float((radial_spectrum_db(image) - radial_spectrum_db(truth)).abs().mean())
 
 
 def radial_spectrum_db(image: Tensor) -> Tensor:
-    """Return the mean power of luma over rings one cycle per image wide, in dB, from S/8 to S/2 cycles."""
+    """Return the mean power of the luma over rings of frequencies, in dB.
+
+    Shapes: RGB [3, S, S] in [0, 255] -> float64, one value for each ring of one cycle per image, from S/8 to S/2.
+    """
     y = luma(image)
     y = y - y.mean()
     size = min(y.shape)

@@ -1,4 +1,4 @@
-"""Kernel Inception distance (Binkowski et al. 2018)."""
+"""Kernel Inception distance, KID (Binkowski et al. 2018): the arithmetic on features."""
 
 from __future__ import annotations
 
@@ -9,27 +9,37 @@ from torch import Tensor
 from celebahq_builder.errors import FormatError
 
 BLOCK_FEATURES = 250
-"""Features of a set whose pairs with all later ones are computed at once."""
+"""Features of a set whose pairs with all later features are computed at once."""
 
 
 def kernel_inception_distance(
     a: Tensor, b: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the mean and the standard deviation over random subsets of the unbiased estimate of MMD^2.
+    """Return the kernel Inception distance: mean and standard deviation of `polynomial_mmd2` over random subsets.
 
-    Unbiased: its expectation is the same for any number of features, and 0 for two sets of one distribution; so it
-    may be negative. The paper's code reports it as it is, others times 1000.
+    The estimate is unbiased: its expectation does not depend on the number of features and is 0 for two sets of one
+    distribution, so it may be negative. It is reported as it is, as in the authors' code; others multiply it by 1000.
 
     Args:
-        a: features [N, D], float32; they are all needed at once: 50,000 of Inception's take 400 MB.
+        a: features [N, D], float32. All are in memory at once: 50,000 of Inception take 400 MB.
         b: features [M, D].
-        subsets: pairs of subsets that are drawn.
-        subset_size: features of each, drawn without repetition.
-        seed: of the drawing.
+        subsets: number of pairs of subsets.
+        subset_size: features of a subset, drawn without replacement.
+        seed: of the draws.
 
     Raises:
-        FormatError: fewer features than a subset has.
-        ValueError: of different dimensions, or subsets of fewer than two.
+        FormatError: a set has fewer features than a subset.
+        ValueError: the dimensions differ, or a subset has fewer than two features.
+
+    References:
+        Binkowski et al. 2018, "Demystifying MMD GANs", section 4.2.
+
+    Examples:
+        >>> a, b = torch.randn(2, 200, 16, generator=torch.Generator().manual_seed(0))
+        >>> near, deviation = kernel_inception_distance(a, b, subsets=10, subset_size=100)
+        >>> far, _ = kernel_inception_distance(a, b + 1, subsets=10, subset_size=100)
+        >>> abs(near) < 3 * deviation < far
+        True
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"features [N, D] and [M, D] are needed, got {list(a.shape)} and {list(b.shape)}")
@@ -41,28 +51,34 @@ def kernel_inception_distance(
             "take more images, or smaller subsets"
         )
     rng = np.random.default_rng(seed)
-    found = np.empty(subsets)
+    estimates = np.empty(subsets)
     for i in range(subsets):
-        some, others = (torch.from_numpy(rng.permutation(len(each))[:subset_size]) for each in (a, b))
-        found[i] = polynomial_mmd2(a[some.to(a.device)], b[others.to(b.device)])
-    return float(found.mean()), float(found.std())
+        in_a, in_b = (torch.from_numpy(rng.permutation(len(features))[:subset_size]) for features in (a, b))
+        estimates[i] = polynomial_mmd2(a[in_a.to(a.device)], b[in_b.to(b.device)])
+    return float(estimates.mean()), float(estimates.std())
 
 
 def polynomial_mmd2(a: Tensor, b: Tensor) -> float:
-    """Return the unbiased estimate of MMD^2 with the kernel (x.y / D + 1)^3 (Binkowski et al. 2018, sections 2, 4.2).
-
-    Pairs of a feature with itself are left out within each set (Gretton et al. 2012, equation 3).
+    """Return the unbiased estimate of the squared maximum mean discrepancy with the kernel (x.y / D + 1)^3.
 
     Args:
-        a: features [n, D]; of float32 the products are float32, their sums float64.
+        a: features [n, D], n at least 2; products have their dtype, sums are float64.
         b: features [m, D].
+
+    References:
+        Binkowski et al. 2018, "Demystifying MMD GANs", section 2; Gretton et al. 2012, "A Kernel Two-Sample Test",
+        equation 3: pairs of a feature with itself are excluded.
+
+    Examples:
+        >>> polynomial_mmd2(torch.tensor([[1.0], [1.0]]), torch.tensor([[0.0], [0.0]]))
+        7.0
     """
     within = [_pair_sum(x) / (len(x) * (len(x) - 1)) for x in (a, b)]
     return sum(within) - 2 * _kernel_sum(a, b) / (len(a) * len(b))
 
 
 def _pair_sum(x: Tensor) -> float:
-    """Return the kernel's sum over all pairs of different features, each pair computed once and counted twice."""
+    """Return the sum of the kernel over all pairs of different features; each is computed once and counted twice."""
     total = 0.0
     for start in range(0, len(x), BLOCK_FEATURES):
         block, later = x[start : start + BLOCK_FEATURES], x[start + BLOCK_FEATURES :]
@@ -76,6 +92,6 @@ def _kernel_sum(x: Tensor, y: Tensor) -> float:
 
 
 def _kernel_diagonal(x: Tensor) -> float:
-    """Return the sum over pairs of a feature with itself, rounded as in the sum it is taken from."""
+    """Return the sum of the kernel over pairs of a feature with itself, rounded as in `_kernel_sum`."""
     products = x.square().sum(dim=1).mul_(1 / x.shape[1]).add_(1)
     return float((products.square() * products).sum(dtype=torch.float64))

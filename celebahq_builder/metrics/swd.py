@@ -1,4 +1,15 @@
-"""Sliced Wasserstein distance of two sets of images (Karras et al. 2018, section 5)."""
+"""Sliced Wasserstein distance of two sets of images, SWD (Karras et al. 2018, section 5).
+
+1. Each image becomes a Laplacian pyramid. From each level, 128 random 7x7 patches give descriptors of 147 values
+   (`descriptors`).
+2. At each level, the mean and standard deviation of each colour channel are removed, for each set separately.
+3. The distance of both sets of descriptors at a level is their sliced Wasserstein distance (`sliced`).
+
+Step 2 needs all images of a set before step 3 can begin. So the descriptors of the first pass are stored if they fit
+into memory; otherwise all images are read a second time and the same descriptors are drawn again. Small levels are
+stored as pixels, which are fewer values than their descriptors. Step 3 counts projections instead of sorting them, so
+it needs one block of descriptors at a time. The result has the same bits in either case.
+"""
 
 from __future__ import annotations
 
@@ -20,34 +31,145 @@ from celebahq_builder.metrics.descriptors import (
     draw_positions,
     extract_patches,
     laplacian_levels,
-    stored_values_per_channel,
 )
 from celebahq_builder.metrics.sliced import StreamingSlicedWasserstein, random_directions
 
-FLAT = 1e-3
-"""A standard deviation, in grey levels, that is none: nothing but rounding would be magnified."""
+VALUES_PER_CHANNEL = PATCHES_PER_IMAGE * PATCH_PX**2
+"""Values of the descriptors of one image, level and channel."""
 
-CHANGED = 1e-3
-"""Relative difference of the finest level's variance between two readings that no rounding on a GPU explains."""
+DEVIATION_MIN = 1e-3
+"""Smallest standard deviation, in grey levels, that is no rounding error."""
 
-VALUES = PATCHES_PER_IMAGE * PATCH_PX**2
-"""Of each channel of an image's descriptors at one level."""
+CHANGED_RTOL = 1e-3
+"""Relative difference of the finest level's variance between two passes that rounding on a GPU cannot explain."""
+
+MEMORY_BYTES = 8 << 30
+
+CPU = torch.device("cpu")
+
+DIRECTIONS_STREAM = 2
+"""Separates the draws of directions from those of the patches of sides 0 and 1."""
+
+
+def swd(
+    a: Batches,
+    b: Batches,
+    *,
+    resolution: int,
+    count: int,
+    seed: int = 0,
+    device: torch.device = CPU,
+    float16: bool = False,
+    memory_bytes: int = MEMORY_BYTES,
+    names: tuple[str, str] = ("side a", "side b"),
+    advance: Callable[[int], None] = lambda _: None,
+) -> dict[int, float]:
+    """Return the sliced Wasserstein distance of two sets of images at each pyramid level, times 1000.
+
+    Patches are drawn independently for each image and side, as in the authors' code. So the distance of a set from
+    itself is not 0 but as large as chance makes it. Neither batches nor threads nor the number of passes affect the
+    result.
+
+    Args:
+        a: uint8 [n, C, R, R] batches, or float in [0, 255]; C is 3 or 1.
+        b: likewise.
+        resolution: R in px, a power of two, at least 16.
+        count: images of each side that are used, from its first; the paper takes 16,384.
+        seed: of patches and directions, at least 0.
+        device: that computes and stores.
+        float16: store descriptors in half the memory; distances change by less than 0.5 %.
+        memory_bytes: memory for stored descriptors, besides about 1 GiB. If it is too small, images are read twice.
+        names: of the sides, in error messages.
+        advance: called with numbers of images done, which add up to `images_read`.
+
+    Returns:
+        The distance by resolution of the level: R, R/2, ..., 16.
+
+    Raises:
+        FormatError: there are fewer images than `count`; or images have another shape or type, differ between two
+            passes, or have no texture at a level.
+        RecipeError: `resolution`, `count` or `seed` is out of range.
+
+    References:
+        Karras et al. 2018, "Progressive Growing of GANs", section 5.
+
+    Examples:
+        >>> from celebahq_builder.metrics.batches import array_batches
+        >>> a, b = np.random.default_rng(0).integers(0, 256, (2, 8, 3, 32, 32), dtype=np.uint8)
+        >>> distances = swd(array_batches(a), array_batches(b // 2), resolution=32, count=8)
+        >>> list(distances)
+        [32, 16]
+    """
+    if seed < 0:
+        raise RecipeError(f"the seed of the SWD is {seed}; expected 0 or more")
+    dtype = torch.float16 if float16 else torch.float32
+    store = passes(resolution, count, float16=float16, memory_bytes=memory_bytes) == 1
+    levels = laplacian_levels(resolution)
+    sides: list[DescriptorSet] = []
+    for side, images in enumerate((a, b)):
+        sampler = DescriptorSampler(resolution, {level: (seed, side, level) for level in levels}, device)
+        channels = sides[0].channels if sides else None
+        sides.append(DescriptorSet(images, names[side], count, sampler, dtype if store else None, channels, advance))
+
+    def distance(index: int) -> StreamingSlicedWasserstein:
+        first, second = (side.moments(index) for side in sides)
+        rng = np.random.default_rng((seed, DIRECTIONS_STREAM, levels[index]))
+        return StreamingSlicedWasserstein(random_directions(len(first[0]), rng), (first, second), device)
+
+    if store:  # level by level
+        found = {}
+        for index, level in enumerate(levels):
+            one = distance(index)
+            for side, descriptor_set in enumerate(sides):
+                for descriptors in descriptor_set.stored(index):
+                    one.add(side, descriptors)
+            found[level] = 1000 * one.compute()
+        return found
+    distances = [distance(index) for index in range(len(levels))]  # all levels of a block of images together
+    for side, descriptor_set in enumerate(sides):
+        for block in descriptor_set.drawn_again():
+            for one, descriptors in zip(distances, block, strict=True):
+                one.add(side, descriptors)
+    return {level: 1000 * one.compute() for level, one in zip(levels, distances, strict=True)}
+
+
+def passes(resolution: int, count: int, *, float16: bool = False, memory_bytes: int = MEMORY_BYTES) -> int:
+    """Return how often `swd` reads all images: once if their descriptors can be stored, otherwise twice.
+
+    Raises:
+        RecipeError: `resolution` or `count` is out of range.
+
+    Examples:
+        >>> passes(256, 16384), passes(1024, 16384)
+        (1, 2)
+    """
+    if resolution < COARSEST_PX or resolution & (resolution - 1):
+        raise RecipeError(f"images of {resolution} px have no SWD; expected a power of two, at least {COARSEST_PX}")
+    if count < 1:
+        raise RecipeError(f"{count} images have no SWD; expected at least 1, the paper takes 16384")
+    values = 2 * count * 3 * sum(min(level**2, VALUES_PER_CHANNEL) for level in laplacian_levels(resolution))
+    return 1 if values * (2 if float16 else 4) <= memory_bytes else 2
+
+
+def images_read(resolution: int, count: int, *, float16: bool = False, memory_bytes: int = MEMORY_BYTES) -> int:
+    """Return the number of images that `swd` reads, of both sides and in all passes."""
+    return 2 * count * passes(resolution, count, float16=float16, memory_bytes=memory_bytes)
 
 
 class DescriptorSet:
-    """Descriptors of the first images of a set, read once to know their deviation, and stored or read once more.
+    """Descriptors of the first images of a set: read once for their moments, and stored or drawn again.
 
     Args:
         images: the set.
-        name: what errors call it.
-        count: images that are used.
+        name: of the set, in error messages.
+        count: number of images that are used.
         sampler: draws the descriptors.
-        dtype: float32 or float16 to store what is drawn; None to read again.
-        channels: that the images must have, or None.
-        advance: called with the number of images done, in each pass.
+        dtype: float32 or float16 to store the descriptors; None to draw them again.
+        channels: that the images must have; None accepts 1 or 3.
+        advance: called with numbers of images done, in each pass.
 
     Raises:
-        FormatError: fewer images than `count`, or others than expected.
+        FormatError: there are fewer images than `count`, or they are not as expected.
     """
 
     def __init__(
@@ -69,10 +191,10 @@ class DescriptorSet:
         for start, samples in self._read():
             if not start:
                 self.channels = samples[0].pixels.shape[3]
-                # one array: small ones that stay, amid large ones that go, would keep the latter's memory from use
+                # One array: small ones that stay among large ones that go would fragment the memory.
                 sums = torch.empty((len(self._levels), count, 2, self.channels), dtype=torch.float64)
                 if dtype:
-                    self._stores = [LevelStore(s, count, dtype) for s in samples]
+                    self._stores = [LevelStore(sample, count, dtype) for sample in samples]
             for index, sample in enumerate(samples):
                 sums[index, start : start + len(sample.sums)] = sample.sums
                 if dtype:
@@ -83,191 +205,79 @@ class DescriptorSet:
         """Return mean and standard deviation of each component of the descriptors at a level, float64 [49 C] each.
 
         Raises:
-            FormatError: a channel is flat, which leaves nothing to divide by.
+            FormatError: a channel is flat, so nothing remains to divide by.
         """
-        mean, square = self._sums[index] / (self._count * VALUES)
+        mean, square = self._sums[index] / (self._count * VALUES_PER_CHANNEL)
         deviation = (square - mean.square()).clamp_(min=0).sqrt()
-        if float(deviation.min()) < FLAT:
+        if float(deviation.min()) < DEVIATION_MIN:
             raise FormatError(
                 f"{self._name}: the {self._count:,} images have no texture at level {self._levels[index]}, channel "
-                f"{int(deviation.argmin())}: all neighbourhoods are flat; the SWD is undefined, is the generator sound?"
+                f"{int(deviation.argmin())}: all patches are flat and the SWD is undefined; check the images or the "
+                "generator"
             )
         return mean.repeat(PATCH_PX**2), deviation.repeat(PATCH_PX**2)
 
     def stored(self, index: int) -> Iterator[Tensor]:
-        """Yield the stored descriptors of a level, float32 [n * PATCHES, 49 C], a block of images at a time."""
+        """Yield the stored descriptors of a level, float32 [n * PATCHES_PER_IMAGE, 49 C], one block of images each."""
         level, store = self._levels[index], self._stores[index]
         for start, values in store.blocks():
-            if store.whole:
-                yield extract_patches(
-                    values, draw_positions(self._sampler.streams[level], level, start, start + len(values))
-                )
+            if store.as_pixels:
+                positions = draw_positions(self._sampler.streams[level], level, start, start + len(values))
+                yield extract_patches(values, positions)
             else:
                 yield values
 
-    def read_again(self) -> Iterator[list[Tensor]]:
-        """Yield the descriptors of all levels in the same blocks, drawn again.
+    def drawn_again(self) -> Iterator[list[Tensor]]:
+        """Yield the descriptors of all levels, drawn again from the images, in the same blocks as `stored`.
 
         Raises:
-            FormatError: at the end, if the images were others than before.
+            FormatError: at the end, if the images differ from those of the first pass.
         """
-        now = torch.zeros(self._sums.shape[-1], dtype=torch.float64)
-        waiting: list[list[Tensor]] = []  # without the pixels, which are many times as large
+        squares = torch.zeros(self._sums.shape[-1], dtype=torch.float64)
+        block: list[list[Tensor]] = []  # without the pixels, which are many times as large
         for start, samples in self._read():
-            if waiting and start % BLOCK_IMAGES == 0:
-                yield [torch.cat(level) for level in zip(*waiting, strict=True)]
-                waiting = []
-            waiting.append([sample.descriptors for sample in samples])
-            now += samples[0].sums[:, 1].sum(dim=0).cpu()
-        yield [torch.cat(level) for level in zip(*waiting, strict=True)]
-        if not torch.allclose(self._sums[0, 1], now, rtol=CHANGED):
+            if block and start % BLOCK_IMAGES == 0:
+                yield [torch.cat(level) for level in zip(*block, strict=True)]
+                block = []
+            block.append([sample.descriptors for sample in samples])
+            squares += samples[0].sums[:, 1].sum(dim=0).cpu()
+        yield [torch.cat(level) for level in zip(*block, strict=True)]
+        if not torch.allclose(self._sums[0, 1], squares, rtol=CHANGED_RTOL):
             raise FormatError(
-                f"{self._name} gave other images when it was read again; make it repeat itself (a fixed seed, no "
+                f"{self._name} gave other images when it was read again; make it repeatable (a fixed seed, no "
                 "shuffling), or allow enough memory to read it once"
             )
 
     def _read(self) -> Iterator[tuple[int, list[LevelDescriptors]]]:
         resolution = self._sampler.resolution
         batches = take_images(self._images, self._count, name=self._name, resolution=resolution, channels=self.channels)
-        for start, samples in self._sampler.samples(batches):
+        for start, samples in self._sampler.sample(batches):
             yield start, samples
             self._advance(len(samples[0].sums))
 
 
 class LevelStore:
-    """The descriptors of one level, or its pixels where they are fewer: those can be cut again.
+    """The descriptors of one level, or its pixels if they are fewer; patches can be cut from pixels again.
 
     Args:
-        sample: of the first images; tells what will come.
-        count: images.
+        sample: of the first images; it determines the shapes.
+        count: number of images.
         dtype: float32 or float16.
     """
 
     def __init__(self, sample: LevelDescriptors, count: int, dtype: torch.dtype) -> None:
         descriptors = sample.descriptors.view(len(sample.pixels), -1)
-        self.whole = sample.pixels[0].numel() < descriptors.shape[1]
-        shape = sample.pixels.shape[1:] if self.whole else (PATCHES_PER_IMAGE, sample.descriptors.shape[1])
+        self.as_pixels = sample.pixels[0].numel() < descriptors.shape[1]
+        shape = sample.pixels.shape[1:] if self.as_pixels else (PATCHES_PER_IMAGE, sample.descriptors.shape[1])
         self._values = torch.empty((count, *shape), dtype=dtype, device=sample.pixels.device)
 
     def put(self, start: int, sample: LevelDescriptors) -> None:
-        """Store what the images from number `start` on gave."""
+        """Store the sample of the images that begin at number `start`."""
         part = self._values[start : start + len(sample.pixels)]
-        part.copy_((sample.pixels if self.whole else sample.descriptors).view(part.shape))
+        part.copy_((sample.pixels if self.as_pixels else sample.descriptors).view(part.shape))
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield the number of an image and what is stored of it and those after it: pixels, or descriptors as rows."""
+        """Yield the number of a block's first image and the block's values: pixels, or descriptors as rows."""
         for start in range(0, len(self._values), BLOCK_IMAGES):
             values = self._values[start : start + BLOCK_IMAGES].float()
-            yield start, values if self.whole else values.flatten(0, 1)
-
-
-MEMORY_BYTES = 8 << 30
-CPU = torch.device("cpu")
-
-DIRECTIONS_STREAM = 2
-"""Sets the draw of directions apart from those of the neighbourhoods of sides 0 and 1."""
-
-
-def swd(
-    a: Batches,
-    b: Batches,
-    *,
-    resolution: int,
-    count: int,
-    seed: int = 0,
-    device: torch.device = CPU,
-    float16: bool = False,
-    memory_bytes: int = MEMORY_BYTES,
-    names: tuple[str, str] = ("side a", "side b"),
-    advance: Callable[[int], None] | None = None,
-) -> dict[int, float]:
-    """Return the sliced Wasserstein distance between two sets of images at each level, x 1000.
-
-    Neighbourhoods are drawn for each image and side anew, as in the paper's code: an image that is on both sides is
-    looked at in different places, so a set is not 0 away from itself, but as far as chance makes it. How the images
-    come in batches changes nothing, nor do threads.
-
-    Args:
-        a: uint8 [n, C, R, R] batches, or float in [0, 255]; C is 3 or 1.
-        b: likewise.
-        resolution: R in pixels, a power of two, at least 16.
-        count: images of each side that are used, its first ones; the paper takes 16,384.
-        seed: of neighbourhoods and directions, at least 0.
-        device: that computes and stores.
-        float16: store in half the memory; distances change by less than 0.5 %.
-        memory_bytes: what may be stored while images are read; about 1 GiB is needed besides. A set's deviation is
-            known at its end, so what could not be stored is drawn again from images that are read again.
-        names: what errors call the sides.
-        advance: called with numbers of images done, that add up to `images_read`.
-
-    Returns:
-        The distance by resolution of the level: R, R/2, ..., 16.
-
-    Raises:
-        FormatError: fewer images than `count`, others than expected or than before, or images without any texture.
-        RecipeError: a resolution, count or seed that makes no sense.
-    """
-    if seed < 0:
-        raise RecipeError(f"the seed of the SWD is {seed}; expected 0 or more")
-    dtype = torch.float16 if float16 else torch.float32
-    once = passes(resolution, count, float16=float16, memory_bytes=memory_bytes) == 1
-    clouds: list[DescriptorSet] = []
-    for number, images in enumerate((a, b)):
-        sampler = DescriptorSampler(
-            resolution, {level: (seed, number, level) for level in laplacian_levels(resolution)}, device
-        )
-        channels = clouds[0].channels if clouds else None
-        step = advance or (lambda _: None)
-        clouds.append(DescriptorSet(images, names[number], count, sampler, dtype if once else None, channels, step))
-    return dict(_stored(clouds, resolution, seed, device) if once else _read_again(clouds, resolution, seed, device))
-
-
-def _stored(
-    clouds: list[DescriptorSet], resolution: int, seed: int, device: torch.device
-) -> Iterator[tuple[int, float]]:
-    for index, level in enumerate(laplacian_levels(resolution)):
-        gap = _gap(clouds, index, (seed, DIRECTIONS_STREAM, level), device)
-        for side, cloud in enumerate(clouds):
-            for descriptors in cloud.stored(index):
-                gap.add(side, descriptors)
-        yield level, 1000 * gap.distance()
-
-
-def _read_again(
-    clouds: list[DescriptorSet], resolution: int, seed: int, device: torch.device
-) -> Iterator[tuple[int, float]]:
-    resolutions = laplacian_levels(resolution)
-    gaps = [_gap(clouds, i, (seed, DIRECTIONS_STREAM, level), device) for i, level in enumerate(resolutions)]
-    for side, cloud in enumerate(clouds):
-        for block in cloud.read_again():
-            for gap, descriptors in zip(gaps, block, strict=True):
-                gap.add(side, descriptors)
-    for level, gap in zip(resolutions, gaps, strict=True):
-        yield level, 1000 * gap.distance()
-
-
-def _gap(
-    clouds: list[DescriptorSet], index: int, stream: tuple[int, ...], device: torch.device
-) -> StreamingSlicedWasserstein:
-    first, second = (cloud.moments(index) for cloud in clouds)
-    directions = random_directions(len(first[0]), np.random.default_rng(stream))
-    return StreamingSlicedWasserstein(directions, (first, second), device)
-
-
-def passes(resolution: int, count: int, *, float16: bool = False, memory_bytes: int = MEMORY_BYTES) -> int:
-    """Return how often `swd` reads all images: once if what it draws from them can be stored, else twice.
-
-    Raises:
-        RecipeError: a resolution or count that makes no sense.
-    """
-    if resolution < COARSEST_PX or resolution & (resolution - 1):
-        raise RecipeError(f"images of {resolution} px have no SWD; expected a power of two, at least {COARSEST_PX}")
-    if count < 1:
-        raise RecipeError(f"{count} images have no SWD; expected at least 1, the paper takes 16384")
-    values = 2 * count * 3 * sum(stored_values_per_channel(level) for level in laplacian_levels(resolution))
-    return 1 if values * (2 if float16 else 4) <= memory_bytes else 2
-
-
-def images_read(resolution: int, count: int, *, float16: bool = False, memory_bytes: int = MEMORY_BYTES) -> int:
-    """Return how many images `swd` reads in all, of both sides and over all passes."""
-    return 2 * count * passes(resolution, count, float16=float16, memory_bytes=memory_bytes)
+            yield start, values if self.as_pixels else values.flatten(0, 1)

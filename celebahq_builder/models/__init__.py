@@ -1,1 +1,1 @@
-"""Torch modules only; each states shapes, dtype and range in its docstring."""
+"""Neural networks as torch modules, and the registry of their released weights."""

@@ -1,4 +1,4 @@
-"""The convolutional autoencoder that removes JPEG artefacts."""
+"""Convolutional autoencoder that removes JPEG artefacts."""
 
 from __future__ import annotations
 
@@ -9,19 +9,33 @@ from celebahq_builder.models.layers import ResidualBlock, zero_conv
 
 
 class Autoencoder(nn.Module):
-    """Convolutional autoencoder with symmetric skip connections; blind to the JPEG quality.
+    """Convolutional autoencoder with symmetric skip connections, for photos of unknown JPEG quality.
 
-    The idea is RED-Net's (Mao et al. 2016: an encoder, a mirrored decoder, sums between them, and the input
-    added at the end). Unlike RED-Net it is strided: a 2x2 pixel-unshuffle and two strided convolutions bring
-    most of the work to 1/2, 1/4 and 1/8 of the photo's size.
+    It follows RED-Net: an encoder, a mirrored decoder, sums between them, and the input added at the end. Unlike
+    RED-Net it is strided: a 2x2 pixel-unshuffle and two strided convolutions do most of the work at 1/2, 1/4 and 1/8
+    of the photo's size. A new network is the identity.
 
-    Shapes: [N, 3, H, W] -> [N, 3, H, W], any H, W >= 1. Float, RGB in [0, 1]; the result is not clipped.
-    Cells of the coarsest level are 8 px wide and start at the top left corner: cut the input on JPEG's own
-    grid of 8 or 16 px, as it was cut in training, for the best result.
+    Shapes: [N, 3, H, W] -> [N, 3, H, W], any H, W >= 1. Float, RGB in [0, 1]; the result is not clipped. The cells of
+    the coarsest level are 8 px wide and start at the top left corner; results are best if the input is cut on JPEG's
+    own grid of 8 or 16 px, as in training.
+
+    Args:
+        widths: channels at 1/2, 1/4 and 1/8 of the size.
+        blocks: residual blocks at each of these sizes, in the encoder and again in the decoder (once at 1/8).
+
+    References:
+        Mao et al. 2016, "Image Restoration Using Very Deep Convolutional Encoder-Decoder Networks with Symmetric Skip
+        Connections".
+
+    Examples:
+        >>> import torch
+        >>> photo = torch.rand(1, 3, 17, 24)
+        >>> torch.equal(Autoencoder((4, 6, 8), (1, 1, 1))(photo), photo)
+        True
     """
 
     STRIDE_PX = 8
-    """Height and width are padded to a multiple of this inside the network; tiles should start at one."""
+    """Height and width are padded to its multiples inside the network; tiles should start at one."""
 
     def __init__(self, widths: tuple[int, int, int] = (32, 64, 96), blocks: tuple[int, int, int] = (2, 2, 3)):
         super().__init__()
@@ -40,12 +54,9 @@ class Autoencoder(nn.Module):
 
     @property
     def context_px(self) -> int:
-        """Pixels around a tile that its result depends on: one cell of its level for each 3x3 convolution.
-
-        Half of it would look right, but now and then a pixel would be some grey levels off.
-        """
+        """Pixels around a tile that its result depends on: one cell of the level for each 3x3 convolution."""
         top, middle, bottom = (2 * len(stack) for stack in (self.encoder1, self.encoder2, self.bottom))
-        return 2 * (2 + 2 * top) + 4 * 2 * middle + 8 * bottom + self.STRIDE_PX  # where in its cell a pixel lies
+        return 2 * (2 + 2 * top) + 4 * 2 * middle + 8 * bottom + self.STRIDE_PX  # a pixel may lie anywhere in its cell
 
     def forward(self, photo: Tensor) -> Tensor:
         """Return the photo without its compression artefacts."""

@@ -1,4 +1,4 @@
-"""Layers that several networks use, and layers with an equalized learning rate."""
+"""Layers that several networks share: residual blocks, and layers with an equalized learning rate."""
 
 from __future__ import annotations
 
@@ -9,44 +9,42 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with a ReLU between them, added to their input.
-
-    Shapes: [N, C, H, W] -> [N, C, H, W], float. The last convolution starts at zero, so a fresh block is the
-    identity and a deep stack of them trains from the first step (Zhang et al. 2019, "Fixup initialization").
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `x` plus the block's correction of it."""
-        return x + self.conv2(self.relu(self.conv1(x)))  # type: ignore[no-any-return]
-
-
 def zero_conv(fan_in: int, fan_out: int) -> nn.Conv2d:
-    """Return a 3x3 convolution that starts at zero: a network that ends in it starts as its skip connection."""
+    """Return a 3x3 convolution that starts at zero; a network that ends in it starts as its skip connection."""
     conv = nn.Conv2d(fan_in, fan_out, 3, padding=1)
     nn.init.zeros_(conv.weight)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return conv
 
 
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with a ReLU between them, added to their input.
+
+    Shapes: [N, C, H, W] -> [N, C, H, W], float. The last convolution starts at zero, so a new block is the identity
+    and a deep stack of blocks trains from the first step (Zhang et al. 2019, "Fixup Initialization").
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = zero_conv(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` plus the block's correction."""
+        return x + self.conv2(self.relu(self.conv1(x)))  # type: ignore[no-any-return]
+
+
 GAIN = math.sqrt(2)
-"""He et al. 2015: of a layer before a rectifier."""
+"""Gain of a layer before a rectifier (He et al. 2015)."""
 
 
 class _Equalized(nn.Module):
-    """Weights of N(0, 1) that are multiplied by gain / sqrt(fan in) whenever they are used.
+    """Weights drawn from N(0, 1) that are multiplied by gain / sqrt(fan in) at run time.
 
-    All weights then have the same dynamic range and so, with an optimiser that normalises gradients as Adam does, the
-    same speed of learning. Without equalising the same factor is put into the initial weights instead (He et al. 2015).
-    Biases start at zero and are not scaled.
+    All weights then have the same dynamic range and, with an optimiser that normalises gradients as Adam does, the same
+    speed of learning (Karras et al. 2018, section 4.1). With `equalized` false the initial weights contain the factor
+    instead (He et al. 2015). Biases start at zero and are not scaled.
     """
 
     def __init__(self, shape: tuple[int, ...], gain: float, equalized: bool) -> None:
@@ -57,34 +55,28 @@ class _Equalized(nn.Module):
         self.scale = scale if equalized else 1.0
 
     def scaled(self) -> Tensor:
-        """Return the weights that the layer works with."""
+        """Return the weights that the layer applies."""
         return self.weight * self.scale if self.scale != 1.0 else self.weight
 
 
 class EqualizedConv2d(_Equalized):
-    """A convolution of stride 1 that keeps the image's size.
-
-    Shapes: [N, fan_in, H, W] -> [N, fan_out, H, W].
-    """
+    """Convolution of stride 1 that keeps the image's size: [N, fan_in, H, W] -> [N, fan_out, H, W]."""
 
     def __init__(self, fan_in: int, fan_out: int, kernel: int = 3, gain: float = GAIN, equalized: bool = True) -> None:
         super().__init__((fan_out, fan_in, kernel, kernel), gain, equalized)
         self.padding = kernel // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the convolution of x."""
+        """Return the convolution of `x`."""
         return F.conv2d(x, self.scaled(), self.bias, padding=self.padding)
 
 
 class EqualizedLinear(_Equalized):
-    """A dense layer.
-
-    Shapes: [N, fan_in] -> [N, fan_out].
-    """
+    """Dense layer: [N, fan_in] -> [N, fan_out]."""
 
     def __init__(self, fan_in: int, fan_out: int, gain: float = GAIN, equalized: bool = True) -> None:
         super().__init__((fan_out, fan_in), gain, equalized)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return weights times x, and the bias."""
+        """Return the weights times `x`, plus the bias."""
         return F.linear(x, self.scaled(), self.bias)

@@ -1,8 +1,8 @@
-"""The generator and the discriminator that grow (Karras et al. 2018, tables 1 and 2).
+"""ProGAN: the generator and the discriminator that grow (Karras et al. 2018, "Progressive Growing of GANs").
 
-A level is the logarithm of a resolution: 2 is 4x4, 10 is 1024x1024. Both networks hold all levels up to their largest,
-and work up to any: what is above costs nothing. While a level is new, its result is blended with that of the level
-below by alpha, from 0 to 1.
+A level is the base-2 logarithm of a resolution: 2 is 4x4 and 10 is 1024x1024. Both networks hold all levels up to the
+largest and compute up to any of them, at no cost for the levels above. While a level is new, its result is blended
+with the result of the level below by alpha, which rises from 0 to 1. Sections and tables are those of the paper.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from celebahq_builder.models.layers import EqualizedConv2d, EqualizedLinear
 
 LEVEL_MIN = 2
-"""4x4, where both networks begin."""
+"""4x4, the first level of both networks."""
 
 EPSILON = 1e-8
 """Keeps square roots and quotients finite, as in the paper."""
@@ -26,28 +26,36 @@ EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class Architecture:
-    """The size of both networks, and which of the paper's ingredients they have."""
+    """Size of both networks, and the techniques of the paper that they use.
+
+    Raises:
+        ValueError: a value is out of range.
+
+    Examples:
+        >>> [Architecture().channels(level) for level in Architecture().levels]
+        [512, 512, 512, 512, 256, 128, 64, 32, 16]
+    """
 
     resolution: int = 1024
-    """Of the largest level: a power of two, 4 to 1024."""
+    """Resolution of the largest level: a power of two, 4 to 1024."""
     colours: int = 3
-    """Channels of the images: 3, or 1 for grey."""
+    """Channels of the images: 3 for RGB or 1 for grey."""
     latent: int = 512
-    """Numbers that an image is generated from."""
+    """Dimensions of the latent space."""
     labels: int = 0
-    """Classes, or attributes; the discriminator then predicts them too (AC-GAN, Odena et al. 2017)."""
+    """Number of classes or attributes; the discriminator predicts them as well (AC-GAN, Odena et al. 2017)."""
     channels_base: int = 8192
     channels_max: int = 512
     """Channels at resolution r: 2 channels_base / r, at most channels_max."""
     pixel_norm: bool = True
-    """Normalise every pixel's feature vector in the generator (section 4.2), and the latents."""
+    """Normalise the feature vector of each pixel in the generator (section 4.2), and the latents."""
     batch_norm: bool = False
-    """Batch normalisation in the generator and layer normalisation in the discriminator, of every 3x3 convolution, as
-    in the networks that the paper began with (Gulrajani et al. 2017); instead of `pixel_norm`."""
+    """Normalise every 3x3 convolution: batch normalisation in the generator, layer normalisation in the discriminator,
+    as in the baseline of the paper (Gulrajani et al. 2017). It excludes `pixel_norm`."""
     equalized: bool = True
-    """Equalised learning rate (section 4.1)."""
+    """Equalize the learning rate (section 4.1)."""
     leaky: bool = True
-    """Leaky rectifiers of slope 0.2; False: ordinary ones."""
+    """Use leaky rectifiers of slope 0.2; otherwise ordinary ones."""
     stddev_group: int = 4
     """Images whose standard deviation the discriminator sees (section 3); 0: the whole minibatch; 1: none."""
 
@@ -55,9 +63,9 @@ class Architecture:
         side = self.resolution
         if not 4 <= side <= 1024 or side & (side - 1):
             raise ValueError(f"resolution = {side} must be a power of two from 4 to 1024")
-        for name, least in (("latent", 1), ("labels", 0), ("channels_max", 1), ("stddev_group", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}")
+        for name, smallest in (("latent", 1), ("labels", 0), ("channels_max", 1), ("stddev_group", 0)):
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least {smallest}")
         if self.pixel_norm and self.batch_norm:
             raise ValueError("pixel_norm and batch_norm exclude each other; set pixel_norm = false")
         if self.colours not in (1, 3):
@@ -72,27 +80,32 @@ class Architecture:
 
     @property
     def levels(self) -> range:
-        """All levels, from 4x4 up."""
+        """All levels, smallest first."""
         return range(LEVEL_MIN, self.level_max + 1)
 
     def channels(self, level: int) -> int:
-        """Return the channels of the features at a level."""
+        """Return the number of channels of the features at a level."""
         return min(2 * self.channels_base >> level, self.channels_max)
 
 
 class Generator(nn.Module):
-    """Makes images from latents.
+    """Generator of images from latents (table 1 and figure 2).
 
-    Shapes: latents [N, latent] (and labels [N, labels]) -> [N, colours, r, r], r = 2^level. Float; images are in
-    [-1, 1] where training succeeds, and are not clipped. With batch normalisation, `eval` makes an image independent
-    of the others of its minibatch.
+    Shapes: latents [N, latent] and, if the architecture has labels, labels [N, labels] -> images [N, colours, r, r],
+    r = 2^level. Float; latents are drawn from N(0, 1); images of a trained network are in [-1, 1] and are not clipped.
+    With batch normalisation, an image is independent of its minibatch only in `eval` mode.
+
+    Examples:
+        >>> generator = Generator(Architecture(resolution=16, channels_base=64, latent=8))
+        >>> generator(torch.randn(2, 8), level=3, alpha=0.5).shape
+        torch.Size([2, 3, 8, 8])
     """
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         a = self.architecture = architecture
         first = a.channels(LEVEL_MIN)
-        # The paper divides this gain by 4: sqrt 2 / 4.
+        # The paper divides the gain of this layer by 4.
         self.dense = EqualizedLinear(a.latent + a.labels, first * 16, math.sqrt(2) / 4, a.equalized)
         self.blocks = nn.ModuleList()
         self.to_rgb = nn.ModuleList()
@@ -112,7 +125,7 @@ class Generator(nn.Module):
         """Return images at a level, blended with the level below by 1 - alpha.
 
         Raises:
-            ValueError: a level that the network does not have, or labels where it takes none, or the other way round.
+            ValueError: the network does not have the level, or labels are given if and only if it takes none.
         """
         a = self.architecture
         _check(a, level)
@@ -128,7 +141,7 @@ class Generator(nn.Module):
             before = x
             if index:
                 x = F.interpolate(x, scale_factor=2, mode="nearest")
-            for convolution, norm in zip(self.blocks[index], self.norms[index], strict=True):  # type: ignore[call-overload]
+            for convolution, norm in _layers(self.blocks, self.norms, index):
                 x = self._normalised(_rectified(norm(convolution(x)), a.leaky))
         image: Tensor = self.to_rgb[level - LEVEL_MIN](x)
         if alpha < 1 and level > LEVEL_MIN:
@@ -140,14 +153,21 @@ class Generator(nn.Module):
         return pixel_norm(x) if self.architecture.pixel_norm else x
 
     def active(self, level: int, alpha: float = 1.0) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the parameters that a pass at this level and alpha uses, with their names."""
-        yield from _active(self, "to_rgb", level, alpha)
+        """Yield names and parameters that a pass at this level and alpha uses."""
+        return _active(self, "to_rgb", level, alpha)
 
 
 class Discriminator(nn.Module):
-    """Tells generated images from real ones: higher is more real. The generator's mirror image.
+    """Discriminator of real and generated images (table 1 and figure 2); it mirrors the generator.
 
-    Shapes: images [N, colours, r, r], r = 2^level -> scores [N], and logits of the labels [N, labels]. Float.
+    Shapes: images [N, colours, r, r], r = 2^level -> scores [N], higher for real images, and logits of the labels
+    [N, labels]. Float; images in [-1, 1].
+
+    Examples:
+        >>> discriminator = Discriminator(Architecture(resolution=16, channels_base=64))
+        >>> scores, labels = discriminator(torch.rand(4, 3, 16, 16) * 2 - 1, level=4)
+        >>> scores.shape, labels.shape
+        (torch.Size([4]), torch.Size([4, 0]))
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -159,8 +179,8 @@ class Discriminator(nn.Module):
         for level in a.levels:
             here, below = a.channels(level), a.channels(max(level - 1, LEVEL_MIN))
             self.from_rgb.append(EqualizedConv2d(a.colours, here, 1, equalized=a.equalized))
-            seen = here + (a.stddev_group != 1 and level == LEVEL_MIN)
-            convolutions = [EqualizedConv2d(seen, here, equalized=a.equalized)]
+            fan_in = here + (a.stddev_group != 1 and level == LEVEL_MIN)
+            convolutions = [EqualizedConv2d(fan_in, here, equalized=a.equalized)]
             if level > LEVEL_MIN:
                 convolutions.append(EqualizedConv2d(here, below, equalized=a.equalized))
             self.blocks.append(nn.ModuleList(convolutions))
@@ -173,10 +193,10 @@ class Discriminator(nn.Module):
     def forward(
         self, images: Tensor, level: int, alpha: float = 1.0, noise: GaussianNoise | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return scores and label logits of images; `noise` is put on the features before every layer.
+        """Return scores and label logits of images; `noise` is applied to the features before every layer.
 
         Raises:
-            ValueError: a level that the network does not have, or images of another size.
+            ValueError: the network does not have the level, or the images are of another size.
         """
         a = self.architecture
         _check(a, level)
@@ -189,7 +209,7 @@ class Discriminator(nn.Module):
         index = level - LEVEL_MIN
         x = _rectified(self.from_rgb[index](images), a.leaky)
         for place in range(index, 0, -1):
-            for convolution, norm in zip(self.blocks[place], self.norms[place], strict=True):  # type: ignore[call-overload]
+            for convolution, norm in _layers(self.blocks, self.norms, place):
                 x = _rectified(norm(convolution(noisy(x))), a.leaky)
             x = F.avg_pool2d(x, 2)
             if place == index and alpha < 1:
@@ -197,27 +217,28 @@ class Discriminator(nn.Module):
                 x = torch.lerp(old, x, alpha)
         if a.stddev_group != 1:
             x = minibatch_stddev(x, a.stddev_group)
-        x = _rectified(self.norms[0][0](self.blocks[0][0](noisy(x))), a.leaky)  # type: ignore[index]
+        for convolution, norm in _layers(self.blocks, self.norms, 0):
+            x = _rectified(norm(convolution(noisy(x))), a.leaky)
         x = _rectified(self.dense(noisy(x.flatten(1))), a.leaky)
         judged: Tensor = self.judge(noisy(x))
         return judged[:, 0], judged[:, 1:]
 
     def active(self, level: int, alpha: float = 1.0) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the parameters that a pass at this level and alpha uses, with their names."""
-        yield from _active(self, "from_rgb", level, alpha)
+        """Yield names and parameters that a pass at this level and alpha uses."""
+        return _active(self, "from_rgb", level, alpha)
 
 
 class GaussianNoise:
-    """Multiplicative noise on features (appendix B): factors of N(1, strength^2 C), one per image and channel.
+    """Multiplicative Gaussian noise on features (appendix B): a factor from N(1, strength^2 C) per image and channel.
 
-    With LSGAN it keeps the discriminator from becoming overconfident. A vector's channels are its numbers.
+    With LSGAN it keeps the discriminator from becoming overconfident. The channels of a vector are its components.
     """
 
     def __init__(self, strength: float, generator: torch.Generator) -> None:
         self.strength, self.generator = strength, generator
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return features [N, C, ...] with noise."""
+        """Return features [N, C, ...] times the noise."""
         if not self.strength:
             return x
         shape = (*x.shape[:2], *(1,) * (x.ndim - 2))
@@ -226,23 +247,32 @@ class GaussianNoise:
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    """Return features [N, C, ...] divided by the root mean square over the channels, of each pixel (section 4.2).
+    """Divide the feature vector of each pixel by its root mean square over the channels (section 4.2).
 
-    Of latents [N, C] it makes points on a hypersphere of radius sqrt C. Computed in float32.
+    Shapes: float [N, C, ...] -> the same, computed in float32. Latents [N, C] become points on a hypersphere of radius
+    sqrt C.
+
+    Examples:
+        >>> pixel_norm(torch.tensor([[3.0, 0.0, 0.0, 4.0]]))
+        tensor([[1.2000, 0.0000, 0.0000, 1.6000]])
     """
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().mean(dim=1, keepdim=True) + EPSILON)).to(x.dtype)
 
 
 def minibatch_stddev(x: Tensor, group: int) -> Tensor:
-    """Return features with one more map: how much the images of a group differ (section 3).
+    """Append a feature map that holds the variation among the images of a group (section 3).
 
-    The standard deviation over the group of every feature at every pixel, averaged to one number a group. Images
-    i, i + N / group, i + 2 N / group, ... are a group, as in the authors' code: so every K-th image of a minibatch
-    is a whole number of groups, and cutting it that way, for several GPUs or for want of memory, changes nothing.
-    Where the wanted size does not divide N, its largest smaller divisor of N does. Computed in float32.
+    The map is constant over a group: the standard deviation over the group of each feature at each pixel, averaged over
+    features and pixels. As in the authors' code, images i, i + N / group, i + 2 N / group, ... form a group, so every
+    K-th image of a minibatch makes whole groups, and splitting it in this way among GPUs or passes changes nothing.
 
-    Shapes: [N, C, H, W] -> [N, C + 1, H, W].
+    Args:
+        x: float [N, C, H, W].
+        group: images per group; see `group_size` if it does not divide N.
+
+    Returns:
+        [N, C + 1, H, W], computed in float32.
     """
     n, _, height, width = x.shape
     size = group_size(n, group)
@@ -253,7 +283,11 @@ def minibatch_stddev(x: Tensor, group: int) -> Tensor:
 
 
 def group_size(minibatch: int, wanted: int) -> int:
-    """Return the largest divisor of a minibatch that is at most the wanted group; 0 wants all of it."""
+    """Return the largest divisor of a minibatch that is at most the wanted group; 0 stands for the whole minibatch.
+
+    >>> group_size(14, 4), group_size(14, 0)
+    (2, 14)
+    """
     return next(size for size in range(min(wanted or minibatch, minibatch), 0, -1) if minibatch % size == 0)
 
 
@@ -268,6 +302,11 @@ def _unchanged(x: Tensor) -> Tensor:
 def _check(architecture: Architecture, level: int) -> None:
     if level not in architecture.levels:
         raise ValueError(f"level {level} is not one of {LEVEL_MIN} to {architecture.level_max}")
+
+
+def _layers(blocks: nn.ModuleList, norms: nn.ModuleList, index: int) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Yield the convolutions of a level, each with its normalisation."""
+    return zip(blocks[index].children(), norms[index].children(), strict=True)
 
 
 def _active(net: nn.Module, rgb: str, level: int, alpha: float) -> Iterator[tuple[str, nn.Parameter]]:

@@ -1,4 +1,4 @@
-"""The 4x super-resolution generator, its noise, and its discriminator."""
+"""4x super-resolution GAN: the generator, its noise and the discriminator."""
 
 from __future__ import annotations
 
@@ -10,29 +10,35 @@ from torch.nn.utils.parametrizations import spectral_norm
 from celebahq_builder.models.layers import ResidualBlock, zero_conv
 
 NEIGHBOURS = 9
-"""Pixels that decide the noise of one: itself and those around it."""
+"""Pixels that determine the noise of a pixel: itself and the 8 around it."""
 
 _KEY = (0x5851F42D4C957F2D, 0x14057B7EF767814F)
-"""Multiplier and increment of the generator that takes the neighbours in (Knuth's MMIX and Steele & Vigna 2021)."""
+"""Multiplier and increment of the generator that absorbs the neighbours (Knuth's MMIX; Steele & Vigna 2021)."""
 _STEP, _MIX1, _MIX2 = 0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9, 0x14D049BB133111EB
-"""Step from channel to channel and the two factors of the finisher, after SplitMix64 (Steele et al. 2014)."""
+"""Step from channel to channel and both factors of the finaliser, after SplitMix64 (Steele et al. 2014)."""
 
 
 def hash_noise(photos: Tensor, channels: int) -> Tensor:
-    """Return uniform noise of mean 0 and variance 1, a hash of each pixel's 8-bit neighbourhood of 3x3.
+    """Return uniform noise of mean 0 and variance 1 that is a hash of each pixel's 3x3 neighbourhood.
 
-    A network that is to make up texture needs something random to make it from, or it repeats what patterns it has
-    (Karras et al. 2019, StyleGAN, section 3.2, give it noise of a generator). Noise that is hashed from the pixels
-    needs no seed and no position: tiles of a photo meet without a seam, and a batch, a worker or a device changes
-    nothing. Where a photo is of one colour, so is its noise.
+    A network that synthesises texture needs a random input, or it repeats a few patterns (StyleGAN adds noise for the
+    same reason: Karras et al. 2019, section 3.2). Hashed noise needs neither a seed nor a position: tiles of a photo
+    meet without a seam, and batches, workers and devices change nothing. Where a photo has one colour, the noise is
+    constant.
 
     Args:
-        photos: float [N, 3, H, W], RGB in [0, 1]; taken as rounded to 8 bits.
-        channels: channels of noise.
+        photos: float [N, 3, H, W], RGB in [0, 1]; rounded to 8 bits before they are hashed.
+        channels: channels of noise, at most 9.
 
     Returns:
-        [N, channels, H, W], the dtype of `photos`, in [-sqrt 3, sqrt 3], without gradient. It depends on the pixel and
-        the 8 around it; beyond the edge, on the edge's.
+        [N, channels, H, W] in [-sqrt 3, sqrt 3], of the dtype of `photos`, without gradient. Beyond the edges the
+        outermost pixels are repeated.
+
+    Examples:
+        >>> photos = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        >>> noise = hash_noise(photos, channels=4)
+        >>> noise.shape, round(float(noise.var()), 1)
+        (torch.Size([1, 4, 64, 64]), 1.0)
     """
     levels = photos.detach().float().mul(255).round_().long()
     colour = levels[:, 0] + 256 * levels[:, 1] + 65536 * levels[:, 2]
@@ -44,28 +50,37 @@ def hash_noise(photos: Tensor, channels: int) -> Tensor:
         top, left = divmod(i, 3)
         key = (key ^ wide[:, top : top + height, left : left + width]) * _KEY[0] + _KEY[1]  # 64 bits, wrapping
         key = key ^ (key >> 29)
-    noise = torch.stack([_finished(key + i * _STEP) for i in range(channels)], dim=1)
+    noise = torch.stack([_mixed_bits(key + i * _STEP) for i in range(channels)], dim=1)
     return noise.to(photos.dtype).div_(65535 / 12**0.5).sub_(3**0.5)
 
 
-def _finished(key: Tensor) -> Tensor:
-    """Return 16 well mixed bits of 64."""
+def _mixed_bits(key: Tensor) -> Tensor:
+    """Return 16 well mixed bits of 64-bit integers."""
     key = (key ^ (key >> 30)) * _MIX1
     key = (key ^ (key >> 27)) * _MIX2
     return (key >> 31) & 0xFFFF
 
 
 class SRGenerator(nn.Module):
-    """The generator of a 4x super-resolution GAN, after SRResNet (Ledig et al. 2017, section 2.1).
+    """Generator of a 4x super-resolution GAN, after SRResNet (Ledig et al. 2017, section 2.1).
 
-    It differs from SRResNet in what later work dropped or replaced: no batch normalisation (Lim et al. 2017,
-    EDSR), all convolutions at the low resolution with a single 4x pixel-shuffle at the end (Shi et al. 2016,
-    ESPCN), and the bicubic enlargement as skip connection, so that an untrained network is bicubic upscaling. A last
-    step brings what the result says at the input's size back to the input (Irani & Peleg 1991, back-projection):
-    whatever detail is made up, colours and shapes stay. A generator for adversarial training is also given noise, so
-    that texture which nobody can know, such as skin's, comes out random instead of as a pattern.
+    It differs from SRResNet where later work does: it has no batch normalisation (Lim et al. 2017, EDSR); all
+    convolutions work at the low resolution, with a single 4x pixel-shuffle at the end (Shi et al. 2016, ESPCN); and the
+    skip connection is bicubic enlargement, so a new network is bicubic upscaling. A last step of back-projection
+    (Irani & Peleg 1991) corrects the result so that, reduced to the input's size, it stays near the input: detail may
+    be synthesised, but colours and shapes are kept. With `noise`, texture that the input does not determine, such as
+    that of skin, becomes random instead of a pattern.
 
     Shapes: [N, 3, H, W] -> [N, 3, 4H, 4W], any H, W >= 1. Float, RGB in [0, 1]; the result is not clipped.
+
+    Args:
+        width: channels of the features.
+        blocks: residual blocks.
+        noise: channels of `hash_noise` that are added to the first features; 0 for pixel accuracy.
+
+    Examples:
+        >>> SRGenerator(width=8, blocks=1)(torch.rand(2, 3, 5, 7)).shape
+        torch.Size([2, 3, 20, 28])
     """
 
     SCALE = 4
@@ -79,7 +94,7 @@ class SRGenerator(nn.Module):
         self.noise = nn.Conv2d(noise, width, 3, padding=1, bias=False) if noise else None
         if self.noise is not None:
             with torch.no_grad():
-                self.noise.weight.mul_(0.2)  # felt from the first step on, but much less than the photo
+                self.noise.weight.mul_(0.2)  # noticeable from the first step, but much weaker than the photo
         self.head = nn.Conv2d(3, width, 3, padding=1)
         self.body = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
         self.tail = zero_conv(width, 3 * self.SCALE**2)
@@ -88,8 +103,8 @@ class SRGenerator(nn.Module):
     def context_px(self) -> int:
         """Input pixels around a tile that its result depends on.
 
-        One per 3x3 convolution, then two for each of the bicubic filters of the back-projection; one more for the
-        neighbours that the noise depends on.
+        One for each 3x3 convolution, two for each of the two bicubic filters of the back-projection, and one for the
+        neighbourhood of the noise.
         """
         return 2 + 2 * len(self.body) + 4 + (self.noise is not None)
 
@@ -107,20 +122,27 @@ class SRGenerator(nn.Module):
 
 
 class SRDiscriminator(nn.Module):
-    """A patch discriminator: says for every neighbourhood whether it looks like a photograph's.
+    """Patch discriminator: one logit for each neighbourhood, high if it looks like part of a photograph.
 
-    Fully convolutional, as in Isola et al. 2017 (PatchGAN), with spectral normalisation (Miyato et al. 2018) in
-    place of batch normalisation. Its first layers work at full resolution, where the texture is that a pixel loss
-    cannot restore; its last ones see 56 px, enough to tell a pattern from skin. Spectral normalisation bounds how
-    strongly a small change can be answered, and texture is a small change: so the photo's detail is shown once more,
-    amplified.
+    It is fully convolutional, as PatchGAN (Isola et al. 2017), with spectral normalisation (Miyato et al. 2018) in
+    place of batch normalisation. Its first layers work at full resolution, on the texture that a pixel loss cannot
+    restore; its last layers see 56 px, enough to distinguish a pattern from skin. Spectral normalisation bounds the
+    response to small changes, and texture is a small change; so the photo's detail is a second, amplified input.
 
-    Shapes: [N, 3, H, W] -> logits [N, 1, H / 8, W / 8] and the features of each layer. Float, RGB in [0, 1];
-    H and W multiples of 8.
+    Shapes: [N, 3, H, W] -> logits [N, 1, H / 8, W / 8] and the features of each layer. Float, RGB in [0, 1]; H and W
+    are multiples of 8.
+
+    Args:
+        width: channels of the first layer; the others have 2, 3, 4 and 4 times as many.
+
+    Examples:
+        >>> logits, features = SRDiscriminator(width=4)(torch.rand(1, 3, 16, 24))
+        >>> logits.shape, len(features)
+        (torch.Size([1, 1, 2, 3]), 5)
     """
 
     DETAIL_GAIN = 4.0
-    """Brings the detail of photographs, some 0.03 of standard deviation, to the size of the rest."""
+    """Factor that brings the detail of photographs, a standard deviation of 0.03, to the scale of the photo."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -138,7 +160,7 @@ class SRDiscriminator(nn.Module):
         self.judge = spectral_norm(nn.Conv2d(4 * width, 1, 3, padding=1))
 
     def forward(self, photo: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return logits, high for photographs, and each layer's features."""
+        """Return the logits and the features of each layer."""
         detail = photo - F.avg_pool2d(photo, 3, stride=1, padding=1, count_include_pad=False)
         x, features = torch.cat([photo * 2 - 1, detail * self.DETAIL_GAIN], dim=1), []
         for layer in self.layers:

@@ -1,4 +1,4 @@
-"""The crop is the paper's: by a second derivation, by hand, and by what turning and scaling a photo must do."""
+"""The crop equals a slow reference and values computed by hand, and follows when a photo is transformed."""
 
 import math
 
@@ -14,14 +14,14 @@ from tests.reference import crop as reference
 Array = NDArray[np.float64]
 
 MIRRORED = [1, 0, 2, 4, 3]
-"""Landmarks after mirroring: left and right are the viewer's."""
+"""Order of the landmarks after mirroring; left and right are the viewer's."""
 
 examples = settings(max_examples=100, deadline=None, derandomize=True)
 
 
 @st.composite
 def faces(draw: st.DrawFn) -> Array:
-    """Landmarks [5, 2] of a face in any place, at any angle, of any proportions."""
+    """Landmarks [5, 2] of a face at any position and angle and of any proportions."""
     eyes = np.array([draw(st.floats(-500, 3000)), draw(st.floats(-500, 3000))])
     angle = draw(st.floats(0, 2 * math.pi))
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
@@ -78,7 +78,7 @@ def test_square_and_not_mirrored(points: Array) -> None:
 @examples
 @given(faces(), st.integers(1, 3), st.integers(1, 3000), st.integers(1, 3000))
 def test_turned_photo_turns_the_crop(points: Array, quarters: int, width: int, height: int) -> None:
-    """By 90 degrees against the clock, as np.rot90 does: the pixel at (x, y) goes to (y, W - 1 - x)."""
+    """Anticlockwise by 90 degrees, as np.rot90: the pixel at (x, y) moves to (y, W - 1 - x)."""
     quad = crop_from_landmarks(points).quad
     for _ in range(quarters):
         points = np.stack([points[:, 1], width - 1 - points[:, 0]], axis=1)
@@ -99,7 +99,7 @@ def test_mirrored_photo_mirrors_the_crop(points: Array, width: int) -> None:
 @examples
 @given(faces(), st.floats(0.6, 20))
 def test_enlarged_photo_enlarges_the_crop(points: Array, scale: float) -> None:
-    """A pixel's centre is half a pixel from its edge at any size."""
+    """At any size, a pixel's centre is half a pixel from its edge."""
     enlarged = (points + 0.5) * scale - 0.5
     expected = crop_from_landmarks(points).quad * scale
     np.testing.assert_allclose(crop_from_landmarks(enlarged).quad, expected, rtol=1e-9, atol=1e-6)
@@ -138,7 +138,7 @@ def test_share_inside(quad: Array, width: int, height: int) -> None:
 
 @examples
 @given(QUADS)
-def test_share_inside_at_its_ends(quad: Array) -> None:
+def test_share_inside_is_0_or_1_at_the_limits(quad: Array) -> None:
     moved = quad - quad.min(axis=0)
     width, height = (math.ceil(v) for v in moved.max(axis=0))
     assert share_inside(moved, width, height) == 1
@@ -169,7 +169,7 @@ def test_bounding_box_by_hand() -> None:
 
 
 @given(st.integers(1, 50), st.integers(1, 50))
-def test_the_centred_square_is_as_large_as_fits_and_in_the_middle(width: int, height: int) -> None:
+def test_centred_square_is_the_largest_and_centred(width: int, height: int) -> None:
     left, top, side = centred_square(width, height)
     assert side == min(width, height)
     assert 0 <= width - side - 2 * left <= 1

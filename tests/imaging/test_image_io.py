@@ -1,4 +1,4 @@
-"""Every kind of file becomes the right RGB pixels and notes, or is rejected for the right reason."""
+"""Decoding and encoding: every kind of file gives the right RGB pixels and notes, or the right reason of rejection."""
 
 import io
 import struct
@@ -17,8 +17,8 @@ from PIL import Image, JpegImagePlugin
 from celebahq_builder.imaging.image_io import decode_image, decode_png, encode_jpeg, encode_png, open_rgb
 from celebahq_builder.outcome import Reason, Rejection
 
-ROOMY = 10_000_000
-"""A limit of pixels that no image here meets."""
+PIXELS_MAX = 10_000_000
+"""A limit that no image here reaches, except where it is tested."""
 
 IMAGES = arrays(np.uint8, st.tuples(st.just(3), st.integers(1, 40), st.integers(1, 40)))
 
@@ -37,28 +37,24 @@ def rgb_file(kind: str = "PNG", **options: object) -> bytes:
     return encoded(Image.fromarray(noise(20, 30, 3)), kind, **options)
 
 
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png(width: int, height: int, *contents: bytes) -> bytes:
+    """A PNG of 8-bit RGB whose header claims a size, with a comment and any number of chunks of compressed pixels."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    pixels = b"".join(chunk(b"IDAT", content) for content in contents)
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"tEXt", b"a\0b") + pixels + chunk(b"IEND", b"")
+
+
 def png_with_a_broken_chunk() -> bytes:
-    """A PNG whose pixels go on in a second chunk that has lost its name."""
+    """A PNG whose pixels continue in a second chunk that has lost its name."""
     whole = rgb_file()
     start = whole.index(b"IDAT") - 4
     length = int.from_bytes(whole[start : start + 4], "big")
     data, rest = whole[start + 8 : start + 8 + length], whole[start + 12 + length :]
-    chunks = [
-        struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d))
-        for k, d in (
-            (b"IDAT", data[:900]),
-            (b"\x01\x02\x03\x04", data[900:]),
-        )
-    ]
-    return whole[:start] + b"".join(chunks) + rest
-
-
-def png_claiming(width: int, height: int) -> bytes:
-    """A PNG whose header claims a size, and whose data hold a single byte."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0")), (b"IEND", b""))
-    body = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
-    return b"\x89PNG\r\n\x1a\n" + body
+    return whole[:start] + chunk(b"IDAT", data[:900]) + chunk(b"\x01\x02\x03\x04", data[900:]) + rest
 
 
 def damaged(data: bytes, marker: bytes, offset: int) -> bytes:
@@ -77,8 +73,8 @@ BAD = {
     "PNG cut in half": (rgb_file()[:900], Reason.CORRUPT_IMAGE),
     "PNG with damaged data": (damaged(rgb_file(), b"IDAT", 800), Reason.CORRUPT_IMAGE),
     "PNG with a broken chunk": (png_with_a_broken_chunk(), Reason.CORRUPT_IMAGE),
-    "PNG that claims 10^10 px": (png_claiming(100_000, 100_000), Reason.TOO_LARGE),
-    "PNG that claims a little too much": (png_claiming(4000, 4000), Reason.TOO_LARGE),
+    "PNG that claims 10^10 px": (png(100_000, 100_000, zlib.compress(b"\0")), Reason.TOO_LARGE),
+    "PNG that claims a little too much": (png(4000, 4000, zlib.compress(b"\0")), Reason.TOO_LARGE),
 }
 
 
@@ -86,7 +82,7 @@ BAD = {
 def test_bad_file_gets_its_reason(kind: str) -> None:
     data, reason = BAD[kind]
     with pytest.raises(Rejection) as caught:
-        decode_image(data, ROOMY)
+        decode_image(data, PIXELS_MAX)
     assert caught.value.reason is reason
     assert caught.value.detail
 
@@ -96,19 +92,18 @@ def test_limit_of_pixels_is_inclusive() -> None:
     with pytest.raises(Rejection, match=r"30 x 20 px; region\.pixels_max allows 599") as caught:
         decode_image(rgb_file(), 599)
     assert caught.value.reason is Reason.TOO_LARGE
-    with pytest.raises(Rejection, match="30 x 20 px; --pixels-max allows 599"):
-        open_rgb(rgb_file(), 599, "--pixels-max")
+    with pytest.raises(Rejection, match="30 x 20 px; `pixels_max` allows 599"):
+        open_rgb(rgb_file(), 599, "`pixels_max`")
 
 
-def test_limit_of_pixels_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow has a limit of its own, twice this; who raises `pixels_max` above it means it."""
+def test_pillows_own_limit_of_pixels_does_not_apply(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert decode_image(rgb_file(), 600)[0].shape == (3, 20, 30)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
 def test_plain_colour_is_exact(kind: str) -> None:
-    pixels, notes = decode_image(rgb_file(kind, **({"lossless": True} if kind == "WEBP" else {})), ROOMY)
+    pixels, notes = decode_image(rgb_file(kind, **({"lossless": True} if kind == "WEBP" else {})), PIXELS_MAX)
     assert notes == ()
     assert (pixels.dtype, pixels.flags.c_contiguous) == (np.uint8, True)
     np.testing.assert_array_equal(pixels, noise(20, 30, 3).transpose(2, 0, 1))
@@ -117,7 +112,7 @@ def test_plain_colour_is_exact(kind: str) -> None:
 def test_jpeg_is_near() -> None:
     ramp = np.add.outer(np.arange(24) * 5, np.arange(32) * 3).astype(np.uint8)
     image = np.stack([ramp, ramp[::-1], ramp[:, ::-1]])
-    pixels, notes = decode_image(encoded(Image.fromarray(image.transpose(1, 2, 0)), "JPEG", quality=98), ROOMY)
+    pixels, notes = decode_image(encoded(Image.fromarray(image.transpose(1, 2, 0)), "JPEG", quality=98), PIXELS_MAX)
     assert notes == ()
     assert np.abs(pixels.astype(int) - image).mean() < 2
 
@@ -125,7 +120,7 @@ def test_jpeg_is_near() -> None:
 @pytest.mark.parametrize("mode", ["L", "1"])
 def test_grey(mode: str) -> None:
     values = noise(7, 9) if mode == "L" else (noise(7, 9) > 127).astype(np.uint8) * 255
-    pixels, notes = decode_image(encoded(Image.fromarray(values).convert(mode), "PNG"), ROOMY)
+    pixels, notes = decode_image(encoded(Image.fromarray(values).convert(mode), "PNG"), PIXELS_MAX)
     assert notes == ("grey",)
     np.testing.assert_array_equal(pixels, np.stack([values] * 3))
 
@@ -136,7 +131,7 @@ def over_white(colour: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[n
 
 def test_grey_with_alpha_is_laid_over_white() -> None:
     grey_alpha = noise(7, 9, 2)
-    pixels, notes = decode_image(encoded(Image.fromarray(grey_alpha, "LA"), "PNG"), ROOMY)
+    pixels, notes = decode_image(encoded(Image.fromarray(grey_alpha, "LA"), "PNG"), PIXELS_MAX)
     expected = over_white(grey_alpha[..., 0], grey_alpha[..., 1])
     assert np.abs(pixels - expected).max() <= 1
     assert set(notes) == {"grey", "alpha"}
@@ -145,7 +140,7 @@ def test_grey_with_alpha_is_laid_over_white() -> None:
 def test_alpha_is_laid_over_white() -> None:
     rgba = noise(7, 9, 4)
     rgba[0, :3, 3] = (0, 128, 255)
-    pixels, notes = decode_image(encoded(Image.fromarray(rgba), "PNG"), ROOMY)
+    pixels, notes = decode_image(encoded(Image.fromarray(rgba), "PNG"), PIXELS_MAX)
     assert notes == ("alpha",)
     assert np.abs(pixels - over_white(rgba[..., :3], rgba[..., 3:]).transpose(2, 0, 1)).max() <= 1
     assert pixels[:, 0, 0].tolist() == [255, 255, 255]
@@ -155,7 +150,7 @@ def test_alpha_is_laid_over_white() -> None:
 def test_opaque_alpha_changes_nothing() -> None:
     rgba = noise(7, 9, 4)
     rgba[..., 3] = 255
-    pixels, notes = decode_image(encoded(Image.fromarray(rgba), "PNG"), ROOMY)
+    pixels, notes = decode_image(encoded(Image.fromarray(rgba), "PNG"), PIXELS_MAX)
     assert notes == ("alpha",)
     np.testing.assert_array_equal(pixels, rgba[..., :3].transpose(2, 0, 1))
 
@@ -171,7 +166,7 @@ def palette_image() -> tuple[Image.Image, NDArray[np.uint8], NDArray[np.uint8]]:
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
 def test_palette(kind: str) -> None:
     image, colours, indices = palette_image()
-    pixels, notes = decode_image(encoded(image, kind), ROOMY)
+    pixels, notes = decode_image(encoded(image, kind), PIXELS_MAX)
     assert notes == ("palette",)
     np.testing.assert_array_equal(pixels, colours[indices].transpose(2, 0, 1))
 
@@ -179,7 +174,7 @@ def test_palette(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
 def test_palette_with_a_transparent_colour(kind: str) -> None:
     image, colours, indices = palette_image()
-    pixels, notes = decode_image(encoded(image, kind, transparency=2), ROOMY)
+    pixels, notes = decode_image(encoded(image, kind, transparency=2), PIXELS_MAX)
     assert set(notes) == {"palette", "alpha"}
     colours[2] = 255
     np.testing.assert_array_equal(pixels, colours[indices].transpose(2, 0, 1))
@@ -188,7 +183,7 @@ def test_palette_with_a_transparent_colour(kind: str) -> None:
 def test_colour_with_a_transparent_colour() -> None:
     image = noise(7, 9, 3)
     colour = tuple(image[2, 3].tolist())
-    pixels, notes = decode_image(encoded(Image.fromarray(image), "PNG", transparency=colour), ROOMY)
+    pixels, notes = decode_image(encoded(Image.fromarray(image), "PNG", transparency=colour), PIXELS_MAX)
     image[2, 3] = 255
     assert notes == ("alpha",)
     np.testing.assert_array_equal(pixels, image.transpose(2, 0, 1))
@@ -198,7 +193,7 @@ def test_colour_with_a_transparent_colour() -> None:
 def test_cmyk(kind: str) -> None:
     inks = np.kron(noise(2, 3, 4, seed=5), np.ones((16, 16, 1), np.uint8))
     options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
-    pixels, notes = decode_image(encoded(Image.fromarray(inks, "CMYK"), kind, **options), ROOMY)
+    pixels, notes = decode_image(encoded(Image.fromarray(inks, "CMYK"), kind, **options), PIXELS_MAX)
     left = 255.0 - inks
     expected = (left[..., :3] * left[..., 3:] / 255).transpose(2, 0, 1)
     assert notes == ("cmyk",)
@@ -208,14 +203,14 @@ def test_cmyk(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_grey_is_scaled(kind: str) -> None:
     values = np.linspace(0, 65535, 63).round().astype(np.uint16).reshape(7, 9)
-    pixels, notes = decode_image(encoded(Image.fromarray(values), kind), ROOMY)
+    pixels, notes = decode_image(encoded(Image.fromarray(values), kind), PIXELS_MAX)
     assert set(notes) == {"16-bit", "grey"}
     assert np.abs(pixels - values / 257).max() <= 0.5
 
 
 def test_dark_16_bit_grey_stays_dark() -> None:
-    """Its scale is that of 16 bits, whatever its brightest pixel happens to be."""
-    pixels, _ = decode_image(encoded(Image.fromarray(np.full((5, 5), 200, np.uint16)), "PNG"), ROOMY)
+    """The scale is that of 16 bits, whatever the brightest pixel is."""
+    pixels, _ = decode_image(encoded(Image.fromarray(np.full((5, 5), 200, np.uint16)), "PNG"), PIXELS_MAX)
     assert pixels.max() == 1
 
 
@@ -227,12 +222,12 @@ def colour_16_bit() -> tuple[bytes, NDArray[np.uint16]]:
 
 def test_16_bit_colour_is_scaled() -> None:
     data, values = colour_16_bit()
-    pixels, _ = decode_image(data, ROOMY)
+    pixels, _ = decode_image(data, PIXELS_MAX)
     assert np.abs(pixels - values / 257).max() <= 1
 
 
 def test_16_bit_colour_is_noted() -> None:
-    assert decode_image(colour_16_bit()[0], ROOMY)[1] == ("16-bit",)
+    assert decode_image(colour_16_bit()[0], PIXELS_MAX)[1] == ("16-bit",)
 
 
 def exif(orientation: int) -> Image.Exif:
@@ -243,14 +238,14 @@ def exif(orientation: int) -> Image.Exif:
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
 def test_exif_orientation_is_noted_and_not_applied(orientation: int) -> None:
-    plain, none = decode_image(rgb_file("JPEG"), ROOMY)
-    pixels, notes = decode_image(rgb_file("JPEG", exif=exif(orientation)), ROOMY)
+    plain, none = decode_image(rgb_file("JPEG"), PIXELS_MAX)
+    pixels, notes = decode_image(rgb_file("JPEG", exif=exif(orientation)), PIXELS_MAX)
     assert (none, notes) == ((), ("exif-orientation",))
     np.testing.assert_array_equal(pixels, plain)
 
 
 def test_upright_exif_needs_no_note() -> None:
-    assert decode_image(rgb_file("JPEG", exif=exif(1)), ROOMY)[1] == ()
+    assert decode_image(rgb_file("JPEG", exif=exif(1)), PIXELS_MAX)[1] == ()
 
 
 WHOLE: dict[str, Callable[[], bytes]] = {
@@ -265,7 +260,7 @@ WHOLE: dict[str, Callable[[], bytes]] = {
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.sampled_from([*WHOLE]), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6), st.data())
-def test_damage_of_any_kind_is_pixels_or_a_rejection(
+def test_corrupt_files_give_pixels_or_a_rejection(
     kind: str, changes: list[tuple[float, int]], data: st.DataObject
 ) -> None:
     file = bytearray(WHOLE[kind]())
@@ -294,10 +289,60 @@ def test_png_of_grey() -> None:
         np.testing.assert_array_equal(np.asarray(image), pixels[0])
 
 
-@pytest.mark.parametrize("data", [b"", b"text", rgb_file()[:900], damaged(rgb_file(), b"IDAT", 800)])
-def test_what_is_no_png(data: bytes) -> None:
-    with pytest.raises(ValueError, match=f"^{len(data)} bytes are not a PNG"):
-        decode_png(data)
+@pytest.mark.parametrize("kind", ["L", "RGBA", "P", "1", "I;16"])
+def test_png_of_other_modes_becomes_rgb(kind: str) -> None:
+    assert decode_png(encoded(Image.new(kind, (8, 8), 1), "PNG")).shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("row_filter", [0, 1, 2, 3, 4])
+def test_png_with_any_row_filter_in_several_chunks(row_filter: int) -> None:
+    rows = bytes([2, 1, 2, 3, 4, 5, 6, row_filter, 255, 255, 255, 1, 1, 1])
+    second = {
+        0: [[255, 255, 255], [1, 1, 1]],
+        1: [[255, 255, 255], [0, 0, 0]],
+        2: [[0, 1, 2], [5, 6, 7]],
+        3: [[255, 0, 0], [130, 3, 4]],
+        4: [[0, 1, 2], [5, 6, 7]],
+    }[row_filter]
+    packed = zlib.compress(rows)
+    data = png(2, 2, packed[:7], packed[7:])
+    assert decode_png(data).transpose(1, 2, 0).tolist() == [[[1, 2, 3], [4, 5, 6]], second]
+
+
+def ours() -> bytes:
+    return encode_png(noise(16, 16, 3).transpose(2, 0, 1))
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+PIXELS_AT = ours().index(b"IDAT") + 4
+PIXELS_END = PIXELS_AT + int.from_bytes(ours()[PIXELS_AT - 8 : PIXELS_AT - 4], "big")
+
+BAD_PNG = {
+    "empty": b"",
+    "text": b"text",
+    "another signature": b"\xff\xd8\xff" + ours(),
+    "Pillow's, truncated": rgb_file()[:900],
+    "Pillow's, with damaged pixels": damaged(rgb_file(), b"IDAT", 800),
+    "ours, truncated in the pixels": ours()[: len(ours()) // 2],
+    "ours, truncated in the header": ours()[:20],
+    "ours, without its end": ours()[:PIXELS_END],
+    "a changed bit of the pixels": flipped(ours(), PIXELS_AT + 200),
+    "a wrong CRC of the pixels": flipped(ours(), PIXELS_END),
+    "a wrong CRC of the header": flipped(ours(), 29),
+    "a wrong checksum of the pixels": png(2, 1, zlib.compress(bytes(7))[:-1] + b"\x77"),
+    "fewer rows than the header claims": png(8, 2, zlib.compress(bytes(25))),
+    "more pixels than OpenCV allows": png(100_000, 100_000, zlib.compress(b"\0")),
+    "an unknown row filter": png(2, 1, zlib.compress(b"\x09" + bytes(6))),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_PNG)
+def test_bad_png_is_refused(kind: str) -> None:
+    with pytest.raises(ValueError, match=f"^{len(BAD_PNG[kind])} bytes are not a PNG"):
+        decode_png(BAD_PNG[kind])
 
 
 def test_jpeg_for_pages_keeps_full_colour() -> None:

@@ -1,4 +1,4 @@
-"""The public tool's steps: to the byte against what it made, and each against a slow re-derivation."""
+"""The public tool's steps: equal bytes on real photos, and each step against a slow reference."""
 
 import hashlib
 import json
@@ -23,13 +23,13 @@ from tests.reference import exact as reference
 from tests.reference import padding as padding_reference
 
 PINNED = {"pillow": "13.0.0", "numpy": "2.4.6", "scipy": "1.17.1"}
-"""Versions that the MD5s here were made with; others may round elsewhere."""
+"""Versions that the MD5s were made with; others may round differently."""
 
 REFERENCE_PHOTOS = [f"{i:06d}.jpg" for i in range(1, 17)]
 
 
 def made(folder: Path, photo: Photo, resolution: int) -> tuple[np.ndarray, OfficialImage, tuple[int, int, bool]]:
-    """Take a photo through all steps; the result uint8 [3, R, R], the padded pixels, and what each step did."""
+    """Run all steps: the result uint8 [3, R, R], the padded image, and the results of shrink, enlarge and pad."""
     image = Image.open(folder / photo.file).convert("RGB")
     quad, zoom = official_align.crop_quad(np.reshape(photo.landmarks, (5, 2)), resolution)
     pixels, shrink = official_align.shrink(OfficialImage(image, quad, zoom, resolution))
@@ -50,7 +50,7 @@ def pinned_versions() -> bool:
 def test_bytes_are_those_of_the_public_tool(file: str, shared: Path) -> None:
     expected = json.loads((shared / "reference" / "proc_reference.json").read_text())
     if not pinned_versions():
-        pytest.skip(f"the reference MD5s hold for {PINNED} alone")
+        pytest.skip(f"the reference MD5s hold only for {PINNED}")
     root = shared / "data" / "faces"
     photo = next(photo for photo in read_celeba(root).photos if photo.file == file)
     pixels, _, _ = made(root / "img_celeba", photo, 1024)
@@ -68,11 +68,11 @@ SAMPLE_MD5 = {
     ("000001", 1024): ("1e427cd920dbc1fdf6f519592efbe201", [165.0, 129.2, 113.1], (1, 4, False)),
     ("000002", 1024): ("3f7b5a3f08e385b83ebeeb64aad44e56", [159.4, 140.9, 121.3], (1, 16, False)),
 }
-"""MD5, mean colour and what each step did, of code whose bytes were the public tool's on all reference photos."""
+"""MD5, mean colour and results of the steps, of code that gave the public tool's bytes on all reference photos."""
 
 
 @pytest.mark.parametrize(("name", "resolution"), SAMPLE_MD5)
-def test_bytes_of_the_sample_do_not_move(name: str, resolution: int) -> None:
+def test_bytes_of_the_sample_do_not_change(name: str, resolution: int) -> None:
     photo = next(photo for photo in read_celeba(SAMPLE).photos if photo.id == name)
     pixels, _, steps = made(SAMPLE / "img_celeba", photo, resolution)
     expected, mean, expected_steps = SAMPLE_MD5[name, resolution]
@@ -113,8 +113,8 @@ def planned(image: Image.Image, points: np.ndarray, resolution: int) -> Official
 @pytest.mark.parametrize(
     ("eyes", "shrink", "factor"), [(5, 1, 4), (9, 1, 2), (17, 1, 1), (30, 1, 1), (75, 2, 1), (130, 4, 1)]
 )
-def test_how_far_a_image_is_reduced_and_enlarged(eyes: float, shrink: int, factor: int) -> None:
-    """A crop is four eye distances wide here."""
+def test_factors_of_shrink_and_enlarge(eyes: float, shrink: int, factor: int) -> None:
+    """The crop is four eye distances wide."""
     image = planned(noise(900, 900), landmarks(450, 400, eyes, 0), 64)
     small, by = official_align.shrink(image)
     assert by == max(1, math.floor(0.5 / float(image.zoom))) == shrink
@@ -125,7 +125,7 @@ def test_how_far_a_image_is_reduced_and_enlarged(eyes: float, shrink: int, facto
     assert float(large.zoom) <= 1 or factor == 1
 
 
-def test_cut_keeps_a_border_and_its_place() -> None:
+def test_crop_region_has_a_border() -> None:
     image = planned(noise(300, 400), landmarks(200, 130, 25, 10), 64)
     part = official_align.crop_region(image)
     assert part.border == round(0.1 * 64 / float(image.zoom))
@@ -137,7 +137,7 @@ def test_cut_keeps_a_border_and_its_place() -> None:
 
 
 @pytest.mark.parametrize(("x", "y", "degrees"), [(60, 50, 0), (150, 20, 20), (5, 195, -50)])
-def test_padding_is_that_of_the_whole_image_at_once(x: float, y: float, degrees: float) -> None:
+def test_padding_equals_the_reference(x: float, y: float, degrees: float) -> None:
     part = official_align.crop_region(planned(noise(200, 200), landmarks(x, y, 30, degrees), 128))
     padded, done = official_align.pad(part)
     assert done
@@ -159,7 +159,7 @@ def test_crop_well_inside_is_not_padded() -> None:
 
 
 @pytest.mark.parametrize("degrees", [0, 33, -120])
-def test_upright_is_bilinear_then_lanczos(degrees: float) -> None:
+def test_resample_is_bilinear_then_lanczos(degrees: float) -> None:
     image = planned(noise(120, 120), landmarks(60, 50, 15, degrees), 16)
     found = np.asarray(official_align.resample(image)).astype(int)
     expected = reference.upright(np.asarray(image.image), image.quad.astype(float), 16)

@@ -1,4 +1,4 @@
-"""What is filled beyond the photo's edge is what the public tool fills, whatever it is computed in."""
+"""Padding equals that of the public tool, whatever strips and boxes it is computed in."""
 
 import math
 
@@ -17,7 +17,7 @@ from tests.reference.padding import pad
 
 
 def smooth(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """An image [H, W, 3] of soft blotches over the whole range."""
+    """An image [H, W, 3] of smooth noise over the whole range."""
     noise = np.random.default_rng(seed).normal(size=(height, width, 3))
     return np.clip(gaussian_filter(noise, (2, 2, 0), mode="wrap") * 500 + 128, 0, 255).astype(np.uint8)
 
@@ -42,7 +42,7 @@ def difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.int64]:
 def test_equals_the_public_tool(
     height: int, width: int, sigma: float, more: tuple[int, int, int, int], seed: int
 ) -> None:
-    """Paddings are at least 15 sigma wide, 0.3 of a crop's side, as plan_padding makes them."""
+    """Paddings are at least 15 sigma wide, 0.3 of the crop's side length, as in `plan_padding`."""
     least = math.ceil(15 * sigma)
     left, top, right, bottom = (least + m for m in more)
     photo = smooth(height, width, seed)
@@ -59,21 +59,23 @@ def test_equals_the_public_tool(
         ((40, 12), (200, 190, 210, 230), 12.5),
     ],
 )
-def test_paddings_that_dwarf_the_photo(size: tuple[int, int], sides: tuple[int, int, int, int], sigma: float) -> None:
-    """Several reflections; what the blur sees beyond the rim matters here, and the rim's own colour goes on there."""
+def test_paddings_much_larger_than_the_photo(
+    size: tuple[int, int], sides: tuple[int, int, int, int], sigma: float
+) -> None:
+    """With several reflections the pixels beyond the rim matter to the blur; they repeat the colour of the rim."""
     photo = smooth(*size)
     assert difference(padded(photo, sides, sigma), pad(photo, sides, sigma, edge="nearest")).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (6, 1), (2, 2)])
 def test_tiny_photos(size: tuple[int, int]) -> None:
-    """Of one colour, because the median of two or three colours is a matter of definition."""
+    """They have one colour, because the median of two colours depends on its definition."""
     photo = np.full((*size, 3), (200, 10, 90), np.uint8)
     assert (padded(photo, (40, 31, 55, 62), 2.0) == photo[0, 0]).all()
 
 
 @pytest.mark.parametrize("sigma", [3.0, 9.0])
-def test_noise_too(sigma: float) -> None:
+def test_noise(sigma: float) -> None:
     photo = np.random.default_rng(3).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     least = math.ceil(15 * sigma)
     sides = (least, least + 9, least + 40, least)
@@ -89,7 +91,7 @@ def test_wide_blur_on_a_reduced_image() -> None:
 
 
 def test_blur_of_a_reduced_image_is_as_wide() -> None:
-    """Reducing and enlarging blur a little themselves; were that not allowed for, an edge would be 1 % wider."""
+    """Reducing and enlarging blur the image as well; without the correction an edge would be 1 % wider."""
     photo = np.zeros((60, 240, 3), np.uint8)
     photo[:, 160:] = 255
     sides = (255, 255, 255, 255)
@@ -101,15 +103,15 @@ def test_blur_of_a_reduced_image_is_as_wide() -> None:
 @pytest.mark.parametrize("sigma", [1.5, 9.0])
 @pytest.mark.parametrize("rows", [1, 7, 32])
 def test_strips_do_not_show(sigma: float, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor where the blur is computed on half of the image, as for sigma 9."""
+    """Neither do they where the blur is computed on a reduced image, as for sigma 9."""
     photo, sides = smooth(30, 20), (40, 53, 45, 42)
     whole = padded(photo, sides, sigma)
     monkeypatch.setattr(padding, "STRIP_ROWS", rows)
     np.testing.assert_array_equal(padded(photo, sides, sigma), whole)
 
 
-def test_inside_stays_as_it_is() -> None:
-    """The blur starts a third of the padding inside the photo, and no deeper."""
+def test_inside_is_unchanged() -> None:
+    """The blur begins a third of the padding inside the photo."""
     photo = smooth(120, 100)
     found = padded(photo, (30, 30, 30, 30), 2.0)[30:-30, 30:-30]
     deep, rim = (slice(10, -10),) * 2, (slice(8, -8),) * 2
@@ -135,7 +137,7 @@ def test_median_of_a_grid_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_mirrors_as_often_as_needed() -> None:
-    """Where next to nothing is blurred, the mirrored photo shows at the photo's edge."""
+    """With a very small blur, the mirrored photo is visible next to the photo's edge."""
     photo = smooth(5, 4)
     found = padded(photo, (300, 300, 300, 300), 0.3)
     mirrored = np.pad(photo, ((9, 9), (9, 9), (0, 0)), "reflect")
@@ -187,7 +189,7 @@ def test_gaussian_blur(sigma: float, size: tuple[int, int]) -> None:
 
 @settings(max_examples=40, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate))
 @given(st.data(), st.tuples(*[st.integers(15, 60)] * 4))
-def test_a_box_is_that_part_of_the_whole(data: st.DataObject, sides: tuple[int, int, int, int]) -> None:
+def test_a_box_equals_that_part_of_the_whole(data: st.DataObject, sides: tuple[int, int, int, int]) -> None:
     photo = torch.from_numpy(smooth(90, 110)).permute(2, 0, 1)
     whole = pad_photo(photo, PaddingPlan(*sides), 1.0)
     left = data.draw(st.integers(0, whole.shape[2] - 1))

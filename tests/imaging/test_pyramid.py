@@ -1,4 +1,4 @@
-"""Each level is the mean of whole blocks of the image, rounded once."""
+"""Each level is the mean of blocks of the image, rounded once."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_a_large_image() -> None:
 
 
 def carried_in_float32(image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """The definition, word for word."""
+    """The definition in plain NumPy."""
     carried, pyramid = image.astype(np.float32), [image]
     while carried.shape[-1] > 1:
         a, b = carried[..., 0::2, 0::2], carried[..., 0::2, 1::2]
@@ -57,7 +57,7 @@ def test_integers_give_what_float32_does(side: int, brightest: int) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 def test_every_sum_is_rounded_as_float32_is(steps: int) -> None:
-    """An image for each possible sum of its pixels, spread as evenly as can be."""
+    """One image for each possible sum of its pixels."""
     pixels = 4**steps
     sums = np.arange(0, 255 * pixels + 1)
     flat = sums[:, None] // pixels + (np.arange(pixels) < (sums % pixels)[:, None])
@@ -73,7 +73,7 @@ def test_halves_go_to_the_even_level() -> None:
     assert one_pixel([[255, 255], [255, 255]]) == 255
 
 
-def test_means_are_carried_on_unrounded() -> None:
+def test_means_are_carried_unrounded() -> None:
     """Blocks of means 1/2, 1/2, 1/2, 1 are stored as 0, 0, 0, 1; their mean is 5/8, not 1/4."""
     image = np.array([[[0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 1, 1], [1, 0, 1, 1]]], np.uint8)
     pyramid = build_pyramid(image)
@@ -103,7 +103,7 @@ def test_only_powers_of_two(resolution: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 6), (3, 3, 3), (3, 4, 8)])
-def test_no_pyramid_of_other_shapes(shape: tuple[int, ...]) -> None:
-    """They must not pass for images by way of broadcasting."""
+def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    """Broadcasting must not turn them into images."""
     with pytest.raises(ValueError, match="power of two|square"):
         build_pyramid(np.zeros(shape, np.uint8))

@@ -1,4 +1,4 @@
-"""The score is a share, knows what makes an image worse, and does not care about what does not."""
+"""The score is in [0, 1], falls with damage, and is invariant to brightness, contrast and orientation."""
 
 import io
 import math
@@ -7,6 +7,7 @@ from dataclasses import astuple
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,9 +17,10 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter, uniform_filter1d, zoom
+from torch import Tensor
 
 from celebahq_builder.imaging.geometry import crop_from_landmarks
-from celebahq_builder.imaging.quality_score import quality_score, quality_scores
+from celebahq_builder.imaging.quality_score import RANGE_DB, quality_score, quality_scores, spectrum_image
 from celebahq_builder.imaging.warp import warp_quad
 
 SAMPLE = Path(__file__).parents[1] / "sample" / "celeba"
@@ -44,7 +46,7 @@ def face(name: str) -> Pixels:
 
 
 def natural(seed: int, side: int = 256) -> Pixels:
-    """Noise whose amplitude falls with frequency as that of photos does."""
+    """Noise whose amplitude falls as 1 / f, as in photos."""
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None])
     frequency[0, 0] = 1
     white = np.random.default_rng(seed).normal(size=(3, side, side))
@@ -68,7 +70,7 @@ def down_and_up(image: Pixels) -> NDArray[np.float64]:
 
 
 def odd_lines_shifted(image: Pixels) -> Pixels:
-    """As interlaced video of something that moves."""
+    """As in interlaced video of a moving object."""
     shifted = image.copy()
     shifted[:, 1::2] = np.roll(image[:, 1::2], 4, axis=2)
     return shifted
@@ -129,7 +131,7 @@ def test_brightness_and_contrast_do_not_matter(image: Pixels) -> None:
 
 @pytest.mark.parametrize("name", ["000001.jpg", "000005.jpg", "000006.jpg"])
 def test_errors_of_jpeg_in_a_murky_image_are_not_detail(name: str) -> None:
-    """Dark, soft, saved at a low quality and enlarged: what is left of its spectrum is broad, but it is no face's."""
+    """A dark, soft image, saved at low quality and enlarged, has a broad spectrum without detail."""
     small = zoom(blurred(face(name), 4), (1, 0.25, 0.25), order=1) / 16 + 20
     buffer = io.BytesIO()
     Image.fromarray(levels(small).permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=50)
@@ -156,7 +158,7 @@ def one_pixel(side: int = 128) -> Pixels:
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(arrays(np.uint8, (3, 64, 64)) | st.sampled_from([stripes(), one_pixel(), natural(3, 64)]))
-def test_every_part_is_a_share(image: Pixels) -> None:
+def test_all_components_are_in_the_unit_interval(image: Pixels) -> None:
     quality = quality_score(torch.from_numpy(image))
     for part in astuple(quality):
         assert 0 <= part <= 1
@@ -170,12 +172,12 @@ def test_stripes_are_not_symmetric() -> None:
     assert quality.score < 0.2 * whole.score
 
 
-def test_purity_sees_noise(image: Pixels) -> None:
+def test_noise_lowers_purity(image: Pixels) -> None:
     assert purity(noisy(image)) <= purity(image) < 1.01
     assert purity(blurred(image, 2)) > purity(noisy(blurred(image, 2)))
 
 
-def test_blocks_are_seen() -> None:
+def test_blocks_lower_blockfree() -> None:
     rng = np.random.default_rng(0)
     smooth = blurred(natural(0, 256), 1.0)
     steps = np.kron(rng.normal(scale=6, size=(1, 32, 32)), np.ones((1, 8, 8)))
@@ -191,14 +193,14 @@ def blockfree(image: NDArray[np.floating] | Pixels) -> float:
     return quality_score(levels(image)).blockfree
 
 
-def test_a_batch_scores_as_each_image_alone() -> None:
+def test_batches_do_not_matter() -> None:
     images = torch.from_numpy(np.stack([natural(seed) for seed in range(3)] + [np.zeros((3, 256, 256), np.uint8)]))
     for together, alone in zip(quality_scores(images), map(quality_score, images), strict=True):
         assert astuple(together) == pytest.approx(astuple(alone), rel=1e-6, abs=1e-9)
 
 
 def slow_score(image: Pixels) -> tuple[float, ...]:
-    """The docstring's formula, ring by ring in NumPy."""
+    """The formula of the docstring, ring by ring in NumPy."""
     size = image.shape[-1]
     luma = np.tensordot([0.299, 0.587, 0.114], image.astype(float), 1)
     place = (np.arange(size) + 0.5) / size * 2 - 1
@@ -227,6 +229,55 @@ def slow_score(image: Pixels) -> tuple[float, ...]:
     return float(breadth), symmetry, float(purity)
 
 
-def test_the_formula(image: Pixels) -> None:
+def test_equals_the_formula(image: Pixels) -> None:
     quality = quality_score(torch.from_numpy(image))
     assert (quality.breadth, quality.symmetry, quality.purity) == pytest.approx(slow_score(image), rel=1e-4)
+
+
+# The image of the spectrum
+
+
+def photo_like(size: int = 128, seed: int = 0) -> Tensor:
+    """A grey image [3, S, S] whose amplitude falls as 1 / f, as in photos."""
+    f = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size)[None, :])
+    noise = np.fft.fft2(np.random.default_rng(seed).normal(size=(size, size))) / np.maximum(f, 1 / size)
+    noise[0, 0] = 0
+    grey = np.fft.ifft2(noise).real
+    pixels = np.clip(128 + 40 * grey / grey.std(), 0, 255).astype(np.uint8)
+    return torch.from_numpy(pixels).expand(3, -1, -1).contiguous()
+
+
+def test_spectrum_of_a_photo_is_uniform_at_0_db() -> None:
+    shown = spectrum_image(photo_like(), 32).astype(float)
+    zero_db = 255 * -RANGE_DB[0] / (RANGE_DB[1] - RANGE_DB[0])
+    assert np.median(shown) == pytest.approx(zero_db, abs=25)
+    ring = np.hypot(*(np.mgrid[:32, :32] - 16))
+    inner, outer = shown[(ring > 3) & (ring < 8)].mean(), shown[(ring > 8) & (ring < 15)].mean()
+    assert abs(inner - outer) < 15
+
+
+def test_spectrum_of_a_blurred_photo_is_dark_at_the_edges() -> None:
+    sharp = photo_like()
+    blurred = torch.from_numpy(cv2.GaussianBlur(sharp.numpy().transpose(1, 2, 0), (0, 0), 2).transpose(2, 0, 1).copy())
+    shown = spectrum_image(blurred, 32)
+    assert shown[0].max() < 40 < shown[12:20, 12:20].mean()
+    assert spectrum_image(sharp, 32)[0].mean() > 120
+
+
+@pytest.mark.parametrize(("across", "down"), [(32, 0), (0, 32), (16, -24)])
+def test_spectrum_of_stripes_has_two_dots(across: int, down: int) -> None:
+    y, x = np.mgrid[:128, :128] / 128
+    stripes = 20 * np.cos(2 * np.pi * (across * x + down * y))
+    plain = photo_like().numpy() * 0.7 + 38
+    without, found = (
+        spectrum_image(torch.from_numpy(np.clip(pixels, 0, 255).astype(np.uint8)), 128).astype(int)
+        for pixels in (plain, plain + stripes)
+    )
+    for dot in ((64 + down, 64 + across), (64 - down, 64 - across)):
+        assert without[dot] < 235
+        assert found[dot] == 255
+    assert np.median(np.abs(found - without)) < 12
+
+
+def test_spectrum_of_one_colour_is_black() -> None:
+    assert not spectrum_image(torch.full((3, 64, 64), 77, dtype=torch.uint8), 16).any()

@@ -1,4 +1,4 @@
-"""An oriented square comes out upright: as by single samples, and exactly where that can be told by hand."""
+"""Resampling of an oriented square: equal to single samples, and exact where the result is known."""
 
 import math
 
@@ -32,6 +32,14 @@ def warped(pixels: Photo, quad: NDArray[np.float64], resolution: int, supersampl
     return warp_quad(torch.from_numpy(pixels), quad, resolution, supersampling).numpy().astype(np.int64)
 
 
+@pytest.fixture(params=["OpenCV", "torch"])
+def sampler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both implementations, on a CPU."""
+    if request.param == "torch":
+        monkeypatch.setattr(warp, "_sample_by_cv2", warp._sample_by_torch)
+    return str(request.param)
+
+
 @settings(max_examples=15, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate))
 @given(
     st.tuples(st.floats(-10, 50), st.floats(-10, 40)),
@@ -50,7 +58,7 @@ def test_equals_single_samples(
     assert np.abs(found - np.rint(expected)).mean() < 0.01
 
 
-def test_equals_single_samples_in_a_large_photo() -> None:
+def test_equals_single_samples_in_a_large_photo(sampler: str) -> None:
     """Coordinates of thousands of px lose no precision."""
     pixels = photo(3, 9000)
     quad = square(8991.3, 1.4, 6, 20)
@@ -59,7 +67,7 @@ def test_equals_single_samples_in_a_large_photo() -> None:
 
 
 @pytest.mark.parametrize("turns", range(4))
-def test_quarter_turns_copy_pixels(turns: int) -> None:
+def test_quarter_turns_copy_pixels(turns: int, sampler: str) -> None:
     """One sample per pixel, at its centre: a copy."""
     pixels = photo(32, 32)
     found = warped(pixels, square(16, 16, 32, 90 * turns), 32, supersampling=1)
@@ -67,7 +75,7 @@ def test_quarter_turns_copy_pixels(turns: int) -> None:
 
 
 @pytest.mark.parametrize("turns", range(4))
-def test_quarter_turns_with_supersampling(turns: int) -> None:
+def test_quarter_turns_with_supersampling(turns: int, sampler: str) -> None:
     """Four bilinear samples per pixel and direction are a [1 6 1] / 8 filter; at the edge, [7 1] / 8."""
     pixels = photo(32, 32)
     wide = np.pad(pixels.astype(float), ((0, 0), (1, 1), (1, 1)), "edge")
@@ -84,7 +92,7 @@ def test_same_size_is_near_lossless() -> None:
     assert np.abs(warped(pixels, square(24, 24, 48), 48) - pixels)[inner].max() <= 1
 
 
-def test_halving_is_a_box_filter() -> None:
+def test_halving_is_a_box_filter(sampler: str) -> None:
     """Samples at pixel centres only: the mean of 2 x 2 pixels."""
     pixels = photo(32, 32)
     expected = pixels.reshape(3, 16, 2, 16, 2).mean(axis=(2, 4))
@@ -92,24 +100,24 @@ def test_halving_is_a_box_filter() -> None:
 
 
 @pytest.mark.parametrize("tile", [3, 7, 16])
-def test_tiles_do_not_show(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_do_not_show(tile: int, sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels, quad = photo(50, 60), square(33, 20, 47, 33)
     whole = warped(pixels, quad, 24)
-    monkeypatch.setattr(warp, "TILE_PX", tile)
+    monkeypatch.setattr(warp, "CPU_TILE_PX", tile)
     found = warped(pixels, quad, 24)
     assert np.abs(found - whole).max() <= 1
     assert (found != whole).mean() < 0.002
 
 
 @pytest.mark.parametrize("tile", [4, 128])
-def test_outside_repeats_the_border(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warp, "TILE_PX", tile)
+def test_outside_repeats_the_border(tile: int, sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warp, "CPU_TILE_PX", tile)
     pixels = photo(8, 8)
     found = warped(pixels, square(4, 4, 24), 24, supersampling=1)
     np.testing.assert_array_equal(found, np.pad(pixels, ((0, 0), (8, 8), (8, 8)), "edge"))
 
 
-def test_far_outside() -> None:
+def test_far_outside(sampler: str) -> None:
     pixels = photo(8, 8)
     found = warped(pixels, square(-500, 900, 10), 4)
     np.testing.assert_array_equal(found, np.broadcast_to(pixels[:, -1:, :1], (3, 4, 4)))

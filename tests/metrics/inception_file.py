@@ -1,4 +1,4 @@
-"""A file of weights of Inception's shapes, drawn at random: the real one is not to be had without a network."""
+"""A weight file of Inception with random tensors; the real file must be downloaded."""
 
 import io
 from pathlib import Path
@@ -11,12 +11,12 @@ from celebahq_builder.storage import sha256
 
 
 def random_tensors(seed: int = 0) -> dict[str, torch.Tensor]:
-    """All tensors by their names, of such sizes that features of images are neither lost nor beyond bounds."""
+    """All tensors by name, scaled so that features of images neither vanish nor explode."""
     extractor: Any = import_torch_fidelity("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
 
     class Unloaded(extractor):
         def load_state_dict(self, _: object) -> None:
-            """Keep what it was made with."""
+            """Keep the initial tensors."""
 
     empty = io.BytesIO()
     torch.save({}, empty)
@@ -32,6 +32,6 @@ def random_tensors(seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def write_random(path: Path, seed: int = 0) -> str:
-    """Write the file; return its SHA-256."""
+    """Write the file and return its SHA-256."""
     torch.save(random_tensors(seed), path)
     return sha256(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Neighbourhoods lie where they were drawn, by image number alone; sums are those of the values."""
+"""Patches lie at the drawn positions, which depend on the image number only; sums are those of the values."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from celebahq_builder.metrics import descriptors
 from celebahq_builder.metrics.descriptors import PATCHES_PER_IMAGE, channel_sums, draw_positions, extract_patches
 
 
-def test_places_follow_from_the_image_number() -> None:
+def test_positions_depend_on_the_image_number_only() -> None:
     whole = draw_positions((3, 0), 16, 0, 200)
     assert whole.shape == (200, PATCHES_PER_IMAGE, 2)
     for start, stop in ((0, 1), (63, 65), (64, 128), (130, 200)):
@@ -17,27 +17,30 @@ def test_places_follow_from_the_image_number() -> None:
     assert (whole != draw_positions((3, 1), 16, 0, 200)).mean() > 0.8
 
 
-def test_places_are_uniform_and_inside() -> None:
-    places = draw_positions((0,), 16, 0, 1000)
+def test_positions_are_uniform_and_inside() -> None:
+    positions = draw_positions((0,), 16, 0, 1000)
     for axis in range(2):
-        counts = np.bincount(places[..., axis].ravel(), minlength=10)
+        counts = np.bincount(positions[..., axis].ravel(), minlength=10)
         assert len(counts) == 10
         assert np.abs(counts / counts.mean() - 1).max() < 0.05
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_cut_is_slicing(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patches_equal_slices(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     level = torch.from_numpy(np.random.default_rng(0).random((5, 16, 16, channels), dtype=np.float32))
-    places = draw_positions((0,), 16, 0, 5)
-    places[0, :2], places[4, :2] = [[0, 0], [9, 9]], [[0, 9], [9, 9]]  # corners, where a window could leave the array
-    found = extract_patches(level, places)
+    positions = draw_positions((0,), 16, 0, 5)
+    positions[0, :2], positions[4, :2] = (
+        [[0, 0], [9, 9]],
+        [[0, 9], [9, 9]],
+    )  # corners, where a window could leave the array
+    found = extract_patches(level, positions)
     for n in range(5):
         for p in range(PATCHES_PER_IMAGE):
-            top, left = places[n, p]
+            top, left = positions[n, p]
             expected = level[n, top : top + 7, left : left + 7].reshape(-1)
             assert torch.equal(found[n * PATCHES_PER_IMAGE + p], expected)
     monkeypatch.setattr(descriptors, "_by_numpy", descriptors._by_torch)  # as on a GPU
-    assert torch.equal(extract_patches(level, places), found)
+    assert torch.equal(extract_patches(level, positions), found)
     sums = channel_sums(found, 5)
     values = found.double().view(5, -1, channels)
     assert torch.allclose(sums[:, 0], values.sum(dim=1), rtol=1e-12)

@@ -1,4 +1,4 @@
-"""What docs/metrics.md shows of the functions can be copied and run."""
+"""The examples in docs/metrics.md run as they are."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from celebahq_builder.metrics import inception
-from celebahq_builder.metrics.batches import array_batches
 from celebahq_builder.metrics.ssim import ms_ssim
 from celebahq_builder.metrics.swd import swd
 from tests.metrics.inception_file import write_random
@@ -37,11 +36,3 @@ def test_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 <= names["score"] <= 1008
     assert names["fid"] > 0
     assert np.isfinite(names["kid"])
-
-
-def test_an_array_in_batches() -> None:
-    images = np.arange(7 * 3 * 4, dtype=np.uint8).reshape(7, 3, 2, 2)
-    some = array_batches(images, 3)
-    for _ in range(2):
-        assert [len(batch) for batch in some()] == [3, 3, 1]
-        assert np.array_equal(torch.cat(list(some())).numpy(), images)

@@ -1,4 +1,4 @@
-"""The Frechet distance equals closed forms, scipy's root of a matrix, and torch-fidelity's FID."""
+"""The Frechet distance equals closed forms, SciPy's matrix square root and torch-fidelity's FID."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import scipy.linalg
 import torch
 
 from celebahq_builder.metrics.fid import BLOCK_FEATURES, FeatureMoments, frechet_distance
-from tests.metrics.fidelity import metric
+from tests.metrics.torch_fidelity_metrics import import_metric
 
 
 def moments_of(features: np.ndarray | torch.Tensor, batch: int = 1000) -> FeatureMoments:
@@ -47,7 +47,7 @@ def test_closed_form_where_covariances_commute() -> None:
     assert found == pytest.approx(np.square(mean_a - mean_b).sum() + np.square(scales_a - scales_b).sum(), rel=1e-10)
 
 
-def test_closed_form_of_two_dimensions_that_do_not_commute() -> None:
+def test_closed_form_of_2x2_covariances_that_do_not_commute() -> None:
     c, s = np.cos(0.7), np.sin(0.7)
     a, b = np.diag([4.0, 1.0]), np.array([[c, -s], [s, c]]) @ np.diag([9.0, 0.25]) @ np.array([[c, s], [-s, c]])
     root = np.sqrt(np.trace(a @ b) + 2 * np.sqrt(np.linalg.det(a @ b)))  # the trace of a root of 2x2
@@ -62,14 +62,14 @@ def test_equals_the_matrix_root_and_torch_fidelity() -> None:
     a, b = np.maximum(rng.normal(size=(700, 64)), 0), np.maximum(rng.normal(size=(900, 64)) @ mix + 0.3, 0)
     found = frechet_distance(moments_of(a), moments_of(b))
     assert found == pytest.approx(by_sqrtm(a, b), rel=1e-9)
-    theirs = metric("metric_fid")
+    theirs = import_metric("metric_fid")
     statistics = [theirs.fid_features_to_statistics(torch.from_numpy(x)) for x in (a, b)]
     assert found == pytest.approx(theirs.fid_statistics_to_metric(*statistics, False)[theirs.KEY_METRIC_FID], rel=1e-9)
 
 
 @pytest.mark.parametrize("count", [2, 5, 40])
 def test_fewer_features_than_dimensions(count: int) -> None:
-    """Closed form: features that lie in two spaces without a common direction."""
+    """Closed form: the features of both sets lie in orthogonal subspaces."""
     rng = np.random.default_rng(count)
     a, b = np.zeros((count, 128)), np.zeros((count, 128))
     a[:, :64], b[:, 64:] = rng.normal(size=(2, count, 64))
@@ -82,7 +82,7 @@ def test_fewer_features_than_dimensions(count: int) -> None:
     )
 
 
-def test_features_that_never_change_have_the_distance_of_their_means() -> None:
+def test_constant_features_have_the_distance_of_their_means() -> None:
     assert frechet_distance(moments_of(np.full((5, 3), 2.0)), moments_of(np.full((7, 3), -1.0))) == pytest.approx(27)
 
 
@@ -97,9 +97,9 @@ def test_moments_do_not_depend_on_batches_and_survive_a_large_mean() -> None:
     assert np.allclose(one.moments()[0], far.mean(0), rtol=1e-14)
 
 
-def test_what_cannot_be_compared() -> None:
+def test_bad_input() -> None:
     moments = moments_of(np.zeros((1, 3)))
-    with pytest.raises(ValueError, match="two features at least, got 1"):
+    with pytest.raises(ValueError, match="at least two features, got 1"):
         moments.moments()
     with pytest.raises(ValueError, match=r"shape \[n, 3\] are needed, got \[2, 4\]"):
         moments.add(torch.zeros(2, 4))

@@ -1,4 +1,4 @@
-"""Inception is loaded from one file alone, sees images as TensorFlow 1 did, and one image at a time."""
+"""Inception loads one file only, resizes images as TensorFlow 1 did, and treats each image independently."""
 
 import pickle
 import socket
@@ -14,7 +14,7 @@ from celebahq_builder.errors import WeightsError
 from celebahq_builder.metrics import inception as inception_module
 from celebahq_builder.metrics.inception import MINIBATCH, Inception
 from celebahq_builder.storage import sha256
-from tests.metrics.inception_file import random_tensors, write_random
+from tests.metrics.inception_file import write_random
 from tests.reference.tf_resize import resize_bilinear
 
 
@@ -22,6 +22,11 @@ from tests.reference.tf_resize import resize_bilinear
 def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     path = tmp_path_factory.mktemp("inception") / "random.pth"
     return path, write_random(path)
+
+
+@pytest.fixture(scope="module")
+def tensors(weights: tuple[Path, str]) -> dict[str, torch.Tensor]:
+    return torch.load(weights[0], weights_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +40,7 @@ def images(count: int, side: int = 40, channels: int = 3) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (7, 40), (301, 310), (1, 1)])
-def test_sees_images_as_tensorflow_1_did(inception: Inception, height: int, width: int) -> None:
+def test_images_are_resized_as_in_tensorflow_1(inception: Inception, height: int, width: int) -> None:
     seen: list[torch.Tensor] = []
     image = np.random.default_rng(0).integers(0, 256, (3, height, width), dtype=np.uint8)
     hook = inception._net.Conv2d_1a_3x3.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -58,45 +63,46 @@ def test_features_do_not_depend_on_the_batch(inception: Inception) -> None:
         assert torch.allclose(alone.logits, together.logits[i : i + 1], rtol=1e-4, atol=1e-4)
 
 
-def test_more_images_than_pass_at_once(inception: Inception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_minibatches(inception: Inception, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MINIBATCH > 3
     monkeypatch.setattr("celebahq_builder.metrics.inception.MINIBATCH", 2)
     some = images(3)
     assert torch.allclose(inception(some).pool3[2], inception(some[2:]).pool3[0], rtol=1e-4, atol=1e-5)
 
 
-def test_logits_are_those_without_bias(inception: Inception) -> None:
+def test_logits_are_those_without_bias(inception: Inception, tensors: dict[str, torch.Tensor]) -> None:
     pool3, logits = inception(images(2))
-    tensors = random_tensors()
     assert torch.allclose(logits, pool3 @ tensors["fc.weight"].T, rtol=1e-4, atol=1e-4)
     assert tensors["fc.bias"].abs().max() > 1
 
 
-def test_grey_counts_as_colour_of_equal_parts(inception: Inception) -> None:
+def test_grey_is_repeated_to_rgb(inception: Inception) -> None:
     grey = images(1, channels=1)
     assert torch.equal(inception(grey).pool3, inception(grey.repeat(1, 3, 1, 1)).pool3)
 
 
-def test_no_images_and_wrong_ones(inception: Inception) -> None:
+def test_no_images_and_bad_images(inception: Inception) -> None:
     assert inception(images(0)).pool3.shape == (0, 2048)
     with pytest.raises(ValueError, match=r"uint8 \[n, 3 or 1, H, W\], got torch.float32 \[1, 3, 8, 8\]"):
         inception(torch.zeros(1, 3, 8, 8))
 
 
-def test_what_results_record(inception: Inception, weights: tuple[Path, str]) -> None:
+def test_name_and_hash(inception: Inception, weights: tuple[Path, str]) -> None:
     assert inception.name.startswith("TensorFlow Inception 2015-12-05 (torch-fidelity 0.")
     assert inception.sha256 == weights[1]
 
 
-def test_only_the_weights_of_the_literature_are_taken(weights: tuple[Path, str], tmp_path: Path) -> None:
+def test_only_the_weights_of_the_literature_are_accepted(weights: tuple[Path, str], tmp_path: Path) -> None:
     assert inception_module.WEIGHTS_FILE.endswith(f"{inception_module.WEIGHTS_SHA256[:8]}.pth")
-    with pytest.raises(WeightsError, match=rf"SHA-256 is {weights[1]}, expected 6726825d\w{{56}}; it is another file"):
+    with pytest.raises(
+        WeightsError, match=rf"SHA-256 is {weights[1]}, expected 6726825d\w{{56}}; it is another file or corrupt"
+    ):
         Inception(weights[0])
-    with pytest.raises(WeightsError, match="none.pth cannot be read: No such file or directory; give the file"):
+    with pytest.raises(WeightsError, match="none.pth cannot be read: No such file or directory; give the path of"):
         Inception(tmp_path / "none.pth")
 
 
-def test_the_cache_is_looked_into(weights: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_used(weights: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     target = inception_module.weights_cache_path()
     assert target == tmp_path / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
@@ -105,7 +111,7 @@ def test_the_cache_is_looked_into(weights: tuple[Path, str], tmp_path: Path, mon
     assert Inception(sha256=weights[1]).sha256 == weights[1]
 
 
-def test_without_a_network_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
     def unreachable(*_: object, **__: object) -> None:
@@ -114,14 +120,14 @@ def test_without_a_network_one_line_says_what_to_do(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
     monkeypatch.setattr(socket, "create_connection", unreachable)
     with pytest.raises(
-        WeightsError, match=r"cannot be downloaded from https.*--inception FILE, or put it into "
+        WeightsError, match=r"cannot be downloaded from https.*give its path as `inception`, or put it into "
     ) as error:
         inception_module.locate_weights(None)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.rglob("*.pth"))
 
 
-def test_files_that_are_no_weights(tmp_path: Path) -> None:
+def test_other_files_are_refused(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
     def refused(data: bytes) -> str:
         path = tmp_path / "file.pth"
         path.write_bytes(data)
@@ -130,32 +136,32 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    assert "are not a file of tensors" in refused(b"no pickle")
-    assert "are not a file of tensors" in refused(pickle.dumps({"weight": Path("x")}))  # an object is not unpickled
+    assert "are not a file of torch tensors" in refused(b"no pickle")
+    assert "are not a file of torch tensors" in refused(
+        pickle.dumps({"weight": Path("x")})
+    )  # an object is not unpickled
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     assert "hold a list" in refused((tmp_path / "list.pth").read_bytes())
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
     assert "belong to another network: Missing key" in refused((tmp_path / "other.pth").read_bytes())
-    tensors = random_tensors()
-    tensors["fc.weight"] = torch.zeros(1000, 2048)
-    torch.save(tensors, tmp_path / "classes.pth")
+    torch.save(tensors | {"fc.weight": torch.zeros(1000, 2048)}, tmp_path / "classes.pth")
     assert "fc.weight" in refused((tmp_path / "classes.pth").read_bytes())
 
 
-PAST_INIT = """
+IMPORT = """
 import sys
-from celebahq_builder.metrics.inception import import_torch_fidelity as module
-module("feature_extractor_inceptionv3")
+from celebahq_builder.metrics.inception import import_torch_fidelity
+import_torch_fidelity("feature_extractor_inceptionv3")
 print([name for name in sys.modules if name.split(".")[0] in ("torch_fidelity", "torchvision")])
 """
 
 
 def test_the_import_leaves_nothing_behind() -> None:
-    run = subprocess.run([sys.executable, "-c", PAST_INIT], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
 
 
-def test_without_the_package_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inception_module, "PACKAGE", "torch_fidelity_that_is_not_there")
     with pytest.raises(
         WeightsError, match=r"torch-fidelity, which is not installed; pip install 'celebahq-builder\[inc"

@@ -1,4 +1,4 @@
-"""IS has its limits where they are known, and equals a plain re-derivation and torch-fidelity's."""
+"""IS has the known limits, and equals its definition and torch-fidelity's result."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.metrics.inception_score import inception_score
-from tests.metrics.fidelity import metric
+from tests.metrics.torch_fidelity_metrics import import_metric
 
 
 def logits_of(count: int, classes: int = 20, seed: int = 0) -> torch.Tensor:
@@ -23,7 +23,7 @@ def by_definition(p: np.ndarray, splits: int) -> tuple[float, float]:
     return float(np.mean(scores)), float(np.std(scores))
 
 
-def test_one_where_nothing_is_known_and_the_classes_where_all_is() -> None:
+def test_limits_are_1_and_the_number_of_classes() -> None:
     assert inception_score(torch.zeros(50, 1008)) == pytest.approx((1, 0))
     sure = 1e4 * torch.eye(10).repeat(20, 1)
     assert inception_score(sure, splits=1) == pytest.approx((10, 0))
@@ -35,12 +35,12 @@ def test_equals_the_definition_and_torch_fidelity() -> None:
     logits = logits_of(400)
     found = inception_score(logits, 10, seed=None)
     assert found == pytest.approx(by_definition(logits.double().softmax(1).numpy(), 10), rel=1e-9)
-    theirs = metric("metric_isc")
+    theirs = import_metric("metric_isc")
     expected = theirs.isc_features_to_metric(logits, splits=10, shuffle=False)
     assert found == pytest.approx((expected["inception_score_mean"], expected["inception_score_std"]), rel=1e-9)
 
 
-def test_a_set_sorted_by_classes_is_mixed() -> None:
+def test_a_set_sorted_by_classes_is_shuffled() -> None:
     sorted_set = 1e4 * torch.eye(10).repeat_interleave(100, dim=0)
     assert inception_score(sorted_set, seed=None) == pytest.approx((1, 0))
     assert inception_score(sorted_set)[0] == pytest.approx(9.6, abs=0.2)  # splits of 100 have not quite ten of each

@@ -1,4 +1,4 @@
-"""KID equals its definition, pair by pair, and torch-fidelity's; it is unbiased."""
+"""KID equals its definition, pair by pair, and torch-fidelity's result; it is unbiased."""
 
 import itertools
 
@@ -8,7 +8,7 @@ import torch
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.metrics.kid import BLOCK_FEATURES, kernel_inception_distance, polynomial_mmd2
-from tests.metrics.fidelity import metric
+from tests.metrics.torch_fidelity_metrics import import_metric
 
 
 def drawn(count: int, dimensions: int = 16, seed: int = 0, shift: float = 0.0) -> torch.Tensor:
@@ -36,9 +36,9 @@ def test_float32_is_enough_for_features_like_inceptions() -> None:
 
 
 def test_equals_torch_fidelity() -> None:
-    """One subset that is all there is, in whatever order."""
+    """With one subset of all features, so that the order does not matter."""
     a, b = drawn(600, 64), drawn(600, 64, seed=1, shift=0.1)
-    theirs = metric("metric_kid")
+    theirs = import_metric("metric_kid")
     expected = theirs.kid_features_to_metric(
         a.double(), b.double(), kid_subsets=1, kid_subset_size=600, verbose=False, rng_seed=0
     )
@@ -47,8 +47,8 @@ def test_equals_torch_fidelity() -> None:
     assert found[1] == 0
 
 
-def test_of_one_distribution_zero_within_its_error() -> None:
-    """And not so the biased estimate, which has each feature's pair with itself."""
+def test_one_distribution_gives_zero_within_the_error() -> None:
+    """The biased estimate, which includes pairs of a feature with itself, does not."""
     found = [polynomial_mmd2(drawn(100, seed=2 * i), drawn(100, seed=2 * i + 1)) for i in range(300)]
     error = np.std(found) / np.sqrt(len(found))
     assert abs(np.mean(found)) < 3 * error
@@ -58,21 +58,21 @@ def test_of_one_distribution_zero_within_its_error() -> None:
     assert 2 * (itself - mean_pair) / 100 > 10 * error
 
 
-def test_another_distribution_is_far() -> None:
+def test_another_distribution_gives_a_large_distance() -> None:
     near, spread = kernel_inception_distance(drawn(3000), drawn(3000, seed=1), subsets=20, subset_size=500)
     far, _ = kernel_inception_distance(drawn(3000), drawn(3000, seed=1, shift=0.3), subsets=20, subset_size=500)
     assert abs(near) < 2 * spread
     assert far > 20 * spread
 
 
-def test_the_seed_decides() -> None:
+def test_seed() -> None:
     a, b = drawn(300), drawn(400, seed=1)
     one = kernel_inception_distance(a, b, 5, 100, seed=3)
     assert one == kernel_inception_distance(a, b, 5, 100, seed=3)
     assert one != kernel_inception_distance(a, b, 5, 100, seed=4)
 
 
-def test_too_few_images_are_told() -> None:
+def test_bad_input() -> None:
     with pytest.raises(FormatError, match="subsets of 1000 images, there are 999 and 2000"):
         kernel_inception_distance(drawn(999), drawn(2000))
     with pytest.raises(ValueError, match=r"got \[5, 16\] and \[5, 8\]"):

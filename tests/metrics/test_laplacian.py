@@ -1,4 +1,4 @@
-"""The pyramid is OpenCV's, on a CPU and as torch computes it elsewhere."""
+"""The pyramid equals OpenCV's, in both implementations."""
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ def pixels(images: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 48), (33, 48), (31, 47)])
-def test_pyramid_is_that_of_opencv(size: tuple[int, int]) -> None:
+def test_equals_opencv(size: tuple[int, int]) -> None:
     image = random_image(*size)
     small = cv2.pyrDown(image)
     assert np.abs(pixels(pyramid_down(tensor(image))) - small).max() < 1e-3
@@ -32,8 +32,8 @@ def test_pyramid_is_that_of_opencv(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_all_levels_both_ways(channels: int) -> None:
-    """OpenCV's, one by one, are what torch makes of all together, and their sum is the image."""
+def test_both_implementations_agree(channels: int) -> None:
+    """The sum of the levels is the image."""
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, channels, 64, 64), dtype=np.uint8))
     found, other = [*laplacian_pyramid(images, 16)], [*laplacian._by_torch(images, 16)]
     assert [tuple(level.shape) for level in found] == [(3, side, side, channels) for side in (64, 32, 16)]

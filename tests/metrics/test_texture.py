@@ -1,4 +1,4 @@
-"""Places are uniform; lack of texture is seen, image by image and part by part."""
+"""Patches are uniform; missing texture is measured for each image and each part of it."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,6 @@ import torch
 from celebahq_builder.metrics.laplacian import laplacian_level, pyramid_down
 from celebahq_builder.metrics.sliced import random_directions
 from celebahq_builder.metrics.texture import (
-    channel_moments,
     normalise_patches,
     random_patches,
     texture_distance,
@@ -19,7 +18,7 @@ def image(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((height, width, 3), dtype=np.float32) * 255
 
 
-def test_neighbourhoods_are_windows_of_their_own_image() -> None:
+def test_patches_are_windows_of_their_own_image() -> None:
     rows, columns = np.mgrid[:12, :15]
     level = torch.from_numpy(np.stack([np.stack([rows, columns, rows * 0 + i]) for i in range(3)])).float()
     found = random_patches(level, np.random.default_rng(0), 200)
@@ -33,9 +32,9 @@ def test_neighbourhoods_are_windows_of_their_own_image() -> None:
     assert float(lefts.mean()) == pytest.approx(4, abs=0.4)
 
 
-def test_neighbourhoods_need_room() -> None:
+def test_a_level_smaller_than_a_patch() -> None:
     assert random_patches(torch.zeros(1, 3, 7, 7), np.random.default_rng(0), 2).shape == (2, 3, 7, 7)
-    with pytest.raises(ValueError, match="a level of 6x9 has no neighbourhood of 7x7"):
+    with pytest.raises(ValueError, match="a level of 6x9 has no patch of 7x7"):
         random_patches(torch.zeros(1, 3, 6, 9), np.random.default_rng(0))
 
 
@@ -43,13 +42,13 @@ def test_normalised_channels_have_mean_0_and_deviation_1() -> None:
     points = (
         torch.from_numpy(np.random.default_rng(0).normal(5, 3, (100, 3, 7, 7))) * torch.tensor([1, 2, 4])[:, None, None]
     )
-    vectors = normalise_patches(points, channel_moments(points)).view(100, 3, 49)
+    vectors = normalise_patches(points, points).view(100, 3, 49)
     assert torch.allclose(vectors.mean(dim=(0, 2)), torch.zeros(3, dtype=torch.float64), atol=1e-9)
     assert torch.allclose(vectors.std(dim=(0, 2), correction=0), torch.ones(3, dtype=torch.float64), atol=1e-9)
 
 
 def test_texture_distance() -> None:
-    """None to itself; grows as texture is lost; too much costs as well; sizes may differ from image to image."""
+    """It is 0 for equal images and grows as texture is lost; too much texture counts as well; sizes may differ."""
     truths = [torch.from_numpy(image(40 + i, 50, i).transpose(2, 0, 1).copy()) for i in range(3)]
 
     def blend(share: float) -> list[torch.Tensor]:
@@ -89,7 +88,7 @@ def test_texture_loss_is_the_distance_of_each_image_and_falls_along_its_gradient
 
 
 def test_texture_loss_compares_each_quarter_with_its_own() -> None:
-    """Texture in the left half is not made good by as much of it in the right half."""
+    """Texture that is missing in the left half is not compensated by texture in the right half."""
     truth = torch.from_numpy(image(64, 64, 0).transpose(2, 0, 1))[None] / 255
     truth[..., 32:] = 0.5
     along = random_directions(147, np.random.default_rng(0), 64)
@@ -99,7 +98,7 @@ def test_texture_loss_compares_each_quarter_with_its_own() -> None:
 
 
 def test_texture_loss_compares_each_image_with_its_own() -> None:
-    """Two images that lend each other their textures are right as a set, and wrong one by one."""
+    """Two images with exchanged textures are right as a set and wrong as pairs."""
     pair = torch.from_numpy(np.stack([image(64, 64, i).transpose(2, 0, 1) for i in range(2)])) / 255
     truths = torch.stack([pair[0], (pair[1] - 0.5) * 0.1 + 0.5])
     swapped = truths.flip(0)

@@ -1,4 +1,4 @@
-"""The artefact remover keeps sizes and places, starts as the identity, and all of it learns."""
+"""The autoencoder keeps sizes and positions, starts as the identity, and all of its parameters learn."""
 
 import pytest
 import torch
@@ -6,24 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from celebahq_builder.models.autoencoder import Autoencoder
-
-WIDTHS, BLOCKS = (6, 8, 10), (1, 1, 2)
-
-
-def fresh(seed: int = 0) -> Autoencoder:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return Autoencoder(WIDTHS, BLOCKS)
-
-
-def trained(seed: int = 0) -> Autoencoder:
-    """A network none of whose layers is zero any more."""
-    net = fresh(seed).requires_grad_(False)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed + 1)
-        for parameter in net.parameters():
-            parameter += torch.randn_like(parameter) * 0.05
-    return net
+from tests.models.tiny_networks import perturbed, tiny_autoencoder
 
 
 def photo(height: int, width: int, count: int = 1) -> Tensor:
@@ -34,15 +17,15 @@ SIZES = [(1, 1), (7, 9), (8, 8), (17, 24), (33, 2)]
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_fresh_network_is_the_identity(size: tuple[int, int]) -> None:
+def test_new_network_is_the_identity(size: tuple[int, int]) -> None:
     x = photo(*size, count=2)
-    assert torch.equal(fresh()(x), x)
+    assert torch.equal(tiny_autoencoder()(x), x)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_any_size(size: tuple[int, int]) -> None:
     x = photo(*size, count=2)
-    y = trained()(x)
+    y = perturbed(tiny_autoencoder())(x)
     assert y.shape == x.shape
     assert y.dtype == torch.float32
     assert not torch.equal(y, x)
@@ -50,15 +33,15 @@ def test_any_size(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_padding_repeats_the_edge_and_shifts_nothing(size: tuple[int, int]) -> None:
-    net, x = trained(), photo(*size)
+    net, x = perturbed(tiny_autoencoder()), photo(*size)
     height, width = size
     padded = F.pad(x, (0, -width % 8, 0, -height % 8), mode="replicate")
     assert torch.allclose(net(x), net(padded)[..., :height, :width], atol=1e-6)
 
 
-def test_result_moves_along_by_strides() -> None:
-    """Far from the edges, a photo moved by 8 px gives the result moved by 8 px; by 4 px it does not."""
-    net, x = trained(), photo(160, 160)
+def test_result_moves_with_the_photo_by_strides() -> None:
+    """Far from the edges, moving the photo by 8 px moves the result by 8 px; moving it by 4 px does not."""
+    net, x = perturbed(tiny_autoencoder()), photo(160, 160)
     reach = 72
     inner = net(x)[..., reach : 160 - reach, reach : 160 - reach]
     moved = net(torch.roll(x, (8, 8), (2, 3)))[..., reach + 8 : 168 - reach, reach + 8 : 168 - reach]
@@ -67,15 +50,15 @@ def test_result_moves_along_by_strides() -> None:
     assert not torch.allclose(inner, off_grid, atol=1e-3)
 
 
-def test_photos_of_a_batch_do_not_meet() -> None:
-    net, x = trained(), photo(17, 24, count=3)
+def test_photos_of_a_batch_are_independent() -> None:
+    net, x = perturbed(tiny_autoencoder()), photo(17, 24, count=3)
     together = net(x)
     for i in range(3):
         assert torch.allclose(net(x[i : i + 1])[0], together[i], atol=1e-6)
 
 
 def test_memory_layout_does_not_matter() -> None:
-    net, x = trained(), photo(17, 24)
+    net, x = perturbed(tiny_autoencoder()), photo(17, 24)
     expected = net(x)
     net = net.to(memory_format=torch.channels_last)
     assert torch.allclose(net(x.contiguous(memory_format=torch.channels_last)), expected, atol=1e-6)
@@ -83,7 +66,7 @@ def test_memory_layout_does_not_matter() -> None:
 
 def test_all_parameters_learn() -> None:
     """The last layers start at zero, so gradients reach the first ones from the third step on."""
-    net = fresh()
+    net = tiny_autoencoder()
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
     x, truth = photo(16, 16, count=2), photo(16, 17, count=2)[..., :16]
     for _ in range(3):
@@ -96,7 +79,7 @@ def test_all_parameters_learn() -> None:
 
 
 def test_learns_a_constant_shift() -> None:
-    net = fresh()
+    net = tiny_autoencoder()
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
     x = photo(16, 16, count=2)
     losses = []
@@ -110,7 +93,7 @@ def test_learns_a_constant_shift() -> None:
     assert losses[-1] < 0.03
 
 
-def test_widths_and_blocks_decide_the_layers() -> None:
+def test_widths_and_blocks_determine_the_layers() -> None:
     net = Autoencoder((4, 6, 8), (1, 2, 3))
     assert [len(stack) for stack in (net.encoder1, net.encoder2, net.bottom, net.decoder2, net.decoder1)] == [
         1,

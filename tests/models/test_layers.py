@@ -1,16 +1,16 @@
-"""Fresh layers change nothing, and learn."""
+"""New layers are the identity or zero, and learn."""
 
 import torch
 
 from celebahq_builder.models.layers import ResidualBlock, zero_conv
 
 
-def test_fresh_block_is_the_identity() -> None:
+def test_new_block_is_the_identity() -> None:
     x = torch.randn(2, 5, 7, 9)
     assert torch.equal(ResidualBlock(5)(x), x)
 
 
-def test_block_leaves_its_input_alone() -> None:
+def test_block_does_not_change_its_input() -> None:
     """Its ReLU works in place, on the block's own intermediate result."""
     block = ResidualBlock(5)
     torch.nn.init.normal_(block.conv2.weight)

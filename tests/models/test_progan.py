@@ -1,4 +1,4 @@
-"""The networks are the paper's: sizes, gains, layers against a slow derivation, and every switch."""
+"""The networks have the paper's sizes and gains, equal a slow reference, and react to every option."""
 
 import numpy as np
 import pytest
@@ -82,7 +82,7 @@ def test_a_minibatch_cut_by_strides_has_the_same_groups() -> None:
 
 @pytest.mark.parametrize("equalized", [True, False])
 def test_initial_output_is_of_unit_scale(equalized: bool) -> None:
-    """He et al.'s gains keep the features' scale; the image's is that of one 1x1 layer of gain 1 on unit features."""
+    """He et al.'s gains keep the scale of the features; a 1x1 layer of gain 1 then gives an image of unit scale."""
     torch.manual_seed(0)
     generator = Generator(Architecture(resolution=32, channels_base=1024, channels_max=64, equalized=equalized))
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_initial_output_is_of_unit_scale(equalized: bool) -> None:
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
 @pytest.mark.parametrize("level", [2, 3, 5])
-def test_only_what_is_active_is_used(level: int, alpha: float) -> None:
+def test_active_parameters_are_those_that_get_gradients(level: int, alpha: float) -> None:
     for net in seeded(SMALL):
         if isinstance(net, Generator):
             out = net(torch.randn(2, 12, dtype=torch.double), level, alpha)
@@ -118,7 +118,7 @@ def test_only_what_is_active_is_used(level: int, alpha: float) -> None:
         {"colours": 1},
     ],
 )
-def test_every_switch_changes_the_result_and_trains(changed: dict[str, int]) -> None:
+def test_every_option_changes_the_result_and_trains(changed: dict[str, int]) -> None:
     architecture = Architecture(**{**SMALL.__dict__, **changed})
     plain, other = seeded(SMALL), seeded(architecture)
     assert repr(architecture) != repr(SMALL)
@@ -138,7 +138,7 @@ def test_every_switch_changes_the_result_and_trains(changed: dict[str, int]) -> 
 
 
 def test_batch_and_layer_normalisation() -> None:
-    """Training: features of mean 0 and deviation 1 over the minibatch, or over an image; after it, an image alone."""
+    """In training, features have mean 0 and deviation 1 over the minibatch or image; in `eval`, images are independent."""
     generator, discriminator = seeded(Architecture(**{**SMALL.__dict__, "pixel_norm": False, "batch_norm": True}))
     seen = {}
     for net in (generator, discriminator):
@@ -181,12 +181,12 @@ def test_noise_is_one_factor_for_each_image_and_channel() -> None:
         ({"batch_norm": True}, "pixel_norm and batch_norm exclude each other"),
     ],
 )
-def test_impossible_architectures(values: dict[str, int], message: str) -> None:
+def test_bad_architectures(values: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Architecture(**values)
 
 
-def test_wrong_calls() -> None:
+def test_bad_calls() -> None:
     generator, discriminator = seeded(SMALL)
     latents = torch.randn(2, 12, dtype=torch.double)
     with pytest.raises(ValueError, match="level 6 is not one of 2 to 5"):

@@ -1,4 +1,4 @@
-"""The upscaler starts as bicubic enlargement, keeps places and colours, sees as far as it says; all of it learns."""
+"""The upscaler starts as bicubic enlargement, keeps positions and colours, and all of its parameters learn."""
 
 import numpy as np
 import pytest
@@ -8,26 +8,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from celebahq_builder.models.srgan import SRDiscriminator, SRGenerator
+from celebahq_builder.models.srgan import SRDiscriminator, SRGenerator, hash_noise
+from tests.models.tiny_networks import perturbed, tiny_generator
 from tests.reference.bicubic import enlarge
 
 SIZES = [(1, 1), (1, 6), (5, 7), (8, 8)]
-
-
-def fresh(blocks: int = 2) -> SRGenerator:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return SRGenerator(width=6, blocks=blocks)
-
-
-def trained(blocks: int = 2) -> SRGenerator:
-    """A network none of whose layers is zero any more."""
-    net = fresh(blocks).requires_grad_(False)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        for parameter in net.parameters():
-            parameter += torch.randn_like(parameter) * 0.05
-    return net
 
 
 def photo(height: int, width: int, count: int = 1) -> Tensor:
@@ -42,16 +27,16 @@ def reduced(image: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_fresh_network_is_bicubic_and_one_back_projection(size: tuple[int, int]) -> None:
+def test_new_network_is_bicubic_and_one_back_projection(size: tuple[int, int]) -> None:
     x = photo(*size)
     low = x[0].double().numpy()
     first = enlarge(low, 4)
     expected = first + enlarge(low - reduced(first), 4)
-    assert torch.allclose(fresh()(x)[0], torch.from_numpy(expected).float(), atol=1e-5)
+    assert torch.allclose(tiny_generator()(x)[0], torch.from_numpy(expected).float(), atol=1e-5)
 
 
-def test_whatever_detail_is_made_up_the_colours_stay() -> None:
-    net, x = trained(), F.avg_pool2d(photo(32, 32), 9, stride=1)
+def test_colours_stay_whatever_the_detail_is() -> None:
+    net, x = perturbed(tiny_generator()), F.avg_pool2d(photo(32, 32), 9, stride=1)
     with torch.no_grad():
         net.tail.bias += 0.2  # far too light
         y = net(x)[0]
@@ -61,22 +46,22 @@ def test_whatever_detail_is_made_up_the_colours_stay() -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_any_size(size: tuple[int, int]) -> None:
-    y = trained()(photo(*size, count=2))
+    y = perturbed(tiny_generator())(photo(*size, count=2))
     assert y.shape == (2, 3, size[0] * 4, size[1] * 4)
     assert y.dtype == torch.float32
 
 
 def test_detail_lies_where_the_photo_has_it() -> None:
     """Far from the edges, a photo moved by 1 px gives the result moved by 4 px."""
-    net, x = trained(), photo(40, 40)
+    net, x = perturbed(tiny_generator()), photo(40, 40)
     inner = net(x)[..., 48:-48, 48:-48]
     moved = net(torch.roll(x, (1, 1), (2, 3)))[..., 52:-44, 52:-44]
     assert torch.allclose(inner, moved, atol=1e-5)
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 6, 9])
-def test_sees_as_far_as_its_context(blocks: int) -> None:
-    net = trained(blocks)
+def test_context_is_the_receptive_field(blocks: int) -> None:
+    net = perturbed(tiny_generator(blocks))
     x = photo(64, 64).requires_grad_()
     net(x)[..., 32 * 4 : 33 * 4, 32 * 4 : 33 * 4].sum().backward()
     assert x.grad is not None
@@ -85,17 +70,11 @@ def test_sees_as_far_as_its_context(blocks: int) -> None:
 
 
 def noisy() -> SRGenerator:
-    """A network that makes up texture, of weights other than zero."""
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        net = SRGenerator(width=6, blocks=1, noise=4).requires_grad_(False)
-        for parameter in net.parameters():
-            parameter += torch.randn_like(parameter) * 0.05
-    return net
+    return perturbed(tiny_generator(blocks=1, noise=4))
 
 
-def test_noise_belongs_to_the_pixels() -> None:
-    """A window gives what the whole photo gives there, once it sees the context; and so does a photo moved by 1 px."""
+def test_noise_moves_with_the_pixels() -> None:
+    """A window gives the result of the whole photo, except near its edges."""
     net, x = noisy(), photo(60, 60).mul(255).round().div(255)
     whole, margin = net(x), net.context_px
     window = net(x[..., 7:55, 5:50])
@@ -109,7 +88,7 @@ def test_noise_belongs_to_the_pixels() -> None:
     assert not torch.allclose(whole, SRGenerator(6, 1)(x), atol=1e-3)
 
 
-def test_noise_matters() -> None:
+def test_noise_affects_the_result() -> None:
     net, x = noisy(), photo(40, 40)
     other = x.clone()
     other[:, :, 20, 20] += 1 / 255
@@ -118,15 +97,15 @@ def test_noise_matters() -> None:
     assert far.abs().mean() > 3 * (net(other) - net(x))[..., 78:86, 78:86].abs().mean()
 
 
-def test_photos_of_a_batch_do_not_meet() -> None:
-    net, x = trained(), photo(5, 7, count=3)
+def test_photos_of_a_batch_are_independent() -> None:
+    net, x = perturbed(tiny_generator()), photo(5, 7, count=3)
     together = net(x)
     for i in range(3):
         assert torch.allclose(net(x[i : i + 1])[0], together[i], atol=1e-6)
 
 
 def test_memory_layout_does_not_matter() -> None:
-    net, x = trained(), photo(5, 7)
+    net, x = perturbed(tiny_generator()), photo(5, 7)
     expected = net(x)
     net = net.to(memory_format=torch.channels_last)
     assert torch.allclose(net(x.contiguous(memory_format=torch.channels_last)), expected, atol=1e-6)
@@ -134,7 +113,7 @@ def test_memory_layout_does_not_matter() -> None:
 
 def test_all_parameters_learn() -> None:
     """The last layers start at zero, so gradients reach the first ones from the third step on."""
-    net = fresh()
+    net = tiny_generator()
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
     x, truth = photo(6, 6, count=2), photo(24, 24, count=2)
     for _ in range(3):
@@ -153,7 +132,7 @@ def critic() -> SRDiscriminator:
 
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 24), (32, 32)])
-def test_discriminator_judges_neighbourhoods(size: tuple[int, int]) -> None:
+def test_discriminator_shapes(size: tuple[int, int]) -> None:
     logits, features = critic()(photo(*size, count=2))
     assert logits.shape == (2, 1, size[0] // 8, size[1] // 8)
     assert [f.shape[1] for f in features] == [4, 8, 12, 16, 16]
@@ -161,7 +140,7 @@ def test_discriminator_judges_neighbourhoods(size: tuple[int, int]) -> None:
 
 
 def test_discriminator_is_local() -> None:
-    """A logit depends on the pixels near it alone."""
+    """A logit depends only on the pixels near it."""
     x = photo(128, 128).requires_grad_()
     critic().eval()(x)[0][0, 0, 8, 8].backward()
     assert x.grad is not None
@@ -183,3 +162,85 @@ def test_discriminator_learns() -> None:
     logits, features = net(photo(16, 16))
     (logits.square().mean() + sum(f.mean() for f in features)).backward()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+# Noise hashed from pixels
+
+WRAP = 2**64
+
+
+def smooth_photo(height: int, width: int, seed: int = 0) -> Tensor:
+    """A photo whose neighbouring pixels differ by few grey levels."""
+    rng = np.random.default_rng(seed)
+    steps = rng.integers(-1, 2, (3, height, width)).cumsum(axis=1).cumsum(axis=2)
+    return torch.from_numpy(np.clip(128 + steps / 4, 0, 255).round().astype(np.float32))[None] / 255
+
+
+def signed(value: int) -> int:
+    value %= WRAP
+    return value - WRAP if value >= WRAP // 2 else value
+
+
+def slow_noise(levels: np.ndarray, top: int, left: int, channel: int) -> float:
+    """The noise of one pixel, in Python's own integers: wrapping to 64 bits, shifting with the sign."""
+    height, width = levels.shape[1:]
+    key = 0
+    for y in (top - 1, top, top + 1):
+        for x in (left - 1, left, left + 1):
+            r, g, b = (int(v) for v in levels[:, min(max(y, 0), height - 1), min(max(x, 0), width - 1)])
+            key = signed((key ^ (r + 256 * g + 65536 * b)) * 0x5851F42D4C957F2D + 0x14057B7EF767814F)
+            key = key ^ (key >> 29)
+    key = signed(key + channel * 0x1E3779B97F4A7C15)
+    key = signed((key ^ (key >> 30)) * 0x3F58476D1CE4E5B9)
+    key = signed((key ^ (key >> 27)) * 0x14D049BB133111EB)
+    return ((key >> 31) & 0xFFFF) / 65535 * 12**0.5 - 3**0.5
+
+
+def test_noise_equals_the_reference() -> None:
+    x = smooth_photo(6, 7)
+    levels = (x[0] * 255).round().int().numpy()
+    found = hash_noise(x, 3)[0]
+    for place in [(0, 0, 0), (1, 2, 3), (2, 5, 6), (0, 3, 0), (2, 0, 6)]:
+        assert float(found[place]) == pytest.approx(slow_noise(levels, place[1], place[2], place[0]), abs=1e-5)
+
+
+def test_noise_is_white_and_of_unit_variance() -> None:
+    noise = hash_noise(smooth_photo(200, 200), 4)[0].double()
+    assert noise.mean(dim=(1, 2)).abs().max() < 0.03
+    assert (noise.var(dim=(1, 2)) - 1).abs().max() < 0.03
+    flat = noise.flatten(1)
+    assert (torch.corrcoef(flat) - torch.eye(4)).abs().max() < 0.03
+    for shift in ((0, 1), (1, 0), (1, 1)):
+        moved = torch.roll(noise, shift, dims=(1, 2))[:, 1:, 1:]
+        assert (noise[:, 1:, 1:] * moved).mean(dim=(1, 2)).abs().max() < 0.03
+
+
+def test_noise_of_a_window_is_that_of_the_photo() -> None:
+    x = smooth_photo(30, 30)
+    assert torch.equal(hash_noise(x, 2)[..., 6:20, 8:19], hash_noise(x[..., 5:21, 7:20], 2)[..., 1:-1, 1:-1])
+
+
+def test_noise_ignores_rounding_errors_of_floats() -> None:
+    x = smooth_photo(20, 20)
+    assert torch.equal(hash_noise(x, 2), hash_noise(x + 1e-4 * torch.rand_like(x), 2))
+
+
+def test_one_grey_level_changes_the_noise_of_3x3_pixels() -> None:
+    x = smooth_photo(20, 20)
+    other = x.clone()
+    other[0, 1, 10, 10] += 1 / 255
+    changed = (hash_noise(other, 1) != hash_noise(x, 1))[0, 0].nonzero()
+    assert sorted(map(tuple, changed.tolist())) == [(y, z) for y in (9, 10, 11) for z in (9, 10, 11)]
+
+
+def test_noise_of_one_colour_is_constant() -> None:
+    noise = hash_noise(torch.full((1, 3, 9, 9), 0.5), 2)
+    assert (noise == noise[..., :1, :1]).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 1)])
+def test_noise_of_any_size(size: tuple[int, int]) -> None:
+    noise = hash_noise(smooth_photo(*size), 3)
+    assert noise.shape == (1, 3, *size)
+    assert noise.dtype == torch.float32
+    assert not noise.requires_grad

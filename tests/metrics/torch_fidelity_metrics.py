@@ -1,4 +1,4 @@
-"""torch-fidelity's own metrics on features: their modules import all of the package, torchvision with it."""
+"""torch-fidelity's own metrics on features, imported without torchvision."""
 
 import importlib
 import sys
@@ -7,10 +7,10 @@ from types import ModuleType
 from celebahq_builder.metrics.inception import import_torch_fidelity
 
 
-def metric(name: str) -> ModuleType:
-    """Import a metric's module; in place of the readers of data sets that it also names there is nothing.
+def import_metric(name: str) -> ModuleType:
+    """Import the module of a metric; the readers of data sets that it imports are replaced by None.
 
-    The functions from features to figures are the package's, and call none of these.
+    The functions from features to figures are the package's own and call none of these.
     """
 
     class Nothing(ModuleType):
