@@ -7,9 +7,17 @@ from pathlib import Path
 
 from celebahq_builder.formats import export as export_module
 from celebahq_builder.formats import stylegan_zip
-from celebahq_builder.formats.export import export
+from celebahq_builder.formats.export import ExportSettings, export
+from celebahq_builder.formats.registry import SHARDED
 from celebahq_builder.progress import Progress
-from tests.hdf5.pyramids import small_shards
+
+SHARD = 16
+"""Images of a shard, small enough that there are several."""
+
+
+def small_shards(to: str) -> ExportSettings:
+    """Settings of an export to a format, in small shards if it has any."""
+    return ExportSettings(to, shard=SHARD if to in SHARDED else None)
 
 
 class Deadly(Progress):

@@ -27,8 +27,9 @@ from celebahq_builder.formats.import_ import import_images
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.inspect.extract import extract
 from celebahq_builder.storage import lock
+from tests.formats.killed_export import small_shards
 from tests.hdf5.files import damage
-from tests.hdf5.pyramids import described_file, noise, small_shards, tree
+from tests.hdf5.pyramids import described_file, noise, tree
 
 ROOT = Path(__file__).parents[2]
 
