@@ -8,7 +8,7 @@ from pathlib import Path
 from celebahq_builder.formats import export as export_module
 from celebahq_builder.formats import stylegan_zip
 from celebahq_builder.formats.export import ExportSettings, export
-from celebahq_builder.formats.registry import SHARDED
+from celebahq_builder.formats.registry import formats
 from celebahq_builder.progress import Progress
 
 SHARD = 16
@@ -17,7 +17,7 @@ SHARD = 16
 
 def small_shards(to: str) -> ExportSettings:
     """Settings of an export to a format, in small shards if it has any."""
-    return ExportSettings(to, shard=SHARD if to in SHARDED else None)
+    return ExportSettings(to, shard=SHARD if "shard" in formats()[to].options else None)
 
 
 class Deadly(Progress):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import cifar10
+from celebahq_builder.formats.arrays import LabelledArrays
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PER_BATCH = 7
@@ -97,7 +98,7 @@ def binary_folder(tmp_path: Path) -> Path:
     return folder(tmp_path / "cifar-10-batches-bin", binary_files())
 
 
-def check(found: cifar10.Cifar10, numbers: range = range(1, 6), prefix: str = "data_batch_") -> None:
+def check(found: LabelledArrays, numbers: range = range(1, 6), prefix: str = "data_batch_") -> None:
     expected = [rows(i) for i in numbers]
     images = list(found.images())
     assert (found.count, found.resolution, found.channels, len(images)) == (len(expected) * 7, 32, 3, found.count)

@@ -18,7 +18,7 @@ import webdataset
 from PIL import Image
 
 from celebahq_builder.formats.export import ExportSettings, export
-from celebahq_builder.formats.registry import SHARDED
+from celebahq_builder.formats.registry import formats
 from celebahq_builder.imaging.pyramid import build_pyramid
 from tests.hdf5.pyramids import Images, described_file, noise, theano_file, tree
 
@@ -240,7 +240,7 @@ def test_a_folder_of_parquet_is_found_by_its_name(described: Path, tmp_path: Pat
 def test_same_bytes_for_any_number_of_workers(to: str, described: Path, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    asked = {"shard": 10} if to in SHARDED else {}
+    asked = {"shard": 10} if "shard" in formats()[to].options else {}
     one = made(described, tmp_path / "one", to, workers=1, **asked)
     two = made(described, tmp_path / "two", to, workers=2, **asked)
     assert tree(one) == tree(two)

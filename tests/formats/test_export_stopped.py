@@ -198,13 +198,12 @@ def test_full_disk(to: str, workers: int, tmp_path: Path, small_disk: Path) -> N
 
 
 def test_full_disk_elsewhere(tmp_path: Path, small_disk: Path) -> None:
-    """Import and extract begin anew, and do not say otherwise."""
+    """Import and extract leave nothing, and start again."""
     large = described_file(tmp_path / "large.h5", noise(70, 64))
-    gone = "no space left to write .*; what there was of it is deleted, free some and run it again$"
-    with pytest.raises(CelebAHQError, match=gone):
+    full = "no space left to write .*; free some and run the same command again$"
+    with pytest.raises(CelebAHQError, match=full):
         import_images(large, small_disk / "again.h5")
     assert list(small_disk.iterdir()) == []
-    full = "no space left to write .*; free some and run the same command again$"
     with PyramidFile(large) as file, pytest.raises(CelebAHQError, match=full):
         extract(file, range(70), small_disk / "out")
     assert list(small_disk.iterdir()) == []
@@ -247,7 +246,7 @@ def test_names_that_are_no_paths(to: str, name: str, tmp_path: Path, caplog: pyt
     caplog.set_level(logging.INFO)
     path = described_file(tmp_path / "faces.h5", noise(2, 8), id=[name, "b"])
     export(path, tmp_path / "made" / "faces", ExportSettings(to), workers=1)
-    assert f"{name[:80]!r} cannot be the name of a file in a folder; images are named by number" in caplog.text
+    assert f"{name[:80]!r} cannot be the name of a file in a folder; images are numbered instead" in caplog.text
     assert sorted(one.name for one in tmp_path.iterdir()) == ["faces.h5", "made"]
     assert [one.name for one in (tmp_path / "made").iterdir()] == ["faces"]
     if to == "images":
@@ -277,20 +276,23 @@ def test_file_names_with_a_line_feed(tmp_path: Path) -> None:
     [
         ({"to": "images", "resolution": 64}, "has no level 64x64; it has 32, 16, 8, 4, 2, 1"),
         ({"to": "images", "resolution": 100}, "has no level 100x100"),
-        ({"to": "tfrecord", "resolution": 2}, "TFRecord files begin at 4x4"),
+        ({"to": "tfrecord", "resolution": 2}, "`resolution` 2 is too small: TFRecord files have levels from 4x4 on"),
         ({"to": "stylegan-zip"}, "does not end in .zip"),
         (
             {"to": "images", "shuffle": True},
-            "--shuffle is for tfrecord; the other formats have the file's order: leave",
+            "`shuffle` has no effect on images; leave it out",
         ),
-        ({"to": "images", "shard": 1000}, "--shard is for webdataset, parquet; images is not cut into shards: leave"),
-        ({"to": "tfrecord", "shard": 5}, "--shard is for webdataset, parquet; tfrecord is not cut into shards: leave"),
-        ({"to": "stylegan-zip", "shard": 5}, "--shard is for webdataset, parquet; stylegan-zip is not cut"),
+        (
+            {"to": "images", "shard": 1000},
+            "`shard` has no effect on images; leave it out",
+        ),
+        ({"to": "tfrecord", "shard": 5}, "`shard` has no effect on tfrecord"),
+        ({"to": "stylegan-zip", "shard": 5}, "`shard` has no effect on stylegan-zip"),
         (
             {"to": "tfrecord", "png_level": 0},
-            "--png-level is for stylegan-zip, images, webdataset, parquet; tfrecord has",
+            "`png_level` has no effect on tfrecord; leave",
         ),
-        ({"to": "gif"}, "--to gif is not a format; there are tfrecord, stylegan-zip,"),
+        ({"to": "gif"}, "`to` gif does not exist; expected one of images, stylegan-zip,"),
     ],
 )
 def test_what_cannot_be_had(asked: dict[str, Any], said: str, source: Path, tmp_path: Path) -> None:
@@ -319,5 +321,5 @@ def test_as_a_command(source: Path, tmp_path: Path) -> None:
     )
     assert (again.returncode, again.stdout) == (1, "")
     refused = CliRunner().invoke(celebahq, [*asked[:-2], "--shard", "1000"])
-    assert str(refused.exception).startswith("--shard is for webdataset, parquet")
+    assert str(refused.exception).startswith("--shard has no effect on stylegan-zip")
     assert again.stderr == f"error: {target} exists and is not overwritten; delete it, or choose another --out\n"

@@ -18,7 +18,7 @@ from PIL import Image
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import parquet
 from celebahq_builder.formats.import_ import import_images
-from celebahq_builder.formats.parquet import BATCH, read
+from celebahq_builder.formats.parquet import BATCH_IMAGES, read
 from celebahq_builder.formats.registry import recognise
 from tests.formats.test_import_bad_input import refused
 from tests.formats.test_webdataset_reader import coded, top
@@ -85,7 +85,7 @@ def test_of_datasets(tmp_path: Path) -> None:
     ids=["one group", "a row each", "groups of 7", "compressed"],
 )
 def test_from_any_image_on(how: dict[str, Any], tmp_path: Path) -> None:
-    data = noise(2 * BATCH + 3, 8)
+    data = noise(2 * BATCH_IMAGES + 3, 8)
     for shard in (0, 1):
         table(tmp_path / "in" / f"train-{shard:05d}-of-00002.parquet", data[shard * 20 :][:20], **how)
     found = read(tmp_path / "in")
@@ -144,7 +144,7 @@ def test_the_only_column_of_images(tmp_path: Path, caplog: pytest.LogCaptureFixt
     }
     pq.write_table(pa.table(columns), tmp_path / "in.parquet")
     np.testing.assert_array_equal([one.pixels for one in read(tmp_path / "in.parquet").images()], noise(2, 4))
-    assert "passed over columns of bytes: embedding" in caplog.text
+    assert "ignored columns of bytes: embedding" in caplog.text
 
 
 def test_a_table_beside_images_is_not_the_data_set(tmp_path: Path) -> None:
@@ -170,9 +170,9 @@ def bad_image(data: bytes | None) -> pa.Array:
     [
         (
             {"a": [1], "text": ["b"]},
-            "has the columns a (int64), text (string); expected one of images, image: struct",
+            "has the columns a (int64), text (string); expected one image column, image: struct",
         ),
-        ({"a": bad_image(b""), "b": bad_image(b"")}, "has several columns of images, a, b; expected one"),
+        ({"a": bad_image(b""), "b": bad_image(b"")}, "has several image columns, a, b; expected one"),
         ({"image": bad_image(None)}, "in.parquet: row 1 has no bytes in its column image; embed the images"),
         ({"image": pa.array([None], IMAGE)}, "in.parquet: row 0 has no bytes in its column image"),
         ({"image": pa.array([], IMAGE)}, "in.parquet has no rows"),
@@ -190,7 +190,7 @@ def bad_image(data: bytes | None) -> pa.Array:
         ({"image": bad_image(coded(noise(1, 4)[0])), "label": [0, None]}, "the labels are neither one class number"),
         (
             {"image": bad_image(coded(noise(1, 4)[0])), "sha256": ["0", "0"]},
-            "is not the one that its metadata describes",
+            "is not that of its metadata",
         ),
     ],
 )
