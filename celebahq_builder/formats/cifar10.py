@@ -8,7 +8,6 @@ import pickle
 import pickletools
 import tarfile
 import zlib
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -100,8 +99,8 @@ def read_pickle(data: bytes) -> dict[str, Any]:
 
 # --- Files
 
-TRAINING = tuple(f"data_batch_{i}" for i in range(1, 6))
-"""The 50,000 training images, which the ProGAN authors' tool takes; ``test_batch`` has 10,000 more."""
+BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
+"""The training images, which the ProGAN authors' tool takes."""
 
 BATCH_IMAGES, CLASSES, SIDE_PX = 10_000, 10, 32
 
@@ -116,29 +115,28 @@ META_BYTES = 100_000
 REMEDY = "take cifar-10-python.tar.gz or cifar-10-binary.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
-def read(path: Path, batches: Sequence[str] = TRAINING, per_batch: int = BATCH_IMAGES) -> LabelledArrays:
-    """Read batches of CIFAR-10, images uint8 [3, 32, 32] named ``data_batch_1/00000``.
+def read(path: Path, per_batch: int = BATCH_IMAGES) -> LabelledArrays:
+    """Read the training images of CIFAR-10, uint8 [3, 32, 32] named ``data_batch_1/00000``.
 
     Args:
         path: the folder of the Python or the binary version, its parent folder, or the archive.
-        batches: names of the batches, without ``.bin``.
-        per_batch: images in each batch.
+        per_batch: images in each of the five batches.
 
     Raises:
         FormatError: it is not CIFAR-10, incomplete, or damaged.
     """
-    sizes = {name: per_batch * (1 + IMAGE_BYTES) + SPARE_BYTES for one in batches for name in (one, f"{one}.bin")}
+    sizes = {name: per_batch * (1 + IMAGE_BYTES) + SPARE_BYTES for one in BATCHES for name in (one, f"{one}.bin")}
     sizes |= {"batches.meta": META_BYTES, "batches.meta.txt": META_BYTES}
     files = (_read_archive if path.is_file() else _read_folder)(path, sizes)
-    binary = f"{batches[0]}.bin" in files
+    binary = f"{BATCHES[0]}.bin" in files
     ending, meta = (".bin", "batches.meta.txt") if binary else ("", "batches.meta")
-    names = [f"{name}{ending}" for name in batches]
+    names = [f"{name}{ending}" for name in BATCHES]
     missing = [name for name in (*names, meta) if name not in files]
     if missing:
         has = ", ".join(sorted(files)) or "none of CIFAR-10's files"
         raise FormatError(f"{path} is not CIFAR-10, or incomplete: it lacks {missing[0]}, and has {has}; {REMEDY}")
-    pixels = np.empty((len(batches), per_batch, 3, SIDE_PX, SIDE_PX), np.uint8)
-    classes = np.empty((len(batches), per_batch), np.uint8)
+    pixels = np.empty((len(BATCHES), per_batch, 3, SIDE_PX, SIDE_PX), np.uint8)
+    classes = np.empty((len(BATCHES), per_batch), np.uint8)
     for i, name in enumerate(names):
         parse = _parse_binary if binary else _parse_pickle
         rows, values = parse(f"{path}: {name}", files.pop(name), per_batch)
@@ -151,7 +149,7 @@ def read(path: Path, batches: Sequence[str] = TRAINING, per_batch: int = BATCH_I
         pixels.reshape(-1, 3, SIDE_PX, SIDE_PX),
         classes.reshape(-1),
         _class_names(f"{path}: {meta}", files[meta], binary),
-        lambda number: f"{batches[number // per_batch]}/{number % per_batch:05d}",
+        lambda number: f"{BATCHES[number // per_batch]}/{number % per_batch:05d}",
     )
 
 
@@ -183,10 +181,8 @@ def _read_archive(path: Path, sizes: dict[str, int]) -> dict[str, bytes]:
                 if member.isfile() and name in sizes and (opened := archive.extractfile(member)):
                     found[name] = opened.read(sizes[name])
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        size = path.stat().st_size
-        raise FormatError(
-            f"{path}, {size} bytes, is not an archive of CIFAR-10, or cut short ({error}); {REMEDY}"
-        ) from None
+        what = f"{path}, {path.stat().st_size} bytes,"
+        raise FormatError(f"{what} is not an archive of CIFAR-10, or cut short ({error}); {REMEDY}") from None
     return found
 
 
@@ -195,9 +191,8 @@ def _parse_binary(where: str, data: bytes, per_batch: int) -> tuple[NDArray[np.u
     expected = per_batch * (1 + IMAGE_BYTES)
     if len(data) != expected:
         got = f"{len(data)} bytes" if len(data) < expected + SPARE_BYTES else "more"
-        raise FormatError(
-            f"{where}: expected {expected} bytes, {per_batch} rows of {1 + IMAGE_BYTES}, got {got}; {REMEDY}"
-        )
+        rows_text = f"{per_batch} rows of {1 + IMAGE_BYTES}"
+        raise FormatError(f"{where}: expected {expected} bytes, {rows_text}, got {got}; {REMEDY}")
     rows = np.frombuffer(data, np.uint8).reshape(per_batch, 1 + IMAGE_BYTES)
     return rows[:, 1:], rows[:, 0].tolist()
 

@@ -11,7 +11,6 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,7 +37,7 @@ from celebahq_builder.formats.records import (
 )
 from celebahq_builder.formats.shards import Shard, shard_files, write_shards
 from celebahq_builder.hdf5.level_images import LevelImageSet
-from celebahq_builder.hdf5.metadata import Metadata, Record, check_key
+from celebahq_builder.hdf5.metadata import Metadata, check_key
 from celebahq_builder.image_set import Labels
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.storage import Staging
@@ -65,181 +64,16 @@ def pyarrow() -> ModuleType:
     return package  # type: ignore[no-any-return]
 
 
-# --- Tables of several files
+# --- Import
 
 BUFFER_BYTES = 2**20
 """Size of reads within a column. Without a buffer, pyarrow reads the column of a whole row group at once."""
 
-BATCH_IMAGES = 16
-"""Images that are read together."""
+BATCH_IMAGES, BATCH_ROWS = 16, 1024
+"""Images that are read together; rows of the other columns that become Python values together."""
 
 UNPACKED_BYTES, UNPACKED_RATIO = 2**26, 1000
 """Images are compressed: a row group that unpacks to more bytes and by a larger ratio is a decompression bomb."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """The rows of some files, in their order."""
-
-    files: list[Path]
-    counts: list[int]
-    """Number of rows of each file."""
-    schema: Any
-    """Schema of Arrow, the same for all files."""
-    image: str
-    """Name of the image column, a struct of ``bytes`` and perhaps ``path``."""
-
-    @property
-    def others(self) -> list[str]:
-        """Names of the columns without bytes."""
-        return [one.name for one in self.schema if not _holds_bytes(one.type)]
-
-    def images(self, numbers: range) -> Iterator[Encoded]:
-        """Yield the image files of successive rows up to the last.
-
-        Raises:
-            FormatError: a file is damaged, or a row has no image.
-        """
-        first = 0
-        for path, count in zip(self.files, self.counts, strict=True):
-            if numbers.start < first + count:
-                yield from self._images_of_file(path, max(numbers.start - first, 0))
-            first += count
-
-    def _images_of_file(self, path: Path, start: int) -> Iterator[Encoded]:
-        with opened(path) as file:
-            sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-            group, first = 0, 0
-            while first + sizes[group] <= start:
-                first, group = first + sizes[group], group + 1
-            groups, column = list(range(group, len(sizes))), f"{self.image}.bytes"
-            for batch in file.iter_batches(BATCH_IMAGES, row_groups=groups, columns=[column], use_threads=False):
-                (images,) = batch.column(0).flatten()
-                for row in range(max(first, start), first + len(images)):
-                    data = images[row - first].as_py()
-                    if data is None:
-                        raise FormatError(
-                            f"{path}: row {row} has no bytes in its column {self.image}; embed the images"
-                        )
-                    yield f"{path}: row {row}", data
-                first += len(images)
-
-    def column(self, name: str) -> Any:
-        """Return a column of all rows, or one field of a struct (``image.path``), as a chunked array of Arrow.
-
-        Raises:
-            FormatError: a file is damaged.
-        """
-        chunks: list[Any] = []
-        for path in self.files:
-            with opened(path) as file:
-                chunks += file.read(columns=[name], use_threads=False).column(0).chunks
-        found = pyarrow().chunked_array(chunks)
-        for _ in name.split(".")[1:] if name not in self.schema.names else ():
-            (found,) = found.flatten()
-        return found
-
-    def class_names(self, name: str) -> tuple[str, ...]:
-        """Return the names of the classes in a column if `datasets` has stored them in the schema."""
-        try:
-            features = json.loads(self.schema.metadata[b"huggingface"])["info"]["features"]
-            return tuple(map(str, features[name]["names"]))
-        except (KeyError, TypeError, ValueError):
-            return ()
-
-
-def open_table(files: list[Path]) -> Table:
-    """Return the table of some files with the same columns without reading a row.
-
-    Raises:
-        FormatError: a file is not Parquet, damaged, or cut short; it has no image column, or several; its columns are
-            not those of the first file; pyarrow is not installed.
-    """
-    schemas, counts, image = [], [], ""
-    for path in files:
-        with opened(path) as file:
-            schemas.append(file.schema_arrow)
-            counts.append(file.metadata.num_rows)
-            if not schemas[0].equals(schemas[-1]):
-                raise FormatError(
-                    f"{path} has the columns {_columns_text(schemas[-1])}, {files[0].name} "
-                    f"{_columns_text(schemas[0])}; expected the same in all files: give a folder of one set alone"
-                )
-            image = image or _image_column(files[0], schemas[0])
-            _check_sizes(path, file.metadata, f"{image}.bytes")
-    table = Table(files, counts, schemas[0], image)
-    if not sum(counts):
-        raise FormatError(f"{files[0]} has no rows; get or make it again")
-    ignored = [one.name for one in table.schema if one.name not in (*table.others, image)]
-    if ignored:
-        log.info("%s: ignored columns of bytes: %s", files[0], ", ".join(ignored))
-    return table
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """Open a Parquet file, and report every error of pyarrow.
-
-    Raises:
-        FormatError: it is not Parquet, or damaged.
-    """
-    package = pyarrow()
-    try:
-        with package.parquet.ParquetFile(
-            path, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
-        ) as file:
-            yield file
-    except (package.ArrowException, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise FormatError(
-            f"{path} is not readable Parquet, damaged or cut short: {reason}; get or make it again"
-        ) from None
-
-
-def _image_column(path: Path, schema: Any) -> str:
-    types = pyarrow().types
-    found = [
-        str(one.name)
-        for one in schema
-        if types.is_struct(one.type) and any(part.name == "bytes" and _holds_bytes(part.type) for part in one.type)
-    ]
-    if "image" in found:
-        return "image"
-    if len(found) == 1:
-        return found[0]
-    has = f"several image columns, {', '.join(found)}" if found else f"the columns {_columns_text(schema)}"
-    raise FormatError(
-        f"{path} has {has}; expected one image column, image: struct<bytes: binary, path: string>, as Hugging Face "
-        "datasets writes it"
-    )
-
-
-def _holds_bytes(kind: Any) -> bool:
-    types = pyarrow().types
-    if types.is_nested(kind):
-        return any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
-    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind))
-
-
-def _check_sizes(path: Path, metadata: Any, column: str) -> None:
-    for group in range(metadata.num_row_groups):
-        for chunk in (metadata.row_group(group).column(i) for i in range(metadata.num_columns)):
-            size, packed = chunk.total_uncompressed_size, max(1, chunk.total_compressed_size)
-            if chunk.path_in_schema == column and size > max(UNPACKED_BYTES, UNPACKED_RATIO * packed):
-                raise FormatError(
-                    f"{path}: the images of row group {group} would unpack from {packed} to {size} bytes; it looks "
-                    "like a decompression bomb, delete it"
-                )
-
-
-def _columns_text(schema: Any) -> str:
-    return ", ".join(f"{one.name} ({one.type})" for one in schema)[:300]
-
-
-# --- Import
-
-BATCH_ROWS = 1024
-"""Rows of the other columns that are converted to Python values at a time."""
 
 
 def read(path: Path, resize: int | None = None) -> EncodedImages:
@@ -254,63 +88,156 @@ def read(path: Path, resize: int | None = None) -> EncodedImages:
         resize: side length in px to which images are cropped and resized; see `image_file.decode`.
 
     Raises:
-        FormatError: a file is missing, damaged, or has other columns than the rest; a row has no image; an image is not
-            8-bit RGB or grey, or does not have the size of the others, a power of two; HDF5 cannot store the labels or
-            a column; pyarrow is not installed.
+        FormatError: a file is missing, damaged, or has other columns than the rest; a row has no image; the images are
+            not square images of one size; HDF5 cannot store the labels or a column; pyarrow is not installed.
 
     Source: https://huggingface.co/docs/datasets/about_dataset_features#image-feature
     """
-    table = open_table(shard_files(path, ".parquet"))
-    rows = range(sum(table.counts))
-    metadata, labels, label_names = _read_metadata(table, rows, path)
-    resolution, channels = common_size(_headers(table, rows), resize)
-    names = _image_names(table, rows)
-    return EncodedImages(names, table.images, resolution, channels, resize is not None, metadata, labels, label_names)
+    files = shard_files(path, ".parquet")
+    schema, image, counts = _check_files(files)
+    rows = range(sum(counts))
+    if not rows:
+        raise FormatError(f"{files[0]} has no rows; get or make it again")
+
+    def read_files(numbers: range) -> Iterator[Encoded]:
+        first = 0
+        for file, count in zip(files, counts, strict=True):
+            if numbers.start < first + count:
+                yield from _images(file, image, max(numbers.start - first, 0))
+            first += count
+
+    paths = [f"{image}.path"] if "path" in [field.name for field in schema.field(image).type] else []
+    others = [field.name for field in schema if not _holds_bytes(field.type)]
+    ignored = [field.name for field in schema if field.name not in (*others, image)]
+    if ignored:
+        log.info("%s: ignored columns of bytes: %s", files[0], ", ".join(ignored))
+    tables = []
+    for file in files:
+        with _opened(file) as opened:
+            tables.append(opened.read(columns=[*others, *paths], use_threads=False))
+    table = pyarrow().concat_tables(tables)
+    names = table[image].combine_chunks().field("path").to_pylist() if paths else []
+    if len(set(names)) < len(rows) or not all(isinstance(name, str) and name for name in names):
+        names = [f"{number:08d}" for number in rows]
+    metadata, labels, label_names = _read_metadata(table.select(others), path)
+    resolution, channels = common_size(_headers(read_files(rows)), resize)
+    return EncodedImages(names, read_files, resolution, channels, resize is not None, metadata, labels, label_names)
 
 
-def _headers(table: Table, rows: range) -> Iterator[Header]:
-    for where, data in table.images(rows):
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a Parquet file, and turn every error of pyarrow into a FormatError."""
+    package = pyarrow()
+    try:
+        with package.parquet.ParquetFile(
+            path, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+        ) as file:
+            yield file
+    except (package.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise FormatError(f"{path} is not readable Parquet, or damaged: {reason}; get or make it again") from None
+
+
+def _check_files(files: list[Path]) -> tuple[Any, str, list[int]]:
+    """Return Arrow's schema of some files, the name of their image column, and the rows of each; no row is read."""
+    schema, image, counts = None, "", []
+    for path in files:
+        with _opened(path) as file:
+            schema = schema or file.schema_arrow
+            if not schema.equals(file.schema_arrow):
+                raise FormatError(
+                    f"{path} has the columns {_columns(file.schema_arrow)}, {files[0].name} {_columns(schema)}; "
+                    "expected the same in all files: give a folder of one set"
+                )
+            image = image or _image_column(path, schema)
+            counts.append(file.metadata.num_rows)
+            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+            for chunk in (group.column(i) for group in groups for i in range(group.num_columns)):
+                size, packed = chunk.total_uncompressed_size, max(1, chunk.total_compressed_size)
+                is_image = chunk.path_in_schema == f"{image}.bytes"
+                if is_image and size > max(UNPACKED_BYTES, UNPACKED_RATIO * packed):
+                    bomb = f"the images of a row group would unpack from {packed} to {size} bytes"
+                    raise FormatError(f"{path}: {bomb}; it looks like a decompression bomb, delete it")
+    return schema, image, counts
+
+
+def _image_column(path: Path, schema: Any) -> str:
+    types = pyarrow().types
+    structs = [field for field in schema if types.is_struct(field.type)]
+    found = [
+        str(field.name)
+        for field in structs
+        if any(part.name == "bytes" and _holds_bytes(part.type) for part in field.type)
+    ]
+    if "image" in found or len(found) == 1:
+        return "image" if "image" in found else found[0]
+    has = f"several image columns, {', '.join(found)}" if found else f"the columns {_columns(schema)}"
+    raise FormatError(
+        f"{path} has {has}; expected one image column, image: struct<bytes: binary, path: string>, as Hugging Face "
+        "datasets writes it"
+    )
+
+
+def _holds_bytes(kind: Any) -> bool:
+    types = pyarrow().types
+    if types.is_nested(kind):
+        return any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind))
+
+
+def _columns(schema: Any) -> str:
+    return ", ".join(f"{field.name} ({field.type})" for field in schema)[:300]
+
+
+def _images(path: Path, image: str, start: int) -> Iterator[Encoded]:
+    """Yield the image files of a Parquet file from row `start` on."""
+    with _opened(path) as file:
+        first = 0
+        for batch in file.iter_batches(BATCH_IMAGES, columns=[f"{image}.bytes"], use_threads=False):
+            (images,) = batch.column(0).flatten()
+            for row in range(max(first, start), first + len(images)):
+                data = images[row - first].as_py()
+                if data is None:
+                    raise FormatError(f"{path}: row {row} has no bytes in its column {image}; embed the images")
+                yield f"{path}: row {row}", data
+            first += len(images)
+
+
+def _headers(files: Iterator[Encoded]) -> Iterator[Header]:
+    for where, data in files:
         header = read_header(io.BytesIO(data), where)
         check_bytes(header, len(data))
         yield header
 
 
-def _image_names(table: Table, rows: range) -> list[str]:
-    """Return the paths in the image column, or numbers if a path is missing or two are equal."""
-    parts = [part.name for part in table.schema.field(table.image).type]
-    paths = table.column(f"{table.image}.path").to_pylist() if "path" in parts else []
-    if len(set(paths)) == len(rows) and all(isinstance(path, str) and path for path in paths):
-        return paths
-    return [f"{number:08d}" for number in rows]
-
-
-def _read_metadata(table: Table, rows: range, where: Path) -> tuple[Metadata, Labels | None, tuple[str, ...]]:
+def _read_metadata(table: Any, where: Path) -> tuple[Metadata, Labels | None, tuple[str, ...]]:
     """Return metadata, labels and label names; numbers keep their types, other columns are parsed as records."""
     arrays: dict[str, NDArray[Any]] = {}
-    rest: dict[str, Any] = {}
-    for name in table.others:
-        column = table.column(name)
-        array = None if name in LABEL_COLUMNS else _array(column)
-        if array is None:
-            rest[name] = column
-        else:
+    for name in table.column_names:
+        array = None if name in LABEL_COLUMNS else _array(table[name])
+        if array is not None:
             check_key(name, where)
             arrays[name] = array
-    metadata, labels, label_names = parse_records(_records(rest, rows), where)
+    rest = table.drop_columns(list(arrays))
+    batches = rest.to_batches(max_chunksize=BATCH_ROWS)
+    rows = (row for batch in batches for row in batch.to_pylist()) if rest.num_columns else iter(())
+    metadata, labels, label_names = parse_records(rows, where)
     found = {**metadata.columns, **arrays}
-    names = table.class_names("label") if "label" in rest else ()
+    names = _class_names(table.schema) if "label" in rest.column_names else ()
     if labels is not None and len(names) >= labels.shape[1]:
         labels = np.pad(labels, ((0, 0), (0, len(names) - labels.shape[1])))  # classes without images
         label_names = names
-    ordered = {name: found[name] for name in table.others if name in found}
+    ordered = {name: found[name] for name in table.column_names if name in found}
     return Metadata(ordered, metadata.attribute_names), labels, label_names
 
 
-def _records(columns: dict[str, Any], rows: range) -> Iterator[Record]:
-    for start in rows[::BATCH_ROWS]:
-        values = [column.slice(start, BATCH_ROWS).to_pylist() for column in columns.values()]
-        for row in range(len(rows[start : start + BATCH_ROWS])):
-            yield {name: column[row] for name, column in zip(columns, values, strict=True)}
+def _class_names(schema: Any) -> tuple[str, ...]:
+    """Return the class names of the column ``label`` if `datasets` has stored them in the schema."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features["label"]["names"]))
+    except (KeyError, TypeError, ValueError):
+        return ()
 
 
 def _array(column: Any) -> NDArray[Any] | None:
@@ -387,10 +314,8 @@ def _schema(pa: ModuleType, level: LevelImageSet) -> Any:
     metadata = level.metadata
     taken = sorted({"image", *LABEL_COLUMNS} & metadata.columns.keys())
     if taken:
-        raise FormatError(
-            f"{level.path} has a column {taken[0]}, a name that Parquet needs for the images or their labels; "
-            "export to another format"
-        )
+        use = "a name that Parquet needs for the images or their labels"
+        raise FormatError(f"{level.path} has a column {taken[0]}, {use}; export to another format")
     for name, column in metadata.columns.items():
         if name == "attributes" and metadata.attribute_names:
             kind = pa.struct({key: pa.int8() for key in metadata.attribute_names})

@@ -29,8 +29,7 @@ def shard_files(path: Path, ending: str) -> list[Path]:
         ending: of the files, with its dot.
 
     Raises:
-        FormatError: the path does not exist, the folder has no files of that ending or several sets, or a file of the
-            set is missing.
+        FormatError: there are no such files, a file of the set is missing, or one is not of the set.
     """
     if not path.is_dir():
         if not path.is_file():
@@ -39,34 +38,27 @@ def shard_files(path: Path, ending: str) -> list[Path]:
     files = sorted(one for one in path.iterdir() if one.name.endswith(ending) and not one.name.startswith("."))
     if not files:
         raise FormatError(f"{path} holds no files ending in {ending}; give their folder, or one of them")
-    if len(files) == 1 and "-of-" not in files[0].name:
-        return files
     matches = {one: NUMBERED.fullmatch(one.name.removesuffix(ending)) for one in files}
-    if not any(matches.values()):
+    numbered = [match for match in matches.values() if match]
+    if not numbered or (len(files) == 1 and not numbered[0]["count"]):
         return files
-    sets = sorted({match["name"] if match else one.name for one, match in matches.items()})
-    if len(sets) > 1:
-        raise FormatError(f"{path} holds several sets ({', '.join(sets)}); give a file, or a folder of one set alone")
-    return _by_number(path, {one: match for one, match in matches.items() if match}, ending)
+    name, count = numbered[0]["name"], numbered[0]["count"]
+    numbers = [one["number"] for one in numbered if (one["name"], one["count"]) == (name, count)]
+    digits, present = min(map(len, numbers)), {int(number) for number in numbers}
+    expected = range(int(count)) if count else range(min(present), max(present) + 1)
 
+    def file_of(number: int) -> Path:
+        return path / f"{name}{number:0{digits}d}{f'-of-{count}' if count else ''}{ending}"
 
-def _by_number(folder: Path, matches: dict[Path, re.Match[str]], ending: str) -> list[Path]:
-    """Return the files of one set in the order of their numbers, and raise if one is missing."""
-    numbers = {int(match["number"]): one for one, match in matches.items()}
-    counts = {match["count"] for match in matches.values()}
-    if len(numbers) < len(matches) or len(counts) > 1:
-        raise FormatError(f"{folder} holds files of different numberings; give a folder of one set alone")
-    count = counts.pop()
-    expected = range(int(count)) if count else range(min(numbers), max(numbers) + 1)
-    for number in expected:
-        if number not in numbers:
-            like = next(iter(matches.values()))
-            digits = f"{number:0{len(like['number'])}d}"
-            missing = f"{like['name']}{digits}{f'-of-{count}' if count else ''}{ending}"
-            raise FormatError(f"{folder} lacks {missing}; get or make it again, or number the files without a gap")
-    if len(numbers) > len(expected):
-        raise FormatError(f"{folder} holds {len(numbers)} files of a set of {count}; remove those of another set")
-    return [numbers[number] for number in expected]
+    for one, match in matches.items():
+        if not match or int(match["number"]) not in expected or one != file_of(int(match["number"])):
+            like = file_of(expected[0]).name
+            raise FormatError(f"{path} holds {one.name}, which is not of the set of {like}; give a folder of one set")
+    missing = next((number for number in expected if number not in present), None)
+    if missing is not None:
+        name = file_of(missing).name
+        raise FormatError(f"{path} lacks {name}; get or make it again, or number the files without a gap")
+    return [file_of(number) for number in expected]
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format  # type: ignore[import-untyped]
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
@@ -44,39 +44,29 @@ def frame(payload: bytes) -> bytes:
     return b"".join((length, struct.pack("<I", masked_crc(length)), payload, struct.pack("<I", masked_crc(payload))))
 
 
-def _example_class() -> Any:
-    """Return the message class of ``tf.train.Example``, as far as images need it.
+EXAMPLE_PROTO = """
+name: "example.proto" package: "example" syntax: "proto3"
+message_type { name: "BytesList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
+message_type { name: "Int64List" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 } }
+message_type { name: "Feature" field { name: "bytes_list" number: 1 type: TYPE_MESSAGE type_name: "BytesList" }
+                               field { name: "int64_list" number: 3 type: TYPE_MESSAGE type_name: "Int64List" } }
+message_type { name: "Entry" field { name: "key" number: 1 type: TYPE_BYTES }
+                             field { name: "value" number: 2 type: TYPE_MESSAGE type_name: "Feature" } }
+message_type { name: "Features" field { name: "entry" number: 1 label: LABEL_REPEATED type: TYPE_MESSAGE
+                                        type_name: "Entry" } }
+message_type { name: "Example" field { name: "features" number: 1 type: TYPE_MESSAGE type_name: "Features" } }
+"""
+"""``tf.train.Example``, as far as images need it: Feature has a third kind of list, of floats.
 
-    The features are a list of entries in place of TensorFlow's map. Both have the same encoding, but the order of a
-    list is fixed, and so are the bytes of a file.
+The features are a list of entries in place of TensorFlow's map. Both have the same encoding, but a list has an order,
+and so the bytes of a file are always the same.
 
-    Source: https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/example/feature.proto
-    """
-    kinds = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="example", syntax="proto3")
+Source: https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/example/feature.proto
+"""
 
-    def message(name: str, **fields: tuple[int, bool, int | str]) -> None:
-        declared = file.message_type.add(name=name)
-        for field, (number, repeated, kind) in fields.items():
-            label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
-            made = declared.field.add(name=field, number=number, label=label)
-            if isinstance(kind, str):
-                made.type, made.type_name = kinds.TYPE_MESSAGE, f".example.{kind}"
-            else:
-                made.type = kind
-
-    message("BytesList", value=(1, True, kinds.TYPE_BYTES))
-    message("Int64List", value=(1, True, kinds.TYPE_INT64))
-    message("Feature", bytes_list=(1, False, "BytesList"), int64_list=(3, False, "Int64List"))
-    message("Entry", key=(1, False, kinds.TYPE_BYTES), value=(2, False, "Feature"))
-    message("Features", entry=(1, True, "Entry"))
-    message("Example", features=(1, False, "Features"))
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("example.Example"))
-
-
-EXAMPLE = _example_class()
+POOL = descriptor_pool.DescriptorPool()
+POOL.Add(text_format.Parse(EXAMPLE_PROTO, descriptor_pb2.FileDescriptorProto()))
+EXAMPLE = message_factory.GetMessageClass(POOL.FindMessageTypeByName("example.Example"))
 
 
 def encode_example(pixels: Pixels) -> bytes:

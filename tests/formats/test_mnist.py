@@ -21,12 +21,10 @@ def idx(values: np.ndarray) -> bytes:
     return bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
 
 
-def write(
-    folder: Path, images: bytes, labels: bytes, names: str = "{}-{}-idx{}-ubyte", packed: bool = False, split="train"
-) -> Path:
+def write(folder: Path, images: bytes, labels: bytes, names: str = "{}-{}-idx{}-ubyte", packed: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for what, axes, data in (("images", 3, images), ("labels", 1, labels)):
-        path = folder / names.format(split, what, axes)
+        path = folder / names.format("train", what, axes)
         if packed:
             path.with_name(path.name + ".gz").write_bytes(gzip.compress(data, mtime=0))
         else:
@@ -59,13 +57,6 @@ def test_start(packed: bool, start: int, tmp_path: Path) -> None:
     found = mnist.read(write(tmp_path, idx(IMAGES), idx(CLASSES), packed=packed))
     expected = [(one.name, one.pixels.tobytes()) for one in found.images()][start:]
     assert [(one.name, one.pixels.tobytes()) for one in found.images(start)] == expected
-
-
-def test_test_set(tmp_path: Path) -> None:
-    write(tmp_path, idx(IMAGES), idx(CLASSES))
-    write(tmp_path, idx(IMAGES[:3]), idx(CLASSES[:3]), split="t10k")
-    assert mnist.read(tmp_path).count == COUNT
-    assert mnist.read(tmp_path, mnist.TEST).count == 3
 
 
 def fails(folder: Path, *parts: str) -> None:
@@ -150,21 +141,3 @@ def test_missing(tmp_path: Path) -> None:
     fails(tmp_path / "nowhere", "is not a folder")
     (write(tmp_path, idx(IMAGES), idx(CLASSES)) / "train-labels-idx1-ubyte").unlink()
     fails(tmp_path, "lacks train-labels-idx1-ubyte", "it has train-images-idx3-ubyte")
-
-
-def test_rgb(tmp_path: Path) -> None:
-    """Three digits an image, drawn one image after the other as the ProGAN authors' tool does."""
-    path = write(tmp_path, idx(IMAGES), idx(CLASSES))
-    found = mnist.read_mnist_rgb(path, count=50)
-    images = list(found.images())
-    assert (found.count, found.resolution, found.channels, found.labels, len(images)) == (50, 32, 3, None, 50)
-    rng = np.random.RandomState(123)
-    for number, image in enumerate(images):
-        rows = rng.randint(COUNT, size=3)
-        np.testing.assert_array_equal(image.pixels, np.pad(IMAGES[rows], ((0, 0), (2, 2), (2, 2))))
-        assert image.name == f"{number:07d}/{rows[0]}-{rows[1]}-{rows[2]}"
-    assert [one.name for one in found.images(48)] == [one.name for one in images[48:]]
-    assert mnist.read_mnist_rgb(path).count == 1_000_000
-    assert next(mnist.read_mnist_rgb(path, seed=5).images()).name != images[0].name
-    with pytest.raises(FormatError, match="is not a folder"):
-        mnist.read_mnist_rgb(tmp_path / "nowhere")

@@ -202,7 +202,7 @@ def test_bad_tables(columns: dict[str, Any], said: str, tmp_path: Path) -> None:
 def test_cut_short(share: float, tmp_path: Path) -> None:
     path = table(tmp_path / "in.parquet", noise(9, 16))
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    assert "is not readable Parquet, damaged or cut short" in refused(path)
+    assert "is not readable Parquet, or damaged" in refused(path)
 
 
 @pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
@@ -236,14 +236,17 @@ def test_images_that_unpack_to_far_more(tmp_path: Path, monkeypatch: pytest.Monk
     path = tmp_path / "in.parquet"
     pq.write_table(pa.table({"image": rows}), path, compression="zstd", use_dictionary=False)
     assert path.stat().st_size < 2**14
-    assert "in.parquet: the images of row group 0 would unpack from" in refused(path)
+    assert "in.parquet: the images of a row group would unpack from" in refused(path)
 
 
 @pytest.mark.parametrize(
     ("names", "said"),
     [
         (["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"], "in lacks train-00001-of-00003.parquet"),
-        (["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"], "in holds several sets (test-, train-)"),
+        (
+            ["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"],
+            "in holds train-00000-of-00001.parquet, which is not of the set of test-00000-of-00001.parquet",
+        ),
     ],
 )
 def test_files_that_are_no_set(names: list[str], said: str, tmp_path: Path) -> None:

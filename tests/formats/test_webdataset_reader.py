@@ -236,13 +236,13 @@ def test_no_tar(tmp_path: Path) -> None:
     ("names", "said"),
     [
         (["a-00.tar", "a-02.tar"], "in lacks a-01.tar; get or make it again"),
-        (["a-00.tar", "b-00.tar"], "in holds several sets (a-, b-); give a file, or a folder of one set alone"),
-        (["a-00.tar", "other.tar"], "in holds several sets (a-, other.tar)"),
-        (["a-0.tar", "a-00.tar"], "in holds files of different numberings"),
+        (["a-00.tar", "b-00.tar"], "in holds b-00.tar, which is not of the set of a-00.tar; give a folder of one set"),
+        (["a-00.tar", "other.tar"], "in holds other.tar, which is not of the set of a-00.tar"),
+        (["a-0.tar", "a-00.tar"], "in holds a-00.tar, which is not of the set of a-0.tar"),
         (["a-0-of-3.tar", "a-2-of-3.tar"], "in lacks a-1-of-3.tar"),
         (["a-0-of-2.tar"], "in lacks a-1-of-2.tar"),
-        (["a-0-of-1.tar", "a-1-of-1.tar"], "in holds 2 files of a set of 1"),
-        (["a-0-of-2.tar", "a-1-of-3.tar"], "in holds files of different numberings"),
+        (["a-0-of-1.tar", "a-1-of-1.tar"], "in holds a-1-of-1.tar, which is not of the set of a-0-of-1.tar"),
+        (["a-0-of-2.tar", "a-1-of-3.tar"], "in holds a-1-of-3.tar, which is not of the set of a-0-of-2.tar"),
     ],
 )
 def test_shards_that_are_no_set(names: list[str], said: str, tmp_path: Path) -> None:
