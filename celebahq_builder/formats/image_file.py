@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import re
 import warnings
@@ -10,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -28,13 +29,10 @@ SIDE_MAX_PX = 8192
 THREADS = 4
 """Images that are decoded at the same time; Pillow's decoders release Python's lock."""
 
-TO_RGB = (
-    "mogrify -colorspace sRGB -background white -alpha remove -alpha off -type TrueColor -depth 8 "
-    "-define png:color-type=2 -quality 100 FILE"
-)
+OPAQUE = "-background white -alpha remove -alpha off"
+TO_RGB = f"mogrify -colorspace sRGB {OPAQUE} -type TrueColor -depth 8 -define png:color-type=2 -quality 100 FILE"
 TO_GREY = (
-    "mogrify -background white -alpha remove -alpha off -type Grayscale -depth 8 -define png:color-type=0 "
-    "-define png:bit-depth=8 -quality 100 FILE"
+    f"mogrify {OPAQUE} -type Grayscale -depth 8 -define png:color-type=0 -define png:bit-depth=8 -quality 100 FILE"
 )
 """Commands of ImageMagick, of any version, that convert an image in place."""
 
@@ -57,13 +55,11 @@ class EncodedImages:
     """An `ImageSet` of encoded image files, which are decoded while they are read."""
 
     names: Sequence[str]
-    """Name of each image, used where the metadata has no column ``file``."""
+    """Name of each image, used if the metadata has no column ``file``."""
     read: Callable[[range], Iterator[Encoded]]
     """Yields image files by their numbers."""
     resolution: int
-    """Side length in px."""
     channels: int
-    """3, or 1 if all images are grey."""
     resized: bool
     """Whether images are cropped and resized to the resolution."""
     metadata: Metadata = field(default_factory=Metadata)
@@ -82,15 +78,12 @@ class EncodedImages:
             FormatError: an image cannot be read or decoded, or was changed since the data set was opened.
         """
         names, numbers = self.metadata.columns.get("file", self.names), range(start, self.count)
-        for number, pixels in zip(numbers, self._decoded(self.read(numbers)), strict=True):
+        for number, pixels in zip(numbers, self._decode(self.read(numbers)), strict=True):
             yield NamedImage(pixels, str(names[number]))
 
-    def _decoded(self, files: Iterator[Encoded]) -> Iterator[Pixels]:
-        return parallel.run_threads(self._decode, files, workers=THREADS)
-
-    def _decode(self, file: Encoded) -> Pixels:
-        where, data = file
-        return decode(data, where, self.resolution, self.channels, self.resized)
+    def _decode(self, files: Iterator[Encoded]) -> Iterator[Pixels]:
+        one = functools.partial(decode, resolution=self.resolution, channels=self.channels, resized=self.resized)
+        return parallel.run_threads(one, files, workers=THREADS)
 
 
 @dataclass(frozen=True)
@@ -101,7 +94,7 @@ class RandomAccessImages(EncodedImages):
 
     def pixels(self, numbers: Sequence[int]) -> Iterator[Pixels]:
         """Yield images uint8 [C, R, R] by their numbers, in the given order; errors are those of `images`."""
-        yield from self._decoded(self.read(numbers))
+        yield from self._decode(self.read(numbers))
 
 
 # --- Headers
@@ -118,7 +111,7 @@ class Header:
     channels: int
 
 
-def read_header(file: Path | BinaryIO, where: str) -> Header:
+def read_header(file: Path | IO[bytes], where: str) -> Header:
     """Return the header of an image file.
 
     Raises:
@@ -140,9 +133,8 @@ def _damage_reported(where: str) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         numbers = [f"{int(number):,}" for number in re.findall(r"\d+", str(error))]  # only its text has them
         found, allowed = numbers if len(numbers) == 2 else ("too many", "as many as Pillow allows")
-        raise FormatError(
-            f"{where} is too large to be read: {found} px, expected at most {allowed}; reduce or remove it"
-        ) from None
+        reason = f"{found} px, expected at most {allowed}"
+        raise FormatError(f"{where} is too large to be read: {reason}; reduce or remove it") from None
     except DAMAGE as error:
         raise FormatError(f"{where} cannot be read: {error}; replace or remove it") from None
 
@@ -150,18 +142,12 @@ def _damage_reported(where: str) -> Iterator[None]:
 def check_bytes(header: Header, size_bytes: int) -> None:
     """Raise for a file that is much larger than its image can be.
 
-    Args:
-        header: of the file.
-        size_bytes: size of the file, unpacked.
-
     Raises:
         FormatError: the file has more than 16 bytes per pixel, and 1 MiB.
     """
     if size_bytes > 2**20 + 16 * header.width * header.height:
-        raise FormatError(
-            f"{header.where} has {size_bytes} bytes for {header.width} x {header.height} px; it looks like a "
-            "decompression bomb, delete it"
-        )
+        size = f"{size_bytes} bytes for {header.width} x {header.height} px"
+        raise FormatError(f"{header.where} has {size}; it looks like a decompression bomb, delete it")
 
 
 def _check_kind(image: Image.Image, where: str) -> Header:
@@ -245,12 +231,11 @@ def _best_side(sides: Counter[int], remaining: Iterator[Header]) -> int:
 # --- Pixels
 
 
-def decode(data: bytes, where: str, resolution: int, channels: int, resized: bool) -> Pixels:
+def decode(file: Encoded, resolution: int, channels: int, resized: bool) -> Pixels:
     """Return an image as stored, uint8 [C, R, R]; the EXIF orientation is not applied.
 
     Args:
-        data: image file.
-        where: location of the file, for error messages.
+        file: the image file.
         resolution: R.
         channels: C; a grey image is repeated if C is 3.
         resized: crop the largest square in the middle, and resize it to R with Pillow's Lanczos filter, as StyleGAN's
@@ -259,6 +244,7 @@ def decode(data: bytes, where: str, resolution: int, channels: int, resized: boo
     Raises:
         FormatError: the file cannot be decoded, or no longer has the size and channels of its header.
     """
+    where, data = file
     with _damage_reported(where), Image.open(io.BytesIO(data)) as image:
         header = _check_kind(image, where)
         original = image.convert("RGB" if channels == 3 else "L")

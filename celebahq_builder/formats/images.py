@@ -159,13 +159,11 @@ def _read_metadata(folder: Path, present: set[str], names: list[str]) -> Iterato
                 record = json.loads(line)
                 name = record.pop("file_name")
             except (ValueError, KeyError, TypeError, AttributeError):
-                raise FormatError(
-                    f"{path}:{number} is not a JSON object with a file_name; correct or delete the file"
-                ) from None
+                fault = "is not a JSON object with a file_name; correct or delete the file"
+                raise FormatError(f"{path}:{number} {fault}") from None
             if not isinstance(name, str):
-                raise FormatError(
-                    f"{path}:{number}: the file_name is {name!r}, expected a string; correct or delete the file"
-                )
+                fault = f"the file_name is {name!r}, expected a string; correct or delete the file"
+                raise FormatError(f"{path}:{number}: {fault}")
             names.append(check_name(name, path))
             yield record
     missing = next((name for name in names if name not in present), None)

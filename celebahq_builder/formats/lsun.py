@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakValueDictionary
 
 from celebahq_builder.errors import FormatError
@@ -29,18 +28,15 @@ REMEDY = (
 )
 
 
-class Entries(Protocol):
-    """Encoded images with names."""
+@dataclass(frozen=True)
+class Entries:
+    """Encoded images with names, in a database or a folder."""
 
-    @property
-    def count(self) -> int:
-        """Number of entries."""
-
-    def read(self) -> Iterator[tuple[str, bytes]]:
-        """Yield name and contents of each entry."""
-
-    def has(self, name: str) -> bool:
-        """Return whether there is an entry of this name."""
+    count: int
+    read: Callable[[], Iterator[tuple[str, bytes]]]
+    """Yields name and contents of each entry."""
+    has: Callable[[str], bool]
+    """Returns whether there is an entry of this name."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ def read(path: Path, resize: int = RESOLUTION, *, skip: Collection[str] = ()) ->
     if not path.exists():
         raise FormatError(f"{path} does not exist; {expected}")
     is_database = path.is_file() or (path / "data.mdb").is_file()
-    entries: Entries = DatabaseEntries(path) if is_database else FolderEntries(path)
+    entries = _database_entries(path) if is_database else _folder_entries(path)
     left_out = frozenset(skip)
     unknown = next((name for name in left_out if not entries.has(name)), None)
     if unknown is not None:
@@ -100,74 +96,58 @@ def read(path: Path, resize: int = RESOLUTION, *, skip: Collection[str] = ()) ->
     return Lsun(entries, path, resize, count, left_out)
 
 
-_OPEN: WeakValueDictionary[str, Any] = WeakValueDictionary()
-"""Open environments of LMDB by path; a process may open each only once, so its readers share them."""
+def _folder_entries(path: Path) -> Entries:
+    names = list_images(path)
+
+    def read_all() -> Iterator[tuple[str, bytes]]:
+        for name in names:
+            try:
+                yield name, (path / name).read_bytes()
+            except OSError as error:
+                raise FormatError(f"{path / name} cannot be read: {error.strerror}") from None
+
+    return Entries(len(names), read_all, names.__contains__)
 
 
-class DatabaseEntries:
-    """The entries of an LMDB in the order of their keys; memory does not depend on their number.
+_OPEN: WeakValueDictionary[Path, Any] = WeakValueDictionary()
+"""Open environments of LMDB; a process may open each only once, so its readers share them."""
+
+
+def _database_entries(path: Path) -> Entries:
+    """Return the entries of an LMDB in the order of their keys; memory does not depend on their number.
 
     It is opened for reading without its lock file, so that it can be on a read-only disk; no other process may write
     to it. A database that is cut short is refused: LMDB would end the process at the first missing page.
-
-    Raises:
-        FormatError: it is not an LMDB, or damaged, or the package ``lmdb`` is not installed.
     """
+    try:
+        import lmdb
+    except ImportError:
+        raise FormatError("an LMDB needs a package of its own: pip install 'celebahq-builder[lsun]'") from None
+    try:
+        options = {"readonly": True, "create": False, "lock": False, "readahead": False}
+        database = _OPEN.get(path.resolve()) or lmdb.open(str(path), subdir=path.is_dir(), **options)
+        _OPEN[path.resolve()] = database
+        info, stat = database.info(), database.stat()
+    except lmdb.Error as error:
+        raise FormatError(f"{path} is not a readable LMDB: {error}; {REMEDY}") from None
+    needed = (info["last_pgno"] + 1) * stat["psize"]
+    size = (path / "data.mdb" if path.is_dir() else path).stat().st_size
+    if size < needed:
+        raise FormatError(f"{path} is cut short: it needs {needed} bytes and has {size}; {REMEDY}")
 
-    def __init__(self, path: Path) -> None:
+    def read_all() -> Iterator[tuple[str, bytes]]:
         try:
-            import lmdb
-        except ImportError:
-            raise FormatError("an LMDB needs a package of its own: pip install 'celebahq-builder[lsun]'") from None
-        self.path, self.lmdb = path, lmdb
-        key = os.fspath(path.resolve())
-        try:
-            self.environment = _OPEN.get(key) or lmdb.open(
-                str(path), subdir=path.is_dir(), readonly=True, create=False, lock=False, readahead=False
-            )
-            _OPEN[key] = self.environment
-            info, stat = self.environment.info(), self.environment.stat()
-        except lmdb.Error as error:
-            raise FormatError(f"{path} is not a readable LMDB: {error}; {REMEDY}") from None
-        needed = (info["last_pgno"] + 1) * stat["psize"]
-        size = (path / "data.mdb" if path.is_dir() else path).stat().st_size
-        if size < needed:
-            raise FormatError(f"{path} is cut short: it needs {needed} bytes and has {size}; {REMEDY}")
-        self.count = int(stat["entries"])
-
-    def read(self) -> Iterator[tuple[str, bytes]]:
-        """Yield key and value of each entry."""
-        try:
-            with self.environment.begin() as transaction, transaction.cursor() as cursor:
+            with database.begin() as transaction, transaction.cursor() as cursor:
                 for key, value in cursor:
                     yield key.decode("utf-8", "backslashreplace"), value
-        except self.lmdb.Error as error:
-            raise FormatError(f"{self.path} is damaged: {error}; {REMEDY}") from None
+        except lmdb.Error as error:
+            raise FormatError(f"{path} is damaged: {error}; {REMEDY}") from None
 
-    def has(self, name: str) -> bool:
-        """Return whether there is an entry with this key."""
-        with self.environment.begin() as transaction:
+    def has(name: str) -> bool:
+        with database.begin() as transaction:
             return bool(name) and transaction.get(name.encode()) is not None
 
-
-class FolderEntries:
-    """The images below a folder, in the order of the parts of their paths."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.names = path, list_images(path)
-        self.count = len(self.names)
-
-    def read(self) -> Iterator[tuple[str, bytes]]:
-        """Yield path and contents of each image."""
-        for name in self.names:
-            try:
-                yield name, (self.path / name).read_bytes()
-            except OSError as error:
-                raise FormatError(f"{self.path / name} cannot be read: {error.strerror}") from None
-
-    def has(self, name: str) -> bool:
-        """Return whether there is an image of this path below the folder."""
-        return name in self.names
+    return Entries(int(stat["entries"]), read_all, has)
 
 
 FORMAT = Format("lsun", read, names=("data.mdb",), options=frozenset({"resize", "skip"}))

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
@@ -35,9 +35,10 @@ from celebahq_builder.storage import Staging, read_json, write_json
 log = logging.getLogger(__name__)
 
 TABLE = "dataset.json"
+"""Table of labels."""
 
 TABLE_BYTES = 256 * 2**20
-"""Maximum size of the table of labels."""
+"""Maximum size of that table."""
 
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
 """Errors of zipfile for damage, unknown compression, and passwords."""
@@ -109,7 +110,7 @@ def _damage_reported(path: Path, name: str) -> Iterator[None]:
 def _header(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Header:
     check_name(entry.filename, path)
     with _damage_reported(path, entry.filename), archive.open(entry) as file:
-        header = read_header(cast(BinaryIO, file), f"{path}: {entry.filename}")
+        header = read_header(file, f"{path}: {entry.filename}")
     check_bytes(header, entry.file_size)
     return header
 
@@ -129,10 +130,8 @@ def _read_labels(path: Path, archive: zipfile.ZipFile, names: list[str]) -> Labe
             return None
         labels = {posixpath.normpath(str(name)): label for name, label in values}
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise FormatError(
-            f"{where} is not a table of labels; expected labels: null, or a list of a name and a label for each image: "
-            f"make the zip again, or remove {TABLE} from it"
-        ) from None
+        expected = "labels: null, or a list of a name and a label for each image"
+        raise FormatError(f"{where} is not a table of labels; expected {expected}: correct or remove it") from None
     missing = next((name for name in names if name not in labels), None)
     if missing is not None:
         raise FormatError(f"{where} has no label for {missing}; add it, or set labels to null")

@@ -28,12 +28,11 @@ from celebahq_builder.storage import Staging, write_atomic
 
 # --- Records
 
-HEADER_BYTES = 12
-FOOTER_BYTES = 4
+HEADER_BYTES, FOOTER_BYTES = 12, 4
 
 
 def masked_crc(data: bytes) -> int:
-    """Return the CRC-32C of some bytes in the form that TFRecord stores, rotated and with a constant added."""
+    """Return the CRC-32C of some bytes as TFRecord stores it: rotated, and with a constant added."""
     crc = int(google_crc32c.value(data))
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -92,8 +91,8 @@ def decode_example(payload: bytes) -> Pixels:
     except DecodeError:
         raise ValueError("it is not an Example") from None
     if not {b"shape", b"data"} <= features.keys():
-        names = ", ".join(sorted(key.decode("utf-8", "backslashreplace") for key in features))
-        raise ValueError(f"it has {f'the features {names}' if names else 'no features'}, expected shape and data")
+        names = ", ".join(sorted(key.decode("utf-8", "backslashreplace") for key in features)) or "none"
+        raise ValueError(f"it has the features {names}, expected shape and data")
     shape, data = list(features[b"shape"].int64_list.value), features[b"data"].bytes_list.value
     if len(shape) != 3 or min(shape) < 0 or len(data) != 1:
         raise ValueError(f"its shape is {shape} with {len(data)} values of data, expected C, H, W and one")
@@ -105,8 +104,6 @@ def decode_example(payload: bytes) -> Pixels:
 # --- Import
 
 REMEDY = "get or make it again"
-
-GZIP = b"\x1f\x8b"
 
 OTHER_KIND = (
     "its CRCs are right, so this is a TFRecord file of another kind than those of ProGAN and StyleGAN, which have the "
@@ -142,25 +139,23 @@ class TFRecordFile:
         with self.path.open("rb") as file:
             for number in range(start, self.count):
                 pixels = _read_image(self.path, file, number, int(self.offsets[number]))
-                if pixels.shape != (self.channels, self.resolution, self.resolution):
-                    raise FormatError(
-                        f"{self.path}: record {number} is an image of {list(pixels.shape)}, the first of "
-                        f"{[self.channels, self.resolution, self.resolution]}; {REMEDY}"
-                    )
+                shape = (self.channels, self.resolution, self.resolution)
+                if pixels.shape != shape:
+                    sizes = f"an image of {list(pixels.shape)}, the first of {list(shape)}"
+                    raise FormatError(f"{self.path}: record {number} is {sizes}; {REMEDY}")
                 yield NamedImage(pixels, f"{number:08d}")
 
 
 def read(path: Path) -> TFRecordFile:
     """Open the largest level of a folder of TFRecord files, or a single file.
 
-    All levels down to 4x4 must exist with the same number of records; the pixels of the smaller ones are not read.
-
     Args:
-        path: folder of ``<name>-r02.tfrecords`` (4x4) ..., perhaps with ``<name>-rxx.labels``; or a file.
+        path: folder of ``<name>-r02.tfrecords`` (4x4) ..., perhaps with ``<name>-rxx.labels``; or a file. All levels
+            must have the same number of records; the pixels of the smaller ones are not read.
 
     Raises:
-        FormatError: a file does not exist, is cut short, or has another number of records than the largest level; the
-            first record is not a square image with a side that is a power of two; the labels are of other images.
+        FormatError: a level is missing, or cut short; the first record is not a square image with a side that is a
+            power of two; the numbers of records and labels differ.
     """
     files = shard_files(path, ".tfrecords")
     largest = files[-1]
@@ -172,16 +167,13 @@ def read(path: Path) -> TFRecordFile:
         shape = _read_image(largest, file, 0, 0).shape
     side, prefix = shape[2], re.sub(r"-r\d\d\.tfrecords$", "", largest.name)
     if shape[0] not in (1, 3) or shape[1] != side or side & (side - 1) or not side:
-        raise FormatError(
-            f"{largest}: its images are {list(shape)}, expected [3 or 1, r, r], r a power of two: export them as "
-            "images, and import these with `resize`"
-        )
+        expected = "[3 or 1, r, r], r a power of two: export them as images, and import these with `resize`"
+        raise FormatError(f"{largest}: its images are {list(shape)}, expected {expected}")
     top = side.bit_length() - 1
     if path.is_dir() and [one.name for one in files] != [f"{prefix}-r{k:02d}.tfrecords" for k in range(2, top + 1)]:
-        raise FormatError(
-            f"{path} holds {files[0].name} to {largest.name}, whose images are {side}x{side}; expected the levels "
-            f"-r02.tfrecords to -r{top:02d}.tfrecords: {REMEDY}, or give the file {largest.name} alone"
-        )
+        found = f"{files[0].name} to {largest.name}, whose images are {side}x{side}"
+        expected = f"-r02.tfrecords to -r{top:02d}.tfrecords"
+        raise FormatError(f"{path} holds {found}; expected {expected}: {REMEDY}, or give {largest.name} alone")
     for one in files[:-1]:
         if (other := len(_record_offsets(one)) - 1) != count:
             raise FormatError(f"{one} holds {other} records, {largest.name} {count}; {REMEDY}")
@@ -212,12 +204,10 @@ def _read_length(path: Path, file: BinaryIO, number: int) -> int:
         raise FormatError(f"{path} is cut short: record {number} has no length; {REMEDY}")
     length, crc = struct.unpack("<QI", header)
     if crc != masked_crc(header[:8]):
-        if number == 0 and header.startswith(GZIP):
+        if number == 0 and header.startswith(b"\x1f\x8b"):
             raise FormatError(f"{path} is compressed by gzip; unpack it first: gzip -dc {path.name} > NEW.tfrecords")
-        what = "" if number else ", or is not a TFRecord file"
-        raise FormatError(
-            f"{path}: the CRC of the length of record {number} is wrong; the file is damaged{what}, {REMEDY}"
-        )
+        fault = f"the CRC of the length of record {number} is wrong; the file is damaged"
+        raise FormatError(f"{path}: {fault}{'' if number else ', or is not a TFRecord file'}, {REMEDY}")
     if length > RECORD_MAX_BYTES:
         raise FormatError(f"{path}: record {number} is {length} bytes long, expected an image; {REMEDY}")
     return int(length)
@@ -241,6 +231,7 @@ SMALLEST_PX = 4
 """The programs that read these files want all levels down to 4x4, and none below."""
 
 ORDER_SEED = 123
+"""Of shuffled images, as in the ProGAN authors' tool."""
 
 
 @dataclass(frozen=True)
@@ -259,8 +250,7 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
     """Write ``<name>-r02.tfrecords`` (4x4) to ``<name>-r10.tfrecords`` (1024x1024), and ``<name>-rxx.labels``.
 
     All records of a level have the same length, so that each worker knows where to write its own. An interrupted
-    export is resumed by parts of 32 images: the file ``done`` has a line for each part that is on the disk. The images
-    are in the order of the HDF5 file, or shuffled as by the ProGAN authors' tool.
+    export is resumed by parts of 32 images: the file ``done`` has a line for each part that is on the disk.
 
     Source: the data set tools of tkarras/progressive_growing_of_gans and NVlabs/stylegan.
 
@@ -316,16 +306,11 @@ def _finished_parts(level: LevelImageSet, prefix: Path, stage: Staging) -> set[i
     for r in _sides(level.resolution):
         size = level.count * len(frame(encode_example(np.zeros((level.channels, r, r), np.uint8))))
         with path_of(prefix, r).open("ab") as file:
-            _reserve(file.fileno(), size)
+            if hasattr(os, "posix_fallocate"):  # a full disk is noticed before the work, not after it
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
     return set()
-
-
-def _reserve(file: int, size_bytes: int) -> None:
-    """Allocate space now if the system can: a full disk is then noticed before the work, not after it."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, size_bytes)
-    else:
-        os.truncate(file, size_bytes)
 
 
 def _write_records(job: _Job) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, BinaryIO, NamedTuple
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.format import ExportJob, Format, Option
@@ -49,12 +49,15 @@ COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "
 
 
 class Member(NamedTuple):
-    """A file in a tar, and the place of its contents."""
+    """A file in a tar."""
 
     name: str
     """Relative path with ``/`` between folders."""
     offset: int
+    """Start of its contents in the tar, in bytes."""
     size_bytes: int
+    file: IO[bytes]
+    """Its contents, which can be read until the next member is asked for."""
 
 
 def members(path: Path) -> Iterator[Member]:
@@ -72,48 +75,48 @@ def members(path: Path) -> Iterator[Member]:
             raise FormatError(f"{path} is compressed by {compression}; unpack it to a plain tar first")
         size = file.seek(0, 2)
         file.seek(0)
-        yield from _members(path, file, size)
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                while (entry := tar.next()) is not None:
+                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                    if entry.isdir():
+                        continue
+                    name = check_name(entry.name.removeprefix("./"), path)
+                    contents = tar.extractfile(entry) if entry.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else None
+                    if contents is None:
+                        raise FormatError(f"{path}: {name} is not a plain file, but a link or the like; {REMEDY}")
+                    if entry.offset_data + entry.size > size:
+                        raise FormatError(f"{path} is cut short: {name} ends after the file; {REMEDY}")
+                    if not name.rpartition("/")[2].startswith("."):
+                        yield Member(name, entry.offset_data, entry.size, contents)
+                end = tar.offset
+        except (tarfile.TarError, EOFError, ValueError) as error:
+            raise FormatError(f"{path} is not a readable tar, or cut short: {error}; {REMEDY}") from None
+        file.seek(end)
+        ending = file.read(2 * BLOCK_BYTES)
+        if any(ending[:BLOCK_BYTES]):
+            raise FormatError(f"{path} is damaged: at byte {end} there is no valid member; {REMEDY}")
+        if len(ending) < 2 * BLOCK_BYTES:
+            raise FormatError(f"{path} is cut short: it lacks the blocks of zeros at the end of a tar; {REMEDY}")
+        while ending:
+            if any(ending):
+                raise FormatError(f"{path} continues after its end, as joined archives do; separate them")
+            ending = file.read(1 << 20)
 
 
-def _members(path: Path, file: BinaryIO, size: int) -> Iterator[Member]:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            while (entry := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-                if entry.isdir():
-                    continue
-                name = check_name(entry.name.removeprefix("./"), path)
-                if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-                    raise FormatError(f"{path}: {name} is not a plain file, but a link or the like; {REMEDY}")
-                if entry.offset_data + entry.size > size:
-                    raise FormatError(f"{path} is cut short: {name} ends after the file; {REMEDY}")
-                if not name.rpartition("/")[2].startswith("."):
-                    yield Member(name, entry.offset_data, entry.size)
-            end = tar.offset
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise FormatError(f"{path} is not a readable tar, or cut short: {error}; {REMEDY}") from None
-    file.seek(end)
-    ending = file.read(2 * BLOCK_BYTES)
-    if any(ending[:BLOCK_BYTES]):
-        raise FormatError(f"{path} is damaged: at byte {end} there is no valid member; {REMEDY}")
-    if len(ending) < 2 * BLOCK_BYTES:
-        raise FormatError(f"{path} is cut short: it lacks the blocks of zeros at the end of a tar; {REMEDY}")
-    while ending:
-        if any(ending):
-            raise FormatError(f"{path} continues after its end, as joined archives do; separate them")
-        ending = file.read(1 << 20)
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error.strerror}") from None
 
 
 # --- Import
 
-PARTS = ("image", "json", "cls")
-"""The members of a sample that are read: an image, its metadata, and its class number."""
-
 RECORD_MAX_BYTES = 2**24
 """Maximum size of a ``.json`` or ``.cls`` member."""
-
-HEADER_BYTES = 2**16
-"""Beginning of an image file that usually contains its header."""
 
 
 def read(path: Path, resize: int | None = None) -> EncodedImages:
@@ -168,24 +171,11 @@ class _Images:
             with _opened(shard) as file:
                 for number in group:
                     offset, size = self.facts[6 * number + 1 : 6 * number + 3]
-                    yield f"{shard}: {self.names[number]}", _contents(shard, file, offset, size)
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    try:
-        with path.open("rb") as file:
-            yield file
-    except OSError as error:
-        raise FormatError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _contents(path: Path, file: BinaryIO, offset: int, size_bytes: int) -> bytes:
-    file.seek(offset)
-    data = file.read(size_bytes)
-    if len(data) < size_bytes:
-        raise FormatError(f"{path} was changed while it was read; run the same command again")
-    return data
+                    file.seek(offset)
+                    data = file.read(size)
+                    if len(data) < size:
+                        raise FormatError(f"{shard} was changed while it was read; run the same command again")
+                    yield f"{shard}: {self.names[number]}", data
 
 
 def _scan(path: Path, images: _Images) -> Iterator[Record]:
@@ -193,11 +183,31 @@ def _scan(path: Path, images: _Images) -> Iterator[Record]:
     others: Counter[str] = Counter()
     for number, shard in enumerate(images.shards):
         first = len(images.names)
-        with _opened(shard) as file:
-            for sample in _samples(shard, others):
-                image = sample["image"]
-                images.add(number, image, _read_header(shard, file, image))
-                yield _read_record(shard, file, sample)
+        for key, group in itertools.groupby(members(shard), _key):
+            if key is None:
+                others["no ending"] += len(list(group))
+                continue
+            parts: dict[str, bytes] = {}
+            found = len(images.names)
+            for member in group:
+                where, ending = f"{shard}: {member.name}", member.name.removeprefix(key).lower()
+                if ending in IMAGE_SUFFIXES:
+                    header = read_header(member.file, where)
+                    check_bytes(header, member.size_bytes)
+                    images.add(number, member, header)
+                elif ending in parts:
+                    raise FormatError(f"{where} occurs twice in sample {key}; remove one of them")
+                elif ending not in (".json", ".cls"):
+                    others[ending] += 1
+                elif member.size_bytes > RECORD_MAX_BYTES:
+                    size = f"{member.size_bytes} bytes, expected at most {RECORD_MAX_BYTES}"
+                    raise FormatError(f"{where} has {size}; remove it")
+                else:
+                    parts[ending] = member.file.read()
+            if len(images.names) != found + 1:
+                has = f"the images {', '.join(images.names[found:])}" if images.names[found:] else "no image"
+                raise FormatError(f"{shard}: sample {key} has {has}; expected one, as {key}.png: make the shard again")
+            yield _parse_record(f"{shard}: {images.names[-1]}", parts)
         name, times = max(Counter(images.names[first:]).items(), key=lambda item: item[1], default=("", 1))
         if times > 1:
             raise FormatError(f"{shard} holds {times} images named {name}; make it again")
@@ -208,70 +218,29 @@ def _scan(path: Path, images: _Images) -> Iterator[Record]:
         raise FormatError(f"{path} holds no images; expected members ending in {', '.join(IMAGE_SUFFIXES)}")
 
 
-def _samples(shard: Path, others: Counter[str]) -> Iterator[dict[str, Member]]:
-    """Yield the parts of each sample: successive members with the same path up to the first dot of the file name."""
-    for key, group in itertools.groupby(members(shard), _key):
-        if key is None:
-            others["no ending"] += len(list(group))
-            continue
-        sample: dict[str, Member] = {}
-        for member in group:
-            ending = member.name.removeprefix(key).lower()
-            part = "image" if ending in IMAGE_SUFFIXES else ending.removeprefix(".")
-            if part not in PARTS:
-                others[ending] += 1
-            elif part in sample:
-                raise FormatError(
-                    f"{shard}: sample {key} has both {sample[part].name} and {member.name}; remove one of them"
-                )
-            elif part != "image" and member.size_bytes > RECORD_MAX_BYTES:
-                size = f"{member.size_bytes} bytes, expected at most {RECORD_MAX_BYTES}"
-                raise FormatError(f"{shard}: {member.name} has {size}; remove it")
-            else:
-                sample[part] = member
-        if "image" not in sample:
-            raise FormatError(
-                f"{shard}: sample {key} has no image; expected {key}.png or the like beside its other members: make "
-                "the shard again"
-            )
-        yield sample
-
-
 def _key(member: Member) -> str | None:
+    """Return the path up to the first dot of the file name, which successive members of a sample share."""
     folder, slash, file = member.name.rpartition("/")
     return folder + slash + file.partition(".")[0] if "." in file else None
 
 
-def _read_header(shard: Path, file: BinaryIO, image: Member) -> Header:
-    where = f"{shard}: {image.name}"
+def _parse_record(where: str, parts: dict[str, bytes]) -> Record:
+    """Return the contents of ``.json``, and the label from ``.cls``."""
     try:
-        beginning = _contents(shard, file, image.offset, min(image.size_bytes, HEADER_BYTES))
-        header = read_header(io.BytesIO(beginning), where)
-    except FormatError:
-        if image.size_bytes <= HEADER_BYTES:
-            raise
-        header = read_header(io.BytesIO(_contents(shard, file, image.offset, image.size_bytes)), where)
-    check_bytes(header, image.size_bytes)
-    return header
-
-
-def _read_record(shard: Path, file: BinaryIO, sample: dict[str, Member]) -> Record:
-    image = f"{shard}: {sample['image'].name}"
-    text, number = (_contents(shard, file, *sample[part][1:]) if part in sample else None for part in PARTS[1:])
-    try:
-        record = json.loads(text or b"{}")
+        record = json.loads(parts.get(".json", b"{}"))
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
-        raise FormatError(f"{image} (.json) is not a JSON object; correct or remove it")
+        raise FormatError(f"{where} (.json) is not a JSON object; correct or remove it")
+    number = parts.get(".cls")
     if number is not None:
         try:
             value = int(number)
         except ValueError:
-            raise FormatError(f"{image} (.cls) is {number[:20]!r}, expected a class number; correct it") from None
+            raise FormatError(f"{where} (.cls) is {number[:20]!r}, expected a class number; correct it") from None
         if record.setdefault("label", value) != value:
             found = f"is {value}, the label in its .json {record['label']}"
-            raise FormatError(f"{image} (.cls) {found}; correct one of them")
+            raise FormatError(f"{where} (.cls) {found}; correct one of them")
     return record
 
 

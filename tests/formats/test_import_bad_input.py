@@ -526,7 +526,7 @@ def test_tfrecord_labels_of_other_images(labels: Any, records: Path) -> None:
 @pytest.mark.parametrize(
     ("payload", "said"),
     [
-        (b"", "record 0 is not an image: it has no features"),
+        (b"", "record 0 is not an image: it has the features none"),
         (b"\x0a\xff\xff\xff\xff\x0f", "record 0 is not an image: it is not an Example"),
         (b"\xff" * 11, "record 0 is not an image: it is not an Example"),
         (b"\x0b", "record 0 is not an image: it is not an Example"),

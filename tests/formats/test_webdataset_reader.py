@@ -144,10 +144,11 @@ PNG = coded(noise(1, 8)[0])
 @pytest.mark.parametrize(
     ("members", "said"),
     [
-        ([("a.txt", b"")], "sample a has no image; expected a.png or the like"),
+        ([("a.txt", b"")], "sample a has no image; expected one, as a.png: make the shard again"),
         ([("a.png", PNG), ("b.json", b"{}"), ("c.png", PNG)], "sample b has no image"),
-        ([("a.png", PNG), ("a.jpg", PNG)], "sample a has both a.png and a.jpg; remove one of them"),
+        ([("a.png", PNG), ("a.jpg", PNG)], "sample a has the images a.png, a.jpg; expected one"),
         ([("a.png", PNG), ("b.png", PNG), ("a.png", PNG)], "holds 2 images named a.png"),
+        ([("a.png", PNG), ("a.json", b"{}"), ("a.json", b"{}")], "a.json occurs twice in sample a"),
         ([("a.png", PNG), ("a.json", b"[1]")], "a.png (.json) is not a JSON object"),
         ([("a.png", PNG), ("a.json", b"{")], "a.png (.json) is not a JSON object"),
         ([("a.png", PNG), ("a.json", b"[" * 100_000)], "a.png (.json) is not a JSON object"),
