@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from celebahq_builder.errors import FormatError
+from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.formats.format import ExportJob, Option
-from celebahq_builder.formats.registry import format_to_write
+from celebahq_builder.formats.registry import formats
 from celebahq_builder.hdf5.labels import labels_file
 from celebahq_builder.hdf5.level_images import LevelImageSet
 from celebahq_builder.imaging.image_io import PNG_LEVEL
@@ -54,7 +53,10 @@ def export(source: Path, out: Path, settings: ExportSettings, workers: int) -> i
         FormatError: the source is damaged or has no such level; the target exists or cannot be written.
         DiskFull: no space is left; nothing remains of the target.
     """
-    chosen = format_to_write(settings.to)
+    written = {name: one for name, one in formats().items() if one.write}
+    if settings.to not in written:
+        raise RecipeError(f"`to` {settings.to} does not exist; expected one of {', '.join(written)}")
+    chosen = written[settings.to]
     values = {option: getattr(settings, option) for option in OPTIONS}
     chosen.check_options([option for option, value in values.items() if value is not None and value is not False])
     with LevelImageSet(source, settings.resolution) as level:
@@ -86,15 +88,11 @@ def export(source: Path, out: Path, settings: ExportSettings, workers: int) -> i
             raise FormatError(f"`out` {out} does not end in {suffix}, as {settings.to} requires; name it {out}{suffix}")
         assert chosen.write is not None
         with staging(out, plan) as stage:
-            _run(chosen.write(job, stage), settings.to, level.count)
+            steps = chosen.write(job, stage)
+            progress = Progress(settings.to, level.count, next(steps), unit="image", judged=False)
+            try:
+                for images in steps:
+                    progress.advance(images)
+            finally:
+                progress.close()
         return level.count
-
-
-def _run(steps: Iterator[int], what: str, count: int) -> None:
-    """Run a writer and show its progress."""
-    progress = Progress(what, count, next(steps), unit="image", judged=False)
-    try:
-        for images in steps:
-            progress.advance(images)
-    finally:
-        progress.close()

@@ -50,25 +50,19 @@ Writer = Callable[[ExportJob, Staging], Iterator[int]]
 
 @dataclass(frozen=True)
 class Format:
-    """A data set format: how it is recognised, read and written.
-
-    Each module of this package that `registry.MODULES` names has one, called ``FORMAT``.
-    """
+    """A data set format: how it is recognised, read and written."""
 
     name: str
-    """Name for users."""
     read: Callable[..., ImageSet]
     """Called with a path, and with those of the options ``resize`` and ``skip`` that are given."""
     write: Writer | None = None
     """None for formats that are only read."""
-
     names: tuple[str, ...] = ()
     """Patterns (`fnmatch`) for the name of a file of this format, or of an entry of a folder of this format."""
     recognise: Callable[[Path], bool] | None = None
     """Recognises a file or folder by more than names."""
     beside_images: bool = True
     """Whether a folder that also holds image files can be of this format."""
-
     options: frozenset[Option] = frozenset()
     """Options of `read` and `write`."""
     target_suffix: str = ""
@@ -101,11 +95,7 @@ class Format:
         return self.read(path, **given)
 
     def check_options(self, given: Collection[Option]) -> None:
-        """Raise for options that the format does not have.
-
-        Raises:
-            RecipeError: names the first of them.
-        """
+        """Raise RecipeError for options that the format does not have."""
         for option in given:
             if option not in self.options:
                 raise RecipeError(f"`{option}` has no effect on {self.name}; leave it out")

@@ -111,14 +111,24 @@ class Header:
     channels: int
 
 
-def read_header(file: Path | IO[bytes], where: str) -> Header:
+def read_header(file: Path | IO[bytes], where: str, size_bytes: int = 0) -> Header:
     """Return the header of an image file.
 
+    Args:
+        file: the image file, of which only the beginning is read.
+        where: its location for error messages.
+        size_bytes: its size, if it is part of a file that may be compressed.
+
     Raises:
-        FormatError: it is not an image, or neither 8-bit RGB nor 8-bit grey.
+        FormatError: it is not an image, or neither 8-bit RGB nor 8-bit grey; its size is more than 16 bytes per pixel
+            and 1 MiB.
     """
     with _damage_reported(where), warnings.catch_warnings(action="ignore"), Image.open(file) as image:
-        return _check_kind(image, where)
+        header = _check_kind(image, where)
+    if size_bytes > 2**20 + 16 * header.width * header.height:
+        size = f"{size_bytes} bytes for {header.width} x {header.height} px"
+        raise FormatError(f"{where} has {size}; it looks like a decompression bomb, delete it")
+    return header
 
 
 @contextlib.contextmanager
@@ -137,17 +147,6 @@ def _damage_reported(where: str) -> Iterator[None]:
         raise FormatError(f"{where} is too large to be read: {reason}; reduce or remove it") from None
     except DAMAGE as error:
         raise FormatError(f"{where} cannot be read: {error}; replace or remove it") from None
-
-
-def check_bytes(header: Header, size_bytes: int) -> None:
-    """Raise for a file that is much larger than its image can be.
-
-    Raises:
-        FormatError: the file has more than 16 bytes per pixel, and 1 MiB.
-    """
-    if size_bytes > 2**20 + 16 * header.width * header.height:
-        size = f"{size_bytes} bytes for {header.width} x {header.height} px"
-        raise FormatError(f"{header.where} has {size}; it looks like a decompression bomb, delete it")
 
 
 def _check_kind(image: Image.Image, where: str) -> Header:

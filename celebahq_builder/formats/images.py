@@ -56,9 +56,8 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
         left = [number for number in part if not (stage.data / names[number]).exists()]
         if left:
             some = range(left[0], part.stop)  # written in order, so the existing files are the first ones
-            png_level = export.png_level
             some_names = names[some.start : some.stop]
-            jobs.append(_Job(export.source, level.resolution, stage.data, some, some_names, png_level))
+            jobs.append(_Job(export.source, level.resolution, stage.data, some, some_names, export.png_level))
     yield from parallel.run(_write_images, jobs, workers=export.workers)
     _write_metadata(level, names, stage.data)
 
@@ -91,17 +90,16 @@ def _write_metadata(level: LevelImageSet, names: list[str], folder: Path) -> Non
 def read(path: Path, resize: int | None = None) -> RandomAccessImages:
     """Open a folder of square images of one size, at any depth.
 
-    The order is that of ``metadata.jsonl`` if the folder has one, else that of the paths. An image's name is the file
-    in the metadata from which it was made, or else its own path. Other files are counted in the log; hidden files and
-    linked folders are ignored.
+    The order is that of ``metadata.jsonl`` if the folder has one, else that of the paths. Other files are counted in
+    the log; hidden files and linked folders are ignored.
 
     Args:
         path: the folder.
         resize: side length in px to which images are cropped and resized; see `image_file.decode`.
 
     Raises:
-        FormatError: there is no folder, or no image; an image is not 8-bit RGB or grey, or does not have the size of
-            the others, a power of two; ``metadata.jsonl`` does not describe these files.
+        FormatError: there is no image; ``metadata.jsonl`` does not describe these files; or as `image_file.read_header`
+            and `image_file.common_size` do.
     """
     if not path.is_dir():
         raise FormatError(f"{path} is not a folder; give a folder of images")
@@ -178,8 +176,7 @@ def _read_metadata(folder: Path, present: set[str], names: list[str]) -> Iterato
 
 
 def _holds_images(path: Path) -> bool:
-    names = (name for _, _, files in os.walk(path) for name in files)
-    return any(name.lower().endswith(IMAGE_SUFFIXES) for name in names)
+    return any(name.lower().endswith(IMAGE_SUFFIXES) for _, _, files in os.walk(path) for name in files)
 
 
 FORMAT = Format("images", read, write, recognise=_holds_images, options=frozenset({"resize", "png_level"}))

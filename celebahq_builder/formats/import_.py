@@ -111,10 +111,9 @@ class _Import:
         for number, image in zip(numbers, self.source.images(start), strict=False):
             recorded = self.hashes[number]
             if recorded and sha256(image.pixels.tobytes()) != recorded:
-                raise FormatError(
-                    f"{self.path}: the SHA-256 of {image.name}, image {number}, is not that of its metadata; restore "
-                    "the image, or remove sha256 from the metadata if the change is intended"
-                )
+                fault = f"the SHA-256 of {image.name}, image {number}, is not that of its metadata"
+                remedy = "restore the image, or remove sha256 from the metadata if the change is intended"
+                raise FormatError(f"{self.path}: {fault}; {remedy}")
             yield image
 
 

@@ -23,9 +23,7 @@ RESOLUTION = 256
 PIXELS_MAX = 100_000_000
 """Larger images are not decoded."""
 
-REMEDY = (
-    "LSUN's categories are downloaded with https://github.com/fyu/lsun, and unzipped to bedroom_train_lmdb and such"
-)
+REMEDY = "download LSUN's categories with https://github.com/fyu/lsun, and unzip them to bedroom_train_lmdb and such"
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,8 @@ class Lsun:
             try:
                 image, _ = open_rgb(data, PIXELS_MAX, "this reader")
             except Rejection as rejection:
-                raise FormatError(
-                    f"{self.path}: entry {name} is not an image: {rejection}; repair it, or leave it out with `skip`"
-                ) from None
+                fault = f"entry {name} is not an image: {rejection}"
+                raise FormatError(f"{self.path}: {fault}; repair it, or leave it out with `skip`") from None
             yield NamedImage(to_pixels(middle_square(image, self.resolution)), name)
 
 

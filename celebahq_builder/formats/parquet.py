@@ -19,22 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.formats import image_file
 from celebahq_builder.formats.format import ExportJob, Format, Option
-from celebahq_builder.formats.image_file import (
-    Encoded,
-    EncodedImages,
-    Header,
-    check_bytes,
-    common_size,
-    read_header,
-)
-from celebahq_builder.formats.records import (
-    class_numbers,
-    file_names,
-    has_own_labels,
-    image_records,
-    parse_records,
-)
+from celebahq_builder.formats.image_file import Encoded, EncodedImages
+from celebahq_builder.formats.records import class_numbers, file_names, has_own_labels, image_records, parse_records
 from celebahq_builder.formats.shards import Shard, shard_files, write_shards
 from celebahq_builder.hdf5.level_images import LevelImageSet
 from celebahq_builder.hdf5.metadata import Metadata, check_key
@@ -88,8 +76,8 @@ def read(path: Path, resize: int | None = None) -> EncodedImages:
         resize: side length in px to which images are cropped and resized; see `image_file.decode`.
 
     Raises:
-        FormatError: a file is missing, damaged, or has other columns than the rest; a row has no image; the images are
-            not square images of one size; HDF5 cannot store the labels or a column; pyarrow is not installed.
+        FormatError: a file is missing, damaged, or has other columns than the rest; a row has no image; HDF5 cannot
+            store a column; pyarrow is not installed; or as `image_file.read_header` and `image_file.common_size` do.
 
     Source: https://huggingface.co/docs/datasets/about_dataset_features#image-feature
     """
@@ -116,11 +104,12 @@ def read(path: Path, resize: int | None = None) -> EncodedImages:
         with _opened(file) as opened:
             tables.append(opened.read(columns=[*others, *paths], use_threads=False))
     table = pyarrow().concat_tables(tables)
-    names = table[image].combine_chunks().field("path").to_pylist() if paths else []
+    names = table[image].flatten()[0].to_pylist() if paths else []
     if len(set(names)) < len(rows) or not all(isinstance(name, str) and name for name in names):
         names = [f"{number:08d}" for number in rows]
     metadata, labels, label_names = _read_metadata(table.select(others), path)
-    resolution, channels = common_size(_headers(read_files(rows)), resize)
+    headers = (image_file.read_header(io.BytesIO(data), where, len(data)) for where, data in read_files(rows))
+    resolution, channels = image_file.common_size(headers, resize)
     return EncodedImages(names, read_files, resolution, channels, resize is not None, metadata, labels, label_names)
 
 
@@ -201,13 +190,6 @@ def _images(path: Path, image: str, start: int) -> Iterator[Encoded]:
                     raise FormatError(f"{path}: row {row} has no bytes in its column {image}; embed the images")
                 yield f"{path}: row {row}", data
             first += len(images)
-
-
-def _headers(files: Iterator[Encoded]) -> Iterator[Header]:
-    for where, data in files:
-        header = read_header(io.BytesIO(data), where)
-        check_bytes(header, len(data))
-        yield header
 
 
 def _read_metadata(table: Any, where: Path) -> tuple[Metadata, Labels | None, tuple[str, ...]]:
@@ -292,13 +274,8 @@ def _write_shard(shard: Shard) -> None:
         schema = _schema(pa, level)
         group = max(1, min(GROUP_IMAGES, GROUP_BYTES // (level.channels * level.resolution**2)))
         records = image_records(level, shard.numbers)
-        with pa.parquet.ParquetWriter(
-            file,
-            schema,
-            compression="none",  # PNG is compressed
-            use_dictionary=False,
-            write_page_checksum=True,
-        ) as table:
+        how = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}  # PNG is compressed
+        with pa.parquet.ParquetWriter(file, schema, **how) as table:
             for start in range(0, len(records), group):
                 rows = []
                 for at, pixels in enumerate(level.pixels(shard.numbers[start : start + group]), start):

@@ -31,10 +31,8 @@ def check_name(name: str, where: Path) -> str:
         FormatError: it is empty, absolute, leads out of its folder, or is not possible in every file system.
     """
     if not _is_relative_path(name):
-        raise FormatError(
-            f"{where}: the image name {name[:80]!r} is not a relative path within a folder; rename it, or remove it "
-            "from the file"
-        )
+        fault = f"the image name {name[:80]!r} is not a relative path within a folder"
+        raise FormatError(f"{where}: {fault}; rename the image, or remove it from the file")
     return name
 
 
@@ -47,9 +45,8 @@ def _is_relative_path(name: str) -> bool:
 def file_names(level: LevelImageSet, where: Path, without: str = "") -> list[str]:
     """Return a file name without ending for each image, unique also if upper and lower case are the same.
 
-    These are the ids, or else the names of the source files. If there are neither, if two are equal, or if one cannot
-    be the name of a file in a folder, all images are numbered as by StyleGAN's tool (``img00000000``), and the log
-    says why.
+    These are the ids, or else the names of the source files. If there are neither, or one cannot be used, all images
+    are numbered as by StyleGAN's tool (``img00000000``), and the log says why.
 
     Args:
         level: the images.
@@ -118,10 +115,8 @@ def parse_labels(values: Sequence[object], where: Path) -> Labels:
     except (ValueError, TypeError, OverflowError):
         labels = np.zeros(0, np.float32)
     if labels.ndim != 2 or not labels.size or not np.isfinite(labels).all():
-        raise FormatError(
-            f"{where}: the labels are neither one class number (0, 1, ...) per image nor one list of numbers of one "
-            "length; correct or remove them"
-        )
+        expected = "one class number (0, 1, ...) per image nor one list of numbers of one length"
+        raise FormatError(f"{where}: the labels are neither {expected}; correct or remove them")
     return labels
 
 
@@ -166,8 +161,7 @@ def parse_records(records: Iterable[Record], where: Path) -> tuple[Metadata, Lab
         where: file for error messages.
 
     Raises:
-        FormatError: the labels are neither class numbers nor lists of numbers, or `metadata.from_records` refuses the
-            other values.
+        FormatError: the labels are not those of `parse_labels`, or `metadata.from_records` refuses the other values.
     """
     classes: list[Any] = []
     values: list[Any] = []
@@ -175,9 +169,8 @@ def parse_records(records: Iterable[Record], where: Path) -> tuple[Metadata, Lab
 
     def without_labels() -> Iterator[Record]:
         for record in records:
-            classes.append(record.pop("label", None))
-            values.append(record.pop("labels", None))
-            class_names.append(record.pop("label_name", None))
+            for column, key in ((classes, "label"), (values, "labels"), (class_names, "label_name")):
+                column.append(record.pop(key, None))
             yield record
 
     metadata = from_records(without_labels(), where)

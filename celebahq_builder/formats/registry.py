@@ -28,7 +28,7 @@ def formats() -> dict[str, Format]:
 
 
 def reader_of(name: str) -> Callable[[Path, int | None, Collection[str]], ImageSet]:
-    """Return the reader of a format: `Format.open`, a function of path, `resize` and `skip`.
+    """Return `Format.open` of a format, a function of path, `resize` and `skip`.
 
     Raises:
         RecipeError: no format has this name.
@@ -38,22 +38,10 @@ def reader_of(name: str) -> Callable[[Path, int | None, Collection[str]], ImageS
     return formats()[name].open
 
 
-def format_to_write(name: str) -> Format:
-    """Return a format that has a writer.
-
-    Raises:
-        RecipeError: no such format has this name.
-    """
-    written = {one.name: one for one in formats().values() if one.write}
-    if name not in written:
-        raise RecipeError(f"`to` {name} does not exist; expected one of {', '.join(written)}")
-    return written[name]
-
-
 def recognise(path: Path, remedy: str = "give a folder of images, or its `format`") -> str:
     """Return the name of the format that a file or folder has.
 
-    File names that are certain decide first, then the contents, then other file names.
+    Names that are certain decide first, then the contents, then other names.
 
     Args:
         path: file or folder.
@@ -71,13 +59,8 @@ def recognise(path: Path, remedy: str = "give a folder of images, or its `format
         found = next(iter(certain), None) or next(by_contents, None) or next(iter(by_name), None)
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror}") from None
-    if found is None and _is_empty(path):
-        raise FormatError(f"{path} is empty; {remedy}")
     if found is None:
-        raise FormatError(f"{path} is of no known format ({', '.join(formats())}); {remedy}")
+        filled = any(files for _, _, files in os.walk(path)) if path.is_dir() else path.stat().st_size
+        what = f"of no known format ({', '.join(formats())})" if filled else "empty"
+        raise FormatError(f"{path} is {what}; {remedy}")
     return found.name
-
-
-def _is_empty(path: Path) -> bool:
-    """Return whether a file has no bytes, or a folder no files at any depth."""
-    return not any(files for _, _, files in os.walk(path)) if path.is_dir() else path.stat().st_size == 0

@@ -17,17 +17,10 @@ from typing import BinaryIO
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
+from celebahq_builder.formats import image_file
 from celebahq_builder.formats.format import ExportJob, Format, Option
-from celebahq_builder.formats.image_file import (
-    Encoded,
-    Header,
-    RandomAccessImages,
-    check_bytes,
-    common_size,
-    read_header,
-)
+from celebahq_builder.formats.image_file import Encoded, Header, RandomAccessImages
 from celebahq_builder.formats.records import check_name, class_numbers, parse_labels
-from celebahq_builder.hdf5.level_images import LevelImageSet
 from celebahq_builder.image_set import IMAGE_SUFFIXES, Labels
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.storage import Staging, read_json, write_json
@@ -57,9 +50,8 @@ def read(path: Path, resize: int | None = None) -> RandomAccessImages:
         resize: side length in px to which images are cropped and resized; see `image_file.decode`.
 
     Raises:
-        FormatError: it is not a zip, or is cut short; there are no images, or names that lead out of a folder; an
-            entry would unpack to far more bytes than its image needs; an image is not 8-bit RGB or grey, or does not
-            have the size of the others, a power of two; ``dataset.json`` is not a table of these images.
+        FormatError: it is not a zip, or damaged; a name leads out of a folder; ``dataset.json`` is not a table of these
+            images; or as `image_file.read_header` and `image_file.common_size` do.
     """
     try:
         archive = zipfile.ZipFile(path)
@@ -67,14 +59,6 @@ def read(path: Path, resize: int | None = None) -> RandomAccessImages:
         raise FormatError(f"{path} does not exist") from None
     except DAMAGE as error:
         raise FormatError(f"{path} is not a readable zip, or cut short: {error}; get or make it again") from None
-    try:
-        return _read(path, archive, resize)
-    except BaseException:
-        archive.close()
-        raise
-
-
-def _read(path: Path, archive: zipfile.ZipFile, resize: int | None) -> RandomAccessImages:
     files = [entry for entry in archive.infolist() if not entry.is_dir()]
     found = (entry for entry in files if entry.filename.lower().endswith(IMAGE_SUFFIXES))
     entries = sorted(found, key=lambda entry: entry.filename)
@@ -87,7 +71,7 @@ def _read(path: Path, archive: zipfile.ZipFile, resize: int | None) -> RandomAcc
     others = [entry.filename for entry in files if entry.filename not in known]
     if others:
         log.info("%s: ignored %d entries that are not images, the first is %s", path, len(others), others[0])
-    resolution, channels = common_size((_header(path, archive, entry) for entry in entries), resize)
+    resolution, channels = image_file.common_size((_header(path, archive, entry) for entry in entries), resize)
     labels = _read_labels(path, archive, names)
 
     def read_files(numbers: Sequence[int]) -> Iterator[Encoded]:
@@ -108,11 +92,9 @@ def _damage_reported(path: Path, name: str) -> Iterator[None]:
 
 
 def _header(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Header:
-    check_name(entry.filename, path)
-    with _damage_reported(path, entry.filename), archive.open(entry) as file:
-        header = read_header(file, f"{path}: {entry.filename}")
-    check_bytes(header, entry.file_size)
-    return header
+    name = check_name(entry.filename, path)
+    with _damage_reported(path, name), archive.open(entry) as file:
+        return image_file.read_header(file, f"{path}: {name}", entry.file_size)
 
 
 def _read_labels(path: Path, archive: zipfile.ZipFile, names: list[str]) -> Labels | None:
@@ -171,7 +153,7 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
                     _checkpoint(archive, file, stage, done)
                     archive = zipfile.ZipFile(file, "a")
                 yield 1
-            _add(archive, TABLE, _labels_json(export.level))
+            _add(archive, TABLE, _labels_json(export.level.labels))
             archive.close()
         except BaseException:
             archive.fp = None  # or its __del__ would write the directory, for instance to a full disk
@@ -196,11 +178,11 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     archive.writestr(entry, data)
 
 
-def _labels_json(level: LevelImageSet) -> bytes:
+def _labels_json(labels: Labels | None) -> bytes:
     values = None
-    if level.labels is not None:
-        classes = class_numbers(level.labels)
-        plain = (level.labels if classes is None else classes).tolist()
+    if labels is not None:
+        classes = class_numbers(labels)
+        plain = (labels if classes is None else classes).tolist()
         values = [[entry_name(number), label] for number, label in enumerate(plain)]
     return json.dumps({"labels": values}).encode()
 

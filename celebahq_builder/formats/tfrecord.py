@@ -264,9 +264,7 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
     prefix = stage.data / export.name
     order: range | list[int] = range(count)
     if export.shuffle:
-        shuffled = np.arange(count)
-        np.random.RandomState(ORDER_SEED).shuffle(shuffled)
-        order = shuffled.tolist()
+        order = np.random.RandomState(ORDER_SEED).permutation(count).tolist()
     done = _finished_parts(level, prefix, stage)
     parts = export.parts()
     yield sum(len(part) for part in parts if part.start in done)

@@ -20,15 +20,9 @@ from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.formats import image_file
 from celebahq_builder.formats.format import ExportJob, Format, Option
-from celebahq_builder.formats.image_file import (
-    Encoded,
-    EncodedImages,
-    Header,
-    check_bytes,
-    common_size,
-    read_header,
-)
+from celebahq_builder.formats.image_file import Encoded, EncodedImages, Header
 from celebahq_builder.formats.records import check_name, file_names, image_records, parse_records
 from celebahq_builder.formats.shards import Shard, shard_files, write_shards
 from celebahq_builder.hdf5.metadata import Record
@@ -122,24 +116,25 @@ RECORD_MAX_BYTES = 2**24
 def read(path: Path, resize: int | None = None) -> EncodedImages:
     """Open shards of square images of one size: of each sample the image, its ``.json`` and its ``.cls``.
 
-    The order is that of the shards' numbers, and of the samples in them. Nothing is unpacked to the disk. An image's
-    name is the file in the metadata from which it was made, or else that of its member, after the name of its shard if
-    several shards have equal names. The log counts members of other kinds.
+    The order is that of the shards' numbers, and of the samples in them. Nothing is unpacked to the disk. Images of
+    equal names in several shards get the names of their shards before theirs. The log counts members of other kinds.
 
     Args:
         path: folder of the shards, plain tar archives, or one of them.
         resize: side length in px to which images are cropped and resized; see `image_file.decode`.
 
     Raises:
-        FormatError: a shard is missing or damaged (see `members`); a sample has no image, several, or the name of
-            another sample in its shard; an image is not 8-bit RGB or grey, or does not have the size of the others, a
-            power of two; a ``.json`` is not an object, a ``.cls`` not a number.
+        FormatError: a shard is missing, or damaged (see `members`); a sample has not one image, or the name of another
+            one in its shard; a ``.json`` is not an object, a ``.cls`` not a number; or as `image_file.read_header` and
+            `image_file.common_size` do.
 
     Source: https://github.com/webdataset/webdataset#the-webdataset-format
     """
     images = _Images(shard_files(path, ".tar"), [], array("q"))
     metadata, labels, label_names = parse_records(_scan(path, images), path)
-    resolution, channels = common_size((images.header(number) for number in range(len(images.names))), resize)
+    resolution, channels = image_file.common_size(
+        (images.header(number) for number in range(len(images.names))), resize
+    )
     names = images.names
     if len(set(names)) < len(names):
         names = [f"{images.shard(number).stem}/{name}" for number, name in enumerate(names)]
@@ -192,9 +187,7 @@ def _scan(path: Path, images: _Images) -> Iterator[Record]:
             for member in group:
                 where, ending = f"{shard}: {member.name}", member.name.removeprefix(key).lower()
                 if ending in IMAGE_SUFFIXES:
-                    header = read_header(member.file, where)
-                    check_bytes(header, member.size_bytes)
-                    images.add(number, member, header)
+                    images.add(number, member, image_file.read_header(member.file, where, member.size_bytes))
                 elif ending in parts:
                     raise FormatError(f"{where} occurs twice in sample {key}; remove one of them")
                 elif ending not in (".json", ".cls"):
