@@ -1,4 +1,4 @@
-"""An export that is killed after some images: ``python -m tests.formats.killed_export FILE OUT FORMAT WORKERS N``."""
+"""Export that kills itself after some images: ``python -m tests.formats.killed_export FILE OUT FORMAT WORKERS N``."""
 
 import os
 import signal
@@ -12,16 +12,16 @@ from celebahq_builder.formats.registry import formats
 from celebahq_builder.progress import Progress
 
 SHARD = 16
-"""Images of a shard, small enough that there are several."""
+"""Images per shard, so that there are several shards."""
 
 
 def small_shards(to: str) -> ExportSettings:
-    """Settings of an export to a format, in small shards if it has any."""
+    """Return settings for an export, with small shards if the format has shards."""
     return ExportSettings(to, shard=SHARD if "shard" in formats()[to].options else None)
 
 
 class Deadly(Progress):
-    """Kills the process once as many images are done as it was told."""
+    """Kills the process after a number of images."""
 
     def advance(self, photos: int, rejected: int = 0, failed: int = 0) -> None:
         super().advance(photos, rejected, failed)

@@ -1,4 +1,4 @@
-"""An import that is killed after some images: ``python -m tests.formats.killed_import PATH OUT WORKERS N``."""
+"""Import that kills itself after some images: ``python -m tests.formats.killed_import PATH OUT WORKERS N``."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from celebahq_builder.progress import Progress
 
 
 class Deadly(Progress):
-    """Kills the process once as many images are done as it was told."""
+    """Kills the process after a number of images."""
 
     def advance(self, photos: int, rejected: int = 0, failed: int = 0) -> None:
         super().advance(photos, rejected, failed)

@@ -1,4 +1,4 @@
-"""An export that is killed goes on where it was; one that cannot go on leaves nothing, and says why in one line."""
+"""Exports that are killed, interrupted, or fail."""
 
 import contextlib
 import json
@@ -48,10 +48,10 @@ def out(folder: Path, to: str) -> Path:
 
 
 @pytest.mark.parametrize(("to", "workers"), [*((to, 1) for to in FORMATS), ("webdataset", 2)])
-def test_killed_and_begun_again(
+def test_killed_and_resumed(
     to: str, workers: int, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """SIGKILL, in the middle of it; what comes of it is the same to the byte, and what was done is not done again."""
+    """After SIGKILL, the same command makes the same bytes, and does not repeat finished work."""
     caplog.set_level(logging.INFO)
     whole, target = out(tmp_path / "whole", to), out(tmp_path / "killed", to)
     export(source, whole, small_shards(to), workers=1)
@@ -71,8 +71,8 @@ def test_killed_and_begun_again(
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_what_is_done_is_not_done_again(to: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped by Ctrl-C at several points; no image is written twice but those of a part that was cut short."""
+def test_interrupted_and_resumed(to: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Ctrl-C at several points, only images of an unfinished part are written twice."""
     monkeypatch.setattr(stylegan_zip, "CHECKPOINT", 16)
     target = out(tmp_path, to)
     advanced: list[int] = []
@@ -99,9 +99,7 @@ def test_what_is_done_is_not_done_again(to: str, source: Path, tmp_path: Path, m
     assert tree(target) == tree(out(tmp_path / "whole", to))
 
 
-def test_images_that_are_there_are_not_made_again(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_existing_images_are_not_written_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     encode = images.encode_png
 
@@ -118,7 +116,7 @@ def test_images_that_are_there_are_not_made_again(
     assert len(made) == COUNT + 1
 
 
-def test_other_settings_do_not_go_on(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_settings_do_not_resume(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "_write_metadata", interrupted)
     with pytest.raises(KeyboardInterrupt):
         export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
@@ -142,7 +140,7 @@ def test_two_at_once(source: Path, tmp_path: Path) -> None:
         export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
 
 
-def test_something_else_is_in_the_way(source: Path, tmp_path: Path) -> None:
+def test_partial_folder_of_something_else(source: Path, tmp_path: Path) -> None:
     (tmp_path / "faces.partial").mkdir()
     (tmp_path / "faces.partial" / "mine").write_text("mine")
     with pytest.raises(CelebAHQError, match="is in the way and was not made by this command"):
@@ -150,14 +148,14 @@ def test_something_else_is_in_the_way(source: Path, tmp_path: Path) -> None:
     assert tree(tmp_path) == {"faces.partial/mine": b"mine"}
 
 
-# --- What cannot go on --------------------------------------------------------------------------------------------
+# --- Failures
 
 
 @contextlib.contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may grow beyond 8 kB: what a full disk does, at a place that is easily made.
+    """Let no file grow beyond 8 kB, which is similar to a full disk.
 
-    Only for as long as is needed: pytest's own output may go to a file.
+    The limit is short-lived, because pytest may write to a file.
     """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
@@ -179,7 +177,7 @@ def test_files_that_cannot_grow(to: str, source: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 kB."""
+    """Mount a disk of 256 kB."""
     place = tmp_path / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
@@ -198,7 +196,7 @@ def test_full_disk(to: str, workers: int, tmp_path: Path, small_disk: Path) -> N
 
 
 def test_full_disk_elsewhere(tmp_path: Path, small_disk: Path) -> None:
-    """Import and extract leave nothing, and start again."""
+    """Import and extract leave nothing."""
     large = described_file(tmp_path / "large.h5", noise(70, 64))
     full = "no space left to write .*; free some and run the same command again$"
     with pytest.raises(CelebAHQError, match=full):
@@ -211,7 +209,7 @@ def test_full_disk_elsewhere(tmp_path: Path, small_disk: Path) -> None:
 
 @pytest.mark.parametrize("to", FORMATS)
 def test_damaged_chunk(to: str, tmp_path: Path) -> None:
-    """Of the block that is read at once, the image is named."""
+    """The error names the image within the block that is read."""
     path = described_file(tmp_path / "faces.h5", noise(COUNT, 16))
     damage(path, 16, 60)
     with pytest.raises(CelebAHQError, match=r"faces\.h5: image 60 of data16x16 cannot be read"):
@@ -230,7 +228,7 @@ def test_target_exists(to: str, source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("to", "workers"), [*((to, 1) for to in FORMATS), ("stylegan-zip", 2)])
 def test_damaged_image(to: str, workers: int, tmp_path: Path) -> None:
-    """An image that is not the one that was written does not go out under its name."""
+    """An image that is not the one that was written is not exported."""
     path = described_file(tmp_path / "faces.h5", noise(COUNT, 16))
     with h5py.File(path, "r+") as file:
         file["data16x16"][60, 1, 2, 3] ^= 1
@@ -241,8 +239,8 @@ def test_damaged_image(to: str, workers: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../a", "/etc/a", "a/../../b", "", "x" * 300, "a\nb", "a\\b", "a:b"])
 @pytest.mark.parametrize("to", ["images", "webdataset", "parquet"])
-def test_names_that_are_no_paths(to: str, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Images get numbers, the log says why, and the id goes along as what is known of them."""
+def test_ids_that_are_not_file_names(to: str, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Images are numbered, the log says why, and the metadata keeps the ids."""
     caplog.set_level(logging.INFO)
     path = described_file(tmp_path / "faces.h5", noise(2, 8), id=[name, "b"])
     export(path, tmp_path / "made" / "faces", ExportSettings(to), workers=1)
@@ -252,12 +250,12 @@ def test_names_that_are_no_paths(to: str, name: str, tmp_path: Path, caplog: pyt
     if to == "images":
         text = (tmp_path / "made" / "faces" / "metadata.jsonl").read_text("utf-8")
         lines = [json.loads(line) for line in text.splitlines()]
-        told = [(line["file_name"], line["id"]) for line in lines]
-        assert told == [("img00000000.png", name), ("img00000001.png", "b")]
+        reported = [(line["file_name"], line["id"]) for line in lines]
+        assert reported == [("img00000000.png", name), ("img00000001.png", "b")]
 
 
 def test_file_names_with_a_line_feed(tmp_path: Path) -> None:
-    """They come in, and go out."""
+    """Such names can be imported, and are replaced on export."""
     folder = tmp_path / "in"
     folder.mkdir()
     for number, image in enumerate(noise(2, 8)):
@@ -272,7 +270,7 @@ def test_file_names_with_a_line_feed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("asked", "expected_text"),
     [
         ({"to": "images", "resolution": 64}, "has no level 64x64; it has 32, 16, 8, 4, 2, 1"),
         ({"to": "images", "resolution": 100}, "has no level 100x100"),
@@ -295,10 +293,10 @@ def test_file_names_with_a_line_feed(tmp_path: Path) -> None:
         ({"to": "gif"}, "`to` gif does not exist; expected one of images, stylegan-zip,"),
     ],
 )
-def test_what_cannot_be_had(asked: dict[str, Any], said: str, source: Path, tmp_path: Path) -> None:
+def test_refused_settings(asked: dict[str, Any], expected_text: str, source: Path, tmp_path: Path) -> None:
     with pytest.raises(CelebAHQError) as raised:
         export(source, tmp_path / "made" / "faces", ExportSettings(**asked), workers=1)
-    assert said in str(raised.value)
+    assert expected_text in str(raised.value)
     assert list(tmp_path.iterdir()) == []
 
 

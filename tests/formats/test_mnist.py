@@ -1,4 +1,4 @@
-"""MNIST's files are read to the images they hold, and refused where they are not whole."""
+"""Reading of MNIST, and refusal of damaged files."""
 
 import gzip
 import struct
@@ -105,7 +105,7 @@ def test_wrong_files(
     fails(tmp_path, part)
 
 
-def test_labels_that_announce_too_many(tmp_path: Path) -> None:
+def test_too_large_header_of_labels(tmp_path: Path) -> None:
     """Both headers agree; only the length of the labels is wrong."""
     images = b"\0\0\x08\x03" + struct.pack(">3I", 5, 28, 28) + bytes(5 * 784)
     write(tmp_path, images, b"\0\0\x08\x01" + struct.pack(">I", 5) + bytes(3))
@@ -120,8 +120,8 @@ def test_truncated_gzip(share: float, tmp_path: Path) -> None:
     fails(tmp_path, "train-images-idx3-ubyte.gz cannot be read, or is cut short")
 
 
-def test_altered_gzip(tmp_path: Path) -> None:
-    """Its checksum tells, before any image is used."""
+def test_damaged_gzip(tmp_path: Path) -> None:
+    """The checksum is verified before an image is used."""
     path = write(tmp_path, idx(IMAGES), idx(CLASSES), packed=True) / "train-images-idx3-ubyte.gz"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -130,7 +130,7 @@ def test_altered_gzip(tmp_path: Path) -> None:
         mnist.read(tmp_path)
 
 
-def test_web_page_for_a_gzip(tmp_path: Path) -> None:
+def test_web_page_instead_of_gzip(tmp_path: Path) -> None:
     write(tmp_path, idx(IMAGES), idx(CLASSES), packed=True)
     (tmp_path / "train-labels-idx1-ubyte.gz").write_text("<html>403 Forbidden</html>")
     fails(tmp_path, "train-labels-idx1-ubyte.gz cannot be read")
