@@ -12,20 +12,25 @@ from pathlib import Path
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.export import ExportJob
-from celebahq_builder.formats.image_file import check_resize, common_size, decode, decoded, read_header
-from celebahq_builder.formats.records import check_name, described, file_names, records
+from celebahq_builder.formats.format import ExportJob, Format
+from celebahq_builder.formats.image_file import Encoded, RandomAccessImages, common_size, read_header
+from celebahq_builder.formats.records import check_name, file_names, image_records, parse_records
 from celebahq_builder.hdf5.level_images import LevelImageSet
-from celebahq_builder.hdf5.metadata import Metadata, Record
-from celebahq_builder.image_set import IMAGE_SUFFIXES, Labels, NamedImage, Pixels
+from celebahq_builder.hdf5.metadata import Record
+from celebahq_builder.image_set import IMAGE_SUFFIXES
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.storage import Staging, write_atomic
 
+log = logging.getLogger(__name__)
+
 METADATA = "metadata.jsonl"
-"""One line of JSON per image: ``file_name``, and what is known of it. Absent where nothing is.
+"""One JSON object per line and image: ``file_name``, and metadata. Exports without metadata do not have it.
 
 Source: https://huggingface.co/docs/datasets/image_dataset#imagefolder
 """
+
+
+# --- Export
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,9 @@ class _Job:
 
 
 def write(export: ExportJob, stage: Staging) -> Iterator[int]:
-    """Write one PNG per image, named by its source's id where the file knows it.
+    """Write one PNG per image, named by the id of its source photo if there is one.
 
-    A killed export goes on by file: those that are there are whole, and are not made again.
+    An interrupted export is resumed by file: existing files are complete, and are not written again.
     """
     level = export.level
     names = [f"{name}.png" for name in file_names(level, export.source)]
@@ -52,13 +57,12 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
     for part in export.parts():
         left = [number for number in part if not (stage.data / names[number]).exists()]
         if left:
-            some = range(left[0], part.stop)  # written in order: what is there is the beginning
-            png_level = export.png_level
+            some = range(left[0], part.stop)  # written in order, so the existing files are the first ones
             some_names = names[some.start : some.stop]
-            jobs.append(_Job(export.source, level.resolution, stage.data, some, some_names, png_level))
+            jobs.append(_Job(export.source, level.resolution, stage.data, some, some_names, export.png_level))
     yield from parallel.run(_write_images, jobs, workers=export.workers)
-    _write_metadata(level, names, stage.data)
     stage.check(stage.data / name for name in names)
+    _write_metadata(level, names, stage.data)
 
 
 def _write_images(job: _Job) -> int:
@@ -75,7 +79,7 @@ def _write_metadata(level: LevelImageSet, names: list[str], folder: Path) -> Non
     with partial.open("w", encoding="utf-8") as file:
         for start in range(0, len(names), 1000):
             numbers = range(start, min(start + 1000, len(names)))
-            for number, record in zip(numbers, records(level, numbers), strict=True):
+            for number, record in zip(numbers, image_records(level, numbers), strict=True):
                 line = {"file_name": names[number], **record}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         file.flush()
@@ -83,83 +87,48 @@ def _write_metadata(level: LevelImageSet, names: list[str], folder: Path) -> Non
     partial.rename(folder / METADATA)
 
 
-log = logging.getLogger(__name__)
+# --- Import
 
 
-@dataclass(frozen=True)
-class ImageFolder:
-    """Images of a folder, a `ImageSet`."""
+def read(path: Path, resize: int | None = None) -> RandomAccessImages:
+    """Open a folder of square images of one size, at any depth.
 
-    folder: Path
-    names: list[str]
-    """Files, relative to the folder, in order."""
-    resolution: int
-    channels: int
-    resized: bool
-    metadata: Metadata
-    labels: Labels | None
-    label_names: tuple[str, ...]
-
-    @property
-    def count(self) -> int:
-        """How many images there are."""
-        return len(self.names)
-
-    def images(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the images, named by the files that the metadata says they came from, or else by their own.
-
-        Raises:
-            FormatError: a file cannot be read or decoded.
-        """
-        files = self.metadata.columns.get("file", self.names)
-        for number, pixels in enumerate(self.pixels(range(start, self.count)), start):
-            yield NamedImage(pixels, str(files[number]))
-
-    def pixels(self, numbers: Sequence[int]) -> Iterator[Pixels]:
-        """Yield images uint8 [C, R, R] by their numbers, in the order asked for; errors as of `images`."""
-        yield from decoded(self._coded(numbers), self._decode)
-
-    def _coded(self, numbers: Sequence[int]) -> Iterator[tuple[Path, bytes]]:
-        for name in (self.names[number] for number in numbers):
-            try:
-                yield self.folder / name, (self.folder / name).read_bytes()
-            except OSError as error:
-                raise FormatError(f"{self.folder / name} cannot be read: {error.strerror}") from None
-
-    def _decode(self, coded: tuple[Path, bytes]) -> Pixels:
-        path, data = coded
-        return decode(data, str(path), self.resolution, self.channels, self.resized)
-
-
-def read(path: Path, resize: int | None = None) -> ImageFolder:
-    """Read a folder of square images of one size, at any depth.
-
-    Their order is that of ``metadata.jsonl`` where the folder has one, else that of their paths. Other files are
-    counted in the log, hidden ones are not looked at, linked folders not followed.
+    The order is that of ``metadata.jsonl`` if the folder has one, else that of the paths. Other files are counted in
+    the log; hidden files and linked folders are ignored.
 
     Args:
         path: the folder.
-        resize: cut the middle of each image to this size instead; see `image_file.decode`.
+        resize: side length in px to which images are cropped and resized; see `image_file.decode`.
 
     Raises:
-        FormatError: no folder, no images, one that is not 8-bit RGB or grey, of another size than the rest or of
-            none that is a power of two; or ``metadata.jsonl`` is not of these files.
+        FormatError: there is no image; ``metadata.jsonl`` does not describe these files; or as `image_file.read_header`
+            and `image_file.common_size` do.
     """
-    check_resize(resize)
     if not path.is_dir():
-        raise FormatError(f"{path} is not a folder; give one of images")
-    names = _names(path)
+        raise FormatError(f"{path} is not a folder; give a folder of images")
+    names = list_images(path)
     records: Iterable[Record] = ()
     if (path / METADATA).is_file():
-        there, names = set(names), []
-        records = _in_metadata(path, there, names)
-    metadata, labels, label_names = described(records, path / METADATA)
+        present, names = set(names), []
+        records = _read_metadata(path, present, names)
+    metadata, labels, label_names = parse_records(records, path / METADATA)
     headers = (read_header(path / name, str(path / name)) for name in names)
     resolution, channels = common_size(headers, resize)
-    return ImageFolder(path, names, resolution, channels, resize is not None, metadata, labels, label_names)
+
+    def read_files(numbers: Sequence[int]) -> Iterator[Encoded]:
+        for file in (path / names[number] for number in numbers):
+            try:
+                yield str(file), file.read_bytes()
+            except OSError as error:
+                raise FormatError(f"{file} cannot be read: {error.strerror}") from None
+
+    return RandomAccessImages(
+        names, read_files, resolution, channels, resize is not None, metadata, labels, label_names
+    )
 
 
-def _names(folder: Path) -> list[str]:
+def list_images(folder: Path) -> list[str]:
+    """Return the image files of a folder, relative to it, sorted by the parts of their paths."""
     names: list[str] = []
     others: Counter[str] = Counter()
     unreadable: list[OSError] = []
@@ -173,17 +142,17 @@ def _names(folder: Path) -> list[str]:
             else:
                 others[Path(name).suffix.lower() or "no ending"] += 1
     if unreadable:
-        raise FormatError(f"{unreadable[0].filename} cannot be read: {unreadable[0].strerror}; see to its permissions")
+        raise FormatError(f"{unreadable[0].filename} cannot be read: {unreadable[0].strerror}; check its permissions")
     if others:
         some = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common(5))
-        log.info("%s: passed over %d files that are no images by their endings: %s", folder, others.total(), some)
+        log.info("%s: ignored %d files whose names are not those of images: %s", folder, others.total(), some)
     if not names:
         raise FormatError(f"{folder} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
     return sorted(names, key=lambda name: name.split("/"))
 
 
-def _in_metadata(folder: Path, there: set[str], names: list[str]) -> Iterator[Record]:
-    """Yield what is known of each image, line by line, and add its file to the names."""
+def _read_metadata(folder: Path, present: set[str], names: list[str]) -> Iterator[Record]:
+    """Yield the record of each line, and append its file to `names`."""
     path = folder / METADATA
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -191,21 +160,26 @@ def _in_metadata(folder: Path, there: set[str], names: list[str]) -> Iterator[Re
                 record = json.loads(line)
                 name = record.pop("file_name")
             except (ValueError, KeyError, TypeError, AttributeError):
-                raise FormatError(
-                    f"{path}:{number} is no JSON object with a file_name; mend or delete the file"
-                ) from None
+                fault = "is not a JSON object with a file_name; correct or delete the file"
+                raise FormatError(f"{path}:{number} {fault}") from None
             if not isinstance(name, str):
-                raise FormatError(
-                    f"{path}:{number}: the file_name is {name!r}, expected a text; mend or delete the file"
-                )
+                fault = f"the file_name is {name!r}, expected a string; correct or delete the file"
+                raise FormatError(f"{path}:{number}: {fault}")
             names.append(check_name(name, path))
             yield record
-    missing = next((name for name in names if name not in there), None)
+    missing = next((name for name in names if name not in present), None)
     if missing is not None:
-        raise FormatError(f"{path} names {missing}, which is not there; bring it back, or remove its line")
+        raise FormatError(f"{path} names {missing}, which does not exist; restore it, or remove its line")
     if len(set(names)) < len(names):
         twice = next(name for name, times in Counter(names).items() if times > 1)
         raise FormatError(f"{path} names {twice} twice; remove one of the lines")
-    extra = sorted(there - set(names))
+    extra = sorted(present - set(names))
     if extra:
         raise FormatError(f"{path} does not name {extra[0]} ({len(extra)} such); add their lines, or delete {METADATA}")
+
+
+def _holds_images(path: Path) -> bool:
+    return any(name.lower().endswith(IMAGE_SUFFIXES) for _, _, files in os.walk(path) for name in files)
+
+
+FORMAT = Format("images", read, write, recognise=_holds_images, options=frozenset({"resize", "png_level"}))

@@ -1,8 +1,7 @@
-"""Import a data set of any known format into an HDF5 file."""
+"""Import of a data set of any known format into an HDF5 file."""
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,17 +12,17 @@ from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.registry import reader_of, recognise
 from celebahq_builder.hdf5.codecs import codec
 from celebahq_builder.hdf5.create import OWN_COLUMNS, write_images
-from celebahq_builder.hdf5.labels import labels_file, labels_path
+from celebahq_builder.hdf5.labels import labels_path
 from celebahq_builder.hdf5.level_images import LevelImageSet
 from celebahq_builder.hdf5.metadata import Metadata
-from celebahq_builder.image_set import ImageSet, Labels, NamedImage
+from celebahq_builder.image_set import ImageSet, NamedImage
 from celebahq_builder.progress import Progress
-from celebahq_builder.storage import check_free, sha256, source_fingerprint
+from celebahq_builder.storage import check_free, sha256
 
 
 def import_images(
     path: Path,
-    target: Path,
+    out: Path,
     *,
     format: str | None = None,
     resize: int | None = None,
@@ -32,121 +31,97 @@ def import_images(
     compression: str = "gzip",
     workers: int = 1,
 ) -> int:
-    """Write a data set to a new HDF5 file; returns the number of images.
+    """Write a data set to a new HDF5 file, and return the number of images.
 
-    Labels go to ``<stem>-labels.npy`` beside it, what is known of the images to its columns. The hashes are of the
-    pixels that are written; where the metadata has some, they are checked. A killed import goes on from
-    ``TARGET.partial``, if the data set and what is asked for are still the same; after an error nothing is left.
+    Labels are written to ``<stem>-labels.npy`` beside the file, metadata to columns of the file. SHA-256 hashes are of
+    the pixels that are written; if the metadata has hashes, the images are compared with them unless they are resized.
 
     Args:
-        path: of the data set.
-        target: HDF5 file to make.
-        format: name in the catalogue; None takes what the data set looks like.
-        resize: for formats of images of any size, cut their middle to this one.
-        limit: so many images from the beginning; None for all.
-        skip: file of names to leave out, one a line, for formats that allow it.
+        path: data set, a file or folder.
+        out: HDF5 file to create.
+        format: name of the format; None recognises it.
+        resize: side length in px to which images are cropped and resized, for formats with images of any size.
+        limit: number of images to take from the beginning; None takes all.
+        skip: text file with one name per line of images to leave out, for formats that support it.
         compression: name of a codec.
-        workers: threads that build and compress the levels; they never change the result.
+        workers: number of threads that build and compress the levels; they never change the result.
 
     Raises:
-        FormatError: the data set is damaged or not of the format, the target exists or cannot be written.
-        DiskFull: no space left; nothing remains of the target.
+        RecipeError: the format does not exist, or does not have an option that is set.
+        FormatError: the data set is damaged or not of the format; the target exists or cannot be written.
+        DiskFull: no space is left; nothing remains of the target.
     """
-    check_free(target)
+    check_free(out)
     name = format or recognise(path)
-    left_out = () if skip is None else _names(skip)
-    images = reader_of(name)(path, resize, left_out)
-    attributes = _attributes(images, name, path)
+    left_out = () if skip is None else _read_names(skip)
+    source = reader_of(name)(path, resize, left_out)
+    images = _Import(source, path, limit, check_hashes=resize is None)
+    if images.labels is None:
+        check_free(labels_path(out))  # the labels of another data set would be taken for labels of this one
+    attributes: dict[str, Any] = {"builder": f"celebahq_builder {__version__}"}
+    if isinstance(source, LevelImageSet):
+        attributes |= {key: value for key, value in source.pyramid.file.attrs.items() if key != "format_version"}
+    attributes["imported_from"] = json.dumps([name, path.name])
     if left_out:
         attributes["skipped"] = len(left_out)
-    if limit is not None and limit < images.count:
+    if images.count < source.count:
         attributes["limit"] = limit
-        images = _First(images, limit)
-    if images.labels is None:
-        check_free(labels_path(target))  # of another data set, they would be taken for this one's
-    metadata = getattr(images, "metadata", Metadata())
-    columns = {key: column for key, column in metadata.columns.items() if key not in OWN_COLUMNS}
-    if metadata.attribute_names:
-        columns["attribute_names"] = list(metadata.attribute_names)
     progress = Progress("import", images.count, unit="image", judged=False)
     try:
         write_images(
-            _Checked(images, metadata, path) if resize is None else images,
-            target,
+            images,
+            out,
             codec=codec(compression),
             workers=workers,
-            columns=columns,
+            columns=images.columns,
             attributes=attributes,
             advance=progress.advance,
-            plan={
-                "builder": __version__,
-                "source": str(path.absolute()),
-                "content": source_fingerprint(path),
-                "labels": sha256(b"" if images.labels is None else labels_file(images.labels)),
-                "format": name,
-                "resize": resize,
-                "limit": limit,
-                "skip": sha256("\n".join(left_out).encode()),
-                "compression": compression,
-            },
-            go_on=progress.skip,
         )
     except OSError as error:
-        raise FormatError(f"{target} cannot be written: {error}; see to it, or choose another --out") from None
+        raise FormatError(f"{out} cannot be written: {error}; fix this, or choose another `out`") from None
     finally:
         progress.close()
     return images.count
 
 
-def _attributes(images: ImageSet, name: str, path: Path) -> dict[str, Any]:
-    known = dict(images.pyramid.file.attrs) if isinstance(images, LevelImageSet) else {}
-    known.pop("format_version", None)
-    return {"builder": f"celebahq_builder {__version__}", **known, "imported_from": json.dumps([name, path.name])}
+class _Import:
+    """The first images of a data set with their labels and metadata, compared with the hashes in the metadata."""
+
+    def __init__(self, images: ImageSet, path: Path, limit: int | None, check_hashes: bool) -> None:
+        metadata: Metadata = getattr(images, "metadata", Metadata())
+        self.source, self.path = images, path
+        self.count = images.count if limit is None else min(images.count, limit)
+        self.resolution, self.channels = images.resolution, images.channels
+        self.labels = None if images.labels is None else images.labels[: self.count]
+        self.label_names = images.label_names
+        known = {key: column[: self.count] for key, column in metadata.columns.items()}
+        self.columns = {key: column for key, column in known.items() if key not in OWN_COLUMNS}
+        if metadata.attribute_names:
+            self.columns["attribute_names"] = list(metadata.attribute_names)
+        hashes = known.get("sha256")
+        self.hashes = hashes if check_hashes and isinstance(hashes, list) else [""] * self.count
+
+    def images(self, start: int = 0) -> Iterator[NamedImage]:
+        """Yield the images from number `start` on.
+
+        Raises:
+            FormatError: an image does not have the hash that its metadata has.
+        """
+        numbers = range(start, self.count)
+        for number, image in zip(numbers, self.source.images(start), strict=False):
+            recorded = self.hashes[number]
+            if recorded and sha256(image.pixels.tobytes()) != recorded:
+                fault = f"the SHA-256 of {image.name}, image {number}, is not that of its metadata"
+                remedy = "restore the image, or remove sha256 from the metadata if the change is intended"
+                raise FormatError(f"{self.path}: {fault}; {remedy}")
+            yield image
 
 
-def _names(path: Path) -> tuple[str, ...]:
-    """Return the names of a file, one a line; blank lines are none."""
+def _read_names(path: Path) -> tuple[str, ...]:
+    """Return the lines of a text file that are not blank, stripped."""
     try:
         return tuple(filter(None, map(str.strip, path.read_text(encoding="utf-8-sig").splitlines())))
     except (OSError, UnicodeDecodeError) as error:
-        raise FormatError(f"--skip {path} cannot be read: {error}; expected a text file, a name a line") from None
-
-
-class _First:
-    """The beginning of a set of images, with what is known of it."""
-
-    def __init__(self, images: ImageSet, count: int) -> None:
-        self.of, self.count = images, count
-        self.resolution, self.channels = images.resolution, images.channels
-        self.labels: Labels | None = None if images.labels is None else images.labels[:count]
-        self.label_names = images.label_names
-        whole: Metadata = getattr(images, "metadata", Metadata())
-        columns = {key: column[:count] for key, column in whole.columns.items()}
-        self.metadata = Metadata(columns, whole.attribute_names)
-
-    def images(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the images from number `start` on."""
-        return itertools.islice(self.of.images(start), max(self.count - start, 0))
-
-
-class _Checked:
-    """A set of images, each compared with the hash that its metadata has."""
-
-    def __init__(self, images: ImageSet, metadata: Metadata, path: Path) -> None:
-        self.of, self.path = images, path
-        self.count, self.resolution, self.channels = images.count, images.resolution, images.channels
-        self.labels: Labels | None = images.labels
-        self.label_names = images.label_names
-        hashes = metadata.columns.get("sha256")
-        self.hashes = hashes if isinstance(hashes, list) else None
-
-    def images(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the images that are what their metadata says."""
-        for number, image in enumerate(self.of.images(start), start):
-            recorded = self.hashes[number] if self.hashes is not None else ""
-            if recorded and sha256(image.pixels.tobytes()) != recorded:
-                raise FormatError(
-                    f"{self.path}: {image.name}, image {number}, is not the one that its metadata describes: its "
-                    "SHA-256 is another; restore it, or remove sha256 from the metadata if the change is meant"
-                )
-            yield image
+        raise FormatError(
+            f"`skip` {path} cannot be read: {error}; expected a text file with one name per line"
+        ) from None

@@ -1,9 +1,9 @@
-"""Records of images in other formats: file names, classes and metadata."""
+"""Names, labels and metadata of images as other formats store them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,11 +15,77 @@ from celebahq_builder.hdf5.level_images import LevelImageSet
 from celebahq_builder.hdf5.metadata import Metadata, Record, from_records
 from celebahq_builder.image_set import Labels
 
+log = logging.getLogger(__name__)
+
+NAME_MAX_BYTES = 240
+"""Length of one part of a path, so that an ending still fits into the 255 bytes of most file systems."""
+
+
+# --- File names
+
+
+def check_name(name: str, where: Path) -> str:
+    """Return an image name that is a relative path with ``/`` between folders.
+
+    Raises:
+        FormatError: it is empty, absolute, leads out of its folder, or is not possible in every file system.
+    """
+    if not _is_relative_path(name):
+        fault = f"the image name {name[:80]!r} is not a relative path within a folder"
+        raise FormatError(f"{where}: {fault}; rename the image, or remove it from the file")
+    return name
+
+
+def _is_relative_path(name: str) -> bool:
+    parts = name.split("/")
+    bad = any(part in ("", ".", "..") or len(part.encode(errors="replace")) > NAME_MAX_BYTES for part in parts)
+    return not (bad or "\\" in name or ":" in parts[0] or not name.isprintable())
+
+
+def file_names(level: LevelImageSet, where: Path, without: str = "") -> list[str]:
+    """Return a file name without ending for each image, unique also if upper and lower case are the same.
+
+    These are the ids, or else the names of the source files. If there are neither, or one cannot be used, all images
+    are numbered as by StyleGAN's tool (``img00000000``), and the log says why.
+
+    Args:
+        level: the images.
+        where: file for the log.
+        without: text that no name may contain.
+    """
+    numbered = [f"img{number:08d}" for number in range(level.count)]
+    ids, files = level.metadata.columns.get("id"), level.metadata.columns.get("file")
+    if isinstance(ids, list):
+        names = ids
+    elif isinstance(files, list):
+        paths = map(PurePosixPath, files)
+        names = [str(path.with_suffix("")) if path.name else file for path, file in zip(paths, files, strict=True)]
+    else:
+        return numbered
+    bad = next((name for name in names if not _is_relative_path(name)), None)
+    if bad is not None:
+        log.info("%s: %r cannot be the name of a file in a folder; images are numbered instead", where, bad[:80])
+    elif without and any(without in name for name in names):
+        log.info(
+            "%s: some ids contain %r, which the format does not allow; images are numbered instead", where, without
+        )
+    elif len({name.casefold() for name in names}) < level.count:
+        log.info("%s: some ids are equal; images are numbered instead", where)
+    else:
+        return names
+    return numbered
+
+
+# --- Labels
+
 
 def class_numbers(labels: Labels) -> NDArray[np.int64] | None:
-    """Return the class of each row, int64 [N], or None where numbers would not tell all that the labels do.
+    """Return the class number of each row, int64 [N], or None if the numbers do not determine the labels.
 
-    They do where each row is one-hot and the last class occurs: `one_hot` then gives the same labels back.
+    They do if each row is one-hot and the last class occurs: `one_hot` then returns the same labels.
+
+    >>> class_numbers(np.float32([[0, 1], [1, 0]]))
+    array([1, 0])
     """
     if not labels.size or labels.shape[1] < 2:
         return None
@@ -28,114 +94,53 @@ def class_numbers(labels: Labels) -> NDArray[np.int64] | None:
 
 
 def one_hot(numbers: NDArray[np.int64]) -> Labels:
-    """Return float32 [N, classes] of class numbers int64 [N]; there are as many classes as the largest number says."""
+    """Return labels float32 [N, classes] of class numbers int64 [N]; the largest number is the last class."""
     labels = np.zeros((len(numbers), int(numbers.max()) + 1), np.float32)
     labels[np.arange(len(numbers)), numbers] = 1
     return labels
 
 
-def from_values(values: list[Any], where: Path) -> Labels:
-    """Return the labels that JSON holds as one class number, or one list of numbers, per image.
+def parse_labels(values: Sequence[object], where: Path) -> Labels:
+    """Return the labels of N values from JSON, each a class number or each a list of numbers, float32 [N, classes].
 
     Raises:
-        FormatError: anything else, or lists of different lengths.
+        FormatError: they are anything else, or lists of different lengths.
     """
     numbers = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
     if values and len(numbers) == len(values) and min(numbers) >= 0 and max(numbers) < max(65536, len(values)):
         return one_hot(np.array(numbers, np.int64))
     try:
-        with np.errstate(over="ignore"):  # what is too large is infinite, and refused below
+        with np.errstate(over="ignore"):  # too large numbers become infinite, and are refused below
             labels = np.array(values, np.float32)
     except (ValueError, TypeError, OverflowError):
         labels = np.zeros(0, np.float32)
     if labels.ndim != 2 or not labels.size or not np.isfinite(labels).all():
-        raise FormatError(
-            f"{where}: the labels are neither one class number (0, 1, ...) per image nor one list of numbers of one "
-            "length; mend or remove them"
-        )
+        expected = "one class number (0, 1, ...) per image nor one list of numbers of one length"
+        raise FormatError(f"{where}: the labels are neither {expected}; correct or remove them")
     return labels
 
 
-log = logging.getLogger(__name__)
-
-BYTES_MAX = 240
-"""Of one part of a name, so that an ending still fits into the 255 bytes that file systems allow."""
-
-
-def check_name(name: str, where: Path) -> str:
-    """Return an image's relative path, with `/` between folders.
-
-    Raises:
-        FormatError: it is empty, absolute, leads upwards, or no file system would take it.
-    """
-    if not _is_path(name):
-        raise FormatError(
-            f"{where}: the image name {name[:80]!r} is not a relative path within a folder; rename it, or remove it "
-            "from the file"
-        )
-    return name
-
-
-def _is_path(name: str) -> bool:
-    """Whether a name is a relative path that stays within its folder, and that file systems of any kind take."""
-    parts = name.split("/")
-    bad = any(part in ("", ".", "..") or len(part.encode(errors="replace")) > BYTES_MAX for part in parts)
-    return not (bad or "\\" in name or ":" in parts[0] or not name.isprintable())
-
-
-def file_names(level: LevelImageSet, where: Path, without: str = "") -> list[str]:
-    """Return a name without ending for each image, unique even where file systems take no notice of case.
-
-    Ids, or else source files without their endings. Numbers as StyleGAN's tool gives them, ``img00000000``, where
-    there are neither, two are alike, or one holds what the format has no use for, or would lead out of a folder, or
-    cannot be the name of a file; the log says so.
-
-    Args:
-        without: what a name must not hold.
-    """
-    numbers = [f"img{number:08d}" for number in range(level.count)]
-    given = _given(level.metadata)
-    if given is None:
-        return numbers
-    bad = next((name for name in given if not _is_path(name)), None)
-    if bad is not None:
-        log.info("%s: %r cannot be the name of a file in a folder; images are named by number", where, bad[:80])
-    elif without and any(without in name for name in given):
-        log.info("%s: some ids hold %r, which the format has no place for; images are named by number", where, without)
-    elif len({name.casefold() for name in given}) < level.count:
-        log.info("%s: some ids are alike; images are named by number", where)
-    else:
-        return given
-    return numbers
-
-
-def _given(metadata: Metadata) -> list[str] | None:
-    ids, files = metadata.columns.get("id"), metadata.columns.get("file")
-    if isinstance(ids, list):
-        return ids
-    if isinstance(files, list):
-        return [str(PurePosixPath(file).with_suffix("")) if PurePosixPath(file).name else file for file in files]
-    return None
-
-
-def own_labels(level: LevelImageSet) -> bool:
-    """Whether a level has labels other than its photos' attributes, which a record holds anyway."""
+def has_own_labels(level: LevelImageSet) -> bool:
+    """Return whether a level has labels that are not only the attributes, which its records contain."""
     attributes = level.metadata.attribute_labels
     return level.labels is not None and (attributes is None or not np.array_equal(level.labels, attributes))
 
 
-def records(level: LevelImageSet, numbers: range) -> list[Record]:
-    """Return the records of some images.
+# --- Records
 
-    A label is ``label``, the number of a class, and ``label_name`` where classes have names; or ``labels``, a list of
-    numbers or a mapping from their names, where a number would not tell all (see `class_numbers`).
+
+def image_records(level: LevelImageSet, numbers: range) -> list[Record]:
+    """Return the metadata and labels of some images.
+
+    Labels are ``label``, a class number, with ``label_name`` if the classes have names. Labels that class numbers do
+    not determine are ``labels``, a list of numbers, or a mapping from their names.
     """
     metadata = level.metadata_of(slice(numbers.start, numbers.stop))
-    made = [metadata.record(row) for row in range(len(numbers))]
-    if level.labels is None or not own_labels(level):
-        return made
+    found = [metadata.record(row) for row in range(len(numbers))]
+    if level.labels is None or not has_own_labels(level):
+        return found
     classes, names = class_numbers(level.labels), level.label_names
-    for number, record in zip(numbers, made, strict=True):
+    for number, record in zip(numbers, found, strict=True):
         if classes is None:
             values = level.labels[number].tolist()
             record["labels"] = dict(zip(names, values, strict=True)) if names else values
@@ -143,44 +148,43 @@ def records(level: LevelImageSet, numbers: range) -> list[Record]:
             record["label"] = int(classes[number])
             if names:
                 record["label_name"] = names[classes[number]]
-    return made
+    return found
 
 
-def described(records: Iterable[Record], where: Path) -> tuple[Metadata, Labels | None, tuple[str, ...]]:
-    """Return metadata, labels and names of the labels of records that `records` made, or someone else.
+def parse_records(records: Iterable[Record], where: Path) -> tuple[Metadata, Labels | None, tuple[str, ...]]:
+    """Return metadata, labels and label names from records of the form of `image_records`.
 
-    Attributes are the labels where there are no others.
+    The attributes are the labels if there are no others.
 
     Args:
-        records: of all images, in their order; only the columns that are made of them are held.
-        where: what to name in an error.
+        records: of all images, in their order; only the columns that are made of them are kept in memory.
+        where: file for error messages.
 
     Raises:
-        FormatError: what `metadata.from_records` or `classes.from_values` has no use for.
+        FormatError: the labels are not those of `parse_labels`, or `metadata.from_records` refuses the other values.
     """
-    of_class: list[Any] = []
+    classes: list[Any] = []
     values: list[Any] = []
     class_names: list[Any] = []
 
     def without_labels() -> Iterator[Record]:
         for record in records:
-            of_class.append(record.pop("label", None))
-            values.append(record.pop("labels", None))
-            class_names.append(record.pop("label_name", None))
+            for column, key in ((classes, "label"), (values, "labels"), (class_names, "label_name")):
+                column.append(record.pop(key, None))
             yield record
 
     metadata = from_records(without_labels(), where)
-    if any(value is not None for value in of_class):
-        labels = from_values(of_class, where)
-        named = {number: str(name) for number, name in zip(of_class, class_names, strict=True) if name is not None}
+    if any(value is not None for value in classes):
+        labels = parse_labels(classes, where)
+        named = {number: str(name) for number, name in zip(classes, class_names, strict=True) if name is not None}
         names = tuple(named[number] for number in range(labels.shape[1])) if len(named) == labels.shape[1] else ()
         return metadata, labels, names
     names = ()
     if values and isinstance(values[0], dict):
         names = tuple(values[0])
         if any(not isinstance(value, dict) or tuple(value) != names for value in values):
-            raise FormatError(f"{where}: the labels of some images are not those of the first; mend them")
+            raise FormatError(f"{where}: the labels of some images do not have the names of the first; correct them")
         values = [list(value.values()) for value in values]
     if all(value is None for value in values):
         return metadata, metadata.attribute_labels, metadata.attribute_names
-    return metadata, from_values(values, where), names
+    return metadata, parse_labels(values, where), names

@@ -1,4 +1,4 @@
-"""Data sets that consist of several files."""
+"""Data sets of several files of equally many images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.export import ExportJob
+from celebahq_builder.formats.format import ExportJob
 from celebahq_builder.hdf5.level_images import LevelImageSet
 from celebahq_builder.storage import Staging
 
@@ -22,14 +22,14 @@ NUMBERED = re.compile(r"(?P<name>.*?)(?P<number>\d+)(?:-of-(?P<count>\d+))?")
 
 
 def shard_files(path: Path, ending: str) -> list[Path]:
-    """Return the files of a set by their numbers, or by their names where they have none; a file is its only one.
+    """Return the files of a set in the order of their numbers, or of their names if these have no numbers.
 
     Args:
-        path: a file, or the folder of one set.
+        path: a single file, or the folder of one set.
         ending: of the files, with its dot.
 
     Raises:
-        FormatError: neither, none of that ending, several sets, or a file is missing among them.
+        FormatError: there are no such files, a file of the set is missing, or one is not of the set.
     """
     if not path.is_dir():
         if not path.is_file():
@@ -38,51 +38,44 @@ def shard_files(path: Path, ending: str) -> list[Path]:
     files = sorted(one for one in path.iterdir() if one.name.endswith(ending) and not one.name.startswith("."))
     if not files:
         raise FormatError(f"{path} holds no files ending in {ending}; give their folder, or one of them")
-    if len(files) == 1 and "-of-" not in files[0].name:
-        return files
     matches = {one: NUMBERED.fullmatch(one.name.removesuffix(ending)) for one in files}
-    if not any(matches.values()):
+    numbered = [match for match in matches.values() if match]
+    if not numbered or (len(files) == 1 and not numbered[0]["count"]):
         return files
-    sets = sorted({match["name"] if match else one.name for one, match in matches.items()})
-    if len(sets) > 1:
-        raise FormatError(f"{path} holds several sets ({', '.join(sets)}); give a file, or a folder of one set alone")
-    return _complete(path, {one: match for one, match in matches.items() if match}, ending)
+    name, count = numbered[0]["name"], numbered[0]["count"]
+    numbers = [one["number"] for one in numbered if (one["name"], one["count"]) == (name, count)]
+    digits, present = min(map(len, numbers)), {int(number) for number in numbers}
+    expected = range(int(count)) if count else range(min(present), max(present) + 1)
 
+    def file_of(number: int) -> Path:
+        return path / f"{name}{number:0{digits}d}{f'-of-{count}' if count else ''}{ending}"
 
-def _complete(folder: Path, matches: dict[Path, re.Match[str]], ending: str) -> list[Path]:
-    """Return the files in the order of their numbers, of which none is missing."""
-    numbers = {int(match["number"]): one for one, match in matches.items()}
-    counts = {match["count"] for match in matches.values()}
-    if len(numbers) < len(matches) or len(counts) > 1:
-        raise FormatError(f"{folder} holds files of different numberings; give a folder of one set alone")
-    count = counts.pop()
-    wanted = range(int(count)) if count else range(min(numbers), max(numbers) + 1)
-    for number in wanted:
-        if number not in numbers:
-            like = next(iter(matches.values()))
-            digits = f"{number:0{len(like['number'])}d}"
-            missing = f"{like['name']}{digits}{f'-of-{count}' if count else ''}{ending}"
-            raise FormatError(f"{folder} lacks {missing}; get or make it again, or number the files without a gap")
-    if len(numbers) > len(wanted):
-        raise FormatError(f"{folder} holds {len(numbers)} files of a set of {count}; remove those of another")
-    return [numbers[number] for number in wanted]
+    for one, match in matches.items():
+        if not match or int(match["number"]) not in expected or one != file_of(int(match["number"])):
+            like = file_of(expected[0]).name
+            raise FormatError(f"{path} holds {one.name}, which is not of the set of {like}; give a folder of one set")
+    missing = next((number for number in expected if number not in present), None)
+    if missing is not None:
+        name = file_of(missing).name
+        raise FormatError(f"{path} lacks {name}; get or make it again, or number the files without a gap")
+    return [file_of(number) for number in expected]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One of the files, and what goes into it."""
+    """A file to be written, and its images."""
 
     source: Path
     resolution: int
     path: Path
     numbers: range
     names: list[str]
-    """Of the images of those numbers."""
+    """Names of these images."""
     png_level: int
 
     @contextmanager
     def open(self) -> Iterator[tuple[LevelImageSet, BinaryIO]]:
-        """Open the images, and the file under a name that it loses when it is whole."""
+        """Open the images, and the file under a temporary name that is removed when the file is complete."""
         partial = self.path.with_name(self.path.name + ".partial")
         with LevelImageSet(self.source, self.resolution) as level, partial.open("wb") as file:
             yield level, file
@@ -98,12 +91,14 @@ def write_shards(
     file_name: Callable[[int, int], str],
     write: Callable[[Shard], None],
 ) -> Iterator[int]:
-    """Write all shards that are not there yet; yields as an export's writer does.
+    """Write all shards that do not exist yet; yields what a writer yields.
 
     Args:
-        names: of all images.
-        file_name: of a shard, from its number and how many there are.
-        write: of one; importable by name.
+        export: the export.
+        stage: folder of the unfinished export.
+        names: names of all images.
+        file_name: function of a shard's number and the number of shards.
+        write: function that writes one shard; importable by name.
     """
     stage.data.mkdir(exist_ok=True)
     parts = export.parts(export.shard)

@@ -1,17 +1,17 @@
-"""An import that is killed after some images: ``python -m tests.formats.killed_import PATH OUT WORKERS N``."""
+"""Import that kills itself after some images: ``python -m tests.formats.killed_import PATH OUT WORKERS N``."""
 
 import os
 import signal
 import sys
 from pathlib import Path
 
-from celebahq_builder.formats import import_ as import__module
+from celebahq_builder.formats import import_
 from celebahq_builder.formats.import_ import import_images
 from celebahq_builder.progress import Progress
 
 
 class Deadly(Progress):
-    """Kills the process once as many images are done as it was told."""
+    """Kills the process after a number of images."""
 
     def advance(self, photos: int, rejected: int = 0, failed: int = 0) -> None:
         super().advance(photos, rejected, failed)
@@ -20,5 +20,5 @@ class Deadly(Progress):
 
 
 if __name__ == "__main__":
-    import__module.Progress = Deadly
+    import_.Progress = Deadly
     import_images(Path(sys.argv[1]), Path(sys.argv[2]), workers=int(sys.argv[3]))

@@ -1,4 +1,4 @@
-"""What is exported is read by the programs it is for, to the byte of every pixel, and is the same for any workers."""
+"""Exports, read by the programs that they are for; pixels are equal to the byte."""
 
 import gc
 import io
@@ -18,7 +18,7 @@ import webdataset
 from PIL import Image
 
 from celebahq_builder.formats.export import ExportSettings, export
-from celebahq_builder.formats.registry import SHARDED
+from celebahq_builder.formats.registry import formats
 from celebahq_builder.imaging.pyramid import build_pyramid
 from tests.hdf5.pyramids import Images, described_file, noise, theano_file, tree
 
@@ -65,7 +65,7 @@ def load(kind: str, folder: Path, cache: Path) -> datasets.Dataset:
 
 
 def known(number: int, source: Path) -> dict[str, Any]:
-    """What is known of an image, read by h5py alone."""
+    """Return the metadata of an image, read by h5py alone."""
     import h5py
 
     with h5py.File(source) as file:
@@ -80,7 +80,7 @@ def known(number: int, source: Path) -> dict[str, Any]:
     return {**record, "attributes": dict(zip(names, record["attributes"], strict=True))}
 
 
-# --- What the formats' own readers find ---------------------------------------------------------------------------
+# --- Reading with the formats' own programs
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -97,8 +97,8 @@ def test_tfrecord(channels: int, tmp_path: Path) -> None:
             np.testing.assert_array_equal(np.frombuffer(example["data"], np.uint8).reshape(image.shape), image)
 
 
-def test_tfrecord_is_what_another_writer_makes(tmp_path: Path) -> None:
-    """Frame and CRCs to the byte; the fields of an Example may be in any order, so these are compared one by one."""
+def test_tfrecord_equals_that_of_another_writer(tmp_path: Path) -> None:
+    """Frames and CRCs are compared as bytes, Examples as messages, because their fields may be in any order."""
     data = noise(3, 4)
     folder = made(theano_file(tmp_path / "faces.h5", data), tmp_path, "tfrecord")
     writer = tfrecord.TFRecordWriter(str(tmp_path / "other"))
@@ -114,7 +114,7 @@ def test_tfrecord_is_what_another_writer_makes(tmp_path: Path) -> None:
         assert parsed[0] == parsed[1]
 
 
-def test_tfrecord_shuffled_as_the_authors_tool_does(described: Path, tmp_path: Path) -> None:
+def test_tfrecord_shuffled_as_by_the_authors_tool(described: Path, tmp_path: Path) -> None:
     folder = made(described, tmp_path, "tfrecord", shuffle=True)
     order = np.arange(COUNT)
     np.random.RandomState(123).shuffle(order)
@@ -149,7 +149,7 @@ def labelled(path: Path, labels: np.ndarray) -> Path:
     return path
 
 
-def test_stylegan_zip_labels_are_classes_where_they_can_be(tmp_path: Path) -> None:
+def test_stylegan_zip_labels_as_classes(tmp_path: Path) -> None:
     source = labelled(tmp_path / "faces.h5", np.eye(3, dtype=np.float32)[[0, 2, 1, 0]])
     with zipfile.ZipFile(made(source, tmp_path, "stylegan-zip")) as archive:
         labels = json.loads(archive.read("dataset.json"))["labels"]
@@ -157,14 +157,14 @@ def test_stylegan_zip_labels_are_classes_where_they_can_be(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("rows", [[[0.5, 0.25], [1, 0]], [[1, 0, 0], [0, 1, 0]], [[1, 1], [0, 0]], [[1], [0]]])
-def test_stylegan_zip_labels_are_vectors_elsewhere(rows: list[list[float]], tmp_path: Path) -> None:
-    """Numbers would lose what is not one-hot, and classes at the end that no image has."""
+def test_stylegan_zip_labels_as_vectors(rows: list[list[float]], tmp_path: Path) -> None:
+    """Class numbers do not determine rows that are not one-hot, or last classes without images."""
     source = labelled(tmp_path / "faces.h5", np.array(rows, np.float32))
     with zipfile.ZipFile(made(source, tmp_path, "stylegan-zip")) as archive:
         assert [label for _, label in json.loads(archive.read("dataset.json"))["labels"]] == rows
 
 
-def test_images_as_imagefolder_reads_them(described: Path, tmp_path: Path) -> None:
+def test_images_read_by_imagefolder(described: Path, tmp_path: Path) -> None:
     found = load("imagefolder", made(described, tmp_path, "images"), tmp_path / "cache")
     assert len(found) == COUNT
     for number, (row, expected) in enumerate(zip(found, noise(COUNT, SIDE), strict=True)):
@@ -172,7 +172,7 @@ def test_images_as_imagefolder_reads_them(described: Path, tmp_path: Path) -> No
         assert row == known(number, described)
 
 
-def test_images_of_a_file_that_knows_nothing_of_them(tmp_path: Path) -> None:
+def test_images_without_metadata(tmp_path: Path) -> None:
     data = noise(3, 8, channels=1)
     folder = made(theano_file(tmp_path / "faces.h5", data), tmp_path, "images")
     assert sorted(tree(folder)) == [f"img{i:08d}.png" for i in range(3)]
@@ -214,7 +214,7 @@ def test_parquet(shard: int, described: Path, tmp_path: Path) -> None:
         assert row == known(number, described)
 
 
-def test_parquet_classes_bear_their_names(tmp_path: Path) -> None:
+def test_parquet_class_names(tmp_path: Path) -> None:
     import h5py
 
     source = labelled(tmp_path / "faces.h5", np.eye(2, dtype=np.float32)[[1, 0, 1]])
@@ -226,21 +226,21 @@ def test_parquet_classes_bear_their_names(tmp_path: Path) -> None:
     assert found["label_name"] == ["dog", "cat", "dog"]
 
 
-def test_a_folder_of_parquet_is_found_by_its_name(described: Path, tmp_path: Path) -> None:
+def test_parquet_folder_read_by_its_path(described: Path, tmp_path: Path) -> None:
     folder = made(described, tmp_path, "parquet")
     found = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
     assert list(found) == ["train"]
     assert len(found["train"]) == COUNT
 
 
-# --- Whatever the format ------------------------------------------------------------------------------------------
+# --- All formats
 
 
 @pytest.mark.parametrize("to", FORMATS)
 def test_same_bytes_for_any_number_of_workers(to: str, described: Path, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    asked = {"shard": 10} if to in SHARDED else {}
+    asked = {"shard": 10} if "shard" in formats()[to].options else {}
     one = made(described, tmp_path / "one", to, workers=1, **asked)
     two = made(described, tmp_path / "two", to, workers=2, **asked)
     assert tree(one) == tree(two)
@@ -249,7 +249,7 @@ def test_same_bytes_for_any_number_of_workers(to: str, described: Path, tmp_path
 
 @pytest.mark.parametrize("to", FORMATS)
 def test_a_smaller_level(to: str, described: Path, tmp_path: Path) -> None:
-    """Its pixels are those of the file, not of an image reduced anew; the hashes of the largest stay behind."""
+    """Pixels are those of the level in the file; the hashes of the largest level are not exported."""
     path = made(described, tmp_path, to, resolution=8)
     expected = build_pyramid(noise(COUNT, SIDE))[1]
     if to == "tfrecord":
@@ -271,8 +271,8 @@ def test_a_smaller_level(to: str, described: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.stack(pixels), expected)
 
 
-def test_names_that_leave_no_image_out(tmp_path: Path) -> None:
-    """Alike but for case, or with a dot where WebDataset sees an ending: numbers take their place."""
+def test_equal_names_and_dots(tmp_path: Path) -> None:
+    """Names that differ only in case, or contain a dot (WebDataset), are replaced by numbers."""
     data = noise(3, 8)
     source = described_file(tmp_path / "faces.h5", data, id=["a", "A", "b"])
     assert sorted(tree(made(source, tmp_path, "images"))) == [
@@ -289,7 +289,7 @@ def test_names_that_leave_no_image_out(tmp_path: Path) -> None:
     assert [sample["json"]["id"] for sample in found] == ["a.x", "a.y", "b"]
 
 
-def test_pyarrow_is_asked_for_by_name(described: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pyarrow(described: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from celebahq_builder.errors import FormatError
 
     monkeypatch.setitem(sys.modules, "pyarrow", None)

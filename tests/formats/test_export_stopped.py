@@ -1,4 +1,4 @@
-"""An export that is killed goes on where it was; one that cannot go on leaves nothing, and says why in one line."""
+"""Exports that are killed, interrupted, or fail."""
 
 import contextlib
 import errno
@@ -28,10 +28,11 @@ from celebahq_builder.formats.export import ExportSettings, export
 from celebahq_builder.formats.import_ import import_images
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.inspect.extract import extract
-from celebahq_builder.storage import lock
+from celebahq_builder.storage import lock, partial_path
 from tests.disk import failing
+from tests.formats.killed_export import small_shards
 from tests.hdf5.files import damage
-from tests.hdf5.pyramids import described_file, noise, small_shards, tree
+from tests.hdf5.pyramids import described_file, noise, tree
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,10 +51,10 @@ def out(folder: Path, to: str) -> Path:
 
 
 @pytest.mark.parametrize(("to", "workers"), [*((to, 1) for to in FORMATS), ("webdataset", 2)])
-def test_killed_and_begun_again(
+def test_killed_and_resumed(
     to: str, workers: int, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """SIGKILL, in the middle of it; what comes of it is the same to the byte, and what was done is not done again."""
+    """After SIGKILL, the same command makes the same bytes, and does not repeat finished work."""
     caplog.set_level(logging.INFO)
     whole, target = out(tmp_path / "whole", to), out(tmp_path / "killed", to)
     export(source, whole, small_shards(to), workers=1)
@@ -67,14 +68,14 @@ def test_killed_and_begun_again(
     (left / "half.1234.partial").write_bytes(b"half")
     caplog.clear()
     export(source, target, small_shards(to), workers)
-    assert "was stopped before its end; this one goes on from there" in caplog.messages[0]
+    assert "resuming an earlier command that did not finish" in caplog.messages[0]
     assert tree(target) == tree(whole)
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_what_is_done_is_not_done_again(to: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped by Ctrl-C at several points; no image is written twice but those of a part that was cut short."""
+def test_interrupted_and_resumed(to: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Ctrl-C at several points, only images of an unfinished part are written twice."""
     monkeypatch.setattr(stylegan_zip, "CHECKPOINT", 16)
     target = out(tmp_path, to)
     advanced: list[int] = []
@@ -101,9 +102,7 @@ def test_what_is_done_is_not_done_again(to: str, source: Path, tmp_path: Path, m
     assert tree(target) == tree(out(tmp_path / "whole", to))
 
 
-def test_images_that_are_there_are_not_made_again(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_existing_images_are_not_written_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     encode = images.encode_png
 
@@ -120,7 +119,7 @@ def test_images_that_are_there_are_not_made_again(
     assert len(made) == COUNT + 1
 
 
-def test_other_settings_do_not_go_on(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_settings_do_not_resume(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "_write_metadata", interrupted)
     with pytest.raises(KeyboardInterrupt):
         export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
@@ -144,12 +143,190 @@ def test_two_at_once(source: Path, tmp_path: Path) -> None:
         export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
 
 
-def test_something_else_is_in_the_way(source: Path, tmp_path: Path) -> None:
+def test_partial_folder_of_something_else(source: Path, tmp_path: Path) -> None:
     (tmp_path / "faces.partial").mkdir()
     (tmp_path / "faces.partial" / "mine").write_text("mine")
     with pytest.raises(CelebAHQError, match="is in the way and was not made by this command"):
         export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
     assert tree(tmp_path) == {"faces.partial/mine": b"mine"}
+
+
+# --- Failures
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """Let no file grow beyond 8 kB, which is similar to a full disk.
+
+    The limit is short-lived, because pytest may write to a file.
+    """
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("to", ["tfrecord", "stylegan-zip", "webdataset", "parquet"])
+def test_files_that_cannot_grow(to: str, source: Path, tmp_path: Path) -> None:
+    target = out(tmp_path / "made", to)
+    with full_disk(), pytest.raises(CelebAHQError) as raised:
+        export(source, target, ExportSettings(to), workers=1)
+    assert str(target) in str(raised.value)
+    assert "File too large" in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a disk of 256 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize(("to", "workers"), [*((to, 1) for to in FORMATS), ("images", 2)])
+def test_full_disk(to: str, workers: int, tmp_path: Path, small_disk: Path) -> None:
+    large = described_file(tmp_path / "large.h5", noise(70, 64))
+    with pytest.raises(CelebAHQError, match="no space left to write .*; its parts are deleted; free some"):
+        export(large, out(small_disk / "made", to), ExportSettings(to), workers=workers)
+    assert list(small_disk.iterdir()) == []
+
+
+def test_full_disk_elsewhere(tmp_path: Path, small_disk: Path) -> None:
+    """Import and extract leave nothing."""
+    large = described_file(tmp_path / "large.h5", noise(70, 64))
+    full = "no space left to write .*; free some and run the same command again$"
+    with pytest.raises(CelebAHQError, match=full):
+        import_images(large, small_disk / "again.h5")
+    assert list(small_disk.iterdir()) == []
+    with PyramidFile(large) as file, pytest.raises(CelebAHQError, match=full):
+        extract(file, range(70), small_disk / "out")
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_damaged_chunk(to: str, tmp_path: Path) -> None:
+    """The error names the image within the block that is read."""
+    path = described_file(tmp_path / "faces.h5", noise(COUNT, 16))
+    damage(path, 16, 60)
+    with pytest.raises(CelebAHQError, match=r"faces\.h5: image 60 of data16x16 cannot be read"):
+        export(path, out(tmp_path / "made", to), ExportSettings(to), workers=1)
+    assert [one.name for one in tmp_path.iterdir()] == ["faces.h5"]
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_target_exists(to: str, source: Path, tmp_path: Path) -> None:
+    target = out(tmp_path, to)
+    target.write_text("mine")
+    with pytest.raises(CelebAHQError, match="exists and is not overwritten; delete it, or choose another `out`"):
+        export(source, target, ExportSettings(to), workers=1)
+    assert tree(tmp_path) == {target.name: b"mine"}
+
+
+@pytest.mark.parametrize(("to", "workers"), [*((to, 1) for to in FORMATS), ("stylegan-zip", 2)])
+def test_damaged_image(to: str, workers: int, tmp_path: Path) -> None:
+    """An image that is not the one that was written is not exported."""
+    path = described_file(tmp_path / "faces.h5", noise(COUNT, 16))
+    with h5py.File(path, "r+") as file:
+        file["data16x16"][60, 1, 2, 3] ^= 1
+    with pytest.raises(CelebAHQError, match=r"faces\.h5: image 60 is not the one that was written"):
+        export(path, out(tmp_path / "made", to), ExportSettings(to), workers=workers)
+    assert [one.name for one in tmp_path.iterdir()] == ["faces.h5"]
+
+
+@pytest.mark.parametrize("name", ["../a", "/etc/a", "a/../../b", "", "x" * 300, "a\nb", "a\\b", "a:b"])
+@pytest.mark.parametrize("to", ["images", "webdataset", "parquet"])
+def test_ids_that_are_not_file_names(to: str, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Images are numbered, the log says why, and the metadata keeps the ids."""
+    caplog.set_level(logging.INFO)
+    path = described_file(tmp_path / "faces.h5", noise(2, 8), id=[name, "b"])
+    export(path, tmp_path / "made" / "faces", ExportSettings(to), workers=1)
+    assert f"{name[:80]!r} cannot be the name of a file in a folder; images are numbered instead" in caplog.text
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["faces.h5", "made"]
+    assert [one.name for one in (tmp_path / "made").iterdir()] == ["faces"]
+    if to == "images":
+        text = (tmp_path / "made" / "faces" / "metadata.jsonl").read_text("utf-8")
+        lines = [json.loads(line) for line in text.splitlines()]
+        reported = [(line["file_name"], line["id"]) for line in lines]
+        assert reported == [("img00000000.png", name), ("img00000001.png", "b")]
+
+
+def test_file_names_with_a_line_feed(tmp_path: Path) -> None:
+    """Such names can be imported, and are replaced on export."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number, image in enumerate(noise(2, 8)):
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"a\n{number}.png")
+    import_images(folder, tmp_path / "faces.h5")
+    export(tmp_path / "faces.h5", tmp_path / "out", ExportSettings("images"), workers=1)
+    assert sorted(tree(tmp_path / "out")) == ["img00000000.png", "img00000001.png", "metadata.jsonl"]
+    import_images(tmp_path / "out", tmp_path / "back.h5")
+    with PyramidFile(tmp_path / "back.h5") as file:
+        assert file.column("file") == ["a\n0.png", "a\n1.png"]
+        np.testing.assert_array_equal(file.level(8)[:], noise(2, 8))
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected_text"),
+    [
+        ({"to": "images", "resolution": 64}, "has no level 64x64; it has 32, 16, 8, 4, 2, 1"),
+        ({"to": "images", "resolution": 100}, "has no level 100x100"),
+        ({"to": "tfrecord", "resolution": 2}, "`resolution` 2 is too small: TFRecord files have levels from 4x4 on"),
+        ({"to": "stylegan-zip"}, "does not end in .zip"),
+        (
+            {"to": "images", "shuffle": True},
+            "`shuffle` has no effect on images; leave it out",
+        ),
+        (
+            {"to": "images", "shard": 1000},
+            "`shard` has no effect on images; leave it out",
+        ),
+        ({"to": "tfrecord", "shard": 5}, "`shard` has no effect on tfrecord"),
+        ({"to": "stylegan-zip", "shard": 5}, "`shard` has no effect on stylegan-zip"),
+        (
+            {"to": "tfrecord", "png_level": 0},
+            "`png_level` has no effect on tfrecord; leave",
+        ),
+        ({"to": "gif"}, "`to` gif does not exist; expected one of images, stylegan-zip,"),
+    ],
+)
+def test_refused_settings(asked: dict[str, Any], expected_text: str, source: Path, tmp_path: Path) -> None:
+    with pytest.raises(CelebAHQError) as raised:
+        export(source, tmp_path / "made" / "faces", ExportSettings(**asked), workers=1)
+    assert expected_text in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_truncated_file(share: float, source: Path, tmp_path: Path) -> None:
+    raw = source.read_bytes()
+    (tmp_path / "cut.h5").write_bytes(raw[: int(len(raw) * share)])
+    with pytest.raises(CelebAHQError, match=r"cut\.h5 is not a readable HDF5 file"):
+        export(tmp_path / "cut.h5", tmp_path / "faces", ExportSettings("images"), workers=1)
+    assert [one.name for one in tmp_path.iterdir()] == ["cut.h5"]
+
+
+def test_as_a_command(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "faces.zip"
+    asked = ["export", str(source), "--to", "stylegan-zip", "--out", str(target), "--workers", "1"]
+    ended = CliRunner().invoke(celebahq, asked)
+    assert (ended.exit_code, ended.output) == (0, f"{target}: {COUNT} images\n")
+    again = subprocess.run(
+        [sys.executable, "-m", "celebahq_builder", *asked], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (again.returncode, again.stdout) == (1, "")
+    refused = CliRunner().invoke(celebahq, [*asked[:-2], "--shard", "1000"])
+    assert str(refused.exception).startswith("--shard has no effect on stylegan-zip")
+    assert again.stderr == f"error: {target} exists and is not overwritten; delete it, or choose another --out\n"
+
+
+# --- Files of others --------------------------------------------------------------------------------------------
 
 
 def stopped(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -162,8 +339,10 @@ def stopped(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 @pytest.mark.parametrize("kind", ["run", "moved", "plan", "file", "link", "link inside", "link to data", "damaged"])
-def test_folders_of_others(kind: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that only looks as if an export had left it stays, and so does what links of it lead to."""
+def test_folders_of_others_are_not_touched(
+    kind: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that only looks like one of ours stays, and so do the targets of links in it."""
     left, theirs = tmp_path / "faces.partial", tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "mine").write_text("mine")
@@ -195,23 +374,23 @@ def test_folders_of_others(kind: str, source: Path, tmp_path: Path, monkeypatch:
     assert tree(tmp_path) == before
 
 
-def test_a_kill_before_there_was_a_plan(source: Path, tmp_path: Path) -> None:
+def test_killed_before_the_plan_was_written(source: Path, tmp_path: Path) -> None:
     left = tmp_path / "faces.partial"
     left.mkdir()
     (left / ".celebahq-lock").touch()
-    (left / "plan.json.12.partial").write_text("{")
+    partial_path(left / "plan.json").write_text("{")
     export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
     assert [path.name for path in tmp_path.iterdir()] == ["faces"]
 
 
 @pytest.mark.parametrize("fails", [True, False])
-def test_what_others_put_there_stays(
+def test_files_of_others_stay(
     fails: bool, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     left = stopped(source, tmp_path / "faces", monkeypatch)
     (left / "notes.txt").write_text("mine")
     if fails:
-        failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith("metadata.jsonl"))
+        failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith(".metadata.jsonl"))
         with pytest.raises(CelebAHQError, match="no space left"):
             export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
     else:
@@ -223,16 +402,16 @@ def test_what_others_put_there_stays(
 
 @pytest.mark.parametrize("back", [False, True])
 @pytest.mark.parametrize("to", FORMATS)
-def test_a_folder_that_vanishes(
+def test_partial_folder_that_vanishes(
     to: str, back: bool, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is told, what is in its place by then stays as it is, and the same command works when that is gone."""
+    """It is an error; a new folder of that name is not touched; the same command works once that is gone."""
     target = out(tmp_path, to)
     left = target.with_name(f"{target.name}.partial")
     monkeypatch.setattr(stylegan_zip, "CHECKPOINT", 16)
 
     class Vanishing(progress.Progress):
-        def advance(self, photos: int, rejected: int = 0, failed: int = 0) -> None:
+        def advance(self, items: int, rejected: int = 0, failed: int = 0) -> None:
             if left.exists() and not (left / "mine").exists():
                 shutil.rmtree(left)
                 if back:
@@ -253,7 +432,7 @@ def test_files_that_vanish(to: str, source: Path, tmp_path: Path, monkeypatch: p
     first: list[Path] = []
 
     class Vanishing(progress.Progress):
-        def advance(self, photos: int, rejected: int = 0, failed: int = 0) -> None:
+        def advance(self, items: int, rejected: int = 0, failed: int = 0) -> None:
             if not first:
                 first.append(min(path for path in (tmp_path / "faces.partial" / "data").iterdir()))
                 first[0].unlink()
@@ -263,176 +442,3 @@ def test_files_that_vanish(to: str, source: Path, tmp_path: Path, monkeypatch: p
         export(source, tmp_path / "faces", small_shards(to), workers=1)
     assert first
     assert list(tmp_path.iterdir()) == []
-
-
-# --- What cannot go on --------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def full_disk() -> Iterator[None]:
-    """No file may grow beyond 8 kB: what a full disk does, at a place that is easily made.
-
-    Only for as long as is needed: pytest's own output may go to a file.
-    """
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.parametrize("to", ["tfrecord", "stylegan-zip", "webdataset", "parquet"])
-def test_files_that_cannot_grow(to: str, source: Path, tmp_path: Path) -> None:
-    target = out(tmp_path / "made", to)
-    with full_disk(), pytest.raises(CelebAHQError) as raised:
-        export(source, target, ExportSettings(to), workers=1)
-    assert str(target) in str(raised.value)
-    assert "File too large" in str(raised.value)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 kB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small disk")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
-@pytest.mark.parametrize(("to", "workers"), [*((to, 1) for to in FORMATS), ("images", 2)])
-def test_full_disk(to: str, workers: int, tmp_path: Path, small_disk: Path) -> None:
-    large = described_file(tmp_path / "large.h5", noise(70, 64))
-    with pytest.raises(CelebAHQError, match="no space left to write .*; what there was of it is deleted, free some"):
-        export(large, out(small_disk / "made", to), ExportSettings(to), workers=workers)
-    assert list(small_disk.iterdir()) == []
-
-
-def test_full_disk_elsewhere(tmp_path: Path, small_disk: Path) -> None:
-    """Import and extract begin anew, and do not say otherwise."""
-    large = described_file(tmp_path / "large.h5", noise(70, 64))
-    gone = "no space left to write .*; what there was of it is deleted, free some and run it again$"
-    with pytest.raises(CelebAHQError, match=gone):
-        import_images(large, small_disk / "again.h5")
-    assert list(small_disk.iterdir()) == []
-    full = "no space left to write .*; free some and run the same command again$"
-    with PyramidFile(large) as file, pytest.raises(CelebAHQError, match=full):
-        extract(file, range(70), small_disk / "out")
-    assert list(small_disk.iterdir()) == []
-
-
-@pytest.mark.parametrize("to", FORMATS)
-def test_damaged_chunk(to: str, tmp_path: Path) -> None:
-    """Of the block that is read at once, the image is named."""
-    path = described_file(tmp_path / "faces.h5", noise(COUNT, 16))
-    damage(path, 16, 60)
-    with pytest.raises(CelebAHQError, match=r"faces\.h5: image 60 of data16x16 cannot be read"):
-        export(path, out(tmp_path / "made", to), ExportSettings(to), workers=1)
-    assert [one.name for one in tmp_path.iterdir()] == ["faces.h5"]
-
-
-@pytest.mark.parametrize("to", FORMATS)
-def test_target_exists(to: str, source: Path, tmp_path: Path) -> None:
-    target = out(tmp_path, to)
-    target.write_text("mine")
-    with pytest.raises(CelebAHQError, match="exists and is not overwritten; delete it, or choose another --out"):
-        export(source, target, ExportSettings(to), workers=1)
-    assert tree(tmp_path) == {target.name: b"mine"}
-
-
-@pytest.mark.parametrize(("to", "workers"), [*((to, 1) for to in FORMATS), ("stylegan-zip", 2)])
-def test_damaged_image(to: str, workers: int, tmp_path: Path) -> None:
-    """An image that is not the one that was written does not go out under its name."""
-    path = described_file(tmp_path / "faces.h5", noise(COUNT, 16))
-    with h5py.File(path, "r+") as file:
-        file["data16x16"][60, 1, 2, 3] ^= 1
-    with pytest.raises(CelebAHQError, match=r"faces\.h5: image 60 is not the one that was written"):
-        export(path, out(tmp_path / "made", to), ExportSettings(to), workers=workers)
-    assert [one.name for one in tmp_path.iterdir()] == ["faces.h5"]
-
-
-@pytest.mark.parametrize("name", ["../a", "/etc/a", "a/../../b", "", "x" * 300, "a\nb", "a\\b", "a:b"])
-@pytest.mark.parametrize("to", ["images", "webdataset", "parquet"])
-def test_names_that_are_no_paths(to: str, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Images get numbers, the log says why, and the id goes along as what is known of them."""
-    caplog.set_level(logging.INFO)
-    path = described_file(tmp_path / "faces.h5", noise(2, 8), id=[name, "b"])
-    export(path, tmp_path / "made" / "faces", ExportSettings(to), workers=1)
-    assert f"{name[:80]!r} cannot be the name of a file in a folder; images are named by number" in caplog.text
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["faces.h5", "made"]
-    assert [one.name for one in (tmp_path / "made").iterdir()] == ["faces"]
-    if to == "images":
-        text = (tmp_path / "made" / "faces" / "metadata.jsonl").read_text("utf-8")
-        lines = [json.loads(line) for line in text.splitlines()]
-        told = [(line["file_name"], line["id"]) for line in lines]
-        assert told == [("img00000000.png", name), ("img00000001.png", "b")]
-
-
-def test_file_names_with_a_line_feed(tmp_path: Path) -> None:
-    """They come in, and go out."""
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for number, image in enumerate(noise(2, 8)):
-        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"a\n{number}.png")
-    import_images(folder, tmp_path / "faces.h5")
-    export(tmp_path / "faces.h5", tmp_path / "out", ExportSettings("images"), workers=1)
-    assert sorted(tree(tmp_path / "out")) == ["img00000000.png", "img00000001.png", "metadata.jsonl"]
-    import_images(tmp_path / "out", tmp_path / "back.h5")
-    with PyramidFile(tmp_path / "back.h5") as file:
-        assert file.column("file") == ["a\n0.png", "a\n1.png"]
-        np.testing.assert_array_equal(file.level(8)[:], noise(2, 8))
-
-
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        ({"to": "images", "resolution": 64}, "has no level 64x64; it has 32, 16, 8, 4, 2, 1"),
-        ({"to": "images", "resolution": 100}, "has no level 100x100"),
-        ({"to": "tfrecord", "resolution": 2}, "TFRecord files begin at 4x4"),
-        ({"to": "stylegan-zip"}, "does not end in .zip"),
-        (
-            {"to": "images", "shuffle": True},
-            "--shuffle is for tfrecord; the other formats have the file's order: leave",
-        ),
-        ({"to": "images", "shard": 1000}, "--shard is for webdataset, parquet; images is not cut into shards: leave"),
-        ({"to": "tfrecord", "shard": 5}, "--shard is for webdataset, parquet; tfrecord is not cut into shards: leave"),
-        ({"to": "stylegan-zip", "shard": 5}, "--shard is for webdataset, parquet; stylegan-zip is not cut"),
-        (
-            {"to": "tfrecord", "png_level": 0},
-            "--png-level is for stylegan-zip, images, webdataset, parquet; tfrecord has",
-        ),
-        ({"to": "gif"}, "--to gif is not a format; there are tfrecord, stylegan-zip,"),
-    ],
-)
-def test_what_cannot_be_had(asked: dict[str, Any], said: str, source: Path, tmp_path: Path) -> None:
-    with pytest.raises(CelebAHQError) as raised:
-        export(source, tmp_path / "made" / "faces", ExportSettings(**asked), workers=1)
-    assert said in str(raised.value)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("share", [0, 0.5, 0.99])
-def test_truncated_file(share: float, source: Path, tmp_path: Path) -> None:
-    raw = source.read_bytes()
-    (tmp_path / "cut.h5").write_bytes(raw[: int(len(raw) * share)])
-    with pytest.raises(CelebAHQError, match=r"cut\.h5 is not a readable HDF5 file"):
-        export(tmp_path / "cut.h5", tmp_path / "faces", ExportSettings("images"), workers=1)
-    assert [one.name for one in tmp_path.iterdir()] == ["cut.h5"]
-
-
-def test_as_a_command(source: Path, tmp_path: Path) -> None:
-    target = tmp_path / "faces.zip"
-    asked = ["export", str(source), "--to", "stylegan-zip", "--out", str(target), "--workers", "1"]
-    ended = CliRunner().invoke(celebahq, asked)
-    assert (ended.exit_code, ended.output) == (0, f"{target}: {COUNT} images\n")
-    again = subprocess.run(
-        [sys.executable, "-m", "celebahq_builder", *asked], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert (again.returncode, again.stdout) == (1, "")
-    refused = CliRunner().invoke(celebahq, [*asked[:-2], "--shard", "1000"])
-    assert str(refused.exception).startswith("--shard is for webdataset, parquet")
-    assert again.stderr == f"error: {target} exists and is not overwritten; delete it, or choose another --out\n"

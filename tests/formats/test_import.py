@@ -1,4 +1,4 @@
-"""What goes out comes back: every pixel, its labels, and what is known of it; and what others have made comes in."""
+"""Imports: round trips of pixels, labels and metadata, and data sets of other programs."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.formats.export import ExportSettings, export
 from celebahq_builder.formats.import_ import import_images
-from celebahq_builder.formats.registry import READERS, WRITERS, recognise
+from celebahq_builder.formats.registry import formats, recognise
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.hdf5.writer import NAMES
 from celebahq_builder.imaging.pyramid import build_pyramid
@@ -64,15 +64,16 @@ def photos(path: Path) -> dict[str, Any]:
 
 
 def test_the_command_offers_every_format() -> None:
-    """The command line imports nothing to show its help, so it has names of its own."""
-    for command, option, table in (("export", "to", WRITERS), ("import", "format", READERS)):
+    """The command line has its own list of formats, because it imports none for its help."""
+    writing = {name for name, one in formats().items() if one.write}
+    for command, option, table in (("export", "to", writing), ("import", "format", set(formats()))):
         (choice,) = (one.type.choices for one in celebahq.commands[command].params if one.name == option)
-        assert set(choice) == set(table)
+        assert set(choice) == table
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("to", BACK)
-def test_pixels_of_a_file_of_levels_alone(to: str, channels: int, tmp_path: Path) -> None:
+def test_pixels_of_a_file_without_metadata(to: str, channels: int, tmp_path: Path) -> None:
     data = noise(33, 16, channels)
     back = there_and_back(theano_file(tmp_path / "theano.h5", data), tmp_path, to)
     for found, expected in zip(pixels(back), build_pyramid(data), strict=True):
@@ -81,8 +82,8 @@ def test_pixels_of_a_file_of_levels_alone(to: str, channels: int, tmp_path: Path
 
 
 @pytest.mark.parametrize("to", KNOWING)
-def test_all_that_is_known_comes_back(to: str, tmp_path: Path) -> None:
-    """Values and types of every column; a photo without score stays without."""
+def test_metadata_round_trip(to: str, tmp_path: Path) -> None:
+    """Values and types of every column are equal; a missing score stays missing."""
     source = described_file(tmp_path / "faces.h5", noise(5, 8), score=np.array([0.1, np.nan, 1 / 3, 0, 1]))
     back = there_and_back(source, tmp_path, to)
     expected, found = photos(source), photos(back)
@@ -105,7 +106,7 @@ LABELS = {
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
 @pytest.mark.parametrize("to", BACK)
-def test_labels_come_back(to: str, labels: np.ndarray, named: bool, tmp_path: Path) -> None:
+def test_labels_round_trip(to: str, labels: np.ndarray, named: bool, tmp_path: Path) -> None:
     source = theano_file(tmp_path / "theano.h5", noise(4, 8))
     np.save(tmp_path / "theano-labels.npy", labels)
     names = [f"class {i}" for i in range(labels.shape[1])]
@@ -120,7 +121,7 @@ def test_labels_come_back(to: str, labels: np.ndarray, named: bool, tmp_path: Pa
         assert photos(back)["label_names"] == names
 
 
-def test_a_smaller_level_is_a_file_of_its_own(tmp_path: Path) -> None:
+def test_smaller_level_round_trip(tmp_path: Path) -> None:
     data = noise(5, 16)
     back = there_and_back(described_file(tmp_path / "faces.h5", data), tmp_path, "images", resolution=8)
     np.testing.assert_array_equal(pixels(back)[0], build_pyramid(data)[1])
@@ -133,7 +134,7 @@ def test_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
     assert (tmp_path / "1.h5").read_bytes() == (tmp_path / "2.h5").read_bytes()
 
 
-# --- What others have made ----------------------------------------------------------------------------------------
+# --- Data sets of other programs
 
 
 def save(path: Path, image: Images, **how: Any) -> None:
@@ -142,8 +143,8 @@ def save(path: Path, image: Images, **how: Any) -> None:
 
 
 @pytest.mark.parametrize("ending", ["png", "webp", "bmp", "tif", "jpg"])
-def test_image_files_of_any_kind(ending: str, tmp_path: Path) -> None:
-    """In the order of their paths; pixels as Pillow decodes them."""
+def test_kinds_of_image_files(ending: str, tmp_path: Path) -> None:
+    """Images are in the order of their paths, with the pixels that Pillow decodes."""
     data = noise(3, 16)
     names = [f"b/2.{ending}", f"a/10.{ending}", f"B.{ending}"]
     for image, name in zip(data, names, strict=True):
@@ -157,7 +158,7 @@ def test_image_files_of_any_kind(ending: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(expected, data[[2, 1, 0]])
 
 
-def test_grey_stays_grey_only_if_all_are(tmp_path: Path) -> None:
+def test_grey_only_if_all_images_are(tmp_path: Path) -> None:
     grey = noise(1, 8, channels=1)[0]
     save(tmp_path / "in" / "grey.png", grey)
     import_images(tmp_path / "in", tmp_path / "grey.h5")
@@ -168,7 +169,7 @@ def test_grey_stays_grey_only_if_all_are(tmp_path: Path) -> None:
 
 
 def test_resized(tmp_path: Path) -> None:
-    """The middle square, by the filter of StyleGAN's tool; one of the right size stays what it is."""
+    """The middle square is resized by the filter of StyleGAN's tool; an image of the right size is unchanged."""
     rng = np.random.default_rng(0)
     wide = rng.integers(0, 256, (3, 20, 33), dtype=np.uint8)
     right = noise(1, 8)[0]
@@ -182,8 +183,8 @@ def test_resized(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[1], right)
 
 
-def test_metadata_that_others_wrote(tmp_path: Path) -> None:
-    """Its order counts; what a line lacks is empty, and what is no column becomes text."""
+def test_metadata_of_others(tmp_path: Path) -> None:
+    """The order is that of the lines; missing values are empty, and values that cannot be a column become text."""
     for i, image in enumerate(noise(3, 8)):
         save(tmp_path / "in" / f"{i}.png", image)
     lines: list[dict[str, Any]] = [
@@ -201,7 +202,7 @@ def test_metadata_that_others_wrote(tmp_path: Path) -> None:
     assert found["box"][1] == [[1, 2], [3, 4], [5, 6.5]]
 
 
-def test_compressed_zip_of_images_alone(tmp_path: Path) -> None:
+def test_compressed_zip_without_labels(tmp_path: Path) -> None:
     data = noise(3, 8)
     with zipfile.ZipFile(tmp_path / "in.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for i, image in enumerate(data):
@@ -215,7 +216,7 @@ def test_compressed_zip_of_images_alone(tmp_path: Path) -> None:
 
 
 def test_tfrecord_of_another_writer(tmp_path: Path) -> None:
-    """Fields in its own order, numbers packed or not, and fields that are none of ours."""
+    """Other fields are ignored, and the order of the fields has no effect."""
     data = noise(3, 8)
     writer = tfrecord.TFRecordWriter(str(tmp_path / "other.tfrecords"))
     for image in data:
@@ -226,7 +227,7 @@ def test_tfrecord_of_another_writer(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data)
 
 
-def test_tfrecord_with_numbers_that_are_not_packed(tmp_path: Path) -> None:
+def test_tfrecord_with_unpacked_numbers(tmp_path: Path) -> None:
     from tests.reference.tfrecord_frames import masked
 
     data = noise(1, 4)[0]
@@ -256,8 +257,8 @@ def test_uncompressed_hdf5_of_another_writer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compression", ["blosc2", "none"])
-def test_compressed_otherwise(compression: str, tmp_path: Path) -> None:
-    """By another process than the one that wrote it, which knows the filter anyway."""
+def test_other_codecs(compression: str, tmp_path: Path) -> None:
+    """Another process reads the file, which has not loaded the filter yet."""
     data = noise(3, 16)
     import_images(theano_file(tmp_path / "in.h5", data), tmp_path / "other.h5", compression=compression)
     command = [sys.executable, "-m", "celebahq_builder", "export", tmp_path / "other.h5", "--to", "tfrecord"]
@@ -267,7 +268,7 @@ def test_compressed_otherwise(compression: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data)
 
 
-# --- The data sets of the other presets ---------------------------------------------------------------------------
+# --- MNIST, LSUN, CIFAR-10
 
 
 def test_mnist(tmp_path: Path) -> None:
@@ -294,8 +295,8 @@ def test_lsun(tmp_path: Path) -> None:
     assert photos(tmp_path / "bedroom.h5")["file"] == sorted(entries)
 
 
-def test_cifar10_is_found(tmp_path: Path) -> None:
-    """Its reader takes nothing but the 50,000 images, so it is only asked whether they are there."""
+def test_cifar10_is_recognised(tmp_path: Path) -> None:
+    """The reader needs all 50,000 images, so only recognition is tested here."""
     folder = cifar10_files.folder(tmp_path / "cifar-10-batches-py", cifar10_files.python_files())
     assert recognise(folder) == recognise(tmp_path) == "cifar10"
     with pytest.raises(FormatError, match="data_batch_1"):
@@ -303,11 +304,11 @@ def test_cifar10_is_found(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
-# --- Real images ------------------------------------------------------------------------------------------------
+# --- Real images
 
 
 def test_real_photos_resized(shared: Path, tmp_path: Path) -> None:
-    """Photos of all sizes; each is Pillow's own crop and Lanczos filter, before and after a zip."""
+    """Photos of any size are equal to Pillow's crop and Lanczos filter, before and after a zip."""
     (tmp_path / "in").mkdir()
     photos_there = sorted((shared / "data" / "faces" / "img_celeba").glob("*.jpg"))[:12]
     for path in photos_there:
@@ -325,13 +326,13 @@ def test_real_photos_resized(shared: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels(back)[0], np.stack(expected))
 
 
-# --- A part of a data set ---------------------------------------------------------------------------------------
+# --- Parts of a data set
 
 
 @pytest.mark.parametrize("limit", [1, 4, 6, 7])
 @pytest.mark.parametrize("to", BACK)
 def test_limit(to: str, limit: int, tmp_path: Path) -> None:
-    """The first images, with labels and all that is known of them; a set that has fewer is whole."""
+    """The first images are taken with labels and metadata; a smaller set is taken completely."""
     source = described_file(tmp_path / "faces.h5", noise(6, 8))
     away = source if to == "hdf5" else tmp_path / ("away.zip" if to == "stylegan-zip" else "away")
     if to != "hdf5":
@@ -356,7 +357,7 @@ def test_skip_and_limit_of_lsun(tmp_path: Path) -> None:
     names = sorted(entries)
     entries[names[1]] = b"no image"
     folder = lsun_files.database(tmp_path / "bedroom_train_lmdb", entries)
-    with pytest.raises(FormatError, match=rf"entry {names[1]} is no image: .* leave it out \(--skip\)"):
+    with pytest.raises(FormatError, match=rf"entry {names[1]} is not an image: .* leave it out with `skip`"):
         import_images(folder, tmp_path / "out.h5", resize=8)
     (tmp_path / "skip.txt").write_text(f"{names[1]}\n\n  {names[3]}\n")
     command = [sys.executable, "-m", "celebahq_builder", "import", folder, "--out", tmp_path / "out.h5"]
@@ -370,16 +371,16 @@ def test_skip_and_limit_of_lsun(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\xff"], ids=["nothing", "no text"])
-def test_skip_that_cannot_be_read(content: bytes | None, tmp_path: Path) -> None:
+def test_unreadable_skip_file(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "skip.txt").write_bytes(content)
     folder = lsun_files.database(tmp_path / "lmdb", lsun_files.photos())
-    with pytest.raises(FormatError, match=r"--skip .*skip\.txt cannot be read: .*; expected a text"):
+    with pytest.raises(FormatError, match=r"`skip` .*skip\.txt cannot be read: .*; expected a text"):
         import_images(folder, tmp_path / "out.h5", skip=tmp_path / "skip.txt")
     assert not (tmp_path / "out.h5").exists()
 
 
 def test_skip_is_for_lsun(tmp_path: Path) -> None:
     (tmp_path / "skip.txt").write_text("a")
-    with pytest.raises(RecipeError, match="--skip is for lsun, not hdf5"):
+    with pytest.raises(RecipeError, match="`skip` has no effect on hdf5"):
         import_images(theano_file(tmp_path / "in.h5", noise(2, 4)), tmp_path / "out.h5", skip=tmp_path / "skip.txt")

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a data set is one line that names the file and a remedy, and nothing is left behind."""
+"""Damaged and unsuitable data sets: one line names the file and a remedy, and nothing is left."""
 
 import gzip
 import io
@@ -29,7 +29,7 @@ from tests.hdf5.pyramids import described_file, noise, theano_file
 
 
 def refused(path: Path, **asked: Any) -> str:
-    """Import something that cannot be; return the line that says so."""
+    """Import a data set that is refused, and return the message."""
     target = path.parent / "made" / "out.h5"
     target.parent.mkdir()
     with pytest.raises(CelebAHQError) as raised:
@@ -42,7 +42,7 @@ def refused(path: Path, **asked: Any) -> str:
 
 
 def refused_again(path: Path, **asked: Any) -> str:
-    """As `refused`, where it was called already."""
+    """Call `refused` a second time."""
     (path.parent / "made").rmdir()
     return refused(path, **asked)
 
@@ -59,30 +59,30 @@ def rgb(height: int = 8, width: int = 8) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with an image that nothing is wrong with."""
+    """Return a folder with one valid image."""
     save(tmp_path / "in" / "a.png", rgb())
     return tmp_path / "in"
 
 
-# --- Images -----------------------------------------------------------------------------------------------------
+# --- Images
 
 
 def test_no_power_of_two(tmp_path: Path) -> None:
     save(tmp_path / "in" / "a.png", rgb(600, 600))
     line = refused(tmp_path / "in")
-    assert "a.png is 600 x 600 px; expected a square whose side is a power of two: add --resize 512" in line
+    assert "a.png is 600 x 600 px; expected a square whose side is a power of two: add `resize`=512" in line
 
 
 def test_not_square(folder: Path) -> None:
     save(folder / "b.png", rgb(8, 16))
-    assert "b.png is 16 x 8 px; expected a square whose side is a power of two: add --resize 8" in refused(folder)
+    assert "b.png is 16 x 8 px; expected a square whose side is a power of two: add `resize`=8" in refused(folder)
 
 
 def test_different_sizes(folder: Path) -> None:
     save(folder / "b.png", rgb(16, 16))
     line = refused(folder)
     assert "b.png is 16 x 16 px" in line
-    assert "a.png 8 x 8; expected one size: add --resize 8" in line
+    assert "a.png 8 x 8; expected one size: add `resize`=8" in line
 
 
 @pytest.mark.parametrize(
@@ -96,16 +96,16 @@ def test_different_sizes(folder: Path) -> None:
     ],
     ids=["most", "as many: the smaller", "no powers of two", "the first is another", "smallest"],
 )
-def test_the_size_that_fits_most(sizes: list[tuple[int, int]], fits: int, tmp_path: Path) -> None:
-    """And what it names works: the command with it makes the file."""
+def test_suggested_size(sizes: list[tuple[int, int]], fits: int, tmp_path: Path) -> None:
+    """The suggested size can be imported."""
     for number, (width, height) in enumerate(sizes):
         save(tmp_path / "in" / f"{number}.png", rgb(height, width))
-    assert refused(tmp_path / "in").endswith(f": add --resize {fits}, say")
+    assert refused(tmp_path / "in").endswith(f": add `resize`={fits}, for example")
     assert import_images(tmp_path / "in", tmp_path / "out.h5", resize=fits) == len(sizes)
 
 
-def test_the_first_fault_is_told(tmp_path: Path) -> None:
-    """Though the others are looked at, too, for a size that fits."""
+def test_first_fault_is_reported(tmp_path: Path) -> None:
+    """Later files are read for a suggestion, but their faults are not reported."""
     save(tmp_path / "in" / "a.png", rgb(8, 16))
     (tmp_path / "in" / "b.png").write_text("no image")
     save(tmp_path / "in" / "c.png", rgb(16, 16))
@@ -114,13 +114,13 @@ def test_the_first_fault_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("resize", [0, -8, 100, 16384])
 def test_resize_to_no_power_of_two(resize: int, folder: Path) -> None:
-    with pytest.raises(CelebAHQError, match=f"--resize {resize} is not a power of two"):
+    with pytest.raises(CelebAHQError, match=f"`resize` {resize} is not a power of two"):
         import_images(folder, folder.parent / "out.h5", resize=resize)
 
 
 @pytest.mark.parametrize("resize", [None, 8])
 @pytest.mark.parametrize(
-    ("image", "said"),
+    ("image", "expected_text"),
     [
         (np.zeros((8, 8, 4), np.uint8), "RGBA with an alpha channel"),
         (Image.new("LA", (8, 8)), "LA with an alpha channel"),
@@ -130,16 +130,16 @@ def test_resize_to_no_power_of_two(resize: int, folder: Path) -> None:
     ],
     ids=["alpha", "grey with alpha", "16 bits", "palette", "1 bit"],
 )
-def test_neither_rgb_nor_grey_of_8_bits(image: Any, said: str, resize: int | None, folder: Path) -> None:
+def test_neither_rgb_nor_grey_of_8_bits(image: Any, expected_text: str, resize: int | None, folder: Path) -> None:
     save(folder / "b.png", image)
     line = refused(folder, resize=resize)
     assert "b.png" in line
-    assert said in line
+    assert expected_text in line
     assert "expected RGB or grey of 8 bits: convert it" in line
 
 
 def kinds(folder: Path) -> dict[str, tuple[Path, np.ndarray | None]]:
-    """Write an image of each kind that is refused; with its path, what it is in RGB or grey where that is exact."""
+    """Write an image of each refused kind; return paths, and pixels in RGB or grey where these are exact."""
     rows = np.mgrid[:64, :64] * 4
     colours = np.stack([rows[0], rows[1], rows.sum(axis=0) // 2], axis=-1).astype(np.uint8)
     colour, slope = Image.fromarray(colours), Image.fromarray(rows[0].astype(np.uint8))
@@ -173,8 +173,8 @@ def kinds(folder: Path) -> dict[str, tuple[Path, np.ndarray | None]]:
 
 
 @pytest.mark.skipif(not shutil.which("mogrify"), reason="ImageMagick is not installed")
-def test_the_remedy_is_one(tmp_path: Path) -> None:
-    """The command that the message prints makes each of them importable, grey ones grey, exact ones to the pixel."""
+def test_suggested_conversion_works(tmp_path: Path) -> None:
+    """The command in the message converts each image; grey stays grey, and exact pixels are equal."""
     for name, (path, exact) in kinds(tmp_path / "in").items():
         with pytest.raises(FormatError, match="convert it, for instance with: mogrify") as raised:
             read_header(path, name)
@@ -214,14 +214,16 @@ def test_animation(folder: Path) -> None:
 
 
 def test_larger_than_any_image(folder: Path) -> None:
-    """A header of a few bytes that promises 48 GB."""
+    """A small header declares an image of 48 GB."""
     data = bytearray((folder / "a.png").read_bytes())
     data[16:24] = struct.pack(">II", 131072, 131072)
     data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
     (folder / "a.png").write_bytes(data)
-    said = "a.png is too large to be read: 17,179,869,184 px, expected at most 178,956,970; reduce or remove it"
-    assert said in refused(folder)
-    assert said in refused_again(folder, resize=8)
+    expected_text = (
+        "a.png is too large to be read: 17,179,869,184 px, expected at most 178,956,970; reduce or remove it"
+    )
+    assert expected_text in refused(folder)
+    assert expected_text in refused_again(folder, resize=8)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95])
@@ -233,7 +235,7 @@ def test_image_cut_short(share: float, ending: str, tmp_path: Path) -> None:
     assert f"a.{ending}" in refused(tmp_path / "in")
 
 
-def test_no_image_at_all(folder: Path) -> None:
+def test_not_an_image(folder: Path) -> None:
     (folder / "b.jpg").write_text("no image")
     assert "b.jpg is not an image that can be read; replace or remove it" in refused(folder)
 
@@ -243,33 +245,33 @@ def test_empty_folder(tmp_path: Path) -> None:
     assert "in holds no images; expected files ending in .jpg" in refused(tmp_path / "in", format="images")
 
 
-def test_nothing_in_it(tmp_path: Path) -> None:
+def test_empty_paths(tmp_path: Path) -> None:
     (tmp_path / "in" / "below").mkdir(parents=True)
-    assert "in is empty; give a folder of images, or --from FORMAT" in refused(tmp_path / "in")
+    assert "in is empty; give a folder of images, or its `format`" in refused(tmp_path / "in")
     (tmp_path / "in.bin").write_bytes(b"")
-    assert "in.bin is empty; give a folder of images, or --from FORMAT" in refused_again(tmp_path / "in.bin")
+    assert "in.bin is empty; give a folder of images, or its `format`" in refused_again(tmp_path / "in.bin")
 
 
-def test_folder_of_nothing_known(tmp_path: Path) -> None:
+def test_unknown_format(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("text")
     assert "in is of no known format" in refused(tmp_path / "in")
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_missing_path(tmp_path: Path) -> None:
     assert "in does not exist" in refused(tmp_path / "in")
     (tmp_path / "made").rmdir()
     assert "in is not a folder" in refused(tmp_path / "in", format="images")
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "expected_text"),
     [
-        ('{"file_name": "a.png"', "metadata.jsonl:1 is no JSON object with a file_name"),
-        ('["a.png"]', "metadata.jsonl:1 is no JSON object with a file_name"),
-        ('{"file_name": 7}', "metadata.jsonl:1: the file_name is 7, expected a text"),
-        ('{"file_name": "a.png"}\n\n', "metadata.jsonl:2 is no JSON object with a file_name"),
-        ('{"file_name": "a.png"}\n{"file_name": "b.png"}', "names b.png, which is not there"),
+        ('{"file_name": "a.png"', "metadata.jsonl:1 is not a JSON object with a file_name"),
+        ('["a.png"]', "metadata.jsonl:1 is not a JSON object with a file_name"),
+        ('{"file_name": 7}', "metadata.jsonl:1: the file_name is 7, expected a string"),
+        ('{"file_name": "a.png"}\n\n', "metadata.jsonl:2 is not a JSON object with a file_name"),
+        ('{"file_name": "a.png"}\n{"file_name": "b.png"}', "names b.png, which does not exist"),
         ('{"file_name": "a.png"}\n{"file_name": "a.png"}', "names a.png twice"),
         ('{"file_name": "../in/a.png"}', "the image name '../in/a.png' is not a relative path within a folder"),
         ("", "does not name a.png (1 such)"),
@@ -278,16 +280,16 @@ def test_nothing_there(tmp_path: Path) -> None:
         ('{"file_name": "a.png", "label": -1}', "the labels are neither one class number"),
         ('{"file_name": "a.png", "label": 1e99}', "the labels are neither one class number"),
         ('{"file_name": "a.png", "labels": "cat"}', "the labels are neither one class number"),
-        ('{"file_name": "a.png", "sha256": "00"}', "is not the one that its metadata describes"),
+        ('{"file_name": "a.png", "sha256": "00"}', "is not that of its metadata"),
         ('{"file_name": "a.png", "attributes": {"Bald": 500}}', "the values of 'attributes' are not numbers"),
     ],
 )
-def test_metadata_of_other_files(lines: str, said: str, folder: Path) -> None:
+def test_metadata_of_other_files(lines: str, expected_text: str, folder: Path) -> None:
     (folder / "metadata.jsonl").write_text(lines)
-    assert said in refused(folder)
+    assert expected_text in refused(folder)
 
 
-# --- HDF5 ---------------------------------------------------------------------------------------------------------
+# --- HDF5
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
@@ -304,7 +306,7 @@ def alter(path: Path, change: Callable[[h5py.File], Any]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected_text"),
     [
         (lambda file: file["data4x4"].resize(0, axis=0), "data4x4 is uint8 [0, 3, 4, 4], expected uint8 [9, 3, 4, 4]"),
         (lambda file: file["data2x2"].resize(8, axis=0), "data2x2 is uint8 [8, 3, 2, 2], expected uint8 [9, 3, 2, 2]"),
@@ -315,8 +317,8 @@ def alter(path: Path, change: Callable[[h5py.File], Any]) -> Path:
     ],
     ids=["killed before small levels", "counts", "missing", "no data", "empty", "no power of two"],
 )
-def test_hdf5_of_wrong_levels(change: Callable[[h5py.File], Any], said: str, tmp_path: Path) -> None:
-    assert said in refused(alter(theano_file(tmp_path / "in.h5", noise(9, 16)), change))
+def test_hdf5_of_wrong_levels(change: Callable[[h5py.File], Any], expected_text: str, tmp_path: Path) -> None:
+    assert expected_text in refused(alter(theano_file(tmp_path / "in.h5", noise(9, 16)), change))
 
 
 def test_hdf5_of_other_pixels_than_were_written(tmp_path: Path) -> None:
@@ -346,7 +348,7 @@ def test_labels_of_other_images(labels: Any, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in-labels.npy", "in.h5"]
 
 
-# --- Zip ----------------------------------------------------------------------------------------------------------
+# --- Zip
 
 
 def png(side: int = 8) -> bytes:
@@ -365,17 +367,17 @@ def zipped(path: Path, entries: dict[str, bytes], how: int = zipfile.ZIP_STORED)
 @pytest.mark.parametrize(
     "name", ["../a.png", "a/../../b.png", "/etc/a.png", "C:/a.png", "a\\b.png", "a\nb.png", "x" * 300 + ".png"]
 )
-def test_names_that_leave_the_target(name: str, tmp_path: Path) -> None:
+def test_zip_names_outside_the_folder(name: str, tmp_path: Path) -> None:
     line = refused(zipped(tmp_path / "in.zip", {name: png()}))
     assert "is not a relative path within a folder" in line
 
 
 def test_zip_bomb(tmp_path: Path) -> None:
-    """An image of 8x8 followed by 64 MB of zeros, which pack to 64 kB."""
+    """64 MB of zeros after an image of 8x8 are compressed to 64 kB."""
     path = zipped(tmp_path / "in.zip", {"a.png": png() + bytes(2**26)}, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 2**17
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert f"a.png would unpack to {2**26 + len(png())} bytes for 8 x 8 px" in refused(path)
+    assert f"a.png has {2**26 + len(png())} bytes for 8 x 8 px" in refused(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000
 
 
@@ -391,7 +393,7 @@ def test_table_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from celebahq_builder.formats import stylegan_zip
 
     monkeypatch.setattr(stylegan_zip, "TABLE_BYTES", 1000)
-    assert "dataset.json would unpack to 1001 bytes" in refused(
+    assert "dataset.json has 1001 bytes" in refused(
         zipped(tmp_path / "in.zip", {"a.png": png(), "dataset.json": bytes(1001)})
     )
 
@@ -402,14 +404,14 @@ def test_zip_without_images(entries: dict[str, bytes], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "expected_text"),
     [
-        ("{", "is no table of labels"),
-        ("[]", "is no table of labels"),
-        ("{}", "is no table of labels"),
-        ('{"labels": 7}', "is no table of labels"),
-        ('{"labels": [["a.png"]]}', "is no table of labels"),
-        ("[" * 100_000, "is no table of labels"),
+        ("{", "is not a table of labels"),
+        ("[]", "is not a table of labels"),
+        ("{}", "is not a table of labels"),
+        ('{"labels": 7}', "is not a table of labels"),
+        ('{"labels": [["a.png"]]}', "is not a table of labels"),
+        ("[" * 100_000, "is not a table of labels"),
         ('{"labels": []}', "has no label for a.png"),
         ('{"labels": [["b.png", 0]]}', "has no label for a.png"),
         ('{"labels": [["a.png", 0], ["b.png", 1]]}', "has labels for 2 images, the zip holds 1"),
@@ -418,10 +420,10 @@ def test_zip_without_images(entries: dict[str, bytes], tmp_path: Path) -> None:
         ('{"labels": [["a.png", 99999999999]]}', "the labels are neither one class number"),
     ],
 )
-def test_broken_dataset_json(table: str, said: str, tmp_path: Path) -> None:
+def test_broken_dataset_json(table: str, expected_text: str, tmp_path: Path) -> None:
     line = refused(zipped(tmp_path / "in.zip", {"a.png": png(), "dataset.json": table.encode()}))
     assert "dataset.json" in line
-    assert said in line
+    assert expected_text in line
 
 
 def test_zip_of_different_sizes(tmp_path: Path) -> None:
@@ -444,7 +446,7 @@ def test_zip_with_a_damaged_entry(tmp_path: Path) -> None:
     assert "Bad CRC-32 for file 'a.png'" in refused(path)
 
 
-# --- TFRecord -----------------------------------------------------------------------------------------------------
+# --- TFRecord
 
 
 @pytest.fixture
@@ -499,7 +501,7 @@ def test_levels_with_different_counts(records: Path) -> None:
 
 def test_tfrecord_level_missing(records: Path) -> None:
     (records / "in-r03.tfrecords").unlink()
-    assert "lacks in-r03.tfrecords, the level of 8x8" in refused(records)
+    assert "lacks in-r03.tfrecords; get or make it again" in refused(records)
 
 
 def test_tfrecord_without_records(records: Path) -> None:
@@ -509,7 +511,7 @@ def test_tfrecord_without_records(records: Path) -> None:
 
 def test_two_sets_in_a_folder(records: Path) -> None:
     (records / "other-r04.tfrecords").write_bytes(b"")
-    assert "holds several sets (in, other)" in refused(records)
+    assert "holds other-r04.tfrecords, which is not of the set of in-r02.tfrecords" in refused(records)
 
 
 @pytest.mark.parametrize("labels", [np.zeros((4, 5)), np.zeros(5), b"no array"], ids=["rows", "flat", "none"])
@@ -524,59 +526,62 @@ def test_tfrecord_labels_of_other_images(labels: Any, records: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("payload", "said"),
+    ("payload", "expected_text"),
     [
-        (b"", "record 0 is no image: it has no features"),
-        (b"\x0a\xff\xff\xff\xff\x0f", "a field goes on after the end"),
-        (b"\xff" * 11, "a number goes on after the end"),
-        (b"\x0b", "wire type 3"),
+        (b"", "record 0 is not an image: it has the features none"),
+        (b"\x0a\xff\xff\xff\xff\x0f", "record 0 is not an image: it is not an Example"),
+        (b"\xff" * 11, "record 0 is not an image: it is not an Example"),
+        (b"\x0b", "record 0 is not an image: it is not an Example"),
     ],
 )
-def test_tfrecord_of_something_else(payload: bytes, said: str, tmp_path: Path) -> None:
+def test_tfrecord_of_something_else(payload: bytes, expected_text: str, tmp_path: Path) -> None:
     from celebahq_builder.formats.tfrecord import frame
 
     (tmp_path / "in.tfrecords").write_bytes(frame(payload))
     line = refused(tmp_path / "in.tfrecords")
-    assert said in line
+    assert expected_text in line
     assert "damaged" not in line
 
 
 def test_tfrecord_of_another_kind(tmp_path: Path) -> None:
-    """As most data sets for TensorFlow are: encoded images under names of their own."""
+    """Most data sets for TensorFlow contain encoded images under other names."""
     writer = tfrecord.TFRecordWriter(str(tmp_path / "in.tfrecords"))
     writer.write({"image/encoded": (png(), "byte"), "image/class/label": (7, "int")})
     writer.close()
     line = refused(tmp_path / "in.tfrecords")
-    assert "record 0 is no image: it has the features image/class/label, image/encoded, expected shape and data" in line
+    assert (
+        "record 0 is not an image: it has the features image/class/label, image/encoded, expected shape and data"
+        in line
+    )
     assert "its CRCs are right, so this is a TFRecord file of another kind than those of ProGAN and StyleGAN" in line
     assert "damaged" not in line
     assert "get or make it again" not in line
 
 
-def test_tfrecord_that_is_compressed(tmp_path: Path) -> None:
+def test_compressed_tfrecord(tmp_path: Path) -> None:
     (tmp_path / "in.tfrecords").write_bytes(gzip.compress(bytes(100)))
     assert "in.tfrecords is compressed by gzip; unpack it first" in refused(tmp_path / "in.tfrecords")
 
 
-def test_no_tfrecord_at_all(tmp_path: Path) -> None:
+def test_not_a_tfrecord(tmp_path: Path) -> None:
     (tmp_path / "in.tfrecords").write_text("some text that is long enough")
-    assert "the file is damaged, or is no TFRecord file" in refused(tmp_path / "in.tfrecords")
+    assert "the file is damaged, or is not a TFRecord file" in refused(tmp_path / "in.tfrecords")
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 16), (3, 6, 6), (4, 8, 8), (1, 8, 8)])
 def test_tfrecord_of_images_of_another_size(shape: tuple[int, ...], tmp_path: Path) -> None:
-    """The last is sound but for the one after it."""
+    """The last file is wrong only in its second image."""
     from celebahq_builder.formats.tfrecord import encode_example, frame
 
     images = [np.zeros(shape, np.uint8), np.zeros((3, 8, 8), np.uint8)]
     (tmp_path / "in.tfrecords").write_bytes(b"".join(frame(encode_example(one)) for one in images))
-    said = (
+    expected_text = (
         "record 1 is an image of [3, 8, 8], the first of [1, 8, 8]" if shape == (1, 8, 8) else "expected [3 or 1, r, r]"
     )
-    assert said in refused(tmp_path / "in.tfrecords")
+    assert expected_text in refused(tmp_path / "in.tfrecords")
 
 
-# --- The target ---------------------------------------------------------------------------------------------------
+# --- Targets
 
 
 @pytest.mark.parametrize("taken", ["out.h5", "out-labels.npy"])
@@ -594,9 +599,7 @@ def test_no_folder_for_the_target(folder: Path) -> None:
 
 
 def test_resize_where_images_have_one_size(records: Path) -> None:
-    with pytest.raises(
-        CelebAHQError, match="--resize is for images, stylegan-zip, webdataset, parquet, lsun; the images"
-    ):
+    with pytest.raises(CelebAHQError, match="`resize` has no effect on tfrecord; leave it out"):
         import_images(records, records.parent / "out.h5", resize=8)
 
 

@@ -1,4 +1,4 @@
-"""Parquet tables come in as they are, ours and those of Hugging Face datasets, whatever their rows are grouped by."""
+"""Reading of Parquet: tables of Hugging Face datasets, types of columns, damage, memory."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from PIL import Image
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import parquet
 from celebahq_builder.formats.import_ import import_images
-from celebahq_builder.formats.parquet import BATCH, read
+from celebahq_builder.formats.parquet import BATCH_IMAGES, read
 from celebahq_builder.formats.registry import recognise
 from tests.formats.test_import_bad_input import refused
 from tests.formats.test_webdataset_reader import coded, top
@@ -29,21 +29,21 @@ ROOT = Path(__file__).parents[2]
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
-def images(pixelss: Images, first: int = 0) -> list[dict[str, Any]]:
-    return [{"bytes": coded(one), "path": f"{number:04d}.png"} for number, one in enumerate(pixelss, first)]
+def images(several: Images, first: int = 0) -> list[dict[str, Any]]:
+    return [{"bytes": coded(one), "path": f"{number:04d}.png"} for number, one in enumerate(several, first)]
 
 
-def table(path: Path, pixelss: Images, columns: dict[str, Any] | None = None, **how: Any) -> Path:
+def table(path: Path, several: Images, columns: dict[str, Any] | None = None, **how: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"image": pa.array(images(pixelss), IMAGE), **(columns or {})}), path, **how)
+    pq.write_table(pa.table({"image": pa.array(images(several), IMAGE), **(columns or {})}), path, **how)
     return path
 
 
-# --- What others have made ----------------------------------------------------------------------------------------
+# --- Tables of other programs
 
 
 def test_of_datasets(tmp_path: Path) -> None:
-    """With its names of classes, of which the last has no image."""
+    """The last of the named classes has no image."""
     datasets.disable_progress_bars()
     data = noise(5, 16)
     features = datasets.Features(
@@ -84,8 +84,8 @@ def test_of_datasets(tmp_path: Path) -> None:
     [{}, {"row_group_size": 1}, {"row_group_size": 7}, {"compression": "zstd", "use_dictionary": True}],
     ids=["one group", "a row each", "groups of 7", "compressed"],
 )
-def test_from_any_image_on(how: dict[str, Any], tmp_path: Path) -> None:
-    data = noise(2 * BATCH + 3, 8)
+def test_start_at_any_image(how: dict[str, Any], tmp_path: Path) -> None:
+    data = noise(2 * BATCH_IMAGES + 3, 8)
     for shard in (0, 1):
         table(tmp_path / "in" / f"train-{shard:05d}-of-00002.parquet", data[shard * 20 :][:20], **how)
     found = read(tmp_path / "in")
@@ -95,7 +95,7 @@ def test_from_any_image_on(how: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_types_of_columns(tmp_path: Path) -> None:
-    """Numbers keep theirs, to the last bit; what is missing is NaN or empty, and what is no column becomes text."""
+    """Numbers keep their types; missing values are NaN or empty, and other values become text."""
     rng = np.random.default_rng(0)
     arrays: dict[str, np.ndarray] = {
         "half": rng.random(5).astype(np.float16),
@@ -129,14 +129,14 @@ def test_types_of_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("paths", [["a.png", "a.png"], ["a.png", None], [None, None], ["", "b"]])
-def test_paths_that_are_no_names(paths: list[str | None], tmp_path: Path) -> None:
+def test_paths_that_are_not_unique_names(paths: list[str | None], tmp_path: Path) -> None:
     rows = [{**row, "path": path} for row, path in zip(images(noise(2, 4)), paths, strict=True)]
     pq.write_table(pa.table({"image": pa.array(rows, IMAGE)}), tmp_path / "in.parquet")
     assert [one.name for one in read(tmp_path / "in.parquet").images()] == ["00000000", "00000001"]
 
 
-def test_the_only_column_of_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever it is called, and with other columns of bytes, which the log names."""
+def test_image_column_of_another_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its name has no effect if it is the only one; other columns of bytes are named in the log."""
     caplog.set_level(logging.INFO)
     columns = {
         "face": pa.array([{"bytes": one["bytes"]} for one in images(noise(2, 4))]),
@@ -144,16 +144,16 @@ def test_the_only_column_of_images(tmp_path: Path, caplog: pytest.LogCaptureFixt
     }
     pq.write_table(pa.table(columns), tmp_path / "in.parquet")
     np.testing.assert_array_equal([one.pixels for one in read(tmp_path / "in.parquet").images()], noise(2, 4))
-    assert "passed over columns of bytes: embedding" in caplog.text
+    assert "ignored columns of bytes: embedding" in caplog.text
 
 
-def test_a_table_beside_images_is_not_the_data_set(tmp_path: Path) -> None:
+def test_table_beside_images(tmp_path: Path) -> None:
     table(tmp_path / "in" / "metadata.parquet", noise(1, 4))
     (tmp_path / "in" / "a.png").write_bytes(coded(noise(1, 4)[0]))
     assert recognise(tmp_path / "in") == "images"
 
 
-# --- What is wrong with it ----------------------------------------------------------------------------------------
+# --- Faults
 
 
 def written(path: Path, columns: dict[str, Any]) -> Path:
@@ -166,13 +166,13 @@ def bad_image(data: bytes | None) -> pa.Array:
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "expected_text"),
     [
         (
             {"a": [1], "text": ["b"]},
-            "has the columns a (int64), text (string); expected one of images, image: struct",
+            "has the columns a (int64), text (string); expected one image column, image: struct",
         ),
-        ({"a": bad_image(b""), "b": bad_image(b"")}, "has several columns of images, a, b; expected one"),
+        ({"a": bad_image(b""), "b": bad_image(b"")}, "has several image columns, a, b; expected one"),
         ({"image": bad_image(None)}, "in.parquet: row 1 has no bytes in its column image; embed the images"),
         ({"image": pa.array([None], IMAGE)}, "in.parquet: row 0 has no bytes in its column image"),
         ({"image": pa.array([], IMAGE)}, "in.parquet has no rows"),
@@ -190,69 +190,72 @@ def bad_image(data: bytes | None) -> pa.Array:
         ({"image": bad_image(coded(noise(1, 4)[0])), "label": [0, None]}, "the labels are neither one class number"),
         (
             {"image": bad_image(coded(noise(1, 4)[0])), "sha256": ["0", "0"]},
-            "is not the one that its metadata describes",
+            "is not that of its metadata",
         ),
     ],
 )
-def test_bad_tables(columns: dict[str, Any], said: str, tmp_path: Path) -> None:
-    assert said in refused(written(tmp_path / "in.parquet", columns))
+def test_bad_tables(columns: dict[str, Any], expected_text: str, tmp_path: Path) -> None:
+    assert expected_text in refused(written(tmp_path / "in.parquet", columns))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
 def test_cut_short(share: float, tmp_path: Path) -> None:
     path = table(tmp_path / "in.parquet", noise(9, 16))
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    assert "is not readable Parquet, damaged or cut short" in refused(path)
+    assert "is not readable Parquet, or damaged" in refused(path)
 
 
 @pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
 def test_damaged_anywhere(compression: str, tmp_path: Path) -> None:
-    """Where pages have checksums, as ours do, a byte that is flipped is told, or is one that nothing is made of."""
+    """If pages have checksums, a flipped bit is reported, or has no effect on the results."""
     data = noise(4, 8)
     how: dict[str, Any] = {"compression": compression, "write_page_checksum": True, "use_dictionary": False}
     path = table(tmp_path / "in.parquet", data, {"n": [1, 2, 3, 4]}, **how)
     whole = path.read_bytes()
     ending = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
-    told = 0
+    reported = 0
     for at in range(4, ending, 37):
         raw = bytearray(whole)
         raw[at] ^= 0x10
         path.write_bytes(raw)
         try:
             found = read(path)
-            pixelss = [one.pixels for one in found.images()]
+            several = [one.pixels for one in found.images()]
         except FormatError as error:
-            told += str(error).startswith(f"{path}") and "\n" not in str(error)
+            reported += str(error).startswith(f"{path}") and "\n" not in str(error)
         else:
-            np.testing.assert_array_equal(pixelss, data)
+            np.testing.assert_array_equal(several, data)
             np.testing.assert_array_equal(found.metadata.columns["n"], [1, 2, 3, 4])
-    assert told > 20
+    assert reported > 20
 
 
-def test_images_that_unpack_to_far_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Megabytes of zeros in some kilobytes."""
+def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some kilobytes unpack to megabytes of zeros."""
     monkeypatch.setattr(parquet, "UNPACKED_BYTES", 2**20)
     rows = pa.array([{"bytes": bytes(2**22), "path": "a"}] * 4, IMAGE)
     path = tmp_path / "in.parquet"
     pq.write_table(pa.table({"image": rows}), path, compression="zstd", use_dictionary=False)
     assert path.stat().st_size < 2**14
-    assert "in.parquet: the images of row group 0 would unpack from" in refused(path)
+    assert "in.parquet: the images of a row group would unpack from" in refused(path)
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "expected_text"),
     [
         (["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"], "in lacks train-00001-of-00003.parquet"),
-        (["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"], "in holds several sets (test-, train-)"),
+        (
+            ["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"],
+            "in holds train-00000-of-00001.parquet, which is not of the set of test-00000-of-00001.parquet",
+        ),
     ],
 )
-def test_files_that_are_no_set(names: list[str], said: str, tmp_path: Path) -> None:
+def test_files_that_are_not_one_set(names: list[str], expected_text: str, tmp_path: Path) -> None:
     for name in names:
         table(tmp_path / "in" / name, noise(1, 4))
-    assert said in refused(tmp_path / "in")
+    assert expected_text in refused(tmp_path / "in")
 
 
-def test_files_of_other_columns(tmp_path: Path) -> None:
+def test_files_with_different_columns(tmp_path: Path) -> None:
     table(tmp_path / "in" / "0.parquet", noise(1, 4), {"a": [1]})
     table(tmp_path / "in" / "1.parquet", noise(1, 4), {"a": [1.5]})
     line = refused(tmp_path / "in")
@@ -282,14 +285,14 @@ from pathlib import Path
 from celebahq_builder.formats.parquet import read
 table = read(Path(sys.argv[1]))
 print(sum(image.pixels.shape[0] for image in table.images()))
-print(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])  # getrusage tells its parent's, too
+print(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])  # getrusage includes its parent's
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells by /proc how much memory a process had")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc")
 @pytest.mark.parametrize("how", [{"row_group_size": 16}, {"write_batch_size": 4, "data_page_size": 2**18}], ids=repr)
 def test_memory_does_not_grow_with_the_file(how: dict[str, int], tmp_path: Path) -> None:
-    """Neither with the number of row groups, nor with that of the pages of one; a page is what is read at once."""
+    """It depends neither on the number of row groups, nor on the number of pages of a group."""
     image = coded(noise(1, 256)[0])
     used = []
     for count in (20, 220):
@@ -306,8 +309,8 @@ def test_memory_does_not_grow_with_the_file(how: dict[str, int], tmp_path: Path)
     assert used[1] - used[0] < 20 * 2**10
 
 
-def test_metadata_of_ours_is_there_once(tmp_path: Path) -> None:
-    """The names of classes are in the schema, as `datasets` wants them."""
+def test_class_names_in_the_schema(tmp_path: Path) -> None:
+    """Class names are those of the schema if there are enough."""
     schema = pa.schema(
         [pa.field("image", IMAGE), pa.field("label", pa.int64())],
         metadata={"huggingface": json.dumps({"info": {"features": {"label": {"names": ["a", "b"]}}}})},

@@ -1,4 +1,4 @@
-"""Images are those of the numbers asked for, in whatever order they lie."""
+"""Images are read by number, in any order."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Tar shards of WebDataset come in as they are, ours and others'; what tarfile would pass over is an error."""
+"""Reading of WebDataset: shards of other programs, wrong samples, and damage that tarfile does not report."""
 
 import io
 import logging
@@ -50,11 +50,11 @@ def top(path: Path) -> Images:
         return np.asarray(file.level(file.resolution)[:])
 
 
-# --- What others have made ----------------------------------------------------------------------------------------
+# --- Shards of other programs
 
 
-def test_of_the_package_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Of JPEG, with classes and texts; what is no image and not known of one is counted in the log."""
+def test_written_by_webdataset(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """JPEG with classes and texts; members that are not read are counted in the log."""
     caplog.set_level(logging.INFO)
     data = noise(7, 16)
     (tmp_path / "in").mkdir()
@@ -78,11 +78,11 @@ def test_of_the_package_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         assert file["photos/file"].asstr()[:].tolist() == [f"faces/{number:03d}.jpg" for number in range(7)]
         assert file["photos/age"][:].tolist() == list(range(20, 27))
         assert file["photos/text"].asstr()[6] == "face 6"
-    assert "passed over 7 members that are no images, .json or .cls: 7 .txt" in caplog.text
+    assert "ignored 7 members that are not images, .json or .cls: 7 .txt" in caplog.text
 
 
-def test_a_single_shard_made_by_tar_itself(tmp_path: Path) -> None:
-    """With folders, a point before each name, and hidden files."""
+def test_single_shard_with_folders(tmp_path: Path) -> None:
+    """The tar has folders, names that begin with a dot and a slash, and hidden files."""
     data = noise(3, 8)
     folder = tmp_path / "faces" / "sub"
     folder.mkdir(parents=True)
@@ -93,14 +93,14 @@ def test_a_single_shard_made_by_tar_itself(tmp_path: Path) -> None:
         tar.add(tmp_path / "faces", arcname=".")
     assert recognise(tmp_path / "faces.tar") == "webdataset"
     found = read(tmp_path / "faces.tar")
-    assert sorted(found.samples.names) == ["sub/a.PNG", "sub/b.PNG", "sub/c.PNG"]
-    in_order = [data["abc".index(name[4])] for name in found.samples.names]
+    assert sorted(found.names) == ["sub/a.PNG", "sub/b.PNG", "sub/c.PNG"]
+    in_order = [data["abc".index(name[4])] for name in found.names]
     np.testing.assert_array_equal([one.pixels for one in found.images()], in_order)
     np.testing.assert_array_equal([one.pixels for one in found.images(2)], in_order[2:])
 
 
-def test_shards_that_count_anew(tmp_path: Path) -> None:
-    """In the order of their numbers; the same keys in each are told apart by the shard."""
+def test_equal_keys_in_several_shards(tmp_path: Path) -> None:
+    """Shards are in the order of their numbers, and distinguish equal keys."""
     data = noise(12, 8)
     for number in range(12):
         shard(tmp_path / "in" / f"part{number}.tar", [("0.png", coded(data[number]))])
@@ -109,8 +109,8 @@ def test_shards_that_count_anew(tmp_path: Path) -> None:
     np.testing.assert_array_equal([one.pixels for one in found.images(5)], data[5:])
 
 
-def test_a_header_behind_much_else(tmp_path: Path) -> None:
-    """A JPEG may begin with more than is read for its size."""
+def test_large_comment_before_the_header(tmp_path: Path) -> None:
+    """A JPEG can begin with long comments."""
     image = noise(1, 8)[0]
     plain = coded(image, "jpeg")
     comment = b"\xff\xfe\xff\xfd" + bytes(65531)
@@ -129,31 +129,32 @@ def test_resized_and_limited(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, [np.asarray(middle).transpose(2, 0, 1), images[1]])
 
 
-def test_a_tar_beside_images_is_not_the_data_set(tmp_path: Path) -> None:
+def test_tar_beside_images(tmp_path: Path) -> None:
     shard(tmp_path / "in" / "0.tar", samples(noise(1, 8)))
     (tmp_path / "in" / "sub").mkdir()
     (tmp_path / "in" / "sub" / "a.png").write_bytes(coded(noise(1, 8)[0]))
     assert recognise(tmp_path / "in") == "images"
 
 
-# --- What is wrong with a sample ----------------------------------------------------------------------------------
+# --- Faults of samples
 
 PNG = coded(noise(1, 8)[0])
 
 
 @pytest.mark.parametrize(
-    ("members", "said"),
+    ("members", "expected_text"),
     [
-        ([("a.txt", b"")], "sample a has no image; expected a.png or the like"),
+        ([("a.txt", b"")], "sample a has no image; expected one, as a.png: make the shard again"),
         ([("a.png", PNG), ("b.json", b"{}"), ("c.png", PNG)], "sample b has no image"),
-        ([("a.png", PNG), ("a.jpg", PNG)], "sample a has both a.png and a.jpg; remove one of them"),
+        ([("a.png", PNG), ("a.jpg", PNG)], "sample a has the images a.png, a.jpg; expected one"),
         ([("a.png", PNG), ("b.png", PNG), ("a.png", PNG)], "holds 2 images named a.png"),
-        ([("a.png", PNG), ("a.json", b"[1]")], "a.png (.json) is no JSON object"),
-        ([("a.png", PNG), ("a.json", b"{")], "a.png (.json) is no JSON object"),
-        ([("a.png", PNG), ("a.json", b"[" * 100_000)], "a.png (.json) is no JSON object"),
+        ([("a.png", PNG), ("a.json", b"{}"), ("a.json", b"{}")], "a.json occurs twice in sample a"),
+        ([("a.png", PNG), ("a.json", b"[1]")], "a.png (.json) is not a JSON object"),
+        ([("a.png", PNG), ("a.json", b"{")], "a.png (.json) is not a JSON object"),
+        ([("a.png", PNG), ("a.json", b"[" * 100_000)], "a.png (.json) is not a JSON object"),
         ([("a.png", PNG), ("a.json", b" " * (2**24 + 1))], "a.json has 16777217 bytes, expected at most 16777216"),
         ([("a.png", PNG), ("a.json", b'{"a/b": 1}')], "'a/b' cannot be the name of a column"),
-        ([("a.png", PNG), ("a.cls", b"cat")], "a.png (.cls) is b'cat', expected the number of a class"),
+        ([("a.png", PNG), ("a.cls", b"cat")], "a.png (.cls) is b'cat', expected a class number"),
         ([("a.png", PNG), ("a.cls", b"-1")], "the labels are neither one class number"),
         ([("a.png", PNG), ("a.cls", b"1"), ("a.json", b'{"label": 2}')], "(.cls) is 1, the label in its .json 2"),
         ([("a.png", PNG), ("a.cls", b"1"), ("b.png", PNG)], "the labels are neither one class number"),
@@ -161,30 +162,30 @@ PNG = coded(noise(1, 8)[0])
         ([("a.png", PNG + bytes(2**21))], "a.png has 2097"),
         ([("a.png", PNG[:60])], "0.tar: a.png "),
         ([("a.png", b"no image")], "0.tar: a.png is not an image that can be read"),
-        ([("a.png", PNG), ("a.json", b'{"sha256": "00"}')], "is not the one that its metadata describes"),
+        ([("a.png", PNG), ("a.json", b'{"sha256": "00"}')], "is not that of its metadata"),
         ([("notes", b"")], "holds no images; expected members ending in .jpg"),
         ([], "holds no images; expected members ending in .jpg"),
     ],
 )
-def test_bad_samples(members: list[tuple[str, bytes]], said: str, tmp_path: Path) -> None:
+def test_bad_samples(members: list[tuple[str, bytes]], expected_text: str, tmp_path: Path) -> None:
     shard(tmp_path / "in" / "0.tar", members)
-    assert said in refused(tmp_path / "in")
+    assert expected_text in refused(tmp_path / "in")
 
 
 @pytest.mark.parametrize("name", ["../a.png", "a/../../b.png", "/etc/a.png", "C:/a.png", "a\\b.png", "a\nb.png"])
-def test_names_that_leave_the_folder(name: str, tmp_path: Path) -> None:
+def test_names_outside_the_folder(name: str, tmp_path: Path) -> None:
     shard(tmp_path / "in" / "0.tar", [("a.png", PNG), (name, PNG)])
     assert "is not a relative path within a folder" in refused(tmp_path / "in")
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE])
-def test_members_that_are_no_files(kind: bytes, tmp_path: Path) -> None:
+def test_members_that_are_not_files(kind: bytes, tmp_path: Path) -> None:
     shard(tmp_path / "in" / "0.tar", [("a.png", PNG), ("b.png", b"")], type=kind, linkname="/etc/passwd")
     assert "in/0.tar" in (line := refused(tmp_path / "in"))
-    assert "is no plain file, but a link or the like" in line
+    assert "is not a plain file, but a link or the like" in line
 
 
-# --- Damage that tarfile says nothing of ---------------------------------------------------------------------------
+# --- Damage that tarfile does not report
 
 
 @pytest.fixture
@@ -193,7 +194,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 def test_cut_short_anywhere(archive: Path) -> None:
-    """At every block: between two members, too, where nothing but the missing end tells."""
+    """At every block; between two members, only the missing end shows it."""
     whole = archive.read_bytes()
     last = max(i for i in range(0, len(whole), 512) if any(whole[i : i + 512])) + 512
     for size in range(0, last + 512, 512):
@@ -208,12 +209,12 @@ def test_damaged_header(archive: Path) -> None:
     raw = bytearray(archive.read_bytes())
     raw[raw.index(b"0004.png") + 1] ^= 1
     archive.write_bytes(raw)
-    assert "0.tar is damaged: what begins at byte" in refused(archive.parent)
+    assert "0.tar is damaged: at byte" in refused(archive.parent)
 
 
 def test_two_archives_in_one_file(archive: Path) -> None:
     archive.write_bytes(2 * archive.read_bytes())
-    assert "0.tar goes on after its end" in refused(archive.parent)
+    assert "0.tar continues after its end" in refused(archive.parent)
 
 
 def test_compressed(tmp_path: Path) -> None:
@@ -223,41 +224,41 @@ def test_compressed(tmp_path: Path) -> None:
     assert "0.tar is compressed by gzip; unpack it to a plain tar first" in refused(tmp_path / "in")
 
 
-def test_no_tar(tmp_path: Path) -> None:
+def test_not_a_tar(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "0.tar").write_text("no tar" * 1000)
     assert "0.tar is not a readable tar, or cut short" in refused(tmp_path / "in")
 
 
-# --- Shards -------------------------------------------------------------------------------------------------------
+# --- Shards
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "expected_text"),
     [
         (["a-00.tar", "a-02.tar"], "in lacks a-01.tar; get or make it again"),
-        (["a-00.tar", "b-00.tar"], "in holds several sets (a-, b-); give a file, or a folder of one set alone"),
-        (["a-00.tar", "other.tar"], "in holds several sets (a-, other.tar)"),
-        (["a-0.tar", "a-00.tar"], "in holds files of different numberings"),
+        (["a-00.tar", "b-00.tar"], "in holds b-00.tar, which is not of the set of a-00.tar; give a folder of one set"),
+        (["a-00.tar", "other.tar"], "in holds other.tar, which is not of the set of a-00.tar"),
+        (["a-0.tar", "a-00.tar"], "in holds a-00.tar, which is not of the set of a-0.tar"),
         (["a-0-of-3.tar", "a-2-of-3.tar"], "in lacks a-1-of-3.tar"),
         (["a-0-of-2.tar"], "in lacks a-1-of-2.tar"),
-        (["a-0-of-1.tar", "a-1-of-1.tar"], "in holds 2 files of a set of 1"),
-        (["a-0-of-2.tar", "a-1-of-3.tar"], "in holds files of different numberings"),
+        (["a-0-of-1.tar", "a-1-of-1.tar"], "in holds a-1-of-1.tar, which is not of the set of a-0-of-1.tar"),
+        (["a-0-of-2.tar", "a-1-of-3.tar"], "in holds a-1-of-3.tar, which is not of the set of a-0-of-2.tar"),
     ],
 )
-def test_shards_that_are_no_set(names: list[str], said: str, tmp_path: Path) -> None:
+def test_shards_that_are_not_one_set(names: list[str], expected_text: str, tmp_path: Path) -> None:
     for number, name in enumerate(names):
         shard(tmp_path / "in" / name, samples(noise(1, 8), number))
-    assert said in refused(tmp_path / "in")
+    assert expected_text in refused(tmp_path / "in")
 
 
 def test_shards_without_numbers(tmp_path: Path) -> None:
     for number, name in enumerate(("z.tar", "a.tar")):
         shard(tmp_path / "in" / name, samples(noise(1, 8), number))
-    assert read(tmp_path / "in").samples.names == ["0001.png", "0000.png"]
+    assert read(tmp_path / "in").names == ["0001.png", "0000.png"]
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     assert "in holds no files ending in .tar" in refused(tmp_path / "in", format="webdataset")
 
@@ -265,5 +266,5 @@ def test_nothing_there(tmp_path: Path) -> None:
 def test_changed_while_it_is_read(archive: Path) -> None:
     found = read(archive)
     archive.write_bytes(archive.read_bytes()[:3000])
-    with pytest.raises(FormatError, match=r"was changed while 0\.tar was read; run it again"):
+    with pytest.raises(FormatError, match=r"0\.tar was changed while it was read; run the same command again"):
         list(found.images())

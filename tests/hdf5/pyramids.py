@@ -7,20 +7,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from celebahq_builder.formats.export import ExportSettings
-from celebahq_builder.formats.registry import SHARDED
 from celebahq_builder.imaging.pyramid import build_pyramid
 from celebahq_builder.storage import sha256
 
 Images = NDArray[np.uint8]
-
-SHARD = 16
-"""Images of a shard, small enough that there are several."""
-
-
-def small_shards(to: str) -> ExportSettings:
-    """Settings of an export to a format, in small shards if it has any."""
-    return ExportSettings(to, shard=SHARD if to in SHARDED else None)
 
 
 def noise(count: int, side: int, channels: int = 3, seed: int = 0) -> Images:

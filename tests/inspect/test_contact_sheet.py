@@ -145,7 +145,7 @@ def test_other_endings(stored: Path, tmp_path: Path) -> None:
 def test_nothing_is_overwritten(stored: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("mine")
     (tmp_path / "b.png").symlink_to("nowhere")
-    fails(stored, tmp_path / "a.png", r"a\.png exists and is not overwritten; delete it, or choose another --out")
+    fails(stored, tmp_path / "a.png", r"a\.png exists and is not overwritten; delete it, or choose another `out`")
     fails(stored, tmp_path / "b.png", r"b\.png exists")
     assert (tmp_path / "a.png").read_text() == "mine"
 
