@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import resource_tracker as mp_resource_tracker
 from typing import TypeVar
@@ -40,8 +40,8 @@ ORPHAN_CHECK_S = 0.3
 
 def run(
     function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int, ordered: bool = False
-) -> Iterator[Result]:
-    """Yield the results of a function for some jobs, computed by `workers` processes.
+) -> Generator[Result, None, None]:
+    """Yield the results of a function for some jobs, computed by `workers` processes; `close` ends them.
 
     Args:
         function: importable by name; takes and returns small, picklable values.
@@ -161,7 +161,7 @@ def _owned(function: Callable[[Job], Result], owner: int, job: Job) -> Result:
 
 @functools.cache
 def _watch(owner: int) -> None:
-    """End this worker when its owner is gone: an orphan would write into a directory that nobody holds."""
+    """End this worker when its owner is gone: an orphan would only compete for the machine with the next run."""
 
     def watch() -> None:
         while os.getppid() == owner:

@@ -10,6 +10,7 @@ import click
 
 from celebahq_builder.cli.main import PATH, celebahq
 from celebahq_builder.errors import RecipeError
+from celebahq_builder.storage import NewFiles
 
 
 @celebahq.command()
@@ -63,14 +64,16 @@ def evaluate(source: Path, metrics: str | None, out: Path | None, audit: bool, *
     """  # noqa: D301 - click wants the character, not its name
     if metrics is None and not audit:
         raise RecipeError("nothing to do: give --metrics, some of swd,ms-ssim,fid,kid,is, or --audit")
-    if audit:
-        from celebahq_builder.inspect.audit import audit_report
+    with NewFiles() as files:
+        if audit:
+            from celebahq_builder.inspect.audit import audit_report
 
-        for line in audit_report.audit(source, out / "audit" if out else source.with_name(f"{source.stem}-audit")):
-            click.echo(line)
-    if metrics is not None:
-        for line in _scores(source, metrics, out, **asked):
-            click.echo(line)
+            folder = out / "audit" if out else source.with_name(f"{source.stem}-audit")
+            for line in audit_report.audit(source, folder, files=files):
+                click.echo(line)
+        if metrics is not None:
+            for line in _scores(source, metrics, out, **asked):
+                click.echo(line)
 
 
 def _scores(

@@ -1,51 +1,54 @@
-"""``filter``: the best images of any folder."""
+"""``filter``: keep the best images of a folder."""
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from celebahq_builder.cli.main import PATH, celebahq
-from celebahq_builder.errors import RecipeError
 
 
-@celebahq.command("filter", interrupted="the same command goes on from here")
+@celebahq.command("filter", interrupted="the same command resumes here")
 @click.argument("folder", type=PATH, metavar="DIR")
 @click.option("--keep", type=click.IntRange(1), metavar="N", help="Keep the N images of the highest scores.")
-@click.option("--min-score", type=click.FloatRange(0, 1), metavar="S", help="Keep all of score S or more: 0 to 1.")
+@click.option(
+    "--min-score", type=click.FloatRange(0, 1), metavar="S", help="Keep the images of score S or more: 0 to 1."
+)
 @click.option(
     "--top",
     "top_percent",
     type=click.FloatRange(0, 100, min_open=True),
     metavar="PERCENT",
-    help="Keep the best PERCENT of a hundred of those that have a score, rounded down, but at least one.",
+    help="Keep the best PERCENT of the images that have a score, rounded down, but at least one.",
 )
 @click.option(
-    "--out",
-    type=PATH,
-    metavar="DIR2",
-    help="Deliver the kept images there, with the folders they are in below DIR.",
+    "--out", type=PATH, metavar="DIR2", help="Deliver the kept images to DIR2, in the same subfolders as in DIR."
 )
-@click.option("--list", "list_path", type=PATH, metavar="FILE.csv", help="Or write their names and scores there.")
-@click.option("--copy", "mode", flag_value="copy", help="With --out: copy them, with their time stamps. The default.")
+@click.option("--list", "list_path", type=PATH, metavar="FILE.csv", help="Or write their names and scores to FILE.csv.")
+@click.option(
+    "--copy", "mode", flag_value="copy", help="With --out: copy them, with their time stamps. This is the default."
+)
 @click.option(
     "--link",
     "mode",
     flag_value="link",
-    help="With --out: hard links, which take no space, but a change of one is a change of both; "
-    "symbolic ones to absolute paths where DIR2 is on another disk.",
+    help="With --out: make hard links, which take no space; if one name is edited, the other one changes too. If DIR2 "
+    "is on another disk, make symbolic links to absolute paths.",
 )
-@click.option("--move", "mode", flag_value="move", help="With --out: take them out of DIR; asks first.")
-@click.option("--yes", is_flag=True, help="Answer what --move asks with yes.")
+@click.option(
+    "--prune",
+    is_flag=True,
+    help="With --out: remove the files from DIR2 that an earlier command put there and that are not kept now. Files "
+    "that you put there or changed stay. Do not use it if you deleted the originals.",
+)
 @click.option(
     "--scores",
     type=PATH,
     metavar="DIR3",
-    help="Folder of scores.csv, index.html and what goes on after a kill; default DIR-scores, beside DIR.",
+    help="Folder for scores.csv, index.html and the scores from which a killed command resumes; default DIR-scores, "
+    "beside DIR.",
 )
 @click.option(
     "--workers", type=click.IntRange(1), metavar="N", help="Processes; default one per core. Never changes the result."
@@ -58,34 +61,29 @@ from celebahq_builder.errors import RecipeError
     metavar="PX",
     help="Images of more pixels are not decoded: 6 bytes of memory per pixel and process.",
 )
-def filter_images(folder: Path, yes: bool, mode: str | None, workers: int | None, **asked: Any) -> None:
+def filter_images(folder: Path, mode: str | None, **options: Any) -> None:
     """Score the images below DIR, of any size, and keep the best.
 
-    The score says how much fine detail the square in the middle of an image shows, judged as 1024x1024 px: a larger
-    one is reduced by averaging areas, a smaller one is enlarged, which adds no detail. 0 to 1, higher is better;
-    equal scores are ordered by path. Without --keep, --min-score or --top all are kept.
+    The score measures the fine detail of an image: 0 to 1, higher is better. It is computed at 1024x1024 px from the
+    centred square. A larger square is reduced by averaging areas. A smaller square is enlarged, which adds no detail.
+    Images of equal scores are ordered by path. Without --keep, --min-score or --top all images are kept.
 
-    Without --out or --list nothing is written but the scores folder: scores.csv with every image, and index.html
-    to look at. Nothing is ever overwritten, and DIR is not written into unless a path in it is given.
+    Without --out or --list the command writes only the scores folder: scores.csv lists every image, and index.html
+    shows the best and the worst. No file is ever overwritten or moved. Nothing is written into DIR unless you give a
+    path in it.
 
-    Kill it at any time: the same command goes on. A file that changed (size, time) is scored again.
+    You can kill the command at any time: the same command resumes. A file that changed (size, time) is scored again.
 
-    Images are files ending in .jpg, .jpeg, .jpe, .jfif, .png, .webp, .bmp, .tif, .tiff, .gif, .jp2, .ppm, .pgm, .tga,
-    .avif, .heic, .heif, in any case. Those that cannot be read are listed with the reason; other files, hidden ones and
-    links to folders are counted. Of several names of one file the first counts, of an animation the first image.
+    Image files end in .jpg, .jpeg, .jpe, .jfif, .png, .webp, .bmp, .tif, .tiff, .gif, .jp2, .ppm, .pgm, .tga, .avif,
+    .heic or .heif, in any case. Image files that cannot be read are listed with the reason. Other files, hidden files
+    and links to folders are counted. If a file has several names, the first one counts; of an animation, the first
+    frame.
     """
-    from celebahq_builder.filter import command
-    from celebahq_builder.filter.delivery import Mode
-    from celebahq_builder.filter.selection import Cut
+    from celebahq_builder.filter.deliver import DeliveryMode
+    from celebahq_builder.filter.run import filter_folder
 
-    if mode == "move" and not yes and not sys.stdin.isatty():
-        raise RecipeError("--move asks before it moves anything, and there is no terminal to answer on; add --yes")
-    cut = Cut(asked.pop("keep"), asked.pop("min_score"), asked.pop("top_percent"))
-    request = command.Request(
-        folder, cut, mode=Mode(mode) if mode else None, workers=workers or os.cpu_count() or 1, **asked
-    )
-    summary = command.run(request, lambda question: yes or click.confirm(question))
-    for line in summary.lines():
+    result = filter_folder(folder, mode=DeliveryMode(mode) if mode else None, **options)
+    for line in result.lines():
         click.echo(line)
-    if summary.declined or (summary.delivered and summary.delivered.problems):
+    if result.has_errors:
         raise click.exceptions.Exit(1)

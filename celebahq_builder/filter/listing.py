@@ -1,4 +1,4 @@
-"""Which files below a folder are images, and what is passed over."""
+"""The image files below a folder, and the files that are skipped."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from celebahq_builder.errors import SourceError
-from celebahq_builder.filter.record import Unscored
+from celebahq_builder.filter.records import UnscoredImage
 from celebahq_builder.image_set import IMAGE_SUFFIXES
 from celebahq_builder.outcome import Reason
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".jpe", ".jfif", ".jp2", ".gif", ".avif", ".heic", ".heif", ".ppm", ".pgm", ".tga")
-"""Endings, in any case, of what is taken for an image; one that cannot be decoded then is listed, not passed over."""
+"""Suffixes of image files, in any case; a file of these that cannot be decoded is listed, not skipped."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """An image's file as it was listed."""
+class ImageFile:
+    """An image file when it was listed."""
 
     path: str
     """Relative to the folder, with forward slashes."""
@@ -29,128 +29,130 @@ class Found:
 
 
 @dataclass
-class PassedOver:
-    """What is not taken for images."""
+class SkippedFiles:
+    """Entries of a folder that are not image files."""
 
     suffixes: Counter[str] = field(default_factory=Counter)
-    """Other files, by their endings in lower case; those without under an empty one."""
+    """Number of other files by suffix in lower case; the suffix is empty for files without one."""
     hidden: int = 0
-    """Files and folders whose names begin with a dot."""
+    """Number of files and folders whose names begin with a dot."""
     linked_folders: list[str] = field(default_factory=list)
-    """Symbolic links to folders: they may lead anywhere, even back."""
-    left_out: list[str] = field(default_factory=list)
-    """Folders that the caller wants none of."""
+    """Symbolic links to folders; they may lead anywhere, also back."""
+    excluded: list[str] = field(default_factory=list)
+    """Folders that the caller excluded."""
 
 
 @dataclass(frozen=True)
-class Listing:
-    """What lies below a folder."""
+class ImageListing:
+    """The contents of a folder."""
 
-    images: list[Found]
-    """By path."""
-    unusable: list[Unscored]
-    """Names of images that cannot be or are not read, and folders that cannot be, by path."""
-    passed: PassedOver
+    images: list[ImageFile]
+    """Sorted by path."""
+    unusable: list[UnscoredImage]
+    """Image files that cannot be read or are named twice, and folders that cannot be read, sorted by path."""
+    skipped: SkippedFiles
 
 
-def read(folder: Path, leave_out: Collection[Path]) -> Listing:
-    """List the images below a folder.
+def list_images(folder: Path, exclude: Collection[Path] = ()) -> ImageListing:
+    """List the image files below a folder.
 
-    An image is a regular file, or a symbolic link to one, whose name ends as `SUFFIXES` say and does not begin
-    with a dot. Of several names of one file, hard or symbolic links, the first that is no symbolic link counts.
+    An image file is a regular file, or a symbolic link to one, whose name ends in one of `SUFFIXES` and does not
+    begin with a dot. If a file has several names (hard or symbolic links), the first one that is not a symbolic link
+    counts.
 
     Args:
-        folder: looked through to any depth; linked folders are not followed.
-        leave_out: folders below it not to look into.
+        folder: searched at any depth; symbolic links to folders are not followed.
+        exclude: folders below it that are not searched.
 
     Raises:
-        SourceError: it cannot be read.
+        SourceError: the folder cannot be read.
     """
-    walk = _Walk(folder, {_identity(path.stat()) for path in leave_out if path.is_dir()})
-    names = sorted(walk.names, key=lambda one: (one.linked, one.found.path))
+    walk = _Walk(folder, {_identity(path.stat()) for path in exclude if path.is_dir()})
     first: dict[tuple[int, int], str] = {}
     images, unusable = [], walk.unusable
-    for name in names:
-        known = first.setdefault(name.identity, name.found.path)
-        if known is name.found.path:
-            images.append(name.found)
+    for name in sorted(walk.names, key=lambda name: (name.is_link, name.image.path)):
+        if name.identity in first:
+            detail = f"the same file as {first[name.identity]}"
+            unusable.append(UnscoredImage(name.image.path, Reason.SAME_FILE, detail))
         else:
-            unusable.append(Unscored(name.found.path, Reason.SAME_FILE, f"the same file as {known}"))
-    images.sort(key=lambda found: found.path)
-    return Listing(images, sorted(unusable, key=lambda one: one.path), walk.passed)
+            first[name.identity] = name.image.path
+            images.append(name.image)
+    images.sort(key=lambda image: image.path)
+    return ImageListing(images, sorted(unusable, key=lambda image: image.path), walk.skipped)
 
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    found: Found
-    linked: bool
+    """A name of an image file."""
+
+    image: ImageFile
+    is_link: bool
     identity: tuple[int, int]
 
 
 class _Walk:
-    """A way through a folder and all below."""
+    """The search of a folder and everything below it."""
 
-    def __init__(self, folder: Path, leave_out: set[tuple[int, int]]) -> None:
-        self.leave_out = leave_out
+    def __init__(self, folder: Path, exclude: set[tuple[int, int]]) -> None:
+        self.exclude = exclude
         self.names: list[_Name] = []
-        self.unusable: list[Unscored] = []
-        self.passed = PassedOver()
+        self.unusable: list[UnscoredImage] = []
+        self.skipped = SkippedFiles()
         waiting = [(str(folder), "")]
         while waiting:
             place, prefix = waiting.pop()
             try:
                 with os.scandir(place) as entries:
-                    below = [
-                        entry for entry in sorted(entries, key=lambda one: one.name) if self._is_folder(entry, prefix)
-                    ]
+                    ordered = sorted(entries, key=lambda entry: entry.name)
+                    folders = [entry for entry in ordered if self._add(entry, prefix)]
             except OSError as error:
                 if not prefix:
                     raise SourceError(f"{folder} cannot be read: {error.strerror}") from None
-                self.unusable.append(Unscored(prefix, Reason.UNREADABLE, f"folder: {error.strerror}"))
+                self.unusable.append(UnscoredImage(prefix, Reason.UNREADABLE, f"folder: {error.strerror}"))
                 continue
-            waiting += [(entry.path, f"{prefix}{entry.name}/") for entry in below]
-        self.passed.linked_folders.sort()
-        self.passed.left_out.sort()
+            waiting += [(entry.path, f"{prefix}{entry.name}/") for entry in folders]
+        self.skipped.linked_folders.sort()
+        self.skipped.excluded.sort()
 
-    def _is_folder(self, entry: os.DirEntry[str], prefix: str) -> bool:
-        """Note an entry, and return whether it is a folder to look into."""
+    def _add(self, entry: os.DirEntry[str], prefix: str) -> bool:
+        """Add an entry to the results, and return whether it is a folder to be searched."""
         path = prefix + entry.name
         if entry.is_dir(follow_symlinks=False):
-            if _identity(entry.stat(follow_symlinks=False)) in self.leave_out:
-                self.passed.left_out.append(path)
+            if _identity(entry.stat(follow_symlinks=False)) in self.exclude:
+                self.skipped.excluded.append(path)
                 return False
-            self.passed.hidden += entry.name.startswith(".")
+            self.skipped.hidden += entry.name.startswith(".")
             return not entry.name.startswith(".")
         if entry.name.startswith("."):
-            self.passed.hidden += 1
-        elif entry.is_symlink() and _leads_to_folder(entry):
-            self.passed.linked_folders.append(path)
+            self.skipped.hidden += 1
+        elif entry.is_symlink() and _is_link_to_folder(entry):
+            self.skipped.linked_folders.append(path)
         elif entry.name.lower().endswith(SUFFIXES):
-            self._note(entry, path)
+            self._add_image(entry, path)
         else:
-            self.passed.suffixes[PurePosixPath(entry.name).suffix.lower()] += 1
+            self.skipped.suffixes[PurePosixPath(entry.name).suffix.lower()] += 1
         return False
 
-    def _note(self, entry: os.DirEntry[str], path: str) -> None:
+    def _add_image(self, entry: os.DirEntry[str], path: str) -> None:
         try:
-            about = entry.stat()
+            found = entry.stat()
         except OSError as error:
-            what = "a link that leads nowhere" if entry.is_symlink() else "file"
-            self.unusable.append(Unscored(path, Reason.UNREADABLE, f"{what}: {error.strerror}"))
+            what = "a broken link" if entry.is_symlink() else "file"
+            self.unusable.append(UnscoredImage(path, Reason.UNREADABLE, f"{what}: {error.strerror}"))
             return
-        if stat.S_ISREG(about.st_mode):
-            found = Found(path, about.st_size, about.st_mtime_ns)
-            self.names.append(_Name(found, entry.is_symlink(), _identity(about)))
+        if stat.S_ISREG(found.st_mode):
+            image = ImageFile(path, found.st_size, found.st_mtime_ns)
+            self.names.append(_Name(image, entry.is_symlink(), _identity(found)))
         else:
-            self.unusable.append(Unscored(path, Reason.UNREADABLE, "not a regular file"))
+            self.unusable.append(UnscoredImage(path, Reason.UNREADABLE, "not a regular file"))
 
 
-def _leads_to_folder(link: os.DirEntry[str]) -> bool:
+def _is_link_to_folder(link: os.DirEntry[str]) -> bool:
     try:
         return link.is_dir()
-    except OSError:  # one that leads to itself, or where nobody may look
+    except OSError:  # a link to itself, or into a place without permission
         return False
 
 
-def _identity(about: os.stat_result) -> tuple[int, int]:
-    return about.st_dev, about.st_ino
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino

@@ -45,6 +45,8 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
     """
     level = export.level
     names = [f"{name}.png" for name in file_names(level, export.source)]
+    for folder in {(stage.data / name).parent for name in names}:
+        folder.mkdir(parents=True, exist_ok=True)
     yield sum((stage.data / name).exists() for name in names)
     jobs = []
     for part in export.parts():
@@ -56,12 +58,13 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
             jobs.append(_Job(export.source, level.resolution, stage.data, some, some_names, png_level))
     yield from parallel.run(_write_images, jobs, workers=export.workers)
     _write_metadata(level, names, stage.data)
+    stage.check(stage.data / name for name in names)
 
 
 def _write_images(job: _Job) -> int:
     with LevelImageSet(job.source, job.resolution) as level:
         for name, pixels in zip(job.names, level.pixels(job.numbers), strict=True):
-            write_atomic(job.folder / name, encode_png(pixels, job.png_level))
+            write_atomic(job.folder / name, encode_png(pixels, job.png_level), parents=False)
     return len(job.numbers)
 
 

@@ -107,9 +107,9 @@ def write_shards(
     """
     stage.data.mkdir(exist_ok=True)
     parts = export.parts(export.shard)
+    paths = [stage.data / file_name(number, len(parts)) for number in range(len(parts))]
     jobs, done = [], 0
-    for number, part in enumerate(parts):
-        path = stage.data / file_name(number, len(parts))
+    for part, path in zip(parts, paths, strict=True):
         if path.exists():
             done += len(part)
         else:
@@ -117,6 +117,7 @@ def write_shards(
             jobs.append(Shard(export.source, export.level.resolution, path, part, some, export.png_level))
     yield done
     yield from parallel.run(functools.partial(_write, write), jobs, workers=export.workers)
+    stage.check(paths)
 
 
 def _write(write: Callable[[Shard], None], shard: Shard) -> int:

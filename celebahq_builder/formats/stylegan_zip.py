@@ -240,7 +240,8 @@ def _checkpoint(archive: zipfile.ZipFile, file: BinaryIO, stage: Staging, images
     file.seek(archive.start_dir)
     directory = base64.b64encode(file.read()).decode()
     note = {"images": images, "bytes": archive.start_dir, "directory": directory}
-    write_json(stage.root / "checkpoint.json", note)
+    stage.check([stage.data])
+    write_json(stage.root / "checkpoint.json", note, parents=False)
 
 
 def _cut_back(stage: Staging) -> int:

@@ -345,7 +345,9 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
             notes.flush()
             yield written
     if level.labels is not None:
-        write_atomic(prefix.with_name(f"{export.name}-rxx.labels"), labels_file(level.labels[np.array(order)]))
+        data = labels_file(level.labels[np.array(order)])
+        write_atomic(prefix.with_name(f"{export.name}-rxx.labels"), data, parents=False)
+    stage.check(path_of(prefix, r) for r in _sides(level.resolution))
 
 
 def path_of(prefix: Path, resolution: int) -> Path:

@@ -273,6 +273,8 @@ class PyramidWriter:
                 raise FormatError(f"{self.path}: column {name} has {len(values)} rows, expected {self.count}")
             if not isinstance(values, np.ndarray):
                 check_text(name, values)
+        if not self.partial.exists():
+            raise FormatError(f"{self.partial} was deleted while it was written; run the same command again")
         with self.storing():
             for level in self.levels:
                 level.close()
@@ -287,6 +289,8 @@ class PyramidWriter:
             self.file.close()
             with self.partial.open("rb+") as raw:
                 os.fsync(raw.fileno())
+            if not os.path.samestat(self.partial.lstat(), os.fstat(self.held.fileno())):
+                raise FormatError(f"{self.partial} was replaced while it was written; run the same command again")
             self.partial.replace(self.path)
             self.held.close()
 
@@ -317,13 +321,17 @@ class PyramidWriter:
         with contextlib.suppress(OSError, RuntimeError, AttributeError):  # a full disk fails again, or did at once
             self.file.close()
         if not self.stays:
-            self.partial.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(self.partial.lstat(), os.fstat(self.held.fileno())):
+                    self.partial.unlink()
         self.held.close()
 
 
 def _held(partial: Path, path: Path) -> BinaryIO:
     """Return the partial file, locked: whoever else wants to write it is told so; a killed writer's lock is gone."""
     partial.parent.mkdir(parents=True, exist_ok=True)
+    if partial.is_symlink():
+        raise FormatError(f"{partial} is a link, which is not written through; move it, or give another name")
     file = partial.open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -20,7 +20,7 @@ from celebahq_builder.html.thumbnails import Thumbnail
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.image_io import encode_jpeg
 from celebahq_builder.progress import MOMENT_S, Progress
-from celebahq_builder.storage import check_free, write_atomic
+from celebahq_builder.storage import check_free, new_files
 
 TILE_PX = 192
 """Side that images of a level chosen for them come next to."""
@@ -135,18 +135,8 @@ def write_new(path: Path, data: bytes) -> None:
         FormatError: it cannot be written.
         DiskFull: no space left.
     """
-    made = [folder for folder in path.absolute().parents if not folder.exists()]
-    try:
-        write_atomic(path, data)
-    except BaseException as error:
-        for folder in made:
-            if folder.exists():
-                folder.rmdir()
-        if isinstance(error, OSError):
-            raise FormatError(
-                f"{path} cannot be written ({error.filename}: {error.strerror}); choose another --out"
-            ) from None
-        raise
+    with new_files() as files:
+        files.write(path, data)
 
 
 @dataclass(frozen=True)

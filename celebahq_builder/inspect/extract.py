@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from celebahq_builder.hdf5.metadata import read_numbers, read_text
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.progress import MOMENT_S, Progress
-from celebahq_builder.storage import write_atomic
+from celebahq_builder.storage import new_files
 
 EXAMPLES = "0:10, 1,5,7, -1 or ::100"
 
@@ -132,25 +131,12 @@ def extract(pyramid: PyramidFile, numbers: Sequence[int], out: Path, resolution:
     if taken:
         more = f", and {len(taken) - 1} more" if len(taken) > 1 else ""
         raise FormatError(f"{taken[0]} exists{more}; nothing is overwritten: delete it, or choose another --out")
-    made = [folder for folder in (out, *out.absolute().parents) if not folder.exists()]
-    written: list[Path] = []
     progress = Progress("extract", len(targets), unit="image", judged=False, silent_s=MOMENT_S)
     try:
-        for number, target in zip(numbers, targets, strict=True):
-            written.append(target)  # first, so that nothing can come between
-            write_atomic(target, encode_png(pyramid.image(number, resolution)))
-            progress.advance(1)
-    except BaseException as error:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
-            for target in written:
-                target.unlink(missing_ok=True)
-            for folder in made:
-                folder.rmdir()
-        if isinstance(error, OSError):
-            raise FormatError(
-                f"{out} cannot be written to ({error.filename}: {error.strerror}); choose another --out"
-            ) from None
-        raise
+        with new_files() as files:
+            for number, target in zip(numbers, targets, strict=True):
+                files.write(target, encode_png(pyramid.image(number, resolution)))
+                progress.advance(1)
     finally:
         progress.close()
-    return written
+    return targets

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from celebahq_builder.errors import TrainingError, WeightsError
 from celebahq_builder.models.progan import Architecture, Generator
-from celebahq_builder.storage import as_storage_error, sha256, write_atomic
+from celebahq_builder.storage import as_storage_error, partial_path, sha256, write_atomic
 
 DIGEST = "sha256"
 """Where the metadata hold the digest of the tensors; older checkpoints have none."""
@@ -27,7 +27,7 @@ class Damaged(ValueError):
     """A file that is not whole, or not what was written."""
 
 
-def write(path: Path, tensors: dict[str, Tensor], meta: dict[str, str]) -> None:
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file: whole under its name, or not there at all.
 
     Raises:
@@ -35,10 +35,10 @@ def write(path: Path, tensors: dict[str, Tensor], meta: dict[str, str]) -> None:
         TrainingError: it cannot be written for another reason.
     """
     own = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    partial = path.with_name(path.name + ".partial")
+    partial = partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(own, partial, {**meta, DIGEST: digest(own)})
+        save_file(own, partial, metadata)
         partial.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets only the owner read
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
@@ -52,11 +52,22 @@ def write(path: Path, tensors: dict[str, Tensor], meta: dict[str, str]) -> None:
 
 
 def _system_error(error: OSError | SafetensorError) -> OSError:
-    """Return what the system said: safetensors tells it in words alone."""
+    """Return the error of the system, which safetensors has in its message only."""
     if isinstance(error, OSError):
         return error
     number = re.search(r"os error (\d+)", str(error))
     return OSError(int(number[1]) if number else 0, str(error))
+
+
+def write(path: Path, tensors: dict[str, Tensor], meta: dict[str, str]) -> None:
+    """Write a safetensors file: whole under its name, or not there at all.
+
+    Raises:
+        DiskFull: no space left.
+        TrainingError: it cannot be written for another reason.
+    """
+    own = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    save_tensors(path, own, {**meta, DIGEST: digest(own)})
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

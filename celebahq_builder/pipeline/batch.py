@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import time
 import traceback
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from celebahq_builder.pipeline.recipe import PHOTO_STAGES, BuildRecipe
 from celebahq_builder.pipeline.steps import GROUP_PHOTOS, TOGETHER, Steps
 from celebahq_builder.pipeline.workspace import StageFolder, Workspace
 from celebahq_builder.sources.photo import Photo
-from celebahq_builder.storage import sha256, write_atomic
+from celebahq_builder.storage import RUN_TOKEN, publish, sha256, sync_folder, write_partial
 
 STAGES = ("region", "denoise", "upscale", "align")
 """Stages whose result is shown."""
@@ -40,6 +41,10 @@ def image(face: Face) -> bytes:
     lies outside the photo repeats its outermost pixels.
     """
     return encode_jpeg(warp_quad(face.pixels, face.quad, SIZE_PX, supersampling=1).cpu().numpy(), quality=93)
+
+
+NAME_ERRORS = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+"""Errors of a file system that cannot hold the name of a photo's image; other images can be written."""
 
 
 @dataclass(frozen=True)
@@ -57,34 +62,78 @@ class BatchJob:
     start: str | None
     """Kept stage to go on from; None starts from the photos."""
     todo: tuple[str, ...]
-    """Kept stages whose manifests are to be written, in order."""
+    """Kept stages that lack the batch's manifest, in order."""
     examples: frozenset[str]
     """Ids of photos whose way through the stages the report shows."""
     deltas: Path | None = None
     """Where the official deltas lie; None adds none."""
+    run_token: str = RUN_TOKEN
+    """Token of the main process, for the names of partial files."""
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What a worker reports back."""
+    """What a worker returns for a batch; small, and picklable."""
 
     number: int
     photos: int
-    rejected: int
-    failed: int
+    outcomes: dict[str, tuple[Outcome, ...]]
+    """Content of the manifest of each stage in `BatchJob.todo`, in order of the photos."""
+    files: tuple[tuple[Path, Path], ...]
+    """Partial file and final path of each image, in order of writing."""
     seconds: dict[str, float]
     """Time per stage, in this worker."""
     peak_memory_bytes: int
     """Largest resident memory of this worker so far."""
 
+    @property
+    def rejected(self) -> int:
+        """Number of photos that a stage rejected."""
+        return sum(isinstance(one, Rejected) for outcomes in self.outcomes.values() for one in outcomes)
 
-def run_batch(job: BatchJob) -> BatchResult:
-    """Take a batch through the stages and write what is to be kept; the manifests last.
+    @property
+    def failed(self) -> int:
+        """Number of photos that met an unexpected error."""
+        return sum(isinstance(one, Failed) for outcomes in self.outcomes.values() for one in outcomes)
+
+
+def publish_batch(workspace: Workspace, result: BatchResult) -> None:
+    """Give the images of a batch their names, then write its manifests; only for the holder of the lock.
 
     Raises:
-        DiskFull: no space left; the batch has no manifest and will be redone.
-        CelebAHQError: what no other photo could get past either: weights that are missing, a damaged manifest, too
-            little memory, a device or a disk that failed.
+        DiskFull: no space left; the batch lacks a manifest and will be redone.
+        WorkspaceError: an image was deleted meanwhile or cannot get its name, or the disk failed.
+    """
+    for partial, path in result.files:
+        with _error_of_the_run(path):
+            publish(partial, path)
+    folders = {path.parent for _, path in result.files}
+    for folder in sorted(folders | {folder.parent for folder in folders}):
+        sync_folder(folder)
+    for name, outcomes in result.outcomes.items():
+        workspace.stage(name).write_manifest(result.number, outcomes)
+
+
+@contextlib.contextmanager
+def _error_of_the_run(path: Path) -> Iterator[None]:
+    """Raise a WorkspaceError where a file cannot be written for a reason that is not the photo's."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkspaceError(
+            f"{path} cannot be written: {error.strerror}; check its folder, then run the same command again"
+        ) from error
+
+
+def run_batch(job: BatchJob) -> BatchResult:
+    """Take a batch through the stages and write the images to keep as partial files, for `publish_batch`.
+
+    No file gets its final name here, because a worker may outlive the run that it belongs to.
+
+    Raises:
+        DiskFull: no space left; no image of the batch remains.
+        CelebAHQError: an error that every photo would meet: weights that are missing, a damaged manifest, too little
+            memory, a device or a disk that failed, a folder that was deleted.
     """
     torch.set_num_threads(1)  # fixed, because how a sum is split decides its last bits
     cv2.setNumThreads(1)
@@ -114,23 +163,35 @@ class _BatchRun:
         first = 0 if job.start is None else PHOTO_STAGES.index(job.start) + 1
         self.stages = PHOTO_STAGES[first : PHOTO_STAGES.index(job.todo[-1]) + 1]
         self.outcomes: dict[str, list[Outcome]] = defaultdict(list)
+        self.files: list[tuple[Path, Path]] = []
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def run(self) -> BatchResult:
+        try:
+            return self._run()
+        except BaseException:
+            for partial, _ in self.files:
+                with contextlib.suppress(OSError):
+                    partial.unlink()
+            raise
+
+    def _run(self) -> BatchResult:
         entries = self._entries()
         size = GROUP_PHOTOS[self.device.type]
         for first in range(0, len(entries), size):
             self._group([_PhotoTask(photo, start) for photo, start in entries[first : first + size]])
         self._check_later_stages()
         place = {photo.file: i for i, (_, photo) in enumerate(self.job.photos)}
-        for name in self.job.todo:
-            outcomes = sorted(self.outcomes[name], key=lambda one: place[one.photo])
-            self.workspace.stage(name).write_manifest(self.job.number, outcomes)
-        ended = [one for outcomes in self.outcomes.values() for one in outcomes]
-        rejected = sum(isinstance(one, Rejected) for one in ended)
-        failed = sum(isinstance(one, Failed) for one in ended)
-        peak = peak_memory_bytes()
-        return BatchResult(self.job.number, len(self.job.photos), rejected, failed, dict(self.seconds), peak)
+        return BatchResult(
+            number=self.job.number,
+            photos=len(self.job.photos),
+            outcomes={
+                name: tuple(sorted(self.outcomes[name], key=lambda one: place[one.photo])) for name in self.job.todo
+            },
+            files=tuple(self.files),
+            seconds=dict(self.seconds),
+            peak_memory_bytes=peak_memory_bytes(),
+        )
 
     def _check_later_stages(self) -> None:
         """Raise if a photo that a later stage has kept already does not come so far any more.
@@ -185,13 +246,13 @@ class _BatchRun:
             with self._clock(stage):
                 face = self._step(stage, way)
         if way.start is None and way.photo.id in self.job.examples and stage in STAGES:
-            write_atomic(self.workspace.example_path(way.photo.id, stage), image(face))
+            self._write(self.workspace.example_path(way.photo.id, stage), image(face))
         if stage in self.job.todo:
             with self._clock(stage):
                 self._keep(stage, face)  # last: a photo that is filed as kept can no longer fail here
         way.face = face
 
-    @contextmanager
+    @contextlib.contextmanager
     def _fate(self, way: _PhotoTask, stage: str) -> Iterator[None]:
         """File how a photo ends if what is done with it raises; raise what would befall every photo."""
         photo = way.photo
@@ -208,7 +269,7 @@ class _BatchRun:
             where = f"{stage}, {Path(frame.filename).name}:{frame.lineno}"
             self._end(way, stage, Failed(photo.file, f"{type(error).__name__}: {error} ({where})"))
 
-    @contextmanager
+    @contextlib.contextmanager
     def _clock(self, stage: str) -> Iterator[None]:
         """Count what is done as the stage's time; of a group's, all of it once."""
         began = time.perf_counter()
@@ -240,10 +301,21 @@ class _BatchRun:
             folder = self.workspace.stage(stage)
             path = folder.image_path(self.job.number, face.photo.id)
             data = encode_png(face.pixels.cpu().numpy())
-            write_atomic(path, data)
+            self._write(path, data)
             image = {"path": path.relative_to(folder.root).as_posix(), "bytes": len(data), "sha256": sha256(data)}
             record |= {"state": face.state(), "image": image}
         self.outcomes[stage].append(Kept(face.photo.file, record))
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """Write a partial file; an error that is not due to the photo's name ends the run."""
+        try:
+            partial = write_partial(path, data, self.job.run_token)
+        except OSError as error:
+            if error.errno in NAME_ERRORS:
+                raise
+            with _error_of_the_run(path):
+                raise
+        self.files.append((partial, path))
 
     def _resume(self, photo: Photo, start: Kept) -> Face:
         assert self.job.start is not None  # a Kept to resume from comes from that stage's manifest

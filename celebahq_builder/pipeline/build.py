@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,15 @@ from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.hdf5.labels import labels_path
 from celebahq_builder.outcome import Kept, Rejected
 from celebahq_builder.pipeline import batch, build_report, results
-from celebahq_builder.pipeline.batch import BatchJob, run_batch
+from celebahq_builder.pipeline import results as results_module
+from celebahq_builder.pipeline.batch import BatchJob, publish_batch, run_batch
 from celebahq_builder.pipeline.plan import BuildRequest, Plan, versions
 from celebahq_builder.pipeline.recipe import PHOTO_STAGES, STAGES
 from celebahq_builder.pipeline.stages import pack, select
 from celebahq_builder.pipeline.workspace import fingerprint
 from celebahq_builder.progress import Progress
 from celebahq_builder.sources.photo import PhotoSource
-from celebahq_builder.storage import read_json, write_atomic, write_json
+from celebahq_builder.storage import delete_folder, read_json, write_atomic, write_json
 
 
 class TimingLog:
@@ -69,10 +70,12 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
         todo = sum(len(job.photos) for job in jobs)
         progress = Progress(" > ".join(plan.kept), len(photos), len(photos) - todo)
         try:
-            for result in parallel.run(run_batch, jobs, workers=plan.request.workers):
-                timings.note(batch=result.number, photos=result.photos, seconds=result.seconds)
-                timings.note_worker(result.peak_memory_bytes)
-                progress.advance(result.photos, result.rejected, result.failed)
+            with closing(parallel.run(run_batch, jobs, workers=plan.request.workers)) as results:
+                for result in results:
+                    publish_batch(plan.workspace, result)
+                    timings.note(batch=result.number, photos=result.photos, seconds=result.seconds)
+                    timings.note_worker(result.peak_memory_bytes)
+                    progress.advance(result.photos, result.rejected, result.failed)
         finally:
             progress.close()
     _complete(plan)
@@ -109,7 +112,7 @@ def _complete(plan: Plan) -> None:
     entering = {photo.file for photo in plan.source.photos}
     for name in plan.kept:
         stage = plan.workspace.stage(name)
-        counts, kept = results.reconcile(stage, entering, plan.batches)
+        counts, kept = results_module.reconcile(stage, entering, plan.batches)
         stage.begin(plan.ingredients[name])
         stage.complete(plan.ingredients[name], {"photos": len(entering), "batches": plan.batches, **counts})
         entering = kept
@@ -262,11 +265,14 @@ def build(request: BuildRequest, source: PhotoSource) -> BuildResult:
             log.info("all stages up to %s are complete", request.until)
         else:
             plan.check_start()
-            run_photo_stages(plan, timings)
-            if "select" in plan.stages:
-                run_select(plan)
-            if "pack" in plan.stages:
-                run_pack(plan, timings)
+            try:
+                run_photo_stages(plan, timings)
+                if "select" in plan.stages:
+                    run_select(plan)
+                if "pack" in plan.stages:
+                    run_pack(plan, timings)
+            finally:
+                plan.workspace.sweep()  # after workers that were interrupted, and orphans that have died meanwhile
         return conclude(plan, timings)
 
 
@@ -275,7 +281,7 @@ def _discard_from(plan: Plan, redo: str) -> None:
     workspace = plan.workspace
     workspace.summary_path.unlink(missing_ok=True)
     if redo in batch.STAGES:
-        shutil.rmtree(workspace.report_path.parent / "examples", ignore_errors=True)
+        delete_folder(workspace.report_path.parent / "examples")
     for name in reversed(STAGES[STAGES.index(redo) :]):
         if name == "pack":
             path = workspace.hdf5_path(plan.recipe.resolution)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +13,27 @@ from typing import Any
 from celebahq_builder import outcome
 from celebahq_builder.errors import FingerprintMismatch, WorkspaceError
 from celebahq_builder.outcome import Outcome
-from celebahq_builder.storage import lock, read_json, sha256, write_atomic, write_json
+from celebahq_builder.storage import (
+    Held,
+    delete_folder,
+    delete_partial_files,
+    holds,
+    lock,
+    read_json,
+    sha256,
+    sync_folder,
+    write_atomic,
+    write_json,
+)
 
 Ingredients = list[dict[str, Any]]
 """What a result depends on: one table per stage, from the source to the stage itself."""
+
+NAMES = (
+    *("run.json", "summary.json", "timings.jsonl", "selection.csv", "rejected.csv", "stages", "report"),
+    *("celebahq-*.h5", "celebahq-*.h5.partial", "celebahq-*-labels.npy"),
+)
+"""Names of all files and folders of a run directory, as patterns of `fnmatch`."""
 
 
 def fingerprint(ingredients: Ingredients) -> str:
@@ -65,7 +80,7 @@ class StageFolder:
         return {int(name[:-6]) for name in names if name.endswith(".jsonl") and name[:-6].isdigit()}
 
     def write_manifest(self, batch: int, outcomes: Iterable[Outcome]) -> None:
-        """Record how the photos of a batch ended; the last file of the batch to be written."""
+        """Write the outcome of each photo of a batch; only for the holder of the lock, after the batch's images."""
         lines = [json.dumps(outcome.to_json(o), ensure_ascii=False) for o in outcomes]
         write_atomic(self.manifest_path(batch), "".join(f"{line}\n" for line in lines).encode())
 
@@ -127,15 +142,19 @@ class StageFolder:
         return bool(read_json(self.complete_path)["fingerprint"] == fingerprint(ingredients))
 
     def complete(self, ingredients: Ingredients, counts: dict[str, Any]) -> None:
-        """Mark the stage complete; its last file."""
+        """Mark the stage complete, once the names of all its files are on the disk."""
+        for folder in (self.root.parent.parent, self.root, self.root / "batches"):
+            if folder.is_dir():
+                sync_folder(folder)
         write_json(self.complete_path, {"fingerprint": fingerprint(ingredients), **counts})
 
     def discard(self) -> None:
-        """Delete the stage's results, its marks first, so that a kill in between leaves nothing that looks whole."""
+        """Delete the stage's results: its marks first, so that a kill in between leaves nothing that looks complete."""
+        if self.root.is_symlink():
+            raise WorkspaceError(f"{self.root} is a link, which is not deleted through; put the folder in its place")
         for path in (self.complete_path, *sorted((self.root / "batches").glob("*.jsonl")), self.plan_path):
             path.unlink(missing_ok=True)
-        if self.root.exists():
-            shutil.rmtree(self.root)
+        delete_folder(self.root)
 
 
 class Workspace:
@@ -196,18 +215,19 @@ class Workspace:
             raise WorkspaceError(f"{self.root} is not a run directory: it has no run.json (build.py --out makes one)")
         return dict(read_json(self.run_path))
 
-    def lock(self) -> contextlib.AbstractContextManager[None]:
+    def lock(self) -> contextlib.AbstractContextManager[Held]:
         """Hold the directory for this process: see `lock`."""
-        return lock(self.root, "run directory", "--out")
+        known = holds(self.run_path, {"batch_photos", "photos", "batches"})
+        return lock(self.root, "run directory", "--out", names=NAMES, known=known)
 
     def sweep(self) -> None:
-        """Delete the partial files that a killed run left, and no others; only for the holder of the lock."""
-        ours = [*self.root.glob("*.partial")]
+        """Delete the partial files of this run and of dead processes; only for the holder of the lock.
+
+        The unfinished HDF5 file is not among them: the next pack replaces it.
+        """
+        delete_partial_files(self.root)
         for folder in ("stages", "report"):
-            ours += (self.root / folder).rglob("*.partial")
-        for path in ours:
-            if re.search(r"\.(\d+|h5)\.partial$", path.name) and path.is_file():
-                path.unlink(missing_ok=True)
+            delete_partial_files(self.root / folder, recursive=True)
 
 
 def _flat(ingredients: Ingredients) -> dict[str, Any]:

@@ -21,11 +21,10 @@ from celebahq_builder.evaluation.image_sources import ImageSource, Reference, ch
 from celebahq_builder.evaluation.protocol import INCEPTION, METRICS, EvaluationProtocol, check, too_small
 from celebahq_builder.evaluation.result import Result
 from celebahq_builder.hdf5.reader import PyramidFile
-from celebahq_builder.inspect.contact_sheet import write_new
 from celebahq_builder.models.progan import Generator
 from celebahq_builder.progan.generator_source import GeneratorSource, Snapshot, is_run, snapshots
 from celebahq_builder.progan.schedule import ProganRecipe
-from celebahq_builder.storage import check_free, check_writable
+from celebahq_builder.storage import check_free, check_writable, new_files
 
 if TYPE_CHECKING:
     from celebahq_builder.evaluation.measures import Extractor
@@ -147,12 +146,12 @@ def evaluate_and_report(request: EvaluationRequest) -> Iterator[str]:
     if of_run:
         each = [one.to_json() for one in found]
         values = {"format": values["format"], "run": str(request.source), "snapshots": each}
-    for path in request.files:
-        if path.name == PAGE and path.parent == request.out:
-            write_new(path, evaluation_report.page(request.source, found))
-        else:
-            write_new(path, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode())
-        yield f"written: {path}"
+    listed = (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
+    with new_files() as files:
+        for path in request.files:
+            is_page = path.name == PAGE and path.parent == request.out
+            files.write(path, evaluation_report.page(request.source, found) if is_page else listed)
+    yield from (f"written: {path}" for path in request.files)
 
 
 def results(request: EvaluationRequest) -> Iterator[Result]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from celebahq_builder import __version__
 from celebahq_builder.errors import FormatError
 from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.image_set import Labels, NamedImage
 from celebahq_builder.imaging.image_io import encode_png
-from celebahq_builder.models.generator_file import load_generator
+from celebahq_builder.models.generator_file import digest, load_generator
 from celebahq_builder.models.progan import Generator
 from celebahq_builder.progan import image_grid
-from celebahq_builder.storage import write_atomic
+from celebahq_builder.storage import new_files
 
 BLOCK = 64
 """Latents drawn together; an image depends on the seed and its number alone."""
@@ -43,6 +45,19 @@ class Generated:
     def __init__(self, path: Path, count: int, seed: int, device: torch.device, label: int | None = None) -> None:
         self.generator, self.level, self.alpha = load_generator(path, device)
         self.count, self.seed = count, seed
+        self.plan = {
+            "builder": __version__,
+            "generator": digest(
+                {name: value.cpu().contiguous() for name, value in self.generator.state_dict().items()}
+            ),
+            "alpha": self.alpha,
+            "level": self.level,
+            "count": count,
+            "seed": seed,
+            "label": label,
+            "device": device.type,
+        }
+        """All that decides the pixels."""
         self.resolution = 1 << self.level
         self.channels = self.generator.architecture.colours
         labels = image_grid.fixed_labels(self.generator, count, label)
@@ -51,11 +66,13 @@ class Generated:
     def images(self, start: int = 0) -> Iterator[NamedImage]:
         """Yield the images from number `start` on."""
         for block in range(start // BLOCK, -(-self.count // BLOCK)):
-            first, last = max(start, block * BLOCK), min(self.count, (block + 1) * BLOCK)
-            z = latents(self.generator, block, self.seed)[first - block * BLOCK : last - block * BLOCK]
+            first, last = block * BLOCK, min(self.count, (block + 1) * BLOCK)
+            z = latents(self.generator, block, self.seed)[: last - first]
             labels = None if self.labels is None else torch.from_numpy(self.labels[first:last])
-            made = image_grid.generated(self.generator, z, self.level, self.alpha, labels)
-            yield from (NamedImage(pixels, f"{number:06d}") for number, pixels in enumerate(made, first))
+            made = image_grid.generated(
+                self.generator, z, self.level, self.alpha, labels
+            )  # a part would differ in rounding
+            yield from (NamedImage(made[n - first], f"{n:06d}") for n in range(max(start, first), last))
 
 
 def latents(generator: Generator, block: int, seed: int) -> torch.Tensor:
@@ -75,24 +92,28 @@ def check_target(out: Path, *, sheet: bool) -> None:
         raise FormatError(f"{out}: a sheet is a PNG file; give --out FILE.png")
     if not sheet and suffix in (".png", ".jpg", ".jpeg", ".hdf5", ".mp4", ".zip"):
         raise FormatError(f"{out}: images go to a folder or to FILE.h5; one sheet of them is made by --grid 15x8")
-    if out.exists() and (sheet or suffix == ".h5" or not out.is_dir() or any(out.iterdir())):
+    if os.path.lexists(out) and (sheet or suffix == ".h5" or not out.is_dir() or any(out.iterdir())):
         raise FormatError(f"{out} exists; nothing is overwritten: give another --out")
 
 
 def generate(images: Generated, out: Path, advance: Callable[[int], None]) -> None:
     """Write generated images: to an HDF5 file if `out` ends in .h5, else as PNG files into a new folder.
 
+    A killed command leaves ``OUT.h5.partial``, from which the same command resumes. Of PNG files nothing is left after
+    an error.
+
     Raises:
         FormatError: `out` exists.
         DiskFull: no space left.
     """
     if out.suffix == ".h5":
-        write_images(images, out, codec=Gzip(), advance=advance)
+        write_images(images, out, codec=Gzip(), advance=advance, plan=images.plan, go_on=advance)
         return
     check_target(out, sheet=False)
-    for image in images.images():
-        write_atomic(out / f"{image.name}.png", encode_png(image.pixels))
-        advance(1)
+    with new_files() as files:
+        for image in images.images():
+            files.write(out / f"{image.name}.png", encode_png(image.pixels))
+            advance(1)
 
 
 def sheet(images: Generated, columns: int, out: Path) -> None:
@@ -103,4 +124,5 @@ def sheet(images: Generated, columns: int, out: Path) -> None:
     """
     check_target(out, sheet=True)
     made = np.stack([image.pixels for image in images.images()])
-    image_grid.write_png(out, image_grid.tiled(made, columns))
+    with new_files() as files:
+        files.write(out, image_grid.png_bytes(image_grid.tiled(made, columns)))

@@ -94,9 +94,14 @@ def tiled(images: Pixels, columns: int) -> Pixels:
     return page.reshape(rows, columns, side, side, 3).swapaxes(1, 2).reshape(rows * side, columns * side, 3)
 
 
-def write_png(path: Path, image: Pixels) -> None:
-    """Write an image uint8 [H, W, 3], RGB, whole or not at all."""
+def png_bytes(image: Pixels) -> bytes:
+    """Return an image uint8 [H, W, 3], RGB, as a PNG file."""
     done, coded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not done:
         raise ValueError(f"an image of {image.shape} cannot be a PNG")
-    write_atomic(path, coded.tobytes())
+    return coded.tobytes()
+
+
+def write_png(path: Path, image: Pixels) -> None:
+    """Write an image uint8 [H, W, 3], RGB, whole or not at all."""
+    write_atomic(path, png_bytes(image))

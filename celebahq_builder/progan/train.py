@@ -28,7 +28,7 @@ from celebahq_builder.progan.real_images import RealImages
 from celebahq_builder.progan.schedule import Moment, ProganRecipe
 from celebahq_builder.progan.stats import Stats
 from celebahq_builder.progan.step import STATISTICS, ProGANStep, RealBatch
-from celebahq_builder.storage import lock, write_atomic
+from celebahq_builder.storage import delete_partial_files, holds, lock, write_atomic
 from celebahq_builder.training.distributed import World
 from celebahq_builder.training.interruption import Stopped, StopRequest
 
@@ -65,6 +65,12 @@ def _finite(players: ProGANStep) -> bool:
 
 
 log = logging.getLogger(__name__)
+
+NAMES = (
+    *("recipe.json", "stats.jsonl", "tensorboard", "checkpoints", "report", "reals.png", "fakes-*.png"),
+    *("generator.safetensors", "generator.json"),
+)
+"""All that lies in the folder of a run, as patterns of `fnmatch`."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +139,10 @@ class Training:
             stack.enter_context(self.stop.listening())
             stats = None
             if self.world.first:
-                stack.enter_context(lock(out, "folder of a run", "--out"))
-                _sweep(out)
+                known = holds(out / "recipe.json", {"net", "schedule"})
+                stack.enter_context(lock(out, "folder of a run", "--out", names=NAMES, known=known))
+                for folder in (out, out / "checkpoints", out / "report"):
+                    delete_partial_files(folder)
                 write_atomic(out / "recipe.json", (json.dumps(to_mapping(self.recipe), indent=1) + "\n").encode())
                 stats = stack.enter_context(Stats(out, self.progress.images))
             if self.world.first and not self.progress.images:
@@ -297,13 +305,6 @@ class Training:
         reals = self.request.out / "reals.png"
         if not reals.exists():
             image_grid.write_png(reals, image_grid.tiled(self.reals.some(columns * rows), columns))
-
-
-def _sweep(out: Path) -> None:
-    """Delete the partial files that a killed session left; only for the holder of the lock."""
-    for folder in (out, out / "checkpoints", out / "report"):
-        for path in folder.glob("*.partial"):
-            path.unlink(missing_ok=True)
 
 
 def _peak_memory(device: torch.device) -> int:

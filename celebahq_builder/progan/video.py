@@ -18,7 +18,7 @@ from scipy import ndimage
 from celebahq_builder.errors import FormatError, TrainingError
 from celebahq_builder.models.progan import Generator
 from celebahq_builder.progan import image_grid
-from celebahq_builder.storage import as_storage_error
+from celebahq_builder.storage import as_storage_error, check_free, partial_file, publish_new
 
 Pixels = NDArray[np.uint8]
 
@@ -108,25 +108,25 @@ def write_video(path: Path, frames: Iterator[Pixels], width: int, height: int, f
     Raises:
         FormatError: the file exists, or the encoder refused.
     """
-    if path.exists():
-        raise FormatError(f"{path} exists; nothing is overwritten: give another --out")
+    check_free(path)
     if path.suffix != ".mp4":
         raise FormatError(f"{path} is no .mp4; videos are written as MP4")
-    partial = path.with_name(f"{path.stem}.partial.mp4")
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     command += ["-s", f"{width + width % 2}x{height + height % 2}", "-r", f"{fps:g}", "-i", "-", "-an"]
     command += ["-c:v", "libx264", "-preset", "medium", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with subprocess.Popen([*command, str(partial)], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as encoder:
-            told = _fed(encoder, frames, (height % 2, width % 2))
-        if encoder.returncode:
-            raise FormatError(f"{path}: the video encoder failed: {told}")
-        partial.replace(path)
+        with partial_file(path, ending=".mp4") as partial:
+            with subprocess.Popen([*command, str(partial)], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as encoder:
+                told = _fed(encoder, frames, (height % 2, width % 2))
+            if encoder.returncode:
+                raise FormatError(f"{path}: the video encoder failed: {told}")
+            publish_new(partial, path)
     except OSError as error:
-        raise as_storage_error(error, path) from error
-    finally:
-        partial.unlink(missing_ok=True)
+        known = as_storage_error(error, path)
+        if isinstance(known, OSError):
+            raise FormatError(f"{path} cannot be written: {error.strerror}; choose another --out") from None
+        raise known from error
 
 
 def _fed(encoder: subprocess.Popen[bytes], frames: Iterator[Pixels], more: tuple[int, int]) -> str:

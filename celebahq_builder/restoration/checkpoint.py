@@ -9,11 +9,11 @@ from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from celebahq_builder.config import flatten
 from celebahq_builder.errors import TrainingError
+from celebahq_builder.models.generator_file import save_tensors
 
 Trained = dict[str, tuple[nn.Module, torch.optim.Adam]]
 """The networks that a run trains, each with its optimiser, by name."""
@@ -78,7 +78,7 @@ class Checkpoint:
         if score > self.best:
             self.best = score
             about = {**self.about, "recipe": json.dumps(self.recipe), "step": str(step)}
-            _save(dict((final or self.averaged).state_dict()), self.best_path, about)
+            save_tensors(self.best_path, dict((final or self.averaged).state_dict()), about)
         tensors = {f"averaged.{k}": v for k, v in self.averaged.state_dict().items()}
         for name, (net, optimiser) in self.nets.items():
             tensors |= {f"{name}.{k}": v for k, v in net.state_dict().items()}
@@ -86,7 +86,7 @@ class Checkpoint:
                 moments = optimiser.state[parameter]
                 tensors |= {f"{name}.adam.{key}.{parameter_name}": moments[key] for key in MOMENTS}
         meta = {"step": str(step), "best": repr(self.best), "recipe": json.dumps(self.recipe)}
-        _save(tensors, self.path, meta)
+        save_tensors(self.path, tensors, meta)
 
     def _restore(self) -> None:
         try:
@@ -120,9 +120,3 @@ class Checkpoint:
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata)
-    partial.replace(path)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from celebahq_builder.models.registry import Shape
 from celebahq_builder.restoration.checkpoint import Checkpoint, Trained
 from celebahq_builder.restoration.journal import TrainingLog
 from celebahq_builder.restoration.photos import PhotoFolder, Pixels
+from celebahq_builder.storage import lock
 from celebahq_builder.training.distributed import World
 
 
@@ -72,6 +73,9 @@ class Phased:
 
 
 log = logging.getLogger(__name__)
+
+NAMES = ("checkpoint.safetensors*", "weights.safetensors*", "log.jsonl", "samples", "tensorboard")
+"""All that lies in the folder of a training, as patterns of `fnmatch`."""
 
 Scores = dict[str, float]
 """Figures of a validation, by name with unit."""
@@ -131,7 +135,6 @@ def fit(task: Task, out: Path, world: World, *, command: str = "", workers: int 
         TrainingError: a checkpoint of another recipe or other photos, or a loss that exploded.
     """
     cv2.setNumThreads(0)
-    out.mkdir(parents=True, exist_ok=True)
     recipe = task.recipe
     shape = {"architecture": task.shape.architecture, "widths": task.shape.widths, "blocks": task.shape.blocks}
     about = {"shape": json.dumps(shape), "command": command, "photos": task.photos.summary}
@@ -139,7 +142,11 @@ def fit(task: Task, out: Path, world: World, *, command: str = "", workers: int 
     if state.step >= recipe.steps:
         return state.best_path
     began, first, losses = time.monotonic(), state.step, []
-    with TrainingLog(out, state.step, recipe.steps) if world.first else nullcontext() as journal:
+    with ExitStack() as stack:
+        journal: TrainingLog | None = None
+        if world.first:
+            stack.enter_context(lock(out, "folder of a training", "--out", names=NAMES, known=state.step > 0))
+            journal = stack.enter_context(TrainingLog(out, state.step, recipe.steps))
         for step, drawn in drawn_ahead(task.draw, range(state.step, recipe.steps), workers):
             losses.append(task.update(step, drawn))
             state.average(min(recipe.ema, (1 + step) / (10 + step)))

@@ -22,7 +22,7 @@ from celebahq_builder.config import from_mapping, to_mapping
 from celebahq_builder.errors import RecipeError, WeightsError
 from celebahq_builder.models.registry import Entry, Shape, load_tensors, not_finite, registry
 from celebahq_builder.restoration.model_card import card, read_figures, validation
-from celebahq_builder.storage import sha256, write_atomic
+from celebahq_builder.storage import NewFiles, sha256, write_atomic
 
 METADATA = ("step", "shape", "recipe", "command", "photos")
 """Keys of the metadata that a training writes into its weight file; `shape` and `recipe` are JSON."""
@@ -156,9 +156,11 @@ def export(
     registered = with_entry(_text(paths.registry) or NEW_REGISTRY, name, new, where=paths.registry)
     described = card(name, run, figures, measured=said, licence=licence, data=data, old=_text(paths.card))
     try:
-        write_atomic(paths.weights, tensors)
-        write_atomic(paths.card, described.encode())
-        write_atomic(paths.registry, registered.encode())
+        with NewFiles() as files:
+            for path, content in ((paths.weights, tensors), (paths.card, described.encode())):
+                write = write_atomic if path.exists() else files.write  # replaced only where that was asked for
+                write(path, content)
+            write_atomic(paths.registry, registered.encode())
     except OSError as error:
         raise WeightsError(f"{to} cannot be written: {error.strerror}; choose another --to") from None
     return paths

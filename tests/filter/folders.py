@@ -1,4 +1,4 @@
-"""Folders of images small enough to be scored often, and a filtering that kills itself."""
+"""Folders of images that are small enough to be scored often, and a filter run that kills itself."""
 
 import io
 import os
@@ -11,36 +11,44 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from celebahq_builder.filter import catalogue, command, delivery, page
-from celebahq_builder.filter.delivery import Mode
-from celebahq_builder.filter.selection import Cut
-from celebahq_builder.filter.summary import Summary
+from celebahq_builder.filter import deliver, store
+from celebahq_builder.filter import run as filter_run
+from celebahq_builder.filter.deliver import DeliveryMode, plan_delivery
+from celebahq_builder.filter.delivery_record import DeliveryRecord
+from celebahq_builder.filter.records import SCORE_PARTS, ImageScore
+from celebahq_builder.filter.report import FilterResult
+from celebahq_builder.filter.run import filter_folder
 
 
-def image(seed: int, width: int = 40, height: int = 40) -> Image.Image:
-    """An image of soft noise, softer the higher the seed."""
+def make_image(seed: int, width: int = 40, height: int = 40) -> Image.Image:
+    """Return an image of noise, which is blurred seed % 6 times."""
     noise = np.random.default_rng(seed).standard_normal((height, width, 3))
     for _ in range(seed % 6):
         noise = (noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1)) / 3
     return Image.fromarray(np.clip(noise / noise.std() * 50 + 128, 0, 255).astype(np.uint8))
 
 
+def image_score(path: str, score: float) -> ImageScore:
+    """Return the record of an image of this score."""
+    return ImageScore(path, 1, 2, (score, *[0.5] * (len(SCORE_PARTS) - 1)), 30, 20, ("grey",))
+
+
 def make(root: Path, count: int = 9) -> Path:
-    """Make a folder of that many good images, some of them in folders below."""
+    """Make a folder of `count` valid images, some of them in subfolders."""
     for number in range(count):
         folder = root / ("", "sub", "sub/ü 漢")[number % 3]
         folder.mkdir(parents=True, exist_ok=True)
-        image(number).save(folder / f"{number:03}.png")
+        make_image(number).save(folder / f"{number:03}.png")
     return root
 
 
 def add_odd(root: Path) -> dict[str, str]:
-    """Add images of all kinds of pixels, and return the notes that each should get, by name."""
-    good = image(2, 50, 44)
+    """Add images of all pixel formats, and return the expected notes of each, by name."""
+    good = make_image(2, 50, 44)
     exif = Image.Exif()
     exif[0x0112] = 6
     deep = np.random.default_rng(5).integers(0, 65536, (44, 44), dtype=np.uint16)
-    frames = [image(seed) for seed in (3, 4)]
+    frames = [make_image(seed) for seed in (3, 4)]
     good.convert("L").save(root / "grey.png")
     good.convert("CMYK").save(root / "cmyk.jpg")
     good.convert("P").save(root / "palette.png")
@@ -56,21 +64,21 @@ def add_odd(root: Path) -> dict[str, str]:
 
 
 def add_bad(root: Path) -> dict[str, str]:
-    """Add files that have no score, and return the reason that each should get, by name."""
+    """Add files that have no score, and return the expected reason of each, by name."""
     buffer = io.BytesIO()
-    image(1, 80, 80).save(buffer, "JPEG")
-    (root / "cut short.jpg").write_bytes(buffer.getvalue()[:-900])
+    make_image(1, 80, 80).save(buffer, "JPEG")
+    (root / "truncated.jpg").write_bytes(buffer.getvalue()[:-900])
     (root / "empty.png").touch()
-    (root / "<b>text.jpg").write_text("no image")
+    (root / "<b>text.jpg").write_text("not an image")
     (root / "gone.jpg").symlink_to("nowhere")
     (root / "twice.png").symlink_to("000.png")
     Image.new("1", (4100, 4100)).save(root / "bomb.png")
     os.mkfifo(root / "pipe.jpg")
     (root / b"\xff\xe4.jpg".decode("utf-8", "surrogateescape")).write_bytes(b"x")
-    (root / "notes.txt").write_text("passed over")
-    (root / ".hidden.png").write_text("passed over")
+    (root / "notes.txt").write_text("skipped")
+    (root / ".hidden.png").write_text("skipped")
     return {
-        "cut short.jpg": "CORRUPT_IMAGE",
+        "truncated.jpg": "CORRUPT_IMAGE",
         "empty.png": "EMPTY_FILE",
         "<b>text.jpg": "NOT_AN_IMAGE",
         "gone.jpg": "UNREADABLE",
@@ -81,32 +89,53 @@ def add_bad(root: Path) -> dict[str, str]:
     }
 
 
+NAMES = ("a.jpg", "sub/a.jpg", "sub/ü 漢.png", "sub/deep/b.jpg")
+"""Files of `make_files`."""
+
+
+def make_files(folder: Path) -> Path:
+    """Make a folder of the files `NAMES`, which are not images, and one more."""
+    for name in NAMES:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode() * 1000)
+        os.utime(path, ns=(1_500_000_000_123_456_789, 1_400_000_000_987_654_321))
+    (folder / "sub" / "not asked for.jpg").write_text("x")
+    return folder
+
+
+def carry_out(
+    folder: Path, out: Path, mode: DeliveryMode, names: tuple[str, ...] = NAMES, **asked: Any
+) -> list[tuple[str, str]]:
+    """Deliver and prune, and return the path and error of each file."""
+    planned = plan_delivery(folder, out, mode, names, **asked)
+    return [*deliver.deliver_images(planned), *deliver.prune_files(planned)]
+
+
 BOMB_PIXELS = 4000 * 4000
-"""A limit that `bomb.png` is above."""
+"""A limit that `bomb.png` exceeds."""
 
 
-def run(
-    folder: Path, *, agree: Callable[[str], bool] = lambda _: False, cut: Cut | None = None, **asked: Any
-) -> Summary:
-    """Filter a folder, in this process unless asked otherwise."""
-    return command.run(command.Request(folder, cut or Cut(), **{"pixels_max": BOMB_PIXELS, **asked}), agree)
+def run(folder: Path, **arguments: Any) -> FilterResult:
+    """Filter a folder, by default in this process."""
+    return filter_folder(folder, **{"pixels_max": BOMB_PIXELS, "workers": 1, **arguments})
 
 
 POINTS: dict[str, tuple[Any, str]] = {
-    "about": (catalogue, "write_json"),
-    "score": (catalogue.Journal, "add"),
-    "table": (command, "write_atomic"),
-    "page": (page, "write"),
-    "plan": (delivery, "write_plan"),
-    "publish": (delivery, "_publish"),
-    "link": (delivery.os, "link"),
+    "about": (store, "write_json"),
+    "score": (store.ScoreLog, "add"),
+    "table": (filter_run, "write_atomic"),
+    "page": (filter_run, "write_page"),
+    "record": (DeliveryRecord, "_append"),
+    "publish": (deliver, "_publish"),
+    "link": (deliver.os, "link"),
     "unlink": (Path, "unlink"),
 }
-"""Where a filtering can be killed: just before the COUNT-th call of a function."""
+"""Functions before whose COUNT-th call a filter run can be killed."""
 
 
 def killing(function: Callable[..., Any], count: int) -> Callable[..., Any]:
-    """Return a function that does as another one does until its `count`-th call, which kills the process."""
+    """Return a function that calls another one, and kills the process at its `count`-th call."""
     calls = 0
 
     def counted(*args: Any, **kwargs: Any) -> Any:
@@ -120,7 +149,7 @@ def killing(function: Callable[..., Any], count: int) -> Callable[..., Any]:
 
 
 if __name__ == "__main__":
-    root, out, mode, point, count = sys.argv[1:]
+    root, out, mode, keep, point, count = sys.argv[1:]
     owner, name = POINTS[point]
     setattr(owner, name, killing(getattr(owner, name), int(count)))
-    run(Path(root), cut=Cut(keep=4), out=Path(out), mode=Mode(mode), agree=lambda _: True)
+    run(Path(root), keep=int(keep), out=Path(out), mode=DeliveryMode(mode), prune=True)

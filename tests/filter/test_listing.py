@@ -1,4 +1,4 @@
-"""Which files are images: everything below a folder is an image, listed as unusable, or counted as passed over."""
+"""Listing: everything below a folder is an image file, is listed as unusable, or is counted as skipped."""
 
 import os
 from pathlib import Path
@@ -17,31 +17,31 @@ def files(folder: Path, *names: str) -> None:
         path.write_text(name)
 
 
-def paths(found: listing.Listing) -> list[str]:
+def paths(found: listing.ImageListing) -> list[str]:
     return [image.path for image in found.images]
 
 
-def test_images_at_any_depth_by_path(tmp_path: Path) -> None:
+def test_images_at_any_depth_are_sorted_by_path(tmp_path: Path) -> None:
     files(tmp_path, "b.JPG", "a.png", "c/d/e.webp", "c.tiff", "ü/ñ 1.jpeg", "x.heic", "a/z.gif")
-    found = listing.read(tmp_path, [])
+    found = listing.list_images(tmp_path, [])
     assert paths(found) == ["a.png", "a/z.gif", "b.JPG", "c.tiff", "c/d/e.webp", "x.heic", "ü/ñ 1.jpeg"]
     about = (tmp_path / "b.JPG").stat()
     assert (found.images[2].size_bytes, found.images[2].mtime_ns) == (about.st_size, about.st_mtime_ns)
 
 
-def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
+def test_skipped_files_are_counted(tmp_path: Path) -> None:
     files(tmp_path, "a.jpg", "n.txt", "m.TXT", "t.csv", "README", ".hidden.jpg", ".cache/b.jpg", "sub/.x.png", "jpg")
-    passed = listing.read(tmp_path, []).passed
-    assert passed.suffixes == {".txt": 2, ".csv": 1, "": 2}
-    assert passed.hidden == 3
-    assert passed.linked_folders == passed.left_out == []
+    skipped = listing.list_images(tmp_path, []).skipped
+    assert skipped.suffixes == {".txt": 2, ".csv": 1, "": 2}
+    assert skipped.hidden == 3
+    assert skipped.linked_folders == skipped.excluded == []
 
 
-def test_folders_to_leave_out_are_named_however_they_are_written(tmp_path: Path) -> None:
+def test_excluded_folders_may_be_written_in_any_way(tmp_path: Path) -> None:
     files(tmp_path, "a.jpg", "best/a.jpg", "sub/best/b.jpg")
-    found = listing.read(tmp_path, [tmp_path / "sub" / ".." / "best", tmp_path / "none"])
+    found = listing.list_images(tmp_path, [tmp_path / "sub" / ".." / "best", tmp_path / "none"])
     assert paths(found) == ["a.jpg", "sub/best/b.jpg"]
-    assert found.passed.left_out == ["best"]
+    assert found.skipped.excluded == ["best"]
 
 
 def test_links(tmp_path: Path) -> None:
@@ -55,31 +55,31 @@ def test_links(tmp_path: Path) -> None:
     (folder / "e.jpg").symlink_to("e.jpg")
     (folder / "z.jpg").hardlink_to(folder / "m.jpg")
     (folder / "sub" / "up").symlink_to(folder)
-    found = listing.read(folder, [])
+    found = listing.list_images(folder, [])
     assert paths(found) == ["b.jpg", "m.jpg", "sub/n.jpg"]
     assert {one.path: (one.reason, one.detail) for one in found.unusable} == {
         "a.jpg": (Reason.SAME_FILE, "the same file as m.jpg"),
         "c.jpg": (Reason.SAME_FILE, "the same file as b.jpg"),
-        "d.jpg": (Reason.UNREADABLE, "a link that leads nowhere: No such file or directory"),
-        "e.jpg": (Reason.UNREADABLE, "a link that leads nowhere: Too many levels of symbolic links"),
+        "d.jpg": (Reason.UNREADABLE, "a broken link: No such file or directory"),
+        "e.jpg": (Reason.UNREADABLE, "a broken link: Too many levels of symbolic links"),
         "z.jpg": (Reason.SAME_FILE, "the same file as m.jpg"),
     }
-    assert found.passed.linked_folders == ["sub/up"]
+    assert found.skipped.linked_folders == ["sub/up"]
 
 
-def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+def test_a_pipe_is_unusable(tmp_path: Path) -> None:
     files(tmp_path, "a.jpg")
     os.mkfifo(tmp_path / "b.jpg")
-    found = listing.read(tmp_path, [])
+    found = listing.list_images(tmp_path, [])
     assert paths(found) == ["a.jpg"]
     assert [(one.path, one.detail) for one in found.unusable] == [("b.jpg", "not a regular file")]
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
-def test_a_folder_that_nobody_may_read(tmp_path: Path) -> None:
+def test_a_folder_without_read_permission(tmp_path: Path) -> None:
     files(tmp_path, "a.jpg", "closed/b.jpg")
     (tmp_path / "closed").chmod(0)
-    found = listing.read(tmp_path, [])
+    found = listing.list_images(tmp_path, [])
     (tmp_path / "closed").chmod(0o700)
     assert [(one.path, one.detail) for one in found.unusable] == [("closed/", "folder: Permission denied")]
 
@@ -94,8 +94,8 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
         return scandir(path)
 
     monkeypatch.setattr(listing.os, "scandir", refusing)
-    found = listing.read(tmp_path, [])
+    found = listing.list_images(tmp_path, [])
     assert paths(found) == ["a.jpg"]
     assert [(one.path, one.detail) for one in found.unusable] == [("closed/", "folder: Permission denied")]
     with pytest.raises(SourceError, match="cannot be read: Permission denied"):
-        listing.read(tmp_path / "closed", [])
+        listing.list_images(tmp_path / "closed", [])

@@ -1,10 +1,12 @@
 """An export that is killed goes on where it was; one that cannot go on leaves nothing, and says why in one line."""
 
 import contextlib
+import errno
 import json
 import logging
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +29,7 @@ from celebahq_builder.formats.import_ import import_images
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.inspect.extract import extract
 from celebahq_builder.storage import lock
+from tests.disk import failing
 from tests.hdf5.files import damage
 from tests.hdf5.pyramids import described_file, noise, small_shards, tree
 
@@ -147,6 +150,119 @@ def test_something_else_is_in_the_way(source: Path, tmp_path: Path) -> None:
     with pytest.raises(CelebAHQError, match="is in the way and was not made by this command"):
         export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
     assert tree(tmp_path) == {"faces.partial/mine": b"mine"}
+
+
+def stopped(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Leave an unfinished export, and return its folder."""
+    with monkeypatch.context() as patched:
+        patched.setattr(images, "_write_metadata", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            export(source, target, ExportSettings("images"), workers=1)
+    return target.with_name(f"{target.name}.partial")
+
+
+@pytest.mark.parametrize("kind", ["run", "moved", "plan", "file", "link", "link inside", "link to data", "damaged"])
+def test_folders_of_others(kind: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that only looks as if an export had left it stays, and so does what links of it lead to."""
+    left, theirs = tmp_path / "faces.partial", tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "mine").write_text("mine")
+    if kind in ("run", "plan"):
+        left.mkdir()
+        for name in ("lock", ".celebahq-lock", "mine"):
+            (left / name).touch()
+        (left / ("plan.json" if kind == "plan" else "run.json")).write_text('{"fingerprint": "a", "ingredients": []}')
+    elif kind == "file":
+        left.write_text("mine")
+    else:
+        made = stopped(source, tmp_path / ("other" if kind == "moved" else "faces"), monkeypatch)
+        if kind == "moved":
+            made.rename(left)
+        elif kind == "damaged":
+            (left / "plan.json").write_text("{")
+        elif kind == "link":
+            made.rename(tmp_path / "elsewhere")
+            left.symlink_to("elsewhere")
+        elif kind == "link inside":
+            (left / "data" / "mine").symlink_to(theirs)
+        else:
+            (left / "data").rename(tmp_path / "elsewhere")
+            (left / "data").symlink_to("../elsewhere")
+    before = tree(tmp_path)
+    message = "is a link, and this command makes none" if kind.startswith("link ") else "was not made by this command"
+    with pytest.raises(CelebAHQError, match=message):
+        export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
+    assert tree(tmp_path) == before
+
+
+def test_a_kill_before_there_was_a_plan(source: Path, tmp_path: Path) -> None:
+    left = tmp_path / "faces.partial"
+    left.mkdir()
+    (left / ".celebahq-lock").touch()
+    (left / "plan.json.12.partial").write_text("{")
+    export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["faces"]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_others_put_there_stays(
+    fails: bool, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = stopped(source, tmp_path / "faces", monkeypatch)
+    (left / "notes.txt").write_text("mine")
+    if fails:
+        failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith("metadata.jsonl"))
+        with pytest.raises(CelebAHQError, match="no space left"):
+            export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
+    else:
+        export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
+    assert [path.name for path in left.iterdir()] == ["notes.txt"]
+    assert (tmp_path / "faces").exists() != fails
+    assert "faces.partial stays, as notes.txt in it was not made by this command" in caplog.text
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_folder_that_vanishes(
+    to: str, back: bool, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told, what is in its place by then stays as it is, and the same command works when that is gone."""
+    target = out(tmp_path, to)
+    left = target.with_name(f"{target.name}.partial")
+    monkeypatch.setattr(stylegan_zip, "CHECKPOINT", 16)
+
+    class Vanishing(progress.Progress):
+        def advance(self, photos: int, rejected: int = 0, failed: int = 0) -> None:
+            if left.exists() and not (left / "mine").exists():
+                shutil.rmtree(left)
+                if back:
+                    left.mkdir()
+                    (left / "mine").write_text("mine")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("celebahq_builder.formats.export.Progress", Vanishing)
+        with pytest.raises(CelebAHQError, match="partial was deleted or replaced while this command wrote"):
+            export(source, target, small_shards(to), workers=1)
+    assert tree(tmp_path) == ({f"{left.name}/mine": b"mine"} if back else {})
+    shutil.rmtree(left, ignore_errors=True)
+    assert export(source, target, small_shards(to), workers=1) == COUNT
+
+
+@pytest.mark.parametrize("to", ["tfrecord", "images", "webdataset", "parquet"])
+def test_files_that_vanish(to: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first: list[Path] = []
+
+    class Vanishing(progress.Progress):
+        def advance(self, photos: int, rejected: int = 0, failed: int = 0) -> None:
+            if not first:
+                first.append(min(path for path in (tmp_path / "faces.partial" / "data").iterdir()))
+                first[0].unlink()
+
+    monkeypatch.setattr("celebahq_builder.formats.export.Progress", Vanishing)
+    with pytest.raises(CelebAHQError, match="No such file|was deleted while this command worked"):
+        export(source, tmp_path / "faces", small_shards(to), workers=1)
+    assert first
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- What cannot go on --------------------------------------------------------------------------------------------

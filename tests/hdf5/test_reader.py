@@ -218,6 +218,32 @@ def test_file_of_a_killed_run_is_replaced(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_a_file_that_vanishes_while_it_is_written(back: bool, tmp_path: Path) -> None:
+    """It is told, and one that others put in its place is neither renamed nor deleted."""
+
+    def vanishing() -> None:
+        with PyramidWriter(tmp_path / "data.h5", count=2, resolution=8, channels=3, codec=Gzip()) as writer:
+            writer.write(pack(images(2, 8), 8, 3, Gzip()))
+            (tmp_path / "data.h5.partial").unlink()
+            if back:
+                (tmp_path / "data.h5.partial").write_text("theirs")
+            writer.finish({}, {})
+
+    with pytest.raises(FormatError, match=r"data\.h5\.partial was (deleted|replaced) while it was written"):
+        vanishing()
+    assert [path.read_text() for path in tmp_path.iterdir()] == (["theirs"] if back else [])
+
+
+def test_a_link_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "data.h5.partial").symlink_to("theirs")
+    with pytest.raises(FormatError, match=r"data\.h5\.partial is a link, which is not written through; move it"):
+        write(tmp_path / "data.h5", images(2, 8))
+    assert (tmp_path / "theirs").read_text() == "theirs"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.h5.partial", "theirs"]
+
+
 def test_finished_file_is_replaced_only_at_the_end(sound: Path) -> None:
     before = sound.read_bytes()
     with (

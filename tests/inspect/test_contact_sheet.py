@@ -1,5 +1,6 @@
 """Every image of a sheet lies where it should, pixel by pixel."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from celebahq_builder.inspect.contact_sheet import (
     tiles,
     write_contact_sheet,
 )
+from tests.disk import failing
 from tests.hdf5.files import damage, levels_of, noise, store
 
 
@@ -149,7 +151,7 @@ def test_nothing_is_overwritten(stored: Path, tmp_path: Path) -> None:
 
 
 def test_places_that_cannot_be_written_to(stored: Path, tmp_path: Path) -> None:
-    fails(stored, stored / "sheet.png", r"cannot be written \(.*data\.h5: File exists\); choose another --out")
+    fails(stored, stored / "sheet.png", r"data\.h5 cannot be written: File exists; choose another --out")
 
 
 def test_too_large(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,11 +173,7 @@ def test_damaged_image(stored: Path, tmp_path: Path) -> None:
 
 
 def test_full_disk(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, data: bytes) -> None:
-        path.parent.mkdir(parents=True)
-        raise DiskFull("no space left")
-
-    monkeypatch.setattr(contact_sheet, "write_atomic", full)
+    failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith("a.png."))
     with PyramidFile.with_images(stored) as one, pytest.raises(DiskFull):
         write_contact_sheet(tmp_path / "deep" / "new" / "a.png", one, tiles(one, [0]), 1, 16)
     assert [path.name for path in tmp_path.iterdir()] == ["data.h5"]

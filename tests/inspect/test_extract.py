@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from celebahq_builder import storage
 from celebahq_builder.errors import DiskFull, FormatError
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.inspect import extract
@@ -71,14 +72,14 @@ def test_nothing_remains_after_a_damaged_image(there: bool, tmp_path: Path) -> N
 def test_nothing_remains_when_it_is_stopped(
     error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = extract.write_atomic
+    real = storage.write_atomic
 
-    def stopped(path: Path, data: bytes) -> None:
+    def stopped(path: Path, data: bytes, **asked: bool) -> None:
         if path.name == "00002.png":
             raise error
-        real(path, data)
+        real(path, data, **asked)
 
-    monkeypatch.setattr(extract, "write_atomic", stopped)
+    monkeypatch.setattr(storage, "write_atomic", stopped)
     with PyramidFile.with_images(store(tmp_path / "data.h5", noise(4, 4))) as stored, pytest.raises(type(error)):
         extract.extract(stored, range(4), tmp_path / "out")
     assert [one.name for one in tmp_path.iterdir()] == ["data.h5"]
@@ -88,9 +89,7 @@ def test_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with PyramidFile.with_images(store(tmp_path / "data.h5", noise(1, 4))) as stored:
         for out in (tmp_path / "out", tmp_path / "out" / "below"):
-            with pytest.raises(
-                FormatError, match=r"cannot be written to \(.*: (File exists|Not a directory)\); choose another"
-            ):
+            with pytest.raises(FormatError, match=r"cannot be written: (File exists|Not a directory); choose another"):
                 extract.extract(stored, [0], out)
     assert (tmp_path / "out").read_text() == "mine"
 

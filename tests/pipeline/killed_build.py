@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from celebahq_builder.hdf5 import writer
-from celebahq_builder.pipeline import batch, build_report, workspace
+from celebahq_builder.pipeline import batch, build, build_report, workspace
 from celebahq_builder.pipeline.stages import align, crop, denoise, score, select, upscale
 from tests.conftest import build_tiny
 
@@ -18,7 +18,8 @@ POINTS: dict[str, tuple[Any, str]] = {
     "upscale": (upscale, "apply_all"),
     "align": (align, "apply"),
     "score": (score, "apply_all"),
-    "image": (batch, "write_atomic"),
+    "image": (batch, "write_partial"),
+    "batch": (build, "publish_batch"),
     "manifest": (workspace.StageFolder, "write_manifest"),
     "complete": (workspace.StageFolder, "complete"),
     "select": (select, "best"),

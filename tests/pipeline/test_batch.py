@@ -1,7 +1,11 @@
 """Photos that go through the stages together end as they do alone, and one that fails fails alone."""
 
+import errno
 import json
 import os
+import pickle
+import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,16 +19,18 @@ from torch import Tensor
 
 from celebahq_builder.errors import DiskFull, WorkspaceError
 from celebahq_builder.models.registry import Architecture
-from celebahq_builder.outcome import Failed, Kept, Outcome
+from celebahq_builder.outcome import Failed, Kept, Outcome, from_json, to_json
 from celebahq_builder.pipeline import steps
-from celebahq_builder.pipeline.batch import BatchJob, BatchResult, run_batch
+from celebahq_builder.pipeline.batch import BatchJob, BatchResult, publish_batch, run_batch
 from celebahq_builder.pipeline.networks import network
 from celebahq_builder.pipeline.recipe import PHOTO_STAGES
 from celebahq_builder.pipeline.stages import crop, upscale
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import Photo
+from celebahq_builder.storage import HOST
 from tests.conftest import SAMPLE, TINY
+from tests.disk import failing
 
 CPU = torch.device("cpu")
 FOLDER = SAMPLE / "img_celeba"
@@ -48,8 +54,14 @@ def photos() -> tuple[tuple[int, Photo], ...]:
 
 
 def run(out: Path, **changes: Any) -> BatchResult:
-    """Take the first photos of the sample through all stages as one batch."""
-    job = BatchJob(
+    """Take the first photos of the sample through all stages as one batch, and publish it."""
+    result = run_batch(job(out, **changes))
+    publish_batch(Workspace(out), result)
+    return result
+
+
+def job(out: Path, **changes: Any) -> BatchJob:
+    whole = BatchJob(
         workspace=out,
         number=0,
         photos=photos(),
@@ -60,7 +72,7 @@ def run(out: Path, **changes: Any) -> BatchResult:
         todo=PHOTO_STAGES,
         examples=frozenset({"000002", "000012"}),
     )
-    return run_batch(replace(job, **changes))
+    return replace(whole, **changes)
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -105,7 +117,7 @@ def test_groups_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert files(tmp_path / "together") == files(tmp_path / "alone")
     assert [one.photo for one in ended(tmp_path / "together", "region")] == [photo.file for _, photo in photos()]
     assert [one.photo for one in ended(tmp_path / "together")] == KEPT_FILES
-    assert replace(together, seconds={}, peak_memory_bytes=0) == replace(alone, seconds={}, peak_memory_bytes=0)
+    assert together.outcomes == alone.outcomes
     assert (together.photos, together.rejected, together.failed) == (4, 1, 0)
 
 
@@ -198,20 +210,132 @@ def test_time_of_a_group_is_counted_once(tmp_path: Path) -> None:
     assert all(seconds > 0 for seconds in times.values())
 
 
-def test_a_disk_that_fails_ends_the_run(tmp_path: Path) -> None:
-    """Writing to /proc/self/mem is an input/output error, as on a disk that goes."""
-    image = Workspace(tmp_path).stage("align").image_path(0, "000011")
-    image.parent.mkdir(parents=True)
-    image.with_name(f"{image.name}.{os.getpid()}.partial").symlink_to("/proc/self/mem")
+def test_only_the_main_process_gives_files_their_names(tmp_path: Path) -> None:
+    """A worker may outlive its run, while another run works in the directory."""
+    result = pickle.loads(pickle.dumps(run_batch(job(tmp_path, run_token="0123abcd"))))
+    assert {re.sub(r"-\d+-", "-PID-", path.suffixes[-2]) for path in tmp_path.rglob("*") if path.is_file()} == {
+        f".{HOST}-PID-0123abcd"
+    }
+    assert all(path.suffix == ".partial" for path in tmp_path.rglob("*") if path.is_file())
+    publish_batch(Workspace(tmp_path), result)
+    assert all(path.suffix in (".png", ".jpg", ".jsonl") for path in tmp_path.rglob("*") if path.is_file())
+    for stage in PHOTO_STAGES:
+        assert ended(tmp_path, stage) == [from_json(json.loads(json.dumps(to_json(o)))) for o in result.outcomes[stage]]
+    assert len(pickle.dumps(result.outcomes)) < 20_000
+
+
+def test_a_batch_that_ends_with_an_error_leaves_no_image(tmp_path: Path) -> None:
+    met_last = photos()[2][1]
+
+    def meet(x: Tensor) -> None:
+        if is_of(x, met_last):
+            raise MemoryError
+
+    with denoiser_meets(meet), pytest.raises(WorkspaceError, match=r"out of memory at 000011\.jpg"):
+        run_batch(job(tmp_path))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_an_image_that_vanishes_is_no_failure_of_the_photo(tmp_path: Path) -> None:
+    result = run_batch(job(tmp_path))
+    result.files[1][0].unlink()
+    with pytest.raises(WorkspaceError, match=r"png cannot be written: its folder or its partial file was deleted"):
+        publish_batch(Workspace(tmp_path), result)
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_a_folder_in_place_of_an_image_is_no_failure_of_the_photo(tmp_path: Path) -> None:
+    Workspace(tmp_path).stage("align").image_path(0, "000011").mkdir(parents=True)
+    with pytest.raises(WorkspaceError, match=r"000011\.png cannot be written: Is a directory; check its folder"):
+        run(tmp_path, todo=("align", "score"))
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_a_folder_that_vanishes_is_no_failure_of_the_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process deletes the folder of images between its creation and the first write."""
+    images = Workspace(tmp_path).stage("align").image_path(0, "000011").parent
+    images.parent.mkdir(parents=True)
+    made = Path.mkdir
+
+    def deleted(path: Path, *args: Any, **kwargs: Any) -> None:
+        made(path, *args, **kwargs)
+        if path == images:
+            shutil.rmtree(path)
+
+    monkeypatch.setattr(Path, "mkdir", deleted)
+    with pytest.raises(WorkspaceError, match=r"its folder or its partial file was deleted meanwhile; make sure that"):
+        run_batch(job(tmp_path, todo=("align", "score")))
+
+
+def test_a_file_in_place_of_the_folder_is_no_failure_of_the_photo(tmp_path: Path) -> None:
+    images = Workspace(tmp_path).stage("align").image_path(0, "000011").parent
+    images.parent.mkdir(parents=True)
+    images.touch()
+    with pytest.raises(WorkspaceError, match=r"\.png cannot be written: File exists; check its folder, then run"):
+        run_batch(job(tmp_path, todo=("align", "score")))
+
+
+@pytest.mark.parametrize(("length", "failed"), [(251, 0), (252, 1)])
+def test_an_image_whose_name_is_too_long_fails_alone(length: int, failed: int, tmp_path: Path) -> None:
+    """File systems allow 255 bytes, of which ".png" takes four."""
+    long = tuple((index, replace(photo, id="é" * (length // 2) + "x" * (length % 2))) for index, photo in photos()[2:3])
+    result = run(tmp_path, photos=(*photos()[:1], *long), todo=("align", "score"), examples=frozenset())
+    assert (result.rejected, result.failed) == (0, failed)
+    (last,) = [one for one in ended(tmp_path, "align") if one.photo == "000011.jpg"]
+    assert isinstance(last, Failed if failed else Kept)
+    assert "File name too long" in getattr(last, "error", "File name too long")
+
+
+def test_images_are_on_the_disk_before_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of content and of names: a manifest that survives a power failure has all of its images."""
+    calls: list[tuple[str, Path]] = []
+    sync, rename = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        calls.append(("sync", Path(f"/proc/self/fd/{descriptor}").readlink()))
+        sync(descriptor)
+
+    def renamed(path: Path, target: Path) -> Path:
+        calls.append(("rename", path))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    result = run(tmp_path, todo=("align", "score"), examples=frozenset())
+    Workspace(tmp_path).stage("align").complete([], {})
+    align = Workspace(tmp_path).stage("align").root
+    images = [("rename", partial) for partial, _ in result.files]
+    assert len(images) == 3
+    manifests = [path for kind, path in calls if kind == "rename" and ".jsonl." in path.name]
+    assert [path.parent.parent.name for path in manifests] == ["align", "score"]
+    (mark,) = [path for kind, path in calls if kind == "rename" and ".stage.json." in path.name]
+    order = [
+        *(("sync", partial) for partial, _ in result.files),
+        *images,
+        ("sync", align / "images"),
+        ("sync", align / "images" / "00000"),
+        ("sync", manifests[0]),
+        ("rename", manifests[0]),
+        ("sync", manifests[1]),
+        ("rename", manifests[1]),
+        ("sync", tmp_path),
+        ("sync", align),
+        ("sync", align / "batches"),
+        ("sync", mark),
+        ("rename", mark),
+    ]
+    assert calls == order
+
+
+def test_a_disk_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, errno.EIO, lambda name: name.startswith(".000011.png."))
     with pytest.raises(WorkspaceError, match=r"000011\.png cannot be written: Input/output error; see to the disk"):
         run(tmp_path, todo=("align", "score"))
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
-def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
-    image = Workspace(tmp_path).stage("align").image_path(0, "000011")
-    image.parent.mkdir(parents=True)
-    image.with_name(f"{image.name}.{os.getpid()}.partial").symlink_to("/dev/full")
+def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith(".000011.png."))
     with pytest.raises(DiskFull):
         run(tmp_path, todo=("align", "score"))
 

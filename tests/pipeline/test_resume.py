@@ -38,7 +38,7 @@ def kill_at(out: Path, point: str, count: int) -> None:
 
 @pytest.mark.parametrize(
     ("point", "count"),
-    [(point, 2 if point in (*PHOTO_STAGES, "image", "manifest") else 1) for point in POINTS] + [("rename", 9)],
+    [(point, 2 if point in (*PHOTO_STAGES, "image", "batch", "manifest") else 1) for point in POINTS] + [("rename", 9)],
 )
 def test_killed_anywhere(point: str, count: int, tmp_path: Path, tiny_run: Path) -> None:
     out = tmp_path / "run"
@@ -117,9 +117,15 @@ def test_interrupted_by_the_user(tmp_path: Path, tiny_run: Path) -> None:
 
 
 def test_finished_run_repeated_changes_nothing(tiny_copy: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in tiny_copy.rglob("*") if path.is_file() and path.name != "lock"}
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in tiny_copy.rglob("*")
+        if path.is_file() and path.name != ".celebahq-lock"
+    }
     summary = build_tiny(tiny_copy)
-    assert {p: p.stat().st_mtime_ns for p in tiny_copy.rglob("*") if p.is_file() and p.name != "lock"} == before
+    assert {
+        p: p.stat().st_mtime_ns for p in tiny_copy.rglob("*") if p.is_file() and p.name != ".celebahq-lock"
+    } == before
     assert (summary.kept, summary.complete) == (TINY.select.keep, True)
 
 

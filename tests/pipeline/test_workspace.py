@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import shutil
@@ -32,8 +33,9 @@ from celebahq_builder.pipeline.verify import find_problems, status_lines
 from celebahq_builder.pipeline.workspace import StageFolder, Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import subset
-from celebahq_builder.storage import as_storage_error, read_json, write_atomic
+from celebahq_builder.storage import HOST, RUN_TOKEN, as_storage_error, read_json, write_atomic
 from tests.conftest import SAMPLE, TINY, build_tiny
+from tests.disk import failing
 from tests.pipeline.test_resume import digest
 
 
@@ -127,6 +129,23 @@ def test_shuffled_by_the_seed(tmp_path: Path, tiny_copy: Path) -> None:
     assert len({tuple(order) for order in orders}) > 1
 
 
+PARTIAL_KINDS = ("own", "dead", "live", "other host")
+
+
+@functools.cache
+def partial_name(kind: str) -> str:
+    """Return the name of a partial file of this run, or of a process that is dead, alive or on another host."""
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    host, pid, token = {
+        "own": (HOST, os.getppid(), RUN_TOKEN),
+        "dead": (HOST, ended.pid, "0123abcd"),
+        "live": (HOST, os.getppid(), "0123abcd"),
+        "other host": (f"{HOST[:-1]}x", ended.pid, "0123abcd"),
+    }[kind]
+    return f".000001.png.{host}-{pid}-{token}.partial"
+
+
 @contextlib.contextmanager
 def small_disk(path: Path, size: str) -> Iterator[Path]:
     """Mount a file system of a few kilobytes; skips the test where that is not allowed."""
@@ -172,9 +191,9 @@ def test_full_disk_while_packing(tmp_path: Path) -> None:
         assert list(disk.iterdir()) == []
 
 
-def test_full_device_leaves_nothing(tmp_path: Path) -> None:
+def test_full_device_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    path.with_name(f"file.{os.getpid()}.partial").symlink_to("/dev/full")
+    failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith(".file."))
     with pytest.raises(DiskFull, match="no space left"):
         write_atomic(path, b"x")
     assert list(tmp_path.iterdir()) == []
@@ -264,15 +283,75 @@ def test_nothing_is_deleted_before_a_redo_is_known_to_work(tiny_copy: Path) -> N
         assert list(find_problems(tiny_copy)) == []
 
 
-def test_sweeping_spares_what_is_not_ours(tmp_path: Path) -> None:
-    theirs = [tmp_path / "movie.partial", tmp_path / "downloads" / "movie.7.partial", tmp_path / "x.1.partial" / "a"]
-    ours = [tmp_path / "run.json.7.partial", tmp_path / "a.h5.partial", tmp_path / "stages" / "a" / "b.png.12.partial"]
-    for path in (*theirs, *ours):
+def test_sweep_deletes_partial_files_of_this_run_and_of_dead_processes(tmp_path: Path) -> None:
+    images = tmp_path / "stages" / "align" / "images" / "00000"
+    files = {kind: images / partial_name(kind) for kind in PARTIAL_KINDS}
+    files |= {f"{kind} at the top": tmp_path / partial_name(kind) for kind in PARTIAL_KINDS}
+    files |= {f"{kind} elsewhere": tmp_path / "downloads" / partial_name(kind) for kind in PARTIAL_KINDS}
+    theirs = [tmp_path / "movie.partial", tmp_path / "movie.7.partial", images / f"folder{partial_name('dead')}"]
+    theirs.append(tmp_path / "stages" / partial_name("dead") / "a.png")
+    for path in (*files.values(), *theirs):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     Workspace(tmp_path).sweep()
     assert all(path.exists() for path in theirs)
-    assert not any(path.exists() for path in ours)
+    assert {kind for kind, path in files.items() if not path.exists()} == {
+        "own",
+        "dead",
+        "own at the top",
+        "dead at the top",
+    }
+
+
+def test_discarded_stage_keeps_partial_files_of_live_processes(tmp_path: Path) -> None:
+    stage = Workspace(tmp_path).stage("align")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "000009.png").touch()
+    image = stage.image_path(0, "000001")
+    for path in (image, stage.manifest_path(0), stage.plan_path, stage.complete_path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (stage.root / "images" / "00001").symlink_to(elsewhere)
+    for kind in PARTIAL_KINDS:
+        image.with_name(partial_name(kind)).touch()
+    stage.discard()
+    left = [path for path in stage.root.rglob("*") if not path.is_dir()]
+    assert sorted(left) == sorted(image.with_name(partial_name(kind)) for kind in ("live", "other host"))
+    assert (elsewhere / "000009.png").exists()
+    for path in left:
+        path.unlink()
+    stage.discard()
+    assert not stage.root.exists()
+
+
+@pytest.mark.parametrize("name", ["selection.csv", "report/index.html", "stages/align/mine", "run.json"])
+def test_a_folder_of_others(name: str, tmp_path: Path) -> None:
+    """A run neither replaces nor deletes files that happen to have names of a run's."""
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("[1]")
+    for redo in (None, "region"):
+        with pytest.raises(WorkspaceError, match=rf"holds {name.split('/')[0]} and is not a run directory of this"):
+            build_tiny(tmp_path, redo=redo)
+    assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == {tmp_path / name: "[1]"}
+
+
+def test_a_run_of_an_earlier_version(tiny_copy: Path) -> None:
+    """It has another lock and no mark."""
+    (tiny_copy / ".celebahq-lock").rename(tiny_copy / "lock")
+    (tiny_copy / "notes.txt").write_text("theirs")
+    build_tiny(tiny_copy, redo="pack")
+    assert list(find_problems(tiny_copy)) == []
+    assert (tiny_copy / "notes.txt").read_text() == "theirs"
+
+
+def test_a_run_directory_that_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def vanishing(*_: object) -> None:
+        shutil.rmtree(tmp_path / "run")
+
+    monkeypatch.setattr("celebahq_builder.pipeline.build.run_photo_stages", vanishing)
+    with pytest.raises(WorkspaceError):
+        build_tiny(tmp_path / "run", until="score")
 
 
 def test_run_inside_the_folder_of_photos(tmp_path: Path) -> None:

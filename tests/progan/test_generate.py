@@ -73,6 +73,44 @@ def test_files_sheet_and_hdf5_hold_the_same(run: Path, tmp_path: Path) -> None:
             generate(images, out, lambda _: None)
 
 
+def test_a_file_that_was_stopped_is_resumed(run: Path, tmp_path: Path) -> None:
+    """To the same bytes, though it was stopped between two blocks of latents."""
+    images = Generated(run, 600, 0, CPU)
+    generate(images, tmp_path / "whole.h5", lambda _: None)
+
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "a.h5.partial").write_text("theirs")
+    with pytest.raises(FormatError, match=r"a\.h5\.partial is in the way and was not made by this command"):
+        generate(images, tmp_path / "a.h5", lambda _: None)
+    (tmp_path / "a.h5.partial").unlink()
+    steps: list[int] = []
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            generate(images, tmp_path / "a.h5", lambda n: (steps.append(n), n and stop(n)))  # type: ignore[func-returns-value]
+    with pytest.raises(FormatError, match="holds an unfinished .* with seed = 0, this one has 1"):
+        generate(Generated(run, 600, 1, CPU), tmp_path / "a.h5", lambda _: None)
+    generate(images, tmp_path / "a.h5", steps.append)
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "whole.h5"]
+    assert steps[0] == 0
+    assert steps[1] > 0
+
+
+def test_videos_replace_nothing(run: Path, tmp_path: Path) -> None:
+    generator, level, _ = load_generator(run, CPU)
+    (tmp_path / "walk.partial.mp4").write_text("theirs")
+    interpolate(generator, level, tmp_path / "walk.mp4", seconds=0.2, fps=5)
+    assert (tmp_path / "walk.partial.mp4").read_text() == "theirs"
+    (tmp_path / "link.mp4").symlink_to("nowhere.mp4")
+    with pytest.raises(FormatError, match=r"link\.mp4 exists and is not overwritten"):
+        interpolate(generator, level, tmp_path / "link.mp4", seconds=0.2, fps=5)
+    with pytest.raises(FormatError, match="cannot be written: File exists; choose another --out"):
+        interpolate(generator, level, tmp_path / "walk.mp4" / "a.mp4", seconds=0.2, fps=5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.mp4", "walk.mp4", "walk.partial.mp4"]
+
+
 def test_to_pixels() -> None:
     values = torch.tensor([-2.0, -1.0, -0.999, 0.0, 1.0, 3.0])
     assert image_grid.to_pixels(values).tolist() == [0, 0, 0, 128, 255, 255]

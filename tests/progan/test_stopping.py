@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import logging
 import os
+import shutil
 import signal
 import struct
+import subprocess
 import time
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from celebahq_builder.errors import DiskFull, TrainingError, WorkspaceError, Wor
 from celebahq_builder.progan.schedule import ProganRecipe
 from celebahq_builder.progan.stats import Stats, read_lines
 from celebahq_builder.progan.train import Training, TrainingRequest
-from celebahq_builder.storage import lock
+from celebahq_builder.storage import HOST, lock
 from celebahq_builder.training import interruption
 from celebahq_builder.training.distributed import ALONE, _connected
 from celebahq_builder.training.interruption import Stopped, StopRequest
@@ -186,14 +188,42 @@ def test_one_training_at_a_time(data: Path, recipe: Path, tmp_path: Path) -> Non
     out = tmp_path / "run"
     with lock(out, "folder of a run", "--out"), pytest.raises(WorkspaceLocked, match="is in use by process"):
         trained(data, out, settings)
-    assert [path.name for path in out.iterdir()] == ["lock"]
+    assert [path.name for path in out.iterdir()] == [".celebahq-lock"]
     (out / "report").mkdir()
-    left = [out / "checkpoints" / "checkpoint-000000016-r0004.safetensors.partial", out / "recipe.json.7.partial"]
-    left[0].parent.mkdir()
+    (out / "checkpoints").mkdir()
+    with subprocess.Popen(["true"]) as killed:
+        pass
+    left = [out / "checkpoints" / "checkpoint-000000016-r0004.safetensors", out / "recipe.json"]
     for path in left:
-        path.write_bytes(b"torn")
+        path.with_name(f".{path.name}.{HOST}-{killed.pid}-0123abcd.partial").write_bytes(b"half")
+    (out / "movie.partial").write_bytes(b"not from a training")
     trained(data, out, settings, 0.016)
-    assert not list(out.rglob("*.partial"))
+    assert [path.name for path in out.rglob("*.partial")] == ["movie.partial"]
+
+
+@pytest.mark.parametrize("file", ["recipe.json", "reals.png", "checkpoints/mine", "fakes-000000.png"])
+def test_files_of_others(file: str, data: Path, recipe: Path, tmp_path: Path) -> None:
+    """They are neither replaced nor deleted; files with other names are no obstacle."""
+    theirs = {tmp_path / "out" / name for name in (file, "movie.partial", "lock")}
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    with pytest.raises(
+        WorkspaceError, match=rf"holds {file.split('/')[0]} and is not a folder of a run of this package"
+    ):
+        trained(data, tmp_path / "out", load(ProganRecipe, recipe))
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == theirs
+    (tmp_path / "out" / file).unlink()
+    shutil.rmtree(tmp_path / "out" / "checkpoints", ignore_errors=True)
+    trained(data, tmp_path / "out", load(ProganRecipe, recipe), 0.016)
+    assert (tmp_path / "out" / "movie.partial").read_text() == (tmp_path / "out" / "lock").read_text() == "{}"
+
+
+def test_a_run_of_an_earlier_version(data: Path, recipe: Path, tmp_path: Path) -> None:
+    trained(data, tmp_path, load(ProganRecipe, recipe), 0.016)
+    (tmp_path / ".celebahq-lock").unlink()
+    trained(data, tmp_path, load(ProganRecipe, recipe), 0.032)
+    assert [line["images"] for line in read_lines(tmp_path / "stats.jsonl")] == [16, 32]
 
 
 def test_a_file_where_the_run_should_be(data: Path, recipe: Path, tmp_path: Path) -> None:

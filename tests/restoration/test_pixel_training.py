@@ -1,6 +1,7 @@
 """Training goes on where it was cut, to the same bits; validates what it says; and makes networks better."""
 
 import dataclasses
+import errno
 import json
 import math
 import shutil
@@ -18,13 +19,15 @@ from safetensors.torch import load_file
 from scipy.ndimage import gaussian_filter
 
 from celebahq_builder.config import to_mapping
-from celebahq_builder.errors import TrainingError
+from celebahq_builder.errors import DiskFull, TrainingError, WorkspaceError, WorkspaceLocked
 from celebahq_builder.models.registry import Shape, entry, load
 from celebahq_builder.restoration import checkpoint
 from celebahq_builder.restoration.degradation import DegradationSettings
 from celebahq_builder.restoration.loop import Phase, fit
 from celebahq_builder.restoration.pixel_training import Restoration, RestorationRecipe
+from celebahq_builder.storage import lock
 from celebahq_builder.training.distributed import ALONE
+from tests.disk import failing
 
 DENOISE = RestorationRecipe(
     task="denoise",
@@ -127,20 +130,47 @@ def test_cut_while_saving(
 ) -> None:
     """Just after a file got its name."""
     name, whole = whole_run
-    original, saved = checkpoint._save, []
+    original, saved = checkpoint.save_tensors, []
 
-    def save(tensors: Any, path: Path, metadata: Any) -> None:
-        original(tensors, path, metadata)
+    def save(path: Path, tensors: Any, metadata: Any) -> None:
+        original(path, tensors, metadata)
         saved.append(path.name)
         if saved.count(file) == count:
             raise Cut
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_save", save)
+        patch.setattr(checkpoint, "save_tensors", save)
         with pytest.raises(Cut):
             train(RECIPES[name], photos, tmp_path)
     train(RECIPES[name], photos, tmp_path)
     assert same_result(tmp_path, whole)
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "checkpoint.safetensors"])
+def test_a_full_disk_while_saving(
+    file: str, whole_run: tuple[str, Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, whole = whole_run
+    with monkeypatch.context() as patch:
+        failing(patch, errno.ENOSPC, lambda one: one == f"{file}.partial")
+        with pytest.raises(DiskFull, match=rf"no space left to write .*{file}; free some and run the same command"):
+            train(RECIPES[name], photos, tmp_path)
+    assert not list(tmp_path.glob("*.partial"))
+    train(RECIPES[name], photos, tmp_path)
+    assert same_result(tmp_path, whole)
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "log.jsonl", "checkpoint.safetensors.partial"])
+def test_files_of_others(file: str, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / file).write_text("theirs")
+    with pytest.raises(WorkspaceError, match=rf"holds {file} and is not a folder of a training of this package"):
+        train(DENOISE, photos, tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(file, "theirs")]
+
+
+def test_one_training_at_a_time(photos: Path, tmp_path: Path) -> None:
+    with lock(tmp_path, "folder of a training", "--out"), pytest.raises(WorkspaceLocked, match="is in use by process"):
+        train(DENOISE, photos, tmp_path)
 
 
 def test_half_a_line_of_the_log(
@@ -166,7 +196,7 @@ def test_finished_run_is_left_alone(whole_run: tuple[str, Path], photos: Path) -
 
 def test_what_a_run_leaves(whole_run: tuple[str, Path]) -> None:
     name, whole = whole_run
-    left = {"checkpoint.safetensors", "weights.safetensors", "log.jsonl", "tensorboard"}
+    left = {".celebahq-lock", "checkpoint.safetensors", "weights.safetensors", "log.jsonl", "tensorboard"}
     assert {path.name for path in whole.iterdir()} == left
     lines = log_lines(whole)
     assert [line["step"] for line in lines] == ([2, 4, 6, 7] if name == "denoise" else [2, 4, 5])

@@ -1,6 +1,7 @@
 """What a training found gets a name, a registry entry and a card; what a registry says of its files is checked."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import math
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from celebahq_builder import cli
 from celebahq_builder.config import bundled
-from celebahq_builder.errors import CelebAHQError, FingerprintMismatch, RecipeError, WeightsError
+from celebahq_builder.errors import CelebAHQError, DiskFull, FingerprintMismatch, RecipeError, WeightsError
 from celebahq_builder.models.registry import Shape, entry, load, locate, parameters, registry, table, verify
 from celebahq_builder.pipeline.networks import network
 from celebahq_builder.pipeline.stages import denoise, upscale
@@ -26,6 +27,7 @@ from celebahq_builder.restoration.model_card import BY_HAND, Figure, gflop_per_m
 from celebahq_builder.restoration.publish import METADATA, Exported, export, with_entry
 from tests.cli.test_cli import celebahq, one_line_error, run
 from tests.conftest import SAMPLE, TINY, build_tiny
+from tests.disk import failing
 
 SHAPES = {"denoise": Shape("autoencoder", (4, 6, 8), (1, 1, 2)), "upscale": Shape("srgan", (6,), (1,))}
 
@@ -242,6 +244,18 @@ def test_exported_weights_are_those_of_the_run(tmp_path: Path) -> None:
     assert known.command == "celebahq train-denoise PHOTOS --recipe tiny"
     assert known.scores == {"held_out_gain_q10_db": 0.5}
     assert contents(tmp_path / "to").keys() == {"mine.safetensors", "registry.toml", "mine.md"}
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it is full, nothing is left and the same command works."""
+    run_folder = trained(tmp_path / "run")
+    for name in ("mine.safetensors", "mine.md", "registry.toml"):
+        with monkeypatch.context() as patched:
+            failing(patched, errno.ENOSPC, lambda one, name=name: one.startswith(f"{name}."))
+            with pytest.raises(DiskFull):
+                export(run_folder, "mine", tmp_path / "to", **SAID)
+        assert not (tmp_path / "to").exists()
+    export(run_folder, "mine", tmp_path / "to", **SAID)
 
 
 def test_same_run_gives_the_same_bytes(tmp_path: Path) -> None:

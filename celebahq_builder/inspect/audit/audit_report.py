@@ -21,9 +21,8 @@ from celebahq_builder.html.thumbnails import Thumbnail
 from celebahq_builder.imaging.image_io import encode_jpeg
 from celebahq_builder.inspect.audit.duplicates import DISTANCE, LIKENESS
 from celebahq_builder.inspect.audit.scan import Findings, Limits, scan
-from celebahq_builder.inspect.contact_sheet import write_new
 from celebahq_builder.inspect.info import histogram_lines
-from celebahq_builder.storage import check_free, check_writable
+from celebahq_builder.storage import NewFiles, check_free, check_writable, new_files
 
 NAMED = 10
 """Groups or images that a line each is spent on; the JSON file has all."""
@@ -263,7 +262,13 @@ JSON, PAGE = "audit.json", "index.html"
 
 
 def audit(
-    file: Path, out: Path, *, distance: int = DISTANCE, likeness: float = LIKENESS, threads: int | None = None
+    file: Path,
+    out: Path,
+    *,
+    distance: int = DISTANCE,
+    likeness: float = LIKENESS,
+    threads: int | None = None,
+    files: NewFiles | None = None,
 ) -> list[str]:
     """Look for what is wrong with a data set, and return the table of it in lines of text.
 
@@ -276,6 +281,7 @@ def audit(
         distance: bits of 255 in which the hashes of two images that are nearly the same may differ.
         likeness: correlation, from -1 to 1, that such two must have besides.
         threads: that decompress; None for one per core.
+        files: other files that are made together with these, all or none; None for these two alone.
 
     Raises:
         FormatError: the file is not such a one or damaged, or a result is there already.
@@ -289,6 +295,7 @@ def audit(
     with PyramidFile.with_images(file) as pyramid:
         found = scan(file, pyramid, Limits(distance, likeness), threads)
     drawn = page(found, LevelReader(file, min(SIDE_PX, found.resolution), threads))
-    write_new(out / JSON, (json.dumps(found.mapping(), indent=1, ensure_ascii=False) + "\n").encode())
-    write_new(out / PAGE, drawn)
+    with new_files(files) as written:
+        written.write(out / JSON, (json.dumps(found.mapping(), indent=1, ensure_ascii=False) + "\n").encode())
+        written.write(out / PAGE, drawn)
     return [*lines(found), f"{out / PAGE} shows the images, {out / JSON} names them all"]

@@ -1,4 +1,6 @@
-"""The score of images of any size: sizes compare, types agree, and what is no image is refused."""
+"""Score of images of any size: sizes are comparable, types agree, and other arrays are refused."""
+
+import doctest
 
 import cv2
 import numpy as np
@@ -9,7 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from celebahq_builder.filter.scoring import SIDE_PX, _enlarged, score_image
+from celebahq_builder.filter import score
+from celebahq_builder.filter.records import SIDE_PX
+from celebahq_builder.filter.score import score_image
 from celebahq_builder.imaging.quality_score import QualityScore, quality_score
 from tests.conftest import SAMPLE
 
@@ -30,7 +34,7 @@ def noise(side: int, seed: int = 0) -> Pixels:
 
 
 def textured(side: int) -> Pixels:
-    """An image with detail down to its last pixel, as photos have it: power falls with the square of frequency."""
+    """Return an image with detail at every frequency, like a photo: power falls with the square of frequency."""
     rng = np.random.default_rng(3)
     radius = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
     radius[0, 0] = 1
@@ -43,11 +47,11 @@ def reduced(pixels: Pixels, side: int) -> Pixels:
     return cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 
-def test_a_image_of_the_result_s_size_has_the_score_of_a_build(portrait: Pixels) -> None:
+def test_an_image_of_1024_px_has_the_score_of_a_build(portrait: Pixels) -> None:
     assert score_image(portrait) == quality_score(torch.from_numpy(portrait.transpose(2, 0, 1).copy()))
 
 
-def test_fewer_pixels_score_less_and_surplus_ones_nothing() -> None:
+def test_fewer_pixels_score_less_and_surplus_pixels_do_not_count() -> None:
     sharp = textured(2 * SIDE_PX)
     scores = [score_image(reduced(sharp, side)).score for side in (64, 128, 256, 512, 1024)]
     assert scores == sorted(scores)
@@ -63,17 +67,17 @@ def test_a_blurred_image_scores_less(portrait: Pixels) -> None:
 
 
 def test_enlarging_adds_no_frequency() -> None:
-    """A wave that a small grid can hold is the same wave on the large one; a slow sum of cosines agrees."""
+    """A wave on the small grid is the same wave on the large one, computed as a sum of cosines."""
     small, large = ((np.arange(n) + 0.5) / n for n in (24, SIDE_PX))
     waves = [(30, 3), (20, 11), (10, 23)]
     row = 128 + sum(height * np.cos(np.pi * k * small) for height, k in waves)
     true = 128 + sum(height * np.cos(np.pi * k * large) for height, k in waves)
-    found = _enlarged(np.tile(row, (24, 1)))
+    found = score._enlarge(np.tile(row, (24, 1)))
     assert found.shape == (SIDE_PX, SIDE_PX)
     assert np.abs(found - true).max() < 1e-3
 
 
-def test_only_the_square_in_the_middle_counts(portrait: Pixels) -> None:
+def test_only_the_centred_square_counts(portrait: Pixels) -> None:
     wide = np.concatenate([noise(SIDE_PX)[:, :201], portrait, noise(SIDE_PX, 1)[:, :202]], axis=1)
     assert score_image(wide) == score_image(portrait)
     assert score_image(wide.transpose(1, 0, 2)) == score_image(portrait.transpose(1, 0, 2))
@@ -97,7 +101,7 @@ def test_any_size_has_a_score(height: int, width: int, grey: bool) -> None:
     assert 0 <= found.score <= 1
 
 
-def test_one_colour_scores_nothing() -> None:
+def test_a_plain_colour_scores_zero() -> None:
     for side in (1, 7, 1024, 1100):
         assert score_image(np.full((side, side), 77, dtype=np.uint8)).score == 0
 
@@ -114,6 +118,11 @@ def test_one_colour_scores_nothing() -> None:
         (np.full((8, 8), np.nan), ValueError, "got nan to nan"),
     ],
 )
-def test_what_is_no_image(image: NDArray[np.generic], error: type[Exception], says: str) -> None:
+def test_other_arrays_are_refused(image: NDArray[np.generic], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         score_image(image)
+
+
+def test_the_examples_hold() -> None:
+    assert doctest.testmod(score).failed == 0
+    assert doctest.testmod(score).attempted > 0

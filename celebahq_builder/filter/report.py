@@ -1,0 +1,249 @@
+"""Report of a filtered folder: the HTML page and the closing lines of the command."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from celebahq_builder.filter.deliver import DeliveryResult
+from celebahq_builder.filter.listing import SUFFIXES, SkippedFiles
+from celebahq_builder.filter.records import SCORE_PARTS, SIDE_PX, ImageScore, UnscoredImage, printable
+from celebahq_builder.html import charts, thumbnails
+from celebahq_builder.html.page import render_page
+from celebahq_builder.html.thumbnails import Thumbnail
+from celebahq_builder.storage import write_atomic
+
+SHEET_IMAGES = 24
+"""Images on a contact sheet."""
+
+THUMBNAIL_PX = 160
+
+UNSCORED_ROWS = 5000
+"""Rows in the list of images without a score."""
+
+LINES_MAX = 5
+"""Images, files of a reason and suffixes that the closing lines name each."""
+
+
+@dataclass(frozen=True)
+class FilterResult:
+    """The result of filtering a folder."""
+
+    folder: Path
+    ranked: Sequence[ImageScore]
+    """Images that have a score, best first."""
+    kept: int
+    """Number of them that are kept."""
+    option: str
+    """The option that gave this number; empty if all are kept."""
+    unscored: Sequence[UnscoredImage]
+    table_path: Path
+    page_path: Path
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
+    list_path: Path | None = None
+    delivery: DeliveryResult | None = None
+
+    @property
+    def images(self) -> int:
+        """Number of image files, with and without a score."""
+        return len(self.ranked) + len(self.unscored)
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether an image could not be delivered, or an earlier file could not be removed."""
+        return self.delivery is not None and bool(self.delivery.errors or self.delivery.prune_errors)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the closing lines of the command."""
+        yield from _count_lines(self)
+        yield from _unscored_lines(self)
+        yield from _skipped_lines(self.skipped)
+        if self.delivery:
+            yield from _delivery_lines(self.delivery)
+        for name, path in (("list:", self.list_path), ("table:", self.table_path), ("page:", self.page_path)):
+            if path:
+                yield f"{name:<6} {path}"
+
+
+# --- The closing lines --------------------------------------------------------------------------------------------
+
+
+def _count_lines(result: FilterResult) -> Iterator[str]:
+    ranked, kept = result.ranked, result.kept
+    rejected, unscored = len(ranked) - kept, len(result.unscored)
+    yield f"{result.images} images: {kept} kept + {rejected} below the cut + {unscored} without a score"
+    if not ranked:
+        return
+    scores = [image.score for image in ranked]
+    last = f"; the last one kept has {scores[kept - 1]:.4f} ({result.option})" if result.option and kept else ""
+    yield f"score:  {scores[0]:.4f} best, {statistics.median(scores):.4f} median, {scores[-1]:.4f} worst{last}"
+    for name, images in (("best:", ranked[:LINES_MAX]), ("worst:", ranked[LINES_MAX:][-LINES_MAX:])):
+        if images:
+            yield f"{name:<7} " + ", ".join(f"{printable(image.path)} {image.score:.4f}" for image in images)
+
+
+def _unscored_lines(result: FilterResult) -> Iterator[str]:
+    by_reason: dict[str, list[UnscoredImage]] = {}
+    for image in result.unscored:
+        by_reason.setdefault(image.code, []).append(image)
+    for code, images in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0])):
+        yield f"  {code}: {len(images)}: {images[0].description}"
+        for image in images[:LINES_MAX]:
+            yield f"    {printable(image.path)}: {printable(image.detail)}"
+        if len(images) > LINES_MAX:
+            yield f"    ... and {len(images) - LINES_MAX} more: see {result.table_path}"
+
+
+def _skipped_lines(skipped: SkippedFiles) -> Iterator[str]:
+    parts = []
+    if skipped.suffixes:
+        suffixes = _by_count(skipped.suffixes)
+        named = [f"{count} {printable(suffix) or 'without a suffix'}" for suffix, count in suffixes[:LINES_MAX]]
+        named += ["..."] if len(suffixes) > LINES_MAX else []
+        count = skipped.suffixes.total()
+        parts.append(f"{count} other {'file' if count == 1 else 'files'} ({', '.join(named)})")
+    if skipped.hidden:
+        parts.append(f"{skipped.hidden} hidden")
+    for label, paths in (("linked {}", skipped.linked_folders), ("output {}", skipped.excluded)):
+        if paths:
+            what = label.format("folder" if len(paths) == 1 else "folders")
+            parts.append(f"{len(paths)} {what} ({_first_paths(paths)})")
+    if parts:
+        yield f"skipped: {', '.join(parts)}"
+
+
+def _delivery_lines(delivery: DeliveryResult) -> Iterator[str]:
+    notes = [f"{delivery.already_there} were there already"] if delivery.already_there else []
+    if delivery.symlinks:
+        notes.append(f"{delivery.symlinks} are symbolic links, because hard links are not possible there")
+    done, out = delivery.mode.done, os.fspath(delivery.out)
+    yield f"{done}: {delivery.delivered} to {out}" + (f" ({'; '.join(notes)})" if notes else "")
+    for path, error in delivery.errors:
+        yield f"  not {done}: {printable(path)}: {error}"
+    if delivery.pruned or delivery.prune_errors:
+        yield f"removed: {delivery.pruned} of an earlier command from {out}"
+    for path, error in delivery.prune_errors:
+        yield f"  not removed: {printable(path)}: {error}"
+    if delivery.changed:
+        yield (
+            f"left there: {len(delivery.changed)} of an earlier command, changed since "
+            f"({_first_paths(delivery.changed)})"
+        )
+
+
+def _first_paths(paths: Sequence[str]) -> str:
+    return ", ".join([*map(printable, paths[:LINES_MAX]), *(["..."] if len(paths) > LINES_MAX else [])])
+
+
+def _by_count(suffixes: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(suffixes.items(), key=lambda item: (-item[1], item[0]))
+
+
+# --- The page -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SheetImage:
+    """A thumbnail with its caption and a link to the image."""
+
+    name: str
+    score: str
+    thumbnail: Thumbnail | None
+    link: str
+
+
+def write_page(result: FilterResult) -> None:
+    """Write the HTML page; equal results give equal bytes.
+
+    Raises:
+        DiskFull: no space left.
+    """
+    write_atomic(result.page_path, render_page("filter.html.j2", _variables(result)))
+
+
+def _variables(result: FilterResult) -> dict[str, Any]:
+    ranked, unscored, skipped = result.ranked, result.unscored, result.skipped
+    reasons = Counter((image.description, image.code) for image in unscored)
+    return {
+        "folder": printable(os.fspath(result.folder)),
+        "option": result.option,
+        "images": result.images,
+        "counts": {
+            "kept": result.kept,
+            "below the cut": len(ranked) - result.kept,
+            "without a score": len(unscored),
+        },
+        "table": _link(result, result.table_path),
+        "histograms": list(_histograms(result)),
+        "sheets": list(_sheets(result)),
+        "reasons": sorted(reasons.items(), key=lambda item: (-item[1], item[0])),
+        "rows": [
+            (printable(image.path), image.description, image.code, printable(image.detail))
+            for image in unscored[:UNSCORED_ROWS]
+        ],
+        "rows_left": len(unscored[UNSCORED_ROWS:]),
+        "skipped": skipped,
+        "skipped_suffixes": [(printable(suffix), count) for suffix, count in _by_count(skipped.suffixes)],
+        "linked_folders": list(map(printable, skipped.linked_folders)),
+        "excluded": list(map(printable, skipped.excluded)),
+        "suffixes": SUFFIXES,
+        "side_px": SIDE_PX,
+    }
+
+
+def _histograms(result: FilterResult) -> Iterator[tuple[str, charts.Histogram]]:
+    """Yield the histograms of the score and of its components; the first one marks the cut."""
+    for index, name in enumerate(SCORE_PARTS):
+        values = [image.parts[index] for image in result.ranked]
+        cut = None if index else _lowest_kept_score(result)
+        histogram = charts.histogram(values[: result.kept], values[result.kept :], cut, "images")
+        if histogram:
+            yield name, histogram
+
+
+def _lowest_kept_score(result: FilterResult) -> float | None:
+    """Return the score of the last kept image; None if the selection keeps all images or none."""
+    if not result.option or not 0 < result.kept < len(result.ranked):
+        return None
+    return result.ranked[result.kept - 1].score
+
+
+def _sheets(result: FilterResult) -> Iterator[tuple[str, list[SheetImage]]]:
+    """Yield the contact sheets with their titles."""
+    kept, rejected = result.ranked[: result.kept], result.ranked[result.kept :]
+    sheets: Sequence[tuple[str, Sequence[ImageScore]]]
+    if rejected:
+        sheets = (
+            ("Best", kept[:SHEET_IMAGES]),
+            ("Last of those kept", kept[SHEET_IMAGES:][-SHEET_IMAGES:]),
+            ("First of those below the cut", rejected[:SHEET_IMAGES]),
+            ("Worst", rejected[SHEET_IMAGES:][-SHEET_IMAGES:]),
+        )
+    else:
+        rest = kept[SHEET_IMAGES:-SHEET_IMAGES]
+        middle = max(len(rest) - SHEET_IMAGES, 0) // 2
+        sheets = (
+            ("Best", kept[:SHEET_IMAGES]),
+            ("Middle", rest[middle:][:SHEET_IMAGES]),
+            ("Worst", kept[SHEET_IMAGES:][-SHEET_IMAGES:]),
+        )
+    for title, images in sheets:
+        if images:
+            yield title, [_sheet_image(result, image) for image in images]
+
+
+def _sheet_image(result: FilterResult, image: ImageScore) -> SheetImage:
+    path = result.folder / image.path
+    thumbnail = thumbnails.of_centre(path, THUMBNAIL_PX)
+    return SheetImage(printable(image.path), f"{image.score:.3f}", thumbnail, _link(result, path))
+
+
+def _link(result: FilterResult, path: Path) -> str:
+    """Return the address of a file relative to the folder of the page."""
+    return quote(os.fsencode(os.path.relpath(path, result.page_path.parent)))

@@ -1,0 +1,168 @@
+"""Quality score of an image of any size, and of image files in a worker process."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import fft
+
+from celebahq_builder.errors import CelebAHQError, SourceError
+from celebahq_builder.filter.records import DECIMALS, SIDE_PX, ImageScore, ScoreRecord, UnscoredImage
+from celebahq_builder.imaging.geometry import centred_square
+from celebahq_builder.imaging.image_io import open_rgb
+from celebahq_builder.imaging.quality_score import QualityScore, quality_score
+from celebahq_builder.outcome import Reason, Rejection
+from celebahq_builder.pipeline import steps
+
+__all__ = ["QualityScore", "score_file", "score_files", "score_image"]
+
+FILE_BYTES_MAX = 2**30
+"""Larger files are not read."""
+
+
+# --- Pixels -------------------------------------------------------------------------------------------------------
+
+
+def score_image(image: NDArray[Any]) -> QualityScore:
+    """Score an image of any size by the power spectrum of its centred square, resampled to 1024x1024.
+
+    Images of different sizes are comparable, because all are scored at 1024x1024. A larger square is reduced by the
+    exact mean of the area that each pixel covers (cv2.INTER_AREA), so its surplus detail neither aliases nor counts.
+    A smaller square is enlarged by zero-padding its cosine transform, which adds nothing above the Nyquist frequency
+    of the image, so the missing detail lowers the score. A square of 1024x1024 is used unchanged. A square smaller
+    than 64 px has no energy in the scored band, and its score is 0. `imaging.spectrum.quality_scores` has the formula.
+
+    Args:
+        image: RGB [H, W, 3] or grey [H, W], at least 1x1 px; uint8, or float in [0, 1].
+
+    Returns:
+        The score and its components, all in [0, 1], higher is better.
+
+    Raises:
+        TypeError: another dtype.
+        ValueError: another shape, no pixels, or floats outside [0, 1].
+
+    Example:
+        >>> score_image(np.zeros((100, 100, 3), np.uint8)).score
+        0.0
+    """
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or 0 in image.shape:
+        raise ValueError(f"score_image: expected pixels of shape [H, W, 3] or [H, W], got {list(image.shape)}")
+    left, top, side = centred_square(image.shape[1], image.shape[0])
+    square = _resample(_check_range(image[top : top + side, left : left + side]))
+    rgb = square if square.ndim == 3 else np.stack([square] * 3, axis=-1)
+    return quality_score(torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))))
+
+
+def _check_range(square: NDArray[Any]) -> NDArray[Any]:
+    """Return uint8 unchanged, and floats as float32 in [0, 255]."""
+    if square.dtype == np.uint8:
+        return square
+    if not np.issubdtype(square.dtype, np.floating):
+        raise TypeError(f"score_image: expected uint8, or float in [0, 1], got {square.dtype}")
+    low, high = float(square.min()), float(square.max())
+    if not (low >= 0 and high <= 1):  # a negated condition, so that NaN is refused
+        raise ValueError(f"score_image: expected floats in [0, 1], got {low:g} to {high:g}")
+    return square.astype(np.float32) * np.float32(255)
+
+
+def _resample(square: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a square at the scored side length, uint8."""
+    if square.shape[0] > SIDE_PX:
+        square = cv2.resize(square, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
+    elif square.shape[0] < SIDE_PX:
+        square = _enlarge(square)
+    return square if square.dtype == np.uint8 else np.clip(np.rint(square), 0, 255).astype(np.uint8)
+
+
+def _enlarge(square: NDArray[Any]) -> NDArray[np.float32]:
+    """Return a square at the scored side length, with exactly the frequencies that it has.
+
+    The cosine transform (DCT-II) is the Fourier transform of the square and its mirror images, so the edges have no
+    seam. Short kernels, such as Lanczos', leave faint copies of the spectrum above the Nyquist frequency, which the
+    score would count as detail.
+    """
+    side = square.shape[0]
+    spectrum = np.zeros((SIDE_PX, SIDE_PX, *square.shape[2:]), dtype=np.float32)
+    spectrum[:side, :side] = fft.dctn(square.astype(np.float32), axes=(0, 1), norm="forward")
+    enlarged: NDArray[np.float32] = fft.idctn(spectrum, axes=(0, 1), norm="forward")
+    return enlarged
+
+
+# --- Files --------------------------------------------------------------------------------------------------------
+
+
+def score_files(folder: str, paths: Sequence[str], pixels_max: int) -> list[ScoreRecord]:
+    """Score some files in a worker process; an error of one file is its record.
+
+    Args:
+        folder: that the paths are relative to.
+        paths: of the files.
+        pixels_max: images of more pixels are not decoded.
+
+    Raises:
+        SourceError: the folder itself is gone.
+        WorkspaceError: not enough memory.
+    """
+    torch.set_num_threads(1)  # the split of a sum over threads decides its last bits
+    return [score_file(Path(folder), path, pixels_max) for path in paths]
+
+
+def score_file(folder: Path, path: str, pixels_max: int) -> ScoreRecord:
+    """Return the score of a file, or the reason why it has none."""
+    try:
+        size_bytes, mtime_ns, data = _read(folder / path)
+    except Rejection as rejection:
+        return UnscoredImage(path, rejection.reason, rejection.detail)
+    except OSError as error:
+        if not folder.is_dir():
+            raise SourceError(f"{folder} is gone; bring it back and run the same command, which resumes") from None
+        return UnscoredImage(path, Reason.UNREADABLE, error.strerror or str(error))
+    try:
+        return _score(path, size_bytes, mtime_ns, data, pixels_max)
+    except Rejection as rejection:
+        if rejection.reason is Reason.TOO_LARGE:  # not kept in the store: the next command may allow more pixels
+            return UnscoredImage(path, rejection.reason, rejection.detail)
+        return UnscoredImage(path, rejection.reason, rejection.detail, size_bytes, mtime_ns)
+    except CelebAHQError:
+        raise
+    except Exception as error:
+        fatal = steps.fatal_error(error, torch.device("cpu"), path)
+        if fatal is not None:
+            raise fatal from error
+        return UnscoredImage(path, None, f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _read(path: Path) -> tuple[int, int, bytes]:
+    """Return size, modification time and contents of a file, all from one open descriptor."""
+    with os.fdopen(_open_regular(path), "rb") as file:
+        found = os.fstat(file.fileno())
+        if found.st_size > FILE_BYTES_MAX:
+            raise Rejection(Reason.TOO_LARGE, f"{found.st_size} bytes; at most {FILE_BYTES_MAX} are read")
+        return found.st_size, found.st_mtime_ns, file.read()
+
+
+def _open_regular(path: Path) -> int:
+    """Open a regular file without blocking on a pipe: a file that was listed may have become one."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Rejection(Reason.UNREADABLE, "not a regular file")
+    return descriptor
+
+
+def _score(path: str, size_bytes: int, mtime_ns: int, data: bytes, pixels_max: int) -> ImageScore:
+    image, notes = open_rgb(data, pixels_max, "--pixels-max")
+    left, top, side = centred_square(image.width, image.height)
+    quality = score_image(np.asarray(image.crop((left, top, left + side, top + side))))
+    parts = tuple(round(value, DECIMALS) for value in dataclasses.astuple(quality))
+    return ImageScore(path, size_bytes, mtime_ns, parts, image.width, image.height, notes)

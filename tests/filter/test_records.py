@@ -1,0 +1,76 @@
+"""Score records: they survive JSON, fit into CSV, and agree with the modules that they must not import."""
+
+import csv
+import dataclasses
+import doctest
+import io
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celebahq_builder.filter import records
+from celebahq_builder.filter.records import (
+    ImageScore,
+    UnscoredImage,
+    from_json,
+    kept_csv,
+    printable,
+    table_csv,
+    to_json,
+)
+from celebahq_builder.imaging.quality_score import QualityScore
+from celebahq_builder.outcome import Reason
+from celebahq_builder.pipeline.stages import score
+from tests.filter.folders import image_score
+
+
+def test_the_repeated_constants_are_those_of_the_score() -> None:
+    assert records.SCORE_VERSION == score.VERSION
+    assert tuple(field.name for field in dataclasses.fields(QualityScore)) == records.SCORE_PARTS
+
+
+@given(st.text(), st.sampled_from([*Reason, None]), st.text())
+def test_records_survive_json(path: str, reason: Reason | None, detail: str) -> None:
+    for record in (image_score(path, 0.123456), UnscoredImage(path, reason, detail, 5, 6)):
+        assert from_json(to_json(record)) == record
+
+
+def test_names_that_are_not_utf_8() -> None:
+    name = b"\xff\xe4.jpg".decode("utf-8", "surrogateescape")
+    assert printable(name) == "\\xff\\xe4.jpg"
+    assert printable("ä 漢.jpg") == "ä 漢.jpg"
+
+
+def test_names_that_would_break_a_line_or_a_table() -> None:
+    names = [
+        "a\rb.png",
+        "a\nb.png",
+        "a\x1b]0;x\x07.png",
+        "=1.png",
+        "+1.png",
+        "-1.png",
+        "@1.png",
+        "a\u202f1.png",
+        'a",b.png',
+    ]
+    images: list[ImageScore] = [image_score(name, 0.5) for name in names]
+    rows = list(csv.DictReader(io.StringIO(kept_csv(images).decode(), newline="")))
+    assert [row["path"] for row in rows] == [
+        "a\\rb.png",
+        "a\\nb.png",
+        "a\\x1b]0;x\\x07.png",
+        "./=1.png",
+        "./+1.png",
+        "./-1.png",
+        "./@1.png",
+        "a\u202f1.png",
+        'a",b.png',
+    ]
+    rows = list(csv.DictReader(io.StringIO(table_csv(images, 2, [UnscoredImage("=x", None, "a\nb")]).decode())))
+    assert [row["kept"] for row in rows] == ["yes"] * 2 + ["no"] * 8
+    assert (rows[-1]["path"], rows[-1]["detail"], rows[-1]["reason"]) == ("./=x", "a\\nb", "failed")
+
+
+def test_the_examples_hold() -> None:
+    assert doctest.testmod(records).failed == 0
+    assert doctest.testmod(records).attempted > 0

@@ -1,0 +1,108 @@
+"""Scores folder: scores are used again as long as they are valid, and no other file is touched."""
+
+import csv
+import io
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celebahq_builder.errors import WorkspaceError
+from celebahq_builder.filter import score, store
+from tests.filter.folders import add_bad, make, run
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of valid images with its scores folder beside it, shared by the tests: never change it."""
+    folder = make(tmp_path_factory.mktemp("good") / "in")
+    run(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(scored: Path, tmp_path: Path) -> Path:
+    """A copy of the images without their scores."""
+    return Path(shutil.copytree(scored, tmp_path / "in"))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+
+
+def test_only_changed_files_are_scored_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_bad(folder)
+    first = run(folder)
+    asked: list[str] = []
+    real = score.score_file
+
+    def noting(place: Path, path: str, pixels_max: int) -> Any:
+        asked.append(path)
+        return real(place, path, pixels_max)
+
+    monkeypatch.setattr(score, "score_file", noting)
+    before = first.table_path.read_bytes()
+    again = run(folder)
+    assert asked == ["bomb.png"]  # which another limit may let pass
+    assert again.table_path.read_bytes() == before
+    asked.clear()
+    shutil.copy(folder / "003.png", folder / "006.png")
+    os.utime(folder / "000.png", ns=(1, 2))
+    (folder / "empty.png").write_bytes((folder / "003.png").read_bytes())
+    (folder / "sub" / "001.png").unlink()
+    changed = {row["path"]: row["score"] for row in rows(run(folder).table_path)}
+    assert sorted(asked) == ["000.png", "006.png", "bomb.png", "empty.png"]
+    assert changed["003.png"] == changed["006.png"] == changed["empty.png"]
+    assert "sub/001.png" not in changed
+
+
+def test_other_scoring_rules_score_all_images_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(folder)
+    rules = store.scoring_rules()
+    monkeypatch.setattr(store, "scoring_rules", lambda: {**rules, "score": -1})
+    scored: list[str] = []
+    real = score.score_files
+
+    def noting(place: str, paths: Sequence[str], pixels_max: int) -> Any:
+        scored.extend(paths)
+        return real(place, paths, pixels_max)
+
+    monkeypatch.setattr(score, "score_files", noting)
+    run(folder)
+    assert len(scored) == 9
+
+
+def test_a_cut_off_list_of_scores_loses_only_its_last_line(scored: Path, folder: Path) -> None:
+    shutil.copytree(f"{scored}-scores", f"{folder}-scores")
+    about = Path(f"{folder}-scores") / "filter.json"
+    about.write_text(about.read_text().replace(str(scored), str(folder)))
+    journal = Path(f"{folder}-scores") / "scored.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:4]) + b'{"path": 7}\n\xff\xfe\n' + lines[4][:30])
+    result = run(folder)
+    assert result.table_path.read_bytes() == (Path(f"{scored}-scores") / "scores.csv").read_bytes()
+    assert journal.read_bytes().splitlines(keepends=True)[:4] == lines[:4]
+
+
+def test_scores_of_another_folder_are_refused(scored: Path, folder: Path) -> None:
+    with pytest.raises(WorkspaceError, match=r"holds the scores of .*, this command scores .*; give another --scores"):
+        run(folder, scores=Path(f"{scored}-scores"))
+
+
+def test_only_own_unfinished_files_are_removed(folder: Path) -> None:
+    scores = folder.parent / "scores"
+    scores.mkdir()
+    (scores / "thesis.partial").write_text("mine")
+    with pytest.raises(WorkspaceError, match=r"holds no scores, but thesis\.partial; give an empty or new --scores"):
+        run(folder, scores=scores)
+    assert [path.name for path in scores.iterdir()] == ["thesis.partial"]
+    (scores / "thesis.partial").unlink()
+    (scores / "scores.csv.123.partial").write_text("as a kill leaves it")
+    run(folder, scores=scores)
+    (scores / "thesis.partial").write_text("mine")
+    run(folder, scores=scores)
+    names = ["filter.json", "index.html", "lock", "scored.jsonl", "scores.csv", "thesis.partial"]
+    assert sorted(path.name for path in scores.iterdir()) == names

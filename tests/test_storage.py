@@ -1,0 +1,108 @@
+"""New files come together or not at all, and neither they nor temporary ones take the place of another file."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from celebahq_builder import storage
+from celebahq_builder.errors import DiskFull, WorkspaceError
+from celebahq_builder.storage import NewFiles, holds, sweep, write_atomic
+from tests.disk import failing
+from tests.hdf5.pyramids import tree
+
+
+def test_all_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith("c."))
+
+    def together() -> None:
+        with NewFiles() as new:
+            for name in ("a", "deep/er/b", "deep/c"):
+                new.write(tmp_path / name, b"ours")
+
+    with pytest.raises(DiskFull):
+        together()
+    assert tree(tmp_path) == {"theirs": b"theirs"}
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+    monkeypatch.undo()
+    together()
+    assert sorted(tree(tmp_path)) == ["a", "deep/c", "deep/er/b", "theirs"]
+
+
+def test_a_name_that_is_taken_meanwhile(tmp_path: Path) -> None:
+    def together() -> None:
+        with NewFiles() as new:
+            new.write(tmp_path / "a", b"ours")
+            (tmp_path / "b").write_bytes(b"theirs")
+            new.write(tmp_path / "b", b"ours")
+
+    with pytest.raises(FileExistsError):
+        together()
+    assert tree(tmp_path) == {"b": b"theirs"}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_new_replaces_nothing(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not links:
+        monkeypatch.setattr(storage, "os", _WithoutLinks())
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(FileExistsError):
+        write_atomic(tmp_path / "link", b"ours", new=True)
+    write_atomic(tmp_path / "free", b"ours", new=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["free", "link"]
+
+
+class _WithoutLinks:
+    """The module `os` on a file system without hard links."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(os, name)
+
+    def link(self, *_: object) -> None:
+        raise OSError(errno.EPERM, "no links")
+
+
+def test_a_file_that_vanishes(tmp_path: Path) -> None:
+    def together() -> None:
+        with NewFiles() as new:
+            for name in "ab":
+                new.write(tmp_path / "new" / name, b"ours")
+            (tmp_path / "new" / "a").unlink()
+
+    with pytest.raises(WorkspaceError, match=r"new/a was deleted while this command worked \(1 of 2 files\)"):
+        together()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_temporary_name_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a file of that name nor what a link of that name leads to is written."""
+    monkeypatch.setattr(storage.secrets, "randbelow", lambda _: 7)
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    (tmp_path / "a.7.partial").symlink_to("theirs")
+    with pytest.raises(FileExistsError):
+        write_atomic(tmp_path / "a", b"ours")
+    assert tree(tmp_path) == {"theirs": b"theirs", "a.7.partial": b"theirs"}
+
+
+def test_sweeping(tmp_path: Path) -> None:
+    for name in ("a.json.7.partial", "a.h5.partial", "b.json.7.partial", "a.json", "a.json.partially", "below/a.h5.1"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a.json.8.partial").symlink_to("a.json")
+    sweep(tmp_path, r"a\.json", r"a\.h5")
+    sweep(tmp_path / "none", ".*")
+    left = ["a.json", "a.json.8.partial", "a.json.partially", "b.json.7.partial", "below"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": 1}', "[" * 100_000])
+def test_what_a_file_does_not_hold(text: str, tmp_path: Path) -> None:
+    (tmp_path / "other").write_text(text)
+    assert not holds(tmp_path / "other", {"a", "b"})
+    assert not holds(tmp_path / "none", set())
+    (tmp_path / "ours").write_text('{"a": 1, "b": 2}')
+    (tmp_path / "link").symlink_to("ours")
+    assert holds(tmp_path / "ours", {"a", "b"})
+    assert not holds(tmp_path / "link", {"a", "b"})
