@@ -35,7 +35,7 @@ def _contents(title: Path, results: Sequence[Result]) -> dict[str, Any]:
         "charts": list(_charts(results)) if snapshots else [],
         "columns": [name for name, _, _ in result_module.columns_of(results)] if snapshots else [],
         "snapshots": list(_rows(results)) if snapshots else [],
-        "besides": list(_besides(results)) if snapshots else [],
+        "baselines": list(_besides(results)) if snapshots else [],
         "numbers": list(result_module.rows(last)),
         "remarks": result_module.remarks(results),
         "settings": [(key, json.dumps(value)) for key, value in flatten(last.to_json()).items()],

@@ -204,6 +204,7 @@ class CaptionedImage:
     name: str
     score: str
     thumbnail: Thumbnail
+    words: str = ""
 
 
 def write_contact_page(

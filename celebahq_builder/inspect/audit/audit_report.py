@@ -208,7 +208,8 @@ def page(found: Findings, level: LevelReader) -> bytes:
             shown.row([(copy.number, "compared with this one" if copy is group[0] else copy.words) for copy in group])
             for group in (found.near or [])[:GROUPS]
         ],
-        "sheets": list(filter(None, _sheets(found, shown))),
+        "sheets": (sheets := list(filter(None, _sheets(found, shown)))),
+        "sheet_links": [(sheet.anchor, sheet.title, True) for sheet in sheets],
         "groups": GROUPS,
         "scores": charts.histogram(found.known_scores.tolist(), [], None, "images"),
         "padding": charts.histogram(found.padding.known.tolist(), [], None, "images") if found.padding else None,
