@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file into plain dictionaries.
+    """Read a TOML file as nested dictionaries.
 
     Raises:
         RecipeError: no such file, not UTF-8, or not TOML.
@@ -58,10 +58,10 @@ def from_mapping(
     """Build the dataclass `cls` from nested mappings, strictly.
 
     Args:
-        values: as TOML gives them; keys are field names, tables are nested dataclasses.
-        where: what to call the source of the values in an error, usually a path.
-        text: the TOML text, to find line numbers in.
-        table: name of the table that `values` stands for, outermost first.
+        values: values from TOML; keys are field names, tables are nested dataclasses.
+        where: source of the values, for messages; usually a path.
+        text: the TOML text, for line numbers in messages.
+        table: names of the table that holds `values`, outermost first.
 
     Raises:
         RecipeError: unknown or missing key, wrong type, or a ValueError of the dataclass itself.
@@ -85,7 +85,7 @@ def from_mapping(
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with the values of `over` laid over it, table by table; neither is changed."""
+    """Return `base` updated with `over`, table by table; neither argument is changed."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
@@ -95,12 +95,16 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_mapping(settings: Any) -> dict[str, Any]:
-    """Turn a settings dataclass into nested plain values, in field order, as JSON and TOML hold them."""
+    """Return a settings dataclass as nested JSON values, in field order."""
     return {f.name: _plain(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested tables into one with dotted keys: ``{"align": {"size_px": 1}}`` to ``{"align.size_px": 1}``."""
+    """Return nested tables as one table with dotted keys.
+
+    >>> flatten({"align": {"size_px": 1}})
+    {'align.size_px': 1}
+    """
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):

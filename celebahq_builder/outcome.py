@@ -1,4 +1,4 @@
-"""How a photo can end: kept, rejected for a reason, or failed with an error; exactly one of them."""
+"""Outcomes of a photo: kept, rejected for a reason, or failed with an error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from celebahq_builder.errors import CelebAHQError
 
 
 class Reason(enum.StrEnum):
-    """Why a photo is rejected; `describe` says it in words."""
+    """The reason for which a photo is rejected; `describe` is its text."""
 
     BAD_ROW = "BAD_ROW"
     DUPLICATE_ROW = "DUPLICATE_ROW"
@@ -35,7 +35,7 @@ class Reason(enum.StrEnum):
 
     @property
     def describe(self) -> str:
-        """Return the reason as a phrase for people."""
+        """The reason as a phrase, for reports."""
         return _WORDS[self]
 
 
@@ -45,7 +45,7 @@ _WORDS = {
     Reason.NOT_LISTED: "the file is in the folder but not in the landmark table",
     Reason.FILE_MISSING: "the landmark table lists the file but the folder does not have it",
     Reason.UNREADABLE: "the file or folder cannot be read",
-    Reason.SAME_FILE: "another name of a file that is there already",
+    Reason.SAME_FILE: "a second name of a file that was read already",
     Reason.EMPTY_FILE: "the file has 0 bytes",
     Reason.NOT_AN_IMAGE: "the file is not an image of a known format",
     Reason.CORRUPT_IMAGE: "the image is truncated or damaged",
@@ -55,16 +55,16 @@ _WORDS = {
     Reason.CROP_TOO_SMALL: "the crop has too few pixels in the photo",
     Reason.CROP_OUTSIDE: "too little of the crop lies inside the photo",
     Reason.NOT_IN_TABLE: "the image list names the file but the landmark table has no row for it",
-    Reason.PROC_MD5_DIFFERS: "the image that the delta belongs to came out with other bytes",
+    Reason.PROC_MD5_DIFFERS: "the aligned image does not have the MD5 that the delta needs",
     Reason.DELTA_MISSING: "the delta is not in the folder of deltas",
     Reason.DELTA_UNREADABLE: "the delta cannot be decrypted or unpacked",
-    Reason.FINAL_MD5_DIFFERS: "photo and delta do not make the official image",
-    Reason.LOW_SCORE: "the quality score did not make the cut",
+    Reason.FINAL_MD5_DIFFERS: "photo and delta do not give the official image",
+    Reason.LOW_SCORE: "the quality score is below those of the photos kept",
 }
 
 
 class Rejection(CelebAHQError):
-    """Raised by a stage for a photo that it cannot or should not use."""
+    """Raised by a stage to reject a photo."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -74,27 +74,27 @@ class Rejection(CelebAHQError):
 
 @dataclass(frozen=True)
 class Kept:
-    """A photo that passed a stage, with what the stage recorded of it."""
+    """A photo that passed a stage, with its record."""
 
     photo: str
-    """Name of the file in the source folder."""
+    """File name, relative to the source folder."""
     record: dict[str, Any] = field(default_factory=dict)
-    """Plain values, as JSON holds them."""
+    """JSON values."""
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A photo that a stage does not want, and why."""
+    """A photo that a stage rejected."""
 
     photo: str
     reason: Reason
     detail: str
-    """What was found, with numbers, in one line."""
+    """The finding, with numbers, in one line."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A photo that met an error that no reason covers: an unreadable disk, or a bug."""
+    """A photo for which a stage ended with an unexpected error."""
 
     photo: str
     error: str
@@ -104,7 +104,7 @@ Outcome = Kept | Rejected | Failed
 
 
 def to_json(outcome: Outcome) -> dict[str, Any]:
-    """Return an outcome as plain values; `from_json` reads them back."""
+    """Return an outcome as JSON values, for `from_json`."""
     match outcome:
         case Kept(photo, record):
             return {"photo": photo, "outcome": "kept", **record}
@@ -115,7 +115,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def from_json(values: dict[str, Any]) -> Outcome:
-    """Return the outcome that `to_json` wrote."""
+    """Return the outcome of which `to_json` made the values."""
     rest = {k: v for k, v in values.items() if k not in ("photo", "outcome")}
     match values["outcome"]:
         case "kept":

@@ -1,4 +1,4 @@
-"""The only file that knows how work is spread over processes and devices."""
+"""Work in processes and threads, and the devices of this machine; the only file that imports joblib."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 PORTION_JOBS = 4
-"""Jobs per worker whose results may wait for the reader at once, where order matters."""
+"""Jobs per worker whose results may wait for the reader, if results are ordered."""
 
 AHEAD_JOBS = 3
-"""Jobs per thread that are read and done ahead of a slow reader."""
+"""Jobs per thread that are computed ahead of a slow reader."""
 
 ORPHAN_CHECK_S = 0.3
-"""How often a worker looks whether its owner is still there; less than a new run takes to start."""
+"""Interval at which a worker checks that its main process is alive; shorter than the start of a new run."""
 
 
 def run(
     function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int, ordered: bool = False
 ) -> Generator[Result, None, None]:
-    """Yield the results of a function for some jobs, computed by `workers` processes; `close` ends them.
+    """Yield the results of a function for each job, computed by worker processes; `close` ends them.
 
     Args:
-        function: importable by name; takes and returns small, picklable values.
-        jobs: read lazily, two per worker ahead.
-        workers: 1 runs in this process.
-        ordered: yield in the order of the jobs, not of their completion.
+        function: importable by name; takes and returns small picklable values.
+        jobs: read lazily, two per worker in advance.
+        workers: number of processes; 1 runs in this process.
+        ordered: yield results in the order of the jobs instead of the order of completion.
 
     Raises:
-        WorkspaceError: a worker was killed from outside.
-        Exception: whatever `function` raises, as soon as it does.
+        WorkspaceError: a worker process was killed.
+        Exception: any exception of `function`, as soon as it is raised.
     """
     if workers == 1:
         yield from map(function, jobs)
     elif ordered:
-        # joblib reads on while results wait for a slow reader; portions bound what can pile up.
+        # joblib reads jobs while results wait for a slow reader; portions bound how many results wait.
         for portion in _portions(jobs, workers):
             yield from _pool(function, portion, workers, "generator")
     else:
@@ -70,32 +70,30 @@ def _portions(jobs: Iterable[Job], workers: int) -> Iterator[list[Job]]:
 
 
 def _pool(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int, how: str) -> Iterator[Result]:
-    # Threads per worker are fixed, not cores by workers: the sums of a convolution depend on how it is split.
+    # One thread per worker: the last bits of a convolution depend on how it is split over threads.
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
         pool = joblib.Parallel(n_jobs=workers, return_as=how, batch_size=1, pre_dispatch="2*n_jobs")
-        with _unreached_by_ctrl_c():
+        with _sigint_blocked():
             results = pool(joblib.delayed(_owned)(function, os.getpid(), job) for job in jobs)
         try:
             yield from results
         except BrokenProcessPool as error:
             raise WorkspaceError(
-                f"a worker process was killed from outside, most likely for want of memory ({type(error).__name__}); "
-                "run the same command again with fewer --workers, it goes on from here"
+                f"a worker process was killed, most likely because memory ran out ({type(error).__name__}); "
+                "run the same command again with a smaller `workers` to resume"
             ) from None
         finally:
-            with (
-                warnings.catch_warnings()
-            ):  # of results that nobody fetched: the reader stopped for a reason of its own
+            with warnings.catch_warnings():  # about results that nobody reads, if the reader stopped early
                 warnings.simplefilter("ignore")
                 results.close()
 
 
 @contextlib.contextmanager
-def _unreached_by_ctrl_c() -> Iterator[None]:
-    """Let the processes that are started now never see SIGINT, which a terminal sends to all of them at once.
+def _sigint_blocked() -> Iterator[None]:
+    """Block SIGINT while worker processes start, so that they inherit the blocked signal.
 
-    Their owner sees it and ends them; each would print a traceback of its own otherwise. What comes while they are
-    started is not lost: it is blocked, not ignored, and reaches the owner afterwards.
+    A terminal sends Ctrl-C to all processes; only the main process handles it, and it ends the workers. A SIGINT that
+    arrives while they start is delivered to the main process afterwards.
     """
     _start_trackers()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -106,10 +104,10 @@ def _unreached_by_ctrl_c() -> Iterator[None]:
 
 
 def _start_trackers() -> None:
-    """Start the processes that clean up what a process which ends at once has left in the system.
+    """Start the resource trackers of multiprocessing and loky before SIGINT is blocked.
 
-    Not later, with the first worker, because they unblock SIGINT whether it was blocked or not; and so that they do
-    their duty without a warning about it.
+    They would otherwise start with the first worker and unblock SIGINT. They must not print warnings at the end of a
+    process that is killed.
     """
     before = os.environ.get("PYTHONWARNINGS")
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (before, "ignore:resource_tracker")))
@@ -124,18 +122,17 @@ def _start_trackers() -> None:
 
 
 def run_threads(function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int) -> Iterator[Result]:
-    """Yield the results of a function for some jobs, in their order, computed by threads of this process.
+    """Yield the results of a function for each job, in order, computed by threads.
 
-    For what spends its time in compiled code that lets go of Python's lock, and whose results are too large to be sent
-    from one process to another: a pipe takes them in pieces of 64 KB, each of which waits for both sides to wake up.
+    Use it for compiled code that releases the GIL and whose results are too large to send through a pipe.
 
     Args:
-        function: of a job; may be called by several threads at once.
-        jobs: read by the reader's thread, and `AHEAD_JOBS` per worker ahead of it at most.
-        workers: 1 runs in the reader's thread.
+        function: called by several threads at once.
+        jobs: read by the thread that iterates, at most `AHEAD_JOBS` per worker in advance.
+        workers: number of threads; 1 runs in the thread that iterates.
 
     Raises:
-        Exception: whatever `function` raises for a job, in place of its result.
+        Exception: any exception of `function`, in place of the result.
     """
     if workers == 1:
         yield from map(function, jobs)
@@ -154,14 +151,14 @@ def run_threads(function: Callable[[Job], Result], jobs: Iterable[Job], *, worke
 
 
 def _owned(function: Callable[[Job], Result], owner: int, job: Job) -> Result:
-    """Do a job for the process `owner`, and not a moment longer than it lives."""
+    """Run a job; end this worker when the main process `owner` ends."""
     _watch(owner)
     return function(job)
 
 
 @functools.cache
 def _watch(owner: int) -> None:
-    """End this worker when its owner is gone: an orphan would only compete for the machine with the next run."""
+    """Start a thread that ends this worker when its main process is gone: it would compete with the next run."""
 
     def watch() -> None:
         while os.getppid() == owner:
@@ -172,16 +169,16 @@ def _watch(owner: int) -> None:
 
 
 def peak_memory_bytes() -> int:
-    """Return the largest resident memory that this process has had so far."""
+    """Return the peak resident memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def devices(wanted: str) -> tuple[str, ...]:
-    """Turn ``--device`` into device names: ``auto`` is every CUDA device, or the CPU where there is none.
+    """Return device names: ``auto`` stands for all CUDA devices, or the CPU if there is none.
 
     Raises:
-        RecipeError: a device that torch does not know or this machine does not have.
+        RecipeError: the name is not a device, or the machine does not have it.
     """
     import torch
 
@@ -192,7 +189,7 @@ def devices(wanted: str) -> tuple[str, ...]:
     for name in names:
         match = re.fullmatch(r"cpu|cuda:(\d+)", name)
         if not match:
-            raise RecipeError(f"--device {wanted}: {name} is not a device; give auto, cpu, cuda or cuda:0,cuda:1")
+            raise RecipeError(f"`device` {wanted}: {name} is not a device; expected auto, cpu, cuda or cuda:0,cuda:1")
         if match[1] and int(match[1]) >= count:
-            raise RecipeError(f"--device {wanted}: torch sees {count} CUDA devices here; give --device cpu")
+            raise RecipeError(f"`device` {wanted}: torch finds {count} CUDA devices on this machine; use cpu")
     return names

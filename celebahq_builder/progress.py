@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a line every 30 s elsewhere."""
+"""Progress of a command: a bar on a terminal, otherwise a log line every 30 s."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ log = logging.getLogger(__name__)
 LINE_EVERY_S = 30.0
 
 MOMENT_S = 2.0
-"""What takes no longer than this needs no progress."""
+"""Passes that take no longer than this print no progress."""
 
 
 class Progress:
-    """Counts photos of one pass; shows rate, time left and how many were rejected.
+    """Count the items of one pass; print rate, time left, and how many were rejected.
 
     Args:
         what: name of the pass.
-        total: photos in all.
-        done: of an earlier command.
-        unit: what is counted, if not photos.
-        judged: whether one may be rejected or fail; else there is no word of that.
-        silent_s: a pass that ends sooner is not mentioned.
+        total: number of items.
+        done: items that an earlier command has done.
+        unit: name of an item.
+        judged: whether items can be rejected or fail; otherwise these counts are not printed.
+        silent_s: a pass that takes less time prints nothing.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Progress:
         self.unit, self.judged, self.silent_s = unit, judged, silent_s
         self.what, self.total, self.done = what, total, done
         self.first, self.began = done, time.monotonic()
-        self.said = self.began
+        self.last_line = self.began
         self.rejected = self.failed = 0
         terminal = sys.stderr.isatty()
         self.bar = (
@@ -43,26 +43,26 @@ class Progress:
             else None
         )
 
-    def advance(self, photos: int, rejected: int = 0, failed: int = 0) -> None:
-        """Count some more photos."""
-        self.done += photos
+    def advance(self, items: int, rejected: int = 0, failed: int = 0) -> None:
+        """Count more items as done."""
+        self.done += items
         self.rejected += rejected
         self.failed += failed
         if self.bar is not None:
             if self.judged:
                 self.bar.set_postfix(rejected=self.rejected, failed=self.failed, refresh=False)
-            self.bar.update(photos)
-        elif time.monotonic() - self.said >= LINE_EVERY_S:
-            self.said = time.monotonic()
+            self.bar.update(items)
+        elif time.monotonic() - self.last_line >= LINE_EVERY_S:
+            self.last_line = time.monotonic()
             log.info("%s", self.line())
 
-    def go_on(self, photos: int) -> None:
-        """Count photos that an earlier command had done; they are none of this one's rate."""
-        self.first = self.done = self.done + photos
+    def skip(self, items: int) -> None:
+        """Count items that an earlier command has done; they do not count for the rate."""
+        self.first = self.done = self.done + items
         self.began = time.monotonic()
         if self.bar is not None:
-            self.bar.initial += photos
-            self.bar.update(photos)
+            self.bar.initial += items
+            self.bar.update(items)
 
     def line(self) -> str:
         """Return the state of the pass in one line."""

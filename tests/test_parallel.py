@@ -136,7 +136,7 @@ def test_error_of_a_job_comes_through(workers: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:A worker stopped while some jobs were given")
 def test_killed_worker() -> None:
-    with pytest.raises(WorkspaceError, match=r"a worker process was killed .* fewer --workers"):
+    with pytest.raises(WorkspaceError, match=r"a worker process was killed .* a smaller `workers`"):
         list(parallel.run(dies_at_three, range(20), workers=2))
     assert list(parallel.run(square, range(3), workers=2, ordered=True)) == [0, 1, 4]
 
@@ -201,7 +201,7 @@ def test_devices(wanted: str, found: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("cuda_devices", [2], indirect=True)
 @pytest.mark.usefixtures("cuda_devices")
 def test_what_is_no_device(wanted: str) -> None:
-    with pytest.raises(RecipeError, match=r"^--device .* is not a device; give auto, cpu, cuda or cuda:0,cuda:1$"):
+    with pytest.raises(RecipeError, match=r"^`device` .* is not a device; expected auto, cpu, cuda or cuda:0,cuda:1$"):
         parallel.devices(wanted)
 
 
@@ -214,6 +214,6 @@ def test_what_is_no_device(wanted: str) -> None:
 def test_device_that_is_not_there(wanted: str, request: pytest.FixtureRequest) -> None:
     count = torch.cuda.device_count()
     with pytest.raises(
-        RecipeError, match=f"--device {wanted}: torch sees {count} CUDA devices here; give --device cpu"
+        RecipeError, match=f"`device` {wanted}: torch finds {count} CUDA devices on this machine; use cpu"
     ):
         parallel.devices(wanted)

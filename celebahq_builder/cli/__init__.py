@@ -1,11 +1,11 @@
-"""The ``celebahq`` commands: parse, call one function, print; heavy imports are inside the commands."""
+"""The ``celebahq`` commands: parse options, call one function, print; heavy imports are inside the commands."""
 
 from celebahq_builder.cli import (  # noqa: F401 - each adds its commands
     build,
+    convert,
     evaluate,
-    files,
     filter,
-    looking,
+    inspect,
     progan,
     restoration,
     weights,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 STAGES = ("region", "denoise", "upscale", "align", "score", "select", "pack")
 
 
-@celebahq.command(interrupted="the same command (without --redo) goes on from here")
+@celebahq.command(interrupted="run the same command again, without --redo, to resume")
 @click.option(
     "--celeba-root", type=PATH, metavar="DIR", help="CelebA as its authors ship it: img_celeba/, Anno/, Eval/."
 )
@@ -74,7 +74,7 @@ STAGES = ("region", "denoise", "upscale", "align", "score", "select", "pack")
 def build(out: Path, dry_run: bool, device: str, until: str, start: str | None, redo: str | None, **asked: Any) -> None:
     """Build a data set: region, denoise, upscale, align, score, select, pack.
 
-    Kill it at any time: the same command, less --redo, goes on where it stood.
+    You can kill the command at any time: the same command, without --redo, resumes.
     """
     from celebahq_builder.pipeline import recipe as recipe_module
     from celebahq_builder.pipeline.build import build as run

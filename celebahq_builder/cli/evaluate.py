@@ -1,4 +1,4 @@
-"""``evaluate``: how good images are, a generator is, or a training was."""
+"""The command ``evaluate``: metrics of data sets, generators and training runs, and audits of data sets."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from celebahq_builder.storage import NewFiles
 
 @celebahq.command()
 @click.argument("source", type=PATH, metavar="SOURCE")
-@click.option("--against", type=PATH, metavar="REFERENCE", help="What to compare with: swd, fid and kid need it.")
-@click.option("--metrics", metavar="LIST", help="Of swd, ms-ssim, fid, kid, is, with commas between them.")
+@click.option("--against", type=PATH, metavar="REFERENCE", help="Reference images; swd, fid and kid need them.")
+@click.option("--metrics", metavar="LIST", help="Metrics, separated by commas: swd, ms-ssim, fid, kid, is.")
 @click.option(
     "--num",
     type=click.IntRange(1),
     metavar="N",
-    help="Images a side, pairs of ms-ssim; default those of the papers: swd 16384, ms-ssim and kid 10000, fid and is "
-    "50000.",
+    help="Number of images per side (pairs for ms-ssim); default as in the papers: swd 16384, ms-ssim and kid 10000, "
+    "fid and is 50000.",
 )
 @click.option(
     "--seed",
@@ -30,37 +30,48 @@ from celebahq_builder.storage import NewFiles
     default=0,
     show_default=True,
     metavar="S",
-    help="Of latents, of the choice of images, and of what the metrics draw.",
+    help="Seed of the latents, of the choice of images, and of random choices of the metrics.",
 )
 @click.option(
     "--resolution",
     type=click.IntRange(1),
     metavar="R",
-    help="Level of HDF5 files, default SOURCE's largest; of a run, only its snapshots of that size.",
+    help="Level of HDF5 files, default the largest of SOURCE; for a run, only its snapshots of that resolution.",
 )
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
-@click.option("--inception", type=PATH, metavar="FILE", help="Weights of fid, kid and is, where there is no network.")
-@click.option("--json", type=PATH, metavar="FILE.json", help="Write all that the numbers need to be compared there.")
-@click.option("--out", type=PATH, metavar="DIR", help="Write a page of it to DIR/index.html, and DIR/evaluation.json.")
-@click.option("--audit", is_flag=True, help="Look for duplicates, bars, padding in FILE.h5: DIR/audit, or FILE-audit.")
+@click.option(
+    "--inception",
+    type=PATH,
+    metavar="FILE",
+    help="Inception weights for fid, kid and is; by default they are downloaded once.",
+)
+@click.option(
+    "--json", type=PATH, metavar="FILE.json", help="Write the results with all details of the protocol to FILE.json."
+)
+@click.option("--out", type=PATH, metavar="DIR", help="Write DIR/index.html and DIR/evaluation.json.")
+@click.option(
+    "--audit",
+    is_flag=True,
+    help="Look for duplicates, black bars and padding in FILE.h5; writes DIR/audit, or FILE-audit.",
+)
 def evaluate(source: Path, metrics: str | None, out: Path | None, audit: bool, **asked: Any) -> None:
-    """Say how far the images of SOURCE are from those of REFERENCE, and how varied they are.
+    """Measure how close the images of SOURCE are to those of REFERENCE, and how varied they are.
 
-    SOURCE and REFERENCE are HDF5 files, folders of images, zips of them (as StyleGAN's), or generators: the file
-    generator.safetensors or the folder of the run that holds it. Of a run as SOURCE all checkpoints are evaluated,
-    each at its own resolution; --out draws the curves.
+    SOURCE and REFERENCE are HDF5 files, folders of images, zips of images (as StyleGAN uses), or generators: the file
+    generator.safetensors or the folder of a run. If SOURCE is a run, all its checkpoints are evaluated, each at its
+    own resolution, and the page that --out writes shows the curves.
 
     \b
-    swd      sliced Wasserstein distance x 1e3, by level of the Laplacian pyramid: local textures; lower is nearer
-    ms-ssim  multi-scale structural similarity of random pairs of SOURCE; lower is more varied
-    fid      Frechet Inception distance; lower is nearer
-    kid      kernel Inception distance; lower is nearer
-    is       Inception score of SOURCE; higher is better, where classes mean something
+    swd      sliced Wasserstein distance x 1e3, by level of the Laplacian pyramid: local texture; lower is better
+    ms-ssim  multi-scale structural similarity of random pairs of SOURCE; lower means more variation
+    fid      Frechet Inception distance; lower is better
+    kid      kernel Inception distance; lower is better
+    is       Inception score of SOURCE; higher is better; meaningful only for images of ImageNet-like classes
 
-    A number is named by its protocol: swd16k is of 16,384 images a side. Those of other counts cannot be compared
-    with it. Beside swd, fid and kid stands the floor, which two disjoint parts of REFERENCE have; beside ms-ssim and
-    is, what REFERENCE itself has. Of a data set with more than N images N are drawn at random, without replacement;
-    of a generator those of the seed are taken, from number 0 on.
+    A result is named by its protocol: swd16k uses 16,384 images per side and can be compared only with swd16k. Next
+    to swd, fid and kid the output shows the floor, the value for two disjoint parts of REFERENCE; next to ms-ssim and
+    is, the value of REFERENCE itself. From a data set of more than N images, N are drawn at random without
+    replacement; from a generator, the first N images of the seed are used.
     """  # noqa: D301 - click wants the character, not its name
     if metrics is None and not audit:
         raise RecipeError("nothing to do: give --metrics, some of swd,ms-ssim,fid,kid,is, or --audit")

@@ -10,7 +10,7 @@ import click
 from celebahq_builder.cli.main import PATH, celebahq
 
 
-@celebahq.command("filter", interrupted="the same command resumes here")
+@celebahq.command("filter", interrupted="run the same command again to resume")
 @click.argument("folder", type=PATH, metavar="DIR")
 @click.option("--keep", type=click.IntRange(1), metavar="N", help="Keep the N images of the highest scores.")
 @click.option(
@@ -51,7 +51,10 @@ from celebahq_builder.cli.main import PATH, celebahq
     "beside DIR.",
 )
 @click.option(
-    "--workers", type=click.IntRange(1), metavar="N", help="Processes; default one per core. Never changes the result."
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Processes; default one per core. Does not change the result.",
 )
 @click.option(
     "--pixels-max",

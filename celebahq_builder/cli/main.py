@@ -17,18 +17,18 @@ from celebahq_builder import __version__
 from celebahq_builder.errors import CelebAHQError
 
 PATH = click.Path(path_type=Path, readable=False)
-"""Of a file or a folder; whether it must exist is for the function to say, in its own words."""
+"""Path of a file or folder; the function that uses it checks whether it exists."""
 
 
 class Interrupted(click.Abort):
-    """A command was stopped by Ctrl-C; the text says what became of its work, or nothing."""
+    """A command was interrupted by Ctrl-C; the text, if any, says what became of its work."""
 
 
 class Command(click.Command):
-    """A command that says what becomes of its work when it is interrupted.
+    """A command with a message for Ctrl-C, and with option names in error messages.
 
     Args:
-        interrupted: to follow "interrupted; "; empty where there is nothing to say.
+        interrupted: text that follows "interrupted; "; empty for none.
     """
 
     def __init__(self, *args: Any, interrupted: str = "", **more: Any) -> None:
@@ -39,7 +39,7 @@ class Command(click.Command):
         """Run the command.
 
         Raises:
-            Interrupted: by Ctrl-C.
+            Interrupted: the user pressed Ctrl-C.
         """
         try:
             return super().invoke(ctx)
@@ -68,7 +68,7 @@ def name_options(message: str, parameters: Sequence[click.Parameter]) -> str:
 
 
 class Group(click.Group):
-    """A group of such commands."""
+    """A group of commands of the class `Command`."""
 
     command_class = Command
     group_class = type
@@ -80,12 +80,12 @@ def main() -> None:
 
 
 def run_command(command: click.Command) -> None:
-    """Run a command; what the user can mend is one line on stderr and exit code 1."""
+    """Run a command; an error that the user can correct becomes one line on stderr and exit code 1."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         _end(command.main(standalone_mode=False) or 0)
     except CelebAHQError as error:
-        click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)  # names of files may have several
+        click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)  # file names may contain line feeds
         sys.exit(1)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
@@ -97,7 +97,7 @@ def run_command(command: click.Command) -> None:
 
 
 def _end(status: int) -> NoReturn:
-    """End the process; one of several that trained together at once, see `training.world.joined`."""
+    """End the process; immediately, if it is one of several training processes (see `training.distributed`)."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         sys.stdout.flush()
@@ -107,16 +107,16 @@ def _end(status: int) -> NoReturn:
 
 
 def _leave(error: BaseException) -> NoReturn:
-    """Say that a command was interrupted, and end the process without waiting for what is still at work."""
+    """Report that the command was interrupted, and end the process without waiting for its workers."""
     said = f"; {error}" if isinstance(error, Interrupted) and str(error) else ""
-    ended = "\n" if sys.stderr.isatty() else ""  # the line that begins with ^C
-    with contextlib.suppress(KeyboardInterrupt):  # once more
+    ended = "\n" if sys.stderr.isatty() else ""  # after the ^C that the terminal prints
+    with contextlib.suppress(KeyboardInterrupt):  # pressed again
         click.echo(f"{ended}interrupted{said}", err=True)
         sys.stderr.flush()
-    os._exit(130)  # waiting for workers that are told to stop already would look like a hang
+    os._exit(130)  # the workers have been told to stop; waiting for them would look like a hang
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def celebahq() -> None:
-    """Build CelebA-HQ from in-the-wild photos, train its networks, and check the results."""
+    """Build CelebA-HQ from in-the-wild photos, train networks on it, and evaluate the results."""

@@ -1,4 +1,4 @@
-"""ProGAN: ``train``, and what is made with its generator: ``generate``, ``interpolate``, ``training-video``."""
+"""ProGAN commands: ``train``, ``generate``, ``interpolate``, ``training-video``."""
 
 from __future__ import annotations
 
@@ -10,52 +10,65 @@ from typing import Any
 import click
 
 from celebahq_builder.cli.main import PATH, celebahq
-from celebahq_builder.progan.schedule import RESUMABLE_KEYS
 
 
 def _finite(_: click.Context, param: click.Parameter, value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not a number of images")
+        raise click.BadParameter(f"{value} is not a finite number")
     return value
 
 
-@celebahq.command(interrupted="the same command goes on from the last checkpoint")
+@celebahq.command(interrupted="run the same command again to resume from the last checkpoint")
 @click.argument("data", type=PATH, metavar="DATA.h5")
-@click.option(
-    "--out", type=PATH, metavar="RUN", required=True, help="Folder of the run; the same command goes on there."
-)
-@click.option("--recipe", type=PATH, metavar="FILE.toml", help="Settings; default celebahq-1024-1gpu.")
-@click.option("--resume", is_flag=True, help="Go on only: an error where RUN holds no checkpoint.")
+@click.option("--out", type=PATH, metavar="RUN", required=True, help="Folder of the run; the same command resumes it.")
+@click.option("--recipe", type=PATH, metavar="FILE.toml", help="Training recipe; default celebahq-1024-1gpu.")
+@click.option("--resume", is_flag=True, help="Only resume: fail if RUN holds no checkpoint.")
 @click.option(
     "--total-kimg",
     type=click.FloatRange(0, min_open=True),
     metavar="K",
     callback=_finite,
-    help="Length, in 1000 images shown.",
+    help="Length of the training, in thousands of real images.",
 )
 @click.option(
     "--changed",
-    type=click.Choice(RESUMABLE_KEYS),
     multiple=True,
     metavar="KEY",
-    help=f"Go on with another value of a key of the recipe: {', '.join(RESUMABLE_KEYS)}.",
+    help="Resume although this recipe key has a new value: schedule.learning_rate, schedule.learning_rates, "
+    "schedule.rampup_kimg, loss, precision, ema.",
 )
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads of torch; they change the last bits.")
 @click.option(
-    "--workers", type=click.IntRange(0), default=0, metavar="N", help="Processes that read; default: threads."
+    "--threads",
+    type=click.IntRange(1),
+    metavar="N",
+    help="CPU threads of torch; the number changes the last bits of the result.",
 )
-@click.option("--against", type=PATH, metavar="FILE.h5", help="Measure against it; the recipe's [tick] says by what.")
-@click.option("--dry-run", is_flag=True, help="Print networks, schedule and passes, tried on the GPU, and stop.")
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Processes that read images; default 0: threads read them.",
+)
+@click.option(
+    "--against",
+    type=PATH,
+    metavar="FILE.h5",
+    help="Evaluate against this file during the training; [tick] in the recipe names the metrics.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Print networks, schedule and passes per minibatch (tested on the GPU), then stop."
+)
 def train(
     data: Path, out: Path, recipe: Path | None, device: str, threads: int | None, dry_run: bool, **asked: Any
 ) -> None:
     """Train a ProGAN on the HDF5 file DATA.h5.
 
-    Kill it at any time, or send it SIGTERM, upon which it saves: the same command goes on. On several GPUs:
+    You can kill the command at any time: the same command resumes. SIGTERM saves a checkpoint first. On several GPUs:
     torchrun --nproc-per-node N -m celebahq_builder train ...
 
-    RUN holds stats.jsonl, TensorBoard's events, grids of generated images (fakes-KKKKKK.png) beside real ones
+    RUN holds stats.jsonl, TensorBoard events, grids of generated images (fakes-KKKKKK.png) and of real images
     (reals.png), checkpoints, and generator.safetensors, the averaged generator.
     """
     from celebahq_builder.training.interruption import StopRequest
@@ -64,9 +77,13 @@ def train(
     with contextlib.nullcontext() if dry_run else stop.listening():
         from celebahq_builder.pipeline.recipe import bundled_recipe
         from celebahq_builder.progan import launch
+        from celebahq_builder.progan.schedule import RESUMABLE_KEYS
         from celebahq_builder.progan.train import TrainingRequest
         from celebahq_builder.training.distributed import is_main_process
 
+        for key in asked["changed"]:
+            if key not in RESUMABLE_KEYS:
+                raise click.BadParameter(f"--changed {key}: expected one of {', '.join(RESUMABLE_KEYS)}")
         path = bundled_recipe(recipe or Path("celebahq-1024-1gpu"), "train")
         request = TrainingRequest(data, out, **asked)
         if dry_run:
@@ -79,15 +96,20 @@ def train(
 
 
 GENERATOR = click.argument("generator", type=PATH, metavar="RUN|FILE.safetensors")
-SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="S", help="Of the latents.")
+SEED = click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, metavar="S", help="Seed of the latents."
+)
 DEVICE = click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
 LABEL = click.option(
-    "--label", type=click.IntRange(0), metavar="N", help="Of a generator with labels: all of this one, from 0."
+    "--label",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Generate only this label (from 0), if the generator has labels.",
 )
 
 
 class GridParam(click.ParamType[tuple[int, int]]):
-    """Columns and rows, as 15x8."""
+    """An option value of columns and rows, such as 15x8."""
 
     name = "grid"
 
@@ -103,9 +125,15 @@ class GridParam(click.ParamType[tuple[int, int]]):
 
 @celebahq.command()
 @GENERATOR
-@click.option("--num", type=click.IntRange(1), metavar="N", help="How many images; default: 1000.")
-@click.option("--out", type=PATH, required=True, metavar="DIR|FILE.h5|FILE.png", help="PNG files, HDF5, or a sheet.")
-@click.option("--grid", type=GridParam(), metavar="CxR", help="One sheet of C columns and R rows, to FILE.png.")
+@click.option("--num", type=click.IntRange(1), metavar="N", help="Number of images; default 1000.")
+@click.option(
+    "--out",
+    type=PATH,
+    required=True,
+    metavar="DIR|FILE.h5|FILE.png",
+    help="Folder of PNG files, HDF5 file, or one image with --grid.",
+)
+@click.option("--grid", type=GridParam(), metavar="CxR", help="Write one image with C columns and R rows to FILE.png.")
 @SEED
 @LABEL
 @DEVICE
@@ -126,7 +154,7 @@ def generate(
     from celebahq_builder.progress import Progress
 
     if grid and num:
-        raise click.UsageError(f"--grid {grid[0]}x{grid[1]} says how many images; leave out --num")
+        raise click.UsageError(f"--grid {grid[0]}x{grid[1]} sets the number of images; leave out --num")
     count = grid[0] * grid[1] if grid else num or 1000
     room.check_target(out, sheet=bool(grid))
     images = room.Generated(generator, count, seed, torch.device(parallel.devices(device)[0]), label)
@@ -141,15 +169,17 @@ def generate(
 
 @celebahq.command()
 @GENERATOR
-@click.option("--out", type=PATH, required=True, metavar="FILE.mp4", help="The video, H.264.")
+@click.option("--out", type=PATH, required=True, metavar="FILE.mp4", help="Video file to create (H.264).")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, metavar="S")
 @click.option("--fps", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, metavar="F")
-@click.option("--grid", type=GridParam(), default="1x1", show_default=True, metavar="CxR", help="Walks side by side.")
+@click.option(
+    "--grid", type=GridParam(), default="1x1", show_default=True, metavar="CxR", help="Interpolations side by side."
+)
 @SEED
 @LABEL
 @DEVICE
 def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, **asked: Any) -> None:
-    """Make a video of a looping walk through the latents."""
+    """Make a video of a looping interpolation in latent space."""
     import torch
 
     from celebahq_builder import parallel
@@ -166,10 +196,10 @@ def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, 
 
 @celebahq.command("training-video")
 @click.argument("run", type=PATH, metavar="RUN")
-@click.option("--out", type=PATH, required=True, metavar="FILE.mp4", help="The video, H.264.")
+@click.option("--out", type=PATH, required=True, metavar="FILE.mp4", help="Video file to create (H.264).")
 @click.option("--fps", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, metavar="F")
 def training_video(run: Path, out: Path, fps: float) -> None:
-    """Make a video of a run's grids of generated images."""
+    """Make a video of the grids of generated images of a run."""
     from celebahq_builder.progan.video import training_video as make
 
     make(run, out, fps=fps)

@@ -1,4 +1,4 @@
-"""Training of the restoration networks: ``train-denoiser``, ``train-upscaler``."""
+"""Commands that train the restoration networks: ``train-denoiser`` and ``train-upscaler``."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def _training_options(command: Any) -> Any:
             type=PATH,
             metavar="RUN",
             required=True,
-            help="Directory of the run; the same command resumes it.",
+            help="Folder of the run; the same command resumes it.",
         ),
-        click.option("--recipe", type=PATH, metavar="FILE.toml", help="Training settings; default the bundled recipe."),
-        click.option("--start", metavar="NAME", help="Weights to go on from: a registered name, or DIR/NAME."),
+        click.option("--recipe", type=PATH, metavar="FILE.toml", help="Training recipe; default the bundled one."),
+        click.option("--start", metavar="NAME", help="Weights to start from: a registered name, or DIR/NAME."),
         click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1."),
         click.option(
             "--threads", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="CPU threads of torch."
@@ -38,23 +38,23 @@ def _training_options(command: Any) -> Any:
     return command
 
 
-@celebahq.command("train-denoiser", interrupted="the same command goes on from the last checkpoint")
+@celebahq.command("train-denoiser", interrupted="run the same command again to resume from the last checkpoint")
 @_training_options
 def train_denoiser(photos: Path, recipe: Path | None, **asked: Any) -> None:
     """Train the network that removes JPEG artefacts on any folder of clean photos.
 
-    --recipe denoiser-finetune --start denoiser goes on from the bundled weights. On several GPUs:
+    --recipe denoiser-finetune --start denoiser fine-tunes the bundled weights. On several GPUs:
     torchrun --nproc-per-node N -m celebahq_builder train-denoiser ...
     """
     _train("denoise", photos, recipe or Path("denoiser"), asked)
 
 
-@celebahq.command("train-upscaler", interrupted="the same command goes on from the last checkpoint")
+@celebahq.command("train-upscaler", interrupted="run the same command again to resume from the last checkpoint")
 @_training_options
 def train_upscaler(photos: Path, recipe: Path | None, **asked: Any) -> None:
     """Train the 4x super-resolution network on any folder of clean photos.
 
-    --recipe upscaler-gan goes on from the bundled upscaler-psnr against a discriminator. On several GPUs:
+    --recipe upscaler-gan trains the bundled upscaler-psnr further, with a discriminator. On several GPUs:
     torchrun --nproc-per-node N -m celebahq_builder train-upscaler ...
     """
     _train("upscale", photos, recipe or Path("upscaler-psnr"), asked)

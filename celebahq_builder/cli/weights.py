@@ -1,4 +1,4 @@
-"""``weights``: list, verify, export."""
+"""Commands for weights: ``weights list``, ``weights verify``, ``weights export``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from celebahq_builder.cli.main import PATH, celebahq
 
 PRETRAINED = click.option(
-    "--pretrained", type=PATH, metavar="DIR", help="Folder of registry.toml; default the bundled one."
+    "--pretrained", type=PATH, metavar="DIR", help="Folder of registry.toml; default the bundled registry."
 )
 
 
@@ -33,12 +33,12 @@ def list_weights(pretrained: Path | None) -> None:
 @click.argument("names", nargs=-1, metavar="[NAME|DIR/NAME]...")
 @PRETRAINED
 def verify_weights(names: tuple[str, ...], pretrained: Path | None) -> None:
-    """Check size, SHA-256, tensors and values of weights, by default all; exit code 1 if anything is wrong."""
+    """Check size, SHA-256, tensors and values of weights, by default of all; exit code 1 if a check fails."""
     from celebahq_builder.models.registry import verify as check
 
     wrong = False
     for name, problem in check(names, pretrained):
-        click.echo(f"{name}: {problem or 'sound'}")
+        click.echo(f"{name}: {problem or 'ok'}")
         wrong = wrong or bool(problem)
     if wrong:
         raise click.exceptions.Exit(1)
@@ -46,19 +46,21 @@ def verify_weights(names: tuple[str, ...], pretrained: Path | None) -> None:
 
 @weights_group.command("export")
 @click.argument("run", type=PATH)
-@click.option("--name", required=True, metavar="NAME", help="Name to be known by: letters, digits, - and _.")
-@click.option("--to", type=PATH, required=True, metavar="DIR", help="Folder of registry.toml; made if need be.")
-@click.option("--licence", required=True, metavar="TEXT", help="Licence of the weights: CC BY-SA 4.0.")
-@click.option("--data", required=True, metavar="TEXT", help="What they were trained on, for the model card.")
+@click.option("--name", required=True, metavar="NAME", help="Name of the weights: letters, digits, - and _.")
+@click.option(
+    "--to", type=PATH, required=True, metavar="DIR", help="Folder of registry.toml; created if it does not exist."
+)
+@click.option("--licence", required=True, metavar="TEXT", help="Licence of the weights, such as CC BY-SA 4.0.")
+@click.option("--data", required=True, metavar="TEXT", help="Training data, for the model card.")
 @click.option(
     "--scores",
     type=PATH,
     metavar="FILE.json",
-    help="Figures as name -> number, or a benchmark's rows; default the run's last validation of these weights.",
+    help="Scores as name -> number, or the rows of a benchmark; default the validation of these weights in the run.",
 )
-@click.option("--replace", is_flag=True, help="Replace weights of that name; what the card says by hand is kept.")
+@click.option("--replace", is_flag=True, help="Replace weights of that name; text added to the card by hand is kept.")
 def export_weights(run: Path, name: str, to: Path, **asked: Any) -> None:
-    """Make the best weights of the training run RUN usable by name.
+    """Export the best weights of the training run RUN to a registry.
 
     Writes DIR/NAME.safetensors, the entry [NAME] of DIR/registry.toml, and the model card DIR/NAME.md.
     """
@@ -66,5 +68,5 @@ def export_weights(run: Path, name: str, to: Path, **asked: Any) -> None:
 
     made = export(run, name, to, **asked)
     click.echo(f"weights:    {made.weights}, in {made.registry}")
-    click.echo(f"model card: {made.card}; complete its section on what the network cannot do")
+    click.echo(f"model card: {made.card}; complete its section on the limits of the network")
     click.echo(f'recipe:     {made.setting} = "{to}/{name}"')

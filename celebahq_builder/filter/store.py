@@ -74,7 +74,7 @@ class ScoreStore:
                 )
         if self.about_path.exists():
             self.about()  # raises for a file of something else
-        with lock(self.root, "scores folder", "--scores"):
+        with lock(self.root, "scores folder", "scores"):
             delete_partial_files(self.root)
             self._check_about(folder)
             yield

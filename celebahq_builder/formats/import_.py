@@ -89,7 +89,7 @@ def import_images(
                 "skip": sha256("\n".join(left_out).encode()),
                 "compression": compression,
             },
-            go_on=progress.go_on,
+            go_on=progress.skip,
         )
     except OSError as error:
         raise FormatError(f"{target} cannot be written: {error}; see to it, or choose another --out") from None

@@ -14,7 +14,7 @@ from celebahq_builder import outcome
 from celebahq_builder.errors import FingerprintMismatch, WorkspaceError
 from celebahq_builder.outcome import Outcome
 from celebahq_builder.storage import (
-    Held,
+    LockedFolder,
     delete_folder,
     delete_partial_files,
     holds,
@@ -215,10 +215,10 @@ class Workspace:
             raise WorkspaceError(f"{self.root} is not a run directory: it has no run.json (build.py --out makes one)")
         return dict(read_json(self.run_path))
 
-    def lock(self) -> contextlib.AbstractContextManager[Held]:
+    def lock(self) -> contextlib.AbstractContextManager[LockedFolder]:
         """Hold the directory for this process: see `lock`."""
         known = holds(self.run_path, {"batch_photos", "photos", "batches"})
-        return lock(self.root, "run directory", "--out", names=NAMES, known=known)
+        return lock(self.root, "run directory", "out", names=NAMES, known=known)
 
     def sweep(self) -> None:
         """Delete the partial files of this run and of dead processes; only for the holder of the lock.

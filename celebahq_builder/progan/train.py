@@ -140,7 +140,7 @@ class Training:
             stats = None
             if self.world.first:
                 known = holds(out / "recipe.json", {"net", "schedule"})
-                stack.enter_context(lock(out, "folder of a run", "--out", names=NAMES, known=known))
+                stack.enter_context(lock(out, "folder of a run", "out", names=NAMES, known=known))
                 for folder in (out, out / "checkpoints", out / "report"):
                     delete_partial_files(folder)
                 write_atomic(out / "recipe.json", (json.dumps(to_mapping(self.recipe), indent=1) + "\n").encode())

@@ -145,7 +145,7 @@ def fit(task: Task, out: Path, world: World, *, command: str = "", workers: int 
     with ExitStack() as stack:
         journal: TrainingLog | None = None
         if world.first:
-            stack.enter_context(lock(out, "folder of a training", "--out", names=NAMES, known=state.step > 0))
+            stack.enter_context(lock(out, "folder of a training", "out", names=NAMES, known=state.step > 0))
             journal = stack.enter_context(TrainingLog(out, state.step, recipe.steps))
         for step, drawn in drawn_ahead(task.draw, range(state.step, recipe.steps), workers):
             losses.append(task.update(step, drawn))

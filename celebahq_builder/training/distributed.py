@@ -101,7 +101,7 @@ def _connected() -> Iterator[None]:
 def joined(device: str) -> Iterator[World]:
     """Join the processes that torchrun started, if it did; otherwise be alone.
 
-    All leave together. What connects them then ends with the process (`cli.group` ends it at once): taken down while
+    All leave together. What connects them then ends with the process (`cli.main` ends it at once): taken down while
     the other side does the same, gloo's threads now and then abort a process that has done its work.
 
     Args:

@@ -14,6 +14,7 @@ from celebahq_builder.cli.main import name_options
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.pipeline import recipe as stages_recipe
 from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.progan.schedule import RESUMABLE_KEYS
 from tests.conftest import SAMPLE
 from tests.release import Release
 
@@ -173,3 +174,10 @@ def test_messages_name_options_instead_of_arguments() -> None:
     message = "`start` needs `resolution`, see `celebahq weights` and `nothing`"
     assert name_options(message, command.params) == "--from needs --resolution, see `celebahq weights` and `nothing`"
     assert name_options("choose another `file`", cli.celebahq.commands["inspect"].params) == "choose another FILE.h5"
+
+
+def test_train_help_lists_the_keys_that_may_change() -> None:
+    text = " ".join(CliRunner().invoke(cli.celebahq, ["train", "--help"]).output.split())
+    assert all(key in text for key in RESUMABLE_KEYS)
+    wrong = CliRunner().invoke(cli.celebahq, ["train", "a.h5", "--out", "run", "--changed", "seed"])
+    assert (wrong.exit_code, "expected one of schedule.learning_rate" in wrong.output) == (2, True)

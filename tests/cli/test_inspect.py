@@ -130,7 +130,7 @@ def test_view(celebahq, ours: Path, theirs: Path, tmp_path: Path) -> None:
     assert shown["first"] == "12 of 12 images at 16x16"
     assert shown["index"] == "2 of 12 images at 16x16"
     assert shown["worst"] == "3 of 12 images at 4x4"
-    assert shown["too many"] == "5 of 12 images at 16x16; 7 more did not fit into --grid 5x1"
+    assert shown["too many"] == "5 of 12 images at 16x16; 7 more do not fit into --grid 5x1"
     sheets = {name: (tmp_path / f"{name}.png").read_bytes() for name in said}
     assert sheets["random"] == sheets["again"] != sheets["other"]
     for name, same in {"best": "0,1,2", "worst": "9,10,11", "both": "0,11", "id": "1"}.items():
@@ -258,7 +258,7 @@ def test_options_that_cannot_be(celebahq, ours: Path, theirs: Path, tmp_path: Pa
     (tmp_path / "taken" / "00002.png").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
     for arguments, part in [
-        (["extract", ours, *out], "say which images"),
+        (["extract", ours, *out], "no image is selected"),
         (["extract", ours, *out, "--index", "12"], "no image 12; the file has 12: 0 to 11, or -1 to -12"),
         (["extract", ours, *out, "--index", "20:"], "leaves no image"),
         (["extract", ours, *out, "--index", "a"], "'a' is no number or slice"),

@@ -127,7 +127,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "table": (filter_run, "write_atomic"),
     "page": (filter_run, "write_page"),
     "record": (DeliveryRecord, "_append"),
-    "publish": (deliver, "_publish"),
+    "publish": (deliver, "publish_new"),
     "link": (deliver.os, "link"),
     "unlink": (Path, "unlink"),
 }

@@ -62,7 +62,7 @@ def test_the_page_without_a_browser(shown: Path) -> None:
     assert "&lt;b&gt;text.jpg" in html
     assert "<b>text.jpg" not in html
     assert "<i>out" not in html
-    assert "image" not in html.split("</style>")[1]
+    assert "picture" not in html.split("</style>")[1]
     links = re.findall(r'<a href="(\.\./[^"]*)"', html)
     assert len(links) == 16
     assert all((shown.parent / unquote(link)).resolve().is_file() for link in links)

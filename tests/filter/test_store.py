@@ -12,6 +12,7 @@ import pytest
 
 from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.filter import score, store
+from celebahq_builder.storage import partial_path
 from tests.filter.folders import add_bad, make, run
 
 
@@ -100,9 +101,9 @@ def test_only_own_unfinished_files_are_removed(folder: Path) -> None:
         run(folder, scores=scores)
     assert [path.name for path in scores.iterdir()] == ["thesis.partial"]
     (scores / "thesis.partial").unlink()
-    (scores / "scores.csv.123.partial").write_text("as a kill leaves it")
+    partial_path(scores / "filter.json").write_text("as a kill leaves it")
     run(folder, scores=scores)
     (scores / "thesis.partial").write_text("mine")
     run(folder, scores=scores)
-    names = ["filter.json", "index.html", "lock", "scored.jsonl", "scores.csv", "thesis.partial"]
+    names = [".celebahq-lock", "filter.json", "index.html", "scored.jsonl", "scores.csv", "thesis.partial"]
     assert sorted(path.name for path in scores.iterdir()) == names

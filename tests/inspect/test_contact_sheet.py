@@ -149,13 +149,13 @@ def test_unknown_suffixes(stored: Path, tmp_path: Path) -> None:
 def test_nothing_is_overwritten(stored: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("mine")
     (tmp_path / "b.png").symlink_to("nowhere")
-    fails(stored, tmp_path / "a.png", r"a\.png exists and is not overwritten; delete it, or choose another --out")
+    fails(stored, tmp_path / "a.png", r"a\.png exists and is not overwritten; delete it, or choose another `out`")
     fails(stored, tmp_path / "b.png", r"b\.png exists")
     assert (tmp_path / "a.png").read_text() == "mine"
 
 
 def test_path_that_cannot_be_written(stored: Path, tmp_path: Path) -> None:
-    fails(stored, stored / "sheet.png", r"data\.h5 cannot be written: File exists; choose another --out")
+    fails(stored, stored / "sheet.png", r"data\.h5 cannot be written: File exists; choose another `out`")
 
 
 def test_too_large_sheet(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ def test_damaged_image(stored: Path, tmp_path: Path) -> None:
 
 
 def test_full_disk(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith("a.png."))
+    failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith(".a.png."))
     with PyramidFile.with_images(stored) as one, pytest.raises(DiskFull):
         write_contact_sheet(tmp_path / "deep" / "new" / "a.png", one, tiles(one, [0]), 1, 16)
     assert [path.name for path in tmp_path.iterdir()] == ["data.h5"]

@@ -155,7 +155,7 @@ def test_bundled_weights_are_listed_and_sound() -> None:
     listed = runner.invoke(cli.celebahq, ["weights", "list"]).output
     assert [line.split()[0] for line in listed.splitlines()[1:]] == list(registry())
     checked = runner.invoke(cli.celebahq, ["weights", "verify"])
-    assert (checked.exit_code, checked.output) == (0, "".join(f"{name}: sound\n" for name in registry()))
+    assert (checked.exit_code, checked.output) == (0, "".join(f"{name}: ok\n" for name in registry()))
 
 
 def alter(path: Path) -> None:
@@ -205,7 +205,7 @@ def test_verify_by_name(two: Path) -> None:
     lines = ended.output.splitlines()
     assert ended.exit_code == 1
     assert [line.split(": ")[0] for line in lines] == ["cleaner", "none", f"{two}/grower", "nowhere/x", "cleaner"]
-    assert lines[0] == lines[-1] == "cleaner: sound"
+    assert lines[0] == lines[-1] == "cleaner: ok"
     assert "no weights are called 'none'" in lines[1]
     assert "has SHA-256" in lines[2]
     assert "which does not exist" in lines[3]

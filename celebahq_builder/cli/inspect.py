@@ -1,4 +1,4 @@
-"""Commands that look into data set files: ``extract``, ``compare``, ``view``."""
+"""Commands that look into HDF5 files: ``inspect``, ``extract``, ``compare``, ``view``."""
 
 from __future__ import annotations
 
@@ -16,38 +16,51 @@ if TYPE_CHECKING:
 
 FILE = click.argument("file", type=PATH, metavar="FILE.h5")
 
-INDEX = click.option(
-    "--index", "index", metavar="I", help="Numbers and slices from 0 as in Python: 0:10, 1,5,7, -1, ::100."
-)
+INDEX = click.option("--index", "index", metavar="I", help="Indices and slices as in Python: 0:10, 1,5,7, -1, ::100.")
 NAMES = click.option(
-    "--id", "names", multiple=True, metavar="NAME", help="Its id or source file, where the file knows it; repeatable."
+    "--id",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Id or source file name of an image, if the file stores it; repeatable.",
 )
-RESOLUTION = click.option("--resolution", type=click.IntRange(1), metavar="R", help="Of the level to take.")
+RESOLUTION = click.option(
+    "--resolution", type=click.IntRange(1), metavar="R", help="Level to read; default the largest."
+)
 
 
-@celebahq.command(interrupted="nothing is left of it, the same command begins anew")
+@celebahq.command()
+@FILE
+def inspect(file: Path) -> None:
+    """Print what an HDF5 file holds: levels, sizes, sources, scores, recipe."""
+    from celebahq_builder.inspect.info import inspect_hdf5
+
+    for line in inspect_hdf5(file):
+        click.echo(line)
+
+
+@celebahq.command(interrupted="nothing was written")
 @FILE
 @INDEX
 @NAMES
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder for the PNG files.")
 @RESOLUTION
 def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, resolution: int | None) -> None:
-    """Write images of an HDF5 file as PNG files, lossless, named by their number: 00000.png.
+    """Extract images of an HDF5 file as PNG files, named by their index: 00000.png.
 
-    --resolution is the largest level by default. Nothing is ever overwritten. Files of the original ProGAN tool and
-    grey ones will do; those know no ids.
+    No file is ever overwritten. Files of the original ProGAN tool and greyscale files work, too; they store no ids.
     """
     from celebahq_builder.hdf5.reader import PyramidFile
     from celebahq_builder.inspect.contact_sheet import tiles
     from celebahq_builder.inspect.extract import extract as write
 
     if not index and not names:
-        raise FormatError("say which images: --index 0:10, say, --index : for all, or --id NAME")
+        raise FormatError("no image is selected: give --index (0:10, or : for all) or --id NAME")
     with PyramidFile.with_images(file) as pyramid:
         numbers = _chosen(pyramid, index, names)
-        told = list(tiles(pyramid, numbers))  # what is wrong with it is known before anything is written
+        named = list(tiles(pyramid, numbers))  # raises before anything is written
         written = write(pyramid, numbers, out, resolution)
-        for path, tile in zip(written, told, strict=True):
+        for path, tile in zip(written, named, strict=True):
             click.echo("  ".join(filter(None, (str(path), tile.name))))
     click.echo(f"{len(written):,} of {pyramid.count:,} images written to {out}")
 
@@ -58,24 +71,34 @@ def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, re
 @click.option(
     "--by",
     type=click.Choice(["id", "file", "position"]),
-    help="What makes two images a pair: id, source file or place; default the first that both files have.",
+    help="How images are paired: by id, by source file or by position; default the first that both files support.",
 )
-@click.option("--resolution", type=click.IntRange(1), metavar="R", help="Only this level; default all both have.")
-@click.option("--full", is_flag=True, help="Read those images too whose recorded SHA-256 are equal.")
 @click.option(
-    "--worst", type=click.IntRange(0), default=10, show_default=True, metavar="N", help="Name the N that differ most."
+    "--resolution",
+    type=click.IntRange(1),
+    metavar="R",
+    help="Compare only this level; default all levels that both files have.",
+)
+@click.option("--full", is_flag=True, help="Also read images whose recorded SHA-256 are equal.")
+@click.option(
+    "--worst",
+    type=click.IntRange(0),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="List the N images that differ most.",
 )
 def compare(a: Path, b: Path, **asked: Any) -> None:
-    """Say which images of two HDF5 files differ, and by how much.
+    """Compare the images of two HDF5 files.
 
-    Images are paired by id, by source file, or by place in the file, and compared level by level: the largest and
-    the mean absolute difference in levels of 0 to 255, and the PSNR. Where both files record the SHA-256 of an image
-    and these are equal, it is taken for equal and not read; --full reads all.
+    Images are paired by id, by source file or by position, and compared level by level: largest and mean absolute
+    difference (grey levels 0 to 255), and PSNR. If both files record equal SHA-256 hashes of an image, the image counts
+    as equal and is not read; --full reads all images.
 
-    Only images are compared, not what is known of them. Another order is told but is no difference; an image or a
-    level that only one file has, is one.
+    Only images are compared, not their metadata. A different order is reported but is not a difference. An image or
+    a level that only one file has is a difference.
 
-    Exit code: 0 all equal, 1 there are differences, 2 the files cannot be compared.
+    Exit code: 0 if all images are equal, 1 if there are differences, 2 if the files cannot be compared.
     """
     from celebahq_builder.hdf5.reader import PyramidFile
     from celebahq_builder.inspect import compare as compare_module
@@ -94,21 +117,30 @@ def compare(a: Path, b: Path, **asked: Any) -> None:
 
 @celebahq.command(interrupted="nothing was written")
 @FILE
-@click.option("--out", type=PATH, required=True, metavar="SHEET.png", help="Ends in .png, .jpg or .html.")
-@click.option("--grid", metavar="CxR", help="Columns and most rows of images; default 8x5.")
-@click.option("--level", "--resolution", "resolution", type=click.IntRange(1), metavar="R", help="Level to show.")
+@click.option("--out", type=PATH, required=True, metavar="SHEET.png", help="File to create: .png, .jpg or .html.")
+@click.option("--grid", metavar="CxR", help="Columns, and at most this many rows; default 8x5.")
+@click.option(
+    "--level",
+    "--resolution",
+    "resolution",
+    type=click.IntRange(1),
+    metavar="R",
+    help="Level to show; default the one nearest to 192 px.",
+)
 @INDEX
 @NAMES
-@click.option("--random", "drawn", is_flag=True, help="Images drawn at random.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="S", help="Of --random.")
-@click.option("--best", is_flag=True, help="Those of the highest scores.")
-@click.option("--worst", is_flag=True, help="Those of the lowest scores, the lowest last; with --best half of each.")
-@click.option("--captions/--no-captions", default=True, help="Number, score and name under each; the default.")
+@click.option("--random", "drawn", is_flag=True, help="Show images drawn at random.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="S", help="Seed of --random.")
+@click.option("--best", is_flag=True, help="Show the images with the highest scores.")
+@click.option(
+    "--worst", is_flag=True, help="Show the images with the lowest scores, the lowest last; with --best, half of each."
+)
+@click.option("--captions/--no-captions", default=True, help="Print index, score and name under each image (default).")
 def view(file: Path, out: Path, grid: str | None, resolution: int | None, captions: bool, **asked: Any) -> None:
-    """Show images of an HDF5 file on a contact sheet, or on an HTML page that can be sent as one file.
+    """Write a contact sheet of an HDF5 file: an image, or an HTML page in a single file.
 
-    By default the first ones, as they are at the level next to 192 px. Nothing is ever overwritten. A page without
-    --grid has fewer columns where the window is small.
+    The first images are shown by default. No file is ever overwritten. A page without --grid has fewer columns in a
+    small window.
     """
     from celebahq_builder.hdf5.reader import PyramidFile
     from celebahq_builder.inspect import contact_sheet
@@ -126,7 +158,7 @@ def view(file: Path, out: Path, grid: str | None, resolution: int | None, captio
         else:
             contact_sheet.write_contact_sheet(out, pyramid, shown, columns, level, captions)
         left = (
-            f"; {len(numbers) - len(shown):,} more did not fit into --grid {columns}x{rows}"
+            f"; {len(numbers) - len(shown):,} more do not fit into --grid {columns}x{rows}"
             if len(numbers) > len(shown)
             else ""
         )
@@ -134,7 +166,7 @@ def view(file: Path, out: Path, grid: str | None, resolution: int | None, captio
 
 
 def _chosen(pyramid: PyramidFile, index: str | None, names: tuple[str, ...]) -> list[int]:
-    """Return the numbers asked for, those of --index first."""
+    """Return the selected indices, those of --index first."""
     from celebahq_builder.inspect import extract as extract_module
 
     by_index = extract_module.parse_indices(index, pyramid.count) if index else []
@@ -151,7 +183,7 @@ def _shown(
     seed: int,
     **asked: bool,
 ) -> list[int]:
-    """Return the numbers to show; more than fit only where they were named one by one."""
+    """Return the indices to show; more than fit only if the user listed them."""
     from celebahq_builder.inspect import extract as extract_module
 
     best, worst = asked["best"], asked["worst"]

@@ -14,7 +14,7 @@ from tests.disk import failing
 
 
 def hold(root: Path, what: str = "folder", **asked: object) -> str:
-    with lock(root, what, "--out", **asked):  # type: ignore[arg-type]
+    with lock(root, what, "out", **asked):  # type: ignore[arg-type]
         return (root / NAME).read_text()
 
 
@@ -22,13 +22,13 @@ def test_the_mark_stays(tmp_path: Path) -> None:
     assert hold(tmp_path / "new").startswith(f"celebahq folder\nprocess {os.getpid()} on ")
     assert (tmp_path / "new" / NAME).read_text() == "celebahq folder\n"
     assert hold(tmp_path / "new").startswith("celebahq folder\nprocess ")
-    with pytest.raises(WorkspaceError, match="new is a folder, expected a run directory; choose another --out"):
+    with pytest.raises(WorkspaceError, match="new is a folder, expected a run directory; choose another `out`"):
         hold(tmp_path / "new", "run directory")
 
 
 def test_the_holder_is_named(tmp_path: Path) -> None:
     with (
-        lock(tmp_path, "folder", "--out"),
+        lock(tmp_path, "folder", "out"),
         pytest.raises(WorkspaceLocked, match=rf"is in use by process {os.getpid()} on .*; wait for it"),
     ):
         hold(tmp_path)
@@ -40,7 +40,7 @@ def test_the_holder_is_named(tmp_path: Path) -> None:
 def test_files_of_others(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("precious")
     if name == NAME:
-        with pytest.raises(WorkspaceError, match="was not made by this package; move it away, or choose another --out"):
+        with pytest.raises(WorkspaceError, match="was not made by this package; move it away, or choose another `out`"):
             hold(tmp_path)
     else:
         hold(tmp_path)
@@ -78,7 +78,7 @@ def test_names_of_others(tmp_path: Path) -> None:
 
 def test_a_folder_that_vanishes(tmp_path: Path) -> None:
     def vanishing(back: bool, **asked: bool) -> None:
-        with lock(tmp_path / "new", "folder", "--out", **asked):  # type: ignore[arg-type]
+        with lock(tmp_path / "new", "folder", "out", **asked):  # type: ignore[arg-type]
             shutil.rmtree(tmp_path / "new")
             if back:
                 (tmp_path / "new").mkdir()

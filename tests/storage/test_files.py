@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from celebahq_builder import storage
 from celebahq_builder.errors import DiskFull, WorkspaceError
-from celebahq_builder.storage import NewFiles, holds, sweep, write_atomic
+from celebahq_builder.storage import NewFiles, files, holds, partial_path, write_atomic
 from tests.disk import failing
 from tests.hdf5.pyramids import tree
 
 
 def test_all_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "theirs").write_bytes(b"theirs")
-    failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith("c."))
+    failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith(".c."))
 
     def together() -> None:
         with NewFiles() as new:
@@ -46,7 +45,7 @@ def test_a_name_that_is_taken_meanwhile(tmp_path: Path) -> None:
 @pytest.mark.parametrize("links", [True, False])
 def test_new_replaces_nothing(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not links:
-        monkeypatch.setattr(storage, "os", _WithoutLinks())
+        monkeypatch.setattr(files, "os", _WithoutLinks())
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(FileExistsError):
         write_atomic(tmp_path / "link", b"ours", new=True)
@@ -76,25 +75,12 @@ def test_a_file_that_vanishes(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_temporary_name_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a file of that name nor what a link of that name leads to is written."""
-    monkeypatch.setattr(storage.secrets, "randbelow", lambda _: 7)
+def test_a_link_with_the_name_of_the_partial_file(tmp_path: Path) -> None:
+    """What a link of that name leads to is not written."""
     (tmp_path / "theirs").write_bytes(b"theirs")
-    (tmp_path / "a.7.partial").symlink_to("theirs")
-    with pytest.raises(FileExistsError):
-        write_atomic(tmp_path / "a", b"ours")
-    assert tree(tmp_path) == {"theirs": b"theirs", "a.7.partial": b"theirs"}
-
-
-def test_sweeping(tmp_path: Path) -> None:
-    for name in ("a.json.7.partial", "a.h5.partial", "b.json.7.partial", "a.json", "a.json.partially", "below/a.h5.1"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "a.json.8.partial").symlink_to("a.json")
-    sweep(tmp_path, r"a\.json", r"a\.h5")
-    sweep(tmp_path / "none", ".*")
-    left = ["a.json", "a.json.8.partial", "a.json.partially", "b.json.7.partial", "below"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    partial_path(tmp_path / "a").symlink_to("theirs")
+    write_atomic(tmp_path / "a", b"ours")
+    assert tree(tmp_path) == {"theirs": b"theirs", "a": b"ours"}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": 1}', "[" * 100_000])

@@ -1,0 +1,115 @@
+"""Conversion commands: ``export`` and ``import``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from celebahq_builder.cli.main import PATH, celebahq
+
+
+@celebahq.command("export", interrupted="run the same command again to resume")
+@click.argument("file", type=PATH, metavar="FILE.h5")
+@click.option(
+    "--to",
+    type=click.Choice(["tfrecord", "stylegan-zip", "images", "webdataset", "parquet"]),
+    required=True,
+    help="Format to write.",
+)
+@click.option(
+    "--out", type=PATH, required=True, metavar="PATH", help="Zip file for stylegan-zip, a folder for the other formats."
+)
+@click.option("--resolution", type=int, metavar="R", help="Level to export, in px; default the largest.")
+@click.option("--shuffle", is_flag=True, help="tfrecord: shuffle as the ProGAN authors' tool does.")
+@click.option(
+    "--shard",
+    type=click.IntRange(1),
+    metavar="N",
+    help="webdataset, parquet: images per file; default 1000.",
+)
+@click.option(
+    "--png-level",
+    type=click.IntRange(0, 9),
+    metavar="0-9",
+    help="All formats but tfrecord: PNG compression, 0 none, 9 smallest and slowest; default 1.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Worker processes (threads for stylegan-zip); default one per core. Does not change the result.",
+)
+def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> None:
+    """Export a level of an HDF5 file to another format; pixel values do not change.
+
+    \b
+    tfrecord      ProGAN, StyleGAN for TensorFlow: a folder of NAME-r02.tfrecords (4x4) to NAME-r10.tfrecords
+    stylegan-zip  StyleGAN2-ADA, StyleGAN3: a zip of PNG files and dataset.json
+    images        a folder of PNG files and metadata.jsonl
+    webdataset    tar shards of PNG and JSON files
+    parquet       shards of a table with an image column, as Hugging Face datasets reads them
+
+    Metadata of the images are exported where the format can hold them. Labels come from FILE-labels.npy, or else
+    from the attributes. You can kill the command at any time: the same command resumes from PATH.partial.
+    """  # noqa: D301 - click wants the character, not its name
+    from celebahq_builder.formats.export import ExportSettings, export
+
+    images = export(file, out, ExportSettings(**asked), workers or os.cpu_count() or 1)
+    click.echo(f"{out}: {images} images")
+
+
+@celebahq.command("import", interrupted="run the same command again")
+@click.argument("path", type=PATH)
+@click.option("--out", type=PATH, required=True, metavar="FILE.h5", help="HDF5 file to create.")
+@click.option(
+    "--from",
+    "format",
+    type=click.Choice(
+        ["images", "stylegan-zip", "tfrecord", "webdataset", "parquet", "hdf5", "cifar10", "mnist", "lsun"]
+    ),
+    help="Format of PATH; by default it is recognised.",
+)
+@click.option(
+    "--resize",
+    type=int,
+    metavar="R",
+    help="Crop the centre of each image and resize it to R x R px with a Lanczos filter; not for formats of one size.",
+)
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N images.")
+@click.option(
+    "--skip", type=PATH, metavar="FILE", help="lsun: leave out the entries that this file names, one per line."
+)
+@click.option(
+    "--compression",
+    type=click.Choice(["gzip", "none", "blosc2"]),
+    default="gzip",
+    show_default=True,
+    help="Compression of the file; every HDF5 reader supports gzip.",
+)
+@click.option(
+    "--workers", type=click.IntRange(1), metavar="N", help="Threads; default one per core. Does not change the result."
+)
+def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> None:
+    """Import the data set PATH into a new multi-resolution HDF5 file; pixel values do not change.
+
+    \b
+    images        a folder of PNG, JPEG, WebP, BMP or TIFF files at any depth, with metadata.jsonl if there is one
+    stylegan-zip  a zip of such files, with the labels of its dataset.json
+    tfrecord      a folder of NAME-r02.tfrecords ... with NAME-rxx.labels, or a single file
+    webdataset    a folder of tar shards, or a single one: the image, .json and .cls of each sample
+    parquet       a folder of Parquet files with an image column, as Hugging Face datasets writes them, or a single one
+    hdf5          a file of the ProGAN authors' Theano tool, or of this package
+    cifar10       its folder or archive, Python or binary version
+    mnist         the folder of its four files
+    lsun          the folder of an LMDB, or of images; 256 px unless --resize is given
+
+    Images must be square, of one size that is a power of two, 8-bit RGB or greyscale. Greyscale keeps one channel if
+    all images are greyscale. Labels are written to FILE-labels.npy.
+    """  # noqa: D301
+    from celebahq_builder.formats.import_ import import_images
+
+    images = import_images(path, out, workers=workers or os.cpu_count() or 1, **asked)
+    click.echo(f"{out}: {images} images")

@@ -1,0 +1,63 @@
+"""Files of this package: atomic writes, partial files, locks, and the staging folder of an output."""
+
+from celebahq_builder.storage.files import (
+    NO_HARD_LINKS,
+    NewFiles,
+    as_storage_error,
+    check_free,
+    check_writable,
+    holds,
+    new_files,
+    partial_file,
+    publish,
+    publish_new,
+    read_json,
+    sha256,
+    sync_folder,
+    write_atomic,
+    write_json,
+    write_partial,
+)
+from celebahq_builder.storage.lock import LOCK_NAME, LockedFolder, lock
+from celebahq_builder.storage.partial_files import (
+    HOST,
+    RUN_TOKEN,
+    delete_folder,
+    delete_partial_files,
+    is_partial_of,
+    may_delete_partial,
+    partial_path,
+)
+from celebahq_builder.storage.staging import Staging, source_fingerprint, staging
+
+__all__ = [
+    "HOST",
+    "LOCK_NAME",
+    "NO_HARD_LINKS",
+    "RUN_TOKEN",
+    "LockedFolder",
+    "NewFiles",
+    "Staging",
+    "as_storage_error",
+    "check_free",
+    "check_writable",
+    "delete_folder",
+    "delete_partial_files",
+    "holds",
+    "is_partial_of",
+    "lock",
+    "may_delete_partial",
+    "new_files",
+    "partial_file",
+    "partial_path",
+    "publish",
+    "publish_new",
+    "read_json",
+    "sha256",
+    "source_fingerprint",
+    "staging",
+    "sync_folder",
+    "write_atomic",
+    "write_json",
+    "write_partial",
+]

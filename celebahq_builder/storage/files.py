@@ -1,0 +1,347 @@
+"""Atomic file writes, JSON files, hashes, and the meaning of write errors."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from celebahq_builder.errors import DiskFull, FormatError, WorkspaceError
+from celebahq_builder.storage.partial_files import RUN_TOKEN, partial_path
+
+STORAGE_LOST = (errno.EIO, errno.EROFS, errno.ENOTCONN, errno.ESTALE)
+"""Errors of a failing disk, a read-only file system, or a network file system that is gone."""
+
+
+NO_HARD_LINKS = (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
+"""Errors of file systems that do not support hard links, or do not allow one to this file."""
+
+
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 of some bytes as hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of the run directory.
+
+    Raises:
+        WorkspaceError: the file is not JSON; this package never leaves such a file.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WorkspaceError(
+            f"{path} cannot be read: {error}; it was changed by another program; restore it or delete it"
+        ) from None
+
+
+def write_json(path: Path, values: Any, *, parents: bool = True) -> None:
+    """Write values as an indented JSON file, atomically; see `write_atomic`."""
+    write_atomic(path, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode(), parents=parents)
+
+
+def holds(path: Path, keys: set[str]) -> bool:
+    """Return whether a path is a regular file, not a link, that holds a JSON object with these keys."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and keys <= values.keys()
+
+
+def write_atomic(path: Path, data: bytes, *, new: bool = False, parents: bool = True) -> None:
+    """Write a file: under its name it is either complete or absent.
+
+    The content is on the disk before the file gets its name.
+
+    Args:
+        path: path of the file.
+        data: content of the file.
+        new: never replace a file of that name.
+        parents: create missing folders.
+
+    Raises:
+        FileExistsError: `new` is true and the name is taken.
+        DiskFull: no space left; nothing remains of the file.
+        WorkspaceError: the file system failed, or the partial file was deleted meanwhile.
+        OSError: any other reason, such as a name that is too long.
+    """
+    try:
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with partial_file(path) as partial:
+            _write(partial, path, data)
+            if new:
+                publish_new(partial, path)
+            else:
+                with _no_file_vanishes(path):
+                    partial.replace(path)
+    except OSError as error:
+        raise as_storage_error(error, path) from error
+
+
+def write_partial(path: Path, data: bytes, token: str = RUN_TOKEN) -> Path:
+    """Write the partial file of `path` to the disk and return its path; `publish` renames it.
+
+    Args:
+        path: final path; its folder is created.
+        data: content of the file.
+        token: see `partial_path`.
+
+    Raises:
+        DiskFull: no space left; nothing remains of the file.
+        WorkspaceError: the file system failed, or the folder was deleted meanwhile.
+        OSError: any other reason, such as a name that is too long.
+    """
+    partial = partial_path(path, token)
+    with _removed_on_error(partial, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            path.lstat()  # raises for a name that is too long, before anybody relies on the partial file
+        _write(partial, path, data)
+    return partial
+
+
+def publish(partial: Path, path: Path) -> None:
+    """Rename a partial file to its final name.
+
+    Raises:
+        WorkspaceError: the file system failed, or the partial file was deleted meanwhile.
+        OSError: any other reason.
+    """
+    with _removed_on_error(partial, path), _no_file_vanishes(path):
+        partial.replace(path)
+
+
+def publish_new(partial: Path, path: Path) -> None:
+    """Rename a partial file to its final name, unless that name is taken.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    try:
+        os.link(partial, path)
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        rename_new(partial, path)
+    else:
+        partial.unlink()
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Rename a file where the file system has no hard links: check that the name is free, then rename.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(target))
+    source.rename(target)
+
+
+@contextlib.contextmanager
+def partial_file(path: Path, token: str = RUN_TOKEN, ending: str = "") -> Iterator[Path]:
+    """Make an empty partial file, see `partial_path`, and delete it at the end if it still has that name.
+
+    Args:
+        path: final path; its folder must exist.
+        token: of the run for which this process works.
+        ending: of the name.
+
+    Raises:
+        WorkspaceError: the folder was deleted meanwhile.
+    """
+    partial = partial_path(path, token, ending)
+    with contextlib.suppress(FileNotFoundError):
+        path.lstat()  # raises for a name that is too long, before anybody relies on the partial file
+    try:
+        with _no_file_vanishes(path):
+            partial.unlink(missing_ok=True)  # of this process, or of a dead one that had its id; never through a link
+            partial.open("xb").close()
+        yield partial
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def _write(partial: Path, path: Path, data: bytes) -> None:
+    with _no_file_vanishes(path), partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _removed_on_error(partial: Path, path: Path) -> Iterator[None]:
+    """Delete the partial file of `path` after any error, and raise a write error as `as_storage_error` returns it."""
+    try:
+        yield
+    except BaseException as error:  # KeyboardInterrupt, too
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        if isinstance(error, OSError):
+            raise as_storage_error(error, path) from error
+        raise
+
+
+@contextlib.contextmanager
+def _no_file_vanishes(path: Path) -> Iterator[None]:
+    """Raise a WorkspaceError where a folder or a partial file is missing that this process has made.
+
+    Another process deleted it, so the error says nothing about the file's content.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise WorkspaceError(
+            f"{path} cannot be written: its folder or its partial file was deleted meanwhile; make sure that no other "
+            "process works there, then run the same command again"
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the names in a folder to the disk, so that renames before this call survive a power failure.
+
+    Raises:
+        WorkspaceError: the file system failed, or the folder was deleted meanwhile.
+    """
+    try:
+        with _no_file_vanishes(folder):
+            descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EACCES):  # not every file system can do this
+            raise as_storage_error(error, folder) from error
+
+
+def as_storage_error(error: OSError, path: Path) -> OSError | WorkspaceError:
+    """Return the error to raise for a write error: a full or lost disk becomes an error that ends the command.
+
+    An error of this one file, such as a name that is too long, is returned unchanged.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"no space left to write {path}; free some and run the same command again")
+    if error.errno in STORAGE_LOST:
+        return WorkspaceError(
+            f"{path} cannot be written: {error.strerror}; check the disk or the mount, then run the same command again"
+        )
+    return error
+
+
+class NewFiles:
+    """A group of new files that is written completely or not at all; a context manager.
+
+    After an error, the files that were written here and the folders that were created for them are deleted again.
+    Nothing else is ever deleted or replaced.
+    """
+
+    def __init__(self) -> None:
+        self.files: list[Path] = []
+        self.folders: list[Path] = []
+        """Innermost last."""
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Write a file, and create the folders that it needs.
+
+        Raises:
+            OSError: the name is taken, or the file cannot be written.
+            DiskFull: no space left.
+        """
+        missing = [folder for folder in path.absolute().parents if not folder.exists()]
+        self.folders += reversed(missing)
+        self.files.append(path)  # first, so that Ctrl-C cannot come between
+        try:
+            write_atomic(path, data, new=True)
+        except Exception:
+            self.files.pop()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        missing = [path for path in self.files if not os.path.lexists(path)]
+        if error is None and not missing:
+            return
+        for path in self.files:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        for folder in reversed(self.folders):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        if error is None:
+            raise WorkspaceError(
+                f"{missing[0]} was deleted while this command worked ({len(missing)} of {len(self.files)} files); "
+                "nothing is left of the others, run the same command again"
+            )
+
+
+@contextlib.contextmanager
+def new_files(files: NewFiles | None = None) -> Iterator[NewFiles]:
+    """Open a group of new output files; see `NewFiles`.
+
+    Args:
+        files: group to add the files to; None opens a new one.
+
+    Raises:
+        FormatError: a name is taken, or a file cannot be written.
+    """
+    try:
+        with files or NewFiles() as together:
+            yield together
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise FormatError(
+            f"{error.filename2 or error.filename} cannot be written: {error.strerror}; choose another `out`"
+        ) from None
+
+
+def check_free(target: Path, argument: str = "out") -> None:
+    """Check that a path is free.
+
+    Args:
+        target: path of the file or folder to create.
+        argument: name of the argument that gave the path, for the message.
+
+    Raises:
+        FormatError: the path is taken.
+    """
+    if os.path.lexists(target):
+        raise FormatError(f"{target} exists and is not overwritten; delete it, or choose another `{argument}`")
+
+
+def check_writable(target: Path, argument: str = "out") -> None:
+    """Check, before the work begins, that a file can be created at a path.
+
+    Args:
+        target: path of the file to create.
+        argument: name of the argument that gave the path, for the message.
+
+    Raises:
+        FormatError: the folder cannot be written to.
+    """
+    folder = next(one for one in target.absolute().parents if one.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise FormatError(
+            f"{target} cannot be written ({folder}: {error.strerror}); choose another `{argument}`"
+        ) from None

@@ -1,0 +1,107 @@
+"""Partial files: their names, and who may delete them.
+
+A file is written as ``.NAME.HOST-PID-TOKEN.partial`` in the folder of its final path, and renamed once it is complete.
+The name tells which process writes it, so that a command deletes only its own partial files and those of dead
+processes, never those of a process that may still be writing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import socket
+from pathlib import Path
+
+RUN_TOKEN = secrets.token_hex(4)
+"""Token in the names of this process's partial files; its worker processes use it, too."""
+
+
+NAME_BYTES = 80
+"""Bytes of a file's name that the name of its partial file repeats; file systems allow 255 for the whole name."""
+
+
+def _host_label() -> str:
+    """Return a short label of this machine: equal labels mean that a process id names the same process."""
+    name = socket.gethostname()
+    namespace = ""
+    with contextlib.suppress(OSError):  # Linux only: containers with one host name count their processes separately
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    return f"{re.sub('[^0-9A-Za-z]', '_', name)[:24]}_{hashlib.sha256(f'{name} {namespace}'.encode()).hexdigest()[:8]}"
+
+
+HOST = _host_label()
+
+
+def partial_path(path: Path, token: str = RUN_TOKEN, ending: str = "") -> Path:
+    """Return the partial file that this process writes before the file gets its name.
+
+    The name is ``.NAME.HOST-PID-TOKEN.partial`` and an ending. A long NAME is cut and ends with a hash.
+
+    Args:
+        path: final path; the partial file is in the same folder.
+        token: of the run for which this process works.
+        ending: of the name, where a program needs a certain one, such as ``.mp4``.
+    """
+    name, encoded = path.name, os.fsencode(path.name)
+    if len(encoded) > NAME_BYTES:
+        name = encoded[: NAME_BYTES - 17].decode(errors="ignore") + "~" + hashlib.sha256(encoded).hexdigest()[:16]
+    return path.with_name(f".{name}.{HOST}-{os.getpid()}-{token}.partial{ending}")
+
+
+def is_partial_of(name: str, file: str) -> bool:
+    """Return whether a name is that of a partial file of a file with a short name, by any process."""
+    return re.fullmatch(rf"\.{re.escape(file)}\.\w+-\d+-[0-9a-f]+\.partial", name) is not None
+
+
+def may_delete_partial(name: str, token: str = RUN_TOKEN) -> bool:
+    """Return whether a name is that of a partial file of this run, or of a process that is certainly dead.
+
+    A process of another host may be alive, and so may one of this host whose id is in use.
+    """
+    match = re.fullmatch(r"\..+\.(\w+)-(\d+)-([0-9a-f]+)\.partial(?:\.\w+)?", name, re.DOTALL)
+    if match is None:
+        return False
+    return match[3] == token or (match[1] == HOST and _is_dead(int(match[2])))
+
+
+def _is_dead(pid: int) -> bool:
+    """Return whether the process that had an id, other than this process, has ended."""
+    if pid == os.getpid():
+        return True  # the id is in use again: by this process, whose files have another token
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    with contextlib.suppress(OSError):  # Linux only: a zombie still has an id, but it writes nothing any more
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] == "Z"
+    return False
+
+
+def delete_partial_files(folder: Path, *, recursive: bool = False) -> None:
+    """Delete the partial files of this run and of dead processes in a folder; only for the holder of its lock."""
+    for parent, folders, names in os.walk(folder):
+        if not recursive:
+            folders.clear()
+        for name in filter(may_delete_partial, names):
+            with contextlib.suppress(OSError):  # a file that stays does no harm
+                Path(parent, name).unlink()
+
+
+def delete_folder(folder: Path) -> None:
+    """Delete a folder, except for partial files of processes that may be alive and the folders that hold them.
+
+    Such a process may write into the folder while this function works.
+    """
+    for parent, folders, names in os.walk(folder, topdown=False):
+        for name in names:
+            if not name.endswith(".partial") or may_delete_partial(name):
+                Path(parent, name).unlink(missing_ok=True)
+        for link in (Path(parent, name) for name in folders if Path(parent, name).is_symlink()):
+            link.unlink()
+        with contextlib.suppress(OSError):  # not empty
+            Path(parent).rmdir()
