@@ -6,21 +6,21 @@ import math
 from typing import TYPE_CHECKING
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.evaluation.features import Measures, device_name
 from celebahq_builder.evaluation.image_sources import BATCH_BYTES, MEMORY_BYTES, ImageSource, Reference, SourceImages
-from celebahq_builder.evaluation.measures import Measures, device_name
 from celebahq_builder.evaluation.protocol import (
-    INCEPTION,
+    INCEPTION_METRICS,
     METRICS,
     EvaluationProtocol,
     Part,
     PlannedNumber,
-    check,
+    check_evaluation,
     plan,
 )
-from celebahq_builder.evaluation.result import Beside, Number, Result, Score
+from celebahq_builder.evaluation.result import Baseline, Number, Result, Score
 
 if TYPE_CHECKING:
-    from celebahq_builder.evaluation.measures import Extractor
+    from celebahq_builder.evaluation.features import Extractor
 
 
 def evaluate(
@@ -49,12 +49,12 @@ def evaluate(
     """
     if reference is not None and reference.seed != protocol.seed:
         raise ValueError(f"the reference is of seed {reference.seed}, the protocol of seed {protocol.seed}")
-    check(source, reference.source if reference else None, protocol)
+    check_evaluation(source, reference.source if reference else None, protocol)
     images = SourceImages(source, protocol.seed, memory_bytes=memory_bytes, batch_bytes=batch_bytes)
     jobs = plan(images, reference.images if reference else None, protocol)
     _announce(jobs)
     measures = Measures(protocol, reference, extractor)
-    if any(job.metric in INCEPTION for job in jobs):
+    if any(job.metric in INCEPTION_METRICS for job in jobs):
         measures.extract(jobs)
     return Result(
         source=source.facts,
@@ -85,7 +85,7 @@ def _score(job: PlannedNumber, measures: Measures, compared: bool) -> Score:
             else None
         )
         count = len(job.beside[0]) // METRICS[job.metric].images_each if job.beside else 0
-        beside = Beside(job.beside_what, found, count, job.why_none)
+        beside = Baseline(job.beside_what, found, count, job.why_none)
     theirs = job.parts[1] if len(job.parts) > 1 else None
     return Score(
         metric=job.metric,

@@ -14,7 +14,7 @@ from celebahq_builder.html import charts
 from celebahq_builder.html.page import render_page
 
 
-def page(title: Path, results: Sequence[Result]) -> bytes:
+def evaluation_page(title: Path, results: Sequence[Result]) -> bytes:
     """Return a page of the results of a source, or of all snapshots of a run; equal results make equal pages.
 
     Args:
@@ -29,8 +29,8 @@ def _contents(title: Path, results: Sequence[Result]) -> dict[str, Any]:
     last = results[-1]
     return {
         "name": title.name or str(title),
-        "source": result_module.told(last.source) if not snapshots else f"{title}: {len(results)} snapshots",
-        "reference": result_module.told(last.reference) if last.reference else None,
+        "source": result_module.describe_source(last.source) if not snapshots else f"{title}: {len(results)} snapshots",
+        "reference": result_module.describe_source(last.reference) if last.reference else None,
         "size": result_module.size(last),
         "charts": list(_charts(results)) if snapshots else [],
         "columns": [name for name, _, _ in result_module.columns_of(results)] if snapshots else [],
@@ -42,7 +42,7 @@ def _contents(title: Path, results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def _charts(results: Sequence[Result]) -> Iterator[charts.Chart]:
+def _charts(results: Sequence[Result]) -> Iterator[charts.LineChart]:
     """Yield a chart of each number over kimg, with what stands beside it."""
     for name, metric, level in result_module.columns_of(results):
         there = [result for result in results if result_module.cell(result, metric, level, False) is not None]
@@ -51,7 +51,7 @@ def _charts(results: Sequence[Result]) -> Iterator[charts.Chart]:
         score = there[-1].score(metric)
         if score and score.beside and all(result_module.cell(one, metric, level, True) is not None for one in there):
             lines[score.beside.what] = [_value(result, metric, level, True) for result in there]
-        drawn = charts.chart(name, x, lines)
+        drawn = charts.line_chart(name, x, lines)
         if drawn:
             yield drawn
 
@@ -75,4 +75,4 @@ def _besides(results: Sequence[Result]) -> Iterator[list[str]]:
 def _cells(results: Sequence[Result], result: Result, beside: bool) -> Iterator[str]:
     for _, metric, level in result_module.columns_of(results):
         value = result_module.cell(result, metric, level, beside)
-        yield "-" if value is None else result_module.figure(value)
+        yield "-" if value is None else result_module.format_number(value)

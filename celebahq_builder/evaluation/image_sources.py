@@ -63,7 +63,7 @@ class ImageSource(Described, Protocol):
 
 
 @runtime_checkable
-class AnyOrder(Protocol):
+class RandomAccess(Protocol):
     """A `ImageSet` whose images can be read in any order."""
 
     def pixels(self, numbers: Sequence[int]) -> Iterator[Pixels]:
@@ -109,10 +109,10 @@ class LevelSource:
         yield from map(torch.from_numpy, parallel.run_threads(self.level.read, parts, workers=READERS))
 
 
-class SetSource:
+class ImageSetSource:
     """A data set in another format: a folder or a zip of images."""
 
-    def __init__(self, images: ImageSet, reader: AnyOrder, path: Path, kind: str) -> None:
+    def __init__(self, images: ImageSet, reader: RandomAccess, path: Path, kind: str) -> None:
         self.reader, self.path, self.kind = reader, path, kind
         self.count: int | None = images.count
         self.resolution, self.channels = images.resolution, images.channels
@@ -134,7 +134,7 @@ class SetSource:
             yield torch.from_numpy(np.stack(batch))
 
 
-def open_set(path: Path, resolution: int | None = None) -> ImageSource:
+def open_data_set(path: Path, resolution: int | None = None) -> ImageSource:
     """Open a data set: an HDF5 file, a folder of images, or a zip of them.
 
     Args:
@@ -145,7 +145,7 @@ def open_set(path: Path, resolution: int | None = None) -> ImageSource:
         FormatError: nothing there, of no known format, damaged, not of that resolution, or of a format whose images
             can only be read one after another.
     """
-    kind = kind_of(path)
+    kind = data_set_format(path)
     if kind == "hdf5":
         return LevelSource(path, resolution)
     try:
@@ -154,16 +154,16 @@ def open_set(path: Path, resolution: int | None = None) -> ImageSource:
         if "--resize" in str(error):  # of import, whose message it is
             raise FormatError(f"{error}, to celebahq import, and evaluate the HDF5 file that it makes") from None
         raise
-    if not isinstance(images, AnyOrder):
+    if not isinstance(images, RandomAccess):
         raise FormatError(
             f"{path} is of the format {kind}, whose images cannot be drawn at random; make it an HDF5 file: celebahq "
             f"import {path} --out FILE.h5"
         )
     check_resolution(str(path), images.resolution, resolution)
-    return SetSource(images, images, path, kind)
+    return ImageSetSource(images, images, path, kind)
 
 
-def kind_of(path: Path) -> str:
+def data_set_format(path: Path) -> str:
     """Return the format of a data set.
 
     Raises:

@@ -39,14 +39,14 @@ METRICS = {
 }
 """By the names that `--metrics` takes, in the order in which they are shown."""
 
-INCEPTION = ("fid", "kid", "is")
+INCEPTION_METRICS = ("fid", "kid", "is")
 """Those that look through the Inception network."""
 
 RENAMED = {16_384: "16k", 16_000: "16000"}
 """The paper's SWD has 2^14 images and is known as 16k; sixteen thousand are not to be taken for it."""
 
 
-def name_of(metric: str, count: int) -> str:
+def score_name(metric: str, count: int) -> str:
     """Return the name of a number: metric and count, such as ``swd16k`` or ``fid50k``."""
     short = f"{count // 1000}k" if count >= 1000 and count % 1000 == 0 else str(count)
     return metric + RENAMED.get(count, short)
@@ -90,10 +90,10 @@ class EvaluationProtocol:
 
     def name(self, metric: str) -> str:
         """Return the name of the number that results."""
-        return name_of(metric, self.count(metric))
+        return score_name(metric, self.count(metric))
 
 
-def chosen(names: str) -> tuple[str, ...]:
+def parse_metrics(names: str) -> tuple[str, ...]:
     """Return the metrics of a list with commas, each once, in the order of `METRICS`; unknown ones last.
 
     Raises:
@@ -105,7 +105,7 @@ def chosen(names: str) -> tuple[str, ...]:
     return tuple(sorted(dict.fromkeys(asked), key=lambda name: (*METRICS, name).index(name)))
 
 
-def check(source: Described, reference: Described | None, protocol: EvaluationProtocol) -> None:
+def check_evaluation(source: Described, reference: Described | None, protocol: EvaluationProtocol) -> None:
     """Raise if a source cannot be evaluated so.
 
     Raises:
@@ -203,8 +203,8 @@ def _smaller(metric: str, there: int) -> str:
     fits = there // METRICS[metric].images_each
     if fits < METRICS[metric].least:
         return f"that is too few for {metric} at all"
-    fixed = name_of(metric, METRICS[metric].count)
-    return f"--num {fits} gives {name_of(metric, fits)}, which cannot be compared with {fixed}"
+    fixed = score_name(metric, METRICS[metric].count)
+    return f"--num {fits} gives {score_name(metric, fits)}, which cannot be compared with {fixed}"
 
 
 @dataclass(frozen=True)

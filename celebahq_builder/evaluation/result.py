@@ -13,7 +13,7 @@ import PIL
 import torch
 
 from celebahq_builder import __version__
-from celebahq_builder.evaluation.protocol import METRICS, name_of
+from celebahq_builder.evaluation.protocol import METRICS, score_name
 
 FORMAT = "celebahq-evaluation-1"
 
@@ -31,7 +31,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Beside:
+class Baseline:
     """What stands in the column beside a number, to judge it by."""
 
     what: str
@@ -50,7 +50,7 @@ class Score:
     count: int
     """Images of the source, or pairs."""
     number: Number
-    beside: Beside | None
+    beside: Baseline | None
     reference_count: int | None
     """Images of the reference, if it was needed."""
     source_sha256: str
@@ -62,7 +62,7 @@ class Score:
     @property
     def name(self) -> str:
         """Of the protocol: ``swd16k``, ``fid50k``."""
-        return name_of(self.metric, self.count)
+        return score_name(self.metric, self.count)
 
 
 @dataclass(frozen=True)
@@ -161,11 +161,11 @@ def _choice(facts: dict[str, Any], count: int) -> str:
 Cells = list[str]
 
 
-def lines(result: Result) -> Iterator[str]:
+def result_lines(result: Result) -> Iterator[str]:
     """Yield the scores of one source, a number a line, and what it was compared with."""
-    yield f"source     {told(result.source)}, {size(result)}"
+    yield f"source     {describe_source(result.source)}, {size(result)}"
     if result.reference is not None:
-        yield f"reference  {told(result.reference)}"
+        yield f"reference  {describe_source(result.reference)}"
     yield from _aligned([["", "", "value", "", "beside it", ""], *rows(result)], left=(0, 1, 5))
     yield from remarks([result])
 
@@ -175,9 +175,22 @@ def rows(result: Result) -> Iterator[Cells]:
     for score in result.scores:
         beside = score.beside.number if score.beside else None
         for r, value in score.number.levels.items():
-            yield [score.name, f"{r}x{r}", figure(value), "", figure(beside.levels[r]) if beside else "", ""]
+            yield [
+                score.name,
+                f"{r}x{r}",
+                format_number(value),
+                "",
+                format_number(beside.levels[r]) if beside else "",
+                "",
+            ]
         what = "mean" if score.number.levels else ""
-        yield [score.name, what, *_with_spread(score.number), figure(beside.value) if beside else "-", _beside(score)]
+        yield [
+            score.name,
+            what,
+            *_with_spread(score.number),
+            format_number(beside.value) if beside else "-",
+            _beside(score),
+        ]
 
 
 def snapshot_lines(results: Sequence[Result]) -> Iterator[str]:
@@ -200,9 +213,9 @@ def snapshot_lines(results: Sequence[Result]) -> Iterator[str]:
     yield from remarks(results)
 
 
-def in_short(result: Result) -> str:
+def short_line(result: Result) -> str:
     """Return the numbers of a result in one line, of SWD the mean."""
-    return ", ".join(f"{score.name} {figure(score.number.value)}" for score in result.scores) or "no numbers"
+    return ", ".join(f"{score.name} {format_number(score.number.value)}" for score in result.scores) or "no numbers"
 
 
 def columns_of(results: Sequence[Result]) -> list[tuple[str, str, int | None]]:
@@ -240,7 +253,7 @@ def remarks(results: Sequence[Result]) -> list[str]:
     return list(said)
 
 
-def told(facts: dict[str, Any]) -> str:
+def describe_source(facts: dict[str, Any]) -> str:
     """Return a source in words."""
     count = facts.get("images")
     many = f"{count:,} images" if count is not None else f"generated, seed {facts.get('seed')}"
@@ -252,7 +265,7 @@ def size(result: Result) -> str:
     return f"{result.resolution}x{result.resolution}, {'grey' if result.channels == 1 else 'RGB'}"
 
 
-def figure(value: float) -> str:
+def format_number(value: float) -> str:
     """Return a number for people: four digits or more; KID's are often below a thousandth."""
     if 0 < abs(value) < 0.1:
         return f"{value:#.4g}"
@@ -261,11 +274,11 @@ def figure(value: float) -> str:
 
 def _cell(result: Result, metric: str, level: int | None, beside: bool) -> str:
     value = cell(result, metric, level, beside)
-    return "-" if value is None else figure(value)
+    return "-" if value is None else format_number(value)
 
 
 def _with_spread(number: Number) -> Cells:
-    return [figure(number.value), "" if number.spread is None else f"+/- {figure(number.spread)}"]
+    return [format_number(number.value), "" if number.spread is None else f"+/- {format_number(number.spread)}"]
 
 
 def _beside(score: Score) -> str:
@@ -274,7 +287,7 @@ def _beside(score: Score) -> str:
     if score.beside.number is None:
         return ""
     spread = score.beside.number.spread
-    deviation = "" if spread is None else f"+/- {figure(spread)}, "
+    deviation = "" if spread is None else f"+/- {format_number(spread)}, "
     counted = "pairs" if METRICS[score.metric].images_each == 2 else "images"
     return f"{deviation}{score.beside.what} of {score.beside.count:,} {counted}"
 

@@ -153,7 +153,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Chart:
+class LineChart:
     """The layout of curves that share their axes."""
 
     title: str
@@ -164,7 +164,7 @@ class Chart:
     """First and last value of each curve, in one sentence."""
 
 
-def chart(title: str, x: Sequence[float], curves: Mapping[str, Sequence[float]]) -> Chart | None:
+def line_chart(title: str, x: Sequence[float], curves: Mapping[str, Sequence[float]]) -> LineChart | None:
     """Lay out a line chart.
 
     Args:
@@ -187,7 +187,7 @@ def chart(title: str, x: Sequence[float], curves: Mapping[str, Sequence[float]])
         low, high = low - 1, high + 1
     across, up = _scale(x[0], x[-1], LEFT, RIGHT), _scale(low, high, BOTTOM, TOP)
     ranges = ", ".join(f"{name} from {values[0]:.3g} to {values[-1]:.3g}" for name, values in curves.items())
-    return Chart(
+    return LineChart(
         title,
         tuple(
             Curve(name, colour, _points(x, values, across, up))

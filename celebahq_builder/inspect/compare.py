@@ -279,7 +279,7 @@ def _pair_differences(
 # --- Report -----------------------------------------------------------------------------------------------------
 
 
-def lines(a: PyramidFile, b: PyramidFile, result: Comparison) -> Iterator[str]:
+def comparison_lines(a: PyramidFile, b: PyramidFile, result: Comparison) -> Iterator[str]:
     """Yield the files, pairs, levels and worst pairs; the last line has the verdict."""
     for mark, file in (("A", a), ("B", b)):
         colour = "grey" if file.channels == 1 else "RGB"

@@ -17,8 +17,20 @@ from celebahq_builder.evaluation import evaluation_report
 from celebahq_builder.evaluation import result as result_module
 from celebahq_builder.evaluation.evaluate import evaluate
 from celebahq_builder.evaluation.evaluate import evaluate as scores
-from celebahq_builder.evaluation.image_sources import ImageSource, Reference, check_resolution, kind_of, open_set
-from celebahq_builder.evaluation.protocol import INCEPTION, METRICS, EvaluationProtocol, check, too_small
+from celebahq_builder.evaluation.image_sources import (
+    ImageSource,
+    Reference,
+    check_resolution,
+    data_set_format,
+    open_data_set,
+)
+from celebahq_builder.evaluation.protocol import (
+    INCEPTION_METRICS,
+    METRICS,
+    EvaluationProtocol,
+    check_evaluation,
+    too_small,
+)
 from celebahq_builder.evaluation.result import Result
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.models.progan import Generator
@@ -27,7 +39,7 @@ from celebahq_builder.progan.schedule import ProganRecipe
 from celebahq_builder.storage import check_free, check_writable, new_files
 
 if TYPE_CHECKING:
-    from celebahq_builder.evaluation.measures import Extractor
+    from celebahq_builder.evaluation.features import Extractor
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +76,9 @@ class Measuring:
                 )
         self._reference: Reference | None = None
         self._extractor: Extractor | None = None
-        if any(metric in INCEPTION for metric in self.protocol.metrics):  # a missing file is told before the first step
+        if any(
+            metric in INCEPTION_METRICS for metric in self.protocol.metrics
+        ):  # a missing file is told before the first step
             from celebahq_builder.metrics.inception import Inception
 
             self._extractor = Inception(None, device)
@@ -86,7 +100,7 @@ class Measuring:
         protocol = dataclasses.replace(self.protocol, metrics=metrics)
         try:
             if self._reference is None or self._reference.source.resolution != side:
-                self._reference = Reference(open_set(self.path, side), self.protocol.seed)
+                self._reference = Reference(open_data_set(self.path, side), self.protocol.seed)
             result = evaluate(source, self._reference, protocol, extractor=self._extractor)
         except FormatError as error:
             log.warning("not measured: %s; the training goes on", error)
@@ -141,7 +155,7 @@ def evaluate_and_report(request: EvaluationRequest) -> Iterator[str]:
         check_writable(path, option)
     found = list(results(request))
     of_run = is_run(request.source)
-    yield from result_module.snapshot_lines(found) if of_run else result_module.lines(found[0])
+    yield from result_module.snapshot_lines(found) if of_run else result_module.result_lines(found[0])
     values = found[0].to_json()
     if of_run:
         each = [one.to_json() for one in found]
@@ -150,7 +164,7 @@ def evaluate_and_report(request: EvaluationRequest) -> Iterator[str]:
     with new_files() as files:
         for path in request.files:
             is_page = path.name == PAGE and path.parent == request.out
-            files.write(path, evaluation_report.page(request.source, found) if is_page else listed)
+            files.write(path, evaluation_report.evaluation_page(request.source, found) if is_page else listed)
     yield from (f"written: {path}" for path in request.files)
 
 
@@ -180,7 +194,7 @@ def open_source(path: Path, resolution: int | None, protocol: EvaluationProtocol
         generator = GeneratorSource.of_file(path, protocol.seed, protocol.device)
         check_resolution(generator.where, generator.resolution, resolution)
         return generator
-    return open_set(path, resolution)
+    return open_data_set(path, resolution)
 
 
 def is_generator(path: Path) -> bool:
@@ -205,7 +219,9 @@ def _of_run(request: EvaluationRequest) -> Iterator[Result]:
         )
     for snapshot in {one.resolution: one for one in chosen}.values():  # what is amiss is told before hours of work
         expected = _reference(request, snapshot.resolution, snapshot.where)
-        check(snapshot, expected.source if expected else None, _fitting(request.protocol, snapshot.resolution))
+        check_evaluation(
+            snapshot, expected.source if expected else None, _fitting(request.protocol, snapshot.resolution)
+        )
     reference: Reference | None = None
     for snapshot in chosen:
         r = snapshot.resolution
@@ -214,7 +230,7 @@ def _of_run(request: EvaluationRequest) -> Iterator[Result]:
             reference = _reference(request, r, snapshot.where)
         result = _of_snapshot(snapshot, reference, request.protocol)
         log.info(
-            "%s: %g kimg: %s", request.source, snapshot.kimg, result_module.in_short(result)
+            "%s: %g kimg: %s", request.source, snapshot.kimg, result_module.short_line(result)
         )  # should a later one fail
         yield result
 
@@ -249,11 +265,11 @@ def _reference(request: EvaluationRequest, resolution: int, beside: str) -> Refe
     path, protocol = request.against, request.protocol
     if path is None:
         return None
-    if is_generator(path) or kind_of(path) != "hdf5":
+    if is_generator(path) or data_set_format(path) != "hdf5":
         source = open_source(path, None, protocol)
     else:
         try:
-            source = open_set(path, resolution)
+            source = open_data_set(path, resolution)
         except FormatError as error:
             raise FormatError(f"{beside} has images of {resolution}x{resolution}: {error}") from None
     if source.resolution != resolution:

@@ -56,7 +56,7 @@ def _contents(run: Path) -> dict[str, Any]:
     lines = read_lines(run / "stats.jsonl")
     recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     x = [line["kimg"] for line in lines]
-    drawn = [charts.chart(title, x, {n: [line[n] for line in lines] for n in names}) for title, names in CHARTS]
+    drawn = [charts.line_chart(title, x, {n: [line[n] for line in lines] for n in names}) for title, names in CHARTS]
     drawn += list(_measured(lines))
     return {
         "name": run.resolve().name,
@@ -75,7 +75,7 @@ def _measured(lines: list[dict[str, Any]]) -> Iterator[Any]:
         for name in (name for name in names if name == title or name.startswith(f"{title}_")):
             told = [line for line in lines if name in line]
             what = title if name == title else f"{title}, {name.rsplit('_', 1)[1]} px"
-            yield charts.chart(what, [line["kimg"] for line in told], {name: [line[name] for line in told]})
+            yield charts.line_chart(what, [line["kimg"] for line in told], {name: [line[name] for line in told]})
 
 
 def _figures(lines: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:

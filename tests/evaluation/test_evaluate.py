@@ -208,16 +208,16 @@ def test_lines() -> None:
     protocol = EvaluationProtocol(("swd", "kid"), 40)
     source, reference = Held(smooth(45, 32)), Reference(Held(smooth(50, 32, 1)))
     result = evaluate(source, reference, protocol, extractor=Linear(32))
-    lines = list(result_module.lines(result))
+    lines = list(result_module.result_lines(result))
     assert lines[0] == "source     held: held, 45 images, 32x32, RGB"
     assert lines[1] == "reference  held: held, 50 images"
     levels = [line.split() for line in lines if line.startswith("swd40")]
     assert [line[1] for line in levels] == ["32x32", "16x16", "mean"]
     assert levels[-1][-4:] == ["floor", "of", "25", "images"]
-    assert levels[0][2] == result_module.figure(result.scores[0].number.levels[32])
+    assert levels[0][2] == result_module.format_number(result.scores[0].number.levels[32])
     assert not any("same images" in line for line in lines)
     alike = evaluate(Held(smooth(40, 16)), Reference(Held(smooth(40, 16))), EvaluationProtocol(("swd",), 40))
-    assert list(result_module.lines(alike))[-1].startswith("swd40: both sides are the same images")
+    assert list(result_module.result_lines(alike))[-1].startswith("swd40: both sides are the same images")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_lines() -> None:
     ],
 )
 def test_no_number_loses_its_digits(value: float, told: str) -> None:
-    assert result_module.figure(value) == told
+    assert result_module.format_number(value) == told
 
 
 def test_images_without_texture_are_told() -> None:

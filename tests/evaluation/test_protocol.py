@@ -7,7 +7,14 @@ import pytest
 
 from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.evaluation import protocol as protocols
-from celebahq_builder.evaluation.protocol import EvaluationProtocol, check, chosen, half_count, name_of, reference_count
+from celebahq_builder.evaluation.protocol import (
+    EvaluationProtocol,
+    check_evaluation,
+    half_count,
+    parse_metrics,
+    reference_count,
+    score_name,
+)
 
 
 class Fixed:
@@ -34,7 +41,7 @@ class Fixed:
     ],
 )
 def test_names(metric: str, count: int, name: str) -> None:
-    assert name_of(metric, count) == name
+    assert score_name(metric, count) == name
 
 
 def test_the_papers_counts_are_the_default() -> None:
@@ -46,11 +53,11 @@ def test_the_papers_counts_are_the_default() -> None:
 
 
 def test_metrics_of_a_list() -> None:
-    assert chosen("FID, swd,ms_ssim,swd") == ("swd", "ms-ssim", "fid")
+    assert parse_metrics("FID, swd,ms_ssim,swd") == ("swd", "ms-ssim", "fid")
     with pytest.raises(RecipeError, match="--metrics names none; give some of swd, ms-ssim, fid, kid, is"):
-        chosen(" , ")
+        parse_metrics(" , ")
     with pytest.raises(RecipeError, match="--metrics lpips is no metric; there are swd, ms-ssim, fid, kid, is"):
-        EvaluationProtocol(chosen("swd,lpips"))
+        EvaluationProtocol(parse_metrics("swd,lpips"))
     with pytest.raises(RecipeError, match="--num 5 is too few for is; it needs 10 at least"):
         EvaluationProtocol(("is",), 5)
 
@@ -64,7 +71,7 @@ def test_halves_are_disjoint_and_as_large_as_can_be(there: int | None, wanted: i
 
 
 def test_the_literatures_fid_of_celebahq_is_one() -> None:
-    check(Fixed(None), Fixed(30_000), EvaluationProtocol(("fid",)))
+    check_evaluation(Fixed(None), Fixed(30_000), EvaluationProtocol(("fid",)))
     assert reference_count(Fixed(30_000), 50_000) == 30_000
     assert half_count(Fixed(30_000), 50_000) == 0
     assert half_count(Fixed(30_000), 16_384) == 15_000
@@ -112,7 +119,7 @@ def test_what_cannot_be_computed(
     source: Fixed, reference: Fixed | None, metric: str, num: int | None, line: str
 ) -> None:
     with pytest.raises(FormatError, match=re.escape(line)) as error:
-        check(source, reference, EvaluationProtocol((metric,), num))
+        check_evaluation(source, reference, EvaluationProtocol((metric,), num))
     assert "\n" not in str(error.value)
 
 

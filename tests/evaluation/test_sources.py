@@ -10,7 +10,7 @@ from PIL import Image
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.evaluation.evaluate import evaluate
-from celebahq_builder.evaluation.image_sources import LevelSource, Reference, open_set
+from celebahq_builder.evaluation.image_sources import LevelSource, Reference, open_data_set
 from celebahq_builder.evaluation.protocol import EvaluationProtocol
 from celebahq_builder.formats.export import ExportSettings, export
 from tests.evaluation.sources import smooth
@@ -31,9 +31,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_one_number_in_every_format(places: dict[str, Path], tmp_path: Path) -> None:
-    reference = Reference(open_set(theano_file(tmp_path / "reference.h5", smooth(40, 32, 1))))
+    reference = Reference(open_data_set(theano_file(tmp_path / "reference.h5", smooth(40, 32, 1))))
     results = {
-        kind: evaluate(open_set(path), reference, EvaluationProtocol(("swd",), 16)) for kind, path in places.items()
+        kind: evaluate(open_data_set(path), reference, EvaluationProtocol(("swd",), 16))
+        for kind, path in places.items()
     }
     scores = [result.scores[0] for result in results.values()]
     assert len({score.number.value for score in scores}) == 1
@@ -41,7 +42,7 @@ def test_one_number_in_every_format(places: dict[str, Path], tmp_path: Path) -> 
     assert len({score.source_sha256 for score in scores}) == 1
     assert {result.source["kind"] for result in results.values()} == set(places)
     other = evaluate(
-        open_set(places["hdf5"]), reference := Reference(reference.source, 1), EvaluationProtocol(("swd",), 16, 1)
+        open_data_set(places["hdf5"]), reference := Reference(reference.source, 1), EvaluationProtocol(("swd",), 16, 1)
     )
     assert other.scores[0].source_sha256 != scores[0].source_sha256
     assert other.scores[0].number.value != scores[0].number.value
@@ -51,13 +52,13 @@ def test_one_number_in_every_format(places: dict[str, Path], tmp_path: Path) -> 
 def test_images_by_number(places: dict[str, Path]) -> None:
     numbers = np.array([5, 3, 3, 23, 0])
     for path in places.values():
-        batches = list(open_set(path).read(numbers, 2))
+        batches = list(open_data_set(path).read(numbers, 2))
         assert [len(batch) for batch in batches] == [2, 2, 1]
         assert np.array_equal(np.concatenate([batch.numpy() for batch in batches]), PIXELS[numbers])
 
 
 def test_a_level(places: dict[str, Path]) -> None:
-    source = open_set(places["hdf5"], 8)
+    source = open_data_set(places["hdf5"], 8)
     assert (source.resolution, source.channels, source.count) == (8, 3, 24)
     assert source.facts["resolution_of_file"] == 32
     assert next(iter(source.read(np.arange(3), 9))).shape == (3, 3, 8, 8)
@@ -78,7 +79,7 @@ def test_one_file_is_told_from_another(places: dict[str, Path], tmp_path: Path) 
 def test_what_is_no_source(places: dict[str, Path], tmp_path: Path) -> None:
     def refused(path: Path, line: str, resolution: int | None = None) -> None:
         with pytest.raises(FormatError, match=re.escape(line)) as error:
-            open_set(path, resolution)
+            open_data_set(path, resolution)
         assert "\n" not in str(error.value)
 
     refused(tmp_path / "missing.h5", "missing.h5 does not exist")
@@ -109,4 +110,8 @@ def test_a_damaged_image_is_named(places: dict[str, Path], tmp_path: Path) -> No
             data = archive.read(entry)
             bad.writestr(entry.filename, data[:-60] if i == 7 else data)
     with pytest.raises(FormatError, match=r"bad\.zip: .*img00000007\.png cannot be decoded"):
-        evaluate(open_set(tmp_path / "bad.zip"), Reference(open_set(places["hdf5"])), EvaluationProtocol(("swd",), 24))
+        evaluate(
+            open_data_set(tmp_path / "bad.zip"),
+            Reference(open_data_set(places["hdf5"])),
+            EvaluationProtocol(("swd",), 24),
+        )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from celebahq_builder.errors import FormatError
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.inspect import compare as compare_module
-from celebahq_builder.inspect.compare import Comparison, compare, lines
+from celebahq_builder.inspect.compare import Comparison, compare, comparison_lines
 from tests.hdf5.files import Images, damage, hashes, levels_of, noise, store
 
 
@@ -23,7 +23,7 @@ def compared(a: Path, b: Path, **how: object) -> Comparison:
 
 def report(a: Path, b: Path, **how: object) -> list[str]:
     with PyramidFile.with_images(a) as one, PyramidFile.with_images(b) as other:
-        return list(lines(one, other, compare(one, other, **how)))
+        return list(comparison_lines(one, other, compare(one, other, **how)))
 
 
 def slow(a: Images, b: Images) -> tuple[int, float, float]:

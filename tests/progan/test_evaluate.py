@@ -16,9 +16,9 @@ from celebahq_builder.cli.main import celebahq
 from celebahq_builder.config import load
 from celebahq_builder.errors import CelebAHQError, FormatError, TrainingError, WeightsError
 from celebahq_builder.evaluation.evaluate import evaluate as scores
-from celebahq_builder.evaluation.image_sources import Reference, open_set
+from celebahq_builder.evaluation.image_sources import Reference, open_data_set
 from celebahq_builder.evaluation.protocol import EvaluationProtocol
-from celebahq_builder.evaluation.result import figure
+from celebahq_builder.evaluation.result import format_number
 from celebahq_builder.models.generator_file import export
 from celebahq_builder.models.progan import Architecture, Generator
 from celebahq_builder.progan.evaluation import EvaluationRequest, evaluate_and_report, open_source, results
@@ -76,14 +76,14 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_generators_number_is_that_of_its_images(generator: Path, tmp_path: Path) -> None:
     """Whatever batches they come in, whether they are kept, and however many more of them are asked for."""
-    reference = Reference(open_set(theano_file(tmp_path / "faces.h5", smooth(100, 16))))
+    reference = Reference(open_data_set(theano_file(tmp_path / "faces.h5", smooth(100, 16))))
     protocol = EvaluationProtocol(("swd", "ms-ssim"), 40)
     source = GeneratorSource.of_file(generator, 0, CPU)
     usual = scores(source, reference, protocol)
     for memory_bytes, batch_bytes in ((0, 1), (0, 2**30), (2**30, 5 * 768)):
         assert scores(source, reference, protocol, memory_bytes=memory_bytes, batch_bytes=batch_bytes) == usual
     generate(Generated(generator, 128, 0, CPU), tmp_path / "fakes.h5", lambda _: None)
-    stored = open_set(tmp_path / "fakes.h5")
+    stored = open_data_set(tmp_path / "fakes.h5")
     first = next(iter(stored.read(np.arange(70), 70)))
     for count in (40, 70):
         assert torch.equal(torch.cat(list(source.read(np.arange(count), 9))), first[:count])
@@ -129,7 +129,7 @@ def test_a_run_is_evaluated_snapshot_by_snapshot(run: Path, data: Path, tmp_path
     assert all("ms-ssim20" in one["scores"] for one in each)
     # Each is compared with the data set's level of its own size.
     alone = scores(
-        GeneratorSource.of_snapshot(snapshots(run)[2], 0, CPU), Reference(open_set(data, 16)), request.protocol
+        GeneratorSource.of_snapshot(snapshots(run)[2], 0, CPU), Reference(open_data_set(data, 16)), request.protocol
     )
     assert each[2]["scores"] == json.loads(json.dumps(alone.to_json()))["scores"]
     assert each[4]["source"]["trained_on"]["sha256"] == each[4]["reference"]["sha256"]
@@ -206,7 +206,7 @@ def test_numbers_are_told_as_they_come(run: Path, tmp_path: Path, caplog: pytest
     with caplog.at_level("INFO"), pytest.raises(WeightsError, match="makes NaN or infinity"):
         list(evaluate_and_report(EvaluationRequest(copy, EvaluationProtocol(("ms-ssim",), 4))))
     told = [line.partition(" kimg: ms-ssim4 ")[2] for line in caplog.messages if "kimg: " in line]
-    assert told == [figure(value) for value in expected[:-1]]
+    assert told == [format_number(value) for value in expected[:-1]]
 
 
 def test_a_damaged_checkpoint_is_told(run: Path, data: Path, tmp_path: Path) -> None:

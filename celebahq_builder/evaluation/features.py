@@ -1,4 +1,4 @@
-"""Computation of the metrics of an evaluation, with progress and reuse of features."""
+"""Features of the Inception network, and the numbers that are computed from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.evaluation.image_sources import Reference, SourceImages
-from celebahq_builder.evaluation.protocol import INCEPTION, EvaluationProtocol, Part, PlannedNumber
+from celebahq_builder.evaluation.protocol import INCEPTION_METRICS, EvaluationProtocol, Part, PlannedNumber
 from celebahq_builder.evaluation.result import Number
 from celebahq_builder.metrics import ssim, swd
 from celebahq_builder.metrics.descriptors import PATCH_PX, PATCHES
@@ -177,14 +177,18 @@ class Measures:
     def number(self, metric: str, parts: Sequence[Part], what: str) -> Number:
         """Return a metric's value for one or two parts; `what` it is called in the progress."""
         known = self._memory(parts[0].images, parts[-1].images)
-        key = (metric, self.extractor.sha256 if metric in INCEPTION else "", *((p.start, p.stop) for p in parts))
+        key = (
+            metric,
+            self.extractor.sha256 if metric in INCEPTION_METRICS else "",
+            *((p.start, p.stop) for p in parts),
+        )
         if key not in known:
             known[key] = self._computed(metric, parts, what)
         found: Number = known[key]
         return found
 
     def _computed(self, metric: str, parts: Sequence[Part], what: str) -> Number:
-        if metric in INCEPTION:
+        if metric in INCEPTION_METRICS:
             # MOVED
 
             sides = [self._memory(part.images)[self._features_key(metric, part)] for part in parts]
@@ -221,7 +225,7 @@ class Measures:
         wanted: dict[int, dict[tuple[Any, ...], Features]] = {}
         sides: dict[int, SourceImages] = {}
         for job in jobs:
-            for part in (*job.parts, *job.beside) if job.metric in INCEPTION else ():
+            for part in (*job.parts, *job.beside) if job.metric in INCEPTION_METRICS else ():
                 key = self._features_key(job.metric, part)
                 if key not in self._memory(part.images):
                     sides[id(part.images)] = part.images
@@ -236,7 +240,7 @@ class Measures:
 
     def settings(self, job: PlannedNumber) -> dict[str, Any]:
         """Return what a number is computed with."""
-        if job.metric in INCEPTION:
+        if job.metric in INCEPTION_METRICS:
             # MOVED
 
             return inception_settings(job.metric, self.extractor, [len(part) for part in job.parts])
