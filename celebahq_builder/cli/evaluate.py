@@ -93,10 +93,10 @@ def _scores(
     import torch
 
     from celebahq_builder import parallel
-    from celebahq_builder.evaluation.protocol import EvaluationProtocol, chosen
+    from celebahq_builder.evaluation.protocol import EvaluationProtocol, parse_metrics
     from celebahq_builder.progan import evaluation as room
 
     where = torch.device(parallel.devices(device)[0])
-    protocol = EvaluationProtocol(chosen(metrics), num, seed, where, asked["inception"])
+    protocol = EvaluationProtocol(parse_metrics(metrics), num, seed, where, asked["inception"])
     request = room.EvaluationRequest(source, protocol, asked["against"], asked["resolution"], asked["json"], out)
     return room.evaluate_and_report(request)

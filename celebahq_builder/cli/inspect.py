@@ -106,7 +106,7 @@ def compare(a: Path, b: Path, **asked: Any) -> None:
     try:
         with PyramidFile.with_images(a) as one, PyramidFile.with_images(b) as other:
             result = compare_module.compare(one, other, **asked)
-            for line in compare_module.lines(one, other, result):
+            for line in compare_module.comparison_lines(one, other, result):
                 click.echo(line)
     except CelebAHQError as error:
         click.echo(f"error: {error}", err=True)

@@ -1,1 +1,1 @@
-"""How good a set of images is: which of them, against which others, by which protocol; the result and its record."""
+"""Evaluation of image sets: protocol, image sources, features, results and their reports."""

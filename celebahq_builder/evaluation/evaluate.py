@@ -1,26 +1,36 @@
-"""A source, a reference and a protocol become a result: for `celebahq evaluate`, and for a training as it goes."""
+"""Evaluation of a source by a protocol, for `celebahq evaluate` and for the metrics during a training."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.evaluation.features import (
+    Extractor,
+    Features,
+    extract_features,
+    inception_number,
+    inception_settings,
+)
 from celebahq_builder.evaluation.image_sources import BATCH_BYTES, MEMORY_BYTES, ImageSource, Reference, SourceImages
-from celebahq_builder.evaluation.measures import Measures, device_name
 from celebahq_builder.evaluation.protocol import (
-    INCEPTION,
+    INCEPTION_METRICS,
     METRICS,
     EvaluationProtocol,
-    Part,
-    PlannedNumber,
-    check,
-    plan,
+    check_evaluation,
+    half_count,
+    reference_count,
 )
-from celebahq_builder.evaluation.result import Beside, Number, Result, Score
-
-if TYPE_CHECKING:
-    from celebahq_builder.evaluation.measures import Extractor
+from celebahq_builder.evaluation.result import Baseline, Number, Result, Score
+from celebahq_builder.metrics import ssim, swd
+from celebahq_builder.metrics.descriptors import PATCH_PX, PATCHES_PER_IMAGE
+from celebahq_builder.metrics.sliced import DIRECTIONS
+from celebahq_builder.progress import MOMENT_S, Progress
 
 
 def evaluate(
@@ -35,78 +45,206 @@ def evaluate(
     """Return the scores of a source.
 
     Args:
-        source: of the images.
-        reference: to compare with, of the protocol's seed; used again, it is quicker.
-        protocol: metrics, counts, seed, device.
+        source: the images.
+        reference: the images to compare with, of the same seed; a second evaluation with it is faster.
+        protocol: metrics, number of images, seed and device.
         extractor: the Inception network; None to load it if it is needed.
-        memory_bytes: budget for keeping images of the source between passes.
-        batch_bytes: of images that are handed on together; decides no number.
+        memory_bytes: budget for images of the source that are kept between passes.
+        batch_bytes: size of the batches that are read; it changes no number.
 
     Raises:
-        FormatError: source, reference and protocol do not fit together, or an image cannot be read.
+        FormatError: source, reference and protocol do not fit together, an image cannot be read, or a number is not
+            finite.
         WeightsError: the Inception network cannot be loaded, or a generator makes no images.
-        ValueError: the reference is of another seed.
+        ValueError: the reference has another seed.
     """
     if reference is not None and reference.seed != protocol.seed:
         raise ValueError(f"the reference is of seed {reference.seed}, the protocol of seed {protocol.seed}")
-    check(source, reference.source if reference else None, protocol)
+    check_evaluation(source, reference.source if reference else None, protocol)
+
+    # Plan the numbers, and prepare the images for the passes over them
     images = SourceImages(source, protocol.seed, memory_bytes=memory_bytes, batch_bytes=batch_bytes)
-    jobs = plan(images, reference.images if reference else None, protocol)
-    _announce(jobs)
-    measures = Measures(protocol, reference, extractor)
-    if any(job.metric in INCEPTION for job in jobs):
-        measures.extract(jobs)
+    jobs = [_plan(metric, images, reference, protocol) for metric in protocol.metrics]
+    for side in dict.fromkeys(part.images for job in jobs for part in job.all_parts):
+        needed = max(part.stop for job in jobs for part in job.all_parts if part.images is side)
+        hashed = {part.stop for job in jobs for part in job.parts if part.images is side}
+        side.will_need(needed, hashed)
+
+    # Run the Inception network, one pass over each side
+    if any(job.metric in INCEPTION_METRICS for job in jobs):
+        if extractor is None:
+            from celebahq_builder.metrics.inception import Inception
+
+            extractor = Inception(protocol.inception, protocol.device)
+        _extract(jobs, extractor)
+
+    # Compute the numbers
     return Result(
         source=source.facts,
         reference=reference.source.facts if reference else None,
         resolution=source.resolution,
         channels=source.channels,
         seed=protocol.seed,
-        device=device_name(protocol.device),
-        scores=tuple(_score(job, measures, reference is not None) for job in jobs),
+        device=_device_name(protocol.device),
+        scores=tuple(_score(job, reference, protocol, extractor) for job in jobs),
     )
 
 
-def _announce(jobs: list[PlannedNumber]) -> None:
-    """Tell both sides which images will be needed, so that they keep what they can, and hash as they read."""
-    for images in {id(part.images): part.images for job in jobs for part in (*job.parts, *job.beside)}.values():
-        looked_at = {part.stop for job in jobs for part in (*job.parts, *job.beside) if part.images is images}
-        hashed = {part.stop for job in jobs for part in job.parts if part.images is images}
-        images.will_need(max(looked_at), hashed)
+# --- Plan -------------------------------------------------------------------------------------------------------
 
 
-def _score(job: PlannedNumber, measures: Measures, compared: bool) -> Score:
-    number = _finite(measures.number(job.metric, job.parts, job.name), job)
-    beside = None
-    if compared:
-        found = (
-            _finite(measures.number(job.metric, job.beside, f"{job.name}, {job.beside_what}"), job)
-            if job.beside
-            else None
-        )
-        count = len(job.beside[0]) // METRICS[job.metric].images_each if job.beside else 0
-        beside = Beside(job.beside_what, found, count, job.why_none)
+@dataclass(frozen=True)
+class Part:
+    """The images of one side from place `start` to place `stop`."""
+
+    images: SourceImages
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def batches(self) -> Iterator[torch.Tensor]:
+        """Yield the images."""
+        return self.images.batches(self.start, self.stop)()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A number to compute, and its baseline."""
+
+    metric: str
+    name: str
+    count: int
+    """Number of images (or pairs) of the source."""
+    parts: tuple[Part, ...]
+    """Images of the source, and of the reference if the metric compares."""
+    baseline: tuple[Part, ...] = ()
+    """Images of the baseline: two disjoint parts of the reference, or one; empty without a baseline."""
+    missing_reason: str = ""
+
+    @property
+    def all_parts(self) -> tuple[Part, ...]:
+        """The images of the number and of its baseline."""
+        return *self.parts, *self.baseline
+
+
+def _plan(metric: str, source: SourceImages, reference: Reference | None, protocol: EvaluationProtocol) -> Job:
+    count, wanted, name = protocol.count(metric), protocol.images(metric), protocol.name(metric)
+    ours = Part(source, 0, wanted)
+    if reference is None:
+        return Job(metric, name, count, (ours,))
+    theirs, there = reference.images, reference.source.count
+    if not METRICS[metric].compares:
+        if there is not None and there < wanted:
+            reason = f"the reference has {there:,} images, {wanted:,} are needed"
+            return Job(metric, name, count, (ours,), missing_reason=reason)
+        return Job(metric, name, count, (ours,), (Part(theirs, 0, wanted),))
+    parts = (ours, Part(theirs, 0, reference_count(reference.source, count)))
+    half = half_count(reference.source, count)
+    if not half:
+        reason = f"the reference has {there:,} images, its two halves need {count:,} at least"
+        return Job(metric, name, count, parts, missing_reason=reason)
+    return Job(metric, name, count, parts, (Part(theirs, 0, half), Part(theirs, half, 2 * half)))
+
+
+# --- Computation ------------------------------------------------------------------------------------------------
+
+
+def _extract(jobs: Sequence[Job], extractor: Extractor) -> None:
+    """Compute the features of both sides that are not known yet, in one pass over each side."""
+    wanted: dict[SourceImages, dict[tuple[str, str, int, int], Features]] = {}
+    for job in jobs:
+        for part in job.all_parts if job.metric in INCEPTION_METRICS else ():
+            key = (extractor.sha256, job.metric, part.start, part.stop)
+            if key not in part.images.features:
+                wanted.setdefault(part.images, {})[key] = Features(job.metric, part.start, part.stop)
+    for images, features in wanted.items():
+        where, stop = images.source.where, max(one.stop for one in features.values())
+        with closing(_progress(f"Inception features of {where}", stop)) as progress:
+            extract_features(images.batches(0, stop)(), extractor, features.values(), where, progress.advance)
+        images.features.update(features)
+
+
+def _score(job: Job, reference: Reference | None, protocol: EvaluationProtocol, extractor: Extractor | None) -> Score:
+    """Compute a number and its baseline; the reference keeps the baseline for later evaluations."""
+    number, baseline = _number(job.metric, job.parts, job.name, protocol, extractor), None
+    if reference is not None:
+        kind, found, count = "floor" if METRICS[job.metric].compares else "reference", None, 0
+        if job.baseline:
+            network = extractor.sha256 if extractor and job.metric in INCEPTION_METRICS else ""
+            key = (job.metric, network, tuple((part.start, part.stop) for part in job.baseline))
+            if key not in reference.numbers:
+                title = f"{job.name}, {kind}"
+                reference.numbers[key] = _number(job.metric, job.baseline, title, protocol, extractor)
+            found, count = reference.numbers[key], len(job.baseline[0]) // METRICS[job.metric].images_each
+        baseline = Baseline(kind, found, count, job.missing_reason)
     theirs = job.parts[1] if len(job.parts) > 1 else None
     return Score(
         metric=job.metric,
         count=job.count,
         number=number,
-        beside=beside,
+        baseline=baseline,
         reference_count=None if theirs is None else len(theirs),
-        source_sha256=_sha256(job.parts[0]),
-        reference_sha256=None if theirs is None else _sha256(theirs),
-        settings=measures.settings(job),
+        source_sha256=job.parts[0].images.sha256(job.parts[0].stop),
+        reference_sha256=None if theirs is None else theirs.images.sha256(theirs.stop),
+        settings=_settings(job, extractor),
     )
 
 
-def _finite(number: Number, job: PlannedNumber) -> Number:
+def _number(
+    metric: str, parts: Sequence[Part], title: str, protocol: EvaluationProtocol, extractor: Extractor | None
+) -> Number:
+    """Return the value of a metric for one or two parts."""
+    first, where, device = parts[0], parts[0].images.source.where, protocol.device
+    if extractor is not None and metric in INCEPTION_METRICS:
+        keys = [(extractor.sha256, metric, part.start, part.stop) for part in parts]
+        features = [part.images.features[key] for part, key in zip(parts, keys, strict=True)]
+        number = inception_number(metric, features, protocol.seed)
+    elif metric == "ms-ssim":
+        with closing(_progress(title, len(first))) as progress:
+            similarity = ssim.mean_ms_ssim(
+                lambda: (batch.to(device) for batch in first.batches()),
+                len(first) // 2,
+                name=where,
+                advance=progress.advance,
+            )
+        number = Number(similarity)
+    else:
+        resolution, count, second = first.images.source.resolution, len(first), parts[1]
+        with closing(_progress(title, swd.images_read(resolution, count))) as progress:
+            levels = swd.swd(
+                first.batches,
+                second.batches,
+                resolution=resolution,
+                count=count,
+                seed=protocol.seed,
+                device=device,
+                names=(where, second.images.source.where),
+                advance=progress.advance,
+            )
+        number = Number(sum(levels.values()) / len(levels), levels=levels)
     if not all(map(math.isfinite, (number.value, *number.levels.values()))):
-        raise FormatError(
-            f"{job.name} of {job.parts[0].images.source.where} is not finite; the images have no texture at all, "
-            "or are all the same"
-        )
+        raise FormatError(f"{title} of {where} is not finite; the images have no texture at all, or are all the same")
     return number
 
 
-def _sha256(part: Part) -> str:
-    return part.images.sha256(part.stop)
+def _settings(job: Job, extractor: Extractor | None) -> dict[str, object]:
+    """Return the settings of the metric as JSON values."""
+    if extractor is not None and job.metric in INCEPTION_METRICS:
+        return inception_settings(job.metric, extractor, [len(part) for part in job.parts])
+    if job.metric == "swd":
+        drawn = f"{PATCHES_PER_IMAGE} of {PATCH_PX}x{PATCH_PX} px an image and level"
+        return {"resize": None, "neighbourhoods": drawn, "directions": DIRECTIONS}
+    return {"resize": None, "window": "11x11 Gaussian, sigma 1.5", "scales": 5}
+
+
+def _device_name(device: torch.device) -> str:
+    """Return the name of a device; of a CPU with the number of threads, which affects the last bits of sums."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{device}, {torch.get_num_threads()} threads"
+
+
+def _progress(title: str, total: int) -> Progress:
+    return Progress(title, total, unit="image", judged=False, silent_s=MOMENT_S)

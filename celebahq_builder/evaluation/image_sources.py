@@ -1,4 +1,4 @@
-"""Image sources for evaluation, read by index, and the images of one side of a comparison."""
+"""Image sources of an evaluation, and the images of one side of a comparison."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from torch import Tensor
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
+from celebahq_builder.evaluation.features import Features
+from celebahq_builder.evaluation.protocol import SourceInfo
+from celebahq_builder.evaluation.result import Number
 from celebahq_builder.formats.registry import reader_of, recognise
 from celebahq_builder.hdf5.chunks import LevelReader
 from celebahq_builder.hdf5.reader import PyramidFile, content_sha256
@@ -24,47 +27,29 @@ from celebahq_builder.metrics.batches import Batches
 Numbers = NDArray[np.int64]
 
 READERS = 2
-"""Batches that are read beside each other, and beside what is done with them."""
+"""Threads that read batches in advance."""
+
+# --- Sources ----------------------------------------------------------------------------------------------------
 
 
-class Described(Protocol):
-    """What is known of images of one size before one of them is read."""
-
-    @property
-    def count(self) -> int | None:
-        """How many there are; None for a generator, which makes as many as are asked for."""
-
-    @property
-    def resolution(self) -> int:
-        """R, the side in pixels."""
-
-    @property
-    def channels(self) -> int:
-        """C: 3, or 1 for grey."""
-
-    @property
-    def where(self) -> str:
-        """How messages name it."""
-
-
-class ImageSource(Described, Protocol):
-    """Images of one size that can be had by number, again and again."""
+class ImageSource(SourceInfo, Protocol):
+    """Images of one size that can be read by number, repeatedly."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Kind, path, and what tells it from others, as JSON has it."""
+        """Kind, path and identity of the source as JSON values."""
 
     def read(self, numbers: Numbers, at_once: int) -> Iterator[Tensor]:
         """Yield images in the order of their numbers, uint8 [n, C, R, R], n at most `at_once`.
 
         Raises:
-            CelebAHQError: one of them cannot be had.
+            CelebAHQError: an image cannot be read.
         """
 
 
 @runtime_checkable
-class AnyOrder(Protocol):
-    """A `ImageSet` whose images can be read in any order."""
+class RandomAccess(Protocol):
+    """An `ImageSet` whose images can be read in any order."""
 
     def pixels(self, numbers: Sequence[int]) -> Iterator[Pixels]:
         """Yield images uint8 [C, R, R] by their numbers."""
@@ -74,15 +59,15 @@ class LevelSource:
     """A level of a multi-resolution HDF5 file.
 
     Args:
-        path: of the file.
-        resolution: of the level; None for the largest.
+        path: path of the file.
+        resolution: resolution of the level; None for the largest.
 
     Raises:
-        FormatError: not a multi-resolution file, cut short, without images, or without that level.
+        FormatError: the file has another format, is incomplete, or has no images or not this level.
     """
 
     def __init__(self, path: Path, resolution: int | None = None) -> None:
-        self.path = path
+        self.path, self.where = path, str(path)
         with PyramidFile.with_images(path) as file:
             if resolution is not None:
                 file.check_resolution(resolution)
@@ -93,156 +78,157 @@ class LevelSource:
         self.resolution = self.level.resolution
 
     @property
-    def where(self) -> str:
-        """How messages name it."""
-        return str(self.path)
-
-    @property
     def facts(self) -> dict[str, Any]:
-        """Kind, path, and what tells the file from others: `formats.identity` has the hash, as runs of `train` do."""
-        told = {"kind": "hdf5", "path": str(self.path), "images": self.count, "sha256": self.sha256}
-        return {**told, "resolution_of_file": self.file_resolution}
+        """Kind, path, number of images, and the hash that a training run also records of its data."""
+        known = {"kind": "hdf5", "path": str(self.path), "images": self.count, "sha256": self.sha256}
+        return {**known, "resolution_of_file": self.file_resolution}
 
     def read(self, numbers: Numbers, at_once: int) -> Iterator[Tensor]:
-        """Yield images in the order of their numbers; those to come are read meanwhile."""
+        """Yield images in the order of their numbers; the next batches are read in advance."""
         parts = (numbers[i : i + at_once] for i in range(0, len(numbers), at_once))
         yield from map(torch.from_numpy, parallel.run_threads(self.level.read, parts, workers=READERS))
 
 
-class SetSource:
+class ImageSetSource:
     """A data set in another format: a folder or a zip of images."""
 
-    def __init__(self, images: ImageSet, reader: AnyOrder, path: Path, kind: str) -> None:
-        self.reader, self.path, self.kind = reader, path, kind
+    def __init__(self, images: ImageSet, reader: RandomAccess, path: Path, kind: str) -> None:
+        self.reader, self.path, self.kind, self.where = reader, path, kind, str(path)
         self.count: int | None = images.count
         self.resolution, self.channels = images.resolution, images.channels
 
     @property
-    def where(self) -> str:
-        """How messages name it."""
-        return str(self.path)
-
-    @property
     def facts(self) -> dict[str, Any]:
-        """Kind, path and count; what it holds is told by the hash of the pixels, which every score has."""
+        """Kind, path and number of images; every score has a hash of the pixels."""
         return {"kind": self.kind, "path": str(self.path), "images": self.count}
 
     def read(self, numbers: Numbers, at_once: int) -> Iterator[Tensor]:
-        """Yield images in the order of their numbers; some are decoded ahead, in threads."""
+        """Yield images in the order of their numbers; the next images are decoded in advance."""
         pixels = self.reader.pixels(numbers.tolist())
         while batch := list(itertools.islice(pixels, at_once)):
             yield torch.from_numpy(np.stack(batch))
 
 
-def open_set(path: Path, resolution: int | None = None) -> ImageSource:
-    """Open a data set: an HDF5 file, a folder of images, or a zip of them.
+def open_data_set(path: Path, resolution: int | None = None) -> ImageSource:
+    """Open a data set: an HDF5 file, a folder of images, or a zip of images.
 
     Args:
-        path: of the file or folder.
-        resolution: that its images shall have; a level of an HDF5 file. None: the largest there is.
+        path: path of the file or folder.
+        resolution: the resolution that the images must have, a level of an HDF5 file. None: the largest.
 
     Raises:
-        FormatError: nothing there, of no known format, damaged, not of that resolution, or of a format whose images
-            can only be read one after another.
+        FormatError: the path does not exist, is damaged, or has an unknown format, a format without random access,
+            or another resolution.
     """
-    kind = kind_of(path)
+    kind = data_set_format(path)
     if kind == "hdf5":
         return LevelSource(path, resolution)
     try:
         images = reader_of(kind)(path, None, ())
     except FormatError as error:
-        if "--resize" in str(error):  # of import, whose message it is
+        if "resize" in str(error):  # the advice is for the import command
             raise FormatError(f"{error}, to celebahq import, and evaluate the HDF5 file that it makes") from None
         raise
-    if not isinstance(images, AnyOrder):
+    if not isinstance(images, RandomAccess):
         raise FormatError(
-            f"{path} is of the format {kind}, whose images cannot be drawn at random; make it an HDF5 file: celebahq "
-            f"import {path} --out FILE.h5"
+            f"{path} is of the format {kind}, whose images cannot be drawn at random; make it an HDF5 file with "
+            "celebahq import"
         )
     check_resolution(str(path), images.resolution, resolution)
-    return SetSource(images, images, path, kind)
+    return ImageSetSource(images, images, path, kind)
 
 
-def kind_of(path: Path) -> str:
-    """Return the format of a data set.
+def data_set_format(path: Path) -> str:
+    """Return the name of the format of a data set.
 
     Raises:
-        FormatError: there is nothing, or it is of no known format.
+        FormatError: the path does not exist or has an unknown format.
     """
     return recognise(path, "give an HDF5 file, a folder or a zip of images, or a generator")
 
 
-def check_resolution(where: str, has: int, wanted: int | None) -> None:
-    """Raise if images that have one size only have another than is wanted.
+def check_resolution(where: str, resolution: int, wanted: int | None) -> None:
+    """Raise an error if the images of a set without levels have another resolution than the one asked for.
 
     Raises:
-        FormatError: says both.
+        FormatError: names both resolutions.
     """
-    if wanted not in (None, has):
+    if wanted not in (None, resolution):
         raise FormatError(
-            f"{where} has images of {has}x{has}, wanted are {wanted}x{wanted}; only an HDF5 file has several "
-            "resolutions: celebahq import makes one"
+            f"{where} has images of {resolution}x{resolution}, wanted are {wanted}x{wanted}; only an HDF5 file has "
+            "several resolutions: celebahq import makes one"
         )
 
 
+# --- Images of one side -----------------------------------------------------------------------------------------
+
 MEMORY_BYTES = 2**30
-"""Images that fit are kept, so that they are read, decoded or generated once; all others again in every pass."""
+"""Images that fit are kept in memory; others are read, decoded or generated again in every pass."""
 
 BATCH_BYTES = 8 * 2**20
-"""Of images that are handed on together."""
+"""Size of a batch of images."""
 
 BATCH_IMAGES = 512
+"""Largest number of images in a batch."""
+
+FeatureKey = tuple[str, str, int, int]
+"""SHA-256 of the Inception weights, metric, first place, and the place after the last one."""
+
+NumberKey = tuple[str, str, tuple[tuple[int, int], ...]]
+"""Metric, SHA-256 of the Inception weights if they are used, and the places of each part."""
 
 
 class SourceImages:
-    """The images of a source, in the order in which an evaluation takes them.
+    """The images of a source, in the order in which an evaluation uses them.
 
-    Of a data set they are a random permutation of all, so that any first n are drawn at random without replacement,
-    and what lies between n and 2n is disjoint from them; images that lie beside each other in the data set do not
-    meet in pairs or splits. A generator's are those of its seed, from number 0 on.
+    A data set is permuted at random: any first n images are a random sample without replacement, and the images from
+    n to 2n are disjoint from them. A generator gives the images of its seed from number 0.
 
     Args:
-        source: of the images.
-        seed: of the permutation.
-        memory_bytes: budget for keeping images.
-        batch_bytes: of images handed on together; decides no number.
+        source: the images.
+        seed: seed of the permutation.
+        memory_bytes: budget for images that are kept in memory.
+        batch_bytes: size of a batch; it changes no number.
     """
 
     def __init__(
         self, source: ImageSource, seed: int, *, memory_bytes: int = MEMORY_BYTES, batch_bytes: int = BATCH_BYTES
     ) -> None:
-        self.source, self.seed = source, seed
+        self.source = source
         self.memory_bytes = memory_bytes
-        self.image_bytes = source.channels * source.resolution**2
-        self.at_once = min(BATCH_IMAGES, max(1, batch_bytes // self.image_bytes))
+        self.features: dict[FeatureKey, Features] = {}
+        """Features that were extracted from these images."""
+        self._image_bytes = source.channels * source.resolution**2
+        self._batch_images = min(BATCH_IMAGES, max(1, batch_bytes // self._image_bytes))
         self._order = None if source.count is None else np.random.default_rng(seed).permutation(source.count)
         self._kept: Tensor | None = None
-        self._known = 0
-        self._marks: set[int] = set()
+        self._kept_count = 0
         self._hash, self._hashed = hashlib.sha256(), 0
+        self._hash_counts: set[int] = set()
         self._digests: dict[int, str] = {}
 
-    def will_need(self, last: int, marks: set[int]) -> None:
-        """Prepare for passes over the images up to place `last`, and for `sha256` of some counts of them."""
-        self._marks |= marks
-        if self._kept is None or len(self._kept) < last:
-            fits = last * self.image_bytes <= self.memory_bytes
+    def will_need(self, count: int, hashed: set[int]) -> None:
+        """Prepare for passes over the first `count` images, and for `sha256` of some numbers of images."""
+        self._hash_counts |= hashed
+        if self._kept is not None and len(self._kept) >= count:
+            return
+        old, self._kept = self._kept, None
+        if count * self._image_bytes <= self.memory_bytes:
             r = self.source.resolution
-            grown = torch.empty((last, self.source.channels, r, r), dtype=torch.uint8) if fits else None
-            if grown is not None and self._kept is not None:
-                grown[: self._known] = self._kept[: self._known]
-            if grown is None:
-                self._known = 0
-            self._kept = grown
+            self._kept = torch.empty((count, self.source.channels, r, r), dtype=torch.uint8)
+            if old is not None:
+                self._kept[: self._kept_count] = old[: self._kept_count]
+        else:
+            self._kept_count = 0
 
     def batches(self, start: int, stop: int) -> Batches:
-        """Return the images of the places from `start` to `stop`, to be gone through as often as need be."""
+        """Return a function that yields the images from place `start` to place `stop` at every call."""
         return lambda: self._pass(start, stop)
 
     def sha256(self, count: int) -> str:
-        """Return the SHA-256 of the pixels of the first `count` images, one after the other, as they are taken."""
+        """Return the SHA-256 of the pixels of the first `count` images in order."""
         if count not in self._digests:
-            self._marks.add(count)
+            self._hash_counts.add(count)
             if self._hashed >= count:
                 self._hash, self._hashed = hashlib.sha256(), 0
             for _ in self._pass(0, count):
@@ -250,57 +236,48 @@ class SourceImages:
         return self._digests[count]
 
     def _pass(self, start: int, stop: int) -> Iterator[Tensor]:
-        if start < self._known:
-            end = min(stop, self._known)
-            yield from self._from_memory(start, end)
-            start = end
-        if start >= stop:
-            return
-        at = start
-        for batch in self.source.read(self._numbers(start, stop), self.at_once):
-            self._keep(at, batch)
-            self._update(at, batch)
-            at += len(batch)
-            yield batch
+        """Yield the images from memory as far as they are kept, then from the source; keep and hash them."""
+        known = min(stop, self._kept_count)
+        if self._kept is not None:
+            for place in range(start, known, self._batch_images):
+                batch = self._kept[place : min(place + self._batch_images, known)]
+                self._update_hash(place, batch)
+                yield batch
+        place = max(start, known)
+        if place < stop:
+            numbers = np.arange(place, stop) if self._order is None else self._order[place:stop]
+            for batch in self.source.read(numbers, self._batch_images):
+                self._keep(place, batch)
+                self._update_hash(place, batch)
+                place += len(batch)
+                yield batch
 
-    def _from_memory(self, start: int, stop: int) -> Iterator[Tensor]:
-        assert self._kept is not None
-        for at in range(start, stop, self.at_once):
-            batch = self._kept[at : min(at + self.at_once, stop)]
-            self._update(at, batch)
-            yield batch
+    def _keep(self, place: int, batch: Tensor) -> None:
+        """Keep a batch if it continues the images that are kept."""
+        end = place + len(batch)
+        if self._kept is not None and place <= self._kept_count < end <= len(self._kept):
+            self._kept[place:end] = batch
+            self._kept_count = end
 
-    def _numbers(self, start: int, stop: int) -> Numbers:
-        return np.arange(start, stop) if self._order is None else self._order[start:stop]
-
-    def _keep(self, at: int, batch: Tensor) -> None:
-        end = at + len(batch)
-        if self._kept is not None and at <= self._known < end <= len(self._kept):
-            self._kept[at:end] = batch
-            self._known = end
-
-    def _update(self, at: int, batch: Tensor) -> None:
-        """Hash what has not been hashed yet, up to the last count that a hash is wanted of."""
-        last = max(self._marks, default=0)
-        while at <= self._hashed < min(at + len(batch), last):
-            end = min((mark for mark in self._marks if mark > self._hashed), default=last)
-            end = min(end, at + len(batch))
-            self._hash.update(batch[self._hashed - at : end - at].contiguous().numpy().data)
+    def _update_hash(self, place: int, batch: Tensor) -> None:
+        """Hash images that have not been hashed yet, up to the largest number of images whose hash is needed."""
+        last = max(self._hash_counts, default=0)
+        while place <= self._hashed < min(place + len(batch), last):
+            end = min(min(count for count in self._hash_counts if count > self._hashed), place + len(batch))
+            self._hash.update(batch[self._hashed - place : end - place].contiguous().numpy().data)
             self._hashed = end
-            if end in self._marks:
+            if end in self._hash_counts:
                 self._digests[end] = self._hash.hexdigest()
 
 
 class Reference:
-    """A source to compare others with. Made once, it serves many evaluations: what is computed of it alone, it keeps.
-
-    Those are its floors, its own scores and the statistics of its features; and its images, if they fit.
+    """A source that others are compared with. It keeps its images, features and baselines for further evaluations.
 
     Args:
-        source: of the images.
-        seed: of the protocols it will be used with.
-        memory_bytes: budget for keeping images.
-        batch_bytes: of images that are handed on together; decides no number.
+        source: the images.
+        seed: seed of the protocols with which it is used.
+        memory_bytes: budget for images that are kept in memory.
+        batch_bytes: size of a batch; it changes no number.
     """
 
     def __init__(
@@ -308,5 +285,5 @@ class Reference:
     ) -> None:
         self.source, self.seed = source, seed
         self.images = SourceImages(source, seed, memory_bytes=memory_bytes, batch_bytes=batch_bytes)
-        self.known: dict[tuple[Any, ...], Any] = {}
-        """What has been computed, by what it is and of which places."""
+        self.numbers: dict[NumberKey, Number] = {}
+        """Baselines that have been computed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,56 +13,78 @@ import PIL
 import torch
 
 from celebahq_builder import __version__
-from celebahq_builder.evaluation.protocol import METRICS, name_of
+from celebahq_builder.evaluation.protocol import METRICS, score_name
 
-FORMAT = "celebahq-evaluation-1"
+FORMAT = "celebahq-evaluation-2"
 
 
 @dataclass(frozen=True)
 class Number:
-    """A metric's value on some images."""
+    """The value of a metric for some images."""
 
     value: float
-    """Of SWD the mean over levels, of KID over subsets, of IS over splits."""
+    """SWD: the mean over levels; KID: over subsets; IS: over splits."""
     spread: float | None = None
     """Standard deviation over subsets or splits."""
-    levels: dict[int, float] = field(default_factory=dict)
-    """Of SWD: by resolution, largest first."""
+    levels: Mapping[int, float] = field(default_factory=dict)
+    """SWD: the values by resolution, largest first."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the number as JSON values."""
+        values: dict[str, object] = {"value": self.value}
+        if self.spread is not None:
+            values["standard_deviation"] = self.spread
+        if self.levels:
+            values["levels"] = {str(r): value for r, value in self.levels.items()}
+        return values
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What stands in the column beside a number, to judge it by."""
+class Baseline:
+    """A number of the reference alone, to which a score can be compared."""
 
-    what: str
-    """``floor``: what two disjoint halves of the reference have; ``reference``: what the reference itself has."""
+    kind: str
+    """``floor``: between two disjoint halves of the reference; ``reference``: of the reference itself."""
     number: Number | None
     count: int = 0
-    """Images (or pairs) a side."""
-    why_none: str = ""
+    """Number of images (or pairs) per side."""
+    missing_reason: str = ""
+    """The reason why `number` is None."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the baseline as JSON values."""
+        if self.number is None:
+            return {"kind": self.kind, "missing_reason": self.missing_reason}
+        return {"kind": self.kind, "count": self.count, **self.number.to_json()}
 
 
 @dataclass(frozen=True)
 class Score:
-    """A number and how it came about."""
+    """A number and its provenance."""
 
     metric: str
     count: int
-    """Images of the source, or pairs."""
+    """Number of images (or pairs) of the source."""
     number: Number
-    beside: Beside | None
+    baseline: Baseline | None
+    """None without a reference."""
     reference_count: int | None
-    """Images of the reference, if it was needed."""
+    """Number of images of the reference; None if it was not needed."""
     source_sha256: str
-    """Of the pixels of those images."""
+    """SHA-256 of the pixels of these images."""
     reference_sha256: str | None
-    settings: dict[str, Any]
-    """What the metric was computed with, other than images."""
+    settings: Mapping[str, object]
+    """Settings of the metric."""
 
     @property
     def name(self) -> str:
-        """Of the protocol: ``swd16k``, ``fid50k``."""
-        return name_of(self.metric, self.count)
+        """The name by protocol, such as ``swd16k`` or ``fid50k``."""
+        return score_name(self.metric, self.count)
+
+    @property
+    def baseline_number(self) -> Number | None:
+        """The number of the baseline, if there is one."""
+        return self.baseline.number if self.baseline else None
 
 
 @dataclass(frozen=True)
@@ -70,21 +92,22 @@ class Result:
     """The scores of a source."""
 
     source: dict[str, Any]
+    """`ImageSource.facts` of the source."""
     reference: dict[str, Any] | None
     resolution: int
     channels: int
     seed: int
     device: str
     scores: tuple[Score, ...]
-    left_out: dict[str, str] = field(default_factory=dict)
-    """Metrics that do not apply, and why."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Metrics that do not apply, and the reasons."""
 
     def score(self, metric: str) -> Score | None:
-        """Return the score of a metric, if there is one."""
+        """Return the score of a metric, or None."""
         return next((score for score in self.scores if score.metric == metric), None)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON has it."""
+    def to_json(self) -> dict[str, object]:
+        """Return the result as JSON values."""
         return {
             "format": FORMAT,
             "source": self.source,
@@ -94,192 +117,189 @@ class Result:
             "seed": self.seed,
             "range": "uint8, 0 to 255",
             "mirror": False,
-            "scores": {score.name: _score(score, self) for score in self.scores},
+            "scores": {score.name: self._score_json(score) for score in self.scores},
             "left_out": self.left_out,
             "device": self.device,
-            "versions": versions(),
+            "versions": {
+                "celebahq-builder": __version__,
+                "torch": str(torch.__version__),
+                "numpy": np.__version__,
+                "opencv": cv2.__version__,
+                "pillow": PIL.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+    def _score_json(self, score: Score) -> dict[str, object]:
+        metric, compared = METRICS[score.metric], None
+        if score.reference_count is not None and self.reference is not None:
+            compared = _choice(self.reference, score.reference_count)
+        return {
+            "metric": score.metric,
+            "title": metric.title,
+            **score.number.to_json(),
+            "unit": metric.unit or "1",
+            "baseline": score.baseline and score.baseline.to_json(),
+            "counted": metric.counted,
+            "count": score.count,
+            "source_pixels_sha256": score.source_sha256,
+            "source_choice": _choice(self.source, score.count * metric.images_each),
+            "reference_count": score.reference_count,
+            "reference_pixels_sha256": score.reference_sha256,
+            "reference_choice": compared,
+            "settings": score.settings,
         }
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what decides a number's last digits."""
-    return {
-        "celebahq-builder": __version__,
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
-        "pillow": PIL.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _score(score: Score, result: Result) -> dict[str, Any]:
-    beside: dict[str, Any] | None = None
-    if score.beside is not None:
-        beside = {"what": score.beside.what}
-        if score.beside.number is None:
-            beside["none_because"] = score.beside.why_none
-        else:
-            beside |= {"count": score.beside.count, **_number(score.beside.number)}
-    counted = "pairs" if METRICS[score.metric].images_each == 2 else "images"
-    return {
-        "metric": score.metric,
-        "title": METRICS[score.metric].title,
-        **_number(score.number),
-        "unit": METRICS[score.metric].unit or "1",
-        "beside": beside,
-        "counted": counted,
-        "count": score.count,
-        "source_pixels_sha256": score.source_sha256,
-        "source_choice": _choice(result.source, score.count * METRICS[score.metric].images_each),
-        "reference_count": score.reference_count,
-        "reference_pixels_sha256": score.reference_sha256,
-        "reference_choice": None
-        if score.reference_count is None or result.reference is None
-        else _choice(result.reference, score.reference_count),
-        "settings": score.settings,
-    }
-
-
-def _number(number: Number) -> dict[str, Any]:
-    values: dict[str, Any] = {"value": number.value}
-    if number.spread is not None:
-        values["standard_deviation"] = number.spread
-    if number.levels:
-        values["levels"] = {str(r): value for r, value in number.levels.items()}
-    return values
-
-
 def _choice(facts: dict[str, Any], count: int) -> str:
-    """Return in words which images of a source were taken."""
-    there = facts.get("images")
-    if there is None:
+    """Return in words which images of a source were used."""
+    images = facts.get("images")
+    if images is None:
         return f"numbers 0 to {count - 1} of the seed"
-    return "all" if count == there else f"{count} of {there}, at random without replacement"
+    return "all" if count == images else f"{count} of {images}, at random without replacement"
 
 
-Cells = list[str]
+# --- Tables -----------------------------------------------------------------------------------------------------
 
 
-def lines(result: Result) -> Iterator[str]:
-    """Yield the scores of one source, a number a line, and what it was compared with."""
-    yield f"source     {told(result.source)}, {size(result)}"
-    if result.reference is not None:
-        yield f"reference  {told(result.reference)}"
-    yield from _aligned([["", "", "value", "", "beside it", ""], *rows(result)], left=(0, 1, 5))
-    yield from remarks([result])
+@dataclass(frozen=True)
+class Column:
+    """A column of a table of snapshots."""
+
+    title: str
+    metric: str
+    level: int | None
+    """A level of SWD; None for the value of the metric."""
+
+    def value(self, result: Result, baseline: bool = False) -> float | None:
+        """Return the number of a result, or of its baseline; None if there is none."""
+        score = result.score(self.metric)
+        if score is None:
+            return None
+        number = score.baseline_number if baseline else score.number
+        if number is None:
+            return None
+        return number.value if self.level is None else number.levels.get(self.level)
 
 
-def rows(result: Result) -> Iterator[Cells]:
-    """Yield name, unit or level, value, deviation, what stands beside it and what that is, of each number."""
-    for score in result.scores:
-        beside = score.beside.number if score.beside else None
-        for r, value in score.number.levels.items():
-            yield [score.name, f"{r}x{r}", figure(value), "", figure(beside.levels[r]) if beside else "", ""]
-        what = "mean" if score.number.levels else ""
-        yield [score.name, what, *_with_spread(score.number), figure(beside.value) if beside else "-", _beside(score)]
-
-
-def snapshot_lines(results: Sequence[Result]) -> Iterator[str]:
-    """Yield a table of the snapshots of a run: a line each, a column for each number; floors below."""
-    columns = columns_of(results)
-    head = ["kimg", "px", *(name for name, _, _ in columns)]
-    body = [
-        [f"{result.source['kimg']:g}", f"{result.resolution}", *(_cell(result, m, r, False) for _, m, r in columns)]
-        for result in results
-    ]
-    last_of = {result.resolution: result for result in results}
-    below = [
-        ["beside", f"{side}", *(_cell(result, m, r, True) for _, m, r in columns)]
-        for side, result in last_of.items()
-        if any(score.beside and score.beside.number for score in result.scores)
-    ]
-    yield from _aligned([head, *body, *below], left=())
-    if below:
-        yield "beside: of swd, fid and kid what two halves of the reference have; of ms-ssim and is what it has itself"
-    yield from remarks(results)
-
-
-def in_short(result: Result) -> str:
-    """Return the numbers of a result in one line, of SWD the mean."""
-    return ", ".join(f"{score.name} {figure(score.number.value)}" for score in result.scores) or "no numbers"
-
-
-def columns_of(results: Sequence[Result]) -> list[tuple[str, str, int | None]]:
-    """Return heading, metric and level of each column that the scores of some results need."""
-    columns: list[tuple[str, str, int | None]] = []
+def columns(results: Sequence[Result]) -> list[Column]:
+    """Return the columns that the scores of some results need."""
+    found = []
     for metric in METRICS:
         scores = [score for result in results if (score := result.score(metric))]
         if scores:
-            levels = sorted({r for score in scores for r in score.number.levels}, reverse=True)
-            columns += [(f"{scores[0].name} {r}", metric, r) for r in levels]
-            columns.append((f"{scores[0].name} mean" if levels else scores[0].name, metric, None))
-    return columns
+            name, levels = scores[0].name, sorted({r for score in scores for r in score.number.levels}, reverse=True)
+            found += [Column(f"{name} {r}", metric, r) for r in levels]
+            found.append(Column(f"{name} mean" if levels else name, metric, None))
+    return found
 
 
-def cell(result: Result, metric: str, level: int | None, beside: bool) -> float | None:
-    """Return the number of a column, or of what stands beside it; None where there is none."""
-    score = result.score(metric)
-    number = score and (score.beside.number if beside and score.beside else None if beside else score.number)
-    if not number:
-        return None
-    return number.value if level is None else number.levels.get(level)
+def snapshot_table(results: Sequence[Result]) -> list[list[str]]:
+    """Return a head, a row for each snapshot, and a row of baselines for each resolution that has any."""
+    shown = columns(results)
+
+    def row(title: str, result: Result, baseline: bool) -> list[str]:
+        values = (column.value(result, baseline) for column in shown)
+        return [title, str(result.resolution), *("-" if value is None else format_number(value) for value in values)]
+
+    latest = {result.resolution: result for result in results}.values()
+    return [
+        ["kimg", "px", *(column.title for column in shown)],
+        *(row(f"{result.source['kimg']:,g}", result, False) for result in results),
+        *(row("baseline", one, True) for one in latest if any(score.baseline_number for score in one.scores)),
+    ]
+
+
+def score_table(result: Result) -> Iterator[list[str]]:
+    """Yield name, level, value, deviation, baseline, and a description of the baseline, for each number."""
+    for score in result.scores:
+        number, baseline = score.number, score.baseline_number
+        for r, value in number.levels.items():
+            yield [
+                score.name,
+                f"{r}x{r}",
+                format_number(value),
+                "",
+                format_number(baseline.levels[r]) if baseline else "",
+                "",
+            ]
+        described = ""
+        if score.baseline and baseline:
+            described = f"{score.baseline.kind} of {score.baseline.count:,} {METRICS[score.metric].counted}"
+            described = ", ".join(filter(None, [_deviation(baseline), described]))
+        value_text = format_number(baseline.value) if baseline else "-"
+        mean = "mean" if number.levels else ""
+        yield [score.name, mean, format_number(number.value), _deviation(number), value_text, described]
+
+
+def _deviation(number: Number) -> str:
+    return "" if number.spread is None else f"+/- {format_number(number.spread)}"
+
+
+# --- Text -------------------------------------------------------------------------------------------------------
+
+
+def result_lines(result: Result) -> Iterator[str]:
+    """Yield the scores of one source, a number per line, and the reference."""
+    yield f"source     {describe_source(result.source)}, {describe_size(result)}"
+    if result.reference is not None:
+        yield f"reference  {describe_source(result.reference)}"
+    yield from _aligned([["", "", "value", "", "baseline", ""], *score_table(result)], left=(0, 1, 5))
+    yield from remarks([result])
+
+
+def snapshot_lines(results: Sequence[Result]) -> Iterator[str]:
+    """Yield a table of the snapshots of a run: a line for each snapshot, a column for each number."""
+    table = snapshot_table(results)
+    yield from _aligned(table)
+    if len(table) > len(results) + 1:
+        yield "baseline: swd, fid, kid between two halves of the reference; ms-ssim, is of the reference itself"
+    yield from remarks(results)
+
+
+def short_line(result: Result) -> str:
+    """Return the scores in one line; of SWD the mean."""
+    return ", ".join(f"{score.name} {format_number(score.number.value)}" for score in result.scores) or "no numbers"
 
 
 def remarks(results: Sequence[Result]) -> list[str]:
-    """Return what is to be said of some results: numbers that mislead or are missing, and why; each once."""
-    said: dict[str, None] = {}
+    """Return remarks about misleading and missing numbers, each once."""
+    found: list[str] = []
     for result in results:
         for score in result.scores:
             if score.source_sha256 == score.reference_sha256:
-                said[f"{score.name}: both sides are the same images, so it says nothing of how far two sets are"] = None
-            if score.beside and score.beside.number is None:
-                said[f"{score.name}: no {score.beside.what}, {score.beside.why_none}"] = None
-        for metric, why in result.left_out.items():
-            said[f"{metric}: left out, it {why}"] = None
-    return list(said)
+                found.append(f"{score.name}: both sides are the same images, so this is not a distance of two sets")
+            if score.baseline and score.baseline.number is None:
+                found.append(f"{score.name}: no {score.baseline.kind}, {score.baseline.missing_reason}")
+        found += [f"{metric}: left out, it {reason}" for metric, reason in result.left_out.items()]
+    return list(dict.fromkeys(found))
 
 
-def told(facts: dict[str, Any]) -> str:
-    """Return a source in words."""
+def describe_source(facts: dict[str, Any]) -> str:
+    """Return path, kind and number of images of a source."""
     count = facts.get("images")
-    many = f"{count:,} images" if count is not None else f"generated, seed {facts.get('seed')}"
-    return f"{facts['path']}: {facts['kind']}, {many}"
+    images = f"{count:,} images" if count is not None else f"generated, seed {facts.get('seed')}"
+    return f"{facts['path']}: {facts['kind']}, {images}"
 
 
-def size(result: Result) -> str:
-    """Return the size of a result's images in words."""
+def describe_size(result: Result) -> str:
+    """Return size and colours of the images of a result."""
     return f"{result.resolution}x{result.resolution}, {'grey' if result.channels == 1 else 'RGB'}"
 
 
-def figure(value: float) -> str:
-    """Return a number for people: four digits or more; KID's are often below a thousandth."""
+def format_number(value: float) -> str:
+    """Return a number with at least four digits; values of KID are often below a thousandth.
+
+    >>> format_number(144.0312), format_number(0.28284), format_number(0.00123456)
+    ('144.03', '0.2828', '0.001235')
+    """
     if 0 < abs(value) < 0.1:
         return f"{value:#.4g}"
     return f"{value:.4f}" if abs(value) < 1 else f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
 
 
-def _cell(result: Result, metric: str, level: int | None, beside: bool) -> str:
-    value = cell(result, metric, level, beside)
-    return "-" if value is None else figure(value)
-
-
-def _with_spread(number: Number) -> Cells:
-    return [figure(number.value), "" if number.spread is None else f"+/- {figure(number.spread)}"]
-
-
-def _beside(score: Score) -> str:
-    if score.beside is None:
-        return ""
-    if score.beside.number is None:
-        return ""
-    spread = score.beside.number.spread
-    deviation = "" if spread is None else f"+/- {figure(spread)}, "
-    counted = "pairs" if METRICS[score.metric].images_each == 2 else "images"
-    return f"{deviation}{score.beside.what} of {score.beside.count:,} {counted}"
-
-
-def _aligned(table: list[Cells], left: tuple[int, ...]) -> Iterator[str]:
+def _aligned(table: list[list[str]], left: tuple[int, ...] = ()) -> Iterator[str]:
+    """Yield the rows of a table with aligned columns, right-aligned unless their numbers are in `left`."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         cells = (

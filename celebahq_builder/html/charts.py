@@ -1,4 +1,8 @@
-"""Histograms and line charts as SVG coordinates for the templates."""
+"""Histograms and line charts, laid out as SVG coordinates for the templates.
+
+They are laid out here, not drawn by matplotlib: an SVG file of matplotlib is about three times as large, has fixed
+colours (a page follows the light or dark scheme of the reader), and no descriptions for tooltips and screen readers.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +12,38 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 480, 280
-"""Size of the drawing in user units."""
+"""Size of a chart in SVG user units."""
 
 LEFT, RIGHT, TOP, BOTTOM = 76, 468, 26, 228
-"""Edges of the area that holds the bars, in user units."""
+"""Edges of the area that holds the bars or curves, in SVG user units."""
+
+Scale = Callable[[float], float]
+"""Map from values to SVG user units."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A labelled position on an axis."""
+
+    at: float
+    """Position in SVG user units."""
+    text: str
+
+
+# --- Histogram --------------------------------------------------------------------------------------------------
 
 BINS = (8, 40)
-"""Fewest and most bars."""
+"""Smallest and largest number of bins."""
 
 LOG_RATIO = 10
-"""Values that span more than this get a logarithmic axis."""
+"""The axis is logarithmic if the largest positive value is more than this many times the smallest one."""
 
 
 @dataclass(frozen=True)
 class HistogramBar:
-    """One bin: kept photos below, the others stacked on them."""
+    """A bin: a bar of kept photos, and a bar of the others on top of it; in SVG user units."""
 
     x: float
     width: float
@@ -34,29 +52,23 @@ class HistogramBar:
     other_y: float
     other_height: float
     words: str
-    """The bin in words: its limits and counts."""
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A mark on an axis, in user units, and what it says."""
-
-    at: float
-    text: str
+    """Limits and counts of the bin, for a tooltip."""
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """A laid-out histogram."""
+    """The layout of a histogram."""
 
     bars: tuple[HistogramBar, ...]
+    """Bins that have a value."""
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     logarithmic: bool
+    """Whether the x axis is logarithmic."""
     what: str
-    """What is counted, in the plural."""
+    """The things that are counted, in the plural."""
     words: str
-    """The values in one sentence."""
+    """Number, range and median of the values, in one sentence."""
     cut: Tick | None
     """A vertical line across the bars."""
 
@@ -64,16 +76,19 @@ class Histogram:
 def histogram(
     kept: Sequence[float], others: Sequence[float], cut: float | None = None, what: str = "photos"
 ) -> Histogram | None:
-    """Lay out a histogram of the values of kept photos and of others, stacked.
+    """Lay out a stacked histogram of the values of kept photos and of other photos.
 
     Args:
-        kept: values of photos that were kept.
-        others: values of photos that were not.
-        cut: a value to mark.
-        what: what the values are of, in the plural.
+        kept: values of the kept photos.
+        others: values of the other photos.
+        cut: a value to mark, inside the range of the values.
+        what: the things that have these values, in the plural.
 
     Returns:
-        None where there is no value at all.
+        The layout, or None without any value.
+
+    >>> histogram([0.2, 0.4], [0.1], what="images").words
+    '3 images from 0.1 to 0.4, median 0.2'
     """
     values = np.array([*kept, *others], dtype=np.float64)
     if not len(values):
@@ -81,14 +96,18 @@ def histogram(
     low, high = float(values.min()), float(values.max())
     logarithmic = low > 0 and high / low > LOG_RATIO
     edges = _edges(low, high, int(np.clip(2 * math.sqrt(len(values)), *BINS)), logarithmic)
-    x = scale(edges[0], edges[-1], LEFT, RIGHT, logarithmic)
-    below, above = np.histogram(kept, edges)[0], np.histogram(others, edges)[0]
-    y = scale(0, max(int((below + above).max()), 1), BOTTOM, TOP, False)
-    marks = _log_ticks(edges[0], edges[-1]) if logarithmic else ticks(edges[0], edges[-1], whole=False)
+    below, above = (np.histogram(some, edges)[0].tolist() for some in (kept, others))
+    tallest = max(map(sum, zip(below, above, strict=True)))
+    x, y = _scale(edges[0], edges[-1], LEFT, RIGHT, logarithmic), _scale(0, tallest, BOTTOM, TOP)
+    marks = _log_ticks(edges[0], edges[-1]) if logarithmic else _ticks(edges[0], edges[-1])
     return Histogram(
-        bars=_bars(edges, below, above, x, y),
-        x_ticks=named(marks, x),
-        y_ticks=tuple(Tick(y(n), f"{n:,.0f}") for n in ticks(0, max((below + above).max(), 1), whole=True)),
+        bars=tuple(
+            _bar(x(left), x(right), [y(0), y(a), y(a + b)], f"{left:.3g} to {right:.3g}: {a:,} kept, {b:,} not")
+            for left, right, a, b in zip(edges[:-1], edges[1:], below, above, strict=True)
+            if a + b
+        ),
+        x_ticks=_labelled(marks, x),
+        y_ticks=tuple(Tick(y(n), f"{n:,.0f}") for n in _ticks(0, tallest, whole=True)),
         logarithmic=logarithmic,
         what=what,
         words=f"{len(values):,} {what} from {low:.3g} to {high:.3g}, median {np.median(values):.3g}",
@@ -96,71 +115,30 @@ def histogram(
     )
 
 
-def _edges(low: float, high: float, bins: int, logarithmic: bool) -> NDArray[np.float64]:
+def _edges(low: float, high: float, bins: int, logarithmic: bool) -> list[float]:
     if logarithmic:
-        edges = np.geomspace(low, high, bins + 1)
+        edges = np.geomspace(low, high, bins + 1).tolist()
     else:
         margin = 0 if high > low else max(abs(low) * 0.05, 1e-3)
-        edges = np.linspace(low - margin, high + margin, bins + 1)
+        edges = np.linspace(low - margin, high + margin, bins + 1).tolist()
     edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)  # rounding must not lose the outermost values
-    return edges
+    return [float(edge) for edge in edges]
 
 
-def scale(low: float, high: float, start: float, end: float, logarithmic: bool) -> Callable[[float], float]:
-    """Return the map from values to user units, rounded to a tenth: it is read by people."""
-    change = math.log if logarithmic else float
-    first, last = change(low), change(high)
-    return lambda value: round(start + (change(value) - first) / (last - first) * (end - start), 1)
+def _bar(left: float, right: float, y: list[float], words: str) -> HistogramBar:
+    """Return a bar; `y` has the heights of the axis, of the top of the kept part, and of the top of the rest."""
+    axis, middle, top = y
+    width = round(right - left, 1)
+    return HistogramBar(left, width, middle, round(axis - middle, 1), top, round(middle - top, 1), words)
 
 
-def _bars(
-    edges: NDArray[np.float64],
-    kept: NDArray[np.int64],
-    others: NDArray[np.int64],
-    x: Callable[[float], float],
-    y: Callable[[float], float],
-) -> tuple[HistogramBar, ...]:
-    bars = []
-    for left, right, below, above in zip(edges[:-1], edges[1:], kept.tolist(), others.tolist(), strict=True):
-        if below + above == 0:
-            continue
-        words = f"{left:.3g} to {right:.3g}: {below:,} kept, {above:,} not"
-        middle, top = y(below), y(below + above)
-        width = round(x(right) - x(left), 1)
-        bars.append(HistogramBar(x(left), width, middle, round(BOTTOM - middle, 1), top, round(middle - top, 1), words))
-    return tuple(bars)
-
-
-def ticks(low: float, high: float, *, whole: bool) -> list[float]:
-    """Return at most six round values from `low` to `high`, a multiple of 1, 2 or 5 apart."""
-    raw = (high - low) / 5
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * times for times in (1, 2, 5, 10) if power * times >= raw * (1 - 1e-9))
-    step = max(step, 1.0) if whole else step
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
-    return [round(step * i, 12) for i in range(first, last + 1)]
-
-
-def named(values: Sequence[float], x: Callable[[float], float]) -> tuple[Tick, ...]:
-    """Return ticks that all show the decimals that one of evenly spaced values needs; each its own, if uneven."""
-    decimals = max((len(f"{value:g}".partition(".")[2]) for value in values), default=0)
-    even = len({round(b - a, 9) for a, b in itertools.pairwise(values)}) <= 1
-    return tuple(Tick(x(value), f"{value:.{decimals}f}" if even else f"{value:g}") for value in values)
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Return the values 1, 2 and 5 times a power of ten from `low` to `high`."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    marks = [round(times * 10.0**power, 12) for power in powers for times in (1, 2, 5)]
-    return [mark for mark in marks if low <= mark <= high]
-
+# --- Line chart -------------------------------------------------------------------------------------------------
 
 POINTS_MAX = 400
-"""More values than this are averaged, some neighbours to a point."""
+"""Longer curves are reduced to this many points: each is the mean of neighbouring points."""
 
 COLOURS = ("kept", "cut", "other")
-"""Classes of the curves of one chart, in their order."""
+"""CSS classes of the first, second and third curve of a chart."""
 
 
 @dataclass(frozen=True)
@@ -169,32 +147,37 @@ class Curve:
 
     name: str
     colour: str
+    """CSS class, one of `COLOURS`."""
     points: str
-    """As an SVG's polyline has them."""
+    """The attribute ``points`` of an SVG polyline."""
 
 
 @dataclass(frozen=True)
-class Chart:
-    """Some curves that share their axes."""
+class LineChart:
+    """The layout of curves that share their axes."""
 
     title: str
     curves: tuple[Curve, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     words: str
-    """The curves in one sentence."""
+    """First and last value of each curve, in one sentence."""
 
 
-def chart(title: str, x: Sequence[float], curves: Mapping[str, Sequence[float]]) -> Chart | None:
-    """Lay out curves over x, which rises.
+def line_chart(title: str, x: Sequence[float], curves: Mapping[str, Sequence[float]]) -> LineChart | None:
+    """Lay out a line chart.
 
     Args:
-        title: of the chart.
-        x: of every point.
-        curves: at most three, by name: a value for each x; what is not finite is left out.
+        title: title of the chart.
+        x: x values of the points, in rising order.
+        curves: y values by the name of the curve, one for each x; at most three curves. Values that are not finite
+            are left out.
 
     Returns:
-        None where there are not two points to connect.
+        The layout, or None without two different x values or without a finite y value.
+
+    >>> chart("swd", [0, 10], {"mean": [9.0, 4.5]}).words
+    'swd: mean from 9 to 4.5'
     """
     finite = [value for values in curves.values() for value in values if math.isfinite(value)]
     if len(x) < 2 or x[-1] <= x[0] or not finite:
@@ -202,23 +185,60 @@ def chart(title: str, x: Sequence[float], curves: Mapping[str, Sequence[float]])
     low, high = min(finite), max(finite)
     if high - low < 1e-9 * max(abs(high), 1e-9):
         low, high = low - 1, high + 1
-    across, up = scale(x[0], x[-1], LEFT, RIGHT, False), scale(low, high, BOTTOM, TOP, False)
-    some = -(-len(x) // POINTS_MAX)
-    drawn = []
-    for (name, values), colour in zip(curves.items(), COLOURS, strict=False):
-        points = []
-        for start in range(0, len(x), some):
-            part = [(a, b) for a, b in zip(x[start : start + some], values[start : start + some], strict=True)]
-            part = [(a, b) for a, b in part if math.isfinite(b)]
-            if part:
-                middle, mean = (sum(column) / len(part) for column in zip(*part, strict=True))
-                points.append(f"{across(middle)},{up(mean)}")
-        drawn.append(Curve(name, colour, " ".join(points)))
-    told = ", ".join(f"{name} from {values[0]:.3g} to {values[-1]:.3g}" for name, values in curves.items())
-    return Chart(
+    across, up = _scale(x[0], x[-1], LEFT, RIGHT), _scale(low, high, BOTTOM, TOP)
+    ranges = ", ".join(f"{name} from {values[0]:.3g} to {values[-1]:.3g}" for name, values in curves.items())
+    return LineChart(
         title,
-        tuple(drawn),
-        named(ticks(x[0], x[-1], whole=False), across),
-        named(ticks(low, high, whole=False), up),
-        f"{title}: {told}",
+        tuple(
+            Curve(name, colour, _points(x, values, across, up))
+            for (name, values), colour in zip(curves.items(), COLOURS, strict=False)
+        ),
+        _labelled(_ticks(x[0], x[-1]), across),
+        _labelled(_ticks(low, high), up),
+        f"{title}: {ranges}",
     )
+
+
+def _points(x: Sequence[float], y: Sequence[float], across: Scale, up: Scale) -> str:
+    pairs = list(zip(x, y, strict=True))
+    size = -(-len(pairs) // POINTS_MAX)
+    points = []
+    for start in range(0, len(pairs), size):
+        finite = [(a, b) for a, b in pairs[start : start + size] if math.isfinite(b)]
+        if finite:
+            mean_x, mean_y = (sum(column) / len(finite) for column in zip(*finite, strict=True))
+            points.append(f"{across(mean_x)},{up(mean_y)}")
+    return " ".join(points)
+
+
+# --- Axes -------------------------------------------------------------------------------------------------------
+
+
+def _scale(low: float, high: float, start: float, end: float, logarithmic: bool = False) -> Scale:
+    """Return the map from values to SVG user units, rounded to a tenth of a unit."""
+    change = math.log if logarithmic else float
+    first, last = change(low), change(high)
+    return lambda value: round(start + (change(value) - first) / (last - first) * (end - start), 1)
+
+
+def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """Return at most six round values from `low` to `high`, spaced by 1, 2 or 5 times a power of ten."""
+    raw = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * times for times in (1, 2, 5, 10) if power * times >= raw * (1 - 1e-9))
+    step = max(step, 1.0) if whole else step
+    return [round(step * i, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Return the values from `low` to `high` that are 1, 2 or 5 times a power of ten."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    marks = [round(times * 10.0**power, 12) for power in powers for times in (1, 2, 5)]
+    return [mark for mark in marks if low <= mark <= high]
+
+
+def _labelled(values: Sequence[float], x: Scale) -> tuple[Tick, ...]:
+    """Return ticks with as many decimals as evenly spaced values need; of uneven values each has its own."""
+    decimals = max((len(f"{value:g}".partition(".")[2]) for value in values), default=0)
+    even = len({round(b - a, 9) for a, b in itertools.pairwise(values)}) <= 1
+    return tuple(Tick(x(value), f"{value:.{decimals}f}" if even else f"{value:g}") for value in values)

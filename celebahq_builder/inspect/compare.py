@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,87 +18,102 @@ from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.progress import MOMENT_S, Progress
 
+BLOCK_BYTES = 16 << 20
+"""Largest size of the images of a file that are read together."""
+
+BLOCK_IMAGES = 1024
+"""Largest number of images of a file that are read together."""
+
+NAMES_SHOWN = 5
+"""Images without a partner that the report names."""
+
+
+# --- Pairs ------------------------------------------------------------------------------------------------------
+
 By = Literal["id", "file", "position"]
 
 
 @dataclass(frozen=True)
 class Match:
-    """Pairs of images, in the order of the first file, and those that have no partner."""
+    """Pairs of images in the order of the first file, and the images without a partner."""
 
     by: By
     a: NDArray[np.int64]
     """Numbers in the first file."""
     b: NDArray[np.int64]
-    """Numbers of their partners in the second."""
+    """Numbers of the partners in the second file."""
     only_a: tuple[str, ...]
-    """Names, or numbers, of those that only the first file has."""
+    """Names (or numbers) of the images that only the first file has."""
     only_b: tuple[str, ...]
     names: Sequence[str] | None
-    """Of all images of the first file, where they are matched by them."""
+    """Names of all images of the first file; None for pairs by position."""
 
     @property
     def moved(self) -> int:
-        """How many pairs are at different places."""
+        """Number of pairs whose images have different numbers in the two files."""
         return int((self.a != self.b).sum())
+
+    def name(self, pair: int) -> str:
+        """Return the name of a pair; empty for pairs by position."""
+        return self.names[self.a[pair]] if self.names else ""
 
 
 def match(a: PyramidFile, b: PyramidFile, by: By | None = None) -> Match:
     """Pair the images of two files.
 
     Args:
-        by: ``id`` or ``file``, the source file, or ``position``; default the first of these that both files have,
-            with a different one for each image, and some in common: other formats give images other names.
+        a: the first file.
+        b: the second file.
+        by: ``id``, ``file`` (the source file) or ``position``. Default: the first of ``id`` and ``file`` that is
+            unique in both files and has values in common, else ``position``. (Other formats rename images.)
 
     Raises:
-        FormatError: one of the files does not have what is asked for.
+        FormatError: the ids or source files asked for are missing or not unique in one of the files.
     """
-    for column in ("id", "file"):
-        if by in (None, column):
-            names = read_text(a, column), read_text(b, column)
-            common = not set(names[0] or []).isdisjoint(names[1] or [])
-            if _usable(names[0]) and _usable(names[1]) and (common or by is not None):
-                return _by_name("id" if column == "id" else "file", names[0] or [], names[1] or [])
-            if by is not None:
-                raise FormatError(
-                    f"{a.path} and {b.path} cannot be matched by {column}: in "
-                    f"{b.path if _usable(names[0]) else a.path} not every image has its own; take --by position"
-                )
+    columns: tuple[By, ...] = ("id", "file")
+    for column in columns if by is None else {by}.intersection(columns):
+        ours, theirs = read_text(a, column), read_text(b, column)
+        if _unique(ours) and _unique(theirs):
+            if by is not None or not set(ours or ()).isdisjoint(theirs or ()):
+                return _match_names(column, ours or [], theirs or [])
+        elif by is not None:
+            raise FormatError(
+                f"{a.path} and {b.path} cannot be matched by {column}: in {b.path if _unique(ours) else a.path} not "
+                "every image has its own; use position as `by`"
+            )
     both = np.arange(min(a.count, b.count))
-    only_a, only_b = range(len(both), a.count), range(len(both), b.count)
-    return Match("position", both, both, tuple(map(str, only_a)), tuple(map(str, only_b)), None)
+    only_a, only_b = (tuple(map(str, range(len(both), file.count))) for file in (a, b))
+    return Match("position", both, both, only_a, only_b, None)
 
 
-def _usable(names: list[str] | None) -> bool:
+def _unique(names: list[str] | None) -> bool:
     return names is not None and len(set(names)) == len(names)
 
 
-def _by_name(by: By, a: list[str], b: list[str]) -> Match:
+def _match_names(by: By, a: list[str], b: list[str]) -> Match:
     places = {name: number for number, name in enumerate(b)}
-    pairs = [(number, places[name]) for number, name in enumerate(a) if name in places]
-    found = np.array(pairs, np.int64).reshape(-1, 2)
+    pairs = np.array([(i, places[name]) for i, name in enumerate(a) if name in places], np.int64).reshape(-1, 2)
     known = set(a)
     only_a = tuple(name for name in a if name not in places)
     only_b = tuple(name for name in b if name not in known)
-    return Match(by, found[:, 0], found[:, 1], only_a, only_b, a)
+    return Match(by, pairs[:, 0], pairs[:, 1], only_a, only_b, a)
 
 
-BLOCK_BYTES = 16 << 20
-"""Images of a file that are read together take up to so much."""
-
-BLOCK_IMAGES = 1024
+# --- Differences ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Two images, or two sets of them, that were compared; in levels of 0 to 255."""
+    """The difference of two images or of two sets of images, in grey levels of 0 to 255."""
 
-    largest: int
-    total: int
+    largest: int = 0
+    """Largest absolute difference."""
+    total: int = 0
     """Sum of the absolute differences."""
-    squares: int
-    """Sum of their squares."""
-    values: int
-    """How many were compared: channels times pixels."""
+    squares: int = 0
+    """Sum of the squared differences."""
+    values: int = 0
+    """Number of compared values: channels times pixels."""
 
     @property
     def mean(self) -> float:
@@ -107,7 +122,7 @@ class Difference:
 
     @property
     def psnr_db(self) -> float:
-        """Peak signal-to-noise ratio, 10 log10(255^2 / mean square); infinite for equal ones."""
+        """Peak signal-to-noise ratio, 10 log10(255^2 / mean squared difference); infinite for equal images."""
         return 10 * math.log10(255**2 * self.values / self.squares) if self.squares else math.inf
 
     def __add__(self, other: Difference) -> Difference:
@@ -119,15 +134,30 @@ class Difference:
         )
 
 
+def difference(a: Pixels, b: Pixels) -> Difference:
+    """Return the exact difference of two images, uint8 of one shape.
+
+    >>> difference(np.uint8([[[1, 5]]]), np.uint8([[[1, 2]]]))
+    Difference(largest=3, total=3, squares=9, values=2)
+    """
+    one, other = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
+    largest, total, squares = (
+        round(cv2.norm(one, other, kind)) for kind in (cv2.NORM_INF, cv2.NORM_L1, cv2.NORM_L2SQR)
+    )
+    return Difference(largest, total, squares, a.size)
+
+
 @dataclass(frozen=True)
 class LevelDifference:
-    """What became of a level."""
+    """The result for one level."""
 
     resolution: int
     compared: int
+    """Number of compared pairs."""
     different: int
+    """Number of pairs that differ."""
     difference: Difference
-    """Of all that was compared."""
+    """The difference of all compared pairs together."""
 
 
 @dataclass(frozen=True)
@@ -137,37 +167,31 @@ class ImageDifference:
     a: int
     b: int
     name: str
+    """Id or source file; empty for pairs by position."""
     resolution: int
     difference: Difference
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What became of two files."""
+    """The result of a comparison."""
 
     match: Match
     levels: tuple[LevelDifference, ...]
-    """Those that both have, or the one asked for; largest first."""
+    """The compared levels, largest first."""
     only_levels: tuple[tuple[int, ...], tuple[int, ...]]
-    """Resolutions that only the first file has, and only the second."""
+    """Resolutions that only the first file has, and those that only the second file has."""
     different: int
-    """Pairs that differ at any level."""
+    """Number of pairs that differ at any level."""
     unread: int
-    """Pairs that were taken for equal because the SHA-256 recorded for them are."""
+    """Number of pairs that count as equal because their recorded SHA-256 are equal."""
     worst: tuple[ImageDifference, ...]
-    """By falling mean square error."""
+    """Pairs with the largest mean squared differences, the largest first."""
 
     @property
     def equal(self) -> bool:
-        """Whether both files have the same images at the same levels, in whatever order."""
+        """Whether both files have the same images at the same levels, in any order."""
         return not (self.different or self.match.only_a or self.match.only_b or any(self.only_levels))
-
-
-def difference(a: Pixels, b: Pixels) -> Difference:
-    """Return how two images uint8 of one shape differ."""
-    one, other = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
-    norms = [round(cv2.norm(one, other, kind)) for kind in (cv2.NORM_INF, cv2.NORM_L1, cv2.NORM_L2SQR)]
-    return Difference(norms[0], norms[1], norms[2], a.size)
 
 
 def compare(
@@ -179,173 +203,152 @@ def compare(
     full: bool = False,
     worst: int = 10,
 ) -> Comparison:
-    """Compare the images of two files, level by level, in blocks of bounded size.
+    """Compare the images of two files, level by level. Images are read in blocks of `BLOCK_BYTES`.
 
     Args:
-        by: see `matching.match`.
-        resolution: only this level; default all that both have.
-        full: read images too whose SHA-256, as recorded in both files, are equal.
-        worst: how many pairs to name.
+        a: the first file.
+        b: the second file.
+        by: see `match`.
+        resolution: compare only this level; default all common levels.
+        full: also read images whose recorded SHA-256 are equal.
+        worst: number of pairs in `Comparison.worst`.
 
     Raises:
-        FormatError: one is grey and the other is not, there is no such level, or an image cannot be read.
+        FormatError: the files differ in channels, have no common level or not this one, or an image cannot be read.
     """
     if a.channels != b.channels:
         raise FormatError(f"{a.path} has {a.channels} channels, {b.path} has {b.channels}: they cannot be compared")
-    for pyramid in (a, b) if resolution else ():
-        pyramid.check_resolution(resolution or 0)
-    matched = match(a, b, by)
-    read = np.ones(len(matched.a), bool) if full else _unlike(a, b, matched)
+    if resolution is not None:
+        a.check_resolution(resolution)
+        b.check_resolution(resolution)
     common = [r for r in a.resolutions if r in b.resolutions and resolution in (None, r)]
     if not common:
         raise FormatError(f"{a.path} and {b.path} have no level in common; compare files of the same kind")
-    differs = np.zeros(len(matched.a), bool)
-    named: list[tuple[float, int, ImageDifference]] = []
+    matched = match(a, b, by)
+    pairs = np.flatnonzero(np.ones(len(matched.a)) if full else _hashes_differ(a, b, matched))
+
+    first: dict[int, tuple[int, Difference]] = {}  # by pair: its largest level that differs, and the difference there
     levels = []
-    pairs = np.flatnonzero(read)
     for r in common:
-        total, different = Difference(0, 0, 0, 0), 0
-        for pair, found in _pairs(a, b, matched, pairs, r):
+        total, different = Difference(), 0
+        for pair, found in _pair_differences(a, b, matched, pairs, r):
             total += found
             if found.largest:
                 different += 1
-                if not differs[pair]:
-                    differs[pair] = True
-                    number = int(matched.a[pair])
-                    name = matched.names[number] if matched.names else ""
-                    one = ImageDifference(number, int(matched.b[pair]), name, r, found)
-                    heapq.heappush(named, (found.squares / found.values, -pair, one))
-                    if len(named) > worst:
-                        heapq.heappop(named)
-        levels.append(LevelDifference(r, int(read.sum()), different, total))
-    only = [tuple(r for r in x.resolutions if r not in y.resolutions) for x, y in ((a, b), (b, a))]
+                first.setdefault(pair, (r, found))
+        levels.append(LevelDifference(r, len(pairs), different, total))
+
+    only_a, only_b = (tuple(r for r in x.resolutions if r not in y.resolutions) for x, y in ((a, b), (b, a)))
+    ranked = sorted(first, key=lambda pair: (-first[pair][1].squares / first[pair][1].values, pair))
     return Comparison(
-        matched,
-        tuple(levels),
-        ((), ()) if resolution else (only[0], only[1]),
-        int(differs.sum()),
-        int((~read).sum()),
-        tuple(one for _, _, one in sorted(named, key=lambda item: (-item[0], -item[1]))),
+        match=matched,
+        levels=tuple(levels),
+        only_levels=((), ()) if resolution else (only_a, only_b),
+        different=len(first),
+        unread=len(matched.a) - len(pairs),
+        worst=tuple(
+            ImageDifference(int(matched.a[pair]), int(matched.b[pair]), matched.name(pair), *first[pair])
+            for pair in ranked[:worst]
+        ),
     )
 
 
-def _unlike(a: PyramidFile, b: PyramidFile, matched: Match) -> NDArray[np.bool_]:
-    """Return which pairs have to be read: those whose recorded hashes differ, or are not there."""
+def _hashes_differ(a: PyramidFile, b: PyramidFile, matched: Match) -> NDArray[np.bool_]:
+    """Return for each pair whether its recorded SHA-256 differ or are not comparable."""
     one, other = read_text(a, "sha256"), read_text(b, "sha256")
     if one is None or other is None or a.resolutions != b.resolutions:
         return np.ones(len(matched.a), np.bool_)
     return np.array([one[i] != other[j] for i, j in zip(matched.a, matched.b, strict=True)], np.bool_)
 
 
-def _pairs(
-    a: PyramidFile,
-    b: PyramidFile,
-    matched: Match,
-    pairs: NDArray[np.int64],
-    resolution: int,
+def _pair_differences(
+    a: PyramidFile, b: PyramidFile, matched: Match, pairs: NDArray[np.int64], resolution: int
 ) -> Iterator[tuple[int, Difference]]:
-    """Yield the number of each pair and how its images differ at a level."""
+    """Yield the number of each pair, and the difference of its images at a level."""
     size = min(max(BLOCK_BYTES // (a.channels * resolution * resolution), 1), BLOCK_IMAGES)
     name = f"compare {resolution}x{resolution}"
-    progress = Progress(name, len(pairs), unit="image", judged=False, silent_s=MOMENT_S)
-    try:
+    with closing(Progress(name, len(pairs), unit="image", judged=False, silent_s=MOMENT_S)) as progress:
         for start in range(0, len(pairs), size):
             block = pairs[start : start + size]
-            one, other = a.read(matched.a[block], resolution), b.read(matched.b[block], resolution)
-            for i, pair in enumerate(block):
-                yield int(pair), difference(one[i], other[i])
+            images = zip(a.read(matched.a[block], resolution), b.read(matched.b[block], resolution), strict=True)
+            for pair, (one, other) in zip(block, images, strict=True):
+                yield int(pair), difference(one, other)
             progress.advance(len(block))
-    finally:
-        progress.close()
 
 
-NAMED = 5
-"""Images without a partner that are named."""
+# --- Report -----------------------------------------------------------------------------------------------------
 
 
-def lines(a: PyramidFile, b: PyramidFile, result: Comparison) -> Iterator[str]:
-    """Yield files, pairs, levels, the worst pairs, and in the last line whether all is equal."""
-    for mark, pyramid in (("A", a), ("B", b)):
-        r = pyramid.resolution
-        colour = "grey" if pyramid.channels == 1 else "RGB"
-        yield f"{mark}: {pyramid.path}: {pyramid.count:,} images of {r}x{r}, {colour}"
-    yield from _matched(result)
-    for mark, only in zip("AB", result.only_levels, strict=True):
+def comparison_lines(a: PyramidFile, b: PyramidFile, result: Comparison) -> Iterator[str]:
+    """Yield the files, pairs, levels and worst pairs; the last line has the verdict."""
+    for mark, file in (("A", a), ("B", b)):
+        colour = "grey" if file.channels == 1 else "RGB"
+        yield f"{mark}: {file.path}: {file.count:,} images of {file.resolution}x{file.resolution}, {colour}"
+    pairs = result.match
+    by = {"id": "id", "file": "source file", "position": "position"}[pairs.by]
+    yield f"paired by {by}: {len(pairs.a):,}" + (f", {pairs.moved:,} at another position" if pairs.moved else "")
+    for mark, only in (("A", pairs.only_a), ("B", pairs.only_b)):
         if only:
-            yield f"levels that only {mark} has: {', '.join(map(str, only))}"
+            names = ", ".join(map(printable, only[:NAMES_SHOWN])) + (", ..." if len(only) > NAMES_SHOWN else "")
+            yield f"only in {mark}: {len(only):,} ({names})"
+    for mark, levels in zip("AB", result.only_levels, strict=True):
+        if levels:
+            yield f"levels that only {mark} has: {', '.join(map(str, levels))}"
     if result.unread:
-        yield f"{result.unread:,} pairs not read: the SHA-256 recorded for them are equal (--full reads them too)"
-    if any(one.compared for one in result.levels):
-        yield from _levels(result)
+        yield f"{result.unread:,} pairs not read: their recorded SHA-256 are equal (`full` reads them, too)"
+    if any(level.compared for level in result.levels):
+        head = ["level", "compared", "different", *MEASURES]
+        yield from _table(
+            head,
+            [
+                [_size(level.resolution), f"{level.compared:,}", f"{level.different:,}", *_measures(level.difference)]
+                for level in result.levels
+            ],
+        )
     if result.worst:
         yield f"worst {len(result.worst)}, each at its largest level that differs:"
+        head = ["A", "B", "level", *MEASURES, pairs.by if pairs.names else ""]
         yield from _table(
-            ("A", "B", "level", "largest", "mean", "PSNR", result.match.by if result.match.names else ""),
+            head,
             [
-                (
-                    str(one.a),
-                    str(one.b),
-                    f"{one.resolution}x{one.resolution}",
-                    str(one.difference.largest),
-                    f"{one.difference.mean:.4f}",
-                    _decibels(one.difference.psnr_db),
-                    printable(one.name),
-                )
+                [str(one.a), str(one.b), _size(one.resolution), *_measures(one.difference), printable(one.name)]
                 for one in result.worst
             ],
+            last_left=True,
         )
     yield _verdict(result)
 
 
-def _levels(result: Comparison) -> Iterator[str]:
-    yield from _table(
-        ("level", "compared", "different", "largest", "mean", "PSNR"),
-        [
-            (
-                f"{one.resolution}x{one.resolution}",
-                f"{one.compared:,}",
-                f"{one.different:,}",
-                str(one.difference.largest),
-                f"{one.difference.mean:.4f}",
-                _decibels(one.difference.psnr_db),
-            )
-            for one in result.levels
-        ],
-    )
+MEASURES = ("largest", "mean", "PSNR")
 
 
-def _matched(result: Comparison) -> Iterator[str]:
-    match = result.match
-    by = {"id": "id", "file": "source file", "position": "place"}[match.by]
-    moved = f", {match.moved:,} of them at another place" if match.moved else ""
-    yield f"paired by {by}: {len(match.a):,}{moved}"
-    for mark, only in (("A", match.only_a), ("B", match.only_b)):
-        if only:
-            names = ", ".join(map(printable, only[:NAMED])) + (", ..." if len(only) > NAMED else "")
-            yield f"only in {mark}: {len(only):,} ({names})"
+def _measures(found: Difference) -> tuple[str, str, str]:
+    psnr = "equal" if math.isinf(found.psnr_db) else f"{found.psnr_db:.2f} dB"
+    return str(found.largest), f"{found.mean:.4f}", psnr
+
+
+def _size(resolution: int) -> str:
+    return f"{resolution}x{resolution}"
 
 
 def _verdict(result: Comparison) -> str:
+    pairs = result.match
     if result.equal:
-        trust = (
-            "" if not result.unread else f", {result.unread:,} of them by their recorded SHA-256 (--full reads them)"
-        )
-        return f"equal: {len(result.match.a):,} images{trust}"
-    without = len(result.match.only_a) + len(result.match.only_b)
-    parts = [f"{result.different:,} of {len(result.match.a):,} pairs differ"]
-    parts += [f"{without:,} images have no partner"] if without else []
-    parts += ["not the same levels"] if any(result.only_levels) else []
+        unread = f", {result.unread:,} of them by their recorded SHA-256 (`full` reads them)" if result.unread else ""
+        return f"equal: {len(pairs.a):,} images{unread}"
+    parts = [f"{result.different:,} of {len(pairs.a):,} pairs differ"]
+    if without := len(pairs.only_a) + len(pairs.only_b):
+        parts.append(f"{without:,} images have no partner")
+    if any(result.only_levels):
+        parts.append("not the same levels")
     return "different: " + ", ".join(parts)
 
 
-def _decibels(value: float) -> str:
-    return "equal" if math.isinf(value) else f"{value:.2f} dB"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield rows under a head, right-aligned but for a name at the end."""
+def _table(head: list[str], rows: list[list[str]], last_left: bool = False) -> Iterator[str]:
+    """Yield right-aligned columns; the last column can be left-aligned."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
         cells = [text.rjust(width) for text, width in zip(row, widths, strict=True)]
-        cells[-1] = row[-1].ljust(widths[-1]) if len(row) == 7 else cells[-1]
+        if last_left:
+            cells[-1] = row[-1]
         yield ("  " + "  ".join(cells)).rstrip()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +16,23 @@ from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.progress import MOMENT_S, Progress
 from celebahq_builder.storage import new_files
 
-EXAMPLES = "0:10, 1,5,7, -1 or ::100"
+# --- Selection --------------------------------------------------------------------------------------------------
 
 
 def parse_indices(text: str, count: int) -> list[int]:
-    """Return the numbers that some text stands for: numbers and slices as in Python, with commas between.
+    """Return the image numbers that a text selects: numbers and slices as in Python, separated by commas.
 
-    Negative ones count from the end; slices end where the images do. Each image comes once, where it comes first.
+    Negative numbers count from the end. Each image is returned once, at its first position.
 
     Args:
-        text: ``0:10``, ``1,5,7``, ``-1``, ``::100``, ``0:3,9``.
-        count: how many images there are.
+        text: for instance ``0:10``, ``1,5,7``, ``-1``, ``::100`` or ``0:3,9``.
+        count: number of images in the file.
 
     Raises:
-        FormatError: it is none of these, a number is out of range, or no image is left.
+        FormatError: the text has another syntax, a number is out of range, or no image is selected.
+
+    >>> parse_indices("0:3,-1", 10)
+    [0, 1, 2, 9]
     """
     numbers: list[int] = []
     for part in text.split(","):
@@ -38,105 +43,109 @@ def parse_indices(text: str, count: int) -> list[int]:
                 raise ValueError
             chosen = range(count)[slice(*limits)] if single is None else [single]
         except ValueError:
-            raise FormatError(f"--index {text}: {part!r} is no number or slice; expected {EXAMPLES}") from None
+            raise FormatError(
+                f"`index` {text}: {part!r} is no number or slice; expected 0:10, 1,5,7, -1 or ::100"
+            ) from None
         if single is not None and not -count <= single < count:
             raise FormatError(
-                f"--index {text}: no image {single}; the file has {count}: 0 to {count - 1}, or -1 to {-count}"
+                f"`index` {text}: no image {single}; the file has {count}: 0 to {count - 1}, or -1 to {-count}"
             )
         numbers += [number % count for number in chosen]
     if not numbers:
-        raise FormatError(f"--index {text} leaves no image; the file has {count}, 0 to {count - 1}")
+        raise FormatError(f"`index` {text} leaves no image; the file has {count}: 0 to {count - 1}")
     return list(dict.fromkeys(numbers))
 
 
 def indices_of_ids(names: Iterable[str], pyramid: PyramidFile) -> list[int]:
-    """Return the numbers of the images of some ids or source files, in the order of the names.
+    """Return the numbers of the images with some ids or source files, in the order of the names.
 
-    A name that several images have, such as a photo of two faces, stands for all of them.
+    A name that several images have, such as a photo with two faces, selects all of them.
 
     Raises:
-        FormatError: the file knows neither ids nor source files, or not this one.
+        FormatError: the file has neither ids nor source files, or a name is unknown.
     """
-    columns = [column for column in (read_text(pyramid, name) for name in ("id", "file")) if column is not None]
+    columns = [column for name in ("id", "file") if (column := read_text(pyramid, name)) is not None]
     if not columns:
-        raise FormatError(f"{pyramid.path} knows no ids or source files, only levels; ask by --index")
-    found: dict[str, dict[int, None]] = {}
+        raise FormatError(f"{pyramid.path} knows no ids or source files, only levels; use `index`")
+    found: defaultdict[str, list[int]] = defaultdict(list)
     for column in columns:
         for number, name in enumerate(column):
-            found.setdefault(name, {})[number] = None
-    numbers: dict[int, None] = {}
+            found[name].append(number)
+    numbers: list[int] = []
     for name in names:
         if name not in found:
-            has = " or ".join(dict.fromkeys(column[0] for column in columns))
-            raise FormatError(f"{pyramid.path} has no image of the id or source file {name}; its first is {has}")
-        numbers.update(found[name])
-    return list(numbers)
+            first = " or ".join(dict.fromkeys(column[0] for column in columns))
+            raise FormatError(f"{pyramid.path} has no image of the id or source file {name}; its first is {first}")
+        numbers += found[name]
+    return list(dict.fromkeys(numbers))
 
 
 def draw_indices(amount: int, count: int, seed: int) -> list[int]:
-    """Return so many different numbers at random, or all of them, in random order; the same for the same seed."""
-    return [int(number) for number in np.random.default_rng(seed).permutation(count)[:amount]]
+    """Return `amount` different numbers below `count` in random order, or all of them; equal for equal seeds."""
+    numbers: list[int] = np.random.default_rng(seed).permutation(count)[:amount].tolist()
+    return numbers
 
 
-def rank_by_score(pyramid: PyramidFile) -> Sequence[int]:
-    """Return all numbers, those of the highest scores first; equal scores in their order, those without one left out.
+def rank_by_score(pyramid: PyramidFile) -> list[int]:
+    """Return the numbers of all images that have a score, the highest score first; equal scores by number.
 
     Raises:
-        FormatError: the file knows no scores.
+        FormatError: the file has no scores.
     """
     scores = read_numbers(pyramid, "score")
     if scores is None or not np.isfinite(scores).any():
-        raise FormatError(f"{pyramid.path} knows no scores; take --random, or --index")
+        raise FormatError(f"{pyramid.path} knows no scores; use `drawn` or `index`")
     order = np.argsort(-scores, kind="stable")
-    return [int(number) for number in order if np.isfinite(scores[number])]
+    numbers: list[int] = order[np.isfinite(scores[order])].tolist()
+    return numbers
 
 
 def best_and_worst(pyramid: PyramidFile, amount: int, *, best: bool, worst: bool) -> list[int]:
-    """Return the numbers of the best images, of the worst, or half of each: best first, the worst of all last.
+    """Return the numbers of the best images, of the worst images, or half of each; the worst image is last.
 
     Raises:
-        FormatError: the file knows no scores.
+        FormatError: the file has no scores.
     """
     order = rank_by_score(pyramid)
     if amount >= len(order):
-        return list(order)
+        return order
     low = amount // 2 if best and worst else amount * worst
     return [*order[: amount - low], *order[len(order) - low :]]
 
 
-def file_name(number: int) -> str:
-    """Return the name of an image's file: its number in the HDF5 file."""
-    return f"{number:05d}.png"
+# --- Extraction -------------------------------------------------------------------------------------------------
 
 
 def extract(pyramid: PyramidFile, numbers: Sequence[int], out: Path, resolution: int | None = None) -> list[Path]:
-    """Write images into a folder, lossless, each under its number; nothing is left of them after an error.
+    """Write images as lossless PNG files, named by their number in the HDF5 file: ``00000.png``.
+
+    After an error, none of the new files remains.
 
     Args:
-        numbers: which of them.
-        out: made if need be; what is in it stays as it is.
-        resolution: of the level to take; default the largest.
+        pyramid: the open file.
+        numbers: numbers of the images.
+        out: folder; it is created if necessary, and other files in it stay.
+        resolution: resolution of the level; default the largest.
 
     Returns:
         Paths of the files, in the order of the numbers.
 
     Raises:
-        FormatError: a file is there already, the folder cannot be written to, or the file has no such level.
+        FormatError: a file exists, the folder cannot be written, or the HDF5 file has no such level.
         DiskFull: no space left.
     """
     resolution = resolution or pyramid.resolution
     pyramid.check_resolution(resolution)
-    targets = [out / file_name(number) for number in numbers]
+    targets = [out / f"{number:05d}.png" for number in numbers]
     taken = [target for target in targets if target.exists() or target.is_symlink()]
     if taken:
         more = f", and {len(taken) - 1} more" if len(taken) > 1 else ""
-        raise FormatError(f"{taken[0]} exists{more}; nothing is overwritten: delete it, or choose another --out")
-    progress = Progress("extract", len(targets), unit="image", judged=False, silent_s=MOMENT_S)
-    try:
-        with new_files() as files:
-            for number, target in zip(numbers, targets, strict=True):
-                files.write(target, encode_png(pyramid.image(number, resolution)))
-                progress.advance(1)
-    finally:
-        progress.close()
+        raise FormatError(f"{taken[0]} exists{more}; nothing is overwritten: delete it, or choose another `out`")
+    with (
+        closing(Progress("extract", len(targets), unit="image", judged=False, silent_s=MOMENT_S)) as progress,
+        new_files() as files,
+    ):
+        for number, target in zip(numbers, targets, strict=True):
+            files.write(target, encode_png(pyramid.image(number, resolution)))
+            progress.advance(1)
     return targets

@@ -13,8 +13,14 @@ from celebahq_builder.errors import FormatError
 from celebahq_builder.evaluation import evaluation_report
 from celebahq_builder.evaluation import result as result_module
 from celebahq_builder.evaluation.evaluate import evaluate
-from celebahq_builder.evaluation.image_sources import ImageSource, Reference, check_resolution, kind_of, open_set
-from celebahq_builder.evaluation.protocol import METRICS, EvaluationProtocol, check, too_small
+from celebahq_builder.evaluation.image_sources import (
+    ImageSource,
+    Reference,
+    check_resolution,
+    data_set_format,
+    open_data_set,
+)
+from celebahq_builder.evaluation.protocol import METRICS, EvaluationProtocol, check_evaluation, too_small
 from celebahq_builder.evaluation.result import Result
 from celebahq_builder.progan.generator_source import GeneratorSource, checkpoint_sources, is_run
 from celebahq_builder.storage import check_free, check_writable, new_files
@@ -69,13 +75,13 @@ def evaluate_and_report(request: EvaluationRequest) -> Iterator[str]:
         each = [one.to_json() for one in results]
         values = {"format": each[0]["format"], "run": str(request.source), "snapshots": each}
     else:
-        yield from result_module.lines(results[0])
+        yield from result_module.result_lines(results[0])
         values = results[0].to_json()
     listed = (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
     with new_files() as files:
         for path in request.files:
             is_page = path.name == PAGE and path.parent == out
-            files.write(path, evaluation_report.page(request.source, results) if is_page else listed)
+            files.write(path, evaluation_report.evaluation_page(request.source, results) if is_page else listed)
     yield from (f"written: {path}" for path in request.files)
 
 
@@ -105,7 +111,7 @@ def open_source(path: Path, resolution: int | None, protocol: EvaluationProtocol
         generator = GeneratorSource.of_file(path, protocol.seed, protocol.device)
         check_resolution(generator.where, generator.resolution, resolution)
         return generator
-    return open_set(path, resolution)
+    return open_data_set(path, resolution)
 
 
 def is_generator(path: Path) -> bool:
@@ -129,7 +135,7 @@ def _run_results(request: EvaluationRequest) -> Iterator[Result]:
     # Check all resolutions before the first of hours of work.
     for source in {one.resolution: one for one in chosen}.values():
         reference = _open_reference(request, source.resolution, source.where)
-        check(source, reference.source if reference else None, _possible(protocol, source.resolution))
+        check_evaluation(source, reference.source if reference else None, _possible(protocol, source.resolution))
 
     reference = None
     for source in chosen:
@@ -145,7 +151,7 @@ def _run_results(request: EvaluationRequest) -> Iterator[Result]:
             for metric in protocol.metrics
             if too_small(metric, side)
         }
-        log.info("%s: %s", where, result_module.in_short(result))  # kept even if a later checkpoint fails
+        log.info("%s: %s", where, result_module.short_line(result))  # kept even if a later checkpoint fails
         yield dataclasses.replace(result, left_out=left_out)
 
 
@@ -160,11 +166,11 @@ def _open_reference(request: EvaluationRequest, resolution: int, source: str) ->
     path, protocol = request.against, request.protocol
     if path is None:
         return None
-    if is_generator(path) or kind_of(path) != "hdf5":
+    if is_generator(path) or data_set_format(path) != "hdf5":
         reference = open_source(path, None, protocol)
     else:
         try:
-            reference = open_set(path, resolution)
+            reference = open_data_set(path, resolution)
         except FormatError as error:
             raise FormatError(f"{source} has images of {resolution}x{resolution}: {error}") from None
     if reference.resolution != resolution:

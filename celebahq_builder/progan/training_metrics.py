@@ -11,15 +11,15 @@ import torch
 
 from celebahq_builder.errors import FormatError, TrainingError
 from celebahq_builder.evaluation.evaluate import evaluate
-from celebahq_builder.evaluation.image_sources import Reference, open_set
-from celebahq_builder.evaluation.protocol import INCEPTION, METRICS, EvaluationProtocol, too_small
+from celebahq_builder.evaluation.image_sources import Reference, open_data_set
+from celebahq_builder.evaluation.protocol import INCEPTION_METRICS, METRICS, EvaluationProtocol, too_small
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.models.progan import Generator
 from celebahq_builder.progan.generator_source import GeneratorSource
 from celebahq_builder.progan.schedule import ProGANRecipe
 
 if TYPE_CHECKING:
-    from celebahq_builder.evaluation.measures import Extractor
+    from celebahq_builder.evaluation.features import Extractor
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,9 @@ class TrainingMetrics:
                 )
         self._reference: Reference | None = None
         self._extractor: Extractor | None = None
-        if any(metric in INCEPTION for metric in self.protocol.metrics):  # now: a missing file must not end a training
+        if any(
+            metric in INCEPTION_METRICS for metric in self.protocol.metrics
+        ):  # now: a missing file must not end a training
             from celebahq_builder.metrics.inception import Inception
 
             self._extractor = Inception(None, device)
@@ -83,7 +85,7 @@ class TrainingMetrics:
         protocol = dataclasses.replace(self.protocol, metrics=metrics)
         try:
             if self._reference is None or self._reference.source.resolution != resolution:
-                self._reference = Reference(open_set(self.path, resolution), self.protocol.seed)
+                self._reference = Reference(open_data_set(self.path, resolution), self.protocol.seed)
             result = evaluate(source, self._reference, protocol, extractor=self._extractor)
         except FormatError as error:
             log.warning("not measured: %s; the training continues", error)

@@ -11,7 +11,7 @@ from typing import Any
 from celebahq_builder.config import flatten
 from celebahq_builder.evaluation.protocol import METRICS
 from celebahq_builder.html import page, thumbnails
-from celebahq_builder.html.charts import Chart, chart
+from celebahq_builder.html.charts import LineChart, line_chart
 from celebahq_builder.html.page import render_page
 from celebahq_builder.html.thumbnails import Thumbnail
 from celebahq_builder.storage import write_atomic
@@ -88,16 +88,18 @@ def _figures(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
     ]
 
 
-def _charts(lines: list[dict[str, Any]]) -> Iterator[Chart | None]:
+def _charts(lines: list[dict[str, Any]]) -> Iterator[LineChart | None]:
     """Yield the charts of the training; then, of each metric, one of its mean and one of each pyramid level."""
     for title, names in CHARTS:
-        yield chart(title, [line["kimg"] for line in lines], {name: [line[name] for line in lines] for name in names})
+        yield line_chart(
+            title, [line["kimg"] for line in lines], {name: [line[name] for line in lines] for name in names}
+        )
     found = list(dict.fromkeys(name for line in lines for name in line if name.startswith(tuple(METRICS))))
     for metric in (name for name in found if "_" not in name):
         for name in (name for name in found if name == metric or name.startswith(f"{metric}_")):
             measured = [line for line in lines if name in line]
             title = metric if name == metric else f"{metric}, {name.rsplit('_', 1)[1]} px"
-            yield chart(title, [line["kimg"] for line in measured], {name: [line[name] for line in measured]})
+            yield line_chart(title, [line["kimg"] for line in measured], {name: [line[name] for line in measured]})
 
 
 def _resolution_rows(lines: list[dict[str, Any]]) -> Iterator[ResolutionRow]:

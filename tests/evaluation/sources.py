@@ -1,4 +1,4 @@
-"""Sources of a few images, in memory; they count how often they are read."""
+"""Image sources in memory, which count how many images are read."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Held:
-    """Images held in memory: a data set, or those of a generator."""
+    """Images in memory, as a data set or as a generator."""
 
     def __init__(self, pixels: NDArray[np.uint8], generated: bool = False) -> None:
         self.pixels = pixels
@@ -35,9 +35,9 @@ def noise(count: int, side: int, seed: int = 0, channels: int = 3) -> NDArray[np
 
 
 def smooth(count: int, side: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Each image a gradient of its own with a little noise: sets of them differ, but not wildly."""
+    """Return images of random gradients with little noise, so that two sets differ moderately."""
     rng = np.random.default_rng(seed)
     ramp = np.linspace(0, 1, side)
-    ways = rng.normal(0, 60, (2, count, 3, 1, 1))
-    images = 128 + ways[0] * ramp[:, None] + ways[1] * ramp + rng.normal(0, 4, (count, 3, side, side))
+    slopes = rng.normal(0, 60, (2, count, 3, 1, 1))
+    images = 128 + slopes[0] * ramp[:, None] + slopes[1] * ramp + rng.normal(0, 4, (count, 3, side, side))
     return images.clip(0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Numbers are those of the metrics on the images that the protocol names; what is recorded says all that decides."""
+"""Scores equal those of the metrics on the images of the protocol; the JSON record has everything that affects them."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ from tests.metrics.inception_file import write_random
 
 
 class Linear:
-    """Features and logits that a matrix product gives, of a few dimensions: known in closed form, and quick."""
+    """An extractor with a matrix product of few dimensions, which is fast and known in closed form."""
 
     name, sha256 = "linear", "0" * 64
 
@@ -50,7 +50,7 @@ def features(pixels: np.ndarray) -> Tensor:
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
-    """As everyone writes it down, by scipy's root of a matrix."""
+    """Return the Frechet distance by definition, with the matrix root of SciPy."""
     (mean_a, cov_a), (mean_b, cov_b) = (
         (rows.mean(axis=0), np.cov(rows, rowvar=False)) for rows in (a.double().numpy(), b.double().numpy())
     )
@@ -58,7 +58,7 @@ def frechet(a: Tensor, b: Tensor) -> float:
     return float(np.square(mean_a - mean_b).sum() + np.trace(cov_a + cov_b - 2 * root))
 
 
-def once(pixels: np.ndarray):  # type: ignore[no-untyped-def]
+def batches_of(pixels: np.ndarray):  # type: ignore[no-untyped-def]
     return lambda: iter([torch.from_numpy(pixels)])
 
 
@@ -67,28 +67,28 @@ def test_swd_and_its_floor() -> None:
     result = evaluate(Held(ours), Reference(Held(theirs), 2), EvaluationProtocol(("swd",), 30, 2))
     score = result.scores[0]
     first, second = ours[order(40, 2)[:30]], theirs[order(90, 2)[:30]]
-    assert score.number.levels == swd(once(first), once(second), resolution=32, count=30, seed=2)
+    assert score.number.levels == swd(batches_of(first), batches_of(second), resolution=32, count=30, seed=2)
     assert list(score.number.levels) == [32, 16]
     assert score.number.value == pytest.approx(sum(score.number.levels.values()) / 2)
     other = theirs[order(90, 2)[30:60]]
-    assert score.beside is not None
-    assert score.beside.number is not None
-    assert score.beside.number.levels == swd(once(second), once(other), resolution=32, count=30, seed=2)
-    assert (score.name, score.beside.what, score.beside.count) == ("swd30", "floor", 30)
+    assert score.baseline is not None
+    assert score.baseline.number is not None
+    assert score.baseline.number.levels == swd(batches_of(second), batches_of(other), resolution=32, count=30, seed=2)
+    assert (score.name, score.baseline.kind, score.baseline.count) == ("swd30", "floor", 30)
     assert score.source_sha256 == hashlib.sha256(first.tobytes()).hexdigest()
     assert score.reference_sha256 == hashlib.sha256(second.tobytes()).hexdigest()
 
 
-def test_ms_ssim_of_pairs_and_that_of_the_reference() -> None:
+def test_ms_ssim_of_pairs_and_of_the_reference() -> None:
     ours, theirs = smooth(30, 16), smooth(50, 16, 1)
     score = evaluate(Held(ours), Reference(Held(theirs)), EvaluationProtocol(("ms-ssim",), 10)).scores[0]
-    for number, pixels in ((score.number, ours), (score.beside and score.beside.number, theirs)):
+    for number, pixels in ((score.number, ours), (score.baseline and score.baseline.number, theirs)):
         pairs = torch.from_numpy(pixels[order(len(pixels))[:20]])
         assert number is not None
         assert number.value == pytest.approx(float(ms_ssim(pairs[0::2], pairs[1::2]).mean()), rel=1e-12)
-    assert score.beside is not None
-    assert (score.beside.what, score.beside.count, score.reference_count) == ("reference", 10, None)
-    assert evaluate(Held(ours), None, EvaluationProtocol(("ms-ssim",), 10)).scores[0].beside is None
+    assert score.baseline is not None
+    assert (score.baseline.kind, score.baseline.count, score.reference_count) == ("reference", 10, None)
+    assert evaluate(Held(ours), None, EvaluationProtocol(("ms-ssim",), 10)).scores[0].baseline is None
 
 
 def test_inception_metrics_share_one_pass_over_each_side() -> None:
@@ -100,21 +100,19 @@ def test_inception_metrics_share_one_pass_over_each_side() -> None:
     a, b, c = features(ours[order(60)[:50]]), *features(theirs[order(130)[:100]]).split(50)
     fid, kid, score = result.scores
     assert fid.number.value == pytest.approx(frechet(a, b), rel=1e-6)
-    assert fid.beside is not None
-    assert fid.beside.number is not None
-    assert fid.beside.number.value == pytest.approx(frechet(b, c), rel=1e-6)
-    assert kid.number == Number(
-        kernel_inception_distance(a, b, 1, 50)[0]
-    )  # all there is: a hundred times the same tells no more
+    assert fid.baseline is not None
+    assert fid.baseline.number is not None
+    assert fid.baseline.number.value == pytest.approx(frechet(b, c), rel=1e-6)
+    assert kid.number == Number(kernel_inception_distance(a, b, 1, 50)[0])  # one subset has all images
     assert (kid.settings["subsets"], kid.settings["subset_size"]) == (1, 50)
     assert (score.number.value, score.number.spread) == inception_score(a[:, :7], 10, 0)
-    assert score.beside is not None
-    assert score.beside.number is not None
-    assert score.beside.number.value == inception_score(b[:, :7], 10, 0)[0]
+    assert score.baseline is not None
+    assert score.baseline.number is not None
+    assert score.baseline.number.value == inception_score(b[:, :7], 10, 0)[0]
     extractor.seen.clear()
     again = evaluate(Held(ours), reference, protocol, extractor=extractor)
     assert again == result
-    assert sum(extractor.seen) == 50  # nothing of the reference
+    assert sum(extractor.seen) == 50  # none of the reference
 
 
 def test_kid_of_subsets_has_a_deviation() -> None:
@@ -137,13 +135,13 @@ def test_fid_with_a_reference_of_fewer_images() -> None:
     wanted = frechet(features(ours[order(60)[:50]]), features(theirs))
     assert score.number.value == pytest.approx(wanted, rel=1e-6)
     assert (score.name, score.reference_count) == ("fid50", 40)
-    assert score.beside is not None
-    assert score.beside.number is None
-    assert score.beside.why_none == "the reference has 40 images, its two halves need 50 at least"
+    assert score.baseline is not None
+    assert score.baseline.number is None
+    assert score.baseline.missing_reason == "the reference has 40 images, its two halves need 50 at least"
 
 
 @pytest.mark.parametrize(("memory_bytes", "batch_bytes"), [(0, 1), (0, 2**30), (2**30, 5 * 768)])
-def test_neither_batches_nor_memory_decide_a_number(memory_bytes: int, batch_bytes: int) -> None:
+def test_batches_and_memory_do_not_change_a_number(memory_bytes: int, batch_bytes: int) -> None:
     sizes = {"memory_bytes": memory_bytes, "batch_bytes": batch_bytes}
     protocol = EvaluationProtocol(("swd", "ms-ssim", "fid", "kid", "is"), 20)
     ours, theirs = smooth(45, 16), smooth(60, 16, 1)
@@ -152,7 +150,7 @@ def test_neither_batches_nor_memory_decide_a_number(memory_bytes: int, batch_byt
     assert result == usual
 
 
-def test_what_the_reference_has_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_baselines_are_computed_once() -> None:
     reference, source = Held(smooth(60, 16)), Held(smooth(20, 16, 1))
     kept = Reference(reference)
     protocol = EvaluationProtocol(("swd",), 20)
@@ -164,7 +162,7 @@ def test_what_the_reference_has_is_computed_once(monkeypatch: pytest.MonkeyPatch
         evaluate(source, kept, EvaluationProtocol(("swd",), 20, 1))
 
 
-def test_the_networks_features(tmp_path: Path) -> None:
+def test_inception_network(tmp_path: Path) -> None:
     path = tmp_path / "random.pth"
     inception = Inception(path, sha256=write_random(path))
     ours, theirs = smooth(12, 16), smooth(9, 16, 1)
@@ -173,57 +171,57 @@ def test_the_networks_features(tmp_path: Path) -> None:
     kid, score = result.scores
     assert kid.number.value == pytest.approx(kernel_inception_distance(a.pool3, b.pool3, 100, 9)[0], rel=1e-4)
     assert score.number.value == pytest.approx(inception_score(a.logits, 10, 0)[0], rel=1e-5)
-    told = result.to_json()["scores"]["kid10"]["settings"]
-    assert told["extractor_sha256"] == inception.sha256
-    assert told["extractor"].startswith("TensorFlow Inception 2015-12-05 (torch-fidelity ")
-    assert "299x299" in told["resize"]
+    recorded = result.to_json()["scores"]["kid10"]["settings"]
+    assert recorded["extractor_sha256"] == inception.sha256
+    assert recorded["extractor"].startswith("TensorFlow Inception 2015-12-05 (torch-fidelity ")
+    assert "299x299" in recorded["resize"]
 
 
-def test_json_has_what_a_number_needs_to_be_compared() -> None:
+def test_json_has_everything_that_affects_a_number() -> None:
     reference = Reference(Held(smooth(60, 16, 1)), 7)
     result = evaluate(
         Held(smooth(45, 16), generated=True), reference, EvaluationProtocol(("swd", "fid"), 40, 7), extractor=Linear()
     )
-    told = json.loads(json.dumps(result.to_json()))
-    assert (told["resolution"], told["channels"], told["seed"], told["mirror"]) == (16, 3, 7, False)
-    assert told["range"] == "uint8, 0 to 255"
-    assert told["source"] == {"kind": "held", "path": "held", "images": None}
-    assert told["reference"]["images"] == 60
-    assert {"celebahq-builder", "torch", "numpy", "opencv", "pillow", "python"} == told["versions"].keys()
-    swd40 = told["scores"]["swd40"]
+    recorded = json.loads(json.dumps(result.to_json()))
+    assert (recorded["resolution"], recorded["channels"], recorded["seed"], recorded["mirror"]) == (16, 3, 7, False)
+    assert recorded["range"] == "uint8, 0 to 255"
+    assert recorded["source"] == {"kind": "held", "path": "held", "images": None}
+    assert recorded["reference"]["images"] == 60
+    assert {"celebahq-builder", "torch", "numpy", "opencv", "pillow", "python"} == recorded["versions"].keys()
+    swd40 = recorded["scores"]["swd40"]
     assert swd40["levels"].keys() == {"16"}
     assert swd40["value"] == swd40["levels"]["16"]
     assert (swd40["unit"], swd40["count"], swd40["counted"]) == ("x 1e3", 40, "images")
-    assert swd40["beside"] == {"what": "floor", "count": 30} | {
-        key: swd40["beside"][key] for key in ("value", "levels")
+    assert swd40["baseline"] == {"kind": "floor", "count": 30} | {
+        key: swd40["baseline"][key] for key in ("value", "levels")
     }
     assert swd40["source_choice"] == "numbers 0 to 39 of the seed"
     assert swd40["reference_choice"] == "40 of 60, at random without replacement"
     assert len(swd40["source_pixels_sha256"]) == len(swd40["reference_pixels_sha256"]) == 64
     assert swd40["settings"]["resize"] is None
-    fid = told["scores"]["fid40"]
+    fid = recorded["scores"]["fid40"]
     assert (fid["settings"]["extractor"], fid["settings"]["features"]) == ("linear", "pool3")
     assert math.isfinite(fid["value"])
 
 
-def test_lines() -> None:
+def test_result_lines() -> None:
     protocol = EvaluationProtocol(("swd", "kid"), 40)
     source, reference = Held(smooth(45, 32)), Reference(Held(smooth(50, 32, 1)))
     result = evaluate(source, reference, protocol, extractor=Linear(32))
-    lines = list(result_module.lines(result))
+    lines = list(result_module.result_lines(result))
     assert lines[0] == "source     held: held, 45 images, 32x32, RGB"
     assert lines[1] == "reference  held: held, 50 images"
     levels = [line.split() for line in lines if line.startswith("swd40")]
     assert [line[1] for line in levels] == ["32x32", "16x16", "mean"]
     assert levels[-1][-4:] == ["floor", "of", "25", "images"]
-    assert levels[0][2] == result_module.figure(result.scores[0].number.levels[32])
+    assert levels[0][2] == result_module.format_number(result.scores[0].number.levels[32])
     assert not any("same images" in line for line in lines)
-    alike = evaluate(Held(smooth(40, 16)), Reference(Held(smooth(40, 16))), EvaluationProtocol(("swd",), 40))
-    assert list(result_module.lines(alike))[-1].startswith("swd40: both sides are the same images")
+    equal = evaluate(Held(smooth(40, 16)), Reference(Held(smooth(40, 16))), EvaluationProtocol(("swd",), 40))
+    assert list(result_module.result_lines(equal))[-1].startswith("swd40: both sides are the same images")
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "text"),
     [
         (144.0312, "144.03"),
         (7.3, "7.300"),
@@ -234,11 +232,11 @@ def test_lines() -> None:
         (0.0, "0.0000"),
     ],
 )
-def test_no_number_loses_its_digits(value: float, told: str) -> None:
-    assert result_module.figure(value) == told
+def test_format_number(value: float, text: str) -> None:
+    assert result_module.format_number(value) == text
 
 
-def test_images_without_texture_are_told() -> None:
+def test_images_without_texture() -> None:
     flat = np.full((20, 3, 16, 16), 77, np.uint8)
     with pytest.raises(FormatError, match="texture"):
         evaluate(Held(flat), Reference(Held(noise(40, 16))), EvaluationProtocol(("swd",), 20))

@@ -1,4 +1,4 @@
-"""Images that are unlike each other, and copies of them that are not the same in every byte."""
+"""Test images that differ from each other, and altered copies of them."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ Pixels = NDArray[np.uint8]
 
 
 def smooth(count: int, side: int = 64, channels: int = 3, seed: int = 0) -> Pixels:
-    """Images of spots of all sizes, the larger the stronger, as in photos: uint8 [count, channels, side, side]."""
+    """Return images uint8 [count, channels, side, side] of spots; larger spots are stronger, as in photos."""
     rng = np.random.default_rng(seed)
     drawn = np.full((count, side, side, channels), 128.0)
     for spots, strength in ((3, 50), (6, 30), (12, 16), (24, 9)):
@@ -19,7 +19,7 @@ def smooth(count: int, side: int = 64, channels: int = 3, seed: int = 0) -> Pixe
 
 
 def recoded(pixels: Pixels, quality: int) -> Pixels:
-    """A pixels after JPEG."""
+    """Return an image [C, H, W] after JPEG compression."""
     image = np.ascontiguousarray(pixels.transpose(1, 2, 0))
     coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     decoded = cv2.imdecode(coded, cv2.IMREAD_UNCHANGED)
@@ -27,7 +27,7 @@ def recoded(pixels: Pixels, quality: int) -> Pixels:
 
 
 def with_bar(image: Pixels, edge: str, width: int, level: int = 0) -> Pixels:
-    """An image with a bar along an edge."""
+    """Return an image [C, H, W] with a bar along an edge."""
     barred = image.copy()
     place = {
         "top": np.s_[:, :width],

@@ -1,4 +1,4 @@
-"""An audit finds what was planted and no more, with and without metadata, and writes it down."""
+"""An audit reports exactly the faults that were put into a file, with and without metadata."""
 
 import json
 import re
@@ -18,11 +18,11 @@ from tests.inspect.audit_images import recoded, smooth, with_bar
 
 
 def planted(channels: int = 3) -> np.ndarray:
-    """Forty images of 64x64, and copies of some of them."""
+    """Return forty images of 64x64 px with duplicates, near-duplicates, bars and images of one colour."""
     images = smooth(40, 64, channels) // 2 + 70
-    images[30] = images[4]  # the same
+    images[30] = images[4]  # duplicates
     images[31] = images[4]
-    images[32] = recoded(images[5], 60)  # nearly so
+    images[32] = recoded(images[5], 60)  # near-duplicates
     images[33] = recoded(images[6][:, :, ::-1], 80)
     images[34] = np.roll(images[7], 1, axis=1)
     images[35] = recoded(with_bar(images[35], "left", 6), 90)
@@ -43,7 +43,7 @@ def numbers(group: list[dict[str, Any]]) -> set[int]:
 
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("described", [True, False])
-def test_what_was_planted(channels: int, described: bool, tmp_path: Path) -> None:
+def test_all_faults_are_found(channels: int, described: bool, tmp_path: Path) -> None:
     make = described_file if described else theano_file
     lines = audit(make(tmp_path / "a.h5", planted(channels)), tmp_path / "out")
     found = read(tmp_path / "out")
@@ -57,15 +57,15 @@ def test_what_was_planted(channels: int, described: bool, tmp_path: Path) -> Non
     assert numbers(found["one_colour"]) == {37, 38}
     assert (found["images"], found["resolution"], found["channels"]) == (40, 64, channels)
     text = "\n".join(lines)
-    assert re.search(r"^the same +1 group, 2 images besides", text, re.M)
-    assert re.search(r"^nearly the same +3 groups, 3 images besides the first of each, 1 mirrored$", text, re.M)
+    assert re.search(r"^duplicates +1 group, 2 images besides", text, re.M)
+    assert re.search(r"^near-duplicates +3 groups, 3 images besides the first of each, 1 mirrored$", text, re.M)
     assert re.search(r"^one colour +2 images$", text, re.M)
     assert re.search(r"^bars at the edge +2 images, bars: 2 black, 1 white$", text, re.M)
     assert f"  35{' [000245]' if described else ''}: black left 6 px\n" in text
     if described:
         assert found["scores"]["images"] == 40
         assert found["padding"]["exact"] is False
-        for group in found["near"]:  # the best first
+        for group in found["near"]:  # the best image is first
             assert group[0]["score"] == max(one["score"] for one in group)
     else:
         assert found["scores"] is found["padding"] is None
@@ -81,12 +81,14 @@ def test_threads_change_nothing(tmp_path: Path) -> None:
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "3" / name).read_bytes()
 
 
-def test_limits_are_arguments(tmp_path: Path) -> None:
+def test_limits_of_near_duplicates(tmp_path: Path) -> None:
     path = theano_file(tmp_path / "a.h5", planted())
     audit(path, tmp_path / "none", likeness=1.01)
     assert read(tmp_path / "none")["near"] == []
     audit(path, tmp_path / "all", distance=255, likeness=-1)
-    assert [len(group) for group in read(tmp_path / "all")["near"]] == [36]  # 40, less 2 the same and 2 of one colour
+    assert [len(group) for group in read(tmp_path / "all")["near"]] == [
+        36
+    ]  # 40 without 2 duplicates and 2 of one colour
 
 
 @pytest.mark.parametrize(("side", "near", "bars"), [(1, False, False), (8, False, False), (16, True, False)])
@@ -106,8 +108,8 @@ def test_a_single_image(tmp_path: Path) -> None:
     assert read(tmp_path / "out")["near"] == []
 
 
-def test_same_at_small_levels_is_not_the_same(tmp_path: Path) -> None:
-    """A checkerboard of 64x64 is grey at 32x32; another one is so too."""
+def test_images_that_are_equal_only_at_small_levels(tmp_path: Path) -> None:
+    """Two different checkerboards of 64x64 px are the same grey at 32x32 px."""
     images = smooth(3, 64)
     board = np.where(np.indices((64, 64)).sum(0) % 2, 200, 100).astype(np.uint8)
     images[1], images[2] = board, board[::-1]
@@ -130,7 +132,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         audit(path, path)
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="does not exist"):
         audit(tmp_path / "none.h5", tmp_path / "out")
     path = theano_file(tmp_path / "a.h5", smooth(3, 32))
@@ -141,7 +143,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_real_faces(shared: Path, tmp_path: Path) -> None:
-    """28 of the real CelebA-HQ: copies of all are found, and no two people are taken for one."""
+    """Copies of 28 images of CelebA-HQ are found, and no two people are confused."""
     paths = sorted((shared / "data" / "celebahq_1024").glob("*.jpg"))
     whole = [pil_to_array(open_rgb(path.read_bytes(), 1 << 24)[0]) for path in paths]
     faces = np.stack([face.reshape(3, 64, 16, 64, 16).mean(axis=(2, 4)).astype(np.uint8) for face in whole])
@@ -161,8 +163,8 @@ def test_in_a_browser(tmp_path: Path) -> None:
         assert len(seen.requests) == 1
         assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert seen.page.evaluate("[...document.images].every(one => one.complete && one.naturalWidth == 64)")
-        assert seen.page.locator("#count-the-same").inner_text() == "2"
-        assert seen.page.locator("#count-nearly-the-same").inner_text() == "3"
+        assert seen.page.locator("#count-duplicates").inner_text() == "2"
+        assert seen.page.locator("#count-near-duplicates").inner_text() == "3"
         assert seen.page.locator("#near .group").count() == 3
         assert seen.page.locator("#near .group").nth(0).locator("img").count() == 2
         assert "<b>&" in seen.page.locator("#near").inner_text()

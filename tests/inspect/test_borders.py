@@ -1,4 +1,4 @@
-"""Bars are found on every edge and measured; backgrounds are none."""
+"""Bars are found and measured at every edge; even backgrounds are not bars."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.inspect.audit_images import recoded, smooth, with_bar
 @pytest.mark.parametrize("edge", EDGES)
 @pytest.mark.parametrize(("level", "colour"), [(0, "black"), (20, "black"), (255, "white"), (128, "plain")])
 def test_each_edge_and_colour(edge: str, level: int, colour: str) -> None:
-    contrast = smooth(1, 64)[0] // 2 + (128 if level < 128 else 0)  # everywhere unlike the bar
+    contrast = smooth(1, 64)[0] // 2 + (128 if level < 128 else 0)  # differs from the bar everywhere
     if level == 128:
         contrast = np.where(contrast > 60, 250, 10).astype(np.uint8)
     barred = with_bar(contrast, edge, 8, level)
@@ -18,22 +18,22 @@ def test_each_edge_and_colour(edge: str, level: int, colour: str) -> None:
     assert suspects(np.stack([contrast, barred])).tolist() == [False, True]
 
 
-def test_several_after_jpeg_and_in_grey() -> None:
+def test_two_bars_after_jpeg_and_in_grey() -> None:
     image = smooth(1, 128)[0] // 2 + 100
     barred = recoded(with_bar(with_bar(image, "top", 16), "bottom", 24), 75)
     found = bars(barred)
     assert [(bar.edge, bar.colour) for bar in found] == [("top", "black"), ("bottom", "black")]
-    assert [bar.width * 128 for bar in found] == pytest.approx([16, 24], abs=1)  # JPEG may leave its mark on a line
+    assert [bar.width * 128 for bar in found] == pytest.approx([16, 24], abs=1)  # JPEG may change a line
     assert [bar.edge for bar in bars(barred[:1])] == ["top", "bottom"]
 
 
-def test_a_line_that_is_half_a_bar_does_not_hide_it() -> None:
+def test_a_line_between_bar_and_image() -> None:
     image = with_bar(smooth(1, 64)[0] // 2 + 100, "left", 5)
     image[:, :, 5] = image[:, :, 6] // 2
     assert bars(image) == [BorderBar("left", 5 / 64, "black")]
 
 
-def test_a_background_that_gives_way_to_a_head_is_no_bar() -> None:
+def test_a_background_around_a_head_is_not_a_bar() -> None:
     down, right = np.mgrid[:64, :64]
     head = (down - 40) ** 2 + (right - 32) ** 2 < 26**2
     image = np.where(head, smooth(1, 64)[0] // 2 + 100, 3).astype(np.uint8)
@@ -45,15 +45,15 @@ def test_a_background_that_gives_way_to_a_head_is_no_bar() -> None:
     ("level", "share", "found"),
     [(0, 0.25, True), (0, 0.15, False), (8, 0.25, False), (255, 0.45, True), (255, 0.3, False), (247, 0.45, False)],
 )
-def test_a_bar_beside_clothes_of_nearly_its_colour(level: int, share: float, found: bool) -> None:
-    """Of a bar as black or white as can be, a smaller share of what lies beyond need differ."""
+def test_a_bar_beside_clothes_of_a_similar_colour(level: int, share: float, found: bool) -> None:
+    """Beyond an entirely black or white bar, a smaller share of the line must differ."""
     image = np.random.default_rng(0).integers(0, 25, (3, 64, 64)) + (0 if level < 128 else 231)
     image[:, :, : round(64 * share)] = smooth(1, 64)[0, :, :, : round(64 * share)] // 2 + 64
     barred = with_bar(image.astype(np.uint8), "bottom", 8, level)
     assert bars(barred) == ([BorderBar("bottom", 8 / 64, "black" if level < 128 else "white")] if found else [])
 
 
-def test_a_gradient_is_no_bar() -> None:
+def test_a_gradient_is_not_a_bar() -> None:
     image = np.broadcast_to(np.linspace(0, 255, 64).astype(np.uint8)[:, None], (3, 64, 64))
     assert bars(image) == []
 

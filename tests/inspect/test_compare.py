@@ -1,4 +1,4 @@
-"""What `compare` says of two files is what a slow comparison of all their values says."""
+"""A comparison of two files agrees with a slow comparison of all values."""
 
 import math
 from pathlib import Path
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from celebahq_builder.errors import FormatError
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.inspect import compare as compare_module
-from celebahq_builder.inspect.compare import Comparison, compare, lines
+from celebahq_builder.inspect.compare import Comparison, compare, comparison_lines
 from tests.hdf5.files import Images, damage, hashes, levels_of, noise, store
 
 
@@ -21,9 +21,9 @@ def compared(a: Path, b: Path, **how: object) -> Comparison:
         return compare(one, other, **how)
 
 
-def told(a: Path, b: Path, **how: object) -> list[str]:
+def report(a: Path, b: Path, **how: object) -> list[str]:
     with PyramidFile.with_images(a) as one, PyramidFile.with_images(b) as other:
-        return list(lines(one, other, compare(one, other, **how)))
+        return list(comparison_lines(one, other, compare(one, other, **how)))
 
 
 def slow(a: Images, b: Images) -> tuple[int, float, float]:
@@ -51,7 +51,7 @@ def test_difference_of_two_images(channels: int, side: int, seed: int, spread: i
 
 
 def test_difference_of_large_images_is_exact() -> None:
-    """Sums of 3 x 1024 x 1024 bytes and their squares, where 32 bits would not do."""
+    """The sums of 3 x 1024 x 1024 differences and their squares do not fit into 32 bits."""
     a, b = np.full((3, 1024, 1024), 255, np.uint8), np.zeros((3, 1024, 1024), np.uint8)
     b[1, 5, 7] = 254
     found = compare_module.difference(a, b)
@@ -59,7 +59,7 @@ def test_difference_of_large_images_is_exact() -> None:
 
 
 @pytest.mark.parametrize("channels", [3, 1])
-def test_levels_and_worst(channels: int, tmp_path: Path) -> None:
+def test_levels_and_worst_pairs(channels: int, tmp_path: Path) -> None:
     images = noise(6, 16, channels)
     other = changed(changed(images, 1, 40), 4, 5)
     result = compared(store(tmp_path / "a.h5", images), store(tmp_path / "b.h5", other))
@@ -75,8 +75,8 @@ def test_levels_and_worst(channels: int, tmp_path: Path) -> None:
         assert got == pytest.approx(slow(images[one.a], other[one.b]), rel=1e-12)
 
 
-def test_one_level_differs(tmp_path: Path) -> None:
-    """A pair is named at the largest level where it differs, though the level above is equal."""
+def test_difference_at_small_levels_only(tmp_path: Path) -> None:
+    """A pair is reported at the largest level where it differs, also below an equal level."""
     images = noise(3, 8)
     a, b = store(tmp_path / "a.h5", images), store(tmp_path / "b.h5", images)
     with h5py.File(b, "r+") as file:
@@ -93,17 +93,17 @@ def test_one_level_differs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", [1, 700, 5000, 1 << 24])
-def test_blocks_change_nothing(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_size_does_not_change_the_result(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = noise(9, 16)
     a, b = store(tmp_path / "a.h5", images), store(tmp_path / "b.h5", changed(changed(images, 8, 3), 0, 9))
-    expected = told(a, b)
+    expected = report(a, b)
     monkeypatch.setattr(compare_module, "BLOCK_BYTES", block)
-    assert told(a, b) == expected
+    assert report(a, b) == expected
     monkeypatch.setattr(compare_module, "BLOCK_IMAGES", 2)
-    assert told(a, b) == expected
+    assert report(a, b) == expected
 
 
-def test_worst_are_the_worst(tmp_path: Path) -> None:
+def test_worst_pairs_have_the_largest_errors(tmp_path: Path) -> None:
     images = noise(12, 4)
     other = images.copy()
     for number in range(1, 12):
@@ -115,12 +115,12 @@ def test_worst_are_the_worst(tmp_path: Path) -> None:
         assert [one.a for one in compared(a, b, worst=worst).worst] == order[:worst]
 
 
-# --- Pairs ------------------------------------------------------------------------------------------------------
+# --- Pairs -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("column", ["id", "file"])
-def test_by_name(column: str, tmp_path: Path) -> None:
-    """Another order is no difference, another set is."""
+def test_pairs_by_name(column: str, tmp_path: Path) -> None:
+    """Another order is not a difference, another set of images is."""
     images, names = noise(7, 8), [f"{i:03d}" for i in range(7)]
     order = [3, 0, 6, 5, 1, 2, 4]
     a = store(tmp_path / "a.h5", images, **{column: names})
@@ -132,14 +132,14 @@ def test_by_name(column: str, tmp_path: Path) -> None:
     result = compared(a, fewer)
     assert (result.match.only_a, result.match.only_b) == (("001", "002", "004"), ("new",))
     assert (result.different, result.equal, len(result.match.a)) == (0, False, 4)
-    text = told(a, fewer)
+    text = report(a, fewer)
     assert "only in A: 3 (001, 002, 004)" in text
     assert "only in B: 1 (new)" in text
     assert text[-1] == "different: 0 of 4 pairs differ, 4 images have no partner"
 
 
-def test_names_of_one_file_only(tmp_path: Path) -> None:
-    """As between ours and a file of the ProGAN authors' tool."""
+def test_names_in_only_one_file(tmp_path: Path) -> None:
+    """A file of the ProGAN authors' tool has no names."""
     images = noise(3, 4)
     a, b = store(tmp_path / "a.h5", images, id=["a", "b", "c"]), store(tmp_path / "b.h5", images)
     assert compared(a, b).match.by == "position"
@@ -148,7 +148,7 @@ def test_names_of_one_file_only(tmp_path: Path) -> None:
         compared(a, b, by="id")
 
 
-def test_names_that_repeat(tmp_path: Path) -> None:
+def test_repeated_names(tmp_path: Path) -> None:
     images = noise(3, 4)
     a = store(tmp_path / "a.h5", images, id=["a", "a", "c"], file=["1", "2", "3"])
     b = store(tmp_path / "b.h5", images[::-1], id=["c", "a", "a"], file=["3", "2", "1"])
@@ -157,12 +157,12 @@ def test_names_that_repeat(tmp_path: Path) -> None:
 
 
 def test_no_name_in_common(tmp_path: Path) -> None:
-    """After a round trip through a format that knows no names, places are what is left."""
+    """After a round trip through a format without names, images are paired by position."""
     a = store(tmp_path / "a.h5", noise(2, 4), id=["a", "b"])
     b = store(tmp_path / "b.h5", noise(2, 4), id=["c", "d"])
     assert compared(a, b).match.by == "position"
     assert compared(a, b).equal
-    assert told(a, b, by="id")[-1] == "different: 0 of 0 pairs differ, 4 images have no partner"
+    assert report(a, b, by="id")[-1] == "different: 0 of 0 pairs differ, 4 images have no partner"
 
 
 def test_different_counts(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_different_counts(tmp_path: Path) -> None:
 
 
 def test_different_resolutions(tmp_path: Path) -> None:
-    """The levels that both have are compared; the one that only one of them has is a difference."""
+    """Common levels are compared; a level that only one file has is a difference."""
     images = noise(3, 16)
     a = store(tmp_path / "a.h5", images)
     b = store(tmp_path / "b.h5", images)
@@ -182,38 +182,38 @@ def test_different_resolutions(tmp_path: Path) -> None:
     result = compared(a, b)
     assert [level.resolution for level in result.levels] == [8, 4, 2, 1]
     assert (result.different, result.only_levels, result.equal) == (0, ((16,), ()), False)
-    assert "levels that only A has: 16" in told(a, b)
-    assert told(a, b)[-1] == "different: 0 of 3 pairs differ, not the same levels"
+    assert "levels that only A has: 16" in report(a, b)
+    assert report(a, b)[-1] == "different: 0 of 3 pairs differ, not the same levels"
     assert compared(a, b, resolution=8).equal
     for path in (a, b):
         with h5py.File(path, "r+") as file:
             file.create_dataset("photos/sha256", data=hashes(images), dtype=h5py.string_dtype())
-    assert compared(a, b).unread == 0  # the hashes are of the level that is gone
+    assert compared(a, b).unread == 0  # the hashes belong to the deleted level
     with pytest.raises(FormatError, match=r"b\.h5 has no level 16x16; it has 8, 4, 2, 1"):
         compared(a, b, resolution=16)
 
 
-# --- Recorded hashes --------------------------------------------------------------------------------------------
+# --- Recorded hashes ---------------------------------------------------------------------------------------------
 
 
-def test_equal_hashes_are_believed_and_said_to_be(tmp_path: Path) -> None:
+def test_images_with_equal_hashes_are_not_read(tmp_path: Path) -> None:
     images = noise(4, 8)
     a = store(tmp_path / "a.h5", images, sha256=hashes(images))
     other = changed(images, 2, 9)
     b = store(tmp_path / "b.h5", other, sha256=hashes(other))
     result = compared(a, b)
     assert (result.unread, result.different, result.levels[0].compared) == (3, 1, 1)
-    assert "3 pairs not read: the SHA-256 recorded for them are equal (--full reads them too)" in told(a, b)
+    assert "3 pairs not read: their recorded SHA-256 are equal (`full` reads them, too)" in report(a, b)
     assert compared(a, b, full=True).unread == 0
     assert compared(a, b).worst == compared(a, b, full=True).worst
-    liar = store(tmp_path / "c.h5", other, sha256=hashes(images))
-    assert compared(a, liar).equal
-    assert compared(a, liar, full=True).different == 1
-    assert told(a, liar)[-1] == "equal: 4 images, 4 of them by their recorded SHA-256 (--full reads them)"
+    wrong_hashes = store(tmp_path / "c.h5", other, sha256=hashes(images))
+    assert compared(a, wrong_hashes).equal
+    assert compared(a, wrong_hashes, full=True).different == 1
+    assert report(a, wrong_hashes)[-1] == "equal: 4 images, 4 of them by their recorded SHA-256 (`full` reads them)"
 
 
-def test_unequal_hashes_of_equal_images(tmp_path: Path) -> None:
-    """The images decide."""
+def test_equal_images_with_different_hashes(tmp_path: Path) -> None:
+    """The images are read and found equal."""
     images = noise(2, 4)
     a = store(tmp_path / "a.h5", images, sha256=hashes(images))
     b = store(tmp_path / "b.h5", images, sha256=["0", "1"])
@@ -221,7 +221,7 @@ def test_unequal_hashes_of_equal_images(tmp_path: Path) -> None:
     assert compared(a, b).unread == 0
 
 
-# --- What cannot be compared --------------------------------------------------------------------------------------
+# --- Files that cannot be compared -------------------------------------------------------------------------------
 
 
 def test_grey_and_colour(tmp_path: Path) -> None:
@@ -237,13 +237,13 @@ def test_damaged_image(tmp_path: Path) -> None:
         compared(a, b)
 
 
-def test_text_is_a_table(tmp_path: Path) -> None:
+def test_report(tmp_path: Path) -> None:
     images = np.zeros((2, 3, 2, 2), np.uint8)
     other = images.copy()
     other[1, :, 0, 0] = 4
     a = store(tmp_path / "a.h5", images, id=["x", "long\nname"])
     b = store(tmp_path / "b.h5", other, id=["x", "long\nname"])
-    assert told(a, b) == [
+    assert report(a, b) == [
         f"A: {a}: 2 images of 2x2, RGB",
         f"B: {b}: 2 images of 2x2, RGB",
         "paired by id: 2",

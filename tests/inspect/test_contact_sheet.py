@@ -1,6 +1,9 @@
-"""Every image of a sheet lies where it should, pixel by pixel."""
+"""Image files and pages of contact sheets show the right images at the right places."""
 
+import base64
 import errno
+import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from celebahq_builder.inspect.contact_sheet import (
     tiles,
     write_contact_sheet,
 )
+from tests.browser import browser, visit
 from tests.disk import failing
 from tests.hdf5.files import damage, levels_of, noise, store
 
@@ -35,7 +39,7 @@ def sheet(path: Path, out: Path, numbers: list[int], columns: int, resolution: i
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize(("columns", "rows", "width"), [(3, 3, 3), (7, 1, 7), (8, 1, 7), (1, 7, 1)])
 @pytest.mark.parametrize(("resolution", "captions"), [(128, True), (8, False), (32, True), (1, True)])
-def test_every_pixel(
+def test_every_pixel_of_an_image_file(
     channels: int, columns: int, rows: int, width: int, resolution: int, captions: bool, tmp_path: Path
 ) -> None:
     numbers = [6, 0, 3, 2, 1, 5, 4]
@@ -65,7 +69,7 @@ def test_every_pixel(
 
 
 def store_top(path: Path, level: np.ndarray) -> None:
-    """Write a file of one large level quickly: the others are black."""
+    """Write a file whose smaller levels are black, which is quick."""
     import h5py
 
     with h5py.File(path, "w") as file:
@@ -74,7 +78,7 @@ def store_top(path: Path, level: np.ndarray) -> None:
 
 
 def test_levels_and_jpeg(tmp_path: Path) -> None:
-    """A sheet shows the level that was asked for; a JPEG is the PNG but for its losses."""
+    """A sheet shows the requested level; a JPEG file differs from the PNG file only by compression losses."""
     images = np.repeat(np.repeat(noise(4, 8), 4, axis=2), 4, axis=3)
     path = store(tmp_path / "data.h5", images)
     for resolution, level in levels_of(images).items():
@@ -89,7 +93,7 @@ def test_levels_and_jpeg(tmp_path: Path) -> None:
             assert image.format == "JPEG"
 
 
-def test_same_bytes_again(tmp_path: Path) -> None:
+def test_equal_sheets_make_equal_files(tmp_path: Path) -> None:
     path = store(tmp_path / "data.h5", noise(4, 8), score=[0.1, 0.2, 0.3, np.nan])
     for kind in ("png", "jpg"):
         sheet(path, tmp_path / f"a.{kind}", [0, 3], 2, 8, True)
@@ -108,7 +112,7 @@ def test_captions(tmp_path: Path) -> None:
         assert tiles(stored, [1])[0].caption == "1"
 
 
-def test_long_captions_stay_under_their_image(tmp_path: Path) -> None:
+def test_long_captions_are_cut(tmp_path: Path) -> None:
     path = store(tmp_path / "data.h5", noise(2, 2), file=["W" * 300, "x"])
     found = sheet(path, tmp_path / "a.png", [0, 1], 2, 2, True)
     line = found[-MARGIN_PX - CAPTION_PX : -MARGIN_PX]
@@ -122,7 +126,7 @@ def test_level_for(tmp_path: Path) -> None:
         assert [level_for(stored, side) for side in (1, 5, 6, 12, 22, 23, 1000)] == [1, 4, 8, 16, 16, 32, 32]
 
 
-# --- What cannot be ---------------------------------------------------------------------------------------------
+# --- Errors of image files ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -137,7 +141,7 @@ def fails(path: Path, out: Path, match: str, columns: int = 2, resolution: int =
     assert (sorted(out.parent.iterdir()) if out.parent.is_dir() else []) == before
 
 
-def test_other_endings(stored: Path, tmp_path: Path) -> None:
+def test_unknown_suffixes(stored: Path, tmp_path: Path) -> None:
     for name in ("sheet", "sheet.gif", "png"):
         fails(stored, tmp_path / name, r"expected a name that ends in \.png, \.jpg, \.jpeg or \.html")
 
@@ -150,11 +154,11 @@ def test_nothing_is_overwritten(stored: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_text() == "mine"
 
 
-def test_places_that_cannot_be_written_to(stored: Path, tmp_path: Path) -> None:
-    fails(stored, stored / "sheet.png", r"data\.h5 cannot be written: File exists; choose another --out")
+def test_path_that_cannot_be_written(stored: Path, tmp_path: Path) -> None:
+    fails(stored, stored / "sheet.png", r"data\.h5 cannot be written: File exists; choose another `out`")
 
 
-def test_too_large(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_sheet(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contact_sheet, "SHEET_PIXELS_MAX", 50_000)
     fails(stored, tmp_path / "a.png", "would have 212 x 252 px, more than 50,000 in all or 65,500 a side")
     monkeypatch.setattr(contact_sheet, "SHEET_PIXELS_MAX", 60_000)
@@ -162,7 +166,7 @@ def test_too_large(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     fails(stored, tmp_path / "a.png", "would have 212 x 252 px")
 
 
-def test_no_such_level(stored: Path, tmp_path: Path) -> None:
+def test_missing_level(stored: Path, tmp_path: Path) -> None:
     fails(stored, tmp_path / "a.png", "no level 32x32; it has 16, 8, 4, 2, 1", resolution=32)
 
 
@@ -173,7 +177,89 @@ def test_damaged_image(stored: Path, tmp_path: Path) -> None:
 
 
 def test_full_disk(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith("a.png."))
+    failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith(".a.png."))
     with PyramidFile.with_images(stored) as one, pytest.raises(DiskFull):
         write_contact_sheet(tmp_path / "deep" / "new" / "a.png", one, tiles(one, [0]), 1, 16)
     assert [path.name for path in tmp_path.iterdir()] == ["data.h5"]
+
+
+# --- HTML pages --------------------------------------------------------------------------------------------------
+
+
+def smooth(count: int, resolution: int, channels: int = 3) -> np.ndarray:
+    """Return images with large even areas, which JPEG preserves well."""
+    return np.repeat(np.repeat(noise(count, 2, channels), resolution // 2, axis=2), resolution // 2, axis=3)
+
+
+def page(path: Path, out: Path, numbers: list[int], resolution: int) -> str:
+    with PyramidFile.with_images(path) as stored:
+        contact_sheet.write_contact_page(out, stored, tiles(stored, numbers), resolution)
+    return out.read_text("utf-8")
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_page_shows_the_images(channels: int, tmp_path: Path) -> None:
+    images = smooth(4, 16, channels)
+    path = store(tmp_path / "data.h5", images, score=[0.5, 0.25, np.nan, 1], id=["a", "b", "<i>", "d"])
+    text = page(path, tmp_path / "sheet.html", [2, 0], 16)
+    shown = [base64.b64decode(data) for data in re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)]
+    assert len(shown) == 2
+    for data, number in zip(shown, (2, 0), strict=True):
+        pixels = np.asarray(Image.open(io.BytesIO(data))).transpose(2, 0, 1).astype(int)
+        assert np.abs(pixels - images[number]).max() < 12
+    captions = re.findall(r'<figcaption class="name">(.*?)</figcaption>', text)
+    assert captions == ["2 &lt;i&gt; <span></span>", "0 a <span>0.500</span>"]
+    assert f"2 of 4 images of 16 &times; 16 px, {'RGB' if channels == 3 else 'grey'}" in text
+    assert "://" not in text
+    assert page(path, tmp_path / "again.html", [2, 0], 16) == text
+
+
+def test_page_in_a_browser(tmp_path: Path) -> None:
+    path = store(tmp_path / "data.h5", smooth(5, 8), file=[f"photo-{i}.jpg" for i in range(5)])
+    page(path, tmp_path / "sheet.html", [0, 1, 2, 3, 4], 8)
+    with browser() as started, visit(started, tmp_path / "sheet.html", 500) as seen:
+        assert seen.complaints == []
+        assert len(seen.requests) == 1
+        assert seen.page.locator("figure").count() == 5
+        loaded = seen.page.evaluate("[...document.images].every(one => one.complete && one.naturalWidth == 8)")
+        assert loaded
+        assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        box = seen.page.locator("img").first.bounding_box()
+        assert box["width"] == box["height"] > 90  # enlarged
+
+
+@pytest.mark.parametrize("columns", [1, 3, 12])
+def test_page_with_columns_and_without_captions(columns: int, tmp_path: Path) -> None:
+    """The page has this number of columns in a window of any width, and does not scroll sideways."""
+    path = store(tmp_path / "data.h5", smooth(14, 8), file=[f"photo-{i}.jpg" for i in range(14)], score=np.ones(14))
+    with PyramidFile.with_images(path) as stored:
+        contact_sheet.write_contact_page(
+            tmp_path / "sheet.html", stored, tiles(stored, range(14)), 8, columns, captions=False
+        )
+    assert "The captions" not in (tmp_path / "sheet.html").read_text("utf-8")
+    with browser() as started:
+        for width in (400, 1300):
+            with visit(started, tmp_path / "sheet.html", width) as seen:
+                assert seen.complaints == []
+                assert seen.page.locator("figure").count() == 14
+                assert seen.page.locator("figcaption").count() == 0
+                boxes = [one.bounding_box() for one in seen.page.locator("img").all()]
+                assert len({box["x"] for box in boxes}) == columns
+                assert all(box["width"] == box["height"] <= 96 for box in boxes)
+                assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_page_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store(tmp_path / "data.h5", noise(3, 16))
+    (tmp_path / "mine.html").write_text("mine")
+    with pytest.raises(FormatError, match=r"mine\.html exists"):
+        page(path, tmp_path / "mine.html", [0], 16)
+    with pytest.raises(FormatError, match="no level 32x32"):
+        page(path, tmp_path / "a.html", [0], 32)
+    damage(path, 16, 1)
+    with pytest.raises(FormatError, match="image 1 of data16x16 cannot be read"):
+        page(path, tmp_path / "new" / "a.html", [0, 1], 16)
+    monkeypatch.setattr(contact_sheet, "SHEET_PIXELS_MAX", 256)
+    with pytest.raises(FormatError, match="2 images of 16x16 are more than the 256 px of a page"):
+        page(path, tmp_path / "a.html", [0, 2], 16)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["data.h5", "mine.html"]

@@ -1,4 +1,4 @@
-"""What `inspect` says of a file is what the file holds."""
+"""The lines of `inspect` agree with the contents of the file."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from celebahq_builder.errors import FormatError
 from celebahq_builder.hdf5.codecs import codec
 from celebahq_builder.hdf5.create import write_images
-from celebahq_builder.inspect.info import BARS, WIDTH, histogram_lines, inspect_hdf5
+from celebahq_builder.inspect.info import BAR_WIDTH, BINS_MAX, histogram_lines, inspect_hdf5
 from tests.hdf5.files import noise, store
 from tests.hdf5.test_create import Arrays
 
@@ -40,7 +40,7 @@ def test_lines(tmp_path: Path) -> None:
     ]
     assert lines[-5:] == [
         "splits: none 3, train 2",
-        "known of each image: file, score, split",
+        "columns: file, score, split",
         'recipe: {"resolution": 4}',
         "seed: 7",
         "sides: [4, 2]",
@@ -59,18 +59,18 @@ def test_attribute_names(tmp_path: Path) -> None:
     columns = {"attribute_names": ["Bald", "Young"], "attributes": np.array([[1, -1]], np.int8)}
     lines = list(inspect_hdf5(store(tmp_path / "data.h5", noise(1, 4), **columns)))
     assert "attributes: Bald, Young" in lines
-    assert "known of each image: attributes" in lines
+    assert "columns: attributes" in lines
 
 
 def test_label_names(tmp_path: Path) -> None:
     lines = list(
         inspect_hdf5(store(tmp_path / "data.h5", noise(3, 2), file=["a", "b", "c"], label_names=["cat", "dog"]))
     )
-    assert lines[-2:] == ["label names: cat, dog", "known of each image: file"]
+    assert lines[-2:] == ["label names: cat, dog", "columns: file"]
 
 
-def test_file_of_the_theano_tool(tmp_path: Path) -> None:
-    """It knows levels only."""
+def test_file_of_the_progan_authors_tool(tmp_path: Path) -> None:
+    """It has only levels."""
     path = tmp_path / "celeba-hq-4x4.h5"
     with h5py.File(path, "w") as file:
         for r in (4, 2, 1):
@@ -91,20 +91,20 @@ def test_no_images(tmp_path: Path) -> None:
     assert len(lines) == 5
 
 
-def test_what_is_no_such_file(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="does not exist"):
         list(inspect_hdf5(tmp_path / "nowhere.h5"))
 
 
-# --- Histogram --------------------------------------------------------------------------------------------------
+# --- Histogram ---------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.lists(st.floats(-1000, 1000), min_size=1, max_size=60))
 def test_histogram_counts_every_value_once(values: list[float]) -> None:
-    """Each line counts the values between the limits it shows; all values are in one of them."""
+    """Each line counts the values between its limits; every value is counted once."""
     lines = list(histogram_lines(np.array(values)))
-    assert len(lines) <= BARS + 1
+    assert len(lines) <= BINS_MAX + 1
     total, previous, longest = 0, None, 0
     for line in lines:
         low, _, high, count, *bar = line.split()
@@ -116,7 +116,7 @@ def test_histogram_counts_every_value_once(values: list[float]) -> None:
         longest = max(longest, len("".join(bar)))
         total, previous = total + int(count), high
     assert total == len(values)
-    assert longest == WIDTH
+    assert longest == BAR_WIDTH
 
 
 def test_histogram_limits() -> None:
@@ -127,7 +127,7 @@ def test_histogram_limits() -> None:
     assert lines[-1] == ["2.0", "to", "2.1", "1"]
 
 
-def test_histogram_is_part_of_it(tmp_path: Path) -> None:
+def test_histogram_of_scores(tmp_path: Path) -> None:
     scores = np.array([0.2, 0.21, 0.5, np.nan])
     path = store(tmp_path / "data.h5", noise(4, 2), score=scores, id=["a", "b", "c", "d"])
     lines = list(inspect_hdf5(path))
@@ -136,7 +136,7 @@ def test_histogram_is_part_of_it(tmp_path: Path) -> None:
     assert lines[at + 2 : -1] == list(histogram_lines(scores[:3]))
 
 
-# --- What is unusual ----------------------------------------------------------------------------------------------
+# --- Unusual files -----------------------------------------------------------------------------------------------
 
 
 def test_grey(tmp_path: Path) -> None:
@@ -163,18 +163,18 @@ def test_filters(tmp_path: Path) -> None:
         assert f", {kind}, " in line
 
 
-@pytest.mark.parametrize(("level", "told"), [(0, "gzip"), (4, "gzip"), (9, "gzip 9")])
-def test_gzip_of_this_package(level: int, told: str, tmp_path: Path) -> None:
-    """HDF5 is told 4 where libdeflate was at work, which has other levels."""
+@pytest.mark.parametrize(("level", "shown"), [(0, "gzip"), (4, "gzip"), (9, "gzip 9")])
+def test_gzip_of_this_package(level: int, shown: str, tmp_path: Path) -> None:
+    """The file has level 4 if libdeflate compressed it, because the levels of libdeflate are different."""
     path = tmp_path / "data.h5"
     write_images(Arrays(noise(3, 4)), path, codec=codec("gzip", level))
     with h5py.File(path) as file:
         assert file["data4x4"].compression_opts == (level or 4)
-    assert all(f"], {told}, " in line for line in list(inspect_hdf5(path))[1:4])
+    assert all(f"], {shown}, " in line for line in list(inspect_hdf5(path))[1:4])
 
 
 def test_plugin_filter_is_named(tmp_path: Path) -> None:
-    """By itself h5py knows only HDF5's own filters, and would call it uncompressed."""
+    """`h5py.Dataset.compression` knows only the filters of HDF5 itself and would be None."""
     hdf5plugin = pytest.importorskip("hdf5plugin")
     path = tmp_path / "data.h5"
     with h5py.File(path, "w") as file:
@@ -183,8 +183,8 @@ def test_plugin_filter_is_named(tmp_path: Path) -> None:
     assert all(", Blosc2, " in line for line in list(inspect_hdf5(path))[1:4])
 
 
-def test_levels_that_were_never_written(tmp_path: Path) -> None:
-    """What a killed writer leaves reads as black, which nothing else would tell."""
+def test_levels_with_missing_chunks(tmp_path: Path) -> None:
+    """Chunks that a killed writer did not write read as black images."""
     path = tmp_path / "data.h5"
     with h5py.File(path, "w") as file:
         for r in (4, 2, 1):
@@ -195,22 +195,22 @@ def test_levels_that_were_never_written(tmp_path: Path) -> None:
     assert [i for i, line in enumerate(lines) if line == gap] == [3, 5]
 
 
-def test_labels_beside(tmp_path: Path) -> None:
+def test_labels_beside_the_file(tmp_path: Path) -> None:
     path = store(tmp_path / "cifar10.h5", noise(3, 2))
     beside = tmp_path / "cifar10-labels.npy"
     np.save(beside, np.zeros((3, 10), np.float32))
     assert "labels: cifar10-labels.npy, float32 [3, 10]" in list(inspect_hdf5(path))
     beside.write_text("no array")
-    assert "labels: cifar10-labels.npy is not a file of numpy's" in list(inspect_hdf5(path))
+    assert "labels: cifar10-labels.npy is not a NumPy file" in list(inspect_hdf5(path))
 
 
-def test_sources_that_repeat_and_names_of_many_lines(tmp_path: Path) -> None:
+def test_repeated_sources_and_names_with_line_breaks(tmp_path: Path) -> None:
     path = store(tmp_path / "data.h5", noise(3, 2), file=["a\n.jpg", "a\n.jpg", "b.jpg"])
     assert "sources: a?.jpg ... b.jpg, 2 different ones" in list(inspect_hdf5(path))
 
 
-def test_strange_columns(tmp_path: Path) -> None:
-    """They are passed over or told, whatever they hold."""
+def test_columns_of_unexpected_types(tmp_path: Path) -> None:
+    """Columns of unexpected types are shown or skipped."""
     path = store(tmp_path / "data.h5", noise(2, 2), score=["high", "low"], id=[1, 2], file=[3.5, 4.5], split=[0, 1])
     lines = list(inspect_hdf5(path))
     assert "sources: 3.5 ... 4.5" in lines

@@ -16,9 +16,9 @@ from celebahq_builder.cli.main import celebahq
 from celebahq_builder.config import load
 from celebahq_builder.errors import CelebAHQError, FormatError, TrainingError, WeightsError
 from celebahq_builder.evaluation.evaluate import evaluate as scores
-from celebahq_builder.evaluation.image_sources import Reference, open_set
+from celebahq_builder.evaluation.image_sources import Reference, open_data_set
 from celebahq_builder.evaluation.protocol import EvaluationProtocol
-from celebahq_builder.evaluation.result import figure
+from celebahq_builder.evaluation.result import format_number
 from celebahq_builder.models.generator_file import export_generator
 from celebahq_builder.models.progan import Architecture, Generator
 from celebahq_builder.progan import generator_source
@@ -78,14 +78,14 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_metrics_of_a_generator_are_those_of_its_images(generator: Path, tmp_path: Path) -> None:
     """They do not depend on the batch size, the memory, or the number of images."""
-    reference = Reference(open_set(theano_file(tmp_path / "faces.h5", smooth(100, 16))))
+    reference = Reference(open_data_set(theano_file(tmp_path / "faces.h5", smooth(100, 16))))
     protocol = EvaluationProtocol(("swd", "ms-ssim"), 40)
     source = GeneratorSource.of_file(generator, 0, CPU)
     usual = scores(source, reference, protocol)
     for memory_bytes, batch_bytes in ((0, 1), (0, 2**30), (2**30, 5 * 768)):
         assert scores(source, reference, protocol, memory_bytes=memory_bytes, batch_bytes=batch_bytes) == usual
     generate(GeneratedImages(generator, 128, 0, CPU), tmp_path / "fakes.h5", lambda _: None)
-    stored = open_set(tmp_path / "fakes.h5")
+    stored = open_data_set(tmp_path / "fakes.h5")
     first = next(iter(stored.read(np.arange(70), 70)))
     for count in (40, 70):
         assert torch.equal(torch.cat(list(source.read(np.arange(count), 9))), first[:count])
@@ -129,7 +129,7 @@ def test_all_checkpoints_of_a_run(run: Path, data: Path, tmp_path: Path) -> None
     assert list(each[4]["scores"]["swd20"]["levels"]) == ["32", "16"]
     assert all("ms-ssim20" in one["scores"] for one in each)
     # Each is compared with the level of its own resolution.
-    alone = scores(checkpoint_sources(run, 0, CPU)[2], Reference(open_set(data, 16)), request.protocol)
+    alone = scores(checkpoint_sources(run, 0, CPU)[2], Reference(open_data_set(data, 16)), request.protocol)
     assert each[2]["scores"] == json.loads(json.dumps(alone.to_json()))["scores"]
     assert each[4]["source"]["trained_on"]["sha256"] == each[4]["reference"]["sha256"]
     head = re.split(r"  +", lines[0].strip())
@@ -204,7 +204,7 @@ def test_results_are_logged_one_by_one(run: Path, tmp_path: Path, caplog: pytest
     with caplog.at_level("INFO"), pytest.raises(WeightsError, match="returns NaN or infinity"):
         list(evaluate_and_report(EvaluationRequest(copy, EvaluationProtocol(("ms-ssim",), 4))))
     logged = [line.partition(" kimg: ms-ssim4 ")[2] for line in caplog.messages if "kimg: " in line]
-    assert logged == [figure(value) for value in expected[:-1]]
+    assert logged == [format_number(value) for value in expected[:-1]]
 
 
 def test_a_damaged_checkpoint(run: Path, data: Path, tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from celebahq_builder.html.charts import BOTTOM, LEFT, POINTS_MAX, RIGHT, TOP, chart
+from celebahq_builder.html.charts import BOTTOM, LEFT, POINTS_MAX, RIGHT, TOP, line_chart
 from celebahq_builder.progan.image_grid import write_png
 from celebahq_builder.progan.training_report import write_training_report
 
 
 def test_points_are_where_the_values_are() -> None:
-    drawn = chart("losses", [0.0, 5.0, 10.0], {"a": [1.0, 3.0, 2.0], "b": [1.0, math.nan, 3.0]})
+    drawn = line_chart("losses", [0.0, 5.0, 10.0], {"a": [1.0, 3.0, 2.0], "b": [1.0, math.nan, 3.0]})
     assert drawn is not None
     middle = (LEFT + RIGHT) / 2
     a = [tuple(map(float, point.split(","))) for point in drawn.curves[0].points.split()]
@@ -24,17 +24,17 @@ def test_points_are_where_the_values_are() -> None:
 
 @pytest.mark.parametrize(("x", "y"), [([1.0], [2.0]), ([], []), ([1.0, 2.0], [math.nan, math.inf])])
 def test_no_chart_of_nothing(x: list[float], y: list[float]) -> None:
-    assert chart("empty", x, {"y": y}) is None
+    assert line_chart("empty", x, {"y": y}) is None
 
 
 def test_long_curves_are_averaged() -> None:
     n = 10 * POINTS_MAX
-    drawn = chart("long", [float(i) for i in range(n)], {"y": [float(i % 2) for i in range(n)]})
+    drawn = line_chart("long", [float(i) for i in range(n)], {"y": [float(i % 2) for i in range(n)]})
     assert drawn is not None
     points = [float(point.split(",")[1]) for point in drawn.curves[0].points.split()]
     assert len(points) == POINTS_MAX
     assert points == [(TOP + BOTTOM) / 2] * POINTS_MAX
-    assert chart("flat", [0.0, 1.0], {"y": [3.0, 3.0]}) is not None
+    assert line_chart("flat", [0.0, 1.0], {"y": [3.0, 3.0]}) is not None
 
 
 def line(tick: int, resolution: int) -> dict[str, float]:

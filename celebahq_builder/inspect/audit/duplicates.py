@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -15,159 +15,148 @@ from scipy.fft import dctn
 from celebahq_builder.hdf5.chunks import LevelReader
 from celebahq_builder.image_set import Pixels
 
+Numbers = NDArray[np.int64]
+Grey = NDArray[np.float32]
+
+# --- Duplicates -------------------------------------------------------------------------------------------------
+
+
+def equal_groups(keys: Iterable[Hashable]) -> list[list[int]]:
+    """Return the groups of positions that have the same key, in the order of their first positions.
+
+    >>> equal_groups("abcbad")
+    [[0, 4], [1, 3]]
+    """
+    found: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for number, key in enumerate(keys):
+        found[key].append(number)
+    return [group for group in found.values() if len(group) > 1]
+
+
+def same_images(candidates: Sequence[Sequence[int]], top: LevelReader) -> list[list[int]]:
+    """Return the groups of images that are equal in every byte of the largest level.
+
+    Args:
+        candidates: groups of numbers of images that are equal at a smaller level.
+        top: the largest level; one image is read at a time.
+    """
+    groups = []
+    for group in candidates:
+        digests = [hashlib.sha256(top.read([number]).tobytes()).digest() for number in group]
+        groups += [[group[i] for i in equal] for equal in equal_groups(digests)]
+    return groups
+
+
+# --- Perceptual hashes ------------------------------------------------------------------------------------------
+
 SIDE_PX = 32
-"""Of the level that is hashed."""
+"""Resolution of the level that is hashed."""
 
 SIDE_PX_MIN = 16
-"""Of the smallest images that have as many coefficients."""
+"""Resolution of the smallest images that have enough coefficients."""
 
 KEPT = 16
-"""Coefficients of each axis."""
+"""Number of DCT coefficients along each axis."""
 
 BITS = KEPT * KEPT - 1
+"""Number of bits of a hash: the mean has none."""
 
 Hashes = NDArray[np.uint8]
 """Packed bits, [N, 32]; the last bit is 0."""
 
 Bits = NDArray[np.float32]
-"""1 and -1, [N, 256]; the last is -1."""
+"""Bits as 1 and -1, [N, 256]; the last one is -1."""
 
 MIRROR = np.append(np.tile([1.0, -1.0], KEPT * KEPT // 2)[1:], 1.0).astype(np.float32)
-"""What makes an image's bits those of its mirror image: every odd coefficient along a row changes its sign."""
+"""Factors that turn the bits of an image into those of its mirror image: odd coefficients along a row change sign."""
 
 
-def grey(pixels: Pixels) -> NDArray[np.float32]:
-    """Return the grey levels [n, r, r], in [0, 255], of images [n, 3 or 1, r, r] (ITU-R BT.601, as JPEG's)."""
+def grey(pixels: Pixels) -> Grey:
+    """Return the luma [n, r, r] in [0, 255] of images [n, 3 or 1, r, r] (ITU-R BT.601, as in JPEG)."""
     if pixels.shape[1] == 1:
         return pixels[:, 0].astype(np.float32)
     weights = np.array([0.299, 0.587, 0.114], np.float32)
     return np.asarray(np.tensordot(pixels.astype(np.float32), weights, axes=(1, 0)), np.float32)
 
 
-def perceptual_hashes(images: NDArray[np.float32]) -> Hashes:
-    """Return the hashes of grey images [n, r, r], r 16 or more."""
+def perceptual_hashes(images: Grey) -> Hashes:
+    """Return the signs of the lowest DCT coefficients of grey images [n, r, r], r at least 16."""
     coefficients = dctn(images, axes=(1, 2), norm="ortho")[:, :KEPT, :KEPT].reshape(len(images), -1)[:, 1:]
     return np.packbits(coefficients > 0, axis=1)
 
 
 def bits(hashes: Hashes) -> Bits:
-    """Return the bits of hashes one by one."""
+    """Return the unpacked bits of hashes."""
     return np.unpackbits(hashes, axis=1).astype(np.float32) * 2 - 1
 
 
-def distances(some: Bits, others: Bits) -> NDArray[np.int64]:
-    """Return the number of bits [n, m] in which each of some hashes differs from each of the others."""
+def distances(some: Bits, others: Bits) -> Numbers:
+    """Return the number of different bits [n, m] between each of n hashes and each of m others."""
     return np.asarray((some.shape[1] - some @ others.T) / 2, np.int64)
 
 
-def likeness(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Return the correlation of two grey images [r, r], at the best shift of up to a sixteenth of their side.
+def likeness(one: Grey, other: Grey) -> float:
+    """Return the correlation of two grey images [r, r] at the best shift of up to a sixteenth of the side length.
 
-    From -1 to 1; brightness and contrast do not count. 0 where one of them is plain.
+    From -1 to 1, independent of brightness and contrast; 0 if one of the images is plain.
     """
     margin = max(one.shape[0] // 16, 1)
     middle = np.ascontiguousarray(one[margin:-margin, margin:-margin])
     if min(middle.std(), other[margin:-margin, margin:-margin].std()) < 1:
         return 0.0
-    found = cv2.matchTemplate(np.ascontiguousarray(other), middle, cv2.TM_CCOEFF_NORMED)
-    return float(found.max())
+    return float(cv2.matchTemplate(np.ascontiguousarray(other), middle, cv2.TM_CCOEFF_NORMED).max())
 
 
-class Groups:
-    """Numbers 0 to N - 1, each a group of its own until groups are joined.
-
-    Args:
-        count: N.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._of = np.arange(count)
-
-    def apart(self, some: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return for each pair of numbers whether they are in different groups."""
-        return np.asarray(self._of[some] != self._of[others])
-
-    def join(self, one: int, other: int) -> None:
-        """Make the groups of two numbers one."""
-        low, high = sorted((self._of[one], self._of[other]))
-        self._of[self._of == high] = low
-
-    def several(self) -> list[list[int]]:
-        """Return the groups of more than one, in the order of their first numbers, which come in order too."""
-        order = np.argsort(self._of, kind="stable")
-        ends = np.flatnonzero(np.diff(self._of[order])) + 1
-        return [part.tolist() for part in np.split(order, ends) if len(part) > 1]
-
+# --- Near-duplicates --------------------------------------------------------------------------------------------
 
 DISTANCE = 48
-"""Bits of 255 in which the hashes of two images that are nearly the same may differ.
+"""Largest number of different bits, of 255, in the hashes of two near-duplicates.
 
-Of a million pairs of 1,000 aligned CelebA faces and their mirror images, the nearest two differ in 59 bits; copies that
-were coded as JPEG, halved, greyed or shifted by a hundredth of their side, in at most 35 (benchmarks/audit.py).
+Among a million pairs of 1,000 aligned CelebA faces and their mirror images, the nearest two differ in 59 bits. Copies
+that were compressed as JPEG, halved, turned to grey or shifted by a hundredth of their side length differ in at most 35
+(benchmarks/audit.py).
 """
 
 LIKENESS = 0.93
-"""Least correlation of two such images; those faces whose hashes are nearest reach 0.73."""
+"""Smallest correlation of two near-duplicates; those faces with the nearest hashes reach 0.73."""
 
 ROWS = 2048
 """Hashes that are compared with as many others at once: 16 MB of distances."""
 
-Numbers = NDArray[np.int64]
-
 
 @dataclass(frozen=True)
 class Copy:
-    """An image of a group, compared with the group's first."""
+    """An image of a group of near-duplicates, compared with the first image of the group."""
 
     number: int
     distance: int
-    """Bits in which their hashes differ."""
+    """Number of different bits of the two hashes."""
     likeness: float
-    """Their correlation."""
+    """Correlation of the two images."""
     mirrored: bool
-    """Whether it is nearer to the first's mirror image."""
+    """Whether the image is nearer to the mirror image of the first one; then the values above are for that."""
 
     @property
     def words(self) -> str:
-        """How it compares with the first."""
+        """The comparison as text."""
         bits = f"{self.distance} bit{'s' * (self.distance != 1)}"
         return f"{'mirrored, ' if self.mirrored else ''}{bits}, likeness {self.likeness:.3f}"
-
-
-def same(names: Iterable[bytes | str]) -> list[list[int]]:
-    """Return the groups of numbers that have one name."""
-    found: dict[bytes | str, list[int]] = defaultdict(list)
-    for number, name in enumerate(names):
-        found[name].append(number)
-    return [group for group in found.values() if len(group) > 1]
-
-
-def same_images(candidates: Sequence[Sequence[int]], top: LevelReader) -> list[list[int]]:
-    """Return the groups of images that are the same in every byte of the largest level.
-
-    Args:
-        candidates: groups of numbers whose smaller levels are the same.
-        top: the largest level, of which one image is read at a time.
-    """
-    groups = []
-    for group in candidates:
-        names = [hashlib.sha256(top.read([number]).tobytes()).digest() for number in group]
-        groups += [[group[i] for i in each] for each in same(names)]
-    return groups
 
 
 def near_pairs(
     hashes: Hashes, distance: int = DISTANCE, advance: Callable[[int], None] | None = None
 ) -> Iterator[tuple[Numbers, Numbers]]:
-    """Yield all pairs of hashes that differ in at most so many bits, or one of which does so mirrored.
+    """Yield all pairs of hashes that differ in at most `distance` bits, directly or with one of them mirrored.
 
-    Memory is that of `ROWS` squared, and of the pairs found among them.
+    The memory is that of `ROWS` squared distances and of the pairs found among them.
 
     Args:
-        advance: called with the number of hashes that are compared with all after them.
+        hashes: hashes of the images.
+        distance: largest number of different bits.
+        advance: called with the number of hashes that have been compared with all after them.
 
     Yields:
-        Numbers of the first and the second of some pairs; the first is the smaller one, and no pair comes twice.
+        First and second numbers of some pairs, the first is the smaller one; no pair is yielded twice.
     """
     alike = 8 * hashes.shape[1] - 2 * distance
     for top in range(0, len(hashes), ROWS):
@@ -194,51 +183,55 @@ def near_groups(
     least: float = LIKENESS,
     advance: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
-    """Return groups of images that are nearly the same, mirrored or not, each like some other of its group.
+    """Return groups of near-duplicates: each image is like some other image of its group, or like its mirror image.
 
-    Pairs that are in one group already are not looked at, so that a set of nothing but copies takes no longer.
+    Pairs within one group are not compared again, so many copies of one image do not take longer.
 
     Args:
-        hashes: of the images that are compared.
-        numbers: of these in the level, as many.
-        level: that was hashed.
-        distance: bits in which hashes may differ.
-        least: correlation that two images must have besides.
+        hashes: hashes of the images to compare.
+        numbers: numbers of these images in the level.
+        level: the level that was hashed.
+        distance: largest number of different bits of two hashes.
+        least: smallest correlation of two images.
+        advance: see `near_pairs`.
     """
-    groups = Groups(len(hashes))
+    group_of = np.arange(len(hashes))
     for first, second in near_pairs(hashes, distance, advance):
         at_once = 64
         while len(first):
-            apart = groups.apart(first, second)
+            apart = group_of[first] != group_of[second]
             first, second = first[apart], second[apart]
-            _join_alike(groups, first[:at_once], second[:at_once], numbers, level, least)
+            _join_alike(group_of, first[:at_once], second[:at_once], numbers, level, least)
             first, second = first[at_once:], second[at_once:]
             at_once = min(2 * at_once, 4096)
-    return [numbers[group].tolist() for group in groups.several()]
+    return [numbers[group].tolist() for group in equal_groups(group_of.tolist())]
 
 
 def _join_alike(
-    groups: Groups, first: Numbers, second: Numbers, numbers: Numbers, level: LevelReader, least: float
+    group_of: Numbers, first: Numbers, second: Numbers, numbers: Numbers, level: LevelReader, least: float
 ) -> None:
+    """Join the groups of those pairs whose images are alike."""
     wanted, places = np.unique(np.concatenate([first, second]), return_inverse=True)
     if not len(wanted):
         return
     images = grey(level.read(numbers[wanted]))
     for a, b, one, other in zip(first, second, *np.split(places, 2), strict=True):
-        if groups.apart(a[None], b[None])[0] and _either_likeness(images[one], images[other]) >= least:
-            groups.join(int(a), int(b))
+        if group_of[a] != group_of[b] and _either_likeness(images[one], images[other]) >= least:
+            low, high = sorted((group_of[a], group_of[b]))
+            group_of[group_of == high] = low
 
 
-def _either_likeness(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+def _either_likeness(one: Grey, other: Grey) -> float:
     return max(likeness(one, other), likeness(one, other[:, ::-1]))
 
 
 def copies(group: Sequence[int], level: LevelReader, hashes: Hashes) -> list[Copy]:
-    """Return the images of a group, each compared with the first of them.
+    """Return the images of a group, each compared with the first one.
 
     Args:
-        group: numbers of images.
-        hashes: of all images of the level.
+        group: numbers of the images.
+        level: the level that was hashed.
+        hashes: hashes of all images of the level.
     """
     first, first_bits = grey(level.read([group[0]]))[0], bits(hashes[[group[0]]])
     compared = []

@@ -1,4 +1,4 @@
-"""Padding is told exactly where the file has it, as a bound where it has but the crop, and else not at all."""
+"""The padding is exact with `photos/inside`, a lower bound with `photos/quad`, and else unknown."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def square(left: float, top: float, side: float = 100) -> list[list[float]]:
     return [[left, top], [left, top + side], [left + side, top + side], [left + side, top]]
 
 
-def test_the_recorded_share(tmp_path: Path) -> None:
+def test_recorded_share(tmp_path: Path) -> None:
     quads = np.array([square(-50, 0)] * 3)
     found = read(store(tmp_path / "a.h5", noise(3, 4), inside=np.array([1, 0.25, np.nan]), quad=quads))
     assert found is not None
@@ -33,7 +33,7 @@ def test_the_recorded_share(tmp_path: Path) -> None:
     assert found.worst() == [1]
 
 
-def test_what_a_build_records(tiny_run: Path) -> None:
+def test_share_recorded_by_a_build(tiny_run: Path) -> None:
     path = next(tiny_run.glob("*.h5"))
     found = read(path)
     assert found is not None
@@ -46,7 +46,7 @@ def test_what_a_build_records(tiny_run: Path) -> None:
     assert found.shares.max() > 0
 
 
-def test_a_bound_from_the_crop_alone(tmp_path: Path) -> None:
+def test_lower_bound_from_the_crop(tmp_path: Path) -> None:
     turned = np.array([[50, -50], [-50, 50], [50, 150], [150, 50]], float)  # a corner on each side
     quads = np.array(
         [square(0, 0), square(-25, 10), square(-50, -50), square(500, 10), turned, np.full((4, 2), np.nan)]
@@ -58,11 +58,11 @@ def test_a_bound_from_the_crop_alone(tmp_path: Path) -> None:
     assert np.isnan(found.shares[5])
     assert found.worst()[0] == 2
     assert sorted(found.worst()) == [1, 2, 4]
-    for number in range(5):  # whatever the photo's size was
+    for number in range(5):  # for any size of the photo
         for width, height in ((60, 60), (100, 120), (5000, 5000)):
             assert found.shares[number] <= 1 - share_inside(quads[number], width, height) + 1e-12
 
 
-def test_not_known(tmp_path: Path) -> None:
+def test_unknown_padding(tmp_path: Path) -> None:
     assert read(store(tmp_path / "a.h5", noise(2, 4))) is None
     assert read(store(tmp_path / "b.h5", noise(2, 4), quad=np.zeros((2, 3)))) is None
