@@ -57,6 +57,7 @@ def saved(run: Path) -> dict[str, torch.Tensor]:
     return tensors(read_checkpoint(paths[-1]).state) if paths else load_file(run / "checkpoint.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "recipe"), [("denoiser", DENOISER), ("upscaler", UPSCALER)])
 def test_two_processes_train_to_the_weights_of_one(name: str, recipe: str, photos: Path, tmp_path: Path) -> None:
     """A batch of 3 is shared unevenly; the sums differ in their last bits only, which Adam's first steps amplify."""
