@@ -62,6 +62,6 @@ def train_upscaler(photos: Path, recipe: Path | None, **asked: Any) -> None:
 
 def _train(kind: str, photos: Path, recipe: Path, asked: dict[str, Any]) -> None:
     from celebahq_builder.pipeline.recipe import bundled_recipe
-    from celebahq_builder.restoration.launch import train
+    from celebahq_builder.restoration.loop import train
 
     click.echo(f"best weights: {train(kind, photos, recipe=bundled_recipe(recipe, 'train'), **asked)}")

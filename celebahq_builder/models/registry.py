@@ -1,35 +1,45 @@
-"""Verified weights by name: registry.toml, SHA-256 checks, and loading of the networks."""
+"""Registries of verified weight files: ``registry.toml`` and the loading of its networks.
+
+A registry is a folder with a file ``registry.toml``, which has one table per weight file: an entry. Weights are named
+by NAME, an entry of the bundled registry, or by DIR/NAME, an entry of ``DIR/registry.toml``. A weight file is loaded
+only if its SHA-256 is the one in its entry. PyTorch is imported only by functions that build a network.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
-from torch import nn
+from typing import TYPE_CHECKING, Literal
 
 from celebahq_builder.config import bundled, from_mapping, read_toml
 from celebahq_builder.errors import CelebAHQError, RecipeError, WeightsError
-from celebahq_builder.models.autoencoder import Autoencoder
-from celebahq_builder.models.srgan import SRGenerator
+from celebahq_builder.storage import sha256
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from celebahq_builder.models.autoencoder import Autoencoder
+    from celebahq_builder.models.srgan import SRGenerator
+
+REGISTRY_FILE = "registry.toml"
 
 Architecture = Literal["autoencoder", "srgan"]
 
 
+# --- Entries ----------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class NetworkShape:
-    """Which network, and how large; enough to build it."""
+    """Architecture and size of a network."""
 
     architecture: Architecture
     widths: tuple[int, ...]
-    """Channels: of each of the autoencoder's three levels; of the generator, and perhaps of its noise."""
+    """Channels: of the three levels of an autoencoder; of a generator and, optionally, of its noise."""
     blocks: tuple[int, ...]
-    """Residual blocks of each level."""
+    """Residual blocks: of the three levels of an autoencoder; of a generator."""
 
     def __post_init__(self) -> None:
         widths, blocks = ((3,), 3) if self.architecture == "autoencoder" else ((1, 2), 1)
@@ -40,7 +50,10 @@ class NetworkShape:
             )
 
     def build(self) -> Autoencoder | SRGenerator:
-        """Return the network with fresh weights."""
+        """Return the network with random weights."""
+        from celebahq_builder.models.autoencoder import Autoencoder
+        from celebahq_builder.models.srgan import SRGenerator
+
         if self.architecture == "autoencoder":
             return Autoencoder(self.widths, self.blocks)  # type: ignore[arg-type]
         return SRGenerator(self.widths[0], self.blocks[0], *self.widths[1:])
@@ -48,195 +61,206 @@ class NetworkShape:
 
 @dataclass(frozen=True)
 class RegistryEntry:
-    """One weight file of the registry."""
+    """One weight file of a registry."""
 
     file: str
+    """Name of the safetensors file in the folder of the registry."""
     sha256: str
     size_bytes: int
     shape: NetworkShape
     licence: str
     data: str
-    """What it was trained on."""
+    """Description of the training photos."""
     command: str
-    """The command line that trains it again."""
+    """Command line that trains the weights again."""
     scores: dict[str, float] = field(default_factory=dict)
-    """Measured figures: name with unit -> value."""
+    """Measured figures, by name with unit."""
 
 
 def read_registry(folder: Path | None = None) -> dict[str, RegistryEntry]:
-    """Return all entries of ``registry.toml`` in `folder`, by default the bundled one, by name.
+    """Return the entries of a registry by name.
+
+    Args:
+        folder: of the registry; None for the bundled one.
 
     Raises:
-        RecipeError: the registry is missing or malformed.
+        RecipeError: the registry does not exist or is malformed.
     """
-    path = (folder or bundled("pretrained")) / "registry.toml"
+    path = (folder or bundled("pretrained")) / REGISTRY_FILE
     if not path.exists():
-        raise RecipeError(f"{path} does not exist; `celebahq weights export` makes a folder with a registry")
-    tables = read_toml(path)
-    text = path.read_text(encoding="utf-8")
-    for name, values in tables.items():
+        raise RecipeError(f"{path} does not exist; `celebahq weights export` creates a registry")
+    entries = {}
+    for name, values in read_toml(path).items():
         if not isinstance(values, dict):
             raise RecipeError(f"{path}: {name} must be a table, got {values!r}")
-    return {
-        name: from_mapping(RegistryEntry, values, where=str(path), text=text, table=(name,))
-        for name, values in tables.items()
-    }
+        text = path.read_text(encoding="utf-8")
+        entries[name] = from_mapping(RegistryEntry, values, where=str(path), text=text, table=(name,))
+    return entries
 
 
 def locate(name: str, folder: Path | None = None) -> tuple[Path, str]:
-    """Return the folder of the registry that `name` is to be found in, and the entry's name there.
+    """Return the folder of the registry of some weights, and the name of their entry in it.
 
     Args:
-        name: ``NAME``, or ``DIR/NAME`` for the entry NAME of ``DIR/registry.toml``; DIR as any path, from the root
-            or from the working directory.
-        folder: where a ``NAME`` without DIR is looked for; None is the bundled registry's.
+        name: NAME or DIR/NAME; DIR is an absolute path or one relative to the working directory.
+        folder: registry of a NAME without DIR; None for the bundled one.
+
+    >>> locate("runs/best/mine")
+    (PosixPath('runs/best'), 'mine')
     """
     directory, slash, own = name.rpartition("/")
-    if slash:
-        return Path(directory or "/"), own
-    return folder or bundled("pretrained"), name
+    return (Path(directory or "/") if slash else folder or bundled("pretrained")), own
 
 
 def find_entry(name: str, folder: Path | None = None) -> RegistryEntry:
-    """Return the registry's entry for ``NAME`` or ``DIR/NAME``, see `locate`.
+    """Return the entry of some weights; the arguments are those of `locate`.
 
     Raises:
-        WeightsError: there is no such registry, or none of that name in it.
+        WeightsError: the registry does not exist, or has no such entry.
         RecipeError: the registry is malformed.
+
+    >>> find_entry("upscaler-psnr").shape
+    NetworkShape(architecture='srgan', widths=(48,), blocks=(6,))
     """
     place, own = locate(name, folder)
-    path = place / "registry.toml"
+    path = place / REGISTRY_FILE
     if not path.exists():
         raise WeightsError(
-            f"weights {name!r} were looked for in {path}, which does not exist; `celebahq weights export RUN --to DIR "
-            f"--name NAME` makes DIR/NAME, bundled are {', '.join(sorted(read_registry()))}"
+            f"weights {name!r} need {path}, which does not exist; `celebahq weights export` creates DIR/NAME, bundled "
+            f"are {', '.join(sorted(read_registry()))}"
         )
     known = read_registry(place)
     if own not in known:
         raise WeightsError(
-            f"no weights are called {name!r}; the registry has {', '.join(sorted(known)) or 'none'} ({path}); "
-            "give one of these, or DIR/NAME for those of another registry"
+            f"no weights are called {name!r}; {path} has {', '.join(sorted(known)) or 'none'}; give one of these, or "
+            "DIR/NAME for those of another registry"
         )
     return known[own]
+
+
+# --- Loading ----------------------------------------------------------------------------------------------------
 
 
 def load_network(
     name: str, device: torch.device | str = "cpu", folder: Path | None = None
 ) -> Autoencoder | SRGenerator:
-    """Return the network ``NAME`` or ``DIR/NAME`` with its weights, in eval mode, without gradients, channels last.
+    """Return a network with its verified weights, in eval mode, without gradients, in channels-last memory format.
 
     Args:
-        name: see `locate`.
-        device: where the network is to be.
-        folder: where a ``NAME`` without DIR is looked for; None is the bundled registry's.
+        name: NAME or DIR/NAME, see `locate`.
+        device: of the network.
+        folder: registry of a NAME without DIR; None for the bundled one.
 
     Raises:
-        WeightsError: unknown name, missing file, a hash that differs, or tensors that do not fit the network.
+        WeightsError: the name is unknown, the file is missing, its hash differs, or its tensors do not fit the network.
         RecipeError: the registry is malformed.
     """
-    known = find_entry(name, folder)
-    path = locate(name, folder)[0] / known.file
-    net = known.shape.build()
-    load_tensors(net, read_verified(path, known.sha256), path)
+    import torch
+
+    entry = find_entry(name, folder)
+    path = locate(name, folder)[0] / entry.file
+    net = entry.shape.build()
+    load_tensors(net, read_verified(path, entry.sha256), path)
     net.eval().requires_grad_(False)
     return net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def read_verified(path: Path, sha256: str) -> bytes:
-    """Return the bytes of a weight file whose SHA-256 is `sha256`.
+def read_verified(path: Path, expected: str) -> bytes:
+    """Return the contents of a weight file if its SHA-256 is the expected one.
 
     Raises:
-        WeightsError: the file is missing or its hash differs.
+        WeightsError: the file cannot be read, or its hash differs.
     """
+    advice = "check out the project, or export the weights, again"
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise WeightsError(
-            f"weight file {path} cannot be read: {error.strerror}; check out the project, or export the weights, again"
-        ) from None
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise WeightsError(
-            f"weight file {path} has SHA-256 {found}, the registry says {sha256}: it was altered or cut short; "
-            "check out the project, or export the weights, again"
-        )
+        raise WeightsError(f"weight file {path} cannot be read: {error.strerror}; {advice}") from None
+    if (found := sha256(data)) != expected:
+        raise WeightsError(f"weight file {path} is changed or cut short: SHA-256 {found}, not {expected}; {advice}")
     return data
 
 
 def load_tensors(net: nn.Module, data: bytes, path: Path) -> None:
-    """Copy the tensors of a safetensors file into `net`, all of them and no others.
+    """Copy the tensors of a safetensors file, `data`, into a network: all tensors of the network and no others.
 
     Raises:
-        WeightsError: not a safetensors file, or of another network.
+        WeightsError: the contents are not a safetensors file, or belong to another network.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     try:
-        net.load_state_dict(load_safetensors(data))
+        net.load_state_dict(load(data))
     except SafetensorError as error:
         raise WeightsError(f"weight file {path} is not a safetensors file: {error}") from None
     except RuntimeError as error:
-        raise WeightsError(
-            f"weight file {path} belongs to another network: {str(error).splitlines()[1].strip()}"
-        ) from None
+        reason = str(error).splitlines()[1].strip()
+        raise WeightsError(f"weight file {path} belongs to another network: {reason}") from None
 
 
 def parameter_count(shape: NetworkShape) -> int:
-    """Return how many numbers a network has to learn."""
+    """Return the number of parameters of a network."""
+    import torch
+
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in shape.build().parameters())
 
 
 def nonfinite_tensor(net: nn.Module) -> str:
-    """Return the name of a tensor of `net` that holds an infinity or a NaN; an empty string if there is none."""
+    """Return the name of a tensor of a network that has an infinite or NaN value; an empty string if none has."""
     return next((name for name, tensor in net.state_dict().items() if not tensor.isfinite().all()), "")
 
 
-HEAD = ("name", "network", "parameters", "size", "licence", "scores")
+# --- `celebahq weights list` and `verify` -----------------------------------------------------------------------
 
-SCORES = 3
-"""Figures of an entry that the table shows."""
+TABLE_SCORES = 3
+"""Scores of an entry that the table shows."""
 
 
 def table_lines(folder: Path | None = None) -> Iterator[str]:
-    """Yield the registry of a folder, by default the bundled one, as lines of a table.
-
-    Raises:
-        RecipeError: the registry is missing or malformed.
-    """
-    rows = [HEAD, *(_row(name, known) for name, known in read_registry(folder).items())]
+    """Yield the entries of a registry as lines of a table; argument and errors are those of `read_registry`."""
+    header = ("name", "network", "parameters", "size", "licence", "scores")
+    rows = [header, *(_row(name, entry) for name, entry in read_registry(folder).items())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
+def _row(name: str, entry: RegistryEntry) -> tuple[str, ...]:
+    widths, blocks = ("/".join(map(str, numbers)) for numbers in (entry.shape.widths, entry.shape.blocks))
+    network = f"{entry.shape.architecture} {widths}, {blocks} blocks"
+    scores = [f"{key} {value:g}" for key, value in entry.scores.items()]
+    if len(scores) > TABLE_SCORES:
+        scores[TABLE_SCORES:] = [f"{len(scores) - TABLE_SCORES} more"]
+    size = f"{entry.size_bytes / 1e6:.2f} MB"
+    return name, network, f"{parameter_count(entry.shape):,}", size, entry.licence, ", ".join(scores)
+
+
 def verify_weights(names: Sequence[str] = (), folder: Path | None = None) -> Iterator[tuple[str, str]]:
-    """Yield name and problem of each entry asked for, by default all of the registry; no problem is an empty string.
+    """Verify size, SHA-256, tensors and values of weight files.
 
     Args:
-        names: ``NAME`` or ``DIR/NAME``, see `pretrained.locate`.
-        folder: of the registry that a ``NAME`` is looked for in; None is the bundled one.
+        names: NAME or DIR/NAME, see `locate`; none for all entries of the registry.
+        folder: registry of a NAME without DIR; None for the bundled one.
+
+    Yields:
+        Name and problem of each weight file; the problem is an empty string if there is none.
 
     Raises:
-        RecipeError: no names are given and the registry is missing or malformed.
+        RecipeError: no names are given, and the registry does not exist or is malformed.
     """
     for name in names or read_registry(folder):
         yield name, _problem(name, folder)
 
 
-def _row(name: str, known: RegistryEntry) -> tuple[str, ...]:
-    widths, blocks = ("/".join(map(str, numbers)) for numbers in (known.shape.widths, known.shape.blocks))
-    network = f"{known.shape.architecture} {widths}, {blocks} blocks"
-    shown = [f"{key} {value:g}" for key, value in known.scores.items()]
-    scores = ", ".join(shown[:SCORES]) + (f", {len(shown) - SCORES} more" if len(shown) > SCORES else "")
-    return name, network, f"{parameter_count(known.shape):,}", f"{known.size_bytes / 1e6:.2f} MB", known.licence, scores
-
-
 def _problem(name: str, folder: Path | None) -> str:
     try:
-        known = find_entry(name, folder)
-        path = locate(name, folder)[0] / known.file
-        if path.is_file() and path.stat().st_size != known.size_bytes:
-            return f"{path} has {path.stat().st_size} bytes, the registry says {known.size_bytes}"
-        wrong = nonfinite_tensor(load_network(name, folder=folder))
+        entry = find_entry(name, folder)
+        path = locate(name, folder)[0] / entry.file
+        if path.is_file() and path.stat().st_size != entry.size_bytes:
+            return f"{path} has {path.stat().st_size} bytes, the registry says {entry.size_bytes}"
+        tensor = nonfinite_tensor(load_network(name, folder=folder))
     except CelebAHQError as error:
         return str(error)
-    return f"{path}: {wrong} has values that are not finite" if wrong else ""
+    return f"{path}: {tensor} has values that are not finite" if tensor else ""

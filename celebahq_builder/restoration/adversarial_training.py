@@ -1,10 +1,10 @@
-"""Adversarial training of the upscaler, and the final steps on its averaged weights."""
+"""Adversarial training of the upscaler, and the corrections of its weights before they are exported."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -23,22 +23,256 @@ from celebahq_builder.metrics.texture import texture_distance, texture_loss
 from celebahq_builder.models.registry import find_entry, load_network
 from celebahq_builder.models.srgan import SRDiscriminator, SRGenerator
 from celebahq_builder.restoration.degradation import apply_jpeg
-from celebahq_builder.restoration.loop import Phase, Phased, Rows, Scores, Task
-from celebahq_builder.restoration.photos import PhotoFolder, Pixels, downscale_4x, to_pixels, to_tensor, validation_crop
-from celebahq_builder.restoration.pixel_training import SAMPLE_PX, SAMPLES, upscaled_sample
+from celebahq_builder.restoration.photos import PhotoFolder, downscale_4x, to_pixels, to_tensor
+from celebahq_builder.restoration.pixel_training import upscaled_samples
+from celebahq_builder.restoration.task import Batch, SampleRows, Scores, Task, TrainingRecipe, initial_network
 from celebahq_builder.training.distributed import DistributedContext
 
-ROUNDS = 2
-"""The back-projection takes a part of every correction away again: the second round makes up for it."""
+TEXTURE_DIRECTIONS = 64
+"""Random directions of the texture loss in each step."""
+
+FEATURE_LAYERS = 2
+"""Number of the discriminator's last layers whose features the feature loss compares."""
+
+SWD_PER_DB = 50.0
+"""Texture distance, x 1e-3, that weighs as much as 1 dB of PSNR when the best weights are selected. In training, 1 dB
+of PSNR costs about this much."""
+
+BIAS_BATCHES, BIAS_BATCH = 40, 8
+"""Batches, and crops in each, over which the subpixel bias of the exported weights is measured."""
+
+BIAS_ROUNDS = 2
+"""Rounds of bias correction. The back-projection of the generator undoes a part of each correction."""
+
+TEXTURE_STREAM, BIAS_STREAM = 2**31, 2**31 + 1
+"""Third number of the seeds of the texture loss and of the bias correction. The images of a batch count from 0, so the
+random streams differ."""
+
+
+# --- Recipe -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ChainSettings:
+    """How often and how strongly inputs are compressed and then denoised, as the inputs in a build are."""
+
+    share: float = 0.5
+    """Share of batches whose inputs are compressed and denoised."""
+    weights: str = "denoiser"
+    """Weights of the denoiser, NAME or DIR/NAME of a registry."""
+    quality_min: int = 40
+    """Lowest JPEG quality, on the scale of OpenCV and libjpeg, 1 to 100."""
+    quality_max: int = 95
+    """Highest JPEG quality."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialRecipe(TrainingRecipe):
+    """Settings of an adversarial training, which starts from an upscaler that was trained with a pixel loss."""
+
+    task: Literal["upscale-adversarially"]
+    learning_rate: float = 1e-4
+    """Of the generator; it falls to a tenth along a cosine."""
+    discriminator_rate: float = 4e-4
+    """Learning rate of the discriminator; it is constant."""
+    pixel_weight: float = 1.0
+    """Weight of the mean absolute error."""
+    texture_weight: float = 1.0
+    """Weight of the sliced Wasserstein distance of the two finest Laplacian levels, in each quarter of an image.
+
+    This loss quickly gives the right amount of texture, but not the right kind. If the adversarial weight is low, or
+    without noise, the scores are good and skin looks cracked.
+    """
+    feature_weight: float = 0.05
+    """Weight of the mean absolute difference of the discriminator's last features. Features of its first layers would
+    act as a pixel loss, which suppresses every texture except the true one."""
+    adversarial_weight: float = 0.03
+    """Weight of the hinge loss."""
+    noise: int = 8
+    """Channels of noise in the generator; see `models.srgan.grain`."""
+    start_share: float = 0.05
+    """Share of the starting weights in the exported weights; see `interpolate_weights`."""
+    discriminator_width: int = 32
+    """Channels of the discriminator's first layer."""
+    chain: ChainSettings = field(default_factory=ChainSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.start:
+            raise ValueError("start must name the weights of an upscaler, such as upscaler-psnr")
+        if not 0 <= self.start_share < 1:
+            raise ValueError(f"start_share = {self.start_share} must be at least 0 and less than 1")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Return the learning rate of the generator at a step."""
+        return self.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * step / self.steps)))
+
+
+# --- Training ---------------------------------------------------------------------------------------------------
+
+
+class AdversarialTask(Task):
+    """An upscaler that is trained against a discriminator.
+
+    Args:
+        recipe: settings.
+        photos: folder of clean photos.
+        context: the processes that share each batch, and the device of this one.
+
+    Raises:
+        TrainingError: the photos cannot be used, or the weights to start from are not those of an upscaler.
+    """
+
+    loss_names = ("pixel", "texture", "feature", "adversarial", "discriminator")
+
+    def __init__(self, recipe: AdversarialRecipe, photos: Path, context: DistributedContext) -> None:
+        self.recipe: AdversarialRecipe = recipe
+        self.context, device = context, context.device
+        start = find_entry(recipe.start)
+        if start.shape.architecture != "srgan" or start.shape.widths[1:] not in ((), (recipe.noise,)):
+            expected = f"an upscaler without noise, or with {recipe.noise} channels of it"
+            raise TrainingError(f"start = {recipe.start} is {start.shape}; expected {expected}")
+        self.shape = replace(start.shape, widths=(start.shape.widths[0], *([recipe.noise] if recipe.noise else [])))
+        self.crop_px = 4 * recipe.largest_patch_px
+        self.photos = PhotoFolder.read(photos, held_out=recipe.held_out, at_least_px=self.crop_px)
+        chain_sha256 = find_entry(recipe.chain.weights).sha256
+        self.config = {**to_mapping(recipe), "start_sha256": start.sha256, "chain_sha256": chain_sha256}
+        # --- Networks and optimizers
+        self.denoiser = load_network(recipe.chain.weights, device)
+        self.start = load_network(recipe.start).state_dict()
+        self.generator = self.network = initial_network(self.shape, self.start, recipe.seed, device)
+        torch.manual_seed(recipe.seed)
+        self.discriminator = SRDiscriminator(recipe.discriminator_width)
+        self.discriminator.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.networks = {"generator": self.generator, "discriminator": self.discriminator}
+        self.optimizers = {
+            "generator": torch.optim.Adam(self.generator.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99)),
+            "discriminator": torch.optim.Adam(
+                self.discriminator.parameters(), lr=recipe.discriminator_rate, betas=(0.5, 0.99)
+            ),
+        }
+        compiled = recipe.compiled and device.type == "cuda"
+        self.generate = torch.compile(self.generator) if compiled else self.generator
+        self.discriminate = torch.compile(self.discriminator) if compiled else self.discriminator
+
+    def draw_batch(self, step: int) -> Batch:
+        """Return this process's share of the batch of a step, with inputs only where they were compressed."""
+        recipe, phase = self.recipe, self.recipe.phase_at(step)
+        compressed = np.random.default_rng((recipe.seed, step)).random() < recipe.chain.share
+        inputs, targets = [], []
+        for i in self.context.share(phase.batch):
+            rng = np.random.default_rng((recipe.seed, step, i))
+            targets.append(self.photos.crop(rng, 4 * phase.patch_px))
+            if compressed:
+                small = to_pixels(downscale_4x(to_tensor(targets[-1:], torch.device("cpu"))))[0]
+                quality = int(rng.integers(recipe.chain.quality_min, recipe.chain.quality_max + 1))
+                inputs.append(apply_jpeg(small, quality))
+        return inputs, targets
+
+    def training_step(self, step: int, batch: Batch) -> Tensor:
+        """Update both networks once; see `Task.training_step`."""
+        recipe, device = self.recipe, self.context.device
+        targets = to_tensor(batch[1], device)
+        inputs = self._denoise(to_tensor(batch[0], device)) if batch[0] else downscale_4x(targets)
+        share = len(targets) / recipe.phase_at(step).batch
+        generator_adam, discriminator_adam = self.optimizers["generator"], self.optimizers["discriminator"]
+        # --- Forward passes. One pass of the discriminator serves the losses of both networks.
+        discriminator_adam.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+            fake = self.generate(inputs).float()
+            detached = fake.detach().requires_grad_()
+            real_logits, real_features = self.discriminate(targets)
+            fake_logits, fake_features = self.discriminate(detached)
+        # --- Generator: the losses that pass through the discriminator, as a gradient with respect to the result
+        adversarial = -fake_logits.float().mean()
+        pairs = list(zip(fake_features, real_features, strict=True))[-FEATURE_LAYERS:]
+        feature = torch.stack([F.l1_loss(f.float(), r.detach().float()) for f, r in pairs]).mean()
+        through = recipe.feature_weight * feature + recipe.adversarial_weight * adversarial
+        (gradient,) = torch.autograd.grad(through, detached, retain_graph=True)
+        # --- Generator: all losses, and the update
+        pixel = F.l1_loss(fake, targets)
+        texture = self._texture_loss(step, fake, targets)
+        loss = recipe.pixel_weight * pixel + recipe.texture_weight * texture + (fake * gradient).sum()
+        generator_adam.zero_grad(set_to_none=True)
+        (loss * share).backward()
+        self.context.sum_gradients(self.generator)
+        nn.utils.clip_grad_norm_(self.generator.parameters(), 0.5)
+        for group in generator_adam.param_groups:
+            group["lr"] = recipe.learning_rate_at(step)
+        generator_adam.step()
+        # --- Discriminator
+        hinge = F.relu(1 - real_logits.float()).mean() + F.relu(1 + fake_logits.float()).mean()
+        (hinge * share).backward()  # type: ignore[no-untyped-call]
+        self.context.sum_gradients(self.discriminator)
+        discriminator_adam.step()
+        return torch.stack([pixel, texture, feature, adversarial, hinge]).detach()
+
+    def _texture_loss(self, step: int, fake: Tensor, targets: Tensor) -> Tensor:
+        seed = (self.recipe.seed, step, TEXTURE_STREAM)
+        images = self.context.share(self.recipe.phase_at(step).batch)
+        directions = random_directions(3 * PATCH_PX**2, np.random.default_rng(seed), TEXTURE_DIRECTIONS)
+        rngs = [np.random.default_rng((*seed, i)) for i in images]
+        return texture_loss(fake, targets, rngs, directions.to(fake.device))
+
+    @torch.no_grad()
+    def _denoise(self, compressed: Tensor) -> Tensor:
+        restored: Tensor = self.denoiser(compressed)
+        return restored.mul(255).round_().clamp_(0, 255).div_(255)
+
+    # --- Validation and export
+
+    @torch.inference_mode()
+    def validate(self, net: nn.Module) -> tuple[Scores, SampleRows]:
+        """Return luma PSNR, spectrum error and texture distance on the held-out photos, and sample images."""
+        device = self.context.device
+        targets = [to_tensor([crop], device) for crop in self.photos.validation_crops]
+        results = [net(downscale_4x(target)).mul(255).round().clamp(0, 255)[0] for target in targets]
+        truths = [target[0] * 255 for target in targets]
+        pairs = list(zip(results, truths, strict=True))
+        scores = {
+            "psnr_y_db": round(float(np.mean([psnr_y(a, b) for a, b in pairs])), 4),
+            "spectrum_error_db": round(float(np.mean([spectrum_error_db(a, b) for a, b in pairs])), 4),
+            "swd": round(1000 * texture_distance(results, truths), 2),
+        }
+        return scores, [upscaled_samples(net, crop, device) for crop in self.sample_crops()]
+
+    def selection_score(self, scores: Scores) -> float:
+        """Return the PSNR minus the errors of spectrum and texture: a blurred image has a good PSNR alone."""
+        return scores["psnr_y_db"] - scores["spectrum_error_db"] - scores["swd"] / SWD_PER_DB
+
+    def export_network(self, averaged: nn.Module) -> nn.Module:
+        """Return the averaged network with a share of the starting weights, and without subpixel bias."""
+        net = copy.deepcopy(averaged)
+        if not isinstance(net, SRGenerator):
+            raise TypeError(f"expected an SRGenerator, got {type(net).__name__}")
+        interpolate_weights(net, self.start, self.recipe.start_share)
+        for _ in range(BIAS_ROUNDS):
+            remove_subpixel_bias(net, self._bias_pairs())
+        return net
+
+    def _bias_pairs(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """Yield inputs and targets of random training crops, the same in every call."""
+        rng = np.random.default_rng((self.recipe.seed, BIAS_STREAM))
+        for _ in range(BIAS_BATCHES):
+            crops = [self.photos.crop(rng, self.crop_px) for _ in range(BIAS_BATCH)]
+            targets = to_tensor(crops, self.context.device)
+            yield downscale_4x(targets), targets
+
+
+# --- Corrections of the weights ---------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def interpolate_weights(net: SRGenerator, start: Mapping[str, Tensor], share: float) -> None:
-    """Move weights a share of the way back to those the training started from, in place.
+    """Interpolate in place between the weights of a network and those from which its training started.
 
-    Between an upscaler trained for pixel accuracy and what an adversary made of it, every mixture is a sound network,
-    with fewer of the inventions and less of the texture (Wang et al. 2018, ESRGAN, section 3.4). Weights that the
-    start lacks, those of the noise, count as zero there.
+    Every interpolation between an upscaler trained with a pixel loss and its adversarially trained version is a good
+    network, with fewer artefacts and less texture than the latter (Wang et al. 2018, ESRGAN, section 3.4).
+
+    Args:
+        net: the trained network.
+        start: weights by name. A weight that is missing, such as that of the noise, counts as zero.
+        share: of the starting weights, 0 to 1.
     """
     for name, value in net.state_dict().items():
         value.mul_(1 - share)
@@ -47,265 +281,30 @@ def interpolate_weights(net: SRGenerator, start: Mapping[str, Tensor], share: fl
 
 
 @torch.inference_mode()
-def phase_means(net: SRGenerator, pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return how much lighter than the truth each of the 4x4 pixels is that one pixel becomes, in the mean.
+def subpixel_bias(net: SRGenerator, pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the mean error of each of the 4x4 result pixels that belong to one input pixel.
 
     Args:
         net: the network.
-        pairs: photos [N, 3, H, W] and the truths [N, 3, 4H, 4W], float, [0, 1]; at least one.
+        pairs: inputs [N, 3, H, W] and targets [N, 3, 4H, 4W], float in [0, 1]; at least one pair.
 
     Returns:
-        float64 [3, 4, 4], RGB, the mean over all 16 taken off.
+        float64 [3, 4, 4] on the CPU: result minus target, minus the mean over all 16 positions of each colour.
     """
     total, count = torch.zeros(3, 4, 4, dtype=torch.float64), 0
-    for low, high in pairs:
-        phases = F.pixel_unshuffle(net(low) - high, SRGenerator.SCALE)  # channel 16 c + 4 row + column
-        total += phases.double().mean(dim=(0, 2, 3)).view(3, 4, 4).cpu()
+    for inputs, targets in pairs:
+        positions = F.pixel_unshuffle(net(inputs) - targets, SRGenerator.SCALE)  # channel 16 c + 4 row + column
+        total += positions.double().mean(dim=(0, 2, 3)).view(3, 4, 4).cpu()
         count += 1
     return total / count - (total / count).mean(dim=(1, 2), keepdim=True)
 
 
 @torch.no_grad()
 def remove_subpixel_bias(net: SRGenerator, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Set the last layer's bias so that no pixel of the 4x4 is lighter than the others in the mean, in place.
+    """Subtract the subpixel bias from the bias of a network's last layer, in place.
 
-    A discriminator sees a checkerboard of a few levels late; a bias for each of the 16 places (and colours) that come
-    from one pixel takes its constant part away. The arguments are those of `phase_means`, but `pairs` is read
-    `ROUNDS` times.
+    A discriminator reacts slowly to a checkerboard of a few levels. This removes its constant part. The arguments are
+    those of `subpixel_bias`.
     """
     bias = net.tail.get_parameter("bias")
-    for _ in range(ROUNDS):
-        bias.sub_(phase_means(net, pairs).flatten().to(bias))
-
-
-Drawn = tuple[list[Pixels], list[Pixels]]
-"""Inputs that went through a JPEG (none: the targets are only reduced), and targets."""
-
-TEXTURE_STREAM = 2**31
-"""Sets the generator of the texture loss' draws apart from those of the images, which count from 0."""
-
-LEVEL_STREAM = TEXTURE_STREAM + 1
-"""Likewise of the crops that the exported weights are levelled by."""
-
-TEXTURE_DIRECTIONS = 64
-
-LEVELLED_BY = 40, 8
-"""Batches, and crops in each, that the exported weights are levelled by; the crops are the training's in size."""
-
-FEATURES = 2
-"""Layers of the discriminator, from the last, whose features are compared."""
-
-SWD_PER_DB = 50.0
-"""How much of the textures' distance, x 1e-3, is as bad as a dB: about what a dB of fidelity buys in training."""
-
-
-@dataclass(frozen=True)
-class ChainSettings:
-    """How often and how hard the inputs are compressed and denoised first, as they are in a build."""
-
-    share: float = 0.5
-    """Share of batches whose inputs went through a JPEG and the denoiser."""
-    weights: str = "denoiser"
-    """Name of the denoiser in the registry."""
-    quality_min: int = 40
-    quality_max: int = 95
-
-
-@dataclass(frozen=True)
-class AdversarialRecipe(Phased):
-    """Everything that decides the weights, apart from the photos and the weights it starts from."""
-
-    task: Literal["upscale-adversarially"]
-    start: str
-    """Weights to start from, by name in the registry or as DIR/NAME: an upscaler trained for pixel accuracy."""
-    phases: tuple[Phase, ...]
-    learning_rate: float = 1e-4
-    """Of the generator; falls to a tenth along a cosine."""
-    discriminator_rate: float = 4e-4
-    """Of the discriminator; constant."""
-    pixel_weight: float = 1.0
-    """Of the mean absolute error."""
-    texture_weight: float = 1.0
-    """Of the sliced Wasserstein distance of the two finest Laplacian levels, quarter by quarter of each image.
-
-    It brings the right amount of texture quickly, but not the right kind: with little weight on the adversary, or
-    without noise, figures come out right and skin cracked.
-    """
-    feature_weight: float = 0.05
-    """Of the mean absolute difference of the discriminator's last features; those of its first layers would be a
-    pixel loss in disguise, and against all texture that is not the true one."""
-    adversarial_weight: float = 0.03
-    """Of the hinge loss."""
-    noise: int = 8
-    """Channels of noise that the generator is given; see `nets.grain`."""
-    start_share: float = 0.05
-    """Share of the starting weights in those that are exported; see `finishing.mix`."""
-    discriminator_width: int = 32
-    """Channels of the discriminator's first layer."""
-    ema: float = 0.999
-    seed: int = 0
-    held_out: int = 8
-    validate_every: int = 500
-    bf16: bool = True
-    compiled: bool = True
-    """Compile both networks on CUDA; on a CPU they never are."""
-    chain: ChainSettings = field(default_factory=ChainSettings)
-
-    def __post_init__(self) -> None:
-        self.check()
-        if not self.start:
-            raise ValueError("start must name the upscaler to go on from")
-        if not 0 <= self.start_share < 1:
-            raise ValueError(f"start_share = {self.start_share} must be at least 0 and less than 1")
-
-    def rate_at(self, step: int) -> float:
-        """Return the generator's learning rate at a step."""
-        return self.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * step / self.steps)))
-
-
-class AdversarialTask(Task):
-    """An upscaler against a discriminator; the best weights weigh fidelity against texture.
-
-    Raises:
-        TrainingError: unusable photos.
-    """
-
-    losses = ("pixel", "texture", "feature", "adversarial", "discriminator")
-
-    def __init__(self, recipe: AdversarialRecipe, photos: Path, world: DistributedContext) -> None:
-        self.recipe: AdversarialRecipe = recipe
-        start = find_entry(recipe.start).shape
-        if start.architecture != "srgan" or start.widths[1:] not in ((), (recipe.noise,)):
-            wanted = f"an upscaler without noise, or of {recipe.noise} channels"
-            raise TrainingError(f"start = {recipe.start} is of {start}; wanted {wanted}")
-        self.world = world
-        self.shape = replace(start, widths=(start.widths[0], *([recipe.noise] if recipe.noise else [])))
-        need = 4 * max(p.patch_px for p in recipe.phases)
-        self.photos = PhotoFolder.read(photos, held_out=recipe.held_out, at_least_px=need)
-        self.identity = {
-            **to_mapping(recipe),
-            "start_sha256": find_entry(recipe.start).sha256,
-            "chain_sha256": find_entry(recipe.chain.weights).sha256,
-        }
-        self.denoiser = load_network(recipe.chain.weights, world.device)
-        self.generator = self._generator()
-        torch.manual_seed(recipe.seed)
-        self.discriminator = SRDiscriminator(recipe.discriminator_width)
-        self.discriminator.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.g_adam = torch.optim.Adam(self.generator.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99))
-        self.d_adam = torch.optim.Adam(self.discriminator.parameters(), lr=recipe.discriminator_rate, betas=(0.5, 0.99))
-        self.nets = {"net": (self.generator, self.g_adam), "discriminator": (self.discriminator, self.d_adam)}
-        compiled = recipe.compiled and world.device.type == "cuda"
-        self.generate = torch.compile(self.generator) if compiled else self.generator
-        self.judge = torch.compile(self.discriminator) if compiled else self.discriminator
-
-    def _generator(self) -> nn.Module:
-        """Return the network to start from; what the weights lack, the part that takes the noise, is fresh."""
-        torch.manual_seed(self.recipe.seed)
-        generator = self.shape.build()
-        self.start = load_network(self.recipe.start).state_dict()
-        generator.load_state_dict(generator.state_dict() | self.start)
-        return generator.to(device=self.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-    def draw(self, step: int) -> Drawn:
-        """Return this process' targets of a step and, for some steps, inputs that a JPEG has been through."""
-        recipe, phase = self.recipe, self.recipe.phase_at(step)
-        chained = np.random.default_rng((recipe.seed, step)).random() < recipe.chain.share
-        low, high = [], []
-        for i in self.world.share(phase.batch):
-            rng = np.random.default_rng((recipe.seed, step, i))
-            high.append(self.photos.crop(rng, 4 * phase.patch_px))
-            if chained:
-                small = to_pixels(downscale_4x(to_tensor(high[-1:], torch.device("cpu"))))[0]
-                low.append(apply_jpeg(small, int(rng.integers(recipe.chain.quality_min, recipe.chain.quality_max + 1))))
-        return low, high
-
-    def update(self, step: int, drawn: Drawn) -> Tensor:
-        """Update both networks once."""
-        recipe, device = self.recipe, self.world.device
-        for group in self.g_adam.param_groups:
-            group["lr"] = recipe.rate_at(step)
-        high = to_tensor(drawn[1], device)
-        low = self._denoised(to_tensor(drawn[0], device)) if drawn[0] else downscale_4x(high)
-        share = len(high) / recipe.phase_at(step).batch
-        self.d_adam.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
-            fake = self.generate(low).float()
-            shown = fake.detach().requires_grad_()
-            real_logits, real_features = self.judge(high)
-            fake_logits, fake_features = self.judge(shown)
-        adversarial = -fake_logits.float().mean()
-        pairs = list(zip(fake_features, real_features, strict=True))[-FEATURES:]
-        feature = torch.stack([F.l1_loss(f.float(), r.detach().float()) for f, r in pairs]).mean()
-        # One pass of the discriminator serves both: what it wants of the result, and then its own loss.
-        wanted = recipe.feature_weight * feature + recipe.adversarial_weight * adversarial
-        (towards,) = torch.autograd.grad(wanted, shown, retain_graph=True)
-        pixel = F.l1_loss(fake, high)
-        texture = self._texture(step, fake, high)
-        loss = recipe.pixel_weight * pixel + recipe.texture_weight * texture + (fake * towards).sum()
-        self.g_adam.zero_grad(set_to_none=True)
-        (loss * share).backward()
-        self.world.sum_gradients(self.generator)
-        nn.utils.clip_grad_norm_(self.generator.parameters(), 0.5)
-        self.g_adam.step()
-        hinge = F.relu(1 - real_logits.float()).mean() + F.relu(1 + fake_logits.float()).mean()
-        (hinge * share).backward()  # type: ignore[no-untyped-call]
-        self.world.sum_gradients(self.discriminator)
-        self.d_adam.step()
-        return torch.stack([pixel, texture, feature, adversarial, hinge]).detach()
-
-    def _texture(self, step: int, fake: Tensor, high: Tensor) -> Tensor:
-        seed = (self.recipe.seed, step, TEXTURE_STREAM)
-        share = self.world.share(self.recipe.phase_at(step).batch)
-        along = random_directions(3 * PATCH_PX**2, np.random.default_rng(seed), TEXTURE_DIRECTIONS).to(fake.device)
-        return texture_loss(fake, high, [np.random.default_rng((*seed, i)) for i in share], along)
-
-    def finished(self, averaged: nn.Module) -> nn.Module:
-        """Return the averaged network, mixed with what it started from, and levelled over crops of the photos."""
-        net = copy.deepcopy(averaged)
-        if not isinstance(net, SRGenerator):
-            raise TypeError(f"expected a Generator, got {type(net).__name__}")
-        interpolate_weights(net, self.start, self.recipe.start_share)
-        remove_subpixel_bias(net, _Crops(self))
-        return net
-
-    @torch.no_grad()
-    def _denoised(self, damaged: Tensor) -> Tensor:
-        restored: Tensor = self.denoiser(damaged)
-        return restored.mul(255).round_().clamp_(0, 255).div_(255)
-
-    def merit(self, scores: Scores) -> float:
-        """Return fidelity less the errors of spectrum and texture, which a result can each have right alone."""
-        return scores["psnr_y_db"] - scores["spectrum_error_db"] - scores["swd"] / SWD_PER_DB
-
-    @torch.inference_mode()
-    def validate(self, net: nn.Module) -> tuple[Scores, Rows]:
-        """Return the luma's PSNR, and the errors of spectrum and texture, on the held-out photos; and images."""
-        device = self.world.device
-        corners = [validation_crop(p) for p in self.photos.held_out]
-        truths = [to_tensor([c], device) for c in corners]
-        results = [net(downscale_4x(t)).mul(255).round().clamp(0, 255)[0] for t in truths]
-        truths = [t[0] * 255 for t in truths]
-        pairs = list(zip(results, truths, strict=True))
-        scores = {
-            "psnr_y_db": round(float(np.mean([psnr_y(a, b) for a, b in pairs])), 4),
-            "spectrum_error_db": round(float(np.mean([spectrum_error_db(a, b) for a, b in pairs])), 4),
-            "swd": round(1000 * texture_distance(results, truths), 2),
-        }
-        samples = [c[:SAMPLE_PX, :SAMPLE_PX] for c in corners[:SAMPLES] if min(c.shape[:2]) >= SAMPLE_PX]
-        return scores, [upscaled_sample(net, s, device) for s in samples]
-
-
-class _Crops:
-    """Reduced crops of a task's photos with the crops themselves, the same whenever they are read."""
-
-    def __init__(self, task: AdversarialTask) -> None:
-        self.task = task
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        batches, crops = LEVELLED_BY
-        side = 4 * max(p.patch_px for p in self.task.recipe.phases)
-        rng = np.random.default_rng((self.task.recipe.seed, LEVEL_STREAM))
-        for _ in range(batches):
-            high = to_tensor([self.task.photos.crop(rng, side) for _ in range(crops)], self.task.world.device)
-            yield downscale_4x(high), high
+    bias.sub_(subpixel_bias(net, pairs).flatten().to(bias))

@@ -1,4 +1,4 @@
-"""Degradations that turn clean crops into CelebA-like inputs."""
+"""Random JPEG degradation of clean crops, which trains the denoiser."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from celebahq_builder.restoration.photos import Pixels
 
 MCU_PX = 16
-"""Largest block that JPEG codes as a unit (4:2:0 chroma)."""
+"""Width and height of the largest block that JPEG compresses as a unit (4:2:0 chroma)."""
 
 _SAMPLING = (
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
@@ -21,26 +21,29 @@ _SAMPLING = (
 
 @dataclass(frozen=True)
 class DegradationSettings:
-    """How often and how hard the training images are damaged; shares are in [0, 1]."""
+    """How often and how strongly training images are degraded. Shares are probabilities, in [0, 1]."""
 
     quality_min: int = 8
-    """Lowest JPEG quality of OpenCV's (libjpeg's) scale."""
+    """Lowest JPEG quality, on the scale of OpenCV and libjpeg, 1 to 100."""
     quality_max: int = 98
+    """Highest JPEG quality."""
     quality_power: float = 1.0
-    """1 draws all qualities alike; more than 1 draws low ones more often, as the power of a uniform number."""
+    """The quality is drawn as the power of a uniform number: 1 draws all qualities equally often, more than 1 draws
+    low qualities more often."""
     clean_share: float = 0.06
-    """Share of images left as they are, so that the network learns to leave good ones alone."""
+    """Share of images that stay clean, so that the network learns to leave good images unchanged."""
     grey_share: float = 0.06
+    """Share of images that are converted to grey."""
     recoloured_share: float = 0.0
-    """Share of images whose three channels change places: strong colours of every hue, which photos rarely have."""
+    """Share of images whose channels are permuted. This gives strong colours of every hue, which are rare in photos."""
     twice_share: float = 0.3
-    """Share of images compressed twice, on shifted grids."""
+    """Share of images that are compressed twice, on shifted block grids."""
     rescale_share: float = 0.4
-    """Share of those that are also scaled down between the two compressions."""
+    """Share of the images compressed twice that are also scaled down between the compressions."""
     off_grid_share: float = 0.2
-    """Share of images whose cut does not start on the grid of the last compression."""
+    """Share of images whose patch does not start on the block grid of the last compression."""
     sampling_shares: tuple[float, float, float] = (0.65, 0.1, 0.25)
-    """Shares of 4:2:0, 4:2:2 and 4:4:4 chroma."""
+    """Shares of 4:2:0, 4:2:2 and 4:4:4 chroma subsampling."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.quality_min <= self.quality_max <= 100:
@@ -53,55 +56,64 @@ class DegradationSettings:
 
 
 def clean_crop_px(patch_px: int) -> int:
-    """Return how large a clean crop must be for `compressed_pair` to cut a patch of `patch_px` from it."""
+    """Return the width and height of the clean crop from which `degraded_pair` makes a patch of `patch_px`."""
     return 2 * (patch_px + 2 * MCU_PX)
 
 
 def degraded_pair(
     clean: Pixels, patch_px: int, settings: DegradationSettings, rng: np.random.Generator
 ) -> tuple[Pixels, Pixels]:
-    """Return a damaged image and the clean one it should become, both uint8 [patch_px, patch_px, 3].
+    """Return a degraded patch and its clean target.
 
-    `clean` must be `source_px(patch_px)` wide and high.
+    Args:
+        clean: uint8 [S, S, 3], RGB, with S = `clean_crop_px(patch_px)`.
+        patch_px: width and height of the patch.
+        settings: how often and how strongly the patch is degraded.
+        rng: all random choices come from it.
+
+    Returns:
+        Two images, uint8 [patch_px, patch_px, 3].
     """
-    room = patch_px + 2 * MCU_PX
+    size = patch_px + 2 * MCU_PX
+    # --- Colour
     if rng.random() < settings.grey_share:
         clean = cv2.cvtColor(cv2.cvtColor(clean, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # type: ignore[assignment]
     if settings.recoloured_share and rng.random() < settings.recoloured_share:
         clean = np.ascontiguousarray(clean[..., rng.permutation(3)])
     if rng.random() < settings.clean_share:
         return clean[:patch_px, :patch_px], clean[:patch_px, :patch_px]
-    damaged = clean
+    # --- Compression
+    degraded = clean
     if rng.random() < settings.twice_share:
-        damaged, clean = _first_compression(clean, room, settings, rng)
-    damaged, clean = damaged[:room, :room], clean[:room, :room]
-    damaged = _jpeg(damaged, settings, rng)
+        degraded, clean = _first_compression(clean, size, settings, rng)
+    degraded, clean = degraded[:size, :size], clean[:size, :size]
+    degraded = _random_jpeg(degraded, settings, rng)
+    # --- Patch
     top, left = rng.integers(MCU_PX, size=2) if rng.random() < settings.off_grid_share else (0, 0)
-    cut = (slice(top, top + patch_px), slice(left, left + patch_px))
-    return damaged[cut], clean[cut]
+    patch = (slice(top, top + patch_px), slice(left, left + patch_px))
+    return degraded[patch], clean[patch]
 
 
 def _first_compression(
-    clean: Pixels, room: int, settings: DegradationSettings, rng: np.random.Generator
+    clean: Pixels, size: int, settings: DegradationSettings, rng: np.random.Generator
 ) -> tuple[Pixels, Pixels]:
-    """Compress once, then move the grid (and perhaps scale down), so that a second compression does not match."""
+    """Compress an image, then scale it down or shift its block grid, so that the next compression has another grid."""
     if rng.random() < settings.rescale_share:
-        size = int(rng.integers(int(room * 1.05), 2 * room - MCU_PX))
-        start = rng.integers(0, clean.shape[0] - size + 1, size=2)
-        clean = clean[start[0] : start[0] + size, start[1] : start[1] + size]
-        damaged = _jpeg(clean, settings, rng)
-        to = (room, room)
+        large = int(rng.integers(int(size * 1.05), 2 * size - MCU_PX))
+        top, left = rng.integers(0, clean.shape[0] - large + 1, size=2)
+        clean = clean[top : top + large, left : left + large]
+        degraded = _random_jpeg(clean, settings, rng)
         return (
-            cv2.resize(damaged, to, interpolation=cv2.INTER_AREA),  # type: ignore[return-value]
-            cv2.resize(clean, to, interpolation=cv2.INTER_AREA),
+            cv2.resize(degraded, (size, size), interpolation=cv2.INTER_AREA),  # type: ignore[return-value]
+            cv2.resize(clean, (size, size), interpolation=cv2.INTER_AREA),
         )
-    clean = clean[: room + MCU_PX, : room + MCU_PX]
-    damaged = _jpeg(clean, settings, rng)
+    clean = clean[: size + MCU_PX, : size + MCU_PX]
+    degraded = _random_jpeg(clean, settings, rng)
     top, left = rng.integers(MCU_PX, size=2)
-    return damaged[top:, left:], clean[top:, left:]
+    return degraded[top:, left:], clean[top:, left:]
 
 
-def _jpeg(pixels: Pixels, settings: DegradationSettings, rng: np.random.Generator) -> Pixels:
+def _random_jpeg(pixels: Pixels, settings: DegradationSettings, rng: np.random.Generator) -> Pixels:
     span = settings.quality_max + 1 - settings.quality_min
     quality = settings.quality_min + int(span * rng.random() ** settings.quality_power)
     sampling = _SAMPLING[rng.choice(3, p=settings.sampling_shares)]
@@ -109,8 +121,17 @@ def _jpeg(pixels: Pixels, settings: DegradationSettings, rng: np.random.Generato
 
 
 def apply_jpeg(pixels: Pixels, quality: int, sampling: int = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420) -> Pixels:
-    """Return an RGB image uint8 [H, W, 3] after one JPEG compression by OpenCV at `quality`."""
+    """Return an image after one JPEG compression by OpenCV.
+
+    Args:
+        pixels: uint8 [H, W, 3], RGB.
+        quality: 1 to 100.
+        sampling: chroma subsampling, one of OpenCV's ``IMWRITE_JPEG_SAMPLING_FACTOR_*``.
+
+    Returns:
+        uint8 [H, W, 3], RGB.
+    """
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
-    _, coded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), flags)
-    decoded = cv2.imdecode(coded, cv2.IMREAD_COLOR)
+    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), flags)
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)  # type: ignore[arg-type, return-value]

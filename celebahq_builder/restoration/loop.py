@@ -1,186 +1,214 @@
-"""The training loop of the restoration networks, resumable at every validation."""
+"""Training of a restoration network from a recipe: batches, validations, checkpoints."""
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
+import os
 import time
-from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from celebahq_builder.errors import TrainingError
-from celebahq_builder.models.registry import NetworkShape
-from celebahq_builder.restoration.checkpoint import Checkpoint, Trained
-from celebahq_builder.restoration.journal import TrainingLog
-from celebahq_builder.restoration.photos import PhotoFolder, Pixels
-from celebahq_builder.storage import lock
-from celebahq_builder.training.distributed import DistributedContext
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training with one patch size."""
-
-    steps: int
-    patch_px: int
-    """Side of the network's input patches."""
-    batch: int
-    """Patches per step, over all processes."""
-
-
-class Phased:
-    """What every recipe has, and what it can tell of its phases."""
-
-    phases: tuple[Phase, ...]
-    ema: float
-    validate_every: int
-    held_out: int
-
-    @property
-    def steps(self) -> int:
-        """Total number of steps."""
-        return sum(p.steps for p in self.phases)
-
-    def phase_at(self, step: int) -> Phase:
-        """Return the phase that step `step`, counted from 0, belongs to."""
-        for phase in self.phases:
-            if step < phase.steps:
-                return phase
-            step -= phase.steps
-        return self.phases[-1]
-
-    def check(self) -> None:
-        """Raise ValueError for what makes no sense in any recipe."""
-        if not self.phases or min(min(p.steps, p.batch) for p in self.phases) < 1:
-            raise ValueError("phases must name at least one phase of one step and one patch")
-        if any(p.patch_px % 16 or p.patch_px < 16 for p in self.phases):
-            raise ValueError("patch_px must be a multiple of 16 in every phase")
-        if self.validate_every < 1 or self.held_out < 1:
-            raise ValueError("validate_every and held_out must be at least 1")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema = {self.ema} must be in [0, 1)")
-
+from celebahq_builder.config import load, read_toml
+from celebahq_builder.errors import RecipeError, TrainingError
+from celebahq_builder.imaging.image_io import encode_png
+from celebahq_builder.parallel import run_threads
+from celebahq_builder.restoration.adversarial_training import AdversarialRecipe, AdversarialTask
+from celebahq_builder.restoration.photos import Pixels
+from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask
+from celebahq_builder.restoration.task import SampleRows, Task
+from celebahq_builder.restoration.trained_weights import FILE, TrainedWeights
+from celebahq_builder.storage import lock, write_atomic
+from celebahq_builder.training.checkpoint import CheckpointFolder
+from celebahq_builder.training.distributed import DistributedContext, join_processes
+from celebahq_builder.training.logger import TrainingLogger
 
 log = logging.getLogger(__name__)
 
-NAMES = ("checkpoint.safetensors*", "weights.safetensors*", "log.jsonl", "samples", "tensorboard")
-"""All that lies in the folder of a training, as patterns of `fnmatch`."""
-
-Scores = dict[str, float]
-"""Figures of a validation, by name with unit."""
-
-Rows = list[list[Pixels]]
-"""Sample images: a row for each photo."""
+GRID_GAP_PX = 4
+"""White pixels between sample images."""
 
 
-class Task(ABC):
-    """What is trained, on what, and how one step goes; the loop does the rest."""
-
-    recipe: Phased
-    photos: PhotoFolder
-    shape: NetworkShape
-    """Of the first network, the one that is exported."""
-    nets: Trained
-    identity: dict[str, Any]
-    """All that decides the weights, as plain values."""
-    losses: tuple[str, ...]
-    """Names of what `update` returns."""
-
-    @abstractmethod
-    def draw(self, step: int) -> Any:
-        """Return this process' part of a step's batch, on the CPU; called from several threads."""
-
-    @abstractmethod
-    def update(self, step: int, drawn: Any) -> Tensor:
-        """Update all networks once; return the losses, float [len(losses)], detached."""
-
-    @abstractmethod
-    def validate(self, net: nn.Module) -> tuple[Scores, Rows]:
-        """Return the scores of a network on the held-out photos, and some images."""
-
-    def finished(self, averaged: nn.Module) -> nn.Module:
-        """Return the network that is validated and exported, made of the averaged one, which stays as it is."""
-        return averaged
-
-    @abstractmethod
-    def merit(self, scores: Scores) -> float:
-        """Return the one number that says which weights are the best; higher is better."""
+NAMES = ("checkpoints", FILE, "log.jsonl", "samples", "tensorboard")
+"""Names in the folder of a training."""
 
 
-def fit(task: Task, out: Path, world: DistributedContext, *, command: str = "", workers: int = 0) -> Path:
-    """Train, going on from a checkpoint in `out` if there is one.
+def train(
+    kind: str,
+    photos: Path,
+    out: Path,
+    recipe: Path,
+    *,
+    start: str | None = None,
+    device: str = "auto",
+    threads: int = 1,
+    workers: int | None = None,
+) -> Path:
+    """Train the network that a recipe describes, or resume its training.
 
     Args:
-        task: what is trained.
-        out: folder of the run.
-        world: the processes that share the work; the first one writes.
-        command: the command line, for the model card.
-        workers: threads that draw batches ahead; 0 draws them in turn. Never changes the result.
+        kind: prefix of the recipe's key ``task``: ``denoise`` or ``upscale``.
+        photos: folder of clean photos.
+        out: folder of the run. If it holds a run with the same recipe and photos, that run is resumed.
+        recipe: path of the training recipe.
+        start: weights to start from, NAME or DIR/NAME of a registry, instead of those of the recipe.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. Under torchrun each process has its own device.
+        threads: CPU threads of torch. Their number changes the last bits of the result.
+        workers: threads that prepare batches ahead. Default: none on a CPU, up to 8 with a GPU.
 
     Returns:
-        Path of ``weights.safetensors``: the averaged and finished weights with the best validation.
+        Path of the best weights.
 
     Raises:
-        TrainingError: a checkpoint of another recipe or other photos, or a loss that exploded.
+        RecipeError: the recipe is malformed, or of another kind of training.
+        TrainingError: the photos cannot be used, the run has another recipe or other photos, or a loss is not finite.
+        WeightsError: the weights to start from are unknown or damaged.
+    """
+    torch.set_num_threads(threads)
+    with join_processes(device) as context:
+        task = _task(kind, photos, recipe, start, context)
+        if workers is None:
+            workers = 0 if context.device.type == "cpu" else min(8, max(os.cpu_count() or 1, 2))
+        name = f"train-{'denoiser' if kind == 'denoise' else 'upscaler'}"
+        command = f"celebahq {name} PHOTOS --recipe {recipe.stem}" + (f" --start {start}" if start else "")
+        return fit(task, out, context, command=command, workers=workers)
+
+
+def _task(kind: str, photos: Path, path: Path, start: str | None, context: DistributedContext) -> Task:
+    found = str(read_toml(path).get("task", ""))
+    if not found.startswith(kind):
+        raise RecipeError(f"{path}: task = {found}; this command trains task = {kind}, choose another `recipe`")
+    if found == "upscale-adversarially":
+        adversarial = load(AdversarialRecipe, path)
+        return AdversarialTask(replace(adversarial, start=start or adversarial.start), photos, context)
+    recipe = load(PixelRecipe, path)
+    return PixelTask(replace(recipe, start=start or recipe.start), photos, context)
+
+
+def fit(task: Task, out: Path, context: DistributedContext, *, command: str = "", workers: int = 0) -> Path:
+    """Train the networks of a task, and resume from the last checkpoint in the folder of the run.
+
+    Every validation writes a line of ``log.jsonl``, sample images, a checkpoint and, if the weights are the best so
+    far, ``weights.safetensors``. A resumed run ends with the same weights as one that was not interrupted.
+
+    Args:
+        task: networks, data and training step.
+        out: folder of the run; it is created if it does not exist.
+        context: the processes that share each batch, and the device of this one. Rank 0 validates and writes.
+        command: command line of the training, for the model card.
+        workers: threads that prepare batches ahead; 0 or 1 prepares each batch when it is needed. The number does not
+            change the result.
+
+    Returns:
+        Path of ``weights.safetensors``.
+
+    Raises:
+        TrainingError: the checkpoints of the folder are of another recipe or of other photos, or a loss is not finite.
+        WorkspaceLocked: another process trains in the folder.
+        DiskFull: no space is left.
+        WorkspaceError: the folder cannot be created or holds files of others, or the file system failed.
     """
     cv2.setNumThreads(0)
+    if context.rank > 0:
+        return _fit(task, out, context, command, workers)
+    known = (out / "checkpoints").is_dir()
+    with lock(out, "folder of a training", "out", names=NAMES, known=known):
+        return _fit(task, out, context, command, workers)
+
+
+def _fit(task: Task, out: Path, context: DistributedContext, command: str, workers: int) -> Path:
     recipe = task.recipe
-    shape = {"architecture": task.shape.architecture, "widths": task.shape.widths, "blocks": task.shape.blocks}
-    about = {"shape": json.dumps(shape), "command": command, "photos": task.photos.summary}
-    state = Checkpoint.open(out, task.nets, {**task.identity, "photos": task.photos.digest}, about)
-    if state.step >= recipe.steps:
-        return state.best_path
-    began, first, losses = time.monotonic(), state.step, []
-    with ExitStack() as stack:
-        journal: TrainingLog | None = None
-        if world.is_main:
-            stack.enter_context(lock(out, "folder of a training", "out", names=NAMES, known=state.step > 0))
-            journal = stack.enter_context(TrainingLog(out, state.step, recipe.steps))
-        for step, drawn in drawn_ahead(task.draw, range(state.step, recipe.steps), workers):
-            losses.append(task.update(step, drawn))
-            state.average(min(recipe.ema, (1 + step) / (10 + step)))
-            if (step + 1) % recipe.validate_every and step + 1 < recipe.steps:
+    # --- Resume
+    checkpoints = CheckpointFolder(out / "checkpoints", {**task.config, "photos": task.photos.digest})
+    averaged = copy.deepcopy(task.network).requires_grad_(False)
+    first_step, best = 0, float("-inf")
+    if checkpoint := checkpoints.latest():
+        first_step, best = _load_state(task, averaged, checkpoint.state)
+    if first_step >= recipe.steps:
+        return out / FILE
+    # --- Train
+    start_s, losses = time.monotonic(), []
+    steps = range(first_step, recipe.steps)
+    batches = run_threads(task.draw_batch, steps, workers=max(workers, 1))
+    with TrainingLogger(out / "log.jsonl", "step", first_step) if context.rank == 0 else nullcontext() as logger:
+        for step, batch in zip(steps, batches, strict=True):
+            losses.append(task.training_step(step, batch))
+            _update_average(averaged, task.network, min(recipe.ema, (1 + step) / (10 + step)))
+            done = step + 1
+            if done % recipe.validate_every and done < recipe.steps:
                 continue
-            means = world.mean(torch.stack(losses).mean(dim=0)).tolist()
-            named = dict(zip(task.losses, means, strict=True))
-            losses = []
+            # --- Check the losses
+            means = context.mean(torch.stack(losses).mean(dim=0)).tolist()
+            named, losses = dict(zip(task.loss_names, means, strict=True)), []
             if not all(map(math.isfinite, means)):
-                raise TrainingError(f"{out}: the losses are {named} at step {step + 1}; lower learning_rate")
-            if journal:
-                final = task.finished(state.averaged)
-                scores, rows = task.validate(final)
-                per_s = (step + 1 - first) / (time.monotonic() - began)
-                # The journal first: resuming drops lines of steps that the checkpoint does not hold.
-                journal.write({"step": step + 1, **named, "steps_per_s": round(per_s, 3), **scores}, rows)
-                state.save(step + 1, task.merit(scores), final)
-    return state.best_path
+                raise TrainingError(f"{out}: the losses are {named} at step {done}; lower learning_rate")
+            if logger is None:
+                continue
+            # --- Validate
+            network = task.export_network(averaged)
+            scores, rows = task.validate(network)
+            steps_per_s = round((done - first_step) / (time.monotonic() - start_s), 3)
+            # --- Write. The checkpoint is last: a resumed run deletes later lines and writes them again.
+            line = {"step": done, **named, "steps_per_s": steps_per_s, **scores}
+            log.info("step %d of %d: %s", done, recipe.steps, json.dumps(line))
+            logger.write(line, _write_samples(out, done, rows))
+            if (score := task.selection_score(scores)) > best:
+                best = score
+                tensors = dict(network.state_dict())
+                TrainedWeights(tensors, task.shape, done, task.recipe, command, task.photos.summary).save(out)
+            checkpoints.save(done, _state(task, averaged, done, best))
+    return out / FILE
 
 
-def drawn_ahead(draw: Callable[[int], Any], steps: Sequence[int], workers: int) -> Iterator[tuple[int, Any]]:
-    """Yield each step with what `draw` returns for it, in order; `workers` threads draw the next ones meanwhile."""
-    if workers == 0:
-        yield from ((step, draw(step)) for step in steps)
-        return
-    pool = ThreadPoolExecutor(workers)
-    ahead: deque[tuple[int, Future[Any]]] = deque()
-    try:
-        for step in steps:
-            ahead.append((step, pool.submit(draw, step)))
-            if len(ahead) > 2 * workers:
-                ready, future = ahead.popleft()
-                yield ready, future.result()
-        for ready, future in ahead:
-            yield ready, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+@torch.no_grad()
+def _update_average(averaged: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move the averaged weights towards the current weights of a network."""
+    for average, current in zip(averaged.parameters(), network.parameters(), strict=True):
+        average.lerp_(current, 1 - decay)
+
+
+def _state(task: Task, averaged: nn.Module, step: int, best: float) -> dict[str, object]:
+    """Return all that changes during a training, for a checkpoint."""
+    return {
+        "step": step,
+        "best": best,
+        "averaged": averaged.state_dict(),
+        "networks": {name: net.state_dict() for name, net in task.networks.items()},
+        "optimizers": {name: optimizer.state_dict() for name, optimizer in task.optimizers.items()},
+    }
+
+
+def _load_state(task: Task, averaged: nn.Module, state: Mapping[str, Any]) -> tuple[int, float]:
+    """Restore networks and optimizers from a checkpoint, and return its step and the best score so far."""
+    averaged.load_state_dict(state["averaged"])
+    for name, net in task.networks.items():
+        net.load_state_dict(state["networks"][name])
+    for name, optimizer in task.optimizers.items():
+        optimizer.load_state_dict(state["optimizers"][name])
+    return state["step"], state["best"]
+
+
+def _write_samples(out: Path, step: int, rows: SampleRows) -> Pixels | None:
+    """Write the sample images of a validation as one PNG file, and return it; None if there are none."""
+    if not rows:
+        return None
+    image = image_grid(rows)
+    write_atomic(out / "samples" / f"{step:07d}.png", encode_png(image.transpose(2, 0, 1)))
+    return image
+
+
+def image_grid(rows: SampleRows) -> Pixels:
+    """Return images of one size in rows and columns, with white pixels between them."""
+    gap = ((0, GRID_GAP_PX), (0, GRID_GAP_PX), (0, 0))
+    lines = [np.concatenate([np.pad(image, gap, constant_values=255) for image in row], axis=1) for row in rows]
+    return np.concatenate(lines)[:-GRID_GAP_PX, :-GRID_GAP_PX]

@@ -1,9 +1,8 @@
-"""The model card of a weight file, and the figures it reports."""
+"""Model cards of weight files, and the figures that they report."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,168 +13,178 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from celebahq_builder.config import from_mapping
 from celebahq_builder.errors import RecipeError, WeightsError
 from celebahq_builder.models.registry import NetworkShape, parameter_count
-from celebahq_builder.restoration.publish import Run
+from celebahq_builder.restoration.adversarial_training import AdversarialRecipe, AdversarialTask
+from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask
+from celebahq_builder.restoration.task import TrainingRecipe
+from celebahq_builder.restoration.trained_weights import TrainedWeights
+from celebahq_builder.training.logger import read_lines
 
-NO_SCORES = frozenset({"step", "steps_per_s", "loss", "pixel", "texture", "feature", "adversarial", "discriminator"})
-"""What a line of a run's log holds besides scores: its place, the speed, and the losses."""
+# --- Figures ----------------------------------------------------------------------------------------------------
+
+NOT_SCORES = frozenset({"step", "steps_per_s", *PixelTask.loss_names, *AdversarialTask.loss_names})
+"""Keys of a training log that are not scores."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure."""
+    """One measured figure.
+
+    >>> Figure("LIVE1, JPEG 10: mean gain", 1.25, "dB", ">= 1.2", "met").key
+    'live1_jpeg_10_mean_gain_db'
+    """
 
     what: str
     value: float
-    """Finite; six digits are kept."""
+    """A finite number."""
     unit: str = ""
     goal: str = ""
-    """What it should be, for people: ``>= 1.2``."""
+    """Threshold as text: ``>= 1.2``."""
     verdict: str = ""
-    """Whether it is: ``met`` or ``MISSED``."""
+    """``met`` or ``MISSED``."""
 
     @property
     def key(self) -> str:
-        """Its name in a registry: lower case, digits and underscores, the unit last."""
+        """Name in a registry: lower case letters, digits and underscores, with the unit at the end."""
         return re.sub(r"[^a-z0-9]+", "_", f"{self.what} {self.unit}".lower()).strip("_")
 
 
 def read_figures(path: Path) -> tuple[Figure, ...]:
-    """Read the figures of a JSON file: an object of name -> number, or a list of a benchmark's rows.
+    """Read the figures of a JSON file; six digits of each value are kept.
 
-    A row has ``what`` and ``value``, and may have ``unit``, ``goal`` and ``verdict``.
+    Args:
+        path: of an object of name -> number, or of a list of rows. A row is an object with ``what`` and ``value``, and
+            optionally ``unit``, ``goal`` and ``verdict``, as the benchmarks write it.
 
     Raises:
-        RecipeError: not such a file, a value that is no finite number, or two figures of one name.
+        RecipeError: the file has another structure, a value is not a finite number, or two figures have one name.
     """
-    where = f"--scores {path}"
+    where = f"`scores` {path}"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RecipeError(f"{where} cannot be read as JSON: {error}") from None
-    if isinstance(found, Mapping):
-        figures = tuple(Figure(name, _number(value, f"{where}: {name}")) for name, value in found.items())
-    elif isinstance(found, list):
-        figures = tuple(_row(row, f"{where}: row {number}") for number, row in enumerate(found, start=1))
-    else:
+    rows = [{"what": name, "value": value} for name, value in found.items()] if isinstance(found, dict) else found
+    if not isinstance(rows, list):
         raise RecipeError(f"{where} must be an object of name -> number or a list of rows, got {found!r}")
-    repeated = [key for key, count in Counter(figure.key for figure in figures).items() if count > 1 or not key]
-    if repeated or not figures:
-        problem = f"{repeated[0]!r} names more than one figure, or none" if repeated else "it holds no figures"
-        raise RecipeError(f"{where}: {problem}; give every figure its own name")
+    figures = tuple(_figure(row, f"{where}, row {number}") for number, row in enumerate(rows, start=1))
+    if not figures:
+        raise RecipeError(f"{where} holds no figures; give at least one")
+    for key, count in Counter(figure.key for figure in figures).items():
+        if count > 1 or not key:
+            raise RecipeError(f"{where}: {key!r} is the name of {count} figure(s); give every figure its own name")
     return figures
 
 
-def validation(log: Path, step: int) -> tuple[Figure, ...]:
-    """Return the scores that a training run's log has of one step, each named ``held_out_<key>``.
+def validation_figures(log: Path, step: int) -> tuple[Figure, ...]:
+    """Return the scores of one step in the log of a training run, each named ``held_out_<key>``.
 
     Raises:
-        WeightsError: the log lacks that step, cannot be read, or has a score that is no finite number.
+        WeightsError: the log cannot be read, lacks scores of that step, or has a score that is not a finite number.
     """
     try:
-        text = log.read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]  # a killed run's last may be cut
-        line = [line for line in lines if line["step"] == step][-1]
-    except IndexError:
-        raise WeightsError(f"{log} has no validation of step {step}; give the figures with --scores") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{log} cannot be read: {error}; give the figures with --scores") from None
-    try:
-        scores = {
-            key: _number(value, f"{log}, step {step}: {key}") for key, value in line.items() if key not in NO_SCORES
-        }
-    except RecipeError as error:
-        raise WeightsError(f"{error}; give the figures with --scores") from None
-    if not scores:
-        raise WeightsError(f"{log} has no scores of step {step}; give the figures with --scores")
-    return tuple(Figure(f"held_out_{key}", value) for key, value in scores.items())
+        lines = [line for line in read_lines(log) if line.get("step") == step]
+        scores = {key: value for key, value in lines[-1].items() if key not in NOT_SCORES} if lines else {}
+        figures = tuple(
+            _figure({"what": f"held_out_{key}", "value": value}, f"{log}, step {step}") for key, value in scores.items()
+        )
+    except (OSError, AttributeError, RecipeError) as error:
+        raise WeightsError(f"{log} cannot be used: {error}; give the figures with `scores`") from None
+    if not figures:
+        raise WeightsError(f"{log} has no scores of step {step}; give the figures with `scores`")
+    return figures
 
 
-def _row(row: Any, where: str) -> Figure:
+def _figure(row: Any, where: str) -> Figure:
     if not isinstance(row, Mapping) or not isinstance(row.get("what"), str):
         raise RecipeError(f'{where} must be like {{"what": "LIVE1, gain", "value": 1.1, "unit": "dB"}}, got {row!r}')
-    unit, goal, verdict = (str(row.get(key) or "") for key in ("unit", "goal", "verdict"))
-    return Figure(row["what"], _number(row.get("value"), f"{where}, {row['what']}"), unit, goal, verdict)
+    known = {key: value for key, value in row.items() if value is not None}
+    figure = from_mapping(Figure, known, where=f"{where}, {row['what']}")
+    return Figure(figure.what, float(f"{figure.value:.6g}"), figure.unit, figure.goal, figure.verdict)
 
 
-def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RecipeError(f"{where} must be a finite number, got {value!r}")
-    return float(f"{value:.6g}")
+# --- Cards ------------------------------------------------------------------------------------------------------
 
+MANUAL_SECTION = "## What it cannot do"
+"""Heading from which on a card is written by hand. A new card keeps this part."""
 
-BY_HAND = "## What it cannot do"
-"""From this heading on a card belongs to who wrote it: replacing the card keeps it."""
+_INPUT_OUTPUT = {
+    "autoencoder": "RGB photo of any size, [0, 1]; the same photo without compression artefacts",
+    "srgan": "RGB photo of any size, [0, 1]; the same photo at four times its width and height",
+}
 
-_TO_COMPLETE = "- To be completed by who trained it: the images it fails on, and what has not been measured."
+_TO_COMPLETE = "- To be completed by the author: images on which it fails, and what has not been measured."
 
 _LIMITS = {
     "autoencoder": f"""\
-- It removes what JPEG leaves behind; it does not invent what the compression threw away.
-- It learnt the damage named above and nothing else: expect noise, blur, scaling artefacts, video compression and
-  halftone to stay mostly as they are.
-- It expects JPEG's block grid to start at the image's top left corner, as it does in a file; cut photos on
+- It removes compression artefacts; it does not restore detail that the compression removed.
+- It was trained on the degradation named above. Noise, blur, scaling artefacts, video compression and halftone mostly
+  stay as they are.
+- It expects the JPEG block grid to start at the top left corner of the image, as it does in a file; crop photos at
   multiples of 16 px.
 {_TO_COMPLETE}
 """,
     "srgan": f"""\
-- What it adds is likely, not true: a face's detail that the photo does not show cannot be recovered.
-- It takes whatever is in its input for detail: clean photos of compression artefacts first.
+- The detail that it adds is plausible, not true: it cannot recover detail that the photo does not show.
+- It treats everything in its input as detail: remove compression artefacts first.
 - Factors other than 4 are reached by resampling its result.
 {_TO_COMPLETE}
 """,
 }
 
 
-def card(name: str, run: Run, figures: Sequence[Figure], *, measured: str, licence: str, data: str, old: str) -> str:
+def model_card(
+    name: str, weights: TrainedWeights, figures: Sequence[Figure], *, measured: str, licence: str, data: str, old: str
+) -> str:
     """Return a model card in Markdown.
 
     Args:
         name: of the weights.
-        run: what they come from.
-        figures: what was measured.
-        measured: where the figures come from, as a sentence before their table.
+        weights: the weights and their origin.
+        figures: to report.
+        measured: sentence before the table of figures.
         licence: of the weights.
-        data: what they were trained on.
-        old: the card to replace, or an empty string; its images and all from `BY_HAND` on are kept.
+        data: description of the training photos.
+        old: the card to replace, or an empty string. Its images and its part from `MANUAL_SECTION` on are kept.
     """
-    head, heading, by_hand = old.partition(f"\n{BY_HAND}")
+    head, heading, manual = old.partition(f"\n{MANUAL_SECTION}")
     images = re.findall(r"^!\[.*", head, flags=re.MULTILINE)
     rows = {
-        "network": describe(run.shape),
-        "input, output": _IN_OUT[run.shape.architecture],
-        "cost": f"{gflop_per_megapixel(run.shape):.3g} GFLOP per input megapixel",
-        "trained on": f"{run.photos}: {data}",
-        "damage learnt": "; ".join(_damage(run.recipe)),
-        "started from": f"`{run.recipe['start']}`" if run.recipe.get("start") else "",
-        "command": f"`{run.command}`" if run.command else "",
-        "steps": f"{run.step:,}",
+        "network": describe_network(weights.shape),
+        "input, output": _INPUT_OUTPUT[weights.shape.architecture],
+        "cost": f"{gflop_per_megapixel(weights.shape):.3g} GFLOP per input megapixel",
+        "trained on": f"{weights.photos}: {data}",
+        "degradation": "; ".join(_degradation(weights.recipe)),
+        "started from": f"`{weights.recipe.start}`" if weights.recipe.start else "",
+        "command": f"`{weights.command}`" if weights.command else "",
+        "steps": f"{weights.step:,}",
         "licence": licence,
     }
     lines = [f"# {name}", "", *(line for image in images for line in (image, ""))]
     lines += ["| | |", "|---|---|", *(f"| {what} | {_cell(value)} |" for what, value in rows.items() if value), ""]
     lines += ["## Measured", "", measured, "", *_table(figures), ""]
-    limits = heading + by_hand if heading else f"\n{BY_HAND}\n\n{_LIMITS[run.shape.architecture]}"
+    limits = heading + manual if heading else f"\n{MANUAL_SECTION}\n\n{_LIMITS[weights.shape.architecture]}"
     return "\n".join(lines) + limits
 
 
-def describe(shape: NetworkShape) -> str:
-    """Return what a network is, in words, with its number of parameters."""
+def describe_network(shape: NetworkShape) -> str:
+    """Return a description of a network, with its number of parameters."""
     count = parameter_count(shape)
     size = f"{count:,} parameters" if count < 100_000 else f"{count / 1e6:.2f} M parameters"
     if shape.architecture == "autoencoder":
         widths, blocks = ("/".join(map(str, numbers)) for numbers in (shape.widths, shape.blocks))
-        return f"`nets/autoencoder.py`: residual U-shaped autoencoder, {widths} channels, {blocks} blocks, {size}"
+        return f"`models/autoencoder.py`: residual U-shaped autoencoder, {widths} channels, {blocks} blocks, {size}"
     body = f"{shape.blocks[0]} residual blocks of {shape.widths[0]} channels at low resolution"
     noise = f", {shape.widths[1]} channels of noise hashed from the pixels" if len(shape.widths) > 1 else ""
-    return f"`nets/srgan.py`, the generator: {body}{noise}, one 4x pixel-shuffle, {size}"
+    return f"`models/srgan.py`, the generator: {body}{noise}, one 4x pixel-shuffle, {size}"
 
 
 def gflop_per_megapixel(shape: NetworkShape) -> float:
-    """Return what a network costs on an image of 1000x1000 px; a multiplication and an addition are two FLOP.
+    """Return the cost of a network for an image of 1000x1000 px, in 1e9 floating-point operations.
 
-    Counted over the layers without computing anything; interpolation and activations are left out.
+    A multiplication and an addition are two operations. Interpolation and activations are not counted.
     """
     with torch.device("meta"):
         net, photo = shape.build(), torch.zeros(1, 3, 1000, 1000)
@@ -184,36 +193,25 @@ def gflop_per_megapixel(shape: NetworkShape) -> float:
     return float(counter.get_total_flops()) / 1e9
 
 
-_IN_OUT = {
-    "autoencoder": "RGB photo of any size, [0, 1]; the same photo without compression artefacts",
-    "srgan": "RGB photo of any size, [0, 1]; the same at four times its width and height",
-}
-
-
-def _damage(recipe: dict[str, Any]) -> Iterator[str]:
-    """Yield what the training did to its photos, as far as the recipe says."""
-    if not str(recipe["task"]).startswith("denoise"):
-        yield "reduction to a quarter by antialiased bicubic filtering"
-        chain = recipe.get("chain") or {}
-        if chain.get("share"):
-            quality = f"JPEG quality {chain.get('quality_min')} to {chain.get('quality_max')}"
-            yield f"in {chain['share']:.0%} of the batches also {quality}, cleaned by `{chain.get('weights')}`"
-        return
-    settings = recipe.get("degradation") or {}
-    yield f"JPEG quality {settings.get('quality_min', '?')} to {settings.get('quality_max', '?')}"
-    chroma = [
-        c for c, share in zip(("4:2:0", "4:2:2", "4:4:4"), settings.get("sampling_shares", ()), strict=False) if share
-    ]
-    if chroma:
-        yield ", ".join(chroma)
-    if settings.get("twice_share"):
-        rescaled = (
-            f", {settings['rescale_share']:.0%} of those scaled down between" if settings.get("rescale_share") else ""
+def _degradation(recipe: TrainingRecipe) -> Iterator[str]:
+    """Yield the degradations of the training photos."""
+    if isinstance(recipe, PixelRecipe) and recipe.task == "denoise":
+        settings = recipe.degradation
+        yield f"JPEG quality {settings.quality_min} to {settings.quality_max}"
+        yield ", ".join(
+            chroma for chroma, share in zip(("4:2:0", "4:2:2", "4:4:4"), settings.sampling_shares, strict=True) if share
         )
-        yield f"{settings['twice_share']:.0%} compressed twice on shifted grids{rescaled}"
-    for key, words in (("grey_share", "grey"), ("clean_share", "left as they are")):
-        if settings.get(key):
-            yield f"{settings[key]:.0%} {words}"
+        if settings.twice_share:
+            rescaled = f", {settings.rescale_share:.0%} of those scaled down between" if settings.rescale_share else ""
+            yield f"{settings.twice_share:.0%} compressed twice on shifted grids{rescaled}"
+        shares = {"grey": settings.grey_share, "left as they are": settings.clean_share}
+        yield from (f"{share:.0%} {what}" for what, share in shares.items() if share)
+        return
+    yield "downscaling by 4 with an antialiased bicubic filter"
+    if isinstance(recipe, AdversarialRecipe) and recipe.chain.share:
+        chain = recipe.chain
+        quality = f"JPEG quality {chain.quality_min} to {chain.quality_max}"
+        yield f"in {chain.share:.0%} of the batches also {quality}, cleaned by `{chain.weights}`"
 
 
 def _table(figures: Sequence[Figure]) -> Iterator[str]:
@@ -231,5 +229,5 @@ def _table(figures: Sequence[Figure]) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    """Return a text as a cell of a Markdown table: one line, no bars."""
+    """Return a text as a cell of a Markdown table: one line, with escaped bars."""
     return " ".join(text.split()).replace("|", r"\|")

@@ -1,4 +1,4 @@
-"""Training of the restoration networks with a pixel loss."""
+"""Training of a denoiser or an upscaler with a pixel loss."""
 
 from __future__ import annotations
 
@@ -17,186 +17,170 @@ from celebahq_builder.errors import TrainingError
 from celebahq_builder.metrics.fidelity import psnr, psnr_y
 from celebahq_builder.models.registry import NetworkShape, find_entry, load_network
 from celebahq_builder.restoration.degradation import DegradationSettings, apply_jpeg, clean_crop_px, degraded_pair
-from celebahq_builder.restoration.loop import Phase, Phased, Rows, Scores, Task
-from celebahq_builder.restoration.photos import PhotoFolder, Pixels, downscale_4x, to_pixels, to_tensor, validation_crop
+from celebahq_builder.restoration.photos import PhotoFolder, Pixels, downscale_4x, to_pixels, to_tensor
+from celebahq_builder.restoration.task import Batch, SampleRows, Scores, Task, TrainingRecipe, initial_network
 from celebahq_builder.training.distributed import DistributedContext
 
 VALIDATION_QUALITIES = (10, 20, 40, 60, 80, 90)
 """JPEG qualities at which a denoiser is validated."""
 
 SAMPLE_QUALITY = 20
-"""JPEG quality of the sample images."""
-
-SAMPLES, SAMPLE_PX = 4, 192
-"""Sample images: how many of the held-out photos, and the side of their corner that is shown."""
+"""JPEG quality of a denoiser's sample images."""
 
 PSNR_MAX_DB = 99.0
-"""What an exact result counts as: its PSNR is infinite, and would be the mean of any others."""
+"""Upper bound of each PSNR. The PSNR of an exact result is infinite, and so would be every mean with it."""
 
 ROUNDING_MSE = 1 / 12 / 255**2
-"""Mean squared error of rounding to 8 bits, in [0, 1]: an error below it is not worth learning from."""
-
-Pair = tuple[list[Pixels], list[Pixels]]
-"""Damaged images and the clean ones they should become; damaged ones are absent where an upscaler is trained."""
+"""Mean squared error of rounding to 8 bits, for values in [0, 1]. A smaller error is not worth learning from."""
 
 
-@dataclass(frozen=True)
-class PixelRecipe(Phased):
-    """Everything that decides the weights, apart from the photos."""
+@dataclass(frozen=True, kw_only=True)
+class PixelRecipe(TrainingRecipe):
+    """Settings of a training with a pixel loss."""
 
     task: Literal["denoise", "upscale"]
     net: NetworkShape
-    phases: tuple[Phase, ...]
-    start: str = ""
-    """Weights to go on from, by name in the registry or as DIR/NAME; empty: fresh ones."""
     loss: Literal["l1", "rmse"] = "l1"
-    """`l1`: mean absolute error. `rmse`: mean over the images of each one's root mean squared error, which is
-    nearer to PSNR and weighs every image alike, however hard it was compressed."""
+    """`l1`: mean absolute error. `rmse`: root mean squared error of each image, averaged over the images. It is closer
+    to PSNR, and all images weigh the same, however strongly they are compressed."""
     learning_rate: float = 5e-4
-    """Adam's, at the start; falls to zero along a cosine."""
-    ema: float = 0.999
-    """Decay per step of the averaged weights, which are the ones validated and exported."""
-    seed: int = 0
-    held_out: int = 8
-    """Photos kept for validation."""
-    validate_every: int = 500
-    """Steps between validations; each writes a checkpoint."""
-    bf16: bool = True
-    """Convolve in bfloat16 (weights and loss stay float32): twice the speed on CPUs that know it, and on GPUs."""
-    compiled: bool = True
-    """Compile the network on CUDA; on a CPU it never is."""
+    """Of Adam: 200 steps of linear warm-up, then a cosine to zero."""
     degradation: DegradationSettings = field(default_factory=DegradationSettings)
+    """Of a denoiser's inputs."""
 
     def __post_init__(self) -> None:
-        self.check()
+        super().__post_init__()
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate = {self.learning_rate} must be positive")
-        wanted = "autoencoder" if self.task == "denoise" else "srgan"
-        if self.net.architecture != wanted:
-            raise ValueError(f"task = {self.task} trains an {wanted}, net.architecture is {self.net.architecture}")
+        expected = "autoencoder" if self.task == "denoise" else "srgan"
+        if self.net.architecture != expected:
+            raise ValueError(f"task = {self.task} trains an {expected}, net.architecture is {self.net.architecture}")
 
-    def rate_at(self, step: int) -> float:
-        """Return the learning rate of a step: a short linear warm-up, then a cosine to zero."""
-        warm = min(1.0, (step + 1) / 200)
-        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+    def learning_rate_at(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        warmup = min(1.0, (step + 1) / 200)
+        return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+    def target_px(self, patch_px: int) -> int:
+        """Return the width and height of the clean crop from which inputs of `patch_px` are made."""
+        return clean_crop_px(patch_px) if self.task == "denoise" else 4 * patch_px
 
 
 class PixelTask(Task):
-    """A denoiser or an upscaler that learns from pairs of images.
+    """A denoiser or an upscaler, trained on pairs of images.
+
+    Args:
+        recipe: settings.
+        photos: folder of clean photos.
+        context: the processes that share each batch, and the device of this one.
 
     Raises:
-        TrainingError: unusable photos, or weights to start from that are of another network.
+        TrainingError: the photos cannot be used, or the weights to start from belong to a network of another shape.
     """
 
-    losses = ("loss",)
+    loss_names = ("loss",)
 
-    def __init__(self, recipe: PixelRecipe, photos: Path, world: DistributedContext) -> None:
+    def __init__(self, recipe: PixelRecipe, photos: Path, context: DistributedContext) -> None:
         self.recipe: PixelRecipe = recipe
-        self.world, self.shape = world, recipe.net
-        need = max(_clean_px(recipe, p) for p in recipe.phases)
-        self.photos = PhotoFolder.read(photos, held_out=recipe.held_out, at_least_px=need)
-        self.identity = to_mapping(recipe)
+        self.context, self.shape = context, recipe.net
+        at_least_px = recipe.target_px(recipe.largest_patch_px)
+        self.photos = PhotoFolder.read(photos, held_out=recipe.held_out, at_least_px=at_least_px)
+        self.config = config = to_mapping(recipe)
+        start: dict[str, Tensor] = {}
         if recipe.start:
             known = find_entry(recipe.start)
             if known.shape != recipe.net:
                 raise TrainingError(f"start = {recipe.start} is {known.shape}, the recipe's net is {recipe.net}")
-            self.identity["start_sha256"] = known.sha256
-        self.net = network(recipe.net, recipe.start, recipe.seed, world.device)
-        self.adam = torch.optim.Adam(self.net.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99))
-        self.nets = {"net": (self.net, self.adam)}
-        self.forward = torch.compile(self.net) if recipe.compiled and world.device.type == "cuda" else self.net
+            config["start_sha256"] = known.sha256
+            start = load_network(recipe.start).state_dict()
+        self.network = initial_network(recipe.net, start, recipe.seed, context.device)
+        self.adam = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99))
+        self.networks, self.optimizers = {"network": self.network}, {"network": self.adam}
+        compiled = recipe.compiled and context.device.type == "cuda"
+        self.forward = torch.compile(self.network) if compiled else self.network
 
-    def draw(self, step: int) -> Pair:
-        """Return this process' pairs of a step."""
+    def draw_batch(self, step: int) -> Batch:
+        """Return this process's share of the batch of a step; see `Task.draw_batch`."""
         recipe, phase = self.recipe, self.recipe.phase_at(step)
-        side = _clean_px(recipe, phase)
-        damaged, clean = [], []
-        for i in self.world.share(phase.batch):
+        crop_px = recipe.target_px(phase.patch_px)
+        inputs, targets = [], []
+        for i in self.context.share(phase.batch):
             rng = np.random.default_rng((recipe.seed, step, i))
             if recipe.task == "upscale":
-                clean.append(self.photos.crop(rng, side))
+                targets.append(self.photos.crop(rng, crop_px))
                 continue
-            # Pairs are scaled down within already; a second reduction would leave no texture to learn from.
-            crop = self.photos.crop(rng, side, largest_shrink=1.0)
-            pair = degraded_pair(crop, phase.patch_px, recipe.degradation, rng)
-            damaged.append(pair[0])
-            clean.append(pair[1])
-        return damaged, clean
+            # The degradation scales images down itself. If the crop were shrunk too, little texture would be left.
+            crop = self.photos.crop(rng, crop_px, largest_shrink=1.0)
+            degraded, clean = degraded_pair(crop, phase.patch_px, recipe.degradation, rng)
+            inputs.append(degraded)
+            targets.append(clean)
+        return inputs, targets
 
-    def update(self, step: int, drawn: Pair) -> Tensor:
-        """Update the network once."""
-        device = self.world.device
-        clean = to_tensor(drawn[1], device)
-        damaged = to_tensor(drawn[0], device) if drawn[0] else downscale_4x(clean)
-        for group in self.adam.param_groups:
-            group["lr"] = self.recipe.rate_at(step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.bf16):
-            restored = self.forward(damaged)
-        loss = self._loss(restored.float(), clean)
+    def training_step(self, step: int, batch: Batch) -> Tensor:
+        """Update the network once; see `Task.training_step`."""
+        recipe, device = self.recipe, self.context.device
+        targets = to_tensor(batch[1], device)
+        inputs = to_tensor(batch[0], device) if batch[0] else downscale_4x(targets)
+        # --- Loss
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+            restored = self.forward(inputs)
+        loss = pixel_loss(restored.float(), targets, recipe.loss)
+        # --- Gradients, summed over all processes
         self.adam.zero_grad(set_to_none=True)
-        (loss * (len(clean) / self.recipe.phase_at(step).batch)).backward()  # type: ignore[no-untyped-call]
-        self.world.sum_gradients(self.net)
-        nn.utils.clip_grad_norm_(self.net.parameters(), 0.5)
+        (loss * (len(targets) / recipe.phase_at(step).batch)).backward()  # type: ignore[no-untyped-call]
+        self.context.sum_gradients(self.network)
+        nn.utils.clip_grad_norm_(self.network.parameters(), 0.5)
+        # --- Update
+        for group in self.adam.param_groups:
+            group["lr"] = recipe.learning_rate_at(step)
         self.adam.step()
         return loss.detach()[None]
 
-    def _loss(self, restored: Tensor, clean: Tensor) -> Tensor:
-        if self.recipe.loss == "l1":
-            return F.l1_loss(restored, clean)
-        squared = (restored - clean).square().mean(dim=(1, 2, 3))
-        return (squared + ROUNDING_MSE).sqrt().mean()
-
-    def merit(self, scores: Scores) -> float:
-        """Return the first score: the mean gain, or the luma's PSNR."""
-        return next(iter(scores.values()))
-
     @torch.inference_mode()
-    def validate(self, net: nn.Module) -> tuple[Scores, Rows]:
-        """Return the mean gain over the qualities and at each of them, or the luma's PSNR; and images."""
-        device = self.world.device
-        corners = [validation_crop(p) for p in self.photos.held_out]
-        truths = [to_tensor([c], device) for c in corners]
-        samples = [c[:SAMPLE_PX, :SAMPLE_PX] for c in corners[:SAMPLES] if min(c.shape[:2]) >= SAMPLE_PX]
-        rows = [self._sample(net, s) for s in samples]
+    def validate(self, net: nn.Module) -> tuple[Scores, SampleRows]:
+        """Return the mean PSNR gain of a denoiser, over all qualities and at each, or an upscaler's luma PSNR."""
+        device = self.context.device
+        crops = self.photos.validation_crops
+        targets = [to_tensor([crop], device) for crop in crops]
         if self.recipe.task == "upscale":
-            pairs = [(_restored(net, downscale_4x(t)), t[0] * 255) for t in truths]
+            rows = [upscaled_samples(net, crop, device) for crop in self.sample_crops()]
+            pairs = [(_restored(net, downscale_4x(target)), target[0] * 255) for target in targets]
             return {"psnr_y_db": _mean([min(psnr_y(a, b), PSNR_MAX_DB) for a, b in pairs])}, rows
         gains = {}
         for quality in VALIDATION_QUALITIES:
-            damaged = [to_tensor([apply_jpeg(c, quality)], device) for c in corners]
+            degraded = [to_tensor([apply_jpeg(crop, quality)], device) for crop in crops]
             gains[f"gain_q{quality}_db"] = _mean(
                 [
-                    min(psnr(_restored(net, d), t[0] * 255), PSNR_MAX_DB)
-                    - min(psnr(d[0] * 255, t[0] * 255), PSNR_MAX_DB)
-                    for d, t in zip(damaged, truths, strict=True)
+                    min(psnr(_restored(net, image), target[0] * 255), PSNR_MAX_DB)
+                    - min(psnr(image[0] * 255, target[0] * 255), PSNR_MAX_DB)
+                    for image, target in zip(degraded, targets, strict=True)
                 ]
             )
+        rows = [self._denoised_samples(net, crop) for crop in self.sample_crops()]
         return {"gain_mean_db": _mean(list(gains.values())), **gains}, rows
 
-    def _sample(self, net: nn.Module, clean: Pixels) -> list[Pixels]:
-        """Return what goes in, what comes out, and what should."""
-        if self.recipe.task == "denoise":
-            damaged = apply_jpeg(np.ascontiguousarray(clean), SAMPLE_QUALITY)
-            return [damaged, *to_pixels(net(to_tensor([damaged], self.world.device))), clean]
-        return upscaled_sample(net, clean, self.world.device)
+    def _denoised_samples(self, net: nn.Module, crop: Pixels) -> list[Pixels]:
+        """Return a crop after JPEG compression, the network's result, and the crop itself."""
+        degraded = apply_jpeg(np.ascontiguousarray(crop), SAMPLE_QUALITY)
+        return [degraded, *to_pixels(net(to_tensor([degraded], self.context.device))), crop]
+
+    def selection_score(self, scores: Scores) -> float:
+        """Return the mean gain of a denoiser, or the luma PSNR of an upscaler."""
+        return next(iter(scores.values()))
 
 
-def upscaled_sample(net: nn.Module, clean: Pixels, device: torch.device) -> list[Pixels]:
-    """Return an image reduced and enlarged by bicubic filters, by the network, and as it was."""
-    low = downscale_4x(to_tensor([clean], device))
-    return [*to_pixels(F.interpolate(low, scale_factor=4, mode="bicubic")), *to_pixels(net(low)), clean]
+def pixel_loss(restored: Tensor, targets: Tensor, kind: Literal["l1", "rmse"]) -> Tensor:
+    """Return the loss between results and targets, float [N, 3, H, W] in [0, 1]; see `PixelRecipe.loss`."""
+    if kind == "l1":
+        return F.l1_loss(restored, targets)
+    squared = (restored - targets).square().mean(dim=(1, 2, 3))
+    return (squared + ROUNDING_MSE).sqrt().mean()
 
 
-def network(shape: NetworkShape, start: str, seed: int, device: torch.device) -> nn.Module:
-    """Return the network to train: of the weights named `start`, or fresh; in channels-last layout."""
-    if start:
-        return load_network(start, device).requires_grad_(True).train()
-    torch.manual_seed(seed)
-    return shape.build().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def _clean_px(recipe: PixelRecipe, phase: Phase) -> int:
-    return clean_crop_px(phase.patch_px) if recipe.task == "denoise" else 4 * phase.patch_px
+def upscaled_samples(net: nn.Module, crop: Pixels, device: torch.device) -> list[Pixels]:
+    """Return a crop after downscaling and bicubic upscaling, the network's result, and the crop itself."""
+    small = downscale_4x(to_tensor([crop], device))
+    return [*to_pixels(F.interpolate(small, scale_factor=4, mode="bicubic")), *to_pixels(net(small)), crop]
 
 
 def _restored(net: nn.Module, image: Tensor) -> Tensor:

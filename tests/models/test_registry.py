@@ -1,38 +1,51 @@
-"""Weights are what the registry says, bit for bit, or they are refused; and the bundled ones do their work."""
+"""Weights are loaded only if they are those of the registry, and the bundled weights do their work."""
 
 import hashlib
 import io
+import math
 import pickle
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
-from safetensors.torch import save, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
+from celebahq_builder import cli
 from celebahq_builder.config import bundled
 from celebahq_builder.errors import RecipeError, WeightsError
 from celebahq_builder.imaging.image_io import encode_jpeg
 from celebahq_builder.imaging.tiles import run_tiled
-from celebahq_builder.models import registry as registry_module
 from celebahq_builder.models.autoencoder import Autoencoder
 from celebahq_builder.models.registry import (
+    Architecture,
     NetworkShape,
     find_entry,
     load_network,
     load_tensors,
+    locate,
     read_registry,
     read_verified,
+    table_lines,
+    verify_weights,
 )
 from celebahq_builder.models.srgan import SRGenerator
+from celebahq_builder.pipeline.networks import network
+from tests.cli.test_cli import celebahq, one_line_error
+from tests.restoration.exports import SHAPES, registry_of_two, reregister, tensors
 
-SHAPES = {"small": NetworkShape("srgan", (6,), (1,)), "cleaner": NetworkShape("autoencoder", (4, 6, 8), (1, 1, 1))}
+SMALL = NetworkShape("srgan", (6,), (1,))
+SMALL_SHAPES = {"small": SMALL, "cleaner": NetworkShape("autoencoder", (4, 6, 8), (1, 1, 1))}
 
 
-def register(folder: Path, name: str, data: bytes, shape: NetworkShape = SHAPES["small"], more: str = "") -> Path:
-    """A registry with one weight file."""
+def register(folder: Path, name: str, data: bytes, shape: NetworkShape = SMALL, more: str = "") -> Path:
+    """Write a registry with one weight file."""
     file = folder / f"{name}.safetensors"
     file.write_bytes(data)
     layers = f'architecture = "{shape.architecture}", widths = {list(shape.widths)}, blocks = {list(shape.blocks)}'
@@ -48,10 +61,10 @@ def weights(shape: NetworkShape, seed: int = 0) -> dict[str, Tensor]:
     return {name: torch.randn(t.shape, generator=generator) for name, t in shape.build().state_dict().items()}
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", SMALL_SHAPES)
 def test_round_trip(name: str, tmp_path: Path) -> None:
-    tensors = weights(SHAPES[name])
-    register(tmp_path, name, save(tensors), SHAPES[name])
+    tensors = weights(SMALL_SHAPES[name])
+    register(tmp_path, name, save(tensors), SMALL_SHAPES[name])
     net = load_network(name, folder=tmp_path)
     assert isinstance(net, SRGenerator if name == "small" else Autoencoder)
     assert all(torch.equal(net.state_dict()[key], value) for key, value in tensors.items())
@@ -61,24 +74,24 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
 
 
 def test_scores_of_a_weight_file(tmp_path: Path) -> None:
-    register(tmp_path, "small", save(weights(SHAPES["small"])), more="\n[small.scores]\npsnr_y_db = 30\ngain = 0.5\n")
+    register(tmp_path, "small", save(weights(SMALL)), more="\n[small.scores]\npsnr_y_db = 30\ngain = 0.5\n")
     assert find_entry("small", tmp_path).scores == {"psnr_y_db": 30.0, "gain": 0.5}
 
 
-def test_altered_file(tmp_path: Path) -> None:
-    file = register(tmp_path, "small", save(weights(SHAPES["small"])))
+def test_changed_file(tmp_path: Path) -> None:
+    file = register(tmp_path, "small", save(weights(SMALL)))
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    said = rf"small\.safetensors has SHA-256 {hashlib.sha256(data).hexdigest()}, the registry says "
-    with pytest.raises(WeightsError, match=said):
+    message = rf"small\.safetensors is changed or cut short: SHA-256 {hashlib.sha256(data).hexdigest()}, not "
+    with pytest.raises(WeightsError, match=message):
         load_network("small", folder=tmp_path)
 
 
 def test_truncated_file(tmp_path: Path) -> None:
-    file = register(tmp_path, "small", save(weights(SHAPES["small"])))
+    file = register(tmp_path, "small", save(weights(SMALL)))
     file.write_bytes(file.read_bytes()[:-4])
-    with pytest.raises(WeightsError, match="altered or cut short"):
+    with pytest.raises(WeightsError, match="changed or cut short"):
         load_network("small", folder=tmp_path)
 
 
@@ -88,14 +101,16 @@ def test_missing_file(tmp_path: Path) -> None:
         load_network("small", folder=tmp_path)
 
 
-def test_unknown_name_lists_those_there_are(tmp_path: Path) -> None:
+def test_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
     register(tmp_path, "small", b"")
-    with pytest.raises(WeightsError, match="no weights are called 'smal'; the registry has small"):
+    with pytest.raises(
+        WeightsError, match=r"no weights are called 'smal'; .*registry\.toml has small; give one of these"
+    ):
         load_network("smal", folder=tmp_path)
 
 
 class Planted:
-    """What runs code when it is unpickled."""
+    """Runs code when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -105,12 +120,12 @@ class Planted:
 
 
 @pytest.mark.parametrize("kind", ["pickle", "torch", "text", "empty", "header without tensors"])
-def test_what_is_no_safetensors_file(kind: str, tmp_path: Path) -> None:
-    """Even with the right hash; and a pickle is never run."""
+def test_files_of_other_kinds(kind: str, tmp_path: Path) -> None:
+    """They are refused even with the right hash, and a pickle is never run."""
     trap = tmp_path / "trap"
     file = tmp_path / "weights.pt"
     torch.save({"head.weight": Planted(trap)}, file)
-    whole = save(weights(SHAPES["small"]))
+    whole = save(weights(SMALL))
     data = {
         "pickle": pickle.dumps(Planted(trap)),
         "torch": file.read_bytes(),
@@ -127,7 +142,7 @@ def test_what_is_no_safetensors_file(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        weights(SHAPES["cleaner"]),
+        weights(SMALL_SHAPES["cleaner"]),
         weights(NetworkShape("srgan", (7,), (1,))),
         weights(NetworkShape("srgan", (6,), (2,))),
         {"head.weight": torch.zeros(6, 3, 3, 3)},
@@ -140,13 +155,13 @@ def test_weights_of_another_network(other: dict[str, Tensor], tmp_path: Path) ->
         load_network("small", folder=tmp_path)
 
 
-def test_file_on_disk_is_left_alone(tmp_path: Path) -> None:
-    """Tensors are copied: training the network does not write into the file's bytes."""
+def test_training_does_not_write_into_the_bytes_of_the_file(tmp_path: Path) -> None:
+    """The tensors are copied."""
     path = tmp_path / "w.safetensors"
-    save_file(weights(SHAPES["small"]), path)
+    save_file(weights(SMALL), path)
     data = read_verified(path, hashlib.sha256(path.read_bytes()).hexdigest())
     before = bytes(data)
-    net = SHAPES["small"].build()
+    net = SMALL.build()
     load_tensors(net, data, path)
     with torch.no_grad():
         net.head.weight.add_(1)
@@ -154,17 +169,17 @@ def test_file_on_disk_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "widths", "blocks", "said"),
+    ("architecture", "widths", "blocks", "message"),
     [
         ("srgan", (4, 4, 4), (1,), "srgan needs 1 or 2 widths and 1 blocks; got widths = [4, 4, 4], blocks = [1]"),
         ("srgan", (4,), (), "srgan needs 1 or 2 widths and 1 blocks"),
         ("autoencoder", (4,), (1, 1, 1), "autoencoder needs 3 widths and 3 blocks"),
     ],
 )
-def test_shape_that_fits_no_network(
-    architecture: registry_module.Architecture, widths: tuple[int, ...], blocks: tuple[int, ...], said: str
+def test_invalid_shapes(
+    architecture: Architecture, widths: tuple[int, ...], blocks: tuple[int, ...], message: str
 ) -> None:
-    with pytest.raises(ValueError, match="^" + said.replace("[", r"\[")):
+    with pytest.raises(ValueError, match="^" + message.replace("[", r"\[")):
         NetworkShape(architecture, widths, blocks)
 
 
@@ -180,12 +195,141 @@ def test_missing_registry(tmp_path: Path) -> None:
         read_registry(tmp_path)
 
 
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    return registry_of_two(tmp_path)
+
+
+# --- Names ------------------------------------------------------------------------------------------------------
+
+
+def test_name_with_a_folder_is_an_entry_of_its_registry(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"{two}/cleaner"
+    assert find_entry(address) == read_registry(two)["cleaner"]
+    assert find_entry(address, folder=bundled("pretrained")) == find_entry("cleaner", two)
+    expected = tensors(SHAPES["denoise"])
+    assert all(torch.equal(value, expected[key]) for key, value in load_network(address).state_dict().items())
+    monkeypatch.chdir(two.parent)
+    assert find_entry("two/cleaner") == find_entry("./two/cleaner") == find_entry(address)
+    monkeypatch.chdir(two)
+    assert find_entry("./cleaner") == find_entry(address)
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "own"),
+    [("a", None, "a"), ("w/a", "w", "a"), ("x/w/a", "x/w", "a"), ("/w/a", "/w", "a"), ("/a", "/", "a")],
+)
+def test_parts_of_a_name(name: str, place: str | None, own: str) -> None:
+    assert locate(name) == (Path(place) if place else bundled("pretrained"), own)
+
+
+def test_unknown_names(two: Path) -> None:
+    with pytest.raises(WeightsError, match=rf"called '{two}/clean'; {two}/registry\.toml has cleaner, grower; give"):
+        find_entry(f"{two}/clean")
+    with pytest.raises(
+        WeightsError, match=rf"'{two}/no/a' need {two}/no/registry\.toml, which does not exist; .* denoiser"
+    ):
+        load_network(f"{two}/no/a")
+    with pytest.raises(WeightsError, match=r"registry\.toml has denoiser, .*or DIR/NAME"):
+        find_entry("cleaner")
+    (two / "registry.toml").write_bytes(b"\xff")
+    with pytest.raises(RecipeError, match=r"registry\.toml cannot be read as TOML"):
+        find_entry(f"{two}/cleaner")
+
+
+def test_stage_refuses_weights_of_another_network(two: Path) -> None:
+    with pytest.raises(WeightsError, match="grower' are of the srgan network; this stage runs the autoencoder"):
+        network(f"{two}/grower", torch.device("cpu"), "autoencoder")
+
+
+# --- `celebahq weights list` and `verify` -----------------------------------------------------------------------
+
+
+def test_table_of_a_registry(two: Path) -> None:
+    reregister(two, "grower", scores={"a": 1.5, "b": 2.0, "c": 3.25, "d": 4.0, "e": 5.0})
+    size = find_entry("cleaner", two).size_bytes / 1e6
+    head, first, second = table_lines(two)
+    assert head.split() == ["name", "network", "parameters", "size", "licence", "scores"]
+    assert first.split("  ")[:2] == ["cleaner", "autoencoder 4/6/8, 1/1/2 blocks"]
+    count = sum(t.numel() for t in tensors(SHAPES["denoise"]).values())
+    assert first.split()[-6:] == [f"{count:,}", f"{size:.2f}", "MB", "CC0", "held_out_gain_q10_db", "0.5"]
+    assert second.endswith("CC0      a 1.5, b 2, c 3.25, 2 more")
+    assert first.index("CC0") == second.index("CC0") == head.index("licence")
+
+
+def test_bundled_weights_are_listed_and_verified() -> None:
+    runner = CliRunner()
+    listed = runner.invoke(cli.celebahq, ["weights", "list"]).output
+    assert [line.split()[0] for line in listed.splitlines()[1:]] == list(read_registry())
+    checked = runner.invoke(cli.celebahq, ["weights", "verify"])
+    assert (checked.exit_code, checked.output) == (0, "".join(f"{name}: sound\n" for name in read_registry()))
+
+
+def change_last_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def with_nan(path: Path) -> None:
+    values = load_file(path)
+    values["down1.bias"][2] = math.nan
+    save_file(values, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "registered", "message"),
+    [
+        (change_last_byte, None, "is changed or cut short"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-4]), None, "bytes, the registry says"),
+        (lambda path: None, {"size_bytes": 7}, "bytes, the registry says 7"),
+        (Path.unlink, None, "cannot be read: No such file"),
+        (with_nan, {}, "down1.bias has values that are not finite"),
+        (lambda path: save_file(tensors(SHAPES["upscale"]), path), {}, "belongs to another network"),
+        (lambda path: path.write_bytes(b"nonsense"), {}, "is not a safetensors file"),
+        (lambda path: None, {"shape": NetworkShape("autoencoder", (4, 6, 8), (1, 1, 1))}, "belongs to another network"),
+    ],
+    ids=["changed", "cut", "size", "missing", "NaN", "foreign", "nonsense", "shape"],
+)
+def test_verify_reports_a_problem_and_continues(
+    damage: Any, registered: dict[str, Any] | None, message: str, two: Path
+) -> None:
+    assert list(verify_weights(folder=two)) == [("cleaner", ""), ("grower", "")]
+    damage(two / "cleaner.safetensors")
+    if registered is not None:
+        reregister(two, "cleaner", **registered)
+    (first, problem), second = verify_weights(folder=two)
+    assert (first, second) == ("cleaner", ("grower", ""))
+    assert message in problem
+    assert str(two / "cleaner.safetensors") in problem
+    assert "\n" not in problem
+
+
+def test_verify_by_name(two: Path) -> None:
+    change_last_byte(two / "grower.safetensors")
+    asked = ["weights", "verify", "cleaner", "none", f"{two}/grower", "nowhere/x", "cleaner", "--pretrained", str(two)]
+    ended = CliRunner().invoke(cli.celebahq, asked)
+    lines = ended.output.splitlines()
+    assert ended.exit_code == 1
+    assert [line.split(": ")[0] for line in lines] == ["cleaner", "none", f"{two}/grower", "nowhere/x", "cleaner"]
+    assert lines[0] == lines[-1] == "cleaner: sound"
+    assert "no weights are called 'none'" in lines[1]
+    assert "is changed or cut short" in lines[2]
+    assert "which does not exist" in lines[3]
+
+
+def test_missing_registry_is_an_error_of_both_commands(tmp_path: Path) -> None:
+    for command in ("list", "verify"):
+        message = one_line_error(celebahq("weights", command, "--pretrained", tmp_path))
+        assert f"{tmp_path}/registry.toml does not exist" in message
+
+
 # --- The bundled weights ----------------------------------------------------------------------------------------
 
 NAMES = sorted(read_registry())
 
 
-def test_what_is_bundled() -> None:
+def test_bundled_architectures() -> None:
     kinds = {name: known.shape.architecture for name, known in read_registry().items()}
     assert kinds["denoiser"] == "autoencoder"
     assert "srgan" in kinds.values()
@@ -199,7 +343,7 @@ def test_bundled_file_is_the_registered_one(name: str) -> None:
 
 
 def cut(left: int = 240, top: int = 150, side: int = 96) -> Tensor:
-    """Part of a face of the sample, uint8 [3, side, side]."""
+    """Return a part of a face of the sample, uint8 [3, side, side]."""
     with Image.open(Path(__file__).parents[1] / "sample" / "celeba" / "img_celeba" / "000001.jpg") as image:
         pixels = np.asarray(image.convert("RGB").crop((left, top, left + side, top + side)))
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
@@ -211,8 +355,8 @@ def compressed(pixels: Tensor, quality: int) -> Tensor:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_tiles_of_bundled_networks_do_not_show(name: str) -> None:
-    """With the context that the network asks for, the result is the untiled one's to a grey level."""
+def test_tiles_of_bundled_networks_are_invisible(name: str) -> None:
+    """With the context that the network needs, tiled and untiled results differ by at most one level."""
     net = load_network(name)
     scale = net.SCALE if isinstance(net, SRGenerator) else 1
     pixels = compressed(cut(side=192 // scale), 20)
@@ -243,8 +387,20 @@ def test_bundled_denoiser_removes_artefacts(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if find_entry(name).shape.architecture == "srgan"])
 def test_bundled_upscaler_keeps_the_photo(name: str) -> None:
-    """Reduced again, the enlarged photo is the photo."""
+    """The upscaled photo, downscaled again, is the photo."""
     small = torch.nn.functional.avg_pool2d(cut().float(), 2).round().to(torch.uint8)
     large = run_tiled(load_network(name), small, scale=4, tile_px=512, context_px=16, stride_px=1)
     again = torch.nn.functional.avg_pool2d(large.float(), 4)
     assert error(again, small) < 0.05 * float(small.float().var())
+
+
+# --- Import -----------------------------------------------------------------------------------------------------
+
+
+def test_a_registry_is_read_without_importing_torch() -> None:
+    code = (
+        "import sys; from celebahq_builder.models.registry import read_registry; read_registry(); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "celebahq_builder.models.registry" in done.stdout.split()
+    assert "torch" not in done.stdout.split()

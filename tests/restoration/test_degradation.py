@@ -1,4 +1,4 @@
-"""Damaged and clean images belong together, and damage is as frequent and as hard as asked."""
+"""Degraded and clean patches show the same place; degradation is as frequent and as strong as the settings say."""
 
 import dataclasses
 from typing import Any
@@ -14,7 +14,7 @@ from celebahq_builder.restoration.degradation import DegradationSettings, apply_
 from celebahq_builder.restoration.photos import Pixels
 
 NEVER = DegradationSettings(clean_share=0, grey_share=0, twice_share=0, rescale_share=0, off_grid_share=0)
-"""One compression on the grid, and nothing else."""
+"""One compression on the block grid and no other degradation."""
 
 
 def photo(side: int, seed: int = 0) -> Pixels:
@@ -23,7 +23,7 @@ def photo(side: int, seed: int = 0) -> Pixels:
 
 
 def pair(patch_px: int, seed: int, base: DegradationSettings = NEVER, **changed: Any) -> tuple[Pixels, Pixels]:
-    """A pair, from a clean crop that depends on the patch's size alone."""
+    """Return a pair; its clean crop depends only on the size of the patch."""
     settings_ = dataclasses.replace(base, **changed)
     return degraded_pair(photo(clean_crop_px(patch_px)), patch_px, settings_, np.random.default_rng(seed))
 
@@ -34,15 +34,15 @@ def distance(a: Pixels, b: Pixels) -> float:
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.sampled_from([16, 32, 48]), st.integers(0, 10**6))
-def test_shapes_and_belonging_together(patch_px: int, seed: int) -> None:
-    damaged, clean = pair(patch_px, seed, DegradationSettings(quality_min=60))
-    for image in (damaged, clean):
+def test_a_pair_shows_the_same_place(patch_px: int, seed: int) -> None:
+    degraded, clean = pair(patch_px, seed, DegradationSettings(quality_min=60))
+    for image in (degraded, clean):
         assert (image.shape, image.dtype) == ((patch_px, patch_px, 3), np.uint8)
-    shifted = distance(np.roll(damaged, 4, axis=0), clean)
-    assert distance(damaged, clean) < max(shifted, 1) / 2
+    shifted = distance(np.roll(degraded, 4, axis=0), clean)
+    assert distance(degraded, clean) < max(shifted, 1) / 2
 
 
-def test_same_seed_same_pair() -> None:
+def test_same_seed_gives_the_same_pair() -> None:
     base = DegradationSettings()
     for seed in range(20):
         for first, again in zip(pair(16, seed, base), pair(16, seed, base), strict=True):
@@ -50,16 +50,16 @@ def test_same_seed_same_pair() -> None:
     assert len({pair(16, seed, base)[0].tobytes() for seed in range(20)}) > 15
 
 
-def test_one_compression_on_the_grid() -> None:
-    """The patch is the corner of the compressed image, so that its blocks are where the network expects them."""
+def test_one_compression_on_the_block_grid() -> None:
+    """The patch is the top left corner of the compressed image, so its blocks start where those of a file start."""
     room = photo(clean_crop_px(32))[: 32 + 32, : 32 + 32]
-    damaged, clean = pair(32, 5, quality_min=30, quality_max=30, sampling_shares=(1.0, 0.0, 0.0))
+    degraded, clean = pair(32, 5, quality_min=30, quality_max=30, sampling_shares=(1.0, 0.0, 0.0))
     np.testing.assert_array_equal(clean, room[:32, :32])
-    np.testing.assert_array_equal(damaged, apply_jpeg(room, 30)[:32, :32])
+    np.testing.assert_array_equal(degraded, apply_jpeg(room, 30)[:32, :32])
 
 
-def test_twice_compressed_on_shifted_grids() -> None:
-    """The result is not what any single compression on the grid gives, and is worse than one."""
+def test_two_compressions_on_shifted_grids() -> None:
+    """Two compressions are worse than one."""
     one = {"quality_min": 30, "quality_max": 30, "sampling_shares": (0.0, 0.0, 1.0)}
     once = [distance(*pair(32, seed, **one)) for seed in range(12)]
     twice = [distance(*pair(32, seed, **one, twice_share=1)) for seed in range(12)]
@@ -80,7 +80,7 @@ def test_rescaled_images_show_more_of_the_scene() -> None:
     assert not any((windows == image.transpose(2, 0, 1)).all(axis=(2, 3, 4)).any() for image in clean)
 
 
-def test_off_grid_cuts() -> None:
+def test_off_grid_patches() -> None:
     whole = photo(clean_crop_px(16))
     corner = whole[:16, :16]
     moved = [not np.array_equal(pair(16, seed, off_grid_share=1)[1], corner) for seed in range(40)]
@@ -92,12 +92,12 @@ def share(count: int, holds: Any, **changed: Any) -> float:
     return sum(bool(holds(*pair(16, seed, **changed))) for seed in range(count)) / count
 
 
-def is_grey(damaged: Pixels, clean: Pixels) -> bool:
+def is_grey(degraded: Pixels, clean: Pixels) -> bool:
     return bool((clean == clean[..., :1]).all())
 
 
-def is_clean(damaged: Pixels, clean: Pixels) -> bool:
-    return np.array_equal(damaged, clean)
+def is_clean(degraded: Pixels, clean: Pixels) -> bool:
+    return np.array_equal(degraded, clean)
 
 
 @pytest.mark.parametrize("wanted", [0.0, 0.3, 1.0])
@@ -120,7 +120,7 @@ def test_lower_quality_is_worse() -> None:
     assert distances[0] > 2 * distances[-1]
 
 
-def test_qualities_span_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_qualities_and_samplings_span_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
     from celebahq_builder.restoration import degradation
 
     seen = []
@@ -143,8 +143,8 @@ def test_qualities_span_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
         assert samplings.count(sampling) / len(samplings) == pytest.approx(wanted, abs=0.1)
 
 
-def test_jpeg_keeps_colours_in_their_places() -> None:
-    """Red stays red: RGB in, RGB out; and full chroma keeps colours that 4:2:0 mixes."""
+def test_jpeg_keeps_the_order_of_the_channels() -> None:
+    """Red stays red, and 4:4:4 keeps colours that 4:2:0 mixes."""
     red = np.zeros((16, 16, 3), np.uint8)
     red[..., 0] = 200
     assert distance(apply_jpeg(red, 95), red) < 3
@@ -154,7 +154,7 @@ def test_jpeg_keeps_colours_in_their_places() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"quality_min": 0}, "quality_min = 0"),
         ({"quality_max": 101}, "quality_max = 101"),
@@ -165,6 +165,6 @@ def test_jpeg_keeps_colours_in_their_places() -> None:
         ({"twice_share": -0.1}, "twice_share"),
     ],
 )
-def test_settings_that_make_no_sense(changed: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_settings(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         DegradationSettings(**changed)

@@ -1,14 +1,24 @@
-"""Crops come from the training photos alone, as the generator says, in all orientations."""
+"""Training photos are found, decoded and split as documented; crops follow the random generator."""
 
+import logging
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.restoration.photos import PhotoFolder, Pixels
+from celebahq_builder.restoration.photos import (
+    PhotoFolder,
+    Pixels,
+    downscale_4x,
+    to_pixels,
+    to_tensor,
+)
 
 
 def write(path: Path, pixels: Pixels) -> None:
@@ -20,46 +30,83 @@ def flat(level: int, height: int = 20, width: int = 24) -> Pixels:
     return np.full((height, width, 3), level, np.uint8)
 
 
-def levels(photos: tuple[Pixels, ...]) -> list[int]:
-    return [int(photo[0, 0, 0]) for photo in photos]
+def levels(photos: tuple[Pixels | Path, ...]) -> list[int]:
+    return [int(photo[0, 0, 0]) for photo in photos if not isinstance(photo, Path)]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    """Nine photos in two subfolders: 0 2 4 6 8 in a, 1 3 5 7 in b."""
     for i in range(9):
         write(tmp_path / ("b" if i % 2 else "a") / f"{i}.png", flat(10 * i))
     return tmp_path
 
 
+# --- Photos of a folder -----------------------------------------------------------------------------------------
+
+
 def test_every_kth_photo_is_held_out(folder: Path) -> None:
-    """In order of their paths: 0 2 4 6 8 in a, 1 3 5 7 in b; every third."""
     found = PhotoFolder.read(folder, held_out=3, at_least_px=20)
     assert levels(found.held_out) == [0, 60, 30]
     assert levels(found.training) == [20, 40, 80, 10, 50, 70]
 
 
 @pytest.mark.parametrize("held_out", [0, 1, 2, 4])
-def test_held_out_photos_are_not_trained_on(held_out: int, folder: Path) -> None:
+def test_held_out_photos_are_not_training_photos(held_out: int, folder: Path) -> None:
     found = PhotoFolder.read(folder, held_out=held_out, at_least_px=20)
     assert len(found.held_out) == held_out
     assert sorted(levels(found.training) + levels(found.held_out)) == [10 * i for i in range(9)]
 
 
-def test_small_photos_and_other_files_are_left_out(folder: Path) -> None:
+def test_small_photos_are_counted_and_other_files_are_not_read(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(folder / "small.png", flat(200, 19, 40))
     write(folder / "tall.JPG", flat(210, 40, 20))
     (folder / "notes.txt").write_text("no photo")
-    found = PhotoFolder.read(folder, held_out=0, at_least_px=20)
+    (folder / "album.png").mkdir()
+    with caplog.at_level(logging.INFO, "celebahq_builder"):
+        found = PhotoFolder.read(folder, held_out=0, at_least_px=20)
     assert len(found.training) == 10
     assert 200 not in levels(found.training)
+    assert "1 of 11 photos are not used; a side is under 20 px" in caplog.text
+
+
+def test_hidden_files_and_folders_are_not_read(folder: Path) -> None:
+    before = PhotoFolder.read(folder, held_out=2, at_least_px=20)
+    (folder / "a" / "._0.png").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    write(folder / ".ipynb_checkpoints" / "0-checkpoint.png", flat(99))
+    after = PhotoFolder.read(folder, held_out=2, at_least_px=20)
+    assert (levels(after.training), after.digest) == (levels(before.training), before.digest)
+
+
+def test_folder_below_a_hidden_folder(tmp_path: Path) -> None:
+    write(tmp_path / ".cache" / "photos" / "0.png", flat(1))
+    write(tmp_path / ".cache" / "photos" / "1.png", flat(2))
+    assert levels(PhotoFolder.read(tmp_path / ".cache" / "photos", held_out=0, at_least_px=4).training) == [1, 2]
+
+
+def test_photos_beyond_the_memory_limit_stay_on_disk(folder: Path) -> None:
+    """They give the same crops."""
+    memory = PhotoFolder.read(folder, held_out=2, at_least_px=20)
+    disk = PhotoFolder.read(folder, held_out=2, at_least_px=20, in_memory_bytes=3 * 20 * 24 * 3)
+    assert sum(isinstance(photo, Path) for photo in disk.training) == 4
+    for seed in range(20):
+        crops = [photos.crop(np.random.default_rng(seed), 16) for photos in (memory, disk)]
+        assert np.array_equal(*crops)
 
 
 def test_all_modes_become_colour(tmp_path: Path) -> None:
     for i, mode in enumerate(("L", "RGBA", "P", "CMYK")):
         Image.fromarray(flat(204)).convert(mode).save(tmp_path / f"{i}.{'jpg' if mode == 'CMYK' else 'png'}")
+    Image.fromarray(np.full((20, 24), 204 * 257, np.uint16)).save(tmp_path / "16-bit.png")
     found = PhotoFolder.read(tmp_path, held_out=0, at_least_px=4)
-    assert [(photo.shape, photo.dtype) for photo in found.training] == [((20, 24, 3), np.uint8)] * 4
+    assert [photo.shape for photo in found.training if not isinstance(photo, Path)] == [(20, 24, 3)] * 5
     assert np.abs(np.array(levels(found.training)) - 204).max() <= 3
+
+
+def test_transparent_pixels_become_white(tmp_path: Path) -> None:
+    for i, alpha in enumerate((0, 255)):
+        Image.fromarray(np.dstack([flat(10), np.full((20, 24), alpha, np.uint8)])).save(tmp_path / f"{i}.png")
+    assert levels(PhotoFolder.read(tmp_path, held_out=0, at_least_px=4).training) == [255, 10]
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
@@ -68,8 +115,8 @@ def test_no_such_folder(tmp_path: Path) -> None:
 
 
 def test_too_few_photos(folder: Path) -> None:
-    said = "0 of 9 photos are at least 21 px wide and high; training needs 4 or more"
-    with pytest.raises(TrainingError, match=said):
+    message = "0 of 9 photos are at least 21 px wide and high; training needs 4 or more"
+    with pytest.raises(TrainingError, match=message):
         PhotoFolder.read(folder, held_out=2, at_least_px=21)
     with pytest.raises(TrainingError, match="9 of 9 photos .* training needs 10 or more"):
         PhotoFolder.read(folder, held_out=5, at_least_px=20)
@@ -92,11 +139,20 @@ def test_truncated_photo_is_named(folder: Path) -> None:
         PhotoFolder.read(folder, held_out=1, at_least_px=4)
 
 
+@pytest.mark.parametrize("kind", ["pipe", "broken link"])
+def test_what_is_not_a_regular_file_is_named(kind: str, folder: Path) -> None:
+    """A pipe is not opened: that would wait for ever."""
+    bad = folder / "bad.png"
+    os.mkfifo(bad) if kind == "pipe" else bad.symlink_to(folder / "gone.png")
+    with pytest.raises(TrainingError, match=r"bad\.png is not a regular file, or a broken link; remove it"):
+        PhotoFolder.read(folder, held_out=1, at_least_px=4)
+
+
 # --- Crops ------------------------------------------------------------------------------------------------------
 
 
 def gradient(height: int = 40, width: int = 50) -> Pixels:
-    """Red tells the row, green the column."""
+    """Red is the row, green the column."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([rows, columns, rows * 0], axis=2).astype(np.uint8)
 
@@ -120,8 +176,8 @@ def test_crop_without_shrinking_is_a_window_in_one_of_eight_orientations() -> No
         crop = photos.crop(rng, 16, largest_shrink=1.0).astype(int)
         top, left = crop[..., 0].min(), crop[..., 1].min()
         window = photo[top : top + 16, left : left + 16].astype(int)
-        turned = [np.rot90(w, k) for w in (window, window[:, ::-1]) for k in range(4)]
-        matches = [i for i, w in enumerate(turned) if np.array_equal(w, crop)]
+        rotated = [np.rot90(w, k) for w in (window, window[:, ::-1]) for k in range(4)]
+        matches = [i for i, w in enumerate(rotated) if np.array_equal(w, crop)]
         assert len(matches) == 1
         seen.add(matches[0])
         corners.add((int(top), int(left)))
@@ -132,7 +188,7 @@ def test_crop_without_shrinking_is_a_window_in_one_of_eight_orientations() -> No
 
 
 def test_half_of_the_crops_are_shrunk() -> None:
-    """Rows or columns of the gradient lie further apart where the crop was shrunk: by at most the factor asked."""
+    """Neighbouring rows or columns of a shrunk crop differ by more than 1, and by at most the factor."""
     photos = PhotoFolder((gradient(60, 60),), ())
     rng = np.random.default_rng(1)
     spans = []
@@ -163,7 +219,46 @@ def test_crop_of_the_whole_photo() -> None:
         )
 
 
-def test_every_photo_is_used() -> None:
+def test_every_training_photo_is_used() -> None:
     photos = PhotoFolder(tuple(flat(i) for i in range(5)), (flat(99),))
     rng = np.random.default_rng(0)
     assert {int(photos.crop(rng, 8)[0, 0, 0]) for _ in range(100)} == set(range(5))
+
+
+# --- Images and tensors -----------------------------------------------------------------------------------------
+
+
+def test_images_to_a_batch_and_back() -> None:
+    images = [np.random.default_rng(i).integers(0, 256, (8, 12, 3), dtype=np.uint8) for i in range(2)]
+    batch = to_tensor(images, torch.device("cpu"))
+    assert batch.shape == (2, 3, 8, 12)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert all(np.array_equal(a, b) for a, b in zip(to_pixels(batch), images, strict=True))
+    assert to_pixels(torch.full((1, 3, 1, 1), 1.7))[0].max() == 255
+    assert to_pixels(torch.full((1, 3, 1, 1), -0.2))[0].max() == 0
+
+
+def test_validation_crops() -> None:
+    photo = np.arange(24 * 24 * 3, dtype=np.int64).astype(np.uint8).reshape(24, 24, 3)[:21]
+    small, large = PhotoFolder((), (photo, flat(3, 500, 390))).validation_crops
+    assert np.array_equal(small, photo[:16, :24])
+    assert large.shape == (384, 384, 3)
+
+
+def test_downscale_of_a_ramp() -> None:
+    """The result is rounded to 8 bits and has the means of 4x4 px; a constant image keeps its colour."""
+    ramp = (torch.arange(64.0)[None, None, None, :] * 3 / 255).expand(1, 3, 32, 64)
+    small = downscale_4x(ramp)
+    assert small.shape == (1, 3, 8, 16)
+    assert torch.equal(small * 255, (small * 255).round())
+    inner = (small - F.avg_pool2d(ramp, 4))[..., 2:-2].abs().max() * 255
+    assert inner <= 0.51
+    assert torch.allclose(downscale_4x(torch.full((1, 3, 16, 16), 77 / 255)), torch.tensor(77 / 255))
+
+
+def test_downscale_equals_pillow() -> None:
+    """Pillow's bicubic filter is also Keys' with a = -0.5, widened to the scale."""
+    image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(image).resize((12, 8), Image.Resampling.BICUBIC)).astype(int)
+    found = downscale_4x(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)[0].permute(1, 2, 0) * 255
+    assert np.abs(found.numpy() - expected).max() <= 1

@@ -1,0 +1,151 @@
+"""Training tasks: the interface between the training of one network and the training loop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from celebahq_builder.models.registry import NetworkShape
+from celebahq_builder.restoration.photos import PhotoFolder, Pixels
+
+Batch = tuple[list[Pixels], list[Pixels]]
+"""Inputs and targets. Where there are no inputs, they are the targets, downscaled by 4 on the training device."""
+
+Scores = dict[str, float]
+"""Results of a validation, by name with unit."""
+
+SampleRows = list[list[Pixels]]
+"""Sample images of one size; each row shows one photo."""
+
+SAMPLES = 4
+"""Number of held-out photos that are shown as sample images."""
+
+SAMPLE_PX = 192
+"""Width and height of a sample image."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a training with one patch size."""
+
+    steps: int
+    patch_px: int
+    """Width and height of the network's input patches."""
+    batch: int
+    """Patches per step, over all processes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecipe:
+    """Settings that all trainings have."""
+
+    phases: tuple[Phase, ...]
+    start: str = ""
+    """Weights to start from, NAME or DIR/NAME of a registry; empty for random weights."""
+    seed: int = 0
+    ema: float = 0.999
+    """Decay per step of the averaged weights. The averaged weights are validated and exported."""
+    held_out: int = 8
+    """Number of photos for validation."""
+    validate_every: int = 500
+    """Steps between validations. Each validation writes a checkpoint."""
+    bf16: bool = True
+    """Compute convolutions in bfloat16; weights and losses stay float32. This doubles the speed on GPUs, and on CPUs
+    that support it."""
+    compiled: bool = True
+    """Compile the networks on CUDA devices. On a CPU they are never compiled."""
+
+    def __post_init__(self) -> None:
+        if not self.phases or min(min(p.steps, p.batch) for p in self.phases) < 1:
+            raise ValueError("phases must name at least one phase of one step and one patch")
+        if any(p.patch_px % 16 or p.patch_px < 16 for p in self.phases):
+            raise ValueError("patch_px must be a multiple of 16 in every phase")
+        if self.validate_every < 1 or self.held_out < 1:
+            raise ValueError("validate_every and held_out must be at least 1")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema = {self.ema} must be in [0, 1)")
+
+    @property
+    def steps(self) -> int:
+        """Total number of steps."""
+        return sum(p.steps for p in self.phases)
+
+    @property
+    def largest_patch_px(self) -> int:
+        """Largest patch of any phase."""
+        return max(p.patch_px for p in self.phases)
+
+    def phase_at(self, step: int) -> Phase:
+        """Return the phase of a step; steps count from 0."""
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase
+            step -= phase.steps
+        return self.phases[-1]
+
+
+class Task(ABC):
+    """The networks of a training, their data, and one training step."""
+
+    recipe: TrainingRecipe
+    config: Mapping[str, object]
+    """All that decides the weights, except the photos, as plain values."""
+    photos: PhotoFolder
+    shape: NetworkShape
+    """Shape of `network`."""
+    network: nn.Module
+    """The network whose weights are averaged, validated and exported; one of `networks`."""
+    networks: Mapping[str, nn.Module]
+    """All networks of the training, by name."""
+    optimizers: Mapping[str, torch.optim.Adam]
+    """The optimizer of each network, by its name."""
+    loss_names: tuple[str, ...]
+    """Names of the values that `training_step` returns."""
+
+    @abstractmethod
+    def draw_batch(self, step: int) -> Batch:
+        """Return this process's share of the batch of a step. Several threads may call it at once."""
+
+    @abstractmethod
+    def training_step(self, step: int, batch: Batch) -> Tensor:
+        """Update all networks once.
+
+        Returns:
+            The losses, float [len(loss_names)], without gradients.
+        """
+
+    def export_network(self, averaged: nn.Module) -> nn.Module:
+        """Return the network that is validated and exported, made from the averaged one, which is not changed."""
+        return averaged
+
+    @abstractmethod
+    def validate(self, net: nn.Module) -> tuple[Scores, SampleRows]:
+        """Return the scores of a network on the held-out photos, and sample images."""
+
+    @abstractmethod
+    def selection_score(self, scores: Scores) -> float:
+        """Return the number that selects the best weights; higher is better."""
+
+    def sample_crops(self) -> list[Pixels]:
+        """Return the crops of the held-out photos that are shown as sample images, uint8 [SAMPLE_PX, SAMPLE_PX, 3]."""
+        crops = self.photos.validation_crops[:SAMPLES]
+        return [crop[:SAMPLE_PX, :SAMPLE_PX] for crop in crops if min(crop.shape[:2]) >= SAMPLE_PX]
+
+
+def initial_network(shape: NetworkShape, start: Mapping[str, Tensor], seed: int, device: torch.device) -> nn.Module:
+    """Return a network to train, in channels-last memory format.
+
+    Args:
+        shape: of the network.
+        start: initial weights by name; a weight that is not among them is random.
+        seed: of the random weights.
+        device: of the network.
+    """
+    torch.manual_seed(seed)
+    net = shape.build()
+    net.load_state_dict(net.state_dict() | dict(start))
+    return net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
