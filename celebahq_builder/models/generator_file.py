@@ -5,53 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from celebahq_builder.errors import TrainingError, WeightsError
+from celebahq_builder.errors import WeightsError
 from celebahq_builder.models.progan import Architecture, Generator
-from celebahq_builder.storage import as_storage_error, partial_path, sha256, write_atomic
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file; it is either complete under its name or absent.
-
-    Raises:
-        DiskFull: no space is left.
-        TrainingError: the file cannot be written for another reason.
-    """
-    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    partial = partial_path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial, metadata)
-        partial.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets only the owner read
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        known = as_storage_error(_system_error(error), path)
-        if not isinstance(known, OSError):
-            raise known from error
-        raise TrainingError(f"{path} could not be written: {error}; make its folder writable, then resume") from error
-
-
-def _system_error(error: OSError | SafetensorError) -> OSError:
-    """Return the error of the system, which safetensors has in its message only."""
-    if isinstance(error, OSError):
-        return error
-    number = re.search(r"os error (\d+)", str(error))
-    return OSError(int(number[1]) if number else 0, str(error))
-
+from celebahq_builder.storage import sha256, write_atomic
 
 FORMAT = "progan-generator-1"
 

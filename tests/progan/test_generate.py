@@ -147,9 +147,9 @@ def test_videos(run: Path, tmp_path: Path) -> None:
 def probe(path: Path) -> tuple[int, tuple[int, int]]:
     """Return frames and size of an H.264 video, by decoding it."""
     ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-    told = subprocess.run([ffmpeg, "-i", str(path)], capture_output=True, text=True, check=False).stderr
-    found = re.search(r"Video: h264.* (\d+)x(\d+)[, ]", told)
-    assert found, told
+    message = subprocess.run([ffmpeg, "-i", str(path)], capture_output=True, text=True, check=False).stderr
+    found = re.search(r"Video: h264.* (\d+)x(\d+)[, ]", message)
+    assert found, message
     size = (int(found[1]), int(found[2]))
     raw = [ffmpeg, "-loglevel", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     decoded = subprocess.run(raw, capture_output=True, check=True).stdout
@@ -217,10 +217,10 @@ def test_files_that_are_not_generators(make: str, run: Path, tmp_path: Path) -> 
         save_file({"x": torch.zeros(1)}, path, {"progan": json.dumps(facts)})
     elif make == "other":
         save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(WeightsError, match=str(path)) as told:
+    with pytest.raises(WeightsError, match=str(path)) as raised:
         load_generator(tmp_path, CPU)
-    assert isinstance(told.value, CelebAHQError)
-    assert "\n" not in str(told.value)
+    assert isinstance(raised.value, CelebAHQError)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_changed_bit(run: Path, tmp_path: Path) -> None:

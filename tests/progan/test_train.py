@@ -103,6 +103,7 @@ def until(condition: object, process: subprocess.Popen[str]) -> None:
     raise AssertionError("nothing happened for a minute")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_and_resumed(
     number: signal.Signals, uninterrupted: Path, data: Path, recipe: Path, tmp_path: Path
@@ -122,6 +123,7 @@ def test_killed_and_resumed(
     assert without_time(out) == without_time(uninterrupted)
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_does(data: Path, recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     done = subprocess.run(command_line(data, tmp_path, recipe, *torchrun), capture_output=True, text=True, check=False)

@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.training.checkpoint import checkpoint_paths, read_checkpoint
 from celebahq_builder.training.distributed import SINGLE_PROCESS, _report_lost_process, join_processes
-from tests.progan.tiny import tensors
+from tests.restoration.runs import last_state
 
 DENOISER = """
 task = "denoise"
@@ -51,12 +49,7 @@ def run(command: list[str], photos: Path, recipe: Path, out: Path, *launcher: st
     assert done.returncode == 0, done.stderr
 
 
-def saved(run: Path) -> dict[str, torch.Tensor]:
-    """Return all tensors of the last checkpoint of a restoration training."""
-    paths = checkpoint_paths(run / "checkpoints")
-    return tensors(read_checkpoint(paths[-1]).state) if paths else load_file(run / "checkpoint.safetensors")
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "recipe"), [("denoiser", DENOISER), ("upscaler", UPSCALER)])
 def test_two_processes_train_to_the_weights_of_one(name: str, recipe: str, photos: Path, tmp_path: Path) -> None:
     """A batch of 3 is shared unevenly; the sums differ in their last bits only, which Adam's first steps amplify."""
@@ -65,7 +58,7 @@ def test_two_processes_train_to_the_weights_of_one(name: str, recipe: str, photo
     run([f"train-{name}"], photos, path, tmp_path / "one")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     run([f"train-{name}"], photos, path, tmp_path / "two", *torchrun)
-    one, two = (saved(tmp_path / run) for run in ("one", "two"))
+    one, two = (last_state(tmp_path / run) for run in ("one", "two"))
     assert one.keys() == two.keys()
     assert len(one) > 20
     for key, value in one.items():
