@@ -1,4 +1,6 @@
-"""Sliced Wasserstein distance of two sets of points (Rabin et al. 2011, "Wasserstein Barycenter and Its Applications").
+"""Sliced Wasserstein distance of two sets of points (Rabin et al. 2011).
+
+Rabin et al., "Wasserstein Barycenter and Its Application to Texture Mixing".
 
 Both sets are projected on random directions. Along one direction the Wasserstein-1 distance of two sets of M numbers is
 the mean absolute difference of the sorted numbers (`sliced_wasserstein`). It is also the area between the two empirical
@@ -22,7 +24,7 @@ DIRECTIONS = 512
 """Random projection directions: the 4 repeats of 128 of Karras et al. 2018."""
 
 HALF_VALUES = 1 << 16
-"""Values of half precision. No projection exceeds its range: a component has variance 1, and there are 147 of them."""
+"""Values of half precision. Its range suffices: of M points with variance 1, no component exceeds sqrt(M)."""
 
 DIRECTIONS_PER_JOB = 128
 """Directions that one thread counts for the points of one call."""

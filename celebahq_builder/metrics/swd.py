@@ -105,32 +105,32 @@ def swd(
     dtype = torch.float16 if float16 else torch.float32
     store = passes(resolution, count, float16=float16, memory_bytes=memory_bytes) == 1
     levels = laplacian_levels(resolution)
-    sides: list[DescriptorSet] = []
+    sets: list[DescriptorSet] = []
     for side, images in enumerate((a, b)):
         sampler = DescriptorSampler(resolution, {level: (seed, side, level) for level in levels}, device)
-        channels = sides[0].channels if sides else None
-        sides.append(DescriptorSet(images, names[side], count, sampler, dtype if store else None, channels, advance))
+        channels = sets[0].channels if sets else None
+        sets.append(DescriptorSet(images, names[side], count, sampler, dtype if store else None, channels, advance))
 
-    def distance(index: int) -> StreamingSlicedWasserstein:
-        first, second = (side.moments(index) for side in sides)
+    def new_distance(index: int) -> StreamingSlicedWasserstein:
+        first, second = (one_set.moments(index) for one_set in sets)
         rng = np.random.default_rng((seed, DIRECTIONS_STREAM, levels[index]))
         return StreamingSlicedWasserstein(random_directions(len(first[0]), rng), (first, second), device)
 
-    if store:  # level by level
+    if store:  # one level after another, so that one table of counts is in memory
         found = {}
         for index, level in enumerate(levels):
-            one = distance(index)
-            for side, descriptor_set in enumerate(sides):
-                for descriptors in descriptor_set.stored(index):
-                    one.add(side, descriptors)
-            found[level] = 1000 * one.compute()
+            distance = new_distance(index)
+            for side, one_set in enumerate(sets):
+                for descriptors in one_set.stored(index):
+                    distance.add(side, descriptors)
+            found[level] = 1000 * distance.compute()
         return found
-    distances = [distance(index) for index in range(len(levels))]  # all levels of a block of images together
-    for side, descriptor_set in enumerate(sides):
-        for block in descriptor_set.drawn_again():
-            for one, descriptors in zip(distances, block, strict=True):
-                one.add(side, descriptors)
-    return {level: 1000 * one.compute() for level, one in zip(levels, distances, strict=True)}
+    distances = [new_distance(index) for index in range(len(levels))]  # all levels, because each pass reads all images
+    for side, one_set in enumerate(sets):
+        for block in one_set.drawn_again():
+            for distance, descriptors in zip(distances, block, strict=True):
+                distance.add(side, descriptors)
+    return {level: 1000 * distance.compute() for level, distance in zip(levels, distances, strict=True)}
 
 
 def passes(resolution: int, count: int, *, float16: bool = False, memory_bytes: int = MEMORY_BYTES) -> int:

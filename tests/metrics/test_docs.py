@@ -32,7 +32,7 @@ def test_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         exec(example, names)
     fakes, reals = map(torch.from_numpy, noise)
     assert names["levels"] == swd(lambda: iter([fakes]), lambda: iter([reals]), resolution=32, count=10)
-    assert names["alike"] == pytest.approx(float(ms_ssim(fakes[0::2], fakes[1::2]).mean()), rel=1e-12)
+    assert names["similarity"] == pytest.approx(float(ms_ssim(fakes[0::2], fakes[1::2]).mean()), rel=1e-12)
     assert 1 <= names["score"] <= 1008
     assert names["fid"] > 0
     assert np.isfinite(names["kid"])

@@ -138,7 +138,7 @@ def test_every_option_changes_the_result_and_trains(changed: dict[str, int]) -> 
 
 
 def test_batch_and_layer_normalisation() -> None:
-    """In training, features have mean 0 and deviation 1 over the minibatch or image; in `eval`, images are separate."""
+    """In training, normalised features have mean 0 and deviation 1; in `eval`, an image ignores its minibatch."""
     generator, discriminator = seeded(Architecture(**{**SMALL.__dict__, "pixel_norm": False, "batch_norm": True}))
     seen = {}
     for net in (generator, discriminator):
