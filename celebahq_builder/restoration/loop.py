@@ -111,8 +111,7 @@ def fit(task: Task, out: Path, context: World, *, command: str = "", workers: in
     Raises:
         TrainingError: the folder cannot be created, its checkpoints are of another recipe or of other photos, or a
             loss is not finite.
-        DiskFull: no space is left.
-        WorkspaceError: the file system failed.
+        WorkspaceError: no space is left, or the file system failed.
     """
     cv2.setNumThreads(0)
     try:
