@@ -28,9 +28,6 @@ REGISTRY_FILE = "registry.toml"
 Architecture = Literal["autoencoder", "srgan"]
 
 
-# --- Entries ----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class NetworkShape:
     """Architecture and size of a network."""
@@ -118,9 +115,6 @@ def find_entry(name: str, folder: Path | None = None) -> RegistryEntry:
     Raises:
         WeightsError: the registry does not exist, or has no such entry.
         RecipeError: the registry is malformed.
-
-    >>> find_entry("upscaler-psnr").shape
-    NetworkShape(architecture='srgan', widths=(48,), blocks=(6,))
     """
     place, own = locate(name, folder)
     path = place / REGISTRY_FILE
@@ -146,10 +140,7 @@ def load_network(
 ) -> Autoencoder | SRGenerator:
     """Return a network with its verified weights, in eval mode, without gradients, in channels-last memory format.
 
-    Args:
-        name: NAME or DIR/NAME, see `locate`.
-        device: of the network.
-        folder: registry of a NAME without DIR; None for the bundled one.
+    `name` and `folder` are those of `locate`.
 
     Raises:
         WeightsError: the name is unknown, the file is missing, its hash differs, or its tensors do not fit the network.
@@ -238,11 +229,9 @@ def _row(name: str, entry: RegistryEntry) -> tuple[str, ...]:
 
 
 def verify_weights(names: Sequence[str] = (), folder: Path | None = None) -> Iterator[tuple[str, str]]:
-    """Verify size, SHA-256, tensors and values of weight files.
+    """Verify size, SHA-256, tensors and values of weight files, by default of all entries of a registry.
 
-    Args:
-        names: NAME or DIR/NAME, see `locate`; none for all entries of the registry.
-        folder: registry of a NAME without DIR; None for the bundled one.
+    Names and `folder` are those of `locate`.
 
     Yields:
         Name and problem of each weight file; the problem is an empty string if there is none.

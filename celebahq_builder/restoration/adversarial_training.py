@@ -114,11 +114,6 @@ class AdversarialRecipe(TrainingRecipe):
 class AdversarialTask(Task):
     """An upscaler that is trained against a discriminator.
 
-    Args:
-        recipe: settings.
-        photos: folder of clean photos.
-        context: the processes that share each batch, and the device of this one.
-
     Raises:
         TrainingError: the photos cannot be used, or the weights to start from are not those of an upscaler.
     """
@@ -174,7 +169,8 @@ class AdversarialTask(Task):
         recipe, device = self.recipe, self.context.device
         targets = to_tensor(batch[1], device)
         inputs = self._denoise(to_tensor(batch[0], device)) if batch[0] else downscale_4x(targets)
-        share = len(targets) / recipe.phase_at(step).batch
+        batch_size = recipe.phase_at(step).batch
+        share = len(targets) / batch_size
         generator_adam, discriminator_adam = self.optimizers["generator"], self.optimizers["discriminator"]
         # --- Forward passes. One pass of the discriminator serves the losses of both networks.
         discriminator_adam.zero_grad(set_to_none=True)
@@ -191,7 +187,10 @@ class AdversarialTask(Task):
         (gradient,) = torch.autograd.grad(through, detached, retain_graph=True)
         # --- Generator: all losses, and the update
         pixel = F.l1_loss(fake, targets)
-        texture = self._texture_loss(step, fake, targets)
+        seed = (recipe.seed, step, TEXTURE_STREAM)
+        directions = random_directions(3 * PATCH_PX**2, np.random.default_rng(seed), TEXTURE_DIRECTIONS).to(device)
+        rngs = [np.random.default_rng((*seed, i)) for i in self.context.share(batch_size)]
+        texture = texture_loss(fake, targets, rngs, directions)
         loss = recipe.pixel_weight * pixel + recipe.texture_weight * texture + (fake * gradient).sum()
         generator_adam.zero_grad(set_to_none=True)
         (loss * share).backward()
@@ -206,13 +205,6 @@ class AdversarialTask(Task):
         self.context.sum_gradients(self.discriminator)
         discriminator_adam.step()
         return torch.stack([pixel, texture, feature, adversarial, hinge]).detach()
-
-    def _texture_loss(self, step: int, fake: Tensor, targets: Tensor) -> Tensor:
-        seed = (self.recipe.seed, step, TEXTURE_STREAM)
-        images = self.context.share(self.recipe.phase_at(step).batch)
-        directions = random_directions(3 * PATCH_PX**2, np.random.default_rng(seed), TEXTURE_DIRECTIONS)
-        rngs = [np.random.default_rng((*seed, i)) for i in images]
-        return texture_loss(fake, targets, rngs, directions.to(fake.device))
 
     @torch.no_grad()
     def _denoise(self, compressed: Tensor) -> Tensor:

@@ -121,15 +121,9 @@ def _random_jpeg(pixels: Pixels, settings: DegradationSettings, rng: np.random.G
 
 
 def apply_jpeg(pixels: Pixels, quality: int, sampling: int = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420) -> Pixels:
-    """Return an image after one JPEG compression by OpenCV.
+    """Return an RGB image, uint8 [H, W, 3], after one JPEG compression by OpenCV with quality 1 to 100.
 
-    Args:
-        pixels: uint8 [H, W, 3], RGB.
-        quality: 1 to 100.
-        sampling: chroma subsampling, one of OpenCV's ``IMWRITE_JPEG_SAMPLING_FACTOR_*``.
-
-    Returns:
-        uint8 [H, W, 3], RGB.
+    `sampling` is the chroma subsampling, one of OpenCV's ``IMWRITE_JPEG_SAMPLING_FACTOR_*``.
     """
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
     _, encoded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), flags)

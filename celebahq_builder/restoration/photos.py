@@ -184,13 +184,7 @@ def downscale_4x(photos: Tensor) -> Tensor:
     """Downscale photos by 4 with an antialiased bicubic filter and round them to 8 bits: the input of an upscaler.
 
     The filter is that of MATLAB's imresize (a = -0.5), with which the low-resolution images of the super-resolution
-    benchmarks were made.
-
-    Args:
-        photos: float [N, 3, 4H, 4W] in [0, 1].
-
-    Returns:
-        float [N, 3, H, W], multiples of 1/255 in [0, 1].
+    benchmarks were made. Shapes: [N, 3, 4H, 4W] -> [N, 3, H, W], float in [0, 1].
     """
     small = F.interpolate(photos, scale_factor=0.25, mode="bicubic", antialias=True, align_corners=False)
     return small.mul(255).round_().clamp_(0, 255).div_(255)

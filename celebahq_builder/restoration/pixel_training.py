@@ -69,11 +69,6 @@ class PixelRecipe(TrainingRecipe):
 class PixelTask(Task):
     """A denoiser or an upscaler, trained on pairs of images.
 
-    Args:
-        recipe: settings.
-        photos: folder of clean photos.
-        context: the processes that share each batch, and the device of this one.
-
     Raises:
         TrainingError: the photos cannot be used, or the weights to start from belong to a network of another shape.
     """

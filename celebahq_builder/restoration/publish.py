@@ -63,8 +63,7 @@ def export(
     Raises:
         RecipeError: a name or text cannot be used, or the registry or the file of figures is malformed.
         WeightsError: the weights cannot be used, the name is taken, or the folder cannot be written.
-        DiskFull: no space is left.
-        WorkspaceError: the file system failed.
+        WorkspaceError: no space is left, or the file system failed.
     """
     _check_texts(name, licence, data)
     trained = TrainedWeights.read(run)
@@ -139,13 +138,7 @@ def _read_text(path: Path) -> str:
 
 
 def set_entry(text: str, name: str, entry: RegistryEntry, *, where: Path) -> str:
-    """Add or replace an entry in the text of a registry; all other entries and all comments stay as they are.
-
-    Args:
-        text: in TOML.
-        name: of the entry.
-        entry: its new values.
-        where: path of the registry, for the error.
+    """Add or replace an entry in the text of the registry `where`; other entries and all comments do not change.
 
     Raises:
         WeightsError: the text has a layout that cannot be edited safely.

@@ -137,14 +137,7 @@ class Task(ABC):
 
 
 def initial_network(shape: NetworkShape, start: Mapping[str, Tensor], seed: int, device: torch.device) -> nn.Module:
-    """Return a network to train, in channels-last memory format.
-
-    Args:
-        shape: of the network.
-        start: initial weights by name; a weight that is not among them is random.
-        seed: of the random weights.
-        device: of the network.
-    """
+    """Return a network to train, in channels-last memory format; weights that `start` lacks are random."""
     torch.manual_seed(seed)
     net = shape.build()
     net.load_state_dict(net.state_dict() | dict(start))
