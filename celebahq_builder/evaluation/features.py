@@ -40,8 +40,7 @@ class Features:
 
     Args:
         metric: ``fid``, ``kid`` or ``is``.
-        start: place of the first image.
-        stop: place after the last image.
+        start: place of the first image; `stop` is the place after the last one.
     """
 
     def __init__(self, metric: str, start: int, stop: int) -> None:
@@ -75,8 +74,6 @@ def extract_features(
 
     Args:
         batches: the images, uint8 [n, C, H, W], from place 0 to the last one that is needed.
-        extractor: the network.
-        wanted: the features.
         where: name of the set in messages.
         advance: called with the number of images of each batch.
 
@@ -127,13 +124,7 @@ def inception_number(metric: str, sides: Sequence[Features], seed: int) -> Numbe
 
 
 def inception_settings(metric: str, extractor: Extractor, counts: Sequence[int]) -> dict[str, object]:
-    """Return the settings of a metric as JSON values.
-
-    Args:
-        metric: ``fid``, ``kid`` or ``is``.
-        extractor: the network.
-        counts: number of images of each side.
-    """
+    """Return the settings of a metric as JSON values; `counts` are the numbers of images of each side."""
     settings: dict[str, object] = {
         "extractor": extractor.name,
         "extractor_sha256": extractor.sha256,

@@ -185,8 +185,6 @@ class SourceImages:
     n to 2n are disjoint from them. A generator gives the images of its seed from number 0.
 
     Args:
-        source: the images.
-        seed: seed of the permutation.
         memory_bytes: budget for images that are kept in memory.
         batch_bytes: size of a batch; it changes no number.
     """
@@ -274,7 +272,6 @@ class Reference:
     """A source that others are compared with. It keeps its images, features and baselines for further evaluations.
 
     Args:
-        source: the images.
         seed: seed of the protocols with which it is used.
         memory_bytes: budget for images that are kept in memory.
         batch_bytes: size of a batch; it changes no number.

@@ -79,8 +79,6 @@ def histogram(
     """Lay out a stacked histogram of the values of kept photos and of other photos.
 
     Args:
-        kept: values of the kept photos.
-        others: values of the other photos.
         cut: a value to mark, inside the range of the values.
         what: the things that have these values, in the plural.
 
@@ -168,7 +166,6 @@ def line_chart(title: str, x: Sequence[float], curves: Mapping[str, Sequence[flo
     """Lay out a line chart.
 
     Args:
-        title: title of the chart.
         x: x values of the points, in rising order.
         curves: y values by the name of the curve, one for each x; at most three curves. Values that are not finite
             are left out.
@@ -176,7 +173,7 @@ def line_chart(title: str, x: Sequence[float], curves: Mapping[str, Sequence[flo
     Returns:
         The layout, or None without two different x values or without a finite y value.
 
-    >>> chart("swd", [0, 10], {"mean": [9.0, 4.5]}).words
+    >>> line_chart("swd", [0, 10], {"mean": [9.0, 4.5]}).words
     'swd: mean from 9 to 4.5'
     """
     finite = [value for values in curves.values() for value in values if math.isfinite(value)]

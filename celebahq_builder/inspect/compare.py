@@ -62,8 +62,6 @@ def match(a: PyramidFile, b: PyramidFile, by: By | None = None) -> Match:
     """Pair the images of two files.
 
     Args:
-        a: the first file.
-        b: the second file.
         by: ``id``, ``file`` (the source file) or ``position``. Default: the first of ``id`` and ``file`` that is
             unique in both files and has values in common, else ``position``. (Other formats rename images.)
 
@@ -71,7 +69,9 @@ def match(a: PyramidFile, b: PyramidFile, by: By | None = None) -> Match:
         FormatError: the ids or source files asked for are missing or not unique in one of the files.
     """
     columns: tuple[By, ...] = ("id", "file")
-    for column in columns if by is None else {by}.intersection(columns):
+    for column in columns:
+        if by not in (None, column):
+            continue
         ours, theirs = read_text(a, column), read_text(b, column)
         if _unique(ours) and _unique(theirs):
             if by is not None or not set(ours or ()).isdisjoint(theirs or ()):
@@ -206,8 +206,6 @@ def compare(
     """Compare the images of two files, level by level. Images are read in blocks of `BLOCK_BYTES`.
 
     Args:
-        a: the first file.
-        b: the second file.
         by: see `match`.
         resolution: compare only this level; default all common levels.
         full: also read images whose recorded SHA-256 are equal.

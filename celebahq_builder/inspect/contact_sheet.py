@@ -115,8 +115,6 @@ def write_contact_sheet(
 
     Args:
         path: ends in .png or .jpg (quality 90); must not exist.
-        pyramid: the open file.
-        shown: the images.
         columns: images in a row.
         resolution: resolution of the level.
         captions: whether to write number, score and name below each image.
@@ -184,8 +182,6 @@ def write_contact_page(
 
     Args:
         path: must not exist.
-        pyramid: the open file.
-        shown: the images.
         resolution: resolution of the level.
         columns: images in a row, scaled down in a narrow window. None: as many as fit into the window, at most 8.
         captions: whether to show number, name and score below each image.

@@ -122,8 +122,6 @@ def extract(pyramid: PyramidFile, numbers: Sequence[int], out: Path, resolution:
     After an error, none of the new files remains.
 
     Args:
-        pyramid: the open file.
-        numbers: numbers of the images.
         out: folder; it is created if necessary, and other files in it stay.
         resolution: resolution of the level; default the largest.
 

@@ -70,25 +70,25 @@ def _compression(data: h5py.Dataset) -> str:
     The level of gzip is shown as the file has it. Files of this package always have level 4, whichever compressor
     wrote them (`codecs.Gzip`); this level is not shown.
     """
-    untold = codecs.UNTOLD_LEVEL if "format_version" in data.file.attrs else None
+    hidden = codecs.UNTOLD_LEVEL if "format_version" in data.file.attrs else None
     plist = data.id.get_create_plist()
     names = []
     for i in range(plist.get_nfilters()):
         code, _, values, name = plist.get_filter(i)
         known = FILTERS.get(code) or printable(name.decode("utf-8", "replace").rstrip("\0")) or f"filter {code}"
-        names.append(f"{known} {values[0]}" if code == DEFLATE and values and values[0] != untold else known)
+        names.append(f"{known} {values[0]}" if code == DEFLATE and values and values[0] != hidden else known)
     return " + ".join(names) or "uncompressed"
 
 
 def _labels(path: Path) -> Iterator[str]:
     """Yield the labels in the file beside the HDF5 file, where the ProGAN authors' tool writes them."""
-    beside = labels_path(path)
-    if beside.is_file():
+    labels_file = labels_path(path)
+    if labels_file.is_file():
         try:
-            labels = np.load(beside, mmap_mode="r", allow_pickle=False)
-            yield f"labels: {beside.name}, {labels.dtype} {list(labels.shape)}"
+            labels = np.load(labels_file, mmap_mode="r", allow_pickle=False)
+            yield f"labels: {labels_file.name}, {labels.dtype} {list(labels.shape)}"
         except (OSError, ValueError, EOFError):
-            yield f"labels: {beside.name} is not a NumPy file"
+            yield f"labels: {labels_file.name} is not a NumPy file"
 
 
 def _photos(pyramid: PyramidFile) -> Iterator[str]:

@@ -174,10 +174,8 @@ def test_paths_that_are_no_data_set(data_sets: dict[str, Path], tmp_path: Path) 
     refused(records, "is of the format tfrecord, whose images cannot be drawn at random; make it an HDF5 file")
     (tmp_path / "odd").mkdir()
     Image.new("RGB", (32, 24)).save(tmp_path / "odd" / "a.png")
-    refused(
-        tmp_path / "odd",
-        "32 x 24 px; expected a square whose side is a power of two: add --resize 16, say, to celebahq import,",
-    )
+    refused(tmp_path / "odd", "32 x 24 px; expected a square whose side is a power of two")
+    refused(tmp_path / "odd", ", to celebahq import, and evaluate the HDF5 file that it makes")
     cut = tmp_path / "cut.h5"
     cut.write_bytes(data_sets["hdf5"].read_bytes()[:3000])
     refused(cut, "is not a readable HDF5 file")

@@ -52,8 +52,8 @@ def test_all_faults_are_found(channels: int, described: bool, tmp_path: Path) ->
     assert {frozenset(numbers(group)) for group in found["near"]} == {frozenset(p) for p in ({5, 32}, {6, 33}, {7, 34})}
     mirrored = {frozenset(numbers(group)) for group in found["near"] if any(one["mirrored"] for one in group)}
     assert mirrored == {frozenset({6, 33})}
-    said = {one["number"]: [(bar["edge"], bar["width"], bar["colour"]) for bar in one["bars"]] for one in found["bars"]}
-    assert said == {35: [("left", 6 / 64, "black")], 36: [("top", 5 / 64, "black"), ("bottom", 4 / 64, "white")]}
+    bars = {one["number"]: [(bar["edge"], bar["width"], bar["colour"]) for bar in one["bars"]] for one in found["bars"]}
+    assert bars == {35: [("left", 6 / 64, "black")], 36: [("top", 5 / 64, "black"), ("bottom", 4 / 64, "white")]}
     assert numbers(found["one_colour"]) == {37, 38}
     assert (found["images"], found["resolution"], found["channels"]) == (40, 64, channels)
     text = "\n".join(lines)

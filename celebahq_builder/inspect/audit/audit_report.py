@@ -200,12 +200,7 @@ class AuditSheet:
 
 
 def page(found: Findings, level: LevelReader) -> bytes:
-    """Return the page; equal findings make equal pages.
-
-    Args:
-        found: the findings.
-        level: the level that is shown.
-    """
+    """Return the page, with images of a level; equal findings make equal pages."""
 
     def sheet(images: Captioned, most: int, *titles: str) -> AuditSheet:
         shown = [

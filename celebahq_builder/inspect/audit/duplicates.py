@@ -151,8 +151,6 @@ def near_pairs(
     The memory is that of `ROWS` squared distances and of the pairs found among them.
 
     Args:
-        hashes: hashes of the images.
-        distance: largest number of different bits.
         advance: called with the number of hashes that have been compared with all after them.
 
     Yields:
@@ -188,12 +186,9 @@ def near_groups(
     Pairs within one group are not compared again, so many copies of one image do not take longer.
 
     Args:
-        hashes: hashes of the images to compare.
-        numbers: numbers of these images in the level.
+        numbers: numbers in the level of the images with these hashes.
         level: the level that was hashed.
-        distance: largest number of different bits of two hashes.
         least: smallest correlation of two images.
-        advance: see `near_pairs`.
     """
     group_of = np.arange(len(hashes))
     for first, second in near_pairs(hashes, distance, advance):
@@ -226,13 +221,7 @@ def _either_likeness(one: Grey, other: Grey) -> float:
 
 
 def copies(group: Sequence[int], level: LevelReader, hashes: Hashes) -> list[Copy]:
-    """Return the images of a group, each compared with the first one.
-
-    Args:
-        group: numbers of the images.
-        level: the level that was hashed.
-        hashes: hashes of all images of the level.
-    """
+    """Return the images of a group, each compared with the first one; `hashes` are those of all images of the level."""
     first, first_bits = grey(level.read([group[0]]))[0], bits(hashes[[group[0]]])
     compared = []
     for number in group:

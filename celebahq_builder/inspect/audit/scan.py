@@ -173,9 +173,7 @@ def scan(path: Path, pyramid: PyramidFile, limits: Limits, threads: int | None =
     The memory is a few times `BATCH_BYTES`, 100 MB for pairs of hashes, and about 200 bytes per image.
 
     Args:
-        path: path of the file.
-        pyramid: the open file.
-        limits: limits for near-duplicates.
+        path: path of the open file.
         threads: threads that decompress; None for one per core.
 
     Raises:
