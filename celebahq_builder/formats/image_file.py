@@ -123,7 +123,7 @@ def read_header(file: Path | IO[bytes], where: str, size_bytes: int = 0) -> Head
         FormatError: it is not an image, or neither 8-bit RGB nor 8-bit grey; its size is more than 16 bytes per pixel
             and 1 MiB.
     """
-    with _damage_reported(where), warnings.catch_warnings(action="ignore"), Image.open(file) as image:
+    with _damage_reported(where, "read"), warnings.catch_warnings(action="ignore"), Image.open(file) as image:
         header = _check_kind(image, where)
     if size_bytes > 2**20 + 16 * header.width * header.height:
         size = f"{size_bytes} bytes for {header.width} x {header.height} px"
@@ -132,7 +132,7 @@ def read_header(file: Path | IO[bytes], where: str, size_bytes: int = 0) -> Head
 
 
 @contextlib.contextmanager
-def _damage_reported(where: str) -> Iterator[None]:
+def _damage_reported(where: str, done: str) -> Iterator[None]:
     """Turn every error of Pillow into a FormatError."""
     try:
         yield
@@ -146,7 +146,7 @@ def _damage_reported(where: str) -> Iterator[None]:
         reason = f"{found} px, expected at most {allowed}"
         raise FormatError(f"{where} is too large to be read: {reason}; reduce or remove it") from None
     except DECODE_ERRORS as error:
-        raise FormatError(f"{where} cannot be read: {error}; replace or remove it") from None
+        raise FormatError(f"{where} cannot be {done}: {error}; replace or remove it") from None
 
 
 def _check_kind(image: Image.Image, where: str) -> Header:
@@ -244,7 +244,7 @@ def decode(file: Encoded, resolution: int, channels: int, resized: bool) -> Pixe
         FormatError: the file cannot be decoded, or no longer has the size and channels of its header.
     """
     where, data = file
-    with _damage_reported(where), Image.open(io.BytesIO(data)) as image:
+    with _damage_reported(where, "decoded"), Image.open(io.BytesIO(data)) as image:
         header = _check_kind(image, where)
         original = image.convert("RGB" if channels == 3 else "L")
     if resized:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from celebahq_builder import parallel
@@ -33,16 +33,6 @@ Source: https://huggingface.co/docs/datasets/image_dataset#imagefolder
 # --- Export
 
 
-@dataclass(frozen=True)
-class _Job:
-    source: Path
-    resolution: int
-    folder: Path
-    numbers: range
-    names: list[str]
-    png_level: int
-
-
 def write(export: ExportJob, stage: Staging) -> Iterator[int]:
     """Write one PNG per image, named by the id of its source photo if there is one.
 
@@ -58,18 +48,19 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
         left = [number for number in part if not (stage.data / names[number]).exists()]
         if left:
             some = range(left[0], part.stop)  # written in order, so the existing files are the first ones
-            some_names = names[some.start : some.stop]
-            jobs.append(_Job(export.source, level.resolution, stage.data, some, some_names, export.png_level))
-    yield from parallel.run(_write_images, jobs, workers=export.workers)
+            jobs.append((some, names[some.start : some.stop]))
+    write_images = functools.partial(_write_images, export.source, level.resolution, stage.data, export.png_level)
+    yield from parallel.run(write_images, jobs, workers=export.workers)
     stage.check(stage.data / name for name in names)
     _write_metadata(level, names, stage.data)
 
 
-def _write_images(job: _Job) -> int:
-    with LevelImageSet(job.source, job.resolution) as level:
-        for name, pixels in zip(job.names, level.pixels(job.numbers), strict=True):
-            write_atomic(job.folder / name, encode_png(pixels, job.png_level), parents=False)
-    return len(job.numbers)
+def _write_images(source: Path, resolution: int, folder: Path, png_level: int, job: tuple[range, list[str]]) -> int:
+    numbers, names = job
+    with LevelImageSet(source, resolution) as level:
+        for name, pixels in zip(names, level.pixels(numbers), strict=True):
+            write_atomic(folder / name, encode_png(pixels, png_level), parents=False)
+    return len(numbers)
 
 
 def _write_metadata(level: LevelImageSet, names: list[str], folder: Path) -> None:

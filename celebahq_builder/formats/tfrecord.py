@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -234,18 +235,6 @@ ORDER_SEED = 123
 """Of shuffled images, as in the ProGAN authors' tool."""
 
 
-@dataclass(frozen=True)
-class _Job:
-    source: Path
-    resolution: int
-    prefix: Path
-    """Folder, and beginning of the names of the files."""
-    start: int
-    """Number of the first record."""
-    numbers: range | list[int]
-    """Images of the records, in their order."""
-
-
 def write(export: ExportJob, stage: Staging) -> Iterator[int]:
     """Write ``<name>-r02.tfrecords`` (4x4) to ``<name>-r10.tfrecords`` (1024x1024), and ``<name>-rxx.labels``.
 
@@ -268,13 +257,10 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
     done = _finished_parts(level, prefix, stage)
     parts = export.parts()
     yield sum(len(part) for part in parts if part.start in done)
-    jobs = (
-        _Job(export.source, level.resolution, prefix, part.start, order[part.start : part.stop])
-        for part in parts
-        if part.start not in done
-    )
+    jobs = ((part.start, order[part.start : part.stop]) for part in parts if part.start not in done)
+    write_records = functools.partial(_write_records, export.source, level.resolution, prefix)
     with (stage.root / "done").open("a", encoding="ascii") as notes:
-        for start, written in parallel.run(_write_records, jobs, workers=export.workers):
+        for start, written in parallel.run(write_records, jobs, workers=export.workers):
             notes.write(f"{start}\n")
             notes.flush()
             yield written
@@ -313,17 +299,19 @@ def _finished_parts(level: LevelImageSet, prefix: Path, stage: Staging) -> set[i
     return set()
 
 
-def _write_records(job: _Job) -> tuple[int, int]:
-    with LevelImageSet(job.source, job.resolution) as level:
-        for r in _sides(job.resolution):
-            with path_of(job.prefix, r).open("rb+") as file:
-                for number, pixels in enumerate(level.pixels(job.numbers, r), job.start):
+def _write_records(source: Path, resolution: int, prefix: Path, job: tuple[int, Sequence[int]]) -> tuple[int, int]:
+    """Write images as the records from number `start` on; return `start` and the number of images."""
+    start, images = job
+    with LevelImageSet(source, resolution) as level:
+        for r in _sides(resolution):
+            with path_of(prefix, r).open("rb+") as file:
+                for number, pixels in enumerate(level.pixels(images, r), start):
                     record = frame(encode_example(pixels))
                     file.seek(number * len(record))
                     file.write(record)
                 file.flush()
                 os.fsync(file.fileno())
-    return job.start, len(job.numbers)
+    return start, len(images)
 
 
 FORMAT = Format("tfrecord", read, write, names=("*.tfrecords",), options=frozenset({"shuffle"}))
