@@ -1,6 +1,6 @@
 """Images for training and evaluation: a data set, the order they are drawn in, minibatches, a device."""
 
-from celebahq_builder.data.dataset import Batch, PyramidDataset, faded, to_device
+from celebahq_builder.data.dataset import Batch, PyramidDataset, fade_in, to_device
 from celebahq_builder.data.loader import loader
 from celebahq_builder.data.sampler import Order
 

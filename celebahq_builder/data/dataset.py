@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from celebahq_builder.data.sampler import Draws
 from celebahq_builder.hdf5.chunks import LevelReader, Numbers
-from celebahq_builder.hdf5.labels import Source, labels_for_training
+from celebahq_builder.hdf5.labels import LabelSource, labels_for_training
 from celebahq_builder.imaging.pyramid import Pixels
 
 
@@ -53,11 +53,11 @@ def to_device(batch: Batch, device: torch.device | str, alpha: float | None = No
     share = batch.alpha if alpha is None else alpha
     reals = pixels.to(torch.float32)
     if share is not None:
-        reals = faded(reals, share)
+        reals = fade_in(reals, share)
     return reals / 127.5 - 1, labels
 
 
-def faded(images: Tensor, alpha: float) -> Tensor:
+def fade_in(images: Tensor, alpha: float) -> Tensor:
     """Mix images with their level below, as generated ones are mixed while a resolution fades in.
 
     The level below is the mean of 2x2 pixels, each repeated 2x2 times (Karras et al. 2018, section 2 and figure 2).
@@ -113,7 +113,7 @@ class PyramidDataset(Dataset[Any]):
         alpha: float | None = None,
         mirror: bool = False,
         *,
-        labels: Source | None = None,
+        labels: LabelSource | None = None,
         memory_bytes: int = MEMORY_BYTES,
         threads: int | None = None,
     ) -> None:
@@ -160,7 +160,7 @@ class PyramidDataset(Dataset[Any]):
         """Return the images that an order draws, mirrored as it says if they are to be."""
         pixels = self.read(draws.numbers)
         if self.mirror:
-            flip(pixels, draws.mirrored)
+            mirror_images(pixels, draws.mirrored)
         labels = None if self.labels is None else torch.from_numpy(self.labels[draws.numbers])
         return Batch(torch.from_numpy(pixels), labels, torch.from_numpy(draws.numbers), self.alpha)
 
@@ -179,7 +179,7 @@ class PyramidDataset(Dataset[Any]):
         return {**self.__dict__, "_pixels": None}
 
 
-def flip(pixels: Pixels, which: np.ndarray) -> None:
+def mirror_images(pixels: Pixels, which: np.ndarray) -> None:
     """Flip some images, of uint8 [n, C, R, R], left to right, in place."""
     if which.any():
         chosen = pixels[which]

@@ -13,15 +13,15 @@ from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format  # type: ignore[import-untyped]
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats.format import ExportJob, Format
 from celebahq_builder.formats.shards import shard_files
-from celebahq_builder.hdf5.labels import labels_file, load_labels
+from celebahq_builder.hdf5.labels import encode_labels, load_labels
 from celebahq_builder.hdf5.level_images import LevelImageSet
 from celebahq_builder.image_set import Labels, NamedImage, Pixels
 from celebahq_builder.imaging.pyramid import levels
@@ -265,7 +265,7 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
             notes.flush()
             yield written
     if level.labels is not None:
-        data = labels_file(level.labels[np.array(order)])
+        data = encode_labels(level.labels[np.array(order)])
         write_atomic(prefix.with_name(f"{export.name}-rxx.labels"), data, parents=False)
     stage.check(path_of(prefix, r) for r in _sides(level.resolution))
 

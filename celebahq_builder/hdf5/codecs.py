@@ -34,7 +34,7 @@ ISA-L takes half of its time for 5 % more bytes, but not always the same ones: o
 compressed again by the package isal 1.9.1, two came out with other matches, one of them a byte longer.
 """
 
-UNTOLD_LEVEL = 4
+STATED_LEVEL = 4
 """Of zlib, that HDF5 is told for chunks of libdeflate: it wants one, for those that it may add itself."""
 
 
@@ -95,7 +95,7 @@ class Gzip:
     @property
     def keywords(self) -> Mapping[str, Any]:
         """Arguments of ``create_dataset``; of the level, only who adds to the file later will take notice."""
-        return {"compression": "gzip", "compression_opts": self.level or UNTOLD_LEVEL}
+        return {"compression": "gzip", "compression_opts": self.level or STATED_LEVEL}
 
     def compress(self, chunk: Chunk) -> bytes:
         """Return the chunk's zlib stream."""

@@ -21,7 +21,7 @@ import numpy as np
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
 from celebahq_builder.hdf5.codecs import Codec, Gzip
-from celebahq_builder.hdf5.labels import labels_file, labels_path, write_labels
+from celebahq_builder.hdf5.labels import encode_labels, labels_path, write_labels
 from celebahq_builder.hdf5.layout import images_per_job
 from celebahq_builder.hdf5.writer import UNFINISHED, Columns, LevelDataset, Packed, PyramidWriter, pack
 from celebahq_builder.image_set import ImageSet, Labels, NamedImage
@@ -231,7 +231,7 @@ def write_images(
     if labels is not None:
         if labels.ndim != 2 or len(labels) != images.count:
             raise FormatError(f"labels for {path} have shape {list(labels.shape)}, expected [{images.count}, classes]")
-        _are_there(labels_path(path), labels_file(labels))
+        _are_there(labels_path(path), encode_labels(labels))
         if images.label_names:
             columns["label_names"] = list(images.label_names)
     size = {"count": images.count, "resolution": images.resolution, "channels": images.channels}
@@ -260,7 +260,7 @@ def _writer(path: Path, plan: Mapping[str, Any] | None, **shape: Any) -> Iterato
 @contextlib.contextmanager
 def _labels_beside(path: Path, labels: Labels | None) -> Iterator[None]:
     """Write the labels of a file that is finished meanwhile; if it is not, they go again, unless they were there."""
-    if labels is None or _are_there(labels_path(path), labels_file(labels)):
+    if labels is None or _are_there(labels_path(path), encode_labels(labels)):
         yield
         return
     try:

@@ -20,7 +20,7 @@ def labels_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}-labels.npy")
 
 
-def labels_file(labels: Labels) -> bytes:
+def encode_labels(labels: Labels) -> bytes:
     """Return the contents of a file of labels, float32 [N, classes]."""
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(labels, np.float32), allow_pickle=False)
@@ -33,7 +33,7 @@ def write_labels(path: Path, labels: Labels) -> None:
     Raises:
         DiskFull: no space left.
     """
-    write_atomic(labels_path(path), labels_file(labels))
+    write_atomic(labels_path(path), encode_labels(labels))
 
 
 def read_labels(path: Path, count: int) -> Labels | None:
@@ -76,16 +76,16 @@ def check_labels(values: NDArray[Any], count: int, where: Path) -> Labels:
     return np.ascontiguousarray(values, dtype=np.float32)
 
 
-def of_attributes(attributes: ArrayLike) -> Labels:
+def attribute_labels(attributes: ArrayLike) -> Labels:
     """Return attributes [N, attributes] as labels: 1 where an image has one, 0 for CelebA's -1 and unknown ones."""
     return np.asarray(np.asarray(attributes) > 0, np.float32)
 
 
-Source = Literal["file", "attributes"]
+LabelSource = Literal["file", "attributes"]
 """``file``: ``<stem>-labels.npy`` beside the HDF5 file; ``attributes``: those of its group ``photos``."""
 
 
-def labels_for_training(path: Path, source: Source, count: int) -> tuple[Labels, tuple[str, ...]]:
+def labels_for_training(path: Path, source: LabelSource, count: int) -> tuple[Labels, tuple[str, ...]]:
     """Return the labels of a file's images, float32 [N, classes], and the names of their columns, if any.
 
     Attributes are 1 where an image has them, else 0: CelebA's -1 becomes 0.
@@ -111,4 +111,4 @@ def labels_for_training(path: Path, source: Source, count: int) -> tuple[Labels,
         return found, named
     if attributes is None:
         raise FormatError(f"{path} has no {PHOTOS}/attributes: what it was made from had none, or was other software")
-    return of_attributes(check_labels(np.asarray(attributes), count, path)), named
+    return attribute_labels(check_labels(np.asarray(attributes), count, path)), named

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.hdf5.labels import of_attributes
+from celebahq_builder.hdf5.labels import attribute_labels
 from celebahq_builder.hdf5.layout import PHOTOS, Column
 from celebahq_builder.hdf5.reader import PyramidFile
-from celebahq_builder.hdf5.writer import NAMES
+from celebahq_builder.hdf5.writer import NAME_COLUMNS
 from celebahq_builder.image_set import Labels
 
 Record = dict[str, Any]
@@ -46,7 +46,7 @@ class Metadata:
     def attribute_labels(self) -> Labels | None:
         """The attributes as labels, float32 [N, attributes] of 0 and 1; None where there are none."""
         column = self.columns.get("attributes")
-        return None if column is None else of_attributes(column)
+        return None if column is None else attribute_labels(column)
 
     def record(self, row: int) -> Record:
         """Return one row as JSON has it."""
@@ -71,7 +71,7 @@ def read_metadata(pyramid: PyramidFile, rows: slice = slice(None)) -> Metadata:
         return Metadata()
     columns: dict[str, Column] = {}
     for name, dataset in group.items():
-        if name in NAMES or not isinstance(dataset, h5py.Dataset):
+        if name in NAME_COLUMNS or not isinstance(dataset, h5py.Dataset):
             continue
         column = _per_image(pyramid, name, rows)
         if column is not None:
@@ -150,7 +150,7 @@ def check_key(key: str, where: Path) -> None:
     Raises:
         FormatError: it is such.
     """
-    if not key or key in (".", *NAMES) or "/" in key:
+    if not key or key in (".", *NAME_COLUMNS) or "/" in key:
         raise FormatError(f"{where}: {key!r} cannot be the name of a column; rename the key")
 
 

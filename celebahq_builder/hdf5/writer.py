@@ -186,7 +186,7 @@ def _is_unicode(text: str) -> bool:
 Columns = Mapping[str, NDArray[Any] | Sequence[str]]
 """What is known of the images: arrays or lists of text, of N rows each."""
 
-NAMES = ("attribute_names", "label_names")
+NAME_COLUMNS = ("attribute_names", "label_names")
 """Columns with a row for each attribute or label instead of each image."""
 
 UNFINISHED = "images.h5"
@@ -269,7 +269,7 @@ class PyramidWriter:
         if self.done != self.count:
             raise FormatError(f"{self.path}: {self.count} images were announced, {self.done} came")
         for name, values in columns.items():
-            if len(values) != self.count and name not in NAMES:
+            if len(values) != self.count and name not in NAME_COLUMNS:
                 raise FormatError(f"{self.path}: column {name} has {len(values)} rows, expected {self.count}")
             if not isinstance(values, np.ndarray):
                 check_text(name, values)

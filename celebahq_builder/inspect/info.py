@@ -70,7 +70,7 @@ def _compression(data: h5py.Dataset) -> str:
     The level of gzip is shown as the file has it. Files of this package always have level 4, whichever compressor
     wrote them (`codecs.Gzip`); this level is not shown.
     """
-    hidden = codecs.UNTOLD_LEVEL if "format_version" in data.file.attrs else None
+    hidden = codecs.STATED_LEVEL if "format_version" in data.file.attrs else None
     plist = data.id.get_create_plist()
     names = []
     for i in range(plist.get_nfilters()):

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from celebahq_builder.formats import export as export_module
-from celebahq_builder.formats import stylegan_zip
+from celebahq_builder.formats import stylegan_zip as stylegan_zip_module
 from celebahq_builder.formats.export import ExportSettings, export
 from celebahq_builder.formats.registry import formats
 from celebahq_builder.progress import Progress
@@ -31,5 +31,5 @@ class Deadly(Progress):
 
 if __name__ == "__main__":
     export_module.Progress = Deadly
-    stylegan_zip.CHECKPOINT = 16
+    stylegan_zip_module.CHECKPOINT = 16
     export(Path(sys.argv[1]), Path(sys.argv[2]), small_shards(sys.argv[3]), int(sys.argv[4]))

@@ -27,16 +27,7 @@ from celebahq_builder.storage import lock
 from celebahq_builder.training.checkpoint import CheckpointFolder, checkpoint_paths
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from tests.disk import failing
-from tests.restoration.runs import (
-    DENOISE,
-    ONE_STEP,
-    RECIPES,
-    equal_runs,
-    equal_tensors,
-    last_state,
-    log_lines,
-    train,
-)
+from tests.restoration.runs import DENOISE, ONE_STEP, RECIPES, equal_runs, equal_tensors, last_state, log_lines, train
 
 # --- Resuming ---------------------------------------------------------------------------------------------------
 

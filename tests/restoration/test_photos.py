@@ -12,13 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.restoration.photos import (
-    PhotoFolder,
-    Pixels,
-    downscale_4x,
-    to_pixels,
-    to_tensor,
-)
+from celebahq_builder.restoration.photos import PhotoFolder, Pixels, downscale_4x, to_pixels, to_tensor
 
 
 def write(path: Path, pixels: Pixels) -> None:
