@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from celebahq_builder.data.sampler import Draws
-from celebahq_builder.hdf5.chunks import LevelReader, Numbers
+from celebahq_builder.hdf5.chunks import Indices, LevelReader
 from celebahq_builder.hdf5.labels import Source, labels_for_training
 from celebahq_builder.imaging.pyramid import Pixels
 
@@ -139,7 +139,7 @@ class PyramidDataset(Dataset[Any]):
         if self.kept and self._pixels is None:
             self._pixels = self.level.read(np.arange(len(self)))
 
-    def read(self, numbers: Numbers) -> Pixels:
+    def read(self, numbers: Indices) -> Pixels:
         """Return images by their numbers, as stored: uint8 [n, C, R, R].
 
         Raises:
