@@ -69,7 +69,7 @@ def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> Non
     click.echo(f"{out}: {images} images")
 
 
-@celebahq.command("import", interrupted="the same command goes on from here")
+@celebahq.command("import", interrupted="nothing is left of it, the same command begins anew")
 @click.argument("path", type=PATH)
 @click.option("--out", type=PATH, required=True, metavar="FILE.h5", help="File to be made.")
 @click.option(
@@ -113,7 +113,7 @@ def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> Non
     lsun          the folder of an LMDB, or of images; 256 px without --resize
 
     Images are square, of one size, a power of two, RGB or grey of 8 bits; grey stays one channel where all are.
-    Labels go to FILE-labels.npy. Kill it at any time: the same command goes on from FILE.h5.partial.
+    Labels go to FILE-labels.npy. An import that was killed starts again.
     """  # noqa: D301
     from celebahq_builder.formats.import_ import import_images
 

@@ -13,12 +13,12 @@ from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.registry import reader_of, recognise
 from celebahq_builder.hdf5.codecs import codec
 from celebahq_builder.hdf5.create import OWN_COLUMNS, write_images
-from celebahq_builder.hdf5.labels import labels_file, labels_path
+from celebahq_builder.hdf5.labels import labels_path
 from celebahq_builder.hdf5.level_images import LevelImageSet
 from celebahq_builder.hdf5.metadata import Metadata
 from celebahq_builder.image_set import ImageSet, Labels, NamedImage
 from celebahq_builder.progress import Progress
-from celebahq_builder.storage import check_free, sha256, source_fingerprint
+from celebahq_builder.storage import check_free, sha256
 
 
 def import_images(
@@ -35,8 +35,8 @@ def import_images(
     """Write a data set to a new HDF5 file; returns the number of images.
 
     Labels go to ``<stem>-labels.npy`` beside it, what is known of the images to its columns. The hashes are of the
-    pixels that are written; where the metadata has some, they are checked. A killed import goes on from
-    ``TARGET.partial``, if the data set and what is asked for are still the same; after an error nothing is left.
+    pixels that are written; where the metadata has some, they are checked. After an error nothing is left; a killed
+    import starts again.
 
     Args:
         path: of the data set.
@@ -78,18 +78,6 @@ def import_images(
             columns=columns,
             attributes=attributes,
             advance=progress.advance,
-            plan={
-                "builder": __version__,
-                "source": str(path.absolute()),
-                "content": source_fingerprint(path),
-                "labels": sha256(b"" if images.labels is None else labels_file(images.labels)),
-                "format": name,
-                "resize": resize,
-                "limit": limit,
-                "skip": sha256("\n".join(left_out).encode()),
-                "compression": compression,
-            },
-            go_on=progress.go_on,
         )
     except OSError as error:
         raise FormatError(f"{target} cannot be written: {error}; see to it, or choose another --out") from None

@@ -99,15 +99,14 @@ def check_target(out: Path, *, sheet: bool) -> None:
 def generate(images: Generated, out: Path, advance: Callable[[int], None]) -> None:
     """Write generated images: to an HDF5 file if `out` ends in .h5, else as PNG files into a new folder.
 
-    A killed command leaves ``OUT.h5.partial``, from which the same command resumes. Of PNG files nothing is left after
-    an error.
+    After an error nothing is left; a killed command starts again.
 
     Raises:
         FormatError: `out` exists.
         DiskFull: no space left.
     """
     if out.suffix == ".h5":
-        write_images(images, out, codec=Gzip(), advance=advance, plan=images.plan, go_on=advance)
+        write_images(images, out, codec=Gzip(), advance=advance)
         return
     check_target(out, sheet=False)
     with new_files() as files:
