@@ -1,4 +1,4 @@
-"""Images for training and evaluation: a data set, the order they are drawn in, minibatches, a device."""
+"""Images for training: a data set, the order they are drawn in, minibatches, and their way to the device."""
 
 from celebahq_builder.data.dataset import Batch, PyramidDataset, faded, to_device
 from celebahq_builder.data.loader import loader
