@@ -22,7 +22,7 @@ def photo_path(folder: Path, file: str) -> Path:
     return path
 
 
-def as_png(file: str) -> str:
+def png_name(file: str) -> str:
     """Return the name that a listed photo has where CelebA is shipped as PNG."""
     path = PurePosixPath(file)
     return path.with_suffix(".png").as_posix() if path.name else file

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from celebahq_builder.data.sampler import Draws
 from celebahq_builder.hdf5.chunks import Indices, LevelReader
-from celebahq_builder.hdf5.labels import Source, labels_for_training
+from celebahq_builder.hdf5.labels import LabelSource, labels_for_training
 from celebahq_builder.image_set import Labels, Pixels
 
 MEMORY_BYTES = 2 * 2**30
@@ -88,7 +88,7 @@ class PyramidDataset(Dataset[Any]):
         alpha: float | None = None,
         mirror: bool = False,
         *,
-        labels: Source | None = None,
+        labels: LabelSource | None = None,
         memory_bytes: int = MEMORY_BYTES,
         threads: int | None = None,
     ) -> None:
@@ -133,7 +133,7 @@ class PyramidDataset(Dataset[Any]):
         """Return the images that an `Order` draws; with `mirror`, flipped as it says."""
         pixels = self.read(draws.numbers)
         if self.mirror:
-            flip(pixels, draws.mirrored)
+            mirror_images(pixels, draws.mirrored)
         labels = None if self.labels is None else torch.from_numpy(self.labels[draws.numbers])
         return Batch(torch.from_numpy(pixels), labels, torch.from_numpy(draws.numbers), self.alpha)
 
@@ -152,7 +152,7 @@ class PyramidDataset(Dataset[Any]):
         return {**self.__dict__, "_pixels": None}
 
 
-def flip(pixels: Pixels, which: np.ndarray) -> None:
+def mirror_images(pixels: Pixels, which: np.ndarray) -> None:
     """Flip some images of uint8 [n, C, R, R] left to right, in place; `which` is bool [n]."""
     if which.any():
         chosen = pixels[which]
@@ -165,7 +165,7 @@ def to_device(batch: Batch, device: torch.device | str, alpha: float | None = No
     Args:
         batch: minibatch from `loader`.
         device: where to compute; only uint8 is transferred.
-        alpha: fade-in, in [0, 1], see `faded`; None for the data set's own, or else 1.
+        alpha: fade-in, in [0, 1], see `fade_in`; None for the data set's own, or else 1.
 
     Raises:
         ValueError: `alpha` is not in [0, 1].
@@ -180,11 +180,11 @@ def to_device(batch: Batch, device: torch.device | str, alpha: float | None = No
     share = batch.alpha if alpha is None else alpha
     reals = pixels.to(torch.float32)
     if share is not None:
-        reals = faded(reals, share)
+        reals = fade_in(reals, share)
     return reals / 127.5 - 1, labels
 
 
-def faded(images: Tensor, alpha: float) -> Tensor:
+def fade_in(images: Tensor, alpha: float) -> Tensor:
     """Interpolate between the level below and the images, as the networks do while a resolution fades in.
 
     The level below is the mean of 2x2 pixels, each repeated 2x2 times (Karras et al. 2018, section 2 and figure 2).

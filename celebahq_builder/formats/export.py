@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from celebahq_builder.errors import FormatError, RecipeError
-from celebahq_builder.hdf5.labels import labels_file
+from celebahq_builder.hdf5.labels import encode_labels
 from celebahq_builder.hdf5.level_images import LevelImageSet
 from celebahq_builder.imaging.image_io import PNG_LEVEL
 from celebahq_builder.progress import Progress
@@ -85,7 +85,7 @@ def export(source: Path, target: Path, settings: ExportSettings, workers: int) -
             "source": str(source.absolute()),
             "bytes": file.st_size,
             "mtime_ns": file.st_mtime_ns,
-            "labels": sha256(b"" if level.labels is None else labels_file(level.labels)),
+            "labels": sha256(b"" if level.labels is None else encode_labels(level.labels)),
             **asdict(settings),
             "resolution": level.resolution,
             "shard": job.shard,

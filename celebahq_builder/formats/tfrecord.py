@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats.export import ExportJob
-from celebahq_builder.hdf5.labels import labels_file, load_labels
+from celebahq_builder.hdf5.labels import encode_labels, load_labels
 from celebahq_builder.hdf5.level_images import LevelImageSet
 from celebahq_builder.image_set import Labels, NamedImage, Pixels
 from celebahq_builder.imaging.pyramid import levels
@@ -345,7 +345,7 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
             notes.flush()
             yield written
     if level.labels is not None:
-        data = labels_file(level.labels[np.array(order)])
+        data = encode_labels(level.labels[np.array(order)])
         write_atomic(prefix.with_name(f"{export.name}-rxx.labels"), data, parents=False)
     stage.check(path_of(prefix, r) for r in _sides(level.resolution))
 

@@ -34,7 +34,7 @@ ISA-L takes half of its time for 5 % more bytes, but not always the same ones: o
 isal 1.9.1 compressed twice, two came out with other matches, one of them a byte longer.
 """
 
-UNTOLD_LEVEL = 4
+STATED_LEVEL = 4
 """Level of zlib that a file states where libdeflate was used: HDF5 requires one, for chunks that it may add."""
 
 
@@ -95,7 +95,7 @@ class Gzip:
     @property
     def keywords(self) -> Mapping[str, Any]:
         """Arguments of ``create_dataset``; their level matters only to programs that add images to the file."""
-        return {"compression": "gzip", "compression_opts": self.level or UNTOLD_LEVEL}
+        return {"compression": "gzip", "compression_opts": self.level or STATED_LEVEL}
 
     def compress(self, chunk: Chunk) -> bytes:
         """Return the chunk's zlib stream."""

@@ -12,7 +12,7 @@ from typing import Any
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
 from celebahq_builder.hdf5.codecs import Codec, Gzip
-from celebahq_builder.hdf5.labels import labels_file, labels_path, write_labels
+from celebahq_builder.hdf5.labels import encode_labels, labels_path, write_labels
 from celebahq_builder.hdf5.layout import images_per_job
 from celebahq_builder.hdf5.writer import Columns, Packed, PyramidWriter, check_pixels, pack
 from celebahq_builder.image_set import ImageSet, Labels, NamedImage
@@ -127,7 +127,7 @@ def _labels_exist(path: Path, labels: Labels) -> bool:
     beside = labels_path(path)
     if not beside.exists():
         return False
-    if beside.read_bytes() != labels_file(labels):
+    if beside.read_bytes() != encode_labels(labels):
         raise FormatError(f"{beside} exists already, with other labels; choose another `out`, or delete it first")
     return True
 

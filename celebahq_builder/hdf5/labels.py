@@ -15,7 +15,7 @@ from celebahq_builder.hdf5.reader import read_column
 from celebahq_builder.image_set import Labels
 from celebahq_builder.storage import write_atomic
 
-Source = Literal["file", "attributes"]
+LabelSource = Literal["file", "attributes"]
 """``file``: ``<stem>-labels.npy`` beside the HDF5 file; ``attributes``: the attributes in its group ``photos``."""
 
 
@@ -29,7 +29,7 @@ def labels_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}-labels.npy")
 
 
-def labels_file(labels: Labels) -> bytes:
+def encode_labels(labels: Labels) -> bytes:
     """Return the content of a file of labels, float32 [N, classes]."""
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(labels, np.float32), allow_pickle=False)
@@ -42,7 +42,7 @@ def write_labels(path: Path, labels: Labels) -> None:
     Raises:
         DiskFull: no space left.
     """
-    write_atomic(labels_path(path), labels_file(labels))
+    write_atomic(labels_path(path), encode_labels(labels))
 
 
 def read_labels(path: Path, count: int) -> Labels | None:
@@ -87,7 +87,7 @@ def check_labels(values: NDArray[Any], count: int, where: Path) -> Labels:
     return np.ascontiguousarray(values, dtype=np.float32)
 
 
-def of_attributes(attributes: ArrayLike) -> Labels:
+def attribute_labels(attributes: ArrayLike) -> Labels:
     """Return attributes [N, attributes] as labels: 1 where an image has one, 0 for CelebA's -1 and unknown ones.
 
     Example:
@@ -97,7 +97,7 @@ def of_attributes(attributes: ArrayLike) -> Labels:
     return np.asarray(np.asarray(attributes) > 0, np.float32)
 
 
-def labels_for_training(path: Path, source: Source, count: int) -> tuple[Labels, tuple[str, ...]]:
+def labels_for_training(path: Path, source: LabelSource, count: int) -> tuple[Labels, tuple[str, ...]]:
     """Return the labels of an HDF5 file's images, float32 [N, classes], and the names of their columns, if any.
 
     Args:
@@ -121,4 +121,4 @@ def labels_for_training(path: Path, source: Source, count: int) -> tuple[Labels,
         return found, named
     if attributes is None:
         raise FormatError(f"{path} has no {PHOTOS}/attributes; open it without labels, or with those beside it")
-    return of_attributes(check_labels(np.asarray(attributes), count, path)), named
+    return attribute_labels(check_labels(np.asarray(attributes), count, path)), named

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.hdf5.labels import of_attributes
+from celebahq_builder.hdf5.labels import attribute_labels
 from celebahq_builder.hdf5.layout import PHOTOS, REMEDY
 from celebahq_builder.hdf5.reader import Column, PyramidFile
-from celebahq_builder.hdf5.writer import NAMES
+from celebahq_builder.hdf5.writer import NAME_COLUMNS
 from celebahq_builder.image_set import Labels
 
 Record = dict[str, Any]
@@ -55,7 +55,7 @@ class Metadata:
     def attribute_labels(self) -> Labels | None:
         """The attributes as labels, float32 [N, attributes] of 0 and 1; None without attributes."""
         column = self.columns.get("attributes")
-        return None if column is None else of_attributes(column)
+        return None if column is None else attribute_labels(column)
 
     def record(self, row: int) -> Record:
         """Return the metadata of one image as JSON types; NaN becomes None."""
@@ -78,7 +78,7 @@ def read_metadata(pyramid: PyramidFile, rows: slice = slice(None)) -> Metadata:
     Raises:
         FormatError: a column does not have one row per image.
     """
-    found = {name: _per_image(pyramid, name, rows) for name in pyramid.photos if name not in NAMES}
+    found = {name: _per_image(pyramid, name, rows) for name in pyramid.photos if name not in NAME_COLUMNS}
     columns = {name: column for name, column in found.items() if column is not None}
     names = tuple(pyramid.column("attribute_names") or ()) if "attributes" in columns else ()
     if names and np.shape(columns["attributes"])[1:] != (len(names),):
@@ -158,7 +158,7 @@ def from_records(records: Iterable[Record], where: Path) -> Metadata:
 
 def check_key(key: str, where: Path) -> None:
     """Raise a FormatError if a key cannot be the name of a column."""
-    if not key or key in (".", *NAMES) or "/" in key:
+    if not key or key in (".", *NAME_COLUMNS) or "/" in key:
         raise FormatError(f"{where}: {key!r} cannot be the name of a column; rename the key")
 
 

@@ -25,7 +25,7 @@ from celebahq_builder.storage import as_storage_error, is_partial_of, may_delete
 Columns = Mapping[str, NDArray[Any] | Sequence[str]]
 """Metadata of the images by name: arrays, or sequences of text, of N rows each."""
 
-NAMES = ("attribute_names", "label_names")
+NAME_COLUMNS = ("attribute_names", "label_names")
 """Columns with one row per attribute or label instead of one per image."""
 
 TEXT_ROWS = 1024
@@ -162,7 +162,7 @@ class PyramidWriter:
         if self.done != self.count:
             raise self._wrong_count()
         for name, values in columns.items():
-            if len(values) != self.count and name not in NAMES:
+            if len(values) != self.count and name not in NAME_COLUMNS:
                 raise FormatError(f"{self.path}: column {name} has {len(values)} rows, expected {self.count}")
             if not isinstance(values, np.ndarray):
                 _check_text(name, values)

@@ -108,7 +108,7 @@ def _compression(data: h5py.Dataset) -> str:
     The level of gzip is what the file says of it. Files of this package say 4 also where another program than zlib
     was at work, whose levels are its own (`codecs.Gzip`): of these none is told.
     """
-    untold = codecs.UNTOLD_LEVEL if "format_version" in data.file.attrs else None
+    untold = codecs.STATED_LEVEL if "format_version" in data.file.attrs else None
     plist = data.id.get_create_plist()
     names = []
     for i in range(plist.get_nfilters()):

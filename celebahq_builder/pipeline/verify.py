@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from celebahq_builder.errors import CelebAHQError, FormatError
-from celebahq_builder.hdf5.labels import labels_file, labels_path, of_attributes, read_labels
+from celebahq_builder.hdf5.labels import attribute_labels, encode_labels, labels_path, read_labels
 from celebahq_builder.hdf5.layout import PHOTOS
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.outcome import Kept
@@ -90,7 +90,7 @@ def _own_labels(path: Path) -> Iterator[str]:
     except FormatError as error:
         yield str(error)
         return
-    own = of_attributes(attributes) if attributes is not None else None
+    own = attribute_labels(attributes) if attributes is not None else None
     if labels is not None and own is not None and labels.shape == own.shape and not np.array_equal(labels, own):
         yield f"{labels_path(path).name} is not what photos/attributes of {path.name} says"
 
@@ -115,7 +115,7 @@ def _label_problems(path: Path) -> Iterator[str]:
         return
     with PyramidFile(path) as pyramid:
         attributes = pyramid.column("attributes")
-    if attributes is None or labels.read_bytes() != labels_file(of_attributes(attributes)):
+    if attributes is None or labels.read_bytes() != encode_labels(attribute_labels(attributes)):
         yield f"{labels.name} is not what photos/attributes of {path.name} says"
 
 

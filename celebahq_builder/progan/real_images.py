@@ -15,7 +15,7 @@ from celebahq_builder.data import loader
 from celebahq_builder.data.dataset import Batch, PyramidDataset
 from celebahq_builder.data.sampler import Order
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.hdf5.labels import Source, labels_for_training, labels_path
+from celebahq_builder.hdf5.labels import LabelSource, labels_for_training, labels_path
 from celebahq_builder.hdf5.reader import PyramidFile, content_sha256
 from celebahq_builder.imaging.pyramid import Pixels
 from celebahq_builder.progan.schedule import Moment, ProganRecipe
@@ -103,7 +103,7 @@ def read_labels(data: Path, recipe: ProganRecipe, count: int) -> Tensor | None:
     return torch.from_numpy(found)
 
 
-def _source(data: Path) -> Source:
+def _source(data: Path) -> LabelSource:
     """Return where labels are to be found: beside the file before those within, as it is made for the purpose."""
     with PyramidFile(data) as file:
         return "file" if labels_path(data).exists() or file.column("attributes") is None else "attributes"

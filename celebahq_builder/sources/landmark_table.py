@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from celebahq_builder.errors import SourceError
-from celebahq_builder.image_set import as_png, list_images, printable
+from celebahq_builder.image_set import list_images, png_name, printable
 from celebahq_builder.outcome import Reason, Rejected
 from celebahq_builder.sources.photo import COLUMNS, LandmarkRow, Photo, PhotoSource
 
@@ -91,7 +91,7 @@ def assemble(
             rejected.append(Rejected(file, Reason.DUPLICATE_ROW, f"{table}:{row.line}: lines {lines} list it, {said}"))
     listed, on_disk = {row.file for row in rows}, list_images(folder)
     present = set(on_disk)
-    stand_ins = {as_png(file): file for file in listed if file not in present and as_png(file) in present}
+    stand_ins = {png_name(file): file for file in listed if file not in present and png_name(file) in present}
     for png, file in stand_ins.items():
         if png in listed and file in good:
             del good[file]

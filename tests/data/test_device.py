@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from celebahq_builder.data.dataset import Batch, faded, to_device
+from celebahq_builder.data.dataset import Batch, fade_in, to_device
 from tests.data.files import Images, images
 
 
@@ -52,10 +52,10 @@ def test_labels_come_along() -> None:
 
 def test_faded_to_nothing_is_the_level_below_repeated() -> None:
     data = torch.from_numpy(images(2, 8)).float()
-    below = faded(data, 0)
+    below = fade_in(data, 0)
     assert torch.equal(below[..., 0::2, 0::2], below[..., 1::2, 1::2])
-    assert torch.equal(faded(below, 0.3), below)
-    assert torch.equal(faded(data, 1), data)
+    assert torch.equal(fade_in(below, 0.3), below)
+    assert torch.equal(fade_in(data, 1), data)
 
 
 def test_batch_is_left_alone() -> None:

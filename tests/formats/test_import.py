@@ -21,7 +21,7 @@ from celebahq_builder.formats.export import ExportSettings, export
 from celebahq_builder.formats.import_ import import_images
 from celebahq_builder.formats.registry import READERS, WRITERS, recognise
 from celebahq_builder.hdf5.reader import PyramidFile
-from celebahq_builder.hdf5.writer import NAMES
+from celebahq_builder.hdf5.writer import NAME_COLUMNS
 from celebahq_builder.imaging.pyramid import build_pyramid
 from tests.formats import test_cifar10 as cifar10_files
 from tests.formats import test_lsun as lsun_files
@@ -346,7 +346,7 @@ def test_limit(to: str, limit: int, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "out.h5") as out, h5py.File(tmp_path / "whole.h5") as file:
         assert out["photos"].keys() == file["photos"].keys()
         for name, column in file["photos"].items():
-            rows = len(column) if name in NAMES else count
+            rows = len(column) if name in NAME_COLUMNS else count
             np.testing.assert_array_equal(out["photos"][name][:], column[:rows])
         assert out.attrs.get("limit") == (limit if limit < 6 else None)
 

@@ -12,7 +12,7 @@ import numpy as np
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, WorkspaceError
 from celebahq_builder.hdf5.codecs import Codec, codec
-from celebahq_builder.hdf5.labels import labels_path, of_attributes, write_labels
+from celebahq_builder.hdf5.labels import attribute_labels, labels_path, write_labels
 from celebahq_builder.hdf5.layout import images_per_job
 from celebahq_builder.hdf5.writer import Packed, PyramidWriter, pack
 from celebahq_builder.imaging.image_io import Pixels, decode_png
@@ -101,7 +101,7 @@ def write(
             writer.write(packed)
             advance(len(packed.sha256))
         if settings.labels:
-            write_labels(path, of_attributes(columns["attributes"]))
+            write_labels(path, attribute_labels(columns["attributes"]))
         try:
             writer.finish(columns, attributes)
         except BaseException:
