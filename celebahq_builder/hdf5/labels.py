@@ -91,7 +91,7 @@ def attribute_labels(attributes: ArrayLike) -> Labels:
     """Return attributes [N, attributes] as labels: 1 where an image has one, 0 for CelebA's -1 and unknown ones.
 
     Example:
-        >>> of_attributes([[1, -1, 0]]).tolist()
+        >>> attribute_labels([[1, -1, 0]]).tolist()
         [[1.0, 0.0, 0.0]]
     """
     return np.asarray(np.asarray(attributes) > 0, np.float32)
