@@ -15,7 +15,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def photo_path(folder: Path, file: str) -> Path:
-    """Return where a listed photo lies: under its name, or as PNG, as CelebA is also shipped."""
+    """Return the path of a listed photo: under its name or, as CelebA is also shipped, as PNG."""
     path = folder / file
     if not path.exists() and path.with_suffix(".png").exists():
         return path.with_suffix(".png")
@@ -23,18 +23,26 @@ def photo_path(folder: Path, file: str) -> Path:
 
 
 def png_name(file: str) -> str:
-    """Return the name that a listed photo has where CelebA is shipped as PNG."""
+    """Return the name of a listed photo where CelebA is shipped as PNG.
+
+    Example:
+        >>> png_name("a/000001.jpg")
+        'a/000001.png'
+    """
     path = PurePosixPath(file)
     return path.with_suffix(".png").as_posix() if path.name else file
 
 
 def _is_run(folder: Path) -> bool:
-    """Return whether a folder is a run directory: its images are results, not photos."""
+    """Return whether a folder is a run directory, whose images are results and not photos."""
     return (folder / "run.json").exists() and (folder / "stages").is_dir()
 
 
 def list_images(folder: Path) -> list[str]:
-    """Return all image files below a folder, relative to it with forward slashes, sorted."""
+    """Return the sorted names of all image files below a folder, relative to it and with forward slashes.
+
+    Run directories below the folder are skipped.
+    """
     found = []
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not _is_run(Path(parent) / name))
@@ -45,7 +53,12 @@ def list_images(folder: Path) -> list[str]:
 
 
 def printable(name: str) -> str:
-    """Return a file name as UTF-8 can hold it, with other bytes written as escapes."""
+    r"""Return a file name in valid UTF-8; other bytes are written as escapes.
+
+    Example:
+        >>> printable("caf\udce9.jpg")
+        'caf\\xe9.jpg'
+    """
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -55,41 +68,41 @@ Labels = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class NamedImage:
-    """An image and where it comes from."""
+    """An image and its name."""
 
     pixels: Pixels
-    """uint8 [C, R, R]: 3 channels in the order R, G, B, or 1 of grey."""
+    """uint8 [C, R, R]: 3 channels in the order R, G, B, or 1 channel of grey."""
 
     name: str
-    """Of its file or entry, with `/` between folders, as users know it; unique in its set."""
+    """Name of the image's file or archive entry, with `/` between folders; unique in its set."""
 
 
 class ImageSet(Protocol):
-    """Images of a data set, read one after another; memory does not depend on how many they are.
+    """Images of one size in a fixed order, read one after another; memory does not depend on their number.
 
-    Readers check what can be known beforehand (counts, sizes, names) when they are made, and the rest as they go.
-    Whatever is wrong with the data is a `FormatError`.
+    An image set checks counts, sizes and names when it is made, and the pixels while it reads them. It raises a
+    `FormatError` for all errors in the data.
     """
 
     @property
     def count(self) -> int:
-        """How many images there are."""
+        """Number of images, N."""
 
     @property
     def resolution(self) -> int:
-        """R, a power of two."""
+        """R of the images, a power of two."""
 
     @property
     def channels(self) -> int:
-        """C: 3, or 1 for grey."""
+        """C: 3 for RGB, 1 for grey."""
 
     @property
     def labels(self) -> Labels | None:
-        """float32 [N, classes], one row per image: one-hot classes or attributes of 0 and 1; None without."""
+        """float32 [N, classes], one row per image: one-hot classes, or attributes as 0 and 1; None without labels."""
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """One for each column of the labels, or empty where the format does not say."""
+        """One name for each column of the labels, or empty where the format has none."""
 
     def images(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the images from number `start` on, in their order; may be called again."""
+        """Yield the images from index `start` on, in order; may be called again."""

@@ -61,7 +61,7 @@ def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> Non
     click.echo(f"{out}: {images} images")
 
 
-@celebahq.command("import", interrupted="run the same command again")
+@celebahq.command("import", interrupted="nothing was written")
 @click.argument("path", type=PATH)
 @click.option("--out", type=PATH, required=True, metavar="FILE.h5", help="HDF5 file to create.")
 @click.option(

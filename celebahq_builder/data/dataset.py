@@ -1,4 +1,4 @@
-"""The images of one level as a dataset, and minibatches on their way to the device."""
+"""Images of one level as a torch data set, and the step from a minibatch to the discriminator's input."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from celebahq_builder.data.sampler import Draws
-from celebahq_builder.hdf5.chunks import LevelReader, Numbers
+from celebahq_builder.hdf5.chunks import Indices, LevelReader
 from celebahq_builder.hdf5.labels import LabelSource, labels_for_training
-from celebahq_builder.imaging.pyramid import Pixels
+from celebahq_builder.image_set import Labels, Pixels
+
+MEMORY_BYTES = 2 * 2**30
+"""Default budget for a level in memory; of 30,000 images, the 128x128 level takes 1.5 GB."""
 
 
 class Batch(NamedTuple):
@@ -25,85 +28,57 @@ class Batch(NamedTuple):
     pixels: Tensor
     """uint8 [n, C, R, R], mirrored where they were drawn so."""
     labels: Tensor | None
-    """float32 [n, classes], or None where the data set was opened without."""
+    """float32 [n, classes]; None if the data set was opened without labels."""
     numbers: Tensor
-    """int64 [n], of the images in their file."""
+    """int64 [n], indices of the images in their file."""
     alpha: float | None = None
-    """The data set's fixed fade-in; None where it has none."""
+    """Fixed fade-in of the data set, in [0, 1]; None without."""
 
     def pinned(self) -> Batch:
-        """Return the batch in page-locked memory, from which a GPU fetches it without waiting."""
+        """Return the batch in page-locked memory, which a GPU reads without waiting."""
         labels = self.labels if self.labels is None else self.labels.pin_memory()
         return self._replace(pixels=self.pixels.pin_memory(), labels=labels)
 
 
-def to_device(batch: Batch, device: torch.device | str, alpha: float | None = None) -> tuple[Tensor, Tensor | None]:
-    """Return a minibatch as a discriminator sees it: reals float32 [n, C, R, R] in [-1, 1], and their labels.
-
-    Args:
-        batch: from a loader.
-        device: where to compute; only uint8 travels there.
-        alpha: share of this resolution's detail, in [0, 1], as `faded` takes it; None for the data set's own, or 1.
-
-    Raises:
-        ValueError: `alpha` is out of range.
-    """
-    pixels = batch.pixels.to(device, non_blocking=True)
-    labels = batch.labels if batch.labels is None else batch.labels.to(device, non_blocking=True)
-    share = batch.alpha if alpha is None else alpha
-    reals = pixels.to(torch.float32)
-    if share is not None:
-        reals = fade_in(reals, share)
-    return reals / 127.5 - 1, labels
-
-
-def fade_in(images: Tensor, alpha: float) -> Tensor:
-    """Mix images with their level below, as generated ones are mixed while a resolution fades in.
-
-    The level below is the mean of 2x2 pixels, each repeated 2x2 times (Karras et al. 2018, section 2 and figure 2).
-
-    Args:
-        images: float [n, C, R, R].
-        alpha: 0 for the level below alone, 1 for the images themselves.
-
-    Raises:
-        ValueError: `alpha` is not in [0, 1], or the images are of one pixel, which has no level below.
-    """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha = {alpha} must be in [0, 1]")
-    if alpha == 1:
-        return images
-    if images.shape[-1] < 2:
-        raise ValueError("images of 1x1 have no level below to fade in from; give alpha = 1")
-    below = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="nearest")
-    return torch.lerp(below, images, alpha)
-
-
-MEMORY_BYTES = 2 * 2**30
-"""Of the levels of 30,000 images, those up to 128x128 fit: 1.5 GB, and 2.0 GB with all below it."""
-
-
 class PyramidDataset(Dataset[Any]):
-    """Images of one resolution, uint8 [C, R, R]; with labels, pairs of them and float32 [classes].
+    """Images of one resolution, uint8 [C, R, R]; with labels, pairs of an image and float32 [classes].
 
-    The level is kept in memory, decompressed, if it fits `memory_bytes`: all of it is read when the first image is
-    asked for, or by `load`. Each process that reads has its own copy, but for the workers of a data loader: those
-    that are forked share what was loaded before, all others read the file, so the budget is per training process.
-    Larger levels are read from the file, which may be used before and after forks, and through pickle.
+    A level that fits `memory_bytes` is kept in memory, decompressed: it is read when the first image is asked for, or
+    by `load`. Each process has its own copy, but for the workers of a data loader: they share what was loaded before
+    they were forked, and otherwise read the file. Larger levels are read from the file. The data set may be forked
+    and pickled.
 
     Args:
-        path: of a file of this project, or of the ProGAN authors' tool.
+        path: HDF5 file of this project, or of the ProGAN authors' tool.
         resolution: R; None for the largest level.
-        alpha: fade-in that all images get on the device, see `to_device`; None if that depends on the time.
-        mirror: whether images are flipped left to right at random, half of them: as `Order` says where `loader`
-            draws them, by torch's random generator where the data set is indexed.
-        labels: ``file`` for ``<stem>-labels.npy``, ``attributes`` for those of the HDF5 file.
-        memory_bytes: budget for keeping the level; 0 to read every image from the file.
-        threads: that decompress; None for one per core; workers of a data loader take one each.
+        alpha: fade-in of all images on the device, in [0, 1], see `to_device`; None if it depends on the step.
+        mirror: flip half of the images left to right, chosen at random: by the `Order` in `loader`, by torch's
+            generator where the data set is indexed.
+        labels: ``file`` for ``<stem>-labels.npy``, ``attributes`` for those in the HDF5 file; None for no labels.
+        memory_bytes: budget for keeping the level in memory; 0 to read every image from the file.
+        threads: threads that decompress; None for one per core. Workers of a data loader use one each.
+
+    Attributes:
+        level: reader of the level.
+        resolution: R.
+        labels: float32 [N, classes], or None.
+        label_names: one name for each class, if the file has them, else empty.
+        kept: True if the level is kept in memory.
 
     Raises:
         FormatError: no such file, level or labels, or they cannot be read.
-        ValueError: `alpha` is out of range.
+        ValueError: `alpha` is not in [0, 1].
+
+    Example:
+        >>> import h5py, tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "faces.h5"
+        >>> with h5py.File(path, "w") as file:
+        ...     file["data2x2"] = np.arange(36, dtype=np.uint8).reshape(3, 3, 2, 2)
+        >>> dataset = PyramidDataset(path, resolution=2)
+        >>> len(dataset), dataset[0].dtype, dataset[0].shape
+        (3, torch.uint8, torch.Size([3, 2, 2]))
+        >>> next(iter(torch.utils.data.DataLoader(dataset, batch_size=3))).shape
+        torch.Size([3, 3, 2, 2])
     """
 
     def __init__(
@@ -119,15 +94,13 @@ class PyramidDataset(Dataset[Any]):
     ) -> None:
         if alpha is not None and not 0 <= alpha <= 1:
             raise ValueError(f"alpha = {alpha} must be in [0, 1]")
-        self.level = LevelReader(Path(path), resolution, threads)
+        self.level = LevelReader(path, resolution, threads)
         self.resolution, self.alpha, self.mirror = self.level.resolution, alpha, mirror
-        found, names = labels_for_training(Path(path), labels, len(self)) if labels else (None, ())
-        self.labels = found
-        """float32 [N, classes], or None."""
-        self.label_names = names
-        """One for each class, where the file names them."""
+        self.labels: Labels | None = None
+        self.label_names: tuple[str, ...] = ()
+        if labels is not None:
+            self.labels, self.label_names = labels_for_training(Path(path), labels, len(self))
         self.kept = self.level.nbytes <= memory_bytes
-        """Whether the level is kept in memory."""
         self._pixels: Pixels | None = None
 
     def __len__(self) -> int:
@@ -137,27 +110,27 @@ class PyramidDataset(Dataset[Any]):
     def load(self) -> None:
         """Read the level into memory now, if it is to be kept there."""
         if self.kept and self._pixels is None:
-            self._pixels = self.level.read(np.arange(len(self)))
+            self._pixels = self.level[:]
 
-    def read(self, numbers: Numbers) -> Pixels:
-        """Return images by their numbers, as stored: uint8 [n, C, R, R].
+    def read(self, numbers: Indices) -> Pixels:
+        """Return images by their indices, as stored: uint8 [n, C, R, R].
 
         Raises:
-            FormatError: the file was replaced, altered or damaged.
-            IndexError: there is no image of that number.
+            FormatError: the file was replaced or changed, or is damaged.
+            IndexError: no image has that index.
         """
-        works_for_loader = get_worker_info() is not None
-        if not works_for_loader:
+        in_worker = get_worker_info() is not None
+        if not in_worker:
             self.load()
         if self._pixels is None:
-            return self.level.read(numbers, parallel=not works_for_loader)
+            return self.level.read(numbers, parallel=not in_worker)
         wanted = np.asarray(numbers, np.int64)
-        if wanted.min(initial=0) < 0:  # numpy counts them from the end
+        if wanted.min(initial=0) < 0:  # numpy would count from the end
             raise IndexError(f"{self.level.path} has images 0 to {len(self) - 1}, not {wanted.min()}")
         return np.take(self._pixels, wanted, axis=0)
 
     def batch(self, draws: Draws) -> Batch:
-        """Return the images that an order draws, mirrored as it says if they are to be."""
+        """Return the images that an `Order` draws; with `mirror`, flipped as it says."""
         pixels = self.read(draws.numbers)
         if self.mirror:
             mirror_images(pixels, draws.mirrored)
@@ -165,11 +138,11 @@ class PyramidDataset(Dataset[Any]):
         return Batch(torch.from_numpy(pixels), labels, torch.from_numpy(draws.numbers), self.alpha)
 
     def __getitem__(self, number: int) -> Any:
-        """Return one image, and its labels if there are any."""
+        """Return one image, or a pair of an image and its labels."""
         return self.__getitems__([number])[0]
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Any]:
-        """Return several images, read together: what torch's data loader asks for."""
+        """Return several images that are read together, as torch's data loader asks for them."""
         wanted = np.array([range(len(self))[number] for number in numbers], np.int64)
         mirrored = torch.rand(len(wanted)).lt(0.5).numpy() if self.mirror else np.zeros(len(wanted), bool)
         batch = self.batch(Draws(wanted, mirrored))
@@ -180,7 +153,54 @@ class PyramidDataset(Dataset[Any]):
 
 
 def mirror_images(pixels: Pixels, which: np.ndarray) -> None:
-    """Flip some images, of uint8 [n, C, R, R], left to right, in place."""
+    """Flip some images of uint8 [n, C, R, R] left to right, in place; `which` is bool [n]."""
     if which.any():
         chosen = pixels[which]
         pixels[which] = cv2.flip(chosen.reshape(-1, chosen.shape[-1]), 1).reshape(chosen.shape)
+
+
+def to_device(batch: Batch, device: torch.device | str, alpha: float | None = None) -> tuple[Tensor, Tensor | None]:
+    """Return a minibatch as the discriminator's input: float32 [n, C, R, R] in [-1, 1], and labels [n, classes].
+
+    Args:
+        batch: minibatch from `loader`.
+        device: where to compute; only uint8 is transferred.
+        alpha: fade-in, in [0, 1], see `fade_in`; None for the data set's own, or else 1.
+
+    Raises:
+        ValueError: `alpha` is not in [0, 1].
+
+    Example:
+        >>> batch = Batch(torch.tensor([[[[0, 255], [0, 255]]]], dtype=torch.uint8), None, torch.tensor([0]))
+        >>> to_device(batch, "cpu")[0].flatten().tolist(), to_device(batch, "cpu", alpha=0.5)[0].flatten().tolist()
+        ([-1.0, 1.0, -1.0, 1.0], [-0.5, 0.5, -0.5, 0.5])
+    """
+    pixels = batch.pixels.to(device, non_blocking=True)
+    labels = batch.labels if batch.labels is None else batch.labels.to(device, non_blocking=True)
+    share = batch.alpha if alpha is None else alpha
+    reals = pixels.to(torch.float32)
+    if share is not None:
+        reals = fade_in(reals, share)
+    return reals / 127.5 - 1, labels
+
+
+def fade_in(images: Tensor, alpha: float) -> Tensor:
+    """Interpolate between the level below and the images, as the networks do while a resolution fades in.
+
+    The level below is the mean of 2x2 pixels, each repeated 2x2 times (Karras et al. 2018, section 2 and figure 2).
+
+    Args:
+        images: float [n, C, R, R].
+        alpha: 0 for the level below alone, 1 for the images themselves.
+
+    Raises:
+        ValueError: `alpha` is not in [0, 1]; or it is less than 1 for images of 1x1, which have no level below.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha = {alpha} must be in [0, 1]")
+    if alpha == 1:
+        return images
+    if images.shape[-1] < 2:
+        raise ValueError("images of 1x1 have no level below to fade in from; give alpha = 1")
+    below = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="nearest")
+    return torch.lerp(below, images, alpha)

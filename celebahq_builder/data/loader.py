@@ -1,4 +1,4 @@
-"""Minibatches in the order drawn, read ahead by threads or by processes."""
+"""Minibatches in the order drawn, read ahead by threads or processes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from celebahq_builder.data.dataset import Batch, PyramidDataset
 from celebahq_builder.data.sampler import Draws, Order
 from celebahq_builder.errors import FormatError, TrainingError
+
+T = TypeVar("T")
 
 
 def loader(
@@ -32,31 +34,45 @@ def loader(
 ) -> Generator[Batch, None, None]:
     """Return minibatches, from the order's position on.
 
-    The position moves on as minibatches are handed out, not as they are read: a checkpoint that holds
-    ``order.state_dict()`` goes on with the very next image, whatever was read ahead. To change the size of the
-    minibatches, or the resolution, call again with the same order.
+    The order's position counts the images that were handed out, not those read ahead: a checkpoint that holds
+    ``order.state_dict()`` resumes with the very next image. To change the size of the minibatches, or the resolution,
+    call again with the same order.
 
-    The minibatches of `world` processes that share an order's seed and position are, put together, those of a single
-    process: rank r gets the images r, r + world, ... of each. So every image comes once an epoch, and no rank ever
-    has more than another; what is left of an epoch begins the next one's first minibatch.
+    `world` processes with the same seed and position share a minibatch: rank r gets its images r, r + world, ...; put
+    together, they are the minibatch of a single process. So every image comes once per epoch, and all ranks have the
+    same number. The last images of an epoch are in one minibatch with the first of the next.
 
     Args:
-        dataset: with as many images as the order counts.
+        dataset: data set with as many images as the order counts.
         batch: size of a minibatch, of all processes together.
-        order: in which images are drawn; None for a new one with seed 0.
-        images: end after so many, of all processes together, with a smaller minibatch if need be; None: never end.
-        rank: number of this process among those that train together.
-        world: how many they are.
-        workers: processes that read; 0 for threads of this one, which do as well. A level that is kept in memory
-            takes neither.
+        order: order in which images are drawn; None for a new one with seed 0.
+        images: stop after so many images, of all processes together, with a smaller last minibatch if need be; None
+            to never stop.
+        rank: number of this process, 0 to `world` - 1.
+        world: number of processes that train together.
+        workers: processes that read; 0 for threads of this process, which are as fast. A level that is kept in memory
+            needs neither.
         ahead: minibatches read ahead; per worker, if there are any.
-        context: how workers are started: ``fork``, ``spawn``, ``forkserver``; None for Python's default.
+        context: start method of the workers: ``fork``, ``spawn``, ``forkserver``; None for Python's default.
         pin: put minibatches into page-locked memory, for a GPU.
 
     Raises:
-        TrainingError: sizes that processes cannot share equally, an order of another number of images; later, an
-            order that someone else moved meanwhile, a worker that was killed.
-        FormatError: later, where the file turns out to be damaged.
+        TrainingError: sizes that the processes cannot share equally, or an order of another number of images. While
+            reading: the order's position was changed from outside, or a worker was killed.
+        FormatError: while reading: the file is damaged, or was replaced.
+
+    Example:
+        >>> import h5py, tempfile
+        >>> import numpy as np
+        >>> path = f"{tempfile.mkdtemp()}/faces.h5"
+        >>> with h5py.File(path, "w") as file:
+        ...     file["data2x2"] = np.arange(36, dtype=np.uint8).reshape(3, 3, 2, 2)
+        >>> dataset = PyramidDataset(path, resolution=2)
+        >>> for minibatch in loader(dataset, 2, Order(3, seed=0), images=6):
+        ...     print(minibatch.numbers.tolist(), minibatch.pixels.dtype, minibatch.pixels.shape)
+        [2, 0] torch.uint8 torch.Size([2, 3, 2, 2])
+        [1, 2] torch.uint8 torch.Size([2, 3, 2, 2])
+        [0, 1] torch.uint8 torch.Size([2, 3, 2, 2])
     """
     order = order or Order(len(dataset))
     if order.count != len(dataset):
@@ -72,17 +88,15 @@ def loader(
                 f"make it a multiple of {world}"
             )
     draws = (order.draws(*step).share(rank, world) for step in _steps(order.drawn, batch, images))
-    if dataset.kept:
-        batches = _at_once(dataset, draws, pin)
-    elif workers:
+    if workers and not dataset.kept:
         batches = _by_processes(dataset, draws, workers, ahead, context, pin)
     else:
-        batches = _by_threads(dataset, draws, ahead, pin)
+        batches = _by_threads(dataset, draws, 0 if dataset.kept else ahead, pin)
     return _handed_out(dataset, order, order.drawn, world, batches)
 
 
 def _steps(start: int, batch: int, images: int | None) -> Iterator[tuple[int, int]]:
-    """Yield where each minibatch starts, in images drawn since the first epoch, and its size."""
+    """Yield start, in images drawn since the first epoch, and size of each minibatch."""
     end = None if images is None else start + images
     while end is None or start < end:
         size = batch if end is None else min(batch, end - start)
@@ -93,6 +107,7 @@ def _steps(start: int, batch: int, images: int | None) -> Iterator[tuple[int, in
 def _handed_out(
     dataset: PyramidDataset, order: Order, position: int, world: int, batches: Iterator[Batch]
 ) -> Generator[Batch, None, None]:
+    """Yield minibatches, and advance the order by each."""
     try:
         for batch in batches:
             if order.drawn != position:
@@ -102,40 +117,37 @@ def _handed_out(
                 )
             order.drawn = position = position + len(batch.numbers) * world
             yield batch
-    except (RuntimeError, ConnectionError, EOFError) as error:  # each is seen when a worker dies, as it happens to be
+    except (RuntimeError, ConnectionError, EOFError) as error:  # which one a dead worker causes depends on the moment
         if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
             raise
         line = str(error).splitlines()[0] if str(error) else "it closed its connection"
         raise TrainingError(
             f"a process that reads {dataset.level.path} ended: {line}; "
-            "where memory, or what processes may share of it, is scarce, read in threads: 0 workers"
+            "if memory or shared memory is scarce, read in threads: 0 workers"
         ) from None
 
 
-def _at_once(dataset: PyramidDataset, draws: Iterator[Draws], pin: bool) -> Iterator[Batch]:
-    for one in draws:
-        yield _read(dataset, one, pin)
-
-
 def _by_threads(dataset: PyramidDataset, draws: Iterator[Draws], ahead: int, pin: bool) -> Iterator[Batch]:
+    def read(one: Draws) -> Batch:
+        batch = dataset.batch(one)
+        return batch.pinned() if pin else batch
+
+    if not ahead:
+        yield from map(read, draws)
+        return
     with ThreadPoolExecutor(ahead, "minibatches") as pool:
-        waiting = deque(pool.submit(_read, dataset, one, pin) for one in islice(draws, ahead))
+        waiting = deque(pool.submit(read, one) for one in islice(draws, ahead))
         try:
             while waiting:
                 batch = waiting.popleft().result()
-                waiting.extend(pool.submit(_read, dataset, one, pin) for one in islice(draws, 1))
+                waiting.extend(pool.submit(read, one) for one in islice(draws, 1))
                 yield batch
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _read(dataset: PyramidDataset, draws: Draws, pin: bool) -> Batch:
-    batch = dataset.batch(draws)
-    return batch.pinned() if pin else batch
-
-
-class _Worker(Dataset[Batch | FormatError]):
-    """A data set of minibatches; an error is handed on as it is, torch would put a traceback into its message."""
+class _Minibatches(Dataset[Batch | FormatError]):
+    """Minibatches by their draws; an error is returned, because torch would put a traceback into its message."""
 
     def __init__(self, dataset: PyramidDataset) -> None:
         self.dataset = dataset
@@ -151,7 +163,7 @@ def _by_processes(
     dataset: PyramidDataset, draws: Iterator[Draws], workers: int, ahead: int, context: str | None, pin: bool
 ) -> Iterator[Batch]:
     batches: DataLoader[Batch | FormatError] = DataLoader(
-        _Worker(dataset),
+        _Minibatches(dataset),
         sampler=draws,
         batch_size=None,
         collate_fn=_unchanged,
@@ -159,8 +171,8 @@ def _by_processes(
         prefetch_factor=ahead,
         multiprocessing_context=context,
         pin_memory=pin,
-        generator=torch.Generator(),  # or the workers' seed would be drawn from the training's
-        worker_init_fn=_spared,
+        generator=torch.Generator(),  # or the workers' seed would be drawn from the training's generator
+        worker_init_fn=_ignore_sigterm,
     )
     for batch in batches:
         if isinstance(batch, FormatError):
@@ -168,13 +180,13 @@ def _by_processes(
         yield batch
 
 
-def _spared(_: int) -> None:
-    """Leave SIGTERM to the process that trains: told to end as all are, it needs its minibatch for a last step.
+def _ignore_sigterm(_: int) -> None:
+    """Ignore SIGTERM, which a cluster sends to all processes of a job.
 
-    A worker ends when that process does, or tells it to.
+    The training process still needs a minibatch for its last step. The worker ends when that process ends or stops it.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _unchanged(batch: Any) -> Any:
+def _unchanged(batch: T) -> T:
     return batch

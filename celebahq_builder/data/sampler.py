@@ -1,4 +1,4 @@
-"""The order in which images are drawn for training: endless, seeded, known at every position."""
+"""Order in which images are drawn for training: endless, seeded, known at every position."""
 
 from __future__ import annotations
 
@@ -12,33 +12,43 @@ from celebahq_builder.errors import TrainingError
 
 
 class Draws(NamedTuple):
-    """Images that follow one another in an order."""
+    """Consecutive images of an order."""
 
     numbers: NDArray[np.int64]
-    """[n], of the images in their file."""
+    """[n], indices of the images in their file."""
     mirrored: NDArray[np.bool_]
-    """[n], whether each is to be flipped where images are mirrored at random."""
+    """[n], True for images to be flipped, if the data set mirrors images at random."""
 
     def share(self, rank: int, world: int) -> Draws:
-        """Return those of one process: every `world`-th, from number `rank` on."""
+        """Return the images of one of `world` processes: every `world`-th, from number `rank` on."""
         return Draws(self.numbers[rank::world], self.mirrored[rank::world])
 
 
 class Order:
     """All images in a random order, then all in another one, and so on: epochs without end.
 
-    The order of an epoch is a permutation that follows from seed and epoch alone (numpy's default generator, seeded
-    with both), so any position is reached without drawing what came before it. A minibatch that an epoch has too few
-    images left for goes on into the next: nothing is dropped and nothing drawn twice in an epoch, whatever the
-    sizes of the minibatches, and they may change from one to the next.
+    The order of an epoch is a permutation by numpy's default generator, seeded with the seed and the epoch. So any
+    position is reached without drawing what comes before it. A minibatch may span two epochs: nothing is dropped, and
+    no image is drawn twice in an epoch, whatever the sizes of the minibatches, which may change at any time.
 
     Args:
-        count: of images, at least 1.
-        seed: of permutations and mirroring, at least 0.
+        count: number of images, at least 1.
+        seed: seed of permutations and mirroring, at least 0.
         shuffled: False for the order of the file in every epoch; mirroring remains random.
+
+    Attributes:
+        drawn: images drawn so far, in all epochs and by all processes.
 
     Raises:
         TrainingError: no images, or a negative seed.
+
+    Example:
+        >>> order = Order(4, seed=0)
+        >>> order.draws(0, 8).numbers.tolist()
+        [2, 0, 1, 3, 3, 0, 2, 1]
+        >>> order.drawn = 6
+        >>> order.epoch, order.position
+        (1, 2)
     """
 
     def __init__(self, count: int, seed: int = 0, *, shuffled: bool = True) -> None:
@@ -48,20 +58,19 @@ class Order:
             raise TrainingError(f"the seed of the order is {seed}; expected 0 or more")
         self.count, self.seed, self.shuffled = count, seed, shuffled
         self.drawn = 0
-        """Images drawn so far, of all epochs and by all processes."""
 
     @property
     def epoch(self) -> int:
-        """How many times all images have been drawn."""
+        """Number of times that all images have been drawn."""
         return self.drawn // self.count
 
     @property
     def position(self) -> int:
-        """Images drawn of the present epoch."""
+        """Number of images drawn in the present epoch."""
         return self.drawn % self.count
 
     def draws(self, start: int, size: int) -> Draws:
-        """Return what is drawn after the first `start` images, `size` of them; the position stays where it is."""
+        """Return `size` images that follow the first `start` ones; the order's position does not change."""
         parts: list[Draws] = []
         while size > 0 or not parts:
             epoch, position = divmod(start, self.count)
@@ -69,12 +78,11 @@ class Order:
             stop = min(position + size, self.count)
             parts.append(Draws(numbers[position:stop], mirrored[position:stop]))
             start, size = start + stop - position, size - (stop - position)
-        if len(parts) == 1:
-            return Draws(parts[0].numbers.copy(), parts[0].mirrored.copy())  # the epoch's own are kept, see below
+        # New arrays, because those of `_epoch` are cached.
         return Draws(np.concatenate([p.numbers for p in parts]), np.concatenate([p.mirrored for p in parts]))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position and what the order follows from, as plain values for a checkpoint."""
+        """Return the position, and what the order depends on, as plain values for a checkpoint."""
         return {
             "count": self.count,
             "seed": self.seed,
@@ -84,16 +92,16 @@ class Order:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to the position that `state_dict` returned.
+        """Return to the position that `state_dict` returned.
 
         Raises:
-            TrainingError: it is of another order, or no position of one.
+            TrainingError: the state of another order, or an impossible position.
         """
         for key in ("count", "seed", "shuffled"):
             if state.get(key) != getattr(self, key):
                 raise TrainingError(
                     f"the checkpoint's data order has {key} = {state.get(key)}, this run's has {getattr(self, key)}; "
-                    "go on with the data and seed it was begun with, or start over"
+                    "resume with the data and seed of the checkpoint, or start over"
                 )
         epoch, position = state.get("epoch"), state.get("position")
         if not isinstance(epoch, int) or not isinstance(position, int) or epoch < 0 or not 0 <= position < self.count:
@@ -104,9 +112,9 @@ class Order:
         self.drawn = epoch * self.count + position
 
 
-@lru_cache(maxsize=4)  # the present epoch and the next, for training data and perhaps another set
+@lru_cache(maxsize=4)  # the present epoch and the next one, for training data and perhaps another set
 def _epoch(count: int, seed: int, shuffled: bool, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return numbers and flips of a whole epoch."""
+    """Return indices and flips of a whole epoch."""
     random = np.random.default_rng((seed, epoch))
     permutation = random.permutation(count)
     mirrored = random.random(count) < 0.5

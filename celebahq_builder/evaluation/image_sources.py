@@ -18,6 +18,7 @@ from celebahq_builder.errors import FormatError
 from celebahq_builder.evaluation.features import Features
 from celebahq_builder.evaluation.protocol import SourceInfo
 from celebahq_builder.evaluation.result import Number
+from celebahq_builder.formats.image_file import SizeError
 from celebahq_builder.formats.registry import reader_of, recognise
 from celebahq_builder.hdf5.chunks import LevelReader
 from celebahq_builder.hdf5.reader import PyramidFile, content_sha256
@@ -125,10 +126,8 @@ def open_data_set(path: Path, resolution: int | None = None) -> ImageSource:
         return LevelSource(path, resolution)
     try:
         images = reader_of(kind)(path, None, ())
-    except FormatError as error:
-        if "resize" in str(error):  # the advice is for the import command
-            raise FormatError(f"{error}, to celebahq import, and evaluate the HDF5 file that it makes") from None
-        raise
+    except SizeError as error:  # its advice is for the import command
+        raise FormatError(f"{error}, to celebahq import, and evaluate the HDF5 file that it makes") from None
     if not isinstance(images, RandomAccess):
         raise FormatError(
             f"{path} is of the format {kind}, whose images cannot be drawn at random; make it an HDF5 file with "

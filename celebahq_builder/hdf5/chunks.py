@@ -1,7 +1,8 @@
-"""Reading the images of a level by chunk offset, without going through HDF5."""
+"""Reader of one level of the multi-resolution HDF5 file, by the byte offsets of its chunks."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -18,171 +19,220 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.hdf5.codecs import Codec, Stored, codec_of
-from celebahq_builder.hdf5.layout import open_hdf5
-from celebahq_builder.imaging.pyramid import Pixels
+from celebahq_builder.hdf5.codecs import Codec, Stored, codec_of, load_filters
+from celebahq_builder.hdf5.layout import REMEDY, open_hdf5
+from celebahq_builder.image_set import Pixels
+
+Indices = Sequence[int] | NDArray[np.int64]
+
+PARTS_PER_THREAD = 16
+"""Parts that each thread reads of one request: enough that all threads end together, and not too small."""
+
+HDF5_CACHE_BYTES = 64 << 20
+"""Cache of decompressed chunks where HDF5 itself reads; its default of 1 MB holds no image of 1024x1024."""
+
+
+class UnreadableImagesError(FormatError):
+    """Consecutive images that cannot be read, because their chunk is damaged."""
+
+    problem: str
+    """The message without the path of the file and the remedy."""
+    last: int
+    """Index of the last of the images."""
+
+
+def _unreadable(path: Path, level: str, first: int, last: int, error: Exception) -> UnreadableImagesError:
+    which = f"image {first}" if first == last else f"images {first} to {last}"
+    problem = f"{which} of {level} cannot be read: {' '.join(str(error).split())}"
+    made = UnreadableImagesError(f"{path}: {problem}; {REMEDY}")
+    made.problem, made.last = problem, last
+    return made
+
+
+# --- Where the chunks are ----------------------------------------------------------------------------------------
 
 
 class ChunkTable(NamedTuple):
-    """The chunks of a dataset of images [N, C, r, r]."""
+    """Byte offsets of the chunks of a dataset [N, C, r, r]; the arrays have one element per chunk, on 4 axes."""
 
     shape: tuple[int, ...]
-    """Of a chunk: some images, or parts of them."""
+    """Shape of a chunk: one or more images, or parts of them."""
     offsets: NDArray[np.int64]
-    """Bytes from the file's start; [chunks along N, along C, along height, along width], as are the other two."""
+    """Bytes from the start of the file."""
     sizes: NDArray[np.int64]
     """Bytes as stored."""
     coded: NDArray[np.bool_]
-    """Whether the codec was at work; HDF5 may leave it out for single chunks."""
+    """True where the codec was applied; HDF5 may leave it out for single chunks."""
     codec: Codec
 
 
-def chunk_table(dataset: h5py.Dataset) -> ChunkTable:
-    """Return where a dataset's chunks lie; of a contiguous one, each image counts as a chunk.
+def chunk_table(dataset: h5py.Dataset) -> ChunkTable | None:
+    """Return the chunks of a dataset, or None where only HDF5 can read it.
+
+    Each image of a contiguous dataset counts as one chunk. HDF5 alone reads datasets whose data are in other files,
+    and filters other than those of `codecs`.
 
     Raises:
-        FormatError: chunks that were never written, a codec that is none of ours, or data in other files.
+        FormatError: chunks that were never written.
     """
     if dataset.chunks is None:
-        return _contiguous(dataset)
+        start = None if dataset.is_virtual or dataset.external else dataset.id.get_offset()
+        if start is None:
+            return None
+        size = math.prod(dataset.shape[1:])
+        offsets = start + size * np.arange(len(dataset), dtype=np.int64).reshape(-1, 1, 1, 1)
+        sizes, coded = np.full(offsets.shape, size, np.int64), np.zeros(offsets.shape, bool)
+        return ChunkTable((1, *dataset.shape[1:]), offsets, sizes, coded, Stored())
+    codec = codec_of(dataset)
+    if codec is None:
+        return None
     shape = tuple(dataset.chunks)
-    grid = tuple(-(-side // part) for side, part in zip(dataset.shape, shape, strict=True))
-    table = ChunkTable(
-        shape, np.full(grid, -1, np.int64), np.zeros(grid, np.int64), np.zeros(grid, bool), codec_of(dataset)
-    )
+    grid = tuple(-(-length // part) for length, part in zip(dataset.shape, shape, strict=True))
+    table = ChunkTable(shape, np.full(grid, -1, np.int64), np.zeros(grid, np.int64), np.zeros(grid, bool), codec)
 
-    def enter(chunk: Any) -> None:
+    def enter(chunk: h5py.h5d.StoreInfo) -> None:
         place = tuple(start // part for start, part in zip(chunk.chunk_offset, shape, strict=True))
-        table.offsets[place], table.sizes[place], table.coded[place] = (
-            chunk.byte_offset,
-            chunk.size,
-            chunk.filter_mask == 0,
-        )
+        table.offsets[place], table.sizes[place] = chunk.byte_offset, chunk.size
+        table.coded[place] = chunk.filter_mask == 0
 
     dataset.id.chunk_iter(enter)
     missing = int((table.offsets < 0).sum())
     if missing:
         raise FormatError(
-            f"{_where(dataset)} lacks {missing} of its {table.offsets.size} chunks, its writer was stopped; "
-            "write the file again"
+            f"{dataset.file.filename}: {dataset.name[1:]} lacks {missing} of its {table.offsets.size} chunks; {REMEDY}"
         )
     return table
 
 
-def _contiguous(dataset: h5py.Dataset) -> ChunkTable:
-    start = None if dataset.is_virtual or dataset.external else dataset.id.get_offset()
-    if start is None:
-        raise FormatError(f"{_where(dataset)} is neither chunked nor one block of this file; copy it with h5repack")
-    size = math.prod(dataset.shape[1:])
-    offsets = start + size * np.arange(len(dataset), dtype=np.int64).reshape(-1, 1, 1, 1)
-    sizes, coded = np.full(offsets.shape, size, np.int64), np.zeros(offsets.shape, bool)
-    return ChunkTable((1, *dataset.shape[1:]), offsets, sizes, coded, Stored())
-
-
-def _where(dataset: h5py.Dataset) -> str:
-    return f"{dataset.file.filename}: {dataset.name[1:]}"
-
-
-Numbers = Sequence[int] | NDArray[np.int64]
-
-SHARES = 16
-"""Parts for each thread, of what is to be read: so many that threads end together, so few that parts are worth it."""
+# --- Reading -----------------------------------------------------------------------------------------------------
 
 
 class LevelReader:
-    """One level of a multi-resolution file, open for reading.
+    """The images of one level, read in any order by any number of threads and processes.
 
-    It goes through pickle and fork; a process opens the file when it first reads. All of them read the file that this
-    object was made of, and refuse one that was put in its place or altered since. Memory is 17 bytes a chunk.
+    HDF5 decompresses under one lock, and its cache does not help where images are drawn at random. So it is asked only
+    once where the chunks are; then they are read by offset and decompressed in threads. Where that is impossible (data
+    in other files, filters that this package does not know), HDF5 reads.
+
+    The reader can be pickled and forked: each process opens the file when it first reads. A file that was replaced or
+    changed since the reader was made is refused. Memory: 17 bytes per chunk.
 
     Args:
-        path: of a file of this project, of the ProGAN authors' tool, or any with levels named like theirs.
+        source: HDF5 file of this project, of the ProGAN authors' tool, or any other with levels named like theirs; a
+            path, or the file opened by h5py.
         resolution: r of the level; None for the largest.
-        threads: that decompress; None for one per core.
+        threads: threads that decompress; None for one per core.
+
+    Attributes:
+        path: path of the file.
+        name: name of the level's dataset.
+        resolution: r.
+        shape: (N, C, r, r).
+        nbytes: size of all images in bytes, decompressed.
 
     Raises:
-        FormatError: no such file or level, a level of another length than the largest, or of an unknown codec.
+        FormatError: no such file or level, no images, another number of images than the largest level, or a filter
+            that is not installed.
+
+    Example:
+        >>> import h5py, tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "faces.h5"
+        >>> with h5py.File(path, "w") as file:
+        ...     file["data2x2"] = np.arange(36, dtype=np.uint8).reshape(3, 3, 2, 2)
+        >>> level = LevelReader(path, resolution=2)
+        >>> len(level), level[:2].shape, level[-1].shape, level.read([2, 0])[:, 0, 0, 0].tolist()
+        (3, (2, 3, 2, 2), (3, 2, 2), [24, 0])
     """
 
-    def __init__(self, path: Path, resolution: int | None = None, threads: int | None = None) -> None:
-        self.path = path
+    def __init__(
+        self, source: Path | str | h5py.File, resolution: int | None = None, threads: int | None = None
+    ) -> None:
         self.threads = threads or os.cpu_count() or 1
-        file = open_hdf5(path)
-        self._identity = _identity(path.stat())
-        with file:
-            largest, dataset = _find(file, path, resolution)
-            self.resolution = int(dataset.shape[-1])
+        with contextlib.ExitStack() as stack:
+            file = source if isinstance(source, h5py.File) else stack.enter_context(open_hdf5(Path(source)))
+            self.path = Path(file.filename)
+            largest, dataset = _find_level(file, self.path, resolution)
             self.name: str = dataset.name[1:]
             self.shape: tuple[int, ...] = dataset.shape
-            """N, C, r, r"""
             if len(dataset) != len(largest):
-                raise FormatError(
-                    f"{path}: {self.name} has {len(dataset)} images, {largest.name[1:]} has {len(largest)}; "
-                    "its writer was stopped, write the file again"
-                )
+                has = f"{self.name} has {len(dataset)} images, {largest.name[1:]} has {len(largest)}"
+                raise FormatError(f"{self.path}: {has}; {REMEDY}")
             if not dataset.size:
-                raise FormatError(f"{path}: {self.name} has no images")
-            self.table = chunk_table(dataset)
-        self._absolute = path.absolute()  # of later processes, which may be elsewhere
+                raise FormatError(f"{self.path}: {self.name} has no images")
+            load_filters(dataset)
+            self._table = chunk_table(dataset)
+            self._identity = _identity(file.id.get_vfd_handle())
+        self.resolution = self.shape[-1]
+        self.nbytes = math.prod(self.shape)
+        self._absolute = self.path.absolute()  # other processes may work in another folder
         self._file: int | None = None
+        self._hdf5: tuple[int, h5py.Dataset] | None = None
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Return the number of images, N."""
         return self.shape[0]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all images, decompressed."""
-        return int(np.prod(self.shape, dtype=np.int64))
+    def __getitem__(self, index: int | slice | Indices | NDArray[np.bool_]) -> Pixels:
+        """Return one image, uint8 [C, r, r], or several, uint8 [n, C, r, r], as numpy would index an array of them.
 
-    def read(self, numbers: Numbers, *, parallel: bool = True) -> Pixels:
-        """Return images by their numbers, uint8 [n, C, r, r], in the order asked for.
+        Raises:
+            IndexError: no image has that index.
+            FormatError: as `read` does.
+        """
+        indices = np.asarray(np.arange(len(self))[index])
+        pixels = self.read(indices)
+        return pixels if indices.ndim else np.asarray(pixels[0])
+
+    def read(self, indices: Indices, *, parallel: bool = True) -> Pixels:
+        """Return images uint8 [n, C, r, r] by their indices, in the order asked for.
 
         A chunk is decompressed once, however many of its images are wanted.
 
         Args:
-            numbers: from 0 to N - 1; may repeat.
-            parallel: False for no threads, as in one of several processes that read.
+            indices: each from 0 to N - 1; may repeat.
+            parallel: False to use no threads, as in one of several processes that read.
 
         Raises:
-            FormatError: the file was replaced, altered or damaged.
-            IndexError: there is no image of that number.
+            FormatError: the file was replaced or changed, or is damaged.
+            IndexError: no image has that index.
         """
-        wanted = np.asarray(numbers, np.int64).reshape(-1)
+        wanted = np.asarray(indices, np.int64).reshape(-1)
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"{self.path} has images 0 to {len(self) - 1}, not {wanted.min()} to {wanted.max()}")
-        file = self._open()
+        if self._table is None:
+            return self._read_by_hdf5(wanted)
+        table, file = self._table, self._open()
         pixels = np.empty((len(wanted), *self.shape[1:]), np.uint8)
-        rows, inside = (part.tolist() for part in np.divmod(wanted, self.table.shape[0]))
+        rows, inside = (part.tolist() for part in np.divmod(wanted, table.shape[0]))
         places: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for place, (row, i) in enumerate(zip(rows, inside, strict=True)):
             places[row].append((place, i))
 
         def copy(some: list[int]) -> None:
             for row in some:
-                self._copy(file, row, places[row], pixels)
+                self._copy_row(table, file, row, places[row], pixels)
 
         needed = list(places)
         if parallel and self.threads > 1 and len(needed) > 1:
-            share = -(-len(needed) // (self.threads * SHARES))
-            list(self._threads().map(copy, (needed[i : i + share] for i in range(0, len(needed), share))))
+            part = -(-len(needed) // (self.threads * PARTS_PER_THREAD))
+            list(self._threads().map(copy, (needed[i : i + part] for i in range(0, len(needed), part))))
         else:
             copy(needed)
         return pixels
 
-    def _copy(self, file: int, row: int, places: list[tuple[int, int]], pixels: Pixels) -> None:
+    def _copy_row(self, table: ChunkTable, file: int, row: int, places: list[tuple[int, int]], pixels: Pixels) -> None:
         """Copy images of one row of chunks, each from its place in the chunk to that in the result."""
-        for column in itertools.product(*map(range, self.table.offsets.shape[1:])):
-            chunk = self._chunk(file, (row, *column))
-            sides = zip(column, self.table.shape[1:], self.shape[1:], strict=True)
+        for column in itertools.product(*map(range, table.offsets.shape[1:])):
+            chunk = self._chunk(table, file, (row, *column))
+            sides = zip(column, table.shape[1:], self.shape[1:], strict=True)
             part = tuple(slice(i * side, min((i + 1) * side, whole)) for i, side, whole in sides)
             inner = tuple(slice(0, one.stop - one.start) for one in part)
             for place, i in places:
                 pixels[place][part] = chunk[i][inner]
 
-    def _chunk(self, file: int, place: tuple[int, ...]) -> Pixels:
-        table, size = self.table, int(self.table.sizes[place])
+    def _chunk(self, table: ChunkTable, file: int, place: tuple[int, ...]) -> Pixels:
+        size = int(table.sizes[place])
         try:
             data = os.pread(file, size, int(table.offsets[place]))
             if len(data) < size:
@@ -191,40 +241,56 @@ class LevelReader:
         except (FormatError, OSError) as error:
             first = place[0] * table.shape[0]
             last = min(first + table.shape[0], len(self)) - 1
-            which = f"image {first}" if first == last else f"one of the images {first} to {last}"
-            raise FormatError(f"{self.path}: {self.name}, {which}: {error}; write the file again") from None
+            raise _unreadable(self.path, self.name, first, last, error) from None
+
+    def _read_by_hdf5(self, wanted: NDArray[np.int64]) -> Pixels:
+        if self._hdf5 is None or self._hdf5[0] != os.getpid():
+            file = open_hdf5(self._absolute, rdcc_nbytes=HDF5_CACHE_BYTES)
+            self._check_identity(file.id.get_vfd_handle())
+            load_filters(file[self.name])
+            self._hdf5 = os.getpid(), file[self.name]
+        pixels = np.empty((len(wanted), *self.shape[1:]), np.uint8)
+        for place, index in enumerate(wanted.tolist()):
+            try:
+                pixels[place] = self._hdf5[1][index]
+            except OSError as error:
+                raise _unreadable(self.path, self.name, index, index, error) from None
+        return pixels
 
     def _open(self) -> int:
-        """Return the file's descriptor in this process; after a fork that of the parent, which has no position."""
+        """Return the file's descriptor; a forked process shares that of its parent, as `pread` moves no position."""
         if self._file is None:
             try:
                 self._file = os.open(self._absolute, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise FormatError(f"{self.path} cannot be opened any more: {error.strerror}") from None
             weakref.finalize(self, os.close, self._file)
-        if _identity(os.fstat(self._file)) != self._identity:
-            raise FormatError(f"{self.path} was replaced or altered while it was in use; start again with the new file")
+        self._check_identity(self._file)
         return self._file
 
+    def _check_identity(self, file: int) -> None:
+        if _identity(file) != self._identity:
+            raise FormatError(f"{self.path} was replaced or changed while it was in use; start again with the new file")
+
     def _threads(self) -> ThreadPoolExecutor:
-        """Return this process's threads: a fork copies none."""
+        """Return this process's threads: a forked process has none of its parent's."""
         if self._pool is None or self._pool[0] != os.getpid():
             self._pool = os.getpid(), ThreadPoolExecutor(self.threads, "chunks")
         return self._pool[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None, "_pool": None}
+        return {**self.__dict__, "_file": None, "_hdf5": None, "_pool": None}
 
 
-def _find(file: h5py.File, path: Path, resolution: int | None) -> tuple[h5py.Dataset, h5py.Dataset]:
-    """Return the largest level and the one wanted; what else is in the file, and which other levels, is no matter."""
+def _find_level(file: h5py.File, path: Path, resolution: int | None) -> tuple[h5py.Dataset, h5py.Dataset]:
+    """Return the largest level and the one wanted; all other datasets of the file are ignored."""
     found = {int(match[1]): name for name in file if (match := re.fullmatch(r"data(\d+)x\1", name))}
     if not found:
         raise FormatError(f"{path} has no datasets data1024x1024, ...; it has {', '.join(file) or 'nothing'}")
     r = max(found) if resolution is None else resolution
     if r not in found:
-        sides = ", ".join(map(str, sorted(found, reverse=True)))
-        raise FormatError(f"{path} has no level {r}x{r}; it has those of {sides} px")
+        has = ", ".join(map(str, sorted(found, reverse=True)))
+        raise FormatError(f"{path} has no level {r}x{r}; it has those of {has} px")
     for side in {r, max(found)}:
         level = file[found[side]]
         shape = level.shape if isinstance(level, h5py.Dataset) else None
@@ -234,5 +300,6 @@ def _find(file: h5py.File, path: Path, resolution: int | None) -> tuple[h5py.Dat
     return file[found[max(found)]], file[found[r]]
 
 
-def _identity(status: os.stat_result) -> tuple[int, int, int]:
+def _identity(file: int) -> tuple[int, int, int]:
+    status = os.fstat(file)
     return status.st_ino, status.st_size, status.st_mtime_ns

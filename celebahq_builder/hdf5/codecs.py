@@ -1,8 +1,7 @@
-"""How the chunks of an HDF5 dataset are compressed, one at a time and away from the file.
+"""Compression of the chunks of an HDF5 dataset, one at a time and outside the file.
 
-HDF5 compresses within its filter pipeline, in one thread and with zlib. What a `Codec` makes is byte for byte such as
-that pipeline reads and writes, so that many workers at once can compress chunks for h5py's direct chunk write, and
-readers can decompress what its direct chunk read returns.
+HDF5 compresses within its filter pipeline, in one thread and with zlib. A `Codec` makes the bytes that this pipeline
+reads and writes. So many threads can compress chunks for h5py's direct chunk write, and decompress stored ones.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import threading
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, Protocol
 
 import deflate
@@ -28,22 +28,22 @@ BLOSC2 = 32026
 """Number of the Blosc2 filter in The HDF Group's list of registered filters."""
 
 FAST_LEVEL = 1
-"""Of libdeflate: several times as fast as zlib's level 4, and hardly larger.
+"""Level of libdeflate for gzip at level 0: several times as fast as zlib's level 4, and hardly larger.
 
-ISA-L takes half of its time for 5 % more bytes, but not always the same ones: of some 100,000 images that were
-compressed again by the package isal 1.9.1, two came out with other matches, one of them a byte longer.
+ISA-L takes half of its time for 5 % more bytes, but not always the same ones: of some 100,000 images that the package
+isal 1.9.1 compressed twice, two came out with other matches, one of them a byte longer.
 """
 
 STATED_LEVEL = 4
-"""Of zlib, that HDF5 is told for chunks of libdeflate: it wants one, for those that it may add itself."""
+"""Level of zlib that a file states where libdeflate was used: HDF5 requires one, for chunks that it may add."""
 
 
 class Codec(Protocol):
-    """A way to compress the chunks of a dataset."""
+    """A compression of the chunks of a dataset."""
 
     @property
     def name(self) -> str:
-        """As recipes and messages have it."""
+        """Name in recipes and messages."""
 
     @property
     def keywords(self) -> Mapping[str, Any]:
@@ -54,10 +54,10 @@ class Codec(Protocol):
         """
 
     def compress(self, chunk: Chunk) -> bytes:
-        """Return what HDF5 stores for a whole chunk, uint8 of the dataset's chunk shape and in C order."""
+        """Return what HDF5 stores for a whole chunk, uint8 of the dataset's chunk shape."""
 
     def decompress(self, data: bytes, shape: tuple[int, ...]) -> Chunk:
-        """Return the chunk, uint8 of `shape`, that HDF5 stored as `data`; not to be written to.
+        """Return the read-only chunk, uint8 of `shape`, that HDF5 stored as `data`.
 
         Raises:
             FormatError: the data are damaged, or of another size.
@@ -81,7 +81,7 @@ class Stored:
 
     def decompress(self, data: bytes, shape: tuple[int, ...]) -> Chunk:
         """Return the chunk of some bytes."""
-        return _shaped(data, shape, self.name)
+        return _as_chunk(data, shape, self.name)
 
 
 @dataclass(frozen=True)
@@ -94,34 +94,32 @@ class Gzip:
 
     @property
     def keywords(self) -> Mapping[str, Any]:
-        """Arguments of ``create_dataset``; of the level, only who adds to the file later will take notice."""
+        """Arguments of ``create_dataset``; their level matters only to programs that add images to the file."""
         return {"compression": "gzip", "compression_opts": self.level or STATED_LEVEL}
 
     def compress(self, chunk: Chunk) -> bytes:
         """Return the chunk's zlib stream."""
         buffer = np.ascontiguousarray(chunk).data
-        packed = zlib.compress(buffer, self.level) if self.level else deflate.zlib_compress(buffer, FAST_LEVEL)
-        return bytes(packed)
+        return bytes(zlib.compress(buffer, self.level) if self.level else deflate.zlib_compress(buffer, FAST_LEVEL))
 
     def decompress(self, data: bytes, shape: tuple[int, ...]) -> Chunk:
-        """Return the chunk of a zlib stream, whoever wrote it."""
+        """Return the chunk of a zlib stream, which any program may have written."""
         size = math.prod(shape)
         try:
-            # libdeflate needs to know the size beforehand and is given whole chunks: twice as fast as zlib.
-            unpacked = deflate.zlib_decompress(data, max(1, size))
+            # libdeflate needs the size beforehand and gets whole chunks: twice as fast as zlib.
+            return _as_chunk(deflate.zlib_decompress(data, max(1, size)), shape, self.name)
         except deflate.DeflateError as error:
             raise FormatError(
                 f"a gzip chunk of {len(data)} bytes is damaged, or holds more than {size} of shape {list(shape)}: "
                 f"{error}"
             ) from None
-        return _shaped(unpacked, shape, self.name)
 
 
 @dataclass(frozen=True)
 class Blosc2:
     """Zstandard after a bit shuffle, through the Blosc2 filter of the package hdf5plugin.
 
-    The filter alone knows its format, so each chunk goes through an HDF5 file in memory that holds nothing else.
+    Only the filter knows its format, so each chunk passes through an HDF5 file in memory that holds nothing else.
     """
 
     level: int = 1
@@ -135,23 +133,24 @@ class Blosc2:
         return dict(plugin.Blosc2(cname="zstd", clevel=self.level, filters=plugin.Blosc2.BITSHUFFLE))
 
     def compress(self, chunk: Chunk) -> bytes:
-        """Return the chunk as the filter packs it."""
+        """Return the filter's output for the chunk."""
         with _memory_file() as file:
-            dataset = file.create_dataset(
-                "chunk", shape=chunk.shape, dtype=np.uint8, chunks=chunk.shape, **self.keywords
-            )
+            dataset = self._dataset(file, chunk.shape)
             dataset[...] = chunk
             return bytes(dataset.id.read_direct_chunk((0,) * chunk.ndim)[1])
 
     def decompress(self, data: bytes, shape: tuple[int, ...]) -> Chunk:
-        """Return the chunk of what the filter packed."""
+        """Return the chunk of the filter's output."""
         with _memory_file() as file:
-            dataset = file.create_dataset("chunk", shape=shape, dtype=np.uint8, chunks=shape, **self.keywords)
+            dataset = self._dataset(file, shape)
             dataset.id.write_direct_chunk((0,) * len(shape), data)
             try:
                 return np.asarray(dataset[...])
             except OSError as error:
                 raise FormatError(f"a Blosc2 chunk of {len(data)} bytes is damaged: {error}") from None
+
+    def _dataset(self, file: h5py.File, shape: tuple[int, ...]) -> h5py.Dataset:
+        return file.create_dataset("chunk", shape=shape, dtype=np.uint8, chunks=shape, **self.keywords)
 
 
 def codec(name: str, level: int = 0) -> Codec:
@@ -159,10 +158,16 @@ def codec(name: str, level: int = 0) -> Codec:
 
     Args:
         name: ``gzip``, ``none`` or ``blosc2``.
-        level: 1 (fast) to 9 (small); 0: the one that suits the codec best.
+        level: 1 (fast) to 9 (small); 0 for the one that suits the codec best.
 
     Raises:
-        FormatError: no such codec or level, or one whose package is not installed.
+        FormatError: no such codec or level, or its package is not installed.
+
+    Example:
+        >>> chunk = np.zeros((1, 3, 64, 64), np.uint8)
+        >>> gzip = codec("gzip")
+        >>> bool((gzip.decompress(gzip.compress(chunk), chunk.shape) == chunk).all())
+        True
     """
     if not 0 <= level <= 9:
         raise FormatError(f"compression level {level} must be 1 (fast) to 9 (small), or 0 for what suits {name}")
@@ -178,39 +183,29 @@ def codec(name: str, level: int = 0) -> Codec:
     return Stored()
 
 
-def codec_of(dataset: h5py.Dataset) -> Codec:
-    """Return the codec that reads a dataset's chunks.
+def codec_of(dataset: h5py.Dataset) -> Codec | None:
+    """Return the codec that decompresses the chunks of a dataset, or None if none of ours does.
 
-    Chunks whose filter mask is not 0 are an exception: HDF5 leaves out a filter that gains nothing, and says so there.
-
-    Raises:
-        FormatError: the dataset is not chunked, has a filter that is none of ours, or needs a package that is missing.
+    Chunks whose filter mask is not 0 are stored without it: HDF5 may leave out a filter that gains nothing.
     """
-    where = f"{dataset.file.filename}: {dataset.name[1:]}"
-    if dataset.chunks is None:
-        raise FormatError(f"{where} is not stored in chunks; expected a dataset with them")
-    properties = dataset.id.get_create_plist()
-    filters = [properties.get_filter(i) for i in range(properties.get_nfilters())]
+    filters = _filters(dataset)
     if not filters:
         return Stored()
     number, _, values, _ = filters[0]
     if len(filters) == 1 and number == h5py.h5z.FILTER_DEFLATE:
         return Gzip()
     if len(filters) == 1 and number == BLOSC2:
-        _hdf5plugin(where)
         return Blosc2(values[4])
-    found = ", ".join(f"{one[3].decode() or one[0]}" for one in filters)
-    raise FormatError(f"{where} has the filters {found}; expected gzip, blosc2 or none")
+    return None
 
 
 def load_filters(dataset: h5py.Dataset) -> None:
-    """See to it that HDF5 can undo a dataset's compression; importing hdf5plugin registers all filters that it has.
+    """Make HDF5 able to decompress a dataset: importing hdf5plugin registers all filters that it has.
 
     Raises:
         FormatError: a filter is not installed.
     """
-    properties = dataset.id.get_create_plist()
-    for number in (properties.get_filter(i)[0] for i in range(properties.get_nfilters())):
+    for number, *_ in _filters(dataset):
         where = f"{dataset.file.filename}: {dataset.name[1:]}, compressed by HDF5's filter {number},"
         if not h5py.h5z.filter_avail(number):
             _hdf5plugin(where)
@@ -221,7 +216,13 @@ def load_filters(dataset: h5py.Dataset) -> None:
             )
 
 
-def _shaped(data: bytes | bytearray, shape: tuple[int, ...], name: str) -> Chunk:
+def _filters(dataset: h5py.Dataset) -> list[tuple[int, int, tuple[int, ...], bytes]]:
+    """Return number, flags, values and name of each filter of a dataset."""
+    properties = dataset.id.get_create_plist()
+    return [properties.get_filter(i) for i in range(properties.get_nfilters())]
+
+
+def _as_chunk(data: bytes | bytearray, shape: tuple[int, ...], name: str) -> Chunk:
     if len(data) != math.prod(shape):
         raise FormatError(f"a {name} chunk has {len(data)} bytes, expected {math.prod(shape)} of shape {list(shape)}")
     chunk = np.frombuffer(data, np.uint8).reshape(shape)
@@ -230,12 +231,12 @@ def _shaped(data: bytes | bytearray, shape: tuple[int, ...], name: str) -> Chunk
 
 
 def _memory_file() -> h5py.File:
-    """Return an empty HDF5 file in memory, without a cache of chunks: what is written is filtered there and then."""
+    """Return an empty HDF5 file in memory, without a cache of chunks, so that each is filtered at once."""
     name = f"chunk-{threading.get_ident()}"  # HDF5 takes two open files of one name for the same
     return h5py.File(name, "w", driver="core", backing_store=False, rdcc_nbytes=0)
 
 
-def _hdf5plugin(where: str = "compression blosc2") -> Any:
+def _hdf5plugin(where: str = "compression blosc2") -> ModuleType:
     try:
         return importlib.import_module("hdf5plugin")
     except ImportError:

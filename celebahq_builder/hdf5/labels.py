@@ -1,4 +1,4 @@
-"""Labels of an HDF5 file: the -labels.npy file beside it, and labels made from its columns."""
+"""Labels of an HDF5 file: the -labels.npy file beside it, and labels made of its attributes."""
 
 from __future__ import annotations
 
@@ -10,25 +10,34 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.hdf5.layout import PHOTOS, open_hdf5, read_column
+from celebahq_builder.hdf5.layout import PHOTOS, open_hdf5
+from celebahq_builder.hdf5.reader import read_column
 from celebahq_builder.image_set import Labels
 from celebahq_builder.storage import write_atomic
 
+LabelSource = Literal["file", "attributes"]
+"""``file``: ``<stem>-labels.npy`` beside the HDF5 file; ``attributes``: the attributes in its group ``photos``."""
+
 
 def labels_path(path: Path) -> Path:
-    """Return where the labels of the HDF5 file `path` lie."""
+    """Return the path of the labels of the HDF5 file `path`.
+
+    Example:
+        >>> labels_path(Path("celebahq-64x64.h5")).name
+        'celebahq-64x64-labels.npy'
+    """
     return path.with_name(f"{path.stem}-labels.npy")
 
 
 def encode_labels(labels: Labels) -> bytes:
-    """Return the contents of a file of labels, float32 [N, classes]."""
+    """Return the content of a file of labels, float32 [N, classes]."""
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(labels, np.float32), allow_pickle=False)
     return buffer.getvalue()
 
 
 def write_labels(path: Path, labels: Labels) -> None:
-    """Write the labels of the HDF5 file `path`, whole or not at all.
+    """Write the labels, float32 [N, classes], of the HDF5 file `path`, whole or not at all.
 
     Raises:
         DiskFull: no space left.
@@ -37,7 +46,7 @@ def write_labels(path: Path, labels: Labels) -> None:
 
 
 def read_labels(path: Path, count: int) -> Labels | None:
-    """Return the labels beside the HDF5 file `path`, float32 [N, classes], or None where there are none.
+    """Return the labels beside the HDF5 file `path`, float32 [N, classes], or None if there are none.
 
     Raises:
         FormatError: as `load_labels` does.
@@ -47,10 +56,10 @@ def read_labels(path: Path, count: int) -> Labels | None:
 
 
 def load_labels(path: Path, count: int) -> Labels:
-    """Return the labels of N images in a file of numpy's, float32 [N, classes].
+    """Return the labels of N images from a .npy file, float32 [N, classes].
 
     Raises:
-        FormatError: the file is not such an array, or as `check_labels` does.
+        FormatError: not a numpy array, or as `check_labels` does.
     """
     try:
         values = np.asarray(np.load(io.BytesIO(path.read_bytes()), allow_pickle=False))
@@ -63,6 +72,8 @@ def check_labels(values: NDArray[Any], count: int, where: Path) -> Labels:
     """Return values as the labels of N images, float32 [N, classes].
 
     Args:
+        values: array of any type.
+        count: N.
         where: file that an error names.
 
     Raises:
@@ -77,26 +88,25 @@ def check_labels(values: NDArray[Any], count: int, where: Path) -> Labels:
 
 
 def attribute_labels(attributes: ArrayLike) -> Labels:
-    """Return attributes [N, attributes] as labels: 1 where an image has one, 0 for CelebA's -1 and unknown ones."""
+    """Return attributes [N, attributes] as labels: 1 where an image has one, 0 for CelebA's -1 and unknown ones.
+
+    Example:
+        >>> attribute_labels([[1, -1, 0]]).tolist()
+        [[1.0, 0.0, 0.0]]
+    """
     return np.asarray(np.asarray(attributes) > 0, np.float32)
 
 
-LabelSource = Literal["file", "attributes"]
-"""``file``: ``<stem>-labels.npy`` beside the HDF5 file; ``attributes``: those of its group ``photos``."""
-
-
 def labels_for_training(path: Path, source: LabelSource, count: int) -> tuple[Labels, tuple[str, ...]]:
-    """Return the labels of a file's images, float32 [N, classes], and the names of their columns, if any.
-
-    Attributes are 1 where an image has them, else 0: CelebA's -1 becomes 0.
+    """Return the labels of an HDF5 file's images, float32 [N, classes], and the names of their columns, if any.
 
     Args:
-        path: of the HDF5 file.
+        path: HDF5 file.
         source: where its labels are.
         count: N.
 
     Raises:
-        FormatError: there are none, or not one row of finite numbers for each image.
+        FormatError: no labels there, or not one row of finite numbers per image.
     """
     with open_hdf5(path) as file:
         names = read_column(file, "label_names" if source == "file" else "attribute_names")
@@ -110,5 +120,5 @@ def labels_for_training(path: Path, source: LabelSource, count: int) -> tuple[La
             )
         return found, named
     if attributes is None:
-        raise FormatError(f"{path} has no {PHOTOS}/attributes: what it was made from had none, or was other software")
+        raise FormatError(f"{path} has no {PHOTOS}/attributes; open it without labels, or with those beside it")
     return attribute_labels(check_labels(np.asarray(attributes), count, path)), named

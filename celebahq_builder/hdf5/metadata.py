@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.hdf5.labels import attribute_labels
-from celebahq_builder.hdf5.layout import PHOTOS, Column
-from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.hdf5.layout import PHOTOS, REMEDY
+from celebahq_builder.hdf5.reader import Column, PyramidFile
 from celebahq_builder.hdf5.writer import NAME_COLUMNS
 from celebahq_builder.image_set import Labels
 
 Record = dict[str, Any]
-"""What is known of one image, as JSON has it; ``attributes`` is a mapping of their names to 1 or -1."""
+"""Metadata of one image as JSON types; ``attributes`` is a mapping of their names to 1 or -1."""
 
 TYPES: dict[str, type[np.generic]] = {
     "rank": np.int32,
@@ -31,51 +31,55 @@ TYPES: dict[str, type[np.generic]] = {
     "landmarks": np.float32,
     "attributes": np.int8,
 }
-"""Types of the columns that the pack stage writes; JSON knows only one kind of number."""
+"""Types of the columns that the pack stage writes; JSON has only one kind of number."""
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """Columns of N rows each, one row per image."""
+    """Metadata of N images.
+
+    Example:
+        >>> known = Metadata({"id": ["000001"], "attributes": np.array([[1, -1]])}, ("Bald", "Smiling"))
+        >>> known.record(0)
+        {'id': '000001', 'attributes': {'Bald': 1, 'Smiling': -1}}
+        >>> known.attribute_labels
+        array([[1., 0.]], dtype=float32)
+    """
 
     columns: dict[str, Column] = field(default_factory=dict)
+    """Arrays or lists of text, of N rows each."""
     attribute_names: tuple[str, ...] = ()
-    """One for each column of ``columns["attributes"]``, where that is there."""
+    """One for each column of ``columns["attributes"]``, if there is one."""
 
     @property
     def attribute_labels(self) -> Labels | None:
-        """The attributes as labels, float32 [N, attributes] of 0 and 1; None where there are none."""
+        """The attributes as labels, float32 [N, attributes] of 0 and 1; None without attributes."""
         column = self.columns.get("attributes")
         return None if column is None else attribute_labels(column)
 
     def record(self, row: int) -> Record:
-        """Return one row as JSON has it."""
+        """Return the metadata of one image as JSON types; NaN becomes None."""
         record: Record = {}
         for name, column in self.columns.items():
             value = column[row]
             plain = value if isinstance(value, str) else value.tolist()
-            record[name] = None if plain != plain else plain  # JSON knows no NaN
+            record[name] = None if plain != plain else plain
         if self.attribute_names:
             record["attributes"] = dict(zip(self.attribute_names, record["attributes"], strict=True))
         return record
 
 
+# --- From an HDF5 file -------------------------------------------------------------------------------------------
+
+
 def read_metadata(pyramid: PyramidFile, rows: slice = slice(None)) -> Metadata:
-    """Return what an HDF5 file knows of its images, or of those of some rows.
+    """Return the metadata of an HDF5 file's images, or of some rows of them.
 
     Raises:
-        FormatError: a column has not one row per image.
+        FormatError: a column does not have one row per image.
     """
-    group = pyramid.file.get(PHOTOS)
-    if not isinstance(group, h5py.Group):
-        return Metadata()
-    columns: dict[str, Column] = {}
-    for name, dataset in group.items():
-        if name in NAME_COLUMNS or not isinstance(dataset, h5py.Dataset):
-            continue
-        column = _per_image(pyramid, name, rows)
-        if column is not None:
-            columns[name] = column
+    found = {name: _per_image(pyramid, name, rows) for name in pyramid.photos if name not in NAME_COLUMNS}
+    columns = {name: column for name, column in found.items() if column is not None}
     names = tuple(pyramid.column("attribute_names") or ()) if "attributes" in columns else ()
     if names and np.shape(columns["attributes"])[1:] != (len(names),):
         raise FormatError(f"{pyramid.path}: {len(names)} attribute_names for {np.shape(columns['attributes'])} values")
@@ -83,20 +87,20 @@ def read_metadata(pyramid: PyramidFile, rows: slice = slice(None)) -> Metadata:
 
 
 def read_text(pyramid: PyramidFile, name: str) -> list[str] | None:
-    """Return what an HDF5 file knows of each image under a name, as text; None where it does not.
+    """Return a column of an HDF5 file as text, or None if there is none of that name.
 
     Raises:
-        FormatError: there is not one for each image.
+        FormatError: the column does not have one row per image.
     """
     values = _per_image(pyramid, name)
     return None if values is None else [str(value) for value in values]
 
 
 def read_numbers(pyramid: PyramidFile, name: str) -> NDArray[np.float64] | None:
-    """Return what an HDF5 file knows of each image under a name, as numbers; None where it does not.
+    """Return a column of an HDF5 file as numbers, or None if there is none of that name.
 
     Raises:
-        FormatError: there is not one for each image, or they are no numbers.
+        FormatError: the column does not have one row per image, or holds something else than numbers.
     """
     values = _per_image(pyramid, name)
     try:
@@ -110,24 +114,30 @@ def _per_image(pyramid: PyramidFile, name: str, rows: slice = slice(None)) -> Co
     if isinstance(dataset, h5py.Dataset) and dataset.shape[:1] != (pyramid.count,):
         has = f"{dataset.shape[0]} rows" if dataset.shape else "no rows"
         raise FormatError(
-            f"{pyramid.path}: {PHOTOS}/{name} has {has}, expected {pyramid.count}, one per image; the file was "
-            "altered since it was written, build it again"
+            f"{pyramid.path}: {PHOTOS}/{name} has {has}, expected {pyramid.count}, one per image; {REMEDY}"
         )
     return pyramid.column(name, rows)
+
+
+# --- From records ------------------------------------------------------------------------------------------------
 
 
 def from_records(records: Iterable[Record], where: Path) -> Metadata:
     """Return the columns of some records, for instance those of a ``metadata.jsonl``.
 
-    A text that a record lacks is empty, a number NaN. What is neither text, a number nor a list of numbers becomes
-    the text of its JSON.
+    Where a record lacks a key, its text is empty and its number NaN. A value that is neither text, a number nor a list
+    of numbers becomes its JSON text.
 
     Args:
-        records: of all images, in their order; keys that this package writes get the types they had.
-        where: what to name in an error.
+        records: one for each image, in order; keys that this package writes get their former types.
+        where: file that an error names.
 
     Raises:
-        FormatError: lists of different shapes under one key, or a key that HDF5 has no place for.
+        FormatError: lists of different shapes under one key, or a key that cannot name a column of HDF5.
+
+    Example:
+        >>> from_records([{"id": "a", "score": 0.5}, {"id": "b"}], Path("metadata.jsonl")).columns
+        {'id': ['a', 'b'], 'score': array([0.5, nan])}
     """
     values: dict[str, list[Any]] = {}
     names: tuple[str, ...] = ()
@@ -136,7 +146,9 @@ def from_records(records: Iterable[Record], where: Path) -> Metadata:
             if key == "attributes" and isinstance(value, dict):
                 names = names or tuple(value)
                 if tuple(value) != names:
-                    raise FormatError(f"{where}: the attributes of image {count} are not those of the first; mend it")
+                    raise FormatError(
+                        f"{where}: the attributes of image {count} have other names than those of the first; correct it"
+                    )
                 value = list(value.values())
             values.setdefault(key, [None] * count).append(value)
         for column in values.values():
@@ -145,11 +157,7 @@ def from_records(records: Iterable[Record], where: Path) -> Metadata:
 
 
 def check_key(key: str, where: Path) -> None:
-    """Raise for what cannot be the name of a column.
-
-    Raises:
-        FormatError: it is such.
-    """
+    """Raise a FormatError if a key cannot be the name of a column."""
     if not key or key in (".", *NAME_COLUMNS) or "/" in key:
         raise FormatError(f"{where}: {key!r} cannot be the name of a column; rename the key")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,48 +12,83 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.hdf5.chunks import Indices, LevelReader, UnreadableImagesError
 from celebahq_builder.hdf5.codecs import load_filters
-from celebahq_builder.hdf5.layout import PHOTOS, REMEDY, Column, level_name, open_hdf5, read_column
+from celebahq_builder.hdf5.layout import PHOTOS, REMEDY, level_name, open_hdf5
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
 from celebahq_builder.storage import sha256
+
+Column = NDArray[Any] | list[str]
+"""Metadata of the images: one row each."""
 
 BATCH = 32
 """Images that are checked together."""
 
 
-class PyramidFile:
-    """A multi-resolution file, open for reading.
+def open_pyramid(path: Path | str) -> PyramidFile:
+    """Open a multi-resolution HDF5 file to read its images and what it knows of them.
 
-    Attributes:
-        resolution: R, of the largest level.
-        resolutions: of all levels, largest first, down to 1.
-        count: N.
-        channels: C, 3 or 1.
+    Args:
+        path: HDF5 file of this project, or of the ProGAN authors' tool.
 
     Raises:
-        FormatError: no such file, not HDF5 (or cut short), without levels, or with levels that do not belong
-            together: one is missing, or their numbers of images or channels differ.
+        FormatError: as `PyramidFile` does; or no images, or a compression whose package is not installed.
+
+    Example:
+        >>> import h5py, tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "faces.h5"
+        >>> with h5py.File(path, "w") as file:
+        ...     file["data2x2"] = np.arange(36, dtype=np.uint8).reshape(3, 3, 2, 2)
+        ...     file["data1x1"] = np.array([2, 6, 10, 14, 18, 22, 26, 30, 34], np.uint8).reshape(3, 3, 1, 1)
+        ...     file["photos/score"] = [0.5, 0.25, 0.75]
+        >>> with open_pyramid(path) as faces:
+        ...     batch = faces.images(2)[:2]
+        ...     scores = faces.photos["score"]
+        ...     problems = list(faces.problems())
+        >>> batch.dtype, batch.shape, scores.tolist(), problems
+        (dtype('uint8'), (2, 3, 2, 2), [0.5, 0.25, 0.75], [])
+    """
+    return PyramidFile.with_images(Path(path))
+
+
+class PyramidFile:
+    """A multi-resolution HDF5 file, open for reading; a context manager.
+
+    Attributes:
+        path: path of the file.
+        file: the file, opened by h5py.
+        resolution: R, the resolution of the largest level.
+        resolutions: resolutions of all levels, largest first, down to 1.
+        count: number of images, N.
+        channels: C, 3 (RGB) or 1 (grey).
+        photos: columns by name, such as ``file``, ``score`` and ``landmarks`` (see docs/hdf5.md).
+
+    Raises:
+        FormatError: no such file, not HDF5 (or truncated), or not all levels from R down to 1 with equal numbers of
+            images and channels.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = open_hdf5(path)
+        self.photos = PhotoColumns(self.file)
+        self._levels: dict[int, LevelReader] = {}
         try:
-            self.resolutions = self._levels()
+            self.resolutions = self._find_levels()
             self.resolution = self.resolutions[0]
             self.count, self.channels = self._size()
             self._check_levels()
         except FormatError:
-            self.file.close()
+            self.close()
             raise
 
     @classmethod
     def with_images(cls, path: Path) -> Self:
-        """Open a file whose images are to be read.
+        """Open a file to read its images.
 
         Raises:
-            FormatError: it has none, or their compression needs a package that is not installed.
+            FormatError: no images, or a compression whose package is not installed.
         """
         pyramid = cls(path)
         try:
@@ -61,16 +96,101 @@ class PyramidFile:
                 raise FormatError(f"{path} holds no images; its writer was killed, get or build it again")
             pyramid._load_filters()
         except FormatError:
-            pyramid.file.close()
+            pyramid.close()
             raise
         return pyramid
+
+    def close(self) -> None:
+        """Close the file; the levels that `images` returned stay open."""
+        self._levels.clear()
+        self.file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- Images and columns --------------------------------------------------------------------------------------
+
+    def images(self, resolution: int | None = None) -> LevelReader:
+        """Return the images of a level, to be indexed like an array uint8 [N, C, r, r].
+
+        Args:
+            resolution: r; None for the largest level.
+
+        Raises:
+            FormatError: no such level, no images, or some that were never written.
+        """
+        r = self.resolution if resolution is None else resolution
+        self.check_resolution(r)
+        if r not in self._levels:
+            self._levels[r] = LevelReader(self.file, r)
+        return self._levels[r]
+
+    def read(self, indices: Indices, resolution: int) -> Pixels:
+        """Return some images of a level, uint8 [n, C, r, r]; see `LevelReader.read`."""
+        return self.images(resolution).read(indices)
+
+    def image(self, index: int, resolution: int) -> Pixels:
+        """Return one image of a level, uint8 [C, r, r]; see `LevelReader.read`."""
+        return self.images(resolution)[index]
+
+    def level(self, resolution: int) -> h5py.Dataset:
+        """Return h5py's dataset of a level, uint8 [N, C, r, r]."""
+        return self.file[level_name(resolution)]
+
+    def column(self, name: str, rows: slice = slice(None)) -> Column | None:
+        """Return some rows of a column, or None if the file lacks it; see `read_column`."""
+        return read_column(self.file, name, rows)
+
+    def check_resolution(self, resolution: int) -> None:
+        """Raise a FormatError that names all levels if the file has none of a resolution."""
+        if resolution not in self.resolutions:
+            has = ", ".join(map(str, self.resolutions))
+            raise FormatError(f"{self.path} has no level {resolution}x{resolution}; it has {has}: ask for one of these")
+
+    # --- Checks --------------------------------------------------------------------------------------------------
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the images, in one line each; nothing for a sound file.
+
+        Each image of the largest level must have the SHA-256 recorded for it, and each other level must be the 2x2
+        mean of the one above, as `build_pyramid` computes it.
+
+        Raises:
+            FormatError: the compression needs a package that is not installed.
+        """
+        self._load_filters()
+        hashes = self.column("sha256")
+        if hashes is not None and len(hashes) != self.count:
+            yield f"{PHOTOS}/sha256 has {len(hashes)} rows, expected {self.count}"
+            hashes = None
+        readers: dict[int, LevelReader] = {}
+        for r in self.resolutions if self.count else ():
+            try:
+                readers[r] = self.images(r)
+            except FormatError as error:
+                yield str(error).removeprefix(f"{self.path}: ")
+        unreadable: dict[str, None] = {}  # a damaged chunk may have images of several batches
+        for start in range(0, self.count, BATCH):
+            batch = range(start, min(start + BATCH, self.count))
+            known = len(unreadable)
+            stored = {r: _readable(readers[r], batch, unreadable) if r in readers else {} for r in self.resolutions}
+            yield from list(unreadable)[known:]
+            for index, image in stored[self.resolution].items():
+                if hashes is not None and sha256(image.tobytes()) != hashes[index]:
+                    yield f"image {index}: its SHA-256 is not the one recorded"
+                for r, pixels in zip(self.resolutions, build_pyramid(image), strict=True):
+                    if index in stored[r] and not np.array_equal(stored[r][index], pixels):
+                        yield f"image {index}: level {r}x{r} is not the mean of the level above"
 
     def _load_filters(self) -> None:
         for r in self.resolutions:
             load_filters(self.level(r))
 
-    def _levels(self) -> tuple[int, ...]:
-        """Return the resolutions of all levels, largest first: of every key that starts with "data"."""
+    def _find_levels(self) -> tuple[int, ...]:
+        """Return the resolutions of all levels, largest first; each name that starts with "data" must be a level."""
         names = [name for name in self.file if name.startswith("data")]
         if not names:
             has = ", ".join(self.file) or "nothing"
@@ -88,7 +208,7 @@ class PyramidFile:
         return tuple(sorted(found, reverse=True))
 
     def _size(self) -> tuple[int, int]:
-        """Return the numbers of images and of channels, as the largest level has them."""
+        """Return the numbers of images and of channels of the largest level."""
         shape = self.level(self.resolution).shape
         if len(shape) != 4 or shape[1] not in (1, 3):
             raise FormatError(
@@ -113,114 +233,84 @@ class PyramidFile:
                     f"as {level_name(self.resolution)} has {self.count} images"
                 )
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def level(self, resolution: int) -> h5py.Dataset:
-        """Return the dataset of a level, uint8 [N, C, r, r]."""
-        return self.file[level_name(resolution)]
-
-    def check_resolution(self, resolution: int) -> None:
-        """Raise if the file has no such level.
-
-        Raises:
-            FormatError: names those it has.
-        """
-        if resolution not in self.resolutions:
-            has = ", ".join(map(str, self.resolutions))
-            raise FormatError(f"{self.path} has no level {resolution}x{resolution}; it has {has}: ask for one of these")
-
-    def read(self, numbers: Sequence[int] | NDArray[np.int64], resolution: int) -> Pixels:
-        """Return some images, at least one, as a level has them, uint8 [n, C, r, r].
-
-        Those that follow each other are read at once. `level.Level` is quicker where they do not.
-
-        Raises:
-            FormatError: one of them cannot be read.
-        """
-        first, last = int(numbers[0]), int(numbers[-1])
-        if not np.array_equal(numbers, np.arange(first, first + len(numbers))):
-            return np.stack([self.image(int(number), resolution) for number in numbers])
+def _readable(level: LevelReader, batch: range, unreadable: dict[str, None]) -> dict[int, Pixels]:
+    """Return the images of a batch by index; add a line to `unreadable` for those that cannot be read."""
+    try:
+        return dict(zip(batch, level.read(batch), strict=True))
+    except UnreadableImagesError:
+        pass
+    found: dict[int, Pixels] = {}
+    index = batch.start
+    while index < batch.stop:
         try:
-            return np.asarray(self.level(resolution)[first : last + 1], np.uint8)
-        except OSError as error:
-            if first < last:  # one by one, to name the first that is damaged
-                return np.stack([self.image(number, resolution) for number in range(first, last + 1)])
-            raise FormatError(
-                f"{self.path}: image {first} of {level_name(resolution)} cannot be read: {_reason(error)}; {REMEDY}"
-            ) from None
+            found[index] = level[index]
+            index += 1
+        except UnreadableImagesError as error:
+            unreadable[error.problem] = None
+            index = error.last + 1
+    return found
 
-    def image(self, number: int, resolution: int) -> Pixels:
-        """Return one image, uint8 [C, r, r]; as `read` does."""
-        pixels: Pixels = self.read([number], resolution)[0]
-        return pixels
 
-    def column(self, name: str, rows: slice = slice(None)) -> Column | None:
-        """Return some rows of a column of what is known of the photos; as `read_column` does."""
-        return read_column(self.file, name, rows)
+class PhotoColumns(Mapping[str, Column]):
+    """Columns of the group ``photos`` by name, read when asked for: arrays, or lists of text, of N rows each."""
 
-    def problems(self) -> Iterator[str]:
-        """Yield, in one line each, what is wrong with the images; nothing for a sound file.
+    def __init__(self, file: h5py.File) -> None:
+        self._file = file
 
-        Checked: the top level's images have the SHA-256 recorded for them; every other level is the 2x2 mean of the
-        one above, as `build_pyramid` has it.
+    def __getitem__(self, name: str) -> Column:
+        """Return a column.
 
         Raises:
-            FormatError: the compression needs a package that is not installed.
+            KeyError: the file has no such column.
+            FormatError: the column cannot be read.
         """
-        self._load_filters()
-        hashes = self.column("sha256")
-        if hashes is not None and len(hashes) != self.count:
-            yield f"{PHOTOS}/sha256 has {len(hashes)} rows, expected {self.count}"
-            hashes = None
-        for start in range(0, self.count, BATCH):
-            yield from self._problems_of_batch(start, hashes)
+        column = read_column(self._file, name)
+        if column is None:
+            has = ", ".join(self) or "none"
+            raise KeyError(f"{self._file.filename} has no column {name!r} in {PHOTOS}; it has {has}")
+        return column
 
-    def _problems_of_batch(self, start: int, hashes: NDArray[Any] | list[str] | None) -> Iterator[str]:
-        numbers = range(start, min(start + BATCH, self.count))
-        stored: dict[int, dict[int, Pixels]] = {}
-        for r in self.resolutions:
-            stored[r], faults = self._readable(numbers, r)
-            yield from (f"{fault} of {level_name(r)} cannot be read: {reason}" for fault, reason in faults)
-        for number, image in stored[self.resolution].items():
-            if hashes is not None and sha256(image.tobytes()) != hashes[number]:
-                yield f"image {number}: its SHA-256 is not the one recorded"
-            for r, pixels in zip(self.resolutions, build_pyramid(image), strict=True):
-                if number in stored[r] and not np.array_equal(stored[r][number], pixels):
-                    yield f"image {number}: level {r}x{r} is not the mean of the level above"
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the columns."""
+        group = self._file.get(PHOTOS)
+        return iter([name for name in group if isinstance(group[name], h5py.Dataset)] if _is_group(group) else ())
 
-    def _readable(self, numbers: range, resolution: int) -> tuple[dict[int, Pixels], list[tuple[str, str]]]:
-        """Return those of some images that can be read, and which cannot, together where they follow each other."""
-        level = self.level(resolution)
-        try:
-            return dict(zip(numbers, level[numbers.start : numbers.stop], strict=True)), []
-        except OSError:
-            pass
-        found: dict[int, Pixels] = {}
-        faults: list[tuple[int, int, str]] = []
-        for number in numbers:
-            try:
-                found[number] = level[number]
-            except OSError as error:
-                alike = faults and faults[-1][1:] == (number - 1, _reason(error))
-                faults.append((faults.pop()[0] if alike else number, number, _reason(error)))
-        return found, [(f"image {a}" if a == b else f"images {a} to {b}", reason) for a, b, reason in faults]
+    def __len__(self) -> int:
+        """Return the number of columns."""
+        return sum(1 for _ in self)
 
 
-def _reason(error: OSError) -> str:
-    return " ".join(str(error).split())
+def read_column(file: h5py.File, name: str, rows: slice = slice(None)) -> Column | None:
+    """Return some rows of a column of the group ``photos``, or None if the file lacks it.
+
+    Raises:
+        FormatError: it cannot be read.
+    """
+    group = file.get(PHOTOS)
+    dataset = group.get(name) if _is_group(group) else None
+    if not isinstance(dataset, h5py.Dataset):
+        return None
+    try:
+        if h5py.check_string_dtype(dataset.dtype):
+            return [str(value) for value in dataset.asstr()[rows]]
+        return np.asarray(dataset[rows])
+    except (OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise FormatError(f"{file.filename}: {PHOTOS}/{name} cannot be read: {reason}; {REMEDY}") from None
+
+
+def _is_group(group: object) -> bool:
+    return isinstance(group, h5py.Group)
 
 
 def content_sha256(file: PyramidFile) -> str:
-    """Return a SHA-256 that is equal for equal images in one order.
+    """Return a SHA-256 that is equal for two files with the same images in the same order.
 
-    It is that of the recorded hashes of the images or, where the file has none, of the level of 4x4: one file is
-    told from another by that as surely as is needed, and it is quickly read.
+    It is that of the images' recorded hashes or, where the file has none, of the pixels of the 4x4 level, which are
+    read quickly and tell files apart well enough.
     """
     hashes = file.column("sha256")
     if hashes is not None:
         return sha256("\n".join(map(str, hashes)).encode())
-    return sha256(file.level(min(4, file.resolution))[:].tobytes())
+    return sha256(file.images(min(4, file.resolution))[:].tobytes())

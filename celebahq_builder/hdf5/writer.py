@@ -1,4 +1,4 @@
-"""Writer of the multi-resolution HDF5 file: workers compress chunks, one process stores them."""
+"""Writer of the multi-resolution HDF5 file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import h5py
@@ -17,45 +16,54 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import DiskFull, FormatError
-from celebahq_builder.hdf5.codecs import Chunk, Codec
+from celebahq_builder.hdf5.codecs import Codec
 from celebahq_builder.hdf5.layout import FORMAT_VERSION, PHOTOS, images_per_chunk, images_per_job, level_name
-from celebahq_builder.imaging.pyramid import Pixels, build_pyramid, levels
-from celebahq_builder.storage import as_storage_error, sha256
+from celebahq_builder.image_set import Pixels
+from celebahq_builder.imaging.pyramid import build_pyramid, levels
+from celebahq_builder.storage import as_storage_error, is_partial_of, may_delete_partial, partial_path, sha256
+
+Columns = Mapping[str, NDArray[Any] | Sequence[str]]
+"""Metadata of the images by name: arrays, or sequences of text, of N rows each."""
+
+NAME_COLUMNS = ("attribute_names", "label_names")
+"""Columns with one row per attribute or label instead of one per image."""
+
+TEXT_ROWS = 1024
+"""Rows of a text column that are written together."""
+
+
+# --- Packing: by any number of threads ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Some images in all levels, largest first, ready to be stored."""
+    """Consecutive images at all levels, largest first, ready to be stored."""
 
     levels: tuple[list[bytes] | Pixels, ...]
-    """Compressed chunks; or pixels uint8 [n, C, r, r] where more images share a chunk than were packed together."""
+    """Compressed chunks; or pixels uint8 [n, C, r, r] of a level whose chunks hold more than these n images."""
     sha256: list[str]
-    """Of each image's bytes, [C, R, R]."""
+    """SHA-256 of each image's bytes, [C, R, R]."""
 
 
 def pack(images: Iterable[Pixels], resolution: int, channels: int, codec: Codec) -> Packed:
-    """Build the levels of some images and compress them.
+    """Build all levels of some images and compress them.
 
     Args:
-        images: uint8 [C, R, R] each; `images_per_job` of them, or fewer, but one, at the end of a data set.
+        images: uint8 [C, R, R] each: `images_per_job` of them, or fewer, at least one, at the end of a data set.
         resolution: R.
         channels: C.
-        codec: of all levels.
+        codec: codec of all levels.
 
     Raises:
-        FormatError: an image of another shape or type.
+        FormatError: an image has another shape or type.
     """
     together = list(images)
+    shape = (channels, resolution, resolution)
     for image in together:
-        if image.shape != (channels, resolution, resolution) or image.dtype != np.uint8:
-            raise FormatError(
-                f"an image is {image.dtype} of shape {list(image.shape)}, expected uint8 of "
-                f"{[channels, resolution, resolution]}"
-            )
+        check_pixels("an image", image, shape)
     at_once = images_per_job(resolution, channels)
     packed: list[list[bytes] | Pixels] = []
-    stack = together[0][None] if len(together) == 1 else np.stack(together)
-    for level in build_pyramid(stack):
+    for level in build_pyramid(together[0][None] if len(together) == 1 else np.stack(together)):
         size = images_per_chunk(level.shape[-1], channels)
         if size > at_once:
             packed.append(level)
@@ -65,57 +73,180 @@ def pack(images: Iterable[Pixels], resolution: int, channels: int, codec: Codec)
     return Packed(tuple(packed), [sha256(image.tobytes()) for image in together])
 
 
-def compress_chunk(images: Chunk, size: int, codec: Codec) -> bytes:
-    """Compress at most `size` images as one chunk; HDF5 wants it whole, so a last one is filled up with zeros."""
+def check_pixels(name: str, pixels: Pixels, shape: tuple[int, ...]) -> None:
+    """Raise a FormatError if pixels are not uint8 of a shape; `name` is the image's name in the message."""
+    if pixels.shape != shape or pixels.dtype != np.uint8:
+        raise FormatError(f"{name} is {pixels.dtype} of shape {list(pixels.shape)}, expected uint8 of {list(shape)}")
+
+
+def compress_chunk(images: Pixels, size: int, codec: Codec) -> bytes:
+    """Compress at most `size` images, uint8 [n, C, r, r], as one chunk; HDF5 needs it whole, so zeros fill the rest."""
     missing = size - len(images)
     if missing:
         images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)])
     return codec.compress(images)
 
 
-ROWS = 1024
-"""Rows of a growing column that are written together."""
+# --- Storing: by one thread --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a chunk lies in the file."""
+class PyramidWriter:
+    """Write a file of a known number of images, in order; a context manager.
 
-    offset: int
-    """In bytes from the file's beginning."""
-    size: int
-    """In bytes."""
-
-
-class LevelDataset:
-    """A dataset that grows by whole chunks; what does not fill one waits.
+    The images are written to a partial file, to which `finish` gives its name. Without `finish` nothing remains. The
+    partial file of a killed process is deleted by the next writer of the same file.
 
     Args:
-        resolution: r of its images.
-        channels: C.
-        codec: of its chunks.
+        path: HDF5 file; an existing one is replaced at the end.
+        count: number of images, N.
+        resolution: R of the largest level, a power of two.
+        channels: 3 for RGB, 1 for grey.
+        codec: codec of all levels.
+
+    Raises:
+        FormatError: the codec needs a package that is missing, or another process is writing the same file.
+        DiskFull: no space left.
     """
 
-    def __init__(self, resolution: int, channels: int, codec: Codec) -> None:
-        self.resolution, self.codec = resolution, codec
-        self.shape = (channels, resolution, resolution)
-        self.size = images_per_chunk(resolution, channels)
-        self.start = self.waiting = 0
-        self.buffer = np.empty((self.size, *self.shape), np.uint8)
+    def __init__(self, path: Path, *, count: int, resolution: int, channels: int, codec: Codec) -> None:
+        self.path, self.count = path, count
+        self.done = 0
+        """Number of images written so far."""
+        keywords = codec.keywords
+        with self._storing():
+            self._partial, self._held = _open_partial(path)
+        try:
+            with self._storing():
+                # `_held` is the lock; HDF5 would refuse to open a file that is locked already.
+                self._file = h5py.File(self._partial, "w", libver=("earliest", "v110"), locking=False)
+                self._levels = [_Level(self._file, r, count, channels, codec, keywords) for r in levels(resolution)]
+                self._photos = self._file.create_group(PHOTOS)
+                self._texts: dict[str, _TextColumn] = {}
+        except BaseException:
+            self._discard()
+            raise
 
-    def create(self, file: h5py.File, count: int, keywords: Mapping[str, Any]) -> None:
-        """Make the dataset, for `count` images; `keywords` are the codec's."""
+    def write(self, packed: Packed, columns: Mapping[str, Sequence[str]] | None = None) -> None:
+        """Store the images that follow.
+
+        Args:
+            packed: `images_per_job` images; fewer only at the end.
+            columns: text columns of these images, which need not be in memory as a whole.
+
+        Raises:
+            FormatError: more images than announced, or a text that HDF5 cannot hold.
+            DiskFull: no space left.
+        """
+        self.done += len(packed.sha256)
+        if self.done > self.count:
+            raise self._wrong_count()
+        with self._storing():
+            for level, content in zip(self._levels, packed.levels, strict=True):
+                level.add(content)
+            for name, texts in {**(columns or {}), "sha256": packed.sha256}.items():
+                if name not in self._texts:
+                    self._texts[name] = _TextColumn(self._photos, name, self.count)
+                self._texts[name].add(texts)
+
+    def finish(self, columns: Columns, attributes: Mapping[str, Any]) -> None:
+        """Add metadata, close the file and give it its name.
+
+        Args:
+            columns: further columns of the group ``photos``.
+            attributes: attributes of the file; dicts and lists are stored as JSON.
+
+        Raises:
+            FormatError: fewer images than announced, a column of another length, or a text that HDF5 cannot hold.
+            DiskFull: no space left.
+        """
+        if self.done != self.count:
+            raise self._wrong_count()
+        for name, values in columns.items():
+            if len(values) != self.count and name not in NAME_COLUMNS:
+                raise FormatError(f"{self.path}: column {name} has {len(values)} rows, expected {self.count}")
+            if not isinstance(values, np.ndarray):
+                _check_text(name, values)
+        if not self._partial.exists():
+            raise FormatError(f"{self._partial} was deleted while it was written; run the same command again")
+        with self._storing():
+            for level in self._levels:
+                level.flush()
+            for column in self._texts.values():
+                column.flush()
+            for name, values in columns.items():
+                text = None if isinstance(values, np.ndarray) else h5py.string_dtype()
+                self._photos.create_dataset(name, data=values, dtype=text)
+            self._file.attrs["format_version"] = FORMAT_VERSION
+            for name, value in attributes.items():
+                plain = json.dumps(value, sort_keys=True) if isinstance(value, (dict, list)) else value
+                self._file.attrs[name] = plain
+            self._file.close()
+            with self._partial.open("rb+") as raw:
+                os.fsync(raw.fileno())
+            if not self._partial_is_ours():
+                raise FormatError(f"{self._partial} was replaced while it was written; run the same command again")
+            self._partial.replace(self.path)
+            self._held.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._discard()
+
+    def _discard(self) -> None:
+        """Close and delete the partial file, unless it has got its name."""
+        if self._held.closed:
+            return
+        with contextlib.suppress(OSError, RuntimeError, AttributeError):  # a full disk fails again, or did at once
+            self._file.close()
+        with contextlib.suppress(FileNotFoundError):
+            if self._partial_is_ours():
+                self._partial.unlink()
+        self._held.close()
+
+    def _partial_is_ours(self) -> bool:
+        return os.path.samestat(self._partial.lstat(), os.fstat(self._held.fileno()))
+
+    def _wrong_count(self) -> FormatError:
+        return FormatError(f"{self.path}: {self.count} images were announced, {self.done} came")
+
+    @contextlib.contextmanager
+    def _storing(self) -> Iterator[None]:
+        """Raise errors of the file system, and of HDF5, which hides those in its text, as errors of this package."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            if "No space left" in str(error) or "Disk quota" in str(error):
+                raise DiskFull(
+                    f"no space left to write {self.path}; free some and run the same command again"
+                ) from error
+            if isinstance(error, OSError):
+                raise as_storage_error(error, self.path) from error
+            raise
+
+
+class _Level:
+    """A dataset that is written in whole chunks; images that do not fill one wait in a buffer."""
+
+    def __init__(
+        self, file: h5py.File, resolution: int, count: int, channels: int, codec: Codec, keywords: Mapping[str, Any]
+    ) -> None:
+        shape = (channels, resolution, resolution)
+        self.size, self.codec = images_per_chunk(resolution, channels), codec
+        self.start = self.waiting = 0
+        self.buffer = np.empty((self.size, *shape), np.uint8)
         self.dataset = file.create_dataset(
-            level_name(self.resolution),
-            shape=(count, *self.shape),
-            maxshape=(None, *self.shape),
-            chunks=(self.size, *self.shape),
+            level_name(resolution),
+            shape=(count, *shape),
+            maxshape=(None, *shape),
+            chunks=(self.size, *shape),
             dtype=np.uint8,
             **keywords,
         )
 
-    def add(self, content: list[bytes] | NDArray[np.uint8]) -> None:
-        """Store compressed chunks, or images uint8 [n, C, r, r], which are compressed as soon as they fill one."""
+    def add(self, content: list[bytes] | Pixels) -> None:
+        """Store compressed chunks, or images uint8 [n, C, r, r], which are compressed as soon as they fill a chunk."""
         if isinstance(content, list):
             for chunk in content:
                 self._store(chunk)
@@ -126,16 +257,9 @@ class LevelDataset:
             self.waiting += len(taken)
             content = content[len(taken) :]
             if self.waiting == self.size:
-                self.close()
+                self.flush()
 
-    def last(self, chunks: int) -> list[Place]:
-        """Return where the chunks lie that were stored last."""
-        starts = range(self.start - chunks * self.size, self.start, self.size)
-        found = (self.dataset.id.get_chunk_info_by_coord((start, 0, 0, 0)) for start in starts)
-        return [Place(chunk.byte_offset, chunk.size) for chunk in found]
-
-    def close(self) -> None:
-        """Store what waits."""
+    def flush(self) -> None:
         if self.waiting:
             self._store(compress_chunk(self.buffer[: self.waiting], self.size, self.codec))
             self.waiting = 0
@@ -145,8 +269,8 @@ class LevelDataset:
         self.start += self.size
 
 
-class TextDataset:
-    """A column of `count` texts that come with the images."""
+class _TextColumn:
+    """A text column that is written in blocks of rows."""
 
     def __init__(self, group: h5py.Group, name: str, count: int) -> None:
         self.dataset = group.create_dataset(name, shape=(count,), dtype=h5py.string_dtype())
@@ -154,197 +278,47 @@ class TextDataset:
         self.waiting: list[str] = []
 
     def add(self, texts: Sequence[str]) -> None:
-        """Store the texts that follow, or let them wait for more."""
-        check_text(self.name, texts)
+        _check_text(self.name, texts)
         self.waiting += texts
-        if len(self.waiting) >= ROWS:
-            self.close()
+        if len(self.waiting) >= TEXT_ROWS:
+            self.flush()
 
-    def close(self) -> None:
-        """Store what waits."""
+    def flush(self) -> None:
         if self.waiting:
             self.dataset[self.start : self.start + len(self.waiting)] = self.waiting
             self.start += len(self.waiting)
             self.waiting = []
 
 
-def check_text(column: str, texts: Sequence[str]) -> None:
-    """Raise for text that HDF5 cannot hold, such as a file name in a legacy encoding."""
+def _check_text(column: str, texts: Sequence[str]) -> None:
+    """Raise a FormatError for text that HDF5 cannot hold, such as a file name in a legacy encoding."""
     for text in texts:
-        if "\0" in text or not _is_unicode(text):
+        if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
             raise FormatError(f"{column} {text!r} cannot be stored in HDF5, which takes UTF-8 without NUL; rename it")
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-Columns = Mapping[str, NDArray[Any] | Sequence[str]]
-"""What is known of the images: arrays or lists of text, of N rows each."""
-
-NAME_COLUMNS = ("attribute_names", "label_names")
-"""Columns with a row for each attribute or label instead of each image."""
-
-UNFINISHED = "images.h5"
-"""Name of an unfinished file in a folder of its own."""
-
-
-class PyramidWriter:
-    """Writes a file of known length, in order, under a ``.partial`` name; `finish` gives it its own.
-
-    Args:
-        path: of the file.
-        count: of the images.
-        resolution: of the largest level.
-        channels: 3, or 1 for grey.
-        codec: of all levels.
-        within: folder for the unfinished file, which stays there if it is never finished; default beside `path`, and
-            then it is deleted.
+def _open_partial(path: Path) -> tuple[Path, BinaryIO]:
+    """Make the partial file of `path` and lock it; delete those of dead processes.
 
     Raises:
-        FormatError: the codec needs a package that is missing, or another process is writing the same file.
-        DiskFull: no space left.
+        FormatError: another process, or another writer of this one, is writing the same file.
     """
-
-    def __init__(
-        self, path: Path, *, count: int, resolution: int, channels: int, codec: Codec, within: Path | None = None
-    ) -> None:
-        self.path, self.count, self.codec = path, count, codec
-        self.stays = within is not None
-        self.partial = path.with_name(path.name + ".partial") if within is None else within / UNFINISHED
-        self.levels = [LevelDataset(r, channels, codec) for r in levels(resolution)]
-        self.columns: dict[str, TextDataset] = {}
-        self.done = 0
-        keywords = codec.keywords
-        with self.storing():
-            self.held = _held(self.partial, path)
-        try:
-            with self.storing():
-                # The lock is ours: HDF5's own would meet it and give up.
-                self.file = h5py.File(self.partial, "w", libver=("earliest", "v110"), locking=False)
-                for level in self.levels:
-                    level.create(self.file, count, keywords)
-                self.file.create_group(PHOTOS)
-        except BaseException:
-            self._discard()
-            raise
-
-    def write(self, packed: Packed, columns: Mapping[str, Sequence[str]] | None = None) -> None:
-        """Store the images that follow.
-
-        Args:
-            packed: `images_per_job` of them; fewer only at the end.
-            columns: text known of each of them, for columns that need not be in memory as a whole.
-
-        Raises:
-            FormatError: more images than were announced.
-            DiskFull: no space left.
-        """
-        self.done += len(packed.sha256)
-        if self.done > self.count:
-            raise FormatError(f"{self.path}: {self.count} images were announced, {self.done} came")
-        with self.storing():
-            for level, content in zip(self.levels, packed.levels, strict=True):
-                level.add(content)
-            for name, texts in {**(columns or {}), "sha256": packed.sha256}.items():
-                if name not in self.columns:
-                    self.columns[name] = TextDataset(self.file[PHOTOS], name, self.count)
-                self.columns[name].add(texts)
-
-    def finish(self, columns: Columns, attributes: Mapping[str, Any]) -> None:
-        """Add what is known of the images, close the file and give it its name.
-
-        Args:
-            columns: for the group ``photos``, beside those written with the images.
-            attributes: of the file; tables and lists are stored as JSON.
-
-        Raises:
-            FormatError: fewer images were written than announced, or a column has another number of rows.
-            DiskFull: no space left.
-        """
-        if self.done != self.count:
-            raise FormatError(f"{self.path}: {self.count} images were announced, {self.done} came")
-        for name, values in columns.items():
-            if len(values) != self.count and name not in NAME_COLUMNS:
-                raise FormatError(f"{self.path}: column {name} has {len(values)} rows, expected {self.count}")
-            if not isinstance(values, np.ndarray):
-                check_text(name, values)
-        if not self.partial.exists():
-            raise FormatError(f"{self.partial} was deleted while it was written; run the same command again")
-        with self.storing():
-            for level in self.levels:
-                level.close()
-            for column in self.columns.values():
-                column.close()
-            for name, values in columns.items():
-                text = None if isinstance(values, np.ndarray) else h5py.string_dtype()
-                self.file[PHOTOS].create_dataset(name, data=values, dtype=text)
-            self.file.attrs["format_version"] = FORMAT_VERSION
-            for name, value in attributes.items():
-                self.file.attrs[name] = json.dumps(value, sort_keys=True) if isinstance(value, (dict, list)) else value
-            self.file.close()
-            with self.partial.open("rb+") as raw:
-                os.fsync(raw.fileno())
-            if not os.path.samestat(self.partial.lstat(), os.fstat(self.held.fileno())):
-                raise FormatError(f"{self.partial} was replaced while it was written; run the same command again")
-            self.partial.replace(self.path)
-            self.held.close()
-
-    @contextlib.contextmanager
-    def storing(self) -> Iterator[None]:
-        """Make known errors of what is done meanwhile.
-
-        Raises:
-            DiskFull: no space left.
-        """
-        try:
-            yield
-        except (OSError, RuntimeError) as error:
-            raise _disk_error(error, self.path) from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._discard()
-
-    def _discard(self) -> None:
-        """Close the file and delete it, unless it has got its name or stays for a later command."""
-        if self.held.closed:
-            return
-        with contextlib.suppress(OSError, RuntimeError, AttributeError):  # a full disk fails again, or did at once
-            self.file.close()
-        if not self.stays:
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(self.partial.lstat(), os.fstat(self.held.fileno())):
-                    self.partial.unlink()
-        self.held.close()
-
-
-def _held(partial: Path, path: Path) -> BinaryIO:
-    """Return the partial file, locked: whoever else wants to write it is told so; a killed writer's lock is gone."""
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for other in sorted(path.parent.iterdir()):
+        if not is_partial_of(other.name, path.name) or other.is_symlink():
+            continue
+        with contextlib.suppress(OSError), other.open("rb+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FormatError(
+                    f"{path} is being written by another process; wait for it, or choose another `out`"
+                ) from None
+            if may_delete_partial(other.name):
+                other.unlink()
+    partial = partial_path(path)
     if partial.is_symlink():
-        raise FormatError(f"{partial} is a link, which is not written through; move it, or give another name")
-    file = partial.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if partial.stat().st_ino != os.fstat(file.fileno()).st_ino:
-            raise FileNotFoundError
-    except (BlockingIOError, FileNotFoundError):  # or it got its name a moment ago
-        file.close()
-        raise FormatError(f"{path} is being written by another process; wait for it, or give another name") from None
-    return file
-
-
-def _disk_error(error: OSError | RuntimeError, path: Path) -> Exception:
-    """HDF5 hides the operating system's error in its text."""
-    if "No space left" in str(error) or "Disk quota" in str(error):
-        return DiskFull(f"no space left to write {path}; free some and run the same command again")
-    return as_storage_error(error, path) if isinstance(error, OSError) else error
+        raise FormatError(f"{partial} exists and is a link; delete it, or choose another `out`")
+    held = partial.open("xb")
+    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return partial, held

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from celebahq_builder import __version__
 from celebahq_builder.errors import FormatError, WeightsError
 from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.image_set import Labels, NamedImage
 from celebahq_builder.imaging.image_io import encode_png
-from celebahq_builder.models.generator_file import digest, load_generator
+from celebahq_builder.models.generator_file import load_generator
 from celebahq_builder.models.progan import Generator
 from celebahq_builder.progan.image_grid import Pixels, image_grid, png_bytes
 from celebahq_builder.storage import new_files
@@ -126,18 +125,6 @@ class GeneratedImages:
     def __init__(self, path: Path, count: int, seed: int, device: torch.device, label: int | None = None) -> None:
         self.generator, self.level, self.alpha = load_generator(path, device)
         self.count, self.seed = count, seed
-        tensors = {name: value.cpu().contiguous() for name, value in self.generator.state_dict().items()}
-        self.plan = {
-            "builder": __version__,
-            "generator": digest(tensors),
-            "alpha": self.alpha,
-            "level": self.level,
-            "count": count,
-            "seed": seed,
-            "label": label,
-            "device": device.type,
-        }
-        """Everything that determines the pixels."""
         self.resolution = 1 << self.level
         self.channels = self.generator.architecture.colours
         labels = cyclic_labels(self.generator, count, label)
@@ -178,7 +165,7 @@ def check_target(out: Path, *, sheet: bool) -> None:
 def generate(images: GeneratedImages, out: Path, advance: Callable[[int], None]) -> None:
     """Write generated images to an HDF5 file if `out` ends in .h5, otherwise as PNG files to a new folder.
 
-    A killed command leaves ``OUT.h5.partial``, from which the same command resumes. After an error no PNG file is left.
+    After an error nothing is left. A killed command starts again.
 
     Args:
         images: the images.
@@ -190,7 +177,7 @@ def generate(images: GeneratedImages, out: Path, advance: Callable[[int], None])
         DiskFull: no space is left.
     """
     if out.suffix == ".h5":
-        write_images(images, out, codec=Gzip(), advance=advance, plan=images.plan, go_on=advance)
+        write_images(images, out, codec=Gzip(), advance=advance)
         return
     check_target(out, sheet=False)
     with new_files() as files:

@@ -66,7 +66,7 @@ def test_kept_level_needs_no_file(tmp_path: Path) -> None:
         with dataset.level.path.open("r+b") as raw:
             raw.truncate(100)
     np.testing.assert_array_equal(kept.read(range(21)), DATA)
-    with pytest.raises(FormatError, match="was replaced or altered"):
+    with pytest.raises(FormatError, match="was replaced or changed"):
         not_kept.read([0])
 
 

@@ -236,7 +236,7 @@ def test_damage_is_one_line(tmp_path: Path, way: str) -> None:
     assert numbers(batches, 2) == [[0, 1, 2, 3], [4, 5, 6, 7]]
     with pytest.raises(FormatError) as error:
         next(batches)
-    assert str(error.value).startswith(f"{path}: data16x16, image 9: ")
+    assert str(error.value).startswith(f"{path}: image 9 of data16x16 cannot be read: ")
     assert "\n" not in str(error.value)
     assert order.drawn == 8
 
@@ -245,7 +245,7 @@ def test_file_replaced_before_workers_start(tmp_path: Path) -> None:
     path = ours(tmp_path / "data.h5", DATA)
     dataset = stored(path)
     ours(tmp_path / "data.h5", DATA[::-1])
-    with pytest.raises(FormatError, match="was replaced or altered while it was in use"):
+    with pytest.raises(FormatError, match="was replaced or changed while it was in use"):
         next(loader(dataset, 4, workers=1, context="fork"))
 
 

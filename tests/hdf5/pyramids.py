@@ -12,6 +12,9 @@ from celebahq_builder.storage import sha256
 
 Images = NDArray[np.uint8]
 
+SHARD = 16
+"""Images of a shard, small enough that there are several."""
+
 
 def noise(count: int, side: int, channels: int = 3, seed: int = 0) -> Images:
     return np.random.default_rng(seed).integers(0, 256, (count, channels, side, side), dtype=np.uint8)

@@ -67,10 +67,10 @@ def test_levels_are_zlibs_own() -> None:
 
 def test_fast_gzip_is_little_larger(shared: Path) -> None:
     """On a real face; the figures for many are those of ``benchmarks/pack.py``."""
-    from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
+    from celebahq_builder.imaging.image_io import open_rgb, to_pixels
 
     face = next((shared / "data" / "celebahq_1024").glob("*.jpg"))
-    pixels = pil_to_array(open_rgb(face.read_bytes(), 1 << 24)[0])
+    pixels = to_pixels(open_rgb(face.read_bytes(), 1 << 24)[0])
     assert len(codec("gzip").compress(pixels)) < 1.12 * len(codec("gzip", 4).compress(pixels))
 
 
@@ -119,20 +119,10 @@ def test_no_such_codec(name: str, level: int, message: str) -> None:
         codec(name, level)
 
 
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ({"chunks": (1, 3, 8, 8), "compression": "lzf"}, r"data\.h5: data8x8 has the filters lzf; expected"),
-        ({"chunks": (1, 3, 8, 8), "compression": "gzip", "shuffle": True}, "has the filters shuffle, deflate;"),
-        ({}, r"data\.h5: data8x8 is not stored in chunks"),
-    ],
-    ids=["lzf", "shuffle", "contiguous"],
-)
-def test_datasets_of_other_kinds(how: dict[str, object], message: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [{"compression": "lzf"}, {"compression": "gzip", "shuffle": True}], ids=str)
+def test_filters_that_only_hdf5_undoes(how: dict[str, object], tmp_path: Path) -> None:
     with h5py.File(tmp_path / "data.h5", "w") as file:
-        dataset = file.create_dataset("data8x8", data=smooth((2, 3, 8, 8)), **how)
-        with pytest.raises(FormatError, match=message):
-            codec_of(dataset)
+        assert codec_of(file.create_dataset("data8x8", data=smooth((2, 3, 8, 8)), chunks=(1, 3, 8, 8), **how)) is None
 
 
 def test_without_the_package_of_blosc2(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.hdf5.writer import PyramidWriter, pack
 from celebahq_builder.image_set import Labels, NamedImage, Pixels
 from celebahq_builder.imaging.pyramid import build_pyramid
+from celebahq_builder.storage import HOST, is_partial_of
 from tests.reference import theano_reader
 
 
@@ -96,7 +97,7 @@ def test_labels_and_columns(tmp_path: Path) -> None:
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "data.h5"
     path.write_bytes(b"mine")
-    with pytest.raises(FormatError, match=r"data\.h5 exists already; give another name"):
+    with pytest.raises(FormatError, match=r"data\.h5 exists already; choose another `out`"):
         write_images(arrays(2, 4), path)
     assert path.read_bytes() == b"mine"
     assert files(tmp_path) == ["data.h5"]
@@ -131,7 +132,7 @@ def test_labels_of_a_file_that_is_not_finished(there: bool, tmp_path: Path) -> N
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"data\.h5 cannot be written: .*nowhere is no folder that can be written to"):
+    with pytest.raises(FormatError, match=r"data\.h5 cannot be written: .*nowhere is not a writable folder"):
         write_images(arrays(2, 4), tmp_path / "nowhere" / "data.h5")
 
 
@@ -192,13 +193,15 @@ def test_name_that_hdf5_cannot_hold(name: str, tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
-def test_partial_file_of_a_killed_run(tmp_path: Path) -> None:
-    data = arrays(5, 8)
-    write_images(data, tmp_path / "first.h5")
-    (tmp_path / "data.h5.partial").write_bytes(b"half")
+def test_partial_files(tmp_path: Path) -> None:
+    """Those of dead processes of this host are deleted; those of other hosts and other programs stay."""
+    data, dead = arrays(5, 8), 2**22 + 1  # above the largest process id of Linux
+    theirs = [".data.h5.other_0123abcd-1-0123abcd.partial", "data.h5.partial"]
+    for name in (*theirs, f".data.h5.{HOST}-{dead}-0123abcd.partial"):
+        (tmp_path / name).write_bytes(b"half")
     write_images(data, tmp_path / "data.h5")
-    assert (tmp_path / "data.h5").read_bytes() == (tmp_path / "first.h5").read_bytes()
-    assert files(tmp_path) == ["data.h5", "first.h5"]
+    assert files(tmp_path) == [theirs[0], "data.h5", "data.h5.partial"]
+    assert {(tmp_path / name).read_bytes() for name in theirs} == {b"half"}
 
 
 def test_shape_of_the_file(tmp_path: Path) -> None:
@@ -234,9 +237,10 @@ def test_killed_and_run_again(workers: int, tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(path), str(workers)]
     ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert files(tmp_path) == ["data.h5.partial"]
+    (left,) = tmp_path.iterdir()
+    assert is_partial_of(left.name, "data.h5")
     with pytest.raises(FormatError, match="is not a readable HDF5 file|lacks|has no datasets"):
-        PyramidFile(tmp_path / "data.h5.partial")
+        PyramidFile(left)
     write_images(arrays(40, 256), path)
     write_images(arrays(40, 256), tmp_path / "whole.h5")
     assert path.read_bytes() == (tmp_path / "whole.h5").read_bytes()
@@ -254,9 +258,8 @@ def test_a_published_file_is_never_written_to(tmp_path: Path) -> None:
 
 
 def test_two_writers_of_one_file(tmp_path: Path) -> None:
-    """The second is told so, and the first one's file comes out whole; a killed writer's remains are no obstacle."""
+    """The second one is refused, and the file of the first one is complete."""
     path = tmp_path / "made.h5"
-    path.with_name("made.h5.partial").write_bytes(b"remains")
     writer = PyramidWriter(path, count=1, resolution=4, channels=3, codec=Gzip())
     with pytest.raises(FormatError, match=r"made\.h5 is being written by another process"):
         PyramidWriter(path, count=2, resolution=8, channels=3, codec=Gzip())
@@ -265,4 +268,4 @@ def test_two_writers_of_one_file(tmp_path: Path) -> None:
         writer.finish({}, {})
     with PyramidFile(path) as file:
         assert (file.count, file.resolution) == (1, 4)
-    assert [one.name for one in tmp_path.iterdir()] == ["made.h5"]
+    assert files(tmp_path) == ["made.h5"]

@@ -19,6 +19,7 @@ from celebahq_builder.hdf5.layout import CHUNK_BYTES, CHUNK_IMAGES, images_per_c
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.hdf5.writer import Columns, PyramidWriter, pack
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
+from celebahq_builder.storage import is_partial_of, partial_path
 from tests.reference import theano_reader
 from tests.reference.pyramid import level as reference_level
 
@@ -178,14 +179,18 @@ def test_same_bytes_when_written_twice(tmp_path: Path) -> None:
 # --- Files that are not finished --------------------------------------------------------------------------------
 
 
-def test_nothing_bears_the_name_before_the_end(tmp_path: Path) -> None:
+def partial_files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if is_partial_of(path.name, "data.h5")]
+
+
+def test_the_name_is_given_at_the_end(tmp_path: Path) -> None:
     path, data = tmp_path / "data.h5", images(2, 8)
     with PyramidWriter(path, count=2, resolution=8, channels=3, codec=Gzip()) as writer:
         writer.write(pack(data, 8, 3, Gzip()))
-        assert [p.name for p in tmp_path.iterdir()] == ["data.h5.partial"]
+        assert list(tmp_path.iterdir()) == partial_files(tmp_path)
         writer.finish({}, {})
-        assert [p.name for p in tmp_path.iterdir()] == ["data.h5"]
-    assert [p.name for p in tmp_path.iterdir()] == ["data.h5"]
+        assert list(tmp_path.iterdir()) == [path]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -211,37 +216,32 @@ def test_nothing_remains_where_no_level_can_be_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_file_of_a_killed_run_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "data.h5.partial").write_bytes(b"half a file")
-    path = write(tmp_path / "data.h5", images(2, 8))
-    assert problems(path) == []
-    assert list(tmp_path.iterdir()) == [path]
-
-
 @pytest.mark.parametrize("back", [False, True])
-def test_a_file_that_vanishes_while_it_is_written(back: bool, tmp_path: Path) -> None:
-    """It is told, and one that others put in its place is neither renamed nor deleted."""
+def test_a_partial_file_that_vanishes(back: bool, tmp_path: Path) -> None:
+    """It is reported, and a file that another program put in its place is neither renamed nor deleted."""
 
     def vanishing() -> None:
         with PyramidWriter(tmp_path / "data.h5", count=2, resolution=8, channels=3, codec=Gzip()) as writer:
             writer.write(pack(images(2, 8), 8, 3, Gzip()))
-            (tmp_path / "data.h5.partial").unlink()
+            (partial,) = partial_files(tmp_path)
+            partial.unlink()
             if back:
-                (tmp_path / "data.h5.partial").write_text("theirs")
+                partial.write_text("theirs")
             writer.finish({}, {})
 
-    with pytest.raises(FormatError, match=r"data\.h5\.partial was (deleted|replaced) while it was written"):
+    with pytest.raises(FormatError, match=r"\.partial was (deleted|replaced) while it was written"):
         vanishing()
     assert [path.read_text() for path in tmp_path.iterdir()] == (["theirs"] if back else [])
 
 
 def test_a_link_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "theirs").write_text("theirs")
-    (tmp_path / "data.h5.partial").symlink_to("theirs")
-    with pytest.raises(FormatError, match=r"data\.h5\.partial is a link, which is not written through; move it"):
+    link = partial_path(tmp_path / "data.h5")
+    link.symlink_to("theirs")
+    with pytest.raises(FormatError, match=r"\.partial exists and is a link; delete it"):
         write(tmp_path / "data.h5", images(2, 8))
     assert (tmp_path / "theirs").read_text() == "theirs"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.h5.partial", "theirs"]
+    assert link.is_symlink()
 
 
 def test_finished_file_is_replaced_only_at_the_end(sound: Path) -> None:
