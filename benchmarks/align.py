@@ -7,7 +7,6 @@ tool's, through Pillow, numpy and scipy; the photos are of the real test set, ha
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -20,15 +19,34 @@ from table import Row, finish, shared_data
 
 from celebahq_builder.imaging.padding import plan_padding
 from celebahq_builder.outcome import Rejection
+from celebahq_builder.pipeline.batch import photo_context, photo_reader
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.recipe import BuildRecipe
-from celebahq_builder.pipeline.steps import Steps
+from celebahq_builder.pipeline.stages.align import AlignRecord
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import Photo
 
 METHODS = ("paper", "exact")
 AT_MOST = {"padded": 0.1, "not padded": 1 / 3}
 """The default way's time as a share of the exact way's."""
+
+
+class Steps:
+    """The stages of a method, one at a time; the denoiser changes no size and is left out."""
+
+    def __init__(self, method: str, folder: Path) -> None:
+        self.recipe = BuildRecipe(method=method)
+        self.stages = {stage.name: stage for stage in self.recipe.photo_stages()}
+        self.context = photo_context(self.recipe.resolution, "cpu", photo_reader(folder))
+
+    def crop(self, photo: Photo) -> Face:
+        """Return a photo after the first stage."""
+        return self.take("crop", Face.unread(photo, 0))
+
+    def take(self, name: str, face: Face) -> Face:
+        """Return a face after a stage."""
+        stage = self.stages[name]
+        return stage.run([face], self.recipe.settings(stage), self.context)[0]
 
 
 def main() -> None:
@@ -45,12 +63,12 @@ def time_rows(data: Path, count: int) -> list[Row]:
     """Return the times of both ways, for photos whose crop leaves the photo and for the others."""
     folder = data / "faces" / "img_celeba"
     photos = read_celeba(data / "faces").photos
-    steps = {m: Steps(dataclasses.replace(BuildRecipe(), method=m), folder, torch.device("cpu")) for m in METHODS}
+    steps = {method: Steps(method, folder) for method in METHODS}
     seconds: defaultdict[str, list[tuple[float, ...]]] = defaultdict(list)
     for photo in chosen(steps["paper"], photos, count):
-        regions = [upscaled(steps[method], steps[method].cut(photo)) for method in METHODS]
+        regions = [steps[method].take("upscale", steps[method].crop(photo)) for method in METHODS]
         results = [timed(steps[method], region) for method, region in zip(METHODS, regions, strict=True)]
-        kind = "padded" if results[0][0].record["padded"] else "not padded"
+        kind = "padded" if results[0][0].record[AlignRecord].padded else "not padded"
         seconds[kind].append(tuple(result[1] for result in results))
     rows = []
     for kind, most in AT_MOST.items():
@@ -69,7 +87,7 @@ def chosen(steps: Steps, photos: Sequence[Photo], count: int) -> list[Photo]:
     leaving, staying = [], []
     for photo in photos:
         try:
-            face = steps.cut(photo)
+            face = steps.crop(photo)
         except Rejection:
             continue
         left, top, right, bottom = face.margin
@@ -82,15 +100,10 @@ def chosen(steps: Steps, photos: Sequence[Photo], count: int) -> list[Photo]:
     return few + leaving[: count - len(few)]
 
 
-def upscaled(steps: Steps, face: Face) -> Face:
-    """Return a photo's region as it comes to the alignment; the denoiser changes no size and is left out."""
-    return steps.take("upscale", [face])[0]
-
-
 def timed(steps: Steps, face: Face) -> tuple[Face, float]:
     """Return the aligned face and the CPU time that it took."""
     began = time.process_time()
-    (result,) = steps.take("align", [face])
+    result = steps.take("align", face)
     return result, time.process_time() - began
 
 

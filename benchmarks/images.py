@@ -12,7 +12,9 @@ from celebahq_builder.imaging.image_io import encode_jpeg, open_rgb, pil_to_arra
 from celebahq_builder.imaging.tiles import run_tiled
 from celebahq_builder.imaging.warp import warp_quad
 from celebahq_builder.models.registry import load_network, read_registry
-from celebahq_builder.pipeline.stages import align, crop, denoise, upscale
+from celebahq_builder.pipeline.batch import photo_context, photo_reader
+from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.restoration.degradation import apply_jpeg
 from celebahq_builder.sources.celeba import read_celeba
 
@@ -36,10 +38,12 @@ def main() -> None:
 def stages() -> list[np.ndarray]:
     """Return a photo's crop after each stage, then the same detail of it."""
     photo = next(p for p in read_celeba(SAMPLE).photos if p.id == PHOTO)
-    face = crop.cut(photo, SAMPLE / "img_celeba", crop.CropSettings(), 1024, torch.device("cpu"))
-    faces = [face, denoise.apply(face, denoise.DenoiseSettings())]
-    faces.append(upscale.apply(faces[-1], upscale.UpscaleSettings(), 1024))
-    faces.append(align.apply(faces[-1], align.AlignSettings(), 1024))
+    recipe, face, faces = BuildRecipe(), Face.unread(photo, 0), []
+    context = photo_context(recipe.resolution, "cpu", photo_reader(SAMPLE / "img_celeba"))
+    for stage in recipe.photo_stages():
+        if stage.example_title:
+            [face] = stage.run([face], recipe.settings(stage), context)
+            faces.append(face)
     whole = [warp_quad(f.pixels, f.quad, PANEL_PX).numpy() for f in faces]
     detail = []
     for f in faces:

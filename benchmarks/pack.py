@@ -36,8 +36,12 @@ from celebahq_builder.hdf5.writer import compress_chunk
 from celebahq_builder.image_set import Labels, NamedImage
 from celebahq_builder.imaging.image_io import decode_png, encode_png, open_rgb, pil_to_array
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
-from celebahq_builder.outcome import Kept
-from celebahq_builder.pipeline.stages import pack
+from celebahq_builder.imaging.quality_score import QualityScore
+from celebahq_builder.pipeline.face import Identity, PhotoRecord
+from celebahq_builder.pipeline.stages.crop import CropRecord
+from celebahq_builder.pipeline.stages.pack import PackSettings, write_hdf5
+from celebahq_builder.pipeline.stages.select import SelectRecord
+from celebahq_builder.pipeline.workspace import ImageRecord, StageFolder
 from celebahq_builder.storage import sha256
 
 Pixels = NDArray[np.uint8]
@@ -75,25 +79,24 @@ def coded(pngs: Path | None) -> Iterator[bytes]:
         yield encode_png(variant(real[number % len(real)], number))
 
 
-def make_pngs(folder: Path, pngs: Path | None) -> list[Kept]:
+def make_pngs(folder: Path, pngs: Path | None) -> list[PhotoRecord]:
     """Write the images as align does, and return what is recorded of them."""
     kept = []
     for number, data in enumerate(coded(pngs)):
         path = folder / f"{number:06d}.png"
         path.write_bytes(data)
-        record = {
-            "id": path.stem,
-            "index": number,
-            "rank": number + 1,
-            "score": 0.0,
-            "landmarks": [[0.0, 0.0]] * 5,
-            "quad": [[0.0, 0.0]] * 4,
-            "zoom": 1.0,
-            "split": "",
-            "image": {"path": path.name, "sha256": sha256(data)},
-        }
-        kept.append(Kept(path.name, record))
+        kept.append(packed_photo(path, len(kept)))
     return kept
+
+
+def packed_photo(path: Path, index: int) -> PhotoRecord:
+    """Return the record of a photo whose image lies at `path`."""
+    data = path.read_bytes()
+    corners = ((0.0, 0.0),) * 4
+    record = PhotoRecord(path.name, Identity(path.stem, index, (0.0,) * 10, "", ()))
+    record = record.adding(CropRecord((SIDE, SIDE), (), corners, 1.0, 1.0, 1, "")).adding(SelectRecord(index + 1))
+    record = record.adding(QualityScore(0.0, 0.0, 0.0, 0.0, 0.0))
+    return record.adding(ImageRecord(path.name, len(data), sha256(data), corners, 0, (0, 0, 0, 0)))
 
 
 class PublicTool:
@@ -138,13 +141,13 @@ class PublicTool:
         self.start += len(paths)
 
 
-def build_writes(path: Path, kept: list[Kept], folder: Path) -> None:
+def build_writes(path: Path, kept: list[PhotoRecord], folder: Path) -> None:
     """Write all images as a build does."""
-    pack.write(
+    write_hdf5(
         path,
         kept,
-        folder,
-        pack.PackSettings(),
+        StageFolder(folder, "align"),
+        PackSettings(),
         resolution=SIDE,
         attribute_names=(),
         attributes={},
@@ -169,7 +172,7 @@ class Spent:
 def speed(folder: Path, pngs: Path | None) -> list[Row]:
     """Measure both sides by turns."""
     kept = make_pngs(folder, pngs)
-    paths = [folder / one.photo for one in kept]
+    paths = [folder / one.file for one in kept]
     spent = {"theirs": Spent(), "ours": Spent()}
     tool = PublicTool(folder / "tool.h5", IMAGES)
     portion = IMAGES // TURNS
@@ -227,13 +230,7 @@ def write_for_memory(what: str, folder: Path) -> None:
     if what == "small":
         write_images(Small(), folder / "small.h5", workers=WORKERS)
     else:
-        kept = [
-            Kept(path.name, {"id": path.stem, "index": i, "rank": i, "score": 0.0, "zoom": 1.0, "split": ""})
-            for i, path in enumerate(sorted(folder.glob("*.png")))
-        ]
-        for one in kept:
-            image = {"path": one.photo, "sha256": sha256((folder / one.photo).read_bytes())}
-            one.record.update(image=image, landmarks=[[0.0, 0.0]] * 5, quad=[[0.0, 0.0]] * 4)
+        kept = [packed_photo(path, i) for i, path in enumerate(sorted(folder.glob("*.png")))]
         build_writes(folder / "memory.h5", kept, folder)
     status = Path("/proc/self/status").read_text()  # getrusage would count what the parent process held
     print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)

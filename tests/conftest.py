@@ -1,4 +1,4 @@
-"""What several test files need: the embedded sample, and builds small enough to repeat often."""
+"""Fixtures of several test files: the embedded sample, and builds that are small enough to repeat often."""
 
 import os
 import shutil
@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from celebahq_builder.pipeline.build import BuildResult, build
-from celebahq_builder.pipeline.plan import BuildRequest
 from celebahq_builder.pipeline.recipe import BuildRecipe
-from celebahq_builder.pipeline.stages import crop, select, upscale
+from celebahq_builder.pipeline.stages.crop import CropSettings
+from celebahq_builder.pipeline.stages.select import SelectSettings
+from celebahq_builder.pipeline.stages.upscale import UpscaleSettings
 from celebahq_builder.sources.celeba import read_celeba
-from celebahq_builder.sources.photo import subset
 
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -26,19 +26,22 @@ SAMPLE = Path(__file__).parent / "sample" / "celeba"
 
 TINY = BuildRecipe(
     resolution=64,
-    region=crop.CropSettings(context_px=16),
-    upscale=upscale.UpscaleSettings(when="always"),
-    select=select.SelectSettings(keep=3),
+    crop=CropSettings(context_px=16),
+    upscale=UpscaleSettings(when="always"),
+    select=SelectSettings(keep=3),
 )
-"""Every stage at work, in a fraction of a second per photo."""
+"""Settings with which every stage has work, in a fraction of a second per photo."""
 
 
 def build_tiny(
-    out: Path, root: Path = SAMPLE, *, recipe: BuildRecipe = TINY, limit: int | None = 5, **request
+    out: Path, root: Path = SAMPLE, *, recipe: BuildRecipe = TINY, limit: int | None = 5, workers: int = 1, **arguments
 ) -> BuildResult:
     """Build the first photos of a folder in CelebA's layout at 64x64, in this process unless asked otherwise."""
-    source = subset(read_celeba(root), limit=limit)
-    return build(BuildRequest(out=out, recipe=recipe, limit=limit, device="cpu", **request), source)
+    source = read_celeba(root)
+    return build(source, out, recipe=recipe, limit=limit, workers=workers, device="cpu", **arguments)
+
+
+PHOTO_STAGES = tuple(stage.name for stage in TINY.photo_stages())
 
 
 @pytest.fixture(scope="session")

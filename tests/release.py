@@ -7,18 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from cryptography.fernet import Fernet
 
+from celebahq_builder.pipeline.batch import photo_context, photo_reader
+from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.recipe import BuildRecipe
-from celebahq_builder.pipeline.stages import crop, official, select
+from celebahq_builder.pipeline.stage import NoSettings
+from celebahq_builder.pipeline.stages.crop import CropSettings
+from celebahq_builder.pipeline.stages.exact import Crop, Upscale, align_exactly
+from celebahq_builder.pipeline.stages.select import SelectSettings
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.official import COLUMNS, member_name, photo_key, zip_name
 from tests.conftest import SAMPLE
 
-EXACT = BuildRecipe(
-    resolution=64, method="exact", region=crop.CropSettings(inside_min=0.01), select=select.SelectSettings(keep=100)
-)
+EXACT = BuildRecipe(resolution=64, method="exact", crop=CropSettings(inside_min=0.01), select=SelectSettings(keep=100))
 """The public tool's way, in a fraction of a second per photo."""
 
 FOLDER = SAMPLE / "img_celeba"
@@ -34,8 +36,10 @@ def md5(pixels: np.ndarray) -> str:
 def aligned(file: str, resolution: int) -> np.ndarray:
     """What the delta of a photo is added to, uint8 [3, R, R]."""
     photo = next(photo for photo in read_celeba(SAMPLE).photos if photo.file == file)
-    face = official.cut(photo, FOLDER, EXACT.region, resolution, torch.device("cpu"))
-    return official.align(official.enlarge(face, resolution), resolution).pixels.numpy()
+    context = photo_context(resolution, "cpu", photo_reader(FOLDER))
+    cropped = Crop().run([Face.unread(photo, 0)], EXACT.crop, context)
+    [upscaled] = Upscale().run(cropped, NoSettings(), context)
+    return align_exactly(upscaled, context).pixels.numpy()
 
 
 def locked(delta: np.ndarray, data: bytes, file: str) -> bytes:

@@ -31,11 +31,15 @@ import resource, sys
 from pathlib import Path
 import torch
 from celebahq_builder.sources.photo import Photo
-from celebahq_builder.pipeline.stages import denoise, crop as region, upscale
+from celebahq_builder.pipeline.batch import photo_context, photo_reader
+from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.recipe import BuildRecipe
 torch.set_num_threads(1)
 photo = Photo(id="huge", file=sys.argv[2], landmarks=tuple(map(float, sys.argv[3].split(","))))
-face = region.cut(photo, Path(sys.argv[1]), region.CropSettings(), 1024, torch.device("cpu"))
-face = upscale.apply(denoise.apply(face, denoise.DenoiseSettings()), upscale.UpscaleSettings(), 1024)
+recipe, face = BuildRecipe(), Face.unread(photo, 0)
+context = photo_context(recipe.resolution, "cpu", photo_reader(Path(sys.argv[1])))
+for stage in recipe.photo_stages()[:3]:
+    [face] = stage.run([face], recipe.settings(stage), context)
 print(face.pixels.shape[1], face.pixels.shape[2], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2)
 """
 

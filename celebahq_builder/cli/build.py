@@ -1,25 +1,25 @@
-"""``build``, and what looks at a run directory: ``status``, ``verify``."""
+"""Commands of the pipeline: ``build``, ``status``, ``verify``."""
 
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, celebahq
+from celebahq_builder.cli.main import PATH, celebahq, name_options
 from celebahq_builder.errors import RecipeError
+from celebahq_builder.pipeline.stages import stage_names
 
 if TYPE_CHECKING:
     from celebahq_builder.pipeline.build import BuildResult
     from celebahq_builder.sources.photo import PhotoSource
 
-STAGES = ("region", "denoise", "upscale", "align", "score", "select", "pack")
+STAGES = stage_names()
 
 
-@celebahq.command(interrupted="run the same command again, without --redo, to resume")
+@celebahq.command(interrupted="the same command (without --redo) resumes")
 @click.option(
     "--celeba-root", type=PATH, metavar="DIR", help="CelebA as its authors ship it: img_celeba/, Anno/, Eval/."
 )
@@ -28,23 +28,28 @@ STAGES = ("region", "denoise", "upscale", "align", "score", "select", "pack")
     "--landmarks", type=PATH, metavar="TABLE.csv", help="Landmarks of --photos: file, lefteye_x, ... rightmouth_y."
 )
 @click.option(
-    "--out", type=PATH, metavar="WORK", required=True, help="Run directory; an interrupted run goes on in it."
+    "--out", type=PATH, metavar="WORK", required=True, help="Run directory; an interrupted run resumes in it."
 )
-@click.option("--recipe", type=PATH, metavar="FILE.toml", help="Settings; default pipelines/celebahq-1024.toml.")
+@click.option(
+    "--recipe",
+    type=PATH,
+    metavar="FILE.toml",
+    default="celebahq-1024",
+    show_default=True,
+    help="Settings: a file, or the name of a recipe in pipelines/.",
+)
 @click.option("--keep", type=click.IntRange(1), metavar="N", help="Photos to keep, best first.")
-@click.option("--resolution", type=int, metavar="PX", help="Side of the result: a power of two, 64 to 2048.")
+@click.option("--resolution", type=int, metavar="PX", help="Side length of the result: a power of two, 64 to 2048.")
 @click.option(
     "--workers", type=click.IntRange(1), metavar="N", help="Processes; default one per core. Never changes the result."
 )
 @click.option("--device", default="auto", show_default=True, metavar="NAMES", help="auto, cpu, cuda, or cuda:0,cuda:1.")
 @click.option("--until", type=click.Choice(STAGES), default="pack", show_default=True, help="Stop after this stage.")
-@click.option(
-    "--from", "start", type=click.Choice(STAGES), help="Do not go back beyond this stage; its input must be on disk."
-)
+@click.option("--from", "start", type=click.Choice(STAGES), help="First stage to run; its input must be on disk.")
 @click.option(
     "--redo",
     type=click.Choice(STAGES),
-    help="Delete this stage's results and later ones first; leave out to go on.",
+    help="Delete the results of this stage and of later ones first; leave it out to resume.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N photos.")
 @click.option(
@@ -63,63 +68,34 @@ STAGES = ("region", "denoise", "upscale", "align", "score", "select", "pack")
     metavar="DIR",
     help="Folder of deltas00000.zip, ..., all or some, with --image-list: makes the official CelebA-HQ, bit for bit.",
 )
-@click.option("--seed", type=click.IntRange(0), metavar="S", help="Seed of whatever is random.")
+@click.option("--seed", type=click.IntRange(0), metavar="S", help="Seed of everything random.")
 @click.option(
     "--labels",
     is_flag=True,
     default=None,
     help="Write CelebA's attributes as labels beside the HDF5 file, for training.",
 )
-@click.option("--dry-run", is_flag=True, help="Print settings, what is done, what is left, and the disk it will take.")
-def build(out: Path, dry_run: bool, device: str, until: str, start: str | None, redo: str | None, **asked: Any) -> None:
-    """Build a data set: region, denoise, upscale, align, score, select, pack.
+@click.option(
+    "--dry-run", is_flag=True, help="Print settings, what is done, what is left, and the disk space it needs."
+)
+def build(
+    celeba_root: Path | None, photos: Path | None, landmarks: Path | None, out: Path, dry_run: bool, **arguments: Any
+) -> None:
+    """Build a data set: crop, denoise, upscale, align, score, select, pack.
 
-    You can kill the command at any time: the same command, without --redo, resumes.
+    Kill it at any time: the same command, without --redo, resumes.
     """
-    from celebahq_builder.pipeline import recipe as recipe_module
-    from celebahq_builder.pipeline.build import build as run
-    from celebahq_builder.pipeline.plan import BuildRequest
-    from celebahq_builder.pipeline.plan import dry_run as tell
+    from celebahq_builder.pipeline import build as pipeline
 
-    recipe, origins = recipe_module.resolve(
-        asked["recipe"],
-        {
-            "select.keep": ("--keep", asked["keep"]),
-            "resolution": ("--resolution", asked["resolution"]),
-            "seed": ("--seed", asked["seed"]),
-            "pack.labels": ("--labels", asked["labels"]),
-        },
-    )
-    ids = recipe_module.read_ids(asked["ids"])
-    recipe_module.check_official(recipe, asked["deltas"], asked["image_list"])
-    source = _source(asked["celeba_root"], asked["photos"], asked["landmarks"])
-    from celebahq_builder.sources.photo import official, subset
-
-    if asked["image_list"]:
-        from celebahq_builder.sources.official import read_image_list
-
-        source = official(source, read_image_list(asked["image_list"]))
-    source = subset(source, limit=asked["limit"], ids=ids)
-    request = BuildRequest(
-        out=out,
-        recipe=recipe,
-        origins=origins,
-        workers=asked["workers"] or os.cpu_count() or 1,
-        device=device,
-        limit=asked["limit"],
-        ids=recipe_module.ids_hash(ids),
-        until=until,
-        start=start,
-        redo=redo,
-        deltas=asked["deltas"],
-    )
+    source = _source(celeba_root, photos, landmarks)
     if dry_run:
-        for line in tell(request, source):
-            click.echo(line)
+        parameters = click.get_current_context().command.params
+        for line in pipeline.dry_run(source, out, **arguments):
+            click.echo(name_options(line, parameters))
         return
     for warning in source.warnings:
         logging.getLogger(__name__).warning("warning: %s", warning)
-    _print_summary(run(request, source))
+    _print_result(pipeline.build(source, out, **arguments))
 
 
 def _source(celeba_root: Path | None, photos: Path | None, landmarks: Path | None) -> PhotoSource:
@@ -135,24 +111,24 @@ def _source(celeba_root: Path | None, photos: Path | None, landmarks: Path | Non
     raise RecipeError("nothing to build from: give --celeba-root DIR, or --photos DIR with --landmarks TABLE.csv")
 
 
-def _print_summary(summary: BuildResult) -> None:
-    click.echo(f"{summary.photos} photos: {summary.kept} kept + {summary.rejected} rejected + {summary.failed} failed")
-    for reason, count in sorted(summary.reasons.items(), key=lambda item: (-item[1], item[0])):
+def _print_result(result: BuildResult) -> None:
+    click.echo(f"{result.photos} photos: {result.kept} kept + {result.rejected} rejected + {result.failed} failed")
+    for reason, count in sorted(result.reasons.items(), key=lambda item: (-item[1], item[0])):
         click.echo(f"  {reason}: {count}")
-    if summary.hdf5:
-        click.echo(f"data set: {summary.hdf5}")
-    if summary.report:
-        click.echo(f"report:   {summary.report}")
+    if result.hdf5:
+        click.echo(f"data set: {result.hdf5}")
+    if result.report:
+        click.echo(f"report:   {result.report}")
 
 
 @celebahq.command()
 @click.argument("work", type=PATH)
 def status(work: Path) -> None:
-    """Say what the run directory WORK holds so far."""
-    from celebahq_builder.pipeline.verify import status_lines as lines
+    """Print the state of the run directory WORK."""
+    from celebahq_builder.pipeline.verify import status_lines
     from celebahq_builder.pipeline.workspace import Workspace
 
-    for line in lines(Workspace(work)):
+    for line in status_lines(Workspace(work)):
         click.echo(line)
 
 
@@ -160,10 +136,10 @@ def status(work: Path) -> None:
 @click.argument("path", type=PATH, metavar="WORK|FILE.h5")
 def verify(path: Path) -> None:
     """Check hashes, counts and levels of a run directory or an HDF5 file; exit code 1 if anything is wrong."""
-    from celebahq_builder.pipeline.verify import find_problems as problems
+    from celebahq_builder.pipeline.verify import find_problems
 
     found = 0
-    for problem in problems(path):
+    for problem in find_problems(path):
         found += 1
         click.echo(problem)
     click.echo(f"{path}: {found} problems" if found else f"{path}: sound")

@@ -21,7 +21,7 @@ from celebahq_builder.imaging.geometry import centred_square
 from celebahq_builder.imaging.image_io import open_rgb
 from celebahq_builder.imaging.quality_score import QualityScore, quality_score
 from celebahq_builder.outcome import Reason, Rejection
-from celebahq_builder.pipeline import steps
+from celebahq_builder.pipeline.fatal_errors import fatal_error
 
 __all__ = ["QualityScore", "score_file", "score_files", "score_image"]
 
@@ -136,7 +136,7 @@ def score_file(folder: Path, path: str, pixels_max: int) -> ScoreRecord:
     except CelebAHQError:
         raise
     except Exception as error:
-        fatal = steps.fatal_error(error, torch.device("cpu"), path)
+        fatal = fatal_error(error, torch.device("cpu"), path)
         if fatal is not None:
             raise fatal from error
         return UnscoredImage(path, None, f"{type(error).__name__}: {error}".splitlines()[0])

@@ -1,4 +1,4 @@
-"""A batch of photos on its way through the stages, inside a worker process."""
+"""A batch of photos on its way through the photo stages, inside a worker process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,65 +15,69 @@ from typing import Any
 import cv2
 import torch
 
-from celebahq_builder.errors import CelebAHQError, WorkspaceError
+from celebahq_builder.errors import CelebAHQError, SourceError, WorkspaceError
+from celebahq_builder.image_set import photo_path
 from celebahq_builder.imaging.image_io import decode_png, encode_jpeg, encode_png
 from celebahq_builder.imaging.warp import warp_quad
-from celebahq_builder.outcome import Failed, Kept, Outcome, Rejected, Rejection
+from celebahq_builder.outcome import Failed, Kept, Outcome, Reason, Rejected, Rejection
 from celebahq_builder.parallel import peak_memory_bytes
-from celebahq_builder.pipeline import steps
-from celebahq_builder.pipeline.face import Face
-from celebahq_builder.pipeline.recipe import PHOTO_STAGES, BuildRecipe
-from celebahq_builder.pipeline.steps import GROUP_PHOTOS, TOGETHER, Steps
-from celebahq_builder.pipeline.workspace import StageFolder, Workspace
+from celebahq_builder.pipeline.face import Face, PhotoRecord
+from celebahq_builder.pipeline.fatal_errors import fatal_error, synchronize
+from celebahq_builder.pipeline.recipe import BuildRecipe
+from celebahq_builder.pipeline.stage import PhotoContext, PhotoStage, record_types
+from celebahq_builder.pipeline.stages.crop import quad_corners
+from celebahq_builder.pipeline.workspace import ImageRecord, Workspace
 from celebahq_builder.sources.photo import Photo
 from celebahq_builder.storage import RUN_TOKEN, publish, sha256, sync_folder, write_partial
 
-STAGES = ("region", "denoise", "upscale", "align")
-"""Stages whose result is shown."""
+GROUP_PHOTOS = {"cpu": 1, "cuda": 16}
+"""Photos that pass the stages together, by kind of device. No result depends on it.
 
-SIZE_PX = 768
+One photo keeps a CPU core busy; two would only take twice the memory. A GPU is faster over many windows at once, and
+has room for the 8-bit pixels of 16 photos; batches are not larger than that.
+"""
 
+BATCH_WINDOWS = {"cpu": 1, "cuda": 16}
+"""Windows of equal shape that pass a network at once, by kind of device.
 
-def image(face: Face) -> bytes:
-    """Return the crop as it is after a stage, upright, as a JPEG file of `SIZE_PX` squared.
+A GPU may add up in another order for another batch size, which changes the last bit of a sum. One window takes about
+100 MB in either network; where the device has too little memory, the number is halved.
+"""
 
-    All stages are resampled to one geometry, bilinearly, so that their images can be laid side by side; what
-    lies outside the photo repeats its outermost pixels.
-    """
-    return encode_jpeg(warp_quad(face.pixels, face.quad, SIZE_PX, supersampling=1).cpu().numpy(), quality=93)
-
+EXAMPLE_PX = 768
+"""Side length of the images of example photos."""
 
 NAME_ERRORS = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
-"""Errors of a file system that cannot hold the name of a photo's image; other images can be written."""
+"""Errors of a file system that cannot hold the name of one photo's image; other images can be written."""
 
 
 @dataclass(frozen=True)
 class BatchJob:
-    """What a worker needs to know; small, and picklable."""
+    """The task of a worker; small, and picklable."""
 
     workspace: Path
     number: int
     photos: tuple[tuple[int, Photo], ...]
     """Index in the source, and photo."""
     folder: Path
-    """Where the photos lie."""
+    """Folder of the photos."""
     recipe: BuildRecipe
     device: str
     start: str | None
-    """Kept stage to go on from; None starts from the photos."""
+    """Stage on disk from which the batch resumes; None starts from the photos."""
     todo: tuple[str, ...]
-    """Kept stages that lack the batch's manifest, in order."""
+    """Stages to write to disk that lack the batch's manifest, in order."""
     examples: frozenset[str]
-    """Ids of photos whose way through the stages the report shows."""
+    """Ids of the photos that the report shows after each stage."""
     deltas: Path | None = None
-    """Where the official deltas lie; None adds none."""
+    """Folder of the official deltas; None adds none."""
     run_token: str = RUN_TOKEN
     """Token of the main process, for the names of partial files."""
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What a worker returns for a batch; small, and picklable."""
+    """The result of a worker for a batch; small, and picklable."""
 
     number: int
     photos: int
@@ -82,7 +86,7 @@ class BatchResult:
     files: tuple[tuple[Path, Path], ...]
     """Partial file and final path of each image, in order of writing."""
     seconds: dict[str, float]
-    """Time per stage, in this worker."""
+    """Time of each stage in this worker."""
     peak_memory_bytes: int
     """Largest resident memory of this worker so far."""
 
@@ -97,6 +101,20 @@ class BatchResult:
         return sum(isinstance(one, Failed) for outcomes in self.outcomes.values() for one in outcomes)
 
 
+def run_batch(job: BatchJob) -> BatchResult:
+    """Take a batch through the stages and write the images to keep as partial files, for `publish_batch`.
+
+    No file gets its final name here, because a worker may outlive the run that it belongs to.
+
+    Raises:
+        DiskFull: no space left; no image of the batch remains.
+        CelebAHQError: an error that every photo would have: missing weights, a corrupt manifest, too little memory, a
+            device or a disk that failed, a deleted folder.
+    """
+    make_deterministic()
+    return _BatchRun(job).run()
+
+
 def publish_batch(workspace: Workspace, result: BatchResult) -> None:
     """Give the images of a batch their names, then write its manifests; only for the holder of the lock.
 
@@ -105,7 +123,7 @@ def publish_batch(workspace: Workspace, result: BatchResult) -> None:
         WorkspaceError: an image was deleted meanwhile or cannot get its name, or the disk failed.
     """
     for partial, path in result.files:
-        with _error_of_the_run(path):
+        with _as_workspace_error(path):
             publish(partial, path)
     folders = {path.parent for _, path in result.files}
     for folder in sorted(folders | {folder.parent for folder in folders}):
@@ -114,42 +132,54 @@ def publish_batch(workspace: Workspace, result: BatchResult) -> None:
         workspace.stage(name).write_manifest(result.number, outcomes)
 
 
-@contextlib.contextmanager
-def _error_of_the_run(path: Path) -> Iterator[None]:
-    """Raise a WorkspaceError where a file cannot be written for a reason that is not the photo's."""
-    try:
-        yield
-    except OSError as error:
-        raise WorkspaceError(
-            f"{path} cannot be written: {error.strerror}; check its folder, then run the same command again"
-        ) from error
-
-
-def run_batch(job: BatchJob) -> BatchResult:
-    """Take a batch through the stages and write the images to keep as partial files, for `publish_batch`.
-
-    No file gets its final name here, because a worker may outlive the run that it belongs to.
-
-    Raises:
-        DiskFull: no space left; no image of the batch remains.
-        CelebAHQError: an error that every photo would meet: weights that are missing, a damaged manifest, too little
-            memory, a device or a disk that failed, a folder that was deleted.
-    """
-    torch.set_num_threads(1)  # fixed, because how a sum is split decides its last bits
+def make_deterministic() -> None:
+    """Set this process so that results depend on nothing but settings and photos."""
+    torch.set_num_threads(1)  # the order of a sum, and so its last bits, depend on the number of threads
     cv2.setNumThreads(1)
-    torch.backends.cudnn.allow_tf32 = False  # it keeps 10 bits of a factor: how windows are batched would show
-    return _BatchRun(job).run()
+    torch.backends.cudnn.allow_tf32 = False  # it keeps 10 bits of a factor: results would depend on the batch size
+
+
+def photo_context(
+    resolution: int, device: str, read_photo: Callable[[Photo], bytes], deltas: Path | None = None
+) -> PhotoContext:
+    """Return the context of photo stages on a device."""
+    where = torch.device(device)
+    return PhotoContext(resolution, where, read_photo, BATCH_WINDOWS[where.type], deltas)
+
+
+def photo_reader(folder: Path) -> Callable[[Photo], bytes]:
+    """Return a function that reads the photos of a folder; it raises a Rejection for a missing file."""
+
+    def read_photo(photo: Photo) -> bytes:
+        try:
+            return photo_path(folder, photo.file).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            if not folder.is_dir():
+                raise SourceError(
+                    f"the folder of photos {folder} is gone; bring it back and run the same command"
+                ) from None
+            raise Rejection(Reason.FILE_MISSING, f"{photo.file} is not in the folder of photos") from None
+
+    return read_photo
+
+
+def example_image(face: Face) -> bytes:
+    """Return the crop as it is after a stage, upright, as a JPEG file of `EXAMPLE_PX` squared.
+
+    All stages are resampled to one geometry, bilinearly, so that their images can be compared side by side. Outside
+    of the photo, its outermost pixels are repeated.
+    """
+    return encode_jpeg(warp_quad(face.pixels, face.quad, EXAMPLE_PX, supersampling=1).cpu().numpy(), quality=93)
 
 
 @dataclass
 class _PhotoTask:
     """The way of one photo through the stages."""
 
-    photo: Photo
+    face: Face
+    """The photo after the last stage that it passed."""
     start: Kept | None
-    """The record it is resumed from; None starts from the file."""
-    face: Face | None = None
-    """The photo as it is after the last stage."""
+    """The outcome from which it resumes; None starts from the photo's file."""
     ended: bool = False
     """Whether it was rejected or failed."""
 
@@ -158,29 +188,29 @@ class _BatchRun:
     def __init__(self, job: BatchJob) -> None:
         self.job = job
         self.workspace = Workspace(job.workspace)
-        self.device = torch.device(job.device)
-        self.steps = Steps(job.recipe, job.folder, self.device, job.deltas)
-        first = 0 if job.start is None else PHOTO_STAGES.index(job.start) + 1
-        self.stages = PHOTO_STAGES[first : PHOTO_STAGES.index(job.todo[-1]) + 1]
+        self.context = photo_context(job.recipe.resolution, job.device, photo_reader(job.folder), job.deltas)
+        self.all_stages = job.recipe.photo_stages()
+        self.types = record_types(self.all_stages)
+        names = [stage.name for stage in self.all_stages]
+        first = 0 if job.start is None else names.index(job.start) + 1
+        last = names.index(job.todo[-1])
+        self.stages, self.later = self.all_stages[first : last + 1], names[last + 1 :]
         self.outcomes: dict[str, list[Outcome]] = defaultdict(list)
         self.files: list[tuple[Path, Path]] = []
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def run(self) -> BatchResult:
         try:
-            return self._run()
+            tasks = self._tasks()
+            size = GROUP_PHOTOS[self.context.device.type]
+            for first in range(0, len(tasks), size):
+                self._run_group(tasks[first : first + size])
+            self._check_later_stages()
         except BaseException:
             for partial, _ in self.files:
                 with contextlib.suppress(OSError):
                     partial.unlink()
             raise
-
-    def _run(self) -> BatchResult:
-        entries = self._entries()
-        size = GROUP_PHOTOS[self.device.type]
-        for first in range(0, len(entries), size):
-            self._group([_PhotoTask(photo, start) for photo, start in entries[first : first + size]])
-        self._check_later_stages()
         place = {photo.file: i for i, (_, photo) in enumerate(self.job.photos)}
         return BatchResult(
             number=self.job.number,
@@ -193,118 +223,117 @@ class _BatchRun:
             peak_memory_bytes=peak_memory_bytes(),
         )
 
-    def _check_later_stages(self) -> None:
-        """Raise if a photo that a later stage has kept already does not come so far any more.
+    def _tasks(self) -> list[_PhotoTask]:
+        """Return a task for each photo that enters the first stage."""
+        faces = {photo.file: Face.unread(photo, index) for index, photo in self.job.photos}
+        if self.job.start is None:
+            return [_PhotoTask(face, None) for face in faces.values()]
+        manifest = self.workspace.stage(self.job.start).read_manifest(self.job.number)
+        return [_PhotoTask(faces[one.photo], one) for one in manifest if isinstance(one, Kept)]
 
-        It happens where a stage is kept after the fact and the photos have changed, or are gone, in between.
+    # --- One group of photos, from top to bottom ---
+
+    def _run_group(self, tasks: Sequence[_PhotoTask]) -> None:
+        """Take some photos through the stages, until each is done, rejected or failed."""
+        for task in tasks:
+            if task.start is not None:
+                with self._record_failure(task, self.stages[0].name):
+                    task.face = self._resume(task.face.photo, task.start)
+        for stage in self.stages:
+            tasks = [task for task in tasks if not task.ended]
+            for task, face in zip(tasks, self._run_grouped(stage, tasks), strict=True):
+                with self._record_failure(task, stage.name):
+                    task.face = self._finish_stage(task, stage, face or self._run_stage(stage, [task.face])[0])
+
+    def _run_grouped(self, stage: PhotoStage[Any], tasks: Sequence[_PhotoTask]) -> Sequence[Face | None]:
+        """Return the faces after a stage that takes them together; Nones where each has to pass it alone."""
+        if stage.grouped and len(tasks) > 1:
+            with contextlib.suppress(Exception):  # alone, each face shows whether it caused the error
+                return self._run_stage(stage, [task.face for task in tasks])
+        return [None] * len(tasks)
+
+    def _run_stage(self, stage: PhotoStage[Any], faces: list[Face]) -> list[Face]:
+        with self._clock(stage.name):
+            return stage.run(faces, self.job.recipe.settings(stage), self.context)
+
+    def _finish_stage(self, task: _PhotoTask, stage: PhotoStage[Any], face: Face) -> Face:
+        """Write what is to be kept of a face after a stage; return the face."""
+        if task.start is None and face.photo.id in self.job.examples and stage.example_title:
+            self._write(self.workspace.example_path(face.photo.id, stage.name), example_image(face))
+        if stage.name in self.job.todo:
+            with self._clock(stage.name):
+                record = self._save_image(stage, face) if stage.saves_image else face.record
+                kept = Kept(face.photo.file, record.tables(self.types))
+                self.outcomes[stage.name].append(kept)  # last: a photo recorded as kept can no longer fail here
+        return face
+
+    def _save_image(self, stage: PhotoStage[Any], face: Face) -> PhotoRecord:
+        """Write the image of a face; return the record with the image's."""
+        folder = self.workspace.stage(stage.name)
+        path = folder.image_path(self.job.number, face.photo.id)
+        data = encode_png(face.pixels.cpu().numpy())
+        self._write(path, data)
+        name = path.relative_to(folder.root).as_posix()
+        quad = quad_corners(face.quad)
+        return face.record.adding(ImageRecord(name, len(data), sha256(data), quad, face.border, face.margin))
+
+    def _resume(self, photo: Photo, start: Kept) -> Face:
+        assert self.job.start is not None
+        record = PhotoRecord.from_kept(start, self.types)
+        data = self.workspace.stage(self.job.start).read_image(record[ImageRecord])
+        return Face.resumed(photo, torch.from_numpy(decode_png(data)).to(self.context.device), record)
+
+    # --- Errors, time, files ---
+
+    @contextlib.contextmanager
+    def _record_failure(self, task: _PhotoTask, stage: str) -> Iterator[None]:
+        """Record the rejection or the failure of a photo; raise errors that every photo would have."""
+        file = task.face.photo.file
+        try:
+            yield
+        except Rejection as rejection:
+            self._end(task, stage, Rejected(file, rejection.reason, rejection.detail))
+        except CelebAHQError:
+            raise
+        except Exception as error:  # one photo cannot end the run: its error is counted and reported
+            if fatal := fatal_error(error, self.context.device, f"{file} ({stage})"):
+                raise fatal from error
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{stage}, {Path(frame.filename).name}:{frame.lineno}"
+            self._end(task, stage, Failed(file, f"{type(error).__name__}: {error} ({where})"))
+
+    def _end(self, task: _PhotoTask, stage: str, ended: Outcome) -> None:
+        """Record the end of a photo under the first stage, from the one that raised, that has a manifest to write."""
+        names = [one.name for one in self.all_stages]
+        after = names[names.index(stage) :]
+        self.outcomes[next(name for name in self.job.todo if name in after)].append(ended)
+        task.ended = True
+
+    def _check_later_stages(self) -> None:
+        """Raise if a photo that a later stage has kept before is rejected or failed now.
+
+        It happens where the images of a stage are kept afterwards, and photos have changed or vanished in between.
         """
         lost = {one.photo for ended in self.outcomes.values() for one in ended if not isinstance(one, Kept)}
-        for name in PHOTO_STAGES[PHOTO_STAGES.index(self.job.todo[-1]) + 1 :]:
+        for name in self.later if lost else ():
             stage = self.workspace.stage(name)
-            if lost and stage.manifest_path(self.job.number).exists():
+            if stage.manifest_path(self.job.number).exists():
                 kept = {one.photo for one in stage.read_manifest(self.job.number) if isinstance(one, Kept)}
                 if lost & kept:
                     raise WorkspaceError(
                         f"{min(lost & kept)} was kept by {name} before, but the photo has changed or is gone; "
-                        "bring it back, or --redo region"
+                        f"bring it back, or `redo` {self.all_stages[0].name}"
                     )
-
-    def _entries(self) -> list[tuple[Photo, Kept | None]]:
-        """Return the photos that enter, each with the record to resume it from."""
-        if self.job.start is None:
-            return [(photo, None) for _, photo in self.job.photos]
-        by_file = {photo.file: photo for _, photo in self.job.photos}
-        kept = [o for o in self.workspace.stage(self.job.start).read_manifest(self.job.number) if isinstance(o, Kept)]
-        return [(by_file[o.photo], o) for o in kept]
-
-    def _group(self, ways: Sequence[_PhotoTask]) -> None:
-        """Take some photos through the stages, each until it is done, rejected or failed."""
-        for way in ways:
-            if way.start is not None:
-                with self._fate(way, self.stages[0]):
-                    way.face = self._resume(way.photo, way.start)
-        for stage in self.stages:
-            ways = [way for way in ways if not way.ended]
-            for way, face in zip(ways, self._together(stage, ways), strict=True):
-                with self._fate(way, stage):
-                    self._one(way, stage, face)
-
-    def _together(self, stage: str, ways: Sequence[_PhotoTask]) -> Sequence[Face | None]:
-        """Return the faces after a stage that takes them all at once; Nones where each has to go alone."""
-        faces = [way.face for way in ways if way.face is not None]
-        if stage in TOGETHER and len(faces) > 1:
-            try:
-                with self._clock(stage):
-                    return self.steps.take(stage, faces)
-            except Exception:  # whose fault it is shows when each goes alone
-                pass
-        return [None] * len(ways)
-
-    def _one(self, way: _PhotoTask, stage: str, face: Face | None) -> None:
-        """Take a photo through a stage, where `face` is not that already, and keep what is to be kept of it."""
-        if face is None:
-            with self._clock(stage):
-                face = self._step(stage, way)
-        if way.start is None and way.photo.id in self.job.examples and stage in STAGES:
-            self._write(self.workspace.example_path(way.photo.id, stage), image(face))
-        if stage in self.job.todo:
-            with self._clock(stage):
-                self._keep(stage, face)  # last: a photo that is filed as kept can no longer fail here
-        way.face = face
-
-    @contextlib.contextmanager
-    def _fate(self, way: _PhotoTask, stage: str) -> Iterator[None]:
-        """File how a photo ends if what is done with it raises; raise what would befall every photo."""
-        photo = way.photo
-        try:
-            yield
-        except Rejection as rejection:
-            self._end(way, stage, Rejected(photo.file, rejection.reason, rejection.detail))
-        except CelebAHQError:
-            raise
-        except Exception as error:  # whatever one photo does, the others go on; it is counted and shown
-            if common := steps.fatal_error(error, self.device, f"{photo.file} ({stage})"):
-                raise common from error
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{stage}, {Path(frame.filename).name}:{frame.lineno}"
-            self._end(way, stage, Failed(photo.file, f"{type(error).__name__}: {error} ({where})"))
 
     @contextlib.contextmanager
     def _clock(self, stage: str) -> Iterator[None]:
-        """Count what is done as the stage's time; of a group's, all of it once."""
+        """Add the time of a block to a stage; the time of a group is counted once."""
         began = time.perf_counter()
         try:
             yield
-            steps.synchronize(self.device)  # else the time, and the errors, would be those of whoever waits first
+            synchronize(self.context.device)  # otherwise time and errors would appear in a later stage
         finally:
             self.seconds[stage] += time.perf_counter() - began
-
-    def _step(self, stage: str, way: _PhotoTask) -> Face:
-        if way.face is None:
-            return self.steps.cut(way.photo).noted(**self._identity(way.photo))
-        return self.steps.take(stage, [way.face])[0]
-
-    def _identity(self, photo: Photo) -> dict[str, Any]:
-        index = next(i for i, other in self.job.photos if other is photo)
-        identity: dict[str, Any] = {
-            "id": photo.id,
-            "index": index,
-            "landmarks": list(photo.landmarks),
-            "split": photo.split,
-            "attributes": list(photo.attributes),
-        }
-        return identity | ({"official_index": photo.listed.index} if photo.listed else {})
-
-    def _keep(self, stage: str, face: Face) -> None:
-        record = dict(face.record)
-        if stage != "score":
-            folder = self.workspace.stage(stage)
-            path = folder.image_path(self.job.number, face.photo.id)
-            data = encode_png(face.pixels.cpu().numpy())
-            self._write(path, data)
-            image = {"path": path.relative_to(folder.root).as_posix(), "bytes": len(data), "sha256": sha256(data)}
-            record |= {"state": face.state(), "image": image}
-        self.outcomes[stage].append(Kept(face.photo.file, record))
 
     def _write(self, path: Path, data: bytes) -> None:
         """Write a partial file; an error that is not due to the photo's name ends the run."""
@@ -313,35 +342,17 @@ class _BatchRun:
         except OSError as error:
             if error.errno in NAME_ERRORS:
                 raise
-            with _error_of_the_run(path):
+            with _as_workspace_error(path):
                 raise
         self.files.append((partial, path))
 
-    def _resume(self, photo: Photo, start: Kept) -> Face:
-        assert self.job.start is not None  # a Kept to resume from comes from that stage's manifest
-        data = read_image(self.workspace.stage(self.job.start), start)
-        return Face.resumed(photo, torch.from_numpy(decode_png(data)).to(self.device), start.record)
 
-    def _end(self, way: _PhotoTask, stage: str, ended: Outcome) -> None:
-        """File a reject under the first stage at or after the one that raised it that has a manifest to write."""
-        after = PHOTO_STAGES.index(stage)
-        name = next(name for name in self.job.todo if PHOTO_STAGES.index(name) >= after)
-        self.outcomes[name].append(ended)
-        way.ended = True
-
-
-def read_image(folder: StageFolder, kept: Kept) -> bytes:
-    """Return the PNG file that a stage kept of a photo.
-
-    Raises:
-        WorkspaceError: it is missing, or not what was written.
-    """
-    image = kept.record["image"]
-    path: Path = folder.root / image["path"]
+@contextlib.contextmanager
+def _as_workspace_error(path: Path) -> Iterator[None]:
+    """Turn an OSError into a WorkspaceError: the run ends, not one photo."""
     try:
-        data = path.read_bytes()
+        yield
     except OSError as error:
-        raise WorkspaceError(f"{path}: {error.strerror}; --redo {folder.name} makes it again") from None
-    if sha256(data) != image["sha256"]:
-        raise WorkspaceError(f"{path} was altered since it was made; --redo {folder.name} makes it again")
-    return data
+        raise WorkspaceError(
+            f"{path} cannot be written: {error.strerror}; check its folder, then run the same command again"
+        ) from error

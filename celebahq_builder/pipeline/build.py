@@ -1,4 +1,4 @@
-"""Run a build: photo stages in worker processes, select, pack, summary."""
+"""Run a build: photo stages in worker processes, dataset stages, summary and report."""
 
 from __future__ import annotations
 
@@ -7,284 +7,421 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from celebahq_builder import __version__, outcome, parallel
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import WorkspaceError
-from celebahq_builder.hdf5.labels import labels_path
-from celebahq_builder.outcome import Kept, Rejected
-from celebahq_builder.pipeline import batch, build_report
-from celebahq_builder.pipeline import results as results_module
-from celebahq_builder.pipeline.batch import BatchJob, publish_batch, run_batch
-from celebahq_builder.pipeline.plan import BuildRequest, Plan, versions
-from celebahq_builder.pipeline.recipe import PHOTO_STAGES, STAGES
-from celebahq_builder.pipeline.stages import pack, select
-from celebahq_builder.pipeline.workspace import fingerprint
+from celebahq_builder.imaging.image_io import encode_png
+from celebahq_builder.outcome import Kept, Outcome, Rejected
+from celebahq_builder.pipeline.batch import (
+    BatchJob,
+    make_deterministic,
+    photo_context,
+    publish_batch,
+    run_batch,
+)
+from celebahq_builder.pipeline.build_report import write_build_report
+from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.plan import BuildRequest, Plan, build_inputs, describe_plan, make_request, versions
+from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE, BuildRecipe
+from celebahq_builder.pipeline.results import photo_statuses
+from celebahq_builder.pipeline.stage import DatasetContext, DatasetStage, record_types
+from celebahq_builder.pipeline.stages.select import rejected_csv
+from celebahq_builder.pipeline.workspace import (
+    StageCounts,
+    StageFolder,
+    Summary,
+    count_outcomes,
+    fingerprint,
+)
 from celebahq_builder.progress import Progress
-from celebahq_builder.sources.photo import PhotoSource
-from celebahq_builder.storage import delete_folder, read_json, write_atomic, write_json
-
-
-class TimingLog:
-    """Appends to the file; no part of any result, so a full disk is left to speak up elsewhere."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.largest_worker_bytes = 0
-
-    def note(self, **line: Any) -> None:
-        """Append a line."""
-        with contextlib.suppress(OSError), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def note_worker(self, peak_bytes: int) -> None:
-        """Remember the peak memory of a worker, if none had a larger one."""
-        self.largest_worker_bytes = max(self.largest_worker_bytes, peak_bytes)
-
-    def note_memory(self) -> None:
-        """Append the peak memory of this process and of the largest worker; they are one where there is one worker."""
-        peak = {"main": parallel.peak_memory_bytes(), "largest worker": self.largest_worker_bytes}
-        self.note(peak_memory_bytes=peak, seconds={})
-
-
-EXAMPLES = 8
-"""Photos whose way through the stages is recorded for the report."""
-
-
-def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
-    """Run the batches that are not done yet, reconcile the counts, and mark the stages complete.
-
-    Raises:
-        CelebAHQError: whatever ends a batch as a whole.
-    """
-    photos = plan.source.photos
-    jobs = list(_jobs(plan))
-    if jobs:
-        for name in plan.kept:
-            plan.workspace.stage(name).begin(plan.ingredients[name])
-        todo = sum(len(job.photos) for job in jobs)
-        progress = Progress(" > ".join(plan.kept), len(photos), len(photos) - todo)
-        try:
-            with closing(parallel.run(run_batch, jobs, workers=plan.request.workers)) as results:
-                for result in results:
-                    publish_batch(plan.workspace, result)
-                    timings.note(batch=result.number, photos=result.photos, seconds=result.seconds)
-                    timings.note_worker(result.peak_memory_bytes)
-                    progress.advance(result.photos, result.rejected, result.failed)
-        finally:
-            progress.close()
-    _complete(plan)
-
-
-def _jobs(plan: Plan) -> Iterator[BatchJob]:
-    """Yield the batches that lack a manifest, each with the stage to go on from."""
-    workspace, size = plan.workspace, plan.batch_photos
-    done = {name: workspace.stage(name).batches_done() for name in plan.kept}
-    numbered = list(enumerate(plan.source.photos))
-    shown = frozenset(photo.id for photo in plan.source.photos[:: max(1, -(-len(numbered) // EXAMPLES))])
-    names = parallel.devices(plan.request.device)
-    for number in range(plan.batches):
-        todo = tuple(name for name in plan.kept if number not in done[name])
-        if not todo:
-            continue
-        before = PHOTO_STAGES[: PHOTO_STAGES.index(todo[0])]
-        yield BatchJob(
-            workspace.root,
-            number,
-            tuple(numbered[number * size : (number + 1) * size]),
-            plan.source.folder,
-            plan.recipe,
-            names[number % len(names)],
-            next((name for name in reversed(before) if name in done and number in done[name]), None),
-            todo,
-            shown,
-            plan.request.deltas,
-        )
-
-
-def _complete(plan: Plan) -> None:
-    """Check that every photo that entered a stage left it, and mark the stages complete."""
-    entering = {photo.file for photo in plan.source.photos}
-    for name in plan.kept:
-        stage = plan.workspace.stage(name)
-        counts, kept = results_module.reconcile(stage, entering, plan.batches)
-        stage.begin(plan.ingredients[name])
-        stage.complete(plan.ingredients[name], {"photos": len(entering), "batches": plan.batches, **counts})
-        entering = kept
-
+from celebahq_builder.sources.photo import Photo, PhotoSource
+from celebahq_builder.storage import delete_folder, write_atomic, write_json
 
 log = logging.getLogger(__name__)
 
-
-def run_select(plan: Plan) -> None:
-    """Rank the photos by their scores and keep as many as the recipe wants, unless that is done already."""
-    stage, wanted = plan.workspace.stage("select"), plan.recipe.select.keep
-    if stage.is_complete(plan.ingredients["select"]):
-        return
-    stage.begin(plan.ingredients["select"])
-    stood = results_module.photo_statuses(plan.workspace)
-    candidates = [Kept(one.file, {"id": one.id, "score": one.score}) for one in stood if one.end is None]
-    selected, low = select.best(candidates, wanted)
-    records = results_module.records(plan.workspace, plan.kept, {kept.photo for kept in selected})
-    ranked = [Kept(k.photo, {**records[k.photo].record, "rank": rank}) for rank, k in enumerate(selected, start=1)]
-    write_atomic(plan.workspace.selection_path, select.selection_csv(ranked))
-    stage.write_manifest(0, [*ranked, *low])
-    if len(ranked) < wanted:
-        log.warning("select: %d photos were good enough, %d were asked for", len(ranked), wanted)
-    counts = {"kept": len(ranked), "rejected": len(low), "failed": 0}
-    stage.complete(plan.ingredients["select"], {"photos": len(candidates), "batches": 1, **counts})
-
-
-def run_pack(plan: Plan, timings: TimingLog) -> None:
-    """Write the selected images to the HDF5 file, unless that is done already.
-
-    Raises:
-        WorkspaceError: there is none, or one was altered or deleted.
-        DiskFull: no space left.
-    """
-    workspace, recipe = plan.workspace, plan.recipe
-    stage, path = workspace.stage("pack"), workspace.hdf5_path(recipe.resolution)
-    if stage.is_complete(plan.ingredients["pack"]) and plan.is_packed():
-        return
-    stage.begin(plan.ingredients["pack"])
-    selected = [one for one in workspace.stage("select").read_manifest(0) if isinstance(one, Kept)]
-    if not selected:
-        raise WorkspaceError(f"no photo was kept, so there is nothing to pack; {workspace.rejected_path} says why")
-    progress = Progress("pack", len(selected))
-    began = time.monotonic()
-    try:
-        pack.write(
-            path,
-            pack.in_order(selected, recipe.pack.order, recipe.seed),
-            workspace.stage("align").root,
-            recipe.pack,
-            resolution=recipe.resolution,
-            attribute_names=plan.source.attribute_names,
-            attributes={
-                "builder": f"celebahq_builder {__version__}",
-                "recipe": to_mapping(recipe),
-                "versions": versions(),
-                "seed": recipe.seed,
-                "fingerprint": fingerprint(plan.ingredients["pack"]),
-            },
-            workers=plan.request.workers,
-            advance=progress.advance,
-        )
-    finally:
-        progress.close()
-    timings.note(photos=len(selected), seconds={"pack": time.monotonic() - began})
-    counts = {"photos": len(selected), "kept": len(selected), "rejected": 0, "failed": 0}
-    stage.complete(plan.ingredients["pack"], {**counts, "bytes": path.stat().st_size, "file": path.name})
+EXAMPLES = 8
+"""Photos whose images after each stage are recorded for the report."""
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """How a run ended."""
+    """Counts and files of a build."""
 
     photos: int
+    """Photos of the source: kept + rejected + failed."""
     kept: int
     rejected: int
     failed: int
     reasons: dict[str, int]
+    """Rejected photos by name of the reason."""
     complete: bool
     """Whether the last stage was reached."""
     hdf5: Path | None
     report: Path | None
 
 
-def conclude(plan: Plan, timings: TimingLog) -> BuildResult:
-    """Count how every photo ended, and see to the report.
+def build(
+    source: PhotoSource,
+    out: Path | str,
+    *,
+    recipe: BuildRecipe | str | Path = DEFAULT_RECIPE,
+    keep: int | None = None,
+    resolution: int | None = None,
+    seed: int | None = None,
+    labels: bool | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    until: str = "pack",
+    start: str | None = None,
+    redo: str | None = None,
+    limit: int | None = None,
+    ids: Path | str | Iterable[str] | None = None,
+    image_list: Path | str | None = None,
+    deltas: Path | str | None = None,
+) -> BuildResult:
+    """Build a data set from a source of photos, resuming from what the run directory holds.
+
+    The results do not depend on the number of workers, nor on interruptions.
+
+    Args:
+        source: photos with landmarks; see `sources.celeba.read_celeba` and `sources.folder.read_folder`.
+        out: run directory, created if needed.
+        recipe: name of a bundled recipe, path of a TOML file, or the settings themselves.
+        keep: photos to keep, best first; None leaves it to the recipe. So for the next three.
+        resolution: side length of the result in px, a power of two from 64 to 2048.
+        seed: seed of everything random.
+        labels: whether to write CelebA's attributes as labels beside the HDF5 file.
+        workers: processes; None uses one per core.
+        device: ``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``.
+        until: last stage to run.
+        start: first stage to run; the results of the stage before must be on disk.
+        redo: stage whose results, and those of later stages, are deleted first.
+        limit: only the first photos, as many as this.
+        ids: only these photos: ids or file names, or a file that lists them.
+        image_list: file image_list.txt of the official CelebA-HQ; only its photos, in its order.
+        deltas: folder of the official deltas, which make the official images.
+
+    Returns:
+        Counts of all photos, and the paths of data set and report.
 
     Raises:
-        WorkspaceError: the photos that came in are not those that are accounted for.
-    """
-    workspace, reached = plan.workspace, "pack" in plan.stages
-    table = [outcome.to_json(one) for one in plan.source.rejected]
-    mark = fingerprint([*plan.ingredients[plan.request.until], {"name": "table", "rejected": table}])
-    summary = read_json(workspace.summary_path) if workspace.summary_path.exists() else {}
-    if summary.get("fingerprint") != mark:
-        summary = {"fingerprint": mark, **_count(plan)}
-        if reached:
-            timings.note_memory()
-            build_report.write_build_report(workspace)
-        write_json(workspace.summary_path, summary)
-    elif reached and not workspace.report_path.exists():
-        build_report.write_build_report(workspace)
-    return BuildResult(
-        photos=summary["photos"],
-        kept=summary["kept"],
-        rejected=summary["rejected"],
-        failed=summary["failed"],
-        reasons=summary["reasons"],
-        complete=reached,
-        hdf5=workspace.hdf5_path(plan.recipe.resolution) if reached else None,
-        report=workspace.report_path if reached else None,
-    )
-
-
-def _count(plan: Plan) -> dict[str, Any]:
-    stood = results_module.photo_statuses(plan.workspace)
-    counts = results_module.count_statuses(stood)
-    photos = len(plan.source.photos) + len(plan.source.rejected)
-    if sum(counts.values()) != photos:
-        raise WorkspaceError(
-            f"{plan.workspace.root}: {photos} photos came in, {sum(counts.values())} are accounted for; "
-            "its files were altered from outside, use another --out"
-        )
-    ends = [one.end for one in stood if one.end is not None]
-    write_atomic(plan.workspace.rejected_path, select.rejected_csv(ends))
-    reasons = Counter(one.end.reason.value for one in stood if isinstance(one.end, Rejected))
-    return {"photos": photos, **counts, "reasons": dict(reasons)}
-
-
-def build(request: BuildRequest, source: PhotoSource) -> BuildResult:
-    """Build a data set from a source, going on from what the run directory holds.
-
-    Raises:
-        WorkspaceLocked: another process is at work in the directory.
+        RecipeError: settings or arguments that cannot be used.
+        WorkspaceLocked: another process works in the directory.
         FingerprintMismatch: it holds results of other settings or photos.
-        DiskFull: no space left.
+        DiskFull: no space left; the same command resumes once there is some.
         CelebAHQError: see `errors`.
+
+    >>> from celebahq_builder.sources.celeba import read_celeba
+    >>> source = read_celeba(Path("tests/sample/celeba"))
+    >>> result = build(source, getfixture("tmp_path"), resolution=64, limit=2, workers=1)
+    >>> result.kept, result.hdf5.name
+    (2, 'celebahq-64x64.h5')
     """
-    plan = Plan(request, source)
-    timings = TimingLog(plan.workspace.timings_path)
-    with plan.workspace.lock():
-        plan.workspace.sweep()
+    request = make_request(
+        source,
+        out,
+        recipe=recipe,
+        keep=keep,
+        resolution=resolution,
+        seed=seed,
+        labels=labels,
+        workers=workers,
+        device=device,
+        until=until,
+        start=start,
+        redo=redo,
+        limit=limit,
+        ids=ids,
+        image_list=image_list,
+        deltas=deltas,
+    )
+    return _run(request)
+
+
+def dry_run(source: PhotoSource, out: Path | str, **arguments: Any) -> list[str]:
+    """Return what `build` would do with the same arguments, in lines for people; writes nothing.
+
+    Raises:
+        CelebAHQError: as `build` raises before any work.
+    """
+    request = make_request(source, out, **arguments)
+    plan = Plan(request, request.workspace.read_state())
+    plan.check()
+    return list(describe_plan(plan))
+
+
+def align(
+    photo: Path | str | NDArray[np.uint8],
+    landmarks: NDArray[np.floating] | Iterable[float],
+    resolution: int = 1024,
+    restore: bool = False,
+) -> NDArray[np.uint8]:
+    """Return the aligned face of one photo, uint8 [3, resolution, resolution], RGB.
+
+    Args:
+        photo: path of an image file, or pixels, uint8 [H, W, 3], RGB.
+        landmarks: [5, 2] or 10 numbers: x, y of left eye, right eye, nose, left and right corner of the mouth, in px;
+            left and right as the viewer sees them; (0, 0) is the centre of the first pixel.
+        resolution: side length of the result in px, a power of two from 64 to 2048.
+        restore: whether the photo passes both networks, as in a build, which gives the same bytes.
+
+    Raises:
+        Rejection: the photo, or the crop in it, is not good enough.
+
+    >>> landmarks = [314, 213, 416, 212, 363, 275, 308, 320, 422, 318]
+    >>> align("tests/sample/celeba/img_celeba/000001.jpg", landmarks, resolution=64).shape
+    (3, 64, 64)
+    """
+    make_deterministic()
+    recipe = BuildRecipe(resolution=resolution)
+    data = encode_png(photo.transpose(2, 0, 1)) if isinstance(photo, np.ndarray) else Path(photo).read_bytes()
+    row = tuple(float(value) for value in np.ravel(np.asarray(landmarks)))
+    face = Face.unread(Photo("photo", "photo" if isinstance(photo, np.ndarray) else str(photo), row), index=0)
+    context = photo_context(resolution, "cpu", lambda _: data)
+    for stage in recipe.photo_stages():
+        if stage.saves_image and (restore or stage.name not in ("denoise", "upscale")):
+            [face] = stage.run([face], recipe.settings(stage), context)
+    aligned: NDArray[np.uint8] = face.pixels.numpy()
+    return aligned
+
+
+# --- One run ----------------------------------------------------------------------------------------------------
+
+
+def _run(request: BuildRequest) -> BuildResult:
+    workspace = request.workspace
+    timings = TimingLog(workspace.timings_path)
+    with workspace.lock():
+        workspace.sweep()
+        plan = Plan(request, workspace.read_state())
         plan.check()
         parallel.devices(request.device)
         if request.redo:
             plan.check_start()  # before anything is deleted
             _discard_from(plan, request.redo)
-        plan.describe()
-        if plan.is_finished():
+            plan = Plan(request, workspace.read_state())
+        description = plan.description()
+        if plan.state.run != description:
+            write_json(workspace.run_path, asdict(description))
+        if _is_finished(plan):
             log.info("all stages up to %s are complete", request.until)
         else:
             plan.check_start()
             try:
                 run_photo_stages(plan, timings)
-                if "select" in plan.stages:
-                    run_select(plan)
-                if "pack" in plan.stages:
-                    run_pack(plan, timings)
+                for stage in plan.dataset_stages:
+                    _run_dataset_stage(plan, stage, timings)
             finally:
-                plan.workspace.sweep()  # after workers that were interrupted, and orphans that have died meanwhile
-        return conclude(plan, timings)
+                workspace.sweep()  # after workers that were interrupted, and orphans that have ended meanwhile
+        return _conclude(plan, timings)
+
+
+def _is_finished(plan: Plan) -> bool:
+    return all(map(plan.is_complete, plan.on_disk)) and not any(
+        _files_missing(plan, stage) for stage in plan.dataset_stages
+    )
+
+
+def _files_missing(plan: Plan, stage: DatasetStage[Any]) -> bool:
+    recipe = plan.request.recipe
+    return stage.files_missing(recipe.settings(stage), plan.request.workspace, recipe.resolution)
 
 
 def _discard_from(plan: Plan, redo: str) -> None:
-    """Delete the results of a stage and of all that follow from it; the last first."""
-    workspace = plan.workspace
+    """Delete the results of a stage and of all later ones; the last first."""
+    workspace, recipe = plan.request.workspace, plan.request.recipe
     workspace.summary_path.unlink(missing_ok=True)
-    if redo in batch.STAGES:
+    later = recipe.stages()[plan.names.index(redo) :]
+    if redo in plan.names[: plan.names.index(plan.image_stage) + 1]:
         delete_folder(workspace.report_path.parent / "examples")
-    for name in reversed(STAGES[STAGES.index(redo) :]):
-        if name == "pack":
-            path = workspace.hdf5_path(plan.recipe.resolution)
-            path.unlink(missing_ok=True)
-            labels_path(path).unlink(missing_ok=True)
-        workspace.stage(name).discard()
+    for stage in reversed(later):
+        if isinstance(stage, DatasetStage):
+            for path in stage.files(workspace, recipe.resolution):
+                path.unlink(missing_ok=True)
+        workspace.stage(stage.name).discard()
+
+
+# --- Photo stages -----------------------------------------------------------------------------------------------
+
+
+def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
+    """Run the batches that are not done yet, check that no photo was lost, and mark the stages complete.
+
+    Raises:
+        CelebAHQError: an error that ends a batch as a whole.
+    """
+    workspace, photos = plan.request.workspace, plan.request.source.photos
+    jobs = list(_jobs(plan))
+    for stage in plan.photo_stages:
+        workspace.stage(stage.name).begin(plan.ingredients[stage.name])
+    if jobs:
+        todo = sum(len(job.photos) for job in jobs)
+        progress = Progress(" > ".join(stage.name for stage in plan.photo_stages), len(photos), len(photos) - todo)
+        try:
+            with closing(parallel.run(run_batch, jobs, workers=plan.request.workers)) as results:
+                for result in results:
+                    publish_batch(workspace, result)
+                    timings.add(batch=result.number, photos=result.photos, seconds=result.seconds)
+                    timings.add_worker(result.peak_memory_bytes)
+                    progress.advance(result.photos, result.rejected, result.failed)
+        finally:
+            progress.close()
+    entering = {photo.file for photo in photos}
+    for stage in plan.photo_stages:
+        counts, kept = _reconcile(workspace.stage(stage.name), entering, plan.batches)
+        workspace.stage(stage.name).complete(plan.ingredients[stage.name], counts)
+        entering = kept
+
+
+def _jobs(plan: Plan) -> Iterator[BatchJob]:
+    """Yield the batches that lack a manifest, each with the stage from which it resumes."""
+    request, size = plan.request, plan.batch_photos
+    photos = list(enumerate(request.source.photos))
+    examples = frozenset(photo.id for _, photo in photos[:: max(1, -(-len(photos) // EXAMPLES))])
+    devices = parallel.devices(request.device)
+    for number in range(plan.batches):
+        lacks = [number not in plan.state.stage(stage.name).batches for stage in plan.photo_stages]
+        if not any(lacks):
+            continue
+        first = lacks.index(True)
+        kept = [stage.name for stage in plan.photo_stages[:first] if stage.saves_image]
+        yield BatchJob(
+            workspace=request.workspace.root,
+            number=number,
+            photos=tuple(photos[number * size : (number + 1) * size]),
+            folder=request.source.folder,
+            recipe=request.recipe,
+            device=devices[number % len(devices)],
+            start=kept[-1] if kept else None,
+            todo=tuple(stage.name for stage, is_todo in zip(plan.photo_stages, lacks, strict=True) if is_todo),
+            examples=examples,
+            deltas=request.deltas,
+        )
+
+
+def _reconcile(stage: StageFolder, entering: set[str], batches: int) -> tuple[StageCounts, set[str]]:
+    """Check that a stage accounts for every photo that entered it; return its counts, and the photos that it kept.
+
+    Raises:
+        WorkspaceError: a manifest is missing, or a photo is in none.
+    """
+    outcomes: dict[str, Outcome] = {one.photo: one for _, one in stage.outcomes() if one.photo in entering}
+    done = len(stage.read_state().batches)
+    if done != batches or len(outcomes) != len(entering):
+        raise WorkspaceError(
+            f"{stage.root}: {len(entering)} photos entered, {len(outcomes)} are accounted for in {done} of {batches} "
+            f"batches; its files were changed from outside, `redo` {stage.name} makes them again"
+        )
+    counts = StageCounts(photos=len(entering), batches=batches, **count_outcomes(outcomes.values()))
+    return counts, {file for file, one in outcomes.items() if isinstance(one, Kept)}
+
+
+# --- Dataset stages, summary ------------------------------------------------------------------------------------
+
+
+def _run_dataset_stage(plan: Plan, stage: DatasetStage[Any], timings: TimingLog) -> None:
+    """Run a stage that works on all photos, unless it is complete."""
+    request, ingredients = plan.request, plan.ingredients[stage.name]
+    folder = request.workspace.stage(stage.name)
+    if plan.is_complete(stage.name) and not _files_missing(plan, stage):
+        return
+    context = DatasetContext(
+        workspace=request.workspace,
+        inputs=build_inputs(request),
+        record_types=record_types(request.recipe.stages()),
+        image_stage=plan.image_stage,
+        photo_stage=plan.photo_names[-1],
+        workers=request.workers,
+        hdf5_attributes={
+            "builder": f"celebahq_builder {__version__}",
+            "recipe": to_mapping(request.recipe),
+            "versions": versions(),
+            "seed": request.recipe.seed,
+            "fingerprint": fingerprint(ingredients),
+        },
+    )
+    folder.begin(ingredients)
+    began = time.monotonic()
+    counts = stage.run(request.recipe.settings(stage), context)
+    timings.add(photos=counts.photos, seconds={stage.name: time.monotonic() - began})
+    folder.complete(ingredients, counts)
+
+
+def _conclude(plan: Plan, timings: TimingLog) -> BuildResult:
+    """Count the outcomes of all photos, and write summary, table of rejects and report where they are not up to date.
+
+    Raises:
+        WorkspaceError: the photos of the source are not those that are accounted for.
+    """
+    request, workspace = plan.request, plan.request.workspace
+    complete = request.until == plan.names[-1]
+    rejected = [outcome.to_json(one) for one in request.source.rejected]
+    mark = fingerprint([*plan.ingredients[request.until], {"name": "table", "rejected": rejected}])
+    summary = plan.state.summary
+    is_new = summary is None or summary.fingerprint != mark
+    if summary is None or summary.fingerprint != mark:
+        summary = _summarize(plan, mark)
+    if complete and (is_new or not workspace.report_path.exists()):
+        if is_new:
+            timings.add_memory()
+        write_build_report(workspace)
+    if is_new:
+        write_json(workspace.summary_path, asdict(summary))
+    return BuildResult(
+        photos=summary.photos,
+        kept=summary.kept,
+        rejected=summary.rejected,
+        failed=summary.failed,
+        reasons=summary.reasons,
+        complete=complete,
+        hdf5=workspace.hdf5_path(request.recipe.resolution) if complete else None,
+        report=workspace.report_path if complete else None,
+    )
+
+
+def _summarize(plan: Plan, mark: str) -> Summary:
+    """Count the outcomes of all photos and write the table of those not kept."""
+    workspace, source = plan.request.workspace, plan.request.source
+    statuses = photo_statuses(workspace)
+    ends = [one.end for one in statuses if one.end is not None]
+    counts = count_outcomes([*ends, *(Kept(one.file) for one in statuses if one.end is None)])
+    photos = len(source.photos) + len(source.rejected)
+    if sum(counts.values()) != photos:
+        raise WorkspaceError(
+            f"{workspace.root}: {photos} photos came in, {sum(counts.values())} are accounted for; its files were "
+            "changed from outside, choose another `out`"
+        )
+    write_atomic(workspace.rejected_path, rejected_csv(ends))
+    reasons = Counter(end.reason.value for end in ends if isinstance(end, Rejected))
+    return Summary(mark, photos, **counts, reasons=dict(reasons))
+
+
+class TimingLog:
+    """Log of times and memory; not part of any result, so an error in writing it is ignored."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.largest_worker_bytes = 0
+
+    def add(self, **line: Any) -> None:
+        """Append a line."""
+        with contextlib.suppress(OSError), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def add_worker(self, peak_bytes: int) -> None:
+        """Take note of the peak memory of a worker."""
+        self.largest_worker_bytes = max(self.largest_worker_bytes, peak_bytes)
+
+    def add_memory(self) -> None:
+        """Append the peak memory of this process and of the largest worker, which is this process for one worker."""
+        peak = {"main": parallel.peak_memory_bytes(), "largest worker": self.largest_worker_bytes}
+        self.add(peak_memory_bytes=peak, seconds={})

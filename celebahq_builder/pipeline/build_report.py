@@ -13,19 +13,18 @@ from celebahq_builder.config import flatten
 from celebahq_builder.html import charts
 from celebahq_builder.html.page import render_page
 from celebahq_builder.outcome import Failed, Reason, Rejected
-from celebahq_builder.pipeline import report_images, results
-from celebahq_builder.pipeline.recipe import PHOTO_STAGES
-from celebahq_builder.pipeline.results import TABLE, PhotoStatus
-from celebahq_builder.pipeline.workspace import Workspace
-from celebahq_builder.storage import read_json, write_atomic
+from celebahq_builder.pipeline import report_images
+from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses
+from celebahq_builder.pipeline.workspace import RunDescription, RunState, Workspace
+from celebahq_builder.storage import write_atomic
 
 
 @dataclass(frozen=True)
 class StageCount:
-    """How many photos entered a stage, and how they left it."""
+    """Counts of the photos that entered a stage."""
 
     names: tuple[str, ...]
-    """The stage, after those before it that keep nothing on disk and so are counted with it."""
+    """The stage, and before it those that keep nothing on disk and so are counted with it."""
     entered: int
     kept: int
     rejected: int
@@ -34,7 +33,7 @@ class StageCount:
 
 @dataclass
 class StageTime:
-    """What a stage took, over all workers and all runs in the directory."""
+    """Time of a stage, over all workers and all runs in the directory."""
 
     seconds: float = 0.0
     photos: int = 0
@@ -47,30 +46,34 @@ class StageTime:
 
 @dataclass
 class TimingTotals:
-    """What `timings.jsonl` says."""
+    """Sums of `timings.jsonl`."""
 
     stages: dict[str, StageTime] = field(default_factory=dict)
     peak_memory_bytes: dict[str, int] = field(default_factory=dict)
     """Largest resident memory by process."""
 
 
-def stage_counts(workspace: Workspace, stood: Iterable[PhotoStatus]) -> list[StageCount]:
-    """Return the counts of the table and of each complete stage, in order."""
-    ends = [(one.stage, isinstance(one.end, Failed)) for one in stood]
-    entered, counts = len(ends), []
-    complete = [name for name in workspace.run()["stages"] if workspace.stage(name).complete_path.exists()]
-    for name in (TABLE, *complete):
-        rejected, failed = ends.count((name, False)), ends.count((name, True))
-        kept = entered - rejected - failed
-        if name == "pack":
-            kept = int(read_json(workspace.stage(name).complete_path)["kept"])
-        counts.append(StageCount(_with_those_before(name, complete), entered, kept, rejected, failed))
+def stage_counts(run: RunDescription, state: RunState, statuses: Iterable[PhotoStatus]) -> list[StageCount]:
+    """Return the counts of the landmark table and of each complete stage, in order."""
+    ends = Counter((one.stage, isinstance(one.end, Failed)) for one in statuses)
+    entered, counts, before = ends.total(), [], 0
+    for name in (TABLE, *run.stages):
+        mark = state.stage(name).mark
+        if name != TABLE and mark is None:
+            continue
+        names: tuple[str, ...] = (name,)
+        if name in run.photo_stages:
+            own = run.photo_stages.index(name) + 1
+            names, before = tuple(run.photo_stages[before:own]), own
+        rejected, failed = ends[name, False], ends[name, True]
+        kept = mark.kept if mark and name == "pack" else entered - rejected - failed
+        counts.append(StageCount(names, entered, kept, rejected, failed))
         entered = kept
     return counts
 
 
 def timings(workspace: Workspace) -> TimingTotals:
-    """Return what the run's stages took; empty if nothing was noted. Lines that a kill tore are passed over."""
+    """Return the times of the run's stages; empty without a log. Lines that a kill cut short are skipped."""
     found = TimingTotals()
     for line in _lines(workspace):
         for name, seconds in line["seconds"].items():
@@ -80,14 +83,6 @@ def timings(workspace: Workspace) -> TimingTotals:
         for process, peak in line.get("peak_memory_bytes", {}).items():
             found.peak_memory_bytes[process] = max(peak, found.peak_memory_bytes.get(process, 0))
     return found
-
-
-def _with_those_before(name: str, on_disk: list[str]) -> tuple[str, ...]:
-    if name not in PHOTO_STAGES:
-        return (name,)
-    own = PHOTO_STAGES.index(name)
-    first = max((PHOTO_STAGES.index(other) + 1 for other in PHOTO_STAGES[:own] if other in on_disk), default=0)
-    return PHOTO_STAGES[first : own + 1]
 
 
 def _lines(workspace: Workspace) -> Iterator[dict[str, Any]]:
@@ -117,7 +112,7 @@ NOTES = {
 
 @dataclass(frozen=True)
 class File:
-    """A file of the run, and where it lies relative to the page."""
+    """A file of the run, and its address relative to the page."""
 
     name: str
     size_bytes: int
@@ -126,7 +121,7 @@ class File:
 
 @dataclass(frozen=True)
 class Share:
-    """A count in words, and which part of all photos it is."""
+    """A number of photos, and their share of all photos."""
 
     name: str
     words: str
@@ -135,45 +130,42 @@ class Share:
 
 
 def write_build_report(workspace: Workspace) -> None:
-    """Write the report of a run from what its directory holds.
+    """Write the report of a run from the content of its directory.
 
-    Equal directories make equal pages. Photos of the source are shown where they still exist; the absence of one,
-    or of any image, costs only its thumbnail.
+    Equal directories give equal pages. A photo of the source or an image that is missing costs only its thumbnail.
 
     Raises:
-        WorkspaceError: the directory holds no run, or was altered.
+        WorkspaceError: the directory holds no run, or was changed.
         DiskFull: no space left.
     """
     write_atomic(workspace.report_path, render_page("build.html.j2", _contents(workspace)))
 
 
 def _contents(workspace: Workspace) -> dict[str, Any]:
-    """Return all that the template shows, in its order."""
-    run = workspace.run()
-    stood = results.photo_statuses(workspace)
-    kept = _best_first([one for one in stood if one.end is None])
-    low = _best_first([one for one in stood if _is_low(one)])
-    failed = [one for one in stood if isinstance(one.end, Failed)]
-    rejected = sorted((one for one in stood if isinstance(one.end, Rejected) and not _is_low(one)), key=_reason_order)
-    left_out = [*failed, *rejected, *low[report_images.SHEET :]]
-    rows = report_images.rows(workspace, Path(run["source"]), left_out[: report_images.ROWS])
+    """Return the values that the template shows, in its order."""
+    run, statuses = workspace.run(), photo_statuses(workspace)
+    images = report_images.ReportImages(workspace, run)
+    kept = _best_first([one for one in statuses if one.end is None])
+    low = _best_first([one for one in statuses if _is_low(one)])
+    failed = [one for one in statuses if isinstance(one.end, Failed)]
+    rejected = [one for one in statuses if isinstance(one.end, Rejected) and not _is_low(one)]
+    left_out = [*failed, *sorted(rejected, key=_reason_order), *low[report_images.SHEET :]]
+    rows = images.rows(left_out[: report_images.ROWS])
     return {
         "run": run,
-        "photos": run["photos"] + len(run["rejected_by_table"]),
+        "photos": run.photos + len(run.rejected_by_table),
         "counts": {"kept": len(kept), "rejected": len(rejected) + len(low), "failed": len(failed)},
-        "result": _file(workspace, workspace.hdf5_path(run["recipe"]["resolution"])),
+        "result": _file(workspace, workspace.hdf5_path(run.resolution)),
         "selection": _file(workspace, workspace.selection_path),
         "rejections": _file(workspace, workspace.rejected_path),
-        "stages": stage_counts(workspace, stood),
-        "reasons": _reasons(stood),
-        "notes": _notes(stood),
-        "examples": report_images.examples(workspace, stood),
+        "stages": stage_counts(run, workspace.read_state(), statuses),
+        "reasons": _reasons(statuses),
+        "notes": _notes(statuses),
+        "examples": images.examples(statuses),
         "scores": _histogram(kept, low, "score", cut=kept[-1].score if kept and low else None),
         "zooms": _histogram(kept, low, "zoom"),
-        "sheets": list(report_images.sheets(workspace, kept, low)),
-        "spectra": report_images.spectra(
-            workspace, _best_first([one for one in (*kept, *low) if one.score is not None])
-        ),
+        "sheets": images.sheets(kept, low),
+        "spectra": images.spectra(_best_first([one for one in (*kept, *low) if one.score is not None])),
         "low_shown": bool(low),
         "rows": rows,
         "rows_left": len(left_out) - len(rows),
@@ -193,7 +185,7 @@ def _reason_order(one: PhotoStatus) -> int:
 
 
 def _best_first(photos: list[PhotoStatus]) -> list[PhotoStatus]:
-    """Return photos as `stages.select.best` ranks them; those without a score, of an unfinished run, last."""
+    """Return photos as `stages.select` ranks them; those without a score, of an unfinished run, last."""
     return sorted(photos, key=lambda one: (-(one.score or 0.0), one.id))
 
 
@@ -201,21 +193,21 @@ def _file(workspace: Workspace, path: Path) -> File | None:
     return File(path.name, path.stat().st_size, report_images.link(workspace, path)) if path.is_file() else None
 
 
-def _reasons(stood: Sequence[PhotoStatus]) -> list[Share]:
-    """Return how often each reason was met, the most frequent first; errors last."""
-    counts = Counter(one.end.reason for one in stood if isinstance(one.end, Rejected))
+def _reasons(statuses: Sequence[PhotoStatus]) -> list[Share]:
+    """Return the number of photos by reason, the most frequent reason first; errors last."""
+    counts = Counter(one.end.reason for one in statuses if isinstance(one.end, Rejected))
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    shares = [Share(reason.value, reason.describe, count, count / len(stood)) for reason, count in ranked]
-    failed = sum(isinstance(one.end, Failed) for one in stood)
+    shares = [Share(reason.value, reason.describe, count, count / len(statuses)) for reason, count in ranked]
+    failed = sum(isinstance(one.end, Failed) for one in statuses)
     if failed:
-        shares.append(Share("failed", "an error that no reason covers", failed, failed / len(stood)))
+        shares.append(Share("failed", "an error that no reason covers", failed, failed / len(statuses)))
     return shares
 
 
-def _notes(stood: Sequence[PhotoStatus]) -> list[Share]:
-    counts = Counter(note for one in stood for note in one.notes)
+def _notes(statuses: Sequence[PhotoStatus]) -> list[Share]:
+    counts = Counter(note for one in statuses for note in one.notes)
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return [Share(note, NOTES.get(note, note), count, count / len(stood)) for note, count in ranked]
+    return [Share(note, NOTES.get(note, note), count, count / len(statuses)) for note, count in ranked]
 
 
 def _histogram(
@@ -226,9 +218,9 @@ def _histogram(
     return charts.histogram(inside, outside, cut)
 
 
-def _settings(run: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _settings(run: RunDescription) -> list[tuple[str, str, str]]:
     """Return name, value and origin of every setting."""
     return [
-        (name, json.dumps(value, ensure_ascii=False), run["origins"].get(name, "default"))
-        for name, value in flatten(run["recipe"]).items()
+        (name, json.dumps(value, ensure_ascii=False), run.origins.get(name, "default"))
+        for name, value in flatten(run.recipe).items()
     ]

@@ -1,54 +1,132 @@
-"""What travels from stage to stage: one face and what is known of it."""
+"""The face that passes from stage to stage, and the typed record of its photo."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from celebahq_builder.imaging.geometry import Points
+from celebahq_builder.outcome import Kept
+from celebahq_builder.pipeline.workspace import ImageRecord, read_table
 from celebahq_builder.sources.photo import Photo
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What is known of a photo before any stage."""
+
+    id: str
+    index: int
+    """Position in the source, from 0."""
+    landmarks: tuple[float, ...]
+    split: str
+    attributes: tuple[int, ...]
+    official_index: int | None = None
+    """Position in the official data set, for a photo of its image list."""
+
+
+@dataclass(frozen=True)
+class PhotoRecord:
+    """The identity of a photo and the records of the stages that it passed.
+
+    >>> @dataclass(frozen=True)
+    ... class SizeRecord:
+    ...     width_px: int
+    >>> record = PhotoRecord("a.jpg", Identity("a", 0, (0.0,) * 10, "", ())).adding(SizeRecord(640))
+    >>> record[SizeRecord].width_px
+    640
+    >>> record.tables({"size": SizeRecord})["size"]
+    {'width_px': 640}
+    """
+
+    file: str
+    identity: Identity
+    parts: Mapping[type, Any] = field(default_factory=dict)
+    """Record of each stage, by its type."""
+
+    def __getitem__(self, kind: type[R]) -> R:
+        part: R = self.parts[kind]
+        return part
+
+    def get(self, kind: type[R]) -> R | None:
+        """Return the record of this type, or None if the photo has none."""
+        return self.parts.get(kind)
+
+    def adding(self, part: object) -> PhotoRecord:
+        """Return the record with one more stage's part."""
+        return replace(self, parts={**self.parts, type(part): part})
+
+    def tables(self, types: Mapping[str, type]) -> dict[str, Any]:
+        """Return the record as JSON values: a table for the identity and one for each stage.
+
+        Args:
+            types: type of each stage's record, by name of the stage.
+        """
+        parts = {name: self.parts[kind] for name, kind in types.items() if kind in self.parts}
+        if ImageRecord in self.parts:
+            parts["image"] = self.parts[ImageRecord]
+        return {"identity": asdict(self.identity)} | {name: asdict(part) for name, part in parts.items()}
+
+    @classmethod
+    def from_kept(cls, kept: Kept, types: Mapping[str, type]) -> PhotoRecord:
+        """Return the record that a line of a manifest holds; the inverse of `tables`.
+
+        Raises:
+            WorkspaceError: a table has other keys or types than its dataclass, or belongs to no stage.
+        """
+        known = {**types, "image": ImageRecord}
+        tables = dict(kept.record)
+        identity = read_table(Identity, tables.pop("identity", None), kept.photo, "identity")
+        parts: list[Any] = [read_table(known.get(name), table, kept.photo, name) for name, table in tables.items()]
+        return cls(kept.photo, identity, {type(part): part for part in parts})
 
 
 @dataclass(frozen=True)
 class Face:
-    """A photo's region around a face, and where in it the crop lies.
+    """The part of a photo around a face, and the position of the crop in it.
 
-    Pixels are 8-bit between stages, so that a stage that reads them back from disk gets what it would have got
-    in memory, bit for bit.
+    Pixels are 8-bit between stages. So a stage that reads them from disk gets the same values as in memory.
     """
 
     photo: Photo
+    record: PhotoRecord
     pixels: Tensor
     """uint8 [3, H, W], RGB, on the worker's device."""
     quad: Points
     """Corners [4, 2] of the crop in pixel-edge coordinates of `pixels`."""
     border: int = 0
-    """Pixels around the crop's bounding box that the padding wants to exist."""
+    """Pixels around the crop's bounding box that the padding uses."""
     margin: tuple[int, int, int, int] = (0, 0, 0, 0)
-    """Pixels (left, top, right, bottom) that are there only for the networks to see."""
-    record: dict[str, Any] = field(default_factory=dict)
-    """Plain values recorded so far; they end in the manifest."""
+    """Pixels (left, top, right, bottom) of context for the networks, which the alignment cuts off."""
 
     @property
     def side(self) -> float:
-        """Side of the crop in px of `pixels`."""
+        """Side length of the crop in px of `pixels`."""
         return float(np.hypot(*(self.quad[3] - self.quad[0])))
 
-    def noted(self, **values: Any) -> Face:
-        """Return the face with some more values recorded."""
-        return replace(self, record={**self.record, **values})
-
-    def state(self) -> dict[str, Any]:
-        """Return as plain values what, beside the pixels, `resumed` needs."""
-        return {"quad": self.quad.tolist(), "border": self.border, "margin": list(self.margin)}
+    def noted(self, part: object) -> Face:
+        """Return the face with one more stage's record."""
+        return replace(self, record=self.record.adding(part))
 
     @classmethod
-    def resumed(cls, photo: Photo, pixels: Tensor, record: dict[str, Any]) -> Face:
-        """Return the face that a manifest's record and its image stand for."""
-        state = record["state"]
-        rest = {key: value for key, value in record.items() if key not in ("state", "image")}
-        quad = np.asarray(state["quad"], dtype=np.float64)
-        return cls(photo, pixels, quad, state["border"], tuple(state["margin"]), rest)
+    def unread(cls, photo: Photo, index: int) -> Face:
+        """Return the face that enters the first stage: identity only, pixels [3, 0, 0]."""
+        official_index = photo.listed.index if photo.listed else None
+        identity = Identity(photo.id, index, photo.landmarks, photo.split, photo.attributes, official_index)
+        empty = torch.empty((3, 0, 0), dtype=torch.uint8)
+        return cls(photo, PhotoRecord(photo.file, identity), empty, np.zeros((4, 2)))
+
+    @classmethod
+    def resumed(cls, photo: Photo, pixels: Tensor, record: PhotoRecord) -> Face:
+        """Return the face that a stage kept, from its image and its record."""
+        image = record[ImageRecord]
+        parts = {kind: part for kind, part in record.parts.items() if kind is not ImageRecord}
+        quad = np.asarray(image.quad, dtype=np.float64)
+        return cls(photo, replace(record, parts=parts), pixels, quad, image.border, image.margin)

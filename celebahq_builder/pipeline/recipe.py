@@ -1,159 +1,189 @@
-"""The settings of a build, and where each value comes from."""
+"""The settings of a build, and the source of each value."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from celebahq_builder.config import bundled, flatten, from_mapping, merge, read_toml
+from celebahq_builder.config import bundled, flatten, from_mapping, merge, read_toml, to_mapping
 from celebahq_builder.errors import RecipeError
 from celebahq_builder.imaging.pyramid import levels
-from celebahq_builder.pipeline.stages.align import AlignSettings
-from celebahq_builder.pipeline.stages.crop import CropSettings
-from celebahq_builder.pipeline.stages.denoise import DenoiseSettings
-from celebahq_builder.pipeline.stages.pack import PackSettings
-from celebahq_builder.pipeline.stages.score import ScoreSettings
-from celebahq_builder.pipeline.stages.select import SelectSettings
-from celebahq_builder.pipeline.stages.upscale import UpscaleSettings
+from celebahq_builder.pipeline.stage import NoSettings, PhotoStage, Stage
+from celebahq_builder.pipeline.stages import METHODS, load_stages
 from celebahq_builder.sources.official import RESOLUTION, archives
 from celebahq_builder.storage import sha256
 
-PHOTO_STAGES = ("region", "denoise", "upscale", "align", "score")
-"""Stages that work on one photo at a time, in order."""
+S = TypeVar("S")
 
-STAGES = (*PHOTO_STAGES, "select", "pack")
-"""The data flow, in order."""
-
-ALWAYS_KEPT = ("align", "score")
-"""Photo stages whose output always lies on disk."""
+DEFAULT_RECIPE = "celebahq-1024"
 
 
 @dataclass(frozen=True)
-class BuildRecipe:
-    """Everything that decides the result of a build, apart from the photos; a file in ``pipelines/``."""
-
+class _Recipe:
     resolution: int = 1024
-    """Side of the result in px: a power of two, 64 to 2048."""
+    """Side length of the result in px: a power of two, 64 to 2048."""
     method: Literal["paper", "exact"] = "paper"
-    """``paper``: with the networks; ``exact``: the authors' public tool step by step, to the last bit, without any."""
+    """The list of stages, see `stages.METHODS`. ``exact`` is the authors' public tool, without networks."""
     seed: int = 0
-    """Of whatever is random: the order of a shuffled result."""
+    """Seed of everything random: the order of a shuffled result."""
     keep_stages: tuple[str, ...] = ()
-    """Stages whose images stay on disk beside those of align."""
-    region: CropSettings = field(default_factory=CropSettings)
-    denoise: DenoiseSettings = field(default_factory=DenoiseSettings)
-    upscale: UpscaleSettings = field(default_factory=UpscaleSettings)
-    align: AlignSettings = field(default_factory=AlignSettings)
-    score: ScoreSettings = field(default_factory=ScoreSettings)
-    select: SelectSettings = field(default_factory=SelectSettings)
-    pack: PackSettings = field(default_factory=PackSettings)
+    """Stages whose images stay on disk beside the result's."""
 
     def __post_init__(self) -> None:
         levels(self.resolution)
         if not 64 <= self.resolution <= 2048:
             raise ValueError(f"resolution = {self.resolution} must be 64 to 2048")
+        images = [stage.name for stage in self.photo_stages() if stage.saves_image]
         for name in self.keep_stages:
-            if name not in PHOTO_STAGES:
-                raise ValueError(f"keep_stages names {name!r}; stages with images are {', '.join(PHOTO_STAGES[:-1])}")
-        if self.method == "exact":
-            self._check_exact()
+            if name not in images:
+                raise ValueError(f"keep_stages names {name!r}; stages with images are {', '.join(images)}")
+        self._check_effect()
 
-    def _check_exact(self) -> None:
-        """Raise for a setting without effect: of the public tool's steps, none has anything to set."""
-        for name in ("denoise", "upscale", "align"):
-            given = getattr(self, name)
-            for setting in dataclasses.fields(given):
+    def _check_effect(self) -> None:
+        """Raise for settings of stages that the method does not have."""
+        used = {stage.name: stage.Settings for stage in self.stages()}
+        for table in fields(self)[len(fields(_Recipe)) :]:
+            given = getattr(self, table.name)
+            for setting in fields(given) if not isinstance(given, used.get(table.name, NoSettings)) else ():
                 if (value := getattr(given, setting.name)) != setting.default:
                     raise ValueError(
-                        f'{name}.{setting.name} = {value} has no effect with method = "exact"; leave out [{name}]'
+                        f'{table.name}.{setting.name} = {value} has no effect with method = "{self.method}"; '
+                        f"leave out [{table.name}]"
                     )
 
-    def kept(self) -> tuple[str, ...]:
-        """Return the photo stages whose output lies on disk."""
-        return tuple(name for name in PHOTO_STAGES if name in (*ALWAYS_KEPT, *self.keep_stages))
+    def stages(self) -> tuple[Stage[Any], ...]:
+        """Return the stages of the method, in order."""
+        return load_stages(self.method)
+
+    def photo_stages(self) -> tuple[PhotoStage[Any], ...]:
+        """Return the stages of the method that work on one photo at a time, in order."""
+        return tuple(stage for stage in self.stages() if isinstance(stage, PhotoStage))
+
+    def settings(self, stage: Stage[S]) -> S:
+        """Return the settings of a stage."""
+        own = getattr(self, stage.name, None)
+        return own if isinstance(own, stage.Settings) else stage.Settings()
 
 
-DEFAULT_RECIPE = "celebahq-1024.toml"
+def _stage_tables() -> dict[str, type]:
+    """Return the settings of the stages of all methods, by name; the first method that has any decides."""
+    tables: dict[str, type] = {}
+    for stage in (stage for method in METHODS for stage in load_stages(method)):
+        if stage.Settings is not NoSettings:
+            tables.setdefault(stage.name, stage.Settings)
+    return tables
 
 
-def resolve(recipe: Path | None, options: Mapping[str, tuple[str, Any]]) -> tuple[BuildRecipe, dict[str, str]]:
-    """Return the settings of a build and, by dotted name, where those come from that are not defaults.
+if TYPE_CHECKING:
+    BuildRecipe = _Recipe
+else:
+    BuildRecipe = make_dataclass(
+        "BuildRecipe",
+        [(name, table, field(default_factory=table)) for name, table in _stage_tables().items()],
+        bases=(_Recipe,),
+        frozen=True,
+        namespace={
+            "__module__": __name__,
+            "__doc__": """Everything that decides the result of a build, apart from the photos.
+
+            Fields are those of a recipe file in ``pipelines/``: resolution, method, seed, keep_stages, and one table
+            of settings for each stage, such as ``crop`` or ``select``.
+            """,
+        },
+    )
+
+
+def resolve(recipe: BuildRecipe | str | Path, options: Mapping[str, Any]) -> tuple[BuildRecipe, dict[str, str]]:
+    """Return the settings of a build, and the source of each value that is not a default.
 
     Args:
-        recipe: a TOML file; None takes the bundled `DEFAULT_RECIPE`. A name without folder that does not exist
-            here is looked for among the bundled recipes.
-        options: dotted setting -> name and value of the option that overrides it; None leaves it.
+        recipe: settings, a TOML file, or the name of a bundled recipe.
+        options: dotted setting -> value that overrides it, such as ``{"select.keep": 100}``; None overrides nothing.
+
+    Returns:
+        The recipe; and by dotted name of a setting the path of its file, or the argument's name in backquotes.
 
     Raises:
-        RecipeError: see `recipe.from_mapping`; an option's name stands for the file where it is to blame.
+        RecipeError: the file cannot be read, or a value cannot be used.
     """
-    path = bundled_recipe(recipe or bundled("pipelines") / DEFAULT_RECIPE)
-    values = read_toml(path)
-    origins = dict.fromkeys(flatten(values), str(path))
-    from_mapping(BuildRecipe, values, where=str(path), text=path.read_text(encoding="utf-8"))
-    for setting, (option, value) in options.items():
-        if value is None:
-            continue
-        nested: Any = value
-        for part in reversed(setting.split(".")):
-            nested = {part: nested}
+    given = {setting: value for setting, value in options.items() if value is not None}
+    if isinstance(recipe, _Recipe):
+        path, values, text = Path("the recipe"), to_mapping(recipe), ""
+        origins: dict[str, str] = {}
+    else:
+        path = bundled_recipe(Path(recipe))
+        values = read_toml(path)
+        text = path.read_text(encoding="utf-8")
+        if "region" in values:
+            raise RecipeError(f"{path}: the table [region] is called [crop] now; rename it")
+        origins = dict.fromkeys(flatten(values), str(path))
+        from_mapping(BuildRecipe, values, where=str(path), text=text)
+    for setting, value in given.items():
+        *tables, key = setting.split(".")
+        nested: dict[str, Any] = {key: value}
+        for table in reversed(tables):
+            nested = {table: nested}
         values = merge(values, nested)
-        origins[setting] = option
-        from_mapping(BuildRecipe, values, where=option)
-    return from_mapping(BuildRecipe, values, where=str(path)), origins
+        origins[setting] = f"`{key}`"
+        from_mapping(BuildRecipe, values, where=f"`{key}`")
+    return from_mapping(BuildRecipe, values, where=str(path), text=text), origins
 
 
 def bundled_recipe(path: Path, folder: str = "") -> Path:
-    """Return a recipe's path: as given, or, for a bare name that does not exist here, among the bundled ones."""
+    """Return the path of a recipe: as given, or that of a bundled one for a bare name that does not exist here."""
     if not path.exists() and path.parent == Path():
         return bundled("pipelines") / folder / path.with_suffix(".toml")
     return path
 
 
 def check_official(recipe: BuildRecipe, deltas: Path | None, image_list: Path | None) -> None:
-    """Check that what the official deltas need is asked for with them.
+    """Check that a build with the official image list has the method and the resolution that it needs.
 
     Raises:
-        RecipeError: deltas without list, or either without the exact method at 1024.
+        RecipeError: deltas without a list, or either without the exact method at 1024 px.
         SourceError: the folder of deltas holds none.
     """
     if deltas is None and image_list is None:
         return
-    option = "--deltas" if deltas else "--image-list"
+    argument = "`deltas`" if deltas else "`image_list`"
     if image_list is None:
         raise RecipeError(
-            f"--deltas {deltas} needs --image-list FILE too: the image_list.txt that comes with them says which photo "
+            f"`deltas` {deltas} needs `image_list` FILE too: the image_list.txt that comes with them says which photo "
             "each belongs to"
         )
     if recipe.method != "exact":
         raise RecipeError(
-            f'{option} needs the bytes of the authors\' tool, method = "exact", but the recipe says "{recipe.method}"; '
-            "give --recipe official-deltas"
+            f'{argument} needs the bytes of the authors\' tool, method = "exact", but the recipe says '
+            f'"{recipe.method}"; give `recipe` official-deltas'
         )
     if recipe.resolution != RESOLUTION:
-        raise RecipeError(f"{option} needs resolution = {RESOLUTION}, got {recipe.resolution}; leave out --resolution")
+        raise RecipeError(
+            f"{argument} needs resolution = {RESOLUTION}, got {recipe.resolution}; leave out `resolution`"
+        )
     if deltas is not None:
         archives(deltas)
 
 
-def read_ids(path: Path | None) -> frozenset[str] | None:
-    """Return the names in a file of ids: one per line, empty lines and those that start with # aside.
+def read_ids(ids: Path | str | Iterable[str] | None) -> frozenset[str] | None:
+    """Return a set of photo names: as given, or one per line of a file, without empty lines and comments (#).
 
     Raises:
-        RecipeError: the file cannot be read, or names nothing.
+        RecipeError: the file cannot be read, or there are no names.
     """
-    if path is None:
+    if ids is None:
         return None
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"--ids {path} cannot be read: {error}") from None
-    names = frozenset(line.strip() for line in lines if line.strip() and not line.strip().startswith("#"))
+    if isinstance(ids, (str, Path)):
+        try:
+            ids, where = Path(ids).read_text(encoding="utf-8-sig").splitlines(), f" {ids}"
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"`ids` {ids} cannot be read: {error}") from None
+    else:
+        where = ""
+    names = frozenset(line.strip() for line in ids if line.strip() and not line.strip().startswith("#"))
     if not names:
-        raise RecipeError(f"--ids {path} names no photos; give one id or file name per line")
+        raise RecipeError(f"`ids`{where} names no photos; give one id or file name per line")
     return names
 
 

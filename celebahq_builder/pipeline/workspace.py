@@ -1,14 +1,16 @@
-"""The run directory: manifests, fingerprints and file locations."""
+"""The run directory: locations of its files, manifests, fingerprints, and its state as read once."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-import os
+import types
+import typing
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from celebahq_builder import outcome
 from celebahq_builder.errors import FingerprintMismatch, WorkspaceError
@@ -27,7 +29,7 @@ from celebahq_builder.storage import (
 )
 
 Ingredients = list[dict[str, Any]]
-"""What a result depends on: one table per stage, from the source to the stage itself."""
+"""What a result depends on: one table for the source, then one for each stage up to the stage itself."""
 
 NAMES = (
     *("run.json", "summary.json", "timings.jsonl", "selection.csv", "rejected.csv", "stages", "report"),
@@ -35,15 +37,207 @@ NAMES = (
 )
 """Names of all files and folders of a run directory, as patterns of `fnmatch`."""
 
+T = TypeVar("T")
+
 
 def fingerprint(ingredients: Ingredients) -> str:
-    """Return a hash that is equal exactly for equal ingredients."""
+    """Return a hash that is equal for equal ingredients only."""
     return sha256(json.dumps(ingredients, sort_keys=True, ensure_ascii=False).encode())
 
 
-def batch_name(batch: int) -> str:
-    """Return the name of a batch's files: five digits."""
-    return f"{batch:05d}"
+# --- JSON tables as dataclasses ---------------------------------------------------------------------------------
+
+
+def read_table(cls: type[T] | None, table: object, where: object, name: str) -> T:
+    """Return a JSON table as an instance of a dataclass, strictly: equal keys, equal types.
+
+    Args:
+        cls: frozen dataclass of int, float, str, bool, dict, list and tuple; None for a table that has no dataclass.
+        table: as `json` reads it.
+        where: file or photo, for the message.
+        name: of the table, for the message.
+
+    Raises:
+        WorkspaceError: the table does not fit.
+    """
+    try:
+        if cls is None:
+            raise ValueError("no stage writes it")
+        hints = _type_hints(cls)  # type: ignore[arg-type]
+        if not isinstance(table, dict) or table.keys() != hints.keys():
+            raise ValueError(f"expected the keys {', '.join(hints)}")
+        return cls(**{key: _checked(hint, table[key], key) for key, hint in hints.items()})
+    except ValueError as error:
+        raise WorkspaceError(
+            f"{where}: the table {name!r} is changed, corrupt, or of another version ({error}); delete its file and "
+            "run again, or choose another `out`"
+        ) from None
+
+
+@functools.cache
+def _type_hints(cls: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {one.name: hints[one.name] for one in fields(cls)}
+
+
+def _checked(hint: Any, value: object, key: str) -> Any:
+    """Return a JSON value as the type that a field has; lists become tuples."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple and isinstance(value, list):
+        hints = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        if len(hints) == len(value):
+            return tuple(_checked(one, item, key) for one, item in zip(hints, value, strict=True))
+    elif origin is types.UnionType:
+        if type(value) in inner:
+            return value
+    elif type(value) is (origin or hint):
+        return value
+    raise ValueError(f"{key} = {str(value)[:80]!r} is not {getattr(hint, '__name__', hint)}")
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """The image that a stage keeps of a photo, and what of the face is not in its pixels."""
+
+    path: str
+    """Relative to the stage's folder."""
+    bytes: int
+    sha256: str
+    quad: tuple[tuple[float, float], ...]
+    """See `face.Face`; so for `border` and `margin`."""
+    border: int
+    margin: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class StageCounts:
+    """Counts of a complete stage."""
+
+    photos: int
+    """Photos that entered the stage."""
+    batches: int
+    kept: int
+    rejected: int
+    failed: int = 0
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """File plan.json: what the results in a stage's folder depend on."""
+
+    fingerprint: str
+    ingredients: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class StageMark:
+    """File stage.json, written when the stage is complete: what its results depend on, and its counts."""
+
+    fingerprint: str
+    photos: int
+    batches: int
+    kept: int
+    rejected: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """File run.json: what was asked of the last run."""
+
+    batch_photos: int
+    photos: int
+    """Photos that enter the first stage."""
+    batches: int
+    source: str
+    """Absolute path of the folder of photos."""
+    rejected_by_table: list[dict[str, Any]]
+    """Outcomes of photos that the source rejected, as JSON."""
+    warnings: list[str]
+    until: str
+    stages: list[str]
+    """Stages with results on disk, or that this run will write, in order."""
+    photo_stages: list[str]
+    """All photo stages of the method, in order."""
+    image_stage: str
+    """The stage whose images are the result."""
+    recipe: dict[str, Any]
+    origins: dict[str, str]
+    """Source of each setting that is not a default, by dotted name: a recipe's path, or an argument in backquotes."""
+    versions: dict[str, str]
+
+    @property
+    def resolution(self) -> int:
+        """Side length of the result in px."""
+        return int(self.recipe["resolution"])
+
+
+@dataclass(frozen=True)
+class Summary:
+    """File summary.json: counts of the last run that reached its end."""
+
+    fingerprint: str
+    photos: int
+    kept: int
+    rejected: int
+    failed: int
+    reasons: dict[str, int]
+    """Photos by reason of rejection."""
+
+
+# --- State ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StageState:
+    """State of one stage's folder."""
+
+    plan: StagePlan | None = None
+    """None: the stage was not begun."""
+    mark: StageMark | None = None
+    """None: the stage is not complete."""
+    batches: frozenset[int] = frozenset()
+    """Batches that have a manifest."""
+
+    def is_complete(self, ingredients: Ingredients) -> bool:
+        """Return whether the stage is complete for these ingredients."""
+        return self.mark is not None and self.mark.fingerprint == fingerprint(ingredients)
+
+    def check(self, ingredients: Ingredients, root: Path) -> None:
+        """Check that the stage holds no results of other ingredients.
+
+        Raises:
+            FingerprintMismatch: it does; names the first setting that differs and what to do.
+        """
+        if self.plan is None or self.plan.fingerprint == fingerprint(ingredients):
+            return
+        old, new = _flatten(self.plan.ingredients), _flatten(json.loads(json.dumps(ingredients)))
+        order = [*new, *(key for key in old if key not in new)]
+        key = next(key for key in order if old.get(key) != new.get(key))
+        stage, _, setting = key.partition(".")
+        remedy = "" if stage == "source" else f", or `redo` {stage}"
+        raise FingerprintMismatch(
+            f"{root} was built with [{stage}] {setting} = {old.get(key)}, this run asks {new.get(key)}; outputs would "
+            f"mix. Choose another `out`{remedy}"
+        )
+
+
+@dataclass(frozen=True)
+class RunState:
+    """State of a run directory at one moment."""
+
+    run: RunDescription | None = None
+    """None: the directory holds no run yet."""
+    stages: dict[str, StageState] = field(default_factory=dict)
+    """State of each stage that has a folder."""
+    summary: Summary | None = None
+
+    def stage(self, name: str) -> StageState:
+        """Return the state of a stage; empty where it has no folder."""
+        return self.stages.get(name, StageState())
+
+
+# --- Files ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -55,168 +249,166 @@ class StageFolder:
 
     @property
     def plan_path(self) -> Path:
-        """What the results depend on."""
+        """Path of the stage's `StagePlan`."""
         return self.root / "plan.json"
 
     @property
-    def complete_path(self) -> Path:
-        """The stage's counts; present when it is complete."""
+    def mark_path(self) -> Path:
+        """Path of the stage's `StageMark`."""
         return self.root / "stage.json"
 
     def image_path(self, batch: int, photo_id: str) -> Path:
-        """Return where a photo's image lies."""
-        return self.root / "images" / batch_name(batch) / f"{photo_id}.png"
+        """Return the path of a photo's image."""
+        return self.root / "images" / f"{batch:05d}" / f"{photo_id}.png"
 
     def manifest_path(self, batch: int) -> Path:
-        """Return where a batch's manifest lies."""
-        return self.root / "batches" / f"{batch_name(batch)}.jsonl"
+        """Return the path of a batch's manifest."""
+        return self.root / "batches" / f"{batch:05d}.jsonl"
 
-    def batches_done(self) -> set[int]:
-        """Return the numbers of the batches whose manifests are there."""
-        folder = self.root / "batches"
-        if not folder.is_dir():
-            return set()
-        names = (entry.name for entry in os.scandir(folder))
-        return {int(name[:-6]) for name in names if name.endswith(".jsonl") and name[:-6].isdigit()}
+    def read_state(self) -> StageState:
+        """Read what the stage holds."""
+        return StageState(
+            _read_optional(StagePlan, self.plan_path),
+            _read_optional(StageMark, self.mark_path),
+            frozenset(int(path.stem) for path in self.root.glob("batches/*.jsonl") if path.stem.isdigit()),
+        )
 
     def write_manifest(self, batch: int, outcomes: Iterable[Outcome]) -> None:
         """Write the outcome of each photo of a batch; only for the holder of the lock, after the batch's images."""
-        lines = [json.dumps(outcome.to_json(o), ensure_ascii=False) for o in outcomes]
+        lines = [json.dumps(outcome.to_json(one), ensure_ascii=False) for one in outcomes]
         write_atomic(self.manifest_path(batch), "".join(f"{line}\n" for line in lines).encode())
 
     def read_manifest(self, batch: int) -> list[Outcome]:
-        """Return how the photos of a batch ended.
+        """Return the outcomes of a batch's photos, with their records as JSON tables.
 
         Raises:
-            WorkspaceError: the manifest was altered.
+            WorkspaceError: the manifest was changed or is corrupt.
         """
         path = self.manifest_path(batch)
         try:
             return [outcome.from_json(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise WorkspaceError(f"{path} is damaged ({error}); delete it and run again: the batch is redone") from None
 
     def outcomes(self) -> Iterator[tuple[int, Outcome]]:
         """Yield batch and outcome of every photo recorded so far, in order."""
-        for batch in sorted(self.batches_done()):
+        for batch in sorted(self.read_state().batches):
             for one in self.read_manifest(batch):
                 yield batch, one
 
+    def read_image(self, image: ImageRecord) -> bytes:
+        """Return the content of a PNG file that the stage kept.
+
+        Raises:
+            WorkspaceError: the file is missing or was changed.
+        """
+        path = self.root / image.path
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise WorkspaceError(f"{path}: {error.strerror}; `redo` {self.name} makes it again") from None
+        if sha256(data) != image.sha256:
+            raise WorkspaceError(f"{path} was changed since it was made; `redo` {self.name} makes it again")
+        return data
+
     def begin(self, ingredients: Ingredients) -> None:
-        """Write the stage's plan; or check that the one there is the same.
-
-        Raises:
-            FingerprintMismatch: the folder holds results that depend on something else; names the first
-                setting that differs.
-        """
-        if self.plan_path.exists():
-            self.check(ingredients)
-        else:
-            write_json(self.plan_path, {"fingerprint": fingerprint(ingredients), "ingredients": ingredients})
-
-    def check(self, ingredients: Ingredients) -> None:
-        """Raise if the stage has results that depend on other ingredients.
-
-        Raises:
-            FingerprintMismatch: names the first setting that differs and what to do.
-        """
+        """Write the stage's plan, if it has none."""
         if not self.plan_path.exists():
-            return
-        plan = read_json(self.plan_path)
-        if plan["fingerprint"] == fingerprint(ingredients):
-            return
-        old, new = _flat(plan["ingredients"]), _flat(json.loads(json.dumps(ingredients)))
-        order = [*new, *(key for key in old if key not in new)]
-        key = next(key for key in order if old.get(key) != new.get(key))
-        stage, _, setting = key.partition(".")
-        remedy = "" if stage == "source" else f", or --redo {stage}"
-        raise FingerprintMismatch(
-            f"{self.root.parent.parent} was built with [{stage}] {setting} = {old.get(key)}, this run asks "
-            f"{new.get(key)}; outputs would mix. Use another --out{remedy}"
-        )
+            write_json(self.plan_path, asdict(StagePlan(fingerprint(ingredients), ingredients)))
 
-    def is_complete(self, ingredients: Ingredients) -> bool:
-        """Return whether the stage is complete with just these ingredients."""
-        if not self.complete_path.exists():
-            return False
-        return bool(read_json(self.complete_path)["fingerprint"] == fingerprint(ingredients))
-
-    def complete(self, ingredients: Ingredients, counts: dict[str, Any]) -> None:
+    def complete(self, ingredients: Ingredients, counts: StageCounts) -> None:
         """Mark the stage complete, once the names of all its files are on the disk."""
         for folder in (self.root.parent.parent, self.root, self.root / "batches"):
             if folder.is_dir():
                 sync_folder(folder)
-        write_json(self.complete_path, {"fingerprint": fingerprint(ingredients), **counts})
+        write_json(self.mark_path, asdict(StageMark(fingerprint(ingredients), **asdict(counts))))
 
     def discard(self) -> None:
-        """Delete the stage's results: its marks first, so that a kill in between leaves nothing that looks complete."""
+        """Delete the stage's results, the marks first: a kill in between leaves nothing that looks complete."""
         if self.root.is_symlink():
             raise WorkspaceError(f"{self.root} is a link, which is not deleted through; put the folder in its place")
-        for path in (self.complete_path, *sorted((self.root / "batches").glob("*.jsonl")), self.plan_path):
+        for path in (self.mark_path, *sorted((self.root / "batches").glob("*.jsonl")), self.plan_path):
             path.unlink(missing_ok=True)
         delete_folder(self.root)
 
 
+@dataclass(frozen=True)
 class Workspace:
     """A run directory."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    root: Path
 
     @property
     def run_path(self) -> Path:
-        """What was asked of the run."""
+        """Path of the `RunDescription`."""
         return self.root / "run.json"
 
     @property
     def summary_path(self) -> Path:
-        """How all photos ended, of the last run that came to its end."""
+        """Path of the `Summary`."""
         return self.root / "summary.json"
 
     @property
     def timings_path(self) -> Path:
-        """Seconds per batch and stage, one line per batch; no part of any result."""
+        """Path of the log of seconds per batch and stage; not part of any result."""
         return self.root / "timings.jsonl"
 
     @property
     def selection_path(self) -> Path:
-        """Table of the photos kept, best first."""
+        """Path of the table of selected photos, best first."""
         return self.root / "selection.csv"
 
     @property
     def rejected_path(self) -> Path:
-        """Table of the photos not kept, with reasons."""
+        """Path of the table of rejected and failed photos."""
         return self.root / "rejected.csv"
 
     @property
     def report_path(self) -> Path:
-        """The HTML report."""
+        """Path of the HTML report."""
         return self.root / "report" / "index.html"
 
     def example_path(self, photo_id: str, stage: str) -> Path:
-        """Return where the report's image of an example photo after a stage lies."""
+        """Return the path of the report's image of an example photo after a stage."""
         return self.root / "report" / "examples" / photo_id / f"{stage}.jpg"
 
     def hdf5_path(self, resolution: int) -> Path:
-        """Return where the result lies."""
+        """Return the path of the data set."""
         return self.root / f"celebahq-{resolution}x{resolution}.h5"
 
     def stage(self, name: str) -> StageFolder:
         """Return the folder of a stage."""
         return StageFolder(self.root / "stages" / name, name)
 
-    def run(self) -> dict[str, Any]:
-        """Return what was asked of the run.
+    def read_state(self) -> RunState:
+        """Read the state of the directory.
 
         Raises:
-            WorkspaceError: the directory holds no run.
+            WorkspaceError: a file was changed, is corrupt, or was written by an earlier version.
+        """
+        run = self.run() if self.run_path.exists() else None
+        folders = sorted(self.root.glob("stages/*/"))
+        stages = {folder.name: self.stage(folder.name).read_state() for folder in folders}
+        return RunState(run, stages, _read_optional(Summary, self.summary_path))
+
+    def run(self) -> RunDescription:
+        """Return what was asked of the last run.
+
+        Raises:
+            WorkspaceError: the directory holds no run, or the run of an earlier version.
         """
         if not self.run_path.exists():
-            raise WorkspaceError(f"{self.root} is not a run directory: it has no run.json (build.py --out makes one)")
-        return dict(read_json(self.run_path))
+            raise WorkspaceError(f"{self.root} is not a run directory: it has no run.json (celebahq build makes one)")
+        values = read_json(self.run_path)
+        if isinstance(values, dict) and "batch_photos" in values and "photo_stages" not in values:
+            raise WorkspaceError(
+                f"{self.root} was built by an earlier version, whose stages had other names and records; this version "
+                "cannot resume or read it: keep that version for it, or build again with another `out`"
+            )
+        return read_table(RunDescription, values, self.run_path, "run")
 
     def lock(self) -> contextlib.AbstractContextManager[LockedFolder]:
-        """Hold the directory for this process: see `lock`."""
+        """Hold the directory for this process; see `storage.lock`."""
         known = holds(self.run_path, {"batch_photos", "photos", "batches"})
         return lock(self.root, "run directory", "out", names=NAMES, known=known)
 
@@ -229,6 +421,30 @@ class Workspace:
         for folder in ("stages", "report"):
             delete_partial_files(self.root / folder, recursive=True)
 
+    def final_outcomes(self, run: RunDescription) -> Iterator[tuple[str, int, Outcome]]:
+        """Yield stage, batch and outcome of each photo at each stage on disk, in the order of the stages.
 
-def _flat(ingredients: Ingredients) -> dict[str, Any]:
+        A selection counts only when it is complete.
+        """
+        for name in run.stages:
+            if name in run.photo_stages or (name == "select" and self.stage(name).mark_path.exists()):
+                for batch, one in self.stage(name).outcomes():
+                    yield name, batch, one
+
+
+def count_outcomes(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """Return the numbers of photos that are kept, rejected and failed.
+
+    >>> count_outcomes([Kept("a.jpg"), Kept("b.jpg")])
+    {'kept': 2, 'rejected': 0, 'failed': 0}
+    """
+    names = [type(one).__name__.lower() for one in outcomes]
+    return {name: names.count(name) for name in ("kept", "rejected", "failed")}
+
+
+def _read_optional(cls: type[T], path: Path) -> T | None:
+    return read_table(cls, read_json(path), path, path.stem) if path.exists() else None
+
+
+def _flatten(ingredients: Ingredients) -> dict[str, Any]:
     return {f"{table['name']}.{key}": value for table in ingredients for key, value in table.items() if key != "name"}

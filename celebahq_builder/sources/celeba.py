@@ -102,8 +102,8 @@ def _first(paths: list[Path], root: Path, what: str) -> Path:
     found = _optional(paths)
     if found is None:
         if not root.is_dir():
-            raise SourceError(f"--celeba-root {root} is not a folder")
+            raise SourceError(f"`celeba_root` {root} is not a folder")
         looked = ", ".join(path.relative_to(root).as_posix() for path in paths)
         has = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
-        raise SourceError(f"{what} is not in --celeba-root {root}: looked for {looked}; the folder has {has}")
+        raise SourceError(f"{what} is not in `celeba_root` {root}: looked for {looked}; the folder has {has}")
     return found

@@ -20,7 +20,7 @@ def read_folder(folder: Path, table: Path) -> PhotoSource:
         SourceError: no such folder or table, or columns that are missing.
     """
     if not folder.is_dir():
-        raise SourceError(f"--photos {folder} is not a folder")
+        raise SourceError(f"`photos` {folder} is not a folder")
     try:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -120,11 +120,11 @@ def archives(folder: Path) -> tuple[Path, ...]:
         SourceError: no such folder, or none in it.
     """
     if not folder.is_dir():
-        raise SourceError(f"--deltas {folder} is not a folder; expected one that holds deltas00000.zip, ...")
+        raise SourceError(f"`deltas` {folder} is not a folder; expected one that holds deltas00000.zip, ...")
     found = tuple(sorted(folder.glob("deltas[0-9][0-9][0-9][0-9][0-9].zip")))
     if not found:
         has = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-        raise SourceError(f"--deltas {folder} holds none of deltas00000.zip, deltas01000.zip, ...; it has {has}")
+        raise SourceError(f"`deltas` {folder} holds none of deltas00000.zip, deltas01000.zip, ...; it has {has}")
     return found
 
 
@@ -183,7 +183,7 @@ def _member(archive: Path, member: str, size: int) -> bytes:
             raise SourceError(
                 f"the folder of deltas {archive.parent} is gone; bring it back and run the same command"
             ) from None
-        detail = f"{archive.name} is not in the folder of deltas; put it there and run with --redo align"
+        detail = f"{archive.name} is not in the folder of deltas; put it there and `redo` align"
         raise Rejection(Reason.DELTA_MISSING, detail) from None
     except KeyError:
         raise Rejection(Reason.DELTA_MISSING, f"{archive.name} has no {member}; download it again") from None

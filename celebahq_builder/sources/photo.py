@@ -80,7 +80,7 @@ def subset(source: PhotoSource, *, limit: int | None = None, ids: Iterable[str] 
         unknown = sorted(wanted - known)
         if unknown:
             raise SourceError(
-                f"{len(unknown)} of {len(wanted)} names in --ids are not in the source, first: {unknown[0]}"
+                f"{len(unknown)} of {len(wanted)} names in `ids` are not in the source, first: {unknown[0]}"
             )
         photos = tuple(p for p in photos if p.id in wanted or p.file in wanted)
         rejected = tuple(r for r in rejected if r.photo in wanted or PurePosixPath(r.photo).stem in wanted)

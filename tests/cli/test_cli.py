@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from celebahq_builder import cli
 from celebahq_builder.cli.main import name_options
 from celebahq_builder.hdf5.reader import PyramidFile
-from celebahq_builder.pipeline import recipe as stages_recipe
+from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.progan.schedule import RESUMABLE_KEYS
 from tests.conftest import SAMPLE
@@ -39,7 +39,7 @@ def one_line_error(ended: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_the_recorded_stages_are_the_real_ones() -> None:
-    assert cli.build.STAGES == stages_recipe.STAGES
+    assert [stage.name for stage in BuildRecipe().stages()] == list(cli.build.STAGES)
 
 
 def test_own_photos_from_a_table(tmp_path: Path) -> None:

@@ -8,27 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from celebahq_builder.hdf5 import writer
-from celebahq_builder.pipeline import batch, build, build_report, workspace
-from celebahq_builder.pipeline.stages import align, crop, denoise, score, select, upscale
+from celebahq_builder.pipeline import batch, build, workspace
+from celebahq_builder.pipeline.stages import load_stages, select
 from tests.conftest import build_tiny
 
 POINTS: dict[str, tuple[Any, str]] = {
-    "region": (crop, "cut"),
-    "denoise": (denoise, "apply_all"),
-    "upscale": (upscale, "apply_all"),
-    "align": (align, "apply"),
-    "score": (score, "apply_all"),
+    **{stage.name: (type(stage), "run") for stage in load_stages("paper")},
     "image": (batch, "write_partial"),
     "batch": (build, "publish_batch"),
     "manifest": (workspace.StageFolder, "write_manifest"),
     "complete": (workspace.StageFolder, "complete"),
-    "select": (select, "best"),
-    "pack": (writer.PyramidWriter, "write"),
+    "selection": (select, "select_best"),
+    "level": (writer.PyramidWriter, "write"),
     "publish": (writer.PyramidWriter, "finish"),
-    "report": (build_report, "write"),
+    "report": (build, "write_build_report"),
     "rename": (Path, "replace"),
 }
-"""Where a run can be killed: just before the COUNT-th call of a function."""
+"""Points at which a run can be killed: just before the COUNT-th call of a function."""
 
 
 def killing(function: Callable[..., Any], count: int) -> Callable[..., Any]:

@@ -9,11 +9,12 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from celebahq_builder.imaging.geometry import crop_from_landmarks
-from celebahq_builder.pipeline.stages import align, crop, upscale
+from celebahq_builder.pipeline.stages.align import AlignRecord
+from celebahq_builder.pipeline.stages.crop import CropSettings
+from celebahq_builder.pipeline.stages.upscale import UpscaleRecord, UpscaleSettings
 from celebahq_builder.sources.photo import Photo
 from tests.conftest import SAMPLE, build_tiny
-
-CPU = torch.device("cpu")
+from tests.pipeline.faces import aligned, crop_of, upscaled
 
 
 def tilted(x: float, y: float, eyes: float, degrees: float) -> np.ndarray:
@@ -43,8 +44,8 @@ def photo_with_dots(folder: Path, points: np.ndarray, width: int = 300, height: 
 def test_landmarks_land_where_they_should(degrees: float, x: float, y: float, resolution: int, tmp_path: Path) -> None:
     points = tilted(x, y, 40, degrees)
     photo = photo_with_dots(tmp_path, points)
-    face = crop.cut(photo, tmp_path, crop.CropSettings(), resolution, CPU)
-    result = align.apply(face, align.AlignSettings(), resolution)
+    face = crop_of(photo, tmp_path, CropSettings(), resolution)
+    result = aligned(face, resolution)
     assert result.pixels.shape == (3, resolution, resolution)
     quad = crop_from_landmarks(points).quad
     basis = np.stack([quad[3] - quad[0], quad[1] - quad[0]])
@@ -83,10 +84,10 @@ def test_turning_or_mirroring_the_photo_changes_nothing_but_rounding(change: str
     results = []
     for name, photo, marks in (("a.png", pixels, points), ("b.png", changed, moved)):
         textured_photo(tmp_path, name, np.ascontiguousarray(photo))
-        face = crop.cut(Photo(name, name, tuple(marks.flatten())), tmp_path, crop.CropSettings(), 128, CPU)
-        aligned = align.apply(face, align.AlignSettings(), 128)
-        assert aligned.record["padded"] is padded
-        results.append(aligned.pixels.float())
+        face = crop_of(Photo(name, name, tuple(marks.flatten())), tmp_path, CropSettings(), 128)
+        result = aligned(face, 128)
+        assert result.record[AlignRecord].padded is padded
+        results.append(result.pixels.float())
     first, second = results
     difference = (first - (second.flip(2) if change == "mirrored" else second)).abs()
     assert difference.max() <= (2 if padded else 1)  # the median of the padding comes from a regular grid of samples
@@ -97,34 +98,34 @@ def test_turning_or_mirroring_the_photo_changes_nothing_but_rounding(change: str
 def test_margin_does_not_reach_the_result(tmp_path: Path) -> None:
     points = tilted(150, 120, 30, 10)
     photo = photo_with_dots(tmp_path, points)
-    plain = crop.cut(photo, tmp_path, crop.CropSettings(context_px=0), 64, CPU)
-    wide = crop.cut(photo, tmp_path, crop.CropSettings(context_px=40), 64, CPU)
+    plain = crop_of(photo, tmp_path, CropSettings(context_px=0), 64)
+    wide = crop_of(photo, tmp_path, CropSettings(context_px=40), 64)
     spoilt = wide.pixels.clone()
     left, top, right, bottom = wide.margin
     spoilt[:, :top] = spoilt[:, spoilt.shape[1] - bottom :] = 255
     spoilt[:, :, :left] = spoilt[:, :, spoilt.shape[2] - right :] = 255
-    a = align.apply(plain, align.AlignSettings(), 64).pixels
-    b = align.apply(replace(wide, pixels=spoilt), align.AlignSettings(), 64).pixels
+    a = aligned(plain, 64).pixels
+    b = aligned(replace(wide, pixels=spoilt), 64).pixels
     assert torch.equal(a, b)
 
 
 def test_padding_is_recorded(tmp_path: Path) -> None:
-    inside = crop.cut(photo_with_dots(tmp_path, tilted(150, 130, 30, 0)), tmp_path, crop.CropSettings(), 64, CPU)
-    assert align.apply(inside, align.AlignSettings(), 64).record["padded"] is False
-    cut_off = crop.cut(photo_with_dots(tmp_path, tilted(40, 60, 30, 0)), tmp_path, crop.CropSettings(), 64, CPU)
-    assert align.apply(cut_off, align.AlignSettings(), 64).record["padded"] is True
+    inside = crop_of(photo_with_dots(tmp_path, tilted(150, 130, 30, 0)), tmp_path, CropSettings(), 64)
+    assert aligned(inside, 64).record[AlignRecord].padded is False
+    cut_off = crop_of(photo_with_dots(tmp_path, tilted(40, 60, 30, 0)), tmp_path, CropSettings(), 64)
+    assert aligned(cut_off, 64).record[AlignRecord].padded is True
 
 
 def test_upscaling_happens_where_pixels_are_missing(tmp_path: Path) -> None:
-    face = crop.cut(photo_with_dots(tmp_path, tilted(150, 130, 20, 0)), tmp_path, crop.CropSettings(), 64, CPU)
+    face = crop_of(photo_with_dots(tmp_path, tilted(150, 130, 20, 0)), tmp_path, CropSettings(), 64)
     assert face.side > 64
-    assert upscale.apply(face, upscale.UpscaleSettings(), 64) is not face
-    assert upscale.apply(face, upscale.UpscaleSettings(), 64).record["upscaled"] == 1
-    grown = upscale.apply(face, upscale.UpscaleSettings(when="always"), 64)
-    assert grown.record["upscaled"] == 4
+    assert upscaled(face, UpscaleSettings(), 64) is not face
+    assert upscaled(face, UpscaleSettings(), 64).record[UpscaleRecord].factor == 1
+    grown = upscaled(face, UpscaleSettings(when="always"), 64)
+    assert grown.record[UpscaleRecord].factor == 4
     assert grown.pixels.shape[1:] == tuple(4 * s for s in face.pixels.shape[1:])
-    same = align.apply(face, align.AlignSettings(), 64).pixels.float()
-    fine = align.apply(grown, align.AlignSettings(), 64).pixels.float()
+    same = aligned(face, 64).pixels.float()
+    fine = aligned(grown, 64).pixels.float()
     assert (same - fine).abs().mean() < 1.5
 
 

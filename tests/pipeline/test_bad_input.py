@@ -19,7 +19,7 @@ from PIL import Image
 from celebahq_builder.outcome import Failed, Kept, Reason, Rejected
 from celebahq_builder.pipeline import results
 from celebahq_builder.pipeline.build import BuildResult
-from celebahq_builder.pipeline.stages import crop
+from celebahq_builder.pipeline.stages.crop import CropSettings
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from tests.conftest import SAMPLE, TINY, build_tiny
@@ -139,7 +139,7 @@ class Tree:
             *self.rows,
         ]
         (self.root / "Anno" / "list_landmarks_celeba.txt").write_text("\n".join(lines) + "\n")
-        recipe = replace(TINY, region=crop.CropSettings(context_px=16, crop_min_px=40))
+        recipe = replace(TINY, crop=CropSettings(context_px=16, crop_min_px=40))
         return build_tiny(out, self.root, recipe=recipe, limit=None)
 
 
@@ -172,7 +172,7 @@ def test_each_gets_its_reason(tmp_path: Path) -> None:
     for kind, (_, note) in ODD_FILES.items():
         one = align[f"{kind}.jpg"]
         assert isinstance(one, Kept)
-        assert note in one.record["notes"]
+        assert note in one.record["crop"]["notes"]
 
 
 @settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])

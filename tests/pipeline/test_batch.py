@@ -20,32 +20,32 @@ from torch import Tensor
 from celebahq_builder.errors import DiskFull, WorkspaceError
 from celebahq_builder.models.registry import Architecture
 from celebahq_builder.outcome import Failed, Kept, Outcome, from_json, to_json
-from celebahq_builder.pipeline import steps
+from celebahq_builder.pipeline import batch
 from celebahq_builder.pipeline.batch import BatchJob, BatchResult, publish_batch, run_batch
 from celebahq_builder.pipeline.networks import network
-from celebahq_builder.pipeline.recipe import PHOTO_STAGES
-from celebahq_builder.pipeline.stages import crop, upscale
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.pipeline.stages.upscale import UpscaleSettings
+from celebahq_builder.pipeline.workspace import StageCounts, Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import Photo
 from celebahq_builder.storage import HOST
-from tests.conftest import SAMPLE, TINY
+from tests.conftest import PHOTO_STAGES, SAMPLE, TINY
 from tests.disk import failing
+from tests.pipeline.faces import crop_of
 
 CPU = torch.device("cpu")
 FOLDER = SAMPLE / "img_celeba"
 IDS = ("000002", "000014", "000011", "000012")
 """Small photos of the sample. The second is rejected: too little of its crop lies inside it."""
 KEPT_FILES = ["000002.jpg", "000011.jpg", "000012.jpg"]
-CUTTING = replace(TINY, upscale=upscale.UpscaleSettings(when="always", tile_px=64))
+CUTTING = replace(TINY, upscale=UpscaleSettings(when="always", tile_px=64))
 """The upscaler sees photos in several windows, four of equal shape and more."""
 
 
 @pytest.fixture
 def grouped(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU treats photos as a GPU does: three together, up to four windows at once."""
-    monkeypatch.setitem(steps.GROUP_PHOTOS, "cpu", 3)
-    monkeypatch.setitem(steps.BATCH_WINDOWS, "cpu", 4)
+    monkeypatch.setitem(batch.GROUP_PHOTOS, "cpu", 3)
+    monkeypatch.setitem(batch.BATCH_WINDOWS, "cpu", 4)
 
 
 def photos() -> tuple[tuple[int, Photo], ...]:
@@ -99,7 +99,7 @@ def denoiser_meets(meet: Callable[[Tensor], object]) -> Any:
 
 def is_of(x: Tensor, photo: Photo) -> bool:
     """Whether a network that sees whole photos is given this one; no two are of one shape."""
-    face = crop.cut(photo, FOLDER, TINY.region, TINY.resolution, CPU)
+    face = crop_of(photo, FOLDER, TINY.crop, TINY.resolution)
     return tuple(x.shape[-2:]) == tuple(length + -length % 8 for length in face.pixels.shape[1:])
 
 
@@ -109,13 +109,13 @@ def test_groups_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with met("upscaler-gan", "srgan", lambda x: windows.append(len(x))):
         together = run(tmp_path / "together", recipe=CUTTING)
         assert max(windows) == 4
-        monkeypatch.setitem(steps.GROUP_PHOTOS, "cpu", 1)
-        monkeypatch.setitem(steps.BATCH_WINDOWS, "cpu", 1)
+        monkeypatch.setitem(batch.GROUP_PHOTOS, "cpu", 1)
+        monkeypatch.setitem(batch.BATCH_WINDOWS, "cpu", 1)
         windows.clear()
         alone = run(tmp_path / "alone", recipe=CUTTING)
         assert max(windows) == 1
     assert files(tmp_path / "together") == files(tmp_path / "alone")
-    assert [one.photo for one in ended(tmp_path / "together", "region")] == [photo.file for _, photo in photos()]
+    assert [one.photo for one in ended(tmp_path / "together", "crop")] == [photo.file for _, photo in photos()]
     assert [one.photo for one in ended(tmp_path / "together")] == KEPT_FILES
     assert together.outcomes == alone.outcomes
     assert (together.photos, together.rejected, together.failed) == (4, 1, 0)
@@ -132,12 +132,12 @@ def test_order_is_that_of_the_photos_whatever_is_kept(tmp_path: Path) -> None:
 def test_groups_go_on_from_a_kept_stage(tmp_path: Path) -> None:
     run(tmp_path / "at once", examples=frozenset())
     run(tmp_path / "in steps", todo=PHOTO_STAGES[:1], examples=frozenset())
-    run(tmp_path / "in steps", todo=PHOTO_STAGES[1:], start="region")
+    run(tmp_path / "in steps", todo=PHOTO_STAGES[1:], start="crop")
     assert files(tmp_path / "in steps") == files(tmp_path / "at once")
 
 
 @pytest.mark.usefixtures("grouped")
-@pytest.mark.parametrize("start", [None, "region"])
+@pytest.mark.parametrize("start", [None, "crop"])
 def test_a_photo_that_fails_in_a_group_fails_alone(start: str | None, tmp_path: Path) -> None:
     guilty = photos()[2][1]
 
@@ -146,7 +146,7 @@ def test_a_photo_that_fails_in_a_group_fails_alone(start: str | None, tmp_path: 
             raise ValueError(f"no such photo, please: {len(x)}")
 
     if start:
-        run(tmp_path, todo=("region",))
+        run(tmp_path, todo=("crop",))
     with denoiser_meets(meet):
         result = run(tmp_path, start=start, todo=PHOTO_STAGES[1:] if start else PHOTO_STAGES)
     assert result.failed == 1
@@ -181,7 +181,7 @@ def test_no_room_for_one_window_ends_the_run(tmp_path: Path) -> None:
 
     with (
         denoiser_meets(meet),
-        pytest.raises(WorkspaceError, match=r"out of memory at 000002\.jpg \(denoise\); run .* with fewer --workers"),
+        pytest.raises(WorkspaceError, match=r"out of memory at 000002\.jpg \(denoise\); run .* with fewer `workers`"),
     ):
         run(tmp_path)
     assert not list(tmp_path.rglob("*.jsonl"))
@@ -189,7 +189,7 @@ def test_no_room_for_one_window_ends_the_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("group", [1, 3])
 def test_a_device_that_fails_ends_the_run(group: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(steps.GROUP_PHOTOS, "cpu", group)
+    monkeypatch.setitem(batch.GROUP_PHOTOS, "cpu", group)
     met_last = photos()[2][1]
 
     def meet(x: Tensor) -> None:
@@ -302,7 +302,7 @@ def test_images_are_on_the_disk_before_the_manifest(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", renamed)
     result = run(tmp_path, todo=("align", "score"), examples=frozenset())
-    Workspace(tmp_path).stage("align").complete([], {})
+    Workspace(tmp_path).stage("align").complete([], StageCounts(3, 1, 3, 0))
     align = Workspace(tmp_path).stage("align").root
     images = [("rename", partial) for partial, _ in result.files]
     assert len(images) == 3

@@ -22,10 +22,12 @@ from PIL import Image
 from celebahq_builder.html import charts, thumbnails
 from celebahq_builder.html import page as page_module
 from celebahq_builder.outcome import Failed, Kept, Reason, Rejected
-from celebahq_builder.pipeline import batch, build_report, report_images, results
+from celebahq_builder.pipeline import build_report, report_images
 from celebahq_builder.pipeline import build_report as report_page
 from celebahq_builder.pipeline.face import Face
-from celebahq_builder.pipeline.stages import score, select
+from celebahq_builder.pipeline.results import photo_statuses
+from celebahq_builder.pipeline.stages.score import Score
+from celebahq_builder.pipeline.stages.select import SelectSettings
 from celebahq_builder.pipeline.workspace import Workspace
 from tests.browser import browser, visit
 from tests.conftest import SAMPLE, TINY, build_tiny
@@ -36,6 +38,8 @@ HOSTILE = "<b>&\"'.jpg"
 
 UNLUCKY = "000008.jpg"
 """A photo that meets a bug."""
+
+EXAMPLE_STAGES = ("crop", "denoise", "upscale", "align")
 
 VOID = {"meta", "img", "wbr", "link", "br", "hr", "input"}
 
@@ -59,16 +63,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A finished run in which photos end in many ways; not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("report")
     root = bad_sample(folder / "celeba")
-    apply_all = score.apply_all
+    run = Score.run
 
-    def sometimes(faces: Sequence[Face]) -> list[Face]:
+    def sometimes(stage: Score, faces: Sequence[Face], *arguments: Any) -> list[Face]:
         if any(face.photo.file == UNLUCKY for face in faces):
             raise RuntimeError("<script>alert('a bug')</script>")
-        return apply_all(faces)
+        return run(stage, faces, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score, "apply_all", sometimes)
-        build_tiny(folder / "run", root, recipe=replace(TINY, select=select.SelectSettings(keep=8)), limit=None)
+        patch.setattr(Score, "run", sometimes)
+        build_tiny(folder / "run", root, recipe=replace(TINY, select=SelectSettings(keep=8)), limit=None)
     return Workspace(folder / "run")
 
 
@@ -76,6 +80,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def copy(run: Workspace, tmp_path: Path) -> Workspace:
     """A copy of the run, to be changed at will."""
     return Workspace(Path(shutil.copytree(run.root, tmp_path / "run")))
+
+
+def images(workspace: Workspace) -> report_images.ReportImages:
+    return report_images.ReportImages(workspace, workspace.run())
+
+
+def scores_of(workspace: Workspace) -> dict[str, float]:
+    scored = (one for _, one in workspace.stage("score").outcomes() if isinstance(one, Kept))
+    return {one.photo: one.record["score"]["score"] for one in scored}
 
 
 class Page(HTMLParser):
@@ -156,7 +169,7 @@ def test_counts_are_those_of_the_summary(run: Workspace) -> None:
 
 
 def test_stages_lose_no_photo(run: Workspace) -> None:
-    counts = build_report.stage_counts(run, results.photo_statuses(run))
+    counts = build_report.stage_counts(run.run(), run.read_state(), photo_statuses(run))
     assert [count.names[-1] for count in counts] == ["landmark table", "align", "score", "select", "pack"]
     for before, after in itertools.pairwise(counts):
         assert after.entered == before.kept
@@ -168,21 +181,23 @@ def test_stages_lose_no_photo(run: Workspace) -> None:
         assert rows[", ".join(count.names)] == [str(number) for number in numbers]
 
 
-def test_standings_are_what_the_manifests_say(run: Workspace) -> None:
-    stood, ended = results.photo_statuses(run), list(outcomes(run))
+def test_statuss_are_what_the_manifests_say(run: Workspace) -> None:
+    stood, ended = photo_statuses(run), list(outcomes(run))
     assert [one.file for one in stood] == [one.photo for one in ended]
     for one, end in zip(stood, ended, strict=True):
         if isinstance(end, Kept):
             assert one.end is None
-            assert (one.id, one.score, one.zoom) == (end.record["id"], end.record["score"], end.record["zoom"])
-            assert list(one.notes) == end.record["notes"]
+            record = end.record
+            expected = (record["identity"]["id"], record["score"]["score"], record["crop"]["zoom"])
+            assert (one.id, one.score, one.zoom) == expected
+            assert list(one.notes) == end.record["crop"]["notes"]
         else:
             assert one.end == end
 
 
 def test_notes_of_the_decoder_are_counted(run: Workspace) -> None:
     kept = [one for _, one in run.stage("align").outcomes() if isinstance(one, Kept)]
-    notes = Counter(note for one in kept for note in one.record["notes"])
+    notes = Counter(note for one in kept for note in one.record["crop"]["notes"])
     page = Page(run)
     assert notes["grey"] >= 1
     assert {note: int(page.texts[note]) for note in notes} == notes
@@ -263,14 +278,14 @@ def test_equal_runs_make_equal_pages(run: Workspace) -> None:
 
 
 def test_examples_go_from_the_smallest_face_to_the_largest(run: Workspace) -> None:
-    shown = report_images.examples(run, results.photo_statuses(run))
-    zooms = [one.standing.zoom for one in shown]
+    shown = images(run).examples(photo_statuses(run))
+    zooms = [one.status.zoom for one in shown]
     assert len(shown) == report_images.EXAMPLES
     assert zooms == sorted(zooms, reverse=True)
     for one in shown:
-        assert len(one.steps) == len(batch.STAGES)
-        for stage, step in zip(batch.STAGES, one.steps, strict=True):
-            whole = Image.open(run.example_path(one.standing.id, stage))
+        assert len(one.steps) == len(EXAMPLE_STAGES)
+        for stage, step in zip(EXAMPLE_STAGES, one.steps, strict=True):
+            whole = Image.open(run.example_path(one.status.id, stage))
             left, top = round(report_images.DETAIL[0] * whole.width), round(report_images.DETAIL[1] * whole.height)
             detail = np.asarray(open_image(step.detail.uri), dtype=np.int16)
             height, width, _ = detail.shape
@@ -280,21 +295,21 @@ def test_examples_go_from_the_smallest_face_to_the_largest(run: Workspace) -> No
 
 
 def test_examples_are_kept_photos_as_long_as_there_are_enough(run: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    stood = results.photo_statuses(run)
+    stood = photo_statuses(run)
     monkeypatch.setattr(report_images, "EXAMPLES", 99)
-    kept = [one.standing.zoom for one in report_images.examples(run, stood) if one.standing.end is None]
+    kept = [one.status.zoom for one in images(run).examples(stood) if one.status.end is None]
     assert len(kept) >= 3
     monkeypatch.setattr(report_images, "EXAMPLES", 2)
-    shown = report_images.examples(run, stood)
-    assert all(one.standing.end is None for one in shown)
-    assert [one.standing.zoom for one in shown] == [max(kept), min(kept)]
+    shown = images(run).examples(stood)
+    assert all(one.status.end is None for one in shown)
+    assert [one.status.zoom for one in shown] == [max(kept), min(kept)]
 
 
 def test_an_example_that_lost_a_image_is_not_shown(copy: Workspace) -> None:
-    shown = report_images.examples(copy, results.photo_statuses(copy))
-    gone = shown[0].standing.id
+    shown = images(copy).examples(photo_statuses(copy))
+    gone = shown[0].status.id
     copy.example_path(gone, "denoise").write_bytes(b"torn")
-    assert gone not in [one.standing.id for one in report_images.examples(copy, results.photo_statuses(copy))]
+    assert gone not in [one.status.id for one in images(copy).examples(photo_statuses(copy))]
     shutil.rmtree(copy.report_path.parent / "examples")
     report_page.write_build_report(copy)
     assert "Through the stages" not in Page(copy).text
@@ -304,7 +319,9 @@ def test_sheets_show_both_ends_and_what_the_cut_missed(
     run: Workspace, copy: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report_images, "SHEET", 3)
-    scores = {one.photo: one.record["score"] for _, one in run.stage("score").outcomes() if isinstance(one, Kept)}
+    scores = {
+        one.photo: one.record["score"]["score"] for _, one in run.stage("score").outcomes() if isinstance(one, Kept)
+    }
     kept = [one.photo for _, one in run.stage("select").outcomes() if isinstance(one, Kept)]
     low = sorted(set(scores) - set(kept), key=lambda file: (-scores[file], file))
     report_page.write_build_report(copy)
@@ -318,7 +335,9 @@ def test_sheets_show_both_ends_and_what_the_cut_missed(
 
 def test_spectra_of_both_ends_of_the_ranking(run: Workspace, copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_images, "SPECTRA", 2)
-    scores = {one.photo: one.record["score"] for _, one in run.stage("score").outcomes() if isinstance(one, Kept)}
+    scores = {
+        one.photo: one.record["score"]["score"] for _, one in run.stage("score").outcomes() if isinstance(one, Kept)
+    }
     ranked = sorted(scores, key=lambda file: (-scores[file], file))
     report_page.write_build_report(copy)
     alts = [values["alt"] for values in Page(copy).all("img")]
@@ -330,7 +349,7 @@ def test_spectra_of_both_ends_of_the_ranking(run: Workspace, copy: Workspace, mo
 
 
 def test_source_photos_are_shown_while_they_exist(copy: Workspace, tmp_path: Path) -> None:
-    description = copy.run()
+    description = json.loads(copy.run_path.read_text())
     photos = Path(shutil.copytree(description["source"], tmp_path / "photos"))
     copy.run_path.write_text(json.dumps({**description, "source": str(photos)}))
     report_page.write_build_report(copy)
@@ -392,26 +411,26 @@ def test_long_lists_end_and_say_so(copy: Workspace, monkeypatch: pytest.MonkeyPa
 
 def test_timings_are_summed_and_torn_lines_passed_over(copy: Workspace) -> None:
     copy.timings_path.write_text(
-        '{"batch": 0, "photos": 4, "seconds": {"region": 1.0, "align": 2.0}}\n'
-        '{"batch": 1, "photos": 2, "seconds": {"region": 0.5}}\n'
+        '{"batch": 0, "photos": 4, "seconds": {"crop": 1.0, "align": 2.0}}\n'
+        '{"batch": 1, "photos": 2, "seconds": {"crop": 0.5}}\n'
         "17\n"
         '{"peak_memory_bytes": {"main": 3000000, "largest worker": 100}, "seconds": {}}\n'
         '{"peak_memory_bytes": {"main": 2000000, "largest worker": 200}, "seconds": {}}\n'
         '{"batch": 2, "photos": 2, "sec'
     )
     found = build_report.timings(copy)
-    assert found.stages == {"region": build_report.StageTime(1.5, 6), "align": build_report.StageTime(2.0, 4)}
-    assert found.stages["region"].photos_per_s == 4.0
+    assert found.stages == {"crop": build_report.StageTime(1.5, 6), "align": build_report.StageTime(2.0, 4)}
+    assert found.stages["crop"].photos_per_s == 4.0
     assert found.peak_memory_bytes == {"main": 3000000, "largest worker": 200}
     report_page.write_build_report(copy)
     assert "main 3.0 MB, largest worker 200 bytes" in Page(copy).text
     copy.timings_path.unlink()
     report_page.write_build_report(copy)
-    assert "No times were noted." in Page(copy).text
+    assert "No times were recorded." in Page(copy).text
 
 
 def test_settings_versions_and_warnings_are_there(copy: Workspace) -> None:
-    description = copy.run()
+    description = json.loads(copy.run_path.read_text())
     description["warnings"] = ["a <table> says 7 rows & has 8"]
     description["origins"] = {"select.keep": "some/where/else.toml"}
     copy.run_path.write_text(json.dumps(description))
@@ -433,7 +452,7 @@ def test_an_unfinished_run_says_so(copy: Workspace) -> None:
     manifests = sorted((copy.stage("align").root / "batches").iterdir())
     for stage in ("align", "score"):
         (copy.stage(stage).root / "batches" / manifests[-1].name).unlink()
-        copy.stage(stage).complete_path.unlink()
+        copy.stage(stage).mark_path.unlink()
     report_page.write_build_report(copy)
     page = Page(copy)
     assert "photos are not finished" in page.text

@@ -3,15 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from celebahq_builder.imaging.geometry import crop_from_landmarks
 from celebahq_builder.outcome import Reason, Rejection
-from celebahq_builder.pipeline.stages import crop as crop_module
+from celebahq_builder.pipeline.stages.crop import GRID_PX, CropRecord, CropSettings
 from celebahq_builder.sources.photo import Photo
-
-CPU = torch.device("cpu")
+from tests.pipeline.faces import crop_of
 
 
 def landmarks(x: float, y: float, eyes: float) -> tuple[float, ...]:
@@ -34,20 +32,20 @@ def noise(height: int, width: int) -> np.ndarray:
 def test_region_is_a_slice_of_the_photo_and_the_quad_moves_with_it(tmp_path: Path) -> None:
     pixels = noise(400, 500)
     photo = write(tmp_path, pixels, landmarks(250, 180, 30))
-    face = crop_module.cut(photo, tmp_path, crop_module.CropSettings(context_px=20), 64, CPU)
+    face = crop_of(photo, tmp_path, CropSettings(context_px=20), 64)
     crop = crop_from_landmarks(np.reshape(photo.landmarks, (5, 2)))
     left, top = (crop.quad - face.quad)[0].round().astype(int)
     assert np.allclose(crop.quad - face.quad, (left, top))
-    assert left % crop_module.GRID_PX == top % crop_module.GRID_PX == 0
+    assert left % GRID_PX == top % GRID_PX == 0
     height, width = face.pixels.shape[1:]
     assert np.array_equal(face.pixels.permute(1, 2, 0).numpy(), pixels[top : top + height, left : left + width])
-    assert face.record["size"] == [500, 400]
-    assert face.record["zoom"] == pytest.approx(64 / crop.side)
+    assert face.record[CropRecord].size == (500, 400)
+    assert face.record[CropRecord].zoom == pytest.approx(64 / crop.side)
 
 
 def test_margin_is_what_lies_beyond_the_border(tmp_path: Path) -> None:
     photo = write(tmp_path, noise(400, 500), landmarks(250, 180, 30))
-    face = crop_module.cut(photo, tmp_path, crop_module.CropSettings(context_px=20), 64, CPU)
+    face = crop_of(photo, tmp_path, CropSettings(context_px=20), 64)
     left, top, right, bottom = face.margin
     low, high = face.quad.min(axis=0), face.quad.max(axis=0)
     height, width = face.pixels.shape[1:]
@@ -55,13 +53,13 @@ def test_margin_is_what_lies_beyond_the_border(tmp_path: Path) -> None:
     assert 0 <= low[1] - face.border - top < 1
     assert 0 <= (width - right) - (high[0] + face.border) < 1
     assert 0 <= (height - bottom) - (high[1] + face.border) < 1
-    assert 20 <= left < 20 + crop_module.GRID_PX
+    assert 20 <= left < 20 + GRID_PX
     assert right == bottom == 20
 
 
 def test_region_ends_at_the_photo(tmp_path: Path) -> None:
     photo = write(tmp_path, noise(120, 120), landmarks(60, 45, 30))
-    face = crop_module.cut(photo, tmp_path, crop_module.CropSettings(), 64, CPU)
+    face = crop_of(photo, tmp_path, CropSettings(), 64)
     assert face.pixels.shape == (3, 120, 120)
     assert face.margin == (0, 0, 0, 0)
 
@@ -69,10 +67,10 @@ def test_region_ends_at_the_photo(tmp_path: Path) -> None:
 def test_far_too_large_photos_are_shrunk_by_a_box(tmp_path: Path) -> None:
     pixels = noise(900, 1000)
     photo = write(tmp_path, pixels, landmarks(500, 400, 110))
-    face = crop_module.cut(photo, tmp_path, crop_module.CropSettings(context_px=0), 64, CPU)
+    face = crop_of(photo, tmp_path, CropSettings(context_px=0), 64)
     side = crop_from_landmarks(np.reshape(photo.landmarks, (5, 2))).side
     shrink = int(side / 128)
-    assert face.record["shrink"] == shrink == 3
+    assert face.record[CropRecord].shrink == shrink == 3
     assert face.side == pytest.approx(side / shrink)
     left, top = np.round(crop_from_landmarks(np.reshape(photo.landmarks, (5, 2))).quad / shrink - face.quad)[0].astype(
         int
@@ -95,13 +93,13 @@ def test_far_too_large_photos_are_shrunk_by_a_box(tmp_path: Path) -> None:
 def test_why_a_crop_is_refused(row: tuple[float, ...], reason: Reason, tmp_path: Path) -> None:
     photo = write(tmp_path, noise(200, 200), row)
     with pytest.raises(Rejection) as refused:
-        crop_module.cut(photo, tmp_path, crop_module.CropSettings(inside_min=0.6), 64, CPU)
+        crop_of(photo, tmp_path, CropSettings(inside_min=0.6), 64)
     assert refused.value.reason == reason
 
 
 def test_limits_can_be_set(tmp_path: Path) -> None:
     photo = write(tmp_path, noise(200, 200), landmarks(-5, 100, 40))
-    loose = crop_module.CropSettings(landmarks_outside_max=0.5, inside_min=0.1)
-    assert crop_module.cut(photo, tmp_path, loose, 64, CPU).record["inside"] < 0.6
+    loose = CropSettings(landmarks_outside_max=0.5, inside_min=0.1)
+    assert crop_of(photo, tmp_path, loose, 64).record[CropRecord].inside < 0.6
     with pytest.raises(ValueError, match="inside_min"):
-        crop_module.CropSettings(inside_min=1.5)
+        CropSettings(inside_min=1.5)

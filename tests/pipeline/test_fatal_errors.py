@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from celebahq_builder.errors import WorkspaceError
-from celebahq_builder.pipeline.steps import fatal_error, is_device_failure, is_out_of_memory
+from celebahq_builder.pipeline.fatal_errors import fatal_error, is_device_failure, is_out_of_memory
 
 CPU = torch.device("cpu")
 
@@ -36,7 +36,7 @@ def test_out_of_memory(error: Exception) -> None:
     assert not is_device_failure(error)
     raised = fatal_error(error, CPU, "000001.jpg (denoise)")
     assert isinstance(raised, WorkspaceError)
-    assert str(raised) == ("out of memory at 000001.jpg (denoise); run the same command again with fewer --workers")
+    assert str(raised) == ("out of memory at 000001.jpg (denoise); run the same command again with fewer `workers`")
 
 
 @pytest.mark.parametrize("error", DEVICE_FAILURES, ids=repr)

@@ -41,7 +41,7 @@ def test_compression_decides_bytes_not_images(tiny_copy: Path) -> None:
     path = Workspace(tiny_copy).hdf5_path(64)
     before = theano_reader.read(path)
     sizes = {"gzip": path.stat().st_size}
-    with pytest.raises(FingerprintMismatch, match=r"\[pack\] compression = gzip, this run asks none; .* --redo pack"):
+    with pytest.raises(FingerprintMismatch, match=r"\[pack\] compression = gzip, this run asks none; .* `redo` pack"):
         build_tiny(tiny_copy, recipe=with_pack(compression="none"))
     for compression in ("none", "blosc2"):
         build_tiny(tiny_copy, recipe=with_pack(compression=compression), redo="pack")
@@ -72,7 +72,7 @@ def test_labels_that_are_gone_or_altered(tiny_copy: Path) -> None:
     build_tiny(tiny_copy, recipe=with_pack(labels=True), redo="pack")
     sound = path.read_bytes()
     path.write_bytes(sound[:-4] + b"\0\0\0\1")
-    assert list(find_problems(tiny_copy)) == [f"{path.name} is not what photos/attributes of celebahq-64x64.h5 says"]
+    assert list(find_problems(tiny_copy)) == [f"{path.name} differs from photos/attributes of celebahq-64x64.h5"]
     path.unlink()
     assert list(find_problems(tiny_copy)) == [f"{path.name} is missing"]
     build_tiny(tiny_copy, recipe=with_pack(labels=True))
@@ -87,5 +87,5 @@ def test_labels_of_a_source_without_attributes(tmp_path: Path) -> None:
     (bare / "img_celeba").symlink_to(SAMPLE / "img_celeba")
     table = "Anno/list_landmarks_celeba.txt"
     (bare / table).write_bytes((SAMPLE / table).read_bytes())
-    with pytest.raises(RecipeError, match=r"pack.labels = true \(--labels\) needs photos with attributes, .*celeba"):
+    with pytest.raises(RecipeError, match=r"pack.labels = true \(`labels`\) needs photos with attributes, .*celeba"):
         build_tiny(tmp_path / "run", bare, recipe=with_pack(labels=True))

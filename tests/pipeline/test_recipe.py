@@ -10,28 +10,26 @@ from celebahq_builder.config import bundled
 from celebahq_builder.errors import RecipeError, SourceError
 from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE, BuildRecipe, check_official, ids_hash, read_ids, resolve
 
-KEEP = ("--keep", 7)
-
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "own.toml"
-    path.write_text("resolution = 128\n[select]\nkeep = 5\n[region]\ncrop_min_px = 32\n")
+    path.write_text("resolution = 128\n[select]\nkeep = 5\n[crop]\ncrop_min_px = 32\n")
     return path
 
 
 def test_recipe_alone(recipe: Path) -> None:
     built, origins = resolve(recipe, {})
-    assert (built.resolution, built.select.keep, built.region.crop_min_px) == (128, 5, 32)
+    assert (built.resolution, built.select.keep, built.crop.crop_min_px) == (128, 5, 32)
     assert built.align == BuildRecipe().align
-    assert origins == dict.fromkeys(("resolution", "select.keep", "region.crop_min_px"), str(recipe))
+    assert origins == dict.fromkeys(("resolution", "select.keep", "crop.crop_min_px"), str(recipe))
 
 
 def test_options_lie_over_the_recipe(recipe: Path) -> None:
-    built, origins = resolve(recipe, {"select.keep": KEEP, "pack.order": ("--order", "rank"), "seed": ("--seed", None)})
+    built, origins = resolve(recipe, {"select.keep": 7, "pack.order": "rank", "seed": None})
     assert (built.resolution, built.select.keep, built.pack.order, built.seed) == (128, 7, "rank", 0)
-    assert origins["select.keep"] == "--keep"
-    assert origins["pack.order"] == "--order"
+    assert origins["select.keep"] == "`keep`"
+    assert origins["pack.order"] == "`order`"
     assert origins["resolution"] == str(recipe)
     assert "seed" not in origins
 
@@ -39,27 +37,27 @@ def test_options_lie_over_the_recipe(recipe: Path) -> None:
 def test_bad_recipe_is_blamed_on_its_file(recipe: Path) -> None:
     recipe.write_text("resolution = 128\nkep = 1\n")
     with pytest.raises(RecipeError, match=r"own\.toml:2: unknown key kep"):
-        resolve(recipe, {"select.keep": KEEP})
+        resolve(recipe, {"select.keep": 7})
 
 
 @pytest.mark.parametrize(
-    ("setting", "option", "said"),
+    ("setting", "value", "said"),
     [
-        ("resolution", ("--resolution", 100), "^--resolution: resolution 100 is not a power of two$"),
-        ("resolution", ("--resolution", 32), "^--resolution: resolution = 32 must be 64 to 2048$"),
-        ("pack.order", ("--order", "best"), "^--order: pack.order must be one of photo, rank, shuffled; got 'best'$"),
-        ("select.keep", ("--keep", "many"), "^--keep: select.keep must be int, got 'many'$"),
+        ("resolution", 100, "^`resolution`: resolution 100 is not a power of two$"),
+        ("resolution", 32, "^`resolution`: resolution = 32 must be 64 to 2048$"),
+        ("pack.order", "best", "^`order`: pack.order must be one of photo, rank, shuffled; got 'best'$"),
+        ("select.keep", "many", "^`keep`: select.keep must be int, got 'many'$"),
     ],
 )
-def test_bad_option_is_blamed_on_its_name(setting: str, option: tuple[str, object], said: str, recipe: Path) -> None:
+def test_bad_option_is_blamed_on_its_name(setting: str, value: object, said: str, recipe: Path) -> None:
     with pytest.raises(RecipeError, match=said):
-        resolve(recipe, {"region.crop_min_px": ("--crop-min-px", 40), setting: option})
+        resolve(recipe, {"crop.crop_min_px": 40, setting: value})
 
 
 def test_default_recipe() -> None:
-    built, origins = resolve(None, {})
+    built, origins = resolve(DEFAULT_RECIPE, {})
     assert built.resolution == 1024
-    assert set(origins.values()) == {str(bundled("pipelines") / DEFAULT_RECIPE)}
+    assert set(origins.values()) == {str(bundled("pipelines") / f"{DEFAULT_RECIPE}.toml")}
 
 
 @pytest.mark.parametrize("name", ["demo", "demo.toml"])
@@ -105,16 +103,16 @@ def test_exact_refuses_what_would_have_no_effect(table: str, says: str, recipe: 
 
 
 def test_what_the_official_deltas_need(tmp_path: Path) -> None:
-    exact, paper = resolve(Path("official-deltas"), {})[0], resolve(None, {})[0]
+    exact, paper = resolve(Path("official-deltas"), {})[0], resolve(DEFAULT_RECIPE, {})[0]
     deltas, image_list = tmp_path / "deltas", tmp_path / "list.txt"
     deltas.mkdir()
     check_official(exact, None, None)
     check_official(paper, None, None)
     check_official(exact, None, image_list)
-    with pytest.raises(RecipeError, match=r"--deltas .* needs --image-list FILE too"):
+    with pytest.raises(RecipeError, match=r"`deltas` .* needs `image_list` FILE too"):
         check_official(exact, deltas, None)
-    for given, option in ((deltas, "--deltas"), (None, "--image-list")):
-        with pytest.raises(RecipeError, match=rf'{option} needs .*"exact", but .* "paper"; give --recipe official-'):
+    for given, option in ((deltas, "`deltas`"), (None, "`image_list`")):
+        with pytest.raises(RecipeError, match=rf'{option} needs .*"exact", but .* "paper"; give `recipe` official-'):
             check_official(paper, given, image_list)
         with pytest.raises(RecipeError, match=rf"{option} needs resolution = 1024, got 256"):
             check_official(replace(exact, resolution=256), given, image_list)
@@ -133,7 +131,7 @@ def test_ids_of_a_file(tmp_path: Path) -> None:
 
 def test_ids_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "ids.txt"
-    with pytest.raises(RecipeError, match=r"--ids .*ids\.txt cannot be read"):
+    with pytest.raises(RecipeError, match=r"`ids` .*ids\.txt cannot be read"):
         read_ids(path)
     path.write_text("\n# nothing\n")
     with pytest.raises(RecipeError, match="names no photos"):

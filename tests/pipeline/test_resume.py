@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from celebahq_builder.pipeline.recipe import PHOTO_STAGES
 from celebahq_builder.pipeline.verify import find_problems
 from celebahq_builder.pipeline.workspace import Workspace
-from tests.conftest import SAMPLE, TINY, build_tiny
+from tests.conftest import PHOTO_STAGES, SAMPLE, TINY, build_tiny
 from tests.pipeline.killed_build import POINTS
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +52,7 @@ def test_killed_anywhere(point: str, count: int, tmp_path: Path, tiny_run: Path)
 
 def test_killed_over_and_over(tmp_path: Path, tiny_run: Path) -> None:
     out = tmp_path / "run"
-    for point, count in (("region", 3), ("image", 5), ("complete", 2), ("pack", 1)):
+    for point, count in (("crop", 3), ("image", 5), ("complete", 2), ("level", 1)):
         kill_at(out, point, count)
     build_tiny(out)
     assert digest(out) == digest(tiny_run)
@@ -101,7 +100,7 @@ def test_workers_do_not_outlive_a_killed_run(tmp_path: Path, tiny_run: Path) -> 
 def test_interrupted_by_the_user(tmp_path: Path, tiny_run: Path) -> None:
     out = tmp_path / "run"
     recipe = tmp_path / "tiny.toml"
-    recipe.write_text('resolution = 64\n[region]\ncontext_px = 16\n[upscale]\nwhen = "always"\n[select]\nkeep = 3\n')
+    recipe.write_text('resolution = 64\n[crop]\ncontext_px = 16\n[upscale]\nwhen = "always"\n[select]\nkeep = 3\n')
     command = [sys.executable, "build.py", "--celeba-root", str(SAMPLE), "--out", str(out), "--recipe", str(recipe)]
     command += ["--limit", "5", "--workers", "2", "--device", "cpu"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
@@ -109,7 +108,7 @@ def test_interrupted_by_the_user(tmp_path: Path, tiny_run: Path) -> None:
         os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to every process of the run
         _, said = run.communicate(timeout=60)
     assert run.returncode == 130, said
-    assert "goes on" in said
+    assert "resumes" in said
     assert "Traceback" not in said
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr

@@ -26,15 +26,12 @@ from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.writer import PyramidWriter
 from celebahq_builder.hdf5.writer import pack as pack_images
 from celebahq_builder.pipeline.build import build
-from celebahq_builder.pipeline.plan import BuildRequest
-from celebahq_builder.pipeline.recipe import PHOTO_STAGES
 from celebahq_builder.pipeline.stages import align, pack, select
 from celebahq_builder.pipeline.verify import find_problems, status_lines
 from celebahq_builder.pipeline.workspace import StageFolder, Workspace
 from celebahq_builder.sources.celeba import read_celeba
-from celebahq_builder.sources.photo import subset
 from celebahq_builder.storage import HOST, RUN_TOKEN, as_storage_error, read_json, write_atomic
-from tests.conftest import SAMPLE, TINY, build_tiny
+from tests.conftest import PHOTO_STAGES, SAMPLE, TINY, build_tiny
 from tests.disk import failing
 from tests.pipeline.test_resume import digest
 
@@ -53,13 +50,13 @@ def test_lock_is_free_after_an_error(tmp_path: Path) -> None:
 
 def test_out_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
-    with pytest.raises(WorkspaceError, match="choose another --out"):
+    with pytest.raises(WorkspaceError, match="choose another `out`"):
         build_tiny(tmp_path / "run")
 
 
 def test_other_settings_are_refused_by_name(tiny_copy: Path) -> None:
     other = replace(TINY, align=align.AlignSettings(supersampling=2))
-    with pytest.raises(FingerprintMismatch, match=r"\[align\] supersampling = 4, this run asks 2.*--redo align"):
+    with pytest.raises(FingerprintMismatch, match=r"\[align\] supersampling = 4, this run asks 2.*`redo` align"):
         build_tiny(tiny_copy, recipe=other)
 
 
@@ -88,7 +85,7 @@ def test_until_a_stage_and_on(until: str, tmp_path: Path, tiny_run: Path) -> Non
     out = tmp_path / "run"
     summary = build_tiny(out, until=until)
     assert not summary.complete
-    assert Workspace(out).stage(until).complete_path.exists()
+    assert Workspace(out).stage(until).mark_path.exists()
     if until != "score":
         assert len(list((Workspace(out).stage(until).root / "images").rglob("*.png"))) == 5
     start = PHOTO_STAGES[PHOTO_STAGES.index(until) + 1] if until != "score" else "select"
@@ -97,7 +94,7 @@ def test_until_a_stage_and_on(until: str, tmp_path: Path, tiny_run: Path) -> Non
 
 
 def test_kept_stages_change_nothing(tmp_path: Path, tiny_run: Path) -> None:
-    build_tiny(tmp_path / "run", recipe=replace(TINY, keep_stages=("region", "denoise", "upscale")))
+    build_tiny(tmp_path / "run", recipe=replace(TINY, keep_stages=("crop", "denoise", "upscale")))
     with_them = Workspace(tmp_path / "run").hdf5_path(64)
     assert list(find_problems(tmp_path / "run")) == []
     import h5py
@@ -107,9 +104,9 @@ def test_kept_stages_change_nothing(tmp_path: Path, tiny_run: Path) -> None:
 
 
 def test_from_needs_what_comes_before(tmp_path: Path) -> None:
-    with pytest.raises(WorkspaceError, match="--from align needs the results of upscale"):
+    with pytest.raises(WorkspaceError, match="`start` align needs the results of upscale"):
         build_tiny(tmp_path / "run", start="align")
-    with pytest.raises(RecipeError, match="--from pack comes after --until align"):
+    with pytest.raises(RecipeError, match="`start` pack comes after `until` align"):
         build_tiny(tmp_path / "run", start="pack", until="align")
 
 
@@ -244,7 +241,7 @@ def test_verify_finds_what_is_missing(tiny_copy: Path) -> None:
 def test_altered_image_is_not_packed(tiny_copy: Path) -> None:
     image = sorted((tiny_copy / "stages" / "align" / "images").rglob("*.png"))[0]
     image.write_bytes(image.read_bytes() + b"x")
-    with pytest.raises(WorkspaceError, match=r"was altered since it was made; --redo align"):
+    with pytest.raises(WorkspaceError, match=r"was changed since it was made; `redo` align"):
         build_tiny(tiny_copy, recipe=replace(TINY, select=select.SelectSettings(keep=5)), redo="select")
 
 
@@ -309,7 +306,7 @@ def test_discarded_stage_keeps_partial_files_of_live_processes(tmp_path: Path) -
     elsewhere.mkdir()
     (elsewhere / "000009.png").touch()
     image = stage.image_path(0, "000001")
-    for path in (image, stage.manifest_path(0), stage.plan_path, stage.complete_path):
+    for path in (image, stage.manifest_path(0), stage.plan_path, stage.mark_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     (stage.root / "images" / "00001").symlink_to(elsewhere)
@@ -330,7 +327,7 @@ def test_a_folder_of_others(name: str, tmp_path: Path) -> None:
     """A run neither replaces nor deletes files that happen to have names of a run's."""
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("[1]")
-    for redo in (None, "region"):
+    for redo in (None, "crop"):
         with pytest.raises(WorkspaceError, match=rf"holds {name.split('/')[0]} and is not a run directory of this"):
             build_tiny(tmp_path, redo=redo)
     assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == {tmp_path / name: "[1]"}
@@ -376,10 +373,10 @@ def test_photos_that_go_away_take_nothing_with_them(tmp_path: Path, tiny_run: Pa
 
 def test_folder_of_photos_that_vanishes(tmp_path: Path) -> None:
     root = Path(shutil.copytree(SAMPLE, tmp_path / "celeba"))
-    source = subset(read_celeba(root), limit=3)
+    source = read_celeba(root)
     shutil.rmtree(root)
     with pytest.raises(SourceError, match="is gone"):
-        build(BuildRequest(out=tmp_path / "run", recipe=TINY, device="cpu", limit=3), source)
+        build(source, tmp_path / "run", recipe=TINY, device="cpu", limit=3, workers=1)
     assert not list((tmp_path / "run").rglob("*.jsonl"))
 
 

@@ -8,7 +8,7 @@ from celebahq_builder.pipeline.workspace import Workspace
 def outcomes(workspace: Workspace) -> list[Outcome]:
     run = workspace.run()
     ended: dict[str, Outcome] = {}
-    for name in ("region", "denoise", "upscale", "align", "score", "select"):
+    for name in ("crop", "denoise", "upscale", "align", "score", "select"):
         folder = workspace.root / "stages" / name / "batches"
         for manifest in sorted(folder.glob("*.jsonl")):
             for one in workspace.stage(name).read_manifest(int(manifest.stem)):
@@ -18,4 +18,4 @@ def outcomes(workspace: Workspace) -> list[Outcome]:
                 elif isinstance(before, Kept):
                     merged = isinstance(one, Kept)
                     ended[one.photo] = Kept(one.photo, before.record | one.record) if merged else one
-    return [*(outcome.from_json(values) for values in run["rejected_by_table"]), *ended.values()]
+    return [*(outcome.from_json(values) for values in run.rejected_by_table), *ended.values()]

@@ -1,25 +1,25 @@
-"""Pad the photo where the crop leaves it, turn the crop upright and bring it to the result's size."""
+"""Alignment: padding where the crop leaves the photo, rotation, and resampling to the size of the result."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from celebahq_builder.imaging.geometry import bounding_box
 from celebahq_builder.imaging.padding import pad_photo, plan_padding
 from celebahq_builder.imaging.warp import warp_quad
 from celebahq_builder.pipeline.face import Face
-
-VERSION = 1
+from celebahq_builder.pipeline.stage import BuildInputs, PhotoContext, PhotoStage
 
 
 @dataclass(frozen=True)
 class AlignSettings:
-    """How the crop is filled and resampled."""
+    """Parameters of padding and resampling."""
 
     supersampling: int = 4
     """Bilinear samples per result pixel and direction, averaged by a box filter: 4096 for 1024 in the paper."""
     blur: float = 0.02
-    """Standard deviation of the blur outside the photo, in sides of the crop."""
+    """Standard deviation of the blur outside the photo, in side lengths of the crop."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.supersampling <= 16:
@@ -28,20 +28,50 @@ class AlignSettings:
             raise ValueError(f"align.blur = {self.blur} must be more than 0 and at most 0.2")
 
 
-def apply(face: Face, settings: AlignSettings, resolution: int) -> Face:
-    """Return the upright face [3, resolution, resolution]; records ``padded``, whether the crop left the photo."""
+@dataclass(frozen=True)
+class AlignRecord:
+    """The padding of a face."""
+
+    padded: bool
+    """Whether the crop left the photo, so that the photo was padded."""
+
+
+class Align(PhotoStage[AlignSettings]):
+    """Turn the face upright, at the size of the result."""
+
+    Settings = AlignSettings
+    Record = AlignRecord
+    example_title = "result"
+
+    def ingredients(self, settings: AlignSettings, inputs: BuildInputs) -> dict[str, int]:
+        """Return the resolution."""
+        return {"resolution": inputs.resolution}
+
+    def run(self, faces: Sequence[Face], settings: AlignSettings, context: PhotoContext) -> list[Face]:
+        """Return upright faces, uint8 [3, R, R]."""
+        return [align_face(face, settings, context.resolution) for face in faces]
+
+
+def align_face(face: Face, settings: AlignSettings, resolution: int) -> Face:
+    """Return one upright face, uint8 [3, resolution, resolution], with its `AlignRecord`."""
+    # --- Cut off the context of the networks ---
     left, top, right, bottom = face.margin
     _, height, width = face.pixels.shape
     pixels = face.pixels[:, top : height - bottom, left : width - right]
     quad = face.quad - (left, top)
+
+    # --- Pad where the crop leaves the photo ---
     padding = plan_padding(quad, pixels.shape[2], pixels.shape[1], face.border, face.side)
     if padding is not None:
         size = pixels.shape[1] + padding.top + padding.bottom, pixels.shape[2] + padding.left + padding.right
         quad = quad + (padding.left, padding.top)
-        left, top, right, bottom = bounding_box(quad, margin=2)  # bilinear sampling sees one pixel around
+        left, top, right, bottom = bounding_box(quad, margin=2)  # bilinear sampling reads one pixel around
         box = (max(left, 0), max(top, 0), min(right, size[1]), min(bottom, size[0]))
         pixels = pad_photo(pixels, padding, settings.blur * face.side, box)
         quad = quad - box[:2]
+
+    # --- Resample ---
     upright = warp_quad(pixels, quad, resolution, settings.supersampling)
     whole = quad * 0.0 + [[0, 0], [0, resolution], [resolution, resolution], [resolution, 0]]
-    return replace(face, pixels=upright, quad=whole, margin=(0, 0, 0, 0)).noted(padded=padding is not None)
+    aligned = replace(face, pixels=upright, quad=whole, margin=(0, 0, 0, 0))
+    return aligned.noted(AlignRecord(padded=padding is not None))

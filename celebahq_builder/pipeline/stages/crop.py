@@ -1,41 +1,39 @@
-"""Plan the crop and cut the photo to what the crop needs."""
+"""The crop around a face: its position in the photo, checks of the photo, and the pixels that later stages need."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 
-from celebahq_builder.errors import SourceError
-from celebahq_builder.image_set import photo_path
-from celebahq_builder.imaging.geometry import Crop, bounding_box, crop_from_landmarks, share_inside
+from celebahq_builder.imaging.geometry import Crop as CropGeometry
+from celebahq_builder.imaging.geometry import Points, bounding_box, crop_from_landmarks, share_inside
 from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 from celebahq_builder.outcome import Reason, Rejection
 from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.stage import BuildInputs, PhotoContext, PhotoStage
 from celebahq_builder.sources.photo import Photo
 from celebahq_builder.storage import sha256
 
-VERSION = 1
-
 GRID_PX = 16
-"""Cuts start on multiples of this, JPEG's largest block, so that the denoiser meets blocks where it expects them."""
+"""Cuts start on multiples of JPEG's largest block, so that the denoiser meets blocks where it expects them."""
 
 
 @dataclass(frozen=True)
 class CropSettings:
-    """Which photos are good enough, and how much around the crop is taken along."""
+    """Limits for photos, and the context around the crop."""
 
     crop_min_px: int = 64
-    """Smallest side of the crop, in photo px."""
+    """Smallest side length of the crop, in photo px."""
     inside_min: float = 0.4
     """Smallest share of the crop that must lie inside the photo."""
     landmarks_outside_max: float = 0.0
-    """How far landmarks may lie outside the photo, in sides of the crop."""
+    """Largest distance of a landmark outside the photo, in side lengths of the crop."""
     pixels_max: int = 100_000_000
     """Photos of more pixels are not decoded; CelebA's largest has 60.5 million."""
     context_px: int = 48
@@ -43,83 +41,104 @@ class CropSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.inside_min <= 1:
-            raise ValueError(f"region.inside_min = {self.inside_min} must be a share, 0 to 1")
-        if self.crop_min_px < 1 or self.pixels_max < 1 or self.context_px < 0 or self.landmarks_outside_max < 0:
-            raise ValueError("region: crop_min_px and pixels_max must be at least 1, the others at least 0")
+            raise ValueError(f"crop.inside_min = {self.inside_min} must be a share, 0 to 1")
+        for name, least in (("crop_min_px", 1), ("pixels_max", 1), ("context_px", 0), ("landmarks_outside_max", 0)):
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"crop.{name} = {value} must be at least {least}")
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A photo that is good enough, and where its crop lies."""
+class CropRecord:
+    """The crop in its photo."""
 
-    image: Image.Image
-    """RGB."""
-    crop: Crop
-    record: dict[str, Any]
+    size: tuple[int, int]
+    """Width and height of the photo in px."""
+    notes: tuple[str, ...]
+    """Conversions by the decoder; see `imaging.image_io.open_rgb`."""
+    quad: tuple[tuple[float, float], ...]
+    """Corners of the crop in pixel-edge coordinates of the photo: top left, bottom left, bottom right, top right."""
+    zoom: float
+    """Result px per photo px."""
+    inside: float
+    """Share of the crop inside the photo."""
+    shrink: int
+    """Integer factor by which the photo was reduced."""
+    source_sha256: str
 
 
-def cut(photo: Photo, folder: Path, settings: CropSettings, resolution: int, device: torch.device) -> Face:
-    """Read a photo and return the region around its face.
+class Crop(PhotoStage[CropSettings]):
+    """Plan the crop, and cut the photo to what the later stages need."""
 
-    Records what `open_photo` does, but for ``shrink``: the integer factor by which the photo was reduced.
-    """
-    opened = open_photo(photo, folder, settings, resolution)
-    image, crop = opened.image, opened.crop
-    width, height = image.size
-    shrink = max(1, int(0.5 / crop.zoom(resolution)))
+    Settings = CropSettings
+    Record = CropRecord
+    example_title = "photo"
+
+    def ingredients(self, settings: CropSettings, inputs: BuildInputs) -> dict[str, int | str]:
+        """Return the resolution."""
+        return {"resolution": inputs.resolution}
+
+    def run(self, faces: Sequence[Face], settings: CropSettings, context: PhotoContext) -> list[Face]:
+        """Return the faces of photos that are read here.
+
+        Raises:
+            Rejection: the file, the image or the crop is not good enough.
+        """
+        return [crop_face(face, settings, context) for face in faces]
+
+
+def crop_face(face: Face, settings: CropSettings, context: PhotoContext) -> Face:
+    """Return the face with the pixels around its crop, reduced by a box filter where the photo is far too large."""
+    image, crop, record = open_photo(face.photo, settings, context)
+    shrink = max(1, int(0.5 / record.zoom))
     quad = crop.quad / shrink
     border = max(round(0.1 * crop.side / shrink), 3)
-    size = np.array([width // shrink, height // shrink] * 2)
+    size = np.array([image.width // shrink, image.height // shrink] * 2)
     inner = np.clip(bounding_box(quad, border), 0, size)
     outer = np.clip(bounding_box(quad, border + settings.context_px), 0, size)
     outer[:2] -= outer[:2] % GRID_PX
-    region = torch.from_numpy(pil_to_array(image.crop(tuple((outer * shrink).tolist())))).to(device)
+    left, top, right, bottom = (outer * shrink).tolist()
+    pixels = torch.from_numpy(pil_to_array(image.crop((left, top, right, bottom)))).to(context.device)
     if shrink > 1:
-        region = F.avg_pool2d(region[None].float(), shrink)[0].round_().to(torch.uint8)
-    margin = tuple(int(m) for m in np.abs(inner - outer))
-    record = {**opened.record, "shrink": shrink}
-    return Face(photo, region, quad - outer[:2], border, margin, record)  # type: ignore[arg-type]
+        pixels = F.avg_pool2d(pixels[None].float(), shrink)[0].round_().to(torch.uint8)
+    left, top, right, bottom = np.abs(inner - outer).tolist()
+    cut = replace(face, pixels=pixels, quad=quad - outer[:2], border=border, margin=(left, top, right, bottom))
+    return cut.noted(replace(record, shrink=shrink))
 
 
-def open_photo(photo: Photo, folder: Path, settings: CropSettings, resolution: int) -> Opened:
+def open_photo(
+    photo: Photo, settings: CropSettings, context: PhotoContext
+) -> tuple[Image.Image, CropGeometry, CropRecord]:
     """Read a photo and plan its crop.
 
-    Records ``size`` (photo width and height in px), ``notes`` (what the decoder had to convert), ``quad`` (the
-    crop in the photo, pixel-edge coordinates), ``zoom`` (result px per photo px), ``inside`` (share of the crop
-    inside the photo), ``shrink`` (1) and ``source_sha256``.
+    Returns:
+        The image (RGB), the crop in it, and the record with ``shrink`` 1.
 
     Raises:
         Rejection: the file, the image or the crop is not good enough.
-        OSError: the file is there but cannot be read.
+        OSError: the file exists but cannot be read.
     """
-    try:
-        data = photo_path(folder, photo.file).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        if not folder.is_dir():
-            raise SourceError(
-                f"the folder of photos {folder} is gone; bring it back and run the same command"
-            ) from None
-        raise Rejection(Reason.FILE_MISSING, f"{photo.file} is not in the folder of photos") from None
+    data = context.read_photo(photo)
     image, notes = open_rgb(data, settings.pixels_max)
-    width, height = image.size
-    landmarks = np.asarray(photo.landmarks, dtype=np.float64).reshape(5, 2)
-    crop = _plan(landmarks, width, height, settings)
-    record = {
-        "size": [width, height],
-        "notes": list(notes),
-        "quad": crop.quad.tolist(),
-        "zoom": crop.zoom(resolution),
-        "inside": share_inside(crop.quad, width, height),
-        "shrink": 1,
-        "source_sha256": sha256(data),
-    }
-    return Opened(image, crop, record)
+    crop = _plan_crop(np.asarray(photo.landmarks, dtype=np.float64).reshape(5, 2), *image.size, settings)
+    record = CropRecord(
+        size=image.size,
+        notes=tuple(notes),
+        quad=quad_corners(crop.quad),
+        zoom=float(crop.zoom(context.resolution)),
+        inside=float(share_inside(crop.quad, *image.size)),
+        shrink=1,
+        source_sha256=sha256(data),
+    )
+    return image, crop, record
 
 
-def _plan(
-    landmarks: np.ndarray[tuple[int, int], np.dtype[np.float64]], width: int, height: int, settings: CropSettings
-) -> Crop:
-    """Return the crop, or say why there is none."""
+def quad_corners(quad: NDArray[np.floating]) -> tuple[tuple[float, float], ...]:
+    """Return the corners [4, 2] of a quad as plain floats."""
+    return tuple((float(x), float(y)) for x, y in quad)
+
+
+def _plan_crop(landmarks: Points, width: int, height: int, settings: CropSettings) -> CropGeometry:
+    """Return the crop, or raise a Rejection."""
     try:
         crop = crop_from_landmarks(landmarks)
     except ValueError as error:
@@ -131,12 +150,12 @@ def _plan(
         )
     if crop.side < settings.crop_min_px:
         raise Rejection(
-            Reason.CROP_TOO_SMALL, f"the crop is {crop.side:.0f} px wide; region.crop_min_px = {settings.crop_min_px}"
+            Reason.CROP_TOO_SMALL, f"the crop is {crop.side:.0f} px wide; crop.crop_min_px = {settings.crop_min_px}"
         )
     inside = share_inside(crop.quad, width, height)
     if inside < settings.inside_min:
         raise Rejection(
             Reason.CROP_OUTSIDE,
-            f"{inside:.0%} of the crop is inside the photo; region.inside_min = {settings.inside_min}",
+            f"{inside:.0%} of the crop is inside the photo; crop.inside_min = {settings.inside_min}",
         )
     return crop

@@ -1,8 +1,8 @@
-"""Write the selected images into the multi-resolution HDF5 file."""
+"""Packing of the selected images into the multi-resolution HDF5 file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,16 +10,20 @@ from typing import Any, Literal
 import numpy as np
 
 from celebahq_builder import parallel
-from celebahq_builder.errors import FormatError, WorkspaceError
+from celebahq_builder.errors import FormatError, RecipeError, WorkspaceError
 from celebahq_builder.hdf5.codecs import Codec, codec
 from celebahq_builder.hdf5.labels import attribute_labels, labels_path, write_labels
 from celebahq_builder.hdf5.layout import images_per_job
 from celebahq_builder.hdf5.writer import Packed, PyramidWriter, pack
-from celebahq_builder.imaging.image_io import Pixels, decode_png
-from celebahq_builder.outcome import Kept
-from celebahq_builder.storage import sha256
-
-VERSION = 3
+from celebahq_builder.imaging.image_io import decode_png
+from celebahq_builder.imaging.quality_score import QualityScore
+from celebahq_builder.pipeline.face import PhotoRecord
+from celebahq_builder.pipeline.results import read_records
+from celebahq_builder.pipeline.stage import BuildInputs, DatasetContext, DatasetStage
+from celebahq_builder.pipeline.stages.crop import CropRecord
+from celebahq_builder.pipeline.stages.select import SelectRecord
+from celebahq_builder.pipeline.workspace import ImageRecord, StageCounts, StageFolder, Workspace
+from celebahq_builder.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,11 @@ class PackSettings:
     """Order, compression and labels."""
 
     order: Literal["photo", "rank", "shuffled"] = "photo"
-    """``photo``: as in the source; ``rank``: best first; ``shuffled``: by the run's seed."""
+    """``photo``: as in the source; ``rank``: best first; ``shuffled``: by the recipe's seed."""
     compression: Literal["gzip", "none", "blosc2"] = "gzip"
-    """``gzip``: every HDF5 reads it; ``blosc2``: smaller, for readers with the package hdf5plugin; docs/hdf5.md."""
+    """``gzip``: every HDF5 library reads it; ``blosc2``: smaller, needs the package hdf5plugin; see docs/hdf5.md."""
     level: int = 0
-    """0: what suits the compression best; 1 (fast) to 9 (small): of zlib for gzip, of Zstandard for blosc2."""
+    """0: the default of the compression; 1 (fast) to 9 (small): of zlib for gzip, of Zstandard for blosc2."""
     labels: bool = False
     """Write the photos' attributes beside the file: ``<stem>-labels.npy``, float32 [N, attributes] of 0 and 1."""
 
@@ -46,29 +50,86 @@ class PackSettings:
         return codec(self.compression, self.level)
 
 
+class Pack(DatasetStage[PackSettings]):
+    """Write the HDF5 file of the selected images, and their labels where they are asked for."""
+
+    version = 3
+    Settings = PackSettings
+
+    def ingredients(self, settings: PackSettings, inputs: BuildInputs) -> dict[str, int]:
+        """Return the seed, where the order depends on it."""
+        return {"seed": inputs.seed} if settings.order == "shuffled" else {}
+
+    def check(self, settings: PackSettings, inputs: BuildInputs) -> None:
+        """Raise a RecipeError if labels are asked for that the source does not have."""
+        if settings.labels and not inputs.source.attribute_names:
+            raise RecipeError(
+                f"pack.labels = true (`labels`) needs photos with attributes, {inputs.source.folder} comes with none; "
+                "CelebA's are in Anno/list_attr_celeba.txt"
+            )
+
+    def files(self, workspace: Workspace, resolution: int) -> tuple[Path, ...]:
+        """Return the paths of data set and labels."""
+        path = workspace.hdf5_path(resolution)
+        return path, labels_path(path)
+
+    def files_missing(self, settings: PackSettings, workspace: Workspace, resolution: int) -> bool:
+        """Return whether the data set is missing, or the labels if they are asked for."""
+        path, labels = self.files(workspace, resolution)
+        return not path.exists() or (settings.labels and not labels.exists())
+
+    def run(self, settings: PackSettings, context: DatasetContext) -> StageCounts:
+        """Write the data set.
+
+        Raises:
+            WorkspaceError: no photo was kept, or an image was changed or deleted.
+            DiskFull: no space left.
+        """
+        workspace, inputs = context.workspace, context.inputs
+        selected = list(read_records(workspace.stage("select"), context.record_types))
+        if not selected:
+            raise WorkspaceError(f"no photo was kept, so there is nothing to pack; {workspace.rejected_path} says why")
+        progress = Progress("pack", len(selected))
+        try:
+            write_hdf5(
+                workspace.hdf5_path(inputs.resolution),
+                in_order(selected, settings.order, inputs.seed),
+                workspace.stage(context.image_stage),
+                settings,
+                resolution=inputs.resolution,
+                attribute_names=inputs.source.attribute_names,
+                attributes=context.hdf5_attributes,
+                workers=context.workers,
+                advance=progress.advance,
+            )
+        finally:
+            progress.close()
+        return StageCounts(len(selected), batches=1, kept=len(selected), rejected=0)
+
+
 @dataclass(frozen=True)
 class _Job:
-    images: tuple[tuple[Path, str], ...]
-    """Path and SHA-256 of each PNG."""
+    folder: StageFolder
+    images: tuple[ImageRecord, ...]
     resolution: int
     codec: Codec
 
 
-def in_order(selected: Sequence[Kept], order: str, seed: int) -> list[Kept]:
-    """Return the photos, given best first, in the order they are stored in."""
+def in_order(selected: Sequence[PhotoRecord], order: str, seed: int) -> list[PhotoRecord]:
+    """Return the photos, given best first, in the order in which they are stored."""
     if order == "rank":
         return list(selected)
-    by_photo = sorted(selected, key=lambda kept: int(kept.record["index"]))
+    by_photo = sorted(selected, key=lambda one: one.identity.index)
     if order == "photo":
         return by_photo
     shuffled = np.random.default_rng(seed).permutation(len(by_photo))
     return [by_photo[i] for i in shuffled]
 
 
-def write(
+def write_hdf5(
     path: Path,
-    photos: Sequence[Kept],
-    images: Path,
+    photos: Sequence[PhotoRecord],
+    images: StageFolder,
     settings: PackSettings,
     *,
     resolution: int,
@@ -80,21 +141,24 @@ def write(
     """Write the images of `photos`, in this order, to the HDF5 file `path`, and their labels where asked for.
 
     Args:
-        images: folder that the records' image paths are relative to.
+        path: of the HDF5 file.
+        photos: with `ImageRecord`, `CropRecord`, `QualityScore` and `SelectRecord`.
+        images: folder of the stage that kept the images.
+        settings: compression and labels; the order is that of `photos`.
+        resolution: side length of the images in px.
         attribute_names: names of the photos' attributes, where the source has them.
         attributes: stored with the file.
-        workers: threads that decode the images, build and compress the levels; the caller's writes.
+        workers: threads that decode the images, build and compress the levels; the caller's thread writes.
         advance: called with the number of images written since the last call.
 
     Raises:
-        WorkspaceError: an aligned image was altered or deleted.
+        WorkspaceError: an image was changed or deleted.
         DiskFull: no space left; nothing remains of the file.
     """
     own, at_once = settings.codec(), images_per_job(resolution)
-    jobs = (
-        _Job(tuple(_image(kept, images) for kept in photos[start : start + at_once]), resolution, own)
-        for start in range(0, len(photos), at_once)
-    )
+    records = [one[ImageRecord] for one in photos]
+    starts = range(0, len(photos), at_once)
+    jobs = (_Job(images, tuple(records[start : start + at_once]), resolution, own) for start in starts)
     columns = _columns(photos, attribute_names)
     with PyramidWriter(path, count=len(photos), resolution=resolution, channels=3, codec=own) as writer:
         for packed in parallel.run_threads(_pack, jobs, workers=workers):
@@ -109,43 +173,28 @@ def write(
             raise
 
 
-def _image(kept: Kept, images: Path) -> tuple[Path, str]:
-    return images / kept.record["image"]["path"], kept.record["image"]["sha256"]
-
-
 def _pack(job: _Job) -> Packed:
-    return pack(_images(job), job.resolution, 3, job.codec)
+    images = (decode_png(job.folder.read_image(image)) for image in job.images)
+    return pack(images, job.resolution, 3, job.codec)
 
 
-def _images(job: _Job) -> Iterator[Pixels]:
-    for path, expected in job.images:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise WorkspaceError(f"{path}: {error.strerror}; --redo align makes the images again") from None
-        if sha256(data) != expected:
-            raise WorkspaceError(f"{path} was altered since it was made; --redo align makes the images again")
-        yield decode_png(data)
-
-
-def _columns(photos: Sequence[Kept], attribute_names: Sequence[str]) -> dict[str, Any]:
-    """Return what is known of the photos, a column each."""
-    records = [kept.record for kept in photos]
+def _columns(photos: Sequence[PhotoRecord], attribute_names: Sequence[str]) -> dict[str, Any]:
+    """Return the values of the photos, one column each."""
+    crops, identities = [one[CropRecord] for one in photos], [one.identity for one in photos]
     columns: dict[str, Any] = {
-        "file": [kept.photo for kept in photos],
-        "id": [record["id"] for record in records],
-        "rank": np.array([record["rank"] for record in records], np.int32),
-        "score": np.array([record["score"] for record in records], np.float64),
-        "landmarks": np.array([record["landmarks"] for record in records], np.float32).reshape(-1, 5, 2),
-        "quad": np.array([record["quad"] for record in records], np.float64).reshape(-1, 4, 2),
-        "zoom": np.array([record["zoom"] for record in records], np.float64),
-        "split": [record["split"] for record in records],
+        "file": [one.file for one in photos],
+        "id": [one.id for one in identities],
+        "rank": np.array([one[SelectRecord].rank for one in photos], np.int32),
+        "score": np.array([one[QualityScore].score for one in photos], np.float64),
+        "landmarks": np.array([one.landmarks for one in identities], np.float32).reshape(-1, 5, 2),
+        "quad": np.array([crop.quad for crop in crops], np.float64).reshape(-1, 4, 2),
+        "zoom": np.array([crop.zoom for crop in crops], np.float64),
+        "split": [one.split for one in identities],
+        "inside": np.array([crop.inside for crop in crops], np.float64),
     }
-    if all("inside" in record for record in records):
-        columns["inside"] = np.array([record["inside"] for record in records], np.float64)
-    if records and all("official_index" in record for record in records):
-        columns["official_index"] = np.array([record["official_index"] for record in records], np.int32)
+    if photos and all(one.official_index is not None for one in identities):
+        columns["official_index"] = np.array([one.official_index for one in identities], np.int32)
     if attribute_names:
-        columns["attributes"] = np.array([record["attributes"] for record in records], np.int8)
+        columns["attributes"] = np.array([one.attributes for one in identities], np.int8)
         columns["attribute_names"] = list(attribute_names)
     return columns

@@ -1,29 +1,28 @@
-"""Score the aligned image by its power spectrum."""
+"""Quality score of the aligned face by its power spectrum."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 
 import torch
 
-from celebahq_builder.imaging.quality_score import quality_scores
+from celebahq_builder.imaging.quality_score import QualityScore, quality_scores
 from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.stage import NoSettings, PhotoContext, PhotoStage
 
 VERSION = 4
 
 
-@dataclass(frozen=True)
-class ScoreSettings:
-    """The score has nothing to set."""
+class Score(PhotoStage[NoSettings]):
+    """Compute the quality score of each face; see `imaging.quality_score`."""
 
+    version = VERSION
+    Settings = NoSettings
+    Record = QualityScore
+    saves_image = False
+    grouped = True
 
-def apply(face: Face) -> Face:
-    """Return the face with its score and the parts of it recorded; see `imaging.spectrum.QualityScore`."""
-    return apply_all([face])[0]
-
-
-def apply_all(faces: Sequence[Face]) -> list[Face]:
-    """Return what `apply` makes of faces of one size, all on one device and scored as one batch."""
-    scores = quality_scores(torch.stack([face.pixels for face in faces]))
-    return [face.noted(**asdict(score)) for face, score in zip(faces, scores, strict=True)]
+    def run(self, faces: Sequence[Face], settings: NoSettings, context: PhotoContext) -> list[Face]:
+        """Return the faces, all of one size, with their scores; they are scored as one batch."""
+        scores = quality_scores(torch.stack([face.pixels for face in faces]))
+        return [face.noted(score) for face, score in zip(faces, scores, strict=True)]

@@ -1,62 +1,111 @@
-"""Keep the best photos by score."""
+"""Selection of the best photos by score."""
 
 from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from celebahq_builder.imaging.quality_score import QualityScore
 from celebahq_builder.outcome import Failed, Kept, Outcome, Reason, Rejected
+from celebahq_builder.pipeline.face import PhotoRecord
+from celebahq_builder.pipeline.results import read_records
+from celebahq_builder.pipeline.stage import DatasetContext, DatasetStage
+from celebahq_builder.pipeline.stages.crop import CropRecord
+from celebahq_builder.pipeline.workspace import ImageRecord, StageCounts
 from celebahq_builder.sources.photo import COLUMNS
+from celebahq_builder.storage import write_atomic
 
-VERSION = 1
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SelectSettings:
-    """How many to keep."""
+    """The size of the selection."""
 
     keep: int = 30_000
-    """Photos kept; fewer if fewer came so far."""
+    """Photos to keep; fewer if fewer were good enough."""
 
     def __post_init__(self) -> None:
         if self.keep < 1:
             raise ValueError(f"select.keep = {self.keep} must be at least 1")
 
 
-def best(candidates: Iterable[Kept], keep: int) -> tuple[list[Kept], list[Rejected]]:
-    """Split scored photos into the `keep` best, best first, and the rest, best first.
+@dataclass(frozen=True)
+class SelectRecord:
+    """The rank of a selected photo."""
 
-    Photos of one score are ordered by id, so the result does not depend on the order of `candidates`.
+    rank: int
+    """From 1, the best."""
+
+
+class Candidate(NamedTuple):
+    """A scored photo."""
+
+    file: str
+    id: str
+    score: float
+
+
+class Select(DatasetStage[SelectSettings]):
+    """Rank the photos by their scores, and keep the best."""
+
+    Settings = SelectSettings
+    Record = SelectRecord
+
+    def run(self, settings: SelectSettings, context: DatasetContext) -> StageCounts:
+        """Write selection.csv and the manifest: selected photos with their whole records, then the others."""
+        workspace = context.workspace
+        scored = read_records(workspace.stage(context.photo_stage), context.record_types)
+        candidates = [Candidate(one.file, one.identity.id, one[QualityScore].score) for one in scored]
+        selected, low = select_best(candidates, settings.keep)
+
+        ranks = {one.file: rank for rank, one in enumerate(selected, start=1)}
+        images = read_records(workspace.stage(context.image_stage), context.record_types, ranks.keys())
+        image_of = {one.file: one[ImageRecord] for one in images}
+        records = read_records(workspace.stage(context.photo_stage), context.record_types, ranks.keys())
+        ranked = [one.adding(image_of[one.file]).adding(SelectRecord(ranks[one.file])) for one in records]
+        ranked.sort(key=lambda one: one[SelectRecord].rank)
+
+        write_atomic(workspace.selection_path, selection_csv(ranked))
+        kept = [Kept(one.file, one.tables(context.record_types)) for one in ranked]
+        workspace.stage(self.name).write_manifest(0, [*kept, *low])
+        if len(ranked) < settings.keep:
+            log.warning("select: %d photos were good enough, %d were asked for", len(ranked), settings.keep)
+        return StageCounts(len(candidates), batches=1, kept=len(ranked), rejected=len(low))
+
+
+def select_best(candidates: Iterable[Candidate], keep: int) -> tuple[list[Candidate], list[Rejected]]:
+    """Split scored photos into the `keep` best, best first, and the others, best first.
+
+    Photos of equal score are ordered by id, so the result does not depend on the order of `candidates`.
     """
-    ranked = sorted(candidates, key=lambda kept: (-kept.record["score"], kept.record["id"]))
-    selected, rest = ranked[:keep], ranked[keep:]
-    if not rest:
-        return selected, []
-    cut = selected[-1].record["score"]
+    ranked = sorted(candidates, key=lambda one: (-one.score, one.id))
+    selected, others = ranked[:keep], ranked[keep:]
     return selected, [
-        Rejected(kept.photo, Reason.LOW_SCORE, f"score {kept.record['score']:.4f}; the last one kept has {cut:.4f}")
-        for kept in rest
+        Rejected(one.file, Reason.LOW_SCORE, f"score {one.score:.4f}; the last one kept has {selected[-1].score:.4f}")
+        for one in others
     ]
 
 
-def selection_csv(selected: Sequence[Kept]) -> bytes:
-    """Return the table of photos kept: rank, file, score, landmarks and crop in the photo, zoom, split."""
+def selection_csv(selected: Sequence[PhotoRecord]) -> bytes:
+    """Return the table of selected photos: rank, id, file, score, landmarks, crop in the photo, zoom, split."""
     corners = [f"quad{i}_{axis}" for i in range(4) for axis in "xy"]
     rows = [["rank", "id", "file", "score", *COLUMNS, *corners, "zoom", "split"]]
-    for rank, kept in enumerate(selected, start=1):
-        record = kept.record
-        quad = [f"{value:.3f}" for point in record["quad"] for value in point]
-        numbers = [f"{value:g}" for value in record["landmarks"]]
-        score, zoom = f"{record['score']:.6f}", f"{record['zoom']:.6f}"
-        rows.append([str(rank), record["id"], kept.photo, score, *numbers, *quad, zoom, record["split"]])
+    for one in selected:
+        crop, identity = one[CropRecord], one.identity
+        quad = [f"{value:.3f}" for point in crop.quad for value in point]
+        landmarks = [f"{value:g}" for value in identity.landmarks]
+        score, zoom, rank = f"{one[QualityScore].score:.6f}", f"{crop.zoom:.6f}", str(one[SelectRecord].rank)
+        rows.append([rank, identity.id, one.file, score, *landmarks, *quad, zoom, identity.split])
     return _csv(rows)
 
 
 def rejected_csv(outcomes: Iterable[Outcome]) -> bytes:
-    """Return the table of photos not kept: file, outcome, reason, what was found."""
+    """Return the table of photos that are not kept: file, outcome, reason, detail."""
     rows = [["file", "outcome", "reason", "detail"]]
     for one in outcomes:
         if isinstance(one, Rejected):

@@ -1,4 +1,4 @@
-"""Restore detail with the 4x super-resolution network where the result has more pixels than the photo."""
+"""Super-resolution by the 4x network, where the result has more pixels than the photo."""
 
 from __future__ import annotations
 
@@ -8,64 +8,65 @@ from typing import Literal
 
 from torch import Tensor
 
-from celebahq_builder.imaging.tiles import run_tiled_all
+from celebahq_builder.models.registry import find_entry
 from celebahq_builder.models.srgan import SRGenerator
 from celebahq_builder.pipeline.face import Face
-from celebahq_builder.pipeline.networks import network
-
-VERSION = 2
+from celebahq_builder.pipeline.networks import run_network
+from celebahq_builder.pipeline.stage import BuildInputs, PhotoContext, PhotoStage
 
 
 @dataclass(frozen=True)
 class UpscaleSettings:
-    """Which weights, and when they are needed."""
+    """The weights, and the faces that pass through the network."""
 
     weights: str = "upscaler-gan"
     """NAME in pretrained/registry.toml, or DIR/NAME in another registry."""
     when: Literal["needed", "always"] = "needed"
     """``needed``: only where the crop has fewer pixels than the result."""
     tile_px: int = 256
-    """Side of the tiles in input px; bounds the memory."""
+    """Side length of the tiles in input px; bounds the memory."""
 
     def __post_init__(self) -> None:
         if self.tile_px < 16:
             raise ValueError(f"upscale.tile_px = {self.tile_px} must be at least 16")
 
 
-def apply(face: Face, settings: UpscaleSettings, resolution: int) -> Face:
-    """Return the face at four times its size, or as it is where that is enough; records ``upscaled``, the factor.
+@dataclass(frozen=True)
+class UpscaleRecord:
+    """The enlargement of a face."""
 
-    Where four times is not enough either, the resampling to the result does the rest.
-    """
-    return apply_all([face], settings, resolution)[0]
-
-
-def apply_all(faces: Sequence[Face], settings: UpscaleSettings, resolution: int, batch: int = 1) -> list[Face]:
-    """Return what `apply` makes of faces, all on one device; `batch` windows pass the network together."""
-    small = [settings.when == "always" or face.side < resolution for face in faces]
-    grown = iter(_grow([face for face, is_small in zip(faces, small, strict=True) if is_small], settings, batch))
-    return [next(grown) if is_small else face.noted(upscaled=1) for face, is_small in zip(faces, small, strict=True)]
+    factor: int
+    """Side length after the stage by that before it; 1 where nothing was done."""
 
 
-def _grow(faces: Sequence[Face], settings: UpscaleSettings, batch: int) -> list[Face]:
-    if not faces:
-        return []
-    net = network(settings.weights, faces[0].pixels.device, "srgan")
-    pixels = run_tiled_all(
-        net,
-        [face.pixels for face in faces],
-        scale=SRGenerator.SCALE,
-        tile_px=settings.tile_px,
-        context_px=net.context_px,
-        stride_px=net.STRIDE_PX,
-        batch=batch,
-    )
-    return [_enlarged(face, own) for face, own in zip(faces, pixels, strict=True)]
+class Upscale(PhotoStage[UpscaleSettings]):
+    """Enlarge small faces four times; the alignment resamples what is missing beyond that."""
+
+    version = 2
+    Settings = UpscaleSettings
+    Record = UpscaleRecord
+    grouped = True
+    example_title = "upscaled"
+
+    def ingredients(self, settings: UpscaleSettings, inputs: BuildInputs) -> dict[str, str]:
+        """Return the hash of the weights."""
+        return {"weights_sha256": find_entry(settings.weights).sha256}
+
+    def run(self, faces: Sequence[Face], settings: UpscaleSettings, context: PhotoContext) -> list[Face]:
+        """Return the faces, the small ones enlarged."""
+        small = [settings.when == "always" or face.side < context.resolution for face in faces]
+        chosen = [face for face, is_small in zip(faces, small, strict=True) if is_small]
+        pixels = run_network(chosen, settings.weights, "srgan", SRGenerator.SCALE, settings.tile_px, context)
+        enlarged = iter(map(_enlarge, chosen, pixels))
+        return [
+            next(enlarged) if is_small else face.noted(UpscaleRecord(1))
+            for face, is_small in zip(faces, small, strict=True)
+        ]
 
 
-def _enlarged(face: Face, pixels: Tensor) -> Face:
-    """Return the face with its pixels at the generator's scale, and all lengths in them."""
+def _enlarge(face: Face, pixels: Tensor) -> Face:
+    """Return the face with the network's pixels, and all lengths in them."""
     scale = SRGenerator.SCALE
-    left, top, right, bottom = (scale * m for m in face.margin)
-    grown = replace(face, pixels=pixels, quad=face.quad * scale, margin=(left, top, right, bottom))
-    return grown.noted(upscaled=scale)
+    left, top, right, bottom = (scale * length for length in face.margin)
+    enlarged = replace(face, pixels=pixels, quad=face.quad * scale, margin=(left, top, right, bottom))
+    return enlarged.noted(UpscaleRecord(scale))

@@ -39,7 +39,7 @@ def results(out: Path) -> dict[str, bytes]:
 @contextlib.contextmanager
 def orphans(out: Path) -> Iterator[list[int]]:
     """Start a run with two workers, kill its main process, and yield the workers: stopped, in the middle of a batch."""
-    script = f"from pathlib import Path; from tests.runner import orphaned_build as o; o.build(Path({str(out)!r}))"
+    script = f"from pathlib import Path; from tests.pipeline import orphaned_build as o; o.build(Path({str(out)!r}))"
     with subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL
     ) as run:
@@ -73,7 +73,7 @@ def test_orphans_that_write_during_the_next_run(
 
         def run_after_orphans(job: BatchJob) -> BatchResult:
             if job.number == 1:
-                assert Workspace(out).stage("score").batches_done() == {0}
+                assert Workspace(out).stage("score").read_state().batches == {0}
                 assert all(path.exists() for path in left)
                 assert not list(out.parent.glob("ended-*"))
                 for pid in workers:

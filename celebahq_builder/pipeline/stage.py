@@ -1,0 +1,143 @@
+"""The interface of a stage: what each stage declares, and what it is given when it runs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+
+from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.workspace import StageCounts, Workspace
+from celebahq_builder.sources.photo import Photo, PhotoSource
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Settings of a stage that has none; such a stage has no table in a recipe."""
+
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class BuildInputs:
+    """What a build depends on beside the settings of its stages."""
+
+    source: PhotoSource
+    method: str
+    resolution: int
+    seed: int
+    deltas: Path | None = None
+    """Folder of the official deltas; None adds none."""
+
+
+class Stage(ABC, Generic[S]):
+    """A step of a build.
+
+    A stage keeps no state between calls: what it needs comes with its settings and its context.
+    """
+
+    name: ClassVar[str]
+    """Name in recipes, options, manifests and reports: the class's name in lower case."""
+    version: ClassVar[int] = 1
+    """Increase it when the results change for equal settings: results of before are then refused."""
+    Settings: type[S]
+    """Frozen dataclass: the stage's table in a recipe."""
+    Record: type | None = None
+    """Frozen dataclass of what the stage adds to the record of a photo; None for a stage that adds nothing."""
+
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__name__.lower()
+
+    def ingredients(self, settings: S, inputs: BuildInputs) -> dict[str, Any]:
+        """Return what the result depends on beside version and settings, such as hashes of weights; JSON values."""
+        return {}
+
+    def check(self, settings: S, inputs: BuildInputs) -> None:
+        """Raise a RecipeError if the settings do not fit the source; called before any work."""
+
+
+@dataclass
+class PhotoContext:
+    """What photo stages are given in a worker process."""
+
+    resolution: int
+    """Side length of the result in px."""
+    device: torch.device
+    read_photo: Callable[[Photo], bytes]
+    """Returns the bytes of a photo's file; raises a Rejection if the file is missing."""
+    batch_windows: int = 1
+    """Image windows of equal shape that pass a network at once; halved where memory is short."""
+    deltas: Path | None = None
+    """Folder of the official deltas; None adds none."""
+
+
+class PhotoStage(Stage[S]):
+    """A stage that works on one photo at a time, in worker processes."""
+
+    saves_image: ClassVar[bool] = True
+    """Whether the stage changes the image. If not, only its record is written."""
+    grouped: ClassVar[bool] = False
+    """Whether the stage is faster over several faces at once."""
+    example_title: ClassVar[str] = ""
+    """Title of the stage's image among the report's examples; empty for a stage that the examples leave out."""
+
+    @abstractmethod
+    def run(self, faces: Sequence[Face], settings: S, context: PhotoContext) -> list[Face]:
+        """Return the faces after this stage, in order. The result of a face does not depend on the other faces.
+
+        Args:
+            faces: one face, or several where the stage is `grouped`.
+            settings: of this stage.
+            context: what else it may use.
+
+        Raises:
+            Rejection: the photo cannot or should not be used; raised for a single face only.
+            CelebAHQError: an error that every photo would have.
+        """
+
+
+@dataclass(frozen=True)
+class DatasetContext:
+    """What a dataset stage is given in the main process."""
+
+    workspace: Workspace
+    inputs: BuildInputs
+    record_types: Mapping[str, type]
+    """Type of each stage's record, by name of the stage."""
+    image_stage: str
+    """Name of the photo stage whose images are the result."""
+    photo_stage: str
+    """Name of the last photo stage; its manifests hold the records of all photo stages."""
+    workers: int
+    hdf5_attributes: dict[str, Any]
+    """Attributes that are stored with the HDF5 file: versions, recipe, fingerprint."""
+
+
+class DatasetStage(Stage[S]):
+    """A stage that works on all photos at once, in the main process."""
+
+    @abstractmethod
+    def run(self, settings: S, context: DatasetContext) -> StageCounts:
+        """Write the stage's results and return its counts.
+
+        Raises:
+            CelebAHQError: the stage cannot be run.
+        """
+
+    def files(self, workspace: Workspace, resolution: int) -> tuple[Path, ...]:
+        """Return the files outside the stage's folder that the stage may write; a redo deletes them."""
+        return ()
+
+    def files_missing(self, settings: S, workspace: Workspace, resolution: int) -> bool:
+        """Return whether a file is missing that a complete stage with these settings has."""
+        return False
+
+
+def record_types(stages: Sequence[Stage[Any]]) -> dict[str, type]:
+    """Return the type of the record of each stage that has one, by name of the stage."""
+    return {stage.name: stage.Record for stage in stages if stage.Record is not None}
