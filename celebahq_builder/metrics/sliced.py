@@ -6,7 +6,7 @@ Both sets are projected on random directions. Along one direction the Wasserstei
 the mean absolute difference of the sorted numbers (`sliced_wasserstein`). It is also the area between the two empirical
 distribution functions, which needs no sorting: `StreamingSlicedWasserstein` rounds each projection to half precision
 and counts how often each of the 65,536 possible values occurs. Points may then arrive in any order and need not be
-stored. The rounding errors are relative and of either sign; they change the distance by about 1e-5 of itself.
+stored. The rounding errors are relative and of either sign; the relative error of the distance is about 1e-5.
 """
 
 from __future__ import annotations
