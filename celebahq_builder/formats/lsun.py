@@ -103,7 +103,7 @@ def _folder_entries(path: Path) -> Entries:
             except OSError as error:
                 raise FormatError(f"{path / name} cannot be read: {error.strerror}") from None
 
-    return Entries(len(names), read_all, names.__contains__)
+    return Entries(len(names), read_all, frozenset(names).__contains__)
 
 
 _OPEN: WeakValueDictionary[Path, Any] = WeakValueDictionary()

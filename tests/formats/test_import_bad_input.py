@@ -23,8 +23,9 @@ from PIL import Image
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import CelebAHQError, FormatError
 from celebahq_builder.formats.export import ExportSettings, export
-from celebahq_builder.formats.image_file import read_header
+from celebahq_builder.formats.image_file import SizeError, read_header
 from celebahq_builder.formats.import_ import import_images
+from celebahq_builder.formats.registry import reader_of
 from tests.hdf5.pyramids import described_file, noise, theano_file
 
 
@@ -71,6 +72,17 @@ def test_no_power_of_two(tmp_path: Path) -> None:
     save(tmp_path / "in" / "a.png", rgb(600, 600))
     line = refused(tmp_path / "in")
     assert "a.png is 600 x 600 px; expected a square whose side is a power of two: add `resize`=512" in line
+
+
+def test_faults_of_size_have_a_type(folder: Path) -> None:
+    """So that other commands can recognise them."""
+    save(folder / "b.png", rgb(16, 16))
+    with pytest.raises(SizeError):
+        reader_of("images")(folder, None, ())
+    (folder / "b.png").write_text("no image")
+    with pytest.raises(FormatError) as raised:
+        reader_of("images")(folder, None, ())
+    assert not isinstance(raised.value, SizeError)
 
 
 def test_not_square(folder: Path) -> None:
