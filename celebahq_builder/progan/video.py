@@ -57,11 +57,7 @@ def interpolate(
         level: log2 of the resolution of one image.
         out: MP4 file; must not exist.
         alpha: weight of the level, from 0 to 1.
-        seconds: length of the video.
-        fps: frames per second.
-        columns: walks beside each other.
-        rows: walks below each other.
-        seed: of the latents.
+        columns: walks side by side; `rows`: walks one below the other.
         label: of all walks, for a generator with labels; None: one label after the other.
         advance: called with the number of frames written since the last call.
 
@@ -117,10 +113,7 @@ def write_video(path: Path, frames: Iterator[Pixels], width: int, height: int, f
 
     Args:
         path: ends in .mp4; must not exist.
-        frames: uint8 [H, W, 3], RGB.
-        width: of the frames, px.
-        height: of the frames, px.
-        fps: frames per second.
+        frames: uint8 [height, width, 3], RGB.
 
     Raises:
         FormatError: the file exists, or the encoder failed.

@@ -138,7 +138,7 @@ def test_all_checkpoints_of_a_run(run: Path, data: Path, tmp_path: Path) -> None
     assert [row[1] for row in rows] == ["4", "8", "16", "32", "32"]
     assert rows[0][2:5] == rows[1][2:5] == ["-", "-", "-"]
     assert rows[4][3] == f"{each[4]['scores']['swd20']['levels']['16']:.2f}"
-    assert [line.split()[:2] for line in lines if line.strip().startswith("beside  ")][-1] == ["beside", "32"]
+    assert [line.split()[:2] for line in lines if line.strip().startswith("baseline  ")][-1] == ["baseline", "32"]
     assert f"written: {tmp_path / 'all.json'}" in lines
     assert (tmp_path / "page" / "evaluation.json").read_bytes() == (tmp_path / "all.json").read_bytes()
     page = (tmp_path / "page" / "index.html").read_text()
@@ -172,8 +172,8 @@ def test_a_run_as_reference(run: Path, data: Path) -> None:
     result = next(evaluation_results(EvaluationRequest(data, EvaluationProtocol(("swd",), 10), run)))
     assert result.reference is not None
     assert result.reference["kind"] == "generator"
-    assert result.scores[0].beside is not None
-    assert result.scores[0].beside.count == 10
+    assert result.scores[0].baseline is not None
+    assert result.scores[0].baseline.count == 10
 
 
 def test_a_generator_that_returns_nan(tmp_path: Path, data: Path) -> None:
