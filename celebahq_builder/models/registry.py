@@ -86,11 +86,11 @@ def read_registry(folder: Path | None = None) -> dict[str, RegistryEntry]:
     path = (folder or bundled("pretrained")) / REGISTRY_FILE
     if not path.exists():
         raise RecipeError(f"{path} does not exist; `celebahq weights export` creates a registry")
-    entries = {}
-    for name, values in read_toml(path).items():
+    tables, entries = read_toml(path), {}
+    text = path.read_text(encoding="utf-8")
+    for name, values in tables.items():
         if not isinstance(values, dict):
             raise RecipeError(f"{path}: {name} must be a table, got {values!r}")
-        text = path.read_text(encoding="utf-8")
         entries[name] = from_mapping(RegistryEntry, values, where=str(path), text=text, table=(name,))
     return entries
 

@@ -45,7 +45,7 @@ class PhotoFolder:
     held_out: tuple[Pixels, ...]
     """Decoded photos for validation."""
     digest: str = ""
-    """Hash of the names and sizes of all photos; it identifies the photos in a checkpoint."""
+    """Hash of the names and sizes of the used photos; it identifies them in a checkpoint."""
 
     @classmethod
     def read(
