@@ -53,11 +53,11 @@ def list_images(folder: Path) -> list[str]:
 
 
 def utf8_name(name: str) -> str:
-    """Return a file name in valid UTF-8; other bytes are written as escapes.
+    r"""Return a file name in valid UTF-8; other bytes are written as escapes.
 
     Example:
-        >>> utf8_name("caf\\udce9.jpg")
-        'caf\\\\xe9.jpg'
+        >>> utf8_name("caf\udce9.jpg")
+        'caf\\xe9.jpg'
     """
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
