@@ -52,11 +52,11 @@ def list_images(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def printable(name: str) -> str:
+def utf8_name(name: str) -> str:
     r"""Return a file name in valid UTF-8; other bytes are written as escapes.
 
     Example:
-        >>> printable("caf\udce9.jpg")
+        >>> utf8_name("caf\udce9.jpg")
         'caf\\xe9.jpg'
     """
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from celebahq_builder.errors import SourceError
-from celebahq_builder.image_set import list_images, png_name, printable
+from celebahq_builder.image_set import list_images, png_name, utf8_name
 from celebahq_builder.outcome import Reason, Rejected
 from celebahq_builder.sources.photo import COLUMNS, LandmarkRow, Photo, PhotoSource
 
@@ -98,7 +98,7 @@ def assemble(
             rejected.append(Rejected(file, Reason.FILE_MISSING, f"only {png} is there, and the table lists that too"))
     for name in on_disk:
         if name not in listed and name not in stand_ins:
-            rejected.append(Rejected(printable(name), Reason.NOT_LISTED, f"{table} has no row for it"))
+            rejected.append(Rejected(utf8_name(name), Reason.NOT_LISTED, f"{table} has no row for it"))
     if not good and not rejected:
         raise SourceError(f"{table} lists no photos")
     ids = _unique_ids(good)

@@ -1,4 +1,4 @@
-"""Multi-resolution files of both layouts, small enough to be made anew for every test."""
+"""Small multi-resolution files, in our layout and in that of the ProGAN authors' tool."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def images(count: int, resolution: int, seed: int = 0) -> Images:
 
 
 def ours(path: Path, data: Images, codec: Codec = GZIP, **columns) -> Path:
-    """Write a file as this project does."""
+    """Write a file by this package."""
     count, channels, resolution, _ = data.shape
     with PyramidWriter(path, count=count, resolution=resolution, channels=channels, codec=codec) as writer:
         at_once = images_per_job(resolution, channels)
@@ -32,7 +32,7 @@ def ours(path: Path, data: Images, codec: Codec = GZIP, **columns) -> Path:
 
 
 def original(path: Path, data: Images) -> Path:
-    """Write a file as the ProGAN authors' Theano tool does: it grows, and from 8x8 on each image is a chunk."""
+    """Write a file as the ProGAN authors' Theano tool does: it grows, and each image of 8x8 or more is one chunk."""
     with h5py.File(path, "w") as file:
         for level in build_pyramid(data):
             shape = level.shape[1:]

@@ -1,4 +1,4 @@
-"""The data set gives what is stored, with its labels, from memory or from the file."""
+"""Images and labels of the data set, from memory and from the file."""
 
 import pickle
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.data.files import images, original, ours
 
 DATA = images(21, 16)
 BYTES = DATA.nbytes
-"""Of the largest level; those below have a quarter each."""
+"""Size of the largest level; each other level has a quarter of the one above."""
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 on
 
@@ -42,7 +42,7 @@ def test_images_as_stored(file: Path, memory: int) -> None:
             dataset.read([number])
 
 
-def test_what_is_returned_is_the_callers(file: Path) -> None:
+def test_returned_images_are_copies(file: Path) -> None:
     dataset = PyramidDataset(file)
     dataset.read([3])[:] = 0
     dataset[3].zero_()
@@ -50,7 +50,7 @@ def test_what_is_returned_is_the_callers(file: Path) -> None:
 
 
 def test_memory_budget(file: Path) -> None:
-    """One byte too few, and the level stays in the file."""
+    """A level that exceeds the budget by one byte stays in the file."""
     for resolution in (16, 8):
         level = 21 * 3 * resolution**2
         assert PyramidDataset(file, resolution, memory_bytes=level).kept
@@ -83,7 +83,7 @@ def test_mirrored_as_drawn(file: Path) -> None:
     expected = np.stack([[[line[::-1] if flips[i] else line for line in c] for c in DATA[i]] for i in range(21)])
     for memory in (0, BYTES):
         dataset = PyramidDataset(file, mirror=True, memory_bytes=memory)
-        for _ in range(2):  # what is kept is not flipped along
+        for _ in range(2):  # the images in memory must not be flipped
             np.testing.assert_array_equal(dataset.batch(Draws(np.arange(21), flips)).pixels.numpy(), expected)
     unmirrored = PyramidDataset(file).batch(Draws(np.arange(21), flips))
     np.testing.assert_array_equal(unmirrored.pixels.numpy(), DATA)
@@ -101,7 +101,7 @@ def test_mirrored_by_torchs_generator(file: Path) -> None:
     assert [a != b for a, b in zip(flipped, same, strict=True)] == [True] * 21
 
 
-def test_level_of_one_pixel_is_its_own_mirror_image(file: Path) -> None:
+def test_mirroring_one_pixel(file: Path) -> None:
     dataset = PyramidDataset(file, 1, mirror=True)
     found = dataset.batch(Draws(np.arange(21), np.ones(21, bool))).pixels.numpy()
     np.testing.assert_array_equal(found, dataset.read(range(21)))
@@ -115,7 +115,7 @@ def test_alpha_out_of_range(file: Path, alpha: float) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_torchs_own_loader(file: Path, workers: int) -> None:
-    """With all its defaults: shuffled by torch, several images read together, stacked."""
+    """torch's data loader with its defaults: shuffled, several images read together, stacked."""
     dataset = PyramidDataset(file, memory_bytes=0)
     batches = list(DataLoader(dataset, batch_size=4, shuffle=True, num_workers=workers))
     assert [len(batch) for batch in batches] == [4, 4, 4, 4, 4, 1]
@@ -124,7 +124,7 @@ def test_torchs_own_loader(file: Path, workers: int) -> None:
 
 
 class HoldsLevel(Dataset[bool]):
-    """Whether a process holds the level once it has read an image."""
+    """Items tell whether the process has loaded the level after it read an image."""
 
     def __init__(self, dataset: PyramidDataset) -> None:
         self.dataset = dataset
@@ -136,7 +136,7 @@ class HoldsLevel(Dataset[bool]):
 
 @pytest.mark.parametrize("loaded", [False, True])
 def test_workers_never_load_the_level(file: Path, loaded: bool) -> None:
-    """Each would need as much memory as the training; but what was loaded before they were forked is theirs too."""
+    """Each copy would need as much memory as the training; a level loaded before the fork is shared."""
     dataset = PyramidDataset(file)
     assert dataset.kept
     if loaded:
@@ -198,7 +198,7 @@ def test_attributes_of_the_file(tmp_path: Path) -> None:
     ],
     ids=["none", "text", "empty", "too few", "flat", "not a number", "words", "objects"],
 )
-def test_labels_that_are_none(tmp_path: Path, labels, says: str) -> None:
+def test_bad_labels(tmp_path: Path, labels, says: str) -> None:
     path = original(tmp_path / "data.h5", DATA)
     beside = tmp_path / "data-labels.npy"
     if isinstance(labels, bytes):

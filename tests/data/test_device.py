@@ -1,4 +1,4 @@
-"""What reaches the discriminator equals images mixed and scaled one pixel at a time."""
+"""The discriminator's input, compared with a slow reference."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tests.data.files import Images, images
 
 
 def slowly(data: Images, alpha: float) -> np.ndarray:
-    """Mix every pixel with the mean of the 2x2 pixels it lies in, then bring [0, 255] to [-1, 1]."""
+    """Interpolate each pixel with the mean of its 2x2 block, then scale [0, 255] to [-1, 1]."""
     mixed = np.empty(data.shape)
     for n, c, y, x in np.ndindex(data.shape):
         block = data[n, c, y // 2 * 2 : y // 2 * 2 + 2, x // 2 * 2 : x // 2 * 2 + 2].astype(np.float64)
@@ -35,7 +35,7 @@ def test_range() -> None:
     assert to_device(batch(data), "cpu", 0.0)[0].unique().tolist() == [0]
 
 
-def test_alpha_of_the_data_set_unless_given() -> None:
+def test_alpha_of_the_data_set_by_default() -> None:
     data = images(2, 4)
     whole, _ = to_device(batch(data), "cpu")
     half, _ = to_device(batch(data), "cpu", 0.5)
@@ -44,13 +44,13 @@ def test_alpha_of_the_data_set_unless_given() -> None:
     assert torch.equal(to_device(batch(data, alpha=0.5), "cpu", 1.0)[0], whole)
 
 
-def test_labels_come_along() -> None:
+def test_labels() -> None:
     labels = torch.eye(3)
     assert torch.equal(to_device(batch(images(3, 4), labels=labels), "cpu")[1], labels)
     assert to_device(batch(images(3, 4)), "cpu")[1] is None
 
 
-def test_faded_to_nothing_is_the_level_below_repeated() -> None:
+def test_alpha_0_is_the_level_below_repeated() -> None:
     data = torch.from_numpy(images(2, 8)).float()
     below = fade_in(data, 0)
     assert torch.equal(below[..., 0::2, 0::2], below[..., 1::2, 1::2])
@@ -58,7 +58,7 @@ def test_faded_to_nothing_is_the_level_below_repeated() -> None:
     assert torch.equal(fade_in(data, 1), data)
 
 
-def test_batch_is_left_alone() -> None:
+def test_batch_is_not_changed() -> None:
     data = images(2, 8)
     to_device(batch(data), "cpu", 0.5)[0].zero_()
     np.testing.assert_array_equal(data, images(2, 8))
@@ -70,7 +70,7 @@ def test_alpha_out_of_range(alpha: float) -> None:
         to_device(batch(images(1, 4)), "cpu", alpha)
 
 
-def test_a_single_pixel_has_nothing_to_fade_from() -> None:
+def test_one_pixel_cannot_fade_in() -> None:
     assert to_device(batch(images(1, 1)), "cpu", 1)[0].shape == (1, 3, 1, 1)
     with pytest.raises(ValueError, match="no level below"):
         to_device(batch(images(1, 1)), "cpu", 0.5)

@@ -1,4 +1,4 @@
-"""Minibatches are the same however they are read, go on where they stopped, and are shared without loss."""
+"""Minibatches: equal for all ways of reading, resumable at any image, shared by processes without loss."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def stored(file: Path, memory_bytes: int = 0, **keywords) -> PyramidDataset:
-    """Open the file to be read from each time."""
+    """Open the file without keeping its level in memory."""
     return PyramidDataset(file, memory_bytes=memory_bytes, **keywords)
 
 
@@ -86,14 +86,14 @@ def test_same_minibatches_however_read(file: Path, way: str) -> None:
     check_minibatches(dataset, ways)
 
 
-def test_same_minibatches_from_processes_that_know_nothing(tmp_path: Path) -> None:
+def test_same_minibatches_from_spawned_processes(tmp_path: Path) -> None:
     path = original(tmp_path / "data.h5", DATA)
     np.save(tmp_path / "data-labels.npy", np.arange(23, dtype=np.float32).reshape(23, 1))
     check_minibatches(stored(path, mirror=True, labels="file"), {"workers": 2, "context": "spawn"})
 
 
 def check_minibatches(dataset: PyramidDataset, ways: dict) -> None:
-    """Compare two epochs with images drawn one by one, labels and position with what they are said to be."""
+    """Compare two epochs with images drawn one by one, and check labels and position."""
     order = Order(23, seed=5)
     expected = reference(order, [4] * 13, mirror=True)
     for step, batch in enumerate(islice(loader(dataset, 4, order, **ways), 13)):
@@ -105,8 +105,8 @@ def check_minibatches(dataset: PyramidDataset, ways: dict) -> None:
 
 
 @pytest.mark.parametrize("way", ["threads", "fork"])
-def test_position_is_that_of_what_was_handed_out(file: Path, way: str) -> None:
-    """Whatever was read ahead: another run goes on with the next minibatch."""
+def test_position_counts_returned_minibatches(file: Path, way: str) -> None:
+    """Minibatches that were read ahead do not count: another run resumes with the next one."""
     order = Order(23, seed=1)
     whole = numbers(loader(stored(file), 3, Order(23, seed=1)), 20)
     batches = loader(stored(file), 3, order, ahead=4, **WAYS[way])
@@ -121,7 +121,7 @@ def test_position_is_that_of_what_was_handed_out(file: Path, way: str) -> None:
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 5)), min_size=1, max_size=5), st.integers(0, 100))
 def test_sizes_change_and_nothing_is_lost(file: Path, phases: list[tuple[int, int]], start: int) -> None:
-    """Minibatches of whatever sizes, stopped and resumed at whatever place, are one uninterrupted order."""
+    """Minibatches of any sizes, stopped and resumed at any position, are one uninterrupted order."""
     order = Order(23, seed=2)
     order.drawn = start
     found: list[int] = []
@@ -170,14 +170,14 @@ def test_once_through_the_file(file: Path) -> None:
     assert sorted(flat) == sorted(Order(23).draws(0, 22).numbers.tolist())
 
 
-def test_fixed_alpha_comes_along(file: Path) -> None:
+def test_fixed_alpha(file: Path) -> None:
     assert next(loader(stored(file, alpha=0.25), 2)).alpha == 0.25
     assert next(loader(stored(file, alpha=0.25), 2, workers=1)).alpha == 0.25
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_torchs_generator_is_left_alone(file: Path, way: str) -> None:
-    """Else a training that is resumed, and opens a loader more, would go another way."""
+def test_torchs_generator_is_not_used(file: Path, way: str) -> None:
+    """Otherwise a resumed training, which opens one more loader, would draw other numbers."""
     dataset, ways = of_way(file, way)
     before = torch.get_rng_state()
     next(loader(dataset, 4, **ways))
@@ -185,12 +185,12 @@ def test_torchs_generator_is_left_alone(file: Path, way: str) -> None:
 
 
 def children() -> set[int]:
-    """Return the process ids of all processes that were started here and run."""
+    """Return the ids of all running child processes."""
     return {int(child.pid or 0) for child in torch.multiprocessing.active_children()}
 
 
-def test_nothing_runs_on(file: Path) -> None:
-    """A loader that is given up takes its threads and processes along."""
+def test_close_ends_threads_and_processes(file: Path) -> None:
+    """A closed loader ends its threads and processes."""
     dataset = stored(file, threads=1)
     others = children()  # of other tests
     for ways in ({}, {"workers": 2}):
@@ -200,7 +200,7 @@ def test_nothing_runs_on(file: Path) -> None:
         started = set(threading.enumerate()) - before
         assert started or children() - others
         batches.close()  # type: ignore[attr-defined]
-        deadline = time.monotonic() + 10  # the threads that fed queues end in their own time
+        deadline = time.monotonic() + 10  # threads that feed queues end with a delay
         for thread in started:
             thread.join(max(0, deadline - time.monotonic()))
             assert not thread.is_alive()
@@ -208,7 +208,7 @@ def test_nothing_runs_on(file: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more minibatches are read than were asked for in advance."""
+    """No more minibatches are read ahead than `ahead`."""
     dataset, read = stored(file), []
     inner = dataset.batch
     monkeypatch.setattr(dataset, "batch", lambda draws: read.append(draws) or inner(draws))
@@ -219,12 +219,12 @@ def test_memory_does_not_grow_with_the_file(file: Path, monkeypatch: pytest.Monk
     assert len(read) <= 5
 
 
-# --- What goes wrong --------------------------------------------------------------------------------------------
+# --- Errors --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["threads", "fork"])
 def test_damage_is_one_line(tmp_path: Path, way: str) -> None:
-    """From a worker process too, where torch would make a traceback of it; what comes before it is handed out."""
+    """Also from a worker process, where torch would raise a traceback; earlier minibatches are returned."""
     path = original(tmp_path / "data.h5", DATA)
     with h5py.File(path) as file:
         place = file["data16x16"].id.get_chunk_info(9).byte_offset
@@ -249,7 +249,7 @@ def test_file_replaced_before_workers_start(tmp_path: Path) -> None:
         next(loader(dataset, 4, workers=1, context="fork"))
 
 
-def test_order_that_someone_else_moves(file: Path) -> None:
+def test_order_moved_from_outside(file: Path) -> None:
     order = Order(23)
     batches, others = loader(stored(file), 4, order), loader(stored(file), 4, order)
     next(batches)
@@ -261,7 +261,7 @@ def test_order_that_someone_else_moves(file: Path) -> None:
 
 
 def test_killed_worker(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by a machine short of memory."""
+    """As the kernel kills a process if memory is short."""
     others = children()
     batches = loader(stored(file), 4, workers=1, context="fork")
     next(batches)
@@ -276,8 +276,8 @@ def test_killed_worker(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         signal.signal(signal.SIGCHLD, before)
 
 
-def test_workers_leave_a_wish_to_end_to_their_process(file: Path) -> None:
-    """A cluster sends SIGTERM to all processes of a job; the one that trains then takes a last step."""
+def test_workers_ignore_sigterm(file: Path) -> None:
+    """A cluster sends SIGTERM to all processes of a job; the training process then takes a last step."""
     others = children()
     wanted = [batch.numbers.tolist() for batch in loader(stored(file), 4, images=23)]
     batches = loader(stored(file), 4, images=23, workers=1, context="fork")
@@ -299,6 +299,6 @@ def test_workers_leave_a_wish_to_end_to_their_process(file: Path) -> None:
         ({"batch": 4, "order": Order(22)}, r"the order is of 22 images, .*data\.h5 has 23"),
     ],
 )
-def test_what_cannot_be(file: Path, arguments, says: str) -> None:
+def test_bad_arguments(file: Path, arguments, says: str) -> None:
     with pytest.raises(TrainingError, match=says):
         loader(stored(file), **arguments)

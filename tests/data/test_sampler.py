@@ -1,4 +1,4 @@
-"""Every image comes once an epoch, in an order that any position of can be reached, shared or in one process."""
+"""The order: every image once per epoch, any position reachable, shared by any number of processes."""
 
 import json
 
@@ -14,7 +14,7 @@ orders = st.builds(Order, st.integers(1, 50), st.integers(0, 2**70), shuffled=st
 
 
 def test_known_order() -> None:
-    """Checkpoints rely on numpy's generator: were it to change, runs could not be resumed bit for bit."""
+    """If numpy's generator changed, runs could not be resumed bit for bit."""
     draws = Order(8, seed=3).draws(0, 16)
     assert draws.numbers.tolist() == [6, 7, 2, 1, 4, 5, 3, 0, 2, 1, 4, 0, 5, 7, 6, 3]
     assert draws.mirrored.astype(int).tolist() == [1, 1, 1, 0, 1, 1, 0, 1, 0, 0, 1, 0, 0, 0, 0, 1]
@@ -40,7 +40,7 @@ def test_pieces_make_up_the_whole(order: Order, start: int, sizes: list[int]) ->
 
 
 def test_orders_differ() -> None:
-    """Between epochs and seeds, and a flip is no matter of the image."""
+    """Epochs and seeds differ, and whether an image is flipped changes between epochs."""
     first = Order(1000, 1).draws(0, 2000)
     other = Order(1000, 2).draws(0, 1000)
     assert first.numbers[:1000].tolist() != first.numbers[1000:].tolist()
@@ -54,7 +54,7 @@ def test_orders_differ() -> None:
 
 
 def test_order_is_random() -> None:
-    """Where an image comes in an epoch is spread evenly, and says nothing of where the next one does."""
+    """The position of an image in an epoch is uniform, and independent of that of other images."""
     places = np.stack([np.argsort(Order(20, seed).draws(0, 20).numbers) for seed in range(2000)])
     assert np.abs(places.mean(axis=0) - 9.5).max() < 4 * 5.77 / 2000**0.5
     assert np.abs(np.corrcoef(places.T) - np.eye(20) + 1 / 19 * (1 - np.eye(20))).max() < 5 / 2000**0.5
@@ -101,7 +101,7 @@ def test_state_of_another_order(change, says: str) -> None:
     assert order.drawn == 0
 
 
-def test_orders_of_nothing() -> None:
+def test_bad_orders() -> None:
     with pytest.raises(TrainingError, match="there are 0 images"):
         Order(0)
     with pytest.raises(TrainingError, match="the seed of the order is -1"):

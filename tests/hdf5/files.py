@@ -1,4 +1,4 @@
-"""HDF5 files for tests, written by h5py alone: as ours, as the ProGAN authors' tool writes them, and damaged ones."""
+"""HDF5 files for tests, written by h5py alone: with and without metadata, sound and damaged."""
 
 import hashlib
 from pathlib import Path
@@ -14,13 +14,13 @@ Images = NDArray[np.uint8]
 
 
 def noise(count: int, resolution: int, channels: int = 3, seed: int = 0) -> Images:
-    """Return images [count, channels, resolution, resolution] that no two pixels of are alike for long."""
+    """Return images [count, channels, resolution, resolution] of random pixels."""
     shape = (count, channels, resolution, resolution)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def levels_of(images: Images) -> dict[int, Images]:
-    """Return all levels, by their resolution."""
+    """Return all levels by their resolution."""
     sides = [images.shape[-1] >> k for k in range(images.shape[-1].bit_length())]
     return {
         r: np.stack([reference_level(image, r) for image in images])
@@ -31,12 +31,12 @@ def levels_of(images: Images) -> dict[int, Images]:
 
 
 def hashes(images: Images) -> list[str]:
-    """Return the SHA-256 of each."""
+    """Return the SHA-256 of each image."""
     return [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
 
 
 def store(path: Path, images: Images, **columns: Any) -> Path:
-    """Write images with all levels, an image a chunk, and what is known of them; without columns, levels alone."""
+    """Write images at all levels, one per chunk, and the columns of their metadata, if any."""
     with h5py.File(path, "w") as file:
         for r, level in levels_of(images).items():
             chunks = (1, *level.shape[1:])
@@ -50,7 +50,7 @@ def store(path: Path, images: Images, **columns: Any) -> Path:
 
 
 def damage(path: Path, resolution: int, number: int) -> None:
-    """Overwrite the beginning of an image's chunk."""
+    """Overwrite the beginning of an image's chunk with zeros."""
     with h5py.File(path) as file:
         place = file[f"data{resolution}x{resolution}"].id.get_chunk_info(number).byte_offset
     raw = bytearray(path.read_bytes())

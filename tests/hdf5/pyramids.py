@@ -1,4 +1,4 @@
-"""Small HDF5 files to export, made with h5py alone."""
+"""Small HDF5 files to export, written by h5py alone."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from celebahq_builder.storage import sha256
 Images = NDArray[np.uint8]
 
 SHARD = 16
-"""Images of a shard, small enough that there are several."""
+"""Images per shard, so few that there are several shards."""
 
 
 def noise(count: int, side: int, channels: int = 3, seed: int = 0) -> Images:
@@ -21,7 +21,7 @@ def noise(count: int, side: int, channels: int = 3, seed: int = 0) -> Images:
 
 
 def theano_file(path: Path, images: Images) -> Path:
-    """Levels alone, one image a chunk, as the ProGAN authors' tool leaves them."""
+    """Write levels without metadata, one image per chunk, as the ProGAN authors' tool does."""
     with h5py.File(path, "w") as file:
         for level in build_pyramid(images):
             file.create_dataset(
@@ -36,7 +36,7 @@ def theano_file(path: Path, images: Images) -> Path:
 
 
 def described_file(path: Path, images: Images, **changed: Any) -> Path:
-    """Levels and what the pack stage writes beside them."""
+    """Write levels and the metadata that the pack stage writes."""
     theano_file(path, images)
     count, rng = len(images), np.random.default_rng(1)
     columns: dict[str, Any] = {
@@ -62,7 +62,7 @@ def described_file(path: Path, images: Images, **changed: Any) -> Path:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, or the folder itself where it is a file."""
+    """Return the content of every file below a folder by its name, or that of a file."""
     if folder.is_file():
         return {"": folder.read_bytes()}
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,4 +1,4 @@
-"""A file of Blosc2 chunks from end to end, by the commands a user has, with the filter's package and without it."""
+"""Commands on a file with Blosc2 chunks, with and without the package of the filter."""
 
 import shutil
 import subprocess
@@ -18,7 +18,7 @@ from tests.hdf5.files import damage, noise
 pytest.importorskip("hdf5plugin")
 
 UNKNOWN = 256
-"""Of the numbers that The HDF Group keeps for tests."""
+"""Filter number that The HDF Group reserves for tests."""
 
 PROGRAM = """
 import sys
@@ -50,7 +50,7 @@ def test_verify(path: Path, tmp_path: Path) -> None:
     assert celebahq("there", "verify", path) == (0, f"{path}: sound\n", "")
     damaged = tmp_path / "damaged.h5"
     shutil.copy(path, damaged)
-    damage(damaged, 16, 0)  # all three share this chunk
+    damage(damaged, 16, 0)  # the chunk holds all three images
     code, told, err = celebahq("there", "verify", damaged)
     assert (code, err, told.splitlines()[-1]) == (1, "", f"{damaged}: 1 problems")
     assert "images 0 to 2 of data16x16 cannot be read" in told
@@ -81,7 +81,7 @@ def test_without_the_package(command: str, path: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_filter_that_nobody_has(tmp_path: Path) -> None:
+def test_unknown_filter(tmp_path: Path) -> None:
     path = tmp_path / "data.h5"
     with h5py.File(path, "w") as file:
         for r in (4, 2, 1):

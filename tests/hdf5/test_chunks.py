@@ -1,4 +1,4 @@
-"""Images read past HDF5 are those that h5py reads, in every layout, process and thread; and nothing else is."""
+"""Images read by chunk offset: the same as h5py reads, in every layout, process and thread."""
 
 import multiprocessing
 import os
@@ -41,7 +41,7 @@ def test_every_level_equals_h5py(file: Path, resolution: int, threads: int) -> N
 
 
 def test_real_faces_equal_h5py(shared: Path, tmp_path: Path) -> None:
-    """Chunks of natural images, which compress, go other ways through the decoder than noise does."""
+    """Chunks of natural images use other parts of the decoder than those of noise."""
     from PIL import Image
 
     names = sorted((shared / "data" / "faces" / "img_celeba").glob("*.jpg"))[:6]
@@ -58,7 +58,7 @@ def test_largest_level_by_default(file: Path) -> None:
 
 @st.composite
 def layouts(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of datasets and of chunks that need not fit them."""
+    """Draw the shapes of a dataset and of its chunks, which need not divide it."""
     count, channels, side = draw(st.integers(1, 9)), draw(st.integers(1, 3)), 2 ** draw(st.integers(0, 4))
     shape = (count, channels, side, side)
     return shape, tuple(draw(st.integers(1, length)) for length in shape)
@@ -67,7 +67,7 @@ def layouts(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...]]:
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(layouts(), st.booleans(), st.data())
 def test_any_chunks(tmp_path_factory: pytest.TempPathFactory, layout, packed: bool, data: st.DataObject) -> None:
-    """h5py chooses chunks of its own if its user does not: parts of images, that stick out at the ends."""
+    """Without a chunk shape, h5py chooses one: parts of images, with chunks that extend beyond the last image."""
     shape, chunks = layout
     path = tmp_path_factory.mktemp("any") / "data.h5"
     expected = np.random.default_rng(len(shape)).integers(0, 256, shape, dtype=np.uint8)
@@ -96,14 +96,14 @@ def test_contiguous(tmp_path: Path) -> None:
 
 
 def test_user_block(tmp_path: Path) -> None:
-    """Offsets count from the start of the file, not from that of HDF5's part of it."""
+    """Offsets are relative to the start of the file, not to the end of the user block."""
     data = images(5, 8)
     with h5py.File(tmp_path / "data.h5", "w", userblock_size=1024) as file:
         file.create_dataset("data8x8", data=data, chunks=(2, 3, 8, 8), compression="gzip")
     np.testing.assert_array_equal(LevelReader(tmp_path / "data.h5").read(range(5)), data)
 
 
-def test_chunk_that_was_left_unfiltered(tmp_path: Path) -> None:
+def test_chunk_without_filter(tmp_path: Path) -> None:
     data = images(3, 8)
     path = original(tmp_path / "data.h5", data)
     with h5py.File(path, "r+") as file:
@@ -146,7 +146,7 @@ def test_indexed_like_an_array(file: Path) -> None:
             level[index]
 
 
-def test_number_that_is_not_there(file: Path) -> None:
+def test_index_out_of_range(file: Path) -> None:
     for number in (-1, 37):
         with pytest.raises(IndexError, match="has images 0 to 36"):
             LevelReader(file).read([0, number])
@@ -179,7 +179,7 @@ def _sum(level: LevelReader, queue) -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 on
 @pytest.mark.parametrize("opened", [False, True], ids=["before first read", "after"])
 def test_fork(file: Path, opened: bool) -> None:
-    """Threads do not survive a fork; a child that waited for them would wait for ever."""
+    """Threads do not survive a fork; a child that waited for them would wait forever."""
     level = LevelReader(file, 64, threads=2)
     if opened:
         level.read(range(37))
@@ -195,7 +195,7 @@ def test_fork(file: Path, opened: bool) -> None:
     assert [queue.get(), queue.get()] == [mine, mine]
 
 
-def test_many_threads_of_the_user(file: Path) -> None:
+def test_reader_shared_by_threads(file: Path) -> None:
     level = LevelReader(file, 64, threads=2)
     expected = level.read(range(37))
     with ThreadPoolExecutor(6) as pool:
@@ -207,7 +207,7 @@ def descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def test_nothing_stays_open(file: Path) -> None:
+def test_file_is_closed_with_the_reader(file: Path) -> None:
     before = descriptors()
     level = LevelReader(file, 64)
     level.read(range(37))
@@ -219,8 +219,8 @@ def test_nothing_stays_open(file: Path) -> None:
 # --- Files that are wrong ---------------------------------------------------------------------------------------
 
 
-def told(path: Path, resolution: int | None = None, numbers=range(37)) -> str:
-    """Return the one line that reading ends with."""
+def error_line(path: Path, resolution: int | None = None, numbers=range(37)) -> str:
+    """Return the error of reading, which must be one line that names the file."""
     with pytest.raises(FormatError) as error:
         LevelReader(path, resolution).read(numbers)
     line = str(error.value)
@@ -229,37 +229,39 @@ def told(path: Path, resolution: int | None = None, numbers=range(37)) -> str:
     return line
 
 
-def alter(path: Path, change: Callable[[h5py.File], None]) -> None:
+def change_file(path: Path, change: Callable[[h5py.File], None]) -> None:
     with h5py.File(path, "r+") as file:
         change(file)
 
 
-def test_resolution_that_is_not_there(file: Path) -> None:
-    assert told(file, 128).endswith("has no level 128x128; it has those of 64, 32, 16, 8, 4, 2, 1 px")
-    assert "no level 0x0" in told(file, 0)
-    alter(file, lambda f: f.pop("data16x16"))
-    assert told(file, 16).endswith("it has those of 64, 32, 8, 4, 2, 1 px")
+def test_missing_resolution(file: Path) -> None:
+    assert error_line(file, 128).endswith("has no level 128x128; it has those of 64, 32, 16, 8, 4, 2, 1 px")
+    assert "no level 0x0" in error_line(file, 0)
+    change_file(file, lambda f: f.pop("data16x16"))
+    assert error_line(file, 16).endswith("it has those of 64, 32, 8, 4, 2, 1 px")
 
 
 def test_no_file(tmp_path: Path) -> None:
-    assert told(tmp_path / "nowhere.h5").endswith("does not exist")
-    assert told(tmp_path).endswith("is a folder; expected an HDF5 file")
+    assert error_line(tmp_path / "nowhere.h5").endswith("does not exist")
+    assert error_line(tmp_path).endswith("is a folder; expected an HDF5 file")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 0.99])
 def test_truncated(file: Path, share: float) -> None:
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share)])
-    assert "is not a readable HDF5 file" in told(file)
+    assert "is not a readable HDF5 file" in error_line(file)
 
 
 def test_level_of_a_writer_that_was_killed(file: Path) -> None:
     """The Theano tool leaves its small levels empty."""
-    alter(file, lambda f: f["data4x4"].resize(0, axis=0))
-    assert "data4x4 has 0 images, data64x64 has 37; the file is damaged, or its writer was killed" in told(file, 4)
+    change_file(file, lambda f: f["data4x4"].resize(0, axis=0))
+    assert "data4x4 has 0 images, data64x64 has 37; the file is damaged, or its writer was killed" in error_line(
+        file, 4
+    )
 
 
 def test_no_images(tmp_path: Path) -> None:
-    assert told(original(tmp_path / "data.h5", images(0, 8))).endswith("data8x8 has no images")
+    assert error_line(original(tmp_path / "data.h5", images(0, 8))).endswith("data8x8 has no images")
 
 
 def test_chunks_that_were_never_written(file: Path) -> None:
@@ -267,9 +269,9 @@ def test_chunks_that_were_never_written(file: Path) -> None:
         for name in ("data64x64", "data8x8"):
             f[name].resize(80, axis=0)
 
-    alter(file, grow)
-    assert "data64x64 lacks " in told(file)
-    assert "data8x8 lacks " in told(file, 8)
+    change_file(file, grow)
+    assert "data64x64 lacks " in error_line(file)
+    assert "data8x8 lacks " in error_line(file, 8)
 
 
 @pytest.mark.parametrize("keywords", [{"compression": "lzf"}, {"compression": "gzip", "shuffle": True}])
@@ -299,19 +301,19 @@ def test_damage_found_by_hdf5(tmp_path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[place + 10 : place + 40] = bytes(30)
     path.write_bytes(raw)
-    assert "image 2 of data8x8 cannot be read: " in told(path, numbers=range(4))
+    assert "image 2 of data8x8 cannot be read: " in error_line(path, numbers=range(4))
 
 
-def test_filter_that_nobody_has(tmp_path: Path) -> None:
-    """h5py cannot even write it; the number is changed in the file."""
+def test_unknown_filter(tmp_path: Path) -> None:
+    """h5py cannot write such a file, so the filter's number is changed in the file."""
     path = original(tmp_path / "data.h5", images(4, 8))
     raw = path.read_bytes()
     message = bytes([1, 1]) + bytes(6) + (1).to_bytes(2, "little")  # filter pipeline, version 1, one filter: deflate
     assert raw.count(message) == 4
     path.write_bytes(raw.replace(message, message[:8] + (39999).to_bytes(2, "little")))
-    with h5py.File(path) as file, pytest.raises(OSError):  # noqa: PT011 (in words of HDF5's)
+    with h5py.File(path) as file, pytest.raises(OSError):  # noqa: PT011 (the text is that of HDF5)
         file["data8x8"][:]
-    assert "neither HDF5 nor hdf5plugin has that filter" in told(path)
+    assert "neither HDF5 nor hdf5plugin has that filter" in error_line(path)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +327,7 @@ def test_filter_that_nobody_has(tmp_path: Path) -> None:
     ],
     ids=["type", "channels last", "flat", "scalar", "empty"],
 )
-def test_other_images(tmp_path: Path, data: np.ndarray, says: str) -> None:
+def test_datasets_of_another_kind(tmp_path: Path, data: np.ndarray, says: str) -> None:
     with h5py.File(tmp_path / "data.h5", "w") as f:
         f["data8x8"] = data
     with pytest.raises(FormatError, match=says):
@@ -337,11 +339,11 @@ def test_hdf5_file_of_another_kind(tmp_path: Path) -> None:
     for name, says in (("images", "has no datasets data1024x1024, ...; it has images"), ("data8x8", "holds no array")):
         with h5py.File(path, "w") as f:
             f.create_group(name)
-        assert says in told(path)
+        assert says in error_line(path)
 
 
-def test_other_levels_and_datasets_do_not_matter(tmp_path: Path) -> None:
-    """Files of others often end at 4x4, and hold what not."""
+def test_other_datasets_are_ignored(tmp_path: Path) -> None:
+    """Files of other programs often end at 4x4, and hold further datasets."""
     data = images(5, 8)
     with h5py.File(tmp_path / "data.h5", "w") as f:
         f["data8x8"], f["data4x4"], f["database"], f["data_of_mine"] = data, data[:, :, ::2, ::2], 1, [1, 2]
@@ -366,7 +368,7 @@ def test_damaged_chunk(file: Path) -> None:
     file.write_bytes(raw)
     first, last = chunk.chunk_offset[0], min(chunk.chunk_offset[0] + images_each, 37) - 1
     which = f"image {first}" if first == last else f"images {first} to {last}"
-    assert f"{which} of data64x64 cannot be read: " in told(file)
+    assert f"{which} of data64x64 cannot be read: " in error_line(file)
     LevelReader(file).read([0])  # the other images can be read
 
 
@@ -386,7 +388,7 @@ def test_errors_pass_between_processes(file: Path) -> None:
 
 
 def test_file_replaced_while_open(file: Path) -> None:
-    """Who has it open goes on with the file it began with; who opens it now is told."""
+    """A reader that has opened the file still reads the old one; others refuse the new one."""
     level, late = LevelReader(file), LevelReader(file)
     expected = level.read([5])
     shutil.copy(file, file.with_name("new"))
@@ -397,10 +399,10 @@ def test_file_replaced_while_open(file: Path) -> None:
             other.read([5])
 
 
-def test_file_altered_while_open(file: Path) -> None:
+def test_file_changed_while_open(file: Path) -> None:
     level = LevelReader(file)
     level.read([5])
-    alter(file, lambda f: f["data64x64"].write_direct(np.zeros((37, 3, 64, 64), np.uint8)))
+    change_file(file, lambda f: f["data64x64"].write_direct(np.zeros((37, 3, 64, 64), np.uint8)))
     with pytest.raises(FormatError, match="was replaced or changed"):
         level.read([5])
 

@@ -1,4 +1,4 @@
-"""What a codec makes is what HDF5's own filters read, and the other way round."""
+"""Codecs and HDF5's own filters read each other's chunks."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ def any_codec(request: pytest.FixtureRequest) -> Codec:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("content", [smooth, noise, np.zeros])
-def test_hdf5_reads_what_a_codec_packs_and_back(
+def test_hdf5_and_codec_read_each_other(
     any_codec: Codec, shape: tuple[int, ...], content: Callable[..., NDArray[np.uint8]], tmp_path: Path
 ) -> None:
     chunk = np.asarray(content(shape), np.uint8)
@@ -53,12 +53,12 @@ def test_hdf5_reads_what_a_codec_packs_and_back(
         np.testing.assert_array_equal(codec_of(theirs).decompress(stored, shape), chunk)
 
 
-def test_of_parts_of_an_array_that_are_not_in_one_piece(any_codec: Codec) -> None:
+def test_chunk_that_is_not_contiguous(any_codec: Codec) -> None:
     chunk = smooth((1, 4, 8, 8))[:, ::-1, :, ::2]
     np.testing.assert_array_equal(any_codec.decompress(any_codec.compress(chunk), chunk.shape), chunk)
 
 
-def test_levels_are_zlibs_own() -> None:
+def test_levels_equal_zlib() -> None:
     chunk = smooth((1, 3, 64, 64))
     assert [zlib.compress(chunk.tobytes(), level) for level in range(1, 10)] == [
         codec("gzip", level).compress(chunk) for level in range(1, 10)
@@ -66,7 +66,7 @@ def test_levels_are_zlibs_own() -> None:
 
 
 def test_fast_gzip_is_little_larger(shared: Path) -> None:
-    """On a real face; the figures for many are those of ``benchmarks/pack.py``."""
+    """One real face; ``benchmarks/pack.py`` measures many."""
     from celebahq_builder.imaging.image_io import open_rgb, to_pixels
 
     face = next((shared / "data" / "celebahq_1024").glob("*.jpg"))
@@ -114,13 +114,13 @@ def test_damaged_chunks() -> None:
         ("none", 3, "compression none has no levels"),
     ],
 )
-def test_no_such_codec(name: str, level: int, message: str) -> None:
+def test_unknown_codec_or_level(name: str, level: int, message: str) -> None:
     with pytest.raises(FormatError, match=message):
         codec(name, level)
 
 
 @pytest.mark.parametrize("how", [{"compression": "lzf"}, {"compression": "gzip", "shuffle": True}], ids=str)
-def test_filters_that_only_hdf5_undoes(how: dict[str, object], tmp_path: Path) -> None:
+def test_no_codec_for_other_filters(how: dict[str, object], tmp_path: Path) -> None:
     with h5py.File(tmp_path / "data.h5", "w") as file:
         assert codec_of(file.create_dataset("data8x8", data=smooth((2, 3, 8, 8)), chunks=(1, 3, 8, 8), **how)) is None
 
@@ -132,7 +132,7 @@ def test_without_the_package_of_blosc2(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_gzip_needs_no_plugin() -> None:
-    """Those who never ask for Blosc2 never load it: a plugin that cannot be loaded shall not matter to them."""
+    """hdf5plugin is loaded only for Blosc2, so that a broken plugin does not matter to others."""
     code = "import sys; from celebahq_builder.hdf5.codecs import codec; codec('gzip'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "hdf5plugin" not in done.stdout

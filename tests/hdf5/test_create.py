@@ -1,4 +1,4 @@
-"""A data set goes into a new file as it is, whole or not at all."""
+"""Image sets written to HDF5: complete and unchanged, or not at all."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from tests.reference import theano_reader
 
 @dataclass
 class Arrays:
-    """A data set in memory."""
+    """An image set in memory."""
 
     pixels: Pixels
     labels: Labels | None = None
@@ -54,7 +54,7 @@ def files(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("count", "resolution", "channels"), [(700, 64, 3), (2100, 32, 1), (3, 512, 3), (1, 1, 1)])
-def test_as_it_is(count: int, resolution: int, channels: int, tmp_path: Path) -> None:
+def test_file_holds_the_image_set(count: int, resolution: int, channels: int, tmp_path: Path) -> None:
     data, path = arrays(count, resolution, channels), tmp_path / "data.h5"
     advanced: list[int] = []
     write_images(data, path, attributes={"source": "arrays", "list": [1]}, advance=advanced.append)
@@ -91,7 +91,7 @@ def test_labels_and_columns(tmp_path: Path) -> None:
         np.testing.assert_array_equal(file.column("weight"), np.arange(5.0))
 
 
-# --- What goes wrong --------------------------------------------------------------------------------------------
+# --- Errors and kills --------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert files(tmp_path) == ["data.h5"]
 
 
-def test_labels_are_not_overwritten_but_for_the_same(tmp_path: Path) -> None:
+def test_only_equal_labels_are_overwritten(tmp_path: Path) -> None:
     path, labels = tmp_path / "data.h5", np.eye(2, dtype=np.float32)
     beside = tmp_path / "data-labels.npy"
     np.save(beside, labels[::-1])
@@ -116,8 +116,8 @@ def test_labels_are_not_overwritten_but_for_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_labels_of_a_file_that_is_not_finished(there: bool, tmp_path: Path) -> None:
-    """They go again; those that were there before stay."""
+def test_labels_of_an_unfinished_file(there: bool, tmp_path: Path) -> None:
+    """They are deleted again, unless they existed before."""
     path, labels = tmp_path / "data.h5", np.eye(2, dtype=np.float32)
     beside = tmp_path / "data-labels.npy"
     if there:
@@ -145,7 +145,7 @@ def test_no_such_folder(tmp_path: Path) -> None:
         ({"labels": np.zeros((4, 2), np.float32)}, r"labels for .* have shape \[4, 2\], expected \[5, classes\]"),
     ],
 )
-def test_data_set_that_is_not_what_it_says(workers: int, wrong: dict, message: str, tmp_path: Path) -> None:
+def test_wrong_count_or_labels(workers: int, wrong: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=message):
         write_images(arrays(5, 8, **wrong), tmp_path / "data.h5", workers=workers)
     assert files(tmp_path) == []
@@ -158,7 +158,7 @@ def test_data_set_that_is_not_what_it_says(workers: int, wrong: dict, message: s
         ({"sha256": [""] * 5}, r"column sha256 of .*data\.h5 is written from the images themselves"),
     ],
 )
-def test_columns_that_do_not_fit(columns: dict, message: str, tmp_path: Path) -> None:
+def test_wrong_columns(columns: dict, message: str, tmp_path: Path) -> None:
     labels = np.ones((5, 1), np.float32)
     with pytest.raises(FormatError, match=message):
         write_images(arrays(5, 8, labels=labels), tmp_path / "data.h5", columns=columns)
@@ -167,13 +167,13 @@ def test_columns_that_do_not_fit(columns: dict, message: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_reader_that_fails_midway(workers: int, tmp_path: Path) -> None:
-    class Torn(Arrays):
+    class Truncated(Arrays):
         def images(self, start: int = 0) -> Iterator[NamedImage]:
             yield from list(super().images())[:3]
-            raise FormatError("torn.zip: entry 3 is cut short")
+            raise FormatError("bad.zip: entry 3 is cut short")
 
-    with pytest.raises(FormatError, match=r"^torn\.zip: entry 3 is cut short$"):
-        write_images(Torn(arrays(5, 1024, 1).pixels), tmp_path / "data.h5", workers=workers)
+    with pytest.raises(FormatError, match=r"^bad\.zip: entry 3 is cut short$"):
+        write_images(Truncated(arrays(5, 1024, 1).pixels), tmp_path / "data.h5", workers=workers)
     assert files(tmp_path) == []
 
 
@@ -232,7 +232,7 @@ write_images(arrays(40, 256), Path(sys.argv[1]), workers=int(sys.argv[2]))
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_and_run_again(workers: int, tmp_path: Path) -> None:
-    """By a real signal, with images stored already: what lies there is not the file, and the next run replaces it."""
+    """After SIGKILL, with images stored already, the partial file is unreadable, and the next run replaces it."""
     path = tmp_path / "data.h5"
     command = [sys.executable, "-c", KILLED, str(path), str(workers)]
     ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
@@ -258,7 +258,7 @@ def test_a_published_file_is_never_written_to(tmp_path: Path) -> None:
 
 
 def test_two_writers_of_one_file(tmp_path: Path) -> None:
-    """The second one is refused, and the file of the first one is complete."""
+    """The second writer is refused, and the file of the first one is complete."""
     path = tmp_path / "made.h5"
     writer = PyramidWriter(path, count=1, resolution=4, channels=3, codec=Gzip())
     with pytest.raises(FormatError, match=r"made\.h5 is being written by another process"):

@@ -1,4 +1,4 @@
-"""The file holds what went in, is read by those who know the Theano tool's, and tells when something is wrong."""
+"""Files written and read again; compatibility with the Theano tool; damaged files."""
 
 import hashlib
 import subprocess
@@ -90,7 +90,7 @@ def test_round_trip(tmp_path: Path, count: int, resolution: int, channels: int, 
 
 @pytest.mark.parametrize(("count", "resolution"), [(1023, 2), (1025, 2), (2500, 1), (700, 64), (3, 1024)])
 def test_chunks_across_jobs(count: int, resolution: int, tmp_path: Path) -> None:
-    """Of the smallest levels, many jobs share a chunk; the last one is not full."""
+    """A chunk of the smallest levels spans many jobs, and the last chunk is not full."""
     data = images(count, resolution)
     for expected, found in zip(build_pyramid(data), theano_reader.read(write(tmp_path / "data.h5", data)), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -104,8 +104,8 @@ def test_levels_equal_the_slow_reference(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(file[f"data{r}x{r}"][i], reference_level(data[i], r))
 
 
-def test_what_other_readers_rely_on(tmp_path: Path) -> None:
-    """Dataset names, shapes, growth along N, type and compression are those of the Theano tool's files."""
+def test_layout_of_the_theano_tool(tmp_path: Path) -> None:
+    """Dataset names, shapes, growth along N, type and compression equal those of the Theano tool's files."""
     with h5py.File(write(tmp_path / "data.h5", images(3, 64))) as file:
         levels_found = [key for key in file if key.startswith("data")]
         assert sorted(levels_found) == sorted(f"data{r}x{r}" for r in (64, 32, 16, 8, 4, 2, 1))
@@ -117,7 +117,7 @@ def test_what_other_readers_rely_on(tmp_path: Path) -> None:
 
 
 def test_plain_h5py_is_enough(tmp_path: Path) -> None:
-    """Three lines, in a process that knows nothing of this package and finds no plugin."""
+    """Three lines read a face in a process without this package and without plugins."""
     data = images(5, 64)
     path = write(tmp_path / "data.h5", data)
     code = (
@@ -159,7 +159,7 @@ def test_chunks_and_jobs_divide_each_other(resolution: int, channels: int) -> No
     assert at_once >= size
 
 
-def test_packed_on_their_own_or_together_alike() -> None:
+def test_packing_does_not_depend_on_memory_layout() -> None:
     data = images(7, 16)
     together = pack(list(data), 16, 3, Gzip())
     assert pack(iter(data), 16, 3, Gzip()).sha256 == together.sha256 == [sha256(image) for image in data]
@@ -176,7 +176,7 @@ def test_same_bytes_when_written_twice(tmp_path: Path) -> None:
     assert write(tmp_path / "third.h5", images(40, 16, seed=1)).read_bytes() != first.read_bytes()
 
 
-# --- Files that are not finished --------------------------------------------------------------------------------
+# --- Unfinished files --------------------------------------------------------------------------------
 
 
 def partial_files(folder: Path) -> list[Path]:
@@ -205,7 +205,7 @@ def test_nothing_remains_after_an_error(error: type[BaseException], tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_remains_where_no_level_can_be_made(tmp_path: Path) -> None:
+def test_nothing_remains_if_no_level_can_be_made(tmp_path: Path) -> None:
     class Broken(Gzip):
         @property
         def keywords(self) -> dict[str, object]:
@@ -218,7 +218,7 @@ def test_nothing_remains_where_no_level_can_be_made(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("back", [False, True])
 def test_a_partial_file_that_vanishes(back: bool, tmp_path: Path) -> None:
-    """It is reported, and a file that another program put in its place is neither renamed nor deleted."""
+    """The loss is reported, and another program's file in its place is neither renamed nor deleted."""
 
     def vanishing() -> None:
         with PyramidWriter(tmp_path / "data.h5", count=2, resolution=8, channels=3, codec=Gzip()) as writer:
@@ -279,10 +279,10 @@ def test_image_of_another_kind(image: NDArray[np.uint8]) -> None:
         pack([image], 8, 3, Gzip())
 
 
-# --- Files that are wrong ---------------------------------------------------------------------------------------
+# --- Damaged files ---------------------------------------------------------------------------------------
 
 
-def alter(path: Path, change: Callable[[h5py.File], None]) -> list[str]:
+def change_file(path: Path, change: Callable[[h5py.File], None]) -> list[str]:
     with h5py.File(path, "r+") as file:
         change(file)
     return problems(path)
@@ -301,17 +301,17 @@ def test_flipped_pixel(sound: Path) -> None:
     def flip(file: h5py.File) -> None:
         file["data8x8"][3, 1, 2, 5] ^= 1
 
-    assert "image 3: its SHA-256 is not the one recorded" in alter(sound, flip)
+    assert "image 3: its SHA-256 is not the one recorded" in change_file(sound, flip)
 
 
 def test_flipped_pixel_without_hashes(sound: Path) -> None:
-    """The level below tells, if the change is large enough to be seen there."""
+    """A large change shows in the level below."""
 
     def flip(file: h5py.File) -> None:
         del file["photos"]["sha256"]
         file["data8x8"][3, 1, 2, 5] ^= 128
 
-    assert alter(sound, flip)[0] == "image 3: level 4x4 is not the mean of the level above"
+    assert change_file(sound, flip)[0] == "image 3: level 4x4 is not the mean of the level above"
 
 
 @pytest.mark.parametrize("side", [4, 2, 1])
@@ -319,7 +319,7 @@ def test_wrong_level(side: int, sound: Path) -> None:
     def change(file: h5py.File) -> None:
         file[level_name(side)][4, 2, 0, 0] += np.uint8(1)
 
-    assert alter(sound, change) == [f"image 4: level {side}x{side} is not the mean of the level above"]
+    assert change_file(sound, change) == [f"image 4: level {side}x{side} is not the mean of the level above"]
 
 
 def refused(path: Path, change: Callable[[h5py.File], None], message: str) -> None:
@@ -340,12 +340,12 @@ def test_missing_level(side: int, sound: Path) -> None:
 
 
 def test_missing_top_level(sound: Path) -> None:
-    """What is left looks like a file of half the resolution, but for the hashes."""
+    """The rest looks like a file of half the resolution, except for the hashes."""
 
     def remove(file: h5py.File) -> None:
         del file["data8x8"]
 
-    assert {f"image {i}: its SHA-256 is not the one recorded" for i in range(5)} <= set(alter(sound, remove))
+    assert {f"image {i}: its SHA-256 is not the one recorded" for i in range(5)} <= set(change_file(sound, remove))
 
 
 @pytest.mark.parametrize("count", [0, 4, 6])
@@ -365,7 +365,7 @@ def test_hashes_of_another_number(count: int, sound: Path) -> None:
         del file["photos/sha256"]
         file["photos"].create_dataset("sha256", data=hashes, dtype=h5py.string_dtype())
 
-    found = alter(sound, change)
+    found = change_file(sound, change)
     assert len(found) == 1
     assert f"{count}" in found[0]
     assert "sha256" in found[0].lower()
@@ -390,7 +390,7 @@ def test_level_of_another_shape(shape: tuple[int, ...], message: str, sound: Pat
     refused(sound, lambda file: replace(file, "data2x2", np.zeros(shape, np.uint8)), message)
 
 
-def test_more_channels_than_colour_has(tmp_path: Path) -> None:
+def test_five_channels(tmp_path: Path) -> None:
     def five_channels(file: h5py.File) -> None:
         for r in (8, 4, 2, 1):
             replace(file, level_name(r), np.zeros((2, 5, r, r), np.uint8))
@@ -417,7 +417,7 @@ def test_damaged_chunk(tmp_path: Path) -> None:
 
 
 def test_damaged_chunk_of_several_images(tmp_path: Path) -> None:
-    """All that share it are named together, and the others are checked as ever."""
+    """All images of the chunk are named together, and the others are still checked."""
     path = write(tmp_path / "data.h5", images(40, 32))
     with h5py.File(path, "r+") as file:
         assert file["data16x16"].chunks[0] == 16
@@ -441,7 +441,7 @@ def test_truncated_file(share: float, tmp_path: Path) -> None:
         PyramidFile(path)
 
 
-def test_file_that_is_none(tmp_path: Path) -> None:
+def test_not_an_hdf5_file(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"nowhere\.h5 does not exist"):
         PyramidFile(tmp_path / "nowhere.h5")
     with pytest.raises(FormatError, match="is a folder; expected an HDF5 file"):
