@@ -23,7 +23,7 @@ from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.outcome import Kept, Outcome, Rejected
 from celebahq_builder.pipeline.batch import (
     BatchJob,
-    make_deterministic,
+    deterministic,
     photo_context,
     publish_batch,
     run_batch,
@@ -181,15 +181,15 @@ def align(
     >>> align("tests/sample/celeba/img_celeba/000001.jpg", landmarks, resolution=64).shape
     (3, 64, 64)
     """
-    make_deterministic()
     recipe = BuildRecipe(resolution=resolution)
     data = encode_png(photo.transpose(2, 0, 1)) if isinstance(photo, np.ndarray) else Path(photo).read_bytes()
     row = tuple(float(value) for value in np.ravel(np.asarray(landmarks)))
     face = Face.unread(Photo("photo", "photo" if isinstance(photo, np.ndarray) else str(photo), row), index=0)
     context = photo_context(resolution, "cpu", lambda _: data)
-    for stage in recipe.photo_stages():
-        if stage.saves_image and (restore or stage.name not in ("denoise", "upscale")):
-            [face] = stage.run([face], recipe.settings(stage), context)
+    with deterministic():
+        for stage in recipe.photo_stages():
+            if stage.saves_image and (restore or stage.name not in ("denoise", "upscale")):
+                [face] = stage.run([face], recipe.settings(stage), context)
     aligned: NDArray[np.uint8] = face.pixels.numpy()
     return aligned
 

@@ -9,6 +9,8 @@ import pytest
 from celebahq_builder.config import bundled
 from celebahq_builder.errors import RecipeError, SourceError
 from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE, BuildRecipe, check_official, ids_hash, read_ids, resolve
+from celebahq_builder.pipeline.stages.crop import CropSettings
+from celebahq_builder.pipeline.stages.select import SelectSettings
 
 
 @pytest.fixture
@@ -148,3 +150,20 @@ def test_hash_of_ids_knows_no_order() -> None:
     assert ids_hash(frozenset(names)) == ids_hash(frozenset(reversed(names))) == sorted_names
     assert ids_hash(frozenset(["a", "b"])) != ids_hash(frozenset(["ab"]))
     assert ids_hash(frozenset()) is not None
+
+
+def test_a_recipe_of_an_earlier_version(recipe: Path) -> None:
+    recipe.write_text("[region]\ncrop_min_px = 32\n")
+    with pytest.raises(RecipeError, match=r"own\.toml: the table \[region\] is called \[crop\] now; rename it$"):
+        resolve(recipe, {})
+
+
+def test_settings_in_place_of_a_file() -> None:
+    given = BuildRecipe(resolution=128, crop=CropSettings(inside_min=0.5))
+    built, origins = resolve(given, {"select.keep": 7})
+    assert built == replace(given, select=SelectSettings(keep=7))
+    assert origins == {"select.keep": "`keep`"}
+    with pytest.raises(ValueError, match=r"crop\.inside_min = 2 must be a share"):
+        CropSettings(inside_min=2)
+    with pytest.raises(ValueError, match="keep_stages names 'score'; stages with images are crop, denoise, upscale"):
+        BuildRecipe(keep_stages=("score",))

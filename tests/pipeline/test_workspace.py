@@ -28,7 +28,7 @@ from celebahq_builder.hdf5.writer import pack as pack_images
 from celebahq_builder.pipeline.build import build
 from celebahq_builder.pipeline.stages import align, pack, select
 from celebahq_builder.pipeline.verify import find_problems, status_lines
-from celebahq_builder.pipeline.workspace import StageFolder, Workspace
+from celebahq_builder.pipeline.workspace import RunState, StageFolder, StageState, Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.storage import HOST, RUN_TOKEN, as_storage_error, read_json, write_atomic
 from tests.conftest import PHOTO_STAGES, SAMPLE, TINY, build_tiny
@@ -333,13 +333,58 @@ def test_a_folder_of_others(name: str, tmp_path: Path) -> None:
     assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == {tmp_path / name: "[1]"}
 
 
-def test_a_run_of_an_earlier_version(tiny_copy: Path) -> None:
-    """It has another lock and no mark."""
+def test_a_run_without_the_mark_of_the_lock(tiny_copy: Path) -> None:
+    """An earlier version had another lock."""
     (tiny_copy / ".celebahq-lock").rename(tiny_copy / "lock")
     (tiny_copy / "notes.txt").write_text("theirs")
     build_tiny(tiny_copy, redo="pack")
     assert list(find_problems(tiny_copy)) == []
     assert (tiny_copy / "notes.txt").read_text() == "theirs"
+
+
+def test_a_run_of_an_earlier_version(tiny_copy: Path) -> None:
+    path = Workspace(tiny_copy).run_path
+    old = {key: value for key, value in read_json(path).items() if key not in ("photo_stages", "image_stage")}
+    path.write_text(json.dumps(old))
+    before = {file: file.read_bytes() for file in tiny_copy.rglob("*") if file.is_file()}
+    for redo in (None, "crop"):
+        with pytest.raises(WorkspaceError, match="was built by an earlier version, .* build again with another `out`"):
+            build_tiny(tiny_copy, redo=redo)
+    with pytest.raises(WorkspaceError, match="was built by an earlier version"):
+        list(status_lines(Workspace(tiny_copy)))
+    changed = [file for file in before if file.read_bytes() != before[file]]
+    assert [file.name for file in changed] in ([], [".celebahq-lock"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"split": "train"', '"split": 7', "the table 'identity' is changed, .*split = '7' is not str"),
+        ('"padded": ', '"faded": ', "the table 'align' is changed, corrupt, .*expected the keys padded"),
+        ('"score": {', '"sore": {', "the table 'sore' is changed, corrupt, .*no stage writes it"),
+        ('"size": [', '"size": [1, ', "the table 'crop' is changed, corrupt, .*size = "),
+        ('"identity"', '"identical"', "the table 'identity' is changed, corrupt, .*expected the keys id, index"),
+    ],
+)
+def test_records_are_read_strictly(old: str, new: str, says: str, tiny_copy: Path) -> None:
+    path = Workspace(tiny_copy).stage("score").manifest_path(0)
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(WorkspaceError, match=says) as caught:
+        build_tiny(tiny_copy, redo="select")
+    assert "\n" not in str(caught.value)
+
+
+def test_state_of_a_run(tiny_run: Path, tmp_path: Path) -> None:
+    assert Workspace(tmp_path / "none").read_state() == RunState()
+    state = Workspace(tiny_run).read_state()
+    assert state.stages.keys() == {"align", "score", "select", "pack"}
+    assert state.stage("align").batches == {0, 1}
+    assert state.stage("crop") == StageState()
+    assert state.run is not None
+    assert (state.run.image_stage, state.run.photo_stages) == ("align", list(PHOTO_STAGES))
+    assert state.summary is not None
+    assert (state.summary.photos, state.summary.kept, state.summary.reasons) == (5, 3, {"LOW_SCORE": 2})
 
 
 def test_a_run_directory_that_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
