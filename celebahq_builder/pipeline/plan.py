@@ -29,7 +29,7 @@ from celebahq_builder.pipeline.stages.pack import Pack
 from celebahq_builder.pipeline.stages.select import Select
 from celebahq_builder.pipeline.workspace import Ingredients, RunDescription, RunState, Workspace
 from celebahq_builder.sources.official import archives, read_image_list
-from celebahq_builder.sources.photo import PhotoSource, official, subset
+from celebahq_builder.sources.photo import PhotoSource, listed_photos, subset
 
 VERSIONS = ("torch", "numpy", "pillow", "opencv-python-headless", "scipy", "h5py", "deflate")
 """Packages that decide the pixels."""
@@ -89,7 +89,7 @@ def make_request(
     deltas, image_list = Path(deltas) if deltas else None, Path(image_list) if image_list else None
     check_official(settings, deltas, image_list)
     if image_list:
-        source = official(source, read_image_list(image_list))
+        source = listed_photos(source, read_image_list(image_list))
     source = subset(source, limit=limit, ids=names)
     order = [stage.name for stage in settings.stages()]
     for argument, name in (("until", until), ("start", start), ("redo", redo)):

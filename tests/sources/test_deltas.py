@@ -118,7 +118,7 @@ def test_a_member_that_claims_far_too_much_is_not_read(tmp_path: Path) -> None:
 
 
 def test_folder_of_archives(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"--deltas .*none is not a folder; expected one that holds deltas00000\.zip"):
+    with pytest.raises(SourceError, match=r"`deltas` .*none is not a folder; expected one that holds deltas00000\.zip"):
         archives(tmp_path / "none")
     (tmp_path / "deltas.zip").touch()
     with pytest.raises(SourceError, match=r"holds none of deltas00000\.zip, .*; it has deltas\.zip"):
