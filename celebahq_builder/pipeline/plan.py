@@ -57,6 +57,11 @@ class BuildRequest:
     redo: str | None
     deltas: Path | None
 
+    @property
+    def inputs(self) -> BuildInputs:
+        """What the results depend on beside the settings of the stages."""
+        return BuildInputs(self.source, self.recipe.resolution, self.recipe.seed, self.deltas)
+
 
 def make_request(
     source: PhotoSource,
@@ -117,14 +122,8 @@ def make_request(
         deltas=deltas,
     )
     for stage in settings.stages():
-        stage.check(settings.settings(stage), build_inputs(request))
+        stage.check(settings.settings(stage), request.inputs)
     return request
-
-
-def build_inputs(request: BuildRequest) -> BuildInputs:
-    """Return what the results depend on beside the settings of the stages."""
-    recipe = request.recipe
-    return BuildInputs(request.source, recipe.method, recipe.resolution, recipe.seed, request.deltas)
 
 
 @dataclass(frozen=True)
@@ -177,13 +176,13 @@ class Plan:
     @cached_property
     def ingredients(self) -> dict[str, Ingredients]:
         """What the result of each stage depends on: the source, and for all stages up to it version and settings."""
-        request, inputs = self.request, build_inputs(self.request)
+        request = self.request
         source = request.source
         own = {"photos": len(source.photos), "limit": request.limit, "ids": request.ids, "sha256": source.sha256()}
         tables: Ingredients = [{"name": "source", **own}]
         for stage in request.recipe.stages():
             settings = request.recipe.settings(stage)
-            own = {"version": stage.version, **to_mapping(settings), **stage.ingredients(settings, inputs)}
+            own = {"version": stage.version, **to_mapping(settings), **stage.ingredients(settings, request.inputs)}
             tables.append({"name": stage.name, **own})
         return {name: tables[: i + 2] for i, name in enumerate(self.names)}
 

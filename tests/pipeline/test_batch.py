@@ -302,7 +302,7 @@ def test_images_are_on_the_disk_before_the_manifest(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", renamed)
     result = run(tmp_path, todo=("align", "score"), examples=frozenset())
-    Workspace(tmp_path).stage("align").complete([], StageCounts(3, 1, 3, 0))
+    Workspace(tmp_path).stage("align").complete([], StageCounts(photos=3, batches=1, kept=3, rejected=0))
     align = Workspace(tmp_path).stage("align").root
     images = [("rename", partial) for partial, _ in result.files]
     assert len(images) == 3
