@@ -1,4 +1,4 @@
-"""Every layout CelebA comes in is read, and every row and file that cannot be used is told by name and reason."""
+"""Sources: all layouts of CelebA, folders with a table, and rows and files that cannot be used."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -152,7 +152,7 @@ def test_bad_row(kind: str, tree: Tree) -> None:
 
 
 def test_row_of_the_folder_itself(tree: Tree) -> None:
-    """No file bears this name, so it must not take the rest down."""
+    """No file has this name; the other rows must be read."""
     source = tree.photos("good.jpg").table(f"good.jpg {ROW}", f". {ROW}").read()
     assert [photo.file for photo in source.photos] == ["good.jpg"]
     assert reasons(source) == [(".", Reason.BAD_ROW)]
@@ -190,7 +190,7 @@ def test_unlisted_files(tree: Tree) -> None:
 
 
 def test_missing_files_are_photos_still(tree: Tree) -> None:
-    """Whether a file is there is seen when it is read, so that a resumed run sees the same source."""
+    """A missing file is found when it is read, so that a resumed run has the same source."""
     assert [photo.file for photo in tree.table(f"gone.jpg {ROW}").read().photos] == ["gone.jpg"]
 
 
@@ -301,7 +301,7 @@ def test_csv_bad_row(row: str, said: str, tmp_path: Path) -> None:
 
 
 def test_csv_decimal_commas_are_no_landmarks(tmp_path: Path) -> None:
-    """More cells than columns: numbers such as 10,5 would otherwise be taken for two."""
+    """More cells than columns: a number such as 10,5 would be read as two numbers."""
     row = "a.jpg," + ",".join(f"{i},5" for i in range(10, 20))
     source = read_csv(tmp_path, f"good.jpg,{CSV_ROW}", row)
     assert [photo.file for photo in source.photos] == ["good.jpg"]
@@ -406,12 +406,12 @@ def test_subset_by_limit(source: PhotoSource) -> None:
     assert subset(source) == source
 
 
-def test_subset_names_what_is_unknown(source: PhotoSource) -> None:
+def test_subset_names_unknown_ids(source: PhotoSource) -> None:
     with pytest.raises(SourceError, match=r"2 of 3 names in `ids` are not in the source, first: x"):
         subset(source, ids=["a", "z", "x"])
 
 
-def test_hash_follows_everything_that_matters(tree: Tree) -> None:
+def test_hash_depends_on_all_tables(tree: Tree) -> None:
     base = tree.photos("a.jpg").table(f"a.jpg {ROW}").read().sha256()
     assert tree.read().sha256() == base
     seen = {base, tree.table(f"a.jpg {ROW.replace('19', '19.5')}").read().sha256()}
