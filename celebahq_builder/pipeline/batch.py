@@ -111,8 +111,8 @@ def run_batch(job: BatchJob) -> BatchResult:
         CelebAHQError: an error that every photo would have: missing weights, a corrupt manifest, too little memory, a
             device or a disk that failed, a deleted folder.
     """
-    make_deterministic()
-    return _BatchRun(job).run()
+    with deterministic():
+        return _BatchRun(job).run()
 
 
 def publish_batch(workspace: Workspace, result: BatchResult) -> None:
@@ -132,11 +132,19 @@ def publish_batch(workspace: Workspace, result: BatchResult) -> None:
         workspace.stage(name).write_manifest(result.number, outcomes)
 
 
-def make_deterministic() -> None:
-    """Set this process so that results depend on nothing but settings and photos."""
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Make results depend on nothing but settings and photos: not on the threads, nor on the batch size."""
+    threads, cv2_threads, tf32 = torch.get_num_threads(), cv2.getNumThreads(), torch.backends.cudnn.allow_tf32
     torch.set_num_threads(1)  # the order of a sum, and so its last bits, depend on the number of threads
     cv2.setNumThreads(1)
     torch.backends.cudnn.allow_tf32 = False  # it keeps 10 bits of a factor: results would depend on the batch size
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(cv2_threads)
+        torch.backends.cudnn.allow_tf32 = tf32
 
 
 def photo_context(

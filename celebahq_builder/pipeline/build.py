@@ -20,17 +20,17 @@ from celebahq_builder import __version__, outcome, parallel
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.imaging.image_io import encode_png
-from celebahq_builder.outcome import Kept, Outcome, Rejected
+from celebahq_builder.outcome import Kept, Rejected
 from celebahq_builder.pipeline.batch import (
     BatchJob,
-    make_deterministic,
+    deterministic,
     photo_context,
     publish_batch,
     run_batch,
 )
 from celebahq_builder.pipeline.build_report import write_build_report
 from celebahq_builder.pipeline.face import Face
-from celebahq_builder.pipeline.plan import BuildRequest, Plan, build_inputs, describe_plan, make_request, versions
+from celebahq_builder.pipeline.plan import BuildRequest, Plan, describe_plan, make_request, versions
 from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE, BuildRecipe
 from celebahq_builder.pipeline.results import photo_statuses
 from celebahq_builder.pipeline.stage import DatasetContext, DatasetStage, record_types
@@ -41,6 +41,7 @@ from celebahq_builder.pipeline.workspace import (
     Summary,
     count_outcomes,
     fingerprint,
+    without_record,
 )
 from celebahq_builder.progress import Progress
 from celebahq_builder.sources.photo import Photo, PhotoSource
@@ -181,15 +182,15 @@ def align(
     >>> align("tests/sample/celeba/img_celeba/000001.jpg", landmarks, resolution=64).shape
     (3, 64, 64)
     """
-    make_deterministic()
     recipe = BuildRecipe(resolution=resolution)
     data = encode_png(photo.transpose(2, 0, 1)) if isinstance(photo, np.ndarray) else Path(photo).read_bytes()
     row = tuple(float(value) for value in np.ravel(np.asarray(landmarks)))
     face = Face.unread(Photo("photo", "photo" if isinstance(photo, np.ndarray) else str(photo), row), index=0)
     context = photo_context(resolution, "cpu", lambda _: data)
-    for stage in recipe.photo_stages():
-        if stage.saves_image and (restore or stage.name not in ("denoise", "upscale")):
-            [face] = stage.run([face], recipe.settings(stage), context)
+    with deterministic():
+        for stage in recipe.photo_stages():
+            if stage.saves_image and (restore or stage.name not in ("denoise", "upscale")):
+                [face] = stage.run([face], recipe.settings(stage), context)
     aligned: NDArray[np.uint8] = face.pixels.numpy()
     return aligned
 
@@ -314,7 +315,7 @@ def _reconcile(stage: StageFolder, entering: set[str], batches: int) -> tuple[St
     Raises:
         WorkspaceError: a manifest is missing, or a photo is in none.
     """
-    outcomes: dict[str, Outcome] = {one.photo: one for _, one in stage.outcomes() if one.photo in entering}
+    outcomes = {one.photo: without_record(one) for _, one in stage.outcomes() if one.photo in entering}
     done = len(stage.read_state().batches)
     if done != batches or len(outcomes) != len(entering):
         raise WorkspaceError(
@@ -336,7 +337,7 @@ def _run_dataset_stage(plan: Plan, stage: DatasetStage[Any], timings: TimingLog)
         return
     context = DatasetContext(
         workspace=request.workspace,
-        inputs=build_inputs(request),
+        inputs=request.inputs,
         record_types=record_types(request.recipe.stages()),
         image_stage=plan.image_stage,
         photo_stage=plan.photo_names[-1],
@@ -366,15 +367,13 @@ def _conclude(plan: Plan, timings: TimingLog) -> BuildResult:
     complete = request.until == plan.names[-1]
     rejected = [outcome.to_json(one) for one in request.source.rejected]
     mark = fingerprint([*plan.ingredients[request.until], {"name": "table", "rejected": rejected}])
-    summary = plan.state.summary
-    is_new = summary is None or summary.fingerprint != mark
-    if summary is None or summary.fingerprint != mark:
-        summary = _summarize(plan, mark)
-    if complete and (is_new or not workspace.report_path.exists()):
-        if is_new:
+    before = plan.state.summary
+    summary = before if before and before.fingerprint == mark else _summarize(plan, mark)
+    if complete and (summary is not before or not workspace.report_path.exists()):
+        if summary is not before:
             timings.add_memory()
         write_build_report(workspace)
-    if is_new:
+    if summary is not before:
         write_json(workspace.summary_path, asdict(summary))
     return BuildResult(
         photos=summary.photos,

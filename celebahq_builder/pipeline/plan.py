@@ -29,7 +29,7 @@ from celebahq_builder.pipeline.stages.pack import Pack
 from celebahq_builder.pipeline.stages.select import Select
 from celebahq_builder.pipeline.workspace import Ingredients, RunDescription, RunState, Workspace
 from celebahq_builder.sources.official import archives, read_image_list
-from celebahq_builder.sources.photo import PhotoSource, official, subset
+from celebahq_builder.sources.photo import PhotoSource, listed_photos, subset
 
 VERSIONS = ("torch", "numpy", "pillow", "opencv-python-headless", "scipy", "h5py", "deflate")
 """Packages that decide the pixels."""
@@ -56,6 +56,11 @@ class BuildRequest:
     start: str | None
     redo: str | None
     deltas: Path | None
+
+    @property
+    def inputs(self) -> BuildInputs:
+        """What the results depend on beside the settings of the stages."""
+        return BuildInputs(self.source, self.recipe.resolution, self.recipe.seed, self.deltas)
 
 
 def make_request(
@@ -89,7 +94,7 @@ def make_request(
     deltas, image_list = Path(deltas) if deltas else None, Path(image_list) if image_list else None
     check_official(settings, deltas, image_list)
     if image_list:
-        source = official(source, read_image_list(image_list))
+        source = listed_photos(source, read_image_list(image_list))
     source = subset(source, limit=limit, ids=names)
     order = [stage.name for stage in settings.stages()]
     for argument, name in (("until", until), ("start", start), ("redo", redo)):
@@ -117,14 +122,8 @@ def make_request(
         deltas=deltas,
     )
     for stage in settings.stages():
-        stage.check(settings.settings(stage), build_inputs(request))
+        stage.check(settings.settings(stage), request.inputs)
     return request
-
-
-def build_inputs(request: BuildRequest) -> BuildInputs:
-    """Return what the results depend on beside the settings of the stages."""
-    recipe = request.recipe
-    return BuildInputs(request.source, recipe.method, recipe.resolution, recipe.seed, request.deltas)
 
 
 @dataclass(frozen=True)
@@ -177,13 +176,13 @@ class Plan:
     @cached_property
     def ingredients(self) -> dict[str, Ingredients]:
         """What the result of each stage depends on: the source, and for all stages up to it version and settings."""
-        request, inputs = self.request, build_inputs(self.request)
+        request = self.request
         source = request.source
         own = {"photos": len(source.photos), "limit": request.limit, "ids": request.ids, "sha256": source.sha256()}
         tables: Ingredients = [{"name": "source", **own}]
         for stage in request.recipe.stages():
             settings = request.recipe.settings(stage)
-            own = {"version": stage.version, **to_mapping(settings), **stage.ingredients(settings, inputs)}
+            own = {"version": stage.version, **to_mapping(settings), **stage.ingredients(settings, request.inputs)}
             tables.append({"name": stage.name, **own})
         return {name: tables[: i + 2] for i, name in enumerate(self.names)}
 

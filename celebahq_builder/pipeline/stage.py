@@ -28,7 +28,6 @@ class BuildInputs:
     """What a build depends on beside the settings of its stages."""
 
     source: PhotoSource
-    method: str
     resolution: int
     seed: int
     deltas: Path | None = None

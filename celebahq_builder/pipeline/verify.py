@@ -14,7 +14,14 @@ from celebahq_builder.hdf5.labels import attribute_labels, encode_labels, labels
 from celebahq_builder.hdf5.layout import PHOTOS
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.outcome import Kept, Outcome
-from celebahq_builder.pipeline.workspace import ImageRecord, StageFolder, Workspace, count_outcomes, read_table
+from celebahq_builder.pipeline.workspace import (
+    ImageRecord,
+    StageFolder,
+    Workspace,
+    count_outcomes,
+    read_table,
+    without_record,
+)
 
 
 def status_lines(workspace: Workspace) -> Iterator[str]:
@@ -136,7 +143,7 @@ def verify_workspace(workspace: Workspace) -> Iterator[str]:
         last: dict[str, Outcome] = {}
         for _, _, one in workspace.final_outcomes(run):
             if isinstance(last.get(one.photo, one), Kept):
-                last[one.photo] = one
+                last[one.photo] = without_record(one)
         by_table = (outcome.from_json(values) for values in run.rejected_by_table)
         for name, number in count_outcomes([*by_table, *last.values()]).items():
             if (recorded := getattr(summary, name)) != number:

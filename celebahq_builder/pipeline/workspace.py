@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from celebahq_builder import outcome
 from celebahq_builder.errors import FingerprintMismatch, WorkspaceError
-from celebahq_builder.outcome import Outcome
+from celebahq_builder.outcome import Kept, Outcome
 from celebahq_builder.storage import (
     LockedFolder,
     delete_folder,
@@ -109,7 +109,7 @@ class ImageRecord:
     margin: tuple[int, int, int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StageCounts:
     """Counts of a complete stage."""
 
@@ -129,16 +129,11 @@ class StagePlan:
     ingredients: list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class StageMark:
-    """File stage.json, written when the stage is complete: what its results depend on, and its counts."""
+@dataclass(frozen=True, kw_only=True)
+class StageMark(StageCounts):
+    """File stage.json, written when the stage is complete."""
 
     fingerprint: str
-    photos: int
-    batches: int
-    kept: int
-    rejected: int
-    failed: int
 
 
 @dataclass(frozen=True)
@@ -240,22 +235,20 @@ class RunState:
 # --- Files ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class StageFolder:
-    """The files of one stage."""
+    """The files of one stage.
 
-    root: Path
-    name: str
+    Attributes:
+        root: path of the folder.
+        name: of the stage.
+        plan_path: the `StagePlan`.
+        mark_path: the `StageMark`.
+    """
 
-    @property
-    def plan_path(self) -> Path:
-        """Path of the stage's `StagePlan`."""
-        return self.root / "plan.json"
-
-    @property
-    def mark_path(self) -> Path:
-        """Path of the stage's `StageMark`."""
-        return self.root / "stage.json"
+    def __init__(self, root: Path, name: str) -> None:
+        self.root, self.name = root, name
+        self.plan_path = root / "plan.json"
+        self.mark_path = root / "stage.json"
 
     def image_path(self, batch: int, photo_id: str) -> Path:
         """Return the path of a photo's image."""
@@ -321,7 +314,7 @@ class StageFolder:
         for folder in (self.root.parent.parent, self.root, self.root / "batches"):
             if folder.is_dir():
                 sync_folder(folder)
-        write_json(self.mark_path, asdict(StageMark(fingerprint(ingredients), **asdict(counts))))
+        write_json(self.mark_path, asdict(StageMark(fingerprint=fingerprint(ingredients), **asdict(counts))))
 
     def discard(self) -> None:
         """Delete the stage's results, the marks first: a kill in between leaves nothing that looks complete."""
@@ -332,41 +325,27 @@ class StageFolder:
         delete_folder(self.root)
 
 
-@dataclass(frozen=True)
 class Workspace:
-    """A run directory."""
+    """A run directory.
 
-    root: Path
+    Attributes:
+        root: path of the directory.
+        run_path: the `RunDescription`.
+        summary_path: the `Summary`.
+        timings_path: log of seconds per batch and stage; not part of any result.
+        selection_path: table of selected photos, best first.
+        rejected_path: table of rejected and failed photos.
+        report_path: the HTML report.
+    """
 
-    @property
-    def run_path(self) -> Path:
-        """Path of the `RunDescription`."""
-        return self.root / "run.json"
-
-    @property
-    def summary_path(self) -> Path:
-        """Path of the `Summary`."""
-        return self.root / "summary.json"
-
-    @property
-    def timings_path(self) -> Path:
-        """Path of the log of seconds per batch and stage; not part of any result."""
-        return self.root / "timings.jsonl"
-
-    @property
-    def selection_path(self) -> Path:
-        """Path of the table of selected photos, best first."""
-        return self.root / "selection.csv"
-
-    @property
-    def rejected_path(self) -> Path:
-        """Path of the table of rejected and failed photos."""
-        return self.root / "rejected.csv"
-
-    @property
-    def report_path(self) -> Path:
-        """Path of the HTML report."""
-        return self.root / "report" / "index.html"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.run_path = root / "run.json"
+        self.summary_path = root / "summary.json"
+        self.timings_path = root / "timings.jsonl"
+        self.selection_path = root / "selection.csv"
+        self.rejected_path = root / "rejected.csv"
+        self.report_path = root / "report" / "index.html"
 
     def example_path(self, photo_id: str, stage: str) -> Path:
         """Return the path of the report's image of an example photo after a stage."""
@@ -430,6 +409,11 @@ class Workspace:
             if name in run.photo_stages or (name == "select" and self.stage(name).mark_path.exists()):
                 for batch, one in self.stage(name).outcomes():
                     yield name, batch, one
+
+
+def without_record(one: Outcome) -> Outcome:
+    """Return an outcome without the record of the photo, which takes kilobytes."""
+    return Kept(one.photo) if isinstance(one, Kept) else one
 
 
 def count_outcomes(outcomes: Iterable[Outcome]) -> dict[str, int]:

@@ -5,25 +5,37 @@ from __future__ import annotations
 from pathlib import Path
 
 from celebahq_builder.errors import SourceError
-from celebahq_builder.sources.landmark_table import TableRow, assemble, normal
+from celebahq_builder.sources.landmark_table import TableRow, make_source, normalize
 from celebahq_builder.sources.photo import COLUMNS, SPLITS, PhotoSource
 
 
 def read_celeba(root: Path) -> PhotoSource:
-    """Read a folder laid out as CelebA's authors ship it.
+    """Read a folder in the layout of CelebA's authors.
 
-    Looked for: ``img_celeba/`` (also ``Img/img_celeba/``), ``Anno/list_landmarks_celeba.txt``; and, where they
-    exist, ``Eval/list_eval_partition.txt`` and ``Anno/list_attr_celeba.txt``.
+    Needed are ``img_celeba/`` (or ``Img/img_celeba/``) and ``Anno/list_landmarks_celeba.txt``. Optional are
+    ``Eval/list_eval_partition.txt`` and ``Anno/list_attr_celeba.txt``. Tables may also lie in `root` itself.
 
     Raises:
-        SourceError: the folder is not laid out so, or a table is not one.
+        SourceError: a needed file or folder is missing, or a table cannot be read.
+
+    >>> source = read_celeba(Path("tests/sample/celeba"))
+    >>> len(source.photos), source.photos[0].file
+    (15, '000001.jpg')
     """
-    folder = _first([root / "img_celeba", root / "Img" / "img_celeba"], root, "the folder of in-the-wild photos")
-    table = _first(_anywhere(root, "Anno", "list_landmarks_celeba.txt"), root, "the landmark table")
+    folder = _required([root / "img_celeba", root / "Img" / "img_celeba"], root, "the folder of in-the-wild photos")
+    table = _required(_places(root, "Anno", "list_landmarks_celeba.txt"), root, "the landmark table")
     rows, warnings = _read_celeba_landmarks(table)
-    splits = _read_partition(_optional(_anywhere(root, "Eval", "list_eval_partition.txt")))
-    names, attributes = _read_attributes(_optional(_anywhere(root, "Anno", "list_attr_celeba.txt")))
-    return assemble(folder, rows, table.name, warnings, splits, names, attributes)
+    splits = _read_partition(_existing(_places(root, "Eval", "list_eval_partition.txt")))
+    names, attributes = _read_attributes(_existing(_places(root, "Anno", "list_attr_celeba.txt")))
+    return make_source(
+        folder,
+        rows,
+        table.name,
+        warnings=warnings,
+        splits=splits,
+        attribute_names=names,
+        attributes=attributes,
+    )
 
 
 def _read_celeba_landmarks(table: Path) -> tuple[list[TableRow], list[str]]:
@@ -36,7 +48,7 @@ def _read_celeba_landmarks(table: Path) -> tuple[list[TableRow], list[str]]:
     for number, line in enumerate(lines[2:], start=3):
         cells = line.split()
         if cells:
-            rows.append(TableRow(number, normal(cells[0]), cells[1:]))
+            rows.append(TableRow(number, normalize(cells[0]), cells[1:]))
     return rows, _count_warning(table, count, len(rows))
 
 
@@ -49,7 +61,7 @@ def _count_line(table: Path, lines: list[str]) -> int:
 
 
 def _count_warning(table: Path, count: int, rows: int) -> list[str]:
-    return [f"{table.name}:1 says {count} rows, the table has {rows}; the rows count"] if count != rows else []
+    return [f"{table.name}:1 says {count} rows, the table has {rows}; all of them are used"] if count != rows else []
 
 
 def _read_partition(table: Path | None) -> dict[str, str]:
@@ -60,7 +72,7 @@ def _read_partition(table: Path | None) -> dict[str, str]:
             continue
         if len(cells) != 2 or cells[1] not in ("0", "1", "2"):
             raise SourceError(f"{table}:{number}: expected a file name and 0, 1 or 2, got {line[:80]!r}")
-        splits[normal(cells[0])] = SPLITS[int(cells[1])]
+        splits[normalize(cells[0])] = SPLITS[int(cells[1])]
     return splits
 
 
@@ -79,7 +91,7 @@ def _read_attributes(table: Path | None) -> tuple[tuple[str, ...], dict[str, tup
             raise SourceError(
                 f"{table}:{number}: expected a file name and {len(names)} values 1 or -1, got {line[:80]!r}"
             )
-        attributes[normal(cells[0])] = tuple(map(int, cells[1:]))
+        attributes[normalize(cells[0])] = tuple(map(int, cells[1:]))
     return names, attributes
 
 
@@ -90,16 +102,16 @@ def _lines(table: Path) -> list[str]:
         raise SourceError(f"table {table} cannot be read: {error}") from None
 
 
-def _anywhere(root: Path, folder: str, name: str) -> list[Path]:
+def _places(root: Path, folder: str, name: str) -> list[Path]:
     return [root / folder / name, root / name]
 
 
-def _optional(paths: list[Path]) -> Path | None:
+def _existing(paths: list[Path]) -> Path | None:
     return next((path for path in paths if path.exists()), None)
 
 
-def _first(paths: list[Path], root: Path, what: str) -> Path:
-    found = _optional(paths)
+def _required(paths: list[Path], root: Path, what: str) -> Path:
+    found = _existing(paths)
     if found is None:
         if not root.is_dir():
             raise SourceError(f"`celeba_root` {root} is not a folder")

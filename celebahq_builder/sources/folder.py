@@ -1,4 +1,4 @@
-"""Any folder of photos, with a CSV table of landmarks."""
+"""A folder of photos with a CSV table of landmarks."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import csv
 from pathlib import Path
 
 from celebahq_builder.errors import SourceError
-from celebahq_builder.sources.landmark_table import TableRow, assemble, normal
+from celebahq_builder.sources.landmark_table import TableRow, make_source, normalize
 from celebahq_builder.sources.photo import COLUMNS, SPLITS, PhotoSource
 
 
 def read_folder(folder: Path, table: Path) -> PhotoSource:
     """Read any folder of photos and a CSV table of landmarks.
 
-    The table's first row names its columns: ``file`` (relative to `folder`), the ten of `COLUMNS`, and
-    perhaps ``split``.
+    The first row of the table names its columns: ``file`` (relative to the folder), the ten of `COLUMNS`, and
+    optionally ``split``.
+
+    Args:
+        folder: of the photos.
+        table: CSV file.
 
     Raises:
-        SourceError: no such folder or table, or columns that are missing.
+        SourceError: the folder or the table cannot be read, or a column is missing.
     """
     if not folder.is_dir():
         raise SourceError(f"`photos` {folder} is not a folder")
@@ -42,17 +46,17 @@ def read_folder(folder: Path, table: Path) -> PhotoSource:
                 splits[row.file] = split
     except csv.Error as error:
         raise SourceError(f"landmark table {table} cannot be read as CSV: {error}") from None
-    return assemble(folder, rows, table.name, [], splits, (), {})
+    return make_source(folder, rows, table.name, splits=splits)
 
 
 def _csv_row(table: Path, line: int, header: list[str], cells: list[str]) -> tuple[TableRow, str]:
-    """Return a row's file and landmark cells, and its split."""
+    """Return a row with its file and landmark cells, and its split."""
     named = dict(zip(header, cells, strict=False))
     split = named.get("split", "")
     if split and split not in SPLITS:
         raise SourceError(f"{table}:{line}: split must be one of {', '.join(SPLITS)}, got {split[:80]!r}")
     numbers = [named[column] for column in COLUMNS if column in named]
-    # A decimal comma makes two cells of a number, so a row that is too long has no cell that can be trusted.
+    # A decimal comma splits a number into two cells, so no cell of a row that is too long can be trusted.
     return TableRow(
-        line, normal(named.get("file", "")), numbers + [cell for cell in cells[len(header) :] if cell]
+        line, normalize(named.get("file", "")), numbers + [cell for cell in cells[len(header) :] if cell]
     ), split

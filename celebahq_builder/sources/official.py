@@ -27,11 +27,11 @@ REMEDY = "take image_list.txt as it comes with the deltas"
 
 
 @dataclass(frozen=True)
-class Listed:
-    """One row of the list."""
+class ImageListRow:
+    """A row of the image list."""
 
     index: int
-    """Place in the official data set, from 0."""
+    """Position in the official data set, from 0."""
     file: str
     """Name of the CelebA photo, ASCII, without folder."""
     proc_md5: str
@@ -40,16 +40,16 @@ class Listed:
     """MD5 of the official image's bytes, channels first."""
 
 
-def read_image_list(path: Path) -> tuple[Listed, ...]:
+def read_image_list(path: Path) -> tuple[ImageListRow, ...]:
     """Read an image list.
 
-    The first line names the columns `COLUMNS`; the others have their five values, in any order of ``idx``.
+    The first line names the columns `COLUMNS`; each other line has their five values, in any order of ``idx``.
 
     Returns:
-        The rows in the order of ``idx``, which is that of the official data set.
+        The rows by ``idx``, which is the order of the official data set.
 
     Raises:
-        SourceError: unreadable, or a line that is not such; names file, line, what was expected and found.
+        SourceError: the file or a line cannot be read; names file, line, the expected and the found text.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -58,7 +58,7 @@ def read_image_list(path: Path) -> tuple[Listed, ...]:
     if not lines or tuple(lines[0].split()) != COLUMNS:
         found = lines[0][:80] if lines else ""
         raise SourceError(f"{path}:1: expected the column names {' '.join(COLUMNS)}, got {found!r}; {REMEDY}")
-    rows: list[Listed] = []
+    rows: list[ImageListRow] = []
     seen: dict[int | str, int] = {}
     for number, line in enumerate(lines[1:], start=2):
         if not line.strip():
@@ -74,7 +74,7 @@ def read_image_list(path: Path) -> tuple[Listed, ...]:
     return tuple(sorted(rows, key=lambda row: row.index))
 
 
-def _row(place: str, line: str) -> Listed:
+def _row(place: str, line: str) -> ImageListRow:
     cells = line.split()
     if len(cells) != len(COLUMNS):
         raise SourceError(
@@ -88,19 +88,18 @@ def _row(place: str, line: str) -> Listed:
     for name, value in zip(COLUMNS[3:], sums, strict=True):
         if not re.fullmatch(r"[0-9a-f]{32}", value):
             raise SourceError(f"{place}: expected {name} to be 32 lower-case hex digits, got {value!r}; {REMEDY}")
-    return Listed(int(index), file, *sums)
+    return ImageListRow(int(index), file, *sums)
 
 
 PER_ZIP = 1000
 
-ITERATIONS = 100_000
-"""Of PBKDF2."""
+PBKDF2_ITERATIONS = 100_000
 
 RESOLUTION = 1024
-"""Side of the official images in px."""
+"""Side length of the official images in px."""
 
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-"""What zipfile raises for archives that are damaged, cut short, or not of a kind it reads."""
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+"""Errors of zipfile for archives that are damaged, cut short, or of a kind that it cannot read."""
 
 
 def zip_name(index: int) -> str:
@@ -117,7 +116,7 @@ def archives(folder: Path) -> tuple[Path, ...]:
     """Return the archives of deltas in a folder, by name.
 
     Raises:
-        SourceError: no such folder, or none in it.
+        SourceError: the folder does not exist, or has none.
     """
     if not folder.is_dir():
         raise SourceError(f"`deltas` {folder} is not a folder; expected one that holds deltas00000.zip, ...")
@@ -129,23 +128,23 @@ def archives(folder: Path) -> tuple[Path, ...]:
 
 
 def photo_key(data: bytes, file: str) -> bytes:
-    """Return the key to a photo's delta: PBKDF2-HMAC-SHA256 of its file's bytes, salted with its name in ASCII.
+    """Return the key of a photo's delta: PBKDF2-HMAC-SHA256 of its file's bytes, salted with its name in ASCII.
 
     Returns:
-        32 bytes as URL-safe base64, as Fernet takes them.
+        32 bytes as URL-safe base64, the format of Fernet.
     """
-    return base64.urlsafe_b64encode(hashlib.pbkdf2_hmac("sha256", data, file.encode("ascii"), ITERATIONS, 32))
+    return base64.urlsafe_b64encode(hashlib.pbkdf2_hmac("sha256", data, file.encode("ascii"), PBKDF2_ITERATIONS, 32))
 
 
 def read_delta(folder: Path, index: int, key: bytes, resolution: int = RESOLUTION) -> NDArray[np.uint8]:
     """Return an image's delta, uint8 [3, resolution, resolution], to be added modulo 256.
 
-    No more than this one delta is held, however large the archive or what it claims to unpack to.
+    Memory is bounded by one delta, for any archive and any size that it claims to unpack to.
 
     Raises:
         Rejection: DELTA_MISSING or DELTA_UNREADABLE.
-        SourceError: the folder is gone.
-        OSError: the archive is there but cannot be read.
+        SourceError: the folder does not exist any more.
+        OSError: the archive exists but cannot be read.
     """
     size = 3 * resolution * resolution
     archive, member = folder / zip_name(index), member_name(index)
@@ -172,7 +171,7 @@ def read_delta(folder: Path, index: int, key: bytes, resolution: int = RESOLUTIO
 
 
 def _member(archive: Path, member: str, size: int) -> bytes:
-    """Return a member of an archive; it cannot be much larger than what it stands for."""
+    """Return a member of an archive, which must not be much larger than `size` bytes."""
     try:
         with zipfile.ZipFile(archive) as file:
             if (claimed := file.getinfo(member).file_size) > 2 * size + 4096:
@@ -187,7 +186,7 @@ def _member(archive: Path, member: str, size: int) -> bytes:
         raise Rejection(Reason.DELTA_MISSING, detail) from None
     except KeyError:
         raise Rejection(Reason.DELTA_MISSING, f"{archive.name} has no {member}; download it again") from None
-    except DAMAGE as error:
+    except ZIP_ERRORS as error:
         raise Rejection(
             Reason.DELTA_UNREADABLE,
             f"{archive.name}, {archive.stat().st_size} bytes, is damaged or cut short ({error}); download it again",

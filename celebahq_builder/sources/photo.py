@@ -10,52 +10,52 @@ from pathlib import Path, PurePosixPath
 
 from celebahq_builder.errors import SourceError
 from celebahq_builder.outcome import Reason, Rejected
-from celebahq_builder.sources.official import Listed
+from celebahq_builder.sources.official import ImageListRow
 
 COLUMNS = tuple(
     f"{point}_{axis}" for point in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth") for axis in "xy"
 )
-"""Landmark columns in CelebA's order; left and right as the viewer sees them."""
+"""Landmark columns in CelebA's order; left and right are those of the viewer."""
 
 SPLITS = ("train", "val", "test")
 
 LandmarkRow = tuple[float, ...]
-"""Ten numbers: x, y of `COLUMNS`, px in the stored image, (0, 0) is the first pixel's centre."""
+"""Ten numbers, x and y in the order of `COLUMNS`: px of the stored image; (0, 0) is the centre of the first pixel."""
 
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo of the source."""
+    """A photo of the source."""
 
     id: str
-    """Unique name without suffix, used for its files in the run directory."""
+    """Unique name without suffix, for its files in the run directory."""
     file: str
     """File name in the landmark table, relative to the folder of photos."""
     landmarks: LandmarkRow
     split: str = ""
     """``train``, ``val``, ``test``, or empty where the source has no partition."""
     attributes: tuple[int, ...] = ()
-    """1 or -1 for each of the source's attribute names; empty where it has none."""
-    listed: Listed | None = None
-    """Its row of the official image list, where one was asked for."""
+    """1 or -1 for each of the source's attribute names (0: unknown); empty where the source has none."""
+    listed: ImageListRow | None = None
+    """Row of the photo in the official image list, where one was asked for."""
 
 
 @dataclass(frozen=True)
 class PhotoSource:
-    """What there is to build from."""
+    """Photos with landmarks, in a folder."""
 
     folder: Path
-    """Folder that the photos' file names are relative to."""
+    """Folder to which the file names of the photos are relative."""
     photos: tuple[Photo, ...]
     """Photos with usable landmark rows, in the order of the table."""
     rejected: tuple[Rejected, ...]
     """Rows and files that cannot be used."""
     warnings: tuple[str, ...] = ()
-    """Oddities that concern no single photo."""
+    """Problems of the source as a whole."""
     attribute_names: tuple[str, ...] = ()
 
     def sha256(self) -> str:
-        """Return a hash of all that decides the result apart from the images' bytes."""
+        """Return a hash of everything that decides the result, apart from the bytes of the photos."""
         digest = hashlib.sha256("\x1f".join(self.attribute_names).encode())
         for photo in self.photos:
             row = (photo.id, photo.file, *map(repr, photo.landmarks), photo.split, *map(str, photo.attributes))
@@ -65,9 +65,12 @@ class PhotoSource:
 
 
 def subset(source: PhotoSource, *, limit: int | None = None, ids: Iterable[str] | None = None) -> PhotoSource:
-    """Return a source of only some photos: those named in `ids` (id or file name), at most `limit` of them.
+    """Return a source of some of the photos.
 
-    With `ids`, what was rejected already stays only where `ids` names it; `limit` counts usable photos alone.
+    Args:
+        source: any source.
+        limit: only the first photos, as many as this; rejected photos do not count.
+        ids: only the photos, rejected ones among them, with these ids or file names.
 
     Raises:
         SourceError: a name in `ids` is neither a photo of the source nor one of its rejects.
@@ -89,10 +92,10 @@ def subset(source: PhotoSource, *, limit: int | None = None, ids: Iterable[str] 
     return PhotoSource(source.folder, photos, rejected, source.warnings, source.attribute_names)
 
 
-def official(source: PhotoSource, image_list: Sequence[Listed]) -> PhotoSource:
-    """Return a source of only the photos of an image list, in its order; all others are left out without a word.
+def listed_photos(source: PhotoSource, image_list: Sequence[ImageListRow]) -> PhotoSource:
+    """Return a source of only the photos of an image list, in its order.
 
-    A photo of the list that the source knows nothing of is rejected as NOT_IN_TABLE.
+    A photo of the list that is not in the source is rejected as NOT_IN_TABLE.
 
     Raises:
         SourceError: the source has none of them.

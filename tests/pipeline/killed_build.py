@@ -1,4 +1,4 @@
-"""A build that kills itself, as a power cut would, at a named point: ``killed_build.py OUT POINT COUNT``."""
+"""A build that kills itself at a named point: ``killed_build.py OUT POINT COUNT``."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ POINTS: dict[str, tuple[Any, str]] = {
 
 
 def killing(function: Callable[..., Any], count: int) -> Callable[..., Any]:
-    """Return a function that does as another one does until its `count`-th call, which kills the process."""
+    """Return a function that calls another one, and kills the process at its `count`-th call."""
     calls = 0
 
     def counted(*args: Any, **kwargs: Any) -> Any:

@@ -41,7 +41,9 @@ def photo_with_dots(folder: Path, points: np.ndarray, width: int = 300, height: 
     ("degrees", "x", "y"), [(0, 150, 120), (25, 150, 120), (-70, 150, 130), (180, 150, 150), (12, 70, 60)]
 )
 @pytest.mark.parametrize("resolution", [64, 256])
-def test_landmarks_land_where_they_should(degrees: float, x: float, y: float, resolution: int, tmp_path: Path) -> None:
+def test_landmarks_have_their_positions_in_the_result(
+    degrees: float, x: float, y: float, resolution: int, tmp_path: Path
+) -> None:
     points = tilted(x, y, 40, degrees)
     photo = photo_with_dots(tmp_path, points)
     face = crop_of(photo, tmp_path, CropSettings(), resolution)
@@ -66,8 +68,8 @@ def textured_photo(folder: Path, name: str, pixels: np.ndarray) -> None:
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("change", ["90", "180", "270", "mirrored"])
-def test_turning_or_mirroring_the_photo_changes_nothing_but_rounding(change: str, padded: bool, tmp_path: Path) -> None:
-    """A face comes out the same whichever way up its photo is stored, and mirrored where it is mirrored."""
+def test_rotated_or_mirrored_photos_give_equal_faces_up_to_rounding(change: str, padded: bool, tmp_path: Path) -> None:
+    """The face does not depend on the orientation of the stored photo, and is mirrored with it."""
     rng = np.random.default_rng(7)
     height, width = 260, 320
     pixels = ndimage.gaussian_filter(rng.normal(128, 900, (height, width, 3)), (4, 4, 0)).clip(0, 255).astype(np.uint8)
@@ -95,7 +97,7 @@ def test_turning_or_mirroring_the_photo_changes_nothing_but_rounding(change: str
     assert first.std() > 20
 
 
-def test_margin_does_not_reach_the_result(tmp_path: Path) -> None:
+def test_margin_does_not_influence_the_result(tmp_path: Path) -> None:
     points = tilted(150, 120, 30, 10)
     photo = photo_with_dots(tmp_path, points)
     plain = crop_of(photo, tmp_path, CropSettings(context_px=0), 64)
@@ -130,7 +132,7 @@ def test_upscaling_happens_where_pixels_are_missing(tmp_path: Path) -> None:
 
 
 def test_golden_faces(tmp_path: Path) -> None:
-    """The sample's results do not move: mean colours of three faces at 64x64, to half a grey level."""
+    """Mean colours of three faces of the sample at 64x64, to half a grey level."""
     build_tiny(tmp_path / "run", SAMPLE, limit=3, until="align")
     images = sorted((tmp_path / "run" / "stages" / "align" / "images").rglob("*.png"))
     means = {path.stem: np.asarray(Image.open(path)).mean(axis=(0, 1)).round(1).tolist() for path in images}

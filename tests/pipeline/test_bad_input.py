@@ -1,4 +1,4 @@
-"""Every kind of bad input gets its own reason, is counted, and never takes the run down."""
+"""Bad input: each kind has its reason, is counted, and never ends the run."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ from celebahq_builder.sources.celeba import read_celeba
 from tests.conftest import SAMPLE, TINY, build_tiny
 
 GOOD = "000003.jpg"
-"""A photo of the sample without peculiarities; the bad ones are made from it."""
+"""A photo of the sample without defects, from which the bad ones are made."""
 
 
 def good_row() -> str:
@@ -51,7 +51,7 @@ def png(mode: str) -> bytes:
 
 
 def huge_png() -> bytes:
-    """A PNG that claims 100000 x 100000 px in its header and holds next to nothing."""
+    """A PNG that claims 100000 x 100000 px in its header and has almost no data."""
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     chunks = b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -87,7 +87,7 @@ ODD_FILES = {
     "grey": (jpeg("L"), "grey"),
     "exif": (rotated_exif(), "exif-orientation"),
 }
-"""Contents of a listed file that is used nonetheless, and what is noted of it."""
+"""Contents of a listed file that is used, and the note of the decoder."""
 
 BAD_ROWS = {
     "few": ("10 20 30", Reason.BAD_ROW),
@@ -147,7 +147,7 @@ def ended(out: Path) -> dict[str, Rejected | Failed | None]:
     return {one.file: one.end for one in results.photo_statuses(Workspace(out))}
 
 
-def test_each_gets_its_reason(tmp_path: Path) -> None:
+def test_each_bad_input_has_its_reason(tmp_path: Path) -> None:
     tree, out = Tree(tmp_path / "celeba"), tmp_path / "run"
     kinds = [*BAD_FILES, *ODD_FILES, *BAD_ROWS, "unlisted"]
     expected = {kind: tree.add(kind) for kind in kinds}
@@ -177,7 +177,7 @@ def test_each_gets_its_reason(tmp_path: Path) -> None:
 
 @settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from([*BAD_FILES, *BAD_ROWS, "grey", "unlisted"]), max_size=5, unique=True))
-def test_kept_and_rejected_and_failed_are_all(tmp_path: Path, kinds: list[str]) -> None:
+def test_kept_rejected_and_failed_photos_sum_to_all(tmp_path: Path, kinds: list[str]) -> None:
     shutil.rmtree(tmp_path / "celeba", ignore_errors=True)
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
     tree = Tree(tmp_path / "celeba")
@@ -198,7 +198,7 @@ def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
     assert r"caf\xe9.jpg" in Workspace(tmp_path / "run").rejected_path.read_text()
 
 
-def test_the_sample_rejects_its_two(tmp_path: Path) -> None:
+def test_sample_has_two_rejected_photos(tmp_path: Path) -> None:
     recipe = replace(TINY, upscale=replace(TINY.upscale, when="needed"), select=replace(TINY.select, keep=100))
     summary = build_tiny(tmp_path / "run", recipe=recipe, limit=None)
     assert (summary.kept, summary.failed) == (13, 0)

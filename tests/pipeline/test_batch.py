@@ -1,4 +1,4 @@
-"""Photos that go through the stages together end as they do alone, and one that fails fails alone."""
+"""Batches: photos in groups give the results of single photos; errors of one photo, of the device and of the disk."""
 
 import errno
 import json
@@ -85,7 +85,7 @@ def ended(out: Path, stage: str = "score") -> list[Outcome]:
 
 @contextmanager
 def met(weights: str, architecture: Architecture, meet: Callable[[Tensor], object]) -> Iterator[None]:
-    """While this lasts, `meet` is called with all that a network is given."""
+    """Call `meet` with every input of a network, as long as the block lasts."""
     hook = network(weights, CPU, architecture).register_forward_pre_hook(lambda _, inputs: meet(inputs[0]))
     try:
         yield
@@ -98,13 +98,13 @@ def denoiser_meets(meet: Callable[[Tensor], object]) -> Any:
 
 
 def is_of(x: Tensor, photo: Photo) -> bool:
-    """Whether a network that sees whole photos is given this one; no two are of one shape."""
+    """Return whether the input of a network is this photo; no two have the same shape."""
     face = crop_of(photo, FOLDER, TINY.crop, TINY.resolution)
     return tuple(x.shape[-2:]) == tuple(length + -length % 8 for length in face.pixels.shape[1:])
 
 
 @pytest.mark.usefixtures("grouped")
-def test_groups_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_give_the_bytes_of_single_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     windows: list[int] = []
     with met("upscaler-gan", "srgan", lambda x: windows.append(len(x))):
         together = run(tmp_path / "together", recipe=CUTTING)
@@ -122,14 +122,14 @@ def test_groups_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("grouped")
-def test_order_is_that_of_the_photos_whatever_is_kept(tmp_path: Path) -> None:
-    """A photo rejected by the first stage is filed before the others of its group have come to the stage kept."""
+def test_manifests_are_in_photo_order(tmp_path: Path) -> None:
+    """A photo rejected by the first stage is recorded before the others of its group reach the kept stage."""
     run(tmp_path, todo=("align", "score"))
     assert [one.photo for one in ended(tmp_path, "align")] == [photo.file for _, photo in photos()]
 
 
 @pytest.mark.usefixtures("grouped")
-def test_groups_go_on_from_a_kept_stage(tmp_path: Path) -> None:
+def test_groups_resume_from_a_kept_stage(tmp_path: Path) -> None:
     run(tmp_path / "at once", examples=frozenset())
     run(tmp_path / "in steps", todo=PHOTO_STAGES[:1], examples=frozenset())
     run(tmp_path / "in steps", todo=PHOTO_STAGES[1:], start="crop")
@@ -138,12 +138,12 @@ def test_groups_go_on_from_a_kept_stage(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("grouped")
 @pytest.mark.parametrize("start", [None, "crop"])
-def test_a_photo_that_fails_in_a_group_fails_alone(start: str | None, tmp_path: Path) -> None:
+def test_failing_photo_of_a_group_fails_alone(start: str | None, tmp_path: Path) -> None:
     guilty = photos()[2][1]
 
     def meet(x: Tensor) -> None:
         if is_of(x, guilty):
-            raise ValueError(f"no such photo, please: {len(x)}")
+            raise ValueError(f"no such photo: {len(x)}")
 
     if start:
         run(tmp_path, todo=("crop",))
@@ -154,12 +154,12 @@ def test_a_photo_that_fails_in_a_group_fails_alone(start: str | None, tmp_path: 
     (failure,) = [one for one in ended(tmp_path, "denoise") if not isinstance(one, Kept)]
     assert isinstance(failure, Failed)
     assert failure.photo == guilty.file
-    assert failure.error.startswith("ValueError: no such photo, please: 1 (denoise, test_batch.py:")
+    assert failure.error.startswith("ValueError: no such photo: 1 (denoise, test_batch.py:")
     assert [one.photo for one in ended(tmp_path)] == [file for file in KEPT_FILES if file != guilty.file]
 
 
 @pytest.mark.usefixtures("grouped")
-def test_a_network_without_room_gets_smaller_batches(tmp_path: Path) -> None:
+def test_batches_are_halved_where_memory_is_short(tmp_path: Path) -> None:
     refused: list[int] = []
 
     def meet(x: Tensor) -> None:
@@ -175,7 +175,7 @@ def test_a_network_without_room_gets_smaller_batches(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("grouped")
-def test_no_room_for_one_window_ends_the_run(tmp_path: Path) -> None:
+def test_too_little_memory_for_one_window_ends_the_run(tmp_path: Path) -> None:
     def meet(x: Tensor) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
@@ -236,7 +236,7 @@ def test_a_batch_that_ends_with_an_error_leaves_no_image(tmp_path: Path) -> None
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_an_image_that_vanishes_is_no_failure_of_the_photo(tmp_path: Path) -> None:
+def test_deleted_image_ends_the_run(tmp_path: Path) -> None:
     result = run_batch(job(tmp_path))
     result.files[1][0].unlink()
     with pytest.raises(WorkspaceError, match=r"png cannot be written: its folder or its partial file was deleted"):
@@ -244,14 +244,14 @@ def test_an_image_that_vanishes_is_no_failure_of_the_photo(tmp_path: Path) -> No
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
-def test_a_folder_in_place_of_an_image_is_no_failure_of_the_photo(tmp_path: Path) -> None:
+def test_folder_in_place_of_an_image_ends_the_run(tmp_path: Path) -> None:
     Workspace(tmp_path).stage("align").image_path(0, "000011").mkdir(parents=True)
     with pytest.raises(WorkspaceError, match=r"000011\.png cannot be written: Is a directory; check its folder"):
         run(tmp_path, todo=("align", "score"))
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
-def test_a_folder_that_vanishes_is_no_failure_of_the_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deleted_folder_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process deletes the folder of images between its creation and the first write."""
     images = Workspace(tmp_path).stage("align").image_path(0, "000011").parent
     images.parent.mkdir(parents=True)
@@ -267,7 +267,7 @@ def test_a_folder_that_vanishes_is_no_failure_of_the_photo(tmp_path: Path, monke
         run_batch(job(tmp_path, todo=("align", "score")))
 
 
-def test_a_file_in_place_of_the_folder_is_no_failure_of_the_photo(tmp_path: Path) -> None:
+def test_file_in_place_of_the_folder_ends_the_run(tmp_path: Path) -> None:
     images = Workspace(tmp_path).stage("align").image_path(0, "000011").parent
     images.parent.mkdir(parents=True)
     images.touch()
@@ -276,7 +276,7 @@ def test_a_file_in_place_of_the_folder_is_no_failure_of_the_photo(tmp_path: Path
 
 
 @pytest.mark.parametrize(("length", "failed"), [(251, 0), (252, 1)])
-def test_an_image_whose_name_is_too_long_fails_alone(length: int, failed: int, tmp_path: Path) -> None:
+def test_image_with_too_long_a_name_fails_alone(length: int, failed: int, tmp_path: Path) -> None:
     """File systems allow 255 bytes, of which ".png" takes four."""
     long = tuple((index, replace(photo, id="é" * (length // 2) + "x" * (length % 2))) for index, photo in photos()[2:3])
     result = run(tmp_path, photos=(*photos()[:1], *long), todo=("align", "score"), examples=frozenset())
@@ -287,7 +287,7 @@ def test_an_image_whose_name_is_too_long_fails_alone(length: int, failed: int, t
 
 
 def test_images_are_on_the_disk_before_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of content and of names: a manifest that survives a power failure has all of its images."""
+    """A manifest that survives a power failure has all its images, content and names."""
     calls: list[tuple[str, Path]] = []
     sync, rename = os.fsync, Path.replace
 
@@ -302,7 +302,7 @@ def test_images_are_on_the_disk_before_the_manifest(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", renamed)
     result = run(tmp_path, todo=("align", "score"), examples=frozenset())
-    Workspace(tmp_path).stage("align").complete([], StageCounts(3, 1, 3, 0))
+    Workspace(tmp_path).stage("align").complete([], StageCounts(photos=3, batches=1, kept=3, rejected=0))
     align = Workspace(tmp_path).stage("align").root
     images = [("rename", partial) for partial, _ in result.files]
     assert len(images) == 3
@@ -340,7 +340,7 @@ def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         run(tmp_path, todo=("align", "score"))
 
 
-def test_a_source_that_cannot_be_read_is_one_photos_failure(tmp_path: Path) -> None:
+def test_unreadable_photo_fails_alone(tmp_path: Path) -> None:
     """Reading /proc/self/mem from its start is an input/output error, as of a bad sector."""
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""The report says what the run did, holds all it shows, and reads well on any screen."""
+"""The HTML report of a build: content, images, markup, and layout in a browser."""
 
 import base64
 import io
@@ -37,7 +37,7 @@ HOSTILE = "<b>&\"'.jpg"
 """A good photo whose name is markup."""
 
 UNLUCKY = "000008.jpg"
-"""A photo that meets a bug."""
+"""A photo for which a stage raises an unexpected error."""
 
 EXAMPLE_STAGES = ("crop", "denoise", "upscale", "align")
 
@@ -60,7 +60,7 @@ def bad_sample(root: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A finished run in which photos end in many ways; not to be changed: copy it."""
+    """A finished run with photos of many outcomes; do not change it, copy it."""
     folder = tmp_path_factory.mktemp("report")
     root = bad_sample(folder / "celeba")
     run = Score.run
@@ -181,7 +181,7 @@ def test_stages_lose_no_photo(run: Workspace) -> None:
         assert rows[", ".join(count.names)] == [str(number) for number in numbers]
 
 
-def test_statuss_are_what_the_manifests_say(run: Workspace) -> None:
+def test_statuses_are_those_of_the_manifests(run: Workspace) -> None:
     stood, ended = photo_statuses(run), list(outcomes(run))
     assert [one.file for one in stood] == [one.photo for one in ended]
     for one, end in zip(stood, ended, strict=True):
@@ -225,7 +225,7 @@ def test_names_and_errors_are_text_not_markup(run: Workspace) -> None:
     assert "<script>alert('a bug')</script>" in page.row(UNLUCKY)
 
 
-def test_the_page_needs_nothing_else(run: Workspace) -> None:
+def test_page_is_self_contained(run: Workspace) -> None:
     page = Page(run)
     assert not {"link", "script", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.elements}
     for tag, values in page.elements:
@@ -305,7 +305,7 @@ def test_examples_are_kept_photos_as_long_as_there_are_enough(run: Workspace, mo
     assert [one.status.zoom for one in shown] == [max(kept), min(kept)]
 
 
-def test_an_example_that_lost_a_image_is_not_shown(copy: Workspace) -> None:
+def test_example_with_a_missing_image_is_not_shown(copy: Workspace) -> None:
     shown = images(copy).examples(photo_statuses(copy))
     gone = shown[0].status.id
     copy.example_path(gone, "denoise").write_bytes(b"torn")
@@ -315,7 +315,7 @@ def test_an_example_that_lost_a_image_is_not_shown(copy: Workspace) -> None:
     assert "Through the stages" not in Page(copy).text
 
 
-def test_sheets_show_both_ends_and_what_the_cut_missed(
+def test_sheets_show_both_ends_and_the_best_below_the_cut(
     run: Workspace, copy: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report_images, "SHEET", 3)
@@ -362,7 +362,7 @@ def test_source_photos_are_shown_while_they_exist(copy: Workspace, tmp_path: Pat
     assert before.rows == after.rows
 
 
-def test_a_row_that_names_a_file_elsewhere_shows_nothing_of_it(tmp_path: Path) -> None:
+def test_file_outside_the_source_has_no_thumbnail(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     shutil.copy(SAMPLE / "img_celeba" / "000003.jpg", tmp_path / "secret.jpg")
     assert thumbnails.of_photo(tmp_path, "secret.jpg", 96) is not None
@@ -372,7 +372,7 @@ def test_a_row_that_names_a_file_elsewhere_shows_nothing_of_it(tmp_path: Path) -
     assert thumbnails.of_photo(tmp_path, "photos", 96) is None
 
 
-def test_the_centre_of_a_image_stands_upright(tmp_path: Path) -> None:
+def test_centre_of_an_image_is_upright(tmp_path: Path) -> None:
     pixels = np.zeros((40, 90, 3), dtype=np.uint8)
     pixels[:, 25:65] = [255, 255, 255]
     pixels[:20, 25:45] = [255, 0, 0]  # top left of the square as stored, top right once it is turned
@@ -388,7 +388,7 @@ def test_the_centre_of_a_image_stands_upright(tmp_path: Path) -> None:
     assert thumbnails.of_centre(tmp_path / "gone.png", 96) is None
 
 
-def test_results_that_are_gone_cost_only_their_thumbnails(copy: Workspace) -> None:
+def test_missing_results_cost_only_their_thumbnails(copy: Workspace) -> None:
     before = Page(copy)
     shutil.rmtree(copy.stage("align").root / "images")
     report_page.write_build_report(copy)
@@ -397,7 +397,7 @@ def test_results_that_are_gone_cost_only_their_thumbnails(copy: Workspace) -> No
     assert after.texts["count-kept"] == before.texts["count-kept"]
 
 
-def test_long_lists_end_and_say_so(copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_lists_are_cut_with_a_note(copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_images, "ROWS", 4)
     monkeypatch.setattr(report_images, "ROW_THUMBNAILS", 1)
     left_out = Page(copy).left_out()
@@ -409,7 +409,7 @@ def test_long_lists_end_and_say_so(copy: Workspace, monkeypatch: pytest.MonkeyPa
     assert "Only the first 1 have thumbnails." in page.text
 
 
-def test_timings_are_summed_and_torn_lines_passed_over(copy: Workspace) -> None:
+def test_timings_are_summed_and_incomplete_lines_skipped(copy: Workspace) -> None:
     copy.timings_path.write_text(
         '{"batch": 0, "photos": 4, "seconds": {"crop": 1.0, "align": 2.0}}\n'
         '{"batch": 1, "photos": 2, "seconds": {"crop": 0.5}}\n'
@@ -444,7 +444,7 @@ def test_settings_versions_and_warnings_are_there(copy: Workspace) -> None:
         assert [name, version] in rows
 
 
-def test_an_unfinished_run_says_so(copy: Workspace) -> None:
+def test_report_of_an_unfinished_run(copy: Workspace) -> None:
     kept = json.loads(copy.summary_path.read_text())["kept"]
     for name in ("select", "pack"):
         copy.stage(name).discard()
@@ -497,7 +497,7 @@ def test_histograms_hold_every_value(kept: list[float], others: list[float]) -> 
     assert all(charts.TOP - 0.1 <= tick.at <= charts.BOTTOM + 0.1 for tick in drawn.y_ticks)
 
 
-def test_ticks_are_round_and_say_where_they_stand() -> None:
+def test_ticks_are_round_numbers_at_their_positions() -> None:
     drawn = charts.histogram(np.linspace(0.31, 0.69, 50).tolist(), [], cut=0.5)
     assert drawn is not None
     assert [tick.text for tick in drawn.x_ticks] == ["0.4", "0.5", "0.6"]
@@ -560,7 +560,7 @@ def test_the_page_fits_the_screen(run: Workspace, chromium: Any, width: int, sch
         assert [url for url in seen.requests if not url.startswith("data:")] == [run.report_path.resolve().as_uri()]
 
 
-def test_the_stages_of_an_example_stand_side_by_side(run: Workspace, chromium: Any) -> None:
+def test_stages_of_an_example_are_side_by_side(run: Workspace, chromium: Any) -> None:
     for width, columns in ((1400, 4), (400, 2)):
         with visit(chromium, run.report_path, width) as seen:
             for steps in seen.page.locator(".steps").all():

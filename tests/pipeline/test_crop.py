@@ -29,7 +29,7 @@ def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_region_is_a_slice_of_the_photo_and_the_quad_moves_with_it(tmp_path: Path) -> None:
+def test_pixels_are_a_slice_of_the_photo_and_the_quad_is_moved(tmp_path: Path) -> None:
     pixels = noise(400, 500)
     photo = write(tmp_path, pixels, landmarks(250, 180, 30))
     face = crop_of(photo, tmp_path, CropSettings(context_px=20), 64)
@@ -43,7 +43,7 @@ def test_region_is_a_slice_of_the_photo_and_the_quad_moves_with_it(tmp_path: Pat
     assert face.record[CropRecord].zoom == pytest.approx(64 / crop.side)
 
 
-def test_margin_is_what_lies_beyond_the_border(tmp_path: Path) -> None:
+def test_margin_is_beyond_the_border(tmp_path: Path) -> None:
     photo = write(tmp_path, noise(400, 500), landmarks(250, 180, 30))
     face = crop_of(photo, tmp_path, CropSettings(context_px=20), 64)
     left, top, right, bottom = face.margin
@@ -57,7 +57,7 @@ def test_margin_is_what_lies_beyond_the_border(tmp_path: Path) -> None:
     assert right == bottom == 20
 
 
-def test_region_ends_at_the_photo(tmp_path: Path) -> None:
+def test_crop_ends_at_the_edges_of_the_photo(tmp_path: Path) -> None:
     photo = write(tmp_path, noise(120, 120), landmarks(60, 45, 30))
     face = crop_of(photo, tmp_path, CropSettings(), 64)
     assert face.pixels.shape == (3, 120, 120)
@@ -90,7 +90,7 @@ def test_far_too_large_photos_are_shrunk_by_a_box(tmp_path: Path) -> None:
         ((50.0, 50.0) * 5, Reason.DEGENERATE_LANDMARKS),
     ],
 )
-def test_why_a_crop_is_refused(row: tuple[float, ...], reason: Reason, tmp_path: Path) -> None:
+def test_reasons_of_rejected_crops(row: tuple[float, ...], reason: Reason, tmp_path: Path) -> None:
     photo = write(tmp_path, noise(200, 200), row)
     with pytest.raises(Rejection) as refused:
         crop_of(photo, tmp_path, CropSettings(inside_min=0.6), 64)

@@ -1,4 +1,4 @@
-"""What one photo did is told from what would befall every photo."""
+"""Errors of one photo, and errors that end the run."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_device_failure(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", OF_THE_PHOTO, ids=repr)
-def test_the_photos_own(error: Exception) -> None:
+def test_error_of_one_photo(error: Exception) -> None:
     assert not is_out_of_memory(error)
     assert not is_device_failure(error)
     assert fatal_error(error, CPU, "000001.jpg (denoise)") is None

@@ -1,4 +1,4 @@
-"""Who has photos, list and deltas gets the official images bit for bit, or is told for which photos not, and why."""
+"""Official images from photos, image list and deltas: bit for bit, or rejected with a reason."""
 
 import copy
 import hashlib
@@ -102,8 +102,8 @@ def test_killed_and_resumed(count: int, built: Path, paths: Paths, tmp_path: Pat
     assert digest(out) == digest(built)
 
 
-def test_in_parts_and_redone(built: Path, paths: Paths, tmp_path: Path) -> None:
-    """Every stage reads back from disk what it got in memory, and a part that is done again comes out as it was."""
+def test_build_in_parts_and_redone(built: Path, paths: Paths, tmp_path: Path) -> None:
+    """A stage that reads from disk gives the bytes that it gives in memory, also when it is redone."""
     out = tmp_path / "run"
     recipe = replace(EXACT, keep_stages=("crop", "upscale"))
     for until in ("crop", "upscale", "align"):
@@ -115,7 +115,7 @@ def test_in_parts_and_redone(built: Path, paths: Paths, tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in (out / "stages" / "align").rglob("*.png")} == images
 
 
-def test_without_deltas_what_they_belong_to(paths: Paths, release: Release, tmp_path: Path) -> None:
+def test_build_without_deltas(paths: Paths, release: Release, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert build_release(out, paths, with_deltas=False).kept == 4
     with PyramidFile(Workspace(out).hdf5_path(64)) as pyramid:
@@ -164,7 +164,7 @@ def wrong_final(release: Release) -> None:
         (wrong_final, Reason.FINAL_MD5_DIFFERS, "list and deltas are not of one release"),
     ],
 )
-def test_what_is_wrong_with_one_photo_rejects_that_one(
+def test_problem_of_one_photo_rejects_that_photo(
     spoil: Callable[[Release], None], reason: Reason, says: str, release: Release, tmp_path: Path
 ) -> None:
     spoilt = copy.deepcopy(release)
@@ -226,6 +226,6 @@ def test_photos_that_the_table_lacks_are_counted(paths: Paths, release: Release,
     assert (summary.photos, summary.kept, summary.reasons) == (5, 4, {"NOT_IN_TABLE": 1})
 
 
-def test_a_folder_of_deltas_that_goes_away_ends_the_run(paths: Paths, tmp_path: Path) -> None:
+def test_missing_folder_of_deltas_ends_the_run(paths: Paths, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="the folder of deltas .* is gone; bring it back and run the same command"):
         build_release(tmp_path / "run", (paths[0], tmp_path / "none"))

@@ -62,7 +62,7 @@ def orphans(out: Path) -> Iterator[list[int]]:
 def test_orphans_that_write_during_the_next_run(
     recipe: BuildRecipe, redo: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are continued between its first batch, which they write once more, and its second."""
+    """The orphans continue between the first batch of the next run, which they write again, and its second."""
     out, whole = tmp_path / "killed" / "run", tmp_path / "whole"
     (tmp_path / "killed").mkdir()
     build_tiny(whole, recipe=recipe)

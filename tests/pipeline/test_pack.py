@@ -1,4 +1,4 @@
-"""How the file is packed is a matter of settings; labels are the attributes once more."""
+"""Pack: compression, levels and labels by settings."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ def with_pack(**settings: object) -> BuildRecipe:
         ({"gzip_level": 4}, "unknown key pack.gzip_level; did you mean level?"),
     ],
 )
-def test_settings_that_make_no_sense(settings: dict[str, object], message: str) -> None:
+def test_invalid_settings(settings: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         from_mapping(BuildRecipe, {"pack": settings}, where="some.toml")
 
@@ -67,7 +67,7 @@ def test_labels(tiny_copy: Path) -> None:
     assert list(find_problems(tiny_copy)) == []
 
 
-def test_labels_that_are_gone_or_altered(tiny_copy: Path) -> None:
+def test_missing_or_changed_labels(tiny_copy: Path) -> None:
     path = labels_path(Workspace(tiny_copy).hdf5_path(64))
     build_tiny(tiny_copy, recipe=with_pack(labels=True), redo="pack")
     sound = path.read_bytes()

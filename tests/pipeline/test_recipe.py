@@ -1,4 +1,4 @@
-"""The settings of a build: recipe, then options over it, each with its origin."""
+"""The settings of a build: recipe, options that override it, and the source of each value."""
 
 import hashlib
 from dataclasses import replace
@@ -9,6 +9,8 @@ import pytest
 from celebahq_builder.config import bundled
 from celebahq_builder.errors import RecipeError, SourceError
 from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE, BuildRecipe, check_official, ids_hash, read_ids, resolve
+from celebahq_builder.pipeline.stages.crop import CropSettings
+from celebahq_builder.pipeline.stages.select import SelectSettings
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def test_recipe_alone(recipe: Path) -> None:
     assert origins == dict.fromkeys(("resolution", "select.keep", "crop.crop_min_px"), str(recipe))
 
 
-def test_options_lie_over_the_recipe(recipe: Path) -> None:
+def test_options_override_the_recipe(recipe: Path) -> None:
     built, origins = resolve(recipe, {"select.keep": 7, "pack.order": "rank", "seed": None})
     assert (built.resolution, built.select.keep, built.pack.order, built.seed) == (128, 7, "rank", 0)
     assert origins["select.keep"] == "`keep`"
@@ -34,7 +36,7 @@ def test_options_lie_over_the_recipe(recipe: Path) -> None:
     assert "seed" not in origins
 
 
-def test_bad_recipe_is_blamed_on_its_file(recipe: Path) -> None:
+def test_error_of_a_recipe_names_its_file(recipe: Path) -> None:
     recipe.write_text("resolution = 128\nkep = 1\n")
     with pytest.raises(RecipeError, match=r"own\.toml:2: unknown key kep"):
         resolve(recipe, {"select.keep": 7})
@@ -49,7 +51,7 @@ def test_bad_recipe_is_blamed_on_its_file(recipe: Path) -> None:
         ("select.keep", "many", "^`keep`: select.keep must be int, got 'many'$"),
     ],
 )
-def test_bad_option_is_blamed_on_its_name(setting: str, value: object, said: str, recipe: Path) -> None:
+def test_error_of_an_option_names_the_option(setting: str, value: object, said: str, recipe: Path) -> None:
     with pytest.raises(RecipeError, match=said):
         resolve(recipe, {"crop.crop_min_px": 40, setting: value})
 
@@ -66,7 +68,7 @@ def test_bundled_recipe_by_name(name: str, tmp_path: Path, monkeypatch: pytest.M
     assert resolve(Path(name), {}) == resolve(bundled("pipelines") / "demo.toml", {})
 
 
-def test_own_recipe_goes_before_a_bundled_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_recipe_has_priority_over_a_bundled_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("demo.toml").write_text("resolution = 64")
     assert resolve(Path("demo.toml"), {})[0].resolution == 64
@@ -102,7 +104,7 @@ def test_exact_refuses_what_would_have_no_effect(table: str, says: str, recipe: 
     resolve(recipe, {})
 
 
-def test_what_the_official_deltas_need(tmp_path: Path) -> None:
+def test_requirements_of_the_official_deltas(tmp_path: Path) -> None:
     exact, paper = resolve(Path("official-deltas"), {})[0], resolve(DEFAULT_RECIPE, {})[0]
     deltas, image_list = tmp_path / "deltas", tmp_path / "list.txt"
     deltas.mkdir()
@@ -141,10 +143,27 @@ def test_ids_that_cannot_be_read(tmp_path: Path) -> None:
         read_ids(path)
 
 
-def test_hash_of_ids_knows_no_order() -> None:
+def test_hash_of_ids_does_not_depend_on_order() -> None:
     assert ids_hash(None) is None
     names = [f"{i:06d}" for i in range(50)]
     sorted_names = hashlib.sha256("\n".join(names).encode()).hexdigest()
     assert ids_hash(frozenset(names)) == ids_hash(frozenset(reversed(names))) == sorted_names
     assert ids_hash(frozenset(["a", "b"])) != ids_hash(frozenset(["ab"]))
     assert ids_hash(frozenset()) is not None
+
+
+def test_a_recipe_of_an_earlier_version(recipe: Path) -> None:
+    recipe.write_text("[region]\ncrop_min_px = 32\n")
+    with pytest.raises(RecipeError, match=r"own\.toml: the table \[region\] is called \[crop\] now; rename it$"):
+        resolve(recipe, {})
+
+
+def test_settings_in_place_of_a_file() -> None:
+    given = BuildRecipe(resolution=128, crop=CropSettings(inside_min=0.5))
+    built, origins = resolve(given, {"select.keep": 7})
+    assert built == replace(given, select=SelectSettings(keep=7))
+    assert origins == {"select.keep": "`keep`"}
+    with pytest.raises(ValueError, match=r"crop\.inside_min = 2 must be a share"):
+        CropSettings(inside_min=2)
+    with pytest.raises(ValueError, match="keep_stages names 'score'; stages with images are crop, denoise, upscale"):
+        BuildRecipe(keep_stages=("score",))

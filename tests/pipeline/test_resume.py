@@ -1,4 +1,4 @@
-"""A build that was stopped in any way goes on, and ends with the bytes of one that was not."""
+"""A build that was stopped in any way resumes, and gives the bytes of one that was not."""
 
 import contextlib
 import hashlib
@@ -128,7 +128,7 @@ def test_finished_run_repeated_changes_nothing(tiny_copy: Path) -> None:
     assert (summary.kept, summary.complete) == (TINY.select.keep, True)
 
 
-def test_moved_run_goes_on(tiny_run: Path, tmp_path: Path) -> None:
+def test_moved_run_resumes(tiny_run: Path, tmp_path: Path) -> None:
     first = tmp_path / "here"
     kill_at(first, "score", 5)
     there = first.rename(tmp_path / "there")
@@ -136,7 +136,7 @@ def test_moved_run_goes_on(tiny_run: Path, tmp_path: Path) -> None:
     assert digest(there) == digest(tiny_run)
 
 
-def test_deleted_result_is_made_again(tiny_copy: Path, tiny_run: Path) -> None:
+def test_deleted_result_is_written_again(tiny_copy: Path, tiny_run: Path) -> None:
     Workspace(tiny_copy).hdf5_path(64).unlink()
     build_tiny(tiny_copy)
     assert digest(tiny_copy) == digest(tiny_run)

@@ -31,7 +31,7 @@ def record(name: str, score: float, rank: int = 1, index: int = 0) -> PhotoRecor
 
 @settings(derandomize=True, deadline=None)
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.3]), min_size=1, max_size=12), st.integers(1, 14), st.randoms())
-def test_best_by_score_then_by_id_whatever_the_order(scores: list[float], keep: int, chance: random.Random) -> None:
+def test_best_by_score_then_by_id_in_any_order(scores: list[float], keep: int, chance: random.Random) -> None:
     photos = [candidate(f"{i:03d}", score) for i, score in enumerate(scores)]
     shuffled = chance.sample(photos, len(photos))
     selected, rest = select_best(shuffled, keep)
@@ -41,7 +41,7 @@ def test_best_by_score_then_by_id_whatever_the_order(scores: list[float], keep: 
     assert all(r.reason == Reason.LOW_SCORE for r in rest)
 
 
-def test_rejects_say_score_and_cut() -> None:
+def test_rejected_photos_name_score_and_cut() -> None:
     _, rest = select_best([candidate("a", 0.5), candidate("b", 0.25)], 1)
     assert rest == [Rejected("b.jpg", Reason.LOW_SCORE, "score 0.2500; the last one kept has 0.5000")]
 

@@ -1,4 +1,4 @@
-"""The upscaler enlarges the faces that need it, each as it would alone."""
+"""Denoise and upscale: faces in groups give the results of single faces."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ FACES = [face("large", 40), face("small", 25), face("as large", 32), face("small
 
 
 @pytest.mark.parametrize(("settings", "factors"), [(NEEDED, [1, 4, 1, 4]), (ALWAYS, [4] * 4)])
-def test_faces_that_need_it_grow(settings: UpscaleSettings, factors: list[int]) -> None:
+def test_small_faces_are_enlarged(settings: UpscaleSettings, factors: list[int]) -> None:
     found = Upscale().run(FACES, settings, replace(context(32), batch_windows=3))
     assert [one.photo.id for one in found] == [one.photo.id for one in FACES]
     for before, after, factor in zip(FACES, found, factors, strict=True):

@@ -1,4 +1,4 @@
-"""The run directory: refuses what would mix, says who holds it, survives a full disk."""
+"""The run directory: fingerprints, lock, full disks, verification, and its state."""
 
 import contextlib
 import errno
@@ -28,7 +28,7 @@ from celebahq_builder.hdf5.writer import pack as pack_images
 from celebahq_builder.pipeline.build import build
 from celebahq_builder.pipeline.stages import align, pack, select
 from celebahq_builder.pipeline.verify import find_problems, status_lines
-from celebahq_builder.pipeline.workspace import StageFolder, Workspace
+from celebahq_builder.pipeline.workspace import RunState, StageFolder, StageState, Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.storage import HOST, RUN_TOKEN, as_storage_error, read_json, write_atomic
 from tests.conftest import PHOTO_STAGES, SAMPLE, TINY, build_tiny
@@ -36,7 +36,7 @@ from tests.disk import failing
 from tests.pipeline.test_resume import digest
 
 
-def test_second_run_says_who_holds_it(tmp_path: Path) -> None:
+def test_second_run_names_the_holder(tmp_path: Path) -> None:
     with Workspace(tmp_path / "run").lock(), pytest.raises(WorkspaceLocked, match=f"process {os.getpid()} on"):
         build_tiny(tmp_path / "run")
 
@@ -81,7 +81,7 @@ def test_redo_of_a_stage_that_is_not_kept(tiny_copy: Path, tiny_run: Path) -> No
 
 
 @pytest.mark.parametrize("until", PHOTO_STAGES)
-def test_until_a_stage_and_on(until: str, tmp_path: Path, tiny_run: Path) -> None:
+def test_until_a_stage_then_from_the_next(until: str, tmp_path: Path, tiny_run: Path) -> None:
     out = tmp_path / "run"
     summary = build_tiny(out, until=until)
     assert not summary.complete
@@ -103,7 +103,7 @@ def test_kept_stages_change_nothing(tmp_path: Path, tiny_run: Path) -> None:
         assert np.array_equal(new["data64x64"][:], old["data64x64"][:])
 
 
-def test_from_needs_what_comes_before(tmp_path: Path) -> None:
+def test_start_needs_the_stage_before(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="`start` align needs the results of upscale"):
         build_tiny(tmp_path / "run", start="align")
     with pytest.raises(RecipeError, match="`start` pack comes after `until` align"):
@@ -159,7 +159,7 @@ def small_disk(path: Path, size: str) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_full_disk_and_space_made(workers: int, tmp_path: Path, tiny_run: Path) -> None:
+def test_full_disk_then_more_space(workers: int, tmp_path: Path, tiny_run: Path) -> None:
     with small_disk(tmp_path / "disk", "500k") as disk:
         with pytest.raises(DiskFull, match="free some and run the same command again"):
             build_tiny(disk / "run", workers=workers)
@@ -209,7 +209,7 @@ def test_full_device_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (errno.EACCES, PermissionError),
     ],
 )
-def test_what_an_error_in_writing_means(number: int, expected: type[Exception]) -> None:
+def test_errors_of_writing(number: int, expected: type[Exception]) -> None:
     error = OSError(number, os.strerror(number), "file")
     found = as_storage_error(error, Path("out/file"))
     assert type(found) is expected
@@ -217,20 +217,20 @@ def test_what_an_error_in_writing_means(number: int, expected: type[Exception]) 
     assert "file" in str(found)
 
 
-def test_read_only_file_system_is_no_photos_failure(tmp_path: Path) -> None:
+def test_read_only_file_system_ends_the_run(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "64m") as disk:
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         with pytest.raises(WorkspaceError, match="file cannot be written: Read-only file system; see to the disk"):
             write_atomic(disk / "file", b"x")
 
 
-def test_verify_finds_what_was_altered(tiny_copy: Path) -> None:
+def test_verify_finds_changed_images(tiny_copy: Path) -> None:
     image = sorted((tiny_copy / "stages" / "align" / "images").rglob("*.png"))[0]
     image.write_bytes(image.read_bytes()[:-1] + b"x")
     assert any(image.name in problem for problem in find_problems(tiny_copy))
 
 
-def test_verify_finds_what_is_missing(tiny_copy: Path) -> None:
+def test_verify_finds_missing_files(tiny_copy: Path) -> None:
     Workspace(tiny_copy).hdf5_path(64).unlink()
     Workspace(tiny_copy).stage("score").manifest_path(0).unlink()
     problems = list(find_problems(tiny_copy))
@@ -238,7 +238,7 @@ def test_verify_finds_what_is_missing(tiny_copy: Path) -> None:
     assert any("score: 1 of 2 manifests" in problem for problem in problems)
 
 
-def test_altered_image_is_not_packed(tiny_copy: Path) -> None:
+def test_changed_image_is_not_packed(tiny_copy: Path) -> None:
     image = sorted((tiny_copy / "stages" / "align" / "images").rglob("*.png"))[0]
     image.write_bytes(image.read_bytes() + b"x")
     with pytest.raises(WorkspaceError, match=r"was changed since it was made; `redo` align"):
@@ -262,7 +262,7 @@ def test_a_damaged_manifest_is_named(tiny_copy: Path) -> None:
         list(StageFolder(tiny_copy / "stages" / "align", "align").outcomes())
 
 
-def test_fingerprints_know_nothing_of_how_it_was_run(tmp_path: Path, tiny_run: Path) -> None:
+def test_fingerprints_do_not_depend_on_workers(tmp_path: Path, tiny_run: Path) -> None:
     build_tiny(tmp_path / "run", workers=2)
     for name in ("align", "score", "select", "pack"):
         plans = [read_json(Workspace(out).stage(name).plan_path) for out in (tmp_path / "run", tiny_run)]
@@ -323,8 +323,8 @@ def test_discarded_stage_keeps_partial_files_of_live_processes(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["selection.csv", "report/index.html", "stages/align/mine", "run.json"])
-def test_a_folder_of_others(name: str, tmp_path: Path) -> None:
-    """A run neither replaces nor deletes files that happen to have names of a run's."""
+def test_folder_with_files_of_others(name: str, tmp_path: Path) -> None:
+    """A run neither replaces nor deletes files that have the names of its own files."""
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("[1]")
     for redo in (None, "crop"):
@@ -333,8 +333,8 @@ def test_a_folder_of_others(name: str, tmp_path: Path) -> None:
     assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == {tmp_path / name: "[1]"}
 
 
-def test_a_run_of_an_earlier_version(tiny_copy: Path) -> None:
-    """It has another lock and no mark."""
+def test_a_run_without_the_mark_of_the_lock(tiny_copy: Path) -> None:
+    """An earlier version had another lock."""
     (tiny_copy / ".celebahq-lock").rename(tiny_copy / "lock")
     (tiny_copy / "notes.txt").write_text("theirs")
     build_tiny(tiny_copy, redo="pack")
@@ -342,7 +342,52 @@ def test_a_run_of_an_earlier_version(tiny_copy: Path) -> None:
     assert (tiny_copy / "notes.txt").read_text() == "theirs"
 
 
-def test_a_run_directory_that_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_an_earlier_version(tiny_copy: Path) -> None:
+    path = Workspace(tiny_copy).run_path
+    old = {key: value for key, value in read_json(path).items() if key not in ("photo_stages", "image_stage")}
+    path.write_text(json.dumps(old))
+    before = {file: file.read_bytes() for file in tiny_copy.rglob("*") if file.is_file()}
+    for redo in (None, "crop"):
+        with pytest.raises(WorkspaceError, match="was built by an earlier version, .* build again with another `out`"):
+            build_tiny(tiny_copy, redo=redo)
+    with pytest.raises(WorkspaceError, match="was built by an earlier version"):
+        list(status_lines(Workspace(tiny_copy)))
+    changed = [file for file in before if file.read_bytes() != before[file]]
+    assert [file.name for file in changed] in ([], [".celebahq-lock"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"split": "train"', '"split": 7', "the table 'identity' is changed, .*split = '7' is not str"),
+        ('"padded": ', '"faded": ', "the table 'align' is changed, corrupt, .*expected the keys padded"),
+        ('"score": {', '"sore": {', "the table 'sore' is changed, corrupt, .*no stage writes it"),
+        ('"size": [', '"size": [1, ', "the table 'crop' is changed, corrupt, .*size = "),
+        ('"identity"', '"identical"', "the table 'identity' is changed, corrupt, .*expected the keys id, index"),
+    ],
+)
+def test_records_are_read_strictly(old: str, new: str, says: str, tiny_copy: Path) -> None:
+    path = Workspace(tiny_copy).stage("score").manifest_path(0)
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(WorkspaceError, match=says) as caught:
+        build_tiny(tiny_copy, redo="select")
+    assert "\n" not in str(caught.value)
+
+
+def test_state_of_a_run(tiny_run: Path, tmp_path: Path) -> None:
+    assert Workspace(tmp_path / "none").read_state() == RunState()
+    state = Workspace(tiny_run).read_state()
+    assert state.stages.keys() == {"align", "score", "select", "pack"}
+    assert state.stage("align").batches == {0, 1}
+    assert state.stage("crop") == StageState()
+    assert state.run is not None
+    assert (state.run.image_stage, state.run.photo_stages) == ("align", list(PHOTO_STAGES))
+    assert state.summary is not None
+    assert (state.summary.photos, state.summary.kept, state.summary.reasons) == (5, 3, {"LOW_SCORE": 2})
+
+
+def test_deleted_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def vanishing(*_: object) -> None:
         shutil.rmtree(tmp_path / "run")
 
@@ -358,7 +403,7 @@ def test_run_inside_the_folder_of_photos(tmp_path: Path) -> None:
     assert build_tiny(out, root).photos == 5
 
 
-def test_photos_that_go_away_take_nothing_with_them(tmp_path: Path, tiny_run: Path) -> None:
+def test_missing_photos_do_not_change_later_stages(tmp_path: Path, tiny_run: Path) -> None:
     root, out = Path(shutil.copytree(SAMPLE, tmp_path / "celeba")), tmp_path / "run"
     build_tiny(out, root)
     photo = root / "img_celeba" / "000002.jpg"
@@ -371,7 +416,7 @@ def test_photos_that_go_away_take_nothing_with_them(tmp_path: Path, tiny_run: Pa
     assert digest(out) == digest(tiny_run)
 
 
-def test_folder_of_photos_that_vanishes(tmp_path: Path) -> None:
+def test_deleted_folder_of_photos(tmp_path: Path) -> None:
     root = Path(shutil.copytree(SAMPLE, tmp_path / "celeba"))
     source = read_celeba(root)
     shutil.rmtree(root)
@@ -380,7 +425,7 @@ def test_folder_of_photos_that_vanishes(tmp_path: Path) -> None:
     assert not list((tmp_path / "run").rglob("*.jsonl"))
 
 
-def test_deleted_manifest_is_made_again(tiny_copy: Path) -> None:
+def test_deleted_manifest_is_written_again(tiny_copy: Path) -> None:
     path = Workspace(tiny_copy).stage("align").manifest_path(0)
     before = path.read_bytes()
     path.unlink()
@@ -389,7 +434,7 @@ def test_deleted_manifest_is_made_again(tiny_copy: Path) -> None:
     assert list(find_problems(tiny_copy)) == []
 
 
-def test_photo_that_joins_later_is_counted(tmp_path: Path) -> None:
+def test_photo_added_later_is_counted(tmp_path: Path) -> None:
     root, out = Path(shutil.copytree(SAMPLE, tmp_path / "celeba")), tmp_path / "run"
     build_tiny(out, root)
     shutil.copy(root / "img_celeba" / "000001.jpg", root / "img_celeba" / "new.jpg")
@@ -398,7 +443,7 @@ def test_photo_that_joins_later_is_counted(tmp_path: Path) -> None:
     assert list(find_problems(out)) == []
 
 
-def test_verify_sees_the_result_whatever_was_asked_last(tiny_copy: Path) -> None:
+def test_verify_checks_the_result_after_a_shorter_run(tiny_copy: Path) -> None:
     build_tiny(tiny_copy, until="align")
     Workspace(tiny_copy).hdf5_path(64).unlink()
     assert list(find_problems(tiny_copy)) == ["celebahq-64x64.h5 is missing"]

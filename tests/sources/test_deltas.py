@@ -1,4 +1,4 @@
-"""Official deltas: what was locked comes out again, and whatever is wrong with one rejects one photo."""
+"""Official deltas: reading, and the rejection of a photo whose delta cannot be read."""
 
 import base64
 import bz2
@@ -40,7 +40,7 @@ def test_names() -> None:
     assert member_name(42) == "delta00042.dat"
 
 
-def test_key_is_that_of_another_implementation() -> None:
+def test_key_equals_that_of_another_implementation() -> None:
     data = bytes(range(256)) * 40
     derived = PBKDF2HMAC(SHA256(), 32, b"000001.jpg", 100_000).derive(data)
     assert photo_key(data, "000001.jpg") == base64.urlsafe_b64encode(derived)
@@ -48,7 +48,7 @@ def test_key_is_that_of_another_implementation() -> None:
 
 
 @pytest.mark.parametrize("index", [0, 999, 1042, 29999])
-def test_what_was_locked_comes_out(index: int, tmp_path: Path) -> None:
+def test_encrypted_delta_is_read_back(index: int, tmp_path: Path) -> None:
     put(tmp_path, GOOD, index)
     put(tmp_path, b"another", index - 1 if index % 1000 else index + 1)
     delta = read_delta(tmp_path, index, KEY, SIDE)
@@ -63,7 +63,7 @@ def test_another_key(tmp_path: Path) -> None:
     assert "the photo's bytes do not open delta01042.dat; the photo is not the original file" in rejection.detail
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_missing_archive_or_member(tmp_path: Path) -> None:
     put(tmp_path, GOOD)
     assert refused(tmp_path, 1043).reason is Reason.DELTA_MISSING
     assert "deltas01000.zip has no delta01043.dat" in refused(tmp_path, 1043).detail
@@ -102,14 +102,14 @@ def test_a_damaged_member(tmp_path: Path) -> None:
     ],
     ids=["no bz2", "short", "long", "cut short", "bomb"],
 )
-def test_what_is_locked_is_no_delta(inside: bytes, tmp_path: Path) -> None:
+def test_encrypted_content_that_is_not_a_delta(inside: bytes, tmp_path: Path) -> None:
     put(tmp_path, Fernet(KEY).encrypt(inside))
     rejection = refused(tmp_path)
     assert rejection.reason is Reason.DELTA_UNREADABLE
     assert "does not unpack to the 768 bytes of 3 x 16 x 16" in rejection.detail
 
 
-def test_a_member_that_claims_far_too_much_is_not_read(tmp_path: Path) -> None:
+def test_member_of_too_large_a_size_is_not_read(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "deltas01000.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("delta01042.dat", bytes(20_000_000))
     rejection = refused(tmp_path)
@@ -118,7 +118,7 @@ def test_a_member_that_claims_far_too_much_is_not_read(tmp_path: Path) -> None:
 
 
 def test_folder_of_archives(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"--deltas .*none is not a folder; expected one that holds deltas00000\.zip"):
+    with pytest.raises(SourceError, match=r"`deltas` .*none is not a folder; expected one that holds deltas00000\.zip"):
         archives(tmp_path / "none")
     (tmp_path / "deltas.zip").touch()
     with pytest.raises(SourceError, match=r"holds none of deltas00000\.zip, .*; it has deltas\.zip"):

@@ -7,8 +7,8 @@ import pytest
 from celebahq_builder.errors import SourceError
 from celebahq_builder.outcome import Reason
 from celebahq_builder.sources.celeba import read_celeba
-from celebahq_builder.sources.official import COLUMNS, Listed, read_image_list
-from celebahq_builder.sources.photo import official
+from celebahq_builder.sources.official import COLUMNS, ImageListRow, read_image_list
+from celebahq_builder.sources.photo import listed_photos
 from tests.conftest import SAMPLE
 
 HEAD = "   ".join(COLUMNS)
@@ -23,7 +23,7 @@ def write(folder: Path, *lines: str) -> Path:
 
 def test_rows_come_in_official_order(tmp_path: Path) -> None:
     path = write(tmp_path, HEAD, f"3   7  000008.jpg  {A}  {B}", "", f"0   1   000002.jpg {B} {A}", "")
-    assert read_image_list(path) == (Listed(0, "000002.jpg", B, A), Listed(3, "000008.jpg", A, B))
+    assert read_image_list(path) == (ImageListRow(0, "000002.jpg", B, A), ImageListRow(3, "000008.jpg", A, B))
 
 
 def test_the_real_list(shared: Path) -> None:
@@ -67,14 +67,18 @@ def test_an_unreadable_list(tmp_path: Path) -> None:
 
 def test_source_in_the_lists_order(tmp_path: Path) -> None:
     source = read_celeba(SAMPLE)
-    rows = (Listed(2, "000004.jpg", A, B), Listed(3, "999999.jpg", A, B), Listed(9, "000001.jpg", B, A))
-    listed = official(source, rows)
+    rows = (
+        ImageListRow(2, "000004.jpg", A, B),
+        ImageListRow(3, "999999.jpg", A, B),
+        ImageListRow(9, "000001.jpg", B, A),
+    )
+    listed = listed_photos(source, rows)
     assert [(photo.file, photo.listed) for photo in listed.photos] == [(rows[0].file, rows[0]), (rows[2].file, rows[2])]
     assert [(one.photo, one.reason, one.detail) for one in listed.rejected] == [
         ("999999.jpg", Reason.NOT_IN_TABLE, "idx 3 of the image list")
     ]
-    assert listed.sha256() != official(source, (rows[2], rows[0])).sha256()
-    other = Listed(2, "000004.jpg", B, B)
-    assert listed.sha256() != official(source, (other, *rows[1:])).sha256()
+    assert listed.sha256() != listed_photos(source, (rows[2], rows[0])).sha256()
+    other = ImageListRow(2, "000004.jpg", B, B)
+    assert listed.sha256() != listed_photos(source, (other, *rows[1:])).sha256()
     with pytest.raises(SourceError, match=r"none of the 1 photos .* the list has 999999\.jpg.* table 000001\.jpg"):
-        official(source, rows[1:2])
+        listed_photos(source, rows[1:2])

@@ -1,4 +1,4 @@
-"""Every layout CelebA comes in is read, and every row and file that cannot be used is told by name and reason."""
+"""Sources: all layouts of CelebA, folders with a table, and rows and files that cannot be used."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,7 +115,7 @@ def test_line_ends_byte_order_marks_and_blanks(end: str, mark: bytes, tree: Tree
 def test_count_that_disagrees_is_a_warning(tree: Tree) -> None:
     source = tree.photos("a.jpg").table(f"a.jpg {ROW}", count=202599).read()
     assert len(source.photos) == 1
-    assert source.warnings == ("list_landmarks_celeba.txt:1 says 202599 rows, the table has 1; the rows count",)
+    assert source.warnings == ("list_landmarks_celeba.txt:1 says 202599 rows, the table has 1; all of them are used",)
 
 
 def test_photos_keep_the_order_of_the_table(tree: Tree) -> None:
@@ -135,9 +135,9 @@ BAD_ROWS = {
     "not a number": ("a.jpg 10 nan 12 13 14 15 16 17 18 19", "lefteye_y is nan, not a number"),
     "infinite": ("a.jpg 10 11 12 13 14 15 16 17 -inf 19", "rightmouth_x is -inf, not a number"),
     "too large a number": ("a.jpg 10 11 1e999 13 14 15 16 17 18 19", "righteye_x is 1e999, not a number"),
-    "leads out": (f"../a.jpg {ROW}", "../a.jpg leads out of the folder of photos"),
-    "leads out by a detour": (f"x/../../a.jpg {ROW}", "x/../../a.jpg leads out of the folder of photos"),
-    "absolute": (f"/etc/a.jpg {ROW}", "/etc/a.jpg leads out of the folder of photos"),
+    "outside": (f"../a.jpg {ROW}", "../a.jpg is outside the folder of photos"),
+    "outside by a detour": (f"x/../../a.jpg {ROW}", "x/../../a.jpg is outside the folder of photos"),
+    "absolute": (f"/etc/a.jpg {ROW}", "/etc/a.jpg is outside the folder of photos"),
 }
 
 
@@ -152,7 +152,7 @@ def test_bad_row(kind: str, tree: Tree) -> None:
 
 
 def test_row_of_the_folder_itself(tree: Tree) -> None:
-    """No file bears this name, so it must not take the rest down."""
+    """No file has this name; the other rows must be read."""
     source = tree.photos("good.jpg").table(f"good.jpg {ROW}", f". {ROW}").read()
     assert [photo.file for photo in source.photos] == ["good.jpg"]
     assert reasons(source) == [(".", Reason.BAD_ROW)]
@@ -163,11 +163,11 @@ def test_fractions_and_negative_numbers_are_landmarks(tree: Tree) -> None:
     assert source.photos[0].landmarks == (-1, 2.5, 100, 3, 4, 5, 6, 7, 8, 9)
 
 
-def test_duplicates_alike_are_used_once(tree: Tree) -> None:
+def test_equal_duplicates_are_used_once(tree: Tree) -> None:
     source = tree.photos("a.jpg", "b.jpg").table(f"a.jpg {ROW}", f"b.jpg {ROW}", f"a.jpg  {ROW}").read()
     assert [photo.file for photo in source.photos] == ["a.jpg", "b.jpg"]
     assert reasons(source) == [("a.jpg", Reason.DUPLICATE_ROW)]
-    said = "list_landmarks_celeba.txt:5: lines 3, 5 list it, alike; the first is used"
+    said = "list_landmarks_celeba.txt:5: lines 3, 5 list it, with equal values; the first is used"
     assert source.rejected[0].detail == said
 
 
@@ -176,7 +176,7 @@ def test_duplicates_that_differ_are_not_used(tree: Tree) -> None:
     source = tree.photos("a.jpg", "b.jpg").table(f"a.jpg {ROW}", f"b.jpg {ROW}", f"a.jpg {other}").read()
     assert [photo.file for photo in source.photos] == ["b.jpg"]
     assert reasons(source) == [("a.jpg", Reason.DUPLICATE_ROW)] * 2
-    assert source.rejected[1].detail.endswith(":5: lines 3, 5 list it, that differ; none is used")
+    assert source.rejected[1].detail.endswith(":5: lines 3, 5 list it, with different values; none is used")
 
 
 def test_unlisted_files(tree: Tree) -> None:
@@ -190,7 +190,7 @@ def test_unlisted_files(tree: Tree) -> None:
 
 
 def test_missing_files_are_photos_still(tree: Tree) -> None:
-    """Whether a file is there is seen when it is read, so that a resumed run sees the same source."""
+    """A missing file is found when it is read, so that a resumed run has the same source."""
     assert [photo.file for photo in tree.table(f"gone.jpg {ROW}").read().photos] == ["gone.jpg"]
 
 
@@ -198,7 +198,7 @@ def test_missing_files_are_photos_still(tree: Tree) -> None:
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"--celeba-root .*nowhere is not a folder"):
+    with pytest.raises(SourceError, match=r"`celeba_root` .*nowhere is not a folder"):
         read_celeba(tmp_path / "nowhere")
 
 
@@ -286,7 +286,7 @@ def test_csv_line_ends_byte_order_marks_and_quotes(end: str, mark: bytes, tmp_pa
         ("a.jpg,1,2", "expected 10 landmark numbers, got 2"),
         (f"a.jpg,{CSV_ROW.replace('12', '')}", "righteye_x is empty, not a number"),
         (f"a.jpg,{CSV_ROW.replace('12', 'nan')}", "righteye_x is nan, not a number"),
-        (f"../a.jpg,{CSV_ROW}", "../a.jpg leads out of the folder"),
+        (f"../a.jpg,{CSV_ROW}", "../a.jpg is outside the folder"),
         (f",{CSV_ROW}", "no file name"),
     ],
 )
@@ -301,7 +301,7 @@ def test_csv_bad_row(row: str, said: str, tmp_path: Path) -> None:
 
 
 def test_csv_decimal_commas_are_no_landmarks(tmp_path: Path) -> None:
-    """More cells than columns: numbers such as 10,5 would otherwise be taken for two."""
+    """More cells than columns: a number such as 10,5 would be read as two numbers."""
     row = "a.jpg," + ",".join(f"{i},5" for i in range(10, 20))
     source = read_csv(tmp_path, f"good.jpg,{CSV_ROW}", row)
     assert [photo.file for photo in source.photos] == ["good.jpg"]
@@ -346,7 +346,7 @@ def test_csv_that_is_no_table(tmp_path: Path) -> None:
         read_csv(tmp_path, mark=b"\xff\xfe")
     with pytest.raises(SourceError, match="cannot be read"):
         read_folder(tmp_path, tmp_path / "nowhere.csv")
-    with pytest.raises(SourceError, match=r"--photos .*nowhere is not a folder"):
+    with pytest.raises(SourceError, match=r"`photos` .*nowhere is not a folder"):
         read_folder(tmp_path / "nowhere", tmp_path / "landmarks.csv")
     with pytest.raises(SourceError, match=r"landmarks\.csv lists no photos"):
         read_csv(tmp_path)
@@ -406,12 +406,12 @@ def test_subset_by_limit(source: PhotoSource) -> None:
     assert subset(source) == source
 
 
-def test_subset_names_what_is_unknown(source: PhotoSource) -> None:
-    with pytest.raises(SourceError, match=r"2 of 3 names in --ids are not in the source, first: x"):
+def test_subset_names_unknown_ids(source: PhotoSource) -> None:
+    with pytest.raises(SourceError, match=r"2 of 3 names in `ids` are not in the source, first: x"):
         subset(source, ids=["a", "z", "x"])
 
 
-def test_hash_follows_everything_that_matters(tree: Tree) -> None:
+def test_hash_depends_on_all_tables(tree: Tree) -> None:
     base = tree.photos("a.jpg").table(f"a.jpg {ROW}").read().sha256()
     assert tree.read().sha256() == base
     seen = {base, tree.table(f"a.jpg {ROW.replace('19', '19.5')}").read().sha256()}

@@ -22,7 +22,7 @@ from celebahq_builder.pipeline.stage import BuildInputs, NoSettings, PhotoContex
 from celebahq_builder.pipeline.stages.align import AlignRecord
 from celebahq_builder.pipeline.stages.crop import CropRecord, CropSettings, open_photo, quad_corners
 from celebahq_builder.pipeline.stages.upscale import UpscaleRecord
-from celebahq_builder.sources.official import Listed, photo_key, read_delta
+from celebahq_builder.sources.official import ImageListRow, photo_key, read_delta
 
 AUTHORS = "Pillow 3.1.1 with libjpeg 8d"
 """Software that the official images were made with."""
@@ -164,7 +164,7 @@ def md5(pixels: NDArray[np.uint8]) -> str:
     return hashlib.md5(np.ascontiguousarray(pixels).tobytes(), usedforsecurity=False).hexdigest()
 
 
-def _explain_difference(face: Face, listed: Listed, context: PhotoContext) -> str:
+def _explain_difference(face: Face, listed: ImageListRow, context: PhotoContext) -> str:
     """Return why the aligned image is not the official one: its delta opens for the original photo only."""
     decoder = "libjpeg-turbo" if features.check("libjpeg_turbo") else "libjpeg"
     versions = f"Pillow {PIL.__version__} with {decoder} {features.version('jpg')} here, the authors' {AUTHORS}"

@@ -104,7 +104,7 @@ class Pack(DatasetStage[PackSettings]):
             )
         finally:
             progress.close()
-        return StageCounts(len(selected), batches=1, kept=len(selected), rejected=0)
+        return StageCounts(photos=len(selected), batches=1, kept=len(selected), rejected=0)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class Select(DatasetStage[SelectSettings]):
         workspace.stage(self.name).write_manifest(0, [*kept, *low])
         if len(ranked) < settings.keep:
             log.warning("select: %d photos were good enough, %d were asked for", len(ranked), settings.keep)
-        return StageCounts(len(candidates), batches=1, kept=len(ranked), rejected=len(low))
+        return StageCounts(photos=len(candidates), batches=1, kept=len(ranked), rejected=len(low))
 
 
 def select_best(candidates: Iterable[Candidate], keep: int) -> tuple[list[Candidate], list[Rejected]]:

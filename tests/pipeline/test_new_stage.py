@@ -1,0 +1,101 @@
+"""A new stage is one file and one line; all the rest derives from the list of stages."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import celebahq_builder
+from tests.conftest import SAMPLE
+
+STAGE = '''
+"""Mean brightness of the face."""
+
+from dataclasses import dataclass
+
+from celebahq_builder.pipeline.stage import PhotoStage
+
+
+@dataclass(frozen=True)
+class BrightnessSettings:
+    """Unit of the mean."""
+
+    levels: int = 255
+
+
+@dataclass(frozen=True)
+class BrightnessRecord:
+    """Brightness of a face."""
+
+    mean: float
+
+
+class Brightness(PhotoStage[BrightnessSettings]):
+    """Compute the mean brightness."""
+
+    Settings = BrightnessSettings
+    Record = BrightnessRecord
+    saves_image = False
+
+    def run(self, faces, settings, context):
+        scale = settings.levels / 255
+        return [face.noted(BrightnessRecord(float(face.pixels.float().mean()) * scale)) for face in faces]
+'''
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package with one more stage before the score."""
+    root = tmp_path_factory.mktemp("checkout")
+    package = Path(celebahq_builder.__file__).parent
+    for folder in (package, package.parent / "pipelines", package.parent / "pretrained"):
+        shutil.copytree(folder, root / folder.name, ignore=shutil.ignore_patterns("__pycache__"))
+    stages = root / "celebahq_builder" / "pipeline" / "stages"
+    (stages / "brightness.py").write_text(STAGE)
+    line = '        "score.Score",\n'
+    text = (stages / "__init__.py").read_text()
+    assert line in text
+    (stages / "__init__.py").write_text(text.replace(line, f'        "brightness.Brightness",\n{line}', 1))
+    (root / "tiny.toml").write_text("resolution = 64\n[crop]\ncontext_px = 16\n[brightness]\nlevels = 1\n")
+    return root
+
+
+def celebahq(checkout: Path, *arguments: object) -> str:
+    command = [sys.executable, "-m", "celebahq_builder", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    ended = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def manifest(out: Path, stage: str) -> list[dict]:
+    paths = sorted((out / "stages" / stage / "batches").iterdir())
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+
+def test_a_new_stage_is_one_file_and_one_line(checkout: Path) -> None:
+    out = checkout / "run"
+    build = ["build", "--celeba-root", SAMPLE, "--out", out, "--recipe", "tiny.toml", "--limit", 2]
+    build += ["--workers", 1, "--device", "cpu"]
+
+    planned = celebahq(checkout, *build, "--dry-run", "--until", "brightness")
+    assert "brightness: 0 of 1 batches done" in planned
+    assert "brightness.levels = 1  (tiny.toml)" in planned
+
+    celebahq(checkout, *build, "--until", "brightness")
+    assert [0 < one["brightness"]["mean"] < 1 for one in manifest(out, "brightness")] == [True, True]
+
+    celebahq(checkout, *build)
+    run = json.loads((out / "run.json").read_text())
+    assert run["photo_stages"] == ["crop", "denoise", "upscale", "align", "brightness", "score"]
+    assert run["stages"] == ["align", "brightness", "score", "select", "pack"]
+    plan = json.loads((out / "stages" / "score" / "plan.json").read_text())
+    assert plan["ingredients"][-2] == {"name": "brightness", "version": 1, "levels": 1}
+    assert manifest(out, "select")[0]["brightness"] in [one["brightness"] for one in manifest(out, "brightness")]
+    report = (out / "report" / "index.html").read_text()
+    assert '<th scope="row">brightness</th>' in report
+    assert "brightness.levels" in report
