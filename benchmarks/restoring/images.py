@@ -13,7 +13,7 @@ from torch import Tensor
 from celebahq_builder.imaging.tiles import run_tiled
 from celebahq_builder.models.autoencoder import Autoencoder
 from celebahq_builder.models.srgan import SRGenerator
-from celebahq_builder.restoration.photos import PhotoFolder, Pixels, downscale_4x, pil_to_array, to_tensor
+from celebahq_builder.restoration.photos import PhotoFolder, Pixels, downscale_4x, to_pixels, to_tensor
 
 Network = Autoencoder | SRGenerator
 
@@ -42,7 +42,7 @@ def held_out(data: Path) -> Iterator[tuple[Pixels, Pixels]]:
         for top in range(0, photo.shape[0] - CROP_PX + 1, CROP_PX):
             for left in range(0, photo.shape[1] - CROP_PX + 1, CROP_PX):
                 high = np.ascontiguousarray(photo[top : top + CROP_PX, left : left + CROP_PX])
-                yield pil_to_array(downscale_4x(to_tensor([high], torch.device("cpu"))))[0], high
+                yield to_pixels(downscale_4x(to_tensor([high], torch.device("cpu"))))[0], high
 
 
 def restore(net: Network, image: Pixels, scale: int = 1) -> Tensor:

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from celebahq_builder.errors import WeightsError
-from celebahq_builder.models.progan import Architecture, Generator
+from celebahq_builder.models.progan import Architecture, GeneratorNetwork
 from celebahq_builder.storage import sha256, write_atomic
 
 FORMAT = "progan-generator-1"
@@ -24,7 +24,9 @@ TENSORS_DIGEST = "tensors_sha256"
 """Metadata key of the digest of the tensors; the first files have none."""
 
 
-def export_generator(folder: Path, generator: Generator, level: int, alpha: float, about: Mapping[str, object]) -> Path:
+def export_generator(
+    folder: Path, generator: GeneratorNetwork, level: int, alpha: float, about: Mapping[str, object]
+) -> Path:
     """Write ``generator.safetensors`` and its metadata as ``generator.json``; return the path of the first.
 
     Args:
@@ -54,7 +56,7 @@ def export_generator(folder: Path, generator: Generator, level: int, alpha: floa
     return path
 
 
-def load_generator(path: Path, device: torch.device) -> tuple[Generator, int, float]:
+def load_generator(path: Path, device: torch.device) -> tuple[GeneratorNetwork, int, float]:
     """Read a generator in evaluation mode, the level and the alpha that it was trained up to.
 
     Args:
@@ -68,7 +70,7 @@ def load_generator(path: Path, device: torch.device) -> tuple[Generator, int, fl
     return generator, int(facts["level"]), float(facts["alpha"])
 
 
-def read_generator(path: Path, device: torch.device) -> tuple[Generator, dict[str, Any]]:
+def read_generator(path: Path, device: torch.device) -> tuple[GeneratorNetwork, dict[str, Any]]:
     """Read a generator in evaluation mode and all metadata of its file; see `load_generator`."""
     file = path / "generator.safetensors" if path.is_dir() else path
     if not file.is_file():
@@ -82,7 +84,7 @@ def read_generator(path: Path, device: torch.device) -> tuple[Generator, dict[st
     if facts.get("format") != FORMAT:
         raise WeightsError(f"{file} is not a generator of celebahq train: format {facts.get('format')}, not {FORMAT}")
     try:
-        generator = Generator(Architecture(**facts["architecture"]))
+        generator = GeneratorNetwork(Architecture(**facts["architecture"]))
         generator.load_state_dict(tensors)
         _ = int(facts["level"]), float(facts["alpha"])
     except (RuntimeError, KeyError, TypeError, ValueError) as error:

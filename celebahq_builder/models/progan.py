@@ -88,7 +88,7 @@ class Architecture:
         return min(2 * self.channels_base >> level, self.channels_max)
 
 
-class Generator(nn.Module):
+class GeneratorNetwork(nn.Module):
     """Generator of images from latents (table 1 and figure 2).
 
     Shapes: latents [N, latent] and, if the architecture has labels, labels [N, labels] -> images [N, colours, r, r],
@@ -157,7 +157,7 @@ class Generator(nn.Module):
         return _active(self, "to_rgb", level, alpha)
 
 
-class Discriminator(nn.Module):
+class DiscriminatorNetwork(nn.Module):
     """Discriminator of real and generated images (table 1 and figure 2); it mirrors the generator.
 
     Shapes: images [N, colours, r, r], r = 2^level -> scores [N], higher for real images, and logits of the labels

@@ -16,7 +16,7 @@ from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.image_set import Labels, NamedImage
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.models.generator_file import load_generator
-from celebahq_builder.models.progan import Generator
+from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.progan.image_grid import Pixels, image_grid, png_bytes
 from celebahq_builder.storage import new_files
 
@@ -27,22 +27,22 @@ BATCH_PIXELS = 2**21
 """Pixels of the images that pass the network together."""
 
 
-def latent_block(generator: Generator, block: int, seed: int) -> Tensor:
+def latent_block(generator: GeneratorNetwork, block: int, seed: int) -> Tensor:
     """Return latents number 64 `block` to 64 `block` + 63 of a seed, float32 [64, latent]."""
     return _normal((seed, block), BLOCK, generator)
 
 
-def grid_latents(generator: Generator, count: int, seed: int) -> Tensor:
+def grid_latents(generator: GeneratorNetwork, count: int, seed: int) -> Tensor:
     """Return the latents of a run's image grids, float32 [count, latent]; they depend on the seed only."""
     return _normal((seed, 0xF1DE), count, generator)
 
 
-def _normal(seed: tuple[int, int], count: int, generator: Generator) -> Tensor:
+def _normal(seed: tuple[int, int], count: int, generator: GeneratorNetwork) -> Tensor:
     drawn = np.random.default_rng(seed).standard_normal((count, generator.architecture.latent))
     return torch.from_numpy(drawn.astype(np.float32))
 
 
-def cyclic_labels(generator: Generator, count: int, label: int | None = None, start: int = 0) -> Tensor | None:
+def cyclic_labels(generator: GeneratorNetwork, count: int, label: int | None = None, start: int = 0) -> Tensor | None:
     """Return labels 0, 1, 2, ..., 0, 1, ..., one-hot, float32 [count, classes]; None for a network without labels.
 
     Args:
@@ -66,7 +66,7 @@ def cyclic_labels(generator: Generator, count: int, label: int | None = None, st
 
 @torch.inference_mode()
 def generate_images(
-    generator: Generator, latents: Tensor, level: int, alpha: float = 1.0, labels: Tensor | None = None
+    generator: GeneratorNetwork, latents: Tensor, level: int, alpha: float = 1.0, labels: Tensor | None = None
 ) -> Pixels:
     """Return generated images, uint8 [N, C, r, r]; values from -1 to 1 become 0 to 255, others are clipped.
 

@@ -15,7 +15,7 @@ from celebahq_builder.config import from_mapping
 from celebahq_builder.errors import TrainingError, WeightsError
 from celebahq_builder.evaluation.image_sources import Numbers
 from celebahq_builder.models.generator_file import read_generator
-from celebahq_builder.models.progan import Architecture, Generator
+from celebahq_builder.models.progan import Architecture, GeneratorNetwork
 from celebahq_builder.progan.generate import BLOCK, cyclic_labels, generate_images, latent_block
 from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.training.checkpoint import Checkpoint, DamagedCheckpoint, checkpoint_paths, read_checkpoint
@@ -58,7 +58,7 @@ class GeneratorSource:
     def __init__(
         self,
         path: Path,
-        load: Callable[[], Generator],
+        load: Callable[[], GeneratorNetwork],
         channels: int,
         level: int,
         alpha: float,
@@ -101,7 +101,7 @@ class GeneratorSource:
         return cls(path, load, recipe.net.colours, level, alpha, seed, kimg, data)
 
     @functools.cached_property
-    def generator(self) -> Generator:
+    def generator(self) -> GeneratorNetwork:
         """The network in evaluation mode, on its device."""
         return self.load()
 
@@ -145,7 +145,7 @@ class GeneratorSource:
             raise WeightsError(f"{self.path}: {error}") from None
 
 
-def weights_sha256(generator: Generator) -> str:
+def weights_sha256(generator: GeneratorNetwork) -> str:
     """Return the SHA-256 of a generator's weights, which does not depend on the file that holds them."""
     digest = hashlib.sha256()
     for name, value in sorted(generator.state_dict().items()):
@@ -154,8 +154,8 @@ def weights_sha256(generator: Generator) -> str:
     return digest.hexdigest()
 
 
-def _load_averaged(path: Path, architecture: Architecture, device: torch.device) -> Generator:
-    generator = Generator(architecture)
+def _load_averaged(path: Path, architecture: Architecture, device: torch.device) -> GeneratorNetwork:
+    generator = GeneratorNetwork(architecture)
     try:
         generator.load_state_dict(_read(path, verify=True).state["networks"]["averaged"])
     except (RuntimeError, KeyError) as error:

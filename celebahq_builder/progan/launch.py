@@ -12,7 +12,7 @@ import torch
 from celebahq_builder import parallel
 from celebahq_builder.config import load, read_toml
 from celebahq_builder.errors import RecipeError, TrainingError
-from celebahq_builder.models.progan import Discriminator, Generator, group_size
+from celebahq_builder.models.progan import DiscriminatorNetwork, GeneratorNetwork, group_size
 from celebahq_builder.progan.real_images import DataIdentity, check_data
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
 from celebahq_builder.progan.step import ProGANStep, RealBatch
@@ -75,7 +75,9 @@ def plan(request: TrainingRequest, recipe: Path, *, device: str = "auto") -> Ite
     net, total_kimg = settings.net, request.total_kimg or settings.schedule.total_kimg
     yield f"data:     {request.data}: {data.images} images of {data.resolution}x{data.resolution}"
     with torch.device("meta"):
-        sizes = [sum(p.numel() for p in made.parameters()) for made in (Generator(net), Discriminator(net))]
+        sizes = [
+            sum(p.numel() for p in made.parameters()) for made in (GeneratorNetwork(net), DiscriminatorNetwork(net))
+        ]
     yield f"networks: {net.resolution}x{net.resolution}, {sizes[0]:,} and {sizes[1]:,} parameters"
     kimg = resume_kimg(open_checkpoints(request.out, settings, data), request.changed)
     if kimg is None and request.resume:

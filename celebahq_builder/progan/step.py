@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from celebahq_builder.models.progan import Discriminator, GaussianNoise, Generator
+from celebahq_builder.models.progan import DiscriminatorNetwork, GaussianNoise, GeneratorNetwork
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
 from celebahq_builder.training.distributed import DistributedContext
 
@@ -67,8 +67,8 @@ class ProGANStep:
         self.exclusive_labels = labels is None or bool((labels.sum(dim=1) == 1).all())
         """Whether labels are classes, one of which is 1 for each image; otherwise they are independent attributes."""
         torch.manual_seed(recipe.seed)
-        self.generator = Generator(recipe.net).to(context.device)
-        self.discriminator = Discriminator(recipe.net).to(context.device)
+        self.generator = GeneratorNetwork(recipe.net).to(context.device)
+        self.discriminator = DiscriminatorNetwork(recipe.net).to(context.device)
         self.averaged = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.mean_fake = 0.0
         """Running mean of the scores of generated images, clipped to [0, 1]."""

@@ -14,7 +14,7 @@ from celebahq_builder.evaluation.evaluate import evaluate
 from celebahq_builder.evaluation.image_sources import Reference, open_data_set
 from celebahq_builder.evaluation.protocol import INCEPTION_METRICS, METRICS, EvaluationProtocol, too_small
 from celebahq_builder.hdf5.reader import PyramidFile
-from celebahq_builder.models.progan import Generator
+from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.progan.generator_source import GeneratorSource
 from celebahq_builder.progan.schedule import ProGANRecipe
 
@@ -66,7 +66,7 @@ class TrainingMetrics:
 
             self._extractor = Inception(None, device)
 
-    def scores(self, generator: Generator, level: int, alpha: float) -> dict[str, float]:
+    def scores(self, generator: GeneratorNetwork, level: int, alpha: float) -> dict[str, float]:
         """Return the metrics by name (``swd8192``), and those of each pyramid level (``swd8192_16``).
 
         Metrics that the resolution does not allow are left out. If the images cannot be measured, for example because

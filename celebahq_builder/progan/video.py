@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from celebahq_builder.errors import FormatError, TrainingError
-from celebahq_builder.models.progan import Generator
+from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.progan.generate import cyclic_labels, generate_images
 from celebahq_builder.progan.image_grid import Pixels, image_grid, to_rgb
 from celebahq_builder.storage import as_storage_error, check_free, partial_file, publish_new
@@ -37,7 +37,7 @@ def walk(dimensions: int, frames: int, images: int, fps: float, seed: int) -> ND
 
 
 def interpolate(
-    generator: Generator,
+    generator: GeneratorNetwork,
     level: int,
     out: Path,
     *,

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import DiskFull
 from celebahq_builder.models.generator_file import export_generator
-from celebahq_builder.models.progan import Architecture, Generator
+from celebahq_builder.models.progan import Architecture, GeneratorNetwork
 from tests.disk import failing
 from tests.filter.folders import make
 from tests.hdf5.pyramids import described_file, noise, tree
@@ -42,7 +42,7 @@ COMMANDS = {
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     torch.manual_seed(3)
-    net = Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8))
+    net = GeneratorNetwork(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8))
     export_generator(folder / "run", net, 4, 1.0, {})
     described_file(folder / "faces.h5", noise(7, 32))
     make(folder / "photos", 3)

@@ -67,10 +67,10 @@ def test_levels_equal_zlib() -> None:
 
 def test_fast_gzip_is_little_larger(shared: Path) -> None:
     """One real face; ``benchmarks/pack.py`` measures many."""
-    from celebahq_builder.imaging.image_io import open_rgb, to_pixels
+    from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 
     face = next((shared / "data" / "celebahq_1024").glob("*.jpg"))
-    pixels = to_pixels(open_rgb(face.read_bytes(), 1 << 24)[0])
+    pixels = pil_to_array(open_rgb(face.read_bytes(), 1 << 24)[0])
     assert len(codec("gzip").compress(pixels)) < 1.12 * len(codec("gzip", 4).compress(pixels))
 
 

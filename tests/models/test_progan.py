@@ -8,9 +8,9 @@ from torch import nn
 
 from celebahq_builder.models.progan import (
     Architecture,
-    Discriminator,
+    DiscriminatorNetwork,
     GaussianNoise,
-    Generator,
+    GeneratorNetwork,
     group_size,
     minibatch_stddev,
     pixel_norm,
@@ -24,9 +24,9 @@ def parameters(net: nn.Module) -> dict[str, NDArray[np.float64]]:
     return {name: p.detach().double().numpy() for name, p in net.named_parameters()}
 
 
-def seeded(architecture: Architecture) -> tuple[Generator, Discriminator]:
+def seeded(architecture: Architecture) -> tuple[GeneratorNetwork, DiscriminatorNetwork]:
     torch.manual_seed(1)
-    nets = Generator(architecture).double(), Discriminator(architecture).double()
+    nets = GeneratorNetwork(architecture).double(), DiscriminatorNetwork(architecture).double()
     with torch.no_grad():
         for net in nets:
             for name, p in net.named_parameters():
@@ -38,7 +38,7 @@ def seeded(architecture: Architecture) -> tuple[Generator, Discriminator]:
 def test_sizes_at_1024() -> None:
     """Karras et al. 2018, section A.1 and tables 1, 2: 23.1 M parameters each, 512 channels up to 32x32, 16 at 1024."""
     with torch.device("meta"):
-        nets = Generator(Architecture()), Discriminator(Architecture())
+        nets = GeneratorNetwork(Architecture()), DiscriminatorNetwork(Architecture())
     assert [round(sum(p.numel() for p in net.parameters()) / 1e6, 1) for net in nets] == [23.1, 23.1]
     assert [Architecture().channels(level) for level in range(2, 11)] == [512] * 4 + [256, 128, 64, 32, 16]
 
@@ -84,7 +84,7 @@ def test_a_minibatch_cut_by_strides_has_the_same_groups() -> None:
 def test_initial_output_is_of_unit_scale(equalized: bool) -> None:
     """He et al.'s gains keep the scale of the features; a 1x1 layer of gain 1 then gives an image of unit scale."""
     torch.manual_seed(0)
-    generator = Generator(Architecture(resolution=32, channels_base=1024, channels_max=64, equalized=equalized))
+    generator = GeneratorNetwork(Architecture(resolution=32, channels_base=1024, channels_max=64, equalized=equalized))
     with torch.no_grad():
         images = generator(torch.randn(64, 512), 5)
     assert 0.5 < float(images.std()) < 1.5
@@ -97,7 +97,7 @@ def test_initial_output_is_of_unit_scale(equalized: bool) -> None:
 @pytest.mark.parametrize("level", [2, 3, 5])
 def test_active_parameters_are_those_that_get_gradients(level: int, alpha: float) -> None:
     for net in seeded(SMALL):
-        if isinstance(net, Generator):
+        if isinstance(net, GeneratorNetwork):
             out = net(torch.randn(2, 12, dtype=torch.double), level, alpha)
         else:
             out = net(torch.randn(2, 3, 1 << level, 1 << level, dtype=torch.double), level, alpha)[0]

@@ -20,7 +20,7 @@ from celebahq_builder.evaluation.image_sources import Reference, open_data_set
 from celebahq_builder.evaluation.protocol import EvaluationProtocol
 from celebahq_builder.evaluation.result import format_number
 from celebahq_builder.models.generator_file import export_generator
-from celebahq_builder.models.progan import Architecture, Generator
+from celebahq_builder.models.progan import Architecture, GeneratorNetwork
 from celebahq_builder.progan import generator_source
 from celebahq_builder.progan.evaluation import EvaluationRequest, evaluate_and_report, evaluation_results, open_source
 from celebahq_builder.progan.generate import GeneratedImages, generate
@@ -72,7 +72,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
-    net = Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8))
+    net = GeneratorNetwork(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8))
     return export_generator(tmp_path_factory.mktemp("net"), net, 4, 1.0, {"kimg": 7, "data": {"sha256": "ab"}})
 
 
@@ -178,7 +178,7 @@ def test_a_run_as_reference(run: Path, data: Path) -> None:
 
 def test_a_generator_that_returns_nan(tmp_path: Path, data: Path) -> None:
     torch.manual_seed(0)
-    net = Generator(Architecture(resolution=32, latent=8, channels_base=64, channels_max=8))
+    net = GeneratorNetwork(Architecture(resolution=32, latent=8, channels_base=64, channels_max=8))
     with torch.no_grad():
         net.dense.weight[0, 0] = float("nan")
     path = export_generator(tmp_path, net, 5, 1.0, {})

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import CelebAHQError, FormatError, TrainingError, WeightsError
 from celebahq_builder.models.generator_file import FORMAT, export_generator, load_generator
-from celebahq_builder.models.progan import Architecture, Generator
+from celebahq_builder.models.progan import Architecture, GeneratorNetwork
 from celebahq_builder.progan.generate import GeneratedImages, generate, generate_images, to_pixels, write_sheet
 from celebahq_builder.progan.image_grid import image_grid, to_rgb, write_png
 from celebahq_builder.progan.video import interpolate, training_video, walk
@@ -30,14 +30,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(3)
     export_generator(
-        folder, Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)), 3, 0.5, {}
+        folder, GeneratorNetwork(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)), 3, 0.5, {}
     )
     return folder
 
 
 def test_a_generator_is_read_back(run: Path) -> None:
     torch.manual_seed(3)
-    before = Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8))
+    before = GeneratorNetwork(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8))
     after, level, alpha = load_generator(run, CPU)
     assert (level, alpha) == (3, 0.5)
     z = torch.randn(2, 8)
@@ -151,7 +151,7 @@ def probe(path: Path) -> tuple[int, tuple[int, int]]:
 def test_a_walk_uses_alpha_and_labels(tmp_path: Path) -> None:
     """A level that fades in is blended with weight alpha; the walks have one label after the other."""
     torch.manual_seed(3)
-    generator = Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8, labels=2))
+    generator = GeneratorNetwork(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8, labels=2))
     with torch.no_grad():
         generator.to_rgb[2].bias.fill_(100.0)  # white with alpha 1
     for run, alpha in (("begun", 0.0), ("done", 1.0)):
@@ -227,7 +227,7 @@ def test_a_changed_bit(run: Path, tmp_path: Path) -> None:
 def test_one_label_of_several(tmp_path: Path) -> None:
     """All images have that label; an unknown label is refused."""
     architecture = Architecture(resolution=16, latent=8, channels_base=64, channels_max=8, labels=3)
-    export_generator(tmp_path, Generator(architecture), 4, 1.0, {})
+    export_generator(tmp_path, GeneratorNetwork(architecture), 4, 1.0, {})
     every, one = GeneratedImages(tmp_path, 7, 0, CPU), GeneratedImages(tmp_path, 7, 0, CPU, label=1)
     assert every.labels is not None
     assert one.labels is not None
@@ -238,7 +238,7 @@ def test_one_label_of_several(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="label 3 does not exist: the generator was trained with labels 0 to 2"):
         GeneratedImages(tmp_path, 7, 0, CPU, label=3)
     export_generator(
-        tmp_path, Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)), 4, 1.0, {}
+        tmp_path, GeneratorNetwork(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)), 4, 1.0, {}
     )
     with pytest.raises(WeightsError, match="with no labels"):
         GeneratedImages(tmp_path, 7, 0, CPU, label=0)

@@ -8,7 +8,7 @@ import torch
 
 from celebahq_builder.config import load
 from celebahq_builder.errors import WeightsError
-from celebahq_builder.models.progan import Architecture, Generator
+from celebahq_builder.models.progan import Architecture, GeneratorNetwork
 from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.progan.training_metrics import TrainingMetrics
 from tests.evaluation.sources import smooth
@@ -32,13 +32,13 @@ def recipe(tmp_path: Path) -> ProGANRecipe:
 
 
 @pytest.fixture
-def generator() -> Generator:
+def generator() -> GeneratorNetwork:
     torch.manual_seed(0)
-    return Generator(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)).eval()
+    return GeneratorNetwork(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)).eval()
 
 
 def test_equal_images_are_not_measured(
-    recipe: ProGANRecipe, generator: Generator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    recipe: ProGANRecipe, generator: GeneratorNetwork, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     metrics = TrainingMetrics(tmp_path / "run", theano_file(tmp_path / "a.h5", smooth(40, 16)), recipe, CPU)
     assert metrics.scores(generator, 4, 1.0).keys() == {"swd20", "swd20_16"}
@@ -58,7 +58,7 @@ def test_equal_images_are_not_measured(
 
 
 def test_a_deleted_reference(
-    recipe: ProGANRecipe, generator: Generator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    recipe: ProGANRecipe, generator: GeneratorNetwork, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     reference = theano_file(tmp_path / "a.h5", smooth(40, 16))
     metrics = TrainingMetrics(tmp_path / "run", reference, recipe, CPU)
