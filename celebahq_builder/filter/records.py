@@ -20,6 +20,9 @@ RESAMPLING_VERSION = 1
 SCORE_VERSION = 4
 """Version of the score itself: that of the stage `score`, repeated here because that stage imports torch."""
 
+PIXELS_MAX = 100_000_000
+"""Default limit on the pixels of an image; larger ones are not decoded."""
+
 SCORE_PARTS = ("score", "breadth", "symmetry", "purity", "blockfree")
 """Fields of `imaging.spectrum.QualityScore`, repeated here because that module imports torch."""
 

@@ -34,9 +34,6 @@ StrPath = str | os.PathLike[str]
 BATCH_IMAGES = 4
 """Images that a worker gets at once; a kill costs at most this many scores per worker."""
 
-PIXELS_MAX = 100_000_000
-"""Default limit on the pixels of an image; larger ones are not decoded."""
-
 
 def filter_folder(
     folder: StrPath,
@@ -50,7 +47,7 @@ def filter_folder(
     list_path: StrPath | None = None,
     scores: StrPath | None = None,
     workers: int | None = None,
-    pixels_max: int = PIXELS_MAX,
+    pixels_max: int = records.PIXELS_MAX,
 ) -> FilterResult:
     """Score the images below a folder and keep the best; scores of an earlier call are used again.
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from celebahq_builder.errors import CelebAHQError, SourceError
-from celebahq_builder.filter.records import DECIMALS, SIDE_PX, ImageScore, ScoreRecord, UnscoredImage
+from celebahq_builder.filter.records import DECIMALS, PIXELS_MAX, SIDE_PX, ImageScore, ScoreRecord, UnscoredImage
 from celebahq_builder.imaging.geometry import centred_square
-from celebahq_builder.imaging.image_io import open_rgb
+from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 from celebahq_builder.imaging.quality_score import QualityScore, quality_score
 from celebahq_builder.outcome import Reason, Rejection
 from celebahq_builder.pipeline.fatal_errors import fatal_error
@@ -32,7 +32,7 @@ FILE_BYTES_MAX = 2**30
 # --- Pixels -------------------------------------------------------------------------------------------------------
 
 
-def score_image(image: NDArray[Any]) -> QualityScore:
+def score_image(image: NDArray[Any] | Path | str) -> QualityScore:
     """Score an image of any size by the power spectrum of its centred square, resampled to 1024x1024.
 
     Images of different sizes are comparable, because all are scored at 1024x1024. A larger square is reduced by the
@@ -42,7 +42,7 @@ def score_image(image: NDArray[Any]) -> QualityScore:
     than 64 px has no energy in the scored band, and its score is 0. `imaging.spectrum.quality_scores` has the formula.
 
     Args:
-        image: RGB [H, W, 3] or grey [H, W], at least 1x1 px; uint8, or float in [0, 1].
+        image: RGB [H, W, 3] or grey [H, W], at least 1x1 px; uint8, or float in [0, 1]. Or the path of an image file.
 
     Returns:
         The score and its components, all in [0, 1], higher is better.
@@ -50,11 +50,15 @@ def score_image(image: NDArray[Any]) -> QualityScore:
     Raises:
         TypeError: another dtype.
         ValueError: another shape, no pixels, or floats outside [0, 1].
+        Rejection: the file is not an image, or it is damaged.
+        OSError: the file cannot be read.
 
     Example:
         >>> score_image(np.zeros((100, 100, 3), np.uint8)).score
         0.0
     """
+    if isinstance(image, (Path, str)):
+        image = pil_to_array(open_rgb(Path(image).read_bytes(), PIXELS_MAX)[0]).transpose(1, 2, 0)
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or 0 in image.shape:
         raise ValueError(f"score_image: expected pixels of shape [H, W, 3] or [H, W], got {list(image.shape)}")
     left, top, side = centred_square(image.shape[1], image.shape[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,6 +35,54 @@ class ExportSettings:
     """Images per shard, for formats of several files; None means 1000."""
     png_level: int | None = None
     """PNG compression from 0 (none) to 9 (smallest and slowest); None means 1."""
+
+
+def export_file(
+    file: Path | str,
+    out: Path | str,
+    format: str,
+    *,
+    resolution: int | None = None,
+    shuffle: bool = False,
+    shard: int | None = None,
+    png_level: int | None = None,
+    workers: int | None = None,
+) -> int:
+    """Export a level of an HDF5 file to another format; return the number of images.
+
+    The bytes do not depend on the number of workers. The same call resumes an interrupted export.
+
+    Args:
+        file: HDF5 file.
+        out: file or folder to create.
+        format: ``tfrecord``, ``stylegan-zip``, ``images``, ``webdataset`` or ``parquet``.
+        resolution: level to export, in px; None takes the largest.
+        shuffle: shuffle as the ProGAN authors' tool does; tfrecord only.
+        shard: images per file, for formats of several files.
+        png_level: PNG compression, 0 (none) to 9 (smallest and slowest).
+        workers: number of processes (threads for stylegan-zip); None takes one per core.
+
+    Raises:
+        RecipeError: the format does not exist, or does not have an option that is set.
+        FormatError: the file is damaged or has no such level; the target exists or cannot be written.
+        DiskFull: no space is left; nothing remains of the target.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from celebahq_builder.hdf5.create import write_images
+        >>> from celebahq_builder.image_set import NamedImage
+        >>> class Grey:
+        ...     count, resolution, channels, labels, label_names = 2, 4, 1, None, ()
+        ...     def images(self, start=0):
+        ...         yield from (NamedImage(np.full((1, 4, 4), i, np.uint8), f"{i}.png") for i in range(start, 2))
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_images(Grey(), folder / "grey.h5")
+        >>> export_file(folder / "grey.h5", folder / "png", "images", workers=1)
+        2
+    """
+    settings = ExportSettings(format, resolution, shuffle, shard, png_level)
+    return export(Path(file), Path(out), settings, workers or os.cpu_count() or 1)
 
 
 def export(source: Path, out: Path, settings: ExportSettings, workers: int) -> int:

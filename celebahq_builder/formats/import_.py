@@ -21,13 +21,13 @@ from celebahq_builder.storage import check_free, sha256
 
 
 def import_images(
-    path: Path,
-    out: Path,
+    path: Path | str,
+    out: Path | str,
     *,
     format: str | None = None,
     resize: int | None = None,
     limit: int | None = None,
-    skip: Path | None = None,
+    skip: Path | str | None = None,
     compression: str = "gzip",
     workers: int = 1,
 ) -> int:
@@ -51,9 +51,10 @@ def import_images(
         FormatError: the data set is damaged or not of the format; the target exists or cannot be written.
         DiskFull: no space is left; nothing remains of the target.
     """
+    path, out = Path(path), Path(out)
     check_free(out)
     name = format or recognise(path)
-    left_out = () if skip is None else _read_names(skip)
+    left_out = () if skip is None else _read_names(Path(skip))
     source = reader_of(name)(path, resize, left_out)
     images = _Import(source, path, limit, check_hashes=resize is None)
     if images.labels is None:

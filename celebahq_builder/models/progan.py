@@ -96,7 +96,7 @@ class GeneratorNetwork(nn.Module):
     With batch normalisation, an image is independent of its minibatch only in `eval` mode.
 
     Examples:
-        >>> generator = Generator(Architecture(resolution=16, channels_base=64, latent=8))
+        >>> generator = GeneratorNetwork(Architecture(resolution=16, channels_base=64, latent=8))
         >>> generator(torch.randn(2, 8), level=3, alpha=0.5).shape
         torch.Size([2, 3, 8, 8])
     """
@@ -164,7 +164,7 @@ class DiscriminatorNetwork(nn.Module):
     [N, labels]. Float; images in [-1, 1].
 
     Examples:
-        >>> discriminator = Discriminator(Architecture(resolution=16, channels_base=64))
+        >>> discriminator = DiscriminatorNetwork(Architecture(resolution=16, channels_base=64))
         >>> scores, labels = discriminator(torch.rand(4, 3, 16, 16) * 2 - 1, level=4)
         >>> scores.shape, labels.shape
         (torch.Size([4]), torch.Size([4, 0]))

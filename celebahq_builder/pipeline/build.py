@@ -149,7 +149,15 @@ def build(
 
 
 def dry_run(source: PhotoSource, out: Path | str, **arguments: Any) -> list[str]:
-    """Return what `build` would do with the same arguments, in lines for people; writes nothing.
+    """Return what `build` would do with the same arguments, as lines of text; nothing is written.
+
+    Args:
+        source: see `build`.
+        out: see `build`.
+        arguments: the other arguments of `build`.
+
+    Returns:
+        Settings with their origins, what is done, what is left, and the disk space that it needs.
 
     Raises:
         CelebAHQError: as `build` raises before any work.

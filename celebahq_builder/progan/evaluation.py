@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.evaluation import evaluation_report
@@ -20,8 +22,9 @@ from celebahq_builder.evaluation.image_sources import (
     data_set_format,
     open_data_set,
 )
-from celebahq_builder.evaluation.protocol import METRICS, EvaluationProtocol, check_evaluation, too_small
+from celebahq_builder.evaluation.protocol import METRICS, EvaluationProtocol, check_evaluation, parse_metrics, too_small
 from celebahq_builder.evaluation.result import Result
+from celebahq_builder.parallel import devices
 from celebahq_builder.progan.generator_source import GeneratorSource, checkpoint_sources, is_run
 from celebahq_builder.storage import check_free, check_writable, new_files
 
@@ -53,6 +56,52 @@ class EvaluationRequest:
         if self.json_path is not None and self.json_path.resolve() not in (path.resolve() for path in files):
             files[self.json_path] = "json"
         return files
+
+
+def evaluate_images(
+    source: Path | str,
+    against: Path | str | None = None,
+    metrics: Iterable[str] = ("swd",),
+    *,
+    num: int | None = None,
+    seed: int = 0,
+    resolution: int | None = None,
+    device: str = "auto",
+    inception: Path | str | None = None,
+) -> list[Result]:
+    """Evaluate a data set, a generator or a run; one result each, for a run one per checkpoint.
+
+    Args:
+        source: HDF5 file, folder or zip of images, ``generator.safetensors``, or folder of a run.
+        against: reference, any of these; needed for ``swd``, ``fid`` and ``kid``.
+        metrics: some of ``swd``, ``ms-ssim``, ``fid``, ``kid``, ``is``.
+        num: images per side (pairs for ms-ssim); None takes the numbers of the papers.
+        seed: seed of latents, of the choice of images, and of random choices of the metrics.
+        resolution: level of HDF5 files in px; for a run, only its checkpoints of this resolution.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        inception: weights for fid, kid and is; None downloads them once.
+
+    Raises:
+        RecipeError: a metric does not exist or cannot be computed from these arguments.
+        FormatError: a source cannot be read, or has too few images or another resolution.
+        WeightsError: a generator or the Inception weights cannot be used.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)):
+        ...     Image.fromarray(pixels).save(folder / f"{i}.png")
+        >>> [result] = evaluate_images(folder, folder, ["swd"], num=4, device="cpu")
+        >>> result.scores[0].name
+        'swd4'
+    """
+    where = torch.device(devices(device)[0])
+    weights = None if inception is None else Path(inception)
+    protocol = EvaluationProtocol(parse_metrics(",".join(metrics)), num, seed, where, weights)
+    reference = None if against is None else Path(against)
+    return list(evaluation_results(EvaluationRequest(Path(source), protocol, reference, resolution)))
 
 
 def evaluate_and_report(request: EvaluationRequest) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from celebahq_builder.image_set import Labels, NamedImage
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.models.generator_file import load_generator
 from celebahq_builder.models.progan import GeneratorNetwork
+from celebahq_builder.parallel import devices
 from celebahq_builder.progan.image_grid import Pixels, image_grid, png_bytes
 from celebahq_builder.storage import new_files
 
@@ -102,6 +104,50 @@ def to_pixels(images: Tensor) -> Tensor:
     [0, 0, 128, 255]
     """
     return ((images.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+class Generator:
+    """A trained ProGAN generator.
+
+    Attributes:
+        network: the averaged generator network, in `eval` mode.
+        resolution: side length of its images in px.
+    """
+
+    def __init__(self, network: GeneratorNetwork, level: int, alpha: float) -> None:
+        self.network, self.level, self.alpha = network, level, alpha
+        self.resolution = 1 << level
+
+    @classmethod
+    def load(cls, path: Path | str, device: str = "auto") -> Self:
+        """Load the generator of a run.
+
+        Args:
+            path: folder of a run, or its ``generator.safetensors``.
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+
+        Raises:
+            WeightsError: there is no usable generator.
+        """
+        return cls(*load_generator(Path(path), torch.device(devices(device)[0])))
+
+    def sample(self, count: int, seed: int = 0, label: int | None = None) -> Pixels:
+        """Generate images; image i of a seed is always the same, for any count.
+
+        Args:
+            count: number of images.
+            seed: seed of the latents.
+            label: label of all images, if the generator has labels; None takes one label after the other.
+
+        Returns:
+            uint8 [count, C, R, R].
+        """
+        labels, blocks = cyclic_labels(self.network, count, label), []
+        for first in range(0, count, BLOCK):
+            latents = latent_block(self.network, first // BLOCK, seed)[: count - first]
+            chosen = None if labels is None else labels[first : first + BLOCK]
+            blocks.append(generate_images(self.network, latents, self.level, self.alpha, chosen))
+        return np.concatenate(blocks)
 
 
 class GeneratedImages:

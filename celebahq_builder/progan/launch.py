@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from celebahq_builder import parallel
 from celebahq_builder.config import load, read_toml
 from celebahq_builder.errors import RecipeError, TrainingError
 from celebahq_builder.models.progan import DiscriminatorNetwork, GeneratorNetwork, group_size
+from celebahq_builder.pipeline.recipe import bundled_recipe
 from celebahq_builder.progan.real_images import DataIdentity, check_data
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
 from celebahq_builder.progan.step import ProGANStep, RealBatch
@@ -22,6 +23,43 @@ from celebahq_builder.training.distributed import DistributedContext, join_proce
 from celebahq_builder.training.interruption import StopRequest
 
 log = logging.getLogger(__name__)
+
+
+def train_progan(
+    data: Path | str,
+    out: Path | str,
+    *,
+    recipe: Path | str = "celebahq-1024-1gpu",
+    total_kimg: float | None = None,
+    against: Path | str | None = None,
+    changed: Sequence[str] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    workers: int = 0,
+) -> Path:
+    """Train a ProGAN on an HDF5 file, or resume a training; return the folder of the run.
+
+    Args:
+        data: HDF5 file.
+        out: folder of the run; the same call resumes it from its last checkpoint.
+        recipe: name of a bundled recipe in ``pipelines/train``, or path of a TOML file.
+        total_kimg: length of the training in thousands of real images; None takes the recipe's.
+        against: HDF5 file of real images for the metrics of the recipe; None takes `data`.
+        changed: recipe keys that may have a new value when a run is resumed; see `progan.schedule.RESUMABLE_KEYS`.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        threads: CPU threads of torch; the number changes the last bits of the weights.
+        workers: processes that read images; 0 for threads.
+
+    Raises:
+        RecipeError: the recipe cannot be used.
+        TrainingError: the data do not fit, the run has another recipe, or the training diverged.
+        FormatError: the HDF5 file cannot be used.
+    """
+    reference = None if against is None else Path(against)
+    request = TrainingRequest(
+        Path(data), Path(out), total_kimg=total_kimg, workers=workers, against=reference, changed=tuple(changed)
+    )
+    return train(request, bundled_recipe(Path(recipe), "train"), device=device, threads=threads)
 
 
 def train(

@@ -9,6 +9,22 @@ from celebahq_builder.sources.landmark_table import TableRow, make_source, norma
 from celebahq_builder.sources.photo import COLUMNS, SPLITS, PhotoSource
 
 
+class CelebA(PhotoSource):
+    """CelebA as its authors publish it; see `read_celeba`.
+
+    Args:
+        root: folder of ``img_celeba/`` and ``Anno/list_landmarks_celeba.txt``.
+
+    Example:
+        >>> source = CelebA("tests/sample/celeba")
+        >>> len(source.photos), source.photos[0].file
+        (15, '000001.jpg')
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        super().__init__(**vars(read_celeba(Path(root))))
+
+
 def read_celeba(root: Path) -> PhotoSource:
     """Read a folder in the layout of CelebA's authors.
 

@@ -10,6 +10,28 @@ from celebahq_builder.sources.landmark_table import TableRow, make_source, norma
 from celebahq_builder.sources.photo import COLUMNS, SPLITS, PhotoSource
 
 
+class PhotoFolder(PhotoSource):
+    r"""A folder of photos with a CSV table of landmarks; see `read_folder`.
+
+    Args:
+        folder: folder of the photos.
+        table: CSV file with the columns ``file``, ``lefteye_x``, ... ``rightmouth_y`` and optionally ``split``.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> Image.new("RGB", (100, 100)).save(folder / "a.png")
+        >>> row = "a.png,30,40,70,40,50,60,35,80,65,80"
+        >>> _ = (folder / "table.csv").write_text(",".join(("file", *COLUMNS)) + "\n" + row)
+        >>> PhotoFolder(folder, folder / "table.csv").photos[0].landmarks[:2]
+        (30.0, 40.0)
+    """
+
+    def __init__(self, folder: Path | str, table: Path | str) -> None:
+        super().__init__(**vars(read_folder(Path(folder), Path(table))))
+
+
 def read_folder(folder: Path, table: Path) -> PhotoSource:
     """Read any folder of photos and a CSV table of landmarks.
 

@@ -113,4 +113,4 @@ def listed_photos(source: PhotoSource, image_list: Sequence[ImageListRow]) -> Ph
     for row in image_list:
         if row.file not in known:
             rejected.append(Rejected(row.file, Reason.NOT_IN_TABLE, f"idx {row.index} of the image list"))
-    return dataclasses.replace(source, photos=photos, rejected=tuple(rejected))
+    return PhotoSource(source.folder, photos, tuple(rejected), source.warnings, source.attribute_names)

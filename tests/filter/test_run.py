@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from celebahq_builder.errors import CelebAHQError, DeliveryError, RecipeError, SourceError, WorkspaceError
-from celebahq_builder.filter import run as filter_run
+from celebahq_builder.filter import records
 from celebahq_builder.filter.deliver import DeliveryMode
 from celebahq_builder.filter.delivery_record import RECORD_NAME, DeliveryRecord
 from celebahq_builder.filter.score import score_image
@@ -297,7 +297,7 @@ def test_wrong_arguments_are_refused_in_one_line(
 
 
 def test_the_help_states_the_default_limit() -> None:
-    assert f"default: {filter_run.PIXELS_MAX}" in celebahq("filter", "--help").stdout.replace("\n", " ")
+    assert f"default: {records.PIXELS_MAX}" in celebahq("filter", "--help").stdout.replace("\n", " ")
 
 
 def test_a_wrong_folder_does_not_import_torch(tmp_path: Path) -> None:
