@@ -77,8 +77,7 @@ class PyramidFile:
         try:
             self.resolutions = self._find_levels()
             self.resolution = self.resolutions[0]
-            self.count, self.channels = self._size()
-            self._check_levels()
+            self.count, self.channels = self._check_levels()
         except FormatError:
             self.close()
             raise
@@ -193,12 +192,12 @@ class PyramidFile:
         """Return the resolutions of all levels, largest first; each name that starts with "data" must be a level."""
         names = [name for name in self.file if name.startswith("data")]
         if not names:
-            has = ", ".join(self.file) or "nothing"
-            raise FormatError(f"{self.path} has no datasets data1024x1024, ...; it has {has}")
+            raise FormatError(
+                f"{self.path} has no datasets data1024x1024, ...; it has {', '.join(self.file) or 'nothing'}"
+            )
         found = []
         for name in names:
-            match = re.fullmatch(r"data(\d+)x\1", name)
-            side = int(match[1]) if match else 0
+            side = int(match[1]) if (match := re.fullmatch(r"data(\d+)x\1", name)) else 0
             if not side or side & (side - 1) or not isinstance(self.file[name], h5py.Dataset):
                 raise FormatError(
                     f"{self.path}: {name} is not a level; expected datasets [N, 3, r, r] named data1024x1024, ..., "
@@ -207,31 +206,26 @@ class PyramidFile:
             found.append(side)
         return tuple(sorted(found, reverse=True))
 
-    def _size(self) -> tuple[int, int]:
-        """Return the numbers of images and of channels of the largest level."""
-        shape = self.level(self.resolution).shape
-        if len(shape) != 4 or shape[1] not in (1, 3):
-            raise FormatError(
-                f"{self.path}: {level_name(self.resolution)} has shape {list(shape)}, expected "
-                f"[N, 3 or 1, {self.resolution}, {self.resolution}]"
-            )
-        return int(shape[0]), int(shape[1])
-
-    def _check_levels(self) -> None:
-        wanted = levels(self.resolution)
-        missing = [level_name(r) for r in wanted if r not in self.resolutions]
+    def _check_levels(self) -> tuple[int, int]:
+        """Return the numbers of images and channels, which must be the same at all levels down to 1x1."""
+        top, name = self.level(self.resolution), level_name(self.resolution)
+        if top.ndim != 4 or top.shape[1] not in (1, 3):
+            side = self.resolution
+            raise FormatError(f"{self.path}: {name} has shape {list(top.shape)}, expected [N, 3 or 1, {side}, {side}]")
+        missing = [level_name(r) for r in levels(self.resolution) if r not in self.resolutions]
         if missing:
             raise FormatError(
-                f"{self.path} has {level_name(self.resolution)} but lacks {', '.join(missing)}; expected all levels "
-                "down to 1x1, write the file again"
+                f"{self.path} has {name} but lacks {', '.join(missing)}; expected all levels down to 1x1, write the "
+                "file again"
             )
-        for r in wanted:
-            level, shape = self.level(r), (self.count, self.channels, r, r)
+        for r in self.resolutions:
+            level, shape = self.level(r), (*top.shape[:2], r, r)
             if level.shape != shape or level.dtype != np.uint8:
                 raise FormatError(
                     f"{self.path}: {level_name(r)} is {level.dtype} {list(level.shape)}, expected uint8 {list(shape)} "
-                    f"as {level_name(self.resolution)} has {self.count} images"
+                    f"as {name} has {len(top)} images"
                 )
+        return int(top.shape[0]), int(top.shape[1])
 
 
 def _readable(level: LevelReader, batch: range, unreadable: dict[str, None]) -> dict[int, Pixels]:
@@ -274,7 +268,8 @@ class PhotoColumns(Mapping[str, Column]):
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names of the columns."""
         group = self._file.get(PHOTOS)
-        return iter([name for name in group if isinstance(group[name], h5py.Dataset)] if _is_group(group) else ())
+        names = group if isinstance(group, h5py.Group) else ()
+        return (name for name in names if isinstance(group[name], h5py.Dataset))
 
     def __len__(self) -> int:
         """Return the number of columns."""
@@ -288,7 +283,7 @@ def read_column(file: h5py.File, name: str, rows: slice = slice(None)) -> Column
         FormatError: it cannot be read.
     """
     group = file.get(PHOTOS)
-    dataset = group.get(name) if _is_group(group) else None
+    dataset = group.get(name) if isinstance(group, h5py.Group) else None
     if not isinstance(dataset, h5py.Dataset):
         return None
     try:
@@ -298,10 +293,6 @@ def read_column(file: h5py.File, name: str, rows: slice = slice(None)) -> Column
     except (OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise FormatError(f"{file.filename}: {PHOTOS}/{name} cannot be read: {reason}; {REMEDY}") from None
-
-
-def _is_group(group: object) -> bool:
-    return isinstance(group, h5py.Group)
 
 
 def content_sha256(file: PyramidFile) -> str:

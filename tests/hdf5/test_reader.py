@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from celebahq_builder.errors import FormatError
 from celebahq_builder.hdf5.codecs import Codec, Gzip, codec
 from celebahq_builder.hdf5.layout import CHUNK_BYTES, CHUNK_IMAGES, images_per_chunk, images_per_job, level_name
-from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.hdf5.reader import PyramidFile, open_pyramid
 from celebahq_builder.hdf5.writer import Columns, PyramidWriter, pack
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
 from celebahq_builder.storage import is_partial_of, partial_path
+from tests.hdf5.files import store
 from tests.reference import theano_reader
 from tests.reference.pyramid import level as reference_level
 
@@ -139,6 +140,34 @@ def test_columns_and_attributes(tmp_path: Path) -> None:
         attributes = dict(file.file.attrs)
     assert attributes["recipe"] == '{"resolution": 4}'
     assert (attributes["format_version"], attributes["seed"], attributes["made_by"]) == (1, 7, "test")
+
+
+def test_open_pyramid(tmp_path: Path) -> None:
+    data = images(5, 8)
+    path = write(tmp_path / "data.h5", data)
+    with open_pyramid(str(path)) as faces:
+        level = faces.images(4)
+        np.testing.assert_array_equal(faces.images()[1:3], data[1:3])
+        np.testing.assert_array_equal(faces.photos["score"], np.linspace(0, 1, 5))
+        assert sorted(faces.photos) == ["file", "score", "sha256", "split"]
+        assert (len(faces.photos), faces.photos.get("rank")) == (4, None)
+        with pytest.raises(KeyError, match="has no column 'rank' in photos; it has file, score, sha256, split"):
+            faces.photos["rank"]
+        with pytest.raises(FormatError, match="has no level 16x16"):
+            faces.images(16)
+    np.testing.assert_array_equal(level[4], reference_level(data[4], 4))  # a level is independent of its file
+
+
+def test_a_file_with_levels_alone_has_no_columns(tmp_path: Path) -> None:
+    with open_pyramid(store(tmp_path / "data.h5", images(2, 4))) as faces:
+        assert dict(faces.photos) == {}
+
+
+@pytest.mark.parametrize("module", ["hdf5.reader", "inspect.info"])
+def test_reading_needs_no_torch(module: str) -> None:
+    code = f"import sys, celebahq_builder.{module}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_no_images(tmp_path: Path) -> None:
@@ -369,6 +398,21 @@ def test_hashes_of_another_number(count: int, sound: Path) -> None:
     assert len(found) == 1
     assert f"{count}" in found[0]
     assert "sha256" in found[0].lower()
+
+
+def test_chunks_that_were_never_written(sound: Path) -> None:
+    def grow(file: h5py.File) -> None:
+        del file["photos"]
+        for side in (8, 4, 2, 1):
+            file[level_name(side)].resize(2000, axis=0)
+
+    found = change_file(sound, grow)
+    assert [line.split(";")[0] for line in found] == [
+        "data8x8 lacks 31 of its 32 chunks",
+        "data4x4 lacks 7 of its 8 chunks",
+        "data2x2 lacks 1 of its 2 chunks",
+        "data1x1 lacks 1 of its 2 chunks",
+    ]
 
 
 def test_other_type(sound: Path) -> None:

@@ -137,7 +137,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
         audit(tmp_path / "none.h5", tmp_path / "out")
     path = theano_file(tmp_path / "a.h5", smooth(3, 32))
     damage(path, 32, 1)
-    with pytest.raises(FormatError, match="data32x32, image 1: "):
+    with pytest.raises(FormatError, match="image 1 of data32x32 cannot be read: "):
         audit(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
