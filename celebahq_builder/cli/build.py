@@ -81,7 +81,7 @@ STAGES = stage_names()
 def build(
     celeba_root: Path | None, photos: Path | None, landmarks: Path | None, out: Path, dry_run: bool, **arguments: Any
 ) -> None:
-    """Build a data set: crop, denoise, upscale, align, score, select, pack.
+    """Build a data set of aligned faces from photos.
 
     Kill it at any time: the same command, without --redo, resumes.
     """

@@ -375,12 +375,9 @@ def _conclude(plan: Plan, timings: TimingLog) -> BuildResult:
         write_build_report(workspace)
     if summary is not before:
         write_json(workspace.summary_path, asdict(summary))
+    counts = {name: value for name, value in asdict(summary).items() if name != "fingerprint"}
     return BuildResult(
-        photos=summary.photos,
-        kept=summary.kept,
-        rejected=summary.rejected,
-        failed=summary.failed,
-        reasons=summary.reasons,
+        **counts,
         complete=complete,
         hdf5=workspace.hdf5_path(request.recipe.resolution) if complete else None,
         report=workspace.report_path if complete else None,
