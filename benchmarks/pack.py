@@ -94,9 +94,9 @@ def packed_photo(path: Path, index: int) -> PhotoRecord:
     data = path.read_bytes()
     corners = ((0.0, 0.0),) * 4
     record = PhotoRecord(path.name, Identity(path.stem, index, (0.0,) * 10, "", ()))
-    record = record.adding(CropRecord((SIDE, SIDE), (), corners, 1.0, 1.0, 1, "")).adding(SelectRecord(index + 1))
-    record = record.adding(QualityScore(0.0, 0.0, 0.0, 0.0, 0.0))
-    return record.adding(ImageRecord(path.name, len(data), sha256(data), corners, 0, (0, 0, 0, 0)))
+    record = record.with_part(CropRecord((SIDE, SIDE), (), corners, 1.0, 1.0, 1, "")).with_part(SelectRecord(index + 1))
+    record = record.with_part(QualityScore(0.0, 0.0, 0.0, 0.0, 0.0))
+    return record.with_part(ImageRecord(path.name, len(data), sha256(data), corners, 0, (0, 0, 0, 0)))
 
 
 class PublicTool:

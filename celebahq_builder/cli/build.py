@@ -45,7 +45,9 @@ STAGES = stage_names()
 )
 @click.option("--device", default="auto", show_default=True, metavar="NAMES", help="auto, cpu, cuda, or cuda:0,cuda:1.")
 @click.option("--until", type=click.Choice(STAGES), default="pack", show_default=True, help="Stop after this stage.")
-@click.option("--from", "start", type=click.Choice(STAGES), help="First stage to run; its input must be on disk.")
+@click.option(
+    "--from", "start", type=click.Choice(STAGES), help="Run no stage before this one; its input must be on disk."
+)
 @click.option(
     "--redo",
     type=click.Choice(STAGES),
@@ -81,7 +83,7 @@ STAGES = stage_names()
 def build(
     celeba_root: Path | None, photos: Path | None, landmarks: Path | None, out: Path, dry_run: bool, **arguments: Any
 ) -> None:
-    """Build a data set: crop, denoise, upscale, align, score, select, pack.
+    """Build a data set of aligned faces from photos.
 
     Kill it at any time: the same command, without --redo, resumes.
     """

@@ -283,7 +283,7 @@ class _BatchRun:
         self._write(path, data)
         name = path.relative_to(folder.root).as_posix()
         quad = quad_corners(face.quad)
-        return face.record.adding(ImageRecord(name, len(data), sha256(data), quad, face.border, face.margin))
+        return face.record.with_part(ImageRecord(name, len(data), sha256(data), quad, face.border, face.margin))
 
     def _resume(self, photo: Photo, start: Kept) -> Face:
         assert self.job.start is not None

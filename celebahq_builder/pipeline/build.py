@@ -104,7 +104,7 @@ def build(
         workers: processes; None uses one per core.
         device: ``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``.
         until: last stage to run.
-        start: first stage to run; the results of the stage before must be on disk.
+        start: no stage before this one is run; the results of the stage before must be complete.
         redo: stage whose results, and those of later stages, are deleted first.
         limit: only the first photos, as many as this.
         ids: only these photos: ids or file names, or a file that lists them.
@@ -383,12 +383,9 @@ def _conclude(plan: Plan, timings: TimingLog) -> BuildResult:
         write_build_report(workspace)
     if summary is not before:
         write_json(workspace.summary_path, asdict(summary))
+    counts = {name: value for name, value in asdict(summary).items() if name != "fingerprint"}
     return BuildResult(
-        photos=summary.photos,
-        kept=summary.kept,
-        rejected=summary.rejected,
-        failed=summary.failed,
-        reasons=summary.reasons,
+        **counts,
         complete=complete,
         hdf5=workspace.hdf5_path(request.recipe.resolution) if complete else None,
         report=workspace.report_path if complete else None,

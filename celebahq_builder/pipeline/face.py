@@ -39,7 +39,7 @@ class PhotoRecord:
     >>> @dataclass(frozen=True)
     ... class SizeRecord:
     ...     width_px: int
-    >>> record = PhotoRecord("a.jpg", Identity("a", 0, (0.0,) * 10, "", ())).adding(SizeRecord(640))
+    >>> record = PhotoRecord("a.jpg", Identity("a", 0, (0.0,) * 10, "", ())).with_part(SizeRecord(640))
     >>> record[SizeRecord].width_px
     640
     >>> record.tables({"size": SizeRecord})["size"]
@@ -59,7 +59,7 @@ class PhotoRecord:
         """Return the record of this type, or None if the photo has none."""
         return self.parts.get(kind)
 
-    def adding(self, part: object) -> PhotoRecord:
+    def with_part(self, part: object) -> PhotoRecord:
         """Return the record with one more stage's part."""
         return replace(self, parts={**self.parts, type(part): part})
 
@@ -111,9 +111,9 @@ class Face:
         """Side length of the crop in px of `pixels`."""
         return float(np.hypot(*(self.quad[3] - self.quad[0])))
 
-    def noted(self, part: object) -> Face:
+    def with_record(self, part: object) -> Face:
         """Return the face with one more stage's record."""
-        return replace(self, record=self.record.adding(part))
+        return replace(self, record=self.record.with_part(part))
 
     @classmethod
     def unread(cls, photo: Photo, index: int) -> Face:

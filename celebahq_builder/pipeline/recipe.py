@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celebahq_builder.config import bundled, flatten, from_mapping, merge, read_toml, to_mapping
 from celebahq_builder.errors import RecipeError
@@ -20,18 +21,30 @@ S = TypeVar("S")
 DEFAULT_RECIPE = "celebahq-1024"
 
 
+@functools.cache
+def _stage_tables() -> dict[str, type]:
+    """Return the settings of the stages of all methods, by name; the first method that has any decides."""
+    tables: dict[str, type] = {}
+    for stage in (stage for method in METHODS for stage in load_stages(method)):
+        if stage.Settings is not NoSettings:
+            tables.setdefault(stage.name, stage.Settings)
+    return tables
+
+
 @dataclass(frozen=True)
 class _Recipe:
     resolution: int = 1024
     """Side length of the result in px: a power of two, 64 to 2048."""
-    method: Literal["paper", "exact"] = "paper"
-    """The list of stages, see `stages.METHODS`. ``exact`` is the authors' public tool, without networks."""
+    method: str = "paper"
+    """Name of a list of stages, see `stages.METHODS`. ``exact`` is the authors' public tool, without networks."""
     seed: int = 0
     """Seed of everything random: the order of a shuffled result."""
     keep_stages: tuple[str, ...] = ()
     """Stages whose images stay on disk beside the result's."""
 
     def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method = {self.method!r} must be one of {', '.join(METHODS)}")
         levels(self.resolution)
         if not 64 <= self.resolution <= 2048:
             raise ValueError(f"resolution = {self.resolution} must be 64 to 2048")
@@ -44,14 +57,14 @@ class _Recipe:
     def _check_effect(self) -> None:
         """Raise for settings of stages that the method does not have."""
         used = {stage.name: stage.Settings for stage in self.stages()}
-        for table in fields(self)[len(fields(_Recipe)) :]:
-            given = getattr(self, table.name)
-            for setting in fields(given) if not isinstance(given, used.get(table.name, NoSettings)) else ():
-                if (value := getattr(given, setting.name)) != setting.default:
-                    raise ValueError(
-                        f'{table.name}.{setting.name} = {value} has no effect with method = "{self.method}"; '
-                        f"leave out [{table.name}]"
-                    )
+        for name, table in _stage_tables().items():
+            own = getattr(self, name)
+            changed = [one.name for one in fields(own) if getattr(own, one.name) != one.default]
+            if used.get(name) is not table and changed:
+                value = getattr(own, changed[0])
+                raise ValueError(
+                    f'{name}.{changed[0]} = {value} has no effect with method = "{self.method}"; leave out [{name}]'
+                )
 
     def stages(self) -> tuple[Stage[Any], ...]:
         """Return the stages of the method, in order."""
@@ -65,15 +78,6 @@ class _Recipe:
         """Return the settings of a stage."""
         own = getattr(self, stage.name, None)
         return own if isinstance(own, stage.Settings) else stage.Settings()
-
-
-def _stage_tables() -> dict[str, type]:
-    """Return the settings of the stages of all methods, by name; the first method that has any decides."""
-    tables: dict[str, type] = {}
-    for stage in (stage for method in METHODS for stage in load_stages(method)):
-        if stage.Settings is not NoSettings:
-            tables.setdefault(stage.name, stage.Settings)
-    return tables
 
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 
 from celebahq_builder import outcome
 from celebahq_builder.errors import CelebAHQError, FormatError
-from celebahq_builder.hdf5.labels import attribute_labels, encode_labels, labels_path, read_labels
+from celebahq_builder.hdf5.labels import attribute_labels, labels_path, read_labels
 from celebahq_builder.hdf5.layout import PHOTOS
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.outcome import Kept, Outcome
@@ -65,7 +65,7 @@ def find_problems(path: Path) -> Iterator[str]:
     if path.is_dir():
         return verify_workspace(Workspace(path))
     if path.is_file():
-        return itertools.chain(verify_hdf5(path), _own_labels(path))
+        return itertools.chain(verify_hdf5(path), _label_problems(path, of_build=False))
     raise FormatError(f"{path} does not exist; give a run directory or an HDF5 file")
 
 
@@ -84,20 +84,6 @@ def verify_hdf5(path: Path) -> Iterator[str]:
         yield from (f"{path.name}: {problem}" for problem in pyramid.problems())
 
 
-def _own_labels(path: Path) -> Iterator[str]:
-    """Yield the problems of the labels beside an HDF5 file, if there are any; they may be its attributes."""
-    with PyramidFile(path) as pyramid:
-        count, attributes = pyramid.count, pyramid.column("attributes")
-    try:
-        labels = read_labels(path, count)
-    except FormatError as error:
-        yield str(error)
-        return
-    own = attribute_labels(attributes) if attributes is not None else None
-    if labels is not None and own is not None and labels.shape == own.shape and not np.array_equal(labels, own):
-        yield f"{labels_path(path).name} differs from photos/attributes of {path.name}"
-
-
 def _result_problems(path: Path, labels: bool) -> Iterator[str]:
     if not path.exists():
         yield f"{path.name} is missing"
@@ -105,21 +91,31 @@ def _result_problems(path: Path, labels: bool) -> Iterator[str]:
     try:
         yield from verify_hdf5(path)
         if labels:
-            yield from _label_problems(path)
+            yield from _label_problems(path, of_build=True)
     except FormatError as error:
         yield str(error)
 
 
-def _label_problems(path: Path) -> Iterator[str]:
-    """Yield the problems of the labels of a build's HDF5 file, which must be its attributes."""
-    labels = labels_path(path)
-    if not labels.exists():
-        yield f"{labels.name} is missing"
-        return
+def _label_problems(path: Path, *, of_build: bool) -> Iterator[str]:
+    """Yield the problems of the labels beside an HDF5 file.
+
+    Labels of a build are the attributes of its photos. Labels of other files may be missing, or of another kind.
+    """
     with PyramidFile(path) as pyramid:
-        attributes = pyramid.column("attributes")
-    if attributes is None or labels.read_bytes() != encode_labels(attribute_labels(attributes)):
-        yield f"{labels.name} differs from photos/attributes of {path.name}"
+        count, attributes = pyramid.count, pyramid.column("attributes")
+    own = attribute_labels(attributes) if attributes is not None else None
+    try:
+        labels = read_labels(path, count)
+    except FormatError as error:
+        yield str(error)
+        return
+    if labels is None:
+        if of_build:
+            yield f"{labels_path(path).name} is missing"
+        return
+    comparable = own is not None and labels.shape == own.shape
+    if (comparable or of_build) and (own is None or not np.array_equal(labels, own)):
+        yield f"{labels_path(path).name} differs from photos/attributes of {path.name}"
 
 
 def verify_workspace(workspace: Workspace) -> Iterator[str]:

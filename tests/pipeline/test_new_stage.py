@@ -43,7 +43,7 @@ class Brightness(PhotoStage[BrightnessSettings]):
 
     def run(self, faces, settings, context):
         scale = settings.levels / 255
-        return [face.noted(BrightnessRecord(float(face.pixels.float().mean()) * scale)) for face in faces]
+        return [face.with_record(BrightnessRecord(float(face.pixels.float().mean()) * scale)) for face in faces]
 '''
 
 

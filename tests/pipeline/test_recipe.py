@@ -165,5 +165,7 @@ def test_settings_in_place_of_a_file() -> None:
     assert origins == {"select.keep": "`keep`"}
     with pytest.raises(ValueError, match=r"crop\.inside_min = 2 must be a share"):
         CropSettings(inside_min=2)
+    with pytest.raises(ValueError, match="method = 'quick' must be one of paper, exact"):
+        BuildRecipe(method="quick")
     with pytest.raises(ValueError, match="keep_stages names 'score'; stages with images are crop, denoise, upscale"):
         BuildRecipe(keep_stages=("score",))

@@ -26,7 +26,7 @@ def record(name: str, score: float, rank: int = 1, index: int = 0) -> PhotoRecor
     crop = CropRecord((90, 90), (), ((0.0, 0.0), (0.0, 9.0), (9.0, 9.0), (9.0, 0.0)), 2.0, 1.0, 1, "")
     scored = QualityScore(score, 1.0, 1.0, 1.0, 1.0)
     identity = Identity(name, index, (1.5,) * 10, "train", ())
-    return PhotoRecord(f"{name}.jpg", identity).adding(crop).adding(scored).adding(SelectRecord(rank))
+    return PhotoRecord(f"{name}.jpg", identity).with_part(crop).with_part(scored).with_part(SelectRecord(rank))
 
 
 @settings(derandomize=True, deadline=None)

@@ -22,7 +22,7 @@ def face(name: str, side: int) -> Face:
     pixels = torch.randint(0, 256, (3, side + 8, side + 6), dtype=torch.uint8, generator=generator)
     quad = np.array([[2, 3], [2, 3 + side], [2 + side, 3 + side], [2 + side, 3]], dtype=np.float64)
     unread = Face.unread(Photo(name, f"{name}.jpg", (0.0,) * 10), 0)
-    return replace(unread, pixels=pixels, quad=quad, margin=(2, 3, 4, 5)).noted(AlignRecord(padded=False))
+    return replace(unread, pixels=pixels, quad=quad, margin=(2, 3, 4, 5)).with_record(AlignRecord(padded=False))
 
 
 FACES = [face("large", 40), face("small", 25), face("as large", 32), face("smaller", 24)]
@@ -33,7 +33,7 @@ def test_small_faces_are_enlarged(settings: UpscaleSettings, factors: list[int])
     found = Upscale().run(FACES, settings, replace(context(32), batch_windows=3))
     assert [one.photo.id for one in found] == [one.photo.id for one in FACES]
     for before, after, factor in zip(FACES, found, factors, strict=True):
-        assert after.record == before.record.adding(UpscaleRecord(factor))
+        assert after.record == before.record.with_part(UpscaleRecord(factor))
         assert after.pixels.shape[1:] == tuple(factor * length for length in before.pixels.shape[1:])
         assert np.array_equal(after.quad, before.quad * factor)
         assert after.margin == tuple(factor * margin for margin in before.margin)

@@ -74,4 +74,4 @@ def align_face(face: Face, settings: AlignSettings, resolution: int) -> Face:
     upright = warp_quad(pixels, quad, resolution, settings.supersampling)
     whole = quad * 0.0 + [[0, 0], [0, resolution], [resolution, resolution], [resolution, 0]]
     aligned = replace(face, pixels=upright, quad=whole, margin=(0, 0, 0, 0))
-    return aligned.noted(AlignRecord(padded=padding is not None))
+    return aligned.with_record(AlignRecord(padded=padding is not None))

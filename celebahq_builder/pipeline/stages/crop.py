@@ -102,7 +102,7 @@ def crop_face(face: Face, settings: CropSettings, context: PhotoContext) -> Face
         pixels = F.avg_pool2d(pixels[None].float(), shrink)[0].round_().to(torch.uint8)
     left, top, right, bottom = np.abs(inner - outer).tolist()
     cut = replace(face, pixels=pixels, quad=quad - outer[:2], border=border, margin=(left, top, right, bottom))
-    return cut.noted(replace(record, shrink=shrink))
+    return cut.with_record(replace(record, shrink=shrink))
 
 
 def open_photo(

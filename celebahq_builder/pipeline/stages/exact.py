@@ -96,12 +96,12 @@ def _crop(face: Face, settings: CropSettings, context: PhotoContext) -> Face:
     quad, zoom = official_align.crop_quad(np.asarray(face.photo.landmarks).reshape(5, 2), context.resolution)
     small, shrink = official_align.shrink(OfficialImage(image, quad, zoom, context.resolution))
     record = replace(record, quad=quad_corners(quad), zoom=float(zoom), shrink=shrink)
-    return _as_face(face, official_align.crop_region(small), context).noted(record)
+    return _as_face(face, official_align.crop_region(small), context).with_record(record)
 
 
 def _upscale(face: Face, context: PhotoContext) -> Face:
     image, factor = official_align.enlarge(_as_image(face, context))
-    return _as_face(face, image, context).noted(UpscaleRecord(factor))
+    return _as_face(face, image, context).with_record(UpscaleRecord(factor))
 
 
 def align_exactly(face: Face, context: PhotoContext) -> Face:
@@ -110,7 +110,7 @@ def align_exactly(face: Face, context: PhotoContext) -> Face:
     image, padded = official_align.pad(_as_image(face, context))
     whole = np.array([[0, 0], [0, resolution], [resolution, resolution], [resolution, 0]], dtype=np.float32)
     upright = replace(image, image=official_align.resample(image), quad=whole)
-    return _as_face(face, upright, context).noted(AlignRecord(padded))
+    return _as_face(face, upright, context).with_record(AlignRecord(padded))
 
 
 def _as_image(face: Face, context: PhotoContext) -> OfficialImage:

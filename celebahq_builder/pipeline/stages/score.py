@@ -25,4 +25,4 @@ class Score(PhotoStage[NoSettings]):
     def run(self, faces: Sequence[Face], settings: NoSettings, context: PhotoContext) -> list[Face]:
         """Return the faces, all of one size, with their scores; they are scored as one batch."""
         scores = quality_scores(torch.stack([face.pixels for face in faces]))
-        return [face.noted(score) for face, score in zip(faces, scores, strict=True)]
+        return [face.with_record(score) for face, score in zip(faces, scores, strict=True)]

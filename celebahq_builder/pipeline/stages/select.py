@@ -67,7 +67,7 @@ class Select(DatasetStage[SelectSettings]):
         images = read_records(workspace.stage(context.image_stage), context.record_types, ranks.keys())
         image_of = {one.file: one[ImageRecord] for one in images}
         records = read_records(workspace.stage(context.photo_stage), context.record_types, ranks.keys())
-        ranked = [one.adding(image_of[one.file]).adding(SelectRecord(ranks[one.file])) for one in records]
+        ranked = [one.with_part(image_of[one.file]).with_part(SelectRecord(ranks[one.file])) for one in records]
         ranked.sort(key=lambda one: one[SelectRecord].rank)
 
         write_atomic(workspace.selection_path, selection_csv(ranked))

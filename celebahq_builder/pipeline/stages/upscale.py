@@ -59,7 +59,7 @@ class Upscale(PhotoStage[UpscaleSettings]):
         pixels = run_network(chosen, settings.weights, "srgan", SRGenerator.SCALE, settings.tile_px, context)
         enlarged = iter(map(_enlarge, chosen, pixels))
         return [
-            next(enlarged) if is_small else face.noted(UpscaleRecord(1))
+            next(enlarged) if is_small else face.with_record(UpscaleRecord(1))
             for face, is_small in zip(faces, small, strict=True)
         ]
 
@@ -69,4 +69,4 @@ def _enlarge(face: Face, pixels: Tensor) -> Face:
     scale = SRGenerator.SCALE
     left, top, right, bottom = (scale * length for length in face.margin)
     enlarged = replace(face, pixels=pixels, quad=face.quad * scale, margin=(left, top, right, bottom))
-    return enlarged.noted(UpscaleRecord(scale))
+    return enlarged.with_record(UpscaleRecord(scale))
