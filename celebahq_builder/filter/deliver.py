@@ -58,12 +58,12 @@ class Selection:
             )
 
     def _options(self) -> list[str]:
-        given = {"--keep": self.keep, "--min-score": self.min_score, "--top": self.top_percent}
-        return [f"{name} {value:g}" for name, value in given.items() if value is not None]
+        given = {"keep": self.keep, "min_score": self.min_score, "top_percent": self.top_percent}
+        return [f"{name} = {value:g}" for name, value in given.items() if value is not None]
 
     @property
     def option(self) -> str:
-        """The field as an option of the command line; empty if all images are kept."""
+        """The field and its value, such as "keep = 10"; empty if all images are kept."""
         return "".join(self._options())
 
     def count(self, ranked: Sequence[ImageScore]) -> int:
@@ -156,14 +156,14 @@ def plan_delivery(
     if clashes:
         raise DeliveryError(
             f"{len(clashes)} of {len(paths)} names are taken in {out}, first {printable(clashes[0])}: nothing is "
-            f"overwritten, so nothing was {mode.done}; give another --out"
+            f"overwritten, so nothing was {mode.done}; choose another `out`"
         )
     stale, changed = _earlier_files(out, set(paths))
     if stale and not prune:
         raise DeliveryError(
             f"{out} holds {_counted(len(stale))} of an earlier celebahq filter that this selection does not have, "
-            f"first {printable(stale[0].path)}; nothing was {mode.done}: add --prune to remove "
-            f"{'it' if len(stale) == 1 else 'exactly these'}, or give another --out"
+            f"first {printable(stale[0].path)}; nothing was {mode.done}: add `prune` to remove "
+            f"{'it' if len(stale) == 1 else 'exactly these'}, or choose another `out`"
         )
     if mode is DeliveryMode.COPY:
         free = shutil.disk_usage(_existing(out)).free
@@ -304,9 +304,9 @@ def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DeliveryError(f"{out} cannot be made: {error.strerror}; give another --out") from None
+        raise DeliveryError(f"{out} cannot be made: {error.strerror}; choose another `out`") from None
     if not os.access(out, os.W_OK | os.X_OK):
-        raise DeliveryError(f"nothing can be written into {out}; give another --out")
+        raise DeliveryError(f"nothing can be written into {out}; choose another `out`")
 
 
 def _clean_up(record: DeliveryRecord) -> None:

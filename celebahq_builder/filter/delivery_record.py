@@ -91,7 +91,9 @@ class DeliveryRecord:
         data = self._read()
         self._has_head = data.startswith(RECORD_HEAD)
         if not self._has_head and not RECORD_HEAD.startswith(data):
-            raise DeliveryError(f"{self.path} is not a record of celebahq filter; move it away, or give another --out")
+            raise DeliveryError(
+                f"{self.path} is not a record of celebahq filter; move it away, or choose another `out`"
+            )
         for line in data.splitlines()[1:]:
             with contextlib.suppress(KeyError, TypeError, ValueError):  # cut off by a kill
                 self._apply(json.loads(line))
@@ -108,7 +110,7 @@ class DeliveryRecord:
             return b""
         except OSError as failure:
             error = failure.strerror or str(failure)
-        raise DeliveryError(f"{self.path} cannot be read as a record of celebahq filter: {error}; give another --out")
+        raise DeliveryError(f"{self.path} cannot be read as a record of celebahq filter: {error}; choose another `out`")
 
     def _apply(self, line: dict[str, Any]) -> None:
         if "removed" in line:

@@ -98,7 +98,7 @@ def filter_folder(
         kept_csv = records.kept_csv(kept)
         if places.list_path and places.list_path.exists() and places.list_path.read_bytes() != kept_csv:
             raise DeliveryError(
-                f"--list {places.list_path} holds another list; nothing is overwritten: delete it or give another name"
+                f"`list_path` {places.list_path} holds another list and is not overwritten; choose another name"
             )
 
         # Write and deliver
@@ -122,10 +122,10 @@ def filter_folder(
 
 def _check_arguments(out: StrPath | None, mode: DeliveryMode | None, prune: bool, list_path: StrPath | None) -> None:
     if out and list_path:
-        raise RecipeError("give --out DIR2 for the images, or --list FILE.csv for their names, not both")
-    for option in (f"--{mode}" if mode else "", "--prune" if prune else ""):
-        if option and not out:
-            raise RecipeError(f"{option} needs a destination: add --out DIR2")
+        raise RecipeError("give `out` for the images, or `list_path` for their names, not both")
+    for what in (f"to {mode} images" if mode else "", "`prune`" if prune else ""):
+        if what and not out:
+            raise RecipeError(f"{what} needs a destination: add `out`")
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,11 @@ class _Places:
             problem = "is not a folder" if folder.exists() else "does not exist"
             raise SourceError(f"{given} {problem}; give a folder of images")
         if not folder.name and not scores:
-            raise RecipeError(f"{folder} has no parent folder for the scores; add --scores DIR3")
+            raise RecipeError(f"{folder} has no parent folder for the scores; add `scores`")
         scores = (scores or folder.with_name(f"{folder.name}-scores")).resolve()
         places = cls(folder, scores, out and out.resolve(), list_path and list_path.resolve())
         if folder in (places.scores, places.out) or places.scores == places.out:
-            raise RecipeError("the folder of images, --out and --scores must be three different folders")
+            raise RecipeError("the folder of images, `out` and `scores` must be three different folders")
         if places.list_path and places.list_path.exists():
             _check_list(places.list_path)
         return places
@@ -163,7 +163,7 @@ def _check_list(path: Path) -> None:
         with path.open("rb") as file:
             if records.is_kept_csv(file.read(1000)):
                 return
-    raise DeliveryError(f"--list {path} exists and is not a list of this command; give another name")
+    raise DeliveryError(f"`list_path` {path} exists and is not a list of this command; choose another name")
 
 
 def _check_out(places: _Places, store: ScoreStore) -> None:
@@ -173,7 +173,7 @@ def _check_out(places: _Places, store: ScoreStore) -> None:
         return
     if out.is_dir() and any(out.iterdir()):
         raise DeliveryError(
-            f"--out {out} is in the folder of images and not empty: its images would not be scored; give a new folder"
+            f"`out` {out} is in the folder of images and not empty: its images would not be scored; give a new folder"
         )
 
 

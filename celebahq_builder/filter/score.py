@@ -165,7 +165,7 @@ def _open_regular(path: Path) -> int:
 
 
 def _score(path: str, size_bytes: int, mtime_ns: int, data: bytes, pixels_max: int) -> ImageScore:
-    image, notes = open_rgb(data, pixels_max, "--pixels-max")
+    image, notes = open_rgb(data, pixels_max, "pixels_max")
     left, top, side = centred_square(image.width, image.height)
     quality = score_image(np.asarray(image.crop((left, top, left + side, top + side))))
     parts = tuple(round(value, DECIMALS) for value in dataclasses.astuple(quality))

@@ -70,7 +70,7 @@ class ScoreStore:
             if others:
                 raise WorkspaceError(
                     f"{self.root} exists and holds no scores, but {records.printable(others[0])}; "
-                    "give an empty or new --scores folder"
+                    "choose an empty or new folder as `scores`"
                 )
         if self.about_path.exists():
             self.about()  # raises for a file of something else
@@ -87,7 +87,7 @@ class ScoreStore:
         if about["folder"] != os.fspath(folder):
             raise WorkspaceError(
                 f"{self.root} holds the scores of {about['folder']}, this command scores {folder}; "
-                "give another --scores"
+                "choose another `scores`"
             )
         if about["rules"] != scoring_rules():
             self.scored_path.unlink(missing_ok=True)  # first, so that a kill between the two lines mixes no scores
@@ -97,7 +97,7 @@ class ScoreStore:
         """Return the contents of ``filter.json``."""
         about = read_json(self.about_path)
         if not isinstance(about, dict) or not {"folder", "rules", "delivered_to"} <= about.keys():
-            raise WorkspaceError(f"{self.about_path} was changed from outside; restore it, or give another --scores")
+            raise WorkspaceError(f"{self.about_path} was changed from outside; restore it, or choose another `scores`")
         return about
 
     def destinations(self) -> list[Path]:

@@ -58,10 +58,10 @@ def test_a_percentage_is_exact() -> None:
 
 
 def test_only_one_criterion_is_allowed() -> None:
-    with pytest.raises(RecipeError, match=r"give one of --keep 3 and --top 2\.5, not both"):
+    with pytest.raises(RecipeError, match=r"give one of keep = 3 and top_percent = 2\.5, not both"):
         Selection(keep=3, top_percent=2.5)
     options = [selection.option for selection in (Selection(), Selection(keep=3), Selection(min_score=0.25))]
-    assert options == ["", "--keep 3", "--min-score 0.25"]
+    assert options == ["", "keep = 3", "min_score = 0.25"]
 
 
 # --- Delivery ------------------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_earlier_files_are_refused_and_pruned(
     carry_out(folder, out, mode)
     (out / "mine.jpg").write_text("mine")
     with pytest.raises(
-        DeliveryError, match=r"out holds 3 files of an earlier .*, first sub/a.jpg; .* add --prune"
+        DeliveryError, match=r"out holds 3 files of an earlier .*, first sub/a.jpg; .* add `prune`"
     ) as caught:
         plan_delivery(folder, out, mode, NAMES[:1])
     assert "\n" not in str(caught.value)

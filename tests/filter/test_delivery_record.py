@@ -51,7 +51,7 @@ def test_a_file_of_the_user_in_the_place_of_the_record(folder: Path, tmp_path: P
         (out / RECORD_NAME).symlink_to(mine)
     else:
         shutil.copy(mine, out / RECORD_NAME)
-    with pytest.raises(DeliveryError, match=r"record of celebahq filter.*give another --out"):
+    with pytest.raises(DeliveryError, match=r"record of celebahq filter.*choose another `out`"):
         plan_delivery(folder, out, DeliveryMode.COPY, NAMES)
     assert (out / RECORD_NAME).read_text() == mine.read_text() == "mine"
 

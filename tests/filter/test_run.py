@@ -95,7 +95,7 @@ def test_every_file_is_in_the_table(folder: Path) -> None:
     said = "\n".join(result.lines())
     assert "25 images: 8 kept + 9 below the cut + 8 without a score" in said
     assert "  TOO_LARGE: 1: the photo has more pixels" in said
-    assert "    bomb.png: 4100 x 4100 px; --pixels-max allows 16000000" in said
+    assert "    bomb.png: 4100 x 4100 px; pixels_max allows 16000000" in said
     assert "skipped: 1 other file (1 .txt), 1 hidden" in said
 
 
@@ -178,7 +178,7 @@ def test_a_smaller_selection_needs_prune(scored: Path, folder: Path) -> None:
 def test_an_empty_selection_prunes_all(folder: Path) -> None:
     out = folder.parent / "best"
     run(folder, keep=2, out=out)
-    with pytest.raises(DeliveryError, match=r"holds 2 files .* add --prune"):
+    with pytest.raises(DeliveryError, match=r"holds 2 files .* add `prune`"):
         run(folder, min_score=1, out=out)
     run(folder, min_score=1, out=out, prune=True)
     assert tree(out) == {}
@@ -221,7 +221,7 @@ def test_the_list_of_kept_images(scored: Path, folder: Path) -> None:
     written = path.stat().st_mtime_ns
     run(folder, keep=3, list_path=path)
     assert path.stat().st_mtime_ns == written
-    with pytest.raises(DeliveryError, match="holds another list; nothing is overwritten"):
+    with pytest.raises(DeliveryError, match="holds another list and is not overwritten"):
         run(folder, keep=4, list_path=path)
     assert len(rows(path)) == 3
     mine = folder.parent / "mine.csv"
@@ -274,10 +274,10 @@ def test_a_selection_of_all_and_of_none(folder: Path) -> None:
         ({"folder": "in", "out": "in"}, RecipeError, "must be three different folders"),
         ({"folder": "in", "scores": "in"}, RecipeError, "must be three different folders"),
         ({"folder": "in", "scores": "texts"}, WorkspaceError, "holds no scores, but a.txt"),
-        ({"folder": "in", "scores": "texts/a.txt"}, WorkspaceError, "choose another --scores"),
+        ({"folder": "in", "scores": "texts/a.txt"}, WorkspaceError, "choose another `scores`"),
         ({"folder": "in", "out": "b", "list_path": "c.csv"}, RecipeError, "not both"),
-        ({"folder": "in", "mode": DeliveryMode.LINK}, RecipeError, "--link needs a destination: add --out DIR2"),
-        ({"folder": "in", "prune": True}, RecipeError, "--prune needs a destination: add --out DIR2"),
+        ({"folder": "in", "mode": DeliveryMode.LINK}, RecipeError, "to link images needs a destination: add `out`"),
+        ({"folder": "in", "prune": True}, RecipeError, "`prune` needs a destination: add `out`"),
         ({"folder": "in", "out": "texts/a.txt"}, DeliveryError, "9 of 9 names are taken"),
     ],
 )

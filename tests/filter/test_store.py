@@ -89,7 +89,9 @@ def test_a_cut_off_list_of_scores_loses_only_its_last_line(scored: Path, folder:
 
 
 def test_scores_of_another_folder_are_refused(scored: Path, folder: Path) -> None:
-    with pytest.raises(WorkspaceError, match=r"holds the scores of .*, this command scores .*; give another --scores"):
+    with pytest.raises(
+        WorkspaceError, match=r"holds the scores of .*, this command scores .*; choose another `scores`"
+    ):
         run(folder, scores=Path(f"{scored}-scores"))
 
 
@@ -97,7 +99,9 @@ def test_only_own_unfinished_files_are_removed(folder: Path) -> None:
     scores = folder.parent / "scores"
     scores.mkdir()
     (scores / "thesis.partial").write_text("mine")
-    with pytest.raises(WorkspaceError, match=r"holds no scores, but thesis\.partial; give an empty or new --scores"):
+    with pytest.raises(
+        WorkspaceError, match=r"holds no scores, but thesis\.partial; choose an empty or new folder as `scores`"
+    ):
         run(folder, scores=scores)
     assert [path.name for path in scores.iterdir()] == ["thesis.partial"]
     (scores / "thesis.partial").unlink()
