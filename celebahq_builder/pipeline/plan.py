@@ -1,4 +1,4 @@
-"""The plan of a build: what the request asks of a run directory in a certain state."""
+"""The plan of a build: a request, the state of its run directory, and the work that is left."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ class BuildRequest:
     start: str | None
     redo: str | None
     deltas: Path | None
+    """Folder of the official deltas."""
 
     @property
     def inputs(self) -> BuildInputs:
@@ -267,7 +268,7 @@ def versions() -> dict[str, str]:
 
 
 def describe_plan(plan: Plan) -> Iterator[str]:
-    """Yield what a run would do, in lines: settings with their sources, stages, disk space."""
+    """Yield the plan in lines for people: settings with their sources, stages, disk space."""
     request, source = plan.request, plan.request.source
     yield "settings:"
     for key, value in flatten(to_mapping(request.recipe)).items():
@@ -298,5 +299,6 @@ def _disk_bytes(plan: Plan) -> float:
     batches_done = len(plan.state.stage(plan.image_stage).batches)
     images_left = photos - min(batches_done * plan.batch_photos, photos) if plan.image_stage in plan.on_disk else 0
     pyramid = {"none": 4.0, "gzip": 2.7, "blosc2": 2.4}[recipe.settings(Pack()).compression]
-    to_pack = 0 if plan.state.stage("pack").mark else min(photos, recipe.settings(Select()).keep)
+    is_packed_now = "pack" in plan.on_disk and not plan.is_complete("pack")
+    to_pack = min(photos, recipe.settings(Select()).keep) if is_packed_now else 0
     return images_left * pixels * 1.3 + to_pack * pixels * pyramid

@@ -1,4 +1,4 @@
-"""The interface of a stage: what each stage declares, and what it is given when it runs."""
+"""The interface of a stage: its declarations, and the context in which it runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class BuildInputs:
-    """What a build depends on beside the settings of its stages."""
+    """Inputs of a build beside the settings of its stages."""
 
     source: PhotoSource
     resolution: int
@@ -43,7 +43,7 @@ class Stage(ABC, Generic[S]):
     name: ClassVar[str]
     """Name in recipes, options, manifests and reports: the class's name in lower case."""
     version: ClassVar[int] = 1
-    """Increase it when the results change for equal settings: results of before are then refused."""
+    """Increase it when the results change for equal settings: earlier results are then refused."""
     Settings: type[S]
     """Frozen dataclass: the stage's table in a recipe."""
     Record: type | None = None
@@ -62,7 +62,7 @@ class Stage(ABC, Generic[S]):
 
 @dataclass
 class PhotoContext:
-    """What photo stages are given in a worker process."""
+    """Context of photo stages in a worker process."""
 
     resolution: int
     """Side length of the result in px."""
@@ -102,7 +102,7 @@ class PhotoStage(Stage[S]):
 
 @dataclass(frozen=True)
 class DatasetContext:
-    """What a dataset stage is given in the main process."""
+    """Context of a dataset stage in the main process."""
 
     workspace: Workspace
     inputs: BuildInputs

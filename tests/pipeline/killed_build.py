@@ -7,24 +7,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from celebahq_builder.hdf5 import writer
-from celebahq_builder.pipeline import batch, build, workspace
+from celebahq_builder.hdf5.writer import PyramidWriter
+from celebahq_builder.pipeline import batch, build
 from celebahq_builder.pipeline.stages import load_stages, select
+from celebahq_builder.pipeline.workspace import StageFolder
 from tests.conftest import build_tiny
 
-POINTS: dict[str, tuple[Any, str]] = {
-    **{stage.name: (type(stage), "run") for stage in load_stages("paper")},
-    "image": (batch, "write_partial"),
-    "batch": (build, "publish_batch"),
-    "manifest": (workspace.StageFolder, "write_manifest"),
-    "complete": (workspace.StageFolder, "complete"),
-    "selection": (select, "select_best"),
-    "level": (writer.PyramidWriter, "write"),
-    "publish": (writer.PyramidWriter, "finish"),
-    "report": (build, "write_build_report"),
-    "rename": (Path, "replace"),
+POINTS: dict[str, tuple[Any, Callable[..., Any]]] = {
+    **{stage.name: (type(stage), type(stage).run) for stage in load_stages("paper")},
+    "image": (batch, batch.write_partial),
+    "batch": (build, build.publish_batch),
+    "manifest": (StageFolder, StageFolder.write_manifest),
+    "complete": (StageFolder, StageFolder.complete),
+    "selection": (select, select.select_best),
+    "level": (PyramidWriter, PyramidWriter.write),
+    "publish": (PyramidWriter, PyramidWriter.finish),
+    "report": (build, build.write_build_report),
+    "rename": (Path, Path.replace),
 }
-"""Points at which a run can be killed: just before the COUNT-th call of a function."""
+"""Points at which a run can be killed: module or class, and its function before whose COUNT-th call it is killed."""
 
 
 def killing(function: Callable[..., Any], count: int) -> Callable[..., Any]:
@@ -43,6 +44,6 @@ def killing(function: Callable[..., Any], count: int) -> Callable[..., Any]:
 
 if __name__ == "__main__":
     out, point, count = sys.argv[1:]
-    owner, name = POINTS[point]
-    setattr(owner, name, killing(getattr(owner, name), int(count)))
+    owner, function = POINTS[point]
+    setattr(owner, function.__name__, killing(function, int(count)))
     build_tiny(Path(out))

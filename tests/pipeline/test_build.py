@@ -23,6 +23,7 @@ def test_arguments_override_the_recipe(tmp_path: Path) -> None:
     source, out = read_celeba(SAMPLE), tmp_path / "run"
     arguments = {"recipe": replace(TINY, resolution=128), "resolution": 64, "keep": 2, "ids": ["000001", "000002.jpg"]}
     lines = dry_run(source, str(out), **arguments)
+    assert any(line.startswith("disk: about 0.0 GB still to be written, ") for line in lines)
     assert "  select.keep = 2  (`keep`)" in lines
     assert "  resolution = 64  (`resolution`)" in lines
     assert "  align: 0 of 1 batches done" in lines
