@@ -138,7 +138,7 @@ def verify_workspace(workspace: Workspace) -> Iterator[str]:
     if summary := state.summary:
         last: dict[str, Outcome] = {}
         for _, _, one in workspace.final_outcomes(run):
-            if isinstance(last.get(one.photo, one), Kept):
+            if isinstance(last.get(one.photo, Kept(one.photo)), Kept):  # a photo ends at its first other outcome
                 last[one.photo] = without_record(one)
         by_table = (outcome.from_json(values) for values in run.rejected_by_table)
         for name, number in count_outcomes([*by_table, *last.values()]).items():

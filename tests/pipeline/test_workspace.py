@@ -447,3 +447,11 @@ def test_verify_checks_the_result_after_a_shorter_run(tiny_copy: Path) -> None:
     build_tiny(tiny_copy, until="align")
     Workspace(tiny_copy).hdf5_path(64).unlink()
     assert list(find_problems(tiny_copy)) == ["celebahq-64x64.h5 is missing"]
+
+
+def test_photos_of_all_outcomes_verify(tmp_path: Path) -> None:
+    """Photos that a stage or the selection rejects are counted once."""
+    result = build_tiny(tmp_path / "run", limit=10)
+    assert result.rejected >= 2
+    assert {"CORRUPT_IMAGE", "LOW_SCORE"} <= result.reasons.keys()
+    assert list(find_problems(tmp_path / "run")) == []
