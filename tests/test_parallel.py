@@ -136,7 +136,7 @@ def test_error_of_a_job_comes_through(workers: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:A worker stopped while some jobs were given")
 def test_killed_worker() -> None:
-    with pytest.raises(WorkspaceError, match=r"a worker process was killed .* a smaller `workers`"):
+    with pytest.raises(WorkspaceError, match=r"a worker process was killed.* a smaller `workers`"):
         list(parallel.run(dies_at_three, range(20), workers=2))
     assert list(parallel.run(square, range(3), workers=2, ordered=True)) == [0, 1, 4]
 

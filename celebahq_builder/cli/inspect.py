@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, celebahq
+from celebahq_builder.cli.main import PATH, celebahq, name_options
 from celebahq_builder.errors import CelebAHQError, FormatError
 
 if TYPE_CHECKING:
@@ -103,13 +103,15 @@ def compare(a: Path, b: Path, **asked: Any) -> None:
     from celebahq_builder.hdf5.reader import PyramidFile
     from celebahq_builder.inspect import compare as compare_module
 
+    parameters = click.get_current_context().command.params
+
     try:
         with PyramidFile.with_images(a) as one, PyramidFile.with_images(b) as other:
             result = compare_module.compare(one, other, **asked)
             for line in compare_module.comparison_lines(one, other, result):
-                click.echo(line)
+                click.echo(name_options(line, parameters))
     except CelebAHQError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {name_options(str(error), parameters)}", err=True)
         raise click.exceptions.Exit(2) from None
     if not result.equal:
         raise click.exceptions.Exit(1)

@@ -14,7 +14,7 @@ import logging
 import tarfile
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple
@@ -54,7 +54,7 @@ class Member(NamedTuple):
     """Its contents, which can be read until the next member is asked for."""
 
 
-def members(path: Path) -> Iterator[Member]:
+def members(path: Path) -> Generator[Member, None, None]:
     """Yield the files of a tar in their order, without folders and hidden files.
 
     Memory does not depend on the number of members.
@@ -178,29 +178,32 @@ def _scan(path: Path, images: _Images) -> Iterator[Record]:
     others: Counter[str] = Counter()
     for number, shard in enumerate(images.shards):
         first = len(images.names)
-        for key, group in itertools.groupby(members(shard), _key):
-            if key is None:
-                others["no ending"] += len(list(group))
-                continue
-            parts: dict[str, bytes] = {}
-            found = len(images.names)
-            for member in group:
-                where, ending = f"{shard}: {member.name}", member.name.removeprefix(key).lower()
-                if ending in IMAGE_SUFFIXES:
-                    images.add(number, member, image_file.read_header(member.file, where, member.size_bytes))
-                elif ending in parts:
-                    raise FormatError(f"{where} occurs twice in sample {key}; remove one of them")
-                elif ending not in (".json", ".cls"):
-                    others[ending] += 1
-                elif member.size_bytes > RECORD_MAX_BYTES:
-                    size = f"{member.size_bytes} bytes, expected at most {RECORD_MAX_BYTES}"
-                    raise FormatError(f"{where} has {size}; remove it")
-                else:
-                    parts[ending] = member.file.read()
-            if len(images.names) != found + 1:
-                has = f"the images {', '.join(images.names[found:])}" if images.names[found:] else "no image"
-                raise FormatError(f"{shard}: sample {key} has {has}; expected one, as {key}.png: make the shard again")
-            yield _parse_record(f"{shard}: {images.names[-1]}", parts)
+        with contextlib.closing(members(shard)) as files:  # so that an error closes the shard
+            for key, group in itertools.groupby(files, _key):
+                if key is None:
+                    others["no ending"] += len(list(group))
+                    continue
+                parts: dict[str, bytes] = {}
+                found = len(images.names)
+                for member in group:
+                    where, ending = f"{shard}: {member.name}", member.name.removeprefix(key).lower()
+                    if ending in IMAGE_SUFFIXES:
+                        images.add(number, member, image_file.read_header(member.file, where, member.size_bytes))
+                    elif ending in parts:
+                        raise FormatError(f"{where} occurs twice in sample {key}; remove one of them")
+                    elif ending not in (".json", ".cls"):
+                        others[ending] += 1
+                    elif member.size_bytes > RECORD_MAX_BYTES:
+                        size = f"{member.size_bytes} bytes, expected at most {RECORD_MAX_BYTES}"
+                        raise FormatError(f"{where} has {size}; remove it")
+                    else:
+                        parts[ending] = member.file.read()
+                if len(images.names) != found + 1:
+                    has = f"the images {', '.join(images.names[found:])}" if images.names[found:] else "no image"
+                    raise FormatError(
+                        f"{shard}: sample {key} has {has}; expected one, as {key}.png: make the shard again"
+                    )
+                yield _parse_record(f"{shard}: {images.names[-1]}", parts)
         name, times = max(Counter(images.names[first:]).items(), key=lambda item: item[1], default=("", 1))
         if times > 1:
             raise FormatError(f"{shard} holds {times} images named {name}; make it again")

@@ -88,7 +88,7 @@ def staging(target: Path, plan: dict[str, Any]) -> Iterator[Staging]:
             if held.intact:
                 stage.data.rename(target)
         except BaseException as error:
-            if not held.intact and isinstance(error, (OSError, FormatError)):
+            if not held.intact and isinstance(error, (OSError, FormatError, WorkspaceError)):
                 raise _vanished(root, target) from None
             if _can_resume(error):
                 raise

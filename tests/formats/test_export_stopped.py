@@ -65,7 +65,7 @@ def test_killed_and_resumed(
     left = target.with_name(target.name + ".partial")
     assert (left / "plan.json").exists()
     assert (left / "checkpoint.json").exists() == (to == "stylegan-zip")
-    (left / "half.1234.partial").write_bytes(b"half")
+    partial_path(left / "plan.json").write_bytes(b"half")
     caplog.clear()
     export(source, target, small_shards(to), workers)
     assert "resuming an earlier command that did not finish" in caplog.messages[0]
@@ -390,7 +390,7 @@ def test_files_of_others_stay(
     left = stopped(source, tmp_path / "faces", monkeypatch)
     (left / "notes.txt").write_text("mine")
     if fails:
-        failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith(".metadata.jsonl"))
+        failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith("metadata.jsonl"))
         with pytest.raises(CelebAHQError, match="no space left"):
             export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
     else:

@@ -152,7 +152,7 @@ def test_batch_and_layer_normalisation() -> None:
         discriminator(generator(latents, 4), 4)
         assert len(seen) == (1 + 2 + 2) * 2
         for (net, _), features in seen.items():
-            over = (0, 2, 3) if net == "Generator" else (1, 2, 3)
+            over = (0, 2, 3) if net == "GeneratorNetwork" else (1, 2, 3)
             assert torch.allclose(features.mean(dim=over), torch.zeros((), dtype=torch.double), atol=1e-6)
             assert torch.allclose(features.std(dim=over, correction=0), torch.ones((), dtype=torch.double), atol=1e-2)
         together = generator.eval()(latents, 4)

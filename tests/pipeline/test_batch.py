@@ -329,7 +329,7 @@ def test_images_are_on_the_disk_before_the_manifest(tmp_path: Path, monkeypatch:
 
 def test_a_disk_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, errno.EIO, lambda name: name.startswith(".000011.png."))
-    with pytest.raises(WorkspaceError, match=r"000011\.png cannot be written: Input/output error; see to the disk"):
+    with pytest.raises(WorkspaceError, match=r"000011\.png cannot be written: Input/output error; check the disk"):
         run(tmp_path, todo=("align", "score"))
     assert not list(tmp_path.rglob("*.jsonl"))
 

@@ -220,7 +220,7 @@ def test_errors_of_writing(number: int, expected: type[Exception]) -> None:
 def test_read_only_file_system_ends_the_run(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "64m") as disk:
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        with pytest.raises(WorkspaceError, match="file cannot be written: Read-only file system; see to the disk"):
+        with pytest.raises(WorkspaceError, match="file cannot be written: Read-only file system; check the disk"):
             write_atomic(disk / "file", b"x")
 
 
