@@ -93,6 +93,7 @@ def test_unknown_setting_names_line_and_nearest(tmp_path: Path) -> None:
     assert f"{recipe}:4: unknown key align.supersamplin; did you mean supersampling?" in said
 
 
+@pytest.mark.slow
 def test_official_images_from_deltas(tmp_path: Path) -> None:
     release = Release(1024, {3: "000002.jpg"})
     image_list, deltas = release.write(tmp_path / "release")

@@ -113,6 +113,7 @@ def kill_at(folder: Path, mode: DeliveryMode, point: str, count: int, keep: int 
     assert ended.returncode == -signal.SIGKILL, f"not killed at {point}: {ended.stderr}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "point", "count"),
     [
@@ -191,6 +192,7 @@ def test_there_is_no_move(folder: Path) -> None:
     assert len(tree(folder)) == 9
 
 
+@pytest.mark.slow
 def test_killed_while_its_workers_score(tmp_path: Path) -> None:
     folder = make(tmp_path / "in", 40)
     journal = tmp_path / "in-scores" / "scored.jsonl"

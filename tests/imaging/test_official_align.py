@@ -46,6 +46,7 @@ def pinned_versions() -> bool:
     return all(version(name) == number for name, number in PINNED.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", REFERENCE_PHOTOS)
 def test_bytes_are_those_of_the_public_tool(file: str, shared: Path) -> None:
     expected = json.loads((shared / "reference" / "proc_reference.json").read_text())

@@ -70,6 +70,7 @@ def test_figures_of_the_authors_code(faces: Pixels, shared: Path, name: str) -> 
         assert value == pytest.approx(mean, abs=max(3 * std, 0.02 * mean))
 
 
+@pytest.mark.slow
 def test_the_reference_with_the_authors_draws_gives_their_figures(faces: Pixels, shared: Path) -> None:
     """To the last digit; the remaining difference between these and our figures is chance.
 

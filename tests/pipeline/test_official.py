@@ -87,6 +87,7 @@ def test_same_bytes_with_two_workers(built: Path, paths: Paths, tmp_path: Path) 
     assert digest(tmp_path / "run") == digest(built)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
 def test_killed_and_resumed(count: int, built: Path, paths: Paths, tmp_path: Path) -> None:
     out = tmp_path / "run"

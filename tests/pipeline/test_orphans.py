@@ -58,6 +58,7 @@ def orphans(out: Path) -> Iterator[list[int]]:
                     os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "redo"), [(TINY, None), (OTHER, "align")], ids=["same settings", "other settings"])
 def test_orphans_that_write_during_the_next_run(
     recipe: BuildRecipe, redo: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -35,6 +35,7 @@ def kill_at(out: Path, point: str, count: int) -> None:
     assert ended.returncode == -signal.SIGKILL, f"the run was not killed at {point}: {ended.stderr}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "count"),
     [(point, 2 if point in (*PHOTO_STAGES, "image", "batch", "manifest") else 1) for point in POINTS] + [("rename", 9)],
@@ -50,6 +51,7 @@ def test_killed_anywhere(point: str, count: int, tmp_path: Path, tiny_run: Path)
     assert not list(out.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_killed_over_and_over(tmp_path: Path, tiny_run: Path) -> None:
     out = tmp_path / "run"
     for point, count in (("crop", 3), ("image", 5), ("complete", 2), ("level", 1)):
@@ -83,6 +85,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_workers_do_not_outlive_a_killed_run(tmp_path: Path, tiny_run: Path) -> None:
     out = tmp_path / "run"
     script = (
