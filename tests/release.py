@@ -14,7 +14,7 @@ from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.stage import NoSettings
 from celebahq_builder.pipeline.stages.crop import CropSettings
-from celebahq_builder.pipeline.stages.exact import Crop, Upscale, align_exactly
+from celebahq_builder.pipeline.stages.exact import ExactCropStage, ExactUpscaleStage, align_exactly
 from celebahq_builder.pipeline.stages.select import SelectSettings
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.official import COLUMNS, member_name, photo_key, zip_name
@@ -37,8 +37,8 @@ def aligned(file: str, resolution: int) -> np.ndarray:
     """What the delta of a photo is added to, uint8 [3, R, R]."""
     photo = next(photo for photo in read_celeba(SAMPLE).photos if photo.file == file)
     context = photo_context(resolution, "cpu", photo_reader(FOLDER))
-    cropped = Crop().run([Face.unread(photo, 0)], EXACT.crop, context)
-    [upscaled] = Upscale().run(cropped, NoSettings(), context)
+    cropped = ExactCropStage().run([Face.unread(photo, 0)], EXACT.crop, context)
+    [upscaled] = ExactUpscaleStage().run(cropped, NoSettings(), context)
     return align_exactly(upscaled, context).pixels.numpy()
 
 

@@ -25,8 +25,8 @@ from celebahq_builder.pipeline.recipe import (
     resolve,
 )
 from celebahq_builder.pipeline.stage import BuildInputs, DatasetStage, PhotoStage
-from celebahq_builder.pipeline.stages.pack import Pack
-from celebahq_builder.pipeline.stages.select import Select
+from celebahq_builder.pipeline.stages.pack import PackStage
+from celebahq_builder.pipeline.stages.select import SelectStage
 from celebahq_builder.pipeline.workspace import Ingredients, RunDescription, RunState, Workspace
 from celebahq_builder.sources.official import archives, read_image_list
 from celebahq_builder.sources.photo import PhotoSource, listed_photos, subset
@@ -298,7 +298,7 @@ def _disk_bytes(plan: Plan) -> float:
     pixels = recipe.resolution**2
     batches_done = len(plan.state.stage(plan.image_stage).batches)
     images_left = photos - min(batches_done * plan.batch_photos, photos) if plan.image_stage in plan.on_disk else 0
-    pyramid = {"none": 4.0, "gzip": 2.7, "blosc2": 2.4}[recipe.settings(Pack()).compression]
+    pyramid = {"none": 4.0, "gzip": 2.7, "blosc2": 2.4}[recipe.settings(PackStage()).compression]
     is_packed_now = "pack" in plan.on_disk and not plan.is_complete("pack")
-    to_pack = min(photos, recipe.settings(Select()).keep) if is_packed_now else 0
+    to_pack = min(photos, recipe.settings(SelectStage()).keep) if is_packed_now else 0
     return images_left * pixels * 1.3 + to_pack * pixels * pyramid

@@ -41,16 +41,13 @@ class Stage(ABC, Generic[S]):
     """
 
     name: ClassVar[str]
-    """Name in recipes, options, manifests and reports: the class's name in lower case."""
+    """Name in recipes, options, manifests and reports."""
     version: ClassVar[int] = 1
     """Increase it when the results change for equal settings: earlier results are then refused."""
     Settings: type[S]
     """Frozen dataclass: the stage's table in a recipe."""
     Record: type | None = None
     """Frozen dataclass of what the stage adds to the record of a photo; None for a stage that adds nothing."""
-
-    def __init_subclass__(cls) -> None:
-        cls.name = cls.__name__.lower()
 
     def ingredients(self, settings: S, inputs: BuildInputs) -> dict[str, Any]:
         """Return what the result depends on beside version and settings, such as hashes of weights; JSON values."""

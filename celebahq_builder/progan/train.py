@@ -30,7 +30,7 @@ from celebahq_builder.progan.training_metrics import TrainingMetrics
 from celebahq_builder.storage import delete_partial_files, holds, lock, write_atomic
 from celebahq_builder.training.checkpoint import Checkpoint, CheckpointFolder
 from celebahq_builder.training.distributed import DistributedContext
-from celebahq_builder.training.interruption import Interrupted, StopRequest
+from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
 from celebahq_builder.training.logger import TrainingLogger
 
 log = logging.getLogger(__name__)
@@ -265,7 +265,7 @@ class Training:
         try:
             with self.stop.abandonable():
                 return self.metrics.scores(self.progan.averaged, *self._trained_level())
-        except Interrupted:
+        except TrainingInterrupted:
             log.info("tick %d is not measured, because the training is interrupted", self.progress.ticks)
             return {}
 

@@ -23,7 +23,7 @@ from celebahq_builder.metrics.texture import texture_distance, texture_loss
 from celebahq_builder.models.registry import find_entry, load_network
 from celebahq_builder.models.srgan import SRDiscriminator, SRGenerator
 from celebahq_builder.restoration.degradation import apply_jpeg
-from celebahq_builder.restoration.photos import PhotoFolder, downscale_4x, to_pixels, to_tensor
+from celebahq_builder.restoration.photos import TrainingPhotos, downscale_4x, to_pixels, to_tensor
 from celebahq_builder.restoration.pixel_training import upscaled_samples
 from celebahq_builder.restoration.task import Batch, SampleRows, Scores, Task, TrainingRecipe, initial_network
 from celebahq_builder.training.distributed import DistributedContext
@@ -129,7 +129,7 @@ class AdversarialTask(Task):
             raise TrainingError(f"start = {recipe.start} is {start.shape}; expected {expected}")
         self.shape = replace(start.shape, widths=(start.shape.widths[0], *([recipe.noise] if recipe.noise else [])))
         self.crop_px = 4 * recipe.largest_patch_px
-        self.photos = PhotoFolder.read(photos, held_out=recipe.held_out, at_least_px=self.crop_px)
+        self.photos = TrainingPhotos.read(photos, held_out=recipe.held_out, at_least_px=self.crop_px)
         chain_sha256 = find_entry(recipe.chain.weights).sha256
         self.config = {**to_mapping(recipe), "start_sha256": start.sha256, "chain_sha256": chain_sha256}
         # --- Networks and optimizers

@@ -37,7 +37,7 @@ PIXELS_MAX = 178_956_970
 
 
 @dataclass(frozen=True)
-class PhotoFolder:
+class TrainingPhotos:
     """The photos of a folder, split into training photos and held-out photos."""
 
     training: tuple[Pixels | Path, ...]
@@ -50,7 +50,7 @@ class PhotoFolder:
     @classmethod
     def read(
         cls, folder: Path, *, held_out: int, at_least_px: int, in_memory_bytes: int = IN_MEMORY_BYTES
-    ) -> PhotoFolder:
+    ) -> TrainingPhotos:
         """Read all photos in a folder and its subfolders, in the order of their paths.
 
         Files and folders whose names begin with a dot are not read. Transparent pixels are composited over white, and

@@ -17,7 +17,7 @@ from celebahq_builder.errors import TrainingError
 from celebahq_builder.metrics.fidelity import psnr, psnr_y
 from celebahq_builder.models.registry import NetworkShape, find_entry, load_network
 from celebahq_builder.restoration.degradation import DegradationSettings, apply_jpeg, clean_crop_px, degraded_pair
-from celebahq_builder.restoration.photos import PhotoFolder, Pixels, downscale_4x, to_pixels, to_tensor
+from celebahq_builder.restoration.photos import Pixels, TrainingPhotos, downscale_4x, to_pixels, to_tensor
 from celebahq_builder.restoration.task import Batch, SampleRows, Scores, Task, TrainingRecipe, initial_network
 from celebahq_builder.training.distributed import DistributedContext
 
@@ -79,7 +79,7 @@ class PixelTask(Task):
         self.recipe: PixelRecipe = recipe
         self.context, self.shape = context, recipe.net
         at_least_px = recipe.target_px(recipe.largest_patch_px)
-        self.photos = PhotoFolder.read(photos, held_out=recipe.held_out, at_least_px=at_least_px)
+        self.photos = TrainingPhotos.read(photos, held_out=recipe.held_out, at_least_px=at_least_px)
         self.config = config = to_mapping(recipe)
         start: dict[str, Tensor] = {}
         if recipe.start:

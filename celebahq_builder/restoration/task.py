@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from celebahq_builder.models.registry import NetworkShape
-from celebahq_builder.restoration.photos import PhotoFolder, Pixels
+from celebahq_builder.restoration.photos import Pixels, TrainingPhotos
 
 Batch = tuple[list[Pixels], list[Pixels]]
 """Inputs and targets. Where there are no inputs, they are the targets, downscaled by 4 on the training device."""
@@ -94,7 +94,7 @@ class Task(ABC):
     recipe: TrainingRecipe
     config: Mapping[str, object]
     """All that decides the weights, except the photos, as plain values."""
-    photos: PhotoFolder
+    photos: TrainingPhotos
     shape: NetworkShape
     """Shape of `network`."""
     network: nn.Module

@@ -17,7 +17,7 @@ REPEAT_S = 1.0
 received it from the terminal."""
 
 
-class Interrupted(KeyboardInterrupt):
+class TrainingInterrupted(KeyboardInterrupt):
     """Work that may be abandoned was aborted by the first signal."""
 
 
@@ -61,7 +61,7 @@ class StopRequest:
         self._abandonable = True
         try:
             if self.requested:
-                raise Interrupted
+                raise TrainingInterrupted
             yield
         finally:
             self._abandonable = False
@@ -74,4 +74,4 @@ class StopRequest:
             raise KeyboardInterrupt
         if self._abandonable:
             self._abandonable = False
-            raise Interrupted
+            raise TrainingInterrupted

@@ -7,9 +7,9 @@ import torch
 from celebahq_builder.pipeline.batch import photo_context, photo_reader
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.stage import PhotoContext
-from celebahq_builder.pipeline.stages.align import Align, AlignSettings
-from celebahq_builder.pipeline.stages.crop import Crop, CropSettings
-from celebahq_builder.pipeline.stages.upscale import Upscale, UpscaleSettings
+from celebahq_builder.pipeline.stages.align import AlignSettings, AlignStage
+from celebahq_builder.pipeline.stages.crop import CropSettings, CropStage
+from celebahq_builder.pipeline.stages.upscale import UpscaleSettings, UpscaleStage
 from celebahq_builder.sources.photo import Photo
 
 CPU = torch.device("cpu")
@@ -20,12 +20,12 @@ def context(resolution: int, folder: Path = Path("no folder")) -> PhotoContext:
 
 
 def crop_of(photo: Photo, folder: Path, settings: CropSettings, resolution: int) -> Face:
-    return Crop().run([Face.unread(photo, 0)], settings, context(resolution, folder))[0]
+    return CropStage().run([Face.unread(photo, 0)], settings, context(resolution, folder))[0]
 
 
 def upscaled(face: Face, settings: UpscaleSettings, resolution: int) -> Face:
-    return Upscale().run([face], settings, context(resolution))[0]
+    return UpscaleStage().run([face], settings, context(resolution))[0]
 
 
 def aligned(face: Face, resolution: int) -> Face:
-    return Align().run([face], AlignSettings(), context(resolution))[0]
+    return AlignStage().run([face], AlignSettings(), context(resolution))[0]

@@ -26,7 +26,7 @@ from celebahq_builder.pipeline import build_report, report_images
 from celebahq_builder.pipeline import build_report as report_page
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.results import photo_statuses
-from celebahq_builder.pipeline.stages.score import Score
+from celebahq_builder.pipeline.stages.score import ScoreStage
 from celebahq_builder.pipeline.stages.select import SelectSettings
 from celebahq_builder.pipeline.workspace import Workspace
 from tests.browser import browser, visit
@@ -63,15 +63,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A finished run with photos of many outcomes; do not change it, copy it."""
     folder = tmp_path_factory.mktemp("report")
     root = bad_sample(folder / "celeba")
-    run = Score.run
+    run = ScoreStage.run
 
-    def sometimes(stage: Score, faces: Sequence[Face], *arguments: Any) -> list[Face]:
+    def sometimes(stage: ScoreStage, faces: Sequence[Face], *arguments: Any) -> list[Face]:
         if any(face.photo.file == UNLUCKY for face in faces):
             raise RuntimeError("<script>alert('a bug')</script>")
         return run(stage, faces, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Score, "run", sometimes)
+        patch.setattr(ScoreStage, "run", sometimes)
         build_tiny(folder / "run", root, recipe=replace(TINY, select=SelectSettings(keep=8)), limit=None)
     return Workspace(folder / "run")
 

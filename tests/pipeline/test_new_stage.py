@@ -34,8 +34,10 @@ class BrightnessRecord:
     mean: float
 
 
-class Brightness(PhotoStage[BrightnessSettings]):
+class BrightnessStage(PhotoStage[BrightnessSettings]):
     """Compute the mean brightness."""
+
+    name = "brightness"
 
     Settings = BrightnessSettings
     Record = BrightnessRecord
@@ -56,10 +58,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(folder, root / folder.name, ignore=shutil.ignore_patterns("__pycache__"))
     stages = root / "celebahq_builder" / "pipeline" / "stages"
     (stages / "brightness.py").write_text(STAGE)
-    line = '        "score.Score",\n'
+    line = '        "score": "score.ScoreStage",\n'
     text = (stages / "__init__.py").read_text()
     assert line in text
-    (stages / "__init__.py").write_text(text.replace(line, f'        "brightness.Brightness",\n{line}', 1))
+    (stages / "__init__.py").write_text(text.replace(line, f'        "brightness": "brightness.BrightnessStage",\n{line}', 1))
     (root / "tiny.toml").write_text("resolution = 64\n[crop]\ncontext_px = 16\n[brightness]\nlevels = 1\n")
     return root
 

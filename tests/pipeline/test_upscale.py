@@ -8,8 +8,8 @@ import torch
 
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.stages.align import AlignRecord
-from celebahq_builder.pipeline.stages.denoise import Denoise, DenoiseSettings
-from celebahq_builder.pipeline.stages.upscale import Upscale, UpscaleRecord, UpscaleSettings
+from celebahq_builder.pipeline.stages.denoise import DenoiseSettings, DenoiseStage
+from celebahq_builder.pipeline.stages.upscale import UpscaleRecord, UpscaleSettings, UpscaleStage
 from celebahq_builder.sources.photo import Photo
 from tests.pipeline.faces import context, upscaled
 
@@ -30,7 +30,7 @@ FACES = [face("large", 40), face("small", 25), face("as large", 32), face("small
 
 @pytest.mark.parametrize(("settings", "factors"), [(NEEDED, [1, 4, 1, 4]), (ALWAYS, [4] * 4)])
 def test_small_faces_are_enlarged(settings: UpscaleSettings, factors: list[int]) -> None:
-    found = Upscale().run(FACES, settings, replace(context(32), batch_windows=3))
+    found = UpscaleStage().run(FACES, settings, replace(context(32), batch_windows=3))
     assert [one.photo.id for one in found] == [one.photo.id for one in FACES]
     for before, after, factor in zip(FACES, found, factors, strict=True):
         assert after.record == before.record.with_part(UpscaleRecord(factor))
@@ -43,12 +43,12 @@ def test_small_faces_are_enlarged(settings: UpscaleSettings, factors: list[int])
 
 
 def test_denoiser_takes_the_same_faces() -> None:
-    found = Denoise().run(FACES, DenoiseSettings(), replace(context(32), batch_windows=3))
+    found = DenoiseStage().run(FACES, DenoiseSettings(), replace(context(32), batch_windows=3))
     for before, after in zip(FACES, found, strict=True):
-        assert torch.equal(after.pixels, Denoise().run([before], DenoiseSettings(), context(32))[0].pixels)
+        assert torch.equal(after.pixels, DenoiseStage().run([before], DenoiseSettings(), context(32))[0].pixels)
         assert not torch.equal(after.pixels, before.pixels)
         assert (after.margin, after.border, after.record) == (before.margin, before.border, before.record)
 
 
 def test_no_faces() -> None:
-    assert Upscale().run([], ALWAYS, context(32)) == Denoise().run([], DenoiseSettings(), context(32)) == []
+    assert UpscaleStage().run([], ALWAYS, context(32)) == DenoiseStage().run([], DenoiseSettings(), context(32)) == []

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.restoration.photos import PhotoFolder, Pixels, downscale_4x, to_pixels, to_tensor
+from celebahq_builder.restoration.photos import Pixels, TrainingPhotos, downscale_4x, to_pixels, to_tensor
 
 
 def write(path: Path, pixels: Pixels) -> None:
@@ -40,14 +40,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_every_kth_photo_is_held_out(folder: Path) -> None:
-    found = PhotoFolder.read(folder, held_out=3, at_least_px=20)
+    found = TrainingPhotos.read(folder, held_out=3, at_least_px=20)
     assert levels(found.held_out) == [0, 60, 30]
     assert levels(found.training) == [20, 40, 80, 10, 50, 70]
 
 
 @pytest.mark.parametrize("held_out", [0, 1, 2, 4])
 def test_held_out_photos_are_not_training_photos(held_out: int, folder: Path) -> None:
-    found = PhotoFolder.read(folder, held_out=held_out, at_least_px=20)
+    found = TrainingPhotos.read(folder, held_out=held_out, at_least_px=20)
     assert len(found.held_out) == held_out
     assert sorted(levels(found.training) + levels(found.held_out)) == [10 * i for i in range(9)]
 
@@ -58,30 +58,30 @@ def test_small_photos_are_counted_and_other_files_are_not_read(folder: Path, cap
     (folder / "notes.txt").write_text("no photo")
     (folder / "album.png").mkdir()
     with caplog.at_level(logging.INFO, "celebahq_builder"):
-        found = PhotoFolder.read(folder, held_out=0, at_least_px=20)
+        found = TrainingPhotos.read(folder, held_out=0, at_least_px=20)
     assert len(found.training) == 10
     assert 200 not in levels(found.training)
     assert "1 of 11 photos are not used; a side is under 20 px" in caplog.text
 
 
 def test_hidden_files_and_folders_are_not_read(folder: Path) -> None:
-    before = PhotoFolder.read(folder, held_out=2, at_least_px=20)
+    before = TrainingPhotos.read(folder, held_out=2, at_least_px=20)
     (folder / "a" / "._0.png").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
     write(folder / ".ipynb_checkpoints" / "0-checkpoint.png", flat(99))
-    after = PhotoFolder.read(folder, held_out=2, at_least_px=20)
+    after = TrainingPhotos.read(folder, held_out=2, at_least_px=20)
     assert (levels(after.training), after.digest) == (levels(before.training), before.digest)
 
 
 def test_folder_below_a_hidden_folder(tmp_path: Path) -> None:
     write(tmp_path / ".cache" / "photos" / "0.png", flat(1))
     write(tmp_path / ".cache" / "photos" / "1.png", flat(2))
-    assert levels(PhotoFolder.read(tmp_path / ".cache" / "photos", held_out=0, at_least_px=4).training) == [1, 2]
+    assert levels(TrainingPhotos.read(tmp_path / ".cache" / "photos", held_out=0, at_least_px=4).training) == [1, 2]
 
 
 def test_photos_beyond_the_memory_limit_stay_on_disk(folder: Path) -> None:
     """They give the same crops."""
-    memory = PhotoFolder.read(folder, held_out=2, at_least_px=20)
-    disk = PhotoFolder.read(folder, held_out=2, at_least_px=20, in_memory_bytes=3 * 20 * 24 * 3)
+    memory = TrainingPhotos.read(folder, held_out=2, at_least_px=20)
+    disk = TrainingPhotos.read(folder, held_out=2, at_least_px=20, in_memory_bytes=3 * 20 * 24 * 3)
     assert sum(isinstance(photo, Path) for photo in disk.training) == 4
     for seed in range(20):
         crops = [photos.crop(np.random.default_rng(seed), 16) for photos in (memory, disk)]
@@ -92,7 +92,7 @@ def test_all_modes_become_colour(tmp_path: Path) -> None:
     for i, mode in enumerate(("L", "RGBA", "P", "CMYK")):
         Image.fromarray(flat(204)).convert(mode).save(tmp_path / f"{i}.{'jpg' if mode == 'CMYK' else 'png'}")
     Image.fromarray(np.full((20, 24), 204 * 257, np.uint16)).save(tmp_path / "16-bit.png")
-    found = PhotoFolder.read(tmp_path, held_out=0, at_least_px=4)
+    found = TrainingPhotos.read(tmp_path, held_out=0, at_least_px=4)
     assert [photo.shape for photo in found.training if not isinstance(photo, Path)] == [(20, 24, 3)] * 5
     assert np.abs(np.array(levels(found.training)) - 204).max() <= 3
 
@@ -100,37 +100,37 @@ def test_all_modes_become_colour(tmp_path: Path) -> None:
 def test_transparent_pixels_become_white(tmp_path: Path) -> None:
     for i, alpha in enumerate((0, 255)):
         Image.fromarray(np.dstack([flat(10), np.full((20, 24), alpha, np.uint8)])).save(tmp_path / f"{i}.png")
-    assert levels(PhotoFolder.read(tmp_path, held_out=0, at_least_px=4).training) == [255, 10]
+    assert levels(TrainingPhotos.read(tmp_path, held_out=0, at_least_px=4).training) == [255, 10]
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="nowhere is not a folder of photos"):
-        PhotoFolder.read(tmp_path / "nowhere", held_out=1, at_least_px=4)
+        TrainingPhotos.read(tmp_path / "nowhere", held_out=1, at_least_px=4)
 
 
 def test_too_few_photos(folder: Path) -> None:
     message = "0 of 9 photos are at least 21 px wide and high; training needs 4 or more"
     with pytest.raises(TrainingError, match=message):
-        PhotoFolder.read(folder, held_out=2, at_least_px=21)
+        TrainingPhotos.read(folder, held_out=2, at_least_px=21)
     with pytest.raises(TrainingError, match="9 of 9 photos .* training needs 10 or more"):
-        PhotoFolder.read(folder, held_out=5, at_least_px=20)
+        TrainingPhotos.read(folder, held_out=5, at_least_px=20)
     (folder / "none").mkdir()
     with pytest.raises(TrainingError, match="0 of 0 photos .* training needs 2 or more"):
-        PhotoFolder.read(folder / "none", held_out=0, at_least_px=1)
+        TrainingPhotos.read(folder / "none", held_out=0, at_least_px=1)
 
 
 @pytest.mark.parametrize("data", [b"", b"text", b"\x89PNG\r\n\x1a\n"])
 def test_unreadable_photo_is_named(data: bytes, folder: Path) -> None:
     (folder / "bad.png").write_bytes(data)
     with pytest.raises(TrainingError, match=r"bad\.png cannot be read: .*; remove or replace it"):
-        PhotoFolder.read(folder, held_out=1, at_least_px=4)
+        TrainingPhotos.read(folder, held_out=1, at_least_px=4)
 
 
 def test_truncated_photo_is_named(folder: Path) -> None:
     whole = (folder / "a" / "0.png").read_bytes()
     (folder / "bad.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(TrainingError, match=r"bad\.png cannot be read"):
-        PhotoFolder.read(folder, held_out=1, at_least_px=4)
+        TrainingPhotos.read(folder, held_out=1, at_least_px=4)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "broken link"])
@@ -139,7 +139,7 @@ def test_what_is_not_a_regular_file_is_named(kind: str, folder: Path) -> None:
     bad = folder / "bad.png"
     os.mkfifo(bad) if kind == "pipe" else bad.symlink_to(folder / "gone.png")
     with pytest.raises(TrainingError, match=r"bad\.png is not a regular file, or a broken link; remove it"):
-        PhotoFolder.read(folder, held_out=1, at_least_px=4)
+        TrainingPhotos.read(folder, held_out=1, at_least_px=4)
 
 
 # --- Crops ------------------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def gradient(height: int = 40, width: int = 50) -> Pixels:
 
 
 def test_crop_follows_the_generator() -> None:
-    photos = PhotoFolder((gradient(), flat(200, 40, 40)), ())
+    photos = TrainingPhotos((gradient(), flat(200, 40, 40)), ())
     crops = [photos.crop(np.random.default_rng(seed), 16) for seed in range(20)]
     again = [photos.crop(np.random.default_rng(seed), 16) for seed in range(20)]
     assert all(np.array_equal(a, b) for a, b in zip(crops, again, strict=True))
@@ -162,7 +162,7 @@ def test_crop_follows_the_generator() -> None:
 
 def test_crop_without_shrinking_is_a_window_in_one_of_eight_orientations() -> None:
     photo = gradient()
-    photos = PhotoFolder((photo,), ())
+    photos = TrainingPhotos((photo,), ())
     rng = np.random.default_rng(0)
     seen = set()
     corners = set()
@@ -183,7 +183,7 @@ def test_crop_without_shrinking_is_a_window_in_one_of_eight_orientations() -> No
 
 def test_half_of_the_crops_are_shrunk() -> None:
     """Neighbouring rows or columns of a shrunk crop differ by more than 1, and by at most the factor."""
-    photos = PhotoFolder((gradient(60, 60),), ())
+    photos = TrainingPhotos((gradient(60, 60),), ())
     rng = np.random.default_rng(1)
     spans = []
     for _ in range(300):
@@ -196,7 +196,7 @@ def test_half_of_the_crops_are_shrunk() -> None:
 
 def test_shrinking_is_an_area_filter() -> None:
     photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    photos = PhotoFolder((photo,), ())
+    photos = TrainingPhotos((photo,), ())
     crops = [photos.crop(np.random.default_rng(seed), 16, largest_shrink=2.0) for seed in range(60)]
     half = photo.reshape(16, 2, 16, 2, 3).mean(axis=(1, 3))
     assert max(crop.std() for crop in crops) > 1.7 * half.std()
@@ -206,7 +206,7 @@ def test_shrinking_is_an_area_filter() -> None:
 
 
 def test_crop_of_the_whole_photo() -> None:
-    photos = PhotoFolder((gradient(16, 16),), ())
+    photos = TrainingPhotos((gradient(16, 16),), ())
     for seed in range(20):
         assert sorted(photos.crop(np.random.default_rng(seed), 16)[..., 0].ravel()) == sorted(
             gradient(16, 16)[..., 0].ravel()
@@ -214,7 +214,7 @@ def test_crop_of_the_whole_photo() -> None:
 
 
 def test_every_training_photo_is_used() -> None:
-    photos = PhotoFolder(tuple(flat(i) for i in range(5)), (flat(99),))
+    photos = TrainingPhotos(tuple(flat(i) for i in range(5)), (flat(99),))
     rng = np.random.default_rng(0)
     assert {int(photos.crop(rng, 8)[0, 0, 0]) for _ in range(100)} == set(range(5))
 
@@ -234,7 +234,7 @@ def test_images_to_a_batch_and_back() -> None:
 
 def test_validation_crops() -> None:
     photo = np.arange(24 * 24 * 3, dtype=np.int64).astype(np.uint8).reshape(24, 24, 3)[:21]
-    small, large = PhotoFolder((), (photo, flat(3, 500, 390))).validation_crops
+    small, large = TrainingPhotos((), (photo, flat(3, 500, 390))).validation_crops
     assert np.array_equal(small, photo[:16, :24])
     assert large.shape == (384, 384, 3)
 

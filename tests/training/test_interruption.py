@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from celebahq_builder.training import interruption
-from celebahq_builder.training.interruption import Interrupted, StopRequest
+from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
 
 
 def test_the_first_signal_sets_the_flag() -> None:
@@ -34,7 +34,7 @@ def test_a_second_ctrl_c_within_a_second_is_the_same(monkeypatch: pytest.MonkeyP
 def test_abandonable_work_is_aborted() -> None:
     stop = StopRequest()
     with stop.listening():
-        with pytest.raises(Interrupted), stop.abandonable():
+        with pytest.raises(TrainingInterrupted), stop.abandonable():
             signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(Interrupted), stop.abandonable():
+        with pytest.raises(TrainingInterrupted), stop.abandonable():
             raise AssertionError("the work began after the signal")

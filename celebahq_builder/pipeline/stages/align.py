@@ -36,8 +36,10 @@ class AlignRecord:
     """Whether the crop left the photo, so that the photo was padded."""
 
 
-class Align(PhotoStage[AlignSettings]):
+class AlignStage(PhotoStage[AlignSettings]):
     """Turn the face upright, at the size of the result."""
+
+    name = "align"
 
     Settings = AlignSettings
     Record = AlignRecord

@@ -66,8 +66,10 @@ class CropRecord:
     source_sha256: str
 
 
-class Crop(PhotoStage[CropSettings]):
+class CropStage(PhotoStage[CropSettings]):
     """Plan the crop, and cut the photo to what the later stages need."""
+
+    name = "crop"
 
     Settings = CropSettings
     Record = CropRecord

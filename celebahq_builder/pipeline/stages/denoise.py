@@ -25,8 +25,10 @@ class DenoiseSettings:
             raise ValueError(f"denoise.tile_px = {self.tile_px} must be at least 32")
 
 
-class Denoise(PhotoStage[DenoiseSettings]):
+class DenoiseStage(PhotoStage[DenoiseSettings]):
     """Remove compression artefacts; nothing but the pixels changes."""
+
+    name = "denoise"
 
     version = 2
     Settings = DenoiseSettings

@@ -28,8 +28,10 @@ AUTHORS = "Pillow 3.1.1 with libjpeg 8d"
 """Software that the official images were made with."""
 
 
-class Crop(PhotoStage[CropSettings]):
+class ExactCropStage(PhotoStage[CropSettings]):
     """Cut the photo around the face, reduced by Lanczos where it is far too large."""
+
+    name = "crop"
 
     Settings = CropSettings
     Record = CropRecord
@@ -48,8 +50,10 @@ class Crop(PhotoStage[CropSettings]):
         return [_crop(face, settings, context) for face in faces]
 
 
-class Upscale(PhotoStage[NoSettings]):
+class ExactUpscaleStage(PhotoStage[NoSettings]):
     """Enlarge the face by Lanczos, where the paper has a network."""
+
+    name = "upscale"
 
     Settings = NoSettings
     Record = UpscaleRecord
@@ -64,8 +68,10 @@ class Upscale(PhotoStage[NoSettings]):
         return [_upscale(face, context) for face in faces]
 
 
-class Align(PhotoStage[NoSettings]):
+class ExactAlignStage(PhotoStage[NoSettings]):
     """Turn the face upright, check its MD5 against the image list, and add the official delta."""
+
+    name = "align"
 
     Settings = NoSettings
     Record = AlignRecord

@@ -50,8 +50,10 @@ class PackSettings:
         return codec(self.compression, self.level)
 
 
-class Pack(DatasetStage[PackSettings]):
+class PackStage(DatasetStage[PackSettings]):
     """Write the HDF5 file of the selected images, and their labels where they are asked for."""
+
+    name = "pack"
 
     version = 3
     Settings = PackSettings

@@ -13,8 +13,10 @@ from celebahq_builder.pipeline.stage import NoSettings, PhotoContext, PhotoStage
 VERSION = 4
 
 
-class Score(PhotoStage[NoSettings]):
+class ScoreStage(PhotoStage[NoSettings]):
     """Compute the quality score of each face; see `imaging.quality_score`."""
+
+    name = "score"
 
     version = VERSION
     Settings = NoSettings

@@ -50,8 +50,10 @@ class Candidate(NamedTuple):
     score: float
 
 
-class Select(DatasetStage[SelectSettings]):
+class SelectStage(DatasetStage[SelectSettings]):
     """Rank the photos by their scores, and keep the best."""
+
+    name = "select"
 
     Settings = SelectSettings
     Record = SelectRecord

@@ -39,8 +39,10 @@ class UpscaleRecord:
     """Side length after the stage by that before it; 1 where nothing was done."""
 
 
-class Upscale(PhotoStage[UpscaleSettings]):
+class UpscaleStage(PhotoStage[UpscaleSettings]):
     """Enlarge small faces four times; the alignment resamples what is missing beyond that."""
+
+    name = "upscale"
 
     version = 2
     Settings = UpscaleSettings
