@@ -149,7 +149,7 @@ class _Images:
     names: list[str]
     """Names of the members."""
     facts: array[int]
-    """Of each image: number of the shard, offset and size in bytes, width, height and channels."""
+    """For each image: number of the shard, offset and size in bytes, width, height and channels."""
 
     def add(self, shard: int, member: Member, header: Header) -> None:
         self.names.append(member.name)

@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Identity:
-    """What is known of a photo before any stage."""
+    """The data of a photo before any stage."""
 
     id: str
     index: int

@@ -60,7 +60,7 @@ class BuildRequest:
 
     @property
     def inputs(self) -> BuildInputs:
-        """What the results depend on beside the settings of the stages."""
+        """The inputs on which results depend, apart from the settings of the stages."""
         return BuildInputs(self.source, self.recipe.resolution, self.recipe.seed, self.deltas)
 
 
@@ -176,7 +176,7 @@ class Plan:
 
     @cached_property
     def ingredients(self) -> dict[str, Ingredients]:
-        """What the result of each stage depends on: the source, and for all stages up to it version and settings."""
+        """The ingredients of each stage's result: the source, and the versions and settings of all stages up to it."""
         request = self.request
         source = request.source
         own = {"photos": len(source.photos), "limit": request.limit, "ids": request.ids, "sha256": source.sha256()}

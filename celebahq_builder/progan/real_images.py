@@ -30,7 +30,7 @@ class DataIdentity:
     images: int
     resolution: int
     sha256: str
-    """Of the pixels."""
+    """SHA-256 of the pixels."""
     labels_sha256: str | None = None
 
     def to_mapping(self) -> dict[str, int | str]:
@@ -56,7 +56,7 @@ class RealImages:
         self.path, self.recipe, self.context, self.workers = path, recipe, context, workers
         self.identity = check_data(path, recipe)
         self.labels = read_labels(path, recipe, self.identity.images)
-        """Of all images, float32 [N, classes]; None for networks without labels."""
+        """Labels of all images, float32 [N, classes]; None for networks without labels."""
         self.order = Order(self.identity.images, recipe.seed)
         """Its state is the position of the training in the data."""
 

@@ -54,7 +54,7 @@ random streams differ."""
 
 @dataclass(frozen=True)
 class ChainSettings:
-    """How often and how strongly inputs are compressed and then denoised, as the inputs in a build are."""
+    """Frequency and strength of compression before denoising, as for the inputs in a build."""
 
     share: float = 0.5
     """Share of batches whose inputs are compressed and denoised."""
@@ -72,7 +72,7 @@ class AdversarialRecipe(TrainingRecipe):
 
     task: Literal["upscale-adversarially"]
     learning_rate: float = 1e-4
-    """Of the generator; it falls to a tenth along a cosine."""
+    """Learning rate of the generator; it falls to a tenth along a cosine."""
     discriminator_rate: float = 4e-4
     """Learning rate of the discriminator; it is constant."""
     pixel_weight: float = 1.0

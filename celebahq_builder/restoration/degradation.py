@@ -21,7 +21,7 @@ _SAMPLING = (
 
 @dataclass(frozen=True)
 class DegradationSettings:
-    """How often and how strongly training images are degraded. Shares are probabilities, in [0, 1]."""
+    """Frequency and strength of the degradations of training images. Shares are probabilities, in [0, 1]."""
 
     quality_min: int = 8
     """Lowest JPEG quality, on the scale of OpenCV and libjpeg, 1 to 100."""

@@ -44,9 +44,9 @@ class PixelRecipe(TrainingRecipe):
     """`l1`: mean absolute error. `rmse`: root mean squared error of each image, averaged over the images. It is closer
     to PSNR, and all images weigh the same, however strongly they are compressed."""
     learning_rate: float = 5e-4
-    """Of Adam: 200 steps of linear warm-up, then a cosine to zero."""
+    """Learning rate of Adam: 200 steps of linear warm-up, then a cosine to zero."""
     degradation: DegradationSettings = field(default_factory=DegradationSettings)
-    """Of a denoiser's inputs."""
+    """Degradation of the inputs of a denoiser."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
