@@ -61,7 +61,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     line = '        "score": "score.ScoreStage",\n'
     text = (stages / "__init__.py").read_text()
     assert line in text
-    (stages / "__init__.py").write_text(text.replace(line, f'        "brightness": "brightness.BrightnessStage",\n{line}', 1))
+    new = '        "brightness": "brightness.BrightnessStage",\n'
+    (stages / "__init__.py").write_text(text.replace(line, new + line, 1))
     (root / "tiny.toml").write_text("resolution = 64\n[crop]\ncontext_px = 16\n[brightness]\nlevels = 1\n")
     return root
 
