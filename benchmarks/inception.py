@@ -20,9 +20,9 @@ from celebahq_builder.metrics.fid import FeatureMoments, frechet_distance
 from celebahq_builder.metrics.inception import Inception
 from celebahq_builder.metrics.inception_score import inception_score
 from celebahq_builder.metrics.kid import kernel_inception_distance, polynomial_mmd2
-from tests.metrics.inception_file import write_random
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from tests.metrics.inception_file import write_random
 
 IMAGES, FEATURES, CLASSES, THREADS = 50_000, 2048, 1008, 2
 

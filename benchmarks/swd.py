@@ -29,11 +29,11 @@ from table import Row, finish, shared_data
 from celebahq_builder.metrics.batches import Batches
 from celebahq_builder.metrics.ssim import mean_ms_ssim
 from celebahq_builder.metrics.swd import images_read, swd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.reference.ms_ssim import ms_ssim as plain_ms_ssim
 from tests.reference.swd import DrawsOfOurs
 from tests.reference.swd import swd as plain_swd
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 Pixels = NDArray[np.uint8]
 Result = TypeVar("Result")

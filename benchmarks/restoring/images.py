@@ -13,7 +13,7 @@ from torch import Tensor
 from celebahq_builder.imaging.tiles import run_tiled
 from celebahq_builder.models.autoencoder import Autoencoder
 from celebahq_builder.models.srgan import SRGenerator
-from celebahq_builder.restoration.photos import PhotoFolder, Pixels, downscale_4x, to_pixels, to_tensor
+from celebahq_builder.restoration.photos import Pixels, TrainingPhotos, downscale_4x, to_pixels, to_tensor
 
 Network = Autoencoder | SRGenerator
 
@@ -37,7 +37,7 @@ def low_and_high(data: Path, name: str) -> Iterator[tuple[Pixels, Pixels]]:
 
 def held_out(data: Path) -> Iterator[tuple[Pixels, Pixels]]:
     """Yield crops of the photos that no training has seen, reduced and true."""
-    photos = PhotoFolder.read(data / "photos" / "train", held_out=HELD_OUT, at_least_px=TRAINED_AT_LEAST_PX)
+    photos = TrainingPhotos.read(data / "photos" / "train", held_out=HELD_OUT, at_least_px=TRAINED_AT_LEAST_PX)
     for photo in photos.held_out:
         for top in range(0, photo.shape[0] - CROP_PX + 1, CROP_PX):
             for left in range(0, photo.shape[1] - CROP_PX + 1, CROP_PX):
