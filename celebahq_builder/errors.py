@@ -12,9 +12,10 @@ CelebAHQError
 ├── FormatError          a data set file that is missing, truncated or of another format
 └── TrainingError        a training that cannot start or resume
 
-Everything that a user can cause and correct has one of these classes; any other exception is a bug. The command line
-prints ``str(error)`` on one line and exits with code 1. A message says what is wrong, what was expected, what was
-found, where, and what to do. It names arguments of functions in backquotes; the command line prints options instead.
+Errors in data, files and settings have one of these classes. Functions also raise TypeError and ValueError for
+arguments of a wrong type or shape. From a command, any other exception is a bug. The command line prints ``str(error)``
+on one line and exits with code 1. A message says what is wrong, what was expected, what was found, where, and what to
+do. It names arguments of functions in backquotes; the command line prints options instead.
 """
 
 from __future__ import annotations

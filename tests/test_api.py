@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import celebahq_builder as chq
@@ -52,3 +53,12 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "(4, 3, 64, 64)" in printed
     assert "(8, 3, 16, 16)" in printed
     assert "nothing.h5 does not exist" in printed
+
+
+def test_files_that_cannot_be_read() -> None:
+    with pytest.raises(chq.SourceError, match="nothing.jpg cannot be read: No such file"):
+        chq.score("nothing.jpg")
+    with pytest.raises(chq.SourceError, match="nothing.jpg cannot be read: No such file"):
+        chq.align("nothing.jpg", range(10))
+    with pytest.raises(ValueError, match="expected ten numbers, x and y of five points, got 3"):
+        chq.align(np.zeros((9, 9, 3), np.uint8), (1, 2, 3))

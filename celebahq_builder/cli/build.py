@@ -70,7 +70,9 @@ STAGES = stage_names()
     metavar="DIR",
     help="Folder of deltas00000.zip, ..., all or some, with --image-list: makes the official CelebA-HQ, bit for bit.",
 )
-@click.option("--seed", type=click.IntRange(0), metavar="S", help="Seed of everything random.")
+@click.option(
+    "--seed", type=click.IntRange(0), metavar="S", help='Seed of a shuffled order, [pack] order = "shuffled".'
+)
 @click.option(
     "--labels",
     is_flag=True,

@@ -16,7 +16,18 @@ import click
 from celebahq_builder import __version__
 from celebahq_builder.errors import CelebAHQError
 
-PATH = click.Path(path_type=Path, readable=False)
+
+class PathType(click.Path):
+    """Path of a file or folder; an empty text is refused, because it would mean the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = PathType(path_type=Path, readable=False)
 """Path of a file or folder; the function that uses it checks whether it exists."""
 
 

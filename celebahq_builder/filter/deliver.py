@@ -52,10 +52,10 @@ class Selection:
     """Share of the images that have a score, rounded down, but at least one image."""
 
     def __post_init__(self) -> None:
-        if len(self._options()) > 1:
-            raise RecipeError(
-                f"give one of {' and '.join(self._options())}, not both: each says how many images are kept"
-            )
+        given = [name for name in ("keep", "min_score", "top_percent") if getattr(self, name) is not None]
+        if len(given) > 1:
+            names = " and ".join(f"`{name}`" for name in given)
+            raise RecipeError(f"{names} both say how many images are kept; give only one of them")
 
     def _options(self) -> list[str]:
         given = {"keep": self.keep, "min_score": self.min_score, "top_percent": self.top_percent}
@@ -73,7 +73,7 @@ class Selection:
         if self.min_score is not None:
             return sum(image.score >= self.min_score for image in ranked)
         if self.top_percent is not None:
-            share = Fraction(str(self.top_percent)) / 100  # exact: as floats, 0.29 * 100 is less than 29
+            share = Fraction(str(self.top_percent)) / 100  # exact: 0.29 * 100 as floats would be rounded down to 28
             return min(max(int(len(ranked) * share), 1), len(ranked))
         return len(ranked)
 

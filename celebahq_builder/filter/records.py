@@ -24,7 +24,7 @@ PIXELS_MAX = 100_000_000
 """Default limit on the pixels of an image; larger ones are not decoded."""
 
 SCORE_PARTS = ("score", "breadth", "symmetry", "purity", "blockfree")
-"""Fields of `imaging.spectrum.QualityScore`, repeated here because that module imports torch."""
+"""Fields of `imaging.quality_score.QualityScore`, repeated here because that module imports torch."""
 
 DECIMALS = 6
 """Scores are rounded to this many decimals, so scores that differ by less are equal."""
@@ -54,7 +54,7 @@ class ImageScore:
     width_px: int
     height_px: int
     notes: tuple[str, ...] = ()
-    """Conversions that the decoder made, see `imaging.codec.open_rgb`."""
+    """Conversions that the decoder made, see `imaging.image_io.open_rgb`."""
 
     @property
     def score(self) -> float:

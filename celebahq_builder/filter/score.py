@@ -39,7 +39,8 @@ def score_image(image: NDArray[Any] | Path | str) -> QualityScore:
     exact mean of the area that each pixel covers (cv2.INTER_AREA), so its surplus detail neither aliases nor counts.
     A smaller square is enlarged by zero-padding its cosine transform, which adds nothing above the Nyquist frequency
     of the image, so the missing detail lowers the score. A square of 1024x1024 is used unchanged. A square smaller
-    than 64 px has no energy in the scored band, and its score is 0. `imaging.spectrum.quality_scores` has the formula.
+    than 64 px has no energy in the scored band, and its score is 0.
+    `imaging.quality_score.quality_scores` has the formula.
 
     Args:
         image: RGB [H, W, 3] or grey [H, W], at least 1x1 px; uint8, or float in [0, 1]. Or the path of an image file.
@@ -51,14 +52,18 @@ def score_image(image: NDArray[Any] | Path | str) -> QualityScore:
         TypeError: another dtype.
         ValueError: another shape, no pixels, or floats outside [0, 1].
         Rejection: the file is not an image, or it is damaged.
-        OSError: the file cannot be read.
+        SourceError: the file cannot be read.
 
     Example:
         >>> score_image(np.zeros((100, 100, 3), np.uint8)).score
         0.0
     """
     if isinstance(image, (Path, str)):
-        image = pil_to_array(open_rgb(Path(image).read_bytes(), PIXELS_MAX)[0]).transpose(1, 2, 0)
+        try:
+            data = Path(image).read_bytes()
+        except OSError as error:
+            raise SourceError(f"{image} cannot be read: {error.strerror}") from None
+        image = pil_to_array(open_rgb(data, PIXELS_MAX)[0]).transpose(1, 2, 0)
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or 0 in image.shape:
         raise ValueError(f"score_image: expected pixels of shape [H, W, 3] or [H, W], got {list(image.shape)}")
     left, top, side = centred_square(image.shape[1], image.shape[0])

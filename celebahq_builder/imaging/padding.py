@@ -110,7 +110,7 @@ class _Mirrored:
         """Return a part of the padded image, uint8 [3, bottom - top, right - left]."""
         left, top, right, bottom = box
         result = torch.empty((3, bottom - top, right - left), dtype=torch.uint8, device=self.pixels.device)
-        # Deep inside the blur does not reach: those rows and columns are copied.
+        # The blur does not reach rows and columns far from the edge: they are copied.
         first_row, last_row = _inside(self.row_depth, top, bottom)
         first_column, last_column = _inside(self.column_depth, left, right)
         median = self._median()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from celebahq_builder import __version__, outcome, parallel
 from celebahq_builder.config import to_mapping
-from celebahq_builder.errors import WorkspaceError
+from celebahq_builder.errors import SourceError, WorkspaceError
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.outcome import Kept, Rejected
 from celebahq_builder.pipeline.batch import (
@@ -97,9 +97,10 @@ def build(
         source: photos with landmarks; see `sources.celeba.read_celeba` and `sources.folder.read_folder`.
         out: run directory, created if needed.
         recipe: name of a bundled recipe, path of a TOML file, or the settings themselves.
-        keep: photos to keep, best first; None leaves it to the recipe. So for the next three.
+        keep: number of photos to keep, best first. For `keep`, `resolution`, `seed` and `labels`, None takes the value
+            of the recipe.
         resolution: side length of the result in px, a power of two from 64 to 2048.
-        seed: seed of everything random.
+        seed: seed of a shuffled order.
         labels: whether to write CelebA's attributes as labels beside the HDF5 file.
         workers: processes; None uses one per core.
         device: ``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``.
@@ -185,14 +186,24 @@ def align(
 
     Raises:
         Rejection: the photo, or the crop in it, is not good enough.
+        SourceError: the file cannot be read.
+        ValueError: the landmarks are not ten numbers, or the resolution is not a power of two.
 
     >>> landmarks = [314, 213, 416, 212, 363, 275, 308, 320, 422, 318]
     >>> align("tests/sample/celeba/img_celeba/000001.jpg", landmarks, resolution=64).shape
     (3, 64, 64)
     """
     recipe = BuildRecipe(resolution=resolution)
-    data = encode_png(photo.transpose(2, 0, 1)) if isinstance(photo, np.ndarray) else Path(photo).read_bytes()
+    if isinstance(photo, np.ndarray):
+        data = encode_png(photo.transpose(2, 0, 1))
+    else:
+        try:
+            data = Path(photo).read_bytes()
+        except OSError as error:
+            raise SourceError(f"{photo} cannot be read: {error.strerror}") from None
     row = tuple(float(value) for value in np.ravel(np.asarray(landmarks)))
+    if len(row) != 10:
+        raise ValueError(f"landmarks: expected ten numbers, x and y of five points, got {len(row)}")
     face = Face.unread(Photo("photo", "photo" if isinstance(photo, np.ndarray) else str(photo), row), index=0)
     context = photo_context(resolution, "cpu", lambda _: data)
     with deterministic():

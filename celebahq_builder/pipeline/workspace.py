@@ -104,7 +104,7 @@ class ImageRecord:
     bytes: int
     sha256: str
     quad: tuple[tuple[float, float], ...]
-    """See `face.Face`; so for `border` and `margin`."""
+    """Corners of the crop; `quad`, `border` and `margin` are those of `face.Face`."""
     border: int
     margin: tuple[int, int, int, int]
 

@@ -56,7 +56,7 @@ class StopRequest:
         """Let the first signal abort the work inside the context.
 
         Raises:
-            Interrupted: a signal arrived, before the context or inside it.
+            TrainingInterrupted: a signal arrived, before the context or inside it.
         """
         self._abandonable = True
         try:

@@ -182,3 +182,9 @@ def test_train_help_lists_the_keys_that_may_change() -> None:
     assert all(key in text for key in RESUMABLE_KEYS)
     wrong = CliRunner().invoke(cli.celebahq, ["train", "a.h5", "--out", "run", "--changed", "seed"])
     assert (wrong.exit_code, "expected one of schedule.learning_rate" in wrong.output) == (2, True)
+
+
+def test_an_empty_path_is_refused() -> None:
+    """An unset variable of a shell must not mean the working directory."""
+    done = CliRunner().invoke(cli.celebahq, ["build", "--celeba-root", str(SAMPLE), "--out", ""])
+    assert (done.exit_code, "the path is empty" in done.output) == (2, True)
