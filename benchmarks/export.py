@@ -45,7 +45,7 @@ class Faces:
 
     @property
     def count(self) -> int:
-        """How many images there are."""
+        """Number of images."""
         return 2 * len(self.files)
 
     def images(self, start: int = 0) -> Iterator[NamedImage]:

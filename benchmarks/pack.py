@@ -1,4 +1,4 @@
-"""How fast and how small images go into the HDF5 file: ``python benchmarks/pack.py [--pngs DIR | --codecs]``.
+"""Speed of packing and size of the HDF5 file: ``python benchmarks/pack.py [--pngs DIR | --codecs]``.
 
 300 faces of 1024x1024, made from the 28 of the real CelebA-HQ that lie among the test data: mirrored and shifted, so
 that no two are alike and all have the texture that they have; written as the PNGs that a build's align leaves. Or the

@@ -1,4 +1,4 @@
-"""How fast images are drawn for training, beside plain h5py: ``python benchmarks/read.py``.
+"""Speed of reading images for training, compared with plain h5py: ``python benchmarks/read.py``.
 
 Both read the same gzip files, made by this project's writer from real CelebA-HQ images and variants of them, in one
 process on whatever cores there are; plain h5py has one thread, as it holds one lock. Both sides take turns, so that

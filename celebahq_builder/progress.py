@@ -56,14 +56,6 @@ class Progress:
             self.last_line = time.monotonic()
             log.info("%s", self.line())
 
-    def skip(self, items: int) -> None:
-        """Count items that an earlier command has done; they do not count for the rate."""
-        self.first = self.done = self.done + items
-        self.began = time.monotonic()
-        if self.bar is not None:
-            self.bar.initial += items
-            self.bar.update(items)
-
     def line(self) -> str:
         """Return the state of the pass in one line."""
         seconds = max(time.monotonic() - self.began, 1e-9)

@@ -36,7 +36,7 @@ PATCHES = 1024
 
 @dataclass
 class Figures:
-    """What is measured of one network on one set of images."""
+    """Figures of one network on one set of images."""
 
     psnr_db: list[float] = field(default_factory=list)
     spectrum_db: list[float] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What makes an image worse, done to 1024x1024 images; each takes RGB uint8 [S, S, 3] and a generator."""
+"""Degradations of 1024x1024 images; each takes RGB uint8 [S, S, 3] and a generator."""
 
 from __future__ import annotations
 

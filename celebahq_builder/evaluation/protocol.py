@@ -19,7 +19,7 @@ class Metric:
     count: int
     """Number of images (or pairs) in the protocol of the paper."""
     compares: bool
-    """Whether it is a distance between two sets; else it is a property of one set."""
+    """True for a distance between two sets of images, false for a property of one set."""
     least_px: int = 1
     """Resolution of the smallest images."""
     least: int = 2

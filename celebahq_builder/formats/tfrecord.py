@@ -232,7 +232,7 @@ SMALLEST_PX = 4
 """The programs that read these files want all levels down to 4x4, and none below."""
 
 ORDER_SEED = 123
-"""Of shuffled images, as in the ProGAN authors' tool."""
+"""Seed of the shuffled order, the one of the ProGAN authors' tool."""
 
 
 def write(export: ExportJob, stage: Staging) -> Iterator[int]:

@@ -28,7 +28,7 @@ from celebahq_builder.storage.partial_files import (
     may_delete_partial,
     partial_path,
 )
-from celebahq_builder.storage.staging_folder import Staging, source_fingerprint, staging
+from celebahq_builder.storage.staging_folder import Staging, staging
 
 __all__ = [
     "HOST",
@@ -54,7 +54,6 @@ __all__ = [
     "publish_new",
     "read_json",
     "sha256",
-    "source_fingerprint",
     "staging",
     "sync_folder",
     "write_atomic",

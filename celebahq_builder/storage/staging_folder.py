@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import shutil
@@ -186,24 +185,3 @@ def _disk_full(target: Path) -> DiskFull:
     return DiskFull(
         f"no space left to write {target}; its parts are deleted; free some space and run the same command again"
     )
-
-
-def source_fingerprint(path: Path) -> str:
-    """Return a hash of the size and modification time of a file, or of the names, sizes and times in a folder."""
-    if not path.is_dir():
-        return _hash([_line("", path.stat())])
-    lines = []
-    for root, _, files in os.walk(path):
-        for name in files:
-            file = Path(root) / name
-            if file.exists():  # not a broken link
-                lines.append(_line(file.relative_to(path).as_posix(), file.stat()))
-    return _hash(sorted(lines))
-
-
-def _line(name: str, known: os.stat_result) -> str:
-    return f"{name}\0{known.st_size}\0{known.st_mtime_ns}\n"
-
-
-def _hash(lines: list[str]) -> str:
-    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()

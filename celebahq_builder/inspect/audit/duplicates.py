@@ -134,7 +134,7 @@ class Copy:
     likeness: float
     """Correlation of the two images."""
     mirrored: bool
-    """Whether the image is nearer to the mirror image of the first one; then the values above are for that."""
+    """True if the image is closer to the mirrored first image; the values above then refer to the mirrored one."""
 
     @property
     def words(self) -> str:
