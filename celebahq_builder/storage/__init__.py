@@ -1,5 +1,6 @@
 """Files of this package: atomic writes, partial files, locks, and the staging folder of an output."""
 
+from celebahq_builder.storage.bounded_read import parse_json, read_file, read_text
 from celebahq_builder.storage.files import (
     NO_HARD_LINKS,
     NewFiles,
@@ -48,11 +49,14 @@ __all__ = [
     "lock",
     "may_delete_partial",
     "new_files",
+    "parse_json",
     "partial_file",
     "partial_path",
     "publish",
     "publish_new",
+    "read_file",
     "read_json",
+    "read_text",
     "sha256",
     "staging",
     "sync_folder",

@@ -1,0 +1,26 @@
+"""Bounds on what is read from files of users, so that a hostile or damaged file cannot exhaust the memory.
+
+A reader compares the size that a file announces with its bound before it takes the memory. No refusal needs more than
+1 GB.
+"""
+
+MAX_IMAGE_PIXELS = 100_000_000
+"""Pixels of one image: 300 MB as RGB. Photos of 100 megapixels are the largest that cameras in common use make."""
+
+MAX_IMAGE_FILE_BYTES = 1 << 28
+"""Bytes of one image file, 256 MB: enough for an uncompressed TIFF of 80 megapixels."""
+
+MAX_TEXT_BYTES = 1 << 26
+"""Bytes of one text file that is parsed line by line, 64 MB: the landmark table of 202,599 photos has 13 MB."""
+
+MAX_JSON_BYTES = 1 << 26
+"""Bytes of one JSON or TOML document, 64 MB: parsed, it takes about ten times as much."""
+
+MAX_VALUE_BYTES = 1 << 16
+"""Bytes of one text value, such as a name, a label or a cell of a table, 64 KB."""
+
+MAX_CHUNK_BYTES = 1 << 28
+"""Bytes of one chunk, record or row group after decompression, 256 MB: 85 images of 1024x1024."""
+
+MAX_ITEMS = 50_000_000
+"""Images or rows of one data set; LSUN, the largest set in common use, has 10 million in a category."""

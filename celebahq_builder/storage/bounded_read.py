@@ -1,0 +1,93 @@
+"""Reading of files of users with a bound on their size.
+
+A named pipe, a device and a file that is too large are refused before anything of them is read.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+
+from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES, MAX_JSON_BYTES, MAX_TEXT_BYTES
+
+KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+"""Names of what a path may be instead of a regular file."""
+
+
+def read_file(path: Path, max_bytes: int = MAX_IMAGE_FILE_BYTES) -> bytes:
+    """Return the content of a regular file.
+
+    Args:
+        path: path of the file; a symbolic link is followed.
+        max_bytes: largest size in bytes.
+
+    Raises:
+        OSError: the file cannot be opened or read, is not a regular file, or is larger than `max_bytes`. The attribute
+            `strerror` says so in a few words.
+
+    Examples:
+        >>> read_file(Path("/dev/zero"))
+        Traceback (most recent call last):
+        OSError: [Errno 22] a device, not a regular file: '/dev/zero'
+    """
+    # Without O_NONBLOCK, opening a named pipe waits for a writer.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            kind = KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
+            raise OSError(errno.EINVAL, f"{kind}, not a regular file", str(path))
+        if status.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"{status.st_size} bytes; at most {max_bytes} are read", str(path))
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            data = stream.read(max_bytes + 1)  # the file may grow meanwhile, and files of /proc announce no size
+    finally:
+        os.close(descriptor)
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"more than {max_bytes} bytes", str(path))
+    return data
+
+
+def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """Return the content of a UTF-8 text file, without a byte order mark.
+
+    Raises:
+        OSError: see `read_file`.
+        UnicodeDecodeError: the file is not UTF-8; this is a ValueError.
+    """
+    return read_file(path, max_bytes).decode("utf-8-sig")
+
+
+def parse_json(text: str | bytes, max_bytes: int = MAX_JSON_BYTES) -> object:
+    """Return the value of a JSON document.
+
+    Args:
+        text: the document; bytes are UTF-8.
+        max_bytes: largest size of the document in bytes, or in characters for a text.
+
+    Raises:
+        ValueError: the document is too long, nested too deeply, or not JSON.
+
+    Examples:
+        >>> parse_json('{"a": [1, 2]}')
+        {'a': [1, 2]}
+        >>> parse_json("[" * 100_000)
+        Traceback (most recent call last):
+        ValueError: nested too deeply
+    """
+    if len(text) > max_bytes:
+        raise ValueError(f"a document of {len(text)} bytes; at most {max_bytes} are read")
+    try:
+        value: object = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
