@@ -1,12 +1,27 @@
-"""Outcomes of a photo: kept, rejected for a reason, or failed with an error."""
+"""Outcomes of a photo: its quality score; kept, rejected for a reason, or failed with an error."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Any
 
 from celebahq_builder.errors import CelebAHQError
+
+
+@dataclass(frozen=True)
+class QualityScore:
+    """The score of an image and its components, see `imaging.quality_score`; all in [0, 1]; higher is better."""
+
+    score: float
+    """breadth * sqrt(symmetry) * (1 - 0.175 (1 - purity)) * (1 - 0.08 (1 - blockfree))."""
+    breadth: float
+    """Amount of detail over the upper four octaves."""
+    symmetry: float
+    """Uniformity of the energy over each ring of frequencies: 1 if it is as random as that of noise."""
+    purity: float
+    """Depth to which the tail of the spectrum falls; noise, quantisation and hard steps raise the tail."""
+    blockfree: float
+    """1 if edges lie anywhere, 0 if they favour the lines of a grid, such as those of JPEG's blocks."""
 
 
 class Reason(enum.StrEnum):
@@ -23,6 +38,7 @@ class Reason(enum.StrEnum):
     CORRUPT_IMAGE = "CORRUPT_IMAGE"
     TOO_LARGE = "TOO_LARGE"
     DEGENERATE_LANDMARKS = "DEGENERATE_LANDMARKS"
+    MIRRORED_LANDMARKS = "MIRRORED_LANDMARKS"
     LANDMARKS_OUTSIDE = "LANDMARKS_OUTSIDE"
     CROP_TOO_SMALL = "CROP_TOO_SMALL"
     CROP_OUTSIDE = "CROP_OUTSIDE"
@@ -51,6 +67,7 @@ _WORDS = {
     Reason.CORRUPT_IMAGE: "the image is truncated or damaged",
     Reason.TOO_LARGE: "the photo has more pixels than are safe to decode",
     Reason.DEGENERATE_LANDMARKS: "the landmarks coincide, so the crop is undefined",
+    Reason.MIRRORED_LANDMARKS: "the landmarks are those of a mirrored face: left and right, or x and y, are exchanged",
     Reason.LANDMARKS_OUTSIDE: "landmarks lie outside the photo",
     Reason.CROP_TOO_SMALL: "the crop has too few pixels in the photo",
     Reason.CROP_OUTSIDE: "too little of the crop lies inside the photo",
@@ -78,8 +95,12 @@ class Kept:
 
     photo: str
     """File name, relative to the source folder."""
-    record: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, object] = field(default_factory=dict)
     """JSON values."""
+
+    def without_record(self) -> Kept:
+        """Return the outcome without the record, which takes kilobytes."""
+        return Kept(self.photo)
 
 
 @dataclass(frozen=True)
@@ -103,7 +124,7 @@ class Failed:
 Outcome = Kept | Rejected | Failed
 
 
-def to_json(outcome: Outcome) -> dict[str, Any]:
+def to_json(outcome: Outcome) -> dict[str, object]:
     """Return an outcome as JSON values, for `from_json`."""
     match outcome:
         case Kept(photo, record):
@@ -114,13 +135,17 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
             return {"photo": photo, "outcome": "failed", "error": error}
 
 
-def from_json(values: dict[str, Any]) -> Outcome:
-    """Return the outcome of which `to_json` made the values."""
-    rest = {k: v for k, v in values.items() if k not in ("photo", "outcome")}
-    match values["outcome"]:
-        case "kept":
-            return Kept(values["photo"], rest)
-        case "rejected":
-            return Rejected(values["photo"], Reason(rest["reason"]), rest["detail"])
-        case _:
-            return Failed(values["photo"], rest["error"])
+def from_json(values: object) -> Outcome:
+    """Return the outcome of which `to_json` made the values.
+
+    Raises:
+        ValueError: they are not those of an outcome.
+    """
+    match values:
+        case {"photo": str(photo), "outcome": "kept", **record}:
+            return Kept(photo, {str(key): value for key, value in record.items()})
+        case {"photo": str(photo), "outcome": "rejected", "reason": str(reason), "detail": str(detail)}:
+            return Rejected(photo, Reason(reason), detail)
+        case {"photo": str(photo), "outcome": "failed", "error": str(error)}:
+            return Failed(photo, error)
+    raise ValueError(f"{str(values)[:80]!r} is not an outcome")

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from celebahq_builder.outcome import QualityScore as QualityScore
+
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue (ITU-R BT.601)."""
 
@@ -59,22 +61,6 @@ PURITY_WEIGHT = 0.175
 GRID_LOG10 = (1.3, 2.5)
 """log10 of the prominence of the strongest line of the edges' spectrum where blockfree is 1, and where it is 0."""
 BLOCKFREE_WEIGHT = 0.08
-
-
-@dataclass(frozen=True)
-class QualityScore:
-    """The score of an image and its components, all in [0, 1]; higher is better."""
-
-    score: float
-    """breadth * sqrt(symmetry) * (1 - 0.175 (1 - purity)) * (1 - 0.08 (1 - blockfree))."""
-    breadth: float
-    """Amount of detail over the upper four octaves."""
-    symmetry: float
-    """Uniformity of the energy over each ring of frequencies: 1 if it is as random as that of noise."""
-    purity: float
-    """Depth to which the tail of the spectrum falls; noise, quantisation and hard steps raise the tail."""
-    blockfree: float
-    """1 if edges lie anywhere, 0 if they favour the lines of a grid, such as those of JPEG's blocks."""
 
 
 def quality_score(pixels: Tensor) -> QualityScore:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from celebahq_builder.errors import SourceError
-from celebahq_builder.sources.landmark_table import TableRow, make_source, normalize
-from celebahq_builder.sources.photo import COLUMNS, SPLITS, PhotoSource
+from celebahq_builder.sources.landmark_table import TableRow, make_source, normalize, read_table
+from celebahq_builder.sources.photo import COLUMNS, SPLITS, LandmarkOrder, PhotoSource
 
 
 class CelebA(PhotoSource):
@@ -14,6 +14,7 @@ class CelebA(PhotoSource):
 
     Args:
         root: folder of ``img_celeba/`` and ``Anno/list_landmarks_celeba.txt``.
+        landmark_order: order of the ten numbers of a row, see `sources.photo.LandmarkOrder`; CelebA's is the default.
 
     Example:
         >>> source = CelebA("tests/sample/celeba")
@@ -21,11 +22,11 @@ class CelebA(PhotoSource):
         (15, '000001.jpg')
     """
 
-    def __init__(self, root: Path | str) -> None:
-        super().__init__(**vars(read_celeba(Path(root))))
+    def __init__(self, root: Path | str, landmark_order: LandmarkOrder = "left-right") -> None:
+        super().__init__(**vars(read_celeba(Path(root), landmark_order)))
 
 
-def read_celeba(root: Path) -> PhotoSource:
+def read_celeba(root: Path, landmark_order: LandmarkOrder = "left-right") -> PhotoSource:
     """Read a folder in the layout of CelebA's authors.
 
     Needed are ``img_celeba/`` (or ``Img/img_celeba/``) and ``Anno/list_landmarks_celeba.txt``. Optional are
@@ -38,6 +39,13 @@ def read_celeba(root: Path) -> PhotoSource:
     >>> len(source.photos), source.photos[0].file
     (15, '000001.jpg')
     """
+    try:
+        return _read_celeba(root, landmark_order)
+    except OSError as error:
+        raise SourceError(f"`celeba_root` {root} cannot be read: {error.strerror}") from None
+
+
+def _read_celeba(root: Path, landmark_order: LandmarkOrder) -> PhotoSource:
     folder = _required([root / "img_celeba", root / "Img" / "img_celeba"], root, "the folder of in-the-wild photos")
     table = _required(_places(root, "Anno", "list_landmarks_celeba.txt"), root, "the landmark table")
     rows, warnings = _read_celeba_landmarks(table)
@@ -47,6 +55,7 @@ def read_celeba(root: Path) -> PhotoSource:
         folder,
         rows,
         table.name,
+        order=landmark_order,
         warnings=warnings,
         splits=splits,
         attribute_names=names,
@@ -112,10 +121,7 @@ def _read_attributes(table: Path | None) -> tuple[tuple[str, ...], dict[str, tup
 
 
 def _lines(table: Path) -> list[str]:
-    try:
-        return table.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"table {table} cannot be read: {error}") from None
+    return read_table(table).splitlines()
 
 
 def _places(root: Path, folder: str, name: str) -> list[Path]:

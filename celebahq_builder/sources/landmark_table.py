@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+import os
+import statistics
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from PIL import Image
+
 from celebahq_builder.errors import SourceError
-from celebahq_builder.image_set import list_images, png_name, utf8_name
+from celebahq_builder.image_set import list_images, photo_path, png_name, utf8_name
 from celebahq_builder.outcome import Reason, Rejected
-from celebahq_builder.sources.photo import COLUMNS, LandmarkRow, Photo, PhotoSource
+from celebahq_builder.sources.photo import (
+    COLUMNS,
+    LandmarkOrder,
+    LandmarkRow,
+    Photo,
+    PhotoSource,
+    eyes_to_mouth,
+    in_column_order,
+    is_mirrored,
+)
+from celebahq_builder.storage import read_text
+
+COORDINATE_MAX = 1e8
+"""Largest coordinate in px that a row may have; larger ones would overflow in the geometry of the crop."""
+
+ALIGNED_EYES = (69.5, 111.3, 107.6, 111.4)
+"""Means of the eyes in list_landmarks_align_celeba, which belongs to CelebA's aligned images of 178x218 px."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +55,26 @@ def normalize(file: str) -> str:
     return PurePosixPath(file).as_posix() if file else file
 
 
+def read_table(path: Path) -> str:
+    """Return the text of a table.
+
+    Raises:
+        SourceError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        return read_text(path)
+    except OSError as error:
+        raise SourceError(f"table {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SourceError(f"table {path} cannot be read: byte {error.start} is not UTF-8; save it as UTF-8") from None
+
+
 def make_source(
     folder: Path,
     rows: list[TableRow],
     table: str,
     *,
+    order: LandmarkOrder = "left-right",
     warnings: Iterable[str] = (),
     splits: dict[str, str],
     attribute_names: tuple[str, ...] = (),
@@ -50,15 +86,26 @@ def make_source(
         folder: of the photos.
         rows: of the landmark table.
         table: name of the table, for messages.
+        order: of the ten numbers of a row.
         warnings: about the table as a whole.
         splits: by file; photos without one get an empty one.
         attribute_names: in the order of the attributes.
         attributes: by file; photos without any get zeros.
 
     Raises:
-        SourceError: there are no photos at all, or two would get the same id.
+        SourceError: the folder cannot be read, there are no photos at all, two would get the same id, or most rows
+            have their numbers in another order.
     """
+    try:
+        os.scandir(folder).close()  # `list_images` passes over folders that cannot be read
+    except OSError as error:
+        raise SourceError(f"folder of photos {folder} cannot be read: {error.strerror}") from None
     rejected: list[Rejected] = []
+    on_disk = list_images(folder)
+    spelled = _spelling_on_disk(rows, on_disk)
+    rows = [replace(row, file=spelled.get(row.file, row.file)) for row in rows]
+    splits = {spelled.get(file, file): split for file, split in splits.items()}
+    attributes = {spelled.get(file, file): values for file, values in (attributes or {}).items()}
 
     # --- Rows that cannot be used, and rows of one file ---
     by_file: dict[str, list[TableRow]] = {}
@@ -70,9 +117,9 @@ def make_source(
             by_file.setdefault(row.file, []).append(row)
     good: dict[str, LandmarkRow] = {}
     for file, same in by_file.items():
-        agree = all(_landmarks(row) == _landmarks(same[0]) for row in same)
+        agree = all(_landmarks(row, order) == _landmarks(same[0], order) for row in same)
         if agree:
-            good[file] = _landmarks(same[0])
+            good[file] = _landmarks(same[0], order)
         lines = ", ".join(str(row.line) for row in same)
         detail = "with equal values; the first is used" if agree else "with different values; none is used"
         for row in same[1:] if agree else same:
@@ -80,7 +127,7 @@ def make_source(
             rejected.append(Rejected(file, Reason.DUPLICATE_ROW, text))
 
     # --- Files of the folder; a PNG stands in for a listed file that is missing ---
-    listed, on_disk = {row.file for row in rows}, list_images(folder)
+    listed = {row.file for row in rows}
     present = set(on_disk)
     stand_ins = {png_name(file): file for file in listed if file not in present and png_name(file) in present}
     for png, file in stand_ins.items():
@@ -93,7 +140,9 @@ def make_source(
 
     if not good and not rejected:
         raise SourceError(f"{table} lists no photos")
-    ids, attributes, none = _unique_ids(good), attributes or {}, (0,) * len(attribute_names)
+    _check_order(table, list(good.values()))
+    _check_wild(table, folder, good)
+    ids, none = _unique_ids(good), (0,) * len(attribute_names)
     photos = tuple(
         Photo(ids[file], file, landmarks, splits.get(file, ""), attributes.get(file, none))
         for file, landmarks in good.items()
@@ -114,7 +163,9 @@ def _row_problem(row: TableRow) -> str | None:
         return f"expected {len(COLUMNS)} landmark numbers, got {len(row.cells)}"
     for name, cell in zip(COLUMNS, row.cells, strict=True):
         if not _is_number(cell):
-            return f"{name} is {cell or 'empty'}, not a number"
+            return f"{name} is {cell[:80] or 'empty'}, not a number"
+        if abs(float(cell)) > COORDINATE_MAX:
+            return f"{name} is {cell[:80]}, not a position in px"
     return None
 
 
@@ -125,8 +176,64 @@ def _is_number(cell: str) -> bool:
         return False
 
 
-def _landmarks(row: TableRow) -> LandmarkRow:
-    return tuple(float(cell) for cell in row.cells)
+def _landmarks(row: TableRow, order: LandmarkOrder) -> LandmarkRow:
+    return in_column_order(tuple(float(cell) for cell in row.cells), order)
+
+
+def _spelling_on_disk(rows: Iterable[TableRow], on_disk: Sequence[str]) -> dict[str, str]:
+    """Return the names on disk of listed files that differ from them in Unicode normalization only.
+
+    macOS decomposes accented letters in file names, and tables usually have them composed.
+    """
+    names = {unicodedata.normalize("NFC", name): name for name in on_disk}
+    present = set(on_disk)
+    other = {row.file: names.get(unicodedata.normalize("NFC", row.file)) for row in rows if row.file not in present}
+    return {file: name for file, name in other.items() if name is not None}
+
+
+def _check_order(table: str, landmarks: Sequence[LandmarkRow]) -> None:
+    """Raise a SourceError if most rows are those of mirrored faces; names the likely cause."""
+    mirrored = [row for row in landmarks if is_mirrored(row)]
+    if 2 * len(mirrored) <= len(landmarks):
+        return
+    ways = [eyes_to_mouth(row) for row in mirrored]
+    if sum(abs(x) > abs(y) for x, y in ways) * 2 > len(ways):
+        cause = "x and y seem to be exchanged; `landmark_order` yx reads such a table"
+    elif sum(y < 0 for _, y in ways) * 2 > len(ways):
+        cause = "y seems to be counted from the bottom of the image; count it from the top"
+    else:
+        cause = (
+            "left and right seem to be those of the person instead of the viewer; `landmark_order` right-left reads "
+            "such a table"
+        )
+    raise SourceError(
+        f"{table}: in {len(mirrored)} of {len(landmarks)} rows the face is mirrored; expected lefteye to be the eye on "
+        f"the left side of the image; {cause}"
+    )
+
+
+def _check_wild(table: str, folder: Path, landmarks: dict[str, LandmarkRow]) -> None:
+    """Raise a SourceError for the landmarks of CelebA's aligned images, unless the photos are these images."""
+    columns = list(zip(*landmarks.values(), strict=True))[:4]
+    if not columns or any(
+        abs(statistics.median(column) - mean) > 2 for column, mean in zip(columns, ALIGNED_EYES, strict=True)
+    ):
+        return
+    for file in landmarks:
+        try:
+            if not (path := photo_path(folder, file)).is_file():
+                continue
+            with Image.open(path) as image:
+                is_aligned = image.size == (178, 218)
+        except (OSError, ValueError, Image.DecompressionBombError):
+            continue
+        if not is_aligned:
+            raise SourceError(
+                f"{table} has the landmarks of CelebA's aligned images (list_landmarks_align_celeba), which have "
+                f"178x218 px, but {file} has {image.size[0]}x{image.size[1]} px; give the table of the photos in the "
+                "wild, list_landmarks_celeba"
+            )
+        return
 
 
 def _unique_ids(files: Iterable[str]) -> dict[str, str]:

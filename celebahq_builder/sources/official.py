@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from celebahq_builder.errors import SourceError
 from celebahq_builder.outcome import Reason, Rejection
+from celebahq_builder.storage import read_text
 
 COLUMNS = ("idx", "orig_idx", "orig_file", "proc_md5", "final_md5")
 
@@ -52,9 +53,10 @@ def read_image_list(path: Path) -> tuple[ImageListRow, ...]:
         SourceError: the file or a line cannot be read; names file, line, the expected and the found text.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"image list {path} cannot be read: {error}; {REMEDY}") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SourceError(f"image list {path} cannot be read: {reason}; {REMEDY}") from None
     if not lines or tuple(lines[0].split()) != COLUMNS:
         found = lines[0][:80] if lines else ""
         raise SourceError(f"{path}:1: expected the column names {' '.join(COLUMNS)}, got {found!r}; {REMEDY}")

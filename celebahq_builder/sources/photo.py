@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from celebahq_builder.errors import SourceError
 from celebahq_builder.outcome import Reason, Rejected
@@ -17,10 +18,53 @@ COLUMNS = tuple(
 )
 """Landmark columns in CelebA's order; left and right are those of the viewer."""
 
+LandmarkOrder = Literal["left-right", "right-left", "yx"]
+"""Order of the ten numbers in a landmark table.
+
+``left-right``: the eye and the corner of the mouth on the left side of the image come before those on the right side,
+as in CelebA; ``right-left``: after them, as where a table names the sides as the photographed person sees them;
+``yx``: as ``left-right``, with y before x.
+"""
+
 SPLITS = ("train", "val", "test")
 
 LandmarkRow = tuple[float, ...]
 """Ten numbers, x and y in the order of `COLUMNS`: px of the stored image; (0, 0) is the centre of the first pixel."""
+
+
+_PLACES: dict[LandmarkOrder, tuple[int, ...]] = {
+    "left-right": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
+    "right-left": (2, 3, 0, 1, 4, 5, 8, 9, 6, 7),
+    "yx": (1, 0, 3, 2, 5, 4, 7, 6, 9, 8),
+}
+
+
+def in_column_order(numbers: LandmarkRow, order: LandmarkOrder) -> LandmarkRow:
+    """Return ten numbers of a landmark table in the order of `COLUMNS`.
+
+    >>> in_column_order((1, 2, 3, 4, 5, 6, 7, 8, 9, 10), "right-left")
+    (3, 4, 1, 2, 5, 6, 9, 10, 7, 8)
+    """
+    return tuple(numbers[place] for place in _PLACES[order])
+
+
+def eyes_to_mouth(landmarks: LandmarkRow) -> tuple[float, float]:
+    """Return the vector from the midpoint of the eyes to the midpoint of the mouth, in px."""
+    x, y = landmarks[0::2], landmarks[1::2]
+    return (x[3] + x[4] - x[0] - x[1]) / 2, (y[3] + y[4] - y[0] - y[1]) / 2
+
+
+def is_mirrored(landmarks: LandmarkRow) -> bool:
+    """Return whether landmarks are those of a mirrored face, however the face is rotated.
+
+    From the left to the right eye and on to the mouth is a turn to the right in every photo. It is one to the left if
+    left and right, or x and y, are exchanged.
+
+    >>> is_mirrored((30, 40, 70, 40, 50, 60, 35, 80, 65, 80)), is_mirrored((70, 40, 30, 40, 50, 60, 65, 80, 35, 80))
+    (False, True)
+    """
+    x, y = eyes_to_mouth(landmarks)
+    return (landmarks[2] - landmarks[0]) * y - (landmarks[3] - landmarks[1]) * x < 0
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,33 @@
 """Sources: all layouts of CelebA, folders with a table, and rows and files that cannot be used."""
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from celebahq_builder.errors import SourceError
 from celebahq_builder.image_set import photo_path
+from celebahq_builder.limits import MAX_TEXT_BYTES
 from celebahq_builder.outcome import Reason, Rejected
-from celebahq_builder.sources.celeba import read_celeba
-from celebahq_builder.sources.folder import read_folder
-from celebahq_builder.sources.photo import COLUMNS, Photo, PhotoSource, subset
+from celebahq_builder.sources.celeba import CelebA, read_celeba
+from celebahq_builder.sources.folder import PhotoFolder, read_folder
+from celebahq_builder.sources.photo import (
+    COLUMNS,
+    LandmarkOrder,
+    Photo,
+    PhotoSource,
+    in_column_order,
+    is_mirrored,
+    subset,
+)
 from tests.conftest import SAMPLE
 
 NUMBERS = tuple(float(i) for i in range(10, 20))
@@ -135,6 +150,7 @@ BAD_ROWS = {
     "not a number": ("a.jpg 10 nan 12 13 14 15 16 17 18 19", "lefteye_y is nan, not a number"),
     "infinite": ("a.jpg 10 11 12 13 14 15 16 17 -inf 19", "rightmouth_x is -inf, not a number"),
     "too large a number": ("a.jpg 10 11 1e999 13 14 15 16 17 18 19", "righteye_x is 1e999, not a number"),
+    "too far": ("a.jpg 10 11 12 13 14 15 16 17 18 100000001", "rightmouth_y is 100000001, not a position in px"),
     "outside": (f"../a.jpg {ROW}", "../a.jpg is outside the folder of photos"),
     "outside by a detour": (f"x/../../a.jpg {ROW}", "x/../../a.jpg is outside the folder of photos"),
     "absolute": (f"/etc/a.jpg {ROW}", "/etc/a.jpg is outside the folder of photos"),
@@ -329,7 +345,9 @@ def test_csv_duplicates(tmp_path: Path) -> None:
     [
         (CSV_HEADER.replace("nose_x", "nose"), r"column nose_x is missing; .* it has file, lefteye_x"),
         (CSV_HEADER.replace("file", "name"), "column file is missing"),
-        (CSV_HEADER.replace(",", ";"), "column file is missing"),
+        (CSV_HEADER.replace(",", "|"), "column file is missing"),
+        (f"{CSV_HEADER},nose_x", "column nose_x is there 2 times; keep one"),
+        ("3", "column file is missing; .* this looks like CelebA's own table, which `celeba_root` reads"),
         ("", "it has nothing"),
         ("x" * 200_000, "is missing|cannot be read"),
     ],
@@ -381,6 +399,166 @@ def test_ids_are_unique_or_refused(tmp_path_factory: pytest.TempPathFactory, fil
         return
     assert len(set(found)) == len(files)
     assert not any("/" in name for name in found)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_csv_with_other_separators_and_decimal_commas(separator: str, tmp_path: Path) -> None:
+    row = separator.join(["a, b.jpg", "9,5", *ROW.split()[1:]])
+    source = read_csv(tmp_path, row, header=CSV_HEADER.replace(",", separator))
+    assert source.photos == (Photo("a, b", "a, b.jpg", (9.5, *NUMBERS[1:])),)
+
+
+def test_csv_decimal_commas_in_quotes_are_no_numbers_between_commas(tmp_path: Path) -> None:
+    """There, "1,234" may also be a thousand and more."""
+    source = read_csv(tmp_path, f"good.jpg,{CSV_ROW}", 'a.jpg,"1,234"' + CSV_ROW[2:])
+    assert [photo.file for photo in source.photos] == ["good.jpg"]
+    assert "lefteye_x is 1,234, not a number" in source.rejected[0].detail
+
+
+def test_csv_of_kaggle(tmp_path: Path) -> None:
+    header = CSV_HEADER.replace("file", "image_id")
+    assert read_csv(tmp_path, f"a.jpg,{CSV_ROW}", header=header).photos == (Photo("a", "a.jpg", NUMBERS),)
+    both = read_csv(tmp_path, f"a.jpg,{CSV_ROW},7", header=f"{CSV_HEADER},image_id")
+    assert both.photos == (Photo("a", "a.jpg", NUMBERS),)
+
+
+def test_csv_line_ends_of_old_macs_and_separators_in_names(tmp_path: Path) -> None:
+    source = read_csv(tmp_path, f"a\u2028b.jpg,{CSV_ROW}", f"c\x85.jpg,{CSV_ROW}", end="\r")
+    assert [photo.file for photo in source.photos] == ["a\u2028b.jpg", "c\x85.jpg"]
+
+
+def test_names_in_another_unicode_normalization(tmp_path: Path) -> None:
+    """Decomposed on disk, as macOS writes it, and composed in the table; split and attributes follow."""
+    tree = Tree(tmp_path / "celeba").photos("jose\u0301.jpg", "Zoe\u0308.jpg", "Zo\u00eb.jpg")
+    tree.table(f"jos\u00e9.jpg {ROW}", f"Zo\u00eb.jpg {ROW}").write("list_eval_partition.txt", "jos\u00e9.jpg 1")
+    source = tree.write("list_attr_celeba.txt", "1\nBald\njos\u00e9.jpg 1").read()
+    assert [(photo.file, photo.split, photo.attributes) for photo in source.photos] == [
+        ("jose\u0301.jpg", "val", (1,)),
+        ("Zo\u00eb.jpg", "", (0,)),
+    ]
+    assert reasons(source) == [("Zoe\u0308.jpg", Reason.NOT_LISTED)]
+
+
+# --- Tables with another order of numbers -----------------------------------------------------------------------
+
+TRUE = (30.0, 40.0, 70.0, 42.0, 50.0, 60.0, 35.0, 80.0, 65.0, 82.0)
+"""An upright face as the viewer sees it."""
+
+EXCHANGED: dict[LandmarkOrder, tuple[float, ...]] = {
+    "right-left": (*TRUE[2:4], *TRUE[0:2], *TRUE[4:6], *TRUE[8:10], *TRUE[6:8]),
+    "yx": tuple(TRUE[i + 1 - 2 * (i % 2)] for i in range(10)),
+}
+
+
+def line(name: str, numbers: tuple[float, ...]) -> str:
+    return f"{name} {' '.join(map(str, numbers))}"
+
+
+@pytest.mark.parametrize("order", EXCHANGED)
+def test_tables_in_another_order_are_refused_and_read_with_an_option(order: LandmarkOrder, tree: Tree) -> None:
+    tree.photos("a.jpg", "b.jpg").table(line("a.jpg", EXCHANGED[order]), line("b.jpg", EXCHANGED[order]))
+    said = f"in 2 of 2 rows the face is mirrored; expected lefteye .* `landmark_order` {order} reads such a table"
+    with pytest.raises(SourceError, match=said):
+        tree.read()
+    source = CelebA(tree.root, landmark_order=order)
+    assert [photo.landmarks for photo in source.photos] == [TRUE, TRUE]
+    (tree.root / "t.csv").write_text(f"{CSV_HEADER}\n{line('a.jpg', EXCHANGED[order]).replace(' ', ',')}\n")
+    assert PhotoFolder(tree.images, tree.root / "t.csv", order).photos[0].landmarks == TRUE
+
+
+def test_y_from_the_bottom_is_named(tree: Tree) -> None:
+    flipped = tuple(100 - value if i % 2 else value for i, value in enumerate(TRUE))
+    with pytest.raises(SourceError, match="y seems to be counted from the bottom of the image"):
+        tree.table(line("a.jpg", flipped)).read()
+
+
+def test_half_of_the_rows_is_no_majority(tree: Tree) -> None:
+    """Single mirrored rows are left to the stage that rejects them."""
+    wrong = EXCHANGED["right-left"]
+    tree.photos("a.jpg", "b.jpg", "c.jpg")
+    assert len(tree.table(line("a.jpg", TRUE), line("b.jpg", wrong)).read().photos) == 2
+    with pytest.raises(SourceError, match="in 2 of 3 rows"):
+        tree.table(line("a.jpg", TRUE), line("b.jpg", wrong), line("c.jpg", wrong)).read()
+
+
+@given(st.floats(0, 360), st.floats(0.1, 30), st.floats(-500, 500), st.floats(-500, 500))
+def test_mirrored_faces_are_recognized_in_any_rotation(degrees: float, scale: float, x: float, y: float) -> None:
+    turned = scale * np.exp(1j * np.radians(degrees)) * (np.array(TRUE[0::2]) + 1j * np.array(TRUE[1::2])) + x + 1j * y
+    row = tuple(np.stack([turned.real, turned.imag], axis=1).ravel())
+    assert not is_mirrored(row)
+    assert is_mirrored(in_column_order(row, "right-left"))
+    assert is_mirrored(in_column_order(row, "yx"))
+
+
+def test_a_straight_line_is_not_mirrored() -> None:
+    assert not is_mirrored(NUMBERS)
+
+
+def test_sample_is_not_mirrored() -> None:
+    assert not any(is_mirrored(photo.landmarks) for photo in read_celeba(SAMPLE).photos)
+
+
+ALIGNED = (69.0, 111.0, 108.0, 111.0, 88.0, 135.0, 72.0, 152.0, 105.0, 152.0)
+
+
+@pytest.mark.parametrize(("size", "refused"), [((178, 218), False), ((178, 219), True), ((600, 400), True)])
+def test_landmarks_of_the_aligned_images(size: tuple[int, int], refused: bool, tree: Tree) -> None:
+    Image.new("RGB", size).save(tree.images / "b.jpg")
+    tree.photos("broken.jpg").table(*(line(name, ALIGNED) for name in ("gone.jpg", "broken.jpg", "b.jpg")))
+    if refused:
+        with pytest.raises(SourceError, match=r"178x218 px, but b\.jpg has .* list_landmarks_celeba"):
+            tree.read()
+    else:
+        assert len(tree.read().photos) == 3
+
+
+# --- Files that cannot be read ----------------------------------------------------------------------------------
+
+
+def test_pipes_and_folders_in_place_of_a_table(tree: Tree) -> None:
+    table = tree.root / "Anno" / "list_landmarks_celeba.txt"
+    table.parent.mkdir()
+    os.mkfifo(table)
+    with pytest.raises(SourceError, match="cannot be read: a named pipe, not a regular file"):
+        tree.read()
+    with pytest.raises(SourceError, match="cannot be read: a folder, not a regular file"):
+        read_folder(tree.images, tree.root)
+    with pytest.raises(SourceError, match=r"cannot be read: byte 0 is not UTF-8; save it as UTF-8"):
+        read_csv(tree.root, mark=b"\xff\xfe")
+
+
+def test_a_table_that_is_too_large(tree: Tree, tmp_path: Path) -> None:
+    with (tmp_path / "table.csv").open("wb") as file:
+        file.truncate(MAX_TEXT_BYTES + 1)
+    with pytest.raises(SourceError, match="cannot be read: 67108865 bytes; at most"):
+        read_folder(tree.images, tmp_path / "table.csv")
+
+
+def test_paths_that_are_too_long(tmp_path: Path) -> None:
+    long = Path("x" * 5000)
+    with pytest.raises(SourceError, match="cannot be read: File name too long"):
+        read_folder(long, tmp_path)
+    with pytest.raises(SourceError, match="cannot be read: File name too long"):
+        read_celeba(long)
+    with pytest.raises(SourceError, match="cannot be read: File name too long"):
+        read_folder(tmp_path, long)
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="root needs setpriv to lose its rights over files")
+def test_folders_without_permission(tree: Tree) -> None:
+    drop = "-dac_override,-dac_read_search,-fowner"
+    code = "import sys; from celebahq_builder import CelebA; CelebA(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(tree.root)]
+    if os.geteuid() == 0:
+        command = ["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}", *command]
+    tree.photos("a.jpg").table(line("a.jpg", TRUE))
+    for folder, said in ((tree.root, "`celeba_root`"), (tree.images, "folder of photos")):
+        folder.chmod(0)
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        folder.chmod(0o755)
+        last = ended.stderr.splitlines()[-1]
+        assert "SourceError" in last
+        assert f"{said} {folder} cannot be read: Permission denied" in last
 
 
 # --- Subsets and hashes -----------------------------------------------------------------------------------------
