@@ -37,11 +37,11 @@ from celebahq_builder.image_set import Labels, NamedImage
 from celebahq_builder.imaging.image_io import decode_png, encode_png, open_rgb, pil_to_array
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
 from celebahq_builder.imaging.quality_score import QualityScore
-from celebahq_builder.pipeline.face import Identity, PhotoRecord
+from celebahq_builder.pipeline.face import Identity, ImageRecord, PhotoRecord
 from celebahq_builder.pipeline.stages.crop import CropRecord
 from celebahq_builder.pipeline.stages.pack import PackSettings, write_hdf5
 from celebahq_builder.pipeline.stages.select import SelectRecord
-from celebahq_builder.pipeline.workspace import ImageRecord, StageFolder
+from celebahq_builder.pipeline.workspace import StageFolder
 from celebahq_builder.storage import sha256
 
 Pixels = NDArray[np.uint8]

@@ -41,6 +41,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"recipe {path} does not exist{hint}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise RecipeError(f"recipe {path} cannot be read as TOML: {error}") from None
+    except RecursionError:
+        raise RecipeError(f"recipe {path} cannot be read as TOML: nested too deeply") from None
 
 
 def load(cls: type[T], path: Path) -> T:

@@ -16,6 +16,9 @@ MAX_TEXT_BYTES = 1 << 26
 MAX_JSON_BYTES = 1 << 26
 """Bytes of one JSON or TOML document, 64 MB: parsed, it takes about ten times as much."""
 
+MAX_RECIPE_BYTES = 1 << 20
+"""Bytes of a recipe, 1 MB: the TOML parser of Python's library reads about 1 MB/s; bundled recipes have up to 2 kB."""
+
 MAX_VALUE_BYTES = 1 << 16
 """Bytes of one text value, such as a name, a label or a cell of a table, 64 KB."""
 

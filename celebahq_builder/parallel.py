@@ -174,22 +174,32 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def device_names(wanted: str) -> tuple[str, ...]:
+    """Return the device names that a text lists, ``auto`` among them; imports no torch.
+
+    Raises:
+        RecipeError: a name is not that of a device.
+    """
+    names = tuple("cuda:0" if name.strip() == "cuda" else name.strip() for name in wanted.split(","))
+    for name in names if wanted != "auto" else ():
+        if not re.fullmatch(r"cpu|cuda:[0-9]+", name):
+            raise RecipeError(f"`device` {wanted}: {name} is not a device; expected auto, cpu, cuda or cuda:0,cuda:1")
+    return names
+
+
 def devices(wanted: str) -> tuple[str, ...]:
     """Return device names: ``auto`` stands for all CUDA devices, or the CPU if there is none.
 
     Raises:
         RecipeError: the name is not a device, or the machine does not have it.
     """
+    names = device_names(wanted)
     import torch
 
     count = torch.cuda.device_count()
     if wanted == "auto":
         return tuple(f"cuda:{i}" for i in range(count)) or ("cpu",)
-    names = tuple("cuda:0" if name.strip() == "cuda" else name.strip() for name in wanted.split(","))
     for name in names:
-        match = re.fullmatch(r"cpu|cuda:(\d+)", name)
-        if not match:
-            raise RecipeError(f"`device` {wanted}: {name} is not a device; expected auto, cpu, cuda or cuda:0,cuda:1")
-        if match[1] and int(match[1]) >= count:
+        if name != "cpu" and int(name.removeprefix("cuda:")) >= count:
             raise RecipeError(f"`device` {wanted}: torch finds {count} CUDA devices on this machine; use cpu")
     return names

@@ -14,7 +14,7 @@ from celebahq_builder.pipeline.stages import stage_names
 
 if TYPE_CHECKING:
     from celebahq_builder.pipeline.build import BuildResult
-    from celebahq_builder.sources.photo import PhotoSource
+    from celebahq_builder.sources.photo import LandmarkOrder, PhotoSource
 
 STAGES = stage_names()
 
@@ -26,6 +26,14 @@ STAGES = stage_names()
 @click.option("--photos", type=PATH, metavar="DIR", help="Your own photos instead, with --landmarks.")
 @click.option(
     "--landmarks", type=PATH, metavar="TABLE.csv", help="Landmarks of --photos: file, lefteye_x, ... rightmouth_y."
+)
+@click.option(
+    "--landmark-order",
+    type=click.Choice(["left-right", "right-left", "yx"]),
+    default="left-right",
+    show_default=True,
+    help="Order of the ten numbers: the eye on the left side of the image first; the one on the right side first; or "
+    "left first, but y before x.",
 )
 @click.option(
     "--out", type=PATH, metavar="WORK", required=True, help="Run directory; an interrupted run resumes in it."
@@ -83,35 +91,47 @@ STAGES = stage_names()
     "--dry-run", is_flag=True, help="Print settings, what is done, what is left, and the disk space it needs."
 )
 def build(
-    celeba_root: Path | None, photos: Path | None, landmarks: Path | None, out: Path, dry_run: bool, **arguments: Any
+    celeba_root: Path | None,
+    photos: Path | None,
+    landmarks: Path | None,
+    landmark_order: LandmarkOrder,
+    out: Path,
+    dry_run: bool,
+    **arguments: Any,
 ) -> None:
     """Build a data set of aligned faces from photos.
 
     Kill it at any time: the same command, without --redo, resumes.
     """
-    from celebahq_builder.pipeline import build as pipeline
+    from celebahq_builder.pipeline.plan import dry_run as plan_lines
+    from celebahq_builder.pipeline.request import make_request
 
-    source = _source(celeba_root, photos, landmarks)
+    source = _source(celeba_root, photos, landmarks, landmark_order)
     if dry_run:
         parameters = click.get_current_context().command.params
-        for line in pipeline.dry_run(source, out, **arguments):
+        for line in plan_lines(source, out, **arguments):
             click.echo(name_options(line, parameters))
         return
+    request = make_request(source, out, **arguments)
     for warning in source.warnings:
         logging.getLogger(__name__).warning("warning: %s", warning)
-    _print_result(pipeline.build(source, out, **arguments))
+    from celebahq_builder.pipeline.build import run  # imports torch, which takes seconds: after all checks of arguments
+
+    _print_result(run(request))
 
 
-def _source(celeba_root: Path | None, photos: Path | None, landmarks: Path | None) -> PhotoSource:
+def _source(
+    celeba_root: Path | None, photos: Path | None, landmarks: Path | None, landmark_order: LandmarkOrder
+) -> PhotoSource:
     from celebahq_builder.sources.celeba import read_celeba
     from celebahq_builder.sources.folder import read_folder
 
     if celeba_root and (photos or landmarks):
         raise RecipeError("give either --celeba-root, or --photos with --landmarks, not both")
     if celeba_root:
-        return read_celeba(celeba_root)
+        return read_celeba(celeba_root, landmark_order)
     if photos and landmarks:
-        return read_folder(photos, landmarks)
+        return read_folder(photos, landmarks, landmark_order)
     raise RecipeError("nothing to build from: give --celeba-root DIR, or --photos DIR with --landmarks TABLE.csv")
 
 

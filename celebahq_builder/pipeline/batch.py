@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import torch
@@ -21,14 +20,14 @@ from celebahq_builder.imaging.image_io import decode_png, encode_jpeg, encode_pn
 from celebahq_builder.imaging.warp import warp_quad
 from celebahq_builder.outcome import Failed, Kept, Outcome, Reason, Rejected, Rejection
 from celebahq_builder.parallel import peak_memory_bytes
-from celebahq_builder.pipeline.face import Face, PhotoRecord
+from celebahq_builder.pipeline.face import Face, ImageRecord, PhotoRecord
 from celebahq_builder.pipeline.fatal_errors import fatal_error, synchronize
 from celebahq_builder.pipeline.recipe import BuildRecipe
-from celebahq_builder.pipeline.stage import PhotoContext, PhotoStage, record_types
+from celebahq_builder.pipeline.stage import AnyPhotoStage, PhotoContext, record_types
 from celebahq_builder.pipeline.stages.crop import quad_corners
-from celebahq_builder.pipeline.workspace import ImageRecord, Workspace
+from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.photo import Photo
-from celebahq_builder.storage import RUN_TOKEN, publish, sha256, sync_folder, write_partial
+from celebahq_builder.storage import RUN_TOKEN, publish, read_file, sha256, sync_folder, write_partial
 
 GROUP_PHOTOS = {"cpu": 1, "cuda": 16}
 """Photos that pass the stages together, by kind of device. No result depends on it.
@@ -46,6 +45,9 @@ A GPU may add up in another order for another batch size, which changes the last
 
 EXAMPLE_PX = 768
 """Side length of the images of example photos."""
+
+PHOTO_ERRORS = (errno.EINVAL, errno.EFBIG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
+"""Errors that reject a photo: a pipe, a device or a folder of its name; a file that is too large or not readable."""
 
 NAME_ERRORS = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 """Errors of a file system that cannot hold the name of one photo's image; other images can be written."""
@@ -156,17 +158,21 @@ def photo_context(
 
 
 def photo_reader(folder: Path) -> Callable[[Photo], bytes]:
-    """Return a function that reads the photos of a folder; it raises a Rejection for a missing file."""
+    """Return a function that reads the photos of a folder; it raises a Rejection for a missing or unusable file."""
 
     def read_photo(photo: Photo) -> bytes:
         try:
-            return photo_path(folder, photo.file).read_bytes()
+            return read_file(photo_path(folder, photo.file))
         except (FileNotFoundError, NotADirectoryError):
             if not folder.is_dir():
                 raise SourceError(
                     f"the folder of photos {folder} is gone; bring it back and run the same command"
                 ) from None
             raise Rejection(Reason.FILE_MISSING, f"{photo.file} is not in the folder of photos") from None
+        except OSError as error:
+            if error.errno not in PHOTO_ERRORS:
+                raise
+            raise Rejection(Reason.UNREADABLE, f"{photo.file}: {error.strerror}") from None
 
     return read_photo
 
@@ -253,18 +259,18 @@ class _BatchRun:
                 with self._record_failure(task, stage.name):
                     task.face = self._finish_stage(task, stage, face or self._run_stage(stage, [task.face])[0])
 
-    def _run_grouped(self, stage: PhotoStage[Any], tasks: Sequence[_PhotoTask]) -> Sequence[Face | None]:
+    def _run_grouped(self, stage: AnyPhotoStage, tasks: Sequence[_PhotoTask]) -> Sequence[Face | None]:
         """Return the faces after a stage that takes them together; Nones where each has to pass it alone."""
         if stage.grouped and len(tasks) > 1:
             with contextlib.suppress(Exception):  # alone, each face shows whether it caused the error
                 return self._run_stage(stage, [task.face for task in tasks])
         return [None] * len(tasks)
 
-    def _run_stage(self, stage: PhotoStage[Any], faces: list[Face]) -> list[Face]:
+    def _run_stage(self, stage: AnyPhotoStage, faces: list[Face]) -> list[Face]:
         with self._clock(stage.name):
             return stage.run(faces, self.job.recipe.settings(stage), self.context)
 
-    def _finish_stage(self, task: _PhotoTask, stage: PhotoStage[Any], face: Face) -> Face:
+    def _finish_stage(self, task: _PhotoTask, stage: AnyPhotoStage, face: Face) -> Face:
         """Write what is to be kept of a face after a stage; return the face."""
         if task.start is None and face.photo.id in self.job.examples and stage.example_title:
             self._write(self.workspace.example_path(face.photo.id, stage.name), example_image(face))
@@ -275,7 +281,7 @@ class _BatchRun:
                 self.outcomes[stage.name].append(kept)  # last: a photo recorded as kept can no longer fail here
         return face
 
-    def _save_image(self, stage: PhotoStage[Any], face: Face) -> PhotoRecord:
+    def _save_image(self, stage: AnyPhotoStage, face: Face) -> PhotoRecord:
         """Write the image of a face; return the record with the image's."""
         folder = self.workspace.stage(stage.name)
         path = folder.image_path(self.job.number, face.photo.id)
@@ -288,7 +294,8 @@ class _BatchRun:
     def _resume(self, photo: Photo, start: Kept) -> Face:
         assert self.job.start is not None
         record = PhotoRecord.from_kept(start, self.types)
-        data = self.workspace.stage(self.job.start).read_image(record[ImageRecord])
+        image = record[ImageRecord]
+        data = self.workspace.stage(self.job.start).read_image(image.path, image.sha256)
         return Face.resumed(photo, torch.from_numpy(decode_png(data)).to(self.context.device), record)
 
     # --- Errors, time, files ---

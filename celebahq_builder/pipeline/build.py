@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import time
 from collections import Counter
@@ -11,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,22 +28,18 @@ from celebahq_builder.pipeline.batch import (
 )
 from celebahq_builder.pipeline.build_report import write_build_report
 from celebahq_builder.pipeline.face import Face
-from celebahq_builder.pipeline.plan import BuildRequest, Plan, describe_plan, make_request, versions
-from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE, BuildRecipe
-from celebahq_builder.pipeline.results import photo_statuses
-from celebahq_builder.pipeline.stage import DatasetContext, DatasetStage, record_types
+from celebahq_builder.pipeline.plan import Plan, versions
+from celebahq_builder.pipeline.recipe import BuildRecipe
+from celebahq_builder.pipeline.request import BuildOptions, BuildRequest, make_request
+from celebahq_builder.pipeline.results import PhotoStatus, photo_statuses
+from celebahq_builder.pipeline.stage import AnyDatasetStage, DatasetContext, record_types
 from celebahq_builder.pipeline.stages.select import rejected_csv
-from celebahq_builder.pipeline.workspace import (
-    StageCounts,
-    StageFolder,
-    Summary,
-    count_outcomes,
-    fingerprint,
-    without_record,
-)
+from celebahq_builder.pipeline.state import StageCounts, Summary, fingerprint
+from celebahq_builder.pipeline.timings import TimingLog
+from celebahq_builder.pipeline.workspace import StageFolder, Workspace, count_outcomes
 from celebahq_builder.progress import Progress
-from celebahq_builder.sources.photo import Photo, PhotoSource
-from celebahq_builder.storage import delete_folder, write_atomic, write_json
+from celebahq_builder.sources.photo import LandmarkOrder, Photo, PhotoSource, in_column_order
+from celebahq_builder.storage import delete_folder, read_file, write_atomic, write_json
 
 log = logging.getLogger(__name__)
 
@@ -70,25 +64,7 @@ class BuildResult:
     report: Path | None
 
 
-def build(
-    source: PhotoSource,
-    out: Path | str,
-    *,
-    recipe: BuildRecipe | str | Path = DEFAULT_RECIPE,
-    keep: int | None = None,
-    resolution: int | None = None,
-    seed: int | None = None,
-    labels: bool | None = None,
-    workers: int | None = None,
-    device: str = "auto",
-    until: str = "pack",
-    start: str | None = None,
-    redo: str | None = None,
-    limit: int | None = None,
-    ids: Path | str | Iterable[str] | None = None,
-    image_list: Path | str | None = None,
-    deltas: Path | str | None = None,
-) -> BuildResult:
+def build(source: PhotoSource, out: Path | str, **options: Unpack[BuildOptions]) -> BuildResult:
     """Build a data set from a source of photos, resuming from what the run directory holds.
 
     The results do not depend on the number of workers, nor on interruptions.
@@ -128,45 +104,7 @@ def build(
     >>> result.kept, result.hdf5.name
     (2, 'celebahq-64x64.h5')
     """
-    request = make_request(
-        source,
-        out,
-        recipe=recipe,
-        keep=keep,
-        resolution=resolution,
-        seed=seed,
-        labels=labels,
-        workers=workers,
-        device=device,
-        until=until,
-        start=start,
-        redo=redo,
-        limit=limit,
-        ids=ids,
-        image_list=image_list,
-        deltas=deltas,
-    )
-    return _run(request)
-
-
-def dry_run(source: PhotoSource, out: Path | str, **arguments: Any) -> list[str]:
-    """Return what `build` would do with the same arguments, as lines of text; nothing is written.
-
-    Args:
-        source: see `build`.
-        out: see `build`.
-        arguments: the other arguments of `build`.
-
-    Returns:
-        Settings with their origins, what is done, what is left, and the disk space that it needs.
-
-    Raises:
-        CelebAHQError: as `build` raises before any work.
-    """
-    request = make_request(source, out, **arguments)
-    plan = Plan(request, request.workspace.read_state())
-    plan.check()
-    return list(describe_plan(plan))
+    return run(make_request(source, out, **options))
 
 
 def align(
@@ -174,6 +112,7 @@ def align(
     landmarks: NDArray[np.floating] | Iterable[float],
     resolution: int = 1024,
     restore: bool = False,
+    landmark_order: LandmarkOrder = "left-right",
 ) -> NDArray[np.uint8]:
     """Return the aligned face of one photo, uint8 [3, resolution, resolution], RGB.
 
@@ -183,6 +122,7 @@ def align(
             left and right as the viewer sees them; (0, 0) is the centre of the first pixel.
         resolution: side length of the result in px, a power of two from 64 to 2048.
         restore: whether the photo passes both networks, as in a build, which gives the same bytes.
+        landmark_order: order of the landmarks, where it is another; see `sources.photo.LandmarkOrder`.
 
     Raises:
         Rejection: the photo, or the crop in it, is not good enough.
@@ -198,12 +138,13 @@ def align(
         data = encode_png(photo.transpose(2, 0, 1))
     else:
         try:
-            data = Path(photo).read_bytes()
+            data = read_file(Path(photo))
         except OSError as error:
             raise SourceError(f"{photo} cannot be read: {error.strerror}") from None
     row = tuple(float(value) for value in np.ravel(np.asarray(landmarks)))
     if len(row) != 10:
         raise ValueError(f"landmarks: expected ten numbers, x and y of five points, got {len(row)}")
+    row = in_column_order(row, landmark_order)
     face = Face.unread(Photo("photo", "photo" if isinstance(photo, np.ndarray) else str(photo), row), index=0)
     context = photo_context(resolution, "cpu", lambda _: data)
     with deterministic():
@@ -217,56 +158,44 @@ def align(
 # --- One run ----------------------------------------------------------------------------------------------------
 
 
-def _run(request: BuildRequest) -> BuildResult:
+def run(request: BuildRequest) -> BuildResult:
+    """Run a build; see `build`."""
     workspace = request.workspace
     timings = TimingLog(workspace.timings_path)
     with workspace.lock():
         workspace.sweep()
         plan = Plan(request, workspace.read_state())
         plan.check()
+        plan.check_start()
         parallel.devices(request.device)
-        if request.redo:
-            plan.check_start()  # before anything is deleted
-            _discard_from(plan, request.redo)
-            plan = Plan(request, workspace.read_state())
+        if request.redo:  # nothing is deleted before all checks
+            _discard(plan)
+            plan = plan.after_redo()
         description = plan.description()
         if plan.state.run != description:
             write_json(workspace.run_path, asdict(description))
-        if _is_finished(plan):
-            log.info("all stages up to %s are complete", request.until)
-        else:
-            plan.check_start()
+        if not all(map(plan.is_complete, plan.on_disk)):
             try:
                 run_photo_stages(plan, timings)
                 for stage in plan.dataset_stages:
                     _run_dataset_stage(plan, stage, timings)
             finally:
                 workspace.sweep()  # after workers that were interrupted, and orphans that have ended meanwhile
+        elif plan.until == request.until:
+            log.info("all stages up to %s are complete", request.until)
+        else:
+            log.info("all stages up to %s are complete, and so are those up to %s", request.until, plan.until)
         return _conclude(plan, timings)
 
 
-def _is_finished(plan: Plan) -> bool:
-    return all(map(plan.is_complete, plan.on_disk)) and not any(
-        _files_missing(plan, stage) for stage in plan.dataset_stages
-    )
-
-
-def _files_missing(plan: Plan, stage: DatasetStage[Any]) -> bool:
-    recipe = plan.request.recipe
-    return stage.files_missing(recipe.settings(stage), plan.request.workspace, recipe.resolution)
-
-
-def _discard_from(plan: Plan, redo: str) -> None:
-    """Delete the results of a stage and of all later ones; the last first."""
-    workspace, recipe = plan.request.workspace, plan.request.recipe
-    workspace.summary_path.unlink(missing_ok=True)
-    later = recipe.stages()[plan.names.index(redo) :]
-    if redo in plan.names[: plan.names.index(plan.image_stage) + 1]:
+def _discard(plan: Plan) -> None:
+    """Delete the results of the stages to redo, the last first."""
+    workspace = plan.request.workspace
+    for path in plan.redone_files():
+        path.unlink(missing_ok=True)
+    if plan.image_stage in [stage.name for stage in plan.redone]:
         delete_folder(workspace.report_path.parent / "examples")
-    for stage in reversed(later):
-        if isinstance(stage, DatasetStage):
-            for path in stage.files(workspace, recipe.resolution):
-                path.unlink(missing_ok=True)
+    for stage in reversed(plan.redone):
         workspace.stage(stage.name).discard()
 
 
@@ -277,6 +206,7 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
     """Run the batches that are not done yet, check that no photo was lost, and mark the stages complete.
 
     Raises:
+        WorkspaceError: no photo was kept for the stages that follow.
         CelebAHQError: an error that ends a batch as a whole.
     """
     workspace, photos = plan.request.workspace, plan.request.source.photos
@@ -300,6 +230,9 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
         counts, kept = _reconcile(workspace.stage(stage.name), entering, plan.batches)
         workspace.stage(stage.name).complete(plan.ingredients[stage.name], counts)
         entering = kept
+    if plan.dataset_stages and not entering:
+        _write_rejected(workspace, photo_statuses(workspace))
+        raise WorkspaceError(f"no photo was kept, so there is nothing to pack; {workspace.rejected_path} says why")
 
 
 def _jobs(plan: Plan) -> Iterator[BatchJob]:
@@ -329,17 +262,22 @@ def _jobs(plan: Plan) -> Iterator[BatchJob]:
 
 
 def _reconcile(stage: StageFolder, entering: set[str], batches: int) -> tuple[StageCounts, set[str]]:
-    """Check that a stage accounts for every photo that entered it; return its counts, and the photos that it kept.
+    """Read the manifests of a stage, and check that they account for every photo that entered it.
+
+    Returns:
+        The counts of the stage, and the photos that it kept.
 
     Raises:
         WorkspaceError: a manifest is missing, or a photo is in none.
     """
-    outcomes = {one.photo: without_record(one) for _, one in stage.outcomes() if one.photo in entering}
-    done = len(stage.read_state().batches)
-    if done != batches or len(outcomes) != len(entering):
+    done, outcomes = stage.batches(), {}
+    for _, one in stage.outcomes():
+        if one.photo in entering:
+            outcomes[one.photo] = one.without_record() if isinstance(one, Kept) else one
+    if done != set(range(batches)) or len(outcomes) != len(entering):
         raise WorkspaceError(
-            f"{stage.root}: {len(entering)} photos entered, {len(outcomes)} are accounted for in {done} of {batches} "
-            f"batches; its files were changed from outside, `redo` {stage.name} makes them again"
+            f"{stage.root}: {len(entering)} photos entered, {len(outcomes)} are accounted for in {len(done)} of "
+            f"{batches} batches; its files were changed from outside, `redo` {stage.name} makes them again"
         )
     counts = StageCounts(photos=len(entering), batches=batches, **count_outcomes(outcomes.values()))
     return counts, {file for file, one in outcomes.items() if isinstance(one, Kept)}
@@ -348,11 +286,11 @@ def _reconcile(stage: StageFolder, entering: set[str], batches: int) -> tuple[St
 # --- Dataset stages, summary ------------------------------------------------------------------------------------
 
 
-def _run_dataset_stage(plan: Plan, stage: DatasetStage[Any], timings: TimingLog) -> None:
+def _run_dataset_stage(plan: Plan, stage: AnyDatasetStage, timings: TimingLog) -> None:
     """Run a stage that works on all photos, unless it is complete."""
     request, ingredients = plan.request, plan.ingredients[stage.name]
     folder = request.workspace.stage(stage.name)
-    if plan.is_complete(stage.name) and not _files_missing(plan, stage):
+    if plan.is_complete(stage.name):
         return
     context = DatasetContext(
         workspace=request.workspace,
@@ -383,12 +321,13 @@ def _conclude(plan: Plan, timings: TimingLog) -> BuildResult:
         WorkspaceError: the photos of the source are not those that are accounted for.
     """
     request, workspace = plan.request, plan.request.workspace
-    complete = request.until == plan.names[-1]
+    complete = plan.until == plan.names[-1]
     rejected = [outcome.to_json(one) for one in request.source.rejected]
-    mark = fingerprint([*plan.ingredients[request.until], {"name": "table", "rejected": rejected}])
+    mark = fingerprint([*plan.ingredients[plan.until], {"name": "table", "rejected": rejected}])
     before = plan.state.summary
-    summary = before if before and before.fingerprint == mark else _summarize(plan, mark)
-    if complete and (summary is not before or not workspace.report_path.exists()):
+    is_current = before is not None and before.fingerprint == mark and workspace.rejected_path.name in plan.state.files
+    summary = before if before and is_current else _summarize(plan, mark)
+    if complete and (summary is not before or "report/index.html" not in plan.state.files):
         if summary is not before:
             timings.add_memory()
         write_build_report(workspace)
@@ -415,28 +354,11 @@ def _summarize(plan: Plan, mark: str) -> Summary:
             f"{workspace.root}: {photos} photos came in, {sum(counts.values())} are accounted for; its files were "
             "changed from outside, choose another `out`"
         )
-    write_atomic(workspace.rejected_path, rejected_csv(ends))
+    _write_rejected(workspace, statuses)
     reasons = Counter(end.reason.value for end in ends if isinstance(end, Rejected))
     return Summary(mark, photos, **counts, reasons=dict(reasons))
 
 
-class TimingLog:
-    """Log of times and memory; not part of any result, so an error in writing it is ignored."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.largest_worker_bytes = 0
-
-    def add(self, **line: Any) -> None:
-        """Append a line."""
-        with contextlib.suppress(OSError), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def add_worker(self, peak_bytes: int) -> None:
-        """Take note of the peak memory of a worker."""
-        self.largest_worker_bytes = max(self.largest_worker_bytes, peak_bytes)
-
-    def add_memory(self) -> None:
-        """Append the peak memory of this process and of the largest worker, which is this process for one worker."""
-        peak = {"main": parallel.peak_memory_bytes(), "largest worker": self.largest_worker_bytes}
-        self.add(peak_memory_bytes=peak, seconds={})
+def _write_rejected(workspace: Workspace, statuses: Iterable[PhotoStatus]) -> None:
+    """Write the table of photos that are not kept."""
+    write_atomic(workspace.rejected_path, rejected_csv(one.end for one in statuses if one.end is not None))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from celebahq_builder.config import flatten
 from celebahq_builder.html import charts
@@ -15,7 +14,9 @@ from celebahq_builder.html.page import render_page
 from celebahq_builder.outcome import Failed, Reason, Rejected
 from celebahq_builder.pipeline import report_images
 from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses
-from celebahq_builder.pipeline.workspace import RunDescription, RunState, Workspace
+from celebahq_builder.pipeline.state import RunDescription, RunState
+from celebahq_builder.pipeline.timings import read_timings
+from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.storage import write_atomic
 
 
@@ -29,28 +30,6 @@ class StageCount:
     kept: int
     rejected: int
     failed: int
-
-
-@dataclass
-class StageTime:
-    """Time of a stage, over all workers and all runs in the directory."""
-
-    seconds: float = 0.0
-    photos: int = 0
-
-    @property
-    def photos_per_s(self) -> float | None:
-        """Photos per second of one worker; None if no time was measured."""
-        return self.photos / self.seconds if self.seconds > 0 else None
-
-
-@dataclass
-class TimingTotals:
-    """Sums of `timings.jsonl`."""
-
-    stages: dict[str, StageTime] = field(default_factory=dict)
-    peak_memory_bytes: dict[str, int] = field(default_factory=dict)
-    """Largest resident memory by process."""
 
 
 def stage_counts(run: RunDescription, state: RunState, statuses: Iterable[PhotoStatus]) -> list[StageCount]:
@@ -70,33 +49,6 @@ def stage_counts(run: RunDescription, state: RunState, statuses: Iterable[PhotoS
         counts.append(StageCount(names, entered, kept, rejected, failed))
         entered = kept
     return counts
-
-
-def timings(workspace: Workspace) -> TimingTotals:
-    """Return the times of the run's stages; empty without a log. Lines that a kill cut short are skipped."""
-    found = TimingTotals()
-    for line in _lines(workspace):
-        for name, seconds in line["seconds"].items():
-            stage = found.stages.setdefault(name, StageTime())
-            stage.seconds += seconds
-            stage.photos += line["photos"]
-        for process, peak in line.get("peak_memory_bytes", {}).items():
-            found.peak_memory_bytes[process] = max(peak, found.peak_memory_bytes.get(process, 0))
-    return found
-
-
-def _lines(workspace: Workspace) -> Iterator[dict[str, Any]]:
-    try:
-        text = workspace.timings_path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return
-    for line in text.splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict) and isinstance(values.get("seconds"), dict):
-            yield values
 
 
 NOTES = {
@@ -141,7 +93,7 @@ def write_build_report(workspace: Workspace) -> None:
     write_atomic(workspace.report_path, render_page("build.html.j2", _contents(workspace)))
 
 
-def _contents(workspace: Workspace) -> dict[str, Any]:
+def _contents(workspace: Workspace) -> dict[str, object]:
     """Return the values that the template shows, in its order."""
     run, statuses = workspace.run(), photo_statuses(workspace)
     images = report_images.ReportImages(workspace, run)
@@ -170,7 +122,7 @@ def _contents(workspace: Workspace) -> dict[str, Any]:
         "rows": rows,
         "rows_left": len(left_out) - len(rows),
         "thumbnails_end": len(rows) > report_images.ROW_THUMBNAILS == sum(row.thumbnail is not None for row in rows),
-        "timings": timings(workspace),
+        "timings": read_timings(workspace.timings_path),
         "settings": _settings(run),
         "row_thumbnails": report_images.ROW_THUMBNAILS,
     }

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from celebahq_builder.imaging.geometry import Points
 from celebahq_builder.outcome import Kept
-from celebahq_builder.pipeline.workspace import ImageRecord, read_table
+from celebahq_builder.pipeline.state import Table, read_table
 from celebahq_builder.sources.photo import Photo
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from torch import Tensor
 
 R = TypeVar("R")
 
@@ -33,6 +35,20 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class ImageRecord:
+    """The image that a stage keeps of a photo, and what of the face is not in its pixels."""
+
+    path: str
+    """Relative to the stage's folder."""
+    bytes: int
+    sha256: str
+    quad: tuple[tuple[float, float], ...]
+    """Corners of the crop; `quad`, `border` and `margin` are those of `Face`."""
+    border: int
+    margin: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
 class PhotoRecord:
     """The identity of a photo and the records of the stages that it passed.
 
@@ -48,22 +64,23 @@ class PhotoRecord:
 
     file: str
     identity: Identity
-    parts: Mapping[type, Any] = field(default_factory=dict)
+    parts: Mapping[type, DataclassInstance] = field(default_factory=dict)
     """Record of each stage, by its type."""
 
     def __getitem__(self, kind: type[R]) -> R:
-        part: R = self.parts[kind]
+        part = self.parts[kind]
+        assert isinstance(part, kind)
         return part
 
     def get(self, kind: type[R]) -> R | None:
         """Return the record of this type, or None if the photo has none."""
-        return self.parts.get(kind)
+        return self[kind] if kind in self.parts else None
 
-    def with_part(self, part: object) -> PhotoRecord:
+    def with_part(self, part: DataclassInstance) -> PhotoRecord:
         """Return the record with one more stage's part."""
         return replace(self, parts={**self.parts, type(part): part})
 
-    def tables(self, types: Mapping[str, type]) -> dict[str, Any]:
+    def tables(self, types: Mapping[str, type]) -> Table:
         """Return the record as JSON values: a table for the identity and one for each stage.
 
         Args:
@@ -84,7 +101,9 @@ class PhotoRecord:
         known = {**types, "image": ImageRecord}
         tables = dict(kept.record)
         identity = read_table(Identity, tables.pop("identity", None), kept.photo, "identity")
-        parts: list[Any] = [read_table(known.get(name), table, kept.photo, name) for name, table in tables.items()]
+        parts: list[DataclassInstance] = [
+            read_table(known.get(name), table, kept.photo, name) for name, table in tables.items()
+        ]
         return cls(kept.photo, identity, {type(part): part for part in parts})
 
 
@@ -111,7 +130,7 @@ class Face:
         """Side length of the crop in px of `pixels`."""
         return float(np.hypot(*(self.quad[3] - self.quad[0])))
 
-    def with_record(self, part: object) -> Face:
+    def with_record(self, part: DataclassInstance) -> Face:
         """Return the face with one more stage's record."""
         return replace(self, record=self.record.with_part(part))
 
@@ -120,6 +139,8 @@ class Face:
         """Return the face that enters the first stage: identity only, pixels [3, 0, 0]."""
         official_index = photo.listed.index if photo.listed else None
         identity = Identity(photo.id, index, photo.landmarks, photo.split, photo.attributes, official_index)
+        import torch  # here, because the command line reads recipes, and so stages, without torch
+
         empty = torch.empty((3, 0, 0), dtype=torch.uint8)
         return cls(photo, PhotoRecord(photo.file, identity), empty, np.zeros((4, 2)))
 

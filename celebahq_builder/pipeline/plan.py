@@ -1,130 +1,34 @@
-"""The plan of a build: a request, the state of its run directory, and the work that is left."""
+"""The plan of a build: the state of its run directory, and the work that is left."""
 
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from celebahq_builder import __version__, outcome
 from celebahq_builder.config import flatten, to_mapping
-from celebahq_builder.errors import RecipeError, WorkspaceError
-from celebahq_builder.pipeline.recipe import (
-    DEFAULT_RECIPE,
-    BuildRecipe,
-    check_official,
-    ids_hash,
-    read_ids,
-    resolve,
-)
-from celebahq_builder.pipeline.stage import BuildInputs, DatasetStage, PhotoStage
+from celebahq_builder.errors import FingerprintMismatch, WorkspaceError
+from celebahq_builder.pipeline.recipe import BuildRecipe
+from celebahq_builder.pipeline.request import BuildOptions, BuildRequest, make_request
+from celebahq_builder.pipeline.stage import AnyDatasetStage, AnyPhotoStage, AnyStage, DatasetStage
 from celebahq_builder.pipeline.stages.pack import PackStage
 from celebahq_builder.pipeline.stages.select import SelectStage
-from celebahq_builder.pipeline.workspace import Ingredients, RunDescription, RunState, Workspace
-from celebahq_builder.sources.official import archives, read_image_list
-from celebahq_builder.sources.photo import PhotoSource, listed_photos, subset
+from celebahq_builder.pipeline.state import Ingredients, RunDescription, RunState, Table, fingerprint
+from celebahq_builder.sources.official import archives
+from celebahq_builder.sources.photo import PhotoSource
 
 VERSIONS = ("torch", "numpy", "pillow", "opencv-python-headless", "scipy", "h5py", "deflate")
 """Packages that decide the pixels."""
 
 BATCH_PHOTOS = (4, 16)
 """Fewest and most photos per batch; small sources get small batches, so that every worker has some."""
-
-
-@dataclass(frozen=True)
-class BuildRequest:
-    """The arguments of `build.build`, read and checked."""
-
-    workspace: Workspace
-    source: PhotoSource
-    recipe: BuildRecipe
-    origins: dict[str, str]
-    """Source of each setting that is not a default; see `recipe.resolve`."""
-    workers: int
-    device: str
-    limit: int | None
-    ids: str | None
-    """Hash of the ids asked for."""
-    until: str
-    start: str | None
-    redo: str | None
-    deltas: Path | None
-    """Folder of the official deltas."""
-
-    @property
-    def inputs(self) -> BuildInputs:
-        """The inputs on which results depend, apart from the settings of the stages."""
-        return BuildInputs(self.source, self.recipe.resolution, self.recipe.seed, self.deltas)
-
-
-def make_request(
-    source: PhotoSource,
-    out: Path | str,
-    *,
-    recipe: BuildRecipe | str | Path = DEFAULT_RECIPE,
-    keep: int | None = None,
-    resolution: int | None = None,
-    seed: int | None = None,
-    labels: bool | None = None,
-    workers: int | None = None,
-    device: str = "auto",
-    until: str = "pack",
-    start: str | None = None,
-    redo: str | None = None,
-    limit: int | None = None,
-    ids: Path | str | Iterable[str] | None = None,
-    image_list: Path | str | None = None,
-    deltas: Path | str | None = None,
-) -> BuildRequest:
-    """Read and check the arguments of a build, see `build.build`.
-
-    Raises:
-        RecipeError: arguments that cannot be used, or contradict each other.
-        SourceError: the image list cannot be read, or the source lacks photos that were asked for.
-    """
-    options = {"select.keep": keep, "resolution": resolution, "seed": seed, "pack.labels": labels}
-    settings, origins = resolve(recipe, options)
-    names = read_ids(ids)
-    deltas, image_list = Path(deltas) if deltas else None, Path(image_list) if image_list else None
-    check_official(settings, deltas, image_list)
-    if image_list:
-        source = listed_photos(source, read_image_list(image_list))
-    source = subset(source, limit=limit, ids=names)
-    order = [stage.name for stage in settings.stages()]
-    for argument, name in (("until", until), ("start", start), ("redo", redo)):
-        if name is not None and name not in order:
-            raise RecipeError(
-                f'`{argument}` {name} is no stage of method = "{settings.method}"; its stages are {", ".join(order)}'
-            )
-    for argument, name in (("start", start), ("redo", redo)):
-        if name is not None and order.index(name) > order.index(until):
-            raise RecipeError(f"`{argument}` {name} comes after `until` {until}; the order is {', '.join(order)}")
-    if start and redo and order.index(start) > order.index(redo):
-        raise RecipeError(f"`start` {start} comes after `redo` {redo}, and needs its results; leave out `start`")
-    request = BuildRequest(
-        workspace=Workspace(Path(out)),
-        source=source,
-        recipe=settings,
-        origins=origins,
-        workers=workers or os.cpu_count() or 1,
-        device=device,
-        limit=limit,
-        ids=ids_hash(names),
-        until=until,
-        start=start,
-        redo=redo,
-        deltas=deltas,
-    )
-    for stage in settings.stages():
-        stage.check(settings.settings(stage), request.inputs)
-    return request
 
 
 @dataclass(frozen=True)
@@ -152,24 +56,40 @@ class Plan:
         return [stage.name for stage in self.request.recipe.photo_stages() if stage.saves_image][-1]
 
     @cached_property
-    def on_disk(self) -> list[str]:
-        """Stages of this run that have results on disk, or will write some, in order.
+    def _lasting(self) -> list[str]:
+        """Stages whose results stay on disk in any run of this request, in order.
 
-        These are the stages that the recipe keeps, the stage of the result's images, the last photo stage, the last
-        stage of the run, those that an earlier run kept, and all stages that work on the whole data set.
+        These are the stages that the recipe keeps, the stage of the result's images, the last photo stage, those that
+        an earlier run kept, and all stages that work on the whole data set.
         """
-        asked = {*self.request.recipe.keep_stages, self.image_stage, self.photo_names[-1], self.request.until}
+        asked = {*self.request.recipe.keep_stages, self.image_stage, self.photo_names[-1]}
         begun = {name for name in self.names if self.state.stage(name).plan}
-        until = self.names[: self.names.index(self.request.until) + 1]
-        return [name for name in until if name in asked | begun or name not in self.photo_names]
+        return [name for name in self.names if name in asked | begun or name not in self.photo_names]
+
+    @cached_property
+    def until(self) -> str:
+        """Last stage of the run: as asked for, or a later one up to which everything is complete already."""
+        first = self.names.index(self.request.until)
+        last = self.request.until
+        for name in self._lasting:
+            if not self.is_complete(name):
+                break
+            last = name if self.names.index(name) > first else last
+        return last
+
+    @cached_property
+    def on_disk(self) -> list[str]:
+        """Stages of this run that have results on disk, or will write some, in order."""
+        until = self.names[: self.names.index(self.until) + 1]
+        return [name for name in until if name in self._lasting or name == self.until]
 
     @property
-    def photo_stages(self) -> list[PhotoStage[Any]]:
+    def photo_stages(self) -> list[AnyPhotoStage]:
         """The photo stages among those `on_disk`."""
         return [stage for stage in self.request.recipe.photo_stages() if stage.name in self.on_disk]
 
     @property
-    def dataset_stages(self) -> list[DatasetStage[Any]]:
+    def dataset_stages(self) -> list[AnyDatasetStage]:
         """The other stages of this run."""
         stages = self.request.recipe.stages()
         return [stage for stage in stages if isinstance(stage, DatasetStage) and stage.name in self.on_disk]
@@ -179,8 +99,8 @@ class Plan:
         """The ingredients of each stage's result: the source, and the versions and settings of all stages up to it."""
         request = self.request
         source = request.source
-        own = {"photos": len(source.photos), "limit": request.limit, "ids": request.ids, "sha256": source.sha256()}
-        tables: Ingredients = [{"name": "source", **own}]
+        asked: Table = {"photos": len(source.photos), "limit": request.limit, "ids": request.ids}
+        tables: Ingredients = [{"name": "source", **asked, "sha256": source.sha256()}]
         for stage in request.recipe.stages():
             settings = request.recipe.settings(stage)
             own = {"version": stage.version, **to_mapping(settings), **stage.ingredients(settings, request.inputs)}
@@ -203,21 +123,64 @@ class Plan:
 
     # --- State ---
 
+    @property
+    def redone(self) -> list[AnyStage]:
+        """The stages whose results `redo` deletes, in order."""
+        stages = self.request.recipe.stages()
+        return list(stages[self.names.index(self.request.redo) :]) if self.request.redo else []
+
+    def after_redo(self) -> Plan:
+        """Return the plan for the run directory once the results of `redone` are deleted."""
+        if not self.redone:
+            return self
+        gone = {stage.name for stage in self.redone}
+        stages = {name: state for name, state in self.state.stages.items() if name not in gone}
+        paths = {path.relative_to(self.request.workspace.root).as_posix() for path in self.redone_files()}
+        files = {name: size for name, size in self.state.files.items() if name not in paths}
+        return Plan(self.request, replace(self.state, stages=stages, summary=None, files=files))
+
+    def redone_files(self) -> list[Path]:
+        """Return the files outside the folders of `redone` that `redo` deletes, whether they exist or not."""
+        workspace, resolution = self.request.workspace, self.request.recipe.resolution
+        files = [workspace.summary_path, workspace.rejected_path, workspace.report_path]
+        for stage in reversed(self.redone):
+            files += stage.files(workspace, resolution) if isinstance(stage, DatasetStage) else ()
+        return files
+
     def is_complete(self, name: str) -> bool:
-        """Return whether a stage is complete for this request, with all manifests of its batches."""
-        state = self.state.stage(name)
-        all_batches = name not in self.photo_names or len(state.batches) == self.batches
-        return state.is_complete(self.ingredients[name]) and all_batches
+        """Return whether a stage is complete for this request, with all manifests of its batches and all its files."""
+        state, recipe, workspace = self.state.stage(name), self.request.recipe, self.request.workspace
+        stage = recipe.stages()[self.names.index(name)]
+        if isinstance(stage, DatasetStage):
+            needed = stage.needed_files(recipe.settings(stage), workspace, recipe.resolution)
+            has_all = all(path.relative_to(workspace.root).as_posix() in self.state.files for path in needed)
+        else:
+            has_all = len(state.batches) == self.batches
+        return state.is_complete(self.ingredients[name]) and has_all
 
     def check(self) -> None:
         """Check that the run directory holds no results of other settings or photos, apart from those to redo.
 
         Raises:
-            FingerprintMismatch: it does.
+            FingerprintMismatch: it does; names the first setting that differs and what to do.
         """
         redo = self.request.redo
         for name in self.names[: self.names.index(redo)] if redo else self.names:
-            self.state.stage(name).check(self.ingredients[name], self.request.workspace.root)
+            plan = self.state.stage(name).plan
+            if plan is not None and plan.fingerprint != fingerprint(self.ingredients[name]):
+                raise FingerprintMismatch(self._explain_mismatch(plan.ingredients, self.ingredients[name]))
+
+    def _explain_mismatch(self, before: Ingredients, now: Ingredients) -> str:
+        """Return a message with the first setting that differs, and what to do."""
+        old, new = _by_setting(before), _by_setting(json.loads(json.dumps(now)))
+        stage, setting = next(key for key in [*new, *old] if old.get(key) != new.get(key))
+        # A setting at the top level of a recipe is an ingredient of every stage that depends on it.
+        name = setting if stage != "source" and hasattr(BuildRecipe, setting) else f"[{stage}] {setting}"
+        remedy = "" if stage == "source" else f", or `redo` {stage}"
+        return (
+            f"{self.request.workspace.root} was built with {name} = {old.get((stage, setting))}, this run asks "
+            f"{new.get((stage, setting))}; outputs would mix. Choose another `out`{remedy}"
+        )
 
     def check_start(self) -> None:
         """Check that the input of the stage to start from is on disk.
@@ -246,7 +209,7 @@ class Plan:
             source=str(source.folder.absolute()),
             rejected_by_table=[outcome.to_json(one) for one in source.rejected],
             warnings=list(source.warnings),
-            until=self.request.until,
+            until=self.until,
             stages=[name for name in self.names if name in self.on_disk or name in begun],
             photo_stages=self.photo_names,
             image_stage=self.image_stage,
@@ -267,6 +230,27 @@ def versions() -> dict[str, str]:
     return found
 
 
+def dry_run(source: PhotoSource, out: Path | str, **options: Unpack[BuildOptions]) -> list[str]:
+    """Return what `build` would do with the same arguments, as lines of text; nothing is written.
+
+    Args:
+        source: see `build.build`.
+        out: see `build.build`.
+        options: the other arguments of `build.build`.
+
+    Returns:
+        Settings with their origins, what is done, what is left, and the disk space that it needs.
+
+    Raises:
+        CelebAHQError: as `build.build` raises before any work.
+    """
+    request = make_request(source, out, **options)
+    plan = Plan(request, request.workspace.read_state())
+    plan.check()
+    plan.check_start()
+    return list(describe_plan(plan.after_redo()))
+
+
 def describe_plan(plan: Plan) -> Iterator[str]:
     """Yield the plan in lines for people: settings with their sources, stages, disk space."""
     request, source = plan.request, plan.request.source
@@ -281,15 +265,28 @@ def describe_plan(plan: Plan) -> Iterator[str]:
         )
         yield f"image list: MD5s of all photos are checked; deltas: {deltas}"
     yield "stages:"
-    for name in plan.on_disk:
-        done = f"{len(plan.state.stage(name).batches)} of {plan.batches} batches done"
-        todo = done if name in plan.photo_names else "to do"
-        yield f"  {name}: {'complete' if plan.is_complete(name) else todo}"
+    for name in plan.names[: plan.names.index(plan.until) + 1]:
+        yield f"  {name}: {_describe_stage(plan, name)}"
     parent = next(
         path for path in (request.workspace.root, *request.workspace.root.absolute().parents) if path.exists()
     )
     free = shutil.disk_usage(parent).free
     yield f"disk: about {_disk_bytes(plan) / 1e9:.1f} GB still to be written, {free / 1e9:.1f} GB free in {parent}"
+
+
+def _describe_stage(plan: Plan, name: str) -> str:
+    if name not in plan.on_disk:
+        done = all(plan.is_complete(later) for later in plan.on_disk if later in plan.photo_names)
+        return "nothing stays on disk" if done else "on the way; nothing stays on disk"
+    if plan.is_complete(name):
+        return "complete"
+    return (
+        f"{len(plan.state.stage(name).batches)} of {plan.batches} batches done" if name in plan.photo_names else "to do"
+    )
+
+
+def _by_setting(ingredients: Ingredients) -> dict[tuple[str, str], object]:
+    return {(str(table["name"]), key): value for table in ingredients for key, value in table.items() if key != "name"}
 
 
 def _disk_bytes(plan: Plan) -> float:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from celebahq_builder.config import bundled, flatten, from_mapping, merge, read_toml, to_mapping
 from celebahq_builder.errors import RecipeError
 from celebahq_builder.imaging.pyramid import levels
-from celebahq_builder.pipeline.stage import NoSettings, PhotoStage, Stage
+from celebahq_builder.limits import MAX_RECIPE_BYTES
+from celebahq_builder.pipeline.stage import AnyPhotoStage, AnyStage, NoSettings, PhotoStage, Stage
 from celebahq_builder.pipeline.stages import METHODS, load_stages
-from celebahq_builder.sources.official import RESOLUTION, archives
-from celebahq_builder.storage import sha256
+from celebahq_builder.storage import read_text
 
 S = TypeVar("S")
 
@@ -45,6 +45,8 @@ class _Recipe:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method = {self.method!r} must be one of {', '.join(METHODS)}")
+        if self.seed < 0:
+            raise ValueError(f"seed = {self.seed} must be at least 0")
         levels(self.resolution)
         if not 64 <= self.resolution <= 2048:
             raise ValueError(f"resolution = {self.resolution} must be 64 to 2048")
@@ -66,11 +68,11 @@ class _Recipe:
                     f'{name}.{changed[0]} = {value} has no effect with method = "{self.method}"; leave out [{name}]'
                 )
 
-    def stages(self) -> tuple[Stage[Any], ...]:
+    def stages(self) -> tuple[AnyStage, ...]:
         """Return the stages of the method, in order."""
         return load_stages(self.method)
 
-    def photo_stages(self) -> tuple[PhotoStage[Any], ...]:
+    def photo_stages(self) -> tuple[AnyPhotoStage, ...]:
         """Return the stages of the method that work on one photo at a time, in order."""
         return tuple(stage for stage in self.stages() if isinstance(stage, PhotoStage))
 
@@ -99,7 +101,7 @@ else:
     )
 
 
-def resolve(recipe: BuildRecipe | str | Path, options: Mapping[str, Any]) -> tuple[BuildRecipe, dict[str, str]]:
+def resolve(recipe: BuildRecipe | str | Path, options: Mapping[str, object]) -> tuple[BuildRecipe, dict[str, str]]:
     """Return the settings of a build, and the source of each value that is not a default.
 
     Args:
@@ -118,15 +120,15 @@ def resolve(recipe: BuildRecipe | str | Path, options: Mapping[str, Any]) -> tup
         origins: dict[str, str] = {}
     else:
         path = bundled_recipe(Path(recipe))
+        text = _recipe_text(path)
         values = read_toml(path)
-        text = path.read_text(encoding="utf-8")
         if "region" in values:
             raise RecipeError(f"{path}: the table [region] is called [crop] now; rename it")
         origins = dict.fromkeys(flatten(values), str(path))
         from_mapping(BuildRecipe, values, where=str(path), text=text)
     for setting, value in given.items():
         *tables, key = setting.split(".")
-        nested: dict[str, Any] = {key: value}
+        nested: dict[str, object] = {key: value}
         for table in reversed(tables):
             nested = {table: nested}
         values = merge(values, nested)
@@ -135,62 +137,19 @@ def resolve(recipe: BuildRecipe | str | Path, options: Mapping[str, Any]) -> tup
     return from_mapping(BuildRecipe, values, where=str(path), text=text), origins
 
 
+def _recipe_text(path: Path) -> str:
+    """Return the text of a recipe; empty where the file does not exist, which `read_toml` reports."""
+    try:
+        return read_text(path, MAX_RECIPE_BYTES)
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise RecipeError(f"recipe {path} cannot be read: {reason}; give a TOML file") from None
+
+
 def bundled_recipe(path: Path, folder: str = "") -> Path:
     """Return the path of a recipe: as given, or that of a bundled one for a bare name that does not exist here."""
     if not path.exists() and path.parent == Path():
         return bundled("pipelines") / folder / path.with_suffix(".toml")
     return path
-
-
-def check_official(recipe: BuildRecipe, deltas: Path | None, image_list: Path | None) -> None:
-    """Check that a build with the official image list has the method and the resolution that it needs.
-
-    Raises:
-        RecipeError: deltas without a list, or either without the exact method at 1024 px.
-        SourceError: the folder of deltas holds none.
-    """
-    if deltas is None and image_list is None:
-        return
-    argument = "`deltas`" if deltas else "`image_list`"
-    if image_list is None:
-        raise RecipeError(
-            f"`deltas` {deltas} needs `image_list` FILE too: the image_list.txt that comes with them says which photo "
-            "each belongs to"
-        )
-    if recipe.method != "exact":
-        raise RecipeError(
-            f'{argument} needs the bytes of the authors\' tool, method = "exact", but the recipe says '
-            f'"{recipe.method}"; give `recipe` official-deltas'
-        )
-    if recipe.resolution != RESOLUTION:
-        raise RecipeError(
-            f"{argument} needs resolution = {RESOLUTION}, got {recipe.resolution}; leave out `resolution`"
-        )
-    if deltas is not None:
-        archives(deltas)
-
-
-def read_ids(ids: Path | str | Iterable[str] | None) -> frozenset[str] | None:
-    """Return a set of photo names: as given, or one per line of a file, without empty lines and comments (#).
-
-    Raises:
-        RecipeError: the file cannot be read, or there are no names.
-    """
-    if ids is None:
-        return None
-    if isinstance(ids, (str, Path)):
-        try:
-            ids, where = Path(ids).read_text(encoding="utf-8-sig").splitlines(), f" {ids}"
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"`ids` {ids} cannot be read: {error}") from None
-    else:
-        where = ""
-    names = frozenset(line.strip() for line in ids if line.strip() and not line.strip().startswith("#"))
-    if not names:
-        raise RecipeError(f"`ids`{where} names no photos; give one id or file name per line")
-    return names
-
-
-def ids_hash(ids: frozenset[str] | None) -> str | None:
-    """Return a hash of a set of ids, or None for none."""
-    return None if ids is None else sha256("\n".join(sorted(ids)).encode())

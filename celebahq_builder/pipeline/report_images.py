@@ -13,7 +13,8 @@ from celebahq_builder.html.thumbnails import Thumbnail
 from celebahq_builder.pipeline.results import PhotoStatus
 from celebahq_builder.pipeline.stage import PhotoStage
 from celebahq_builder.pipeline.stages import load_stages
-from celebahq_builder.pipeline.workspace import RunDescription, Workspace
+from celebahq_builder.pipeline.state import RunDescription
+from celebahq_builder.pipeline.workspace import Workspace
 
 T = TypeVar("T")
 
@@ -116,7 +117,7 @@ class ReportImages:
     def _steps(self, one: PhotoStatus) -> list[Step] | None:
         """Return an example's images after all stages, or None if one of them is missing."""
         steps = []
-        for stage in load_stages(self.run.recipe["method"]):
+        for stage in load_stages(self.run.method):
             if isinstance(stage, PhotoStage) and stage.example_title:
                 path = self.workspace.example_path(one.id, stage.name)
                 images = thumbnails.of_example(path, EXAMPLE_PX, DETAIL)

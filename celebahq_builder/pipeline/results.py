@@ -6,8 +6,7 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from celebahq_builder import outcome
-from celebahq_builder.imaging.quality_score import QualityScore
-from celebahq_builder.outcome import Failed, Kept, Rejected
+from celebahq_builder.outcome import Failed, Kept, QualityScore, Rejected
 from celebahq_builder.pipeline.face import PhotoRecord
 from celebahq_builder.pipeline.stage import record_types
 from celebahq_builder.pipeline.stages import load_stages
@@ -48,7 +47,7 @@ def photo_statuses(workspace: Workspace) -> list[PhotoStatus]:
         WorkspaceError: the directory holds no run, or a manifest was changed or is corrupt.
     """
     run = workspace.run()
-    types = record_types(load_stages(run.recipe["method"]))
+    types = record_types(load_stages(run.method))
     rejected = [outcome.from_json(values) for values in run.rejected_by_table]
     by_table = [PhotoStatus(one.photo, one, TABLE) for one in rejected if isinstance(one, Rejected)]
     found: dict[str, PhotoStatus] = {}

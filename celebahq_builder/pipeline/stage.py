@@ -1,4 +1,8 @@
-"""The interface of a stage: its declarations, and the context in which it runs."""
+"""The interface of a stage: its declarations, and the context in which it runs.
+
+Recipes are checked before torch is imported, which takes seconds. So the file of a stage imports torch, and modules
+that need torch, inside the functions that work on pixels.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from celebahq_builder.pipeline.face import Face
-from celebahq_builder.pipeline.workspace import StageCounts, Workspace
+from celebahq_builder.pipeline.state import StageCounts, Table
+from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.photo import Photo, PhotoSource
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Stage(ABC, Generic[S]):
     Record: type | None = None
     """Frozen dataclass of what the stage adds to the record of a photo; None for a stage that adds nothing."""
 
-    def ingredients(self, settings: S, inputs: BuildInputs) -> dict[str, Any]:
+    def ingredients(self, settings: S, inputs: BuildInputs) -> Mapping[str, object]:
         """Return what the result depends on beside version and settings, such as hashes of weights; JSON values."""
         return {}
 
@@ -110,7 +116,7 @@ class DatasetContext:
     photo_stage: str
     """Name of the last photo stage; its manifests hold the records of all photo stages."""
     workers: int
-    hdf5_attributes: dict[str, Any]
+    hdf5_attributes: Table
     """Attributes that are stored with the HDF5 file: versions, recipe, fingerprint."""
 
 
@@ -129,11 +135,16 @@ class DatasetStage(Stage[S]):
         """Return the files outside the stage's folder that the stage may write; a redo deletes them."""
         return ()
 
-    def files_missing(self, settings: S, workspace: Workspace, resolution: int) -> bool:
-        """Return whether a file is missing that a complete stage with these settings has."""
-        return False
+    def needed_files(self, settings: S, workspace: Workspace, resolution: int) -> tuple[Path, ...]:
+        """Return those of `files` that a complete stage with these settings has."""
+        return self.files(workspace, resolution)
 
 
-def record_types(stages: Sequence[Stage[Any]]) -> dict[str, type]:
+AnyStage: TypeAlias = Stage[Any]
+AnyPhotoStage: TypeAlias = PhotoStage[Any]
+AnyDatasetStage: TypeAlias = DatasetStage[Any]
+
+
+def record_types(stages: Sequence[AnyStage]) -> dict[str, type]:
     """Return the type of the record of each stage that has one, by name of the stage."""
     return {stage.name: stage.Record for stage in stages if stage.Record is not None}

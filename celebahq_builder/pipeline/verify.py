@@ -14,14 +14,9 @@ from celebahq_builder.hdf5.labels import attribute_labels, labels_path, read_lab
 from celebahq_builder.hdf5.layout import PHOTOS
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.outcome import Kept, Outcome
-from celebahq_builder.pipeline.workspace import (
-    ImageRecord,
-    StageFolder,
-    Workspace,
-    count_outcomes,
-    read_table,
-    without_record,
-)
+from celebahq_builder.pipeline.face import ImageRecord
+from celebahq_builder.pipeline.state import read_table
+from celebahq_builder.pipeline.workspace import StageFolder, Workspace, count_outcomes
 
 
 def status_lines(workspace: Workspace) -> Iterator[str]:
@@ -30,7 +25,8 @@ def status_lines(workspace: Workspace) -> Iterator[str]:
     Raises:
         WorkspaceError: the directory holds no run, or the run of an earlier version.
     """
-    run, state = workspace.run(), workspace.read_state()
+    state = workspace.read_state()
+    run = state.run or workspace.run()
     table = len(run.rejected_by_table)
     yield f"{run.photos + table} photos from {run.source}, {table} of them rejected by the table"
     for name in run.stages:
@@ -46,9 +42,9 @@ def status_lines(workspace: Workspace) -> Iterator[str]:
         for reason, count in sorted(summary.reasons.items(), key=lambda item: -item[1]):
             yield f"  {reason}: {count}"
     result = workspace.hdf5_path(run.resolution)
-    if result.exists():
-        yield f"result: {result} ({result.stat().st_size / 1e9:.2f} GB)"
-    if workspace.report_path.exists():
+    if size_bytes := state.files.get(result.name):
+        yield f"result: {result} ({size_bytes / 1e9:.2f} GB)"
+    if "report/index.html" in state.files:
         yield f"report: {workspace.report_path}"
 
 
@@ -62,9 +58,13 @@ def find_problems(path: Path) -> Iterator[str]:
     Raises:
         FormatError: the path is neither.
     """
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise FormatError(f"{str(path)[:200]} cannot be read: {error.strerror}") from None
+    if is_folder:
         return verify_workspace(Workspace(path))
-    if path.is_file():
+    if is_file:
         return itertools.chain(verify_hdf5(path), _label_problems(path, of_build=False))
     raise FormatError(f"{path} does not exist; give a run directory or an HDF5 file")
 
@@ -120,7 +120,8 @@ def _label_problems(path: Path, *, of_build: bool) -> Iterator[str]:
 
 def verify_workspace(workspace: Workspace) -> Iterator[str]:
     """Yield the problems of a run directory: images, manifests, counts, and its HDF5 file."""
-    run, state = workspace.run(), workspace.read_state()
+    state = workspace.read_state()
+    run = state.run or workspace.run()
     entering = run.photos
     for name in run.stages:
         stage = state.stage(name)
@@ -134,12 +135,12 @@ def verify_workspace(workspace: Workspace) -> Iterator[str]:
             entering = counts.kept
             yield from _stage_problems(workspace.stage(name), sorted(stage.batches))
     if "pack" in run.stages:
-        yield from _result_problems(workspace.hdf5_path(run.resolution), labels=run.recipe["pack"]["labels"])
+        yield from _result_problems(workspace.hdf5_path(run.resolution), labels=run.labels)
     if summary := state.summary:
         last: dict[str, Outcome] = {}
         for _, _, one in workspace.final_outcomes(run):
             if isinstance(last.get(one.photo, Kept(one.photo)), Kept):  # a photo ends at its first other outcome
-                last[one.photo] = without_record(one)
+                last[one.photo] = one.without_record() if isinstance(one, Kept) else one
         by_table = (outcome.from_json(values) for values in run.rejected_by_table)
         for name, number in count_outcomes([*by_table, *last.values()]).items():
             if (recorded := getattr(summary, name)) != number:
@@ -151,6 +152,7 @@ def _stage_problems(stage: StageFolder, batches: list[int]) -> Iterator[str]:
         try:
             for one in stage.read_manifest(batch):
                 if isinstance(one, Kept) and "image" in one.record:
-                    stage.read_image(read_table(ImageRecord, one.record["image"], one.photo, "image"))
+                    image = read_table(ImageRecord, one.record["image"], one.photo, "image")
+                    stage.read_image(image.path, image.sha256)
         except CelebAHQError as error:
             yield f"{stage.name}: {error}"

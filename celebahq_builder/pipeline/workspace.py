@@ -1,35 +1,47 @@
-"""The run directory: locations of its files, manifests, fingerprints, and its state as read once."""
+"""The run directory: the places of its files, manifests, images, and the lock."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
-import types
-import typing
+import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from celebahq_builder import outcome
-from celebahq_builder.errors import FingerprintMismatch, WorkspaceError
-from celebahq_builder.outcome import Kept, Outcome
+from celebahq_builder.errors import WorkspaceError
+from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES
+from celebahq_builder.outcome import Outcome
+from celebahq_builder.pipeline.state import (
+    Ingredients,
+    RunDescription,
+    RunState,
+    StageCounts,
+    StageMark,
+    StagePlan,
+    StageState,
+    Summary,
+    fingerprint,
+    read_table,
+)
 from celebahq_builder.storage import (
+    LOCK_NAME,
     LockedFolder,
     delete_folder,
     delete_partial_files,
     holds,
     lock,
+    parse_json,
+    read_file,
     read_json,
+    read_text,
     sha256,
     sync_folder,
     write_atomic,
     write_json,
 )
-
-Ingredients = list[dict[str, Any]]
-"""What a result depends on: one table for the source, then one for each stage up to the stage itself."""
 
 NAMES = (
     *("run.json", "summary.json", "timings.jsonl", "selection.csv", "rejected.csv", "stages", "report"),
@@ -38,201 +50,6 @@ NAMES = (
 """Names of all files and folders of a run directory, as patterns of `fnmatch`."""
 
 T = TypeVar("T")
-
-
-def fingerprint(ingredients: Ingredients) -> str:
-    """Return a hash that is equal for equal ingredients only."""
-    return sha256(json.dumps(ingredients, sort_keys=True, ensure_ascii=False).encode())
-
-
-# --- JSON tables as dataclasses ---------------------------------------------------------------------------------
-
-
-def read_table(cls: type[T] | None, table: object, where: object, name: str) -> T:
-    """Return a JSON table as an instance of a dataclass, strictly: equal keys, equal types.
-
-    Args:
-        cls: frozen dataclass of int, float, str, bool, dict, list and tuple; None for a table that has no dataclass.
-        table: as `json` reads it.
-        where: file or photo, for the message.
-        name: of the table, for the message.
-
-    Raises:
-        WorkspaceError: the table does not fit.
-    """
-    try:
-        if cls is None:
-            raise ValueError("no stage writes it")
-        hints = _type_hints(cls)  # type: ignore[arg-type]
-        if not isinstance(table, dict) or table.keys() != hints.keys():
-            raise ValueError(f"expected the keys {', '.join(hints)}")
-        return cls(**{key: _checked(hint, table[key], key) for key, hint in hints.items()})
-    except ValueError as error:
-        raise WorkspaceError(
-            f"{where}: the table {name!r} is changed, corrupt, or of another version ({error}); delete its file and "
-            "run again, or choose another `out`"
-        ) from None
-
-
-@functools.cache
-def _type_hints(cls: Any) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
-    return {one.name: hints[one.name] for one in fields(cls)}
-
-
-def _checked(hint: Any, value: object, key: str) -> Any:
-    """Return a JSON value as the type that a field has; lists become tuples."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple and isinstance(value, list):
-        hints = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
-        if len(hints) == len(value):
-            return tuple(_checked(one, item, key) for one, item in zip(hints, value, strict=True))
-    elif origin is types.UnionType:
-        if type(value) in inner:
-            return value
-    elif type(value) is (origin or hint):
-        return value
-    raise ValueError(f"{key} = {str(value)[:80]!r} is not {getattr(hint, '__name__', hint)}")
-
-
-@dataclass(frozen=True)
-class ImageRecord:
-    """The image that a stage keeps of a photo, and what of the face is not in its pixels."""
-
-    path: str
-    """Relative to the stage's folder."""
-    bytes: int
-    sha256: str
-    quad: tuple[tuple[float, float], ...]
-    """Corners of the crop; `quad`, `border` and `margin` are those of `face.Face`."""
-    border: int
-    margin: tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageCounts:
-    """Counts of a complete stage."""
-
-    photos: int
-    """Photos that entered the stage."""
-    batches: int
-    kept: int
-    rejected: int
-    failed: int = 0
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """File plan.json: what the results in a stage's folder depend on."""
-
-    fingerprint: str
-    ingredients: list[dict[str, Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageMark(StageCounts):
-    """File stage.json, written when the stage is complete."""
-
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class RunDescription:
-    """File run.json: what was asked of the last run."""
-
-    batch_photos: int
-    photos: int
-    """Photos that enter the first stage."""
-    batches: int
-    source: str
-    """Absolute path of the folder of photos."""
-    rejected_by_table: list[dict[str, Any]]
-    """Outcomes of photos that the source rejected, as JSON."""
-    warnings: list[str]
-    until: str
-    stages: list[str]
-    """Stages with results on disk, or that this run will write, in order."""
-    photo_stages: list[str]
-    """All photo stages of the method, in order."""
-    image_stage: str
-    """The stage whose images are the result."""
-    recipe: dict[str, Any]
-    origins: dict[str, str]
-    """Source of each setting that is not a default, by dotted name: a recipe's path, or an argument in backquotes."""
-    versions: dict[str, str]
-
-    @property
-    def resolution(self) -> int:
-        """Side length of the result in px."""
-        return int(self.recipe["resolution"])
-
-
-@dataclass(frozen=True)
-class Summary:
-    """File summary.json: counts of the last run that reached its end."""
-
-    fingerprint: str
-    photos: int
-    kept: int
-    rejected: int
-    failed: int
-    reasons: dict[str, int]
-    """Photos by reason of rejection."""
-
-
-# --- State ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class StageState:
-    """State of one stage's folder."""
-
-    plan: StagePlan | None = None
-    """None: the stage was not begun."""
-    mark: StageMark | None = None
-    """None: the stage is not complete."""
-    batches: frozenset[int] = frozenset()
-    """Batches that have a manifest."""
-
-    def is_complete(self, ingredients: Ingredients) -> bool:
-        """Return whether the stage is complete for these ingredients."""
-        return self.mark is not None and self.mark.fingerprint == fingerprint(ingredients)
-
-    def check(self, ingredients: Ingredients, root: Path) -> None:
-        """Check that the stage holds no results of other ingredients.
-
-        Raises:
-            FingerprintMismatch: it does; names the first setting that differs and what to do.
-        """
-        if self.plan is None or self.plan.fingerprint == fingerprint(ingredients):
-            return
-        old, new = _flatten(self.plan.ingredients), _flatten(json.loads(json.dumps(ingredients)))
-        order = [*new, *(key for key in old if key not in new)]
-        key = next(key for key in order if old.get(key) != new.get(key))
-        stage, _, setting = key.partition(".")
-        remedy = "" if stage == "source" else f", or `redo` {stage}"
-        raise FingerprintMismatch(
-            f"{root} was built with [{stage}] {setting} = {old.get(key)}, this run asks {new.get(key)}; outputs would "
-            f"mix. Choose another `out`{remedy}"
-        )
-
-
-@dataclass(frozen=True)
-class RunState:
-    """State of a run directory at one moment."""
-
-    run: RunDescription | None = None
-    """None: the directory holds no run yet."""
-    stages: dict[str, StageState] = field(default_factory=dict)
-    """State of each stage that has a folder."""
-    summary: Summary | None = None
-
-    def stage(self, name: str) -> StageState:
-        """Return the state of a stage; empty where it has no folder."""
-        return self.stages.get(name, StageState())
-
-
-# --- Files ------------------------------------------------------------------------------------------------------
 
 
 class StageFolder:
@@ -258,13 +75,14 @@ class StageFolder:
         """Return the path of a batch's manifest."""
         return self.root / "batches" / f"{batch:05d}.jsonl"
 
+    def batches(self) -> frozenset[int]:
+        """Return the batches that have a manifest."""
+        return frozenset(int(path.stem) for path in self.root.glob("batches/*.jsonl") if path.stem.isdigit())
+
     def read_state(self) -> StageState:
         """Read what the stage holds."""
-        return StageState(
-            _read_optional(StagePlan, self.plan_path),
-            _read_optional(StageMark, self.mark_path),
-            frozenset(int(path.stem) for path in self.root.glob("batches/*.jsonl") if path.stem.isdigit()),
-        )
+        plan, mark = _read_optional(StagePlan, self.plan_path), _read_optional(StageMark, self.mark_path)
+        return StageState(plan, mark, self.batches())
 
     def write_manifest(self, batch: int, outcomes: Iterable[Outcome]) -> None:
         """Write the outcome of each photo of a batch; only for the holder of the lock, after the batch's images."""
@@ -279,29 +97,34 @@ class StageFolder:
         """
         path = self.manifest_path(batch)
         try:
-            return [outcome.from_json(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            # Not splitlines(): names may hold separators such as U+2028, which JSON does not escape.
+            lines = read_text(path, MAX_IMAGE_FILE_BYTES).removesuffix("\n").split("\n")
+            return [outcome.from_json(parse_json(line)) for line in lines if line]
+        except (OSError, ValueError) as error:
             raise WorkspaceError(f"{path} is damaged ({error}); delete it and run again: the batch is redone") from None
 
     def outcomes(self) -> Iterator[tuple[int, Outcome]]:
         """Yield batch and outcome of every photo recorded so far, in order."""
-        for batch in sorted(self.read_state().batches):
+        for batch in sorted(self.batches()):
             for one in self.read_manifest(batch):
                 yield batch, one
 
-    def read_image(self, image: ImageRecord) -> bytes:
+    def read_image(self, path: str, image_sha256: str) -> bytes:
         """Return the content of a PNG file that the stage kept.
+
+        Args:
+            path: relative to the stage's folder.
+            image_sha256: hash of the content.
 
         Raises:
             WorkspaceError: the file is missing or was changed.
         """
-        path = self.root / image.path
         try:
-            data = path.read_bytes()
+            data = read_file(self.root / path)
         except OSError as error:
-            raise WorkspaceError(f"{path}: {error.strerror}; `redo` {self.name} makes it again") from None
-        if sha256(data) != image.sha256:
-            raise WorkspaceError(f"{path} was changed since it was made; `redo` {self.name} makes it again")
+            raise WorkspaceError(f"{self.root / path}: {error.strerror}; `redo` {self.name} makes it again") from None
+        if sha256(data) != image_sha256:
+            raise WorkspaceError(f"{self.root / path} was changed since it was made; `redo` {self.name} makes it again")
         return data
 
     def begin(self, ingredients: Ingredients) -> None:
@@ -317,7 +140,10 @@ class StageFolder:
         write_json(self.mark_path, asdict(StageMark(fingerprint=fingerprint(ingredients), **asdict(counts))))
 
     def discard(self) -> None:
-        """Delete the stage's results, the marks first: a kill in between leaves nothing that looks complete."""
+        """Delete the stage's results: mark, manifests, plan, then the rest.
+
+        The plan goes after the manifests, so a kill in between never leaves results without what they depend on.
+        """
         if self.root.is_symlink():
             raise WorkspaceError(f"{self.root} is a link, which is not deleted through; put the folder in its place")
         for path in (self.mark_path, *sorted((self.root / "batches").glob("*.jsonl")), self.plan_path):
@@ -360,15 +186,19 @@ class Workspace:
         return StageFolder(self.root / "stages" / name, name)
 
     def read_state(self) -> RunState:
-        """Read the state of the directory.
+        """Read the state of the directory; empty where there is no run.
 
         Raises:
             WorkspaceError: a file was changed, is corrupt, or was written by an earlier version.
         """
-        run = self.run() if self.run_path.exists() else None
-        folders = sorted(self.root.glob("stages/*/"))
-        stages = {folder.name: self.stage(folder.name).read_state() for folder in folders}
-        return RunState(run, stages, _read_optional(Summary, self.summary_path))
+        try:
+            files = [*self.root.iterdir(), self.report_path] if self.root.is_dir() else []
+            sizes = {path.relative_to(self.root).as_posix(): path.stat().st_size for path in files if path.is_file()}
+            stages = {path.name: self.stage(path.name).read_state() for path in sorted(self.root.glob("stages/*/"))}
+            run = self.run() if self.run_path.exists() else None
+            return RunState(run, stages, _read_optional(Summary, self.summary_path), sizes)
+        except OSError as error:
+            raise WorkspaceError(f"{self.root} cannot be read: {error.strerror}; check its permissions") from None
 
     def run(self) -> RunDescription:
         """Return what was asked of the last run.
@@ -376,8 +206,8 @@ class Workspace:
         Raises:
             WorkspaceError: the directory holds no run, or the run of an earlier version.
         """
-        if not self.run_path.exists():
-            raise WorkspaceError(f"{self.root} is not a run directory: it has no run.json (celebahq build makes one)")
+        if not os.path.lexists(self.run_path):  # no error where the directory cannot be read
+            raise WorkspaceError(f"{self.root} is not a run directory: {self._what_it_is()}")
         values = read_json(self.run_path)
         if isinstance(values, dict) and "batch_photos" in values and "photo_stages" not in values:
             raise WorkspaceError(
@@ -385,6 +215,18 @@ class Workspace:
                 "cannot resume or read it: keep that version for it, or build again with another `out`"
             )
         return read_table(RunDescription, values, self.run_path, "run")
+
+    def _what_it_is(self) -> str:
+        """Return a phrase about a path that holds no run."""
+        if not self.root.is_dir():
+            return "it is a file" if self.root.exists() else "it does not exist"
+        try:
+            kind = read_text(self.root / LOCK_NAME).splitlines()[0].removeprefix("celebahq ")
+        except (OSError, ValueError, IndexError):
+            kind = ""
+        if kind and kind != "run directory":
+            return f"it is the {kind}; the command that made it resumes it"
+        return "it has no run.json (celebahq build makes one)"
 
     def lock(self) -> contextlib.AbstractContextManager[LockedFolder]:
         """Hold the directory for this process; see `storage.lock`."""
@@ -411,14 +253,10 @@ class Workspace:
                     yield name, batch, one
 
 
-def without_record(one: Outcome) -> Outcome:
-    """Return an outcome without the record of the photo, which takes kilobytes."""
-    return Kept(one.photo) if isinstance(one, Kept) else one
-
-
 def count_outcomes(outcomes: Iterable[Outcome]) -> dict[str, int]:
     """Return the numbers of photos that are kept, rejected and failed.
 
+    >>> from celebahq_builder.outcome import Kept
     >>> count_outcomes([Kept("a.jpg"), Kept("b.jpg")])
     {'kept': 2, 'rejected': 0, 'failed': 0}
     """
@@ -428,7 +266,3 @@ def count_outcomes(outcomes: Iterable[Outcome]) -> dict[str, int]:
 
 def _read_optional(cls: type[T], path: Path) -> T | None:
     return read_table(cls, read_json(path), path, path.stem) if path.exists() else None
-
-
-def _flatten(ingredients: Ingredients) -> dict[str, Any]:
-    return {f"{table['name']}.{key}": value for table in ingredients for key, value in table.items() if key != "name"}

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from celebahq_builder.errors import DiskFull, FormatError, WorkspaceError
+from celebahq_builder.storage.bounded_read import parse_json, read_text
 from celebahq_builder.storage.partial_files import RUN_TOKEN, partial_path
 
 STORAGE_LOST = (errno.EIO, errno.EROFS, errno.ENOTCONN, errno.ESTALE)
@@ -36,7 +37,7 @@ def read_json(path: Path) -> Any:
         WorkspaceError: the file is not JSON; this package never leaves such a file.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_text(path))
     except (OSError, ValueError) as error:
         raise WorkspaceError(
             f"{path} cannot be read: {error}; it was changed by another program; restore it or delete it"

@@ -86,6 +86,19 @@ def test_what_a_user_gets_wrong(arguments: list[str | Path], says: str, tmp_path
     assert not (tmp_path / "run" / "stages").exists()
 
 
+def test_arguments_are_checked_before_torch_is_imported(tmp_path: Path) -> None:
+    """Importing torch takes seconds. The first command fails at the last check of arguments; the second plans a run."""
+    code = (
+        "import sys\nfrom click.testing import CliRunner\nfrom celebahq_builder import cli\n"
+        "done = CliRunner().invoke(cli.celebahq, sys.argv[1:])\n"
+        "print(type(done.exception).__name__, 'torch' in sys.modules)"
+    )
+    common = ["build", "--celeba-root", SAMPLE, "--out", tmp_path / "run", "--image-list", "missing.txt"]
+    for more, said in ((["--recipe", "official-deltas"], "SourceError"), (["--device", "gpu"], "RecipeError")):
+        assert run(*common, *more, program=("-c", code)).stdout == f"{said} False\n"
+    assert run(*common[:-2], "--dry-run", program=("-c", code)).stdout == "NoneType False\n"
+
+
 def test_unknown_setting_names_line_and_nearest(tmp_path: Path) -> None:
     recipe = tmp_path / "my.toml"
     recipe.write_text("resolution = 64\n\n[align]\nsupersamplin = 2\n")
@@ -128,6 +141,7 @@ def test_dry_run_says_everything_and_writes_nothing(tmp_path: Path) -> None:
     assert "resolution = 1024  (" in ended.stdout
     assert "celebahq-1024.toml" in ended.stdout
     assert "align.supersampling = 4  (default)" in ended.stdout
+    assert "crop: on the way; nothing stays on disk" in ended.stdout
     assert "align: 0 of 4 batches done" in ended.stdout
     assert "GB free" in ended.stdout
     assert not out.exists()

@@ -13,6 +13,20 @@ def photo(height: int, width: int, count: int = 1) -> Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(height * width))
 
 
+@pytest.mark.parametrize("blocks", [(1, 1, 1), (1, 2, 1), (2, 2, 3)])
+def test_context_covers_the_receptive_field(blocks: tuple[int, int, int]) -> None:
+    net = Autoencoder((4, 6, 8), blocks)
+    for parameter in net.parameters():
+        nn.init.uniform_(parameter, 0.01, 0.2)  # nothing cancels out
+    reached = 0
+    for at in (128, 135):  # the first and the last pixel of a cell
+        x = torch.rand(1, 3, 264, 264, requires_grad=True)
+        net(x)[..., at, at].sum().backward()
+        assert x.grad is not None
+        reached = max(reached, int((x.grad.abs().sum(dim=(0, 1)).nonzero() - at).abs().max()))
+    assert net.context_px - Autoencoder.STRIDE_PX < reached <= net.context_px
+
+
 SIZES = [(1, 1), (7, 9), (8, 8), (17, 24), (33, 2)]
 
 

@@ -9,6 +9,8 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from celebahq_builder.imaging.geometry import crop_from_landmarks
+from celebahq_builder.imaging.padding import pad_photo, plan_padding
+from celebahq_builder.imaging.warp import warp_quad
 from celebahq_builder.pipeline.stages.align import AlignRecord
 from celebahq_builder.pipeline.stages.crop import CropSettings
 from celebahq_builder.pipeline.stages.upscale import UpscaleRecord, UpscaleSettings
@@ -116,6 +118,24 @@ def test_padding_is_recorded(tmp_path: Path) -> None:
     assert aligned(inside, 64).record[AlignRecord].padded is False
     cut_off = crop_of(photo_with_dots(tmp_path, tilted(40, 60, 30, 0)), tmp_path, CropSettings(), 64)
     assert aligned(cut_off, 64).record[AlignRecord].padded is True
+
+
+@pytest.mark.parametrize("eyes", [60, 90])
+def test_padding_blurs_by_a_share_of_the_crop(eyes: int, tmp_path: Path) -> None:
+    """The blur is measured in px of the photo, not of the result, and half of the crop lies outside."""
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    textured_photo(tmp_path, "a.png", pixels)
+    face = crop_of(Photo("a", "a.png", tuple(tilted(eyes, eyes, eyes, 0).flatten())), tmp_path, CropSettings(), 64)
+    left, top, right, bottom = face.margin
+    inner = face.pixels[:, top : face.pixels.shape[1] - bottom, left : face.pixels.shape[2] - right]
+    quad = face.quad - (left, top)
+    plan = plan_padding(quad, inner.shape[2], inner.shape[1], face.border, face.side)
+    assert plan is not None
+    padded = pad_photo(inner, plan, 0.02 * face.side)
+    expected = warp_quad(padded, quad + (plan.left, plan.top), 64, 4).float()
+    assert (aligned(face, 64).pixels - expected).abs().max() <= 1
+    wrong = warp_quad(pad_photo(inner, plan, 0.02 * 64), quad + (plan.left, plan.top), 64, 4).float()
+    assert (wrong - expected).abs().max() > 2
 
 
 def test_upscaling_happens_where_pixels_are_missing(tmp_path: Path) -> None:

@@ -213,3 +213,4 @@ def test_nothing_left_to_pack(tmp_path: Path) -> None:
     tree.add("empty")
     with pytest.raises(WorkspaceError, match="no photo was kept"):
         tree.build(tmp_path / "run")
+    assert "EMPTY_FILE" in Workspace(tmp_path / "run").rejected_path.read_text()

@@ -24,7 +24,8 @@ from celebahq_builder.pipeline import batch
 from celebahq_builder.pipeline.batch import BatchJob, BatchResult, publish_batch, run_batch
 from celebahq_builder.pipeline.networks import network
 from celebahq_builder.pipeline.stages.upscale import UpscaleSettings
-from celebahq_builder.pipeline.workspace import StageCounts, Workspace
+from celebahq_builder.pipeline.state import StageCounts
+from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import Photo
 from celebahq_builder.storage import HOST

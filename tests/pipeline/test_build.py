@@ -12,7 +12,8 @@ import torch
 from celebahq_builder.errors import RecipeError
 from celebahq_builder.imaging.image_io import decode_png, open_rgb
 from celebahq_builder.outcome import Reason, Rejection
-from celebahq_builder.pipeline.build import align, build, dry_run
+from celebahq_builder.pipeline.build import align, build
+from celebahq_builder.pipeline.plan import dry_run
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
@@ -27,6 +28,9 @@ def test_arguments_override_the_recipe(tmp_path: Path) -> None:
     assert "  select.keep = 2  (`keep`)" in lines
     assert "  resolution = 64  (`resolution`)" in lines
     assert "  align: 0 of 1 batches done" in lines
+    assert "  crop: on the way; nothing stays on disk" in lines
+    stages = lines[lines.index("stages:") + 1 : -1]
+    assert [line.split(":")[0].strip() for line in stages] == [stage.name for stage in TINY.stages()]
     assert not out.exists()
     result = build(source, str(out), workers=1, device="cpu", labels=True, **arguments)
     assert (result.photos, result.kept, result.rejected, result.failed, result.reasons) == (2, 2, 0, 0, {})
@@ -37,6 +41,10 @@ def test_arguments_override_the_recipe(tmp_path: Path) -> None:
     )
     assert (out / "celebahq-64x64-labels.npy").exists()
     assert "  pack: complete" in dry_run(source, out, labels=True, **arguments)
+    again = dry_run(source, out, labels=True, redo="select", **arguments)
+    assert [line for line in again if "complete" in line] == ["  align: complete", "  score: complete"]
+    assert {"  crop: nothing stays on disk", "  select: to do", "  pack: to do"} <= set(again)
+    assert (out / "celebahq-64x64.h5").exists()
 
 
 @pytest.mark.parametrize(
@@ -48,6 +56,13 @@ def test_arguments_override_the_recipe(tmp_path: Path) -> None:
         ({"start": "pack", "redo": "align"}, "`start` pack comes after `redo` align, and needs its results"),
         ({"ids": []}, "`ids` names no photos"),
         ({"device": "gpu"}, "gpu is not a device"),
+        ({"device": "cpu,cuda:x"}, "cuda:x is not a device"),
+        ({"workers": 0}, "`workers` must be at least 1, got 0"),
+        ({"limit": 0}, "`limit` must be at least 1, got 0"),
+        ({"seed": -1}, "`seed`: seed = -1 must be at least 0"),
+        ({"ids": SAMPLE}, "`ids` .*celeba cannot be read: a folder, not a regular file; give one id"),
+        ({"ids": SAMPLE / "no"}, "`ids` .*no cannot be read: No such file or directory; give one id"),
+        ({"recipe": SAMPLE}, "recipe .*celeba cannot be read: a folder, not a regular file; give a TOML file"),
     ],
 )
 def test_arguments_that_cannot_be_used(arguments: dict[str, object], says: str, tmp_path: Path) -> None:
@@ -86,6 +101,17 @@ def test_one_photo_that_is_not_good_enough() -> None:
         align(np.zeros((200, 200, 3), np.uint8), [50.0] * 10, 64)
     assert caught.value.reason is Reason.DEGENERATE_LANDMARKS
     assert torch.get_num_threads() == threads
+
+
+def test_one_photo_with_landmarks_in_another_order() -> None:
+    photo = read_celeba(SAMPLE).photos[0]
+    path = SAMPLE / "img_celeba" / photo.file
+    expected = align(path, photo.landmarks, 64)
+    swapped = np.reshape(photo.landmarks, (5, 2))[:, ::-1]
+    np.testing.assert_array_equal(align(path, swapped, 64, landmark_order="yx"), expected)
+    with pytest.raises(Rejection) as caught:
+        align(path, swapped, 64)
+    assert caught.value.reason is Reason.MIRRORED_LANDMARKS
 
 
 def test_stage_names_status_and_verify_do_not_import_torch(tiny_run: Path) -> None:

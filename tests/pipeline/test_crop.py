@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,9 +7,11 @@ import pytest
 from PIL import Image
 
 from celebahq_builder.imaging.geometry import crop_from_landmarks
+from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES
 from celebahq_builder.outcome import Reason, Rejection
 from celebahq_builder.pipeline.stages.crop import GRID_PX, CropRecord, CropSettings
-from celebahq_builder.sources.photo import Photo
+from celebahq_builder.sources.official import ImageListRow
+from celebahq_builder.sources.photo import Photo, in_column_order
 from tests.pipeline.faces import crop_of
 
 
@@ -95,6 +98,64 @@ def test_reasons_of_rejected_crops(row: tuple[float, ...], reason: Reason, tmp_p
     with pytest.raises(Rejection) as refused:
         crop_of(photo, tmp_path, CropSettings(inside_min=0.6), 64)
     assert refused.value.reason == reason
+
+
+def rejected(photo: Photo, folder: Path, **limits: float) -> Reason | None:
+    try:
+        crop_of(photo, folder, CropSettings(**limits), 64)
+    except Rejection as rejection:
+        return rejection.reason
+    return None
+
+
+def test_boundaries_of_the_limits(tmp_path: Path) -> None:
+    """A value that equals its limit is accepted."""
+    row = (40.0, 50.0, 60.0, 50.0, 50.0, 65.0, 42.0, 80.0, 58.0, 80.0)  # the crop has 108 px
+    photo = write(tmp_path, noise(200, 200), row)
+    assert rejected(photo, tmp_path, crop_min_px=108) is None
+    assert rejected(photo, tmp_path, crop_min_px=109) is Reason.CROP_TOO_SMALL
+    assert rejected(photo, tmp_path, pixels_max=40_000) is None
+    assert rejected(photo, tmp_path, pixels_max=39_999) is Reason.TOO_LARGE
+    inside = crop_of(photo, tmp_path, CropSettings(), 64).record[CropRecord].inside
+    assert 0.9 < inside < 1
+    assert rejected(photo, tmp_path, inside_min=inside) is None
+    assert rejected(photo, tmp_path, inside_min=np.nextafter(inside, 1)) is Reason.CROP_OUTSIDE
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("at_end", [False, True])
+def test_boundary_of_landmarks_outside(axis: int, at_end: bool, tmp_path: Path) -> None:
+    """A landmark may lie on the edge of the photo, half a pixel beyond the centre of the outermost one."""
+    size = (300, 200)
+    row = np.reshape(landmarks(100, 100, 40), (5, 2))
+    row[2, axis] = size[axis] - 0.5 if at_end else -0.5  # the nose, which the crop does not use
+    step = 0.01 if at_end else -0.01
+    assert rejected(write(tmp_path, noise(*size[::-1]), tuple(row.ravel())), tmp_path) is None
+    row[2, axis] += step
+    photo = write(tmp_path, noise(*size[::-1]), tuple(row.ravel()))
+    assert rejected(photo, tmp_path) is Reason.LANDMARKS_OUTSIDE
+    side = crop_from_landmarks(row).side
+    assert rejected(photo, tmp_path, landmarks_outside_max=0.0101 / side) is None
+    assert rejected(photo, tmp_path, landmarks_outside_max=0.0099 / side) is Reason.LANDMARKS_OUTSIDE
+
+
+def test_mirrored_face_is_rejected(tmp_path: Path) -> None:
+    row = tuple(value + 10 * (i in (7, 9)) for i, value in enumerate(landmarks(100, 90, 40)))
+    photo = write(tmp_path, noise(200, 200), in_column_order(row, "right-left"))
+    assert rejected(photo, tmp_path) is Reason.MIRRORED_LANDMARKS
+    assert rejected(write(tmp_path, noise(200, 200), row), tmp_path) is None
+    listed = replace(photo, listed=ImageListRow(0, "a.png", "0" * 32, "0" * 32))
+    assert rejected(listed, tmp_path) is None  # its official image exists
+
+
+def test_files_that_are_rejected_unread(tmp_path: Path) -> None:
+    photo = write(tmp_path, noise(200, 200), landmarks(100, 90, 40))
+    with (tmp_path / "a.png").open("ab") as file:
+        file.truncate(MAX_IMAGE_FILE_BYTES + 1)
+    assert rejected(photo, tmp_path) is Reason.UNREADABLE
+    assert rejected(replace(photo, file="b.png"), tmp_path) is Reason.FILE_MISSING
+    assert rejected(replace(photo, file="a.png/b.png"), tmp_path) is Reason.FILE_MISSING
+    assert rejected(replace(photo, file="x" * 300), tmp_path) is Reason.UNREADABLE
 
 
 def test_limits_can_be_set(tmp_path: Path) -> None:

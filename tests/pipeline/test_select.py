@@ -1,4 +1,5 @@
 import csv
+import io
 import random
 
 from hypothesis import given, settings
@@ -58,6 +59,12 @@ def test_tables_are_csv() -> None:
         ("a.jpg", "rejected", "EMPTY_FILE"),
         ("b.jpg", "failed", ""),
     ]
+
+
+def test_tables_keep_line_ends_in_names() -> None:
+    for name in ("a\rb", "a\nb", "a\r\nb"):
+        text = selection_csv([record(name, 0.5)]).decode()
+        assert [row["id"] for row in csv.DictReader(io.StringIO(text, newline=""))] == [name]
 
 
 def test_orders_of_the_file() -> None:

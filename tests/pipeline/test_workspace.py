@@ -17,6 +17,7 @@ import pytest
 from celebahq_builder.errors import (
     DiskFull,
     FingerprintMismatch,
+    FormatError,
     RecipeError,
     SourceError,
     WorkspaceError,
@@ -25,12 +26,14 @@ from celebahq_builder.errors import (
 from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.writer import PyramidWriter
 from celebahq_builder.hdf5.writer import pack as pack_images
+from celebahq_builder.outcome import Failed, Kept
 from celebahq_builder.pipeline.build import build
 from celebahq_builder.pipeline.stages import align, pack, select
+from celebahq_builder.pipeline.state import RunState, StageState
 from celebahq_builder.pipeline.verify import find_problems, status_lines
-from celebahq_builder.pipeline.workspace import RunState, StageFolder, StageState, Workspace
+from celebahq_builder.pipeline.workspace import StageFolder, Workspace
 from celebahq_builder.sources.celeba import read_celeba
-from celebahq_builder.storage import HOST, RUN_TOKEN, as_storage_error, read_json, write_atomic
+from celebahq_builder.storage import HOST, RUN_TOKEN, as_storage_error, lock, read_json, write_atomic
 from tests.conftest import PHOTO_STAGES, SAMPLE, TINY, build_tiny
 from tests.disk import failing
 from tests.pipeline.test_resume import digest
@@ -63,6 +66,11 @@ def test_other_settings_are_refused_by_name(tiny_copy: Path) -> None:
 def test_other_photos_are_refused(tiny_copy: Path) -> None:
     with pytest.raises(FingerprintMismatch, match=r"\[source\] photos = 5, this run asks 4"):
         build_tiny(tiny_copy, limit=4)
+
+
+def test_a_setting_outside_all_tables_is_named_without_a_table(tiny_copy: Path) -> None:
+    with pytest.raises(FingerprintMismatch, match=r"built with resolution = 64, this run asks 128; .*`redo` crop"):
+        build_tiny(tiny_copy, resolution=128)
 
 
 def test_redo_takes_new_settings(tiny_copy: Path, tmp_path: Path) -> None:
@@ -106,6 +114,7 @@ def test_kept_stages_change_nothing(tmp_path: Path, tiny_run: Path) -> None:
 def test_start_needs_the_stage_before(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="`start` align needs the results of upscale"):
         build_tiny(tmp_path / "run", start="align")
+    assert not Workspace(tmp_path / "run").run_path.exists()
     with pytest.raises(RecipeError, match="`start` pack comes after `until` align"):
         build_tiny(tmp_path / "run", start="pack", until="align")
 
@@ -255,11 +264,40 @@ def test_status_of_a_run(tiny_run: Path, tmp_path: Path) -> None:
         list(status_lines(Workspace(tmp_path)))
 
 
+@pytest.mark.parametrize("name", ["run.json", "summary.json", "stages/align/plan.json", "stages/align/stage.json"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"[" * 100_000, b"\xff", b'{"batch_photos": 4}'])
+def test_damaged_files_of_a_run_are_named(name: str, content: bytes, tiny_copy: Path) -> None:
+    (tiny_copy / name).write_bytes(content)
+    for read in (status_lines, lambda workspace: find_problems(workspace.root)):
+        with pytest.raises(WorkspaceError, match=Path(name).name if b"batch" not in content else "version") as caught:
+            list(read(Workspace(tiny_copy)))
+        assert len(str(caught.value)) < 1000
+
+
+def test_paths_that_are_too_long() -> None:
+    long = Path("x" * 5000)
+    with pytest.raises(WorkspaceError, match="File name too long; choose another `out`"):
+        build_tiny(long)
+    with pytest.raises(WorkspaceError, match="cannot be read: File name too long"):
+        list(status_lines(Workspace(long)))
+    with pytest.raises(FormatError, match="cannot be read: File name too long"):
+        list(find_problems(long))
+
+
 def test_a_damaged_manifest_is_named(tiny_copy: Path) -> None:
     path = StageFolder(tiny_copy / "stages" / "align", "align").manifest_path(0)
     path.write_text("{")
     with pytest.raises(WorkspaceError, match=r"00000\.jsonl is damaged"):
         list(StageFolder(tiny_copy / "stages" / "align", "align").outcomes())
+
+
+def test_names_with_separators_of_lines_survive_a_manifest(tmp_path: Path) -> None:
+    outcomes = [Kept("a\u2028b.jpg", {"id": "c\x85"}), Failed("d\x1ee.jpg", "f\x0bg\nh")]
+    stage = Workspace(tmp_path).stage("align")
+    stage.write_manifest(0, outcomes)
+    assert stage.read_manifest(0) == outcomes
+    stage.write_manifest(1, [])
+    assert stage.read_manifest(1) == []
 
 
 def test_fingerprints_do_not_depend_on_workers(tmp_path: Path, tiny_run: Path) -> None:
@@ -272,11 +310,14 @@ def test_fingerprints_do_not_depend_on_workers(tmp_path: Path, tiny_run: Path) -
 def test_nothing_is_deleted_before_a_redo_is_known_to_work(tiny_copy: Path) -> None:
     for request, error in (
         ({"redo": "align", "start": "select"}, RecipeError),
+        ({"redo": "align", "start": "align"}, WorkspaceError),  # upscale is not on disk
         ({"redo": "pack", "recipe": replace(TINY, select=select.SelectSettings(keep=2))}, FingerprintMismatch),
         ({"redo": "pack", "start": "pack", "limit": 4}, FingerprintMismatch),
     ):
+        before = set(tiny_copy.rglob("*"))
         with pytest.raises(error):
             build_tiny(tiny_copy, **request)
+        assert set(tiny_copy.rglob("*")) == before
         assert list(find_problems(tiny_copy)) == []
 
 
@@ -298,6 +339,87 @@ def test_sweep_deletes_partial_files_of_this_run_and_of_dead_processes(tmp_path:
         "own at the top",
         "dead at the top",
     }
+
+
+def test_an_earlier_last_stage_of_a_finished_run_changes_nothing(
+    tiny_copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tiny_copy.rglob("*") if path.name != ".celebahq-lock"}
+    with caplog.at_level("INFO"):
+        result = build_tiny(tiny_copy, until="denoise")
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert not Workspace(tiny_copy).stage("denoise").root.exists()
+    assert (result.kept, result.complete) == (3, True)
+    assert "all stages up to denoise are complete, and so are those up to pack" in caplog.text
+    Workspace(tiny_copy).hdf5_path(64).unlink()
+    result = build_tiny(tiny_copy, until="denoise")  # select is complete, and pack is not asked for
+    assert (result.kept, result.complete, result.hdf5) == (3, False, None)
+    assert not Workspace(tiny_copy).hdf5_path(64).exists()
+
+
+def test_deleted_tables_and_page_are_written_again(tiny_copy: Path) -> None:
+    workspace = Workspace(tiny_copy)
+    paths = (workspace.selection_path, workspace.rejected_path, workspace.report_path)
+    before = [path.read_bytes() for path in paths[:2]]
+    for path in paths:
+        path.unlink()
+        build_tiny(tiny_copy)
+    assert [path.read_bytes() for path in paths[:2]] == before
+    assert workspace.report_path.exists()
+
+
+def test_table_of_rejected_photos_when_none_is_kept(tmp_path: Path) -> None:
+    """It is there at the error, and after a redo it is that of the new run."""
+    root, out = Path(shutil.copytree(SAMPLE, tmp_path / "celeba")), tmp_path / "run"
+    build_tiny(out, root, limit=2)
+    for name in ("000001.jpg", "000002.jpg"):
+        (root / "img_celeba" / name).write_bytes(b"")
+    with pytest.raises(WorkspaceError, match=r"no photo was kept, .*rejected\.csv says why"):
+        build_tiny(out, root, limit=2, redo="crop")
+    rows = Workspace(out).rejected_path.read_text().splitlines()
+    assert [row.split(",")[:3] for row in rows[-2:]] == [
+        [name, "rejected", "EMPTY_FILE"] for name in ("000001.jpg", "000002.jpg")
+    ]
+    for path in (Workspace(out).selection_path, Workspace(out).report_path, Workspace(out).summary_path):
+        assert not path.exists()
+
+
+def test_photos_that_are_no_files_are_rejected(tmp_path: Path) -> None:
+    root, out = Path(shutil.copytree(SAMPLE, tmp_path / "celeba")), tmp_path / "run"
+    for name in ("000001.jpg", "000002.jpg", "000003.jpg"):
+        (root / "img_celeba" / name).unlink()
+    os.mkfifo(root / "img_celeba" / "000001.jpg")
+    (root / "img_celeba" / "000002.jpg").symlink_to("/dev/zero")
+    (root / "img_celeba" / "000003.jpg").mkdir()
+    result = build_tiny(out, root, limit=4)
+    assert (result.kept, result.failed, result.reasons) == (1, 0, {"UNREADABLE": 3})
+    rejected = Workspace(out).rejected_path.read_text()
+    for name, what in (("000001", "a named pipe"), ("000002", "a device"), ("000003", "a folder")):
+        assert f"{name}.jpg: {what}, not a regular file" in rejected
+
+
+def test_status_of_another_folder_names_it(tmp_path: Path) -> None:
+    with lock(tmp_path, "folder of a training", "out"):
+        pass
+    with pytest.raises(WorkspaceError, match="it is the folder of a training; the command that made it resumes it"):
+        list(status_lines(Workspace(tmp_path)))
+    with pytest.raises(WorkspaceError, match="nowhere is not a run directory: it does not exist"):
+        list(status_lines(Workspace(tmp_path / "nowhere")))
+
+
+def test_discard_killed_after_the_manifests(tiny_copy: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is deleted last still says what it depends on, so a resumed run is refused or right."""
+    unlinked: list[str] = []
+    unlink = Path.unlink
+
+    def counted(path: Path, missing_ok: bool = False) -> None:
+        unlinked.append(path.name)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", counted)
+    Workspace(tiny_copy).stage("align").discard()
+    assert unlinked[:4] == ["stage.json", "00000.jsonl", "00001.jsonl", "plan.json"]
+    assert all(name.endswith(".png") for name in unlinked[4:])
 
 
 def test_discarded_stage_keeps_partial_files_of_live_processes(tmp_path: Path) -> None:
@@ -408,10 +530,11 @@ def test_missing_photos_do_not_change_later_stages(tmp_path: Path, tiny_run: Pat
     build_tiny(out, root)
     photo = root / "img_celeba" / "000002.jpg"
     photo.rename(tmp_path / "away.jpg")
+    keeping = replace(TINY, keep_stages=("denoise",))
     with pytest.raises(WorkspaceError, match=r"000002\.jpg was kept by align before"):
-        build_tiny(out, root, until="denoise")
+        build_tiny(out, root, recipe=keeping)
     (tmp_path / "away.jpg").rename(photo)
-    build_tiny(out, root, until="denoise")
+    build_tiny(out, root, recipe=keeping)
     assert build_tiny(out, root).kept == 3
     assert digest(out) == digest(tiny_run)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import functools
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from celebahq_builder.pipeline.stage import Stage
+    from celebahq_builder.pipeline.stage import AnyStage
 
 METHODS = {
     "paper": {
@@ -46,7 +46,7 @@ def stage_names(method: str | None = None) -> tuple[str, ...]:
 
 
 @functools.cache
-def load_stages(method: str) -> tuple[Stage[Any], ...]:
+def load_stages(method: str) -> tuple[AnyStage, ...]:
     """Import the stages of a method and return them in order."""
     parts = (reference.split(".") for reference in METHODS[method].values())
     return tuple(getattr(import_module(f"{__name__}.{module}"), name)() for module, name in parts)

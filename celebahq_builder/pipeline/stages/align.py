@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from celebahq_builder.imaging.geometry import bounding_box
-from celebahq_builder.imaging.padding import pad_photo, plan_padding
-from celebahq_builder.imaging.warp import warp_quad
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.stage import BuildInputs, PhotoContext, PhotoStage
 
@@ -56,6 +54,9 @@ class AlignStage(PhotoStage[AlignSettings]):
 
 def align_face(face: Face, settings: AlignSettings, resolution: int) -> Face:
     """Return one upright face, uint8 [3, resolution, resolution], with its `AlignRecord`."""
+    from celebahq_builder.imaging.padding import pad_photo, plan_padding
+    from celebahq_builder.imaging.warp import warp_quad
+
     # --- Cut off the context of the networks ---
     left, top, right, bottom = face.margin
     _, height, width = face.pixels.shape

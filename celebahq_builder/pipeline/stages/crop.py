@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -17,7 +15,7 @@ from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 from celebahq_builder.outcome import Reason, Rejection
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.stage import BuildInputs, PhotoContext, PhotoStage
-from celebahq_builder.sources.photo import Photo
+from celebahq_builder.sources.photo import Photo, is_mirrored
 from celebahq_builder.storage import sha256
 
 GRID_PX = 16
@@ -90,6 +88,8 @@ class CropStage(PhotoStage[CropSettings]):
 
 def crop_face(face: Face, settings: CropSettings, context: PhotoContext) -> Face:
     """Return the face with the pixels around its crop, reduced by a box filter where the photo is far too large."""
+    import torch
+
     image, crop, record = open_photo(face.photo, settings, context)
     shrink = max(1, int(0.5 / record.zoom))
     quad = crop.quad / shrink
@@ -101,7 +101,7 @@ def crop_face(face: Face, settings: CropSettings, context: PhotoContext) -> Face
     left, top, right, bottom = (outer * shrink).tolist()
     pixels = torch.from_numpy(pil_to_array(image.crop((left, top, right, bottom)))).to(context.device)
     if shrink > 1:
-        pixels = F.avg_pool2d(pixels[None].float(), shrink)[0].round_().to(torch.uint8)
+        pixels = torch.nn.functional.avg_pool2d(pixels[None].float(), shrink)[0].round_().to(torch.uint8)
     left, top, right, bottom = np.abs(inner - outer).tolist()
     cut = replace(face, pixels=pixels, quad=quad - outer[:2], border=border, margin=(left, top, right, bottom))
     return cut.with_record(replace(record, shrink=shrink))
@@ -119,6 +119,13 @@ def open_photo(
         Rejection: the file, the image or the crop is not good enough.
         OSError: the file exists but cannot be read.
     """
+    # A row of the official list is taken as it is: its image was made, whatever its landmarks say.
+    if photo.listed is None and is_mirrored(photo.landmarks):
+        raise Rejection(
+            Reason.MIRRORED_LANDMARKS,
+            "from the left to the right eye and on to the mouth must be a turn to the right; left and right, or x and "
+            "y, are exchanged",
+        )
     data = context.read_photo(photo)
     image, notes = open_rgb(data, settings.pixels_max)
     crop = _plan_crop(np.asarray(photo.landmarks, dtype=np.float64).reshape(5, 2), *image.size, settings)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from celebahq_builder.models.registry import find_entry
 from celebahq_builder.pipeline.face import Face
-from celebahq_builder.pipeline.networks import run_network
 from celebahq_builder.pipeline.stage import BuildInputs, PhotoContext, PhotoStage
 
 
@@ -41,5 +40,7 @@ class DenoiseStage(PhotoStage[DenoiseSettings]):
 
     def run(self, faces: Sequence[Face], settings: DenoiseSettings, context: PhotoContext) -> list[Face]:
         """Return the faces without artefacts."""
+        from celebahq_builder.pipeline.networks import run_network
+
         pixels = run_network(faces, settings.weights, "autoencoder", 1, settings.tile_px, context)
         return [replace(face, pixels=own) for face, own in zip(faces, pixels, strict=True)]

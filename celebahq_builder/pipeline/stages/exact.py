@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import PIL
-import torch
 from numpy.typing import NDArray
 from PIL import Image, features
 
@@ -77,9 +75,9 @@ class ExactAlignStage(PhotoStage[NoSettings]):
     Record = AlignRecord
     example_title = "result"
 
-    def ingredients(self, settings: NoSettings, inputs: BuildInputs) -> dict[str, Any]:
+    def ingredients(self, settings: NoSettings, inputs: BuildInputs) -> dict[str, int | str]:
         """Return resolution and method, and for photos of an image list whether deltas are added."""
-        own = {"resolution": inputs.resolution, "method": "exact"}
+        own: dict[str, int | str] = {"resolution": inputs.resolution, "method": "exact"}
         if any(photo.listed for photo in inputs.source.photos):
             own["deltas"] = "added" if inputs.deltas else "none"
         return own
@@ -129,8 +127,14 @@ def _as_image(face: Face, context: PhotoContext) -> OfficialImage:
 
 
 def _as_face(face: Face, image: OfficialImage, context: PhotoContext) -> Face:
-    pixels = torch.from_numpy(pil_to_array(image.image)).to(context.device)
-    return replace(face, pixels=pixels, quad=image.quad.astype(np.float64), border=image.border)
+    pixels = pil_to_array(image.image)
+    return replace(_with_pixels(face, pixels, context), quad=image.quad.astype(np.float64), border=image.border)
+
+
+def _with_pixels(face: Face, pixels: NDArray[np.uint8], context: PhotoContext) -> Face:
+    import torch
+
+    return replace(face, pixels=torch.from_numpy(pixels).to(context.device))
 
 
 # --- Deltas -----------------------------------------------------------------------------------------------------
@@ -162,7 +166,7 @@ def add_delta(face: Face, context: PhotoContext) -> Face:
             f"MD5 {found} with the delta, the image list has {listed.final_md5}; list and deltas are not of one "
             "release, or were changed: get them again, together",
         )
-    return replace(face, pixels=torch.from_numpy(final).to(context.device))
+    return _with_pixels(face, final, context)
 
 
 def md5(pixels: NDArray[np.uint8]) -> str:

@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from celebahq_builder import parallel
-from celebahq_builder.errors import FormatError, RecipeError, WorkspaceError
+from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.hdf5.codecs import Codec, codec
 from celebahq_builder.hdf5.labels import attribute_labels, labels_path, write_labels
 from celebahq_builder.hdf5.layout import images_per_job
-from celebahq_builder.hdf5.writer import Packed, PyramidWriter, pack
+from celebahq_builder.hdf5.writer import Columns, Packed, PyramidWriter, pack
 from celebahq_builder.imaging.image_io import decode_png
-from celebahq_builder.imaging.quality_score import QualityScore
-from celebahq_builder.pipeline.face import PhotoRecord
+from celebahq_builder.outcome import QualityScore
+from celebahq_builder.pipeline.face import ImageRecord, PhotoRecord
 from celebahq_builder.pipeline.results import read_records
 from celebahq_builder.pipeline.stage import BuildInputs, DatasetContext, DatasetStage
 from celebahq_builder.pipeline.stages.crop import CropRecord
 from celebahq_builder.pipeline.stages.select import SelectRecord
-from celebahq_builder.pipeline.workspace import ImageRecord, StageCounts, StageFolder, Workspace
+from celebahq_builder.pipeline.state import StageCounts, Table
+from celebahq_builder.pipeline.workspace import StageFolder, Workspace
 from celebahq_builder.progress import Progress
 
 
@@ -75,22 +77,19 @@ class PackStage(DatasetStage[PackSettings]):
         path = workspace.hdf5_path(resolution)
         return path, labels_path(path)
 
-    def files_missing(self, settings: PackSettings, workspace: Workspace, resolution: int) -> bool:
-        """Return whether the data set is missing, or the labels if they are asked for."""
-        path, labels = self.files(workspace, resolution)
-        return not path.exists() or (settings.labels and not labels.exists())
+    def needed_files(self, settings: PackSettings, workspace: Workspace, resolution: int) -> tuple[Path, ...]:
+        """Return the data set, and the labels if they are asked for."""
+        return self.files(workspace, resolution)[: 1 + settings.labels]
 
     def run(self, settings: PackSettings, context: DatasetContext) -> StageCounts:
         """Write the data set.
 
         Raises:
-            WorkspaceError: no photo was kept, or an image was changed or deleted.
+            WorkspaceError: an image was changed or deleted.
             DiskFull: no space left.
         """
         workspace, inputs = context.workspace, context.inputs
         selected = list(read_records(workspace.stage("select"), context.record_types))
-        if not selected:
-            raise WorkspaceError(f"no photo was kept, so there is nothing to pack; {workspace.rejected_path} says why")
         progress = Progress("pack", len(selected))
         try:
             write_hdf5(
@@ -136,7 +135,7 @@ def write_hdf5(
     *,
     resolution: int,
     attribute_names: Sequence[str],
-    attributes: dict[str, Any],
+    attributes: Table,
     workers: int,
     advance: Callable[[int], None],
 ) -> None:
@@ -176,14 +175,14 @@ def write_hdf5(
 
 
 def _pack(job: _Job) -> Packed:
-    images = (decode_png(job.folder.read_image(image)) for image in job.images)
+    images = (decode_png(job.folder.read_image(image.path, image.sha256)) for image in job.images)
     return pack(images, job.resolution, 3, job.codec)
 
 
-def _columns(photos: Sequence[PhotoRecord], attribute_names: Sequence[str]) -> dict[str, Any]:
+def _columns(photos: Sequence[PhotoRecord], attribute_names: Sequence[str]) -> Columns:
     """Return the values of the photos, one column each."""
     crops, identities = [one[CropRecord] for one in photos], [one.identity for one in photos]
-    columns: dict[str, Any] = {
+    columns: dict[str, NDArray[np.generic] | Sequence[str]] = {
         "file": [one.file for one in photos],
         "id": [one.id for one in identities],
         "rank": np.array([one[SelectRecord].rank for one in photos], np.int32),

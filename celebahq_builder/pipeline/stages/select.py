@@ -7,15 +7,16 @@ import io
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
-from celebahq_builder.imaging.quality_score import QualityScore
-from celebahq_builder.outcome import Failed, Kept, Outcome, Reason, Rejected
-from celebahq_builder.pipeline.face import PhotoRecord
+from celebahq_builder.outcome import Failed, Kept, Outcome, QualityScore, Reason, Rejected
+from celebahq_builder.pipeline.face import ImageRecord, PhotoRecord
 from celebahq_builder.pipeline.results import read_records
 from celebahq_builder.pipeline.stage import DatasetContext, DatasetStage
 from celebahq_builder.pipeline.stages.crop import CropRecord
-from celebahq_builder.pipeline.workspace import ImageRecord, StageCounts
+from celebahq_builder.pipeline.state import StageCounts
+from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.photo import COLUMNS
 from celebahq_builder.storage import write_atomic
 
@@ -57,6 +58,10 @@ class SelectStage(DatasetStage[SelectSettings]):
 
     Settings = SelectSettings
     Record = SelectRecord
+
+    def files(self, workspace: Workspace, resolution: int) -> tuple[Path, ...]:
+        """Return the path of the table of selected photos."""
+        return (workspace.selection_path,)
 
     def run(self, settings: SelectSettings, context: DatasetContext) -> StageCounts:
         """Write selection.csv and the manifest: selected photos with their whole records, then the others."""
@@ -117,7 +122,9 @@ def rejected_csv(outcomes: Iterable[Outcome]) -> bytes:
     return _csv(rows)
 
 
-def _csv(rows: list[list[Any]]) -> bytes:
+def _csv(rows: list[list[str]]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    for row in rows:  # before Python 3.13, the writer does not quote a carriage return, at which readers end the row
+        quoted = any("\r" in cell for cell in row)
+        csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL).writerow(row)
     return text.getvalue().encode()

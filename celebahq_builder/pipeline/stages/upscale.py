@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from celebahq_builder.models.registry import find_entry
-from celebahq_builder.models.srgan import SRGenerator
 from celebahq_builder.pipeline.face import Face
-from celebahq_builder.pipeline.networks import run_network
 from celebahq_builder.pipeline.stage import BuildInputs, PhotoContext, PhotoStage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -56,19 +55,22 @@ class UpscaleStage(PhotoStage[UpscaleSettings]):
 
     def run(self, faces: Sequence[Face], settings: UpscaleSettings, context: PhotoContext) -> list[Face]:
         """Return the faces, the small ones enlarged."""
+        from celebahq_builder.models.srgan import SRGenerator
+        from celebahq_builder.pipeline.networks import run_network
+
+        scale = SRGenerator.SCALE
         small = [settings.when == "always" or face.side < context.resolution for face in faces]
         chosen = [face for face, is_small in zip(faces, small, strict=True) if is_small]
-        pixels = run_network(chosen, settings.weights, "srgan", SRGenerator.SCALE, settings.tile_px, context)
-        enlarged = iter(map(_enlarge, chosen, pixels))
+        pixels = run_network(chosen, settings.weights, "srgan", scale, settings.tile_px, context)
+        enlarged = iter([_enlarge(face, own, scale) for face, own in zip(chosen, pixels, strict=True)])
         return [
             next(enlarged) if is_small else face.with_record(UpscaleRecord(1))
             for face, is_small in zip(faces, small, strict=True)
         ]
 
 
-def _enlarge(face: Face, pixels: Tensor) -> Face:
+def _enlarge(face: Face, pixels: Tensor, scale: int) -> Face:
     """Return the face with the network's pixels, and all lengths in them."""
-    scale = SRGenerator.SCALE
     left, top, right, bottom = (scale * length for length in face.margin)
     enlarged = replace(face, pixels=pixels, quad=face.quad * scale, margin=(left, top, right, bottom))
     return enlarged.with_record(UpscaleRecord(scale))

@@ -1,0 +1,187 @@
+"""The arguments of a build, read and checked before torch is imported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+from celebahq_builder import parallel
+from celebahq_builder.errors import RecipeError, WorkspaceError
+from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE, BuildRecipe, resolve
+from celebahq_builder.pipeline.stage import BuildInputs
+from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.sources.official import RESOLUTION, archives, read_image_list
+from celebahq_builder.sources.photo import PhotoSource, listed_photos, subset
+from celebahq_builder.storage import read_text, sha256
+
+
+class BuildOptions(TypedDict, total=False):
+    """The arguments of `build.build` beside source and run directory, which describes them."""
+
+    recipe: BuildRecipe | str | Path
+    keep: int | None
+    resolution: int | None
+    seed: int | None
+    labels: bool | None
+    workers: int | None
+    device: str
+    until: str
+    start: str | None
+    redo: str | None
+    limit: int | None
+    ids: Path | str | Iterable[str] | None
+    image_list: Path | str | None
+    deltas: Path | str | None
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """The arguments of `build.build`, read and checked."""
+
+    workspace: Workspace
+    source: PhotoSource
+    recipe: BuildRecipe
+    origins: dict[str, str]
+    """Source of each setting that is not a default; see `recipe.resolve`."""
+    workers: int
+    device: str
+    limit: int | None
+    ids: str | None
+    """Hash of the ids asked for."""
+    until: str
+    start: str | None
+    redo: str | None
+    deltas: Path | None
+    """Folder of the official deltas."""
+
+    @property
+    def inputs(self) -> BuildInputs:
+        """The inputs on which results depend, apart from the settings of the stages."""
+        return BuildInputs(self.source, self.recipe.resolution, self.recipe.seed, self.deltas)
+
+
+def make_request(source: PhotoSource, out: Path | str, **options: Unpack[BuildOptions]) -> BuildRequest:
+    """Read and check the arguments of a build, see `build.build`; imports no torch.
+
+    Raises:
+        RecipeError: arguments that cannot be used, or contradict each other.
+        SourceError: the image list cannot be read, or the source lacks photos that were asked for.
+    """
+    workspace = Workspace(Path(out))
+    try:
+        workspace.root.exists()
+    except OSError as error:
+        raise WorkspaceError(
+            f"run directory {str(out)[:200]} cannot be used: {error.strerror}; choose another `out`"
+        ) from None
+
+    # --- Settings ---
+    overrides = {
+        "select.keep": options.get("keep"),
+        "resolution": options.get("resolution"),
+        "seed": options.get("seed"),
+        "pack.labels": options.get("labels"),
+    }
+    recipe, origins = resolve(options.get("recipe", DEFAULT_RECIPE), overrides)
+    names = read_ids(options.get("ids"))
+    deltas, image_list = (Path(path) if path else None for path in (options.get("deltas"), options.get("image_list")))
+    check_official(recipe, deltas, image_list)
+    workers, limit, device = options.get("workers"), options.get("limit"), options.get("device", "auto")
+    for argument, value in (("workers", workers), ("limit", limit)):
+        if value is not None and value < 1:
+            raise RecipeError(f"`{argument}` must be at least 1, got {value}")
+    parallel.device_names(device)
+
+    # --- Stages ---
+    until, start, redo = options.get("until", "pack"), options.get("start"), options.get("redo")
+    order = [stage.name for stage in recipe.stages()]
+    for argument, name in (("until", until), ("start", start), ("redo", redo)):
+        if name is not None and name not in order:
+            raise RecipeError(
+                f'`{argument}` {name} is no stage of method = "{recipe.method}"; its stages are {", ".join(order)}'
+            )
+    for argument, name in (("start", start), ("redo", redo)):
+        if name is not None and order.index(name) > order.index(until):
+            raise RecipeError(f"`{argument}` {name} comes after `until` {until}; the order is {', '.join(order)}")
+    if start and redo and order.index(start) > order.index(redo):
+        raise RecipeError(f"`start` {start} comes after `redo` {redo}, and needs its results; leave out `start`")
+
+    # --- Photos ---
+    if image_list:
+        source = listed_photos(source, read_image_list(image_list))
+    source = subset(source, limit=limit, ids=names)
+    request = BuildRequest(
+        workspace=workspace,
+        source=source,
+        recipe=recipe,
+        origins=origins,
+        workers=workers or os.cpu_count() or 1,
+        device=device,
+        limit=limit,
+        ids=ids_hash(names),
+        until=until,
+        start=start,
+        redo=redo,
+        deltas=deltas,
+    )
+    for stage in recipe.stages():
+        stage.check(recipe.settings(stage), request.inputs)
+    return request
+
+
+def check_official(recipe: BuildRecipe, deltas: Path | None, image_list: Path | None) -> None:
+    """Check that a build with the official image list has the method and the resolution that it needs.
+
+    Raises:
+        RecipeError: deltas without a list, or either without the exact method at 1024 px.
+        SourceError: the folder of deltas holds none.
+    """
+    if deltas is None and image_list is None:
+        return
+    argument = "`deltas`" if deltas else "`image_list`"
+    if image_list is None:
+        raise RecipeError(
+            f"`deltas` {deltas} needs `image_list` FILE too: the image_list.txt that comes with them says which photo "
+            "each belongs to"
+        )
+    if recipe.method != "exact":
+        raise RecipeError(
+            f'{argument} needs the bytes of the authors\' tool, method = "exact", but the recipe says '
+            f'"{recipe.method}"; give `recipe` official-deltas'
+        )
+    if recipe.resolution != RESOLUTION:
+        raise RecipeError(
+            f"{argument} needs resolution = {RESOLUTION}, got {recipe.resolution}; leave out `resolution`"
+        )
+    if deltas is not None:
+        archives(deltas)
+
+
+def read_ids(ids: Path | str | Iterable[str] | None) -> frozenset[str] | None:
+    """Return a set of photo names: as given, or one per line of a file, without empty lines and comments (#).
+
+    Raises:
+        RecipeError: the file cannot be read, or there are no names.
+    """
+    if ids is None:
+        return None
+    if isinstance(ids, (str, Path)):
+        try:
+            ids, where = read_text(Path(ids)).splitlines(), f" {ids}"
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not a text in UTF-8"
+            raise RecipeError(f"`ids` {ids} cannot be read: {reason}; give one id or file name per line") from None
+    else:
+        where = ""
+    names = frozenset(line.strip() for line in ids if line.strip() and not line.strip().startswith("#"))
+    if not names:
+        raise RecipeError(f"`ids`{where} names no photos; give one id or file name per line")
+    return names
+
+
+def ids_hash(ids: frozenset[str] | None) -> str | None:
+    """Return a hash of a set of ids, or None for none."""
+    return None if ids is None else sha256("\n".join(sorted(ids)).encode())

@@ -1,0 +1,199 @@
+"""The state of a run directory, read once: its JSON files as dataclasses."""
+
+from __future__ import annotations
+
+import functools
+import json
+import types
+import typing
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TypeVar
+
+from celebahq_builder.errors import WorkspaceError
+from celebahq_builder.storage import sha256
+
+Table = dict[str, object]
+"""A JSON object."""
+
+Ingredients = list[Table]
+"""What a result depends on: one table for the source, then one for each stage up to the stage itself."""
+
+T = TypeVar("T")
+
+
+def fingerprint(ingredients: Ingredients) -> str:
+    """Return a hash that is equal for equal ingredients only."""
+    return sha256(json.dumps(ingredients, sort_keys=True, ensure_ascii=False).encode())
+
+
+# --- JSON tables as dataclasses ---------------------------------------------------------------------------------
+
+
+def read_table(cls: type[T] | None, table: object, where: object, name: str) -> T:
+    """Return a JSON table as an instance of a dataclass, strictly: equal keys, equal types.
+
+    Args:
+        cls: frozen dataclass of int, float, str, bool, dict, list and tuple; None for a table that has no dataclass.
+        table: as `json` reads it.
+        where: file or photo, for the message.
+        name: of the table, for the message.
+
+    Raises:
+        WorkspaceError: the table does not fit.
+    """
+    try:
+        if cls is None:
+            raise ValueError("no stage writes it")
+        hints = _type_hints(cls)  # type: ignore[arg-type]
+        if not isinstance(table, dict) or table.keys() != hints.keys():
+            raise ValueError(f"expected the keys {', '.join(hints)}")
+        return cls(**{key: _checked(hint, table[key], key) for key, hint in hints.items()})
+    except ValueError as error:
+        raise WorkspaceError(
+            f"{where}: the table {name!r} is changed, corrupt, or of another version ({error}); delete its file and "
+            "run again, or choose another `out`"
+        ) from None
+
+
+@functools.cache
+def _type_hints(cls: Hashable) -> dict[str, object]:
+    assert isinstance(cls, type)
+    hints = typing.get_type_hints(cls)
+    return {one.name: hints[one.name] for one in fields(cls)}
+
+
+def _checked(hint: object, value: object, key: str) -> object:
+    """Return a JSON value as the type that a field has; lists become tuples."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple and isinstance(value, list):
+        hints = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        if len(hints) == len(value):
+            return tuple(_checked(one, item, key) for one, item in zip(hints, value, strict=True))
+    elif origin is types.UnionType:
+        if type(value) in inner:
+            return value
+    elif type(value) is (origin or hint):
+        return value
+    raise ValueError(f"{key} = {str(value)[:80]!r} is not {getattr(hint, '__name__', hint)}")
+
+
+# --- Files ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCounts:
+    """Counts of a complete stage."""
+
+    photos: int
+    """Photos that entered the stage."""
+    batches: int
+    kept: int
+    rejected: int
+    failed: int = 0
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """File plan.json: what the results in a stage's folder depend on."""
+
+    fingerprint: str
+    ingredients: Ingredients
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageMark(StageCounts):
+    """File stage.json, written when the stage is complete."""
+
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """File run.json: what was asked of the last run."""
+
+    batch_photos: int
+    photos: int
+    """Photos that enter the first stage."""
+    batches: int
+    source: str
+    """Absolute path of the folder of photos."""
+    rejected_by_table: list[Table]
+    """Outcomes of photos that the source rejected, as JSON."""
+    warnings: list[str]
+    until: str
+    stages: list[str]
+    """Stages with results on disk, or that this run will write, in order."""
+    photo_stages: list[str]
+    """All photo stages of the method, in order."""
+    image_stage: str
+    """The stage whose images are the result."""
+    recipe: Table
+    origins: dict[str, str]
+    """Source of each setting that is not a default, by dotted name: a recipe's path, or an argument in backquotes."""
+    versions: dict[str, str]
+
+    @property
+    def resolution(self) -> int:
+        """Side length of the result in px."""
+        return int(str(self.recipe["resolution"]))
+
+    @property
+    def method(self) -> str:
+        """Name of the list of stages."""
+        return str(self.recipe["method"])
+
+    @property
+    def labels(self) -> bool:
+        """Whether labels are written beside the HDF5 file."""
+        pack = self.recipe["pack"]
+        return isinstance(pack, dict) and bool(pack["labels"])
+
+
+@dataclass(frozen=True)
+class Summary:
+    """File summary.json: counts of the last run that reached its end."""
+
+    fingerprint: str
+    photos: int
+    kept: int
+    rejected: int
+    failed: int
+    reasons: dict[str, int]
+    """Photos by reason of rejection."""
+
+
+# --- State ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StageState:
+    """State of one stage's folder."""
+
+    plan: StagePlan | None = None
+    """None: the stage was not begun."""
+    mark: StageMark | None = None
+    """None: the stage is not complete."""
+    batches: frozenset[int] = frozenset()
+    """Batches that have a manifest."""
+
+    def is_complete(self, ingredients: Ingredients) -> bool:
+        """Return whether the stage is complete for these ingredients."""
+        return self.mark is not None and self.mark.fingerprint == fingerprint(ingredients)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """State of a run directory at one moment."""
+
+    run: RunDescription | None = None
+    """None: the directory holds no run yet."""
+    stages: Mapping[str, StageState] = field(default_factory=dict)
+    """State of each stage that has a folder."""
+    summary: Summary | None = None
+    files: Mapping[str, int] = field(default_factory=dict)
+    """Size in bytes of each file outside the folders of stages, by its path in the directory."""
+
+    def stage(self, name: str) -> StageState:
+        """Return the state of a stage; empty where it has no folder."""
+        return self.stages.get(name, StageState())
