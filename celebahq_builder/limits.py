@@ -13,8 +13,11 @@ MAX_IMAGE_FILE_BYTES = 1 << 28
 MAX_TEXT_BYTES = 1 << 26
 """Bytes of one text file that is parsed line by line, 64 MB: the landmark table of 202,599 photos has 13 MB."""
 
+MAX_TOML_BYTES = 1 << 20
+"""Bytes of one TOML file, 1 MB: a recipe has 3 KB, a registry about 1 KB per network. TOML is parsed slowly."""
+
 MAX_JSON_BYTES = 1 << 26
-"""Bytes of one JSON or TOML document, 64 MB: parsed, it takes about ten times as much."""
+"""Bytes of one JSON document, 64 MB: parsed, it takes about ten times as much."""
 
 MAX_VALUE_BYTES = 1 << 16
 """Bytes of one text value, such as a name, a label or a cell of a table, 64 KB."""

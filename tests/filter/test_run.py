@@ -17,11 +17,11 @@ import pytest
 from PIL import Image
 
 from celebahq_builder.errors import CelebAHQError, DeliveryError, RecipeError, SourceError, WorkspaceError
-from celebahq_builder.filter import records
 from celebahq_builder.filter.deliver import DeliveryMode
 from celebahq_builder.filter.delivery_record import RECORD_NAME, DeliveryRecord
 from celebahq_builder.filter.score import score_image
 from celebahq_builder.imaging.quality_score import QualityScore
+from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from tests.cli.test_cli import ROOT, celebahq, one_line_error
 from tests.filter.folders import add_bad, add_odd, make, run
 
@@ -93,6 +93,7 @@ def test_every_file_is_in_the_table(folder: Path) -> None:
     assert sum(row["kept"] == "yes" for row in found.values()) == (9 + len(odd)) // 2
     assert sorted(folder.iterdir()) == before
     said = "\n".join(result.lines())
+    assert re.search(r"worst; the last one kept has \d\.\d{4} \(best 50 %\)\n", said)
     assert "25 images: 8 kept + 9 below the cut + 8 without a score" in said
     assert "  TOO_LARGE: 1: the photo has more pixels" in said
     assert "    bomb.png: 4100 x 4100 px; pixels_max allows 16000000" in said
@@ -154,7 +155,7 @@ def test_killed_while_it_prunes(scored: Path, folder: Path, point: str, count: i
     assert tree(out).keys() == {*best(scored, 3), "mine.png"}
     assert set(DeliveryRecord(out).files) == set(best(scored, 3))
     assert result.delivery
-    assert result.delivery.pruned <= 5
+    assert len(result.delivery.plan.stale) <= 5
     assert tree(folder) == before
 
 
@@ -280,7 +281,12 @@ def test_a_selection_of_all_and_of_none(folder: Path) -> None:
         ({"folder": "in", "out": "b", "list_path": "c.csv"}, RecipeError, "not both"),
         ({"folder": "in", "mode": DeliveryMode.LINK}, RecipeError, "to link images needs a destination: add `out`"),
         ({"folder": "in", "prune": True}, RecipeError, "`prune` needs a destination: add `out`"),
-        ({"folder": "in", "out": "texts/a.txt"}, DeliveryError, "9 of 9 names are taken"),
+        (
+            {"folder": "in", "out": "texts/a.txt"},
+            DeliveryError,
+            "`out` texts/a.txt: .*a.txt is a file; expected a folder",
+        ),
+        ({"folder": "in", "out": "texts/a.txt/b"}, DeliveryError, "`out` texts/a.txt/b: .*a.txt is a file; expected a"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(
@@ -299,7 +305,7 @@ def test_wrong_arguments_are_refused_in_one_line(
 
 
 def test_the_help_states_the_default_limit() -> None:
-    assert f"default: {records.PIXELS_MAX}" in celebahq("filter", "--help").stdout.replace("\n", " ")
+    assert f"default: {MAX_IMAGE_PIXELS}" in celebahq("filter", "--help").stdout.replace("\n", " ")
 
 
 def test_a_wrong_folder_does_not_import_torch(tmp_path: Path) -> None:
