@@ -14,6 +14,7 @@ def main(command: str = "") -> None:
     try:
         from celebahq_builder import cli
     except KeyboardInterrupt:
+        os.write(2, b"interrupted\n")
         os._exit(130)
     cli.run_command(cli.celebahq.commands[command] if command else cli.celebahq)
 

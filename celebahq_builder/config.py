@@ -29,13 +29,17 @@ def bundled(name: str) -> Path:
 T = TypeVar("T")
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, task: str = "") -> dict[str, Any]:
     """Read a TOML file as nested dictionaries.
+
+    Args:
+        path: path of the file.
+        task: begin of the value of ``task``; if the file does not exist, the message lists other recipes of this task.
 
     Raises:
         RecipeError: no such file, too large, not UTF-8, or not TOML.
     """
-    return _parse(_read(path), path)
+    return _parse(_read(path, task), path)
 
 
 def load(cls: type[T], path: Path) -> T:
@@ -48,11 +52,12 @@ def load(cls: type[T], path: Path) -> T:
     return from_mapping(cls, _parse(text, path), where=str(path), text=text)
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, task: str = "") -> str:
     try:
         return read_text(path, MAX_TOML_BYTES)
     except FileNotFoundError:
-        near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+        others = sorted(path.parent.glob("*.toml"))
+        near = [one.name for one in others if not task or str(read_toml(one).get("task")).startswith(task)]
         hint = f"; {path.parent} has {', '.join(near)}" if near else ""
         raise RecipeError(f"recipe {path} does not exist{hint}") from None
     except OSError as error:
@@ -63,6 +68,8 @@ def _read(path: Path) -> str:
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
+        if any(line.count(".") > 500 for line in text.splitlines()):  # the time of tomllib grows with the square
+            raise RecursionError
         return tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError, or an integer of more than 4300 digits
         raise RecipeError(f"recipe {path} cannot be read as TOML: {error}") from None

@@ -189,7 +189,7 @@ def devices(wanted: str) -> tuple[str, ...]:
     for name in names:
         match = re.fullmatch(r"cpu|cuda:(\d+)", name)
         if not match:
-            raise RecipeError(f"`device` {wanted}: {name} is not a device; expected auto, cpu, cuda or cuda:0,cuda:1")
+            raise RecipeError(f"`device` {name} is not a device; expected auto, cpu, cuda or cuda:0,cuda:1")
         if match[1] and int(match[1]) >= count:
             raise RecipeError(f"`device` {wanted}: torch finds {count} CUDA devices on this machine; use cpu")
     return names

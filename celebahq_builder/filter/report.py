@@ -69,7 +69,7 @@ class FilterResult:
             yield from self.delivery.lines()
         for name, path in (("list:", self.list_path), ("table:", self.table_path), ("page:", self.page_path)):
             if path:
-                yield f"{name:<6} {path}"
+                yield f"{name:<6} {printable(str(path))}"
 
 
 # --- The closing lines --------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def _unscored_lines(result: FilterResult) -> Iterator[str]:
         for image in images[:LINES_MAX]:
             yield f"    {printable(image.path)}: {printable(image.detail)}"
         if len(images) > LINES_MAX:
-            yield f"    ... and {len(images) - LINES_MAX} more: see {result.table_path}"
+            yield f"    ... and {len(images) - LINES_MAX} more: see {printable(str(result.table_path))}"
 
 
 def _skipped_lines(skipped: SkippedFiles) -> Iterator[str]:
