@@ -1,7 +1,6 @@
 """Build CelebA-HQ: ``python build.py --celeba-root DIR --out WORK``; ``--help`` lists the options."""
 
-from celebahq_builder.cli.build import build
-from celebahq_builder.cli.main import run_command
+from celebahq_builder.__main__ import main
 
 if __name__ == "__main__":
-    run_command(build)
+    main("build")

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from celebahq_builder.errors import RecipeError
+from celebahq_builder.limits import MAX_TOML_BYTES
+from celebahq_builder.storage import read_text
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -27,22 +29,17 @@ def bundled(name: str) -> Path:
 T = TypeVar("T")
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, task: str = "") -> dict[str, Any]:
     """Read a TOML file as nested dictionaries.
 
+    Args:
+        path: path of the file.
+        task: begin of the value of ``task``; if the file does not exist, the message lists other recipes of this task.
+
     Raises:
-        RecipeError: no such file, not UTF-8, or not TOML.
+        RecipeError: no such file, too large, not UTF-8, or not TOML.
     """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
-        hint = f"; {path.parent} has {', '.join(near)}" if near else ""
-        raise RecipeError(f"recipe {path} does not exist{hint}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise RecipeError(f"recipe {path} cannot be read as TOML: {error}") from None
-    except RecursionError:
-        raise RecipeError(f"recipe {path} cannot be read as TOML: nested too deeply") from None
+    return _parse(_read(path, task), path)
 
 
 def load(cls: type[T], path: Path) -> T:
@@ -51,7 +48,33 @@ def load(cls: type[T], path: Path) -> T:
     Raises:
         RecipeError: unreadable file, unknown key, wrong type, or a value that `cls` refuses.
     """
-    return from_mapping(cls, read_toml(path), where=str(path), text=path.read_text(encoding="utf-8"))
+    text = _read(path)
+    return from_mapping(cls, _parse(text, path), where=str(path), text=text)
+
+
+def _read(path: Path, task: str = "") -> str:
+    try:
+        return read_text(path, MAX_TOML_BYTES)
+    except FileNotFoundError:
+        others = sorted(path.parent.glob("*.toml"))
+        near = [one.name for one in others if not task or str(read_toml(one).get("task")).startswith(task)]
+        hint = f"; {path.parent} has {', '.join(near)}" if near else ""
+        raise RecipeError(f"recipe {path} does not exist{hint}") from None
+    except OSError as error:
+        raise RecipeError(f"recipe {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipe {path} cannot be read as TOML: {error}") from None
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        if any(line.count(".") > 500 for line in text.splitlines()):  # the time of tomllib grows with the square
+            raise RecursionError
+        return tomllib.loads(text)
+    except ValueError as error:  # TOMLDecodeError, or an integer of more than 4300 digits
+        raise RecipeError(f"recipe {path} cannot be read as TOML: {error}") from None
+    except RecursionError:
+        raise RecipeError(f"recipe {path} cannot be read as TOML: nested too deeply") from None
 
 
 def from_mapping(
@@ -129,7 +152,7 @@ def _convert(hint: Any, value: Any, *, place: str, where: str, text: str, table:
     name = _dotted(table)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
-            raise RecipeError(f"{place}: {name} must be a table, got {value!r}")
+            raise RecipeError(f"{place}: {name} must be a table, got {_shown(value)}")
         return from_mapping(hint, value, where=where, text=text, table=table)
     if origin in (typing.Union, types.UnionType):
         options = [h for h in typing.get_args(hint) if h is not type(None)]
@@ -139,11 +162,11 @@ def _convert(hint: Any, value: Any, *, place: str, where: str, text: str, table:
     if origin is typing.Literal:
         allowed = typing.get_args(hint)
         if value not in allowed:
-            raise RecipeError(f"{place}: {name} must be one of {', '.join(map(str, allowed))}; got {value!r}")
+            raise RecipeError(f"{place}: {name} must be one of {', '.join(map(str, allowed))}; got {_shown(value)}")
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise RecipeError(f"{place}: {name} must be a list, got {value!r}")
+            raise RecipeError(f"{place}: {name} must be a list, got {_shown(value)}")
         args = typing.get_args(hint)
         inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         if len(inner) != len(value):
@@ -154,23 +177,29 @@ def _convert(hint: Any, value: Any, *, place: str, where: str, text: str, table:
         )
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise RecipeError(f"{place}: {name} must be a table, got {value!r}")
+            raise RecipeError(f"{place}: {name} must be a table, got {_shown(value)}")
         inner_hint = typing.get_args(hint)[1]
         return {
             key: _convert(inner_hint, one, place=place, where=where, text=text, table=(*table, key))
             for key, one in value.items()
         }
     if hint is float and isinstance(value, float) and not math.isfinite(value):
-        raise RecipeError(f"{place}: {name} must be a finite number, got {value!r}")
+        raise RecipeError(f"{place}: {name} must be a finite number, got {_shown(value)}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise RecipeError(f"{place}: {name} must be {hint.__name__}, got {value!r}")
+        raise RecipeError(f"{place}: {name} must be {hint.__name__}, got {_shown(value)}")
     return value
 
 
+def _shown(value: object) -> str:
+    """Return a value for a message; a long one is cut."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
 def _dotted(names: tuple[str, ...]) -> str:
-    """Return a key for people; ``#1``, the place in an array of tables, is for `_place` alone."""
+    """Return a key for a message, without ``#1``, the index in an array of tables."""
     return ".".join(name.partition("#")[0] for name in names)
 
 
@@ -180,15 +209,16 @@ def _nearest(key: str, known: Mapping[str, Any]) -> str:
 
 
 def _place(where: str, text: str, table: tuple[str, ...], key: str | None) -> str:
-    """Name the file and, as far as plain TOML allows to tell, the line of a key."""
+    """Return the file and, where a search of the text finds it, the line of a key."""
     current: tuple[str, ...] = ()
     seen: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
+        header = re.match(r"\s*\[{1,2}([^\[\]]+)\]", line)
         if header:
             current = tuple(part.strip().strip("\"'") for part in header[1].split("."))
             if line.lstrip().startswith("[["):
-                count = seen[header[1]] = seen.get(header[1], -1) + 1
+                name = ".".join(current)
+                count = seen[name] = seen.get(name, -1) + 1
                 current = (*current[:-1], f"{current[-1]}#{count}")
             if current == ((*table, key) if key is not None else table):
                 return f"{where}:{number}"

@@ -15,10 +15,13 @@ CelebAHQError
 Errors in data, files and settings have one of these classes. Functions also raise TypeError and ValueError for
 arguments of a wrong type or shape. From a command, any other exception is a bug. The command line prints ``str(error)``
 on one line and exits with code 1. A message says what is wrong, what was expected, what was found, where, and what to
-do. It names arguments of functions in backquotes; the command line prints options instead.
+do. It names arguments of functions in backquotes; the command line prints options instead. An OSError of a path that
+the system refuses (no permission, name too long) may also arise; the command line prints it on one line, too.
 """
 
 from __future__ import annotations
+
+import unicodedata
 
 
 class CelebAHQError(Exception):
@@ -65,10 +68,36 @@ class TrainingError(CelebAHQError):
     """A training cannot start or resume."""
 
 
-def printable(text: str) -> str:
-    r"""Return a text on one line, with a question mark for every character that cannot be printed.
+def printable(text: str, keep: str = "") -> str:
+    r"""Return a text on one line, with escapes for characters that could change the line, the terminal or the reading.
 
-    >>> printable("photo\n\x1b[31m.jpg")
-    'photo??[31m.jpg'
+    Escaped are control characters, format characters (such as those that change the direction of writing), line and
+    paragraph separators, and the surrogates by which Python represents bytes that are not UTF-8.
+
+    Args:
+        text: a name, or a message that contains names.
+        keep: characters that are not escaped.
+
+    Example:
+        >>> printable("photo\n\x1b[31m\u202egpj.exe")
+        'photo\\n\\x1b[31m\\u202egpj.exe'
+        >>> printable("caf\udce9.jpg")
+        'caf\\xe9.jpg'
     """
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    if text.isprintable():
+        return text
+    return "".join(
+        _escape(letter) if letter not in keep and unicodedata.category(letter) in _ESCAPED else letter
+        for letter in text
+    )
+
+
+_ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode categories: control, format, surrogate, line separator, paragraph separator."""
+
+
+def _escape(letter: str) -> str:
+    code = ord(letter)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, see `os.fsdecode`
+        return f"\\x{code - 0xDC00:02x}"
+    return letter.encode("unicode_escape").decode("ascii")

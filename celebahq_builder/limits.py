@@ -13,8 +13,11 @@ MAX_IMAGE_FILE_BYTES = 1 << 28
 MAX_TEXT_BYTES = 1 << 26
 """Bytes of one text file that is parsed line by line, 64 MB: the landmark table of 202,599 photos has 13 MB."""
 
+MAX_TOML_BYTES = 1 << 18
+"""Bytes of one TOML file, 256 KB: a recipe has 3 KB, a registry about 1 KB per network. TOML is parsed slowly."""
+
 MAX_JSON_BYTES = 1 << 26
-"""Bytes of one JSON or TOML document, 64 MB: parsed, it takes about ten times as much."""
+"""Bytes of one JSON document, 64 MB: parsed, it takes about ten times as much."""
 
 MAX_RECIPE_BYTES = 1 << 20
 """Bytes of a recipe, 1 MB: the TOML parser of Python's library reads about 1 MB/s; bundled recipes have up to 2 kB."""

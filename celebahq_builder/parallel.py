@@ -183,7 +183,7 @@ def device_names(wanted: str) -> tuple[str, ...]:
     names = tuple("cuda:0" if name.strip() == "cuda" else name.strip() for name in wanted.split(","))
     for name in names if wanted != "auto" else ():
         if not re.fullmatch(r"cpu|cuda:[0-9]+", name):
-            raise RecipeError(f"`device` {wanted}: {name} is not a device; expected auto, cpu, cuda or cuda:0,cuda:1")
+            raise RecipeError(f"`device` {name} is not a device; expected auto, cpu, cuda or cuda:0,cuda:1")
     return names
 
 

@@ -1,5 +1,6 @@
 """A recipe is read exactly as it says, or refused with file, line and the nearest key."""
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from celebahq_builder.config import bundled, flatten, from_mapping, load, merge, read_toml, to_mapping
 from celebahq_builder.errors import RecipeError
+from celebahq_builder.limits import MAX_TOML_BYTES
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.restoration.adversarial_training import AdversarialRecipe
@@ -167,6 +169,9 @@ def test_no_such_file_names_those_there(tmp_path: Path) -> None:
         read_toml(tmp_path / "own.toml")
     with pytest.raises(RecipeError, match=r"own\.toml does not exist$"):
         read_toml(tmp_path / "nowhere" / "own.toml")
+    (tmp_path / "gan.toml").write_text('task = "progan"')
+    with pytest.raises(RecipeError, match=r"own\.toml does not exist; .* has gan\.toml$"):
+        read_toml(tmp_path / "own.toml", "progan")
 
 
 @pytest.mark.parametrize("data", [b"name = \n", b"name = 'x'\nname = 'y'\n", b"\xff\xfe", b"a = 1 2"])
@@ -178,8 +183,41 @@ def test_not_toml(data: bytes, tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="cannot be read as TOML"):
+    with pytest.raises(RecipeError, match="cannot be read: a folder, not a regular file"):
         read_toml(tmp_path)
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(RecipeError, match=r"pipe\.toml cannot be read: a named pipe, not a regular file"):
+        load(Recipe, tmp_path / "pipe.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = " + "[" * 100_000, "nested too deeply"),
+        ("x = " + "{a = " * 40_000, "nested too deeply"),
+        ("a." * 30_000 + "a = 1", "nested too deeply"),
+        ("x = " + "9" * 5000, "4300 digits"),
+        ("#" * (MAX_TOML_BYTES + 1), f"{MAX_TOML_BYTES + 1} bytes; at most {MAX_TOML_BYTES} are read"),
+        ('x = """\n' + "[" * 200_000 + '\n"""', "unknown key x"),
+        ("\n".join(f"[{'a.' * 50}a{i}]" for i in range(1000)), "unknown key a"),
+    ],
+    ids=["lists", "tables", "dots", "digits", "size", "brackets in a text", "many tables"],
+)
+def test_a_hostile_recipe_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=re.escape(said)) as caught:
+        load(Recipe, write(tmp_path, text))
+    assert len(str(caught.value)) < 500 + len(str(tmp_path))
+
+
+def test_a_long_value_is_cut(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"keep must be int, got 'a{99}\.\.\.$"):
+        load(Recipe, write(tmp_path, f"name = 'x'\nkeep = '{'a' * 100_000}'"))
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_bytes(b"\xef\xbb\xbfname = 'x'\nkep = 3\n")
+    with pytest.raises(RecipeError, match=r"recipe\.toml:2: unknown key kep"):
+        load(Recipe, tmp_path / "recipe.toml")
 
 
 def test_none_stands_for_an_option_left_out() -> None:

@@ -8,7 +8,6 @@ from celebahq_builder.cli import (  # noqa: F401 - each adds its commands
     inspect,
     progan,
     restoration,
-    weights,
 )
 from celebahq_builder.cli.main import celebahq, main, run_command
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from celebahq_builder.cli.main import PATH, celebahq
+from celebahq_builder.limits import MAX_IMAGE_PIXELS
 
 
 @celebahq.command("filter", interrupted="run the same command again to resume")
@@ -59,7 +60,7 @@ from celebahq_builder.cli.main import PATH, celebahq
 @click.option(
     "--pixels-max",
     type=click.IntRange(1),
-    default=100_000_000,
+    default=MAX_IMAGE_PIXELS,
     show_default=True,
     metavar="PX",
     help="Images of more pixels are not decoded: 6 bytes of memory per pixel and process.",

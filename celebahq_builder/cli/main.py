@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from celebahq_builder import __version__
-from celebahq_builder.errors import CelebAHQError
+from celebahq_builder.errors import CelebAHQError, printable
 
 
 class PathType(click.Path):
@@ -85,6 +86,71 @@ class Group(click.Group):
     group_class = type
 
 
+class _Output(io.TextIOWrapper):
+    """Standard output or standard error: text that no terminal takes for a command, in any encoding.
+
+    A write error of standard output ends the command, because its result is lost. Standard error only shows progress
+    and messages, so the work continues without it.
+
+    Args:
+        stream: stream to replace.
+        kept: control characters that are not escaped, see `errors.printable`.
+        required: whether a write error is raised.
+    """
+
+    def __init__(self, stream: io.TextIOWrapper, kept: str, *, required: bool) -> None:
+        super().__init__(stream.buffer, encoding=stream.encoding, errors="backslashreplace", line_buffering=True)
+        self.kept, self.required = kept, required
+
+    def write(self, text: str) -> int:
+        """Write a text; return its length."""
+        with self._errors():
+            super().write(printable(text, self.kept))
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        with self._errors():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # for what is still buffered
+            if self.required:
+                raise OSError(error.errno, error.strerror, "standard output") from None
+
+
+class _OneLine(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - a name of `logging`
+        return printable(record.message)
+
+
+@contextlib.contextmanager
+def _safe_output() -> Iterator[None]:
+    """Replace standard output and standard error by streams that escape control characters."""
+    while (
+        descriptor := os.open(os.devnull, os.O_RDWR)
+    ) <= 2:  # closed by the caller; no file of ours may take its place
+        pass
+    os.close(descriptor)
+    before = sys.stdout, sys.stderr
+    stdout, stderr = sys.stdout or os.fdopen(1, "w"), sys.stderr or os.fdopen(2, "w")
+    try:
+        if isinstance(stdout, io.TextIOWrapper):
+            sys.stdout = _Output(stdout, "\n\t", required=True)
+        if isinstance(stderr, io.TextIOWrapper):
+            sys.stderr = _Output(stderr, "\n\t\r", required=False)  # a progress bar needs the carriage return
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, _Output):
+                stream.detach()
+        sys.stdout, sys.stderr = before
+
+
 def main() -> None:
     """Run the ``celebahq`` command group."""
     run_command(celebahq)
@@ -92,19 +158,33 @@ def main() -> None:
 
 def run_command(command: click.Command) -> None:
     """Run a command; an error that the user can correct becomes one line on stderr and exit code 1."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        _end(command.main(standalone_mode=False) or 0)
-    except CelebAHQError as error:
-        click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)  # file names may contain line feeds
-        sys.exit(1)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt) as error:
-        _leave(error)
+    with _safe_output():
+        handler = logging.StreamHandler()
+        handler.setFormatter(_OneLine())
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
+        try:
+            _end(command.main(standalone_mode=False) or 0)
+        except CelebAHQError as error:
+            _fail(str(error))
+        except OSError as error:
+            if error.errno is None:
+                raise
+            _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
+        except MemoryError:
+            _fail("out of memory; close other programs, or give the command less work")
+        except click.exceptions.Exit as error:
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt) as error:
+            _leave(error)
+
+
+def _fail(message: str) -> NoReturn:
+    """Report an error on one line, and end the process."""
+    click.echo(f"error: {printable(message)}", err=True)
+    sys.exit(1)
 
 
 def _end(status: int) -> NoReturn:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from celebahq_builder.errors import CelebAHQError, DeliveryError, DiskFull, RecipeError
+from celebahq_builder.errors import CelebAHQError, DeliveryError, DiskFull, RecipeError, printable
 from celebahq_builder.filter.delivery_record import DeliveredFile, DeliveryRecord
-from celebahq_builder.filter.records import ImageScore, printable
+from celebahq_builder.filter.records import ImageScore
+from celebahq_builder.progress import Progress
 from celebahq_builder.storage import NO_HARD_LINKS, as_storage_error, publish_new
 
 
@@ -57,14 +58,14 @@ class Selection:
             names = " and ".join(f"`{name}`" for name in given)
             raise RecipeError(f"{names} both say how many images are kept; give only one of them")
 
-    def _options(self) -> list[str]:
-        given = {"keep": self.keep, "min_score": self.min_score, "top_percent": self.top_percent}
-        return [f"{name} = {value:g}" for name, value in given.items() if value is not None]
-
     @property
-    def option(self) -> str:
-        """The field and its value, such as "keep = 10"; empty if all images are kept."""
-        return "".join(self._options())
+    def description(self) -> str:
+        """The selection in words, such as "best 10 %"; empty if all images are kept."""
+        if self.keep is not None:
+            return f"best {self.keep}"
+        if self.min_score is not None:
+            return f"scores of {self.min_score:g} or more"
+        return "" if self.top_percent is None else f"best {self.top_percent:g} %"
 
     def count(self, ranked: Sequence[ImageScore]) -> int:
         """Return how many of these images, best first, are kept."""
@@ -100,29 +101,41 @@ class Delivery:
     stale: tuple[DeliveredFile, ...] = ()
     """Files of an earlier command that are not among `paths`."""
     changed: tuple[str, ...] = ()
-    """Files of an earlier command that somebody changed since; they are left as they are."""
+    """Files of an earlier command that were changed since; they are left as they are."""
 
 
 @dataclass(frozen=True)
 class DeliveryResult:
     """The result of a delivery."""
 
-    mode: DeliveryMode
-    out: Path
-    delivered: int
-    """Images that this command delivered."""
-    already_there: int
-    """Images that were there before."""
-    symlinks: int
-    """Symbolic links among all of them."""
+    plan: Delivery
     errors: tuple[tuple[str, str], ...]
     """Path and error of the images that could not be delivered."""
-    pruned: int
-    """Files of earlier commands that were removed."""
     prune_errors: tuple[tuple[str, str], ...]
-    """Path and error of those that could not be removed."""
-    changed: tuple[str, ...]
-    """Files of earlier commands that somebody changed since; they are left as they are."""
+    """Path and error of the files of earlier commands that could not be removed."""
+
+    def lines(self) -> Iterator[str]:
+        """Yield the closing lines of the command."""
+        plan, done = self.plan, self.plan.mode.done
+        notes = [f"{count} were there already"] if (count := len(plan.paths) - len(plan.left)) else []
+        if plan.mode is DeliveryMode.LINK and (count := sum((plan.out / path).is_symlink() for path in plan.paths)):
+            notes.append(f"{count} are symbolic links, because hard links are not possible there")
+        more = f" ({'; '.join(notes)})" if notes else ""
+        yield f"{done}: {len(plan.left) - len(self.errors)} to {printable(str(plan.out))}{more}"
+        for path, error in self.errors:
+            yield f"  not {done}: {printable(path)}: {error}"
+        if plan.stale:
+            yield f"removed: {len(plan.stale) - len(self.prune_errors)} of an earlier command"
+        for path, error in self.prune_errors:
+            yield f"  not removed: {printable(path)}: {error}"
+        if plan.changed:
+            names = join_names(plan.changed)
+            yield f"left there: {len(plan.changed)} of an earlier command, changed since ({names})"
+
+
+def join_names(names: Sequence[str], count: int = 5) -> str:
+    """Return the first names of a sequence as a printable text."""
+    return ", ".join([*map(printable, names[:count]), *(["..."] if len(names) > count else [])])
 
 
 def plan_delivery(
@@ -142,15 +155,13 @@ def plan_delivery(
             holds files of an earlier command that are not in the selection, and `prune` is false.
         DiskFull: there is not enough space for the copies.
     """
-    left, clashes, size_bytes = [], [], 0
-    folders: dict[Path, bool] = {}
+    left, clashes = [], []
     for path in paths:
         source, target = folder / path, out / path
-        if not _can_hold(target.parent, folders):
+        if not innermost_existing(target.parent).is_dir():
             clashes.append(path)
         elif not os.path.lexists(target):
             left.append(path)
-            size_bytes += _size_bytes(source)
         elif not _is_delivered(source, target, mode):
             clashes.append(path)
     if clashes:
@@ -161,12 +172,13 @@ def plan_delivery(
     stale, changed = _earlier_files(out, set(paths))
     if stale and not prune:
         raise DeliveryError(
-            f"{out} holds {_counted(len(stale))} of an earlier celebahq filter that this selection does not have, "
+            f"{out} holds {len(stale)} files of an earlier celebahq filter that this selection does not have, "
             f"first {printable(stale[0].path)}; nothing was {mode.done}: add `prune` to remove "
-            f"{'it' if len(stale) == 1 else 'exactly these'}, or choose another `out`"
+            "exactly these, or choose another `out`"
         )
     if mode is DeliveryMode.COPY:
-        free = shutil.disk_usage(_existing(out)).free
+        free = shutil.disk_usage(innermost_existing(out)).free
+        size_bytes = sum((folder / path).stat().st_size for path in left if (folder / path).exists())
         if size_bytes > free:
             raise DiskFull(f"{out} needs {size_bytes} bytes and its disk has {free} left; nothing was copied")
     return Delivery(folder, out, mode, tuple(paths), tuple(left), tuple(stale), tuple(changed))
@@ -185,10 +197,6 @@ def _earlier_files(out: Path, selected: set[str]) -> tuple[list[DeliveredFile], 
     return stale, changed
 
 
-def _counted(files: int) -> str:
-    return "1 file" if files == 1 else f"{files} files"
-
-
 def _is_delivered(source: Path, target: Path, mode: DeliveryMode) -> bool:
     """Return whether `target` is what a copy or a link of `source` would be."""
     try:
@@ -204,29 +212,27 @@ def _is_delivered(source: Path, target: Path, mode: DeliveryMode) -> bool:
         return False
 
 
-def _can_hold(folder: Path, known: dict[Path, bool]) -> bool:
-    """Return whether a folder exists or can be made; `known` is the cache."""
-    if folder not in known:
-        if os.path.lexists(folder):
-            known[folder] = folder.is_dir()
-        else:
-            known[folder] = folder == folder.parent or _can_hold(folder.parent, known)
-    return known[folder]
-
-
-def _existing(folder: Path) -> Path:
-    """Return the innermost part of a path that exists."""
-    return folder if folder.exists() else _existing(folder.parent)
-
-
-def _size_bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+def innermost_existing(path: Path) -> Path:
+    """Return a path, or the innermost folder above it that exists."""
+    return path if os.path.lexists(path) else innermost_existing(path.parent)
 
 
 # --- Its execution ------------------------------------------------------------------------------------------------
+
+
+def deliver(plan: Delivery, progress: Progress) -> DeliveryResult:
+    """Deliver the images that are left, then remove the stale files.
+
+    Raises:
+        DeliveryError, DiskFull, WorkspaceError: see `deliver_images`.
+    """
+    errors = []
+    for path, error in deliver_images(plan):
+        if error:
+            errors.append((path, error))
+        progress.advance(1, failed=bool(error))
+    progress.close()
+    return DeliveryResult(plan, tuple(errors), tuple(found for found in prune_files(plan) if found[1]))
 
 
 def deliver_images(delivery: Delivery) -> Iterator[tuple[str, str]]:
@@ -244,8 +250,10 @@ def deliver_images(delivery: Delivery) -> Iterator[tuple[str, str]]:
     if delivery.left:
         _make_folder(out)
     record = DeliveryRecord(out)
-    with _storage_errors(out):
+    try:
         _clean_up(record)
+    except OSError as error:
+        raise as_storage_error(error, out) from error
     partial: Path | None = None
     try:
         for path in delivery.left:
@@ -295,11 +303,6 @@ def prune_files(delivery: Delivery) -> Iterator[tuple[str, str]]:
         yield file.path, problem
 
 
-def count_symlinks(delivery: Delivery) -> int:
-    """Return how many of the delivered images are symbolic links."""
-    return sum((delivery.out / path).is_symlink() for path in delivery.paths)
-
-
 def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -317,14 +320,6 @@ def _clean_up(record: DeliveryRecord) -> None:
     for path in sorted(record.files):
         if not os.path.lexists(record.out / path):
             record.remove(path)
-
-
-@contextlib.contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise as_storage_error(error, path) from error
 
 
 def _problem(error: OSError | shutil.Error, target: Path) -> str:

@@ -67,84 +67,71 @@ def list_images(folder: Path, exclude: Collection[Path] = ()) -> ImageListing:
     Raises:
         SourceError: the folder cannot be read.
     """
-    walk = _Walk(folder, {_identity(path.stat()) for path in exclude if path.is_dir()})
-    first: dict[tuple[int, int], str] = {}
-    images, unusable = [], walk.unusable
-    for name in sorted(walk.names, key=lambda name: (name.is_link, name.image.path)):
-        if name.identity in first:
-            detail = f"the same file as {first[name.identity]}"
-            unusable.append(UnscoredImage(name.image.path, Reason.SAME_FILE, detail))
-        else:
-            first[name.identity] = name.image.path
-            images.append(name.image)
-    images.sort(key=lambda image: image.path)
-    return ImageListing(images, sorted(unusable, key=lambda image: image.path), walk.skipped)
-
-
-@dataclass(frozen=True, slots=True)
-class _Name:
-    """A name of an image file."""
-
-    image: ImageFile
-    is_link: bool
-    identity: tuple[int, int]
-
-
-class _Walk:
-    """The search of a folder and everything below it."""
-
-    def __init__(self, folder: Path, exclude: set[tuple[int, int]]) -> None:
-        self.exclude = exclude
-        self.names: list[_Name] = []
-        self.unusable: list[UnscoredImage] = []
-        self.skipped = SkippedFiles()
-        waiting = [(str(folder), "")]
-        while waiting:
-            place, prefix = waiting.pop()
-            try:
-                with os.scandir(place) as entries:
-                    ordered = sorted(entries, key=lambda entry: entry.name)
-                    folders = [entry for entry in ordered if self._add(entry, prefix)]
-            except OSError as error:
-                if not prefix:
-                    raise SourceError(f"{folder} cannot be read: {error.strerror}") from None
-                self.unusable.append(UnscoredImage(prefix, Reason.UNREADABLE, f"folder: {error.strerror}"))
-                continue
-            waiting += [(entry.path, f"{prefix}{entry.name}/") for entry in folders]
-        self.skipped.linked_folders.sort()
-        self.skipped.excluded.sort()
-
-    def _add(self, entry: os.DirEntry[str], prefix: str) -> bool:
-        """Add an entry to the results, and return whether it is a folder to be searched."""
-        path = prefix + entry.name
-        if entry.is_dir(follow_symlinks=False):
-            if _identity(entry.stat(follow_symlinks=False)) in self.exclude:
-                self.skipped.excluded.append(path)
-                return False
-            self.skipped.hidden += entry.name.startswith(".")
-            return not entry.name.startswith(".")
-        if entry.name.startswith("."):
-            self.skipped.hidden += 1
-        elif entry.is_symlink() and _is_link_to_folder(entry):
-            self.skipped.linked_folders.append(path)
-        elif entry.name.lower().endswith(SUFFIXES):
-            self._add_image(entry, path)
-        else:
-            self.skipped.suffixes[PurePosixPath(entry.name).suffix.lower()] += 1
-        return False
-
-    def _add_image(self, entry: os.DirEntry[str], path: str) -> None:
+    excluded = {_identity(path.stat()) for path in exclude if path.is_dir()}
+    names: list[tuple[bool, str, os.stat_result]] = []
+    unusable: list[UnscoredImage] = []
+    skipped = SkippedFiles()
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
         try:
-            found = entry.stat()
+            with os.scandir(folder / prefix) as entries:
+                ordered = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            what = "a broken link" if entry.is_symlink() else "file"
-            self.unusable.append(UnscoredImage(path, Reason.UNREADABLE, f"{what}: {error.strerror}"))
-            return
-        if stat.S_ISREG(found.st_mode):
-            image = ImageFile(path, found.st_size, found.st_mtime_ns)
-            self.names.append(_Name(image, entry.is_symlink(), _identity(found)))
+            if not prefix:
+                raise SourceError(f"{folder} cannot be read: {error.strerror}") from None
+            unusable.append(UnscoredImage(prefix, Reason.UNREADABLE, f"folder: {error.strerror}"))
+            continue
+        for entry in ordered:
+            path = prefix + entry.name
+            if _is_skipped(entry, path, excluded, skipped):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(f"{path}/")
+                continue
+            try:
+                found = entry.stat()
+            except OSError as error:
+                what = "a broken link" if entry.is_symlink() else "file"
+                unusable.append(UnscoredImage(path, Reason.UNREADABLE, f"{what}: {error.strerror}"))
+                continue
+            if stat.S_ISREG(found.st_mode):
+                names.append((entry.is_symlink(), path, found))
+            else:
+                unusable.append(UnscoredImage(path, Reason.UNREADABLE, "not a regular file"))
+
+    first: dict[tuple[int, int], str] = {}
+    images = []
+    for _, path, found in sorted(names, key=lambda name: name[:2]):
+        known = first.setdefault(_identity(found), path)
+        if known == path:
+            images.append(ImageFile(path, found.st_size, found.st_mtime_ns))
         else:
-            self.unusable.append(UnscoredImage(path, Reason.UNREADABLE, "not a regular file"))
+            unusable.append(UnscoredImage(path, Reason.SAME_FILE, f"the same file as {known}"))
+    images.sort(key=lambda image: image.path)
+    unusable.sort(key=lambda image: image.path)
+    skipped.linked_folders.sort()
+    skipped.excluded.sort()
+    return ImageListing(images, unusable, skipped)
+
+
+def _is_skipped(
+    entry: os.DirEntry[str], path: str, excluded: Collection[tuple[int, int]], skipped: SkippedFiles
+) -> bool:
+    """Return whether an entry is neither an image file nor a folder to be searched; if so, count it."""
+    if entry.is_dir(follow_symlinks=False) and _identity(entry.stat(follow_symlinks=False)) in excluded:
+        skipped.excluded.append(path)
+    elif entry.name.startswith("."):
+        skipped.hidden += 1
+    elif entry.is_dir(follow_symlinks=False):
+        return False
+    elif entry.is_symlink() and _is_link_to_folder(entry):
+        skipped.linked_folders.append(path)
+    elif entry.name.lower().endswith(SUFFIXES):
+        return False
+    else:
+        skipped.suffixes[PurePosixPath(entry.name).suffix.lower()] += 1
+    return True
 
 
 def _is_link_to_folder(link: os.DirEntry[str]) -> bool:

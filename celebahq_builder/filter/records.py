@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from celebahq_builder.outcome import Reason
+from celebahq_builder.storage import csv_bytes, path_cell
 
 SIDE_PX = 1024
 """Side length at which every image is scored: that of CelebA-HQ, so that a build and the filter give equal scores."""
@@ -20,17 +18,11 @@ RESAMPLING_VERSION = 1
 SCORE_VERSION = 4
 """Version of the score itself: that of the stage `score`, repeated here because that stage imports torch."""
 
-PIXELS_MAX = 100_000_000
-"""Default limit on the pixels of an image; larger ones are not decoded."""
-
 SCORE_PARTS = ("score", "breadth", "symmetry", "purity", "blockfree")
 """Fields of `imaging.quality_score.QualityScore`, repeated here because that module imports torch."""
 
 DECIMALS = 6
 """Scores are rounded to this many decimals, so scores that differ by less are equal."""
-
-CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""Characters that end a line, or that a terminal takes for a command."""
 
 UNKNOWN_ERROR = "an error that no reason covers"
 
@@ -89,17 +81,6 @@ class UnscoredImage:
 ScoreRecord = ImageScore | UnscoredImage
 
 
-def printable(text: str) -> str:
-    r"""Return a text in one line of UTF-8, with control characters and bytes that are not UTF-8 as escapes.
-
-    Example:
-        >>> printable("a\rb.png")
-        'a\\rb.png'
-    """
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return CONTROL_CHARACTERS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
-
-
 # --- JSON ---------------------------------------------------------------------------------------------------------
 
 
@@ -132,7 +113,7 @@ def from_json(values: dict[str, Any]) -> ScoreRecord:
 
 def kept_csv(kept: Sequence[ImageScore]) -> bytes:
     """Return the list of kept images, best first, as CSV in UTF-8."""
-    return _csv(LIST_COLUMNS, (_cells(rank, image) for rank, image in enumerate(kept, start=1)))
+    return csv_bytes([LIST_COLUMNS, *(_cells(rank, image) for rank, image in enumerate(kept, start=1))])
 
 
 def table_csv(ranked: Sequence[ImageScore], kept: int, unscored: Sequence[UnscoredImage]) -> bytes:
@@ -143,35 +124,19 @@ def table_csv(ranked: Sequence[ImageScore], kept: int, unscored: Sequence[Unscor
         kept: number of them that are kept.
         unscored: images without a score; the last rows.
     """
-    scored_rows = (
-        [*_cells(rank, image), "yes" if rank <= kept else "no", " ".join(image.notes), "", ""]
-        for rank, image in enumerate(ranked, start=1)
-    )
+    rows: list[Sequence[object]] = [TABLE_COLUMNS]
+    for rank, image in enumerate(ranked, start=1):
+        rows.append([*_cells(rank, image), "yes" if rank <= kept else "no", " ".join(image.notes), "", ""])
     empty = [""] * (len(LIST_COLUMNS) - 2)
-    other_rows = (
-        ["", _path_cell(image.path), *empty, "no", "", image.code, printable(image.detail)] for image in unscored
-    )
-    return _csv(TABLE_COLUMNS, (row for rows in (scored_rows, other_rows) for row in rows))
+    rows += [["", path_cell(image.path), *empty, "no", "", image.code, image.detail] for image in unscored]
+    return csv_bytes(rows)
 
 
 def is_kept_csv(head: bytes) -> bool:
     """Return whether a file that starts with these bytes may be a list of kept images."""
-    return head.startswith(_csv(LIST_COLUMNS, ()))
+    return head.startswith(csv_bytes([LIST_COLUMNS]))
 
 
-def _cells(rank: int, image: ImageScore) -> list[str]:
+def _cells(rank: int, image: ImageScore) -> list[object]:
     parts = [f"{value:.{DECIMALS}f}" for value in image.parts]
-    return [str(rank), _path_cell(image.path), *parts, str(image.width_px), str(image.height_px)]
-
-
-def _path_cell(path: str) -> str:
-    """Return a path that no spreadsheet takes for a formula: ``./=1.png`` is the same file as ``=1.png``."""
-    return printable(f"./{path}" if path.startswith(("=", "+", "-", "@")) else path)
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    return [rank, path_cell(image.path), *parts, image.width_px, image.height_px]

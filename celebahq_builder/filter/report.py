@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from celebahq_builder.filter.deliver import DeliveryResult
+from celebahq_builder.errors import printable
+from celebahq_builder.filter.deliver import DeliveryResult, join_names
 from celebahq_builder.filter.listing import SUFFIXES, SkippedFiles
-from celebahq_builder.filter.records import SCORE_PARTS, SIDE_PX, ImageScore, UnscoredImage, printable
+from celebahq_builder.filter.records import SCORE_PARTS, SIDE_PX, ImageScore, UnscoredImage
 from celebahq_builder.html import charts, thumbnails
 from celebahq_builder.html.page import render_page
 from celebahq_builder.html.thumbnails import Thumbnail
@@ -40,8 +41,8 @@ class FilterResult:
     """Images that have a score, best first."""
     kept: int
     """Number of them that are kept."""
-    option: str
-    """The option that gave this number; empty if all are kept."""
+    selection: str
+    """The selection in words; empty if all are kept."""
     unscored: Sequence[UnscoredImage]
     table_path: Path
     page_path: Path
@@ -65,10 +66,10 @@ class FilterResult:
         yield from _unscored_lines(self)
         yield from _skipped_lines(self.skipped)
         if self.delivery:
-            yield from _delivery_lines(self.delivery)
+            yield from self.delivery.lines()
         for name, path in (("list:", self.list_path), ("table:", self.table_path), ("page:", self.page_path)):
             if path:
-                yield f"{name:<6} {path}"
+                yield f"{name:<6} {printable(str(path))}"
 
 
 # --- The closing lines --------------------------------------------------------------------------------------------
@@ -81,7 +82,7 @@ def _count_lines(result: FilterResult) -> Iterator[str]:
     if not ranked:
         return
     scores = [image.score for image in ranked]
-    last = f"; the last one kept has {scores[kept - 1]:.4f} ({result.option})" if result.option and kept else ""
+    last = f"; the last one kept has {scores[kept - 1]:.4f} ({result.selection})" if result.selection and kept else ""
     yield f"score:  {scores[0]:.4f} best, {statistics.median(scores):.4f} median, {scores[-1]:.4f} worst{last}"
     for name, images in (("best:", ranked[:LINES_MAX]), ("worst:", ranked[LINES_MAX:][-LINES_MAX:])):
         if images:
@@ -97,7 +98,7 @@ def _unscored_lines(result: FilterResult) -> Iterator[str]:
         for image in images[:LINES_MAX]:
             yield f"    {printable(image.path)}: {printable(image.detail)}"
         if len(images) > LINES_MAX:
-            yield f"    ... and {len(images) - LINES_MAX} more: see {result.table_path}"
+            yield f"    ... and {len(images) - LINES_MAX} more: see {printable(str(result.table_path))}"
 
 
 def _skipped_lines(skipped: SkippedFiles) -> Iterator[str]:
@@ -113,32 +114,9 @@ def _skipped_lines(skipped: SkippedFiles) -> Iterator[str]:
     for label, paths in (("linked {}", skipped.linked_folders), ("output {}", skipped.excluded)):
         if paths:
             what = label.format("folder" if len(paths) == 1 else "folders")
-            parts.append(f"{len(paths)} {what} ({_first_paths(paths)})")
+            parts.append(f"{len(paths)} {what} ({join_names(paths)})")
     if parts:
         yield f"skipped: {', '.join(parts)}"
-
-
-def _delivery_lines(delivery: DeliveryResult) -> Iterator[str]:
-    notes = [f"{delivery.already_there} were there already"] if delivery.already_there else []
-    if delivery.symlinks:
-        notes.append(f"{delivery.symlinks} are symbolic links, because hard links are not possible there")
-    done, out = delivery.mode.done, os.fspath(delivery.out)
-    yield f"{done}: {delivery.delivered} to {out}" + (f" ({'; '.join(notes)})" if notes else "")
-    for path, error in delivery.errors:
-        yield f"  not {done}: {printable(path)}: {error}"
-    if delivery.pruned or delivery.prune_errors:
-        yield f"removed: {delivery.pruned} of an earlier command from {out}"
-    for path, error in delivery.prune_errors:
-        yield f"  not removed: {printable(path)}: {error}"
-    if delivery.changed:
-        yield (
-            f"left there: {len(delivery.changed)} of an earlier command, changed since "
-            f"({_first_paths(delivery.changed)})"
-        )
-
-
-def _first_paths(paths: Sequence[str]) -> str:
-    return ", ".join([*map(printable, paths[:LINES_MAX]), *(["..."] if len(paths) > LINES_MAX else [])])
 
 
 def _by_count(suffixes: Counter[str]) -> list[tuple[str, int]]:
@@ -172,7 +150,7 @@ def _variables(result: FilterResult) -> dict[str, Any]:
     reasons = Counter((image.description, image.code) for image in unscored)
     return {
         "folder": printable(os.fspath(result.folder)),
-        "option": result.option,
+        "selection": result.selection,
         "images": result.images,
         "counts": {
             "kept": result.kept,
@@ -209,7 +187,7 @@ def _histograms(result: FilterResult) -> Iterator[tuple[str, charts.Histogram]]:
 
 def _lowest_kept_score(result: FilterResult) -> float | None:
     """Return the score of the last kept image; None if the selection keeps all images or none."""
-    if not result.option or not 0 < result.kept < len(result.ranked):
+    if not result.selection or not 0 < result.kept < len(result.ranked):
         return None
     return result.ranked[result.kept - 1].score
 

@@ -9,23 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from celebahq_builder import parallel
-from celebahq_builder.errors import DeliveryError, RecipeError, SourceError
+from celebahq_builder.errors import DeliveryError, RecipeError, SourceError, printable
 from celebahq_builder.filter import records
 from celebahq_builder.filter.deliver import (
-    Delivery,
     DeliveryMode,
-    DeliveryResult,
     Selection,
-    count_symlinks,
-    deliver_images,
+    deliver,
+    innermost_existing,
     plan_delivery,
-    prune_files,
     rank,
 )
 from celebahq_builder.filter.listing import SUFFIXES, ImageListing, list_images
 from celebahq_builder.filter.records import ImageScore, ScoreRecord, UnscoredImage
 from celebahq_builder.filter.report import FilterResult, write_page
 from celebahq_builder.filter.store import ScoreStore
+from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import write_atomic
 
@@ -47,7 +45,7 @@ def filter_folder(
     list_path: StrPath | None = None,
     scores: StrPath | None = None,
     workers: int | None = None,
-    pixels_max: int = records.PIXELS_MAX,
+    pixels_max: int = MAX_IMAGE_PIXELS,
 ) -> FilterResult:
     """Score the images below a folder and keep the best; scores of an earlier call are used again.
 
@@ -84,7 +82,7 @@ def filter_folder(
         exclude = {places.scores, *store.destinations(), *([places.out] if places.out else [])}
         listing = list_images(places.folder, exclude - {places.folder})
         if not listing.images and not listing.unusable:
-            found = ", ".join(map(records.printable, sorted(listing.skipped.suffixes)[:8])) or "nothing"
+            found = ", ".join(map(printable, sorted(listing.skipped.suffixes)[:8])) or "nothing"
             raise SourceError(f"{places.folder} holds no images: looked for {', '.join(SUFFIXES)}; it has {found}")
         scored, unscored = _score_images(places.folder, listing, store, workers or os.cpu_count() or 1, pixels_max)
 
@@ -106,7 +104,7 @@ def filter_folder(
             folder=places.folder,
             ranked=ranked,
             kept=len(kept),
-            option=selection.option,
+            selection=selection.description,
             unscored=unscored,
             table_path=store.table_path,
             page_path=store.page_path,
@@ -117,7 +115,13 @@ def filter_folder(
         write_page(result)
         if places.list_path and not places.list_path.exists():
             write_atomic(places.list_path, kept_csv)
-        return replace(result, delivery=_deliver(delivery, store)) if delivery else result
+        if delivery is None:
+            return result
+        if delivery.paths:
+            store.add_destination(delivery.out)
+        count = len(delivery.paths)
+        progress = Progress(delivery.mode.value, count, count - len(delivery.left), "image")
+        return replace(result, delivery=deliver(delivery, progress))
 
 
 def _check_arguments(out: StrPath | None, mode: DeliveryMode | None, prune: bool, list_path: StrPath | None) -> None:
@@ -149,8 +153,12 @@ class _Places:
         places = cls(folder, scores, out and out.resolve(), list_path and list_path.resolve())
         if folder in (places.scores, places.out) or places.scores == places.out:
             raise RecipeError("the folder of images, `out` and `scores` must be three different folders")
-        if places.list_path and places.list_path.exists():
-            _check_list(places.list_path)
+        if places.out and not (found := innermost_existing(places.out)).is_dir():
+            raise DeliveryError(f"`out` {out}: {found} is a file; expected a folder, or a name that is free")
+        if places.list_path and places.list_path.exists() and not records.is_kept_csv(_head(places.list_path)):
+            raise DeliveryError(
+                f"`list_path` {list_path} exists and is not a list of this command; choose another name"
+            )
         return places
 
 
@@ -158,12 +166,12 @@ def _path(given: StrPath | None) -> Path | None:
     return None if given is None else Path(given)
 
 
-def _check_list(path: Path) -> None:
-    if path.is_file():
-        with path.open("rb") as file:
-            if records.is_kept_csv(file.read(1000)):
-                return
-    raise DeliveryError(f"`list_path` {path} exists and is not a list of this command; choose another name")
+def _head(path: Path) -> bytes:
+    """Return the first bytes of a file; none of a folder, a named pipe or a device."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.read(1000)
 
 
 def _check_out(places: _Places, store: ScoreStore) -> None:
@@ -186,9 +194,9 @@ def _score_images(
     done: list[ScoreRecord] = [*listing.unusable, *valid.values()]
     if todo:
         progress = Progress("score", len(listing.images), len(valid), "image")
-        with store.append() as log:
+        with store.append() as add:
             for batch in parallel.run(_score_batch, _batches(folder, todo, pixels_max), workers=workers):
-                log.add(batch)
+                add(batch)
                 done += batch
                 failed = sum(isinstance(record, UnscoredImage) and record.reason is None for record in batch)
                 rejected = sum(isinstance(record, UnscoredImage) for record in batch) - failed
@@ -210,29 +218,3 @@ def _score_batch(batch: tuple[str, tuple[str, ...], int]) -> list[ScoreRecord]:
     from celebahq_builder.filter import score
 
     return score.score_files(*batch)
-
-
-def _deliver(delivery: Delivery, store: ScoreStore) -> DeliveryResult:
-    """Deliver the images, then remove the files of earlier commands."""
-    if delivery.paths:
-        store.add_destination(delivery.out)
-    already_there = len(delivery.paths) - len(delivery.left)
-    progress = Progress(delivery.mode.value, len(delivery.paths), already_there, "image")
-    errors = []
-    for path, error in deliver_images(delivery):
-        if error:
-            errors.append((path, error))
-        progress.advance(1, failed=bool(error))
-    progress.close()
-    prune_errors = tuple((path, error) for path, error in prune_files(delivery) if error)
-    return DeliveryResult(
-        mode=delivery.mode,
-        out=delivery.out,
-        delivered=len(delivery.left) - len(errors),
-        already_there=already_there,
-        symlinks=count_symlinks(delivery) if delivery.mode is DeliveryMode.LINK else 0,
-        errors=tuple(errors),
-        pruned=len(delivery.stale) - len(prune_errors),
-        prune_errors=prune_errors,
-        changed=delivery.changed,
-    )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import stat
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,14 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from celebahq_builder.errors import CelebAHQError, SourceError
-from celebahq_builder.filter.records import DECIMALS, PIXELS_MAX, SIDE_PX, ImageScore, ScoreRecord, UnscoredImage
+from celebahq_builder.filter.records import DECIMALS, SIDE_PX, ImageScore, ScoreRecord, UnscoredImage
 from celebahq_builder.imaging.geometry import centred_square
 from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 from celebahq_builder.imaging.quality_score import QualityScore, quality_score
+from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Reason, Rejection
 from celebahq_builder.pipeline.fatal_errors import fatal_error
-
-__all__ = ["QualityScore", "score_file", "score_files", "score_image"]
-
-FILE_BYTES_MAX = 2**30
-"""Larger files are not read."""
-
+from celebahq_builder.storage import read_file
 
 # --- Pixels -------------------------------------------------------------------------------------------------------
 
@@ -60,10 +55,10 @@ def score_image(image: NDArray[Any] | Path | str) -> QualityScore:
     """
     if isinstance(image, (Path, str)):
         try:
-            data = Path(image).read_bytes()
+            data = read_file(Path(image))
         except OSError as error:
             raise SourceError(f"{image} cannot be read: {error.strerror}") from None
-        image = pil_to_array(open_rgb(data, PIXELS_MAX)[0]).transpose(1, 2, 0)
+        image = pil_to_array(open_rgb(data, MAX_IMAGE_PIXELS)[0]).transpose(1, 2, 0)
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or 0 in image.shape:
         raise ValueError(f"score_image: expected pixels of shape [H, W, 3] or [H, W], got {list(image.shape)}")
     left, top, side = centred_square(image.shape[1], image.shape[0])
@@ -129,19 +124,19 @@ def score_files(folder: str, paths: Sequence[str], pixels_max: int) -> list[Scor
 def score_file(folder: Path, path: str, pixels_max: int) -> ScoreRecord:
     """Return the score of a file, or the reason why it has none."""
     try:
-        size_bytes, mtime_ns, data = _read(folder / path)
-    except Rejection as rejection:
-        return UnscoredImage(path, rejection.reason, rejection.detail)
+        mtime_ns = (folder / path).stat().st_mtime_ns  # before the file is read: a change in between is noticed later
+        data = read_file(folder / path)
     except OSError as error:
         if not folder.is_dir():
             raise SourceError(f"{folder} is gone; bring it back and run the same command, which resumes") from None
-        return UnscoredImage(path, Reason.UNREADABLE, error.strerror or str(error))
+        reason = Reason.TOO_LARGE if error.errno == errno.EFBIG else Reason.UNREADABLE
+        return UnscoredImage(path, reason, error.strerror or str(error))
     try:
-        return _score(path, size_bytes, mtime_ns, data, pixels_max)
+        return _score(path, len(data), mtime_ns, data, pixels_max)
     except Rejection as rejection:
         if rejection.reason is Reason.TOO_LARGE:  # not kept in the store: the next command may allow more pixels
             return UnscoredImage(path, rejection.reason, rejection.detail)
-        return UnscoredImage(path, rejection.reason, rejection.detail, size_bytes, mtime_ns)
+        return UnscoredImage(path, rejection.reason, rejection.detail, len(data), mtime_ns)
     except CelebAHQError:
         raise
     except Exception as error:
@@ -149,24 +144,6 @@ def score_file(folder: Path, path: str, pixels_max: int) -> ScoreRecord:
         if fatal is not None:
             raise fatal from error
         return UnscoredImage(path, None, f"{type(error).__name__}: {error}".splitlines()[0])
-
-
-def _read(path: Path) -> tuple[int, int, bytes]:
-    """Return size, modification time and contents of a file, all from one open descriptor."""
-    with os.fdopen(_open_regular(path), "rb") as file:
-        found = os.fstat(file.fileno())
-        if found.st_size > FILE_BYTES_MAX:
-            raise Rejection(Reason.TOO_LARGE, f"{found.st_size} bytes; at most {FILE_BYTES_MAX} are read")
-        return found.st_size, found.st_mtime_ns, file.read()
-
-
-def _open_regular(path: Path) -> int:
-    """Open a regular file without blocking on a pipe: a file that was listed may have become one."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise Rejection(Reason.UNREADABLE, "not a regular file")
-    return descriptor
 
 
 def _score(path: str, size_bytes: int, mtime_ns: int, data: bytes, pixels_max: int) -> ImageScore:

@@ -13,11 +13,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from celebahq_builder.errors import WorkspaceError
+from celebahq_builder.errors import WorkspaceError, printable
 from celebahq_builder.filter import records
 from celebahq_builder.filter.listing import ImageFile
 from celebahq_builder.filter.records import ScoreRecord
@@ -28,12 +28,8 @@ from celebahq_builder.storage import (
     is_partial_of,
     lock,
     read_json,
-    write_atomic,
     write_json,
 )
-
-STALE_LINES_MAX = 1000
-"""Outdated lines of ``scored.jsonl`` that are tolerated; with more, if they are the majority, it is rewritten."""
 
 
 def scoring_rules() -> dict[str, Any]:
@@ -69,7 +65,7 @@ class ScoreStore:
             others = sorted(name for name in names if not is_partial_of(name, self.about_path.name))
             if others:
                 raise WorkspaceError(
-                    f"{self.root} exists and holds no scores, but {records.printable(others[0])}; "
+                    f"{self.root} exists and holds no scores, but {printable(others[0])}; "
                     "choose an empty or new folder as `scores`"
                 )
         if self.about_path.exists():
@@ -122,51 +118,37 @@ class ScoreStore:
 
     def _read(self) -> dict[str, ScoreRecord]:
         stored: dict[str, ScoreRecord] = {}
-        lines = 0
         if not self.scored_path.exists():
             return stored
         with self.scored_path.open(encoding="ascii", errors="replace") as file:
             for line in file:
-                lines += 1
                 with contextlib.suppress(KeyError, TypeError, ValueError):  # cut off by a kill
                     record = records.from_json(json.loads(line))
                     stored[record.path] = record
-        if lines - len(stored) > max(len(stored), STALE_LINES_MAX):
-            write_atomic(self.scored_path, b"".join(map(_line, stored.values())))
         return stored
 
     @contextlib.contextmanager
-    def append(self) -> Iterator[ScoreLog]:
-        """Open the list of scores to append to it."""
-        try:
-            file = self.scored_path.open("ab+")
-        except OSError as error:
-            raise as_storage_error(error, self.scored_path) from error
-        with file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read() != b"\n":
-                    file.write(b"\n")  # ends a line that a kill cut off
-            yield ScoreLog(file, self.scored_path)
-
-
-class ScoreLog:
-    """The list of scores, open for appending."""
-
-    def __init__(self, file: IO[bytes], path: Path) -> None:
-        self.file, self.path = file, path
-
-    def add(self, done: Iterable[ScoreRecord]) -> None:
-        """Append the records that hold as long as their files are unchanged.
+    def append(self) -> Iterator[Callable[[Iterable[ScoreRecord]], None]]:
+        """Open the list of scores; yield a function that appends the records that hold as long as their files do.
 
         Raises:
             DiskFull: no space left.
+            WorkspaceError: the disk failed.
         """
         try:
-            self.file.write(b"".join(_line(record) for record in done if record.mtime_ns >= 0))
-            self.file.flush()
+            with self.scored_path.open("ab+") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read() != b"\n":
+                        file.write(b"\n")  # ends a line that a kill cut off
+
+                def add(done: Iterable[ScoreRecord]) -> None:
+                    file.write(b"".join(_line(record) for record in done if record.mtime_ns >= 0))
+                    file.flush()
+
+                yield add
         except OSError as error:
-            raise as_storage_error(error, self.path) from error
+            raise as_storage_error(error, self.scored_path) from error
 
 
 def _line(record: ScoreRecord) -> bytes:

@@ -145,7 +145,7 @@ def read_recipe(path: Path) -> ProGANRecipe:
     Raises:
         RecipeError: it cannot be read, or it is of another task.
     """
-    task = read_toml(path).get("task")
+    task = read_toml(path, "progan").get("task")
     if task != "progan":
         raise RecipeError(f"{path}: task = {task}; this command trains task = progan")
     return load(ProGANRecipe, path)

@@ -85,7 +85,7 @@ def train(
 
 
 def _task(kind: str, photos: Path, path: Path, start: str | None, context: DistributedContext) -> Task:
-    found = str(read_toml(path).get("task", ""))
+    found = str(read_toml(path, kind).get("task", ""))
     if not found.startswith(kind):
         raise RecipeError(f"{path}: task = {found}; this command trains task = {kind}, choose another `recipe`")
     if found == "upscale-adversarially":

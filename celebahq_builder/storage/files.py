@@ -1,19 +1,22 @@
-"""Atomic file writes, JSON files, hashes, and the meaning of write errors."""
+"""Atomic file writes, JSON and CSV files, hashes, and the meaning of write errors."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from celebahq_builder.errors import DiskFull, FormatError, WorkspaceError
+from celebahq_builder.errors import DiskFull, FormatError, WorkspaceError, printable
 from celebahq_builder.storage.bounded_read import parse_json, read_text
 from celebahq_builder.storage.partial_files import RUN_TOKEN, partial_path
 
@@ -47,6 +50,43 @@ def read_json(path: Path) -> Any:
 def write_json(path: Path, values: Any, *, parents: bool = True) -> None:
     """Write values as an indented JSON file, atomically; see `write_atomic`."""
     write_atomic(path, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode(), parents=parents)
+
+
+def csv_bytes(rows: Iterable[Iterable[object]]) -> bytes:
+    r"""Return rows as a CSV file in UTF-8 that a spreadsheet shows as it is.
+
+    Every cell is one line: control characters are escaped, see `errors.printable`. A text that a spreadsheet would
+    take for a formula gets an apostrophe in front. `path_cell` makes such a text a path instead.
+
+    Example:
+        >>> csv_bytes([["file", "score"], ["a\rb.png", -0.5], ["=1+1", "-1"]])
+        b"file,score\na\\rb.png,-0.5\n'=1+1,-1\n"
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue().encode()
+
+
+def path_cell(path: str) -> str:
+    """Return a relative path that no spreadsheet takes for a formula: ``./=1.png`` is the same file as ``=1.png``."""
+    return f"./{path}" if _is_formula(path) else path
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return printable(f"'{value}" if _is_formula(value) else value)
+
+
+def _is_formula(text: str) -> bool:
+    """Return whether a spreadsheet may take a text for a formula; spreadsheets skip white space in front of it."""
+    begin = text.lstrip()[:1]
+    return (
+        begin != ""
+        and begin in "=+-@\uff1d\uff0b\uff0d\uff20"
+        and not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.I)
+    )
 
 
 def holds(path: Path, keys: set[str]) -> bool:

@@ -116,7 +116,7 @@ def join_processes(device: str) -> Iterator[DistributedContext]:
     if names != ("cpu",) and local_rank >= len(names):
         raise TrainingError(
             f"torchrun started at least {local_rank + 1} processes on this machine, but `device` {device} has "
-            f"{len(names)} GPUs; start torchrun with --nproc-per-node {len(names)} at most"
+            f"{len(names)} GPUs; start torchrun with at most {len(names)} processes per machine"
         )
     mine = torch.device("cpu" if names == ("cpu",) else names[local_rank])
     if mine.type == "cuda":

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from celebahq_builder import cli
 from celebahq_builder.cli.main import name_options
+from celebahq_builder.errors import CelebAHQError
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.workspace import Workspace
@@ -36,6 +37,14 @@ def one_line_error(ended: subprocess.CompletedProcess[str]) -> str:
     assert ended.stderr.count("\n") == 1, ended.stderr
     assert ended.stderr.startswith("error: ")
     return ended.stderr
+
+
+def refused(*arguments: str | Path, command: str = "build") -> str:
+    """Run a command in this process, and return the error that `cli.main` would print on one line."""
+    done = CliRunner().invoke(cli.celebahq, [command, *map(str, arguments)], catch_exceptions=True)
+    assert isinstance(done.exception, CelebAHQError), done.output
+    assert done.output == ""
+    return str(done.exception)
 
 
 def test_the_recorded_stages_are_the_real_ones() -> None:
@@ -81,8 +90,11 @@ def test_own_photos_from_a_table(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_a_user_gets_wrong(arguments: list[str | Path], says: str, tmp_path: Path) -> None:
-    assert says in one_line_error(run("--out", tmp_path / "run", *arguments))
+def test_what_a_user_gets_wrong(
+    arguments: list[str | Path], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert says in refused("--out", tmp_path / "run", *arguments)
     assert not (tmp_path / "run" / "stages").exists()
 
 
@@ -99,10 +111,15 @@ def test_arguments_are_checked_before_torch_is_imported(tmp_path: Path) -> None:
     assert run(*common[:-2], "--dry-run", program=("-c", code)).stdout == "NoneType False\n"
 
 
+def test_an_error_is_one_line_on_stderr(tmp_path: Path) -> None:
+    said = one_line_error(run("--celeba-root", "now\nhere\x1b[31m", "--out", tmp_path / "run"))
+    assert said.startswith("error: --celeba-root now\\nhere\\x1b[31m is not a folder")
+
+
 def test_unknown_setting_names_line_and_nearest(tmp_path: Path) -> None:
     recipe = tmp_path / "my.toml"
     recipe.write_text("resolution = 64\n\n[align]\nsupersamplin = 2\n")
-    said = one_line_error(run("--celeba-root", SAMPLE, "--out", tmp_path / "run", "--recipe", recipe))
+    said = refused("--celeba-root", SAMPLE, "--out", tmp_path / "run", "--recipe", recipe)
     assert f"{recipe}:4: unknown key align.supersamplin; did you mean supersampling?" in said
 
 
@@ -126,9 +143,8 @@ def test_official_images_from_deltas(tmp_path: Path) -> None:
 
 
 def test_typo_in_an_option() -> None:
-    ended = run("--celeba-rot", "x", "--out", "y")
-    assert ended.returncode == 2
-    assert "--celeba-root" in ended.stderr
+    ended = CliRunner().invoke(cli.celebahq, ["build", "--celeba-rot", "x", "--out", "y"])
+    assert (ended.exit_code, "--celeba-root" in ended.output) == (2, True)
 
 
 def test_dry_run_says_everything_and_writes_nothing(tmp_path: Path) -> None:
@@ -160,22 +176,22 @@ def test_status_verify_and_inspect(tiny_run: Path, tmp_path: Path) -> None:
     assert "data64x64" in inspected
     broken = tmp_path / "broken.h5"
     broken.write_bytes(hdf5.read_bytes()[:-100])
-    assert "is not a readable HDF5 file" in one_line_error(celebahq("verify", broken))
-    assert "does not exist" in one_line_error(celebahq("verify", tmp_path / "none"))
+    assert "is not a readable HDF5 file" in refused(broken, command="verify")
+    assert "does not exist" in refused(tmp_path / "none", command="verify")
 
 
 def test_verify_fails_on_an_altered_run(tiny_copy: Path) -> None:
     image = next((tiny_copy / "stages" / "align" / "images").rglob("*.png"))
     image.unlink()
-    ended = celebahq("verify", tiny_copy)
-    assert ended.returncode == 1
-    assert image.name in ended.stdout
-    assert "1 problems" in ended.stdout
+    ended = CliRunner().invoke(cli.celebahq, ["verify", str(tiny_copy)])
+    assert ended.exit_code == 1
+    assert image.name in ended.output
+    assert "1 problems" in ended.output
 
 
 def test_training_command_refuses_the_other_recipe(tmp_path: Path) -> None:
     recipe = ROOT / "pipelines" / "train" / "denoiser.toml"
-    said = one_line_error(celebahq("train-upscaler", SAMPLE, "--out", tmp_path / "run", "--recipe", recipe))
+    said = refused(SAMPLE, "--out", tmp_path / "run", "--recipe", recipe, command="train-upscaler")
     assert "this command trains task = upscale" in said
 
 

@@ -123,7 +123,7 @@ def run(folder: Path, **arguments: Any) -> FilterResult:
 
 POINTS: dict[str, tuple[Any, str]] = {
     "about": (store, "write_json"),
-    "score": (store.ScoreLog, "add"),
+    "score": (store, "_line"),
     "table": (filter_run, "write_atomic"),
     "page": (filter_run, "write_page"),
     "record": (DeliveryRecord, "_append"),

@@ -88,8 +88,8 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
     files(tmp_path, "a.jpg", "closed/b.jpg")
     scandir = os.scandir
 
-    def refusing(path: str) -> object:
-        if path == str(tmp_path / "closed"):
+    def refusing(path: Path) -> object:
+        if path == tmp_path / "closed":
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 

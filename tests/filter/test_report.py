@@ -56,7 +56,7 @@ def test_the_page_in_a_browser(shown: Path, chromium: Any, width: int, scheme: s
 def test_the_page_without_a_browser(shown: Path) -> None:
     html = shown.read_text(encoding="utf-8")
     assert "10 of 28 images kept" in html
-    assert "Kept by <code>keep = 10</code>." in html
+    assert "Kept: best 10." in html
     assert html.count("<svg ") == len(SCORE_PARTS)
     assert html.count("data:image/jpeg") == 16
     assert "&lt;b&gt;text.jpg" in html

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import os
 import re
 import shutil
 import signal
@@ -17,11 +18,13 @@ import pytest
 from PIL import Image
 
 from celebahq_builder.errors import CelebAHQError, DeliveryError, RecipeError, SourceError, WorkspaceError
-from celebahq_builder.filter import records
 from celebahq_builder.filter.deliver import DeliveryMode
 from celebahq_builder.filter.delivery_record import RECORD_NAME, DeliveryRecord
-from celebahq_builder.filter.score import score_image
+from celebahq_builder.filter.records import UnscoredImage
+from celebahq_builder.filter.score import score_file, score_image
 from celebahq_builder.imaging.quality_score import QualityScore
+from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES, MAX_IMAGE_PIXELS
+from celebahq_builder.outcome import Reason
 from tests.cli.test_cli import ROOT, celebahq, one_line_error
 from tests.filter.folders import add_bad, add_odd, make, run
 
@@ -93,10 +96,44 @@ def test_every_file_is_in_the_table(folder: Path) -> None:
     assert sum(row["kept"] == "yes" for row in found.values()) == (9 + len(odd)) // 2
     assert sorted(folder.iterdir()) == before
     said = "\n".join(result.lines())
+    assert re.search(r"worst; the last one kept has \d\.\d{4} \(best 50 %\)\n", said)
     assert "25 images: 8 kept + 9 below the cut + 8 without a score" in said
     assert "  TOO_LARGE: 1: the photo has more pixels" in said
     assert "    bomb.png: 4100 x 4100 px; pixels_max allows 16000000" in said
     assert "skipped: 1 other file (1 .txt), 1 hidden" in said
+
+
+def test_special_and_huge_files_are_named(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.png")
+    (folder / "device.png").symlink_to("/dev/zero")
+    with (folder / "sparse.png").open("wb") as file:
+        file.truncate(1 << 40)
+    result = run(folder)
+    found = {one.path: (one.code, one.detail) for one in result.unscored}
+    assert found == {
+        "pipe.png": ("UNREADABLE", "not a regular file"),
+        "device.png": ("UNREADABLE", "not a regular file"),
+        "sparse.png": ("TOO_LARGE", f"{1 << 40} bytes; at most {MAX_IMAGE_FILE_BYTES} are read"),
+    }
+    assert len(result.ranked) == 9
+    with pytest.raises(SourceError, match=r"pipe\.png cannot be read: a named pipe, not a regular file"):
+        score_image(folder / "pipe.png")
+
+
+def test_a_file_that_becomes_a_pipe_after_it_was_listed(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.png")
+    found = score_file(folder, "pipe.png", MAX_IMAGE_PIXELS)
+    assert found == UnscoredImage("pipe.png", Reason.UNREADABLE, "a named pipe, not a regular file")
+
+
+def test_names_cannot_change_a_line(folder: Path) -> None:
+    (folder / "000.png").rename(folder / "a\nerror: b\u202e.png")
+    (folder / "x\n\x1b[31m.png").write_text("not an image")
+    result = run(folder, keep=9, out=folder.parent / "be\nst", scores=folder.parent / "sc\nores")
+    lines = list(result.lines())
+    assert any("a\\nerror: b\\u202e.png" in line for line in lines)
+    assert any("x\\n\\x1b[31m.png" in line for line in lines)
+    assert all(line.isprintable() for line in lines)
 
 
 def test_an_animation_counts_as_its_first_frame(folder: Path) -> None:
@@ -154,7 +191,7 @@ def test_killed_while_it_prunes(scored: Path, folder: Path, point: str, count: i
     assert tree(out).keys() == {*best(scored, 3), "mine.png"}
     assert set(DeliveryRecord(out).files) == set(best(scored, 3))
     assert result.delivery
-    assert result.delivery.pruned <= 5
+    assert len(result.delivery.plan.stale) <= 5
     assert tree(folder) == before
 
 
@@ -280,7 +317,12 @@ def test_a_selection_of_all_and_of_none(folder: Path) -> None:
         ({"folder": "in", "out": "b", "list_path": "c.csv"}, RecipeError, "not both"),
         ({"folder": "in", "mode": DeliveryMode.LINK}, RecipeError, "to link images needs a destination: add `out`"),
         ({"folder": "in", "prune": True}, RecipeError, "`prune` needs a destination: add `out`"),
-        ({"folder": "in", "out": "texts/a.txt"}, DeliveryError, "9 of 9 names are taken"),
+        (
+            {"folder": "in", "out": "texts/a.txt"},
+            DeliveryError,
+            "`out` texts/a.txt: .*a.txt is a file; expected a folder",
+        ),
+        ({"folder": "in", "out": "texts/a.txt/b"}, DeliveryError, "`out` texts/a.txt/b: .*a.txt is a file; expected a"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(
@@ -299,7 +341,7 @@ def test_wrong_arguments_are_refused_in_one_line(
 
 
 def test_the_help_states_the_default_limit() -> None:
-    assert f"default: {records.PIXELS_MAX}" in celebahq("filter", "--help").stdout.replace("\n", " ")
+    assert f"default: {MAX_IMAGE_PIXELS}" in celebahq("filter", "--help").stdout.replace("\n", " ")
 
 
 def test_a_wrong_folder_does_not_import_torch(tmp_path: Path) -> None:

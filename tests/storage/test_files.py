@@ -1,13 +1,15 @@
 """New files come together or not at all, and neither they nor temporary ones take the place of another file."""
 
+import csv
 import errno
+import io
 import os
 from pathlib import Path
 
 import pytest
 
 from celebahq_builder.errors import DiskFull, WorkspaceError
-from celebahq_builder.storage import NewFiles, files, holds, partial_path, write_atomic
+from celebahq_builder.storage import NewFiles, csv_bytes, files, holds, partial_path, path_cell, write_atomic
 from tests.disk import failing
 from tests.hdf5.pyramids import tree
 
@@ -92,3 +94,26 @@ def test_what_a_file_does_not_hold(text: str, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("ours")
     assert holds(tmp_path / "ours", {"a", "b"})
     assert not holds(tmp_path / "link", {"a", "b"})
+
+
+@pytest.mark.parametrize("formula", ["=1+1", "+a", "-a", "@a", " =1", "\t=1", "\uff1d1", "-1+1", "+1|x"])
+def test_no_cell_is_a_formula(formula: str) -> None:
+    assert csv_bytes([[formula]]).decode().lstrip('"').startswith("'")
+    assert path_cell(formula) == f"./{formula}"
+
+
+@pytest.mark.parametrize("value", ["-1", "+0.5", "-1e-06", ".5", "", "a=1", "./=1", "\u202f"])
+def test_other_cells_are_written_as_they_are(value: str) -> None:
+    assert csv_bytes([[value, "x"]]).decode() == f"{value},x\n"
+    assert path_cell(value) == value
+
+
+def test_a_row_is_a_line() -> None:
+    rows: list[list[object]] = [["a\rb\nc\x1b", -1, 0.5], ['q"u,o', "\udcff\u202e", None]]
+    written = csv_bytes(rows)
+    assert written.count(b"\n") == 2
+    assert b"\r" not in written
+    assert list(csv.reader(io.StringIO(written.decode(), newline=""))) == [
+        ["a\\rb\\nc\\x1b", "-1", "0.5"],
+        ['q"u,o', "\\xff\\u202e", ""],
+    ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from celebahq_builder.pipeline.stages.crop import CropRecord
 from celebahq_builder.pipeline.state import StageCounts
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.photo import COLUMNS
-from celebahq_builder.storage import write_atomic
+from celebahq_builder.storage import csv_bytes, path_cell, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +105,8 @@ def selection_csv(selected: Sequence[PhotoRecord]) -> bytes:
         quad = [f"{value:.3f}" for point in crop.quad for value in point]
         landmarks = [f"{value:g}" for value in identity.landmarks]
         score, zoom, rank = f"{one[QualityScore].score:.6f}", f"{crop.zoom:.6f}", str(one[SelectRecord].rank)
-        rows.append([rank, identity.id, one.file, score, *landmarks, *quad, zoom, identity.split])
-    return _csv(rows)
+        rows.append([rank, identity.id, path_cell(one.file), score, *landmarks, *quad, zoom, identity.split])
+    return csv_bytes(rows)
 
 
 def rejected_csv(outcomes: Iterable[Outcome]) -> bytes:
@@ -116,15 +114,7 @@ def rejected_csv(outcomes: Iterable[Outcome]) -> bytes:
     rows = [["file", "outcome", "reason", "detail"]]
     for one in outcomes:
         if isinstance(one, Rejected):
-            rows.append([one.photo, "rejected", one.reason.value, one.detail])
+            rows.append([path_cell(one.photo), "rejected", one.reason.value, one.detail])
         elif isinstance(one, Failed):
-            rows.append([one.photo, "failed", "", one.error])
-    return _csv(rows)
-
-
-def _csv(rows: list[list[str]]) -> bytes:
-    text = io.StringIO()
-    for row in rows:  # before Python 3.13, the writer does not quote a carriage return, at which readers end the row
-        quoted = any("\r" in cell for cell in row)
-        csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL).writerow(row)
-    return text.getvalue().encode()
+            rows.append([path_cell(one.photo), "failed", "", one.error])
+    return csv_bytes(rows)
