@@ -187,9 +187,18 @@ def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, 
     from celebahq_builder.progan import video as room
     from celebahq_builder.progress import Progress
 
-    net, level, alpha = load_generator(generator, torch.device(parallel.devices(device)[0]))
+    made = load_generator(generator, torch.device(parallel.devices(device)[0]))
     progress = Progress("interpolate", max(1, round(asked["seconds"] * asked["fps"])), unit="frame", judged=False)
-    room.interpolate(net, level, out, alpha=alpha, columns=grid[0], rows=grid[1], advance=progress.advance, **asked)
+    room.interpolate(
+        made.network,
+        made.level,
+        out,
+        alpha=made.alpha,
+        columns=grid[0],
+        rows=grid[1],
+        advance=progress.advance,
+        **asked,
+    )
     progress.close()
     click.echo(f"video: {out}")
 

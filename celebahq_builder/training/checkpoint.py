@@ -30,6 +30,10 @@ NAME = re.compile(r"checkpoint-(\d{9})(?:-(\w+))?\.pt")
 """Position and stage of a checkpoint."""
 
 
+StateDict = dict[str, Any]
+"""Nested dicts and lists of tensors, numbers and strings, such as the state dicts of PyTorch."""
+
+
 class DamagedCheckpoint(ValueError):
     """The file is not a checkpoint, or its contents are not those that were written."""
 
@@ -39,9 +43,9 @@ class Checkpoint:
     """The contents of a checkpoint file."""
 
     path: Path
-    config: dict[str, Any]
+    config: StateDict
     """All that decides the weights, as nested JSON values: the recipe and the identity of the data."""
-    state: dict[str, Any]
+    state: StateDict
     """All that changes while a run trains: state dicts of networks and optimizers, and counters. Tensors are on the
     CPU."""
 
