@@ -100,16 +100,38 @@ def load_generator(path: Path, device: torch.device) -> TrainedGenerator:
             raise ValueError(f"level = {level} and alpha = {alpha} do not fit {architecture.resolution} px")
         if not isinstance(kimg, int | float | None) or not isinstance(data, dict | None):
             raise TypeError("kimg or data have another type")
-        with torch.device("meta"):
-            GeneratorNetwork(architecture).load_state_dict(tensors, assign=True)  # compares names and shapes only
+        check_tensors(architecture, tensors)
         if facts.get(TENSORS_DIGEST, wanted := digest(tensors)) != wanted:
             raise WeightsError(f"{file} is damaged: its tensors are not those that were written; export it again")
-        network = GeneratorNetwork(architecture)
-        network.load_state_dict(tensors)
+        network = build_generator(architecture, tensors, device)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecipeError) as error:
         reason = first_line(error)
         raise WeightsError(f"{file} was written by another version, or changed ({reason}); export it again") from None
-    return TrainedGenerator(network.to(device).eval().requires_grad_(False), level, alpha, kimg, data)
+    return TrainedGenerator(network, level, alpha, kimg, data)
+
+
+def check_tensors(architecture: Architecture, tensors: Mapping[str, Tensor]) -> None:
+    """Compare names and shapes of tensors with those of a generator, without taking memory for it.
+
+    Raises:
+        RuntimeError: they differ.
+    """
+    with torch.device("meta"):
+        GeneratorNetwork(architecture).load_state_dict(tensors, assign=True)
+
+
+def build_generator(
+    architecture: Architecture, tensors: Mapping[str, Tensor], device: torch.device
+) -> GeneratorNetwork:
+    """Return a generator in evaluation mode, without gradients, with a copy of these weights.
+
+    Raises:
+        RuntimeError: the tensors belong to another network.
+    """
+    check_tensors(architecture, tensors)
+    network = GeneratorNetwork(architecture)
+    network.load_state_dict(tensors)
+    return network.to(device).eval().requires_grad_(False)
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

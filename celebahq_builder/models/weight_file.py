@@ -37,7 +37,7 @@ def read_weights(path: Path, advice: str) -> tuple[dict[str, str], dict[str, Ten
             return opened.metadata() or {}, {name: opened.get_tensor(name) for name in names}
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}; {advice}") from None
-    except (SafetensorError, ValueError, RuntimeError) as error:
+    except (SafetensorError, ValueError, RuntimeError, MemoryError) as error:
         raise WeightsError(f"{path} is not a safetensors file: {first_line(error)}; {advice}") from None
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from celebahq_builder.config import from_mapping
 from celebahq_builder.errors import TrainingError, WeightsError
 from celebahq_builder.evaluation.image_sources import Numbers
-from celebahq_builder.models.generator_file import load_generator
+from celebahq_builder.models.generator_file import build_generator, load_generator
 from celebahq_builder.models.progan import Architecture, GeneratorNetwork
 from celebahq_builder.progan.generate import BLOCK, generate_block
 from celebahq_builder.progan.schedule import ProGANRecipe
@@ -94,10 +94,12 @@ class GeneratorSource:
             settings = {key: value for key, value in checkpoint.config.items() if key != "data"}
             recipe = from_mapping(ProGANRecipe, settings, where=str(path))
             progress, data = checkpoint.state["progress"], checkpoint.config["data"]
-            kimg, last_level = progress["images"] / 1000, progress["level"]
-        except (KeyError, TypeError) as error:
+            kimg, last_level = float(progress["images"]) / 1000, int(progress["level"])
+            level, alpha = recipe.schedule.trained_level(kimg, last_level, recipe.net.level_max)
+            if level not in recipe.net.levels or not isinstance(data, dict):
+                raise TypeError(f"level {level}, data {type(data).__name__}")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise _damaged(path, f"{type(error).__name__} {error}") from None
-        level, alpha = recipe.schedule.trained_level(kimg, last_level, recipe.net.level_max)
         load = functools.partial(_load_averaged, path, recipe.net, device)
         return cls(path, load, recipe.net.colours, level, alpha, seed, kimg, data)
 
@@ -154,12 +156,10 @@ def weights_sha256(generator: GeneratorNetwork) -> str:
 
 
 def _load_averaged(path: Path, architecture: Architecture, device: torch.device) -> GeneratorNetwork:
-    generator = GeneratorNetwork(architecture)
     try:
-        generator.load_state_dict(_read(path, verify=True).state["networks"]["averaged"])
-    except (RuntimeError, KeyError) as error:
+        return build_generator(architecture, _read(path, verify=True).state["networks"]["averaged"], device)
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, " ".join(str(error).split())[:200]) from None
-    return generator.to(device).eval().requires_grad_(False)
 
 
 def _read(path: Path, *, verify: bool) -> Checkpoint:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from celebahq_builder.models.progan import DiscriminatorNetwork, GaussianNoise, GeneratorNetwork
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
-from celebahq_builder.training.checkpoint import StateDict
+from celebahq_builder.training.checkpoint import StateDict, load_optimizer
 from celebahq_builder.training.distributed import DistributedContext
 
 STATISTICS = ("generator_loss", "discriminator_loss", "penalty", "score_real", "score_fake", "gradient_norm")
@@ -244,8 +244,10 @@ class ProGANStep:
     def load_state_dict(self, state: StateDict) -> None:
         """Restore what `state_dict` returned."""
         self.reset_optimizers()
-        for name in PARTS:
-            getattr(self, name).load_state_dict(state[name])
+        for net in ("generator", "discriminator", "averaged"):
+            getattr(self, net).load_state_dict(state[net])
+        for adam in ("generator_adam", "discriminator_adam"):
+            load_optimizer(getattr(self, adam), state[adam])
         self.mean_fake = float(state["mean_fake"])
 
 

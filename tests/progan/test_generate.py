@@ -1,7 +1,9 @@
 """Generated images depend on seed and number only; generators are read back bit for bit."""
 
 import json
+import os
 import re
+import resource
 import subprocess
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import CelebAHQError, FormatError, TrainingError, WeightsError
 from celebahq_builder.models.generator_file import FORMAT, export_generator, load_generator
 from celebahq_builder.models.progan import Architecture, GeneratorNetwork
+from celebahq_builder.models.weight_file import read_weights
 from celebahq_builder.progan.generate import GeneratedImages, generate, generate_images, to_pixels, write_sheet
 from celebahq_builder.progan.image_grid import image_grid, to_rgb, write_png
 from celebahq_builder.progan.video import interpolate, training_video, walk
@@ -215,6 +218,60 @@ def test_files_that_are_not_generators(make: str, run: Path, tmp_path: Path) -> 
         load_generator(tmp_path, CPU)
     assert isinstance(raised.value, CelebAHQError)
     assert "\n" not in str(raised.value)
+
+
+ARCHITECTURE = {"resolution": 16, "latent": 8, "channels_base": 64, "channels_max": 8}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"architecture": {**ARCHITECTURE, "latent": 16_000, "channels_max": 16_000, "channels_base": 10**6}},
+        {"architecture": {**ARCHITECTURE, "latent": 10**18}},
+        {"architecture": {**ARCHITECTURE, "latent": "8"}},
+        {"architecture": [1]},
+        {"architecture": None},
+        {"level": 40},
+        {"level": 1},
+        {"level": 10**400},
+        {"alpha": 1e30},
+        {"alpha": float("nan")},
+        {"kimg": [1] * 10},
+        {"data": "text"},
+    ],
+)
+def test_facts_that_are_not_those_of_the_tensors(changed: dict[str, object], run: Path, tmp_path: Path) -> None:
+    """They are refused before memory is taken for the network that they describe."""
+    metadata, tensors = read_weights(run / "generator.safetensors", "")
+    facts = {**json.loads(metadata["progan"]), **changed}
+    path = tmp_path / "generator.safetensors"
+    save_file(tensors, path, {"progan": json.dumps(facts)})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WeightsError, match="was written by another version, or changed") as raised:
+        load_generator(path, CPU)
+    assert "\n" not in str(raised.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+@pytest.mark.parametrize("kind", ["long header", "deep facts", "pipe", "folder", "sparse"])
+def test_files_that_would_take_all_memory(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "generator.safetensors"
+    if kind == "long header":
+        path.write_bytes((2**21).to_bytes(8, "little") + b" " * 2**21)
+    elif kind == "deep facts":
+        save_file({"x": torch.zeros(1)}, path, {"progan": "[" * 100_000})
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        header = b'{"x":{"dtype":"F32","shape":[10000000000],"data_offsets":[0,40000000000]}}'
+        path.write_bytes(len(header).to_bytes(8, "little") + header)
+        os.truncate(path, 8 + len(header) + 40 * 10**9)
+    with pytest.raises(WeightsError) as raised:
+        load_generator(path, CPU)
+    assert "\n" not in str(raised.value)
+    assert str(path) in str(raised.value)
 
 
 def test_a_changed_bit(run: Path, tmp_path: Path) -> None:

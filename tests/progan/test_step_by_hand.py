@@ -267,6 +267,10 @@ def test_steps_by_hand(name: str, passes: int) -> None:
         for net, weights in ((progan.generator, by_hand.g), (progan.discriminator, by_hand.d)):
             for key, value in net.named_parameters():
                 torch.testing.assert_close(value, weights[key], rtol=0, atol=5e-4)
+        for adam, own in ((progan.generator_adam, by_hand.g_adam), (progan.discriminator_adam, by_hand.d_adam)):
+            moments = [adam.state[p]["exp_avg_sq"].sum() for p in adam.param_groups[0]["params"] if p in adam.state]
+            wanted_sum = torch.stack([value.sum() for value in own.second.values()]).sum()
+            torch.testing.assert_close(torch.stack(moments).sum(), wanted_sum, rtol=0.02, atol=1e-6)
         for key, value in progan.averaged.named_parameters():
             torch.testing.assert_close(value, by_hand.average[key], rtol=0, atol=5e-4)
         assert progan.mean_fake == pytest.approx(by_hand.mean_fake if recipe.loss.kind == "lsgan" else 0.0, rel=1e-4)
