@@ -30,3 +30,10 @@ MAX_CHUNK_BYTES = 1 << 28
 
 MAX_ITEMS = 50_000_000
 """Images or rows of one data set; LSUN, the largest set in common use, has 10 million in a category."""
+
+MAX_WEIGHTS_HEADER_BYTES = 1 << 20
+"""Bytes of the header of a safetensors file, 1 MB: that of the largest ProGAN generator has 10 kB. The library allows
+100 MB, which take more than 1 GB after parsing."""
+
+MAX_CHECKPOINT_BYTES = 1 << 32
+"""Bytes of one checkpoint of a training, 4 GB: networks of twice the paper's width and their optimizers take 2.6 GB."""

@@ -21,7 +21,9 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
 @celebahq.command(interrupted="run the same command again to resume from the last checkpoint")
 @click.argument("data", type=PATH, metavar="DATA.h5")
 @click.option("--out", type=PATH, metavar="RUN", required=True, help="Folder of the run; the same command resumes it.")
-@click.option("--recipe", type=PATH, metavar="FILE.toml", help="Training recipe; default celebahq-1024-1gpu.")
+@click.option(
+    "--recipe", type=PATH, default="celebahq-1024-1gpu", show_default=True, metavar="FILE.toml", help="Training recipe."
+)
 @click.option("--resume", is_flag=True, help="Only resume: fail if RUN holds no checkpoint.")
 @click.option(
     "--total-kimg",
@@ -60,9 +62,7 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
 @click.option(
     "--dry-run", is_flag=True, help="Print networks, schedule and passes per minibatch (tested on the GPU), then stop."
 )
-def train(
-    data: Path, out: Path, recipe: Path | None, device: str, threads: int | None, dry_run: bool, **asked: Any
-) -> None:
+def train(data: Path, out: Path, recipe: Path, device: str, threads: int | None, dry_run: bool, **asked: Any) -> None:
     """Train a ProGAN on the HDF5 file DATA.h5.
 
     You can kill the command at any time: the same command resumes. SIGTERM saves a checkpoint first. On several GPUs:
@@ -75,7 +75,6 @@ def train(
 
     stop = StopRequest()
     with contextlib.nullcontext() if dry_run else stop.listening():
-        from celebahq_builder.pipeline.recipe import bundled_recipe
         from celebahq_builder.progan import launch
         from celebahq_builder.progan.schedule import RESUMABLE_KEYS
         from celebahq_builder.progan.train import TrainingRequest
@@ -84,13 +83,12 @@ def train(
         for key in asked["changed"]:
             if key not in RESUMABLE_KEYS:
                 raise click.BadParameter(f"--changed {key}: expected one of {', '.join(RESUMABLE_KEYS)}")
-        path = bundled_recipe(recipe or Path("celebahq-1024-1gpu"), "train")
-        request = TrainingRequest(data, out, **asked)
         if dry_run:
-            for line in launch.plan(request, path, device=device) if is_main_process() else ():
+            request = TrainingRequest(data, out, **asked)
+            for line in launch.plan(request, recipe, device) if is_main_process() else ():
                 click.echo(line)
             return
-        run = launch.train(request, path, device=device, threads=threads, stop=stop)
+        run = launch.train_progan(data, out, recipe=recipe, device=device, threads=threads, stop=stop, **asked)
         if is_main_process():
             click.echo(f"run: {run}")
 
@@ -113,10 +111,8 @@ class GridParam(click.ParamType[tuple[int, int]]):
 
     name = "grid"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         """Return columns and rows."""
-        if isinstance(value, tuple):
-            return value
         columns, _, rows = str(value).partition("x")
         if not (columns.isdigit() and rows.isdigit() and int(columns) and int(rows)):
             self.fail(f"{value!r} is not COLUMNSxROWS, such as 15x8", param, ctx)
@@ -187,9 +183,18 @@ def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, 
     from celebahq_builder.progan import video as room
     from celebahq_builder.progress import Progress
 
-    net, level, alpha = load_generator(generator, torch.device(parallel.devices(device)[0]))
+    made = load_generator(generator, torch.device(parallel.devices(device)[0]))
     progress = Progress("interpolate", max(1, round(asked["seconds"] * asked["fps"])), unit="frame", judged=False)
-    room.interpolate(net, level, out, alpha=alpha, columns=grid[0], rows=grid[1], advance=progress.advance, **asked)
+    room.interpolate(
+        made.network,
+        made.level,
+        out,
+        alpha=made.alpha,
+        columns=grid[0],
+        rows=grid[1],
+        advance=progress.advance,
+        **asked,
+    )
     progress.close()
     click.echo(f"video: {out}")
 

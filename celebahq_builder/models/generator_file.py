@@ -6,17 +6,18 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from celebahq_builder.errors import WeightsError
+from celebahq_builder.config import from_mapping
+from celebahq_builder.errors import RecipeError, WeightsError
 from celebahq_builder.models.progan import Architecture, GeneratorNetwork
-from celebahq_builder.storage import sha256, write_atomic
+from celebahq_builder.models.weight_file import first_line, read_weights
+from celebahq_builder.storage import parse_json, sha256, write_atomic
 
 FORMAT = "progan-generator-1"
 
@@ -56,8 +57,26 @@ def export_generator(
     return path
 
 
-def load_generator(path: Path, device: torch.device) -> tuple[GeneratorNetwork, int, float]:
-    """Read a generator in evaluation mode, the level and the alpha that it was trained up to.
+@dataclass(frozen=True)
+class TrainedGenerator:
+    """A generator and what its file says about its training."""
+
+    network: GeneratorNetwork
+    """The averaged generator, in evaluation mode, without gradients."""
+    level: int
+    """Level that it was trained up to; log2 of the resolution of its images."""
+    alpha: float
+    """Weight of that level, from 0 to 1."""
+    kimg: float | None = None
+    """Thousands of real images that it was trained on, if known."""
+    data: Mapping[str, object] | None = None
+    """Identity of the training data, if known."""
+
+
+def load_generator(path: Path, device: torch.device) -> TrainedGenerator:
+    """Read a generator.
+
+    Nothing is allocated before the tensors of the file are known to be those of the network that it describes.
 
     Args:
         path: of ``generator.safetensors``, or of the folder of its run.
@@ -66,33 +85,53 @@ def load_generator(path: Path, device: torch.device) -> tuple[GeneratorNetwork, 
     Raises:
         WeightsError: there is no such file, it is of another format, or it is damaged.
     """
-    generator, facts = read_generator(path, device)
-    return generator, int(facts["level"]), float(facts["alpha"])
-
-
-def read_generator(path: Path, device: torch.device) -> tuple[GeneratorNetwork, dict[str, Any]]:
-    """Read a generator in evaluation mode and all metadata of its file; see `load_generator`."""
     file = path / "generator.safetensors" if path.is_dir() else path
-    if not file.is_file():
+    if not file.exists():
         raise WeightsError(f"{file} does not exist; expected a run of celebahq train, or its generator.safetensors")
+    metadata, tensors = read_weights(file, "export it again, or get a new copy")
     try:
-        with safe_open(file, "pt") as opened:
-            facts = json.loads((opened.metadata() or {}).get("progan", "{}"))
-            tensors: dict[str, Tensor] = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{file} cannot be read: {error}; export it again, or get a new copy") from None
-    if facts.get("format") != FORMAT:
-        raise WeightsError(f"{file} is not a generator of celebahq train: format {facts.get('format')}, not {FORMAT}")
-    try:
-        generator = GeneratorNetwork(Architecture(**facts["architecture"]))
-        generator.load_state_dict(tensors)
-        _ = int(facts["level"]), float(facts["alpha"])
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        facts = parse_json(metadata.get("progan", "{}"))
+        found = facts.get("format") if isinstance(facts, dict) else None
+        if not isinstance(facts, dict) or found != FORMAT:
+            raise WeightsError(f"{file} is not a generator of celebahq train: format {found}, not {FORMAT}")
+        architecture = from_mapping(Architecture, facts["architecture"], where="architecture")
+        level, alpha, kimg, data = int(facts["level"]), float(facts["alpha"]), facts.get("kimg"), facts.get("data")
+        if level not in architecture.levels or not 0 <= alpha <= 1:
+            raise ValueError(f"level = {level} and alpha = {alpha} do not fit {architecture.resolution} px")
+        if not isinstance(kimg, int | float | None) or not isinstance(data, dict | None):
+            raise TypeError("kimg or data have another type")
+        check_tensors(architecture, tensors)
+        if facts.get(TENSORS_DIGEST, wanted := digest(tensors)) != wanted:
+            raise WeightsError(f"{file} is damaged: its tensors are not those that were written; export it again")
+        network = build_generator(architecture, tensors, device)
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecipeError) as error:
+        reason = first_line(error)
         raise WeightsError(f"{file} was written by another version, or changed ({reason}); export it again") from None
-    if facts.get(TENSORS_DIGEST, wanted := digest(tensors)) != wanted:
-        raise WeightsError(f"{file} is damaged: its tensors are not those that were written; export it again")
-    return generator.to(device).eval().requires_grad_(False), facts
+    return TrainedGenerator(network, level, alpha, kimg, data)
+
+
+def check_tensors(architecture: Architecture, tensors: Mapping[str, Tensor]) -> None:
+    """Compare names and shapes of tensors with those of a generator, without taking memory for it.
+
+    Raises:
+        RuntimeError: they differ.
+    """
+    with torch.device("meta"):
+        GeneratorNetwork(architecture).load_state_dict(tensors, assign=True)
+
+
+def build_generator(
+    architecture: Architecture, tensors: Mapping[str, Tensor], device: torch.device
+) -> GeneratorNetwork:
+    """Return a generator in evaluation mode, without gradients, with a copy of these weights.
+
+    Raises:
+        RuntimeError: the tensors belong to another network.
+    """
+    check_tensors(architecture, tensors)
+    network = GeneratorNetwork(architecture)
+    network.load_state_dict(tensors)
+    return network.to(device).eval().requires_grad_(False)
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

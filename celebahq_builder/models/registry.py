@@ -7,18 +7,18 @@ only if its SHA-256 is the one in its entry. PyTorch is imported only by functio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from celebahq_builder.config import bundled, from_mapping, read_toml
 from celebahq_builder.errors import CelebAHQError, RecipeError, WeightsError
-from celebahq_builder.storage import sha256
+from celebahq_builder.limits import MAX_WEIGHTS_HEADER_BYTES
+from celebahq_builder.storage import read_file, sha256
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from celebahq_builder.models.autoencoder import Autoencoder
     from celebahq_builder.models.srgan import SRGenerator
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 REGISTRY_FILE = "registry.toml"
 
 Architecture = Literal["autoencoder", "srgan"]
+
+SIZE_MAX = 1024
+"""Largest width and largest number of blocks of a network; the bundled networks have 96 and 6."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class NetworkShape:
                 f"{self.architecture} needs {' or '.join(map(str, widths))} widths and {blocks} blocks; "
                 f"got widths = {list(self.widths)}, blocks = {list(self.blocks)}"
             )
+        for name, sizes in (("widths", self.widths), ("blocks", self.blocks)):
+            if not all(1 <= size <= SIZE_MAX for size in sizes):
+                raise ValueError(f"{name} = {list(sizes)} must be from 1 to {SIZE_MAX}")
 
     def build(self) -> Autoencoder | SRGenerator:
         """Return the network with random weights."""
@@ -147,47 +153,38 @@ def load_network(
         RecipeError: the registry is malformed.
     """
     import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from celebahq_builder.models.weight_file import load_tensors
 
     entry = find_entry(name, folder)
     path = locate(name, folder)[0] / entry.file
+    data = read_verified(path, entry)
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise WeightsError(f"weight file {path} is not a safetensors file: {error}") from None
     net = entry.shape.build()
-    load_tensors(net, read_verified(path, entry.sha256), path)
+    load_tensors(net, tensors, path)
     net.eval().requires_grad_(False)
     return net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def read_verified(path: Path, expected: str) -> bytes:
-    """Return the contents of a weight file if its SHA-256 is the expected one.
+def read_verified(path: Path, entry: RegistryEntry) -> bytes:
+    """Return the contents of a weight file if its SHA-256 is that of its entry.
 
     Raises:
-        WeightsError: the file cannot be read, or its hash differs.
+        WeightsError: the file cannot be read, is larger than its network, or its hash differs.
     """
     advice = "check out the project, or export the weights, again"
     try:
-        data = path.read_bytes()
+        data = read_file(path, 4 * parameter_count(entry.shape) + MAX_WEIGHTS_HEADER_BYTES)
     except OSError as error:
         raise WeightsError(f"weight file {path} cannot be read: {error.strerror}; {advice}") from None
-    if (found := sha256(data)) != expected:
-        raise WeightsError(f"weight file {path} is changed or cut short: SHA-256 {found}, not {expected}; {advice}")
+    if (found := sha256(data)) != entry.sha256:
+        raise WeightsError(f"weight file {path} is changed or cut short: SHA-256 {found}, not {entry.sha256}; {advice}")
     return data
-
-
-def load_tensors(net: nn.Module, data: bytes, path: Path) -> None:
-    """Copy the tensors of a safetensors file, `data`, into a network: all tensors of the network and no others.
-
-    Raises:
-        WeightsError: the contents are not a safetensors file, or belong to another network.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        net.load_state_dict(load(data))
-    except SafetensorError as error:
-        raise WeightsError(f"weight file {path} is not a safetensors file: {error}") from None
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise WeightsError(f"weight file {path} belongs to another network: {reason}") from None
 
 
 def parameter_count(shape: NetworkShape) -> int:
@@ -198,9 +195,9 @@ def parameter_count(shape: NetworkShape) -> int:
         return sum(parameter.numel() for parameter in shape.build().parameters())
 
 
-def nonfinite_tensor(net: nn.Module) -> str:
-    """Return the name of a tensor of a network that has an infinite or NaN value; an empty string if none has."""
-    return next((name for name, tensor in net.state_dict().items() if not tensor.isfinite().all()), "")
+def nonfinite_tensor(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the name of a tensor that has an infinite or NaN value; an empty string if none has."""
+    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), "")
 
 
 # --- `celebahq weights list` and `verify` -----------------------------------------------------------------------
@@ -249,7 +246,7 @@ def _problem(name: str, folder: Path | None) -> str:
         path = locate(name, folder)[0] / entry.file
         if path.is_file() and path.stat().st_size != entry.size_bytes:
             return f"{path} has {path.stat().st_size} bytes, the registry says {entry.size_bytes}"
-        tensor = nonfinite_tensor(load_network(name, folder=folder))
+        tensor = nonfinite_tensor(load_network(name, folder=folder).state_dict())
     except CelebAHQError as error:
         return str(error)
     return f"{path}: {tensor} has values that are not finite" if tensor else ""

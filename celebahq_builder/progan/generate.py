@@ -16,7 +16,7 @@ from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.image_set import Labels, NamedImage
 from celebahq_builder.imaging.image_io import encode_png
-from celebahq_builder.models.generator_file import load_generator
+from celebahq_builder.models.generator_file import TrainedGenerator, load_generator
 from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.parallel import devices
 from celebahq_builder.progan.image_grid import Pixels, image_grid, png_bytes
@@ -97,6 +97,24 @@ def generate_images(
     return torch.cat(made).numpy()
 
 
+def generate_block(
+    generator: GeneratorNetwork,
+    level: int,
+    alpha: float,
+    seed: int,
+    block: int,
+    count: int = BLOCK,
+    label: int | None = None,
+) -> Pixels:
+    """Return images number 64 `block` and following of a seed, at most `count`, uint8 [n, C, r, r].
+
+    The other arguments are those of `generate_images` and `cyclic_labels`.
+    """
+    latents = latent_block(generator, block, seed)[:count]
+    labels = cyclic_labels(generator, len(latents), label, start=block * BLOCK)
+    return generate_images(generator, latents, level, alpha, labels)
+
+
 def to_pixels(images: Tensor) -> Tensor:
     """Return images in [-1, 1] as uint8, rounded to the nearest of 256 values.
 
@@ -114,9 +132,9 @@ class Generator:
         resolution: side length of its images in px.
     """
 
-    def __init__(self, network: GeneratorNetwork, level: int, alpha: float) -> None:
-        self.network, self.level, self.alpha = network, level, alpha
-        self.resolution = 1 << level
+    def __init__(self, trained: TrainedGenerator) -> None:
+        self.network, self.level, self.alpha = trained.network, trained.level, trained.alpha
+        self.resolution = 1 << self.level
 
     @classmethod
     def load(cls, path: Path | str, device: str = "auto") -> Self:
@@ -129,7 +147,7 @@ class Generator:
         Raises:
             WeightsError: there is no usable generator.
         """
-        return cls(*load_generator(Path(path), torch.device(devices(device)[0])))
+        return cls(load_generator(Path(path), torch.device(devices(device)[0])))
 
     def sample(self, count: int, seed: int = 0, label: int | None = None) -> Pixels:
         """Generate images; image i of a seed is always the same, for any count.
@@ -142,12 +160,12 @@ class Generator:
         Returns:
             uint8 [count, C, R, R].
         """
-        labels, blocks = cyclic_labels(self.network, count, label), []
-        for first in range(0, count, BLOCK):
-            latents = latent_block(self.network, first // BLOCK, seed)[: count - first]
-            chosen = None if labels is None else labels[first : first + BLOCK]
-            blocks.append(generate_images(self.network, latents, self.level, self.alpha, chosen))
-        return np.concatenate(blocks)
+        return np.concatenate(
+            [
+                generate_block(self.network, self.level, self.alpha, seed, first // BLOCK, count - first, label)
+                for first in range(0, count, BLOCK)
+            ]
+        )
 
 
 class GeneratedImages:
@@ -169,24 +187,22 @@ class GeneratedImages:
     label_names: tuple[str, ...] = ()
 
     def __init__(self, path: Path, count: int, seed: int, device: torch.device, label: int | None = None) -> None:
-        self.generator, self.level, self.alpha = load_generator(path, device)
-        self.count, self.seed = count, seed
-        self.resolution = 1 << self.level
-        self.channels = self.generator.architecture.colours
-        labels = cyclic_labels(self.generator, count, label)
+        self.generator = load_generator(path, device)
+        self.count, self.seed, self.label = count, seed, label
+        self.resolution = 1 << self.generator.level
+        self.channels = self.generator.network.architecture.colours
+        labels = cyclic_labels(self.generator.network, count, label)
         self.labels = None if labels is None else labels.numpy()
 
     def images(self, start: int = 0) -> Iterator[NamedImage]:
         """Yield the images from number `start` on."""
         for block in range(start // BLOCK, -(-self.count // BLOCK)):
-            first, last = (
-                block * BLOCK,
-                min(self.count, (block + 1) * BLOCK),
-            )  # a part of a block would round differently
-            latents = latent_block(self.generator, block, self.seed)[: last - first]
-            labels = None if self.labels is None else torch.from_numpy(self.labels[first:last])
-            made = generate_images(self.generator, latents, self.level, self.alpha, labels)
-            yield from (NamedImage(made[n - first], f"{n:06d}") for n in range(max(start, first), last))
+            # Always from the beginning of a block: a part of it would round differently.
+            generator, first = self.generator, block * BLOCK
+            made = generate_block(
+                generator.network, generator.level, generator.alpha, self.seed, block, self.count - first, self.label
+            )
+            yield from (NamedImage(made[n], f"{first + n:06d}") for n in range(max(start - first, 0), len(made)))
 
 
 def check_target(out: Path, *, sheet: bool) -> None:

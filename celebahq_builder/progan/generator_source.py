@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -14,9 +14,9 @@ from torch import Tensor
 from celebahq_builder.config import from_mapping
 from celebahq_builder.errors import TrainingError, WeightsError
 from celebahq_builder.evaluation.image_sources import Numbers
-from celebahq_builder.models.generator_file import read_generator
+from celebahq_builder.models.generator_file import build_generator, load_generator
 from celebahq_builder.models.progan import Architecture, GeneratorNetwork
-from celebahq_builder.progan.generate import BLOCK, cyclic_labels, generate_images, latent_block
+from celebahq_builder.progan.generate import BLOCK, generate_block
 from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.training.checkpoint import Checkpoint, DamagedCheckpoint, checkpoint_paths, read_checkpoint
 
@@ -77,9 +77,10 @@ class GeneratorSource:
         Raises:
             WeightsError: there is no such file, it is of another format, or it is damaged.
         """
-        generator, facts = read_generator(path, device)
-        channels, level, alpha = generator.architecture.colours, int(facts["level"]), float(facts["alpha"])
-        return cls(path, lambda: generator, channels, level, alpha, seed, facts.get("kimg"), facts.get("data"))
+        made = load_generator(path, device)
+        network = made.network
+        channels = network.architecture.colours
+        return cls(path, lambda: network, channels, made.level, made.alpha, seed, made.kimg, made.data)
 
     @classmethod
     def of_checkpoint(cls, path: Path, seed: int, device: torch.device) -> Self:
@@ -93,10 +94,12 @@ class GeneratorSource:
             settings = {key: value for key, value in checkpoint.config.items() if key != "data"}
             recipe = from_mapping(ProGANRecipe, settings, where=str(path))
             progress, data = checkpoint.state["progress"], checkpoint.config["data"]
-            kimg, last_level = progress["images"] / 1000, progress["level"]
-        except (KeyError, TypeError) as error:
+            kimg, last_level = float(progress["images"]) / 1000, int(progress["level"])
+            level, alpha = recipe.schedule.trained_level(kimg, last_level, recipe.net.level_max)
+            if level not in recipe.net.levels or not isinstance(data, dict):
+                raise TypeError(f"level {level}, data {type(data).__name__}")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise _damaged(path, f"{type(error).__name__} {error}") from None
-        level, alpha = recipe.schedule.trained_level(kimg, last_level, recipe.net.level_max)
         load = functools.partial(_load_averaged, path, recipe.net, device)
         return cls(path, load, recipe.net.colours, level, alpha, seed, kimg, data)
 
@@ -111,7 +114,7 @@ class GeneratorSource:
         return str(self.path)
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """The record of this source in an evaluation: kind, path, and what decides its images."""
         return {
             "kind": "generator",
@@ -137,10 +140,8 @@ class GeneratorSource:
             yield from torch.split(made, at_once)
 
     def _block(self, block: int) -> Tensor:
-        latents = latent_block(self.generator, block, self.seed)
-        labels = cyclic_labels(self.generator, BLOCK, start=block * BLOCK)
         try:
-            return torch.from_numpy(generate_images(self.generator, latents, self.level, self.alpha, labels))
+            return torch.from_numpy(generate_block(self.generator, self.level, self.alpha, self.seed, block))
         except WeightsError as error:
             raise WeightsError(f"{self.path}: {error}") from None
 
@@ -155,12 +156,10 @@ def weights_sha256(generator: GeneratorNetwork) -> str:
 
 
 def _load_averaged(path: Path, architecture: Architecture, device: torch.device) -> GeneratorNetwork:
-    generator = GeneratorNetwork(architecture)
     try:
-        generator.load_state_dict(_read(path, verify=True).state["networks"]["averaged"])
-    except (RuntimeError, KeyError) as error:
+        return build_generator(architecture, _read(path, verify=True).state["networks"]["averaged"], device)
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, " ".join(str(error).split())[:200]) from None
-    return generator.to(device).eval().requires_grad_(False)
 
 
 def _read(path: Path, *, verify: bool) -> Checkpoint:

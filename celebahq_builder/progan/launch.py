@@ -30,63 +30,42 @@ def train_progan(
     out: Path | str,
     *,
     recipe: Path | str = "celebahq-1024-1gpu",
+    resume: bool = False,
     total_kimg: float | None = None,
     against: Path | str | None = None,
     changed: Sequence[str] = (),
     device: str = "auto",
     threads: int | None = None,
     workers: int = 0,
+    stop: StopRequest | None = None,
 ) -> Path:
     """Train a ProGAN on an HDF5 file, or resume a training; return the folder of the run.
+
+    It trains in this process or, under torchrun, in all processes that torchrun started.
 
     Args:
         data: HDF5 file.
         out: folder of the run; the same call resumes it from its last checkpoint.
         recipe: name of a bundled recipe in ``pipelines/train``, or path of a TOML file.
+        resume: require a checkpoint to resume from.
         total_kimg: length of the training in thousands of real images; None takes the recipe's.
         against: HDF5 file of real images for the metrics of the recipe; None takes `data`.
         changed: recipe keys that may have a new value when a run is resumed; see `progan.schedule.RESUMABLE_KEYS`.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         threads: CPU threads of torch; the number changes the last bits of the weights.
         workers: processes that read images; 0 for threads.
-
-    Raises:
-        RecipeError: the recipe cannot be used.
-        TrainingError: the data do not fit, the run has another recipe, or the training diverged.
-        FormatError: the HDF5 file cannot be used.
-    """
-    reference = None if against is None else Path(against)
-    request = TrainingRequest(
-        Path(data), Path(out), total_kimg=total_kimg, workers=workers, against=reference, changed=tuple(changed)
-    )
-    return train(request, bundled_recipe(Path(recipe), "train"), device=device, threads=threads)
-
-
-def train(
-    request: TrainingRequest,
-    recipe: Path,
-    *,
-    device: str = "auto",
-    threads: int | None = None,
-    stop: StopRequest | None = None,
-) -> Path:
-    """Train a ProGAN, in this process or in those that torchrun started; return the folder of the run.
-
-    Args:
-        request: data, folder of the run, and length.
-        recipe: path of the recipe.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-        threads: CPU threads of torch; they change the last bits of the weights.
         stop: interrupts the training.
 
     Raises:
         RecipeError: the recipe is of another task, or its minibatches do not fit the number of processes.
         TrainingError: the data do not fit, the run has another recipe, or the training diverged.
-        FormatError: the HDF5 file is unusable.
+        FormatError: the HDF5 file cannot be used.
     """
+    reference = None if against is None else Path(against)
+    request = TrainingRequest(Path(data), Path(out), resume, total_kimg, workers, reference, tuple(changed))
     if threads:
         torch.set_num_threads(threads)
-    settings = read_recipe(recipe)
+    settings = read_recipe(bundled_recipe(Path(recipe), "train"))
     with join_processes(device) as context:
         check_request(request, settings, context)
         if context.device.type == "cuda":
@@ -97,25 +76,25 @@ def train(
         return Training(request, settings, context, stop).run()
 
 
-def plan(request: TrainingRequest, recipe: Path, *, device: str = "auto") -> Iterator[str]:
+def plan(request: TrainingRequest, recipe: Path, device: str) -> Iterator[str]:
     """Yield lines of text about a training: data, networks, and one row for each resolution.
 
-    On a GPU, one step of each resolution is tried, in as many passes as its memory requires. Nothing is written.
+    `recipe` and `device` are those of `train_progan`. On a GPU, one step of each resolution is tried, in as many passes
+    as its memory requires. Nothing is written.
 
     Raises:
         RecipeError: the recipe is unusable.
         TrainingError: the data do not fit, or a resolution does not fit the GPU.
         FormatError: the HDF5 file is unusable.
     """
-    settings = read_recipe(recipe)
+    settings = read_recipe(bundled_recipe(recipe, "train"))
     context = DistributedContext(0, process_count(), torch.device(parallel.devices(device)[0]))
     data = check_request(request, settings, context)
     net, total_kimg = settings.net, request.total_kimg or settings.schedule.total_kimg
     yield f"data:     {request.data}: {data.images} images of {data.resolution}x{data.resolution}"
     with torch.device("meta"):
-        sizes = [
-            sum(p.numel() for p in made.parameters()) for made in (GeneratorNetwork(net), DiscriminatorNetwork(net))
-        ]
+        networks = GeneratorNetwork(net), DiscriminatorNetwork(net)
+    sizes = [sum(p.numel() for p in network.parameters()) for network in networks]
     yield f"networks: {net.resolution}x{net.resolution}, {sizes[0]:,} and {sizes[1]:,} parameters"
     kimg = resume_kimg(open_checkpoints(request.out, settings, data), request.changed)
     if kimg is None and request.resume:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from celebahq_builder.models.progan import DiscriminatorNetwork, GaussianNoise, GeneratorNetwork
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
+from celebahq_builder.training.checkpoint import StateDict, load_optimizer
 from celebahq_builder.training.distributed import DistributedContext
 
 STATISTICS = ("generator_loss", "discriminator_loss", "penalty", "score_real", "score_fake", "gradient_norm")
@@ -25,6 +25,9 @@ LATENTS, LABELS, MIX, NOISE = range(4)
 
 NOISE_DECAY, NOISE_THRESHOLD = 0.9, 0.5
 """Of LSGAN's noise (Karras et al. 2018, appendix B): decay of the running mean of the fake scores; no noise below."""
+
+PARTS = ("generator", "discriminator", "averaged", "generator_adam", "discriminator_adam")
+"""Attributes of `ProGANStep` that have a state dict."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class ProGANStep:
         self.discriminator = DiscriminatorNetwork(recipe.net).to(context.device)
         self.averaged = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.mean_fake = 0.0
-        """Running mean of the scores of generated images, clipped to [0, 1]."""
+        """Running mean of the scores of generated images, clipped to [0, 1]; used by LSGAN."""
         self.reset_optimizers()
 
     def reset_optimizers(self) -> None:
@@ -84,8 +87,8 @@ class ProGANStep:
     def step(self, number: int, now: SchedulePoint, reals: Sequence[RealBatch]) -> Tensor:
         """Update the discriminator, the generator and the averaged generator once.
 
-        The generator learns from the same fake images as the discriminator. In one pass they are generated once; in
-        several passes twice, because the memory that holds one pass would not hold the graphs of all.
+        A large minibatch is processed in several passes. Their gradients are summed before an optimizer uses them, so
+        the number of passes changes rounding only.
 
         Args:
             number: of the step, from 0.
@@ -95,39 +98,61 @@ class ProGANStep:
         Returns:
             The values that `STATISTICS` names, float32 [6], on the device: means over the passes of this process.
         """
-        # Draw the random numbers of the step.
-        draws = self._draw(number, now, reals)
-        noise = self._discriminator_noise(number)
+        settings, together = self.recipe.loss, self.recipe.together
+        share = len(reals[0].images) / now.minibatch  # losses are means over a pass; this makes them means over all
         one_pass = len(reals) == 1
 
-        # Discriminator: loss and backward.
+        # --- Random numbers
+        draws = self._draw(number, now, reals)
+        noise = self._discriminator_noise(number)
+
+        # --- Discriminator: fake images, loss, gradient penalty, gradients
         discriminator_values = []
         for real, drawn in zip(reals, draws, strict=True):
+            # The generator learns from the same fake images. In one pass, their graph is kept for it. In several passes
+            # they are generated twice, because the memory that holds one pass would not hold the graphs of all.
             with torch.set_grad_enabled(one_pass):
                 fakes = self._generate(now, drawn)
-            discriminator_values.append(self._discriminator_backward(now, real, drawn, fakes.detach(), noise))
-        if not self.recipe.together:
+            real_scores, real_logits = self._discriminate(now, real.images, noise)
+            fake_scores, fake_logits = self._discriminate(now, fakes.detach(), noise)
+            loss = DISCRIMINATOR_LOSSES[settings.kind](real_scores, fake_scores, settings.drift)
+            if real.labels is not None and drawn.labels is not None:
+                real_loss = label_loss(real_logits, real.labels, self.exclusive_labels)
+                fake_loss = label_loss(fake_logits, drawn.labels, self.exclusive_labels)
+                loss = loss + settings.label_weight * (real_loss + fake_loss)
+            penalty = self._penalty(now, real.images, fakes.detach(), drawn.mix)
+            torch.autograd.backward((loss + settings.penalty * penalty) * share)
+            values = (loss, penalty, real_scores.mean(), fake_scores.mean())
+            discriminator_values.append(torch.stack([value.detach() for value in values]))
+
+        # --- Discriminator: Adam. By default, the generator is judged by the updated discriminator. With `together`, it
+        # is judged by the one that judged the images above, and both networks are updated at the end.
+        if not together:
             gradient_norm = self._update(self.discriminator, self.discriminator_adam, now.learning_rate)
 
-        # Generator: loss and backward.
+        # --- Generator: loss, gradients
         generator_losses = []
         with _frozen(self.discriminator):
             for drawn in draws:
                 if not one_pass:
                     fakes = self._generate(now, drawn)
-                generator_losses.append(self._generator_backward(now, drawn, fakes, noise))
+                scores, logits = self._discriminate(now, fakes, noise)
+                loss = GENERATOR_LOSSES[settings.kind](scores)
+                if drawn.labels is not None:
+                    loss = loss + settings.label_weight * label_loss(logits, drawn.labels, self.exclusive_labels)
+                torch.autograd.backward(loss * share)
+                generator_losses.append(loss.detach())
 
-        # Optimizers.
-        if self.recipe.together:
+        # --- Generator: Adam
+        if together:
             gradient_norm = self._update(self.discriminator, self.discriminator_adam, now.learning_rate)
         self._update(self.generator, self.generator_adam, now.learning_rate)
 
-        # Weight average.
+        # --- Weight average, and LSGAN's running mean
         self._update_average(now)
-
-        values = torch.stack(discriminator_values).mean(dim=0)
-        statistics = torch.cat([torch.stack(generator_losses).mean()[None], values, gradient_norm[None]])
-        if noise is not None:
+        means = torch.stack(discriminator_values).mean(dim=0)
+        statistics = torch.cat([torch.stack(generator_losses).mean()[None], means, gradient_norm[None]])
+        if settings.kind == "lsgan":
             self._update_mean_fake(statistics)
         return statistics
 
@@ -152,54 +177,14 @@ class ProGANStep:
             draws.append(StepRandomness(own_latents, labels, own_mix))
         return draws
 
-    def _discriminator_backward(
-        self, now: SchedulePoint, real: RealBatch, drawn: StepRandomness, fakes: Tensor, noise: GaussianNoise | None
-    ) -> Tensor:
-        """Add the gradients of one pass to the discriminator; return its loss, the penalty, and both mean scores."""
+    def _discriminator_noise(self, number: int) -> GaussianNoise | None:
+        """Return the noise of the discriminator's features with LSGAN (Karras et al. 2018, appendix B)."""
         settings = self.recipe.loss
-        real_scores, real_logits = self._discriminate(now, real.images, noise)
-        fake_scores, fake_logits = self._discriminate(now, fakes, noise)
-        if settings.kind == "wgan-gp":
-            loss = wgan_discriminator(real_scores, fake_scores, settings.drift)
-        elif settings.kind == "lsgan":
-            loss = lsgan_discriminator(real_scores, fake_scores)
-        else:
-            loss = logistic_discriminator(real_scores, fake_scores)
-        if real.labels is not None and drawn.labels is not None:
-            real_loss = label_loss(real_logits, real.labels, self.exclusive_labels)
-            fake_loss = label_loss(fake_logits, drawn.labels, self.exclusive_labels)
-            loss = loss + settings.label_weight * (real_loss + fake_loss)
-
-        def scores(images: Tensor) -> Tensor:
-            return self._discriminate(now, images, None)[0]
-
-        if settings.kind == "lsgan" or not settings.penalty:
-            penalty = torch.zeros((), device=fakes.device)
-        elif settings.kind == "logistic":
-            penalty = r1_penalty(scores, real.images)
-        else:
-            penalty = gradient_penalty(scores, real.images, fakes, drawn.mix, settings.target)
-        share = len(fakes) / now.minibatch
-        ((loss + settings.penalty * penalty) * share).backward()  # type: ignore[no-untyped-call]
-        return torch.stack([t.detach() for t in (loss, penalty, real_scores.mean(), fake_scores.mean())])
-
-    def _generator_backward(
-        self, now: SchedulePoint, drawn: StepRandomness, fakes: Tensor, noise: GaussianNoise | None
-    ) -> Tensor:
-        """Add the gradients of one pass to the generator; return its loss."""
-        settings = self.recipe.loss
-        scores, logits = self._discriminate(now, fakes, noise)
-        if settings.kind == "wgan-gp":
-            loss = wgan_generator(scores)
-        elif settings.kind == "lsgan":
-            loss = lsgan_generator(scores)
-        else:
-            loss = logistic_generator(scores)
-        if drawn.labels is not None:
-            loss = loss + settings.label_weight * label_loss(logits, drawn.labels, self.exclusive_labels)
-        share = len(fakes) / now.minibatch
-        (loss * share).backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
+        if settings.kind != "lsgan":
+            return None
+        strength = settings.noise * max(self.mean_fake - NOISE_THRESHOLD, 0.0) ** 2
+        seed = np.random.SeedSequence((self.recipe.seed, number, NOISE, self.context.rank)).generate_state(1)[0]
+        return GaussianNoise(strength, torch.Generator().manual_seed(int(seed)))
 
     def _generate(self, now: SchedulePoint, drawn: StepRandomness) -> Tensor:
         with self._autocast():
@@ -214,6 +199,19 @@ class ProGANStep:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.context.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+
+    def _penalty(self, now: SchedulePoint, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+        """Return the gradient penalty without its weight; 0 for LSGAN, which has none."""
+
+        def scores(images: Tensor) -> Tensor:
+            return self._discriminate(now, images, None)[0]
+
+        settings = self.recipe.loss
+        if settings.kind == "lsgan" or not settings.penalty:
+            return torch.zeros((), device=fake.device)
+        if settings.kind == "logistic":
+            return r1_penalty(scores, real)
+        return gradient_penalty(scores, real, fake, mix, settings.target)
 
     def _update(self, net: nn.Module, adam: torch.optim.Adam, learning_rate: float) -> Tensor:
         """Take one step of Adam; return the norm of the gradient, summed over all processes."""
@@ -234,35 +232,23 @@ class ProGANStep:
         for mine, its in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
             mine.copy_(its)  # running statistics of batch normalization, which are averages already
 
-    def _discriminator_noise(self, number: int) -> GaussianNoise | None:
-        """Return the noise of the discriminator's features with LSGAN (Karras et al. 2018, appendix B)."""
-        settings = self.recipe.loss
-        if settings.kind != "lsgan":
-            return None
-        strength = settings.noise * max(self.mean_fake - NOISE_THRESHOLD, 0.0) ** 2
-        seed = np.random.SeedSequence((self.recipe.seed, number, NOISE, self.context.rank)).generate_state(1)[0]
-        return GaussianNoise(strength, torch.Generator().manual_seed(int(seed)))
-
     def _update_mean_fake(self, statistics: Tensor) -> None:
         """Update the running mean of the fake scores; this waits for the device."""
         score = float(self.context.mean(statistics.clone())[STATISTICS.index("score_fake")])
         self.mean_fake = NOISE_DECAY * self.mean_fake + (1 - NOISE_DECAY) * min(max(score, 0.0), 1.0)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Return everything that changes during a training, for a checkpoint."""
-        parts = {name: part.state_dict() for name, part in self._parts().items()}
-        return {**parts, "mean_fake": self.mean_fake}
+        return {**{name: getattr(self, name).state_dict() for name in PARTS}, "mean_fake": self.mean_fake}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Restore what `state_dict` returned."""
         self.reset_optimizers()
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+        for net in ("generator", "discriminator", "averaged"):
+            getattr(self, net).load_state_dict(state[net])
+        for adam in ("generator_adam", "discriminator_adam"):
+            load_optimizer(getattr(self, adam), state[adam])
         self.mean_fake = float(state["mean_fake"])
-
-    def _parts(self) -> dict[str, nn.Module | torch.optim.Adam]:
-        names = ("generator", "discriminator", "averaged", "generator_adam", "discriminator_adam")
-        return {name: getattr(self, name) for name in names}
 
 
 @contextmanager
@@ -275,22 +261,22 @@ def _frozen(net: nn.Module) -> Iterator[None]:
         net.requires_grad_(True)
 
 
-# Losses
+# --- Losses
 
 ScoreFunction = Callable[[Tensor], Tensor]
 """Images [N, C, r, r] to scores [N]."""
 
 
-def wgan_discriminator(real: Tensor, fake: Tensor, drift: float = 0.001) -> Tensor:
-    """Return E[D(fake)] - E[D(real)] + drift E[D(real)^2] (Karras et al. 2018, appendix A.1), without the penalty.
+def wgan_discriminator(real: Tensor, fake: Tensor, epsilon_drift: float = 0.001) -> Tensor:
+    """Return E[D(fake)] - E[D(real)] + epsilon_drift E[D(real)^2] (Karras et al. 2018, A.1), without the penalty.
 
     Args:
         real: scores of real images [N].
         fake: scores of generated images [N].
-        drift: weight of the last term, which keeps the scores of real images close to zero.
+        epsilon_drift: weight of the last term, which keeps the scores of real images close to zero.
     """
     real, fake = real.float(), fake.float()
-    return fake.mean() - real.mean() + drift * real.square().mean()
+    return fake.mean() - real.mean() + epsilon_drift * real.square().mean()
 
 
 def wgan_generator(fake: Tensor) -> Tensor:
@@ -298,26 +284,26 @@ def wgan_generator(fake: Tensor) -> Tensor:
     return -fake.float().mean()
 
 
-def gradient_penalty(scores: ScoreFunction, real: Tensor, fake: Tensor, mix: Tensor, target: float = 1.0) -> Tensor:
-    """Return E[(|grad D(x)| - target)^2] / target^2, for x between real and fake (Gulrajani et al. 2017, equation 3).
+def gradient_penalty(scores: ScoreFunction, real: Tensor, fake: Tensor, mix: Tensor, gamma: float = 1.0) -> Tensor:
+    """Return E[(|grad D(x)| - gamma)^2] / gamma^2, for x between real and fake (Gulrajani et al. 2017, equation 3).
 
-    The paper multiplies it by lambda = 10. The division by target^2 is from Karras et al. 2018, appendix A.2, where
-    the target for CIFAR-10 is 750.
+    The paper multiplies it by lambda = 10. The division by gamma^2 is from Karras et al. 2018, appendix A.2, where
+    gamma for CIFAR-10 is 750.
 
     Args:
         scores: the discriminator.
         real: images [N, C, r, r].
         fake: images of the same shape; no gradient flows back to them.
         mix: position of each x, [N], from 0 (real) to 1 (fake).
-        target: length of the gradient at which the penalty is 0.
+        gamma: length of the gradient at which the penalty is 0.
     """
     between = torch.lerp(real.detach(), fake.detach(), mix.view(-1, 1, 1, 1)).requires_grad_()
     (gradient,) = torch.autograd.grad(scores(between).float().sum(), between, create_graph=True)
     lengths = gradient.float().square().sum(dim=(1, 2, 3)).sqrt()
-    return (lengths - target).square().mean() / target**2
+    return (lengths - gamma).square().mean() / gamma**2
 
 
-def lsgan_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+def lsgan_discriminator(real: Tensor, fake: Tensor, _: float = 0.0) -> Tensor:
     """Return E[D(real)^2] + E[(D(fake) - 1)^2]: 0 is real, 1 is fake (Mao et al. 2017; Karras et al. 2018, B)."""
     return real.float().square().mean() + (fake.float() - 1).square().mean()
 
@@ -327,7 +313,7 @@ def lsgan_generator(fake: Tensor) -> Tensor:
     return fake.float().square().mean()
 
 
-def logistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+def logistic_discriminator(real: Tensor, fake: Tensor, _: float = 0.0) -> Tensor:
     """Return E[softplus(-D(real))] + E[softplus(D(fake))] (Goodfellow et al. 2014, section 3)."""
     return F.softplus(-real.float()).mean() + F.softplus(fake.float()).mean()
 
@@ -355,3 +341,8 @@ def label_loss(logits: Tensor, labels: Tensor, exclusive: bool = True) -> Tensor
     """
     logits, labels = logits.float(), labels.float()
     return F.cross_entropy(logits, labels) if exclusive else F.binary_cross_entropy_with_logits(logits, labels)
+
+
+DISCRIMINATOR_LOSSES = {"wgan-gp": wgan_discriminator, "lsgan": lsgan_discriminator, "logistic": logistic_discriminator}
+GENERATOR_LOSSES = {"wgan-gp": wgan_generator, "lsgan": lsgan_generator, "logistic": logistic_generator}
+"""Losses by `LossSettings.kind`."""

@@ -22,6 +22,7 @@ from celebahq_builder.config import to_mapping
 from celebahq_builder.data.dataset import Batch, to_device
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.models.generator_file import export_generator
+from celebahq_builder.models.weight_file import first_line
 from celebahq_builder.progan import generate, image_grid, training_report
 from celebahq_builder.progan.real_images import DataIdentity, RealImages
 from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProGANRecipe, SchedulePoint, TickSettings
@@ -311,11 +312,18 @@ class Training:
     def _restore(self, checkpoint: Checkpoint) -> None:
         try:
             self.progan.load_state_dict(checkpoint.state["networks"])
-            self.progress = TrainingProgress(**checkpoint.state["progress"])
-            self.progress.tick_sums = self.progress.tick_sums.to(self.context.device)
+            progress = TrainingProgress(**checkpoint.state["progress"])
+            wrong = [
+                name for name, value in vars(self.progress).items() if type(value) is not type(vars(progress)[name])
+            ]
+            if wrong or progress.level not in (0, *self.recipe.net.levels):
+                raise ValueError(f"progress: {', '.join(wrong) or 'level'}")
+            progress.tick_sums = progress.tick_sums.to(self.progress.tick_sums)
+            progress.tick_sums += self.progress.tick_sums  # the same shape, or an error
+            self.progress = progress
             self.reals.order.load_state_dict(checkpoint.state["order"])
-        except (RuntimeError, KeyError, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            reason = first_line(error)
             raise TrainingError(
                 f"{checkpoint.path} was written by another version ({reason}); choose another `out`"
             ) from None

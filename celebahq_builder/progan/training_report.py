@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from celebahq_builder.config import flatten
 from celebahq_builder.evaluation.protocol import METRICS
@@ -15,7 +14,7 @@ from celebahq_builder.html.charts import LineChart, line_chart
 from celebahq_builder.html.page import render_page
 from celebahq_builder.html.thumbnails import Thumbnail
 from celebahq_builder.storage import write_atomic
-from celebahq_builder.training.logger import read_lines
+from celebahq_builder.training.logger import LogLine, read_lines
 
 GRIDS_MAX = 12
 """Image grids on the page: the first, the last, and others at equal distances."""
@@ -31,6 +30,16 @@ CHARTS = (
     ("Alpha", ("alpha",)),
 )
 """Titles of the charts, and the values of a tick that each shows."""
+
+REQUIRED = {
+    "kimg",
+    "resolution",
+    "minibatch",
+    "seconds",
+    "memory_bytes",
+    *(name for _, names in CHARTS for name in names),
+}
+"""Values of every tick. Lines without them were written by another program."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ def write_training_report(run: Path) -> Path:
     Raises:
         DiskFull: no space is left.
     """
-    lines = read_lines(run / "stats.jsonl")
+    lines = [line for line in read_lines(run / "stats.jsonl") if line.keys() >= REQUIRED]
     recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     contents = {
         "name": run.resolve().name,
@@ -76,7 +85,7 @@ def write_training_report(run: Path) -> Path:
     return path
 
 
-def _figures(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _figures(lines: list[LogLine]) -> list[tuple[str, str]]:
     if not lines:
         return [("kimg", "0")]
     last = lines[-1]
@@ -88,7 +97,7 @@ def _figures(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
     ]
 
 
-def _charts(lines: list[dict[str, Any]]) -> Iterator[LineChart | None]:
+def _charts(lines: list[LogLine]) -> Iterator[LineChart | None]:
     """Yield the charts of the training; then, of each metric, one of its mean and one of each pyramid level."""
     for title, names in CHARTS:
         yield line_chart(
@@ -102,17 +111,17 @@ def _charts(lines: list[dict[str, Any]]) -> Iterator[LineChart | None]:
             yield line_chart(title, [line["kimg"] for line in measured], {name: [line[name] for line in measured]})
 
 
-def _resolution_rows(lines: list[dict[str, Any]]) -> Iterator[ResolutionRow]:
+def _resolution_rows(lines: list[LogLine]) -> Iterator[ResolutionRow]:
     for resolution in dict.fromkeys(line["resolution"] for line in lines):
         own = [line for line in lines if line["resolution"] == resolution]
         first = lines.index(own[0])
         speeds = sorted(line["images_per_s"] for line in own)
         yield ResolutionRow(
-            resolution,
+            int(resolution),
             f"{lines[first - 1]['kimg'] if first else 0:g}",
-            own[-1]["minibatch"],
+            int(own[-1]["minibatch"]),
             f"{speeds[len(speeds) // 2]:.3g}",
-            max(line["memory_bytes"] for line in own),
+            int(max(line["memory_bytes"] for line in own)),
         )
 
 

@@ -6,13 +6,12 @@ import copy
 import json
 import logging
 import math
+import operator
 import os
 import time
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +21,7 @@ from torch import nn
 from celebahq_builder.config import load, read_toml
 from celebahq_builder.errors import RecipeError, TrainingError
 from celebahq_builder.imaging.image_io import encode_png
+from celebahq_builder.models.weight_file import first_line
 from celebahq_builder.parallel import run_threads
 from celebahq_builder.restoration.adversarial_training import AdversarialRecipe, AdversarialTask
 from celebahq_builder.restoration.photos import Pixels
@@ -29,7 +29,7 @@ from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask
 from celebahq_builder.restoration.task import SampleRows, Task
 from celebahq_builder.restoration.trained_weights import FILE, TrainedWeights
 from celebahq_builder.storage import lock, write_atomic
-from celebahq_builder.training.checkpoint import CheckpointFolder
+from celebahq_builder.training.checkpoint import CheckpointFolder, StateDict, load_optimizer
 from celebahq_builder.training.distributed import DistributedContext, join_processes
 from celebahq_builder.training.logger import TrainingLogger
 
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 
 GRID_GAP_PX = 4
 """White pixels between sample images."""
-
 
 NAMES = ("checkpoints", FILE, "log.jsonl", "samples", "tensorboard")
 """Names in the folder of a training."""
@@ -133,7 +132,12 @@ def _fit(task: Task, out: Path, context: DistributedContext, command: str, worke
     averaged = copy.deepcopy(task.network).requires_grad_(False)
     first_step, best = 0, float("-inf")
     if checkpoint := checkpoints.latest():
-        first_step, best = _load_state(task, averaged, checkpoint.state)
+        try:
+            first_step, best = _load_state(task, averaged, checkpoint.state)
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise TrainingError(
+                f"{checkpoint.path} was written by another version ({first_line(error)}); choose another `out`"
+            ) from None
     if first_step >= recipe.steps:
         return out / FILE
     # --- Train
@@ -188,14 +192,14 @@ def _state(task: Task, averaged: nn.Module, step: int, best: float) -> dict[str,
     }
 
 
-def _load_state(task: Task, averaged: nn.Module, state: Mapping[str, Any]) -> tuple[int, float]:
+def _load_state(task: Task, averaged: nn.Module, state: StateDict) -> tuple[int, float]:
     """Restore networks and optimizers from a checkpoint, and return its step and the best score so far."""
     averaged.load_state_dict(state["averaged"])
     for name, net in task.networks.items():
         net.load_state_dict(state["networks"][name])
     for name, optimizer in task.optimizers.items():
-        optimizer.load_state_dict(state["optimizers"][name])
-    return state["step"], state["best"]
+        load_optimizer(optimizer, state["optimizers"][name])
+    return operator.index(state["step"]), float(state["best"])
 
 
 def _write_samples(out: Path, step: int, rows: SampleRows) -> Pixels | None:

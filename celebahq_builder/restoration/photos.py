@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,11 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.image_set import IMAGE_SUFFIXES
+from celebahq_builder.image_set import list_images
 from celebahq_builder.imaging.image_io import DECODE_ERRORS, open_rgb
+from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Rejection
+from celebahq_builder.storage import read_file
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +34,6 @@ IN_MEMORY_BYTES = 4 * 2**30
 
 VALIDATION_PX = 384
 """Largest width and height of a validation crop."""
-
-PIXELS_MAX = 178_956_970
-"""A photo with more pixels is refused, because it looks like a decompression bomb. The value is Pillow's limit."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class TrainingPhotos:
     ) -> TrainingPhotos:
         """Read all photos in a folder and its subfolders, in the order of their paths.
 
-        Files and folders whose names begin with a dot are not read. Transparent pixels are composited over white, and
-        16-bit values are scaled to 8 bits, as in a build. Every k-th photo is held out, with k = count // `held_out`,
-        so the split is not random.
+        Hidden files and those that operating systems create beside images are not read. Transparent pixels are
+        composited over white, and 16-bit values are scaled to 8 bits, as in a build. Every k-th photo is held out, with
+        k = count // `held_out`, so the split is not random.
 
         Args:
             folder: of the photos.
@@ -69,8 +69,8 @@ class TrainingPhotos:
         """
         if not folder.is_dir():
             raise TrainingError(f"{folder} is not a folder of photos; give a folder")
-        found = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES)
-        paths = [path for path in found if not path.is_dir() and not _is_hidden(path.relative_to(folder))]
+        names = sorted(name.split("/") for name in list_images(folder))
+        paths = [folder.joinpath(*parts) for parts in names if not _is_hidden(parts)]
         sizes = {path: _read_size(path) for path in paths}
         usable = [path for path in paths if min(sizes[path]) >= at_least_px]
         if len(usable) < 2 * max(held_out, 1):
@@ -131,9 +131,9 @@ class TrainingPhotos:
         return np.ascontiguousarray(crop[:, ::-1] if rng.random() < 0.5 else crop)
 
 
-def _is_hidden(path: Path) -> bool:
-    """Return whether a file, or a folder that it is in, has a name that begins with a dot."""
-    return any(part.startswith(".") for part in path.parts)
+def _is_hidden(parts: Sequence[str]) -> bool:
+    """Return whether a part of a path is hidden, or made by an operating system."""
+    return any(part.startswith(".") or part.lower() == "__macosx" for part in parts)
 
 
 def _read_size(path: Path) -> tuple[int, int]:
@@ -141,17 +141,22 @@ def _read_size(path: Path) -> tuple[int, int]:
     if not path.is_file():
         raise TrainingError(f"training photo {path} is not a regular file, or a broken link; remove it")
     try:
-        with Image.open(path) as image:
-            return image.size
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
+            with Image.open(path) as image:
+                width, height = image.size
     except UnidentifiedImageError:
         raise _unreadable(path, "it is not an image of a known format") from None
     except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
         raise _unreadable(path, str(error)) from None
+    if width * height > MAX_IMAGE_PIXELS:
+        raise _unreadable(path, f"it has {width} x {height} px; at most {MAX_IMAGE_PIXELS} pixels are read")
+    return width, height
 
 
 def _decode(path: Path) -> Pixels:
     try:
-        image, _ = open_rgb(path.read_bytes(), PIXELS_MAX, "the limit for training photos")
+        image, _ = open_rgb(read_file(path), MAX_IMAGE_PIXELS, "the limit for training photos")
     except (OSError, Rejection) as error:
         raise _unreadable(path, error.detail if isinstance(error, Rejection) else str(error)) from None
     return np.asarray(image)

@@ -6,18 +6,18 @@ import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
+import torch
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from celebahq_builder.config import from_mapping, to_mapping
 from celebahq_builder.errors import RecipeError, WeightsError
-from celebahq_builder.models.registry import NetworkShape, load_tensors, nonfinite_tensor
+from celebahq_builder.models.registry import NetworkShape, nonfinite_tensor
+from celebahq_builder.models.weight_file import load_tensors, read_weights
 from celebahq_builder.restoration.adversarial_training import AdversarialRecipe
 from celebahq_builder.restoration.pixel_training import PixelRecipe
 from celebahq_builder.restoration.task import TrainingRecipe
-from celebahq_builder.storage import write_atomic
+from celebahq_builder.storage import parse_json, write_atomic
 
 FILE = "weights.safetensors"
 """Name of the file in the folder of a run."""
@@ -73,42 +73,38 @@ class TrainedWeights:
                 says, or has values that are not finite.
         """
         path = folder / FILE
-        try:
-            data = path.read_bytes()  # only once, because a training may replace the file at any time
-        except OSError as error:
-            raise WeightsError(
-                f"{path} cannot be read: {error.strerror}; `run` must be the folder of a training that has validated "
-                "at least once"
-            ) from None
-        try:
-            tensors = load_safetensors(data)
-        except SafetensorError as error:
-            raise WeightsError(f"{path} is not a safetensors file: {error}; train again") from None
-        # The header of a safetensors file is JSON behind its length in 8 bytes.
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        metadata: dict[str, str] = header.get("__metadata__", {})
+        advice = "`run` must be the folder of a training that has validated at least once"
+        metadata, tensors = read_weights(path, advice)
         if missing := [key for key in METADATA if key not in metadata]:
             raise WeightsError(
                 f"{path} lacks the metadata {', '.join(missing)}: it was written by an older version; resume the run "
                 "until it finds better weights, or train again"
             )
         try:
-            shape = from_mapping(NetworkShape, json.loads(metadata["shape"]), where=f"{path}, metadata shape")
+            shape = from_mapping(NetworkShape, _table(metadata["shape"]), where=f"{path}, metadata shape")
             recipe, step = _read_recipe(metadata["recipe"], f"{path}, metadata recipe"), int(metadata["step"])
+            with torch.device("meta"):
+                load_tensors(shape.build(), tensors, path)  # compares names and shapes only
         except RecipeError as error:
             raise WeightsError(f"{error}; train again") from None
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise WeightsError(f"{path} has damaged metadata ({error!r}); train again") from None
-        net = shape.build()
-        load_tensors(net, data, path)
-        if name := nonfinite_tensor(net):
+        if name := nonfinite_tensor(tensors):
             raise WeightsError(f"{path}: {name} has values that are not finite; lower learning_rate and train again")
         return cls(tensors, shape, step, recipe, metadata["command"], metadata["photos"])
 
 
 def _read_recipe(text: str, where: str) -> TrainingRecipe:
     """Return a recipe from JSON; keys that are not in a recipe, such as hashes of weights and photos, are ignored."""
-    values = json.loads(text)
-    kind = RECIPES[values["task"]]
+    values = _table(text)
+    kind = RECIPES[str(values["task"])]
     names = {field.name for field in fields(kind)}
     return from_mapping(kind, {key: value for key, value in values.items() if key in names}, where=where)
+
+
+def _table(text: str) -> dict[str, object]:
+    """Return the JSON object in a text."""
+    values = parse_json(text)
+    if not isinstance(values, dict):
+        raise TypeError(f"expected a JSON object, got {values!r}")
+    return values

@@ -6,7 +6,12 @@ import hashlib
 import io
 import json
 import logging
+import math
+import pickle
+import pickletools
 import re
+import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +22,8 @@ from torch import Tensor
 
 from celebahq_builder.config import flatten
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.storage import write_atomic
+from celebahq_builder.limits import MAX_CHECKPOINT_BYTES, MAX_JSON_BYTES
+from celebahq_builder.storage import sync_folder, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +36,22 @@ NAME = re.compile(r"checkpoint-(\d{9})(?:-(\w+))?\.pt")
 """Position and stage of a checkpoint."""
 
 
+StateDict = dict[str, Any]
+"""Nested dicts and lists of tensors, numbers and strings, such as the state dicts of PyTorch."""
+
+
+VALUES_MAX = 1_000_000
+"""Values of a checkpoint; the largest network has some thousand tensors."""
+
+ITEM_BYTES = {
+    **dict.fromkeys(("DoubleStorage", "LongStorage"), 8),
+    **dict.fromkeys(("FloatStorage", "IntStorage"), 4),
+    **dict.fromkeys(("HalfStorage", "BFloat16Storage", "ShortStorage"), 2),
+    **dict.fromkeys(("CharStorage", "ByteStorage", "BoolStorage"), 1),
+}
+"""Bytes of one value, by the names that PyTorch gives to types in a file."""
+
+
 class DamagedCheckpoint(ValueError):
     """The file is not a checkpoint, or its contents are not those that were written."""
 
@@ -39,9 +61,9 @@ class Checkpoint:
     """The contents of a checkpoint file."""
 
     path: Path
-    config: dict[str, Any]
+    config: StateDict
     """All that decides the weights, as nested JSON values: the recipe and the identity of the data."""
-    state: dict[str, Any]
+    state: StateDict
     """All that changes while a run trains: state dicts of networks and optimizers, and counters. Tensors are on the
     CPU."""
 
@@ -87,9 +109,12 @@ def read_checkpoint(path: Path, *, verify: bool = True) -> Checkpoint:
         DamagedCheckpoint: the file is not a checkpoint, or a bit of it changed.
     """
     try:
+        _check_layout(path)
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=not verify)
         if found["format"] != FORMAT:
             raise DamagedCheckpoint(f"it has format {found['format']}, expected {FORMAT}")
+        if not (isinstance(found["config"], dict) and isinstance(found["state"], dict)):
+            raise DamagedCheckpoint("its config or its state is not a dict")
         checkpoint = Checkpoint(path, found["config"], found["state"])
         damaged = verify and found["sha256"] != _digest({"config": checkpoint.config, "state": checkpoint.state})
     except (DamagedCheckpoint, MemoryError):
@@ -100,6 +125,78 @@ def read_checkpoint(path: Path, *, verify: bool = True) -> Checkpoint:
     if damaged:
         raise DamagedCheckpoint("its contents are not those that were written")
     return checkpoint
+
+
+class _Layout(pickle.Unpickler):
+    """Reads the structure of a checkpoint with tensors on the device ``meta``.
+
+    `torch.load` checks which functions a pickle calls, but not the sizes that it passes to them: a file of some kB
+    could take all memory, or read beyond its records.
+
+    Args:
+        data: the pickle.
+        records: sizes of the file's records in bytes, by name.
+    """
+
+    def __init__(self, data: bytes, records: Mapping[str, int]) -> None:
+        super().__init__(io.BytesIO(data))
+        self.records = records
+
+    def find_class(self, module: str, name: str) -> object:
+        """Return what stands for a function or a class."""
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return self._tensor
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch" and name in ITEM_BYTES:
+            return ITEM_BYTES[name]
+        raise DamagedCheckpoint(f"it holds {module}.{name}")
+
+    def persistent_load(self, pid: tuple[str, int, str, str, int]) -> tuple[int, int]:
+        """Return the number of values of a storage, and their size in bytes."""
+        _, item_bytes, key, _, count = pid
+        if count * item_bytes != self.records.get(f"data/{key}"):
+            raise DamagedCheckpoint(f"its record {key} has another size than its tensor")
+        return count, item_bytes
+
+    @staticmethod
+    def _tensor(
+        storage: tuple[int, int], offset: int, size: Sequence[int], stride: Sequence[int], *_: object
+    ) -> Tensor:
+        count, item_bytes = storage
+        values = math.prod(size)
+        end = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1 if values else 0
+        if min(offset, *size, *stride, 0) < 0 or values > count or end > count:
+            raise DamagedCheckpoint("a tensor is larger than its record")
+        return torch.empty(values * item_bytes, dtype=torch.uint8, device="meta")
+
+
+def _check_layout(path: Path) -> None:
+    """Refuse a file whose contents would take more memory or time than its size allows."""
+    file_bytes = path.stat().st_size
+    if not path.is_file() or file_bytes > MAX_CHECKPOINT_BYTES:
+        raise DamagedCheckpoint(f"it is no regular file, or larger than {MAX_CHECKPOINT_BYTES} bytes")
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        records = {entry.filename.partition("/")[2]: entry.file_size for entry in entries}
+        if any(entry.compress_type for entry in entries) or sum(records.values()) > file_bytes:
+            raise DamagedCheckpoint("its records are compressed, or overlap")
+        [name] = [entry.filename for entry in entries if entry.filename.partition("/")[2] == "data.pkl"]
+        if records["data.pkl"] > MAX_JSON_BYTES:
+            raise DamagedCheckpoint(f"its structure has more than {MAX_JSON_BYTES} bytes")
+        data = archive.read(name)
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name == "LONG_BINPUT" and isinstance(argument, int) and argument > len(data):
+            raise DamagedCheckpoint("its structure names an object out of range")
+    left: list[object] = [_Layout(data, records).load()]
+    values, tensor_bytes = 0, 0
+    while left:
+        value = left.pop()
+        values += 1
+        tensor_bytes += value.nbytes if isinstance(value, Tensor) else 0
+        left += value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+        if values + len(left) > VALUES_MAX or tensor_bytes > file_bytes:
+            raise DamagedCheckpoint("its values repeat without end")
 
 
 def _digest(contents: Mapping[str, object]) -> str:
@@ -170,6 +267,7 @@ class CheckpointFolder:
         """
         path = self.folder / f"checkpoint-{position:09d}{stage and '-'}{stage}.pt"
         write_checkpoint(path, self.config, state)
+        sync_folder(self.folder)  # before earlier checkpoints are deleted
         for name in superseded([one.name for one in self.folder.iterdir()]):
             (self.folder / name).unlink(missing_ok=True)
         return path
@@ -236,6 +334,19 @@ def superseded(names: Sequence[str]) -> list[str]:
     last_of_stage = {match[2]: name for name in known if (match := NAME.fullmatch(name))}
     kept = {*known[-KEPT:], *last_of_stage.values()}
     return [name for name in known if name not in kept]
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: StateDict) -> None:
+    """Restore an optimizer from its state dict.
+
+    Raises:
+        ValueError: the state belongs to other parameters.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if value.shape not in ((), parameter.shape):
+                raise ValueError(f"{name} of the optimizer has shape {list(value.shape)}, not {list(parameter.shape)}")
 
 
 def _is_in(key: str, tables: Sequence[str]) -> bool:

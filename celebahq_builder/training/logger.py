@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+import logging
+import math
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from tensorboardX import SummaryWriter
 
-from celebahq_builder.storage import as_storage_error, write_atomic
+from celebahq_builder.errors import TrainingError
+from celebahq_builder.limits import MAX_TEXT_BYTES
+from celebahq_builder.storage import as_storage_error, parse_json, read_file, write_atomic
+
+log = logging.getLogger(__name__)
+
+LogLine = dict[str, float]
+"""Values of a tick or a validation by name, among them the position of the run."""
 
 
 class TrainingLogger:
@@ -41,7 +49,7 @@ class TrainingLogger:
 
     def __init__(self, path: Path, axis: str, position: int) -> None:
         self.path, self.axis = path, axis
-        kept = [line for line in read_lines(path) if line[axis] <= position]
+        kept = [line for line in read_lines(path) if line.get(axis, math.inf) <= position]
         if path.exists():
             write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         folder = path.parent / "tensorboard"
@@ -51,7 +59,7 @@ class TrainingLogger:
         if resumed and kept:  # TensorBoard writes in a thread: a killed run may have lost the events of its last line
             self._add_scalars(kept[-1])
 
-    def write(self, line: Mapping[str, Any], image: NDArray[np.uint8] | None = None) -> None:
+    def write(self, line: LogLine, image: NDArray[np.uint8] | None = None) -> None:
         """Write a line.
 
         Args:
@@ -72,9 +80,9 @@ class TrainingLogger:
         except OSError as error:
             raise as_storage_error(error, self.path) from error
 
-    def _add_scalars(self, line: Mapping[str, Any]) -> None:
+    def _add_scalars(self, line: LogLine) -> None:
         for name, value in line.items():
-            if isinstance(value, (int, float)) and name != self.axis:
+            if name != self.axis:
                 self.board.add_scalar(name, value, line[self.axis])
 
     def __enter__(self) -> Self:
@@ -85,12 +93,29 @@ class TrainingLogger:
             self.board.close()
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log, without a last line that was only partly written; a missing file has none."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+def read_lines(path: Path) -> list[LogLine]:
+    """Return the lines of a log; a missing file has none.
+
+    A damaged line is left out with a warning, the last line without: a killed run may have written a part of it.
+
+    Raises:
+        TrainingError: the file cannot be read.
+    """
+    if not path.exists():
+        return []
+    try:
+        texts = read_file(path, MAX_TEXT_BYTES).decode(errors="replace").splitlines()
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be read: {error.strerror}; move it away, then resume") from None
+    lines: list[LogLine] = []
+    for number, text in enumerate(texts, start=1):
         try:
-            lines.append(json.loads(text))
+            line = parse_json(text)
         except ValueError:
-            break
+            line = None
+        if not isinstance(line, dict) or not all(type(value) in (int, float) for value in line.values()):
+            if number < len(texts):
+                log.warning("warning: line %d of %s is damaged and left out", number, path)
+            continue
+        lines.append(line)
     return lines

@@ -28,14 +28,13 @@ from celebahq_builder.models.registry import (
     NetworkShape,
     find_entry,
     load_network,
-    load_tensors,
     locate,
     read_registry,
-    read_verified,
     table_lines,
     verify_weights,
 )
 from celebahq_builder.models.srgan import SRGenerator
+from celebahq_builder.models.weight_file import load_tensors, read_weights
 from celebahq_builder.pipeline.networks import network
 from tests.cli.test_cli import celebahq, one_line_error
 from tests.restoration.exports import SHAPES, registry_of_two, reregister, tensors
@@ -155,17 +154,18 @@ def test_weights_of_another_network(other: dict[str, Tensor], tmp_path: Path) ->
         load_network("small", folder=tmp_path)
 
 
-def test_training_does_not_write_into_the_bytes_of_the_file(tmp_path: Path) -> None:
+def test_training_does_not_write_into_the_file(tmp_path: Path) -> None:
     """The tensors are copied."""
     path = tmp_path / "w.safetensors"
     save_file(weights(SMALL), path)
-    data = read_verified(path, hashlib.sha256(path.read_bytes()).hexdigest())
-    before = bytes(data)
+    before = path.read_bytes()
+    _, found = read_weights(path, "")
     net = SMALL.build()
-    load_tensors(net, data, path)
+    load_tensors(net, found, path)
     with torch.no_grad():
         net.head.weight.add_(1)
-    assert data == before == path.read_bytes()
+    assert torch.equal(found["head.weight"], weights(SMALL)["head.weight"])
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -174,6 +174,9 @@ def test_training_does_not_write_into_the_bytes_of_the_file(tmp_path: Path) -> N
         ("srgan", (4, 4, 4), (1,), "srgan needs 1 or 2 widths and 1 blocks; got widths = [4, 4, 4], blocks = [1]"),
         ("srgan", (4,), (), "srgan needs 1 or 2 widths and 1 blocks"),
         ("autoencoder", (4,), (1, 1, 1), "autoencoder needs 3 widths and 3 blocks"),
+        ("srgan", (10**9,), (1,), "widths = [1000000000] must be from 1 to 1024"),
+        ("srgan", (4,), (10**9,), "blocks = [1000000000] must be from 1 to 1024"),
+        ("autoencoder", (4, 0, 4), (1, 1, 1), "widths = [4, 0, 4] must be from 1 to 1024"),
     ],
 )
 def test_invalid_shapes(

@@ -37,27 +37,22 @@ def kill_at(out: Path, point: str, count: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("point", "count"),
-    [(point, 2 if point in (*PHOTO_STAGES, "image", "batch", "manifest") else 1) for point in POINTS] + [("rename", 9)],
+    "kills",
+    [[(point, 2 if point in (*PHOTO_STAGES, "image", "batch", "manifest") else 1)] for point in POINTS]
+    + [[("rename", 9)], [("crop", 3), ("image", 5), ("complete", 2), ("level", 1)]],
+    ids=lambda kills: "-".join(point for point, _ in kills),
 )
-def test_killed_anywhere(point: str, count: int, tmp_path: Path, tiny_run: Path) -> None:
+def test_killed_anywhere(kills: list[tuple[str, int]], tmp_path: Path, tiny_run: Path) -> None:
+    """A run that is killed once, or at every attempt, ends with the bytes of one that was not killed."""
     out = tmp_path / "run"
-    kill_at(out, point, count)
+    for point, count in kills:
+        kill_at(out, point, count)
     assert not Workspace(out).summary_path.exists()
     build_tiny(out)
     assert digest(out) == digest(tiny_run)
     assert tables(out) == tables(tiny_run)
     assert list(find_problems(out)) == []
     assert not list(out.rglob("*.partial"))
-
-
-@pytest.mark.slow
-def test_killed_over_and_over(tmp_path: Path, tiny_run: Path) -> None:
-    out = tmp_path / "run"
-    for point, count in (("crop", 3), ("image", 5), ("complete", 2), ("level", 1)):
-        kill_at(out, point, count)
-    build_tiny(out)
-    assert digest(out) == digest(tiny_run)
 
 
 @pytest.mark.parametrize("workers", [2, 3])

@@ -327,7 +327,7 @@ def test_wrong_files(data: Path, generator: Path, tmp_path: Path) -> None:
     (tmp_path / "other.safetensors").write_bytes(b"no weights either")
     _, _, error = command(tmp_path / "other.safetensors", "--metrics", "ms-ssim", "--num", 5)
     assert isinstance(error, WeightsError)
-    assert "other.safetensors cannot be read" in str(error)
+    assert "other.safetensors is not a safetensors file" in str(error)
     grey = theano_file(tmp_path / "grey.h5", smooth(40, 16)[:, :1])
     _, _, error = command(generator, "--metrics", "swd", "--num", 10, "--against", grey)
     assert "is in colour" in str(error)

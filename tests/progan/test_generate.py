@@ -1,7 +1,9 @@
 """Generated images depend on seed and number only; generators are read back bit for bit."""
 
 import json
+import os
 import re
+import resource
 import subprocess
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import CelebAHQError, FormatError, TrainingError, WeightsError
 from celebahq_builder.models.generator_file import FORMAT, export_generator, load_generator
 from celebahq_builder.models.progan import Architecture, GeneratorNetwork
+from celebahq_builder.models.weight_file import read_weights
 from celebahq_builder.progan.generate import GeneratedImages, generate, generate_images, to_pixels, write_sheet
 from celebahq_builder.progan.image_grid import image_grid, to_rgb, write_png
 from celebahq_builder.progan.video import interpolate, training_video, walk
@@ -38,10 +41,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_generator_is_read_back(run: Path) -> None:
     torch.manual_seed(3)
     before = GeneratorNetwork(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8))
-    after, level, alpha = load_generator(run, CPU)
-    assert (level, alpha) == (3, 0.5)
+    after = load_generator(run, CPU)
+    assert (after.level, after.alpha, after.kimg, after.data) == (3, 0.5, None, None)
     z = torch.randn(2, 8)
-    assert torch.equal(before(z, 3, 0.5), after(z, 3, 0.5))
+    assert torch.equal(before(z, 3, 0.5), after.network(z, 3, 0.5))
 
 
 def test_an_image_depends_on_seed_and_number(run: Path) -> None:
@@ -93,7 +96,8 @@ def test_an_interrupted_file_leaves_nothing(run: Path, tmp_path: Path) -> None:
 
 
 def test_videos_do_not_replace_files(run: Path, tmp_path: Path) -> None:
-    generator, level, _ = load_generator(run, CPU)
+    made = load_generator(run, CPU)
+    generator, level = made.network, made.level
     (tmp_path / "walk.partial.mp4").write_text("theirs")
     interpolate(generator, level, tmp_path / "walk.mp4", seconds=0.2, fps=5)
     assert (tmp_path / "walk.partial.mp4").read_text() == "theirs"
@@ -121,7 +125,8 @@ def test_a_walk_is_a_smooth_loop() -> None:
 
 
 def test_videos(run: Path, tmp_path: Path) -> None:
-    generator, level, _ = load_generator(run, CPU)
+    made = load_generator(run, CPU)
+    generator, level = made.network, made.level
     interpolate(generator, level, tmp_path / "walk.mp4", seconds=1, fps=12, columns=3, rows=2)
     frames, size = probe(tmp_path / "walk.mp4")
     assert (frames, size) == (12, (24, 16))
@@ -213,6 +218,60 @@ def test_files_that_are_not_generators(make: str, run: Path, tmp_path: Path) -> 
         load_generator(tmp_path, CPU)
     assert isinstance(raised.value, CelebAHQError)
     assert "\n" not in str(raised.value)
+
+
+ARCHITECTURE = {"resolution": 16, "latent": 8, "channels_base": 64, "channels_max": 8}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"architecture": {**ARCHITECTURE, "latent": 16_000, "channels_max": 16_000, "channels_base": 10**6}},
+        {"architecture": {**ARCHITECTURE, "latent": 10**18}},
+        {"architecture": {**ARCHITECTURE, "latent": "8"}},
+        {"architecture": [1]},
+        {"architecture": None},
+        {"level": 40},
+        {"level": 1},
+        {"level": 10**400},
+        {"alpha": 1e30},
+        {"alpha": float("nan")},
+        {"kimg": [1] * 10},
+        {"data": "text"},
+    ],
+)
+def test_facts_that_are_not_those_of_the_tensors(changed: dict[str, object], run: Path, tmp_path: Path) -> None:
+    """They are refused before memory is taken for the network that they describe."""
+    metadata, tensors = read_weights(run / "generator.safetensors", "")
+    facts = {**json.loads(metadata["progan"]), **changed}
+    path = tmp_path / "generator.safetensors"
+    save_file(tensors, path, {"progan": json.dumps(facts)})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WeightsError, match="was written by another version, or changed") as raised:
+        load_generator(path, CPU)
+    assert "\n" not in str(raised.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+@pytest.mark.parametrize("kind", ["long header", "deep facts", "pipe", "folder", "sparse"])
+def test_files_that_would_take_all_memory(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "generator.safetensors"
+    if kind == "long header":
+        path.write_bytes((2**21).to_bytes(8, "little") + b" " * 2**21)
+    elif kind == "deep facts":
+        save_file({"x": torch.zeros(1)}, path, {"progan": "[" * 100_000})
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        header = b'{"x":{"dtype":"F32","shape":[10000000000],"data_offsets":[0,40000000000]}}'
+        path.write_bytes(len(header).to_bytes(8, "little") + header)
+        os.truncate(path, 8 + len(header) + 40 * 10**9)
+    with pytest.raises(WeightsError) as raised:
+        load_generator(path, CPU)
+    assert "\n" not in str(raised.value)
+    assert str(path) in str(raised.value)
 
 
 def test_a_changed_bit(run: Path, tmp_path: Path) -> None:

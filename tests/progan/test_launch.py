@@ -24,7 +24,7 @@ from tests.progan.tiny import RECIPE, trained
 
 
 def planned(data: Path, out: Path, recipe: Path, **more: object) -> list[str]:
-    return list(launch.plan(TrainingRequest(data, out, **more), recipe, device="cpu"))  # type: ignore[arg-type]
+    return list(launch.plan(TrainingRequest(data, out, **more), recipe, "cpu"))  # type: ignore[arg-type]
 
 
 def test_plan(data: Path, recipe: Path, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_impossible_trainings(
     np.save(tmp_path / "noise-labels.npy", np.eye(3, dtype=np.float32)[np.arange(40) % 3])
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE.replace(old, new))
-    for does in (planned, lambda *asked: launch.train(TrainingRequest(asked[0], asked[1]), asked[2], device="cpu")):
+    for does in (planned, lambda *asked: launch.train_progan(asked[0], asked[1], recipe=asked[2], device="cpu")):
         with pytest.raises(error, match=re.escape(message)):
             does(tmp_path / "noise.h5", tmp_path / "run", recipe)
     assert not (tmp_path / "run").exists()

@@ -1,12 +1,17 @@
 """The bundled recipes are the published schedules (Karras et al. 2018, appendices A and B; the authors' code)."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
 from celebahq_builder.config import load
+from celebahq_builder.models.progan import Architecture
 from celebahq_builder.pipeline.recipe import bundled_recipe
-from celebahq_builder.progan.schedule import ProGANRecipe
+from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe, Schedule, TickSettings
+from celebahq_builder.progan.step import NOISE_DECAY, NOISE_THRESHOLD, ProGANStep, wgan_discriminator
+from celebahq_builder.training.distributed import SINGLE_PROCESS
 
 V2 = {"celebahq-1024-1gpu": 1, "celebahq-1024-2gpu": 2, "celebahq-1024-4gpu": 4, "celebahq-1024-8gpu": 8}
 
@@ -49,6 +54,62 @@ def test_schedules(name: str, minibatches: list[int], rates: dict[int, float], k
     for moment in moments:  # in fp32 a GPU processes its whole share at once
         passes = moment.passes(V2.get(name, 1), net.stddev_group)
         assert passes == 1
+
+
+def test_defaults() -> None:
+    """Karras et al. 2018, appendices A and B, table 1, and the authors' recommended schedule; our choices last."""
+    net = dataclasses.asdict(Architecture())
+    assert net == {
+        "resolution": 1024,
+        "colours": 3,
+        "latent": 512,
+        "labels": 0,
+        "channels_base": 8192,
+        "channels_max": 512,
+        "pixel_norm": True,
+        "batch_norm": False,
+        "equalized": True,
+        "leaky": True,
+        "stddev_group": 4,
+    }
+    assert dataclasses.asdict(LossSettings()) == {
+        "kind": "wgan-gp",
+        "penalty": 10.0,
+        "target": 1.0,
+        "drift": 0.001,
+        "noise": 0.2,
+        "label_weight": 1.0,
+    }
+    assert dataclasses.asdict(Schedule()) == {
+        "total_kimg": 12000,
+        "train_kimg": 600,
+        "fade_kimg": 600,
+        "first": 4,
+        "growing": True,
+        "minibatch": 16,
+        "minibatches": {},
+        "per_gpu": {},
+        "learning_rate": 0.001,
+        "learning_rates": {},
+        "rampup_kimg": 0,
+    }
+    assert dataclasses.asdict(TickSettings()) == {
+        "kimg": 10,
+        "checkpoint_ticks": 5,
+        "grid_ticks": 5,
+        "grid": (15, 8),
+        "metric_ticks": 0,
+        "metrics": ("swd",),
+        "metric_num": 8192,
+    }
+    whole = ProGANRecipe("progan")
+    assert (whole.mirror, whole.together, whole.ema, whole.precision, whole.seed) == (True, False, 0.999, "fp32", 0)
+    assert (whole.net, whole.loss) == (Architecture(), LossSettings())
+    assert (NOISE_DECAY, NOISE_THRESHOLD) == (0.9, 0.5)
+    progan = ProGANStep(dataclasses.replace(whole, net=Architecture(4, latent=2, channels_max=2)), SINGLE_PROCESS)
+    for adam in (progan.generator_adam, progan.discriminator_adam):
+        assert (adam.defaults["betas"], adam.defaults["eps"], adam.defaults["weight_decay"]) == ((0.0, 0.99), 1e-8, 0)
+    assert wgan_discriminator(torch.ones(1), torch.zeros(1)).item() == pytest.approx(-1 + 0.001)
 
 
 def test_settings_of_the_other_data_sets() -> None:

@@ -1,5 +1,6 @@
 """Losses equal their equations, and the averaged generator follows the generator."""
 
+import copy
 import dataclasses
 import math
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from celebahq_builder.models.progan import Architecture
 from celebahq_builder.progan import step
-from celebahq_builder.progan.schedule import ProGANRecipe, Schedule
+from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe, Schedule
 from celebahq_builder.progan.step import ProGANStep, RealBatch
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 
@@ -38,6 +39,26 @@ def test_the_average(ema: float) -> None:
             average[name] = decay * average[name] + (1 - decay) * active[name].detach()
         for name, p in progan.averaged.named_parameters():
             assert torch.allclose(p, average[name], atol=1e-6), (number, name)
+
+
+def test_lsgan_is_resumed_with_its_noise() -> None:
+    """The running mean of the fake scores, which decides the noise, is part of the state; there is none up to 0.5."""
+    recipe = dataclasses.replace(RECIPE, loss=LossSettings("lsgan", noise=100.0))
+    one, other = ProGANStep(recipe, SINGLE_PROCESS), ProGANStep(recipe, SINGLE_PROCESS)
+    now = recipe.schedule.at(0, 3)
+    images = RealBatch(torch.rand((8, 3, 4, 4), generator=torch.manual_seed(0)))
+    one.mean_fake = 0.9
+    one.step(0, now, [images])
+    assert one.mean_fake < 0.9
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    assert torch.equal(one.step(1, now, [images]), other.step(1, now, [images]))
+    assert other.mean_fake == one.mean_fake
+    for mean, noisy in ((0.0, False), (0.5, False), (0.51, True)):
+        one.mean_fake = mean
+        noise = one._discriminator_noise(2)
+        assert noise is not None
+        assert noise.strength == pytest.approx(100 * max(mean - 0.5, 0) ** 2)
+        assert torch.equal(noise(torch.ones(3, 4)), torch.ones(3, 4)) is not noisy
 
 
 REAL, FAKE = torch.tensor([1.0, 3.0]), torch.tensor([-1.0, 0.5])

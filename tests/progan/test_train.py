@@ -25,7 +25,7 @@ from celebahq_builder.progan import launch
 from celebahq_builder.progan.evaluation import open_source
 from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe
 from celebahq_builder.progan.train import Training, TrainingRequest
-from celebahq_builder.training.checkpoint import checkpoint_paths
+from celebahq_builder.training.checkpoint import checkpoint_paths, read_checkpoint
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from celebahq_builder.training.logger import read_lines
 from tests.progan.tiny import RECIPE, Noise, assert_equal, last, trained, without_time
@@ -64,6 +64,16 @@ def test_a_resumed_run_has_the_same_bits(
     assert_equal(last(tmp_path), last(uninterrupted))
     assert without_time(tmp_path) == without_time(uninterrupted)
     assert (tmp_path / "generator.safetensors").read_bytes() == (uninterrupted / "generator.safetensors").read_bytes()
+
+
+def test_adam_is_reset_when_a_level_enters(uninterrupted: Path) -> None:
+    """Adam has counted the steps since the last level entered, and in the first step of the level it had no moments."""
+    for path, steps in zip(checkpoint_paths(uninterrupted / "checkpoints"), (4, 10, 4, 6), strict=True):
+        networks = read_checkpoint(path).state["networks"]
+        for net, adam in (("generator", "generator_adam"), ("discriminator", "discriminator_adam")):
+            counts = {int(one["step"]) for one in networks[adam]["state"].values()}
+            assert max(counts) == steps, (path, net)
+            assert [group["betas"] for group in networks[adam]["param_groups"]] == [(0.0, 0.99)]
 
 
 @pytest.mark.parametrize("ingredient", ["batch_norm", "labels"])
@@ -220,13 +230,13 @@ def test_bad_recipes(change: str, error: type[CelebAHQError], message: str, data
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE.replace(old, new))
     with pytest.raises(error, match=message.replace(".", r"\.").replace("?", r"\?")):
-        launch.train(TrainingRequest(data, tmp_path / "run"), path, device="cpu")
+        launch.train_progan(data, tmp_path / "run", recipe=path, device="cpu")
     assert not (tmp_path / "run").exists()
 
 
 def test_no_checkpoint_to_resume_from(data: Path, recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="has no checkpoint; leave out `resume`"):
-        launch.train(TrainingRequest(data, tmp_path / "run", resume=True), recipe, device="cpu")
+        launch.train_progan(data, tmp_path / "run", resume=True, recipe=recipe, device="cpu")
 
 
 def test_metrics_during_a_training(data: Path, recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def line(tick: int, resolution: int) -> dict[str, float]:
 
 def test_page(tmp_path: Path) -> None:
     lines = [line(1, 4), line(2, 8), line(3, 8)]
-    (tmp_path / "stats.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines) + '{"half')
+    (tmp_path / "stats.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines) + '{"kimg": 4}\n{"half')
     (tmp_path / "recipe.json").write_text('{"net": {"resolution": 8}, "task": "<progan>"}')
     for kimg in range(20):
         write_png(tmp_path / f"fakes-{kimg:06d}.png", np.full((3, 32, 32), kimg, np.uint8))

@@ -1,5 +1,6 @@
 """An adversarial training moves both networks, can be resumed, and exports corrected weights."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -12,10 +13,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from celebahq_builder.errors import TrainingError
+from celebahq_builder.metrics.descriptors import PATCH_PX
+from celebahq_builder.metrics.sliced import random_directions
+from celebahq_builder.metrics.texture import texture_loss
 from celebahq_builder.models.registry import load_network
 from celebahq_builder.models.srgan import SRGenerator
 from celebahq_builder.restoration.adversarial_training import (
     BIAS_ROUNDS,
+    TEXTURE_DIRECTIONS,
+    TEXTURE_STREAM,
     AdversarialRecipe,
     AdversarialTask,
     ChainSettings,
@@ -24,6 +30,7 @@ from celebahq_builder.restoration.adversarial_training import (
     subpixel_bias,
 )
 from celebahq_builder.restoration.loop import fit
+from celebahq_builder.restoration.photos import downscale_4x, to_tensor
 from celebahq_builder.restoration.task import Batch, Phase
 from celebahq_builder.restoration.trained_weights import TrainedWeights
 from celebahq_builder.training.distributed import SINGLE_PROCESS
@@ -91,6 +98,55 @@ def test_both_networks_move_from_their_initial_weights(whole: Path) -> None:
     assert len(moments) == 12
     # Within the margins of the hinge loss the last bias has no gradient: it moves real and fake logits alike.
     assert sum(float(value.abs().max()) > 0 for value in moments) >= 11
+
+
+def test_step_by_hand(noise_photos: Path) -> None:
+    """The gradients are those of the losses; the hinge loss is that of Miyato et al. 2018, equations 16 and 17."""
+    recipe = dataclasses.replace(ONE_STEP, adversarial_weight=2.0, feature_weight=3.0, discriminator_width=4)
+    task = AdversarialTask(recipe, noise_photos, SINGLE_PROCESS)
+    with torch.no_grad():  # otherwise all scores are within the margins, and real and fake are hardly told apart
+        task.discriminator.judge.bias.fill_(0.3)
+        for value in task.generator.parameters():
+            value.add_(0.01 * torch.randn(value.shape, generator=torch.Generator().manual_seed(0)))
+    generator, discriminator = copy.deepcopy((task.generator, task.discriminator))
+    batch = task.draw_batch(0)
+    found = task.training_step(0, batch)
+
+    targets = to_tensor(batch[1], torch.device("cpu"))
+    inputs = task._denoise(to_tensor(batch[0], torch.device("cpu"))) if batch[0] else downscale_4x(targets)
+    fake = generator(inputs)
+    real_logits, real_features = discriminator(targets)
+    fake_logits, fake_features = discriminator(fake)
+    pixel = (fake - targets).abs().mean()
+    rng = (recipe.seed, 0, TEXTURE_STREAM)
+    directions = random_directions(3 * PATCH_PX**2, np.random.default_rng(rng), TEXTURE_DIRECTIONS)
+    texture = texture_loss(fake, targets, [np.random.default_rng((*rng, 0))], directions)
+    last = zip(fake_features[-2:], real_features[-2:], strict=True)
+    feature = sum((f - r.detach()).abs().mean() for f, r in last) / 2
+    adversarial = -fake_logits.mean()
+    hinge = (1 - real_logits).clamp(min=0).mean() + (1 + fake_logits).clamp(min=0).mean()
+    wanted = torch.stack([pixel, texture, feature, adversarial, hinge]).detach()
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert abs(float(hinge.detach() - (2 - real_logits.mean() - fake_logits.mean()).detach())) > 0.1
+
+    loss = pixel + texture + 3 * feature + 2 * adversarial
+    gradients = torch.autograd.grad(loss, list(generator.parameters()), retain_graph=True)
+    length = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
+    assert length > 0.5
+    clipped = [g * 0.5 / length for g in gradients]
+    judged = torch.autograd.grad(hinge, list(discriminator.parameters()))
+    for name, net, before, expected, beta1, rate in (
+        ("generator", task.generator, generator, clipped, 0.9, 1e-4),
+        ("discriminator", task.discriminator, discriminator, judged, 0.5, 4e-4),
+    ):
+        state = task.optimizers[name].state
+        for value, old, gradient in zip(net.parameters(), before.parameters(), expected, strict=True):
+            close = {"rtol": 1e-3, "atol": 1e-3 * float(gradient.abs().max()) + 1e-9}
+            torch.testing.assert_close(state[value]["exp_avg"], (1 - beta1) * gradient, **close)
+            torch.testing.assert_close(state[value]["exp_avg_sq"].sqrt(), 0.1 * gradient.abs(), **close)
+            clear = gradient.abs() > 0.05 * gradient.abs().max()
+            moved = (value - old).detach()[clear]
+            torch.testing.assert_close(moved, -rate * gradient[clear].sign(), rtol=0.02, atol=1e-6)
 
 
 def test_log_names_the_losses(whole: Path) -> None:

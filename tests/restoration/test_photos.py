@@ -2,6 +2,8 @@
 
 import logging
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -68,6 +70,7 @@ def test_hidden_files_and_folders_are_not_read(folder: Path) -> None:
     before = TrainingPhotos.read(folder, held_out=2, at_least_px=20)
     (folder / "a" / "._0.png").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
     write(folder / ".ipynb_checkpoints" / "0-checkpoint.png", flat(99))
+    write(folder / "__MACOSX" / "a" / "0.png", flat(99))
     after = TrainingPhotos.read(folder, held_out=2, at_least_px=20)
     assert (levels(after.training), after.digest) == (levels(before.training), before.digest)
 
@@ -123,6 +126,21 @@ def test_too_few_photos(folder: Path) -> None:
 def test_unreadable_photo_is_named(data: bytes, folder: Path) -> None:
     (folder / "bad.png").write_bytes(data)
     with pytest.raises(TrainingError, match=r"bad\.png cannot be read: .*; remove or replace it"):
+        TrainingPhotos.read(folder, held_out=1, at_least_px=4)
+
+
+def test_photo_of_too_many_pixels_is_not_decoded(folder: Path) -> None:
+    """Its header says 40,000 x 40,000 px, which would take 4.8 GB."""
+    data = bytearray((folder / "a" / "0.png").read_bytes())
+    data[16:24] = struct.pack(">II", 40_000, 40_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (folder / "bad.png").write_bytes(data)
+    with pytest.raises(TrainingError, match=r"bad\.png cannot be read: .*pixels"):
+        TrainingPhotos.read(folder, held_out=1, at_least_px=4)
+    data[16:24] = struct.pack(">II", 11_000, 10_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (folder / "bad.png").write_bytes(data)
+    with pytest.raises(TrainingError, match=r"it has 11000 x 10000 px; at most 100000000 pixels are read; remove or"):
         TrainingPhotos.read(folder, held_out=1, at_least_px=4)
 
 

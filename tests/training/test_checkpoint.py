@@ -1,9 +1,12 @@
 """Checkpoints are read back bit for bit, or refused in one line."""
 
 import json
+import os
 import resource
 import shutil
 import subprocess
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from celebahq_builder.training.checkpoint import (
     CheckpointFolder,
     DamagedCheckpoint,
     checkpoint_paths,
+    load_optimizer,
     read_checkpoint,
     superseded,
     write_checkpoint,
@@ -150,6 +154,134 @@ def test_a_file_of_another_kind(tmp_path: Path) -> None:
         torch.save(contents, path)
         with pytest.raises(DamagedCheckpoint):
             read_checkpoint(path)
+
+
+class Call:
+    """Pickled as a call of a function with some arguments."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self.call
+
+
+def repeated(depth: int) -> list[object]:
+    """Return a list of 10 times the same list of 10 times the same list, ..."""
+    value: list[object] = []
+    for _ in range(depth):
+        value = [value] * 10
+    return value
+
+
+def crafted(path: Path, pickled: bytes, records: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
+    """Write a zip file with the records of a checkpoint."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/byteorder", b"little")
+        archive.writestr("archive/version", b"3\n")
+        for name, data in records.items():
+            archive.writestr(f"archive/data/{name}", data)
+
+
+def state_of(tensor: object) -> dict[str, object]:
+    return {"format": "celebahq-checkpoint-1", "sha256": "", "config": {}, "state": {"weight": tensor}}
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (Call(bytearray, 10**10), "it holds .*bytearray"),
+        (Call(torch.Tensor, 10**10), "it holds torch.Tensor"),
+        (torch.zeros(1).expand(10**10), "a tensor is larger than its record"),
+        (repeated(12), "its values repeat without end"),
+        ([[torch.zeros(1000)] * 1000] * 1000, "its values repeat without end"),
+    ],
+    ids=["bytearray", "tensor", "expanded", "repeated lists", "repeated tensors"],
+)
+def test_small_files_that_would_take_all_memory(tensor: object, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint-000000001.pt"
+    torch.save(state_of(tensor), path)
+    assert path.stat().st_size < 100_000
+    for verify in (True, False):
+        with pytest.raises(DamagedCheckpoint, match=message):
+            read_checkpoint(path, verify=verify)
+
+
+def test_records_that_are_too_short_or_compressed(tmp_path: Path) -> None:
+    """PyTorch would read beyond the first, and expand the second."""
+    path = tmp_path / "checkpoint-000000001.pt"
+    torch.save(state_of(torch.zeros(1000)), path)
+    with zipfile.ZipFile(path) as archive:
+        [prefix] = {name.partition("/")[0] for name in archive.namelist()}
+        pickled = archive.read(f"{prefix}/data.pkl")
+    crafted(path, pickled, {"0": bytes(4000)})
+    with pytest.raises(DamagedCheckpoint, match="its contents are not those that were written"):
+        read_checkpoint(path)
+    crafted(path, pickled, {"0": bytes(3996)})
+    with pytest.raises(DamagedCheckpoint, match="its record 0 has another size than its tensor"):
+        read_checkpoint(path)
+    crafted(path, pickled, {"0": bytes(4000)}, zipfile.ZIP_DEFLATED)
+    with pytest.raises(DamagedCheckpoint, match="its records are compressed, or overlap"):
+        read_checkpoint(path)
+    crafted(path, b"\x80\x02]r\xff\xff\xff\x7f.", {})
+    with pytest.raises(DamagedCheckpoint, match="its structure names an object out of range"):
+        read_checkpoint(path)
+
+
+def test_paths_that_are_no_files(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint-000000001.pt"
+    os.mkfifo(path)
+    with pytest.raises(DamagedCheckpoint, match="it is no regular file"):
+        read_checkpoint(path)
+    path.unlink()
+    path.touch()
+    os.truncate(path, 1 << 40)
+    with pytest.raises(DamagedCheckpoint, match="or larger than 4294967296 bytes"):
+        read_checkpoint(path)
+
+
+def test_optimizers_of_other_networks(tmp_path: Path) -> None:
+    net, adam = network(0)
+    train(net, adam, range(1))
+    state = adam.state_dict()
+    state["state"][0]["exp_avg"] = torch.zeros(10**4)
+    with pytest.raises(ValueError, match=r"exp_avg of the optimizer has shape \[10000\], not \[4, 3, 3, 3\]"):
+        load_optimizer(network(1)[1], state)
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write, fsync, rename, fsync of the folder; only then an earlier checkpoint is deleted."""
+    checkpoints = CheckpointFolder(tmp_path, CONFIG)
+    for step in (1, 2):
+        checkpoints.save(step, {"step": step})
+    events: list[str] = []
+    sync, replace, unlink = os.fsync, Path.replace, Path.unlink
+
+    def synced(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        events.append(f"fsync {'folder' if path == tmp_path else f'{path.stat().st_size} bytes'}")
+        sync(descriptor)
+
+    def renamed(path: Path, target: Path) -> Path:
+        events.append(f"rename {path.stat().st_size} bytes to {target.name}")
+        return replace(path, target)
+
+    def deleted(path: Path, missing_ok: bool = False) -> None:
+        if path.exists() and path.suffix == ".pt":
+            events.append(f"delete {path.name}")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    monkeypatch.setattr(Path, "unlink", deleted)
+    size = checkpoints.save(3, {"step": 3}).stat().st_size
+    assert events == [
+        f"fsync {size} bytes",
+        f"rename {size} bytes to checkpoint-000000003.pt",
+        "fsync folder",
+        "delete checkpoint-000000001.pt",
+    ]
 
 
 def test_superseded() -> None:

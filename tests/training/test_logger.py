@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from celebahq_builder.errors import DiskFull
+from celebahq_builder.errors import DiskFull, TrainingError
 from celebahq_builder.training.logger import TrainingLogger, read_lines
 
 
@@ -29,14 +29,14 @@ def events(folder: Path) -> list[list[Event]]:
 def test_lines_scalars_and_images(tmp_path: Path) -> None:
     image = np.full((6, 8, 3), (200, 10, 60), np.uint8)
     with TrainingLogger(tmp_path / "log.jsonl", "step", 0) as logger:
-        logger.write({"step": 10, "loss": 0.5, "name": "a"}, image)
-        logger.write({"step": 20, "loss": 0.25, "name": "b"})
-    assert read_lines(tmp_path / "log.jsonl")[1] == {"step": 20, "loss": 0.25, "name": "b"}
+        logger.write({"step": 10, "loss": 0.5, "psnr": 30}, image)
+        logger.write({"step": 20, "loss": 0.25, "psnr": 31})
+    assert read_lines(tmp_path / "log.jsonl")[1] == {"step": 20, "loss": 0.25, "psnr": 31}
     (found,) = events(tmp_path)
     values = [(event.step, value) for event in found for value in event.summary.value]
     assert [(step, v.tag, v.simple_value) for step, v in values if v.tag != "samples"] == [
-        (10, "loss", 0.5),
-        (20, "loss", 0.25),
+        *((10, "loss", 0.5), (10, "psnr", 30.0)),
+        *((20, "loss", 0.25), (20, "psnr", 31.0)),
     ]
     assert [(v.image.height, v.image.width) for _, v in values if v.tag == "samples"] == [(6, 8)]
 
@@ -53,6 +53,27 @@ def test_lines_beyond_the_checkpoint_are_deleted(position: int, left: list[int],
     with TrainingLogger(path, "step", position):
         pass
     assert [line["step"] for line in read_lines(path)] == left
+
+
+DAMAGED = ["{", "[1]", "3", '{"step": "x"}', '{"step": null}', '{"step": [1]}', "[" * 100_000, "\udcff", "{}"]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_damaged_lines_are_left_out(text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The others are kept, also when a run is resumed."""
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(f'{{"step": 10}}\n{text}\n{{"step": 20}}\n'.encode(errors="surrogateescape"))
+    assert [line["step"] for line in read_lines(path) if line] == [10, 20]
+    assert ("line 2 of" in caplog.text) is (text != "{}")
+    with TrainingLogger(path, "step", 20) as logger:
+        logger.write({"step": 30})
+    assert path.read_text().splitlines() == ['{"step": 10}', '{"step": 20}', '{"step": 30}']
+
+
+def test_a_log_that_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log.jsonl")
+    with pytest.raises(TrainingError, match=r"log\.jsonl cannot be read: a named pipe, not a regular file"):
+        TrainingLogger(tmp_path / "log.jsonl", "step", 0)
 
 
 @pytest.mark.parametrize("position", [0, 32])

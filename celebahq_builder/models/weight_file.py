@@ -1,0 +1,61 @@
+"""Safetensors files: bounded reading, and loading into a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from celebahq_builder.errors import WeightsError
+from celebahq_builder.limits import MAX_WEIGHTS_HEADER_BYTES
+
+
+def read_weights(path: Path, advice: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the metadata and the tensors of a safetensors file.
+
+    The tensors are mapped from the file, so they take memory only when their values are used: compare their shapes with
+    those of a network first. They stay as they are if another process replaces the file.
+
+    Args:
+        path: of the file.
+        advice: what to do if it cannot be read.
+
+    Raises:
+        WeightsError: there is no such file, or it is not a complete safetensors file.
+    """
+    if path.exists() and not path.is_file():
+        raise WeightsError(f"{path} is not a regular file; {advice}")
+    try:
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+        if header_bytes > MAX_WEIGHTS_HEADER_BYTES:
+            raise ValueError(f"its header would have {header_bytes} bytes")
+        with safe_open(path, "pt") as opened:
+            names: list[str] = list(opened.keys())  # `opened` itself cannot be iterated
+            return opened.metadata() or {}, {name: opened.get_tensor(name) for name in names}
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}; {advice}") from None
+    except (SafetensorError, ValueError, RuntimeError, MemoryError) as error:
+        raise WeightsError(f"{path} is not a safetensors file: {first_line(error)}; {advice}") from None
+
+
+def load_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy tensors into a network: all tensors of the network and no others.
+
+    A network on the device ``meta`` takes the tensors themselves, after names and shapes have been compared.
+
+    Raises:
+        WeightsError: the tensors of the file `path` belong to another network.
+    """
+    try:
+        net.load_state_dict(tensors, assign=next(net.parameters()).is_meta)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise WeightsError(f"weight file {path} belongs to another network: {reason}") from None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of the message of an error, or its type if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
