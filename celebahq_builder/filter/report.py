@@ -14,8 +14,7 @@ from urllib.parse import quote
 from celebahq_builder.filter.deliver import DeliveryResult
 from celebahq_builder.filter.listing import SUFFIXES, SkippedFiles
 from celebahq_builder.filter.records import SCORE_PARTS, SIDE_PX, ImageScore, UnscoredImage, printable
-from celebahq_builder.html import charts, thumbnails
-from celebahq_builder.html.page import render_page
+from celebahq_builder.html import charts, render_page, thumbnails
 from celebahq_builder.html.thumbnails import Thumbnail
 from celebahq_builder.storage import write_atomic
 
