@@ -16,10 +16,14 @@ from pathlib import Path
 import torch
 from table import Row, finish
 
-from celebahq_builder.metrics.fid import FeatureMoments, frechet_distance
 from celebahq_builder.metrics.inception import Inception
-from celebahq_builder.metrics.inception_score import inception_score
-from celebahq_builder.metrics.kid import kernel_inception_distance, polynomial_mmd2
+from celebahq_builder.metrics.inception_metrics import (
+    FeatureMoments,
+    frechet_distance,
+    inception_score,
+    kernel_inception_distance,
+    polynomial_mmd2,
+)
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.metrics.inception_file import write_random

@@ -12,8 +12,7 @@ from PIL import Image
 from table import Row
 from torch import Tensor
 
-from celebahq_builder.metrics.fidelity import psnr_y, spectrum_error_db
-from celebahq_builder.metrics.texture import texture_distance
+from celebahq_builder.metrics.fidelity import psnr_y, spectrum_error_db, texture_distance
 from celebahq_builder.restoration.photos import Pixels
 from restoring.images import Network, held_out, low_and_high, restore, tensor
 

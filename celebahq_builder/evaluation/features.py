@@ -10,10 +10,13 @@ from torch import Tensor
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.evaluation.result import Number
-from celebahq_builder.metrics.fid import FeatureMoments, frechet_distance
 from celebahq_builder.metrics.inception import InceptionOutput
-from celebahq_builder.metrics.inception_score import inception_score
-from celebahq_builder.metrics.kid import kernel_inception_distance
+from celebahq_builder.metrics.inception_metrics import (
+    FeatureMoments,
+    frechet_distance,
+    inception_score,
+    kernel_inception_distance,
+)
 
 BATCH_IMAGES = 32
 """Images per batch of the network, counted from the first image: the batches of a source do not change the features."""

@@ -1,10 +1,12 @@
-"""Results of an evaluation: JSON and text tables."""
+"""Results of an evaluation: JSON, text tables and an HTML page."""
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,7 +15,10 @@ import PIL
 import torch
 
 from celebahq_builder import __version__
+from celebahq_builder.config import flatten
 from celebahq_builder.evaluation.protocol import METRICS, score_name
+from celebahq_builder.html import render_page
+from celebahq_builder.html.charts import LineChart, line_chart
 
 FORMAT = "celebahq-evaluation-2"
 
@@ -307,3 +312,48 @@ def _aligned(table: list[list[str]], left: tuple[int, ...] = ()) -> Iterator[str
             for i, (one, width) in enumerate(zip(row, widths, strict=True))
         )
         yield "  ".join(cells).rstrip()
+
+
+# --- Page ------------------------------------------------------------------------------------------------------------
+
+
+def evaluation_page(title: Path, results: Sequence[Result]) -> bytes:
+    """Return a page with the results of a source, or of all snapshots of a run; equal results make equal pages.
+
+    Args:
+        title: path of the source.
+        results: one result, or those of the snapshots, the earliest first.
+    """
+    last = results[-1]
+    snapshots = last.source.get("kimg") is not None and len(results) > 1
+    head, *rows = snapshot_table(results) if snapshots else [[]]
+    source = f"{title}: {len(results)} snapshots" if snapshots else describe_source(last.source)
+    return render_page(
+        "evaluation.html.j2",
+        {
+            "name": title.name or str(title),
+            "source": source,
+            "reference": describe_source(last.reference) if last.reference else None,
+            "size": describe_size(last),
+            "charts": list(_charts(results)) if snapshots else [],
+            "columns": head,
+            "snapshots": rows,
+            "numbers": list(score_table(last)),
+            "remarks": remarks(results),
+            "settings": [(key, json.dumps(value)) for key, value in flatten(last.to_json()).items()],
+        },
+    )
+
+
+def _charts(results: Sequence[Result]) -> Iterator[LineChart]:
+    """Yield a chart of each number over kimg, with its baseline if all these snapshots have one."""
+    for column in columns(results):
+        shown = [result for result in results if column.value(result) is not None]
+        lines = {column.title: [value for result in shown if (value := column.value(result)) is not None]}
+        baselines = [value for result in shown if (value := column.value(result, baseline=True)) is not None]
+        score = shown[-1].score(column.metric)
+        if score and score.baseline and len(baselines) == len(shown):
+            lines[score.baseline.kind] = baselines
+        chart = line_chart(column.title, [float(result.source["kimg"]) for result in shown], lines)
+        if chart:
+            yield chart

@@ -15,8 +15,7 @@ from celebahq_builder.errors import printable
 from celebahq_builder.filter.deliver import DeliveryResult, join_names
 from celebahq_builder.filter.listing import SUFFIXES, SkippedFiles
 from celebahq_builder.filter.records import SCORE_PARTS, SIDE_PX, ImageScore, UnscoredImage
-from celebahq_builder.html import charts, thumbnails
-from celebahq_builder.html.page import render_page
+from celebahq_builder.html import charts, render_page, thumbnails
 from celebahq_builder.html.thumbnails import Thumbnail
 from celebahq_builder.storage import write_atomic
 

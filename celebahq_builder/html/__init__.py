@@ -1,1 +1,55 @@
-"""HTML pages: one template environment, charts, thumbnails."""
+"""HTML pages: rendering of templates; charts and thumbnails in modules of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jinja2
+
+from celebahq_builder.html import charts
+
+
+def render_page(name: str, contents: Mapping[str, object]) -> bytes:
+    """Render a template of this package as a UTF-8 page; characters that UTF-8 cannot hold are escaped.
+
+    Every page extends ``page.html.j2`` and shares its style sheet. Equal contents give equal bytes.
+
+    Args:
+        name: file name of the template.
+        contents: variables of the template. ``chart`` (`html.charts`) and the filters ``size`` and ``duration`` are
+            added.
+    """
+    pages = jinja2.Environment(
+        loader=jinja2.PackageLoader("celebahq_builder.html"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters.update(size=size, duration=duration)
+    return pages.get_template(name).render(chart=charts, **contents).encode("utf-8", "backslashreplace")
+
+
+def size(size_bytes: int) -> str:
+    """Return a size for people, in decimal units.
+
+    >>> size(25_340_000)
+    '25.3 MB'
+    """
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:,.1f} {unit}"
+    return f"{size_bytes} bytes"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for people.
+
+    >>> duration(125), duration(7260)
+    ('2 min 5 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"

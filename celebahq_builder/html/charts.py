@@ -16,8 +16,11 @@ import numpy as np
 WIDTH, HEIGHT = 480, 280
 """Size of a chart in SVG user units."""
 
-LEFT, RIGHT, TOP, BOTTOM = 76, 468, 26, 228
+LEFT, RIGHT, TOP, BOTTOM = 76, 456, 26, 228
 """Edges of the area that holds the bars or curves, in SVG user units."""
+
+TICKS_MAX = 7
+"""Labels of a logarithmic axis that fit side by side."""
 
 Scale = Callable[[float], float]
 """Map from values to SVG user units."""
@@ -228,10 +231,15 @@ def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Return the values from `low` to `high` that are 1, 2 or 5 times a power of ten."""
+    """Return the values from `low` to `high` that are 1, 2 or 5 times a power of ten; only 1 where these are many."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    marks = [round(times * 10.0**power, 12) for power in powers for times in (1, 2, 5)]
-    return [mark for mark in marks if low <= mark <= high]
+
+    def marks(*factors: int) -> list[float]:
+        values = [round(factor * 10.0**power, 12) for power in powers for factor in factors]
+        return [value for value in values if low <= value <= high]
+
+    fine = marks(1, 2, 5)
+    return fine if len(fine) <= TICKS_MAX else marks(1)
 
 
 def _labelled(values: Sequence[float], x: Scale) -> tuple[Tick, ...]:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.hdf5.metadata import read_numbers, read_text
 from celebahq_builder.hdf5.reader import PyramidFile
-from celebahq_builder.html.page import render_page
+from celebahq_builder.html import render_page
 from celebahq_builder.html.thumbnails import Thumbnail, of_pixels
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.progress import MOMENT_S, Progress

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from celebahq_builder.config import flatten
-from celebahq_builder.html import charts
-from celebahq_builder.html.page import render_page
+from celebahq_builder.html import charts, render_page
 from celebahq_builder.outcome import Failed, Reason, Rejected
 from celebahq_builder.pipeline import report_images
 from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.evaluation import evaluation_report
 from celebahq_builder.evaluation import result as result_module
 from celebahq_builder.evaluation.evaluate import evaluate
 from celebahq_builder.evaluation.image_sources import (
@@ -130,7 +129,7 @@ def evaluate_and_report(request: EvaluationRequest) -> Iterator[str]:
     with new_files() as files:
         for path in request.files:
             is_page = path.name == PAGE and path.parent == out
-            files.write(path, evaluation_report.evaluation_page(request.source, results) if is_page else listed)
+            files.write(path, result_module.evaluation_page(request.source, results) if is_page else listed)
     yield from (f"written: {path}" for path in request.files)
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from celebahq_builder.config import flatten
 from celebahq_builder.evaluation.protocol import METRICS
-from celebahq_builder.html import page, thumbnails
+from celebahq_builder.html import duration, render_page, thumbnails
 from celebahq_builder.html.charts import LineChart, line_chart
-from celebahq_builder.html.page import render_page
 from celebahq_builder.html.thumbnails import Thumbnail
 from celebahq_builder.storage import write_atomic
 from celebahq_builder.training.logger import LogLine, read_lines
@@ -93,7 +92,7 @@ def _figures(lines: list[LogLine]) -> list[tuple[str, str]]:
         ("kimg", f"{last['kimg']:g}"),
         ("resolution", f"{last['resolution']}"),
         ("alpha", f"{last['alpha']:.2f}"),
-        ("training time", page.duration(last["seconds"])),
+        ("training time", duration(last["seconds"])),
     ]
 
 

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.metrics.descriptors import PATCH_PX
-from celebahq_builder.metrics.fidelity import psnr_y, spectrum_error_db
+from celebahq_builder.metrics.fidelity import psnr_y, spectrum_error_db, texture_distance, texture_loss
 from celebahq_builder.metrics.sliced import random_directions
-from celebahq_builder.metrics.texture import texture_distance, texture_loss
 from celebahq_builder.models.registry import find_entry, load_network
 from celebahq_builder.models.srgan import SRDiscriminator, SRGenerator
 from celebahq_builder.restoration.degradation import apply_jpeg

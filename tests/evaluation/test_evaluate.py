@@ -18,8 +18,7 @@ from celebahq_builder.evaluation.image_sources import Reference
 from celebahq_builder.evaluation.protocol import EvaluationProtocol
 from celebahq_builder.evaluation.result import Number
 from celebahq_builder.metrics.inception import Inception, InceptionOutput
-from celebahq_builder.metrics.inception_score import inception_score
-from celebahq_builder.metrics.kid import kernel_inception_distance
+from celebahq_builder.metrics.inception_metrics import inception_score, kernel_inception_distance
 from celebahq_builder.metrics.ssim import ms_ssim
 from celebahq_builder.metrics.swd import swd
 from tests.evaluation.sources import Held, noise, smooth

@@ -117,6 +117,7 @@ def test_every_format_gives_the_same_number(data_sets: dict[str, Path], tmp_path
     }
     scores = [result.scores[0] for result in results.values()]
     assert len({score.number.value for score in scores}) == 1
+    assert list(scores[0].number.levels) == [32, 16]
     assert all(score.number.levels == scores[0].number.levels for score in scores)
     assert len({score.source_sha256 for score in scores}) == 1
     assert {result.source["kind"] for result in results.values()} == set(data_sets)

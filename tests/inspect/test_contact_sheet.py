@@ -236,7 +236,7 @@ def test_page_with_columns_and_without_captions(columns: int, tmp_path: Path) ->
         contact_sheet.write_contact_page(
             tmp_path / "sheet.html", stored, tiles(stored, range(14)), 8, columns, captions=False
         )
-    assert "The captions" not in (tmp_path / "sheet.html").read_text("utf-8")
+    assert "Captions:" not in (tmp_path / "sheet.html").read_text("utf-8")
     with browser() as started:
         for width in (400, 1300):
             with visit(started, tmp_path / "sheet.html", width) as seen:

@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from celebahq_builder.metrics.fid import BLOCK_FEATURES, FeatureMoments, frechet_distance
+from celebahq_builder.metrics.inception_metrics import MOMENT_ROWS, FeatureMoments, frechet_distance
 from tests.metrics.torch_fidelity_metrics import import_metric
 
 
@@ -87,12 +87,12 @@ def test_constant_features_have_the_distance_of_their_means() -> None:
 
 
 def test_moments_do_not_depend_on_batches_and_survive_a_large_mean() -> None:
-    features = np.random.default_rng(0).normal(size=(2 * BLOCK_FEATURES + 300, 6)).astype(np.float32)
+    features = np.random.default_rng(0).normal(size=(2 * MOMENT_ROWS + 300, 6)).astype(np.float32)
     far = torch.from_numpy(features).double() + 1e6
     one, *others = (moments_of(far, batch) for batch in (7, 64, 1024, 5000))
     for other in others:
         assert all(map(torch.equal, one.moments(), other.moments()))
-        assert other.count == 2 * BLOCK_FEATURES + 300
+        assert other.count == 2 * MOMENT_ROWS + 300
     assert np.allclose(one.moments()[1], np.cov(far.numpy().T), rtol=1e-8)
     assert np.allclose(one.moments()[0], far.mean(0), rtol=1e-14)
 

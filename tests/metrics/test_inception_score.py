@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.metrics.inception_score import inception_score
+from celebahq_builder.metrics.inception_metrics import inception_score
 from tests.metrics.torch_fidelity_metrics import import_metric
 
 

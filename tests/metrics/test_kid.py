@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.metrics.kid import BLOCK_FEATURES, kernel_inception_distance, polynomial_mmd2
+from celebahq_builder.metrics.inception_metrics import KERNEL_ROWS, kernel_inception_distance, polynomial_mmd2
 from tests.metrics.torch_fidelity_metrics import import_metric
 
 
@@ -31,7 +31,7 @@ def test_equals_the_definition() -> None:
 
 
 def test_float32_is_enough_for_features_like_inceptions() -> None:
-    a, b = drawn(2 * BLOCK_FEATURES + 30, 2048), drawn(2 * BLOCK_FEATURES + 30, 2048, seed=1)
+    a, b = drawn(2 * KERNEL_ROWS + 30, 2048), drawn(2 * KERNEL_ROWS + 30, 2048, seed=1)
     assert polynomial_mmd2(a, b) == pytest.approx(polynomial_mmd2(a.double(), b.double()), abs=2e-7)
 
 

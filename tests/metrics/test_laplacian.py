@@ -37,6 +37,7 @@ def test_both_implementations_agree(channels: int) -> None:
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, channels, 64, 64), dtype=np.uint8))
     found, other = [*laplacian_pyramid(images, 16)], [*laplacian._by_torch(images, 16)]
     assert [tuple(level.shape) for level in found] == [(3, side, side, channels) for side in (64, 32, 16)]
+    assert len(found) == len(other) == 3
     assert all(torch.allclose(a, b, rtol=0, atol=1e-3) for a, b in zip(found, other, strict=True))
     rebuilt = found[-1][1].numpy()
     for level in found[-2::-1]:
@@ -51,4 +52,5 @@ def test_levels_of_odd_sizes() -> None:
     assert np.abs(found[0][0].numpy() - (image - cv2.pyrUp(small, dstsize=(31, 45)))).max() < 1e-3
     assert np.array_equal(found[1][0].numpy(), small)
     other = [*laplacian._by_torch(tensor(image), 16)]
+    assert len(found) == len(other) == 2
     assert all(torch.allclose(a, b, rtol=0, atol=1e-3) for a, b in zip(found, other, strict=True))

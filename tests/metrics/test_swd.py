@@ -159,6 +159,7 @@ def test_brightness_and_contrast_of_a_set_do_not_matter() -> None:
 def test_grey_images() -> None:
     a, b = textured(40, channels=1), textured(40, channels=1, seed=1)
     found = swd(batches(a), batches(b), resolution=32, count=40)
+    assert [*found] == [32, 16]
     assert all(0 < value < 300 for value in found.values())
     colour = np.repeat(a, 3, axis=1)
     with pytest.raises(FormatError, match=r"side b, image 0: .*\[40, 3, 32, 32\], expected \[n, 1, 32, 32\]"):

@@ -19,8 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from celebahq_builder.html import charts, thumbnails
-from celebahq_builder.html import page as page_module
+from celebahq_builder.html import charts, duration, size, thumbnails
 from celebahq_builder.outcome import Failed, Kept, Reason, Rejected
 from celebahq_builder.pipeline import build_report, report_images
 from celebahq_builder.pipeline import build_report as report_page
@@ -465,14 +464,14 @@ def test_report_of_an_unfinished_run(copy: Workspace) -> None:
     ("value", "words"), [(12, "12 bytes"), (1200, "1.2 kB"), (25_340_000, "25.3 MB"), (2.5e12, "2,500.0 GB")]
 )
 def test_sizes_in_words(value: int, words: str) -> None:
-    assert page_module.size(value) == words
+    assert size(value) == words
 
 
 @pytest.mark.parametrize(
     ("value", "words"), [(0.153, "0.15 s"), (43.4, "43 s"), (59.9, "60 s"), (125, "2 min 5 s"), (7260, "2 h 1 min")]
 )
 def test_durations_in_words(value: float, words: str) -> None:
-    assert page_module.duration(value) == words
+    assert duration(value) == words
 
 
 values = st.lists(st.floats(1e-3, 1e4), max_size=60)

@@ -13,8 +13,7 @@ import numpy as np
 from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.hdf5.chunks import LevelReader
 from celebahq_builder.hdf5.reader import PyramidFile
-from celebahq_builder.html import charts
-from celebahq_builder.html.page import render_page
+from celebahq_builder.html import charts, render_page
 from celebahq_builder.inspect.audit.borders import BorderBar
 from celebahq_builder.inspect.audit.duplicates import DISTANCE, LIKENESS
 from celebahq_builder.inspect.audit.scan import Findings, Limits, scan
