@@ -3,15 +3,169 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import unicodedata
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+from celebahq_builder.errors import SourceError, printable
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+"""Endings of image files, in any case."""
+
+SYSTEM_NAMES = frozenset(
+    ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information")
+)
+"""Names, in lower case, of files and folders that operating systems and network drives create beside images."""
+
+
+# --- Files of a folder
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file is an image by the ending of its name."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def is_hidden(path: str) -> bool:
+    """Return whether a relative path has a part that is hidden, or that is made by an operating system.
+
+    Such files are never taken for images: previews, notebook checkpoints, and the AppleDouble files of macOS.
+
+    Examples:
+        >>> is_hidden("a/.ipynb_checkpoints/b.png"), is_hidden("__MACOSX/._b.png"), is_hidden("a/b.png")
+        (True, True, False)
+    """
+    parts = (part for part in path.split("/") if part not in (".", ".."))
+    return any(part.startswith(".") or part.lower() in SYSTEM_NAMES for part in parts)
+
+
+@dataclass(frozen=True)
+class FolderListing:
+    """The files below a folder, by paths relative to it with forward slashes."""
+
+    images: list[str] = field(default_factory=list)
+    """Image files, sorted by the parts of their paths."""
+    others: list[str] = field(default_factory=list)
+    """Files that are not images by their names."""
+    hidden: list[str] = field(default_factory=list)
+    """Hidden folders, and hidden files with the ending of an image; see `is_hidden`."""
+    followed: list[str] = field(default_factory=list)
+    """Links to folders, whose files are listed."""
+    links: list[str] = field(default_factory=list)
+    """Links to folders that are read under another path, or that lead back."""
+
+    def remarks(self) -> Iterator[str]:
+        """Yield one line for each kind of files that are passed over."""
+        if self.hidden:
+            yield f"passed over {_count(self.hidden, 'hidden or system file or folder', 'hidden or system files')}"
+        if self.followed:
+            yield f"read {_count(self.followed, 'linked folder', 'linked folders')}"
+        if self.links:
+            yield f"passed over {_count(self.links, 'link', 'links')} to a folder that is read under another path"
+        if self.others:
+            endings = Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in self.others)
+            some = ", ".join(f"{number} {printable(ending)}" for ending, number in endings.most_common(5))
+            yield f"ignored {len(self.others)} files whose names are not those of images: {some}"
+
+
+def _count(names: list[str], one: str, several: str) -> str:
+    if len(names) == 1:
+        return f"1 {one}: {printable(names[0])}"
+    return f"{len(names)} {several}, such as {printable(names[0])}"
+
+
+Entry = tuple[Literal["images", "others", "hidden", "followed", "links"], str]
+
+
+def walk_folder(folder: Path, skip: Callable[[Path], bool] = lambda _: False) -> Iterator[Entry]:
+    """Yield the kind and the relative path of every file below a folder, one folder after the other.
+
+    Links to folders are followed after all other folders. Each folder is read once, so links cannot form a loop.
+
+    Args:
+        folder: the folder.
+        skip: subfolders for which it returns True are not read.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    waiting, linked = deque([folder]), deque[Path]()
+    seen = set()
+    while waiting or linked:
+        is_link = not waiting
+        place = linked.popleft() if is_link else waiting.popleft()
+        status = place.stat()
+        identity = status.st_dev, status.st_ino
+        if identity in seen:
+            yield "links", place.relative_to(folder).as_posix()
+            continue
+        seen.add(identity)
+        if is_link:
+            yield "followed", place.relative_to(folder).as_posix()
+        with os.scandir(place) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+        for entry in ordered:
+            path = place / entry.name
+            name = path.relative_to(folder).as_posix()
+            is_folder = _is_folder(entry)
+            if is_hidden(entry.name):
+                if is_folder or is_image_name(name):
+                    yield "hidden", name
+            elif is_folder:
+                if not skip(path):
+                    (linked if entry.is_symlink() else waiting).append(path)
+            else:
+                yield "images" if is_image_name(name) else "others", name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def list_folder(folder: Path, skip: Callable[[Path], bool] = lambda _: False) -> FolderListing:
+    """Return the files below a folder; see `walk_folder`."""
+    listing = FolderListing()
+    for kind, name in walk_folder(folder, skip):
+        getattr(listing, kind).append(name)
+    listing.images.sort(key=lambda name: name.split("/"))
+    return listing
+
+
+def list_images(folder: Path) -> list[str]:
+    """Return the sorted names of all image files below a folder, relative to it and with forward slashes.
+
+    Run directories below the folder are skipped.
+
+    Raises:
+        SourceError: a folder cannot be read.
+    """
+    try:
+        return sorted(list_folder(folder, _is_run).images)
+    except OSError as error:
+        place = printable(str(error.filename))
+        raise SourceError(f"{place} cannot be read: {error.strerror}; check its permissions") from None
+
+
+def _is_run(folder: Path) -> bool:
+    """Return whether a folder is a run directory, whose images are results and not photos."""
+    return (folder / "run.json").exists() and (folder / "stages").is_dir()
+
+
+# --- Names of files
+
+
+def nfc(name: str) -> str:
+    """Return a name with composed accents: macOS writes them as characters of their own (NFD), others do not (NFC)."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def photo_path(folder: Path, file: str) -> Path:
@@ -33,25 +187,6 @@ def png_name(file: str) -> str:
     return path.with_suffix(".png").as_posix() if path.name else file
 
 
-def _is_run(folder: Path) -> bool:
-    """Return whether a folder is a run directory, whose images are results and not photos."""
-    return (folder / "run.json").exists() and (folder / "stages").is_dir()
-
-
-def list_images(folder: Path) -> list[str]:
-    """Return the sorted names of all image files below a folder, relative to it and with forward slashes.
-
-    Run directories below the folder are skipped.
-    """
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not _is_run(Path(parent) / name))
-        prefix = Path(parent).relative_to(folder).as_posix()
-        prefix = "" if prefix == "." else prefix + "/"
-        found += [prefix + name for name in files if name.lower().endswith(IMAGE_SUFFIXES)]
-    return sorted(found)
-
-
 def utf8_name(name: str) -> str:
     r"""Return a file name in valid UTF-8; other bytes are written as escapes.
 
@@ -61,6 +196,8 @@ def utf8_name(name: str) -> str:
     """
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
+
+# --- Image sets
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.float32]
@@ -104,5 +241,5 @@ class ImageSet(Protocol):
     def label_names(self) -> tuple[str, ...]:
         """One name for each column of the labels, or empty where the format has none."""
 
-    def images(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the images from index `start` on, in order; may be called again."""
+    def images(self) -> Iterator[NamedImage]:
+        """Yield the images in order; may be called again."""

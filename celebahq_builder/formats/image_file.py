@@ -5,29 +5,36 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import re
+import posixpath
+import threading
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from celebahq_builder import parallel
-from celebahq_builder.errors import FormatError
+from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.hdf5.metadata import Metadata
 from celebahq_builder.image_set import Labels, NamedImage, Pixels
 from celebahq_builder.imaging.geometry import centred_square
-from celebahq_builder.imaging.image_io import DECODE_ERRORS
+from celebahq_builder.imaging.image_io import DECODE_ERRORS, check_png, open_image, reserve_pixels
+from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES, MAX_IMAGE_PIXELS
+from celebahq_builder.outcome import Rejection
+from celebahq_builder.storage import open_file
 
 SIDE_MAX_PX = 8192
 """Larger images are refused."""
 
 THREADS = 4
 """Images that are decoded at the same time; Pillow's decoders release Python's lock."""
+
+LARGE_PX = 4096
+"""From this resolution on, images are decoded one by one, because several decoded ones would take much memory."""
 
 OPAQUE = "-background white -alpha remove -alpha off"
 TO_RGB = f"mogrify -colorspace sRGB {OPAQUE} -type TrueColor -depth 8 -define png:color-type=2 -quality 100 FILE"
@@ -71,19 +78,48 @@ class EncodedImages:
         """Number of images."""
         return len(self.names)
 
-    def images(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the images from number `start` on.
+    def images(self) -> Iterator[NamedImage]:
+        """Yield the images in order.
 
         Raises:
             FormatError: an image cannot be read or decoded, or was changed since the data set was opened.
         """
-        names, numbers = self.metadata.columns.get("file", self.names), range(start, self.count)
+        names, numbers = self.metadata.columns.get("file", self.names), range(self.count)
         for number, pixels in zip(numbers, self._decode(self.read(numbers)), strict=True):
             yield NamedImage(pixels, str(names[number]))
 
     def _decode(self, files: Iterator[Encoded]) -> Iterator[Pixels]:
         one = functools.partial(decode, resolution=self.resolution, channels=self.channels, resized=self.resized)
-        return parallel.run_threads(one, files, workers=THREADS)
+        if self.resolution >= LARGE_PX:
+            return map(one, files)
+        waiting = _WaitingBytes()
+        return parallel.run_threads(functools.partial(waiting.release, one), waiting.reserve(files), workers=THREADS)
+
+
+class _WaitingBytes:
+    """The bytes of encoded files that are read but not decoded yet, at most `MAX_IMAGE_FILE_BYTES`."""
+
+    def __init__(self) -> None:
+        self.free = MAX_IMAGE_FILE_BYTES
+        self.changed = threading.Condition()
+
+    def reserve(self, files: Iterator[Encoded]) -> Iterator[Encoded]:
+        """Yield files; wait before a file for which there is no room."""
+        for file in files:
+            size = min(len(file[1]), MAX_IMAGE_FILE_BYTES)
+            with self.changed:
+                self.changed.wait_for(lambda size=size: self.free >= size)  # type: ignore[misc]
+                self.free -= size
+            yield file
+
+    def release(self, decode_one: Callable[[Encoded], Pixels], file: Encoded) -> Pixels:
+        """Decode a file and make room for others."""
+        try:
+            return decode_one(file)
+        finally:
+            with self.changed:
+                self.free += min(len(file[1]), MAX_IMAGE_FILE_BYTES)
+                self.changed.notify()
 
 
 @dataclass(frozen=True)
@@ -120,36 +156,44 @@ def read_header(file: Path | IO[bytes], where: str, size_bytes: int = 0) -> Head
         size_bytes: its size, if it is part of a file that may be compressed.
 
     Raises:
-        FormatError: it is not an image, or neither 8-bit RGB nor 8-bit grey; its size is more than 16 bytes per pixel
-            and 1 MiB.
+        FormatError: it is not a regular file, not an image, or neither 8-bit RGB nor 8-bit grey; it has more than
+            `MAX_IMAGE_PIXELS` or `MAX_IMAGE_FILE_BYTES`, or more than 16 bytes per pixel and 1 MiB.
     """
-    with _damage_reported(where, "read"), warnings.catch_warnings(action="ignore"), Image.open(file) as image:
+    if isinstance(file, Path):
+        with _damage_reported(where, "read"), open_file(file, MAX_IMAGE_FILE_BYTES) as stream:
+            return read_header(stream, where)
+    if size_bytes > MAX_IMAGE_FILE_BYTES:
+        raise FormatError(f"{printable(where)} has {size_bytes} bytes, expected at most {MAX_IMAGE_FILE_BYTES}")
+    with _damage_reported(where, "read"), warnings.catch_warnings(action="ignore"):
+        image = open_image(file, MAX_IMAGE_PIXELS, "this reader")
         header = _check_kind(image, where)
     if size_bytes > 2**20 + 16 * header.width * header.height:
         size = f"{size_bytes} bytes for {header.width} x {header.height} px"
-        raise FormatError(f"{where} has {size}; it looks like a decompression bomb, delete it")
+        raise FormatError(f"{header.where} has {size}; it looks like a decompression bomb, delete it")
     return header
 
 
 @contextlib.contextmanager
 def _damage_reported(where: str, done: str) -> Iterator[None]:
     """Turn every error of Pillow into a FormatError."""
+    where = printable(where)
     try:
         yield
     except FormatError:
         raise
     except UnidentifiedImageError:
         raise FormatError(f"{where} is not an image that can be read; replace or remove it") from None
-    except Image.DecompressionBombError as error:
-        numbers = [f"{int(number):,}" for number in re.findall(r"\d+", str(error))]  # only its text has them
-        found, allowed = numbers if len(numbers) == 2 else ("too many", "as many as Pillow allows")
-        reason = f"{found} px, expected at most {allowed}"
-        raise FormatError(f"{where} is too large to be read: {reason}; reduce or remove it") from None
+    except Rejection as rejection:
+        raise FormatError(f"{where} is too large to be read: {rejection.detail}; reduce or remove it") from None
+    except MemoryError:
+        raise FormatError(f"{where} cannot be {done}: it needs more memory than is free; remove it") from None
     except DECODE_ERRORS as error:
-        raise FormatError(f"{where} cannot be {done}: {error}; replace or remove it") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(str(error))
+        raise FormatError(f"{where} cannot be {done}: {reason}; replace or remove it") from None
 
 
 def _check_kind(image: Image.Image, where: str) -> Header:
+    where = printable(where)
     kind = "" if image.mode in ("RGB", "L") else image.mode
     if image.mode in ALPHA_MODES or "transparency" in image.info:
         kind = f"{image.mode} with an alpha channel"
@@ -162,6 +206,8 @@ def _check_kind(image: Image.Image, where: str) -> Header:
         )
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise FormatError(f"{where} is an animation; expected a single image: keep one of its images")
+    if min(image.size) < 1:
+        raise FormatError(f"{where} has no pixels: {image.width} x {image.height}; remove it")
     return Header(where, image.width, image.height, 3 if image.mode == "RGB" else 1)
 
 
@@ -191,14 +237,14 @@ def common_size(headers: Iterable[Header], resize: int | None) -> tuple[int, int
     """
     first: Header | None = None
     channels = 1
-    sides: Counter[int] = Counter()
+    kinds: Counter[_Kind] = Counter()
     remaining = iter(headers)
     for header in remaining:
         first = first or header
         channels = max(channels, header.channels)
         if resize is not None:
             continue
-        sides[_largest_side(header)] += 1
+        kinds[_kind(header)] += 1
         size = f"{header.where} is {header.width} x {header.height} px"
         if header.width != header.height or header.width & (header.width - 1):
             fault = f"{size}; expected a square whose side is a power of two"
@@ -208,22 +254,79 @@ def common_size(headers: Iterable[Header], resize: int | None) -> tuple[int, int
             raise SizeError(f"{size}; expected at most {SIDE_MAX_PX} px: add `resize`=1024, for example, or remove it")
         else:
             continue
-        raise SizeError(f"{fault}: add `resize`={_best_side(sides, remaining)}, for example")
+        with contextlib.suppress(FormatError):  # the first fault is the one to report
+            kinds.update(map(_kind, remaining))
+        mixture = _mixture(kinds)
+        if mixture:
+            raise FormatError(f"{fault}. {mixture}")
+        raise SizeError(f"{fault}: add `resize`={_best_side(kinds)}, for example")
     if first is None:
         raise ValueError("no images")
     return (first.width if resize is None else resize), channels
 
 
-def _largest_side(header: Header) -> int:
-    """Return the largest power of two whose square fits into an image."""
-    return min(SIDE_MAX_PX, 1 << (min(header.width, header.height).bit_length() - 1))
+class _Kind(NamedTuple):
+    """Properties of an image that may tell photos from masks."""
+
+    folder: str
+    ending: str
+    colours: str
+    width: int
+    height: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.width, self.height
 
 
-def _best_side(sides: Counter[int], remaining: Iterator[Header]) -> int:
+def _kind(header: Header) -> _Kind:
+    folder, name = posixpath.split(header.where)
+    colours = "RGB" if header.channels == 3 else "grey"
+    return _Kind(folder, posixpath.splitext(name)[1], colours, header.width, header.height)
+
+
+KINDS_SHOWN = 4
+"""Kinds of images that a message describes; with more sizes than this, a set is not one that mixes a few kinds."""
+
+
+def _mixture(kinds: Counter[_Kind]) -> str:
+    """Describe a set that mixes kinds of images, such as photos and masks, which resizing would not separate.
+
+    Returns:
+        The kinds, their places, and how to take one of them; empty for images of one kind in several sizes.
+    """
+    few_sizes = len({kind.size for kind in kinds}) <= KINDS_SHOWN
+    if _decides(kinds, "folder", "colours") or (few_sizes and _decides(kinds, "folder", "size")):
+        key, remedy = "folder", "give one of these folders (unpack an archive first)"
+    elif _decides(kinds, "ending", "colours") or _decides(kinds, "colours", "size"):
+        key, remedy = "ending", "move one kind into a folder of its own, and give that"
+    else:
+        return ""
+    places: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for kind, count in kinds.items():
+        place = kind.folder if key == "folder" else f"files with the ending {kind.ending}"
+        places[f"{kind.colours} images of {kind.width} x {kind.height} px"][place] += count
+    parts = []
+    for what, counts in list(places.items())[:KINDS_SHOWN]:
+        more = f" and {len(counts) - 1} more" if len(counts) > 1 else ""
+        parts.append(f"{counts.total()} {what} in {next(iter(counts))}{more}")
+    others = f", and {len(places) - KINDS_SHOWN} other sizes" if len(places) > KINDS_SHOWN else ""
+    return f"The set has {', '.join(parts)}{others}: {remedy}"
+
+
+def _decides(kinds: Iterable[_Kind], key: str, value: str) -> bool:
+    """Return whether one property of an image decides another one, which has several values."""
+    values: defaultdict[object, set[object]] = defaultdict(set)
+    for kind in kinds:
+        values[getattr(kind, key)].add(getattr(kind, value))
+    return all(len(found) == 1 for found in values.values()) and len(set.union(*values.values())) > 1
+
+
+def _best_side(kinds: Counter[_Kind]) -> int:
     """Return the side length that fits most images of a set, the smallest one if there are several."""
-    with contextlib.suppress(FormatError):  # the first fault is the one to report
-        for header in remaining:
-            sides[_largest_side(header)] += 1
+    sides: Counter[int] = Counter()
+    for kind, count in kinds.items():
+        sides[min(SIDE_MAX_PX, 1 << (min(kind.size).bit_length() - 1))] += count
     return min(sides, key=lambda side: (-sides[side], side))
 
 
@@ -244,19 +347,26 @@ def decode(file: Encoded, resolution: int, channels: int, resized: bool) -> Pixe
         FormatError: the file cannot be decoded, or no longer has the size and channels of its header.
     """
     where, data = file
-    with _damage_reported(where, "decoded"), Image.open(io.BytesIO(data)) as image:
+    with _damage_reported(where, "decoded"), warnings.catch_warnings(action="ignore"):
+        image = open_image(io.BytesIO(data), MAX_IMAGE_PIXELS, "this reader")
         header = _check_kind(image, where)
-        original = image.convert("RGB" if channels == 3 else "L")
-    if resized:
-        original = middle_square(original, resolution)
-    if original.size != (resolution, resolution) or header.channels > channels:
-        raise FormatError(f"{where} was changed while it was read; run the same command again")
-    pixels = np.asarray(original)
-    return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
+        with reserve_pixels(header.width * header.height):
+            check_png(data)
+            image.load()
+            mode = "RGB" if channels == 3 else "L"
+            original: Image.Image = image if image.mode == mode else image.convert(mode)
+            del image
+            if resized:
+                original = middle_square(original, resolution)
+            if original.size != (resolution, resolution) or header.channels > channels:
+                raise FormatError(f"{header.where} was changed while it was read; run the same command again")
+            pixels = np.asarray(original)
+            return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
 
 
 def middle_square(image: Image.Image, side: int) -> Image.Image:
     """Return the largest square in the middle of an image, resized with the Lanczos filter to `side` px."""
     left, top, short = centred_square(image.width, image.height)
-    square = image.crop((left, top, left + short, top + short))  # before resizing: no pixel beside it has an influence
-    return square.resize((side, side), Image.Resampling.LANCZOS) if side != short else square
+    if image.width != image.height:  # before resizing: no pixel beside the square has an influence
+        image = image.crop((left, top, left + short, top + short))
+    return image.resize((side, side), Image.Resampling.LANCZOS) if side != short else image

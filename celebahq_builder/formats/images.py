@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from celebahq_builder import parallel
-from celebahq_builder.errors import FormatError
+from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats.format import ExportJob, Format
 from celebahq_builder.formats.image_file import Encoded, RandomAccessImages, common_size, read_header
-from celebahq_builder.formats.records import check_name, file_names, image_records, parse_records
+from celebahq_builder.formats.image_tables import METADATA, TABLES, ImageTables
+from celebahq_builder.formats.records import file_names, image_records
 from celebahq_builder.hdf5.level_images import LevelImageSet
-from celebahq_builder.hdf5.metadata import Record
-from celebahq_builder.image_set import IMAGE_SUFFIXES
+from celebahq_builder.image_set import IMAGE_SUFFIXES, FolderListing, list_folder, utf8_name, walk_folder
 from celebahq_builder.imaging.image_io import encode_png
-from celebahq_builder.storage import Staging, write_atomic
+from celebahq_builder.storage import Staging, open_file, read_file, write_atomic
 
 log = logging.getLogger(__name__)
-
-METADATA = "metadata.jsonl"
-"""One JSON object per line and image: ``file_name``, and metadata. Exports without metadata do not have it.
-
-Source: https://huggingface.co/docs/datasets/image_dataset#imagefolder
-"""
-
 
 # --- Export
 
@@ -84,93 +77,71 @@ def _write_metadata(level: LevelImageSet, names: list[str], folder: Path) -> Non
 def read(path: Path, resize: int | None = None) -> RandomAccessImages:
     """Open a folder of square images of one size, at any depth.
 
-    The order is that of ``metadata.jsonl`` if the folder has one, else that of the paths. Other files are counted in
-    the log; hidden files and linked folders are ignored.
+    The order is that of ``metadata.jsonl`` or ``metadata.csv`` if the folder has one, else that of the paths. Labels
+    are those of ``dataset.json``, or of the metadata. Files that are not read are counted in the log.
 
     Args:
         path: the folder.
         resize: side length in px to which images are cropped and resized; see `image_file.decode`.
 
     Raises:
-        FormatError: there is no image; ``metadata.jsonl`` does not describe these files; or as `image_file.read_header`
-            and `image_file.common_size` do.
+        FormatError: there is no image; a table does not describe these files; or as `image_file.read_header` and
+            `image_file.common_size` do.
     """
     if not path.is_dir():
         raise FormatError(f"{path} is not a folder; give a folder of images")
-    names = list_images(path)
-    records: Iterable[Record] = ()
-    if (path / METADATA).is_file():
-        present, names = set(names), []
-        records = _read_metadata(path, present, names)
-    metadata, labels, label_names = parse_records(records, path / METADATA)
+    listing = _list(path)
+    tables = ImageTables(path, listing.images, listing.others, lambda name: open_file(path / name))
+    described = tables.read()
+    names = described.names
     headers = (read_header(path / name, str(path / name)) for name in names)
     resolution, channels = common_size(headers, resize)
 
     def read_files(numbers: Sequence[int]) -> Iterator[Encoded]:
         for file in (path / names[number] for number in numbers):
             try:
-                yield str(file), file.read_bytes()
+                yield str(file), read_file(file)
             except OSError as error:
-                raise FormatError(f"{file} cannot be read: {error.strerror}") from None
+                raise FormatError(f"{printable(str(file))} cannot be read: {error.strerror}") from None
 
+    stored_names = [utf8_name(name) for name in names]
     return RandomAccessImages(
-        names, read_files, resolution, channels, resize is not None, metadata, labels, label_names
+        stored_names,
+        read_files,
+        resolution,
+        channels,
+        resize is not None,
+        described.metadata,
+        described.labels,
+        described.label_names,
     )
 
 
 def list_images(folder: Path) -> list[str]:
-    """Return the image files of a folder, relative to it, sorted by the parts of their paths."""
-    names: list[str] = []
-    others: Counter[str] = Counter()
-    unreadable: list[OSError] = []
-    for root, folders, files in os.walk(folder, onerror=unreadable.append):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if name.startswith(".") or (name == METADATA and Path(root) == folder):
-                continue
-            if name.lower().endswith(IMAGE_SUFFIXES):
-                names.append((Path(root) / name).relative_to(folder).as_posix())
-            else:
-                others[Path(name).suffix.lower() or "no ending"] += 1
-    if unreadable:
-        raise FormatError(f"{unreadable[0].filename} cannot be read: {unreadable[0].strerror}; check its permissions")
-    if others:
-        some = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common(5))
-        log.info("%s: ignored %d files whose names are not those of images: %s", folder, others.total(), some)
-    if not names:
+    """Return the image files of a folder, relative to it, sorted by the parts of their paths.
+
+    Raises:
+        FormatError: there are none, or a folder cannot be read.
+    """
+    return _list(folder).images
+
+
+def _list(folder: Path) -> FolderListing:
+    try:
+        listing = list_folder(folder)
+    except OSError as error:
+        place = printable(str(error.filename))
+        raise FormatError(f"{place} cannot be read: {error.strerror}; check its permissions") from None
+    unread = [name for name in listing.others if name.rpartition("/")[2] not in TABLES]
+    for remark in dataclasses.replace(listing, others=unread).remarks():
+        log.info("%s: %s", printable(str(folder)), remark)
+    if not listing.images:
         raise FormatError(f"{folder} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
-    return sorted(names, key=lambda name: name.split("/"))
-
-
-def _read_metadata(folder: Path, present: set[str], names: list[str]) -> Iterator[Record]:
-    """Yield the record of each line, and append its file to `names`."""
-    path = folder / METADATA
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                record = json.loads(line)
-                name = record.pop("file_name")
-            except (ValueError, KeyError, TypeError, AttributeError):
-                fault = "is not a JSON object with a file_name; correct or delete the file"
-                raise FormatError(f"{path}:{number} {fault}") from None
-            if not isinstance(name, str):
-                fault = f"the file_name is {name!r}, expected a string; correct or delete the file"
-                raise FormatError(f"{path}:{number}: {fault}")
-            names.append(check_name(name, path))
-            yield record
-    missing = next((name for name in names if name not in present), None)
-    if missing is not None:
-        raise FormatError(f"{path} names {missing}, which does not exist; restore it, or remove its line")
-    if len(set(names)) < len(names):
-        twice = next(name for name, times in Counter(names).items() if times > 1)
-        raise FormatError(f"{path} names {twice} twice; remove one of the lines")
-    extra = sorted(present - set(names))
-    if extra:
-        raise FormatError(f"{path} does not name {extra[0]} ({len(extra)} such); add their lines, or delete {METADATA}")
+    return listing
 
 
 def _holds_images(path: Path) -> bool:
-    return any(name.lower().endswith(IMAGE_SUFFIXES) for _, _, files in os.walk(path) for name in files)
+    return path.is_dir() and any(kind == "images" for kind, _ in walk_folder(path))
 
 
 FORMAT = Format("images", read, write, recognise=_holds_images, options=frozenset({"resize", "png_level"}))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from celebahq_builder import __version__
-from celebahq_builder.errors import FormatError
+from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats.registry import reader_of, recognise
 from celebahq_builder.hdf5.codecs import codec
 from celebahq_builder.hdf5.create import OWN_COLUMNS, write_images
@@ -17,7 +17,7 @@ from celebahq_builder.hdf5.level_images import LevelImageSet
 from celebahq_builder.hdf5.metadata import Metadata
 from celebahq_builder.image_set import ImageSet, NamedImage
 from celebahq_builder.progress import Progress
-from celebahq_builder.storage import check_free, sha256
+from celebahq_builder.storage import check_free, read_text, sha256
 
 
 def import_images(
@@ -102,17 +102,16 @@ class _Import:
         hashes = known.get("sha256")
         self.hashes = hashes if check_hashes and isinstance(hashes, list) else [""] * self.count
 
-    def images(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the images from number `start` on.
+    def images(self) -> Iterator[NamedImage]:
+        """Yield the images in order.
 
         Raises:
             FormatError: an image does not have the hash that its metadata has.
         """
-        numbers = range(start, self.count)
-        for number, image in zip(numbers, self.source.images(start), strict=False):
+        for number, image in zip(range(self.count), self.source.images(), strict=False):
             recorded = self.hashes[number]
             if recorded and sha256(image.pixels.tobytes()) != recorded:
-                fault = f"the SHA-256 of {image.name}, image {number}, is not that of its metadata"
+                fault = f"the SHA-256 of {printable(image.name)}, image {number}, is not that of its metadata"
                 remedy = "restore the image, or remove sha256 from the metadata if the change is intended"
                 raise FormatError(f"{self.path}: {fault}; {remedy}")
             yield image
@@ -121,8 +120,9 @@ class _Import:
 def _read_names(path: Path) -> tuple[str, ...]:
     """Return the lines of a text file that are not blank, stripped."""
     try:
-        return tuple(filter(None, map(str.strip, path.read_text(encoding="utf-8-sig").splitlines())))
+        return tuple(filter(None, map(str.strip, read_text(path).splitlines())))
     except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise FormatError(
-            f"`skip` {path} cannot be read: {error}; expected a text file with one name per line"
+            f"`skip` {path} cannot be read: {reason}; expected a text file with one name per line"
         ) from None

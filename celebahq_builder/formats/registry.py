@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Collection
 from importlib import import_module
 from pathlib import Path
 
 from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.formats.format import Format
-from celebahq_builder.image_set import ImageSet
+from celebahq_builder.image_set import ImageSet, list_folder
 
 MODULES = ("images", "stylegan_zip", "tfrecord", "webdataset", "parquet", "hdf5", "cifar10", "mnist", "lsun")
 """Modules of this package, each with a `FORMAT`; none is imported before a format is asked for."""
@@ -60,7 +59,14 @@ def recognise(path: Path, remedy: str = "give a folder of images, or its `format
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror}") from None
     if found is None:
-        filled = any(files for _, _, files in os.walk(path)) if path.is_dir() else path.stat().st_size
-        what = f"of no known format ({', '.join(formats())})" if filled else "empty"
-        raise FormatError(f"{path} is {what}; {remedy}")
+        raise FormatError(f"{path} {_fault(path)}; {remedy}")
     return found.name
+
+
+def _fault(path: Path) -> str:
+    """Return why a path is of no format."""
+    unknown = f"is of no known format ({', '.join(formats())})"
+    if not path.is_dir():
+        return (unknown if path.stat().st_size else "is empty") if path.is_file() else "is not a regular file"
+    remarks = ", ".join(list_folder(path).remarks())
+    return f"{unknown}: {remarks}" if remarks else "is empty"

@@ -7,34 +7,46 @@ import contextlib
 import functools
 import json
 import logging
+import lzma
 import os
-import posixpath
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from celebahq_builder import parallel
-from celebahq_builder.errors import FormatError
+from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats import image_file
 from celebahq_builder.formats.format import ExportJob, Format, Option
 from celebahq_builder.formats.image_file import Encoded, Header, RandomAccessImages
-from celebahq_builder.formats.records import check_name, class_numbers, parse_labels
-from celebahq_builder.image_set import IMAGE_SUFFIXES, Labels
+from celebahq_builder.formats.image_tables import LABELS, TABLES, ImageTables
+from celebahq_builder.formats.records import check_name, class_numbers
+from celebahq_builder.image_set import IMAGE_SUFFIXES, FolderListing, Labels, is_hidden, is_image_name
 from celebahq_builder.imaging.image_io import encode_png
-from celebahq_builder.storage import Staging, read_json, write_json
+from celebahq_builder.limits import MAX_CHUNK_BYTES
+from celebahq_builder.storage import Staging, open_file, read_json, write_json
 
 log = logging.getLogger(__name__)
 
-TABLE = "dataset.json"
-"""Table of labels."""
+END_BYTES_MAX = 2**16 + 100
+"""Bytes at the end of a zip in which its end record lies: 22 bytes, a comment, and the records of large zips."""
 
-TABLE_BYTES = 256 * 2**20
-"""Maximum size of that table."""
-
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
-"""Errors of zipfile for damage, unknown compression, and passwords."""
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,  # of names that are not in their declared encoding, too
+    LookupError,
+    ArithmeticError,
+    RuntimeError,  # of passwords, and of unknown compression
+    MemoryError,
+)
+"""Errors of zipfile and its decompressors for damage."""
 
 
 # --- Import
@@ -43,44 +55,121 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runtime
 def read(path: Path, resize: int | None = None) -> RandomAccessImages:
     """Open a zip of square images of one size, in the order of their names, as StyleGAN does.
 
-    Nothing is unpacked to the disk. Entries that are not images by their names are counted in the log.
+    Nothing is unpacked to the disk. Entries that are not read are counted in the log. Labels and metadata are read
+    from the tables that a folder of images can have, too; see `image_tables`.
 
     Args:
         path: the zip.
         resize: side length in px to which images are cropped and resized; see `image_file.decode`.
 
     Raises:
-        FormatError: it is not a zip, or damaged; a name leads out of a folder; ``dataset.json`` is not a table of these
-            images; or as `image_file.read_header` and `image_file.common_size` do.
+        FormatError: it is not a zip, or damaged; a name leads out of a folder; a table does not describe these images;
+            or as `image_file.read_header` and `image_file.common_size` do.
     """
+    archive = _open(path)
+    files = [entry for entry in archive.infolist() if not entry.is_dir()]
+    read_files = [entry for entry in files if not is_hidden(entry.filename)]
+    images = sorted((one for one in read_files if is_image_name(one.filename)), key=lambda one: one.filename)
+    names = [check_name(entry.filename, path) for entry in images]
+    others = [entry.filename for entry in read_files if not is_image_name(entry.filename)]
+    hidden = [entry.filename for entry in files if is_hidden(entry.filename)]
+    unread = [name for name in others if name.rpartition("/")[2] not in TABLES]
+    for remark in FolderListing(others=unread, hidden=hidden).remarks():
+        log.info("%s: %s", printable(str(path)), remark)
+    if not images:
+        raise FormatError(f"{path} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+    if len(set(names)) < len(images):
+        raise FormatError(f"{path} holds several images of one name; make it again")
+    resolution, channels = image_file.common_size((_header(path, archive, entry) for entry in images), resize)
+    described = ImageTables(path, names, others, functools.partial(_open_entry, path, archive)).read()
+    entries = {entry.filename: entry for entry in images}
+
+    def read_images(numbers: Sequence[int]) -> Iterator[Encoded]:
+        for name in (described.names[number] for number in numbers):
+            with _damage_reported(path, name):
+                data = archive.read(entries[name])
+            yield f"{path}: {name}", data
+
+    return RandomAccessImages(
+        described.names,
+        read_images,
+        resolution,
+        channels,
+        resize is not None,
+        described.metadata,
+        described.labels,
+        described.label_names,
+    )
+
+
+def _open(path: Path) -> zipfile.ZipFile:
+    """Open a zip whose directory lists all of its entries."""
     try:
+        with open_file(path) as file:
+            _check_end(file)
         archive = zipfile.ZipFile(path)
+        with open_file(path) as file:
+            _check_entries(file, archive)
     except FileNotFoundError:
         raise FormatError(f"{path} does not exist") from None
     except DAMAGE as error:
-        raise FormatError(f"{path} is not a readable zip, or cut short: {error}; get or make it again") from None
-    files = [entry for entry in archive.infolist() if not entry.is_dir()]
-    found = (entry for entry in files if entry.filename.lower().endswith(IMAGE_SUFFIXES))
-    entries = sorted(found, key=lambda entry: entry.filename)
-    if not entries:
-        raise FormatError(f"{path} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
-    names = [entry.filename for entry in entries]
-    known = {*names, TABLE}
-    if len(set(names)) < len(entries):
-        raise FormatError(f"{path} holds several images of one name; make it again")
-    others = [entry.filename for entry in files if entry.filename not in known]
-    if others:
-        log.info("%s: ignored %d entries that are not images, the first is %s", path, len(others), others[0])
-    resolution, channels = image_file.common_size((_header(path, archive, entry) for entry in entries), resize)
-    labels = _read_labels(path, archive, names)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(str(error))
+        raise FormatError(f"{path} is not a readable zip, or cut short: {reason}; get or make it again") from None
+    return archive
 
-    def read_files(numbers: Sequence[int]) -> Iterator[Encoded]:
-        for entry in (entries[number] for number in numbers):
-            with _damage_reported(path, entry.filename):
-                data = archive.read(entry)
-            yield f"{path}: {entry.filename}", data
 
-    return RandomAccessImages(names, read_files, resolution, channels, resize is not None, labels=labels)
+def _end_record(file: BinaryIO) -> tuple[int, int]:
+    """Return the number of entries and the size in bytes of the directory, as the end of a zip announces them."""
+    start = max(0, file.seek(0, os.SEEK_END) - END_BYTES_MAX)
+    file.seek(start)
+    tail = file.read(END_BYTES_MAX)
+    at = tail.rfind(b"PK\5\6")
+    if at < 0:
+        raise zipfile.BadZipFile("it has no end record")
+    count, size, offset = struct.unpack_from("<HII", tail, at + 10)
+    if at >= 20 and tail[at - 20 : at - 16] == b"PK\6\7" and (count == 0xFFFF or 0xFFFFFFFF in (size, offset)):
+        file.seek(struct.unpack_from("<Q", tail, at - 12)[0])  # the end record of a zip with many entries or over 4 GB
+        count, size = struct.unpack_from("<QQ", file.read(56), 32)
+    return count, size
+
+
+def _check_end(file: BinaryIO) -> None:
+    """Check the size of the directory before zipfile reads it at once."""
+    count, size = _end_record(file)
+    if size > MAX_CHUNK_BYTES:
+        raise zipfile.BadZipFile(
+            f"its directory of {count} entries has {size} bytes, expected at most {MAX_CHUNK_BYTES}"
+        )
+
+
+def _check_entries(file: BinaryIO, archive: zipfile.ZipFile) -> None:
+    """Check that no entry is missing in the directory: neither by its number, nor between two others."""
+    entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+    count, _ = _end_record(file)
+    if count != len(entries):
+        raise zipfile.BadZipFile(f"its directory lists {len(entries)} entries, its end record announces {count}")
+    end = 0
+    for entry in entries:
+        if not entry.filename:
+            raise zipfile.BadZipFile("an entry has no name")
+        if entry.header_offset < end:
+            raise zipfile.BadZipFile("its entries overlap")
+        _check_gap(file, end, entry.header_offset)
+        file.seek(entry.header_offset)
+        header = file.read(30)
+        if len(header) < 30:
+            raise zipfile.BadZipFile("an entry lies beyond its end")
+        end = entry.header_offset + 30 + sum(struct.unpack("<HH", header[26:])) + entry.compress_size
+    _check_gap(file, end, archive.start_dir)
+
+
+def _check_gap(file: BinaryIO, start: int, stop: int) -> None:
+    """Check that no entry begins in a gap; after an entry, there may be a record of its size of up to 24 bytes."""
+    if stop - start < 30:
+        return
+    file.seek(start)
+    if b"PK\3\4" in file.read(min(stop - start, 64)):
+        raise zipfile.BadZipFile(f"the entry at byte {start} is not listed in its directory")
 
 
 @contextlib.contextmanager
@@ -88,38 +177,20 @@ def _damage_reported(path: Path, name: str) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        raise FormatError(f"{path}: {name} is damaged: {error}; get or make the zip again") from None
+        reason = printable(str(error)) or "it needs too much memory"
+        fault = f"{path}: {printable(name)} is damaged: {reason}"
+        raise FormatError(f"{fault}; get or make the zip again") from None
+
+
+@contextlib.contextmanager
+def _open_entry(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
+    with _damage_reported(path, name), archive.open(name) as file:
+        yield file
 
 
 def _header(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Header:
-    name = check_name(entry.filename, path)
-    with _damage_reported(path, name), archive.open(entry) as file:
-        return image_file.read_header(file, f"{path}: {name}", entry.file_size)
-
-
-def _read_labels(path: Path, archive: zipfile.ZipFile, names: list[str]) -> Labels | None:
-    if TABLE not in archive.namelist():
-        return None
-    where = path / TABLE
-    entry = archive.getinfo(TABLE)
-    if entry.file_size > TABLE_BYTES:
-        raise FormatError(f"{where} has {entry.file_size} bytes, expected at most {TABLE_BYTES}; remove it")
-    with _damage_reported(path, TABLE):
-        data = archive.read(entry)
-    try:
-        values = json.loads(data)["labels"]
-        if values is None:
-            return None
-        labels = {posixpath.normpath(str(name)): label for name, label in values}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        expected = "labels: null, or a list of a name and a label for each image"
-        raise FormatError(f"{where} is not a table of labels; expected {expected}: correct or remove it") from None
-    missing = next((name for name in names if name not in labels), None)
-    if missing is not None:
-        raise FormatError(f"{where} has no label for {missing}; add it, or set labels to null")
-    if len(labels) > len(names):
-        raise FormatError(f"{where} has labels for {len(labels)} images, the zip holds {len(names)}; make it again")
-    return parse_labels([labels[name] for name in names], where)
+    with _damage_reported(path, entry.filename), archive.open(entry) as file:
+        return image_file.read_header(file, f"{path}: {entry.filename}", entry.file_size)
 
 
 # --- Export
@@ -153,7 +224,7 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
                     _checkpoint(archive, file, stage, done)
                     archive = zipfile.ZipFile(file, "a")
                 yield 1
-            _add(archive, TABLE, _labels_json(export.level.labels))
+            _add(archive, LABELS, _labels_json(export.level.labels))
             archive.close()
         except BaseException:
             archive.fp = None  # or its __del__ would write the directory, for instance to a full disk

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import threading
 import warnings
+import zlib
 from collections.abc import Iterator
+from typing import IO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Reason, Rejection
 
 Pixels = NDArray[np.uint8]
@@ -20,8 +24,29 @@ Pixels = NDArray[np.uint8]
 
 EXIF_ORIENTATION = 0x0112
 
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, RuntimeError, struct.error)
+FORMATS = frozenset(
+    "AVIF BMP DDS DIB GIF HEIF ICO JPEG JPEG2000 MPO PCX PNG PPM PSD QOI SGI TGA TIFF WEBP".split()  # noqa: SIM905
+)
+"""Formats of Pillow that are decoded. EPS and WMF are not among them: for these, Pillow starts other programs."""
+
+DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    RuntimeError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 """Exceptions that Pillow's decoders raise for corrupt files; each format has its own."""
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 PNG_LEVEL = 1
 """Level of zlib. On faces of 1024x1024, higher levels take twice the time and save a few per cent."""
@@ -58,6 +83,8 @@ def decode_image(data: bytes, pixels_max: int) -> tuple[Pixels, tuple[str, ...]]
 def open_rgb(data: bytes, pixels_max: int, limit: str = "region.pixels_max") -> tuple[Image.Image, tuple[str, ...]]:
     """Decode an image file of any format and mode to a Pillow image, of which parts can be cut without a full copy.
 
+    Threads that decode at the same time wait for each other, so that together they hold few large images.
+
     Args:
         data: contents of the file.
         pixels_max: largest number of pixels that is decoded.
@@ -73,25 +100,97 @@ def open_rgb(data: bytes, pixels_max: int, limit: str = "region.pixels_max") -> 
     if not data:
         raise Rejection(Reason.EMPTY_FILE, "0 bytes")
     try:
-        with warnings.catch_warnings(), _without_pillow_limit():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata; pixels that cannot be decoded raise
-            return _to_rgb(Image.open(io.BytesIO(data)), pixels_max, limit)
-    except Rejection:
-        raise
+            image = open_image(io.BytesIO(data), pixels_max, limit)
+            with reserve_pixels(image.width * image.height):
+                check_png(data)
+                return _to_rgb(image)
     except UnidentifiedImageError:
         raise Rejection(Reason.NOT_AN_IMAGE, f"{len(data)} bytes that start with {data[:8].hex(' ')}") from None
     except DECODE_ERRORS as error:
         raise Rejection(Reason.CORRUPT_IMAGE, f"{len(data)} bytes: {error}") from None
 
 
-@contextlib.contextmanager
-def _without_pillow_limit() -> Iterator[None]:
-    """Suspend Pillow's own limit on pixels: `pixels_max` is checked before anything is decoded."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+_opening = threading.Lock()
+
+
+def open_image(file: IO[bytes], pixels_max: int, limit: str) -> ImageFile.ImageFile:
+    """Open an image file and check the size in its header; nothing is decoded.
+
+    Args:
+        file: the image file.
+        pixels_max: largest number of pixels that may be decoded.
+        limit: name of that limit in the error message.
+
+    Raises:
+        Rejection: with reason TOO_LARGE.
+        UnidentifiedImageError: the file is of none of the `FORMATS`.
+        Exception: one of `DECODE_ERRORS`, for a corrupt header.
+    """
+    with _opening:  # Pillow's own limit on pixels is a global variable
+        pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(file)
+        finally:
+            Image.MAX_IMAGE_PIXELS = pillow_limit
+    if image.format not in FORMATS:
+        raise UnidentifiedImageError(f"{image.format} files are not read")
+    if image.width * image.height > pixels_max:
+        size = f"{image.width} x {image.height} px"
+        raise Rejection(Reason.TOO_LARGE, f"{size}; {limit} allows {pixels_max}")
+    return image
+
+
+class _PixelBudget:
+    """The pixels that all threads of this process may decode at the same time."""
+
+    def __init__(self, pixels: int) -> None:
+        self.total = self.free = pixels
+        self.changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def reserve(self, pixels: int) -> Iterator[None]:
+        """Wait until so many pixels are free, and hold them; one image may be larger than the budget."""
+        held = min(pixels, self.total)
+        with self.changed:
+            self.changed.wait_for(lambda: self.free >= held)
+            self.free -= held
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.free += held
+                self.changed.notify_all()
+
+
+reserve_pixels = _PixelBudget(MAX_IMAGE_PIXELS).reserve
+"""Context manager in which an image of so many pixels is decoded; see `_PixelBudget`."""
+
+
+def check_png(data: bytes) -> None:
+    """Check the checksums of the chunks of a PNG that decide its pixels, which Pillow does not check.
+
+    Args:
+        data: an image file; other formats pass.
+
+    Raises:
+        ValueError: a checksum differs, or a chunk is truncated.
+    """
+    if not data.startswith(PNG_SIGNATURE):
+        return
+    view, start = memoryview(data), len(PNG_SIGNATURE)
+    while start + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, start)
+        end = start + 8 + length
+        if kind == b"IEND":
+            return
+        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT"):
+            if end + 4 > len(data):
+                raise ValueError(f"the chunk {kind.decode()} is truncated")
+            if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+                raise ValueError(f"the chunk {kind.decode()} is corrupt: its checksum differs")
+        start = end + 4
 
 
 def pil_to_array(image: Image.Image) -> Pixels:
@@ -99,10 +198,7 @@ def pil_to_array(image: Image.Image) -> Pixels:
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def _to_rgb(image: ImageFile.ImageFile, pixels_max: int, limit: str) -> tuple[Image.Image, tuple[str, ...]]:
-    if image.width * image.height > pixels_max:
-        size = f"{image.width} x {image.height} px"
-        raise Rejection(Reason.TOO_LARGE, f"{size}; {limit} allows {pixels_max}")
+def _to_rgb(image: ImageFile.ImageFile) -> tuple[Image.Image, tuple[str, ...]]:
     # Pillow reduces 16-bit colour to 8 bits; only the tile's raw mode shows it, and only before loading.
     deep = any(";16" in str(part) for part in image.tile)
     image.load()
@@ -120,23 +216,40 @@ def _to_rgb(image: ImageFile.ImageFile, pixels_max: int, limit: str) -> tuple[Im
         notes.append("cmyk")
     elif mode.startswith("P"):
         notes.append("palette")
+    grey = mode in ("1", "L", "LA") or pixels.mode == "L"
     if "A" in mode or "a" in mode or "transparency" in image.info:
         notes.append("alpha")
-        rgba = pixels.convert("RGBA")
-        pixels = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    if mode in ("1", "L", "LA") or pixels.mode == "L":
+        pixels = _over_white(pixels)
+    if grey:
         notes.append("grey")
     return pixels if pixels.mode == "RGB" else pixels.convert("RGB"), tuple(notes)
 
 
+STRIP_PX = 256
+"""Rows that are converted at a time, so that temporary copies stay small."""
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Compose an image with transparent pixels over white."""
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, STRIP_PX):
+        strip = image.crop((0, top, image.width, min(top + STRIP_PX, image.height))).convert("RGBA")
+        result.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
+    return result
+
+
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """Scale a single channel to 8 bits, from 16 bits or from the range that values of other types seem to have."""
-    values = np.asarray(image, dtype=np.float64)
+    values = np.asarray(image)
     peak = 65535.0
     if not image.mode.startswith("I;16"):
         peaks = (1.0, 255.0) if image.mode == "F" else (255.0,)
         peak = next((p for p in peaks if values.max(initial=0) <= p), peak)
-    return Image.fromarray(np.clip(np.round(values * (255.0 / peak)), 0, 255).astype(np.uint8))
+    grey = np.empty(values.shape, np.uint8)
+    for top in range(0, len(values), STRIP_PX):
+        strip = values[top : top + STRIP_PX].astype(np.float64)
+        grey[top : top + STRIP_PX] = np.clip(np.round(strip * (255.0 / peak)), 0, 255)
+    return Image.fromarray(grey)
 
 
 # Our own files: PNG by OpenCV, which is faster than Pillow
@@ -168,12 +281,14 @@ def decode_png(data: bytes) -> Pixels:
     """Decode a PNG file, such as one of `encode_png`, to pixels uint8 [3, H, W]; grey becomes RGB.
 
     Raises:
-        ValueError: the data are no PNG, or are corrupt: truncated, or with a checksum of the pixels that differs.
+        ValueError: the data are no PNG, have more than `MAX_IMAGE_PIXELS`, or are corrupt: truncated, or with a
+            checksum of the pixels that differs.
     """
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error:  # the header claims more pixels than OpenCV allows
-        image = None
+    width, height = struct.unpack_from(">II", data, 16) if len(data) >= 24 else (0, 0)
+    image = None
+    if data.startswith(PNG_SIGNATURE) and width * height <= MAX_IMAGE_PIXELS:
+        with contextlib.suppress(cv2.error):
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError(f"{len(data)} bytes are not a PNG")
     pixels = np.empty((3, *image.shape[:2]), np.uint8)

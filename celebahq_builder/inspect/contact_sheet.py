@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from celebahq_builder.errors import FormatError, printable
@@ -17,6 +18,7 @@ from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.html import render_page
 from celebahq_builder.html.thumbnails import Thumbnail, of_pixels
 from celebahq_builder.image_set import Pixels
+from celebahq_builder.imaging.image_grid import image_grid
 from celebahq_builder.progress import MOMENT_S, Progress
 from celebahq_builder.storage import check_free, new_files
 
@@ -24,7 +26,7 @@ TILE_PX = 192
 """The default level is the one nearest to this resolution."""
 
 SHEET_PIXELS_MAX = 200_000_000
-"""Largest sheet; it takes three bytes of memory per pixel."""
+"""Largest sheet; it takes up to 12 bytes of memory per pixel."""
 
 JPEG_QUALITY = 90
 
@@ -100,7 +102,7 @@ CAPTION_TILE_PX = 96
 
 GAP_PX, MARGIN_PX, CAPTION_PX, FONT_PX = 4, 8, 20, 14
 
-PAPER, INK = (255, 255, 255), (40, 40, 40)
+INK = (40, 40, 40)
 
 SIDE_PX_MAX = 65_500
 """Largest width and height of a JPEG file."""
@@ -153,18 +155,25 @@ def _draw_sheet(
             f"a sheet of {columns} x {rows} images of {side} px would have {width} x {height} px, more than "
             f"{SHEET_PIXELS_MAX:,} in all or {SIDE_PX_MAX:,} a side; take a smaller `grid` or `resolution`"
         )
-    sheet = Image.new("RGB", (width, height), PAPER)
+    cells = (_cell(pixels, side, captions) for pixels in _images(pyramid, shown, resolution))
+    grid = image_grid(cells, columns, rows, GAP_PX).transpose(1, 2, 0)
+    sheet = Image.new("RGB", (width, height), "white")
+    sheet.paste(Image.fromarray(grid[..., 0] if pyramid.channels == 1 else grid), (MARGIN_PX, MARGIN_PX))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_PX)
-    for place, (tile, pixels) in enumerate(zip(shown, _images(pyramid, shown, resolution), strict=True)):
+    for place, tile in enumerate(shown if captions else ()):
         left, top = MARGIN_PX + place % columns * step_x, MARGIN_PX + place // columns * step_y
-        image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
-        sheet.paste(image if side == resolution else image.resize((side, side), Image.Resampling.NEAREST), (left, top))
-        if captions:
-            text, cut = tile.caption, ""
-            while text and draw.textlength(text + cut, font) > side:
-                text, cut = text[:-1], "..."
-            draw.text((left + 1, top + side + 1), text + cut, INK, font)
+        text, cut = tile.caption, ""
+        while text and draw.textlength(text + cut, font) > side:
+            text, cut = text[:-1], "..."
+        draw.text((left + 1, top + side + 1), text + cut, INK, font)
     return sheet
+
+
+def _cell(pixels: Pixels, side: int, caption: bool) -> Pixels:
+    """Return an image [C, r, r], enlarged to a multiple of r, above a white strip for its caption."""
+    zoom = side // pixels.shape[1]
+    large = pixels.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    return np.pad(large, ((0, 0), (0, CAPTION_PX * caption), (0, 0)), constant_values=255)
 
 
 # --- HTML page --------------------------------------------------------------------------------------------------

@@ -15,11 +15,11 @@ from celebahq_builder.errors import FormatError, WeightsError
 from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.image_set import Labels, NamedImage
-from celebahq_builder.imaging.image_io import encode_png
+from celebahq_builder.imaging.image_grid import image_grid, png_bytes
+from celebahq_builder.imaging.image_io import Pixels, encode_png
 from celebahq_builder.models.generator_file import TrainedGenerator, load_generator
 from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.parallel import devices
-from celebahq_builder.progan.image_grid import Pixels, image_grid, png_bytes
 from celebahq_builder.storage import new_files
 
 BLOCK = 64
@@ -256,6 +256,6 @@ def write_sheet(images: GeneratedImages, columns: int, out: Path) -> None:
         DiskFull: no space is left.
     """
     check_target(out, sheet=True)
-    grid = image_grid(np.stack([image.pixels for image in images.images()]), columns)
+    grid = image_grid((image.pixels for image in images.images()), columns)
     with new_files() as files:
         files.write(out, png_bytes(grid))

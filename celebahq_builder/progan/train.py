@@ -21,9 +21,10 @@ from celebahq_builder import __version__
 from celebahq_builder.config import to_mapping
 from celebahq_builder.data.dataset import Batch, to_device
 from celebahq_builder.errors import TrainingError
+from celebahq_builder.imaging.image_grid import fit_grid, image_grid, png_bytes
 from celebahq_builder.models.generator_file import export_generator
 from celebahq_builder.models.weight_file import first_line
-from celebahq_builder.progan import generate, image_grid, training_report
+from celebahq_builder.progan import generate, training_report
 from celebahq_builder.progan.real_images import DataIdentity, RealImages
 from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProGANRecipe, SchedulePoint, TickSettings
 from celebahq_builder.progan.step import STATISTICS, ProGANStep, RealBatch
@@ -273,16 +274,17 @@ class Training:
     def _write_image_grid(self) -> None:
         """Write a grid of generated images of fixed latents; the first time, also one of real images."""
         out, generator, (level, alpha) = self.request.out, self.progan.averaged, self._trained_level()
-        columns, rows = image_grid.fit_grid(*self.recipe.tick.grid, self.recipe.net.resolution)
+        columns, rows = fit_grid(*self.recipe.tick.grid, self.recipe.net.resolution)
         latents = generate.grid_latents(generator, columns * rows, self.recipe.seed)
         labels = generate.cyclic_labels(generator, columns * rows)
         fakes = generate.generate_images(generator, latents, level, alpha, labels)
         zoom = max(1, GRID_CELL_MIN_PX >> level)
         fakes = fakes.repeat(zoom, axis=2).repeat(zoom, axis=3)
-        image_grid.write_png(out / f"fakes-{int(self.progress.kimg):06d}.png", image_grid.image_grid(fakes, columns))
+        path = out / f"fakes-{int(self.progress.kimg):06d}.png"
+        write_atomic(path, png_bytes(image_grid(fakes, columns)))
         if not (out / "reals.png").exists():
             reals = self.reals.examples(columns * rows)
-            image_grid.write_png(out / "reals.png", image_grid.image_grid(reals, columns))
+            write_atomic(out / "reals.png", png_bytes(image_grid(reals, columns)))
 
     def _save(self) -> None:
         """Write a checkpoint, the report, and the averaged generator."""

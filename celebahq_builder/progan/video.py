@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from celebahq_builder.errors import FormatError, TrainingError
+from celebahq_builder.imaging.image_grid import image_grid, to_rgb
+from celebahq_builder.imaging.image_io import Pixels
 from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.progan.generate import cyclic_labels, generate_images
-from celebahq_builder.progan.image_grid import Pixels, image_grid, to_rgb
 from celebahq_builder.storage import as_storage_error, check_free, partial_file, publish_new
 
 SMOOTHING_S = 1.0

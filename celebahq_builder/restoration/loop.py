@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
-import numpy as np
 import torch
 from torch import nn
 
 from celebahq_builder.config import load, read_toml
 from celebahq_builder.errors import RecipeError, TrainingError
+from celebahq_builder.imaging.image_grid import image_grid
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.models.weight_file import first_line
 from celebahq_builder.parallel import run_threads
@@ -206,13 +206,7 @@ def _write_samples(out: Path, step: int, rows: SampleRows) -> Pixels | None:
     """Write the sample images of a validation as one PNG file, and return it; None if there are none."""
     if not rows:
         return None
-    image = image_grid(rows)
-    write_atomic(out / "samples" / f"{step:07d}.png", encode_png(image.transpose(2, 0, 1)))
-    return image
-
-
-def image_grid(rows: SampleRows) -> Pixels:
-    """Return images of one size in rows and columns, with white pixels between them."""
-    gap = ((0, GRID_GAP_PX), (0, GRID_GAP_PX), (0, 0))
-    lines = [np.concatenate([np.pad(image, gap, constant_values=255) for image in row], axis=1) for row in rows]
-    return np.concatenate(lines)[:-GRID_GAP_PX, :-GRID_GAP_PX]
+    images = (image.transpose(2, 0, 1) for row in rows for image in row)
+    grid = image_grid(images, columns=len(rows[0]), rows=len(rows), gap_px=GRID_GAP_PX)
+    write_atomic(out / "samples" / f"{step:07d}.png", encode_png(grid))
+    return grid.transpose(1, 2, 0)

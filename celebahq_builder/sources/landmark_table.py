@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import statistics
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -13,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from celebahq_builder.errors import SourceError
-from celebahq_builder.image_set import list_images, photo_path, png_name, utf8_name
+from celebahq_builder.image_set import list_images, nfc, photo_path, png_name, utf8_name
 from celebahq_builder.outcome import Reason, Rejected
 from celebahq_builder.sources.photo import (
     COLUMNS,
@@ -185,9 +184,9 @@ def _spelling_on_disk(rows: Iterable[TableRow], on_disk: Sequence[str]) -> dict[
 
     macOS decomposes accented letters in file names, and tables usually have them composed.
     """
-    names = {unicodedata.normalize("NFC", name): name for name in on_disk}
+    names = {nfc(name): name for name in on_disk}
     present = set(on_disk)
-    other = {row.file: names.get(unicodedata.normalize("NFC", row.file)) for row in rows if row.file not in present}
+    other = {row.file: names.get(nfc(row.file)) for row in rows if row.file not in present}
     return {file: name for file, name in other.items() if name is not None}
 
 

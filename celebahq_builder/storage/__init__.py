@@ -1,6 +1,6 @@
 """Files of this package: atomic writes, partial files, locks, and the staging folder of an output."""
 
-from celebahq_builder.storage.bounded_read import parse_json, read_file, read_text
+from celebahq_builder.storage.bounded_read import open_file, parse_json, read_file, read_text
 from celebahq_builder.storage.files import (
     NO_HARD_LINKS,
     NewFiles,
@@ -52,6 +52,7 @@ __all__ = [
     "lock",
     "may_delete_partial",
     "new_files",
+    "open_file",
     "parse_json",
     "partial_file",
     "partial_path",

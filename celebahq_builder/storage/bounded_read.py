@@ -5,11 +5,14 @@ A named pipe, a device and a file that is too large are refused before anything 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES, MAX_JSON_BYTES, MAX_TEXT_BYTES
 
@@ -21,6 +24,29 @@ KINDS = {
     stat.S_IFDIR: "a folder",
 }
 """Names of what a path may be instead of a regular file."""
+
+
+@contextlib.contextmanager
+def open_file(path: Path, max_bytes: int | None = None) -> Iterator[BinaryIO]:
+    """Open a regular file for reading.
+
+    Args:
+        path: path of the file; a symbolic link is followed.
+        max_bytes: largest size in bytes; None allows any size.
+
+    Raises:
+        OSError: see `read_file`.
+    """
+    # Without O_NONBLOCK, opening a named pipe waits for a writer.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as stream:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            kind = KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
+            raise OSError(errno.EINVAL, f"{kind}, not a regular file", str(path))
+        if max_bytes is not None and status.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"{status.st_size} bytes; at most {max_bytes} are read", str(path))
+        yield stream
 
 
 def read_file(path: Path, max_bytes: int = MAX_IMAGE_FILE_BYTES) -> bytes:
@@ -39,19 +65,8 @@ def read_file(path: Path, max_bytes: int = MAX_IMAGE_FILE_BYTES) -> bytes:
         Traceback (most recent call last):
         OSError: [Errno 22] a device, not a regular file: '/dev/zero'
     """
-    # Without O_NONBLOCK, opening a named pipe waits for a writer.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            kind = KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
-            raise OSError(errno.EINVAL, f"{kind}, not a regular file", str(path))
-        if status.st_size > max_bytes:
-            raise OSError(errno.EFBIG, f"{status.st_size} bytes; at most {max_bytes} are read", str(path))
-        with os.fdopen(descriptor, "rb", closefd=False) as stream:
-            data = stream.read(max_bytes + 1)  # the file may grow meanwhile, and files of /proc announce no size
-    finally:
-        os.close(descriptor)
+    with open_file(path, max_bytes) as stream:
+        data = stream.read(max_bytes + 1)  # the file may grow meanwhile, and files of /proc announce no size
     if len(data) > max_bytes:
         raise OSError(errno.EFBIG, f"more than {max_bytes} bytes", str(path))
     return data

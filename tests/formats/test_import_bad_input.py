@@ -22,6 +22,7 @@ from PIL import Image
 
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import CelebAHQError, FormatError
+from celebahq_builder.formats import image_tables
 from celebahq_builder.formats.export import ExportSettings, export
 from celebahq_builder.formats.image_file import SizeError, read_header
 from celebahq_builder.formats.import_ import import_images
@@ -231,9 +232,7 @@ def test_larger_than_any_image(folder: Path) -> None:
     data[16:24] = struct.pack(">II", 131072, 131072)
     data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
     (folder / "a.png").write_bytes(data)
-    expected_text = (
-        "a.png is too large to be read: 17,179,869,184 px, expected at most 178,956,970; reduce or remove it"
-    )
+    expected_text = "a.png is too large to be read: 131072 x 131072 px; this reader allows 100000000; reduce or remove"
     assert expected_text in refused(folder)
     assert expected_text in refused_again(folder, resize=8)
 
@@ -282,7 +281,7 @@ def test_missing_path(tmp_path: Path) -> None:
         ('{"file_name": "a.png"', "metadata.jsonl:1 is not a JSON object with a file_name"),
         ('["a.png"]', "metadata.jsonl:1 is not a JSON object with a file_name"),
         ('{"file_name": 7}', "metadata.jsonl:1: the file_name is 7, expected a string"),
-        ('{"file_name": "a.png"}\n\n', "metadata.jsonl:2 is not a JSON object with a file_name"),
+        ('{"file_name": "a.png"}\n\n[]', "metadata.jsonl:3 is not a JSON object with a file_name"),
         ('{"file_name": "a.png"}\n{"file_name": "b.png"}', "names b.png, which does not exist"),
         ('{"file_name": "a.png"}\n{"file_name": "a.png"}', "names a.png twice"),
         ('{"file_name": "../in/a.png"}', "the image name '../in/a.png' is not a relative path within a folder"),
@@ -402,10 +401,8 @@ def test_zip_bomb_that_lies_about_its_size(tmp_path: Path) -> None:
 
 
 def test_table_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from celebahq_builder.formats import stylegan_zip
-
-    monkeypatch.setattr(stylegan_zip, "TABLE_BYTES", 1000)
-    assert "dataset.json has 1001 bytes" in refused(
+    monkeypatch.setattr(image_tables, "MAX_JSON_BYTES", 1000)
+    assert "dataset.json has more than 1000 bytes" in refused(
         zipped(tmp_path / "in.zip", {"a.png": png(), "dataset.json": bytes(1001)})
     )
 
@@ -426,8 +423,8 @@ def test_zip_without_images(entries: dict[str, bytes], tmp_path: Path) -> None:
         ("[" * 100_000, "is not a table of labels"),
         ('{"labels": []}', "has no label for a.png"),
         ('{"labels": [["b.png", 0]]}', "has no label for a.png"),
-        ('{"labels": [["a.png", 0], ["b.png", 1]]}', "has labels for 2 images, the zip holds 1"),
-        ('{"labels": [["a.png", "cat"]]}', "the labels are neither one class number"),
+        ('{"labels": [["a.png", 0], ["b.png", 1]]}', "has labels for 2 images, there are 1"),
+        ('{"labels": [["a.png", null]]}', "is not a table of labels"),
         ('{"labels": [["a.png", -1]]}', "the labels are neither one class number"),
         ('{"labels": [["a.png", 99999999999]]}', "the labels are neither one class number"),
     ],

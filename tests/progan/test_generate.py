@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import CelebAHQError, FormatError, TrainingError, WeightsError
+from celebahq_builder.imaging.image_grid import image_grid, png_bytes, to_rgb
 from celebahq_builder.models.generator_file import FORMAT, export_generator, load_generator
 from celebahq_builder.models.progan import Architecture, GeneratorNetwork
 from celebahq_builder.models.weight_file import read_weights
 from celebahq_builder.progan.generate import GeneratedImages, generate, generate_images, to_pixels, write_sheet
-from celebahq_builder.progan.image_grid import image_grid, to_rgb, write_png
 from celebahq_builder.progan.video import interpolate, training_video, walk
 
 CPU = torch.device("cpu")
@@ -131,7 +131,7 @@ def test_videos(run: Path, tmp_path: Path) -> None:
     frames, size = probe(tmp_path / "walk.mp4")
     assert (frames, size) == (12, (24, 16))
     for i, side in ((0, 32), (5, 65)):
-        write_png(tmp_path / f"fakes-{i:06d}.png", np.full((3, side, side), 200, np.uint8))
+        (tmp_path / f"fakes-{i:06d}.png").write_bytes(png_bytes(np.full((3, side, side), 200, np.uint8)))
     training_video(tmp_path, tmp_path / "training.mp4", fps=2)
     assert probe(tmp_path / "training.mp4") == (2, (66, 66))
     with pytest.raises(FormatError, match="exists"):

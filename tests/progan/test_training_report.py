@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from celebahq_builder.html.charts import BOTTOM, LEFT, POINTS_MAX, RIGHT, TOP, line_chart
-from celebahq_builder.progan.image_grid import write_png
+from celebahq_builder.imaging.image_grid import png_bytes
 from celebahq_builder.progan.training_report import write_training_report
 
 
@@ -50,7 +50,7 @@ def test_page(tmp_path: Path) -> None:
     (tmp_path / "stats.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines) + '{"kimg": 4}\n{"half')
     (tmp_path / "recipe.json").write_text('{"net": {"resolution": 8}, "task": "<progan>"}')
     for kimg in range(20):
-        write_png(tmp_path / f"fakes-{kimg:06d}.png", np.full((3, 32, 32), kimg, np.uint8))
+        (tmp_path / f"fakes-{kimg:06d}.png").write_bytes(png_bytes(np.full((3, 32, 32), kimg, np.uint8)))
     page = write_training_report(tmp_path).read_text()
     assert "<dd>3</dd>" in page
     assert "3 min 0 s" in page

@@ -19,7 +19,6 @@ from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import DiskFull, TrainingError, WorkspaceError, WorkspaceLocked
 from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.restoration.degradation import DegradationSettings
-from celebahq_builder.restoration.loop import image_grid
 from celebahq_builder.restoration.pixel_training import PixelTask
 from celebahq_builder.restoration.task import Batch, Phase
 from celebahq_builder.restoration.trained_weights import TrainedWeights
@@ -260,15 +259,6 @@ def test_sample_images(tmp_path: Path) -> None:
             assert np.array_equal(pixels[:192, -192:], np.asarray(photo)[:192, :192])
         change = pixels[:192, :192].astype(int) - pixels[:192, 196:388]  # an untrained network changes almost nothing
         assert np.abs(change).mean() < 3
-
-
-def test_image_grid() -> None:
-    images = [[np.full((2, 3, 3), 10 * i + j, np.uint8) for j in range(2)] for i in range(2)]
-    page = image_grid(images)
-    assert page.shape == (2 + 4 + 2, 3 + 4 + 3, 3)
-    assert [int(page[top, left, 0]) for top in (0, 6) for left in (0, 7)] == [0, 1, 10, 11]
-    assert (page[2:6] == 255).all()
-    assert (page[:, 3:7] == 255).all()
 
 
 # --- Losses -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,237 @@
+"""Tables beside image files: ``metadata.jsonl`` and ``metadata.csv`` of Hugging Face, ``dataset.json`` of StyleGAN."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import logging
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from celebahq_builder.errors import FormatError, printable
+from celebahq_builder.formats.records import check_name, parse_records
+from celebahq_builder.hdf5.metadata import Metadata, Record
+from celebahq_builder.image_set import Labels, nfc
+from celebahq_builder.limits import MAX_JSON_BYTES, MAX_VALUE_BYTES
+from celebahq_builder.storage import parse_json
+
+log = logging.getLogger(__name__)
+
+METADATA = "metadata.jsonl"
+"""One JSON object per line and image: ``file_name``, and metadata.
+
+Source: https://huggingface.co/docs/datasets/image_dataset#imagefolder
+"""
+
+METADATA_CSV = "metadata.csv"
+"""The same as a table with a column ``file_name``."""
+
+LABELS = "dataset.json"
+"""Labels of StyleGAN: ``{"labels": [[name, label], ...]}``, or null in place of the list."""
+
+TABLES = (METADATA, METADATA_CSV, LABELS)
+
+LINE_BYTES_MAX = 1 << 20
+"""Bytes of one line of metadata."""
+
+NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)?(\.\d*)?([eE][+-]?\d+)?|nan|NaN")
+"""Numbers in a CSV file; ids such as 000001 are text."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """Images in the order of their table, with what the tables say of them."""
+
+    names: list[str]
+    metadata: Metadata = field(default_factory=Metadata)
+    labels: Labels | None = None
+    label_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageTables:
+    """The tables of a folder or archive of images.
+
+    Args:
+        where: folder or archive, for messages.
+        images: paths of all images, in their order.
+        others: paths of all other files.
+        open_entry: opens one of the other files for reading; raises a FormatError or an OSError.
+    """
+
+    where: Path
+    images: Sequence[str]
+    others: Iterable[str]
+    open_entry: Callable[[str], AbstractContextManager[IO[bytes]]]
+
+    def read(self) -> Described:
+        """Read the tables that lie in the common folder of all images, and name the other tables in the log.
+
+        Labels are those of ``dataset.json``, or else those of the metadata.
+
+        Raises:
+            FormatError: a table is damaged, or does not describe these images.
+        """
+        usable = self._usable_tables()
+        described = Described(list(self.images))
+        for table in (METADATA, METADATA_CSV):
+            if table in usable:
+                described = self._read_metadata(usable[table], is_csv=table == METADATA_CSV)
+                break
+        if LABELS in usable:
+            labels, label_names = self._read_labels(usable[LABELS], described.names)
+            if labels is not None:
+                described = Described(described.names, described.metadata, labels, label_names)
+        return described
+
+    def _usable_tables(self) -> dict[str, str]:
+        """Return the path of each table by its kind."""
+        usable: dict[str, str] = {}
+        tables = [posixpath.split(path) for path in self.others if posixpath.basename(path) in TABLES]
+        for folder, kind in sorted(tables, key=lambda table: (TABLES.index(table[1]), table[0].count("/"), table[0])):
+            path = posixpath.join(folder, kind)
+            if folder and not all(name.startswith(folder + "/") for name in self.images):
+                remedy = "import its folder alone to use it"
+            elif kind in usable or (kind == METADATA_CSV and METADATA in usable):
+                remedy = f"{usable.get(kind) or METADATA} is used; delete that to use this one"
+            else:
+                usable[kind] = path
+                continue
+            log.warning("%s: the table %s is not read: %s", self.where, printable(path), printable(remedy))
+        return usable
+
+    def _read_metadata(self, table: str, is_csv: bool) -> Described:
+        where, folder = self.where / printable(table), posixpath.dirname(table)
+        names: dict[str, None] = {}
+        known = {nfc(name): name for name in self.images}
+
+        def records() -> Iterator[Record]:
+            with self._open(table) as file:
+                for line, record in (_csv_records if is_csv else _json_records)(file, where):
+                    name = record.pop("file_name", None)
+                    if not isinstance(name, str):
+                        fault = f"the file_name is {printable(repr(name))[:80]}, expected a string"
+                        raise FormatError(f"{where}:{line}: {fault}; correct or delete the file")
+                    path = posixpath.join(folder, check_name(posixpath.normpath(name) if name else name, where))
+                    if nfc(path) not in known:
+                        raise FormatError(
+                            f"{where} names {printable(name)}, which does not exist; restore it, or remove its line"
+                        )
+                    path = known[nfc(path)]
+                    if path in names:
+                        raise FormatError(f"{where} names {printable(name)} twice; remove one of the lines")
+                    names[path] = None
+                    yield record
+
+        metadata, labels, label_names = parse_records(records(), where)
+        extra = sorted(set(self.images) - set(names))
+        if extra:
+            fault = f"does not name {printable(extra[0])} ({len(extra)} such)"
+            raise FormatError(f"{where} {fault}; add their lines, or delete {posixpath.basename(table)}")
+        return Described(list(names), metadata, labels, label_names)
+
+    def _read_labels(self, table: str, names: Sequence[str]) -> tuple[Labels | None, tuple[str, ...]]:
+        where, folder = self.where / printable(table), posixpath.dirname(table)
+        with self._open(table) as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+        if len(data) > MAX_JSON_BYTES:
+            raise FormatError(f"{where} has more than {MAX_JSON_BYTES} bytes; remove it")
+        expected = "labels: null, or a list of a name and a label for each image"
+        fault = FormatError(f"{where} is not a table of labels; expected {expected}: correct or remove it")
+        lists = data.count(b"[") + data.count(b"{")
+        if len(data) > 2**20 and lists > 2 * len(names) + 100:  # parsed, each would take about 60 bytes
+            raise FormatError(f"{where} has {lists} lists for {len(names)} images; correct or remove it")
+        try:
+            values = parse_json(data)
+            rows = values["labels"]  # type: ignore[index]
+            if rows is None:
+                return None, ()
+            labels = {nfc(posixpath.normpath(str(name))): label for name, label in rows}
+        except (ValueError, KeyError, TypeError):
+            raise fault from None
+        found: list[Record] = []
+        for name in names:
+            inside = nfc(posixpath.relpath(name, folder) if folder else name)
+            if inside not in labels and nfc(name) not in labels:
+                raise FormatError(f"{where} has no label for {printable(name)}; add it, or set labels to null")
+            label = labels[inside if inside in labels else nfc(name)]
+            if label is None:
+                raise fault
+            found.append({"labels" if isinstance(label, list) else "label": label})
+        if len(labels) > len(names):
+            raise FormatError(f"{where} has labels for {len(labels)} images, there are {len(names)}; make it again")
+        _, parsed, label_names = parse_records(found, where)
+        return parsed, label_names
+
+    @contextlib.contextmanager
+    def _open(self, table: str) -> Iterator[IO[bytes]]:
+        try:
+            with self.open_entry(table) as file:
+                yield file
+        except OSError as error:
+            raise FormatError(f"{self.where / printable(table)} cannot be read: {error.strerror}") from None
+
+
+def _json_records(file: IO[bytes], where: Path) -> Iterator[tuple[int, Record]]:
+    for number, line in _lines(file, where):
+        try:
+            record = parse_json(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or "file_name" not in record:
+            raise FormatError(f"{where}:{number} is not a JSON object with a file_name; correct or delete the file")
+        yield number, record
+
+
+def _lines(file: IO[bytes], where: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the number and content of each line that is not blank."""
+    number = blank = 0
+    while line := file.readline(LINE_BYTES_MAX + 1):
+        number += 1
+        if len(line) > LINE_BYTES_MAX:
+            raise FormatError(f"{where}:{number} has more than {LINE_BYTES_MAX} bytes; correct or delete the file")
+        line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if line.strip():
+            yield number, line
+        elif (blank := blank + 1) > MAX_VALUE_BYTES:
+            raise FormatError(f"{where} has more than {MAX_VALUE_BYTES} blank lines; correct or delete the file")
+
+
+def _csv_records(file: IO[bytes], where: Path) -> Iterator[tuple[int, Record]]:
+    """Yield the rows of a CSV file; columns whose values are all numbers, or all true or false, are not text."""
+    lines = (line.decode("utf-8") for _, line in _lines(file, where))
+    reader = csv.DictReader(lines, strict=True)
+    rows: list[tuple[int, dict[str, str]]] = []
+    try:
+        for row in reader:
+            if None in row or None in row.values() or "file_name" not in row:
+                raise ValueError("a row does not have one value per column, or there is no column file_name")
+            rows.append((reader.line_num, row))
+    except (csv.Error, ValueError) as error:
+        fault = f"is not a CSV table with a column file_name: {printable(str(error))}"
+        raise FormatError(f"{where} {fault}; correct or delete the file") from None
+    columns: dict[str, list[object]] = {}
+    for key in list(rows[0][1]) if rows else ():
+        columns[key] = _typed(key, [row[key] for _, row in rows])
+    for index, (line, _) in enumerate(rows):
+        yield line, {key: column[index] for key, column in columns.items()}
+
+
+def _typed(key: str, values: list[str]) -> list[object]:
+    given = [value for value in values if value]
+    if key in ("file_name", "file", "id") or not given:
+        return list(values)
+    if all(value.lower() in ("true", "false") for value in given):
+        return [value.lower() == "true" if value else None for value in values]
+    if all(NUMBER.fullmatch(value) and value not in ("+", "-", ".") for value in given):
+        try:
+            whole = all(value.lstrip("+-").isdigit() for value in given)
+            return [(int(value) if whole else float(value)) if value else None for value in values]
+        except ValueError:
+            pass
+    return list(values)
