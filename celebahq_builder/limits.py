@@ -19,6 +19,12 @@ MAX_TOML_BYTES = 1 << 18
 MAX_JSON_BYTES = 1 << 26
 """Bytes of one JSON document, 64 MB: parsed, it takes about ten times as much."""
 
+MAX_TABLE_ROWS = 1_000_000
+"""Rows of one landmark table: read, they take 0.8 GB. CelebA has 202,599."""
+
+MAX_LIST_BYTES = 1 << 24
+"""Bytes of one list of names, such as ids or the official image list, 16 MB: the official list has 3 MB."""
+
 MAX_RECIPE_BYTES = 1 << 20
 """Bytes of a recipe, 1 MB: the TOML parser of Python's library reads about 1 MB/s; bundled recipes have up to 2 kB."""
 

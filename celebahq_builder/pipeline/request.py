@@ -10,6 +10,7 @@ from typing import TypedDict, Unpack
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import RecipeError, WorkspaceError
+from celebahq_builder.limits import MAX_LIST_BYTES
 from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE, BuildRecipe, resolve
 from celebahq_builder.pipeline.stage import BuildInputs
 from celebahq_builder.pipeline.workspace import Workspace
@@ -170,7 +171,7 @@ def read_ids(ids: Path | str | Iterable[str] | None) -> frozenset[str] | None:
         return None
     if isinstance(ids, (str, Path)):
         try:
-            ids, where = read_text(Path(ids)).splitlines(), f" {ids}"
+            ids, where = read_text(Path(ids), MAX_LIST_BYTES).splitlines(), f" {ids}"
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not a text in UTF-8"
             raise RecipeError(f"`ids` {ids} cannot be read: {reason}; give one id or file name per line") from None

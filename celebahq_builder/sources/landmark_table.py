@@ -13,6 +13,7 @@ from PIL import Image
 
 from celebahq_builder.errors import SourceError
 from celebahq_builder.image_set import list_images, nfc, photo_path, png_name, utf8_name
+from celebahq_builder.limits import MAX_TABLE_ROWS
 from celebahq_builder.outcome import Reason, Rejected
 from celebahq_builder.sources.photo import (
     COLUMNS,
@@ -33,7 +34,11 @@ ALIGNED_EYES = (69.5, 111.3, 107.6, 111.4)
 """Means of the eyes in list_landmarks_align_celeba, which belongs to CelebA's aligned images of 178x218 px."""
 
 
-@dataclass(frozen=True)
+FILE_CHARACTERS_MAX = 4096
+"""Length of the longest path that Linux takes."""
+
+
+@dataclass(frozen=True, slots=True)
 class TableRow:
     """A row of a landmark table, not checked yet."""
 
@@ -58,14 +63,18 @@ def read_table(path: Path) -> str:
     """Return the text of a table.
 
     Raises:
-        SourceError: the file cannot be read, or is not UTF-8.
+        SourceError: the file cannot be read, is not UTF-8, or has too many rows.
     """
     try:
-        return read_text(path)
+        text = read_text(path)
     except OSError as error:
         raise SourceError(f"table {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise SourceError(f"table {path} cannot be read: byte {error.start} is not UTF-8; save it as UTF-8") from None
+    rows = max(text.count("\n"), text.count("\r"))
+    if rows > MAX_TABLE_ROWS:
+        raise SourceError(f"table {path} has {rows} rows; at most {MAX_TABLE_ROWS} are read: divide it")
+    return text
 
 
 def make_source(
@@ -111,7 +120,8 @@ def make_source(
     for row in rows:
         if problem := _row_problem(row):
             place = f"{table}:{row.line}"
-            rejected.append(Rejected(row.file or place, Reason.BAD_ROW, f"{place}: {problem}"))
+            named = row.file if len(row.file) <= FILE_CHARACTERS_MAX else ""
+            rejected.append(Rejected(named or place, Reason.BAD_ROW, f"{place}: {problem}"))
         else:
             by_file.setdefault(row.file, []).append(row)
     good: dict[str, LandmarkRow] = {}
@@ -153,6 +163,8 @@ def _row_problem(row: TableRow) -> str | None:
     """Return why a row cannot be used, or None if it can."""
     if not row.file:
         return "no file name"
+    if len(row.file) > FILE_CHARACTERS_MAX:
+        return f"a file name of {len(row.file)} characters"
     path = PurePosixPath(row.file)
     if path.is_absolute() or ".." in path.parts:
         return f"{row.file} is outside the folder of photos"

@@ -16,6 +16,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import SourceError
+from celebahq_builder.limits import MAX_LIST_BYTES
 from celebahq_builder.outcome import Reason, Rejection
 from celebahq_builder.storage import read_text
 
@@ -53,7 +54,7 @@ def read_image_list(path: Path) -> tuple[ImageListRow, ...]:
         SourceError: the file or a line cannot be read; names file, line, the expected and the found text.
     """
     try:
-        lines = read_text(path).splitlines()
+        lines = read_text(path, MAX_LIST_BYTES).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise SourceError(f"image list {path} cannot be read: {reason}; {REMEDY}") from None

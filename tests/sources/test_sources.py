@@ -15,7 +15,7 @@ from PIL import Image
 
 from celebahq_builder.errors import SourceError
 from celebahq_builder.image_set import photo_path
-from celebahq_builder.limits import MAX_TEXT_BYTES
+from celebahq_builder.limits import MAX_TABLE_ROWS, MAX_TEXT_BYTES
 from celebahq_builder.outcome import Reason, Rejected
 from celebahq_builder.sources.celeba import CelebA, read_celeba
 from celebahq_builder.sources.folder import PhotoFolder, read_folder
@@ -532,6 +532,20 @@ def test_a_table_that_is_too_large(tree: Tree, tmp_path: Path) -> None:
         file.truncate(MAX_TEXT_BYTES + 1)
     with pytest.raises(SourceError, match="cannot be read: 67108865 bytes; at most"):
         read_folder(tree.images, tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r"])
+def test_a_table_of_too_many_rows(end: str, tree: Tree) -> None:
+    tree.write("Anno/list_landmarks_celeba.txt", end * (MAX_TABLE_ROWS + 1))
+    with pytest.raises(SourceError, match="has 1000001 rows; at most 1000000 are read: divide it"):
+        tree.read()
+
+
+def test_a_file_name_that_no_disk_can_hold(tree: Tree) -> None:
+    source = tree.table(f"a.jpg {ROW}", f"{'x' * 4096} {ROW}", f"{'x' * 4097} {ROW}").read()
+    assert [len(photo.file) for photo in source.photos] == [5, 4096]
+    place = "list_landmarks_celeba.txt:5"
+    assert source.rejected == (Rejected(place, Reason.BAD_ROW, f"{place}: a file name of 4097 characters"),)
 
 
 def test_paths_that_are_too_long(tmp_path: Path) -> None:
