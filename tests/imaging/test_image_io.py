@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
 from celebahq_builder.imaging import image_io
-from celebahq_builder.imaging.image_io import check_png, decode_image, decode_png, encode_jpeg, encode_png, open_rgb
+from celebahq_builder.imaging.image_io import check_png, decode_png, encode_jpeg, encode_png, open_rgb, pil_to_array
 from celebahq_builder.outcome import Reason, Rejection
 
 PIXELS_MAX = 10_000_000
@@ -29,6 +29,11 @@ IMAGES = arrays(np.uint8, st.tuples(st.just(3), st.integers(1, 40), st.integers(
 
 def noise(height: int, width: int, *channels: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (height, width, *channels), dtype=np.uint8)
+
+
+def decode_image(data: bytes, pixels_max: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    image, notes = open_rgb(data, pixels_max)
+    return pil_to_array(image), notes
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
