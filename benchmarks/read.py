@@ -29,7 +29,7 @@ from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.hdf5.layout import level_name
 from celebahq_builder.image_set import Labels, NamedImage
-from celebahq_builder.imaging.image_io import decode_image
+from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 
 Pixels = NDArray[np.uint8]
 
@@ -69,7 +69,7 @@ def main() -> None:
     paths = sorted((shared_data() / "celebahq_1024").glob("*.jpg"))
     if not paths:
         sys.exit("the benchmark needs CelebA-HQ images of 1024x1024 in data/celebahq_1024 of the shared data")
-    sources = [decode_image(path.read_bytes(), 10**8)[0] for path in paths]
+    sources = [pil_to_array(open_rgb(path.read_bytes(), 10**8)[0]) for path in paths]
     parts = [part for source in sources for part in crops(source, SMALL_PX[-1])]
     rows = []
     with tempfile.TemporaryDirectory() as folder:

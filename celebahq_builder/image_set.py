@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import unicodedata
 from collections import Counter, deque
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import SourceError, printable
+
+log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif")
 """Endings of image files, in any case."""
@@ -149,10 +152,14 @@ def list_images(folder: Path) -> list[str]:
         SourceError: a folder cannot be read.
     """
     try:
-        return sorted(list_folder(folder, _is_run).images)
+        listing = list_folder(folder, _is_run)
     except OSError as error:
         place = printable(str(error.filename))
         raise SourceError(f"{place} cannot be read: {error.strerror}; check its permissions") from None
+    listing.others.clear()  # tables, for instance
+    for remark in listing.remarks():
+        log.info("%s: %s", printable(str(folder)), remark)
+    return sorted(listing.images)
 
 
 def _is_run(folder: Path) -> bool:

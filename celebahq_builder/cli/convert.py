@@ -96,8 +96,9 @@ def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> Non
     """Import the data set PATH into a new multi-resolution HDF5 file; pixel values do not change.
 
     \b
-    images        a folder of PNG, JPEG, WebP, BMP or TIFF files at any depth, with metadata.jsonl if there is one
-    stylegan-zip  a zip of such files, with the labels of its dataset.json
+    images        a folder of PNG, JPEG, WebP, BMP, TIFF or AVIF files at any depth, with metadata.jsonl, metadata.csv
+                  and dataset.json if there are any
+    stylegan-zip  a zip of such files and tables
     tfrecord      a folder of NAME-r02.tfrecords ... with NAME-rxx.labels, or a single file
     webdataset    a folder of tar shards, or a single one: the image, .json and .cls of each sample
     parquet       a folder of Parquet files with an image column, as Hugging Face datasets writes them, or a single one

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,75 @@ def test_killed_and_resumed(
     assert "resuming an earlier command that did not finish" in caplog.messages[0]
     assert tree(target) == tree(whole)
     assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_zip_killed_far_after_its_checkpoint(tmp_path: Path) -> None:
+    """The entries after the checkpoint are longer than the 64 KB in which a zip's end is looked for."""
+    source = described_file(tmp_path / "faces.h5", noise(41, 64))
+    whole, target = tmp_path / "whole.zip", tmp_path / "faces.zip"
+    export(source, whole, ExportSettings("stylegan-zip"), workers=1)
+    command = [sys.executable, "-m", "tests.formats.killed_export", source, target, "stylegan-zip", 1, 30]
+    ended = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, timeout=60, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    left = tmp_path / "faces.zip.partial"
+    note = json.loads((left / "checkpoint.json").read_text())
+    assert note["images"] == 16
+    assert (left / "data").stat().st_size > note["bytes"] + 2**16
+    export(source, target, ExportSettings("stylegan-zip"), workers=1)
+    assert target.read_bytes() == whole.read_bytes()
+    with zipfile.ZipFile(target) as archive:
+        assert len(archive.namelist()) == 41 + 1
+        assert archive.testzip() is None
+
+
+def test_zip_is_on_the_disk_before_it_is_noted_or_named(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is synchronised after its last write, then the checkpoint is noted, or the file gets its name."""
+    events: list[str] = []
+    target = tmp_path / "faces.zip"
+    data = tmp_path / "faces.zip.partial" / "data"
+    fsync, rename, note = os.fsync, Path.rename, stylegan_zip.write_json
+
+    def recorded_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        if data.exists() and os.path.samestat(os.fstat(descriptor), data.stat()):
+            events.append(f"fsync {data.stat().st_size}")
+
+    def recorded_rename(path: Path, new: Path) -> Path:
+        if path == data:
+            events.append(f"rename {path.stat().st_size}")
+        return rename(path, new)
+
+    def recorded_note(*asked: Any, **options: Any) -> None:
+        events.append(f"note {data.stat().st_size}")
+        note(*asked, **options)
+
+    monkeypatch.setattr(stylegan_zip, "CHECKPOINT", 32)
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(Path, "rename", recorded_rename)
+    monkeypatch.setattr(stylegan_zip, "write_json", recorded_note)
+    export(source, target, ExportSettings("stylegan-zip"), workers=1)
+    assert [event.split()[0] for event in events] == ["fsync", "note", "fsync", "note", "fsync", "rename"]
+    sizes = [event.split()[1] for event in events]
+    assert sizes[0::2] == sizes[1::2]  # nothing was written in between
+    assert len(set(sizes)) == 3
+
+
+@pytest.mark.parametrize("to", ["images", "stylegan-zip"])
+def test_target_that_appears_meanwhile(to: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = out(tmp_path, to)
+
+    class Appearing(progress.Progress):
+        def close(self) -> None:
+            super().close()
+            target.mkdir() if to == "images" else target.write_bytes(b"of the user")
+
+    monkeypatch.setattr("celebahq_builder.formats.export.Progress", Appearing)
+    with pytest.raises(CelebAHQError, match="exists and is not overwritten"):
+        export(source, target, small_shards(to), workers=1)
+    assert list(tmp_path.iterdir()) == [target]
+    assert tree(target) == ({} if to == "images" else {"": b"of the user"})
 
 
 @pytest.mark.parametrize("to", FORMATS)

@@ -3,10 +3,12 @@
 import gzip
 import io
 import json
+import os
 import resource
 import shutil
 import struct
 import subprocess
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -453,6 +455,168 @@ def test_zip_with_a_damaged_entry(tmp_path: Path) -> None:
     raw[80] ^= 1
     path.write_bytes(raw)
     assert "Bad CRC-32 for file 'a.png'" in refused(path)
+
+
+def test_zip_with_a_wrong_number_of_entries(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "in.zip", {f"{i}.png": png() for i in range(5)})
+    raw = bytearray(path.read_bytes())
+    raw[raw.rindex(b"PK\5\6") + 10] = 6
+    path.write_bytes(raw)
+    assert "its directory lists 5 entries, its end record announces 6" in refused(path)
+
+
+@pytest.mark.parametrize("lost", [0, 2, 4])
+def test_zip_whose_directory_lacks_an_entry(lost: int, tmp_path: Path) -> None:
+    """The end record agrees with the shorter directory."""
+    path = zipped(tmp_path / "in.zip", {f"{i}.png": png() for i in range(5)})
+    raw = path.read_bytes()
+    start, end = raw.index(b"PK\1\2"), raw.rindex(b"PK\5\6")
+    size = (end - start) // 5
+    directory = raw[start : start + lost * size] + raw[start + (lost + 1) * size : end]
+    record = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 4, 4, len(directory), start, 0)
+    path.write_bytes(raw[:start] + directory + record)
+    assert "is not listed in its directory" in refused(path)
+
+
+def test_zip_of_overlapping_entries(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "in.zip", {f"{i}.png": png() for i in range(3)})
+    raw = bytearray(path.read_bytes())
+    second = raw.index(b"PK\1\2", raw.index(b"PK\1\2") + 4)
+    raw[second + 42 : second + 46] = bytes(4)
+    path.write_bytes(raw)
+    assert "entries overlap" in refused(path)
+
+
+def test_zip_with_an_endless_directory(tmp_path: Path) -> None:
+    """A sparse file whose directory would fill the memory."""
+    path = zipped(tmp_path / "in.zip", {"a.png": png()})
+    record = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, 2**31, 0, 0)
+    with path.open("r+b") as file:
+        file.seek(2**32)
+        file.write(record)
+    assert "its directory of 1 entries has 2147483648 bytes" in refused(path)
+
+
+def test_zip_names_that_cannot_be_decoded(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "in.zip", {"\xe9.png": png()})
+    path.write_bytes(path.read_bytes().replace("\xe9".encode(), b"\xff\xfe"))
+    assert "in.zip is not a readable zip" in refused(path)
+
+
+def test_zip_with_a_damaged_lzma_entry(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "in.zip", {"a.png": png(64)}, zipfile.ZIP_LZMA)
+    raw = bytearray(path.read_bytes())
+    raw[60] ^= 255
+    path.write_bytes(raw)
+    assert "a.png is damaged" in refused(path)
+
+
+def test_names_are_printed_without_control_characters(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a\x1b]0;b\u202e.png").write_bytes(b"no image")
+    assert "a?]0;b?.png is not an image" in refused(tmp_path / "in")
+    zipped(tmp_path / "in.zip", {"a.png": png(), "b\x1b[31m.png": png()})
+    assert refused_again(tmp_path / "in.zip").isprintable()
+
+
+def test_file_name_that_is_not_utf8(tmp_path: Path) -> None:
+    """It is written with escapes."""
+    (tmp_path / "in").mkdir()
+    with open(os.fsencode(tmp_path / "in") + b"/caf\xe9.png", "wb") as file:  # noqa: PTH123
+        file.write(png())
+    assert import_images(tmp_path / "in", tmp_path / "out.h5") == 1
+    with h5py.File(tmp_path / "out.h5") as made:
+        assert made["photos/file"].asstr()[0] == "caf\\xe9.png"
+
+
+# --- Kinds of images in one set
+
+
+def test_photos_and_masks_in_folders(tmp_path: Path) -> None:
+    for number in range(3):
+        save(tmp_path / "in" / "img" / f"{number}.jpg", rgb(16, 16))
+        save(tmp_path / "in" / "mask" / str(number % 2) / f"{number}.png", rgb()[..., 0])
+    line = refused(tmp_path / "in")
+    assert f"3 RGB images of 16 x 16 px in {tmp_path}/in/img" in line
+    assert f"3 grey images of 8 x 8 px in {tmp_path}/in/mask/0 and 1 more: give one of these folders" in line
+    assert "resize" not in line
+
+
+def test_levels_in_folders(tmp_path: Path) -> None:
+    for number in range(2):
+        save(tmp_path / "in" / "large" / f"{number}.png", rgb(16, 16))
+        save(tmp_path / "in" / "thumbnails" / f"{number}.png", rgb())
+    assert "give one of these folders" in refused(tmp_path / "in")
+
+
+def test_photos_and_masks_in_one_folder(tmp_path: Path) -> None:
+    for number in range(2):
+        save(tmp_path / "in" / f"{number}.jpg", rgb(16, 16))
+        save(tmp_path / "in" / f"{number}.png", rgb()[..., 0])
+    line = refused(tmp_path / "in")
+    assert "2 RGB images of 16 x 16 px in files with the ending .jpg" in line
+    assert "move one kind into a folder of its own" in line
+
+
+def test_classes_of_photos_of_any_size(tmp_path: Path) -> None:
+    """Folders do not tell what differs, so resizing is right."""
+    for number, side in enumerate([70, 80, 90, 100, 110, 120]):
+        save(tmp_path / "in" / "ab"[number % 2] / f"{number}.png", rgb(side, side))
+    assert refused(tmp_path / "in").endswith("add `resize`=64, for example")
+
+
+# --- Special and huge files
+
+
+def test_named_pipe_and_device(folder: Path) -> None:
+    os.mkfifo(folder / "b.png")
+    assert "b.png cannot be read: a named pipe, not a regular file" in refused(folder)
+    (folder / "b.png").unlink()
+    (folder / "b.png").symlink_to("/dev/zero")
+    assert "b.png cannot be read: a device, not a regular file" in refused_again(folder)
+    (folder / "b.png").unlink()
+    os.mkfifo(folder / "metadata.jsonl")
+    assert "metadata.jsonl cannot be read: a named pipe" in refused_again(folder)
+    os.mkfifo(folder.parent / "in.zip")
+    assert "in.zip is not a readable zip, or cut short: a named pipe" in refused_again(
+        folder.parent / "in.zip", format="stylegan-zip"
+    )
+
+
+def test_sparse_file(folder: Path) -> None:
+    os.truncate(folder / "a.png", 2**35)
+    assert "a.png cannot be read: 34359738368 bytes; at most 268435456 are read" in refused(folder)
+
+
+def test_large_images_are_decoded_one_by_one(tmp_path: Path) -> None:
+    """The last of six images of 90 megapixels is corrupt; to find it needs less than 1 GB."""
+    side = 9500
+    pack = zlib.compressobj(1)
+    pixels = b"".join(pack.compress(bytes(1 + 3 * side)) for _ in range(side)) + pack.flush()
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    whole = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    (tmp_path / "in").mkdir()
+    for number in range(6):
+        (tmp_path / "in" / f"{number}.png").write_bytes(whole)
+    raw = bytearray(whole)
+    raw[1000] ^= 1
+    (tmp_path / "in" / "6.png").write_bytes(raw)
+    code = (
+        "import resource, sys; from celebahq_builder.formats.import_ import import_images\n"
+        "from celebahq_builder.errors import FormatError\n"
+        "try: import_images(sys.argv[1], sys.argv[2], resize=8)\n"
+        "except FormatError as error: print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "in", tmp_path / "out.h5"]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    error, used_kib = made.stdout.splitlines()
+    assert "6.png cannot be decoded: the chunk IDAT is corrupt" in error
+    assert int(used_kib) < 2**20
 
 
 # --- TFRecord

@@ -2,8 +2,11 @@
 
 import io
 import struct
+import threading
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 
 import cv2
 import numpy as np
@@ -14,7 +17,8 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
-from celebahq_builder.imaging.image_io import decode_image, decode_png, encode_jpeg, encode_png, open_rgb
+from celebahq_builder.imaging import image_io
+from celebahq_builder.imaging.image_io import check_png, decode_png, encode_jpeg, encode_png, open_rgb, pil_to_array
 from celebahq_builder.outcome import Reason, Rejection
 
 PIXELS_MAX = 10_000_000
@@ -25,6 +29,11 @@ IMAGES = arrays(np.uint8, st.tuples(st.just(3), st.integers(1, 40), st.integers(
 
 def noise(height: int, width: int, *channels: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (height, width, *channels), dtype=np.uint8)
+
+
+def decode_image(data: bytes, pixels_max: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    image, notes = open_rgb(data, pixels_max)
+    return pil_to_array(image), notes
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -355,3 +364,81 @@ def test_jpeg_for_pages_keeps_full_colour() -> None:
     assert len(encode_jpeg(noise(32, 32, 3).transpose(2, 0, 1), 50)) < len(
         encode_jpeg(noise(32, 32, 3).transpose(2, 0, 1), 95)
     )
+
+
+# --- Bounds and checksums
+
+
+@pytest.mark.parametrize("kind", [b"IHDR", b"IDAT", b"PLTE", b"tRNS"])
+@pytest.mark.parametrize("what", ["checksum", "length"])
+def test_png_chunks_are_checked(kind: bytes, what: str) -> None:
+    """Pillow decodes a PNG whose pixels have a wrong checksum."""
+    image = Image.fromarray(noise(20, 30, 3)).quantize(16)
+    data = encoded(image, "PNG", transparency=0)
+    start = data.index(kind)
+    length = int.from_bytes(data[start - 4 : start], "big")
+    decode_image(data, PIXELS_MAX)
+    if what == "checksum":
+        data = flipped(data, start + 4 + length)
+    else:
+        data = data[: start - 4] + (length + 2**20).to_bytes(4, "big") + data[start:]
+    with pytest.raises(Rejection) as caught:
+        decode_image(data, PIXELS_MAX)
+    assert caught.value.reason in (Reason.CORRUPT_IMAGE, *([Reason.NOT_AN_IMAGE] if kind != b"IDAT" else []))
+
+
+def test_text_of_a_png_may_have_a_wrong_checksum() -> None:
+    """It does not decide the pixels; nothing after them is read."""
+    whole = rgb_file()
+    end = whole.index(b"IEND") - 4
+    text = struct.pack(">I", 4) + b"tEXta\0bc" + bytes(4)
+    check_png(whole[:end] + text + whole[end:])
+
+
+def test_postscript_is_not_run() -> None:
+    """Pillow starts Ghostscript to decode it."""
+    with pytest.raises(Rejection) as caught:
+        decode_image(encoded(Image.fromarray(noise(8, 8, 3)), "EPS"), PIXELS_MAX)
+    assert caught.value.reason is Reason.NOT_AN_IMAGE
+
+
+def test_our_png_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_io, "MAX_IMAGE_PIXELS", 16 * 16)
+    assert decode_png(ours()).shape == (3, 16, 16)
+    monkeypatch.setattr(image_io, "MAX_IMAGE_PIXELS", 16 * 16 - 1)
+    with pytest.raises(ValueError, match="are not a PNG"):
+        decode_png(ours())
+
+
+def test_threads_share_a_budget_of_pixels() -> None:
+    budget = image_io._PixelBudget(10)
+    together: list[int] = []
+    inside = 0
+    changing = threading.Lock()
+
+    def decode(pixels: int) -> None:
+        nonlocal inside
+        with budget.reserve(pixels):
+            with changing:
+                inside += pixels
+                together.append(inside)
+            sleep(0.001)
+            with changing:
+                inside -= pixels
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(decode, [4, 5, 3, 10, 1, 99, 6] * 5))
+    assert len(together) == 35
+    assert all(number in (99, *range(11)) for number in together)  # a larger image is decoded alone
+    assert budget.free == 10
+
+
+def test_transparent_and_deep_images_of_several_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large images are converted in strips."""
+    rgba = Image.fromarray(np.dstack([noise(20, 30, 3), noise(20, 30, 1)]))
+    deep = Image.fromarray((noise(20, 30, 1)[..., 0].astype(np.uint16)) * 257)
+    files = [encoded(rgba, "PNG"), encoded(deep, "PNG")]
+    whole = [decode_image(file, PIXELS_MAX)[0] for file in files]
+    monkeypatch.setattr(image_io, "STRIP_PX", 7)
+    for file, expected in zip(files, whole, strict=True):
+        np.testing.assert_array_equal(decode_image(file, PIXELS_MAX)[0], expected)
