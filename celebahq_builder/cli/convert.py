@@ -83,6 +83,9 @@ def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> Non
     "--skip", type=PATH, metavar="FILE", help="lsun: leave out the entries that this file names, one per line."
 )
 @click.option(
+    "--split", metavar="NAME", help="webdataset, parquet: the split to take, such as train, if PATH holds several."
+)
+@click.option(
     "--compression",
     type=click.Choice(["gzip", "none", "blosc2"]),
     default="gzip",

@@ -40,9 +40,9 @@ class ExportJob:
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-Option = Literal["resize", "skip", "shuffle", "shard", "png_level"]
-"""On import: ``resize`` images of any size, ``skip`` some of them. On export: ``shuffle`` images, write so many per
-``shard``, compress them by ``png_level``."""
+Option = Literal["resize", "skip", "split", "shuffle", "shard", "png_level"]
+"""On import: ``resize`` images of any size, ``skip`` some of them, take one ``split``. On export: ``shuffle`` images,
+write so many per ``shard``, compress them by ``png_level``."""
 
 Writer = Callable[[ExportJob, Staging], Iterator[int]]
 """Yields the number of images that an interrupted export has written, then the number of each further step."""
@@ -54,7 +54,7 @@ class Format:
 
     name: str
     read: Callable[..., ImageSet]
-    """Called with a path, and with those of the options ``resize`` and ``skip`` that are given."""
+    """Called with a path, and with those of the options ``resize``, ``skip`` and ``split`` that are given."""
     write: Writer | None = None
     """None for formats that are only read."""
     names: tuple[str, ...] = ()
@@ -73,13 +73,16 @@ class Format:
         entries = [one.name for one in path.iterdir()] if path.is_dir() else [path.name]
         return any(fnmatchcase(entry, name) for name in self.names for entry in entries)
 
-    def open(self, path: Path, resize: int | None = None, skip: Collection[str] = ()) -> ImageSet:
+    def open(
+        self, path: Path, resize: int | None = None, skip: Collection[str] = (), split: str | None = None
+    ) -> ImageSet:
         """Open a data set of this format.
 
         Args:
             path: file or folder.
             resize: side length in px to which images are cropped and resized.
             skip: names of images to leave out.
+            split: name of the split to open, if a folder holds several.
 
         Raises:
             RecipeError: the format does not have one of these options.
@@ -90,6 +93,8 @@ class Format:
             given["resize"] = resize
         if skip:
             given["skip"] = skip
+        if split is not None:
+            given["split"] = split
         self.check_options(given)
         check_resize(resize)
         return self.read(path, **given)

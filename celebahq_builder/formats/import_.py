@@ -28,6 +28,7 @@ def import_images(
     resize: int | None = None,
     limit: int | None = None,
     skip: Path | str | None = None,
+    split: str | None = None,
     compression: str = "gzip",
     workers: int = 1,
 ) -> int:
@@ -43,6 +44,7 @@ def import_images(
         resize: side length in px to which images are cropped and resized, for formats with images of any size.
         limit: number of images to take from the beginning; None takes all.
         skip: text file with one name per line of images to leave out, for formats that support it.
+        split: split to take, such as ``train``, where a folder of Parquet or WebDataset files holds several.
         compression: name of a codec.
         workers: number of threads that build and compress the levels; they never change the result.
 
@@ -55,7 +57,7 @@ def import_images(
     check_free(out)
     name = format or recognise(path)
     left_out = () if skip is None else _read_names(Path(skip))
-    source = reader_of(name)(path, resize, left_out)
+    source = reader_of(name)(path, resize, left_out, split)
     images = _Import(source, path, limit, check_hashes=resize is None)
     if images.labels is None:
         check_free(labels_path(out))  # the labels of another data set would be taken for labels of this one

@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
+import logging
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any
-from weakref import WeakValueDictionary
 
-from celebahq_builder.errors import FormatError
+from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats.format import Format
-from celebahq_builder.formats.image_file import middle_square
+from celebahq_builder.formats.image_file import middle_square, read_header
 from celebahq_builder.formats.images import list_images
+from celebahq_builder.formats.isolated import MEMORY_BYTES, lmdb_count, lmdb_entries, lmdb_facts, run_isolated
 from celebahq_builder.image_set import NamedImage
 from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
+from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Rejection
+from celebahq_builder.storage import read_file
+
+log = logging.getLogger(__name__)
 
 RESOLUTION = 256
 """Side length in px of the ProGAN paper's results on LSUN."""
 
-PIXELS_MAX = 100_000_000
-"""Larger images are not decoded."""
-
 REMEDY = "download LSUN's categories with https://github.com/fyu/lsun, and unzip them to bedroom_train_lmdb and such"
 
 
-@dataclass(frozen=True)
-class Entries:
-    """Encoded images with names, in a database or a folder."""
-
-    count: int
-    read: Callable[[], Iterator[tuple[str, bytes]]]
-    """Yields name and contents of each entry."""
-    has: Callable[[str], bool]
-    """Returns whether there is an entry of this name."""
+Entries = Callable[[int], Iterator[tuple[str, bytes]]]
+"""Yields name and contents of each encoded image of a database or folder, from a number on."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,6 @@ class Lsun:
     path: Path
     resolution: int
     count: int
-    skip: frozenset[str]
     channels: int = 3
     labels: None = None
     label_names: tuple[str, ...] = ()
@@ -56,12 +50,11 @@ class Lsun:
         Raises:
             FormatError: an entry cannot be decoded.
         """
-        kept = (entry for entry in self.entries.read() if entry[0] not in self.skip)
-        for name, data in islice(kept, start, None):
+        for name, data in self.entries(start):
             try:
-                image, _ = open_rgb(data, PIXELS_MAX, "this reader")
+                image, _ = open_rgb(data, MAX_IMAGE_PIXELS, "this reader")
             except Rejection as rejection:
-                fault = f"entry {name} is not an image: {rejection}"
+                fault = f"entry {printable(name)[:200]} is not an image: {rejection}"
                 raise FormatError(f"{self.path}: {fault}; repair it, or leave it out with `skip`") from None
             yield NamedImage(pil_to_array(middle_square(image, self.resolution)), name)
 
@@ -71,7 +64,7 @@ def read(path: Path, resize: int = RESOLUTION, *, skip: Collection[str] = ()) ->
 
     Args:
         path: folder of an LMDB (with ``data.mdb``), that file, or a folder of images at any depth.
-        resize: R, a power of two.
+        resize: R, a power of two; in an LMDB of stylegan2-pytorch also the size of the images to take.
         skip: keys, or paths below the folder, to leave out.
 
     Raises:
@@ -81,70 +74,74 @@ def read(path: Path, resize: int = RESOLUTION, *, skip: Collection[str] = ()) ->
     expected = f"expected an LMDB of LSUN or a folder of images; {REMEDY}"
     if not path.exists():
         raise FormatError(f"{path} does not exist; {expected}")
-    is_database = path.is_file() or (path / "data.mdb").is_file()
-    entries = _database_entries(path) if is_database else _folder_entries(path)
-    left_out = frozenset(skip)
-    unknown = next((name for name in left_out if not entries.has(name)), None)
-    if unknown is not None:
-        raise FormatError(f"{path} has no entry {unknown} to leave out; check the name")
-    count = entries.count - len(left_out)
+    if path.is_file() or (path / "data.mdb").exists():
+        count, entries = _database_entries(path, resize, frozenset(skip))
+    else:
+        count, entries = _folder_entries(path, frozenset(skip))
     if count <= 0:
         raise FormatError(f"{path} has no images; {expected}")
-    return Lsun(entries, path, resize, count, left_out)
+    return Lsun(entries, path, resize, count)
 
 
-def _folder_entries(path: Path) -> Entries:
+def _check_known(path: Path, unknown: str | None) -> None:
+    if unknown is not None:
+        raise FormatError(f"{path} has no entry {printable(unknown)[:200]} to leave out; check the name")
+
+
+def _folder_entries(path: Path, skip: frozenset[str]) -> tuple[int, Entries]:
     names = list_images(path)
+    _check_known(path, next(iter(skip.difference(names)), None))
+    names = [name for name in names if name not in skip]
 
-    def read_all() -> Iterator[tuple[str, bytes]]:
-        for name in names:
+    def read_from(start: int) -> Iterator[tuple[str, bytes]]:
+        for name in names[start:]:
             try:
-                yield name, (path / name).read_bytes()
+                yield name, read_file(path / name)
             except OSError as error:
                 raise FormatError(f"{path / name} cannot be read: {error.strerror}") from None
 
-    return Entries(len(names), read_all, frozenset(names).__contains__)
+    return len(names), read_from
 
 
-_OPEN: WeakValueDictionary[Path, Any] = WeakValueDictionary()
-"""Open environments of LMDB; a process may open each only once, so its readers share them."""
-
-
-def _database_entries(path: Path) -> Entries:
+def _database_entries(path: Path, resize: int, skip: frozenset[str]) -> tuple[int, Entries]:
     """Return the entries of an LMDB in the order of their keys; memory does not depend on their number.
 
-    It is opened for reading without its lock file, so that it can be on a read-only disk; no other process may write
-    to it. A database that is cut short is refused: LMDB would end the process at the first missing page.
+    Of a database of stylegan2-pytorch, which holds each image in several sizes, only those of the side length `resize`
+    are taken.
+
+    Source: https://github.com/rosinality/stylegan2-pytorch/blob/master/prepare_data.py
     """
+    if importlib.util.find_spec("lmdb") is None:
+        raise FormatError("an LMDB needs a package of its own: pip install 'celebahq-builder[lsun]'")
+    file = path / "data.mdb" if path.is_dir() else path
+    if not file.is_file():
+        raise FormatError(f"{file} is not a regular file; {REMEDY}")
+    facts = next(iter(run_isolated(MEMORY_BYTES, path, lmdb_facts, path, sorted(skip))))
+    sizes, prefix, count = sorted(facts.first), b"", facts.entries
+    if sizes and all(_width(data) == size for size, data in facts.first.items()):
+        if resize not in sizes:
+            found = f"holds images of {', '.join(map(str, sizes))} px with keys such as {sizes[-1]}-00000"
+            raise FormatError(f"{path} {found}; choose the ones to take by `resize`, for example {sizes[-1]}")
+        prefix = f"{resize}-".encode()
+        count = next(iter(run_isolated(MEMORY_BYTES, path, lmdb_count, path, prefix)))
+        facts = facts._replace(
+            unknown=next((name for name in skip if not name.startswith(f"{resize}-")), facts.unknown)
+        )
+        log.info("%s: of images of %s px, those of %d are taken", path, ", ".join(map(str, sizes)), resize)
+    _check_known(path, facts.unknown)
+
+    def read_from(start: int) -> Iterator[tuple[str, bytes]]:
+        yield from run_isolated(MEMORY_BYTES, path, lmdb_entries, path, prefix, skip, start)
+
+    return count - len(skip), read_from
+
+
+def _width(data: bytes) -> int:
+    """Return the width of an image file in px; 0 if it is none."""
     try:
-        import lmdb
-    except ImportError:
-        raise FormatError("an LMDB needs a package of its own: pip install 'celebahq-builder[lsun]'") from None
-    try:
-        options = {"readonly": True, "create": False, "lock": False, "readahead": False}
-        database = _OPEN.get(path.resolve()) or lmdb.open(str(path), subdir=path.is_dir(), **options)
-        _OPEN[path.resolve()] = database
-        info, stat = database.info(), database.stat()
-    except lmdb.Error as error:
-        raise FormatError(f"{path} is not a readable LMDB: {error}; {REMEDY}") from None
-    needed = (info["last_pgno"] + 1) * stat["psize"]
-    size = (path / "data.mdb" if path.is_dir() else path).stat().st_size
-    if size < needed:
-        raise FormatError(f"{path} is cut short: it needs {needed} bytes and has {size}; {REMEDY}")
-
-    def read_all() -> Iterator[tuple[str, bytes]]:
-        try:
-            with database.begin() as transaction, transaction.cursor() as cursor:
-                for key, value in cursor:
-                    yield key.decode("utf-8", "backslashreplace"), value
-        except lmdb.Error as error:
-            raise FormatError(f"{path} is damaged: {error}; {REMEDY}") from None
-
-    def has(name: str) -> bool:
-        with database.begin() as transaction:
-            return bool(name) and transaction.get(name.encode()) is not None
-
-    return Entries(int(stat["entries"]), read_all, has)
+        return read_header(io.BytesIO(data), "entry").width
+    except FormatError:
+        return 0
 
 
 FORMAT = Format("lsun", read, names=("data.mdb",), options=frozenset({"resize", "skip"}))

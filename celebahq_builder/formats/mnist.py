@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.arrays import LabelledArrays
 from celebahq_builder.formats.format import Format
+from celebahq_builder.limits import MAX_CHUNK_BYTES
 
 CLASSES, SIDE_PX, BORDER_PX = 10, 28, 2
 
@@ -86,7 +88,10 @@ def _read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
                 missing = 4 + 4 * axes - len(header)
                 raise FormatError(f"{path} is cut short: {missing} bytes are missing; {REMEDY}")
             shape = struct.unpack(f">{axes}I", header[4:])
-            size = int(np.prod(shape, dtype=object))
+            size = math.prod(shape)
+            if size > MAX_CHUNK_BYTES:
+                most = f"at most {MAX_CHUNK_BYTES} are read"
+                raise FormatError(f"{path}: expected {size} bytes after its header, and {most}; {REMEDY}")
             data = bytearray()
             while len(data) <= size and (block := file.read(BLOCK_BYTES)):  # in blocks, as the size may be damaged
                 data += block

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from celebahq_builder.errors import FormatError
+from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.hdf5.level_images import LevelImageSet
 from celebahq_builder.hdf5.metadata import Metadata, Record, from_records
 from celebahq_builder.image_set import Labels
+from celebahq_builder.limits import MAX_CHUNK_BYTES, MAX_ITEMS
 
 log = logging.getLogger(__name__)
 
@@ -101,13 +102,19 @@ def one_hot(numbers: NDArray[np.int64]) -> Labels:
 
 
 def parse_labels(values: Sequence[object], where: Path) -> Labels:
-    """Return the labels of N values from JSON, each a class number or each a list of numbers, float32 [N, classes].
+    """Return the labels of N values from JSON, float32 [N, classes].
+
+    Args:
+        values: of each image a class number (1 or 1.0), or of each image a list of numbers.
+        where: file for error messages.
 
     Raises:
-        FormatError: they are anything else, or lists of different lengths.
+        FormatError: they are anything else, or lists of different lengths; or there are far more classes than images.
     """
-    numbers = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
-    if values and len(numbers) == len(values) and min(numbers) >= 0 and max(numbers) < max(65536, len(values)):
+    other = next((value for value in values if not _is_class_number(value)), None)
+    numbers = [int(value) for value in values if isinstance(value, (int, float)) and _is_class_number(value)]
+    if values and len(numbers) == len(values):
+        _check_class_count(max(numbers) + 1, len(values), where)
         return one_hot(np.array(numbers, np.int64))
     try:
         with np.errstate(over="ignore"):  # too large numbers become infinite, and are refused below
@@ -116,8 +123,37 @@ def parse_labels(values: Sequence[object], where: Path) -> Labels:
         labels = np.zeros(0, np.float32)
     if labels.ndim != 2 or not labels.size or not np.isfinite(labels).all():
         expected = "one class number (0, 1, ...) per image nor one list of numbers of one length"
-        raise FormatError(f"{where}: the labels are neither {expected}; correct or remove them")
+        found = printable(str(other)[:40]) if isinstance(other, (str, float)) or other is None else type(other).__name__
+        raise FormatError(f"{where}: the labels are neither {expected}, one is {found}; correct or remove them")
     return labels
+
+
+def _is_class_number(value: object) -> bool:
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return whole and not isinstance(value, bool) and isinstance(value, (int, float)) and 0 <= value < MAX_ITEMS
+
+
+def _check_class_count(classes: int, images: int, where: Path) -> None:
+    if 4 * classes * images > MAX_CHUNK_BYTES and images < 100 * classes:
+        fault = f"the labels of {images} images have {classes} classes, too many to be stored as one number per class"
+        raise FormatError(f"{where}: {fault}; number the classes 0, 1, ..., or remove the labels")
+
+
+def number_words(values: Sequence[object], where: Path) -> tuple[list[int], tuple[str, ...]]:
+    """Return class numbers for labels that are words, and the names of the classes; nothing for other labels.
+
+    The classes are the different words, in the order of their Unicode code points.
+
+    >>> number_words(["male", "female", "male"], Path("metadata.jsonl"))
+    ([1, 0, 1], ('female', 'male'))
+    """
+    words = [value for value in values if isinstance(value, str)]
+    if not words or len(words) < len(values):
+        return [], ()
+    names = tuple(sorted(set(words)))
+    _check_class_count(len(names), len(words), where)
+    number_of = {name: number for number, name in enumerate(names)}
+    return [number_of[word] for word in words], names
 
 
 def has_own_labels(level: LevelImageSet) -> bool:
@@ -154,7 +190,9 @@ def image_records(level: LevelImageSet, numbers: range) -> list[Record]:
 def parse_records(records: Iterable[Record], where: Path) -> tuple[Metadata, Labels | None, tuple[str, ...]]:
     """Return metadata, labels and label names from records of the form of `image_records`.
 
-    The attributes are the labels if there are no others.
+    Classes can also be words, see `number_words`. Without labels, the attributes are the labels, or else all keys whose
+    values are true or false. A ``sha256`` is a hash of the pixels only in records of this package, which have ``file``,
+    too; other programs store a hash of a file, which becomes the column ``file_sha256``.
 
     Args:
         records: of all images, in their order; only the columns that are made of them are kept in memory.
@@ -163,28 +201,43 @@ def parse_records(records: Iterable[Record], where: Path) -> tuple[Metadata, Lab
     Raises:
         FormatError: the labels are not those of `parse_labels`, or `metadata.from_records` refuses the other values.
     """
-    classes: list[Any] = []
-    values: list[Any] = []
-    class_names: list[Any] = []
+    classes: list[object] = []
+    values: list[object] = []
+    class_names: list[object] = []
+    booleans: Counter[str] = Counter()
 
     def without_labels() -> Iterator[Record]:
         for record in records:
             for column, key in ((classes, "label"), (values, "labels"), (class_names, "label_name")):
                 column.append(record.pop(key, None))
+            if "sha256" in record and "file" not in record:
+                record = {"file_sha256" if key == "sha256" else key: value for key, value in record.items()}
+            booleans.update(key for key, value in record.items() if isinstance(value, bool))
             yield record
 
     metadata = from_records(without_labels(), where)
     if any(value is not None for value in classes):
-        labels = parse_labels(classes, where)
+        numbers, words = number_words(classes, where)
+        labels = parse_labels(numbers or classes, where)
         named = {number: str(name) for number, name in zip(classes, class_names, strict=True) if name is not None}
-        names = tuple(named[number] for number in range(labels.shape[1])) if len(named) == labels.shape[1] else ()
-        return metadata, labels, names
-    names = ()
+        if not words and len(named) == labels.shape[1]:
+            words = tuple(named[number] for number in range(labels.shape[1]))
+        return metadata, labels, words
+    names: tuple[str, ...] = ()
     if values and isinstance(values[0], dict):
         names = tuple(values[0])
         if any(not isinstance(value, dict) or tuple(value) != names for value in values):
             raise FormatError(f"{where}: the labels of some images do not have the names of the first; correct them")
-        values = [list(value.values()) for value in values]
-    if all(value is None for value in values):
+        values = [list(value.values()) for value in values if isinstance(value, dict)]
+    if any(value is not None for value in values):
+        return metadata, parse_labels(values, where), names
+    if metadata.attribute_labels is not None:
         return metadata, metadata.attribute_labels, metadata.attribute_names
-    return metadata, parse_labels(values, where), names
+    return metadata, *boolean_labels(metadata, [key for key, times in booleans.items() if times == len(values)])
+
+
+def boolean_labels(metadata: Metadata, keys: Sequence[str]) -> tuple[Labels | None, tuple[str, ...]]:
+    """Return columns of true and false as labels, float32 [N, keys], and their names; None without keys."""
+    if not keys:
+        return None, ()
+    return np.stack([np.asarray(metadata.columns[key], np.float32) for key in keys], axis=1), tuple(keys)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -20,14 +20,14 @@ def formats() -> dict[str, Format]:
     """Return all formats by name.
 
     >>> sorted(formats()["webdataset"].options)
-    ['png_level', 'resize', 'shard']
+    ['png_level', 'resize', 'shard', 'split']
     """
     loaded: list[Format] = [import_module(f"{__package__}.{module}").FORMAT for module in MODULES]
     return {one.name: one for one in loaded}
 
 
-def reader_of(name: str) -> Callable[[Path, int | None, Collection[str]], ImageSet]:
-    """Return `Format.open` of a format, a function of path, `resize` and `skip`.
+def reader_of(name: str) -> Callable[..., ImageSet]:
+    """Return `Format.open` of a format, a function of path, `resize`, `skip` and `split`.
 
     Raises:
         RecipeError: no format has this name.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,48 +19,96 @@ from celebahq_builder.formats.format import ExportJob
 from celebahq_builder.hdf5.level_images import LevelImageSet
 from celebahq_builder.storage import Staging
 
-NUMBERED = re.compile(r"(?P<name>.*?)(?P<number>\d+)(?:-of-(?P<count>\d+))?")
-"""``NAME-000000``, ``000000``, ``train-00000-of-00030``."""
+log = logging.getLogger(__name__)
+
+NUMBERED = re.compile(r"(?P<name>.*?)(?P<number>\d+)(?:-of-(?P<count>\d+)(?:-[0-9A-Za-z]+)?)?")
+"""``NAME-000000``, ``000000``, ``train-00000-of-00030``, ``train-00000-of-00006-bae07ad6d4d89a77``."""
+
+SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval")
+"""Names of files without numbers that are splits, not parts of one set."""
+
+LABEL_TABLES = ("metadata.csv", "metadata.jsonl", "labels.csv", "labels.txt", "dataset.json")
+"""Files beside shards that often hold labels, and are not read."""
 
 
-def shard_files(path: Path, ending: str) -> list[Path]:
+def shard_files(path: Path, endings: tuple[str, ...], split: str | None = None) -> list[Path]:
     """Return the files of a set in the order of their numbers, or of their names if these have no numbers.
 
     Args:
-        path: a single file, or the folder of one set.
-        ending: of the files, with its dot.
+        path: a single file, or the folder of one set, or of several sets that are splits.
+        endings: of the files, with their dots.
+        split: name of the split to take from a folder: that of its files, without number.
 
     Raises:
-        FormatError: there are no such files, a file of the set is missing, or one is not of the set.
+        FormatError: there are no such files, one is not a regular file, a file of the set is missing or occurs twice,
+            or there are several sets and `split` is None.
     """
     if not path.is_dir():
         if not path.is_file():
-            raise FormatError(f"{path} does not exist")
+            raise FormatError(f"{path} is not a file or folder" if path.exists() else f"{path} does not exist")
+        if split is not None:
+            raise FormatError(f"{path} is a single file, and `split` is for a folder of several splits; leave it out")
         return [path]
-    files = sorted(one for one in path.iterdir() if one.name.endswith(ending) and not one.name.startswith("."))
+    names = sorted(one.name for one in path.iterdir() if not one.name.startswith("."))
+    files = [name for name in names if name.endswith(endings)]
     if not files:
-        raise FormatError(f"{path} holds no files ending in {ending}; give their folder, or one of them")
-    matches = {one: NUMBERED.fullmatch(one.name.removesuffix(ending)) for one in files}
-    numbered = [match for match in matches.values() if match]
-    if not numbered or (len(files) == 1 and not numbered[0]["count"]):
-        return files
-    name, count = numbered[0]["name"], numbered[0]["count"]
-    numbers = [one["number"] for one in numbered if (one["name"], one["count"]) == (name, count)]
-    digits, present = min(map(len, numbers)), {int(number) for number in numbers}
-    expected = range(int(count)) if count else range(min(present), max(present) + 1)
+        raise FormatError(f"{path} holds no files ending in {endings[0]}; give their folder, or one of them")
+    special = next((name for name in files if not (path / name).is_file()), None)
+    if special is not None:
+        raise FormatError(f"{path / special} is not a regular file; remove it")
+    sets: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
+    for name in files:
+        stem = name.removesuffix(next(ending for ending in endings if name.endswith(ending)))
+        match = NUMBERED.fullmatch(stem)
+        if match:
+            key = (match["name"].rstrip("-_."), match["name"], match["count"] or "")
+        else:
+            key = (stem, stem, "") if stem.lower() in SPLITS else ("", "", "no numbers")
+        sets.setdefault(key, []).append((int(match["number"]) if match else len(sets.get(key, ())), name))
+    chosen = [key for key in sets if split in (None, key[0])]
+    if len(chosen) != 1:
+        some = ", ".join(f"{sets[key][0][1]} ({key[0]})" if key[0] else sets[key][0][1] for key in sets)
+        names_of = " or ".join(dict.fromkeys(key[0] for key in sets if key[0]))
+        advice = f"choose one of them by `split` {names_of}" if len(sets) > 1 and names_of else "leave `split` out"
+        fault = f"holds several sets, of {some}" if split is None else f"has {len(chosen)} sets named {split}: {some}"
+        raise FormatError(f"{path} {fault[:500]}; {advice[:300]}, or give a folder of one set")
+    found = sets[chosen[0]]
+    _check_complete(path, found, chosen[0][2], known=len(files))
+    _log_others(path, [name for name in names if name not in files])
+    return [path / name for _, name in sorted(found)]
 
-    def file_of(number: int) -> Path:
-        return path / f"{name}{number:0{digits}d}{f'-of-{count}' if count else ''}{ending}"
 
-    for one, match in matches.items():
-        if not match or int(match["number"]) not in expected or one != file_of(int(match["number"])):
-            like = file_of(expected[0]).name
-            raise FormatError(f"{path} holds {one.name}, which is not of the set of {like}; give a folder of one set")
-    missing = next((number for number in expected if number not in present), None)
+def _check_complete(path: Path, found: list[tuple[int, str]], count: str, known: int) -> None:
+    if count == "no numbers" or (known == 1 and not count):
+        return
+    by_number: dict[int, str] = {}
+    for number, name in found:
+        if number in by_number:
+            fault = f"holds {by_number[number]} and {name}, two files of number {number}"
+            raise FormatError(f"{path} {fault}; remove the one that is not of the set")
+        by_number[number] = name
+    numbers = range(int(count)) if count else range(min(by_number), max(by_number) + 1)
+    missing = next((number for number in numbers if number not in by_number), None)
     if missing is not None:
-        name = file_of(missing).name
-        raise FormatError(f"{path} lacks {name}; get or make it again, or number the files without a gap")
-    return [file_of(number) for number in expected]
+        number, name = found[0]
+        digits = re.search(rf"0*{number}(?!\d)", name)
+        width = len(digits[0]) if digits else 1
+        several = f" of {int(count)}" if count else ""
+        lacks = f"lacks number {missing:0{width}d}{several} of the set of {name}"
+        raise FormatError(f"{path} {lacks}; get or make it again, or number the files without a gap")
+    extra = next((name for number, name in by_number.items() if number not in numbers), None)
+    if extra is not None:
+        raise FormatError(f"{path} holds {extra}, whose number is not one of {int(count)} files; remove it")
+
+
+def _log_others(path: Path, others: list[str]) -> None:
+    tables = [name for name in others if name in LABEL_TABLES]
+    if tables:
+        log.warning("warning: %s is not read; labels must be in the shards themselves", path / tables[0])
+    rest = Counter(Path(name).suffix.lower() or "no ending" for name in others if name not in tables)
+    if rest:
+        some = ", ".join(f"{times} {suffix}" for suffix, times in rest.most_common(5))
+        log.info("%s: ignored %d other files: %s", path, rest.total(), some)
 
 
 @dataclass(frozen=True)

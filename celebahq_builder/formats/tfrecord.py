@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import struct
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,11 @@ from numpy.typing import NDArray
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats.format import ExportJob, Format
-from celebahq_builder.formats.shards import shard_files
 from celebahq_builder.hdf5.labels import encode_labels, load_labels
 from celebahq_builder.hdf5.level_images import LevelImageSet
 from celebahq_builder.image_set import Labels, NamedImage, Pixels
 from celebahq_builder.imaging.pyramid import levels
+from celebahq_builder.limits import MAX_CHUNK_BYTES, MAX_ITEMS
 from celebahq_builder.storage import Staging, write_atomic
 
 # --- Records
@@ -111,8 +112,6 @@ OTHER_KIND = (
     "features shape (int64: C, H, W) and data (the pixels): unpack it to a folder of images, and import that"
 )
 
-RECORD_MAX_BYTES = 1 << 30
-
 
 @dataclass(frozen=True)
 class TFRecordFile:
@@ -158,7 +157,7 @@ def read(path: Path) -> TFRecordFile:
         FormatError: a level is missing, or cut short; the first record is not a square image with a side that is a
             power of two; the numbers of records and labels differ.
     """
-    files = shard_files(path, ".tfrecords")
+    files = _level_files(path)
     largest = files[-1]
     offsets = _record_offsets(largest)
     count = len(offsets) - 1
@@ -182,13 +181,40 @@ def read(path: Path) -> TFRecordFile:
     return TFRecordFile(largest, offsets, side, shape[0], load_labels(labels, count) if labels.exists() else None)
 
 
+def _level_files(path: Path) -> list[Path]:
+    """Return the files of all levels, smallest first, or the single file."""
+    if path.is_dir():
+        files = sorted(one for one in path.glob("*.tfrecords") if not one.name.startswith("."))
+        if not files:
+            raise FormatError(f"{path} holds no files ending in .tfrecords; give their folder, or one of them")
+        levels_found = [re.fullmatch(r"(.*)-r(\d\d)\.tfrecords", one.name) for one in files]
+        known = [match for match in levels_found if match]
+        prefix = known[0][1] if known else files[0].name
+        other = next((one for one in files if known and not one.name.startswith(f"{prefix}-r")), None)
+        if other is not None:
+            like = f"{other.name}, which is not of the set of {files[0].name}"
+            raise FormatError(f"{path} holds {like}; give a folder of one set")
+        present = {int(match[2]) for match in known}
+        missing = next((r for r in range(min(present, default=0), max(present, default=0)) if r not in present), None)
+        if missing is not None:
+            raise FormatError(f"{path} lacks {prefix}-r{missing:02d}.tfrecords; {REMEDY}")
+    else:
+        files = [path]
+    special = next((one for one in files if not one.is_file()), None)
+    if special is not None:
+        raise FormatError(f"{special} is not a regular file" if special.exists() else f"{special} does not exist")
+    return files
+
+
 def _record_offsets(path: Path) -> NDArray[np.int64]:
     """Return the start of each record and the end of the last one, from the lengths alone."""
     try:
         size = path.stat().st_size
-        offsets = [0]
+        offsets = array("q", [0])
         with path.open("rb") as file:
             while offsets[-1] < size:
+                if len(offsets) > MAX_ITEMS:
+                    raise FormatError(f"{path} holds more than {MAX_ITEMS} records; {REMEDY}")
                 file.seek(offsets[-1])
                 length = _read_length(path, file, len(offsets) - 1)
                 offsets.append(offsets[-1] + HEADER_BYTES + length + FOOTER_BYTES)
@@ -196,7 +222,7 @@ def _record_offsets(path: Path) -> NDArray[np.int64]:
         raise FormatError(f"{path} cannot be read: {error.strerror}") from None
     if offsets[-1] > size:
         raise FormatError(f"{path} is cut short: record {len(offsets) - 2} ends after the file; {REMEDY}")
-    return np.array(offsets, np.int64)
+    return np.frombuffer(offsets, np.int64)
 
 
 def _read_length(path: Path, file: BinaryIO, number: int) -> int:
@@ -209,7 +235,7 @@ def _read_length(path: Path, file: BinaryIO, number: int) -> int:
             raise FormatError(f"{path} is compressed by gzip; unpack it first: gzip -dc {path.name} > NEW.tfrecords")
         fault = f"the CRC of the length of record {number} is wrong; the file is damaged"
         raise FormatError(f"{path}: {fault}{'' if number else ', or is not a TFRecord file'}, {REMEDY}")
-    if length > RECORD_MAX_BYTES:
+    if length > MAX_CHUNK_BYTES:
         raise FormatError(f"{path}: record {number} is {length} bytes long, expected an image; {REMEDY}")
     return int(length)
 
@@ -263,6 +289,7 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
         for start, written in parallel.run(write_records, jobs, workers=export.workers):
             notes.write(f"{start}\n")
             notes.flush()
+            os.fsync(notes.fileno())
             yield written
     if level.labels is not None:
         data = encode_labels(level.labels[np.array(order)])

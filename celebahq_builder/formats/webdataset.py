@@ -11,126 +11,55 @@ import io
 import itertools
 import json
 import logging
+import re
 import tarfile
 from array import array
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, NamedTuple
 
-from celebahq_builder.errors import FormatError
+from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats import image_file
 from celebahq_builder.formats.format import ExportJob, Format, Option
 from celebahq_builder.formats.image_file import Encoded, EncodedImages, Header
-from celebahq_builder.formats.records import check_name, file_names, image_records, parse_records
+from celebahq_builder.formats.records import file_names, image_records, parse_records
 from celebahq_builder.formats.shards import Shard, shard_files, write_shards
+from celebahq_builder.formats.tar import Member, members, open_tar
 from celebahq_builder.hdf5.metadata import Record
 from celebahq_builder.image_set import IMAGE_SUFFIXES
 from celebahq_builder.imaging.image_io import encode_png
-from celebahq_builder.storage import Staging
+from celebahq_builder.storage import Staging, parse_json
 
 log = logging.getLogger(__name__)
 
-REMEDY = "get or make it again"
-
-# --- Members of a tar
-
-BLOCK_BYTES = tarfile.BLOCKSIZE
-
-COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd"}
-"""First two bytes of compressed files."""
-
-
-class Member(NamedTuple):
-    """A file in a tar."""
-
-    name: str
-    """Relative path with ``/`` between folders."""
-    offset: int
-    """Start of its contents in the tar, in bytes."""
-    size_bytes: int
-    file: IO[bytes]
-    """Its contents, which can be read until the next member is asked for."""
-
-
-def members(path: Path) -> Generator[Member, None, None]:
-    """Yield the files of a tar in their order, without folders and hidden files.
-
-    Memory does not depend on the number of members.
-
-    Raises:
-        FormatError: it is not a tar, is compressed, damaged, or cut short, also between two members; a member is
-            neither file nor folder, or its name leads out of a folder.
-    """
-    with _opened(path) as file:
-        compression = COMPRESSIONS.get(file.read(2))
-        if compression:
-            raise FormatError(f"{path} is compressed by {compression}; unpack it to a plain tar first")
-        size = file.seek(0, 2)
-        file.seek(0)
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                while (entry := tar.next()) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-                    if entry.isdir():
-                        continue
-                    name = check_name(entry.name.removeprefix("./"), path)
-                    contents = tar.extractfile(entry) if entry.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else None
-                    if contents is None:
-                        raise FormatError(f"{path}: {name} is not a plain file, but a link or the like; {REMEDY}")
-                    if entry.offset_data + entry.size > size:
-                        raise FormatError(f"{path} is cut short: {name} ends after the file; {REMEDY}")
-                    if not name.rpartition("/")[2].startswith("."):
-                        yield Member(name, entry.offset_data, entry.size, contents)
-                end = tar.offset
-        except (tarfile.TarError, EOFError, ValueError) as error:
-            raise FormatError(f"{path} is not a readable tar, or cut short: {error}; {REMEDY}") from None
-        file.seek(end)
-        ending = file.read(2 * BLOCK_BYTES)
-        if any(ending[:BLOCK_BYTES]):
-            raise FormatError(f"{path} is damaged: at byte {end} there is no valid member; {REMEDY}")
-        if len(ending) < 2 * BLOCK_BYTES:
-            raise FormatError(f"{path} is cut short: it lacks the blocks of zeros at the end of a tar; {REMEDY}")
-        while ending:
-            if any(ending):
-                raise FormatError(f"{path} continues after its end, as joined archives do; separate them")
-            ending = file.read(1 << 20)
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    try:
-        with path.open("rb") as file:
-            yield file
-    except OSError as error:
-        raise FormatError(f"{path} cannot be read: {error.strerror}") from None
-
-
 # --- Import
+
+ENDINGS = (".tar", ".tar.gz", ".tgz")
 
 RECORD_MAX_BYTES = 2**24
 """Maximum size of a ``.json`` or ``.cls`` member."""
 
 
-def read(path: Path, resize: int | None = None) -> EncodedImages:
+def read(path: Path, resize: int | None = None, split: str | None = None) -> EncodedImages:
     """Open shards of square images of one size: of each sample the image, its ``.json`` and its ``.cls``.
 
     The order is that of the shards' numbers, and of the samples in them. Nothing is unpacked to the disk. Images of
     equal names in several shards get the names of their shards before theirs. The log counts members of other kinds.
 
     Args:
-        path: folder of the shards, plain tar archives, or one of them.
+        path: folder of the shards, tar archives, plain or compressed by gzip, or one of them.
         resize: side length in px to which images are cropped and resized; see `image_file.decode`.
+        split: see `shards.shard_files`.
 
     Raises:
-        FormatError: a shard is missing, or damaged (see `members`); a sample has not one image, or the name of another
-            one in its shard; a ``.json`` is not an object, a ``.cls`` not a number; or as `image_file.read_header` and
+        FormatError: a shard is missing, or damaged (see `tar.members`); a sample has not one image, or the name of
+            another one in its shard; a ``.json`` is not an object; or as `image_file.read_header` and
             `image_file.common_size` do.
 
     Source: https://github.com/webdataset/webdataset#the-webdataset-format
     """
-    images = _Images(shard_files(path, ".tar"), [], array("q"))
+    images = _Images(shard_files(path, ENDINGS, split), [], array("q"))
     metadata, labels, label_names = parse_records(_scan(path, images), path)
     resolution, channels = image_file.common_size(
         (images.header(number) for number in range(len(images.names))), resize
@@ -163,7 +92,7 @@ class _Images:
 
     def read(self, numbers: range) -> Iterator[Encoded]:
         for shard, group in itertools.groupby(numbers, self.shard):
-            with _opened(shard) as file:
+            with open_tar(shard) as file:
                 for number in group:
                     offset, size = self.facts[6 * number + 1 : 6 * number + 3]
                     file.seek(offset)
@@ -221,21 +150,19 @@ def _key(member: Member) -> str | None:
 
 
 def _parse_record(where: str, parts: dict[str, bytes]) -> Record:
-    """Return the contents of ``.json``, and the label from ``.cls``."""
+    """Return the contents of ``.json``, and the label from ``.cls``, a class number or a word."""
     try:
-        record = json.loads(parts.get(".json", b"{}"))
-    except (ValueError, RecursionError):
+        record = parse_json(parts.get(".json", b"{}"))
+    except ValueError:
         record = None
     if not isinstance(record, dict):
         raise FormatError(f"{where} (.json) is not a JSON object; correct or remove it")
     number = parts.get(".cls")
     if number is not None:
-        try:
-            value = int(number)
-        except ValueError:
-            raise FormatError(f"{where} (.cls) is {number[:20]!r}, expected a class number; correct it") from None
+        text = number.decode("utf-8", "replace").strip()
+        value = int(text) if re.fullmatch(r"-?\d{1,9}", text) else text
         if record.setdefault("label", value) != value:
-            found = f"is {value}, the label in its .json {record['label']}"
+            found = printable(f"is {str(value)[:40]}, the label in its .json {str(record['label'])[:40]}")
             raise FormatError(f"{where} (.cls) {found}; correct one of them")
     return record
 
@@ -274,6 +201,6 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(header, io.BytesIO(data))
 
 
-OPTIONS = frozenset[Option]({"resize", "shard", "png_level"})
+OPTIONS = frozenset[Option]({"resize", "split", "shard", "png_level"})
 
-FORMAT = Format("webdataset", read, write, names=("*.tar",), beside_images=False, options=OPTIONS)
+FORMAT = Format("webdataset", read, write, names=("*.tar", "*.tar.gz", "*.tgz"), beside_images=False, options=OPTIONS)

@@ -293,7 +293,7 @@ def test_missing_path(tmp_path: Path) -> None:
         ('{"file_name": "a.png", "label": -1}', "the labels are neither one class number"),
         ('{"file_name": "a.png", "label": 1e99}', "the labels are neither one class number"),
         ('{"file_name": "a.png", "labels": "cat"}', "the labels are neither one class number"),
-        ('{"file_name": "a.png", "sha256": "00"}', "is not that of its metadata"),
+        ('{"file_name": "a.png", "file": "a", "sha256": "00"}', "is not that of its metadata"),
         ('{"file_name": "a.png", "attributes": {"Bald": 500}}', "the values of 'attributes' are not numbers"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -166,13 +167,72 @@ def test_not_an_lmdb(tmp_path: Path) -> None:
     (tmp_path / "data.mdb").write_bytes(b"no database" * 1000)
     text = message(tmp_path)
     assert f"{tmp_path} is not a readable LMDB" in text
-    assert "https://github.com/fyu/lsun" in text
+    assert "get or make it again" in text
+
+
+def multi_size(folder: Path, sizes: tuple[int, ...] = (8, 64)) -> Path:
+    """Return an LMDB as prepare_data.py of stylegan2-pytorch writes it: each image in several sizes."""
+    entries = {
+        f"{size}-{i:05d}": coded(photo(64, 64, i).resize((size, size)), "JPEG") for size in sizes for i in range(4)
+    }
+    return database(folder, {**entries, "length": b"4"})
+
+
+@pytest.mark.parametrize("size", [8, 64])
+def test_one_of_several_sizes(size: int, tmp_path: Path) -> None:
+    path = multi_size(tmp_path / "lmdb")
+    found = lsun.read(path, size)
+    assert [one.name for one in found.images()] == [f"{size}-{i:05d}" for i in range(4)]
+    assert found.count == 4
+    for i, one in enumerate(found.images()):
+        decoded = Image.open(io.BytesIO(coded(photo(64, 64, i).resize((size, size)), "JPEG")))
+        np.testing.assert_array_equal(one.pixels, np.asarray(decoded).transpose(2, 0, 1))
+    skipped = lsun.read(path, size, skip=[f"{size}-00001"])
+    assert [one.name for one in skipped.images()] == [f"{size}-{i:05d}" for i in (0, 2, 3)]
+    assert skipped.count == 3
+
+
+def test_size_that_an_lmdb_does_not_have(tmp_path: Path) -> None:
+    text = message(multi_size(tmp_path / "lmdb"), 32)
+    assert "holds images of 8, 64 px with keys such as 64-00000; choose the ones to take by `resize`" in text
+    assert "has no entry 8-00000 to leave out" in message(tmp_path / "lmdb", 64, skip=["8-00000"])
+
+
+def test_numbers_that_are_not_sizes(tmp_path: Path) -> None:
+    """Keys of another meaning, such as person and number: all entries are taken."""
+    path = database(tmp_path / "lmdb", {f"{person}-0001": coded(photo(40, 40, person), "JPEG") for person in (7, 8)})
+    assert lsun.read(path, 16).count == 2
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "sparse"])
+def test_special_files(kind: str, tmp_path: Path) -> None:
+    path = images(tmp_path / "set", {"b.jpg": coded(photo(9, 9, 0), "JPEG")})
+    if kind == "pipe":
+        os.mkfifo(path / "a.jpg")
+    elif kind == "device":
+        (path / "a.jpg").symlink_to("/dev/zero")
+    else:
+        with (path / "a.jpg").open("wb") as file:
+            file.truncate(30 << 30)
+    assert "a.jpg cannot be read: " in message(path)
+    (tmp_path / "lmdb").mkdir()
+    os.mkfifo(tmp_path / "lmdb" / "data.mdb")
+    assert "data.mdb is not a regular file" in message(tmp_path / "lmdb")
+
+
+def test_pages_that_end_lmdb(tmp_path: Path) -> None:
+    """Damaged pages end the child process, not this one."""
+    path = database(tmp_path / "lmdb", {f"{i:040x}": bytes([i % 256]) * 90 for i in range(400)})
+    data = bytearray((path / "data.mdb").read_bytes())
+    data[3 * 4096 :] = b"\xff" * (len(data) - 3 * 4096)
+    (path / "data.mdb").write_bytes(data)
+    assert str(path) in message(path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.05, 0.3, 0.9, 0.9999])
 def test_truncated_lmdb(share: float, tmp_path: Path) -> None:
     """It is refused before a missing page is read, which would end the process."""
-    path = database(tmp_path / "lmdb", {f"{i:040x}": bytes([i]) * 9000 for i in range(40)})
+    path = database(tmp_path / "lmdb", {f"{i:040x}": bytes([i % 256]) * 9000 for i in range(40)})
     data = (path / "data.mdb").read_bytes()
     (path / "data.mdb").write_bytes(data[: int(len(data) * share)])
     text = message(path)

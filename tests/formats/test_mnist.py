@@ -81,11 +81,15 @@ def fails(folder: Path, *parts: str) -> None:
         (lambda d: b"\0\0\x08\x01" + d[4:], None, "starts with 00 00 08 01, expected 00 00 08 03"),
         (lambda d: b"\0\0\x0d\x03" + d[4:], None, "starts with 00 00 0d 03, expected 00 00 08 03"),
         (None, lambda d: b"\0\0\x08\x03" + d[4:], "starts with 00 00 08 03, expected 00 00 08 01"),
-        (lambda d: d[:4] + struct.pack(">I", 0xFFFFFFFF) + d[8:], None, "expected 3367254359280 bytes"),
+        (
+            lambda d: d[:4] + struct.pack(">I", 0xFFFFFFFF) + d[8:],
+            None,
+            "expected 3367254359280 bytes after its header, and at most",
+        ),
         (
             None,
             lambda d: d[:4] + struct.pack(">I", 0xFFFFFFFF) + d[8:],
-            "expected 4294967295 bytes after its header, got 9",
+            "expected 4294967295 bytes after its header, and at most",
         ),
         (lambda d: idx(IMAGES[:, :27]), None, "expected images of 28 x 28, got 28 x 27"),
         (lambda d: idx(IMAGES[:0]), lambda d: idx(CLASSES[:0]), "has no images"),
@@ -110,6 +114,13 @@ def test_too_large_header_of_labels(tmp_path: Path) -> None:
     images = b"\0\0\x08\x03" + struct.pack(">3I", 5, 28, 28) + bytes(5 * 784)
     write(tmp_path, images, b"\0\0\x08\x01" + struct.pack(">I", 5) + bytes(3))
     fails(tmp_path, "labels-idx1-ubyte: expected 5 bytes after its header, got 3")
+
+
+def test_header_of_many_images(tmp_path: Path) -> None:
+    """The size is refused before the zeros, which gzip makes small, are unpacked."""
+    images = b"\0\0\x08\x03" + struct.pack(">3I", 10**9, 28, 28) + bytes(2**24)
+    write(tmp_path, images, idx(CLASSES), packed=True)
+    fails(tmp_path, "expected 784000000000 bytes after its header, and at most 268435456 are read")
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.99])

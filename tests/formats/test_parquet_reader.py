@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats import parquet
 from celebahq_builder.formats.import_ import import_images
-from celebahq_builder.formats.parquet import BATCH_IMAGES, read
+from celebahq_builder.formats.isolated import BATCH_IMAGES
+from celebahq_builder.formats.parquet import read
 from celebahq_builder.formats.registry import recognise
 from tests.formats.test_import_bad_input import refused
 from tests.formats.test_webdataset_reader import coded, top
@@ -185,16 +185,51 @@ def bad_image(data: bytes | None) -> pa.Array:
             "the values of 'box' are not numbers of one",
         ),
         ({"image": bad_image(coded(noise(1, 4)[0])), "label": [0, -1]}, "the labels are neither one class number"),
-        ({"image": bad_image(coded(noise(1, 4)[0])), "label": ["a", "b"]}, "the labels are neither one class number"),
+        ({"image": bad_image(coded(noise(1, 4)[0])), "label": ["a", None]}, "neither one class number (0, 1, ...)"),
+        ({"image": bad_image(coded(noise(1, 4)[0])), "note": ["a", "b" * 70_000]}, "a text of 70000 bytes, expected"),
         ({"image": bad_image(coded(noise(1, 4)[0])), "label": [0, None]}, "the labels are neither one class number"),
         (
-            {"image": bad_image(coded(noise(1, 4)[0])), "sha256": ["0", "0"]},
+            {"image": bad_image(coded(noise(1, 4)[0])), "file": ["a", "b"], "sha256": ["0", "0"]},
             "is not that of its metadata",
         ),
     ],
 )
 def test_bad_tables(columns: dict[str, Any], expected_text: str, tmp_path: Path) -> None:
     assert expected_text in refused(written(tmp_path / "in.parquet", columns))
+
+
+def test_long_text_in_a_dictionary(tmp_path: Path) -> None:
+    """Few kilobytes hold the same long text many times."""
+    image = pa.array([{"bytes": coded(noise(1, 4)[0]), "path": None}] * 300, IMAGE)
+    notes = pa.DictionaryArray.from_arrays(pa.array([0] * 300, pa.int32()), ["a" * 2**20])
+    path = written(tmp_path / "in.parquet", {"image": image, "note": notes})
+    assert path.stat().st_size < 2**17
+    assert "the column note has in row 0 or one of the next a text of 1048576 bytes" in refused(path)
+
+
+def test_more_images_than_bytes(tmp_path: Path) -> None:
+    rows = pa.DictionaryArray.from_arrays(pa.array(np.zeros(200_000, np.int32)), pa.array([b""]))
+    image = pa.StructArray.from_arrays([rows.dictionary_decode(), pa.nulls(200_000, pa.string())], ["bytes", "path"])
+    path = written(tmp_path / "in.parquet", {"image": image})
+    assert "in.parquet announces 200000 images in " in refused(path)
+
+
+def test_words_and_booleans_as_labels(tmp_path: Path) -> None:
+    data = noise(3, 4)
+    found = read(table(tmp_path / "a.parquet", data, {"label": ["male", "female", "male"]}))
+    assert found.label_names == ("female", "male")
+    np.testing.assert_array_equal(found.labels, [[0, 1], [1, 0], [0, 1]])
+    columns = {"Smiling": [True, False, True], "age": [1, 2, 3], "Bald": [False, False, True]}
+    found = read(table(tmp_path / "b.parquet", data, columns))
+    assert found.label_names == ("Smiling", "Bald")
+    np.testing.assert_array_equal(found.labels, [[1, 0], [0, 0], [1, 1]])
+    assert found.metadata.columns["Smiling"].dtype == bool
+
+
+def test_hash_of_another_program(tmp_path: Path) -> None:
+    found = read(table(tmp_path / "a.parquet", noise(2, 4), {"sha256": ["a", "b"], "n": [1, 2]}))
+    assert found.metadata.columns["file_sha256"] == ["a", "b"]
+    assert "sha256" not in found.metadata.columns
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
@@ -228,10 +263,9 @@ def test_damaged_anywhere(compression: str, tmp_path: Path) -> None:
     assert reported > 20
 
 
-def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bomb(tmp_path: Path) -> None:
     """Some kilobytes unpack to megabytes of zeros."""
-    monkeypatch.setattr(parquet, "UNPACKED_BYTES", 2**20)
-    rows = pa.array([{"bytes": bytes(2**22), "path": "a"}] * 4, IMAGE)
+    rows = pa.array([{"bytes": bytes(2**24), "path": "a"}] * 5, IMAGE)
     path = tmp_path / "in.parquet"
     pq.write_table(pa.table({"image": rows}), path, compression="zstd", use_dictionary=False)
     assert path.stat().st_size < 2**14
@@ -241,10 +275,14 @@ def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("names", "expected_text"),
     [
-        (["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"], "in lacks train-00001-of-00003.parquet"),
+        (
+            ["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"],
+            "in lacks number 00001 of 3 of the set of train-00000-of-00003.parquet",
+        ),
         (
             ["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"],
-            "in holds train-00000-of-00001.parquet, which is not of the set of test-00000-of-00001.parquet",
+            "in holds several sets, of test-00000-of-00001.parquet (test), train-00000-of-00001.parquet (train); "
+            "choose one of them by `split` test or train",
         ),
     ],
 )

@@ -1,7 +1,9 @@
 """Reading of WebDataset: shards of other programs, wrong samples, and damage that tarfile does not report."""
 
+import gzip
 import io
 import logging
+import os
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +20,7 @@ from celebahq_builder.formats.import_ import import_images
 from celebahq_builder.formats.registry import recognise
 from celebahq_builder.formats.webdataset import read
 from celebahq_builder.hdf5.reader import PyramidFile
-from tests.formats.test_import_bad_input import refused
+from tests.formats.test_import_bad_input import refused, refused_again
 from tests.hdf5.pyramids import Images, noise
 
 
@@ -153,7 +155,7 @@ PNG = coded(noise(1, 8)[0])
         ([("a.png", PNG), ("a.json", b"[" * 100_000)], "a.png (.json) is not a JSON object"),
         ([("a.png", PNG), ("a.json", b" " * (2**24 + 1))], "a.json has 16777217 bytes, expected at most 16777216"),
         ([("a.png", PNG), ("a.json", b'{"a/b": 1}')], "'a/b' cannot be the name of a column"),
-        ([("a.png", PNG), ("a.cls", b"cat")], "a.png (.cls) is b'cat', expected a class number"),
+        ([("a.png", PNG), ("a.cls", b"cat"), ("b.png", PNG), ("b.cls", b"1")], "the labels are neither one class"),
         ([("a.png", PNG), ("a.cls", b"-1")], "the labels are neither one class number"),
         ([("a.png", PNG), ("a.cls", b"1"), ("a.json", b'{"label": 2}')], "(.cls) is 1, the label in its .json 2"),
         ([("a.png", PNG), ("a.cls", b"1"), ("b.png", PNG)], "the labels are neither one class number"),
@@ -161,7 +163,7 @@ PNG = coded(noise(1, 8)[0])
         ([("a.png", PNG + bytes(2**21))], "a.png has 2097"),
         ([("a.png", PNG[:60])], "0.tar: a.png "),
         ([("a.png", b"no image")], "0.tar: a.png is not an image that can be read"),
-        ([("a.png", PNG), ("a.json", b'{"sha256": "00"}')], "is not that of its metadata"),
+        ([("a.png", PNG), ("a.json", b'{"file": "a", "sha256": "00"}')], "is not that of its metadata"),
         ([("notes", b"")], "holds no images; expected members ending in .jpg"),
         ([], "holds no images; expected members ending in .jpg"),
     ],
@@ -218,9 +220,70 @@ def test_two_archives_in_one_file(archive: Path) -> None:
 
 def test_compressed(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    with tarfile.open(tmp_path / "in" / "0.tar", "w:gz") as tar:
+    with tarfile.open(tmp_path / "in" / "0.tar", "w:xz") as tar:
         tar.add(__file__, "a.png")
-    assert "0.tar is compressed by gzip; unpack it to a plain tar first" in refused(tmp_path / "in")
+    assert "0.tar is compressed by xz; unpack it first, with unxz" in refused(tmp_path / "in")
+
+
+def test_compressed_by_gzip(tmp_path: Path) -> None:
+    data = noise(5, 8)
+    for number, images in enumerate((data[:3], data[3:])):
+        plain = shard(tmp_path / f"{number}.tar", samples(images, 3 * number))
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{number}.tar.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    assert recognise(tmp_path / "in") == "webdataset"
+    found = read(tmp_path / "in")
+    for start in (0, 2, 4):
+        np.testing.assert_array_equal([one.pixels for one in found.images(start)], data[start:])
+
+
+@pytest.mark.parametrize("at", [-1, -8, 200])
+def test_damaged_gzip(at: int, tmp_path: Path) -> None:
+    plain = shard(tmp_path / "0.tar", samples(noise(5, 8)))
+    raw = bytearray(gzip.compress(plain.read_bytes()))
+    raw[at] ^= 1
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "0.tar.gz").write_bytes(raw)
+    assert "0.tar.gz cannot be read, or is cut short" in refused(tmp_path / "in")
+    (tmp_path / "in" / "0.tar.gz").write_bytes(raw[:-9])
+    assert "0.tar.gz cannot be read, or is cut short" in refused_again(tmp_path / "in")
+
+
+def test_gzip_of_zeros(tmp_path: Path) -> None:
+    zeros = gzip.compress(bytes(2**24), mtime=0)
+    (tmp_path / "0.tar.gz").write_bytes(zeros * 20)
+    assert "0.tar.gz unpacks to more than 268435456 bytes; it looks like a decompression bomb" in refused(
+        tmp_path / "0.tar.gz"
+    )
+
+
+def test_sparse_tar(tmp_path: Path) -> None:
+    shard(tmp_path / "0.tar", samples(noise(1, 8)))
+    with (tmp_path / "0.tar").open("rb+") as file:
+        file.truncate(30 << 30)
+    assert "0.tar continues after its end" in refused(tmp_path / "0.tar")
+
+
+def test_named_pipe(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    os.mkfifo(tmp_path / "in" / "0.tar")
+    assert "0.tar is not a regular file" in refused(tmp_path / "in")
+
+
+def test_classes_that_are_words(tmp_path: Path) -> None:
+    data = noise(3, 8)
+    words = [b"male\n", b"female", b"male"]
+    members = [(f"{i}.{kind}", one) for i in range(3) for kind, one in (("png", coded(data[i])), ("cls", words[i]))]
+    found = read(shard(tmp_path / "0.tar", members))
+    assert found.label_names == ("female", "male")
+    np.testing.assert_array_equal(found.labels, [[0, 1], [1, 0], [0, 1]])
+
+
+def test_hash_of_another_program(tmp_path: Path) -> None:
+    """img2dataset stores the hash of the file that it downloaded."""
+    image = coded(noise(1, 8)[0])
+    found = read(shard(tmp_path / "0.tar", [("0.png", image), ("0.json", b'{"sha256": "00ff", "key": "0"}')]))
+    assert found.metadata.columns == {"file_sha256": ["00ff"], "key": ["0"]}
 
 
 def test_not_a_tar(tmp_path: Path) -> None:
@@ -235,14 +298,17 @@ def test_not_a_tar(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "expected_text"),
     [
-        (["a-00.tar", "a-02.tar"], "in lacks a-01.tar; get or make it again"),
-        (["a-00.tar", "b-00.tar"], "in holds b-00.tar, which is not of the set of a-00.tar; give a folder of one set"),
-        (["a-00.tar", "other.tar"], "in holds other.tar, which is not of the set of a-00.tar"),
-        (["a-0.tar", "a-00.tar"], "in holds a-00.tar, which is not of the set of a-0.tar"),
-        (["a-0-of-3.tar", "a-2-of-3.tar"], "in lacks a-1-of-3.tar"),
-        (["a-0-of-2.tar"], "in lacks a-1-of-2.tar"),
-        (["a-0-of-1.tar", "a-1-of-1.tar"], "in holds a-1-of-1.tar, which is not of the set of a-0-of-1.tar"),
-        (["a-0-of-2.tar", "a-1-of-3.tar"], "in holds a-1-of-3.tar, which is not of the set of a-0-of-2.tar"),
+        (["a-00.tar", "a-02.tar"], "in lacks number 01 of the set of a-00.tar; get or make it again"),
+        (
+            ["a-00.tar", "b-00.tar"],
+            "in holds several sets, of a-00.tar (a), b-00.tar (b); choose one of them by `split` a or b",
+        ),
+        (["a-00.tar", "other.tar"], "in holds several sets, of a-00.tar (a), other.tar"),
+        (["a-0.tar", "a-00.tar"], "in holds a-0.tar and a-00.tar, two files of number 0"),
+        (["a-0-of-3.tar", "a-2-of-3.tar"], "in lacks number 1 of 3"),
+        (["a-0-of-2.tar"], "in lacks number 1 of 2"),
+        (["a-0-of-1.tar", "a-1-of-1.tar"], "in holds a-1-of-1.tar, whose number is not one of 1"),
+        (["a-0-of-2.tar", "a-1-of-3.tar"], "in holds several sets, of"),
     ],
 )
 def test_shards_that_are_not_one_set(names: list[str], expected_text: str, tmp_path: Path) -> None:

@@ -1,0 +1,160 @@
+"""Members of tar archives, plain or compressed by gzip, without unpacking them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gzip
+import tarfile
+import zlib
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+from celebahq_builder.errors import FormatError, printable
+from celebahq_builder.formats.records import check_name
+from celebahq_builder.limits import MAX_CHUNK_BYTES, MAX_IMAGE_FILE_BYTES
+
+REMEDY = "get or make it again"
+
+BLOCK_BYTES = tarfile.BLOCKSIZE
+
+HEADER_MAX_BYTES = 1 << 20
+"""Maximum size of a name or another extended header."""
+
+ENDING_MAX_BYTES = 1 << 26
+"""Maximum length of the zeros after the end of an archive; tar fills its last record, usually to 10 kB."""
+
+UNPACKED_RATIO = 200
+"""An archive that gzip makes smaller than that is a decompression bomb; images and pixels shrink little."""
+
+COMPRESSIONS = {
+    b"BZ": ("bzip2", "bunzip2"),
+    b"\xfd7": ("xz", "unxz"),
+    b"(\xb5": ("zstd", "unzstd"),
+}
+"""First two bytes of compressed files that are not read: the kind of compression, and the program that unpacks it."""
+
+TAR_ERRORS = (tarfile.TarError, EOFError, ValueError, OverflowError, IndexError, RecursionError, MemoryError)
+"""Exceptions that tarfile raises for corrupt archives."""
+
+
+class Member(NamedTuple):
+    """A file in a tar."""
+
+    name: str
+    """Relative path with ``/`` between folders."""
+    offset: int
+    """Start of its contents in the unpacked tar, in bytes."""
+    size_bytes: int
+    file: IO[bytes]
+    """Its contents, which can be read until the next member is asked for."""
+
+
+@contextlib.contextmanager
+def open_tar(path: Path) -> Iterator[IO[bytes]]:
+    """Open a tar as a file of its unpacked bytes; errors of reading become FormatErrors.
+
+    Raises:
+        FormatError: it is not a regular file, cannot be read, has a wrong CRC, or is compressed by another program.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise FormatError(f"{path} is not a regular file; remove it")
+        with path.open("rb") as raw:
+            start = raw.read(2)
+            raw.seek(0)
+            if start in COMPRESSIONS:
+                kind, program = COMPRESSIONS[start]
+                raise FormatError(f"{path} is compressed by {kind}; unpack it first, with {program}")
+            if start != b"\x1f\x8b":
+                yield raw
+                return
+            with gzip.GzipFile(fileobj=raw) as unpacked:
+                yield cast(IO[bytes], unpacked)
+    except (OSError, zlib.error, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FormatError(f"{path} cannot be read, or is cut short: {reason}; {REMEDY}") from None
+
+
+def members(path: Path) -> Generator[Member, None, None]:
+    """Yield the files of a tar in their order, without folders and hidden files.
+
+    Memory does not depend on the number of members.
+
+    Raises:
+        FormatError: it is not a tar, is damaged, or cut short, also between two members; a member is neither file nor
+            folder, or its name leads out of a folder.
+    """
+    with open_tar(path) as file:
+        size = _unpacked_size(path, file)
+        try:
+            reads = _BoundedReads(file)
+            with tarfile.open(fileobj=cast(IO[bytes], reads), mode="r:") as tar:
+                while (entry := reads.next_header(tar)) is not None:
+                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                    if entry.size < 0 or entry.offset_data + entry.size > size:
+                        name = printable(entry.name)[:80]
+                        raise FormatError(f"{path} is cut short: {name} ends after the file; {REMEDY}")
+                    if entry.isdir():
+                        continue
+                    name = check_name(entry.name.removeprefix("./"), path)
+                    if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or entry.issparse():
+                        raise FormatError(f"{path}: {name} is not a plain file, but a link or the like; {REMEDY}")
+                    contents = tar.extractfile(entry)
+                    if contents is not None and not name.rpartition("/")[2].startswith("."):
+                        yield Member(name, entry.offset_data, entry.size, contents)
+                end = tar.offset
+        except TAR_ERRORS as error:
+            reason = printable(str(error))[:200] or type(error).__name__
+            raise FormatError(f"{path} is not a readable tar, or cut short: {reason}; {REMEDY}") from None
+        _check_ending(path, file, end, size)
+
+
+class _BoundedReads:
+    """A file for tarfile that refuses too large reads: a damaged size would fill the memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+        self.max_bytes = HEADER_MAX_BYTES
+
+    def next_header(self, tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+        self.max_bytes = HEADER_MAX_BYTES
+        entry = tar.next()
+        self.max_bytes = MAX_IMAGE_FILE_BYTES
+        return entry
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= self.max_bytes:
+            raise OSError(errno.EFBIG, f"it announces {size} bytes, expected at most {self.max_bytes}")
+        return self.file.read(size)
+
+
+def _unpacked_size(path: Path, file: IO[bytes]) -> int:
+    """Return the size of a tar; all of a compressed one is read, which verifies its CRC."""
+    packed = path.stat().st_size
+    if not isinstance(cast(object, file), gzip.GzipFile):
+        return packed
+    size, most = 0, max(MAX_CHUNK_BYTES, UNPACKED_RATIO * packed)
+    while block := file.read(1 << 20):
+        size += len(block)
+        if size > most:
+            raise FormatError(
+                f"{path} unpacks to more than {most} bytes; it looks like a decompression bomb, delete it"
+            )
+    file.seek(0)
+    return size
+
+
+def _check_ending(path: Path, file: IO[bytes], end: int, size: int) -> None:
+    """Check that two blocks of zeros end a tar, and nothing else follows."""
+    file.seek(end)
+    ending = file.read(2 * BLOCK_BYTES)
+    if any(ending[:BLOCK_BYTES]):
+        raise FormatError(f"{path} is damaged: at byte {end} there is no valid member; {REMEDY}")
+    if len(ending) < 2 * BLOCK_BYTES:
+        raise FormatError(f"{path} is cut short: it lacks the blocks of zeros at the end of a tar; {REMEDY}")
+    while ending:
+        if any(ending) or size - end > ENDING_MAX_BYTES:
+            raise FormatError(f"{path} continues after its end, as joined archives do; separate them")
+        ending = file.read(1 << 20)

@@ -1,0 +1,184 @@
+"""Program that reads many mutations of a valid file under a memory limit: each is read or refused.
+
+It prints the numbers of both, and ends with a traceback at the first mutation that raises anything else.
+"""
+
+import gzip
+import logging
+import resource
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+
+from celebahq_builder.errors import CelebAHQError
+from celebahq_builder.formats import cifar10, lsun, mnist, parquet, tfrecord, webdataset
+from celebahq_builder.image_set import ImageSet
+from tests.formats import test_cifar10, test_lsun, test_mnist
+from tests.formats.test_parquet_reader import table
+from tests.formats.test_webdataset_reader import coded, shard
+from tests.hdf5.pyramids import noise
+
+MEMORY_BYTES = 4 << 30
+"""Address space, of which Python and the libraries need 2 GB."""
+
+MUTATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("cut"), st.floats(0, 1), st.just(0)),
+        st.tuples(st.just("flip"), st.floats(0, 1), st.integers(1, 255)),
+        st.tuples(st.just("inflate"), st.floats(0, 1), st.sampled_from([4, 8])),
+        st.tuples(st.just("repeat"), st.floats(0, 1), st.integers(1, 600)),
+        st.tuples(st.just("delete"), st.floats(0, 1), st.integers(1, 600)),
+        st.tuples(st.just("zero"), st.floats(0, 1), st.integers(1, 600)),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+def mutate(data: bytes, mutations: list[tuple[str, float, int]]) -> bytes:
+    for kind, place, number in mutations:
+        at = int(place * len(data))
+        if kind == "cut":
+            data = data[:at]
+        elif kind == "flip" and at < len(data):
+            data = data[:at] + bytes([data[at] ^ number]) + data[at + 1 :]
+        elif kind == "inflate":
+            data = data[:at] + b"\xff\xff\xff\x7f\xff\xff\xff\x7f"[:number] + data[at + number :]
+        elif kind == "repeat":
+            data = data[: at + number] + data[at:]
+        elif kind == "delete":
+            data = data[:at] + data[at + number :]
+        elif kind == "zero":
+            data = data[:at] + bytes(len(data[at : at + number])) + data[at + number :]
+    return data
+
+
+Reader = tuple[Path, bytes, Callable[[bytes], bytes], Callable[[], ImageSet]]
+"""File to write, its valid content before it is packed, the packing, and the reader."""
+
+
+def same(data: bytes) -> bytes:
+    return data
+
+
+def packed(data: bytes) -> bytes:
+    return gzip.compress(data, 1, mtime=0)
+
+
+def parquet_file(folder: Path) -> Reader:
+    columns = {"label": ["a", "b", "a"], "age": [1, 2, 3], "box": [[1.0, 2.0]] * 3, "on": [True, False, True]}
+    path = table(folder / "a.parquet", noise(3, 8), columns)
+    return path, path.read_bytes(), same, lambda: parquet.read(path)
+
+
+def parquet_footer(folder: Path) -> Reader:
+    path = folder / "a.parquet"
+    pq.write_table(pa.table({"image": pa.array([{"bytes": coded(noise(1, 4)[0])}])}), path, compression="zstd")
+    data = path.read_bytes()
+    start = len(data) - 8 - struct.unpack("<I", data[-8:-4])[0]
+    return path, data[start:-8], lambda footer: data[:start] + footer + data[-8:], lambda: parquet.read(path)
+
+
+def tar_members() -> list[tuple[str, bytes]]:
+    data = noise(3, 8)
+    return [
+        (f"{i}.{kind}", one)
+        for i in range(3)
+        for kind, one in (("png", coded(data[i])), ("cls", b"1"), ("json", b'{"age": 3, "name": "x"}'))
+    ]
+
+
+def webdataset_shard(folder: Path) -> Reader:
+    path = shard(folder / "0.tar", tar_members())
+    return path, path.read_bytes(), same, lambda: webdataset.read(path)
+
+
+def webdataset_gzip(folder: Path) -> Reader:
+    path = folder / "0.tar.gz"
+    data = packed(shard(folder / "0.tar", tar_members()).read_bytes())
+    return path, data, same, lambda: webdataset.read(path)
+
+
+def webdataset_in_gzip(folder: Path) -> Reader:
+    path = folder / "0.tar.gz"
+    return path, shard(folder / "0.tar", tar_members()).read_bytes(), packed, lambda: webdataset.read(path)
+
+
+def tfrecord_file(folder: Path) -> Reader:
+    path = folder / "a.tfrecords"
+    data = b"".join(tfrecord.frame(tfrecord.encode_example(one)) for one in noise(3, 8))
+    return path, data, same, lambda: tfrecord.read(path)
+
+
+def tfrecord_payload(folder: Path) -> Reader:
+    path = folder / "a.tfrecords"
+    return path, tfrecord.encode_example(noise(1, 8)[0]), tfrecord.frame, lambda: tfrecord.read(path)
+
+
+def lmdb_file(folder: Path) -> Reader:
+    path = test_lsun.database(folder / "lmdb", test_lsun.photos()) / "data.mdb"
+    return path, path.read_bytes(), same, lambda: lsun.read(path, 8)
+
+
+def cifar_pickle(folder: Path) -> Reader:
+    test_cifar10.folder(folder / "cifar", test_cifar10.python_files())
+    path = folder / "cifar" / "data_batch_1"
+    read = lambda: cifar10.read(path.parent, per_batch=test_cifar10.PER_BATCH)  # noqa: E731
+    data = path.read_bytes()
+    cut = data.index(np.asarray(test_cifar10.rows(1)[1]).tobytes()[:64]) + 64
+    return path, data[:cut] + data[-400:], same, read
+
+
+def cifar_archive(folder: Path) -> Reader:
+    path = folder / "cifar.tar.gz"
+    data = gzip.decompress(test_cifar10.archive(path, "cifar-10-batches-py", test_cifar10.python_files()).read_bytes())
+    return path, data, packed, lambda: cifar10.read(path, per_batch=test_cifar10.PER_BATCH)
+
+
+def mnist_images(folder: Path) -> Reader:
+    test_mnist.write(folder, test_mnist.idx(test_mnist.IMAGES[:, :28]), test_mnist.idx(test_mnist.CLASSES), packed=True)
+    path = folder / "train-images-idx3-ubyte.gz"
+    return path, gzip.decompress(path.read_bytes())[:400], packed, lambda: mnist.read(folder)
+
+
+def mnist_labels(folder: Path) -> Reader:
+    test_mnist.write(folder, test_mnist.idx(test_mnist.IMAGES), test_mnist.idx(test_mnist.CLASSES), packed=True)
+    path = folder / "train-labels-idx1-ubyte.gz"
+    return path, path.read_bytes(), same, lambda: mnist.read(folder)
+
+
+def main(name: str, folder: Path, times: int) -> None:
+    logging.disable()
+    path, data, pack, read = globals()[name](folder)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    outcomes = {"read": 0, "refused": 0}
+
+    @seed(0)
+    @settings(max_examples=times, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(MUTATIONS)
+    def run(mutations: list[tuple[str, float, int]]) -> None:
+        path.write_bytes(pack(mutate(data, mutations)))
+        try:
+            for image in read().images():
+                assert image.pixels.dtype == np.uint8
+            outcomes["read"] += 1
+        except CelebAHQError as error:
+            line = str(error)
+            assert "\n" not in line
+            assert len(line) < 2000
+            assert folder.name in line
+            outcomes["refused"] += 1
+
+    run()
+    sys.stdout.write(f"{outcomes['read']} {outcomes['refused']}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
