@@ -24,3 +24,9 @@ MAX_CHUNK_BYTES = 1 << 28
 
 MAX_ITEMS = 50_000_000
 """Images or rows of one data set; LSUN, the largest set in common use, has 10 million in a category."""
+
+MAX_HDF5_CHECK_BYTES = 1 << 29
+"""Memory in which HDF5 must be able to read the structure and the columns of a file, 512 MB beside that of Python."""
+
+MAX_HDF5_CHECK_CPU_S = 2
+"""Processor time in which HDF5 must be able to do so, plus one second per GB of the file; 30,000 images take 0.1 s."""

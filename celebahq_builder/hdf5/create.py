@@ -16,6 +16,7 @@ from celebahq_builder.hdf5.labels import encode_labels, labels_path, write_label
 from celebahq_builder.hdf5.layout import images_per_job
 from celebahq_builder.hdf5.writer import Columns, Packed, PyramidWriter, check_pixels, pack
 from celebahq_builder.image_set import ImageSet, Labels, NamedImage
+from celebahq_builder.storage import read_file
 
 OWN_COLUMNS = ("file", "sha256", "label_names")
 """Columns that `write_images` makes from the image set itself."""
@@ -127,9 +128,11 @@ def _labels_exist(path: Path, labels: Labels) -> bool:
     beside = labels_path(path)
     if not beside.exists():
         return False
-    if beside.read_bytes() != encode_labels(labels):
-        raise FormatError(f"{beside} exists already, with other labels; choose another `out`, or delete it first")
-    return True
+    expected = encode_labels(labels)
+    with contextlib.suppress(OSError):  # such as a longer file, or a pipe
+        if read_file(beside, len(expected)) == expected:
+            return True
+    raise FormatError(f"{beside} exists already, with other labels; choose another `out`, or delete it first")
 
 
 def _check_target(path: Path) -> None:

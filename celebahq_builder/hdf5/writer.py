@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from celebahq_builder.errors import DiskFull, FormatError
 from celebahq_builder.hdf5.codecs import Codec
 from celebahq_builder.hdf5.layout import FORMAT_VERSION, PHOTOS, images_per_chunk, images_per_job, level_name
+from celebahq_builder.hdf5.untrusted import trust
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
 from celebahq_builder.storage import as_storage_error, is_partial_of, may_delete_partial, partial_path, sha256
@@ -186,6 +187,7 @@ class PyramidWriter:
             if not self._partial_is_ours():
                 raise FormatError(f"{self._partial} was replaced while it was written; run the same command again")
             self._partial.replace(self.path)
+            trust(self.path)
             self._held.close()
 
     def __enter__(self) -> Self:

@@ -23,6 +23,11 @@ KINDS = {
 """Names of what a path may be instead of a regular file."""
 
 
+def irregular_kind(status: os.stat_result) -> str | None:
+    """Return the kind of a path that is no regular file, such as "a named pipe", or None for a regular file."""
+    return None if stat.S_ISREG(status.st_mode) else KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
+
+
 def read_file(path: Path, max_bytes: int = MAX_IMAGE_FILE_BYTES) -> bytes:
     """Return the content of a regular file.
 
@@ -43,8 +48,7 @@ def read_file(path: Path, max_bytes: int = MAX_IMAGE_FILE_BYTES) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            kind = KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
+        if kind := irregular_kind(status):
             raise OSError(errno.EINVAL, f"{kind}, not a regular file", str(path))
         if status.st_size > max_bytes:
             raise OSError(errno.EFBIG, f"{status.st_size} bytes; at most {max_bytes} are read", str(path))
