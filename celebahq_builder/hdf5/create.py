@@ -85,7 +85,7 @@ def write_images(
         return [image.name for image in job], packed
 
     size = {"count": images.count, "resolution": images.resolution, "channels": images.channels}
-    with PyramidWriter(path, **size, codec=codec) as writer:
+    with PyramidWriter(path, **size, codec=codec, new=True) as writer:
         for names, packed in parallel.run_threads(pack_job, _jobs(images), workers=workers):
             writer.write(packed, {"file": names})
             advance(len(names))
@@ -113,8 +113,8 @@ def _labels_beside(path: Path, labels: Labels | None) -> Iterator[None]:
     try:
         write_labels(path, labels)
         yield
-    except BaseException:
-        if not path.exists():
+    except BaseException as error:
+        if isinstance(error, FormatError) or not path.exists():  # or a file of that name is not ours
             labels_path(path).unlink(missing_ok=True)
         raise
 
