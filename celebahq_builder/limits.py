@@ -43,3 +43,9 @@ MAX_WEIGHTS_HEADER_BYTES = 1 << 20
 
 MAX_CHECKPOINT_BYTES = 1 << 32
 """Bytes of one checkpoint of a training, 4 GB: networks of twice the paper's width and their optimizers take 2.6 GB."""
+
+MAX_HDF5_CHECK_BYTES = 1 << 29
+"""Memory in which HDF5 must be able to read the structure and the columns of a file, 512 MB beside that of Python."""
+
+MAX_HDF5_CHECK_CPU_S = 2
+"""Processor time in which HDF5 must be able to do so, plus one second per GB of the file; 30,000 images take 0.1 s."""

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import resource_tracker as mp_resource_tracker
 from typing import TypeVar
 
@@ -121,31 +121,36 @@ def _start_trackers() -> None:
             os.environ["PYTHONWARNINGS"] = before
 
 
-def run_threads(function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int) -> Iterator[Result]:
+def run_threads(
+    function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int, ahead: int | None = None
+) -> Iterator[Result]:
     """Yield the results of a function for each job, in order, computed by threads.
 
     Use it for compiled code that releases the GIL and whose results are too large to send through a pipe.
 
     Args:
         function: called by several threads at once.
-        jobs: read by the thread that iterates, at most `AHEAD_JOBS` per worker in advance.
-        workers: number of threads; 1 runs in the thread that iterates.
+        jobs: read by the thread that iterates.
+        workers: number of threads.
+        ahead: jobs in progress or finished while the reader works on a result; 0 runs in the thread that iterates.
+            None for `AHEAD_JOBS` per thread, or 0 with one worker.
 
     Raises:
         Exception: any exception of `function`, in place of the result.
     """
-    if workers == 1:
+    if ahead is None:
+        ahead = 0 if workers == 1 else AHEAD_JOBS * workers
+    if not ahead:
         yield from map(function, jobs)
         return
-    waiting: deque[Future[Result]] = deque()
+    remaining = iter(jobs)
     pool = ThreadPoolExecutor(workers)
     try:
-        for job in jobs:
-            waiting.append(pool.submit(function, job))
-            if len(waiting) == AHEAD_JOBS * workers:
-                yield waiting.popleft().result()
+        waiting = deque(pool.submit(function, job) for job in itertools.islice(remaining, ahead))
         while waiting:
-            yield waiting.popleft().result()
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, job) for job in itertools.islice(remaining, 1))
+            yield result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

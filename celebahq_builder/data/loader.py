@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
-from typing import TypeVar
+from dataclasses import dataclass
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -15,8 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from celebahq_builder.data.dataset import Batch, PyramidDataset
 from celebahq_builder.data.sampler import Draws, Order
 from celebahq_builder.errors import FormatError, TrainingError
-
-T = TypeVar("T")
+from celebahq_builder.parallel import run_threads
 
 
 def loader(
@@ -87,24 +83,19 @@ def loader(
                 f"a {what} of {number} images cannot be shared equally by {world} processes; "
                 f"make it a multiple of {world}"
             )
-    draws = (order.draws(*step).share(rank, world) for step in _steps(order.drawn, batch, images))
+    draws = (whole.share(rank, world) for whole in order.minibatches(batch, images))
     if workers and not dataset.kept:
-        batches = _by_processes(dataset, draws, workers, ahead, context, pin)
+        batches = _read_by_processes(dataset, draws, workers, ahead, context, pin)
     else:
-        batches = _by_threads(dataset, draws, 0 if dataset.kept else ahead, pin)
-    return _handed_out(dataset, order, order.drawn, world, batches)
+
+        def read(draws: Draws) -> Batch:
+            return dataset.batch(draws).pinned() if pin else dataset.batch(draws)
+
+        batches = run_threads(read, draws, workers=max(ahead, 1), ahead=0 if dataset.kept else ahead)
+    return _advance(dataset, order, order.drawn, world, batches)
 
 
-def _steps(start: int, batch: int, images: int | None) -> Iterator[tuple[int, int]]:
-    """Yield start, in images drawn since the first epoch, and size of each minibatch."""
-    end = None if images is None else start + images
-    while end is None or start < end:
-        size = batch if end is None else min(batch, end - start)
-        yield start, size
-        start += size
-
-
-def _handed_out(
+def _advance(
     dataset: PyramidDataset, order: Order, position: int, world: int, batches: Iterator[Batch]
 ) -> Generator[Batch, None, None]:
     """Yield minibatches, and advance the order by each."""
@@ -127,30 +118,11 @@ def _handed_out(
         ) from None
 
 
-def _by_threads(dataset: PyramidDataset, draws: Iterator[Draws], ahead: int, pin: bool) -> Iterator[Batch]:
-    def read(one: Draws) -> Batch:
-        batch = dataset.batch(one)
-        return batch.pinned() if pin else batch
-
-    if not ahead:
-        yield from map(read, draws)
-        return
-    with ThreadPoolExecutor(ahead, "minibatches") as pool:
-        waiting = deque(pool.submit(read, one) for one in islice(draws, ahead))
-        try:
-            while waiting:
-                batch = waiting.popleft().result()
-                waiting.extend(pool.submit(read, one) for one in islice(draws, 1))
-                yield batch
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
+@dataclass
 class _Minibatches(Dataset[Batch | FormatError]):
     """Minibatches by their draws; an error is returned, because torch would put a traceback into its message."""
 
-    def __init__(self, dataset: PyramidDataset) -> None:
-        self.dataset = dataset
+    dataset: PyramidDataset
 
     def __getitem__(self, draws: Draws) -> Batch | FormatError:
         try:
@@ -159,14 +131,13 @@ class _Minibatches(Dataset[Batch | FormatError]):
             return error
 
 
-def _by_processes(
+def _read_by_processes(
     dataset: PyramidDataset, draws: Iterator[Draws], workers: int, ahead: int, context: str | None, pin: bool
 ) -> Iterator[Batch]:
     batches: DataLoader[Batch | FormatError] = DataLoader(
         _Minibatches(dataset),
         sampler=draws,
         batch_size=None,
-        collate_fn=_unchanged,
         num_workers=workers,
         prefetch_factor=ahead,
         multiprocessing_context=context,
@@ -186,7 +157,3 @@ def _ignore_sigterm(_: int) -> None:
     The training process still needs a minibatch for its last step. The worker ends when that process ends or stops it.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _unchanged(batch: T) -> T:
-    return batch

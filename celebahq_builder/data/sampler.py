@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -80,6 +81,19 @@ class Order:
             start, size = start + stop - position, size - (stop - position)
         # New arrays, because those of `_epoch` are cached.
         return Draws(np.concatenate([p.numbers for p in parts]), np.concatenate([p.mirrored for p in parts]))
+
+    def minibatches(self, size: int, images: int | None = None) -> Iterator[Draws]:
+        """Yield minibatches of `size` images from the present position on; the order's position does not change.
+
+        Args:
+            size: images of a minibatch.
+            images: stop after so many images, with a smaller last minibatch if need be; None to never stop.
+        """
+        start = self.drawn
+        end = None if images is None else start + images
+        while end is None or start < end:
+            yield self.draws(start, size if end is None else min(size, end - start))
+            start += size
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position, and what the order depends on, as plain values for a checkpoint."""

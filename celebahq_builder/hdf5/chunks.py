@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import math
 import os
-import re
 import weakref
 from collections import defaultdict
 from collections.abc import Sequence
@@ -20,8 +19,10 @@ from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.hdf5.codecs import Codec, Stored, codec_of, load_filters
-from celebahq_builder.hdf5.layout import REMEDY, open_hdf5
+from celebahq_builder.hdf5.layout import REMEDY, find_levels
+from celebahq_builder.hdf5.untrusted import file_identity, open_hdf5
 from celebahq_builder.image_set import Pixels
+from celebahq_builder.limits import MAX_CHUNK_BYTES
 
 Indices = Sequence[int] | NDArray[np.int64]
 
@@ -67,41 +68,44 @@ class ChunkTable(NamedTuple):
 
 
 def chunk_table(dataset: h5py.Dataset) -> ChunkTable | None:
-    """Return the chunks of a dataset, or None where only HDF5 can read it.
+    """Return the chunks of a dataset, or None where only HDF5 can read it: by filters other than those of `codecs`.
 
-    Each image of a contiguous dataset counts as one chunk. HDF5 alone reads datasets whose data are in other files,
-    and filters other than those of `codecs`.
+    Each image of a contiguous dataset counts as one chunk.
 
     Raises:
-        FormatError: chunks that were never written.
+        FormatError: data that were never written, which HDF5 would return as zeros.
     """
+    where = f"{dataset.file.filename}: {dataset.name[1:]}"
     if dataset.chunks is None:
-        start = None if dataset.is_virtual or dataset.external else dataset.id.get_offset()
-        if start is None:
+        start = dataset.id.get_offset()
+        if start is None and dataset.id.get_storage_size() == 0:
+            raise FormatError(f"{where} was never written; {REMEDY}")
+        if start is None:  # a small dataset inside its header
             return None
         size = math.prod(dataset.shape[1:])
         offsets = start + size * np.arange(len(dataset), dtype=np.int64).reshape(-1, 1, 1, 1)
-        sizes, coded = np.full(offsets.shape, size, np.int64), np.zeros(offsets.shape, bool)
+        sizes, coded = np.broadcast_to(np.int64(size), offsets.shape), np.broadcast_to(np.False_, offsets.shape)
         return ChunkTable((1, *dataset.shape[1:]), offsets, sizes, coded, Stored())
-    codec = codec_of(dataset)
-    if codec is None:
-        return None
     shape = tuple(dataset.chunks)
     grid = tuple(-(-length // part) for length, part in zip(dataset.shape, shape, strict=True))
-    table = ChunkTable(shape, np.full(grid, -1, np.int64), np.zeros(grid, np.int64), np.zeros(grid, bool), codec)
+    missing = math.prod(grid) - dataset.id.get_num_chunks()  # before memory for that many chunks is taken
+    codec = codec_of(dataset)
+    if missing <= 0 and codec is not None:
+        table = ChunkTable(shape, np.full(grid, -1, np.int64), np.zeros(grid, np.int64), np.zeros(grid, bool), codec)
 
-    def enter(chunk: h5py.h5d.StoreInfo) -> None:
-        place = tuple(start // part for start, part in zip(chunk.chunk_offset, shape, strict=True))
-        table.offsets[place], table.sizes[place] = chunk.byte_offset, chunk.size
-        table.coded[place] = chunk.filter_mask == 0
+        def enter(chunk: h5py.h5d.StoreInfo) -> None:
+            place = tuple(start // part for start, part in zip(chunk.chunk_offset, shape, strict=True))
+            if all(at < length for at, length in zip(place, grid, strict=True)):
+                table.offsets[place], table.sizes[place] = chunk.byte_offset, chunk.size
+                table.coded[place] = chunk.filter_mask == 0
 
-    dataset.id.chunk_iter(enter)
-    missing = int((table.offsets < 0).sum())
-    if missing:
-        raise FormatError(
-            f"{dataset.file.filename}: {dataset.name[1:]} lacks {missing} of its {table.offsets.size} chunks; {REMEDY}"
-        )
-    return table
+        dataset.id.chunk_iter(enter)
+        missing = int((table.offsets < 0).sum())
+        if not missing:
+            return table
+    if missing > 0:
+        raise FormatError(f"{where} lacks {missing} of its {math.prod(grid)} chunks; {REMEDY}")
+    return None
 
 
 # --- Reading -----------------------------------------------------------------------------------------------------
@@ -111,8 +115,8 @@ class LevelReader:
     """The images of one level, read in any order by any number of threads and processes.
 
     HDF5 decompresses under one lock, and its cache does not help where images are drawn at random. So it is asked only
-    once where the chunks are; then they are read by offset and decompressed in threads. Where that is impossible (data
-    in other files, filters that this package does not know), HDF5 reads.
+    once where the chunks are; then they are read by offset and decompressed in threads. HDF5 reads chunks with filters
+    that this package does not know.
 
     The reader can be pickled and forked: each process opens the file when it first reads. A file that was replaced or
     changed since the reader was made is refused. Memory: 17 bytes per chunk.
@@ -161,7 +165,7 @@ class LevelReader:
                 raise FormatError(f"{self.path}: {self.name} has no images")
             load_filters(dataset)
             self._table = chunk_table(dataset)
-            self._identity = _identity(file.id.get_vfd_handle())
+            self._identity = file_identity(file.id.get_vfd_handle())
         self.resolution = self.shape[-1]
         self.nbytes = math.prod(self.shape)
         self._absolute = self.path.absolute()  # other processes may work in another folder
@@ -232,11 +236,13 @@ class LevelReader:
                 pixels[place][part] = chunk[i][inner]
 
     def _chunk(self, table: ChunkTable, file: int, place: tuple[int, ...]) -> Pixels:
-        size = int(table.sizes[place])
+        size, offset = int(table.sizes[place]), int(table.offsets[place])
         try:
-            data = os.pread(file, size, int(table.offsets[place]))
-            if len(data) < size:
-                raise FormatError(f"the file ends {size - len(data)} bytes early")
+            if offset + size > self._identity[2]:
+                raise FormatError(f"the file ends {offset + size - self._identity[2]} bytes early")
+            if size > MAX_CHUNK_BYTES:
+                raise FormatError(f"its chunk is announced with {size} bytes; at most {MAX_CHUNK_BYTES} are read")
+            data = os.pread(file, size, offset)
             return (table.codec if table.coded[place] else Stored()).decompress(data, table.shape)
         except (FormatError, OSError) as error:
             first = place[0] * table.shape[0]
@@ -269,7 +275,7 @@ class LevelReader:
         return self._file
 
     def _check_identity(self, file: int) -> None:
-        if _identity(file) != self._identity:
+        if file_identity(file) != self._identity:
             raise FormatError(f"{self.path} was replaced or changed while it was in use; start again with the new file")
 
     def _threads(self) -> ThreadPoolExecutor:
@@ -284,12 +290,10 @@ class LevelReader:
 
 def _find_level(file: h5py.File, path: Path, resolution: int | None) -> tuple[h5py.Dataset, h5py.Dataset]:
     """Return the largest level and the one wanted; all other datasets of the file are ignored."""
-    found = {int(match[1]): name for name in file if (match := re.fullmatch(r"data(\d+)x\1", name))}
-    if not found:
-        raise FormatError(f"{path} has no datasets data1024x1024, ...; it has {', '.join(file) or 'nothing'}")
+    found = find_levels(file)
     r = max(found) if resolution is None else resolution
     if r not in found:
-        has = ", ".join(map(str, sorted(found, reverse=True)))
+        has = ", ".join(map(str, found))
         raise FormatError(f"{path} has no level {r}x{r}; it has those of {has} px")
     for side in {r, max(found)}:
         level = file[found[side]]
@@ -298,8 +302,3 @@ def _find_level(file: h5py.File, path: Path, resolution: int | None) -> tuple[h5
             holds = "no array" if shape is None else f"{level.dtype} {list(shape)}"
             raise FormatError(f"{path}: {found[side]} holds {holds}, expected uint8 [N, C, {side}, {side}]")
     return file[found[max(found)]], file[found[r]]
-
-
-def _identity(file: int) -> tuple[int, int, int]:
-    status = os.fstat(file)
-    return status.st_ino, status.st_size, status.st_mtime_ns

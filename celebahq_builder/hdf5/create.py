@@ -16,6 +16,7 @@ from celebahq_builder.hdf5.labels import encode_labels, labels_path, write_label
 from celebahq_builder.hdf5.layout import images_per_job
 from celebahq_builder.hdf5.writer import Columns, Packed, PyramidWriter, check_pixels, pack
 from celebahq_builder.image_set import ImageSet, Labels, NamedImage
+from celebahq_builder.storage import read_file
 
 OWN_COLUMNS = ("file", "sha256", "label_names")
 """Columns that `write_images` makes from the image set itself."""
@@ -84,7 +85,7 @@ def write_images(
         return [image.name for image in job], packed
 
     size = {"count": images.count, "resolution": images.resolution, "channels": images.channels}
-    with PyramidWriter(path, **size, codec=codec) as writer:
+    with PyramidWriter(path, **size, codec=codec, new=True) as writer:
         for names, packed in parallel.run_threads(pack_job, _jobs(images), workers=workers):
             writer.write(packed, {"file": names})
             advance(len(names))
@@ -112,8 +113,8 @@ def _labels_beside(path: Path, labels: Labels | None) -> Iterator[None]:
     try:
         write_labels(path, labels)
         yield
-    except BaseException:
-        if not path.exists():
+    except BaseException as error:
+        if isinstance(error, FormatError) or not path.exists():  # or a file of that name is not ours
             labels_path(path).unlink(missing_ok=True)
         raise
 
@@ -127,9 +128,11 @@ def _labels_exist(path: Path, labels: Labels) -> bool:
     beside = labels_path(path)
     if not beside.exists():
         return False
-    if beside.read_bytes() != encode_labels(labels):
-        raise FormatError(f"{beside} exists already, with other labels; choose another `out`, or delete it first")
-    return True
+    expected = encode_labels(labels)
+    with contextlib.suppress(OSError):  # such as a longer file, or a pipe
+        if read_file(beside, len(expected)) == expected:
+            return True
+    raise FormatError(f"{beside} exists already, with other labels; choose another `out`, or delete it first")
 
 
 def _check_target(path: Path) -> None:

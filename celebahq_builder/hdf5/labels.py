@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal
 
 import numpy as np
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 from numpy.typing import ArrayLike, NDArray
 
-from celebahq_builder.errors import FormatError
-from celebahq_builder.hdf5.layout import PHOTOS, open_hdf5
+from celebahq_builder.errors import FormatError, printable
+from celebahq_builder.hdf5.layout import PHOTOS
 from celebahq_builder.hdf5.reader import read_column
+from celebahq_builder.hdf5.untrusted import open_hdf5
 from celebahq_builder.image_set import Labels
 from celebahq_builder.storage import write_atomic
+from celebahq_builder.storage.bounded_read import irregular_kind
+
+MAX_CLASSES = 65_536
+"""Columns of labels; ImageNet-21k, the largest set of classes in common use, has 21,841."""
 
 LabelSource = Literal["file", "attributes"]
 """``file``: ``<stem>-labels.npy`` beside the HDF5 file; ``attributes``: the attributes in its group ``photos``."""
@@ -59,13 +67,40 @@ def load_labels(path: Path, count: int) -> Labels:
     """Return the labels of N images from a .npy file, float32 [N, classes].
 
     Raises:
-        FormatError: not a numpy array, or as `check_labels` does.
+        FormatError: as `labels_header` and `check_labels` do.
+    """
+    dtype, shape = labels_header(path)
+    _check_header(dtype, shape, count, path)
+    return check_labels(np.asarray(np.load(path, allow_pickle=False)), count, path)
+
+
+def labels_header(path: Path) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Return type and shape of the array in a .npy file, without reading the array.
+
+    Raises:
+        FormatError: the file is not one array of numpy's, or does not have the size that its header announces.
     """
     try:
-        values = np.asarray(np.load(io.BytesIO(path.read_bytes()), allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise FormatError(f"{path} is not a readable array of numpy's: {error}; replace or delete it") from None
-    return check_labels(values, count, path)
+        if kind := irregular_kind(path.stat()):
+            raise OSError(f"{kind}, not a regular file")
+        with path.open("rb") as file:
+            read_header = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}[read_magic(file)]
+            shape, _, dtype = read_header(file)
+            size, expected = path.stat().st_size, file.tell() + math.prod(shape) * dtype.itemsize
+        if size != expected and not dtype.hasobject:
+            raise ValueError(f"it has {size} bytes, its header announces {expected}")
+    except (OSError, ValueError, KeyError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
+        reason = printable(str(error)[:200])
+        raise FormatError(f"{path} is not a readable array of numpy's: {reason}; replace or delete it") from None
+    return dtype, shape
+
+
+def _check_header(dtype: np.dtype[Any], shape: tuple[int, ...], count: int, where: Path) -> None:
+    if len(shape) != 2 or dtype.kind not in "biuf" or shape[0] != count or shape[1] > MAX_CLASSES:
+        raise FormatError(
+            f"{where}: labels are {printable(str(dtype))} {list(shape)}, expected finite numbers [{count}, classes]; "
+            "replace or delete them"
+        )
 
 
 def check_labels(values: NDArray[Any], count: int, where: Path) -> Labels:
@@ -79,11 +114,9 @@ def check_labels(values: NDArray[Any], count: int, where: Path) -> Labels:
     Raises:
         FormatError: not one row of finite numbers per image.
     """
-    if values.ndim != 2 or values.dtype.kind not in "biuf" or len(values) != count or not np.isfinite(values).all():
-        raise FormatError(
-            f"{where}: labels are {values.dtype} {list(values.shape)}, expected finite numbers [{count}, classes]; "
-            "replace or delete them"
-        )
+    _check_header(values.dtype, values.shape, count, where)
+    if not np.isfinite(values).all():
+        raise FormatError(f"{where}: some labels are not finite numbers; replace or delete them")
     return np.ascontiguousarray(values, dtype=np.float32)
 
 

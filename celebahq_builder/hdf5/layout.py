@@ -1,15 +1,18 @@
-"""Layout of the multi-resolution HDF5 file, and opening of such files."""
+"""Layout of the multi-resolution HDF5 file."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import itertools
+import re
 
 import h5py
 
-from celebahq_builder.errors import FormatError
+from celebahq_builder.errors import FormatError, printable
 
 FORMAT_VERSION = 1
+
+LEVEL_NAME = re.compile(r"data([1-9][0-9]{0,4})x\1")
+"""Name of a level's dataset."""
 
 PHOTOS = "photos"
 """Group of the columns: metadata with one row per image."""
@@ -59,16 +62,15 @@ def _power_of_two(at_most: int) -> int:
     return 1 << (min(max(at_most, 1), CHUNK_IMAGES).bit_length() - 1)
 
 
-def open_hdf5(path: Path, **options: Any) -> h5py.File:
-    """Open an HDF5 file for reading; `options` are those of `h5py.File`.
+def find_levels(file: h5py.File) -> dict[int, str]:
+    """Return the names of the levels of a file by their resolution, largest first.
 
     Raises:
-        FormatError: no such file, not HDF5, or truncated.
+        FormatError: there are none.
     """
-    if not path.is_file():
-        what = "is a folder; expected an HDF5 file" if path.is_dir() else "does not exist"
-        raise FormatError(f"{path} {what}")
-    try:
-        return h5py.File(path, "r", **options)
-    except OSError as error:
-        raise FormatError(f"{path} is not a readable HDF5 file ({error}); {REMEDY}") from None
+    found = {int(match[1]): name for name in file if (match := LEVEL_NAME.fullmatch(name))}
+    if not found:
+        names = [printable(name) for name in itertools.islice(file, 6)]
+        has = ", ".join(names[:5]) + (", ..." if names[5:] else "") or "nothing"
+        raise FormatError(f"{file.filename} has no datasets data1024x1024, ...; it has {has}")
+    return dict(sorted(found.items(), reverse=True))

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+
 from celebahq_builder.errors import FormatError
-from celebahq_builder.hdf5.labels import read_labels
+from celebahq_builder.hdf5.labels import attribute_labels, check_labels, read_labels
 from celebahq_builder.hdf5.layout import PHOTOS, REMEDY
 from celebahq_builder.hdf5.metadata import Metadata, read_metadata
 from celebahq_builder.hdf5.reader import PyramidFile
@@ -68,8 +70,10 @@ class LevelImageSet:
     @functools.cached_property
     def labels(self) -> Labels | None:
         """Labels float32 [N, classes]: those beside the file, or else its attributes as 1 and 0; None without both."""
-        labels = read_labels(self.path, self.count)
-        return self.metadata.attribute_labels if labels is None else labels
+        labels, attributes = read_labels(self.path, self.count), self.metadata.columns.get("attributes")
+        if labels is not None or attributes is None:
+            return labels
+        return attribute_labels(check_labels(np.asarray(attributes), self.count, self.path))
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -80,7 +80,8 @@ def read_metadata(pyramid: PyramidFile, rows: slice = slice(None)) -> Metadata:
     """
     found = {name: _per_image(pyramid, name, rows) for name in pyramid.photos if name not in NAME_COLUMNS}
     columns = {name: column for name, column in found.items() if column is not None}
-    names = tuple(pyramid.column("attribute_names") or ()) if "attributes" in columns else ()
+    stored = pyramid.column("attribute_names") if "attributes" in columns else None
+    names = () if stored is None else tuple(map(str, stored))
     if names and np.shape(columns["attributes"])[1:] != (len(names),):
         raise FormatError(f"{pyramid.path}: {len(names)} attribute_names for {np.shape(columns['attributes'])} values")
     return Metadata(columns, names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -11,10 +10,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from celebahq_builder.errors import FormatError
+from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.hdf5.chunks import Indices, LevelReader, UnreadableImagesError
 from celebahq_builder.hdf5.codecs import load_filters
-from celebahq_builder.hdf5.layout import PHOTOS, REMEDY, level_name, open_hdf5
+from celebahq_builder.hdf5.layout import LEVEL_NAME, PHOTOS, REMEDY, find_levels, level_name
+from celebahq_builder.hdf5.untrusted import open_hdf5
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
 from celebahq_builder.storage import sha256
@@ -190,21 +190,16 @@ class PyramidFile:
 
     def _find_levels(self) -> tuple[int, ...]:
         """Return the resolutions of all levels, largest first; each name that starts with "data" must be a level."""
-        names = [name for name in self.file if name.startswith("data")]
-        if not names:
-            raise FormatError(
-                f"{self.path} has no datasets data1024x1024, ...; it has {', '.join(self.file) or 'nothing'}"
-            )
-        found = []
-        for name in names:
-            side = int(match[1]) if (match := re.fullmatch(r"data(\d+)x\1", name)) else 0
-            if not side or side & (side - 1) or not isinstance(self.file[name], h5py.Dataset):
+        found = find_levels(self.file)
+        for name in self.file:
+            side = int(match[1]) if (match := LEVEL_NAME.fullmatch(name)) else 0
+            level = side and not side & (side - 1) and isinstance(self.file[name], h5py.Dataset)
+            if name.startswith("data") and not level:
                 raise FormatError(
-                    f"{self.path}: {name} is not a level; expected datasets [N, 3, r, r] named data1024x1024, ..., "
-                    "data1x1, r a power of two"
+                    f"{self.path}: {printable(name)} is not a level; expected datasets [N, 3, r, r] named "
+                    "data1024x1024, ..., data1x1, r a power of two"
                 )
-            found.append(side)
-        return tuple(sorted(found, reverse=True))
+        return tuple(found)
 
     def _check_levels(self) -> tuple[int, int]:
         """Return the numbers of images and channels, which must be the same at all levels down to 1x1."""

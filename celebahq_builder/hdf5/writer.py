@@ -18,9 +18,17 @@ from numpy.typing import NDArray
 from celebahq_builder.errors import DiskFull, FormatError
 from celebahq_builder.hdf5.codecs import Codec
 from celebahq_builder.hdf5.layout import FORMAT_VERSION, PHOTOS, images_per_chunk, images_per_job, level_name
+from celebahq_builder.hdf5.untrusted import trust
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
-from celebahq_builder.storage import as_storage_error, is_partial_of, may_delete_partial, partial_path, sha256
+from celebahq_builder.storage import (
+    as_storage_error,
+    is_partial_of,
+    may_delete_partial,
+    partial_path,
+    publish_new,
+    sha256,
+)
 
 Columns = Mapping[str, NDArray[Any] | Sequence[str]]
 """Metadata of the images by name: arrays, or sequences of text, of N rows each."""
@@ -97,19 +105,22 @@ class PyramidWriter:
     partial file of a killed process is deleted by the next writer of the same file.
 
     Args:
-        path: HDF5 file; an existing one is replaced at the end.
+        path: HDF5 file.
         count: number of images, N.
         resolution: R of the largest level, a power of two.
         channels: 3 for RGB, 1 for grey.
         codec: codec of all levels.
+        new: never replace a file of that name, not even one that appears meanwhile.
 
     Raises:
         FormatError: the codec needs a package that is missing, or another process is writing the same file.
         DiskFull: no space left.
     """
 
-    def __init__(self, path: Path, *, count: int, resolution: int, channels: int, codec: Codec) -> None:
-        self.path, self.count = path, count
+    def __init__(
+        self, path: Path, *, count: int, resolution: int, channels: int, codec: Codec, new: bool = False
+    ) -> None:
+        self.path, self.count, self.new = path, count, new
         self.done = 0
         """Number of images written so far."""
         keywords = codec.keywords
@@ -156,7 +167,8 @@ class PyramidWriter:
             attributes: attributes of the file; dicts and lists are stored as JSON.
 
         Raises:
-            FormatError: fewer images than announced, a column of another length, or a text that HDF5 cannot hold.
+            FormatError: fewer images than announced, a column of another length, a text that HDF5 cannot hold, or the
+                name of a new file is taken.
             DiskFull: no space left.
         """
         if self.done != self.count:
@@ -185,7 +197,14 @@ class PyramidWriter:
                 os.fsync(raw.fileno())
             if not self._partial_is_ours():
                 raise FormatError(f"{self._partial} was replaced while it was written; run the same command again")
-            self._partial.replace(self.path)
+            if self.new:
+                try:
+                    publish_new(self._partial, self.path)
+                except FileExistsError:
+                    raise FormatError(f"{self.path} exists already; choose another `out`, or delete it first") from None
+            else:
+                self._partial.replace(self.path)
+            trust(self.path)
             self._held.close()
 
     def __enter__(self) -> Self:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.hdf5 import codecs
-from celebahq_builder.hdf5.labels import labels_path
+from celebahq_builder.hdf5.labels import labels_header, labels_path
 from celebahq_builder.hdf5.reader import PyramidFile
 
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32001: "Blosc", 32004: "LZ4", 32015: "Zstandard", 32026: "Blosc2"}
@@ -85,9 +85,9 @@ def _labels(path: Path) -> Iterator[str]:
     labels_file = labels_path(path)
     if labels_file.is_file():
         try:
-            labels = np.load(labels_file, mmap_mode="r", allow_pickle=False)
-            yield f"labels: {labels_file.name}, {labels.dtype} {list(labels.shape)}"
-        except (OSError, ValueError, EOFError):
+            dtype, shape = labels_header(labels_file)
+            yield f"labels: {labels_file.name}, {printable(str(dtype))} {list(shape)}"
+        except FormatError:
             yield f"labels: {labels_file.name} is not a NumPy file"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from celebahq_builder.errors import CelebAHQError, DiskFull, FormatError, WorkspaceError
-from celebahq_builder.storage.files import as_storage_error, check_free, holds, read_json, write_json
+from celebahq_builder.storage.files import as_storage_error, check_free, holds, publish_new, read_json, write_json
 from celebahq_builder.storage.folder_lock import LOCK_NAME, LockedFolder, lock
 from celebahq_builder.storage.partial_files import delete_partial_files, is_partial_of
 
@@ -84,7 +84,9 @@ def staging(target: Path, plan: dict[str, Any]) -> Iterator[Staging]:
             delete_partial_files(root, recursive=True)
             yield stage
             check_free(target)
-            if held.intact:
+            if held.intact and stage.data.is_file():
+                publish_new(stage.data, target)
+            elif held.intact:  # a folder replaces nothing but an empty folder
                 stage.data.rename(target)
         except BaseException as error:
             if not held.intact and isinstance(error, (OSError, FormatError, WorkspaceError)):

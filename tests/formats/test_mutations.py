@@ -1,4 +1,4 @@
-"""Readers on mutations of good files: each is read or refused, in limited memory; see `mutated_inputs` and `mutated_reader`."""
+"""Readers on mutations of good files: each file is read or refused, in limited memory."""
 
 import os
 import re

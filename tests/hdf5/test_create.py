@@ -239,7 +239,7 @@ def test_killed_and_run_again(workers: int, tmp_path: Path) -> None:
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     (left,) = tmp_path.iterdir()
     assert is_partial_of(left.name, "data.h5")
-    with pytest.raises(FormatError, match="is not a readable HDF5 file|lacks|has no datasets"):
+    with pytest.raises(FormatError, match="is not an? (readable )?HDF5 file|lacks|has no datasets"):
         PyramidFile(left)
     write_images(arrays(40, 256), path)
     write_images(arrays(40, 256), tmp_path / "whole.h5")

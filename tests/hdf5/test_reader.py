@@ -481,7 +481,7 @@ def test_truncated_file(share: float, tmp_path: Path) -> None:
     path = write(tmp_path / "data.h5", images(40, 32))
     raw = path.read_bytes()
     path.write_bytes(raw[: int(len(raw) * share)])
-    with pytest.raises(FormatError, match=r"data\.h5 is not a readable HDF5 file"):
+    with pytest.raises(FormatError, match=r"data\.h5 is not (a readable|an) HDF5 file"):
         PyramidFile(path)
 
 
@@ -491,7 +491,7 @@ def test_not_an_hdf5_file(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="is a folder; expected an HDF5 file"):
         PyramidFile(tmp_path)
     (tmp_path / "text.h5").write_text("no HDF5")
-    with pytest.raises(FormatError, match="not a readable HDF5 file"):
+    with pytest.raises(FormatError, match="not an HDF5 file: it has no signature"):
         PyramidFile(tmp_path / "text.h5")
 
 
