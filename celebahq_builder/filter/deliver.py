@@ -172,9 +172,9 @@ def plan_delivery(
     stale, changed = _earlier_files(out, set(paths))
     if stale and not prune:
         raise DeliveryError(
-            f"{out} holds {len(stale)} files of an earlier celebahq filter that this selection does not have, "
-            f"first {printable(stale[0].path)}; nothing was {mode.done}: add `prune` to remove "
-            "exactly these, or choose another `out`"
+            f"{out} holds {len(stale)} {'file' if len(stale) == 1 else 'files'} of an earlier celebahq filter that "
+            f"this selection does not have, first {printable(stale[0].path)}; nothing was {mode.done}: add "
+            "`prune` to remove exactly these, or choose another `out`"
         )
     if mode is DeliveryMode.COPY:
         free = shutil.disk_usage(innermost_existing(out)).free
