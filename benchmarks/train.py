@@ -1,4 +1,4 @@
-"""Speed of a ProGAN training: images a second at every resolution, and what growing saves.
+"""Speed of a ProGAN training: images per second at every resolution, and what growing saves.
 
 ``python benchmarks/train.py [--device cuda] [--precision bf16] [--resolution 1024] [--seconds 60] [--threads 2]`` runs
 whole steps (both networks, the penalty, both Adams, the average) of full width on random images. From their seconds
@@ -6,7 +6,7 @@ follows how long the recipe's schedule takes, and how long the same number of im
 its final size from the start.
 
 On a CPU the figure for 32x32, minibatch 16, stands beside that of the fastest other PyTorch trainer known, 0.4
-images a second on 2 cores.
+images per second on 2 cores.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from celebahq_builder.progan.step import ProGANStep, RealBatch
 from celebahq_builder.training.distributed import DistributedContext
 
 KNOWN = 0.4
-"""Images a second at 32x32, minibatch 16, on 2 cores: the fastest other PyTorch trainer known."""
+"""Images per second at 32x32, minibatch 16, on 2 cores: the fastest other PyTorch trainer known."""
 FASTER = 4 / 3
 
 DAY_S = 86_400
@@ -59,47 +59,47 @@ def main() -> None:
     print(f"{asked.device}, {torch.get_num_threads()} threads, {asked.precision}, {asked.recipe}", flush=True)
     rows: list[Row] = []
     rate: dict[int, float] = {}
-    players = ProGANStep(recipe, world)
+    progan = ProGANStep(recipe, world)
     if asked.device == "cpu":
-        moment = dataclasses.replace(recipe.schedule.at(0, 5), level=5, alpha=1.0, minibatch=16, per_gpu=None)
-        speed, _ = measured(players, moment, asked.seconds)
-        tell(rows, Row("32x32, minibatch 16: images/s", speed, "", at_least=KNOWN * FASTER))
+        point = dataclasses.replace(recipe.schedule.at(0, 5), level=5, alpha=1.0, minibatch=16, per_gpu=None)
+        speed, _ = measured(progan, point, asked.seconds)
+        report(rows, Row("32x32, minibatch 16: images/s", speed, "", at_least=KNOWN * FASTER))
     for level in levels:
         begins = recipe.schedule.begins(level, levels[-1])
-        moment = recipe.schedule.at(begins + recipe.schedule.fade_kimg if begins else 0.0, levels[-1])
-        rate[level], peak = measured(players, moment, asked.seconds)
-        side = moment.resolution
-        tell(rows, Row(f"{side}x{side}, minibatch {moment.minibatch}: images/s", rate[level], ""))
+        point = recipe.schedule.at(begins + recipe.schedule.fade_kimg if begins else 0.0, levels[-1])
+        rate[level], peak = measured(progan, point, asked.seconds)
+        side = point.resolution
+        report(rows, Row(f"{side}x{side}, minibatch {point.minibatch}: images/s", rate[level], ""))
         if peak:
-            tell(rows, Row(f"{side}x{side}, minibatch {moment.minibatch}: peak memory", peak / 2**30, "GiB"))
+            report(rows, Row(f"{side}x{side}, minibatch {point.minibatch}: peak memory", peak / 2**30, "GiB"))
     for what, kimg in (("the recipe", recipe.schedule.total_kimg), ("the paper's comparison", PAPER_KIMG)):
         growing = projected(recipe, rate, kimg)
         fixed = kimg * 1000 / rate[levels[-1]]
         goal = DAYS_GOAL if "H200" in name(asked.device) and kimg == recipe.schedule.total_kimg else None
-        tell(rows, Row(f"{what}, {kimg:g} kimg, growing", growing / DAY_S, "days", at_most=goal))
-        tell(rows, Row(f"{what}, {kimg:g} kimg, not growing", fixed / DAY_S, "days"))
-        tell(rows, Row(f"{what}, {kimg:g} kimg, growing is faster by", fixed / growing, "x"))
-    print("\nAll of it:")
+        report(rows, Row(f"{what}, {kimg:g} kimg, growing", growing / DAY_S, "days", at_most=goal))
+        report(rows, Row(f"{what}, {kimg:g} kimg, not growing", fixed / DAY_S, "days"))
+        report(rows, Row(f"{what}, {kimg:g} kimg, growing is faster by", fixed / growing, "x"))
+    print("\nAll figures:")
     finish(rows)
 
 
-def measured(players: ProGANStep, moment: SchedulePoint, seconds: float) -> tuple[float, int]:
-    """Return images a second of whole steps, and the most memory they took on a GPU, bytes."""
-    device, side, n = players.context.device, moment.resolution, moment.minibatch
-    passes = moment.passes(1, players.recipe.net.stddev_group)
+def measured(progan: ProGANStep, point: SchedulePoint, seconds: float) -> tuple[float, int]:
+    """Return the images per second of whole steps, and the peak memory on a GPU in bytes."""
+    device, side, n = progan.context.device, point.resolution, point.minibatch
+    passes = point.passes(1, progan.recipe.net.stddev_group)
     images = torch.rand((n, 3, side, side), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1).to(device)
     reals = [RealBatch(images[i::passes]) for i in range(passes)]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     if device.type == "cuda":
         for _ in range(2):
-            players.step(0, moment, reals)
-    elif side <= 128:  # beyond, a step takes so long that nothing is set up beside it
-        players.step(0, dataclasses.replace(moment, minibatch=4), [RealBatch(images[:4])])
+            progan.step(0, point, reals)
+    elif side <= 128:  # a larger step takes so long that a warm-up does not matter
+        progan.step(0, dataclasses.replace(point, minibatch=4), [RealBatch(images[:4])])
     synchronise(device)
     began, steps = time.perf_counter(), 0
     while True:
-        players.step(steps, moment, reals)
+        progan.step(steps, point, reals)
         steps += 1
         synchronise(device)
         took = time.perf_counter() - began
@@ -109,7 +109,7 @@ def measured(players: ProGANStep, moment: SchedulePoint, seconds: float) -> tupl
 
 
 def projected(recipe: ProGANRecipe, rate: dict[int, float], kimg: float) -> float:
-    """Return the seconds that a growing network takes for so many kimg."""
+    """Return the seconds that a growing network takes for `kimg` thousand images."""
     begins = [recipe.schedule.begins(level, max(rate)) for level in rate] + [kimg]
     return sum(
         max(0.0, min(end, kimg) - min(begin, kimg)) * 1000 / rate[level]
@@ -117,7 +117,7 @@ def projected(recipe: ProGANRecipe, rate: dict[int, float], kimg: float) -> floa
     )
 
 
-def tell(rows: list[Row], row: Row) -> None:
+def report(rows: list[Row], row: Row) -> None:
     """Print a figure as soon as it is known."""
     print(row, flush=True)
     rows.append(row)
@@ -130,7 +130,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def name(device: str) -> str:
-    """Return what a GPU calls itself."""
+    """Return the name of a GPU, or an empty string for a CPU."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
 
 

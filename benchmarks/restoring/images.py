@@ -18,7 +18,7 @@ from celebahq_builder.restoration.photos import Pixels, TrainingPhotos, downscal
 Network = Autoencoder | SRGenerator
 
 HELD_OUT, TRAINED_AT_LEAST_PX = 8, 128
-"""How the trainings split their photos: as the recipes of the bundled weights say."""
+"""Number of held-out photos, and smallest width and height of a photo, as in the recipes of the bundled weights."""
 
 CROP_PX = 256
 

@@ -32,7 +32,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` plus the block's correction."""
-        return x + self.conv2(self.relu(self.conv1(x)))  # type: ignore[no-any-return]
+        correction: Tensor = self.conv2(self.relu(self.conv1(x)))
+        return x + correction
 
 
 GAIN = math.sqrt(2)

@@ -167,11 +167,11 @@ class LossSettings:
     kind: Literal["wgan-gp", "lsgan", "logistic"] = "wgan-gp"
     """``wgan-gp`` and ``lsgan`` of the paper, or ``logistic``: non-saturating, with R1."""
     penalty: float = 10.0
-    """Weight of the gradient penalty (wgan-gp), or gamma of R1 (logistic)."""
+    """Weight of the gradient penalty: lambda of the paper (wgan-gp), or gamma of R1 (logistic)."""
     target: float = 1.0
-    """Length of the gradient at which wgan-gp's penalty is 0; 750 for CIFAR-10 in the paper."""
+    """Length of the gradient at which wgan-gp's penalty is 0: gamma of the paper, 750 for CIFAR-10."""
     drift: float = 0.001
-    """Weight of E[D(real)^2] with wgan-gp."""
+    """Weight of E[D(real)^2] with wgan-gp: epsilon_drift of the paper."""
     noise: float = 0.2
     """With lsgan, the discriminator's noise has strength noise * max(0, d - 0.5)^2; d is its mean score of fakes."""
     label_weight: float = 1.0
@@ -221,7 +221,8 @@ class ProGANRecipe:
     mirror: bool = True
     """Mirror the real images at random."""
     together: bool = False
-    """Compute the generator's loss before the discriminator is updated, instead of after it."""
+    """Compute the losses of both networks with the same discriminator, then update both, as the paper does for
+    CIFAR-10. False: update the discriminator first, and compute the generator's loss with the updated one."""
     ema: float = 0.999
     """Decay per step of the averaged generator, which is exported; 0: no averaging. It is at most (1 + n) / (10 + n), n
     steps after a level entered."""

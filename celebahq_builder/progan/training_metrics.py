@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class TrainingMetrics:
     """Computes the metrics of a recipe, against real images of the generator's present resolution.
 
-    What depends on the real images only is computed once for each resolution.
+    Features of the real images are computed once for each resolution.
 
     Args:
         run: folder of the run, for messages.

@@ -88,7 +88,7 @@ class AdversarialRecipe(TrainingRecipe):
     adversarial_weight: float = 0.03
     """Weight of the hinge loss."""
     noise: int = 8
-    """Channels of noise in the generator; see `models.srgan.grain`."""
+    """Channels of noise in the generator; see `models.srgan.hash_noise`."""
     start_share: float = 0.05
     """Share of the starting weights in the exported weights; see `interpolate_weights`."""
     discriminator_width: int = 32
@@ -192,7 +192,7 @@ class AdversarialTask(Task):
         texture = texture_loss(fake, targets, rngs, directions)
         loss = recipe.pixel_weight * pixel + recipe.texture_weight * texture + (fake * gradient).sum()
         generator_adam.zero_grad(set_to_none=True)
-        (loss * share).backward()
+        torch.autograd.backward(loss * share)
         self.context.sum_gradients(self.generator)
         nn.utils.clip_grad_norm_(self.generator.parameters(), 0.5)
         for group in generator_adam.param_groups:
@@ -200,7 +200,7 @@ class AdversarialTask(Task):
         generator_adam.step()
         # --- Discriminator
         hinge = F.relu(1 - real_logits.float()).mean() + F.relu(1 + fake_logits.float()).mean()
-        (hinge * share).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(hinge * share)
         self.context.sum_gradients(self.discriminator)
         discriminator_adam.step()
         return torch.stack([pixel, texture, feature, adversarial, hinge]).detach()

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -97,7 +96,7 @@ def validation_figures(log: Path, step: int) -> tuple[Figure, ...]:
     return figures
 
 
-def _figure(row: Any, where: str) -> Figure:
+def _figure(row: object, where: str) -> Figure:
     if not isinstance(row, Mapping) or not isinstance(row.get("what"), str):
         raise RecipeError(f'{where} must be like {{"what": "LIVE1, gain", "value": 1.1, "unit": "dB"}}, got {row!r}')
     known = {key: value for key, value in row.items() if value is not None}

@@ -122,7 +122,7 @@ class PixelTask(Task):
         loss = pixel_loss(restored.float(), targets, recipe.loss)
         # --- Gradients, summed over all processes
         self.adam.zero_grad(set_to_none=True)
-        (loss * (len(targets) / recipe.phase_at(step).batch)).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss * (len(targets) / recipe.phase_at(step).batch))
         self.context.sum_gradients(self.network)
         nn.utils.clip_grad_norm_(self.network.parameters(), 0.5)
         # --- Update
@@ -179,7 +179,8 @@ def upscaled_samples(net: nn.Module, crop: Pixels, device: torch.device) -> list
 
 
 def _restored(net: nn.Module, image: Tensor) -> Tensor:
-    return net(image).mul(255).round().clamp(0, 255)[0]  # type: ignore[no-any-return]
+    restored: Tensor = net(image)
+    return restored.mul(255).round().clamp(0, 255)[0]
 
 
 def _mean(values: list[float]) -> float:

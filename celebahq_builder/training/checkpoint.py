@@ -143,7 +143,7 @@ class _Layout(pickle.Unpickler):
         self.records = records
 
     def find_class(self, module: str, name: str) -> object:
-        """Return what stands for a function or a class."""
+        """Return the stand-in of a function or a class."""
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return self._tensor
         if (module, name) == ("collections", "OrderedDict"):

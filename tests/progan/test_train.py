@@ -25,7 +25,7 @@ from celebahq_builder.progan import launch
 from celebahq_builder.progan.evaluation import open_source
 from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe
 from celebahq_builder.progan.train import Training, TrainingRequest
-from celebahq_builder.training.checkpoint import checkpoint_paths, read_checkpoint
+from celebahq_builder.training.checkpoint import checkpoint_paths, read_checkpoint, write_checkpoint
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from celebahq_builder.training.logger import read_lines
 from tests.progan.tiny import RECIPE, Noise, assert_equal, last, trained, without_time
@@ -287,3 +287,35 @@ def test_a_run_of_an_earlier_version(data: Path, recipe: Path, tmp_path: Path) -
     (tmp_path / "checkpoints" / "checkpoint-000000016-r0004.safetensors").touch()
     with pytest.raises(TrainingError, match=r"was written by an earlier version.*choose another `out`"):
         trained(data, tmp_path, load(ProGANRecipe, recipe))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("progress.images", "many", "progress: images"),
+        ("progress.level", 10**9, "progress: level"),
+        ("progress.tick_sums", torch.zeros(7), "size of tensor"),
+        ("progress", [1], "argument after"),
+        ("networks.averaged", {}, "Error.s. in loading state_dict"),
+        ("networks.generator_adam", None, "NoneType"),
+        ("networks.mean_fake", None, "NoneType"),
+        ("networks", None, "NoneType"),
+    ],
+)
+def test_checkpoints_with_other_contents(
+    key: str, value: object, reason: str, uninterrupted: Path, data: Path, recipe: Path, tmp_path: Path
+) -> None:
+    """They are refused in one line, and stay as they are."""
+    run = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+    path = checkpoint_paths(run / "checkpoints")[-1]
+    found = read_checkpoint(path)
+    table = found.state
+    *tables, last_key = key.split(".")
+    for name in tables:
+        table = table[name]
+    table[last_key] = value
+    write_checkpoint(path, found.config, found.state)
+    before = path.read_bytes()
+    with pytest.raises(TrainingError, match=rf"was written by another version \(.*{reason}.*; choose another `out`$"):
+        trained(data, run, load(ProGANRecipe, recipe))
+    assert path.read_bytes() == before

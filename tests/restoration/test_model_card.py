@@ -133,7 +133,7 @@ def test_figures_of_a_log(tmp_path: Path) -> None:
         ('{"step": 5, "swd": NaN}\n', "step 5, held_out_swd: value must be a finite number, got nan"),
         ('{"swd": 1}\n', "has no scores of step 5"),
         ("{x}\n", "has no scores of step 5"),
-        ("3\n", "cannot be used"),
+        ("3\n", "has no scores of step 5"),
     ],
 )
 def test_log_without_scores_of_the_step(text: str | None, message: str, tmp_path: Path) -> None:
