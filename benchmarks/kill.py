@@ -199,7 +199,8 @@ class Killer:
             shutil.rmtree(kept, ignore_errors=True)
             shutil.copytree(self.case, kept, symlinks=True)
             print(
-                f"{self.target.name}, trial {number} of seed {self.seed}, killed {', '.join(kills)}: {problem}; {kept}"
+                f"{self.target.name}, trial {number} of seed {self.seed}, killed {', '.join(kills)}: {problem}; {kept}",
+                flush=True,
             )
 
     def _compared(self, whole: dict[str, str], ended: bool) -> str:
