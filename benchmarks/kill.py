@@ -107,6 +107,8 @@ def main() -> None:
         while sum(one.counts["kills"] for one in killers) < asked.kills and time.monotonic() < until:
             killers[number % len(killers)].trial(number // len(killers))
             number += 1
+            if number % len(killers) == 0:
+                print(f"{sum(one.counts['kills'] for one in killers)} kills", file=sys.stderr, flush=True)
     print(f"\n{'command':16}{'kills':>7}{'resumed':>9}{'faults':>8}")
     for one in killers:
         print(f"{one.target.name:16}{one.counts['kills']:7}{one.counts['resumed']:9}{one.counts['faults']:8}")

@@ -107,6 +107,8 @@ class Fuzzer:
             self.one(target, tried[target.name])
             tried[target.name] += 1
             number += 1
+            if number % 500 == 0:
+                print(f"{number} inputs", file=sys.stderr, flush=True)
 
     def one(self, target: Target, number: int) -> Result:
         """Try one input; it depends on the seed, the target and the number alone."""

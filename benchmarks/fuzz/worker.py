@@ -201,14 +201,15 @@ def _observe(commands: list[list[str]], watch: Path, writes: list[str]) -> Resul
     """Run commands and judge how they end."""
     codes: list[int] = []
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak
-    before = _resident("VmRSS")
+    before, children_before = _resident("VmRSS"), _children_bytes()
     said = ""
     for number, arguments in enumerate(commands):
         with _redirected(watch / f"said-{number}"):
             code, fault = _run(arguments)
         codes.append(code)
         said = (watch / f"said-{number}").read_text(errors="surrogateescape")
-        peak = max(0, _resident("VmHWM") - before)
+        children = _children_bytes()
+        peak = max(0, _resident("VmHWM") - before, children - before if children > children_before else 0)
         fault = fault or _words(said, code)
         if writes:
             fault = Result("fault", "lost", "writes outside the output folder", "; ".join(writes[:5]))
@@ -267,6 +268,11 @@ def _words(said: str, code: int) -> Result | None:
     if len(lines) > 1 or any(len(line) > 3000 for line in lines):
         return Result("fault", "words", "an error of several or of very long lines", said[-4000:])
     return None
+
+
+def _children_bytes() -> int:
+    """Return the peak of the resident memory of all processes that this one started, the largest of them."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 
 
 def _resident(name: str) -> int:
