@@ -5,7 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := work-demo
 
-.PHONY: demo test test-slow test-all check format clean-demo
+SECONDS ?= 600
+SEED ?= 0
+KILLS ?= 200
+N ?= 20
+
+.PHONY: demo test test-slow test-all check format clean-demo fuzz kill mutants
 
 demo: $(READY)  ## build the embedded sample at 1024x1024, from photos to HDF5 and report
 	$(BIN)/python build.py --celeba-root tests/sample/celeba --out $(DEMO) --recipe pipelines/demo.toml
@@ -27,6 +32,15 @@ check: $(READY)  ## format, lint, types, layers
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+fuzz: $(READY)  ## mutated inputs for everything that is read, SECONDS= and SEED= (not part of the tests)
+	$(BIN)/python -m benchmarks.fuzz --seconds $(SECONDS) --seed $(SEED)
+
+kill: $(READY)  ## SIGKILL at random moments of the commands that write, KILLS= and SEED= (not part of the tests)
+	$(BIN)/python -m benchmarks.kill --kills $(KILLS) --seed $(SEED)
+
+mutants: $(READY)  ## small faults in FILE=celebahq_builder/x.py that its tests should notice, N= and SEED=
+	$(BIN)/python benchmarks/mutants.py $(FILE) --sample $(N) --seed $(SEED)
 
 clean-demo:
 	rm -rf $(DEMO)

@@ -1,0 +1,1 @@
+"""Fuzzer of everything that the package reads: `python -m benchmarks.fuzz --help`."""
