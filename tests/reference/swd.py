@@ -96,7 +96,9 @@ def sliced_wasserstein(a: Floats, b: Floats, directions: Floats) -> float:
     """Along directions [49 C, 512], 128 at a time."""
     distances = []
     for some in np.split(directions, 4, axis=1):
-        first, second = (np.sort(some.T @ points.T, axis=1) for points in (a, b))  # along contiguous memory, twice as fast
+        first, second = (
+            np.sort(some.T @ points.T, axis=1) for points in (a, b)
+        )  # along contiguous memory, twice as fast
         distances.append(np.abs(first - second).mean())
     return float(np.mean(distances))
 
