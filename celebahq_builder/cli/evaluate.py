@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from celebahq_builder.cli.main import PATH, celebahq
-from celebahq_builder.errors import RecipeError
+from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.storage import NewFiles
 
 
@@ -75,6 +75,8 @@ def evaluate(source: Path, metrics: str | None, out: Path | None, audit: bool, *
     """  # noqa: D301 - click wants the character, not its name
     if metrics is None and not audit:
         raise RecipeError("nothing to do: give --metrics, some of swd,ms-ssim,fid,kid,is, or --audit")
+    for path in filter(None, (source, asked["against"])):
+        check_exists(path)
     with NewFiles() as files:
         if audit:
             from celebahq_builder.inspect.audit import audit_report
@@ -85,6 +87,18 @@ def evaluate(source: Path, metrics: str | None, out: Path | None, audit: bool, *
         if metrics is not None:
             for line in _scores(source, metrics, out, **asked):
                 click.echo(line)
+
+
+def check_exists(path: Path) -> None:
+    """Raise an error for a wrong path before the libraries of the metrics are imported, which takes seconds."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise FormatError(
+            f"{path} does not exist; give an HDF5 file, a folder or a zip of images, or a generator"
+        ) from None
+    except (OSError, ValueError):
+        pass  # the reader of the path has a message for it
 
 
 def _scores(

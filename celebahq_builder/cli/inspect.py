@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from celebahq_builder.cli.main import PATH, celebahq, name_options
-from celebahq_builder.errors import CelebAHQError, FormatError
+from celebahq_builder.errors import CelebAHQError, FormatError, printable
 
 if TYPE_CHECKING:
     from celebahq_builder.hdf5.reader import PyramidFile
@@ -61,8 +61,8 @@ def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, re
         named = list(tiles(pyramid, numbers))  # raises before anything is written
         written = write(pyramid, numbers, out, resolution)
         for path, tile in zip(written, named, strict=True):
-            click.echo("  ".join(filter(None, (str(path), tile.name))))
-    click.echo(f"{len(written):,} of {pyramid.count:,} images written to {out}")
+            click.echo(printable("  ".join(filter(None, (str(path), tile.name)))))
+    click.echo(f"{len(written):,} of {pyramid.count:,} images written to {printable(str(out))}")
 
 
 @celebahq.command()
@@ -164,7 +164,7 @@ def view(file: Path, out: Path, grid: str | None, resolution: int | None, captio
             if len(numbers) > len(shown)
             else ""
         )
-        click.echo(f"{out}: {len(shown):,} of {pyramid.count:,} images at {level}x{level}{left}")
+        click.echo(f"{printable(str(out))}: {len(shown):,} of {pyramid.count:,} images at {level}x{level}{left}")
 
 
 def _chosen(pyramid: PyramidFile, index: str | None, names: tuple[str, ...]) -> list[int]:

@@ -16,6 +16,7 @@ import torch
 
 from celebahq_builder import __version__
 from celebahq_builder.config import flatten
+from celebahq_builder.errors import printable
 from celebahq_builder.evaluation.protocol import METRICS, score_name
 from celebahq_builder.html import render_page
 from celebahq_builder.html.charts import LineChart, line_chart
@@ -284,7 +285,7 @@ def describe_source(facts: dict[str, Any]) -> str:
     """Return path, kind and number of images of a source."""
     count = facts.get("images")
     images = f"{count:,} images" if count is not None else f"generated, seed {facts.get('seed')}"
-    return f"{facts['path']}: {facts['kind']}, {images}"
+    return printable(f"{facts['path']}: {facts['kind']}, {images}")
 
 
 def describe_size(result: Result) -> str:
@@ -327,11 +328,11 @@ def evaluation_page(title: Path, results: Sequence[Result]) -> bytes:
     last = results[-1]
     snapshots = last.source.get("kimg") is not None and len(results) > 1
     head, *rows = snapshot_table(results) if snapshots else [[]]
-    source = f"{title}: {len(results)} snapshots" if snapshots else describe_source(last.source)
+    source = printable(f"{title}: {len(results)} snapshots") if snapshots else describe_source(last.source)
     return render_page(
         "evaluation.html.j2",
         {
-            "name": title.name or str(title),
+            "name": printable(title.name or str(title)),
             "source": source,
             "reference": describe_source(last.reference) if last.reference else None,
             "size": describe_size(last),

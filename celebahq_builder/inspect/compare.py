@@ -281,7 +281,8 @@ def comparison_lines(a: PyramidFile, b: PyramidFile, result: Comparison) -> Iter
     """Yield the files, pairs, levels and worst pairs; the last line has the verdict."""
     for mark, file in (("A", a), ("B", b)):
         colour = "grey" if file.channels == 1 else "RGB"
-        yield f"{mark}: {file.path}: {file.count:,} images of {file.resolution}x{file.resolution}, {colour}"
+        size = f"{file.count:,} images of {file.resolution}x{file.resolution}, {colour}"
+        yield printable(f"{mark}: {file.path}: {size}")
     pairs = result.match
     by = {"id": "id", "file": "source file", "position": "position"}[pairs.by]
     yield f"paired by {by}: {len(pairs.a):,}" + (f", {pairs.moved:,} at another position" if pairs.moved else "")

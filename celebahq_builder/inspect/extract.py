@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from celebahq_builder.errors import FormatError
+from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.hdf5.metadata import read_numbers, read_text
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.imaging.image_io import encode_png
@@ -74,8 +74,10 @@ def indices_of_ids(names: Iterable[str], pyramid: PyramidFile) -> list[int]:
     numbers: list[int] = []
     for name in names:
         if name not in found:
-            first = " or ".join(dict.fromkeys(column[0] for column in columns))
-            raise FormatError(f"{pyramid.path} has no image of the id or source file {name}; its first is {first}")
+            first = printable(" or ".join(dict.fromkeys(column[0] for column in columns)))
+            raise FormatError(
+                f"{pyramid.path} has no image of the id or source file {printable(name)}; its first is {first}"
+            )
         numbers += found[name]
     return list(dict.fromkeys(numbers))
 

@@ -48,7 +48,7 @@ def inspect_hdf5(path: Path) -> Iterator[str]:
 def _levels(path: Path, pyramid: PyramidFile) -> Iterator[str]:
     colour = {1: "grey", 3: "RGB"}[pyramid.channels]
     side = f"{pyramid.resolution}x{pyramid.resolution}"
-    yield f"{path}: {pyramid.count} images, {side} {colour}, {path.stat().st_size / 1e6:.1f} MB"
+    yield f"{printable(str(path))}: {pyramid.count} images, {side} {colour}, {path.stat().st_size / 1e6:.1f} MB"
     stored_bytes = raw_bytes = 0
     for r in pyramid.resolutions:
         data = pyramid.level(r)
@@ -86,41 +86,51 @@ def _labels(path: Path) -> Iterator[str]:
     if labels_file.is_file():
         try:
             dtype, shape = labels_header(labels_file)
-            yield f"labels: {labels_file.name}, {printable(str(dtype))} {list(shape)}"
+            yield printable(f"labels: {labels_file.name}, {dtype} {list(shape)}")
         except FormatError:
-            yield f"labels: {labels_file.name} is not a NumPy file"
+            yield f"labels: {printable(labels_file.name)} is not a NumPy file"
 
 
 def _photos(pyramid: PyramidFile) -> Iterator[str]:
     group = pyramid.file.get("photos")
     if not isinstance(group, h5py.Group):
         return
-    files, splits = pyramid.column("file"), pyramid.column("split")
-    if files is not None and len(files):
+    files, splits = _names(pyramid, "file"), _names(pyramid, "split")
+    if files:
         distinct = len(set(files))
         among = f", {distinct} different ones" if distinct < len(files) else ""
         yield printable(f"sources: {files[0]} ... {files[-1]}{among}")
     yield from _scores(pyramid)
-    if splits is not None and any(splits):
+    if any(splits):
         yield "splits: " + ", ".join(f"{name or 'none'} {n}" for name, n in sorted(Counter(splits).items()))
     for name, title in NAMES.items():
-        names = pyramid.column(name)
-        if names is not None:
-            yield printable(f"{title}: {', '.join(map(str, names))}")
+        if names := _names(pyramid, name):
+            yield printable(f"{title}: {', '.join(names)}")
     columns = [name for name, column in group.items() if name not in NAMES and isinstance(column, h5py.Dataset)]
     yield printable(f"columns: {', '.join(columns)}")
 
 
+def _names(pyramid: PyramidFile, name: str) -> list[str]:
+    """Return a column as text; an empty list if there is none, or one of another shape or type."""
+    dataset = pyramid.file["photos"].get(name)
+    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1:
+        return []
+    if h5py.check_string_dtype(dataset.dtype) is None and dataset.dtype.kind not in "biuf":
+        return []
+    column = pyramid.column(name)
+    return [] if column is None else [str(value) for value in column]
+
+
 def _scores(pyramid: PyramidFile) -> Iterator[str]:
-    column = pyramid.column("score")
-    if column is None or isinstance(column, list) or column.ndim != 1:
+    dataset = pyramid.file["photos"].get("score")
+    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or dataset.dtype.kind not in "fiu":
         return
-    scores = column.astype(np.float64)
+    scores = dataset[:].astype(np.float64)
     known = np.flatnonzero(np.isfinite(scores))
     if len(known):
         yield f"scores: {score_summary(scores)}"
         best, worst = known[scores[known].argmax()], known[scores[known].argmin()]
-        columns = [one for one in map(pyramid.column, ("id", "file")) if one is not None and len(one) == len(scores)]
+        columns = [names for names in (_names(pyramid, "id"), _names(pyramid, "file")) if len(names) == len(scores)]
         best, worst = (f"image {n}" + (f" ({columns[0][n]})" if columns else "") for n in (best, worst))
         yield printable(f"  best {best}, worst {worst}")
         yield from histogram_lines(scores[known])

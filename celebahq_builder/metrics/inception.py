@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from celebahq_builder.errors import WeightsError
-from celebahq_builder.storage import sha256
+from celebahq_builder.storage import read_file, sha256
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def read_weights(path: Path, wanted: str = WEIGHTS_SHA256) -> tuple[dict[str, Te
         WeightsError: the file does not exist, or its SHA-256 is not the one wanted.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise WeightsError(
             f"Inception weights {path} cannot be read: {error.strerror}; give the path of {WEIGHTS_FILE} as `inception`"

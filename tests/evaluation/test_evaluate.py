@@ -161,6 +161,17 @@ def test_baselines_are_computed_once() -> None:
         evaluate(source, kept, EvaluationProtocol(("swd",), 20, 1))
 
 
+def test_the_baseline_of_another_network_is_computed_again() -> None:
+    source, kept = Held(smooth(20, 16, 1)), Reference(Held(smooth(60, 16)))
+    first, second = Linear(), Linear()
+    second.sha256, second.matrix = "1" * 64, second.matrix * 2
+    found = [
+        evaluate(source, kept, EvaluationProtocol(("fid",), 20), extractor=one).scores[0] for one in (first, second)
+    ]
+    baselines = [score.baseline_number.value for score in found if score.baseline_number]
+    assert baselines[1] == pytest.approx(4 * baselines[0], rel=1e-4)
+
+
 def test_inception_network(tmp_path: Path) -> None:
     path = tmp_path / "random.pth"
     inception = Inception(path, sha256=write_random(path))

@@ -109,6 +109,7 @@ def test_fid50k_of_celebahq_is_allowed() -> None:
             "swd16k compares with 16,384 images at least, b.h5 has 10,000; `num` 10000 gives swd10k, which cannot",
         ),
         (Fixed(None), Fixed(24_999), "fid", None, "fid50k compares with 25,000 images at least, a.h5 has 24,999"),
+        (Fixed(None), Fixed(25), "fid", 51, "fid51 compares with 26 images at least, a.h5 has 25"),
     ],
 )
 def test_protocols_that_do_not_fit(

@@ -18,6 +18,13 @@ def test_each_edge_and_colour(edge: str, level: int, colour: str) -> None:
     assert suspects(np.stack([contrast, barred])).tolist() == [False, True]
 
 
+def test_plain_up_to_the_last_line() -> None:
+    """Nothing lies beyond the line next to such a bar, so it is no bar."""
+    image = np.zeros((3, 64, 64), np.uint8)
+    image[:, -1] = smooth(1, 64)[0][:, -1] // 2 + 128
+    assert bars(image) == []
+
+
 def test_two_bars_after_jpeg_and_in_grey() -> None:
     image = smooth(1, 128)[0] // 2 + 100
     barred = recoded(with_bar(with_bar(image, "top", 16), "bottom", 24), 75)

@@ -170,7 +170,9 @@ def test_gzip_of_this_package(level: int, shown: str, tmp_path: Path) -> None:
     write_images(Arrays(noise(3, 4)), path, codec=codec("gzip", level))
     with h5py.File(path) as file:
         assert file["data4x4"].compression_opts == (level or 4)
-    assert all(f"], {shown}, " in line for line in list(inspect_hdf5(path))[1:4])
+    levels = list(inspect_hdf5(path))[1:4]
+    assert len(levels) == 3
+    assert all(f"], {shown}, " in line for line in levels)
 
 
 def test_plugin_filter_is_named(tmp_path: Path) -> None:
@@ -180,7 +182,9 @@ def test_plugin_filter_is_named(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         for r in (4, 2, 1):
             file.create_dataset(f"data{r}x{r}", data=noise(2, r), chunks=(1, 3, r, r), **hdf5plugin.Blosc2())
-    assert all(", Blosc2, " in line for line in list(inspect_hdf5(path))[1:4])
+    levels = list(inspect_hdf5(path))[1:4]
+    assert len(levels) == 3
+    assert all(", Blosc2, " in line for line in levels)
 
 
 def test_levels_with_missing_chunks(tmp_path: Path) -> None:
@@ -205,8 +209,10 @@ def test_labels_beside_the_file(tmp_path: Path) -> None:
 
 
 def test_repeated_sources_and_names_with_line_breaks(tmp_path: Path) -> None:
-    path = store(tmp_path / "data.h5", noise(3, 2), file=["a\n.jpg", "a\n.jpg", "b.jpg"])
-    assert "sources: a?.jpg ... b.jpg, 2 different ones" in list(inspect_hdf5(path))
+    path = store(tmp_path / "\x1b[31mdata.h5", noise(3, 2), file=["a\n.jpg", "a\n.jpg", "b\u202e.jpg"])
+    lines = list(inspect_hdf5(path))
+    assert "sources: a?.jpg ... b?.jpg, 2 different ones" in lines
+    assert "".join(lines).isprintable()
 
 
 def test_columns_of_unexpected_types(tmp_path: Path) -> None:
@@ -215,6 +221,20 @@ def test_columns_of_unexpected_types(tmp_path: Path) -> None:
     lines = list(inspect_hdf5(path))
     assert "sources: 3.5 ... 4.5" in lines
     assert not any(line.startswith("scores") for line in lines)
+    compound = np.zeros(2, [("a", "f4")])
+    odd = store(tmp_path / "odd.h5", noise(2, 2), score=compound, file=compound, split=np.zeros((2, 3)))
+    assert list(inspect_hdf5(odd))[-1] == "columns: file, score, split"
+    with h5py.File(tmp_path / "scalar.h5", "w") as file:
+        file.update({f"data{r}x{r}": noise(2, r) for r in (2, 1)} | {"photos/attribute_names": 1})
+        file["photos/score"] = h5py.Empty("f4")
+        file["photos/file"] = h5py.SoftLink("/nowhere")
+    assert not any(
+        line.startswith(("attributes", "scores", "sources")) for line in inspect_hdf5(tmp_path / "scalar.h5")
+    )
+    with h5py.File(tmp_path / "wide.h5", "w") as file:
+        file.update({f"data{r}x{r}": noise(2, r) for r in (2, 1)})
+        file.create_dataset("photos/score", (2, 10**10), "f8", chunks=(1, 10**6))  # 160 GB, none of which is stored
+    assert not any(line.startswith("scores") for line in inspect_hdf5(tmp_path / "wide.h5"))
     with h5py.File(tmp_path / "flat.h5", "w") as file:
         file.update({"photos": [1, 2]} | {f"data{r}x{r}": noise(2, r) for r in (2, 1)})
     with pytest.raises(FormatError, match="photos is not a group; expected one of columns"):

@@ -70,6 +70,11 @@ def test_expected_resolution_and_channels() -> None:
     assert found.dtype == torch.float32
 
 
+def test_the_limits_of_the_range_belong_to_it() -> None:
+    ends = torch.tensor([0.0, 255.0])[:, None, None, None].expand(2, 3, 4, 4)
+    assert torch.equal(torch.cat([*take_images(of(ends), 2, name="x")]), ends)
+
+
 def test_an_array_in_batches() -> None:
     images = np.arange(7 * 3 * 4, dtype=np.uint8).reshape(7, 3, 2, 2)
     some = array_batches(images, 3)

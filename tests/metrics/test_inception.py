@@ -1,5 +1,6 @@
 """Inception loads one file only, resizes images as TensorFlow 1 did, and treats each image independently."""
 
+import os
 import pickle
 import socket
 import subprocess
@@ -100,6 +101,9 @@ def test_only_the_weights_of_the_literature_are_accepted(weights: tuple[Path, st
         Inception(weights[0])
     with pytest.raises(WeightsError, match="none.pth cannot be read: No such file or directory; give the path of"):
         Inception(tmp_path / "none.pth")
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(WeightsError, match="pipe.pth cannot be read: a named pipe, not a regular file; give the path"):
+        Inception(tmp_path / "pipe.pth")
 
 
 def test_the_cache_is_used(weights: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """KID equals its definition, pair by pair, and torch-fidelity's result; it is unbiased."""
 
+import inspect
 import itertools
 
 import numpy as np
@@ -79,3 +80,9 @@ def test_bad_input() -> None:
         kernel_inception_distance(drawn(5), drawn(5, 8), subset_size=5)
     with pytest.raises(ValueError, match="one subset of two"):
         kernel_inception_distance(drawn(5), drawn(5), subset_size=1)
+
+
+def test_the_defaults_are_those_of_the_paper() -> None:
+    """Binkowski et al. 2018 take 100 subsets of 1,000 images."""
+    parameters = inspect.signature(kernel_inception_distance).parameters
+    assert [parameters[name].default for name in ("subsets", "subset_size", "seed")] == [100, 1000, 0]

@@ -61,7 +61,7 @@ def audit(
     with new_files(files) as written:
         written.write(out / JSON, (json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n").encode())
         written.write(out / PAGE, drawn)
-    return [*lines(found), f"{out / PAGE} shows the images, {out / JSON} names them all"]
+    return [*lines(found), printable(f"{out / PAGE} shows the images, {out / JSON} names them all")]
 
 
 # --- Text -------------------------------------------------------------------------------------------------------
