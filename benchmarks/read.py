@@ -2,7 +2,7 @@
 
 Both read the same gzip files, made by this project's writer from real CelebA-HQ images and variants of them, in one
 process on whatever cores there are; plain h5py has one thread, as it holds one lock. Both sides take turns, so that
-what else runs on the machine befalls both; the best of the rounds counts. The files are in the page cache: what is
+other work on the machine slows both; the best of the rounds counts. The files are in the page cache: what is
 measured is decompression and copying, not the disk.
 """
 

@@ -133,6 +133,8 @@ def test_shuffled_by_the_seed(tmp_path: Path, tiny_copy: Path) -> None:
         orders.append(files(tiny_copy))
     assert all(sorted(order) == sorted(orders[0]) for order in orders)
     assert len({tuple(order) for order in orders}) > 1
+    with pytest.raises(FingerprintMismatch, match="seed"):
+        build_tiny(tiny_copy, recipe=replace(shuffled, seed=6))
 
 
 PARTIAL_KINDS = ("own", "dead", "live", "other host")
