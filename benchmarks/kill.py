@@ -190,7 +190,7 @@ class Killer:
                     os.killpg(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
             if not os.WIFSIGNALED(status):
-                ended = True
+                ended = status == 0
                 break
             self.counts["kills"] += 1
             kills.append(f"{how} {at}")

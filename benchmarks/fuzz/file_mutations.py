@@ -60,7 +60,7 @@ def odd_file(path: Path, random: Random) -> str:
         name = random.choice((word(random).replace("/", "_")[:200], path.name.upper(), "." + path.name, path.stem))
         try:
             path.rename(path.with_name(name.replace("\0", "") or "x"))
-        except OSError:
+        except (OSError, ValueError):  # no such name is possible
             path.unlink()
         return f"renamed to {name!r}"
     path.unlink()
