@@ -24,6 +24,7 @@ from celebahq_builder.errors import printable
 def test_printable(text: str, printed: str) -> None:
     assert printable(text) == printed
     printable(text).encode()
+    assert printable("\udc41") == r"\udc41"  # no byte: ASCII has no surrogates
 
 
 def test_no_control_or_format_character_is_printed() -> None:

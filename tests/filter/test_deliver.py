@@ -54,6 +54,7 @@ def test_number_of_kept_images(some: list[tuple[str, float]], keep: int, least: 
 def test_a_percentage_is_exact() -> None:
     ranked = [image_score(str(i), 0.5) for i in range(100)]
     assert [Selection(top_percent=p).count(ranked) for p in (29, 57.0, 0.5, 100)] == [29, 57, 1, 100]
+    assert Selection(top_percent=0.29).count(ranked * 100) == 29
     assert Selection(top_percent=10).count([]) == 0
 
 
