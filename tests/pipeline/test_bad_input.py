@@ -161,8 +161,8 @@ def test_each_bad_input_has_its_reason(tmp_path: Path) -> None:
     found = {kind: getattr(outcomes[f"{kind}.jpg"], "reason", None) for kind in BAD_FILES | BAD_ROWS}
     assert found == {kind: expected[kind] for kind in BAD_FILES | BAD_ROWS}
     assert isinstance(outcomes["unlisted.jpg"], Rejected)
-    assert isinstance(outcomes["folder.jpg"], Failed)
-    assert "IsADirectoryError" in outcomes["folder.jpg"].error
+    what = "folder.jpg: a folder, not a regular file"
+    assert outcomes["folder.jpg"] == Rejected("folder.jpg", Reason.UNREADABLE, what)
     assert summary.reasons["DUPLICATE_ROW"] == 1
     table = list(csv.DictReader(Workspace(out).rejected_path.read_text().splitlines()))
     assert len(table) == summary.rejected + summary.failed

@@ -27,7 +27,7 @@ from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.results import photo_statuses
 from celebahq_builder.pipeline.stages.score import ScoreStage
 from celebahq_builder.pipeline.stages.select import SelectSettings
-from celebahq_builder.pipeline.timings import read_timings
+from celebahq_builder.pipeline.timings import StageTime, read_timings
 from celebahq_builder.pipeline.workspace import Workspace
 from tests.browser import browser, visit
 from tests.conftest import SAMPLE, TINY, build_tiny
@@ -419,7 +419,7 @@ def test_timings_are_summed_and_incomplete_lines_skipped(copy: Workspace) -> Non
         '{"batch": 2, "photos": 2, "sec'
     )
     found = read_timings(copy.timings_path)
-    assert found.stages == {"crop": build_report.StageTime(1.5, 6), "align": build_report.StageTime(2.0, 4)}
+    assert found.stages == {"crop": StageTime(1.5, 6), "align": StageTime(2.0, 4)}
     assert found.stages["crop"].photos_per_s == 4.0
     assert found.peak_memory_bytes == {"main": 3000000, "largest worker": 200}
     report_page.write_build_report(copy)

@@ -18,7 +18,8 @@ from PIL import Image
 from celebahq_builder.errors import FingerprintMismatch, SourceError
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.outcome import Reason, Rejected
-from celebahq_builder.pipeline import plan, results
+from celebahq_builder.pipeline import request as request_of_build
+from celebahq_builder.pipeline import results
 from celebahq_builder.pipeline.build import BuildResult, build
 from celebahq_builder.pipeline.verify import find_problems
 from celebahq_builder.pipeline.workspace import Workspace
@@ -37,7 +38,7 @@ def build_release(out: Path, paths: Paths, root: Path = SAMPLE, *, with_deltas: 
     recipe = request.pop("recipe", EXACT)
     chosen = deltas if with_deltas else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "check_official", lambda *_: None)
+        patch.setattr(request_of_build, "check_official", lambda *_: None)
         request = {"workers": 1, **request}
         return build(
             read_celeba(root), out, recipe=recipe, device="cpu", image_list=image_list, deltas=chosen, **request
