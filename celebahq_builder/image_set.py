@@ -176,17 +176,11 @@ def nfc(name: str) -> str:
 
 
 def photo_path(folder: Path, file: str) -> Path:
-    """Return the path of a listed photo.
-
-    The file may have the listed name, the same name in another Unicode normal form, or the ending .png, as CelebA is
-    also shipped.
-    """
+    """Return the path of a listed photo: under its name or, as CelebA is also shipped, as PNG."""
     path = folder / file
-    if path.exists():
-        return path
-    names = [file] if file.isascii() else [file, *(unicodedata.normalize(form, file) for form in ("NFC", "NFD"))]
-    choices = [*names, *map(png_name, names)]
-    return next((folder / name for name in choices if (folder / name).exists()), path)
+    if not path.exists() and path.with_suffix(".png").exists():
+        return path.with_suffix(".png")
+    return path
 
 
 def png_name(file: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from celebahq_builder.errors import SourceError
-from celebahq_builder.image_set import list_images, nfc, png_name, utf8_name
+from celebahq_builder.image_set import list_images, png_name, utf8_name
 from celebahq_builder.outcome import Reason, Rejected
 from celebahq_builder.sources.photo import COLUMNS, LandmarkRow, Photo, PhotoSource
 
@@ -79,19 +79,14 @@ def make_source(
             text = f"{table}:{row.line}: lines {lines} list it, {detail}"
             rejected.append(Rejected(file, Reason.DUPLICATE_ROW, text))
 
-    # --- Files of the folder; a PNG, or a name in another Unicode form, stands in for a listed file that is missing ---
+    # --- Files of the folder; a PNG stands in for a listed file that is missing ---
     listed, on_disk = {row.file for row in rows}, list_images(folder)
-    present, composed = set(on_disk), {nfc(name): name for name in on_disk}
-    stand_ins = {
-        composed[name]: file
-        for file in listed - present
-        for name in (nfc(png_name(file)), nfc(file))
-        if name in composed
-    }
-    for found, file in stand_ins.items():
-        if found in listed and file in good:
+    present = set(on_disk)
+    stand_ins = {png_name(file): file for file in listed if file not in present and png_name(file) in present}
+    for png, file in stand_ins.items():
+        if png in listed and file in good:
             del good[file]
-            rejected.append(Rejected(file, Reason.FILE_MISSING, f"only {found} exists, and the table lists that too"))
+            rejected.append(Rejected(file, Reason.FILE_MISSING, f"only {png} exists, and the table lists that too"))
     for name in on_disk:
         if name not in listed and name not in stand_ins:
             rejected.append(Rejected(utf8_name(name), Reason.NOT_LISTED, f"{table} has no row for it"))

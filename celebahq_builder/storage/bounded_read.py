@@ -26,6 +26,11 @@ KINDS = {
 """Names of what a path may be instead of a regular file."""
 
 
+def irregular_kind(status: os.stat_result) -> str | None:
+    """Return the kind of a path that is no regular file, such as "a named pipe", or None for a regular file."""
+    return None if stat.S_ISREG(status.st_mode) else KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
+
+
 @contextlib.contextmanager
 def open_file(path: Path, max_bytes: int | None = None) -> Iterator[BinaryIO]:
     """Open a regular file for reading.
@@ -41,8 +46,7 @@ def open_file(path: Path, max_bytes: int | None = None) -> Iterator[BinaryIO]:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            kind = KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
+        if kind := irregular_kind(status):
             raise OSError(errno.EINVAL, f"{kind}, not a regular file", str(path))
         if max_bytes is not None and status.st_size > max_bytes:
             raise OSError(errno.EFBIG, f"{status.st_size} bytes; at most {max_bytes} are read", str(path))

@@ -1,4 +1,4 @@
-"""Readers on mutations of good files: each is read or refused, in limited memory; see `mutated_inputs`."""
+"""Readers on mutations of good files: each is read or refused, in limited memory; see `mutated_images`."""
 
 import os
 import re
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("kind", ["images", "stylegan-zip"])
 def test_mutations_are_read_or_refused(kind: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.formats.mutated_inputs", kind]
+    command = [sys.executable, "-m", "tests.formats.mutated_images", kind]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
