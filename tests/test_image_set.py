@@ -1,11 +1,10 @@
-"""Which files of a folder are images, links to folders, and names in two Unicode forms."""
+"""Image files of a folder, and links to folders."""
 
-import unicodedata
 from pathlib import Path
 
 import pytest
 
-from celebahq_builder.image_set import is_hidden, list_folder, list_images, photo_path
+from celebahq_builder.image_set import is_hidden, list_folder, list_images
 
 
 def made(root: Path, *names: str) -> Path:
@@ -71,13 +70,3 @@ def test_linked_folders_are_read_once(tmp_path: Path) -> None:
 def test_run_directories_are_no_photos(tmp_path: Path) -> None:
     made(tmp_path, "a.jpg", "run/run.json", "run/stages/align/b.png")
     assert list_images(tmp_path) == ["a.jpg"]
-
-
-@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
-@pytest.mark.parametrize("listed", ["NFC", "NFD"])
-@pytest.mark.parametrize("ending", [".jpg", ".png"])
-def test_photo_in_another_unicode_form(on_disk: str, listed: str, ending: str, tmp_path: Path) -> None:
-    path = tmp_path / (unicodedata.normalize(on_disk, "josé") + ending)  # type: ignore[arg-type]
-    path.write_bytes(b"")
-    assert photo_path(tmp_path, unicodedata.normalize(listed, "josé.jpg")) == path  # type: ignore[arg-type]
-    assert photo_path(tmp_path, "jose.jpg") == tmp_path / "jose.jpg"

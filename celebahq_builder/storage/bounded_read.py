@@ -26,6 +26,11 @@ KINDS = {
 """Names of what a path may be instead of a regular file."""
 
 
+def irregular_kind(status: os.stat_result) -> str | None:
+    """Return the kind of a path that is no regular file, such as "a named pipe", or None for a regular file."""
+    return None if stat.S_ISREG(status.st_mode) else KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
+
+
 @contextlib.contextmanager
 def open_file(path: Path, max_bytes: int | None = None) -> Iterator[BinaryIO]:
     """Open a regular file for reading.

@@ -1,4 +1,4 @@
-"""Readers on mutations of good files, in limited memory: ``python -m tests.formats.mutated_inputs FORMAT``.
+"""Readers on mutations of good files, in limited memory: ``python -m tests.formats.mutated_images FORMAT``.
 
 Ends with status 0 if every mutation is read or refused by a CelebAHQError.
 """
