@@ -56,11 +56,6 @@ def open_file(path: Path, max_bytes: int | None = None) -> Iterator[BinaryIO]:
         os.close(descriptor)
 
 
-def irregular_kind(status: os.stat_result) -> str | None:
-    """Return the kind of a path that is no regular file, such as "a named pipe", or None for a regular file."""
-    return None if stat.S_ISREG(status.st_mode) else KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
-
-
 def read_file(path: Path, max_bytes: int = MAX_IMAGE_FILE_BYTES) -> bytes:
     """Return the content of a regular file.
 
