@@ -136,6 +136,7 @@ def _server(owner: int) -> socket.socket:
     def stop() -> None:
         ours.close()
         if os.getpid() == owner:
+            process.kill()  # its children end when they write
             process.wait()
 
     atexit.register(stop)
