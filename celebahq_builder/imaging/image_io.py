@@ -125,7 +125,7 @@ def open_image(file: IO[bytes], pixels_max: int, limit: str) -> ImageFile.ImageF
         raise UnidentifiedImageError(f"{image.format} files are not read")
     if image.width * image.height > pixels_max:
         size = f"{image.width} x {image.height} px"
-        raise Rejection(Reason.TOO_LARGE, f"{size}; {limit} allows {pixels_max}")
+        raise Rejection(Reason.TOO_LARGE, f"{size}; {limit} allows {pixels_max} pixels")
     return image
 
 

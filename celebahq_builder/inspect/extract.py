@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -121,7 +122,8 @@ def best_and_worst(pyramid: PyramidFile, amount: int, *, best: bool, worst: bool
 def extract(pyramid: PyramidFile, numbers: Sequence[int], out: Path, resolution: int | None = None) -> list[Path]:
     """Write images as lossless PNG files, named by their number in the HDF5 file: ``00000.png``.
 
-    After an error, none of the new files remains.
+    A file that exists and holds the same bytes is left as it is, so a killed command can be repeated. After an error,
+    none of the new files remains.
 
     Args:
         out: folder; it is created if necessary, and other files in it stay.
@@ -131,21 +133,32 @@ def extract(pyramid: PyramidFile, numbers: Sequence[int], out: Path, resolution:
         Paths of the files, in the order of the numbers.
 
     Raises:
-        FormatError: a file exists, the folder cannot be written, or the HDF5 file has no such level.
+        FormatError: a file exists with other contents, the folder cannot be written, or the HDF5 file lacks the level.
         DiskFull: no space left.
     """
     resolution = resolution or pyramid.resolution
     pyramid.check_resolution(resolution)
     targets = [out / f"{number:05d}.png" for number in numbers]
-    taken = [target for target in targets if target.exists() or target.is_symlink()]
-    if taken:
-        more = f", and {len(taken) - 1} more" if len(taken) > 1 else ""
-        raise FormatError(f"{taken[0]} exists{more}; nothing is overwritten: delete it, or choose another `out`")
     with (
         closing(Progress("extract", len(targets), unit="image", judged=False, silent_s=MOMENT_S)) as progress,
         new_files() as files,
     ):
         for number, target in zip(numbers, targets, strict=True):
-            files.write(target, encode_png(pyramid.image(number, resolution)))
+            data = encode_png(pyramid.image(number, resolution))
+            if not _holds_bytes(target, data):
+                files.write(target, data)
             progress.advance(1)
     return targets
+
+
+def _holds_bytes(path: Path, data: bytes) -> bool:
+    """Return whether a regular file exists and has this content, as a killed command leaves it.
+
+    Raises:
+        FormatError: something else has that name.
+    """
+    if not os.path.lexists(path):
+        return False
+    if path.is_file() and not path.is_symlink() and path.stat().st_size == len(data) and path.read_bytes() == data:
+        return True
+    raise FormatError(f"{path} exists with other contents; nothing is overwritten: delete it, or choose another `out`")

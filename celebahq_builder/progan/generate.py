@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
@@ -20,7 +21,7 @@ from celebahq_builder.imaging.image_io import Pixels, encode_png
 from celebahq_builder.models.generator_file import TrainedGenerator, load_generator
 from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.parallel import devices
-from celebahq_builder.storage import new_files
+from celebahq_builder.storage import new_files, staging, write_atomic
 
 BLOCK = 64
 """Latents that are drawn together; an image depends on the seed and its number only."""
@@ -227,7 +228,8 @@ def check_target(out: Path, *, sheet: bool) -> None:
 def generate(images: GeneratedImages, out: Path, advance: Callable[[int], None]) -> None:
     """Write generated images to an HDF5 file if `out` ends in .h5, otherwise as PNG files to a new folder.
 
-    After an error nothing is left. A killed command starts again.
+    The images are made in a folder OUT.partial, which gets the name `out` when all are there. After an error nothing is
+    left. After a kill, the same command starts again.
 
     Args:
         images: the images.
@@ -242,10 +244,16 @@ def generate(images: GeneratedImages, out: Path, advance: Callable[[int], None])
         write_images(images, out, codec=Gzip(), advance=advance)
         return
     check_target(out, sheet=False)
-    with new_files() as files:
+    with staging(out, {"holds": "generated images"}, replace_empty=True) as stage:
+        if stage.data.exists():  # of a killed command, perhaps with other images
+            shutil.rmtree(stage.data)
+        stage.data.mkdir()
+        paths = []
         for image in images.images():
-            files.write(out / f"{image.name}.png", encode_png(image.pixels))
+            paths.append(stage.data / f"{image.name}.png")
+            write_atomic(paths[-1], encode_png(image.pixels), parents=False)
             advance(1)
+        stage.check(paths)
 
 
 def write_sheet(images: GeneratedImages, columns: int, out: Path) -> None:

@@ -17,10 +17,12 @@ from scipy import ndimage
 
 from celebahq_builder.errors import FormatError, TrainingError
 from celebahq_builder.imaging.image_grid import image_grid, to_rgb
-from celebahq_builder.imaging.image_io import Pixels
+from celebahq_builder.imaging.image_io import Pixels, open_rgb
+from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.models.progan import GeneratorNetwork
+from celebahq_builder.outcome import Rejection
 from celebahq_builder.progan.generate import cyclic_labels, generate_images
-from celebahq_builder.storage import as_storage_error, check_free, partial_file, publish_new
+from celebahq_builder.storage import as_storage_error, check_free, partial_file, publish_new, read_file
 
 SMOOTHING_S = 1.0
 """Standard deviation of the blur of the latents along time (Karras et al. 2018, appendix, video)."""
@@ -101,10 +103,11 @@ def training_video(run: Path, out: Path, *, fps: float = 10.0, advance: Callable
 
 def _read_rgb(path: Path) -> Pixels:
     """Return an image file, uint8 [H, W, 3], RGB."""
-    image = cv2.imread(str(path))
-    if image is None:
-        raise TrainingError(f"{path} cannot be read as an image; delete it to make the video of the others")
-    return np.asarray(image[..., ::-1], np.uint8)
+    try:
+        image, _ = open_rgb(read_file(path), MAX_IMAGE_PIXELS, "the limit for image grids")
+    except (OSError, Rejection):
+        raise TrainingError(f"{path} cannot be read as an image; delete it to make the video of the others") from None
+    return np.asarray(image)
 
 
 def write_video(path: Path, frames: Iterator[Pixels], width: int, height: int, fps: float) -> None:

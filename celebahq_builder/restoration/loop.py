@@ -28,7 +28,7 @@ from celebahq_builder.restoration.photos import Pixels
 from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask
 from celebahq_builder.restoration.task import SampleRows, Task
 from celebahq_builder.restoration.trained_weights import FILE, TrainedWeights
-from celebahq_builder.storage import lock, write_atomic
+from celebahq_builder.storage import delete_partial_files, lock, write_atomic
 from celebahq_builder.training.checkpoint import CheckpointFolder, StateDict, load_optimizer
 from celebahq_builder.training.distributed import DistributedContext, join_processes
 from celebahq_builder.training.logger import TrainingLogger
@@ -122,6 +122,8 @@ def fit(task: Task, out: Path, context: DistributedContext, *, command: str = ""
         return _fit(task, out, context, command, workers)
     known = (out / "checkpoints").is_dir()
     with lock(out, "folder of a training", "out", names=NAMES, known=known):
+        for folder in (out, out / "checkpoints"):
+            delete_partial_files(folder)
         return _fit(task, out, context, command, workers)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.image_set import list_images
-from celebahq_builder.imaging.image_io import DECODE_ERRORS, open_rgb
+from celebahq_builder.imaging.image_io import DECODE_ERRORS, open_image, open_rgb
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Rejection
-from celebahq_builder.storage import read_file
+from celebahq_builder.storage import open_file, read_file
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +30,9 @@ Pixels = NDArray[np.uint8]
 
 IN_MEMORY_BYTES = 4 * 2**30
 """Decoded photos up to this total are kept in memory. The other photos are decoded again for every crop."""
+
+LIMIT = "the limit for training photos"
+"""Name of the largest number of pixels, for messages."""
 
 VALIDATION_PX = 384
 """Largest width and height of a validation crop."""
@@ -69,8 +71,7 @@ class TrainingPhotos:
         """
         if not folder.is_dir():
             raise TrainingError(f"{folder} is not a folder of photos; give a folder")
-        names = sorted(name.split("/") for name in list_images(folder))
-        paths = [folder.joinpath(*parts) for parts in names if not _is_hidden(parts)]
+        paths = [folder.joinpath(*parts) for parts in sorted(name.split("/") for name in list_images(folder))]
         sizes = {path: _read_size(path) for path in paths}
         usable = [path for path in paths if min(sizes[path]) >= at_least_px]
         if len(usable) < 2 * max(held_out, 1):
@@ -131,35 +132,29 @@ class TrainingPhotos:
         return np.ascontiguousarray(crop[:, ::-1] if rng.random() < 0.5 else crop)
 
 
-def _is_hidden(parts: Sequence[str]) -> bool:
-    """Return whether a part of a path is hidden, or made by an operating system."""
-    return any(part.startswith(".") or part.lower() == "__macosx" for part in parts)
-
-
 def _read_size(path: Path) -> tuple[int, int]:
     """Return the width and height of a photo in px, from its header."""
-    if not path.is_file():
-        raise TrainingError(f"training photo {path} is not a regular file, or a broken link; remove it")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
-            with Image.open(path) as image:
-                width, height = image.size
+        with open_file(path) as file:
+            return open_image(file, MAX_IMAGE_PIXELS, LIMIT).size
     except UnidentifiedImageError:
         raise _unreadable(path, "it is not an image of a known format") from None
-    except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
-        raise _unreadable(path, str(error)) from None
-    if width * height > MAX_IMAGE_PIXELS:
-        raise _unreadable(path, f"it has {width} x {height} px; at most {MAX_IMAGE_PIXELS} pixels are read")
-    return width, height
+    except (Rejection, *DECODE_ERRORS) as error:
+        raise _unreadable(path, _reason(error)) from None
 
 
 def _decode(path: Path) -> Pixels:
     try:
-        image, _ = open_rgb(read_file(path), MAX_IMAGE_PIXELS, "the limit for training photos")
-    except (OSError, Rejection) as error:
-        raise _unreadable(path, error.detail if isinstance(error, Rejection) else str(error)) from None
+        image, _ = open_rgb(read_file(path), MAX_IMAGE_PIXELS, LIMIT)
+    except (Rejection, OSError) as error:
+        raise _unreadable(path, _reason(error)) from None
     return np.asarray(image)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Rejection):
+        return error.detail
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _unreadable(path: Path, reason: str) -> TrainingError:

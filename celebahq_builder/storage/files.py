@@ -354,16 +354,19 @@ def new_files(files: NewFiles | None = None) -> Iterator[NewFiles]:
         ) from None
 
 
-def check_free(target: Path, argument: str = "out") -> None:
+def check_free(target: Path, argument: str = "out", *, replace_empty: bool = False) -> None:
     """Check that a path is free.
 
     Args:
         target: path of the file or folder to create.
         argument: name of the argument that gave the path, for the message.
+        replace_empty: an empty folder does not take the path.
 
     Raises:
         FormatError: the path is taken.
     """
+    if replace_empty and target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
+        return
     if os.path.lexists(target):
         raise FormatError(f"{target} exists and is not overwritten; delete it, or choose another `{argument}`")
 

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from celebahq_builder.errors import CelebAHQError, DiskFull, FormatError, WorkspaceError
 from celebahq_builder.storage.files import as_storage_error, check_free, holds, publish_new, read_json, write_json
@@ -56,7 +55,7 @@ class Staging:
 
 
 @contextlib.contextmanager
-def staging(target: Path, plan: dict[str, Any]) -> Iterator[Staging]:
+def staging(target: Path, plan: dict[str, object], *, replace_empty: bool = False) -> Iterator[Staging]:
     """Create `target` in a staging folder, and rename it at the end.
 
     A kill, Ctrl-C or the loss of a worker process leaves ``OUT.partial``, from which the same command resumes. After
@@ -65,13 +64,14 @@ def staging(target: Path, plan: dict[str, Any]) -> Iterator[Staging]:
     Args:
         target: file or folder to create; must not exist.
         plan: everything that decides the bytes of the target.
+        replace_empty: the target may be an empty folder.
 
     Raises:
         FormatError: the target exists or cannot be written, or ``OUT.partial`` belongs to another plan or to the user.
         DiskFull: no space left.
         WorkspaceLocked: another process creates the same target.
     """
-    check_free(target)
+    check_free(target, replace_empty=replace_empty)
     made = [folder for folder in target.absolute().parents if not folder.exists()]
     root = target.with_name(target.name + ".partial")
     stage = Staging(root)
@@ -83,7 +83,7 @@ def staging(target: Path, plan: dict[str, Any]) -> Iterator[Staging]:
             write_json(root / PLAN, plan, parents=False)
             delete_partial_files(root, recursive=True)
             yield stage
-            check_free(target)
+            check_free(target, replace_empty=replace_empty)
             if held.intact and stage.data.is_file():
                 publish_new(stage.data, target)
             elif held.intact:  # a folder replaces nothing but an empty folder
@@ -118,7 +118,7 @@ def _check_ours(root: Path, target: Path) -> None:
         ours = known and (known["made_by"], known["target"]) == (MADE_BY, target.name)
     elif ours:  # killed before there was a plan
         names = [path.name for path in root.iterdir()]
-        ours = [name for name in names if not is_partial_of(name, PLAN)] == [LOCK_NAME]
+        ours = {name for name in names if not is_partial_of(name, PLAN)} <= {LOCK_NAME}
     if not ours:
         raise FormatError(f"{root} is in the way and was not made by this command; move it, or choose another `out`")
     for folder, folders, files in os.walk(root):
@@ -127,7 +127,7 @@ def _check_ours(root: Path, target: Path) -> None:
                 raise FormatError(f"{path} is a link, and this command makes none; move it, or choose another `out`")
 
 
-def _check_plan(stage: Staging, plan: dict[str, Any], target: Path) -> None:
+def _check_plan(stage: Staging, plan: dict[str, object], target: Path) -> None:
     path = stage.root / PLAN
     if not path.exists():
         return

@@ -93,40 +93,6 @@ def test_zip_killed_far_after_its_checkpoint(tmp_path: Path) -> None:
         assert archive.testzip() is None
 
 
-def test_zip_is_on_the_disk_before_it_is_noted_or_named(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A file is synchronised after its last write, then the checkpoint is noted, or the file gets its name."""
-    events: list[str] = []
-    target = tmp_path / "faces.zip"
-    data = tmp_path / "faces.zip.partial" / "data"
-    fsync, rename, note = os.fsync, Path.rename, stylegan_zip.write_json
-
-    def recorded_fsync(descriptor: int) -> None:
-        fsync(descriptor)
-        if data.exists() and os.path.samestat(os.fstat(descriptor), data.stat()):
-            events.append(f"fsync {data.stat().st_size}")
-
-    def recorded_rename(path: Path, new: Path) -> Path:
-        if path == data:
-            events.append(f"rename {path.stat().st_size}")
-        return rename(path, new)
-
-    def recorded_note(*asked: Any, **options: Any) -> None:
-        events.append(f"note {data.stat().st_size}")
-        note(*asked, **options)
-
-    monkeypatch.setattr(stylegan_zip, "CHECKPOINT", 32)
-    monkeypatch.setattr(os, "fsync", recorded_fsync)
-    monkeypatch.setattr(Path, "rename", recorded_rename)
-    monkeypatch.setattr(stylegan_zip, "write_json", recorded_note)
-    export(source, target, ExportSettings("stylegan-zip"), workers=1)
-    assert [event.split()[0] for event in events] == ["fsync", "note", "fsync", "note", "fsync", "rename"]
-    sizes = [event.split()[1] for event in events]
-    assert sizes[0::2] == sizes[1::2]  # nothing was written in between
-    assert len(set(sizes)) == 3
-
-
 @pytest.mark.parametrize("to", ["images", "stylegan-zip"])
 def test_target_that_appears_meanwhile(to: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = out(tmp_path, to)
@@ -219,6 +185,13 @@ def test_partial_folder_of_something_else(source: Path, tmp_path: Path) -> None:
     with pytest.raises(CelebAHQError, match="is in the way and was not made by this command"):
         export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
     assert tree(tmp_path) == {"faces.partial/mine": b"mine"}
+
+
+def test_killed_before_the_first_file_of_a_partial_folder(source: Path, tmp_path: Path) -> None:
+    """The empty folder that such a kill leaves is taken over."""
+    (tmp_path / "faces.partial").mkdir()
+    export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["faces"]
 
 
 # --- Failures

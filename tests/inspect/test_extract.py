@@ -141,12 +141,23 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (out / "00001.png").write_text("mine")
     (out / "00002.png").symlink_to("nowhere")
     with PyramidFile.with_images(store(tmp_path / "data.h5", noise(4, 4))) as stored:
-        with pytest.raises(FormatError, match=r"00001\.png exists, and 1 more; nothing is overwritten"):
+        with pytest.raises(FormatError, match=r"00001\.png exists with other contents; nothing is overwritten"):
             extract(stored, [0, 1, 2, 3], out)
         assert sorted(one.name for one in out.iterdir()) == ["00001.png", "00002.png"]
         extract(stored, [0, 3], out)
     assert (out / "00001.png").read_text() == "mine"
     assert sorted(one.name for one in out.iterdir()) == ["00000.png", "00001.png", "00002.png", "00003.png"]
+
+
+def test_repeated_after_a_kill(tmp_path: Path) -> None:
+    """The files of a killed command are kept, and the others are added."""
+    with PyramidFile.with_images(store(tmp_path / "data.h5", noise(4, 4))) as stored:
+        whole = extract(stored, [2, 0, 3], tmp_path / "whole")
+        extract(stored, [2, 0], tmp_path / "out")
+        before = (tmp_path / "out" / "00002.png").stat().st_mtime_ns
+        repeated = extract(stored, [2, 0, 3], tmp_path / "out")
+    assert [path.read_bytes() for path in repeated] == [path.read_bytes() for path in whole]
+    assert (tmp_path / "out" / "00002.png").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -178,6 +178,30 @@ def test_a_walk_uses_alpha_and_labels(tmp_path: Path) -> None:
     assert white.mean() > 250
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_appears_when_it_is_complete(there: bool, run: Path, tmp_path: Path) -> None:
+    """After a kill, the same command starts again; an empty folder may have the name."""
+    out = tmp_path / "png"
+    if there:
+        out.mkdir()
+    made = []
+
+    def stop(_: int) -> None:
+        made.append(sorted(path.name for path in tmp_path.rglob("*.png")))
+        if len(made) == 3:
+            raise SystemExit(1)
+
+    with pytest.raises(SystemExit):
+        generate(GeneratedImages(run, 9, 1, CPU), out, stop)
+    assert len(made[-1]) == 3
+    assert not list(out.glob("*"))
+    images = GeneratedImages(run, 6, 0, CPU)  # another seed: nothing of the first command is kept
+    generate(images, out, lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["png"]
+    read = [cv2.imread(str(path))[..., ::-1].transpose(2, 0, 1) for path in sorted(out.iterdir())]
+    assert np.array_equal(np.stack(read), np.stack([one.pixels for one in images.images()]))
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
