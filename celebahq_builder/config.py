@@ -11,11 +11,14 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celebahq_builder.errors import RecipeError
 from celebahq_builder.limits import MAX_TOML_BYTES
 from celebahq_builder.storage import read_text
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -29,7 +32,7 @@ def bundled(name: str) -> Path:
 T = TypeVar("T")
 
 
-def read_toml(path: Path, task: str = "") -> dict[str, Any]:
+def read_toml(path: Path, task: str = "") -> dict[str, object]:
     """Read a TOML file as nested dictionaries.
 
     Args:
@@ -66,7 +69,7 @@ def _read(path: Path, task: str = "") -> str:
         raise RecipeError(f"recipe {path} cannot be read as TOML: {error}") from None
 
 
-def _parse(text: str, path: Path) -> dict[str, Any]:
+def _parse(text: str, path: Path) -> dict[str, object]:
     try:
         if any(line.count(".") > 500 for line in text.splitlines()):  # the time of tomllib grows with the square
             raise RecursionError
@@ -78,7 +81,7 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
 
 
 def from_mapping(
-    cls: type[T], values: Mapping[str, Any], *, where: str, text: str = "", table: tuple[str, ...] = ()
+    cls: type[T], values: Mapping[str, object], *, where: str, text: str = "", table: tuple[str, ...] = ()
 ) -> T:
     """Build the dataclass `cls` from nested mappings, strictly.
 
@@ -93,7 +96,7 @@ def from_mapping(
     """
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for key, value in values.items():
         place = _place(where, text, table, key)
         if key not in fields:
@@ -109,7 +112,7 @@ def from_mapping(
         raise RecipeError(f"{_place(where, text, table, None)}: {error}") from None
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:
     """Return `base` updated with `over`, table by table; neither argument is changed."""
     merged = dict(base)
     for key, value in over.items():
@@ -119,18 +122,18 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def to_mapping(settings: Any) -> dict[str, Any]:
+def to_mapping(settings: DataclassInstance) -> dict[str, object]:
     """Return a settings dataclass as nested JSON values, in field order."""
     return {f.name: _plain(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Return nested tables as one table with dotted keys.
 
     >>> flatten({"align": {"size_px": 1}})
     {'align.size_px': 1}
     """
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{key}."))
@@ -139,7 +142,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_mapping(value)
     if isinstance(value, (tuple, list)):
@@ -147,7 +150,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _convert(hint: Any, value: Any, *, place: str, where: str, text: str, table: tuple[str, ...]) -> Any:
+def _convert(hint: Any, value: object, *, place: str, where: str, text: str, table: tuple[str, ...]) -> Any:
     origin = typing.get_origin(hint)
     name = _dotted(table)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
@@ -203,7 +206,7 @@ def _dotted(names: tuple[str, ...]) -> str:
     return ".".join(name.partition("#")[0] for name in names)
 
 
-def _nearest(key: str, known: Mapping[str, Any]) -> str:
+def _nearest(key: str, known: Mapping[str, object]) -> str:
     near = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}"
 

@@ -148,7 +148,7 @@ class PyramidDataset(Dataset[Any]):
         batch = self.batch(Draws(wanted, mirrored))
         return list(batch.pixels) if batch.labels is None else list(zip(batch.pixels, batch.labels, strict=True))
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_pixels": None}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +95,7 @@ class Order:
             yield self.draws(start, size if end is None else min(size, end - start))
             start += size
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Return the position, and what the order depends on, as plain values for a checkpoint."""
         return {
             "count": self.count,
@@ -105,7 +105,7 @@ class Order:
             "position": self.position,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, object]) -> None:
         """Return to the position that `state_dict` returned.
 
         Raises:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ class ImageSource(SourceInfo, Protocol):
     """Images of one size that can be read by number, repeatedly."""
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Kind, path and identity of the source as JSON values."""
 
     def read(self, numbers: Numbers, at_once: int) -> Iterator[Tensor]:
@@ -79,7 +79,7 @@ class LevelSource:
         self.resolution = self.level.resolution
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Kind, path, number of images, and the hash that a training run also records of its data."""
         known = {"kind": "hdf5", "path": str(self.path), "images": self.count, "sha256": self.sha256}
         return {**known, "resolution_of_file": self.file_resolution}
@@ -99,7 +99,7 @@ class ImageSetSource:
         self.resolution, self.channels = images.resolution, images.channels
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Kind, path and number of images; every score has a hash of the pixels."""
         return {"kind": self.kind, "path": str(self.path), "images": self.count}
 

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -97,9 +96,9 @@ class Score:
 class Result:
     """The scores of a source."""
 
-    source: dict[str, Any]
+    source: dict[str, object]
     """`ImageSource.facts` of the source."""
-    reference: dict[str, Any] | None
+    reference: dict[str, object] | None
     resolution: int
     channels: int
     seed: int
@@ -157,7 +156,7 @@ class Result:
         }
 
 
-def _choice(facts: dict[str, Any], count: int) -> str:
+def _choice(facts: dict[str, object], count: int) -> str:
     """Return in words which images of a source were used."""
     images = facts.get("images")
     if images is None:
@@ -281,7 +280,7 @@ def remarks(results: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def describe_source(facts: dict[str, Any]) -> str:
+def describe_source(facts: dict[str, object]) -> str:
     """Return path, kind and number of images of a source."""
     count = facts.get("images")
     images = f"{count:,} images" if count is not None else f"generated, seed {facts.get('seed')}"
@@ -355,6 +354,6 @@ def _charts(results: Sequence[Result]) -> Iterator[LineChart]:
         score = shown[-1].score(column.metric)
         if score and score.baseline and len(baselines) == len(shown):
             lines[score.baseline.kind] = baselines
-        chart = line_chart(column.title, [float(result.source["kimg"]) for result in shown], lines)
+        chart = line_chart(column.title, [float(str(result.source["kimg"])) for result in shown], lines)
         if chart:
             yield chart

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from celebahq_builder.errors import printable
@@ -144,7 +143,7 @@ def write_page(result: FilterResult) -> None:
     write_atomic(result.page_path, render_page("filter.html.j2", _variables(result)))
 
 
-def _variables(result: FilterResult) -> dict[str, Any]:
+def _variables(result: FilterResult) -> dict[str, object]:
     ranked, unscored, skipped = result.ranked, result.unscored, result.skipped
     reasons = Counter((image.description, image.code) for image in unscored)
     return {

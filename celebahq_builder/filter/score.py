@@ -6,7 +6,6 @@ import dataclasses
 import errno
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -24,10 +23,13 @@ from celebahq_builder.outcome import Reason, Rejection
 from celebahq_builder.pipeline.fatal_errors import fatal_error
 from celebahq_builder.storage import read_file
 
+Values = NDArray[np.uint8] | NDArray[np.floating]
+"""Pixels: uint8, or float from 0 to 1."""
+
 # --- Pixels -------------------------------------------------------------------------------------------------------
 
 
-def score_image(image: NDArray[Any] | Path | str) -> QualityScore:
+def score_image(image: Values | Path | str) -> QualityScore:
     """Score an image of any size by the power spectrum of its centred square, resampled to 1024x1024.
 
     Images of different sizes are comparable, because all are scored at 1024x1024. A larger square is reduced by the
@@ -67,7 +69,7 @@ def score_image(image: NDArray[Any] | Path | str) -> QualityScore:
     return quality_score(torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))))
 
 
-def _check_range(square: NDArray[Any]) -> NDArray[Any]:
+def _check_range(square: Values) -> Values:
     """Return uint8 unchanged, and floats as float32 in [0, 255]."""
     if square.dtype == np.uint8:
         return square
@@ -79,16 +81,17 @@ def _check_range(square: NDArray[Any]) -> NDArray[Any]:
     return square.astype(np.float32) * np.float32(255)
 
 
-def _resample(square: NDArray[Any]) -> NDArray[np.uint8]:
+def _resample(square: Values) -> NDArray[np.uint8]:
     """Return a square at the scored side length, uint8."""
     if square.shape[0] > SIDE_PX:
-        square = cv2.resize(square, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
+        square = np.asarray(cv2.resize(square, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA), square.dtype)
     elif square.shape[0] < SIDE_PX:
         square = _enlarge(square)
-    return square if square.dtype == np.uint8 else np.clip(np.rint(square), 0, 255).astype(np.uint8)
+    rounded = square if square.dtype == np.uint8 else np.clip(np.rint(square), 0, 255)
+    return rounded.astype(np.uint8, copy=False)
 
 
-def _enlarge(square: NDArray[Any]) -> NDArray[np.float32]:
+def _enlarge(square: Values) -> NDArray[np.float32]:
     """Return a square at the scored side length, with exactly the frequencies that it has.
 
     The cosine transform (DCT-II) is the Fourier transform of the square and its mirror images, so the edges have no

@@ -221,7 +221,7 @@ def _write_shard(shard: Shard) -> None:
 def _schema(pa: ModuleType, level: LevelImageSet) -> Any:
     """Return the schema of all shards, which follows from the whole HDF5 file, not from the images of a shard."""
     fields = [pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()}))]
-    features: dict[str, Any] = {"image": {"_type": "Image"}}
+    features: dict[str, object] = {"image": {"_type": "Image"}}
     metadata = level.metadata
     taken = sorted({"image", *LABEL_COLUMNS} & metadata.columns.keys())
     if taken:

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -284,7 +284,7 @@ class LevelReader:
             self._pool = os.getpid(), ThreadPoolExecutor(self.threads, "chunks")
         return self._pool[1]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_file": None, "_hdf5": None, "_pool": None}
 
 

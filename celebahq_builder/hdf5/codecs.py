@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Protocol
 
 import deflate
 import h5py
@@ -46,7 +46,7 @@ class Codec(Protocol):
         """Name in recipes and messages."""
 
     @property
-    def keywords(self) -> Mapping[str, Any]:
+    def keywords(self) -> Mapping[str, object]:
         """Arguments of h5py's ``create_dataset`` for a dataset of such chunks.
 
         Raises:
@@ -71,7 +71,7 @@ class Stored:
     name: str = field(default="none", init=False)
 
     @property
-    def keywords(self) -> Mapping[str, Any]:
+    def keywords(self) -> Mapping[str, object]:
         """Arguments of ``create_dataset``."""
         return {}
 
@@ -93,7 +93,7 @@ class Gzip:
     name: str = field(default="gzip", init=False)
 
     @property
-    def keywords(self) -> Mapping[str, Any]:
+    def keywords(self) -> Mapping[str, object]:
         """Arguments of ``create_dataset``; their level matters only to programs that add images to the file."""
         return {"compression": "gzip", "compression_opts": self.level or STATED_LEVEL}
 
@@ -127,7 +127,7 @@ class Blosc2:
     name: str = field(default="blosc2", init=False)
 
     @property
-    def keywords(self) -> Mapping[str, Any]:
+    def keywords(self) -> Mapping[str, object]:
         """Arguments of ``create_dataset``."""
         plugin = _hdf5plugin()
         return dict(plugin.Blosc2(cname="zstd", clevel=self.level, filters=plugin.Blosc2.BITSHUFFLE))

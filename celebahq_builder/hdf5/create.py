@@ -7,7 +7,6 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
@@ -29,7 +28,7 @@ def write_images(
     codec: Codec = Gzip(),  # noqa: B008 (it cannot be changed)
     workers: int = 1,
     columns: Columns | None = None,
-    attributes: Mapping[str, Any] | None = None,
+    attributes: Mapping[str, object] | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Write an image set to a new HDF5 file, and its labels, if it has any, beside it.

@@ -6,7 +6,7 @@ import io
 import math
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
@@ -74,7 +74,7 @@ def load_labels(path: Path, count: int) -> Labels:
     return check_labels(np.asarray(np.load(path, allow_pickle=False)), count, path)
 
 
-def labels_header(path: Path) -> tuple[np.dtype[Any], tuple[int, ...]]:
+def labels_header(path: Path) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
     """Return type and shape of the array in a .npy file, without reading the array.
 
     Raises:
@@ -95,7 +95,7 @@ def labels_header(path: Path) -> tuple[np.dtype[Any], tuple[int, ...]]:
     return dtype, shape
 
 
-def _check_header(dtype: np.dtype[Any], shape: tuple[int, ...], count: int, where: Path) -> None:
+def _check_header(dtype: np.dtype[np.generic], shape: tuple[int, ...], count: int, where: Path) -> None:
     if len(shape) != 2 or dtype.kind not in "biuf" or shape[0] != count or shape[1] > MAX_CLASSES:
         raise FormatError(
             f"{where}: labels are {printable(str(dtype))} {list(shape)}, expected finite numbers [{count}, classes]; "
@@ -103,7 +103,7 @@ def _check_header(dtype: np.dtype[Any], shape: tuple[int, ...], count: int, wher
         )
 
 
-def check_labels(values: NDArray[Any], count: int, where: Path) -> Labels:
+def check_labels(values: NDArray[np.generic], count: int, where: Path) -> Labels:
     """Return values as the labels of N images, float32 [N, classes].
 
     Args:

@@ -140,7 +140,7 @@ def from_records(records: Iterable[Record], where: Path) -> Metadata:
         >>> from_records([{"id": "a", "score": 0.5}, {"id": "b"}], Path("metadata.jsonl")).columns
         {'id': ['a', 'b'], 'score': array([0.5, nan])}
     """
-    values: dict[str, list[Any]] = {}
+    values: dict[str, list[object]] = {}
     names: tuple[str, ...] = ()
     for count, record in enumerate(records):
         for key, value in record.items():
@@ -163,7 +163,7 @@ def check_key(key: str, where: Path) -> None:
         raise FormatError(f"{where}: {key!r} cannot be the name of a column; rename the key")
 
 
-def _column(key: str, values: Sequence[Any], where: Path) -> Column:
+def _column(key: str, values: Sequence[object], where: Path) -> Column:
     check_key(key, where)
     present = [value for value in values if value is not None]
     try:
@@ -179,7 +179,7 @@ def _column(key: str, values: Sequence[Any], where: Path) -> Column:
     return [_text(value) for value in values]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import h5py
 import numpy as np
@@ -19,7 +19,7 @@ from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
 from celebahq_builder.storage import sha256
 
-Column = NDArray[Any] | list[str]
+Column = NDArray[np.generic] | list[str]
 """Metadata of the images: one row each."""
 
 BATCH = 32

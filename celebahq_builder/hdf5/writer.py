@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
 
 import h5py
 import numpy as np
@@ -30,7 +30,7 @@ from celebahq_builder.storage import (
     sha256,
 )
 
-Columns = Mapping[str, NDArray[Any] | Sequence[str]]
+Columns = Mapping[str, NDArray[np.generic] | Sequence[str]]
 """Metadata of the images by name: arrays, or sequences of text, of N rows each."""
 
 NAME_COLUMNS = ("attribute_names", "label_names")
@@ -159,7 +159,7 @@ class PyramidWriter:
                     self._texts[name] = _TextColumn(self._photos, name, self.count)
                 self._texts[name].add(texts)
 
-    def finish(self, columns: Columns, attributes: Mapping[str, Any]) -> None:
+    def finish(self, columns: Columns, attributes: Mapping[str, object]) -> None:
         """Add metadata, close the file and give it its name.
 
         Args:
@@ -249,7 +249,7 @@ class _Level:
     """A dataset that is written in whole chunks; images that do not fill one wait in a buffer."""
 
     def __init__(
-        self, file: h5py.File, resolution: int, count: int, channels: int, codec: Codec, keywords: Mapping[str, Any]
+        self, file: h5py.File, resolution: int, count: int, channels: int, codec: Codec, keywords: Mapping[str, object]
     ) -> None:
         shape = (channels, resolution, resolution)
         self.size, self.codec = images_per_chunk(resolution, channels), codec

@@ -340,9 +340,9 @@ def open_checkpoints(run: Path, recipe: ProGANRecipe, data: DataIdentity) -> Che
     step computes, apart from rounding.
     """
     config = to_mapping(dataclasses.replace(recipe, tick=TickSettings()))
-    for key in ("total_kimg", "per_gpu"):
-        config["schedule"].pop(key)
-    config.pop("tick")
+    del config["tick"]
+    free = ("total_kimg", "per_gpu")
+    config["schedule"] = {key: value for key, value in to_mapping(recipe.schedule).items() if key not in free}
     return CheckpointFolder(run / "checkpoints", {**config, "data": data.to_mapping()}, RESUMABLE_KEYS)
 
 

@@ -160,7 +160,7 @@ def set_entry(text: str, name: str, entry: RegistryEntry, *, where: Path) -> str
     return edited
 
 
-def _update(table: Any, values: Mapping[str, Any]) -> None:
+def _update(table: Any, values: Mapping[str, object]) -> None:
     """Set the keys of a tomlkit table to just these values, and keep its comments."""
     tail = _remove_tail(table)
     for key in [key for key in table if key not in values]:

@@ -47,7 +47,7 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
-def write_json(path: Path, values: Any, *, parents: bool = True) -> None:
+def write_json(path: Path, values: object, *, parents: bool = True) -> None:
     """Write values as an indented JSON file, atomically; see `write_atomic`."""
     write_atomic(path, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode(), parents=parents)
 

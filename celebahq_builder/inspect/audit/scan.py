@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,7 +129,7 @@ class Findings:
         """Number of near-duplicates: all images but the first one of each group."""
         return sum(len(group) - 1 for group in self.near or ())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return all findings as JSON values; an image is its number, name and score."""
 
         def named(number: int, **more: object) -> dict[str, object]:
