@@ -83,12 +83,12 @@ def _check_range(square: Values) -> Values:
 
 def _resample(square: Values) -> NDArray[np.uint8]:
     """Return a square at the scored side length, uint8."""
+    scored: NDArray[np.number] = square
     if square.shape[0] > SIDE_PX:
-        square = np.asarray(cv2.resize(square, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA), square.dtype)
+        scored = np.asarray(cv2.resize(square, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA))
     elif square.shape[0] < SIDE_PX:
-        square = _enlarge(square)
-    rounded = square if square.dtype == np.uint8 else np.clip(np.rint(square), 0, 255)
-    return rounded.astype(np.uint8, copy=False)
+        scored = _enlarge(square)
+    return scored.astype(np.uint8) if scored.dtype == np.uint8 else np.clip(np.rint(scored), 0, 255).astype(np.uint8)
 
 
 def _enlarge(square: Values) -> NDArray[np.float32]:
