@@ -9,23 +9,24 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(
-    ("reader", "times"),
-    [
-        ("parquet_file", 100),
-        ("parquet_footer", 200),
-        ("webdataset_shard", 200),
-        ("webdataset_gzip", 200),
-        ("webdataset_in_gzip", 200),
-        ("tfrecord_file", 200),
-        ("tfrecord_payload", 200),
-        ("lmdb_file", 200),
-        ("cifar_pickle", 200),
-        ("cifar_archive", 200),
-        ("mnist_images", 200),
-        ("mnist_labels", 200),
-    ],
+READERS = (
+    "parquet_file",
+    "parquet_footer",
+    "webdataset_shard",
+    "webdataset_gzip",
+    "webdataset_in_gzip",
+    "tfrecord_file",
+    "tfrecord_payload",
+    "lmdb_file",
+    "cifar_pickle",
+    "cifar_archive",
+    "mnist_images",
+    "mnist_labels",
 )
+
+
+@pytest.mark.parametrize("times", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("reader", READERS)
 def test_read_or_refused(reader: str, times: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.formats.mutated_reader", reader, str(tmp_path), str(times)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
