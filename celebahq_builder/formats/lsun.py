@@ -13,7 +13,8 @@ from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats.format import Format
 from celebahq_builder.formats.image_file import middle_square, read_header
 from celebahq_builder.formats.images import list_images
-from celebahq_builder.formats.isolated import MEMORY_BYTES, lmdb_count, lmdb_entries, lmdb_facts, run_isolated
+from celebahq_builder.formats.isolated import MEMORY_BYTES, run_isolated
+from celebahq_builder.formats.lmdb_entries import lmdb_count, lmdb_entries, lmdb_facts
 from celebahq_builder.image_set import NamedImage
 from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 from celebahq_builder.limits import MAX_IMAGE_PIXELS

@@ -22,14 +22,8 @@ from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import image_file
 from celebahq_builder.formats.format import ExportJob, Format, Option
 from celebahq_builder.formats.image_file import Encoded, EncodedImages
-from celebahq_builder.formats.isolated import (
-    MEMORY_BYTES,
-    ParquetFacts,
-    parquet_columns,
-    parquet_facts,
-    parquet_images,
-    run_isolated,
-)
+from celebahq_builder.formats.isolated import MEMORY_BYTES, run_isolated
+from celebahq_builder.formats.parquet_rows import ParquetFacts, parquet_columns, parquet_facts, parquet_images
 from celebahq_builder.formats.records import (
     boolean_labels,
     class_numbers,
