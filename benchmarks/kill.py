@@ -240,6 +240,7 @@ class Killer:
             said = os.open(self.work / "said", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
             os.dup2(said, 1)
             os.dup2(said, 2)
+            sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
             count = _count_operations(kill_at, str(self.case))
             sys.argv = ["celebahq", *words]
             try:

@@ -9,7 +9,6 @@ import logging
 import math
 import os
 import platform
-import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from celebahq_builder.errors import TrainingError
 from celebahq_builder.imaging.image_grid import fit_grid, image_grid, png_bytes
 from celebahq_builder.models.generator_file import export_generator
 from celebahq_builder.models.weight_file import first_line
+from celebahq_builder.parallel import peak_memory_bytes
 from celebahq_builder.progan import generate, training_report
 from celebahq_builder.progan.real_images import DataIdentity, RealImages
 from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProGANRecipe, SchedulePoint, TickSettings
@@ -392,4 +392,4 @@ def _log_tick(line: dict[str, float], total_kimg: float) -> None:
 def _peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_memory_bytes()

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from celebahq_builder.errors import DiskFull, FormatError, WorkspaceError, printable
+from celebahq_builder.errors import DiskFull, FormatError, WorkspaceError
 from celebahq_builder.storage.bounded_read import parse_json, read_text
-from celebahq_builder.storage.partial_files import RUN_TOKEN, partial_path
+from celebahq_builder.storage.partial_files import RUN_TOKEN, is_partial_of, may_delete_partial, partial_path
 
 STORAGE_LOST = (errno.EIO, errno.EROFS, errno.ENOTCONN, errno.ESTALE)
 """Errors of a failing disk, a read-only file system, or a network file system that is gone."""
@@ -53,19 +53,22 @@ def write_json(path: Path, values: object, *, parents: bool = True) -> None:
 
 
 def csv_bytes(rows: Iterable[Iterable[object]]) -> bytes:
-    r"""Return rows as a CSV file in UTF-8 that a spreadsheet shows as it is.
+    r"""Return rows as a CSV file in UTF-8 from which a reader gets every text back.
 
-    Every cell is one line: control characters are escaped, see `errors.printable`. A text that a spreadsheet would
-    take for a formula gets an apostrophe in front. `path_cell` makes such a text a path instead.
+    A row with a line end in a cell is quoted as a whole. A text that a spreadsheet would take for a formula gets an
+    apostrophe in front. `path_cell` makes such a text a path instead. Bytes of names that are not UTF-8 are escaped.
 
     Example:
         >>> csv_bytes([["file", "score"], ["a\rb.png", -0.5], ["=1+1", "-1"]])
-        b"file,score\na\\rb.png,-0.5\n'=1+1,-1\n"
+        b'file,score\n"a\rb.png","-0.5"\n\'=1+1,-1\n'
     """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([_cell(value) for value in row] for row in rows)
-    return text.getvalue().encode()
+    for row in rows:
+        cells = [_cell(value) for value in row]
+        # Before Python 3.13, the writer does not quote a carriage return, at which readers end the row.
+        quoted = any(isinstance(cell, str) and ("\r" in cell or "\n" in cell) for cell in cells)
+        csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL).writerow(cells)
+    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def path_cell(path: str) -> str:
@@ -76,7 +79,7 @@ def path_cell(path: str) -> str:
 def _cell(value: object) -> object:
     if not isinstance(value, str):
         return value
-    return printable(f"'{value}" if _is_formula(value) else value)
+    return f"'{value}" if _is_formula(value) else value
 
 
 def _is_formula(text: str) -> bool:
@@ -357,6 +360,8 @@ def new_files(files: NewFiles | None = None) -> Iterator[NewFiles]:
 def check_free(target: Path, argument: str = "out", *, replace_empty: bool = False) -> None:
     """Check that a path is free.
 
+    A partial file of the target that a dead process has left, after it gave the target its name, is deleted.
+
     Args:
         target: path of the file or folder to create.
         argument: name of the argument that gave the path, for the message.
@@ -368,6 +373,9 @@ def check_free(target: Path, argument: str = "out", *, replace_empty: bool = Fal
     if replace_empty and target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
         return
     if os.path.lexists(target):
+        for name in (path.name for path in target.parent.iterdir()):
+            if is_partial_of(name, target.name) and may_delete_partial(name):
+                target.with_name(name).unlink(missing_ok=True)
         raise FormatError(f"{target} exists and is not overwritten; delete it, or choose another `{argument}`")
 
 

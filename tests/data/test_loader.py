@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -96,12 +97,13 @@ def check_minibatches(dataset: PyramidDataset, ways: dict) -> None:
     """Compare two epochs with images drawn one by one, and check labels and position."""
     order = Order(23, seed=5)
     expected = reference(order, [4] * 13, mirror=True)
-    for step, batch in enumerate(islice(loader(dataset, 4, order, **ways), 13)):
-        assert (batch.pixels.dtype, batch.pixels.shape) == (torch.uint8, (4, 3, 16, 16))
-        np.testing.assert_array_equal(batch.pixels.numpy(), expected[step])
-        assert batch.labels is not None
-        assert batch.labels[:, 0].tolist() == batch.numbers.tolist()
-        assert order.drawn == 4 * (step + 1)
+    with closing(loader(dataset, 4, order, **ways)) as batches:
+        for step, batch in enumerate(islice(batches, 13)):
+            assert (batch.pixels.dtype, batch.pixels.shape) == (torch.uint8, (4, 3, 16, 16))
+            np.testing.assert_array_equal(batch.pixels.numpy(), expected[step])
+            assert batch.labels is not None
+            assert batch.labels[:, 0].tolist() == batch.numbers.tolist()
+            assert order.drawn == 4 * (step + 1)
 
 
 @pytest.mark.parametrize("way", ["threads", "fork"])

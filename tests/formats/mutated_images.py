@@ -20,6 +20,7 @@ from PIL import Image
 
 from celebahq_builder.errors import CelebAHQError
 from celebahq_builder.formats.registry import reader_of
+from celebahq_builder.parallel import peak_memory_bytes
 
 MEMORY_BYTES = 3 * 2**30
 """Address space of the process, most of which are libraries and the stacks of threads."""
@@ -144,6 +145,6 @@ if __name__ == "__main__":
     logging.disable()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     {"images": check_folders, "stylegan-zip": check_zips}[sys.argv[1]]()
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    used = peak_memory_bytes() // 1024
     assert used < RESIDENT_KIB, f"{used} KiB"
     sys.stdout.write(f"{tried} tried, {refused} refused\n")

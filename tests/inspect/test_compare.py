@@ -252,6 +252,6 @@ def test_report(tmp_path: Path) -> None:
         "    1x1         2          1        1  0.5000  51.14 dB",
         "worst 1, each at its largest level that differs:",
         "  A  B  level  largest    mean      PSNR  id",
-        "  1  1    2x2        4  1.0000  42.11 dB  long?name",
+        "  1  1    2x2        4  1.0000  42.11 dB  long\\nname",
         "different: 1 of 2 pairs differ",
     ]

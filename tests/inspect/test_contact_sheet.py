@@ -107,7 +107,7 @@ def test_captions(tmp_path: Path) -> None:
         assert tiles(stored, [1, 0]) == [Tile(1, "b", None), Tile(0, "a", 0.12345)]
         assert [tile.caption for tile in tiles(stored, [1, 0])] == ["1  b", "0  0.123  a"]
     with PyramidFile.with_images(store(tmp_path / "2.h5", noise(2, 2), file=names["file"])) as stored:
-        assert tiles(stored, [1])[0].caption == "1  b?.jpg"
+        assert tiles(stored, [1])[0].caption == "1  b\\n.jpg"
     with PyramidFile.with_images(store(tmp_path / "3.h5", noise(2, 2))) as stored:
         assert tiles(stored, [1])[0].caption == "1"
 

@@ -211,7 +211,7 @@ def test_labels_beside_the_file(tmp_path: Path) -> None:
 def test_repeated_sources_and_names_with_line_breaks(tmp_path: Path) -> None:
     path = store(tmp_path / "\x1b[31mdata.h5", noise(3, 2), file=["a\n.jpg", "a\n.jpg", "b\u202e.jpg"])
     lines = list(inspect_hdf5(path))
-    assert "sources: a?.jpg ... b?.jpg, 2 different ones" in lines
+    assert "sources: a\\n.jpg ... b\\u202e.jpg, 2 different ones" in lines
     assert "".join(lines).isprintable()
 
 
@@ -223,18 +223,19 @@ def test_columns_of_unexpected_types(tmp_path: Path) -> None:
     assert not any(line.startswith("scores") for line in lines)
     compound = np.zeros(2, [("a", "f4")])
     odd = store(tmp_path / "odd.h5", noise(2, 2), score=compound, file=compound, split=np.zeros((2, 3)))
-    assert list(inspect_hdf5(odd))[-1] == "columns: file, score, split"
+    with pytest.raises(FormatError, match="photos/(file|score|split) holds"):
+        list(inspect_hdf5(odd))
     with h5py.File(tmp_path / "scalar.h5", "w") as file:
         file.update({f"data{r}x{r}": noise(2, r) for r in (2, 1)} | {"photos/attribute_names": 1})
         file["photos/score"] = h5py.Empty("f4")
         file["photos/file"] = h5py.SoftLink("/nowhere")
-    assert not any(
-        line.startswith(("attributes", "scores", "sources")) for line in inspect_hdf5(tmp_path / "scalar.h5")
-    )
+    with pytest.raises(FormatError, match="photos/attribute_names is a single value"):
+        list(inspect_hdf5(tmp_path / "scalar.h5"))
     with h5py.File(tmp_path / "wide.h5", "w") as file:
         file.update({f"data{r}x{r}": noise(2, r) for r in (2, 1)})
         file.create_dataset("photos/score", (2, 10**10), "f8", chunks=(1, 10**6))  # 160 GB, none of which is stored
-    assert not any(line.startswith("scores") for line in inspect_hdf5(tmp_path / "wide.h5"))
+    with pytest.raises(FormatError, match="photos/score"):
+        list(inspect_hdf5(tmp_path / "wide.h5"))
     with h5py.File(tmp_path / "flat.h5", "w") as file:
         file.update({"photos": [1, 2]} | {f"data{r}x{r}": noise(2, r) for r in (2, 1)})
     with pytest.raises(FormatError, match="photos is not a group; expected one of columns"):

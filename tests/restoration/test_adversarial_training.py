@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from celebahq_builder.metrics.texture import texture_loss
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.metrics.descriptors import PATCH_PX
+from celebahq_builder.metrics.fidelity import texture_loss
 from celebahq_builder.metrics.sliced import random_directions
 from celebahq_builder.models.registry import load_network
 from celebahq_builder.models.srgan import SRGenerator

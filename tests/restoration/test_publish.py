@@ -287,7 +287,7 @@ def test_invalid_texts(name: str, licence: str, data: str, message: str, tmp_pat
         ("file/below", "Not a directory"),
         ("weights", "cannot be written: Is a directory; choose another `to`"),
         ("card", r"mine\.md cannot be read as text: .*Is a directory"),
-        ("registry", r"registry\.toml cannot be read as"),
+        ("registry", r"registry\.toml cannot be read: a folder, not a regular file"),
     ],
 )
 def test_folder_that_cannot_be_written(place: str, message: str, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_hdf5_that_appears_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.M
 def test_output_that_appears_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from celebahq_builder.storage import staging_folder
 
-    def taken(target: Path, argument: str = "out") -> None:
+    def taken(target: Path, *, replace_empty: bool) -> None:
         if stage_data.exists():
             target.write_bytes(b"theirs")
 
