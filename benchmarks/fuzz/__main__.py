@@ -86,7 +86,6 @@ class Fuzzer:
         self.case = work / "deep" / "deeper" / "case"
         self.case.mkdir(parents=True)
         self.worker = Worker(self.case)
-        os.environ.update(HOME=str(self.case / "home"), TMPDIR=str(self.case / "tmp"))
 
     def run(self, seconds: float, inputs: int | None) -> None:
         """Try inputs of all targets in turn."""

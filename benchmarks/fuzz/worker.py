@@ -161,6 +161,7 @@ def _serve(receive: int, send: int, case: Path, watch: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    os.environ.update(HOME=str(case / "home"), TMPDIR=str(case / "tmp"))
     warnings.simplefilter("always", UserWarning)
     warnings.simplefilter("always", RuntimeWarning)
     log = os.open(watch / "log", os.O_CREAT | os.O_RDWR | os.O_TRUNC)
