@@ -94,6 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="kills of all commands together")
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after this time")
+    parser.add_argument("--repeatable", action="store_true", help="kill before file operations only")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", action="append", choices=[one.name for one in TARGETS], help="default all")
     parser.add_argument("--out", type=Path, default=Path("build/kill"), help="folder for what faulty commands left")
@@ -102,7 +103,9 @@ def main() -> None:
     targets = [one for one in TARGETS if not asked.target or one.name in asked.target]
     until = time.monotonic() + asked.seconds
     with tempfile.TemporaryDirectory(prefix="kill-") as work:
-        killers = [Killer(one, Path(work), asked.seed, asked.out.resolve()) for one in targets]
+        killers = [
+            Killer(one, Path(work), asked.seed, asked.out.resolve(), repeatable=asked.repeatable) for one in targets
+        ]
         number = 0
         while sum(one.counts["kills"] for one in killers) < asked.kills and time.monotonic() < until:
             killers[number % len(killers)].trial(number // len(killers))
@@ -120,8 +123,9 @@ def main() -> None:
 class Killer:
     """Kills one command and compares what it leaves with uninterrupted runs."""
 
-    def __init__(self, target: Target, work: Path, seed: int, out: Path) -> None:
+    def __init__(self, target: Target, work: Path, seed: int, out: Path, *, repeatable: bool = False) -> None:
         self.target, self.work, self.seed, self.out = target, work / target.name.replace(" ", "-"), seed, out
+        self.repeatable = repeatable
         self.counts: Counter[str] = Counter(kills=0, resumed=0, faults=0)
         self.case = self.work / "case"
         self.whole: dict[str, str] | None = None
@@ -175,7 +179,7 @@ class Killer:
         self._fresh()
         kills, ended = [], False
         for _ in range(random.choice((1, 1, 2, 3))):
-            if random.random() < 0.5:
+            if random.random() < 0.5 or self.repeatable:
                 at, how = random.randrange(1, self.operations + 1), "before file operation"
                 child = self._start(self.target.command, at)
             else:
