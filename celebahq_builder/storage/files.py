@@ -68,7 +68,9 @@ def csv_bytes(rows: Iterable[Iterable[object]]) -> bytes:
         # Before Python 3.13, the writer does not quote a carriage return, at which readers end the row.
         quoted = any(isinstance(cell, str) and ("\r" in cell or "\n" in cell) for cell in cells)
         csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL).writerow(cells)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    return re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", text.getvalue()).encode(
+        "utf-8", "backslashreplace"
+    )
 
 
 def path_cell(path: str) -> str:

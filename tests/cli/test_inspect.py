@@ -270,7 +270,10 @@ def test_options_that_cannot_be(celebahq, ours: Path, theirs: Path, tmp_path: Pa
         (["extract", ours, *out, "--id", "nobody"], "no image of the id or source file nobody"),
         (["extract", theirs, *out, "--id", "000007"], "knows no ids or source files"),
         (["extract", ours, *out, "--index", "0", "--resolution", "32"], "no level 32x32; it has 16, 8, 4, 2, 1"),
-        (["extract", ours, "--index", "1:4", "--out", tmp_path / "taken"], "00002.png exists; nothing is overwritten"),
+        (
+            ["extract", ours, "--index", "1:4", "--out", tmp_path / "taken"],
+            "00002.png exists with other contents; nothing is overwritten",
+        ),
         (["view", ours, "--out", tmp_path / "taken.png"], "taken.png exists and is not overwritten"),
         (["view", ours, "--out", tmp_path / "sheet.gif"], "ends in .png, .jpg, .jpeg or .html"),
         (["view", ours, *png, "--grid", "8"], "--grid 8: expected columns x rows, such as 8x5"),

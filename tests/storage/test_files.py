@@ -112,4 +112,4 @@ def test_every_text_is_read_back() -> None:
     rows: list[list[object]] = [["a\rb\nc\x1b", -1, 0.5], ['q"u,o', "\u202e", None], ["a\r\nb", "\r", "x"]]
     read = list(csv.reader(io.StringIO(csv_bytes(rows).decode(), newline="")))
     assert read == [["a\rb\nc\x1b", "-1", "0.5"], ['q"u,o', "\u202e", ""], ["a\r\nb", "\r", "x"]]
-    assert csv_bytes([["\udcff"]]) == b"\\udcff\n"
+    assert csv_bytes([["\udcff\ud800"]]) == b"\\xff\\ud800\n"
