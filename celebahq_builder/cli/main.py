@@ -151,6 +151,18 @@ def _safe_output() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
+@contextlib.contextmanager
+def _logging_to_stderr() -> Iterator[None]:
+    """Write log lines to standard error, unless the caller has set up logging."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
 def main() -> None:
     """Run the ``celebahq`` command group."""
     run_command(celebahq)
@@ -158,10 +170,7 @@ def main() -> None:
 
 def run_command(command: click.Command) -> None:
     """Run a command; an error that the user can correct becomes one line on stderr and exit code 1."""
-    with _safe_output():
-        handler = logging.StreamHandler()
-        handler.setFormatter(_OneLine())
-        logging.basicConfig(level=logging.INFO, handlers=[handler])
+    with _safe_output(), _logging_to_stderr():
         try:
             _end(command.main(standalone_mode=False) or 0)
         except CelebAHQError as error:
