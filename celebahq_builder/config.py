@@ -203,11 +203,11 @@ def _shown(value: object) -> str:
 
 def _dotted(names: tuple[str, ...]) -> str:
     """Return a key for a message, without ``#1``, the index in an array of tables."""
-    return ".".join(name.partition("#")[0] for name in names)
+    return ".".join(name.partition("#")[0][:100] for name in names)
 
 
 def _nearest(key: str, known: Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
+    near = difflib.get_close_matches(key[:100], known, n=1)
     return f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}"
 
 
@@ -225,6 +225,8 @@ def _place(where: str, text: str, table: tuple[str, ...], key: str | None) -> st
                 current = (*current[:-1], f"{current[-1]}#{count}")
             if current == ((*table, key) if key is not None else table):
                 return f"{where}:{number}"
-        elif key is not None and current == table and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
-            return f"{where}:{number}"
+        elif key is not None and current == table:
+            name = re.sub(r"^\s*[\"']?", "", line)
+            if name.startswith(key) and re.match(r"[\"']?\s*=", name[len(key) :]):
+                return f"{where}:{number}"
     return where

@@ -307,3 +307,10 @@ def test_recipes_are_shipped() -> None:
     names = {path.name for path in shipped("*.toml")}
     assert {"demo.toml", "celebahq-1024.toml", "celebahq-256.toml", "own-photos.toml"} <= names
     assert {"denoiser.toml", "upscaler-psnr.toml"} <= {path.name for path in shipped("train/*.toml")}
+
+
+def test_a_very_long_key_is_cut_and_found(tmp_path: Path) -> None:
+    path = write(tmp_path, f'name = "x"\n{"k" * 200_000} = 1')
+    with pytest.raises(RecipeError, match=r":2: unknown key k{100};") as error:
+        load(Recipe, path)
+    assert len(str(error.value)) < 1000
