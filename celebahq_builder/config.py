@@ -117,8 +117,7 @@ def merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, o
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        both_tables = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[key] = merge(old, value) if both_tables else value  # type: ignore[arg-type]
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
 
 

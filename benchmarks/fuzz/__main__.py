@@ -11,6 +11,7 @@ The exit code is 1 if there are faults.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import os
@@ -63,12 +64,10 @@ def load_package() -> None:
     """Import what the commands use, so that forked workers have it already; nothing may start threads here."""
     os.environ.update(MALLOC_ARENA_MAX="2", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     import cv2
-    import pyarrow.parquet  # noqa: F401
     import torch
 
-    import celebahq_builder.cli
-
-    celebahq_builder.cli.__name__  # noqa: B018
+    for name in ("pyarrow.parquet", "celebahq_builder.cli"):
+        importlib.import_module(name)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     logging.getLogger().handlers.clear()

@@ -215,7 +215,7 @@ def zip_archive(data: bytes, random: Random) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = [(info, archive.read(info)) for info in archive.infolist()]
-    except Exception:
+    except Exception:  # the data may be damaged already, and the library raises exceptions of many classes
         return random.choice(BYTES)(data, random)
     if not entries:
         return random.choice(BYTES)(data, random)
@@ -259,7 +259,7 @@ def tar_archive(data: bytes, random: Random) -> bytes:
     try:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             members = [(one, (archive.extractfile(one) or io.BytesIO()).read()) for one in archive.getmembers()]
-    except Exception:
+    except Exception:  # the data may be damaged already, and the library raises exceptions of many classes
         return random.choice(BYTES)(data, random)
     if not members:
         return random.choice(BYTES)(data, random)

@@ -1,4 +1,4 @@
-"""What is fuzzed: good inputs, the files of them that are mutated, and the commands that read them."""
+"""Targets of the fuzzer: good inputs, the files that are mutated in them, and the commands that read them."""
 
 from __future__ import annotations
 

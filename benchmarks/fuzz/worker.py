@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +34,7 @@ REMARKABLE = re.compile(r"\w*Warning: |Traceback \(most recent|Exception ignored
 
 @dataclass
 class Result:
-    """What became of the commands on one input."""
+    """The result of running the commands on one input."""
 
     outcome: str
     """accepted, refused or fault."""
@@ -176,7 +176,7 @@ def _serve(receive: int, send: int, case: Path, watch: Path) -> None:
         os.write(send, (json.dumps(vars(_observe(json.loads(line), watch, writes))) + "\n").encode())
 
 
-def _record_writes(writes: list[str], case: Path):  # type: ignore[no-untyped-def]
+def _record_writes(writes: list[str], case: Path) -> Callable[[str, tuple[object, ...]], None]:
     """Return an audit hook that records what is opened for writing, renamed or removed outside the case's folder."""
     inside = (f"{case}/", f"{case.with_name('watch')}/", "/dev/", "/proc/", "/tmp/torchinductor_")
 

@@ -108,7 +108,8 @@ class _WaitingBytes:
         for file in files:
             size = min(len(file[1]), MAX_IMAGE_FILE_BYTES)
             with self.changed:
-                self.changed.wait_for(lambda size=size: self.free >= size)  # type: ignore[misc]
+                while self.free < size:
+                    self.changed.wait()
                 self.free -= size
             yield file
 

@@ -148,7 +148,9 @@ class ImageTables:
             raise FormatError(f"{where} has {lists} lists for {len(names)} images; correct or remove it")
         try:
             values = parse_json(data)
-            rows = values["labels"]  # type: ignore[index]
+            if not isinstance(values, dict):
+                raise fault
+            rows = values["labels"]
             if rows is None:
                 return None, ()
             labels = {nfc(posixpath.normpath(str(name))): label for name, label in rows}

@@ -17,7 +17,7 @@ Table = dict[str, object]
 """A JSON object."""
 
 Ingredients = list[Table]
-"""What a result depends on: one table for the source, then one for each stage up to the stage itself."""
+"""The inputs and settings that decide a result: a table of the source, and one of each stage up to its own."""
 
 T = TypeVar("T")
 
@@ -145,7 +145,7 @@ class RunDescription:
 
     @property
     def labels(self) -> bool:
-        """Whether labels are written beside the HDF5 file."""
+        """True if labels are written to a file next to the HDF5 file."""
         pack = self.recipe["pack"]
         return isinstance(pack, dict) and bool(pack["labels"])
 

@@ -216,7 +216,7 @@ def test_repeated_sources_and_names_with_line_breaks(tmp_path: Path) -> None:
 
 
 def test_columns_of_unexpected_types(tmp_path: Path) -> None:
-    """Columns of unexpected types are shown or skipped; what is no column is refused."""
+    """Columns of numbers or text of an unexpected type are shown; anything else is refused."""
     path = store(tmp_path / "data.h5", noise(2, 2), score=["high", "low"], id=[1, 2], file=[3.5, 4.5], split=[0, 1])
     lines = list(inspect_hdf5(path))
     assert "sources: 3.5 ... 4.5" in lines
