@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import io
 import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +18,7 @@ import click
 
 from celebahq_builder import __version__
 from celebahq_builder.errors import CelebAHQError, printable
+from celebahq_builder.storage import delete_interrupted_files
 
 
 class PathType(click.Path):
@@ -170,6 +173,7 @@ def main() -> None:
 
 def run_command(command: click.Command) -> None:
     """Run a command; an error that the user can correct becomes one line on stderr and exit code 1."""
+    sys.unraisablehook = _repeat_interruption
     with _safe_output(), _logging_to_stderr():
         try:
             _end(command.main(standalone_mode=False) or 0)
@@ -188,6 +192,14 @@ def run_command(command: click.Command) -> None:
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt) as error:
             _leave(error)
+
+
+def _repeat_interruption(ignored: sys.UnraisableHookArgs) -> None:
+    """Interrupt the command a moment later if Python has ignored Ctrl-C, as it does in callbacks of weak references."""
+    if issubclass(ignored.exc_type, KeyboardInterrupt):
+        threading.Timer(0.01, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 def _fail(message: str) -> NoReturn:
@@ -211,6 +223,7 @@ def _leave(error: BaseException) -> NoReturn:
     said = f"; {error}" if isinstance(error, Interrupted) and str(error) else ""
     ended = "\n" if sys.stderr.isatty() else ""  # after the ^C that the terminal prints
     with contextlib.suppress(KeyboardInterrupt):  # pressed again
+        delete_interrupted_files()
         click.echo(f"{ended}interrupted{said}", err=True)
         sys.stderr.flush()
     os._exit(130)  # the workers have been told to stop; waiting for them would look like a hang

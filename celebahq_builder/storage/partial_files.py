@@ -34,6 +34,9 @@ def _host_label() -> str:
 
 HOST = _host_label()
 
+_folders: set[Path] = set()
+"""Folders in which this process has made partial files."""
+
 
 def partial_path(path: Path, token: str = RUN_TOKEN, ending: str = "") -> Path:
     """Return the partial file that this process writes before the file gets its name.
@@ -45,10 +48,23 @@ def partial_path(path: Path, token: str = RUN_TOKEN, ending: str = "") -> Path:
         token: of the run for which this process works.
         ending: of the name, where a program needs a certain one, such as ``.mp4``.
     """
+    _folders.add(path.parent)
     name, encoded = path.name, os.fsencode(path.name)
     if len(encoded) > NAME_BYTES:
         name = encoded[: NAME_BYTES - 17].decode(errors="ignore") + "~" + hashlib.sha256(encoded).hexdigest()[:16]
     return path.with_name(f".{name}.{HOST}-{os.getpid()}-{token}.partial{ending}")
+
+
+def delete_interrupted_files() -> None:
+    """Delete the partial files of this process in all folders; only for an interrupted process that ends now.
+
+    A KeyboardInterrupt may be raised between the call that makes a file and the statement that would delete it.
+    """
+    ending = re.compile(rf"\..+\.{HOST}-{os.getpid()}-[0-9a-f]+\.partial(?:\.\w+)?", re.DOTALL)
+    for folder in _folders:
+        with contextlib.suppress(OSError):
+            for name in [one.name for one in folder.iterdir() if ending.fullmatch(one.name)]:
+                Path(folder, name).unlink()
 
 
 def is_partial_of(name: str, file: str) -> bool:

@@ -63,6 +63,36 @@ def test_import(source: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+INTERRUPTIONS = {
+    "between the call that makes the partial file and the statement that deletes it": "fcntl.flock = interrupt",
+    "where Python ignores exceptions": """
+class Ignored:
+    __del__ = interrupt
+def wait(*_):
+    Ignored()
+    time.sleep(30)
+fcntl.flock = wait
+""",
+}
+
+
+@pytest.mark.parametrize("moment", INTERRUPTIONS)
+def test_moments_of_an_import(moment: str, source: Path, tmp_path: Path) -> None:
+    program = f"""
+import fcntl, sys, time
+from celebahq_builder.__main__ import main
+def interrupt(*_):
+    raise KeyboardInterrupt
+{INTERRUPTIONS[moment]}
+sys.argv = ["celebahq", "import", {str(source)!r}, "--out", {str(tmp_path / "again.h5")!r}]
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr.splitlines()[-1] == "interrupted; nothing was written"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_extract(source: Path, tmp_path: Path) -> None:
     said = interrupted(
         ["extract", source, "--index", ":", "--out", tmp_path / "out"], lambda: any((tmp_path / "out").glob("*.png"))
