@@ -30,6 +30,9 @@ class Reason(enum.StrEnum):
     BAD_ROW = "BAD_ROW"
     DUPLICATE_ROW = "DUPLICATE_ROW"
     NOT_LISTED = "NOT_LISTED"
+    NO_FACE = "NO_FACE"
+    FACE_TOO_SMALL = "FACE_TOO_SMALL"
+    DOUBTFUL_LANDMARKS = "DOUBTFUL_LANDMARKS"
     FILE_MISSING = "FILE_MISSING"
     UNREADABLE = "UNREADABLE"
     SAME_FILE = "SAME_FILE"
@@ -59,6 +62,9 @@ _WORDS = {
     Reason.BAD_ROW: "the row of the landmark table is not a file name and ten numbers",
     Reason.DUPLICATE_ROW: "the landmark table lists the file more than once",
     Reason.NOT_LISTED: "the file is in the folder but not in the landmark table",
+    Reason.NO_FACE: "no face was found",
+    Reason.FACE_TOO_SMALL: "the face is too small",
+    Reason.DOUBTFUL_LANDMARKS: "the detector finds the face elsewhere than the landmark table",
     Reason.FILE_MISSING: "the landmark table lists the file but the folder does not have it",
     Reason.UNREADABLE: "the file or folder cannot be read",
     Reason.SAME_FILE: "a second name of a file that was read already",

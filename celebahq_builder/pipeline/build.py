@@ -28,18 +28,19 @@ from celebahq_builder.pipeline.batch import (
 )
 from celebahq_builder.pipeline.build_report import write_build_report
 from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.landmark_source import find_source
 from celebahq_builder.pipeline.plan import Plan, versions
 from celebahq_builder.pipeline.recipe import BuildRecipe
-from celebahq_builder.pipeline.request import BuildOptions, BuildRequest, make_request
+from celebahq_builder.pipeline.request import BuildOptions, BuildRequest, check_options, make_request
 from celebahq_builder.pipeline.results import PhotoStatus, photo_statuses
 from celebahq_builder.pipeline.stage import AnyDatasetStage, DatasetContext, record_types
 from celebahq_builder.pipeline.stages.select import rejected_csv
-from celebahq_builder.pipeline.state import StageCounts, Summary, fingerprint
+from celebahq_builder.pipeline.state import StageCounts, Summary, Table, fingerprint
 from celebahq_builder.pipeline.timings import TimingLog
 from celebahq_builder.pipeline.workspace import StageFolder, Workspace, count_outcomes
 from celebahq_builder.progress import Progress
 from celebahq_builder.sources.photo import LandmarkOrder, Photo, PhotoSource, in_column_order
-from celebahq_builder.storage import delete_folder, read_file, write_atomic, write_json
+from celebahq_builder.storage import delete_folder, read_file, sha256, write_atomic, write_json
 
 log = logging.getLogger(__name__)
 
@@ -64,13 +65,14 @@ class BuildResult:
     report: Path | None
 
 
-def build(source: PhotoSource, out: Path | str, **options: Unpack[BuildOptions]) -> BuildResult:
+def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[BuildOptions]) -> BuildResult:
     """Build a data set from a source of photos, resuming from what the run directory holds.
 
     The results do not depend on the number of workers, nor on interruptions.
 
     Args:
-        source: photos with landmarks; see `sources.celeba.read_celeba` and `sources.folder.read_folder`.
+        source: photos with landmarks; see `sources.celeba.read_celeba` and `sources.folder.read_folder`. Or the path of
+            a folder of photos or of one photo, in which the face detector finds the landmarks first.
         out: run directory, created if needed.
         recipe: name of a bundled recipe, path of a TOML file, or the settings themselves.
         keep: number of photos to keep, best first. For `keep`, `resolution`, `seed` and `labels`, None takes the value
@@ -104,6 +106,9 @@ def build(source: PhotoSource, out: Path | str, **options: Unpack[BuildOptions])
     >>> result.kept, result.hdf5.name
     (2, 'celebahq-64x64.h5')
     """
+    if not isinstance(source, PhotoSource):
+        check_options(out, **options)
+        source = find_source(source, out, workers=options.get("workers"))
     return run(make_request(source, out, **options))
 
 
@@ -323,7 +328,10 @@ def _conclude(plan: Plan, timings: TimingLog) -> BuildResult:
     request, workspace = plan.request, plan.request.workspace
     complete = plan.until == plan.names[-1]
     rejected = [outcome.to_json(one) for one in request.source.rejected]
-    mark = fingerprint([*plan.ingredients[plan.until], {"name": "table", "rejected": rejected}])
+    table: Table = {"name": "table", "rejected": rejected}
+    if workspace.doubtful_path.exists():
+        table["doubtful"] = sha256(read_file(workspace.doubtful_path))
+    mark = fingerprint([*plan.ingredients[plan.until], table])
     before = plan.state.summary
     is_current = before is not None and before.fingerprint == mark and workspace.rejected_path.name in plan.state.files
     summary = before if before and is_current else _summarize(plan, mark)

@@ -12,6 +12,7 @@ from celebahq_builder.config import flatten
 from celebahq_builder.html import charts, render_page
 from celebahq_builder.outcome import Failed, Reason, Rejected
 from celebahq_builder.pipeline import report_images
+from celebahq_builder.pipeline.landmark_source import landmark_section
 from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses
 from celebahq_builder.pipeline.state import RunDescription, RunState
 from celebahq_builder.pipeline.timings import read_timings
@@ -112,6 +113,7 @@ def _contents(workspace: Workspace) -> dict[str, object]:
         "stages": stage_counts(run, workspace.read_state(), statuses),
         "reasons": _reasons(statuses),
         "notes": _notes(statuses),
+        "landmarks": landmark_section(workspace, Path(run.source)),
         "examples": images.examples(statuses),
         "scores": _histogram(kept, low, "score", cut=kept[-1].score if kept and low else None),
         "zooms": _histogram(kept, low, "zoom"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 from celebahq_builder.errors import SourceError
@@ -70,7 +71,7 @@ def read_folder(folder: Path, table: Path, landmark_order: LandmarkOrder = "left
                 splits[row.file] = split
     except csv.Error as error:
         raise SourceError(f"landmark table {table} cannot be read as CSV: {error}") from None
-    return make_source(folder, rows, table.name, order=landmark_order, splits=splits)
+    return replace(make_source(folder, rows, table.name, order=landmark_order, splits=splits), is_own=True)
 
 
 def _read_header(table: Path, text: str) -> tuple[list[str], str]:

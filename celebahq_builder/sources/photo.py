@@ -97,6 +97,8 @@ class PhotoSource:
     warnings: tuple[str, ...] = ()
     """Problems of the source as a whole."""
     attribute_names: tuple[str, ...] = ()
+    is_own: bool = False
+    """Whether the landmarks are from a table of one's own, and not CelebA's."""
 
     def sha256(self) -> str:
         """Return a hash of everything that decides the result, apart from the bytes of the photos."""

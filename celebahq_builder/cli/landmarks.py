@@ -1,0 +1,69 @@
+"""``landmarks``: find the faces of one's own photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from celebahq_builder.cli.main import PATH, celebahq
+
+
+@celebahq.command(interrupted="run the same command again to resume")
+@click.argument("photos", type=PATH, metavar="PHOTOS_DIR")
+@click.option("--out", type=PATH, metavar="TABLE.csv", required=True, help="Table to write, for build --landmarks.")
+@click.option(
+    "--faces",
+    type=click.Choice(["all", "largest", "central"]),
+    default="all",
+    show_default=True,
+    help="Faces of a photo that are used: all, the largest one, or the one nearest to the centre.",
+)
+@click.option(
+    "--min-face-px",
+    type=click.IntRange(1),
+    default=48,
+    show_default=True,
+    metavar="PX",
+    help="Least width of the crop around a face, in px of the photo.",
+)
+@click.option(
+    "--min-confidence",
+    type=click.FloatRange(0.5, 1),
+    default=0.8,
+    show_default=True,
+    metavar="C",
+    help="Least confidence of the detector.",
+)
+@click.option(
+    "--max-spread",
+    type=click.FloatRange(0, min_open=True),
+    default=0.25,
+    show_default=True,
+    metavar="S",
+    help="Largest standard deviation of the landmarks over several views of a face, in distances of the eyes; profiles "
+    "have more.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Processes; default one per core. Does not change the result.",
+)
+@click.option(
+    "--model",
+    type=PATH,
+    metavar="FILE",
+    help="Model file of OpenCV's face detector YuNet; by default it is downloaded once (0.2 MB).",
+)
+def landmarks(photos: Path, **options: Any) -> None:
+    """Find the faces in all photos below PHOTOS_DIR, or in one photo, and write a table of their landmarks.
+
+    TABLE.html shows every photo with what was found, the most doubtful first. TABLE.jsonl holds all that was found: a
+    killed command resumes from it, and later commands with other limits need no new search.
+    """
+    from celebahq_builder.landmarks.find import find_landmarks
+
+    for line in find_landmarks(photos, **options).lines():
+        click.echo(line)

@@ -1,0 +1,1 @@
+"""Landmarks of photos: found by a face detector, or compared with it."""
