@@ -289,7 +289,8 @@ def _find_table(folder: Path, names: Sequence[str], content: str) -> Path | None
     """Return the nearest of CelebA's tables with one of these names."""
     folder = folder.absolute()
     places = [base / within for base in (folder, *folder.parents[:2]) for within in ("", "Anno", "Eval")]
-    found = [place / name for place in places for name in names if (place / name).exists()]
+    paths = [place / name for place in places for name in names]
+    found = [path for path in paths if path.exists() or path.is_symlink()]  # a broken link is an error, not no table
     if not found:
         log.info("no %s: neither %s nor %s lies beside %s", content, *names, printable(str(folder)))
         return None

@@ -20,6 +20,7 @@ from celebahq_builder.formats.image_file import (
     Encoded,
     Header,
     RandomAccessImages,
+    SizeError,
     check_crop,
     common_size,
     read_header,
@@ -119,7 +120,7 @@ def read(path: Path, resize: int | None = None, crop: str | None = None) -> Rand
     listing = _list(path, TABLES if cut is None else (*TABLES, *ATTRIBUTES, *PARTITION))
     if cut is None:
         described = ImageTables(path, listing.images, listing.others, lambda name: open_file(path / name)).read()
-        resolution, channels = common_size(_headers(path, described.names), resize)
+        resolution, channels = _common_size(path, described.names, resize)
     else:
         path, described = _read_celeba(path, listing, cut)
         resolution, channels = resize or cut.side, 3
@@ -148,6 +149,17 @@ def read(path: Path, resize: int | None = None, crop: str | None = None) -> Rand
 
 def _headers(path: Path, names: Sequence[str]) -> Iterator[Header]:
     return (read_header(path / name, str(path / name)) for name in names)
+
+
+def _common_size(path: Path, names: Sequence[str], resize: int | None) -> tuple[int, int]:
+    try:
+        return common_size(_headers(path, names), resize)
+    except SizeError as error:
+        first = next(_headers(path, names))
+        for name, crop in CROPS.items():
+            if (first.width, first.height) == (crop.width, crop.height):
+                raise SizeError(f"{error}, or for {crop.images} `crop`={name}") from None
+        raise
 
 
 def _read_celeba(path: Path, listing: FolderListing, crop: Crop) -> tuple[Path, Described]:

@@ -58,6 +58,8 @@ def import_images(
     """
     path, out = Path(path), Path(out)
     check_free(out)
+    if crop is not None and path.is_file():
+        raise FormatError(f"{path} is not a folder; `crop` takes a folder of images: unpack an archive first")
     name = format or recognise(path)
     left_out = () if skip is None else _read_names(Path(skip))
     source = reader_of(name)(path, resize, left_out, split, crop)

@@ -337,6 +337,12 @@ def test_folder_in_place_of_a_table(tmp_path: Path) -> None:
     assert message == f"table {tmp_path}/list_attr_celeba.csv cannot be read: a folder, not a regular file"
 
 
+@pytest.mark.parametrize("target", ["nowhere", "list_attr_celeba.csv"])
+def test_broken_link_in_place_of_a_table(target: str, tmp_path: Path) -> None:
+    (tmp_path / "list_attr_celeba.csv").symlink_to(target)
+    assert refused(folder_of(tmp_path / "in")).startswith(f"table {tmp_path}/list_attr_celeba.csv cannot be read: ")
+
+
 # --- Unsuitable folders
 
 
@@ -394,6 +400,17 @@ def test_unknown_crop(tmp_path: Path) -> None:
 def test_crop_is_for_folders(format: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=f"`crop` has no effect on {format}; leave it out"):
         import_images(folder_of(tmp_path / "in"), tmp_path / "out.h5", format=format, crop="celeba")
+
+
+def test_crop_of_an_archive(tmp_path: Path) -> None:
+    (tmp_path / "img_align_celeba.zip").write_bytes(b"x")
+    message = refused(tmp_path / "img_align_celeba.zip")
+    assert message.endswith("is not a folder; `crop` takes a folder of images: unpack an archive first")
+
+
+def test_aligned_images_without_the_crop(tmp_path: Path) -> None:
+    message = refused(folder_of(tmp_path / "in"), crop=None)
+    assert message.endswith("add `resize`=128, for example, or for CelebA's aligned images `crop`=celeba")
 
 
 # --- Commands
