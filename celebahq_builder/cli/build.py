@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from celebahq_builder.cli.main import PATH, celebahq, name_options
-from celebahq_builder.errors import RecipeError
+from celebahq_builder.errors import RecipeError, SourceError
 from celebahq_builder.pipeline.stages import stage_names
 
 if TYPE_CHECKING:
@@ -157,13 +158,17 @@ def _source(
     celeba_root: Path | None, photos: Path | None, landmarks: Path | None, landmark_order: LandmarkOrder
 ) -> PhotoSource | Path:
     """Return photos with landmarks, or the path of photos whose faces are to be found."""
-    from celebahq_builder.sources.celeba import read_celeba
+    from celebahq_builder.sources.celeba import AlignedImagesOnly, read_celeba
     from celebahq_builder.sources.folder import read_folder
 
     if celeba_root and (photos or landmarks):
         raise RecipeError("give either --celeba-root, or --photos with or without --landmarks, not both")
     if celeba_root:
-        return read_celeba(celeba_root, landmark_order)
+        try:
+            return read_celeba(celeba_root, landmark_order)
+        except AlignedImagesOnly as error:
+            command = f"celebahq import {shlex.quote(str(error.aligned))} --out celeba-128.h5 --crop celeba"
+            raise SourceError(f"{error}: {command}") from None
     if photos and landmarks:
         return read_folder(photos, landmarks, landmark_order)
     if photos:

@@ -40,8 +40,8 @@ class ExportJob:
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-Option = Literal["resize", "skip", "split", "shuffle", "shard", "png_level"]
-"""On import: ``resize`` images of any size, ``skip`` some of them, take one ``split``. On export: ``shuffle`` images,
+Option = Literal["resize", "crop", "skip", "split", "shuffle", "shard", "png_level"]
+"""On import: ``resize`` or ``crop`` images, ``skip`` some of them, take one ``split``. On export: ``shuffle`` images,
 write so many per ``shard``, compress them by ``png_level``."""
 
 Writer = Callable[[ExportJob, Staging], Iterator[int]]
@@ -54,7 +54,7 @@ class Format:
 
     name: str
     read: Callable[..., ImageSet]
-    """Called with a path, and with those of the options ``resize``, ``skip`` and ``split`` that are given."""
+    """Called with a path, and with those of the options ``resize``, ``skip``, ``split`` and ``crop`` that are given."""
     write: Writer | None = None
     """None for formats that are only read."""
     names: tuple[str, ...] = ()
@@ -74,7 +74,12 @@ class Format:
         return any(fnmatchcase(entry, name) for name in self.names for entry in entries)
 
     def open(
-        self, path: Path, resize: int | None = None, skip: Collection[str] = (), split: str | None = None
+        self,
+        path: Path,
+        resize: int | None = None,
+        skip: Collection[str] = (),
+        split: str | None = None,
+        crop: str | None = None,
     ) -> ImageSet:
         """Open a data set of this format.
 
@@ -83,6 +88,7 @@ class Format:
             resize: side length in px to which images are cropped and resized.
             skip: names of images to leave out.
             split: name of the split to open, if a folder holds several.
+            crop: name of the crop that is cut out of each image first.
 
         Raises:
             RecipeError: the format does not have one of these options.
@@ -95,6 +101,8 @@ class Format:
             given["skip"] = skip
         if split is not None:
             given["split"] = split
+        if crop is not None:
+            given["crop"] = crop
         self.check_options(given)
         check_resize(resize)
         return self.read(path, **given)

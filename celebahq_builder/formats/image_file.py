@@ -50,6 +50,26 @@ Encoded = tuple[str, bytes]
 """Location of an image file for error messages, and its contents."""
 
 
+@dataclass(frozen=True)
+class Crop:
+    """A square that is cut out of images of one size."""
+
+    images: str
+    """Images that have this size."""
+    width: int
+    height: int
+    left: int
+    top: int
+    side: int
+
+
+CROPS = {"celeba": Crop("CelebA's aligned images", width=178, height=218, left=89 - 64, top=121 - 64, side=128)}
+"""Crops by name. ``celeba``: rows 57 to 184 and columns 25 to 152, around (89, 121), as in the ProGAN paper.
+
+Source: create_celeba of dataset_tool.py, https://github.com/tkarras/progressive_growing_of_gans
+"""
+
+
 class SizeError(FormatError):
     """The size of an image does not fit the data set; importing it with another `resize` would help."""
 
@@ -72,6 +92,8 @@ class EncodedImages:
     metadata: Metadata = field(default_factory=Metadata)
     labels: Labels | None = None
     label_names: tuple[str, ...] = ()
+    crop: Crop | None = None
+    """What is cut out of each image before it is resized."""
 
     @property
     def count(self) -> int:
@@ -89,7 +111,9 @@ class EncodedImages:
             yield NamedImage(pixels, str(names[number]))
 
     def _decode(self, files: Iterator[Encoded]) -> Iterator[Pixels]:
-        one = functools.partial(decode, resolution=self.resolution, channels=self.channels, resized=self.resized)
+        one = functools.partial(
+            decode, resolution=self.resolution, channels=self.channels, resized=self.resized, crop=self.crop
+        )
         if self.resolution >= LARGE_PX:
             return map(one, files)
         waiting = _WaitingBytes()
@@ -266,6 +290,19 @@ def common_size(headers: Iterable[Header], resize: int | None) -> tuple[int, int
     return (first.width if resize is None else resize), channels
 
 
+def check_crop(headers: Iterable[Header], crop: Crop) -> None:
+    """Check that a crop can be cut out of each image.
+
+    Raises:
+        FormatError: an image has another size.
+    """
+    expected = f"{crop.width} x {crop.height} px for `crop`, the size of {crop.images}"
+    for header in headers:
+        if (header.width, header.height) != (crop.width, crop.height):
+            size = f"{header.where} is {header.width} x {header.height} px"
+            raise FormatError(f"{size}; expected {expected}: give their folder alone")
+
+
 class _Kind(NamedTuple):
     """Properties of an image that may tell photos from masks."""
 
@@ -334,7 +371,7 @@ def _best_side(kinds: Counter[_Kind]) -> int:
 # --- Pixels
 
 
-def decode(file: Encoded, resolution: int, channels: int, resized: bool) -> Pixels:
+def decode(file: Encoded, resolution: int, channels: int, resized: bool, crop: Crop | None = None) -> Pixels:
     """Return an image as stored, uint8 [C, R, R]; the EXIF orientation is not applied.
 
     Args:
@@ -343,6 +380,7 @@ def decode(file: Encoded, resolution: int, channels: int, resized: bool) -> Pixe
         channels: C; a grey image is repeated if C is 3.
         resized: crop the largest square in the middle, and resize it to R with Pillow's Lanczos filter, as StyleGAN's
             data set tool does.
+        crop: what to cut out of the image before that.
 
     Raises:
         FormatError: the file cannot be decoded, or no longer has the size and channels of its header.
@@ -357,9 +395,12 @@ def decode(file: Encoded, resolution: int, channels: int, resized: bool) -> Pixe
             mode = "RGB" if channels == 3 else "L"
             original: Image.Image = image if image.mode == mode else image.convert(mode)
             del image
+            fits = crop is None or original.size == (crop.width, crop.height)
+            if crop is not None:
+                original = original.crop((crop.left, crop.top, crop.left + crop.side, crop.top + crop.side))
             if resized:
                 original = middle_square(original, resolution)
-            if original.size != (resolution, resolution) or header.channels > channels:
+            if not fits or original.size != (resolution, resolution) or header.channels > channels:
                 raise FormatError(f"{header.where} was changed while it was read; run the same command again")
             pixels = np.asarray(original)
             return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
