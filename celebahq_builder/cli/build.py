@@ -29,11 +29,11 @@ STAGES = stage_names()
 )
 @click.option(
     "--landmark-order",
-    type=click.Choice(["left-right", "right-left", "yx"]),
-    default="left-right",
+    type=click.Choice(["viewer", "subject", "yx"]),
+    default="viewer",
     show_default=True,
-    help="Order of the ten numbers: the eye on the left side of the image first; the one on the right side first; or "
-    "left first, but y before x.",
+    help="Order of the ten numbers: left and right as the viewer sees them; as the photographed person sees them; or "
+    "as the viewer sees them, but y before x.",
 )
 @click.option(
     "--out", type=PATH, metavar="WORK", required=True, help="Run directory; an interrupted run resumes in it."

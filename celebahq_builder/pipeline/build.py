@@ -112,7 +112,7 @@ def align(
     landmarks: NDArray[np.floating] | Iterable[float],
     resolution: int = 1024,
     restore: bool = False,
-    landmark_order: LandmarkOrder = "left-right",
+    landmark_order: LandmarkOrder = "viewer",
 ) -> NDArray[np.uint8]:
     """Return the aligned face of one photo, uint8 [3, resolution, resolution], RGB.
 

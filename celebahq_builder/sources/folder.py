@@ -32,11 +32,11 @@ class PhotoFolder(PhotoSource):
         (30.0, 40.0)
     """
 
-    def __init__(self, folder: Path | str, table: Path | str, landmark_order: LandmarkOrder = "left-right") -> None:
+    def __init__(self, folder: Path | str, table: Path | str, landmark_order: LandmarkOrder = "viewer") -> None:
         super().__init__(**vars(read_folder(Path(folder), Path(table), landmark_order)))
 
 
-def read_folder(folder: Path, table: Path, landmark_order: LandmarkOrder = "left-right") -> PhotoSource:
+def read_folder(folder: Path, table: Path, landmark_order: LandmarkOrder = "viewer") -> PhotoSource:
     """Read any folder of photos and a CSV table of landmarks.
 
     The first row of the table names its columns: ``file`` (relative to the folder) or, as in CelebA's CSV tables,

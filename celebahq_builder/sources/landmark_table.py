@@ -82,7 +82,7 @@ def make_source(
     rows: list[TableRow],
     table: str,
     *,
-    order: LandmarkOrder = "left-right",
+    order: LandmarkOrder = "viewer",
     warnings: Iterable[str] = (),
     splits: dict[str, str],
     attribute_names: tuple[str, ...] = (),
@@ -214,8 +214,8 @@ def _check_order(table: str, landmarks: Sequence[LandmarkRow]) -> None:
         cause = "y seems to be counted from the bottom of the image; count it from the top"
     else:
         cause = (
-            "left and right seem to be those of the person instead of the viewer; `landmark_order` right-left reads "
-            "such a table"
+            "left and right seem to be those of the person instead of the viewer; `landmark_order` subject reads such "
+            "a table"
         )
     raise SourceError(
         f"{table}: in {len(mirrored)} of {len(landmarks)} rows the face is mirrored; expected lefteye to be the eye on "

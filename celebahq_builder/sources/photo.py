@@ -18,12 +18,12 @@ COLUMNS = tuple(
 )
 """Landmark columns in CelebA's order; left and right are those of the viewer."""
 
-LandmarkOrder = Literal["left-right", "right-left", "yx"]
+LandmarkOrder = Literal["viewer", "subject", "yx"]
 """Order of the ten numbers in a landmark table.
 
-``left-right``: the eye and the corner of the mouth on the left side of the image come before those on the right side,
-as in CelebA; ``right-left``: after them, as where a table names the sides as the photographed person sees them;
-``yx``: as ``left-right``, with y before x.
+``viewer``: the eye and the corner of the mouth on the left side of the image come before those on the right side, as in
+CelebA; ``subject``: after them, where a table names the sides as the photographed person sees them; ``yx``: as
+``viewer``, with y before x.
 """
 
 SPLITS = ("train", "val", "test")
@@ -33,8 +33,8 @@ LandmarkRow = tuple[float, ...]
 
 
 _PLACES: dict[LandmarkOrder, tuple[int, ...]] = {
-    "left-right": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
-    "right-left": (2, 3, 0, 1, 4, 5, 8, 9, 6, 7),
+    "viewer": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
+    "subject": (2, 3, 0, 1, 4, 5, 8, 9, 6, 7),
     "yx": (1, 0, 3, 2, 5, 4, 7, 6, 9, 8),
 }
 
@@ -42,7 +42,7 @@ _PLACES: dict[LandmarkOrder, tuple[int, ...]] = {
 def in_column_order(numbers: LandmarkRow, order: LandmarkOrder) -> LandmarkRow:
     """Return ten numbers of a landmark table in the order of `COLUMNS`.
 
-    >>> in_column_order((1, 2, 3, 4, 5, 6, 7, 8, 9, 10), "right-left")
+    >>> in_column_order((1, 2, 3, 4, 5, 6, 7, 8, 9, 10), "subject")
     (3, 4, 1, 2, 5, 6, 9, 10, 7, 8)
     """
     return tuple(numbers[place] for place in _PLACES[order])

@@ -445,7 +445,7 @@ TRUE = (30.0, 40.0, 70.0, 42.0, 50.0, 60.0, 35.0, 80.0, 65.0, 82.0)
 """An upright face as the viewer sees it."""
 
 EXCHANGED: dict[LandmarkOrder, tuple[float, ...]] = {
-    "right-left": (*TRUE[2:4], *TRUE[0:2], *TRUE[4:6], *TRUE[8:10], *TRUE[6:8]),
+    "subject": (*TRUE[2:4], *TRUE[0:2], *TRUE[4:6], *TRUE[8:10], *TRUE[6:8]),
     "yx": tuple(TRUE[i + 1 - 2 * (i % 2)] for i in range(10)),
 }
 
@@ -474,7 +474,7 @@ def test_y_from_the_bottom_is_named(tree: Tree) -> None:
 
 def test_half_of_the_rows_is_no_majority(tree: Tree) -> None:
     """Single mirrored rows are left to the stage that rejects them."""
-    wrong = EXCHANGED["right-left"]
+    wrong = EXCHANGED["subject"]
     tree.photos("a.jpg", "b.jpg", "c.jpg")
     assert len(tree.table(line("a.jpg", TRUE), line("b.jpg", wrong)).read().photos) == 2
     with pytest.raises(SourceError, match="in 2 of 3 rows"):
@@ -486,7 +486,7 @@ def test_mirrored_faces_are_recognized_in_any_rotation(degrees: float, scale: fl
     turned = scale * np.exp(1j * np.radians(degrees)) * (np.array(TRUE[0::2]) + 1j * np.array(TRUE[1::2])) + x + 1j * y
     row = tuple(np.stack([turned.real, turned.imag], axis=1).ravel())
     assert not is_mirrored(row)
-    assert is_mirrored(in_column_order(row, "right-left"))
+    assert is_mirrored(in_column_order(row, "subject"))
     assert is_mirrored(in_column_order(row, "yx"))
 
 
