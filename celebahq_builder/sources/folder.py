@@ -62,15 +62,13 @@ def read_folder(folder: Path, table: Path, landmark_order: LandmarkOrder = "view
         header, separator = _read_header(table, text)
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
         next(lines)
-        rows, splits = [], {}
+        rows = []
         for cells in lines:
             if any(cells):
-                row, split = _csv_row(table, lines.line_num, header, [cell.strip() for cell in cells], separator)
-                rows.append(row)
-                splits[row.file] = split
+                rows.append(_csv_row(table, lines.line_num, header, [cell.strip() for cell in cells], separator))
     except csv.Error as error:
         raise SourceError(f"landmark table {table} cannot be read as CSV: {error}") from None
-    return make_source(folder, rows, table.name, order=landmark_order, splits=splits)
+    return make_source(folder, rows, table.name, order=landmark_order, several_faces=True)
 
 
 def _read_header(table: Path, text: str) -> tuple[list[str], str]:
@@ -92,14 +90,14 @@ def _read_header(table: Path, text: str) -> tuple[list[str], str]:
             f"file, {', '.join(COLUMNS)}, separated by commas, semicolons or tabs; it has "
             f"{', '.join(header)[:200] or 'nothing'}{hint}"
         )
-    for name in ("file", *COLUMNS):
+    for name in ("file", "id", *COLUMNS):
         if header.count(name) > 1:
             raise SourceError(f"landmark table {table}: column {name} is there {header.count(name)} times; keep one")
     return header, best
 
 
-def _csv_row(table: Path, line: int, header: list[str], cells: list[str], separator: str) -> tuple[TableRow, str]:
-    """Return a row with its file and landmark cells, and its split."""
+def _csv_row(table: Path, line: int, header: list[str], cells: list[str], separator: str) -> TableRow:
+    """Return a row with its file and landmark cells, its id and its split."""
     named = dict(zip(header, cells, strict=False))
     split = named.get("split", "")
     if split and split not in SPLITS:
@@ -109,4 +107,4 @@ def _csv_row(table: Path, line: int, header: list[str], cells: list[str], separa
         numbers = [number.replace(",", ".") for number in numbers]
     # A decimal comma splits a number into two cells, so no cell of a row that is too long can be trusted.
     numbers += [cell for cell in cells[len(header) :] if cell]
-    return TableRow(line, normalize(named.get("file", "")), numbers), split
+    return TableRow(line, normalize(named.get("file", "")), numbers, named.get("id", ""), split)
