@@ -25,15 +25,19 @@ STAGES = stage_names()
 )
 @click.option("--photos", type=PATH, metavar="DIR", help="Your own photos instead, with --landmarks.")
 @click.option(
-    "--landmarks", type=PATH, metavar="TABLE.csv", help="Landmarks of --photos: file, lefteye_x, ... rightmouth_y."
+    "--landmarks",
+    type=PATH,
+    metavar="TABLE",
+    help="Landmarks of --photos: CSV of file, lefteye_x, ... rightmouth_y, or a table that another program writes, see "
+    "docs/landmarks.md.",
 )
 @click.option(
     "--landmark-order",
     type=click.Choice(["viewer", "subject", "yx"]),
     default="viewer",
     show_default=True,
-    help="Order of the ten numbers: left and right as the viewer sees them; as the photographed person sees them; or "
-    "as the viewer sees them, but y before x.",
+    help="Order of the ten numbers of a CSV table: left and right as the viewer sees them; as the photographed person "
+    "sees them; or as the viewer sees them, but y before x.",
 )
 @click.option(
     "--out", type=PATH, metavar="WORK", required=True, help="Run directory; an interrupted run resumes in it."

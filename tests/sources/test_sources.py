@@ -521,7 +521,7 @@ def test_pipes_and_folders_in_place_of_a_table(tree: Tree) -> None:
     os.mkfifo(table)
     with pytest.raises(SourceError, match="cannot be read: a named pipe, not a regular file"):
         tree.read()
-    with pytest.raises(SourceError, match="cannot be read: a folder, not a regular file"):
+    with pytest.raises(SourceError, match=r"is a folder without \.pts files; expected a CSV table"):
         read_folder(tree.images, tree.root)
     with pytest.raises(SourceError, match=r"cannot be read: byte 0 is not UTF-8; save it as UTF-8"):
         read_csv(tree.root, mark=b"\xff\xfe")
