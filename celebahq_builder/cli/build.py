@@ -36,7 +36,7 @@ STAGES = stage_names()
     type=click.Choice(["viewer", "subject", "yx"]),
     default="viewer",
     show_default=True,
-    help="Order of the ten numbers of a CSV table: left and right as the viewer sees them; as the photographed person "
+    help="Order of the ten numbers: left and right as the viewer sees them; as the photographed person "
     "sees them; or as the viewer sees them, but y before x.",
 )
 @click.option(

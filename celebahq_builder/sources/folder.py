@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from celebahq_builder.errors import SourceError
+from celebahq_builder.outcome import Rejected
 from celebahq_builder.sources.landmark_formats import columns_of_68_points, read_pts_folder, reduced_cells
 from celebahq_builder.sources.landmark_json import read_json_table, starts_as_json
 from celebahq_builder.sources.landmark_table import TableRow, make_source, normalize, read_table
@@ -57,25 +58,20 @@ def read_folder(folder: Path, table: Path, landmark_order: LandmarkOrder = "view
     Args:
         folder: of the photos.
         table: file or folder.
-        landmark_order: order of the ten numbers of a CSV table; the names of the columns keep CelebA's order.
+        landmark_order: order of the ten numbers; the names of the columns keep CelebA's order.
 
     Raises:
         SourceError: the folder or the table cannot be read, the table is none of these, or two faces have one id.
     """
     if not _is_folder("photos", folder):
         raise SourceError(f"`photos` {folder} is not a folder")
+    rejected: list[Rejected] = []
     if _is_folder("landmarks", table):
-        kind, (rows, rejected) = "a folder of .pts files", read_pts_folder(table, folder)
+        rows, rejected = read_pts_folder(table, folder)
     elif starts_as_json(table):
-        kind, (rows, rejected) = "JSON", read_json_table(table, folder)
+        rows, rejected = read_json_table(table, folder)
     else:
-        (rows, has_68_points), rejected = _read_csv(table), []
-        kind = "a table of 68 points" if has_68_points else ""
-    if kind and landmark_order != "viewer":
-        raise SourceError(
-            f"`landmark_order` {landmark_order} is for CSV tables of five points; {table} is {kind}, whose order is "
-            "known: leave it out"
-        )
+        rows = _read_csv(table)
     name = table.name or str(table)
     return make_source(folder, rows, name, order=landmark_order, several_faces=True, rejected=rejected)
 
@@ -99,8 +95,7 @@ class _Header(NamedTuple):
     """Columns of the landmark numbers: ten, or 136."""
 
 
-def _read_csv(table: Path) -> tuple[list[TableRow], bool]:
-    """Return the rows of a CSV table, and whether they have 68 points."""
+def _read_csv(table: Path) -> list[TableRow]:
     text = read_table(table)
     try:
         header = _read_header(table, text)
@@ -112,7 +107,7 @@ def _read_csv(table: Path) -> tuple[list[TableRow], bool]:
                 rows.append(_csv_row(table, lines.line_num, header, [cell.strip() for cell in cells]))
     except csv.Error as error:
         raise SourceError(f"landmark table {table} cannot be read as CSV: {error}") from None
-    return rows, len(header.columns) != len(COLUMNS)
+    return rows
 
 
 def _read_header(table: Path, text: str) -> _Header:

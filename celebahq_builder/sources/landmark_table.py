@@ -167,7 +167,7 @@ def make_source(
 
     if not good and not rejected:
         raise SourceError(f"{table} lists no photos")
-    _check_order(table, [face.landmarks for faces in good.values() for face in faces])
+    _check_order(table, [face.landmarks for faces in good.values() for face in faces], order)
     _check_wild(table, folder, good)
 
     # --- Faces of one photo, ids ---
@@ -256,13 +256,15 @@ def _spelling_on_disk(rows: Iterable[TableRow], on_disk: Sequence[str]) -> dict[
     return {file: name for file, name in other.items() if name is not None}
 
 
-def _check_order(table: str, landmarks: Sequence[LandmarkRow]) -> None:
+def _check_order(table: str, landmarks: Sequence[LandmarkRow], order: LandmarkOrder) -> None:
     """Raise a SourceError if most rows are those of mirrored faces; names the likely cause."""
     mirrored = [row for row in landmarks if is_mirrored(row)]
     if 2 * len(mirrored) <= len(landmarks):
         return
     ways = [eyes_to_mouth(row) for row in mirrored]
-    if sum(abs(x) > abs(y) for x, y in ways) * 2 > len(ways):
+    if order != "viewer":
+        cause = f"the table was read with `landmark_order` {order}; leave it out"
+    elif sum(abs(x) > abs(y) for x, y in ways) * 2 > len(ways):
         cause = "x and y seem to be exchanged; `landmark_order` yx reads such a table"
     elif sum(y < 0 for _, y in ways) * 2 > len(ways):
         cause = "y seems to be counted from the bottom of the image; count it from the top"

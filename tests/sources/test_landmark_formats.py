@@ -391,13 +391,19 @@ def test_entries_are_those_of_the_whole_document(data: object, block: int, ascii
 
 
 @pytest.mark.parametrize("content", [csv_68(PAIRS, points_of()), json.dumps({"a.jpg": KPS_FACE}), None])
-def test_an_order_is_for_tables_of_ten_numbers(content: str | None, folder: Path, tmp_path: Path) -> None:
+def test_tables_whose_order_is_known_need_none(content: str | None, folder: Path, tmp_path: Path) -> None:
     table = folder
     (folder / "a.pts").write_text(pts(points_of()))
     if content is not None:
         table = tmp_path / "table"
         table.write_text(content)
-    with pytest.raises(
-        SourceError, match=r"`landmark_order` subject is for CSV tables of five points; .*: leave it out"
-    ):
+    said = "in 1 of 1 rows the face is mirrored; .* read with `landmark_order` subject; leave it out"
+    with pytest.raises(SourceError, match=said):
         read_folder(folder, table, "subject")
+
+
+def test_an_order_is_for_any_table(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "table").write_text(json.dumps({"a.jpg": {"kps": [point[::-1] for point in KPS]}}))
+    with pytest.raises(SourceError, match="x and y seem to be exchanged; `landmark_order` yx reads such a table"):
+        read_folder(folder, tmp_path / "table")
+    assert read_folder(folder, tmp_path / "table", "yx").photos[0].landmarks == FACE
