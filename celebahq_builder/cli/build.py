@@ -31,7 +31,11 @@ STAGES = stage_names()
     help="Your own photos instead: a folder, or one photo. Without --landmarks, the faces are found first.",
 )
 @click.option(
-    "--landmarks", type=PATH, metavar="TABLE", help="Landmarks of --photos; docs/landmarks.md lists the tables."
+    "--landmarks",
+    type=PATH,
+    metavar="TABLE",
+    help="Landmarks of --photos: CSV of file, lefteye_x, ... rightmouth_y, or a table that another program writes, see "
+    "docs/landmarks.md.",
 )
 @click.option(
     "--faces",
@@ -54,11 +58,11 @@ STAGES = stage_names()
 )
 @click.option(
     "--landmark-order",
-    type=click.Choice(["left-right", "right-left", "yx"]),
-    default="left-right",
+    type=click.Choice(["viewer", "subject", "yx"]),
+    default="viewer",
     show_default=True,
-    help="Order of the ten numbers: the eye on the left side of the image first; the one on the right side first; or "
-    "left first, but y before x.",
+    help="Order of the ten numbers: left and right as the viewer sees them; as the photographed person "
+    "sees them; or as the viewer sees them, but y before x.",
 )
 @click.option(
     "--out", type=PATH, metavar="WORK", required=True, help="Run directory; an interrupted run resumes in it."

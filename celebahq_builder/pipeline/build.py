@@ -18,7 +18,7 @@ from celebahq_builder import __version__, outcome, parallel
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import SourceError, WorkspaceError
 from celebahq_builder.imaging.image_io import encode_png
-from celebahq_builder.outcome import Kept, Rejected
+from celebahq_builder.outcome import Kept, PhotoKey, Rejected
 from celebahq_builder.pipeline.batch import (
     BatchJob,
     deterministic,
@@ -32,7 +32,7 @@ from celebahq_builder.pipeline.landmark_source import find_source
 from celebahq_builder.pipeline.plan import Plan, versions
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import BuildOptions, BuildRequest, check_options, make_request
-from celebahq_builder.pipeline.results import PhotoStatus, photo_statuses
+from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses
 from celebahq_builder.pipeline.stage import AnyDatasetStage, DatasetContext, record_types
 from celebahq_builder.pipeline.stages.select import rejected_csv
 from celebahq_builder.pipeline.state import StageCounts, Summary, Table, fingerprint
@@ -117,7 +117,7 @@ def align(
     landmarks: NDArray[np.floating] | Iterable[float],
     resolution: int = 1024,
     restore: bool = False,
-    landmark_order: LandmarkOrder = "left-right",
+    landmark_order: LandmarkOrder = "viewer",
 ) -> NDArray[np.uint8]:
     """Return the aligned face of one photo, uint8 [3, resolution, resolution], RGB.
 
@@ -230,13 +230,13 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
                     progress.advance(result.photos, result.rejected, result.failed)
         finally:
             progress.close()
-    entering = {photo.file for photo in photos}
+    entering = {photo.key for photo in photos}
     for stage in plan.photo_stages:
         counts, kept = _reconcile(workspace.stage(stage.name), entering, plan.batches)
         workspace.stage(stage.name).complete(plan.ingredients[stage.name], counts)
         entering = kept
     if plan.dataset_stages and not entering:
-        _write_rejected(workspace, photo_statuses(workspace))
+        _write_rejected(workspace, photo_statuses(workspace), plan.request.source)
         raise WorkspaceError(f"no photo was kept, so there is nothing to pack; {workspace.rejected_path} says why")
 
 
@@ -266,7 +266,7 @@ def _jobs(plan: Plan) -> Iterator[BatchJob]:
         )
 
 
-def _reconcile(stage: StageFolder, entering: set[str], batches: int) -> tuple[StageCounts, set[str]]:
+def _reconcile(stage: StageFolder, entering: set[PhotoKey], batches: int) -> tuple[StageCounts, set[PhotoKey]]:
     """Read the manifests of a stage, and check that they account for every photo that entered it.
 
     Returns:
@@ -277,15 +277,15 @@ def _reconcile(stage: StageFolder, entering: set[str], batches: int) -> tuple[St
     """
     done, outcomes = stage.batches(), {}
     for _, one in stage.outcomes():
-        if one.photo in entering:
-            outcomes[one.photo] = one.without_record() if isinstance(one, Kept) else one
+        if one.key in entering:
+            outcomes[one.key] = one.without_record() if isinstance(one, Kept) else one
     if done != set(range(batches)) or len(outcomes) != len(entering):
         raise WorkspaceError(
             f"{stage.root}: {len(entering)} photos entered, {len(outcomes)} are accounted for in {len(done)} of "
             f"{batches} batches; its files were changed from outside, `redo` {stage.name} makes them again"
         )
     counts = StageCounts(photos=len(entering), batches=batches, **count_outcomes(outcomes.values()))
-    return counts, {file for file, one in outcomes.items() if isinstance(one, Kept)}
+    return counts, {key for key, one in outcomes.items() if isinstance(one, Kept)}
 
 
 # --- Dataset stages, summary ------------------------------------------------------------------------------------
@@ -362,11 +362,13 @@ def _summarize(plan: Plan, mark: str) -> Summary:
             f"{workspace.root}: {photos} photos came in, {sum(counts.values())} are accounted for; its files were "
             "changed from outside, choose another `out`"
         )
-    _write_rejected(workspace, statuses)
+    _write_rejected(workspace, statuses, source)
     reasons = Counter(end.reason.value for end in ends if isinstance(end, Rejected))
     return Summary(mark, photos, **counts, reasons=dict(reasons))
 
 
-def _write_rejected(workspace: Workspace, statuses: Iterable[PhotoStatus]) -> None:
+def _write_rejected(workspace: Workspace, statuses: Iterable[PhotoStatus], source: PhotoSource) -> None:
     """Write the table of photos that are not kept."""
-    write_atomic(workspace.rejected_path, rejected_csv(one.end for one in statuses if one.end is not None))
+    ids = {photo.key: photo.id for photo in source.photos}
+    ended = [("" if one.stage == TABLE else ids.get(one.key, ""), one.end) for one in statuses if one.end is not None]
+    write_atomic(workspace.rejected_path, rejected_csv(ended))

@@ -54,8 +54,8 @@ class PhotoImage:
 
     @property
     def name(self) -> str:
-        """File of the photo, as a caption."""
-        return self.status.file
+        """File of the photo, and its face where it has several, as a caption."""
+        return self.status.name
 
     @property
     def score(self) -> str:

@@ -44,11 +44,11 @@ class CelebA(PhotoSource):
         (15, '000001.jpg')
     """
 
-    def __init__(self, root: Path | str, landmark_order: LandmarkOrder = "left-right") -> None:
+    def __init__(self, root: Path | str, landmark_order: LandmarkOrder = "viewer") -> None:
         super().__init__(**vars(read_celeba(Path(root), landmark_order)))
 
 
-def read_celeba(root: Path, landmark_order: LandmarkOrder = "left-right") -> PhotoSource:
+def read_celeba(root: Path, landmark_order: LandmarkOrder = "viewer") -> PhotoSource:
     """Read a folder in the layout of CelebA's authors.
 
     Needed are ``img_celeba/`` (or ``Img/img_celeba/``) and ``Anno/list_landmarks_celeba.txt``. Optional are
