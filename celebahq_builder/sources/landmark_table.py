@@ -36,6 +36,9 @@ ALIGNED_EYES = (69.5, 111.3, 107.6, 111.4)
 """Means of the eyes in list_landmarks_align_celeba, which belongs to CelebA's aligned images of 178x218 px."""
 
 
+PLACES_SHOWN = 8
+"""Lines of a table that a message names; a hostile table has a million for one file, and each is rejected."""
+
 FILE_CHARACTERS_MAX = 4096
 """Length of the longest path that Linux takes."""
 
@@ -149,7 +152,7 @@ def make_source(
         if len(faces) > 1 and not several_faces:
             rejected += _duplicates(table, same, same, "with different values; none is used")
             continue
-        good[file] = [_FaceRow(rows[0], landmarks) for landmarks, rows in faces.items()]
+        good[file] = [_FaceRow(equal[0], landmarks) for landmarks, equal in faces.items()]
         for equal in faces.values():
             rejected += _duplicates(table, equal[1:], equal, "with equal values; the first is used")
 
@@ -204,7 +207,8 @@ def _place(table: str, row: TableRow) -> str:
 
 def _duplicates(table: str, unused: Sequence[TableRow], same: Sequence[TableRow], detail: str) -> list[Rejected]:
     """Return the rejections of `unused`, which are among the rows `same` of one file."""
-    places = ", ".join(row.place or str(row.line) for row in same)
+    places = ", ".join(row.place or str(row.line) for row in same[:PLACES_SHOWN])
+    places += f" and {len(same) - PLACES_SHOWN} more" if len(same) > PLACES_SHOWN else ""
     text = f"{'' if same[0].place else 'lines '}{places} list it, {detail}"
     return [Rejected(row.file, Reason.DUPLICATE_ROW, f"{_place(table, row)}: {text}") for row in unused]
 

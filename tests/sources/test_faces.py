@@ -94,6 +94,13 @@ def test_equal_rows_are_one_face(tmp_path: Path) -> None:
     assert source.rejected[1].detail == "t.csv:4: lines 2, 4 list it, with equal values; the first is used"
 
 
+def test_many_equal_rows_have_short_messages(tmp_path: Path) -> None:
+    source = read(tmp_path, *[("a.jpg", *face())] * 3000)
+    assert len(source.rejected) == 2999
+    said = "t.csv:3001: lines 2, 3, 4, 5, 6, 7, 8, 9 and 2992 more list it, with equal values; the first is used"
+    assert source.rejected[-1].detail == said
+
+
 def test_a_file_of_one_usable_row_is_not_numbered(tmp_path: Path) -> None:
     source = read(tmp_path, ("a.jpg", *face()), ("a.jpg", *face()[:9], ""), ("a.jpg", *face()))
     assert ids(source) == [("a.jpg", "a")]
