@@ -25,6 +25,8 @@ class DoubtfulPhoto:
 
     id: str
     file: str
+    face: str
+    """See `sources.photo.Photo.face`."""
     size: tuple[int, int]
     """Width and height of the photo in px."""
     distance: float | None
@@ -89,15 +91,17 @@ def _compare(photo: Photo, searched: SearchedPhoto) -> DoubtfulPhoto:
     eyes = max(float(np.hypot(*(given[1] - given[0]))), 1e-6)
     distances = [float(np.hypot(*(face.points - given).T).mean()) / eyes for face in searched.faces]
     if not distances:
-        return DoubtfulPhoto(photo.id, photo.file, searched.size, None, photo.landmarks, ())
+        return DoubtfulPhoto(photo.id, photo.file, photo.face, searched.size, None, photo.landmarks, ())
     nearest = int(np.argmin(distances))
     found = searched.faces[nearest].landmarks
-    return DoubtfulPhoto(photo.id, photo.file, searched.size, round(distances[nearest], 4), photo.landmarks, found)
+    return DoubtfulPhoto(
+        photo.id, photo.file, photo.face, searched.size, round(distances[nearest], 4), photo.landmarks, found
+    )
 
 
 def reject_doubtful(source: PhotoSource, doubtful: tuple[DoubtfulPhoto, ...]) -> PhotoSource:
     """Return a source in which doubtful photos are rejected."""
     ids = {one.id for one in doubtful}
-    rejected = [Rejected(utf8_name(one.file), Reason.DOUBTFUL_LANDMARKS, one.words) for one in doubtful]
+    rejected = [Rejected(utf8_name(one.file), Reason.DOUBTFUL_LANDMARKS, one.words, one.face) for one in doubtful]
     photos = tuple(photo for photo in source.photos if photo.id not in ids)
     return replace(source, photos=photos, rejected=(*source.rejected, *rejected))

@@ -72,6 +72,24 @@ def test_one_photo(photos, yunet, tmp_path):
     )
 
 
+def test_every_face_of_a_group(photos, yunet, tmp_path):
+    """Two portraits beside each other: two faces of one file, from left to right; or only the larger one."""
+    from PIL import Image
+
+    one, two = (Image.open(photos / file).convert("RGB") for file in (FILES[0], FILES[1]))
+    group = Image.new("RGB", (one.width + two.width, one.height), "grey")
+    group.paste(two, (0, 0))
+    group.paste(one, (two.width, 0))
+    folder = tmp_path / "group"
+    folder.mkdir()
+    group.save(folder / "both.png")
+    command = ("--photos", folder, "--landmark-model", yunet)
+    assert "2 photos: 2 kept + 0 rejected" in run(*command, "--out", tmp_path / "all")
+    with open_pyramid(tmp_path / "all" / "celebahq-64x64.h5") as faces:
+        assert sorted(faces.photos["id"]) == ["both_0", "both_1"]
+    assert "1 photos: 1 kept" in run(*command, "--faces", "largest", "--out", tmp_path / "largest")
+
+
 def test_no_face_in_any_photo(photos, yunet, tmp_path):
     from PIL import Image
 
