@@ -24,6 +24,15 @@ _FLIPS = {
 """By EXIF orientation: whether to transpose, to mirror horizontally, and to mirror vertically."""
 
 
+def checked(orientation: object) -> int:
+    """Return an EXIF orientation; 1, which is upright, for a value that is none.
+
+    >>> checked(6), checked(0), checked("6")
+    (6, 1, 1)
+    """
+    return orientation if isinstance(orientation, int) and orientation in _FLIPS else 1
+
+
 def is_mirrored(orientation: int) -> bool:
     """Return whether an orientation exchanges left and right.
 

@@ -49,6 +49,14 @@ class FoundFace:
     views: int
     """Views of the face in which it was found again; see `detector.FaceDetector.refine`."""
 
+    @classmethod
+    def from_numbers(cls, numbers: Sequence[float]) -> FoundFace:
+        """Return the face of which a record has the numbers: landmarks, confidence, spread, views."""
+        values = [float(number) for number in numbers]
+        if len(values) != 13 or not np.isfinite(values).all():
+            raise ValueError(f"expected 13 finite numbers for a face, got {len(values)}")
+        return cls(tuple(values[:10]), values[10], values[11], int(values[12]))
+
     @property
     def crop_px(self) -> float:
         """Side length of the crop; 0 where the landmarks leave it undefined."""
@@ -80,10 +88,10 @@ class SearchedPhoto:
         problem = record.get("problem")
         return cls(
             file,
-            (record["size"][0], record["size"][1]),
-            record["orientation"],
-            tuple(FoundFace(tuple(face[:10]), *face[10:]) for face in record["faces"]),
-            (Reason(problem[0]) if problem[0] else None, problem[1]) if problem else None,
+            (int(record["size"][0]), int(record["size"][1])),
+            orientation.checked(record["orientation"]),
+            tuple(FoundFace.from_numbers(face) for face in record["faces"]),
+            (Reason(problem[0]) if problem[0] else None, str(problem[1])) if problem else None,
         )
 
 
@@ -131,8 +139,7 @@ def search_file(job: SearchJob, file: str) -> SearchedFile:
         return file, None, {**empty, "problem": (Reason.UNREADABLE, error.strerror or str(error))}
     try:
         image, _ = open_rgb(data, MAX_IMAGE_PIXELS, "pixels_max")
-        turn = image.getexif().get(EXIF_ORIENTATION, 1)
-        turn = turn if turn in range(1, 9) else 1
+        turn = orientation.checked(image.getexif().get(EXIF_ORIENTATION, 1))
         return file, status, search_photo(np.asarray(image), turn, _detector(job.model), job.refine, job.thumbnails)
     except Rejection as rejection:
         return file, status, {**empty, "problem": (rejection.reason, rejection.detail)}
@@ -264,8 +271,10 @@ def search_folder(
         finally:
             progress.close()
     for file in files:
-        record = unreadable.get(file) or log.latest(file)
-        yield SearchedPhoto.from_record(file, record)
+        try:
+            yield SearchedPhoto.from_record(file, unreadable.get(file) or log.latest(file))
+        except (ValueError, TypeError, LookupError, OverflowError) as error:
+            raise WorkspaceError(f"{log.path}: the record of {file} was changed ({error}); delete the file") from None
 
 
 def _is_valid(folder: Path, file: str, log: RecordLog) -> bool:

@@ -22,6 +22,7 @@ from celebahq_builder.landmarks.model_file import locate_model
 from celebahq_builder.landmarks.page import ShownPhoto, draw_face
 from celebahq_builder.landmarks.search import THUMBNAIL_PX, list_photos
 from celebahq_builder.outcome import Reason
+from celebahq_builder.pipeline.state import read_table
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.folder import read_folder
 from celebahq_builder.sources.photo import PhotoSource
@@ -31,6 +32,16 @@ log = logging.getLogger(__name__)
 
 DOUBTFUL_SHOWN = 24
 """Doubtful photos that the report shows."""
+
+
+@dataclass(frozen=True)
+class CheckedLandmarks:
+    """The content of ``doubtful.json``."""
+
+    photos: int
+    """Photos whose landmarks were compared with the detector's."""
+    doubtful: tuple[DoubtfulPhoto, ...]
+    """Photos where they differ, the worst first."""
 
 
 def find_source(
@@ -159,9 +170,7 @@ def check_source(
     with workspace.lock():
         workspace.landmarks_path.mkdir(exist_ok=True)
         doubtful = check.check_landmarks(source, workspace.landmarks_path / "checked.jsonl", model, workers=workers)
-        write_json(
-            workspace.doubtful_path, {"photos": len(source.photos), "doubtful": [asdict(one) for one in doubtful]}
-        )
+        write_json(workspace.doubtful_path, asdict(CheckedLandmarks(len(source.photos), doubtful)))
     if doubtful:
         log.warning(
             "warning: %d of %d photos have landmarks that the detector does not confirm; first: %s: %s",
@@ -197,16 +206,20 @@ def landmark_section(workspace: Workspace, folder: Path) -> LandmarkSection | No
         workspace: the run directory.
         folder: of the photos.
     """
-    page = workspace.landmark_table_path.with_suffix(".html")
-    checked, doubtful = 0, list[DoubtfulPhoto]()
-    if workspace.doubtful_path.exists():
-        values = read_json(workspace.doubtful_path)
-        checked, doubtful = values["photos"], [DoubtfulPhoto(**one) for one in values["doubtful"]]
-    if not (checked or page.is_file()):
+    page, path = workspace.landmark_table_path.with_suffix(".html"), workspace.doubtful_path
+    checked = CheckedLandmarks(0, ())
+    if path.exists():
+        values = read_json(path)
+        doubtful = values.get("doubtful") if isinstance(values, dict) else None
+        if isinstance(doubtful, list):
+            doubtful = tuple(read_table(DoubtfulPhoto, one, path, "doubtful") for one in doubtful)
+            values = {**values, "doubtful": doubtful}
+        checked = read_table(CheckedLandmarks, values, path, "landmarks")
+    if not (checked.photos or page.is_file()):
         return None
-    shown = tuple(_shown(folder, one) for one in doubtful[:DOUBTFUL_SHOWN])
+    shown = tuple(_shown(folder, one) for one in checked.doubtful[:DOUBTFUL_SHOWN])
     link = os.path.relpath(page, workspace.report_path.parent) if page.is_file() else None
-    return LandmarkSection(link, checked, len(doubtful), shown)
+    return LandmarkSection(link, checked.photos, len(checked.doubtful), shown)
 
 
 def _shown(folder: Path, one: DoubtfulPhoto) -> ShownPhoto:

@@ -173,6 +173,22 @@ def test_a_table_corrected_by_hand_is_kept(photos, yunet, tmp_path):
     assert result.table.read_text() == "my corrections"
 
 
+@pytest.mark.parametrize(
+    "change", [("faces", []), ("size", 5), ("faces", [[1, 2]]), ("orientation", 77), ("problem", ["X", 1])]
+)
+def test_a_changed_log_is_refused_or_read(change, photos, yunet, tmp_path):
+    find_landmarks(photos, tmp_path / "t.csv", model=yunet, workers=1)
+    log = tmp_path / "t.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines[2]["record"][change[0]] = change[1]
+    log.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+    if change[0] in ("orientation",) or change[1] == []:
+        find_landmarks(photos, tmp_path / "t.csv", model=yunet, workers=1)
+    else:
+        with pytest.raises(WorkspaceError, match=r"t.jsonl: the record of .* was changed"):
+            find_landmarks(photos, tmp_path / "t.csv", model=yunet, workers=1)
+
+
 def test_killed_command_resumes(yunet, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()

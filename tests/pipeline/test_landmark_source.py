@@ -6,9 +6,10 @@ import pytest
 from click.testing import CliRunner
 
 from celebahq_builder.cli.main import celebahq
-from celebahq_builder.errors import RecipeError
+from celebahq_builder.errors import RecipeError, WorkspaceError
 from celebahq_builder.hdf5.reader import open_pyramid
-from celebahq_builder.pipeline.landmark_source import prepare_source
+from celebahq_builder.pipeline.landmark_source import landmark_section, prepare_source
+from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import COLUMNS
 from tests.browser import browser, visit
@@ -112,6 +113,17 @@ def test_own_tables_are_checked_and_doubtful_photos_are_shown(photos, table, yun
         assert page.page.locator("#landmarks .found li").count() == 1
         assert "000002.jpg" in page.page.locator("#landmarks .found").inner_text()
         assert page.complaints == []
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", '{"photos": 3, "doubtful": [{"id": 1}]}', '{"photos": 3, "doubtful": 5}']
+)
+def test_a_changed_list_of_doubtful_photos(content, tiny_copy):
+    workspace = Workspace(tiny_copy)
+    workspace.landmarks_path.mkdir()
+    workspace.doubtful_path.write_text(content)
+    with pytest.raises(WorkspaceError, match=r"doubtful.json: the table .* is changed, corrupt"):
+        landmark_section(workspace, SAMPLE)
 
 
 def test_doubtful_photos_are_rejected_on_request(photos, table, yunet, tmp_path):
