@@ -1,0 +1,1 @@
+"""Landmarks of faces: refinement by a small network, and its training."""
