@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tomlkit
 import torch
+from click.testing import CliRunner, Result
 
+from celebahq_builder.cli import celebahq
 from celebahq_builder.config import load, to_mapping
 from celebahq_builder.errors import RecipeError, TrainingError, WorkspaceError, WorkspaceLocked
 from celebahq_builder.landmarks import training as module
@@ -246,6 +249,34 @@ def test_bundled_recipe() -> None:
 def test_recipe_out_of_range(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(RECIPE, **changed)
+
+
+def test_commands(tmp_path: Path) -> None:
+    """A run that the command line trains, resumes and exports."""
+    recipe, run = tmp_path / "tiny.toml", tmp_path / "run"
+    settings = to_mapping(dataclasses.replace(ONE_STEP, held_out=3))
+    recipe.write_text(tomlkit.dumps({key: settings[key] for key in ("task", "steps", "batch", "held_out", "net")}))
+    for _ in range(2):
+        ended = invoke("train-landmarks", SAMPLE, "--out", run, "--recipe", recipe)
+        assert ended.output.endswith(f"weights: {run}/weights.safetensors\n")
+    texts = ("--licence", "CC0", "--data", "the sample")
+    ended = invoke("weights", "export", run, "--name", "mine", "--to", tmp_path / "to", *texts)
+    assert "recipe:" not in ended.output
+    card = (tmp_path / "to" / "mine.md").read_text()
+    assert "| command | `celebahq train-landmarks CELEBA_ROOT --recipe tiny` |" in card
+
+
+def test_command_for_a_folder_of_too_few_rows(tmp_path: Path) -> None:
+    """The message names the argument of the command."""
+    with pytest.raises(
+        TrainingError, match=r"^CELEBA_ROOT .*: 15 of 15 photos can be used; training needs 400 or more"
+    ):
+        invoke("train-landmarks", SAMPLE, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(celebahq, [str(one) for one in arguments], catch_exceptions=False)
 
 
 def test_recipe_of_another_training(tmp_path: Path) -> None:
