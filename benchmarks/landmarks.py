@@ -23,7 +23,7 @@ from table import Row, finish, shared_data
 
 from celebahq_builder.imaging.geometry import Points
 from celebahq_builder.landmarks.accuracy import LandmarkErrors, landmark_errors, median_errors
-from celebahq_builder.landmarks.refiner import Refiner
+from celebahq_builder.landmarks.refiner import CLOSE, Refiner
 from celebahq_builder.sources.celeba import CelebA
 
 MODEL = "face_detection_yunet_2026may.onnx"
@@ -35,8 +35,8 @@ CANDIDATES = 5000
 REFINED = LandmarkErrors(nme=0.05, side_percent=2.5, rotation_deg=0.8)
 """Largest medians of the refiner."""
 
-CERTAIN = 0.8
-"""Confidence of a refined face that counts as certain."""
+DOUBTFUL = 0.9
+"""A refined face of less confidence is doubtful."""
 
 
 def main() -> None:
@@ -92,23 +92,31 @@ def error_rows(
     return rows
 
 
+def close_share(found: Points, true: Points) -> float:
+    """Return the share of landmarks that are within a tenth of the eye distance of the true ones."""
+    distance = np.hypot(*(found - true).T) / np.hypot(*(true[1] - true[0]))
+    return float((distance < CLOSE).mean())
+
+
 def refined_rows(
     refiner: Refiner, photos: list[NDArray[np.uint8]], first: list[Points | None], true: list[Points]
 ) -> list[Row]:
-    """Return the errors after refinement, the time, and how well the confidence separates good from bad faces."""
+    """Return the errors after refinement, the time, and the confidence beside the share of close points."""
     began = time.process_time()
     results = [
         None if points is None else refiner.refine(photo, points) for photo, points in zip(photos, first, strict=True)
     ]
     cost_ms = 1000 * (time.process_time() - began) / len(photos)
     rows = error_rows("refined", [one and one[0] for one in results], true, REFINED)
-    found = [(landmark_errors(one[0], other), one[1]) for one, other in zip(results, true, strict=True) if one]
-    certain = [errors.nme for errors, confidence in found if confidence >= CERTAIN]
-    others = [errors.nme for errors, confidence in found if confidence < CERTAIN]
-    rows.append(Row(f"refined: share with a confidence of {CERTAIN:g} or more", len(certain) / len(found), ""))
-    for name, errors in (("certain", certain), ("other", others)):
-        if errors:
-            rows.append(Row(f"refined: NME of the {name} faces, mean", float(np.mean(errors)), ""))
+    # --- The confidence is a probability, so its mean is the share of points that are close
+    refined = [(*one, other) for one, other in zip(results, true, strict=True) if one]
+    close = np.array([close_share(points, other) for points, _, other in refined])
+    confidence = np.array([one for _, one, _ in refined])
+    doubtful = confidence < DOUBTFUL
+    for name, chosen in (("all faces", np.full(len(close), True)), (f"confidence < {DOUBTFUL:g}", doubtful)):
+        if chosen.any():
+            rows.append(Row(f"refined, {name} ({chosen.sum()}): points within 0.1", 100 * close[chosen].mean(), "%"))
+            rows.append(Row(f"refined, {name}: mean confidence", 100 * confidence[chosen].mean(), "%"))
     rows.append(Row("refined: CPU time per face", cost_ms, "ms"))
     return rows
 

@@ -24,7 +24,7 @@ from celebahq_builder.errors import RecipeError, TrainingError
 from celebahq_builder.landmarks.accuracy import LandmarkErrors, landmark_errors, median_errors
 from celebahq_builder.landmarks.augmentation import AugmentationSettings, jittered_points, random_crop
 from celebahq_builder.landmarks.faces import LandmarkFaces
-from celebahq_builder.landmarks.refiner import CROP_PX, Refiner, to_tensor
+from celebahq_builder.landmarks.refiner import CROP_PX, Pixels, Refiner, to_tensor
 from celebahq_builder.models.landmark_network import LandmarkNetwork, cell_centres
 from celebahq_builder.models.registry import NetworkShape, find_entry, load_network
 from celebahq_builder.models.weight_file import first_line
@@ -249,23 +249,23 @@ class _Training:
                     raise KeyboardInterrupt
         return self.out / FILE
 
-    def _draw_batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def _draw_batch(self, step: int) -> tuple[Pixels, Tensor]:
         """Return the crops of a step, uint8 [N, S, S, 3], and their landmarks as shares of S, [N, 5, 2]."""
         examples = []
         for i in range(self.recipe.batch):
             rng = np.random.default_rng((self.recipe.seed, step, i))
             face = self.faces.face(int(rng.integers(len(self.faces.training))))
             examples.append(random_crop(*face, self.recipe.augmentation, rng))
-        crops, points = (np.stack(part) for part in zip(*examples, strict=True))
-        return torch.from_numpy(crops), torch.from_numpy((points + 0.5) / CROP_PX).float()
+        crops, points = zip(*examples, strict=True)
+        return np.stack(crops), torch.from_numpy((np.stack(points) + 0.5) / CROP_PX).float()
 
-    def _training_step(self, crops: Tensor, points: Tensor) -> Tensor:
+    def _training_step(self, crops: Pixels, points: Tensor) -> Tensor:
         """Update the network once, and return its losses."""
         recipe, device = self.recipe, self.device
         # --- Losses. The generator is that of dropout.
         torch.manual_seed(int(np.random.default_rng((recipe.seed, self.step)).integers(2**63)))
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
-            found, scale, heatmaps = self.network(to_tensor(crops.numpy(), device))
+            found, scale, heatmaps = self.network(to_tensor(crops, device))
         losses = landmark_losses(found, scale, heatmaps, points.to(device), recipe.heatmap_sigma)
         weights = losses.new_tensor([1.0, recipe.heatmap_weight, recipe.likelihood_weight])
         # --- Update
