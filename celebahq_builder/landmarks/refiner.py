@@ -74,7 +74,7 @@ class Refiner:
             WeightsError: the weights are missing, damaged, or those of another network.
             RecipeError: the registry is malformed.
         """
-        if (Path(path) / FILE).exists():
+        if Path(path).is_dir():
             _, shape, tensors = read_network(Path(path))
             network = shape.build()
             load_tensors(network, tensors, Path(path) / FILE)

@@ -1,4 +1,4 @@
-"""The weight file of a training run: its best weights, with the metadata of their origin."""
+"""The weight file of a training run: the weights that it exports, with the metadata of their origin."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Recipe = TypeVar("Recipe", bound="DataclassInstance")
 
 @dataclass(frozen=True)
 class TrainedWeights(Generic[Recipe]):
-    """The best weights of a training run, with their origin."""
+    """The weights that a training run exports, with their origin."""
 
     tensors: dict[str, Tensor]
     shape: NetworkShape

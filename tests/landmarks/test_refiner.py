@@ -194,6 +194,9 @@ def test_weights_that_are_not_of_landmarks(name: str) -> None:
         Refiner.load(name)
 
 
-def test_folder_without_weights(tmp_path: Path) -> None:
+def test_places_without_weights(tmp_path: Path) -> None:
+    """A folder is that of a run; anything else is an entry of a registry."""
     with pytest.raises(WeightsError, match=r"registry\.toml, which does not exist"):
         Refiner.load(tmp_path / "run")
+    with pytest.raises(WeightsError, match=r"weights\.safetensors cannot be read: No such file.*has validated"):
+        Refiner.load(tmp_path)

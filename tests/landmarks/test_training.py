@@ -18,7 +18,7 @@ from celebahq_builder.landmarks import training as module
 from celebahq_builder.landmarks.faces import LandmarkFaces
 from celebahq_builder.landmarks.refiner import Refiner
 from celebahq_builder.landmarks.training import LOSS_NAMES, LandmarkRecipe, landmark_losses
-from celebahq_builder.models.registry import NetworkShape, find_entry, load_network, verify_weights
+from celebahq_builder.models.registry import NetworkShape, find_entry, load_network, parameter_count, verify_weights
 from celebahq_builder.pipeline.recipe import bundled_recipe
 from celebahq_builder.restoration.publish import export
 from celebahq_builder.storage import lock
@@ -231,6 +231,7 @@ def test_losses_by_hand() -> None:
 def test_bundled_recipe() -> None:
     recipe = load(LandmarkRecipe, bundled_recipe(Path("landmarks"), "train"))
     assert recipe.held_out == 200
+    assert 100_000 <= parameter_count(recipe.net) <= 300_000
     assert recipe.learning_rate_at(0) < recipe.learning_rate_at(300) > recipe.learning_rate_at(recipe.steps - 1) >= 0
     assert to_mapping(recipe)["task"] == "landmarks"
 
