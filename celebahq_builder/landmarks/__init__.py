@@ -1,1 +1,1 @@
-"""Landmarks of photos: found by a face detector, or compared with it."""
+"""Landmarks of photos: found by a face detector, refined by a small network, compared with given ones."""
