@@ -57,6 +57,12 @@ from celebahq_builder.cli.main import PATH, celebahq
     metavar="FILE",
     help="Model file of OpenCV's face detector YuNet; by default it is downloaded once (0.2 MB).",
 )
+@click.option(
+    "--refiner",
+    type=PATH,
+    metavar="RUN|NAME",
+    help="Network that makes the landmarks more precise: a folder of train-landmarks, or weights of a registry.",
+)
 def landmarks(photos: Path, **options: Any) -> None:
     """Find the faces in all photos below PHOTOS_DIR, or in one photo, and write a table of their landmarks.
 

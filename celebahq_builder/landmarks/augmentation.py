@@ -9,15 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.geometry import Points, crop_from_landmarks
-from celebahq_builder.landmarks.refiner import (
-    CROP_PX,
-    MIRRORED,
-    Pixels,
-    crop_matrix,
-    sample_crop,
-    transform,
-)
+from celebahq_builder.landmarks.crops import MIRRORED, crop_matrix, sample_crop, transform
+from celebahq_builder.landmarks.refiner import CROP_PX, CROP_SHARE
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ def random_crop(
         uint8 [CROP_PX, CROP_PX, 3], and its landmarks in CelebA's order as the viewer sees them, [5, 2].
     """
     mirror = bool(rng.random() < settings.mirror_share)
-    matrix = crop_matrix(jittered_points(points, settings, rng), mirror=mirror)
+    matrix = crop_matrix(jittered_points(points, settings, rng), CROP_PX, CROP_SHARE, mirror=mirror)
     crop, found = sample_crop(image, matrix, CROP_PX), transform(matrix, points)
     levels = _recoloured(crop.astype(np.float32), settings, rng)
     levels = _coarsened(levels, settings, rng)

@@ -7,6 +7,7 @@ References:
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 
 from celebahq_builder.errors import WeightsError
 from celebahq_builder.image_set import Pixels
-from celebahq_builder.imaging.geometry import Crop, Points, bounding_box, crop_from_landmarks
+from celebahq_builder.imaging.geometry import Crop, Points, crop_from_landmarks
+from celebahq_builder.landmarks.crops import MIRRORED, crop_matrix, inverse, sample_crop, transform
 
 SEARCH_PX = (320, 960)
 """Longer side at which an image is searched: small for large faces, large for small ones. YuNet was trained on faces of
@@ -50,15 +52,12 @@ TURN_DEG = 5.0
 SURE_CONFIDENCE = 0.9
 """Confidence below which a face may lie on its side or stand on its head."""
 
-TURN_MARGIN = 1.5
-"""Enlargement of the crop for turned views, because the landmarks of a turned face are wrong."""
+TURN_SHARE = 1.5
+"""Width of turned views as a share of the crop's, because the landmarks of a turned face are wrong."""
 
 VIEW_DISTANCE_MAX = 0.25
 """Largest mean distance of a view's landmarks from the first ones, in half side lengths of the crop; a view that finds
 something else is left out."""
-
-MIRRORED = (1, 0, 2, 4, 3)
-"""Order of the landmarks after left and right are exchanged."""
 
 
 @dataclass(frozen=True)
@@ -179,13 +178,11 @@ class FaceDetector:
         crop = face.crop
         if crop is None:
             return None
-        centre = crop.quad.mean(axis=0)
-        wide = Crop(centre + TURN_MARGIN * (crop.quad - centre))
         found = []
         for rotation in (90.0, 180.0, 270.0):
-            view, to_view = _view(image, wide, rotation)
-            for _, landmarks, confidence in self._candidates(view):
-                points = (landmarks - to_view[:, 2]) @ np.linalg.inv(to_view[:, :2]).T
+            matrix = crop_matrix(face.landmarks, VIEW_PX, TURN_SHARE, rotation_deg=rotation)
+            for _, landmarks, confidence in self._candidates(sample_crop(image, matrix, VIEW_PX)):
+                points = transform(inverse(matrix), landmarks)
                 if np.hypot(*(points.mean(axis=0) - face.landmarks.mean(axis=0))) < crop.side / 4:
                     found.append(replace(face, landmarks=points, confidence=confidence))
         return max(found, key=lambda one: one.confidence, default=None)
@@ -196,20 +193,16 @@ class FaceDetector:
         if crop is None:
             return face
         views = []
-        for rotation in VIEW_ROTATIONS_DEG:
-            view, to_view = _view(image, crop, rotation)
-            to_image = np.linalg.inv(to_view[:, :2]).T
-            for mirrored in (False, True):
-                found = []
-                for _, landmarks, confidence in self._candidates(view[:, ::-1] if mirrored else view):
-                    if mirrored:
-                        landmarks = landmarks[list(MIRRORED)] * (-1, 1) + (VIEW_PX - 1, 0)
-                    points = (landmarks - to_view[:, 2]) @ to_image
-                    found.append((float(np.hypot(*(points - face.landmarks).T).mean()), points, confidence))
-                if found:
-                    nearest = min(found, key=lambda one: one[0])
-                    if nearest[0] < VIEW_DISTANCE_MAX * crop.side / 2:
-                        views.append(nearest)
+        for rotation, mirror in itertools.product(VIEW_ROTATIONS_DEG, (False, True)):
+            matrix = crop_matrix(face.landmarks, VIEW_PX, 1.0, mirror=mirror, rotation_deg=rotation)
+            found = []
+            for _, landmarks, confidence in self._candidates(sample_crop(image, matrix, VIEW_PX)):
+                points = transform(inverse(matrix), landmarks[list(MIRRORED)] if mirror else landmarks)
+                found.append((float(np.hypot(*(points - face.landmarks).T).mean()), points, confidence))
+            if found:
+                nearest = min(found, key=lambda one: one[0])
+                if nearest[0] < VIEW_DISTANCE_MAX * crop.side / 2:
+                    views.append(nearest)
         if not views:
             return face
         seen = np.stack([points for _, points, _ in views])
@@ -244,36 +237,6 @@ def _turn_deg(one: Crop, other: Crop) -> float:
     """Return the angle between two crops in degrees, 0 to 180."""
     (x, y), (u, v) = one.quad[3] - one.quad[0], other.quad[3] - other.quad[0]
     return float(abs(np.rad2deg(np.arctan2(x * v - y * u, x * u + y * v))))
-
-
-def _view(image: Pixels, crop: Crop, rotation_deg: float) -> tuple[Pixels, NDArray[np.float64]]:
-    """Return a rotated crop, uint8 [VIEW_PX, VIEW_PX, 3], and the transform [2, 3] of pixel positions to it.
-
-    Outside the image, its edge is repeated.
-    """
-    turn = np.deg2rad(rotation_deg)
-    centre = crop.quad.mean(axis=0)
-    quad = (crop.quad - centre) @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) + centre
-    height, width = image.shape[:2]
-    left, top, right, bottom = np.clip(bounding_box(quad, 2), 0, [width, height] * 2)
-    left, top = min(left, width - 1), min(top, height - 1)
-    part = image[top : max(bottom, top + 1), left : max(right, left + 1)]
-    shrink = np.ones(2)
-    if (factor := int(crop.side / VIEW_PX)) > 1:  # the mean over areas, so that the warp does not alias
-        reduced = max(part.shape[1] // factor, 1), max(part.shape[0] // factor, 1)
-        shrink = np.array([part.shape[1] / reduced[0], part.shape[0] / reduced[1]])
-        part = reduce(part, reduced)
-    source = ((quad[[0, 1, 3]] - (left, top)) / shrink - 0.5).astype(np.float32)
-    target = np.array([[0, 0], [0, VIEW_PX], [VIEW_PX, 0]], np.float32) - np.float32(0.5)
-    matrix = cv2.getAffineTransform(source, target)
-    size = VIEW_PX, VIEW_PX
-    view: Pixels = np.asarray(
-        cv2.warpAffine(part, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8
-    )
-    # From positions in the image to positions in the part: ((p + 0.5 - (left, top)) / shrink) - 0.5.
-    scale = matrix[:, :2] / shrink
-    offset = matrix[:, :2] @ ((0.5 - np.array([left, top])) / shrink - 0.5) + matrix[:, 2]
-    return view, np.column_stack([scale, offset])
 
 
 @contextlib.contextmanager

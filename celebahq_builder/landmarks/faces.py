@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.image_set import photo_path
+from celebahq_builder.image_set import Pixels, photo_path
 from celebahq_builder.imaging.geometry import Points
 from celebahq_builder.imaging.image_io import open_rgb
-from celebahq_builder.landmarks.refiner import Pixels, crop_matrix, sample_crop, transform
+from celebahq_builder.landmarks.crops import crop_matrix, sample_crop, transform
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Rejection
 from celebahq_builder.sources.celeba import read_celeba
@@ -132,7 +132,7 @@ def _problem(folder: Path, photo: Photo) -> str:
     if is_mirrored(photo.landmarks):
         return "the face is mirrored"
     try:
-        crop_matrix(_points(photo))
+        crop_matrix(_points(photo), CONTEXT_PX, CONTEXT_SHARE)
     except ValueError as error:
         return str(error)
     return ""

@@ -143,6 +143,7 @@ def find_landmarks(
     max_spread: float = MAX_SPREAD,
     workers: int | None = None,
     model: Path | str | None = None,
+    refiner: Path | str | None = None,
 ) -> LandmarkResult:
     """Find the faces of photos and write their landmarks as a table; a killed call resumes.
 
@@ -161,6 +162,8 @@ def find_landmarks(
             have more.
         workers: processes; by default one per core. The result does not depend on it.
         model: model file of the detector; by default it is downloaded once.
+        refiner: network that makes the landmarks more precise: the folder of a training of `landmarks.training.train`,
+            or weights of a registry.
 
     Raises:
         SourceError: there are no photos.
@@ -179,10 +182,13 @@ def find_landmarks(
     if not table.parent.is_dir():
         raise RecipeError(f"`out` {table}: {table.parent} is not a folder; create it first")
     path = locate_model(Path(model) if model else None)
-    about = search_rules(path, refine=True, thumbnails=True)
+    weights = os.fspath(refiner) if refiner else None
+    about = search_rules(path, refine=True, thumbnails=True, refiner=weights)
     about["folder"] = os.fspath(folder.resolve())
     with RecordLog(table.with_suffix(".jsonl"), "celebahq landmarks", about) as log:
-        searched = list(search_folder(folder, files, log, path, refine=True, thumbnails=True, workers=workers))
+        searched = list(
+            search_folder(folder, files, log, path, refine=True, thumbnails=True, refiner=weights, workers=workers)
+        )
         log.write(table, table_csv(searched, rules))
         page = table.with_suffix(".html")
         write_pages(page, searched, rules, log, folder=folder, table=table.name)

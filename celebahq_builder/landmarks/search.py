@@ -6,8 +6,9 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -18,12 +19,16 @@ from celebahq_builder.image_set import Pixels, list_images, photo_path
 from celebahq_builder.imaging.geometry import Points
 from celebahq_builder.imaging.image_io import EXIF_ORIENTATION, encode_jpeg, open_rgb
 from celebahq_builder.landmarks import detector, orientation
+from celebahq_builder.landmarks.crops import MIRRORED
 from celebahq_builder.landmarks.detector import DetectedFace, FaceDetector
 from celebahq_builder.landmarks.model_file import model_sha256
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Reason, Rejection
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import Record, RecordLog, read_file
+
+if TYPE_CHECKING:
+    from celebahq_builder.landmarks.refiner import Refiner
 
 VIEWS = 2 * len(detector.VIEW_ROTATIONS_DEG)
 
@@ -108,6 +113,8 @@ class SearchJob:
     refine: bool
     """Whether landmarks are averaged over several views."""
     thumbnails: bool
+    refiner: str | None = None
+    """Weights of the refiner, see `refiner.Refiner.load`; None leaves it out."""
 
 
 SearchedFile = tuple[str, os.stat_result | None, Record]
@@ -140,7 +147,7 @@ def search_file(job: SearchJob, file: str) -> SearchedFile:
     try:
         image, _ = open_rgb(data, MAX_IMAGE_PIXELS, "pixels_max")
         turn = orientation.checked(image.getexif().get(EXIF_ORIENTATION, 1))
-        return file, status, search_photo(np.asarray(image), turn, _detector(job.model), job.refine, job.thumbnails)
+        return file, status, search_photo(np.asarray(image), turn, job)
     except Rejection as rejection:
         return file, status, {**empty, "problem": (rejection.reason, rejection.detail)}
     except MemoryError:
@@ -156,28 +163,39 @@ def _detector(model: Path) -> FaceDetector:
     return FaceDetector(model)
 
 
-def search_photo(stored: Pixels, exif: int, finder: FaceDetector, refine: bool, thumbnail: bool) -> dict[str, object]:
+@functools.lru_cache(maxsize=1)
+def _refiner(weights: str) -> Refiner:
+    import torch
+
+    from celebahq_builder.landmarks.refiner import Refiner
+
+    torch.set_num_threads(1)  # the split of a sum over threads decides its last bits
+    return Refiner.load(weights)
+
+
+def search_photo(stored: Pixels, exif: int, job: SearchJob) -> dict[str, object]:
     """Return the record of a photo.
 
     Args:
         stored: the image as stored, uint8 [H, W, 3], RGB.
         exif: EXIF orientation, which is applied for the search; the record has positions in the stored image.
-        finder: the detector.
-        refine: whether landmarks are averaged over several views.
-        thumbnail: whether the record has a thumbnail of the upright image, a JPEG file in base64.
+        job: the settings.
     """
+    finder = _detector(job.model)
     image = np.ascontiguousarray(orientation.upright(stored, exif))
     size = stored.shape[1], stored.shape[0]
     faces = []
     for face in finder.detect(image):
-        found = finder.refine(image, face) if refine else face
+        found = finder.refine(image, face) if job.refine else face
+        if job.refiner and found.crop:
+            found = replace(found, landmarks=_refiner(job.refiner).refine(image, found.landmarks)[0])
         points = orientation.to_stored(found.landmarks, size, exif)
         if orientation.is_mirrored(exif):
-            points = points[list(detector.MIRRORED)]
+            points = points[list(MIRRORED)]
         numbers = [*points.ravel().round(2).tolist(), round(found.confidence, 4), round(found.spread, 4), found.views]
         faces.append(numbers)
     record: dict[str, object] = {"size": size, "orientation": exif, "faces": faces}
-    if thumbnail:
+    if job.thumbnails:
         record["thumbnail"] = _thumbnail(image)
     return record
 
@@ -212,8 +230,13 @@ def list_photos(photos: Path) -> tuple[Path, list[str]]:
     return photos, files
 
 
-def search_rules(model: Path, *, refine: bool, thumbnails: bool) -> dict[str, object]:
+def search_rules(model: Path, *, refine: bool, thumbnails: bool, refiner: str | None = None) -> dict[str, object]:
     """Return everything that a record depends on, apart from the photo."""
+    weights = None
+    if refiner:
+        from celebahq_builder.landmarks.refiner import Refiner
+
+        weights = Refiner.load(refiner).sha256()
     views = [detector.VIEW_PX, *detector.VIEW_ROTATIONS_DEG] if refine else []
     sizes = [*detector.SEARCH_PX]
     return {
@@ -222,6 +245,7 @@ def search_rules(model: Path, *, refine: bool, thumbnails: bool) -> dict[str, ob
         "opencv": cv2.__version__,
         "search_px": sizes,
         "views": views,
+        "refiner": weights,
         "thumbnail_px": THUMBNAIL_PX if thumbnails else 0,
     }
 
@@ -234,6 +258,7 @@ def search_folder(
     *,
     refine: bool,
     thumbnails: bool,
+    refiner: str | None = None,
     workers: int | None = None,
     title: str = "landmarks",
 ) -> Iterator[SearchedPhoto]:
@@ -246,6 +271,7 @@ def search_folder(
         model: model file of the detector.
         refine: whether landmarks are averaged over several views.
         thumbnails: whether the records have thumbnails.
+        refiner: weights of the refiner, see `refiner.Refiner.load`.
         workers: processes; by default one per core. The result does not depend on it.
         title: of the progress.
     """
@@ -254,7 +280,7 @@ def search_folder(
     todo = [file for file in files if not _is_valid(folder, file, log)]
     if todo:
         jobs = [
-            SearchJob(folder, tuple(todo[start : start + BATCH_PHOTOS]), model, refine, thumbnails)
+            SearchJob(folder, tuple(todo[start : start + BATCH_PHOTOS]), model, refine, thumbnails, refiner)
             for start in range(0, len(todo), BATCH_PHOTOS)
         ]
         progress = Progress(title, len(files), len(files) - len(todo), judged=False)

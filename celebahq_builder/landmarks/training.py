@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from celebahq_builder import parallel
 from celebahq_builder.config import load, read_toml, to_mapping
 from celebahq_builder.errors import RecipeError, TrainingError
+from celebahq_builder.image_set import Pixels
 from celebahq_builder.landmarks.accuracy import LandmarkErrors, landmark_errors, median_errors
 from celebahq_builder.landmarks.augmentation import AugmentationSettings, jittered_points, random_crop
 from celebahq_builder.landmarks.faces import LandmarkFaces
-from celebahq_builder.landmarks.refiner import CROP_PX, Pixels, Refiner, to_tensor
+from celebahq_builder.landmarks.refiner import CROP_PX, Refiner, to_tensor
 from celebahq_builder.models.landmark_network import LandmarkNetwork, cell_centres
 from celebahq_builder.models.registry import NetworkShape, find_entry, load_network
 from celebahq_builder.models.weight_file import first_line

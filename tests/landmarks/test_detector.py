@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from celebahq_builder.errors import WeightsError
-from celebahq_builder.landmarks import detector as module
+from celebahq_builder.landmarks import crops
 from celebahq_builder.landmarks.detector import FaceDetector
 from celebahq_builder.sources.celeba import read_celeba
 from tests.conftest import SAMPLE
@@ -47,22 +47,23 @@ def test_a_turned_photo(turn_deg, detector, portrait):
     assert best.confidence > 0.9
 
 
-def test_views_are_placed_exactly(portrait):
-    """A dot of the photo lies where the transform of a view says, for small and large crops and at the border."""
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("scale", [0.4, 1.0, 3.7])
+def test_crops_are_placed_exactly(scale, mirror, portrait):
+    """A dot of the photo lies where the matrix of a crop says, for small and large crops and at the border."""
     _, landmarks = portrait
-    for scale in (0.4, 1.0, 3.7):
-        crop = module.crop_from_landmarks(landmarks * scale - (60, 0))
-        width, height = 1500, 1300
-        y, x = np.mgrid[:height, :width]
-        spot = (landmarks[2] * scale - (60, 0)).round()
-        image = np.exp(-((x - spot[0]) ** 2 + (y - spot[1]) ** 2) / (2 * (3 * max(scale, 1)) ** 2))
-        pixels = np.repeat((255 * image).round().astype(np.uint8)[..., None], 3, axis=2)
-        for rotation in (-8.0, 0.0, 8.0):
-            view, to_view = module._view(pixels, crop, rotation)
-            weights = view[..., 0].astype(float)
-            rows, columns = np.mgrid[: module.VIEW_PX, : module.VIEW_PX]
-            centre = np.array([(columns * weights).sum(), (rows * weights).sum()]) / weights.sum()
-            assert np.abs(to_view[:, :2] @ spot + to_view[:, 2] - centre).max() < 0.1, (scale, rotation)
+    points = landmarks * scale - (60, 0)
+    y, x = np.mgrid[:1300, :1500]
+    spot = points[2].round()
+    image = np.exp(-((x - spot[0]) ** 2 + (y - spot[1]) ** 2) / (2 * (3 * max(scale, 1)) ** 2))
+    pixels = np.repeat((255 * image).round().astype(np.uint8)[..., None], 3, axis=2)
+    for rotation in (-8.0, 0.0, 90.0):
+        matrix = crops.crop_matrix(points, 384, 1.0, mirror=mirror, rotation_deg=rotation)
+        weights = crops.sample_crop(pixels, matrix, 384)[..., 0].astype(float)
+        rows, columns = np.mgrid[:384, :384]
+        centre = np.array([(columns * weights).sum(), (rows * weights).sum()]) / weights.sum()
+        assert np.abs(crops.transform(matrix, spot[None])[0] - centre).max() < 0.1, rotation
+        assert np.allclose(crops.transform(crops.inverse(matrix), crops.transform(matrix, points)), points)
 
 
 def test_a_mirrored_photo_gives_mirrored_landmarks(detector, portrait):
@@ -70,7 +71,7 @@ def test_a_mirrored_photo_gives_mirrored_landmarks(detector, portrait):
     [face] = [detector.refine(image, one) for one in detector.detect(image)]
     mirrored = np.ascontiguousarray(image[:, ::-1])
     [other] = [detector.refine(mirrored, one) for one in detector.detect(mirrored)]
-    expected = face.landmarks[list(module.MIRRORED)] * (-1, 1) + (image.shape[1] - 1, 0)
+    expected = face.landmarks[list(crops.MIRRORED)] * (-1, 1) + (image.shape[1] - 1, 0)
     assert error(other.landmarks, expected) < 0.05
 
 
