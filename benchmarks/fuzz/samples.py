@@ -343,6 +343,20 @@ def restoration_run(folder: Path) -> None:
              "--data", "noise")  # fmt: skip
 
 
+FACE_MODEL = Path(os.environ.get("CELEBAHQ_SHARED", "../shared")).resolve() / (
+    "data/models/face_detection_yunet_2026may.onnx"
+)
+"""Model file of the face detector for OpenCV 5, which is no part of the project."""
+
+
+def searched_photos(folder: Path) -> None:
+    """Write two photos, and what the face detector finds in them."""
+    (folder / "photos").mkdir(parents=True)
+    for name in ("000002.jpg", "000003.jpg"):
+        shutil.copy(SAMPLE / "img_celeba" / name, folder / "photos")
+    celebahq(*("landmarks", folder / "photos", "--out", folder / "faces.csv", "--workers", 1, "--model", FACE_MODEL))
+
+
 def few_images(folder: Path) -> None:
     """Write three images of different kinds; a score takes long."""
     folder.mkdir(parents=True)

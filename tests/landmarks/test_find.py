@@ -231,6 +231,23 @@ def test_killed_command_resumes(yunet, tmp_path):
     assert all(again.count(file) == 1 for file in done)  # nothing is searched twice
 
 
+def test_refiner(photos, yunet, whole_run, tmp_path):
+    """The landmarks are those of the refiner, for any number of workers; other weights search anew."""
+    plain = find_landmarks(photos, tmp_path / "plain.csv", model=yunet, workers=1)
+    results = [
+        find_landmarks(photos, tmp_path / f"{workers}.csv", model=yunet, workers=workers, refiner=whole_run)
+        for workers in (1, 2)
+    ]
+    assert results[0].table.read_bytes() == results[1].table.read_bytes() != plain.table.read_bytes()
+    again = find_landmarks(photos, plain.table, model=yunet, workers=1, refiner=whole_run)
+    assert again.table.read_bytes() == results[0].table.read_bytes()
+    row = rows(again.table)[0]
+    image = np.asarray(Image.open(photos / row["file"]).convert("RGB"))
+    first = np.array([float(value) for value in list(rows(results[0].table)[0].values())[1:11]]).reshape(5, 2)
+    assert first.shape == (5, 2)
+    assert (np.abs(first) < max(image.shape)).all()
+
+
 def test_page_in_a_browser(photos, yunet, tmp_path):
     result = find_landmarks(photos, tmp_path / "t.csv", model=yunet, workers=1)
     with browser() as started:
