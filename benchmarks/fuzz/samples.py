@@ -53,6 +53,18 @@ grid_ticks = 2
 grid = [3, 2]
 """
 
+LANDMARK_RECIPE = """task = "landmarks"
+steps = 3
+batch = 2
+held_out = 1
+validate_every = 2
+bf16 = false
+[net]
+architecture = "landmarks"
+widths = [8, 8, 8]
+blocks = [1, 1, 1]
+"""
+
 DENOISER_RECIPE = """task = "denoise"
 learning_rate = 8e-4
 held_out = 1
@@ -341,6 +353,14 @@ def restoration_run(folder: Path) -> None:
              "--device", "cpu")  # fmt: skip
     celebahq("weights", "export", folder / "run", "--name", "tiny", "--to", folder / "weights", "--licence", "CC0",
              "--data", "noise")  # fmt: skip
+
+
+def landmark_run(folder: Path) -> None:
+    """Write photos with landmarks, and the finished run of a training of the network that refines landmarks."""
+    photos(folder)
+    (folder / "recipe.toml").write_text(LANDMARK_RECIPE)
+    celebahq("train-landmarks", folder / "celeba", "--out", folder / "run", "--recipe", folder / "recipe.toml",
+             "--device", "cpu")  # fmt: skip
 
 
 FACE_MODEL = Path(os.environ.get("CELEBAHQ_SHARED", "../shared")).resolve() / (

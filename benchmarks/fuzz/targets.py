@@ -197,6 +197,12 @@ def _trainings() -> list[Target]:
             ),
             False,
         ),
+        Target(
+            "landmark-training",
+            samples.landmark_run,
+            ("run/**/*", "recipe.toml"),
+            ("train-landmarks IN/celeba --recipe IN/recipe.toml --device cpu --out IN/run",),
+        ),
         Target("restoration", samples.restoration_run, ("run/**/*",), (_RESTORE,)),
         Target(
             "weights",

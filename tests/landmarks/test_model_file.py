@@ -1,6 +1,7 @@
 """Download of the model file, from a server of this machine."""
 
 import functools
+import gc
 import http.server
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ import pytest
 
 from celebahq_builder.errors import WeightsError
 from celebahq_builder.landmarks import model_file
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # requests leaves its connection to the garbage collector
 
 MAJOR = 5 if int(cv2.__version__.split(".")[0]) >= 5 else 4
 
@@ -36,6 +41,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield folder
         server.shutdown()
         thread.join()
+    gc.collect()  # what requests has not closed, before the next test
 
 
 def test_downloaded_once_and_checked(served, yunet, tmp_path):
