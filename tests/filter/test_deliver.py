@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from celebahq_builder.errors import DeliveryError, DiskFull, RecipeError
 from celebahq_builder.filter import deliver
-from celebahq_builder.filter.deliver import DeliveryMode, Selection, plan_delivery, rank
-from celebahq_builder.filter.delivery_record import RECORD_NAME, DeliveryRecord
+from celebahq_builder.filter.deliver import RECORD_NAME, DeliveryMode, DeliveryRecord, plan_delivery
+from celebahq_builder.filter.run import Selection, rank
 from tests.filter.folders import NAMES, carry_out, image_score, make_files
 
 # --- Selection -----------------------------------------------------------------------------------------------------
