@@ -206,7 +206,6 @@ def plan_delivery(
     Args:
         folder: where the images are.
         out: the destination; need not exist.
-        mode: copy or link.
         paths: the selection, relative to both folders.
         prune: whether files of an earlier command that are not in the selection may be removed.
 

@@ -51,7 +51,7 @@ class Selection:
         given = [name for name in ("keep", "min_score", "top_percent") if getattr(self, name) is not None]
         if len(given) > 1:
             names = " and ".join(f"`{name}`" for name in given)
-            raise RecipeError(f"{names} both say how many images are kept; give only one of them")
+            raise RecipeError(f"{names} both determine how many images are kept; give only one of them")
 
     @property
     def description(self) -> str:

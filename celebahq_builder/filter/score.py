@@ -113,7 +113,6 @@ def score_files(folder: str, paths: Sequence[str], pixels_max: int) -> list[Scor
 
     Args:
         folder: that the paths are relative to.
-        paths: of the files.
         pixels_max: images of more pixels are not decoded.
 
     Raises:

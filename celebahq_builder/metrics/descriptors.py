@@ -145,8 +145,6 @@ def draw_positions(stream: Sequence[int], resolution: int, start: int, stop: int
     Args:
         stream: seed of the random generators; integers of at least 0.
         resolution: of the level in px, at least 7.
-        start: number of the first image.
-        stop: number after the last image.
 
     Returns:
         Top and left pixel of each patch, int64 [stop - start, PATCHES_PER_IMAGE, 2].

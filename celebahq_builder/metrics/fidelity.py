@@ -170,8 +170,6 @@ def texture_distance(
     Args:
         results: restored images [C, H, W] of any sizes, float or uint8 in one range.
         truths: the true image of each, as `results`.
-        patches: patches per image.
-        seed: of positions and directions.
 
     Examples:
         >>> truth = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0))

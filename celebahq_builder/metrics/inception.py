@@ -145,7 +145,6 @@ class Inception:
 
     Args:
         path: of the weights; None uses torch-fidelity's cache, to which they are downloaded.
-        device: of the network.
         sha256: of the weights; None is that of the literature, others are for tests.
 
     Attributes:
