@@ -30,11 +30,6 @@ BATCH_PIXELS = 2**21
 """Pixels of the images that pass the network together."""
 
 
-def latent_block(generator: GeneratorNetwork, block: int, seed: int) -> Tensor:
-    """Return latents number 64 `block` to 64 `block` + 63 of a seed, float32 [64, latent]."""
-    return _normal((seed, block), BLOCK, generator)
-
-
 def grid_latents(generator: GeneratorNetwork, count: int, seed: int) -> Tensor:
     """Return the latents of a run's image grids, float32 [count, latent]; they depend on the seed only."""
     return _normal((seed, 0xF1DE), count, generator)
@@ -49,10 +44,7 @@ def cyclic_labels(generator: GeneratorNetwork, count: int, label: int | None = N
     """Return labels 0, 1, 2, ..., 0, 1, ..., one-hot, float32 [count, classes]; None for a network without labels.
 
     Args:
-        generator: network with or without labels.
-        count: number of images.
         label: the label of all images, instead of one after the other.
-        start: number of the first image.
 
     Raises:
         WeightsError: the generator does not have that label.
@@ -111,7 +103,7 @@ def generate_block(
 
     The other arguments are those of `generate_images` and `cyclic_labels`.
     """
-    latents = latent_block(generator, block, seed)[:count]
+    latents = _normal((seed, block), BLOCK, generator)[:count]
     labels = cyclic_labels(generator, len(latents), label, start=block * BLOCK)
     return generate_images(generator, latents, level, alpha, labels)
 
@@ -174,9 +166,6 @@ class GeneratedImages:
 
     Args:
         path: of a run, or of its ``generator.safetensors``.
-        count: number of images.
-        seed: of the latents.
-        device: of the generator.
         label: of all images, for a generator with labels; None: one label after the other.
 
     Raises:
@@ -232,7 +221,6 @@ def generate(images: GeneratedImages, out: Path, advance: Callable[[int], None])
     left. After a kill, the same command starts again.
 
     Args:
-        images: the images.
         out: file or folder; see `check_target`.
         advance: called with the number of images written since the last call.
 
