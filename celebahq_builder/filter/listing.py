@@ -1,4 +1,8 @@
-"""The image files below a folder, and the files that are skipped."""
+"""The image files below a folder, and the files that are skipped.
+
+`image_set.walk_folder` is for data sets: it follows links to folders, and an unreadable folder is an error. A filter
+counts such links, and reports an unreadable file or folder among the images without a score.
+"""
 
 from __future__ import annotations
 

@@ -129,8 +129,8 @@ def filter_folder(
     with store.hold(folder):
         # List and score
         earlier = store.destinations()
-        is_new = target is not None and target.is_relative_to(folder) and target not in earlier
-        if target and is_new and target.is_dir() and any(target.iterdir()):
+        is_inside = target is not None and target.is_relative_to(folder) and target not in earlier
+        if target and is_inside and target.is_dir() and any(target.iterdir()):
             raise DeliveryError(
                 f"`out` {target} is in the folder of images and not empty: its images would not be scored; give a new "
                 "folder"

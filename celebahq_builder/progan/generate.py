@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -153,12 +154,12 @@ class Generator:
         Returns:
             uint8 [count, C, R, R].
         """
-        return np.concatenate(
-            [
-                generate_block(self.network, self.level, self.alpha, seed, first // BLOCK, count - first, label)
-                for first in range(0, count, BLOCK)
-            ]
-        )
+        return np.concatenate(list(self.blocks(count, seed, label)))
+
+    def blocks(self, count: int, seed: int, label: int | None) -> Iterator[Pixels]:
+        """Yield the images of `sample`, at most `BLOCK` at once."""
+        for first in range(0, count, BLOCK):
+            yield generate_block(self.network, self.level, self.alpha, seed, first // BLOCK, count - first, label)
 
 
 class GeneratedImages:
@@ -177,22 +178,18 @@ class GeneratedImages:
     label_names: tuple[str, ...] = ()
 
     def __init__(self, path: Path, count: int, seed: int, device: torch.device, label: int | None = None) -> None:
-        self.generator = load_generator(path, device)
+        self.generator = Generator(load_generator(path, device))
         self.count, self.seed, self.label = count, seed, label
-        self.resolution = 1 << self.generator.level
+        self.resolution = self.generator.resolution
         self.channels = self.generator.network.architecture.colours
         labels = cyclic_labels(self.generator.network, count, label)
         self.labels = None if labels is None else labels.numpy()
 
-    def images(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the images from number `start` on."""
-        for block in range(start // BLOCK, -(-self.count // BLOCK)):
-            # Always from the beginning of a block: a part of it would round differently.
-            generator, first = self.generator, block * BLOCK
-            made = generate_block(
-                generator.network, generator.level, generator.alpha, self.seed, block, self.count - first, self.label
-            )
-            yield from (NamedImage(made[n], f"{first + n:06d}") for n in range(max(start - first, 0), len(made)))
+    def images(self) -> Iterator[NamedImage]:
+        """Yield the images in order."""
+        blocks = self.generator.blocks(self.count, self.seed, self.label)
+        for number, pixels in enumerate(itertools.chain.from_iterable(blocks)):
+            yield NamedImage(pixels, f"{number:06d}")
 
 
 def check_target(out: Path, *, sheet: bool) -> None:
