@@ -15,7 +15,6 @@ def render_page(name: str, contents: Mapping[str, object]) -> bytes:
     Every page extends ``page.html.j2`` and shares its style sheet. Equal contents give equal bytes.
 
     Args:
-        name: file name of the template.
         contents: variables of the template. ``chart`` (`html.charts`) and the filters ``size`` and ``duration`` are
             added.
     """
