@@ -110,6 +110,26 @@ def test_the_selection_and_nothing_else_is_delivered(
 
 
 @pytest.mark.parametrize("mode", DeliveryMode)
+def test_a_file_is_recorded_before_it_gets_its_name(
+    folder: Path, tmp_path: Path, mode: DeliveryMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that is killed in between leaves a line without a file, not a file without a line."""
+    out, named = tmp_path / "out", []
+    for name in ("link", "symlink"):
+        function = getattr(os, name)
+
+        def recorded(source: Path, target: Path, function=function) -> None:
+            path = Path(target).relative_to(out).as_posix()
+            assert path in DeliveryRecord(out).files
+            named.append(path)
+            function(source, target)
+
+        monkeypatch.setattr(os, name, recorded)
+    carry_out(folder, out, mode)
+    assert named == list(NAMES)
+
+
+@pytest.mark.parametrize("mode", DeliveryMode)
 def test_a_taken_name_is_refused_before_anything_is_done(folder: Path, tmp_path: Path, mode: DeliveryMode) -> None:
     out = tmp_path / "out"
     (out / "sub").mkdir(parents=True)

@@ -168,6 +168,7 @@ def test_other_losses_train(kind: str, data: Path, recipe: Path, tmp_path: Path)
 def test_bf16_trains(data: Path, recipe: Path, tmp_path: Path) -> None:
     trained(data, tmp_path, dataclasses.replace(load(ProGANRecipe, recipe), precision="bf16"), 0.096)
     lines = read_lines(tmp_path / "stats.jsonl")
+    assert len(lines) == 6
     assert all(np.isfinite(line["discriminator_loss"]) for line in lines)
 
 
