@@ -51,7 +51,7 @@ Encoded = tuple[str, bytes]
 
 
 @dataclass(frozen=True)
-class Crop:
+class FixedCrop:
     """A square that is cut out of images of one size."""
 
     images: str
@@ -63,7 +63,7 @@ class Crop:
     side: int
 
 
-CROPS = {"celeba": Crop("CelebA's aligned images", width=178, height=218, left=89 - 64, top=121 - 64, side=128)}
+CROPS = {"celeba": FixedCrop("CelebA's aligned images", width=178, height=218, left=89 - 64, top=121 - 64, side=128)}
 """Crops by name. ``celeba``: rows 57 to 184 and columns 25 to 152, around (89, 121), as in the ProGAN paper.
 
 Source: create_celeba of dataset_tool.py, https://github.com/tkarras/progressive_growing_of_gans
@@ -92,7 +92,7 @@ class EncodedImages:
     metadata: Metadata = field(default_factory=Metadata)
     labels: Labels | None = None
     label_names: tuple[str, ...] = ()
-    crop: Crop | None = None
+    crop: FixedCrop | None = None
     """What is cut out of each image before it is resized."""
 
     @property
@@ -290,7 +290,7 @@ def common_size(headers: Iterable[Header], resize: int | None) -> tuple[int, int
     return (first.width if resize is None else resize), channels
 
 
-def check_crop(headers: Iterable[Header], crop: Crop) -> None:
+def check_crop(headers: Iterable[Header], crop: FixedCrop) -> None:
     """Check that a crop can be cut out of each image.
 
     Raises:
@@ -371,7 +371,7 @@ def _best_side(kinds: Counter[_Kind]) -> int:
 # --- Pixels
 
 
-def decode(file: Encoded, resolution: int, channels: int, resized: bool, crop: Crop | None = None) -> Pixels:
+def decode(file: Encoded, resolution: int, channels: int, resized: bool, crop: FixedCrop | None = None) -> Pixels:
     """Return an image as stored, uint8 [C, R, R]; the EXIF orientation is not applied.
 
     Args:

@@ -16,8 +16,8 @@ from celebahq_builder.errors import FormatError, RecipeError, printable
 from celebahq_builder.formats.format import ExportJob, Format
 from celebahq_builder.formats.image_file import (
     CROPS,
-    Crop,
     Encoded,
+    FixedCrop,
     Header,
     RandomAccessImages,
     SizeError,
@@ -162,7 +162,7 @@ def _common_size(path: Path, names: Sequence[str], resize: int | None) -> tuple[
         raise
 
 
-def _read_celeba(path: Path, listing: FolderListing, crop: Crop) -> tuple[Path, Described]:
+def _read_celeba(path: Path, listing: FolderListing, crop: FixedCrop) -> tuple[Path, Described]:
     """Return the folder of the images below `path`, and what CelebA's tables say of them."""
     check_crop(_headers(path, listing.images), crop)
     folders = list(dict.fromkeys(map(posixpath.dirname, listing.images)))

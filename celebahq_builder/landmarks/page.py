@@ -13,8 +13,8 @@ from celebahq_builder.html.thumbnails import Thumbnail
 from celebahq_builder.image_set import utf8_name
 from celebahq_builder.imaging.geometry import Points, crop_from_landmarks
 from celebahq_builder.landmarks import orientation
+from celebahq_builder.landmarks.choice import FaceRules
 from celebahq_builder.landmarks.crops import MIRRORED
-from celebahq_builder.landmarks.find import FaceRules
 from celebahq_builder.landmarks.search import THUMBNAIL_PX, FoundFace, SearchedPhoto
 from celebahq_builder.storage import RecordLog
 

@@ -17,7 +17,8 @@ from celebahq_builder.errors import RecipeError, WeightsError, printable
 from celebahq_builder.html import thumbnails
 from celebahq_builder.landmarks import check
 from celebahq_builder.landmarks.check import DoubtfulPhoto
-from celebahq_builder.landmarks.find import FaceChoice, find_landmarks
+from celebahq_builder.landmarks.choice import FaceChoice
+from celebahq_builder.landmarks.find import find_landmarks
 from celebahq_builder.landmarks.model_file import locate_model
 from celebahq_builder.landmarks.page import ShownPhoto, draw_face
 from celebahq_builder.landmarks.search import THUMBNAIL_PX, list_photos

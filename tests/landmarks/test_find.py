@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from celebahq_builder.errors import RecipeError, SourceError, WeightsError, WorkspaceError
-from celebahq_builder.landmarks.find import FaceRules, find_landmarks
+from celebahq_builder.landmarks.choice import FaceRules
+from celebahq_builder.landmarks.find import find_landmarks
 from celebahq_builder.landmarks.refiner import Refiner
 from celebahq_builder.landmarks.search import FoundFace, SearchedPhoto
 from celebahq_builder.outcome import Reason
