@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from celebahq_builder.data import loader
+from celebahq_builder.data import Order, loader
 from celebahq_builder.data.dataset import Batch, PyramidDataset
-from celebahq_builder.data.sampler import Order
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.hdf5.labels import LabelSource, labels_for_training, labels_path
 from celebahq_builder.hdf5.reader import PyramidFile, content_sha256

@@ -19,9 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from celebahq_builder.data import loader
+from celebahq_builder.data import Order, loader
 from celebahq_builder.data.dataset import Batch, PyramidDataset
-from celebahq_builder.data.sampler import Order
 from celebahq_builder.errors import FormatError, TrainingError
 from tests.data.files import images, original, ours
 
