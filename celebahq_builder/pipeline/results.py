@@ -54,7 +54,14 @@ def photo_statuses(workspace: Workspace) -> list[PhotoStatus]:
     for stage, batch, one in workspace.final_outcomes(run):
         status = found.setdefault(one.photo, PhotoStatus(one.photo, batch=batch))
         if status.end is None and isinstance(one, Kept):
-            _add_record(status, PhotoRecord.from_kept(one, types))
+            record = PhotoRecord.from_kept(one, types)
+            status.id = record.identity.id
+            if crop := record.get(CropRecord):
+                status.zoom, status.notes = crop.zoom, crop.notes
+            if upscale := record.get(UpscaleRecord):
+                status.upscaled = upscale.factor
+            if score := record.get(QualityScore):
+                status.score = score.score
         elif status.end is None and not isinstance(one, Kept):
             status.end, status.stage = one, stage
     return [*by_table, *found.values()]
@@ -73,13 +80,3 @@ def read_records(
     for _, one in folder.outcomes():
         if isinstance(one, Kept) and (files is None or one.photo in files):
             yield PhotoRecord.from_kept(one, types)
-
-
-def _add_record(status: PhotoStatus, record: PhotoRecord) -> None:
-    status.id = record.identity.id
-    if crop := record.get(CropRecord):
-        status.zoom, status.notes = crop.zoom, crop.notes
-    if upscale := record.get(UpscaleRecord):
-        status.upscaled = upscale.factor
-    if score := record.get(QualityScore):
-        status.score = score.score
