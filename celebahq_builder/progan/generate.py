@@ -195,15 +195,15 @@ class GeneratedImages:
         labels = cyclic_labels(self.generator.network, count, label)
         self.labels = None if labels is None else labels.numpy()
 
-    def images(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the images from number `start` on."""
-        for block in range(start // BLOCK, -(-self.count // BLOCK)):
+    def images(self) -> Iterator[NamedImage]:
+        """Yield the images in order."""
+        for block in range(-(-self.count // BLOCK)):
             # Always from the beginning of a block: a part of it would round differently.
             generator, first = self.generator, block * BLOCK
             made = generate_block(
                 generator.network, generator.level, generator.alpha, self.seed, block, self.count - first, self.label
             )
-            yield from (NamedImage(made[n], f"{first + n:06d}") for n in range(max(start - first, 0), len(made)))
+            yield from (NamedImage(made[n], f"{first + n:06d}") for n in range(len(made)))
 
 
 def check_target(out: Path, *, sheet: bool) -> None:

@@ -116,7 +116,7 @@ def read_labels(data: Path, recipe: ProGANRecipe, count: int) -> Tensor | None:
 def _label_source(data: Path) -> LabelSource:
     """Return where the labels are; a file beside the data takes precedence over attributes in it."""
     with PyramidFile(data) as file:
-        return "file" if labels_path(data).exists() or file.column("attributes") is None else "attributes"
+        return "file" if labels_path(data).exists() or file.photos.get("attributes") is None else "attributes"
 
 
 def check_data(data: Path, recipe: ProGANRecipe) -> DataIdentity:

@@ -212,7 +212,7 @@ def test_memory_does_not_grow_with_the_file(file: Path, monkeypatch: pytest.Monk
     """No more minibatches are read ahead than `ahead`."""
     dataset, read = stored(file), []
     inner = dataset.batch
-    monkeypatch.setattr(dataset, "batch", lambda draws: read.append(draws) or inner(draws))
+    monkeypatch.setattr(dataset, "batch", lambda *draws: read.append(draws) or inner(*draws))
     batches = loader(dataset, 4, ahead=3)
     next(batches)
     assert len(read) <= 4

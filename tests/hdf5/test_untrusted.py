@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 
 from celebahq_builder.errors import CelebAHQError, FormatError
+from celebahq_builder.formats.hdf5 import LevelImageSet
 from celebahq_builder.hdf5 import untrusted
 from celebahq_builder.hdf5.chunks import LevelReader
 from celebahq_builder.hdf5.labels import labels_path, read_labels
-from celebahq_builder.hdf5.level_images import LevelImageSet
 from celebahq_builder.hdf5.reader import open_pyramid
-from celebahq_builder.hdf5.structure import find_problem
 from tests.hdf5.files import hashes, noise, store
 
 Change = Callable[[h5py.File], object]
@@ -291,8 +290,8 @@ def test_end_of_the_child(ends: str, says: str, tmp_path: Path, monkeypatch: pyt
 def test_limits_of_the_child(tmp_path: Path) -> None:
     """The check of a file runs under the limits of processor time and memory that `limits` names."""
     code = (
-        "import resource, sys; from pathlib import Path; from celebahq_builder.hdf5 import structure; "
-        "structure._main(Path(sys.argv[1])); "
+        "import resource, sys; from pathlib import Path; from celebahq_builder.hdf5 import untrusted; "
+        "untrusted._main(Path(sys.argv[1])); "
         "print(resource.getrlimit(resource.RLIMIT_CPU)[0], resource.getrlimit(resource.RLIMIT_AS)[0] < 1 << 31)"
     )
     command = [sys.executable, "-c", code, str(sound(tmp_path / "data.h5"))]
@@ -401,4 +400,4 @@ def read_mutations(folder: str, seeds: range) -> None:
 
 
 def test_problem_of_a_sound_file(tmp_path: Path) -> None:
-    assert find_problem(sound(tmp_path / "data.h5")) is None
+    assert untrusted.find_problem(sound(tmp_path / "data.h5")) is None
