@@ -4,6 +4,7 @@ The public API; see docs/python.md for examples.
 
 =====================================  ===============================================================================
 `CelebA`, `PhotoFolder`                photos with landmarks
+`find_landmarks`                       faces of photos that have no landmarks
 `build`, `dry_run`, `align`            a data set from a source; the plan of a build; one photo in memory
 `open`                                 read an HDF5 file
 `score`, `filter_folder`               the quality score; the best images of a folder
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from celebahq_builder.formats.import_ import import_images
     from celebahq_builder.hdf5.reader import PyramidFile
     from celebahq_builder.hdf5.reader import open_pyramid as open
+    from celebahq_builder.landmarks.find import LandmarkResult, find_landmarks
     from celebahq_builder.pipeline.build import BuildResult, align, build
     from celebahq_builder.pipeline.plan import dry_run
     from celebahq_builder.progan.evaluation import evaluate_images as evaluate
@@ -65,6 +67,7 @@ _PUBLIC = _ERRORS | {
     "CelebA": "sources.celeba:CelebA",
     "FilterResult": "filter.report:FilterResult",
     "Generator": "progan.generate:Generator",
+    "LandmarkResult": "landmarks.find:LandmarkResult",
     "PhotoFolder": "sources.folder:PhotoFolder",
     "PyramidFile": "hdf5.reader:PyramidFile",
     "align": "pipeline.build:align",
@@ -73,6 +76,7 @@ _PUBLIC = _ERRORS | {
     "evaluate": "progan.evaluation:evaluate_images",
     "export": "formats.export:export_file",
     "filter_folder": "filter.run:filter_folder",
+    "find_landmarks": "landmarks.find:find_landmarks",
     "import_images": "formats.import_:import_images",
     "open": "hdf5.reader:open_pyramid",
     "score": "filter.score:score_image",
@@ -90,6 +94,7 @@ __all__ = [
     "FingerprintMismatch",
     "FormatError",
     "Generator",
+    "LandmarkResult",
     "PhotoFolder",
     "PyramidFile",
     "RecipeError",
@@ -104,6 +109,7 @@ __all__ = [
     "evaluate",
     "export",
     "filter_folder",
+    "find_landmarks",
     "import_images",
     "open",
     "score",

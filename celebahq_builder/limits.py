@@ -19,6 +19,12 @@ MAX_TOML_BYTES = 1 << 18
 MAX_JSON_BYTES = 1 << 26
 """Bytes of one JSON document, 64 MB: parsed, it takes about ten times as much."""
 
+MAX_LANDMARK_JSON_BYTES = 1 << 29
+"""Bytes of one JSON file of landmarks, 512 MB, read entry by entry: ffhq-dataset-v2.json has 268 MB."""
+
+MAX_JSON_ENTRY_CHARACTERS = 1 << 22
+"""Characters of one entry of such a file, 4 million: one of ffhq-dataset-v2.json has 4 thousand."""
+
 MAX_TABLE_ROWS = 1_000_000
 """Rows of one landmark table: read, they take 0.8 GB. CelebA has 202,599."""
 

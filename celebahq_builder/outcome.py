@@ -30,6 +30,9 @@ class Reason(enum.StrEnum):
     BAD_ROW = "BAD_ROW"
     DUPLICATE_ROW = "DUPLICATE_ROW"
     NOT_LISTED = "NOT_LISTED"
+    NO_FACE = "NO_FACE"
+    FACE_TOO_SMALL = "FACE_TOO_SMALL"
+    DOUBTFUL_LANDMARKS = "DOUBTFUL_LANDMARKS"
     FILE_MISSING = "FILE_MISSING"
     UNREADABLE = "UNREADABLE"
     SAME_FILE = "SAME_FILE"
@@ -59,6 +62,9 @@ _WORDS = {
     Reason.BAD_ROW: "the row of the landmark table is not a file name and ten numbers",
     Reason.DUPLICATE_ROW: "the landmark table lists the file more than once",
     Reason.NOT_LISTED: "the file is in the folder but not in the landmark table",
+    Reason.NO_FACE: "no face was found",
+    Reason.FACE_TOO_SMALL: "the face is too small",
+    Reason.DOUBTFUL_LANDMARKS: "the detector finds the face elsewhere than the landmark table",
     Reason.FILE_MISSING: "the landmark table lists the file but the folder does not have it",
     Reason.UNREADABLE: "the file or folder cannot be read",
     Reason.SAME_FILE: "a second name of a file that was read already",
@@ -89,36 +95,56 @@ class Rejection(CelebAHQError):
         self.detail = detail
 
 
+PhotoKey = tuple[str, str]
+"""Unique name of a photo in its source: file name, and the id of the face where the file has several, else empty."""
+
+
+class _OfPhoto:
+    photo: str
+    face: str
+
+    @property
+    def key(self) -> PhotoKey:
+        """File name, and the id of the face where the file has several."""
+        return self.photo, self.face
+
+
 @dataclass(frozen=True)
-class Kept:
+class Kept(_OfPhoto):
     """A photo that passed a stage, with its record."""
 
     photo: str
     """File name, relative to the source folder."""
     record: dict[str, object] = field(default_factory=dict)
     """JSON values."""
+    face: str = ""
+    """Id of the face where the source has several faces of the file, else empty."""
 
     def without_record(self) -> Kept:
         """Return the outcome without the record, which takes kilobytes."""
-        return Kept(self.photo)
+        return Kept(self.photo, face=self.face)
 
 
 @dataclass(frozen=True)
-class Rejected:
+class Rejected(_OfPhoto):
     """A photo that a stage rejected."""
 
     photo: str
     reason: Reason
     detail: str
     """The finding, with numbers, in one line."""
+    face: str = ""
+    """See `Kept`."""
 
 
 @dataclass(frozen=True)
-class Failed:
+class Failed(_OfPhoto):
     """A photo for which a stage ended with an unexpected error."""
 
     photo: str
     error: str
+    face: str = ""
+    """See `Kept`."""
 
 
 Outcome = Kept | Rejected | Failed
@@ -126,13 +152,16 @@ Outcome = Kept | Rejected | Failed
 
 def to_json(outcome: Outcome) -> dict[str, object]:
     """Return an outcome as JSON values, for `from_json`."""
+    photo: dict[str, object] = {"photo": outcome.photo}
+    if outcome.face:
+        photo["face"] = outcome.face
     match outcome:
-        case Kept(photo, record):
-            return {"photo": photo, "outcome": "kept", **record}
-        case Rejected(photo, reason, detail):
-            return {"photo": photo, "outcome": "rejected", "reason": reason.value, "detail": detail}
-        case Failed(photo, error):
-            return {"photo": photo, "outcome": "failed", "error": error}
+        case Kept(_, record):
+            return {**photo, "outcome": "kept", **record}
+        case Rejected(_, reason, detail):
+            return {**photo, "outcome": "rejected", "reason": reason.value, "detail": detail}
+        case Failed(_, error):
+            return {**photo, "outcome": "failed", "error": error}
 
 
 def from_json(values: object) -> Outcome:
@@ -141,11 +170,13 @@ def from_json(values: object) -> Outcome:
     Raises:
         ValueError: they are not those of an outcome.
     """
-    match values:
-        case {"photo": str(photo), "outcome": "kept", **record}:
-            return Kept(photo, {str(key): value for key, value in record.items()})
-        case {"photo": str(photo), "outcome": "rejected", "reason": str(reason), "detail": str(detail)}:
-            return Rejected(photo, Reason(reason), detail)
-        case {"photo": str(photo), "outcome": "failed", "error": str(error)}:
-            return Failed(photo, error)
+    face = values.get("face", "") if isinstance(values, dict) else ""
+    if isinstance(face, str):
+        match values:
+            case {"photo": str(photo), "outcome": "kept", **record}:
+                return Kept(photo, {str(key): value for key, value in record.items() if key != "face"}, face)
+            case {"photo": str(photo), "outcome": "rejected", "reason": str(reason), "detail": str(detail)}:
+                return Rejected(photo, Reason(reason), detail, face)
+            case {"photo": str(photo), "outcome": "failed", "error": str(error)}:
+                return Failed(photo, error, face)
     raise ValueError(f"{str(values)[:80]!r} is not an outcome")

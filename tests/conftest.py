@@ -65,3 +65,15 @@ def shared() -> Path:
     if not (root / "data").is_dir():
         pytest.skip(f"real test data is not at {root} (CELEBAHQ_SHARED)")
     return root
+
+
+@pytest.fixture(scope="session")
+def yunet(shared: Path) -> Path:
+    """Model file of the face detector, for the version of OpenCV that is installed."""
+    import cv2
+
+    name = "2026may" if int(cv2.__version__.split(".")[0]) >= 5 else "2023mar"
+    path = shared / "data" / "models" / f"face_detection_yunet_{name}.onnx"
+    if not path.exists():
+        pytest.skip(f"the face detector is not at {path}")
+    return path

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from celebahq_builder.config import bundled, flatten, from_mapping, load, merge, read_toml, to_mapping
 from celebahq_builder.errors import RecipeError
+from celebahq_builder.landmarks.training import LandmarkRecipe
 from celebahq_builder.limits import MAX_TOML_BYTES
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.progan.schedule import ProGANRecipe
@@ -291,6 +292,7 @@ TRAINING = {
     "denoise": PixelRecipe,
     "upscale": PixelRecipe,
     "upscale-adversarially": AdversarialRecipe,
+    "landmarks": LandmarkRecipe,
     "progan": ProGANRecipe,
 }
 """What trains the network of each task."""

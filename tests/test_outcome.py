@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from celebahq_builder.errors import CelebAHQError
 from celebahq_builder.outcome import Failed, Kept, Outcome, Reason, Rejected, Rejection, from_json, to_json
 
-KEYS = st.text(min_size=1, max_size=8).filter(lambda key: key not in ("photo", "outcome"))
+KEYS = st.text(min_size=1, max_size=8).filter(lambda key: key not in ("photo", "face", "outcome"))
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
     max_leaves=5,
 )
 OUTCOMES = st.one_of(
-    st.builds(Kept, st.text(), st.dictionaries(KEYS, VALUES, max_size=4)),
-    st.builds(Rejected, st.text(), st.sampled_from(Reason), st.text()),
-    st.builds(Failed, st.text(), st.text()),
+    st.builds(Kept, st.text(), st.dictionaries(KEYS, VALUES, max_size=4), st.text()),
+    st.builds(Rejected, st.text(), st.sampled_from(Reason), st.text(), st.text()),
+    st.builds(Failed, st.text(), st.text(), st.text()),
 )
 
 
@@ -37,6 +37,8 @@ def test_what_a_line_says() -> None:
         "detail": "9 px",
     }
     assert to_json(Failed("a.jpg", "disk")) == {"photo": "a.jpg", "outcome": "failed", "error": "disk"}
+    several = {"photo": "a.jpg", "face": "a_1", "outcome": "failed", "error": "disk"}
+    assert to_json(Failed("a.jpg", "disk", "a_1")) == several
 
 
 @pytest.mark.parametrize("reason", Reason)

@@ -274,6 +274,30 @@ def photos(folder: Path) -> None:
     (folder / "ids.txt").write_text("000001\n000003.jpg\n")
 
 
+def foreign_landmarks(folder: Path) -> None:
+    """Write photos, and their landmarks as JSON of five points, as .pts files and as a table of 68 points."""
+    photos(folder)
+    lines = (folder / "landmarks.csv").read_text().splitlines()[1:]
+    names = [f"{axis}_{point}" for point in range(68) for axis in "xy"]
+    faces, kps, rows = {}, [], [f"file,{','.join(names)}"]
+    keys = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")
+    for line in lines:
+        file, *cells = line.split(",")
+        five = [[float(x), float(y)] for x, y in zip(cells[::2], cells[1::2], strict=True)]
+        left, right, nose, *mouth = five
+        points = [nose] * 36 + [left] * 6 + [right] * 6 + [mouth[0]] * 6 + [mouth[1]] * 14
+        faces[file] = {"face_1": {"score": 0.9, "landmarks": dict(zip(keys, five, strict=True))}}
+        kps.append({"file": file, "kps": five})
+        rows.append(",".join([file, *(str(value) for point in points for value in point)]))
+        numbers = "\n".join(f"{x + 1} {y + 1}" for x, y in points)
+        path = folder / "points" / f"{Path(file).stem}.pts"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"version: 1\nn_points: 68\n{{\n{numbers}\n}}\n")
+    (folder / "faces.json").write_text(json.dumps(faces))
+    (folder / "kps.json").write_text(json.dumps(kps))
+    (folder / "points.csv").write_text("\n".join(rows) + "\n")
+
+
 def image_list(folder: Path) -> None:
     """Write photos and an official image list."""
     photos(folder)

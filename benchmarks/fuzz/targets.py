@@ -148,6 +148,16 @@ def _builds() -> list[Target]:
             ),
             False,
         ),
+        Target(
+            "landmarks-foreign",
+            samples.foreign_landmarks,
+            ("faces.json", "kps.json", "points/*.pts", "points.csv"),
+            tuple(
+                f"{_BUILD_FROM_TABLE.replace('landmarks.csv', table)} OUT --until crop"
+                for table in ("faces.json", "kps.json", "points", "points.csv")
+            ),
+            False,
+        ),
         Target("image-list", samples.image_list, ("image_list.txt",), (f"{_OFFICIAL} --out OUT --dry-run",)),
         Target("build-recipe", samples.photos, ("recipe.toml",), (f"{_BUILD} OUT --dry-run",)),
         Target(

@@ -6,6 +6,7 @@ from celebahq_builder.cli import (  # noqa: F401 - each adds its commands
     evaluate,
     filter,
     inspect,
+    landmarks,
     progan,
     restoration,
 )

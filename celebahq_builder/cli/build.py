@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from celebahq_builder.cli.main import PATH, celebahq, name_options
-from celebahq_builder.errors import RecipeError
+from celebahq_builder.errors import RecipeError, SourceError
 from celebahq_builder.pipeline.stages import stage_names
 
 if TYPE_CHECKING:
@@ -23,17 +24,45 @@ STAGES = stage_names()
 @click.option(
     "--celeba-root", type=PATH, metavar="DIR", help="CelebA as its authors ship it: img_celeba/, Anno/, Eval/."
 )
-@click.option("--photos", type=PATH, metavar="DIR", help="Your own photos instead, with --landmarks.")
 @click.option(
-    "--landmarks", type=PATH, metavar="TABLE.csv", help="Landmarks of --photos: file, lefteye_x, ... rightmouth_y."
+    "--photos",
+    type=PATH,
+    metavar="DIR|PHOTO",
+    help="Your own photos instead: a folder, or one photo. Without --landmarks, the faces are found first.",
+)
+@click.option(
+    "--landmarks",
+    type=PATH,
+    metavar="TABLE",
+    help="Landmarks of --photos: CSV of file, lefteye_x, ... rightmouth_y, or a table that another program writes, see "
+    "docs/landmarks.md.",
+)
+@click.option(
+    "--faces",
+    type=click.Choice(["all", "largest", "central"]),
+    help="Faces of a photo that are used where faces are found: all (the default), the largest one, or the one nearest "
+    "to the centre.",
+)
+@click.option(
+    "--check-landmarks/--no-check-landmarks",
+    default=None,
+    help="Compare the landmarks with those of the face detector; the report shows where they differ. Default: for "
+    "--landmarks, not for CelebA.",
+)
+@click.option("--reject-doubtful", is_flag=True, help="Reject the photos where they differ.")
+@click.option(
+    "--landmark-model",
+    type=PATH,
+    metavar="FILE",
+    help="Model file of the face detector YuNet; by default it is downloaded once (0.2 MB).",
 )
 @click.option(
     "--landmark-order",
-    type=click.Choice(["left-right", "right-left", "yx"]),
-    default="left-right",
+    type=click.Choice(["viewer", "subject", "yx"]),
+    default="viewer",
     show_default=True,
-    help="Order of the ten numbers: the eye on the left side of the image first; the one on the right side first; or "
-    "left first, but y before x.",
+    help="Order of the ten numbers: left and right as the viewer sees them; as the photographed person "
+    "sees them; or as the viewer sees them, but y before x.",
 )
 @click.option(
     "--out", type=PATH, metavar="WORK", required=True, help="Run directory; an interrupted run resumes in it."
@@ -42,9 +71,7 @@ STAGES = stage_names()
     "--recipe",
     type=PATH,
     metavar="FILE.toml",
-    default="celebahq-1024",
-    show_default=True,
-    help="Settings: a file, or the name of a recipe in pipelines/.",
+    help="Settings: a file, or the name of a recipe in pipelines/. Default: celebahq-1024; with --photos, own-photos.",
 )
 @click.option("--keep", type=click.IntRange(1), metavar="N", help="Photos to keep, best first.")
 @click.option("--resolution", type=int, metavar="PX", help="Side length of the result: a power of two, 64 to 2048.")
@@ -96,6 +123,7 @@ def build(
     landmarks: Path | None,
     landmark_order: LandmarkOrder,
     out: Path,
+    recipe: Path | None,
     dry_run: bool,
     **arguments: Any,
 ) -> None:
@@ -103,15 +131,25 @@ def build(
 
     Kill it at any time: the same command, without --redo, resumes.
     """
+    from celebahq_builder.pipeline.landmark_source import planned_source, prepare_source
     from celebahq_builder.pipeline.plan import dry_run as plan_lines
-    from celebahq_builder.pipeline.request import make_request
+    from celebahq_builder.pipeline.request import check_options, make_request
 
-    source = _source(celeba_root, photos, landmarks, landmark_order)
+    names = ("faces", "check_landmarks", "reject_doubtful", "landmark_model")
+    landmark_options = {name: arguments.pop(name) for name in names}
+    arguments["recipe"] = recipe or ("own-photos" if photos else "celebahq-1024")
+    given = _source(celeba_root, photos, landmarks, landmark_order)
     if dry_run:
+        source = planned_source(given, out)
+        if source is None:
+            click.echo(f"landmarks: {photos} is searched for faces first; the plan of the build depends on them")
+            return
         parameters = click.get_current_context().command.params
         for line in plan_lines(source, out, **arguments):
             click.echo(name_options(line, parameters))
         return
+    check_options(out, **arguments)
+    source = prepare_source(given, out, workers=arguments["workers"], **landmark_options)
     request = make_request(source, out, **arguments)
     for warning in source.warnings:
         logging.getLogger(__name__).warning("warning: %s", warning)
@@ -122,17 +160,24 @@ def build(
 
 def _source(
     celeba_root: Path | None, photos: Path | None, landmarks: Path | None, landmark_order: LandmarkOrder
-) -> PhotoSource:
-    from celebahq_builder.sources.celeba import read_celeba
+) -> PhotoSource | Path:
+    """Return photos with landmarks, or the path of photos whose faces are to be found."""
+    from celebahq_builder.sources.celeba import AlignedImagesOnly, read_celeba
     from celebahq_builder.sources.folder import read_folder
 
     if celeba_root and (photos or landmarks):
-        raise RecipeError("give either --celeba-root, or --photos with --landmarks, not both")
+        raise RecipeError("give either --celeba-root, or --photos with or without --landmarks, not both")
     if celeba_root:
-        return read_celeba(celeba_root, landmark_order)
+        try:
+            return read_celeba(celeba_root, landmark_order)
+        except AlignedImagesOnly as error:
+            command = f"celebahq import {shlex.quote(str(error.aligned))} --out celeba-128.h5 --crop celeba"
+            raise SourceError(f"{error}: {command}") from None
     if photos and landmarks:
         return read_folder(photos, landmarks, landmark_order)
-    raise RecipeError("nothing to build from: give --celeba-root DIR, or --photos DIR with --landmarks TABLE.csv")
+    if photos:
+        return photos
+    raise RecipeError("nothing to build from: give --celeba-root DIR, or --photos DIR")
 
 
 def _print_result(result: BuildResult) -> None:

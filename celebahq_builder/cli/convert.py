@@ -78,6 +78,12 @@ def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> Non
     metavar="R",
     help="Crop the centre of each image and resize it to R x R px with a Lanczos filter; not for formats of one size.",
 )
+@click.option(
+    "--crop",
+    type=click.Choice(["celeba"]),
+    help="images: cut 128x128 px around (89, 121) out of CelebA's aligned images (img_align_celeba, 178x218 px) as the "
+    "ProGAN authors did; attributes and splits come from CelebA's tables beside them.",
+)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N images.")
 @click.option(
     "--skip", type=PATH, metavar="FILE", help="lsun: leave out the entries that this file names, one per line."
@@ -112,6 +118,9 @@ def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> Non
 
     Images must be square, of one size that is a power of two, 8-bit RGB or greyscale. Greyscale keeps one channel if
     all images are greyscale. Labels are written to FILE-labels.npy.
+
+    \b
+    celebahq import DIR/img_align_celeba --out celeba-128.h5 --crop celeba    # CelebA at 128x128, as in the paper
     """  # noqa: D301
     from celebahq_builder.formats.import_ import import_images
 

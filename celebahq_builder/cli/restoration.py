@@ -127,4 +127,5 @@ def export_weights(run: Path, name: str, to: Path, **asked: Any) -> None:
     made = export(run, name, to, **asked)
     click.echo(f"weights:    {made.weights}, in {made.registry}")
     click.echo(f"model card: {made.card}; complete its section on the limits of the network")
-    click.echo(f'recipe:     {made.setting} = "{to}/{name}"')
+    if made.setting:
+        click.echo(f'recipe:     {made.setting} = "{to}/{name}"')

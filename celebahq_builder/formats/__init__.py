@@ -33,7 +33,7 @@ def load_formats() -> dict[str, Format]:
 
 
 def reader_of(name: str) -> Callable[..., ImageSet]:
-    """Return `Format.open` of a format, a function of path, `resize`, `skip` and `split`.
+    """Return `Format.open` of a format, a function of path, `resize`, `skip`, `split` and `crop`.
 
     Raises:
         RecipeError: no format has this name.

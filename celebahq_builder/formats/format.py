@@ -12,8 +12,8 @@ from celebahq_builder.errors import RecipeError
 from celebahq_builder.formats.image_file import check_resize
 from celebahq_builder.image_set import ImageSet
 
-Option = Literal["resize", "skip", "split", "shuffle", "shard", "png_level"]
-"""On import: ``resize`` images of any size, ``skip`` some of them, take one ``split``. On export: ``shuffle`` images,
+Option = Literal["resize", "crop", "skip", "split", "shuffle", "shard", "png_level"]
+"""On import: ``resize`` or ``crop`` images, ``skip`` some of them, take one ``split``. On export: ``shuffle`` images,
 write so many per ``shard``, compress them by ``png_level``."""
 
 
@@ -23,7 +23,7 @@ class Format:
 
     name: str
     read: Callable[..., ImageSet]
-    """Called with a path, and with those of the options ``resize``, ``skip`` and ``split`` that are given."""
+    """Called with a path, and with those of the options ``resize``, ``skip``, ``split`` and ``crop`` that are given."""
     write: Callable[..., Iterator[int]] | None = None
     """Called with an `ExportJob` and the `Staging` folder. Yields the number of images that an interrupted export has
     written, then the number of each further step. None for formats that are only read."""
@@ -44,7 +44,12 @@ class Format:
         return any(fnmatchcase(entry, name) for name in self.names for entry in entries)
 
     def open(
-        self, path: Path, resize: int | None = None, skip: Collection[str] = (), split: str | None = None
+        self,
+        path: Path,
+        resize: int | None = None,
+        skip: Collection[str] = (),
+        split: str | None = None,
+        crop: str | None = None,
     ) -> ImageSet:
         """Open a data set of this format.
 
@@ -53,12 +58,13 @@ class Format:
             resize: side length in px to which images are cropped and resized.
             skip: names of images to leave out.
             split: name of the split to open, if a folder holds several.
+            crop: name of the crop that is cut out of each image first.
 
         Raises:
             RecipeError: the format does not have one of these options.
             FormatError: `resize` is not a power of two; the data set is not of this format, or damaged.
         """
-        options: dict[Option, object] = {"resize": resize, "skip": skip or None, "split": split}
+        options: dict[Option, object] = {"resize": resize, "skip": skip or None, "split": split, "crop": crop}
         given = {option: value for option, value in options.items() if value is not None}
         self.check_options(given)
         check_resize(resize)

@@ -48,6 +48,26 @@ Encoded = tuple[str, bytes]
 """Location of an image file for error messages, and its contents."""
 
 
+@dataclass(frozen=True)
+class Crop:
+    """A square that is cut out of images of one size."""
+
+    images: str
+    """Images that have this size."""
+    width: int
+    height: int
+    left: int
+    top: int
+    side: int
+
+
+CROPS = {"celeba": Crop("CelebA's aligned images", width=178, height=218, left=89 - 64, top=121 - 64, side=128)}
+"""Crops by name. ``celeba``: rows 57 to 184 and columns 25 to 152, around (89, 121), as in the ProGAN paper.
+
+Source: create_celeba of dataset_tool.py, https://github.com/tkarras/progressive_growing_of_gans
+"""
+
+
 class SizeError(FormatError):
     """The size of an image does not fit the data set; importing it with another `resize` would help."""
 
@@ -57,27 +77,30 @@ class SizeError(FormatError):
 
 def encoded_images(
     described: Described,
-    headers: Iterable[Header],
+    size: tuple[int, int],
     read: Callable[[Sequence[int]], Iterator[Encoded]],
     resize: int | None,
     *,
+    crop: Crop | None = None,
     random_access: bool = False,
 ) -> DataSet:
     """Return the image set of encoded image files, which are decoded while they are read.
 
     Args:
         described: names, metadata and labels. A column ``file`` of the metadata replaces the names.
-        headers: of all images.
+        size: resolution and channels, as `common_size` returns them.
         read: yields image files by their numbers.
         resize: side length in px to which images are cropped and resized; see `decode`.
+        crop: what is cut out of each image before it is resized.
         random_access: whether `read` takes numbers in any order, not only those of all images.
 
     Raises:
-        FormatError: as `common_size` does; while reading: an image cannot be read or decoded, or was changed since the
-            data set was opened.
+        FormatError: while reading: an image cannot be read or decoded, or was changed since the data set was opened.
     """
-    resolution, channels = common_size(headers, resize)
-    decode_one = functools.partial(decode, resolution=resolution, channels=channels, resized=resize is not None)
+    resolution, channels = size
+    decode_one = functools.partial(
+        decode, resolution=resolution, channels=channels, resized=resize is not None, crop=crop
+    )
     names = described.metadata.columns.get("file", described.names)
 
     def pixels(numbers: Sequence[int]) -> Iterator[Pixels]:
@@ -250,6 +273,19 @@ def common_size(headers: Iterable[Header], resize: int | None) -> tuple[int, int
     return (first.width if resize is None else resize), channels
 
 
+def check_crop(headers: Iterable[Header], crop: Crop) -> None:
+    """Check that a crop can be cut out of each image.
+
+    Raises:
+        FormatError: an image has another size.
+    """
+    expected = f"{crop.width} x {crop.height} px for `crop`, the size of {crop.images}"
+    for header in headers:
+        if (header.width, header.height) != (crop.width, crop.height):
+            size = f"{header.where} is {header.width} x {header.height} px"
+            raise FormatError(f"{size}; expected {expected}: give their folder alone")
+
+
 class _Kind(NamedTuple):
     """Properties of an image that may tell photos from masks."""
 
@@ -318,7 +354,7 @@ def _best_side(kinds: Counter[_Kind]) -> int:
 # --- Pixels
 
 
-def decode(file: Encoded, resolution: int, channels: int, resized: bool) -> Pixels:
+def decode(file: Encoded, resolution: int, channels: int, resized: bool, crop: Crop | None = None) -> Pixels:
     """Return an image as stored, uint8 [C, R, R]; the EXIF orientation is not applied.
 
     Args:
@@ -327,6 +363,7 @@ def decode(file: Encoded, resolution: int, channels: int, resized: bool) -> Pixe
         channels: C; a grey image is repeated if C is 3.
         resized: crop the largest square in the middle, and resize it to R with Pillow's Lanczos filter, as StyleGAN's
             data set tool does.
+        crop: what to cut out of the image before that.
 
     Raises:
         FormatError: the file cannot be decoded, or no longer has the size and channels of its header.
@@ -341,9 +378,12 @@ def decode(file: Encoded, resolution: int, channels: int, resized: bool) -> Pixe
             mode = "RGB" if channels == 3 else "L"
             original: Image.Image = image if image.mode == mode else image.convert(mode)
             del image
+            fits = crop is None or original.size == (crop.width, crop.height)
+            if crop is not None:
+                original = original.crop((crop.left, crop.top, crop.left + crop.side, crop.top + crop.side))
             if resized:
                 original = middle_square(original, resolution)
-            if original.size != (resolution, resolution) or header.channels > channels:
+            if not fits or original.size != (resolution, resolution) or header.channels > channels:
                 raise FormatError(f"{header.where} was changed while it was read; run the same command again")
             pixels = np.asarray(original)
             return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))

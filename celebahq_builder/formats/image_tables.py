@@ -1,4 +1,4 @@
-"""Tables beside image files: ``metadata.jsonl`` and ``metadata.csv`` of Hugging Face, ``dataset.json`` of StyleGAN."""
+"""Tables beside image files: those of Hugging Face and StyleGAN in a folder or archive, and CelebA's."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import csv
 import logging
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import IO
+from pathlib import Path, PurePosixPath
+from typing import IO, TypeVar
 
-from celebahq_builder.errors import FormatError, printable
+import numpy as np
+
+from celebahq_builder.errors import FormatError, SourceError, printable
 from celebahq_builder.formats.records import check_name, parse_records
-from celebahq_builder.image_set import Described, Record, nfc
+from celebahq_builder.image_set import Described, Metadata, Record, nfc
 from celebahq_builder.limits import MAX_JSON_BYTES, MAX_VALUE_BYTES
+from celebahq_builder.sources.celeba import read_attributes, read_partition
 from celebahq_builder.storage import parse_json
 
 log = logging.getLogger(__name__)
@@ -34,6 +37,12 @@ LABELS = "dataset.json"
 """Labels of StyleGAN: ``{"labels": [[name, label], ...]}``, or null in place of the list."""
 
 TABLES = (METADATA, METADATA_CSV, LABELS)
+
+ATTRIBUTES = ("list_attr_celeba.txt", "list_attr_celeba.csv")
+"""CelebA's attributes, from its authors and from Kaggle."""
+
+PARTITION = ("list_eval_partition.txt", "list_eval_partition.csv")
+"""CelebA's division into train, val and test."""
 
 LINE_BYTES_MAX = 1 << 20
 """Bytes of one line of metadata."""
@@ -226,3 +235,80 @@ def _typed(key: str, values: list[str]) -> list[object]:
         except ValueError:
             pass
     return list(values)
+
+
+# --- Tables of CelebA
+
+Row = TypeVar("Row")
+
+
+def read_celeba_tables(folder: Path, names: Sequence[str]) -> Described:
+    """Return CelebA's attributes as metadata and labels, and its splits as a column, where their tables exist.
+
+    The tables lie in the folder of the images, its parent, or the parent of that, or there in ``Anno`` or ``Eval``: the
+    authors ship ``Img/img_align_celeba``, Kaggle ``img_align_celeba/img_align_celeba``. The log names tables that are
+    missing or not used, and rows of images that do not exist.
+
+    Args:
+        folder: of the images.
+        names: of its images, in their order. A PNG file stands for a JPEG file that a table names.
+
+    Raises:
+        FormatError: a table cannot be read, or has no row for an image.
+    """
+    metadata = Metadata()
+    label_names: tuple[str, ...] = ()
+    try:
+        if partition := _find_table(folder, PARTITION, "splits"):
+            metadata.columns["split"] = _rows_of(names, read_partition(partition), folder, partition)
+        if table := _find_table(folder, ATTRIBUTES, "labels"):
+            label_names, values = read_attributes(table)
+            if not label_names:
+                raise FormatError(f"{table} names no attributes; correct the table, or move it away")
+            attributes = np.array(_rows_of(names, values, folder, table), np.int8)
+            if attributes.min() == 0:  # a table of 0 and 1
+                attributes[attributes == 0] = -1
+            metadata = Metadata({**metadata.columns, "attributes": attributes}, label_names)
+    except SourceError as error:
+        raise FormatError(str(error)) from None
+    return Described(metadata, metadata.attribute_labels, label_names, names)
+
+
+def _find_table(folder: Path, names: Sequence[str], content: str) -> Path | None:
+    """Return the nearest of CelebA's tables with one of these names."""
+    folder = folder.absolute()
+    places = [base / within for base in (folder, *folder.parents[:2]) for within in ("", "Anno", "Eval")]
+    paths = [place / name for place in places for name in names]
+    found = [path for path in paths if path.exists() or path.is_symlink()]  # a broken link is an error, not no table
+    if not found:
+        log.info("no %s: neither %s nor %s lies beside %s", content, *names, printable(str(folder)))
+        return None
+    for other in found[1:]:
+        log.warning("the table %s is not read: %s is used", printable(str(other)), printable(str(found[0])))
+    return found[0]
+
+
+def _rows_of(names: Sequence[str], rows: Mapping[str, Row], folder: Path, table: Path) -> list[Row]:
+    """Return the row of each image."""
+    listed = {nfc(file): file for file in rows}
+    image_of: dict[str, str] = {}
+    missing = []
+    for name in names:
+        file = listed.get(nfc(name))
+        if file is None and name.lower().endswith(".png"):
+            file = listed.get(nfc(PurePosixPath(name).with_suffix(".jpg").name))
+        if file is None:
+            missing.append(name)
+        elif file in image_of:
+            fault = f"{printable(image_of[file])} and {printable(name)} are both the image of one row of {table}"
+            raise FormatError(f"{folder}: {fault}; remove one of them")
+        else:
+            image_of[file] = name
+    if missing:
+        fault = f"{table} does not name {printable(missing[0])} of {folder} ({len(missing)} such)"
+        raise FormatError(f"{fault}; add their lines, or move the table away")
+    if len(image_of) < len(rows):
+        first = next(file for file in rows if file not in image_of)
+        count = len(rows) - len(image_of)
+        log.warning("%s names %d images that do not exist, such as %s", table, count, printable(first))
+    return [rows[file] for file in image_of]

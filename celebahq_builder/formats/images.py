@@ -1,4 +1,4 @@
-"""Folders of image files, with metadata.jsonl as Hugging Face's imagefolder reads it."""
+"""Folders of image files, with metadata.jsonl as Hugging Face's imagefolder reads it, or with CelebA's tables."""
 
 from __future__ import annotations
 
@@ -6,18 +6,44 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Iterator, Sequence
+import posixpath
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from celebahq_builder import parallel
-from celebahq_builder.errors import FormatError, printable
+from celebahq_builder.errors import FormatError, RecipeError, printable
 from celebahq_builder.formats.format import Format
 from celebahq_builder.formats.hdf5 import ExportJob, LevelImageSet
-from celebahq_builder.formats.image_file import Encoded, encoded_images, read_header
-from celebahq_builder.formats.image_tables import METADATA, TABLES, ImageTables
+from celebahq_builder.formats.image_file import (
+    CROPS,
+    Crop,
+    Encoded,
+    Header,
+    SizeError,
+    check_crop,
+    common_size,
+    encoded_images,
+    read_header,
+)
+from celebahq_builder.formats.image_tables import (
+    ATTRIBUTES,
+    METADATA,
+    PARTITION,
+    TABLES,
+    ImageTables,
+    read_celeba_tables,
+)
 from celebahq_builder.formats.records import file_names, image_records
 from celebahq_builder.formats.shards import open_new
-from celebahq_builder.image_set import IMAGE_SUFFIXES, DataSet, FolderListing, list_folder, utf8_name, walk_folder
+from celebahq_builder.image_set import (
+    IMAGE_SUFFIXES,
+    DataSet,
+    Described,
+    FolderListing,
+    list_folder,
+    utf8_name,
+    walk_folder,
+)
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.storage import Staging, open_file, read_file, write_atomic
 
@@ -68,25 +94,37 @@ def _write_metadata(level: LevelImageSet, names: list[str], folder: Path) -> Non
 # --- Import
 
 
-def read(path: Path, resize: int | None = None) -> DataSet:
+def read(path: Path, resize: int | None = None, crop: str | None = None) -> DataSet:
     """Open a folder of square images of one size, at any depth.
 
     The order is that of ``metadata.jsonl`` or ``metadata.csv`` if the folder has one, else that of the paths. Labels
     are those of ``dataset.json``, or of the metadata. Files that are not read are counted in the log.
 
+    With a crop, the images are those of CelebA. They lie in one folder, at any depth, and become RGB in the order of
+    their names. Only CelebA's tables are read, see `image_tables.read_celeba_tables`.
+
     Args:
         path: the folder.
         resize: side length in px to which images are cropped and resized; see `image_file.decode`.
+        crop: name of the crop that is cut out of each image first; see `image_file.CROPS`.
 
     Raises:
-        FormatError: there is no image; a table does not describe these files; or as `image_file.read_header` and
-            `image_file.common_size` do.
+        RecipeError: the crop does not exist.
+        FormatError: there is no image; a table does not describe these files; or as `image_file.read_header`,
+            `image_file.common_size` and `image_file.check_crop` do.
     """
+    if crop is not None and crop not in CROPS:
+        raise RecipeError(f"`crop` {crop} does not exist; expected {', '.join(CROPS)}")
     if not path.is_dir():
         raise FormatError(f"{path} is not a folder; give a folder of images")
-    listing = list_images(path)
-    tables = ImageTables(path, listing.images, listing.others, lambda name: open_file(path / name))
-    described = tables.read()
+    cut = None if crop is None else CROPS[crop]
+    listing = list_images(path, TABLES if cut is None else (*TABLES, *ATTRIBUTES, *PARTITION))
+    if cut is None:
+        described = ImageTables(path, listing.images, listing.others, lambda name: open_file(path / name)).read()
+        size = _common_size(path, described.names, resize)
+    else:
+        path, described = _read_celeba(path, listing, cut)
+        size = resize or cut.side, 3
     names = described.names
 
     def read_files(numbers: Sequence[int]) -> Iterator[Encoded]:
@@ -96,13 +134,43 @@ def read(path: Path, resize: int | None = None) -> DataSet:
             except OSError as error:
                 raise FormatError(f"{printable(str(file))} cannot be read: {error.strerror}") from None
 
-    headers = (read_header(path / name, str(path / name)) for name in names)
     described = dataclasses.replace(described, names=[utf8_name(name) for name in names])
-    return encoded_images(described, headers, read_files, resize, random_access=True)
+    return encoded_images(described, size, read_files, resize, crop=cut, random_access=True)
 
 
-def list_images(folder: Path) -> FolderListing:
-    """Return the files of a folder, and count in the log those that are not read.
+def _headers(path: Path, names: Sequence[str]) -> Iterator[Header]:
+    return (read_header(path / name, str(path / name)) for name in names)
+
+
+def _common_size(path: Path, names: Sequence[str], resize: int | None) -> tuple[int, int]:
+    try:
+        return common_size(_headers(path, names), resize)
+    except SizeError as error:
+        first = next(_headers(path, names))
+        for name, crop in CROPS.items():
+            if (first.width, first.height) == (crop.width, crop.height):
+                raise SizeError(f"{error}, or for {crop.images} `crop`={name}") from None
+        raise
+
+
+def _read_celeba(path: Path, listing: FolderListing, crop: Crop) -> tuple[Path, Described]:
+    """Return the folder of the images below `path`, and what CelebA's tables say of them."""
+    check_crop(_headers(path, listing.images), crop)
+    folders = list(dict.fromkeys(map(posixpath.dirname, listing.images)))
+    if len(folders) > 1:
+        some = " and ".join(printable(str(path / folder)) for folder in folders[:2])
+        raise FormatError(
+            f"{path} has images in {len(folders)} folders, such as {some}; `crop` takes one of them: give it"
+        )
+    for name in listing.others:
+        if posixpath.basename(name) in TABLES:
+            log.warning("the table %s is not read: a crop takes the tables of CelebA", printable(str(path / name)))
+    folder = path / folders[0]
+    return folder, read_celeba_tables(folder, [posixpath.basename(name) for name in listing.images])
+
+
+def list_images(folder: Path, tables: Collection[str] = TABLES) -> FolderListing:
+    """Return the files of a folder, and count in the log those that are not read, but for some tables.
 
     Raises:
         FormatError: there are no images, or a folder cannot be read.
@@ -112,7 +180,7 @@ def list_images(folder: Path) -> FolderListing:
     except OSError as error:
         place = printable(str(error.filename))
         raise FormatError(f"{place} cannot be read: {error.strerror}; check its permissions") from None
-    unread = [name for name in listing.others if name.rpartition("/")[2] not in TABLES]
+    unread = [name for name in listing.others if name.rpartition("/")[2] not in tables]
     for remark in dataclasses.replace(listing, others=unread).remarks():
         log.info("%s: %s", printable(str(folder)), remark)
     if not listing.images:
@@ -124,4 +192,4 @@ def _holds_images(path: Path) -> bool:
     return path.is_dir() and any(kind == "images" for kind, _ in walk_folder(path))
 
 
-FORMAT = Format("images", read, write, recognise=_holds_images, options=("resize", "png_level"))
+FORMAT = Format("images", read, write, recognise=_holds_images, options=("resize", "crop", "png_level"))

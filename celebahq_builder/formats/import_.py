@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from celebahq_builder import __version__
 from celebahq_builder.errors import FormatError, printable
@@ -25,6 +25,7 @@ def import_images(
     *,
     format: str | None = None,
     resize: int | None = None,
+    crop: Literal["celeba"] | None = None,
     limit: int | None = None,
     skip: Path | str | None = None,
     split: str | None = None,
@@ -41,6 +42,8 @@ def import_images(
         out: HDF5 file to create.
         format: name of the format; None recognises it.
         resize: side length in px to which images are cropped and resized, for formats with images of any size.
+        crop: ``celeba`` cuts 128x128 px around (89, 121) out of CelebA's aligned images of 178x218 px, as the ProGAN
+            authors did, and takes CelebA's attributes and splits from the tables beside them.
         limit: number of images to take from the beginning; None takes all.
         skip: text file with one name per line of images to leave out, for formats that support it.
         split: split to take, such as ``train``, where a folder of Parquet or WebDataset files holds several.
@@ -54,9 +57,11 @@ def import_images(
     """
     path, out = Path(path), Path(out)
     check_free(out)
+    if crop is not None and path.is_file():
+        raise FormatError(f"{path} is not a folder; `crop` takes a folder of images: unpack an archive first")
     name = format or recognise(path)
     left_out = () if skip is None else _read_names(Path(skip))
-    source = reader_of(name)(path, resize, left_out, split)
+    source = reader_of(name)(path, resize, left_out, split, crop)
     images = _Import(source, path, limit, check_hashes=resize is None)
     if images.labels is None:
         check_free(labels_path(out))  # the labels of another data set would be taken for labels of this one
@@ -64,6 +69,8 @@ def import_images(
     if isinstance(source, LevelImageSet):
         attributes |= {key: value for key, value in source.pyramid.file.attrs.items() if key != "format_version"}
     attributes["imported_from"] = json.dumps([name, path.name])
+    if crop is not None:
+        attributes["crop"] = crop
     if left_out:
         attributes["skipped"] = len(left_out)
     if images.count < source.count:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.format import Format
 from celebahq_builder.formats.hdf5 import ExportJob, LevelImageSet
-from celebahq_builder.formats.image_file import Encoded, encoded_images, read_header
+from celebahq_builder.formats.image_file import Encoded, common_size, encoded_images, read_header
 from celebahq_builder.formats.isolated import MEMORY_BYTES, run_isolated
 from celebahq_builder.formats.parquet_rows import ParquetFacts, parquet_columns, parquet_facts, parquet_images
 from celebahq_builder.formats.records import (
@@ -105,7 +105,7 @@ def read(path: Path, resize: int | None = None, split: str | None = None) -> Dat
         names = [f"{number:08d}" for number in range(count)]
     described = dataclasses.replace(_parse_columns(table, facts.class_names, path), names=list(map(str, names)))
     headers = (read_header(io.BytesIO(data), where, len(data)) for where, data in read_files(range(count)))
-    return encoded_images(described, headers, read_files, resize)
+    return encoded_images(described, common_size(headers, resize), read_files, resize)
 
 
 _PATHS = ""

@@ -20,7 +20,7 @@ from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats.format import Format
 from celebahq_builder.formats.hdf5 import ExportJob
-from celebahq_builder.formats.image_file import Encoded, Header, encoded_images, read_header
+from celebahq_builder.formats.image_file import Encoded, Header, common_size, encoded_images, read_header
 from celebahq_builder.formats.image_tables import LABELS, TABLES, ImageTables
 from celebahq_builder.formats.records import check_name, class_numbers
 from celebahq_builder.image_set import IMAGE_SUFFIXES, DataSet, FolderListing, Labels, is_hidden, is_image_name
@@ -99,7 +99,7 @@ def read(path: Path, resize: int | None = None) -> DataSet:
                 data = file.read()
             yield f"{path}: {name}", data
 
-    return encoded_images(described, headers(), read_images, resize, random_access=True)
+    return encoded_images(described, common_size(headers(), resize), read_images, resize, random_access=True)
 
 
 def _open(path: Path) -> zipfile.ZipFile:

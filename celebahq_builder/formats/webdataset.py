@@ -66,7 +66,8 @@ def read(path: Path, resize: int | None = None, split: str | None = None) -> Dat
     if len(set(names)) < len(names):
         names = [f"{images.shard(number).stem}/{name}" for number, name in enumerate(names)]
     headers = map(images.header, range(len(names)))
-    return encoded_images(dataclasses.replace(described, names=names), headers, images.read, resize)
+    described = dataclasses.replace(described, names=names)
+    return encoded_images(described, image_file.common_size(headers, resize), images.read, resize)
 
 
 @dataclass(frozen=True)

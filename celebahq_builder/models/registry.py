@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     import torch
 
     from celebahq_builder.models.autoencoder import Autoencoder
+    from celebahq_builder.models.landmark_network import LandmarkNetwork
     from celebahq_builder.models.srgan import SRGenerator
 
 REGISTRY_FILE = "registry.toml"
 
-Architecture = Literal["autoencoder", "srgan"]
+Architecture = Literal["autoencoder", "srgan", "landmarks"]
 
 SIZE_MAX = 1024
 """Largest width and largest number of blocks of a network; the bundled networks have 96 and 6."""
@@ -37,12 +38,13 @@ class NetworkShape:
 
     architecture: Architecture
     widths: tuple[int, ...]
-    """Channels: of the three levels of an autoencoder; of a generator and, optionally, of its noise."""
+    """Channels: of the three levels of an autoencoder or a landmark network; of a generator and, optionally, of its
+    noise."""
     blocks: tuple[int, ...]
-    """Residual blocks: of the three levels of an autoencoder; of a generator."""
+    """Residual blocks: of the three levels of an autoencoder or a landmark network; of a generator."""
 
     def __post_init__(self) -> None:
-        widths, blocks = ((3,), 3) if self.architecture == "autoencoder" else ((1, 2), 1)
+        widths, blocks = ((1, 2), 1) if self.architecture == "srgan" else ((3,), 3)
         if len(self.widths) not in widths or len(self.blocks) != blocks:
             raise ValueError(
                 f"{self.architecture} needs {' or '.join(map(str, widths))} widths and {blocks} blocks; "
@@ -52,13 +54,16 @@ class NetworkShape:
             if not all(1 <= size <= SIZE_MAX for size in sizes):
                 raise ValueError(f"{name} = {list(sizes)} must be from 1 to {SIZE_MAX}")
 
-    def build(self) -> Autoencoder | SRGenerator:
+    def build(self) -> Autoencoder | SRGenerator | LandmarkNetwork:
         """Return the network with random weights."""
         from celebahq_builder.models.autoencoder import Autoencoder
+        from celebahq_builder.models.landmark_network import LandmarkNetwork
         from celebahq_builder.models.srgan import SRGenerator
 
         if self.architecture == "autoencoder":
             return Autoencoder(self.widths, self.blocks)  # type: ignore[arg-type]
+        if self.architecture == "landmarks":
+            return LandmarkNetwork(self.widths, self.blocks)  # type: ignore[arg-type]
         return SRGenerator(self.widths[0], self.blocks[0], *self.widths[1:])
 
 
@@ -143,7 +148,7 @@ def find_entry(name: str, folder: Path | None = None) -> RegistryEntry:
 
 def load_network(
     name: str, device: torch.device | str = "cpu", folder: Path | None = None
-) -> Autoencoder | SRGenerator:
+) -> Autoencoder | SRGenerator | LandmarkNetwork:
     """Return a network with its verified weights, in eval mode, without gradients, in channels-last memory format.
 
     `name` and `folder` are those of `locate`.

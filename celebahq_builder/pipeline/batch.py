@@ -225,12 +225,12 @@ class _BatchRun:
                 with contextlib.suppress(OSError):
                     partial.unlink()
             raise
-        place = {photo.file: i for i, (_, photo) in enumerate(self.job.photos)}
+        place = {photo.key: i for i, (_, photo) in enumerate(self.job.photos)}
         return BatchResult(
             number=self.job.number,
             photos=len(self.job.photos),
             outcomes={
-                name: tuple(sorted(self.outcomes[name], key=lambda one: place[one.photo])) for name in self.job.todo
+                name: tuple(sorted(self.outcomes[name], key=lambda one: place[one.key])) for name in self.job.todo
             },
             files=tuple(self.files),
             seconds=dict(self.seconds),
@@ -239,11 +239,11 @@ class _BatchRun:
 
     def _tasks(self) -> list[_PhotoTask]:
         """Return a task for each photo that enters the first stage."""
-        faces = {photo.file: Face.unread(photo, index) for index, photo in self.job.photos}
+        faces = {photo.key: Face.unread(photo, index) for index, photo in self.job.photos}
         if self.job.start is None:
             return [_PhotoTask(face, None) for face in faces.values()]
         manifest = self.workspace.stage(self.job.start).read_manifest(self.job.number)
-        return [_PhotoTask(faces[one.photo], one) for one in manifest if isinstance(one, Kept)]
+        return [_PhotoTask(faces[one.key], one) for one in manifest if isinstance(one, Kept)]
 
     # --- One group of photos, from top to bottom ---
 
@@ -277,8 +277,9 @@ class _BatchRun:
         if stage.name in self.job.todo:
             with self._clock(stage.name):
                 record = self._save_image(stage, face) if stage.saves_image else face.record
-                kept = Kept(face.photo.file, record.tables(self.types))
-                self.outcomes[stage.name].append(kept)  # last: a photo recorded as kept can no longer fail here
+                self.outcomes[stage.name].append(
+                    record.kept(self.types)
+                )  # last: a photo recorded as kept can no longer fail here
         return face
 
     def _save_image(self, stage: AnyPhotoStage, face: Face) -> PhotoRecord:
@@ -303,19 +304,19 @@ class _BatchRun:
     @contextlib.contextmanager
     def _record_failure(self, task: _PhotoTask, stage: str) -> Iterator[None]:
         """Record the rejection or the failure of a photo; raise errors that every photo would have."""
-        file = task.face.photo.file
+        photo = task.face.photo
         try:
             yield
         except Rejection as rejection:
-            self._end(task, stage, Rejected(file, rejection.reason, rejection.detail))
+            self._end(task, stage, Rejected(photo.file, rejection.reason, rejection.detail, photo.face))
         except CelebAHQError:
             raise
         except Exception as error:  # one photo cannot end the run: its error is counted and reported
-            if fatal := fatal_error(error, self.context.device, f"{file} ({stage})"):
+            if fatal := fatal_error(error, self.context.device, f"{photo.file} ({stage})"):
                 raise fatal from error
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{stage}, {Path(frame.filename).name}:{frame.lineno}"
-            self._end(task, stage, Failed(file, f"{type(error).__name__}: {error} ({where})"))
+            self._end(task, stage, Failed(photo.file, f"{type(error).__name__}: {error} ({where})", photo.face))
 
     def _end(self, task: _PhotoTask, stage: str, ended: Outcome) -> None:
         """Record the end of a photo under the first stage, from the one that raised, that has a manifest to write."""
@@ -329,14 +330,14 @@ class _BatchRun:
 
         It happens where the images of a stage are kept afterwards, and photos have changed or vanished in between.
         """
-        lost = {one.photo for ended in self.outcomes.values() for one in ended if not isinstance(one, Kept)}
+        lost = {one.key for ended in self.outcomes.values() for one in ended if not isinstance(one, Kept)}
         for name in self.later if lost else ():
             stage = self.workspace.stage(name)
             if stage.manifest_path(self.job.number).exists():
-                kept = {one.photo for one in stage.read_manifest(self.job.number) if isinstance(one, Kept)}
+                kept = {one.key for one in stage.read_manifest(self.job.number) if isinstance(one, Kept)}
                 if lost & kept:
                     raise WorkspaceError(
-                        f"{min(lost & kept)} was kept by {name} before, but the photo has changed or is gone; "
+                        f"{min(lost & kept)[0]} was kept by {name} before, but the photo has changed or is gone; "
                         f"bring it back, or `redo` {self.all_stages[0].name}"
                     )
 

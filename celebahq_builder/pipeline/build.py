@@ -18,7 +18,7 @@ from celebahq_builder import __version__, outcome, parallel
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import SourceError, WorkspaceError
 from celebahq_builder.imaging.image_io import encode_png
-from celebahq_builder.outcome import Kept, Rejected
+from celebahq_builder.outcome import Kept, PhotoKey, Rejected
 from celebahq_builder.pipeline.batch import (
     BatchJob,
     deterministic,
@@ -28,17 +28,18 @@ from celebahq_builder.pipeline.batch import (
 )
 from celebahq_builder.pipeline.build_report import write_build_report
 from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.landmark_source import find_source
 from celebahq_builder.pipeline.plan import Plan, versions
 from celebahq_builder.pipeline.recipe import BuildRecipe
-from celebahq_builder.pipeline.request import BuildOptions, BuildRequest, make_request
-from celebahq_builder.pipeline.results import PhotoStatus, photo_statuses
+from celebahq_builder.pipeline.request import BuildOptions, BuildRequest, check_options, make_request
+from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses
 from celebahq_builder.pipeline.stage import AnyDatasetStage, DatasetContext, record_types
 from celebahq_builder.pipeline.stages.select import rejected_csv
-from celebahq_builder.pipeline.state import StageCounts, Summary, fingerprint
+from celebahq_builder.pipeline.state import StageCounts, Summary, Table, fingerprint
 from celebahq_builder.pipeline.workspace import StageFolder, TimingLog, Workspace, count_outcomes
 from celebahq_builder.progress import Progress
 from celebahq_builder.sources.photo import LandmarkOrder, Photo, PhotoSource, in_column_order
-from celebahq_builder.storage import delete_folder, read_file, write_atomic, write_json
+from celebahq_builder.storage import delete_folder, read_file, sha256, write_atomic, write_json
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +64,14 @@ class BuildResult:
     report: Path | None
 
 
-def build(source: PhotoSource, out: Path | str, **options: Unpack[BuildOptions]) -> BuildResult:
+def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[BuildOptions]) -> BuildResult:
     """Build a data set from a source of photos, resuming from what the run directory holds.
 
     The results do not depend on the number of workers, nor on interruptions.
 
     Args:
-        source: photos with landmarks; see `sources.celeba.read_celeba` and `sources.folder.read_folder`.
+        source: photos with landmarks; see `sources.celeba.read_celeba` and `sources.folder.read_folder`. Or the path of
+            a folder of photos or of one photo, in which the face detector finds the landmarks first.
         out: run directory, created if needed.
         recipe: name of a bundled recipe, path of a TOML file, or the settings themselves.
         keep: number of photos to keep, best first. For `keep`, `resolution`, `seed` and `labels`, None takes the value
@@ -103,6 +105,9 @@ def build(source: PhotoSource, out: Path | str, **options: Unpack[BuildOptions])
     >>> result.kept, result.hdf5.name
     (2, 'celebahq-64x64.h5')
     """
+    if not isinstance(source, PhotoSource):
+        check_options(out, **options)
+        source = find_source(source, out, workers=options.get("workers"))
     return run(make_request(source, out, **options))
 
 
@@ -111,7 +116,7 @@ def align(
     landmarks: NDArray[np.floating] | Iterable[float],
     resolution: int = 1024,
     restore: bool = False,
-    landmark_order: LandmarkOrder = "left-right",
+    landmark_order: LandmarkOrder = "viewer",
 ) -> NDArray[np.uint8]:
     """Return the aligned face of one photo, uint8 [3, resolution, resolution], RGB.
 
@@ -224,13 +229,13 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
                     progress.advance(result.photos, result.rejected, result.failed)
         finally:
             progress.close()
-    entering = {photo.file for photo in photos}
+    entering = {photo.key for photo in photos}
     for stage in plan.photo_stages:
         counts, kept = _reconcile(workspace.stage(stage.name), entering, plan.batches)
         workspace.stage(stage.name).complete(plan.ingredients[stage.name], counts)
         entering = kept
     if plan.dataset_stages and not entering:
-        _write_rejected(workspace, photo_statuses(workspace))
+        _write_rejected(workspace, photo_statuses(workspace), plan.request.source)
         raise WorkspaceError(f"no photo was kept, so there is nothing to pack; {workspace.rejected_path} says why")
 
 
@@ -260,7 +265,7 @@ def _jobs(plan: Plan) -> Iterator[BatchJob]:
         )
 
 
-def _reconcile(stage: StageFolder, entering: set[str], batches: int) -> tuple[StageCounts, set[str]]:
+def _reconcile(stage: StageFolder, entering: set[PhotoKey], batches: int) -> tuple[StageCounts, set[PhotoKey]]:
     """Read the manifests of a stage, and check that they account for every photo that entered it.
 
     Returns:
@@ -271,15 +276,15 @@ def _reconcile(stage: StageFolder, entering: set[str], batches: int) -> tuple[St
     """
     done, outcomes = stage.batches(), {}
     for _, one in stage.outcomes():
-        if one.photo in entering:
-            outcomes[one.photo] = one.without_record() if isinstance(one, Kept) else one
+        if one.key in entering:
+            outcomes[one.key] = one.without_record() if isinstance(one, Kept) else one
     if done != set(range(batches)) or len(outcomes) != len(entering):
         raise WorkspaceError(
             f"{stage.root}: {len(entering)} photos entered, {len(outcomes)} are accounted for in {len(done)} of "
             f"{batches} batches; its files were changed from outside, `redo` {stage.name} makes them again"
         )
     counts = StageCounts(photos=len(entering), batches=batches, **count_outcomes(outcomes.values()))
-    return counts, {file for file, one in outcomes.items() if isinstance(one, Kept)}
+    return counts, {key for key, one in outcomes.items() if isinstance(one, Kept)}
 
 
 # --- Dataset stages, summary ------------------------------------------------------------------------------------
@@ -322,7 +327,10 @@ def _conclude(plan: Plan, timings: TimingLog) -> BuildResult:
     request, workspace = plan.request, plan.request.workspace
     complete = plan.until == plan.names[-1]
     rejected = [outcome.to_json(one) for one in request.source.rejected]
-    mark = fingerprint([*plan.ingredients[plan.until], {"name": "table", "rejected": rejected}])
+    table: Table = {"name": "table", "rejected": rejected}
+    if workspace.doubtful_path.exists():
+        table["doubtful"] = sha256(read_file(workspace.doubtful_path))
+    mark = fingerprint([*plan.ingredients[plan.until], table])
     before = plan.state.summary
     is_current = before is not None and before.fingerprint == mark and workspace.rejected_path.name in plan.state.files
     summary = before if before and is_current else _summarize(plan, mark)
@@ -353,11 +361,13 @@ def _summarize(plan: Plan, mark: str) -> Summary:
             f"{workspace.root}: {photos} photos came in, {sum(counts.values())} are accounted for; its files were "
             "changed from outside, choose another `out`"
         )
-    _write_rejected(workspace, statuses)
+    _write_rejected(workspace, statuses, source)
     reasons = Counter(end.reason.value for end in ends if isinstance(end, Rejected))
     return Summary(mark, photos, **counts, reasons=dict(reasons))
 
 
-def _write_rejected(workspace: Workspace, statuses: Iterable[PhotoStatus]) -> None:
+def _write_rejected(workspace: Workspace, statuses: Iterable[PhotoStatus], source: PhotoSource) -> None:
     """Write the table of photos that are not kept."""
-    write_atomic(workspace.rejected_path, rejected_csv(one.end for one in statuses if one.end is not None))
+    ids = {photo.key: photo.id for photo in source.photos}
+    ended = [("" if one.stage == TABLE else ids.get(one.key, ""), one.end) for one in statuses if one.end is not None]
+    write_atomic(workspace.rejected_path, rejected_csv(ended))

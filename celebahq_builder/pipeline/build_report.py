@@ -14,6 +14,7 @@ from celebahq_builder.config import flatten
 from celebahq_builder.html import charts, render_page, thumbnails
 from celebahq_builder.html.thumbnails import Thumbnail
 from celebahq_builder.outcome import Failed, Reason, Rejected
+from celebahq_builder.pipeline.landmark_source import landmark_section
 from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses
 from celebahq_builder.pipeline.stage import PhotoStage
 from celebahq_builder.pipeline.stages import load_stages
@@ -92,6 +93,7 @@ def _contents(workspace: Workspace) -> dict[str, object]:
         "stages": stage_counts(run, workspace.read_state(), statuses),
         "reasons": _reasons(statuses),
         "notes": _notes(statuses),
+        "landmarks": landmark_section(workspace, Path(run.source)),
         "examples": images.examples(statuses),
         "scores": _histogram(kept, low, "score", cut=kept[-1].score if kept and low else None),
         "zooms": _histogram(kept, low, "zoom"),
@@ -216,8 +218,8 @@ class PhotoImage:
 
     @property
     def name(self) -> str:
-        """File of the photo, as a caption."""
-        return self.status.file
+        """File of the photo, and its face where it has several, as a caption."""
+        return self.status.name
 
     @property
     def score(self) -> str:

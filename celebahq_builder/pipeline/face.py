@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from celebahq_builder.imaging.geometry import Points
-from celebahq_builder.outcome import Kept
+from celebahq_builder.outcome import Kept, PhotoKey
 from celebahq_builder.pipeline.state import Table, read_table
 from celebahq_builder.sources.photo import Photo
 
@@ -66,6 +66,13 @@ class PhotoRecord:
     identity: Identity
     parts: Mapping[type, DataclassInstance] = field(default_factory=dict)
     """Record of each stage, by its type."""
+    face: str = ""
+    """The id where the source has several faces of the file, else empty."""
+
+    @property
+    def key(self) -> PhotoKey:
+        """File name, and the id where the source has several faces of the file."""
+        return self.file, self.face
 
     def __getitem__(self, kind: type[R]) -> R:
         part = self.parts[kind]
@@ -104,7 +111,11 @@ class PhotoRecord:
         parts: list[DataclassInstance] = [
             read_table(known.get(name), table, kept.photo, name) for name, table in tables.items()
         ]
-        return cls(kept.photo, identity, {type(part): part for part in parts})
+        return cls(kept.photo, identity, {type(part): part for part in parts}, kept.face)
+
+    def kept(self, types: Mapping[str, type]) -> Kept:
+        """Return the outcome that holds this record; the inverse of `from_kept`."""
+        return Kept(self.file, self.tables(types), self.face)
 
 
 @dataclass(frozen=True)
@@ -142,7 +153,7 @@ class Face:
         import torch  # here, because the command line reads recipes, and so stages, without torch
 
         empty = torch.empty((3, 0, 0), dtype=torch.uint8)
-        return cls(photo, PhotoRecord(photo.file, identity), empty, np.zeros((4, 2)))
+        return cls(photo, PhotoRecord(photo.file, identity, face=photo.face), empty, np.zeros((4, 2)))
 
     @classmethod
     def resumed(cls, photo: Photo, pixels: Tensor, record: PhotoRecord) -> Face:

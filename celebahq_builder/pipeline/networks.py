@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from celebahq_builder.errors import WeightsError
 from celebahq_builder.imaging.tiles import run_tiled_all
 from celebahq_builder.models.autoencoder import Autoencoder
-from celebahq_builder.models.registry import Architecture, find_entry, load_network
+from celebahq_builder.models.registry import find_entry, load_network
 from celebahq_builder.models.srgan import SRGenerator
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.fatal_errors import is_out_of_memory
@@ -21,6 +22,10 @@ from celebahq_builder.pipeline.stage import PhotoContext
 # oneDNN caches what it compiled for the last 1024 shapes, and each photo has its own shape: a worker would grow to
 # gigabytes. It reads this variable at its first convolution.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
+
+
+Architecture = Literal["autoencoder", "srgan"]
+"""The networks that a build runs."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -33,7 +38,7 @@ def network(weights: str, device: torch.device, architecture: Architecture) -> A
     found = find_entry(weights).shape.architecture
     if found != architecture:
         raise WeightsError(f"weights {weights!r} are of the {found} network; this stage runs the {architecture}")
-    return load_network(weights, device)
+    return cast("Autoencoder | SRGenerator", load_network(weights, device))
 
 
 def run_network(

@@ -71,6 +71,41 @@ def make_request(source: PhotoSource, out: Path | str, **options: Unpack[BuildOp
         RecipeError: arguments that cannot be used, or contradict each other.
         SourceError: the image list cannot be read, or the source lacks photos that were asked for.
     """
+    workspace, recipe, origins = check_options(out, **options)
+    names = read_ids(options.get("ids"))
+    deltas, image_list = _official_paths(options)
+    if image_list:
+        source = listed_photos(source, read_image_list(image_list))
+    source = subset(source, limit=options.get("limit"), ids=names)
+    request = BuildRequest(
+        workspace=workspace,
+        source=source,
+        recipe=recipe,
+        origins=origins,
+        workers=options.get("workers") or os.cpu_count() or 1,
+        device=options.get("device", "auto"),
+        limit=options.get("limit"),
+        ids=ids_hash(names),
+        until=options.get("until", "pack"),
+        start=options.get("start"),
+        redo=options.get("redo"),
+        deltas=deltas,
+    )
+    for stage in recipe.stages():
+        stage.check(recipe.settings(stage), request.inputs)
+    return request
+
+
+def check_options(out: Path | str, **options: Unpack[BuildOptions]) -> tuple[Workspace, BuildRecipe, dict[str, str]]:
+    """Check the arguments of a build that need no photos, see `build.build`; imports no torch.
+
+    Returns:
+        The run directory, the settings, and the origins of those that are no defaults.
+
+    Raises:
+        RecipeError: arguments that cannot be used, or contradict each other.
+        WorkspaceError: the run directory cannot be used.
+    """
     workspace = Workspace(Path(out))
     try:
         workspace.root.exists()
@@ -87,9 +122,7 @@ def make_request(source: PhotoSource, out: Path | str, **options: Unpack[BuildOp
         "pack.labels": options.get("labels"),
     }
     recipe, origins = resolve(options.get("recipe", DEFAULT_RECIPE), overrides)
-    names = read_ids(options.get("ids"))
-    deltas, image_list = (Path(path) if path else None for path in (options.get("deltas"), options.get("image_list")))
-    check_official(recipe, deltas, image_list)
+    check_official(recipe, *_official_paths(options))
     workers, limit, device = options.get("workers"), options.get("limit"), options.get("device", "auto")
     for argument, value in (("workers", workers), ("limit", limit)):
         if value is not None and value < 1:
@@ -109,28 +142,13 @@ def make_request(source: PhotoSource, out: Path | str, **options: Unpack[BuildOp
             raise RecipeError(f"`{argument}` {name} comes after `until` {until}; the order is {', '.join(order)}")
     if start and redo and order.index(start) > order.index(redo):
         raise RecipeError(f"`start` {start} comes after `redo` {redo}, and needs its results; leave out `start`")
+    return workspace, recipe, origins
 
-    # --- Photos ---
-    if image_list:
-        source = listed_photos(source, read_image_list(image_list))
-    source = subset(source, limit=limit, ids=names)
-    request = BuildRequest(
-        workspace=workspace,
-        source=source,
-        recipe=recipe,
-        origins=origins,
-        workers=workers or os.cpu_count() or 1,
-        device=device,
-        limit=limit,
-        ids=ids_hash(names),
-        until=until,
-        start=start,
-        redo=redo,
-        deltas=deltas,
-    )
-    for stage in recipe.stages():
-        stage.check(recipe.settings(stage), request.inputs)
-    return request
+
+def _official_paths(options: BuildOptions) -> tuple[Path | None, Path | None]:
+    """Return the folder of the official deltas, and the official image list."""
+    deltas, image_list = options.get("deltas"), options.get("image_list")
+    return (Path(deltas) if deltas else None), (Path(image_list) if image_list else None)
 
 
 def check_official(recipe: BuildRecipe, deltas: Path | None, image_list: Path | None) -> None:

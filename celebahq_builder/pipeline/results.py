@@ -6,7 +6,7 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from celebahq_builder import outcome
-from celebahq_builder.outcome import Failed, Kept, QualityScore, Rejected
+from celebahq_builder.outcome import Failed, Kept, PhotoKey, QualityScore, Rejected
 from celebahq_builder.pipeline.face import PhotoRecord
 from celebahq_builder.pipeline.stage import record_types
 from celebahq_builder.pipeline.stages import load_stages
@@ -23,6 +23,8 @@ class PhotoStatus:
     """Status of one photo."""
 
     file: str
+    face: str = ""
+    """Id of the face where the source has several faces of the file, else empty."""
     end: Rejected | Failed | None = None
     """Why it was rejected or failed; None while it is kept."""
     stage: str = ""
@@ -37,6 +39,16 @@ class PhotoStatus:
     notes: tuple[str, ...] = ()
     """Conversions by the decoder; see `imaging.image_io.open_rgb`."""
 
+    @property
+    def key(self) -> PhotoKey:
+        """File name, and the id of the face where the source has several faces of the file."""
+        return self.file, self.face
+
+    @property
+    def name(self) -> str:
+        """The file, and the id of the face where the source has several faces of the file, for people."""
+        return f"{self.file} ({self.face})" if self.face else self.file
+
 
 def photo_statuses(workspace: Workspace) -> list[PhotoStatus]:
     """Return the status of every photo: first those rejected by the table, then in photo order.
@@ -49,10 +61,10 @@ def photo_statuses(workspace: Workspace) -> list[PhotoStatus]:
     run = workspace.run()
     types = record_types(load_stages(run.method))
     rejected = [outcome.from_json(values) for values in run.rejected_by_table]
-    by_table = [PhotoStatus(one.photo, one, TABLE) for one in rejected if isinstance(one, Rejected)]
-    found: dict[str, PhotoStatus] = {}
+    by_table = [PhotoStatus(one.photo, end=one, stage=TABLE) for one in rejected if isinstance(one, Rejected)]
+    found: dict[PhotoKey, PhotoStatus] = {}
     for stage, batch, one in workspace.final_outcomes(run):
-        status = found.setdefault(one.photo, PhotoStatus(one.photo, batch=batch))
+        status = found.setdefault(one.key, PhotoStatus(*one.key, batch=batch, id=one.face))
         if status.end is None and isinstance(one, Kept):
             record = PhotoRecord.from_kept(one, types)
             status.id = record.identity.id
@@ -68,15 +80,15 @@ def photo_statuses(workspace: Workspace) -> list[PhotoStatus]:
 
 
 def read_records(
-    folder: StageFolder, types: Mapping[str, type], files: Container[str] | None = None
+    folder: StageFolder, types: Mapping[str, type], keys: Container[PhotoKey] | None = None
 ) -> Iterator[PhotoRecord]:
     """Yield the records of the photos that a stage kept, in photo order.
 
     Args:
         folder: of the stage.
         types: type of each stage's record, by name of the stage.
-        files: only the photos of these files; None yields all.
+        keys: only the photos with these keys; None yields all.
     """
     for _, one in folder.outcomes():
-        if isinstance(one, Kept) and (files is None or one.photo in files):
+        if isinstance(one, Kept) and (keys is None or one.key in keys):
             yield PhotoRecord.from_kept(one, types)

@@ -13,7 +13,7 @@ from celebahq_builder.hdf5.labels import labels_path, read_labels
 from celebahq_builder.hdf5.layout import NAME_COLUMNS, PHOTOS
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.image_set import attribute_labels
-from celebahq_builder.outcome import Kept, Outcome
+from celebahq_builder.outcome import Kept, Outcome, PhotoKey
 from celebahq_builder.pipeline.face import ImageRecord
 from celebahq_builder.pipeline.state import read_table
 from celebahq_builder.pipeline.workspace import StageFolder, Workspace, count_outcomes
@@ -129,10 +129,10 @@ def _workspace_problems(workspace: Workspace) -> Iterator[str]:
         except FormatError as error:
             yield str(error)
     if summary := state.summary:
-        last: dict[str, Outcome] = {}
+        last: dict[PhotoKey, Outcome] = {}
         for _, _, one in workspace.final_outcomes(run):
-            if isinstance(last.get(one.photo, Kept(one.photo)), Kept):  # a photo ends at its first other outcome
-                last[one.photo] = one.without_record() if isinstance(one, Kept) else one
+            if isinstance(last.get(one.key, Kept(one.photo)), Kept):  # a photo ends at its first other outcome
+                last[one.key] = one.without_record() if isinstance(one, Kept) else one
         by_table = (outcome.from_json(values) for values in run.rejected_by_table)
         for name, number in count_outcomes([*by_table, *last.values()]).items():
             if (recorded := getattr(summary, name)) != number:

@@ -44,7 +44,7 @@ from celebahq_builder.storage import (
 )
 
 NAMES = (
-    *("run.json", "summary.json", "timings.jsonl", "selection.csv", "rejected.csv", "stages", "report"),
+    *("run.json", "summary.json", "timings.jsonl", "selection.csv", "rejected.csv", "stages", "report", "landmarks"),
     *("celebahq-*.h5", "celebahq-*.h5.partial", "celebahq-*-labels.npy"),
 )
 """Names of all files and folders of a run directory, as patterns of `fnmatch`."""
@@ -162,6 +162,9 @@ class Workspace:
         selection_path: table of selected photos, best first.
         rejected_path: table of rejected and failed photos.
         report_path: the HTML report.
+        landmarks_path: folder of the landmarks that were found or checked, see `landmark_source`.
+        landmark_table_path: table of the landmarks that were found.
+        doubtful_path: list of the photos whose landmarks are doubtful.
     """
 
     def __init__(self, root: Path) -> None:
@@ -172,6 +175,9 @@ class Workspace:
         self.selection_path = root / "selection.csv"
         self.rejected_path = root / "rejected.csv"
         self.report_path = root / "report" / "index.html"
+        self.landmarks_path = root / "landmarks"
+        self.landmark_table_path = self.landmarks_path / "landmarks.csv"
+        self.doubtful_path = self.landmarks_path / "doubtful.json"
 
     def example_path(self, photo_id: str, stage: str) -> Path:
         """Return the path of the report's image of an example photo after a stage."""
@@ -239,7 +245,7 @@ class Workspace:
         The unfinished HDF5 file is not among them: the next pack replaces it.
         """
         delete_partial_files(self.root)
-        for folder in ("stages", "report"):
+        for folder in ("stages", "report", "landmarks"):
             delete_partial_files(self.root / folder, recursive=True)
 
     def final_outcomes(self, run: RunDescription) -> Iterator[tuple[str, int, Outcome]]:

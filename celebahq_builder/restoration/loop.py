@@ -27,11 +27,11 @@ from celebahq_builder.restoration.adversarial_training import AdversarialRecipe,
 from celebahq_builder.restoration.photos import Pixels
 from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask
 from celebahq_builder.restoration.task import SampleRows, Task
-from celebahq_builder.restoration.trained_weights import FILE, TrainedWeights
 from celebahq_builder.storage import delete_partial_files, lock, write_atomic
 from celebahq_builder.training.checkpoint import CheckpointFolder, StateDict, load_optimizer
 from celebahq_builder.training.distributed import DistributedContext, join_processes
 from celebahq_builder.training.logger import TrainingLogger
+from celebahq_builder.training.trained_weights import FILE, TrainedWeights
 
 log = logging.getLogger(__name__)
 

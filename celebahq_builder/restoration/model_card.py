@@ -14,16 +14,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from celebahq_builder.config import from_mapping
 from celebahq_builder.errors import RecipeError, WeightsError
+from celebahq_builder.landmarks.refiner import CROP_PX
+from celebahq_builder.landmarks.training import LOSS_NAMES, LandmarkRecipe
 from celebahq_builder.models.registry import NetworkShape, parameter_count
 from celebahq_builder.restoration.adversarial_training import AdversarialRecipe, AdversarialTask
 from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask
 from celebahq_builder.restoration.task import TrainingRecipe
-from celebahq_builder.restoration.trained_weights import TrainedWeights
 from celebahq_builder.training.logger import read_lines
+from celebahq_builder.training.trained_weights import TrainedWeights
 
 # --- Figures ----------------------------------------------------------------------------------------------------
 
-NOT_SCORES = frozenset({"step", "steps_per_s", *PixelTask.loss_names, *AdversarialTask.loss_names})
+AnyRecipe = TrainingRecipe | LandmarkRecipe
+"""Recipe of a training whose weights can be exported."""
+
+NOT_SCORES = frozenset({"step", "steps_per_s", *PixelTask.loss_names, *AdversarialTask.loss_names, *LOSS_NAMES})
 """Keys of a training log that are not scores."""
 
 
@@ -112,6 +117,7 @@ MANUAL_SECTION = "## What it cannot do"
 _INPUT_OUTPUT = {
     "autoencoder": "RGB photo of any size, [0, 1]; the same photo without compression artefacts",
     "srgan": "RGB photo of any size, [0, 1]; the same photo at four times its width and height",
+    "landmarks": f"RGB crop of {CROP_PX}x{CROP_PX} px around a face, [0, 1]; five points and their expected errors",
 }
 
 _TO_COMPLETE = "- To be completed by the author: images on which it fails, and what has not been measured."
@@ -131,11 +137,24 @@ _LIMITS = {
 - Factors other than 4 are reached by resampling its result.
 {_TO_COMPLETE}
 """,
+    "landmarks": f"""\
+- It needs first points within the augmentation named above; it does not find faces.
+- It learned the convention and the noise of the table that it was trained on; points of other tables may lie elsewhere.
+- Hidden points are guesses. Its confidence was learned from the same faces.
+{_TO_COMPLETE}
+""",
 }
 
 
 def model_card(
-    name: str, weights: TrainedWeights, figures: Sequence[Figure], *, measured: str, licence: str, data: str, old: str
+    name: str,
+    weights: TrainedWeights[AnyRecipe],
+    figures: Sequence[Figure],
+    *,
+    measured: str,
+    licence: str,
+    data: str,
+    old: str,
 ) -> str:
     """Return a model card in Markdown.
 
@@ -153,9 +172,11 @@ def model_card(
     rows = {
         "network": describe_network(weights.shape),
         "input, output": _INPUT_OUTPUT[weights.shape.architecture],
-        "cost": f"{gflop_per_megapixel(weights.shape):.3g} GFLOP per input megapixel",
+        "cost": _cost(weights.shape),
         "trained on": f"{weights.photos}: {data}",
-        "degradation": "; ".join(_degradation(weights.recipe)),
+        "augmentation" if isinstance(weights.recipe, LandmarkRecipe) else "degradation": "; ".join(
+            _degradation(weights.recipe)
+        ),
         "started from": f"`{weights.recipe.start}`" if weights.recipe.start else "",
         "command": f"`{weights.command}`" if weights.command else "",
         "steps": f"{weights.step:,}",
@@ -175,25 +196,44 @@ def describe_network(shape: NetworkShape) -> str:
     if shape.architecture == "autoencoder":
         widths, blocks = ("/".join(map(str, numbers)) for numbers in (shape.widths, shape.blocks))
         return f"`models/autoencoder.py`: residual U-shaped autoencoder, {widths} channels, {blocks} blocks, {size}"
+    if shape.architecture == "landmarks":
+        widths, blocks = ("/".join(map(str, numbers)) for numbers in (shape.widths, shape.blocks))
+        return f"`models/landmark_network.py`: hourglass with heatmaps, {widths} channels, {blocks} blocks, {size}"
     body = f"{shape.blocks[0]} residual blocks of {shape.widths[0]} channels at low resolution"
     noise = f", {shape.widths[1]} channels of noise hashed from the pixels" if len(shape.widths) > 1 else ""
     return f"`models/srgan.py`, the generator: {body}{noise}, one 4x pixel-shuffle, {size}"
 
 
-def gflop_per_megapixel(shape: NetworkShape) -> float:
-    """Return the cost of a network for an image of 1000x1000 px, in 1e9 floating-point operations.
+def _cost(shape: NetworkShape) -> str:
+    if shape.architecture == "landmarks":
+        return f"{gflop(shape, CROP_PX):.3g} GFLOP per crop"
+    return f"{gflop(shape, 1000):.3g} GFLOP per input megapixel"
+
+
+def gflop(shape: NetworkShape, side_px: int) -> float:
+    """Return the cost of a network for a square image, in 1e9 floating-point operations.
 
     A multiplication and an addition are two operations. Interpolation and activations are not counted.
     """
     with torch.device("meta"):
-        net, photo = shape.build(), torch.zeros(1, 3, 1000, 1000)
+        net, photo = shape.build().eval(), torch.zeros(1, 3, side_px, side_px)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         net(photo)
     return float(counter.get_total_flops()) / 1e9
 
 
-def _degradation(recipe: TrainingRecipe) -> Iterator[str]:
-    """Yield the degradations of the training photos."""
+def _degradation(recipe: AnyRecipe) -> Iterator[str]:
+    """Yield the degradations or the augmentations of the training photos."""
+    if isinstance(recipe, LandmarkRecipe):
+        change = recipe.augmentation
+        yield (
+            f"first points moved by up to {change.shift:.0%} of the crop, scaled by {change.scale:.0%}, rotated by "
+            f"{change.rotation_deg:g} degrees"
+        )
+        for what in ("colour", "grey", "blur", "coarse", "noise", "jpeg", "occlusion"):
+            if share := getattr(change, f"{what}_share"):
+                yield f"{what} {share:.0%}"
+        return
     if isinstance(recipe, PixelRecipe) and recipe.task == "denoise":
         settings = recipe.degradation
         yield f"JPEG quality {settings.quality_min} to {settings.quality_max}"

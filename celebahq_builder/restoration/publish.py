@@ -16,12 +16,26 @@ from tomlkit.items import Item, Table
 
 from celebahq_builder.config import from_mapping, to_mapping
 from celebahq_builder.errors import RecipeError, WeightsError
-from celebahq_builder.models.registry import REGISTRY_FILE, RegistryEntry, read_registry
-from celebahq_builder.restoration.model_card import model_card, read_figures, validation_figures
-from celebahq_builder.restoration.trained_weights import TrainedWeights
+from celebahq_builder.landmarks.training import LandmarkRecipe
+from celebahq_builder.models.registry import REGISTRY_FILE, Architecture, RegistryEntry, read_registry
+from celebahq_builder.restoration.adversarial_training import AdversarialRecipe
+from celebahq_builder.restoration.model_card import AnyRecipe, model_card, read_figures, validation_figures
+from celebahq_builder.restoration.pixel_training import PixelRecipe
 from celebahq_builder.storage import NewFiles, sha256, write_atomic
+from celebahq_builder.training.trained_weights import TrainedWeights
 
 NEW_REGISTRY = "# Weights by name. Each has a model card. Loading verifies the SHA-256 before the bytes are used.\n"
+
+RECIPES: dict[str, type[AnyRecipe]] = {
+    "denoise": PixelRecipe,
+    "upscale": PixelRecipe,
+    "upscale-adversarially": AdversarialRecipe,
+    "landmarks": LandmarkRecipe,
+}
+"""Class of the recipe by its key ``task``."""
+
+SETTINGS: dict[Architecture, str] = {"autoencoder": "denoise.weights", "srgan": "upscale.weights", "landmarks": ""}
+"""Key of a build's recipe that names weights of an architecture; empty if there is none."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +46,8 @@ class ExportedWeights:
     registry: Path
     card: Path
     setting: str
-    """Key of a build's recipe that names the weights: ``denoise.weights`` or ``upscale.weights``."""
+    """Key of a build's recipe that names the weights: ``denoise.weights`` or ``upscale.weights``; empty for weights of
+    landmarks."""
 
 
 def export(
@@ -66,9 +81,9 @@ def export(
         WorkspaceError: no space is left, or the file system failed.
     """
     _check_texts(name, licence, data)
-    trained = TrainedWeights.read(run)
+    trained = TrainedWeights.read(run, RECIPES)
     figures = read_figures(scores) if scores else validation_figures(run / "log.jsonl", trained.step)
-    setting = "denoise.weights" if trained.shape.architecture == "autoencoder" else "upscale.weights"
+    setting = SETTINGS[trained.shape.architecture]
     files = ExportedWeights(to / f"{name}.safetensors", to / REGISTRY_FILE, to / f"{name}.md", setting)
     if to.resolve() == run.resolve():
         raise WeightsError(f"{to} is the folder of the run, whose files would be replaced; choose another `to`")
@@ -88,7 +103,8 @@ def export(
         scores={figure.key: figure.value for figure in figures},
     )
     registry = set_entry(_read_text(files.registry) or NEW_REGISTRY, name, entry, where=files.registry)
-    source = f"From `{scores.name}`:" if scores else f"Mean over the run's held-out photos at step {trained.step:,}:"
+    kind = "Median" if trained.shape.architecture == "landmarks" else "Mean"
+    source = f"From `{scores.name}`:" if scores else f"{kind} over the run's held-out photos at step {trained.step:,}:"
     old = _read_text(files.card)
     card = model_card(name, trained, figures, measured=source, licence=licence, data=data, old=old)
     # --- Files

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from celebahq_builder.errors import SourceError
+from celebahq_builder.image_set import is_image_name
 from celebahq_builder.sources.landmark_table import TableRow, make_source, normalize, read_table
 from celebahq_builder.sources.photo import COLUMNS, SPLITS, LandmarkOrder, PhotoSource
+
+PAGE = "http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+"""Page of CelebA's authors, where the photos are."""
+
+ALIGNED = ("img_align_celeba", "img_align_celeba_png")
+"""Folders of CelebA's aligned images, as JPEG and PNG."""
+
+FILE_COLUMNS = ("image_id", "file", "file_name")
+"""Names of the column of file names in a CSV table; Kaggle's tables have the first one."""
+
+
+class AlignedImagesOnly(SourceError):
+    """The folder has CelebA's aligned images, but not the in-the-wild photos."""
+
+    def __init__(self, message: str, aligned: Path) -> None:
+        super().__init__(message)
+        self.aligned = aligned
+        """Folder of the aligned images."""
 
 
 class CelebA(PhotoSource):
@@ -22,17 +44,18 @@ class CelebA(PhotoSource):
         (15, '000001.jpg')
     """
 
-    def __init__(self, root: Path | str, landmark_order: LandmarkOrder = "left-right") -> None:
+    def __init__(self, root: Path | str, landmark_order: LandmarkOrder = "viewer") -> None:
         super().__init__(**vars(read_celeba(Path(root), landmark_order)))
 
 
-def read_celeba(root: Path, landmark_order: LandmarkOrder = "left-right") -> PhotoSource:
+def read_celeba(root: Path, landmark_order: LandmarkOrder = "viewer") -> PhotoSource:
     """Read a folder in the layout of CelebA's authors.
 
     Needed are ``img_celeba/`` (or ``Img/img_celeba/``) and ``Anno/list_landmarks_celeba.txt``. Optional are
     ``Eval/list_eval_partition.txt`` and ``Anno/list_attr_celeba.txt``. Tables may also lie in `root` itself.
 
     Raises:
+        AlignedImagesOnly: the photos are missing, but CelebA's aligned images are there.
         SourceError: a needed file or folder is missing, or a table cannot be read.
 
     >>> source = read_celeba(Path("tests/sample/celeba"))
@@ -46,21 +69,44 @@ def read_celeba(root: Path, landmark_order: LandmarkOrder = "left-right") -> Pho
 
 
 def _read_celeba(root: Path, landmark_order: LandmarkOrder) -> PhotoSource:
-    folder = _required([root / "img_celeba", root / "Img" / "img_celeba"], root, "the folder of in-the-wild photos")
-    table = _required(_places(root, "Anno", "list_landmarks_celeba.txt"), root, "the landmark table")
+    folders = [root / "img_celeba", root / "Img" / "img_celeba"]
+    tables = _places(root, "Anno", "list_landmarks_celeba.txt")
+    if _existing(folders) is None and (aligned := _aligned_images(root)):
+        needed = "img_celeba.7z" if _existing(tables) else "img_celeba.7z and Anno/list_landmarks_celeba.txt"
+        raise AlignedImagesOnly(
+            f"`celeba_root` {root} has only CelebA's aligned images ({aligned}); a build needs the in-the-wild photos: "
+            f"get {needed} from {PAGE}, and give the folder that holds img_celeba; imported with the crop celeba, the "
+            "aligned images make CelebA at 128x128",
+            aligned,
+        )
+    folder = _required(folders, root, "the folder of in-the-wild photos")
+    table = _required(tables, root, "the landmark table")
     rows, warnings = _read_celeba_landmarks(table)
-    splits = _read_partition(_existing(_places(root, "Eval", "list_eval_partition.txt")))
-    names, attributes = _read_attributes(_existing(_places(root, "Anno", "list_attr_celeba.txt")))
+    partition = _existing(_places(root, "Eval", "list_eval_partition.txt"))
+    attribute_table = _existing(_places(root, "Anno", "list_attr_celeba.txt"))
+    names, attributes = read_attributes(attribute_table) if attribute_table else ((), {})
     return make_source(
         folder,
         rows,
         table.name,
         order=landmark_order,
         warnings=warnings,
-        splits=splits,
+        splits=read_partition(partition) if partition else {},
         attribute_names=names,
         attributes=attributes,
     )
+
+
+def _aligned_images(root: Path) -> Path | None:
+    """Return the folder of CelebA's aligned images, which Kaggle ships within another of that name."""
+    places = [root / within / name for within in ("", "Img", "celeba") for name in ALIGNED]
+    if root.absolute().name in ALIGNED:
+        places.append(root)
+    for place in places:
+        for folder in (place, place / place.name):
+            if folder.is_dir() and any(is_image_name(path.name) for path in folder.iterdir()):
+                return place
+    return None
 
 
 def _read_celeba_landmarks(table: Path) -> tuple[list[TableRow], list[str]]:
@@ -89,35 +135,90 @@ def _count_warning(table: Path, count: int, rows: int) -> list[str]:
     return [f"{table.name}:1 says {count} rows, the table has {rows}; all of them are used"] if count != rows else []
 
 
-def _read_partition(table: Path | None) -> dict[str, str]:
-    splits = {}
-    for number, line in enumerate(_lines(table) if table else (), start=1):
-        cells = line.split()
-        if not cells:
-            continue
-        if len(cells) != 2 or cells[1] not in ("0", "1", "2"):
-            raise SourceError(f"{table}:{number}: expected a file name and 0, 1 or 2, got {line[:80]!r}")
-        splits[normalize(cells[0])] = SPLITS[int(cells[1])]
+# --- Splits and attributes, as the authors (.txt) and Kaggle (.csv) publish them
+
+
+def read_partition(table: Path) -> dict[str, str]:
+    """Return the split of each file of ``list_eval_partition``: ``train``, ``val`` or ``test``.
+
+    Raises:
+        SourceError: the table cannot be read, a row is not a file and 0, 1 or 2, or a file is listed twice.
+    """
+    rows = _rows(table)
+    if _is_csv(table):
+        _csv_columns(table, rows)
+    splits: dict[str, str] = {}
+    for number, cells in rows:
+        if len(cells) != 2 or not cells[0] or cells[1] not in ("0", "1", "2"):
+            raise SourceError(f"{table}:{number}: expected a file name and 0, 1 or 2, got {_shown(cells)}")
+        splits[_new_file(table, number, cells[0], splits)] = SPLITS[int(cells[1])]
     return splits
 
 
-def _read_attributes(table: Path | None) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]]:
-    if table is None:
-        return (), {}
-    lines = _lines(table)
-    _count_line(table, lines)
-    names = tuple(lines[1].split()) if len(lines) > 1 else ()
-    attributes = {}
-    for number, line in enumerate(lines[2:], start=3):
-        cells = line.split()
-        if not cells:
-            continue
-        if len(cells) != len(names) + 1 or not set(cells[1:]) <= {"1", "-1", "0"}:
+def read_attributes(table: Path) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]]:
+    """Return the names of the attributes in ``list_attr_celeba``, and the values of each file: 1, -1 or 0.
+
+    Raises:
+        SourceError: the table cannot be read, a row is not a file and one value per name, or a file is listed twice.
+    """
+    rows = _rows(table)
+    if _is_csv(table):
+        names = _csv_columns(table, rows)
+    else:
+        _count_line(table, [" ".join(cells) for _, cells in (next(rows, (1, [])),)])
+        _, names = next(rows, (2, []))
+    attributes: dict[str, tuple[int, ...]] = {}
+    for number, cells in rows:
+        if len(cells) != len(names) + 1 or not cells[0] or not set(cells[1:]) <= {"1", "-1", "0"}:
             raise SourceError(
-                f"{table}:{number}: expected a file name and {len(names)} values 1 or -1, got {line[:80]!r}"
+                f"{table}:{number}: expected a file name and {len(names)} values 1 or -1, got {_shown(cells)}"
             )
-        attributes[normalize(cells[0])] = tuple(map(int, cells[1:]))
-    return names, attributes
+        attributes[_new_file(table, number, cells[0], attributes)] = tuple(map(int, cells[1:]))
+    return tuple(names), attributes
+
+
+def _rows(table: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number and the cells of each row that is not blank."""
+    text = read_table(table)
+    if not _is_csv(table):
+        for number, line in enumerate(text.splitlines(), start=1):
+            if cells := line.split():
+                yield number, cells
+        return
+    separator = max(",;\t", key=text.partition("\n")[0].count)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        for cells in lines:
+            if any(cells):
+                yield lines.line_num, [cell.strip() for cell in cells]
+    except csv.Error as error:
+        raise SourceError(f"table {table} cannot be read as CSV: {error}") from None
+
+
+def _is_csv(table: Path) -> bool:
+    return table.suffix.lower() == ".csv"
+
+
+def _csv_columns(table: Path, rows: Iterator[tuple[int, list[str]]]) -> list[str]:
+    """Return the names of all columns but the first, which must be that of the file names."""
+    number, cells = next(rows, (1, []))
+    if not cells or cells[0] not in FILE_COLUMNS:
+        raise SourceError(f"{table}:{number}: expected the column names image_id, ..., got {_shown(cells)}")
+    return cells[1:]
+
+
+def _new_file(table: Path, number: int, cell: str, known: Container[str]) -> str:
+    file = normalize(cell)
+    if file in known:
+        raise SourceError(f"{table}:{number}: {file[:80]!r} is listed twice; remove one of the lines")
+    return file
+
+
+def _shown(cells: list[str]) -> str:
+    return repr(" ".join(cells)[:80])
+
+
+# --- Places
 
 
 def _lines(table: Path) -> list[str]:

@@ -1,12 +1,17 @@
-"""A folder of photos with a CSV table of landmarks."""
+"""A folder of photos with a table of landmarks."""
 
 from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from celebahq_builder.errors import SourceError
+from celebahq_builder.outcome import Rejected
+from celebahq_builder.sources.landmark_formats import columns_of_68_points, read_pts_folder, reduced_cells
+from celebahq_builder.sources.landmark_json import read_json_table, starts_as_json
 from celebahq_builder.sources.landmark_table import TableRow, make_source, normalize, read_table
 from celebahq_builder.sources.photo import COLUMNS, SPLITS, LandmarkOrder, PhotoSource
 
@@ -14,11 +19,12 @@ SEPARATORS = (",", ";", "\t")
 
 
 class PhotoFolder(PhotoSource):
-    r"""A folder of photos with a CSV table of landmarks; see `read_folder`.
+    r"""A folder of photos with a table of landmarks; see `read_folder`.
 
     Args:
         folder: folder of the photos.
-        table: CSV file with the columns ``file``, ``lefteye_x``, ... ``rightmouth_y`` and optionally ``split``.
+        table: CSV file with the columns ``file``, ``lefteye_x``, ... ``rightmouth_y`` and optionally ``id`` and
+            ``split``, or a table that another program writes.
         landmark_order: order of the ten numbers of a row; see `sources.photo.LandmarkOrder`.
 
     Example:
@@ -32,81 +38,126 @@ class PhotoFolder(PhotoSource):
         (30.0, 40.0)
     """
 
-    def __init__(self, folder: Path | str, table: Path | str, landmark_order: LandmarkOrder = "left-right") -> None:
+    def __init__(self, folder: Path | str, table: Path | str, landmark_order: LandmarkOrder = "viewer") -> None:
         super().__init__(**vars(read_folder(Path(folder), Path(table), landmark_order)))
 
 
-def read_folder(folder: Path, table: Path, landmark_order: LandmarkOrder = "left-right") -> PhotoSource:
-    """Read any folder of photos and a CSV table of landmarks.
+def read_folder(folder: Path, table: Path, landmark_order: LandmarkOrder = "viewer") -> PhotoSource:
+    """Read any folder of photos and a table of landmarks.
 
-    The first row of the table names its columns: ``file`` (relative to the folder) or, as in CelebA's CSV tables,
-    ``image_id``; the ten of `COLUMNS`; and optionally ``split``. Commas, semicolons or tabs separate the columns; where
-    commas do not, a number may have a decimal comma.
+    The table is recognized by its content: a CSV table, JSON (see `landmark_json.read_json_table`), or a folder of
+    ``.pts`` files (see `landmark_formats.read_pts_folder`).
+
+    The first row of a CSV table names its columns: ``file`` (relative to the folder) or, as in CelebA's CSV tables,
+    ``image_id``; the ten of `COLUMNS`, or ``x_0``, ``y_0``, ... ``x_67``, ``y_67`` of 68 points; and optionally ``id``
+    and ``split``. Other columns are ignored. Commas, semicolons or tabs separate the columns; where commas do not, a
+    number may have a decimal comma.
+
+    Rows of one file with different landmarks are several faces of one photo. Without an ``id``, their ids are
+    ``name_0``, ``name_1``, ... from left to right; see `face_ids`.
 
     Args:
         folder: of the photos.
-        table: CSV file.
+        table: file or folder.
         landmark_order: order of the ten numbers; the names of the columns keep CelebA's order.
 
     Raises:
-        SourceError: the folder or the table cannot be read, or a column is missing.
+        SourceError: the folder or the table cannot be read, the table is none of these, or two faces have one id.
     """
-    try:
-        is_folder = folder.is_dir()
-    except OSError as error:
-        raise SourceError(f"`photos` {str(folder)[:200]} cannot be read: {error.strerror}") from None
-    if not is_folder:
+    if not _is_folder("photos", folder):
         raise SourceError(f"`photos` {folder} is not a folder")
+    rejected: list[Rejected] = []
+    if _is_folder("landmarks", table):
+        rows, rejected = read_pts_folder(table, folder)
+    elif starts_as_json(table):
+        rows, rejected = read_json_table(table, folder)
+    else:
+        rows = _read_csv(table)
+    name = table.name or str(table)
+    source = make_source(folder, rows, name, order=landmark_order, several_faces=True, rejected=rejected)
+    return replace(source, is_own=True)
+
+
+def _is_folder(argument: str, path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise SourceError(f"`{argument}` {str(path)[:200]} cannot be read: {error.strerror}") from None
+
+
+# --- CSV --------------------------------------------------------------------------------------------------------
+
+
+class _Header(NamedTuple):
+    """The first row of a CSV table."""
+
+    names: list[str]
+    separator: str
+    columns: list[str]
+    """Columns of the landmark numbers: ten, or 136."""
+
+
+def _read_csv(table: Path) -> list[TableRow]:
     text = read_table(table)
     try:
-        header, separator = _read_header(table, text)
-        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+        header = _read_header(table, text)
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=header.separator, skipinitialspace=True)
         next(lines)
-        rows, splits = [], {}
+        rows = []
         for cells in lines:
             if any(cells):
-                row, split = _csv_row(table, lines.line_num, header, [cell.strip() for cell in cells], separator)
-                rows.append(row)
-                splits[row.file] = split
+                rows.append(_csv_row(table, lines.line_num, header, [cell.strip() for cell in cells]))
     except csv.Error as error:
         raise SourceError(f"landmark table {table} cannot be read as CSV: {error}") from None
-    return make_source(folder, rows, table.name, order=landmark_order, splits=splits)
+    return rows
 
 
-def _read_header(table: Path, text: str) -> tuple[list[str], str]:
-    """Return the names of the columns, and the character that separates them."""
-    header: list[str] = []
+def _read_header(table: Path, text: str) -> _Header:
+    names: list[str] = []
     for separator in SEPARATORS:
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
         found = [name.strip() for name in next(lines, [])]
-        if len(found) > len(header):
-            header, best = found, separator
-    if "file" not in header and "image_id" in header:
-        header[header.index("image_id")] = "file"
-    missing = [name for name in ("file", *COLUMNS) if name not in header]
+        if len(found) > len(names):
+            names, best = found, separator
+    if "file" not in names and "image_id" in names:
+        names[names.index("image_id")] = "file"
+    columns = list(COLUMNS)
+    if not names or not set(COLUMNS) <= set(names):
+        columns = columns_of_68_points(names) or columns
+    missing = [name for name in ("file", *columns) if name not in names]
     if missing:
-        is_celeba = text[:20].split("\n")[0].strip().isdecimal()
-        hint = "; this looks like CelebA's own table, which `celeba_root` reads" if is_celeba else ""
+        first = text[:20].split("\n")[0].strip()
+        hint = ""
+        if first.isdecimal():
+            hint = "; this looks like CelebA's own table, which `celeba_root` reads"
+        elif first.startswith(("version:", "n_points:")):
+            hint = "; this looks like a .pts file: give the folder of these files"
         raise SourceError(
             f"landmark table {table}: column {missing[0]} is missing; the first row must name "
-            f"file, {', '.join(COLUMNS)}, separated by commas, semicolons or tabs; it has "
-            f"{', '.join(header)[:200] or 'nothing'}{hint}"
+            f"file, {', '.join(COLUMNS)} (or file, x_0, y_0, ... x_67, y_67), separated by commas, semicolons or tabs; "
+            f"it has {', '.join(names)[:200] or 'nothing'}{hint}; docs/landmarks.md describes other tables"
         )
-    for name in ("file", *COLUMNS):
-        if header.count(name) > 1:
-            raise SourceError(f"landmark table {table}: column {name} is there {header.count(name)} times; keep one")
-    return header, best
+    for name in ("file", "id", *columns):
+        if names.count(name) > 1:
+            raise SourceError(f"landmark table {table}: column {name} is there {names.count(name)} times; keep one")
+    return _Header(names, best, columns)
 
 
-def _csv_row(table: Path, line: int, header: list[str], cells: list[str], separator: str) -> tuple[TableRow, str]:
-    """Return a row with its file and landmark cells, and its split."""
-    named = dict(zip(header, cells, strict=False))
+def _csv_row(table: Path, line: int, header: _Header, cells: list[str]) -> TableRow:
+    """Return a row with its file and landmark cells, its id and its split."""
+    named = dict(zip(header.names, cells, strict=False))
     split = named.get("split", "")
     if split and split not in SPLITS:
         raise SourceError(f"{table}:{line}: split must be one of {', '.join(SPLITS)}, got {split[:80]!r}")
-    numbers = [named[column] for column in COLUMNS if column in named]
-    if separator != ",":
+    numbers = [named[column] for column in header.columns if column in named]
+    if header.separator != ",":
         numbers = [number.replace(",", ".") for number in numbers]
     # A decimal comma splits a number into two cells, so no cell of a row that is too long can be trusted.
-    numbers += [cell for cell in cells[len(header) :] if cell]
-    return TableRow(line, normalize(named.get("file", "")), numbers), split
+    numbers += [cell for cell in cells[len(header.names) :] if cell]
+    problem = ""
+    if len(header.columns) != len(COLUMNS):
+        if len(numbers) == len(header.columns):
+            numbers, problem = reduced_cells(numbers)
+        else:
+            numbers, problem = [], f"expected {len(header.columns)} landmark numbers, got {len(numbers)}"
+    return TableRow(line, normalize(named.get("file", "")), numbers, named.get("id", ""), split, problem=problem)

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -15,6 +16,7 @@ from celebahq_builder.errors import SourceError
 from celebahq_builder.image_set import list_images, nfc, photo_path, png_name, utf8_name
 from celebahq_builder.limits import MAX_TABLE_ROWS
 from celebahq_builder.outcome import Reason, Rejected
+from celebahq_builder.sources.face_ids import left_to_right, unique_ids, unsafe_id
 from celebahq_builder.sources.photo import (
     COLUMNS,
     LandmarkOrder,
@@ -34,6 +36,9 @@ ALIGNED_EYES = (69.5, 111.3, 107.6, 111.4)
 """Means of the eyes in list_landmarks_align_celeba, which belongs to CelebA's aligned images of 178x218 px."""
 
 
+PLACES_SHOWN = 8
+"""Lines of a table that a message names; a hostile table has a million for one file, and each is rejected."""
+
 FILE_CHARACTERS_MAX = 4096
 """Length of the longest path that Linux takes."""
 
@@ -47,7 +52,14 @@ class TableRow:
     file: str
     """File name, see `normalize`."""
     cells: list[str]
-    """All cells but the file name."""
+    """The ten landmark numbers."""
+    id: str = ""
+    """Id of the face; empty for a row that gives none."""
+    split: str = ""
+    place: str = ""
+    """Place of the row in a table that has no lines, such as ``entry 3``."""
+    problem: str = ""
+    """Why the reader of the table cannot use the row; empty if it can."""
 
 
 def normalize(file: str) -> str:
@@ -82,9 +94,11 @@ def make_source(
     rows: list[TableRow],
     table: str,
     *,
-    order: LandmarkOrder = "left-right",
+    order: LandmarkOrder = "viewer",
+    several_faces: bool = False,
+    rejected: Iterable[Rejected] = (),
     warnings: Iterable[str] = (),
-    splits: dict[str, str],
+    splits: dict[str, str] | None = None,
     attribute_names: tuple[str, ...] = (),
     attributes: dict[str, tuple[int, ...]] | None = None,
 ) -> PhotoSource:
@@ -95,68 +109,108 @@ def make_source(
         rows: of the landmark table.
         table: name of the table, for messages.
         order: of the ten numbers of a row.
+        several_faces: whether rows of one file with different landmarks are faces of one photo. If not, none is used.
+        rejected: files that the table names without landmarks.
         warnings: about the table as a whole.
-        splits: by file; photos without one get an empty one.
+        splits: by file, for rows without one; photos without any get an empty one.
         attribute_names: in the order of the attributes.
         attributes: by file; photos without any get zeros.
 
     Raises:
         SourceError: the folder cannot be read, there are no photos at all, two would get the same id, or most rows
             have their numbers in another order.
+
+    The photos have the order of the table. Faces of one photo come together, from left to right as the viewer sees
+    them; see `face_ids.left_to_right`.
     """
     try:
         os.scandir(folder).close()  # `list_images` passes over folders that cannot be read
     except OSError as error:
         raise SourceError(f"folder of photos {folder} cannot be read: {error.strerror}") from None
-    rejected: list[Rejected] = []
+    rejected = list(rejected)
+    listed = {one.photo for one in rejected}
     on_disk = list_images(folder)
     spelled = _spelling_on_disk(rows, on_disk)
     rows = [replace(row, file=spelled.get(row.file, row.file)) for row in rows]
-    splits = {spelled.get(file, file): split for file, split in splits.items()}
+    splits = {spelled.get(file, file): split for file, split in (splits or {}).items()}
     attributes = {spelled.get(file, file): values for file, values in (attributes or {}).items()}
 
     # --- Rows that cannot be used, and rows of one file ---
     by_file: dict[str, list[TableRow]] = {}
     for row in rows:
         if problem := _row_problem(row):
-            place = f"{table}:{row.line}"
+            place = _place(table, row)
             named = row.file if len(row.file) <= FILE_CHARACTERS_MAX else ""
             rejected.append(Rejected(named or place, Reason.BAD_ROW, f"{place}: {problem}"))
         else:
             by_file.setdefault(row.file, []).append(row)
-    good: dict[str, LandmarkRow] = {}
+    good: dict[str, list[_FaceRow]] = {}
     for file, same in by_file.items():
-        agree = all(_landmarks(row, order) == _landmarks(same[0], order) for row in same)
-        if agree:
-            good[file] = _landmarks(same[0], order)
-        lines = ", ".join(str(row.line) for row in same)
-        detail = "with equal values; the first is used" if agree else "with different values; none is used"
-        for row in same[1:] if agree else same:
-            text = f"{table}:{row.line}: lines {lines} list it, {detail}"
-            rejected.append(Rejected(file, Reason.DUPLICATE_ROW, text))
+        faces: dict[LandmarkRow, list[TableRow]] = {}
+        for row in same:
+            faces.setdefault(_landmarks(row, order), []).append(row)
+        if len(faces) > 1 and not several_faces:
+            rejected += _duplicates(table, same, same, "with different values; none is used")
+            continue
+        good[file] = [_FaceRow(equal[0], landmarks) for landmarks, equal in faces.items()]
+        for equal in faces.values():
+            rejected += _duplicates(table, equal[1:], equal, "with equal values; the first is used")
 
     # --- Files of the folder; a PNG stands in for a listed file that is missing ---
-    listed = {row.file for row in rows}
+    listed |= {row.file for row in rows}
     present = set(on_disk)
     stand_ins = {png_name(file): file for file in listed if file not in present and png_name(file) in present}
     for png, file in stand_ins.items():
         if png in listed and file in good:
-            del good[file]
-            rejected.append(Rejected(file, Reason.FILE_MISSING, f"only {png} exists, and the table lists that too"))
+            missing = Rejected(file, Reason.FILE_MISSING, f"only {png} exists, and the table lists that too")
+            rejected += [missing] * len(good.pop(file))
     for name in on_disk:
         if name not in listed and name not in stand_ins:
             rejected.append(Rejected(utf8_name(name), Reason.NOT_LISTED, f"{table} has no row for it"))
 
     if not good and not rejected:
         raise SourceError(f"{table} lists no photos")
-    _check_order(table, list(good.values()))
+    _check_order(table, [face.landmarks for faces in good.values() for face in faces], order)
     _check_wild(table, folder, good)
-    ids, none = _unique_ids(good), (0,) * len(attribute_names)
+
+    # --- Faces of one photo, ids ---
+    for file, some in good.items():
+        if len(some) > 1:
+            good[file] = [some[i] for i in left_to_right(folder, file, [face.landmarks for face in some])]
+    ids = unique_ids(table, {file: [face.row.id for face in some] for file, some in good.items()})
+    none = (0,) * len(attribute_names)
     photos = tuple(
-        Photo(ids[file], file, landmarks, splits.get(file, ""), attributes.get(file, none))
-        for file, landmarks in good.items()
+        Photo(
+            id=name,
+            file=file,
+            landmarks=face.landmarks,
+            split=face.row.split or splits.get(file, ""),
+            attributes=attributes.get(file, none),
+            shares_file=len(faces) > 1,
+        )
+        for file, faces in good.items()
+        for name, face in zip(ids[file], faces, strict=True)
     )
     return PhotoSource(folder, photos, tuple(rejected), tuple(warnings), attribute_names)
+
+
+class _FaceRow(NamedTuple):
+    """A row that is used, and its landmarks in the order of `COLUMNS`."""
+
+    row: TableRow
+    landmarks: LandmarkRow
+
+
+def _place(table: str, row: TableRow) -> str:
+    return f"{table}: {row.place}" if row.place else f"{table}:{row.line}"
+
+
+def _duplicates(table: str, unused: Sequence[TableRow], same: Sequence[TableRow], detail: str) -> list[Rejected]:
+    """Return the rejections of `unused`, which are among the rows `same` of one file."""
+    places = ", ".join(row.place or str(row.line) for row in same[:PLACES_SHOWN])
+    places += f" and {len(same) - PLACES_SHOWN} more" if len(same) > PLACES_SHOWN else ""
+    text = f"{'' if same[0].place else 'lines '}{places} list it, {detail}"
+    return [Rejected(row.file, Reason.DUPLICATE_ROW, f"{_place(table, row)}: {text}") for row in unused]
 
 
 def _row_problem(row: TableRow) -> str | None:
@@ -170,6 +224,10 @@ def _row_problem(row: TableRow) -> str | None:
         return f"{row.file} is outside the folder of photos"
     if not path.name:
         return f"{row.file} is not a file name"
+    if row.problem:
+        return row.problem
+    if row.id and (unsafe := unsafe_id(row.id)):
+        return f"id {row.id[:80]} {unsafe}"
     if len(row.cells) != len(COLUMNS):
         return f"expected {len(COLUMNS)} landmark numbers, got {len(row.cells)}"
     for name, cell in zip(COLUMNS, row.cells, strict=True):
@@ -202,20 +260,22 @@ def _spelling_on_disk(rows: Iterable[TableRow], on_disk: Sequence[str]) -> dict[
     return {file: name for file, name in other.items() if name is not None}
 
 
-def _check_order(table: str, landmarks: Sequence[LandmarkRow]) -> None:
+def _check_order(table: str, landmarks: Sequence[LandmarkRow], order: LandmarkOrder) -> None:
     """Raise a SourceError if most rows are those of mirrored faces; names the likely cause."""
     mirrored = [row for row in landmarks if is_mirrored(row)]
     if 2 * len(mirrored) <= len(landmarks):
         return
     ways = [eyes_to_mouth(row) for row in mirrored]
-    if sum(abs(x) > abs(y) for x, y in ways) * 2 > len(ways):
+    if order != "viewer":
+        cause = f"the table was read with `landmark_order` {order}; leave it out"
+    elif sum(abs(x) > abs(y) for x, y in ways) * 2 > len(ways):
         cause = "x and y seem to be exchanged; `landmark_order` yx reads such a table"
     elif sum(y < 0 for _, y in ways) * 2 > len(ways):
         cause = "y seems to be counted from the bottom of the image; count it from the top"
     else:
         cause = (
-            "left and right seem to be those of the person instead of the viewer; `landmark_order` right-left reads "
-            "such a table"
+            "left and right seem to be those of the person instead of the viewer; `landmark_order` subject reads such "
+            "a table"
         )
     raise SourceError(
         f"{table}: in {len(mirrored)} of {len(landmarks)} rows the face is mirrored; expected lefteye to be the eye on "
@@ -223,14 +283,15 @@ def _check_order(table: str, landmarks: Sequence[LandmarkRow]) -> None:
     )
 
 
-def _check_wild(table: str, folder: Path, landmarks: dict[str, LandmarkRow]) -> None:
+def _check_wild(table: str, folder: Path, faces: dict[str, list[_FaceRow]]) -> None:
     """Raise a SourceError for the landmarks of CelebA's aligned images, unless the photos are these images."""
-    columns = list(zip(*landmarks.values(), strict=True))[:4]
+    rows = (face.landmarks for some in faces.values() for face in some)
+    columns = list(zip(*rows, strict=True))[:4]
     if not columns or any(
         abs(statistics.median(column) - mean) > 2 for column, mean in zip(columns, ALIGNED_EYES, strict=True)
     ):
         return
-    for file in landmarks:
+    for file in faces:
         try:
             if not (path := photo_path(folder, file)).is_file():
                 continue
@@ -245,14 +306,3 @@ def _check_wild(table: str, folder: Path, landmarks: dict[str, LandmarkRow]) -> 
                 "wild, list_landmarks_celeba"
             )
         return
-
-
-def _unique_ids(files: Iterable[str]) -> dict[str, str]:
-    """Return an id for each file: its stem, or its whole path where several have that stem."""
-    stems: dict[str, list[str]] = {}
-    for file in files:
-        stems.setdefault(PurePosixPath(file).stem, []).append(file)
-    ids = {file: stem if len(same) == 1 else file.replace("/", "__") for stem, same in stems.items() for file in same}
-    if len(set(ids.values())) != len(ids):
-        raise SourceError("two photos would get the same id: rename files that have '__' where others have '/'")
-    return ids

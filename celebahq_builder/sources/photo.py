@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from celebahq_builder.errors import SourceError
-from celebahq_builder.outcome import Reason, Rejected
+from celebahq_builder.outcome import PhotoKey, Reason, Rejected
 from celebahq_builder.sources.official import ImageListRow
 
 COLUMNS = tuple(
@@ -18,12 +18,12 @@ COLUMNS = tuple(
 )
 """Landmark columns in CelebA's order; left and right are those of the viewer."""
 
-LandmarkOrder = Literal["left-right", "right-left", "yx"]
+LandmarkOrder = Literal["viewer", "subject", "yx"]
 """Order of the ten numbers in a landmark table.
 
-``left-right``: the eye and the corner of the mouth on the left side of the image come before those on the right side,
-as in CelebA; ``right-left``: after them, as where a table names the sides as the photographed person sees them;
-``yx``: as ``left-right``, with y before x.
+``viewer``: the eye and the corner of the mouth on the left side of the image come before those on the right side, as in
+CelebA; ``subject``: after them, where a table names the sides as the photographed person sees them; ``yx``: as
+``viewer``, with y before x.
 """
 
 SPLITS = ("train", "val", "test")
@@ -33,8 +33,8 @@ LandmarkRow = tuple[float, ...]
 
 
 _PLACES: dict[LandmarkOrder, tuple[int, ...]] = {
-    "left-right": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
-    "right-left": (2, 3, 0, 1, 4, 5, 8, 9, 6, 7),
+    "viewer": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
+    "subject": (2, 3, 0, 1, 4, 5, 8, 9, 6, 7),
     "yx": (1, 0, 3, 2, 5, 4, 7, 6, 9, 8),
 }
 
@@ -42,7 +42,7 @@ _PLACES: dict[LandmarkOrder, tuple[int, ...]] = {
 def in_column_order(numbers: LandmarkRow, order: LandmarkOrder) -> LandmarkRow:
     """Return ten numbers of a landmark table in the order of `COLUMNS`.
 
-    >>> in_column_order((1, 2, 3, 4, 5, 6, 7, 8, 9, 10), "right-left")
+    >>> in_column_order((1, 2, 3, 4, 5, 6, 7, 8, 9, 10), "subject")
     (3, 4, 1, 2, 5, 6, 9, 10, 7, 8)
     """
     return tuple(numbers[place] for place in _PLACES[order])
@@ -69,7 +69,7 @@ def is_mirrored(landmarks: LandmarkRow) -> bool:
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo of the source."""
+    """A photo of the source, or one face of a photo that has several."""
 
     id: str
     """Unique name without suffix, for its files in the run directory."""
@@ -82,6 +82,18 @@ class Photo:
     """1 or -1 for each of the source's attribute names (0: unknown); empty where the source has none."""
     listed: ImageListRow | None = None
     """Row of the photo in the official image list, where one was asked for."""
+    shares_file: bool = False
+    """Whether the source has other faces of the same file."""
+
+    @property
+    def face(self) -> str:
+        """The id where the source has several faces of the file, else empty."""
+        return self.id if self.shares_file else ""
+
+    @property
+    def key(self) -> PhotoKey:
+        """File name, and the id where the source has several faces of the file: unique in the source."""
+        return self.file, self.face
 
 
 @dataclass(frozen=True)
@@ -97,6 +109,8 @@ class PhotoSource:
     warnings: tuple[str, ...] = ()
     """Problems of the source as a whole."""
     attribute_names: tuple[str, ...] = ()
+    is_own: bool = False
+    """Whether the landmarks are from a table of one's own, and not CelebA's."""
 
     def sha256(self) -> str:
         """Return a hash of everything that decides the result, apart from the bytes of the photos."""
@@ -114,7 +128,8 @@ def subset(source: PhotoSource, *, limit: int | None = None, ids: Iterable[str] 
     Args:
         source: any source.
         limit: only the first photos, as many as this; rejected photos do not count.
-        ids: only the photos, rejected ones among them, with these ids or file names.
+        ids: only the photos, rejected ones among them, with these ids or file names. The name of a file selects all of
+            its faces.
 
     Raises:
         SourceError: a name in `ids` is neither a photo of the source nor one of its rejects.
@@ -142,9 +157,14 @@ def listed_photos(source: PhotoSource, image_list: Sequence[ImageListRow]) -> Ph
     A photo of the list that is not in the source is rejected as NOT_IN_TABLE.
 
     Raises:
-        SourceError: the source has none of them.
+        SourceError: the source has none of them, or several faces of one.
     """
     by_file = {photo.file: photo for photo in source.photos}
+    shared = next((row.file for row in image_list if row.file in by_file and by_file[row.file].shares_file), None)
+    if shared is not None:
+        raise SourceError(
+            f"the landmark table has several faces of {shared}, which the image list names; give CelebA's own table"
+        )
     photos = tuple(dataclasses.replace(by_file[row.file], listed=row) for row in image_list if row.file in by_file)
     if not photos:
         raise SourceError(

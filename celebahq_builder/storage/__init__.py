@@ -32,6 +32,7 @@ from celebahq_builder.storage.partial_files import (
     may_delete_partial,
     partial_path,
 )
+from celebahq_builder.storage.record_log import Record, RecordLog
 from celebahq_builder.storage.staging_folder import Staging, staging
 
 __all__ = [
@@ -41,6 +42,8 @@ __all__ = [
     "RUN_TOKEN",
     "LockedFolder",
     "NewFiles",
+    "Record",
+    "RecordLog",
     "Staging",
     "as_storage_error",
     "check_free",

@@ -77,7 +77,7 @@ def test_own_photos_from_a_table(tmp_path: Path) -> None:
     [
         (["--celeba-root", "nowhere"], "--celeba-root nowhere is not a folder"),
         (["--celeba-root", "pipelines"], "looked for img_celeba, Img/img_celeba; the folder has"),
-        ([], "nothing to build from: give --celeba-root DIR, or --photos DIR with --landmarks TABLE.csv"),
+        ([], "nothing to build from: give --celeba-root DIR, or --photos DIR"),
         (["--celeba-root", SAMPLE, "--photos", "x"], "not both"),
         (["--celeba-root", SAMPLE, "--recipe", "pipelines/celebhq.toml"], "celebahq-1024.toml"),
         (["--celeba-root", SAMPLE, "--resolution", "1000"], "--resolution: resolution 1000 is not a power of two"),

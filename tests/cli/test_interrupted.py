@@ -103,6 +103,8 @@ def test_extract(source: Path, tmp_path: Path) -> None:
 
 def test_every_command_that_resumes_says_so_in_its_help() -> None:
     resuming = [one for one in celebahq.commands.values() if isinstance(one, Command) and "resume" in one.interrupted]
-    assert {"build", "export", "filter", "train", "train-denoiser"} <= {str(one.name) for one in resuming}
+    assert {"build", "export", "filter", "train", "train-denoiser", "train-landmarks"} <= {
+        str(one.name) for one in resuming
+    }
     for command in resuming:
         assert "resumes" in command.get_help(click.Context(command)), command.name

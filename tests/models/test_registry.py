@@ -174,6 +174,7 @@ def test_training_does_not_write_into_the_file(tmp_path: Path) -> None:
         ("srgan", (4, 4, 4), (1,), "srgan needs 1 or 2 widths and 1 blocks; got widths = [4, 4, 4], blocks = [1]"),
         ("srgan", (4,), (), "srgan needs 1 or 2 widths and 1 blocks"),
         ("autoencoder", (4,), (1, 1, 1), "autoencoder needs 3 widths and 3 blocks"),
+        ("landmarks", (4, 4), (1, 1, 1), "landmarks needs 3 widths and 3 blocks"),
         ("srgan", (10**9,), (1,), "widths = [1000000000] must be from 1 to 1024"),
         ("srgan", (4,), (10**9,), "blocks = [1000000000] must be from 1 to 1024"),
         ("autoencoder", (4, 0, 4), (1, 1, 1), "widths = [4, 0, 4] must be from 1 to 1024"),

@@ -141,7 +141,7 @@ def test_boundary_of_landmarks_outside(axis: int, at_end: bool, tmp_path: Path) 
 
 def test_mirrored_face_is_rejected(tmp_path: Path) -> None:
     row = tuple(value + 10 * (i in (7, 9)) for i, value in enumerate(landmarks(100, 90, 40)))
-    photo = write(tmp_path, noise(200, 200), in_column_order(row, "right-left"))
+    photo = write(tmp_path, noise(200, 200), in_column_order(row, "subject"))
     assert rejected(photo, tmp_path) is Reason.MIRRORED_LANDMARKS
     assert rejected(write(tmp_path, noise(200, 200), row), tmp_path) is None
     listed = replace(photo, listed=ImageListRow(0, "a.png", "0" * 32, "0" * 32))

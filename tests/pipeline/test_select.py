@@ -53,11 +53,15 @@ def test_tables_are_csv() -> None:
     assert [row["file"] for row in rows] == ['a"b.jpg', "c,d.jpg"]
     assert rows[0]["lefteye_x"] == "1.5"
     assert rows[0]["quad2_y"] == "9.000"
-    ended = [Rejected("a.jpg", Reason.EMPTY_FILE, "0 bytes"), Failed("b.jpg", "OSError: x"), Kept("c.jpg")]
+    ended = [
+        ("a", Rejected("a.jpg", Reason.EMPTY_FILE, "0 bytes")),
+        ("b_1", Failed("b.jpg", "OSError: x", "b_1")),
+        ("c", Kept("c.jpg")),
+    ]
     rows = list(csv.DictReader(rejected_csv(ended).decode().splitlines()))
-    assert [(row["file"], row["outcome"], row["reason"]) for row in rows] == [
-        ("a.jpg", "rejected", "EMPTY_FILE"),
-        ("b.jpg", "failed", ""),
+    assert [(row["file"], row["id"], row["outcome"], row["reason"]) for row in rows] == [
+        ("a.jpg", "a", "rejected", "EMPTY_FILE"),
+        ("b.jpg", "b_1", "failed", ""),
     ]
 
 

@@ -379,8 +379,8 @@ def test_table_of_rejected_photos_when_none_is_kept(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match=r"no photo was kept, .*rejected\.csv says why"):
         build_tiny(out, root, limit=2, redo="crop")
     rows = Workspace(out).rejected_path.read_text().splitlines()
-    assert [row.split(",")[:3] for row in rows[-2:]] == [
-        [name, "rejected", "EMPTY_FILE"] for name in ("000001.jpg", "000002.jpg")
+    assert [row.split(",")[:4] for row in rows[-2:]] == [
+        [f"{name}.jpg", name, "rejected", "EMPTY_FILE"] for name in ("000001", "000002")
     ]
     for path in (Workspace(out).selection_path, Workspace(out).report_path, Workspace(out).summary_path):
         assert not path.exists()

@@ -31,9 +31,10 @@ from celebahq_builder.restoration.adversarial_training import (
 )
 from celebahq_builder.restoration.loop import fit
 from celebahq_builder.restoration.photos import downscale_4x, to_tensor
+from celebahq_builder.restoration.publish import RECIPES as EXPORTABLE
 from celebahq_builder.restoration.task import Batch, Phase
-from celebahq_builder.restoration.trained_weights import TrainedWeights
 from celebahq_builder.training.distributed import SINGLE_PROCESS
+from celebahq_builder.training.trained_weights import TrainedWeights
 from tests.restoration.runs import equal_runs, last_state
 
 RECIPE = AdversarialRecipe(
@@ -162,7 +163,7 @@ def test_run_of_another_recipe_is_refused(whole: Path, noise_photos: Path) -> No
 
 
 def test_exported_weights_take_noise(whole: Path) -> None:
-    found = TrainedWeights.read(whole)
+    found = TrainedWeights.read(whole, EXPORTABLE)
     assert dataclasses.asdict(found.shape) == {"architecture": "srgan", "widths": (48, 8), "blocks": (6,)}
     assert found.tensors["noise.weight"].shape == (48, 8, 3, 3)
     assert found.recipe == RECIPE

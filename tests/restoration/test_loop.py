@@ -20,11 +20,12 @@ from celebahq_builder.errors import DiskFull, TrainingError, WorkspaceError, Wor
 from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.restoration.degradation import DegradationSettings
 from celebahq_builder.restoration.pixel_training import PixelTask
+from celebahq_builder.restoration.publish import RECIPES as EXPORTABLE
 from celebahq_builder.restoration.task import Batch, Phase
-from celebahq_builder.restoration.trained_weights import TrainedWeights
 from celebahq_builder.storage import lock
 from celebahq_builder.training.checkpoint import CheckpointFolder, checkpoint_paths
 from celebahq_builder.training.distributed import SINGLE_PROCESS
+from celebahq_builder.training.trained_weights import TrainedWeights
 from tests.disk import failing
 from tests.restoration.runs import DENOISE, ONE_STEP, RECIPES, equal_runs, equal_tensors, last_state, log_lines, train
 
@@ -236,7 +237,7 @@ def test_average_by_hand(photos: Path, tmp_path: Path) -> None:
 
 def test_metadata_of_the_exported_weights(whole_run: tuple[str, Path]) -> None:
     name, whole = whole_run
-    found = TrainedWeights.read(whole)
+    found = TrainedWeights.read(whole, EXPORTABLE)
     assert found.shape == RECIPES[name].net
     assert found.recipe == RECIPES[name]
     assert found.photos == "4 photos, 2 held out"

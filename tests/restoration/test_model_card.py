@@ -10,7 +10,7 @@ from celebahq_builder.models.registry import NetworkShape, find_entry, parameter
 from celebahq_builder.restoration.model_card import (
     MANUAL_SECTION,
     Figure,
-    gflop_per_megapixel,
+    gflop,
     read_figures,
     validation_figures,
 )
@@ -28,7 +28,7 @@ def test_model_card(tmp_path: Path) -> None:
     )
     assert text.startswith("# mine\n\n| | |\n|---|---|\n| network | ")
     assert "4/6/8 channels, 1/1/2 blocks" in rows["network"]
-    assert rows["cost"] == f"{gflop_per_megapixel(SHAPES['denoise']):.3g} GFLOP per input megapixel"
+    assert rows["cost"] == f"{gflop(SHAPES['denoise'], 1000):.3g} GFLOP per input megapixel"
     assert rows["trained on"] == r"12 photos, 2 held out: nothing \| real"
     assert rows["degradation"] == (
         "JPEG quality 9 to 97; 4:2:0, 4:4:4; 30% compressed twice on shifted grids, 40% of those scaled down between; "
@@ -154,10 +154,10 @@ def test_cost_of_the_autoencoder_by_hand(widths: tuple[int, ...], blocks: tuple[
     quarter = 4 * a * b + 2 * j * 2 * 9 * b * b + 4 * a * b  # way down, two stacks; way up: 1 tap per result pixel
     eighth = 4 * b * c + k * 2 * 9 * c * c + 4 * b * c
     mega = half / 4 + quarter / 16 + eighth / 64
-    assert gflop_per_megapixel(NetworkShape("autoencoder", widths, blocks)) == pytest.approx(2 * mega / 1000)
+    assert gflop(NetworkShape("autoencoder", widths, blocks), 1000) == pytest.approx(2 * mega / 1000)
 
 
 def test_cost_of_the_generator_by_hand() -> None:
     per_pixel = 9 * 3 * 5 + 4 * 2 * 9 * 5 * 5 + 9 * 5 * 48
-    assert gflop_per_megapixel(NetworkShape("srgan", (5,), (4,))) == pytest.approx(2 * per_pixel / 1000)
+    assert gflop(NetworkShape("srgan", (5,), (4,)), 1000) == pytest.approx(2 * per_pixel / 1000)
     assert parameter_count(NetworkShape("srgan", (5,), (4,))) == per_pixel + 5 + 4 * 2 * 5 + 48

@@ -22,7 +22,7 @@ from celebahq_builder.pipeline.stages import denoise, upscale
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.restoration.model_card import MANUAL_SECTION
 from celebahq_builder.restoration.publish import ExportedWeights, export, set_entry
-from celebahq_builder.restoration.trained_weights import METADATA
+from celebahq_builder.training.trained_weights import METADATA
 from tests.cli.test_cli import celebahq, one_line_error, run
 from tests.conftest import SAMPLE, TINY, build_tiny
 from tests.disk import failing

@@ -17,7 +17,7 @@ from celebahq_builder.errors import SourceError
 from celebahq_builder.image_set import photo_path
 from celebahq_builder.limits import MAX_TABLE_ROWS, MAX_TEXT_BYTES
 from celebahq_builder.outcome import Reason, Rejected
-from celebahq_builder.sources.celeba import CelebA, read_celeba
+from celebahq_builder.sources.celeba import AlignedImagesOnly, CelebA, read_attributes, read_celeba, read_partition
 from celebahq_builder.sources.folder import PhotoFolder, read_folder
 from celebahq_builder.sources.photo import (
     COLUMNS,
@@ -235,6 +235,58 @@ def test_empty_folder(tmp_path: Path) -> None:
         read_celeba(tmp_path)
 
 
+PLACES = (
+    "img_align_celeba",
+    "img_align_celeba_png",
+    "Img/img_align_celeba",
+    "celeba/img_align_celeba",
+    "img_align_celeba/img_align_celeba",
+)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("place", PLACES)
+def test_aligned_images_alone(place: str, inside: bool, tmp_path: Path) -> None:
+    """The message says what is missing, where it is, and what can be made of the aligned images."""
+    Tree(tmp_path, place).photos("000001.jpg")
+    outer = tmp_path / place.removesuffix("/img_align_celeba") if place == PLACES[-1] else tmp_path / place
+    root = outer if inside else tmp_path
+    with pytest.raises(AlignedImagesOnly) as raised:
+        read_celeba(root)
+    message = str(raised.value)
+    assert "\n" not in message
+    assert message.startswith(f"`celeba_root` {root} has only CelebA's aligned images (")
+    for text in (
+        "img_celeba.7z and Anno/list_landmarks_celeba.txt",
+        "http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+    ):
+        assert text in message
+    assert "aligned images make CelebA at 128x128" in message
+    assert list(raised.value.aligned.rglob("*.jpg")) == [tmp_path / place / "000001.jpg"]
+
+
+def test_aligned_images_beside_the_landmark_table(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, "img_align_celeba").photos("a.jpg").table(f"a.jpg {ROW}")
+    with pytest.raises(AlignedImagesOnly, match=r"get img_celeba\.7z from http"):
+        tree.read()
+
+
+def test_aligned_images_beside_the_photos(tree: Tree) -> None:
+    tree.photos("a.jpg").table(f"a.jpg {ROW}").write("img_align_celeba/a.jpg", "x")
+    assert tree.read().folder == tree.images
+
+
+def test_the_command_says_what_aligned_images_are_good_for(tmp_path: Path) -> None:
+    Tree(tmp_path / "my celeba", "img_align_celeba").photos("000001.jpg")
+    command = [sys.executable, "-m", "celebahq_builder", "build", "--celeba-root", "my celeba", "--out", "work"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: --celeba-root my celeba has only CelebA's aligned images")
+    assert line.endswith(": celebahq import 'my celeba/img_align_celeba' --out celeba-128.h5 --crop celeba")
+    assert not (tmp_path / "work").exists()
+
+
 @pytest.mark.parametrize(
     ("path", "data", "said"),
     [
@@ -253,6 +305,9 @@ def test_empty_folder(tmp_path: Path) -> None:
         ("Anno/list_attr_celeba.txt", "1\nBald Young\na.jpg 1\n", r":3: expected a file name and 2 values"),
         ("Anno/list_attr_celeba.txt", "1\nBald Young\na.jpg 1 2\n", r":3: expected a file name and 2 values"),
         ("Anno/list_attr_celeba.txt", "Bald Young\na.jpg 1 2\n", r":1: expected the number of photos"),
+        ("Anno/list_attr_celeba.txt", "", r":1: expected the number of photos"),
+        ("Eval/list_eval_partition.txt", "a.jpg 0\n\na.jpg 0\n", r":3: 'a.jpg' is listed twice; remove one"),
+        ("Anno/list_attr_celeba.txt", "2\nBald\na.jpg 1\n./a.jpg 1\n", r":4: 'a.jpg' is listed twice; remove one"),
     ],
 )
 def test_table_that_is_none(path: str, data: str | bytes, said: str, tree: Tree) -> None:
@@ -261,6 +316,50 @@ def test_table_that_is_none(path: str, data: str | bytes, said: str, tree: Tree)
     tree.write(path, data)
     with pytest.raises(SourceError, match=said):
         tree.read()
+
+
+# --- Tables of splits and attributes, as text and as Kaggle's CSV ----------------------------------------------------
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", ", "])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_csv_tables_of_kaggle(separator: str, end: str, mark: bytes, tmp_path: Path) -> None:
+    def table(name: str, *rows: str) -> Path:
+        path = tmp_path / name
+        path.write_bytes(mark + end.join(row.replace(" ", separator) for row in (*rows, "")).encode())
+        return path
+
+    splits = table("list_eval_partition.csv", "image_id partition", "a.jpg 0", "b.jpg 1", "", "c.jpg 2")
+    assert read_partition(splits) == {"a.jpg": "train", "b.jpg": "val", "c.jpg": "test"}
+    attributes = table("list_attr_celeba.csv", "image_id Bald Young", "a.jpg -1 1", "", "./b.jpg 1 0")
+    assert read_attributes(attributes) == (("Bald", "Young"), {"a.jpg": (-1, 1), "b.jpg": (1, 0)})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", ":1: expected the column names image_id, ..., got ''"),
+        ("a.jpg,0\n", ":1: expected the column names image_id, ..., got 'a.jpg 0'"),
+        ("image_id,partition\na.jpg,3\n", ":2: expected a file name and 0, 1 or 2, got 'a.jpg 3'"),
+        ("image_id,partition\na.jpg\n", ":2: expected a file name and 0, 1 or 2, got 'a.jpg'"),
+        ("image_id,partition\n,0\n", ":2: expected a file name and 0, 1 or 2, got ' 0'"),
+        ("image_id,partition\na.jpg,0\na.jpg,0\n", ":3: 'a.jpg' is listed twice; remove one of the lines"),
+        ("image_id,partition\na.jpg," + "0" * 200_000, "cannot be read as CSV: field larger than field limit"),
+    ],
+)
+def test_csv_partition_that_is_none(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(text)
+    with pytest.raises(SourceError) as raised:
+        read_partition(tmp_path / "table.csv")
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("row", ["a.jpg,1", "a.jpg,1,1,1", "a.jpg,1,2", "a.jpg,1,", ",1,1"])
+def test_csv_attributes_that_are_none(row: str, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(f"image_id,Bald,Young\n{row}\n")
+    with pytest.raises(SourceError, match=r":2: expected a file name and 2 values 1 or -1"):
+        read_attributes(tmp_path / "table.csv")
 
 
 # --- Own photos and a CSV table ---------------------------------------------------------------------------------
@@ -333,11 +432,11 @@ def test_csv_split_is_one_of_three(tmp_path: Path) -> None:
 
 
 def test_csv_duplicates(tmp_path: Path) -> None:
-    other = CSV_ROW.replace("19", "20")
-    rows = [f"a.jpg,{CSV_ROW}", f"a.jpg,{CSV_ROW}", f"b.jpg,{CSV_ROW}", f"b.jpg,{other}"]
+    rows = [f"a.jpg,{CSV_ROW}", f"b.jpg,{CSV_ROW}", f"a.jpg,{CSV_ROW}"]
     source = read_csv(tmp_path, *rows)
-    assert [photo.file for photo in source.photos] == ["a.jpg"]
-    assert reasons(source) == [("a.jpg", Reason.DUPLICATE_ROW), *[("b.jpg", Reason.DUPLICATE_ROW)] * 2]
+    assert [(photo.file, photo.id) for photo in source.photos] == [("a.jpg", "a"), ("b.jpg", "b")]
+    assert reasons(source) == [("a.jpg", Reason.DUPLICATE_ROW)]
+    assert source.rejected[0].detail == "landmarks.csv:4: lines 2, 4 list it, with equal values; the first is used"
 
 
 @pytest.mark.parametrize(
@@ -445,7 +544,7 @@ TRUE = (30.0, 40.0, 70.0, 42.0, 50.0, 60.0, 35.0, 80.0, 65.0, 82.0)
 """An upright face as the viewer sees it."""
 
 EXCHANGED: dict[LandmarkOrder, tuple[float, ...]] = {
-    "right-left": (*TRUE[2:4], *TRUE[0:2], *TRUE[4:6], *TRUE[8:10], *TRUE[6:8]),
+    "subject": (*TRUE[2:4], *TRUE[0:2], *TRUE[4:6], *TRUE[8:10], *TRUE[6:8]),
     "yx": tuple(TRUE[i + 1 - 2 * (i % 2)] for i in range(10)),
 }
 
@@ -474,7 +573,7 @@ def test_y_from_the_bottom_is_named(tree: Tree) -> None:
 
 def test_half_of_the_rows_is_no_majority(tree: Tree) -> None:
     """Single mirrored rows are left to the stage that rejects them."""
-    wrong = EXCHANGED["right-left"]
+    wrong = EXCHANGED["subject"]
     tree.photos("a.jpg", "b.jpg", "c.jpg")
     assert len(tree.table(line("a.jpg", TRUE), line("b.jpg", wrong)).read().photos) == 2
     with pytest.raises(SourceError, match="in 2 of 3 rows"):
@@ -486,7 +585,7 @@ def test_mirrored_faces_are_recognized_in_any_rotation(degrees: float, scale: fl
     turned = scale * np.exp(1j * np.radians(degrees)) * (np.array(TRUE[0::2]) + 1j * np.array(TRUE[1::2])) + x + 1j * y
     row = tuple(np.stack([turned.real, turned.imag], axis=1).ravel())
     assert not is_mirrored(row)
-    assert is_mirrored(in_column_order(row, "right-left"))
+    assert is_mirrored(in_column_order(row, "subject"))
     assert is_mirrored(in_column_order(row, "yx"))
 
 
@@ -521,7 +620,7 @@ def test_pipes_and_folders_in_place_of_a_table(tree: Tree) -> None:
     os.mkfifo(table)
     with pytest.raises(SourceError, match="cannot be read: a named pipe, not a regular file"):
         tree.read()
-    with pytest.raises(SourceError, match="cannot be read: a folder, not a regular file"):
+    with pytest.raises(SourceError, match=r"is a folder without \.pts files; expected a CSV table"):
         read_folder(tree.images, tree.root)
     with pytest.raises(SourceError, match=r"cannot be read: byte 0 is not UTF-8; save it as UTF-8"):
         read_csv(tree.root, mark=b"\xff\xfe")

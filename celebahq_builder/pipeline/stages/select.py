@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from celebahq_builder.outcome import Failed, Kept, Outcome, QualityScore, Reason, Rejected
+from celebahq_builder.outcome import Failed, Outcome, PhotoKey, QualityScore, Reason, Rejected
 from celebahq_builder.pipeline.face import ImageRecord, PhotoRecord
 from celebahq_builder.pipeline.results import read_records
 from celebahq_builder.pipeline.stage import DatasetContext, DatasetStage
@@ -47,6 +47,13 @@ class Candidate(NamedTuple):
     file: str
     id: str
     score: float
+    face: str = ""
+    """The id where the source has several faces of the file, else empty."""
+
+    @property
+    def key(self) -> PhotoKey:
+        """File name, and the id where the source has several faces of the file."""
+        return self.file, self.face
 
 
 class SelectStage(DatasetStage[SelectSettings]):
@@ -65,18 +72,18 @@ class SelectStage(DatasetStage[SelectSettings]):
         """Write selection.csv and the manifest: selected photos with their whole records, then the others."""
         workspace = context.workspace
         scored = read_records(workspace.stage(context.photo_stage), context.record_types)
-        candidates = [Candidate(one.file, one.identity.id, one[QualityScore].score) for one in scored]
+        candidates = [Candidate(one.file, one.identity.id, one[QualityScore].score, one.face) for one in scored]
         selected, low = select_best(candidates, settings.keep)
 
-        ranks = {one.file: rank for rank, one in enumerate(selected, start=1)}
+        ranks = {one.key: rank for rank, one in enumerate(selected, start=1)}
         images = read_records(workspace.stage(context.image_stage), context.record_types, ranks.keys())
-        image_of = {one.file: one[ImageRecord] for one in images}
+        image_of = {one.key: one[ImageRecord] for one in images}
         records = read_records(workspace.stage(context.photo_stage), context.record_types, ranks.keys())
-        ranked = [one.with_part(image_of[one.file]).with_part(SelectRecord(ranks[one.file])) for one in records]
+        ranked = [one.with_part(image_of[one.key]).with_part(SelectRecord(ranks[one.key])) for one in records]
         ranked.sort(key=lambda one: one[SelectRecord].rank)
 
         write_atomic(workspace.selection_path, selection_csv(ranked))
-        kept = [Kept(one.file, one.tables(context.record_types)) for one in ranked]
+        kept = [one.kept(context.record_types) for one in ranked]
         workspace.stage(self.name).write_manifest(0, [*kept, *low])
         if len(ranked) < settings.keep:
             log.warning("select: %d photos were good enough, %d were asked for", len(ranked), settings.keep)
@@ -91,7 +98,12 @@ def select_best(candidates: Iterable[Candidate], keep: int) -> tuple[list[Candid
     ranked = sorted(candidates, key=lambda one: (-one.score, one.id))
     selected, others = ranked[:keep], ranked[keep:]
     return selected, [
-        Rejected(one.file, Reason.LOW_SCORE, f"score {one.score:.4f}; the last one kept has {selected[-1].score:.4f}")
+        Rejected(
+            one.file,
+            Reason.LOW_SCORE,
+            f"score {one.score:.4f}; the last one kept has {selected[-1].score:.4f}",
+            one.face,
+        )
         for one in others
     ]
 
@@ -109,12 +121,16 @@ def selection_csv(selected: Sequence[PhotoRecord]) -> bytes:
     return csv_bytes(rows)
 
 
-def rejected_csv(outcomes: Iterable[Outcome]) -> bytes:
-    """Return the table of photos that are not kept: file, outcome, reason, detail."""
-    rows = [["file", "outcome", "reason", "detail"]]
-    for one in outcomes:
+def rejected_csv(outcomes: Iterable[tuple[str, Outcome]]) -> bytes:
+    """Return the table of photos that are not kept: file, id, outcome, reason, detail.
+
+    Args:
+        outcomes: id and outcome of each photo; the id is empty for a row of the landmark table that makes no photo.
+    """
+    rows = [["file", "id", "outcome", "reason", "detail"]]
+    for name, one in outcomes:
         if isinstance(one, Rejected):
-            rows.append([path_cell(one.photo), "rejected", one.reason.value, one.detail])
+            rows.append([path_cell(one.photo), name, "rejected", one.reason.value, one.detail])
         elif isinstance(one, Failed):
-            rows.append([path_cell(one.photo), "failed", "", one.error])
+            rows.append([path_cell(one.photo), name, "failed", "", one.error])
     return csv_bytes(rows)

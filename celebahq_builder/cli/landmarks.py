@@ -1,0 +1,103 @@
+"""Commands for landmarks: ``landmarks``, ``train-landmarks``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from celebahq_builder.cli.main import PATH, celebahq
+
+
+@celebahq.command(interrupted="run the same command again to resume")
+@click.argument("photos", type=PATH, metavar="PHOTOS_DIR")
+@click.option("--out", type=PATH, metavar="TABLE.csv", required=True, help="Table to write, for build --landmarks.")
+@click.option(
+    "--faces",
+    type=click.Choice(["all", "largest", "central"]),
+    default="all",
+    show_default=True,
+    help="Faces of a photo that are used: all, the largest one, or the one nearest to the centre.",
+)
+@click.option(
+    "--min-face-px",
+    type=click.IntRange(1),
+    default=48,
+    show_default=True,
+    metavar="PX",
+    help="Least width of the crop around a face, in px of the photo.",
+)
+@click.option(
+    "--min-confidence",
+    type=click.FloatRange(0.5, 1),
+    default=0.8,
+    show_default=True,
+    metavar="C",
+    help="Least confidence of the detector.",
+)
+@click.option(
+    "--max-spread",
+    type=click.FloatRange(0, min_open=True),
+    default=0.25,
+    show_default=True,
+    metavar="S",
+    help="Largest standard deviation of the landmarks over several views of a face, in distances of the eyes; profiles "
+    "have more.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Processes; default one per core. Does not change the result.",
+)
+@click.option(
+    "--model",
+    type=PATH,
+    metavar="FILE",
+    help="Model file of OpenCV's face detector YuNet; by default it is downloaded once (0.2 MB).",
+)
+@click.option(
+    "--refiner",
+    type=PATH,
+    metavar="RUN|NAME",
+    help="Network that makes the landmarks more precise: a folder of train-landmarks, or weights of a registry.",
+)
+def landmarks(photos: Path, **options: Any) -> None:
+    """Find the faces in all photos below PHOTOS_DIR, or in one photo, and write a table of their landmarks.
+
+    TABLE.html shows every photo with what was found, the most doubtful first. TABLE.jsonl holds all that was found: a
+    killed command resumes from it, and later commands with other limits need no new search.
+    """
+    from celebahq_builder.landmarks.find import find_landmarks
+
+    for line in find_landmarks(photos, **options).lines():
+        click.echo(line)
+
+
+@celebahq.command("train-landmarks", interrupted="run the same command again to resume from the last checkpoint")
+@click.argument("celeba_root", type=PATH, metavar="CELEBA_ROOT")
+@click.option("--out", type=PATH, metavar="RUN", required=True, help="Folder of the run; the same command resumes it.")
+@click.option("--recipe", type=PATH, metavar="FILE.toml", help="Training recipe; default the bundled one.")
+@click.option("--start", metavar="NAME", help="Weights to start from: a registered name, or DIR/NAME.")
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="CPU threads of torch."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Threads that prepare images ahead; default 0 on a CPU, up to 8 beside a GPU.",
+)
+def train_landmarks(celeba_root: Path, recipe: Path | None, **asked: Any) -> None:
+    """Train the network that refines landmarks, on any folder in CelebA's layout.
+
+    CELEBA_ROOT has the folder img_celeba and the table Anno/list_landmarks_celeba.txt. The network learns the
+    convention of this table.
+    """
+    from celebahq_builder.landmarks.training import train
+    from celebahq_builder.pipeline.recipe import bundled_recipe
+
+    recipe = bundled_recipe(recipe or Path("landmarks"), "train")
+    click.echo(f"weights: {train(celeba_root, recipe=recipe, **asked)}")

@@ -1,0 +1,107 @@
+"""Comparison of given landmarks with those that the detector finds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from celebahq_builder.image_set import utf8_name
+from celebahq_builder.landmarks.search import SearchedPhoto, search_folder, search_rules
+from celebahq_builder.outcome import Reason, Rejected
+from celebahq_builder.sources.photo import Photo, PhotoSource
+from celebahq_builder.storage import RecordLog
+
+DISTANCE_MAX = 0.25
+"""Largest mean distance of given landmarks from those of the detector, in given distances of the eyes. Manual landmarks
+of CelebA's kind have a median of 0.08."""
+
+
+@dataclass(frozen=True)
+class DoubtfulPhoto:
+    """A photo whose landmarks the detector does not confirm."""
+
+    id: str
+    file: str
+    face: str
+    """See `sources.photo.Photo.face`."""
+    size: tuple[int, int]
+    """Width and height of the photo in px."""
+    distance: float | None
+    """Mean distance from the landmarks of the nearest face that was found, in distances of the eyes; None if none
+    was."""
+    landmarks: tuple[float, ...]
+    """Given landmarks."""
+    found: tuple[float, ...]
+    """Landmarks of the nearest face that was found; empty if none was."""
+
+    @property
+    def words(self) -> str:
+        """The finding, in one line."""
+        if self.distance is None:
+            return "the detector finds no face"
+        return (
+            f"the nearest face that the detector finds is {self.distance:.2f} distances of the eyes away; at most "
+            f"{DISTANCE_MAX} is expected"
+        )
+
+
+def check_landmarks(
+    source: PhotoSource, log: Path, model: Path, *, workers: int | None = None
+) -> tuple[DoubtfulPhoto, ...]:
+    """Return the photos whose landmarks the detector does not confirm, the worst first; a killed call resumes.
+
+    A photo that cannot be read is not among them: a build rejects it anyway.
+
+    Args:
+        source: photos with landmarks.
+        log: file that holds what was found; its folder must exist.
+        model: model file of the detector, see `model_file.locate_model`.
+        workers: processes; by default one per core. The result does not depend on it.
+
+    Raises:
+        WeightsError: the model file cannot be read.
+        WorkspaceError: `log` is not a log of this function, or the disk failed.
+    """
+    by_file: defaultdict[str, list[Photo]] = defaultdict(list)
+    for photo in source.photos:
+        by_file[photo.file].append(photo)
+    doubtful = []
+    with RecordLog(log, "landmark check", search_rules(model, refine=False, thumbnails=False)) as records:
+        for searched in search_folder(
+            source.folder,
+            list(by_file),
+            records,
+            model,
+            refine=False,
+            thumbnails=False,
+            workers=workers,
+            title="check of landmarks",
+        ):
+            if searched.problem is None:
+                compared = [_compare(photo, searched) for photo in by_file[searched.file]]
+                doubtful += [one for one in compared if one.distance is None or one.distance > DISTANCE_MAX]
+    return tuple(sorted(doubtful, key=lambda one: (-(one.distance or np.inf), one.id)))
+
+
+def _compare(photo: Photo, searched: SearchedPhoto) -> DoubtfulPhoto:
+    given = np.array(photo.landmarks).reshape(5, 2)
+    eyes = max(float(np.hypot(*(given[1] - given[0]))), 1e-6)
+    distances = [float(np.hypot(*(face.points - given).T).mean()) / eyes for face in searched.faces]
+    if not distances:
+        return DoubtfulPhoto(photo.id, photo.file, photo.face, searched.size, None, photo.landmarks, ())
+    nearest = int(np.argmin(distances))
+    found = searched.faces[nearest].landmarks
+    return DoubtfulPhoto(
+        photo.id, photo.file, photo.face, searched.size, round(distances[nearest], 4), photo.landmarks, found
+    )
+
+
+def reject_doubtful(source: PhotoSource, doubtful: tuple[DoubtfulPhoto, ...]) -> PhotoSource:
+    """Return a source in which doubtful photos are rejected."""
+    ids = {one.id for one in doubtful}
+    rejected = [Rejected(utf8_name(one.file), Reason.DOUBTFUL_LANDMARKS, one.words, one.face) for one in doubtful]
+    photos = tuple(photo for photo in source.photos if photo.id not in ids)
+    return replace(source, photos=photos, rejected=(*source.rejected, *rejected))
