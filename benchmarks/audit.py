@@ -28,7 +28,7 @@ from table import Row, finish, shared_data
 from celebahq_builder.imaging.geometry import crop_from_landmarks
 from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 from celebahq_builder.imaging.pyramid import build_pyramid
-from celebahq_builder.inspect.audit.duplicates import (
+from celebahq_builder.inspect.duplicates import (
     DISTANCE,
     LIKENESS,
     MIRROR,
@@ -174,7 +174,7 @@ def pairs_of_many() -> list[Row]:
 LARGE_RUN = """
 import sys, time
 from pathlib import Path
-from celebahq_builder.inspect.audit.audit_report import audit
+from celebahq_builder.inspect.audit_report import audit
 began, clock = time.perf_counter(), time.process_time()
 audit(Path(sys.argv[1]), Path(sys.argv[2]), threads=2)
 peak_kb = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))

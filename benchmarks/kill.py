@@ -89,6 +89,16 @@ TARGETS = (
 )
 
 
+if samples.FACE_MODEL.exists():
+    TARGETS += (
+        Target(
+            "landmarks",
+            samples.photos,
+            f"landmarks IN/celeba/img_celeba --model {samples.FACE_MODEL} --workers 1 --out OUT/faces.csv",
+        ),
+    )
+
+
 def main() -> None:
     """Kill, resume, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
+import os
 import re
 import tomllib
 import types
@@ -37,7 +39,7 @@ def read_toml(path: Path, task: str = "") -> dict[str, object]:
 
     Args:
         path: path of the file.
-        task: begin of the value of ``task``; if the file does not exist, the message lists other recipes of this task.
+        task: prefix of the value of ``task``; if the file does not exist, the message lists other recipes of this task.
 
     Raises:
         RecipeError: no such file, too large, not UTF-8, or not TOML.
@@ -123,7 +125,8 @@ def merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, o
 
 def to_mapping(settings: DataclassInstance) -> dict[str, object]:
     """Return a settings dataclass as nested JSON values, in field order."""
-    return {f.name: _plain(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+    values: dict[str, object] = json.loads(json.dumps(dataclasses.asdict(settings), default=os.fspath))
+    return values
 
 
 def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
@@ -139,14 +142,6 @@ def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def _plain(value: object) -> object:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_mapping(value)
-    if isinstance(value, (tuple, list)):
-        return [_plain(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def _convert(hint: Any, value: object, *, place: str, where: str, text: str, table: tuple[str, ...]) -> Any:

@@ -11,6 +11,7 @@ import torch
 from celebahq_builder.pipeline.build import BuildResult, build
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.stages.crop import CropSettings
+from celebahq_builder.pipeline.stages.denoise import DenoiseSettings
 from celebahq_builder.pipeline.stages.select import SelectSettings
 from celebahq_builder.pipeline.stages.upscale import UpscaleSettings
 from celebahq_builder.sources.celeba import read_celeba
@@ -24,10 +25,14 @@ torch.set_num_threads(1)  # as in a worker; more threads than cores make small t
 
 SAMPLE = Path(__file__).parent / "sample" / "celeba"
 
+NETWORKS = Path(__file__).parent / "sample" / "networks"
+"""Registry of two small networks, ``denoiser`` and ``upscaler``."""
+
 TINY = BuildRecipe(
     resolution=64,
     crop=CropSettings(context_px=16),
-    upscale=UpscaleSettings(when="always"),
+    denoise=DenoiseSettings(weights=f"{NETWORKS}/denoiser"),
+    upscale=UpscaleSettings(weights=f"{NETWORKS}/upscaler", when="always"),
     select=SelectSettings(keep=3),
 )
 """Settings with which every stage has work, in a fraction of a second per photo."""

@@ -53,6 +53,18 @@ grid_ticks = 2
 grid = [3, 2]
 """
 
+LANDMARK_RECIPE = """task = "landmarks"
+steps = 3
+batch = 2
+held_out = 1
+validate_every = 2
+bf16 = false
+[net]
+architecture = "landmarks"
+widths = [8, 8, 8]
+blocks = [1, 1, 1]
+"""
+
 DENOISER_RECIPE = """task = "denoise"
 learning_rate = 8e-4
 held_out = 1
@@ -341,6 +353,28 @@ def restoration_run(folder: Path) -> None:
              "--device", "cpu")  # fmt: skip
     celebahq("weights", "export", folder / "run", "--name", "tiny", "--to", folder / "weights", "--licence", "CC0",
              "--data", "noise")  # fmt: skip
+
+
+def landmark_run(folder: Path) -> None:
+    """Write photos with landmarks, and the finished run of a training of the network that refines landmarks."""
+    photos(folder)
+    (folder / "recipe.toml").write_text(LANDMARK_RECIPE)
+    celebahq("train-landmarks", folder / "celeba", "--out", folder / "run", "--recipe", folder / "recipe.toml",
+             "--device", "cpu")  # fmt: skip
+
+
+FACE_MODEL = Path(os.environ.get("CELEBAHQ_SHARED", "../shared")).resolve() / (
+    "data/models/face_detection_yunet_2026may.onnx"
+)
+"""Model file of the face detector for OpenCV 5, which is no part of the project."""
+
+
+def searched_photos(folder: Path) -> None:
+    """Write two photos, and what the face detector finds in them."""
+    (folder / "photos").mkdir(parents=True)
+    for name in ("000002.jpg", "000003.jpg"):
+        shutil.copy(SAMPLE / "img_celeba" / name, folder / "photos")
+    celebahq(*("landmarks", folder / "photos", "--out", folder / "faces.csv", "--workers", 1, "--model", FACE_MODEL))
 
 
 def few_images(folder: Path) -> None:

@@ -32,7 +32,10 @@ class Target:
 
 
 _BUILD = "build --celeba-root IN/celeba --recipe IN/recipe.toml --workers 1 --device cpu --out"
-_BUILD_FROM_TABLE = "build --photos IN/celeba/img_celeba --landmarks IN/landmarks.csv --workers 1 --device cpu --out"
+_BUILD_FROM_TABLE = (
+    "build --photos IN/celeba/img_celeba --landmarks IN/landmarks.csv --no-check-landmarks --workers 1 "
+    "--device cpu --out"
+)
 _OFFICIAL = "build --celeba-root IN/celeba --recipe official-deltas --image-list IN/image_list.txt"
 _TRAIN = "train IN/data.h5 --recipe IN/recipe.toml --device cpu --threads 1 --out"
 _RESTORE = "train-denoiser IN/photos --recipe IN/recipe.toml --device cpu --out IN/run"
@@ -133,6 +136,14 @@ def _images() -> list[Target]:
     ]
 
 
+def _searches() -> list[Target]:
+    """Return the target of the face detector, where its model file is."""
+    if not samples.FACE_MODEL.exists():
+        return []
+    search = f"landmarks IN/photos --out IN/faces.csv --workers 1 --model {samples.FACE_MODEL}"
+    return [Target("faces", samples.searched_photos, ("photos/*", "faces.jsonl", "faces.csv"), (search,))]
+
+
 def _builds() -> list[Target]:
     """Return the targets that build: sources, tables, recipes, run directories."""
     return [
@@ -158,6 +169,7 @@ def _builds() -> list[Target]:
             ),
             False,
         ),
+        *_searches(),
         Target("image-list", samples.image_list, ("image_list.txt",), (f"{_OFFICIAL} --out OUT --dry-run",)),
         Target("build-recipe", samples.photos, ("recipe.toml",), (f"{_BUILD} OUT --dry-run",)),
         Target(
@@ -184,6 +196,12 @@ def _trainings() -> list[Target]:
                 "evaluate IN/run/generator.safetensors --metrics ms-ssim --num 2 --device cpu",
             ),
             False,
+        ),
+        Target(
+            "landmark-training",
+            samples.landmark_run,
+            ("run/**/*", "recipe.toml"),
+            ("train-landmarks IN/celeba --recipe IN/recipe.toml --device cpu --out IN/run",),
         ),
         Target("restoration", samples.restoration_run, ("run/**/*",), (_RESTORE,)),
         Target(

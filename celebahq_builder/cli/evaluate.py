@@ -79,7 +79,7 @@ def evaluate(source: Path, metrics: str | None, out: Path | None, audit: bool, *
         check_exists(path)
     with NewFiles() as files:
         if audit:
-            from celebahq_builder.inspect.audit import audit_report
+            from celebahq_builder.inspect import audit_report
 
             folder = out / "audit" if out else source.with_name(f"{source.stem}-audit")
             for line in audit_report.audit(source, folder, files=files):

@@ -17,7 +17,7 @@ from celebahq_builder.evaluation.features import (
     inception_number,
     inception_settings,
 )
-from celebahq_builder.evaluation.image_sources import BATCH_BYTES, MEMORY_BYTES, ImageSource, Reference, SourceImages
+from celebahq_builder.evaluation.image_sources import BATCH_BYTES, MEMORY_BYTES, FeatureKey, ImageSource, SourceImages
 from celebahq_builder.evaluation.protocol import (
     INCEPTION_METRICS,
     METRICS,
@@ -35,7 +35,7 @@ from celebahq_builder.progress import MOMENT_S, Progress
 
 def evaluate(
     source: ImageSource,
-    reference: Reference | None,
+    reference: SourceImages | None,
     protocol: EvaluationProtocol,
     *,
     extractor: Extractor | None = None,
@@ -45,9 +45,7 @@ def evaluate(
     """Return the scores of a source.
 
     Args:
-        source: the images.
         reference: the images to compare with, of the same seed; a second evaluation with it is faster.
-        protocol: metrics, number of images, seed and device.
         extractor: the Inception network; None to load it if it is needed.
         memory_bytes: budget for images of the source that are kept between passes.
         batch_bytes: size of the batches that are read; it changes no number.
@@ -79,13 +77,16 @@ def evaluate(
         _extract(jobs, extractor)
 
     # Compute the numbers
+    device_name = f"{protocol.device}, {torch.get_num_threads()} threads"  # they affect the last bits of sums
+    if protocol.device.type == "cuda":
+        device_name = str(torch.cuda.get_device_name(protocol.device))
     return Result(
         source=source.facts,
         reference=reference.source.facts if reference else None,
         resolution=source.resolution,
         channels=source.channels,
         seed=protocol.seed,
-        device=_device_name(protocol.device),
+        device=device_name,
         scores=tuple(_score(job, reference, protocol, extractor) for job in jobs),
     )
 
@@ -108,6 +109,10 @@ class Part:
         """Yield the images."""
         return self.images.batches(self.start, self.stop)()
 
+    def key(self, metric: str, extractor: Extractor) -> FeatureKey:
+        """Return the key of the features of these images for a metric."""
+        return extractor.sha256, metric, self.start, self.stop
+
 
 @dataclass(frozen=True)
 class Job:
@@ -129,23 +134,23 @@ class Job:
         return *self.parts, *self.baseline
 
 
-def _plan(metric: str, source: SourceImages, reference: Reference | None, protocol: EvaluationProtocol) -> Job:
+def _plan(metric: str, source: SourceImages, reference: SourceImages | None, protocol: EvaluationProtocol) -> Job:
     count, wanted, name = protocol.count(metric), protocol.images(metric), protocol.name(metric)
     ours = Part(source, 0, wanted)
     if reference is None:
         return Job(metric, name, count, (ours,))
-    theirs, there = reference.images, reference.source.count
+    there = reference.source.count
     if not METRICS[metric].compares:
         if there is not None and there < wanted:
             reason = f"the reference has {there:,} images, {wanted:,} are needed"
             return Job(metric, name, count, (ours,), missing_reason=reason)
-        return Job(metric, name, count, (ours,), (Part(theirs, 0, wanted),))
-    parts = (ours, Part(theirs, 0, reference_count(reference.source, count)))
+        return Job(metric, name, count, (ours,), (Part(reference, 0, wanted),))
+    parts = (ours, Part(reference, 0, reference_count(reference.source, count)))
     half = half_count(reference.source, count)
     if not half:
         reason = f"the reference has {there:,} images, its two halves need {count:,} at least"
         return Job(metric, name, count, parts, missing_reason=reason)
-    return Job(metric, name, count, parts, (Part(theirs, 0, half), Part(theirs, half, 2 * half)))
+    return Job(metric, name, count, parts, (Part(reference, 0, half), Part(reference, half, 2 * half)))
 
 
 # --- Computation ------------------------------------------------------------------------------------------------
@@ -153,11 +158,10 @@ def _plan(metric: str, source: SourceImages, reference: Reference | None, protoc
 
 def _extract(jobs: Sequence[Job], extractor: Extractor) -> None:
     """Compute the features of both sides that are not known yet, in one pass over each side."""
-    wanted: dict[SourceImages, dict[tuple[str, str, int, int], Features]] = {}
+    wanted: dict[SourceImages, dict[FeatureKey, Features]] = {}
     for job in jobs:
         for part in job.all_parts if job.metric in INCEPTION_METRICS else ():
-            key = (extractor.sha256, job.metric, part.start, part.stop)
-            if key not in part.images.features:
+            if (key := part.key(job.metric, extractor)) not in part.images.features:
                 wanted.setdefault(part.images, {})[key] = Features(job.metric, part.start, part.stop)
     for images, features in wanted.items():
         where, stop = images.source.where, max(one.stop for one in features.values())
@@ -166,7 +170,9 @@ def _extract(jobs: Sequence[Job], extractor: Extractor) -> None:
         images.features.update(features)
 
 
-def _score(job: Job, reference: Reference | None, protocol: EvaluationProtocol, extractor: Extractor | None) -> Score:
+def _score(
+    job: Job, reference: SourceImages | None, protocol: EvaluationProtocol, extractor: Extractor | None
+) -> Score:
     """Compute a number and its baseline; the reference keeps the baseline for later evaluations."""
     number, baseline = _number(job.metric, job.parts, job.name, protocol, extractor), None
     if reference is not None:
@@ -198,8 +204,7 @@ def _number(
     """Return the value of a metric for one or two parts."""
     first, where, device = parts[0], parts[0].images.source.where, protocol.device
     if extractor is not None and metric in INCEPTION_METRICS:
-        keys = [(extractor.sha256, metric, part.start, part.stop) for part in parts]
-        features = [part.images.features[key] for part, key in zip(parts, keys, strict=True)]
+        features = [part.images.features[part.key(metric, extractor)] for part in parts]
         number = inception_number(metric, features, protocol.seed)
     elif metric == "ms-ssim":
         with closing(_progress(title, len(first))) as progress:
@@ -237,13 +242,6 @@ def _settings(job: Job, extractor: Extractor | None) -> dict[str, object]:
         drawn = f"{PATCHES_PER_IMAGE} of {PATCH_PX}x{PATCH_PX} px an image and level"
         return {"resize": None, "neighbourhoods": drawn, "directions": DIRECTIONS}
     return {"resize": None, "window": "11x11 Gaussian, sigma 1.5", "scales": 5}
-
-
-def _device_name(device: torch.device) -> str:
-    """Return the name of a device; of a CPU with the number of threads, which affects the last bits of sums."""
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return f"{device}, {torch.get_num_threads()} threads"
 
 
 def _progress(title: str, total: int) -> Progress:

@@ -60,7 +60,6 @@ class LevelSource:
     """A level of a multi-resolution HDF5 file.
 
     Args:
-        path: path of the file.
         resolution: resolution of the level; None for the largest.
 
     Raises:
@@ -114,7 +113,6 @@ def open_data_set(path: Path, resolution: int | None = None) -> ImageSource:
     """Open a data set: an HDF5 file, a folder of images, or a zip of images.
 
     Args:
-        path: path of the file or folder.
         resolution: the resolution that the images must have, a level of an HDF5 file. None: the largest.
 
     Raises:
@@ -181,20 +179,24 @@ class SourceImages:
     """The images of a source, in the order in which an evaluation uses them.
 
     A data set is permuted at random: any first n images are a random sample without replacement, and the images from
-    n to 2n are disjoint from them. A generator gives the images of its seed from number 0.
+    n to 2n are disjoint from them. A generator gives the images of its seed from number 0. The images, features and
+    baselines of a reference are kept, so that a second evaluation with it is faster.
 
     Args:
+        seed: seed of the protocols with which the images are used.
         memory_bytes: budget for images that are kept in memory.
         batch_bytes: size of a batch; it changes no number.
     """
 
     def __init__(
-        self, source: ImageSource, seed: int, *, memory_bytes: int = MEMORY_BYTES, batch_bytes: int = BATCH_BYTES
+        self, source: ImageSource, seed: int = 0, *, memory_bytes: int = MEMORY_BYTES, batch_bytes: int = BATCH_BYTES
     ) -> None:
-        self.source = source
+        self.source, self.seed = source, seed
         self.memory_bytes = memory_bytes
         self.features: dict[FeatureKey, Features] = {}
         """Features that were extracted from these images."""
+        self.numbers: dict[NumberKey, Number] = {}
+        """Baselines that were computed from these images, if they are a reference."""
         self._image_bytes = source.channels * source.resolution**2
         self._batch_images = min(BATCH_IMAGES, max(1, batch_bytes // self._image_bytes))
         self._order = None if source.count is None else np.random.default_rng(seed).permutation(source.count)
@@ -265,21 +267,3 @@ class SourceImages:
             self._hashed = end
             if end in self._hash_counts:
                 self._digests[end] = self._hash.hexdigest()
-
-
-class Reference:
-    """A source that others are compared with. It keeps its images, features and baselines for further evaluations.
-
-    Args:
-        seed: seed of the protocols with which it is used.
-        memory_bytes: budget for images that are kept in memory.
-        batch_bytes: size of a batch; it changes no number.
-    """
-
-    def __init__(
-        self, source: ImageSource, seed: int = 0, *, memory_bytes: int = MEMORY_BYTES, batch_bytes: int = BATCH_BYTES
-    ) -> None:
-        self.source, self.seed = source, seed
-        self.images = SourceImages(source, seed, memory_bytes=memory_bytes, batch_bytes=batch_bytes)
-        self.numbers: dict[NumberKey, Number] = {}
-        """Baselines that have been computed."""

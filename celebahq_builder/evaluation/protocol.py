@@ -146,16 +146,45 @@ def check_evaluation(source: SourceInfo, reference: SourceInfo | None, protocol:
         FormatError: the two sides differ in size or channels, the images are too small or too few, or a reference is
             missing.
     """
-    if reference is not None:
-        _check_alike(source, reference)
-    for metric in protocol.metrics:
-        if METRICS[metric].compares and reference is None:
+    r = source.resolution
+    if reference is not None and r != reference.resolution:
+        other = reference.resolution
+        raise FormatError(
+            f"{source.where} has images of {r}x{r}, {reference.where} of {other}x{other}; only images of one size can "
+            "be compared: `resolution` chooses another level of an HDF5 file"
+        )
+    if reference is not None and source.channels != reference.channels:
+        kinds = {1: "grey", 3: "in colour"}
+        raise FormatError(
+            f"{source.where} is {kinds[source.channels]}, {reference.where} is {kinds[reference.channels]}; only "
+            "images of one kind can be compared"
+        )
+    for name in protocol.metrics:
+        metric, count, wanted = METRICS[name], protocol.count(name), protocol.images(name)
+        if metric.compares and reference is None:
             raise FormatError(
-                f"{metric} compares {source.where} with other images, and there are none: add `against` REFERENCE"
+                f"{name} compares {source.where} with other images, and there are none: add `against` REFERENCE"
             )
-        _check_source(source, metric, protocol)
-        if METRICS[metric].compares and reference is not None:
-            _check_reference(reference, metric, protocol)
+        if too_small(name, r):
+            least_px = metric.least_px
+            raise FormatError(
+                f"{name} needs images of {least_px}x{least_px} or more, {source.where} has {r}x{r}; leave {name} out "
+                "of `metrics`, or take larger images"
+            )
+        if source.count is not None and source.count < wanted:
+            pairs = f" for {count:,} pairs" if metric.images_each == 2 else ""
+            raise FormatError(
+                f"{protocol.name(name)} needs {wanted:,} images{pairs}, {source.where} has {source.count:,}; "
+                f"{_smaller_protocol(name, source.count)}"
+            )
+        # SWD compares equal numbers of sorted values. The other metrics accept half as many images of the reference:
+        # the literature compares 50,000 generated images with the 30,000 images of CelebA-HQ.
+        least = count if name == "swd" else -(-count // 2)
+        if metric.compares and reference is not None and reference.count is not None and reference.count < least:
+            raise FormatError(
+                f"{protocol.name(name)} compares with {least:,} images at least, {reference.where} has "
+                f"{reference.count:,}; {_smaller_protocol(name, reference.count)}, or give a larger reference"
+            )
 
 
 def too_small(metric: str, resolution: int) -> bool:
@@ -176,52 +205,6 @@ def half_count(reference: SourceInfo, wanted: int) -> int:
     if reference.count is None:
         return wanted
     return min(wanted, reference.count // 2) if reference.count >= wanted else 0
-
-
-def _check_alike(source: SourceInfo, reference: SourceInfo) -> None:
-    a, b = source.resolution, reference.resolution
-    if a != b:
-        raise FormatError(
-            f"{source.where} has images of {a}x{a}, {reference.where} of {b}x{b}; only images of one size can be "
-            "compared: `resolution` chooses another level of an HDF5 file"
-        )
-    if source.channels != reference.channels:
-        kinds = {1: "grey", 3: "in colour"}
-        raise FormatError(
-            f"{source.where} is {kinds[source.channels]}, {reference.where} is {kinds[reference.channels]}; only "
-            "images of one kind can be compared"
-        )
-
-
-def _check_source(source: SourceInfo, metric: str, protocol: EvaluationProtocol) -> None:
-    if too_small(metric, source.resolution):
-        r, least = source.resolution, METRICS[metric].least_px
-        raise FormatError(
-            f"{metric} needs images of {least}x{least} or more, {source.where} has {r}x{r}; leave {metric} out of "
-            "`metrics`, or take larger images"
-        )
-    wanted = protocol.images(metric)
-    if source.count is not None and source.count < wanted:
-        pairs = f" for {protocol.count(metric):,} pairs" if METRICS[metric].images_each == 2 else ""
-        raise FormatError(
-            f"{protocol.name(metric)} needs {wanted:,} images{pairs}, {source.where} has {source.count:,}; "
-            f"{_smaller_protocol(metric, source.count)}"
-        )
-
-
-def _check_reference(reference: SourceInfo, metric: str, protocol: EvaluationProtocol) -> None:
-    """Raise an error if the reference has too few images.
-
-    SWD compares equal numbers of sorted values. The other metrics accept half as many images of the reference: the
-    literature compares 50,000 generated images with the 30,000 images of CelebA-HQ.
-    """
-    wanted = protocol.count(metric)
-    least = wanted if metric == "swd" else -(-wanted // 2)
-    if reference.count is not None and reference.count < least:
-        raise FormatError(
-            f"{protocol.name(metric)} compares with {least:,} images at least, {reference.where} has "
-            f"{reference.count:,}; {_smaller_protocol(metric, reference.count)}, or give a larger reference"
-        )
 
 
 def _smaller_protocol(metric: str, images: int) -> str:

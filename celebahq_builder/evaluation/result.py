@@ -179,9 +179,7 @@ class Column:
     def value(self, result: Result, baseline: bool = False) -> float | None:
         """Return the number of a result, or of its baseline; None if there is none."""
         score = result.score(self.metric)
-        if score is None:
-            return None
-        number = score.baseline_number if baseline else score.number
+        number = None if score is None else score.baseline_number if baseline else score.number
         if number is None:
             return None
         return number.value if self.level is None else number.levels.get(self.level)
@@ -220,14 +218,8 @@ def score_table(result: Result) -> Iterator[list[str]]:
     for score in result.scores:
         number, baseline = score.number, score.baseline_number
         for r, value in number.levels.items():
-            yield [
-                score.name,
-                f"{r}x{r}",
-                format_number(value),
-                "",
-                format_number(baseline.levels[r]) if baseline else "",
-                "",
-            ]
+            floor = format_number(baseline.levels[r]) if baseline else ""
+            yield [score.name, f"{r}x{r}", format_number(value), "", floor, ""]
         described = ""
         if score.baseline and baseline:
             described = f"{score.baseline.kind} of {score.baseline.count:,} {METRICS[score.metric].counted}"

@@ -1,4 +1,12 @@
-"""Selection of the best images, and their delivery into a folder of their own as copies or links."""
+"""Delivery of images into a folder of their own as copies or links, and the record of what was delivered there.
+
+DESTINATION/
+  sub/a.jpg                             an image, under the path that it has in the folder of images
+  .celebahq-filter.jsonl                the record: the files that this command put there, a JSON line each
+  .celebahq-0123456789abcdef.partial    the copy in progress; removed at the end, or by the next command
+
+The command removes only files of the record.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +15,20 @@ import enum
 import errno
 import filecmp
 import hashlib
+import json
 import os
+import re
+import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from celebahq_builder.errors import CelebAHQError, DeliveryError, DiskFull, RecipeError, printable
-from celebahq_builder.filter.delivery_record import DeliveredFile, DeliveryRecord
-from celebahq_builder.filter.records import ImageScore
+from celebahq_builder.errors import CelebAHQError, DeliveryError, DiskFull, printable
 from celebahq_builder.progress import Progress
-from celebahq_builder.storage import NO_HARD_LINKS, as_storage_error, publish_new
+from celebahq_builder.storage import NO_HARD_LINKS, as_storage_error, open_file, publish_new
 
 
 class DeliveryMode(enum.StrEnum):
@@ -34,62 +43,143 @@ class DeliveryMode(enum.StrEnum):
         return {"copy": "copied", "link": "linked"}[self.value]
 
 
-# --- The selection -------------------------------------------------------------------------------------------------
+# --- The record ---------------------------------------------------------------------------------------------------
+
+RECORD_NAME = ".celebahq-filter.jsonl"
+RECORD_HEAD = b'{"celebahq filter": "files that it put into this folder", "version": 1}\n'
+PARTIAL_NAME = re.compile(r"\.celebahq-[0-9a-f]{16}\.partial")
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The number of images to keep, given by one of the fields; without any, all images are kept.
+@dataclass(frozen=True, slots=True)
+class DeliveredFile:
+    """A file that this command put into a destination, as it was then."""
 
-    Raises:
-        RecipeError: more than one field is given.
+    path: str
+    """Relative to the destination, with forward slashes."""
+    size_bytes: int
+    content: str
+    """``sha256:`` and hexadecimal digits, or ``symlink:`` and the path that a symbolic link holds."""
+
+    @classmethod
+    def at(cls, path: str, file: Path) -> DeliveredFile:
+        """Describe a regular file or a symbolic link.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if file.is_symlink():
+            return cls(path, 0, f"symlink:{file.readlink()}")
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            return cls(path, os.fstat(opened.fileno()).st_size, f"sha256:{digest}")
+
+    def is_unchanged(self, out: Path) -> bool:
+        """Return whether the file is still in the destination with the same contents.
+
+        A file below a symbolic link to a folder is not in the destination: the link may lead to the originals.
+        """
+        file = out / self.path
+        try:
+            if file.parent.resolve() != out.resolve() / PurePosixPath(self.path).parent:
+                return False
+            found = file.lstat()
+            is_as_large = stat.S_ISREG(found.st_mode) and found.st_size == self.size_bytes
+            return (stat.S_ISLNK(found.st_mode) or is_as_large) and DeliveredFile.at(self.path, file) == self
+        except OSError:
+            return False
+
+
+class DeliveryRecord:
+    """The files that this command put into a destination.
+
+    Each line is written before its file appears, so a killed command leaves no file that is not in the record.
+    Lines are only ever added; a line that a kill cut off names a file that does not exist.
     """
 
-    keep: int | None = None
-    """Number of images."""
-    min_score: float | None = None
-    """Lowest score."""
-    top_percent: float | None = None
-    """Share of the images that have a score, rounded down, but at least one image."""
+    def __init__(self, out: Path) -> None:
+        """Read the record of a destination, which may have none.
 
-    def __post_init__(self) -> None:
-        given = [name for name in ("keep", "min_score", "top_percent") if getattr(self, name) is not None]
-        if len(given) > 1:
-            names = " and ".join(f"`{name}`" for name in given)
-            raise RecipeError(f"{names} both say how many images are kept; give only one of them")
+        Raises:
+            DeliveryError: a file of its name is something else.
+        """
+        self.out = out
+        self.path = out / RECORD_NAME
+        self.files: dict[str, DeliveredFile] = {}
+        self.partials: set[str] = set()
+        self._appended = False
+        data = self._read()
+        self._has_head = data.startswith(RECORD_HEAD)
+        if not self._has_head and not RECORD_HEAD.startswith(data):
+            raise DeliveryError(
+                f"{self.path} is not a record of celebahq filter; move it away, or choose another `out`"
+            )
+        for line in data.splitlines()[1:]:
+            with contextlib.suppress(KeyError, TypeError, ValueError):  # cut off by a kill
+                self._apply(json.loads(line))
 
-    @property
-    def description(self) -> str:
-        """The selection in words, such as "best 10 %"; empty if all images are kept."""
-        if self.keep is not None:
-            return f"best {self.keep}"
-        if self.min_score is not None:
-            return f"scores of {self.min_score:g} or more"
-        return "" if self.top_percent is None else f"best {self.top_percent:g} %"
+    def _read(self) -> bytes:
+        try:
+            if self.path.is_symlink():
+                raise OSError(errno.ELOOP, "a symbolic link")
+            with open_file(self.path) as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return b""
+        except OSError as error:
+            raise DeliveryError(
+                f"{self.path} cannot be read as a record of celebahq filter: {error.strerror}; choose another `out`"
+            ) from None
 
-    def count(self, ranked: Sequence[ImageScore]) -> int:
-        """Return how many of these images, best first, are kept."""
-        if self.keep is not None:
-            return min(self.keep, len(ranked))
-        if self.min_score is not None:
-            return sum(image.score >= self.min_score for image in ranked)
-        if self.top_percent is not None:
-            share = Fraction(str(self.top_percent)) / 100  # exact: 0.29 * 100 as floats would be rounded down to 28
-            return min(max(int(len(ranked) * share), 1), len(ranked))
-        return len(ranked)
+    def _apply(self, line: dict[str, Any]) -> None:
+        if "removed" in line:
+            self.files.pop(line["removed"], None)
+            self.partials.discard(line["removed"])
+        elif "partial" in line:
+            if PARTIAL_NAME.fullmatch(line["partial"]):
+                self.partials.add(line["partial"])
+        else:
+            file = DeliveredFile(str(line["file"]), int(line["bytes"]), str(line["content"]))
+            place = PurePosixPath(file.path)
+            if place.parts and not place.is_absolute() and ".." not in place.parts:
+                self.files[file.path] = file
+
+    def add(self, file: DeliveredFile) -> None:
+        """Record a file that is about to appear.
+
+        Raises:
+            OSError: the line cannot be written.
+        """
+        self._append({"file": file.path, "bytes": file.size_bytes, "content": file.content})
+
+    def add_partial(self) -> Path:
+        """Record a new name for an unfinished copy, and return its path."""
+        name = f".celebahq-{secrets.token_hex(8)}.partial"
+        self._append({"partial": name})
+        return self.out / name
+
+    def remove(self, name: str) -> None:
+        """Record that a file or an unfinished copy is gone."""
+        self._append({"removed": name})
+
+    def _append(self, line: dict[str, Any]) -> None:
+        data = json.dumps(line).encode("ascii") + b"\n"
+        if not self._appended:
+            data = (b"\n" if self._has_head else RECORD_HEAD) + data  # a blank line ends one that a kill cut off
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(self.path, flags, 0o666), "wb") as file:
+            if not self._has_head:
+                file.truncate(0)
+            file.write(data)
+        self._appended = self._has_head = True
+        self._apply(line)
 
 
-def rank(images: Iterable[ImageScore]) -> list[ImageScore]:
-    """Return images best first; those of equal scores by path."""
-    return sorted(images, key=lambda image: (-image.score, image.path))
-
-
-# --- The plan -----------------------------------------------------------------------------------------------------
+# --- The delivery --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """Images to be delivered from a folder to another, where they have the same paths."""
+    """Images to be delivered from a folder to another, where they have the same paths, and the result."""
 
     folder: Path
     out: Path
@@ -102,40 +192,10 @@ class Delivery:
     """Files of an earlier command that are not among `paths`."""
     changed: tuple[str, ...] = ()
     """Files of an earlier command that were changed since; they are left as they are."""
-
-
-@dataclass(frozen=True)
-class DeliveryResult:
-    """The result of a delivery."""
-
-    plan: Delivery
-    errors: tuple[tuple[str, str], ...]
+    errors: tuple[tuple[str, str], ...] = ()
     """Path and error of the images that could not be delivered."""
-    prune_errors: tuple[tuple[str, str], ...]
+    prune_errors: tuple[tuple[str, str], ...] = ()
     """Path and error of the files of earlier commands that could not be removed."""
-
-    def lines(self) -> Iterator[str]:
-        """Yield the closing lines of the command."""
-        plan, done = self.plan, self.plan.mode.done
-        notes = [f"{count} were there already"] if (count := len(plan.paths) - len(plan.left)) else []
-        if plan.mode is DeliveryMode.LINK and (count := sum((plan.out / path).is_symlink() for path in plan.paths)):
-            notes.append(f"{count} are symbolic links, because hard links are not possible there")
-        more = f" ({'; '.join(notes)})" if notes else ""
-        yield f"{done}: {len(plan.left) - len(self.errors)} to {printable(str(plan.out))}{more}"
-        for path, error in self.errors:
-            yield f"  not {done}: {printable(path)}: {error}"
-        if plan.stale:
-            yield f"removed: {len(plan.stale) - len(self.prune_errors)} of an earlier command"
-        for path, error in self.prune_errors:
-            yield f"  not removed: {printable(path)}: {error}"
-        if plan.changed:
-            names = join_names(plan.changed)
-            yield f"left there: {len(plan.changed)} of an earlier command, changed since ({names})"
-
-
-def join_names(names: Sequence[str], count: int = 5) -> str:
-    """Return the first names of a sequence as a printable text."""
-    return ", ".join([*map(printable, names[:count]), *(["..."] if len(names) > count else [])])
 
 
 def plan_delivery(
@@ -146,7 +206,6 @@ def plan_delivery(
     Args:
         folder: where the images are.
         out: the destination; need not exist.
-        mode: copy or link.
         paths: the selection, relative to both folders.
         prune: whether files of an earlier command that are not in the selection may be removed.
 
@@ -169,7 +228,13 @@ def plan_delivery(
             f"{len(clashes)} of {len(paths)} names are taken in {out}, first {printable(clashes[0])}: nothing is "
             f"overwritten, so nothing was {mode.done}; choose another `out`"
         )
-    stale, changed = _earlier_files(out, set(paths))
+    recorded = DeliveryRecord(out).files
+    stale, changed = [], []
+    for path in sorted(recorded.keys() - set(paths)):
+        if recorded[path].is_unchanged(out):
+            stale.append(recorded[path])
+        elif os.path.lexists(out / path):
+            changed.append(path)
     if stale and not prune:
         raise DeliveryError(
             f"{out} holds {len(stale)} {'file' if len(stale) == 1 else 'files'} of an earlier celebahq filter that "
@@ -182,19 +247,6 @@ def plan_delivery(
         if size_bytes > free:
             raise DiskFull(f"{out} needs {size_bytes} bytes and its disk has {free} left; nothing was copied")
     return Delivery(folder, out, mode, tuple(paths), tuple(left), tuple(stale), tuple(changed))
-
-
-def _earlier_files(out: Path, selected: set[str]) -> tuple[list[DeliveredFile], list[str]]:
-    """Return the files of earlier commands outside the selection, by path: those to prune, and those changed since."""
-    stale, changed = [], []
-    for path, file in sorted(DeliveryRecord(out).files.items()):
-        if path in selected or not os.path.lexists(out / path):
-            continue
-        if file.is_unchanged(out):
-            stale.append(file)
-        else:
-            changed.append(path)
-    return stale, changed
 
 
 def _is_delivered(source: Path, target: Path, mode: DeliveryMode) -> bool:
@@ -217,11 +269,8 @@ def innermost_existing(path: Path) -> Path:
     return path if os.path.lexists(path) else innermost_existing(path.parent)
 
 
-# --- Its execution ------------------------------------------------------------------------------------------------
-
-
-def deliver(plan: Delivery, progress: Progress) -> DeliveryResult:
-    """Deliver the images that are left, then remove the stale files.
+def deliver(plan: Delivery, progress: Progress) -> Delivery:
+    """Deliver the images that are left, remove the stale files, and return the plan with the errors.
 
     Raises:
         DeliveryError, DiskFull, WorkspaceError: see `deliver_images`.
@@ -232,7 +281,7 @@ def deliver(plan: Delivery, progress: Progress) -> DeliveryResult:
             errors.append((path, error))
         progress.advance(1, failed=bool(error))
     progress.close()
-    return DeliveryResult(plan, tuple(errors), tuple(found for found in prune_files(plan) if found[1]))
+    return replace(plan, errors=tuple(errors), prune_errors=tuple(found for found in prune_files(plan) if found[1]))
 
 
 def deliver_images(delivery: Delivery) -> Iterator[tuple[str, str]]:
@@ -246,15 +295,19 @@ def deliver_images(delivery: Delivery) -> Iterator[tuple[str, str]]:
         DiskFull: no space left.
         WorkspaceError: the disk failed or is gone.
     """
-    out = delivery.out
+    out, partial = delivery.out, None
     if delivery.left:
-        _make_folder(out)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DeliveryError(f"{out} cannot be made: {error.strerror}; choose another `out`") from None
+        if not os.access(out, os.W_OK | os.X_OK):
+            raise DeliveryError(f"nothing can be written into {out}; choose another `out`")
     record = DeliveryRecord(out)
     try:
         _clean_up(record)
     except OSError as error:
         raise as_storage_error(error, out) from error
-    partial: Path | None = None
     try:
         for path in delivery.left:
             source, target = delivery.folder / path, out / path
@@ -291,25 +344,16 @@ def prune_files(delivery: Delivery) -> Iterator[tuple[str, str]]:
     """
     record = DeliveryRecord(delivery.out)
     for file in delivery.stale:
-        problem = ""
         try:
-            if not file.is_unchanged(delivery.out):
-                problem = "it changed while this command was at work"
-            else:
+            if file.is_unchanged(delivery.out):
                 (delivery.out / file.path).unlink()
                 record.remove(file.path)
+                problem = ""
+            else:
+                problem = "it changed while this command was at work"
         except OSError as error:
             problem = _problem(error, delivery.out / file.path)
         yield file.path, problem
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DeliveryError(f"{out} cannot be made: {error.strerror}; choose another `out`") from None
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise DeliveryError(f"nothing can be written into {out}; choose another `out`")
 
 
 def _clean_up(record: DeliveryRecord) -> None:

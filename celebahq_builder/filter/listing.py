@@ -1,4 +1,8 @@
-"""The image files below a folder, and the files that are skipped."""
+"""The image files below a folder, and the files that are skipped.
+
+`image_set.walk_folder` is for data sets: it follows links to folders, and an unreadable folder is an error. A filter
+counts such links, and reports an unreadable file or folder among the images without a score.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from celebahq_builder.errors import SourceError
-from celebahq_builder.filter.records import UnscoredImage
+from celebahq_builder.filter.store import UnscoredImage
 from celebahq_builder.image_set import IMAGE_SUFFIXES, is_folder
 from celebahq_builder.outcome import Reason
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".jpe", ".jp2", ".gif", ".heic", ".heif", ".ppm", ".pgm", ".tga")
 """Suffixes of image files, in any case; a file of these that cannot be decoded is listed, not skipped."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """An image file when it was listed."""
-
-    path: str
-    """Relative to the folder, with forward slashes."""
-    size_bytes: int
-    mtime_ns: int
 
 
 @dataclass
@@ -46,8 +40,10 @@ class SkippedFiles:
 class ImageListing:
     """The contents of a folder."""
 
-    images: list[ImageFile]
-    """Sorted by path."""
+    images: dict[str, tuple[int, int]]
+    """Size in bytes and modification time in ns of each image file, sorted by its path.
+
+    Paths are relative to the folder, with forward slashes."""
     unusable: list[UnscoredImage]
     """Image files that cannot be read or are named twice, and folders that cannot be read, sorted by path."""
     skipped: SkippedFiles
@@ -101,18 +97,17 @@ def list_images(folder: Path, exclude: Collection[Path] = ()) -> ImageListing:
                 unusable.append(UnscoredImage(path, Reason.UNREADABLE, "not a regular file"))
 
     first: dict[tuple[int, int], str] = {}
-    images = []
+    images = {}
     for _, path, found in sorted(names, key=lambda name: name[:2]):
         known = first.setdefault(_identity(found), path)
         if known == path:
-            images.append(ImageFile(path, found.st_size, found.st_mtime_ns))
+            images[path] = (found.st_size, found.st_mtime_ns)
         else:
             unusable.append(UnscoredImage(path, Reason.SAME_FILE, f"the same file as {known}"))
-    images.sort(key=lambda image: image.path)
     unusable.sort(key=lambda image: image.path)
     skipped.linked_folders.sort()
     skipped.excluded.sort()
-    return ImageListing(images, unusable, skipped)
+    return ImageListing(dict(sorted(images.items())), unusable, skipped)
 
 
 def _is_skipped(

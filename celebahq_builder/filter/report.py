@@ -11,11 +11,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from celebahq_builder.errors import printable
-from celebahq_builder.filter.deliver import DeliveryResult, join_names
+from celebahq_builder.filter.deliver import Delivery, DeliveryMode
 from celebahq_builder.filter.listing import SUFFIXES, SkippedFiles
-from celebahq_builder.filter.records import SCORE_PARTS, SIDE_PX, ImageScore, UnscoredImage
+from celebahq_builder.filter.store import SCORE_PARTS, SIDE_PX, ImageScore, UnscoredImage
 from celebahq_builder.html import charts, render_page, thumbnails
-from celebahq_builder.html.thumbnails import Thumbnail
 from celebahq_builder.storage import write_atomic
 
 SHEET_IMAGES = 24
@@ -27,7 +26,7 @@ UNSCORED_ROWS = 5000
 """Rows in the list of images without a score."""
 
 LINES_MAX = 5
-"""Images, files of a reason and suffixes that the closing lines name each."""
+"""Images, files of a reason, suffixes and other names that the closing lines name each."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class FilterResult:
     page_path: Path
     skipped: SkippedFiles = field(default_factory=SkippedFiles)
     list_path: Path | None = None
-    delivery: DeliveryResult | None = None
+    delivery: Delivery | None = None
 
     @property
     def images(self) -> int:
@@ -64,7 +63,7 @@ class FilterResult:
         yield from _unscored_lines(self)
         yield from _skipped_lines(self.skipped)
         if self.delivery:
-            yield from self.delivery.lines()
+            yield from _delivery_lines(self.delivery)
         for name, path in (("list:", self.list_path), ("table:", self.table_path), ("page:", self.page_path)):
             if path:
                 yield f"{name:<6} {printable(str(path))}"
@@ -112,9 +111,29 @@ def _skipped_lines(skipped: SkippedFiles) -> Iterator[str]:
     for label, paths in (("linked {}", skipped.linked_folders), ("output {}", skipped.excluded)):
         if paths:
             what = label.format("folder" if len(paths) == 1 else "folders")
-            parts.append(f"{len(paths)} {what} ({join_names(paths)})")
+            parts.append(f"{len(paths)} {what} ({_join_names(paths)})")
     if parts:
         yield f"skipped: {', '.join(parts)}"
+
+
+def _delivery_lines(delivery: Delivery) -> Iterator[str]:
+    done = delivery.mode.done
+    notes = [f"{count} were there already"] if (count := len(delivery.paths) - len(delivery.left)) else []
+    if delivery.mode is DeliveryMode.LINK:
+        count = sum((delivery.out / path).is_symlink() for path in delivery.paths)
+        notes += [f"{count} are symbolic links, because hard links are not possible there"] if count else []
+    more = f" ({'; '.join(notes)})" if notes else ""
+    yield f"{done}: {len(delivery.left) - len(delivery.errors)} to {printable(str(delivery.out))}{more}"
+    yield from (f"  not {done}: {printable(path)}: {error}" for path, error in delivery.errors)
+    if delivery.stale:
+        yield f"removed: {len(delivery.stale) - len(delivery.prune_errors)} of an earlier command"
+    yield from (f"  not removed: {printable(path)}: {error}" for path, error in delivery.prune_errors)
+    if changed := delivery.changed:
+        yield f"left there: {len(changed)} of an earlier command, changed since ({_join_names(changed)})"
+
+
+def _join_names(names: Sequence[str]) -> str:
+    return ", ".join([*map(printable, names[:LINES_MAX]), *(["..."] if len(names) > LINES_MAX else [])])
 
 
 def _by_count(suffixes: Counter[str]) -> list[tuple[str, int]]:
@@ -122,16 +141,6 @@ def _by_count(suffixes: Counter[str]) -> list[tuple[str, int]]:
 
 
 # --- The page -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SheetImage:
-    """A thumbnail with its caption and a link to the image."""
-
-    name: str
-    score: str
-    thumbnail: Thumbnail | None
-    link: str
 
 
 def write_page(result: FilterResult) -> None:
@@ -174,24 +183,18 @@ def _variables(result: FilterResult) -> dict[str, object]:
 
 
 def _histograms(result: FilterResult) -> Iterator[tuple[str, charts.Histogram]]:
-    """Yield the histograms of the score and of its components; the first one marks the cut."""
+    """Yield the histograms of the score and of its components; the first one marks the score of the last kept image."""
+    has_cut = bool(result.selection) and 0 < result.kept < len(result.ranked)
     for index, name in enumerate(SCORE_PARTS):
         values = [image.parts[index] for image in result.ranked]
-        cut = None if index else _lowest_kept_score(result)
+        cut = values[result.kept - 1] if has_cut and not index else None
         histogram = charts.histogram(values[: result.kept], values[result.kept :], cut, "images")
         if histogram:
             yield name, histogram
 
 
-def _lowest_kept_score(result: FilterResult) -> float | None:
-    """Return the score of the last kept image; None if the selection keeps all images or none."""
-    if not result.selection or not 0 < result.kept < len(result.ranked):
-        return None
-    return result.ranked[result.kept - 1].score
-
-
-def _sheets(result: FilterResult) -> Iterator[tuple[str, list[SheetImage]]]:
-    """Yield the contact sheets with their titles."""
+def _sheets(result: FilterResult) -> Iterator[tuple[str, list[dict[str, object]]]]:
+    """Yield the contact sheets with their titles; of each image the thumbnail, its caption, and a link to the file."""
     kept, rejected = result.ranked[: result.kept], result.ranked[result.kept :]
     sheets: Sequence[tuple[str, Sequence[ImageScore]]]
     if rejected:
@@ -211,13 +214,18 @@ def _sheets(result: FilterResult) -> Iterator[tuple[str, list[SheetImage]]]:
         )
     for title, images in sheets:
         if images:
-            yield title, [_sheet_image(result, image) for image in images]
-
-
-def _sheet_image(result: FilterResult, image: ImageScore) -> SheetImage:
-    path = result.folder / image.path
-    thumbnail = thumbnails.of_centre(path, THUMBNAIL_PX)
-    return SheetImage(printable(image.path), f"{image.score:.3f}", thumbnail, _link(result, path))
+            yield (
+                title,
+                [
+                    {
+                        "name": printable(image.path),
+                        "score": f"{image.score:.3f}",
+                        "thumbnail": thumbnails.of_centre(result.folder / image.path, THUMBNAIL_PX),
+                        "link": _link(result, result.folder / image.path),
+                    }
+                    for image in images
+                ],
+            )
 
 
 def _link(result: FilterResult, path: Path) -> str:

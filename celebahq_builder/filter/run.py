@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import DeliveryError, RecipeError, SourceError, printable
-from celebahq_builder.filter import records
-from celebahq_builder.filter.deliver import (
-    DeliveryMode,
-    Selection,
-    deliver,
-    innermost_existing,
-    plan_delivery,
-    rank,
-)
+from celebahq_builder.filter.deliver import DeliveryMode, deliver, innermost_existing, plan_delivery
 from celebahq_builder.filter.listing import SUFFIXES, ImageListing, list_images
-from celebahq_builder.filter.records import ImageScore, ScoreRecord, UnscoredImage
 from celebahq_builder.filter.report import FilterResult, write_page
-from celebahq_builder.filter.store import ScoreStore
+from celebahq_builder.filter.store import (
+    ImageScore,
+    ScoreRecord,
+    ScoreStore,
+    UnscoredImage,
+    is_kept_csv,
+    kept_csv,
+    table_csv,
+)
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import write_atomic
@@ -31,6 +30,53 @@ StrPath = str | os.PathLike[str]
 
 BATCH_IMAGES = 4
 """Images that a worker gets at once; a kill costs at most this many scores per worker."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The number of images to keep, given by one of the fields; without any, all images are kept.
+
+    Raises:
+        RecipeError: more than one field is given.
+    """
+
+    keep: int | None = None
+    """Number of images."""
+    min_score: float | None = None
+    """Lowest score."""
+    top_percent: float | None = None
+    """Share of the images that have a score, rounded down, but at least one image."""
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("keep", "min_score", "top_percent") if getattr(self, name) is not None]
+        if len(given) > 1:
+            names = " and ".join(f"`{name}`" for name in given)
+            raise RecipeError(f"{names} both determine how many images are kept; give only one of them")
+
+    @property
+    def description(self) -> str:
+        """The selection in words, such as "best 10 %"; empty if all images are kept."""
+        if self.keep is not None:
+            return f"best {self.keep}"
+        if self.min_score is not None:
+            return f"scores of {self.min_score:g} or more"
+        return "" if self.top_percent is None else f"best {self.top_percent:g} %"
+
+    def count(self, ranked: Sequence[ImageScore]) -> int:
+        """Return how many of these images, best first, are kept."""
+        if self.keep is not None:
+            return min(self.keep, len(ranked))
+        if self.min_score is not None:
+            return sum(image.score >= self.min_score for image in ranked)
+        if self.top_percent is not None:
+            share = Fraction(str(self.top_percent)) / 100  # exact: 0.29 * 100 as floats would be rounded down to 28
+            return min(max(int(len(ranked) * share), 1), len(ranked))
+        return len(ranked)
+
+
+def rank(images: Iterable[ImageScore]) -> list[ImageScore]:
+    """Return images best first; those of equal scores by path."""
+    return sorted(images, key=lambda image: (-image.score, image.path))
 
 
 def filter_folder(
@@ -73,35 +119,45 @@ def filter_folder(
         DiskFull: no space left.
     """
     selection = Selection(keep, min_score, top_percent)
-    _check_arguments(out, mode, prune, list_path)
-    places = _Places.resolve(Path(folder), _path(out), _path(list_path), _path(scores))
-    store = ScoreStore(places.scores)
-    with store.hold(places.folder):
+    if out and list_path:
+        raise RecipeError("give `out` for the images, or `list_path` for their names, not both")
+    for what in (f"to {mode} images" if mode else "", "`prune`" if prune else ""):
+        if what and not out:
+            raise RecipeError(f"{what} needs a destination: add `out`")
+    folder, target, kept_list, scores_folder = _resolve(folder, out, list_path, scores)
+    store = ScoreStore(scores_folder)
+    with store.hold(folder):
         # List and score
-        _check_out(places, store)
-        exclude = {places.scores, *store.destinations(), *([places.out] if places.out else [])}
-        listing = list_images(places.folder, exclude - {places.folder})
+        earlier = store.destinations()
+        is_inside = target is not None and target.is_relative_to(folder) and target not in earlier
+        if target and is_inside and target.is_dir() and any(target.iterdir()):
+            raise DeliveryError(
+                f"`out` {target} is in the folder of images and not empty: its images would not be scored; give a new "
+                "folder"
+            )
+        exclude = {scores_folder, *earlier, *([target] if target else [])}
+        listing = list_images(folder, exclude - {folder})
         if not listing.images and not listing.unusable:
             found = ", ".join(map(printable, sorted(listing.skipped.suffixes)[:8])) or "nothing"
-            raise SourceError(f"{places.folder} holds no images: looked for {', '.join(SUFFIXES)}; it has {found}")
-        scored, unscored = _score_images(places.folder, listing, store, workers or os.cpu_count() or 1, pixels_max)
+            raise SourceError(f"{folder} holds no images: looked for {', '.join(SUFFIXES)}; it has {found}")
+        scored, unscored = _score_images(folder, listing, store, workers or os.cpu_count() or 1, pixels_max)
 
         # Select, and check that everything can be written before anything is
         ranked = rank(scored)
         kept = ranked[: selection.count(ranked)]
         delivery = None
-        if places.out:
+        if target:
             paths = [image.path for image in kept]
-            delivery = plan_delivery(places.folder, places.out, mode or DeliveryMode.COPY, paths, prune=prune)
-        kept_csv = records.kept_csv(kept)
-        if places.list_path and places.list_path.exists() and places.list_path.read_bytes() != kept_csv:
+            delivery = plan_delivery(folder, target, mode or DeliveryMode.COPY, paths, prune=prune)
+        kept_rows = kept_csv(kept)
+        if kept_list and kept_list.exists() and kept_list.read_bytes() != kept_rows:
             raise DeliveryError(
-                f"`list_path` {places.list_path} holds another list and is not overwritten; choose another name"
+                f"`list_path` {kept_list} holds another list and is not overwritten; choose another name"
             )
 
         # Write and deliver
         result = FilterResult(
-            folder=places.folder,
+            folder=folder,
             ranked=ranked,
             kept=len(kept),
             selection=selection.description,
@@ -109,12 +165,12 @@ def filter_folder(
             table_path=store.table_path,
             page_path=store.page_path,
             skipped=listing.skipped,
-            list_path=places.list_path,
+            list_path=kept_list,
         )
-        write_atomic(store.table_path, records.table_csv(ranked, len(kept), unscored))
+        write_atomic(store.table_path, table_csv(ranked, len(kept), unscored))
         write_page(result)
-        if places.list_path and not places.list_path.exists():
-            write_atomic(places.list_path, kept_csv)
+        if kept_list and not kept_list.exists():
+            write_atomic(kept_list, kept_rows)
         if delivery is None:
             return result
         if delivery.paths:
@@ -124,65 +180,32 @@ def filter_folder(
         return replace(result, delivery=deliver(delivery, progress))
 
 
-def _check_arguments(out: StrPath | None, mode: DeliveryMode | None, prune: bool, list_path: StrPath | None) -> None:
-    if out and list_path:
-        raise RecipeError("give `out` for the images, or `list_path` for their names, not both")
-    for what in (f"to {mode} images" if mode else "", "`prune`" if prune else ""):
-        if what and not out:
-            raise RecipeError(f"{what} needs a destination: add `out`")
-
-
-@dataclass(frozen=True)
-class _Places:
-    """The paths of a run, absolute and without symbolic links, so that they can be compared."""
-
-    folder: Path
-    scores: Path
-    out: Path | None
-    list_path: Path | None
-
-    @classmethod
-    def resolve(cls, folder: Path, out: Path | None, list_path: Path | None, scores: Path | None) -> _Places:
-        given, folder = folder, folder.resolve()
-        if not folder.is_dir():
-            problem = "is not a folder" if folder.exists() else "does not exist"
-            raise SourceError(f"{given} {problem}; give a folder of images")
-        if not folder.name and not scores:
-            raise RecipeError(f"{folder} has no parent folder for the scores; add `scores`")
-        scores = (scores or folder.with_name(f"{folder.name}-scores")).resolve()
-        places = cls(folder, scores, out and out.resolve(), list_path and list_path.resolve())
-        if folder in (places.scores, places.out) or places.scores == places.out:
-            raise RecipeError("the folder of images, `out` and `scores` must be three different folders")
-        if places.out and not (found := innermost_existing(places.out)).is_dir():
-            raise DeliveryError(f"`out` {out}: {found} is a file; expected a folder, or a name that is free")
-        if places.list_path and places.list_path.exists() and not records.is_kept_csv(_head(places.list_path)):
+def _resolve(
+    given: StrPath, out: StrPath | None, list_path: StrPath | None, scores: StrPath | None
+) -> tuple[Path, Path | None, Path | None, Path]:
+    """Return the paths of a run, absolute and without symbolic links, so that they can be compared."""
+    folder = Path(given).resolve()
+    if not folder.is_dir():
+        problem = "is not a folder" if folder.exists() else "does not exist"
+        raise SourceError(f"{given} {problem}; give a folder of images")
+    if not folder.name and not scores:
+        raise RecipeError(f"{folder} has no parent folder for the scores; add `scores`")
+    store = Path(scores or folder.with_name(f"{folder.name}-scores")).resolve()
+    target, kept_list = (None if path is None else Path(path).resolve() for path in (out, list_path))
+    if folder in (store, target) or store == target:
+        raise RecipeError("the folder of images, `out` and `scores` must be three different folders")
+    if target and not (found := innermost_existing(target)).is_dir():
+        raise DeliveryError(f"`out` {out}: {found} is a file; expected a folder, or a name that is free")
+    if kept_list and kept_list.exists():
+        head = b""  # of a folder, a named pipe or a device
+        if kept_list.is_file():
+            with kept_list.open("rb") as file:
+                head = file.read(1000)
+        if not is_kept_csv(head):
             raise DeliveryError(
                 f"`list_path` {list_path} exists and is not a list of this command; choose another name"
             )
-        return places
-
-
-def _path(given: StrPath | None) -> Path | None:
-    return None if given is None else Path(given)
-
-
-def _head(path: Path) -> bytes:
-    """Return the first bytes of a file; none of a folder, a named pipe or a device."""
-    if not path.is_file():
-        return b""
-    with path.open("rb") as file:
-        return file.read(1000)
-
-
-def _check_out(places: _Places, store: ScoreStore) -> None:
-    """Make sure that no image is skipped because it lies in a folder that is given as the destination."""
-    out = places.out
-    if out is None or not out.is_relative_to(places.folder) or out in store.destinations():
-        return
-    if out.is_dir() and any(out.iterdir()):
-        raise DeliveryError(
-            f"`out` {out} is in the folder of images and not empty: its images would not be scored; give a new folder"
-        )
+    return folder, target, kept_list, store
 
 
 def _score_images(
@@ -190,12 +213,13 @@ def _score_images(
 ) -> tuple[list[ImageScore], list[UnscoredImage]]:
     """Return all images with a score, and those without one by path; score those that have no valid record."""
     valid = store.valid_records(listing.images)
-    todo = [image.path for image in listing.images if image.path not in valid]
+    todo = [path for path in listing.images if path not in valid]
+    batches = ((os.fspath(folder), todo[i : i + BATCH_IMAGES], pixels_max) for i in range(0, len(todo), BATCH_IMAGES))
     done: list[ScoreRecord] = [*listing.unusable, *valid.values()]
     if todo:
         progress = Progress("score", len(listing.images), len(valid), "image")
         with store.append() as add:
-            for batch in parallel.run(_score_batch, _batches(folder, todo, pixels_max), workers=workers):
+            for batch in parallel.run(_score_batch, batches, workers=workers):
                 add(batch)
                 done += batch
                 failed = sum(isinstance(record, UnscoredImage) and record.reason is None for record in batch)
@@ -207,13 +231,7 @@ def _score_images(
     return scored, sorted(unscored, key=lambda record: record.path)
 
 
-def _batches(folder: Path, paths: Sequence[str], pixels_max: int) -> Iterator[tuple[str, tuple[str, ...], int]]:
-    remaining = iter(paths)
-    while batch := tuple(itertools.islice(remaining, BATCH_IMAGES)):
-        yield os.fspath(folder), batch, pixels_max
-
-
-def _score_batch(batch: tuple[str, tuple[str, ...], int]) -> list[ScoreRecord]:
+def _score_batch(batch: tuple[str, list[str], int]) -> list[ScoreRecord]:
     """Score a batch in a worker, the only process that imports torch."""
     from celebahq_builder.filter import score
 

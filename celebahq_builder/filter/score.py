@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from celebahq_builder.errors import CelebAHQError, SourceError
-from celebahq_builder.filter.records import DECIMALS, SIDE_PX, ImageScore, ScoreRecord, UnscoredImage
+from celebahq_builder.filter.store import DECIMALS, SIDE_PX, ImageScore, ScoreRecord, UnscoredImage
 from celebahq_builder.imaging.geometry import centred_square
 from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 from celebahq_builder.imaging.quality_score import QualityScore, quality_score
@@ -113,7 +113,6 @@ def score_files(folder: str, paths: Sequence[str], pixels_max: int) -> list[Scor
 
     Args:
         folder: that the paths are relative to.
-        paths: of the files.
         pixels_max: images of more pixels are not decoded.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The scores folder, from which a killed command resumes.
+"""Score records, and the scores folder, from which a killed command resumes.
 
 SCORES/
   filter.json      the folder that was scored, the versions of the score, and the destinations of its images
@@ -13,33 +13,166 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from celebahq_builder.errors import WorkspaceError, printable
-from celebahq_builder.filter import records
-from celebahq_builder.filter.listing import ImageFile
-from celebahq_builder.filter.records import ScoreRecord
+from celebahq_builder.outcome import Reason
 from celebahq_builder.storage import (
     LOCK_NAME,
     as_storage_error,
+    csv_bytes,
     delete_partial_files,
     is_partial_of,
     lock,
+    path_cell,
     read_json,
     write_json,
 )
 
+SIDE_PX = 1024
+"""Side length at which every image is scored: that of CelebA-HQ, so that a build and the filter give equal scores."""
 
-def scoring_rules() -> dict[str, Any]:
-    """Return everything that a score depends on, except the image."""
-    return {
-        "side_px": records.SIDE_PX,
-        "resampling": records.RESAMPLING_VERSION,
-        "score": records.SCORE_VERSION,
-        "parts": [*records.SCORE_PARTS],
-    }
+RESAMPLING_VERSION = 1
+"""Version of the resampling to that side length, see `score.score_image`."""
+
+SCORE_VERSION = 4
+"""Version of the score itself: that of the stage `score`, repeated here because that stage imports torch."""
+
+SCORE_PARTS = ("score", "breadth", "symmetry", "purity", "blockfree")
+"""Fields of `imaging.quality_score.QualityScore`, repeated here because that module imports torch."""
+
+DECIMALS = 6
+"""Scores are rounded to this many decimals, so scores that differ by less are equal."""
+
+LIST_COLUMNS = ("rank", "path", *SCORE_PARTS, "width_px", "height_px")
+"""Columns of the list of kept images."""
+
+TABLE_COLUMNS = (*LIST_COLUMNS, "kept", "notes", "reason", "detail")
+"""Columns of the table of all images."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageScore:
+    """An image file that has a score."""
+
+    path: str
+    """Relative to the folder, with forward slashes; bytes that are not UTF-8 are surrogates, as in `os.fsdecode`."""
+    size_bytes: int
+    mtime_ns: int
+    parts: tuple[float, ...]
+    """The values of `SCORE_PARTS`, rounded to `DECIMALS`."""
+    width_px: int
+    height_px: int
+    notes: tuple[str, ...] = ()
+    """Conversions that the decoder made, see `imaging.image_io.open_rgb`."""
+
+    @property
+    def score(self) -> float:
+        """The score, in [0, 1]."""
+        return self.parts[0]
+
+
+@dataclass(frozen=True, slots=True)
+class UnscoredImage:
+    """An image file, or a folder, that has no score."""
+
+    path: str
+    reason: Reason | None
+    """None for an error that no reason covers."""
+    detail: str
+    """The finding, in one line."""
+    size_bytes: int = -1
+    mtime_ns: int = -1
+    """Size and time of the file if its bytes are the reason, so that the record holds until they change; else -1."""
+
+    @property
+    def description(self) -> str:
+        """The reason in words."""
+        return self.reason.describe if self.reason else "an error that no reason covers"
+
+    @property
+    def code(self) -> str:
+        """The reason as a table cell."""
+        return self.reason.value if self.reason else "failed"
+
+
+ScoreRecord = ImageScore | UnscoredImage
+
+
+# --- JSON ---------------------------------------------------------------------------------------------------------
+
+
+def to_json(record: ScoreRecord) -> dict[str, Any]:
+    """Return a record as plain values, which `from_json` reads back."""
+    file = {"path": record.path, "bytes": record.size_bytes, "mtime_ns": record.mtime_ns}
+    if isinstance(record, UnscoredImage):
+        return {**file, "reason": record.code, "detail": record.detail}
+    parts = dict(zip(SCORE_PARTS, record.parts, strict=True))
+    return {**file, **parts, "px": [record.width_px, record.height_px], "notes": list(record.notes)}
+
+
+def from_json(values: dict[str, Any]) -> ScoreRecord:
+    """Return the record that `to_json` wrote.
+
+    Raises:
+        KeyError, TypeError, ValueError: the values are not such a record.
+    """
+    file = (str(values["path"]), int(values["bytes"]), int(values["mtime_ns"]))
+    if "reason" in values:
+        reason = None if values["reason"] == "failed" else Reason(values["reason"])
+        return UnscoredImage(file[0], reason, str(values["detail"]), *file[1:])
+    width, height = map(int, values["px"])
+    parts = tuple(float(values[name]) for name in SCORE_PARTS)
+    return ImageScore(*file, parts, width, height, tuple(map(str, values["notes"])))
+
+
+# --- CSV ----------------------------------------------------------------------------------------------------------
+
+
+def kept_csv(kept: Sequence[ImageScore]) -> bytes:
+    """Return the list of kept images, best first, as CSV in UTF-8."""
+    return csv_bytes([LIST_COLUMNS, *(_cells(rank, image) for rank, image in enumerate(kept, start=1))])
+
+
+def table_csv(ranked: Sequence[ImageScore], kept: int, unscored: Sequence[UnscoredImage]) -> bytes:
+    """Return the table of all images as CSV in UTF-8.
+
+    Args:
+        ranked: images with a score, best first; the first rows.
+        kept: number of them that are kept.
+        unscored: images without a score; the last rows.
+    """
+    rows: list[Sequence[object]] = [TABLE_COLUMNS]
+    for rank, image in enumerate(ranked, start=1):
+        rows.append([*_cells(rank, image), "yes" if rank <= kept else "no", " ".join(image.notes), "", ""])
+    empty = [""] * (len(LIST_COLUMNS) - 2)
+    rows += [["", path_cell(image.path), *empty, "no", "", image.code, image.detail] for image in unscored]
+    return csv_bytes(rows)
+
+
+def is_kept_csv(head: bytes) -> bool:
+    """Return whether a file that starts with these bytes may be a list of kept images."""
+    return head.startswith(csv_bytes([LIST_COLUMNS]))
+
+
+def _cells(rank: int, image: ImageScore) -> list[object]:
+    parts = [f"{value:.{DECIMALS}f}" for value in image.parts]
+    return [rank, path_cell(image.path), *parts, image.width_px, image.height_px]
+
+
+# --- The folder ---------------------------------------------------------------------------------------------------
+
+
+SCORING_RULES = {
+    "side_px": SIDE_PX,
+    "resampling": RESAMPLING_VERSION,
+    "score": SCORE_VERSION,
+    "parts": [*SCORE_PARTS],
+}
+"""Everything that a score depends on, except the image."""
 
 
 class ScoreStore:
@@ -60,7 +193,9 @@ class ScoreStore:
             WorkspaceLocked: another process holds it.
             WorkspaceError: it holds something else, or cannot be used.
         """
-        if self.root.is_dir() and not self.about_path.exists():
+        if self.about_path.exists():
+            self.about()  # raises for a file of something else
+        elif self.root.is_dir():
             names = {entry.name for entry in self.root.iterdir()} - {LOCK_NAME}
             others = sorted(name for name in names if not is_partial_of(name, self.about_path.name))
             if others:
@@ -68,26 +203,20 @@ class ScoreStore:
                     f"{self.root} exists and holds no scores, but {printable(others[0])}; "
                     "choose an empty or new folder as `scores`"
                 )
-        if self.about_path.exists():
-            self.about()  # raises for a file of something else
         with lock(self.root, "scores folder", "scores"):
             delete_partial_files(self.root)
-            self._check_about(folder)
+            if not self.about_path.exists():
+                write_json(self.about_path, {"folder": os.fspath(folder), "rules": SCORING_RULES, "delivered_to": []})
+            about = self.about()
+            if about["folder"] != os.fspath(folder):
+                raise WorkspaceError(
+                    f"{self.root} holds the scores of {about['folder']}, this command scores {folder}; "
+                    "choose another `scores`"
+                )
+            if about["rules"] != SCORING_RULES:
+                self.scored_path.unlink(missing_ok=True)  # first, so that a kill between the two lines mixes no scores
+                write_json(self.about_path, {**about, "rules": SCORING_RULES})
             yield
-
-    def _check_about(self, folder: Path) -> None:
-        if not self.about_path.exists():
-            write_json(self.about_path, {"folder": os.fspath(folder), "rules": scoring_rules(), "delivered_to": []})
-            return
-        about = self.about()
-        if about["folder"] != os.fspath(folder):
-            raise WorkspaceError(
-                f"{self.root} holds the scores of {about['folder']}, this command scores {folder}; "
-                "choose another `scores`"
-            )
-        if about["rules"] != scoring_rules():
-            self.scored_path.unlink(missing_ok=True)  # first, so that a kill between the two lines mixes no scores
-            write_json(self.about_path, {**about, "rules": scoring_rules()})
 
     def about(self) -> dict[str, Any]:
         """Return the contents of ``filter.json``."""
@@ -106,26 +235,21 @@ class ScoreStore:
         if os.fspath(out) not in about["delivered_to"]:
             write_json(self.about_path, {**about, "delivered_to": [*about["delivered_to"], os.fspath(out)]})
 
-    def valid_records(self, images: Iterable[ImageFile]) -> dict[str, ScoreRecord]:
-        """Return the records of these images, by path, whose size and modification time are unchanged."""
-        stored = self._read()
-        valid = {}
-        for image in images:
-            record = stored.get(image.path)
-            if record and (record.size_bytes, record.mtime_ns) == (image.size_bytes, image.mtime_ns):
-                valid[image.path] = record
-        return valid
-
-    def _read(self) -> dict[str, ScoreRecord]:
+    def valid_records(self, images: Mapping[str, tuple[int, int]]) -> dict[str, ScoreRecord]:
+        """Return the records of these images, by path, whose size in bytes and modification time in ns are the same."""
         stored: dict[str, ScoreRecord] = {}
         if not self.scored_path.exists():
             return stored
         with self.scored_path.open(encoding="ascii", errors="replace") as file:
             for line in file:
                 with contextlib.suppress(KeyError, TypeError, ValueError):  # cut off by a kill
-                    record = records.from_json(json.loads(line))
+                    record = from_json(json.loads(line))
                     stored[record.path] = record
-        return stored
+        return {
+            path: stored[path]
+            for path, found in images.items()
+            if path in stored and found == (stored[path].size_bytes, stored[path].mtime_ns)
+        }
 
     @contextlib.contextmanager
     def append(self) -> Iterator[Callable[[Iterable[ScoreRecord]], None]]:
@@ -152,4 +276,4 @@ class ScoreStore:
 
 
 def _line(record: ScoreRecord) -> bytes:
-    return json.dumps(records.to_json(record), separators=(",", ":")).encode("ascii") + b"\n"
+    return json.dumps(to_json(record), separators=(",", ":")).encode("ascii") + b"\n"

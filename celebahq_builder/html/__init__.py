@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import jinja2
@@ -15,10 +16,15 @@ def render_page(name: str, contents: Mapping[str, object]) -> bytes:
     Every page extends ``page.html.j2`` and shares its style sheet. Equal contents give equal bytes.
 
     Args:
-        name: file name of the template.
         contents: variables of the template. ``chart`` (`html.charts`) and the filters ``size`` and ``duration`` are
             added.
     """
+    return _pages().get_template(name).render(chart=charts, **contents).encode("utf-8", "backslashreplace")
+
+
+@functools.cache
+def _pages() -> jinja2.Environment:
+    """Return the templates; each is compiled once, because a training writes its page again and again."""
     pages = jinja2.Environment(
         loader=jinja2.PackageLoader("celebahq_builder.html"),
         autoescape=True,
@@ -27,7 +33,7 @@ def render_page(name: str, contents: Mapping[str, object]) -> bytes:
         lstrip_blocks=True,
     )
     pages.filters.update(size=size, duration=duration)
-    return pages.get_template(name).render(chart=charts, **contents).encode("utf-8", "backslashreplace")
+    return pages
 
 
 def size(size_bytes: int) -> str:

@@ -103,7 +103,15 @@ def histogram(
     marks = _log_ticks(edges[0], edges[-1]) if logarithmic else _ticks(edges[0], edges[-1])
     return Histogram(
         bars=tuple(
-            _bar(x(left), x(right), [y(0), y(a), y(a + b)], f"{left:.3g} to {right:.3g}: {a:,} kept, {b:,} not")
+            HistogramBar(
+                x=x(left),
+                width=round(x(right) - x(left), 1),
+                kept_y=y(a),
+                kept_height=round(y(0) - y(a), 1),
+                other_y=y(a + b),
+                other_height=round(y(a) - y(a + b), 1),
+                words=f"{left:.3g} to {right:.3g}: {a:,} kept, {b:,} not",
+            )
             for left, right, a, b in zip(edges[:-1], edges[1:], below, above, strict=True)
             if a + b
         ),
@@ -124,13 +132,6 @@ def _edges(low: float, high: float, bins: int, logarithmic: bool) -> list[float]
         edges = np.linspace(low - margin, high + margin, bins + 1).tolist()
     edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)  # rounding must not lose the outermost values
     return [float(edge) for edge in edges]
-
-
-def _bar(left: float, right: float, y: list[float], words: str) -> HistogramBar:
-    """Return a bar; `y` has the heights of the axis, of the top of the kept part, and of the top of the rest."""
-    axis, middle, top = y
-    width = round(right - left, 1)
-    return HistogramBar(left, width, middle, round(axis - middle, 1), top, round(middle - top, 1), words)
 
 
 # --- Line chart -------------------------------------------------------------------------------------------------

@@ -205,7 +205,6 @@ def compare(
     """Compare the images of two files, level by level. Images are read in blocks of `BLOCK_BYTES`.
 
     Args:
-        by: see `match`.
         resolution: compare only this level; default all common levels.
         full: also read images whose recorded SHA-256 are equal.
         worst: number of pairs in `Comparison.worst`.

@@ -57,17 +57,10 @@ class Tile:
 class PageImage:
     """An image on a page, with its caption."""
 
-    number: int
-    name: str
-    score: str
+    tile: Tile
     thumbnail: Thumbnail
     words: str = ""
     """A remark about the image."""
-
-    @classmethod
-    def of(cls, tile: Tile, pixels: Pixels, quality: int, words: str = "") -> PageImage:
-        """Return an image uint8 [C, r, r] as JPEG of some quality."""
-        return cls(tile.number, tile.name, tile.score_text, of_pixels(pixels, quality), words)
 
 
 def tiles(pyramid: PyramidFile, numbers: Sequence[int]) -> list[Tile]:
@@ -117,7 +110,6 @@ def write_contact_sheet(
     Args:
         path: ends in .png or .jpg (quality 90); must not exist.
         columns: images in a row.
-        resolution: resolution of the level.
         captions: whether to write number, score and name below each image.
 
     Returns:
@@ -190,7 +182,6 @@ def write_contact_page(
 
     Args:
         path: must not exist.
-        resolution: resolution of the level.
         columns: images in a row, scaled down in a narrow window. None: as many as fit into the window, at most 8.
         captions: whether to show number, name and score below each image.
 
@@ -214,7 +205,7 @@ def write_contact_page(
             "colour": "grey" if pyramid.channels == 1 else "RGB",
             "level": resolution,
             "images": [
-                PageImage.of(tile, pixels, JPEG_QUALITY)
+                PageImage(tile, of_pixels(pixels, JPEG_QUALITY))
                 for tile, pixels in zip(shown, _images(pyramid, shown, resolution), strict=True)
             ],
             "columns": columns,

@@ -45,11 +45,12 @@ YUNET_FILES = {
 """Model file by major version of OpenCV; the weights are the same. OpenCV 5 needs an input of any size."""
 
 
-def locate_model(path: Path | None = None) -> Path:
+def locate_model(path: Path | None = None, argument: str = "model") -> Path:
     """Return the path of the detector's model file: the one given, or the cached one, which is downloaded if needed.
 
     Args:
         path: a model file of YuNet; None for the published one.
+        argument: name of the argument that gives it, for messages.
 
     Raises:
         WeightsError: the file is missing and cannot be downloaded, or the cached one has another SHA-256.
@@ -74,11 +75,11 @@ def locate_model(path: Path | None = None) -> Path:
             )
         )
     except (OSError, ValueError, RuntimeError) as error:  # requests' errors are OSErrors
-        reason = " ".join(str(error).split())[:200]
+        reason = "its SHA-256 differs" if isinstance(error, ValueError) else type(error).__name__
         raise WeightsError(
             f"the face detector {wanted.name} is not on this machine and cannot be downloaded ({reason}); get "
             f"{wanted.url} (SHA-256 {wanted.sha256}) elsewhere, and put it into {cached.parent} or give its path as "
-            "`model`"
+            f"`{argument}`"
         ) from None
 
 

@@ -103,7 +103,6 @@ def map_in_threads(function: Callable[[Job], Result], jobs: Iterable[Job], devic
     Args:
         function: of a job; its result must not depend on the order of jobs.
         jobs: computed without torch, which has one thread until the last job is done.
-        device: on which the function computes.
     """
     if device.type != "cpu":
         yield from map(function, jobs)

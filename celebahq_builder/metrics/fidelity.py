@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from celebahq_builder.metrics.descriptors import PATCH_PX, PATCHES_PER_IMAGE
-from celebahq_builder.metrics.laplacian import laplacian_level, pyramid_down
+from celebahq_builder.metrics.descriptors import PATCH_PX, PATCHES_PER_IMAGE, laplacian_level, pyramid_down
 from celebahq_builder.metrics.sliced import random_directions, sliced_wasserstein
 
 LUMA_BT601 = (65.481 / 255, 128.553 / 255, 24.966 / 255)
@@ -171,8 +170,6 @@ def texture_distance(
     Args:
         results: restored images [C, H, W] of any sizes, float or uint8 in one range.
         truths: the true image of each, as `results`.
-        patches: patches per image.
-        seed: of positions and directions.
 
     Examples:
         >>> truth = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0))

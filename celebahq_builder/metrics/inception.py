@@ -81,24 +81,21 @@ def locate_weights(path: Path | None) -> Path:
     if path is not None:
         return path
     cached = weights_cache_path()
-    if not cached.exists():
-        _download(cached)
-    return cached
-
-
-def _download(target: Path) -> None:
-    log.info("%s does not exist; downloading it (96 MB) from %s", target, WEIGHTS_URL)
+    if cached.exists():
+        return cached
+    log.info("%s does not exist; downloading it (96 MB) from %s", cached, WEIGHTS_URL)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        cached.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(
-            WEIGHTS_URL, str(target), hash_prefix=WEIGHTS_SHA256, progress=sys.stderr.isatty()
+            WEIGHTS_URL, str(cached), hash_prefix=WEIGHTS_SHA256, progress=sys.stderr.isatty()
         )
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise WeightsError(
             f"the Inception weights {WEIGHTS_FILE} are not on this machine and cannot be downloaded from {WEIGHTS_URL} "
-            f"({reason}); get the file elsewhere and give its path as `inception`, or put it into {target.parent}"
+            f"({reason}); get the file elsewhere and give its path as `inception`, or put it into {cached.parent}"
         ) from None
+    return cached
 
 
 def read_weights(path: Path, wanted: str = WEIGHTS_SHA256) -> tuple[dict[str, Tensor], str]:
@@ -148,7 +145,6 @@ class Inception:
 
     Args:
         path: of the weights; None uses torch-fidelity's cache, to which they are downloaded.
-        device: of the network.
         sha256: of the weights; None is that of the literature, others are for tests.
 
     Attributes:

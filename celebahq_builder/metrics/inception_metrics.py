@@ -103,10 +103,6 @@ def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
     symmetric matrices, so no value becomes complex, and singular covariances, of fewer features than dimensions, need
     no constant on their diagonal.
 
-    Args:
-        a: moments of the features of one set.
-        b: moments of those of the other.
-
     Returns:
         At least 0, in squared units of the features.
 

@@ -80,7 +80,6 @@ class StreamingSlicedWasserstein:
         directions: unit vectors, float32 [D, K].
         moments: for each set, the mean and standard deviation of each component, float64 [D] each, the latter above 0.
             Points are normalised by them.
-        device: of the points.
 
     Examples:
         >>> points = torch.arange(8.0).view(4, 2)

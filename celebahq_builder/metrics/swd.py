@@ -160,10 +160,7 @@ class DescriptorSet:
     """Descriptors of the first images of a set: read once for their moments, and stored or drawn again.
 
     Args:
-        images: the set.
         name: of the set, in error messages.
-        count: number of images that are used.
-        sampler: draws the descriptors.
         dtype: float32 or float16 to store the descriptors; None to draw them again.
         channels: that the images must have; None accepts 1 or 3.
         advance: called with numbers of images done, in each pass.
@@ -261,8 +258,6 @@ class LevelStore:
 
     Args:
         sample: of the first images; it determines the shapes.
-        count: number of images.
-        dtype: float32 or float16.
     """
 
     def __init__(self, sample: LevelDescriptors, count: int, dtype: torch.dtype) -> None:

@@ -1,11 +1,36 @@
-"""Convolutional autoencoder that removes JPEG artefacts."""
+"""Convolutional autoencoder that removes JPEG artefacts, and the residual blocks that it shares with the upscaler."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from celebahq_builder.models.layers import ResidualBlock, zero_conv
+
+def zero_conv(fan_in: int, fan_out: int) -> nn.Conv2d:
+    """Return a 3x3 convolution that starts at zero; a network that ends in it starts as its skip connection."""
+    conv = nn.Conv2d(fan_in, fan_out, 3, padding=1)
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with a ReLU between them, added to their input.
+
+    Shapes: [N, C, H, W] -> [N, C, H, W], float. The last convolution starts at zero, so a new block is the identity
+    and a deep stack of blocks trains from the first step (Zhang et al. 2019, "Fixup Initialization").
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = zero_conv(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` plus the block's correction."""
+        correction: Tensor = self.conv2(self.relu(self.conv1(x)))
+        return x + correction
 
 
 class Autoencoder(nn.Module):

@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from celebahq_builder.models.layers import EqualizedConv2d, EqualizedLinear
-
 LEVEL_MIN = 2
 """4x4, the first level of both networks."""
 
@@ -86,6 +84,58 @@ class Architecture:
     def channels(self, level: int) -> int:
         """Return the number of channels of the features at a level."""
         return min(2 * self.channels_base >> level, self.channels_max)
+
+
+# --- Layers -------------------------------------------------------------------------------------------------------
+
+GAIN = math.sqrt(2)
+"""Gain of a layer before a rectifier (He et al. 2015)."""
+
+
+class _Equalized(nn.Module):
+    """Weights drawn from N(0, 1) that are multiplied by gain / sqrt(fan in) at run time.
+
+    All weights then have the same dynamic range and, with an optimiser that normalises gradients as Adam does, the same
+    speed of learning (Karras et al. 2018, section 4.1). With `equalized` false the initial weights contain the factor
+    instead (He et al. 2015). Biases start at zero and are not scaled.
+    """
+
+    def __init__(self, shape: tuple[int, ...], gain: float, equalized: bool) -> None:
+        super().__init__()
+        scale = gain / math.sqrt(math.prod(shape[1:]))
+        self.weight = nn.Parameter(torch.randn(shape) * (1.0 if equalized else scale))
+        self.bias = nn.Parameter(torch.zeros(shape[0]))
+        self.scale = scale if equalized else 1.0
+
+    def scaled(self) -> Tensor:
+        """Return the weights that the layer applies."""
+        return self.weight * self.scale if self.scale != 1.0 else self.weight
+
+
+class EqualizedConv2d(_Equalized):
+    """Convolution of stride 1 that keeps the image's size: [N, fan_in, H, W] -> [N, fan_out, H, W]."""
+
+    def __init__(self, fan_in: int, fan_out: int, kernel: int = 3, gain: float = GAIN, equalized: bool = True) -> None:
+        super().__init__((fan_out, fan_in, kernel, kernel), gain, equalized)
+        self.padding = kernel // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution of `x`."""
+        return F.conv2d(x, self.scaled(), self.bias, padding=self.padding)
+
+
+class EqualizedLinear(_Equalized):
+    """Dense layer: [N, fan_in] -> [N, fan_out]."""
+
+    def __init__(self, fan_in: int, fan_out: int, gain: float = GAIN, equalized: bool = True) -> None:
+        super().__init__((fan_out, fan_in), gain, equalized)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the weights times `x`, plus the bias."""
+        return F.linear(x, self.scaled(), self.bias)
+
+
+# --- Networks -----------------------------------------------------------------------------------------------------
 
 
 class GeneratorNetwork(nn.Module):
@@ -203,7 +253,7 @@ class DiscriminatorNetwork(nn.Module):
         if images.shape[1:] != (a.colours, 1 << level, 1 << level):
             wanted = [a.colours, 1 << level, 1 << level]
             raise ValueError(f"expected images of {wanted} at level {level}, got {list(images.shape[1:])}")
-        noisy = noise or _unchanged
+        noisy = noise or nn.Identity()
         if images.device.type == "cuda":
             images = images.contiguous(memory_format=torch.channels_last)
         index = level - LEVEL_MIN
@@ -293,10 +343,6 @@ def group_size(minibatch: int, wanted: int) -> int:
 
 def _rectified(x: Tensor, leaky: bool) -> Tensor:
     return F.leaky_relu(x, 0.2) if leaky else F.relu(x)
-
-
-def _unchanged(x: Tensor) -> Tensor:
-    return x
 
 
 def _check(architecture: Architecture, level: int) -> None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from celebahq_builder.models.layers import ResidualBlock, zero_conv
+from celebahq_builder.models.autoencoder import ResidualBlock, zero_conv
 
 NEIGHBOURS = 9
 """Pixels that determine the noise of a pixel: itself and the 8 around it."""

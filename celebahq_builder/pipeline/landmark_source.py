@@ -66,7 +66,7 @@ def find_source(
         WorkspaceLocked: another process works in the run directory.
     """
     folder, _ = list_photos(Path(photos))
-    model = locate_model(Path(model) if model else None)
+    model = locate_model(Path(model) if model else None, "landmark_model")
     workspace = Workspace(Path(out))
     with workspace.lock():
         workspace.landmarks_path.mkdir(exist_ok=True)
@@ -160,7 +160,7 @@ def check_source(
         WorkspaceLocked: another process works in the run directory.
     """
     try:
-        model = locate_model(Path(model) if model else None)
+        model = locate_model(Path(model) if model else None, "landmark_model")
     except WeightsError as error:
         if required:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -30,11 +31,6 @@ BATCH_PIXELS = 2**21
 """Pixels of the images that pass the network together."""
 
 
-def latent_block(generator: GeneratorNetwork, block: int, seed: int) -> Tensor:
-    """Return latents number 64 `block` to 64 `block` + 63 of a seed, float32 [64, latent]."""
-    return _normal((seed, block), BLOCK, generator)
-
-
 def grid_latents(generator: GeneratorNetwork, count: int, seed: int) -> Tensor:
     """Return the latents of a run's image grids, float32 [count, latent]; they depend on the seed only."""
     return _normal((seed, 0xF1DE), count, generator)
@@ -49,10 +45,7 @@ def cyclic_labels(generator: GeneratorNetwork, count: int, label: int | None = N
     """Return labels 0, 1, 2, ..., 0, 1, ..., one-hot, float32 [count, classes]; None for a network without labels.
 
     Args:
-        generator: network with or without labels.
-        count: number of images.
         label: the label of all images, instead of one after the other.
-        start: number of the first image.
 
     Raises:
         WeightsError: the generator does not have that label.
@@ -111,7 +104,7 @@ def generate_block(
 
     The other arguments are those of `generate_images` and `cyclic_labels`.
     """
-    latents = latent_block(generator, block, seed)[:count]
+    latents = _normal((seed, block), BLOCK, generator)[:count]
     labels = cyclic_labels(generator, len(latents), label, start=block * BLOCK)
     return generate_images(generator, latents, level, alpha, labels)
 
@@ -161,12 +154,12 @@ class Generator:
         Returns:
             uint8 [count, C, R, R].
         """
-        return np.concatenate(
-            [
-                generate_block(self.network, self.level, self.alpha, seed, first // BLOCK, count - first, label)
-                for first in range(0, count, BLOCK)
-            ]
-        )
+        return np.concatenate(list(self.blocks(count, seed, label)))
+
+    def blocks(self, count: int, seed: int, label: int | None) -> Iterator[Pixels]:
+        """Yield the images of `sample`, at most `BLOCK` at once."""
+        for first in range(0, count, BLOCK):
+            yield generate_block(self.network, self.level, self.alpha, seed, first // BLOCK, count - first, label)
 
 
 class GeneratedImages:
@@ -174,9 +167,6 @@ class GeneratedImages:
 
     Args:
         path: of a run, or of its ``generator.safetensors``.
-        count: number of images.
-        seed: of the latents.
-        device: of the generator.
         label: of all images, for a generator with labels; None: one label after the other.
 
     Raises:
@@ -188,22 +178,18 @@ class GeneratedImages:
     label_names: tuple[str, ...] = ()
 
     def __init__(self, path: Path, count: int, seed: int, device: torch.device, label: int | None = None) -> None:
-        self.generator = load_generator(path, device)
+        self.generator = Generator(load_generator(path, device))
         self.count, self.seed, self.label = count, seed, label
-        self.resolution = 1 << self.generator.level
+        self.resolution = self.generator.resolution
         self.channels = self.generator.network.architecture.colours
         labels = cyclic_labels(self.generator.network, count, label)
         self.labels = None if labels is None else labels.numpy()
 
     def images(self) -> Iterator[NamedImage]:
         """Yield the images in order."""
-        for block in range(-(-self.count // BLOCK)):
-            # Always from the beginning of a block: a part of it would round differently.
-            generator, first = self.generator, block * BLOCK
-            made = generate_block(
-                generator.network, generator.level, generator.alpha, self.seed, block, self.count - first, self.label
-            )
-            yield from (NamedImage(made[n], f"{first + n:06d}") for n in range(len(made)))
+        blocks = self.generator.blocks(self.count, self.seed, self.label)
+        for number, pixels in enumerate(itertools.chain.from_iterable(blocks)):
+            yield NamedImage(pixels, f"{number:06d}")
 
 
 def check_target(out: Path, *, sheet: bool) -> None:
@@ -232,7 +218,6 @@ def generate(images: GeneratedImages, out: Path, advance: Callable[[int], None])
     left. After a kill, the same command starts again.
 
     Args:
-        images: the images.
         out: file or folder; see `check_target`.
         advance: called with the number of images written since the last call.
 

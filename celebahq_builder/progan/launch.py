@@ -44,7 +44,6 @@ def train_progan(
     It trains in this process or, under torchrun, in all processes that torchrun started.
 
     Args:
-        data: HDF5 file.
         out: folder of the run; the same call resumes it from its last checkpoint.
         recipe: name of a bundled recipe in ``pipelines/train``, or path of a TOML file.
         resume: require a checkpoint to resume from.
@@ -145,7 +144,7 @@ def check_request(request: TrainingRequest, recipe: ProGANRecipe, context: Distr
             dataclasses.replace(point, level=level).passes(context.size, net.stddev_group)
         except ValueError as error:
             raise RecipeError(str(error)) from None
-    data = check_data(request.data, recipe)
+    data, _ = check_data(request.data, recipe)
     if recipe.tick.metric_ticks:
         TrainingMetrics(request.out, request.against or request.data, recipe, context.device)
     elif request.against:

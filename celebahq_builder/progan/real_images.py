@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -41,8 +42,6 @@ class RealImages:
     """The images of an HDF5 file, in the order in which a training draws them.
 
     Args:
-        path: of the HDF5 file.
-        recipe: of the training.
         context: this process, which gets its share of each minibatch.
         workers: processes that read; 0 for threads.
 
@@ -53,8 +52,7 @@ class RealImages:
 
     def __init__(self, path: Path, recipe: ProGANRecipe, context: DistributedContext, *, workers: int = 0) -> None:
         self.path, self.recipe, self.context, self.workers = path, recipe, context, workers
-        self.identity = check_data(path, recipe)
-        self.labels = read_labels(path, recipe, self.identity.images)
+        self.identity, self.labels = check_data(path, recipe)
         """Labels of all images, float32 [N, classes]; None for networks without labels."""
         self.order = Order(self.identity.images, recipe.seed)
         """Its state is the position of the training in the data."""
@@ -65,9 +63,14 @@ class RealImages:
         Args:
             now: returns the resolution and the size of the next minibatch.
         """
+        recipe, context = self.recipe, self.context
+        labels = _label_source(self.path) if recipe.net.labels else None
+        pin = context.device.type == "cuda"
+        load = functools.partial(loader, rank=context.rank, world=context.size, workers=self.workers, pin=pin)
         while True:
             point = now()
-            with closing(self._loader(point)) as batches:
+            dataset = PyramidDataset(self.path, point.resolution, mirror=recipe.mirror, labels=labels)
+            with closing(load(dataset, point.minibatch, self.order)) as batches:
                 while (now().level, now().minibatch) == (point.level, point.minibatch):
                     yield next(batches)
 
@@ -76,42 +79,6 @@ class RealImages:
         numbers = np.random.default_rng((self.recipe.seed, 1)).permutation(self.identity.images)[:count]
         return PyramidDataset(self.path, self.recipe.net.resolution, memory_bytes=0).read(numbers)
 
-    def _loader(self, point: SchedulePoint) -> Generator[Batch, None, None]:
-        dataset = PyramidDataset(
-            self.path,
-            point.resolution,
-            mirror=self.recipe.mirror,
-            labels=_label_source(self.path) if self.recipe.net.labels else None,
-        )
-        return loader(
-            dataset,
-            point.minibatch,
-            self.order,
-            rank=self.context.rank,
-            world=self.context.size,
-            workers=self.workers,
-            pin=self.context.device.type == "cuda",
-        )
-
-
-def read_labels(data: Path, recipe: ProGANRecipe, count: int) -> Tensor | None:
-    """Return the labels of all images, float32 [N, classes], or None for networks without labels.
-
-    Raises:
-        FormatError: there are no labels, or not one row for each image.
-        TrainingError: the number of classes is not that of the recipe.
-    """
-    wanted = recipe.net.labels
-    if not wanted:
-        return None
-    labels, _ = labels_for_training(data, _label_source(data), count)
-    if labels.shape[1] != wanted:
-        raise TrainingError(
-            f"{data} has {labels.shape[1]} labels for each image, the recipe has net.labels = {wanted}; "
-            f"set net.labels = {labels.shape[1]}"
-        )
-    return torch.from_numpy(labels)
-
 
 def _label_source(data: Path) -> LabelSource:
     """Return where the labels are; a file beside the data takes precedence over attributes in it."""
@@ -119,12 +86,14 @@ def _label_source(data: Path) -> LabelSource:
         return "file" if labels_path(data).exists() or file.photos.get("attributes") is None else "attributes"
 
 
-def check_data(data: Path, recipe: ProGANRecipe) -> DataIdentity:
-    """Return the identity of an HDF5 file; raise if the recipe cannot use it.
+def check_data(data: Path, recipe: ProGANRecipe) -> tuple[DataIdentity, Tensor | None]:
+    """Return the identity of an HDF5 file and the labels of all images; raise if the recipe cannot use it.
+
+    The labels are float32 [N, classes]; None for networks without labels.
 
     Raises:
         FormatError: there is no such file, or it has no usable levels or labels.
-        TrainingError: resolution, channels or number of images do not fit the recipe.
+        TrainingError: resolution, channels, number of images or of classes do not fit the recipe.
     """
     net = recipe.net
     with PyramidFile(data) as file:
@@ -144,6 +113,14 @@ def check_data(data: Path, recipe: ProGANRecipe) -> DataIdentity:
                 f"{data} has {file.count} images, fewer than a minibatch of {largest}; lower schedule.minibatch and "
                 "schedule.minibatches, or add images"
             )
-        labels = read_labels(data, recipe, file.count)
-        labels_sha256 = None if labels is None else sha256(labels.numpy().tobytes())
-        return DataIdentity(file.count, file.resolution, content_sha256(file), labels_sha256)
+        labels, digest = None, None
+        if net.labels:
+            labels, _ = labels_for_training(data, _label_source(data), file.count)
+            if labels.shape[1] != net.labels:
+                raise TrainingError(
+                    f"{data} has {labels.shape[1]} labels for each image, the recipe has net.labels = {net.labels}; "
+                    f"set net.labels = {labels.shape[1]}"
+                )
+            digest = sha256(labels.tobytes())
+        identity = DataIdentity(file.count, file.resolution, content_sha256(file), digest)
+        return identity, None if labels is None else torch.from_numpy(labels)

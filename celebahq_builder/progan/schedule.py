@@ -83,9 +83,7 @@ class Schedule:
         At the very moment when a new level enters it is not trained yet, and the level before it is used.
 
         Args:
-            kimg: thousands of real images shown.
             last_level: level of the last step; 0 before the first step.
-            level_max: largest level of the networks.
         """
         point = self.at(kimg, level_max)
         level = last_level or point.level
@@ -140,7 +138,6 @@ class SchedulePoint:
         No pass splits a group of the minibatch standard deviation.
 
         Args:
-            gpus: number of GPUs that share the minibatch.
             group: images of a group; see `models.progan.group_size`.
 
         Raises:

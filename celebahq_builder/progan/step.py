@@ -60,8 +60,6 @@ class ProGANStep:
     processes compute what one does, except for LSGAN's noise, which each process draws for itself.
 
     Args:
-        recipe: of the training.
-        context: this process and its device.
         labels: of all real images, float32 [N, classes]. Generated images get labels drawn from these.
     """
 
@@ -92,7 +90,6 @@ class ProGANStep:
 
         Args:
             number: of the step, from 0.
-            now: level, alpha, minibatch and learning rate.
             reals: this process' share of the minibatch, one batch for each pass, all of one size.
 
         Returns:
@@ -291,7 +288,6 @@ def gradient_penalty(scores: ScoreFunction, real: Tensor, fake: Tensor, mix: Ten
     gamma for CIFAR-10 is 750.
 
     Args:
-        scores: the discriminator.
         real: images [N, C, r, r].
         fake: images of the same shape; no gradient flows back to them.
         mix: position of each x, [N], from 0 (real) to 1 (fake).

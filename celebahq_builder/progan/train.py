@@ -222,7 +222,7 @@ class Training:
 
     def _end_tick(self, now: SchedulePoint) -> dict[str, float]:
         """Return the statistics of the tick, and begin the next one."""
-        progress = self.progress
+        progress, device = self.progress, self.context.device
         means = self._mean_statistics()
         progress.ticks += 1
         line = {
@@ -237,7 +237,7 @@ class Training:
             **{name: float(f"{value:.6g}") for name, value in means.items()},
             "images_per_s": round((progress.images - progress.tick_began) / max(progress.tick_seconds, 1e-9), 3),
             "seconds": round(progress.seconds, 1),
-            "memory_bytes": _peak_memory_bytes(self.context.device),
+            "memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory_bytes(),
         }
         progress.tick_began, progress.tick_steps, progress.tick_seconds = progress.images, 0, 0.0
         progress.tick_sums = torch.zeros_like(progress.tick_sums)
@@ -387,9 +387,3 @@ def _log_tick(line: dict[str, float], total_kimg: float) -> None:
         *(line["tick"], line["kimg"], total_kimg, line["resolution"], line["resolution"], line["alpha"]),
         *(line["images_per_s"], line["score_real"], line["score_fake"], line["gradient_norm"]),
     )
-
-
-def _peak_memory_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return peak_memory_bytes()

@@ -11,11 +11,11 @@ import torch
 
 from celebahq_builder.errors import FormatError, TrainingError
 from celebahq_builder.evaluation.evaluate import evaluate
-from celebahq_builder.evaluation.image_sources import Reference, open_data_set
+from celebahq_builder.evaluation.image_sources import SourceImages, open_data_set
 from celebahq_builder.evaluation.protocol import INCEPTION_METRICS, METRICS, EvaluationProtocol, too_small
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.models.progan import GeneratorNetwork
-from celebahq_builder.progan.generator_source import GeneratorSource
+from celebahq_builder.progan.evaluation import GeneratorSource
 from celebahq_builder.progan.schedule import ProGANRecipe
 
 if TYPE_CHECKING:
@@ -30,10 +30,8 @@ class TrainingMetrics:
     Features of the real images are computed once for each resolution.
 
     Args:
-        run: folder of the run, for messages.
         reference: HDF5 file of real images: the training data, or images that the training does not use.
         recipe: names the metrics, the number of images, and the seed.
-        device: of the generator and the metrics.
 
     Raises:
         TrainingError: the reference has too few images, or too small ones.
@@ -57,11 +55,9 @@ class TrainingMetrics:
                     f"{reference} has {file.count} images, fewer than tick.metric_num = {tick.metric_num}; "
                     f"set it to {file.count} at most"
                 )
-        self._reference: Reference | None = None
+        self._reference: SourceImages | None = None
         self._extractor: Extractor | None = None
-        if any(
-            metric in INCEPTION_METRICS for metric in self.protocol.metrics
-        ):  # now: a missing file must not end a training
+        if not set(INCEPTION_METRICS).isdisjoint(self.protocol.metrics):  # now: a missing file must not end a training
             from celebahq_builder.metrics.inception import Inception
 
             self._extractor = Inception(None, device)
@@ -85,18 +81,13 @@ class TrainingMetrics:
         protocol = dataclasses.replace(self.protocol, metrics=metrics)
         try:
             if self._reference is None or self._reference.source.resolution != resolution:
-                self._reference = Reference(open_data_set(self.path, resolution), self.protocol.seed)
+                self._reference = SourceImages(open_data_set(self.path, resolution), self.protocol.seed)
             result = evaluate(source, self._reference, protocol, extractor=self._extractor)
         except FormatError as error:
             log.warning("not measured: %s; the training continues", error)
             return {}
         found = {}
         for score in result.scores:
-            found[score.name] = _rounded(score.number.value)
-            found |= {f"{score.name}_{side}": _rounded(value) for side, value in score.number.levels.items()}
-        return found
-
-
-def _rounded(value: float) -> float:
-    """Return a value with six significant digits."""
-    return float(f"{value:.6g}")
+            found[score.name] = score.number.value
+            found |= {f"{score.name}_{side}": value for side, value in score.number.levels.items()}
+        return {name: float(f"{value:.6g}") for name, value in found.items()}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from celebahq_builder.config import flatten
 from celebahq_builder.evaluation.protocol import METRICS
 from celebahq_builder.html import duration, render_page, thumbnails
 from celebahq_builder.html.charts import LineChart, line_chart
-from celebahq_builder.html.thumbnails import Thumbnail
 from celebahq_builder.storage import write_atomic
 from celebahq_builder.training.logger import LogLine, read_lines
 
@@ -39,28 +37,6 @@ REQUIRED = {
     *(name for _, names in CHARTS for name in names),
 }
 """Values of every tick. Lines without them were written by another program."""
-
-
-@dataclass(frozen=True)
-class GridImage:
-    """An image grid on the page: a thumbnail with a link to the file."""
-
-    title: str
-    thumbnail: Thumbnail
-    link: str
-
-
-@dataclass(frozen=True)
-class ResolutionRow:
-    """A row of the table of resolutions."""
-
-    resolution: int
-    from_kimg: str
-    minibatch: int
-    images_per_s: str
-    """Median."""
-    memory_bytes: int
-    """Peak."""
 
 
 def write_training_report(run: Path) -> Path:
@@ -110,21 +86,23 @@ def _charts(lines: list[LogLine]) -> Iterator[LineChart | None]:
             yield line_chart(title, [line["kimg"] for line in measured], {name: [line[name] for line in measured]})
 
 
-def _resolution_rows(lines: list[LogLine]) -> Iterator[ResolutionRow]:
+def _resolution_rows(lines: list[LogLine]) -> Iterator[dict[str, object]]:
+    """Yield the rows of the table of resolutions, with the median of the speed and the peak of the memory."""
     for resolution in dict.fromkeys(line["resolution"] for line in lines):
         own = [line for line in lines if line["resolution"] == resolution]
         first = lines.index(own[0])
         speeds = sorted(line["images_per_s"] for line in own)
-        yield ResolutionRow(
-            int(resolution),
-            f"{lines[first - 1]['kimg'] if first else 0:g}",
-            int(own[-1]["minibatch"]),
-            f"{speeds[len(speeds) // 2]:.3g}",
-            int(max(line["memory_bytes"] for line in own)),
-        )
+        yield {
+            "resolution": int(resolution),
+            "from_kimg": f"{lines[first - 1]['kimg'] if first else 0:g}",
+            "minibatch": int(own[-1]["minibatch"]),
+            "images_per_s": f"{speeds[len(speeds) // 2]:.3g}",
+            "memory_bytes": int(max(line["memory_bytes"] for line in own)),
+        }
 
 
-def _grid_images(run: Path) -> Iterator[GridImage]:
+def _grid_images(run: Path) -> Iterator[dict[str, object]]:
+    """Yield thumbnails of the image grids, with links to their files."""
     paths = sorted(run.glob("fakes-*.png"))
     if len(paths) > GRIDS_MAX:
         paths = [paths[round(i * (len(paths) - 1) / (GRIDS_MAX - 1))] for i in range(GRIDS_MAX)]
@@ -132,4 +110,4 @@ def _grid_images(run: Path) -> Iterator[GridImage]:
     for path, title in {**titles, run / "reals.png": "Real images"}.items():
         thumbnail = thumbnails.of_image(path, GRID_PX)
         if thumbnail:
-            yield GridImage(title, thumbnail, f"../{path.name}")
+            yield {"title": title, "thumbnail": thumbnail, "link": f"../{path.name}"}

@@ -21,8 +21,7 @@ from celebahq_builder.metrics.fidelity import psnr_y, spectrum_error_db, texture
 from celebahq_builder.metrics.sliced import random_directions
 from celebahq_builder.models.registry import find_entry, load_network
 from celebahq_builder.models.srgan import SRDiscriminator, SRGenerator
-from celebahq_builder.restoration.degradation import apply_jpeg
-from celebahq_builder.restoration.photos import TrainingPhotos, downscale_4x, to_pixels, to_tensor
+from celebahq_builder.restoration.photos import TrainingPhotos, apply_jpeg, downscale_4x, to_pixels, to_tensor
 from celebahq_builder.restoration.pixel_training import upscaled_samples
 from celebahq_builder.restoration.task import Batch, SampleRows, Scores, Task, TrainingRecipe, initial_network
 from celebahq_builder.training.distributed import DistributedContext

@@ -1,10 +1,11 @@
-"""Folders of clean photos, random crops of them, and the conversion between images and tensors."""
+"""Folders of clean photos, random crops and JPEG degradation of them, and the conversion between images and tensors."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,31 +135,153 @@ class TrainingPhotos:
 
 def _read_size(path: Path) -> tuple[int, int]:
     """Return the width and height of a photo in px, from its header."""
-    try:
-        with open_file(path) as file:
-            return open_image(file, MAX_IMAGE_PIXELS, LIMIT).size
-    except UnidentifiedImageError:
-        raise _unreadable(path, "it is not an image of a known format") from None
-    except (Rejection, *DECODE_ERRORS) as error:
-        raise _unreadable(path, _reason(error)) from None
+    with _readable(path), open_file(path) as file:
+        return open_image(file, MAX_IMAGE_PIXELS, LIMIT).size
 
 
 def _decode(path: Path) -> Pixels:
+    with _readable(path):
+        return np.asarray(open_rgb(read_file(path), MAX_IMAGE_PIXELS, LIMIT)[0])
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn errors of a photo into a `TrainingError`."""
     try:
-        image, _ = open_rgb(read_file(path), MAX_IMAGE_PIXELS, LIMIT)
-    except (Rejection, OSError) as error:
-        raise _unreadable(path, _reason(error)) from None
-    return np.asarray(image)
+        yield
+    except UnidentifiedImageError:
+        reason = "it is not an image of a known format"
+    except Rejection as rejection:
+        reason = rejection.detail
+    except DECODE_ERRORS as error:
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+    else:
+        return
+    raise TrainingError(f"training photo {path} cannot be read: {reason}; remove or replace it")
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, Rejection):
-        return error.detail
-    return (isinstance(error, OSError) and error.strerror) or str(error)
+# --- JPEG degradation, which trains the denoiser ------------------------------------------------------------------
+
+MCU_PX = 16
+"""Width and height of the largest block that JPEG compresses as a unit (4:2:0 chroma)."""
+
+_SAMPLING = (
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+)
 
 
-def _unreadable(path: Path, reason: str) -> TrainingError:
-    return TrainingError(f"training photo {path} cannot be read: {reason}; remove or replace it")
+@dataclass(frozen=True)
+class DegradationSettings:
+    """Frequency and strength of the degradations of training images. Shares are probabilities, in [0, 1]."""
+
+    quality_min: int = 8
+    """Lowest JPEG quality, on the scale of OpenCV and libjpeg, 1 to 100."""
+    quality_max: int = 98
+    """Highest JPEG quality."""
+    quality_power: float = 1.0
+    """The quality is drawn as the power of a uniform number: 1 draws all qualities equally often, more than 1 draws
+    low qualities more often."""
+    clean_share: float = 0.06
+    """Share of images that stay clean, so that the network learns to leave good images unchanged."""
+    grey_share: float = 0.06
+    """Share of images that are converted to grey."""
+    recoloured_share: float = 0.0
+    """Share of images whose channels are permuted. This gives strong colours of every hue, which are rare in photos."""
+    twice_share: float = 0.3
+    """Share of images that are compressed twice, on shifted block grids."""
+    rescale_share: float = 0.4
+    """Share of the images compressed twice that are also scaled down between the compressions."""
+    off_grid_share: float = 0.2
+    """Share of images whose patch does not start on the block grid of the last compression."""
+    sampling_shares: tuple[float, float, float] = (0.65, 0.1, 0.25)
+    """Shares of 4:2:0, 4:2:2 and 4:4:4 chroma subsampling."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality_min <= self.quality_max <= 100:
+            raise ValueError(f"quality_min = {self.quality_min} and quality_max = {self.quality_max}: need 1 to 100")
+        for name in ("clean_share", "grey_share", "recoloured_share", "twice_share", "rescale_share", "off_grid_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be a share, 0 to 1")
+        if abs(sum(self.sampling_shares) - 1) > 1e-6 or min(self.sampling_shares) < 0:
+            raise ValueError(f"sampling_shares must sum to 1, got {self.sampling_shares}")
+
+
+def clean_crop_px(patch_px: int) -> int:
+    """Return the width and height of the clean crop from which `degraded_pair` makes a patch of `patch_px`."""
+    return 2 * (patch_px + 2 * MCU_PX)
+
+
+def degraded_pair(
+    clean: Pixels, patch_px: int, settings: DegradationSettings, rng: np.random.Generator
+) -> tuple[Pixels, Pixels]:
+    """Return a degraded patch and its clean target.
+
+    Args:
+        clean: uint8 [S, S, 3], RGB, with S = `clean_crop_px(patch_px)`.
+        patch_px: width and height of the patch.
+        settings: how often and how strongly the patch is degraded.
+        rng: all random choices come from it.
+
+    Returns:
+        Two images, uint8 [patch_px, patch_px, 3].
+    """
+    size = patch_px + 2 * MCU_PX
+    # --- Colour
+    if rng.random() < settings.grey_share:
+        clean = cv2.cvtColor(cv2.cvtColor(clean, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # type: ignore[assignment]
+    if settings.recoloured_share and rng.random() < settings.recoloured_share:
+        clean = np.ascontiguousarray(clean[..., rng.permutation(3)])
+    if rng.random() < settings.clean_share:
+        return clean[:patch_px, :patch_px], clean[:patch_px, :patch_px]
+    # --- Compression
+    degraded = clean
+    if rng.random() < settings.twice_share:
+        degraded, clean = _first_compression(clean, size, settings, rng)
+    degraded, clean = degraded[:size, :size], clean[:size, :size]
+    degraded = _random_jpeg(degraded, settings, rng)
+    # --- Patch
+    top, left = rng.integers(MCU_PX, size=2) if rng.random() < settings.off_grid_share else (0, 0)
+    patch = (slice(top, top + patch_px), slice(left, left + patch_px))
+    return degraded[patch], clean[patch]
+
+
+def _first_compression(
+    clean: Pixels, size: int, settings: DegradationSettings, rng: np.random.Generator
+) -> tuple[Pixels, Pixels]:
+    """Compress an image, then scale it down or shift its block grid, so that the next compression has another grid."""
+    if rng.random() < settings.rescale_share:
+        large = int(rng.integers(int(size * 1.05), 2 * size - MCU_PX))
+        top, left = rng.integers(0, clean.shape[0] - large + 1, size=2)
+        clean = clean[top : top + large, left : left + large]
+        degraded = _random_jpeg(clean, settings, rng)
+        return (
+            cv2.resize(degraded, (size, size), interpolation=cv2.INTER_AREA),  # type: ignore[return-value]
+            cv2.resize(clean, (size, size), interpolation=cv2.INTER_AREA),
+        )
+    clean = clean[: size + MCU_PX, : size + MCU_PX]
+    degraded = _random_jpeg(clean, settings, rng)
+    top, left = rng.integers(MCU_PX, size=2)
+    return degraded[top:, left:], clean[top:, left:]
+
+
+def _random_jpeg(pixels: Pixels, settings: DegradationSettings, rng: np.random.Generator) -> Pixels:
+    span = settings.quality_max + 1 - settings.quality_min
+    quality = settings.quality_min + int(span * rng.random() ** settings.quality_power)
+    sampling = _SAMPLING[rng.choice(3, p=settings.sampling_shares)]
+    return apply_jpeg(pixels, quality, sampling)
+
+
+def apply_jpeg(pixels: Pixels, quality: int, sampling: int = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420) -> Pixels:
+    """Return an RGB image, uint8 [H, W, 3], after one JPEG compression by OpenCV with quality 1 to 100.
+
+    `sampling` is the chroma subsampling, one of OpenCV's ``IMWRITE_JPEG_SAMPLING_FACTOR_*``.
+    """
+    flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
+    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), flags)
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)  # type: ignore[arg-type, return-value]
 
 
 # --- Images and tensors -----------------------------------------------------------------------------------------

@@ -16,8 +16,17 @@ from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.metrics.fidelity import psnr, psnr_y
 from celebahq_builder.models.registry import NetworkShape, find_entry, load_network
-from celebahq_builder.restoration.degradation import DegradationSettings, apply_jpeg, clean_crop_px, degraded_pair
-from celebahq_builder.restoration.photos import Pixels, TrainingPhotos, downscale_4x, to_pixels, to_tensor
+from celebahq_builder.restoration.photos import (
+    DegradationSettings,
+    Pixels,
+    TrainingPhotos,
+    apply_jpeg,
+    clean_crop_px,
+    degraded_pair,
+    downscale_4x,
+    to_pixels,
+    to_tensor,
+)
 from celebahq_builder.restoration.task import Batch, SampleRows, Scores, Task, TrainingRecipe, initial_network
 from celebahq_builder.training.distributed import DistributedContext
 

@@ -134,19 +134,19 @@ class RecordLog:
             raise WorkspaceError(
                 f"{self.path} exists and is not a log of {self._header['kind']}; move it, or choose another name"
             )
-        if first != header:
-            self._file.seek(0)
-            self._file.truncate()
-            self._file.write(header)
-            self._file.flush()
-            return
         for start, line in self._lines():
             with contextlib.suppress(ValueError, KeyError, TypeError):  # cut off by a kill
                 table = json.loads(line)
                 if "written" in table:
                     self._written.add((table["written"][0], table["written"][1]))
-                    continue
-                self._places[table["file"]] = (start, table["size_bytes"], table["mtime_ns"])
+                elif first == header:
+                    self._places[table["file"]] = (start, table["size_bytes"], table["mtime_ns"])
+        if first != header:
+            written = [json.dumps({"written": one}, separators=(",", ":")) for one in sorted(self._written)]
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(header + "".join(f"{line}\n" for line in written).encode("ascii"))
+            self._file.flush()
 
     def _is_own(self, first: bytes) -> bool:
         try:

@@ -65,10 +65,10 @@ def test_own_photos_from_a_table(tmp_path: Path) -> None:
     recipe.write_text("resolution = 64\n")
     out = tmp_path / "run"
     common = ["--photos", photos, "--landmarks", tmp_path / "table.csv", "--recipe", recipe, "--out", out]
-    ended = run(*common, "--workers", "1")
-    assert ended.returncode == 0, ended.stderr
-    assert "2 photos: 2 kept + 0 rejected + 0 failed" in ended.stdout
-    assert f"data set: {out / 'celebahq-64x64.h5'}" in ended.stdout
+    ended = CliRunner().invoke(cli.celebahq, list(map(str, ["build", *common, "--workers", "1", "--device", "cpu"])))
+    assert ended.exit_code == 0, ended.output
+    assert "2 photos: 2 kept + 0 rejected + 0 failed" in ended.output
+    assert f"data set: {out / 'celebahq-64x64.h5'}" in ended.output
     assert len(Workspace(out).selection_path.read_text().splitlines()) == 3
 
 
@@ -99,16 +99,16 @@ def test_what_a_user_gets_wrong(
 
 
 def test_arguments_are_checked_before_torch_is_imported(tmp_path: Path) -> None:
-    """Importing torch takes seconds. The first command fails at the last check of arguments; the second plans a run."""
+    """Importing torch takes seconds. Two commands fail at the last checks of arguments; the third plans a run."""
     code = (
         "import sys\nfrom click.testing import CliRunner\nfrom celebahq_builder import cli\n"
-        "done = CliRunner().invoke(cli.celebahq, sys.argv[1:])\n"
-        "print(type(done.exception).__name__, 'torch' in sys.modules)"
+        "missing = ['--image-list', 'missing.txt']\n"
+        "for more in ([*missing, '--recipe', 'official-deltas'], [*missing, '--device', 'gpu'], ['--dry-run']):\n"
+        "    done = CliRunner().invoke(cli.celebahq, [*sys.argv[1:], *more])\n"
+        "    print(type(done.exception).__name__, 'torch' in sys.modules)"
     )
-    common = ["build", "--celeba-root", SAMPLE, "--out", tmp_path / "run", "--image-list", "missing.txt"]
-    for more, said in ((["--recipe", "official-deltas"], "SourceError"), (["--device", "gpu"], "RecipeError")):
-        assert run(*common, *more, program=("-c", code)).stdout == f"{said} False\n"
-    assert run(*common[:-2], "--dry-run", program=("-c", code)).stdout == "NoneType False\n"
+    ended = run("build", "--celeba-root", SAMPLE, "--out", tmp_path / "run", program=("-c", code))
+    assert ended.stdout == "SourceError False\nRecipeError False\nNoneType False\n"
 
 
 def test_an_error_is_one_line_on_stderr(tmp_path: Path) -> None:

@@ -70,7 +70,8 @@ class Ignored:
     __del__ = interrupt
 def wait(*_):
     Ignored()
-    time.sleep(30)
+    for _ in range(3000):  # a repeated interruption takes effect between two statements
+        time.sleep(0.01)
 fcntl.flock = wait
 """,
 }

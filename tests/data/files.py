@@ -10,6 +10,7 @@ from celebahq_builder.hdf5.codecs import Codec, Gzip
 from celebahq_builder.hdf5.layout import images_per_job
 from celebahq_builder.hdf5.writer import PyramidWriter, pack
 from celebahq_builder.imaging.pyramid import build_pyramid
+from tests.hdf5.files import trust_if_sound
 
 Images = NDArray[np.uint8]
 
@@ -47,4 +48,4 @@ def original(path: Path, data: Images) -> Path:
             )
             dataset.resize(len(level), axis=0)
             dataset[:] = level
-    return path
+    return trust_if_sound(path)

@@ -14,7 +14,7 @@ from torch import Tensor
 from celebahq_builder.errors import FormatError
 from celebahq_builder.evaluation import result as result_module
 from celebahq_builder.evaluation.evaluate import evaluate
-from celebahq_builder.evaluation.image_sources import Reference
+from celebahq_builder.evaluation.image_sources import SourceImages
 from celebahq_builder.evaluation.protocol import EvaluationProtocol
 from celebahq_builder.evaluation.result import Number
 from celebahq_builder.metrics.inception import Inception, InceptionOutput
@@ -63,7 +63,7 @@ def batches_of(pixels: np.ndarray):  # type: ignore[no-untyped-def]
 
 def test_swd_and_its_floor() -> None:
     ours, theirs = smooth(40, 32), smooth(90, 32, 1)
-    result = evaluate(Held(ours), Reference(Held(theirs), 2), EvaluationProtocol(("swd",), 30, 2))
+    result = evaluate(Held(ours), SourceImages(Held(theirs), 2), EvaluationProtocol(("swd",), 30, 2))
     score = result.scores[0]
     first, second = ours[order(40, 2)[:30]], theirs[order(90, 2)[:30]]
     assert score.number.levels == swd(batches_of(first), batches_of(second), resolution=32, count=30, seed=2)
@@ -80,7 +80,7 @@ def test_swd_and_its_floor() -> None:
 
 def test_ms_ssim_of_pairs_and_of_the_reference() -> None:
     ours, theirs = smooth(30, 16), smooth(50, 16, 1)
-    score = evaluate(Held(ours), Reference(Held(theirs)), EvaluationProtocol(("ms-ssim",), 10)).scores[0]
+    score = evaluate(Held(ours), SourceImages(Held(theirs)), EvaluationProtocol(("ms-ssim",), 10)).scores[0]
     for number, pixels in ((score.number, ours), (score.baseline and score.baseline.number, theirs)):
         pairs = torch.from_numpy(pixels[order(len(pixels))[:20]])
         assert number is not None
@@ -93,7 +93,7 @@ def test_ms_ssim_of_pairs_and_of_the_reference() -> None:
 def test_inception_metrics_share_one_pass_over_each_side() -> None:
     ours, theirs = smooth(60, 16), smooth(130, 16, 1)
     protocol, extractor = EvaluationProtocol(("fid", "kid", "is"), 50), Linear()
-    reference = Reference(Held(theirs))
+    reference = SourceImages(Held(theirs))
     result = evaluate(Held(ours), reference, protocol, extractor=extractor)
     assert sum(extractor.seen) == 50 + 100
     a, b, c = features(ours[order(60)[:50]]), *features(theirs[order(130)[:100]]).split(50)
@@ -116,9 +116,9 @@ def test_inception_metrics_share_one_pass_over_each_side() -> None:
 
 def test_kid_of_subsets_has_a_deviation() -> None:
     ours, theirs = smooth(60, 16), smooth(40, 16, 1)
-    score = evaluate(Held(ours), Reference(Held(theirs)), EvaluationProtocol(("kid",), 50), extractor=Linear()).scores[
-        0
-    ]
+    score = evaluate(
+        Held(ours), SourceImages(Held(theirs)), EvaluationProtocol(("kid",), 50), extractor=Linear()
+    ).scores[0]
     a, b = features(ours[order(60)[:50]]), features(theirs[order(40)])
     assert score.number == Number(*kernel_inception_distance(a, b, 100, 40))
     assert score.number.spread is not None
@@ -128,9 +128,9 @@ def test_kid_of_subsets_has_a_deviation() -> None:
 
 def test_fid_with_a_reference_of_fewer_images() -> None:
     ours, theirs = smooth(60, 16), smooth(40, 16, 1)
-    score = evaluate(Held(ours), Reference(Held(theirs)), EvaluationProtocol(("fid",), 50), extractor=Linear()).scores[
-        0
-    ]
+    score = evaluate(
+        Held(ours), SourceImages(Held(theirs)), EvaluationProtocol(("fid",), 50), extractor=Linear()
+    ).scores[0]
     wanted = frechet(features(ours[order(60)[:50]]), features(theirs))
     assert score.number.value == pytest.approx(wanted, rel=1e-6)
     assert (score.name, score.reference_count) == ("fid50", 40)
@@ -144,14 +144,14 @@ def test_batches_and_memory_do_not_change_a_number(memory_bytes: int, batch_byte
     sizes = {"memory_bytes": memory_bytes, "batch_bytes": batch_bytes}
     protocol = EvaluationProtocol(("swd", "ms-ssim", "fid", "kid", "is"), 20)
     ours, theirs = smooth(45, 16), smooth(60, 16, 1)
-    usual = evaluate(Held(ours), Reference(Held(theirs)), protocol, extractor=Linear())
-    result = evaluate(Held(ours), Reference(Held(theirs), **sizes), protocol, extractor=Linear(), **sizes)
+    usual = evaluate(Held(ours), SourceImages(Held(theirs)), protocol, extractor=Linear())
+    result = evaluate(Held(ours), SourceImages(Held(theirs), **sizes), protocol, extractor=Linear(), **sizes)
     assert result == usual
 
 
 def test_baselines_are_computed_once() -> None:
     reference, source = Held(smooth(60, 16)), Held(smooth(20, 16, 1))
-    kept = Reference(reference)
+    kept = SourceImages(reference)
     protocol = EvaluationProtocol(("swd",), 20)
     first = evaluate(source, kept, protocol)
     assert reference.read_images == 40
@@ -162,7 +162,7 @@ def test_baselines_are_computed_once() -> None:
 
 
 def test_the_baseline_of_another_network_is_computed_again() -> None:
-    source, kept = Held(smooth(20, 16, 1)), Reference(Held(smooth(60, 16)))
+    source, kept = Held(smooth(20, 16, 1)), SourceImages(Held(smooth(60, 16)))
     first, second = Linear(), Linear()
     second.sha256, second.matrix = "1" * 64, second.matrix * 2
     found = [
@@ -176,7 +176,9 @@ def test_inception_network(tmp_path: Path) -> None:
     path = tmp_path / "random.pth"
     inception = Inception(path, sha256=write_random(path))
     ours, theirs = smooth(12, 16), smooth(9, 16, 1)
-    result = evaluate(Held(ours), Reference(Held(theirs)), EvaluationProtocol(("kid", "is"), 10), extractor=inception)
+    result = evaluate(
+        Held(ours), SourceImages(Held(theirs)), EvaluationProtocol(("kid", "is"), 10), extractor=inception
+    )
     a, b = inception(torch.from_numpy(ours[order(12)[:10]])), inception(torch.from_numpy(theirs[order(9)]))
     kid, score = result.scores
     assert kid.number.value == pytest.approx(kernel_inception_distance(a.pool3, b.pool3, 100, 9)[0], rel=1e-4)
@@ -188,7 +190,7 @@ def test_inception_network(tmp_path: Path) -> None:
 
 
 def test_json_has_everything_that_affects_a_number() -> None:
-    reference = Reference(Held(smooth(60, 16, 1)), 7)
+    reference = SourceImages(Held(smooth(60, 16, 1)), 7)
     result = evaluate(
         Held(smooth(45, 16), generated=True), reference, EvaluationProtocol(("swd", "fid"), 40, 7), extractor=Linear()
     )
@@ -216,7 +218,7 @@ def test_json_has_everything_that_affects_a_number() -> None:
 
 def test_result_lines() -> None:
     protocol = EvaluationProtocol(("swd", "kid"), 40)
-    source, reference = Held(smooth(45, 32)), Reference(Held(smooth(50, 32, 1)))
+    source, reference = Held(smooth(45, 32)), SourceImages(Held(smooth(50, 32, 1)))
     result = evaluate(source, reference, protocol, extractor=Linear(32))
     lines = list(result_module.result_lines(result))
     assert lines[0] == "source     held: held, 45 images, 32x32, RGB"
@@ -226,7 +228,7 @@ def test_result_lines() -> None:
     assert levels[-1][-4:] == ["floor", "of", "25", "images"]
     assert levels[0][2] == result_module.format_number(result.scores[0].number.levels[32])
     assert not any("same images" in line for line in lines)
-    equal = evaluate(Held(smooth(40, 16)), Reference(Held(smooth(40, 16))), EvaluationProtocol(("swd",), 40))
+    equal = evaluate(Held(smooth(40, 16)), SourceImages(Held(smooth(40, 16))), EvaluationProtocol(("swd",), 40))
     assert list(result_module.result_lines(equal))[-1].startswith("swd40: both sides are the same images")
 
 
@@ -249,4 +251,4 @@ def test_format_number(value: float, text: str) -> None:
 def test_images_without_texture() -> None:
     flat = np.full((20, 3, 16, 16), 77, np.uint8)
     with pytest.raises(FormatError, match="texture"):
-        evaluate(Held(flat), Reference(Held(noise(40, 16))), EvaluationProtocol(("swd",), 20))
+        evaluate(Held(flat), SourceImages(Held(noise(40, 16))), EvaluationProtocol(("swd",), 20))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.evaluation.evaluate import evaluate
-from celebahq_builder.evaluation.image_sources import LevelSource, Reference, SourceImages, open_data_set
+from celebahq_builder.evaluation.image_sources import LevelSource, SourceImages, open_data_set
 from celebahq_builder.evaluation.protocol import EvaluationProtocol
 from celebahq_builder.formats.export import export_file
 from tests.evaluation.sources import Held, noise, smooth
@@ -110,7 +110,7 @@ def data_sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_every_format_gives_the_same_number(data_sets: dict[str, Path], tmp_path: Path) -> None:
-    reference = Reference(open_data_set(theano_file(tmp_path / "reference.h5", smooth(40, 32, 1))))
+    reference = SourceImages(open_data_set(theano_file(tmp_path / "reference.h5", smooth(40, 32, 1))))
     results = {
         kind: evaluate(open_data_set(path), reference, EvaluationProtocol(("swd",), 16))
         for kind, path in data_sets.items()
@@ -123,7 +123,7 @@ def test_every_format_gives_the_same_number(data_sets: dict[str, Path], tmp_path
     assert {result.source["kind"] for result in results.values()} == set(data_sets)
     other = evaluate(
         open_data_set(data_sets["hdf5"]),
-        reference := Reference(reference.source, 1),
+        reference := SourceImages(reference.source, 1),
         EvaluationProtocol(("swd",), 16, 1),
     )
     assert other.scores[0].source_sha256 != scores[0].source_sha256
@@ -192,6 +192,6 @@ def test_damaged_image_in_a_zip(data_sets: dict[str, Path], tmp_path: Path) -> N
     with pytest.raises(FormatError, match=r"bad\.zip: .*img00000007\.png cannot be decoded"):
         evaluate(
             open_data_set(tmp_path / "bad.zip"),
-            Reference(open_data_set(data_sets["hdf5"])),
+            SourceImages(open_data_set(data_sets["hdf5"])),
             EvaluationProtocol(("swd",), 24),
         )

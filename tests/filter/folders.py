@@ -13,11 +13,10 @@ from PIL import Image
 
 from celebahq_builder.filter import deliver, store
 from celebahq_builder.filter import run as filter_run
-from celebahq_builder.filter.deliver import DeliveryMode, plan_delivery
-from celebahq_builder.filter.delivery_record import DeliveryRecord
-from celebahq_builder.filter.records import SCORE_PARTS, ImageScore
+from celebahq_builder.filter.deliver import DeliveryMode, DeliveryRecord, plan_delivery
 from celebahq_builder.filter.report import FilterResult
 from celebahq_builder.filter.run import filter_folder
+from celebahq_builder.filter.store import SCORE_PARTS, ImageScore
 
 
 def make_image(seed: int, width: int = 40, height: int = 40) -> Image.Image:

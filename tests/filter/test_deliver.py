@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from celebahq_builder.errors import DeliveryError, DiskFull, RecipeError
 from celebahq_builder.filter import deliver
-from celebahq_builder.filter.deliver import DeliveryMode, Selection, plan_delivery, rank
-from celebahq_builder.filter.delivery_record import RECORD_NAME, DeliveryRecord
+from celebahq_builder.filter.deliver import RECORD_NAME, DeliveryMode, DeliveryRecord, plan_delivery
+from celebahq_builder.filter.run import Selection, rank
 from tests.filter.folders import NAMES, carry_out, image_score, make_files
 
 # --- Selection -----------------------------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def test_a_percentage_is_exact() -> None:
 
 
 def test_only_one_criterion_is_allowed() -> None:
-    with pytest.raises(RecipeError, match=r"`keep` and `top_percent` both say how many images are kept"):
+    with pytest.raises(RecipeError, match=r"`keep` and `top_percent` both determine how many images are kept"):
         Selection(keep=3, top_percent=2.5)
     some = Selection(), Selection(keep=3), Selection(min_score=0.25), Selection(top_percent=12.5)
     assert [one.description for one in some] == ["", "best 3", "scores of 0.25 or more", "best 12.5 %"]
@@ -107,6 +107,26 @@ def test_the_selection_and_nothing_else_is_delivered(
         if mode is DeliveryMode.LINK:
             assert (out / name).samefile(folder / name)
     assert [path.name for path in out.iterdir() if path.name.startswith(".")] == [RECORD_NAME]
+
+
+@pytest.mark.parametrize("mode", DeliveryMode)
+def test_a_file_is_recorded_before_it_gets_its_name(
+    folder: Path, tmp_path: Path, mode: DeliveryMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that is killed in between leaves a line without a file, not a file without a line."""
+    out, named = tmp_path / "out", []
+    for name in ("link", "symlink"):
+        function = getattr(os, name)
+
+        def recorded(source: Path, target: Path, function=function) -> None:
+            path = Path(target).relative_to(out).as_posix()
+            assert path in DeliveryRecord(out).files
+            named.append(path)
+            function(source, target)
+
+        monkeypatch.setattr(os, name, recorded)
+    carry_out(folder, out, mode)
+    assert named == list(NAMES)
 
 
 @pytest.mark.parametrize("mode", DeliveryMode)

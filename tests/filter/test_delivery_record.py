@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 
 from celebahq_builder.errors import DeliveryError
-from celebahq_builder.filter.deliver import DeliveryMode, plan_delivery
-from celebahq_builder.filter.delivery_record import RECORD_HEAD, RECORD_NAME, DeliveredFile, DeliveryRecord
+from celebahq_builder.filter.deliver import (
+    RECORD_HEAD,
+    RECORD_NAME,
+    DeliveredFile,
+    DeliveryMode,
+    DeliveryRecord,
+    plan_delivery,
+)
 from tests.filter.folders import NAMES, carry_out, make_files
 
 

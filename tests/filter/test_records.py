@@ -7,8 +7,8 @@ import io
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celebahq_builder.filter import records
-from celebahq_builder.filter.records import (
+from celebahq_builder.filter import store
+from celebahq_builder.filter.store import (
     ImageScore,
     UnscoredImage,
     from_json,
@@ -23,8 +23,8 @@ from tests.filter.folders import image_score
 
 
 def test_the_repeated_constants_are_those_of_the_score() -> None:
-    assert records.SCORE_VERSION == score.VERSION
-    assert tuple(field.name for field in dataclasses.fields(QualityScore)) == records.SCORE_PARTS
+    assert store.SCORE_VERSION == score.VERSION
+    assert tuple(field.name for field in dataclasses.fields(QualityScore)) == store.SCORE_PARTS
 
 
 @given(st.text(), st.sampled_from([*Reason, None]), st.text())

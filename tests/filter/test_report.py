@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import pytest
 
 from celebahq_builder.filter import report
-from celebahq_builder.filter.records import SCORE_PARTS
+from celebahq_builder.filter.store import SCORE_PARTS
 from tests.browser import browser, visit
 from tests.filter.folders import add_bad, add_odd, make, run
 

@@ -18,10 +18,9 @@ import pytest
 from PIL import Image
 
 from celebahq_builder.errors import CelebAHQError, DeliveryError, RecipeError, SourceError, WorkspaceError
-from celebahq_builder.filter.deliver import DeliveryMode
-from celebahq_builder.filter.delivery_record import RECORD_NAME, DeliveryRecord
-from celebahq_builder.filter.records import UnscoredImage
+from celebahq_builder.filter.deliver import RECORD_NAME, DeliveryMode, DeliveryRecord
 from celebahq_builder.filter.score import score_file, score_image
+from celebahq_builder.filter.store import UnscoredImage
 from celebahq_builder.imaging.quality_score import QualityScore
 from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES, MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Reason
@@ -191,7 +190,7 @@ def test_killed_while_it_prunes(scored: Path, folder: Path, point: str, count: i
     assert tree(out).keys() == {*best(scored, 3), "mine.png"}
     assert set(DeliveryRecord(out).files) == set(best(scored, 3))
     assert result.delivery
-    assert len(result.delivery.plan.stale) <= 5
+    assert len(result.delivery.stale) <= 5
     assert tree(folder) == before
 
 

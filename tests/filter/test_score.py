@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celebahq_builder.filter import score
-from celebahq_builder.filter.records import SIDE_PX
 from celebahq_builder.filter.score import score_image
+from celebahq_builder.filter.store import SIDE_PX
 from celebahq_builder.imaging.quality_score import QualityScore, quality_score
 from tests.conftest import SAMPLE
 

@@ -62,8 +62,7 @@ def test_only_changed_files_are_scored_again(folder: Path, monkeypatch: pytest.M
 
 def test_other_scoring_rules_score_all_images_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(folder)
-    rules = store.scoring_rules()
-    monkeypatch.setattr(store, "scoring_rules", lambda: {**rules, "score": -1})
+    monkeypatch.setattr(store, "SCORING_RULES", {**store.SCORING_RULES, "score": -1})
     scored: list[str] = []
     real = score.score_files
 

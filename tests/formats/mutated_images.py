@@ -1,4 +1,4 @@
-"""Readers on mutations of good files, in limited memory: ``python -m tests.formats.mutated_images FORMAT``.
+"""Readers on mutations of good files, in limited memory: ``python -m tests.formats.mutated_images FORMAT TIMES``.
 
 Ends with status 0 if every mutation is read or refused by a CelebAHQError.
 """
@@ -123,10 +123,6 @@ def check(kind: str, path: Path, resize: int | None) -> None:
         shutil.rmtree(path if path.is_dir() else path.parent)
 
 
-LIMITS = settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-
-
-@LIMITS
 @given(st.sampled_from([*FILES, *TABLES]), CHANGES, st.sampled_from(RESIZES))
 def check_folders(changed: str, changes: list[tuple[str, float, int]], resize: int | None) -> None:
     check("images", folder(Path(tempfile.mkdtemp()) / "set", changed, changes), resize)
@@ -135,7 +131,6 @@ def check_folders(changed: str, changes: list[tuple[str, float, int]], resize: i
 PACKING = st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 
 
-@LIMITS
 @given(PACKING, st.sampled_from(["", "", *FILES, *TABLES]), CHANGES, st.sampled_from(RESIZES))
 def check_zips(how: int, inside: str, changes: list[tuple[str, float, int]], resize: int | None) -> None:
     check("stylegan-zip", archive(Path(tempfile.mkdtemp()) / "set", how, inside, changes), resize)
@@ -144,7 +139,9 @@ def check_zips(how: int, inside: str, changes: list[tuple[str, float, int]], res
 if __name__ == "__main__":
     logging.disable()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    {"images": check_folders, "stylegan-zip": check_zips}[sys.argv[1]]()
+    kind, times = sys.argv[1:]
+    limits = settings(max_examples=int(times), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    limits({"images": check_folders, "stylegan-zip": check_zips}[kind])()
     used = peak_memory_bytes() // 1024
     assert used < RESIDENT_KIB, f"{used} KiB"
     sys.stdout.write(f"{tried} tried, {refused} refused\n")

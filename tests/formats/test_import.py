@@ -26,6 +26,7 @@ from celebahq_builder.imaging.pyramid import build_pyramid
 from tests.formats import test_cifar10 as cifar10_files
 from tests.formats import test_lsun as lsun_files
 from tests.formats import test_mnist as mnist_files
+from tests.hdf5.files import trust_if_sound
 from tests.hdf5.pyramids import Images, described_file, noise, theano_file
 from tests.reference import theano_reader
 
@@ -113,6 +114,7 @@ def test_labels_round_trip(to: str, labels: np.ndarray, named: bool, tmp_path: P
     if named:
         with h5py.File(source, "r+") as file:
             file.create_dataset("photos/label_names", data=names, dtype=h5py.string_dtype())
+        trust_if_sound(source)
     back = there_and_back(source, tmp_path, to)
     found = np.load(tmp_path / "back-labels.npy")
     assert found.dtype == np.float32

@@ -470,10 +470,9 @@ def test_damaged_chunk_of_several_images(tmp_path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[place + 10 : place + 40] = bytes(30)
     path.write_bytes(raw)
-    unread, altered, *more = problems(path)
+    unread, altered = problems(path)
     assert unread.startswith("images 16 to 31 of data16x16 cannot be read: ")
     assert altered == "image 20: its SHA-256 is not the one recorded"
-    assert all(line.startswith("image 20: level ") for line in more)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])

@@ -70,7 +70,7 @@ def test_paddings_much_larger_than_the_photo(
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (6, 1), (2, 2)])
 def test_tiny_photos(size: tuple[int, int]) -> None:
     """They have one colour, because the median of two colours depends on its definition."""
-    photo = np.full((*size, 3), (200, 10, 90), np.uint8)
+    photo = np.full((*size, 3), (255, 0, 90), np.uint8)
     assert (padded(photo, (40, 31, 55, 62), 2.0) == photo[0, 0]).all()
 
 
@@ -176,6 +176,13 @@ def test_plan(corner: tuple[float, float], side: float, angle: float, width: int
     assert (moved + border <= size + 1e-6).all()
     need = np.concatenate([border - low, high - (width, height) + border])
     np.testing.assert_array_equal(sides, np.maximum(need, round(0.3 * side)))
+
+
+@pytest.mark.parametrize(("inside", "padded"), [(3.9, True), (4.0, False)])
+def test_a_crop_that_stays_4_px_inside_needs_no_padding(inside: float, padded: bool) -> None:
+    low, high = inside, 68.0 - 4
+    quad = np.array([[low, low], [low, high], [high, high], [high, low]])
+    assert (plan_padding(quad, 68, 68, 6, 60) is not None) == padded
 
 
 @pytest.mark.parametrize(("sigma", "size"), [(0.4, (9, 14)), (1.0, (1, 1)), (2.5, (40, 31)), (6.0, (5, 60))])

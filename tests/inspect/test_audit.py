@@ -10,7 +10,7 @@ import pytest
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
-from celebahq_builder.inspect.audit.audit_report import audit
+from celebahq_builder.inspect.audit_report import audit
 from tests.browser import browser, visit
 from tests.hdf5.files import damage
 from tests.hdf5.pyramids import described_file, noise, theano_file

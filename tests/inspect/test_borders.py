@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from celebahq_builder.inspect.audit.borders import EDGES, BorderBar, bars, one_colour, suspects
+from celebahq_builder.inspect.borders import EDGES, BorderBar, bars, one_colour, suspects
 from tests.inspect.audit_images import recoded, smooth, with_bar
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from celebahq_builder.hdf5.chunks import LevelReader
-from celebahq_builder.inspect.audit import duplicates
-from celebahq_builder.inspect.audit.duplicates import (
+from celebahq_builder.inspect import duplicates
+from celebahq_builder.inspect.duplicates import (
     BITS,
     MIRROR,
     Hashes,

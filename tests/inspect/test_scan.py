@@ -9,7 +9,7 @@ from PIL import Image
 
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.imaging.geometry import share_inside
-from celebahq_builder.inspect.audit.scan import PaddingShare, read_padding
+from celebahq_builder.inspect.borders import PaddingShare, read_padding
 from tests.conftest import SAMPLE
 from tests.hdf5.files import noise, store
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from celebahq_builder.errors import RecipeError, SourceError, WeightsError, WorkspaceError
 from celebahq_builder.landmarks.find import FaceRules, find_landmarks
+from celebahq_builder.landmarks.refiner import Refiner
 from celebahq_builder.landmarks.search import FoundFace, SearchedPhoto
 from celebahq_builder.outcome import Reason
 from celebahq_builder.sources.celeba import read_celeba
@@ -229,6 +230,23 @@ def test_killed_command_resumes(yunet, tmp_path):
     assert (tmp_path / "killed.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     again = [json.loads(line).get("file") for line in log.read_text().splitlines()[1:]]
     assert all(again.count(file) == 1 for file in done)  # nothing is searched twice
+
+
+def test_refiner(photos, yunet, whole_run, tmp_path, monkeypatch):
+    """Its landmarks are written, in the stored image; the log of a search without it is not used."""
+    plain = find_landmarks(photos, tmp_path / "t.csv", model=yunet, workers=1)
+    before = [list(row.values())[1:11] for row in rows(plain.table)]
+    monkeypatch.setattr(Refiner, "refine", lambda self, image, points: (points + [1, 2], 1.0))
+    refined = find_landmarks(photos, tmp_path / "t.csv", model=yunet, workers=1, refiner=whole_run)
+    after = [list(row.values())[1:11] for row in rows(refined.table)]
+    moved = np.array(after, float) - np.array(before, float)
+    assert np.abs(moved.reshape(4, 5, 2) - [1, 2]).max() < 0.02
+    assert refined.faces == plain.faces == 4
+
+
+def test_weights_that_are_no_refiner(photos, yunet, tmp_path):
+    with pytest.raises(WeightsError):
+        find_landmarks(photos, tmp_path / "t.csv", model=yunet, workers=1, refiner=photos)
 
 
 def test_page_in_a_browser(photos, yunet, tmp_path):

@@ -1,5 +1,6 @@
 """The geometry of the crop is exact, and the refiner keeps its promises about points and confidence."""
 
+import functools
 from pathlib import Path
 
 import cv2
@@ -12,18 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from celebahq_builder.errors import WeightsError
-from celebahq_builder.landmarks.refiner import (
-    CROP_PX,
-    CROP_SHARE,
-    MIRRORED,
-    Refiner,
-    crop_matrix,
-    inverse,
-    sample_crop,
-    transform,
-    within,
-)
+from celebahq_builder.landmarks import crops
+from celebahq_builder.landmarks.crops import MIRRORED, inverse, sample_crop, transform
+from celebahq_builder.landmarks.refiner import CROP_PX, CROP_SHARE, Refiner, within
 from celebahq_builder.models.landmark_network import LandmarkNetwork
+
+crop_matrix = functools.partial(crops.crop_matrix, size_px=CROP_PX, share=CROP_SHARE)
 
 FACE = np.array([[40.0, 50], [60, 50], [50, 65], [42, 80], [58, 80]])
 

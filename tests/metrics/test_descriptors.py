@@ -39,7 +39,7 @@ def test_patches_equal_slices(channels: int, monkeypatch: pytest.MonkeyPatch) ->
             top, left = positions[n, p]
             expected = level[n, top : top + 7, left : left + 7].reshape(-1)
             assert torch.equal(found[n * PATCHES_PER_IMAGE + p], expected)
-    monkeypatch.setattr(descriptors, "_by_numpy", descriptors._by_torch)  # as on a GPU
+    monkeypatch.setattr(descriptors, "_patches_by_numpy", descriptors._patches_by_torch)  # as on a GPU
     assert torch.equal(extract_patches(level, positions), found)
     sums = channel_sums(found, 5)
     values = found.double().view(5, -1, channels)

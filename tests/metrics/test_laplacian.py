@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from celebahq_builder.metrics import laplacian
-from celebahq_builder.metrics.laplacian import laplacian_level, laplacian_pyramid, pyramid_down, pyramid_up
+from celebahq_builder.metrics import descriptors
+from celebahq_builder.metrics.descriptors import laplacian_level, laplacian_pyramid, pyramid_down, pyramid_up
 
 
 def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -35,7 +35,7 @@ def test_equals_opencv(size: tuple[int, int]) -> None:
 def test_both_implementations_agree(channels: int) -> None:
     """The sum of the levels is the image."""
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, channels, 64, 64), dtype=np.uint8))
-    found, other = [*laplacian_pyramid(images, 16)], [*laplacian._by_torch(images, 16)]
+    found, other = [*laplacian_pyramid(images, 16)], [*descriptors._pyramid_by_torch(images, 16)]
     assert [tuple(level.shape) for level in found] == [(3, side, side, channels) for side in (64, 32, 16)]
     assert len(found) == len(other) == 3
     assert all(torch.allclose(a, b, rtol=0, atol=1e-3) for a, b in zip(found, other, strict=True))
@@ -51,6 +51,6 @@ def test_levels_of_odd_sizes() -> None:
     small = cv2.pyrDown(image)
     assert np.abs(found[0][0].numpy() - (image - cv2.pyrUp(small, dstsize=(31, 45)))).max() < 1e-3
     assert np.array_equal(found[1][0].numpy(), small)
-    other = [*laplacian._by_torch(tensor(image), 16)]
+    other = [*descriptors._pyramid_by_torch(tensor(image), 16)]
     assert len(found) == len(other) == 2
     assert all(torch.allclose(a, b, rtol=0, atol=1e-3) for a, b in zip(found, other, strict=True))

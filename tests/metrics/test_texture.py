@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from celebahq_builder.metrics.descriptors import laplacian_level, pyramid_down
 from celebahq_builder.metrics.fidelity import normalise_patches, random_patches, texture_distance, texture_loss
-from celebahq_builder.metrics.laplacian import laplacian_level, pyramid_down
 from celebahq_builder.metrics.sliced import random_directions
 
 

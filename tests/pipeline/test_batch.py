@@ -23,7 +23,6 @@ from celebahq_builder.outcome import Failed, Kept, Outcome, from_json, to_json
 from celebahq_builder.pipeline import batch
 from celebahq_builder.pipeline.batch import BatchJob, BatchResult, publish_batch, run_batch
 from celebahq_builder.pipeline.networks import network
-from celebahq_builder.pipeline.stages.upscale import UpscaleSettings
 from celebahq_builder.pipeline.state import StageCounts
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
@@ -38,7 +37,7 @@ FOLDER = SAMPLE / "img_celeba"
 IDS = ("000002", "000014", "000011", "000012")
 """Small photos of the sample. The second is rejected: too little of its crop lies inside it."""
 KEPT_FILES = ["000002.jpg", "000011.jpg", "000012.jpg"]
-CUTTING = replace(TINY, upscale=UpscaleSettings(when="always", tile_px=64))
+CUTTING = replace(TINY, upscale=replace(TINY.upscale, tile_px=64))
 """The upscaler sees photos in several windows, four of equal shape and more."""
 
 
@@ -95,7 +94,7 @@ def met(weights: str, architecture: Architecture, meet: Callable[[Tensor], objec
 
 
 def denoiser_meets(meet: Callable[[Tensor], object]) -> Any:
-    return met("denoiser", "autoencoder", meet)
+    return met(TINY.denoise.weights, "autoencoder", meet)
 
 
 def is_of(x: Tensor, photo: Photo) -> bool:
@@ -107,7 +106,7 @@ def is_of(x: Tensor, photo: Photo) -> bool:
 @pytest.mark.usefixtures("grouped")
 def test_groups_give_the_bytes_of_single_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     windows: list[int] = []
-    with met("upscaler-gan", "srgan", lambda x: windows.append(len(x))):
+    with met(TINY.upscale.weights, "srgan", lambda x: windows.append(len(x))):
         together = run(tmp_path / "together", recipe=CUTTING)
         assert max(windows) == 4
         monkeypatch.setitem(batch.GROUP_PHOTOS, "cpu", 1)
@@ -169,7 +168,7 @@ def test_batches_are_halved_where_memory_is_short(tmp_path: Path) -> None:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     run(tmp_path / "free", recipe=CUTTING)
-    with met("upscaler-gan", "srgan", meet):
+    with met(TINY.upscale.weights, "srgan", meet):
         run(tmp_path / "short", recipe=CUTTING)
     assert refused == [4, 2]
     assert files(tmp_path / "short") == files(tmp_path / "free")

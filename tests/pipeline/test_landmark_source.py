@@ -137,7 +137,7 @@ def test_a_missing_model_is_a_warning_only_by_default(photos, table, tmp_path, m
     from celebahq_builder.errors import WeightsError
     from celebahq_builder.sources.folder import read_folder
 
-    def missing(_: object) -> Path:
+    def missing(*_: object) -> Path:
         raise WeightsError("no network")
 
     monkeypatch.setattr("celebahq_builder.pipeline.landmark_source.locate_model", missing)

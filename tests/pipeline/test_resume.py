@@ -14,7 +14,7 @@ import pytest
 
 from celebahq_builder.pipeline.verify import find_problems
 from celebahq_builder.pipeline.workspace import Workspace
-from tests.conftest import PHOTO_STAGES, SAMPLE, TINY, build_tiny
+from tests.conftest import NETWORKS, PHOTO_STAGES, SAMPLE, TINY, build_tiny
 from tests.pipeline.killed_build import POINTS
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +98,10 @@ def test_workers_do_not_outlive_a_killed_run(tmp_path: Path, tiny_run: Path) -> 
 def test_interrupted_by_the_user(tmp_path: Path, tiny_run: Path) -> None:
     out = tmp_path / "run"
     recipe = tmp_path / "tiny.toml"
-    recipe.write_text('resolution = 64\n[crop]\ncontext_px = 16\n[upscale]\nwhen = "always"\n[select]\nkeep = 3\n')
+    recipe.write_text(
+        "resolution = 64\n[crop]\ncontext_px = 16\n[select]\nkeep = 3\n"
+        f'[denoise]\nweights = "{NETWORKS}/denoiser"\n[upscale]\nweights = "{NETWORKS}/upscaler"\nwhen = "always"\n'
+    )
     command = [sys.executable, "build.py", "--celeba-root", str(SAMPLE), "--out", str(out), "--recipe", str(recipe)]
     command += ["--limit", "5", "--workers", "2", "--device", "cpu"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:

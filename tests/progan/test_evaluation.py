@@ -16,15 +16,22 @@ from celebahq_builder.cli.main import celebahq
 from celebahq_builder.config import load
 from celebahq_builder.errors import CelebAHQError, FormatError, TrainingError, WeightsError
 from celebahq_builder.evaluation.evaluate import evaluate as scores
-from celebahq_builder.evaluation.image_sources import Reference, open_data_set
+from celebahq_builder.evaluation.image_sources import SourceImages, open_data_set
 from celebahq_builder.evaluation.protocol import EvaluationProtocol
 from celebahq_builder.evaluation.result import format_number
 from celebahq_builder.models.generator_file import export_generator
 from celebahq_builder.models.progan import Architecture, GeneratorNetwork
-from celebahq_builder.progan import generator_source
-from celebahq_builder.progan.evaluation import EvaluationRequest, evaluate_and_report, evaluation_results, open_source
+from celebahq_builder.progan import evaluation
+from celebahq_builder.progan.evaluation import (
+    EvaluationRequest,
+    GeneratorSource,
+    checkpoint_sources,
+    evaluate_and_report,
+    evaluation_results,
+    is_run,
+    open_source,
+)
 from celebahq_builder.progan.generate import GeneratedImages, generate
-from celebahq_builder.progan.generator_source import GeneratorSource, checkpoint_sources, is_run
 from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.progan.train import Training
 from celebahq_builder.progan.train import TrainingRequest as TrainRequest
@@ -78,7 +85,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_metrics_of_a_generator_are_those_of_its_images(generator: Path, tmp_path: Path) -> None:
     """They do not depend on the batch size, the memory, or the number of images."""
-    reference = Reference(open_data_set(theano_file(tmp_path / "faces.h5", smooth(100, 16))))
+    reference = SourceImages(open_data_set(theano_file(tmp_path / "faces.h5", smooth(100, 16))))
     protocol = EvaluationProtocol(("swd", "ms-ssim"), 40)
     source = GeneratorSource.of_file(generator, 0, CPU)
     usual = scores(source, reference, protocol)
@@ -91,7 +98,9 @@ def test_metrics_of_a_generator_are_those_of_its_images(generator: Path, tmp_pat
         assert torch.equal(torch.cat(list(source.read(np.arange(count), 9))), first[:count])
     assert torch.equal(torch.cat(list(source.read(np.arange(30, 70), 9))), first[30:])
     other = scores(
-        GeneratorSource.of_file(generator, 1, CPU), Reference(reference.source, 1), EvaluationProtocol(("swd",), 40, 1)
+        GeneratorSource.of_file(generator, 1, CPU),
+        SourceImages(reference.source, 1),
+        EvaluationProtocol(("swd",), 40, 1),
     )
     assert other.scores[0].source_sha256 != usual.scores[0].source_sha256
     facts = usual.to_json()["source"]
@@ -129,7 +138,7 @@ def test_all_checkpoints_of_a_run(run: Path, data: Path, tmp_path: Path) -> None
     assert list(each[4]["scores"]["swd20"]["levels"]) == ["32", "16"]
     assert all("ms-ssim20" in one["scores"] for one in each)
     # Each is compared with the level of its own resolution.
-    alone = scores(checkpoint_sources(run, 0, CPU)[2], Reference(open_data_set(data, 16)), request.protocol)
+    alone = scores(checkpoint_sources(run, 0, CPU)[2], SourceImages(open_data_set(data, 16)), request.protocol)
     assert each[2]["scores"] == json.loads(json.dumps(alone.to_json()))["scores"]
     assert each[4]["source"]["trained_on"]["sha256"] == each[4]["reference"]["sha256"]
     head = re.split(r"  +", lines[0].strip())
@@ -161,7 +170,7 @@ def test_checkpoints_of_one_resolution(run: Path, data: Path, tmp_path: Path) ->
 def test_impossible_evaluations_are_refused_before_the_first_checkpoint(
     run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generator_source, "_load_averaged", pytest.fail)
+    monkeypatch.setattr(evaluation, "build_generator", pytest.fail)
     with pytest.raises(FormatError, match=r"swd compares .*r0016\.pt with other images, and there are none"):
         next(evaluation_results(EvaluationRequest(run, EvaluationProtocol(("swd",), 10))))
     with pytest.raises(FormatError, match=r"swd81 compares with 81 images at least, .*data\.h5 has 80"):

@@ -17,7 +17,7 @@ from PIL import Image
 from celebahq_builder.config import load
 from celebahq_builder.errors import CelebAHQError, RecipeError, TrainingError
 from celebahq_builder.evaluation.evaluate import evaluate
-from celebahq_builder.evaluation.image_sources import Reference, open_data_set
+from celebahq_builder.evaluation.image_sources import SourceImages, open_data_set
 from celebahq_builder.evaluation.protocol import EvaluationProtocol
 from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
@@ -168,6 +168,7 @@ def test_other_losses_train(kind: str, data: Path, recipe: Path, tmp_path: Path)
 def test_bf16_trains(data: Path, recipe: Path, tmp_path: Path) -> None:
     trained(data, tmp_path, dataclasses.replace(load(ProGANRecipe, recipe), precision="bf16"), 0.096)
     lines = read_lines(tmp_path / "stats.jsonl")
+    assert len(lines) == 6
     assert all(np.isfinite(line["discriminator_loss"]) for line in lines)
 
 
@@ -250,7 +251,7 @@ def test_metrics_during_a_training(data: Path, recipe: Path, uninterrupted: Path
     assert [line["tick"] for line in lines if "ms-ssim40" in line] == [5, 10]
     assert [line["tick"] for line in lines if "swd40" in line] == [10]  # 8x8 has no SWD
     source = open_source(run, None, EvaluationProtocol(("swd", "ms-ssim")))
-    result = evaluate(source, Reference(open_data_set(data, 16)), EvaluationProtocol(("swd", "ms-ssim"), 40))
+    result = evaluate(source, SourceImages(open_data_set(data, 16)), EvaluationProtocol(("swd", "ms-ssim"), 40))
     for name in ("swd", "ms-ssim"):
         score = result.score(name)
         assert score is not None

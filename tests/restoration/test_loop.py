@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import DiskFull, TrainingError, WorkspaceError, WorkspaceLocked
 from celebahq_builder.models.registry import NetworkShape
-from celebahq_builder.restoration.degradation import DegradationSettings
+from celebahq_builder.restoration.photos import DegradationSettings
 from celebahq_builder.restoration.pixel_training import PixelTask
 from celebahq_builder.restoration.publish import RECIPES as EXPORTABLE
 from celebahq_builder.restoration.task import Batch, Phase
@@ -294,7 +294,9 @@ def test_held_out_photos_without_any_detail(name: str, tmp_path: Path) -> None:
     """JPEG reproduces a flat photo exactly, with an infinite PSNR; the run must still write weights."""
     weights = train(RECIPES[name], write_flat(tmp_path / "photos"), tmp_path / "out")
     assert weights.exists()
-    assert all(math.isfinite(value) for line in log_lines(tmp_path / "out") for value in line.values())
+    lines = log_lines(tmp_path / "out")
+    assert lines
+    assert all(math.isfinite(value) for line in lines for value in line.values())
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.models.registry import NetworkShape, find_entry, load_network
-from celebahq_builder.restoration.degradation import DegradationSettings
+from celebahq_builder.restoration.photos import DegradationSettings
 from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask, pixel_loss
 from celebahq_builder.restoration.task import Phase
 from celebahq_builder.training.distributed import SINGLE_PROCESS

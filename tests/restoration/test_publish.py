@@ -333,10 +333,10 @@ def test_build_with_both_networks_of_a_registry(two: Path, tiny_run: Path, tmp_p
     for out, workers in ((tmp_path / "one", 1), (tmp_path / "two", 2)):
         assert build_tiny(out, recipe=own, workers=workers).kept == 3
         images.append({p.name: p.read_bytes() for p in (out / "stages" / "align" / "images").rglob("*.png")})
-    bundled_images = {p.name: p.read_bytes() for p in (tiny_run / "stages" / "align" / "images").rglob("*.png")}
+    others = {p.name: p.read_bytes() for p in (tiny_run / "stages" / "align" / "images").rglob("*.png")}
     assert images[0] == images[1]
-    assert images[0].keys() == bundled_images.keys()
-    assert all(images[0][name] != bundled_images[name] for name in bundled_images)
+    assert images[0].keys() == others.keys()
+    assert all(images[0][name] != others[name] for name in others)
 
 
 def test_results_of_replaced_weights_are_not_mixed(two: Path, tmp_path: Path) -> None:

@@ -60,6 +60,14 @@ def test_zip(tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
     assert synced[0] < notes[0] < synced[1] < notes[1] < synced[2] < recorder.named(out)
 
 
+def test_metadata_of_images(tmp_path: Path, recorder: Recorder) -> None:
+    out = tmp_path / "out"
+    export_file(store(tmp_path / "in.h5", noise(3, 8), score=np.arange(3.0)), out, "images", workers=1)
+    digest = hashlib.sha256((out / "metadata.jsonl").read_bytes()).hexdigest()
+    renamed = next(i for i, call in enumerate(recorder.calls) if call.target == str(out))
+    assert recorder.synced(Path(f"{out}.partial/data/metadata.jsonl.partial"), digest) < renamed
+
+
 def test_tfrecord(tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     """The note of a finished part is empty while the part's records are being put on the disk."""
     out, notes, recorded_fsync = tmp_path / "out", [], os.fsync

@@ -8,8 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from celebahq_builder.errors import DiskFull, WorkspaceError
-from celebahq_builder.storage import NewFiles, csv_bytes, files, holds, partial_path, path_cell, write_atomic
+from celebahq_builder.errors import DiskFull, FormatError, WorkspaceError
+from celebahq_builder.storage import (
+    NewFiles,
+    check_free,
+    csv_bytes,
+    files,
+    holds,
+    new_files,
+    partial_path,
+    path_cell,
+    write_atomic,
+    write_json,
+    write_partial,
+)
 from tests.disk import failing
 from tests.hdf5.pyramids import tree
 
@@ -75,6 +87,30 @@ def test_a_file_that_vanishes(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match=r"new/a was deleted while this command worked \(1 of 2 files\)"):
         together()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_of_new_files(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"theirs")
+    with pytest.raises(FormatError, match=r"file cannot be written: .*; choose another `out`$"), new_files() as new:
+        new.write(tmp_path / "file" / "a", b"ours")
+    assert tree(tmp_path) == {"file": b"theirs"}
+
+
+def test_an_empty_folder_takes_its_path(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(FormatError, match="a exists and is not overwritten; delete it, or choose another `out`"):
+        check_free(tmp_path / "a")
+    check_free(tmp_path / "a", replace_empty=True)
+
+
+def test_partial_file_in_a_new_folder(tmp_path: Path) -> None:
+    partial = write_partial(tmp_path / "deep" / "er" / "a", b"ours")
+    assert tree(tmp_path) == {f"deep/er/{partial.name}": b"ours"}
+
+
+def test_bytes_of_a_json_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"name": "ü", "sizes": [1]})
+    assert (tmp_path / "a.json").read_text("utf-8") == '{\n "name": "ü",\n "sizes": [\n  1\n ]\n}\n'
 
 
 def test_a_link_with_the_name_of_the_partial_file(tmp_path: Path) -> None:

@@ -49,10 +49,15 @@ def test_cut_at_every_byte(tmp_path, status):
 
 
 def test_other_rules_start_anew(tmp_path, status):
+    """A result of the log before is replaced all the same."""
     with RecordLog(tmp_path / "log", "test", RULES) as log:
         log.add("a.jpg", status, {"n": 1})
+        log.write(tmp_path / "t.csv", b"1")
+    for _ in range(2):
+        with RecordLog(tmp_path / "log", "test", {"version": 2}) as log:
+            assert not log.is_valid("a.jpg", status)
     with RecordLog(tmp_path / "log", "test", {"version": 2}) as log:
-        assert not log.is_valid("a.jpg", status)
+        log.write(tmp_path / "t.csv", b"2")
 
 
 @pytest.mark.parametrize("content", [b"a table of the user\n", b'{"kind":"other","rules":{}}\n', b"\x00" * 10, b"[]\n"])

@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -154,6 +155,9 @@ def test_a_file_of_another_kind(tmp_path: Path) -> None:
         torch.save(contents, path)
         with pytest.raises(DamagedCheckpoint):
             read_checkpoint(path)
+    path.write_text("no zip")
+    with pytest.raises(DamagedCheckpoint, match="it cannot be read: File is not a zip file"):
+        read_checkpoint(path)
 
 
 class Call:
@@ -194,10 +198,14 @@ def state_of(tensor: object) -> dict[str, object]:
         (Call(bytearray, 10**10), "it holds .*bytearray"),
         (Call(torch.Tensor, 10**10), "it holds torch.Tensor"),
         (torch.zeros(1).expand(10**10), "a tensor is larger than its record"),
+        (
+            Call(torch._utils._rebuild_tensor_v2, torch.zeros(9)._typed_storage(), 0, (2,), (9,), False, OrderedDict()),
+            "a tensor is larger than its record",
+        ),
         (repeated(12), "its values repeat without end"),
         ([[torch.zeros(1000)] * 1000] * 1000, "its values repeat without end"),
     ],
-    ids=["bytearray", "tensor", "expanded", "repeated lists", "repeated tensors"],
+    ids=["bytearray", "tensor", "expanded", "strided", "repeated lists", "repeated tensors"],
 )
 def test_small_files_that_would_take_all_memory(tensor: object, message: str, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint-000000001.pt"

@@ -15,78 +15,16 @@ from numpy.typing import NDArray
 from celebahq_builder.hdf5.chunks import LevelReader
 from celebahq_builder.hdf5.reader import PyramidFile, read_numbers, read_text
 from celebahq_builder.image_set import Pixels
-from celebahq_builder.imaging.geometry import share_inside
-from celebahq_builder.inspect.audit import borders, duplicates
-from celebahq_builder.inspect.audit.borders import BorderBar
-from celebahq_builder.inspect.audit.duplicates import Copy, Hashes, Numbers, copies, equal_groups
+from celebahq_builder.inspect import borders, duplicates
+from celebahq_builder.inspect.borders import BorderBar, PaddingShare, read_padding
 from celebahq_builder.inspect.contact_sheet import Tile, tiles
+from celebahq_builder.inspect.duplicates import Copy, Hashes, Numbers, copies, equal_groups
 from celebahq_builder.progress import MOMENT_S, Progress
 
 BATCH_BYTES = 8 << 20
 """Size of the images that are read together."""
 
-# --- Padding ----------------------------------------------------------------------------------------------------
-
-WORST = 24
-"""Number of images with most padding that are named."""
-
-BEYOND_PX = 1 << 30
-"""Width and height of a photo of unknown size: larger than any."""
-
-
-@dataclass(frozen=True)
-class PaddingShare:
-    """The share of each image, in [0, 1], that is padding."""
-
-    shares: NDArray[np.float64]
-    """[N], NaN if unknown."""
-    exact: bool
-    """False if the shares are lower bounds."""
-
-    @property
-    def known(self) -> NDArray[np.float64]:
-        """The shares that are known."""
-        return self.shares[np.isfinite(self.shares)]
-
-    def worst(self) -> list[int]:
-        """Return the numbers of at most `WORST` images with padding, most padding first."""
-        shares = np.nan_to_num(self.shares)
-        return [int(number) for number in np.argsort(-shares, kind="stable")[:WORST] if shares[number] > 0]
-
-
-def read_padding(pyramid: PyramidFile) -> PaddingShare | None:
-    """Return the padding of all images, or None without data about it.
-
-    The column ``photos/inside`` has the share of the crop inside the photo. A file with only ``photos/quad``, the
-    corners of the crop, gives a lower bound: the size of the photo is unknown, so only the area left of and above the
-    photo is counted.
-
-    Raises:
-        FormatError: a column does not have one row per image.
-    """
-    inside = read_numbers(pyramid, "inside")
-    if inside is not None and inside.ndim == 1:
-        return PaddingShare(1 - inside, exact=True)
-    quads = read_numbers(pyramid, "quad")
-    if quads is None or quads.shape[1:] != (4, 2):
-        return None
-    shares = np.where(np.isfinite(quads).all(axis=(1, 2)), 0, np.nan)
-    for number in np.flatnonzero((quads < 0).any(axis=(1, 2)) & np.isfinite(shares)):
-        shares[number] = 1 - share_inside(quads[number], BEYOND_PX, BEYOND_PX)
-    return PaddingShare(shares, exact=False)
-
-
 # --- Findings ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits for near-duplicates."""
-
-    distance: int
-    """Largest number of different bits of their hashes, of 255."""
-    likeness: float
-    """Smallest correlation of the images."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +35,10 @@ class Findings:
     count: int
     resolution: int
     channels: int
-    limits: Limits
+    distance: int
+    """Largest number of different bits, of 255, in the hashes of near-duplicates."""
+    likeness: float
+    """Smallest correlation of near-duplicates."""
     hashes_recorded: bool
     """Whether duplicates were found by the SHA-256 in the file, without reading the images."""
     same: list[list[int]]
@@ -149,7 +90,7 @@ class Findings:
             "images": self.count,
             "resolution": self.resolution,
             "channels": self.channels,
-            "limits": dataclasses.asdict(self.limits),
+            "limits": {"distance": self.distance, "likeness": self.likeness},
             "same": [list(map(named, group)) for group in self.same],
             "same_by": "recorded SHA-256" if self.hashes_recorded else "pixels",
             "near": None if self.near is None else [list(map(copied, group)) for group in self.near],
@@ -165,13 +106,14 @@ class Findings:
 # --- Passes -----------------------------------------------------------------------------------------------------
 
 
-def scan(path: Path, pyramid: PyramidFile, limits: Limits, threads: int | None = None) -> Findings:
+def scan(path: Path, pyramid: PyramidFile, distance: int, likeness: float, threads: int | None = None) -> Findings:
     """Read all images and return the findings.
 
     The memory is a few times `BATCH_BYTES`, 100 MB for pairs of hashes, and about 200 bytes per image.
 
     Args:
-        path: path of the open file.
+        distance: largest number of different bits in the hashes of near-duplicates.
+        likeness: smallest correlation of near-duplicates.
         threads: threads that decompress; None for one per core.
 
     Raises:
@@ -189,7 +131,13 @@ def scan(path: Path, pyramid: PyramidFile, limits: Limits, threads: int | None =
     near = None
     if hashes is not None:
         left_out = np.array([number for group in same for number in group[1:]] + one_colour, np.int64)
-        near = _near_duplicates(hashes, np.setdiff1d(np.arange(len(small)), left_out), small, limits, scores)
+        numbers = np.setdiff1d(np.arange(len(small)), left_out)
+        with closing(_progress("near-duplicates", len(numbers))) as progress:
+            groups = duplicates.near_groups(hashes[numbers], numbers, small, distance, likeness, progress.advance)
+        if scores is not None:  # the image with the highest score first
+            ranks = np.nan_to_num(-scores, nan=np.inf)
+            groups = [sorted(group, key=lambda number: (ranks[number], number)) for group in groups]
+        near = [copies(group, small, hashes) for group in groups]
     bars = _bars(LevelReader(path, min(borders.SIDE_PX, top.resolution), threads), set(one_colour))
 
     named = {number for group in same for number in group} | {copy.number for group in near or () for copy in group}
@@ -199,7 +147,8 @@ def scan(path: Path, pyramid: PyramidFile, limits: Limits, threads: int | None =
         count=pyramid.count,
         resolution=pyramid.resolution,
         channels=pyramid.channels,
-        limits=limits,
+        distance=distance,
+        likeness=likeness,
         hashes_recorded=recorded is not None,
         same=same,
         near=near,
@@ -214,11 +163,15 @@ def scan(path: Path, pyramid: PyramidFile, limits: Limits, threads: int | None =
 def _batches(level: LevelReader, title: str) -> Iterator[tuple[Numbers, Pixels]]:
     """Yield numbers and pixels of all images of a level."""
     at_once = max(BATCH_BYTES * len(level) // level.nbytes, 1)
-    with closing(Progress(title, len(level), unit="image", judged=False, silent_s=MOMENT_S)) as progress:
+    with closing(_progress(title, len(level))) as progress:
         for start in range(0, len(level), at_once):
             numbers = np.arange(start, min(start + at_once, len(level)))
             yield numbers, level.read(numbers)
             progress.advance(len(numbers))
+
+
+def _progress(title: str, total: int) -> Progress:
+    return Progress(title, total, unit="image", judged=False, silent_s=MOMENT_S)
 
 
 def _read_small(level: LevelReader) -> tuple[Hashes | None, list[bytes], list[int]]:
@@ -233,20 +186,6 @@ def _read_small(level: LevelReader) -> tuple[Hashes | None, list[bytes], list[in
         if large_enough:
             hashes.append(duplicates.perceptual_hashes(duplicates.grey(pixels)))
     return np.concatenate(hashes) if large_enough else None, digests, plain
-
-
-def _near_duplicates(
-    hashes: Hashes, numbers: Numbers, level: LevelReader, limits: Limits, scores: NDArray[np.float64] | None
-) -> list[list[Copy]]:
-    """Return groups of near-duplicates, the image with the highest score first."""
-    with closing(Progress("near-duplicates", len(numbers), unit="image", judged=False, silent_s=MOMENT_S)) as progress:
-        groups = duplicates.near_groups(
-            hashes[numbers], numbers, level, limits.distance, limits.likeness, progress.advance
-        )
-    if scores is not None:
-        ranks = np.nan_to_num(-scores, nan=np.inf)
-        groups = [sorted(group, key=lambda number: (ranks[number], number)) for group in groups]
-    return [copies(group, level, hashes) for group in groups]
 
 
 def _bars(level: LevelReader, one_colour: set[int]) -> dict[int, list[BorderBar]] | None:

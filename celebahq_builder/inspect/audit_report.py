@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,11 @@ from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.hdf5.chunks import LevelReader
 from celebahq_builder.hdf5.reader import open_pyramid
 from celebahq_builder.html import charts, render_page
-from celebahq_builder.inspect.audit.borders import BorderBar
-from celebahq_builder.inspect.audit.duplicates import DISTANCE, LIKENESS
-from celebahq_builder.inspect.audit.scan import Findings, Limits, scan
+from celebahq_builder.html.thumbnails import of_pixels
+from celebahq_builder.inspect.audit import Findings, scan
+from celebahq_builder.inspect.borders import BorderBar
 from celebahq_builder.inspect.contact_sheet import PageImage
+from celebahq_builder.inspect.duplicates import DISTANCE, LIKENESS
 from celebahq_builder.inspect.info import histogram_lines, score_summary
 from celebahq_builder.storage import NewFiles, check_free, check_writable, new_files
 
@@ -56,7 +56,7 @@ def audit(
         check_free(out / name)
         check_writable(out / name)
     with open_pyramid(file) as pyramid:
-        found = scan(file, pyramid, Limits(distance, likeness), threads)
+        found = scan(file, pyramid, distance, likeness, threads)
     drawn = page(found, LevelReader(file, min(SIDE_PX, found.resolution), threads))
     with new_files(files) as written:
         written.write(out / JSON, (json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n").encode())
@@ -162,7 +162,7 @@ def _name(found: Findings, number: int) -> str:
 
 
 def _bar_words(bars: Sequence[BorderBar], resolution: int) -> str:
-    return ", ".join(bar.describe(resolution) for bar in bars)
+    return ", ".join(f"{bar.colour} {bar.edge} {bar.width * resolution:.0f} px" for bar in bars)
 
 
 def _least(found: Findings) -> str:
@@ -186,27 +186,15 @@ Captioned = Sequence[tuple[int, str]]
 """Image numbers and remarks."""
 
 
-@dataclass(frozen=True)
-class AuditSheet:
-    """Images with one kind of finding, or of one group."""
-
-    images: list[PageImage]
-    left: int
-    """Number of images that are not shown."""
-    anchor: str = ""
-    title: str = ""
-    words: str = ""
-
-
 def page(found: Findings, level: LevelReader) -> bytes:
     """Return the page, with images of a level; equal findings make equal pages."""
 
-    def sheet(images: Captioned, most: int, *titles: str) -> AuditSheet:
+    def sheet(images: Captioned, most: int, anchor: str = "", title: str = "", words: str = "") -> dict[str, object]:
         shown = [
-            PageImage.of(found.tiles[number], level.read([number])[0], JPEG_QUALITY, words)
-            for number, words in images[:most]
+            PageImage(found.tiles[number], of_pixels(level.read([number])[0], JPEG_QUALITY), remark)
+            for number, remark in images[:most]
         ]
-        return AuditSheet(shown, len(images[most:]), *titles)
+        return {"images": shown, "left": len(images[most:]), "anchor": anchor, "title": title, "words": words}
 
     padding = found.padding
     bars = [(number, _bar_words(bars, found.resolution)) for number, bars in (found.bars or {}).items()]
@@ -237,7 +225,7 @@ def page(found: Findings, level: LevelReader) -> bytes:
             "same": [sheet([(n, "") for n in group], MEMBERS) for group in found.same[:GROUPS]],
             "near": [sheet(group, MEMBERS) for group in near],
             "sheets": sheets,
-            "sheet_links": [(one.anchor, one.title, True) for one in sheets],
+            "sheet_links": [(one["anchor"], one["title"], True) for one in sheets],
             "scores": charts.histogram(found.known_scores.tolist(), [], None, "images"),
             "padding": charts.histogram(padding.known.tolist(), [], None, "images") if padding else None,
             "known_padding": padding.known.mean() if padding and len(padding.known) else None,

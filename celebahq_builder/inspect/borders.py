@@ -1,4 +1,4 @@
-"""Bars along the edges of images, and images of one colour."""
+"""Bars along the edges of images, images of one colour, and padding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from celebahq_builder.hdf5.reader import PyramidFile, read_numbers
 from celebahq_builder.image_set import Pixels
+from celebahq_builder.imaging.geometry import share_inside
+
+# --- Bars and images of one colour ------------------------------------------------------------------------------
 
 SIDE_PX = 256
 """Resolution of the level that is searched: the outermost line of a bar of 4 px at 1024 px fills one line here."""
@@ -54,10 +58,6 @@ class BorderBar:
     colour: str
     """``black``, ``white`` or ``plain``."""
 
-    def describe(self, resolution: int) -> str:
-        """Return colour, edge, and width in px at some resolution of the image."""
-        return f"{self.colour} {self.edge} {self.width * resolution:.0f} px"
-
 
 def suspects(pixels: Pixels) -> NDArray[np.bool_]:
     """Return for each image of [n, C, r, r] whether the outermost line at one of its edges is plain."""
@@ -81,7 +81,9 @@ def bars(image: Pixels) -> list[BorderBar]:
             beyond = lines[:, width + 1]  # not the next line, which may belong to the bar by half
             differs = (np.abs(beyond - colours[:, :1]) > STEP).any(axis=0)
             if differs.mean() >= _least_share(colours[:, :width]):
-                found.append(BorderBar(edge, width / lines.shape[1], _colour(colours[:, 0])))
+                first = colours[:, 0]
+                colour = "black" if first.max() <= DARK else "white" if first.min() >= LIGHT else "plain"
+                found.append(BorderBar(edge, width / lines.shape[1], colour))
     return found
 
 
@@ -98,7 +100,7 @@ def _from_edge(pixels: Pixels, edge: str) -> Pixels:
 
 
 def _least_share(colours: NDArray[np.float32]) -> float:
-    """Return the share of the line beyond a bar that must differ, given the colours [C, lines] of the bar."""
+    """Return the share of the line beyond a bar of colours [C, lines] that must differ."""
     if colours.shape[1] >= SURE_LINES:
         for colour, level in (("black", 0), ("white", 255)):
             if np.abs(colours - level).mean() <= SURE:
@@ -106,7 +108,52 @@ def _least_share(colours: NDArray[np.float32]) -> float:
     return SHARE
 
 
-def _colour(levels: NDArray[np.float32]) -> str:
-    if levels.max() <= DARK:
-        return "black"
-    return "white" if levels.min() >= LIGHT else "plain"
+# --- Padding ----------------------------------------------------------------------------------------------------
+
+WORST = 24
+"""Number of images with most padding that are named."""
+
+BEYOND_PX = 1 << 30
+"""Width and height of a photo of unknown size: larger than any."""
+
+
+@dataclass(frozen=True)
+class PaddingShare:
+    """The share of each image, in [0, 1], that is padding."""
+
+    shares: NDArray[np.float64]
+    """[N], NaN if unknown."""
+    exact: bool
+    """False if the shares are lower bounds."""
+
+    @property
+    def known(self) -> NDArray[np.float64]:
+        """The shares that are known."""
+        return self.shares[np.isfinite(self.shares)]
+
+    def worst(self) -> list[int]:
+        """Return the numbers of at most `WORST` images with padding, most padding first."""
+        shares = np.nan_to_num(self.shares)
+        return [int(number) for number in np.argsort(-shares, kind="stable")[:WORST] if shares[number] > 0]
+
+
+def read_padding(pyramid: PyramidFile) -> PaddingShare | None:
+    """Return the padding of all images, or None without data about it.
+
+    The column ``photos/inside`` has the share of the crop inside the photo. A file with only ``photos/quad``, the
+    corners of the crop, gives a lower bound: the size of the photo is unknown, so only the area left of and above the
+    photo is counted.
+
+    Raises:
+        FormatError: a column does not have one row per image.
+    """
+    inside = read_numbers(pyramid, "inside")
+    if inside is not None and inside.ndim == 1:
+        return PaddingShare(1 - inside, exact=True)
+    quads = read_numbers(pyramid, "quad")
+    if quads is None or quads.shape[1:] != (4, 2):
+        return None
+    shares = np.where(np.isfinite(quads).all(axis=(1, 2)), 0, np.nan)
+    for number in np.flatnonzero((quads < 0).any(axis=(1, 2)) & np.isfinite(shares)):
+        shares[number] = 1 - share_inside(quads[number], BEYOND_PX, BEYOND_PX)
+    return PaddingShare(shares, exact=False)

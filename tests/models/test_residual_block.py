@@ -1,8 +1,8 @@
-"""New layers are the identity or zero, and learn."""
+"""New residual blocks are the identity or zero, and learn."""
 
 import torch
 
-from celebahq_builder.models.layers import ResidualBlock, zero_conv
+from celebahq_builder.models.autoencoder import ResidualBlock, zero_conv
 
 
 def test_new_block_is_the_identity() -> None:

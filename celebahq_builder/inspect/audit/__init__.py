@@ -1,1 +1,0 @@
-"""Audit of an HDF5 file: duplicates, borders, padding and scores."""
