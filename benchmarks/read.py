@@ -22,9 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from table import Row, finish, shared_data
 
-from celebahq_builder.data import loader
+from celebahq_builder.data import Order, loader
 from celebahq_builder.data.dataset import PyramidDataset
-from celebahq_builder.data.sampler import Order
 from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.hdf5.layout import level_name

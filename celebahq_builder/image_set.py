@@ -6,13 +6,13 @@ import logging
 import os
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from celebahq_builder.errors import SourceError, printable
 
@@ -116,21 +116,21 @@ def walk_folder(folder: Path, skip: Callable[[Path], bool] = lambda _: False) ->
         for entry in ordered:
             path = place / entry.name
             name = path.relative_to(folder).as_posix()
-            is_folder = _is_folder(entry)
             if is_hidden(entry.name):
-                if is_folder or is_image_name(name):
+                if is_folder(entry) or is_image_name(name):
                     yield "hidden", name
-            elif is_folder:
+            elif is_folder(entry):
                 if not skip(path):
                     (linked if entry.is_symlink() else waiting).append(path)
             else:
                 yield "images" if is_image_name(name) else "others", name
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry of a folder is a folder, or a link to one that can be followed."""
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself
+    except OSError:  # a link to itself, or into a place without permission
         return False
 
 
@@ -209,6 +209,12 @@ def utf8_name(name: str) -> str:
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.float32]
 
+Column = NDArray[np.generic] | list[str]
+"""Metadata of the images: an array or a list of text, of N rows."""
+
+Record = dict[str, Any]
+"""Metadata of one image as JSON types; ``attributes`` is a mapping of their names to 1 or -1."""
+
 
 @dataclass(frozen=True)
 class NamedImage:
@@ -250,3 +256,72 @@ class ImageSet(Protocol):
 
     def images(self) -> Iterator[NamedImage]:
         """Yield the images in order; may be called again."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Metadata of N images.
+
+    Example:
+        >>> known = Metadata({"id": ["000001"], "attributes": np.array([[1, -1]])}, ("Bald", "Smiling"))
+        >>> known.record(0)
+        {'id': '000001', 'attributes': {'Bald': 1, 'Smiling': -1}}
+        >>> known.attribute_labels
+        array([[1., 0.]], dtype=float32)
+    """
+
+    columns: dict[str, Column] = field(default_factory=dict)
+    attribute_names: tuple[str, ...] = ()
+    """One for each column of ``columns["attributes"]``, if there is one."""
+
+    @property
+    def attribute_labels(self) -> Labels | None:
+        """The attributes as labels, float32 [N, attributes] of 0 and 1; None without attributes."""
+        column = self.columns.get("attributes")
+        return None if column is None else attribute_labels(column)
+
+    def record(self, row: int) -> Record:
+        """Return the metadata of one image as JSON types; NaN becomes None."""
+        record: Record = {}
+        for name, column in self.columns.items():
+            value = column[row]
+            plain = value if isinstance(value, str) else value.tolist()
+            record[name] = None if plain != plain else plain
+        if self.attribute_names:
+            record["attributes"] = dict(zip(self.attribute_names, record["attributes"], strict=True))
+        return record
+
+
+def attribute_labels(attributes: ArrayLike) -> Labels:
+    """Return attributes [N, attributes] as labels: 1 where an image has one, 0 for CelebA's -1 and unknown ones.
+
+    Example:
+        >>> attribute_labels([[1, -1, 0]]).tolist()
+        [[1.0, 0.0, 0.0]]
+    """
+    return np.asarray(np.asarray(attributes) > 0, np.float32)
+
+
+@dataclass(frozen=True)
+class Described:
+    """Metadata and labels of N images, and their names if these come from the same place."""
+
+    metadata: Metadata = field(default_factory=Metadata)
+    labels: Labels | None = None
+    label_names: tuple[str, ...] = ()
+    names: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set that was opened for reading: an `ImageSet` of given values."""
+
+    count: int
+    resolution: int
+    channels: int
+    images: Callable[[], Iterator[NamedImage]]
+    labels: Labels | None = None
+    label_names: tuple[str, ...] = ()
+    metadata: Metadata = field(default_factory=Metadata)
+    pixels: Callable[[Sequence[int]], Iterator[Pixels]] | None = None
+    """Yields images uint8 [C, R, R] by their numbers, in the given order; None where they cannot be drawn at random."""

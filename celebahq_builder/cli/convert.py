@@ -55,9 +55,9 @@ def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> Non
     Metadata of the images are exported where the format can hold them. Labels come from FILE-labels.npy, or else
     from the attributes. You can kill the command at any time: the same command resumes from PATH.partial.
     """  # noqa: D301 - click wants the character, not its name
-    from celebahq_builder.formats.export import ExportSettings, export
+    from celebahq_builder.formats import export
 
-    images = export(file, out, ExportSettings(**asked), workers or os.cpu_count() or 1)
+    images = export.export_file(file, out, asked.pop("to"), workers=workers, **asked)
     click.echo(f"{out}: {images} images")
 
 

@@ -50,13 +50,13 @@ def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, re
 
     No file is ever overwritten. Files of the original ProGAN tool and greyscale files work, too; they store no ids.
     """
-    from celebahq_builder.hdf5.reader import PyramidFile
+    from celebahq_builder.hdf5.reader import open_pyramid
     from celebahq_builder.inspect.contact_sheet import tiles
     from celebahq_builder.inspect.extract import extract as write
 
     if not index and not names:
         raise FormatError("no image is selected: give --index (0:10, or : for all) or --id NAME")
-    with PyramidFile.with_images(file) as pyramid:
+    with open_pyramid(file) as pyramid:
         numbers = _chosen(pyramid, index, names)
         named = list(tiles(pyramid, numbers))  # raises before anything is written
         written = write(pyramid, numbers, out, resolution)
@@ -100,13 +100,13 @@ def compare(a: Path, b: Path, **asked: Any) -> None:
 
     Exit code: 0 if all images are equal, 1 if there are differences, 2 if the files cannot be compared.
     """
-    from celebahq_builder.hdf5.reader import PyramidFile
+    from celebahq_builder.hdf5.reader import open_pyramid
     from celebahq_builder.inspect import compare as compare_module
 
     parameters = click.get_current_context().command.params
 
     try:
-        with PyramidFile.with_images(a) as one, PyramidFile.with_images(b) as other:
+        with open_pyramid(a) as one, open_pyramid(b) as other:
             result = compare_module.compare(one, other, **asked)
             for line in compare_module.comparison_lines(one, other, result):
                 click.echo(name_options(line, parameters))
@@ -144,14 +144,14 @@ def view(file: Path, out: Path, grid: str | None, resolution: int | None, captio
     The first images are shown by default. No file is ever overwritten. A page without --grid has fewer columns in a
     small window.
     """
-    from celebahq_builder.hdf5.reader import PyramidFile
+    from celebahq_builder.hdf5.reader import open_pyramid
     from celebahq_builder.inspect import contact_sheet
 
     match = re.fullmatch(r"(\d{1,4})[xX](\d{1,4})", grid or "8x5")
     columns, rows = (int(match[1]), int(match[2])) if match else (0, 0)
     if not columns or not rows:
         raise FormatError(f"--grid {grid}: expected columns x rows, such as 8x5")
-    with PyramidFile.with_images(file) as pyramid:
+    with open_pyramid(file) as pyramid:
         numbers = _shown(pyramid, columns * rows, **asked)
         shown = contact_sheet.tiles(pyramid, numbers[: columns * rows])
         level = resolution or contact_sheet.level_for(pyramid)

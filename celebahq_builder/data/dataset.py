@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from celebahq_builder.data.sampler import Draws
 from celebahq_builder.hdf5.chunks import Indices, LevelReader
 from celebahq_builder.hdf5.labels import LabelSource, labels_for_training
 from celebahq_builder.image_set import Labels, Pixels
@@ -129,13 +129,14 @@ class PyramidDataset(Dataset[Any]):
             raise IndexError(f"{self.level.path} has images 0 to {len(self) - 1}, not {wanted.min()}")
         return np.take(self._pixels, wanted, axis=0)
 
-    def batch(self, draws: Draws) -> Batch:
-        """Return the images that an `Order` draws; with `mirror`, flipped as it says."""
-        pixels = self.read(draws.numbers)
-        if self.mirror:
-            mirror_images(pixels, draws.mirrored)
-        labels = None if self.labels is None else torch.from_numpy(self.labels[draws.numbers])
-        return Batch(torch.from_numpy(pixels), labels, torch.from_numpy(draws.numbers), self.alpha)
+    def batch(self, numbers: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> Batch:
+        """Return images by their indices [n]; with `mirror`, those are flipped for which `mirrored` [n] is True."""
+        pixels = self.read(numbers)
+        if self.mirror and mirrored.any():
+            rows = pixels[mirrored]
+            pixels[mirrored] = cv2.flip(rows.reshape(-1, rows.shape[-1]), 1).reshape(rows.shape)
+        labels = None if self.labels is None else torch.from_numpy(self.labels[numbers])
+        return Batch(torch.from_numpy(pixels), labels, torch.from_numpy(numbers), self.alpha)
 
     def __getitem__(self, number: int) -> Any:
         """Return one image, or a pair of an image and its labels."""
@@ -145,18 +146,11 @@ class PyramidDataset(Dataset[Any]):
         """Return several images that are read together, as torch's data loader asks for them."""
         wanted = np.array([range(len(self))[number] for number in numbers], np.int64)
         mirrored = torch.rand(len(wanted)).lt(0.5).numpy() if self.mirror else np.zeros(len(wanted), bool)
-        batch = self.batch(Draws(wanted, mirrored))
+        batch = self.batch(wanted, mirrored)
         return list(batch.pixels) if batch.labels is None else list(zip(batch.pixels, batch.labels, strict=True))
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_pixels": None}
-
-
-def mirror_images(pixels: Pixels, which: np.ndarray) -> None:
-    """Flip some images of uint8 [n, C, R, R] left to right, in place; `which` is bool [n]."""
-    if which.any():
-        chosen = pixels[which]
-        pixels[which] = cv2.flip(chosen.reshape(-1, chosen.shape[-1]), 1).reshape(chosen.shape)
 
 
 def to_device(batch: Batch, device: torch.device | str, alpha: float | None = None) -> tuple[Tensor, Tensor | None]:

@@ -18,10 +18,10 @@ from celebahq_builder.errors import FormatError
 from celebahq_builder.evaluation.features import Features
 from celebahq_builder.evaluation.protocol import SourceInfo
 from celebahq_builder.evaluation.result import Number
+from celebahq_builder.formats import reader_of, recognise
 from celebahq_builder.formats.image_file import SizeError
-from celebahq_builder.formats.registry import reader_of, recognise
 from celebahq_builder.hdf5.chunks import LevelReader
-from celebahq_builder.hdf5.reader import PyramidFile, content_sha256
+from celebahq_builder.hdf5.reader import content_sha256, open_pyramid
 from celebahq_builder.image_set import ImageSet, Pixels
 from celebahq_builder.metrics.batches import Batches
 
@@ -68,7 +68,7 @@ class LevelSource:
 
     def __init__(self, path: Path, resolution: int | None = None) -> None:
         self.path, self.where = path, str(path)
-        with PyramidFile.with_images(path) as file:
+        with open_pyramid(path) as file:
             if resolution is not None:
                 file.check_resolution(resolution)
             self.count: int | None = file.count

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from celebahq_builder.errors import SourceError
 from celebahq_builder.filter.store import UnscoredImage
-from celebahq_builder.image_set import IMAGE_SUFFIXES
+from celebahq_builder.image_set import IMAGE_SUFFIXES, is_folder
 from celebahq_builder.outcome import Reason
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".jpe", ".jp2", ".gif", ".heic", ".heif", ".ppm", ".pgm", ".tga")
@@ -120,20 +120,13 @@ def _is_skipped(
         skipped.hidden += 1
     elif entry.is_dir(follow_symlinks=False):
         return False
-    elif entry.is_symlink() and _is_link_to_folder(entry):
+    elif entry.is_symlink() and is_folder(entry):
         skipped.linked_folders.append(path)
     elif entry.name.lower().endswith(SUFFIXES):
         return False
     else:
         skipped.suffixes[PurePosixPath(entry.name).suffix.lower()] += 1
     return True
-
-
-def _is_link_to_folder(link: os.DirEntry[str]) -> bool:
-    try:
-        return link.is_dir()
-    except OSError:  # a link to itself, or into a place without permission
-        return False
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.formats.arrays import LabelledArrays
 from celebahq_builder.formats.format import Format
 from celebahq_builder.formats.tar import members
+from celebahq_builder.image_set import DataSet, NamedImage
 from celebahq_builder.storage import read_file
 
 # --- Pickles
@@ -215,7 +215,7 @@ META_BYTES = 100_000
 REMEDY = "take cifar-10-python.tar.gz or cifar-10-binary.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
-def read(path: Path, per_batch: int = BATCH_IMAGES) -> LabelledArrays:
+def read(path: Path, per_batch: int = BATCH_IMAGES) -> DataSet:
     """Read the training images of CIFAR-10, uint8 [3, 32, 32] named ``data_batch_1/00000``.
 
     Args:
@@ -246,12 +246,15 @@ def read(path: Path, per_batch: int = BATCH_IMAGES) -> LabelledArrays:
                 expected = f"expected a class of 0 to {CLASSES - 1}, got {got}"
                 raise FormatError(f"{path}: {name}, row {row}: {expected}; {REMEDY}")
         pixels[i], classes[i] = rows.reshape(pixels.shape[1:]), np.array(values, np.uint8)
-    return LabelledArrays(
-        pixels.reshape(-1, 3, SIDE_PX, SIDE_PX),
-        classes.reshape(-1),
-        _class_names(f"{path}: {meta}", files[meta], binary),
-        lambda number: f"{BATCHES[number // per_batch]}/{number % per_batch:05d}",
-    )
+
+    def images() -> Iterator[NamedImage]:
+        for batch, rows in zip(BATCHES, pixels, strict=True):
+            for row, image in enumerate(rows):
+                yield NamedImage(image, f"{batch}/{row:05d}")
+
+    label_names = _class_names(f"{path}: {meta}", files[meta], binary)
+    labels = np.eye(CLASSES, dtype=np.float32)[classes.reshape(-1)]
+    return DataSet(classes.size, SIDE_PX, 3, images, labels, label_names)
 
 
 def _read_folder(path: Path, sizes: dict[str, int]) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""The description of a data set format, and of an export to one."""
+"""The description of a data set format."""
 
 from __future__ import annotations
 
@@ -10,42 +10,11 @@ from typing import Literal
 
 from celebahq_builder.errors import RecipeError
 from celebahq_builder.formats.image_file import check_resize
-from celebahq_builder.hdf5.level_images import LevelImageSet
 from celebahq_builder.image_set import ImageSet
-from celebahq_builder.storage import Staging
-
-JOB_IMAGES = 32
-"""Images that a worker writes at a time, where the format does not decide it."""
-
-
-@dataclass(frozen=True)
-class ExportJob:
-    """One export, as a writer receives it; all options have values."""
-
-    source: Path
-    """HDF5 file, which worker processes open again."""
-    level: LevelImageSet
-    name: str
-    """Name of the target, with which the names of its files begin."""
-    workers: int
-    shuffle: bool
-    shard: int
-    """Images per shard."""
-    png_level: int
-    """PNG compression, 0 to 9."""
-
-    def parts(self, size: int = JOB_IMAGES) -> list[range]:
-        """Return the image numbers, cut into ranges of `size`."""
-        count = self.level.count
-        return [range(start, min(start + size, count)) for start in range(0, count, size)]
-
 
 Option = Literal["resize", "crop", "skip", "split", "shuffle", "shard", "png_level"]
 """On import: ``resize`` or ``crop`` images, ``skip`` some of them, take one ``split``. On export: ``shuffle`` images,
 write so many per ``shard``, compress them by ``png_level``."""
-
-Writer = Callable[[ExportJob, Staging], Iterator[int]]
-"""Yields the number of images that an interrupted export has written, then the number of each further step."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +24,16 @@ class Format:
     name: str
     read: Callable[..., ImageSet]
     """Called with a path, and with those of the options ``resize``, ``skip``, ``split`` and ``crop`` that are given."""
-    write: Writer | None = None
-    """None for formats that are only read."""
+    write: Callable[..., Iterator[int]] | None = None
+    """Called with an `ExportJob` and the `Staging` folder. Yields the number of images that an interrupted export has
+    written, then the number of each further step. None for formats that are only read."""
     names: tuple[str, ...] = ()
     """Patterns (`fnmatch`) for the name of a file of this format, or of an entry of a folder of this format."""
     recognise: Callable[[Path], bool] | None = None
     """Recognises a file or folder by more than names."""
     beside_images: bool = True
     """Whether a folder that also holds image files can be of this format."""
-    options: frozenset[Option] = frozenset()
+    options: tuple[Option, ...] = ()
     """Options of `read` and `write`."""
     target_suffix: str = ""
     """Ending that the target must have."""
@@ -94,15 +64,8 @@ class Format:
             RecipeError: the format does not have one of these options.
             FormatError: `resize` is not a power of two; the data set is not of this format, or damaged.
         """
-        given: dict[Option, int | Collection[str]] = {}
-        if resize is not None:
-            given["resize"] = resize
-        if skip:
-            given["skip"] = skip
-        if split is not None:
-            given["split"] = split
-        if crop is not None:
-            given["crop"] = crop
+        options: dict[Option, object] = {"resize": resize, "skip": skip or None, "split": split, "crop": crop}
+        given = {option: value for option, value in options.items() if value is not None}
         self.check_options(given)
         check_resize(resize)
         return self.read(path, **given)

@@ -1,17 +1,160 @@
-"""Multi-resolution HDF5 files, of this package or of the ProGAN authors' tool for Theano."""
+"""Multi-resolution HDF5 files, of this package or of the ProGAN authors' tool: a level as an image set, for exports."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import h5py
+import numpy as np
 
+from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.format import Format
-from celebahq_builder.hdf5.level_images import read
+from celebahq_builder.hdf5.labels import check_labels, read_labels
+from celebahq_builder.hdf5.layout import NAME_COLUMNS, PHOTOS, REMEDY
+from celebahq_builder.hdf5.reader import open_pyramid, per_image
+from celebahq_builder.image_set import Column, Labels, Metadata, NamedImage, Pixels, attribute_labels
+from celebahq_builder.storage import sha256
+
+BLOCK_BYTES = 16 * 2**20
+"""Consecutive images are read together up to this size."""
+
+
+class LevelImageSet:
+    """The images of one resolution, as an `ImageSet`; a context manager. Pickled, it opens the file again.
+
+    Args:
+        path: HDF5 file.
+        resolution: r of the level; None for the largest.
+
+    Raises:
+        FormatError: as `PyramidFile` does; or no images, or no such level.
+    """
+
+    def __init__(self, path: Path, resolution: int | None = None) -> None:
+        self.path = path
+        self.pyramid = open_pyramid(path)
+        self.resolution = self.pyramid.resolution if resolution is None else resolution
+        try:
+            self.pyramid.check_resolution(self.resolution)
+        except FormatError:
+            self.pyramid.close()
+            raise
+        self.count = self.pyramid.count
+        self.channels = self.pyramid.channels
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pyramid.close()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path, int]]:
+        return type(self), (self.path, self.resolution)
+
+    @functools.cached_property
+    def metadata(self) -> Metadata:
+        """Metadata of all images; without hashes unless it is the largest level, whose hashes are recorded."""
+        return self.metadata_of(slice(None))
+
+    def metadata_of(self, rows: slice) -> Metadata:
+        """Return `metadata` of some images.
+
+        Raises:
+            FormatError: a column does not have one row per image.
+        """
+        columns: dict[str, Column] = {}
+        for name in self.pyramid.photos:
+            column = None if name in NAME_COLUMNS else per_image(self.pyramid, name, rows)
+            if column is not None and (name != "sha256" or self.resolution == self.pyramid.resolution):
+                columns[name] = column
+        stored = self.pyramid.photos.get("attribute_names") if "attributes" in columns else None
+        names = () if stored is None else tuple(map(str, stored))
+        if names and np.shape(columns["attributes"])[1:] != (len(names),):
+            raise FormatError(f"{self.path}: {len(names)} attribute_names for {np.shape(columns['attributes'])} values")
+        return Metadata(columns, names)
+
+    @functools.cached_property
+    def labels(self) -> Labels | None:
+        """Labels float32 [N, classes]: those beside the file, or else its attributes as 1 and 0; None without both."""
+        labels, attributes = read_labels(self.path, self.count), self.metadata.columns.get("attributes")
+        if labels is not None or attributes is None:
+            return labels
+        return attribute_labels(check_labels(np.asarray(attributes), self.count, self.path))
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """One name for each column of the labels, or empty where the file has none."""
+        stored = self.pyramid.photos.get("label_names")
+        names = self.metadata.attribute_names if stored is None else tuple(map(str, stored))
+        return names if self.labels is not None and len(names) == self.labels.shape[1] else ()
+
+    def images(self) -> Iterator[NamedImage]:
+        """Yield the images in order; see `pixels` for errors."""
+        files = self.metadata.columns.get("file")
+        for index, pixels in enumerate(self.pixels(range(self.count))):
+            yield NamedImage(pixels, str(files[index]) if files is not None else f"{index:08d}")
+
+    def pixels(self, numbers: Sequence[int], resolution: int | None = None) -> Iterator[Pixels]:
+        """Yield images uint8 [C, r, r] by their indices; those of the largest level are checked by their hashes.
+
+        Args:
+            numbers: indices; a range is read in blocks.
+            resolution: r; None for the level's own.
+
+        Raises:
+            FormatError: an image that cannot be read, or whose hash is not the one recorded.
+        """
+        r = self.resolution if resolution is None else resolution
+        level, hashes = self.pyramid.images(r), self._has_hashes(r)
+        block = max(1, BLOCK_BYTES // (self.channels * r * r)) if isinstance(numbers, range) else 1
+        for k in range(0, len(numbers), block):
+            some = numbers[k : k + block]
+            recorded = self.pyramid.photos.rows("sha256", slice(some[0], some[-1] + 1)) if hashes else None
+            # Without threads: exports read in several processes at once.
+            for i, pixels in enumerate(level.read(some, parallel=False)):
+                if recorded is not None and sha256(pixels.tobytes()) != recorded[i]:
+                    raise FormatError(
+                        f"{self.path}: image {some[i]} is not the one that was written (other SHA-256); {REMEDY}"
+                    )
+                yield pixels
+
+    def _has_hashes(self, resolution: int) -> bool:
+        recorded = self.pyramid.file.get(f"{PHOTOS}/sha256")
+        return resolution == self.pyramid.resolution and recorded is not None and recorded.shape == (self.count,)
 
 
 def _is_hdf5(path: Path) -> bool:
     return path.is_file() and (path.suffix in (".h5", ".hdf5") or bool(h5py.is_hdf5(path)))
 
 
-FORMAT = Format("hdf5", read, recognise=_is_hdf5)
+FORMAT = Format("hdf5", LevelImageSet, recognise=_is_hdf5)
+
+
+# --- Export
+
+JOB_IMAGES = 32
+"""Images that a worker writes at a time, where the format does not decide it."""
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """One export, as a writer and its worker processes receive it; all options have values."""
+
+    level: LevelImageSet
+    name: str
+    """Name of the target, with which the names of its files begin."""
+    workers: int
+    shuffle: bool
+    shard: int
+    """Images per shard."""
+    png_level: int
+    """PNG compression, 0 to 9."""
+
+    def parts(self, size: int = JOB_IMAGES) -> list[range]:
+        """Return the image numbers, cut into ranges of `size`."""
+        count = self.level.count
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]

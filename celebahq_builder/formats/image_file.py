@@ -6,11 +6,10 @@ import contextlib
 import functools
 import io
 import posixpath
-import threading
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -19,10 +18,9 @@ from PIL import Image, UnidentifiedImageError
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.hdf5.metadata import Metadata
-from celebahq_builder.image_set import Labels, NamedImage, Pixels
+from celebahq_builder.image_set import DataSet, Described, NamedImage, Pixels
 from celebahq_builder.imaging.geometry import centred_square
-from celebahq_builder.imaging.image_io import DECODE_ERRORS, check_png, open_image, reserve_pixels
+from celebahq_builder.imaging.image_io import DECODE_ERRORS, MemoryBudget, check_png, open_image, reserve_pixels
 from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES, MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Rejection
 from celebahq_builder.storage import open_file
@@ -77,85 +75,70 @@ class SizeError(FormatError):
 # --- Image sets of encoded files
 
 
-@dataclass(frozen=True)
-class EncodedImages:
-    """An `ImageSet` of encoded image files, which are decoded while they are read."""
+def encoded_images(
+    described: Described,
+    size: tuple[int, int],
+    read: Callable[[Sequence[int]], Iterator[Encoded]],
+    resize: int | None,
+    *,
+    crop: FixedCrop | None = None,
+    random_access: bool = False,
+) -> DataSet:
+    """Return the image set of encoded image files, which are decoded while they are read.
 
-    names: Sequence[str]
-    """Name of each image, used if the metadata has no column ``file``."""
-    read: Callable[[range], Iterator[Encoded]]
-    """Yields image files by their numbers."""
-    resolution: int
-    channels: int
-    resized: bool
-    """Whether images are cropped and resized to the resolution."""
-    metadata: Metadata = field(default_factory=Metadata)
-    labels: Labels | None = None
-    label_names: tuple[str, ...] = ()
-    crop: FixedCrop | None = None
-    """What is cut out of each image before it is resized."""
+    Args:
+        described: names, metadata and labels. A column ``file`` of the metadata replaces the names.
+        size: resolution and channels, as `common_size` returns them.
+        read: yields image files by their numbers.
+        resize: side length in px to which images are cropped and resized; see `decode`.
+        crop: what is cut out of each image before it is resized.
+        random_access: whether `read` takes numbers in any order, not only those of all images.
 
-    @property
-    def count(self) -> int:
-        """Number of images."""
-        return len(self.names)
+    Raises:
+        FormatError: while reading: an image cannot be read or decoded, or was changed since the data set was opened.
+    """
+    resolution, channels = size
+    decode_one = functools.partial(
+        decode, resolution=resolution, channels=channels, resized=resize is not None, crop=crop
+    )
+    names = described.metadata.columns.get("file", described.names)
 
-    def images(self) -> Iterator[NamedImage]:
-        """Yield the images in order.
+    def pixels(numbers: Sequence[int]) -> Iterator[Pixels]:
+        files = read(numbers)
+        return map(decode_one, files) if resolution >= LARGE_PX else _decode_in_threads(decode_one, files)
 
-        Raises:
-            FormatError: an image cannot be read or decoded, or was changed since the data set was opened.
-        """
-        names, numbers = self.metadata.columns.get("file", self.names), range(self.count)
-        for number, pixels in zip(numbers, self._decode(self.read(numbers)), strict=True):
-            yield NamedImage(pixels, str(names[number]))
+    def images() -> Iterator[NamedImage]:
+        for name, image in zip(names, pixels(range(len(names))), strict=True):
+            yield NamedImage(image, str(name))
 
-    def _decode(self, files: Iterator[Encoded]) -> Iterator[Pixels]:
-        one = functools.partial(
-            decode, resolution=self.resolution, channels=self.channels, resized=self.resized, crop=self.crop
-        )
-        if self.resolution >= LARGE_PX:
-            return map(one, files)
-        waiting = _WaitingBytes()
-        return parallel.run_threads(functools.partial(waiting.release, one), waiting.reserve(files), workers=THREADS)
+    return DataSet(
+        len(names),
+        resolution,
+        channels,
+        images,
+        described.labels,
+        described.label_names,
+        described.metadata,
+        pixels if random_access else None,
+    )
 
 
-class _WaitingBytes:
-    """The bytes of encoded files that are read but not decoded yet, at most `MAX_IMAGE_FILE_BYTES`."""
+def _decode_in_threads(decode_one: Callable[[Encoded], Pixels], files: Iterator[Encoded]) -> Iterator[Pixels]:
+    """Yield the pixels of files; those that wait for a thread have at most `MAX_IMAGE_FILE_BYTES` together."""
+    waiting = MemoryBudget(MAX_IMAGE_FILE_BYTES)
 
-    def __init__(self) -> None:
-        self.free = MAX_IMAGE_FILE_BYTES
-        self.changed = threading.Condition()
-
-    def reserve(self, files: Iterator[Encoded]) -> Iterator[Encoded]:
-        """Yield files; wait before a file for which there is no room."""
+    def as_space_allows() -> Iterator[Encoded]:
         for file in files:
-            size = min(len(file[1]), MAX_IMAGE_FILE_BYTES)
-            with self.changed:
-                while self.free < size:
-                    self.changed.wait()
-                self.free -= size
+            waiting.take(len(file[1]))
             yield file
 
-    def release(self, decode_one: Callable[[Encoded], Pixels], file: Encoded) -> Pixels:
-        """Decode a file and make room for others."""
+    def decode_and_release(file: Encoded) -> Pixels:
         try:
             return decode_one(file)
         finally:
-            with self.changed:
-                self.free += min(len(file[1]), MAX_IMAGE_FILE_BYTES)
-                self.changed.notify()
+            waiting.give_back(len(file[1]))
 
-
-@dataclass(frozen=True)
-class RandomAccessImages(EncodedImages):
-    """Encoded images that can be read in any order."""
-
-    read: Callable[[Sequence[int]], Iterator[Encoded]]
-
-    def pixels(self, numbers: Sequence[int]) -> Iterator[Pixels]:
-        """Yield images uint8 [C, R, R] by their numbers, in the given order; errors are those of `images`."""
-        yield from self._decode(self.read(numbers))
+    return parallel.run_threads(decode_and_release, as_space_allows(), workers=THREADS)
 
 
 # --- Headers

@@ -9,7 +9,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, TypeVar
 
@@ -17,8 +17,7 @@ import numpy as np
 
 from celebahq_builder.errors import FormatError, SourceError, printable
 from celebahq_builder.formats.records import check_name, parse_records
-from celebahq_builder.hdf5.metadata import Metadata, Record
-from celebahq_builder.image_set import Labels, nfc
+from celebahq_builder.image_set import Described, Metadata, Record, nfc
 from celebahq_builder.limits import MAX_JSON_BYTES, MAX_VALUE_BYTES
 from celebahq_builder.sources.celeba import read_attributes, read_partition
 from celebahq_builder.storage import parse_json
@@ -53,16 +52,6 @@ NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)?(\.\d*)?([eE][+-]?\d+)?|nan|NaN")
 
 
 @dataclass(frozen=True)
-class Described:
-    """Images in the order of their table, with what the tables say of them."""
-
-    names: list[str]
-    metadata: Metadata = field(default_factory=Metadata)
-    labels: Labels | None = None
-    label_names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class ImageTables:
     """The tables of a folder or archive of images.
 
@@ -81,21 +70,22 @@ class ImageTables:
     def read(self) -> Described:
         """Read the tables that lie in the common folder of all images, and name the other tables in the log.
 
+        The names are those of the images in the order of their metadata, or else in that of the folder or archive.
         Labels are those of ``dataset.json``, or else those of the metadata.
 
         Raises:
             FormatError: a table is damaged, or does not describe these images.
         """
         usable = self._usable_tables()
-        described = Described(list(self.images))
+        described = Described(names=self.images)
         for table in (METADATA, METADATA_CSV):
             if table in usable:
                 described = self._read_metadata(usable[table], is_csv=table == METADATA_CSV)
                 break
         if LABELS in usable:
-            labels, label_names = self._read_labels(usable[LABELS], described.names)
-            if labels is not None:
-                described = Described(described.names, described.metadata, labels, label_names)
+            labelled = self._read_labels(usable[LABELS], described.names)
+            if labelled.labels is not None:
+                described = replace(described, labels=labelled.labels, label_names=labelled.label_names)
         return described
 
     def _usable_tables(self) -> dict[str, str]:
@@ -137,14 +127,14 @@ class ImageTables:
                     names[path] = None
                     yield record
 
-        metadata, labels, label_names = parse_records(records(), where)
+        described = parse_records(records(), where)
         extra = sorted(set(self.images) - set(names))
         if extra:
             fault = f"does not name {printable(extra[0])} ({len(extra)} such)"
             raise FormatError(f"{where} {fault}; add their lines, or delete {posixpath.basename(table)}")
-        return Described(list(names), metadata, labels, label_names)
+        return replace(described, names=list(names))
 
-    def _read_labels(self, table: str, names: Sequence[str]) -> tuple[Labels | None, tuple[str, ...]]:
+    def _read_labels(self, table: str, names: Sequence[str]) -> Described:
         where, folder = self.where / printable(table), posixpath.dirname(table)
         with self._open(table) as file:
             data = file.read(MAX_JSON_BYTES + 1)
@@ -161,7 +151,7 @@ class ImageTables:
                 raise fault
             rows = values["labels"]
             if rows is None:
-                return None, ()
+                return Described()
             labels = {nfc(posixpath.normpath(str(name))): label for name, label in rows}
         except (ValueError, KeyError, TypeError):
             raise fault from None
@@ -176,8 +166,7 @@ class ImageTables:
             found.append({"labels" if isinstance(label, list) else "label": label})
         if len(labels) > len(names):
             raise FormatError(f"{where} has labels for {len(labels)} images, there are {len(names)}; make it again")
-        _, parsed, label_names = parse_records(found, where)
-        return parsed, label_names
+        return parse_records(found, where)
 
     @contextlib.contextmanager
     def _open(self, table: str) -> Iterator[IO[bytes]]:
@@ -282,7 +271,7 @@ def read_celeba_tables(folder: Path, names: Sequence[str]) -> Described:
             metadata = Metadata({**metadata.columns, "attributes": attributes}, label_names)
     except SourceError as error:
         raise FormatError(str(error)) from None
-    return Described(list(names), metadata, metadata.attribute_labels, label_names)
+    return Described(metadata, metadata.attribute_labels, label_names, names)
 
 
 def _find_table(folder: Path, names: Sequence[str], content: str) -> Path | None:

@@ -6,23 +6,23 @@ import dataclasses
 import functools
 import json
 import logging
-import os
 import posixpath
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, RecipeError, printable
-from celebahq_builder.formats.format import ExportJob, Format
+from celebahq_builder.formats.format import Format
+from celebahq_builder.formats.hdf5 import ExportJob, LevelImageSet
 from celebahq_builder.formats.image_file import (
     CROPS,
     Encoded,
     FixedCrop,
     Header,
-    RandomAccessImages,
     SizeError,
     check_crop,
     common_size,
+    encoded_images,
     read_header,
 )
 from celebahq_builder.formats.image_tables import (
@@ -30,13 +30,20 @@ from celebahq_builder.formats.image_tables import (
     METADATA,
     PARTITION,
     TABLES,
-    Described,
     ImageTables,
     read_celeba_tables,
 )
 from celebahq_builder.formats.records import file_names, image_records
-from celebahq_builder.hdf5.level_images import LevelImageSet
-from celebahq_builder.image_set import IMAGE_SUFFIXES, FolderListing, list_folder, utf8_name, walk_folder
+from celebahq_builder.formats.shards import open_new
+from celebahq_builder.image_set import (
+    IMAGE_SUFFIXES,
+    DataSet,
+    Described,
+    FolderListing,
+    list_folder,
+    utf8_name,
+    walk_folder,
+)
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.storage import Staging, open_file, read_file, write_atomic
 
@@ -51,7 +58,7 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
     An interrupted export is resumed by file: existing files are complete, and are not written again.
     """
     level = export.level
-    names = [f"{name}.png" for name in file_names(level, export.source)]
+    names = [f"{name}.png" for name in file_names(level)]
     for folder in {(stage.data / name).parent for name in names}:
         folder.mkdir(parents=True, exist_ok=True)
     yield sum((stage.data / name).exists() for name in names)
@@ -61,39 +68,33 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
         if left:
             some = range(left[0], part.stop)  # written in order, so the existing files are the first ones
             jobs.append((some, names[some.start : some.stop]))
-    write_images = functools.partial(_write_images, export.source, level.resolution, stage.data, export.png_level)
-    yield from parallel.run(write_images, jobs, workers=export.workers)
+    yield from parallel.run(functools.partial(_write_images, export, stage.data), jobs, workers=export.workers)
     stage.check(stage.data / name for name in names)
     _write_metadata(level, names, stage.data)
 
 
-def _write_images(source: Path, resolution: int, folder: Path, png_level: int, job: tuple[range, list[str]]) -> int:
+def _write_images(export: ExportJob, folder: Path, job: tuple[range, list[str]]) -> int:
     numbers, names = job
-    with LevelImageSet(source, resolution) as level:
-        for name, pixels in zip(names, level.pixels(numbers), strict=True):
-            write_atomic(folder / name, encode_png(pixels, png_level), parents=False)
+    for name, pixels in zip(names, export.level.pixels(numbers), strict=True):
+        write_atomic(folder / name, encode_png(pixels, export.png_level), parents=False)
     return len(numbers)
 
 
 def _write_metadata(level: LevelImageSet, names: list[str], folder: Path) -> None:
     if not level.metadata.columns and level.labels is None:
         return
-    partial = folder / f"{METADATA}.partial"
-    with partial.open("w", encoding="utf-8") as file:
+    with open_new(folder / METADATA) as file:
         for start in range(0, len(names), 1000):
             numbers = range(start, min(start + 1000, len(names)))
             for number, record in zip(numbers, image_records(level, numbers), strict=True):
                 line = {"file_name": names[number], **record}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(folder / METADATA)
+                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 
 # --- Import
 
 
-def read(path: Path, resize: int | None = None, crop: str | None = None) -> RandomAccessImages:
+def read(path: Path, resize: int | None = None, crop: str | None = None) -> DataSet:
     """Open a folder of square images of one size, at any depth.
 
     The order is that of ``metadata.jsonl`` or ``metadata.csv`` if the folder has one, else that of the paths. Labels
@@ -117,13 +118,13 @@ def read(path: Path, resize: int | None = None, crop: str | None = None) -> Rand
     if not path.is_dir():
         raise FormatError(f"{path} is not a folder; give a folder of images")
     cut = None if crop is None else CROPS[crop]
-    listing = _list(path, TABLES if cut is None else (*TABLES, *ATTRIBUTES, *PARTITION))
+    listing = list_images(path, TABLES if cut is None else (*TABLES, *ATTRIBUTES, *PARTITION))
     if cut is None:
         described = ImageTables(path, listing.images, listing.others, lambda name: open_file(path / name)).read()
-        resolution, channels = _common_size(path, described.names, resize)
+        size = _common_size(path, described.names, resize)
     else:
         path, described = _read_celeba(path, listing, cut)
-        resolution, channels = resize or cut.side, 3
+        size = resize or cut.side, 3
     names = described.names
 
     def read_files(numbers: Sequence[int]) -> Iterator[Encoded]:
@@ -133,18 +134,8 @@ def read(path: Path, resize: int | None = None, crop: str | None = None) -> Rand
             except OSError as error:
                 raise FormatError(f"{printable(str(file))} cannot be read: {error.strerror}") from None
 
-    stored_names = [utf8_name(name) for name in names]
-    return RandomAccessImages(
-        stored_names,
-        read_files,
-        resolution,
-        channels,
-        resize is not None,
-        described.metadata,
-        described.labels,
-        described.label_names,
-        cut,
-    )
+    described = dataclasses.replace(described, names=[utf8_name(name) for name in names])
+    return encoded_images(described, size, read_files, resize, crop=cut, random_access=True)
 
 
 def _headers(path: Path, names: Sequence[str]) -> Iterator[Header]:
@@ -178,16 +169,12 @@ def _read_celeba(path: Path, listing: FolderListing, crop: FixedCrop) -> tuple[P
     return folder, read_celeba_tables(folder, [posixpath.basename(name) for name in listing.images])
 
 
-def list_images(folder: Path) -> list[str]:
-    """Return the image files of a folder, relative to it, sorted by the parts of their paths.
+def list_images(folder: Path, tables: Collection[str] = TABLES) -> FolderListing:
+    """Return the files of a folder, and count in the log those that are not read, but for some tables.
 
     Raises:
-        FormatError: there are none, or a folder cannot be read.
+        FormatError: there are no images, or a folder cannot be read.
     """
-    return _list(folder).images
-
-
-def _list(folder: Path, tables: Collection[str] = TABLES) -> FolderListing:
     try:
         listing = list_folder(folder)
     except OSError as error:
@@ -205,4 +192,4 @@ def _holds_images(path: Path) -> bool:
     return path.is_dir() and any(kind == "images" for kind, _ in walk_folder(path))
 
 
-FORMAT = Format("images", read, write, recognise=_holds_images, options=frozenset({"resize", "crop", "png_level"}))
+FORMAT = Format("images", read, write, recognise=_holds_images, options=("resize", "crop", "png_level"))

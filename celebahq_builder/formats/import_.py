@@ -9,13 +9,12 @@ from typing import Any, Literal
 
 from celebahq_builder import __version__
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.formats.registry import reader_of, recognise
+from celebahq_builder.formats import reader_of, recognise
+from celebahq_builder.formats.hdf5 import LevelImageSet
 from celebahq_builder.hdf5.codecs import codec
 from celebahq_builder.hdf5.create import OWN_COLUMNS, write_images
 from celebahq_builder.hdf5.labels import labels_path
-from celebahq_builder.hdf5.level_images import LevelImageSet
-from celebahq_builder.hdf5.metadata import Metadata
-from celebahq_builder.image_set import ImageSet, NamedImage
+from celebahq_builder.image_set import ImageSet, Metadata, NamedImage
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import check_free, read_text, sha256
 

@@ -20,14 +20,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from io import BufferedRWPair
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from celebahq_builder.errors import FormatError
-
-if TYPE_CHECKING:
-    pass
 
 Value = TypeVar("Value")
 
@@ -38,6 +35,9 @@ VALUE_S = 60
 """Processor time in seconds that one value may take; reading a page of 1 GB takes about two."""
 
 REMEDY = "get or make it again"
+
+DIED = ("died", -signal.SIGKILL)
+"""The last answer of a child that ended without one: its server was killed, too."""
 
 
 # --- The child processes
@@ -62,41 +62,28 @@ def run_isolated(
         Exception: any exception of `function`.
     """
     job = (memory_bytes, path, function, arguments)
-    answers = itertools.chain(_answers(job), (("died", -signal.SIGKILL),))
+    answers = _answers(job)
     first = next(answers)
-    if first == ("died", -signal.SIGKILL):  # with its server, perhaps; another one is started
+    if first == DIED:  # another server is started
         _server.cache_clear()
-        answers = itertools.chain(_answers(job), (("died", -signal.SIGKILL),))
+        answers = _answers(job)
         first = next(answers)
     for kind, value in itertools.chain((first,), answers):
         if kind == "end":
             return
         if kind == "error":
             raise value
+        if kind == "died" and value == -signal.SIGPROF:
+            raise FormatError(f"{path} takes too long to be read; it is damaged; {REMEDY}")
         if kind == "died":
-            raise FormatError(f"{path} {_reason(value)}; {REMEDY}")
+            what = signal.Signals(-value).name if value < 0 else f"exit status {value}"
+            raise FormatError(f"{path} is damaged: the library that reads it ended with {what}; {REMEDY}")
         yield value
 
 
 def _answers(job: object) -> Iterator[tuple[str, Any]]:
-    """Yield what a new child process sends, until it ends."""
-    with _connection() as stream, contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
-        _send(stream, job)
-        while True:
-            yield _receive(stream)
-
-
-def _reason(status: int) -> str:
-    if status == -signal.SIGPROF:
-        return "takes too long to be read; it is damaged"
-    what = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-    return f"is damaged: the library that reads it ended with {what}"
-
-
-@contextlib.contextmanager
-def _connection() -> Iterator[BufferedRWPair]:
-    """Start a child process, and yield a stream to it."""
-    ours, theirs = socket.socketpair()
+    """Start a child process for a job, and yield what it sends until it ends, then `DIED`."""
+    ours, theirs = Pipe()
     with ours:
         with theirs:
             try:
@@ -104,12 +91,11 @@ def _connection() -> Iterator[BufferedRWPair]:
             except OSError:  # the server was killed
                 _server.cache_clear()
                 socket.send_fds(_server(os.getpid()), [b"x"], [theirs.fileno()])
-        stream = ours.makefile("rwb")
-        try:
-            yield stream
-        finally:
-            with contextlib.suppress(OSError):
-                stream.close()
+        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
+            ours.send(job)
+            while True:
+                yield ours.recv()
+    yield DIED
 
 
 @functools.cache
@@ -152,34 +138,34 @@ def serve(descriptor: int) -> None:
                 return
             if os.fork() == 0:
                 requests.close()
-                _supervise(socket.socket(fileno=descriptors[0]).makefile("rwb"))
+                _supervise(Connection(descriptors[0]))
             os.close(descriptors[0])
 
 
-def _supervise(stream: BufferedRWPair) -> NoReturn:
+def _supervise(parent: Connection) -> NoReturn:
     """Fork a child that works, and report if it is killed."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
     if child == 0:
         with contextlib.suppress(OSError):  # the reader has closed the connection
-            _work(stream)
+            _work(parent)
         os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status:
         with contextlib.suppress(OSError):
-            _send(stream, ("died", status))
+            parent.send(("died", status))
     os._exit(0)
 
 
-def _work(stream: BufferedRWPair) -> None:
-    memory_bytes, path, function, arguments = _receive(stream)
+def _work(parent: Connection) -> None:
+    memory_bytes, path, function, arguments = parent.recv()
     for limit, value in ((resource.RLIMIT_DATA, memory_bytes), (resource.RLIMIT_CORE, 0)):
         with contextlib.suppress(ValueError, OSError):  # a lower limit is in force
             resource.setrlimit(limit, (value, value))
     try:
         signal.setitimer(signal.ITIMER_PROF, VALUE_S)
         for value in function(*arguments):
-            _send(stream, ("value", value))
+            parent.send(("value", value))
             signal.setitimer(signal.ITIMER_PROF, VALUE_S)
         answer: tuple[str, object] = ("end", None)
     except OSError:
@@ -190,16 +176,4 @@ def _work(stream: BufferedRWPair) -> None:
         answer = ("error", FormatError(bomb))
     except Exception as error:
         answer = ("error", error)
-    _send(stream, answer)
-
-
-def _send(stream: BufferedRWPair, value: object) -> None:
-    data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    stream.write(len(data).to_bytes(8, "little"))
-    stream.write(data)
-    stream.flush()
-
-
-def _receive(stream: BufferedRWPair) -> Any:
-    header = stream.read(8)
-    return pickle.loads(stream.read(int.from_bytes(header, "little")) if len(header) == 8 else b"")
+    parent.send(answer)

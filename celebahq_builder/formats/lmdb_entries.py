@@ -79,14 +79,14 @@ def lmdb_count(path: Path, prefix: bytes) -> Iterator[int]:
         yield found
 
 
-def lmdb_entries(path: Path, prefix: bytes, skip: frozenset[str], start: int) -> Iterator[tuple[str, bytes]]:
-    """Yield key and contents of the entries whose keys begin with a prefix, without some of them, from `start` on.
+def lmdb_entries(path: Path, prefix: bytes, skip: frozenset[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield key and contents of the entries whose keys begin with a prefix, without some of them.
 
     Raises:
         FormatError: the LMDB is damaged, or an entry is too large for an image.
     """
     with _cursor(path) as (cursor, announced):
-        found = kept = 0
+        found = 0
         there = cursor.set_range(prefix) if prefix else cursor.first()
         while there and cursor.key().startswith(prefix):
             found += 1
@@ -94,13 +94,11 @@ def lmdb_entries(path: Path, prefix: bytes, skip: frozenset[str], start: int) ->
                 raise FormatError(f"{path} announces {announced} entries and holds more; it is damaged, {REMEDY}")
             name = cursor.key().decode("utf-8", "backslashreplace")
             if name not in skip:
-                if kept >= start:
-                    value = cursor.value()
-                    if len(value) > MAX_IMAGE_FILE_BYTES:
-                        size = f"{len(value)} bytes, expected at most {MAX_IMAGE_FILE_BYTES}"
-                        raise FormatError(f"{path}: entry {printable(name)[:80]} has {size}; {REMEDY}")
-                    yield name, value
-                kept += 1
+                value = cursor.value()
+                if len(value) > MAX_IMAGE_FILE_BYTES:
+                    size = f"{len(value)} bytes, expected at most {MAX_IMAGE_FILE_BYTES}"
+                    raise FormatError(f"{path}: entry {printable(name)[:80]} has {size}; {REMEDY}")
+                yield name, value
             there = cursor.next()
         if not prefix and found != announced:
             raise FormatError(f"{path} announces {announced} entries and holds {found}; it is damaged, {REMEDY}")

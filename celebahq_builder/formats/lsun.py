@@ -6,7 +6,6 @@ import importlib.util
 import io
 import logging
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from celebahq_builder.errors import FormatError, printable
@@ -15,7 +14,7 @@ from celebahq_builder.formats.image_file import middle_square, read_header
 from celebahq_builder.formats.images import list_images
 from celebahq_builder.formats.isolated import MEMORY_BYTES, run_isolated
 from celebahq_builder.formats.lmdb_entries import lmdb_count, lmdb_entries, lmdb_facts
-from celebahq_builder.image_set import NamedImage
+from celebahq_builder.image_set import DataSet, NamedImage
 from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Rejection
@@ -29,39 +28,14 @@ RESOLUTION = 256
 REMEDY = "download LSUN's categories with https://github.com/fyu/lsun, and unzip them to bedroom_train_lmdb and such"
 
 
-Entries = Callable[[int], Iterator[tuple[str, bytes]]]
-"""Yields name and contents of each encoded image of a database or folder, from a number on."""
+Entries = Callable[[], Iterator[tuple[str, bytes]]]
+"""Yields name and contents of each encoded image of a database or folder."""
 
 
-@dataclass(frozen=True)
-class Lsun:
-    """An `ImageSet` of RGB images in the order of their keys or paths, decoded while they are read."""
-
-    entries: Entries
-    path: Path
-    resolution: int
-    count: int
-    channels: int = 3
-    labels: None = None
-    label_names: tuple[str, ...] = ()
-
-    def images(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the images from number `start` on, named by key, or by path below the folder.
-
-        Raises:
-            FormatError: an entry cannot be decoded.
-        """
-        for name, data in self.entries(start):
-            try:
-                image, _ = open_rgb(data, MAX_IMAGE_PIXELS, "this reader")
-            except Rejection as rejection:
-                fault = f"entry {printable(name)[:200]} is not an image: {rejection}"
-                raise FormatError(f"{self.path}: {fault}; repair it, or leave it out with `skip`") from None
-            yield NamedImage(pil_to_array(middle_square(image, self.resolution)), name)
-
-
-def read(path: Path, resize: int = RESOLUTION, *, skip: Collection[str] = ()) -> Lsun:
+def read(path: Path, resize: int = RESOLUTION, *, skip: Collection[str] = ()) -> DataSet:
     """Open a category of LSUN, or any folder of images, as squares of one size, uint8 [3, R, R].
+
+    The images are in the order of their keys, or of their paths below the folder, which are their names.
 
     Args:
         path: folder of an LMDB (with ``data.mdb``), that file, or a folder of images at any depth.
@@ -70,7 +44,7 @@ def read(path: Path, resize: int = RESOLUTION, *, skip: Collection[str] = ()) ->
 
     Raises:
         FormatError: there is neither, the LMDB is damaged, an entry to leave out does not exist, or the package
-            ``lmdb`` is not installed.
+            ``lmdb`` is not installed; while reading, an entry cannot be decoded.
     """
     expected = f"expected an LMDB of LSUN or a folder of images; {REMEDY}"
     if not path.exists():
@@ -81,7 +55,17 @@ def read(path: Path, resize: int = RESOLUTION, *, skip: Collection[str] = ()) ->
         count, entries = _folder_entries(path, frozenset(skip))
     if count <= 0:
         raise FormatError(f"{path} has no images; {expected}")
-    return Lsun(entries, path, resize, count)
+
+    def images() -> Iterator[NamedImage]:
+        for name, data in entries():
+            try:
+                image, _ = open_rgb(data, MAX_IMAGE_PIXELS, "this reader")
+            except Rejection as rejection:
+                fault = f"entry {printable(name)[:200]} is not an image: {rejection}"
+                raise FormatError(f"{path}: {fault}; repair it, or leave it out with `skip`") from None
+            yield NamedImage(pil_to_array(middle_square(image, resize)), name)
+
+    return DataSet(count, resize, 3, images)
 
 
 def _check_known(path: Path, unknown: str | None) -> None:
@@ -90,18 +74,18 @@ def _check_known(path: Path, unknown: str | None) -> None:
 
 
 def _folder_entries(path: Path, skip: frozenset[str]) -> tuple[int, Entries]:
-    names = list_images(path)
+    names = list_images(path).images
     _check_known(path, next(iter(skip.difference(names)), None))
     names = [name for name in names if name not in skip]
 
-    def read_from(start: int) -> Iterator[tuple[str, bytes]]:
-        for name in names[start:]:
+    def entries() -> Iterator[tuple[str, bytes]]:
+        for name in names:
             try:
                 yield name, read_file(path / name)
             except OSError as error:
                 raise FormatError(f"{path / name} cannot be read: {error.strerror}") from None
 
-    return len(names), read_from
+    return len(names), entries
 
 
 def _database_entries(path: Path, resize: int, skip: frozenset[str]) -> tuple[int, Entries]:
@@ -131,10 +115,7 @@ def _database_entries(path: Path, resize: int, skip: frozenset[str]) -> tuple[in
         log.info("%s: of images of %s px, those of %d are taken", path, ", ".join(map(str, sizes)), resize)
     _check_known(path, facts.unknown)
 
-    def read_from(start: int) -> Iterator[tuple[str, bytes]]:
-        yield from run_isolated(MEMORY_BYTES, path, lmdb_entries, path, prefix, skip, start)
-
-    return count - len(skip), read_from
+    return count - len(skip), lambda: run_isolated(MEMORY_BYTES, path, lmdb_entries, path, prefix, skip)
 
 
 def _width(data: bytes) -> int:
@@ -145,4 +126,4 @@ def _width(data: bytes) -> int:
         return 0
 
 
-FORMAT = Format("lsun", read, names=("data.mdb",), options=frozenset({"resize", "skip"}))
+FORMAT = Format("lsun", read, names=("data.mdb",), options=("resize", "skip"))

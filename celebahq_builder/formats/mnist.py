@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.arrays import LabelledArrays
 from celebahq_builder.formats.format import Format
+from celebahq_builder.image_set import DataSet, NamedImage
 from celebahq_builder.limits import MAX_CHUNK_BYTES
 
 CLASSES, SIDE_PX, BORDER_PX = 10, 28, 2
@@ -30,7 +30,7 @@ REMEDY = (
 )
 
 
-def read(path: Path) -> LabelledArrays:
+def read(path: Path) -> DataSet:
     """Read the training images of MNIST, which the ProGAN authors' tool takes.
 
     They are grey, uint8 [1, 32, 32] with a black border of 2 px, and named ``train/00000``.
@@ -57,7 +57,14 @@ def read(path: Path) -> LabelledArrays:
         raise FormatError(f"{labels_file}, row {row}: expected a class of 0 to {CLASSES - 1}, got {high}; {REMEDY}")
     border = (BORDER_PX, BORDER_PX)
     pixels = np.pad(images, ((0, 0), border, border))[:, None]
-    return LabelledArrays(pixels, classes, tuple("0123456789"), lambda number: f"train/{number:05d}")
+    return DataSet(
+        len(pixels),
+        pixels.shape[-1],
+        1,
+        images=lambda: (NamedImage(image, f"train/{number:05d}") for number, image in enumerate(pixels)),
+        labels=np.eye(CLASSES, dtype=np.float32)[classes],
+        label_names=tuple("0123456789"),
+    )
 
 
 def _find(path: Path, what: str, axes: int) -> Path:

@@ -6,11 +6,12 @@ notice that a file of the set is missing.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import logging
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,23 +20,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats import image_file
-from celebahq_builder.formats.format import ExportJob, Format, Option
-from celebahq_builder.formats.image_file import Encoded, EncodedImages
+from celebahq_builder.formats.format import Format
+from celebahq_builder.formats.hdf5 import ExportJob, LevelImageSet
+from celebahq_builder.formats.image_file import Encoded, common_size, encoded_images, read_header
 from celebahq_builder.formats.isolated import MEMORY_BYTES, run_isolated
 from celebahq_builder.formats.parquet_rows import ParquetFacts, parquet_columns, parquet_facts, parquet_images
 from celebahq_builder.formats.records import (
-    boolean_labels,
+    check_key,
     class_numbers,
     file_names,
     has_own_labels,
     image_records,
     parse_records,
+    with_boolean_labels,
 )
-from celebahq_builder.formats.shards import Shard, shard_files, write_shards
-from celebahq_builder.hdf5.level_images import LevelImageSet
-from celebahq_builder.hdf5.metadata import Metadata, check_key
-from celebahq_builder.image_set import Labels
+from celebahq_builder.formats.shards import Shard, open_new, shard_files, write_shards
+from celebahq_builder.image_set import DataSet, Described, Metadata
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.limits import MAX_CHUNK_BYTES
 from celebahq_builder.storage import Staging
@@ -68,7 +68,7 @@ METADATA_BYTES, METADATA_RATIO = MAX_CHUNK_BYTES, 4
 """Metadata that takes more bytes, and more than so many times the size of the files, is a decompression bomb."""
 
 
-def read(path: Path, resize: int | None = None, split: str | None = None) -> EncodedImages:
+def read(path: Path, resize: int | None = None, split: str | None = None) -> DataSet:
     """Open Parquet files of square images of one size.
 
     The images are the column ``image``, or the only one that is a struct with ``bytes``. The labels are ``label``,
@@ -96,21 +96,16 @@ def read(path: Path, resize: int | None = None, split: str | None = None) -> Enc
     if facts.ignored:
         log.info("%s: ignored columns of bytes: %s", files[0], ", ".join(facts.ignored))
 
-    def read_files(numbers: range) -> Iterator[Encoded]:
-        yield from run_isolated(
-            facts.memory_bytes, path, parquet_images, files, facts.counts, facts.image, numbers.start
-        )
+    def read_files(_: Sequence[int]) -> Iterator[Encoded]:
+        return run_isolated(facts.memory_bytes, path, parquet_images, files, facts.counts, facts.image)
 
-    headers = (image_file.read_header(io.BytesIO(data), where, len(data)) for where, data in read_files(range(count)))
-    resolution, channels = image_file.common_size(headers, resize)
     table = _read_columns(path, files, facts)
     names = table.pop(_PATHS, [])
     if len(set(names)) < count or not all(isinstance(name, str) and name for name in names):
         names = [f"{number:08d}" for number in range(count)]
-    metadata, labels, label_names = _parse_columns(table, count, facts.class_names, path)
-    return EncodedImages(
-        list(map(str, names)), read_files, resolution, channels, resize is not None, metadata, labels, label_names
-    )
+    described = dataclasses.replace(_parse_columns(table, facts.class_names, path), names=list(map(str, names)))
+    headers = (read_header(io.BytesIO(data), where, len(data)) for where, data in read_files(range(count)))
+    return encoded_images(described, common_size(headers, resize), read_files, resize)
 
 
 _PATHS = ""
@@ -144,10 +139,8 @@ def _joined(parts: list[NDArray[np.generic] | list[object]]) -> NDArray[np.gener
     return [value for part in parts for value in (part.tolist() if isinstance(part, np.ndarray) else part)]
 
 
-def _parse_columns(
-    table: Table, count: int, class_names: tuple[str, ...], where: Path
-) -> tuple[Metadata, Labels | None, tuple[str, ...]]:
-    """Return metadata, labels and label names; numbers keep their types, other columns are parsed as records."""
+def _parse_columns(table: Table, class_names: tuple[str, ...], where: Path) -> Described:
+    """Return metadata and labels; numbers keep their types, other columns are parsed as records."""
     arrays = {name: column for name, column in table.items() if isinstance(column, np.ndarray)}
     arrays = {name: column for name, column in arrays.items() if name not in LABEL_COLUMNS}
     for name in arrays:
@@ -160,16 +153,17 @@ def _parse_columns(
     if "sha256" in rest and "file" in arrays:  # so that it is recognised as ours or not by the other column
         rest["file"] = list(map(str, arrays.pop("file")))
     rows = (dict(zip(rest, row, strict=True)) for row in zip(*rest.values(), strict=True))
-    metadata, labels, label_names = parse_records(rows, where)
-    found = {**metadata.columns, **arrays}
+    described = parse_records(rows, where)
+    labels, label_names = described.labels, described.label_names
     if "label" in rest and labels is not None and len(class_names) >= labels.shape[1]:
         labels = np.pad(labels, ((0, 0), (0, len(class_names) - labels.shape[1])))  # classes without images
         label_names = class_names
+    found = {**described.metadata.columns, **arrays}
     ordered = {name: found.pop(name) for name in table if name in found} | found
-    metadata = Metadata(ordered, metadata.attribute_names)
+    metadata = Metadata(ordered, described.metadata.attribute_names)
     if labels is None:
-        labels, label_names = boolean_labels(metadata, [name for name in arrays if arrays[name].dtype == bool])
-    return metadata, labels, label_names
+        return with_boolean_labels(metadata, [name for name in arrays if arrays[name].dtype == bool])
+    return Described(metadata, labels, label_names)
 
 
 # --- Export
@@ -190,15 +184,15 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
         FormatError: pyarrow is not installed, or a column has a name that Parquet needs for the images.
     """
     pyarrow()
-    names = [f"{name}.png" for name in file_names(export.level, export.source)]
+    names = [f"{name}.png" for name in file_names(export.level)]
     yield from write_shards(
         export, stage, names, lambda shard, of: f"train-{shard:05d}-of-{of:05d}.parquet", _write_shard
     )
 
 
-def _write_shard(shard: Shard) -> None:
-    pa = pyarrow()
-    with shard.open() as (level, file):
+def _write_shard(shard: Shard) -> int:
+    pa, level = pyarrow(), shard.export.level
+    with open_new(shard.path) as file:
         schema = _schema(pa, level)
         group = max(1, min(GROUP_IMAGES, GROUP_BYTES // (level.channels * level.resolution**2)))
         records = image_records(level, shard.numbers)
@@ -207,9 +201,10 @@ def _write_shard(shard: Shard) -> None:
             for start in range(0, len(records), group):
                 rows = []
                 for at, pixels in enumerate(level.pixels(shard.numbers[start : start + group]), start):
-                    image = {"bytes": encode_png(pixels, shard.png_level), "path": shard.names[at]}
+                    image = {"bytes": encode_png(pixels, shard.export.png_level), "path": shard.names[at]}
                     rows.append({"image": image, **records[at]})
                 table.write_table(pa.Table.from_pylist(rows, schema), row_group_size=group)
+    return len(shard.numbers)
 
 
 def _schema(pa: ModuleType, level: LevelImageSet) -> Any:
@@ -244,6 +239,6 @@ def _schema(pa: ModuleType, level: LevelImageSet) -> Any:
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
-OPTIONS = frozenset[Option]({"resize", "split", "shard", "png_level"})
-
-FORMAT = Format("parquet", read, write, names=("*.parquet",), beside_images=False, options=OPTIONS)
+FORMAT = Format(
+    "parquet", read, write, names=("*.parquet",), beside_images=False, options=("resize", "split", "shard", "png_level")
+)

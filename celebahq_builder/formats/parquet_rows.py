@@ -152,22 +152,19 @@ def _class_names(schema: Any) -> tuple[str, ...]:
         return ()
 
 
-def parquet_images(files: list[Path], counts: list[int], image: str, start: int) -> Iterator[tuple[str, bytes]]:
-    """Yield location and contents of the image files from row `start` of all files on.
+def parquet_images(files: list[Path], counts: list[int], image: str) -> Iterator[tuple[str, bytes]]:
+    """Yield location and contents of the image files.
 
     Raises:
         FormatError: a file is damaged, or has other rows than it announces; a row has no image.
     """
     for path, count in zip(files, counts, strict=True):
-        if start >= count:
-            start -= count
-            continue
         first = 0
         with _opened(path) as file:
             for batch in file.iter_batches(BATCH_IMAGES, columns=[f"{image}.bytes"], use_threads=False):
                 (images,) = batch.column(0).flatten()
-                for row in range(max(first, start), first + len(images)):
-                    data = images[row - first].as_py()
+                for row, image_file in enumerate(images, first):
+                    data = image_file.as_py()
                     if data is None:
                         raise FormatError(f"{path}: row {row} has no bytes in its column {image}; embed the images")
                     if len(data) > MAX_IMAGE_FILE_BYTES:
@@ -177,7 +174,6 @@ def parquet_images(files: list[Path], counts: list[int], image: str, start: int)
                 first += len(images)
         if first != count:
             raise FormatError(f"{path} announces {count} rows and holds {first}; {REMEDY}")
-        start = 0
 
 
 def parquet_columns(files: list[Path], columns: list[str]) -> Iterator[dict[str, NDArray[np.generic] | list[object]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.hdf5.level_images import LevelImageSet
-from celebahq_builder.hdf5.metadata import Metadata, Record, from_records
-from celebahq_builder.image_set import Labels
+from celebahq_builder.formats.hdf5 import LevelImageSet
+from celebahq_builder.hdf5.layout import NAME_COLUMNS
+from celebahq_builder.image_set import Column, Described, Labels, Metadata, Record
 from celebahq_builder.limits import MAX_CHUNK_BYTES, MAX_ITEMS
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def _is_relative_path(name: str) -> bool:
     return not (bad or "\\" in name or ":" in parts[0] or not name.isprintable())
 
 
-def file_names(level: LevelImageSet, where: Path, without: str = "") -> list[str]:
+def file_names(level: LevelImageSet, without: str = "") -> list[str]:
     """Return a file name without ending for each image, unique also if upper and lower case are the same.
 
     These are the ids, or else the names of the source files. If there are neither, or one cannot be used, all images
@@ -51,7 +52,6 @@ def file_names(level: LevelImageSet, where: Path, without: str = "") -> list[str
 
     Args:
         level: the images.
-        where: file for the log.
         without: text that no name may contain.
     """
     numbered = [f"img{number:08d}" for number in range(level.count)]
@@ -65,13 +65,12 @@ def file_names(level: LevelImageSet, where: Path, without: str = "") -> list[str
         return numbered
     bad = next((name for name in names if not _is_relative_path(name)), None)
     if bad is not None:
-        log.info("%s: %r cannot be the name of a file in a folder; images are numbered instead", where, bad[:80])
+        log.info("%s: %r cannot be the name of a file in a folder; images are numbered instead", level.path, bad[:80])
     elif without and any(without in name for name in names):
-        log.info(
-            "%s: some ids contain %r, which the format does not allow; images are numbered instead", where, without
-        )
+        fault = f"some ids contain {without!r}, which the format does not allow"
+        log.info("%s: %s; images are numbered instead", level.path, fault)
     elif len({name.casefold() for name in names}) < level.count:
-        log.info("%s: some ids are equal; images are numbered instead", where)
+        log.info("%s: some ids are equal; images are numbered instead", level.path)
     else:
         return names
     return numbered
@@ -187,8 +186,8 @@ def image_records(level: LevelImageSet, numbers: range) -> list[Record]:
     return found
 
 
-def parse_records(records: Iterable[Record], where: Path) -> tuple[Metadata, Labels | None, tuple[str, ...]]:
-    """Return metadata, labels and label names from records of the form of `image_records`.
+def parse_records(records: Iterable[Record], where: Path) -> Described:
+    """Return metadata and labels from records of the form of `image_records`.
 
     Classes can also be words, see `number_words`. Without labels, the attributes are the labels, or else all keys whose
     values are true or false. A ``sha256`` is a hash of the pixels only in records of this package, which have ``file``,
@@ -199,7 +198,7 @@ def parse_records(records: Iterable[Record], where: Path) -> tuple[Metadata, Lab
         where: file for error messages.
 
     Raises:
-        FormatError: the labels are not those of `parse_labels`, or `metadata.from_records` refuses the other values.
+        FormatError: the labels are not those of `parse_labels`, or `from_records` refuses the other values.
     """
     classes: list[object] = []
     values: list[object] = []
@@ -222,7 +221,7 @@ def parse_records(records: Iterable[Record], where: Path) -> tuple[Metadata, Lab
         named = {number: str(name) for number, name in zip(classes, class_names, strict=True) if name is not None}
         if not words and len(named) == labels.shape[1]:
             words = tuple(named[number] for number in range(labels.shape[1]))
-        return metadata, labels, words
+        return Described(metadata, labels, words)
     names: tuple[str, ...] = ()
     if values and isinstance(values[0], dict):
         names = tuple(values[0])
@@ -230,14 +229,89 @@ def parse_records(records: Iterable[Record], where: Path) -> tuple[Metadata, Lab
             raise FormatError(f"{where}: the labels of some images do not have the names of the first; correct them")
         values = [list(value.values()) for value in values if isinstance(value, dict)]
     if any(value is not None for value in values):
-        return metadata, parse_labels(values, where), names
+        return Described(metadata, parse_labels(values, where), names)
     if metadata.attribute_labels is not None:
-        return metadata, metadata.attribute_labels, metadata.attribute_names
-    return metadata, *boolean_labels(metadata, [key for key, times in booleans.items() if times == len(values)])
+        return Described(metadata, metadata.attribute_labels, metadata.attribute_names)
+    return with_boolean_labels(metadata, [key for key, times in booleans.items() if times == len(values)])
 
 
-def boolean_labels(metadata: Metadata, keys: Sequence[str]) -> tuple[Labels | None, tuple[str, ...]]:
-    """Return columns of true and false as labels, float32 [N, keys], and their names; None without keys."""
+def with_boolean_labels(metadata: Metadata, keys: Sequence[str]) -> Described:
+    """Return metadata with its columns of true and false as labels, float32 [N, keys]; without keys no labels."""
     if not keys:
-        return None, ()
-    return np.stack([np.asarray(metadata.columns[key], np.float32) for key in keys], axis=1), tuple(keys)
+        return Described(metadata)
+    labels = np.stack([np.asarray(metadata.columns[key], np.float32) for key in keys], axis=1)
+    return Described(metadata, labels, tuple(keys))
+
+
+TYPES: dict[str, type[np.generic]] = {
+    "rank": np.int32,
+    "official_index": np.int32,
+    "score": np.float64,
+    "zoom": np.float64,
+    "quad": np.float64,
+    "landmarks": np.float32,
+    "attributes": np.int8,
+}
+"""Types of the columns that the pack stage writes; JSON has only one kind of number."""
+
+
+def from_records(records: Iterable[Record], where: Path) -> Metadata:
+    """Return the columns of some records, for instance those of a ``metadata.jsonl``.
+
+    Where a record lacks a key, its text is empty and its number NaN. A value that is neither text, a number nor a list
+    of numbers becomes its JSON text.
+
+    Args:
+        records: one for each image, in order; keys that this package writes get their former types.
+        where: file that an error names.
+
+    Raises:
+        FormatError: lists of different shapes under one key, or a key that cannot name a column of HDF5.
+
+    Example:
+        >>> from_records([{"id": "a", "score": 0.5}, {"id": "b"}], Path("metadata.jsonl")).columns
+        {'id': ['a', 'b'], 'score': array([0.5, nan])}
+    """
+    values: dict[str, list[object]] = {}
+    names: tuple[str, ...] = ()
+    for count, record in enumerate(records):
+        for key, value in record.items():
+            if key == "attributes" and isinstance(value, dict):
+                names = names or tuple(value)
+                if tuple(value) != names:
+                    raise FormatError(
+                        f"{where}: the attributes of image {count} have other names than those of the first; correct it"
+                    )
+                value = list(value.values())
+            values.setdefault(key, [None] * count).append(value)
+        for column in values.values():
+            column += [None] * (count + 1 - len(column))
+    return Metadata({key: _column(key, column, where) for key, column in values.items()}, names)
+
+
+def check_key(key: str, where: Path) -> None:
+    """Raise a FormatError if a key cannot be the name of a column."""
+    if not key or key in (".", *NAME_COLUMNS) or "/" in key:
+        raise FormatError(f"{where}: {key!r} cannot be the name of a column; rename the key")
+
+
+def _column(key: str, values: Sequence[object], where: Path) -> Column:
+    check_key(key, where)
+    present = [value for value in values if value is not None]
+    try:
+        if key in TYPES:
+            return np.array(values, TYPES[key])
+        if all(isinstance(value, (int, float)) for value in present):
+            whole = len(present) == len(values) and all(isinstance(value, int) for value in present)
+            return np.array([np.nan if value is None else value for value in values], np.int64 if whole else np.float64)
+        if all(isinstance(value, list) for value in values):
+            return np.array(values, np.float64)
+    except (ValueError, TypeError, OverflowError):
+        raise FormatError(f"{where}: the values of {key!r} are not numbers of one shape for all images") from None
+    return [_text(value) for value in values]
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)

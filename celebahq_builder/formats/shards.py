@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import re
@@ -15,8 +14,7 @@ from typing import BinaryIO
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.format import ExportJob
-from celebahq_builder.hdf5.level_images import LevelImageSet
+from celebahq_builder.formats.hdf5 import ExportJob
 from celebahq_builder.storage import Staging
 
 log = logging.getLogger(__name__)
@@ -115,23 +113,22 @@ def _log_others(path: Path, others: list[str]) -> None:
 class Shard:
     """A file to be written, and its images."""
 
-    source: Path
-    resolution: int
+    export: ExportJob
     path: Path
     numbers: range
     names: list[str]
     """Names of these images."""
-    png_level: int
 
-    @contextmanager
-    def open(self) -> Iterator[tuple[LevelImageSet, BinaryIO]]:
-        """Open the images, and the file under a temporary name that is removed when the file is complete."""
-        partial = self.path.with_name(self.path.name + ".partial")
-        with LevelImageSet(self.source, self.resolution) as level, partial.open("wb") as file:
-            yield level, file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(self.path)
+
+@contextmanager
+def open_new(path: Path) -> Iterator[BinaryIO]:
+    """Open a file under a temporary name, and give it its own when it is complete."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
 
 
 def write_shards(
@@ -139,7 +136,7 @@ def write_shards(
     stage: Staging,
     names: list[str],
     file_name: Callable[[int, int], str],
-    write: Callable[[Shard], None],
+    write: Callable[[Shard], int],
 ) -> Iterator[int]:
     """Write all shards that do not exist yet; yields what a writer yields.
 
@@ -148,7 +145,7 @@ def write_shards(
         stage: folder of the unfinished export.
         names: names of all images.
         file_name: function of a shard's number and the number of shards.
-        write: function that writes one shard; importable by name.
+        write: function that writes one shard and returns the number of its images; importable by name.
     """
     stage.data.mkdir(exist_ok=True)
     parts = export.parts(export.shard)
@@ -158,13 +155,7 @@ def write_shards(
         if path.exists():
             done += len(part)
         else:
-            some = names[part.start : part.stop]
-            jobs.append(Shard(export.source, export.level.resolution, path, part, some, export.png_level))
+            jobs.append(Shard(export, path, part, names[part.start : part.stop]))
     yield done
-    yield from parallel.run(functools.partial(_write, write), jobs, workers=export.workers)
+    yield from parallel.run(write, jobs, workers=export.workers)
     stage.check(paths)
-
-
-def _write(write: Callable[[Shard], None], shard: Shard) -> int:
-    write(shard)
-    return len(shard.numbers)

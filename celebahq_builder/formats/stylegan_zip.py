@@ -18,12 +18,12 @@ from typing import IO, BinaryIO
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.formats import image_file
-from celebahq_builder.formats.format import ExportJob, Format, Option
-from celebahq_builder.formats.image_file import Encoded, Header, RandomAccessImages
+from celebahq_builder.formats.format import Format
+from celebahq_builder.formats.hdf5 import ExportJob
+from celebahq_builder.formats.image_file import Encoded, Header, common_size, encoded_images, read_header
 from celebahq_builder.formats.image_tables import LABELS, TABLES, ImageTables
 from celebahq_builder.formats.records import check_name, class_numbers
-from celebahq_builder.image_set import IMAGE_SUFFIXES, FolderListing, Labels, is_hidden, is_image_name
+from celebahq_builder.image_set import IMAGE_SUFFIXES, DataSet, FolderListing, Labels, is_hidden, is_image_name
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.limits import MAX_CHUNK_BYTES
 from celebahq_builder.storage import Staging, open_file, read_json, write_json
@@ -52,7 +52,7 @@ DAMAGE = (
 # --- Import
 
 
-def read(path: Path, resize: int | None = None) -> RandomAccessImages:
+def read(path: Path, resize: int | None = None) -> DataSet:
     """Open a zip of square images of one size, in the order of their names, as StyleGAN does.
 
     Nothing is unpacked to the disk. Entries that are not read are counted in the log. Labels and metadata are read
@@ -80,36 +80,38 @@ def read(path: Path, resize: int | None = None) -> RandomAccessImages:
         raise FormatError(f"{path} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
     if len(set(names)) < len(images):
         raise FormatError(f"{path} holds several images of one name; make it again")
-    resolution, channels = image_file.common_size((_header(path, archive, entry) for entry in images), resize)
-    described = ImageTables(path, names, others, functools.partial(_open_entry, path, archive)).read()
-    entries = {entry.filename: entry for entry in images}
+
+    @contextlib.contextmanager
+    def open_entry(name: str) -> Iterator[IO[bytes]]:
+        with _damage_reported(path, name), archive.open(name) as file:
+            yield file
+
+    def headers() -> Iterator[Header]:
+        for entry in images:
+            with open_entry(entry.filename) as file:
+                yield read_header(file, f"{path}: {entry.filename}", entry.file_size)
+
+    described = ImageTables(path, names, others, open_entry).read()
 
     def read_images(numbers: Sequence[int]) -> Iterator[Encoded]:
         for name in (described.names[number] for number in numbers):
-            with _damage_reported(path, name):
-                data = archive.read(entries[name])
+            with open_entry(name) as file:
+                data = file.read()
             yield f"{path}: {name}", data
 
-    return RandomAccessImages(
-        described.names,
-        read_images,
-        resolution,
-        channels,
-        resize is not None,
-        described.metadata,
-        described.labels,
-        described.label_names,
-    )
+    return encoded_images(described, common_size(headers(), resize), read_images, resize, random_access=True)
 
 
 def _open(path: Path) -> zipfile.ZipFile:
     """Open a zip whose directory lists all of its entries."""
     try:
         with open_file(path) as file:
-            _check_end(file)
-        archive = zipfile.ZipFile(path)
-        with open_file(path) as file:
-            _check_entries(file, archive)
+            count, size = _end_record(file)
+            if size > MAX_CHUNK_BYTES:  # zipfile would read it at once
+                many = f"its directory of {count} entries has {size} bytes"
+                raise zipfile.BadZipFile(f"{many}, expected at most {MAX_CHUNK_BYTES}")
+            archive = zipfile.ZipFile(path)
+            _check_entries(file, archive, count)
     except FileNotFoundError:
         raise FormatError(f"{path} does not exist") from None
     except DAMAGE as error:
@@ -133,19 +135,9 @@ def _end_record(file: BinaryIO) -> tuple[int, int]:
     return count, size
 
 
-def _check_end(file: BinaryIO) -> None:
-    """Check the size of the directory before zipfile reads it at once."""
-    count, size = _end_record(file)
-    if size > MAX_CHUNK_BYTES:
-        raise zipfile.BadZipFile(
-            f"its directory of {count} entries has {size} bytes, expected at most {MAX_CHUNK_BYTES}"
-        )
-
-
-def _check_entries(file: BinaryIO, archive: zipfile.ZipFile) -> None:
+def _check_entries(file: BinaryIO, archive: zipfile.ZipFile, count: int) -> None:
     """Check that no entry is missing in the directory: neither by its number, nor between two others."""
     entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
-    count, _ = _end_record(file)
     if count != len(entries):
         raise zipfile.BadZipFile(f"its directory lists {len(entries)} entries, its end record announces {count}")
     end = 0
@@ -182,17 +174,6 @@ def _damage_reported(path: Path, name: str) -> Iterator[None]:
         raise FormatError(f"{fault}; get or make the zip again") from None
 
 
-@contextlib.contextmanager
-def _open_entry(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
-    with _damage_reported(path, name), archive.open(name) as file:
-        yield file
-
-
-def _header(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Header:
-    with _damage_reported(path, entry.filename), archive.open(entry) as file:
-        return image_file.read_header(file, f"{path}: {entry.filename}", entry.file_size)
-
-
 # --- Export
 
 CHECKPOINT = 512
@@ -224,7 +205,7 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
                     _checkpoint(archive, file, stage, done)
                     archive = zipfile.ZipFile(file, "a")
                 yield 1
-            _add(archive, LABELS, _labels_json(export.level.labels))
+            _add(archive, LABELS, json.dumps({"labels": _named_labels(export.level.labels)}).encode())
             archive.close()
         except BaseException:
             archive.fp = None  # or its __del__ would write the directory, for instance to a full disk
@@ -249,13 +230,12 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     archive.writestr(entry, data)
 
 
-def _labels_json(labels: Labels | None) -> bytes:
-    values = None
-    if labels is not None:
-        classes = class_numbers(labels)
-        plain = (labels if classes is None else classes).tolist()
-        values = [[entry_name(number), label] for number, label in enumerate(plain)]
-    return json.dumps({"labels": values}).encode()
+def _named_labels(labels: Labels | None) -> list[tuple[str, object]] | None:
+    if labels is None:
+        return None
+    classes = class_numbers(labels)
+    plain = (labels if classes is None else classes).tolist()
+    return [(entry_name(number), label) for number, label in enumerate(plain)]
 
 
 def _checkpoint(archive: zipfile.ZipFile, file: BinaryIO, stage: Staging, images: int) -> None:
@@ -287,6 +267,4 @@ def _is_zip(path: Path) -> bool:
     return path.is_file() and (path.suffix == ".zip" or zipfile.is_zipfile(path))
 
 
-OPTIONS = frozenset[Option]({"resize", "png_level"})
-
-FORMAT = Format("stylegan-zip", read, write, recognise=_is_zip, options=OPTIONS, target_suffix=".zip")
+FORMAT = Format("stylegan-zip", read, write, recognise=_is_zip, options=("resize", "png_level"), target_suffix=".zip")

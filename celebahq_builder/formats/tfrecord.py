@@ -8,7 +8,6 @@ import re
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,10 +19,10 @@ from numpy.typing import NDArray
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.formats.format import ExportJob, Format
+from celebahq_builder.formats.format import Format
+from celebahq_builder.formats.hdf5 import ExportJob, LevelImageSet
 from celebahq_builder.hdf5.labels import encode_labels, load_labels
-from celebahq_builder.hdf5.level_images import LevelImageSet
-from celebahq_builder.image_set import Labels, NamedImage, Pixels
+from celebahq_builder.image_set import DataSet, NamedImage, Pixels
 from celebahq_builder.imaging.pyramid import levels
 from celebahq_builder.limits import MAX_CHUNK_BYTES, MAX_ITEMS
 from celebahq_builder.storage import Staging, write_atomic
@@ -113,41 +112,8 @@ OTHER_KIND = (
 )
 
 
-@dataclass(frozen=True)
-class TFRecordFile:
-    """The images of the largest level, an `ImageSet`."""
-
-    path: Path
-    offsets: NDArray[np.int64]
-    """Start of each record, and end of the last one."""
-    resolution: int
-    channels: int
-    labels: Labels | None
-    label_names: tuple[str, ...] = ()
-
-    @property
-    def count(self) -> int:
-        """Number of images."""
-        return len(self.offsets) - 1
-
-    def images(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the images from number `start` on, named by their numbers.
-
-        Raises:
-            FormatError: the CRC of a record is wrong, or it is not an image of the size of the first.
-        """
-        with self.path.open("rb") as file:
-            for number in range(start, self.count):
-                pixels = _read_image(self.path, file, number, int(self.offsets[number]))
-                shape = (self.channels, self.resolution, self.resolution)
-                if pixels.shape != shape:
-                    sizes = f"an image of {list(pixels.shape)}, the first of {list(shape)}"
-                    raise FormatError(f"{self.path}: record {number} is {sizes}; {REMEDY}")
-                yield NamedImage(pixels, f"{number:08d}")
-
-
-def read(path: Path) -> TFRecordFile:
-    """Open the largest level of a folder of TFRecord files, or a single file.
+def read(path: Path) -> DataSet:
+    """Open the largest level of a folder of TFRecord files, or a single file; images are named by their numbers.
 
     Args:
         path: folder of ``<name>-r02.tfrecords`` (4x4) ..., perhaps with ``<name>-rxx.labels``; or a file. All levels
@@ -155,7 +121,8 @@ def read(path: Path) -> TFRecordFile:
 
     Raises:
         FormatError: a level is missing, or cut short; the first record is not a square image with a side that is a
-            power of two; the numbers of records and labels differ.
+            power of two; the numbers of records and labels differ. While reading: the CRC of a record is wrong, or it
+            is not an image of the size of the first.
     """
     files = _level_files(path)
     largest = files[-1]
@@ -178,7 +145,17 @@ def read(path: Path) -> TFRecordFile:
         if (other := len(_record_offsets(one)) - 1) != count:
             raise FormatError(f"{one} holds {other} records, {largest.name} {count}; {REMEDY}")
     labels = largest.with_name(f"{prefix}-rxx.labels")
-    return TFRecordFile(largest, offsets, side, shape[0], load_labels(labels, count) if labels.exists() else None)
+
+    def images() -> Iterator[NamedImage]:
+        with largest.open("rb") as file:
+            for number, offset in enumerate(offsets[:-1]):
+                pixels = _read_image(largest, file, number, int(offset))
+                if pixels.shape != shape:
+                    sizes = f"an image of {list(pixels.shape)}, the first of {list(shape)}"
+                    raise FormatError(f"{largest}: record {number} is {sizes}; {REMEDY}")
+                yield NamedImage(pixels, f"{number:08d}")
+
+    return DataSet(count, side, shape[0], images, load_labels(labels, count) if labels.exists() else None)
 
 
 def _level_files(path: Path) -> list[Path]:
@@ -284,7 +261,7 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
     parts = export.parts()
     yield sum(len(part) for part in parts if part.start in done)
     jobs = ((part.start, order[part.start : part.stop]) for part in parts if part.start not in done)
-    write_records = functools.partial(_write_records, export.source, level.resolution, prefix)
+    write_records = functools.partial(_write_records, level, prefix)
     with (stage.root / "done").open("a", encoding="ascii") as notes:
         for start, written in parallel.run(write_records, jobs, workers=export.workers):
             notes.write(f"{start}\n")
@@ -326,19 +303,18 @@ def _finished_parts(level: LevelImageSet, prefix: Path, stage: Staging) -> set[i
     return set()
 
 
-def _write_records(source: Path, resolution: int, prefix: Path, job: tuple[int, Sequence[int]]) -> tuple[int, int]:
+def _write_records(level: LevelImageSet, prefix: Path, job: tuple[int, Sequence[int]]) -> tuple[int, int]:
     """Write images as the records from number `start` on; return `start` and the number of images."""
     start, images = job
-    with LevelImageSet(source, resolution) as level:
-        for r in _sides(resolution):
-            with path_of(prefix, r).open("rb+") as file:
-                for number, pixels in enumerate(level.pixels(images, r), start):
-                    record = frame(encode_example(pixels))
-                    file.seek(number * len(record))
-                    file.write(record)
-                file.flush()
-                os.fsync(file.fileno())
+    for r in _sides(level.resolution):
+        with path_of(prefix, r).open("rb+") as file:
+            for number, pixels in enumerate(level.pixels(images, r), start):
+                record = frame(encode_example(pixels))
+                file.seek(number * len(record))
+                file.write(record)
+            file.flush()
+            os.fsync(file.fileno())
     return start, len(images)
 
 
-FORMAT = Format("tfrecord", read, write, names=("*.tfrecords",), options=frozenset({"shuffle"}))
+FORMAT = Format("tfrecord", read, write, names=("*.tfrecords",), options=("shuffle",))

@@ -7,6 +7,7 @@ members, and a damaged header for the end of the data.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import json
@@ -15,19 +16,19 @@ import re
 import tarfile
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats import image_file
-from celebahq_builder.formats.format import ExportJob, Format, Option
-from celebahq_builder.formats.image_file import Encoded, EncodedImages, Header
+from celebahq_builder.formats.format import Format
+from celebahq_builder.formats.hdf5 import ExportJob
+from celebahq_builder.formats.image_file import Encoded, Header, encoded_images
 from celebahq_builder.formats.records import file_names, image_records, parse_records
-from celebahq_builder.formats.shards import Shard, shard_files, write_shards
+from celebahq_builder.formats.shards import Shard, open_new, shard_files, write_shards
 from celebahq_builder.formats.tar import Member, members, open_tar
-from celebahq_builder.hdf5.metadata import Record
-from celebahq_builder.image_set import IMAGE_SUFFIXES
+from celebahq_builder.image_set import IMAGE_SUFFIXES, DataSet, Record
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.storage import Staging, parse_json
 
@@ -41,7 +42,7 @@ RECORD_MAX_BYTES = 2**24
 """Maximum size of a ``.json`` or ``.cls`` member."""
 
 
-def read(path: Path, resize: int | None = None, split: str | None = None) -> EncodedImages:
+def read(path: Path, resize: int | None = None, split: str | None = None) -> DataSet:
     """Open shards of square images of one size: of each sample the image, its ``.json`` and its ``.cls``.
 
     The order is that of the shards' numbers, and of the samples in them. Nothing is unpacked to the disk. Images of
@@ -60,14 +61,13 @@ def read(path: Path, resize: int | None = None, split: str | None = None) -> Enc
     Source: https://github.com/webdataset/webdataset#the-webdataset-format
     """
     images = _Images(shard_files(path, ENDINGS, split), [], array("q"))
-    metadata, labels, label_names = parse_records(_scan(path, images), path)
-    resolution, channels = image_file.common_size(
-        (images.header(number) for number in range(len(images.names))), resize
-    )
+    described = parse_records(_scan(path, images), path)
     names = images.names
     if len(set(names)) < len(names):
         names = [f"{images.shard(number).stem}/{name}" for number, name in enumerate(names)]
-    return EncodedImages(names, images.read, resolution, channels, resize is not None, metadata, labels, label_names)
+    headers = map(images.header, range(len(names)))
+    described = dataclasses.replace(described, names=names)
+    return encoded_images(described, image_file.common_size(headers, resize), images.read, resize)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class _Images:
     def header(self, number: int) -> Header:
         return Header(f"{self.shard(number)}: {self.names[number]}", *self.facts[6 * number + 3 : 6 * number + 6])
 
-    def read(self, numbers: range) -> Iterator[Encoded]:
+    def read(self, numbers: Sequence[int]) -> Iterator[Encoded]:
         for shard, group in itertools.groupby(numbers, self.shard):
             with open_tar(shard) as file:
                 for number in group:
@@ -181,18 +181,20 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
 
     Source: https://github.com/webdataset/webdataset#the-webdataset-format
     """
-    keys = file_names(export.level, export.source, without=".")
+    keys = file_names(export.level, without=".")
     yield from write_shards(export, stage, keys, lambda shard, _: f"{export.name}-{shard:06d}.tar", _write_shard)
 
 
-def _write_shard(shard: Shard) -> None:
-    with shard.open() as (level, file), tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+def _write_shard(shard: Shard) -> int:
+    level = shard.export.level
+    with open_new(shard.path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         records = image_records(level, shard.numbers)
         for key, record, pixels in zip(shard.names, records, level.pixels(shard.numbers), strict=True):
-            _add(tar, f"{key}.png", encode_png(pixels, shard.png_level))
+            _add(tar, f"{key}.png", encode_png(pixels, shard.export.png_level))
             _add(tar, f"{key}.json", json.dumps(record, ensure_ascii=False).encode())
             if "label" in record:
                 _add(tar, f"{key}.cls", str(record["label"]).encode())
+    return len(shard.numbers)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -201,6 +203,11 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(header, io.BytesIO(data))
 
 
-OPTIONS = frozenset[Option]({"resize", "split", "shard", "png_level"})
-
-FORMAT = Format("webdataset", read, write, names=("*.tar", "*.tar.gz", "*.tgz"), beside_images=False, options=OPTIONS)
+FORMAT = Format(
+    "webdataset",
+    read,
+    write,
+    names=("*.tar", "*.tar.gz", "*.tgz"),
+    beside_images=False,
+    options=("resize", "split", "shard", "png_level"),
+)

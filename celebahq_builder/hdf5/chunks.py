@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.hdf5.codecs import Codec, Stored, codec_of, load_filters
+from celebahq_builder.hdf5.codecs import Codec, codec_of, load_filters
 from celebahq_builder.hdf5.layout import REMEDY, find_levels
 from celebahq_builder.hdf5.untrusted import file_identity, open_hdf5
 from celebahq_builder.image_set import Pixels
@@ -85,7 +85,7 @@ def chunk_table(dataset: h5py.Dataset) -> ChunkTable | None:
         size = math.prod(dataset.shape[1:])
         offsets = start + size * np.arange(len(dataset), dtype=np.int64).reshape(-1, 1, 1, 1)
         sizes, coded = np.broadcast_to(np.int64(size), offsets.shape), np.broadcast_to(np.False_, offsets.shape)
-        return ChunkTable((1, *dataset.shape[1:]), offsets, sizes, coded, Stored())
+        return ChunkTable((1, *dataset.shape[1:]), offsets, sizes, coded, Codec())
     shape = tuple(dataset.chunks)
     grid = tuple(-(-length // part) for length, part in zip(dataset.shape, shape, strict=True))
     missing = math.prod(grid) - dataset.id.get_num_chunks()  # before memory for that many chunks is taken
@@ -243,7 +243,7 @@ class LevelReader:
             if size > MAX_CHUNK_BYTES:
                 raise FormatError(f"its chunk is announced with {size} bytes; at most {MAX_CHUNK_BYTES} are read")
             data = os.pread(file, size, offset)
-            return (table.codec if table.coded[place] else Stored()).decompress(data, table.shape)
+            return (table.codec if table.coded[place] else Codec()).decompress(data, table.shape)
         except (FormatError, OSError) as error:
             first = place[0] * table.shape[0]
             last = min(first + table.shape[0], len(self)) - 1

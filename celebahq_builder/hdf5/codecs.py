@@ -11,9 +11,9 @@ import math
 import threading
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Protocol
+from typing import ClassVar
 
 import deflate
 import h5py
@@ -38,12 +38,11 @@ STATED_LEVEL = 4
 """Level of zlib that a file states where libdeflate was used: HDF5 requires one, for chunks that it may add."""
 
 
-class Codec(Protocol):
-    """A compression of the chunks of a dataset."""
+class Codec:
+    """Compression of the chunks of a dataset; this class stores them as they are."""
 
-    @property
-    def name(self) -> str:
-        """Name in recipes and messages."""
+    name: ClassVar[str] = "none"
+    """Name in recipes and messages."""
 
     @property
     def keywords(self) -> Mapping[str, object]:
@@ -52,45 +51,33 @@ class Codec(Protocol):
         Raises:
             FormatError: a package that is needed is missing.
         """
+        return {}
 
     def compress(self, chunk: Chunk) -> bytes:
         """Return what HDF5 stores for a whole chunk, uint8 of the dataset's chunk shape."""
+        return chunk.tobytes()
 
-    def decompress(self, data: bytes, shape: tuple[int, ...]) -> Chunk:
+    def decompress(self, data: bytes | bytearray, shape: tuple[int, ...]) -> Chunk:
         """Return the read-only chunk, uint8 of `shape`, that HDF5 stored as `data`.
 
         Raises:
             FormatError: the data are damaged, or of another size.
         """
+        if len(data) != math.prod(shape):
+            size = f"{len(data)} bytes, expected {math.prod(shape)} of shape {list(shape)}"
+            raise FormatError(f"a {self.name} chunk has {size}")
+        chunk = np.frombuffer(data, np.uint8).reshape(shape)
+        chunk.flags.writeable = False
+        return chunk
 
 
 @dataclass(frozen=True)
-class Stored:
-    """No compression."""
-
-    name: str = field(default="none", init=False)
-
-    @property
-    def keywords(self) -> Mapping[str, object]:
-        """Arguments of ``create_dataset``."""
-        return {}
-
-    def compress(self, chunk: Chunk) -> bytes:
-        """Return the chunk's bytes."""
-        return chunk.tobytes()
-
-    def decompress(self, data: bytes, shape: tuple[int, ...]) -> Chunk:
-        """Return the chunk of some bytes."""
-        return _as_chunk(data, shape, self.name)
-
-
-@dataclass(frozen=True)
-class Gzip:
+class Gzip(Codec):
     """Deflate in a zlib stream (RFC 1950): the filter that every build of HDF5 has."""
 
     level: int = 0
     """0: by libdeflate, several times as fast as zlib; 1 to 9: zlib's own levels, for files some per cent smaller."""
-    name: str = field(default="gzip", init=False)
+    name: ClassVar[str] = "gzip"
 
     @property
     def keywords(self) -> Mapping[str, object]:
@@ -102,12 +89,12 @@ class Gzip:
         buffer = np.ascontiguousarray(chunk).data
         return bytes(zlib.compress(buffer, self.level) if self.level else deflate.zlib_compress(buffer, FAST_LEVEL))
 
-    def decompress(self, data: bytes, shape: tuple[int, ...]) -> Chunk:
+    def decompress(self, data: bytes | bytearray, shape: tuple[int, ...]) -> Chunk:
         """Return the chunk of a zlib stream, which any program may have written."""
         size = math.prod(shape)
         try:
             # libdeflate needs the size beforehand and gets whole chunks: twice as fast as zlib.
-            return _as_chunk(deflate.zlib_decompress(data, max(1, size)), shape, self.name)
+            return super().decompress(deflate.zlib_decompress(data, max(1, size)), shape)
         except deflate.DeflateError as error:
             raise FormatError(
                 f"a gzip chunk of {len(data)} bytes is damaged, or holds more than {size} of shape {list(shape)}: "
@@ -116,7 +103,7 @@ class Gzip:
 
 
 @dataclass(frozen=True)
-class Blosc2:
+class Blosc2(Codec):
     """Zstandard after a bit shuffle, through the Blosc2 filter of the package hdf5plugin.
 
     Only the filter knows its format, so each chunk passes through an HDF5 file in memory that holds nothing else.
@@ -124,7 +111,7 @@ class Blosc2:
 
     level: int = 1
     """1 (fast) to 9 (small)."""
-    name: str = field(default="blosc2", init=False)
+    name: ClassVar[str] = "blosc2"
 
     @property
     def keywords(self) -> Mapping[str, object]:
@@ -139,7 +126,7 @@ class Blosc2:
             dataset[...] = chunk
             return bytes(dataset.id.read_direct_chunk((0,) * chunk.ndim)[1])
 
-    def decompress(self, data: bytes, shape: tuple[int, ...]) -> Chunk:
+    def decompress(self, data: bytes | bytearray, shape: tuple[int, ...]) -> Chunk:
         """Return the chunk of the filter's output."""
         with _memory_file() as file:
             dataset = self._dataset(file, shape)
@@ -180,7 +167,7 @@ def codec(name: str, level: int = 0) -> Codec:
         raise FormatError(f"compression {name!r} is none of gzip, none, blosc2")
     if level:
         raise FormatError(f"compression none has no levels, but level {level} is asked for; leave it out")
-    return Stored()
+    return Codec()
 
 
 def codec_of(dataset: h5py.Dataset) -> Codec | None:
@@ -190,7 +177,7 @@ def codec_of(dataset: h5py.Dataset) -> Codec | None:
     """
     filters = _filters(dataset)
     if not filters:
-        return Stored()
+        return Codec()
     number, _, values, _ = filters[0]
     if len(filters) == 1 and number == h5py.h5z.FILTER_DEFLATE:
         return Gzip()
@@ -220,14 +207,6 @@ def _filters(dataset: h5py.Dataset) -> list[tuple[int, int, tuple[int, ...], byt
     """Return number, flags, values and name of each filter of a dataset."""
     properties = dataset.id.get_create_plist()
     return [properties.get_filter(i) for i in range(properties.get_nfilters())]
-
-
-def _as_chunk(data: bytes | bytearray, shape: tuple[int, ...], name: str) -> Chunk:
-    if len(data) != math.prod(shape):
-        raise FormatError(f"a {name} chunk has {len(data)} bytes, expected {math.prod(shape)} of shape {list(shape)}")
-    chunk = np.frombuffer(data, np.uint8).reshape(shape)
-    chunk.flags.writeable = False
-    return chunk
 
 
 def _memory_file() -> h5py.File:

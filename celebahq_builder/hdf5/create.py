@@ -58,8 +58,8 @@ def write_images(
         >>> from celebahq_builder.image_set import NamedImage
         >>> class Grey:
         ...     count, resolution, channels, labels, label_names = 2, 4, 1, None, ()
-        ...     def images(self, start=0):
-        ...         yield from (NamedImage(np.full((1, 4, 4), i, np.uint8), f"{i}.png") for i in range(start, 2))
+        ...     def images(self):
+        ...         yield from (NamedImage(np.full((1, 4, 4), i, np.uint8), f"{i}.png") for i in range(2))
         >>> path = Path(tempfile.mkdtemp()) / "grey.h5"
         >>> write_images(Grey(), path)
         >>> from celebahq_builder.hdf5.reader import open_pyramid

@@ -10,13 +10,13 @@ from typing import Literal
 
 import numpy as np
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.hdf5.layout import PHOTOS
-from celebahq_builder.hdf5.reader import read_column
+from celebahq_builder.hdf5.reader import PhotoColumns
 from celebahq_builder.hdf5.untrusted import open_hdf5
-from celebahq_builder.image_set import Labels
+from celebahq_builder.image_set import Labels, attribute_labels
 from celebahq_builder.storage import write_atomic
 from celebahq_builder.storage.bounded_read import irregular_kind
 
@@ -120,16 +120,6 @@ def check_labels(values: NDArray[np.generic], count: int, where: Path) -> Labels
     return np.ascontiguousarray(values, dtype=np.float32)
 
 
-def attribute_labels(attributes: ArrayLike) -> Labels:
-    """Return attributes [N, attributes] as labels: 1 where an image has one, 0 for CelebA's -1 and unknown ones.
-
-    Example:
-        >>> attribute_labels([[1, -1, 0]]).tolist()
-        [[1.0, 0.0, 0.0]]
-    """
-    return np.asarray(np.asarray(attributes) > 0, np.float32)
-
-
 def labels_for_training(path: Path, source: LabelSource, count: int) -> tuple[Labels, tuple[str, ...]]:
     """Return the labels of an HDF5 file's images, float32 [N, classes], and the names of their columns, if any.
 
@@ -142,8 +132,9 @@ def labels_for_training(path: Path, source: LabelSource, count: int) -> tuple[La
         FormatError: no labels there, or not one row of finite numbers per image.
     """
     with open_hdf5(path) as file:
-        names = read_column(file, "label_names" if source == "file" else "attribute_names")
-        attributes = read_column(file, "attributes") if source == "attributes" else None
+        photos = PhotoColumns(file)
+        names = photos.get("label_names" if source == "file" else "attribute_names")
+        attributes = photos.get("attributes") if source == "attributes" else None
     named = () if names is None else tuple(map(str, names))
     if source == "file":
         found = read_labels(path, count)

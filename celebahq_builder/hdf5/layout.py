@@ -17,6 +17,9 @@ LEVEL_NAME = re.compile(r"data([1-9][0-9]{0,4})x\1")
 PHOTOS = "photos"
 """Group of the columns: metadata with one row per image."""
 
+NAME_COLUMNS = ("attribute_names", "label_names")
+"""Columns with one row per attribute or label instead of one per image."""
+
 CHUNK_BYTES = 16384
 """Small images share a chunk of up to this size; larger images have one each.
 

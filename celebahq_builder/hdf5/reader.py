@@ -11,16 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.hdf5.chunks import Indices, LevelReader, UnreadableImagesError
+from celebahq_builder.hdf5.chunks import LevelReader, UnreadableImagesError
 from celebahq_builder.hdf5.codecs import load_filters
 from celebahq_builder.hdf5.layout import LEVEL_NAME, PHOTOS, REMEDY, find_levels, level_name
 from celebahq_builder.hdf5.untrusted import open_hdf5
-from celebahq_builder.image_set import Pixels
+from celebahq_builder.image_set import Column, Pixels
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
 from celebahq_builder.storage import sha256
-
-Column = NDArray[np.generic] | list[str]
-"""Metadata of the images: one row each."""
 
 BATCH = 32
 """Images that are checked together."""
@@ -49,7 +46,15 @@ def open_pyramid(path: Path | str) -> PyramidFile:
         >>> batch.dtype, batch.shape, scores.tolist(), problems
         (dtype('uint8'), (2, 3, 2, 2), [0.5, 0.25, 0.75], [])
     """
-    return PyramidFile.with_images(Path(path))
+    pyramid = PyramidFile(Path(path))
+    try:
+        if not pyramid.count:
+            raise FormatError(f"{path} holds no images; its writer was killed, get or build it again")
+        pyramid.load_filters()
+    except FormatError:
+        pyramid.close()
+        raise
+    return pyramid
 
 
 class PyramidFile:
@@ -82,23 +87,6 @@ class PyramidFile:
             self.close()
             raise
 
-    @classmethod
-    def with_images(cls, path: Path) -> Self:
-        """Open a file to read its images.
-
-        Raises:
-            FormatError: no images, or a compression whose package is not installed.
-        """
-        pyramid = cls(path)
-        try:
-            if not pyramid.count:
-                raise FormatError(f"{path} holds no images; its writer was killed, get or build it again")
-            pyramid._load_filters()
-        except FormatError:
-            pyramid.close()
-            raise
-        return pyramid
-
     def close(self) -> None:
         """Close the file; the levels that `images` returned stay open."""
         self._levels.clear()
@@ -127,21 +115,9 @@ class PyramidFile:
             self._levels[r] = LevelReader(self.file, r)
         return self._levels[r]
 
-    def read(self, indices: Indices, resolution: int) -> Pixels:
-        """Return some images of a level, uint8 [n, C, r, r]; see `LevelReader.read`."""
-        return self.images(resolution).read(indices)
-
-    def image(self, index: int, resolution: int) -> Pixels:
-        """Return one image of a level, uint8 [C, r, r]; see `LevelReader.read`."""
-        return self.images(resolution)[index]
-
     def level(self, resolution: int) -> h5py.Dataset:
         """Return h5py's dataset of a level, uint8 [N, C, r, r]."""
         return self.file[level_name(resolution)]
-
-    def column(self, name: str, rows: slice = slice(None)) -> Column | None:
-        """Return some rows of a column, or None if the file lacks it; see `read_column`."""
-        return read_column(self.file, name, rows)
 
     def check_resolution(self, resolution: int) -> None:
         """Raise a FormatError that names all levels if the file has none of a resolution."""
@@ -160,8 +136,8 @@ class PyramidFile:
         Raises:
             FormatError: the compression needs a package that is not installed.
         """
-        self._load_filters()
-        hashes = self.column("sha256")
+        self.load_filters()
+        hashes = self.photos.get("sha256")
         if hashes is not None and len(hashes) != self.count:
             yield f"{PHOTOS}/sha256 has {len(hashes)} rows, expected {self.count}"
             hashes = None
@@ -184,7 +160,8 @@ class PyramidFile:
                     if index in stored[r] and not np.array_equal(stored[r][index], pixels):
                         yield f"image {index}: level {r}x{r} is not the mean of the level above"
 
-    def _load_filters(self) -> None:
+    def load_filters(self) -> None:
+        """Load the filters of all levels; see `codecs.load_filters`."""
         for r in self.resolutions:
             load_filters(self.level(r))
 
@@ -254,11 +231,22 @@ class PhotoColumns(Mapping[str, Column]):
             KeyError: the file has no such column.
             FormatError: the column cannot be read.
         """
-        column = read_column(self._file, name)
-        if column is None:
+        return self.rows(name, slice(None))
+
+    def rows(self, name: str, rows: slice) -> Column:
+        """Return some rows of a column; errors are those of ``[]``."""
+        group = self._file.get(PHOTOS)
+        dataset = group.get(name) if isinstance(group, h5py.Group) else None
+        if not isinstance(dataset, h5py.Dataset):
             has = ", ".join(self) or "none"
             raise KeyError(f"{self._file.filename} has no column {name!r} in {PHOTOS}; it has {has}")
-        return column
+        try:
+            if h5py.check_string_dtype(dataset.dtype):
+                return [str(value) for value in dataset.asstr()[rows]]
+            return np.asarray(dataset[rows])
+        except (OSError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise FormatError(f"{self._file.filename}: {PHOTOS}/{name} cannot be read: {reason}; {REMEDY}") from None
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names of the columns."""
@@ -271,23 +259,44 @@ class PhotoColumns(Mapping[str, Column]):
         return sum(1 for _ in self)
 
 
-def read_column(file: h5py.File, name: str, rows: slice = slice(None)) -> Column | None:
-    """Return some rows of a column of the group ``photos``, or None if the file lacks it.
+def read_text(pyramid: PyramidFile, name: str) -> list[str] | None:
+    """Return a column of an HDF5 file as text, or None if there is none of that name.
 
     Raises:
-        FormatError: it cannot be read.
+        FormatError: the column does not have one row per image.
     """
-    group = file.get(PHOTOS)
-    dataset = group.get(name) if isinstance(group, h5py.Group) else None
+    values = per_image(pyramid, name)
+    return None if values is None else [str(value) for value in values]
+
+
+def read_numbers(pyramid: PyramidFile, name: str) -> NDArray[np.float64] | None:
+    """Return a column of an HDF5 file as numbers, or None if there is none of that name.
+
+    Raises:
+        FormatError: the column does not have one row per image, or holds something else than numbers.
+    """
+    values = per_image(pyramid, name)
+    try:
+        return None if values is None else np.asarray(values, np.float64)
+    except ValueError:
+        raise FormatError(f"{pyramid.path}: {PHOTOS}/{name} holds no numbers; build the file again") from None
+
+
+def per_image(pyramid: PyramidFile, name: str, rows: slice = slice(None)) -> Column | None:
+    """Return some rows of a column, or None if there is none of that name.
+
+    Raises:
+        FormatError: the column does not have one row per image.
+    """
+    dataset = pyramid.file.get(f"{PHOTOS}/{name}")
     if not isinstance(dataset, h5py.Dataset):
         return None
-    try:
-        if h5py.check_string_dtype(dataset.dtype):
-            return [str(value) for value in dataset.asstr()[rows]]
-        return np.asarray(dataset[rows])
-    except (OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise FormatError(f"{file.filename}: {PHOTOS}/{name} cannot be read: {reason}; {REMEDY}") from None
+    if dataset.shape[:1] != (pyramid.count,):
+        has = f"{dataset.shape[0]} rows" if dataset.shape else "no rows"
+        raise FormatError(
+            f"{pyramid.path}: {PHOTOS}/{name} has {has}, expected {pyramid.count}, one per image; {REMEDY}"
+        )
+    return pyramid.photos.rows(name, rows)
 
 
 def content_sha256(file: PyramidFile) -> str:
@@ -296,7 +305,7 @@ def content_sha256(file: PyramidFile) -> str:
     It is that of the images' recorded hashes or, where the file has none, of the pixels of the 4x4 level, which are
     read quickly and tell files apart well enough.
     """
-    hashes = file.column("sha256")
+    hashes = file.photos.get("sha256")
     if hashes is not None:
         return sha256("\n".join(map(str, hashes)).encode())
     return sha256(file.images(min(4, file.resolution))[:].tobytes())

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 
 from celebahq_builder.errors import DiskFull, FormatError
 from celebahq_builder.hdf5.codecs import Codec
-from celebahq_builder.hdf5.layout import FORMAT_VERSION, PHOTOS, images_per_chunk, images_per_job, level_name
+from celebahq_builder.hdf5.layout import (
+    FORMAT_VERSION,
+    NAME_COLUMNS,
+    PHOTOS,
+    images_per_chunk,
+    images_per_job,
+    level_name,
+)
 from celebahq_builder.hdf5.untrusted import trust
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
@@ -32,9 +39,6 @@ from celebahq_builder.storage import (
 
 Columns = Mapping[str, NDArray[np.generic] | Sequence[str]]
 """Metadata of the images by name: arrays, or sequences of text, of N rows each."""
-
-NAME_COLUMNS = ("attribute_names", "label_names")
-"""Columns with one row per attribute or label instead of one per image."""
 
 TEXT_ROWS = 1024
 """Rows of a text column that are written together."""

@@ -62,7 +62,7 @@ Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]
 # Files of users: any format, by Pillow
 
 
-def open_rgb(data: bytes, pixels_max: int, limit: str = "region.pixels_max") -> tuple[Image.Image, tuple[str, ...]]:
+def open_rgb(data: bytes, pixels_max: int, limit: str = "crop.pixels_max") -> tuple[Image.Image, tuple[str, ...]]:
     """Decode an image file of any format and mode to a Pillow image, of which parts can be cut without a full copy.
 
     Threads that decode at the same time wait for each other, so that together they hold few large images.
@@ -129,30 +129,38 @@ def open_image(file: IO[bytes], pixels_max: int, limit: str) -> ImageFile.ImageF
     return image
 
 
-class _PixelBudget:
-    """The pixels that all threads of this process may decode at the same time."""
+class MemoryBudget:
+    """An amount of bytes or pixels that several threads hold together; one request may be larger than all of it."""
 
-    def __init__(self, pixels: int) -> None:
-        self.total = self.free = pixels
+    def __init__(self, total: int) -> None:
+        self.total = self.free = total
         self.changed = threading.Condition()
 
-    @contextlib.contextmanager
-    def reserve(self, pixels: int) -> Iterator[None]:
-        """Wait until so many pixels are free, and hold them; one image may be larger than the budget."""
-        held = min(pixels, self.total)
+    def take(self, amount: int) -> None:
+        """Wait until an amount is free, and hold it."""
+        held = min(amount, self.total)
         with self.changed:
             self.changed.wait_for(lambda: self.free >= held)
             self.free -= held
+
+    def give_back(self, amount: int) -> None:
+        """Release an amount that was taken."""
+        with self.changed:
+            self.free += min(amount, self.total)
+            self.changed.notify_all()
+
+    @contextlib.contextmanager
+    def reserve(self, amount: int) -> Iterator[None]:
+        """Hold an amount within a context."""
+        self.take(amount)
         try:
             yield
         finally:
-            with self.changed:
-                self.free += held
-                self.changed.notify_all()
+            self.give_back(amount)
 
 
-reserve_pixels = _PixelBudget(MAX_IMAGE_PIXELS).reserve
-"""Context manager in which an image of so many pixels is decoded; see `_PixelBudget`."""
+reserve_pixels = MemoryBudget(MAX_IMAGE_PIXELS).reserve
+"""Context manager in which an image of so many pixels is decoded: all threads of this process share a budget."""
 
 
 def check_png(data: bytes) -> None:

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.hdf5.chunks import LevelReader
-from celebahq_builder.hdf5.metadata import read_numbers, read_text
-from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.hdf5.reader import PyramidFile, read_numbers, read_text
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.inspect import borders, duplicates
 from celebahq_builder.inspect.borders import BorderBar, PaddingShare, read_padding

@@ -11,7 +11,7 @@ import numpy as np
 
 from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.hdf5.chunks import LevelReader
-from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.hdf5.reader import open_pyramid
 from celebahq_builder.html import charts, render_page
 from celebahq_builder.html.thumbnails import of_pixels
 from celebahq_builder.inspect.audit import Findings, scan
@@ -55,7 +55,7 @@ def audit(
     for name in (JSON, PAGE):
         check_free(out / name)
         check_writable(out / name)
-    with PyramidFile.with_images(file) as pyramid:
+    with open_pyramid(file) as pyramid:
         found = scan(file, pyramid, distance, likeness, threads)
     drawn = page(found, LevelReader(file, min(SIDE_PX, found.resolution), threads))
     with new_files(files) as written:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from celebahq_builder.hdf5.metadata import read_numbers
-from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.hdf5.reader import PyramidFile, read_numbers
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.geometry import share_inside
 

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.hdf5.metadata import read_text
-from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.hdf5.reader import PyramidFile, read_text
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.progress import MOMENT_S, Progress
 
@@ -263,11 +262,11 @@ def _pair_differences(
 ) -> Iterator[tuple[int, Difference]]:
     """Yield the number of each pair, and the difference of its images at a level."""
     size = min(max(BLOCK_BYTES // (a.channels * resolution * resolution), 1), BLOCK_IMAGES)
-    name = f"compare {resolution}x{resolution}"
+    one_level, other_level, name = a.images(resolution), b.images(resolution), f"compare {resolution}x{resolution}"
     with closing(Progress(name, len(pairs), unit="image", judged=False, silent_s=MOMENT_S)) as progress:
         for start in range(0, len(pairs), size):
             block = pairs[start : start + size]
-            images = zip(a.read(matched.a[block], resolution), b.read(matched.b[block], resolution), strict=True)
+            images = zip(one_level.read(matched.a[block]), other_level.read(matched.b[block]), strict=True)
             for pair, (one, other) in zip(block, images, strict=True):
                 yield int(pair), difference(one, other)
             progress.advance(len(block))

@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.hdf5.metadata import read_numbers, read_text
-from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.hdf5.reader import PyramidFile, read_numbers, read_text
 from celebahq_builder.html import render_page
 from celebahq_builder.html.thumbnails import Thumbnail, of_pixels
 from celebahq_builder.image_set import Pixels
@@ -84,7 +83,7 @@ def _images(pyramid: PyramidFile, shown: Sequence[Tile], resolution: int) -> Ite
     """Yield the images of some tiles, uint8 [C, r, r], and report the progress."""
     with closing(Progress("view", len(shown), unit="image", judged=False, silent_s=MOMENT_S)) as progress:
         for tile in shown:
-            yield pyramid.image(tile.number, resolution)
+            yield pyramid.images(resolution)[tile.number]
             progress.advance(1)
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.hdf5.metadata import read_numbers, read_text
-from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.hdf5.reader import PyramidFile, read_numbers, read_text
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.progress import MOMENT_S, Progress
 from celebahq_builder.storage import new_files
@@ -144,7 +143,7 @@ def extract(pyramid: PyramidFile, numbers: Sequence[int], out: Path, resolution:
         new_files() as files,
     ):
         for number, target in zip(numbers, targets, strict=True):
-            data = encode_png(pyramid.image(number, resolution))
+            data = encode_png(pyramid.images(resolution)[number])
             if not _holds_bytes(target, data):
                 files.write(target, data)
             progress.advance(1)

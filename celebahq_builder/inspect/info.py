@@ -117,7 +117,7 @@ def _names(pyramid: PyramidFile, name: str) -> list[str]:
         return []
     if h5py.check_string_dtype(dataset.dtype) is None and dataset.dtype.kind not in "biuf":
         return []
-    column = pyramid.column(name)
+    column = pyramid.photos.get(name)
     return [] if column is None else [str(value) for value in column]
 
 

@@ -36,8 +36,7 @@ from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses
 from celebahq_builder.pipeline.stage import AnyDatasetStage, DatasetContext, record_types
 from celebahq_builder.pipeline.stages.select import rejected_csv
 from celebahq_builder.pipeline.state import StageCounts, Summary, Table, fingerprint
-from celebahq_builder.pipeline.timings import TimingLog
-from celebahq_builder.pipeline.workspace import StageFolder, Workspace, count_outcomes
+from celebahq_builder.pipeline.workspace import StageFolder, TimingLog, Workspace, count_outcomes
 from celebahq_builder.progress import Progress
 from celebahq_builder.sources.photo import LandmarkOrder, Photo, PhotoSource, in_column_order
 from celebahq_builder.storage import delete_folder, read_file, sha256, write_atomic, write_json
@@ -337,7 +336,7 @@ def _conclude(plan: Plan, timings: TimingLog) -> BuildResult:
     summary = before if before and is_current else _summarize(plan, mark)
     if complete and (summary is not before or "report/index.html" not in plan.state.files):
         if summary is not before:
-            timings.add_memory()
+            timings.add_memory(parallel.peak_memory_bytes())
         write_build_report(workspace)
     if summary is not before:
         write_json(workspace.summary_path, asdict(summary))

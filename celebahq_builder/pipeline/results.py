@@ -66,7 +66,14 @@ def photo_statuses(workspace: Workspace) -> list[PhotoStatus]:
     for stage, batch, one in workspace.final_outcomes(run):
         status = found.setdefault(one.key, PhotoStatus(*one.key, batch=batch, id=one.face))
         if status.end is None and isinstance(one, Kept):
-            _add_record(status, PhotoRecord.from_kept(one, types))
+            record = PhotoRecord.from_kept(one, types)
+            status.id = record.identity.id
+            if crop := record.get(CropRecord):
+                status.zoom, status.notes = crop.zoom, crop.notes
+            if upscale := record.get(UpscaleRecord):
+                status.upscaled = upscale.factor
+            if score := record.get(QualityScore):
+                status.score = score.score
         elif status.end is None and not isinstance(one, Kept):
             status.end, status.stage = one, stage
     return [*by_table, *found.values()]
@@ -85,13 +92,3 @@ def read_records(
     for _, one in folder.outcomes():
         if isinstance(one, Kept) and (keys is None or one.key in keys):
             yield PhotoRecord.from_kept(one, types)
-
-
-def _add_record(status: PhotoStatus, record: PhotoRecord) -> None:
-    status.id = record.identity.id
-    if crop := record.get(CropRecord):
-        status.zoom, status.notes = crop.zoom, crop.notes
-    if upscale := record.get(UpscaleRecord):
-        status.upscaled = upscale.factor
-    if score := record.get(QualityScore):
-        status.score = score.score

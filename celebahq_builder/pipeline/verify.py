@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +9,10 @@ import numpy as np
 
 from celebahq_builder import outcome
 from celebahq_builder.errors import CelebAHQError, FormatError
-from celebahq_builder.hdf5.labels import attribute_labels, labels_path, read_labels
-from celebahq_builder.hdf5.layout import PHOTOS
+from celebahq_builder.hdf5.labels import labels_path, read_labels
+from celebahq_builder.hdf5.layout import NAME_COLUMNS, PHOTOS
 from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.image_set import attribute_labels
 from celebahq_builder.outcome import Kept, Outcome, PhotoKey
 from celebahq_builder.pipeline.face import ImageRecord
 from celebahq_builder.pipeline.state import read_table
@@ -48,10 +48,6 @@ def status_lines(workspace: Workspace) -> Iterator[str]:
         yield f"report: {workspace.report_path}"
 
 
-LABEL_COLUMNS = ("label_names", "attribute_names")
-"""Columns of the group ``photos`` with a row for each label, not for each image."""
-
-
 def find_problems(path: Path) -> Iterator[str]:
     """Yield the problems of a run directory or an HDF5 file, one line each; none for a sound one.
 
@@ -63,14 +59,14 @@ def find_problems(path: Path) -> Iterator[str]:
     except OSError as error:
         raise FormatError(f"{str(path)[:200]} cannot be read: {error.strerror}") from None
     if is_folder:
-        return verify_workspace(Workspace(path))
+        return _workspace_problems(Workspace(path))
     if is_file:
-        return itertools.chain(verify_hdf5(path), _label_problems(path, of_build=False))
+        return _hdf5_problems(path, of_build=False)
     raise FormatError(f"{path} does not exist; give a run directory or an HDF5 file")
 
 
-def verify_hdf5(path: Path) -> Iterator[str]:
-    """Yield the problems of the images of an HDF5 file: hashes, means.
+def _hdf5_problems(path: Path, *, of_build: bool, labels: bool = True) -> Iterator[str]:
+    """Yield the problems of the images of an HDF5 file (hashes, means), and of the labels beside it.
 
     Raises:
         FormatError: the file is not such a file, or its levels do not belong together.
@@ -79,46 +75,35 @@ def verify_hdf5(path: Path) -> Iterator[str]:
         if not pyramid.count:
             yield f"{path.name}: it has no images; its writer was killed"
         for name, dataset in pyramid.file.get(PHOTOS, {}).items():
-            if name not in LABEL_COLUMNS and dataset.shape[:1] != (pyramid.count,):
+            if name not in NAME_COLUMNS and dataset.shape[:1] != (pyramid.count,):
                 yield f"{path.name}: {PHOTOS}/{name} has {len(dataset)} rows, expected {pyramid.count}"
         yield from (f"{path.name}: {problem}" for problem in pyramid.problems())
-
-
-def _result_problems(path: Path, labels: bool) -> Iterator[str]:
-    if not path.exists():
-        yield f"{path.name} is missing"
-        return
-    try:
-        yield from verify_hdf5(path)
         if labels:
-            yield from _label_problems(path, of_build=True)
-    except FormatError as error:
-        yield str(error)
+            yield from _label_problems(pyramid, of_build)
 
 
-def _label_problems(path: Path, *, of_build: bool) -> Iterator[str]:
+def _label_problems(pyramid: PyramidFile, of_build: bool) -> Iterator[str]:
     """Yield the problems of the labels beside an HDF5 file.
 
     Labels of a build are the attributes of its photos. Labels of other files may be missing, or of another kind.
     """
-    with PyramidFile(path) as pyramid:
-        count, attributes = pyramid.count, pyramid.column("attributes")
+    attributes, beside = pyramid.photos.get("attributes"), labels_path(pyramid.path)
     own = attribute_labels(attributes) if attributes is not None else None
     try:
-        labels = read_labels(path, count)
+        labels = read_labels(pyramid.path, pyramid.count)
     except FormatError as error:
         yield str(error)
         return
     if labels is None:
         if of_build:
-            yield f"{labels_path(path).name} is missing"
+            yield f"{beside.name} is missing"
         return
     comparable = own is not None and labels.shape == own.shape
     if (comparable or of_build) and (own is None or not np.array_equal(labels, own)):
-        yield f"{labels_path(path).name} differs from photos/attributes of {path.name}"
+        yield f"{beside.name} differs from photos/attributes of {pyramid.path.name}"
 
 
-def verify_workspace(workspace: Workspace) -> Iterator[str]:
+def _workspace_problems(workspace: Workspace) -> Iterator[str]:
     """Yield the problems of a run directory: images, manifests, counts, and its HDF5 file."""
     state = workspace.read_state()
     run = state.run or workspace.run()
@@ -135,7 +120,14 @@ def verify_workspace(workspace: Workspace) -> Iterator[str]:
             entering = counts.kept
             yield from _stage_problems(workspace.stage(name), sorted(stage.batches))
     if "pack" in run.stages:
-        yield from _result_problems(workspace.hdf5_path(run.resolution), labels=run.labels)
+        result = workspace.hdf5_path(run.resolution)
+        try:
+            if result.exists():
+                yield from _hdf5_problems(result, of_build=True, labels=run.labels)
+            else:
+                yield f"{result.name} is missing"
+        except FormatError as error:
+            yield str(error)
     if summary := state.summary:
         last: dict[PhotoKey, Outcome] = {}
         for _, _, one in workspace.final_outcomes(run):

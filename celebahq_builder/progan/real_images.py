@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from celebahq_builder.data import loader
+from celebahq_builder.data import Order, loader
 from celebahq_builder.data.dataset import Batch, PyramidDataset
-from celebahq_builder.data.sampler import Order
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.hdf5.labels import LabelSource, labels_for_training, labels_path
 from celebahq_builder.hdf5.reader import PyramidFile, content_sha256
@@ -84,7 +83,7 @@ class RealImages:
 def _label_source(data: Path) -> LabelSource:
     """Return where the labels are; a file beside the data takes precedence over attributes in it."""
     with PyramidFile(data) as file:
-        return "file" if labels_path(data).exists() or file.column("attributes") is None else "attributes"
+        return "file" if labels_path(data).exists() or file.photos.get("attributes") is None else "attributes"
 
 
 def check_data(data: Path, recipe: ProGANRecipe) -> tuple[DataIdentity, Tensor | None]:

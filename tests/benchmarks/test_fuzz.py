@@ -21,7 +21,7 @@ from benchmarks.fuzz.structured import mutate, png, tar_archive, zip_archive
 from benchmarks.fuzz.targets import TARGETS, Target
 from benchmarks.fuzz.worker import Worker
 from celebahq_builder.cli import celebahq
-from celebahq_builder.formats.registry import MODULES
+from celebahq_builder.formats import MODULES
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12, if there are threads
 

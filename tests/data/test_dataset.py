@@ -9,7 +9,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from celebahq_builder.data.dataset import PyramidDataset
-from celebahq_builder.data.sampler import Draws
 from celebahq_builder.errors import FormatError
 from celebahq_builder.hdf5.labels import write_labels
 from tests.data.files import images, original, ours
@@ -84,8 +83,8 @@ def test_mirrored_as_drawn(file: Path) -> None:
     for memory in (0, BYTES):
         dataset = PyramidDataset(file, mirror=True, memory_bytes=memory)
         for _ in range(2):  # the images in memory must not be flipped
-            np.testing.assert_array_equal(dataset.batch(Draws(np.arange(21), flips)).pixels.numpy(), expected)
-    unmirrored = PyramidDataset(file).batch(Draws(np.arange(21), flips))
+            np.testing.assert_array_equal(dataset.batch(np.arange(21), flips).pixels.numpy(), expected)
+    unmirrored = PyramidDataset(file).batch(np.arange(21), flips)
     np.testing.assert_array_equal(unmirrored.pixels.numpy(), DATA)
 
 
@@ -103,7 +102,7 @@ def test_mirrored_by_torchs_generator(file: Path) -> None:
 
 def test_mirroring_one_pixel(file: Path) -> None:
     dataset = PyramidDataset(file, 1, mirror=True)
-    found = dataset.batch(Draws(np.arange(21), np.ones(21, bool))).pixels.numpy()
+    found = dataset.batch(np.arange(21), np.ones(21, bool)).pixels.numpy()
     np.testing.assert_array_equal(found, dataset.read(range(21)))
 
 
@@ -157,7 +156,7 @@ def test_labels_beside_the_file(tmp_path: Path) -> None:
     np.save(tmp_path / "cifar.10-labels.npy", labels)
     dataset = PyramidDataset(path, labels="file")
     np.testing.assert_array_equal(dataset.labels, labels)
-    batch = dataset.batch(Draws(np.array([20, 3]), np.zeros(2, bool)))
+    batch = dataset.batch(np.array([20, 3]), np.zeros(2, bool))
     assert batch.labels is not None
     np.testing.assert_array_equal(batch.labels.numpy(), labels[[20, 3]])
     image, label = dataset[20]

@@ -19,9 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from celebahq_builder.data import loader
+from celebahq_builder.data import Order, loader
 from celebahq_builder.data.dataset import Batch, PyramidDataset
-from celebahq_builder.data.sampler import Order
 from celebahq_builder.errors import FormatError, TrainingError
 from tests.data.files import images, original, ours
 
@@ -213,7 +212,7 @@ def test_memory_does_not_grow_with_the_file(file: Path, monkeypatch: pytest.Monk
     """No more minibatches are read ahead than `ahead`."""
     dataset, read = stored(file), []
     inner = dataset.batch
-    monkeypatch.setattr(dataset, "batch", lambda draws: read.append(draws) or inner(draws))
+    monkeypatch.setattr(dataset, "batch", lambda *draws: read.append(draws) or inner(*draws))
     batches = loader(dataset, 4, ahead=3)
     next(batches)
     assert len(read) <= 4

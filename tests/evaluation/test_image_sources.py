@@ -14,7 +14,7 @@ from celebahq_builder.errors import FormatError
 from celebahq_builder.evaluation.evaluate import evaluate
 from celebahq_builder.evaluation.image_sources import LevelSource, SourceImages, open_data_set
 from celebahq_builder.evaluation.protocol import EvaluationProtocol
-from celebahq_builder.formats.export import ExportSettings, export
+from celebahq_builder.formats.export import export_file
 from tests.evaluation.sources import Held, noise, smooth
 from tests.hdf5.pyramids import described_file, theano_file
 
@@ -105,7 +105,7 @@ def data_sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {"hdf5": described_file(folder / "some.h5", IMAGES)}
     for kind, name in (("images", "png"), ("stylegan-zip", "some.zip")):
         found[kind] = folder / name
-        export(found["hdf5"], found[kind], ExportSettings(kind), 1)
+        export_file(found["hdf5"], found[kind], kind, workers=1)
     return found
 
 
@@ -171,7 +171,7 @@ def test_paths_that_are_no_data_set(data_sets: dict[str, Path], tmp_path: Path) 
     refused(data_sets["hdf5"], "has no level 64x64; it has 32, 16, 8, 4, 2, 1", 64)
     refused(data_sets["images"], "has images of 32x32, wanted are 16x16; only an HDF5 file has several", 16)
     records = tmp_path / "records"
-    export(data_sets["hdf5"], records, ExportSettings("tfrecord"), 1)
+    export_file(data_sets["hdf5"], records, "tfrecord", workers=1)
     refused(records, "is of the format tfrecord, whose images cannot be drawn at random; make it an HDF5 file")
     (tmp_path / "odd").mkdir()
     Image.new("RGB", (32, 24)).save(tmp_path / "odd" / "a.png")

@@ -3,21 +3,20 @@
 import os
 import signal
 import sys
-from pathlib import Path
 
 from celebahq_builder.formats import export as export_module
+from celebahq_builder.formats import load_formats
 from celebahq_builder.formats import stylegan_zip as stylegan_zip_module
-from celebahq_builder.formats.export import ExportSettings, export
-from celebahq_builder.formats.registry import formats
+from celebahq_builder.formats.export import export_file
 from celebahq_builder.progress import Progress
 
 SHARD = 16
 """Images per shard, so that there are several shards."""
 
 
-def small_shards(to: str) -> ExportSettings:
-    """Return settings for an export, with small shards if the format has shards."""
-    return ExportSettings(to, shard=SHARD if "shard" in formats()[to].options else None)
+def small_shards(to: str) -> dict[str, int]:
+    """Return arguments of an export that ask for small shards if the format has shards."""
+    return {"shard": SHARD} if "shard" in load_formats()[to].options else {}
 
 
 class Deadly(Progress):
@@ -32,4 +31,4 @@ class Deadly(Progress):
 if __name__ == "__main__":
     export_module.Progress = Deadly
     stylegan_zip_module.CHECKPOINT = 16
-    export(Path(sys.argv[1]), Path(sys.argv[2]), small_shards(sys.argv[3]), int(sys.argv[4]))
+    export_file(sys.argv[1], sys.argv[2], to := sys.argv[3], **small_shards(to), workers=int(sys.argv[4]))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from celebahq_builder.errors import CelebAHQError
-from celebahq_builder.formats.registry import reader_of
+from celebahq_builder.formats import reader_of
 from celebahq_builder.parallel import peak_memory_bytes
 
 MEMORY_BYTES = 3 * 2**30

@@ -190,7 +190,7 @@ def test_layouts(layout: str, windows: bool, tmp_path: Path) -> None:
                 np.int8,
                 [[*row] for row in ATTRIBUTES.values()],
             )
-            assert list(file.column("attribute_names")) == list(file.column("label_names")) == ["Bald", "Young"]
+            assert list(file.photos.get("attribute_names")) == list(file.photos.get("label_names")) == ["Bald", "Young"]
         labels = np.load(tmp_path / f"{number}-labels.npy")
         assert (labels.dtype, labels.tolist()) == (np.float32, [[1, 0], [0, 1], [0, 0], [1, 1]])
 

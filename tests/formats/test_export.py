@@ -18,8 +18,8 @@ import tfrecord
 import webdataset
 from PIL import Image
 
-from celebahq_builder.formats.export import ExportSettings, export
-from celebahq_builder.formats.registry import formats
+from celebahq_builder.formats import load_formats
+from celebahq_builder.formats.export import export_file
 from celebahq_builder.imaging.pyramid import build_pyramid
 from tests.hdf5.pyramids import Images, described_file, noise, theano_file, tree
 
@@ -43,7 +43,7 @@ def out(folder: Path, to: str) -> Path:
 
 
 def made(source: Path, folder: Path, to: str, workers: int = 1, **asked: Any) -> Path:
-    export(source, out(folder, to), ExportSettings(to, **asked), workers)
+    export_file(source, out(folder, to), to, **asked, workers=workers)
     return out(folder, to)
 
 
@@ -241,7 +241,7 @@ def test_parquet_folder_read_by_its_path(described: Path, tmp_path: Path) -> Non
 def test_same_bytes_for_any_number_of_workers(to: str, described: Path, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    asked = {"shard": 10} if "shard" in formats()[to].options else {}
+    asked = {"shard": 10} if "shard" in load_formats()[to].options else {}
     one = made(described, tmp_path / "one", to, workers=1, **asked)
     two = made(described, tmp_path / "two", to, workers=2, **asked)
     assert tree(one) == tree(two)
@@ -317,7 +317,7 @@ def test_written_to_the_disk_before_it_is_noted(
 
     monkeypatch.setattr(os, "fsync", recorded_fsync)
     monkeypatch.setattr(Path, "rename", recorded_rename)
-    export(described, tmp_path / "out", ExportSettings(to), workers=1)
+    export_file(described, tmp_path / "out", to, workers=1)
     assert events[-1] == "rename data"
     if to == "tfrecord":
         records = [i for i, event in enumerate(events) if event.endswith(".tfrecords")]

@@ -25,7 +25,7 @@ from celebahq_builder import progress
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import CelebAHQError
 from celebahq_builder.formats import images, stylegan_zip
-from celebahq_builder.formats.export import ExportSettings, export
+from celebahq_builder.formats.export import export_file
 from celebahq_builder.formats.import_ import import_images
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.inspect.extract import extract
@@ -58,7 +58,7 @@ def test_killed_and_resumed(
     """After SIGKILL, the same command makes the same bytes, and does not repeat finished work."""
     caplog.set_level(logging.INFO)
     whole, target = out(tmp_path / "whole", to), out(tmp_path / "killed", to)
-    export(source, whole, small_shards(to), workers=1)
+    export_file(source, whole, to, **small_shards(to), workers=1)
     command = [sys.executable, "-m", "tests.formats.killed_export", source, target, to, workers, 33]
     ended = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, timeout=60, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
@@ -68,7 +68,7 @@ def test_killed_and_resumed(
     assert (left / "checkpoint.json").exists() == (to == "stylegan-zip")
     partial_path(left / "plan.json").write_bytes(b"half")
     caplog.clear()
-    export(source, target, small_shards(to), workers)
+    export_file(source, target, to, **small_shards(to), workers=workers)
     assert "resuming an earlier command that did not finish" in caplog.messages[0]
     assert tree(target) == tree(whole)
     assert [path.name for path in target.parent.iterdir()] == [target.name]
@@ -78,7 +78,7 @@ def test_zip_killed_far_after_its_checkpoint(tmp_path: Path) -> None:
     """The entries after the checkpoint are longer than the 64 KB in which a zip's end is looked for."""
     source = described_file(tmp_path / "faces.h5", noise(41, 64))
     whole, target = tmp_path / "whole.zip", tmp_path / "faces.zip"
-    export(source, whole, ExportSettings("stylegan-zip"), workers=1)
+    export_file(source, whole, "stylegan-zip", workers=1)
     command = [sys.executable, "-m", "tests.formats.killed_export", source, target, "stylegan-zip", 1, 30]
     ended = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, timeout=60, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
@@ -86,7 +86,7 @@ def test_zip_killed_far_after_its_checkpoint(tmp_path: Path) -> None:
     note = json.loads((left / "checkpoint.json").read_text())
     assert note["images"] == 16
     assert (left / "data").stat().st_size > note["bytes"] + 2**16
-    export(source, target, ExportSettings("stylegan-zip"), workers=1)
+    export_file(source, target, "stylegan-zip", workers=1)
     assert target.read_bytes() == whole.read_bytes()
     with zipfile.ZipFile(target) as archive:
         assert len(archive.namelist()) == 41 + 1
@@ -104,7 +104,7 @@ def test_target_that_appears_meanwhile(to: str, source: Path, tmp_path: Path, mo
 
     monkeypatch.setattr("celebahq_builder.formats.export.Progress", Appearing)
     with pytest.raises(CelebAHQError, match="exists and is not overwritten"):
-        export(source, target, small_shards(to), workers=1)
+        export_file(source, target, to, **small_shards(to), workers=1)
     assert list(tmp_path.iterdir()) == [target]
     assert tree(target) == ({} if to == "images" else {"": b"of the user"})
 
@@ -128,13 +128,13 @@ def test_interrupted_and_resumed(to: str, source: Path, tmp_path: Path, monkeypa
     for one in (20, 50):
         stop = one
         with pytest.raises(KeyboardInterrupt):
-            export(source, target, small_shards(to), workers=1)
+            export_file(source, target, to, **small_shards(to), workers=1)
         assert not target.exists()
     stop = COUNT + 1
-    export(source, target, small_shards(to), workers=1)
+    export_file(source, target, to, **small_shards(to), workers=1)
     assert sum(advanced) <= COUNT + 2 * 16
     monkeypatch.undo()
-    export(source, out(tmp_path / "whole", to), small_shards(to), workers=1)
+    export_file(source, out(tmp_path / "whole", to), to, **small_shards(to), workers=1)
     assert tree(target) == tree(out(tmp_path / "whole", to))
 
 
@@ -150,18 +150,18 @@ def test_existing_images_are_not_written_again(source: Path, tmp_path: Path, mon
 
     monkeypatch.setattr(images, "encode_png", counted)
     with pytest.raises(KeyboardInterrupt):
-        export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
-    export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
+        export_file(source, tmp_path / "faces", "images", workers=1)
+    export_file(source, tmp_path / "faces", "images", workers=1)
     assert len(made) == COUNT + 1
 
 
 def test_other_settings_do_not_resume(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "_write_metadata", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
+        export_file(source, tmp_path / "faces", "images", workers=1)
     before = tree(tmp_path)
     with pytest.raises(CelebAHQError, match=r"holds an unfinished faces with resolution = 32, this one has 16; delete"):
-        export(source, tmp_path / "faces", ExportSettings("images", resolution=16), workers=1)
+        export_file(source, tmp_path / "faces", "images", resolution=16, workers=1)
     assert {name: data for name, data in tree(tmp_path).items() if not name.endswith("lock")} == {
         name: data for name, data in before.items() if not name.endswith("lock")
     }
@@ -176,21 +176,21 @@ def test_two_at_once(source: Path, tmp_path: Path) -> None:
         lock(tmp_path / "faces.partial", "folder", "--out"),
         pytest.raises(CelebAHQError, match="is in use by process"),
     ):
-        export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
+        export_file(source, tmp_path / "faces", "images", workers=1)
 
 
 def test_partial_folder_of_something_else(source: Path, tmp_path: Path) -> None:
     (tmp_path / "faces.partial").mkdir()
     (tmp_path / "faces.partial" / "mine").write_text("mine")
     with pytest.raises(CelebAHQError, match="is in the way and was not made by this command"):
-        export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
+        export_file(source, tmp_path / "faces", "images", workers=1)
     assert tree(tmp_path) == {"faces.partial/mine": b"mine"}
 
 
 def test_killed_before_the_first_file_of_a_partial_folder(source: Path, tmp_path: Path) -> None:
     """The empty folder that such a kill leaves is taken over."""
     (tmp_path / "faces.partial").mkdir()
-    export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
+    export_file(source, tmp_path / "faces", "images", workers=1)
     assert [path.name for path in tmp_path.iterdir()] == ["faces"]
 
 
@@ -215,7 +215,7 @@ def full_disk() -> Iterator[None]:
 def test_files_that_cannot_grow(to: str, source: Path, tmp_path: Path) -> None:
     target = out(tmp_path / "made", to)
     with full_disk(), pytest.raises(CelebAHQError) as raised:
-        export(source, target, ExportSettings(to), workers=1)
+        export_file(source, target, to, workers=1)
     assert str(target) in str(raised.value)
     assert "File too large" in str(raised.value)
     assert list(tmp_path.iterdir()) == []
@@ -237,7 +237,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_disk(to: str, workers: int, tmp_path: Path, small_disk: Path) -> None:
     large = described_file(tmp_path / "large.h5", noise(70, 64))
     with pytest.raises(CelebAHQError, match="no space left to write .*; its parts are deleted; free some"):
-        export(large, out(small_disk / "made", to), ExportSettings(to), workers=workers)
+        export_file(large, out(small_disk / "made", to), to, workers=workers)
     assert list(small_disk.iterdir()) == []
 
 
@@ -259,7 +259,7 @@ def test_damaged_chunk(to: str, tmp_path: Path) -> None:
     path = described_file(tmp_path / "faces.h5", noise(COUNT, 16))
     damage(path, 16, 60)
     with pytest.raises(CelebAHQError, match=r"faces\.h5: image 60 of data16x16 cannot be read"):
-        export(path, out(tmp_path / "made", to), ExportSettings(to), workers=1)
+        export_file(path, out(tmp_path / "made", to), to, workers=1)
     assert [one.name for one in tmp_path.iterdir()] == ["faces.h5"]
 
 
@@ -268,7 +268,7 @@ def test_target_exists(to: str, source: Path, tmp_path: Path) -> None:
     target = out(tmp_path, to)
     target.write_text("mine")
     with pytest.raises(CelebAHQError, match="exists and is not overwritten; delete it, or choose another `out`"):
-        export(source, target, ExportSettings(to), workers=1)
+        export_file(source, target, to, workers=1)
     assert tree(tmp_path) == {target.name: b"mine"}
 
 
@@ -279,7 +279,7 @@ def test_damaged_image(to: str, workers: int, tmp_path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["data16x16"][60, 1, 2, 3] ^= 1
     with pytest.raises(CelebAHQError, match=r"faces\.h5: image 60 is not the one that was written"):
-        export(path, out(tmp_path / "made", to), ExportSettings(to), workers=workers)
+        export_file(path, out(tmp_path / "made", to), to, workers=workers)
     assert [one.name for one in tmp_path.iterdir()] == ["faces.h5"]
 
 
@@ -289,7 +289,7 @@ def test_ids_that_are_not_file_names(to: str, name: str, tmp_path: Path, caplog:
     """Images are numbered, the log says why, and the metadata keeps the ids."""
     caplog.set_level(logging.INFO)
     path = described_file(tmp_path / "faces.h5", noise(2, 8), id=[name, "b"])
-    export(path, tmp_path / "made" / "faces", ExportSettings(to), workers=1)
+    export_file(path, tmp_path / "made" / "faces", to, workers=1)
     assert f"{name[:80]!r} cannot be the name of a file in a folder; images are numbered instead" in caplog.text
     assert sorted(one.name for one in tmp_path.iterdir()) == ["faces.h5", "made"]
     assert [one.name for one in (tmp_path / "made").iterdir()] == ["faces"]
@@ -307,41 +307,44 @@ def test_file_names_with_a_line_feed(tmp_path: Path) -> None:
     for number, image in enumerate(noise(2, 8)):
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"a\n{number}.png")
     import_images(folder, tmp_path / "faces.h5")
-    export(tmp_path / "faces.h5", tmp_path / "out", ExportSettings("images"), workers=1)
+    export_file(tmp_path / "faces.h5", tmp_path / "out", "images", workers=1)
     assert sorted(tree(tmp_path / "out")) == ["img00000000.png", "img00000001.png", "metadata.jsonl"]
     import_images(tmp_path / "out", tmp_path / "back.h5")
     with PyramidFile(tmp_path / "back.h5") as file:
-        assert file.column("file") == ["a\n0.png", "a\n1.png"]
+        assert file.photos.get("file") == ["a\n0.png", "a\n1.png"]
         np.testing.assert_array_equal(file.level(8)[:], noise(2, 8))
 
 
 @pytest.mark.parametrize(
     ("asked", "expected_text"),
     [
-        ({"to": "images", "resolution": 64}, "has no level 64x64; it has 32, 16, 8, 4, 2, 1"),
-        ({"to": "images", "resolution": 100}, "has no level 100x100"),
-        ({"to": "tfrecord", "resolution": 2}, "`resolution` 2 is too small: TFRecord files have levels from 4x4 on"),
-        ({"to": "stylegan-zip"}, "does not end in .zip"),
+        ({"format": "images", "resolution": 64}, "has no level 64x64; it has 32, 16, 8, 4, 2, 1"),
+        ({"format": "images", "resolution": 100}, "has no level 100x100"),
         (
-            {"to": "images", "shuffle": True},
+            {"format": "tfrecord", "resolution": 2},
+            "`resolution` 2 is too small: TFRecord files have levels from 4x4 on",
+        ),
+        ({"format": "stylegan-zip"}, "does not end in .zip"),
+        (
+            {"format": "images", "shuffle": True},
             "`shuffle` has no effect on images; leave it out",
         ),
         (
-            {"to": "images", "shard": 1000},
+            {"format": "images", "shard": 1000},
             "`shard` has no effect on images; leave it out",
         ),
-        ({"to": "tfrecord", "shard": 5}, "`shard` has no effect on tfrecord"),
-        ({"to": "stylegan-zip", "shard": 5}, "`shard` has no effect on stylegan-zip"),
+        ({"format": "tfrecord", "shard": 5}, "`shard` has no effect on tfrecord"),
+        ({"format": "stylegan-zip", "shard": 5}, "`shard` has no effect on stylegan-zip"),
         (
-            {"to": "tfrecord", "png_level": 0},
+            {"format": "tfrecord", "png_level": 0},
             "`png_level` has no effect on tfrecord; leave",
         ),
-        ({"to": "gif"}, "`to` gif does not exist; expected one of images, stylegan-zip,"),
+        ({"format": "gif"}, "`to` gif does not exist; expected one of images, stylegan-zip,"),
     ],
 )
 def test_refused_settings(asked: dict[str, Any], expected_text: str, source: Path, tmp_path: Path) -> None:
     with pytest.raises(CelebAHQError) as raised:
-        export(source, tmp_path / "made" / "faces", ExportSettings(**asked), workers=1)
+        export_file(source, tmp_path / "made" / "faces", **asked, workers=1)
     assert expected_text in str(raised.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -351,7 +354,7 @@ def test_truncated_file(share: float, source: Path, tmp_path: Path) -> None:
     raw = source.read_bytes()
     (tmp_path / "cut.h5").write_bytes(raw[: int(len(raw) * share)])
     with pytest.raises(CelebAHQError, match=r"cut\.h5 is not (a readable|an) HDF5 file"):
-        export(tmp_path / "cut.h5", tmp_path / "faces", ExportSettings("images"), workers=1)
+        export_file(tmp_path / "cut.h5", tmp_path / "faces", "images", workers=1)
     assert [one.name for one in tmp_path.iterdir()] == ["cut.h5"]
 
 
@@ -377,7 +380,7 @@ def stopped(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     with monkeypatch.context() as patched:
         patched.setattr(images, "_write_metadata", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            export(source, target, ExportSettings("images"), workers=1)
+            export_file(source, target, "images", workers=1)
     return target.with_name(f"{target.name}.partial")
 
 
@@ -413,7 +416,7 @@ def test_folders_of_others_are_not_touched(
     before = tree(tmp_path)
     message = "is a link, and this command makes none" if kind.startswith("link ") else "was not made by this command"
     with pytest.raises(CelebAHQError, match=message):
-        export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
+        export_file(source, tmp_path / "faces", "images", workers=1)
     assert tree(tmp_path) == before
 
 
@@ -422,7 +425,7 @@ def test_killed_before_the_plan_was_written(source: Path, tmp_path: Path) -> Non
     left.mkdir()
     (left / ".celebahq-lock").touch()
     partial_path(left / "plan.json").write_text("{")
-    export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
+    export_file(source, tmp_path / "faces", "images", workers=1)
     assert [path.name for path in tmp_path.iterdir()] == ["faces"]
 
 
@@ -435,9 +438,9 @@ def test_files_of_others_stay(
     if fails:
         failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith("metadata.jsonl"))
         with pytest.raises(CelebAHQError, match="no space left"):
-            export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
+            export_file(source, tmp_path / "faces", "images", workers=1)
     else:
-        export(source, tmp_path / "faces", ExportSettings("images"), workers=1)
+        export_file(source, tmp_path / "faces", "images", workers=1)
     assert [path.name for path in left.iterdir()] == ["notes.txt"]
     assert (tmp_path / "faces").exists() != fails
     assert "faces.partial stays, as notes.txt in it was not made by this command" in caplog.text
@@ -464,10 +467,10 @@ def test_partial_folder_that_vanishes(
     with monkeypatch.context() as patched:
         patched.setattr("celebahq_builder.formats.export.Progress", Vanishing)
         with pytest.raises(CelebAHQError, match="partial was deleted or replaced while this command wrote"):
-            export(source, target, small_shards(to), workers=1)
+            export_file(source, target, to, **small_shards(to), workers=1)
     assert tree(tmp_path) == ({f"{left.name}/mine": b"mine"} if back else {})
     shutil.rmtree(left, ignore_errors=True)
-    assert export(source, target, small_shards(to), workers=1) == COUNT
+    assert export_file(source, target, to, **small_shards(to), workers=1) == COUNT
 
 
 @pytest.mark.parametrize("to", ["tfrecord", "images", "webdataset", "parquet"])
@@ -482,6 +485,6 @@ def test_files_that_vanish(to: str, source: Path, tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr("celebahq_builder.formats.export.Progress", Vanishing)
     with pytest.raises(CelebAHQError, match="No such file|was deleted while this command worked"):
-        export(source, tmp_path / "faces", small_shards(to), workers=1)
+        export_file(source, tmp_path / "faces", to, **small_shards(to), workers=1)
     assert first
     assert list(tmp_path.iterdir()) == []

@@ -13,9 +13,9 @@ from PIL import Image
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import image_tables
-from celebahq_builder.formats.image_file import RandomAccessImages
 from celebahq_builder.formats.images import read as read_folder
 from celebahq_builder.formats.stylegan_zip import read as read_zip
+from celebahq_builder.image_set import DataSet
 
 
 def png(level: int) -> bytes:
@@ -31,7 +31,7 @@ CLASSES = [["dog/0.png", 1], ["cat/0.png", 0], ["cat/1.png", 0]]
 ONE_HOT = [[1, 0], [1, 0], [0, 1]]
 
 
-def opened(kind: str, root: Path, files: dict[str, bytes | str]) -> RandomAccessImages:
+def opened(kind: str, root: Path, files: dict[str, bytes | str]) -> DataSet:
     """Write files as a folder or a zip, and open it."""
     if kind == "zip":
         root.mkdir(exist_ok=True)
@@ -81,7 +81,7 @@ def test_metadata_jsonl_of_other_programs(kind: str, tmp_path: Path) -> None:
     lines = [json.dumps({"file_name": f"./{name}", "label": label}) for name, label in CLASSES]
     text = "\ufeff" + "\n\n".join(lines) + "\n \n\n"
     images = opened(kind, tmp_path / "in", {**IMAGES, "metadata.jsonl": text})
-    assert list(images.names) == ["dog/0.png", "cat/0.png", "cat/1.png"]
+    assert [one.name for one in images.images()] == ["dog/0.png", "cat/0.png", "cat/1.png"]
     assert images.labels is not None
     assert images.labels.tolist() == [[0, 1], [1, 0], [1, 0]]
 
@@ -91,7 +91,7 @@ def test_metadata_csv(kind: str, tmp_path: Path) -> None:
     rows = ["file_name,id,age,score,text,label", 'cat/1.png,007,3,0.5,"a,b",1', "cat/0.png,008,,1e3,,0", ""]
     rows += ["dog/0.png,009,5,-2,c,1"]
     images = opened(kind, tmp_path / "in", {**IMAGES, "metadata.csv": "\r\n".join(rows)})
-    assert list(images.names) == ["cat/1.png", "cat/0.png", "dog/0.png"]
+    assert [one.name for one in images.images()] == ["cat/1.png", "cat/0.png", "dog/0.png"]
     columns = images.metadata.columns
     assert columns["id"] == ["007", "008", "009"]
     assert repr(columns["age"]) == "array([ 3., nan,  5.])"
@@ -134,7 +134,7 @@ def test_names_in_another_unicode_form(kind: str, tmp_path: Path) -> None:
     files["dataset.json"] = json.dumps({"labels": [[unicodedata.normalize("NFC", name), 0]]})
     files["metadata.jsonl"] = json.dumps({"file_name": unicodedata.normalize("NFC", name), "x": 1})
     images = opened(kind, tmp_path / "in", files)
-    assert list(images.names) == [unicodedata.normalize("NFD", name)]
+    assert [one.name for one in images.images()] == [unicodedata.normalize("NFD", name)]
     assert images.labels is not None
 
 

@@ -17,9 +17,9 @@ from PIL import Image
 
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import FormatError, RecipeError
-from celebahq_builder.formats.export import ExportSettings, export
+from celebahq_builder.formats import load_formats, recognise
+from celebahq_builder.formats.export import export_file
 from celebahq_builder.formats.import_ import import_images
-from celebahq_builder.formats.registry import formats, recognise
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.hdf5.writer import NAME_COLUMNS
 from celebahq_builder.imaging.pyramid import build_pyramid
@@ -43,7 +43,7 @@ def there_and_back(source: Path, folder: Path, to: str, **asked: Any) -> Path:
     if to == "hdf5":
         away = source
     else:
-        export(source, away, ExportSettings(to, **asked), workers=1)
+        export_file(source, away, to, **asked, workers=1)
     assert recognise(away) == to
     back = folder / "back.h5"
     import_images(away, back)
@@ -66,8 +66,8 @@ def photos(path: Path) -> dict[str, Any]:
 
 def test_the_command_offers_every_format() -> None:
     """The command line has its own list of formats, because it imports none for its help."""
-    writing = {name for name, one in formats().items() if one.write}
-    for command, option, table in (("export", "to", writing), ("import", "format", set(formats()))):
+    writing = {name for name, one in load_formats().items() if one.write}
+    for command, option, table in (("export", "to", writing), ("import", "format", set(load_formats()))):
         (choice,) = (one.type.choices for one in celebahq.commands[command].params if one.name == option)
         assert set(choice) == table
 
@@ -130,7 +130,7 @@ def test_smaller_level_round_trip(tmp_path: Path) -> None:
 
 
 def test_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
-    export(described_file(tmp_path / "faces.h5", noise(40, 32)), tmp_path / "images", ExportSettings("images"), 1)
+    export_file(described_file(tmp_path / "faces.h5", noise(40, 32)), tmp_path / "images", "images", workers=1)
     for workers in (1, 2):
         import_images(tmp_path / "images", tmp_path / f"{workers}.h5", workers=workers)
     assert (tmp_path / "1.h5").read_bytes() == (tmp_path / "2.h5").read_bytes()
@@ -338,7 +338,7 @@ def test_limit(to: str, limit: int, tmp_path: Path) -> None:
     source = described_file(tmp_path / "faces.h5", noise(6, 8))
     away = source if to == "hdf5" else tmp_path / ("away.zip" if to == "stylegan-zip" else "away")
     if to != "hdf5":
-        export(source, away, ExportSettings(to), workers=1)
+        export_file(source, away, to, workers=1)
     import_images(away, tmp_path / "whole.h5")
     count = min(limit, 6)
     assert import_images(away, tmp_path / "out.h5", limit=limit) == count

@@ -23,11 +23,10 @@ from PIL import Image
 
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import CelebAHQError, FormatError
-from celebahq_builder.formats import image_tables
-from celebahq_builder.formats.export import ExportSettings, export
+from celebahq_builder.formats import image_tables, reader_of
+from celebahq_builder.formats.export import export_file
 from celebahq_builder.formats.image_file import SizeError, read_header
 from celebahq_builder.formats.import_ import import_images
-from celebahq_builder.formats.registry import reader_of
 from celebahq_builder.parallel import peak_memory_bytes
 from tests.hdf5.pyramids import described_file, noise, theano_file
 
@@ -627,7 +626,7 @@ def test_large_images_are_decoded_one_by_one(tmp_path: Path) -> None:
 def records(tmp_path: Path) -> Path:
     source = theano_file(tmp_path / "faces.h5", noise(5, 16))
     np.save(tmp_path / "faces-labels.npy", np.eye(5))
-    export(source, tmp_path / "in", ExportSettings("tfrecord"), workers=1)
+    export_file(source, tmp_path / "in", "tfrecord", workers=1)
     return tmp_path / "in"
 
 

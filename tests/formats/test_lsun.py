@@ -89,7 +89,7 @@ def test_default_is_the_resolution_of_the_paper(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["lmdb", "folder"])
-def test_start_and_skip(kind: str, tmp_path: Path) -> None:
+def test_skip(kind: str, tmp_path: Path) -> None:
     entries = {f"{name}.jpg" if kind == "folder" else name: data for name, data in photos().items()}
     path = (images if kind == "folder" else database)(tmp_path / "set", entries)
     names = sorted(entries)
@@ -97,8 +97,7 @@ def test_start_and_skip(kind: str, tmp_path: Path) -> None:
         left = [name for name in names if name not in skip]
         found = lsun.read(path, 8, skip=skip)
         assert found.count == len(left)
-        for start in (0, 1, 2, 7):
-            assert [one.name for one in found.images(start)] == left[start:]
+        assert [one.name for one in found.images()] == left
 
 
 def test_several_readers(tmp_path: Path) -> None:

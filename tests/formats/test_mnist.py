@@ -51,14 +51,6 @@ def test_round_trip(packed: bool, names: str, below: str, tmp_path: Path) -> Non
     assert found.label_names == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 
 
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("start", [0, 1, 8, 9, 12])
-def test_start(packed: bool, start: int, tmp_path: Path) -> None:
-    found = mnist.read(write(tmp_path, idx(IMAGES), idx(CLASSES), packed=packed))
-    expected = [(one.name, one.pixels.tobytes()) for one in found.images()][start:]
-    assert [(one.name, one.pixels.tobytes()) for one in found.images(start)] == expected
-
-
 def fails(folder: Path, *parts: str) -> None:
     with pytest.raises(FormatError) as error:
         list(mnist.read(folder).images())

@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.formats import recognise
 from celebahq_builder.formats.import_ import import_images
 from celebahq_builder.formats.parquet import read
 from celebahq_builder.formats.parquet_rows import BATCH_IMAGES
-from celebahq_builder.formats.registry import recognise
 from tests.formats.test_import_bad_input import refused
 from tests.formats.test_webdataset_reader import coded, top
 from tests.hdf5.pyramids import Images, noise

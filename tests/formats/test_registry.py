@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import celebahq_builder.formats
+from celebahq_builder import formats
 from celebahq_builder.errors import FormatError, RecipeError
-from celebahq_builder.formats import registry
-from celebahq_builder.formats.export import ExportSettings, export
+from celebahq_builder.formats.export import export_file
+from celebahq_builder.formats.hdf5 import LevelImageSet
 from celebahq_builder.formats.import_ import import_images
-from celebahq_builder.hdf5.level_images import LevelImageSet
 from tests.hdf5.pyramids import noise, theano_file
 
 MODULE = '''
@@ -23,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
-from celebahq_builder.formats.arrays import LabelledArrays
 from celebahq_builder.formats.format import Format
+from celebahq_builder.image_set import DataSet, NamedImage
 
 
 def read(path):
     pixels = np.load(path)
-    return LabelledArrays(pixels, np.zeros(len(pixels), np.uint8), ("a", "b"), str)
+    return DataSet(len(pixels), 8, 3, lambda: map(NamedImage, pixels, "abc"))
 
 
 def write(export, stage):
@@ -48,13 +47,11 @@ def with_numpy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     """Add a format: one file, one name."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "numpy_array.py").write_text(MODULE)
-    monkeypatch.setattr(
-        celebahq_builder.formats, "__path__", [*celebahq_builder.formats.__path__, str(tmp_path / "modules")]
-    )
-    monkeypatch.setattr(registry, "MODULES", (*registry.MODULES, "numpy_array"))
-    registry.formats.cache_clear()
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path / "modules")])
+    monkeypatch.setattr(formats, "MODULES", (*formats.MODULES, "numpy_array"))
+    formats.load_formats.cache_clear()
     yield
-    registry.formats.cache_clear()
+    formats.load_formats.cache_clear()
     sys.modules.pop("celebahq_builder.formats.numpy_array", None)
 
 
@@ -63,10 +60,10 @@ def test_a_new_format(tmp_path: Path) -> None:
     data = noise(3, 8)
     source = theano_file(tmp_path / "faces.h5", data)
     with pytest.raises(FormatError, match=r"does not end in \.npy, as numpy requires; name it .*faces\.npy"):
-        export(source, tmp_path / "faces", ExportSettings("numpy"), workers=1)
-    export(source, tmp_path / "faces.npy", ExportSettings("numpy"), workers=1)
+        export_file(source, tmp_path / "faces", "numpy", workers=1)
+    export_file(source, tmp_path / "faces.npy", "numpy", workers=1)
     np.testing.assert_array_equal(np.load(tmp_path / "faces.npy"), data)
-    assert registry.recognise(tmp_path / "faces.npy") == "numpy"
+    assert formats.recognise(tmp_path / "faces.npy") == "numpy"
     import_images(tmp_path / "faces.npy", tmp_path / "back.h5")
     with LevelImageSet(tmp_path / "back.h5") as level:
         np.testing.assert_array_equal(np.stack(list(level.pixels(range(3)))), data)
@@ -78,7 +75,7 @@ def test_a_new_format(tmp_path: Path) -> None:
 def test_a_format_that_is_not_written(name: str, tmp_path: Path) -> None:
     source = theano_file(tmp_path / "faces.h5", noise(1, 4))
     with pytest.raises(RecipeError, match=f"`to` {name} does not exist; expected one of images, stylegan-zip, "):
-        export(source, tmp_path / "out", ExportSettings(name), workers=1)
+        export_file(source, tmp_path / "out", name, workers=1)
 
 
 def test_unknown_format(tmp_path: Path) -> None:
@@ -94,10 +91,10 @@ def loaded_by(statement: str) -> set[str]:
 
 def test_imports_are_lazy() -> None:
     heavy = {"torch", "pyarrow", "lmdb", "datasets", "webdataset", "tensorflow"}
-    registered = loaded_by("import celebahq_builder.formats.registry")
+    registered = loaded_by("import celebahq_builder.formats")
     assert not registered & heavy
     assert "celebahq_builder.formats.parquet" not in registered
-    assert not loaded_by("from celebahq_builder.formats.registry import formats; formats()") & heavy
+    assert not loaded_by("from celebahq_builder.formats import load_formats; load_formats()") & heavy
 
 
 @pytest.mark.parametrize(
@@ -118,7 +115,7 @@ def test_folders_are_recognised_by_names(names: list[str], expected: str, tmp_pa
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert registry.recognise(tmp_path) == expected
+    assert formats.recognise(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -134,12 +131,12 @@ def test_folders_are_recognised_by_names(names: list[str], expected: str, tmp_pa
 )
 def test_files_are_recognised_by_names(name: str, expected: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("damaged")
-    assert registry.recognise(tmp_path / name) == expected
+    assert formats.recognise(tmp_path / name) == expected
 
 
 def test_files_are_recognised_by_contents(tmp_path: Path) -> None:
     theano_file(tmp_path / "noname", noise(1, 4))
-    assert registry.recognise(tmp_path / "noname") == "hdf5"
+    assert formats.recognise(tmp_path / "noname") == "hdf5"
     (tmp_path / "notes.txt").write_text("text")
     with pytest.raises(FormatError, match=r"notes\.txt is of no known format \(images, .*, lsun\); give a folder of"):
-        registry.recognise(tmp_path / "notes.txt")
+        formats.recognise(tmp_path / "notes.txt")

@@ -16,8 +16,8 @@ import webdataset
 from PIL import Image
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.formats import recognise
 from celebahq_builder.formats.import_ import import_images
-from celebahq_builder.formats.registry import recognise
 from celebahq_builder.formats.webdataset import read
 from celebahq_builder.hdf5.reader import PyramidFile
 from tests.formats.test_import_bad_input import refused, refused_again
@@ -95,8 +95,9 @@ def test_single_shard_with_folders(tmp_path: Path) -> None:
         tar.add(tmp_path / "faces", arcname=".")
     assert recognise(tmp_path / "faces.tar") == "webdataset"
     found = read(tmp_path / "faces.tar")
-    assert sorted(found.names) == ["sub/a.PNG", "sub/b.PNG", "sub/c.PNG"]
-    in_order = [data["abc".index(name[4])] for name in found.names]
+    names = [one.name for one in found.images()]
+    assert sorted(names) == ["sub/a.PNG", "sub/b.PNG", "sub/c.PNG"]
+    in_order = [data["abc".index(name[4])] for name in names]
     np.testing.assert_array_equal([one.pixels for one in found.images()], in_order)
 
 
@@ -319,7 +320,7 @@ def test_shards_that_are_not_one_set(names: list[str], expected_text: str, tmp_p
 def test_shards_without_numbers(tmp_path: Path) -> None:
     for number, name in enumerate(("z.tar", "a.tar")):
         shard(tmp_path / "in" / name, samples(noise(1, 8), number))
-    assert read(tmp_path / "in").names == ["0001.png", "0000.png"]
+    assert [one.name for one in read(tmp_path / "in").images()] == ["0001.png", "0000.png"]
 
 
 def test_empty_folder(tmp_path: Path) -> None:

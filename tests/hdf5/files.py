@@ -9,8 +9,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from celebahq_builder.hdf5.structure import find_problem
-from celebahq_builder.hdf5.untrusted import trust
+from celebahq_builder.hdf5.untrusted import find_problem, trust
 from tests.reference.pyramid import level as reference_level
 
 Images = NDArray[np.uint8]

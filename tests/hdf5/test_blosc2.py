@@ -12,7 +12,7 @@ from PIL import Image
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.import_ import import_images
-from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.hdf5.reader import PyramidFile, open_pyramid
 from tests.hdf5.files import damage, noise
 
 pytest.importorskip("hdf5plugin")
@@ -92,4 +92,4 @@ def test_unknown_filter(tmp_path: Path) -> None:
             h5py.h5d.create(file.id, f"data{r}x{r}".encode(), h5py.h5t.NATIVE_UINT8, space, plist)
     PyramidFile(path).file.close()
     with pytest.raises(FormatError, match=f"data4x4, compressed by HDF5's filter {UNKNOWN}, cannot be read"):
-        PyramidFile.with_images(path)
+        open_pyramid(path)

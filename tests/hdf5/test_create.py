@@ -39,9 +39,8 @@ class Arrays:
         self.names = self.names or [f"{i % 10}/{i}.png" for i in range(len(self.pixels))]
         self.count = len(self.pixels) if self.count < 0 else self.count
 
-    def images(self, start: int = 0) -> Iterator[NamedImage]:
-        for pixels, name in list(zip(self.pixels, self.names, strict=True))[start:]:
-            yield NamedImage(pixels, name)
+    def images(self) -> Iterator[NamedImage]:
+        yield from map(NamedImage, self.pixels, self.names)
 
 
 def arrays(images: int, resolution: int, channels: int = 3, **more: object) -> Arrays:
@@ -63,8 +62,8 @@ def test_file_holds_the_image_set(count: int, resolution: int, channels: int, tm
         np.testing.assert_array_equal(found, expected)
     with PyramidFile(path) as file:
         assert list(file.problems()) == []
-        assert file.column("file") == data.names
-        assert file.column("sha256") == [hashlib.sha256(image.tobytes()).hexdigest() for image in data.pixels]
+        assert file.photos.get("file") == data.names
+        assert file.photos.get("sha256") == [hashlib.sha256(image.tobytes()).hexdigest() for image in data.pixels]
         assert file.file.attrs["source"] == "arrays"
         assert json.loads(file.file.attrs["list"]) == [1]
     assert files(tmp_path) == ["data.h5"]
@@ -86,9 +85,9 @@ def test_labels_and_columns(tmp_path: Path) -> None:
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, labels)
     with PyramidFile(path) as file:
-        assert file.column("label_names") == ["a", "b", "c", "é"]
-        assert file.column("split") == ["train"] * 5
-        np.testing.assert_array_equal(file.column("weight"), np.arange(5.0))
+        assert file.photos.get("label_names") == ["a", "b", "c", "é"]
+        assert file.photos.get("split") == ["train"] * 5
+        np.testing.assert_array_equal(file.photos.get("weight"), np.arange(5.0))
 
 
 # --- Errors and kills --------------------------------------------------------------------------------------------
@@ -168,7 +167,7 @@ def test_wrong_columns(columns: dict, message: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_reader_that_fails_midway(workers: int, tmp_path: Path) -> None:
     class Truncated(Arrays):
-        def images(self, start: int = 0) -> Iterator[NamedImage]:
+        def images(self) -> Iterator[NamedImage]:
             yield from list(super().images())[:3]
             raise FormatError("bad.zip: entry 3 is cut short")
 

@@ -83,7 +83,7 @@ def test_round_trip(tmp_path: Path, count: int, resolution: int, channels: int, 
         assert (file.resolution, file.resolutions) == (resolution, levels(resolution))
         for r, expected in zip(levels(resolution), pyramid, strict=True):
             np.testing.assert_array_equal(file.level(r)[:], expected)
-        assert file.column("sha256") == [sha256(image) for image in data]
+        assert file.photos.get("sha256") == [sha256(image) for image in data]
         assert list(file.problems()) == []
     for expected, found in zip(pyramid, theano_reader.read(path), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -133,10 +133,10 @@ def test_plain_h5py_is_enough(tmp_path: Path) -> None:
 
 def test_columns_and_attributes(tmp_path: Path) -> None:
     with PyramidFile(write(tmp_path / "data.h5", images(4, 4))) as file:
-        assert file.column("file") == ["000000.jpg", "000001.jpg", "000002.jpg", "000003.jpg"]
-        assert file.column("split") == ["", "train", "", "train"]
-        np.testing.assert_array_equal(file.column("score"), np.linspace(0, 1, 4))
-        assert file.column("rank") is None
+        assert file.photos.get("file") == ["000000.jpg", "000001.jpg", "000002.jpg", "000003.jpg"]
+        assert file.photos.get("split") == ["", "train", "", "train"]
+        np.testing.assert_array_equal(file.photos.get("score"), np.linspace(0, 1, 4))
+        assert file.photos.get("rank") is None
         attributes = dict(file.file.attrs)
     assert attributes["recipe"] == '{"resolution": 4}'
     assert (attributes["format_version"], attributes["seed"], attributes["made_by"]) == (1, 7, "test")
@@ -457,7 +457,7 @@ def test_damaged_chunk(tmp_path: Path) -> None:
     assert len(found) == 1
     assert found[0].startswith("image 7 of data64x64 cannot be read: ")
     with PyramidFile(path) as file, pytest.raises(FormatError, match="image 7 of data64x64 cannot be read"):
-        file.read(range(40), 64)
+        file.images(64).read(range(40))
 
 
 def test_damaged_chunk_of_several_images(tmp_path: Path) -> None:

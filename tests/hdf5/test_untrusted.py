@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 
 from celebahq_builder.errors import CelebAHQError, FormatError
+from celebahq_builder.formats.hdf5 import LevelImageSet
 from celebahq_builder.hdf5 import untrusted
 from celebahq_builder.hdf5.chunks import LevelReader
 from celebahq_builder.hdf5.labels import labels_path, read_labels
-from celebahq_builder.hdf5.level_images import LevelImageSet
 from celebahq_builder.hdf5.reader import open_pyramid
-from celebahq_builder.hdf5.structure import find_problem
 from tests.hdf5.files import hashes, noise, store_unchecked, trust_if_sound
 
 Change = Callable[[h5py.File], object]
@@ -183,7 +182,7 @@ def test_what_is_refused(kind: str, tmp_path: Path) -> None:
     """By the check, which runs in this process here, or else by the readers."""
     change, says = CHANGES[kind]
     path = trust_if_sound(changed(tmp_path / "data.h5", change))
-    problem = find_problem(path)
+    problem = untrusted.find_problem(path)
     if problem is None:
         with pytest.raises(FormatError) as caught:
             LevelReader(path, 2).read(range(3)) if says.startswith("data2x2 was") else read_all(path)
@@ -205,7 +204,7 @@ def test_what_is_refused(kind: str, tmp_path: Path) -> None:
 )
 def test_what_does_no_harm(change: Change, tmp_path: Path) -> None:
     path = changed(tmp_path / "data.h5", change)
-    assert find_problem(path) is None
+    assert untrusted.find_problem(path) is None
     read_all(trust_if_sound(path))
 
 
@@ -299,8 +298,8 @@ def test_end_of_the_child(ends: str, says: str, tmp_path: Path, monkeypatch: pyt
 def test_limits_of_the_child(tmp_path: Path) -> None:
     """The check of a file runs under the limits of processor time and memory that `limits` names."""
     code = (
-        "import resource, sys; from pathlib import Path; from celebahq_builder.hdf5 import structure; "
-        "structure._main(Path(sys.argv[1])); "
+        "import resource, sys; from pathlib import Path; from celebahq_builder.hdf5 import untrusted; "
+        "untrusted._main(Path(sys.argv[1])); "
         "print(resource.getrlimit(resource.RLIMIT_CPU)[0], resource.getrlimit(resource.RLIMIT_AS)[0] < 1 << 31)"
     )
     command = [sys.executable, "-c", code, str(sound(tmp_path / "data.h5"))]
@@ -410,4 +409,4 @@ def read_mutations(folder: str, seeds: range) -> None:
 
 
 def test_problem_of_a_sound_file(tmp_path: Path) -> None:
-    assert find_problem(sound(tmp_path / "data.h5")) is None
+    assert untrusted.find_problem(sound(tmp_path / "data.h5")) is None

@@ -98,7 +98,7 @@ def test_bad_file_gets_its_reason(kind: str) -> None:
 
 def test_limit_of_pixels_is_inclusive() -> None:
     assert decode_image(rgb_file(), 600)[0].shape == (3, 20, 30)
-    with pytest.raises(Rejection, match=r"30 x 20 px; region\.pixels_max allows 599") as caught:
+    with pytest.raises(Rejection, match=r"30 x 20 px; crop\.pixels_max allows 599") as caught:
         decode_image(rgb_file(), 599)
     assert caught.value.reason is Reason.TOO_LARGE
     with pytest.raises(Rejection, match="30 x 20 px; `pixels_max` allows 599"):
@@ -411,7 +411,7 @@ def test_our_png_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_threads_share_a_budget_of_pixels() -> None:
-    budget = image_io._PixelBudget(10)
+    budget = image_io.MemoryBudget(10)
     together: list[int] = []
     inside = 0
     changing = threading.Lock()

@@ -10,19 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.hdf5.reader import open_pyramid
 from celebahq_builder.inspect import compare as compare_module
 from celebahq_builder.inspect.compare import Comparison, compare, comparison_lines
 from tests.hdf5.files import Images, damage, hashes, levels_of, noise, store
 
 
 def compared(a: Path, b: Path, **how: object) -> Comparison:
-    with PyramidFile.with_images(a) as one, PyramidFile.with_images(b) as other:
+    with open_pyramid(a) as one, open_pyramid(b) as other:
         return compare(one, other, **how)
 
 
 def report(a: Path, b: Path, **how: object) -> list[str]:
-    with PyramidFile.with_images(a) as one, PyramidFile.with_images(b) as other:
+    with open_pyramid(a) as one, open_pyramid(b) as other:
         return list(comparison_lines(one, other, compare(one, other, **how)))
 
 

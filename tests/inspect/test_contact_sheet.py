@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from celebahq_builder.errors import DiskFull, FormatError
-from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.hdf5.reader import open_pyramid
 from celebahq_builder.inspect import contact_sheet
 from celebahq_builder.inspect.contact_sheet import (
     CAPTION_PX,
@@ -30,7 +30,7 @@ from tests.hdf5.files import damage, levels_of, noise, store, trust_if_sound
 
 
 def sheet(path: Path, out: Path, numbers: list[int], columns: int, resolution: int, captions: bool) -> np.ndarray:
-    with PyramidFile.with_images(path) as stored:
+    with open_pyramid(path) as stored:
         size = write_contact_sheet(out, stored, tiles(stored, numbers), columns, resolution, captions)
     with Image.open(out) as image:
         assert image.size == size
@@ -106,12 +106,12 @@ def test_equal_sheets_make_equal_files(tmp_path: Path) -> None:
 
 def test_captions(tmp_path: Path) -> None:
     names = {"id": ["a", "b"], "file": ["a.jpg", "b\n.jpg"]}
-    with PyramidFile.with_images(store(tmp_path / "1.h5", noise(2, 2), score=[0.12345, np.nan], **names)) as stored:
+    with open_pyramid(store(tmp_path / "1.h5", noise(2, 2), score=[0.12345, np.nan], **names)) as stored:
         assert tiles(stored, [1, 0]) == [Tile(1, "b", None), Tile(0, "a", 0.12345)]
         assert [tile.caption for tile in tiles(stored, [1, 0])] == ["1  b", "0  0.123  a"]
-    with PyramidFile.with_images(store(tmp_path / "2.h5", noise(2, 2), file=names["file"])) as stored:
+    with open_pyramid(store(tmp_path / "2.h5", noise(2, 2), file=names["file"])) as stored:
         assert tiles(stored, [1])[0].caption == "1  b\\n.jpg"
-    with PyramidFile.with_images(store(tmp_path / "3.h5", noise(2, 2))) as stored:
+    with open_pyramid(store(tmp_path / "3.h5", noise(2, 2))) as stored:
         assert tiles(stored, [1])[0].caption == "1"
 
 
@@ -124,7 +124,7 @@ def test_long_captions_are_cut(tmp_path: Path) -> None:
 
 
 def test_level_for(tmp_path: Path) -> None:
-    with PyramidFile.with_images(store(tmp_path / "data.h5", noise(1, 32))) as stored:
+    with open_pyramid(store(tmp_path / "data.h5", noise(1, 32))) as stored:
         assert level_for(stored) == 32
         assert [level_for(stored, side) for side in (1, 5, 6, 12, 22, 23, 1000)] == [1, 4, 8, 16, 16, 32, 32]
 
@@ -139,7 +139,7 @@ def stored(tmp_path: Path) -> Path:
 
 def fails(path: Path, out: Path, match: str, columns: int = 2, resolution: int = 16) -> None:
     before = sorted(out.parent.iterdir()) if out.parent.is_dir() else []
-    with PyramidFile.with_images(path) as stored, pytest.raises(FormatError, match=match):
+    with open_pyramid(path) as stored, pytest.raises(FormatError, match=match):
         write_contact_sheet(out, stored, tiles(stored, [0, 1, 2]), columns, resolution)
     assert (sorted(out.parent.iterdir()) if out.parent.is_dir() else []) == before
 
@@ -181,7 +181,7 @@ def test_damaged_image(stored: Path, tmp_path: Path) -> None:
 
 def test_full_disk(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith(".a.png."))
-    with PyramidFile.with_images(stored) as one, pytest.raises(DiskFull):
+    with open_pyramid(stored) as one, pytest.raises(DiskFull):
         write_contact_sheet(tmp_path / "deep" / "new" / "a.png", one, tiles(one, [0]), 1, 16)
     assert [path.name for path in tmp_path.iterdir()] == ["data.h5"]
 
@@ -195,7 +195,7 @@ def smooth(count: int, resolution: int, channels: int = 3) -> np.ndarray:
 
 
 def page(path: Path, out: Path, numbers: list[int], resolution: int) -> str:
-    with PyramidFile.with_images(path) as stored:
+    with open_pyramid(path) as stored:
         contact_sheet.write_contact_page(out, stored, tiles(stored, numbers), resolution)
     return out.read_text("utf-8")
 
@@ -241,7 +241,7 @@ def test_page_in_a_browser(chromium: Any, tmp_path: Path) -> None:
 def test_page_with_columns_and_without_captions(columns: int, chromium: Any, tmp_path: Path) -> None:
     """The page has this number of columns in a window of any width, and does not scroll sideways."""
     path = store(tmp_path / "data.h5", smooth(14, 8), file=[f"photo-{i}.jpg" for i in range(14)], score=np.ones(14))
-    with PyramidFile.with_images(path) as stored:
+    with open_pyramid(path) as stored:
         contact_sheet.write_contact_page(
             tmp_path / "sheet.html", stored, tiles(stored, range(14)), 8, columns, captions=False
         )

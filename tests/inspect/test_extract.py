@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from celebahq_builder.errors import DiskFull, FormatError
-from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.hdf5.reader import open_pyramid
 from celebahq_builder.inspect.extract import (
     best_and_worst,
     draw_indices,
@@ -77,25 +77,25 @@ def levels_only(tmp_path: Path) -> Path:
 
 
 def test_indices_of_ids(described: Path, levels_only: Path) -> None:
-    with PyramidFile.with_images(described) as stored:
+    with open_pyramid(described) as stored:
         assert indices_of_ids(["d", "a.jpg", "d.jpg", "b.jpg"], stored) == [4, 0, 1, 2]
         with pytest.raises(FormatError, match=r"no image of the id or source file f; its first is a or a\.jpg"):
             indices_of_ids(["a", "f"], stored)
     with (
-        PyramidFile.with_images(levels_only) as stored,
+        open_pyramid(levels_only) as stored,
         pytest.raises(FormatError, match="knows no ids or source files"),
     ):
         indices_of_ids(["a"], stored)
 
 
 def test_rank_by_score(described: Path, levels_only: Path) -> None:
-    with PyramidFile.with_images(described) as stored:
+    with open_pyramid(described) as stored:
         assert list(rank_by_score(stored)) == [2, 5, 0, 4, 3]  # equal scores by number; image 1 has no score
         assert best_and_worst(stored, 2, best=True, worst=False) == [2, 5]
         assert best_and_worst(stored, 2, best=False, worst=True) == [4, 3]
         assert best_and_worst(stored, 3, best=True, worst=True) == [2, 5, 3]
         assert best_and_worst(stored, 9, best=True, worst=True) == [2, 5, 0, 4, 3]
-    with PyramidFile.with_images(levels_only) as stored, pytest.raises(FormatError, match="knows no scores"):
+    with open_pyramid(levels_only) as stored, pytest.raises(FormatError, match="knows no scores"):
         rank_by_score(stored)
 
 
@@ -118,7 +118,7 @@ def test_extracted_pixels(channels: int, resolution: int | None, columns: dict[s
     images = noise(5, 16, channels)
     path = store(tmp_path / "data.h5", images, **columns)
     expected = levels_of(images)[resolution or 16]
-    with PyramidFile.with_images(path) as stored:
+    with open_pyramid(path) as stored:
         written = extract(stored, [3, 0], tmp_path / "deep" / "out", resolution)
     assert written == [tmp_path / "deep" / "out" / "00003.png", tmp_path / "deep" / "out" / "00000.png"]
     assert sorted(written) == sorted((tmp_path / "deep" / "out").iterdir())
@@ -130,7 +130,7 @@ def test_extracted_pixels(channels: int, resolution: int | None, columns: dict[s
 
 
 def test_equal_images_make_equal_files(tmp_path: Path) -> None:
-    with PyramidFile.with_images(store(tmp_path / "data.h5", noise(2, 16))) as stored:
+    with open_pyramid(store(tmp_path / "data.h5", noise(2, 16))) as stored:
         one, other = (extract(stored, [1], tmp_path / name)[0].read_bytes() for name in "ab")
     assert one == other
 
@@ -140,7 +140,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     out.mkdir()
     (out / "00001.png").write_text("mine")
     (out / "00002.png").symlink_to("nowhere")
-    with PyramidFile.with_images(store(tmp_path / "data.h5", noise(4, 4))) as stored:
+    with open_pyramid(store(tmp_path / "data.h5", noise(4, 4))) as stored:
         with pytest.raises(FormatError, match=r"00001\.png exists with other contents; nothing is overwritten"):
             extract(stored, [0, 1, 2, 3], out)
         assert sorted(one.name for one in out.iterdir()) == ["00001.png", "00002.png"]
@@ -151,7 +151,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 def test_repeated_after_a_kill(tmp_path: Path) -> None:
     """The files of a killed command are kept, and the others are added."""
-    with PyramidFile.with_images(store(tmp_path / "data.h5", noise(4, 4))) as stored:
+    with open_pyramid(store(tmp_path / "data.h5", noise(4, 4))) as stored:
         whole = extract(stored, [2, 0, 3], tmp_path / "whole")
         extract(stored, [2, 0], tmp_path / "out")
         before = (tmp_path / "out" / "00002.png").stat().st_mtime_ns
@@ -168,7 +168,7 @@ def test_nothing_remains_after_a_damaged_image(there: bool, tmp_path: Path) -> N
     if there:
         out.mkdir(parents=True)
         (out / "mine").touch()
-    with PyramidFile.with_images(path) as stored:
+    with open_pyramid(path) as stored:
         with pytest.raises(FormatError, match=r"data\.h5: image 2 of data16x16 cannot be read: .*another copy"):
             extract(stored, [0, 1, 2, 3], out)
         assert sorted(one.name for one in tmp_path.iterdir()) == (["data.h5", "deep"] if there else ["data.h5"])
@@ -189,14 +189,14 @@ def test_nothing_remains_after_an_interruption(
         real(path, data, **asked)
 
     monkeypatch.setattr(files_module, "write_atomic", interrupted)
-    with PyramidFile.with_images(store(tmp_path / "data.h5", noise(4, 4))) as stored, pytest.raises(type(error)):
+    with open_pyramid(store(tmp_path / "data.h5", noise(4, 4))) as stored, pytest.raises(type(error)):
         extract(stored, range(4), tmp_path / "out")
     assert [one.name for one in tmp_path.iterdir()] == ["data.h5"]
 
 
 def test_out_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with PyramidFile.with_images(store(tmp_path / "data.h5", noise(1, 4))) as stored:
+    with open_pyramid(store(tmp_path / "data.h5", noise(1, 4))) as stored:
         for out in (tmp_path / "out", tmp_path / "out" / "below"):
             with pytest.raises(FormatError, match=r"cannot be written: (File exists|Not a directory); choose another"):
                 extract(stored, [0], out)
@@ -204,7 +204,7 @@ def test_out_is_a_file(tmp_path: Path) -> None:
 
 
 def test_missing_level(tmp_path: Path) -> None:
-    with PyramidFile.with_images(store(tmp_path / "data.h5", noise(1, 4))) as stored:
+    with open_pyramid(store(tmp_path / "data.h5", noise(1, 4))) as stored:
         with pytest.raises(FormatError, match="has no level 8x8; it has 4, 2, 1: ask for one of these"):
             extract(stored, [0], tmp_path / "out", 8)
         assert not (tmp_path / "out").exists()

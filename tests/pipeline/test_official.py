@@ -75,9 +75,9 @@ def built(paths: Paths, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_official_images_in_the_official_order(built: Path, release: Release) -> None:
     with PyramidFile(Workspace(built).hdf5_path(64)) as pyramid:
-        order = pyramid.column("official_index")
+        order = pyramid.photos.get("official_index")
         assert list(order) == sorted(release.files) == [2, 5, 7, 1000]
-        assert pyramid.column("file") == [release.files[index] for index in order]
+        assert pyramid.photos.get("file") == [release.files[index] for index in order]
         for image, index in zip(pyramid.level(64), order, strict=True):
             np.testing.assert_array_equal(image, release.finals[index])
     assert list(find_problems(built)) == []
@@ -179,7 +179,7 @@ def test_problem_of_one_photo_rejects_that_photo(
     assert says in rejected.detail
     assert rejected.detail in Workspace(out).rejected_path.read_text().replace('""', '"')
     with PyramidFile(Workspace(out).hdf5_path(64)) as pyramid:
-        assert list(pyramid.column("official_index")) == [5, 7, 1000]
+        assert list(pyramid.photos.get("official_index")) == [5, 7, 1000]
 
 
 def spoilt_zip(paths: Paths, folder: Path, data: bytes | None) -> Paths:

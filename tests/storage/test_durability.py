@@ -11,8 +11,8 @@ import torch
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import stylegan_zip
 from celebahq_builder.formats.export import export_file
+from celebahq_builder.formats.hdf5 import LevelImageSet
 from celebahq_builder.hdf5.create import write_images
-from celebahq_builder.hdf5.level_images import LevelImageSet
 from celebahq_builder.storage import partial_file, publish_new, staging, write_atomic
 from celebahq_builder.storage.files import rename_new
 from celebahq_builder.training.checkpoint import write_checkpoint

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celebahq_builder.data.sampler import Order
+from celebahq_builder.data import Order
 from celebahq_builder.errors import TrainingError
 
 orders = st.builds(Order, st.integers(1, 50), st.integers(0, 2**70), shuffled=st.booleans())
