@@ -26,9 +26,17 @@ def status_lines(workspace: Workspace) -> Iterator[str]:
         WorkspaceError: the directory holds no run, or the run of an earlier version.
     """
     state = workspace.read_state()
+    log = workspace.landmark_table_path.with_suffix(".jsonl")
+    if state.run is None and log.is_file():
+        with log.open("rb") as file:
+            photos = sum(line.startswith(b'{"file"') for line in file)
+        yield f"landmarks: {photos} photos searched; the same command resumes"
+        return
     run = state.run or workspace.run()
     table = len(run.rejected_by_table)
     yield f"{run.photos + table} photos from {run.source}, {table} of them rejected by the table"
+    if log.is_file():
+        yield f"landmarks: {log.with_suffix('.html')}"
     for name in run.stages:
         stage = state.stage(name)
         if counts := stage.mark:

@@ -8,7 +8,8 @@ from click.testing import CliRunner
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import RecipeError, WorkspaceError
 from celebahq_builder.hdf5.reader import open_pyramid
-from celebahq_builder.pipeline.landmark_source import landmark_section, prepare_source
+from celebahq_builder.pipeline.landmark_source import find_source, landmark_section, prepare_source
+from celebahq_builder.pipeline.verify import status_lines
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import COLUMNS
@@ -55,6 +56,9 @@ def test_photos_without_landmarks(photos, yunet, tmp_path):
     assert "3 photos: 3 kept + 0 rejected + 0 failed" in run(*command)
     with open_pyramid(out / "celebahq-64x64.h5") as faces:
         assert faces.count == 3
+    status = "\n".join(status_lines(Workspace(out)))
+    assert "3 photos from" in status
+    assert "landmarks.html" in status
     before = {path: path.read_bytes() for path in out.rglob("*.h5")}
     assert "3 photos: 3 kept" in run(*command)
     assert {path: path.read_bytes() for path in out.rglob("*.h5")} == before
@@ -63,6 +67,13 @@ def test_photos_without_landmarks(photos, yunet, tmp_path):
         assert (out / "report" / link).resolve() == (out / "landmarks" / "landmarks.html").resolve()
         assert page.complaints == []
     assert "photos" in run(*command, "--dry-run")
+
+
+def test_status_while_faces_are_searched(photos, yunet, tmp_path):
+    find_source(photos, tmp_path / "work", model=yunet, workers=1)
+    assert list(status_lines(Workspace(tmp_path / "work"))) == [
+        "landmarks: 3 photos searched; the same command resumes"
+    ]
 
 
 def test_one_photo(photos, yunet, tmp_path):
