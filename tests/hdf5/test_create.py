@@ -1,5 +1,6 @@
 """Image sets written to HDF5: complete and unchanged, or not at all."""
 
+import errno
 import hashlib
 import json
 import signal
@@ -13,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from celebahq_builder.errors import FormatError
+from celebahq_builder.errors import DiskFull, FormatError, WorkspaceError
 from celebahq_builder.hdf5.codecs import Gzip, codec
 from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.hdf5.reader import PyramidFile
@@ -268,3 +269,41 @@ def test_two_writers_of_one_file(tmp_path: Path) -> None:
     with PyramidFile(path) as file:
         assert (file.count, file.resolution) == (1, 4)
     assert files(tmp_path) == ["made.h5"]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "says"),
+    [
+        (
+            RuntimeError("Can't write data (errno = 28, error message = 'No space left on device')"),
+            DiskFull,
+            "no space",
+        ),
+        (RuntimeError("Unable to flush (error message = 'Disk quota exceeded')"), DiskFull, "no space left to write"),
+        (OSError(errno.EIO, "Input/output error"), WorkspaceError, "Input/output error"),
+        (RuntimeError("another error"), RuntimeError, "^another error$"),
+    ],
+)
+def test_errors_while_writing(
+    error: Exception, raised: type[Exception], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HDF5 reports a full disk in the text of its errors only."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    path = tmp_path / "data.h5"
+    with PyramidWriter(path, count=3, resolution=4, channels=3, codec=Gzip()) as writer:
+        writer.write(pack(arrays(3, 4).pixels, 4, 3, Gzip()))
+        monkeypatch.setattr(h5py.Group, "create_dataset", fails)
+        with pytest.raises(raised, match=says):
+            writer.finish({"score": np.zeros(3)}, {})
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_keys_of_attributes_are_sorted(tmp_path: Path) -> None:
+    """The bytes of a file do not depend on the order in which a table was made."""
+    write_images(arrays(3, 4), tmp_path / "data.h5", attributes={"recipe": {"b": 1, "a": [2]}})
+    with h5py.File(tmp_path / "data.h5") as file:
+        assert file.attrs["recipe"] == '{"a": [2], "b": 1}'
