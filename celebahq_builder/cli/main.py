@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import io
 import logging
 import os
 import re
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -197,7 +197,9 @@ def run_command(command: click.Command) -> None:
 def _repeat_interruption(ignored: sys.UnraisableHookArgs) -> None:
     """Interrupt the command a moment later if Python has ignored Ctrl-C, as it does in callbacks of weak references."""
     if issubclass(ignored.exc_type, KeyboardInterrupt):
-        threading.Timer(0.01, _thread.interrupt_main).start()
+        main_thread = threading.main_thread().ident
+        assert main_thread is not None
+        threading.Timer(0.01, signal.pthread_kill, (main_thread, signal.SIGINT)).start()
     else:
         sys.__unraisablehook__(ignored)
 
