@@ -143,10 +143,14 @@ def list_folder(folder: Path, skip: Callable[[Path], bool] = lambda _: False) ->
     return listing
 
 
-def list_images(folder: Path) -> list[str]:
+def list_images(folder: Path, *, with_others: bool = False) -> list[str]:
     """Return the sorted names of all image files below a folder, relative to it and with forward slashes.
 
-    Run directories below the folder are skipped.
+    Run directories below the folder are skipped. What is passed over is logged.
+
+    Args:
+        folder: searched at any depth.
+        with_others: whether files that are not images by their names are logged, too.
 
     Raises:
         SourceError: a folder cannot be read.
@@ -156,7 +160,8 @@ def list_images(folder: Path) -> list[str]:
     except OSError as error:
         place = printable(str(error.filename))
         raise SourceError(f"{place} cannot be read: {error.strerror}; check its permissions") from None
-    listing.others.clear()  # tables, for instance
+    if not with_others:
+        listing.others.clear()  # tables, for instance
     for remark in listing.remarks():
         log.info("%s: %s", printable(str(folder)), remark)
     return sorted(listing.images)
@@ -164,7 +169,10 @@ def list_images(folder: Path) -> list[str]:
 
 def _is_run(folder: Path) -> bool:
     """Return whether a folder is a run directory, whose images are results and not photos."""
-    return (folder / "run.json").exists() and (folder / "stages").is_dir()
+    try:
+        return (folder / "run.json").exists() and (folder / "stages").is_dir()
+    except PermissionError:
+        return False  # reading the folder raises the error that names it
 
 
 # --- Names of files

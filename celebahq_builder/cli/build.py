@@ -49,7 +49,7 @@ STAGES = stage_names()
     help="Compare the landmarks with those of the face detector; the report shows where they differ. Default: for "
     "--landmarks, not for CelebA.",
 )
-@click.option("--reject-doubtful", is_flag=True, help="Reject the photos where they differ.")
+@click.option("--reject-doubtful", is_flag=True, help="Reject the faces whose landmarks differ from the detector's.")
 @click.option(
     "--landmark-model",
     type=PATH,
@@ -175,6 +175,8 @@ def _source(
             raise SourceError(f"{error}: {command}") from None
     if photos and landmarks:
         return read_folder(photos, landmarks, landmark_order)
+    if photos and landmark_order != "viewer":
+        raise RecipeError("--landmark-order belongs to a table: give --landmarks too, or leave it out")
     if photos:
         return photos
     raise RecipeError("nothing to build from: give --celeba-root DIR, or --photos DIR")

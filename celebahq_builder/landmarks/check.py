@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from celebahq_builder.errors import printable
 from celebahq_builder.image_set import utf8_name
 from celebahq_builder.landmarks.search import SearchedPhoto, search_folder, search_rules
 from celebahq_builder.outcome import Reason, Rejected
-from celebahq_builder.sources.photo import Photo, PhotoSource
+from celebahq_builder.sources.photo import Photo, PhotoSource, is_mirrored
 from celebahq_builder.storage import RecordLog
+
+log = logging.getLogger(__name__)
 
 DISTANCE_MAX = 0.25
 """Largest mean distance of given landmarks from those of the detector, in given distances of the eyes. Manual landmarks
@@ -49,7 +53,7 @@ class DoubtfulPhoto:
 
 
 def check_landmarks(
-    source: PhotoSource, log: Path, model: Path, *, workers: int | None = None
+    source: PhotoSource, log_path: Path, model: Path, *, workers: int | None = None
 ) -> tuple[DoubtfulPhoto, ...]:
     """Return the photos whose landmarks the detector does not confirm, the worst first; a killed call resumes.
 
@@ -57,19 +61,19 @@ def check_landmarks(
 
     Args:
         source: photos with landmarks.
-        log: file that holds what was found; its folder must exist.
+        log_path: file that holds what was found; its folder must exist.
         model: model file of the detector, see `model_file.locate_model`.
         workers: processes; by default one per core. The result does not depend on it.
 
     Raises:
         WeightsError: the model file cannot be read.
-        WorkspaceError: `log` is not a log of this function, or the disk failed.
+        WorkspaceError: `log_path` is not a log of this function, or the disk failed.
     """
     by_file: defaultdict[str, list[Photo]] = defaultdict(list)
     for photo in source.photos:
         by_file[photo.file].append(photo)
-    doubtful = []
-    with RecordLog(log, "landmark check", search_rules(model, refine=False, thumbnails=False)) as records:
+    doubtful, unread = [], []
+    with RecordLog(log_path, "landmark check", search_rules(model, refine=False, thumbnails=False)) as records:
         for searched in search_folder(
             source.folder,
             list(by_file),
@@ -82,13 +86,20 @@ def check_landmarks(
         ):
             if searched.problem is None:
                 compared = [_compare(photo, searched) for photo in by_file[searched.file]]
-                doubtful += [one for one in compared if one.distance is None or one.distance > DISTANCE_MAX]
+                doubtful += [one for one in compared if one and (one.distance is None or one.distance > DISTANCE_MAX)]
+            else:
+                unread.append(f"{printable(searched.file)}: {printable(searched.problem[1])}")
+    if unread:
+        log.warning("warning: %d photos could not be compared; first: %s", len(unread), unread[0])
     return tuple(sorted(doubtful, key=lambda one: (-(one.distance or np.inf), one.id)))
 
 
-def _compare(photo: Photo, searched: SearchedPhoto) -> DoubtfulPhoto:
+def _compare(photo: Photo, searched: SearchedPhoto) -> DoubtfulPhoto | None:
+    """Return the comparison of a photo, or None for landmarks that a build rejects anyway."""
     given = np.array(photo.landmarks).reshape(5, 2)
-    eyes = max(float(np.hypot(*(given[1] - given[0]))), 1e-6)
+    eyes = float(np.hypot(*(given[1] - given[0])))
+    if eyes < 1 or is_mirrored(photo.landmarks):
+        return None
     distances = [float(np.hypot(*(face.points - given).T).mean()) / eyes for face in searched.faces]
     if not distances:
         return DoubtfulPhoto(photo.id, photo.file, photo.face, searched.size, None, photo.landmarks, ())

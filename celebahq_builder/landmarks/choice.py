@@ -59,6 +59,8 @@ class FaceRules:
 
     def chosen(self, photo: SearchedPhoto) -> list[FoundFace]:
         """Return the faces of a photo that are used, from left to right."""
+        if utf8_name(photo.file) != photo.file:
+            return []
         usable = [face for face in photo.faces if self.problem(face) is None]
         if self.faces == "all" or not usable:
             return usable
@@ -85,6 +87,8 @@ class FaceRules:
         if photo.problem is not None:
             reason, detail = photo.problem
             return Rejected(name, reason or Reason.UNREADABLE, detail)
+        if name != photo.file:
+            return Rejected(name, Reason.UNREADABLE, "the file name is not UTF-8; rename the file")
         if self.chosen(photo):
             return None
         if not photo.faces:

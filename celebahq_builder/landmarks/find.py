@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from celebahq_builder.errors import RecipeError, printable
+from celebahq_builder.errors import RecipeError, WorkspaceError, printable
 from celebahq_builder.landmarks.choice import MAX_SPREAD, MIN_CONFIDENCE, MIN_FACE_PX, FaceChoice, FaceRules
 from celebahq_builder.landmarks.model_file import locate_model
 from celebahq_builder.landmarks.page import write_pages
 from celebahq_builder.landmarks.search import SearchedPhoto, list_photos, search_folder, search_rules
 from celebahq_builder.outcome import Rejected
 from celebahq_builder.sources.photo import COLUMNS
-from celebahq_builder.storage import RecordLog, csv_bytes, path_cell
+from celebahq_builder.storage import RecordLog, csv_bytes, path_cell, read_file
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,25 @@ class LandmarkResult:
     """Other faces: too small, of too low confidence, or left out by `faces`."""
     rejected: tuple[Rejected, ...]
     """Photos without a face in the table."""
+    rows: tuple[tuple[str, tuple[float, ...]], ...]
+    """File and landmarks of each face in the table."""
 
     def lines(self) -> Iterator[str]:
         """Yield the closing lines of the command."""
-        yield (
-            f"{self.photos} photos: {self.faces} faces in {self.photos - len(self.rejected)} photos, "
-            f"{len(self.rejected)} photos without a face"
-        )
+        with_faces, without = self.photos - len(self.rejected), len(self.rejected)
+        found = f"{_counted(self.faces, 'face')} in {_counted(with_faces, 'photo')}"
+        yield f"{_counted(self.photos, 'photo')}: {found}; no face used in {_counted(without, 'photo')}"
         for reason, count in Counter(one.reason for one in self.rejected).most_common():
             first = next(one for one in self.rejected if one.reason is reason)
             yield f"  {reason}: {count}; first: {printable(first.photo)}: {printable(first.detail)}"
         if self.not_chosen:
-            yield f"  {self.not_chosen} other faces were not used; the page shows them"
+            yield f"  {_counted(self.not_chosen, 'other face')} not used; the page shows them"
         yield f"table: {printable(str(self.table))}"
         yield f"page:  {printable(str(self.page))}"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def find_landmarks(
@@ -61,6 +66,7 @@ def find_landmarks(
     workers: int | None = None,
     model: Path | str | None = None,
     refiner: Path | str | None = None,
+    keep_table: bool = False,
 ) -> LandmarkResult:
     """Find the faces of photos and write their landmarks as a table; a killed call resumes.
 
@@ -81,6 +87,7 @@ def find_landmarks(
         model: model file of the detector; by default it is downloaded once.
         refiner: network that makes the landmarks more precise: the folder of a training of `landmarks.training.train`,
             or weights of a registry.
+        keep_table: refuse to replace the table of an earlier call by another one, before anything is written.
 
     Raises:
         SourceError: there are no photos.
@@ -99,13 +106,20 @@ def find_landmarks(
     path = locate_model(Path(model) if model else None)
     weights = os.fspath(refiner) if refiner else None
     about = search_rules(path, refine=True, thumbnails=True, refiner=weights)
-    about["folder"] = os.fspath(folder.resolve())
     with RecordLog(table.with_suffix(".jsonl"), "celebahq landmarks", about) as log:
+        page = table.with_suffix(".html")
+        log.check(table)
+        log.check(page)
         searched = list(
             search_folder(folder, files, log, path, refine=True, thumbnails=True, refiner=weights, workers=workers)
         )
-        log.write(table, table_csv(searched, rules))
-        page = table.with_suffix(".html")
+        content = table_csv(searched, rules)
+        if keep_table and table.exists() and read_file(table) != content:
+            raise WorkspaceError(
+                f"{table.parent.parent} was built from other faces: photos were added, changed or removed since, or "
+                "`faces` is another; give another `out`"
+            )
+        log.write(table, content)
         write_pages(page, searched, rules, log, folder=folder, table=table.name)
     return summarize(searched, rules, table, page)
 
@@ -129,4 +143,5 @@ def summarize(photos: Sequence[SearchedPhoto], rules: FaceRules, table: Path, pa
         faces=used,
         not_chosen=sum(len(photo.faces) for photo in photos) - used,
         rejected=tuple(one for photo in photos if (one := rules.rejection(photo)) is not None),
+        rows=tuple((photo.file, face.landmarks) for photo in photos for face in rules.chosen(photo)),
     )

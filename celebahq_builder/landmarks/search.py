@@ -15,7 +15,7 @@ import numpy as np
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import SourceError, WorkspaceError, printable
-from celebahq_builder.image_set import Pixels, list_images, photo_path
+from celebahq_builder.image_set import IMAGE_SUFFIXES, Pixels, list_images, photo_path
 from celebahq_builder.imaging.geometry import Points
 from celebahq_builder.imaging.image_io import EXIF_ORIENTATION, encode_jpeg, open_rgb
 from celebahq_builder.landmarks import detector, orientation
@@ -145,7 +145,7 @@ def search_file(job: SearchJob, file: str) -> SearchedFile:
             ) from None
         return file, None, {**empty, "problem": (Reason.UNREADABLE, error.strerror or str(error))}
     try:
-        image, _ = open_rgb(data, MAX_IMAGE_PIXELS, "pixels_max")
+        image, _ = open_rgb(data, MAX_IMAGE_PIXELS, "the search for faces")
         turn = orientation.checked(image.getexif().get(EXIF_ORIENTATION, 1))
         return file, status, search_photo(np.asarray(image), turn, job)
     except Rejection as rejection:
@@ -224,9 +224,9 @@ def list_photos(photos: Path) -> tuple[Path, list[str]]:
             raise SourceError(f"`photos` {printable(str(photos))} is neither a folder of photos nor a photo")
     except OSError as error:
         raise SourceError(f"`photos` {str(photos)[:200]} cannot be read: {error.strerror}") from None
-    files = list_images(photos)
+    files = list_images(photos, with_others=True)
     if not files:
-        raise SourceError(f"`photos` {photos} holds no image files")
+        raise SourceError(f"`photos` {photos} holds no image files: looked for {', '.join(IMAGE_SUFFIXES)}")
     return photos, files
 
 
@@ -300,7 +300,7 @@ def search_folder(
         try:
             yield SearchedPhoto.from_record(file, unreadable.get(file) or log.latest(file))
         except (ValueError, TypeError, LookupError, OverflowError) as error:
-            raise WorkspaceError(f"{log.path}: the record of {file} was changed ({error}); delete the file") from None
+            raise WorkspaceError(f"{log.path}: the record of {file} was changed ({error}); delete {log.path}") from None
 
 
 def _is_valid(folder: Path, file: str, log: RecordLog) -> bool:

@@ -26,6 +26,7 @@ from celebahq_builder.outcome import Reason
 from celebahq_builder.pipeline.state import read_table
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.folder import read_folder
+from celebahq_builder.sources.landmark_table import TableRow, make_source
 from celebahq_builder.sources.photo import PhotoSource
 from celebahq_builder.storage import read_json, write_json
 
@@ -67,17 +68,29 @@ def find_source(
         WorkspaceLocked: another process works in the run directory.
     """
     folder, _ = list_photos(Path(photos))
-    model = locate_model(Path(model) if model else None, "landmark_model")
     workspace = Workspace(Path(out))
+    if Path(photos).resolve() == workspace.root.resolve():
+        raise RecipeError(f"`out` {out} is the folder of photos; give another folder")
+    model = locate_model(Path(model) if model else None, "landmark_model")
     with workspace.lock():
         workspace.landmarks_path.mkdir(exist_ok=True)
-        found = find_landmarks(photos, workspace.landmark_table_path, faces=faces, workers=workers, model=model)
+        found = find_landmarks(
+            photos,
+            workspace.landmark_table_path,
+            faces=faces,
+            workers=workers,
+            model=model,
+            keep_table=workspace.run_path.exists(),
+        )
     for line in found.lines():
         log.info("%s", line)
-    source = read_folder(folder, found.table)
+    rows = [TableRow(line, file, [*map(str, row)]) for line, (file, row) in enumerate(found.rows, start=2)]
+    source = make_source(folder, rows, found.table.name, several_faces=True, rejected=found.rejected)
     known = {one.photo for one in found.rejected}
-    others = [one for one in source.rejected if one.reason is not Reason.NOT_LISTED]  # those are not in the table
-    return replace(source, rejected=(*found.rejected, *(one for one in others if one.photo not in known)))
+    unlisted = [one for one in source.rejected if one.reason is Reason.NOT_LISTED and one.photo not in known]
+    # Of a folder, these are new since the search; of one photo, they are its neighbours.
+    rejected = [one for one in source.rejected if one.reason is not Reason.NOT_LISTED]
+    return replace(source, rejected=(*rejected, *(unlisted if Path(photos).is_dir() else ())))
 
 
 def planned_source(source: PhotoSource | Path, out: Path | str) -> PhotoSource | None:

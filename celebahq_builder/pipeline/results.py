@@ -61,7 +61,9 @@ def photo_statuses(workspace: Workspace) -> list[PhotoStatus]:
     run = workspace.run()
     types = record_types(load_stages(run.method))
     rejected = [outcome.from_json(values) for values in run.rejected_by_table]
-    by_table = [PhotoStatus(one.photo, end=one, stage=TABLE) for one in rejected if isinstance(one, Rejected)]
+    by_table = [
+        PhotoStatus(*one.key, end=one, stage=TABLE, id=one.face) for one in rejected if isinstance(one, Rejected)
+    ]
     found: dict[PhotoKey, PhotoStatus] = {}
     for stage, batch, one in workspace.final_outcomes(run):
         status = found.setdefault(one.key, PhotoStatus(*one.key, batch=batch, id=one.face))

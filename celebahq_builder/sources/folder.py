@@ -43,7 +43,7 @@ class PhotoFolder(PhotoSource):
 
 
 def read_folder(folder: Path, table: Path, landmark_order: LandmarkOrder = "viewer") -> PhotoSource:
-    """Read any folder of photos and a table of landmarks.
+    """Read any folder of photos, or one photo, and a table of landmarks.
 
     The table is recognized by its content: a CSV table, JSON (see `landmark_json.read_json_table`), or a folder of
     ``.pts`` files (see `landmark_formats.read_pts_folder`).
@@ -57,13 +57,17 @@ def read_folder(folder: Path, table: Path, landmark_order: LandmarkOrder = "view
     ``name_0``, ``name_1``, ... from left to right; see `face_ids`.
 
     Args:
-        folder: of the photos.
+        folder: of the photos; or one photo of a folder.
         table: file or folder.
         landmark_order: order of the ten numbers; the names of the columns keep CelebA's order.
 
     Raises:
         SourceError: the folder or the table cannot be read, the table is none of these, or two faces have one id.
     """
+    if not _is_folder("photos", folder) and folder.is_file():
+        source = read_folder(folder.parent, table, landmark_order)
+        photos = tuple(photo for photo in source.photos if photo.file == folder.name)
+        return replace(source, photos=photos, rejected=tuple(r for r in source.rejected if r.photo == folder.name))
     if not _is_folder("photos", folder):
         raise SourceError(f"`photos` {folder} is not a folder")
     rejected: list[Rejected] = []

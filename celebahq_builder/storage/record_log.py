@@ -100,18 +100,21 @@ class RecordLog:
             WorkspaceError: such a file has the name.
             DiskFull: no space left.
         """
-        if path.exists():
-            content = read_file(path) if path.is_file() else b""
-            if (path.name, sha256(content)) not in self._written and content != data:
-                raise WorkspaceError(
-                    f"{path} exists, and was not written by {self._header['kind']} or was changed since; move it, or "
-                    "choose another `out`"
-                )
+        if not (path.is_file() and read_file(path) == data):
+            self.check(path)
         written = path.name, sha256(data)
         if written not in self._written:
             self._append({"written": written})
             self._written.add(written)
         write_atomic(path, data)
+
+    def check(self, path: Path) -> None:
+        """Raise the WorkspaceError of `write` for a file that it would keep."""
+        if path.exists() and not (path.is_file() and (path.name, sha256(read_file(path))) in self._written):
+            raise WorkspaceError(
+                f"{path} exists, and was not written by {self._header['kind']} or was changed since; move it, or "
+                "choose another `out`"
+            )
 
     def _append(self, line: Mapping[str, object]) -> int:
         """Write a line at the end and return its position."""

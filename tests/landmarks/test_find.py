@@ -59,7 +59,7 @@ def test_table_page_and_counts(photos, yunet, tmp_path):
         found, given = (np.array(row).reshape(5, 2) for row in (photo.landmarks, expected[photo.id]))
         assert error(found, given) < 0.12
     lines = list(result.lines())
-    assert lines[0] == "6 photos: 4 faces in 4 photos, 2 photos without a face"
+    assert lines[0] == "6 photos: 4 faces in 4 photos; no face used in 2 photos"
     assert "  NO_FACE: 1; first: nobody.png: the detector found none" in lines
 
 
@@ -189,6 +189,26 @@ def test_a_changed_log_is_refused_or_read(change, photos, yunet, tmp_path):
     else:
         with pytest.raises(WorkspaceError, match=r"t.jsonl: the record of .* was changed"):
             find_landmarks(photos, tmp_path / "t.csv", model=yunet, workers=1)
+
+
+def test_names_that_a_table_cannot_hold(yunet, tmp_path):
+    """A leading space is kept; bytes that are not UTF-8 are a reason."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in (" lead.jpg", "=1+1.jpg", "a\udcff.jpg", "b,\n.jpg"):
+        shutil.copy(SAMPLE / "img_celeba" / "000002.jpg", folder / name)
+    result = find_landmarks(folder, tmp_path / "t.csv", model=yunet, workers=1)
+    assert [file for file, _ in result.rows] == [" lead.jpg", "=1+1.jpg", "b,\n.jpg"]
+    [rejected] = result.rejected
+    assert (rejected.reason, rejected.detail) == (Reason.UNREADABLE, "the file name is not UTF-8; rename the file")
+
+
+def test_a_file_in_the_way_is_noticed_before_the_search(photos, yunet, tmp_path):
+    (tmp_path / "t.html").write_text("mine")
+    with pytest.raises(WorkspaceError, match="t.html exists"):
+        find_landmarks(photos, tmp_path / "t.csv", model=yunet, workers=1)
+    assert not (tmp_path / "t.csv").exists()
+    assert len((tmp_path / "t.jsonl").read_text().splitlines()) == 1
 
 
 def test_killed_command_resumes(yunet, tmp_path):

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import RecipeError, WorkspaceError
 from celebahq_builder.hdf5.reader import open_pyramid
+from celebahq_builder.pipeline.build import build
 from celebahq_builder.pipeline.landmark_source import find_source, landmark_section, prepare_source
 from celebahq_builder.pipeline.verify import status_lines
 from celebahq_builder.pipeline.workspace import Workspace
@@ -102,6 +103,34 @@ def test_every_face_of_a_group(photos, yunet, tmp_path):
     assert "1 photos: 1 kept" in run(*command, "--faces", "largest", "--out", tmp_path / "largest")
 
 
+def test_names_of_photos_reach_the_result(photos, yunet, tmp_path):
+    for number, name in enumerate((" lead.jpg", "b,\n.jpg")):
+        (photos / FILES[number]).rename(photos / name)
+    said = run("--photos", photos, "--out", tmp_path / "work", "--landmark-model", yunet)
+    assert "3 photos: 3 kept + 0 rejected + 0 failed" in said
+
+
+def test_another_choice_of_faces_changes_nothing_in_a_finished_run(photos, yunet, tmp_path):
+    out = tmp_path / "work"
+    find = {"model": yunet, "workers": 1}
+    build(find_source(photos, out, **find), out, resolution=64, workers=1)
+    before = {path: path.read_bytes() for path in (out / "landmarks").iterdir() if path.suffix in (".csv", ".html")}
+    (photos / FILES[2]).unlink()
+    with pytest.raises(WorkspaceError, match="was built from other faces: photos were added, changed or removed since"):
+        find_source(photos, out, **find)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_the_folder_of_photos_is_no_run_directory(photos, yunet):
+    with pytest.raises(RecipeError, match="is the folder of photos"):
+        find_source(photos, photos, model=yunet)
+
+
+def test_one_photo_of_a_table(photos, table, yunet, tmp_path):
+    command = ("--photos", photos / FILES[0], "--landmarks", table, "--out", tmp_path / "work", "--no-check-landmarks")
+    assert "1 photos: 1 kept + 0 rejected" in run(*command)
+
+
 def test_no_face_in_any_photo(photos, yunet, tmp_path):
     from PIL import Image
 
@@ -141,7 +170,7 @@ def test_doubtful_photos_are_rejected_on_request(photos, table, yunet, tmp_path)
     out = tmp_path / "work"
     said = run("--photos", photos, "--landmarks", table, "--out", out, "--landmark-model", yunet, "--reject-doubtful")
     assert "3 photos: 2 kept + 1 rejected" in said
-    assert "DOUBTFUL_LANDMARKS" in (out / "rejected.csv").read_text()
+    assert "000002.jpg,,rejected,DOUBTFUL_LANDMARKS" in (out / "rejected.csv").read_text()
 
 
 def test_a_missing_model_is_a_warning_only_by_default(photos, table, tmp_path, monkeypatch, caplog):
