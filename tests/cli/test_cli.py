@@ -64,7 +64,17 @@ def test_own_photos_from_a_table(tmp_path: Path) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text("resolution = 64\n")
     out = tmp_path / "run"
-    common = ["--photos", photos, "--landmarks", tmp_path / "table.csv", "--recipe", recipe, "--out", out]
+    common = [
+        "--photos",
+        photos,
+        "--landmarks",
+        tmp_path / "table.csv",
+        "--no-check-landmarks",
+        "--recipe",
+        recipe,
+        "--out",
+        out,
+    ]
     ended = CliRunner().invoke(cli.celebahq, list(map(str, ["build", *common, "--workers", "1", "--device", "cpu"])))
     assert ended.exit_code == 0, ended.output
     assert "2 photos: 2 kept + 0 rejected + 0 failed" in ended.output
