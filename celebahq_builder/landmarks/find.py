@@ -15,7 +15,7 @@ from celebahq_builder.landmarks.page import write_pages
 from celebahq_builder.landmarks.search import SearchedPhoto, list_photos, search_folder, search_rules
 from celebahq_builder.outcome import Rejected
 from celebahq_builder.sources.photo import COLUMNS
-from celebahq_builder.storage import RecordLog, csv_bytes, path_cell, read_file
+from celebahq_builder.storage import RecordLog, csv_bytes, delete_partial_of, path_cell, read_file
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,9 @@ def find_landmarks(
     about = search_rules(path, refine=True, thumbnails=True, refiner=weights)
     with RecordLog(table.with_suffix(".jsonl"), "celebahq landmarks", about) as log:
         page = table.with_suffix(".html")
-        log.check(table)
-        log.check(page)
+        for path_of_result in (table, page):
+            log.check(path_of_result)
+            delete_partial_of(path_of_result)
         searched = list(
             search_folder(folder, files, log, path, refine=True, thumbnails=True, refiner=weights, workers=workers)
         )

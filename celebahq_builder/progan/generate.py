@@ -22,7 +22,7 @@ from celebahq_builder.imaging.image_io import Pixels, encode_png
 from celebahq_builder.models.generator_file import TrainedGenerator, load_generator
 from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.parallel import devices
-from celebahq_builder.storage import new_files, staging, write_atomic
+from celebahq_builder.storage import check_free, new_files, staging, write_atomic
 
 BLOCK = 64
 """Latents that are drawn together; an image depends on the seed and its number only."""
@@ -208,7 +208,7 @@ def check_target(out: Path, *, sheet: bool) -> None:
     if not sheet and suffix in (".png", ".jpg", ".jpeg", ".hdf5", ".mp4", ".zip"):
         raise FormatError(f"{out}: expected a folder or FILE.h5; for all images in one PNG file, set `grid` (15x8)")
     if os.path.lexists(out) and (sheet or suffix == ".h5" or not out.is_dir() or any(out.iterdir())):
-        raise FormatError(f"{out} exists and is not overwritten; choose another `out`")
+        check_free(out)
 
 
 def generate(images: GeneratedImages, out: Path, advance: Callable[[int], None]) -> None:

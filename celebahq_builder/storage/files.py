@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from celebahq_builder.errors import DiskFull, FormatError, WorkspaceError
 from celebahq_builder.storage.bounded_read import parse_json, read_text
-from celebahq_builder.storage.partial_files import RUN_TOKEN, is_partial_of, may_delete_partial, partial_path
+from celebahq_builder.storage.partial_files import RUN_TOKEN, delete_partial_of, partial_path
 
 STORAGE_LOST = (errno.EIO, errno.EROFS, errno.ENOTCONN, errno.ESTALE)
 """Errors of a failing disk, a read-only file system, or a network file system that is gone."""
@@ -375,9 +375,7 @@ def check_free(target: Path, argument: str = "out", *, replace_empty: bool = Fal
     if replace_empty and target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
         return
     if os.path.lexists(target):
-        for name in (path.name for path in target.parent.iterdir()):
-            if is_partial_of(name, target.name) and may_delete_partial(name):
-                target.with_name(name).unlink(missing_ok=True)
+        delete_partial_of(target)
         raise FormatError(f"{target} exists and is not overwritten; delete it, or choose another `{argument}`")
 
 

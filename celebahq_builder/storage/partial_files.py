@@ -98,6 +98,13 @@ def _is_dead(pid: int) -> bool:
     return False
 
 
+def delete_partial_of(path: Path) -> None:
+    """Delete the partial files of a file with a short name that this run or dead processes have left."""
+    for name in (one.name for one in path.parent.iterdir()):
+        if is_partial_of(name, path.name) and may_delete_partial(name):
+            path.with_name(name).unlink(missing_ok=True)
+
+
 def delete_partial_files(folder: Path, *, recursive: bool = False) -> None:
     """Delete the partial files of this run and of dead processes in a folder; only for the holder of its lock."""
     for parent, folders, names in os.walk(folder):

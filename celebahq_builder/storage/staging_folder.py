@@ -71,7 +71,11 @@ def staging(target: Path, plan: dict[str, object], *, replace_empty: bool = Fals
         DiskFull: no space left.
         WorkspaceLocked: another process creates the same target.
     """
-    check_free(target, replace_empty=replace_empty)
+    try:
+        check_free(target, replace_empty=replace_empty)
+    except FormatError:
+        _discard_published(target)
+        raise
     made = [folder for folder in target.absolute().parents if not folder.exists()]
     root = target.with_name(target.name + ".partial")
     stage = Staging(root)
@@ -146,6 +150,18 @@ def _can_resume(error: BaseException) -> bool:
     if isinstance(error, WorkspaceError):
         return not isinstance(error, DiskFull)
     return isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit))
+
+
+def _discard_published(target: Path) -> None:
+    """Delete what a command has left that was killed after it gave the target its name; unfinished parts stay."""
+    stage = Staging(target.with_name(target.name + ".partial"))
+    with contextlib.suppress(OSError, CelebAHQError):
+        _check_ours(stage.root, target)
+        is_begun = any((stage.root / name).is_file() for name in (PLAN, LOCK_NAME))
+        if not is_begun or (os.path.lexists(stage.data) and not stage.data.samefile(target)):
+            return
+        with lock(stage.root, "folder", "out", stays=False) as held:
+            _discard(stage.root, held, [])
 
 
 def _discard(root: Path, held: LockedFolder, made: list[Path]) -> None:
