@@ -24,8 +24,11 @@ PLAN = "plan.json"
 MADE_BY = "celebahq_builder"
 
 
-OWN_NAMES = (PLAN, "data", "done", "checkpoint.json", "new", "left", "gone")
-"""Names in ``OUT.partial``, besides the lock; nothing else in it is ever deleted."""
+OWN_NAMES = ("done", "checkpoint.json", "new", "left", "gone", "data", PLAN)
+"""Names in ``OUT.partial``, besides the lock, in the order in which they are deleted; nothing else in it ever is.
+
+The notes of what is done go before the data, and the plan, by which the folder is recognized, goes last.
+"""
 
 
 @dataclass(frozen=True)
