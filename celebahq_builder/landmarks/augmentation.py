@@ -69,7 +69,7 @@ def random_crop(
     if rng.random() < settings.jpeg_share:
         quality = int(rng.integers(20, 95))
         _, data = cv2.imencode(".jpg", changed[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        changed = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)  # type: ignore[assignment]
+        changed = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB), np.uint8)
     if rng.random() < settings.occlusion_share:
         _occlude(changed, rng)
     return changed, found[list(MIRRORED)] if mirror else found
@@ -112,11 +112,11 @@ def _coarsened(
 ) -> NDArray[np.float32]:
     """Return grey levels after blur, rescaling and noise."""
     if rng.random() < settings.blur_share:
-        levels = cv2.GaussianBlur(levels, (0, 0), rng.uniform(0.3, 2.0))  # type: ignore[assignment]
+        levels = np.asarray(cv2.GaussianBlur(levels, (0, 0), rng.uniform(0.3, 2.0)), np.float32)
     if rng.random() < settings.coarse_share:
         small_px = int(rng.integers(CROP_PX // 4, CROP_PX * 3 // 4))
         small = cv2.resize(levels, (small_px, small_px), interpolation=cv2.INTER_AREA)
-        levels = cv2.resize(small, (CROP_PX, CROP_PX), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+        levels = np.asarray(cv2.resize(small, (CROP_PX, CROP_PX), interpolation=cv2.INTER_LINEAR), np.float32)
     if rng.random() < settings.noise_share:
         levels = levels + rng.uniform(1, 10) * rng.standard_normal(levels.shape, dtype=np.float32)
     return levels.astype(np.float32, copy=False)

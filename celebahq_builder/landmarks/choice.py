@@ -23,7 +23,7 @@ MAX_SPREAD = 0.25
 """Profiles have more; of 200 faces of CelebA's kind, none has more than 0.2."""
 
 MIN_VIEWS = 3
-"""Of six; blurred faces in the background, and what is no face, have fewer."""
+"""Least number of views, of six, that find a face again. Blurred faces and false detections have fewer."""
 
 
 @dataclass(frozen=True)

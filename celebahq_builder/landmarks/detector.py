@@ -68,7 +68,7 @@ class DetectedFace:
     """[5, 2] in px, (0, 0) is the centre of the first pixel: left eye, right eye, nose, left and right corner of the
     mouth; left and right as the viewer sees them."""
     confidence: float
-    """Of the detector, 0 to 1; after `FaceDetector.refine` the mean over all views."""
+    """Confidence of the detector, 0 to 1; `FaceDetector.refine` makes it the mean over all views."""
     spread: float = 0.0
     """Standard deviation of the landmarks over all views, in distances of the eyes; 0 without views."""
     views: int = 0

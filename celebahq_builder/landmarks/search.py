@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 VIEWS = 2 * len(detector.VIEW_ROTATIONS_DEG)
 
 VERSION = 1
-"""Of what a record holds, and of the detection."""
+"""Version of the records and of the detection; another version searches all photos again."""
 
 BATCH_PHOTOS = 4
 """Photos that a worker gets at once; a kill costs at most this many per worker."""

@@ -201,7 +201,7 @@ def check_source(
 
 @dataclass(frozen=True)
 class LandmarkSection:
-    """What a build report says about landmarks."""
+    """The section on landmarks of a build report."""
 
     page: str | None
     """Address of the page of what was found, relative to the report."""

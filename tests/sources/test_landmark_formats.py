@@ -238,7 +238,7 @@ def named_face(viewer: bool) -> dict[str, object]:
 
 @pytest.mark.parametrize("viewer", [False, True])
 def test_faces_of_retinaface(viewer: bool, folder: Path) -> None:
-    """Whose left the names mean is decided by the faces."""
+    """The geometry of the faces decides whether names such as left_eye mean the viewer's or the person's side."""
     moved = named_face(viewer)
     moved["landmarks"] = {name: [x + 100, y] for name, (x, y) in dict(moved["landmarks"]).items()}  # type: ignore[call-overload]
     source = read(folder, {"a.jpg": {"face_1": moved, "face_2": named_face(viewer)}, "b.jpg": {}})

@@ -1,4 +1,4 @@
-"""What a command left that was killed after its target got its name."""
+"""Remains of a command that was killed after it had renamed its target."""
 
 from pathlib import Path
 
