@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,20 +70,33 @@ def check_landmarks(
         WeightsError: the model file cannot be read.
         WorkspaceError: `log_path` is not a log of this function, or the disk failed.
     """
+    doubtful = _doubtful(source.photos, source.folder, log_path, model, workers, refine=False)
+    # One detection turns the landmarks of a tilted face towards the horizontal, so doubtful photos are seen again.
+    ids = {one.id for one in doubtful}
+    again = [photo for photo in source.photos if photo.id in ids]
+    refined_path = log_path.with_stem(f"{log_path.stem}-refined")
+    doubtful = _doubtful(again, source.folder, refined_path, model, workers, refine=True) if again else []
+    return tuple(sorted(doubtful, key=lambda one: (-(one.distance or np.inf), one.id)))
+
+
+def _doubtful(
+    photos: Sequence[Photo], folder: Path, log_path: Path, model: Path, workers: int | None, *, refine: bool
+) -> list[DoubtfulPhoto]:
+    """Return the photos whose landmarks the detector does not confirm, with or without averaging over views."""
     by_file: defaultdict[str, list[Photo]] = defaultdict(list)
-    for photo in source.photos:
+    for photo in photos:
         by_file[photo.file].append(photo)
     doubtful, unread = [], []
-    with RecordLog(log_path, "landmark check", search_rules(model, refine=False, thumbnails=False)) as records:
+    with RecordLog(log_path, "landmark check", search_rules(model, refine=refine, thumbnails=False)) as records:
         for searched in search_folder(
-            source.folder,
+            folder,
             list(by_file),
             records,
             model,
-            refine=False,
+            refine=refine,
             thumbnails=False,
             workers=workers,
-            title="check of landmarks",
+            title="check of doubtful landmarks" if refine else "check of landmarks",
         ):
             if searched.problem is None:
                 compared = [_compare(photo, searched) for photo in by_file[searched.file]]
@@ -91,7 +105,7 @@ def check_landmarks(
                 unread.append(f"{printable(searched.file)}: {printable(searched.problem[1])}")
     if unread:
         log.warning("warning: %d photos could not be compared; first: %s", len(unread), unread[0])
-    return tuple(sorted(doubtful, key=lambda one: (-(one.distance or np.inf), one.id)))
+    return doubtful
 
 
 def _compare(photo: Photo, searched: SearchedPhoto) -> DoubtfulPhoto | None:

@@ -33,6 +33,12 @@ def test_moved_landmarks_are_doubtful(workers, source, yunet, tmp_path):
     assert [(one.photo, one.reason) for one in rejected.rejected] == [("000003.jpg", Reason.DOUBTFUL_LANDMARKS)]
 
 
+def test_tilted_faces_are_confirmed(yunet, tmp_path):
+    """One detection places their landmarks 0.3 distances of the eyes from the true ones."""
+    tilted = subset(read_celeba(SAMPLE), ids=["000008", "000015"])
+    assert check_landmarks(tilted, tmp_path / "log", yunet, workers=1) == ()
+
+
 def test_no_face_at_all_is_the_worst(source, yunet, tmp_path):
     from PIL import Image
 
