@@ -15,6 +15,7 @@ import importlib
 import json
 import logging
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,9 @@ from random import Random
 from benchmarks.fuzz.file_mutations import mutate_folder
 from benchmarks.fuzz.targets import TARGETS, Target
 from benchmarks.fuzz.worker import Result, Worker, empty
+
+ADDRESS_SPACE_BYTES = 9_000_000_000
+"""Largest address space of the fuzzer itself; the limits of the commands are in `worker`."""
 
 KEPT = 5
 """Inputs that are kept of each kind of fault."""
@@ -45,6 +49,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=Path, help="folder of a faulty input: run its commands again")
     asked = parser.parse_args()
     load_package()
+    # A mutation reads an archive that may announce any size; it gets a MemoryError, and the input stays as it is.
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
     with tempfile.TemporaryDirectory(prefix="fuzz-") as work:
         if asked.repeat:
             sys.exit(repeat(asked.repeat.resolve(), Path(work)))
