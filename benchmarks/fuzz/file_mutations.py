@@ -50,6 +50,10 @@ def _is_small_file(path: Path) -> bool:
     return path.is_file() and not path.is_symlink() and path.stat().st_size <= LARGE_BYTES
 
 
+def _pipes(folder: str, names: list[str]) -> list[str]:
+    return [one for one in names if Path(folder, one).is_fifo()]
+
+
 def odd_file(path: Path, random: Random) -> str:
     """Replace a file by something else, or rename it."""
     kind = random.randrange(10)
@@ -81,7 +85,7 @@ def odd_file(path: Path, random: Random) -> str:
         path.symlink_to(random.choice((path.name, "nowhere", "..", "/")))
         return "link to itself, to nothing or to a folder"
     if kind == 7:
-        shutil.copytree(path.parent, path.with_name("again"), symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(path.parent, path.with_name("again"), symlinks=True, ignore=_pipes, dirs_exist_ok=True)
         return "removed, the folder repeated below itself"
     return "removed"
 
