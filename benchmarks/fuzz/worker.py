@@ -189,9 +189,12 @@ def _record_writes(writes: list[str], case: Path) -> Callable[[str, tuple[object
             paths = arguments[:1]
         else:
             return
+        folder = os.getcwd()  # noqa: PTH109
+        if event in ("os.remove", "os.rmdir") and isinstance(arguments[1], int) and arguments[1] >= 0:
+            folder = os.readlink(f"/proc/self/fd/{arguments[1]}")  # noqa: PTH115 - `shutil.rmtree` opens folders
         for path in paths:
             if isinstance(path, str | bytes | os.PathLike):
-                full = os.path.join(os.getcwd(), os.fsdecode(path))  # noqa: PTH118, PTH109
+                full = os.path.join(folder, os.fsdecode(path))  # noqa: PTH118
                 if not f"{os.path.normpath(full)}/".startswith(inside):
                     writes.append(f"{event} {full}")
 

@@ -35,6 +35,10 @@ PATH = PathType(path_type=Path, readable=False)
 """Path of a file or folder; the function that uses it checks whether it exists."""
 
 
+MESSAGE_LENGTH_MAX = 2000
+"""Longest error message, in characters; the middle of a longer one is left out."""
+
+
 class Interrupted(click.Abort):
     """A command was interrupted by Ctrl-C; the text, if any, says what became of its work."""
 
@@ -206,7 +210,10 @@ def _repeat_interruption(ignored: sys.UnraisableHookArgs) -> None:
 
 def _fail(message: str) -> NoReturn:
     """Report an error on one line, and end the process."""
-    click.echo(f"error: {printable(message)}", err=True)
+    message = printable(message)
+    if len(message) > MESSAGE_LENGTH_MAX:
+        message = f"{message[: MESSAGE_LENGTH_MAX // 2]} ... {message[-MESSAGE_LENGTH_MAX // 2 :]}"
+    click.echo(f"error: {message}", err=True)
     sys.exit(1)
 
 

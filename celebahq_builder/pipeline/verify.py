@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from celebahq_builder import outcome
@@ -83,7 +84,9 @@ def _hdf5_problems(path: Path, *, of_build: bool, labels: bool = True) -> Iterat
         if not pyramid.count:
             yield f"{path.name}: it has no images; its writer was killed"
         for name, dataset in pyramid.file.get(PHOTOS, {}).items():
-            if name not in NAME_COLUMNS and dataset.shape[:1] != (pyramid.count,):
+            if not isinstance(dataset, h5py.Dataset):
+                yield f"{path.name}: {PHOTOS}/{name} is not a dataset"
+            elif name not in NAME_COLUMNS and dataset.shape[:1] != (pyramid.count,):
                 yield f"{path.name}: {PHOTOS}/{name} has {len(dataset)} rows, expected {pyramid.count}"
         yield from (f"{path.name}: {problem}" for problem in pyramid.problems())
         if labels:

@@ -72,13 +72,13 @@ def read_figures(path: Path) -> tuple[Figure, ...]:
         raise RecipeError(f"{where} cannot be read as JSON: {error}") from None
     rows = [{"what": name, "value": value} for name, value in found.items()] if isinstance(found, dict) else found
     if not isinstance(rows, list):
-        raise RecipeError(f"{where} must be an object of name -> number or a list of rows, got {found!r}")
+        raise RecipeError(f"{where} must be an object of name -> number or a list of rows, got {str(found)[:80]}")
     figures = tuple(_figure(row, f"{where}, row {number}") for number, row in enumerate(rows, start=1))
     if not figures:
         raise RecipeError(f"{where} holds no figures; give at least one")
     for key, count in Counter(figure.key for figure in figures).items():
         if count > 1 or not key:
-            raise RecipeError(f"{where}: {key!r} is the name of {count} figure(s); give every figure its own name")
+            raise RecipeError(f"{where}: {key[:60]!r} is the name of {count} figure(s); give every figure its own name")
     return figures
 
 
@@ -103,7 +103,9 @@ def validation_figures(log: Path, step: int) -> tuple[Figure, ...]:
 
 def _figure(row: object, where: str) -> Figure:
     if not isinstance(row, Mapping) or not isinstance(row.get("what"), str):
-        raise RecipeError(f'{where} must be like {{"what": "LIVE1, gain", "value": 1.1, "unit": "dB"}}, got {row!r}')
+        raise RecipeError(
+            f'{where} must be like {{"what": "LIVE1, gain", "value": 1.1, "unit": "dB"}}, got {str(row)[:80]}'
+        )
     known = {key: value for key, value in row.items() if value is not None}
     figure = from_mapping(Figure, known, where=f"{where}, {row['what']}")
     return Figure(figure.what, float(f"{figure.value:.6g}"), figure.unit, figure.goal, figure.verdict)

@@ -211,6 +211,7 @@ def test_a_file_in_the_way_is_noticed_before_the_search(photos, yunet, tmp_path)
     assert len((tmp_path / "t.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_killed_command_resumes(yunet, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
