@@ -196,8 +196,10 @@ def parquet(path: Path, random: Random) -> str:
     try:
         pq.write_table(changed, path, compression="zstd")
     except MemoryError:  # the limit of the fuzzer itself
-        path.unlink()
+        path.unlink(missing_ok=True)
         return "removed"
+    finally:
+        pa.default_memory_pool().release_unused()
     return f"column {name}, kind {kind}"
 
 
