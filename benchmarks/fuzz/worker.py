@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 import traceback
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ FILE_BYTES = 2 << 30
 """Size of the largest file that a command may write."""
 INPUTS_PER_WORKER = 60
 """Inputs after which a worker is replaced, so that nothing accumulates in it."""
+UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode categories of characters that change a terminal, a line or the direction of writing."""
+
 REMARKABLE = re.compile(r"\w*Warning: |Traceback \(most recent|Exception ignored|Segmentation fault")
 
 
@@ -263,7 +267,7 @@ def _words(said: str, code: int) -> Result | None:
         line = said[found.start() :].splitlines()[0]
         where = re.sub(r"0x[0-9a-f]+|\d+", "N", line)[:90]
         return Result("fault", "words", where, said[-2000:])
-    raw = sorted({letter for letter in said if not letter.isprintable() and letter not in "\n\r\t"})
+    raw = sorted({letter for letter in said if letter not in "\n\r\t" and unicodedata.category(letter) in UNSAFE})
     if raw:
         return Result("fault", "words", "characters that are not printable", f"{raw!r}: {said[-1000:]!a}")
     lines = [line for line in said.splitlines() if line.startswith("error:")]
