@@ -90,7 +90,7 @@ class Worker:
             got = os.read(self._from, 1 << 20)
             if not got:
                 _, status = os.waitpid(self._pid, 0)
-                self._pid = 0
+                self.close()
                 said = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"
                 where = _stack_place((self._watch / "log").read_text(errors="replace"))
                 return Result("fault", "killed", f"{said} {where}", said)
