@@ -131,8 +131,8 @@ def build(
 
     Kill it at any time: the same command, without --redo, resumes.
     """
+    from celebahq_builder.pipeline.dry_run import dry_run as plan_lines
     from celebahq_builder.pipeline.landmark_source import planned_source, prepare_source
-    from celebahq_builder.pipeline.plan import dry_run as plan_lines
     from celebahq_builder.pipeline.request import check_options, make_request
 
     names = ("faces", "check_landmarks", "reject_doubtful", "landmark_model")

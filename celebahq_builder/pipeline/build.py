@@ -21,6 +21,7 @@ from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.outcome import Kept, PhotoKey, Rejected
 from celebahq_builder.pipeline.batch import (
     BatchJob,
+    BatchResult,
     deterministic,
     photo_context,
     publish_batch,
@@ -28,6 +29,7 @@ from celebahq_builder.pipeline.batch import (
 )
 from celebahq_builder.pipeline.build_report import write_build_report
 from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.growth import EarlierResults, check_growth, grow
 from celebahq_builder.pipeline.landmark_source import find_source
 from celebahq_builder.pipeline.plan import Plan, versions
 from celebahq_builder.pipeline.recipe import BuildRecipe
@@ -170,11 +172,14 @@ def run(request: BuildRequest) -> BuildResult:
         workspace.sweep()
         plan = Plan(request, workspace.read_state())
         plan.check()
+        check_growth(plan.after_redo())
         plan.check_start()
         parallel.devices(request.device)
         if request.redo:  # nothing is deleted before all checks
             _discard(plan)
             plan = plan.after_redo()
+        if plan.grows:
+            plan = grow(plan)
         description = plan.description()
         if plan.state.run != description:
             write_json(workspace.run_path, asdict(description))
@@ -214,16 +219,22 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
         CelebAHQError: an error that ends a batch as a whole.
     """
     workspace, photos = plan.request.workspace, plan.request.source.photos
-    jobs = list(_jobs(plan))
     for stage in plan.photo_stages:
         workspace.stage(stage.name).begin(plan.ingredients[stage.name])
+    earlier = EarlierResults(workspace, plan.photo_stages)
+    jobs = []
+    for job in map(earlier.without_finished, _jobs(plan)):
+        if job.photos:
+            jobs.append(job)
+        else:
+            publish_batch(workspace, earlier.complete(BatchResult.of_nothing(job)))
     if jobs:
         todo = sum(len(job.photos) for job in jobs)
         progress = Progress(" > ".join(stage.name for stage in plan.photo_stages), len(photos), len(photos) - todo)
         try:
             with closing(parallel.run(run_batch, jobs, workers=plan.request.workers)) as results:
                 for result in results:
-                    publish_batch(workspace, result)
+                    publish_batch(workspace, earlier.complete(result))
                     timings.add(batch=result.number, photos=result.photos, seconds=result.seconds)
                     timings.add_worker(result.peak_memory_bytes)
                     progress.advance(result.photos, result.rejected, result.failed)
@@ -232,6 +243,7 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
     entering = {photo.key for photo in photos}
     for stage in plan.photo_stages:
         counts, kept = _reconcile(workspace.stage(stage.name), entering, plan.batches)
+        workspace.stage(stage.name).forget_earlier()
         workspace.stage(stage.name).complete(plan.ingredients[stage.name], counts)
         entering = kept
     if plan.dataset_stages and not entering:

@@ -64,7 +64,7 @@ def test_other_settings_are_refused_by_name(tiny_copy: Path) -> None:
 
 
 def test_other_photos_are_refused(tiny_copy: Path) -> None:
-    with pytest.raises(FingerprintMismatch, match=r"\[source\] photos = 5, this run asks 4"):
+    with pytest.raises(FingerprintMismatch, match=r"holds the result of 000005\.jpg, .* can only grow"):
         build_tiny(tiny_copy, limit=4)
 
 
