@@ -12,10 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from celebahq_builder.errors import FingerprintMismatch
 from celebahq_builder.pipeline.build import build
 from celebahq_builder.pipeline.dry_run import dry_run
+from celebahq_builder.pipeline.landmark_source import find_source
 from celebahq_builder.pipeline.stages.select import SelectSettings
 from celebahq_builder.pipeline.verify import find_problems
 from celebahq_builder.pipeline.workspace import Workspace
@@ -280,3 +282,24 @@ def test_attributes_that_come_later(tmp_path: Path) -> None:
     build_tiny(tmp_path / "once", root, recipe=FAST, labels=True)
     assert_same(out, tmp_path / "once")
     assert photos_computed(out) == 5
+
+
+# --- One's own photos, in which faces are found
+
+
+def test_own_photos_are_added(yunet: Path, tmp_path: Path) -> None:
+    """Before and after the photo of the earlier run, with and without a face; then nothing is added."""
+    photos, out = tmp_path / "photos", tmp_path / "run"
+    photos.mkdir()
+    Image.new("RGB", (200, 200), "teal").save(photos / "0.png")
+    for names in (["000002.jpg"], ["000001.jpg", "000003.jpg"], []):
+        for name in names:
+            shutil.copy(SAMPLE / "img_celeba" / name, photos)
+        if len(names) == 2:
+            Image.new("RGB", (200, 200), "navy").save(photos / "000002a.png")
+        result = build(find_source(photos, out, model=yunet, workers=1), out, recipe=FAST, workers=1, device="cpu")
+    assert (result.kept, result.reasons) == (3, {"NO_FACE": 2})
+    once = tmp_path / "once"
+    build(find_source(photos, once, model=yunet, workers=1), once, recipe=FAST, workers=1, device="cpu")
+    assert_same(out, once)
+    assert photos_computed(out) == 3
