@@ -31,6 +31,7 @@ from celebahq_builder.pipeline.build_report import write_build_report
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.growth import EarlierResults, check_growth, grow
 from celebahq_builder.pipeline.landmark_source import find_source
+from celebahq_builder.pipeline.live_report import LiveReport
 from celebahq_builder.pipeline.plan import Plan, versions
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import BuildOptions, BuildRequest, check_options, make_request
@@ -63,7 +64,10 @@ class BuildResult:
     complete: bool
     """Whether the last stage was reached."""
     hdf5: Path | None
-    report: Path | None
+    """The data set; None if the last stage was not reached."""
+    images: Path | None
+    """Folder of the images of the last stage that keeps images; None if no such stage was run."""
+    report: Path
 
 
 def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[BuildOptions]) -> BuildResult:
@@ -184,6 +188,8 @@ def run(request: BuildRequest) -> BuildResult:
         if plan.state.run != description:
             write_json(workspace.run_path, asdict(description))
         if not all(map(plan.is_complete, plan.on_disk)):
+            workspace.summary_path.unlink(missing_ok=True)
+            plan = plan.without_summary()
             try:
                 run_photo_stages(plan, timings)
                 for stage in plan.dataset_stages:
@@ -229,15 +235,24 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
         else:
             publish_batch(workspace, earlier.complete(BatchResult.of_nothing(job)))
     if jobs:
+        timings.add(batches=len(jobs), seconds={})
         todo = sum(len(job.photos) for job in jobs)
         progress = Progress(" > ".join(stage.name for stage in plan.photo_stages), len(photos), len(photos) - todo)
+        report = LiveReport(workspace, progress)
         try:
+            report.write_if_due()
             with closing(parallel.run(run_batch, jobs, workers=plan.request.workers)) as results:
-                for result in results:
-                    publish_batch(workspace, earlier.complete(result))
+                for computed in results:
+                    result = earlier.complete(computed)
+                    publish_batch(workspace, result)
                     timings.add(batch=result.number, photos=result.photos, seconds=result.seconds)
                     timings.add_worker(result.peak_memory_bytes)
                     progress.advance(result.photos, result.rejected, result.failed)
+                    report.add(result)
+                    report.write_if_due()
+        except KeyboardInterrupt:
+            report.close()
+            raise
         finally:
             progress.close()
     entering = {photo.key for photo in photos}
@@ -248,6 +263,7 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
         entering = kept
     if plan.dataset_stages and not entering:
         _write_rejected(workspace, photo_statuses(workspace), plan.request.source)
+        write_build_report(workspace)
         raise WorkspaceError(f"no photo was kept, so there is nothing to pack; {workspace.rejected_path} says why")
 
 
@@ -346,18 +362,20 @@ def _conclude(plan: Plan, timings: TimingLog) -> BuildResult:
     before = plan.state.summary
     is_current = before is not None and before.fingerprint == mark and workspace.rejected_path.name in plan.state.files
     summary = before if before and is_current else _summarize(plan, mark)
-    if complete and (summary is not before or "report/index.html" not in plan.state.files):
+    if summary is not before or "report/index.html" not in plan.state.files:
         if summary is not before:
             timings.add_memory(parallel.peak_memory_bytes())
         write_build_report(workspace)
     if summary is not before:
         write_json(workspace.summary_path, asdict(summary))
+    with_images = [stage.name for stage in plan.photo_stages if stage.saves_image]
     counts = {name: value for name, value in asdict(summary).items() if name != "fingerprint"}
     return BuildResult(
         **counts,
         complete=complete,
         hdf5=workspace.hdf5_path(request.recipe.resolution) if complete else None,
-        report=workspace.report_path if complete else None,
+        images=workspace.stage(with_images[-1]).root / "images" if with_images else None,
+        report=workspace.report_path,
     )
 
 

@@ -187,6 +187,10 @@ class Plan:
         stages = self.request.recipe.stages()
         return list(stages[self.names.index(self.request.redo) :]) if self.request.redo else []
 
+    def without_summary(self) -> Plan:
+        """Return the plan for the run directory without the counts of the last run."""
+        return replace(self, state=replace(self.state, summary=None))
+
     def after_redo(self) -> Plan:
         """Return the plan for the run directory once the results of `redone` are deleted."""
         if not self.redone:

@@ -382,8 +382,9 @@ def test_table_of_rejected_photos_when_none_is_kept(tmp_path: Path) -> None:
     assert [row.split(",")[:4] for row in rows[-2:]] == [
         [f"{name}.jpg", name, "rejected", "EMPTY_FILE"] for name in ("000001", "000002")
     ]
-    for path in (Workspace(out).selection_path, Workspace(out).report_path, Workspace(out).summary_path):
+    for path in (Workspace(out).selection_path, Workspace(out).summary_path):
         assert not path.exists()
+    assert "EMPTY_FILE" in Workspace(out).report_path.read_text()
 
 
 def test_photos_that_are_no_files_are_rejected(tmp_path: Path) -> None:
@@ -548,7 +549,7 @@ def test_deleted_folder_of_photos(tmp_path: Path) -> None:
     shutil.rmtree(root)
     with pytest.raises(SourceError, match="is gone"):
         build(source, tmp_path / "run", recipe=TINY, device="cpu", limit=3, workers=1)
-    assert not list((tmp_path / "run").rglob("*.jsonl"))
+    assert not list((tmp_path / "run" / "stages").rglob("*.jsonl"))
 
 
 def test_deleted_manifest_is_written_again(tiny_copy: Path) -> None:
