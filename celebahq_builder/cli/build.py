@@ -113,7 +113,7 @@ STAGES = stage_names()
     "--labels",
     is_flag=True,
     default=None,
-    help="Write CelebA's attributes as labels beside the HDF5 file, for training.",
+    help="Write CelebA's attributes as labels next to the HDF5 file, for training.",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Print settings, what is done, what is left, and the disk space it needs."
@@ -130,7 +130,8 @@ def build(
 ) -> None:
     """Build a data set of aligned faces from photos.
 
-    Kill it at any time: the same command, without --redo, resumes.
+    Kill it at any time: the same command, without --redo, resumes. So does a command with more photos, such as a larger
+    --limit or none.
     """
     from celebahq_builder.pipeline.dry_run import dry_run as plan_lines
     from celebahq_builder.pipeline.landmark_source import planned_source, prepare_source

@@ -73,7 +73,8 @@ class BuildResult:
 def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[BuildOptions]) -> BuildResult:
     """Build a data set from a source of photos, resuming from what the run directory holds.
 
-    The results do not depend on the number of workers, nor on interruptions.
+    The results do not depend on the number of workers, nor on interruptions. The run before may have had fewer photos:
+    its results are used, and the files are those of one run with all photos.
 
     Args:
         source: photos with landmarks; see `sources.celeba.read_celeba` and `sources.folder.read_folder`. Or the path of
@@ -84,7 +85,7 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
             of the recipe.
         resolution: side length of the result in px, a power of two from 64 to 2048.
         seed: seed of a shuffled order.
-        labels: whether to write CelebA's attributes as labels beside the HDF5 file.
+        labels: whether to write CelebA's attributes as labels next to the HDF5 file.
         workers: processes; None uses one per core.
         device: ``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``.
         until: last stage to run.
@@ -101,7 +102,7 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
     Raises:
         RecipeError: settings or arguments that cannot be used.
         WorkspaceLocked: another process works in the directory.
-        FingerprintMismatch: it holds results of other settings or photos.
+        FingerprintMismatch: it holds results of other settings, or of photos that this run does not have.
         DiskFull: no space left; the same command resumes once there is some.
         CelebAHQError: see `errors`.
 

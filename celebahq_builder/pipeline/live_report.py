@@ -23,7 +23,7 @@ READ_S = 3e-4
 """Estimated time that the status of a photo of an earlier run takes to be read."""
 
 CLOSE_S = 2.0
-"""Longest time that the report of an interrupted run may take."""
+"""Longest processor time that the report of an interrupted run may take."""
 
 
 class LiveReport:
@@ -41,7 +41,7 @@ class LiveReport:
         self.workspace, self.progress = workspace, progress
         self.statuses: PhotoStatuses | None = None
         self.cost_s = READ_S * progress.done
-        """Time that the last report took, or the first one will take."""
+        """Processor time that the last report took, or the first one will take."""
         self.due_s = time.monotonic() + self.cost_s / COST_SHARE
 
     def add(self, result: BatchResult) -> None:
@@ -62,13 +62,13 @@ class LiveReport:
             self._write(None)
 
     def _write(self, progress: BuildProgress | None) -> None:
-        began = time.monotonic()
+        began, is_first = time.thread_time(), self.statuses is None and not self.progress.done
         try:
             if self.statuses is None:
                 self.statuses = read_statuses(self.workspace)
             write_build_report(self.workspace, progress, self.statuses.all())
         except Exception as error:
             log.warning("warning: the report of the running build was not written: %s", error)
-        now = time.monotonic()
-        self.cost_s = now - began
-        self.due_s = now + max(self.cost_s / COST_SHARE, PAUSE_S)
+        self.cost_s = time.thread_time() - began
+        # The first page of a new run has no images, so the next one need not wait for long.
+        self.due_s = time.monotonic() + (PAUSE_S if is_first else max(self.cost_s / COST_SHARE, PAUSE_S))

@@ -127,7 +127,7 @@ def find_problems(path: Path, checked: Checked | None = None) -> Iterator[str]:
 
 
 def _hdf5_problems(path: Path, checked: Checked, *, of_build: bool, labels: bool = True) -> Iterator[str]:
-    """Yield the problems of the images of an HDF5 file (hashes, means), and of the labels beside it.
+    """Yield the problems of the images of an HDF5 file (hashes, means), and of its labels.
 
     Raises:
         FormatError: the file is not such a file, or its levels do not belong together.
@@ -146,7 +146,7 @@ def _hdf5_problems(path: Path, checked: Checked, *, of_build: bool, labels: bool
 
 
 def _label_problems(pyramid: PyramidFile, of_build: bool) -> Iterator[str]:
-    """Yield the problems of the labels beside an HDF5 file.
+    """Yield the problems of the labels of an HDF5 file.
 
     Labels of a build are the attributes of its photos. Labels of other files may be missing, or of another kind.
     """

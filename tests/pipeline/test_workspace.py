@@ -30,7 +30,7 @@ from celebahq_builder.outcome import Failed, Kept
 from celebahq_builder.pipeline.build import build
 from celebahq_builder.pipeline.stages import align, pack, select
 from celebahq_builder.pipeline.state import RunState, StageState
-from celebahq_builder.pipeline.verify import find_problems, status_lines
+from celebahq_builder.pipeline.verify import Checked, find_problems, status_lines
 from celebahq_builder.pipeline.workspace import StageFolder, Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.storage import HOST, RUN_TOKEN, as_storage_error, lock, read_json, write_atomic
@@ -264,6 +264,23 @@ def test_status_of_a_run(tiny_run: Path, tmp_path: Path) -> None:
     assert "align    complete: 5 kept" in "\n".join(status_lines(Workspace(tmp_path / "run")))
     with pytest.raises(WorkspaceError, match="is not a run directory"):
         list(status_lines(Workspace(tmp_path)))
+
+
+def test_status_of_a_run_that_is_not_done(tiny_copy: Path) -> None:
+    """Throughput of the last command, and the time for the batch that is missing."""
+    Workspace(tiny_copy).stage("score").manifest_path(1).unlink()
+    Workspace(tiny_copy).timings_path.write_text(
+        '{"unix_s": 50.0, "batches": 9, "seconds": {}}\n{"unix_s": 70.0, "batch": 7, "photos": 1, "seconds": {}}\n'
+        '{"unix_s": 100.0, "batches": 2, "seconds": {}}\n{"unix_s": 108.0, "batch": 0, "photos": 4, "seconds": {}}\n'
+    )
+    [line] = [line for line in status_lines(Workspace(tiny_copy)) if "throughput" in line]
+    assert line.startswith("throughput of the last command: 0.50 photos/s, about 8 s left; its last batch was finished")
+
+
+def test_verify_says_what_it_checked(tiny_run: Path) -> None:
+    checked = Checked()
+    assert list(find_problems(tiny_run, checked)) == []
+    assert checked == Checked(manifests=4, files=5, images=3, levels=7, hashes=3)
 
 
 @pytest.mark.parametrize("name", ["run.json", "summary.json", "stages/align/plan.json", "stages/align/stage.json"])
