@@ -40,7 +40,39 @@ MESSAGE_LENGTH_MAX = 2000
 
 
 class Interrupted(click.Abort):
-    """A command was interrupted by Ctrl-C; the text, if any, says what became of its work."""
+    """A command was interrupted by a signal.
+
+    Args:
+        text: says what became of the work of the command; may be empty.
+        number: of the signal.
+    """
+
+    def __init__(self, text: str, number: int = signal.SIGINT) -> None:
+        super().__init__(text)
+        self.number = number
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived inside `sigterm_interrupts`."""
+
+    number = signal.SIGTERM
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM interrupt the work inside the context as Ctrl-C does; only the main thread of a process can."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Command(click.Command):
@@ -66,7 +98,7 @@ class Command(click.Command):
             error.args = (name_options(str(error), self.params),)
             raise
         except (KeyboardInterrupt, click.Abort) as error:
-            raise Interrupted(self.interrupted) from error
+            raise Interrupted(self.interrupted, getattr(error, "number", signal.SIGINT)) from error
 
 
 def name_options(message: str, parameters: Sequence[click.Parameter]) -> str:
@@ -203,7 +235,8 @@ def _repeat_interruption(ignored: sys.UnraisableHookArgs) -> None:
     if issubclass(ignored.exc_type, KeyboardInterrupt):
         main_thread = threading.main_thread().ident
         assert main_thread is not None
-        threading.Timer(0.01, signal.pthread_kill, (main_thread, signal.SIGINT)).start()
+        number = getattr(ignored.exc_type, "number", signal.SIGINT)
+        threading.Timer(0.01, signal.pthread_kill, (main_thread, number)).start()
     else:
         sys.__unraisablehook__(ignored)
 
@@ -229,13 +262,15 @@ def _end(status: int) -> NoReturn:
 
 def _leave(error: BaseException) -> NoReturn:
     """Report that the command was interrupted, and end the process without waiting for its workers."""
+    number = error.number if isinstance(error, Interrupted) else signal.SIGINT
     said = f"; {error}" if isinstance(error, Interrupted) and str(error) else ""
+    what = "interrupted" if number == signal.SIGINT else f"interrupted by {signal.Signals(number).name}"
     ended = "\n" if sys.stderr.isatty() else ""  # after the ^C that the terminal prints
     with contextlib.suppress(KeyboardInterrupt):  # pressed again
         delete_interrupted_files()
-        click.echo(f"{ended}interrupted{said}", err=True)
+        click.echo(f"{ended}{what}{said}", err=True)
         sys.stderr.flush()
-    os._exit(130)  # the workers have been told to stop; waiting for them would look like a hang
+    os._exit(128 + number)  # the workers have been told to stop; waiting for them would look like a hang
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

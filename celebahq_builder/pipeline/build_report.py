@@ -61,21 +61,41 @@ ROW_THUMBNAILS = 300
 ROW_PX = 96
 
 
-def write_build_report(workspace: Workspace) -> None:
-    """Write the report of a run from the content of its directory.
+@dataclass(frozen=True)
+class BuildProgress:
+    """Progress of a build that is running."""
+
+    photos_per_s: float | None
+    """Recent throughput of all workers; None while it is not known."""
+    seconds_left: float | None
+    """Estimated time until the last photo; None while it is not known."""
+
+
+def write_build_report(
+    workspace: Workspace, progress: BuildProgress | None = None, statuses: Sequence[PhotoStatus] | None = None
+) -> None:
+    """Write the report of a run from the content of its directory, also of a run that is not finished.
 
     Equal directories give equal pages. A photo of the source or an image that is missing costs only its thumbnail.
+
+    Args:
+        workspace: has a description of the run; any of its stages may be missing or incomplete.
+        progress: of a build that is running; None for one that has ended or was interrupted.
+        statuses: of all photos; None reads them from the manifests.
 
     Raises:
         WorkspaceError: the directory holds no run, or was changed.
         DiskFull: no space left.
     """
-    write_atomic(workspace.report_path, render_page("build.html.j2", _contents(workspace)))
+    contents = _contents(workspace, photo_statuses(workspace) if statuses is None else statuses, progress)
+    write_atomic(workspace.report_path, render_page("build.html.j2", contents))
 
 
-def _contents(workspace: Workspace) -> dict[str, object]:
+def _contents(
+    workspace: Workspace, statuses: Sequence[PhotoStatus], progress: BuildProgress | None
+) -> dict[str, object]:
     """Return the values that the template shows, in its order."""
-    run, statuses = workspace.run(), photo_statuses(workspace)
+    run = workspace.run()
     images = ReportImages(workspace, run)
     kept = _best_first([one for one in statuses if one.end is None])
     low = _best_first([one for one in statuses if _is_low(one)])
@@ -87,6 +107,7 @@ def _contents(workspace: Workspace) -> dict[str, object]:
         "run": run,
         "photos": run.photos + len(run.rejected_by_table),
         "counts": {"kept": len(kept), "rejected": len(rejected) + len(low), "failed": len(failed)},
+        "progress": progress,
         "result": _file(workspace, workspace.hdf5_path(run.resolution)),
         "selection": _file(workspace, workspace.selection_path),
         "rejections": _file(workspace, workspace.rejected_path),
