@@ -5,6 +5,6 @@ ARG TORCH=cpu
 COPY . /celebahq/source
 RUN /celebahq/source/docker/install.sh ${TORCH} /celebahq/venv \
     && cp -r /celebahq/source/tests/sample/celeba /celebahq/sample \
-    && rm -rf /celebahq/source
+    && rm -rf /celebahq/source /var/lib/apt/lists/*
 ENV PATH=/celebahq/venv/bin:$PATH
 CMD ["celebahq", "--help"]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install celebahq_builder into a virtual environment of its own: docker/install.sh cpu|cuda FOLDER
 # On a bare Debian machine, root gets Python and what OpenCV needs from Debian's packages first.
-# TORCH_INDEX= (empty) takes the CPU build of PyTorch from pip's own index, such as a mirror.
+# Versions are those of constraints.txt. TORCH_INDEX= (empty) takes PyTorch from pip's own index, such as a mirror.
 set -euo pipefail
 
 usage="usage: docker/install.sh cpu|cuda FOLDER"
@@ -17,11 +17,10 @@ if ! python3 -c 'import ensurepip' 2>/dev/null; then
     [ "$(id -u)" = 0 ] || { echo "python3-venv is missing; install it, or run this script as root" >&2 && exit 1; }
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv
-    rm -rf /var/lib/apt/lists/*
 fi
 
 python3 -m venv "$folder"
 pip=("$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir)
-"${pip[@]}" ${index:+--index-url "$index"} torch
-"${pip[@]}" "$source[blosc2,lsun,parquet]"
+"${pip[@]}" ${index:+--index-url "$index"} "$(grep '^torch==' "$source/constraints.txt")"
+"${pip[@]}" --constraint "$source/constraints.txt" "$source[blosc2,lsun,parquet]"
 "$folder/bin/celebahq" --version
