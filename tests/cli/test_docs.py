@@ -12,20 +12,22 @@ from pathlib import Path
 
 import click
 import cv2
+import nbformat
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from nbclient import NotebookClient
 from PIL import Image
 
+import celebahq_builder as chq
 from celebahq_builder.cli import celebahq
-from celebahq_builder.hdf5.codecs import Gzip
-from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.metrics import inception
+from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.storage import sha256
 from tests.conftest import SAMPLE
 from tests.metrics.inception_file import write_random
-from tests.progan.tiny import RECIPE, Noise
+from tests.progan.tiny import RECIPE
 from tests.release import Release
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +86,7 @@ SMALL = {
     "import": ["--workers", "1"],
     "interpolate": ["--seconds", "1", "--device", "cpu"],
     "landmarks": ["--workers", "1"],
-    "train": ["--device", "cpu", "--threads", "1"],
+    "train": ["--total-kimg", "0.16", "--device", "cpu", "--threads", "1"],
     "train-denoiser": ["--device", "cpu", "--threads", "1"],
     "train-landmarks": ["--device", "cpu", "--threads", "1"],
     "train-upscaler": ["--device", "cpu", "--threads", "1"],
@@ -203,6 +205,8 @@ OUTPUT_OPTIONS = ("--out", "--to", "--json", "--list", "--name")
 def invoke(*words: str | Path) -> str:
     """Run a command with small settings in this process, and return its output."""
     arguments = [*map(str, words), *SMALL.get(str(words[0]), [])]
+    if "official-deltas" in words:  # its deltas are those of 1024x1024
+        arguments += ["--resolution", "1024"]
     if words[0] in RECIPES:
         Path("small.toml").write_text(RECIPES[str(words[0])])
         arguments += ["--recipe", "small.toml"]
@@ -244,7 +248,12 @@ class Workshop:
         shutil.copy(self.run / "celebahq-64x64.h5", path)
 
     def noise(self, path: Path) -> None:
-        write_images(Noise(), path, codec=Gzip())
+        folder = self.folder / "pngs"
+        folder.mkdir()
+        for i in range(40):
+            pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+        chq.import_images(folder, path)
 
     def fakes(self, path: Path) -> None:
         invoke("extract", self["noise"], "--index", "0:6", "--out", path)
@@ -262,7 +271,7 @@ class Workshop:
         invoke("weights", "export", self["denoiser"], "--name", "x", "--to", path, "--licence", "CC0", "--data", "x")
 
     def release(self, path: Path) -> None:
-        Release().write(path)
+        Release(1024, {2: "000002.jpg"}).write(path)
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +316,43 @@ def test_every_command_runs(
         monkeypatch.setattr(inception, "WEIGHTS_SHA256", sha256(Path("inception.pth").read_bytes()))
         arguments += ["--inception", "inception.pth"]
     invoke(*arguments)
+
+
+# --- Python examples and the notebook ------------------------------------------------------------------------
+
+EXAMPLES = {
+    "filter": {"photos": "photos", "photo.jpg": "celeba/img_celeba/000001.jpg"},
+    "hdf5": {"celebahq-1024x1024.h5": "hdf5"},
+    "restoration": {"runs/landmarks": "landmarks"},
+}
+"""Pages with Python examples, and the files that they read; those of other pages have tests of their own."""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("page", EXAMPLES)
+def test_python_examples_run(page: str, workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for target, source in EXAMPLES[page].items():
+        copy(workshop[source], Path(target))
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
+    assert examples
+    image = np.asarray(Image.open(SAMPLE / "img_celeba" / "000001.jpg"))
+    names = {"image": image, "points": read_celeba(SAMPLE).photos[0].landmarks}
+    for example in examples:
+        exec(example, names)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    path = ROOT / "examples" / "first_steps.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "clear the outputs before a commit"
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
+    printed = "".join(str(output) for cell in notebook.cells for output in cell.get("outputs", []))
+    assert "11 kept, 4 rejected" in printed
+    assert printed.count("image/png") == 2
 
 
 def copy(source: Path, target: Path) -> None:
