@@ -270,6 +270,9 @@ class Workshop:
     def weights(self, path: Path) -> None:
         invoke("weights", "export", self["denoiser"], "--name", "x", "--to", path, "--licence", "CC0", "--data", "x")
 
+    def inception(self, path: Path) -> None:
+        write_random(path)
+
     def release(self, path: Path) -> None:
         Release(1024, {2: "000002.jpg"}).write(path)
 
@@ -312,9 +315,9 @@ def test_every_command_runs(
     if "--photos" in words:
         arguments += ["--landmark-model", str(request.getfixturevalue("yunet"))]
     if any("fid" in word for word in words):
-        write_random(Path("inception.pth"))
-        monkeypatch.setattr(inception, "WEIGHTS_SHA256", sha256(Path("inception.pth").read_bytes()))
-        arguments += ["--inception", "inception.pth"]
+        weights = workshop["inception"]
+        monkeypatch.setattr(inception, "WEIGHTS_SHA256", sha256(weights.read_bytes()))
+        arguments += ["--inception", str(weights)]
     invoke(*arguments)
 
 
@@ -338,7 +341,7 @@ def test_python_examples_run(page: str, workshop: Workshop, tmp_path: Path, monk
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
     assert examples
     image = np.asarray(Image.open(SAMPLE / "img_celeba" / "000001.jpg"))
-    names = {"image": image, "points": read_celeba(SAMPLE).photos[0].landmarks}
+    names: dict[str, object] = {"image": image, "points": np.reshape(read_celeba(SAMPLE).photos[0].landmarks, (5, 2))}
     for example in examples:
         exec(example, names)
 
