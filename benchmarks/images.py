@@ -32,7 +32,7 @@ SAMPLE = ROOT / "tests" / "sample" / "celeba"
 PANEL_PX = 400
 FACE_PX = 150
 PHOTO = "000013"
-"""The photo of the README: JPEG quality 20, tilted."""
+"""The photo of `stages.jpg`: JPEG quality 20, tilted."""
 
 
 def main() -> None:
