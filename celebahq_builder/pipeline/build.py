@@ -106,11 +106,12 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
         DiskFull: no space left; the same command resumes once there is some.
         CelebAHQError: see `errors`.
 
-    >>> from celebahq_builder.sources.celeba import read_celeba
-    >>> source = read_celeba(Path("tests/sample/celeba"))
-    >>> result = build(source, getfixture("tmp_path"), resolution=64, limit=2, workers=1)
-    >>> result.kept, result.hdf5.name
-    (2, 'celebahq-64x64.h5')
+    Examples:
+        >>> from celebahq_builder.sources.celeba import read_celeba
+        >>> source = read_celeba(Path("tests/sample/celeba"))
+        >>> result = build(source, getfixture("tmp_path"), resolution=64, limit=2, workers=1)
+        >>> result.kept, result.hdf5.name
+        (2, 'celebahq-64x64.h5')
     """
     if not isinstance(source, PhotoSource):
         check_options(out, **options)
@@ -140,9 +141,10 @@ def align(
         SourceError: the file cannot be read.
         ValueError: the landmarks are not ten numbers, or the resolution is not a power of two.
 
-    >>> landmarks = [314, 213, 416, 212, 363, 275, 308, 320, 422, 318]
-    >>> align("tests/sample/celeba/img_celeba/000001.jpg", landmarks, resolution=64).shape
-    (3, 64, 64)
+    Examples:
+        >>> landmarks = [314, 213, 416, 212, 363, 275, 308, 320, 422, 318]
+        >>> align("tests/sample/celeba/img_celeba/000001.jpg", landmarks, resolution=64).shape
+        (3, 64, 64)
     """
     recipe = BuildRecipe(resolution=resolution)
     if isinstance(photo, np.ndarray):
