@@ -113,7 +113,7 @@ STAGES = stage_names()
     "--labels",
     is_flag=True,
     default=None,
-    help="Write CelebA's attributes as labels next to the HDF5 file, for training.",
+    help="Also write CelebA's attributes as labels for training: celebahq-*-labels.npy.",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Print settings, what is done, what is left, and the disk space it needs."
@@ -210,7 +210,10 @@ def status(work: Path) -> None:
 @celebahq.command()
 @click.argument("path", type=PATH, metavar="WORK|FILE.h5")
 def verify(path: Path) -> None:
-    """Check hashes, counts and levels of a run directory or an HDF5 file; exit code 1 if anything is wrong."""
+    """Check all hashes, counts and levels of a run directory or an HDF5 file.
+
+    Exit code: 0 if all is OK, 1 if there are problems.
+    """
     from celebahq_builder.pipeline.verify import Checked, find_problems
 
     found, checked, began = 0, Checked(), time.monotonic()

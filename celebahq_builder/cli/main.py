@@ -52,29 +52,6 @@ class Interrupted(click.Abort):
         self.number = number
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived inside `sigterm_interrupts`."""
-
-    number = signal.SIGTERM
-
-
-@contextlib.contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM interrupt the work inside the context as Ctrl-C does; only the main thread of a process can."""
-
-    def interrupt(*_: object) -> NoReturn:
-        raise Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 class Command(click.Command):
     """A command with a message for Ctrl-C, and with option names in error messages.
 
@@ -202,6 +179,29 @@ def _logging_to_stderr() -> Iterator[None]:
         logging.getLogger().removeHandler(handler)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived inside `sigterm_interrupts`."""
+
+    number = signal.SIGTERM
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM interrupt the work inside the context as Ctrl-C does; only the main thread of a process can."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main() -> None:
     """Run the ``celebahq`` command group."""
     run_command(celebahq)
@@ -268,7 +268,8 @@ def _leave(error: BaseException) -> NoReturn:
     ended = "\n" if sys.stderr.isatty() else ""  # after the ^C that the terminal prints
     with contextlib.suppress(KeyboardInterrupt):  # pressed again
         delete_interrupted_files()
-        click.echo(f"{ended}{what}{said}", err=True)
+        if os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ:  # one line for all of torchrun
+            click.echo(f"{ended}{what}{said}", err=True)
         sys.stderr.flush()
     os._exit(128 + number)  # the workers have been told to stop; waiting for them would look like a hang
 

@@ -80,7 +80,8 @@ def write_build_report(
 
     Args:
         workspace: has a description of the run; any of its stages may be missing or incomplete.
-        progress: of a build that is running; None for one that has ended or was interrupted.
+        progress: of a build that is running, whose page leaves out what takes long; None for one that has ended or was
+            interrupted.
         statuses: of all photos; None reads them from the manifests.
 
     Raises:
@@ -115,11 +116,13 @@ def _contents(
         "reasons": _reasons(statuses),
         "notes": _notes(statuses),
         "landmarks": landmark_section(workspace, Path(run.source)),
-        "examples": images.examples(statuses),
+        "examples": [] if progress else images.examples(statuses),
         "scores": _histogram(kept, low, "score", cut=kept[-1].score if kept and low else None),
         "zooms": _histogram(kept, low, "zoom"),
-        "sheets": images.sheets(kept, low),
-        "spectra": images.spectra(_best_first([one for one in (*kept, *low) if one.score is not None])),
+        "sheets": [] if progress else images.sheets(kept, low),
+        "spectra": []
+        if progress
+        else images.spectra(_best_first([one for one in (*kept, *low) if one.score is not None])),
         "low_shown": bool(low),
         "rows": rows,
         "rows_left": len(left_out) - len(rows),

@@ -66,6 +66,7 @@ class LiveReport:
         try:
             if self.statuses is None:
                 self.statuses = read_statuses(self.workspace)
+                log.info("report of the running build: %s", self.workspace.report_path.absolute())
             write_build_report(self.workspace, progress, self.statuses.all())
         except Exception as error:
             log.warning("warning: the report of the running build was not written: %s", error)

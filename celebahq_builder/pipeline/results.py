@@ -6,7 +6,7 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from celebahq_builder import outcome
-from celebahq_builder.outcome import Failed, Kept, Outcome, PhotoKey, QualityScore, Rejected
+from celebahq_builder.outcome import Failed, Kept, PhotoKey, QualityScore, Rejected
 from celebahq_builder.pipeline.face import ImageRecord, PhotoRecord
 from celebahq_builder.pipeline.stage import record_types
 from celebahq_builder.pipeline.stages import load_stages
@@ -68,7 +68,7 @@ class PhotoStatuses:
         ]
         self.found: dict[PhotoKey, PhotoStatus] = {}
 
-    def add(self, stage: str, batch: int, one: Outcome) -> None:
+    def add(self, stage: str, batch: int, one: outcome.Outcome) -> None:
         """Take note of the outcome of a photo at a stage; for each photo, in the order of the stages."""
         run, types = self.run, self.types
         status = self.found.setdefault(one.key, PhotoStatus(*one.key, batch=batch, id=one.face))

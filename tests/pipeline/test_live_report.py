@@ -15,13 +15,17 @@ from celebahq_builder.progress import Progress
 from tests.conftest import build_tiny
 
 
+def key(one: PhotoStatus) -> tuple[str, str]:
+    return one.key
+
+
 @pytest.fixture
 def reports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[BuildProgress | None, int]]:
     """Progress and number of photos of each report; all are due. Statuses must be those of the manifests."""
     made: list[tuple[BuildProgress | None, int]] = []
 
     def write(workspace: Workspace, progress: BuildProgress | None, statuses: Sequence[PhotoStatus]) -> None:
-        assert statuses == photo_statuses(workspace)
+        assert sorted(statuses, key=key) == sorted(photo_statuses(workspace), key=key)
         write_build_report(workspace, progress, statuses)
         made.append((progress, len(statuses)))
 
@@ -34,8 +38,8 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[BuildProgress | None,
 def test_a_report_before_the_first_batch_and_after_each(
     reports: list[tuple[BuildProgress | None, int]], tmp_path: Path
 ) -> None:
-    build_tiny(tmp_path / "run")
-    assert [photos for _, photos in reports] == [0, 4, 5]
+    build_tiny(tmp_path / "run", workers=2)
+    assert [photos for _, photos in reports] in ([0, 4, 5], [0, 1, 5])  # either batch may be the first to end
     assert reports[0][0] == BuildProgress(None, None)
     assert reports[2][0] is not None
     assert reports[2][0].seconds_left == 0
@@ -52,7 +56,7 @@ def test_photos_of_earlier_commands_are_counted(
     for stage in ("pack", "select"):
         Workspace(tiny_copy).stage(stage).discard()
     build_tiny(tiny_copy)
-    assert [photos for _, photos in reports] == [4, 5]
+    assert [photos for _, photos in reports] == [5]
 
 
 def test_an_interrupted_build_says_so(
