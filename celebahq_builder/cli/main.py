@@ -19,6 +19,7 @@ import click
 from celebahq_builder import __version__
 from celebahq_builder.errors import CelebAHQError, printable
 from celebahq_builder.storage import delete_interrupted_files
+from celebahq_builder.training.interruption import TrainingInterrupted
 
 
 class PathType(click.Path):
@@ -36,7 +37,16 @@ PATH = PathType(path_type=Path, readable=False)
 
 
 class Interrupted(click.Abort):
-    """A command was interrupted by Ctrl-C; the text, if any, says what became of its work."""
+    """A command was interrupted by a signal.
+
+    Args:
+        text: says what became of the work of the command; may be empty.
+        number: of the signal.
+    """
+
+    def __init__(self, text: str, number: int = signal.SIGINT) -> None:
+        super().__init__(text)
+        self.number = number
 
 
 class Command(click.Command):
@@ -54,13 +64,15 @@ class Command(click.Command):
         """Run the command.
 
         Raises:
-            Interrupted: the user pressed Ctrl-C.
+            Interrupted: the user pressed Ctrl-C, or a training received SIGTERM.
         """
         try:
             return super().invoke(ctx)
         except CelebAHQError as error:
             error.args = (name_options(str(error), self.params),)
             raise
+        except TrainingInterrupted as error:
+            raise Interrupted(str(error), error.number) from error
         except (KeyboardInterrupt, click.Abort) as error:
             raise Interrupted(self.interrupted) from error
 
@@ -222,13 +234,16 @@ def _end(status: int) -> NoReturn:
 
 def _leave(error: BaseException) -> NoReturn:
     """Report that the command was interrupted, and end the process without waiting for its workers."""
+    number = error.number if isinstance(error, Interrupted) else signal.SIGINT
     said = f"; {error}" if isinstance(error, Interrupted) and str(error) else ""
+    what = "interrupted" if number == signal.SIGINT else f"interrupted by {signal.Signals(number).name}"
     ended = "\n" if sys.stderr.isatty() else ""  # after the ^C that the terminal prints
     with contextlib.suppress(KeyboardInterrupt):  # pressed again
         delete_interrupted_files()
-        click.echo(f"{ended}interrupted{said}", err=True)
+        if os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ:  # one line for all of torchrun
+            click.echo(f"{ended}{what}{said}", err=True)
         sys.stderr.flush()
-    os._exit(130)  # the workers have been told to stop; waiting for them would look like a hang
+    os._exit(128 + number)  # the workers have been told to stop; waiting for them would look like a hang
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
