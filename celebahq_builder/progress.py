@@ -16,6 +16,18 @@ MOMENT_S = 2.0
 """Passes that take no longer than this print no progress."""
 
 
+def rough_duration(seconds: float) -> str:
+    """Return a duration in its largest unit, for estimates.
+
+    >>> [rough_duration(seconds) for seconds in (40, 126, 9_000, 400_000)]
+    ['40 s', '2 min', '2.5 h', '4.6 days']
+    """
+    for limit_s, unit_s, unit, digits in ((100, 1, "s", 0), (6000, 60, "min", 0), (172_800, 3600, "h", 1)):
+        if seconds < limit_s:
+            return f"{seconds / unit_s:.{digits}f} {unit}"
+    return f"{seconds / 86_400:.1f} days"
+
+
 class Progress:
     """Count the items of one pass; print rate, time left, and how many were rejected.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from celebahq_builder.models.progan import Architecture, group_size
+from celebahq_builder.models.progan import LEVEL_MIN, Architecture, group_size
 
 RESUMABLE_KEYS = (
     "schedule.learning_rate",
@@ -102,6 +104,19 @@ class Schedule:
         if level == first or within >= self.fade_kimg:
             return level, 1.0
         return level, within / self.fade_kimg
+
+    def limit_minibatches(self, images: int) -> Schedule:
+        """Return the schedule with minibatches that a data set of so many images can fill.
+
+        A minibatch that is too large becomes the largest power of two that is not above `images`. So the result does
+        not depend on the number of processes, and most numbers of processes and groups divide it.
+
+        >>> Schedule(minibatch=4, minibatches={"4": 64, "8": 8}).limit_minibatches(11)  # doctest: +ELLIPSIS
+        Schedule(..., minibatch=4, minibatches={'4': 8, '8': 8}, ...)
+        """
+        largest = 1 << max(images, 1).bit_length() - 1
+        minibatch, *sizes = (n if n <= images else largest for n in (self.minibatch, *self.minibatches.values()))
+        return replace(self, minibatch=minibatch, minibatches=dict(zip(self.minibatches, sizes, strict=True)))
 
     def begins(self, level: int, level_max: int) -> float:
         """Return the kimg at which a level begins to fade in; 0 for the first one."""
@@ -238,6 +253,42 @@ class ProGANRecipe:
             for key in getattr(self.schedule, name):
                 if int(key) > self.net.resolution:
                     raise ValueError(f"schedule.{name} names {key}, above net.resolution = {self.net.resolution}")
+
+
+def remaining_s(
+    recipe: ProGANRecipe, kimg: float, total_kimg: float, images_per_s: Mapping[int, float]
+) -> dict[int, float]:
+    """Estimate the time that each level still takes.
+
+    The cost of a level that was not measured is extrapolated from the nearest one that was, by the multiplications of
+    the convolutions. Small layers leave a device idle, and large images need more than multiplications, so that the
+    estimate of a distant level can be wrong by a factor of three.
+
+    Args:
+        recipe: networks and schedule.
+        kimg: position of the training.
+        total_kimg: length of the training.
+        images_per_s: speed by level; at least one.
+
+    Returns:
+        Seconds by level, of the levels that are not over.
+    """
+    net, schedule = recipe.net, recipe.schedule
+    costs = [
+        4**level * (net.channels(max(level - 1, LEVEL_MIN)) + c) * c
+        for level in net.levels
+        if (c := net.channels(level))
+    ]
+    cost = dict(zip(net.levels, itertools.accumulate(costs), strict=True))
+    left = {}
+    for level in net.levels:
+        begins = schedule.begins(level, net.level_max)
+        ends = schedule.begins(level + 1, net.level_max) if level < net.level_max else total_kimg
+        left_kimg = min(ends, total_kimg) - max(begins, kimg)
+        if left_kimg > 0 and schedule.at(max(begins, kimg), net.level_max).level == level:
+            nearest = min(images_per_s, key=lambda known: abs(known - level))
+            left[level] = left_kimg * 1000 / images_per_s[nearest] * cost[level] / cost[nearest]
+    return left
 
 
 def _check_positive(settings: object, *names: str) -> None:

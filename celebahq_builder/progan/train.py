@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,21 +20,22 @@ from torch import Tensor
 from celebahq_builder import __version__
 from celebahq_builder.config import to_mapping
 from celebahq_builder.data.dataset import Batch, to_device
-from celebahq_builder.errors import TrainingError
+from celebahq_builder.errors import TrainingError, WeightsError
 from celebahq_builder.imaging.image_grid import fit_grid, image_grid, png_bytes
 from celebahq_builder.models.generator_file import export_generator
 from celebahq_builder.models.weight_file import first_line
 from celebahq_builder.parallel import peak_memory_bytes
 from celebahq_builder.progan import generate, training_report
 from celebahq_builder.progan.real_images import DataIdentity, RealImages
-from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProGANRecipe, SchedulePoint, TickSettings
+from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProGANRecipe, SchedulePoint, TickSettings, remaining_s
 from celebahq_builder.progan.step import STATISTICS, ProGANStep, RealBatch
 from celebahq_builder.progan.training_metrics import TrainingMetrics
+from celebahq_builder.progress import rough_duration
 from celebahq_builder.storage import delete_partial_files, holds, lock, write_atomic
 from celebahq_builder.training.checkpoint import Checkpoint, CheckpointFolder
 from celebahq_builder.training.distributed import DistributedContext
 from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
-from celebahq_builder.training.logger import TrainingLogger
+from celebahq_builder.training.logger import LogLine, TrainingLogger, read_lines
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,20 @@ NAMES = (
 
 GRID_CELL_MIN_PX = 32
 """Smaller images are enlarged in image grids, pixel by pixel."""
+
+LINE_EVERY_S = 30.0
+"""Time between two lines of the log."""
+
+FIRST_LOOK_S, LOOK_EVERY_S = 30.0, 300.0
+"""Time after which a new run writes images and its report, and time between two of them during a long tick."""
+
+EXPECTATIONS = (
+    "what to expect: 4x4 and 8x8 show colours, 16x16 where eyes and mouth are, 32x32 and more a face; a new level is "
+    "blurred at first and becomes sharp while alpha rises to 1"
+)
+
+LONG_S = 10 * 86_400.0
+"""A longer training on a CPU gets a hint."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +127,11 @@ class Training:
         recipe: ProGANRecipe,
         context: DistributedContext,
         stop: StopRequest | None = None,
+        images_per_s: Mapping[int, float] | None = None,
     ) -> None:
         self.request, self.recipe, self.context, self.stop = request, recipe, context, stop or StopRequest()
+        self.images_per_s = dict(images_per_s or {})
+        """Speed by level, for estimates of the time left."""
         self.total_kimg = request.total_kimg or recipe.schedule.total_kimg
         self.reals = RealImages(request.data, recipe, context, workers=request.workers)
         self.metrics = (
@@ -130,12 +149,17 @@ class Training:
             self._restore(checkpoint)
         elif request.resume:
             raise TrainingError(f"{request.out} has no checkpoint; leave out `resume` to begin a training there")
+        self.stop.saved(f"{self.progress.kimg:g} kimg" if checkpoint else "")
 
     def run(self) -> Path:
-        """Train until the end or an interruption; return the folder of the run.
+        """Train until the end; return the folder of the run.
+
+        Whatever ends the training, images and the report of its last step are written.
 
         Raises:
             TrainingError: the losses are not finite, or have exploded. The last checkpoint is unchanged.
+            TrainingInterrupted: the training was interrupted. A checkpoint holds all steps, unless it was the second
+                Ctrl-C.
         """
         out, context, progress, tick = self.request.out, self.context, self.progress, self.recipe.tick
         with contextlib.ExitStack() as stack:
@@ -149,11 +173,20 @@ class Training:
                     delete_partial_files(folder)
                 write_atomic(out / "recipe.json", (json.dumps(to_mapping(self.recipe), indent=1) + "\n").encode())
                 logger = stack.enter_context(TrainingLogger(out / "stats.jsonl", "images", progress.images))
+                for line in read_lines(out / "stats.jsonl"):
+                    if line.get("images_per_s", 0) > 0 and line.get("level") in self.recipe.net.levels:
+                        self.images_per_s[int(line["level"])] = line["images_per_s"]
                 if not progress.images:
                     self._write_image_grid()
+                self._write_report()
+                log.info("report: %s", self.report.absolute())
+                for text in self._outlook():
+                    log.info("%s", text)
+                stack.push(self._show_failure)
 
             minibatches = stack.enter_context(contextlib.closing(self.reals.minibatches(self._now)))
             parent, began_s = os.getppid(), time.monotonic()
+            self.line_s, self.look_s = began_s, began_s + (FIRST_LOOK_S if not progress.images else LOOK_EVERY_S)
             interrupted = context.any(self.stop.requested)
             while progress.kimg < self.total_kimg and not interrupted:
                 # Step.
@@ -173,24 +206,32 @@ class Training:
                         if tick.metric_ticks and progress.ticks % tick.metric_ticks == 0:
                             line |= self._scores()
                         logger.write(line)
-                        _log_tick(line, self.total_kimg)
+                        self._log_tick(line)
                         if progress.ticks % tick.grid_ticks == 0:
                             self._write_image_grid()
                         if progress.ticks % tick.checkpoint_ticks == 0:
                             self._save()
+                            self._write_report()
+                    began_s = time.monotonic()
+                elif logger is not None and self._between_ticks(now):
                     began_s = time.monotonic()
 
                 # Interruption, of all processes after the same step. Without torchrun, nobody would end its processes.
                 orphaned = context.size > 1 and os.getppid() != parent
                 interrupted = context.any(self.stop.requested or orphaned)
 
-            # Last checkpoint.
+            # Last images, checkpoint, report.
             if progress.tick_steps:
                 self._mean_statistics()
+            if context.is_main and progress.images:
+                self._write_image_grid()
             if progress.images > max(self.saved_images, 0) or progress.kimg >= self.total_kimg:
                 self._save()
+            if context.is_main:
+                self._write_report(*[f"interrupted; {self.stop.advice}"] * (progress.kimg < self.total_kimg))
+            context.any(False)  # torchrun kills the other processes as soon as one has ended
         if progress.kimg < self.total_kimg:
-            log.info("interrupted at %g kimg; run the same command to resume", progress.kimg)
+            raise self.stop.interruption(f"; report: {self.report.absolute()}")
         return out
 
     def _now(self) -> SchedulePoint:
@@ -243,6 +284,15 @@ class Training:
         progress.tick_sums = torch.zeros_like(progress.tick_sums)
         return line
 
+    def _log_tick(self, line: LogLine) -> None:
+        self.line_s = time.monotonic()
+        self.images_per_s[int(line["level"])] = line["images_per_s"]
+        log.info(
+            "tick %d: %.1f images/s, scores %.2f and %.2f, gradient %.2f; %s",
+            *(line["tick"], line["images_per_s"], line["score_real"], line["score_fake"], line["gradient_norm"]),
+            self._outlook()[0],
+        )
+
     def _mean_statistics(self) -> dict[str, float]:
         """Return the means of the present tick; raise TrainingError if the training diverged."""
         progress = self.progress
@@ -271,6 +321,71 @@ class Training:
             log.info("tick %d is not measured, because the training is interrupted", self.progress.ticks)
             return {}
 
+    def _between_ticks(self, now: SchedulePoint) -> bool:
+        """Log a line from time to time, and write images and the report: in the first minute, and in long ticks.
+
+        Returns:
+            Whether files were written.
+        """
+        progress, now_s = self.progress, time.monotonic()
+        if progress.tick_steps > 1:  # the first step of a tick may be slow
+            speed = (progress.images - progress.tick_began) / max(progress.tick_seconds, 1e-9)
+            self.images_per_s[now.level] = speed
+        if now_s >= self.line_s + LINE_EVERY_S:
+            self.line_s = now_s
+            log.info("%s", self._outlook()[0])
+        if now_s < self.look_s:
+            return False
+        with contextlib.suppress(WeightsError):  # the next tick reports that the training diverged
+            self._write_image_grid()
+        self._write_report()
+        took_s = time.monotonic() - now_s
+        self.look_s = time.monotonic() + max(LOOK_EVERY_S, 50 * took_s)
+        return True
+
+    def _outlook(self) -> list[str]:
+        """Return sentences about the position of the training and what to expect when."""
+        progress, net, schedule = self.progress, self.recipe.net, self.recipe.schedule
+        level, alpha = self._trained_level()
+        position = f"{progress.kimg:.1f} of {self.total_kimg:g} kimg, {1 << level}x{1 << level}, alpha {alpha:.2f}"
+        if not self.images_per_s:
+            return [position]
+        left = remaining_s(self.recipe, progress.kimg, self.total_kimg, self.images_per_s)
+        if not left:
+            return [f"{position}; the training is complete"]
+        arrivals, seconds = [], 0.0
+        for one, own_s in left.items():
+            if one > level:
+                begins = schedule.begins(one, net.level_max)
+                where = f"{1 << one}x{1 << one}"
+                arrivals.append(f"{where} at {begins:g} kimg" + f" in {rough_duration(seconds)}" * bool(seconds))
+            seconds += own_s
+        end = f"the end at {self.total_kimg:g} kimg in {rough_duration(seconds)}"
+        sentences = [
+            f"{position}; about: " + ", ".join([*arrivals[:1], end]),
+            "new levels, about: " + ", ".join([*arrivals, end]),
+            EXPECTATIONS,
+        ]
+        if self.context.device.type == "cpu" and seconds > LONG_S:
+            sentences.append("this recipe is for GPUs; on a CPU, the recipe demo shows faces in an hour")
+        return sentences
+
+    def _write_report(self, *news: str) -> None:
+        training_report.write_training_report(self.request.out, [*news, *self._outlook()])
+
+    @property
+    def report(self) -> Path:
+        """Path of the HTML report."""
+        return self.request.out / "report" / "index.html"
+
+    def _show_failure(self, _: object, error: BaseException | None, *__: object) -> None:
+        """Write images and the report after an error; nothing that fails meanwhile hides the error."""
+        if isinstance(error, Exception):
+            with contextlib.suppress(Exception):
+                self._write_image_grid()
+            with contextlib.suppress(Exception):
+                self._write_report(f"the training ended by an error: {error}")
+
     def _write_image_grid(self) -> None:
         """Write a grid of generated images of fixed latents; the first time, also one of real images."""
         out, generator, (level, alpha) = self.request.out, self.progan.averaged, self._trained_level()
@@ -287,7 +402,7 @@ class Training:
             write_atomic(out / "reals.png", png_bytes(image_grid(reals, columns)))
 
     def _save(self) -> None:
-        """Write a checkpoint, the report, and the averaged generator."""
+        """Write a checkpoint and the averaged generator."""
         progress = self.progress
         self.saved_images = progress.images
         if not self.context.is_main:
@@ -298,7 +413,7 @@ class Training:
             "order": self.reals.order.state_dict(),
         }
         self.checkpoints.save(progress.images, state, stage=f"r{1 << progress.level:04d}")
-        training_report.write_training_report(self.request.out)
+        self.stop.saved(f"{progress.kimg:g} kimg")
         about = {
             "kimg": progress.kimg,
             "data": self.reals.identity.to_mapping(),
@@ -379,11 +494,3 @@ def divergence_reason(statistics: dict[str, float], progan: ProGANStep) -> str |
     with torch.no_grad():
         largest = torch.stack(list(torch._foreach_norm(weights, float("inf"))))
     return None if bool(largest.isfinite().all()) else f"left weights that are not finite ({values})"
-
-
-def _log_tick(line: dict[str, float], total_kimg: float) -> None:
-    log.info(
-        "tick %d: %.1f of %g kimg, %dx%d, alpha %.2f, %.1f images/s, scores %.2f and %.2f, gradient %.2f",
-        *(line["tick"], line["kimg"], total_kimg, line["resolution"], line["resolution"], line["alpha"]),
-        *(line["images_per_s"], line["score_real"], line["score_fake"], line["gradient_norm"]),
-    )

@@ -58,9 +58,9 @@ class StopRequest:
         if position:
             self.advice = f"the checkpoint of {position} is saved; run the same command again to resume"
 
-    def interruption(self) -> TrainingInterrupted:
-        """Return the exception with which a training ends after a signal."""
-        return TrainingInterrupted(self.advice, self._number)
+    def interruption(self, more: str = "") -> TrainingInterrupted:
+        """Return the exception with which a training ends after a signal; `more` follows its text."""
+        return TrainingInterrupted(self.advice + more, self._number)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
