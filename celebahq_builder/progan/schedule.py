@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from celebahq_builder.models.progan import LEVEL_MIN, Architecture, group_size
+from celebahq_builder.models.progan import Architecture, group_size
 
 RESUMABLE_KEYS = (
     "schedule.learning_rate",
@@ -253,42 +251,6 @@ class ProGANRecipe:
             for key in getattr(self.schedule, name):
                 if int(key) > self.net.resolution:
                     raise ValueError(f"schedule.{name} names {key}, above net.resolution = {self.net.resolution}")
-
-
-def remaining_s(
-    recipe: ProGANRecipe, kimg: float, total_kimg: float, images_per_s: Mapping[int, float]
-) -> dict[int, float]:
-    """Estimate the time that each level still takes.
-
-    The cost of a level that was not measured is extrapolated from the nearest one that was, by the multiplications of
-    the convolutions. Small layers leave a device idle, and large images need more than multiplications, so that the
-    estimate of a distant level can be wrong by a factor of three.
-
-    Args:
-        recipe: networks and schedule.
-        kimg: position of the training.
-        total_kimg: length of the training.
-        images_per_s: speed by level; at least one.
-
-    Returns:
-        Seconds by level, of the levels that are not over.
-    """
-    net, schedule = recipe.net, recipe.schedule
-    costs = [
-        4**level * (net.channels(max(level - 1, LEVEL_MIN)) + c) * c
-        for level in net.levels
-        if (c := net.channels(level))
-    ]
-    cost = dict(zip(net.levels, itertools.accumulate(costs), strict=True))
-    left = {}
-    for level in net.levels:
-        begins = schedule.begins(level, net.level_max)
-        ends = schedule.begins(level + 1, net.level_max) if level < net.level_max else total_kimg
-        left_kimg = min(ends, total_kimg) - max(begins, kimg)
-        if left_kimg > 0 and schedule.at(max(begins, kimg), net.level_max).level == level:
-            nearest = min(images_per_s, key=lambda known: abs(known - level))
-            left[level] = left_kimg * 1000 / images_per_s[nearest] * cost[level] / cost[nearest]
-    return left
 
 
 def _check_positive(settings: object, *names: str) -> None:

@@ -26,11 +26,11 @@ from celebahq_builder.models.generator_file import export_generator
 from celebahq_builder.models.weight_file import first_line
 from celebahq_builder.parallel import peak_memory_bytes
 from celebahq_builder.progan import generate, training_report
+from celebahq_builder.progan.forecast import Position, outlook
 from celebahq_builder.progan.real_images import DataIdentity, RealImages
-from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProGANRecipe, SchedulePoint, TickSettings, remaining_s
+from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProGANRecipe, SchedulePoint, TickSettings
 from celebahq_builder.progan.step import STATISTICS, ProGANStep, RealBatch
 from celebahq_builder.progan.training_metrics import TrainingMetrics
-from celebahq_builder.progress import rough_duration
 from celebahq_builder.storage import delete_partial_files, holds, lock, write_atomic
 from celebahq_builder.training.checkpoint import Checkpoint, CheckpointFolder
 from celebahq_builder.training.distributed import DistributedContext
@@ -53,14 +53,6 @@ LINE_EVERY_S = 30.0
 
 FIRST_LOOK_S, LOOK_EVERY_S = 30.0, 300.0
 """Time after which a new run writes images and its report, and time between two of them during a long tick."""
-
-EXPECTATIONS = (
-    "what to expect: 4x4 and 8x8 show colours, 16x16 where eyes and mouth are, 32x32 and more a face; a new level is "
-    "blurred at first and becomes sharp while alpha rises to 1"
-)
-
-LONG_S = 10 * 86_400.0
-"""A longer training on a CPU gets a hint."""
 
 
 @dataclass(frozen=True)
@@ -344,31 +336,10 @@ class Training:
         return True
 
     def _outlook(self) -> list[str]:
-        """Return sentences about the position of the training and what to expect when."""
-        progress, net, schedule = self.progress, self.recipe.net, self.recipe.schedule
-        level, alpha = self._trained_level()
-        position = f"{progress.kimg:.1f} of {self.total_kimg:g} kimg, {1 << level}x{1 << level}, alpha {alpha:.2f}"
-        if not self.images_per_s:
-            return [position]
-        left = remaining_s(self.recipe, progress.kimg, self.total_kimg, self.images_per_s)
-        if not left:
-            return [f"{position}; the training is complete"]
-        arrivals, seconds = [], 0.0
-        for one, own_s in left.items():
-            if one > level:
-                begins = schedule.begins(one, net.level_max)
-                where = f"{1 << one}x{1 << one}"
-                arrivals.append(f"{where} at {begins:g} kimg" + f" in {rough_duration(seconds)}" * bool(seconds))
-            seconds += own_s
-        end = f"the end at {self.total_kimg:g} kimg in {rough_duration(seconds)}"
-        sentences = [
-            f"{position}; about: " + ", ".join([*arrivals[:1], end]),
-            "new levels, about: " + ", ".join([*arrivals, end]),
-            EXPECTATIONS,
-        ]
-        if self.context.device.type == "cpu" and seconds > LONG_S:
-            sentences.append("this recipe is for GPUs; on a CPU, the recipe demo shows faces in an hour")
-        return sentences
+        """Return sentences about the position of the training and what to expect when; see `forecast.outlook`."""
+        on_cpu = self.context.device.type == "cpu"
+        position = Position(self.progress.kimg, self.total_kimg, *self._trained_level())
+        return outlook(self.recipe, position, self.images_per_s, on_cpu=on_cpu)
 
     def _write_report(self, *news: str) -> None:
         training_report.write_training_report(self.request.out, [*news, *self._outlook()])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -145,6 +146,28 @@ def test_two_processes_compute_what_one_does(data: Path, recipe: Path, uninterru
     for one, other in zip(without_time(tmp_path), without_time(uninterrupted), strict=True):
         for name, value in one.items():
             assert value == pytest.approx(other[name], rel=1e-4, abs=1e-4), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_two_processes_are_interrupted(number: signal.Signals, data: Path, recipe: Path, tmp_path: Path) -> None:
+    """SIGTERM is sent to torchrun, Ctrl-C by a terminal to all processes. One line says what is saved."""
+    out, long = tmp_path / "run", tmp_path / "long.toml"
+    long.write_text(recipe.read_text().replace("total_kimg = 0.16", "total_kimg = 1000"))
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    process = subprocess.Popen(
+        command_line(data, out, long, *torchrun), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    until(lambda: len(read_lines(out / "stats.jsonl")) >= 3, process)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    _, message = process.communicate(timeout=120)
+    kimg = int(checkpoint_paths(out / "checkpoints")[-1].name[11:20]) / 1000
+    lines = [line for line in message.splitlines() if line.startswith("interrupted")]
+    what = "interrupted by SIGTERM" if number == signal.SIGTERM else "interrupted"
+    assert len(lines) == 1, message
+    assert lines[0].startswith(f"{what}; the checkpoint of {kimg:g} kimg is saved; run the same command again"), message
+    assert "another process of this training ended" not in message
+    trained(data, out, load(ProGANRecipe, long), kimg + 0.016)
 
 
 @pytest.mark.parametrize("labels", [0, 3])
