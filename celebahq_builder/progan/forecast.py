@@ -61,7 +61,7 @@ def outlook(
         sentences.append(f"new levels, about: {', '.join([*arrivals, end])}")
     sentences.append(EXPECTATIONS)
     if on_cpu and seconds > LONG_S:
-        sentences.append("this recipe is for GPUs; on a CPU, the recipe demo shows faces in an hour")
+        sentences.append("this recipe is for GPUs; on a CPU, the recipe quick shows faces in minutes")
     return sentences
 
 

@@ -168,7 +168,7 @@ def test_images_and_report_of_a_long_tick(
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0] == f"report: {tmp_path}/report/index.html"
     assert re.fullmatch(r"0.0 of 0.16 kimg, 4x4, alpha 1.00; about: 8x8 at .* days, the end at 0.16 kimg .*", lines[1])
-    assert lines[4] == "this recipe is for GPUs; on a CPU, the recipe demo shows faces in an hour"
+    assert lines[4] == "this recipe is for GPUs; on a CPU, the recipe quick shows faces in minutes"
     assert lines[-1].startswith("0.0 of 0.16 kimg, 4x4, alpha 1.00; about: 8x8 at 0.032 kimg in 0 s, the end")
 
 
