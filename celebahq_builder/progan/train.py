@@ -212,14 +212,14 @@ class Training:
                 orphaned = context.size > 1 and os.getppid() != parent
                 interrupted = context.any(self.stop.requested or orphaned)
 
-            # Last images, checkpoint, report.
+            # Last checkpoint, images, report. A cluster may kill the training some seconds after SIGTERM.
             if progress.tick_steps:
                 self._mean_statistics()
-            if context.is_main and progress.images:
-                self._write_image_grid()
             if progress.images > max(self.saved_images, 0) or progress.kimg >= self.total_kimg:
                 self._save()
             if context.is_main:
+                if progress.images:
+                    self._write_image_grid()
                 self._write_report(*[f"interrupted; {self.stop.advice}"] * (progress.kimg < self.total_kimg))
             context.any(False)  # torchrun kills the other processes as soon as one has ended
         if progress.kimg < self.total_kimg:

@@ -97,7 +97,7 @@ class StopRequest:
         if not self.requested:
             self.requested, self._requested_at_s, self._number = True, now_s, signal.Signals(number)
         elif number == signal.SIGINT and now_s - self._requested_at_s >= REPEAT_S:
-            raise TrainingInterrupted(f"the steps since the last checkpoint are lost; {self.advice}", number)
+            raise TrainingInterrupted(f"ended at once; {self.advice}", number)
         if self._abandonable:
             self._abandonable = False
             raise self.interruption()

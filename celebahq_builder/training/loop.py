@@ -381,7 +381,8 @@ class _Fit:
             self._mean_losses()
             self._save()
         self.context.any(False)  # torchrun kills the other processes as soon as one has ended
-        raise self.stop.interruption()
+        weights = self.out / FILE
+        raise self.stop.interruption(f"; weights so far: {weights.absolute()}" if weights.exists() else "")
 
     def _state(self) -> dict[str, object]:
         """Return all that changes during a training, for a checkpoint."""

@@ -63,10 +63,12 @@ def test_moments(
     with monkeypatch.context() as patch:
         patch.setattr(owner, function, signalling(getattr(owner, function), call, after=after))
         with pytest.raises(
-            TrainingInterrupted, match=rf"^the checkpoint of step {step} is saved; .* to resume$"
+            TrainingInterrupted,
+            match=rf"^the checkpoint of step {step} is saved; .* to resume(; weights so far: /.*)?$",
         ) as end:
             train(RECIPES[name], photos, tmp_path)
     assert end.value.number == signal.SIGTERM
+    assert ("weights so far" in str(end.value)) == (tmp_path / "weights.safetensors").exists()
     assert checkpoint_paths(tmp_path / "checkpoints")[-1].name == f"checkpoint-{step:09d}.pt"
     assert train(RECIPES[name], photos, tmp_path) == tmp_path / "weights.safetensors"
     assert equal_runs(tmp_path, whole)
@@ -111,9 +113,7 @@ def test_a_second_ctrl_c(photos: Path, tmp_path: Path, monkeypatch: pytest.Monke
         return original(task, step, batch)
 
     monkeypatch.setattr(PixelTask, "training_step", training_step)
-    with pytest.raises(
-        TrainingInterrupted, match="^the steps since the last checkpoint are lost; the checkpoint of st"
-    ):
+    with pytest.raises(TrainingInterrupted, match="^ended at once; the checkpoint of st"):
         train(DENOISE, photos, tmp_path)
     assert [path.name for path in checkpoint_paths(tmp_path / "checkpoints")] == ["checkpoint-000000002.pt"]
 
@@ -156,7 +156,7 @@ def test_the_command(photos: Path, tmp_path: Path) -> None:
         *_, last = lines
     assert process.returncode == 143
     step = int(checkpoint_paths(run / "checkpoints")[-1].stem.removeprefix("checkpoint-"))
-    assert (
-        last
-        == f"interrupted by SIGTERM; the checkpoint of step {step} is saved; run the same command again to resume\n"
+    assert last == (
+        f"interrupted by SIGTERM; the checkpoint of step {step} is saved; run the same command again to resume; "
+        f"weights so far: {run}/weights.safetensors\n"
     )
