@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from celebahq_builder.cli.main import PATH, celebahq
+from celebahq_builder.cli.restoration import training_command
 
 
 @celebahq.command(interrupted="run the same command again to resume")
@@ -75,7 +76,7 @@ def landmarks(photos: Path, **options: Any) -> None:
         click.echo(line)
 
 
-@celebahq.command("train-landmarks", interrupted="run the same command again to resume from the last checkpoint")
+@celebahq.command("train-landmarks", interrupted="run the same command again; it resumes if there is a checkpoint")
 @click.argument("celeba_root", type=PATH, metavar="CELEBA_ROOT")
 @click.option("--out", type=PATH, metavar="RUN", required=True, help="Folder of the run; the same command resumes it.")
 @click.option("--recipe", type=PATH, metavar="FILE.toml", help="Training recipe; default the bundled one.")
@@ -88,7 +89,7 @@ def landmarks(photos: Path, **options: Any) -> None:
     "--workers",
     type=click.IntRange(0),
     metavar="N",
-    help="Threads that prepare images ahead; default 0 on a CPU, up to 8 beside a GPU.",
+    help="Threads that prepare images ahead; default 0 on a CPU, up to 8 with a GPU.",
 )
 def train_landmarks(celeba_root: Path, recipe: Path | None, **asked: Any) -> None:
     """Train the network that refines landmarks, on any folder in CelebA's layout.
@@ -96,8 +97,15 @@ def train_landmarks(celeba_root: Path, recipe: Path | None, **asked: Any) -> Non
     CELEBA_ROOT has the folder img_celeba and the table Anno/list_landmarks_celeba.txt. The network learns the
     convention of this table.
     """
-    from celebahq_builder.landmarks.training import train
-    from celebahq_builder.pipeline.recipe import bundled_recipe
+    from celebahq_builder.training.interruption import StopRequest
 
-    recipe = bundled_recipe(recipe or Path("landmarks"), "train")
-    click.echo(f"weights: {train(celeba_root, recipe=recipe, **asked)}")
+    stop = StopRequest()
+    with stop.listening():
+        with stop.abandonable():
+            from celebahq_builder.landmarks.training import train
+            from celebahq_builder.pipeline.recipe import bundled_recipe
+
+        recipe = recipe or Path("landmarks")
+        command = training_command("train-landmarks CELEBA_ROOT", recipe, asked)
+        weights = train(celeba_root, recipe=bundled_recipe(recipe, "train"), command=command, stop=stop, **asked)
+        click.echo(f"weights: {weights.absolute()}")

@@ -19,6 +19,7 @@ import click
 from celebahq_builder import __version__
 from celebahq_builder.errors import CelebAHQError, printable
 from celebahq_builder.storage import delete_interrupted_files
+from celebahq_builder.training.interruption import TrainingInterrupted
 
 
 class PathType(click.Path):
@@ -67,13 +68,15 @@ class Command(click.Command):
         """Run the command.
 
         Raises:
-            Interrupted: the user pressed Ctrl-C.
+            Interrupted: the user pressed Ctrl-C, or a training received SIGTERM.
         """
         try:
             return super().invoke(ctx)
         except CelebAHQError as error:
             error.args = (name_options(str(error), self.params),)
             raise
+        except TrainingInterrupted as error:
+            raise Interrupted(str(error), error.number) from error
         except (KeyboardInterrupt, click.Abort) as error:
             raise Interrupted(self.interrupted, getattr(error, "number", signal.SIGINT)) from error
 

@@ -18,7 +18,7 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
     return value
 
 
-@celebahq.command(interrupted="run the same command again to resume from the last checkpoint")
+@celebahq.command(interrupted="run the same command again; it resumes if there is a checkpoint")
 @click.argument("data", type=PATH, metavar="DATA.h5")
 @click.option("--out", type=PATH, metavar="RUN", required=True, help="Folder of the run; the same command resumes it.")
 @click.option(
@@ -65,7 +65,8 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
 def train(data: Path, out: Path, recipe: Path, device: str, threads: int | None, dry_run: bool, **asked: Any) -> None:
     """Train a ProGAN on the HDF5 file DATA.h5.
 
-    You can kill the command at any time: the same command resumes. SIGTERM saves a checkpoint first. On several GPUs:
+    You can kill the command at any time: the same command resumes. Ctrl-C and SIGTERM save a checkpoint first.
+    On several GPUs:
     torchrun --nproc-per-node N -m celebahq_builder train ...
 
     RUN holds stats.jsonl, TensorBoard events, grids of generated images (fakes-KKKKKK.png) and of real images
@@ -75,10 +76,11 @@ def train(data: Path, out: Path, recipe: Path, device: str, threads: int | None,
 
     stop = StopRequest()
     with contextlib.nullcontext() if dry_run else stop.listening():
-        from celebahq_builder.progan import launch
-        from celebahq_builder.progan.schedule import RESUMABLE_KEYS
-        from celebahq_builder.progan.train import TrainingRequest
-        from celebahq_builder.training.distributed import is_main_process
+        with stop.abandonable():
+            from celebahq_builder.progan import launch
+            from celebahq_builder.progan.schedule import RESUMABLE_KEYS
+            from celebahq_builder.progan.train import TrainingRequest
+            from celebahq_builder.training.distributed import is_main_process
 
         for key in asked["changed"]:
             if key not in RESUMABLE_KEYS:
@@ -90,7 +92,7 @@ def train(data: Path, out: Path, recipe: Path, device: str, threads: int | None,
             return
         run = launch.train_progan(data, out, recipe=recipe, device=device, threads=threads, stop=stop, **asked)
         if is_main_process():
-            click.echo(f"run: {run}")
+            click.echo(f"report: {run.absolute() / 'report' / 'index.html'}")
 
 
 GENERATOR = click.argument("generator", type=PATH, metavar="RUN|FILE.safetensors")

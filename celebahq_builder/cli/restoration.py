@@ -30,7 +30,7 @@ def _training_options(command: Any) -> Any:
             "--workers",
             type=click.IntRange(0),
             metavar="N",
-            help="Threads that prepare images ahead; default 0 on a CPU, up to 8 beside a GPU.",
+            help="Threads that prepare images ahead; default 0 on a CPU, up to 8 with a GPU.",
         ),
     )
     for option in reversed(options):
@@ -38,7 +38,7 @@ def _training_options(command: Any) -> Any:
     return command
 
 
-@celebahq.command("train-denoiser", interrupted="run the same command again to resume from the last checkpoint")
+@celebahq.command("train-denoiser", interrupted="run the same command again; it resumes if there is a checkpoint")
 @_training_options
 def train_denoiser(photos: Path, recipe: Path | None, **asked: Any) -> None:
     """Train the network that removes JPEG artefacts on any folder of clean photos.
@@ -49,7 +49,7 @@ def train_denoiser(photos: Path, recipe: Path | None, **asked: Any) -> None:
     _train("denoise", photos, recipe or Path("denoiser"), asked)
 
 
-@celebahq.command("train-upscaler", interrupted="run the same command again to resume from the last checkpoint")
+@celebahq.command("train-upscaler", interrupted="run the same command again; it resumes if there is a checkpoint")
 @_training_options
 def train_upscaler(photos: Path, recipe: Path | None, **asked: Any) -> None:
     """Train the 4x super-resolution network on any folder of clean photos.
@@ -61,10 +61,26 @@ def train_upscaler(photos: Path, recipe: Path | None, **asked: Any) -> None:
 
 
 def _train(kind: str, photos: Path, recipe: Path, asked: dict[str, Any]) -> None:
-    from celebahq_builder.pipeline.recipe import bundled_recipe
-    from celebahq_builder.restoration.loop import train
+    from celebahq_builder.training.interruption import StopRequest
 
-    click.echo(f"best weights: {train(kind, photos, recipe=bundled_recipe(recipe, 'train'), **asked)}")
+    stop = StopRequest()
+    with stop.listening():
+        with stop.abandonable():
+            from celebahq_builder.pipeline.recipe import bundled_recipe
+            from celebahq_builder.restoration.train import train
+            from celebahq_builder.training.distributed import is_main_process
+
+        command = training_command(
+            "train-denoiser PHOTOS" if kind == "denoise" else "train-upscaler PHOTOS", recipe, asked
+        )
+        weights = train(kind, photos, recipe=bundled_recipe(recipe, "train"), command=command, stop=stop, **asked)
+        if is_main_process():
+            click.echo(f"best weights: {weights.absolute()}")
+
+
+def training_command(command: str, recipe: Path, asked: dict[str, Any]) -> str:
+    """Return the command line of a training for its model card."""
+    return f"celebahq {command} --recipe {recipe.stem}" + (f" --start {asked['start']}" if asked["start"] else "")
 
 
 PRETRAINED = click.option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from celebahq_builder.config import flatten
@@ -39,8 +39,12 @@ REQUIRED = {
 """Values of every tick. Lines without them were written by another program."""
 
 
-def write_training_report(run: Path) -> Path:
-    """Write ``report/index.html`` of a run; equal folders give equal pages.
+def write_training_report(run: Path, outlook: Sequence[str] = ()) -> Path:
+    """Write ``report/index.html`` of a run; equal folders and an equal outlook give equal pages.
+
+    Args:
+        run: folder of the run.
+        outlook: sentences about the position of the training and what to expect when.
 
     Raises:
         DiskFull: no space is left.
@@ -49,6 +53,7 @@ def write_training_report(run: Path) -> Path:
     recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     contents = {
         "name": run.resolve().name,
+        "outlook": outlook,
         "figures": _figures(lines),
         "charts": [one for one in _charts(lines) if one],
         "levels": list(_resolution_rows(lines)),

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from celebahq_builder.config import from_mapping
 from celebahq_builder.errors import RecipeError, WeightsError
 from celebahq_builder.landmarks.refiner import CROP_PX
-from celebahq_builder.landmarks.training import LOSS_NAMES, LandmarkRecipe
+from celebahq_builder.landmarks.training import LandmarkRecipe, LandmarkTask
 from celebahq_builder.models.registry import NetworkShape, parameter_count
 from celebahq_builder.restoration.adversarial_training import AdversarialRecipe, AdversarialTask
 from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask
@@ -28,7 +28,12 @@ from celebahq_builder.training.trained_weights import TrainedWeights
 AnyRecipe = TrainingRecipe | LandmarkRecipe
 """Recipe of a training whose weights can be exported."""
 
-NOT_SCORES = frozenset({"step", "steps_per_s", *PixelTask.loss_names, *AdversarialTask.loss_names, *LOSS_NAMES})
+NOT_SCORES = frozenset(
+    {
+        *("step", "steps_per_s"),
+        *(name for task in (PixelTask, AdversarialTask, LandmarkTask) for name in task.loss_names),
+    }
+)
 """Keys of a training log that are not scores."""
 
 
