@@ -47,7 +47,7 @@ _LOOKS = (
     "view IN/data.h5 --out OUT.png --best",
     "compare IN/data.h5 IN/data.h5 --full",
     "evaluate IN/data.h5 --metrics ms-ssim --num 2 --device cpu",
-    "evaluate IN/data.h5 --audit --out OUT",
+    "audit IN/data.h5 --out OUT",
     "import IN/data.h5 --out OUT.h5 --workers 1",
 )
 _EXPORTS = tuple(

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 STAGES = stage_names()
 
 
-@celebahq.command(interrupted="the same command (without --redo) resumes")
+@celebahq.command(
+    interrupted="the same command (without --redo) resumes",
+    examples={
+        "Build the first 12 photos of CelebA.": "celebahq build --celeba-root /data/celeba --out work --limit 12",
+        "Build 512x512 faces from your own photos.": "celebahq build --photos photos --resolution 512 --out mine",
+    },
+)
 @click.option(
     "--celeba-root", type=PATH, metavar="DIR", help="CelebA as its authors ship it: img_celeba/, Anno/, Eval/."
 )
@@ -34,6 +40,7 @@ STAGES = stage_names()
     "--landmarks",
     type=PATH,
     metavar="TABLE",
+    show_default="found by the face detector",
     help="Landmarks of --photos: CSV of file, lefteye_x, ... rightmouth_y, or a table that another program writes, see "
     "docs/landmarks.md.",
 )
@@ -60,7 +67,6 @@ STAGES = stage_names()
     "--landmark-order",
     type=click.Choice(["viewer", "subject", "yx"]),
     default="viewer",
-    show_default=True,
     help="Order of the ten numbers: left and right as the viewer sees them; as the photographed person "
     "sees them; or as the viewer sees them, but y before x.",
 )
@@ -73,29 +79,47 @@ STAGES = stage_names()
     metavar="FILE.toml",
     help="Settings: a file, or the name of a recipe in pipelines/. Default: celebahq-1024; with --photos, own-photos.",
 )
-@click.option("--keep", type=click.IntRange(1), metavar="N", help="Photos to keep, best first.")
-@click.option("--resolution", type=int, metavar="PX", help="Side length of the result: a power of two, 64 to 2048.")
+@click.option(
+    "--keep", type=click.IntRange(1), metavar="N", show_default="as in the recipe", help="Photos to keep, best first."
+)
+@click.option(
+    "--resolution",
+    type=int,
+    metavar="PX",
+    show_default="as in the recipe",
+    help="Side length of the result: a power of two, 64 to 2048.",
+)
 @click.option(
     "--workers", type=click.IntRange(1), metavar="N", help="Processes; default one per core. Never changes the result."
 )
-@click.option("--device", default="auto", show_default=True, metavar="NAMES", help="auto, cpu, cuda, or cuda:0,cuda:1.")
-@click.option("--until", type=click.Choice(STAGES), default="pack", show_default=True, help="Stop after this stage.")
+@click.option("--device", default="auto", metavar="NAMES", help="auto, cpu, cuda, or cuda:0,cuda:1.")
+@click.option("--until", type=click.Choice(STAGES), default="pack", help="Stop after this stage.")
 @click.option(
-    "--from", "start", type=click.Choice(STAGES), help="Run no stage before this one; its input must be on disk."
+    "--from",
+    "start",
+    type=click.Choice(STAGES),
+    show_default="the first stage",
+    help="Run no stage before this one; its input must be on disk.",
 )
 @click.option(
     "--redo",
     type=click.Choice(STAGES),
+    show_default="none",
     help="Delete the results of this stage and of later ones first; leave it out to resume.",
 )
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N photos.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", show_default="all", help="Only the first N photos.")
 @click.option(
-    "--ids", type=PATH, metavar="FILE", help="Only the photos named in this file, one id or file name per line."
+    "--ids",
+    type=PATH,
+    metavar="FILE",
+    show_default="all",
+    help="Only the photos named in this file, one id or file name per line.",
 )
 @click.option(
     "--image-list",
     type=PATH,
     metavar="FILE",
+    show_default="none",
     help="image_list.txt of the official CelebA-HQ, with --recipe official-deltas: only its photos, in its order. "
     "Without --deltas, the images that the deltas belong to, each checked by its MD5.",
 )
@@ -103,10 +127,15 @@ STAGES = stage_names()
     "--deltas",
     type=PATH,
     metavar="DIR",
+    show_default="none",
     help="Folder of deltas00000.zip, ..., all or some, with --image-list: makes the official CelebA-HQ, bit for bit.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0), metavar="S", help='Seed of a shuffled order, [pack] order = "shuffled".'
+    "--seed",
+    type=click.IntRange(0),
+    metavar="S",
+    show_default="as in the recipe",
+    help='Seed of a shuffled order, [pack] order = "shuffled".',
 )
 @click.option(
     "--labels",
@@ -192,7 +221,12 @@ def _print_result(result: BuildResult) -> None:
         click.echo(f"report:   {result.report}")
 
 
-@celebahq.command()
+@celebahq.command(
+    examples={
+        "Print what is done and what is left.": "celebahq status work",
+        "Print it every minute.": "watch -n 60 celebahq status work",
+    }
+)
 @click.argument("work", type=PATH)
 def status(work: Path) -> None:
     """Print the state of the run directory WORK."""
@@ -203,16 +237,24 @@ def status(work: Path) -> None:
         click.echo(line)
 
 
-@celebahq.command()
+@celebahq.command(
+    examples={
+        "Check all files of a run directory.": "celebahq verify work",
+        "Check one HDF5 file.": "celebahq verify faces.h5",
+    }
+)
 @click.argument("path", type=PATH, metavar="WORK|FILE.h5")
 def verify(path: Path) -> None:
-    """Check hashes, counts and levels of a run directory or an HDF5 file; exit code 1 if anything is wrong."""
+    """Check all hashes, counts and levels of a run directory or an HDF5 file.
+
+    Exit code: 0 if all is OK, 1 if there are problems.
+    """
     from celebahq_builder.pipeline.verify import find_problems
 
     found = 0
     for problem in find_problems(path):
         found += 1
         click.echo(problem)
-    click.echo(f"{path}: {found} problems" if found else f"{path}: sound")
+    click.echo(f"{path}: {found} problems" if found else f"{path}: OK")
     if found:
         raise click.exceptions.Exit(1)

@@ -11,7 +11,16 @@ import click
 from celebahq_builder.cli.main import PATH, celebahq
 
 
-@celebahq.command("export", interrupted="run the same command again to resume")
+@celebahq.command(
+    "export",
+    interrupted="run the same command again to resume",
+    examples={
+        "Write a zip for StyleGAN3, at 256x256.": (
+            "celebahq export faces.h5 --to stylegan-zip --resolution 256 --out faces.zip"
+        ),
+        "Write PNG files.": "celebahq export faces.h5 --to images --out png",
+    },
+)
 @click.argument("file", type=PATH, metavar="FILE.h5")
 @click.option(
     "--to",
@@ -22,7 +31,7 @@ from celebahq_builder.cli.main import PATH, celebahq
 @click.option(
     "--out", type=PATH, required=True, metavar="PATH", help="Zip file for stylegan-zip, a folder for the other formats."
 )
-@click.option("--resolution", type=int, metavar="R", help="Level to export, in px; default the largest.")
+@click.option("--resolution", type=int, metavar="R", show_default="the largest", help="Level to export, in px.")
 @click.option("--shuffle", is_flag=True, help="tfrecord: shuffle as the ProGAN authors' tool does.")
 @click.option(
     "--shard",
@@ -43,7 +52,7 @@ from celebahq_builder.cli.main import PATH, celebahq
     help="Worker processes (threads for stylegan-zip); default one per core. Does not change the result.",
 )
 def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> None:
-    """Export a level of an HDF5 file to another format; pixel values do not change.
+    """Export a level of an HDF5 file to another format.
 
     \b
     tfrecord      ProGAN, StyleGAN for TensorFlow: a folder of NAME-r02.tfrecords (4x4) to NAME-r10.tfrecords
@@ -61,7 +70,16 @@ def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> Non
     click.echo(f"{out}: {images} images")
 
 
-@celebahq.command("import", interrupted="nothing was written")
+@celebahq.command(
+    "import",
+    interrupted="nothing was written",
+    examples={
+        "Make an HDF5 file of a folder of images.": "celebahq import photos --resize 256 --out photos.h5",
+        "Make CelebA at 128x128, as in the paper.": (
+            "celebahq import img_align_celeba --crop celeba --out celeba-128.h5"
+        ),
+    },
+)
 @click.argument("path", type=PATH)
 @click.option("--out", type=PATH, required=True, metavar="FILE.h5", help="HDF5 file to create.")
 @click.option(
@@ -76,33 +94,43 @@ def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> Non
     "--resize",
     type=int,
     metavar="R",
+    show_default="no change of size",
     help="Crop the centre of each image and resize it to R x R px with a Lanczos filter; not for formats of one size.",
 )
 @click.option(
     "--crop",
     type=click.Choice(["celeba"]),
+    show_default="none",
     help="images: cut 128x128 px around (89, 121) out of CelebA's aligned images (img_align_celeba, 178x218 px) as the "
     "ProGAN authors did; attributes and splits come from CelebA's tables beside them.",
 )
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N images.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", show_default="all", help="Only the first N images.")
 @click.option(
-    "--skip", type=PATH, metavar="FILE", help="lsun: leave out the entries that this file names, one per line."
+    "--skip",
+    type=PATH,
+    metavar="FILE",
+    show_default="none",
+    help="lsun: leave out the entries that this file names, one per line.",
 )
 @click.option(
-    "--split", metavar="NAME", help="webdataset, parquet: the split to take, such as train, if PATH holds several."
+    "--split",
+    metavar="NAME",
+    show_default="the only one",
+    help="webdataset, parquet: the split to take, such as train, if PATH holds several.",
 )
 @click.option(
     "--compression",
     type=click.Choice(["gzip", "none", "blosc2"]),
     default="gzip",
-    show_default=True,
     help="Compression of the file; every HDF5 reader supports gzip.",
 )
 @click.option(
     "--workers", type=click.IntRange(1), metavar="N", help="Threads; default one per core. Does not change the result."
 )
 def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> None:
-    """Import the data set PATH into a new multi-resolution HDF5 file; pixel values do not change.
+    """Import a data set into a new HDF5 file.
+
+    Pixel values do not change, unless --resize is given.
 
     \b
     images        a folder of PNG, JPEG, WebP, BMP, TIFF or AVIF files at any depth, with metadata.jsonl, metadata.csv
@@ -118,9 +146,6 @@ def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> Non
 
     Images must be square, of one size that is a power of two, 8-bit RGB or greyscale. Greyscale keeps one channel if
     all images are greyscale. Labels are written to FILE-labels.npy.
-
-    \b
-    celebahq import DIR/img_align_celeba --out celeba-128.h5 --crop celeba    # CelebA at 128x128, as in the paper
     """  # noqa: D301
     from celebahq_builder.formats.import_ import import_images
 

@@ -1,4 +1,4 @@
-"""Commands that look into HDF5 files: ``inspect``, ``extract``, ``compare``, ``view``."""
+"""Commands that look into HDF5 files: ``inspect``, ``view``, ``extract``, ``compare``, ``audit``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, celebahq, name_options
+from celebahq_builder.cli.main import PATH, celebahq, name_options, print_path
 from celebahq_builder.errors import CelebAHQError, FormatError, printable
 
 if TYPE_CHECKING:
@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 FILE = click.argument("file", type=PATH, metavar="FILE.h5")
 
-INDEX = click.option("--index", "index", metavar="I", help="Indices and slices as in Python: 0:10, 1,5,7, -1, ::100.")
+INDEX = click.option(
+    "--index",
+    "index",
+    metavar="I",
+    show_default="all",
+    help="Indices and slices as in Python: 0:10, 1,5,7, -1, ::100.",
+)
 NAMES = click.option(
     "--id",
     "names",
@@ -25,30 +31,42 @@ NAMES = click.option(
     help="Id or source file name of an image, if the file stores it; repeatable.",
 )
 RESOLUTION = click.option(
-    "--resolution", type=click.IntRange(1), metavar="R", help="Level to read; default the largest."
+    "--resolution", type=click.IntRange(1), metavar="R", show_default="the largest", help="Level to read."
 )
 
 
-@celebahq.command()
+@celebahq.command(
+    examples={
+        "Print levels, sizes, sources and scores.": "celebahq inspect faces.h5",
+        "Print the same of another file.": "celebahq inspect other.h5",
+    }
+)
 @FILE
 def inspect(file: Path) -> None:
-    """Print what an HDF5 file holds: levels, sizes, sources, scores, recipe."""
+    """Print the contents of an HDF5 file: levels, sizes, sources, scores."""
     from celebahq_builder.inspect.info import inspect_hdf5
 
     for line in inspect_hdf5(file):
         click.echo(line)
 
 
-@celebahq.command(interrupted="nothing was written")
+@celebahq.command(
+    interrupted="nothing was written",
+    examples={
+        "Extract the first ten images.": "celebahq extract faces.h5 --index 0:10 --out first",
+        "Extract one image at 256x256, by its id.": "celebahq extract faces.h5 --id 000001 --resolution 256 --out one",
+    },
+)
 @FILE
 @INDEX
 @NAMES
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder for the PNG files.")
 @RESOLUTION
 def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, resolution: int | None) -> None:
-    """Extract images of an HDF5 file as PNG files, named by their index: 00000.png.
+    """Extract images of an HDF5 file as PNG files.
 
-    No file is ever overwritten. Files of the original ProGAN tool and greyscale files work, too; they store no ids.
+    The files are named by the index of the image: 00000.png. No file is ever overwritten. Files of the original ProGAN
+    tool and greyscale files work, too; they store no ids.
     """
     from celebahq_builder.hdf5.reader import open_pyramid
     from celebahq_builder.inspect.contact_sheet import tiles
@@ -65,7 +83,14 @@ def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, re
     click.echo(f"{len(written):,} of {pyramid.count:,} images written to {printable(str(out))}")
 
 
-@celebahq.command()
+@celebahq.command(
+    examples={
+        "Compare all levels.": "celebahq compare faces.h5 other.h5",
+        "Compare one level, and list the 20 images that differ most.": (
+            "celebahq compare faces.h5 other.h5 --resolution 256 --worst 20"
+        ),
+    }
+)
 @click.argument("a", type=PATH, metavar="A.h5")
 @click.argument("b", type=PATH, metavar="B.h5")
 @click.option(
@@ -84,7 +109,6 @@ def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, re
     "--worst",
     type=click.IntRange(0),
     default=10,
-    show_default=True,
     metavar="N",
     help="List the N images that differ most.",
 )
@@ -117,7 +141,37 @@ def compare(a: Path, b: Path, **asked: Any) -> None:
         raise click.exceptions.Exit(1)
 
 
-@celebahq.command(interrupted="nothing was written")
+@celebahq.command(
+    interrupted="nothing was written",
+    examples={
+        "Look for faults in a data set, and show them on a page.": "celebahq audit faces.h5",
+        "Write the page to another folder.": "celebahq audit faces.h5 --out audits/faces",
+    },
+)
+@FILE
+@click.option("--out", type=PATH, metavar="DIR", help="Folder to create; default NAME-audit in the current folder.")
+def audit(file: Path, out: Path | None) -> None:
+    """Look for duplicates, black bars and padding in an HDF5 file.
+
+    Writes DIR/index.html, a page that shows what was found, and DIR/audit.json, which lists all of it. The HDF5 file
+    does not change. No file is ever overwritten.
+    """
+    from celebahq_builder.inspect import audit_report
+
+    folder = out or Path(f"{file.stem}-audit")
+    for line in audit_report.audit(file, folder):
+        click.echo(line)
+    print_path("findings", folder / audit_report.JSON)
+    print_path("page", folder / audit_report.PAGE)
+
+
+@celebahq.command(
+    interrupted="nothing was written",
+    examples={
+        "Make a page of the first 40 images.": "celebahq view faces.h5 --out sheet.html",
+        "Draw the best and the worst images.": "celebahq view faces.h5 --best --worst --grid 6x4 --out sheet.png",
+    },
+)
 @FILE
 @click.option("--out", type=PATH, required=True, metavar="SHEET.png", help="File to create: .png, .jpg or .html.")
 @click.option("--grid", metavar="CxR", help="Columns, and at most this many rows; default 8x5.")
@@ -132,7 +186,7 @@ def compare(a: Path, b: Path, **asked: Any) -> None:
 @INDEX
 @NAMES
 @click.option("--random", "drawn", is_flag=True, help="Show images drawn at random.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="S", help="Seed of --random.")
+@click.option("--seed", type=click.IntRange(0), default=0, metavar="S", help="Seed of --random.")
 @click.option("--best", is_flag=True, help="Show the images with the highest scores.")
 @click.option(
     "--worst", is_flag=True, help="Show the images with the lowest scores, the lowest last; with --best, half of each."

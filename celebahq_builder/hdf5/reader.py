@@ -128,7 +128,7 @@ class PyramidFile:
     # --- Checks --------------------------------------------------------------------------------------------------
 
     def problems(self) -> Iterator[str]:
-        """Yield what is wrong with the images, in one line each; nothing for a sound file.
+        """Yield what is wrong with the images, in one line each; nothing for a file that is OK.
 
         Each image of the largest level must have the SHA-256 recorded for it, and each other level must be the 2x2
         mean of the one above, as `build_pyramid` computes it.

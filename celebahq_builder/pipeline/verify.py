@@ -57,7 +57,7 @@ def status_lines(workspace: Workspace) -> Iterator[str]:
 
 
 def find_problems(path: Path) -> Iterator[str]:
-    """Yield the problems of a run directory or an HDF5 file, one line each; none for a sound one.
+    """Yield the problems of a run directory or an HDF5 file, one line each; none if all is OK.
 
     Raises:
         FormatError: the path is neither.

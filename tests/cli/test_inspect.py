@@ -1,4 +1,4 @@
-"""``extract``, ``compare``, ``inspect`` and ``view`` as a user types them, on sound files and on all others."""
+"""``extract``, ``compare``, ``inspect``, ``view`` and ``audit`` as a user types them."""
 
 import shutil
 import subprocess
@@ -155,7 +155,7 @@ def test_start_without_torch(ours: Path, tmp_path: Path) -> None:
     missing, fine = tmp_path / "missing.h5", 0
     commands = (
         (["evaluate", missing, "--metrics", "fid"], 1),
-        (["evaluate", missing, "--audit"], 1),
+        (["audit", missing, "--out", tmp_path / "audit"], 1),
         (["evaluate", ours, "--against", missing, "--metrics", "swd"], 1),
         (["inspect", missing], 1),
         (["inspect", ours], fine),
@@ -177,6 +177,29 @@ def test_start_without_torch(ours: Path, tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     said = [line for line in ended.stderr.splitlines() if line.startswith("ended with")]
     assert said == [f"ended with {code}: False" for _, code in commands], ended.stderr
+
+
+def test_audit(celebahq, ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It writes to the current folder, wherever the file is, and overwrites nothing."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    code, told, err = celebahq("audit", ours)
+    assert (code, err) == (0, "")
+    made = here / "ours-audit"
+    assert told.splitlines()[-2:] == [f"findings: {made / 'audit.json'}", f"page: {made / 'index.html'}"]
+    assert sorted(one.name for one in made.iterdir()) == ["audit.json", "index.html"]
+    check_line(celebahq("audit", ours), 1, "audit.json exists and is not overwritten")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["here", "ours.h5"]
+
+
+def test_the_former_option_of_evaluate_names_the_command(celebahq, ours: Path) -> None:
+    code, told, err = celebahq("evaluate", ours, "--audit")
+    assert (code, told, err.splitlines()[-1]) == (
+        2,
+        "",
+        "Error: --audit is a command of its own now: celebahq audit FILE.h5",
+    )
 
 
 def test_progress(
