@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, celebahq, name_options
+from celebahq_builder.cli.main import PATH, SET, celebahq, name_options
 from celebahq_builder.errors import RecipeError, SourceError
 from celebahq_builder.pipeline.stages import stage_names
 
@@ -79,6 +79,7 @@ STAGES = stage_names()
     metavar="FILE.toml",
     help="Settings: a file, or the name of a recipe in pipelines/. Default: celebahq-1024; with --photos, own-photos.",
 )
+@SET
 @click.option(
     "--keep", type=click.IntRange(1), metavar="N", show_default="as in the recipe", help="Photos to keep, best first."
 )

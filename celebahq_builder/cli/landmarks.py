@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, celebahq
+from celebahq_builder.cli.main import PATH, SET, celebahq
 
 
 @celebahq.command(
@@ -87,14 +87,15 @@ def landmarks(photos: Path, **options: Any) -> None:
     interrupted="run the same command again to resume from the last checkpoint",
     examples={
         "Train on CelebA.": "celebahq train-landmarks /data/celeba --out runs/landmarks",
-        "Export the weights of the run.": (
-            "celebahq weights export runs/landmarks --name mine --to weights --licence CC0 --data CelebA"
+        "Train for fewer steps than the recipe.": (
+            "celebahq train-landmarks /data/celeba --out runs/short --set steps=2000"
         ),
     },
 )
 @click.argument("celeba_root", type=PATH, metavar="CELEBA_ROOT")
 @click.option("--out", type=PATH, metavar="RUN", required=True, help="Folder of the run; the same command resumes it.")
 @click.option("--recipe", type=PATH, metavar="FILE.toml", show_default="landmarks", help="Training recipe.")
+@SET
 @click.option(
     "--start",
     metavar="NAME",

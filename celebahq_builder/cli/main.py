@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 import click
 
 from celebahq_builder import __version__
-from celebahq_builder.errors import CelebAHQError, printable
+from celebahq_builder.config import parse_overrides
+from celebahq_builder.errors import CelebAHQError, RecipeError, printable
 from celebahq_builder.storage import delete_interrupted_files
 
 
@@ -33,6 +34,24 @@ class PathType(click.Path):
 
 PATH = PathType(path_type=Path, readable=False)
 """Path of a file or folder; the function that uses it checks whether it exists."""
+
+
+def _parse_overrides(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> dict[str, object]:
+    try:
+        return parse_overrides(texts)
+    except RecipeError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+SET = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_parse_overrides,
+    help="Change a key of the recipe, such as seed=1; repeatable. Values are written as in TOML files.",
+)
+"""Changes of a recipe, for all commands that have one."""
 
 
 class Interrupted(click.Abort):

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, celebahq
+from celebahq_builder.cli.main import PATH, SET, celebahq
 
 
 def _finite(_: click.Context, param: click.Parameter, value: float | None) -> float | None:
@@ -22,14 +22,15 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
     interrupted="run the same command again to resume from the last checkpoint",
     examples={
         "Print networks and schedule.": "celebahq train faces.h5 --out runs/progan --dry-run",
-        "Train at 128x128, as in the paper's ablation.": (
-            "celebahq train celeba-128.h5 --recipe celeba-128-h --out runs/128"
+        "Train with minibatches of 8 images at all resolutions.": (
+            "celebahq train faces.h5 --out runs/8 --set schedule.minibatch=8 --set schedule.minibatches={}"
         ),
     },
 )
 @click.argument("data", type=PATH, metavar="DATA.h5")
 @click.option("--out", type=PATH, metavar="RUN", required=True, help="Folder of the run; the same command resumes it.")
 @click.option("--recipe", type=PATH, default="celebahq-1024-1gpu", metavar="FILE.toml", help="Training recipe.")
+@SET
 @click.option("--resume", is_flag=True, help="Only resume: fail if RUN holds no checkpoint.")
 @click.option(
     "--total-kimg",
@@ -71,7 +72,16 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
 @click.option(
     "--dry-run", is_flag=True, help="Print networks, schedule and passes per minibatch (tested on the GPU), then stop."
 )
-def train(data: Path, out: Path, recipe: Path, device: str, threads: int | None, dry_run: bool, **asked: Any) -> None:
+def train(
+    data: Path,
+    out: Path,
+    recipe: Path,
+    overrides: dict[str, object],
+    device: str,
+    threads: int | None,
+    dry_run: bool,
+    **asked: Any,
+) -> None:
     """Train a ProGAN on the HDF5 file DATA.h5.
 
     You can kill the command at any time: the same command resumes. SIGTERM saves a checkpoint first. On several GPUs:
@@ -94,10 +104,12 @@ def train(data: Path, out: Path, recipe: Path, device: str, threads: int | None,
                 raise click.BadParameter(f"--changed {key}: expected one of {', '.join(RESUMABLE_KEYS)}")
         if dry_run:
             request = TrainingRequest(data, out, **asked)
-            for line in launch.plan(request, recipe, device) if is_main_process() else ():
+            for line in launch.plan(request, recipe, device, overrides) if is_main_process() else ():
                 click.echo(line)
             return
-        run = launch.train_progan(data, out, recipe=recipe, device=device, threads=threads, stop=stop, **asked)
+        run = launch.train_progan(
+            data, out, recipe=recipe, overrides=overrides, device=device, threads=threads, stop=stop, **asked
+        )
         if is_main_process():
             click.echo(f"run: {run}")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, celebahq
+from celebahq_builder.cli.main import PATH, SET, celebahq
 
 
 def _training_options(command: Any) -> Any:
@@ -21,6 +21,7 @@ def _training_options(command: Any) -> Any:
             help="Folder of the run; the same command resumes it.",
         ),
         click.option("--recipe", type=PATH, metavar="FILE.toml", help="Training recipe; default the bundled one."),
+        SET,
         click.option(
             "--start",
             metavar="NAME",

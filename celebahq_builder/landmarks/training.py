@@ -9,6 +9,7 @@ import math
 import operator
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from celebahq_builder import parallel
-from celebahq_builder.config import load, read_toml, to_mapping
+from celebahq_builder.config import load, override_arguments, read_toml, to_mapping
 from celebahq_builder.errors import RecipeError, TrainingError
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.landmarks.accuracy import LandmarkErrors, landmark_errors, median_errors
@@ -113,6 +114,7 @@ def train(
     out: Path,
     recipe: Path,
     *,
+    overrides: Mapping[str, object] | None = None,
     start: str | None = None,
     device: str = "auto",
     threads: int = 1,
@@ -124,6 +126,7 @@ def train(
         celeba_root: folder in CelebA's layout, see `sources.celeba.read_celeba`.
         out: folder of the run. If it holds a run with the same recipe and faces, that run is resumed.
         recipe: path of the training recipe.
+        overrides: values by dotted key that replace those of the recipe.
         start: weights to start from, NAME or DIR/NAME of a registry, instead of those of the recipe.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads of torch. Their number changes the last bits of the result.
@@ -142,7 +145,7 @@ def train(
     found = str(read_toml(recipe, "landmarks").get("task", ""))
     if found != "landmarks":
         raise RecipeError(f"{recipe}: task = {found}; this command trains task = landmarks, choose another `recipe`")
-    settings = load(LandmarkRecipe, recipe)
+    settings = load(LandmarkRecipe, recipe, overrides)
     settings = replace(settings, start=start or settings.start)
     torch.set_num_threads(threads)
     where = torch.device(parallel.devices(device)[0])
@@ -150,6 +153,7 @@ def train(
         workers = 0 if where.type == "cpu" else min(8, max(os.cpu_count() or 1, 2))
     faces = LandmarkFaces.read(celeba_root, held_out=settings.held_out)
     command = f"celebahq train-landmarks CELEBA_ROOT --recipe {recipe.stem}" + (f" --start {start}" if start else "")
+    command += override_arguments(overrides)
     return fit(settings, faces, out, where, command=command, workers=workers)
 
 

@@ -9,6 +9,7 @@ import math
 import operator
 import os
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import cv2
 import torch
 from torch import nn
 
-from celebahq_builder.config import load, read_toml
+from celebahq_builder.config import load, override, override_arguments, read_toml
 from celebahq_builder.errors import RecipeError, TrainingError
 from celebahq_builder.imaging.image_grid import image_grid
 from celebahq_builder.imaging.image_io import encode_png
@@ -48,6 +49,7 @@ def train(
     out: Path,
     recipe: Path,
     *,
+    overrides: Mapping[str, object] | None = None,
     start: str | None = None,
     device: str = "auto",
     threads: int = 1,
@@ -60,6 +62,7 @@ def train(
         photos: folder of clean photos.
         out: folder of the run. If it holds a run with the same recipe and photos, that run is resumed.
         recipe: path of the training recipe.
+        overrides: values by dotted key that replace those of the recipe.
         start: weights to start from, NAME or DIR/NAME of a registry, instead of those of the recipe.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. Under torchrun each process has its own device.
         threads: CPU threads of torch. Their number changes the last bits of the result.
@@ -75,22 +78,30 @@ def train(
     """
     torch.set_num_threads(threads)
     with join_processes(device) as context:
-        task = _task(kind, photos, recipe, start, context)
+        task = _task(kind, photos, recipe, overrides or {}, start, context)
         if workers is None:
             workers = 0 if context.device.type == "cpu" else min(8, max(os.cpu_count() or 1, 2))
         name = f"train-{'denoiser' if kind == 'denoise' else 'upscaler'}"
         command = f"celebahq {name} PHOTOS --recipe {recipe.stem}" + (f" --start {start}" if start else "")
+        command += override_arguments(overrides)
         return fit(task, out, context, command=command, workers=workers)
 
 
-def _task(kind: str, photos: Path, path: Path, start: str | None, context: DistributedContext) -> Task:
-    found = str(read_toml(path, kind).get("task", ""))
+def _task(
+    kind: str,
+    photos: Path,
+    path: Path,
+    overrides: Mapping[str, object],
+    start: str | None,
+    context: DistributedContext,
+) -> Task:
+    found = str(override(read_toml(path, kind), overrides).get("task", ""))
     if not found.startswith(kind):
         raise RecipeError(f"{path}: task = {found}; this command trains task = {kind}, choose another `recipe`")
     if found == "upscale-adversarially":
-        adversarial = load(AdversarialRecipe, path)
+        adversarial = load(AdversarialRecipe, path, overrides)
         return AdversarialTask(replace(adversarial, start=start or adversarial.start), photos, context)
-    recipe = load(PixelRecipe, path)
+    recipe = load(PixelRecipe, path, overrides)
     return PixelTask(replace(recipe, start=start or recipe.start), photos, context)
 
 
