@@ -387,7 +387,8 @@ def few_images(folder: Path) -> None:
 def filtered_folder(folder: Path) -> None:
     """Write a folder of images, its scores, and the images that were delivered."""
     few_images(folder / "images")
-    celebahq("filter", folder / "images", "--keep", 3, "--out", folder / "best", "--workers", 1)
+    scores = ("--scores", folder / "images-scores")
+    celebahq("filter", folder / "images", "--keep", 3, "--out", folder / "best", "--workers", 1, *scores)
 
 
 def stopped_export(folder: Path) -> None:

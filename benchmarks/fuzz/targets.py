@@ -131,7 +131,7 @@ def _images() -> list[Target]:
             "filter-again",
             samples.filtered_folder,
             ("images-scores/*", "best/.*"),
-            ("filter IN/images --keep 2 --out IN/best --prune --workers 1",),
+            ("filter IN/images --keep 2 --out IN/best --prune --workers 1 --scores IN/images-scores",),
         ),
     ]
 

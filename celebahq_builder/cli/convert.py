@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, celebahq
+from celebahq_builder.cli.main import PATH, celebahq, print_path
 
 
 @celebahq.command(
@@ -18,10 +18,12 @@ from celebahq_builder.cli.main import PATH, celebahq
         "Write a zip for StyleGAN3, at 256x256.": (
             "celebahq export faces.h5 --to stylegan-zip --resolution 256 --out faces.zip"
         ),
-        "Write PNG files.": "celebahq export faces.h5 --to images --out png",
+        "Write what is done of a run as JPEG files.": (
+            "celebahq export work --to images --image-format jpg --quality 95 --out jpg"
+        ),
     },
 )
-@click.argument("file", type=PATH, metavar="FILE.h5")
+@click.argument("file", type=PATH, metavar="FILE.h5|WORK")
 @click.option(
     "--to",
     type=click.Choice(["tfrecord", "stylegan-zip", "images", "webdataset", "parquet"]),
@@ -46,28 +48,45 @@ from celebahq_builder.cli.main import PATH, celebahq
     help="All formats but tfrecord: PNG compression, 0 none, 9 smallest and slowest; default 1.",
 )
 @click.option(
+    "--image-format",
+    type=click.Choice(["png", "jpg", "webp"]),
+    show_default="png",
+    help="images: format of the files. JPEG and WebP are smaller, and change the pixels.",
+)
+@click.option(
+    "--quality",
+    type=click.IntRange(1, 100),
+    metavar="1-100",
+    show_default="95",
+    help="Quality of JPEG and WebP files.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(1),
     metavar="N",
     help="Worker processes (threads for stylegan-zip); default one per core. Does not change the result.",
 )
-def export_file(file: Path, out: Path, workers: int | None, **asked: Any) -> None:
-    """Export a level of an HDF5 file to another format.
+def export(file: Path, out: Path, workers: int | None, **asked: Any) -> None:
+    """Export a level of an HDF5 file or a run directory to another format.
 
     \b
     tfrecord      ProGAN, StyleGAN for TensorFlow: a folder of NAME-r02.tfrecords (4x4) to NAME-r10.tfrecords
     stylegan-zip  StyleGAN2-ADA, StyleGAN3: a zip of PNG files and dataset.json
-    images        a folder of PNG files and metadata.jsonl
+    images        a folder of PNG, JPEG or WebP files and metadata.jsonl
     webdataset    tar shards of PNG and JSON files
     parquet       shards of a table with an image column, as Hugging Face datasets reads them
 
     Metadata of the images are exported where the format can hold them. Labels come from FILE-labels.npy, or else
-    from the attributes. You can kill the command at any time: the same command resumes from PATH.partial.
-    """  # noqa: D301 - click wants the character, not its name
-    from celebahq_builder.formats import export
+    from the attributes. Of a run directory without an HDF5 file, the images of the finished batches are exported.
 
-    images = export.export_file(file, out, asked.pop("to"), workers=workers, **asked)
-    click.echo(f"{out}: {images} images")
+    You can kill the command at any time: the same command resumes from PATH.partial.
+    """  # noqa: D301 - click wants the character, not its name
+    from celebahq_builder.formats.export import export_file
+    from celebahq_builder.pipeline.run_images import find_images
+
+    images = export_file(find_images(file), out, asked.pop("to"), workers=workers, **asked)
+    click.echo(f"{images} images")
+    print_path("export", out)
 
 
 @celebahq.command(
@@ -150,4 +169,5 @@ def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> Non
     from celebahq_builder.formats.import_ import import_images
 
     images = import_images(path, out, workers=workers or os.cpu_count() or 1, **asked)
-    click.echo(f"{out}: {images} images")
+    click.echo(f"{images} images")
+    print_path("data set", out)

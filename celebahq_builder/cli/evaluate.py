@@ -79,8 +79,9 @@ def evaluate(
     """Measure the quality and the variation of images: SWD, MS-SSIM, FID, KID, IS.
 
     SOURCE and REFERENCE are HDF5 files, folders of images, zips of images (as StyleGAN uses), or generators: the file
-    generator.safetensors or the folder of a run. If SOURCE is a run, all its checkpoints are evaluated, each at its
-    own resolution, and the page that --out writes shows the curves.
+    generator.safetensors or the folder of a training. If SOURCE is a training, all its checkpoints are evaluated, each
+    at its own resolution, and the page that --out writes shows the curves. Of a run directory of celebahq build, the
+    HDF5 file is read.
 
     \b
     swd      sliced Wasserstein distance x 1e3, by level of the Laplacian pyramid: local texture; lower is better
@@ -94,8 +95,11 @@ def evaluate(
     is, the value of REFERENCE itself. From a data set of more than N images, N are drawn at random without
     replacement; from a generator, the first N images of the seed are used.
     """  # noqa: D301 - click wants the character, not its name
+    from celebahq_builder.pipeline.run_images import find_hdf5
+
     for path in filter(None, (source, against)):
         check_exists(path)
+    source, against = find_hdf5(source), against and find_hdf5(against)
     import torch
 
     from celebahq_builder import parallel

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, celebahq
+from celebahq_builder.cli.main import PATH, celebahq, print_path
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 
 
@@ -73,8 +73,8 @@ from celebahq_builder.limits import MAX_IMAGE_PIXELS
     "--scores",
     type=PATH,
     metavar="DIR3",
-    help="Folder for scores.csv, index.html and the scores from which a killed command resumes; default DIR-scores, "
-    "beside DIR.",
+    help="Folder for scores.csv, index.html and the scores from which a killed command resumes; default DIR-scores in "
+    "the current folder.",
 )
 @click.option(
     "--workers",
@@ -113,5 +113,14 @@ def filter_images(folder: Path, mode: str | None, **options: Any) -> None:
     result = filter_folder(folder, mode=DeliveryMode(mode) if mode else None, **options)
     for line in result.lines():
         click.echo(line)
+    delivered = result.delivery.out if result.delivery else None
+    for kind, path in (
+        ("images", delivered),
+        ("list", result.list_path),
+        ("table", result.table_path),
+        ("page", result.page_path),
+    ):
+        if path:
+            print_path(kind, path)
     if result.has_errors:
         raise click.exceptions.Exit(1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, SET, celebahq
+from celebahq_builder.cli.main import PATH, SET, celebahq, print_path
 
 
 @celebahq.command(
@@ -78,8 +78,11 @@ def landmarks(photos: Path, **options: Any) -> None:
     """
     from celebahq_builder.landmarks.find import find_landmarks
 
-    for line in find_landmarks(photos, **options).lines():
+    result = find_landmarks(photos, **options)
+    for line in result.lines():
         click.echo(line)
+    print_path("table", result.table)
+    print_path("page", result.page)
 
 
 @celebahq.command(

@@ -310,9 +310,9 @@ SECTIONS = {
     cls=Group,
     sections=SECTIONS,
     examples={
-        "Build the first 12 photos of CelebA, look at the state, and continue with all photos.": (
+        "Build the first 12 photos of CelebA, look at the faces, and continue with all photos.": (
             "celebahq build --celeba-root /data/celeba --out work --limit 12\n"
-            "  celebahq status work\n"
+            "  celebahq view work\n"
             "  celebahq build --celeba-root /data/celeba --out work"
         ),
         "Print the manual of a command.": "celebahq build --help",

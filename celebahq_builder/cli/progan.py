@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, SET, celebahq
+from celebahq_builder.cli.main import PATH, SET, celebahq, print_path
 
 
 def _finite(_: click.Context, param: click.Parameter, value: float | None) -> float | None:
@@ -194,7 +194,8 @@ def generate(
         progress = Progress("generate", count, unit="image", judged=False)
         room.generate(images, out, progress.advance)
         progress.close()
-    click.echo(f"{out}: {count} images of {images.resolution}x{images.resolution}")
+    click.echo(f"{count} images of {images.resolution}x{images.resolution}")
+    print_path("image" if grid else "images", out)
 
 
 @celebahq.command(
@@ -233,7 +234,7 @@ def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, 
         **asked,
     )
     progress.close()
-    click.echo(f"video: {out}")
+    print_path("video", out)
 
 
 @celebahq.command(
@@ -251,4 +252,4 @@ def training_video(run: Path, out: Path, fps: float) -> None:
     from celebahq_builder.progan.video import training_video as make
 
     make(run, out, fps=fps)
-    click.echo(f"video: {out}")
+    print_path("video", out)

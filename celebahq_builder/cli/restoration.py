@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, SET, celebahq
+from celebahq_builder.cli.main import PATH, SET, celebahq, print_path
 
 
 def _training_options(command: Any) -> Any:
@@ -178,7 +178,8 @@ def export_weights(run: Path, name: str, to: Path, **asked: Any) -> None:
     from celebahq_builder.restoration.publish import export
 
     made = export(run, name, to, **asked)
-    click.echo(f"weights:    {made.weights}, in {made.registry}")
-    click.echo(f"model card: {made.card}; complete its section on the limits of the network")
     if made.setting:
-        click.echo(f'recipe:     {made.setting} = "{to}/{name}"')
+        click.echo(f'line of a recipe that uses the weights: {made.setting} = "{to}/{name}"')
+    click.echo("complete the section of the model card on the limits of the network")
+    for kind, path in (("registry", made.registry), ("weights", made.weights), ("model card", made.card)):
+        print_path(kind, path)
