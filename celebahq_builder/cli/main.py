@@ -36,24 +36,6 @@ PATH = PathType(path_type=Path, readable=False)
 """Path of a file or folder; the function that uses it checks whether it exists."""
 
 
-def _parse_overrides(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> dict[str, object]:
-    try:
-        return parse_overrides(texts)
-    except RecipeError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-SET = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=_parse_overrides,
-    help="Change a key of the recipe, such as seed=1; repeatable. Values are written as in TOML files.",
-)
-"""Changes of a recipe, for all commands that have one."""
-
-
 class Interrupted(click.Abort):
     """A command was interrupted by Ctrl-C; the text, if any, says what became of its work."""
 
@@ -119,6 +101,24 @@ def name_options(message: str, parameters: Sequence[click.Parameter]) -> str:
         for one in parameters
     }
     return re.sub(r"`(\w+)`", lambda found: options.get(found[1], found[0]), message)
+
+
+def _parse_overrides(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> dict[str, object]:
+    try:
+        return parse_overrides(texts)
+    except RecipeError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+SET = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_parse_overrides,
+    help="Change a key of the recipe, such as seed=1; repeatable. Values are written as in TOML files.",
+)
+"""Changes of a recipe, for all commands that have one."""
 
 
 class Group(Documented, click.Group):

@@ -1,7 +1,10 @@
 """The help of every command: it is the manual, so it is complete and its examples work."""
 
 import shlex
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -10,6 +13,7 @@ from click.testing import CliRunner
 from celebahq_builder.cli import celebahq
 from celebahq_builder.cli.main import SECTIONS, Documented
 from celebahq_builder.pipeline.recipe import bundled_recipe
+from tests.conftest import SAMPLE
 
 
 def commands(command: click.Command = celebahq, name: str = "celebahq") -> Iterator[tuple[str, Documented]]:
@@ -64,6 +68,42 @@ def test_examples_parse(name: str) -> None:
             parameters = command.make_context(command.name, list(words), parent=context).params
             recipe = parameters.get("recipe")
             assert recipe is None or bundled_recipe(recipe, "" if command.name == "build" else "train").exists()
+
+
+RUN = {
+    *("celebahq status", "celebahq verify", "celebahq inspect", "celebahq view", "celebahq extract"),
+    *("celebahq export", "celebahq import", "celebahq filter", "celebahq audit", "celebahq compare"),
+    *("celebahq build", "celebahq weights list", "celebahq weights verify"),
+}
+"""Commands whose examples take little time on small data; a build is only planned."""
+
+NEED_MORE = ("--crop", "weights/mine", "weights")
+"""Words of examples whose input is not made here."""
+
+
+@pytest.mark.parametrize("name", sorted(RUN))
+def test_examples_run(name: str, tiny_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data have 64x64 px instead of 1024x1024, so that 16x16 px stand for 256x256."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tiny_copy.rename("work")
+    for copy in ("faces.h5", "other.h5"):
+        shutil.copy("work/celebahq-64x64.h5", copy)
+    Path("photos").mkdir()
+    for number in (1, 2, 3):
+        shutil.copy(SAMPLE / f"img_celeba/00000{number}.jpg", "photos")
+    ran = 0
+    for words in examples(name):
+        words = ["16" if word == "256" else word.replace("/data/celeba", str(SAMPLE)) for word in words]
+        if not set(NEED_MORE) & set(words[name.count(" ") :]):
+            if name == "celebahq build":
+                words = ["new" if word == "work" else word for word in [*words, "--dry-run"]]
+            elif any("--workers" in one.opts for one in COMMANDS[name].params):
+                words = [*words, "--workers", "1"]
+            done = CliRunner().invoke(celebahq, words)
+            assert done.exit_code == 0, (words, done.output, done.exception)
+            ran += 1
+    assert ran
 
 
 ONE_OF_THEM = {"celeba_root", "photos"}
