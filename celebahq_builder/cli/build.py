@@ -142,7 +142,7 @@ STAGES = stage_names()
     "--labels",
     is_flag=True,
     default=None,
-    help="Write CelebA's attributes as labels beside the HDF5 file, for training.",
+    help="Also write CelebA's attributes as labels for training: celebahq-*-labels.npy.",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Print settings, what is done, what is left, and the disk space it needs."

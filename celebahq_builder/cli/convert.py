@@ -121,7 +121,7 @@ def export(file: Path, out: Path, workers: int | None, **asked: Any) -> None:
     type=click.Choice(["celeba"]),
     show_default="none",
     help="images: cut 128x128 px around (89, 121) out of CelebA's aligned images (img_align_celeba, 178x218 px) as the "
-    "ProGAN authors did; attributes and splits come from CelebA's tables beside them.",
+    "ProGAN authors did; attributes and splits come from CelebA's tables near them.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", show_default="all", help="Only the first N images.")
 @click.option(

@@ -111,7 +111,7 @@ def landmarks(photos: Path, **options: Any) -> None:
     "--workers",
     type=click.IntRange(0),
     metavar="N",
-    help="Threads that prepare images ahead; default 0 on a CPU, up to 8 beside a GPU.",
+    help="Threads that prepare images ahead; default 0 on a CPU, up to 8 with a GPU.",
 )
 def train_landmarks(celeba_root: Path, recipe: Path | None, **asked: Any) -> None:
     """Train the network that refines landmarks.

@@ -34,7 +34,7 @@ def _training_options(command: Any) -> Any:
             "--workers",
             type=click.IntRange(0),
             metavar="N",
-            help="Threads that prepare images ahead; default 0 on a CPU, up to 8 beside a GPU.",
+            help="Threads that prepare images ahead; default 0 on a CPU, up to 8 with a GPU.",
         ),
     )
     for option in reversed(options):

@@ -140,7 +140,7 @@ def _row(title: str, text: str) -> str:
 def _groups(groups: int, extra: int) -> str:
     if not groups:
         return "none"
-    return f"{groups:,} group{'s' * (groups != 1)}, {_images(extra)} besides the first of each"
+    return f"{groups:,} group{'s' * (groups != 1)}, {_images(extra)} without the first of each"
 
 
 def _images(count: int) -> str:

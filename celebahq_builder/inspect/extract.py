@@ -67,7 +67,7 @@ def indices_of_ids(names: Iterable[str], pyramid: ImagePyramid) -> list[int]:
     """
     columns = [column for name in ("id", "file") if (column := read_text(pyramid, name)) is not None]
     if not columns:
-        raise FormatError(f"{pyramid.path} knows no ids or source files, only levels; use `index`")
+        raise FormatError(f"{pyramid.path} has no ids or source files; use `index`")
     found: defaultdict[str, list[int]] = defaultdict(list)
     for column in columns:
         for number, name in enumerate(column):
@@ -97,7 +97,7 @@ def rank_by_score(pyramid: ImagePyramid) -> list[int]:
     """
     scores = read_numbers(pyramid, "score")
     if scores is None or not np.isfinite(scores).any():
-        raise FormatError(f"{pyramid.path} knows no scores; use `drawn` or `index`")
+        raise FormatError(f"{pyramid.path} has no scores; use `drawn` or `index`")
     order = np.argsort(-scores, kind="stable")
     numbers: list[int] = order[np.isfinite(scores[order])].tolist()
     return numbers

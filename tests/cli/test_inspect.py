@@ -319,7 +319,7 @@ def test_options_that_cannot_be(celebahq, ours: Path, theirs: Path, tmp_path: Pa
         (["extract", ours, *out, "--index", "20:"], "leaves no image"),
         (["extract", ours, *out, "--index", "a"], "'a' is no number or slice"),
         (["extract", ours, *out, "--id", "nobody"], "no image of the id or source file nobody"),
-        (["extract", theirs, *out, "--id", "000007"], "knows no ids or source files"),
+        (["extract", theirs, *out, "--id", "000007"], "has no ids or source files"),
         (["extract", ours, *out, "--index", "0", "--resolution", "32"], "no level 32x32; it has 16, 8, 4, 2, 1"),
         (
             ["extract", ours, "--index", "1:4", "--out", tmp_path / "taken"],
@@ -334,7 +334,7 @@ def test_options_that_cannot_be(celebahq, ours: Path, theirs: Path, tmp_path: Pa
         (["view", ours, *png, "--random", "--best"], "exclude each other"),
         (["view", ours, *png, "--random", "--index", "1"], "exclude each other"),
         (["view", ours, *png, "--worst", "--id", "000007"], "exclude each other"),
-        (["view", theirs, *png, "--best"], "knows no scores"),
+        (["view", theirs, *png, "--best"], "has no scores"),
     ]:
         check_line(celebahq(*arguments), 1, part)
     check_line(celebahq("compare", ours, theirs, "--by", "id"), 2, "cannot be matched by id")

@@ -80,7 +80,7 @@ def test_an_unfinished_run(aligned: Path, tmp_path: Path) -> None:
     with Image.open(made) as one, Image.open(part / "stages/align/images/00001/000005.png") as other:
         assert (np.asarray(one) == np.asarray(other)).all()
     assert run("compare", part, aligned, code=1)[-1] == "different: 0 of 1 pairs differ, 4 images have no partner"
-    assert "knows no scores" in refused("view", aligned, "--best", "--out", tmp_path / "best.png")
+    assert "has no scores" in refused("view", aligned, "--best", "--out", tmp_path / "best.png")
     page = tmp_path / "page.html"
     assert run("view", aligned, "--out", page) == ["5 of 5 images at 64x64", f"page: {page}"]
     assert page.read_text().count("<figure>") == 5
