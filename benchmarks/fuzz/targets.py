@@ -178,6 +178,17 @@ def _builds() -> list[Target]:
             ("run/*.json", "run/*.csv", "run/**/*.json", "run/**/*.jsonl"),
             ("status IN/run", "verify IN/run", f"{_BUILD} IN/run"),
         ),
+        Target(
+            "unfinished-run",
+            samples.unfinished_run,
+            ("run/*.json", "run/**/*.json", "run/**/*.jsonl", "run/**/*.png"),
+            (
+                "inspect IN/run",
+                "view IN/run --out OUT.html",
+                "extract IN/run --resolution 16 --out OUT",
+                "export IN/run --to stylegan-zip --workers 1 --out OUT.zip",
+            ),
+        ),
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from celebahq_builder.errors import FormatError
+from celebahq_builder.errors import FormatError, WorkspaceError
 from celebahq_builder.hdf5.reader import open_pyramid
 from celebahq_builder.image_set import Column, ImagePyramid, Pixels
 from celebahq_builder.imaging.image_io import decode_png
@@ -21,8 +21,8 @@ from celebahq_builder.pipeline.face import ImageRecord
 from celebahq_builder.pipeline.results import photo_statuses, read_records
 from celebahq_builder.pipeline.stage import record_types
 from celebahq_builder.pipeline.stages import load_stages
+from celebahq_builder.pipeline.stages.crop import CropRecord
 from celebahq_builder.pipeline.stages.pack import photo_columns
-from celebahq_builder.pipeline.state import RunDescription
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.storage import sha256
 
@@ -48,9 +48,8 @@ def find_images(path: Path) -> Path | RunImages:
     if not os.path.isdir(path):  # noqa: PTH112 - False also for paths that cannot exist
         return path
     workspace = Workspace(path)
-    run = workspace.run()
-    hdf5 = workspace.hdf5_path(run.resolution)
-    return hdf5 if hdf5.exists() else RunImages(workspace, run)
+    hdf5 = _hdf5_path(workspace)
+    return hdf5 if hdf5.exists() else RunImages(workspace)
 
 
 def find_hdf5(path: Path) -> Path:
@@ -61,14 +60,24 @@ def find_hdf5(path: Path) -> Path:
     """
     if not (path / "run.json").is_file():
         return path
-    workspace = Workspace(path)
-    hdf5 = workspace.hdf5_path(workspace.run().resolution)
+    hdf5 = _hdf5_path(Workspace(path))
     if not hdf5.exists():
         raise FormatError(
             f"{path} has no {hdf5.name} yet: finish its build, or export what is done: celebahq export {path} --to "
             "images --out DIR"
         )
     return hdf5
+
+
+def _hdf5_path(workspace: Workspace) -> Path:
+    """Return the path of the HDF5 file that a run makes; also checks what its `RunDescription` does not."""
+    run = workspace.run()
+    try:
+        levels(run.resolution)
+        load_stages(run.method)
+    except (KeyError, ValueError) as error:
+        raise WorkspaceError(f"{workspace.run_path} was changed or is corrupt ({error}); build again") from None
+    return workspace.hdf5_path(run.resolution)
 
 
 class RunImages:
@@ -84,13 +93,17 @@ class RunImages:
 
     channels = 3
 
-    def __init__(self, workspace: Workspace, run: RunDescription) -> None:
+    def __init__(self, workspace: Workspace) -> None:
+        run = workspace.run()
         self.path, self.resolution = workspace.root, run.resolution
         self.resolutions = levels(run.resolution)
         self._folder = workspace.stage(run.image_stage)
         scores = {one.key: one.score for one in photo_statuses(workspace) if one.end is None}
         records = read_records(self._folder, record_types(load_stages(run.method)), scores)
-        photos = sorted(records, key=lambda one: one.identity.index)
+        photos = sorted(
+            (one for one in records if {ImageRecord, CropRecord} <= one.parts.keys()),
+            key=lambda one: one.identity.index,
+        )
         self._images = [(one[ImageRecord].path, one[ImageRecord].sha256) for one in photos]
         self.count = len(photos)
         if not photos:
@@ -143,7 +156,14 @@ class RunImages:
         Raises:
             WorkspaceError: its file was changed or deleted.
         """
-        return decode_png(self._folder.read_image(*self._images[number]))
+        path, digest = self._images[number]
+        pixels = decode_png(self._folder.read_image(path, digest))
+        if pixels.shape != (3, self.resolution, self.resolution):
+            size = "x".join(map(str, pixels.shape[:0:-1]))
+            raise WorkspaceError(
+                f"{self._folder.root / path} has {size} px, expected {self.resolution}x{self.resolution}; build again"
+            )
+        return pixels
 
 
 @dataclass(frozen=True)
