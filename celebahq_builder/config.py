@@ -8,10 +8,11 @@ import json
 import math
 import os
 import re
+import shlex
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,14 +48,19 @@ def read_toml(path: Path, task: str = "") -> dict[str, object]:
     return _parse(_read(path, task), path)
 
 
-def load(cls: type[T], path: Path) -> T:
+def load(cls: type[T], path: Path, overrides: Mapping[str, object] | None = None) -> T:
     """Read the TOML file `path` as an instance of the frozen dataclass `cls`.
+
+    Args:
+        overrides: values by dotted key that replace those of the file.
 
     Raises:
         RecipeError: unreadable file, unknown key, wrong type, or a value that `cls` refuses.
     """
     text = _read(path)
-    return from_mapping(cls, _parse(text, path), where=str(path), text=text)
+    values = _parse(text, path)
+    settings = from_mapping(cls, values, where=str(path), text=text)
+    return from_mapping(cls, override(values, overrides), where="`overrides`") if overrides else settings
 
 
 def _read(path: Path, task: str = "") -> str:
@@ -114,13 +120,62 @@ def from_mapping(
         raise RecipeError(f"{_place(where, text, table, None)}: {error}") from None
 
 
-def merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:
-    """Return `base` updated with `over`, table by table; neither argument is changed."""
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
+def override(values: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, object]:
+    """Return nested tables with new values of some dotted keys; neither argument is changed.
+
+    >>> override({"schedule": {"minibatch": 16, "first": 4}}, {"schedule.minibatch": 8})
+    {'schedule': {'minibatch': 8, 'first': 4}}
+    """
+    changed = dict(values)
+    for dotted, value in overrides.items():
+        key, _, rest = dotted.partition(".")
+        table = changed.get(key)
+        changed[key] = override(table if isinstance(table, Mapping) else {}, {rest: value}) if rest else value
+    return changed
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, object]:
+    """Return values by dotted key from texts of the form ``KEY=VALUE``; values are those of TOML.
+
+    A value that is a single word needs no quotes, because shells remove them.
+
+    Raises:
+        RecipeError: the text has no key, or its value is not TOML.
+
+    >>> parse_overrides(["schedule.minibatch=8", "upscale.when=always", "keep_stages=['crop']"])
+    {'schedule.minibatch': 8, 'upscale.when': 'always', 'keep_stages': ['crop']}
+    """
+    overrides: dict[str, object] = {}
+    for text in texts:
+        key, equals, written = text.partition("=")
+        if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+){0,9}", key):
+            raise RecipeError(f"{_shown(text)} is not KEY=VALUE, such as schedule.minibatch=8")
+        try:
+            table = tomllib.loads(f"value = {written}")
+        except (ValueError, RecursionError):
+            table = {"value": written} if re.fullmatch(r"[\w./:+-]+", written) else {}
+        if table.keys() != {"value"}:
+            raise RecipeError(f"{key}={_shown(written)}: the value is not TOML; texts are written as '\"a b\"'")
+        overrides[key] = table["value"]
+    return overrides
+
+
+def override_arguments(overrides: Mapping[str, object] | None) -> str:
+    r"""Return the options of a command line that set some keys, each after a space.
+
+    >>> override_arguments({"schedule.minibatch": 8, "start": "a b"})
+    ' --set schedule.minibatch=8 --set \'start="a b"\''
+    """
+    return "".join(f" --set {shlex.quote(f'{key}={_toml(value)}')}" for key, value in (overrides or {}).items())
+
+
+def _toml(value: object) -> str:
+    """Return a value as TOML writes it on one line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def to_mapping(settings: DataclassInstance) -> dict[str, object]:

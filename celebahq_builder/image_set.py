@@ -6,10 +6,10 @@ import logging
 import os
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -264,6 +264,66 @@ class ImageSet(Protocol):
 
     def images(self) -> Iterator[NamedImage]:
         """Yield the images in order; may be called again."""
+
+
+class LevelImages(Protocol):
+    """The images of one level, to be indexed like an array uint8 [N, C, r, r]."""
+
+    def __getitem__(self, number: int, /) -> Pixels:
+        """Return an image, uint8 [C, r, r]."""
+
+    def read(self, indices: Sequence[int] | NDArray[np.int64], *, parallel: bool = True) -> Pixels:
+        """Return images uint8 [n, C, r, r] by their numbers; without threads if `parallel` is False."""
+
+
+class ImagePyramid(Protocol):
+    """Images at all resolutions from R down to 1, with metadata: an HDF5 file, or the images of an unfinished run."""
+
+    @property
+    def path(self) -> Path:
+        """Path of the file, or of the run directory."""
+
+    @property
+    def count(self) -> int:
+        """Number of images, N."""
+
+    @property
+    def channels(self) -> int:
+        """C: 3 for RGB, 1 for grey."""
+
+    @property
+    def resolution(self) -> int:
+        """R, the resolution of the largest level."""
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Resolutions of all levels, largest first."""
+
+    @property
+    def photos(self) -> Mapping[str, Column]:
+        """Columns of metadata by name, see docs/hdf5.md."""
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """JSON values that change with the images."""
+
+    def column(self, name: str, rows: slice = slice(None)) -> Column | None:
+        """Return some rows of a column with one row per image, or None if there is none of that name."""
+
+    def images(self, resolution: int | None = None) -> LevelImages:
+        """Return the images of a level; None for the largest."""
+
+    def check_resolution(self, resolution: int) -> None:
+        """Raise a FormatError that names all levels if there is none of a resolution."""
+
+    def close(self) -> None:
+        """Close what is open."""
+
+    def __enter__(self) -> Self:
+        """Return the images."""
+
+    def __exit__(self, *_: object) -> None:
+        """Close what is open."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celebahq_builder.config import bundled, flatten, from_mapping, load, merge, read_toml, to_mapping
+from celebahq_builder.config import (
+    bundled,
+    flatten,
+    from_mapping,
+    load,
+    override,
+    override_arguments,
+    parse_overrides,
+    read_toml,
+    to_mapping,
+)
 from celebahq_builder.errors import RecipeError
 from celebahq_builder.landmarks.training import LandmarkRecipe
 from celebahq_builder.limits import MAX_TOML_BYTES
@@ -225,17 +236,60 @@ def test_none_stands_for_an_option_left_out() -> None:
     assert from_mapping(Recipe, {"name": "x", "keep": None}, where="--keep") == Recipe("x")
 
 
-def test_merge_lays_tables_over_tables() -> None:
+def test_override_sets_dotted_keys_and_whole_tables() -> None:
     base = {"a": 1, "align": {"size_px": 3, "share": 0.5}, "phases": [1, 2]}
-    over = {"align": {"share": 0.1}, "phases": [3], "b": {"c": 1}}
-    assert merge(base, over) == {
-        "a": 1,
-        "align": {"size_px": 3, "share": 0.1},
-        "phases": [3],
-        "b": {"c": 1},
-    }
+    overrides = {"align.share": 0.1, "phases": [3], "b.c": 1}
+    assert override(base, overrides) == {"a": 1, "align": {"size_px": 3, "share": 0.1}, "phases": [3], "b": {"c": 1}}
+    assert override(base, {"align": {"share": 0.1}})["align"] == {"share": 0.1}
+    assert override(base, {"align": {}, "align.share": 0.2})["align"] == {"share": 0.2}
     assert base == {"a": 1, "align": {"size_px": 3, "share": 0.5}, "phases": [1, 2]}
-    assert over == {"align": {"share": 0.1}, "phases": [3], "b": {"c": 1}}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("keep", "'keep' is not KEY=VALUE, such as schedule.minibatch=8"),
+        ("=3", "'=3' is not KEY=VALUE"),
+        ("a..b=3", "'a..b=3' is not KEY=VALUE"),
+        ("keep=", "keep='': the value is not TOML"),
+        ("keep=[1, 2", "the value is not TOML"),
+        ("keep=1\nname=2", "the value is not TOML"),
+        ("keep=" + "[" * 5000, "the value is not TOML"),
+    ],
+)
+def test_overrides_that_cannot_be_read(text: str, said: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        parse_overrides([text])
+    assert said in str(error.value)
+    assert len(str(error.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("kep", 3, "^`overrides`: unknown key kep; did you mean keep"),
+        ("keep", "many", "^`overrides`: keep must be int, got 'many'$"),
+        ("name.x", 1, "^`overrides`: name must be str, got {'x': 1}$"),
+    ],
+)
+def test_errors_of_overrides(key: str, value: object, said: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=said):
+        load(Recipe, write(tmp_path, "name = 'x'\nkeep = 2"), {key: value})
+
+
+def test_written_overrides_are_read_back() -> None:
+    overrides = {
+        "a.b": 1,
+        "c": [1.5, 2.0],
+        "d": {},
+        "h": {"4": [1], "x y": {"z": "ü"}},
+        "e": "two words",
+        "f": True,
+        "g": 'it\'s "quoted"',
+    }
+    words = shlex.split(override_arguments(overrides))
+    assert words[::2] == ["--set"] * len(overrides)
+    assert parse_overrides(words[1::2]) == overrides
 
 
 def test_flatten() -> None:

@@ -318,11 +318,16 @@ def image_list(folder: Path) -> None:
     (folder / "image_list.txt").write_text("\n".join([head, *rows]) + "\n")
 
 
-def build_run(folder: Path) -> None:
+def unfinished_run(folder: Path) -> None:
+    """Write photos and a run that ended before its HDF5 file was written."""
+    build_run(folder, "--until", "score")
+
+
+def build_run(folder: Path, *more: str) -> None:
     """Write photos and the finished run of a build."""
     photos(folder)
     celebahq("build", "--celeba-root", folder / "celeba", "--recipe", folder / "recipe.toml", "--out", folder / "run",
-             "--workers", 1, "--device", "cpu")  # fmt: skip
+             "--workers", 1, "--device", "cpu", *more)  # fmt: skip
 
 
 def training_data(folder: Path) -> None:
@@ -387,7 +392,8 @@ def few_images(folder: Path) -> None:
 def filtered_folder(folder: Path) -> None:
     """Write a folder of images, its scores, and the images that were delivered."""
     few_images(folder / "images")
-    celebahq("filter", folder / "images", "--keep", 3, "--out", folder / "best", "--workers", 1)
+    scores = ("--scores", folder / "images-scores")
+    celebahq("filter", folder / "images", "--keep", 3, "--out", folder / "best", "--workers", 1, *scores)
 
 
 def stopped_export(folder: Path) -> None:

@@ -47,7 +47,7 @@ _LOOKS = (
     "view IN/data.h5 --out OUT.png --best",
     "compare IN/data.h5 IN/data.h5 --full",
     "evaluate IN/data.h5 --metrics ms-ssim --num 2 --device cpu",
-    "evaluate IN/data.h5 --audit --out OUT",
+    "audit IN/data.h5 --out OUT",
     "import IN/data.h5 --out OUT.h5 --workers 1",
 )
 _EXPORTS = tuple(
@@ -131,7 +131,7 @@ def _images() -> list[Target]:
             "filter-again",
             samples.filtered_folder,
             ("images-scores/*", "best/.*"),
-            ("filter IN/images --keep 2 --out IN/best --prune --workers 1",),
+            ("filter IN/images --keep 2 --out IN/best --prune --workers 1 --scores IN/images-scores",),
         ),
     ]
 
@@ -177,6 +177,17 @@ def _builds() -> list[Target]:
             samples.build_run,
             ("run/*.json", "run/*.csv", "run/**/*.json", "run/**/*.jsonl"),
             ("status IN/run", "verify IN/run", f"{_BUILD} IN/run"),
+        ),
+        Target(
+            "unfinished-run",
+            samples.unfinished_run,
+            ("run/*.json", "run/**/*.json", "run/**/*.jsonl", "run/**/*.png"),
+            (
+                "inspect IN/run",
+                "view IN/run --out OUT.html",
+                "extract IN/run --resolution 16 --out OUT",
+                "export IN/run --to stylegan-zip --workers 1 --out OUT.zip",
+            ),
         ),
     ]
 

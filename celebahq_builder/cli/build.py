@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, celebahq, name_options, sigterm_interrupts
+from celebahq_builder.cli.main import PATH, SET, celebahq, name_options, sigterm_interrupts
 from celebahq_builder.errors import RecipeError, SourceError
 from celebahq_builder.pipeline.stages import stage_names
 
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 STAGES = stage_names()
 
 
-@celebahq.command(interrupted="the same command (without --redo) resumes")
+@celebahq.command(
+    interrupted="the same command (without --redo) resumes",
+    examples={
+        "Build the first 12 photos of CelebA.": "celebahq build --celeba-root /data/celeba --out work --limit 12",
+        "Build 512x512 faces from your own photos.": "celebahq build --photos photos --resolution 512 --out mine",
+    },
+)
 @click.option(
     "--celeba-root", type=PATH, metavar="DIR", help="CelebA as its authors ship it: img_celeba/, Anno/, Eval/."
 )
@@ -35,6 +41,7 @@ STAGES = stage_names()
     "--landmarks",
     type=PATH,
     metavar="TABLE",
+    show_default="found by the face detector",
     help="Landmarks of --photos: CSV of file, lefteye_x, ... rightmouth_y, or a table that another program writes, see "
     "docs/landmarks.md.",
 )
@@ -61,7 +68,6 @@ STAGES = stage_names()
     "--landmark-order",
     type=click.Choice(["viewer", "subject", "yx"]),
     default="viewer",
-    show_default=True,
     help="Order of the ten numbers: left and right as the viewer sees them; as the photographed person "
     "sees them; or as the viewer sees them, but y before x.",
 )
@@ -74,29 +80,48 @@ STAGES = stage_names()
     metavar="FILE.toml",
     help="Settings: a file, or the name of a recipe in pipelines/. Default: celebahq-1024; with --photos, own-photos.",
 )
-@click.option("--keep", type=click.IntRange(1), metavar="N", help="Photos to keep, best first.")
-@click.option("--resolution", type=int, metavar="PX", help="Side length of the result: a power of two, 64 to 2048.")
+@SET
+@click.option(
+    "--keep", type=click.IntRange(1), metavar="N", show_default="as in the recipe", help="Photos to keep, best first."
+)
+@click.option(
+    "--resolution",
+    type=int,
+    metavar="PX",
+    show_default="as in the recipe",
+    help="Side length of the result: a power of two, 64 to 2048.",
+)
 @click.option(
     "--workers", type=click.IntRange(1), metavar="N", help="Processes; default one per core. Never changes the result."
 )
-@click.option("--device", default="auto", show_default=True, metavar="NAMES", help="auto, cpu, cuda, or cuda:0,cuda:1.")
-@click.option("--until", type=click.Choice(STAGES), default="pack", show_default=True, help="Stop after this stage.")
+@click.option("--device", default="auto", metavar="NAMES", help="auto, cpu, cuda, or cuda:0,cuda:1.")
+@click.option("--until", type=click.Choice(STAGES), default="pack", help="Stop after this stage.")
 @click.option(
-    "--from", "start", type=click.Choice(STAGES), help="Run no stage before this one; its input must be on disk."
+    "--from",
+    "start",
+    type=click.Choice(STAGES),
+    show_default="the first stage",
+    help="Run no stage before this one; its input must be on disk.",
 )
 @click.option(
     "--redo",
     type=click.Choice(STAGES),
+    show_default="none",
     help="Delete the results of this stage and of later ones first; leave it out to resume.",
 )
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N photos.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", show_default="all", help="Only the first N photos.")
 @click.option(
-    "--ids", type=PATH, metavar="FILE", help="Only the photos named in this file, one id or file name per line."
+    "--ids",
+    type=PATH,
+    metavar="FILE",
+    show_default="all",
+    help="Only the photos named in this file, one id or file name per line.",
 )
 @click.option(
     "--image-list",
     type=PATH,
     metavar="FILE",
+    show_default="none",
     help="image_list.txt of the official CelebA-HQ, with --recipe official-deltas: only its photos, in its order. "
     "Without --deltas, the images that the deltas belong to, each checked by its MD5.",
 )
@@ -104,10 +129,15 @@ STAGES = stage_names()
     "--deltas",
     type=PATH,
     metavar="DIR",
+    show_default="none",
     help="Folder of deltas00000.zip, ..., all or some, with --image-list: makes the official CelebA-HQ, bit for bit.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0), metavar="S", help='Seed of a shuffled order, [pack] order = "shuffled".'
+    "--seed",
+    type=click.IntRange(0),
+    metavar="S",
+    show_default="as in the recipe",
+    help='Seed of a shuffled order, [pack] order = "shuffled".',
 )
 @click.option(
     "--labels",
@@ -196,7 +226,12 @@ def _print_result(result: BuildResult) -> None:
     click.echo(f"report:   {result.report.absolute()}")
 
 
-@celebahq.command()
+@celebahq.command(
+    examples={
+        "Print what is done and what is left.": "celebahq status work",
+        "Print it every minute.": "watch -n 60 celebahq status work",
+    }
+)
 @click.argument("work", type=PATH)
 def status(work: Path) -> None:
     """Print the state of the run directory WORK."""
@@ -207,7 +242,12 @@ def status(work: Path) -> None:
         click.echo(line)
 
 
-@celebahq.command()
+@celebahq.command(
+    examples={
+        "Check all files of a run directory.": "celebahq verify work",
+        "Check one HDF5 file.": "celebahq verify faces.h5",
+    }
+)
 @click.argument("path", type=PATH, metavar="WORK|FILE.h5")
 def verify(path: Path) -> None:
     """Check all hashes, counts and levels of a run directory or an HDF5 file.

@@ -1,22 +1,40 @@
-"""The command ``evaluate``: metrics of data sets, generators and training runs, and audits of data sets."""
+"""The command ``evaluate``: metrics of data sets, generators and training runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, celebahq
-from celebahq_builder.errors import FormatError, RecipeError
-from celebahq_builder.storage import NewFiles
+from celebahq_builder.cli.main import PATH, celebahq, print_path
+from celebahq_builder.errors import FormatError
 
 
-@celebahq.command()
+def _audit_moved(_: click.Context, __: click.Parameter, given: bool) -> None:
+    if given:
+        raise click.UsageError("--audit is a command of its own now: celebahq audit FILE.h5")
+
+
+@celebahq.command(
+    examples={
+        "Compare generated images with a data set.": "celebahq evaluate fakes --against faces.h5 --metrics swd,ms-ssim",
+        "Evaluate all checkpoints of a run, and draw the curves.": (
+            "celebahq evaluate runs/progan --against faces.h5 --metrics swd --out scores"
+        ),
+    }
+)
 @click.argument("source", type=PATH, metavar="SOURCE")
-@click.option("--against", type=PATH, metavar="REFERENCE", help="Reference images; swd, fid and kid need them.")
-@click.option("--metrics", metavar="LIST", help="Metrics, separated by commas: swd, ms-ssim, fid, kid, is.")
+@click.option(
+    "--against",
+    type=PATH,
+    metavar="REFERENCE",
+    show_default="none",
+    help="Reference images; swd, fid and kid need them.",
+)
+@click.option(
+    "--metrics", metavar="LIST", required=True, help="Metrics, separated by commas: swd, ms-ssim, fid, kid, is."
+)
 @click.option(
     "--num",
     type=click.IntRange(1),
@@ -28,7 +46,6 @@ from celebahq_builder.storage import NewFiles
     "--seed",
     type=click.IntRange(0),
     default=0,
-    show_default=True,
     metavar="S",
     help="Seed of the latents, of the choice of images, and of random choices of the metrics.",
 )
@@ -38,7 +55,7 @@ from celebahq_builder.storage import NewFiles
     metavar="R",
     help="Level of HDF5 files, default the largest of SOURCE; for a run, only its snapshots of that resolution.",
 )
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
+@click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:1.")
 @click.option(
     "--inception",
     type=PATH,
@@ -46,20 +63,25 @@ from celebahq_builder.storage import NewFiles
     help="Inception weights for fid, kid and is; by default they are downloaded once.",
 )
 @click.option(
-    "--json", type=PATH, metavar="FILE.json", help="Write the results with all details of the protocol to FILE.json."
+    "--json",
+    type=PATH,
+    metavar="FILE.json",
+    show_default="none",
+    help="Write the results with all details of the protocol to FILE.json.",
 )
-@click.option("--out", type=PATH, metavar="DIR", help="Write DIR/index.html and DIR/evaluation.json.")
 @click.option(
-    "--audit",
-    is_flag=True,
-    help="Look for duplicates, black bars and padding in FILE.h5; writes DIR/audit, or FILE-audit.",
+    "--out", type=PATH, metavar="DIR", show_default="none", help="Write DIR/index.html and DIR/evaluation.json."
 )
-def evaluate(source: Path, metrics: str | None, out: Path | None, audit: bool, **asked: Any) -> None:
-    """Measure how close the images of SOURCE are to those of REFERENCE, and how varied they are.
+@click.option("--audit", is_flag=True, hidden=True, is_eager=True, expose_value=False, callback=_audit_moved)
+def evaluate(
+    source: Path, metrics: str, against: Path | None, num: int | None, seed: int, device: str, **asked: Any
+) -> None:
+    """Measure the quality and the variation of images: SWD, MS-SSIM, FID, KID, IS.
 
     SOURCE and REFERENCE are HDF5 files, folders of images, zips of images (as StyleGAN uses), or generators: the file
-    generator.safetensors or the folder of a run. If SOURCE is a run, all its checkpoints are evaluated, each at its
-    own resolution, and the page that --out writes shows the curves.
+    generator.safetensors or the folder of a training. If SOURCE is a training, all its checkpoints are evaluated, each
+    at its own resolution, and the page that --out writes shows the curves. Of a run directory of celebahq build, the
+    HDF5 file is read.
 
     \b
     swd      sliced Wasserstein distance x 1e3, by level of the Laplacian pyramid: local texture; lower is better
@@ -73,20 +95,24 @@ def evaluate(source: Path, metrics: str | None, out: Path | None, audit: bool, *
     is, the value of REFERENCE itself. From a data set of more than N images, N are drawn at random without
     replacement; from a generator, the first N images of the seed are used.
     """  # noqa: D301 - click wants the character, not its name
-    if metrics is None and not audit:
-        raise RecipeError("nothing to do: give --metrics, some of swd,ms-ssim,fid,kid,is, or --audit")
-    for path in filter(None, (source, asked["against"])):
-        check_exists(path)
-    with NewFiles() as files:
-        if audit:
-            from celebahq_builder.inspect import audit_report
+    from celebahq_builder.pipeline.run_images import find_hdf5
 
-            folder = out / "audit" if out else source.with_name(f"{source.stem}-audit")
-            for line in audit_report.audit(source, folder, files=files):
-                click.echo(line)
-        if metrics is not None:
-            for line in _scores(source, metrics, out, **asked):
-                click.echo(line)
+    for path in filter(None, (source, against)):
+        check_exists(path)
+    source, against = find_hdf5(source), against and find_hdf5(against)
+    import torch
+
+    from celebahq_builder import parallel
+    from celebahq_builder.evaluation.protocol import EvaluationProtocol, parse_metrics
+    from celebahq_builder.progan import evaluation as room
+
+    where = torch.device(parallel.devices(device)[0])
+    protocol = EvaluationProtocol(parse_metrics(metrics), num, seed, where, asked["inception"])
+    request = room.EvaluationRequest(source, protocol, against, asked["resolution"], asked["json"], asked["out"])
+    for line in room.evaluate_and_report(request):
+        click.echo(line)
+    for path in request.files:
+        print_path("page" if path.suffix == ".html" else "results", path)
 
 
 def check_exists(path: Path) -> None:
@@ -99,18 +125,3 @@ def check_exists(path: Path) -> None:
         ) from None
     except (OSError, ValueError):
         pass  # the reader of the path has a message for it
-
-
-def _scores(
-    source: Path, metrics: str, out: Path | None, *, device: str, num: int | None, seed: int, **asked: Any
-) -> Iterator[str]:
-    import torch
-
-    from celebahq_builder import parallel
-    from celebahq_builder.evaluation.protocol import EvaluationProtocol, parse_metrics
-    from celebahq_builder.progan import evaluation as room
-
-    where = torch.device(parallel.devices(device)[0])
-    protocol = EvaluationProtocol(parse_metrics(metrics), num, seed, where, asked["inception"])
-    request = room.EvaluationRequest(source, protocol, asked["against"], asked["resolution"], asked["json"], out)
-    return room.evaluate_and_report(request)

@@ -7,27 +7,52 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, celebahq
+from celebahq_builder.cli.main import PATH, celebahq, print_path
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 
 
-@celebahq.command("filter", interrupted="run the same command again to resume")
+@celebahq.command(
+    "filter",
+    interrupted="run the same command again to resume",
+    examples={
+        "Score all images, and show the best and the worst.": "celebahq filter photos",
+        "Copy the best 30 percent to the folder best.": "celebahq filter photos --top 30 --out best",
+    },
+)
 @click.argument("folder", type=PATH, metavar="DIR")
-@click.option("--keep", type=click.IntRange(1), metavar="N", help="Keep the N images of the highest scores.")
 @click.option(
-    "--min-score", type=click.FloatRange(0, 1), metavar="S", help="Keep the images of score S or more: 0 to 1."
+    "--keep", type=click.IntRange(1), metavar="N", show_default="all", help="Keep the N images of the highest scores."
+)
+@click.option(
+    "--min-score",
+    type=click.FloatRange(0, 1),
+    metavar="S",
+    show_default="all",
+    help="Keep the images of score S or more: 0 to 1.",
 )
 @click.option(
     "--top",
     "top_percent",
     type=click.FloatRange(0, 100, min_open=True),
     metavar="PERCENT",
+    show_default="all",
     help="Keep the best PERCENT of the images that have a score, rounded down, but at least one.",
 )
 @click.option(
-    "--out", type=PATH, metavar="DIR2", help="Deliver the kept images to DIR2, in the same subfolders as in DIR."
+    "--out",
+    type=PATH,
+    metavar="DIR2",
+    show_default="none",
+    help="Deliver the kept images to DIR2, in the same subfolders as in DIR.",
 )
-@click.option("--list", "list_path", type=PATH, metavar="FILE.csv", help="Or write their names and scores to FILE.csv.")
+@click.option(
+    "--list",
+    "list_path",
+    type=PATH,
+    metavar="FILE.csv",
+    show_default="none",
+    help="Or write their names and scores to FILE.csv.",
+)
 @click.option(
     "--copy", "mode", flag_value="copy", help="With --out: copy them, with their time stamps. This is the default."
 )
@@ -48,8 +73,8 @@ from celebahq_builder.limits import MAX_IMAGE_PIXELS
     "--scores",
     type=PATH,
     metavar="DIR3",
-    help="Folder for scores.csv, index.html and the scores from which a killed command resumes; default DIR-scores, "
-    "beside DIR.",
+    help="Folder for scores.csv, index.html and the scores from which a killed command resumes; default DIR-scores in "
+    "the current folder.",
 )
 @click.option(
     "--workers",
@@ -61,7 +86,6 @@ from celebahq_builder.limits import MAX_IMAGE_PIXELS
     "--pixels-max",
     type=click.IntRange(1),
     default=MAX_IMAGE_PIXELS,
-    show_default=True,
     metavar="PX",
     help="Images of more pixels are not decoded: 6 bytes of memory per pixel and process.",
 )
@@ -89,5 +113,14 @@ def filter_images(folder: Path, mode: str | None, **options: Any) -> None:
     result = filter_folder(folder, mode=DeliveryMode(mode) if mode else None, **options)
     for line in result.lines():
         click.echo(line)
+    delivered = result.delivery.out if result.delivery else None
+    for kind, path in (
+        ("images", delivered),
+        ("list", result.list_path),
+        ("table", result.table_path),
+        ("page", result.page_path),
+    ):
+        if path:
+            print_path(kind, path)
     if result.has_errors:
         raise click.exceptions.Exit(1)

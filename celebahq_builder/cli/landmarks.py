@@ -7,25 +7,31 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, celebahq
+from celebahq_builder.cli.main import PATH, SET, celebahq, print_path
 from celebahq_builder.cli.restoration import training_command
 
 
-@celebahq.command(interrupted="run the same command again to resume")
+@celebahq.command(
+    interrupted="run the same command again to resume",
+    examples={
+        "Find all faces.": "celebahq landmarks photos --out faces.csv",
+        "Take one face of each photo, if it is large enough.": (
+            "celebahq landmarks photos --faces largest --min-face-px 200 --out largest.csv"
+        ),
+    },
+)
 @click.argument("photos", type=PATH, metavar="PHOTOS_DIR")
 @click.option("--out", type=PATH, metavar="TABLE.csv", required=True, help="Table to write, for build --landmarks.")
 @click.option(
     "--faces",
     type=click.Choice(["all", "largest", "central"]),
     default="all",
-    show_default=True,
     help="Faces of a photo that are used: all, the largest one, or the one nearest to the centre.",
 )
 @click.option(
     "--min-face-px",
     type=click.IntRange(1),
     default=48,
-    show_default=True,
     metavar="PX",
     help="Least width of the crop around a face, in px of the photo.",
 )
@@ -33,7 +39,6 @@ from celebahq_builder.cli.restoration import training_command
     "--min-confidence",
     type=click.FloatRange(0.5, 1),
     default=0.8,
-    show_default=True,
     metavar="C",
     help="Least confidence of the detector.",
 )
@@ -41,7 +46,6 @@ from celebahq_builder.cli.restoration import training_command
     "--max-spread",
     type=click.FloatRange(0, min_open=True),
     default=0.25,
-    show_default=True,
     metavar="S",
     help="Largest standard deviation of the landmarks over several views of a face, in distances of the eyes; profiles "
     "have more.",
@@ -62,29 +66,48 @@ from celebahq_builder.cli.restoration import training_command
     "--refiner",
     type=PATH,
     metavar="RUN|NAME",
+    show_default="none",
     help="Network that makes the landmarks more precise: a folder of train-landmarks, or weights of a registry.",
 )
 def landmarks(photos: Path, **options: Any) -> None:
-    """Find the faces in all photos below PHOTOS_DIR, or in one photo, and write a table of their landmarks.
+    """Find the faces of photos, and write a table of their landmarks.
+
+    PHOTOS_DIR is a folder, which is searched at any depth, or one photo.
 
     TABLE.html shows every photo with what was found, the most doubtful first. TABLE.jsonl holds all that was found: a
     killed command resumes from it, and later commands with other limits need no new search.
     """
     from celebahq_builder.landmarks.find import find_landmarks
 
-    for line in find_landmarks(photos, **options).lines():
+    result = find_landmarks(photos, **options)
+    for line in result.lines():
         click.echo(line)
+    print_path("table", result.table)
+    print_path("page", result.page)
 
 
-@celebahq.command("train-landmarks", interrupted="run the same command again; it resumes if there is a checkpoint")
+@celebahq.command(
+    "train-landmarks",
+    interrupted="run the same command again; it resumes if there is a checkpoint",
+    examples={
+        "Train on CelebA.": "celebahq train-landmarks /data/celeba --out runs/landmarks",
+        "Train for fewer steps than the recipe.": (
+            "celebahq train-landmarks /data/celeba --out runs/short --set steps=2000"
+        ),
+    },
+)
 @click.argument("celeba_root", type=PATH, metavar="CELEBA_ROOT")
 @click.option("--out", type=PATH, metavar="RUN", required=True, help="Folder of the run; the same command resumes it.")
-@click.option("--recipe", type=PATH, metavar="FILE.toml", help="Training recipe; default the bundled one.")
-@click.option("--start", metavar="NAME", help="Weights to start from: a registered name, or DIR/NAME.")
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
+@click.option("--recipe", type=PATH, metavar="FILE.toml", show_default="landmarks", help="Training recipe.")
+@SET
 @click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="CPU threads of torch."
+    "--start",
+    metavar="NAME",
+    show_default="as in the recipe",
+    help="Weights to start from: a registered name, or DIR/NAME.",
 )
+@click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:1.")
+@click.option("--threads", type=click.IntRange(1), default=1, metavar="N", help="CPU threads of torch.")
 @click.option(
     "--workers",
     type=click.IntRange(0),
@@ -92,10 +115,10 @@ def landmarks(photos: Path, **options: Any) -> None:
     help="Threads that prepare images ahead; default 0 on a CPU, up to 8 with a GPU.",
 )
 def train_landmarks(celeba_root: Path, recipe: Path | None, **asked: Any) -> None:
-    """Train the network that refines landmarks, on any folder in CelebA's layout.
+    """Train the network that refines landmarks.
 
-    CELEBA_ROOT has the folder img_celeba and the table Anno/list_landmarks_celeba.txt. The network learns the
-    convention of this table.
+    CELEBA_ROOT is CelebA, or any folder in its layout: it has the folder img_celeba and the table
+    Anno/list_landmarks_celeba.txt. The network learns the convention of this table.
     """
     from celebahq_builder.training.interruption import StopRequest
 

@@ -10,14 +10,15 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from celebahq_builder import __version__
-from celebahq_builder.errors import CelebAHQError, printable
+from celebahq_builder.config import parse_overrides
+from celebahq_builder.errors import CelebAHQError, RecipeError, printable
 from celebahq_builder.storage import delete_interrupted_files
 from celebahq_builder.training.interruption import TrainingInterrupted
 
@@ -53,7 +54,27 @@ class Interrupted(click.Abort):
         self.number = number
 
 
-class Command(click.Command):
+class Documented(click.Command):
+    """A command whose help ends with examples.
+
+    Args:
+        examples: command lines by what they do.
+    """
+
+    def __init__(self, *args: Any, examples: Mapping[str, str] | None = None, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.examples = examples or {}
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples."""
+        super().format_epilog(ctx, formatter)
+        if self.examples:
+            formatter.write_paragraph()
+            formatter.write("Examples:\n")
+            formatter.write("\n".join(f"  # {purpose}\n  {line}\n" for purpose, line in self.examples.items()))
+
+
+class Command(Documented):
     """A command with a message for Ctrl-C, and with option names in error messages.
 
     Args:
@@ -98,11 +119,51 @@ def name_options(message: str, parameters: Sequence[click.Parameter]) -> str:
     return re.sub(r"`(\w+)`", lambda found: options.get(found[1], found[0]), message)
 
 
-class Group(click.Group):
-    """A group of commands of the class `Command`."""
+def _parse_overrides(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> dict[str, object]:
+    try:
+        return parse_overrides(texts)
+    except RecipeError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+SET = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_parse_overrides,
+    help="Change a key of the recipe, such as seed=1; repeatable. Values are written as in TOML files.",
+)
+"""Changes of a recipe, for all commands that have one."""
+
+
+class Group(Documented, click.Group):
+    """A group of commands of the class `Command`.
+
+    Args:
+        sections: names of its commands by the headings under which its help lists them.
+    """
 
     command_class = Command
     group_class = type
+
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]] | None = None, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.sections = sections or {}
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the first sentence of each command's help, however long."""
+        listed = {name for names in self.sections.values() for name in names}
+        others = [name for name in self.commands if name not in listed]
+        for heading, names in (*self.sections.items(), ("Other" if listed else "Commands", others)):
+            if names:
+                with formatter.section(heading):
+                    formatter.write_dl([(name, self.commands[name].get_short_help_str(10_000)) for name in names])
+
+
+def print_path(kind: str, path: Path) -> None:
+    """Print what a command has made and its absolute path, as the last line of its output."""
+    click.echo(f"{kind}: {printable(str(path.absolute()))}")
 
 
 class _Output(io.TextIOWrapper):
@@ -277,7 +338,33 @@ def _leave(error: BaseException) -> NoReturn:
     os._exit(128 + number)  # the workers have been told to stop; waiting for them would look like a hang
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+SECTIONS = {
+    "Build": ("build", "landmarks", "status", "verify"),
+    "Look": ("inspect", "view", "extract"),
+    "Convert": ("export", "import"),
+    "Score": ("filter",),
+    "Train": (
+        *("train", "generate", "interpolate", "training-video"),
+        *("train-denoiser", "train-upscaler", "train-landmarks", "weights"),
+    ),
+    "Measure": ("evaluate", "audit", "compare"),
+}
+"""All commands, as ``celebahq --help`` lists them."""
+
+
+@click.group(
+    cls=Group,
+    sections=SECTIONS,
+    examples={
+        "Build the first 12 photos of CelebA, look at the faces, and continue with all photos.": (
+            "celebahq build --celeba-root /data/celeba --out work --limit 12\n"
+            "  celebahq view work\n"
+            "  celebahq build --celeba-root /data/celeba --out work"
+        ),
+        "Print the manual of a command.": "celebahq build --help",
+    },
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100},
+)
 @click.version_option(__version__)
 def celebahq() -> None:
     """Build CelebA-HQ from in-the-wild photos, train networks on it, and evaluate the results."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, celebahq
+from celebahq_builder.cli.main import PATH, SET, celebahq, print_path
 
 
 def _finite(_: click.Context, param: click.Parameter, value: float | None) -> float | None:
@@ -18,18 +18,26 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
     return value
 
 
-@celebahq.command(interrupted="run the same command again; it resumes if there is a checkpoint")
+@celebahq.command(
+    interrupted="run the same command again; it resumes if there is a checkpoint",
+    examples={
+        "Print networks and schedule.": "celebahq train faces.h5 --out runs/progan --dry-run",
+        "Train with minibatches of 8 images at all resolutions.": (
+            "celebahq train faces.h5 --out runs/8 --set schedule.minibatch=8 --set schedule.minibatches={}"
+        ),
+    },
+)
 @click.argument("data", type=PATH, metavar="DATA.h5")
 @click.option("--out", type=PATH, metavar="RUN", required=True, help="Folder of the run; the same command resumes it.")
-@click.option(
-    "--recipe", type=PATH, default="celebahq-1024-1gpu", show_default=True, metavar="FILE.toml", help="Training recipe."
-)
+@click.option("--recipe", type=PATH, default="celebahq-1024-1gpu", metavar="FILE.toml", help="Training recipe.")
+@SET
 @click.option("--resume", is_flag=True, help="Only resume: fail if RUN holds no checkpoint.")
 @click.option(
     "--total-kimg",
     type=click.FloatRange(0, min_open=True),
     metavar="K",
     callback=_finite,
+    show_default="as in the recipe",
     help="Length of the training, in thousands of real images.",
 )
 @click.option(
@@ -39,11 +47,12 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
     help="Resume although this recipe key has a new value: schedule.learning_rate, schedule.learning_rates, "
     "schedule.rampup_kimg, loss, precision, ema.",
 )
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
+@click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:1.")
 @click.option(
     "--threads",
     type=click.IntRange(1),
     metavar="N",
+    show_default="one per core",
     help="CPU threads of torch; the number changes the last bits of the result.",
 )
 @click.option(
@@ -57,12 +66,22 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
     "--against",
     type=PATH,
     metavar="FILE.h5",
+    show_default="DATA.h5",
     help="Evaluate against this file during the training; [tick] in the recipe names the metrics.",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Print networks, schedule and passes per minibatch (tested on the GPU), then stop."
 )
-def train(data: Path, out: Path, recipe: Path, device: str, threads: int | None, dry_run: bool, **asked: Any) -> None:
+def train(
+    data: Path,
+    out: Path,
+    recipe: Path,
+    overrides: dict[str, object],
+    device: str,
+    threads: int | None,
+    dry_run: bool,
+    **asked: Any,
+) -> None:
     """Train a ProGAN on the HDF5 file DATA.h5.
 
     You can kill the command at any time: the same command resumes. Ctrl-C and SIGTERM save a checkpoint first.
@@ -87,23 +106,24 @@ def train(data: Path, out: Path, recipe: Path, device: str, threads: int | None,
                 raise click.BadParameter(f"--changed {key}: expected one of {', '.join(RESUMABLE_KEYS)}")
         if dry_run:
             request = TrainingRequest(data, out, **asked)
-            for line in launch.plan(request, recipe, device) if is_main_process() else ():
+            for line in launch.plan(request, recipe, device, overrides) if is_main_process() else ():
                 click.echo(line)
             return
-        run = launch.train_progan(data, out, recipe=recipe, device=device, threads=threads, stop=stop, **asked)
+        run = launch.train_progan(
+            data, out, recipe=recipe, overrides=overrides, device=device, threads=threads, stop=stop, **asked
+        )
         if is_main_process():
             click.echo(f"report: {run.absolute() / 'report' / 'index.html'}")
 
 
 GENERATOR = click.argument("generator", type=PATH, metavar="RUN|FILE.safetensors")
-SEED = click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, metavar="S", help="Seed of the latents."
-)
-DEVICE = click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1.")
+SEED = click.option("--seed", type=click.IntRange(0), default=0, metavar="S", help="Seed of the latents.")
+DEVICE = click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:1.")
 LABEL = click.option(
     "--label",
     type=click.IntRange(0),
     metavar="N",
+    show_default="labels of the data set in turn",
     help="Generate only this label (from 0), if the generator has labels.",
 )
 
@@ -121,7 +141,12 @@ class GridParam(click.ParamType[tuple[int, int]]):
         return int(columns), int(rows)
 
 
-@celebahq.command()
+@celebahq.command(
+    examples={
+        "Write 100 PNG files.": "celebahq generate runs/progan --num 100 --out fakes",
+        "Write one image of 8 x 4 faces.": "celebahq generate runs/progan --grid 8x4 --seed 1 --out grid.png",
+    }
+)
 @GENERATOR
 @click.option("--num", type=click.IntRange(1), metavar="N", help="Number of images; default 1000.")
 @click.option(
@@ -131,7 +156,13 @@ class GridParam(click.ParamType[tuple[int, int]]):
     metavar="DIR|FILE.h5|FILE.png",
     help="Folder of PNG files, HDF5 file, or one image with --grid.",
 )
-@click.option("--grid", type=GridParam(), metavar="CxR", help="Write one image with C columns and R rows to FILE.png.")
+@click.option(
+    "--grid",
+    type=GridParam(),
+    metavar="CxR",
+    show_default="none",
+    help="Write one image with C columns and R rows to FILE.png.",
+)
 @SEED
 @LABEL
 @DEVICE
@@ -144,7 +175,10 @@ def generate(
     label: int | None,
     device: str,
 ) -> None:
-    """Generate images with a trained generator; image i of a seed is always the same."""
+    """Generate images with a trained generator.
+
+    Image i of a seed is always the same.
+    """
     import torch
 
     from celebahq_builder import parallel
@@ -162,17 +196,21 @@ def generate(
         progress = Progress("generate", count, unit="image", judged=False)
         room.generate(images, out, progress.advance)
         progress.close()
-    click.echo(f"{out}: {count} images of {images.resolution}x{images.resolution}")
+    click.echo(f"{count} images of {images.resolution}x{images.resolution}")
+    print_path("image" if grid else "images", out)
 
 
-@celebahq.command()
+@celebahq.command(
+    examples={
+        "Make a video of one minute.": "celebahq interpolate runs/progan --out walk.mp4",
+        "Make a video of 3 x 2 faces.": "celebahq interpolate runs/progan --grid 3x2 --seconds 20 --out six.mp4",
+    }
+)
 @GENERATOR
 @click.option("--out", type=PATH, required=True, metavar="FILE.mp4", help="Video file to create (H.264).")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, metavar="S")
-@click.option("--fps", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, metavar="F")
-@click.option(
-    "--grid", type=GridParam(), default="1x1", show_default=True, metavar="CxR", help="Interpolations side by side."
-)
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=60.0, metavar="S", help="Length.")
+@click.option("--fps", type=click.FloatRange(0, min_open=True), default=60.0, metavar="F", help="Frames per second.")
+@click.option("--grid", type=GridParam(), default="1x1", metavar="CxR", help="Interpolations side by side.")
 @SEED
 @LABEL
 @DEVICE
@@ -198,16 +236,22 @@ def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, 
         **asked,
     )
     progress.close()
-    click.echo(f"video: {out}")
+    print_path("video", out)
 
 
-@celebahq.command("training-video")
+@celebahq.command(
+    "training-video",
+    examples={
+        "Show how the generated images became better.": "celebahq training-video runs/progan --out training.mp4",
+        "Show it more slowly.": "celebahq training-video runs/progan --fps 4 --out slow.mp4",
+    },
+)
 @click.argument("run", type=PATH, metavar="RUN")
 @click.option("--out", type=PATH, required=True, metavar="FILE.mp4", help="Video file to create (H.264).")
-@click.option("--fps", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, metavar="F")
+@click.option("--fps", type=click.FloatRange(0, min_open=True), default=10.0, metavar="F", help="Grids per second.")
 def training_video(run: Path, out: Path, fps: float) -> None:
     """Make a video of the grids of generated images of a run."""
     from celebahq_builder.progan.video import training_video as make
 
     make(run, out, fps=fps)
-    click.echo(f"video: {out}")
+    print_path("video", out)

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, celebahq
+from celebahq_builder.cli.main import PATH, SET, celebahq, print_path
+from celebahq_builder.config import override_arguments
 
 
 def _training_options(command: Any) -> Any:
@@ -21,11 +22,15 @@ def _training_options(command: Any) -> Any:
             help="Folder of the run; the same command resumes it.",
         ),
         click.option("--recipe", type=PATH, metavar="FILE.toml", help="Training recipe; default the bundled one."),
-        click.option("--start", metavar="NAME", help="Weights to start from: a registered name, or DIR/NAME."),
-        click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:1."),
+        SET,
         click.option(
-            "--threads", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="CPU threads of torch."
+            "--start",
+            metavar="NAME",
+            show_default="as in the recipe",
+            help="Weights to start from: a registered name, or DIR/NAME.",
         ),
+        click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:1."),
+        click.option("--threads", type=click.IntRange(1), default=1, metavar="N", help="CPU threads of torch."),
         click.option(
             "--workers",
             type=click.IntRange(0),
@@ -38,23 +43,41 @@ def _training_options(command: Any) -> Any:
     return command
 
 
-@celebahq.command("train-denoiser", interrupted="run the same command again; it resumes if there is a checkpoint")
+@celebahq.command(
+    "train-denoiser",
+    interrupted="run the same command again; it resumes if there is a checkpoint",
+    examples={
+        "Train from the beginning.": "celebahq train-denoiser photos --out runs/denoiser",
+        "Fine-tune the bundled weights.": (
+            "celebahq train-denoiser photos --recipe denoiser-finetune --start denoiser --out runs/fine"
+        ),
+    },
+)
 @_training_options
 def train_denoiser(photos: Path, recipe: Path | None, **asked: Any) -> None:
-    """Train the network that removes JPEG artefacts on any folder of clean photos.
+    """Train the network that removes JPEG artefacts.
 
-    --recipe denoiser-finetune --start denoiser fine-tunes the bundled weights. On several GPUs:
+    PHOTOS_DIR is any folder of clean photos. On several GPUs:
     torchrun --nproc-per-node N -m celebahq_builder train-denoiser ...
     """
     _train("denoise", photos, recipe or Path("denoiser"), asked)
 
 
-@celebahq.command("train-upscaler", interrupted="run the same command again; it resumes if there is a checkpoint")
+@celebahq.command(
+    "train-upscaler",
+    interrupted="run the same command again; it resumes if there is a checkpoint",
+    examples={
+        "Train from the beginning.": "celebahq train-upscaler photos --out runs/upscaler",
+        "Train the bundled weights further, with a discriminator.": (
+            "celebahq train-upscaler photos --recipe upscaler-gan --out runs/gan"
+        ),
+    },
+)
 @_training_options
 def train_upscaler(photos: Path, recipe: Path | None, **asked: Any) -> None:
-    """Train the 4x super-resolution network on any folder of clean photos.
+    """Train the 4x super-resolution network.
 
-    --recipe upscaler-gan trains the bundled upscaler-psnr further, with a discriminator. On several GPUs:
+    PHOTOS_DIR is any folder of clean photos. On several GPUs:
     torchrun --nproc-per-node N -m celebahq_builder train-upscaler ...
     """
     _train("upscale", photos, recipe or Path("upscaler-psnr"), asked)
@@ -80,7 +103,8 @@ def _train(kind: str, photos: Path, recipe: Path, asked: dict[str, Any]) -> None
 
 def training_command(command: str, recipe: Path, asked: dict[str, Any]) -> str:
     """Return the command line of a training for its model card."""
-    return f"celebahq {command} --recipe {recipe.stem}" + (f" --start {asked['start']}" if asked["start"] else "")
+    start = f" --start {asked['start']}" if asked["start"] else ""
+    return f"celebahq {command} --recipe {recipe.stem}{start}{override_arguments(asked['overrides'])}"
 
 
 PRETRAINED = click.option(
@@ -88,12 +112,27 @@ PRETRAINED = click.option(
 )
 
 
-@celebahq.group("weights")
+@celebahq.group(
+    "weights",
+    examples={
+        "List the bundled weights.": "celebahq weights list",
+        "Check them.": "celebahq weights verify",
+    },
+)
 def weights_group() -> None:
-    """List, check and export weights: NAME is bundled, DIR/NAME is in DIR/registry.toml."""
+    """List, check and export weights.
+
+    NAME is bundled, DIR/NAME is in DIR/registry.toml.
+    """
 
 
-@weights_group.command("list")
+@weights_group.command(
+    "list",
+    examples={
+        "List the bundled weights.": "celebahq weights list",
+        "List your own weights.": "celebahq weights list --pretrained weights",
+    },
+)
 @PRETRAINED
 def list_weights(pretrained: Path | None) -> None:
     """Print a registry: name, network, parameters, size, licence, scores."""
@@ -103,7 +142,13 @@ def list_weights(pretrained: Path | None) -> None:
         click.echo(line)
 
 
-@weights_group.command("verify")
+@weights_group.command(
+    "verify",
+    examples={
+        "Check all bundled weights.": "celebahq weights verify",
+        "Check bundled weights and weights of your own.": "celebahq weights verify denoiser weights/mine",
+    },
+)
 @click.argument("names", nargs=-1, metavar="[NAME|DIR/NAME]...")
 @PRETRAINED
 def verify_weights(names: tuple[str, ...], pretrained: Path | None) -> None:
@@ -112,13 +157,23 @@ def verify_weights(names: tuple[str, ...], pretrained: Path | None) -> None:
 
     wrong = False
     for name, problem in check(names, pretrained):
-        click.echo(f"{name}: {problem or 'ok'}")
+        click.echo(f"{name}: {problem or 'OK'}")
         wrong = wrong or bool(problem)
     if wrong:
         raise click.exceptions.Exit(1)
 
 
-@weights_group.command("export")
+@weights_group.command(
+    "export",
+    examples={
+        "Export the best weights of a run.": (
+            "celebahq weights export runs/denoiser --name mine --to weights --licence CC0 --data 'my photos'"
+        ),
+        "Replace them by those of another run.": (
+            "celebahq weights export runs/fine --name mine --to weights --licence CC0 --data 'my photos' --replace"
+        ),
+    },
+)
 @click.argument("run", type=PATH)
 @click.option("--name", required=True, metavar="NAME", help="Name of the weights: letters, digits, - and _.")
 @click.option(
@@ -141,7 +196,8 @@ def export_weights(run: Path, name: str, to: Path, **asked: Any) -> None:
     from celebahq_builder.restoration.publish import export
 
     made = export(run, name, to, **asked)
-    click.echo(f"weights:    {made.weights}, in {made.registry}")
-    click.echo(f"model card: {made.card}; complete its section on the limits of the network")
     if made.setting:
-        click.echo(f'recipe:     {made.setting} = "{to}/{name}"')
+        click.echo(f'line of a recipe that uses the weights: {made.setting} = "{to}/{name}"')
+    click.echo("complete the section of the model card on the limits of the network")
+    for kind, path in (("registry", made.registry), ("weights", made.weights), ("model card", made.card)):
+        print_path(kind, path)

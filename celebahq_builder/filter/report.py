@@ -64,9 +64,6 @@ class FilterResult:
         yield from _skipped_lines(self.skipped)
         if self.delivery:
             yield from _delivery_lines(self.delivery)
-        for name, path in (("list:", self.list_path), ("table:", self.table_path), ("page:", self.page_path)):
-            if path:
-                yield f"{name:<6} {printable(str(path))}"
 
 
 # --- The closing lines --------------------------------------------------------------------------------------------

@@ -106,7 +106,8 @@ def filter_folder(
         prune: remove the files from `out` that an earlier call put there and that are not kept now, unless they
             were changed since.
         list_path: CSV file for the kept images, instead of `out`.
-        scores: folder for the scores, the table and the page; by default beside `folder`, with ``-scores`` appended.
+        scores: folder for the scores, the table and the page; by default in the current folder, named as `folder` with
+            ``-scores`` appended.
         workers: processes; by default one per core. The result does not depend on it.
         pixels_max: images of more pixels are not decoded.
 
@@ -188,9 +189,9 @@ def _resolve(
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"
         raise SourceError(f"{given} {problem}; give a folder of images")
-    if not folder.name and not scores:
-        raise RecipeError(f"{folder} has no parent folder for the scores; add `scores`")
-    store = Path(scores or folder.with_name(f"{folder.name}-scores")).resolve()
+    if not scores and (not folder.name or Path.cwd().is_relative_to(folder)):
+        raise RecipeError(f"the current folder is in {folder}, the folder of images; give a folder for the `scores`")
+    store = Path(scores or f"{folder.name}-scores").resolve()
     target, kept_list = (None if path is None else Path(path).resolve() for path in (out, list_path))
     if folder in (store, target) or store == target:
         raise RecipeError("the folder of images, `out` and `scores` must be three different folders")

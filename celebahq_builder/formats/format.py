@@ -12,9 +12,9 @@ from celebahq_builder.errors import RecipeError
 from celebahq_builder.formats.image_file import check_resize
 from celebahq_builder.image_set import ImageSet
 
-Option = Literal["resize", "crop", "skip", "split", "shuffle", "shard", "png_level"]
+Option = Literal["resize", "crop", "skip", "split", "shuffle", "shard", "png_level", "image_format", "quality"]
 """On import: ``resize`` or ``crop`` images, ``skip`` some of them, take one ``split``. On export: ``shuffle`` images,
-write so many per ``shard``, compress them by ``png_level``."""
+write so many per ``shard``, compress them by ``png_level``, or lossily as ``image_format`` of some ``quality``."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ import numpy as np
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.format import Format
 from celebahq_builder.hdf5.labels import check_labels, read_labels
-from celebahq_builder.hdf5.layout import NAME_COLUMNS, PHOTOS, REMEDY
-from celebahq_builder.hdf5.reader import open_pyramid, per_image
-from celebahq_builder.image_set import Column, Labels, Metadata, NamedImage, Pixels, attribute_labels
+from celebahq_builder.hdf5.layout import NAME_COLUMNS, REMEDY
+from celebahq_builder.hdf5.reader import PyramidFile, open_pyramid
+from celebahq_builder.image_set import Column, ImagePyramid, Labels, Metadata, NamedImage, Pixels, attribute_labels
+from celebahq_builder.imaging.image_io import QUALITY, ImageFormat
 from celebahq_builder.storage import sha256
 
 BLOCK_BYTES = 16 * 2**20
@@ -27,16 +28,16 @@ class LevelImageSet:
     """The images of one resolution, as an `ImageSet`; a context manager. Pickled, it opens the file again.
 
     Args:
-        path: HDF5 file.
+        source: HDF5 file, or images that are open.
         resolution: r of the level; None for the largest.
 
     Raises:
         FormatError: as `PyramidFile` does; or no images, or no such level.
     """
 
-    def __init__(self, path: Path, resolution: int | None = None) -> None:
-        self.path = path
-        self.pyramid = open_pyramid(path)
+    def __init__(self, source: Path | ImagePyramid, resolution: int | None = None) -> None:
+        self.pyramid: ImagePyramid = open_pyramid(source) if isinstance(source, Path) else source
+        self.path = self.pyramid.path
         self.resolution = self.pyramid.resolution if resolution is None else resolution
         try:
             self.pyramid.check_resolution(self.resolution)
@@ -52,8 +53,12 @@ class LevelImageSet:
     def __exit__(self, *_: object) -> None:
         self.pyramid.close()
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Path, int]]:
-        return type(self), (self.path, self.resolution)
+    def __reduce__(self) -> tuple[type[Self], tuple[Path | ImagePyramid, int]]:
+        return type(self), (self.path if self._is_file else self.pyramid, self.resolution)
+
+    @property
+    def _is_file(self) -> bool:
+        return isinstance(self.pyramid, PyramidFile)
 
     @functools.cached_property
     def metadata(self) -> Metadata:
@@ -68,7 +73,7 @@ class LevelImageSet:
         """
         columns: dict[str, Column] = {}
         for name in self.pyramid.photos:
-            column = None if name in NAME_COLUMNS else per_image(self.pyramid, name, rows)
+            column = None if name in NAME_COLUMNS else self.pyramid.column(name, rows)
             if column is not None and (name != "sha256" or self.resolution == self.pyramid.resolution):
                 columns[name] = column
         stored = self.pyramid.photos.get("attribute_names") if "attributes" in columns else None
@@ -80,7 +85,8 @@ class LevelImageSet:
     @functools.cached_property
     def labels(self) -> Labels | None:
         """Labels float32 [N, classes]: those beside the file, or else its attributes as 1 and 0; None without both."""
-        labels, attributes = read_labels(self.path, self.count), self.metadata.columns.get("attributes")
+        labels = read_labels(self.path, self.count) if self._is_file else None
+        attributes = self.metadata.columns.get("attributes")
         if labels is not None or attributes is None:
             return labels
         return attribute_labels(check_labels(np.asarray(attributes), self.count, self.path))
@@ -113,7 +119,7 @@ class LevelImageSet:
         block = max(1, BLOCK_BYTES // (self.channels * r * r)) if isinstance(numbers, range) else 1
         for k in range(0, len(numbers), block):
             some = numbers[k : k + block]
-            recorded = self.pyramid.photos.rows("sha256", slice(some[0], some[-1] + 1)) if hashes else None
+            recorded = self.pyramid.column("sha256", slice(some[0], some[-1] + 1)) if hashes else None
             # Without threads: exports read in several processes at once.
             for i, pixels in enumerate(level.read(some, parallel=False)):
                 if recorded is not None and sha256(pixels.tobytes()) != recorded[i]:
@@ -123,8 +129,7 @@ class LevelImageSet:
                 yield pixels
 
     def _has_hashes(self, resolution: int) -> bool:
-        recorded = self.pyramid.file.get(f"{PHOTOS}/sha256")
-        return resolution == self.pyramid.resolution and recorded is not None and recorded.shape == (self.count,)
+        return resolution == self.pyramid.resolution and self.pyramid.column("sha256", slice(0)) is not None
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -153,6 +158,9 @@ class ExportJob:
     """Images per shard."""
     png_level: int
     """PNG compression, 0 to 9."""
+    image_format: ImageFormat = "png"
+    quality: int = QUALITY
+    """Of JPEG and WebP files, 1 to 100."""
 
     def parts(self, size: int = JOB_IMAGES) -> list[range]:
         """Return the image numbers, cut into ranges of `size`."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, RecipeError, printable
 from celebahq_builder.formats.format import Format
-from celebahq_builder.formats.hdf5 import ExportJob, LevelImageSet
+from celebahq_builder.formats.hdf5 import ExportJob
 from celebahq_builder.formats.image_file import (
     CROPS,
     Encoded,
@@ -44,7 +44,7 @@ from celebahq_builder.image_set import (
     utf8_name,
     walk_folder,
 )
-from celebahq_builder.imaging.image_io import encode_png
+from celebahq_builder.imaging.image_io import encode_image
 from celebahq_builder.storage import Staging, open_file, read_file, write_atomic
 
 log = logging.getLogger(__name__)
@@ -53,12 +53,12 @@ log = logging.getLogger(__name__)
 
 
 def write(export: ExportJob, stage: Staging) -> Iterator[int]:
-    """Write one PNG per image, named by the id of its source photo if there is one.
+    """Write one PNG, JPEG or WebP file per image, named by the id of its source photo if there is one.
 
     An interrupted export is resumed by file: existing files are complete, and are not written again.
     """
     level = export.level
-    names = [f"{name}.png" for name in file_names(level)]
+    names = [f"{name}.{export.image_format}" for name in file_names(level)]
     for folder in {(stage.data / name).parent for name in names}:
         folder.mkdir(parents=True, exist_ok=True)
     yield sum((stage.data / name).exists() for name in names)
@@ -70,17 +70,19 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
             jobs.append((some, names[some.start : some.stop]))
     yield from parallel.run(functools.partial(_write_images, export, stage.data), jobs, workers=export.workers)
     stage.check(stage.data / name for name in names)
-    _write_metadata(level, names, stage.data)
+    _write_metadata(export, names, stage.data)
 
 
 def _write_images(export: ExportJob, folder: Path, job: tuple[range, list[str]]) -> int:
     numbers, names = job
     for name, pixels in zip(names, export.level.pixels(numbers), strict=True):
-        write_atomic(folder / name, encode_png(pixels, export.png_level), parents=False)
+        data = encode_image(pixels, export.image_format, png_level=export.png_level, quality=export.quality)
+        write_atomic(folder / name, data, parents=False)
     return len(numbers)
 
 
-def _write_metadata(level: LevelImageSet, names: list[str], folder: Path) -> None:
+def _write_metadata(export: ExportJob, names: list[str], folder: Path) -> None:
+    level = export.level
     if not level.metadata.columns and level.labels is None:
         return
     with open_new(folder / METADATA) as file:
@@ -88,6 +90,8 @@ def _write_metadata(level: LevelImageSet, names: list[str], folder: Path) -> Non
             numbers = range(start, min(start + 1000, len(names)))
             for number, record in zip(numbers, image_records(level, numbers), strict=True):
                 line = {"file_name": names[number], **record}
+                if export.image_format != "png":
+                    line.pop("sha256", None)  # of other pixels
                 file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 
@@ -192,4 +196,6 @@ def _holds_images(path: Path) -> bool:
     return path.is_dir() and any(kind == "images" for kind, _ in walk_folder(path))
 
 
-FORMAT = Format("images", read, write, recognise=_holds_images, options=("resize", "crop", "png_level"))
+FORMAT = Format(
+    "images", read, write, recognise=_holds_images, options=("resize", "crop", "png_level", "image_format", "quality")
+)

@@ -14,6 +14,7 @@ from celebahq_builder.formats.hdf5 import LevelImageSet
 from celebahq_builder.hdf5.codecs import codec
 from celebahq_builder.hdf5.create import OWN_COLUMNS, write_images
 from celebahq_builder.hdf5.labels import labels_path
+from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.image_set import ImageSet, Metadata, NamedImage
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import check_free, read_text, sha256
@@ -66,7 +67,7 @@ def import_images(
     if images.labels is None:
         check_free(labels_path(out))  # the labels of another data set would be taken for labels of this one
     attributes: dict[str, Any] = {"builder": f"celebahq_builder {__version__}"}
-    if isinstance(source, LevelImageSet):
+    if isinstance(source, LevelImageSet) and isinstance(source.pyramid, PyramidFile):
         attributes |= {key: value for key, value in source.pyramid.file.attrs.items() if key != "format_version"}
     attributes["imported_from"] = json.dumps([name, path.name])
     if crop is not None:

@@ -15,7 +15,7 @@ from celebahq_builder.hdf5.chunks import LevelReader, UnreadableImagesError
 from celebahq_builder.hdf5.codecs import load_filters
 from celebahq_builder.hdf5.layout import LEVEL_NAME, PHOTOS, REMEDY, find_levels, level_name
 from celebahq_builder.hdf5.untrusted import open_hdf5
-from celebahq_builder.image_set import Column, Pixels
+from celebahq_builder.image_set import Column, ImagePyramid, Pixels
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
 from celebahq_builder.storage import sha256
 
@@ -125,10 +125,30 @@ class PyramidFile:
             has = ", ".join(map(str, self.resolutions))
             raise FormatError(f"{self.path} has no level {resolution}x{resolution}; it has {has}: ask for one of these")
 
+    def column(self, name: str, rows: slice = slice(None)) -> Column | None:
+        """Return some rows of a column, or None if there is none of that name.
+
+        Raises:
+            FormatError: the column does not have one row per image.
+        """
+        dataset = self.file.get(f"{PHOTOS}/{name}")
+        if not isinstance(dataset, h5py.Dataset):
+            return None
+        if dataset.shape[:1] != (self.count,):
+            has = f"{dataset.shape[0]} rows" if dataset.shape else "no rows"
+            raise FormatError(f"{self.path}: {PHOTOS}/{name} has {has}, expected {self.count}, one per image; {REMEDY}")
+        return self.photos.rows(name, rows)
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """Size and time of the file."""
+        status = self.path.stat()
+        return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
     # --- Checks --------------------------------------------------------------------------------------------------
 
     def problems(self) -> Iterator[str]:
-        """Yield what is wrong with the images, in one line each; nothing for a sound file.
+        """Yield what is wrong with the images, in one line each; nothing for a file that is OK.
 
         Each image of the largest level must have the SHA-256 recorded for it, and each other level must be the 2x2
         mean of the one above, as `build_pyramid` computes it.
@@ -259,44 +279,27 @@ class PhotoColumns(Mapping[str, Column]):
         return sum(1 for _ in self)
 
 
-def read_text(pyramid: PyramidFile, name: str) -> list[str] | None:
-    """Return a column of an HDF5 file as text, or None if there is none of that name.
+def read_text(pyramid: ImagePyramid, name: str) -> list[str] | None:
+    """Return a column as text, or None if there is none of that name.
 
     Raises:
         FormatError: the column does not have one row per image.
     """
-    values = per_image(pyramid, name)
+    values = pyramid.column(name)
     return None if values is None else [str(value) for value in values]
 
 
-def read_numbers(pyramid: PyramidFile, name: str) -> NDArray[np.float64] | None:
-    """Return a column of an HDF5 file as numbers, or None if there is none of that name.
+def read_numbers(pyramid: ImagePyramid, name: str) -> NDArray[np.float64] | None:
+    """Return a column as numbers, or None if there is none of that name.
 
     Raises:
         FormatError: the column does not have one row per image, or holds something else than numbers.
     """
-    values = per_image(pyramid, name)
+    values = pyramid.column(name)
     try:
         return None if values is None else np.asarray(values, np.float64)
     except ValueError:
         raise FormatError(f"{pyramid.path}: {PHOTOS}/{name} holds no numbers; build the file again") from None
-
-
-def per_image(pyramid: PyramidFile, name: str, rows: slice = slice(None)) -> Column | None:
-    """Return some rows of a column, or None if there is none of that name.
-
-    Raises:
-        FormatError: the column does not have one row per image.
-    """
-    dataset = pyramid.file.get(f"{PHOTOS}/{name}")
-    if not isinstance(dataset, h5py.Dataset):
-        return None
-    if dataset.shape[:1] != (pyramid.count,):
-        has = f"{dataset.shape[0]} rows" if dataset.shape else "no rows"
-        raise FormatError(
-            f"{pyramid.path}: {PHOTOS}/{name} has {has}, expected {pyramid.count}, one per image; {REMEDY}"
-        )
-    return pyramid.photos.rows(name, rows)
 
 
 def content_sha256(file: PyramidFile) -> str:

@@ -9,7 +9,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Literal
 
 import cv2
 import numpy as np
@@ -291,8 +291,31 @@ def decode_png(data: bytes) -> Pixels:
     return pixels
 
 
+ImageFormat = Literal["png", "jpg", "webp"]
+
+QUALITY = 95
+"""Default quality of exported JPEG and WebP files."""
+
+
+def encode_image(pixels: Pixels, format: ImageFormat, *, png_level: int = PNG_LEVEL, quality: int = QUALITY) -> bytes:
+    """Encode an image as a PNG file, or lossily as a JPEG (4:4:4) or WebP file.
+
+    Args:
+        pixels: uint8 [C, H, W]; C is 3 for RGB or 1 for grey.
+        png_level: see `encode_png`.
+        quality: of JPEG and WebP, 1 to 100.
+    """
+    if format == "png":
+        return encode_png(pixels, png_level)
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    if format == "jpg":
+        image.save(buffer, "JPEG", quality=quality, subsampling=0)
+    else:
+        image.save(buffer, "WEBP", quality=quality, method=4)
+    return buffer.getvalue()
+
+
 def encode_jpeg(pixels: Pixels, quality: int = 85) -> bytes:
     """Encode pixels uint8 [3, H, W] as a JPEG file without chroma subsampling (4:4:4), for pages and previews."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.transpose(1, 2, 0)).save(buffer, "JPEG", quality=quality, subsampling=0)
-    return buffer.getvalue()
+    return encode_image(pixels, "jpg", quality=quality)

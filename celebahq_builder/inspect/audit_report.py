@@ -19,7 +19,7 @@ from celebahq_builder.inspect.borders import BorderBar
 from celebahq_builder.inspect.contact_sheet import PageImage
 from celebahq_builder.inspect.duplicates import DISTANCE, LIKENESS
 from celebahq_builder.inspect.info import histogram_lines, score_summary
-from celebahq_builder.storage import NewFiles, check_free, check_writable, new_files
+from celebahq_builder.storage import check_free, check_writable, new_files
 
 JSON, PAGE = "audit.json", "index.html"
 
@@ -31,7 +31,6 @@ def audit(
     distance: int = DISTANCE,
     likeness: float = LIKENESS,
     threads: int | None = None,
-    files: NewFiles | None = None,
 ) -> list[str]:
     """Audit an HDF5 file, and return the report as lines of text.
 
@@ -44,7 +43,6 @@ def audit(
         distance: largest number of different bits, of 255, in the hashes of two near-duplicates.
         likeness: smallest correlation, from -1 to 1, of two near-duplicates.
         threads: threads that decompress; None for one per core.
-        files: other files that are made together with these, all or none; None for these two alone.
 
     Raises:
         FormatError: the file has another format or is damaged, or a result exists.
@@ -58,10 +56,10 @@ def audit(
     with open_pyramid(file) as pyramid:
         found = scan(file, pyramid, distance, likeness, threads)
     drawn = page(found, LevelReader(file, min(SIDE_PX, found.resolution), threads))
-    with new_files(files) as written:
+    with new_files() as written:
         written.write(out / JSON, (json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n").encode())
         written.write(out / PAGE, drawn)
-    return [*lines(found), printable(f"{out / PAGE} shows the images, {out / JSON} names them all")]
+    return list(lines(found))
 
 
 # --- Text -------------------------------------------------------------------------------------------------------
@@ -142,7 +140,7 @@ def _row(title: str, text: str) -> str:
 def _groups(groups: int, extra: int) -> str:
     if not groups:
         return "none"
-    return f"{groups:,} group{'s' * (groups != 1)}, {_images(extra)} besides the first of each"
+    return f"{groups:,} group{'s' * (groups != 1)}, {_images(extra)} without the first of each"
 
 
 def _images(count: int) -> str:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.hdf5.reader import PyramidFile, read_text
-from celebahq_builder.image_set import Pixels
+from celebahq_builder.hdf5.reader import read_text
+from celebahq_builder.image_set import ImagePyramid, Pixels
 from celebahq_builder.progress import MOMENT_S, Progress
 
 BLOCK_BYTES = 16 << 20
@@ -57,7 +57,7 @@ class Match:
         return self.names[self.a[pair]] if self.names else ""
 
 
-def match(a: PyramidFile, b: PyramidFile, by: By | None = None) -> Match:
+def match(a: ImagePyramid, b: ImagePyramid, by: By | None = None) -> Match:
     """Pair the images of two files.
 
     Args:
@@ -194,8 +194,8 @@ class Comparison:
 
 
 def compare(
-    a: PyramidFile,
-    b: PyramidFile,
+    a: ImagePyramid,
+    b: ImagePyramid,
     *,
     by: By | None = None,
     resolution: int | None = None,
@@ -249,7 +249,7 @@ def compare(
     )
 
 
-def _hashes_differ(a: PyramidFile, b: PyramidFile, matched: Match) -> NDArray[np.bool_]:
+def _hashes_differ(a: ImagePyramid, b: ImagePyramid, matched: Match) -> NDArray[np.bool_]:
     """Return for each pair whether its recorded SHA-256 differ or are not comparable."""
     one, other = read_text(a, "sha256"), read_text(b, "sha256")
     if one is None or other is None or a.resolutions != b.resolutions:
@@ -258,7 +258,7 @@ def _hashes_differ(a: PyramidFile, b: PyramidFile, matched: Match) -> NDArray[np
 
 
 def _pair_differences(
-    a: PyramidFile, b: PyramidFile, matched: Match, pairs: NDArray[np.int64], resolution: int
+    a: ImagePyramid, b: ImagePyramid, matched: Match, pairs: NDArray[np.int64], resolution: int
 ) -> Iterator[tuple[int, Difference]]:
     """Yield the number of each pair, and the difference of its images at a level."""
     size = min(max(BLOCK_BYTES // (a.channels * resolution * resolution), 1), BLOCK_IMAGES)
@@ -275,7 +275,7 @@ def _pair_differences(
 # --- Report -----------------------------------------------------------------------------------------------------
 
 
-def comparison_lines(a: PyramidFile, b: PyramidFile, result: Comparison) -> Iterator[str]:
+def comparison_lines(a: ImagePyramid, b: ImagePyramid, result: Comparison) -> Iterator[str]:
     """Yield the files, pairs, levels and worst pairs; the last line has the verdict."""
     for mark, file in (("A", a), ("B", b)):
         colour = "grey" if file.channels == 1 else "RGB"

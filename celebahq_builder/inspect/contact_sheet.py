@@ -1,4 +1,4 @@
-"""Contact sheets of an HDF5 file, as an image or as an HTML page."""
+"""Contact sheets of images, as an image file or as an HTML page."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.hdf5.reader import PyramidFile, read_numbers, read_text
+from celebahq_builder.hdf5.reader import read_numbers, read_text
 from celebahq_builder.html import render_page
 from celebahq_builder.html.thumbnails import Thumbnail, of_pixels
-from celebahq_builder.image_set import Pixels
+from celebahq_builder.image_set import ImagePyramid, Pixels
 from celebahq_builder.imaging.image_grid import image_grid
 from celebahq_builder.progress import MOMENT_S, Progress
 from celebahq_builder.storage import check_free, new_files
 
 TILE_PX = 192
 """The default level is the one nearest to this resolution."""
+
+MANY, SMALL_TILE_PX = 200, 96
+"""With more than so many images, the default level is the one nearest to this resolution."""
+
+IMAGES_MAX = 1000
+"""Images that a sheet holds unless its grid is given."""
 
 SHEET_PIXELS_MAX = 200_000_000
 """Largest sheet; it takes up to 12 bytes of memory per pixel."""
@@ -63,7 +69,7 @@ class PageImage:
     """A remark about the image."""
 
 
-def tiles(pyramid: PyramidFile, numbers: Sequence[int]) -> list[Tile]:
+def tiles(pyramid: ImagePyramid, numbers: Sequence[int]) -> list[Tile]:
     """Return names and scores of some images."""
     names = read_text(pyramid, "id") or read_text(pyramid, "file")
     scores = read_numbers(pyramid, "score")
@@ -74,12 +80,17 @@ def tiles(pyramid: PyramidFile, numbers: Sequence[int]) -> list[Tile]:
     return made
 
 
-def level_for(pyramid: PyramidFile, side_px: int = TILE_PX) -> int:
+def default_level(pyramid: ImagePyramid, shown: int) -> int:
+    """Return the resolution of the level that is shown by default for so many images."""
+    return level_for(pyramid, TILE_PX if shown <= MANY else SMALL_TILE_PX)
+
+
+def level_for(pyramid: ImagePyramid, side_px: int) -> int:
     """Return the resolution of the level that is nearest to `side_px` by ratio; the larger one of two."""
     return min(pyramid.resolutions, key=lambda r: (abs(math.log2(r / side_px)), -r))
 
 
-def _images(pyramid: PyramidFile, shown: Sequence[Tile], resolution: int) -> Iterator[Pixels]:
+def _images(pyramid: ImagePyramid, shown: Sequence[Tile], resolution: int) -> Iterator[Pixels]:
     """Yield the images of some tiles, uint8 [C, r, r], and report the progress."""
     with closing(Progress("view", len(shown), unit="image", judged=False, silent_s=MOMENT_S)) as progress:
         for tile in shown:
@@ -103,7 +114,7 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
 def write_contact_sheet(
-    path: Path, pyramid: PyramidFile, shown: Sequence[Tile], columns: int, resolution: int, captions: bool = True
+    path: Path, pyramid: ImagePyramid, shown: Sequence[Tile], columns: int, resolution: int, captions: bool = True
 ) -> tuple[int, int]:
     """Write an image file with some images in rows from the top left.
 
@@ -135,7 +146,7 @@ def write_contact_sheet(
 
 
 def _draw_sheet(
-    pyramid: PyramidFile, shown: Sequence[Tile], columns: int, resolution: int, captions: bool
+    pyramid: ImagePyramid, shown: Sequence[Tile], columns: int, resolution: int, captions: bool
 ) -> Image.Image:
     side = resolution * (-(-CAPTION_TILE_PX // resolution) if captions else 1)
     rows = -(-len(shown) // columns)
@@ -172,7 +183,7 @@ def _cell(pixels: Pixels, side: int, caption: bool) -> Pixels:
 
 def write_contact_page(
     path: Path,
-    pyramid: PyramidFile,
+    pyramid: ImagePyramid,
     shown: Sequence[Tile],
     resolution: int,
     columns: int | None = None,

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.hdf5.reader import PyramidFile, read_numbers, read_text
+from celebahq_builder.hdf5.reader import read_numbers, read_text
+from celebahq_builder.image_set import ImagePyramid
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.progress import MOMENT_S, Progress
 from celebahq_builder.storage import new_files
@@ -56,7 +57,7 @@ def parse_indices(text: str, count: int) -> list[int]:
     return list(dict.fromkeys(numbers))
 
 
-def indices_of_ids(names: Iterable[str], pyramid: PyramidFile) -> list[int]:
+def indices_of_ids(names: Iterable[str], pyramid: ImagePyramid) -> list[int]:
     """Return the numbers of the images with some ids or source files, in the order of the names.
 
     A name that several images have, such as a photo with two faces, selects all of them.
@@ -66,7 +67,7 @@ def indices_of_ids(names: Iterable[str], pyramid: PyramidFile) -> list[int]:
     """
     columns = [column for name in ("id", "file") if (column := read_text(pyramid, name)) is not None]
     if not columns:
-        raise FormatError(f"{pyramid.path} knows no ids or source files, only levels; use `index`")
+        raise FormatError(f"{pyramid.path} has no ids or source files; use `index`")
     found: defaultdict[str, list[int]] = defaultdict(list)
     for column in columns:
         for number, name in enumerate(column):
@@ -88,7 +89,7 @@ def draw_indices(amount: int, count: int, seed: int) -> list[int]:
     return numbers
 
 
-def rank_by_score(pyramid: PyramidFile) -> list[int]:
+def rank_by_score(pyramid: ImagePyramid) -> list[int]:
     """Return the numbers of all images that have a score, the highest score first; equal scores by number.
 
     Raises:
@@ -96,13 +97,13 @@ def rank_by_score(pyramid: PyramidFile) -> list[int]:
     """
     scores = read_numbers(pyramid, "score")
     if scores is None or not np.isfinite(scores).any():
-        raise FormatError(f"{pyramid.path} knows no scores; use `drawn` or `index`")
+        raise FormatError(f"{pyramid.path} has no scores; use `drawn` or `index`")
     order = np.argsort(-scores, kind="stable")
     numbers: list[int] = order[np.isfinite(scores[order])].tolist()
     return numbers
 
 
-def best_and_worst(pyramid: PyramidFile, amount: int, *, best: bool, worst: bool) -> list[int]:
+def best_and_worst(pyramid: ImagePyramid, amount: int, *, best: bool, worst: bool) -> list[int]:
     """Return the numbers of the best images, of the worst images, or half of each; the worst image is last.
 
     Raises:
@@ -118,7 +119,7 @@ def best_and_worst(pyramid: PyramidFile, amount: int, *, best: bool, worst: bool
 # --- Extraction -------------------------------------------------------------------------------------------------
 
 
-def extract(pyramid: PyramidFile, numbers: Sequence[int], out: Path, resolution: int | None = None) -> list[Path]:
+def extract(pyramid: ImagePyramid, numbers: Sequence[int], out: Path, resolution: int | None = None) -> list[Path]:
     """Write images as lossless PNG files, named by their number in the HDF5 file: ``00000.png``.
 
     A file that exists and holds the same bytes is left as it is, so a killed command can be repeated. After an error,

@@ -16,6 +16,7 @@ from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.hdf5 import codecs
 from celebahq_builder.hdf5.labels import labels_header, labels_path
 from celebahq_builder.hdf5.reader import PyramidFile
+from celebahq_builder.image_set import ImagePyramid
 
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32001: "Blosc", 32004: "LZ4", 32015: "Zstandard", 32026: "Blosc2"}
 """Names of HDF5 filters by their registered numbers (The HDF Group, "Registered Filter Plugins")."""
@@ -43,6 +44,13 @@ def inspect_hdf5(path: Path) -> Iterator[str]:
         except (OSError, UnicodeDecodeError) as error:
             reason = printable(str(error))
             raise FormatError(f"{path} is damaged: {reason}; build it again, or get another copy") from None
+
+
+def inspect_images(images: ImagePyramid) -> Iterator[str]:
+    """Yield size, sources, scores and columns of images that are in no HDF5 file yet."""
+    side = f"{images.resolution}x{images.resolution}"
+    yield printable(f"{images.path}: {images.count} images so far, {side} RGB, as PNG files; no HDF5 file yet")
+    yield from _photos(images)
 
 
 def _levels(path: Path, pyramid: PyramidFile) -> Iterator[str]:
@@ -91,46 +99,42 @@ def _labels(path: Path) -> Iterator[str]:
             yield f"labels: {printable(labels_file.name)} is not a NumPy file"
 
 
-def _photos(pyramid: PyramidFile) -> Iterator[str]:
-    group = pyramid.file.get("photos")
-    if not isinstance(group, h5py.Group):
+def _photos(images: ImagePyramid) -> Iterator[str]:
+    columns = images.photos
+    if not columns:
         return
-    files, splits = _names(pyramid, "file"), _names(pyramid, "split")
+    files, splits = _names(images, "file"), _names(images, "split")
     if files:
         distinct = len(set(files))
         among = f", {distinct} different ones" if distinct < len(files) else ""
         yield printable(f"sources: {files[0]} ... {files[-1]}{among}")
-    yield from _scores(pyramid)
+    yield from _scores(images)
     if any(splits):
         yield "splits: " + ", ".join(f"{name or 'none'} {n}" for name, n in sorted(Counter(splits).items()))
     for name, title in NAMES.items():
-        if names := _names(pyramid, name):
+        if names := _names(images, name):
             yield printable(f"{title}: {', '.join(names)}")
-    columns = [name for name, column in group.items() if name not in NAMES and isinstance(column, h5py.Dataset)]
-    yield printable(f"columns: {', '.join(columns)}")
+    yield printable(f"columns: {', '.join(name for name in columns if name not in NAMES)}")
 
 
-def _names(pyramid: PyramidFile, name: str) -> list[str]:
+def _names(images: ImagePyramid, name: str) -> list[str]:
     """Return a column as text; an empty list if there is none, or one of another shape or type."""
-    dataset = pyramid.file["photos"].get(name)
-    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1:
+    column = images.photos.get(name)
+    if isinstance(column, np.ndarray) and (column.ndim != 1 or column.dtype.kind not in "biuf"):
         return []
-    if h5py.check_string_dtype(dataset.dtype) is None and dataset.dtype.kind not in "biuf":
-        return []
-    column = pyramid.photos.get(name)
     return [] if column is None else [str(value) for value in column]
 
 
-def _scores(pyramid: PyramidFile) -> Iterator[str]:
-    dataset = pyramid.file["photos"].get("score")
-    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or dataset.dtype.kind not in "fiu":
+def _scores(images: ImagePyramid) -> Iterator[str]:
+    column = images.photos.get("score")
+    if not isinstance(column, np.ndarray) or column.ndim != 1 or column.dtype.kind not in "fiu":
         return
-    scores = dataset[:].astype(np.float64)
+    scores = column.astype(np.float64)
     known = np.flatnonzero(np.isfinite(scores))
     if len(known):
         yield f"scores: {score_summary(scores)}"
         best, worst = known[scores[known].argmax()], known[scores[known].argmin()]
-        columns = [names for names in (_names(pyramid, "id"), _names(pyramid, "file")) if len(names) == len(scores)]
+        columns = [names for names in (_names(images, "id"), _names(images, "file")) if len(names) == len(scores)]
         best, worst = (f"image {n}" + (f" ({columns[0][n]})" if columns else "") for n in (best, worst))
         yield printable(f"  best {best}, worst {worst}")
         yield from histogram_lines(scores[known])

@@ -47,8 +47,6 @@ class LandmarkResult:
             yield f"  {reason}: {count}; first: {printable(first.photo)}: {printable(first.detail)}"
         if self.not_chosen:
             yield f"  {_counted(self.not_chosen, 'other face')} not used; the page shows them"
-        yield f"table: {printable(str(self.table))}"
-        yield f"page:  {printable(str(self.page))}"
 
 
 def _counted(number: int, thing: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -96,6 +97,7 @@ def train(
     out: Path,
     recipe: Path,
     *,
+    overrides: Mapping[str, object] | None = None,
     start: str | None = None,
     device: str = "auto",
     threads: int = 1,
@@ -108,6 +110,7 @@ def train(
     Args:
         celeba_root: folder in CelebA's layout, see `sources.celeba.read_celeba`.
         recipe: path of the training recipe.
+        overrides: values by dotted key that replace those of the recipe.
         start: weights to start from, NAME or DIR/NAME of a registry, instead of those of the recipe.
 
     The other arguments are those of `training.loop.train`.
@@ -122,7 +125,7 @@ def train(
         WeightsError: the weights to start from are unknown or damaged.
         TrainingInterrupted: the training was interrupted; see `training.loop.fit`.
     """
-    settings = loop.load_recipe(recipe, "landmarks", {"landmarks": LandmarkRecipe})
+    settings = loop.load_recipe(recipe, "landmarks", {"landmarks": LandmarkRecipe}, overrides)
     settings = replace(settings, start=start or settings.start)
 
     def make_task(context: DistributedContext) -> LandmarkTask:

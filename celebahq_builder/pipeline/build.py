@@ -81,6 +81,7 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
             a folder of photos or of one photo, in which the face detector finds the landmarks first.
         out: run directory, created if needed.
         recipe: name of a bundled recipe, path of a TOML file, or the settings themselves.
+        overrides: values by dotted key that replace those of the recipe, such as ``{"crop.context_px": 16}``.
         keep: number of photos to keep, best first. For `keep`, `resolution`, `seed` and `labels`, None takes the value
             of the recipe.
         resolution: side length of the result in px, a power of two from 64 to 2048.

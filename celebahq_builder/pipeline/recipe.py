@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from celebahq_builder.config import bundled, flatten, from_mapping, merge, read_toml, to_mapping
+from celebahq_builder.config import bundled, flatten, from_mapping, override, read_toml, to_mapping
 from celebahq_builder.errors import RecipeError
 from celebahq_builder.imaging.pyramid import levels
 from celebahq_builder.limits import MAX_RECIPE_BYTES
@@ -101,12 +101,15 @@ else:
     )
 
 
-def resolve(recipe: BuildRecipe | str | Path, options: Mapping[str, object]) -> tuple[BuildRecipe, dict[str, str]]:
+def resolve(
+    recipe: BuildRecipe | str | Path, options: Mapping[str, object], overrides: Mapping[str, object] | None = None
+) -> tuple[BuildRecipe, dict[str, str]]:
     """Return the settings of a build, and the source of each value that is not a default.
 
     Args:
         recipe: settings, a TOML file, or the name of a bundled recipe.
         options: dotted setting -> value that overrides it, such as ``{"select.keep": 100}``; None overrides nothing.
+        overrides: the same for any settings, from the argument of that name.
 
     Returns:
         The recipe; and by dotted name of a setting the path of its file, or the argument's name in backquotes.
@@ -126,12 +129,17 @@ def resolve(recipe: BuildRecipe | str | Path, options: Mapping[str, object]) -> 
             raise RecipeError(f"{path}: the table [region] is called [crop] now; rename it")
         origins = dict.fromkeys(flatten(values), str(path))
         from_mapping(BuildRecipe, values, where=str(path), text=text)
+    if overrides:
+        values = override(values, overrides)
+        from_mapping(BuildRecipe, values, where="`overrides`")
+        for setting, value in overrides.items():
+            origins = {key: origin for key, origin in origins.items() if not f"{key}.".startswith(f"{setting}.")}
+            origins |= dict.fromkeys(flatten({setting: value}), "`overrides`")
     for setting, value in given.items():
-        *tables, key = setting.split(".")
-        nested: dict[str, object] = {key: value}
-        for table in reversed(tables):
-            nested = {table: nested}
-        values = merge(values, nested)
+        key = setting.rpartition(".")[2]
+        if origins.get(setting) == "`overrides`":
+            raise RecipeError(f"`{key}` and `overrides` both set {setting}; give one of them")
+        values = override(values, {setting: value})
         origins[setting] = f"`{key}`"
         from_mapping(BuildRecipe, values, where=f"`{key}`")
     return from_mapping(BuildRecipe, values, where=str(path), text=text), origins

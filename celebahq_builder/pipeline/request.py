@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -23,6 +23,7 @@ class BuildOptions(TypedDict, total=False):
     """The arguments of `build.build` apart from source and run directory, which describes them."""
 
     recipe: BuildRecipe | str | Path
+    overrides: Mapping[str, object] | None
     keep: int | None
     resolution: int | None
     seed: int | None
@@ -115,13 +116,13 @@ def check_options(out: Path | str, **options: Unpack[BuildOptions]) -> tuple[Wor
         ) from None
 
     # --- Settings ---
-    overrides = {
+    arguments = {
         "select.keep": options.get("keep"),
         "resolution": options.get("resolution"),
         "seed": options.get("seed"),
         "pack.labels": options.get("labels"),
     }
-    recipe, origins = resolve(options.get("recipe", DEFAULT_RECIPE), overrides)
+    recipe, origins = resolve(options.get("recipe", DEFAULT_RECIPE), arguments, options.get("overrides"))
     check_official(recipe, *_official_paths(options))
     workers, limit, device = options.get("workers"), options.get("limit"), options.get("device", "auto")
     for argument, value in (("workers", workers), ("limit", limit)):

@@ -261,7 +261,7 @@ def evaluate_images(
 
 
 def evaluate_and_report(request: EvaluationRequest) -> Iterator[str]:
-    """Evaluate a request; yield the results as lines of text, then the names of the files that were written.
+    """Evaluate a request, and write its files; yield the results as lines of text.
 
     Raises:
         CelebAHQError: one of `evaluation_results`, or a file that would be written exists.
@@ -287,7 +287,6 @@ def evaluate_and_report(request: EvaluationRequest) -> Iterator[str]:
         for path in request.files:
             is_page = path.name == PAGE and path.parent == out
             files.write(path, result_module.evaluation_page(request.source, results) if is_page else listed)
-    yield from (f"written: {path}" for path in request.files)
 
 
 def evaluation_results(request: EvaluationRequest) -> Iterator[Result]:

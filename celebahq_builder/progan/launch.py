@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -38,6 +38,7 @@ def train_progan(
     out: Path | str,
     *,
     recipe: Path | str = "celebahq-1024-1gpu",
+    overrides: Mapping[str, object] | None = None,
     resume: bool = False,
     total_kimg: float | None = None,
     against: Path | str | None = None,
@@ -54,6 +55,7 @@ def train_progan(
     Args:
         out: folder of the run; the same call resumes it from its last checkpoint.
         recipe: name of a bundled recipe in ``pipelines/train``, or path of a TOML file.
+        overrides: values by dotted key that replace those of the recipe, such as ``{"schedule.minibatch": 8}``.
         resume: require a checkpoint to resume from.
         total_kimg: length of the training in thousands of real images; None takes the recipe's.
         against: HDF5 file of real images for the metrics of the recipe; None takes `data`.
@@ -74,7 +76,7 @@ def train_progan(
     request = TrainingRequest(Path(data), Path(out), resume, total_kimg, workers, reference, tuple(changed))
     if threads:
         torch.set_num_threads(threads)
-    settings = read_recipe(bundled_recipe(Path(recipe), "train"))
+    settings = read_recipe(bundled_recipe(Path(recipe), "train"), overrides)
     stop = stop or StopRequest()
     with stop.listening(), join_processes(device) as context:
         with stop.abandonable():
@@ -90,19 +92,21 @@ def train_progan(
         return training.run()
 
 
-def plan(request: TrainingRequest, recipe: Path, device: str) -> Iterator[str]:
+def plan(
+    request: TrainingRequest, recipe: Path, device: str, overrides: Mapping[str, object] | None = None
+) -> Iterator[str]:
     """Yield lines of text about a training: data, networks, and one row for each resolution.
 
-    `recipe` and `device` are those of `train_progan`. On a GPU, one step of each resolution is tried, in as many passes
-    as its memory requires. Nothing is written. The rows come first and the errors last, so that the schedule is shown
-    on a machine without the GPU or the data, too.
+    `recipe`, `device` and `overrides` are those of `train_progan`. On a GPU, one step of each resolution is tried, in
+    as many passes as its memory requires. Nothing is written. The rows come first and the errors last, so that the
+    schedule is shown on a machine without the GPU or the data, too.
 
     Raises:
         RecipeError: the recipe is unusable, or there is no such device.
         TrainingError: the data do not fit, or a resolution does not fit the GPU.
         FormatError: the HDF5 file is unusable.
     """
-    settings = read_recipe(bundled_recipe(recipe, "train"))
+    settings = read_recipe(bundled_recipe(recipe, "train"), overrides)
     errors: list[CelebAHQError] = []
     left: dict[int, float] = {}
     net, total_kimg = settings.net, request.total_kimg or settings.schedule.total_kimg
@@ -157,8 +161,8 @@ def _collected(errors: list[CelebAHQError]) -> Iterator[None]:
         errors.append(error)
 
 
-def read_recipe(path: Path) -> ProGANRecipe:
-    """Read a recipe of a ProGAN training.
+def read_recipe(path: Path, overrides: Mapping[str, object] | None = None) -> ProGANRecipe:
+    """Read a recipe of a ProGAN training; `overrides` are those of `train_progan`.
 
     Raises:
         RecipeError: it cannot be read, or it is of another task.
@@ -166,7 +170,7 @@ def read_recipe(path: Path) -> ProGANRecipe:
     task = read_toml(path, "progan").get("task")
     if task != "progan":
         raise RecipeError(f"{path}: task = {task}; this command trains task = progan")
-    return load(ProGANRecipe, path)
+    return load(ProGANRecipe, path, overrides)
 
 
 def prepare_recipe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def train(
     out: Path,
     recipe: Path,
     *,
+    overrides: Mapping[str, object] | None = None,
     start: str | None = None,
     device: str = "auto",
     threads: int = 1,
@@ -39,6 +41,7 @@ def train(
         kind: prefix of the recipe's key ``task``: ``denoise`` or ``upscale``.
         photos: folder of clean photos.
         recipe: path of the training recipe.
+        overrides: values by dotted key that replace those of the recipe.
         start: weights to start from, NAME or DIR/NAME of a registry, instead of those of the recipe.
 
     The other arguments are those of `training.loop.train`.
@@ -52,7 +55,7 @@ def train(
         WeightsError: the weights to start from are unknown or damaged.
         TrainingInterrupted: the training was interrupted; see `training.loop.fit`.
     """
-    settings = loop.load_recipe(recipe, kind, RECIPES)
+    settings = loop.load_recipe(recipe, kind, RECIPES, overrides)
     settings = replace(settings, start=start or settings.start)
 
     def make_task(context: DistributedContext) -> RestorationTask:

@@ -339,17 +339,14 @@ class NewFiles:
 
 
 @contextlib.contextmanager
-def new_files(files: NewFiles | None = None) -> Iterator[NewFiles]:
+def new_files() -> Iterator[NewFiles]:
     """Open a group of new output files; see `NewFiles`.
-
-    Args:
-        files: group to add the files to; None opens a new one.
 
     Raises:
         FormatError: a name is taken, or a file cannot be written.
     """
     try:
-        with files or NewFiles() as together:
+        with NewFiles() as together:
             yield together
     except OSError as error:
         if error.filename is None:

@@ -18,7 +18,7 @@ import cv2
 import torch
 from torch import Tensor, nn
 
-from celebahq_builder.config import load, read_toml
+from celebahq_builder.config import load, override, read_toml
 from celebahq_builder.errors import RecipeError, TrainingError
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.image_grid import image_grid
@@ -133,21 +133,24 @@ class Task(ABC, Generic[Batch]):
 Recipe = TypeVar("Recipe")
 
 
-def load_recipe(path: Path, kind: str, classes: Mapping[str, type[Recipe]]) -> Recipe:
+def load_recipe(
+    path: Path, kind: str, classes: Mapping[str, type[Recipe]], overrides: Mapping[str, object] | None = None
+) -> Recipe:
     """Read a training recipe.
 
     Args:
         path: of the recipe.
         kind: prefix of the recipe's key ``task``.
         classes: classes of the recipes of this kind, by their key ``task``.
+        overrides: values by dotted key that replace those of the recipe.
 
     Raises:
         RecipeError: the recipe is malformed, or of another kind of training.
     """
-    task = str(read_toml(path, kind).get("task", ""))
+    task = str(override(read_toml(path, kind), overrides or {}).get("task", ""))
     if not task.startswith(kind):
         raise RecipeError(f"{path}: task = {task}; this command trains task = {kind}, choose another `recipe`")
-    return load(classes.get(task) or classes[kind], path)
+    return load(classes.get(task) or classes[kind], path, overrides)
 
 
 # --- The loop -----------------------------------------------------------------------------------------------------

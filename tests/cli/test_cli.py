@@ -173,6 +173,33 @@ def test_dry_run_says_everything_and_writes_nothing(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_every_command_with_a_recipe_can_change_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    inputs = {"build": ["--celeba-root", str(SAMPLE)], "train-landmarks": [str(SAMPLE)]}
+    for name, command in cli.celebahq.commands.items():
+        options = {option for one in command.params for option in one.opts}
+        assert ("--recipe" in options) == ("--set" in options), name
+        if "--set" in options:
+            words = [*inputs.get(name, ["photos"]), "--out", "run", "--set", "sed=1"]
+            assert refused(*words, command=name).startswith("--set: unknown key sed; did you mean seed?"), name
+    wrong = CliRunner().invoke(cli.celebahq, ["build", "--out", "run", "--set", "seed"])
+    assert (wrong.exit_code, "'seed' is not KEY=VALUE, such as schedule.minibatch=8" in wrong.output) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_changes_of_a_recipe_are_recorded(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["build", "--celeba-root", SAMPLE, "--out", out, "--resolution", "64", "--limit", "1", "--workers", "1"]
+    words += ["--device", "cpu", "--set", "align.supersampling=2", "--set", "upscale.when=always"]
+    planned = CliRunner().invoke(cli.celebahq, list(map(str, [*words, "--dry-run"])))
+    assert "align.supersampling = 2  (--set)" in planned.output
+    assert 'upscale.when = "always"  (--set)' in planned.output
+    assert CliRunner().invoke(cli.celebahq, list(map(str, words))).exit_code == 0
+    assert Workspace(out).run().origins["align.supersampling"] == "`overrides`"
+    changed = [*words, "--set", "align.supersampling=4"]
+    assert "[align] supersampling = 2, this run asks 4" in refused(*changed[1:])
+
+
 def test_status_verify_and_inspect(tiny_run: Path, tmp_path: Path) -> None:
     runner = CliRunner()
     status = runner.invoke(cli.celebahq, ["status", str(tiny_run)])

@@ -1,8 +1,9 @@
-"""``extract``, ``compare``, ``inspect`` and ``view`` as a user types them, on sound files and on all others."""
+"""``extract``, ``compare``, ``inspect``, ``view`` and ``audit`` as a user types them."""
 
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def test_extract(celebahq, ours: Path, tmp_path: Path, images: Images) -> None:
     names["00003.png"] = "000021"
     assert told.splitlines() == [
         *(f"{out / file}  {name}" for file, name in names.items()),
-        f"5 of 12 images written to {out}",
+        "5 of 12 images",
+        f"images: {out}",
     ]
     assert {one.name for one in out.iterdir()} == set(names)
     for file in names:
@@ -74,6 +76,9 @@ def test_extract(celebahq, ours: Path, tmp_path: Path, images: Images) -> None:
 def test_extract_from_levels_alone_and_grey(celebahq, theirs: Path, tmp_path: Path) -> None:
     code, told, _ = celebahq("extract", theirs, "--index", "-1", "--out", tmp_path / "a", "--resolution", "4")
     assert (code, told.splitlines()[0]) == (0, str(tmp_path / "a" / "00011.png"))
+    code, told, _ = celebahq("extract", theirs, "--out", tmp_path / "all")
+    assert told.splitlines() == ["12 of 12 images", f"images: {tmp_path / 'all'}"]
+    assert len(list((tmp_path / "all").glob("*.png"))) == 12
     grey = store(tmp_path / "grey.h5", noise(2, 4, channels=1))
     assert celebahq("extract", grey, "--index", ":", "--out", tmp_path / "b")[0] == 0
     with Image.open(tmp_path / "b" / "00001.png") as image:
@@ -126,11 +131,15 @@ def test_view(celebahq, ours: Path, theirs: Path, tmp_path: Path) -> None:
     }.items():
         code, said[name], err = celebahq("view", ours, "--out", tmp_path / f"{name}.png", *more)
         assert (code, err) == (0, "")
-    shown = {name: line.removeprefix(f"{tmp_path / name}.png: ").strip() for name, line in said.items()}
-    assert shown["first"] == "12 of 12 images at 16x16"
-    assert shown["index"] == "2 of 12 images at 16x16"
-    assert shown["worst"] == "3 of 12 images at 4x4"
-    assert shown["too many"] == "5 of 12 images at 16x16; 7 more do not fit into --grid 5x1"
+    assert {name: lines.splitlines()[-1] for name, lines in said.items()} == {
+        name: f"image: {tmp_path / name}.png" for name in said
+    }
+    shown = {name: lines.splitlines()[:-1] for name, lines in said.items()}
+    assert shown["first"] == ["12 of 12 images at 16x16"]
+    assert shown["index"] == ["2 of 12 images at 16x16"]
+    assert shown["worst"] == ["3 of 12 images at 4x4"]
+    assert shown["too many"][0] == "5 of 12 images at 16x16"
+    assert shown["too many"][1] == "7 more do not fit; choose them by --index, or give a larger --grid"
     sheets = {name: (tmp_path / f"{name}.png").read_bytes() for name in said}
     assert sheets["random"] == sheets["again"] != sheets["other"]
     for name, same in {"best": "0,1,2", "worst": "9,10,11", "both": "0,11", "id": "1"}.items():
@@ -149,13 +158,31 @@ def test_view(celebahq, ours: Path, theirs: Path, tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_size > 1000
 
 
+def test_view_without_out(celebahq, ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    pages = []
+    for _ in range(2):
+        code, told, _ = celebahq("view", ours)
+        assert code == 0
+        pages.append(Path(told.splitlines()[-1].removeprefix("page: ")))
+    assert pages[0] != pages[1]
+    assert [page.name for page in pages] == ["ours.html", "ours.html"]
+    assert all(page.is_relative_to(tmp_path / "temporary") for page in pages)
+    assert pages[0].read_text().count("<figure>") == 12
+    monkeypatch.setattr(contact_sheet, "IMAGES_MAX", 5)
+    told = celebahq("view", ours)[1].splitlines()
+    assert told[0] == "5 of 12 images at 16x16"
+    assert told[1].startswith("7 more do not fit")
+
+
 def test_start_without_torch(ours: Path, tmp_path: Path) -> None:
     """It takes seconds to import, more than these commands take; all of them run in one process, one after another."""
     shutil.copy(ours, tmp_path / "back.h5")
     missing, fine = tmp_path / "missing.h5", 0
     commands = (
         (["evaluate", missing, "--metrics", "fid"], 1),
-        (["evaluate", missing, "--audit"], 1),
+        (["audit", missing, "--out", tmp_path / "audit"], 1),
         (["evaluate", ours, "--against", missing, "--metrics", "swd"], 1),
         (["inspect", missing], 1),
         (["inspect", ours], fine),
@@ -177,6 +204,29 @@ def test_start_without_torch(ours: Path, tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     said = [line for line in ended.stderr.splitlines() if line.startswith("ended with")]
     assert said == [f"ended with {code}: False" for _, code in commands], ended.stderr
+
+
+def test_audit(celebahq, ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It writes to the current folder, wherever the file is, and overwrites nothing."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    code, told, err = celebahq("audit", ours)
+    assert (code, err) == (0, "")
+    made = here / "ours-audit"
+    assert told.splitlines()[-2:] == [f"findings: {made / 'audit.json'}", f"page: {made / 'index.html'}"]
+    assert sorted(one.name for one in made.iterdir()) == ["audit.json", "index.html"]
+    check_line(celebahq("audit", ours), 1, "audit.json exists and is not overwritten")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["here", "ours.h5"]
+
+
+def test_the_former_option_of_evaluate_names_the_command(celebahq, ours: Path) -> None:
+    code, told, err = celebahq("evaluate", ours, "--audit")
+    assert (code, told, err.splitlines()[-1]) == (
+        2,
+        "",
+        "Error: --audit is a command of its own now: celebahq audit FILE.h5",
+    )
 
 
 def test_progress(
@@ -265,12 +315,11 @@ def test_options_that_cannot_be(celebahq, ours: Path, theirs: Path, tmp_path: Pa
     (tmp_path / "taken" / "00002.png").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
     for arguments, part in [
-        (["extract", ours, *out], "no image is selected"),
         (["extract", ours, *out, "--index", "12"], "no image 12; the file has 12: 0 to 11, or -1 to -12"),
         (["extract", ours, *out, "--index", "20:"], "leaves no image"),
         (["extract", ours, *out, "--index", "a"], "'a' is no number or slice"),
         (["extract", ours, *out, "--id", "nobody"], "no image of the id or source file nobody"),
-        (["extract", theirs, *out, "--id", "000007"], "knows no ids or source files"),
+        (["extract", theirs, *out, "--id", "000007"], "has no ids or source files"),
         (["extract", ours, *out, "--index", "0", "--resolution", "32"], "no level 32x32; it has 16, 8, 4, 2, 1"),
         (
             ["extract", ours, "--index", "1:4", "--out", tmp_path / "taken"],
@@ -285,7 +334,7 @@ def test_options_that_cannot_be(celebahq, ours: Path, theirs: Path, tmp_path: Pa
         (["view", ours, *png, "--random", "--best"], "exclude each other"),
         (["view", ours, *png, "--random", "--index", "1"], "exclude each other"),
         (["view", ours, *png, "--worst", "--id", "000007"], "exclude each other"),
-        (["view", theirs, *png, "--best"], "knows no scores"),
+        (["view", theirs, *png, "--best"], "has no scores"),
     ]:
         check_line(celebahq(*arguments), 1, part)
     check_line(celebahq("compare", ours, theirs, "--by", "id"), 2, "cannot be matched by id")
@@ -352,4 +401,4 @@ def test_real_images(celebahq, shared: Path, tmp_path: Path) -> None:
     with Image.open(tmp_path / "out" / "00001.png") as image:
         np.testing.assert_array_equal(np.asarray(image).transpose(2, 0, 1), images[1])
     assert celebahq("compare", path, path)[0] == 0
-    assert celebahq("view", path, "--out", tmp_path / "a.png")[1].strip().endswith("2 of 2 images at 256x256")
+    assert celebahq("view", path, "--out", tmp_path / "a.png")[1].startswith("2 of 2 images at 256x256\n")

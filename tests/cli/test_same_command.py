@@ -22,8 +22,7 @@ COMMANDS = {
     "generate to HDF5": "generate RUN --num 3 --out OUT/a.h5 --device cpu",
     "generate a sheet": "generate RUN --grid 2x1 --out OUT/a.png --device cpu",
     "evaluate": "evaluate FILE --metrics ms-ssim --num 3 --json OUT/a.json --out OUT/page --device cpu",
-    "audit": "evaluate FILE --audit --out OUT/page",
-    "audit and evaluate": "evaluate FILE --audit --metrics ms-ssim --num 3 --out OUT/page --device cpu",
+    "audit": "audit FILE --out OUT/page",
     "extract": "extract FILE --index 0:3 --out OUT/deep/er",
     "view": "view FILE --out OUT/sheet.png",
     "view as a page": "view FILE --out OUT/new/sheet.html",
@@ -95,7 +94,7 @@ def test_out_of_space_for_real(inputs: Path, tmp_path: Path) -> None:
     try:
         for command in (
             ["generate", inputs / "run", "--num", 9, "--out", place / "made", "--device", "cpu"],
-            ["evaluate", inputs / "faces.h5", "--audit", "--out", place / "page"],
+            ["audit", inputs / "faces.h5", "--out", place / "page"],
         ):
             small = CliRunner().invoke(celebahq, list(map(str, command)))
             assert isinstance(small.exception, DiskFull)

@@ -116,8 +116,9 @@ BOMB_PIXELS = 4000 * 4000
 
 
 def run(folder: Path, **arguments: Any) -> FilterResult:
-    """Filter a folder, by default in this process."""
-    return filter_folder(folder, **{"pixels_max": BOMB_PIXELS, "workers": 1, **arguments})
+    """Filter a folder, by default in this process, with the scores beside the folder."""
+    default = {"scores": f"{folder}-scores", "pixels_max": BOMB_PIXELS, "workers": 1}
+    return filter_folder(folder, **{**default, **arguments})
 
 
 POINTS: dict[str, tuple[Any, str]] = {

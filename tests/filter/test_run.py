@@ -15,10 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from celebahq_builder import cli
 from celebahq_builder.errors import CelebAHQError, DeliveryError, RecipeError, SourceError, WorkspaceError
 from celebahq_builder.filter.deliver import RECORD_NAME, DeliveryMode, DeliveryRecord
+from celebahq_builder.filter.run import filter_folder
 from celebahq_builder.filter.score import score_file, score_image
 from celebahq_builder.filter.store import UnscoredImage
 from celebahq_builder.imaging.quality_score import QualityScore
@@ -196,7 +199,7 @@ def test_killed_while_it_prunes(scored: Path, folder: Path, point: str, count: i
 
 def test_a_smaller_selection_needs_prune(scored: Path, folder: Path) -> None:
     out = folder.parent / "best"
-    common = ("filter", folder, "--out", out, "--workers", "1", "--keep")
+    common = ("filter", folder, "--out", out, "--workers", "1", "--scores", f"{folder}-scores", "--keep")
     assert celebahq(*common, "5").returncode == 0
     said = one_line_error(celebahq(*common, "3"))
     assert "holds 2 files of an earlier celebahq filter" in said
@@ -232,7 +235,8 @@ def test_there_is_no_move(folder: Path) -> None:
 def test_killed_while_its_workers_score(tmp_path: Path) -> None:
     folder = make(tmp_path / "in", 40)
     journal = tmp_path / "in-scores" / "scored.jsonl"
-    arguments = [sys.executable, "-m", "celebahq_builder", "filter", str(folder), "--workers", "2"]
+    common = ("filter", str(folder), "--workers", "2", "--scores", f"{folder}-scores")
+    arguments = [sys.executable, "-m", "celebahq_builder", *common]
     with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as running:
         until = time.monotonic() + 300
         while not (journal.exists() and journal.read_bytes().count(b"\n") >= 8):
@@ -242,7 +246,7 @@ def test_killed_while_its_workers_score(tmp_path: Path) -> None:
     done = journal.read_bytes()
     assert 8 <= done.count(b"\n") < 40
     assert not (tmp_path / "in-scores" / "scores.csv").exists()
-    ended = celebahq("filter", folder, "--workers", "2", "--keep", "5")
+    ended = celebahq(*common, "--keep", "5")
     assert ended.returncode == 0, ended.stderr
     assert journal.read_bytes().startswith(done)
     assert journal.read_bytes().count(b"\n") == 40
@@ -255,7 +259,7 @@ def test_the_list_of_kept_images(scored: Path, folder: Path) -> None:
     result = run(folder, keep=3, list_path=path)
     assert [row["path"] for row in rows(path)] == best(scored, 3)
     assert list(rows(path)[0]) == ["rank", "path", *PARTS, "width_px", "height_px"]
-    assert f"list:  {path}" in list(result.lines())
+    assert result.list_path == path
     written = path.stat().st_mtime_ns
     run(folder, keep=3, list_path=path)
     assert path.stat().st_mtime_ns == written
@@ -267,6 +271,22 @@ def test_the_list_of_kept_images(scored: Path, folder: Path) -> None:
     with pytest.raises(DeliveryError, match="exists and is not a list of this command"):
         run(folder, scores=folder.parent / "new", list_path=mine)
     assert not (folder.parent / "new").exists()
+
+
+def test_scores_go_to_the_current_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written to the folder of images or beside it without being asked for."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    done = CliRunner().invoke(cli.celebahq, ["filter", str(folder), "--workers", "1"])
+    assert done.exit_code == 0
+    made = here / "in-scores"
+    assert done.output.splitlines()[-2:] == [f"table: {made / 'scores.csv'}", f"page: {made / 'index.html'}"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["here", "in"]
+    monkeypatch.chdir(folder)
+    with pytest.raises(RecipeError, match="^the current folder is in .*, the folder of images; give a folder for the"):
+        filter_folder(".", workers=1)
+    assert len(tree(folder)) == 9
 
 
 def test_a_name_conflict_keeps_the_scores(folder: Path) -> None:

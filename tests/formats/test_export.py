@@ -18,6 +18,7 @@ import tfrecord
 import webdataset
 from PIL import Image
 
+from celebahq_builder.errors import RecipeError
 from celebahq_builder.formats import load_formats
 from celebahq_builder.formats.export import export_file
 from celebahq_builder.imaging.pyramid import build_pyramid
@@ -171,6 +172,45 @@ def test_images_read_by_imagefolder(described: Path, tmp_path: Path) -> None:
     for number, (row, expected) in enumerate(zip(found, noise(COUNT, SIDE), strict=True)):
         np.testing.assert_array_equal(planes(row.pop("image")), expected)
         assert row == known(number, described)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["jpg", "webp"])
+def test_images_as_jpeg_and_webp(kind: Any, channels: int, tmp_path: Path) -> None:
+    y, x = np.mgrid[:64, :64]
+    smooth = np.stack([np.stack([x + 20 * i, y * 2, 255 - x - y][:channels]) for i in range(3)]).astype(np.uint8)
+    source = described_file(tmp_path / "faces.h5", smooth)
+    sizes = []
+    for quality in (50, 95):
+        files = made(source, tmp_path / str(quality), "images", image_format=kind, quality=quality)
+        lines = [json.loads(line) for line in (files / "metadata.jsonl").read_text().splitlines()]
+        assert [line["file_name"].rpartition(".")[2] for line in lines] == [kind] * 3
+        assert not any("sha256" in line for line in lines)
+        error = 0
+        for line, pixels in zip(lines, smooth, strict=True):
+            with Image.open(files / line["file_name"]) as image:
+                assert image.format == {"jpg": "JPEG", "webp": "WEBP"}[kind]
+                found = planes(image)[:channels].astype(int)  # WebP has no grey images
+                error = max(error, int(np.abs(found - pixels).max()))
+        assert error < 30
+        sizes.append(sum(path.stat().st_size for path in files.glob(f"*.{kind}")))
+    assert sizes[0] < sizes[1]
+    default = made(source, tmp_path / "default", "images", image_format=kind, workers=2)
+    assert tree(default) == tree(files)
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "said"),
+    [
+        ("webdataset", {"image_format": "jpg"}, "^`image_format` has no effect on webdataset; leave it out$"),
+        ("images", {"quality": 90}, "^`quality` has no effect on png files; leave it out, or set `image_format`$"),
+        ("images", {"png_level": 3, "image_format": "jpg"}, "^`png_level` has no effect on jpg files; leave it out"),
+    ],
+)
+def test_options_without_effect(to: str, options: dict[str, Any], said: str, described: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=said):
+        made(described, tmp_path, to, **options)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_images_without_metadata(tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ def test_all_faults_are_found(channels: int, described: bool, tmp_path: Path) ->
     assert numbers(found["one_colour"]) == {37, 38}
     assert (found["images"], found["resolution"], found["channels"]) == (40, 64, channels)
     text = "\n".join(lines)
-    assert re.search(r"^duplicates +1 group, 2 images besides", text, re.M)
-    assert re.search(r"^near-duplicates +3 groups, 3 images besides the first of each, 1 mirrored$", text, re.M)
+    assert re.search(r"^duplicates +1 group, 2 images without the first of each", text, re.M)
+    assert re.search(r"^near-duplicates +3 groups, 3 images without the first of each, 1 mirrored$", text, re.M)
     assert re.search(r"^one colour +2 images$", text, re.M)
     assert re.search(r"^bars at the edge +2 images, bars: 2 black, 1 white$", text, re.M)
     assert f"  35{' [000245]' if described else ''}: black left 6 px\n" in text

@@ -20,6 +20,7 @@ from celebahq_builder.inspect.contact_sheet import (
     GAP_PX,
     MARGIN_PX,
     Tile,
+    default_level,
     level_for,
     tiles,
     write_contact_sheet,
@@ -125,8 +126,12 @@ def test_long_captions_are_cut(tmp_path: Path) -> None:
 
 def test_level_for(tmp_path: Path) -> None:
     with open_pyramid(store(tmp_path / "data.h5", noise(1, 32))) as stored:
-        assert level_for(stored) == 32
         assert [level_for(stored, side) for side in (1, 5, 6, 12, 22, 23, 1000)] == [1, 4, 8, 16, 16, 32, 32]
+
+
+def test_more_images_are_shown_smaller(tmp_path: Path) -> None:
+    with open_pyramid(store(tmp_path / "data.h5", noise(1, 256))) as stored:
+        assert (default_level(stored, 200), default_level(stored, 201)) == (256, 128)
 
 
 # --- Errors of image files ---------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def test_indices_of_ids(described: Path, levels_only: Path) -> None:
             indices_of_ids(["a", "f"], stored)
     with (
         open_pyramid(levels_only) as stored,
-        pytest.raises(FormatError, match="knows no ids or source files"),
+        pytest.raises(FormatError, match="has no ids or source files"),
     ):
         indices_of_ids(["a"], stored)
 
@@ -95,7 +95,7 @@ def test_rank_by_score(described: Path, levels_only: Path) -> None:
         assert best_and_worst(stored, 2, best=False, worst=True) == [4, 3]
         assert best_and_worst(stored, 3, best=True, worst=True) == [2, 5, 3]
         assert best_and_worst(stored, 9, best=True, worst=True) == [2, 5, 0, 4, 3]
-    with open_pyramid(levels_only) as stored, pytest.raises(FormatError, match="knows no scores"):
+    with open_pyramid(levels_only) as stored, pytest.raises(FormatError, match="has no scores"):
         rank_by_score(stored)
 
 

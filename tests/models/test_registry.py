@@ -266,7 +266,7 @@ def test_bundled_weights_are_listed_and_verified() -> None:
     listed = runner.invoke(cli.celebahq, ["weights", "list"]).output
     assert [line.split()[0] for line in listed.splitlines()[1:]] == list(read_registry())
     checked = runner.invoke(cli.celebahq, ["weights", "verify"])
-    assert (checked.exit_code, checked.output) == (0, "".join(f"{name}: ok\n" for name in read_registry()))
+    assert (checked.exit_code, checked.output) == (0, "".join(f"{name}: OK\n" for name in read_registry()))
 
 
 def change_last_byte(path: Path) -> None:
@@ -316,7 +316,7 @@ def test_verify_by_name(two: Path) -> None:
     lines = ended.output.splitlines()
     assert ended.exit_code == 1
     assert [line.split(": ")[0] for line in lines] == ["cleaner", "none", f"{two}/grower", "nowhere/x", "cleaner"]
-    assert lines[0] == lines[-1] == "cleaner: ok"
+    assert lines[0] == lines[-1] == "cleaner: OK"
     assert "no weights are called 'none'" in lines[1]
     assert "is changed or cut short" in lines[2]
     assert "which does not exist" in lines[3]

@@ -38,6 +38,22 @@ def test_options_override_the_recipe(recipe: Path) -> None:
     assert "seed" not in origins
 
 
+def test_overrides_come_between_recipe_and_options(recipe: Path) -> None:
+    built, origins = resolve(recipe, {"seed": 4}, {"crop": {"context_px": 8}, "align.supersampling": 2})
+    assert (built.seed, built.crop, built.align.supersampling) == (4, CropSettings(context_px=8), 2)
+    assert origins == {
+        "resolution": str(recipe),
+        "select.keep": str(recipe),
+        "crop.context_px": "`overrides`",
+        "align.supersampling": "`overrides`",
+        "seed": "`seed`",
+    }
+    with pytest.raises(RecipeError, match=r"^`keep` and `overrides` both set select\.keep; give one of them$"):
+        resolve(recipe, {"select.keep": 7}, {"select.keep": 7})
+    with pytest.raises(RecipeError, match=r"^`overrides`: unknown key select\.kep; did you mean keep\?$"):
+        resolve(recipe, {}, {"select.kep": 7})
+
+
 def test_error_of_a_recipe_names_its_file(recipe: Path) -> None:
     recipe.write_text("resolution = 128\nkep = 1\n")
     with pytest.raises(RecipeError, match=r"own\.toml:2: unknown key kep"):

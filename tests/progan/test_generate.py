@@ -223,7 +223,7 @@ def test_commands(run: Path, tmp_path: Path) -> None:
     runner = CliRunner()
     made = runner.invoke(celebahq, ["generate", str(run), "--grid", "2x2", "--out", str(tmp_path / "a.png")])
     assert made.exit_code == 0, made.output
-    assert made.output.endswith("a.png: 4 images of 8x8\n")
+    assert made.output == f"4 images of 8x8\nimage: {tmp_path / 'a.png'}\n"
     wrong = runner.invoke(celebahq, ["generate", str(run), "--grid", "15", "--out", str(tmp_path / "b.png")])
     assert "'15' is not COLUMNSxROWS, such as 15x8" in wrong.output
 

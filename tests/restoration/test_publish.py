@@ -308,7 +308,7 @@ def test_from_a_training_run_to_a_build(tmp_path: Path) -> None:
     asked = ["weights", "export", tmp_path / "run", "--name", "mine", "--to", to, "--licence", "CC0", "--data", "none"]
     ended = CliRunner().invoke(cli.celebahq, list(map(str, asked)), catch_exceptions=False)
     assert ended.exit_code == 0
-    setting = ended.output.splitlines()[-1].removeprefix("recipe:").strip()
+    setting = ended.output.splitlines()[0].rpartition("weights: ")[2]
     assert setting == f'denoise.weights = "{to}/mine"'
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(f"{setting}\nresolution = 64\n\n[select]\nkeep = 2\n")

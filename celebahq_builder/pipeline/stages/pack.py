@@ -161,7 +161,7 @@ def write_hdf5(
     records = [one[ImageRecord] for one in photos]
     starts = range(0, len(photos), at_once)
     jobs = (_Job(images, tuple(records[start : start + at_once]), resolution, own) for start in starts)
-    columns = _columns(photos, attribute_names)
+    columns = photo_columns(photos, attribute_names)
     with PyramidWriter(path, count=len(photos), resolution=resolution, channels=3, codec=own) as writer:
         for packed in parallel.run_threads(_pack, jobs, workers=workers):
             writer.write(packed)
@@ -180,14 +180,18 @@ def _pack(job: _Job) -> Packed:
     return pack(images, job.resolution, 3, job.codec)
 
 
-def _columns(photos: Sequence[PhotoRecord], attribute_names: Sequence[str]) -> Columns:
-    """Return the values of the photos, one column each."""
+def photo_columns(photos: Sequence[PhotoRecord], attribute_names: Sequence[str]) -> Columns:
+    """Return the values of the photos, one column each; rank and score only where all photos have them."""
     crops, identities = [one[CropRecord] for one in photos], [one.identity for one in photos]
     columns: dict[str, NDArray[np.generic] | Sequence[str]] = {
         "file": [one.file for one in photos],
         "id": [one.id for one in identities],
-        "rank": np.array([one[SelectRecord].rank for one in photos], np.int32),
-        "score": np.array([one[QualityScore].score for one in photos], np.float64),
+    }
+    if all(SelectRecord in one.parts for one in photos):
+        columns["rank"] = np.array([one[SelectRecord].rank for one in photos], np.int32)
+    if all(QualityScore in one.parts for one in photos):
+        columns["score"] = np.array([one[QualityScore].score for one in photos], np.float64)
+    columns |= {
         "landmarks": np.array([one.landmarks for one in identities], np.float32).reshape(-1, 5, 2),
         "quad": np.array([crop.quad for crop in crops], np.float64).reshape(-1, 4, 2),
         "zoom": np.array([crop.zoom for crop in crops], np.float64),
