@@ -218,6 +218,7 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
     for stage in plan.photo_stages:
         workspace.stage(stage.name).begin(plan.ingredients[stage.name])
     if jobs:
+        timings.add(batches=len(jobs), seconds={})
         todo = sum(len(job.photos) for job in jobs)
         progress = Progress(" > ".join(stage.name for stage in plan.photo_stages), len(photos), len(photos) - todo)
         try:

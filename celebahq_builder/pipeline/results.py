@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from celebahq_builder import outcome
 from celebahq_builder.outcome import Failed, Kept, PhotoKey, QualityScore, Rejected
-from celebahq_builder.pipeline.face import PhotoRecord
+from celebahq_builder.pipeline.face import ImageRecord, PhotoRecord
 from celebahq_builder.pipeline.stage import record_types
 from celebahq_builder.pipeline.stages import load_stages
 from celebahq_builder.pipeline.stages.crop import CropRecord
@@ -31,6 +31,8 @@ class PhotoStatus:
     """The stage on disk that recorded `end`."""
     id: str = ""
     batch: int = 0
+    image: str = ""
+    """Path of its image in the folder of the run's image stage; empty where it has none."""
     score: float | None = None
     zoom: float | None = None
     """Result px per photo px."""
@@ -70,6 +72,8 @@ def photo_statuses(workspace: Workspace) -> list[PhotoStatus]:
         if status.end is None and isinstance(one, Kept):
             record = PhotoRecord.from_kept(one, types)
             status.id = record.identity.id
+            if stage == run.image_stage and (image := record.get(ImageRecord)):
+                status.image = image.path
             if crop := record.get(CropRecord):
                 status.zoom, status.notes = crop.zoom, crop.notes
             if upscale := record.get(UpscaleRecord):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -285,9 +286,9 @@ class TimingLog:
         self.largest_worker_bytes = 0
 
     def add(self, **line: int | Mapping[str, float]) -> None:
-        """Append a line."""
+        """Append a line, with the time."""
         with contextlib.suppress(OSError), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps({"unix_s": round(time.time(), 1), **line}) + "\n")
 
     def add_worker(self, peak_bytes: int) -> None:
         """Take note of the peak memory of a worker."""
@@ -318,6 +319,8 @@ class TimingTotals:
     stages: dict[str, StageTime] = field(default_factory=dict)
     peak_memory_bytes: dict[str, int] = field(default_factory=dict)
     """Largest resident memory by process."""
+    batches: list[tuple[float, int]] = field(default_factory=list)
+    """Time, in s since 1970, and number of photos of each batch at its end; 0 photos where a run begins."""
 
 
 def read_timings(path: Path) -> TimingTotals:
@@ -336,4 +339,6 @@ def read_timings(path: Path) -> TimingTotals:
                 stage.photos += values["photos"]
             for process, peak in values.get("peak_memory_bytes", {}).items():
                 found.peak_memory_bytes[process] = max(peak, found.peak_memory_bytes.get(process, 0))
+            if "batch" in values or "batches" in values:
+                found.batches.append((float(values["unix_s"]), int(values.get("photos", 0))))
     return found
