@@ -111,8 +111,8 @@ def write_build_report(
 
     Args:
         workspace: has a description of the run; any of its stages may be missing or incomplete.
-        progress: of a build that is running: the page then shows the newest faces first, leaves out what takes long, and
-            browsers load it again every `REFRESH_S` seconds. None for a build that has ended or was interrupted.
+        progress: of a build that is running: the page then shows the newest faces first and leaves out what takes
+            long; browsers load it again every `REFRESH_S` seconds. None for a build that has ended or was interrupted.
         statuses: of all photos; None reads them from the manifests.
 
     Raises:
