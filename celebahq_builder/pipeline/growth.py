@@ -99,9 +99,11 @@ class EarlierResults:
         self._places: dict[str, dict[PhotoKey, Path]] = {}
         """Manifest that holds the latest result of each photo, by stage."""
         for name, folder in self.folders.items():
-            manifests = {path: read_outcomes(path) for path in folder.earlier_manifests()}
             self._places[name] = {
-                one.key: path for path, all_of in manifests.items() for one in all_of if isinstance(one, Kept)
+                one.key: path
+                for path in folder.earlier_manifests()
+                for one in read_outcomes(path)
+                if isinstance(one, Kept)
             }
         self._read = functools.lru_cache(maxsize=16)(_read_kept)
         self._split: dict[int, BatchJob] = {}

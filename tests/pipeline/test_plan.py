@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from celebahq_builder.config import bundled
+from celebahq_builder.errors import FingerprintMismatch
 from celebahq_builder.pipeline.plan import Plan
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import make_request
 from celebahq_builder.pipeline.stages.denoise import DenoiseSettings
 from celebahq_builder.pipeline.stages.pack import PackSettings
 from celebahq_builder.pipeline.stages.upscale import UpscaleSettings
-from celebahq_builder.pipeline.state import RunState, fingerprint
+from celebahq_builder.pipeline.state import RunState, StagePlan, StageState, fingerprint
 from celebahq_builder.sources.celeba import read_celeba
 from tests.conftest import PHOTO_STAGES, SAMPLE, TINY
 
@@ -85,3 +86,13 @@ def test_the_hash_of_weights_counts(stage: str, tmp_path: Path) -> None:
 def test_methods_never_share_results() -> None:
     paper, exact = fingerprints(recipe=BuildRecipe()), fingerprints(recipe=BuildRecipe(method="exact"))
     assert not set(paper.values()) & set(exact.values())
+
+
+def test_a_plan_whose_tables_changed_places(tmp_path: Path) -> None:
+    """The settings are equal one by one, but their hash is not."""
+    request = make_request(read_celeba(SAMPLE), tmp_path, recipe=TINY)
+    tables = Plan(request, RunState()).ingredients["score"]
+    moved = [tables[0], *reversed(tables[1:])]
+    state = RunState(stages={"score": StageState(StagePlan(fingerprint(moved), moved))})
+    with pytest.raises(FingerprintMismatch, match=r"a plan\.json in .*stages was changed; choose another `out`"):
+        Plan(request, state).check()
