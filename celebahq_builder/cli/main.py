@@ -37,7 +37,7 @@ PATH = PathType(path_type=Path, readable=False)
 
 
 class Interrupted(click.Abort):
-    """A command was interrupted by Ctrl-C; the text, if any, describes the state of its work."""
+    """A command was interrupted by Ctrl-C; the text, if any, says what became of its work."""
 
 
 class Documented(click.Command):
@@ -283,13 +283,13 @@ def _end(status: int) -> NoReturn:
 
 def _leave(error: BaseException) -> NoReturn:
     """Report that the command was interrupted, and end the process without waiting for its workers."""
-    state = f"; {error}" if isinstance(error, Interrupted) and str(error) else ""
+    said = f"; {error}" if isinstance(error, Interrupted) and str(error) else ""
     ended = "\n" if sys.stderr.isatty() else ""  # after the ^C that the terminal prints
     with contextlib.suppress(KeyboardInterrupt):  # pressed again
         delete_interrupted_files()
-        click.echo(f"{ended}interrupted{state}", err=True)
+        click.echo(f"{ended}interrupted{said}", err=True)
         sys.stderr.flush()
-    os._exit(130)  # the workers were asked to stop; waiting for them would look like a hang
+    os._exit(130)  # the workers have been told to stop; waiting for them would look like a hang
 
 
 SECTIONS = {
