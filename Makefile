@@ -10,10 +10,13 @@ SEED ?= 0
 KILLS ?= 200
 N ?= 20
 
-.PHONY: demo test test-slow test-all check format clean-demo fuzz kill mutants
+.PHONY: demo docs test test-slow test-all check format clean-demo fuzz kill mutants
 
 demo: $(READY)  ## build the embedded sample at 1024x1024, from photos to HDF5 and report
 	$(BIN)/python build.py --celeba-root tests/sample/celeba --out $(DEMO) --recipe pipelines/demo.toml
+
+docs: $(READY)  ## the documentation as a site, build/site/index.html; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 test: $(READY)  ## the tests, without those that are marked slow
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"

@@ -1,38 +1,84 @@
-"""Make the images of README and model cards from the embedded sample: ``python benchmarks/images.py``."""
+"""Make the images of README and model cards from the embedded sample: ``python benchmarks/images.py [x.jpg ...]``."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
+from celebahq_builder.imaging.geometry import crop_from_landmarks
+from celebahq_builder.imaging.image_grid import image_grid
 from celebahq_builder.imaging.image_io import encode_jpeg, open_rgb, pil_to_array
 from celebahq_builder.imaging.tiles import run_tiled
 from celebahq_builder.imaging.warp import warp_quad
 from celebahq_builder.models.registry import load_network, read_registry
+from celebahq_builder.outcome import Rejection
 from celebahq_builder.pipeline.batch import photo_context, photo_reader
+from celebahq_builder.pipeline.build import align
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.restoration.photos import apply_jpeg
 from celebahq_builder.sources.celeba import read_celeba
+from celebahq_builder.sources.photo import Photo
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "tests" / "sample" / "celeba"
 PANEL_PX = 400
+FACE_PX = 150
 PHOTO = "000013"
-"""The photo of the README: JPEG quality 20, tilted."""
+"""The photo of `stages.jpg`: JPEG quality 20, tilted."""
 
 
 def main() -> None:
-    """Write the images into pretrained/."""
+    """Write the images that the command line names, by default all."""
     torch.set_num_threads(1)
-    save("stages.jpg", [*stages()])
-    face = pil_to_array(open_rgb((SAMPLE / "img_celeba" / "000001.jpg").read_bytes(), 10**8)[0])[:, 176:336, 288:448]
-    save("denoiser.jpg", denoiser(face))
+    images: dict[str, Callable[[], list[np.ndarray]]] = {
+        "docs/faces.jpg": faces,
+        "pretrained/stages.jpg": stages,
+        "pretrained/denoiser.jpg": denoiser,
+    }
     for name in sorted(name for name in read_registry() if name.startswith("upscaler")):
-        save(f"{name}.jpg", upscaler(face, name))
+        images[f"pretrained/{name}.jpg"] = partial(upscaler, name)
+    for path, make in images.items():
+        if not sys.argv[1:] or Path(path).name in sys.argv[1:]:
+            (ROOT / path).write_bytes(encode_jpeg(np.concatenate(make(), axis=2), quality=88))
+
+
+def faces() -> list[np.ndarray]:
+    """Return a labelled grid: the first photos of the sample that a build keeps, each beside its result, reduced."""
+    panels = []
+    for photo in read_celeba(SAMPLE).photos:
+        with suppress(Rejection):
+            path = SAMPLE / "img_celeba" / photo.file
+            result = as_image(align(path, photo.landmarks, restore=True))
+            panels += [with_crop(path, photo), result.resize((FACE_PX, FACE_PX), Image.Resampling.BOX)]
+    pairs = [np.concatenate([*map(pil_to_array, panels[i : i + 2])], axis=2) for i in range(0, 24, 2)]
+    gap = FACE_PX // 8
+    grid = image_grid(pairs, columns=4, gap_px=gap)
+    title = Image.new("RGB", (grid.shape[2], FACE_PX // 6), "white")
+    for i in range(8):
+        x = i // 2 * (2 * FACE_PX + gap) + i % 2 * FACE_PX
+        font = ImageFont.load_default(size=FACE_PX // 9)
+        ImageDraw.Draw(title).text((x, 0), ("photo and crop", "result")[i % 2], "black", font)
+    return [np.concatenate([pil_to_array(title), grid], axis=1)]
+
+
+def with_crop(path: Path, photo: Photo) -> Image.Image:
+    """Return the upright part of a photo around a face, with the crop drawn on it; grey is outside the photo."""
+    crop = crop_from_landmarks(np.reshape(photo.landmarks, (5, 2)))
+    corner, side = crop.quad.mean(axis=0) - 0.75 * crop.side, 1.5 * crop.side
+    box, size = (*corner, *(corner + side)), (FACE_PX, FACE_PX)
+    image = open_rgb(path.read_bytes(), 10**8)[0].convert("RGB")
+    part = image.transform(size, Image.Transform.EXTENT, box, Image.Resampling.BICUBIC, fillcolor="#ccc")
+    outline = [tuple(point) for point in (crop.quad - corner) * FACE_PX / side]
+    ImageDraw.Draw(part).polygon(outline, outline="#00e050", width=2)
+    return part
 
 
 def stages() -> list[np.ndarray]:
@@ -54,20 +100,30 @@ def stages() -> list[np.ndarray]:
     return [np.concatenate(pair, axis=1) for pair in zip(whole, detail, strict=True)]
 
 
-def denoiser(face: np.ndarray) -> list[np.ndarray]:
+def detail_of_a_face() -> np.ndarray:
+    """Return 160x160 px of the first photo."""
+    return pil_to_array(open_rgb((SAMPLE / "img_celeba" / "000001.jpg").read_bytes(), 10**8)[0])[:, 176:336, 288:448]
+
+
+def as_image(pixels: np.ndarray) -> Image.Image:
+    """Return pixels [3, H, W] as an image of Pillow."""
+    return Image.fromarray(pixels.transpose(1, 2, 0))
+
+
+def denoiser() -> list[np.ndarray]:
     """Return JPEG 20, the network's result, and the original."""
+    face = detail_of_a_face()
     damaged = apply_jpeg(np.ascontiguousarray(face.transpose(1, 2, 0)), 20).transpose(2, 0, 1)
     pixels = torch.from_numpy(np.ascontiguousarray(damaged))
     result = run_tiled(load_network("denoiser"), pixels, scale=1, tile_px=512, context_px=112, stride_px=8)
     return [enlarge(p, Image.Resampling.NEAREST) for p in (damaged, result.numpy(), face)]
 
 
-def upscaler(face: np.ndarray, name: str) -> list[np.ndarray]:
+def upscaler(name: str) -> list[np.ndarray]:
     """Return bicubic enlargement, the network's result, and the original."""
-    image = Image.fromarray(face.transpose(1, 2, 0))
-    small = np.asarray(image.resize((face.shape[2] // 4, face.shape[1] // 4), Image.Resampling.BICUBIC)).transpose(
-        2, 0, 1
-    )
+    face = detail_of_a_face()
+    image = as_image(face)
+    small = pil_to_array(image.resize((face.shape[2] // 4, face.shape[1] // 4), Image.Resampling.BICUBIC))
     pixels = torch.from_numpy(np.ascontiguousarray(small))
     net = load_network(name)
     result = run_tiled(net, pixels, scale=4, tile_px=256, context_px=net.context_px, stride_px=1)
@@ -80,12 +136,7 @@ def upscaler(face: np.ndarray, name: str) -> list[np.ndarray]:
 
 def enlarge(pixels: np.ndarray, how: Image.Resampling) -> np.ndarray:
     """Return an image at the panel's size."""
-    return np.asarray(Image.fromarray(pixels.transpose(1, 2, 0)).resize((PANEL_PX, PANEL_PX), how)).transpose(2, 0, 1)
-
-
-def save(name: str, panels: list[np.ndarray]) -> None:
-    """Write panels side by side."""
-    (ROOT / "pretrained" / name).write_bytes(encode_jpeg(np.concatenate(panels, axis=2), quality=88))
+    return pil_to_array(as_image(pixels).resize((PANEL_PX, PANEL_PX), how))
 
 
 if __name__ == "__main__":

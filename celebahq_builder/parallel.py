@@ -74,7 +74,7 @@ def _pool(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int, 
     # One thread per worker: the last bits of a convolution depend on how it is split over threads.
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
         pool = joblib.Parallel(n_jobs=workers, return_as=how, batch_size=1, pre_dispatch="2*n_jobs")
-        with _sigint_blocked():
+        with _interruption_blocked():
             results = pool(joblib.delayed(_owned)(function, os.getpid(), job) for job in jobs)
         try:
             yield from results
@@ -90,14 +90,14 @@ def _pool(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int, 
 
 
 @contextlib.contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Block SIGINT while worker processes start, so that they inherit the blocked signal.
+def _interruption_blocked() -> Iterator[None]:
+    """Block SIGINT and SIGTERM while worker processes start, so that they inherit the blocked signals.
 
-    A terminal sends Ctrl-C to all processes; only the main process handles it, and it ends the workers. A SIGINT that
-    arrives while they start is delivered to the main process afterwards.
+    A terminal sends Ctrl-C to all processes, and so do some service managers with SIGTERM. Only the main process
+    handles them, and it ends the workers. A signal that arrives while they start is delivered to it afterwards.
     """
     _start_trackers()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:

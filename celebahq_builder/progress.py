@@ -16,6 +16,18 @@ MOMENT_S = 2.0
 """Passes that take no longer than this print no progress."""
 
 
+def rough_duration(seconds: float) -> str:
+    """Return a duration in its largest unit, for estimates.
+
+    >>> [rough_duration(seconds) for seconds in (40, 126, 9_000, 400_000)]
+    ['40 s', '2 min', '2.5 h', '4.6 days']
+    """
+    for limit_s, unit_s, unit, digits in ((100, 1, "s", 0), (6000, 60, "min", 0), (172_800, 3600, "h", 1)):
+        if seconds < limit_s:
+            return f"{seconds / unit_s:.{digits}f} {unit}"
+    return f"{seconds / 86_400:.1f} days"
+
+
 class Progress:
     """Count the items of one pass; print rate, time left, and how many were rejected.
 
@@ -56,13 +68,28 @@ class Progress:
             self.last_line = time.monotonic()
             log.info("%s", self.line())
 
+    @property
+    def items_per_s(self) -> float | None:
+        """Items per second of this command; None before the first one."""
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        return (self.done - self.first) / seconds if self.done > self.first else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated time until the last item; None while it is not known."""
+        rate = self.items_per_s
+        return (self.total - self.done) / rate if rate else None
+
     def line(self) -> str:
         """Return the state of the pass in one line."""
-        seconds = max(time.monotonic() - self.began, 1e-9)
-        rate = (self.done - self.first) / seconds
-        left = f"{(self.total - self.done) / rate / 60:.0f} min left" if rate > 0 else "time left unknown"
-        ended = f", {self.rejected} rejected, {self.failed} failed" if self.judged else ""
-        return f"{self.what}: {self.done} of {self.total} {self.unit}s, {rate:.2f} {self.unit}s/s, {left}{ended}"
+        parts = [f"{self.what}: {self.done} of {self.total} {self.unit}s"]
+        rate, seconds_left = self.items_per_s, self.seconds_left
+        if rate is not None and seconds_left is not None:
+            parts.append(f"{rate:.2f} {self.unit}s/s")
+            parts += [f"{rough_duration(seconds_left)} left"] if seconds_left else []
+        if self.judged:
+            parts.append(f"{self.rejected} rejected, {self.failed} failed")
+        return ", ".join(parts)
 
     def close(self) -> None:
         """End the pass."""

@@ -1,4 +1,7 @@
-"""A real browser for tests of pages; tests that ask for it are skipped where there is none."""
+"""A real browser for tests of pages; tests that ask for it are skipped where there is none.
+
+`check_layout` is for every page; the fixture `chromium` of conftest.py is one browser for all tests of a file.
+"""
 
 import os
 import shutil
@@ -56,3 +59,38 @@ def visit(started: Any, path: Path, width: int, scheme: str = "light") -> Iterat
         yield Visit(context.new_page(), path)
     finally:
         context.close()
+
+
+WIDTHS = (400, 800, 1400)
+"""Widths of windows in which every page is measured: a phone, a tablet, a desk."""
+
+OVERFLOW = """() => {
+  const shown = [...document.body.querySelectorAll('*')].filter((element) =>
+    element.getClientRects().length && !element.closest('.unseen, thead')
+      && !element.parentElement.closest('svg, .wide'));
+  const beyond = shown.filter((element) => {
+    const box = element.getBoundingClientRect();
+    return box.right > innerWidth + 0.5 || box.left < -0.5;
+  });
+  const cut = shown.filter((element) =>
+    element.matches('.scroll:not(.wide)') && element.scrollWidth > element.clientWidth);
+  const page = document.scrollingElement;
+  return [page.scrollWidth > innerWidth ? `the page has ${page.scrollWidth} px` : '',
+    ...beyond.map((element) => `beyond the window: ${element.outerHTML.slice(0, 80)}`),
+    ...cut.map((element) => `columns cut off: ${element.outerHTML.slice(0, 80)}`)].filter(Boolean);
+}"""
+"""What is wider than the window, or than its place, except in a part of the page that is made to scroll sideways."""
+
+
+def check_layout(started: Any, path: Path) -> None:
+    """Check that nothing on a page is wider than the window in windows of three widths, and that nothing is loaded.
+
+    The address of the page is the only request, and the browser reports no error.
+    """
+    with visit(started, path, WIDTHS[0]) as seen:
+        wrong = list(seen.complaints)
+        for width in WIDTHS:
+            seen.page.set_viewport_size({"width": width, "height": 900})
+            wrong += [f"in {width} px, {words}" for words in seen.page.evaluate(OVERFLOW)]
+        assert not wrong, wrong  # assertions of this file are not rewritten by pytest
+        assert [one for one in seen.requests if not one.startswith("data:")] == [path.resolve().as_uri()]

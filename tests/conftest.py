@@ -3,7 +3,9 @@
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from celebahq_builder.pipeline.stages.denoise import DenoiseSettings
 from celebahq_builder.pipeline.stages.select import SelectSettings
 from celebahq_builder.pipeline.stages.upscale import UpscaleSettings
 from celebahq_builder.sources.celeba import read_celeba
+from tests.browser import browser
 
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -82,3 +85,10 @@ def yunet(shared: Path) -> Path:
     if not path.exists():
         pytest.skip(f"the face detector is not at {path}")
     return path
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A headless browser for the tests of a file; they are skipped where there is none."""
+    with browser() as started:
+        yield started

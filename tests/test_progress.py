@@ -43,7 +43,13 @@ def test_other_things_than_photos(caplog: pytest.LogCaptureFixture) -> None:
     run.advance(3)
     run.close()
     assert caplog.messages[-1].startswith("export: 4 of 4 images, ")
-    assert caplog.messages[-1].endswith(" images/s, 0 min left")
+    assert caplog.messages[-1].endswith(" images/s")
+
+
+def test_nothing_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    Progress("align", total=4, done=4).close()
+    assert caplog.messages == ["align: 4 of 4 photos, 0 rejected, 0 failed"]
 
 
 @pytest.mark.parametrize("terminal", [True, False])

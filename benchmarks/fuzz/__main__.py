@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -30,7 +31,7 @@ from benchmarks.fuzz.targets import TARGETS, Target
 from benchmarks.fuzz.worker import Result, Worker, empty
 
 ADDRESS_SPACE_BYTES = 9_000_000_000
-"""Largest address space of the fuzzer itself; the limits of the commands are in `worker`."""
+"""Largest address space of a mutation; the limits of the commands are in `worker`."""
 
 KEPT = 5
 """Inputs that are kept of each kind of fault."""
@@ -49,8 +50,6 @@ def main() -> None:
     parser.add_argument("--repeat", type=Path, help="folder of a faulty input: run its commands again")
     asked = parser.parse_args()
     load_package()
-    # A mutation reads an archive that may announce any size; it gets a MemoryError, and the input stays as it is.
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
     with tempfile.TemporaryDirectory(prefix="fuzz-") as work:
         if asked.repeat:
             sys.exit(repeat(asked.repeat.resolve(), Path(work)))
@@ -77,6 +76,29 @@ def load_package() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     logging.getLogger().handlers.clear()
+
+
+def forked(mutation: Callable[[], str]) -> str:
+    """Run a mutation in a forked process; return its description.
+
+    A mutation reads damaged files with libraries that may take any memory, keep files open, or crash. The files stay as
+    it left them, then.
+    """
+    receive, send = os.pipe()
+    pid = os.fork()
+    if not pid:
+        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
+        try:
+            said = mutation()
+        except Exception as error:
+            said = f"the mutation failed: {type(error).__name__}"
+        os.write(send, said.encode("utf-8", "backslashreplace")[:4000])
+        os._exit(0)
+    os.close(send)
+    with os.fdopen(receive, "rb") as pipe:
+        said = pipe.read().decode(errors="replace")
+    os.waitpid(pid, 0)
+    return said or "the mutation crashed"
 
 
 class Fuzzer:
@@ -132,8 +154,9 @@ class Fuzzer:
         """Write an input into a new folder; return what was changed, and the commands."""
         random = Random(f"{self.seed}/{target.name}/{number}")
         shutil.copytree(self.work / "good" / target.name, folder, symlinks=True)
-        change = mutate_folder(folder, target.files, random, others=self.work / "good")
-        return change, target.arguments(random)
+        arguments = target.arguments(random)
+        change = forked(lambda: mutate_folder(folder, target.files, random, others=self.work / "good"))
+        return change, arguments
 
     def _checked(self, result: Result, target: Target) -> Result:
         """Return a fault if files were left in the wrong place, or a refusal left a result."""

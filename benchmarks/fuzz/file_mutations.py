@@ -30,8 +30,8 @@ def mutate_folder(folder: Path, patterns: tuple[str, ...], random: Random, other
     said = []
     for _ in range(random.choice((1, 1, 1, 2, 3))):
         path = random.choice(files)
-        if not path.is_file() or path.stat().st_size > LARGE_BYTES:
-            continue  # an earlier mutation removed it or made it sparse
+        if not _is_small_file(path):
+            continue  # an earlier mutation removed it, made it sparse or made it a link to a device
         kind = random.random()
         if kind < 0.08:
             change = odd_file(path, random)
@@ -44,6 +44,14 @@ def mutate_folder(folder: Path, patterns: tuple[str, ...], random: Random, other
             change = "contents"
         said.append(f"{path.relative_to(folder)}: {change}")
     return "; ".join(said)
+
+
+def _is_small_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and path.stat().st_size <= LARGE_BYTES
+
+
+def _pipes(folder: str, names: list[str]) -> list[str]:
+    return [one for one in names if Path(folder, one).is_fifo()]
 
 
 def odd_file(path: Path, random: Random) -> str:
@@ -77,7 +85,7 @@ def odd_file(path: Path, random: Random) -> str:
         path.symlink_to(random.choice((path.name, "nowhere", "..", "/")))
         return "link to itself, to nothing or to a folder"
     if kind == 7:
-        shutil.copytree(path.parent, path.with_name("again"), symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(path.parent, path.with_name("again"), symlinks=True, ignore=_pipes, dirs_exist_ok=True)
         return "removed, the folder repeated below itself"
     return "removed"
 
@@ -86,7 +94,7 @@ def swap(path: Path, other: Path, others: Path | None, random: Random) -> str:
     """Put a part of another good file into a file."""
     foreign = [one for one in sorted(others.rglob("*")) if one.is_file()] if others else []
     source = random.choice(foreign) if foreign and random.random() < 0.5 else other
-    if not source.is_file() or source.stat().st_size > LARGE_BYTES:
+    if not _is_small_file(source):
         return "nothing"
     data, part = path.read_bytes(), source.read_bytes()
     at = random.choice((0, 0, random.randrange(len(data) + 1)))
@@ -184,7 +192,8 @@ def parquet(path: Path, random: Random) -> str:
         7: lambda: pa.array([bytes(1 << 30)] + [b""] * (rows - 1), pa.large_binary()),
         8: lambda: pa.array(["a"] * rows).dictionary_encode(),
     }[kind]()
-    pq.write_table(table.set_column(at, random.choice((name, word(random), "image")), values), path, compression="zstd")
+    changed = table.set_column(at, random.choice((name, word(random), "image")), values)
+    pq.write_table(changed, path, compression="zstd")
     return f"column {name}, kind {kind}"
 
 

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 import traceback
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ FILE_BYTES = 2 << 30
 """Size of the largest file that a command may write."""
 INPUTS_PER_WORKER = 60
 """Inputs after which a worker is replaced, so that nothing accumulates in it."""
+UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode categories of characters that change a terminal, a line or the direction of writing."""
+
 REMARKABLE = re.compile(r"\w*Warning: |Traceback \(most recent|Exception ignored|Segmentation fault")
 
 
@@ -86,7 +90,7 @@ class Worker:
             got = os.read(self._from, 1 << 20)
             if not got:
                 _, status = os.waitpid(self._pid, 0)
-                self._pid = 0
+                self.close()
                 said = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"
                 where = _stack_place((self._watch / "log").read_text(errors="replace"))
                 return Result("fault", "killed", f"{said} {where}", said)
@@ -189,9 +193,12 @@ def _record_writes(writes: list[str], case: Path) -> Callable[[str, tuple[object
             paths = arguments[:1]
         else:
             return
+        folder = os.getcwd()  # noqa: PTH109
+        if event in ("os.remove", "os.rmdir") and isinstance(arguments[1], int) and arguments[1] >= 0:
+            folder = os.readlink(f"/proc/self/fd/{arguments[1]}")  # noqa: PTH115 - `shutil.rmtree` opens folders
         for path in paths:
             if isinstance(path, str | bytes | os.PathLike):
-                full = os.path.join(os.getcwd(), os.fsdecode(path))  # noqa: PTH118, PTH109
+                full = os.path.join(folder, os.fsdecode(path))  # noqa: PTH118
                 if not f"{os.path.normpath(full)}/".startswith(inside):
                     writes.append(f"{event} {full}")
 
@@ -260,7 +267,7 @@ def _words(said: str, code: int) -> Result | None:
         line = said[found.start() :].splitlines()[0]
         where = re.sub(r"0x[0-9a-f]+|\d+", "N", line)[:90]
         return Result("fault", "words", where, said[-2000:])
-    raw = sorted({letter for letter in said if not letter.isprintable() and letter not in "\n\r\t"})
+    raw = sorted({letter for letter in said if letter not in "\n\r\t" and unicodedata.category(letter) in UNSAFE})
     if raw:
         return Result("fault", "words", "characters that are not printable", f"{raw!r}: {said[-1000:]!a}")
     lines = [line for line in said.splitlines() if line.startswith("error:")]

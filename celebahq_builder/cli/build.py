@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import shlex
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, SET, celebahq, name_options
+from celebahq_builder.cli.main import PATH, SET, celebahq, name_options, sigterm_interrupts
 from celebahq_builder.errors import RecipeError, SourceError
 from celebahq_builder.pipeline.stages import stage_names
 
@@ -159,10 +160,11 @@ def build(
 ) -> None:
     """Build a data set of aligned faces from photos.
 
-    Kill it at any time: the same command, without --redo, resumes.
+    Kill it at any time: the same command, without --redo, resumes. So does a command with more photos, such as a larger
+    --limit or none.
     """
+    from celebahq_builder.pipeline.dry_run import dry_run as plan_lines
     from celebahq_builder.pipeline.landmark_source import planned_source, prepare_source
-    from celebahq_builder.pipeline.plan import dry_run as plan_lines
     from celebahq_builder.pipeline.request import check_options, make_request
 
     names = ("faces", "check_landmarks", "reject_doubtful", "landmark_model")
@@ -179,13 +181,14 @@ def build(
             click.echo(name_options(line, parameters))
         return
     check_options(out, **arguments)
-    source = prepare_source(given, out, workers=arguments["workers"], **landmark_options)
-    request = make_request(source, out, **arguments)
-    for warning in source.warnings:
-        logging.getLogger(__name__).warning("warning: %s", warning)
-    from celebahq_builder.pipeline.build import run  # imports torch, which takes seconds: after all checks of arguments
+    with sigterm_interrupts():
+        source = prepare_source(given, out, workers=arguments["workers"], **landmark_options)
+        request = make_request(source, out, **arguments)
+        for warning in source.warnings:
+            logging.getLogger(__name__).warning("warning: %s", warning)
+        from celebahq_builder.pipeline.build import run  # imports torch, which takes seconds: after checks of arguments
 
-    _print_result(run(request))
+        _print_result(run(request))
 
 
 def _source(
@@ -216,10 +219,11 @@ def _print_result(result: BuildResult) -> None:
     click.echo(f"{result.photos} photos: {result.kept} kept + {result.rejected} rejected + {result.failed} failed")
     for reason, count in sorted(result.reasons.items(), key=lambda item: (-item[1], item[0])):
         click.echo(f"  {reason}: {count}")
+    if result.images and not result.hdf5:
+        click.echo(f"images:   {result.images.absolute()}")
     if result.hdf5:
-        click.echo(f"data set: {result.hdf5}")
-    if result.report:
-        click.echo(f"report:   {result.report}")
+        click.echo(f"data set: {result.hdf5.absolute()}")
+    click.echo(f"report:   {result.report.absolute()}")
 
 
 @celebahq.command(
@@ -250,12 +254,13 @@ def verify(path: Path) -> None:
 
     Exit code: 0 if all is OK, 1 if there are problems.
     """
-    from celebahq_builder.pipeline.verify import find_problems
+    from celebahq_builder.pipeline.verify import Checked, find_problems
 
-    found = 0
-    for problem in find_problems(path):
+    found, checked, began = 0, Checked(), time.monotonic()
+    for problem in find_problems(path, checked):
         found += 1
         click.echo(problem)
+    click.echo(f"checked: {checked}, in {time.monotonic() - began:.1f} s")
     click.echo(f"{path}: {found} problems" if found else f"{path}: OK")
     if found:
         raise click.exceptions.Exit(1)

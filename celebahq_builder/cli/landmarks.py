@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from celebahq_builder.cli.main import PATH, SET, celebahq, print_path
+from celebahq_builder.cli.restoration import training_command
 
 
 @celebahq.command(
@@ -87,7 +88,7 @@ def landmarks(photos: Path, **options: Any) -> None:
 
 @celebahq.command(
     "train-landmarks",
-    interrupted="run the same command again to resume from the last checkpoint",
+    interrupted="run the same command again; it resumes if there is a checkpoint",
     examples={
         "Train on CelebA.": "celebahq train-landmarks /data/celeba --out runs/landmarks",
         "Train for fewer steps than the recipe.": (
@@ -119,8 +120,15 @@ def train_landmarks(celeba_root: Path, recipe: Path | None, **asked: Any) -> Non
     CELEBA_ROOT is CelebA, or any folder in its layout: it has the folder img_celeba and the table
     Anno/list_landmarks_celeba.txt. The network learns the convention of this table.
     """
-    from celebahq_builder.landmarks.training import train
-    from celebahq_builder.pipeline.recipe import bundled_recipe
+    from celebahq_builder.training.interruption import StopRequest
 
-    recipe = bundled_recipe(recipe or Path("landmarks"), "train")
-    click.echo(f"weights: {train(celeba_root, recipe=recipe, **asked)}")
+    stop = StopRequest()
+    with stop.listening():
+        with stop.abandonable():
+            from celebahq_builder.landmarks.training import train
+            from celebahq_builder.pipeline.recipe import bundled_recipe
+
+        recipe = recipe or Path("landmarks")
+        command = training_command("train-landmarks CELEBA_ROOT", recipe, asked)
+        weights = train(celeba_root, recipe=bundled_recipe(recipe, "train"), command=command, stop=stop, **asked)
+        click.echo(f"weights: {weights.absolute()}")

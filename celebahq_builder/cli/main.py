@@ -20,6 +20,7 @@ from celebahq_builder import __version__
 from celebahq_builder.config import parse_overrides
 from celebahq_builder.errors import CelebAHQError, RecipeError, printable
 from celebahq_builder.storage import delete_interrupted_files
+from celebahq_builder.training.interruption import TrainingInterrupted
 
 
 class PathType(click.Path):
@@ -36,8 +37,21 @@ PATH = PathType(path_type=Path, readable=False)
 """Path of a file or folder; the function that uses it checks whether it exists."""
 
 
+MESSAGE_LENGTH_MAX = 2000
+"""Longest error message, in characters; the middle of a longer one is left out."""
+
+
 class Interrupted(click.Abort):
-    """A command was interrupted by Ctrl-C; the text, if any, says what became of its work."""
+    """A command was interrupted by a signal.
+
+    Args:
+        text: says what became of the work of the command; may be empty.
+        number: of the signal.
+    """
+
+    def __init__(self, text: str, number: int = signal.SIGINT) -> None:
+        super().__init__(text)
+        self.number = number
 
 
 class Documented(click.Command):
@@ -75,15 +89,17 @@ class Command(Documented):
         """Run the command.
 
         Raises:
-            Interrupted: the user pressed Ctrl-C.
+            Interrupted: the user pressed Ctrl-C, or a training received SIGTERM.
         """
         try:
             return super().invoke(ctx)
         except CelebAHQError as error:
             error.args = (name_options(str(error), self.params),)
             raise
+        except TrainingInterrupted as error:
+            raise Interrupted(str(error), error.number) from error
         except (KeyboardInterrupt, click.Abort) as error:
-            raise Interrupted(self.interrupted) from error
+            raise Interrupted(self.interrupted, getattr(error, "number", signal.SIGINT)) from error
 
 
 def name_options(message: str, parameters: Sequence[click.Parameter]) -> str:
@@ -227,6 +243,29 @@ def _logging_to_stderr() -> Iterator[None]:
         logging.getLogger().removeHandler(handler)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived inside `sigterm_interrupts`."""
+
+    number = signal.SIGTERM
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM interrupt the work inside the context as Ctrl-C does; only the main thread of a process can."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main() -> None:
     """Run the ``celebahq`` command group."""
     run_command(celebahq)
@@ -260,14 +299,18 @@ def _repeat_interruption(ignored: sys.UnraisableHookArgs) -> None:
     if issubclass(ignored.exc_type, KeyboardInterrupt):
         main_thread = threading.main_thread().ident
         assert main_thread is not None
-        threading.Timer(0.01, signal.pthread_kill, (main_thread, signal.SIGINT)).start()
+        number = getattr(ignored.exc_type, "number", signal.SIGINT)
+        threading.Timer(0.01, signal.pthread_kill, (main_thread, number)).start()
     else:
         sys.__unraisablehook__(ignored)
 
 
 def _fail(message: str) -> NoReturn:
     """Report an error on one line, and end the process."""
-    click.echo(f"error: {printable(message)}", err=True)
+    message = printable(message)
+    if len(message) > MESSAGE_LENGTH_MAX:
+        message = f"{message[: MESSAGE_LENGTH_MAX // 2]} ... {message[-MESSAGE_LENGTH_MAX // 2 :]}"
+    click.echo(f"error: {message}", err=True)
     sys.exit(1)
 
 
@@ -283,13 +326,16 @@ def _end(status: int) -> NoReturn:
 
 def _leave(error: BaseException) -> NoReturn:
     """Report that the command was interrupted, and end the process without waiting for its workers."""
+    number = error.number if isinstance(error, Interrupted) else signal.SIGINT
     said = f"; {error}" if isinstance(error, Interrupted) and str(error) else ""
+    what = "interrupted" if number == signal.SIGINT else f"interrupted by {signal.Signals(number).name}"
     ended = "\n" if sys.stderr.isatty() else ""  # after the ^C that the terminal prints
     with contextlib.suppress(KeyboardInterrupt):  # pressed again
         delete_interrupted_files()
-        click.echo(f"{ended}interrupted{said}", err=True)
+        if os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ:  # one line for all of torchrun
+            click.echo(f"{ended}{what}{said}", err=True)
         sys.stderr.flush()
-    os._exit(130)  # the workers have been told to stop; waiting for them would look like a hang
+    os._exit(128 + number)  # the workers have been told to stop; waiting for them would look like a hang
 
 
 SECTIONS = {

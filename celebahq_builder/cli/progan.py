@@ -19,7 +19,7 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
 
 
 @celebahq.command(
-    interrupted="run the same command again to resume from the last checkpoint",
+    interrupted="run the same command again; it resumes if there is a checkpoint",
     examples={
         "Print networks and schedule.": "celebahq train faces.h5 --out runs/progan --dry-run",
         "Train with minibatches of 8 images at all resolutions.": (
@@ -84,7 +84,8 @@ def train(
 ) -> None:
     """Train a ProGAN on the HDF5 file DATA.h5.
 
-    You can kill the command at any time: the same command resumes. SIGTERM saves a checkpoint first. On several GPUs:
+    You can kill the command at any time: the same command resumes. Ctrl-C and SIGTERM save a checkpoint first.
+    On several GPUs:
     torchrun --nproc-per-node N -m celebahq_builder train ...
 
     RUN holds stats.jsonl, TensorBoard events, grids of generated images (fakes-KKKKKK.png) and of real images
@@ -94,10 +95,11 @@ def train(
 
     stop = StopRequest()
     with contextlib.nullcontext() if dry_run else stop.listening():
-        from celebahq_builder.progan import launch
-        from celebahq_builder.progan.schedule import RESUMABLE_KEYS
-        from celebahq_builder.progan.train import TrainingRequest
-        from celebahq_builder.training.distributed import is_main_process
+        with stop.abandonable():
+            from celebahq_builder.progan import launch
+            from celebahq_builder.progan.schedule import RESUMABLE_KEYS
+            from celebahq_builder.progan.train import TrainingRequest
+            from celebahq_builder.training.distributed import is_main_process
 
         for key in asked["changed"]:
             if key not in RESUMABLE_KEYS:
@@ -111,7 +113,7 @@ def train(
             data, out, recipe=recipe, overrides=overrides, device=device, threads=threads, stop=stop, **asked
         )
         if is_main_process():
-            click.echo(f"run: {run}")
+            click.echo(f"report: {run.absolute() / 'report' / 'index.html'}")
 
 
 GENERATOR = click.argument("generator", type=PATH, metavar="RUN|FILE.safetensors")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from celebahq_builder.cli.main import PATH, SET, celebahq, print_path
+from celebahq_builder.config import override_arguments
 
 
 def _training_options(command: Any) -> Any:
@@ -44,7 +45,7 @@ def _training_options(command: Any) -> Any:
 
 @celebahq.command(
     "train-denoiser",
-    interrupted="run the same command again to resume from the last checkpoint",
+    interrupted="run the same command again; it resumes if there is a checkpoint",
     examples={
         "Train from the beginning.": "celebahq train-denoiser photos --out runs/denoiser",
         "Fine-tune the bundled weights.": (
@@ -64,7 +65,7 @@ def train_denoiser(photos: Path, recipe: Path | None, **asked: Any) -> None:
 
 @celebahq.command(
     "train-upscaler",
-    interrupted="run the same command again to resume from the last checkpoint",
+    interrupted="run the same command again; it resumes if there is a checkpoint",
     examples={
         "Train from the beginning.": "celebahq train-upscaler photos --out runs/upscaler",
         "Train the bundled weights further, with a discriminator.": (
@@ -83,10 +84,27 @@ def train_upscaler(photos: Path, recipe: Path | None, **asked: Any) -> None:
 
 
 def _train(kind: str, photos: Path, recipe: Path, asked: dict[str, Any]) -> None:
-    from celebahq_builder.pipeline.recipe import bundled_recipe
-    from celebahq_builder.restoration.loop import train
+    from celebahq_builder.training.interruption import StopRequest
 
-    click.echo(f"best weights: {train(kind, photos, recipe=bundled_recipe(recipe, 'train'), **asked)}")
+    stop = StopRequest()
+    with stop.listening():
+        with stop.abandonable():
+            from celebahq_builder.pipeline.recipe import bundled_recipe
+            from celebahq_builder.restoration.train import train
+            from celebahq_builder.training.distributed import is_main_process
+
+        command = training_command(
+            "train-denoiser PHOTOS" if kind == "denoise" else "train-upscaler PHOTOS", recipe, asked
+        )
+        weights = train(kind, photos, recipe=bundled_recipe(recipe, "train"), command=command, stop=stop, **asked)
+        if is_main_process():
+            click.echo(f"best weights: {weights.absolute()}")
+
+
+def training_command(command: str, recipe: Path, asked: dict[str, Any]) -> str:
+    """Return the command line of a training for its model card."""
+    start = f" --start {asked['start']}" if asked["start"] else ""
+    return f"celebahq {command} --recipe {recipe.stem}{start}{override_arguments(asked['overrides'])}"
 
 
 PRETRAINED = click.option(

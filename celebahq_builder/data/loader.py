@@ -275,7 +275,7 @@ def _read_by_processes(
         multiprocessing_context=context,
         pin_memory=pin,
         generator=torch.Generator(),  # or the workers' seed would be drawn from the training's generator
-        worker_init_fn=_ignore_sigterm,
+        worker_init_fn=_ignore_signals,
     )
     for batch in batches:
         if isinstance(batch, FormatError):
@@ -283,9 +283,10 @@ def _read_by_processes(
         yield batch
 
 
-def _ignore_sigterm(_: int) -> None:
-    """Ignore SIGTERM, which a cluster sends to all processes of a job.
+def _ignore_signals(_: int) -> None:
+    """Ignore SIGTERM, which a cluster sends to all processes of a job, and the Ctrl-C of a terminal.
 
     The training process still needs a minibatch for its last step. The worker ends when that process ends or stops it.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

@@ -22,6 +22,9 @@ from celebahq_builder.html.charts import LineChart, line_chart
 
 FORMAT = "celebahq-evaluation-2"
 
+BASELINES = ("floor", "reference")
+"""Kinds of a `Baseline`."""
+
 
 @dataclass(frozen=True)
 class Number:
@@ -49,7 +52,7 @@ class Baseline:
     """A number of the reference alone, to which a score can be compared."""
 
     kind: str
-    """``floor``: between two disjoint halves of the reference; ``reference``: of the reference itself."""
+    """One of `BASELINES`: ``floor``, between two disjoint halves of the reference; ``reference``, of the reference."""
     number: Number | None
     count: int = 0
     """Number of images (or pairs) per side."""
@@ -328,7 +331,7 @@ def evaluation_page(title: Path, results: Sequence[Result]) -> bytes:
             "reference": describe_source(last.reference) if last.reference else None,
             "size": describe_size(last),
             "charts": list(_charts(results)) if snapshots else [],
-            "columns": head,
+            "number_columns": [(one, "number") for one in head],
             "snapshots": rows,
             "numbers": list(score_table(last)),
             "remarks": remarks(results),
@@ -343,9 +346,9 @@ def _charts(results: Sequence[Result]) -> Iterator[LineChart]:
         shown = [result for result in results if column.value(result) is not None]
         lines = {column.title: [value for result in shown if (value := column.value(result)) is not None]}
         baselines = [value for result in shown if (value := column.value(result, baseline=True)) is not None]
-        score = shown[-1].score(column.metric)
+        score, baseline = shown[-1].score(column.metric), None
         if score and score.baseline and len(baselines) == len(shown):
-            lines[score.baseline.kind] = baselines
-        chart = line_chart(column.title, [float(str(result.source["kimg"])) for result in shown], lines)
+            baseline = score.baseline.kind, baselines
+        chart = line_chart(column.title, [float(str(result.source["kimg"])) for result in shown], lines, baseline)
         if chart:
             yield chart

@@ -161,7 +161,7 @@ def _variables(result: FilterResult) -> dict[str, object]:
             "below the cut": len(ranked) - result.kept,
             "without a score": len(unscored),
         },
-        "table": _link(result, result.table_path),
+        "table_link": _link(result, result.table_path),
         "histograms": list(_histograms(result)),
         "sheets": list(_sheets(result)),
         "reasons": sorted(reasons.items(), key=lambda item: (-item[1], item[0])),

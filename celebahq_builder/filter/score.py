@@ -51,7 +51,7 @@ def score_image(image: Values | Path | str) -> QualityScore:
         Rejection: the file is not an image, or it is damaged.
         SourceError: the file cannot be read.
 
-    Example:
+    Examples:
         >>> score_image(np.zeros((100, 100, 3), np.uint8)).score
         0.0
     """

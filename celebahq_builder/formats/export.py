@@ -55,7 +55,7 @@ def export_file(
         FormatError: the file is damaged or has no such level; the target exists or cannot be written.
         DiskFull: no space is left; nothing remains of the target.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> import numpy as np
         >>> from celebahq_builder.hdf5.create import write_images

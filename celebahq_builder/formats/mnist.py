@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import struct
 import zlib
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.format import Format
+from celebahq_builder.formats.tar import open_gzip
 from celebahq_builder.image_set import DataSet, NamedImage
 from celebahq_builder.limits import MAX_CHUNK_BYTES
 
@@ -86,7 +85,7 @@ def _read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
     Source: http://yann.lecun.com/exdb/mnist, "the IDX file format".
     """
     try:
-        with cast(IO[bytes], gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")) as file:
+        with path.open("rb") as raw, open_gzip(raw) if path.suffix == ".gz" else raw as file:
             header, expected = file.read(4 + 4 * axes), bytes((0, 0, 8, axes))
             if header[:4] != expected[: len(header)]:
                 start = f"it starts with {header[:4].hex(' ')}, expected {expected.hex(' ')}"

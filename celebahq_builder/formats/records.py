@@ -292,7 +292,7 @@ def from_records(records: Iterable[Record], where: Path) -> Metadata:
 def check_key(key: str, where: Path) -> None:
     """Raise a FormatError if a key cannot be the name of a column."""
     if not key or key in (".", *NAME_COLUMNS) or "/" in key:
-        raise FormatError(f"{where}: {key!r} cannot be the name of a column; rename the key")
+        raise FormatError(f"{where}: {key[:80]!r} cannot be the name of a column; rename the key")
 
 
 def _column(key: str, values: Sequence[object], where: Path) -> Column:
@@ -307,7 +307,7 @@ def _column(key: str, values: Sequence[object], where: Path) -> Column:
         if all(isinstance(value, list) for value in values):
             return np.array(values, np.float64)
     except (ValueError, TypeError, OverflowError):
-        raise FormatError(f"{where}: the values of {key!r} are not numbers of one shape for all images") from None
+        raise FormatError(f"{where}: the values of {key[:80]!r} are not numbers of one shape for all images") from None
     return [_text(value) for value in values]
 
 

@@ -9,7 +9,7 @@ import tarfile
 import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import IO, BinaryIO, NamedTuple, cast
 
 from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats.records import check_name
@@ -24,6 +24,9 @@ HEADER_MAX_BYTES = 1 << 20
 
 ENDING_MAX_BYTES = 1 << 26
 """Maximum length of the zeros after the end of an archive; tar fills its last record, usually to 10 kB."""
+
+PADDING_MAX_BYTES = 1 << 22
+"""Maximum number of zeros in a row in a file that gzip compressed."""
 
 UNPACKED_RATIO = 200
 """An archive that gzip makes smaller than that is a decompression bomb; images and pixels shrink little."""
@@ -51,6 +54,31 @@ class Member(NamedTuple):
     """Its contents, which can be read until the next member is asked for."""
 
 
+def open_gzip(file: BinaryIO) -> IO[bytes]:
+    """Return a file of the unpacked bytes of a file that gzip compressed.
+
+    Zeros between and after its parts are skipped, as gzip does. More than `PADDING_MAX_BYTES` in a row, as in a sparse
+    file, raise an EOFError on reading: Python skips them one by one, which takes hours.
+    """
+    return cast(IO[bytes], gzip.GzipFile(fileobj=cast(BinaryIO, _BoundedPadding(file))))
+
+
+class _BoundedPadding:
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._zeros = file, 0
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._zeros = 0 if any(data) else self._zeros + len(data)
+        if self._zeros > PADDING_MAX_BYTES:
+            raise EOFError(f"it has {PADDING_MAX_BYTES} zeros in a row")
+        return data
+
+    def seek(self, position: int) -> int:
+        self._zeros = 0
+        return self._file.seek(position)
+
+
 @contextlib.contextmanager
 def open_tar(path: Path) -> Iterator[IO[bytes]]:
     """Open a tar as a file of its unpacked bytes; errors of reading become FormatErrors.
@@ -70,8 +98,8 @@ def open_tar(path: Path) -> Iterator[IO[bytes]]:
             if start != b"\x1f\x8b":
                 yield raw
                 return
-            with gzip.GzipFile(fileobj=raw) as unpacked:
-                yield cast(IO[bytes], unpacked)
+            with open_gzip(raw) as unpacked:
+                yield unpacked
     except (OSError, zlib.error, EOFError) as error:
         reason = getattr(error, "strerror", None) or error
         raise FormatError(f"{path} cannot be read, or is cut short: {reason}; {REMEDY}") from None

@@ -32,7 +32,7 @@ def open_pyramid(path: Path | str) -> PyramidFile:
     Raises:
         FormatError: as `PyramidFile` does; or no images, or a compression whose package is not installed.
 
-    Example:
+    Examples:
         >>> import h5py, tempfile
         >>> path = Path(tempfile.mkdtemp()) / "faces.h5"
         >>> with h5py.File(path, "w") as file:

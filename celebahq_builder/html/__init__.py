@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 from collections.abc import Mapping
+from importlib import resources
 
 import jinja2
+import markupsafe
 
 from celebahq_builder.html import charts
 
@@ -13,11 +17,12 @@ from celebahq_builder.html import charts
 def render_page(name: str, contents: Mapping[str, object]) -> bytes:
     """Render a template of this package as a UTF-8 page; characters that UTF-8 cannot hold are escaped.
 
-    Every page extends ``page.html.j2`` and shares its style sheet. Equal contents give equal bytes.
+    Every page extends ``page.html.j2`` and shares its style sheet and its script; a browser runs no other script,
+    because the page names the hash of this one. Equal contents give equal bytes.
 
     Args:
         contents: variables of the template. ``chart`` (`html.charts`) and the filters ``size`` and ``duration`` are
-            added.
+            added. A page with ``refresh_s`` is loaded again after so many seconds.
     """
     return _pages().get_template(name).render(chart=charts, **contents).encode("utf-8", "backslashreplace")
 
@@ -32,6 +37,9 @@ def _pages() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    script = resources.files("celebahq_builder.html").joinpath("templates/page.js").read_text(encoding="ascii")
+    script_sha256 = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    pages.globals.update(script=markupsafe.Markup(script), script_sha256=script_sha256)
     pages.filters.update(size=size, duration=duration)
     return pages
 

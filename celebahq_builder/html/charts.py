@@ -139,8 +139,14 @@ def _edges(low: float, high: float, bins: int, logarithmic: bool) -> list[float]
 POINTS_MAX = 400
 """Longer curves are reduced to this many points: each is the mean of neighbouring points."""
 
-COLOURS = ("kept", "cut", "other")
+COLOURS = ("kept", "rejected", "other")
 """CSS classes of the first, second and third curve of a chart."""
+
+BASELINE = "baseline"
+"""CSS class of the curve to which the others are compared."""
+
+SMOOTH_POINTS = 24
+"""Curves of as many points also get a smoothed line: the mean over a sixteenth of the points."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +155,11 @@ class Curve:
 
     name: str
     colour: str
-    """CSS class, one of `COLOURS`."""
+    """CSS class, one of `COLOURS`, or `BASELINE`."""
     points: str
     """The attribute ``points`` of an SVG polyline."""
+    smooth: str = ""
+    """The same of the smoothed line; empty for a curve of few points."""
 
 
 @dataclass(frozen=True)
@@ -164,15 +172,25 @@ class LineChart:
     y_ticks: tuple[Tick, ...]
     words: str
     """First and last value of each curve, in one sentence."""
+    x_range: tuple[float, float]
+    """Values at the left and right edge."""
+    y_range: tuple[float, float]
+    """Values at the lower and upper edge."""
 
 
-def line_chart(title: str, x: Sequence[float], curves: Mapping[str, Sequence[float]]) -> LineChart | None:
+def line_chart(
+    title: str,
+    x: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    baseline: tuple[str, Sequence[float]] | None = None,
+) -> LineChart | None:
     """Lay out a line chart.
 
     Args:
         x: x values of the points, in rising order.
         curves: y values by the name of the curve, one for each x; at most three curves. Values that are not finite
             are left out.
+        baseline: name and y values of a curve to which the others are compared, such as a floor.
 
     Returns:
         The layout, or None without two different x values or without a finite y value.
@@ -180,27 +198,29 @@ def line_chart(title: str, x: Sequence[float], curves: Mapping[str, Sequence[flo
     >>> line_chart("swd", [0, 10], {"mean": [9.0, 4.5]}).words
     'swd: mean from 9 to 4.5'
     """
-    finite = [value for values in curves.values() for value in values if math.isfinite(value)]
+    named = [(name, values, colour) for (name, values), colour in zip(curves.items(), COLOURS, strict=False)]
+    named += [(*baseline, BASELINE)] if baseline else []
+    finite = [value for _, values, _ in named for value in values if math.isfinite(value)]
     if len(x) < 2 or x[-1] <= x[0] or not finite:
         return None
     low, high = min(finite), max(finite)
     if high - low < 1e-9 * max(abs(high), 1e-9):
         low, high = low - 1, high + 1
     across, up = _scale(x[0], x[-1], LEFT, RIGHT), _scale(low, high, BOTTOM, TOP)
-    ranges = ", ".join(f"{name} from {values[0]:.3g} to {values[-1]:.3g}" for name, values in curves.items())
+    ranges = ", ".join(f"{name} from {values[0]:.3g} to {values[-1]:.3g}" for name, values, _ in named)
     return LineChart(
         title,
-        tuple(
-            Curve(name, colour, _points(x, values, across, up))
-            for (name, values), colour in zip(curves.items(), COLOURS, strict=False)
-        ),
+        tuple(_curve(name, colour, _points(x, values), across, up) for name, values, colour in named),
         _labelled(_ticks(x[0], x[-1]), across),
         _labelled(_ticks(low, high), up),
         f"{title}: {ranges}",
+        (float(x[0]), float(x[-1])),
+        (low, high),
     )
 
 
-def _points(x: Sequence[float], y: Sequence[float], across: Scale, up: Scale) -> str:
+def _points(x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]:
+    """Return the finite points, of a long curve the means of neighbouring ones."""
     pairs = list(zip(x, y, strict=True))
     size = -(-len(pairs) // POINTS_MAX)
     points = []
@@ -208,8 +228,21 @@ def _points(x: Sequence[float], y: Sequence[float], across: Scale, up: Scale) ->
         finite = [(a, b) for a, b in pairs[start : start + size] if math.isfinite(b)]
         if finite:
             mean_x, mean_y = (sum(column) / len(finite) for column in zip(*finite, strict=True))
-            points.append(f"{across(mean_x)},{up(mean_y)}")
-    return " ".join(points)
+            points.append((mean_x, mean_y))
+    return points
+
+
+def _curve(name: str, colour: str, points: Sequence[tuple[float, float]], across: Scale, up: Scale) -> Curve:
+    def attribute(ys: Sequence[float]) -> str:
+        return " ".join(f"{across(x)},{up(y)}" for (x, _), y in zip(points, ys, strict=True))
+
+    ys = [y for _, y in points]
+    raw = attribute(ys)
+    if colour == BASELINE or len(ys) < SMOOTH_POINTS:
+        return Curve(name, colour, raw)
+    reach = len(ys) // 32 or 1
+    means = [float(np.mean(ys[max(i - reach, 0) : i + reach + 1])) for i in range(len(ys))]
+    return Curve(name, colour, raw, attribute(means))
 
 
 # --- Axes -------------------------------------------------------------------------------------------------------

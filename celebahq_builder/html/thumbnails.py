@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import math
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
 
 from celebahq_builder.image_set import Pixels, photo_path
 from celebahq_builder.imaging.geometry import centred_square
@@ -67,14 +69,47 @@ def of_photo(folder: Path, file: str, side_px: int) -> Thumbnail | None:
 
     None if the photo is missing or cannot be decoded, and for a name that leads out of the folder.
     """
+    image = _open_photo(folder, file)
+    return _reduced(image, side_px) if image else None
+
+
+def of_origin(
+    folder: Path, file: str, quad: NDArray[np.floating], side_px: int, crop_max_px: int
+) -> tuple[Thumbnail, Thumbnail, int] | None:
+    """Return a thumbnail of a source photo, upright, and the crop of a face in it; None as `of_photo`.
+
+    The crop is turned as the result is, but has no more pixels than in the photo, and is black outside of it.
+
+    Args:
+        quad: corners [4, 2] of the crop in pixel-edge coordinates of the photo as stored.
+        side_px: largest width and height of the thumbnail.
+        crop_max_px: largest side length of the crop.
+
+    Returns:
+        The two images, and the EXIF orientation of the photo, 1 to 8.
+    """
+    image = _open_photo(folder, file)
+    if image is None:
+        return None
+    crop_px = float(np.hypot(*(quad[3] - quad[0])))
+    side = min(max(round(crop_px), 1), crop_max_px)
+    times = max(math.ceil(crop_px / side - 0.5), 1)  # a multiple of the side, then reduced: no aliasing
+    crop = image.transform(
+        (side * times, side * times), Image.Transform.QUAD, quad.ravel().tolist(), Image.Resampling.BILINEAR
+    ).reduce(times)
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    upright = ImageOps.exif_transpose(image)
+    return _reduced(upright, side_px), of_pixels(pil_to_array(crop), quality=85), orientation
+
+
+def _open_photo(folder: Path, file: str) -> Image.Image | None:
     name = PurePosixPath(file)
     if name.is_absolute() or ".." in name.parts:
         return None
     try:
-        path = photo_path(folder, file)
+        return _open(photo_path(folder, file))
     except (OSError, ValueError):  # a name that the file system refuses
         return None
-    return of_image(path, side_px)
 
 
 def of_image(path: Path, side_px: int) -> Thumbnail | None:

@@ -85,7 +85,7 @@ def find_landmarks(
         model: model file of the detector; by default it is downloaded once.
         refiner: network that makes the landmarks more precise: the folder of a training of `landmarks.training.train`,
             or weights of a registry.
-        keep_table: refuse to replace the table of an earlier call by another one, before anything is written.
+        keep_table: refuse a table that lacks rows of the table of an earlier call, before anything is written.
 
     Raises:
         SourceError: there are no photos.
@@ -113,10 +113,10 @@ def find_landmarks(
             search_folder(folder, files, log, path, refine=True, thumbnails=True, refiner=weights, workers=workers)
         )
         content = table_csv(searched, rules)
-        if keep_table and table.exists() and read_file(table) != content:
+        if keep_table and table.exists() and not set(read_file(table).splitlines()) <= set(content.splitlines()):
             raise WorkspaceError(
-                f"{table.parent.parent} was built from other faces: photos were added, changed or removed since, or "
-                "`faces` is another; give another `out`"
+                f"{table.parent.parent} was built from other faces: photos were changed or removed since, or `faces` "
+                "is another; give another `out`"
             )
         log.write(table, content)
         write_pages(page, searched, rules, log, folder=folder, table=table.name)

@@ -101,7 +101,7 @@ def read_registry(folder: Path | None = None) -> dict[str, RegistryEntry]:
     text = path.read_text(encoding="utf-8")
     for name, values in tables.items():
         if not isinstance(values, dict):
-            raise RecipeError(f"{path}: {name} must be a table, got {values!r}")
+            raise RecipeError(f"{path}: {name} must be a table, got {str(values)[:80]}")
         entries[name] = from_mapping(RegistryEntry, values, where=str(path), text=text, table=(name,))
     return entries
 

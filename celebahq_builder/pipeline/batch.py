@@ -71,6 +71,8 @@ class BatchJob:
     """Stages to write to disk that lack the batch's manifest, in order."""
     examples: frozenset[str]
     """Ids of the photos that the report shows after each stage."""
+    resumed: tuple[tuple[str, Kept], ...] = ()
+    """Photos that resume from another stage than the batch, with its name and their outcomes."""
     deltas: Path | None = None
     """Folder of the official deltas; None adds none."""
     run_token: str = RUN_TOKEN
@@ -91,6 +93,13 @@ class BatchResult:
     """Time of each stage in this worker."""
     peak_memory_bytes: int
     """Largest resident memory of this worker so far."""
+    moved: tuple[tuple[Path, Path], ...] = ()
+    """Image of an earlier run and its final path."""
+
+    @classmethod
+    def of_nothing(cls, job: BatchJob) -> BatchResult:
+        """Return the result of a job without photos."""
+        return cls(job.number, 0, dict.fromkeys(job.todo, ()), (), {}, 0)
 
     @property
     def rejected(self) -> int:
@@ -127,7 +136,11 @@ def publish_batch(workspace: Workspace, result: BatchResult) -> None:
     for partial, path in result.files:
         with _as_workspace_error(path):
             publish(partial, path)
-    folders = {path.parent for _, path in result.files}
+    for earlier, path in result.moved:
+        with _as_workspace_error(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            earlier.replace(path)
+    folders = {path.parent for _, path in (*result.files, *result.moved)}
     for folder in sorted(folders | {folder.parent for folder in folders}):
         sync_folder(folder)
     for name, outcomes in result.outcomes.items():
@@ -192,8 +205,10 @@ class _PhotoTask:
 
     face: Face
     """The photo after the last stage that it passed."""
-    start: Kept | None
+    start: Kept | None = None
     """The outcome from which it resumes; None starts from the photo's file."""
+    passed: str | None = None
+    """Stage of that outcome."""
     ended: bool = False
     """Whether it was rejected or failed."""
 
@@ -205,10 +220,9 @@ class _BatchRun:
         self.context = photo_context(job.recipe.resolution, job.device, photo_reader(job.folder), job.deltas)
         self.all_stages = job.recipe.photo_stages()
         self.types = record_types(self.all_stages)
-        names = [stage.name for stage in self.all_stages]
-        first = 0 if job.start is None else names.index(job.start) + 1
-        last = names.index(job.todo[-1])
-        self.stages, self.later = self.all_stages[first : last + 1], names[last + 1 :]
+        self.names = [stage.name for stage in self.all_stages]
+        last = self.names.index(job.todo[-1])
+        self.stages, self.later = self.all_stages[self._after(job.start) : last + 1], self.names[last + 1 :]
         self.outcomes: dict[str, list[Outcome]] = defaultdict(list)
         self.files: list[tuple[Path, Path]] = []
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -239,23 +253,31 @@ class _BatchRun:
 
     def _tasks(self) -> list[_PhotoTask]:
         """Return a task for each photo that enters the first stage."""
-        faces = {photo.key: Face.unread(photo, index) for index, photo in self.job.photos}
-        if self.job.start is None:
-            return [_PhotoTask(face, None) for face in faces.values()]
-        manifest = self.workspace.stage(self.job.start).read_manifest(self.job.number)
-        return [_PhotoTask(faces[one.key], one) for one in manifest if isinstance(one, Kept)]
+        tasks = {photo.key: _PhotoTask(Face.unread(photo, index)) for index, photo in self.job.photos}
+        if self.job.start is not None:
+            manifest = self.workspace.stage(self.job.start).read_manifest(self.job.number)
+            kept = [one for one in manifest if isinstance(one, Kept) and one.key in tasks]
+            tasks = {one.key: _PhotoTask(tasks[one.key].face, one, self.job.start) for one in kept}
+        for stage, one in self.job.resumed:
+            if one.key in tasks:
+                tasks[one.key] = _PhotoTask(tasks[one.key].face, one, stage)
+        return list(tasks.values())
+
+    def _after(self, stage: str | None) -> int:
+        """Return the index of the stage that follows a stage; None stands for the photo's file."""
+        return 0 if stage is None else self.names.index(stage) + 1
 
     # --- One group of photos, from top to bottom ---
 
     def _run_group(self, tasks: Sequence[_PhotoTask]) -> None:
         """Take some photos through the stages, until each is done, rejected or failed."""
         for task in tasks:
-            if task.start is not None:
-                with self._record_failure(task, self.stages[0].name):
-                    task.face = self._resume(task.face.photo, task.start)
-        for stage in self.stages:
-            tasks = [task for task in tasks if not task.ended]
-            for task, face in zip(tasks, self._run_grouped(stage, tasks), strict=True):
+            if task.start is not None and task.passed is not None:
+                with self._record_failure(task, self.names[self._after(task.passed)]):
+                    task.face = self._resume(task.face.photo, task.start, task.passed)
+        for number, stage in enumerate(self.stages, start=self._after(self.job.start)):
+            ready = [task for task in tasks if not task.ended and number >= self._after(task.passed)]
+            for task, face in zip(ready, self._run_grouped(stage, ready), strict=True):
                 with self._record_failure(task, stage.name):
                     task.face = self._finish_stage(task, stage, face or self._run_stage(stage, [task.face])[0])
 
@@ -292,11 +314,11 @@ class _BatchRun:
         quad = quad_corners(face.quad)
         return face.record.with_part(ImageRecord(name, len(data), sha256(data), quad, face.border, face.margin))
 
-    def _resume(self, photo: Photo, start: Kept) -> Face:
-        assert self.job.start is not None
+    def _resume(self, photo: Photo, start: Kept, stage: str) -> Face:
+        """Return the face that a stage kept, with its image."""
         record = PhotoRecord.from_kept(start, self.types)
         image = record[ImageRecord]
-        data = self.workspace.stage(self.job.start).read_image(image.path, image.sha256)
+        data = self.workspace.stage(stage).read_image(image.path, image.sha256)
         return Face.resumed(photo, torch.from_numpy(decode_png(data)).to(self.context.device), record)
 
     # --- Errors, time, files ---
@@ -320,8 +342,7 @@ class _BatchRun:
 
     def _end(self, task: _PhotoTask, stage: str, ended: Outcome) -> None:
         """Record the end of a photo under the first stage, from the one that raised, that has a manifest to write."""
-        names = [one.name for one in self.all_stages]
-        after = names[names.index(stage) :]
+        after = self.names[self.names.index(stage) :]
         self.outcomes[next(name for name in self.job.todo if name in after)].append(ended)
         task.ended = True
 

@@ -21,6 +21,7 @@ from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.outcome import Kept, PhotoKey, Rejected
 from celebahq_builder.pipeline.batch import (
     BatchJob,
+    BatchResult,
     deterministic,
     photo_context,
     publish_batch,
@@ -28,7 +29,9 @@ from celebahq_builder.pipeline.batch import (
 )
 from celebahq_builder.pipeline.build_report import write_build_report
 from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.growth import EarlierResults, check_growth, grow
 from celebahq_builder.pipeline.landmark_source import find_source
+from celebahq_builder.pipeline.live_report import LiveReport
 from celebahq_builder.pipeline.plan import Plan, versions
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import BuildOptions, BuildRequest, check_options, make_request
@@ -61,13 +64,17 @@ class BuildResult:
     complete: bool
     """Whether the last stage was reached."""
     hdf5: Path | None
-    report: Path | None
+    """The data set; None if the last stage was not reached."""
+    images: Path | None
+    """Folder of the images of the last stage that keeps images; None if no such stage was run."""
+    report: Path
 
 
 def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[BuildOptions]) -> BuildResult:
     """Build a data set from a source of photos, resuming from what the run directory holds.
 
-    The results do not depend on the number of workers, nor on interruptions.
+    The results do not depend on the number of workers, nor on interruptions. The run before may have had fewer photos:
+    its results are used, and the files are those of one run with all photos.
 
     Args:
         source: photos with landmarks; see `sources.celeba.read_celeba` and `sources.folder.read_folder`. Or the path of
@@ -79,7 +86,7 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
             of the recipe.
         resolution: side length of the result in px, a power of two from 64 to 2048.
         seed: seed of a shuffled order.
-        labels: whether to write CelebA's attributes as labels beside the HDF5 file.
+        labels: whether to write CelebA's attributes as labels next to the HDF5 file.
         workers: processes; None uses one per core.
         device: ``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``.
         until: last stage to run.
@@ -96,15 +103,16 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
     Raises:
         RecipeError: settings or arguments that cannot be used.
         WorkspaceLocked: another process works in the directory.
-        FingerprintMismatch: it holds results of other settings or photos.
+        FingerprintMismatch: it holds results of other settings, or of photos that this run does not have.
         DiskFull: no space left; the same command resumes once there is some.
         CelebAHQError: see `errors`.
 
-    >>> from celebahq_builder.sources.celeba import read_celeba
-    >>> source = read_celeba(Path("tests/sample/celeba"))
-    >>> result = build(source, getfixture("tmp_path"), resolution=64, limit=2, workers=1)
-    >>> result.kept, result.hdf5.name
-    (2, 'celebahq-64x64.h5')
+    Examples:
+        >>> from celebahq_builder.sources.celeba import read_celeba
+        >>> source = read_celeba(Path("tests/sample/celeba"))
+        >>> result = build(source, getfixture("tmp_path"), resolution=64, limit=2, workers=1)
+        >>> result.kept, result.hdf5.name
+        (2, 'celebahq-64x64.h5')
     """
     if not isinstance(source, PhotoSource):
         check_options(out, **options)
@@ -134,9 +142,10 @@ def align(
         SourceError: the file cannot be read.
         ValueError: the landmarks are not ten numbers, or the resolution is not a power of two.
 
-    >>> landmarks = [314, 213, 416, 212, 363, 275, 308, 320, 422, 318]
-    >>> align("tests/sample/celeba/img_celeba/000001.jpg", landmarks, resolution=64).shape
-    (3, 64, 64)
+    Examples:
+        >>> landmarks = [314, 213, 416, 212, 363, 275, 308, 320, 422, 318]
+        >>> align("tests/sample/celeba/img_celeba/000001.jpg", landmarks, resolution=64).shape
+        (3, 64, 64)
     """
     recipe = BuildRecipe(resolution=resolution)
     if isinstance(photo, np.ndarray):
@@ -171,15 +180,20 @@ def run(request: BuildRequest) -> BuildResult:
         workspace.sweep()
         plan = Plan(request, workspace.read_state())
         plan.check()
+        check_growth(plan.after_redo())
         plan.check_start()
         parallel.devices(request.device)
         if request.redo:  # nothing is deleted before all checks
             _discard(plan)
             plan = plan.after_redo()
+        if plan.grows:
+            plan = grow(plan)
         description = plan.description()
         if plan.state.run != description:
             write_json(workspace.run_path, asdict(description))
         if not all(map(plan.is_complete, plan.on_disk)):
+            workspace.summary_path.unlink(missing_ok=True)
+            plan = plan.without_summary()
             try:
                 run_photo_stages(plan, timings)
                 for stage in plan.dataset_stages:
@@ -215,29 +229,53 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
         CelebAHQError: an error that ends a batch as a whole.
     """
     workspace, photos = plan.request.workspace, plan.request.source.photos
-    jobs = list(_jobs(plan))
     for stage in plan.photo_stages:
         workspace.stage(stage.name).begin(plan.ingredients[stage.name])
+    earlier = EarlierResults(workspace, plan.photo_stages)
+    jobs = []
+    for job in map(earlier.without_finished, _jobs(plan)):
+        if job.photos:
+            jobs.append(job)
+        else:
+            publish_batch(workspace, earlier.complete(BatchResult.of_nothing(job)))
     if jobs:
+        timings.add(batches=len(jobs), seconds={})
         todo = sum(len(job.photos) for job in jobs)
         progress = Progress(" > ".join(stage.name for stage in plan.photo_stages), len(photos), len(photos) - todo)
+        report = LiveReport(workspace, progress)
         try:
-            with closing(parallel.run(run_batch, jobs, workers=plan.request.workers)) as results:
-                for result in results:
+            with closing(parallel.run(run_batch, _reporting(jobs, report), workers=plan.request.workers)) as results:
+                for computed in results:
+                    result = earlier.complete(computed)
                     publish_batch(workspace, result)
                     timings.add(batch=result.number, photos=result.photos, seconds=result.seconds)
                     timings.add_worker(result.peak_memory_bytes)
                     progress.advance(result.photos, result.rejected, result.failed)
+                    report.add(result)
+                    report.write_if_due()
+        except KeyboardInterrupt:
+            report.close()
+            raise
         finally:
             progress.close()
     entering = {photo.key for photo in photos}
     for stage in plan.photo_stages:
         counts, kept = _reconcile(workspace.stage(stage.name), entering, plan.batches)
+        workspace.stage(stage.name).forget_earlier()
         workspace.stage(stage.name).complete(plan.ingredients[stage.name], counts)
         entering = kept
     if plan.dataset_stages and not entering:
         _write_rejected(workspace, photo_statuses(workspace), plan.request.source)
+        write_build_report(workspace)
         raise WorkspaceError(f"no photo was kept, so there is nothing to pack; {workspace.rejected_path} says why")
+
+
+def _reporting(jobs: Iterable[BatchJob], report: LiveReport) -> Iterator[BatchJob]:
+    """Yield jobs; write the first report once the first job is on its way, so that it does not wait."""
+    for number, job in enumerate(jobs):
+        if number == 1:
+            report.write_if_due()
+        yield job
 
 
 def _jobs(plan: Plan) -> Iterator[BatchJob]:
@@ -335,18 +373,20 @@ def _conclude(plan: Plan, timings: TimingLog) -> BuildResult:
     before = plan.state.summary
     is_current = before is not None and before.fingerprint == mark and workspace.rejected_path.name in plan.state.files
     summary = before if before and is_current else _summarize(plan, mark)
-    if complete and (summary is not before or "report/index.html" not in plan.state.files):
+    if summary is not before or "report/index.html" not in plan.state.files:
         if summary is not before:
             timings.add_memory(parallel.peak_memory_bytes())
         write_build_report(workspace)
     if summary is not before:
         write_json(workspace.summary_path, asdict(summary))
+    with_images = [stage.name for stage in plan.photo_stages if stage.saves_image]
     counts = {name: value for name, value in asdict(summary).items() if name != "fingerprint"}
     return BuildResult(
         **counts,
         complete=complete,
         hdf5=workspace.hdf5_path(request.recipe.resolution) if complete else None,
-        report=workspace.report_path if complete else None,
+        images=workspace.stage(with_images[-1]).root / "images" if with_images else None,
+        report=workspace.report_path,
     )
 
 

@@ -1,8 +1,15 @@
-"""The HTML report of a build: its counts, and its images as contact sheets, examples, rejected photos and spectra."""
+"""The HTML report of a build: faces, counts, contact sheets, examples, spectra, and lists of photos.
+
+The page holds thumbnails, so it can be read where its run directory is not. The aligned images are too large for that:
+the page links to their files, and shows one in full size where the file is there.
+
+The page is bounded for any number of photos: at most 536 images, and `ROWS` photos in each of two lists.
+"""
 
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,14 +17,21 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
+import numpy as np
+
 from celebahq_builder.config import flatten
 from celebahq_builder.html import charts, render_page, thumbnails
 from celebahq_builder.html.thumbnails import Thumbnail
-from celebahq_builder.outcome import Failed, Reason, Rejected
+from celebahq_builder.landmarks import orientation
+from celebahq_builder.landmarks.crops import MIRRORED
+from celebahq_builder.landmarks.page import ShownPhoto, draw_face
+from celebahq_builder.outcome import Failed, Kept, Reason, Rejected
+from celebahq_builder.pipeline.face import PhotoRecord
 from celebahq_builder.pipeline.landmark_source import landmark_section
 from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses
-from celebahq_builder.pipeline.stage import PhotoStage
+from celebahq_builder.pipeline.stage import PhotoStage, record_types
 from celebahq_builder.pipeline.stages import load_stages
+from celebahq_builder.pipeline.stages.crop import CropRecord
 from celebahq_builder.pipeline.state import RunDescription, RunState
 from celebahq_builder.pipeline.workspace import Workspace, read_timings
 from celebahq_builder.storage import write_atomic
@@ -34,6 +48,14 @@ NOTES = {
 
 T = TypeVar("T")
 Name = TypeVar("Name", bound=str)
+
+FACES = 20
+"""Faces at the top of the page."""
+
+FACE_PX = 320
+"""Side length of their thumbnails, and of those of their photos."""
+
+FACES_SEED = 0
 
 EXAMPLES = 6
 """Photos shown at every stage."""
@@ -53,60 +75,111 @@ SPECTRA = 8
 """Results at each end of the ranking whose spectra are shown."""
 
 ROWS = 5000
-"""Photos in the list of those left out."""
+"""Photos in the list of those left out, and in that of the kept ones."""
 
 ROW_THUMBNAILS = 300
-"""Thumbnails in that list."""
+"""Thumbnails in the list of those left out."""
+
+LIVE_THUMBNAILS = 24
+"""The same while the build runs, because the page is written again and again."""
+
+REFRESH_S = 60
+"""Seconds after which a browser loads the page of a running build again."""
+
+RATES_MAX = 60
+"""Points of the curve of the throughput."""
 
 ROW_PX = 96
 
 
-def write_build_report(workspace: Workspace) -> None:
-    """Write the report of a run from the content of its directory.
+@dataclass(frozen=True)
+class BuildProgress:
+    """Progress of a build that is running."""
+
+    photos_per_s: float | None
+    """Recent throughput of all workers; None while it is not known."""
+    seconds_left: float | None
+    """Estimated time until the last photo; None while it is not known."""
+
+
+def write_build_report(
+    workspace: Workspace, progress: BuildProgress | None = None, statuses: Sequence[PhotoStatus] | None = None
+) -> None:
+    """Write the report of a run from the content of its directory, also of a run that is not finished.
 
     Equal directories give equal pages. A photo of the source or an image that is missing costs only its thumbnail.
+
+    Args:
+        workspace: has a description of the run; any of its stages may be missing or incomplete.
+        progress: of a build that is running: the page then shows the newest faces first and leaves out what takes
+            long; browsers load it again every `REFRESH_S` seconds. None for a build that has ended or was interrupted.
+        statuses: of all photos; None reads them from the manifests.
 
     Raises:
         WorkspaceError: the directory holds no run, or was changed.
         DiskFull: no space left.
     """
-    write_atomic(workspace.report_path, render_page("build.html.j2", _contents(workspace)))
+    contents = _contents(workspace, photo_statuses(workspace) if statuses is None else statuses, progress)
+    write_atomic(workspace.report_path, render_page("build.html.j2", contents))
 
 
-def _contents(workspace: Workspace) -> dict[str, object]:
+def _contents(
+    workspace: Workspace, statuses: Sequence[PhotoStatus], progress: BuildProgress | None
+) -> dict[str, object]:
     """Return the values that the template shows, in its order."""
-    run, statuses = workspace.run(), photo_statuses(workspace)
+    run, state = workspace.run(), workspace.read_state()
     images = ReportImages(workspace, run)
     kept = _best_first([one for one in statuses if one.end is None])
     low = _best_first([one for one in statuses if _is_low(one)])
     failed = [one for one in statuses if isinstance(one.end, Failed)]
     rejected = [one for one in statuses if isinstance(one.end, Rejected) and not _is_low(one)]
     left_out = [*failed, *sorted(rejected, key=_reason_order), *low[SHEET:]]
-    rows = images.rows(left_out[:ROWS])
+    thumbnails_max = LIVE_THUMBNAILS if progress else ROW_THUMBNAILS
+    rows = images.rows(left_out[:ROWS], thumbnails_max)
+    timings = read_timings(workspace.timings_path)
+    photos = run.photos + len(run.rejected_by_table)
     return {
         "run": run,
-        "photos": run.photos + len(run.rejected_by_table),
+        "photos": photos,
         "counts": {"kept": len(kept), "rejected": len(rejected) + len(low), "failed": len(failed)},
+        "progress": progress,
+        "refresh_s": REFRESH_S if progress else None,
+        "finished": state.stage(run.until).mark is not None and len(statuses) == photos,
         "result": _file(workspace, workspace.hdf5_path(run.resolution)),
         "selection": _file(workspace, workspace.selection_path),
         "rejections": _file(workspace, workspace.rejected_path),
-        "stages": stage_counts(run, workspace.read_state(), statuses),
+        "faces": images.faces(_newest(kept) if progress else _random(kept)),
+        "stages": stage_counts(run, state, statuses),
         "reasons": _reasons(statuses),
         "notes": _notes(statuses),
         "landmarks": landmark_section(workspace, Path(run.source)),
-        "examples": images.examples(statuses),
+        "examples": [] if progress else images.examples(statuses),
         "scores": _histogram(kept, low, "score", cut=kept[-1].score if kept and low else None),
         "zooms": _histogram(kept, low, "zoom"),
-        "sheets": images.sheets(kept, low),
-        "spectra": images.spectra(_best_first([one for one in (*kept, *low) if one.score is not None])),
+        "sheets": [] if progress else images.sheets(kept, low),
+        "spectra": []
+        if progress
+        else images.spectra(_best_first([one for one in (*kept, *low) if one.score is not None])),
         "low_shown": bool(low),
         "rows": rows,
         "rows_left": len(left_out) - len(rows),
-        "thumbnails_end": len(rows) > ROW_THUMBNAILS == sum(row.thumbnail is not None for row in rows),
-        "timings": read_timings(workspace.timings_path),
+        "thumbnails_end": len(rows) > thumbnails_max == sum(row.thumbnail is not None for row in rows),
+        "kept": [PhotoImage(one, None, images.link(one)) for one in kept[:ROWS]],
+        "kept_left": len(kept[ROWS:]),
+        "timings": timings,
+        "throughput": _throughput(timings.batches),
         "settings": _settings(run),
-        "row_thumbnails": ROW_THUMBNAILS,
+        "row_thumbnails": thumbnails_max,
     }
+
+
+def _random(photos: Sequence[PhotoStatus]) -> list[PhotoStatus]:
+    """Return some photos, always the same of equal ones."""
+    return random.Random(FACES_SEED).sample(sorted(photos, key=lambda one: one.key), min(FACES, len(photos)))
+
+
+def _newest(photos: Sequence[PhotoStatus]) -> list[PhotoStatus]:
+    return sorted(photos, key=lambda one: (-one.batch, one.key))[:FACES]
 
 
 def _is_low(one: PhotoStatus) -> bool:
@@ -163,6 +236,28 @@ def _histogram(
     return charts.histogram(inside, outside, cut)
 
 
+def _throughput(batches: Sequence[tuple[float, int]]) -> tuple[charts.LineChart, str] | None:
+    """Return the curve of photos per second over the time of work, and the name of the time; None for too few batches.
+
+    Args:
+        batches: see `TimingTotals.batches`; the time before the beginning of a run does not count.
+    """
+    worked, done, before = [0.0], [0], None
+    for unix_s, photos in batches:
+        if photos and before is not None:
+            worked.append(worked[-1] + max(unix_s - before, 0.0))
+            done.append(done[-1] + photos)
+        before = unix_s
+    if len(worked) < 3 or not worked[-1]:
+        return None
+    edges = np.linspace(0, worked[-1], min(len(worked), RATES_MAX + 1))
+    rates = np.diff(np.interp(edges, worked, done)) / np.diff(edges)
+    unit_s, unit = (3600, "hours") if worked[-1] > 7200 else (60, "minutes")
+    middles = (edges[1:] + edges[:-1]) / 2 / unit_s
+    drawn = charts.line_chart("Throughput", middles.tolist(), {"photos per second": rates.tolist()})
+    return None if drawn is None else (drawn, f"{unit} of work")
+
+
 def _settings(run: RunDescription) -> list[tuple[str, str, str]]:
     """Return name, value and origin of every setting."""
     return [
@@ -217,14 +312,32 @@ class PhotoImage:
     link: str | None
 
     @property
+    def id(self) -> str:
+        """Id of the photo."""
+        return self.status.id
+
+    @property
     def name(self) -> str:
         """File of the photo, and its face where it has several, as a caption."""
         return self.status.name
 
     @property
+    def zoom(self) -> str:
+        """Zoom of the photo, as a caption; empty where it has none."""
+        return "" if self.status.zoom is None else f"{self.status.zoom:.2f}"
+
+    @property
     def score(self) -> str:
         """Score of the photo, as a caption; empty where it has none."""
         return "" if self.status.score is None else f"{self.status.score:.3f}"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The photo of a face, and the crop in it."""
+
+    photo: ShownPhoto
+    crop: Thumbnail
 
 
 @dataclass(frozen=True)
@@ -250,6 +363,32 @@ class ReportImages:
 
     workspace: Workspace
     run: RunDescription
+
+    def faces(self, photos: Sequence[PhotoStatus]) -> list[tuple[PhotoImage, Origin | None]]:
+        """Return results, each with its photo; None for a photo that is missing or cannot be read."""
+        shown = [(self._result(one, FACE_PX), self._origin(one)) for one in photos]
+        return [(result, origin) for result, origin in shown if result.thumbnail]
+
+    def _origin(self, one: PhotoStatus) -> Origin | None:
+        types = record_types(load_stages(self.run.method))
+        manifest = self.workspace.stage(self.run.image_stage).read_manifest(one.batch)
+        kept = next((end for end in manifest if isinstance(end, Kept) and end.key == one.key), None)
+        if kept is None:
+            return None
+        record = PhotoRecord.from_kept(kept, types)
+        crop = record.get(CropRecord)
+        if crop is None:
+            return None
+        found = thumbnails.of_origin(Path(self.run.source), one.file, np.array(crop.quad), FACE_PX, self.run.resolution)
+        if found is None:
+            return None
+        photo, cut, turned = found[0], found[1], orientation.checked(found[2])
+        points = orientation.to_upright(np.reshape(record.identity.landmarks, (5, 2)), crop.size, turned)
+        if orientation.is_mirrored(turned):
+            points = points[list(MIRRORED)]
+        width_px = crop.size[1 if turned >= 5 else 0]
+        face = draw_face(points, photo.width_px / width_px, True, f"{self.run.resolution / crop.zoom:.0f} px wide")
+        return Origin(ShownPhoto(f"{one.name}, photo with landmarks and crop", "used", photo, (face,), ""), cut)
 
     def examples(self, statuses: Sequence[PhotoStatus]) -> list[Example]:
         """Return photos after each stage, the smallest face first; photos not kept only where others are too few."""
@@ -303,10 +442,14 @@ class ReportImages:
                 found.append((title, shown))
         return found
 
-    def rows(self, photos: Sequence[PhotoStatus]) -> list[PhotoImage]:
-        """Return photos that were left out: the aligned face where there is one, else the photo of the source."""
+    def rows(self, photos: Sequence[PhotoStatus], left: int) -> list[PhotoImage]:
+        """Return photos that were left out: the aligned face where there is one, else the photo of the source.
+
+        Args:
+            photos: to return.
+            left: largest number of thumbnails.
+        """
         rows: list[PhotoImage] = []
-        left = ROW_THUMBNAILS
         for one in photos:
             if not left:
                 row = PhotoImage(one, None, None)
@@ -319,12 +462,15 @@ class ReportImages:
         return rows
 
     def _result(self, one: PhotoStatus, side_px: int) -> PhotoImage:
-        path = self._path(one)
-        thumbnail = thumbnails.of_result(path, side_px)
-        return PhotoImage(one, thumbnail, _link(self.workspace, path) if thumbnail else None)
+        thumbnail = thumbnails.of_result(self._path(one), side_px)
+        return PhotoImage(one, thumbnail, self.link(one) if thumbnail else None)
+
+    def link(self, one: PhotoStatus) -> str | None:
+        """Return the address of an aligned image relative to the page; None for a photo that has none."""
+        return _link(self.workspace, self._path(one)) if one.image else None
 
     def _path(self, one: PhotoStatus) -> Path:
-        return self.workspace.stage(self.run.image_stage).image_path(one.batch, one.id)
+        return self.workspace.stage(self.run.image_stage).root / one.image
 
 
 def _spread(items: list[T], count: int) -> list[T]:

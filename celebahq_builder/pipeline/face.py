@@ -33,6 +33,12 @@ class Identity:
     official_index: int | None = None
     """Position in the official data set, for a photo of its image list."""
 
+    @classmethod
+    def of(cls, photo: Photo, index: int) -> Identity:
+        """Return the identity of a photo at a position in the source."""
+        official_index = photo.listed.index if photo.listed else None
+        return cls(photo.id, index, photo.landmarks, photo.split, photo.attributes, official_index)
+
 
 @dataclass(frozen=True)
 class ImageRecord:
@@ -148,12 +154,10 @@ class Face:
     @classmethod
     def unread(cls, photo: Photo, index: int) -> Face:
         """Return the face that enters the first stage: identity only, pixels [3, 0, 0]."""
-        official_index = photo.listed.index if photo.listed else None
-        identity = Identity(photo.id, index, photo.landmarks, photo.split, photo.attributes, official_index)
         import torch  # here, because the command line reads recipes, and so stages, without torch
 
         empty = torch.empty((3, 0, 0), dtype=torch.uint8)
-        return cls(photo, PhotoRecord(photo.file, identity, face=photo.face), empty, np.zeros((4, 2)))
+        return cls(photo, PhotoRecord(photo.file, Identity.of(photo, index), face=photo.face), empty, np.zeros((4, 2)))
 
     @classmethod
     def resumed(cls, photo: Photo, pixels: Tensor, record: PhotoRecord) -> Face:

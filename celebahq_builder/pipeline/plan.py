@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Unpack
 
 from celebahq_builder import __version__, outcome
-from celebahq_builder.config import flatten, to_mapping
+from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import FingerprintMismatch, WorkspaceError
 from celebahq_builder.pipeline.recipe import BuildRecipe
-from celebahq_builder.pipeline.request import BuildOptions, BuildRequest, make_request
+from celebahq_builder.pipeline.request import BuildRequest
 from celebahq_builder.pipeline.stage import AnyDatasetStage, AnyPhotoStage, AnyStage, DatasetStage
-from celebahq_builder.pipeline.stages.pack import PackStage
-from celebahq_builder.pipeline.stages.select import SelectStage
-from celebahq_builder.pipeline.state import Ingredients, RunDescription, RunState, Table, fingerprint
-from celebahq_builder.sources.official import archives
-from celebahq_builder.sources.photo import PhotoSource
+from celebahq_builder.pipeline.state import (
+    Ingredients,
+    RunDescription,
+    RunState,
+    StagePlan,
+    StageState,
+    Table,
+    fingerprint,
+)
+from celebahq_builder.sources.photo import subset
 
 VERSIONS = ("torch", "numpy", "pillow", "opencv-python-headless", "scipy", "h5py", "deflate")
 """Packages that decide the pixels."""
@@ -37,6 +39,8 @@ class Plan:
 
     request: BuildRequest
     state: RunState
+    earlier_photos: int = 0
+    """Photos of a run that grows whose results are used; an estimate."""
 
     # --- Stages ---
 
@@ -111,8 +115,8 @@ class Plan:
 
     @property
     def batch_photos(self) -> int:
-        """Photos per batch: as an earlier run began, or by the number of photos."""
-        if self.state.run:
+        """Photos per batch: as an earlier run of these photos began, or by the number of photos."""
+        if self.state.run and not self.grows and any(stage.plan for stage in self.state.stages.values()):
             return self.state.run.batch_photos
         return min(max(len(self.request.source.photos) // 64, BATCH_PHOTOS[0]), BATCH_PHOTOS[1])
 
@@ -121,6 +125,60 @@ class Plan:
         """Number of batches."""
         return -(-len(self.request.source.photos) // self.batch_photos)
 
+    # --- Growth ---
+
+    @cached_property
+    def grows(self) -> bool:
+        """Whether the run directory holds results of a run with other photos, which this run uses; see `growth`."""
+        return any(self.has_other_photos(name) for name in self.names)
+
+    def has_other_photos(self, name: str) -> bool:
+        """Return whether the results of a stage are those of a run with other photos."""
+        plan = self.state.stage(name).plan
+        return plan is not None and fingerprint(plan.ingredients[:1]) != fingerprint(self.ingredients[name][:1])
+
+    def unchanged_photos(self, name: str) -> int:
+        """Return the number of a stage's photos if all are the first photos of this run, in the same order; else 0."""
+        plan = self.state.stage(name).plan
+        before = plan.ingredients[0] if plan else {}
+        photos = before.get("photos")
+        is_begin = isinstance(photos, int) and self._sha256_of_first(photos) == before.get("sha256")
+        return photos if isinstance(photos, int) and is_begin else 0
+
+    def unchanged_batches(self, name: str) -> int:
+        """Return how many batches of a stage, from the first, are complete batches of this run."""
+        if not self.has_other_photos(name):
+            return self.batches
+        is_same_size = self.state.run is not None and self.state.run.batch_photos == self.batch_photos
+        return self.unchanged_photos(name) // self.batch_photos if is_same_size else 0
+
+    def _sha256_of_first(self, photos: int) -> str:
+        """Return the hash of the first photos of the source; of at least one."""
+        if photos not in self._hashes:
+            self._hashes[photos] = subset(self.request.source, limit=max(photos, 1)).sha256()
+        return self._hashes[photos]
+
+    @cached_property
+    def _hashes(self) -> dict[int, str]:
+        return {}
+
+    def after_growth(self) -> Plan:
+        """Return the plan for the run directory once `growth.grow` has prepared it."""
+        if not self.grows or self.state.run is None:
+            return self
+        stages = {}
+        for name in self.photo_names:
+            state, own = self.state.stage(name), self.ingredients[name]
+            if self.has_other_photos(name):
+                left = frozenset(batch for batch in state.batches if batch < self.unchanged_batches(name))
+                state = StageState(StagePlan(fingerprint(own), own), batches=left)
+            if state.plan:
+                stages[name] = state
+        before = self.state.run
+        earlier = min(len(self.state.stage(self.image_stage).batches) * before.batch_photos, before.photos)
+        run = replace(before, batch_photos=self.batch_photos)
+        return Plan(self.request, replace(self.state, run=run, stages=stages, summary=None), earlier)
+
     # --- State ---
 
     @property
@@ -128,6 +186,10 @@ class Plan:
         """The stages whose results `redo` deletes, in order."""
         stages = self.request.recipe.stages()
         return list(stages[self.names.index(self.request.redo) :]) if self.request.redo else []
+
+    def without_summary(self) -> Plan:
+        """Return the plan for the run directory without the counts of the last run."""
+        return replace(self, state=replace(self.state, summary=None))
 
     def after_redo(self) -> Plan:
         """Return the plan for the run directory once the results of `redone` are deleted."""
@@ -159,27 +221,30 @@ class Plan:
         return state.is_complete(self.ingredients[name]) and has_all
 
     def check(self) -> None:
-        """Check that the run directory holds no results of other settings or photos, apart from those to redo.
+        """Check that the run directory holds no results of other settings, apart from those to redo.
+
+        A run that grows makes selection and data set again, so that their settings may be others.
 
         Raises:
             FingerprintMismatch: it does; names the first setting that differs and what to do.
         """
         redo = self.request.redo
-        for name in self.names[: self.names.index(redo)] if redo else self.names:
-            plan = self.state.stage(name).plan
-            if plan is not None and plan.fingerprint != fingerprint(self.ingredients[name]):
-                raise FingerprintMismatch(self._explain_mismatch(plan.ingredients, self.ingredients[name]))
+        names = self.names[: self.names.index(redo)] if redo else self.names
+        grows = any(self.has_other_photos(name) for name in names)
+        for name in self.photo_names if grows else self.names:
+            plan = self.state.stage(name).plan if name in names else None
+            if plan is not None and fingerprint(plan.ingredients[1:]) != fingerprint(self.ingredients[name][1:]):
+                raise FingerprintMismatch(self._explain_mismatch(plan.ingredients[1:], self.ingredients[name][1:]))
 
     def _explain_mismatch(self, before: Ingredients, now: Ingredients) -> str:
         """Return a message with the first setting that differs, and what to do."""
         old, new = _by_setting(before), _by_setting(json.loads(json.dumps(now)))
         stage, setting = next(key for key in [*new, *old] if old.get(key) != new.get(key))
         # A setting at the top level of a recipe is an ingredient of every stage that depends on it.
-        name = setting if stage != "source" and hasattr(BuildRecipe, setting) else f"[{stage}] {setting}"
-        remedy = "" if stage == "source" else f", or `redo` {stage}"
+        name = setting if hasattr(BuildRecipe, setting) else f"[{stage}] {setting}"
         return (
             f"{self.request.workspace.root} was built with {name} = {old.get((stage, setting))}, this run asks "
-            f"{new.get((stage, setting))}; outputs would mix. Choose another `out`{remedy}"
+            f"{new.get((stage, setting))}; outputs would mix. Choose another `out`, or `redo` {stage}"
         )
 
     def check_start(self) -> None:
@@ -230,72 +295,5 @@ def versions() -> dict[str, str]:
     return found
 
 
-def dry_run(source: PhotoSource, out: Path | str, **options: Unpack[BuildOptions]) -> list[str]:
-    """Return what `build` would do with the same arguments, as lines of text; nothing is written.
-
-    Args:
-        source: see `build.build`.
-        out: see `build.build`.
-        options: the other arguments of `build.build`.
-
-    Returns:
-        Settings with their origins, what is done, what is left, and the disk space that it needs.
-
-    Raises:
-        CelebAHQError: as `build.build` raises before any work.
-    """
-    request = make_request(source, out, **options)
-    plan = Plan(request, request.workspace.read_state())
-    plan.check()
-    plan.check_start()
-    return list(describe_plan(plan.after_redo()))
-
-
-def describe_plan(plan: Plan) -> Iterator[str]:
-    """Yield the plan in lines for people: settings with their sources, stages, disk space."""
-    request, source = plan.request, plan.request.source
-    yield "settings:"
-    for key, value in flatten(to_mapping(request.recipe)).items():
-        yield f"  {key} = {json.dumps(value)}  ({request.origins.get(key, 'default')})"
-    yield f"photos: {len(source.photos)} in {source.folder}; {len(source.rejected)} rejected by the table"
-    yield from (f"warning: {warning}" for warning in source.warnings)
-    if any(photo.listed for photo in source.photos):
-        deltas = (
-            f"from {len(archives(request.deltas))} archives in {request.deltas}" if request.deltas else "none given"
-        )
-        yield f"image list: MD5s of all photos are checked; deltas: {deltas}"
-    yield "stages:"
-    for name in plan.names[: plan.names.index(plan.until) + 1]:
-        yield f"  {name}: {_describe_stage(plan, name)}"
-    parent = next(
-        path for path in (request.workspace.root, *request.workspace.root.absolute().parents) if path.exists()
-    )
-    free = shutil.disk_usage(parent).free
-    yield f"disk: about {_disk_bytes(plan) / 1e9:.1f} GB still to be written, {free / 1e9:.1f} GB free in {parent}"
-
-
-def _describe_stage(plan: Plan, name: str) -> str:
-    if name not in plan.on_disk:
-        done = all(plan.is_complete(later) for later in plan.on_disk if later in plan.photo_names)
-        return "nothing stays on disk" if done else "on the way; nothing stays on disk"
-    if plan.is_complete(name):
-        return "complete"
-    return (
-        f"{len(plan.state.stage(name).batches)} of {plan.batches} batches done" if name in plan.photo_names else "to do"
-    )
-
-
 def _by_setting(ingredients: Ingredients) -> dict[tuple[str, str], object]:
     return {(str(table["name"]), key): value for table in ingredients for key, value in table.items() if key != "name"}
-
-
-def _disk_bytes(plan: Plan) -> float:
-    """Estimate what a run will write: PNGs of 1.3 bytes per pixel, and what real CelebA-HQ takes as a pyramid."""
-    recipe, photos = plan.request.recipe, len(plan.request.source.photos)
-    pixels = recipe.resolution**2
-    batches_done = len(plan.state.stage(plan.image_stage).batches)
-    images_left = photos - min(batches_done * plan.batch_photos, photos) if plan.image_stage in plan.on_disk else 0
-    pyramid = {"none": 4.0, "gzip": 2.7, "blosc2": 2.4}[recipe.settings(PackStage()).compression]
-    is_packed_now = "pack" in plan.on_disk and not plan.is_complete("pack")
-    to_pack = min(photos, recipe.settings(SelectStage()).keep) if is_packed_now else 0
-    return images_left * pixels * 1.3 + to_pack * pixels * pyramid

@@ -40,7 +40,7 @@ class _Recipe:
     seed: int = 0
     """Seed of everything random: the order of a shuffled result."""
     keep_stages: tuple[str, ...] = ()
-    """Stages whose images stay on disk beside the result's."""
+    """Stages whose images stay on disk in addition to the result's."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

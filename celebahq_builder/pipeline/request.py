@@ -20,7 +20,7 @@ from celebahq_builder.storage import read_text, sha256
 
 
 class BuildOptions(TypedDict, total=False):
-    """The arguments of `build.build` beside source and run directory, which describes them."""
+    """The arguments of `build.build` apart from source and run directory, which describes them."""
 
     recipe: BuildRecipe | str | Path
     overrides: Mapping[str, object] | None

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from celebahq_builder import outcome
 from celebahq_builder.outcome import Failed, Kept, PhotoKey, QualityScore, Rejected
-from celebahq_builder.pipeline.face import PhotoRecord
+from celebahq_builder.pipeline.face import ImageRecord, PhotoRecord
 from celebahq_builder.pipeline.stage import record_types
 from celebahq_builder.pipeline.stages import load_stages
 from celebahq_builder.pipeline.stages.crop import CropRecord
 from celebahq_builder.pipeline.stages.upscale import UpscaleRecord
+from celebahq_builder.pipeline.state import RunDescription
 from celebahq_builder.pipeline.workspace import StageFolder, Workspace
 
 TABLE = "landmark table"
@@ -31,6 +32,8 @@ class PhotoStatus:
     """The stage on disk that recorded `end`."""
     id: str = ""
     batch: int = 0
+    image: str = ""
+    """Path of its image in the folder of the run's image stage; empty where it has none."""
     score: float | None = None
     zoom: float | None = None
     """Result px per photo px."""
@@ -50,26 +53,30 @@ class PhotoStatus:
         return f"{self.file} ({self.face})" if self.face else self.file
 
 
-def photo_statuses(workspace: Workspace) -> list[PhotoStatus]:
-    """Return the status of every photo: first those rejected by the table, then in photo order.
+class PhotoStatuses:
+    """The status of every photo that a stage has finished, from its outcomes.
 
-    Photos that no stage has finished yet are left out.
-
-    Raises:
-        WorkspaceError: the directory holds no run, or a manifest was changed or is corrupt.
+    Args:
+        run: description of the run.
     """
-    run = workspace.run()
-    types = record_types(load_stages(run.method))
-    rejected = [outcome.from_json(values) for values in run.rejected_by_table]
-    by_table = [
-        PhotoStatus(*one.key, end=one, stage=TABLE, id=one.face) for one in rejected if isinstance(one, Rejected)
-    ]
-    found: dict[PhotoKey, PhotoStatus] = {}
-    for stage, batch, one in workspace.final_outcomes(run):
-        status = found.setdefault(one.key, PhotoStatus(*one.key, batch=batch, id=one.face))
+
+    def __init__(self, run: RunDescription) -> None:
+        self.run, self.types = run, record_types(load_stages(run.method))
+        rejected = [outcome.from_json(values) for values in run.rejected_by_table]
+        self.by_table = [
+            PhotoStatus(*one.key, end=one, stage=TABLE, id=one.face) for one in rejected if isinstance(one, Rejected)
+        ]
+        self.found: dict[PhotoKey, PhotoStatus] = {}
+
+    def add(self, stage: str, batch: int, one: outcome.Outcome) -> None:
+        """Take note of the outcome of a photo at a stage; for each photo, in the order of the stages."""
+        run, types = self.run, self.types
+        status = self.found.setdefault(one.key, PhotoStatus(*one.key, batch=batch, id=one.face))
         if status.end is None and isinstance(one, Kept):
             record = PhotoRecord.from_kept(one, types)
             status.id = record.identity.id
+            if stage == run.image_stage and (image := record.get(ImageRecord)):
+                status.image = image.path
             if crop := record.get(CropRecord):
                 status.zoom, status.notes = crop.zoom, crop.notes
             if upscale := record.get(UpscaleRecord):
@@ -78,7 +85,34 @@ def photo_statuses(workspace: Workspace) -> list[PhotoStatus]:
                 status.score = score.score
         elif status.end is None and not isinstance(one, Kept):
             status.end, status.stage = one, stage
-    return [*by_table, *found.values()]
+
+    def all(self) -> list[PhotoStatus]:
+        """Return the statuses: first those of photos that the table rejected, then in the order of the outcomes."""
+        return [*self.by_table, *self.found.values()]
+
+
+def read_statuses(workspace: Workspace) -> PhotoStatuses:
+    """Read the outcomes of all photos so far.
+
+    Raises:
+        WorkspaceError: the directory holds no run, or a manifest was changed or is corrupt.
+    """
+    run = workspace.run()
+    statuses = PhotoStatuses(run)
+    for stage, batch, one in workspace.final_outcomes(run):
+        statuses.add(stage, batch, one)
+    return statuses
+
+
+def photo_statuses(workspace: Workspace) -> list[PhotoStatus]:
+    """Return the status of every photo: first those rejected by the table, then in photo order.
+
+    Photos that no stage has finished yet are left out.
+
+    Raises:
+        WorkspaceError: the directory holds no run, or a manifest was changed or is corrupt.
+    """
+    return read_statuses(workspace).all()
 
 
 def read_records(

@@ -31,7 +31,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class BuildInputs:
-    """Inputs of a build beside the settings of its stages."""
+    """Inputs of a build apart from the settings of its stages."""
 
     source: PhotoSource
     resolution: int
@@ -56,7 +56,7 @@ class Stage(ABC, Generic[S]):
     """Frozen dataclass of what the stage adds to the record of a photo; None for a stage that adds nothing."""
 
     def ingredients(self, settings: S, inputs: BuildInputs) -> Mapping[str, object]:
-        """Return what the result depends on beside version and settings, such as hashes of weights; JSON values."""
+        """Return what the result depends on apart from version and settings, such as hashes of weights; JSON values."""
         return {}
 
     def check(self, settings: S, inputs: BuildInputs) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TypeVar
 from celebahq_builder import outcome
 from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES
-from celebahq_builder.outcome import Outcome
+from celebahq_builder.outcome import Kept, Outcome
 from celebahq_builder.pipeline.state import (
     Ingredients,
     RunDescription,
@@ -90,18 +91,38 @@ class StageFolder:
         write_atomic(self.manifest_path(batch), "".join(f"{line}\n" for line in lines).encode())
 
     def read_manifest(self, batch: int) -> list[Outcome]:
-        """Return the outcomes of a batch's photos, with their records as JSON tables.
+        """Return the outcomes of a batch's photos; see `read_outcomes`."""
+        return read_outcomes(self.manifest_path(batch))
 
-        Raises:
-            WorkspaceError: the manifest was changed or is corrupt.
-        """
-        path = self.manifest_path(batch)
-        try:
-            # Not splitlines(): names may hold separators such as U+2028, which JSON does not escape.
-            lines = read_text(path, MAX_IMAGE_FILE_BYTES).removesuffix("\n").split("\n")
-            return [outcome.from_json(parse_json(line)) for line in lines if line]
-        except (OSError, ValueError) as error:
-            raise WorkspaceError(f"{path} is damaged ({error}); delete it and run again: the batch is redone") from None
+    def earlier_manifests(self) -> list[Path]:
+        """Return the manifests of batches that a run with other photos made, the oldest first; see `growth`."""
+        return sorted((self.root / "earlier").glob("*.jsonl"))
+
+    def set_aside(self, first: int) -> None:
+        """Make the stage incomplete, and put the manifests of its batches from `first` on among the earlier ones."""
+        self.mark_path.unlink(missing_ok=True)
+        moved = sorted(batch for batch in self.batches() if batch >= first)
+        (self.root / "earlier").mkdir(parents=True, exist_ok=True)
+        number = max((int(path.stem) + 1 for path in self.earlier_manifests()), default=0)
+        for place, batch in enumerate(moved, start=number):
+            self.manifest_path(batch).replace(self.root / "earlier" / f"{place:05d}.jsonl")
+        for folder in (self.root / "earlier", self.root / "batches"):
+            if folder.is_dir():
+                sync_folder(folder)
+
+    def forget_earlier(self) -> None:
+        """Delete the earlier manifests, and the images that no manifest of a batch names."""
+        if not (self.root / "earlier").is_dir():
+            return
+        images = (one.record.get("image") for _, one in self.outcomes() if isinstance(one, Kept))
+        named = {self.root / str(image["path"]) for image in images if isinstance(image, dict)}
+        for path in (self.root / "images").glob("*/*.png"):
+            if path not in named:
+                path.unlink()
+        for folder in (self.root / "images").glob("*/"):
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
+        delete_folder(self.root / "earlier")
 
     def outcomes(self) -> Iterator[tuple[int, Outcome]]:
         """Yield batch and outcome of every photo recorded so far, in order."""
@@ -127,9 +148,9 @@ class StageFolder:
             raise WorkspaceError(f"{self.root / path} was changed since it was made; `redo` {self.name} makes it again")
         return data
 
-    def begin(self, ingredients: Ingredients) -> None:
-        """Write the stage's plan, if it has none."""
-        if not self.plan_path.exists():
+    def begin(self, ingredients: Ingredients, *, again: bool = False) -> None:
+        """Write the stage's plan, if it has none; with `again`, replace it."""
+        if again or not self.plan_path.exists():
             write_json(self.plan_path, asdict(StagePlan(fingerprint(ingredients), ingredients)))
 
     def complete(self, ingredients: Ingredients, counts: StageCounts) -> None:
@@ -146,9 +167,24 @@ class StageFolder:
         """
         if self.root.is_symlink():
             raise WorkspaceError(f"{self.root} is a link, which is not deleted through; put the folder in its place")
-        for path in (self.mark_path, *sorted((self.root / "batches").glob("*.jsonl")), self.plan_path):
+        manifests = sorted((self.root / "batches").glob("*.jsonl"))
+        for path in (self.mark_path, *manifests, *self.earlier_manifests(), self.plan_path):
             path.unlink(missing_ok=True)
         delete_folder(self.root)
+
+
+def read_outcomes(path: Path) -> list[Outcome]:
+    """Return the outcomes in a manifest, with their records as JSON tables.
+
+    Raises:
+        WorkspaceError: the manifest was changed or is corrupt.
+    """
+    try:
+        # Not splitlines(): names may hold separators such as U+2028, which JSON does not escape.
+        lines = read_text(path, MAX_IMAGE_FILE_BYTES).removesuffix("\n").split("\n")
+        return [outcome.from_json(parse_json(line)) for line in lines if line]
+    except (OSError, ValueError) as error:
+        raise WorkspaceError(f"{path} is damaged ({error}); delete it and run again: the batch is redone") from None
 
 
 class Workspace:
@@ -285,9 +321,9 @@ class TimingLog:
         self.largest_worker_bytes = 0
 
     def add(self, **line: int | Mapping[str, float]) -> None:
-        """Append a line."""
+        """Append a line, with the time."""
         with contextlib.suppress(OSError), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps({"unix_s": round(time.time(), 1), **line}) + "\n")
 
     def add_worker(self, peak_bytes: int) -> None:
         """Take note of the peak memory of a worker."""
@@ -318,6 +354,8 @@ class TimingTotals:
     stages: dict[str, StageTime] = field(default_factory=dict)
     peak_memory_bytes: dict[str, int] = field(default_factory=dict)
     """Largest resident memory by process."""
+    batches: list[tuple[float, int]] = field(default_factory=list)
+    """Time, in s since 1970, and number of photos of each batch at its end; 0 photos where a run begins."""
 
 
 def read_timings(path: Path) -> TimingTotals:
@@ -336,4 +374,6 @@ def read_timings(path: Path) -> TimingTotals:
                 stage.photos += values["photos"]
             for process, peak in values.get("peak_memory_bytes", {}).items():
                 found.peak_memory_bytes[process] = max(peak, found.peak_memory_bytes.get(process, 0))
+            if "batch" in values or "batches" in values:
+                found.batches.append((float(values["unix_s"]), int(values.get("photos", 0))))
     return found

@@ -242,7 +242,7 @@ def evaluate_images(
         FormatError: a source cannot be read, or has too few images or another resolution.
         WeightsError: a generator or the Inception weights cannot be used.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> import numpy as np
         >>> from PIL import Image

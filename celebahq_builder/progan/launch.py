@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -11,18 +13,24 @@ import torch
 
 from celebahq_builder import parallel
 from celebahq_builder.config import load, read_toml
-from celebahq_builder.errors import RecipeError, TrainingError
+from celebahq_builder.errors import CelebAHQError, RecipeError, TrainingError
 from celebahq_builder.models.progan import DiscriminatorNetwork, GeneratorNetwork, group_size
+from celebahq_builder.models.weight_file import first_line
 from celebahq_builder.pipeline.recipe import bundled_recipe
+from celebahq_builder.progan.forecast import remaining_s
 from celebahq_builder.progan.real_images import DataIdentity, check_data
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
 from celebahq_builder.progan.step import ProGANStep, RealBatch
 from celebahq_builder.progan.train import Training, TrainingRequest, open_checkpoints, resume_kimg
 from celebahq_builder.progan.training_metrics import TrainingMetrics
+from celebahq_builder.progress import rough_duration
 from celebahq_builder.training.distributed import DistributedContext, join_processes, process_count
 from celebahq_builder.training.interruption import StopRequest
 
 log = logging.getLogger(__name__)
+
+MEASUREMENT_S = 3.0
+"""Time of single steps after which the speed of the next level is not measured."""
 
 
 def train_progan(
@@ -55,9 +63,11 @@ def train_progan(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         threads: CPU threads of torch; the number changes the last bits of the weights.
         workers: processes that read images; 0 for threads.
-        stop: interrupts the training.
+        stop: interrupts the training; None listens to Ctrl-C and SIGTERM.
 
     Raises:
+        TrainingInterrupted: the training was interrupted after a step, and a checkpoint was written; or the second
+            Ctrl-C ended it at once.
         RecipeError: the recipe is of another task, or its minibatches do not fit the number of processes.
         TrainingError: the data do not fit, the run has another recipe, or the training diverged.
         FormatError: the HDF5 file cannot be used.
@@ -67,14 +77,19 @@ def train_progan(
     if threads:
         torch.set_num_threads(threads)
     settings = read_recipe(bundled_recipe(Path(recipe), "train"), overrides)
-    with join_processes(device) as context:
-        check_request(request, settings, context)
-        if context.device.type == "cuda":
-            # TF32 stays within what precision = "fp32" promises. The shapes are constant for days.
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-            torch.backends.cudnn.benchmark = True
-            settings = fit_memory(settings, context)
-        return Training(request, settings, context, stop).run()
+    stop = stop or StopRequest()
+    with stop.listening(), join_processes(device) as context:
+        with stop.abandonable():
+            settings, _ = prepare_recipe(request, settings, context)
+            if context.device.type == "cuda":
+                # TF32 stays within what precision = "fp32" promises. The shapes are constant for days.
+                torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+                torch.backends.cudnn.benchmark = True
+                settings = fit_memory(settings, context)
+            begun = not context.is_main or (request.out / "stats.jsonl").exists()
+            speeds = {} if begun else measure_speeds(settings, context)
+            training = Training(request, settings, context, stop, speeds)
+        return training.run()
 
 
 def plan(
@@ -83,42 +98,67 @@ def plan(
     """Yield lines of text about a training: data, networks, and one row for each resolution.
 
     `recipe`, `device` and `overrides` are those of `train_progan`. On a GPU, one step of each resolution is tried, in
-    as many passes as its memory requires. Nothing is written.
+    as many passes as its memory requires. Nothing is written. The rows come first and the errors last, so that the
+    schedule is shown on a machine without the GPU or the data, too.
 
     Raises:
-        RecipeError: the recipe is unusable.
+        RecipeError: the recipe is unusable, or there is no such device.
         TrainingError: the data do not fit, or a resolution does not fit the GPU.
         FormatError: the HDF5 file is unusable.
     """
     settings = read_recipe(bundled_recipe(recipe, "train"), overrides)
-    context = DistributedContext(0, process_count(), torch.device(parallel.devices(device)[0]))
-    data = check_request(request, settings, context)
+    errors: list[CelebAHQError] = []
+    left: dict[int, float] = {}
     net, total_kimg = settings.net, request.total_kimg or settings.schedule.total_kimg
-    yield f"data:     {request.data}: {data.images} images of {data.resolution}x{data.resolution}"
+    context = DistributedContext(0, process_count(), torch.device("cpu"))
+    with _collected(errors):
+        context = dataclasses.replace(context, device=torch.device(parallel.devices(device)[0]))
+    with _collected(errors):
+        settings, data = prepare_recipe(request, settings, context)
+        yield f"data:     {request.data}: {data.images} images of {data.resolution}x{data.resolution}"
+        kimg = resume_kimg(open_checkpoints(request.out, settings, data), request.changed)
+        if kimg is None and request.resume:
+            raise TrainingError(f"{request.out} has no checkpoint; leave out `resume` to begin a training there")
+        yield f"run:      {request.out}: {'new' if kimg is None else f'resumes from {kimg:g} kimg'}"
     with torch.device("meta"):
         networks = GeneratorNetwork(net), DiscriminatorNetwork(net)
     sizes = [sum(p.numel() for p in network.parameters()) for network in networks]
     yield f"networks: {net.resolution}x{net.resolution}, {sizes[0]:,} and {sizes[1]:,} parameters"
-    kimg = resume_kimg(open_checkpoints(request.out, settings, data), request.changed)
-    if kimg is None and request.resume:
-        raise TrainingError(f"{request.out} has no checkpoint; leave out `resume` to begin a training there")
-    yield f"run:      {request.out}: {'new' if kimg is None else f'resumes from {kimg:g} kimg'}"
     where = str(context.device) if context.size == 1 else f"{context.size} processes that share each minibatch"
     yield f"training: to {total_kimg:g} kimg, {settings.loss.kind}, {settings.precision}, on {where}"
-    if context.device.type == "cuda":
-        settings = fit_memory(settings, context)
-        yield f"memory:   {torch.cuda.get_device_name(context.device)}: every resolution fits, in the passes below"
+    with _collected(errors):
+        if context.device.type == "cuda" and not errors:
+            settings = fit_memory(settings, context)
+            yield f"memory:   {torch.cuda.get_device_name(context.device)}: every resolution fits, in the passes below"
+        if not errors:
+            left = remaining_s(settings, kimg or 0, total_kimg, measure_speeds(settings, context))
+            yield f"time:     about {rough_duration(sum(left.values()))}, estimated from single steps"
     if settings.schedule.rampup_kimg:
         yield f"          learning rates rise from 0 over the first {settings.schedule.rampup_kimg:g} kimg"
     schedule = dataclasses.replace(settings.schedule, rampup_kimg=0)
-    yield "  resolution   from kimg   minibatch   passes   learning rate"
+    yield "  resolution   from kimg   minibatch   passes   learning rate   time left"
     for level in net.levels:
         begins = schedule.begins(level, net.level_max)
         point = schedule.at(begins, net.level_max)
         if point.level == level and begins < total_kimg:
-            side = f"{point.resolution}x{point.resolution}"
-            passes = point.passes(context.size, net.stddev_group)
-            yield f"  {side:>10} {begins:11g} {point.minibatch:11d} {passes:8d} {point.learning_rate:15g}"
+            side, passes = f"{point.resolution}x{point.resolution}", "?"
+            with contextlib.suppress(ValueError):  # reported by `prepare_recipe`
+                passes = str(point.passes(context.size, net.stddev_group))
+            time_left = rough_duration(left[level]) if level in left else "-"
+            yield (
+                f"  {side:>10} {begins:11g} {point.minibatch:11d} {passes:>8} {point.learning_rate:15g} {time_left:>11}"
+            )
+    if errors:
+        raise errors[0]
+
+
+@contextlib.contextmanager
+def _collected(errors: list[CelebAHQError]) -> Iterator[None]:
+    """Add an error to a list instead of raising it."""
+    try:
+        yield
+    except CelebAHQError as error:
+        errors.append(error)
 
 
 def read_recipe(path: Path, overrides: Mapping[str, object] | None = None) -> ProGANRecipe:
@@ -133,29 +173,40 @@ def read_recipe(path: Path, overrides: Mapping[str, object] | None = None) -> Pr
     return load(ProGANRecipe, path, overrides)
 
 
-def check_request(request: TrainingRequest, recipe: ProGANRecipe, context: DistributedContext) -> DataIdentity:
-    """Return the identity of the data; raise for everything that would end a training, except memory.
+def prepare_recipe(
+    request: TrainingRequest, recipe: ProGANRecipe, context: DistributedContext
+) -> tuple[ProGANRecipe, DataIdentity]:
+    """Return the recipe with minibatches that the data can fill, and the identity of the data.
+
+    It raises for everything that would end a training, except memory.
 
     Raises:
         RecipeError: minibatches that do not fit the number of processes, or unknown metrics.
         TrainingError: data that do not fit, or a reference for metrics without metrics.
         FormatError: the HDF5 file is unusable.
     """
-    net, schedule = recipe.net, recipe.schedule
+    data, _ = check_data(request.data, recipe)
+    net, schedule = recipe.net, recipe.schedule.limit_minibatches(data.images)
+    if schedule != recipe.schedule:
+        largest = max([recipe.schedule.minibatch, *recipe.schedule.minibatches.values()])
+        log.warning(
+            "warning: %s has %d images, fewer than the recipe's minibatches of up to %d; those above %d are lowered to "
+            "%d, and the results differ from those of the recipe",
+            *(request.data, data.images, largest, data.images, 1 << data.images.bit_length() - 1),
+        )
     for level in net.levels:
         point = schedule.at(schedule.begins(level, net.level_max), net.level_max)
         try:
             dataclasses.replace(point, level=level).passes(context.size, net.stddev_group)
         except ValueError as error:
             raise RecipeError(str(error)) from None
-    data, _ = check_data(request.data, recipe)
     if recipe.tick.metric_ticks:
         TrainingMetrics(request.out, request.against or request.data, recipe, context.device)
     elif request.against:
         raise TrainingError(
             f"`against` {request.against}: the recipe has no metrics; set tick.metric_ticks, or leave out `against`"
         )
-    return data
+    return dataclasses.replace(recipe, schedule=schedule), data
 
 
 def fit_memory(recipe: ProGANRecipe, context: DistributedContext) -> ProGANRecipe:
@@ -169,7 +220,12 @@ def fit_memory(recipe: ProGANRecipe, context: DistributedContext) -> ProGANRecip
         TrainingError: a resolution does not fit in the smallest passes.
     """
     schedule, net = recipe.schedule, recipe.net
-    progan = ProGANStep(recipe, DistributedContext(0, 1, context.device))
+    try:
+        progan = ProGANStep(recipe, DistributedContext(0, 1, context.device))
+    except RuntimeError as error:  # the driver fails, or other programs have taken the memory
+        raise TrainingError(
+            f"`device` {context.device} cannot be used ({first_line(error)}); end other programs that use it"
+        ) from None
     per_gpu = dict(schedule.per_gpu)
     for level in net.levels:
         begins = schedule.begins(level, net.level_max)
@@ -203,6 +259,30 @@ def fit_memory(recipe: ProGANRecipe, context: DistributedContext) -> ProGANRecip
     return dataclasses.replace(recipe, schedule=dataclasses.replace(schedule, per_gpu=per_gpu))
 
 
+def measure_speeds(recipe: ProGANRecipe, context: DistributedContext) -> dict[int, float]:
+    """Measure images per second by level, of all processes together.
+
+    Single steps of temporary networks are timed, the lowest level first, until they have taken `MEASUREMENT_S`.
+    """
+    schedule, net, device = recipe.schedule, recipe.net, context.device
+    progan = ProGANStep(recipe, DistributedContext(0, 1, device))
+    speeds: dict[int, float] = {}
+    began_s = time.monotonic()
+    for level in net.levels:
+        point = schedule.at(schedule.begins(level, net.level_max), net.level_max)
+        if point.level != level:
+            continue  # the network does not grow
+        passes = point.passes(context.size, net.stddev_group)
+        share = dataclasses.replace(point, minibatch=point.minibatch // context.size)
+        for _ in range(2):  # the first step of a level allocates memory
+            step_began_s = time.monotonic()
+            _step_fits(progan, share, passes)
+            speeds[level] = point.minibatch / (time.monotonic() - step_began_s)
+            if time.monotonic() - began_s > MEASUREMENT_S:
+                return speeds
+    return speeds
+
+
 def _step_fits(progan: ProGANStep, point: SchedulePoint, passes: int) -> bool:
     """Return whether the memory is large enough for a step in so many passes."""
     net, device, n = progan.recipe.net, progan.context.device, point.minibatch // passes
@@ -215,5 +295,6 @@ def _step_fits(progan: ProGANStep, point: SchedulePoint, passes: int) -> bool:
     else:
         fits = True
     if device.type == "cuda":
+        torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
     return fits

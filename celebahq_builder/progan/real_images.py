@@ -47,7 +47,7 @@ class RealImages:
 
     Raises:
         FormatError: there is no such file, or it has no usable levels or labels.
-        TrainingError: resolution, channels or number of images do not fit the recipe.
+        TrainingError: resolution, channels or number of classes do not fit the recipe.
     """
 
     def __init__(self, path: Path, recipe: ProGANRecipe, context: DistributedContext, *, workers: int = 0) -> None:
@@ -81,7 +81,7 @@ class RealImages:
 
 
 def _label_source(data: Path) -> LabelSource:
-    """Return where the labels are; a file beside the data takes precedence over attributes in it."""
+    """Return where the labels are; a file of labels next to the data takes precedence over attributes in it."""
     with PyramidFile(data) as file:
         return "file" if labels_path(data).exists() or file.photos.get("attributes") is None else "attributes"
 
@@ -93,7 +93,7 @@ def check_data(data: Path, recipe: ProGANRecipe) -> tuple[DataIdentity, Tensor |
 
     Raises:
         FormatError: there is no such file, or it has no usable levels or labels.
-        TrainingError: resolution, channels, number of images or of classes do not fit the recipe.
+        TrainingError: resolution, channels or number of classes do not fit the recipe.
     """
     net = recipe.net
     with PyramidFile(data) as file:
@@ -106,12 +106,6 @@ def check_data(data: Path, recipe: ProGANRecipe) -> tuple[DataIdentity, Tensor |
             raise TrainingError(
                 f"{data} has {file.channels} channels, the recipe has net.colours = {net.colours}; "
                 f"set net.colours = {file.channels}"
-            )
-        largest = max([recipe.schedule.minibatch, *recipe.schedule.minibatches.values()])
-        if file.count < largest:
-            raise TrainingError(
-                f"{data} has {file.count} images, fewer than a minibatch of {largest}; lower schedule.minibatch and "
-                "schedule.minibatches, or add images"
             )
         labels, digest = None, None
         if net.labels:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from celebahq_builder.models.progan import Architecture, group_size
@@ -102,6 +102,19 @@ class Schedule:
         if level == first or within >= self.fade_kimg:
             return level, 1.0
         return level, within / self.fade_kimg
+
+    def limit_minibatches(self, images: int) -> Schedule:
+        """Return the schedule with minibatches that a data set of so many images can fill.
+
+        A minibatch that is too large becomes the largest power of two that is not above `images`. So the result does
+        not depend on the number of processes, and most numbers of processes and groups divide it.
+
+        >>> Schedule(minibatch=4, minibatches={"4": 64, "8": 8}).limit_minibatches(11)  # doctest: +ELLIPSIS
+        Schedule(..., minibatch=4, minibatches={'4': 8, '8': 8}, ...)
+        """
+        largest = 1 << max(images, 1).bit_length() - 1
+        minibatch, *sizes = (n if n <= images else largest for n in (self.minibatch, *self.minibatches.values()))
+        return replace(self, minibatch=minibatch, minibatches=dict(zip(self.minibatches, sizes, strict=True)))
 
     def begins(self, level: int, level_max: int) -> float:
         """Return the kimg at which a level begins to fade in; 0 for the first one."""

@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from torch import Tensor
 from celebahq_builder import __version__
 from celebahq_builder.config import to_mapping
 from celebahq_builder.data.dataset import Batch, to_device
-from celebahq_builder.errors import TrainingError
+from celebahq_builder.errors import TrainingError, WeightsError
 from celebahq_builder.imaging.image_grid import fit_grid, image_grid, png_bytes
 from celebahq_builder.models.generator_file import export_generator
 from celebahq_builder.models.weight_file import first_line
 from celebahq_builder.parallel import peak_memory_bytes
 from celebahq_builder.progan import generate, training_report
+from celebahq_builder.progan.forecast import Position, outlook
 from celebahq_builder.progan.real_images import DataIdentity, RealImages
 from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProGANRecipe, SchedulePoint, TickSettings
 from celebahq_builder.progan.step import STATISTICS, ProGANStep, RealBatch
@@ -33,7 +35,7 @@ from celebahq_builder.storage import delete_partial_files, holds, lock, write_at
 from celebahq_builder.training.checkpoint import Checkpoint, CheckpointFolder
 from celebahq_builder.training.distributed import DistributedContext
 from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
-from celebahq_builder.training.logger import TrainingLogger
+from celebahq_builder.training.logger import LogLine, TrainingLogger, read_lines
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,12 @@ NAMES = (
 
 GRID_CELL_MIN_PX = 32
 """Smaller images are enlarged in image grids, pixel by pixel."""
+
+LINE_EVERY_S = 30.0
+"""Time between two lines of the log."""
+
+FIRST_LOOK_S, LOOK_EVERY_S = 30.0, 300.0
+"""Time after which a new run writes images and its report, and time between two of them during a long tick."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +119,11 @@ class Training:
         recipe: ProGANRecipe,
         context: DistributedContext,
         stop: StopRequest | None = None,
+        images_per_s: Mapping[int, float] | None = None,
     ) -> None:
         self.request, self.recipe, self.context, self.stop = request, recipe, context, stop or StopRequest()
+        self.images_per_s = dict(images_per_s or {})
+        """Speed by level, for estimates of the time left."""
         self.total_kimg = request.total_kimg or recipe.schedule.total_kimg
         self.reals = RealImages(request.data, recipe, context, workers=request.workers)
         self.metrics = (
@@ -130,12 +141,17 @@ class Training:
             self._restore(checkpoint)
         elif request.resume:
             raise TrainingError(f"{request.out} has no checkpoint; leave out `resume` to begin a training there")
+        self.stop.saved(f"{self.progress.kimg:g} kimg" if checkpoint else "")
 
     def run(self) -> Path:
-        """Train until the end or an interruption; return the folder of the run.
+        """Train until the end; return the folder of the run.
+
+        Whatever ends the training, images and the report of its last step are written.
 
         Raises:
             TrainingError: the losses are not finite, or have exploded. The last checkpoint is unchanged.
+            TrainingInterrupted: the training was interrupted. A checkpoint holds all steps, unless it was the second
+                Ctrl-C.
         """
         out, context, progress, tick = self.request.out, self.context, self.progress, self.recipe.tick
         with contextlib.ExitStack() as stack:
@@ -149,11 +165,20 @@ class Training:
                     delete_partial_files(folder)
                 write_atomic(out / "recipe.json", (json.dumps(to_mapping(self.recipe), indent=1) + "\n").encode())
                 logger = stack.enter_context(TrainingLogger(out / "stats.jsonl", "images", progress.images))
+                for line in read_lines(out / "stats.jsonl"):
+                    if line.get("images_per_s", 0) > 0 and line.get("level") in self.recipe.net.levels:
+                        self.images_per_s[int(line["level"])] = line["images_per_s"]
                 if not progress.images:
                     self._write_image_grid()
+                self._write_report()
+                log.info("report: %s", self.report.absolute())
+                for text in self._outlook():
+                    log.info("%s", text)
+                stack.push(self._show_failure)
 
             minibatches = stack.enter_context(contextlib.closing(self.reals.minibatches(self._now)))
             parent, began_s = os.getppid(), time.monotonic()
+            self.line_s, self.look_s = began_s, began_s + (FIRST_LOOK_S if not progress.images else LOOK_EVERY_S)
             interrupted = context.any(self.stop.requested)
             while progress.kimg < self.total_kimg and not interrupted:
                 # Step.
@@ -173,24 +198,32 @@ class Training:
                         if tick.metric_ticks and progress.ticks % tick.metric_ticks == 0:
                             line |= self._scores()
                         logger.write(line)
-                        _log_tick(line, self.total_kimg)
+                        self._log_tick(line)
                         if progress.ticks % tick.grid_ticks == 0:
                             self._write_image_grid()
                         if progress.ticks % tick.checkpoint_ticks == 0:
                             self._save()
+                            self._write_report()
+                    began_s = time.monotonic()
+                elif logger is not None and self._between_ticks(now):
                     began_s = time.monotonic()
 
                 # Interruption, of all processes after the same step. Without torchrun, nobody would end its processes.
                 orphaned = context.size > 1 and os.getppid() != parent
                 interrupted = context.any(self.stop.requested or orphaned)
 
-            # Last checkpoint.
+            # Last checkpoint, images, report. A cluster may kill the training some seconds after SIGTERM.
             if progress.tick_steps:
                 self._mean_statistics()
             if progress.images > max(self.saved_images, 0) or progress.kimg >= self.total_kimg:
                 self._save()
+            if context.is_main:
+                if progress.images:
+                    self._write_image_grid()
+                self._write_report(*[f"interrupted; {self.stop.advice}"] * (progress.kimg < self.total_kimg))
+            context.any(False)  # torchrun kills the other processes as soon as one has ended
         if progress.kimg < self.total_kimg:
-            log.info("interrupted at %g kimg; run the same command to resume", progress.kimg)
+            raise self.stop.interruption(f"; report: {self.report.absolute()}")
         return out
 
     def _now(self) -> SchedulePoint:
@@ -243,6 +276,15 @@ class Training:
         progress.tick_sums = torch.zeros_like(progress.tick_sums)
         return line
 
+    def _log_tick(self, line: LogLine) -> None:
+        self.line_s = time.monotonic()
+        self.images_per_s[int(line["level"])] = line["images_per_s"]
+        log.info(
+            "tick %d: %.1f images/s, scores %.2f and %.2f, gradient %.2f; %s",
+            *(line["tick"], line["images_per_s"], line["score_real"], line["score_fake"], line["gradient_norm"]),
+            self._outlook()[0],
+        )
+
     def _mean_statistics(self) -> dict[str, float]:
         """Return the means of the present tick; raise TrainingError if the training diverged."""
         progress = self.progress
@@ -271,6 +313,50 @@ class Training:
             log.info("tick %d is not measured, because the training is interrupted", self.progress.ticks)
             return {}
 
+    def _between_ticks(self, now: SchedulePoint) -> bool:
+        """Log a line from time to time, and write images and the report: in the first minute, and in long ticks.
+
+        Returns:
+            Whether files were written.
+        """
+        progress, now_s = self.progress, time.monotonic()
+        if progress.tick_steps > 1:  # the first step of a tick may be slow
+            speed = (progress.images - progress.tick_began) / max(progress.tick_seconds, 1e-9)
+            self.images_per_s[now.level] = speed
+        if now_s >= self.line_s + LINE_EVERY_S:
+            self.line_s = now_s
+            log.info("%s", self._outlook()[0])
+        if now_s < self.look_s:
+            return False
+        with contextlib.suppress(WeightsError):  # the next tick reports that the training diverged
+            self._write_image_grid()
+        self._write_report()
+        took_s = time.monotonic() - now_s
+        self.look_s = time.monotonic() + max(LOOK_EVERY_S, 50 * took_s)
+        return True
+
+    def _outlook(self) -> list[str]:
+        """Return sentences about the position of the training and what to expect when; see `forecast.outlook`."""
+        on_cpu = self.context.device.type == "cpu"
+        position = Position(self.progress.kimg, self.total_kimg, *self._trained_level())
+        return outlook(self.recipe, position, self.images_per_s, on_cpu=on_cpu)
+
+    def _write_report(self, *news: str) -> None:
+        training_report.write_training_report(self.request.out, [*news, *self._outlook()])
+
+    @property
+    def report(self) -> Path:
+        """Path of the HTML report."""
+        return self.request.out / "report" / "index.html"
+
+    def _show_failure(self, _: object, error: BaseException | None, *__: object) -> None:
+        """Write images and the report after an error; nothing that fails meanwhile hides the error."""
+        if isinstance(error, Exception):
+            with contextlib.suppress(Exception):
+                self._write_image_grid()
+            with contextlib.suppress(Exception):
+                self._write_report(f"the training ended by an error: {error}")
+
     def _write_image_grid(self) -> None:
         """Write a grid of generated images of fixed latents; the first time, also one of real images."""
         out, generator, (level, alpha) = self.request.out, self.progan.averaged, self._trained_level()
@@ -287,7 +373,7 @@ class Training:
             write_atomic(out / "reals.png", png_bytes(image_grid(reals, columns)))
 
     def _save(self) -> None:
-        """Write a checkpoint, the report, and the averaged generator."""
+        """Write a checkpoint and the averaged generator."""
         progress = self.progress
         self.saved_images = progress.images
         if not self.context.is_main:
@@ -298,7 +384,7 @@ class Training:
             "order": self.reals.order.state_dict(),
         }
         self.checkpoints.save(progress.images, state, stage=f"r{1 << progress.level:04d}")
-        training_report.write_training_report(self.request.out)
+        self.stop.saved(f"{progress.kimg:g} kimg")
         about = {
             "kimg": progress.kimg,
             "data": self.reals.identity.to_mapping(),
@@ -379,11 +465,3 @@ def divergence_reason(statistics: dict[str, float], progan: ProGANStep) -> str |
     with torch.no_grad():
         largest = torch.stack(list(torch._foreach_norm(weights, float("inf"))))
     return None if bool(largest.isfinite().all()) else f"left weights that are not finite ({values})"
-
-
-def _log_tick(line: dict[str, float], total_kimg: float) -> None:
-    log.info(
-        "tick %d: %.1f of %g kimg, %dx%d, alpha %.2f, %.1f images/s, scores %.2f and %.2f, gradient %.2f",
-        *(line["tick"], line["kimg"], total_kimg, line["resolution"], line["resolution"], line["alpha"]),
-        *(line["images_per_s"], line["score_real"], line["score_fake"], line["gradient_norm"]),
-    )

@@ -65,6 +65,7 @@ class TrainingMetrics:
     def scores(self, generator: GeneratorNetwork, level: int, alpha: float) -> dict[str, float]:
         """Return the metrics by name (``swd8192``), and those of each pyramid level (``swd8192_16``).
 
+        Their baselines have the kind before the name: ``floor_swd8192``, ``reference_ms-ssim8192``.
         Metrics that the resolution does not allow are left out. If the images cannot be measured, for example because
         all are equal, or the reference was deleted, the reason is logged and the result is empty: a training of days
         must not end for that.
@@ -88,6 +89,10 @@ class TrainingMetrics:
             return {}
         found = {}
         for score in result.scores:
-            found[score.name] = score.number.value
-            found |= {f"{score.name}_{side}": value for side, value in score.number.levels.items()}
+            numbers = {"": score.number}
+            if score.baseline and score.baseline.number:
+                numbers[f"{score.baseline.kind}_"] = score.baseline.number
+            for prefix, number in numbers.items():
+                found[f"{prefix}{score.name}"] = number.value
+                found |= {f"{prefix}{score.name}_{side}": value for side, value in number.levels.items()}
         return {name: float(f"{value:.6g}") for name, value in found.items()}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from celebahq_builder.config import flatten
 from celebahq_builder.evaluation.protocol import METRICS
+from celebahq_builder.evaluation.result import BASELINES
 from celebahq_builder.html import duration, render_page, thumbnails
 from celebahq_builder.html.charts import LineChart, line_chart
 from celebahq_builder.storage import write_atomic
@@ -16,17 +18,18 @@ from celebahq_builder.training.logger import LogLine, read_lines
 GRIDS_MAX = 12
 """Image grids on the page: the first, the last, and others at equal distances."""
 
-GRID_PX = 960
+GRID_PX, EARLIER_PX = 960, 480
+"""Largest side lengths of the newest grid and of the others."""
 
 CHARTS = (
-    ("Losses", ("generator_loss", "discriminator_loss")),
-    ("Scores", ("score_real", "score_fake")),
-    ("Gradient of the discriminator, and penalty", ("gradient_norm", "penalty")),
-    ("Images per second", ("images_per_s",)),
-    ("log2 of the resolution", ("level",)),
-    ("Alpha", ("alpha",)),
+    ("Losses", {"generator": "generator_loss", "discriminator": "discriminator_loss"}),
+    ("Scores of the discriminator", {"real images": "score_real", "generated images": "score_fake"}),
+    ("Gradient of the discriminator", {"norm": "gradient_norm", "penalty": "penalty"}),
+    ("Images per second", {"images per second": "images_per_s"}),
+    ("log2 of the resolution", {"level": "level"}),
+    ("Share of the new level (alpha)", {"alpha": "alpha"}),
 )
-"""Titles of the charts, and the values of a tick that each shows."""
+"""Titles of the charts, and the values of a tick that each shows, by their name in the legend."""
 
 REQUIRED = {
     "kimg",
@@ -34,13 +37,17 @@ REQUIRED = {
     "minibatch",
     "seconds",
     "memory_bytes",
-    *(name for _, names in CHARTS for name in names),
+    *(key for _, curves in CHARTS for key in curves.values()),
 }
 """Values of every tick. Lines without them were written by another program."""
 
 
-def write_training_report(run: Path) -> Path:
-    """Write ``report/index.html`` of a run; equal folders give equal pages.
+def write_training_report(run: Path, outlook: Sequence[str] = ()) -> Path:
+    """Write ``report/index.html`` of a run; equal folders and an equal outlook give equal pages.
+
+    Args:
+        run: folder of the run.
+        outlook: sentences about the position of the training and what to expect when.
 
     Raises:
         DiskFull: no space is left.
@@ -49,6 +56,7 @@ def write_training_report(run: Path) -> Path:
     recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     contents = {
         "name": run.resolve().name,
+        "outlook": outlook,
         "figures": _figures(lines),
         "charts": [one for one in _charts(lines) if one],
         "levels": list(_resolution_rows(lines)),
@@ -73,17 +81,22 @@ def _figures(lines: list[LogLine]) -> list[tuple[str, str]]:
 
 
 def _charts(lines: list[LogLine]) -> Iterator[LineChart | None]:
-    """Yield the charts of the training; then, of each metric, one of its mean and one of each pyramid level."""
-    for title, names in CHARTS:
-        yield line_chart(
-            title, [line["kimg"] for line in lines], {name: [line[name] for line in lines] for name in names}
-        )
+    """Yield the charts of each metric, one of its mean and one of each pyramid level; then those of the training."""
     found = list(dict.fromkeys(name for line in lines for name in line if name.startswith(tuple(METRICS))))
     for metric in (name for name in found if "_" not in name):
         for name in (name for name in found if name == metric or name.startswith(f"{metric}_")):
             measured = [line for line in lines if name in line]
             title = metric if name == metric else f"{metric}, {name.rsplit('_', 1)[1]} px"
-            yield line_chart(title, [line["kimg"] for line in measured], {name: [line[name] for line in measured]})
+            baselines = {kind: [line.get(f"{kind}_{name}", math.nan) for line in measured] for kind in BASELINES}
+            known = {kind: values for kind, values in baselines.items() if any(map(math.isfinite, values))}
+            kimg = [line["kimg"] for line in measured]
+            yield line_chart(title, kimg, {title: [line[name] for line in measured]}, next(iter(known.items()), None))
+    for title, curves in CHARTS:
+        yield line_chart(
+            title,
+            [line["kimg"] for line in lines],
+            {name: [line[key] for line in lines] for name, key in curves.items()},
+        )
 
 
 def _resolution_rows(lines: list[LogLine]) -> Iterator[dict[str, object]]:
@@ -102,12 +115,12 @@ def _resolution_rows(lines: list[LogLine]) -> Iterator[dict[str, object]]:
 
 
 def _grid_images(run: Path) -> Iterator[dict[str, object]]:
-    """Yield thumbnails of the image grids, with links to their files."""
-    paths = sorted(run.glob("fakes-*.png"))
+    """Yield thumbnails of the newest image grid, of real images, and of earlier grids, with links to their files."""
+    paths = sorted(run.glob("fakes-*.png"), reverse=True)
     if len(paths) > GRIDS_MAX:
         paths = [paths[round(i * (len(paths) - 1) / (GRIDS_MAX - 1))] for i in range(GRIDS_MAX)]
     titles = {path: f"{int(path.stem.removeprefix('fakes-')):,} kimg" for path in paths}
-    for path, title in {**titles, run / "reals.png": "Real images"}.items():
-        thumbnail = thumbnails.of_image(path, GRID_PX)
+    for path in (*paths[:1], run / "reals.png", *paths[1:]):
+        thumbnail = thumbnails.of_image(path, GRID_PX if path in paths[:1] else EARLIER_PX)
         if thumbnail:
-            yield {"title": title, "thumbnail": thumbnail, "link": f"../{path.name}"}
+            yield {"title": titles.get(path, "Real images"), "thumbnail": thumbnail, "link": f"../{path.name}"}

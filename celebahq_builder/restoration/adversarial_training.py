@@ -23,8 +23,9 @@ from celebahq_builder.models.registry import find_entry, load_network
 from celebahq_builder.models.srgan import SRDiscriminator, SRGenerator
 from celebahq_builder.restoration.photos import TrainingPhotos, apply_jpeg, downscale_4x, to_pixels, to_tensor
 from celebahq_builder.restoration.pixel_training import upscaled_samples
-from celebahq_builder.restoration.task import Batch, SampleRows, Scores, Task, TrainingRecipe, initial_network
+from celebahq_builder.restoration.task import Batch, RestorationTask, TrainingRecipe, initial_network
 from celebahq_builder.training.distributed import DistributedContext
+from celebahq_builder.training.loop import SampleRows, Scores
 
 TEXTURE_DIRECTIONS = 64
 """Random directions of the texture loss in each step."""
@@ -109,7 +110,7 @@ class AdversarialRecipe(TrainingRecipe):
 # --- Training ---------------------------------------------------------------------------------------------------
 
 
-class AdversarialTask(Task):
+class AdversarialTask(RestorationTask):
     """An upscaler that is trained against a discriminator.
 
     Raises:
@@ -163,7 +164,7 @@ class AdversarialTask(Task):
         return inputs, targets
 
     def training_step(self, step: int, batch: Batch) -> Tensor:
-        """Update both networks once; see `Task.training_step`."""
+        """Update both networks once; see `training.loop.Task`."""
         recipe, device = self.recipe, self.context.device
         targets = to_tensor(batch[1], device)
         inputs = self._denoise(to_tensor(batch[0], device)) if batch[0] else downscale_4x(targets)

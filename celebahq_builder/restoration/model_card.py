@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from celebahq_builder.config import from_mapping
 from celebahq_builder.errors import RecipeError, WeightsError
 from celebahq_builder.landmarks.refiner import CROP_PX
-from celebahq_builder.landmarks.training import LOSS_NAMES, LandmarkRecipe
+from celebahq_builder.landmarks.training import LandmarkRecipe, LandmarkTask
 from celebahq_builder.models.registry import NetworkShape, parameter_count
 from celebahq_builder.restoration.adversarial_training import AdversarialRecipe, AdversarialTask
 from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask
@@ -28,7 +28,12 @@ from celebahq_builder.training.trained_weights import TrainedWeights
 AnyRecipe = TrainingRecipe | LandmarkRecipe
 """Recipe of a training whose weights can be exported."""
 
-NOT_SCORES = frozenset({"step", "steps_per_s", *PixelTask.loss_names, *AdversarialTask.loss_names, *LOSS_NAMES})
+NOT_SCORES = frozenset(
+    {
+        *("step", "steps_per_s"),
+        *(name for task in (PixelTask, AdversarialTask, LandmarkTask) for name in task.loss_names),
+    }
+)
 """Keys of a training log that are not scores."""
 
 
@@ -72,13 +77,13 @@ def read_figures(path: Path) -> tuple[Figure, ...]:
         raise RecipeError(f"{where} cannot be read as JSON: {error}") from None
     rows = [{"what": name, "value": value} for name, value in found.items()] if isinstance(found, dict) else found
     if not isinstance(rows, list):
-        raise RecipeError(f"{where} must be an object of name -> number or a list of rows, got {found!r}")
+        raise RecipeError(f"{where} must be an object of name -> number or a list of rows, got {str(found)[:80]}")
     figures = tuple(_figure(row, f"{where}, row {number}") for number, row in enumerate(rows, start=1))
     if not figures:
         raise RecipeError(f"{where} holds no figures; give at least one")
     for key, count in Counter(figure.key for figure in figures).items():
         if count > 1 or not key:
-            raise RecipeError(f"{where}: {key!r} is the name of {count} figure(s); give every figure its own name")
+            raise RecipeError(f"{where}: {key[:60]!r} is the name of {count} figure(s); give every figure its own name")
     return figures
 
 
@@ -103,7 +108,9 @@ def validation_figures(log: Path, step: int) -> tuple[Figure, ...]:
 
 def _figure(row: object, where: str) -> Figure:
     if not isinstance(row, Mapping) or not isinstance(row.get("what"), str):
-        raise RecipeError(f'{where} must be like {{"what": "LIVE1, gain", "value": 1.1, "unit": "dB"}}, got {row!r}')
+        raise RecipeError(
+            f'{where} must be like {{"what": "LIVE1, gain", "value": 1.1, "unit": "dB"}}, got {str(row)[:80]}'
+        )
     known = {key: value for key, value in row.items() if value is not None}
     figure = from_mapping(Figure, known, where=f"{where}, {row['what']}")
     return Figure(figure.what, float(f"{figure.value:.6g}"), figure.unit, figure.goal, figure.verdict)

@@ -56,7 +56,7 @@ class TrainingPhotos:
     ) -> TrainingPhotos:
         """Read all photos in a folder and its subfolders, in the order of their paths.
 
-        Hidden files and those that operating systems create beside images are not read. Transparent pixels are
+        Hidden files and those that operating systems add to folders of images are not read. Transparent pixels are
         composited over white, and 16-bit values are scaled to 8 bits, as in a build. Every k-th photo is held out, with
         k = count // `held_out`, so the split is not random.
 

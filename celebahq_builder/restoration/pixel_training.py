@@ -27,8 +27,9 @@ from celebahq_builder.restoration.photos import (
     to_pixels,
     to_tensor,
 )
-from celebahq_builder.restoration.task import Batch, SampleRows, Scores, Task, TrainingRecipe, initial_network
+from celebahq_builder.restoration.task import Batch, RestorationTask, TrainingRecipe, initial_network
 from celebahq_builder.training.distributed import DistributedContext
+from celebahq_builder.training.loop import SampleRows, Scores
 
 VALIDATION_QUALITIES = (10, 20, 40, 60, 80, 90)
 """JPEG qualities at which a denoiser is validated."""
@@ -75,7 +76,7 @@ class PixelRecipe(TrainingRecipe):
         return clean_crop_px(patch_px) if self.task == "denoise" else 4 * patch_px
 
 
-class PixelTask(Task):
+class PixelTask(RestorationTask):
     """A denoiser or an upscaler, trained on pairs of images.
 
     Raises:
@@ -104,7 +105,7 @@ class PixelTask(Task):
         self.forward = torch.compile(self.network) if compiled else self.network
 
     def draw_batch(self, step: int) -> Batch:
-        """Return this process's share of the batch of a step; see `Task.draw_batch`."""
+        """Return this process's share of the batch of a step; see `training.loop.Task`."""
         recipe, phase = self.recipe, self.recipe.phase_at(step)
         crop_px = recipe.target_px(phase.patch_px)
         inputs, targets = [], []
@@ -121,7 +122,7 @@ class PixelTask(Task):
         return inputs, targets
 
     def training_step(self, step: int, batch: Batch) -> Tensor:
-        """Update the network once; see `Task.training_step`."""
+        """Update the network once; see `training.loop.Task`."""
         recipe, device = self.recipe, self.context.device
         targets = to_tensor(batch[1], device)
         inputs = to_tensor(batch[0], device) if batch[0] else downscale_4x(targets)

@@ -1,8 +1,7 @@
-"""Training tasks: the interface between the training of one network and the training loop."""
+"""Settings and data that the trainings of all restoration networks share."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,15 +10,10 @@ from torch import Tensor, nn
 
 from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.restoration.photos import Pixels, TrainingPhotos
+from celebahq_builder.training.loop import Task
 
 Batch = tuple[list[Pixels], list[Pixels]]
 """Inputs and targets. Where there are no inputs, they are the targets, downscaled by 4 on the training device."""
-
-Scores = dict[str, float]
-"""Results of a validation, by name with unit."""
-
-SampleRows = list[list[Pixels]]
-"""Sample images of one size; each row shows one photo."""
 
 SAMPLES = 4
 """Number of held-out photos that are shown as sample images."""
@@ -88,47 +82,11 @@ class TrainingRecipe:
         return self.phases[-1]
 
 
-class Task(ABC):
-    """The networks of a training, their data, and one training step."""
+class RestorationTask(Task[Batch]):
+    """The training of a restoration network."""
 
     recipe: TrainingRecipe
-    config: Mapping[str, object]
-    """All that decides the weights, except the photos, as plain values."""
     photos: TrainingPhotos
-    shape: NetworkShape
-    """Shape of `network`."""
-    network: nn.Module
-    """The network whose weights are averaged, validated and exported; one of `networks`."""
-    networks: Mapping[str, nn.Module]
-    """All networks of the training, by name."""
-    optimizers: Mapping[str, torch.optim.Adam]
-    """The optimizer of each network, by its name."""
-    loss_names: tuple[str, ...]
-    """Names of the values that `training_step` returns."""
-
-    @abstractmethod
-    def draw_batch(self, step: int) -> Batch:
-        """Return this process's share of the batch of a step. Several threads may call it at once."""
-
-    @abstractmethod
-    def training_step(self, step: int, batch: Batch) -> Tensor:
-        """Update all networks once.
-
-        Returns:
-            The losses, float [len(loss_names)], without gradients.
-        """
-
-    def export_network(self, averaged: nn.Module) -> nn.Module:
-        """Return the network that is validated and exported, made from the averaged one, which is not changed."""
-        return averaged
-
-    @abstractmethod
-    def validate(self, net: nn.Module) -> tuple[Scores, SampleRows]:
-        """Return the scores of a network on the held-out photos, and sample images."""
-
-    @abstractmethod
-    def selection_score(self, scores: Scores) -> float:
-        """Return the number that selects the best weights; higher is better."""
 
     def sample_crops(self) -> list[Pixels]:
         """Return the crops of the held-out photos that are shown as sample images, uint8 [SAMPLE_PX, SAMPLE_PX, 3]."""

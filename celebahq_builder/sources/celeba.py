@@ -38,7 +38,7 @@ class CelebA(PhotoSource):
         root: folder of ``img_celeba/`` and ``Anno/list_landmarks_celeba.txt``.
         landmark_order: order of the ten numbers of a row, see `sources.photo.LandmarkOrder`; CelebA's is the default.
 
-    Example:
+    Examples:
         >>> source = CelebA("tests/sample/celeba")
         >>> len(source.photos), source.photos[0].file
         (15, '000001.jpg')

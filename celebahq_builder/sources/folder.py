@@ -27,7 +27,7 @@ class PhotoFolder(PhotoSource):
             ``split``, or a table that another program writes.
         landmark_order: order of the ten numbers of a row; see `sources.photo.LandmarkOrder`.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from PIL import Image
         >>> folder = Path(tempfile.mkdtemp())

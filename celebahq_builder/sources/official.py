@@ -85,12 +85,12 @@ def _row(place: str, line: str) -> ImageListRow:
         )
     index, _, file, *sums = cells
     if not re.fullmatch(r"[0-9]{1,5}", index):
-        raise SourceError(f"{place}: expected idx to be a number from 0 to {INDEX_MAX}, got {index!r}; {REMEDY}")
+        raise SourceError(f"{place}: expected idx to be a number from 0 to {INDEX_MAX}, got {index[:80]!r}; {REMEDY}")
     if not re.fullmatch(r"[!-~]+", file) or "/" in file:
-        raise SourceError(f"{place}: expected orig_file to be a plain file name, got {file!r}; {REMEDY}")
+        raise SourceError(f"{place}: expected orig_file to be a plain file name, got {file[:80]!r}; {REMEDY}")
     for name, value in zip(COLUMNS[3:], sums, strict=True):
         if not re.fullmatch(r"[0-9a-f]{32}", value):
-            raise SourceError(f"{place}: expected {name} to be 32 lower-case hex digits, got {value!r}; {REMEDY}")
+            raise SourceError(f"{place}: expected {name} to be 32 lower-case hex digits, got {value[:80]!r}; {REMEDY}")
     return ImageListRow(int(index), file, *sums)
 
 

@@ -12,8 +12,11 @@ from typing import Any, BinaryIO, Self
 
 from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.limits import MAX_JSON_BYTES
-from celebahq_builder.storage.bounded_read import read_file
+from celebahq_builder.storage.bounded_read import irregular_kind, parse_json, read_file
 from celebahq_builder.storage.files import as_storage_error, sha256, write_atomic
+
+_LINE_ERRORS = (ValueError, LookupError, TypeError)
+"""Exceptions of a line that is no record."""
 
 Record = Mapping[str, Any]
 """A record as a JSON table."""
@@ -58,6 +61,9 @@ class RecordLog:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         except OSError as error:
             raise as_storage_error(error, self.path) from error
+        if kind := irregular_kind(os.fstat(descriptor)):
+            os.close(descriptor)
+            raise WorkspaceError(f"{self.path} is {kind}, not a log; move it, or choose another name")
         self._file = os.fdopen(descriptor, "rb+")
         try:
             self._begin()
@@ -138,11 +144,11 @@ class RecordLog:
                 f"{self.path} exists and is not a log of {self._header['kind']}; move it, or choose another name"
             )
         for start, line in self._lines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # cut off by a kill
-                table = json.loads(line)
+            with contextlib.suppress(*_LINE_ERRORS):  # cut off by a kill
+                table: Any = parse_json(line)
                 if "written" in table:
-                    self._written.add((table["written"][0], table["written"][1]))
-                elif first == header:
+                    self._written.add((str(table["written"][0]), str(table["written"][1])))
+                elif first == header and isinstance(table["record"], dict):
                     self._places[table["file"]] = (start, table["size_bytes"], table["mtime_ns"])
         if first != header:
             written = [json.dumps({"written": one}, separators=(",", ":")) for one in sorted(self._written)]
@@ -153,8 +159,9 @@ class RecordLog:
 
     def _is_own(self, first: bytes) -> bool:
         try:
-            return bool(json.loads(first)["kind"] == self._header["kind"])
-        except (ValueError, KeyError, TypeError):
+            header: Any = parse_json(first)
+            return bool(header["kind"] == self._header["kind"])
+        except _LINE_ERRORS:
             return False
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 FORMAT = "celebahq-checkpoint-1"
 
 KEPT = 2
-"""Checkpoints that are kept beside the last one of each stage."""
+"""Checkpoints that are kept in addition to the last one of each stage."""
 
 NAME = re.compile(r"checkpoint-(\d{9})(?:-(\w+))?\.pt")
 """Position and stage of a checkpoint."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import TrainingError
+from celebahq_builder.training.interruption import TrainingInterrupted
 
 TIMEOUT = timedelta(hours=2)
 """Longest wait of one process for another: the main process also computes metrics and writes files."""
@@ -97,8 +98,8 @@ def is_main_process() -> bool:
 def join_processes(device: str) -> Iterator[DistributedContext]:
     """Connect the processes that torchrun started; without torchrun, yield a context of one process.
 
-    The processes stay connected when the context ends: gloo's threads sometimes abort a process that disconnects while
-    another one does the same. `cli.main` ends such a process at once.
+    The processes stay connected when the context ends, also after an interruption: gloo's threads sometimes abort a
+    process that disconnects while another one does the same. `cli.main` ends such a process at once.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``. Under torchrun, the n-th process of a machine uses its n-th
@@ -129,6 +130,8 @@ def join_processes(device: str) -> Iterator[DistributedContext]:
         yield DistributedContext(rank, size, mine)
         with _report_lost_process():
             dist.barrier()
+    except TrainingInterrupted:
+        raise
     except BaseException:
         dist.destroy_process_group()
         raise

@@ -31,7 +31,7 @@ class TrainingLogger:
     the resumed run writes them again. So every position has one line.
 
     Args:
-        path: of the file of JSON lines; TensorBoard's events go to the folder ``tensorboard`` beside it.
+        path: of the file of JSON lines; TensorBoard's events go to the folder ``tensorboard`` next to it.
         axis: key of the position in every line.
         position: of the checkpoint from which the run resumes; 0 for a new run.
 

@@ -128,5 +128,5 @@ def _table(text: str) -> dict[str, Any]:
     """Return the JSON object in a text."""
     values = parse_json(text)
     if not isinstance(values, dict):
-        raise TypeError(f"expected a JSON object, got {values!r}")
+        raise TypeError(f"expected a JSON object, got {str(values)[:80]}")
     return values

@@ -90,6 +90,20 @@ def test_every_way_to_the_terminal_is_safe() -> None:
     assert b"\x1b" not in ended.stderr
 
 
+def test_a_very_long_message_loses_its_middle() -> None:
+    ended = script("""
+        from celebahq_builder.errors import FormatError
+        def body():
+            raise FormatError("first " + 100_000 * "x" + " last")
+        run(body)
+    """)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(b"error: first xxx")
+    assert ended.stderr.endswith(b"xxx last\n")
+    assert b"x ... x" in ended.stderr
+    assert len(ended.stderr) < 2100
+
+
 def test_a_system_error_is_one_line() -> None:
     ended = script(r"""
         def body(): open("/" + "a" * 300)

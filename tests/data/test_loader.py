@@ -277,14 +277,15 @@ def test_killed_worker(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         signal.signal(signal.SIGCHLD, before)
 
 
-def test_workers_ignore_sigterm(file: Path) -> None:
-    """A cluster sends SIGTERM to all processes of a job; the training process then takes a last step."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_ignore_signals(number: signal.Signals, file: Path) -> None:
+    """A cluster sends SIGTERM to all processes of a job, a terminal Ctrl-C; the training then takes a last step."""
     others = children()
     wanted = [batch.numbers.tolist() for batch in loader(stored(file), 4, images=23)]
     batches = loader(stored(file), 4, images=23, workers=1, context="fork")
     found = [next(batches).numbers.tolist()]
     (child,) = children() - others
-    os.kill(child, signal.SIGTERM)
+    os.kill(child, number)
     found += [batch.numbers.tolist() for batch in batches]
     assert found == wanted
     assert child not in children()

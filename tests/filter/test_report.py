@@ -1,7 +1,6 @@
 """Report of a filtered folder: the page has all images and files, as HTML and in a browser."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -10,7 +9,7 @@ import pytest
 
 from celebahq_builder.filter import report
 from celebahq_builder.filter.store import SCORE_PARTS
-from tests.browser import browser, visit
+from tests.browser import check_layout, visit
 from tests.filter.folders import add_bad, add_odd, make, run
 
 
@@ -24,18 +23,11 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return run(folder, keep=10).page_path
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as started:
-        yield started
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 400])
 def test_the_page_in_a_browser(shown: Path, chromium: Any, width: int, scheme: str) -> None:
     with visit(chromium, shown, width, scheme) as seen:
         view = seen.page
-        assert view.evaluate("document.documentElement.scrollWidth <= innerWidth")
         counts = {name: view.locator(f"#count-{name}").inner_text() for name in ("images", "kept", "without-a-score")}
         assert counts == {"images": "28", "kept": "10", "without-a-score": "8"}
         assert view.locator("svg").count() == len(SCORE_PARTS)
@@ -53,6 +45,10 @@ def test_the_page_in_a_browser(shown: Path, chromium: Any, width: int, scheme: s
             assert (shown.parent / unquote(link.get_attribute("href"))).resolve().is_file()
 
 
+def test_layout(shown: Path, chromium: Any) -> None:
+    check_layout(chromium, shown)
+
+
 def test_the_page_without_a_browser(shown: Path) -> None:
     html = shown.read_text(encoding="utf-8")
     assert "10 of 28 images kept" in html
@@ -63,6 +59,6 @@ def test_the_page_without_a_browser(shown: Path) -> None:
     assert "<b>text.jpg" not in html
     assert "<i>out" not in html
     assert "picture" not in html.split("</style>")[1]
-    links = re.findall(r'<a href="(\.\./[^"]*)"', html)
+    links = re.findall(r'<a class="enlarge" href="(\.\./[^"]*)"', html)
     assert len(links) == 16
     assert all((shown.parent / unquote(link)).resolve().is_file() for link in links)

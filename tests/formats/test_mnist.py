@@ -123,6 +123,19 @@ def test_truncated_gzip(share: float, tmp_path: Path) -> None:
     fails(tmp_path, "train-images-idx3-ubyte.gz cannot be read, or is cut short")
 
 
+def test_gzip_with_a_hole(tmp_path: Path) -> None:
+    path = write(tmp_path, idx(IMAGES), idx(CLASSES), packed=True) / "train-images-idx3-ubyte.gz"
+    whole = path.stat().st_size
+    with path.open("r+b") as file:
+        file.truncate(whole + 10_000)  # padding, as of a tape
+    mnist.read(tmp_path)
+    with path.open("r+b") as file:
+        file.truncate(1 << 36)
+        file.seek(0, 2)
+        file.write(b"x")
+    fails(tmp_path, "train-images-idx3-ubyte.gz cannot be read, or is cut short: it has 4194304 zeros in a row")
+
+
 def test_damaged_gzip(tmp_path: Path) -> None:
     """The checksum is verified before an image is used."""
     path = write(tmp_path, idx(IMAGES), idx(CLASSES), packed=True) / "train-images-idx3-ubyte.gz"

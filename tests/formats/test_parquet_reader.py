@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import datasets
 import h5py
 import numpy as np
 import pyarrow as pa
@@ -43,6 +42,8 @@ def table(path: Path, several: Images, columns: dict[str, Any] | None = None, **
 
 
 def test_of_datasets(tmp_path: Path) -> None:
+    import datasets  # takes seconds
+
     """The last of the named classes has no image."""
     datasets.disable_progress_bars()
     data = noise(5, 16)

@@ -17,7 +17,7 @@ from celebahq_builder.errors import RecipeError, TrainingError, WorkspaceError, 
 from celebahq_builder.landmarks import training as module
 from celebahq_builder.landmarks.faces import LandmarkFaces
 from celebahq_builder.landmarks.refiner import Refiner
-from celebahq_builder.landmarks.training import LOSS_NAMES, LandmarkRecipe, landmark_losses
+from celebahq_builder.landmarks.training import FaceBatch, LandmarkRecipe, LandmarkTask, landmark_losses
 from celebahq_builder.models.registry import NetworkShape, find_entry, load_network, parameter_count, verify_weights
 from celebahq_builder.pipeline.recipe import bundled_recipe
 from celebahq_builder.restoration.publish import export
@@ -34,14 +34,14 @@ class Killed(Exception):
 
 
 def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = module._Training._training_step
+    original = LandmarkTask.training_step
 
-    def training_step(training: module._Training, *batch: torch.Tensor) -> torch.Tensor:
-        if training.step == step:
+    def training_step(task: LandmarkTask, at: int, batch: FaceBatch) -> torch.Tensor:
+        if at == step:
             raise Killed
-        return original(training, *batch)
+        return original(task, at, batch)
 
-    monkeypatch.setattr(module._Training, "_training_step", training_step)
+    monkeypatch.setattr(LandmarkTask, "training_step", training_step)
 
 
 @pytest.mark.parametrize("steps", [[1], [3], [4], [4, 6]])
@@ -64,14 +64,14 @@ def test_interrupted_run_has_the_same_bytes(
 ) -> None:
     """The request to stop leaves a checkpoint of the step in progress, also between two validations."""
     stop = StopRequest()
-    original = module._Training._training_step
+    original = LandmarkTask.training_step
 
-    def training_step(training: module._Training, *batch: torch.Tensor) -> torch.Tensor:
-        stop.requested = training.step + 1 >= step
-        return original(training, *batch)
+    def training_step(task: LandmarkTask, at: int, batch: FaceBatch) -> torch.Tensor:
+        stop.requested = at + 1 >= step
+        return original(task, at, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Training, "_training_step", training_step)
+        patch.setattr(LandmarkTask, "training_step", training_step)
         with pytest.raises(KeyboardInterrupt):
             train(RECIPE, faces, tmp_path, stop=stop)
     assert checkpoint_paths(tmp_path / "checkpoints")[-1].name == f"checkpoint-{step:09d}.pt"
@@ -141,7 +141,7 @@ def test_files_of_a_run(whole_run: Path) -> None:
     assert {path.name for path in whole_run.iterdir()} == names
     lines = log_lines(whole_run)
     assert [line["step"] for line in lines] == [3, 6, 7]
-    assert list(lines[0]) == ["step", *LOSS_NAMES, "nme", "side_percent", "rotation_deg"]
+    assert list(lines[0]) == ["step", *LandmarkTask.loss_names, "nme", "side_percent", "rotation_deg"]
 
 
 def test_files_of_others_are_not_replaced(faces: LandmarkFaces, tmp_path: Path) -> None:

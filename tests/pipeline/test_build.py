@@ -13,7 +13,7 @@ from celebahq_builder.errors import RecipeError
 from celebahq_builder.imaging.image_io import decode_png, open_rgb
 from celebahq_builder.outcome import Reason, Rejection
 from celebahq_builder.pipeline.build import align, build
-from celebahq_builder.pipeline.plan import dry_run
+from celebahq_builder.pipeline.dry_run import dry_run
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba

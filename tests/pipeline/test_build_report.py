@@ -1,12 +1,14 @@
 """The HTML report of a build: content, images, markup, and layout in a browser."""
 
 import base64
+import html
 import io
 import itertools
 import json
+import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,25 +17,31 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from celebahq_builder.html import charts, duration, size, thumbnails
+from celebahq_builder.html import charts, duration, render_page, size, thumbnails
+from celebahq_builder.imaging.warp import warp_quad
 from celebahq_builder.outcome import Failed, Kept, Reason, Rejected
 from celebahq_builder.pipeline import build_report
 from celebahq_builder.pipeline import build_report as report_page
+from celebahq_builder.pipeline.build_report import BuildProgress
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.results import photo_statuses
 from celebahq_builder.pipeline.stages.score import ScoreStage
 from celebahq_builder.pipeline.stages.select import SelectSettings
 from celebahq_builder.pipeline.workspace import StageTime, Workspace, read_timings
-from tests.browser import browser, visit
+from tests.browser import check_layout, visit
 from tests.conftest import SAMPLE, TINY, build_tiny
 from tests.reference.outcomes import outcomes
 
 HOSTILE = "<b>&\"'.jpg"
 """A good photo whose name is markup."""
+
+LONG = f"{'x' * 120}.jpg"
+"""A missing photo whose name is wider than a window."""
 
 UNLUCKY = "000008.jpg"
 """A photo for which a stage raises an unexpected error."""
@@ -52,7 +60,7 @@ def bad_sample(root: Path) -> Path:
     shutil.copy(photos / "000003.jpg", photos / HOSTILE)
     shutil.copy(photos / "000003.jpg", photos / "<i>unlisted.jpg")
     (photos / "empty&lt;.jpg").touch()
-    rows += [f"{name} {good}" for name in (HOSTILE, "empty&lt;.jpg", "missing.jpg")] + ["<u>nonsense.jpg 1 2 x"]
+    rows += [f"{name} {good}" for name in (HOSTILE, "empty&lt;.jpg", LONG)] + ["<u>nonsense.jpg 1 2 x"]
     table.write_text("\n".join([str(len(rows) - 2), *rows[1:]]) + "\n")
     return root
 
@@ -218,7 +226,8 @@ def test_every_photo_left_out_is_shown_with_its_reason(run: Workspace) -> None:
 
 def test_names_and_errors_are_text_not_markup(run: Workspace) -> None:
     page = Page(run)
-    assert not {"b", "i", "u", "script"} & {tag for tag, _ in page.elements}
+    assert not {"b", "i", "u"} & {tag for tag, _ in page.elements}
+    assert len(page.all("script")) == 1
     assert HOSTILE in page.text
     assert "empty&lt;.jpg" in page.text
     assert "<script>alert('a bug')</script>" in page.row(UNLUCKY)
@@ -226,7 +235,8 @@ def test_names_and_errors_are_text_not_markup(run: Workspace) -> None:
 
 def test_page_is_self_contained(run: Workspace) -> None:
     page = Page(run)
-    assert not {"link", "script", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.elements}
+    assert not {"link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.elements}
+    assert page.all("script") == [{}]
     for tag, values in page.elements:
         for name in ("src", "srcset", "poster", "action", "data"):
             assert values.get(name, "data:").startswith("data:"), (tag, values)
@@ -267,8 +277,10 @@ def test_headings_and_tables_are_marked_up(run: Workspace) -> None:
     assert len(page.all("h1")) == 1
     assert len(page.all("th")) > 20
     assert all(values.get("scope") in ("col", "row") for values in page.all("th"))
-    assert len(page.all("svg")) == 2
-    assert all(values.get("role") == "img" and values.get("aria-labelledby") for values in page.all("svg"))
+    charts = [values for values in page.all("svg") if "data-area" in values]
+    assert [values["aria-labelledby"].split("-")[0] for values in charts] == ["scores", "zooms", "throughput"]
+    named = [values for values in page.all("svg") if values.get("aria-labelledby") or values.get("aria-label")]
+    assert named == [values for values in page.all("svg") if values["role"] == "img"] == page.all("svg")
 
 
 def test_equal_runs_make_equal_pages(run: Workspace) -> None:
@@ -358,7 +370,9 @@ def test_source_photos_are_shown_while_they_exist(copy: Workspace, tmp_path: Pat
     report_page.write_build_report(copy)
     after = Page(copy)
     lost = [values["alt"] for values in before.all("img") if values not in after.all("img")]
-    assert sorted(lost) == ["000008.jpg", "000014.jpg", "<i>unlisted.jpg"]
+    crops = [alt for alt in lost if alt.endswith(", crop of the photo")]
+    assert len(crops) == int(before.texts["count-kept"])
+    assert sorted(set(lost) - set(crops)) == ["000008.jpg", "000014.jpg", "<i>unlisted.jpg"]
     assert before.rows == after.rows
 
 
@@ -455,9 +469,114 @@ def test_report_of_an_unfinished_run(copy: Workspace) -> None:
         copy.stage(stage).mark_path.unlink()
     report_page.write_build_report(copy)
     page = Page(copy)
-    assert "photos are not finished" in page.text
+    assert "Unfinished." in page.text
+    assert "The build was interrupted; the same command resumes it." in " ".join(page.text.split())
+    assert "Newest faces" not in page.text
     assert "No data set has been packed yet." in page.text
     assert int(page.texts["count-kept"]) > kept
+    assert 'http-equiv="refresh"' not in copy.report_path.read_text()
+
+
+def test_report_of_a_running_build(copy: Workspace) -> None:
+    """It can be written from the first moment, refreshes itself, and shows the newest faces first."""
+    for stage in ("align", "score", "select", "pack"):
+        manifests = sorted((copy.stage(stage).root / "batches").glob("*"))
+        for path in manifests[2:] if stage == "align" else manifests:
+            path.unlink()
+        copy.stage(stage).mark_path.unlink(missing_ok=True)
+    report_page.write_build_report(copy, BuildProgress(photos_per_s=1.5, seconds_left=125.0))
+    page, text = Page(copy), copy.report_path.read_text()
+    assert "1.50 photos per second, about 2 min 5 s left" in page.text
+    assert f'<noscript><meta http-equiv="refresh" content="{build_report.REFRESH_S}"></noscript>' in text
+    assert "Newest faces" in page.text
+    batches = {f"{one.file}": one.batch for one in photo_statuses(copy)}
+    faces = text.split('id="faces"')[1].split("</section>")[0]
+    shown = [html.unescape(name) for name in re.findall(r'<li data-name="([^"]*)"', faces)]
+    assert [batches[name] for name in shown] == sorted((batches[name] for name in shown), reverse=True) != []
+    for path in (copy.stage("align").root / "batches").iterdir():
+        path.unlink()
+    report_page.write_build_report(copy, BuildProgress(photos_per_s=None, seconds_left=None))
+    assert Page(copy).texts["count-kept"] == "0"
+
+
+def test_faces_are_chosen_at_random_but_always_the_same(
+    run: Workspace, copy: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_report, "FACES", 4)
+    kept = [one for one in photo_statuses(run) if one.end is None]
+    chosen = [one.key for one in build_report._random(kept)]
+    assert len(set(chosen)) == 4
+    assert [one.key for one in build_report._random(kept[::-1])] == chosen
+    report_page.write_build_report(copy)
+    first = copy.report_path.read_text().split('id="faces"')[1].split("</section>")[0]
+    assert [html.unescape(name) for name in re.findall(r'<li data-name="([^"]*)"', first)] == [f for f, _ in chosen]
+
+
+def test_photo_and_crop_of_a_face(run: Workspace) -> None:
+    """The crop is what an independent resampling of the photo gives; landmarks are where the table has them."""
+    status = next(one for one in photo_statuses(run) if one.file == "000003.jpg")
+    [(_, origin)] = images(run).faces([status])
+    assert origin is not None
+    record = next(one.record for _, one in run.stage("align").outcomes() if one.photo == status.file)
+    quad, photo = np.array(record["crop"]["quad"]), Image.open(SAMPLE / "img_celeba" / status.file)
+    scale = origin.photo.thumbnail.width_px / photo.width
+    points = np.reshape(record["identity"]["landmarks"], (5, 2))
+    np.testing.assert_allclose(origin.photo.faces[0].points, (points + 0.5) * scale, atol=0.051)
+    crop = np.asarray(open_image(origin.crop.uri), dtype=np.float64)
+    side, pixels = len(crop), torch.from_numpy(np.asarray(photo).transpose(2, 0, 1).copy())
+    wanted = warp_quad(pixels, quad, side, supersampling=4).numpy().transpose(1, 2, 0)
+    inner = slice(side // 4, -side // 4)
+    assert np.abs(crop[inner, inner] - wanted[inner, inner]).mean() < 4
+
+
+def test_photo_of_a_turned_face_is_upright(copy: Workspace, tmp_path: Path) -> None:
+    description = json.loads(copy.run_path.read_text())
+    photos = Path(shutil.copytree(description["source"], tmp_path / "photos"))
+    copy.run_path.write_text(json.dumps({**description, "source": str(photos)}))
+    status = next(one for one in photo_statuses(copy) if one.file == "000003.jpg")
+    [(_, plain)] = images(copy).faces([status])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter; the stored pixels, and so landmarks and crop, are as before
+    with Image.open(photos / status.file) as image:
+        image.save(photos / status.file, exif=exif, quality=95)
+    [(_, turned)] = images(copy).faces([status])
+    assert plain is not None
+    assert turned is not None
+    size = plain.photo.thumbnail.width_px, plain.photo.thumbnail.height_px
+    assert (turned.photo.thumbnail.height_px, turned.photo.thumbnail.width_px) == size
+    expected = [(size[1] - y, x) for x, y in plain.photo.faces[0].points]
+    np.testing.assert_allclose(turned.photo.faces[0].points, expected, atol=0.5)
+
+
+def test_page_is_bounded_for_all_of_celeba(copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of 202,599 photos has no more images and rows than the bound says."""
+    monkeypatch.setattr(build_report, "ROWS", 500)
+    real = [one for one in photo_statuses(copy) if one.score is not None]
+    count = 202_599
+    statuses = [replace(real[i % len(real)], file=f"{i:06d}.jpg", id=f"{i:06d}", end=None) for i in range(count)]
+    for status in statuses[30_000:]:
+        status.end = Rejected(status.file, Reason.LOW_SCORE if int(status.id) % 50 else Reason.CROP_TOO_SMALL, "why")
+    contents = build_report._contents(copy, statuses, None)
+    assert len(contents["rows"]) == len(contents["kept"]) == build_report.ROWS
+    page = render_page("build.html.j2", contents).decode()
+    assert page.count("<tr") < 2 * build_report.ROWS + 200
+    assert page.count("<img ") + page.count("<image ") <= 536
+    assert f"The list ends after {build_report.ROWS:,}" in page
+
+
+def test_throughput_counts_the_time_of_work_only() -> None:
+    """Two runs of 10 s with a day between them: 2 photos/s, then 4 photos/s."""
+    begin, day = 1000.0, 86_400.0
+    batches = [(begin, 0), *((begin + t, 2) for t in range(1, 11)), (begin + day, 0)]
+    batches += [(begin + day + t, 4) for t in range(1, 11)]
+    found = build_report._throughput(batches)
+    assert found is not None
+    chart, unit = found
+    assert unit == "minutes of work"
+    assert chart.y_range == pytest.approx((2, 4))
+    assert chart.x_range == pytest.approx((0.5 / 60, 19.5 / 60))
+    assert build_report._throughput(batches[:2]) is None
+    assert build_report._throughput([]) is None
 
 
 @pytest.mark.parametrize(
@@ -510,12 +629,6 @@ def test_ticks_are_round_numbers_at_their_positions() -> None:
     assert drawn.x_ticks[3].at == (charts.LEFT + charts.RIGHT) / 2
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as started:
-        yield started
-
-
 CONTRASTS = """() => {
   const parse = (text) => text.match(/[\\d.]+/g).map(Number);
   const light = (text) => {
@@ -542,15 +655,109 @@ CONTRASTS = """() => {
 """WCAG 2.2 contrast ratio of every visible text to what lies behind it, section 1.4.3."""
 
 
+def test_layout(run: Workspace, chromium: Any) -> None:
+    check_layout(chromium, run.report_path)
+
+
+def test_search_and_order(run: Workspace, chromium: Any) -> None:
+    scores = scores_of(run)
+    with visit(chromium, run.report_path, 1400) as seen:
+        page = seen.page
+        grid = page.locator("#faces li")
+        count = grid.count()
+        page.get_by_label("Sort by").select_option("score")
+        names = [one.get_attribute("data-name") for one in grid.all()]
+        assert [scores[name] for name in names] == sorted((scores[name] for name in names), reverse=True)
+        page.get_by_label("Sort by").select_option("name")
+        assert [one.get_attribute("data-name") for one in grid.all()] == sorted(names)
+        page.get_by_label("Search").fill(names[0].upper())
+        assert page.locator("#faces li:visible").count() == 1
+        assert f"1 of {count} in Faces" in page.locator(".tools output").inner_text()
+        page.get_by_label("Search").fill("file_missing")
+        assert page.locator("#faces li:visible").count() == 0
+        missing = json.loads(run.summary_path.read_text())["reasons"]["FILE_MISSING"]
+        assert page.locator("#left-out tbody tr:visible").count() == missing
+        page.get_by_label("Search").fill("")
+        assert page.locator("#faces li:visible").count() == count
+        assert seen.complaints == []
+
+
+def test_enlarged_image_with_the_keyboard(run: Workspace, chromium: Any) -> None:
+    """The image itself is shown in full size, then beside its crop, then the photo; Escape leads back."""
+    with visit(chromium, run.report_path, 1400) as seen:
+        page, dialog = seen.page, seen.page.locator("dialog")
+        page.locator("#faces a.enlarge").nth(1).focus()
+        page.keyboard.press("Enter")
+        assert dialog.is_visible()
+        page.wait_for_function("document.querySelector('dialog .stage img').complete")
+        shown = dialog.locator(".stage img")
+        assert shown.get_attribute("src").endswith(".png")
+        assert shown.evaluate("one => [one.naturalWidth, one.clientWidth]") == [64, 64]
+        page.keyboard.press("ArrowLeft")
+        first = page.locator("#faces figcaption").first.inner_text().split()[0]
+        assert first in dialog.locator("h2").inner_text()
+        dialog.get_by_role("button", name="Compare").focus()
+        page.keyboard.press("Enter")
+        slider = dialog.locator("input[type=range]")
+        slider.focus()
+        page.keyboard.press("ArrowRight")
+        assert dialog.locator(".stage").evaluate("one => one.style.getPropertyValue('--at')") == "51%"
+        box = dialog.locator(".pair").bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 5)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 5)
+        page.mouse.up()
+        assert abs(int(slider.input_value()) - 25) <= 1
+        dialog.get_by_role("button", name="Photo").click()
+        assert dialog.locator(".stage svg circle").count() == 5
+        assert dialog.locator(".stage svg polygon").count() == 1
+        page.keyboard.press("Escape")
+        assert not dialog.is_visible()
+        assert page.evaluate("document.activeElement === document.querySelector('#faces a.enlarge')")
+        assert seen.complaints == []
+
+
+def test_page_without_its_run_shows_the_thumbnail(run: Workspace, chromium: Any, tmp_path: Path) -> None:
+    moved = Path(shutil.copy(run.report_path, tmp_path / "report.html"))
+    with visit(chromium, moved, 1400) as seen:
+        seen.page.locator("#faces a.enlarge").first.click()
+        seen.page.wait_for_selector("dialog .stage p")
+        assert seen.page.locator("dialog .stage img").get_attribute("src").startswith("data:image/jpeg")
+
+
+def test_values_of_a_chart(run: Workspace, chromium: Any) -> None:
+    with visit(chromium, run.report_path, 1400) as seen:
+        chart = seen.page.locator("#distributions figure").first
+        chart.locator("g.bin").last.hover()
+        assert re.fullmatch(r"\S+ to \S+: \d+ kept, \d+ not", chart.locator(".readout").inner_text())
+        chart.locator("svg").focus()
+        last = chart.locator(".readout").inner_text()
+        seen.page.keyboard.press("Home")
+        assert chart.locator(".readout").inner_text() != last
+
+
+def test_page_without_scripts(run: Workspace, chromium: Any) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    try:
+        page = context.new_page()
+        page.goto(run.report_path.as_uri())
+        assert not page.locator("form.tools").is_visible()
+        page.locator("#faces summary").first.click()
+        assert page.locator("#faces details svg").first.is_visible()
+    finally:
+        context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 400])
 def test_the_page_fits_the_screen(run: Workspace, chromium: Any, width: int, scheme: str) -> None:
     with visit(chromium, run.report_path, width, scheme) as seen:
         page = seen.page
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert page.locator("h1").is_visible()
-        images = page.evaluate("[...document.images].map((i) => [i.complete, i.naturalWidth, i.clientWidth])")
-        assert len(images) == len(Page(run).all("img"))
+        images = page.evaluate(
+            "[...document.querySelectorAll('img:not(.crop)')].map((i) => [i.complete, i.naturalWidth, i.clientWidth])"
+        )
+        assert len(images) == len([1 for values in Page(run).all("img") if values.get("class") != "crop"])
         assert all(complete and natural > 0 and shown > 0 for complete, natural, shown in images)
         contrasts = page.evaluate(CONTRASTS)
         assert len(contrasts) > 100

@@ -81,6 +81,14 @@ def test_missing_or_changed_labels(tiny_copy: Path) -> None:
     assert not path.exists()
 
 
+def test_a_column_that_is_a_group(tiny_copy: Path) -> None:
+    path = Workspace(tiny_copy).hdf5_path(64)
+    with h5py.File(path, "r+") as file:
+        del file["photos/split"]
+        file["photos/split"] = file["photos"]
+    assert f"{path.name}: photos/split is not a dataset" in list(find_problems(path))
+
+
 def test_labels_of_a_source_without_attributes(tmp_path: Path) -> None:
     bare = tmp_path / "celeba"
     (bare / "Anno").mkdir(parents=True)

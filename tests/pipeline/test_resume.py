@@ -97,7 +97,10 @@ def test_workers_do_not_outlive_a_killed_run(tmp_path: Path, tiny_run: Path) -> 
     assert digest(out) == digest(tiny_run)
 
 
-def test_interrupted_by_the_user(tmp_path: Path, tiny_run: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "words"), [(signal.SIGINT, "interrupted; "), (signal.SIGTERM, "interrupted by SIGTERM; ")]
+)
+def test_interrupted_by_a_signal(number: signal.Signals, words: str, tmp_path: Path, tiny_run: Path) -> None:
     out = tmp_path / "run"
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(
@@ -108,10 +111,10 @@ def test_interrupted_by_the_user(tmp_path: Path, tiny_run: Path) -> None:
     command += ["--limit", "5", "--workers", "2", "--device", "cpu"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
         wait_for(lambda: list(out.rglob("*.png")))
-        os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to every process of the run
+        os.killpg(run.pid, number)  # as a terminal or a service manager does: to every process of the run
         _, said = run.communicate(timeout=60)
-    assert run.returncode == 130, said
-    assert "resumes" in said
+    assert run.returncode == 128 + number, said
+    assert said.splitlines()[-1] == f"{words}the same command (without --redo) resumes"
     assert "Traceback" not in said
     ended = CliRunner().invoke(cli.celebahq, ["build", *command[2:], "--workers", "1"])
     assert ended.exit_code == 0, ended.output

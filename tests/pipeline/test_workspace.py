@@ -30,7 +30,7 @@ from celebahq_builder.outcome import Failed, Kept
 from celebahq_builder.pipeline.build import build
 from celebahq_builder.pipeline.stages import align, pack, select
 from celebahq_builder.pipeline.state import RunState, StageState
-from celebahq_builder.pipeline.verify import find_problems, status_lines
+from celebahq_builder.pipeline.verify import Checked, find_problems, status_lines
 from celebahq_builder.pipeline.workspace import StageFolder, Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.storage import HOST, RUN_TOKEN, as_storage_error, lock, read_json, write_atomic
@@ -64,7 +64,7 @@ def test_other_settings_are_refused_by_name(tiny_copy: Path) -> None:
 
 
 def test_other_photos_are_refused(tiny_copy: Path) -> None:
-    with pytest.raises(FingerprintMismatch, match=r"\[source\] photos = 5, this run asks 4"):
+    with pytest.raises(FingerprintMismatch, match=r"holds the result of 000005\.jpg, .* can only grow"):
         build_tiny(tiny_copy, limit=4)
 
 
@@ -266,6 +266,23 @@ def test_status_of_a_run(tiny_run: Path, tmp_path: Path) -> None:
         list(status_lines(Workspace(tmp_path)))
 
 
+def test_status_of_a_run_that_is_not_done(tiny_copy: Path) -> None:
+    """Throughput of the last command, and the time for the batch that is missing."""
+    Workspace(tiny_copy).stage("score").manifest_path(1).unlink()
+    Workspace(tiny_copy).timings_path.write_text(
+        '{"unix_s": 50.0, "batches": 9, "seconds": {}}\n{"unix_s": 70.0, "batch": 7, "photos": 1, "seconds": {}}\n'
+        '{"unix_s": 100.0, "batches": 2, "seconds": {}}\n{"unix_s": 108.0, "batch": 0, "photos": 4, "seconds": {}}\n'
+    )
+    [line] = [line for line in status_lines(Workspace(tiny_copy)) if "throughput" in line]
+    assert line.startswith("throughput of the last command: 0.50 photos/s, about 8 s left; its last batch was finished")
+
+
+def test_verify_says_what_it_checked(tiny_run: Path) -> None:
+    checked = Checked()
+    assert list(find_problems(tiny_run, checked)) == []
+    assert checked == Checked(manifests=4, files=5, images=3, levels=7, hashes=3)
+
+
 @pytest.mark.parametrize("name", ["run.json", "summary.json", "stages/align/plan.json", "stages/align/stage.json"])
 @pytest.mark.parametrize("content", [b"", b"[]", b"[" * 100_000, b"\xff", b'{"batch_photos": 4}'])
 def test_damaged_files_of_a_run_are_named(name: str, content: bytes, tiny_copy: Path) -> None:
@@ -382,8 +399,9 @@ def test_table_of_rejected_photos_when_none_is_kept(tmp_path: Path) -> None:
     assert [row.split(",")[:4] for row in rows[-2:]] == [
         [f"{name}.jpg", name, "rejected", "EMPTY_FILE"] for name in ("000001", "000002")
     ]
-    for path in (Workspace(out).selection_path, Workspace(out).report_path, Workspace(out).summary_path):
+    for path in (Workspace(out).selection_path, Workspace(out).summary_path):
         assert not path.exists()
+    assert "EMPTY_FILE" in Workspace(out).report_path.read_text()
 
 
 def test_photos_that_are_no_files_are_rejected(tmp_path: Path) -> None:
@@ -548,7 +566,7 @@ def test_deleted_folder_of_photos(tmp_path: Path) -> None:
     shutil.rmtree(root)
     with pytest.raises(SourceError, match="is gone"):
         build(source, tmp_path / "run", recipe=TINY, device="cpu", limit=3, workers=1)
-    assert not list((tmp_path / "run").rglob("*.jsonl"))
+    assert not list((tmp_path / "run" / "stages").rglob("*.jsonl"))
 
 
 def test_deleted_manifest_is_written_again(tiny_copy: Path) -> None:

@@ -1,8 +1,9 @@
-"""Interrupted trainings save a checkpoint; diverged ones do not; one training at a time uses a folder."""
+"""Interrupted trainings save a checkpoint, images and a report; diverged ones do not save a checkpoint."""
 
 import contextlib
 import dataclasses
 import logging
+import re
 import shutil
 import signal
 import subprocess
@@ -14,11 +15,12 @@ import torch
 
 from celebahq_builder.config import load
 from celebahq_builder.errors import TrainingError, WorkspaceError, WorkspaceLocked
+from celebahq_builder.progan import train as module
 from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.progan.train import Training, TrainingRequest
 from celebahq_builder.storage import HOST, lock
 from celebahq_builder.training.distributed import SINGLE_PROCESS
-from celebahq_builder.training.interruption import StopRequest
+from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
 from celebahq_builder.training.logger import read_lines
 from tests.progan.tiny import assert_equal, last, trained, without_time
 
@@ -60,7 +62,7 @@ def signalled(begins: str, number: signal.Signals = signal.SIGTERM):  # type: ig
 def test_interrupted_at_the_end_of_a_tick(data: Path, recipe: Path, tmp_path: Path) -> None:
     """A checkpoint is written although none is due."""
     settings = with_checkpoints(recipe)
-    with signalled("tick 3"):
+    with signalled("tick 3"), pytest.raises(TrainingInterrupted, match="^the checkpoint of 0.048 kimg is saved; run"):
         trained(data, tmp_path / "cut", settings)
     names = [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()]
     assert names == ["checkpoint-000000048-r0008.pt"]
@@ -71,10 +73,103 @@ def test_interrupted_at_the_end_of_a_tick(data: Path, recipe: Path, tmp_path: Pa
 
 
 def test_interrupted_before_the_first_step(data: Path, recipe: Path, tmp_path: Path) -> None:
+    """No message promises a checkpoint; images of the random weights and the report exist."""
     stop = StopRequest()
     stop.requested = True
-    Training(TrainingRequest(data, tmp_path), load(ProGANRecipe, recipe), SINGLE_PROCESS, stop).run()
+    with pytest.raises(TrainingInterrupted, match="^no checkpoint was saved; run the same command again to start"):
+        Training(TrainingRequest(data, tmp_path), load(ProGANRecipe, recipe), SINGLE_PROCESS, stop).run()
     assert not (tmp_path / "checkpoints").exists()
+    assert (tmp_path / "fakes-000000.png").exists()
+    assert "<p>0.0 of 0.16 kimg, 4x4, alpha 1.00</p>" in page(tmp_path)  # the speed is not known
+    assert "what to expect" in page(tmp_path)
+
+
+def page(run: Path) -> str:
+    return (run / "report" / "index.html").read_text()
+
+
+def test_images_and_report_of_every_end(data: Path, recipe: Path, tmp_path: Path) -> None:
+    """After an interruption within a tick, at the end of the training, and after an error."""
+    settings = load(ProGANRecipe, recipe)
+    slow = dataclasses.replace(settings, tick=dataclasses.replace(settings.tick, kimg=10.0, grid_ticks=100))
+
+    def images(training: Training) -> bytes:
+        """Return the newest grid, which shows the generator as it is now."""
+        (grid,) = tmp_path.glob("fakes-*.png")
+        before = grid.read_bytes()
+        training._write_image_grid()
+        assert grid.read_bytes() == before
+        return before
+
+    stop = StopRequest()
+    training = Training(TrainingRequest(data, tmp_path), slow, SINGLE_PROCESS, stop, {2: 100.0})
+    step = training.progan.step
+
+    def interrupted(number: int, *rest: object) -> torch.Tensor:
+        if number == 6:
+            signal.raise_signal(signal.SIGINT)
+        return step(number, *rest)  # type: ignore[arg-type]
+
+    training.progan.step = interrupted  # type: ignore[method-assign]
+    with pytest.raises(
+        TrainingInterrupted, match=r"^the checkpoint of 0\.056 kimg is saved; .*; report: /.*html$"
+    ) as end:
+        training.run()
+    assert end.value.number == signal.SIGINT
+    first = images(training)
+    assert "0.1 of 0.16 kimg, 8x8, alpha 0.50" in page(tmp_path)
+    assert "interrupted; the checkpoint of 0.056 kimg is saved" in page(tmp_path)
+    assert "16x16 at 0.112 kimg in" in page(tmp_path)
+
+    training = trained(data, tmp_path, slow)
+    assert images(training) != first
+    assert "0.2 of 0.16 kimg, 16x16, alpha 1.00; the training is complete" in page(tmp_path)
+    assert "interrupted" not in page(tmp_path)
+
+    training = Training(TrainingRequest(data, tmp_path, total_kimg=1), slow, SINGLE_PROCESS)
+    step = training.progan.step
+
+    def failing(number: int, *rest: object) -> torch.Tensor:
+        if number == 22:
+            raise TrainingError("the disk <is> gone")
+        return step(number, *rest)  # type: ignore[arg-type]
+
+    training.progan.step = failing  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match="the disk <is> gone"):
+        training.run()
+    images(training)
+    assert "the training ended by an error: the disk &lt;is&gt; gone" in page(tmp_path)
+
+
+def test_images_and_report_of_a_long_tick(
+    data: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are written before the first tick ends, and lines of the log as well."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(module, "FIRST_LOOK_S", 0.0)
+    monkeypatch.setattr(module, "LINE_EVERY_S", 0.0)
+    settings = load(ProGANRecipe, recipe)
+    slow = dataclasses.replace(settings, tick=dataclasses.replace(settings.tick, kimg=10.0, grid_ticks=100))
+    training = Training(TrainingRequest(data, tmp_path), slow, SINGLE_PROCESS, None, {2: 1e-6})
+    seen: list[bytes] = []
+    step = training.progan.step
+
+    def looking(number: int, *rest: object) -> torch.Tensor:
+        seen.append((tmp_path / "fakes-000000.png").read_bytes())
+        if number == 3:
+            assert "8x8 at 0.032 kimg in" in page(tmp_path)
+            raise TrainingError("enough")
+        return step(number, *rest)  # type: ignore[arg-type]
+
+    training.progan.step = looking  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match="enough"):
+        training.run()
+    assert [seen[i] == seen[i + 1] for i in range(3)] == [False, True, True]
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == f"report: {tmp_path}/report/index.html"
+    assert re.fullmatch(r"0.0 of 0.16 kimg, 4x4, alpha 1.00; about: 8x8 at .* days, the end at 0.16 kimg .*", lines[1])
+    assert lines[4] == "this recipe is for GPUs; on a CPU, the recipe quick shows faces in minutes"
+    assert lines[-1].startswith("0.0 of 0.16 kimg, 4x4, alpha 1.00; about: 8x8 at 0.032 kimg in 0 s, the end")
 
 
 def test_a_measurement_is_abandoned(data: Path, recipe: Path, tmp_path: Path) -> None:
@@ -90,7 +185,8 @@ def test_a_measurement_is_abandoned(data: Path, recipe: Path, tmp_path: Path) ->
         return scores(*asked)  # type: ignore[arg-type]
 
     training.metrics.scores = slowly  # type: ignore[method-assign]
-    training.run()
+    with pytest.raises(TrainingInterrupted):
+        training.run()
     (line,) = read_lines(tmp_path / "stats.jsonl")
     assert "ms-ssim40" not in line
     assert last(tmp_path)

@@ -1,5 +1,6 @@
 """The plan of a training shows what it will do, and impossible trainings are refused before they begin."""
 
+import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from celebahq_builder.progan.schedule import ProGANRecipe, Schedule, SchedulePoi
 from celebahq_builder.progan.step import ProGANStep, RealBatch
 from celebahq_builder.progan.train import TrainingRequest
 from celebahq_builder.training.distributed import SINGLE_PROCESS
+from celebahq_builder.training.logger import read_lines
 from tests.progan.tiny import RECIPE, trained
 
 
@@ -30,12 +32,51 @@ def planned(data: Path, out: Path, recipe: Path, **more: object) -> list[str]:
 def test_plan(data: Path, recipe: Path, tmp_path: Path) -> None:
     lines = planned(data, tmp_path / "run", recipe)
     assert "40 images of 16x16" in lines[0]
-    assert [line.split() for line in lines[-3:]] == [
+    assert [line.split()[:5] for line in lines[-3:]] == [
         ["4x4", "0", "8", "1", "0.001"],
         ["8x8", "0.032", "8", "1", "0.001"],
         ["16x16", "0.112", "8", "1", "0.001"],
     ]
+    assert re.fullmatch(r"time:     about [\d.]+ \w+, estimated from single steps", lines[4])
+    assert all(re.search(r" [\d.]+ (s|min)$", line) for line in lines[-3:])
     assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_shows_the_schedule_before_an_error(data: Path, recipe: Path, tmp_path: Path) -> None:
+    """Of a device or data that do not exist, and of minibatches that the processes cannot share."""
+    rows = [" ".join(line.split()[:5]) for line in planned(data, tmp_path / "run", recipe)[-3:]]
+    for words, message in (
+        ([str(data), "--device", "cuda:7"], "--device cuda:7: torch finds 0 CUDA devices"),
+        ([str(tmp_path / "none.h5"), "--device", "cpu"], "none.h5 does not exist"),
+    ):
+        done = CliRunner().invoke(
+            celebahq, ["train", *words, "--out", str(tmp_path / "run"), "--recipe", str(recipe), "--dry-run"]
+        )
+        assert isinstance(done.exception, CelebAHQError)
+        assert message in str(done.exception)
+        assert [" ".join(line.split()[:5]) for line in done.output.splitlines()[-3:]] == rows
+
+
+def test_fewer_images_than_a_minibatch(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The minibatch is lowered, which is recorded; a resumed run keeps it, in any number of processes."""
+    recipe, run = tmp_path / "recipe.toml", tmp_path / "run"
+    recipe.write_text(RECIPE.replace("minibatch = 8", "minibatch = 16\nminibatches = { 4 = 64, 16 = 40 }"))
+    launch.train_progan(data, run, recipe=recipe, device="cpu", total_kimg=0.064)
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warned == [
+        f"warning: {data} has 40 images, fewer than the recipe's minibatches of up to 64; those above 40 are lowered "
+        "to 32, and the results differ from those of the recipe"
+    ]
+    recorded = json.loads((run / "recipe.json").read_text())["schedule"]
+    assert (recorded["minibatch"], recorded["minibatches"]) == (16, {"4": 32, "16": 40})
+    assert [line["minibatch"] for line in read_lines(run / "stats.jsonl")] == [32, 16, 16]
+    launch.train_progan(data, run, recipe=recipe, device="cpu")
+    assert read_lines(run / "stats.jsonl")[-1]["minibatch"] == 40
+    for processes in ("1", "2", "4"):
+        monkeypatch.setenv("WORLD_SIZE", processes)
+        assert [line.split()[2] for line in planned(data, run, recipe)[-3:]] == ["32", "16", "40"]
 
 
 def test_the_plan_of_an_existing_run(data: Path, recipe: Path, tmp_path: Path) -> None:
@@ -62,8 +103,10 @@ def test_the_plan_of_several_processes(data: Path, tmp_path: Path, monkeypatch: 
     passes.append([line.split()[3] for line in planned(data, tmp_path, recipe)[-3:]])
     assert passes == [["1", "2", "4"], ["1", "1", "2"]]
     recipe.write_text(RECIPE.replace("minibatch = 8", "minibatch = 9"))
+    shown: list[str] = []
     with pytest.raises(RecipeError, match="a minibatch of 9 at 4x4 cannot be shared equally by 2 GPUs"):
-        planned(data, tmp_path, recipe)
+        shown.extend(launch.plan(TrainingRequest(data, tmp_path), recipe, "cpu"))
+    assert [line.split()[2:4] for line in shown[-3:]] == [["9", "?"]] * 3
     recipe.write_text(RECIPE)
     asked = [
         "train",

@@ -56,6 +56,14 @@ def test_schedules(name: str, minibatches: list[int], rates: dict[int, float], k
         assert passes == 1
 
 
+def test_the_first_look_has_images_of_faces_from_the_start() -> None:
+    """4x4 and 8x8 look like noise; a minute of a CPU has images, a checkpoint and a full minibatch of the sample."""
+    one = recipe("quick")
+    assert one.schedule.at(0, one.net.level_max).resolution == 16
+    assert one.schedule.limit_minibatches(11) == one.schedule
+    assert one.tick.kimg * max(one.tick.grid_ticks, one.tick.checkpoint_ticks) <= 2
+
+
 def test_defaults() -> None:
     """Karras et al. 2018, appendices A and B, table 1, and the authors' recommended schedule; our choices last."""
     net = dataclasses.asdict(Architecture())

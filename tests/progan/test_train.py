@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -123,10 +124,14 @@ def test_killed_and_resumed(
     until(lambda: len(read_lines(out / "stats.jsonl")) >= 3, process)
     process.send_signal(number)
     _, message = process.communicate(timeout=60)
-    if number == signal.SIGTERM:
-        assert process.returncode == 0, message
-        done = len(read_lines(out / "stats.jsonl")) == 10
-        assert done or "run the same command to resume" in message
+    if number == signal.SIGTERM and len(read_lines(out / "stats.jsonl")) < 10:
+        assert process.returncode == 143, message
+        last_line = message.splitlines()[-1]
+        kimg = int(checkpoint_paths(out / "checkpoints")[-1].name[11:20]) / 1000
+        assert last_line == (
+            f"interrupted by SIGTERM; the checkpoint of {kimg:g} kimg is saved; run the same command again to resume; "
+            f"report: {out}/report/index.html"
+        )
     assert subprocess.run(command_line(data, out, recipe), capture_output=True, check=False).returncode == 0
     # Torch splits sums over as many threads as it is given: both ran on one.
     assert_equal(last(out), last(uninterrupted))
@@ -141,6 +146,28 @@ def test_two_processes_compute_what_one_does(data: Path, recipe: Path, uninterru
     for one, other in zip(without_time(tmp_path), without_time(uninterrupted), strict=True):
         for name, value in one.items():
             assert value == pytest.approx(other[name], rel=1e-4, abs=1e-4), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_two_processes_are_interrupted(number: signal.Signals, data: Path, recipe: Path, tmp_path: Path) -> None:
+    """SIGTERM is sent to torchrun, Ctrl-C by a terminal to all processes. One line says what is saved."""
+    out, long = tmp_path / "run", tmp_path / "long.toml"
+    long.write_text(recipe.read_text().replace("total_kimg = 0.16", "total_kimg = 1000"))
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    process = subprocess.Popen(
+        command_line(data, out, long, *torchrun), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    until(lambda: len(read_lines(out / "stats.jsonl")) >= 3, process)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    _, message = process.communicate(timeout=120)
+    kimg = int(checkpoint_paths(out / "checkpoints")[-1].name[11:20]) / 1000
+    lines = [line for line in message.splitlines() if line.startswith("interrupted")]
+    what = "interrupted by SIGTERM" if number == signal.SIGTERM else "interrupted"
+    assert len(lines) == 1, message
+    assert lines[0].startswith(f"{what}; the checkpoint of {kimg:g} kimg is saved; run the same command again"), message
+    assert "another process of this training ended" not in message
+    trained(data, out, load(ProGANRecipe, long), kimg + 0.016)
 
 
 @pytest.mark.parametrize("labels", [0, 3])
@@ -219,7 +246,6 @@ def test_losses_that_are_not_finite_abort_the_run(data: Path, recipe: Path, tmp_
     ("change", "error", "message"),
     [
         ("resolution = 16 -> resolution = 32", TrainingError, "has images of 16x16, the recipe trains to 32"),
-        ("minibatch = 8 -> minibatch = 64", TrainingError, "has 40 images, fewer than a minibatch of 64"),
         ("latent = 8 -> colours = 1", TrainingError, "has 3 channels, the recipe has net.colours = 1"),
         ("latent = 8 -> latents = 8", RecipeError, "unknown key net.latents; did you mean latent?"),
         ('task = "progan" -> task = "denoise"', RecipeError, "task = denoise; this command trains task = progan"),

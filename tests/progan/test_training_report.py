@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from celebahq_builder.html.charts import BOTTOM, LEFT, POINTS_MAX, RIGHT, TOP, line_chart
 from celebahq_builder.imaging.image_grid import png_bytes
 from celebahq_builder.progan.training_report import write_training_report
+from tests.browser import check_layout, visit
 
 
 def test_points_are_where_the_values_are() -> None:
@@ -45,23 +48,73 @@ def line(tick: int, resolution: int) -> dict[str, float]:
     return {**rest, **figures, "minibatch": 16, "images_per_s": 10.0 * tick, "seconds": 60 * tick, "memory_bytes": 2e9}
 
 
-def test_page(tmp_path: Path) -> None:
-    lines = [line(1, 4), line(2, 8), line(3, 8)]
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with every kind of content: 40 ticks, a metric with its floor at every fourth, 20 grids, long settings."""
+    lines = [line(tick, 4 if tick == 1 else 8) for tick in range(1, 41)]
+    for one in lines[3::4]:
+        one |= {"swd16": 9.0, "swd16_8": 9.0, "floor_swd16": 2.0, "floor_swd16_8": 2.0}
     (tmp_path / "stats.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines) + '{"kimg": 4}\n{"half')
-    (tmp_path / "recipe.json").write_text('{"net": {"resolution": 8}, "task": "<progan>"}')
+    recipe = {"net": {"resolution": 8}, "task": "<progan>", "schedule": {"minibatches": list(range(100)), "x" * 90: 1}}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     for kimg in range(20):
-        (tmp_path / f"fakes-{kimg:06d}.png").write_bytes(png_bytes(np.full((3, 32, 32), kimg, np.uint8)))
-    page = write_training_report(tmp_path).read_text()
-    assert "<dd>3</dd>" in page
-    assert "3 min 0 s" in page
-    assert page.count("<polyline") == 9
+        (tmp_path / f"fakes-{kimg:06d}.png").write_bytes(png_bytes(np.full((3, 32, 600), kimg, np.uint8)))
+    (tmp_path / "reals.png").write_bytes(png_bytes(np.full((3, 32, 600), 99, np.uint8)))
+    return tmp_path
+
+
+def test_page(run: Path) -> None:
+    page = write_training_report(run).read_text()
+    assert "<dd>40</dd>" in page
+    assert "40 min 0 s" in page
     assert '8 &times; 8</th><td class="number">1</td>' in page
     assert page.count('href="../fakes-') == 12
     assert 'href="../fakes-000000.png"' in page
-    assert 'href="../fakes-000019.png"' in page
     assert "&lt;progan&gt;" in page
-    assert "reals.png" not in page
-    assert write_training_report(tmp_path).read_text() == page
+    assert "generator_loss" not in page
+    assert write_training_report(run).read_text() == page
+
+
+def test_the_newest_grid_comes_first_and_the_schedule_last(run: Path) -> None:
+    page = write_training_report(run).read_text()
+    assert re.findall(r"<h3>([^<]*)</h3>\s*<a", page)[:3] == ["19 kimg", "Real images", "17 kimg"]
+    assert re.findall(r'<section id="(\w+)"', page) == ["grids", "curves", "levels", "settings"]
+
+
+def test_metrics_have_a_floor_and_long_curves_a_smoothed_line(run: Path) -> None:
+    page = write_training_report(run).read_text()
+    swd, losses = (
+        next(one for one in page.split("<figure") if f"<h3>{title}</h3>" in one) for title in ("swd16", "Losses")
+    )
+    assert re.findall(r'<polyline class="curve ([a-z ]+)"', swd) == ["kept", "baseline"]
+    assert re.findall(r'<polyline class="curve ([a-z ]+)"', losses) == ["kept raw", "kept", "rejected raw", "rejected"]
+    assert re.findall(r"<li class=\"\w+\">([^<]*)</li>", losses) == ["generator", "discriminator"]
+
+
+def test_smoothed_line_is_the_mean_of_neighbours() -> None:
+    drawn = line_chart("s", [float(i) for i in range(64)], {"y": [float(i % 2) for i in range(64)]})
+    assert drawn is not None
+    heights = [float(point.split(",")[1]) for point in drawn.curves[0].smooth.split()]
+    expected = [np.mean([i % 2 for i in range(64)][max(at - 2, 0) : at + 3]) for at in range(64)]
+    np.testing.assert_allclose(heights, [BOTTOM - value * (BOTTOM - TOP) for value in expected], atol=0.051)
+    few = line_chart("s", [0.0, 1.0, 2.0], {"y": [0.0, 1.0, 2.0]})
+    assert few is not None
+    assert few.curves[0].smooth == ""
+
+
+def test_page_in_a_browser(run: Path, chromium: Any) -> None:
+    path = write_training_report(run)
+    check_layout(chromium, path)
+    with visit(chromium, path, 1400) as seen:
+        chart = seen.page.locator("figure.chart", has_text="Losses")
+        chart.locator("svg").focus()
+        seen.page.keyboard.press("End")
+        assert chart.locator(".readout").inner_text().startswith("kimg 40: generator ")
+        seen.page.locator("a.enlarge").first.click()
+        seen.page.keyboard.press("ArrowRight")
+        seen.page.keyboard.press("ArrowRight")
+        assert seen.page.locator("dialog h2").inner_text() == "17 kimg 3 of 13"
+        seen.page.wait_for_function("document.querySelector('dialog .stage img').naturalWidth == 600")
 
 
 def test_page_of_a_new_run(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from celebahq_builder.models.registry import NetworkShape
-from celebahq_builder.restoration.loop import fit
 from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask
 from celebahq_builder.restoration.task import Phase
 from celebahq_builder.training.checkpoint import checkpoint_paths, read_checkpoint
 from celebahq_builder.training.distributed import SINGLE_PROCESS
+from celebahq_builder.training.interruption import StopRequest
+from celebahq_builder.training.loop import fit
 
 DENOISE = PixelRecipe(
     task="denoise",
@@ -30,8 +31,8 @@ RECIPES = {"denoise": DENOISE, "upscale": UPSCALE}
 ONE_STEP = dataclasses.replace(DENOISE, phases=(Phase(1, 16, 1),))
 
 
-def train(recipe: PixelRecipe, photos: Path, out: Path, workers: int = 0) -> Path:
-    return fit(PixelTask(recipe, photos, SINGLE_PROCESS), out, SINGLE_PROCESS, workers=workers)
+def train(recipe: PixelRecipe, photos: Path, out: Path, workers: int = 0, stop: StopRequest | None = None) -> Path:
+    return fit(PixelTask(recipe, photos, SINGLE_PROCESS), out, workers=workers, stop=stop)
 
 
 def log_lines(out: Path) -> list[dict[str, float]]:

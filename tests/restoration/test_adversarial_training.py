@@ -29,11 +29,11 @@ from celebahq_builder.restoration.adversarial_training import (
     remove_subpixel_bias,
     subpixel_bias,
 )
-from celebahq_builder.restoration.loop import fit
 from celebahq_builder.restoration.photos import downscale_4x, to_tensor
 from celebahq_builder.restoration.publish import RECIPES as EXPORTABLE
 from celebahq_builder.restoration.task import Batch, Phase
 from celebahq_builder.training.distributed import SINGLE_PROCESS
+from celebahq_builder.training.loop import fit
 from celebahq_builder.training.trained_weights import TrainedWeights
 from tests.restoration.runs import equal_runs, last_state
 
@@ -50,7 +50,7 @@ ONE_STEP = dataclasses.replace(RECIPE, phases=(Phase(1, 16, 1),))
 
 
 def train(recipe: AdversarialRecipe, photos: Path, out: Path) -> Path:
-    return fit(AdversarialTask(recipe, photos, SINGLE_PROCESS), out, SINGLE_PROCESS)
+    return fit(AdversarialTask(recipe, photos, SINGLE_PROCESS), out)
 
 
 @pytest.fixture(scope="module")

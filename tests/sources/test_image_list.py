@@ -45,6 +45,7 @@ def test_the_real_list(shared: Path) -> None:
         ([HEAD, f"0 1 ../a.jpg {A} {B}"], r":2: expected orig_file to be a plain file name, got '\.\./a\.jpg'"),
         ([HEAD, f"0 1 caf\u00e9.jpg {A} {B}"], r":2: expected orig_file to be a plain file name"),
         ([HEAD, f"0 1 a.jpg {A[1:]} {B}"], r":2: expected proc_md5 to be 32 lower-case hex digits, got '1234"),
+        ([HEAD, f"0 1 a.jpg {'0123' * 30_000} {B}"], r":2: expected proc_md5 to be .*, got '(0123){20}'"),
         ([HEAD, f"0 1 a.jpg {A} {B.upper()}"], r":2: expected final_md5 to be 32 lower-case hex digits, got 'FFF"),
         ([HEAD, f"0 1 a.jpg {A} {B}", f"0 2 b.jpg {A} {B}"], r":3: idx 0 is in line 2 already"),
         ([HEAD, f"0 1 a.jpg {A} {B}", f"1 1 a.jpg {A} {B}"], r":3: orig_file a\.jpg is in line 2 already"),

@@ -48,6 +48,18 @@ def test_cut_at_every_byte(tmp_path, status):
             assert log.latest("c.jpg") == {"n": 3}
 
 
+def test_lines_that_are_no_records(tmp_path, status):
+    path = tmp_path / "log"
+    with RecordLog(path, "test", RULES) as log:
+        log.add("a.jpg", status, {"n": 1})
+    bad = [b"{}", b"[]", b"3", b'"written"', b"[" * 100_000, b'{"written":["t"]}', b'{"written":[[],[]]}']
+    bad += [b'{"file":"b.jpg","size_bytes":3,"mtime_ns":%d}' % status.st_mtime_ns, b"\xff\0"]
+    path.write_bytes(path.read_bytes() + b"\n".join(bad) + b"\n")
+    with RecordLog(path, "test", RULES) as log:
+        assert log.latest("a.jpg") == {"n": 1}
+        assert not log.is_valid("b.jpg", status)
+
+
 def test_other_rules_start_anew(tmp_path, status):
     """A result of the log before is replaced all the same."""
     with RecordLog(tmp_path / "log", "test", RULES) as log:
@@ -60,13 +72,23 @@ def test_other_rules_start_anew(tmp_path, status):
         log.write(tmp_path / "t.csv", b"2")
 
 
-@pytest.mark.parametrize("content", [b"a table of the user\n", b'{"kind":"other","rules":{}}\n', b"\x00" * 10, b"[]\n"])
-def test_other_files_are_kept(content, tmp_path):
+def test_other_files_are_kept(tmp_path):
     path = tmp_path / "log"
-    path.write_bytes(content)
-    with pytest.raises(WorkspaceError, match="is not a log of test"), RecordLog(path, "test", RULES):
-        pass
-    assert path.read_bytes() == content
+    others = [
+        b"a table of the user",
+        b'{"kind":"other","rules":{}}',
+        b"\0" * 10,
+        b"[]",
+        b"3",
+        b"{}",
+        b"[" * 100_000,
+        b"\xff",
+    ]
+    for content in others:
+        path.write_bytes(content + b"\n")
+        with pytest.raises(WorkspaceError, match="is not a log of test; move it"), RecordLog(path, "test", RULES):
+            pass
+        assert path.read_bytes() == content + b"\n"
 
 
 def test_links_pipes_and_folders(tmp_path):
@@ -74,8 +96,16 @@ def test_links_pipes_and_folders(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "target")
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    for name in ("link", "folder", "pipe"):
-        with pytest.raises((WorkspaceError, OSError)), RecordLog(tmp_path / name, "test", RULES):
+    faults = {
+        "link": "Too many levels of symbolic links",
+        "folder": "Is a directory",
+        "pipe": "is a named pipe, not a log",
+    }
+    for name, fault in faults.items():
+        with (
+            pytest.raises(WorkspaceError if name == "pipe" else OSError, match=fault),
+            RecordLog(tmp_path / name, "test", RULES),
+        ):
             pass
     assert (tmp_path / "target").read_bytes() == b"mine"
 

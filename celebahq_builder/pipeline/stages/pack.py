@@ -40,7 +40,7 @@ class PackSettings:
     level: int = 0
     """0: the default of the compression; 1 (fast) to 9 (small): of zlib for gzip, of Zstandard for blosc2."""
     labels: bool = False
-    """Write the photos' attributes beside the file: ``<stem>-labels.npy``, float32 [N, attributes] of 0 and 1."""
+    """Write the photos' attributes next to the file: ``<stem>-labels.npy``, float32 [N, attributes] of 0 and 1."""
 
     def __post_init__(self) -> None:
         try:

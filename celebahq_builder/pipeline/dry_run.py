@@ -1,0 +1,89 @@
+"""The plan of a build as text: settings, what is done, what is left, and the disk space that it needs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Unpack
+
+from celebahq_builder.config import flatten, to_mapping
+from celebahq_builder.pipeline.growth import check_growth
+from celebahq_builder.pipeline.plan import Plan
+from celebahq_builder.pipeline.request import BuildOptions, make_request
+from celebahq_builder.pipeline.stages.pack import PackStage
+from celebahq_builder.pipeline.stages.select import SelectStage
+from celebahq_builder.sources.official import archives
+from celebahq_builder.sources.photo import PhotoSource
+
+
+def dry_run(source: PhotoSource, out: Path | str, **options: Unpack[BuildOptions]) -> list[str]:
+    """Return what `build` would do with the same arguments, as lines of text; nothing is written.
+
+    Args:
+        source: see `build.build`.
+        out: see `build.build`.
+        options: the other arguments of `build.build`.
+
+    Returns:
+        Settings with their origins, what is done, what is left, and the disk space that it needs.
+
+    Raises:
+        CelebAHQError: as `build.build` raises before any work.
+    """
+    request = make_request(source, out, **options)
+    plan = Plan(request, request.workspace.read_state())
+    plan.check()
+    check_growth(plan.after_redo())
+    plan.check_start()
+    return list(describe_plan(plan.after_redo().after_growth()))
+
+
+def describe_plan(plan: Plan) -> Iterator[str]:
+    """Yield the plan in lines for people: settings with their sources, stages, disk space."""
+    request, source = plan.request, plan.request.source
+    yield "settings:"
+    for key, value in flatten(to_mapping(request.recipe)).items():
+        yield f"  {key} = {json.dumps(value)}  ({request.origins.get(key, 'default')})"
+    yield f"photos: {len(source.photos)} in {source.folder}; {len(source.rejected)} rejected by the table"
+    yield from (f"warning: {warning}" for warning in source.warnings)
+    if any(photo.listed for photo in source.photos):
+        deltas = (
+            f"from {len(archives(request.deltas))} archives in {request.deltas}" if request.deltas else "none given"
+        )
+        yield f"image list: MD5s of all photos are checked; deltas: {deltas}"
+    if plan.earlier_photos:
+        yield f"growth: the results of about {plan.earlier_photos} photos are in {request.workspace.root}, and are used"
+    yield "stages:"
+    for name in plan.names[: plan.names.index(plan.until) + 1]:
+        yield f"  {name}: {_describe_stage(plan, name)}"
+    parent = next(
+        path for path in (request.workspace.root, *request.workspace.root.absolute().parents) if path.exists()
+    )
+    free = shutil.disk_usage(parent).free
+    yield f"disk: about {_disk_bytes(plan) / 1e9:.1f} GB still to be written, {free / 1e9:.1f} GB free in {parent}"
+
+
+def _describe_stage(plan: Plan, name: str) -> str:
+    if name not in plan.on_disk:
+        done = all(plan.is_complete(later) for later in plan.on_disk if later in plan.photo_names)
+        return "nothing stays on disk" if done else "on the way; nothing stays on disk"
+    if plan.is_complete(name):
+        return "complete"
+    return (
+        f"{len(plan.state.stage(name).batches)} of {plan.batches} batches done" if name in plan.photo_names else "to do"
+    )
+
+
+def _disk_bytes(plan: Plan) -> float:
+    """Estimate what a run will write: PNGs of 1.3 bytes per pixel, and what real CelebA-HQ takes as a pyramid."""
+    recipe, photos = plan.request.recipe, len(plan.request.source.photos)
+    pixels = recipe.resolution**2
+    batches_done = len(plan.state.stage(plan.image_stage).batches)
+    photos_done = min(max(batches_done * plan.batch_photos, plan.earlier_photos), photos)
+    images_left = photos - photos_done if plan.image_stage in plan.on_disk else 0
+    pyramid = {"none": 4.0, "gzip": 2.7, "blosc2": 2.4}[recipe.settings(PackStage()).compression]
+    is_packed_now = "pack" in plan.on_disk and not plan.is_complete("pack")
+    to_pack = min(photos, recipe.settings(SelectStage()).keep) if is_packed_now else 0
+    return images_left * pixels * 1.3 + to_pack * pixels * pyramid

@@ -1,0 +1,201 @@
+"""Growth of a run: the results of a run with fewer photos are used in one with more.
+
+Photos may be added anywhere in the order of the source, so the batches of all photos may change. `grow` moves the
+manifests of batches that change to the folder ``earlier`` of their stage. `EarlierResults` takes the results of each
+photo from there when the batch of the photo is written. A run that is killed in between resumes, and ends with the
+files of a run that had all photos from the beginning. Photos that were rejected or failed are tried again.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from celebahq_builder.errors import FingerprintMismatch, WorkspaceError
+from celebahq_builder.outcome import Kept, PhotoKey
+from celebahq_builder.pipeline.face import Identity
+from celebahq_builder.pipeline.plan import Plan
+from celebahq_builder.pipeline.stage import AnyPhotoStage
+from celebahq_builder.pipeline.state import Table, read_table
+from celebahq_builder.pipeline.workspace import Workspace, read_outcomes
+from celebahq_builder.sources.photo import Photo
+from celebahq_builder.storage import write_json
+
+if TYPE_CHECKING:
+    from celebahq_builder.pipeline.batch import BatchJob, BatchResult
+
+log = logging.getLogger(__name__)
+
+
+def check_growth(plan: Plan) -> None:
+    """Check that this run has all photos whose results are in the run directory, with the same landmarks.
+
+    Raises:
+        FingerprintMismatch: it has not; results would be lost, or would be those of other landmarks.
+    """
+    workspace, source = plan.request.workspace, plan.request.source
+    remedy = f"choose another `out`, or `redo` {plan.names[0]}"
+    for name in plan.photo_names:
+        if not plan.has_other_photos(name) or plan.unchanged_photos(name):
+            continue
+        if any(photo.listed for photo in source.photos):
+            raise FingerprintMismatch(
+                f"{workspace.root} was built from another part of the image list; with `image_list`, a run grows only "
+                f"by a larger `limit`; {remedy}"
+            )
+        landmarks = defaultdict(set)
+        for photo in source.photos:
+            landmarks[photo.file].add(photo.landmarks)
+        folder = workspace.stage(name)
+        for path in (*folder.earlier_manifests(), *map(folder.manifest_path, sorted(folder.batches()))):
+            for one in read_outcomes(path):
+                if not isinstance(one, Kept) or _identity(one).landmarks in landmarks.get(one.photo, ()):
+                    continue
+                if one.photo in landmarks:
+                    found = f"the result of {one.photo} for other landmarks than this run has"
+                else:
+                    found = f"the result of {one.photo}, which is not among the {len(source.photos)} photos of this run"
+                raise FingerprintMismatch(f"{workspace.root} holds {found}; a run can only grow: {remedy}")
+
+
+def grow(plan: Plan) -> Plan:
+    """Prepare the run directory for a run with more photos; return the plan for it.
+
+    A kill between any two steps leaves a directory that this run, and the one before, can use: a manifest that stays
+    belongs to the same batch in both. Selection and data set are made again; their files stay until then.
+    """
+    workspace = plan.request.workspace
+    grown = plan.after_growth()
+    log.info("the run directory has results of another number of photos; they are used")
+    workspace.summary_path.unlink(missing_ok=True)
+    for name in reversed([name for name in plan.names if name not in plan.photo_names]):
+        workspace.stage(name).discard()
+    changed = [name for name in plan.photo_names if plan.has_other_photos(name)]
+    for name in changed:
+        workspace.stage(name).set_aside(plan.unchanged_batches(name))
+    write_json(workspace.run_path, asdict(grown.description()))
+    for name in changed:
+        workspace.stage(name).begin(grown.ingredients[name], again=True)
+    return grown
+
+
+class EarlierResults:
+    """The results of an earlier run for photos whose batch is not written yet.
+
+    Args:
+        workspace: the run directory.
+        stages: photo stages with results on disk, in order.
+    """
+
+    def __init__(self, workspace: Workspace, stages: Sequence[AnyPhotoStage]) -> None:
+        self.folders = {stage.name: workspace.stage(stage.name) for stage in stages}
+        self.image_stages = {stage.name for stage in stages if stage.saves_image}
+        self._places: dict[str, dict[PhotoKey, Path]] = {}
+        """Manifest that holds the latest result of each photo, by stage."""
+        for name, folder in self.folders.items():
+            manifests = {path: read_outcomes(path) for path in folder.earlier_manifests()}
+            self._places[name] = {
+                one.key: path for path, all_of in manifests.items() for one in all_of if isinstance(one, Kept)
+            }
+        self._read = functools.lru_cache(maxsize=16)(_read_kept)
+        self._split: dict[int, BatchJob] = {}
+
+    def without_finished(self, job: BatchJob) -> BatchJob:
+        """Return a job without the photos that have results of all its stages; its result goes to `complete`."""
+        finished = self._finished(job)
+        if not finished:
+            return job
+        self._split[job.number] = job
+        left = tuple((index, photo) for index, photo in job.photos if len(finished[photo.key]) < len(job.todo))
+        resumed = [list(finished[photo.key].items())[-1] for _, photo in left if finished[photo.key]]
+        return replace(job, photos=left, resumed=tuple(resumed))
+
+    def complete(self, result: BatchResult) -> BatchResult:
+        """Return the result of a job of `without_finished` for all photos of the batch."""
+        job = self._split.pop(result.number, None)
+        if job is None:
+            return result
+        finished = self._finished(job)
+        place = {photo.key: (i, photo) for i, (_, photo) in enumerate(job.photos)}
+        outcomes, moved = {}, []
+        for name in job.todo:
+            kept = []
+            for key, stages in finished.items():
+                if one := stages.get(name):
+                    if name in self.image_stages:
+                        image, folder = _image(one), self.folders[name]
+                        path = folder.image_path(job.number, place[key][1].id)
+                        if (before := folder.root / str(image["path"])) != path:
+                            moved.append((before, path))
+                        one = _with_table(one, "image", {**image, "path": path.relative_to(folder.root).as_posix()})
+                    kept.append(one)
+            outcomes[name] = tuple(sorted((*kept, *result.outcomes[name]), key=lambda one: place[one.key][0]))
+        return replace(result, outcomes=outcomes, moved=tuple(moved))
+
+    def _finished(self, job: BatchJob) -> Mapping[PhotoKey, Mapping[str, Kept]]:
+        """Return the outcomes of each photo at the first stages of a job, up to one that keeps images or to the last.
+
+        Their identities are those of this run, and their images are where the outcomes say.
+        """
+        found: dict[PhotoKey, dict[str, Kept]] = defaultdict(dict)
+        for index, photo in job.photos if any(self._places.values()) else ():
+            stages: dict[str, Kept] = {}
+            for name in job.todo:
+                one = self._find(name, job.number, index, photo)
+                if one is None:
+                    break
+                stages[name] = one
+            while stages and len(stages) < len(job.todo) and [*stages][-1] not in self.image_stages:
+                stages.popitem()
+            if stages:
+                found[photo.key] = stages
+        return found
+
+    def _find(self, name: str, number: int, index: int, photo: Photo) -> Kept | None:
+        """Return the outcome of a photo at a stage, or None if there is none for this id and these landmarks."""
+        manifest = self._places[name].get(photo.key)
+        if manifest is None:
+            return None
+        one, identity = self._read(manifest)[photo.key], Identity.of(photo, index)
+        if replace(_identity(one), index=index, split=photo.split, attributes=photo.attributes) != identity:
+            return None
+        one = _with_table(one, "identity", asdict(identity))
+        if name not in self.image_stages:
+            return one
+        folder, image = self.folders[name], _image(one)
+        if not re.fullmatch(rf"images/\d+/{re.escape(photo.id)}\.png", str(image["path"])):
+            return None
+        if (folder.root / str(image["path"])).is_file():
+            return one
+        # A run that was killed may have moved the image before it wrote the manifest.
+        path = folder.image_path(number, photo.id).relative_to(folder.root).as_posix()
+        try:
+            folder.read_image(path, str(image["sha256"]))
+        except WorkspaceError:
+            return None
+        return _with_table(one, "image", {**image, "path": path})
+
+
+def _read_kept(manifest: Path) -> dict[PhotoKey, Kept]:
+    return {one.key: one for one in read_outcomes(manifest) if isinstance(one, Kept)}
+
+
+def _identity(one: Kept) -> Identity:
+    return read_table(Identity, one.record.get("identity"), one.photo, "identity")
+
+
+def _image(one: Kept) -> Table:
+    image = one.record["image"]
+    assert isinstance(image, dict)
+    return image
+
+
+def _with_table(one: Kept, name: str, table: Table) -> Kept:
+    """Return an outcome with another table in its record, at the same place."""
+    return replace(one, record={**one.record, name: table})

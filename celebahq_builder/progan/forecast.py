@@ -1,0 +1,101 @@
+"""Forecast of a ProGAN training: the time that its levels still take, and what their images show."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from celebahq_builder.models.progan import LEVEL_MIN
+from celebahq_builder.progan.schedule import ProGANRecipe
+from celebahq_builder.progress import rough_duration
+
+EXPECTATIONS = (
+    "what to expect: 4x4 and 8x8 show colours, 16x16 where eyes and mouth are, 32x32 and more a face; a new level is "
+    "blurred at first and becomes sharp while alpha rises to 1"
+)
+
+LONG_S = 10 * 86_400.0
+"""A longer training on a CPU gets a hint."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """The position of a training."""
+
+    kimg: float
+    total_kimg: float
+    """Length of the training."""
+    level: int
+    """Level whose images are shown."""
+    alpha: float
+    """Weight of that level, from 0 to 1."""
+
+
+def outlook(
+    recipe: ProGANRecipe, position: Position, images_per_s: Mapping[int, float], *, on_cpu: bool = False
+) -> list[str]:
+    """Return sentences about the position of a training and what to expect when; the first one is short.
+
+    Args:
+        recipe: networks and schedule.
+        position: of the training.
+        images_per_s: speed by level; empty if it is not known yet.
+        on_cpu: a long training gets a hint.
+    """
+    side, total_kimg = 1 << position.level, position.total_kimg
+    where = f"{position.kimg:.1f} of {total_kimg:g} kimg, {side}x{side}, alpha {position.alpha:.2f}"
+    if position.kimg >= total_kimg:
+        return [f"{where}; the training is complete"]
+    if not images_per_s:
+        return [where, EXPECTATIONS]
+    arrivals, seconds = [], 0.0
+    for level, level_s in remaining_s(recipe, position.kimg, total_kimg, images_per_s).items():
+        if level > position.level:
+            begins_kimg = recipe.schedule.begins(level, recipe.net.level_max)
+            arrivals.append(f"{1 << level}x{1 << level} at {begins_kimg:g} kimg in {rough_duration(seconds)}")
+        seconds += level_s
+    end = f"the end at {total_kimg:g} kimg in {rough_duration(seconds)}"
+    sentences = [f"{where}; about: {', '.join([*arrivals[:1], end])}"]
+    if len(arrivals) > 1:
+        sentences.append(f"new levels, about: {', '.join([*arrivals, end])}")
+    sentences.append(EXPECTATIONS)
+    if on_cpu and seconds > LONG_S:
+        sentences.append("this recipe is for GPUs; on a CPU, the recipe quick shows faces in minutes")
+    return sentences
+
+
+def remaining_s(
+    recipe: ProGANRecipe, kimg: float, total_kimg: float, images_per_s: Mapping[int, float]
+) -> dict[int, float]:
+    """Estimate the time that each level still takes.
+
+    The cost of a level that was not measured is extrapolated from the nearest one that was, by the multiplications of
+    the convolutions. Small layers leave a device idle, and large images need more than multiplications, so that the
+    estimate of a distant level can be wrong by a factor of three.
+
+    Args:
+        recipe: networks and schedule.
+        kimg: position of the training.
+        total_kimg: length of the training.
+        images_per_s: speed by level; at least one.
+
+    Returns:
+        Seconds by level, of the levels that are not over.
+    """
+    net, schedule = recipe.net, recipe.schedule
+    costs = [
+        4**level * (net.channels(max(level - 1, LEVEL_MIN)) + c) * c
+        for level in net.levels
+        if (c := net.channels(level))
+    ]
+    cost = dict(zip(net.levels, itertools.accumulate(costs), strict=True))
+    left = {}
+    for level in net.levels:
+        begins = schedule.begins(level, net.level_max)
+        ends = schedule.begins(level + 1, net.level_max) if level < net.level_max else total_kimg
+        left_kimg = min(ends, total_kimg) - max(begins, kimg)
+        if left_kimg > 0 and schedule.at(max(begins, kimg), net.level_max).level == level:
+            nearest = min(images_per_s, key=lambda known: abs(known - level))
+            left[level] = left_kimg * 1000 / images_per_s[nearest] * cost[level] / cost[nearest]
+    return left

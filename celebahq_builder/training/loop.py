@@ -1,0 +1,423 @@
+"""The training loop of the restoration and landmark networks: batches, validations, checkpoints, interruption."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import math
+import operator
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import cv2
+import torch
+from torch import Tensor, nn
+
+from celebahq_builder.config import load, override, read_toml
+from celebahq_builder.errors import RecipeError, TrainingError
+from celebahq_builder.image_set import Pixels
+from celebahq_builder.imaging.image_grid import image_grid
+from celebahq_builder.imaging.image_io import encode_png
+from celebahq_builder.models.registry import NetworkShape
+from celebahq_builder.models.weight_file import first_line
+from celebahq_builder.parallel import run_threads
+from celebahq_builder.progress import Progress
+from celebahq_builder.storage import delete_partial_files, lock, write_atomic
+from celebahq_builder.training.checkpoint import CheckpointFolder, StateDict, load_optimizer
+from celebahq_builder.training.distributed import SINGLE_PROCESS, DistributedContext, join_processes
+from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
+from celebahq_builder.training.logger import TrainingLogger
+from celebahq_builder.training.trained_weights import FILE, TrainedWeights
+
+log = logging.getLogger(__name__)
+
+GRID_GAP_PX = 4
+"""White pixels between sample images."""
+
+FORECAST_AFTER_S = 5.0
+"""Time after which the speed is known well enough to say when the first validation is."""
+
+NAMES = ("checkpoints", FILE, "log.jsonl", "samples", "tensorboard")
+"""Names in the folder of a training."""
+
+Batch = TypeVar("Batch")
+
+Scores = dict[str, float]
+"""Results of a validation, by name with unit."""
+
+SampleRows = list[list[Pixels]]
+"""Sample images of one size, uint8 [H, W, 3]; each row shows one photo."""
+
+
+# --- The interface of a training ----------------------------------------------------------------------------------
+
+
+class LoopRecipe(Protocol):
+    """Settings that the loop uses; a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+
+    @property
+    def ema(self) -> float:
+        """Decay per step of the averaged weights. The averaged weights are validated and exported."""
+
+    @property
+    def validate_every(self) -> int:
+        """Steps between validations. Each validation writes a checkpoint."""
+
+
+class Photos(Protocol):
+    """The photos of a training."""
+
+    @property
+    def digest(self) -> str:
+        """Hash that identifies the photos in a checkpoint."""
+
+    @property
+    def summary(self) -> str:
+        """The numbers of photos as text: ``300 photos, 8 held out``."""
+
+
+class Task(ABC, Generic[Batch]):
+    """The networks of a training, their data, and one training step."""
+
+    recipe: LoopRecipe
+    config: Mapping[str, object]
+    """All that decides the weights, except the photos, as plain values."""
+    photos: Photos
+    shape: NetworkShape
+    """Shape of `network`."""
+    network: nn.Module
+    """The network whose weights are averaged, validated and exported; one of `networks`."""
+    networks: Mapping[str, nn.Module]
+    """All networks of the training, by name."""
+    optimizers: Mapping[str, torch.optim.Optimizer]
+    """The optimizer of each network, by its name."""
+    loss_names: tuple[str, ...]
+    """Names of the values that `training_step` returns."""
+
+    @abstractmethod
+    def draw_batch(self, step: int) -> Batch:
+        """Return this process's share of the batch of a step. Several threads may call it at once."""
+
+    @abstractmethod
+    def training_step(self, step: int, batch: Batch) -> Tensor:
+        """Update all networks once.
+
+        Returns:
+            The losses, float [len(loss_names)], without gradients.
+        """
+
+    def export_network(self, averaged: nn.Module) -> nn.Module:
+        """Return the network that is validated and exported, made from the averaged one, which is not changed."""
+        return averaged
+
+    @abstractmethod
+    def validate(self, net: nn.Module) -> tuple[Scores, SampleRows]:
+        """Return the scores of a network on the held-out photos, and sample images."""
+
+    def selection_score(self, scores: Scores) -> float | None:
+        """Return the number that selects the best weights, higher is better; None: the last weights are exported."""
+        return None
+
+
+Recipe = TypeVar("Recipe")
+
+
+def load_recipe(
+    path: Path, kind: str, classes: Mapping[str, type[Recipe]], overrides: Mapping[str, object] | None = None
+) -> Recipe:
+    """Read a training recipe.
+
+    Args:
+        path: of the recipe.
+        kind: prefix of the recipe's key ``task``.
+        classes: classes of the recipes of this kind, by their key ``task``.
+        overrides: values by dotted key that replace those of the recipe.
+
+    Raises:
+        RecipeError: the recipe is malformed, or of another kind of training.
+    """
+    task = str(override(read_toml(path, kind), overrides or {}).get("task", ""))
+    if not task.startswith(kind):
+        raise RecipeError(f"{path}: task = {task}; this command trains task = {kind}, choose another `recipe`")
+    return load(classes.get(task) or classes[kind], path, overrides)
+
+
+# --- The loop -----------------------------------------------------------------------------------------------------
+
+
+def train(
+    photos: Path,
+    make_task: Callable[[DistributedContext], Task[Any]],
+    out: Path,
+    *,
+    device: str = "auto",
+    threads: int = 1,
+    workers: int | None = None,
+    command: str = "",
+    stop: StopRequest | None = None,
+) -> Path:
+    """Train the networks of a task in this process or, under torchrun, in all processes that it started.
+
+    Args:
+        photos: folder of the photos, for messages.
+        make_task: reads the photos and makes the networks.
+        out: folder of the run. If it holds a run with the same recipe and photos, that run is resumed.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. Under torchrun each process has its own device.
+        threads: CPU threads of torch. Their number changes the last bits of the result.
+        workers: threads that prepare batches ahead. Default: none on a CPU, up to 8 with a GPU.
+        command: command line of the training, for the model card.
+        stop: interrupts the training; None listens to Ctrl-C and SIGTERM.
+
+    Returns:
+        Path of the weights.
+
+    Raises:
+        CelebAHQError: one of `make_task` or `fit`.
+        TrainingInterrupted: the training was interrupted; see `fit`.
+    """
+    stop = stop or StopRequest()
+    torch.set_num_threads(threads)
+    with stop.listening(), join_processes(device) as context:
+        with stop.abandonable():
+            log.info("reading the photos in %s", photos)
+            task = make_task(context)
+        if workers is None:
+            workers = 0 if context.device.type == "cpu" else min(8, max(os.cpu_count() or 1, 2))
+        return fit(task, out, context, command=command, workers=workers, stop=stop)
+
+
+def fit(
+    task: Task[Any],
+    out: Path,
+    context: DistributedContext = SINGLE_PROCESS,
+    *,
+    command: str = "",
+    workers: int = 0,
+    stop: StopRequest | None = None,
+) -> Path:
+    """Train the networks of a task, and resume from the last checkpoint in the folder of the run.
+
+    Every validation writes a line of ``log.jsonl``, sample images, a checkpoint and, if the weights are the best so
+    far, ``weights.safetensors``. A resumed run ends with the same weights as one that was not interrupted.
+
+    Args:
+        task: networks, data and training step.
+        out: folder of the run; it is created if it does not exist.
+        context: the processes that share each batch, and the device of this one. Rank 0 validates and writes.
+        command: command line of the training, for the model card.
+        workers: threads that prepare batches ahead; 0 or 1 prepares each batch when it is needed. The number does not
+            change the result.
+        stop: interrupts the training after the present step; None listens to Ctrl-C and SIGTERM.
+
+    Returns:
+        Path of ``weights.safetensors``.
+
+    Raises:
+        TrainingError: the checkpoints of the folder are of another recipe or of other photos, or a loss is not finite.
+        WorkspaceLocked: another process trains in the folder.
+        DiskFull: no space is left.
+        WorkspaceError: the folder cannot be created or holds files of others, or the file system failed.
+        TrainingInterrupted: the training was interrupted. A checkpoint holds all steps; a validation that ran is
+            repeated when the run is resumed.
+    """
+    cv2.setNumThreads(0)
+    stop = stop or StopRequest()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(stop.listening())
+        if context.is_main:
+            known = (out / "checkpoints").is_dir()
+            stack.enter_context(lock(out, "folder of a training", "out", names=NAMES, known=known))
+            for folder in (out, out / "checkpoints"):
+                delete_partial_files(folder)
+        return _Fit(task, out, context, command, stop).run(workers)
+
+
+class _Fit:
+    """The state of a training: networks, optimizers, position."""
+
+    def __init__(
+        self, task: Task[Any], out: Path, context: DistributedContext, command: str, stop: StopRequest
+    ) -> None:
+        self.task, self.out, self.context, self.command, self.stop = task, out, context, command, stop
+        self.averaged = copy.deepcopy(task.network).eval().requires_grad_(False)
+        self.checkpoints = CheckpointFolder(out / "checkpoints", {**task.config, "photos": task.photos.digest})
+        self.step, self.best = 0, float("-inf")
+        self.saved_step = 0
+        """Step of the last checkpoint; 0: there is none."""
+        self.losses: list[Tensor] = []
+        """Losses of the steps since the last validation. A validation that is due and not done leaves them."""
+
+    def run(self, workers: int) -> Path:
+        """Train to the last step; see `fit`."""
+        task, stop, recipe = self.task, self.stop, self.task.recipe
+        # --- Resume
+        if checkpoint := self.checkpoints.latest():
+            try:
+                self._load_state(checkpoint.state)
+            except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+                raise TrainingError(
+                    f"{checkpoint.path} was written by another version ({first_line(error)}); choose another `out`"
+                ) from None
+            log.info("resuming from %s", checkpoint.path)
+        stop.saved(f"step {self.step}" if self.step else "")
+        if self.step >= recipe.steps and not self.losses:
+            return self.out / FILE
+        # --- Train
+        self.first_step, self.start_s, forecast = self.step, time.monotonic(), False
+        log.info(
+            "%s; steps %d to %d on %s; the next validation, which writes weights, is after step %d",
+            *(task.photos.summary, self.step + 1, recipe.steps, self.context.device, self._next_validation()),
+        )
+        progress = Progress("training", recipe.steps, self.step, unit="step", judged=False)
+        steps = range(self.step, recipe.steps)
+        batches = iter(run_threads(task.draw_batch, steps, workers=max(workers, 1)))
+        with contextlib.ExitStack() as stack:
+            stack.callback(progress.close)
+            logger = None
+            if self.context.is_main:
+                # The line of a validation that is due is written again.
+                logger = TrainingLogger(self.out / "log.jsonl", "step", self.step - bool(self.losses and self._due))
+                stack.enter_context(logger)
+            while True:
+                if self.losses and self._due:
+                    self._validate(logger)
+                if self.step >= recipe.steps and not self.losses:
+                    return self.out / FILE
+                if self.context.any(stop.requested):
+                    self._interrupt()
+                self.losses.append(task.training_step(self.step, next(batches)))
+                self._update_average()
+                self.step += 1
+                progress.advance(1)
+                elapsed_s = time.monotonic() - self.start_s
+                if not forecast and elapsed_s >= FORECAST_AFTER_S:
+                    forecast, speed = True, (self.step - self.first_step) / elapsed_s
+                    left_min = [(step - self.step) / speed / 60 for step in (self._next_validation(), recipe.steps)]
+                    log.info("%.3g steps/s: the next validation in %.1f min, the end in %.0f min", speed, *left_min)
+
+    @property
+    def _due(self) -> bool:
+        """Whether a validation follows the last step."""
+        return self.step % self.task.recipe.validate_every == 0 or self.step == self.task.recipe.steps
+
+    def _next_validation(self) -> int:
+        """Return the step after which the next validation is due."""
+        every = self.task.recipe.validate_every
+        step = self.step if self.losses and self._due else (self.step // every + 1) * every
+        return min(step, self.task.recipe.steps)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Move the averaged weights towards the current ones; statistics of a batch normalization, too."""
+        decay = min(self.task.recipe.ema, (1 + self.step) / (10 + self.step))
+        pairs = zip(self.averaged.state_dict().values(), self.task.network.state_dict().values(), strict=True)
+        for average, current in pairs:
+            average.lerp_(current, 1 - decay) if average.is_floating_point() else average.copy_(current)
+
+    def _mean_losses(self) -> Scores:
+        """Return the mean losses since the last validation; the processes share them.
+
+        Raises:
+            TrainingError: a loss is not finite.
+        """
+        self.losses = list(self.context.mean(torch.stack(self.losses)))
+        means = torch.stack(self.losses).mean(dim=0).tolist()
+        named = dict(zip(self.task.loss_names, means, strict=True))
+        if not all(map(math.isfinite, means)):
+            raise TrainingError(f"{self.out}: the losses are {named} at step {self.step}; lower learning_rate")
+        return named
+
+    def _validate(self, logger: TrainingLogger | None) -> None:
+        """Validate, and write the results and a checkpoint; an interruption abandons the validation."""
+        task, losses, abandoned = self.task, self._mean_losses(), False
+        if logger is not None:
+            try:
+                with self.stop.abandonable():
+                    network = task.export_network(self.averaged)
+                    scores, rows = task.validate(network)
+            except TrainingInterrupted:
+                abandoned = True
+            else:
+                # The checkpoint is last: a resumed run deletes later lines and writes them again.
+                steps_per_s = round((self.step - self.first_step) / (time.monotonic() - self.start_s), 3)
+                line = {"step": self.step, **losses, "steps_per_s": steps_per_s, **scores}
+                figures = ", ".join(f"{name} {value:g}" for name, value in line.items() if name != "step")
+                log.info("step %d of %d: %s", self.step, task.recipe.steps, figures)
+                logger.write(line, _write_samples(self.out, self.step, rows))
+                score = task.selection_score(scores)
+                if score is None or score > self.best:
+                    self.best = self.best if score is None else score
+                    tensors = dict(network.state_dict())
+                    weights = TrainedWeights(
+                        tensors, task.shape, self.step, task.recipe, self.command, task.photos.summary
+                    )
+                    weights.save(self.out)
+        if not self.context.any(abandoned):
+            self.losses = []
+            self._save()
+
+    def _save(self) -> None:
+        if self.context.is_main:
+            self.checkpoints.save(self.step, self._state())
+        self.saved_step = self.step
+        self.stop.saved(f"step {self.step}")
+
+    def _interrupt(self) -> None:
+        """Write a checkpoint of the last step, and end the training.
+
+        Raises:
+            TrainingInterrupted: always.
+            TrainingError: a loss is not finite.
+        """
+        if self.step > self.saved_step:
+            self._mean_losses()
+            self._save()
+        self.context.any(False)  # torchrun kills the other processes as soon as one has ended
+        weights = self.out / FILE
+        raise self.stop.interruption(f"; weights so far: {weights.absolute()}" if weights.exists() else "")
+
+    def _state(self) -> dict[str, object]:
+        """Return all that changes during a training, for a checkpoint."""
+        task = self.task
+        return {
+            "step": self.step,
+            "best": self.best,
+            "losses": torch.stack(self.losses) if self.losses else torch.zeros(0, len(task.loss_names)),
+            "averaged": self.averaged.state_dict(),
+            "networks": {name: net.state_dict() for name, net in task.networks.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in task.optimizers.items()},
+        }
+
+    def _load_state(self, state: StateDict) -> None:
+        task = self.task
+        self.averaged.load_state_dict(state["averaged"])
+        for name, net in task.networks.items():
+            net.load_state_dict(state["networks"][name])
+        for name, optimizer in task.optimizers.items():
+            load_optimizer(optimizer, state["optimizers"][name])
+        self.losses = list(state["losses"].reshape(-1, len(task.loss_names)).to(self.context.device))
+        self.step = self.saved_step = operator.index(state["step"])
+        if not 0 <= self.step <= task.recipe.steps:
+            raise ValueError(f"step {self.step}")
+        self.best = float(state["best"])
+
+
+def _write_samples(out: Path, step: int, rows: SampleRows) -> Pixels | None:
+    """Write the sample images of a validation as one PNG file, and return it; None if there are none."""
+    if not rows:
+        return None
+    images = (image.transpose(2, 0, 1) for row in rows for image in row)
+    grid = image_grid(images, columns=len(rows[0]), rows=len(rows), gap_px=GRID_GAP_PX)
+    write_atomic(out / "samples" / f"{step:07d}.png", encode_png(grid))
+    return grid.transpose(1, 2, 0)

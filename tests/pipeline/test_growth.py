@@ -1,0 +1,305 @@
+"""A run that grows ends with the files of a run that had all photos from the beginning."""
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import signal
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from celebahq_builder.errors import FingerprintMismatch
+from celebahq_builder.pipeline.build import build
+from celebahq_builder.pipeline.dry_run import dry_run
+from celebahq_builder.pipeline.landmark_source import find_source
+from celebahq_builder.pipeline.stages.select import SelectSettings
+from celebahq_builder.pipeline.verify import find_problems
+from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.sources.celeba import read_celeba
+from celebahq_builder.sources.folder import read_folder
+from celebahq_builder.sources.photo import COLUMNS
+from tests.conftest import SAMPLE, TINY, build_tiny
+from tests.pipeline.killed_build import killing
+
+FAST = replace(TINY, upscale=replace(TINY.upscale, when="needed"), align=replace(TINY.align, supersampling=1))
+"""Settings with which nothing is enlarged."""
+
+PHOTOS = 15
+"""Photos of the sample with usable rows."""
+
+
+def files(out: Path) -> dict[str, bytes]:
+    """Return all files of a run but the log of times and the report, which shows times."""
+    names = {path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}
+    others = (".celebahq-lock", "timings.jsonl", "report/", "landmarks/")
+    return {name: path.read_bytes() for name, path in names.items() if not name.startswith(others)}
+
+
+def assert_same(out: Path, other: Path) -> None:
+    found, expected = files(out), files(other)
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if found[name] != expected[name]] == []
+    assert list(find_problems(out)) == []
+    folders = [path for path in (out / "stages").rglob("*") if path.is_dir()]
+    assert all(any(folder.iterdir()) for folder in folders)
+
+
+def photos_computed(out: Path) -> int:
+    """Return the number of photos that worker processes took through the stages, in all runs of a directory."""
+    lines = map(json.loads, Workspace(out).timings_path.read_text().splitlines())
+    return sum(line["photos"] for line in lines if "batch" in line)
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of all photos; not to be changed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    build_tiny(out, limit=None, recipe=FAST)
+    return out
+
+
+def test_larger_limits(tmp_path: Path, whole_run: Path) -> None:
+    out = tmp_path / "run"
+    for limit in (5, 12, None):
+        build_tiny(out, limit=limit, recipe=FAST)
+        assert list(find_problems(out)) == []
+    assert_same(out, whole_run)
+    assert photos_computed(out) == PHOTOS
+
+
+def test_another_size_of_batches(tmp_path: Path, whole_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from 12 photos to 202,599: the earlier run had smaller batches."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("celebahq_builder.pipeline.plan.BATCH_PHOTOS", (3, 16))
+        build_tiny(out, limit=11, recipe=FAST)
+    build_tiny(out, limit=None, recipe=FAST)
+    assert_same(out, whole_run)
+
+
+# --- Photos between those of the earlier run
+
+
+EARLIER = (2, 3, 5, 6, 7, 9, 13)
+"""Places in the sample of the photos of an earlier run."""
+
+
+def write_table(path: Path, places: list[int], shift_px: float = 0.0) -> Path:
+    """Write a table of some photos of the sample."""
+    photos = read_celeba(SAMPLE).photos
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", *COLUMNS])
+        writer.writerows([photos[place].file, *(n + shift_px for n in photos[place].landmarks)] for place in places)
+    return path
+
+
+def build_table(table: Path, out: Path, **options: object) -> None:
+    source = read_folder(SAMPLE / "img_celeba", table)
+    build(source, out, **{"recipe": FAST, "workers": 1, "device": "cpu", **options})
+
+
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Tables of some photos of the sample, and of all."""
+    folder = tmp_path_factory.mktemp("tables")
+    return write_table(folder / "some.csv", [*EARLIER]), write_table(folder / "all.csv", [*range(PHOTOS)])
+
+
+@pytest.fixture(scope="session")
+def some_run(tables: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of some photos; not to be changed."""
+    build_table(tables[0], out := tmp_path_factory.mktemp("some") / "run")
+    return out
+
+
+@pytest.fixture(scope="session")
+def all_run(tables: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of all photos of the table; not to be changed."""
+    build_table(tables[1], out := tmp_path_factory.mktemp("all") / "run")
+    return out
+
+
+@pytest.fixture
+def out(some_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run of some photos."""
+    return Path(shutil.copytree(some_run, tmp_path / "run"))
+
+
+def test_photos_in_the_middle(out: Path, tables: tuple[Path, Path], all_run: Path) -> None:
+    build_table(tables[1], out)
+    assert_same(out, all_run)
+    rejected_before = 1  # tried again
+    assert photos_computed(out) == PHOTOS + rejected_before
+
+
+def test_more_ids(tmp_path: Path) -> None:
+    """Ids of photos before and after those of the earlier run."""
+    out = tmp_path / "run"
+    for names in (["000004", "000007"], ["000002", "000004.jpg", "000007", "000009"]):
+        build_tiny(out, limit=None, ids=names, recipe=FAST)
+    build_tiny(tmp_path / "once", limit=None, ids=names, recipe=FAST)
+    assert_same(out, tmp_path / "once")
+
+
+def test_from_aligned_images_to_a_data_set(tables: tuple[Path, Path], all_run: Path, tmp_path: Path) -> None:
+    """Images of the earlier run are scored only."""
+    out = tmp_path / "run"
+    build_table(tables[0], out, until="align")
+    aligned = {path.name: path.stat().st_ino for path in (out / "stages" / "align").rglob("*.png")}
+    build_table(tables[1], out)
+    assert_same(out, all_run)
+    now = {path.name: path.stat().st_ino for path in (out / "stages" / "align").rglob("*.png")}
+    assert aligned.items() <= now.items()
+
+
+def test_kept_stages(tables: tuple[Path, Path], tmp_path: Path) -> None:
+    """The earlier run kept images of two stages."""
+    recipe = replace(FAST, keep_stages=("denoise",))
+    build_table(tables[0], tmp_path / "run", recipe=recipe)
+    build_table(tables[1], tmp_path / "run", recipe=recipe)
+    build_table(tables[1], tmp_path / "once", recipe=recipe)
+    assert_same(tmp_path / "run", tmp_path / "once")
+
+
+def run_killed(build: Callable[[], None], count: int) -> bool:
+    """Run a build in a child process, kill it before its `count`-th rename, and return whether it was."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about a fork beside threads, none of which the child uses
+        child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            setattr(Path, "replace", killing(Path.replace, count))  # noqa: B010 - mypy knows no other method
+            build()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 7, 9, 12, 20, 30])
+def test_killed_while_it_grows(count: int, out: Path, tables: tuple[Path, Path], all_run: Path) -> None:
+    """Killed twice at a rename: of a manifest, the plan, an image or the data set."""
+    assert run_killed(lambda: build_table(tables[1], out), count)
+    run_killed(lambda: build_table(tables[1], out), count + 1)
+    build_table(tables[1], out)
+    assert_same(out, all_run)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_killed_while_it_grows_then_the_earlier_run(
+    count: int, out: Path, tables: tuple[Path, Path], some_run: Path
+) -> None:
+    """Until the new plan is written, the earlier command may resume, too."""
+    assert run_killed(lambda: build_table(tables[1], out), count)
+    build_table(tables[0], out)
+    assert_same(out, some_run)
+
+
+# --- Settings, refusals, files
+
+
+def test_selection_and_data_set_may_have_other_settings(out: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    """They are made again in any case."""
+    keeping = replace(FAST, select=SelectSettings(keep=6))
+    with pytest.raises(FingerprintMismatch, match=r"\[select\] keep = 3, this run asks 6"):
+        build_table(tables[0], out, recipe=keeping)
+    build_table(tables[1], out, recipe=keeping)
+    build_table(tables[1], tmp_path / "once", recipe=keeping)
+    assert_same(out, tmp_path / "once")
+
+
+def test_other_settings_are_named(out: Path, tables: tuple[Path, Path]) -> None:
+    other = replace(FAST, align=replace(FAST.align, supersampling=2))
+    with pytest.raises(FingerprintMismatch, match=r"\[align\] supersampling = 1, this run asks 2"):
+        build_table(tables[1], out, recipe=other)
+
+
+@pytest.mark.parametrize(
+    ("places", "shift_px", "says"),
+    [
+        ([2, 3, 5], 0, r"the result of 000007\.jpg, which is not among the 3 photos of this run"),
+        ([*range(2, PHOTOS)], 1, r"the result of 000003\.jpg for other landmarks than this run has"),
+    ],
+)
+def test_nothing_is_lost(places: list[int], shift_px: float, says: str, out: Path, tmp_path: Path) -> None:
+    before = files(out)
+    with pytest.raises(FingerprintMismatch, match=says):
+        build_table(write_table(tmp_path / "other.csv", places, shift_px), out)
+    assert files(out) == before
+
+
+def test_fewer_photos_of_a_run_that_was_killed(tables: tuple[Path, Path], some_run: Path, tmp_path: Path) -> None:
+    """No result is lost: those that are there belong to both runs."""
+    assert run_killed(lambda: build_table(tables[1], tmp_path / "run"), 12)
+    assert list((tmp_path / "run").rglob("*.png"))
+    build_table(write_table(tmp_path / "first.csv", [*range(8)]), tmp_path / "run")
+    build_table(tmp_path / "first.csv", tmp_path / "once")
+    assert_same(tmp_path / "run", tmp_path / "once")
+
+
+def test_another_face_of_a_photo(out: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    """The ids of both faces of the file are others than that of the only face before."""
+    more = tmp_path / "more.csv"
+    name, *row = tables[0].read_text().splitlines()[-1].split(",")
+    moved = [f"{float(number) - 40 * (i % 2 == 0)}" for i, number in enumerate(row)]
+    more.write_text(tables[0].read_text() + ",".join((name, *moved)) + "\n")
+    build_table(more, out)
+    build_table(more, tmp_path / "once")
+    assert_same(out, tmp_path / "once")
+
+
+def test_the_data_set_stays_until_it_is_replaced(out: Path, tables: tuple[Path, Path]) -> None:
+    result, table = Workspace(out).hdf5_path(64), Workspace(out).selection_path
+    before = result.read_bytes(), table.read_bytes()
+    build_table(tables[1], out, until="score")
+    assert (result.read_bytes(), table.read_bytes()) == before
+    build_table(tables[1], out)
+    assert result.read_bytes() != before[0]
+
+
+def test_the_plan_says_what_is_used(out: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    before = files(out)
+    lines = "\n".join(dry_run(read_folder(SAMPLE / "img_celeba", tables[1]), out, recipe=FAST))
+    assert f"growth: the results of about {len(EARLIER)} photos are in" in lines
+    with pytest.raises(FingerprintMismatch, match="can only grow"):
+        dry_run(read_folder(SAMPLE / "img_celeba", write_table(tmp_path / "t.csv", [1])), out, recipe=FAST)
+    assert files(out) == before
+
+
+def test_attributes_that_come_later(tmp_path: Path) -> None:
+    """The photos are the same; nothing is computed again."""
+    root, out = Path(shutil.copytree(SAMPLE, tmp_path / "celeba")), tmp_path / "run"
+    attributes = root / "Anno" / "list_attr_celeba.txt"
+    attributes.rename(tmp_path / "away.txt")
+    build_tiny(out, root, recipe=FAST)
+    (tmp_path / "away.txt").rename(attributes)
+    build_tiny(out, root, recipe=FAST, labels=True)
+    build_tiny(tmp_path / "once", root, recipe=FAST, labels=True)
+    assert_same(out, tmp_path / "once")
+    assert photos_computed(out) == 5
+
+
+# --- One's own photos, in which faces are found
+
+
+def test_own_photos_are_added(yunet: Path, tmp_path: Path) -> None:
+    """Before and after the photo of the earlier run, with and without a face; then nothing is added."""
+    photos, out = tmp_path / "photos", tmp_path / "run"
+    photos.mkdir()
+    Image.new("RGB", (200, 200), "teal").save(photos / "0.png")
+    for names in (["000002.jpg"], ["000001.jpg", "000003.jpg"], []):
+        for name in names:
+            shutil.copy(SAMPLE / "img_celeba" / name, photos)
+        if len(names) == 2:
+            Image.new("RGB", (200, 200), "navy").save(photos / "000002a.png")
+        result = build(find_source(photos, out, model=yunet, workers=1), out, recipe=FAST, workers=1, device="cpu")
+    assert (result.kept, result.reasons) == (3, {"NO_FACE": 2})
+    once = tmp_path / "once"
+    build(find_source(photos, once, model=yunet, workers=1), once, recipe=FAST, workers=1, device="cpu")
+    assert_same(out, once)
+    assert photos_computed(out) == 3

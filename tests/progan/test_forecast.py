@@ -1,0 +1,46 @@
+"""The time left follows from the schedule and the speeds; the sentences say what comes when."""
+
+import pytest
+
+from celebahq_builder.models.progan import Architecture
+from celebahq_builder.progan.forecast import EXPECTATIONS, Position, outlook, remaining_s
+from celebahq_builder.progan.schedule import ProGANRecipe, Schedule
+
+GROWING = ProGANRecipe(
+    "progan",
+    Architecture(resolution=16, channels_base=32, channels_max=4, latent=4),
+    Schedule(train_kimg=2, fade_kimg=1, total_kimg=10),
+)
+"""4x4 until 2 kimg, 8x8 until 5 kimg, 16x16 until 10 kimg; 4 channels at all levels."""
+
+
+def test_time_of_levels_that_were_measured() -> None:
+    speeds = {2: 100.0, 3: 50.0, 4: 10.0}
+    assert remaining_s(GROWING, 0, 10, speeds) == pytest.approx({2: 20, 3: 60, 4: 500})
+    assert remaining_s(GROWING, 3.5, 10, speeds) == pytest.approx({3: 30, 4: 500})
+    assert remaining_s(GROWING, 0, 4, speeds) == pytest.approx({2: 20, 3: 40})
+    assert remaining_s(GROWING, 10, 10, speeds) == {}
+
+
+def test_time_of_levels_that_were_not() -> None:
+    """All levels have equal channels, so the cost of a level is 4 times that of the one below, added to it."""
+    assert remaining_s(GROWING, 0, 10, {3: 50.0}) == pytest.approx({2: 2000 / 250, 3: 60, 4: 5000 / 50 * 21 / 5})
+
+
+def test_networks_that_do_not_grow() -> None:
+    recipe = ProGANRecipe("progan", GROWING.net, Schedule(total_kimg=10, growing=False))
+    assert remaining_s(recipe, 4, 10, {4: 10.0}) == pytest.approx({4: 600})
+
+
+def test_sentences() -> None:
+    speeds = {2: 100.0, 3: 50.0, 4: 10.0}
+    assert outlook(GROWING, Position(1, 10, 2, 1.0), speeds) == [
+        "1.0 of 10 kimg, 4x4, alpha 1.00; about: 8x8 at 2 kimg in 10 s, the end at 10 kimg in 10 min",
+        "new levels, about: 8x8 at 2 kimg in 10 s, 16x16 at 5 kimg in 70 s, the end at 10 kimg in 10 min",
+        EXPECTATIONS,
+    ]
+    assert outlook(GROWING, Position(9, 10, 4, 1.0), speeds)[0].endswith("about: the end at 10 kimg in 2 min")
+    assert outlook(GROWING, Position(10, 10, 4, 1.0), speeds) == [
+        "10.0 of 10 kimg, 16x16, alpha 1.00; the training is complete"
+    ]
+    assert outlook(GROWING, Position(0, 10, 2, 1.0), {2: 1e-4}, on_cpu=True)[-1].startswith("this recipe is for GPUs")
