@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, SET, celebahq, name_options, sigterm_interrupts
+from celebahq_builder.cli.main import PATH, SET, celebahq, name_options, print_path, sigterm_interrupts
 from celebahq_builder.errors import RecipeError, SourceError
 from celebahq_builder.pipeline.stages import stage_names
 
@@ -220,10 +220,10 @@ def _print_result(result: BuildResult) -> None:
     for reason, count in sorted(result.reasons.items(), key=lambda item: (-item[1], item[0])):
         click.echo(f"  {reason}: {count}")
     if result.images and not result.hdf5:
-        click.echo(f"images:   {result.images.absolute()}")
+        print_path("images", result.images)
     if result.hdf5:
-        click.echo(f"data set: {result.hdf5.absolute()}")
-    click.echo(f"report:   {result.report.absolute()}")
+        print_path("data set", result.hdf5)
+    print_path("report", result.report)
 
 
 @celebahq.command(

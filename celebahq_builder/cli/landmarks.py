@@ -131,4 +131,4 @@ def train_landmarks(celeba_root: Path, recipe: Path | None, **asked: Any) -> Non
         recipe = recipe or Path("landmarks")
         command = training_command("train-landmarks CELEBA_ROOT", recipe, asked)
         weights = train(celeba_root, recipe=bundled_recipe(recipe, "train"), command=command, stop=stop, **asked)
-        click.echo(f"weights: {weights.absolute()}")
+        print_path("weights", weights)

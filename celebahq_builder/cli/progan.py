@@ -113,7 +113,7 @@ def train(
             data, out, recipe=recipe, overrides=overrides, device=device, threads=threads, stop=stop, **asked
         )
         if is_main_process():
-            click.echo(f"report: {run.absolute() / 'report' / 'index.html'}")
+            print_path("report", run / "report" / "index.html")
 
 
 GENERATOR = click.argument("generator", type=PATH, metavar="RUN|FILE.safetensors")

@@ -98,7 +98,7 @@ def _train(kind: str, photos: Path, recipe: Path, asked: dict[str, Any]) -> None
         )
         weights = train(kind, photos, recipe=bundled_recipe(recipe, "train"), command=command, stop=stop, **asked)
         if is_main_process():
-            click.echo(f"best weights: {weights.absolute()}")
+            print_path("best weights", weights)
 
 
 def training_command(command: str, recipe: Path, asked: dict[str, Any]) -> str:

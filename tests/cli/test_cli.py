@@ -241,7 +241,9 @@ def test_messages_name_options_instead_of_arguments() -> None:
     command = cli.celebahq.commands["build"]
     message = "`start` needs `resolution`, see `celebahq weights` and `nothing`"
     assert name_options(message, command.params) == "--from needs --resolution, see `celebahq weights` and `nothing`"
-    assert name_options("choose another `file`", cli.celebahq.commands["inspect"].params) == "choose another FILE.h5"
+    assert (
+        name_options("choose another `file`", cli.celebahq.commands["inspect"].params) == "choose another FILE.h5|WORK"
+    )
 
 
 def test_train_help_lists_the_keys_that_may_change() -> None:

@@ -140,15 +140,15 @@ def test_interrupted_and_resumed(to: str, source: Path, tmp_path: Path, monkeypa
 
 def test_existing_images_are_not_written_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    encode = images.encode_png
+    encode = images.encode_image
 
-    def counted(*asked: Any) -> bytes:
+    def counted(*asked: Any, **more: Any) -> bytes:
         made.append(1)
         if len(made) == 40:
             raise KeyboardInterrupt
-        return encode(*asked)
+        return encode(*asked, **more)
 
-    monkeypatch.setattr(images, "encode_png", counted)
+    monkeypatch.setattr(images, "encode_image", counted)
     with pytest.raises(KeyboardInterrupt):
         export_file(source, tmp_path / "faces", "images", workers=1)
     export_file(source, tmp_path / "faces", "images", workers=1)
@@ -362,7 +362,7 @@ def test_as_a_command(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "faces.zip"
     asked = ["export", str(source), "--to", "stylegan-zip", "--out", str(target), "--workers", "1"]
     ended = CliRunner().invoke(celebahq, asked)
-    assert (ended.exit_code, ended.output) == (0, f"{target}: {COUNT} images\n")
+    assert (ended.exit_code, ended.output) == (0, f"{COUNT} images\nexport: {target}\n")
     again = subprocess.run(
         [sys.executable, "-m", "celebahq_builder", *asked], cwd=ROOT, capture_output=True, text=True, check=False
     )

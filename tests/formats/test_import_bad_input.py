@@ -782,5 +782,5 @@ def test_as_a_command(folder: Path, tmp_path: Path) -> None:
     ended = CliRunner().invoke(celebahq, ["import", str(folder), "--out", str(out), "--workers", "1"])
     assert isinstance(ended.exception, CelebAHQError)
     ended = CliRunner().invoke(celebahq, ["import", str(folder), "--out", str(out), "--workers", "1", "--resize", "8"])
-    assert (ended.exit_code, ended.output) == (0, f"{out}: 2 images\n")
+    assert (ended.exit_code, ended.output) == (0, f"2 images\ndata set: {out}\n")
     assert json.loads(h5py.File(out).attrs["imported_from"]) == ["images", "in"]
