@@ -258,10 +258,10 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
             raise
         finally:
             progress.close()
-    entering = {photo.key for photo in photos}
+    entering, ids = {photo.key for photo in photos}, {photo.id for photo in photos}
     for stage in plan.photo_stages:
         counts, kept = _reconcile(workspace.stage(stage.name), entering, plan.batches)
-        workspace.stage(stage.name).forget_earlier()
+        workspace.stage(stage.name).forget_earlier(ids)
         workspace.stage(stage.name).complete(plan.ingredients[stage.name], counts)
         entering = kept
     if plan.dataset_stages and not entering:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -110,14 +110,14 @@ class StageFolder:
             if folder.is_dir():
                 sync_folder(folder)
 
-    def forget_earlier(self) -> None:
-        """Delete the earlier manifests, and the images that no manifest of a batch names."""
+    def forget_earlier(self, ids: Set[str]) -> None:
+        """Delete the earlier manifests, and the images of photos with these ids that no manifest of a batch names."""
         if not (self.root / "earlier").is_dir():
             return
         images = (one.record.get("image") for _, one in self.outcomes() if isinstance(one, Kept))
         named = {self.root / str(image["path"]) for image in images if isinstance(image, dict)}
         for path in (self.root / "images").glob("*/*.png"):
-            if path not in named:
+            if path not in named and path.stem in ids:
                 path.unlink()
         for folder in (self.root / "images").glob("*/"):
             with contextlib.suppress(OSError):  # not empty

@@ -69,6 +69,10 @@ def test_larger_limits(tmp_path: Path, whole_run: Path) -> None:
     for limit in (5, 12, None):
         build_tiny(out, limit=limit, recipe=FAST)
         assert list(find_problems(out)) == []
+        if limit == 5:
+            foreign = next(out.glob("stages/align/images/*")) / "mine.png"
+            foreign.touch()
+    foreign.unlink()  # it is of the user, and was not deleted
     assert_same(out, whole_run)
     assert photos_computed(out) == PHOTOS
 
