@@ -291,7 +291,7 @@ def from_records(records: Iterable[Record], where: Path) -> Metadata:
 
 def check_key(key: str, where: Path) -> None:
     """Raise a FormatError if a key cannot be the name of a column."""
-    if not key or key in (".", *NAME_COLUMNS) or "/" in key:
+    if not key or not key.isprintable() or key in (".", *NAME_COLUMNS) or "/" in key:
         raise FormatError(f"{where}: {key[:80]!r} cannot be the name of a column; rename the key")
 
 

@@ -288,6 +288,8 @@ def test_missing_path(tmp_path: Path) -> None:
         ('{"file_name": "../in/a.png"}', "the image name '../in/a.png' is not a relative path within a folder"),
         ("", "does not name a.png (1 such)"),
         ('{"file_name": "a.png", "a/b": 1}', "'a/b' cannot be the name of a column"),
+        ('{"file_name": "a.png", "\\u0000": 1}', "'\\x00' cannot be the name of a column"),
+        ('{"file_name": "a.png", "a\\u202e": 1}', "'a\\u202e' cannot be the name of a column"),
         ('{"file_name": "a.png", "score": "high"}', "the values of 'score' are not numbers of one shape"),
         ('{"file_name": "a.png", "label": -1}', "the labels are neither one class number"),
         ('{"file_name": "a.png", "label": 1e99}', "the labels are neither one class number"),
