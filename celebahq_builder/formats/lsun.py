@@ -97,7 +97,7 @@ def _database_entries(path: Path, resize: int, skip: frozenset[str]) -> tuple[in
     Source: https://github.com/rosinality/stylegan2-pytorch/blob/master/prepare_data.py
     """
     if importlib.util.find_spec("lmdb") is None:
-        raise FormatError("an LMDB needs a package of its own: pip install 'celebahq-builder[lsun]'")
+        raise FormatError("an LMDB needs a package of its own: pip install '.[lsun]' in the folder of the project")
     file = path / "data.mdb" if path.is_dir() else path
     if not file.is_file():
         raise FormatError(f"{file} is not a regular file; {REMEDY}")

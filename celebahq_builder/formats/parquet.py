@@ -57,7 +57,7 @@ def pyarrow() -> ModuleType:
         import pyarrow.parquet
     except ImportError:
         raise FormatError(
-            "Parquet needs pyarrow, which is not installed: pip install 'celebahq-builder[parquet]'"
+            "Parquet needs pyarrow, which is not installed: pip install '.[parquet]' in the folder of the project"
         ) from None
     return package  # type: ignore[no-any-return]
 

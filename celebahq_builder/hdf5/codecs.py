@@ -219,4 +219,6 @@ def _hdf5plugin(where: str = "compression blosc2") -> ModuleType:
     try:
         return importlib.import_module("hdf5plugin")
     except ImportError:
-        raise FormatError(f"{where} needs the package hdf5plugin: pip install 'celebahq-builder[blosc2]'") from None
+        raise FormatError(
+            f"{where} needs the package hdf5plugin: pip install '.[blosc2]' in the folder of the project"
+        ) from None

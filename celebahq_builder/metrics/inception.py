@@ -55,7 +55,7 @@ def import_torch_fidelity(name: str) -> ModuleType:
     if found is None or found.submodule_search_locations is None:
         raise WeightsError(
             "FID, KID and IS need the package torch-fidelity, which is not installed; "
-            "pip install 'celebahq-builder[inception]'"
+            "pip install '.[inception]' in the folder of the project"
         )
     bare = ModuleType(PACKAGE)
     bare.__path__ = list(found.submodule_search_locations)

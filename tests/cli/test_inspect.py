@@ -372,7 +372,10 @@ def test_blosc2(tmp_path: Path) -> None:
             file.create_dataset(f"data{r}x{r}", data=noise(2, r), chunks=(1, 3, r, r), **hdf5plugin.Blosc2())
     arguments = ["celebahq", "extract", str(path), "--index", "1", "--out", str(tmp_path / "out")]
     missing = "import sys; sys.modules['hdf5plugin'] = None; "
-    for before, code, said in ((missing, 1, "pip install 'celebahq-builder[blosc2]'"), ("import sys; ", 0, "")):
+    for before, code, said in (
+        (missing, 1, "pip install '.[blosc2]' in the folder of the project"),
+        ("import sys; ", 0, ""),
+    ):
         program = f"{before}sys.argv = {arguments!r}; from celebahq_builder import cli; cli.main()"
         ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
         assert (ended.returncode, ended.stderr.count("\n")) == (code, int(bool(said))), ended.stderr

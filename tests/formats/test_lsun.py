@@ -249,7 +249,7 @@ def test_without_the_package(tmp_path: Path) -> None:
         f"lsun.read(Path({str(path)!r}))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert ended.stderr.splitlines()[-1].endswith("pip install 'celebahq-builder[lsun]'")
+    assert ended.stderr.splitlines()[-1].endswith("pip install '.[lsun]' in the folder of the project")
 
 
 def test_file_deleted_after_opening(tmp_path: Path) -> None:

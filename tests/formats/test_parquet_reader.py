@@ -314,7 +314,7 @@ def test_without_pyarrow(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert (
         ended.stderr
-        == "error: Parquet needs pyarrow, which is not installed: pip install 'celebahq-builder[parquet]'\n"
+        == "error: Parquet needs pyarrow, which is not installed: pip install '.[parquet]' in the folder of the project\n"
     )
 
 

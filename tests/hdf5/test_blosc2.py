@@ -77,7 +77,7 @@ def test_without_the_package(command: str, path: Path, tmp_path: Path) -> None:
     code, told, err = celebahq("missing", command, path, *more)
     assert (code, told, err.count("\n")) == (1, "", 1)
     assert err.startswith(f"error: {path}: data16x16, compressed by HDF5's filter 32026, needs the package hdf5plugin")
-    assert err.endswith("pip install 'celebahq-builder[blosc2]'\n")
+    assert err.endswith("pip install '.[blosc2]' in the folder of the project\n")
     assert list(tmp_path.iterdir()) == []
 
 
