@@ -90,7 +90,7 @@ def _train(kind: str, photos: Path, recipe: Path, asked: dict[str, Any]) -> None
     with stop.listening():
         with stop.abandonable():
             from celebahq_builder.pipeline.recipe import bundled_recipe
-            from celebahq_builder.restoration.train import train
+            from celebahq_builder.restoration.start import train
             from celebahq_builder.training.distributed import is_main_process
 
         command = training_command(

@@ -18,14 +18,14 @@ from celebahq_builder.config import from_mapping, to_mapping
 from celebahq_builder.errors import RecipeError, WeightsError
 from celebahq_builder.landmarks.training import LandmarkRecipe
 from celebahq_builder.models.registry import REGISTRY_FILE, Architecture, RegistryEntry, read_registry
-from celebahq_builder.restoration import train
+from celebahq_builder.restoration import start
 from celebahq_builder.restoration.model_card import AnyRecipe, model_card, read_figures, validation_figures
 from celebahq_builder.storage import NewFiles, sha256, write_atomic
 from celebahq_builder.training.trained_weights import TrainedWeights
 
 NEW_REGISTRY = "# Weights by name. Each has a model card. Loading verifies the SHA-256 before the bytes are used.\n"
 
-RECIPES: dict[str, type[AnyRecipe]] = {**train.RECIPES, "landmarks": LandmarkRecipe}
+RECIPES: dict[str, type[AnyRecipe]] = {**start.RECIPES, "landmarks": LandmarkRecipe}
 """Class of the recipe by its key ``task``."""
 
 SETTINGS: dict[Architecture, str] = {"autoencoder": "denoise.weights", "srgan": "upscale.weights", "landmarks": ""}

@@ -312,10 +312,8 @@ def test_without_pyarrow(tmp_path: Path) -> None:
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode == 1
-    assert (
-        ended.stderr
-        == "error: Parquet needs pyarrow, which is not installed: pip install '.[parquet]' in the folder of the project\n"
-    )
+    remedy = "pip install '.[parquet]' in the folder of the project"
+    assert ended.stderr == f"error: Parquet needs pyarrow, which is not installed: {remedy}\n"
 
 
 MEASURED = r"""

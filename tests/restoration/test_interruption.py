@@ -12,7 +12,7 @@ import pytest
 import tomlkit
 
 from celebahq_builder.config import to_mapping
-from celebahq_builder.restoration import train as room
+from celebahq_builder.restoration import start as room
 from celebahq_builder.restoration.photos import TrainingPhotos
 from celebahq_builder.restoration.pixel_training import PixelTask
 from celebahq_builder.training import interruption, loop
