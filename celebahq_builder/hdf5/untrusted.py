@@ -94,7 +94,7 @@ def _check_signature(path: Path) -> None:
         FormatError: it is not.
     """
     if not path.exists():
-        raise FormatError(f"{path} does not exist")
+        raise FormatError(f"{path} does not exist; check the path")
     if kind := irregular_kind(path.stat()):
         raise FormatError(f"{path} is {kind}; expected an HDF5 file")
     with path.open("rb") as file:

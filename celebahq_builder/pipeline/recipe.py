@@ -157,7 +157,7 @@ def _recipe_text(path: Path) -> str:
 
 
 def bundled_recipe(path: Path, folder: str = "") -> Path:
-    """Return the path of a recipe: as given, or that of a bundled one for a bare name that does not exist here."""
-    if not path.exists() and path.parent == Path():
+    """Return the path of a recipe: as given, or that of a bundled one for a bare name that is no file here."""
+    if path.parent == Path() and (path.is_dir() or not path.exists()):
         return bundled("pipelines") / folder / path.with_suffix(".toml")
     return path

@@ -83,6 +83,7 @@ def test_default_recipe() -> None:
 @pytest.mark.parametrize("name", ["demo", "demo.toml"])
 def test_bundled_recipe_by_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()  # a folder is no recipe
     assert resolve(Path(name), {}) == resolve(bundled("pipelines") / "demo.toml", {})
 
 
