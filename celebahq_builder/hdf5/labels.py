@@ -89,7 +89,7 @@ def labels_header(path: Path) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
             size, expected = path.stat().st_size, file.tell() + math.prod(shape) * dtype.itemsize
         if size != expected and not dtype.hasobject:
             raise ValueError(f"it has {size} bytes, its header announces {expected}")
-    except (OSError, ValueError, KeyError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
         reason = printable(str(error)[:200])
         raise FormatError(f"{path} is not a readable array of numpy's: {reason}; replace or delete it") from None
     return dtype, shape

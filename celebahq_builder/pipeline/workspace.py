@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from celebahq_builder import outcome
 from celebahq_builder.errors import WorkspaceError
@@ -366,11 +366,11 @@ def read_timings(path: Path) -> TimingTotals:
     except (OSError, UnicodeDecodeError):
         lines = []
     for line in lines:
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            values = json.loads(line)
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            values: Any = parse_json(line)
             for name, seconds in values["seconds"].items():
                 stage = found.stages.setdefault(name, StageTime())
-                stage.seconds += seconds
+                stage.seconds += float(seconds)
                 stage.photos += values["photos"]
             for process, peak in values.get("peak_memory_bytes", {}).items():
                 found.peak_memory_bytes[process] = max(peak, found.peak_memory_bytes.get(process, 0))

@@ -9,12 +9,13 @@ import pytest
 
 from benchmarks.fuzz import samples
 from benchmarks.kill import Killer, Target, digests
-from celebahq_builder.inspect import info
+from celebahq_builder.pipeline import verify
+from celebahq_builder.pipeline.workspace import Workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12, if there are threads
 
 IMPORT = Target("import", samples.image_folder, "import IN --workers 1 --out OUT/new.h5")
-INSPECT = Target("inspect", samples.image_folder, "inspect OUT")
+STATUS = Target("status", samples.image_folder, "status OUT")
 """A command whose behaviour each test replaces."""
 
 
@@ -33,9 +34,10 @@ def test_an_import_resumes(tmp_path: Path) -> None:
 
 
 def behave(monkeypatch: pytest.MonkeyPatch, *, careless: bool, result: bytes = b"result") -> None:
-    """Replace `inspect` by a command that writes a file, under a temporary name first."""
+    """Replace `status` by a command that writes a file, under a temporary name first."""
 
-    def write(out: Path) -> list[str]:
+    def write(run: Workspace) -> list[str]:
+        out = run.root
         if (out / "begun").exists() and careless:
             sys.exit("error: begun exists")
         (out / "begun").write_bytes(b"")
@@ -44,12 +46,12 @@ def behave(monkeypatch: pytest.MonkeyPatch, *, careless: bool, result: bytes = b
         (out / "begun").unlink()
         return []
 
-    monkeypatch.setattr(info, "inspect_hdf5", write)
+    monkeypatch.setattr(verify, "status_lines", write)
 
 
 def test_a_command_that_cannot_resume_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     behave(monkeypatch, careless=True)
-    killer = killed(INSPECT, tmp_path / "work", 12)
+    killer = killed(STATUS, tmp_path / "work", 12)
     assert killer.counts["faults"] > 0
     assert killer.counts["faults"] + killer.counts["resumed"] == 12
     assert len(list((tmp_path / "kept").iterdir())) == killer.counts["faults"]
@@ -57,14 +59,14 @@ def test_a_command_that_cannot_resume_is_a_fault(tmp_path: Path, monkeypatch: py
 
 def test_a_careful_command_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     behave(monkeypatch, careless=False)
-    counts = killed(INSPECT, tmp_path / "work", 12).counts
+    counts = killed(STATUS, tmp_path / "work", 12).counts
     assert counts["kills"] > 0
     assert (counts["resumed"], counts["faults"]) == (12, 0)
 
 
 def test_other_bytes_are_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     behave(monkeypatch, careless=False)
-    killer = killed(INSPECT, tmp_path / "work", 1)
+    killer = killed(STATUS, tmp_path / "work", 1)
     behave(monkeypatch, careless=False, result=b"another")
     assert killer._compared(killer._reference(), ended=False) == "other bytes: ['out/result'] "
     (killer.case / "out" / "mine.txt").unlink()
@@ -72,13 +74,14 @@ def test_other_bytes_are_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_files_with_times_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(out: Path) -> list[str]:
+    def write(run: Workspace) -> list[str]:
+        out = run.root
         (out / "time.json").write_text(json.dumps(os.urandom(8).hex()))
         (out / "fixed").write_text("x")
         return []
 
-    monkeypatch.setattr(info, "inspect_hdf5", write)
-    killer = killed(INSPECT, tmp_path / "work", 3)
+    monkeypatch.setattr(verify, "status_lines", write)
+    killer = killed(STATUS, tmp_path / "work", 3)
     whole = killer._reference()
     assert whole["out/time.json"] == ""
     assert whole["out/fixed"] == digests(killer.case)["out/fixed"] != ""

@@ -333,6 +333,7 @@ def npy(header: str, body: bytes = bytes(64)) -> bytes:
         (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 1000000000000), }"), "its header announces 12000"),
         (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 1), "), "is not a readable array"),
         (npy("(" * 100), "is not a readable array"),
+        (npy("{{1}}"), "is not a readable array"),
         (npy("{'descr': '|O', 'fortran_order': False, 'shape': (3, 1), }"), "labels are object"),
         (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3, -1), }"), "is not a readable array"),
         (b"PK\x03\x04" + bytes(100), "is not a readable array"),

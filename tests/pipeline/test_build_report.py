@@ -428,6 +428,7 @@ def test_timings_are_summed_and_incomplete_lines_skipped(copy: Workspace) -> Non
         '{"batch": 0, "photos": 4, "seconds": {"crop": 1.0, "align": 2.0}}\n'
         '{"batch": 1, "photos": 2, "seconds": {"crop": 0.5}}\n'
         "17\n"
+        f'{{"batch": 3, "photos": 1, "seconds": {{"crop": 1{"0" * 400}}}}}\n'
         '{"peak_memory_bytes": {"main": 3000000, "largest worker": 100}, "seconds": {}}\n'
         '{"peak_memory_bytes": {"main": 2000000, "largest worker": 200}, "seconds": {}}\n'
         '{"batch": 2, "photos": 2, "sec'
