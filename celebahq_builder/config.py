@@ -32,6 +32,9 @@ def bundled(name: str) -> Path:
     return installed if installed.is_dir() else _PACKAGE.parent / name
 
 
+INTEGER_LIMIT = 1 << 63
+"""Integers of recipes are smaller; HDF5 and random generators take no larger ones."""
+
 T = TypeVar("T")
 
 
@@ -235,6 +238,8 @@ def _convert(hint: Any, value: object, *, place: str, where: str, text: str, tab
             key: _convert(inner_hint, one, place=place, where=where, text=text, table=(*table, key))
             for key, one in value.items()
         }
+    if isinstance(value, int) and not -INTEGER_LIMIT <= value < INTEGER_LIMIT:
+        raise RecipeError(f"{place}: {name} must have 64 bits as TOML's integers, got {_shown(value)}")
     if hint is float and isinstance(value, float) and not math.isfinite(value):
         raise RecipeError(f"{place}: {name} must be a finite number, got {_shown(value)}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

@@ -127,6 +127,16 @@ PROBLEMS = {
     "unknown key in the last phase": ("patch_px", "patch", "17: unknown key phases.patch; did you mean patch_px?"),
     "unknown table": ("[align]", "[algin]", "7: unknown key algin; did you mean align?"),
     "text for a number": ("keep = 4", 'keep = "4"', "4: keep must be int, got '4'"),
+    "number of 65 bits": (
+        "keep = 4",
+        f"keep = {1 << 64}",
+        f"4: keep must have 64 bits as TOML's integers, got {1 << 64}",
+    ),
+    "fraction of 400 digits": (
+        "share = 1",
+        f"share = {10**400}",
+        f"9: align.share must have 64 bits as TOML's integers, got 1{'0' * 99}...",
+    ),
     "fraction for a whole number": ("keep = 4", "keep = 4.0", "4: keep must be int, got 4.0"),
     "truth for a whole number": ("keep = 4", "keep = true", "4: keep must be int, got True"),
     "number for a truth": ("shuffle = true", "shuffle = 1", "3: shuffle must be bool, got 1"),
@@ -297,19 +307,21 @@ def test_flatten() -> None:
     assert flatten({}) == {}
 
 
+INTEGERS = st.integers(-(1 << 63), (1 << 63) - 1)
+
 recipes = st.builds(
     Recipe,
     name=st.text(max_size=5),
     shuffle=st.booleans(),
-    keep=st.none() | st.integers(),
-    window=st.tuples(st.integers(), st.integers()),
+    keep=st.none() | INTEGERS,
+    window=st.tuples(INTEGERS, INTEGERS),
     align=st.builds(
         Align,
-        size_px=st.integers(),
+        size_px=INTEGERS,
         share=st.floats(0, 1),
         edge=st.sampled_from(["mirror", "repeat"]),
     ),
-    phases=st.lists(st.builds(Phase, steps=st.integers(), patch_px=st.integers()), max_size=3).map(tuple),
+    phases=st.lists(st.builds(Phase, steps=INTEGERS, patch_px=INTEGERS), max_size=3).map(tuple),
 )
 
 

@@ -145,7 +145,7 @@ def _contents(
         "progress": progress,
         "refresh_s": REFRESH_S if progress else None,
         "finished": state.stage(run.until).mark is not None and len(statuses) == photos,
-        "result": _file(workspace, workspace.hdf5_path(run.resolution)),
+        "result": _file(workspace, workspace.hdf5_path(run.resolution)) if workspace.is_packed() else None,
         "selection": _file(workspace, workspace.selection_path),
         "rejections": _file(workspace, workspace.rejected_path),
         "faces": images.faces(_newest(kept) if progress else _random(kept)),
@@ -366,13 +366,14 @@ class ReportImages:
 
     def faces(self, photos: Sequence[PhotoStatus]) -> list[tuple[PhotoImage, Origin | None]]:
         """Return results, each with its photo; None for a photo that is missing or cannot be read."""
-        shown = [(self._result(one, FACE_PX), self._origin(one)) for one in photos]
-        return [(result, origin) for result, origin in shown if result.thumbnail]
+        shown = ((self._result(one, FACE_PX), one) for one in photos)
+        return [(result, self._origin(one)) for result, one in shown if result.thumbnail]
 
     def _origin(self, one: PhotoStatus) -> Origin | None:
         types = record_types(load_stages(self.run.method))
-        manifest = self.workspace.stage(self.run.image_stage).read_manifest(one.batch)
-        kept = next((end for end in manifest if isinstance(end, Kept) and end.key == one.key), None)
+        folder = self.workspace.stage(self.run.image_stage)
+        outcomes = folder.read_manifest(one.batch) if folder.manifest_path(one.batch).exists() else []
+        kept = next((end for end in outcomes if isinstance(end, Kept) and end.key == one.key), None)
         if kept is None:
             return None
         record = PhotoRecord.from_kept(kept, types)

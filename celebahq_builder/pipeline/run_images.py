@@ -49,7 +49,7 @@ def find_images(path: Path) -> Path | RunImages:
         return path
     workspace = Workspace(path)
     hdf5 = _hdf5_path(workspace)
-    return hdf5 if hdf5.exists() else RunImages(workspace)
+    return hdf5 if hdf5.exists() and workspace.is_packed() else RunImages(workspace)
 
 
 def find_hdf5(path: Path) -> Path:
@@ -60,11 +60,12 @@ def find_hdf5(path: Path) -> Path:
     """
     if not (path / "run.json").is_file():
         return path
-    hdf5 = _hdf5_path(Workspace(path))
-    if not hdf5.exists():
+    workspace = Workspace(path)
+    hdf5 = _hdf5_path(workspace)
+    if not (hdf5.exists() and workspace.is_packed()):
         raise FormatError(
-            f"{path} has no {hdf5.name} yet: finish its build, or export what is done: celebahq export {path} --to "
-            "images --out DIR"
+            f"{path} has no {hdf5.name} of all its photos yet: finish its build, or export what is done: "
+            f"celebahq export {path} --to images --out DIR"
         )
     return hdf5
 

@@ -85,7 +85,8 @@ def status_lines(workspace: Workspace) -> Iterator[str]:
             yield f"  {reason}: {count}"
     result = workspace.hdf5_path(run.resolution)
     if size_bytes := state.files.get(result.name):
-        yield f"result: {result} ({size_bytes / 1e9:.2f} GB)"
+        note = "" if workspace.is_packed() else ", of an earlier run with other photos or settings"
+        yield f"result: {result} ({size_bytes / 1e9:.2f} GB{note})"
     if "report/index.html" in state.files:
         yield f"report: {workspace.report_path}"
 
@@ -188,9 +189,9 @@ def _workspace_problems(workspace: Workspace, checked: Checked) -> Iterator[str]
     if "pack" in run.stages:
         result = workspace.hdf5_path(run.resolution)
         try:
-            if result.exists():
+            if result.exists() and workspace.is_packed():
                 yield from _hdf5_problems(result, checked, of_build=True, labels=run.labels)
-            else:
+            elif not result.exists():
                 yield f"{result.name} is missing"
         except FormatError as error:
             yield str(error)

@@ -111,13 +111,22 @@ class StageFolder:
                 sync_folder(folder)
 
     def forget_earlier(self, ids: Set[str]) -> None:
-        """Delete the earlier manifests, and the images of photos with these ids that no manifest of a batch names."""
+        """Delete the earlier manifests, and images that no manifest of a batch names.
+
+        These are images that earlier manifests name, and those of photos with these ids. No other file is deleted.
+        """
         if not (self.root / "earlier").is_dir():
             return
+        earlier = {
+            self.root / str(image["path"])
+            for path in self.earlier_manifests()
+            for one in read_outcomes(path)
+            if isinstance(one, Kept) and isinstance(image := one.record.get("image"), dict)
+        }
         images = (one.record.get("image") for _, one in self.outcomes() if isinstance(one, Kept))
         named = {self.root / str(image["path"]) for image in images if isinstance(image, dict)}
         for path in (self.root / "images").glob("*/*.png"):
-            if path not in named and path.stem in ids:
+            if path not in named and (path in earlier or path.stem in ids):
                 path.unlink()
         for folder in (self.root / "images").glob("*/"):
             with contextlib.suppress(OSError):  # not empty
@@ -218,6 +227,10 @@ class Workspace:
     def example_path(self, photo_id: str, stage: str) -> Path:
         """Return the path of the report's image of an example photo after a stage."""
         return self.root / "report" / "examples" / photo_id / f"{stage}.jpg"
+
+    def is_packed(self) -> bool:
+        """Return whether the HDF5 file, if it is there, has the photos of the run; an earlier run may have left it."""
+        return self.stage("pack").mark_path.exists()
 
     def hdf5_path(self, resolution: int) -> Path:
         """Return the path of the data set."""

@@ -429,7 +429,7 @@ def test_recipes_of_the_ablation_accept_the_file(tmp_path: Path) -> None:
     folder_of(tmp_path / "img_align_celeba", names)
     write(tmp_path / "list_attr_celeba.txt", attribute_lines(dict.fromkeys(names, (1, -1))))
     assert run("import", "img_align_celeba", "--out", "celeba-128.h5", "--crop", "celeba") == (
-        "celeba-128.h5: 16 images\n"
+        f"16 images\ndata set: {tmp_path / 'celeba-128.h5'}\n"
     )
     planned = run("train", "celeba-128.h5", "--out", "run", "--recipe", "celeba-128-h", "--device", "cpu", "--dry-run")
     assert "celeba-128.h5: 16 images of 128x128" in planned

@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from celebahq_builder.errors import FingerprintMismatch
+from celebahq_builder.errors import FingerprintMismatch, FormatError
+from celebahq_builder.hdf5.labels import labels_path
 from celebahq_builder.pipeline.build import build
 from celebahq_builder.pipeline.dry_run import dry_run
 from celebahq_builder.pipeline.landmark_source import find_source
+from celebahq_builder.pipeline.run_images import RunImages, find_hdf5, find_images
 from celebahq_builder.pipeline.stages.select import SelectSettings
-from celebahq_builder.pipeline.verify import find_problems
+from celebahq_builder.pipeline.verify import find_problems, status_lines
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder
@@ -75,6 +77,47 @@ def test_larger_limits(tmp_path: Path, whole_run: Path) -> None:
     foreign.unlink()  # it is of the user, and was not deleted
     assert_same(out, whole_run)
     assert photos_computed(out) == PHOTOS
+
+
+def test_files_of_the_earlier_run(tmp_path: Path, whole_run: Path) -> None:
+    """They stay until there are new ones, but no command takes them for those of the run."""
+    out = tmp_path / "run"
+    build_tiny(out, limit=5, recipe=replace(FAST, pack=replace(FAST.pack, labels=True)))
+    hdf5 = Workspace(out).hdf5_path(64)
+    assert find_images(out) == find_hdf5(out) == hdf5
+    build_tiny(out, limit=None, recipe=FAST, until="score")
+    found = find_images(out)
+    assert isinstance(found, RunImages)
+    assert found.count > 5
+    assert hdf5.exists()
+    assert labels_path(hdf5).exists()
+    with pytest.raises(FormatError, match="has no celebahq-64x64.h5 of all its photos yet: finish its build"):
+        find_hdf5(out)
+    assert "of an earlier run with other photos or settings" in "".join(status_lines(Workspace(out)))
+    build_tiny(out, limit=None, recipe=FAST)
+    assert_same(out, whole_run)  # without labels
+
+
+def test_photo_gets_another_id(tmp_path: Path) -> None:
+    """A photo of the same name in another format: the image that has its old name is deleted."""
+    photos, rows = tmp_path / "photos", read_celeba(SAMPLE).photos
+    photos.mkdir()
+    table = tmp_path / "t.csv"
+
+    def write(names: dict[str, int]) -> None:
+        with table.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file", *COLUMNS])
+            for name, place in names.items():
+                with Image.open(SAMPLE / "img_celeba" / rows[place].file) as image:
+                    image.convert("RGB").save(photos / name)
+                writer.writerow([name, *rows[place].landmarks])
+
+    for names in ({"a.jpg": 0}, {"a.jpg": 0, "a.png": 0}):
+        write(names)
+        build(read_folder(photos, table), tmp_path / "grown", recipe=FAST, workers=1, device="cpu")
+    build(read_folder(photos, table), tmp_path / "one", recipe=FAST, workers=1, device="cpu")
+    assert_same(tmp_path / "grown", tmp_path / "one")
 
 
 def test_another_size_of_batches(tmp_path: Path, whole_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
