@@ -3,7 +3,8 @@
 Photos may be added anywhere in the order of the source, so the batches of all photos may change. `grow` moves the
 manifests of batches that change to the folder ``earlier`` of their stage. `EarlierResults` takes the results of each
 photo from there when the batch of the photo is written. A run that is killed in between resumes, and ends with the
-files of a run that had all photos from the beginning. Photos that were rejected or failed are tried again.
+files of a run that had all photos from the beginning. Photos that were rejected or failed are tried again where their
+batch changes.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def grow(plan: Plan) -> Plan:
     """
     workspace = plan.request.workspace
     grown = plan.after_growth()
-    log.info("the run directory has results of another number of photos; they are used")
+    log.info("the photos are others than those of the last command; finished results are kept")
     workspace.summary_path.unlink(missing_ok=True)
     for name in reversed([name for name in plan.names if name not in plan.photo_names]):
         workspace.stage(name).discard()
