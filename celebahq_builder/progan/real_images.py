@@ -17,6 +17,7 @@ from celebahq_builder.data.dataset import Batch, PyramidDataset
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.hdf5.labels import LabelSource, labels_for_training, labels_path
 from celebahq_builder.hdf5.reader import PyramidFile, content_sha256
+from celebahq_builder.hdf5.untrusted import file_identity
 from celebahq_builder.imaging.pyramid import Pixels
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
 from celebahq_builder.storage import sha256
@@ -52,6 +53,7 @@ class RealImages:
 
     def __init__(self, path: Path, recipe: ProGANRecipe, context: DistributedContext, *, workers: int = 0) -> None:
         self.path, self.recipe, self.context, self.workers = path, recipe, context, workers
+        self._file = file_identity(path) if path.exists() else None
         self.identity, self.labels = check_data(path, recipe)
         """Labels of all images, float32 [N, classes]; None for networks without labels."""
         self.order = Order(self.identity.images, recipe.seed)
@@ -62,6 +64,9 @@ class RealImages:
 
         Args:
             now: returns the resolution and the size of the next minibatch.
+
+        Raises:
+            TrainingError: the file was replaced or changed; it is opened again for each resolution.
         """
         recipe, context = self.recipe, self.context
         labels = _label_source(self.path) if recipe.net.labels else None
@@ -69,6 +74,11 @@ class RealImages:
         load = functools.partial(loader, rank=context.rank, world=context.size, workers=self.workers, pin=pin)
         while True:
             point = now()
+            if not self.path.exists() or file_identity(self.path) != self._file:
+                raise TrainingError(
+                    f"{self.path} was replaced or changed during the training; resume it with the file as it was, or "
+                    "train on the new file in another `out`"
+                )
             dataset = PyramidDataset(self.path, point.resolution, mirror=recipe.mirror, labels=labels)
             with closing(load(dataset, point.minibatch, self.order)) as batches:
                 while (now().level, now().minibatch) == (point.level, point.minibatch):

@@ -246,7 +246,7 @@ def test_missing_resolution(file: Path) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    assert error_line(tmp_path / "nowhere.h5").endswith("does not exist")
+    assert error_line(tmp_path / "nowhere.h5").endswith("does not exist; check the path")
     assert error_line(tmp_path).endswith("is a folder; expected an HDF5 file")
 
 

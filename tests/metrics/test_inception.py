@@ -167,7 +167,5 @@ def test_the_import_leaves_nothing_behind() -> None:
 
 def test_a_missing_package_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inception_module, "PACKAGE", "torch_fidelity_that_is_not_there")
-    with pytest.raises(
-        WeightsError, match=r"torch-fidelity, which is not installed; pip install 'celebahq-builder\[inc"
-    ):
+    with pytest.raises(WeightsError, match=r"torch-fidelity, which is not installed; pip install '.\[inc"):
         inception_module.import_torch_fidelity("feature_extractor_inceptionv3")

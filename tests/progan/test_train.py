@@ -24,6 +24,7 @@ from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.progan import launch
 from celebahq_builder.progan.evaluation import open_source
+from celebahq_builder.progan.real_images import RealImages
 from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe
 from celebahq_builder.progan.train import Training, TrainingRequest
 from celebahq_builder.training.checkpoint import checkpoint_paths, read_checkpoint, write_checkpoint
@@ -65,6 +66,21 @@ def test_a_resumed_run_has_the_same_bits(
     assert_equal(last(tmp_path), last(uninterrupted))
     assert without_time(tmp_path) == without_time(uninterrupted)
     assert (tmp_path / "generator.safetensors").read_bytes() == (uninterrupted / "generator.safetensors").read_bytes()
+
+
+def test_data_that_are_replaced_during_a_training(data: Path, recipe: Path, tmp_path: Path) -> None:
+    """The file is opened again for each resolution."""
+    settings, path, kimg = load(ProGANRecipe, recipe), tmp_path / "data.h5", [0.0]
+    shutil.copy(data, path)
+    reals = RealImages(path, settings, SINGLE_PROCESS)
+    batches = reals.minibatches(lambda: settings.schedule.at(kimg[0], settings.net.level_max))
+    next(batches)
+    shutil.copy(data, tmp_path / "new.h5")
+    (tmp_path / "new.h5").replace(path)
+    next(batches)  # from the file as it was
+    kimg[0] = 0.05
+    with pytest.raises(TrainingError, match=r"data\.h5 was replaced or changed during the training; resume it with"):
+        next(batches)
 
 
 def test_adam_is_reset_when_a_level_enters(uninterrupted: Path) -> None:
