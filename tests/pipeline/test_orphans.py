@@ -70,7 +70,7 @@ def test_orphans_that_write_during_the_next_run(
     with orphans(out) as workers:
         left = list(out.rglob("*.partial"))
         assert len(left) == 2
-        assert not list(out.rglob("*.jsonl"))
+        assert not list(out.glob("stages/*/batches/*.jsonl"))
 
         def run_after_orphans(job: BatchJob) -> BatchResult:
             if job.number == 1:
