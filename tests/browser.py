@@ -79,7 +79,7 @@ OVERFLOW = """() => {
     ...beyond.map((element) => `beyond the window: ${element.outerHTML.slice(0, 80)}`),
     ...cut.map((element) => `columns cut off: ${element.outerHTML.slice(0, 80)}`)].filter(Boolean);
 }"""
-"""What is wider than the window, or than its place, except in a part of the page that is made to scroll sideways."""
+"""Script that returns elements wider than the window or their parent, except in a part that scrolls sideways."""
 
 
 def check_layout(started: Any, path: Path) -> None:

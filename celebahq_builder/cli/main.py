@@ -335,7 +335,7 @@ def _leave(error: BaseException) -> NoReturn:
         if os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ:  # one line for all of torchrun
             click.echo(f"{ended}{what}{said}", err=True)
         sys.stderr.flush()
-    os._exit(128 + number)  # the workers have been told to stop; waiting for them would look like a hang
+    os._exit(128 + number)  # the workers were asked to stop; waiting for them would look like a hang
 
 
 SECTIONS = {

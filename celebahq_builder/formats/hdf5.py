@@ -160,7 +160,7 @@ class ExportJob:
     """PNG compression, 0 to 9."""
     image_format: ImageFormat = "png"
     quality: int = QUALITY
-    """Of JPEG and WebP files, 1 to 100."""
+    """Quality of JPEG and WebP files, 1 to 100."""
 
     def parts(self, size: int = JOB_IMAGES) -> list[range]:
         """Return the image numbers, cut into ranges of `size`."""

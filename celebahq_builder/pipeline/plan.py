@@ -129,7 +129,7 @@ class Plan:
 
     @cached_property
     def grows(self) -> bool:
-        """Whether the run directory holds results of a run with other photos, which this run uses; see `growth`."""
+        """True if the run directory holds results of a run with other photos; this run uses them, see `growth`."""
         return any(self.has_other_photos(name) for name in self.names)
 
     def has_other_photos(self, name: str) -> bool:

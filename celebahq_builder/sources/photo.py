@@ -110,7 +110,7 @@ class PhotoSource:
     """Problems of the source as a whole."""
     attribute_names: tuple[str, ...] = ()
     is_own: bool = False
-    """Whether the landmarks are from the user's own table instead of CelebA's."""
+    """True for landmarks of the user's own table, False for those of CelebA."""
 
     def sha256(self) -> str:
         """Return a hash of everything that decides the result, apart from the bytes of the photos."""

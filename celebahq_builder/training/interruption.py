@@ -47,7 +47,7 @@ class StopRequest:
         self.requested = False
         """Whether a signal arrived."""
         self.advice = "run the same command again"
-        """What is saved and how to resume, for messages; the training loop keeps it true."""
+        """Sentence for messages: the saved checkpoint, and how to resume. The training loop updates it."""
         self._number = signal.SIGINT
         self._requested_at_s = 0.0
         self._abandonable = False

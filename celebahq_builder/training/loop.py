@@ -308,7 +308,7 @@ class _Fit:
 
     @property
     def _due(self) -> bool:
-        """Whether a validation follows the last step."""
+        """True if a validation follows the last step."""
         return self.step % self.task.recipe.validate_every == 0 or self.step == self.task.recipe.steps
 
     def _next_validation(self) -> int:

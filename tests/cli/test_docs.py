@@ -182,7 +182,7 @@ INPUTS = {
     "/data/celeba": "celeba",
     "CELEBA_ROOT": "celeba",
     "tests/sample/celeba": "celeba",
-    "/data/work": "run",
+    "/data/celebahq": "run",
     "work-demo": "run",
     **dict.fromkeys(("FILE.h5", "A.h5", "B.h5", "faces.h5", "celeba-128.h5", "celebahq-1024x1024.h5"), "hdf5"),
     "work-demo/celebahq-1024x1024.h5": "hdf5",

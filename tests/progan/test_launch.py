@@ -43,7 +43,7 @@ def test_plan(data: Path, recipe: Path, tmp_path: Path) -> None:
 
 
 def test_the_plan_shows_the_schedule_before_an_error(data: Path, recipe: Path, tmp_path: Path) -> None:
-    """Of a device or data that do not exist, and of minibatches that the processes cannot share."""
+    """The schedule is printed before errors of the device, the data, or minibatches that processes cannot share."""
     rows = [" ".join(line.split()[:5]) for line in planned(data, tmp_path / "run", recipe)[-3:]]
     for words, message in (
         ([str(data), "--device", "cuda:7"], "--device cuda:7: torch finds 0 CUDA devices"),

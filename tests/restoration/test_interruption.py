@@ -47,7 +47,7 @@ MOMENTS = {
     "before a checkpoint is written": ((CheckpointFolder, "save", 1, False), 2),
     "after a checkpoint was written": ((CheckpointFolder, "save", 1, True), 2),
 }
-"""Where a signal arrives: function, its call, before or after its work; and the step of the last checkpoint. -1 is the
+"""Moments of a signal: function, its call, before or after its work; and the step of the last checkpoint. -1 is the
 last call or step."""
 
 
