@@ -92,7 +92,10 @@ STAGES = stage_names()
     help="Side length of the result: a power of two, 64 to 2048.",
 )
 @click.option(
-    "--workers", type=click.IntRange(1), metavar="N", help="Processes; default one per core. Never changes the result."
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Processes; default one per core, and on GPUs no more than their memory holds. Never changes the result.",
 )
 @click.option("--device", default="auto", metavar="NAMES", help="auto, cpu, cuda, or cuda:0,cuda:1.")
 @click.option("--until", type=click.Choice(STAGES), default="pack", help="Stop after this stage.")

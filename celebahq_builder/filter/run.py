@@ -141,7 +141,7 @@ def filter_folder(
         if not listing.images and not listing.unusable:
             found = ", ".join(map(printable, sorted(listing.skipped.suffixes)[:8])) or "nothing"
             raise SourceError(f"{folder} holds no images: looked for {', '.join(SUFFIXES)}; it has {found}")
-        scored, unscored = _score_images(folder, listing, store, workers or os.cpu_count() or 1, pixels_max)
+        scored, unscored = _score_images(folder, listing, store, workers or parallel.cores(), pixels_max)
 
         # Select, and check that everything can be written before anything is
         ranked = rank(scored)

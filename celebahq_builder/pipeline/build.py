@@ -20,6 +20,7 @@ from celebahq_builder.errors import SourceError, WorkspaceError
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.outcome import Kept, PhotoKey, Rejected
 from celebahq_builder.pipeline.batch import (
+    WORKER_GPU_BYTES,
     BatchJob,
     BatchResult,
     deterministic,
@@ -87,7 +88,8 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
         resolution: side length of the result in px, a power of two from 64 to 2048.
         seed: seed of a shuffled order.
         labels: whether to write CelebA's attributes as labels next to the HDF5 file.
-        workers: processes; None uses one per core.
+        workers: processes; None uses one per core that this process may use, and on GPUs no more than their memory
+            holds.
         device: ``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``.
         until: last stage to run.
         start: no stage before this one is run; the results of the stage before must be complete.
@@ -244,7 +246,7 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
         progress = Progress(" > ".join(stage.name for stage in plan.photo_stages), len(photos), len(photos) - todo)
         report = LiveReport(workspace, progress)
         try:
-            with closing(parallel.run(run_batch, _reporting(jobs, report), workers=plan.request.workers)) as results:
+            with closing(parallel.run(run_batch, _reporting(jobs, report), workers=_workers(plan.request))) as results:
                 for computed in results:
                     result = earlier.complete(computed)
                     publish_batch(workspace, result)
@@ -270,6 +272,13 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
         raise WorkspaceError(f"no photo was kept, so there is nothing to pack; {workspace.rejected_path} says why")
 
 
+def _workers(request: BuildRequest) -> int:
+    """Return the number of worker processes of the photo stages."""
+    if request.workers_given:
+        return request.workers
+    return parallel.workers_on(parallel.devices(request.device), WORKER_GPU_BYTES)
+
+
 def _reporting(jobs: Iterable[BatchJob], report: LiveReport) -> Iterator[BatchJob]:
     """Yield jobs; write the first report once the first job is on its way, so that it does not wait."""
     for number, job in enumerate(jobs):
@@ -283,7 +292,6 @@ def _jobs(plan: Plan) -> Iterator[BatchJob]:
     request, size = plan.request, plan.batch_photos
     photos = list(enumerate(request.source.photos))
     examples = frozenset(photo.id for _, photo in photos[:: max(1, -(-len(photos) // EXAMPLES))])
-    devices = parallel.devices(request.device)
     for number in range(plan.batches):
         lacks = [number not in plan.state.stage(stage.name).batches for stage in plan.photo_stages]
         if not any(lacks):
@@ -296,7 +304,7 @@ def _jobs(plan: Plan) -> Iterator[BatchJob]:
             photos=tuple(photos[number * size : (number + 1) * size]),
             folder=request.source.folder,
             recipe=request.recipe,
-            device=devices[number % len(devices)],
+            device=request.device,
             start=kept[-1] if kept else None,
             todo=tuple(stage.name for stage, is_todo in zip(plan.photo_stages, lacks, strict=True) if is_todo),
             examples=examples,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +48,8 @@ class BuildRequest:
     origins: dict[str, str]
     """Source of each setting that is not a default; see `recipe.resolve`."""
     workers: int
+    workers_given: bool
+    """False: fewer workers run on GPUs whose memory does not hold as many."""
     device: str
     limit: int | None
     ids: str | None
@@ -83,7 +84,8 @@ def make_request(source: PhotoSource, out: Path | str, **options: Unpack[BuildOp
         source=source,
         recipe=recipe,
         origins=origins,
-        workers=options.get("workers") or os.cpu_count() or 1,
+        workers=options.get("workers") or parallel.cores(),
+        workers_given=options.get("workers") is not None,
         device=options.get("device", "auto"),
         limit=options.get("limit"),
         ids=ids_hash(names),
