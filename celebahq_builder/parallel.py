@@ -253,7 +253,7 @@ def _slot(token: str) -> int:
 
 
 def workers_on(names: Sequence[str], worker_bytes: int) -> int:
-    """Return the default number of worker processes on devices: one per core, and on GPUs no more than they have room for.
+    """Return the default number of worker processes on devices: one per core, and on GPUs no more than they can hold.
 
     Args:
         names: see `devices`.

@@ -149,6 +149,13 @@ STAGES = stage_names()
     help="Also write CelebA's attributes as labels for training: celebahq-*-labels.npy.",
 )
 @click.option(
+    "--shard",
+    metavar="K/N",
+    show_default="the whole run",
+    help="Only the K-th of N parts of the photos, without selection and data set; several commands may build parts at "
+    "once, see docs/cluster.md. The same command without --shard then finishes the run.",
+)
+@click.option(
     "--dry-run", is_flag=True, help="Print settings, what is done, what is left, and the disk space it needs."
 )
 def build(
@@ -168,7 +175,7 @@ def build(
     """
     from celebahq_builder.pipeline.dry_run import dry_run as plan_lines
     from celebahq_builder.pipeline.landmark_source import planned_source, prepare_source
-    from celebahq_builder.pipeline.request import check_options, make_request
+    from celebahq_builder.pipeline.request import check_options, make_request, wanted_shard
 
     names = ("faces", "check_landmarks", "reject_doubtful", "landmark_model")
     landmark_options = {name: arguments.pop(name) for name in names}
@@ -185,13 +192,14 @@ def build(
         return
     check_options(out, **arguments)
     with sigterm_interrupts():
-        source = prepare_source(given, out, workers=arguments["workers"], **landmark_options)
+        shard = wanted_shard(arguments["shard"])
+        source = prepare_source(given, out, workers=arguments["workers"], shard=shard, **landmark_options)
         request = make_request(source, out, **arguments)
         for warning in source.warnings:
             logging.getLogger(__name__).warning("warning: %s", warning)
         from celebahq_builder.pipeline.build import run  # imports torch, which takes seconds: after checks of arguments
 
-        _print_result(run(request))
+        _print_result(run(request), arguments["shard"])
 
 
 def _source(
@@ -218,15 +226,24 @@ def _source(
     raise RecipeError("nothing to build from: give --celeba-root DIR, or --photos DIR")
 
 
-def _print_result(result: BuildResult) -> None:
-    click.echo(f"{result.photos} photos: {result.kept} kept + {result.rejected} rejected + {result.failed} failed")
+def _print_result(result: BuildResult, shard: str | None) -> None:
+    part = f"shard {shard}: " if shard else ""
+    click.echo(
+        f"{part}{result.photos} photos: {result.kept} kept + {result.rejected} rejected + {result.failed} failed"
+    )
     for reason, count in sorted(result.reasons.items(), key=lambda item: (-item[1], item[0])):
         click.echo(f"  {reason}: {count}")
+    if shard:
+        left = (
+            f"{result.batches_left} batches of other shards are" if result.batches_left else "no batch of any shard is"
+        )
+        click.echo(f"{left} left to do; when all shards are done, the same command without --shard selects and packs")
     if result.images and not result.hdf5:
         print_path("images", result.images)
     if result.hdf5:
         print_path("data set", result.hdf5)
-    print_path("report", result.report)
+    if not shard:
+        print_path("report", result.report)
 
 
 @celebahq.command(

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Unpack
@@ -35,15 +35,16 @@ from celebahq_builder.pipeline.landmark_source import find_source
 from celebahq_builder.pipeline.live_report import LiveReport
 from celebahq_builder.pipeline.plan import Plan, versions
 from celebahq_builder.pipeline.recipe import BuildRecipe
-from celebahq_builder.pipeline.request import BuildOptions, BuildRequest, check_options, make_request
+from celebahq_builder.pipeline.request import BuildOptions, BuildRequest, check_options, make_request, wanted_shard
 from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses
+from celebahq_builder.pipeline.shard import Shard, check_shards
 from celebahq_builder.pipeline.stage import AnyDatasetStage, DatasetContext, record_types
 from celebahq_builder.pipeline.stages.select import rejected_csv
 from celebahq_builder.pipeline.state import StageCounts, Summary, Table, fingerprint
 from celebahq_builder.pipeline.workspace import StageFolder, TimingLog, Workspace, count_outcomes
 from celebahq_builder.progress import Progress
 from celebahq_builder.sources.photo import LandmarkOrder, Photo, PhotoSource, in_column_order
-from celebahq_builder.storage import delete_folder, read_file, sha256, write_atomic, write_json
+from celebahq_builder.storage import LockedFolder, delete_folder, read_file, sha256, write_atomic, write_json
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ class BuildResult:
     images: Path | None
     """Folder of the images of the last stage that keeps images; None if no such stage was run."""
     report: Path
+    batches_left: int = 0
+    """With `shard`, batches of the whole run that are not done yet; the counts are those of the shard's photos."""
 
 
 def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[BuildOptions]) -> BuildResult:
@@ -98,6 +101,9 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
         ids: only these photos: ids or file names, or a file that lists them.
         image_list: file image_list.txt of the official CelebA-HQ; only its photos, in its order.
         deltas: folder of the official deltas, which make the official images.
+        shard: ``K/N`` or (K, N): only the K-th of N parts of the batches, without selection and data set. Several
+            processes may build parts at once, on machines that share the run directory. A build without `shard` then
+            builds what is missing, selects and packs.
 
     Returns:
         Counts of all photos, and the paths of data set and report.
@@ -118,7 +124,7 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
     """
     if not isinstance(source, PhotoSource):
         check_options(out, **options)
-        source = find_source(source, out, workers=options.get("workers"))
+        source = find_source(source, out, workers=options.get("workers"), shard=wanted_shard(options.get("shard")))
     return run(make_request(source, out, **options))
 
 
@@ -176,28 +182,24 @@ def align(
 
 def run(request: BuildRequest) -> BuildResult:
     """Run a build; see `build`."""
+    if request.shard:
+        return _run_shard(request, request.shard)
     workspace = request.workspace
     timings = TimingLog(workspace.timings_path)
-    with workspace.lock():
+    with workspace.lock() as held:
         workspace.sweep()
-        plan = Plan(request, workspace.read_state())
-        plan.check()
-        check_growth(plan.after_redo())
-        plan.check_start()
-        parallel.devices(request.device)
+        plan = _checked_plan(request)
         if request.redo:  # nothing is deleted before all checks
             _discard(plan)
             plan = plan.after_redo()
         if plan.grows:
             plan = grow(plan)
-        description = plan.description()
-        if plan.state.run != description:
-            write_json(workspace.run_path, asdict(description))
+        _describe(plan)
         if not all(map(plan.is_complete, plan.on_disk)):
             workspace.summary_path.unlink(missing_ok=True)
             plan = plan.without_summary()
             try:
-                run_photo_stages(plan, timings)
+                run_photo_stages(plan, timings, held)
                 for stage in plan.dataset_stages:
                     _run_dataset_stage(plan, stage, timings)
             finally:
@@ -207,6 +209,73 @@ def run(request: BuildRequest) -> BuildResult:
         else:
             log.info("all stages up to %s are complete, and so are those up to %s", request.until, plan.until)
         return _conclude(plan, timings)
+
+
+def _checked_plan(request: BuildRequest) -> Plan:
+    """Return the plan of a build, after all checks; nothing is written."""
+    plan = Plan(request, request.workspace.read_state())
+    plan.check()
+    check_growth(plan.after_redo())
+    plan.check_start()
+    parallel.devices(request.device)
+    return plan
+
+
+def _describe(plan: Plan) -> None:
+    """Write run.json, unless it is up to date."""
+    description = plan.description()
+    if plan.state.run != description:
+        write_json(plan.request.workspace.run_path, asdict(description))
+
+
+def _run_shard(request: BuildRequest, shard: Shard) -> BuildResult:
+    """Run the batches of a shard; see `shard`."""
+    workspace = request.workspace
+    with ExitStack() as work:
+        with workspace.lock(shard):
+            check_shards(workspace.root, beside=shard)
+            plan = _checked_plan(request)
+            if plan.grows:  # it moves manifests and images of all batches
+                check_shards(workspace.root)
+            held = work.enter_context(shard.lock(workspace.root))
+            if plan.grows:
+                plan = grow(plan)
+            _describe(plan)
+            if plan.batches_left:
+                workspace.summary_path.unlink(missing_ok=True)
+                for stage in plan.photo_stages:
+                    workspace.stage(stage.name).begin(plan.ingredients[stage.name])
+        timings = TimingLog(shard.folder(workspace.root) / workspace.timings_path.name)
+        workspace.sweep()
+        try:
+            _run_batches(plan, timings, held)
+        finally:
+            workspace.sweep()
+        timings.add_memory(parallel.peak_memory_bytes())
+        return _conclude_shard(plan, shard)
+
+
+def _conclude_shard(plan: Plan, shard: Shard) -> BuildResult:
+    """Count the outcomes of a shard's photos."""
+    workspace, names = plan.request.workspace, [stage.name for stage in plan.photo_stages]
+    last: dict[PhotoKey, outcome.Outcome] = {}
+    for name in names:
+        for batch in shard.batches(plan.batches):
+            last |= {
+                one.key: one.without_record() if isinstance(one, Kept) else one
+                for one in workspace.stage(name).read_manifest(batch)
+            }
+    images = [stage.name for stage in plan.photo_stages if stage.saves_image]
+    return BuildResult(
+        photos=len(last),
+        **count_outcomes(last.values()),
+        reasons=dict(Counter(one.reason.value for one in last.values() if isinstance(one, Rejected))),
+        complete=False,
+        hdf5=None,
+        images=workspace.stage(images[-1]).root / "images" if images else None,
+        report=workspace.report_path,
+        batches_left=len(workspace.batches_left(names, plan.batches)),
+    )
 
 
 def _discard(plan: Plan) -> None:
@@ -223,7 +292,7 @@ def _discard(plan: Plan) -> None:
 # --- Photo stages -----------------------------------------------------------------------------------------------
 
 
-def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
+def run_photo_stages(plan: Plan, timings: TimingLog, held: LockedFolder) -> None:
     """Run the batches that are not done yet, check that no photo was lost, and mark the stages complete.
 
     Raises:
@@ -233,6 +302,22 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
     workspace, photos = plan.request.workspace, plan.request.source.photos
     for stage in plan.photo_stages:
         workspace.stage(stage.name).begin(plan.ingredients[stage.name])
+    _run_batches(plan, timings, held)
+    entering, ids = {photo.key for photo in photos}, {photo.id for photo in photos}
+    for stage in plan.photo_stages:
+        counts, kept = _reconcile(workspace.stage(stage.name), entering, plan.batches)
+        workspace.stage(stage.name).forget_earlier(ids)
+        workspace.stage(stage.name).complete(plan.ingredients[stage.name], counts)
+        entering = kept
+    if plan.dataset_stages and not entering:
+        _write_rejected(workspace, photo_statuses(workspace), plan.request.source)
+        write_build_report(workspace)
+        raise WorkspaceError(f"no photo was kept, so there is nothing to pack; {workspace.rejected_path} says why")
+
+
+def _run_batches(plan: Plan, timings: TimingLog, held: LockedFolder) -> None:
+    """Run the batches that are not done yet: all of them, or those of a shard."""
+    workspace, shard = plan.request.workspace, plan.request.shard
     earlier = EarlierResults(workspace, plan.photo_stages)
     jobs = []
     for job in map(earlier.without_finished, _jobs(plan)):
@@ -243,12 +328,14 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
     if jobs:
         timings.add(batches=len(jobs), seconds={})
         todo = sum(len(job.photos) for job in jobs)
-        progress = Progress(" > ".join(stage.name for stage in plan.photo_stages), len(photos), len(photos) - todo)
-        report = LiveReport(workspace, progress)
+        photos = sum(len(_photos_of(plan, number)) for number in _batches(plan))
+        progress = Progress(" > ".join(stage.name for stage in plan.photo_stages), photos, photos - todo)
+        report = LiveReport(workspace, progress, silent=shard is not None)
         try:
             with closing(parallel.run(run_batch, _reporting(jobs, report), workers=_workers(plan.request))) as results:
                 for computed in results:
                     result = earlier.complete(computed)
+                    held.check()
                     publish_batch(workspace, result)
                     timings.add(batch=result.number, photos=result.photos, seconds=result.seconds)
                     timings.add_worker(result.peak_memory_bytes)
@@ -260,16 +347,6 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
             raise
         finally:
             progress.close()
-    entering, ids = {photo.key for photo in photos}, {photo.id for photo in photos}
-    for stage in plan.photo_stages:
-        counts, kept = _reconcile(workspace.stage(stage.name), entering, plan.batches)
-        workspace.stage(stage.name).forget_earlier(ids)
-        workspace.stage(stage.name).complete(plan.ingredients[stage.name], counts)
-        entering = kept
-    if plan.dataset_stages and not entering:
-        _write_rejected(workspace, photo_statuses(workspace), plan.request.source)
-        write_build_report(workspace)
-        raise WorkspaceError(f"no photo was kept, so there is nothing to pack; {workspace.rejected_path} says why")
 
 
 def _workers(request: BuildRequest) -> int:
@@ -287,12 +364,22 @@ def _reporting(jobs: Iterable[BatchJob], report: LiveReport) -> Iterator[BatchJo
         yield job
 
 
+def _batches(plan: Plan) -> range:
+    """Return the batches on which this process works."""
+    return plan.request.shard.batches(plan.batches) if plan.request.shard else range(plan.batches)
+
+
+def _photos_of(plan: Plan, batch: int) -> tuple[Photo, ...]:
+    size = plan.batch_photos
+    return plan.request.source.photos[batch * size : (batch + 1) * size]
+
+
 def _jobs(plan: Plan) -> Iterator[BatchJob]:
     """Yield the batches that lack a manifest, each with the stage from which it resumes."""
     request, size = plan.request, plan.batch_photos
     photos = list(enumerate(request.source.photos))
     examples = frozenset(photo.id for _, photo in photos[:: max(1, -(-len(photos) // EXAMPLES))])
-    for number in range(plan.batches):
+    for number in _batches(plan):
         lacks = [number not in plan.state.stage(stage.name).batches for stage in plan.photo_stages]
         if not any(lacks):
             continue

@@ -136,7 +136,7 @@ def _contents(
     left_out = [*failed, *sorted(rejected, key=_reason_order), *low[SHEET:]]
     thumbnails_max = LIVE_THUMBNAILS if progress else ROW_THUMBNAILS
     rows = images.rows(left_out[:ROWS], thumbnails_max)
-    timings = read_timings(workspace.timings_path)
+    timings = read_timings(*workspace.timing_logs())
     photos = run.photos + len(run.rejected_by_table)
     return {
         "run": run,

@@ -11,6 +11,7 @@ from celebahq_builder import parallel
 from celebahq_builder.errors import RecipeError, WorkspaceError
 from celebahq_builder.limits import MAX_LIST_BYTES
 from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE, BuildRecipe, resolve
+from celebahq_builder.pipeline.shard import Shard
 from celebahq_builder.pipeline.stage import BuildInputs
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.official import RESOLUTION, archives, read_image_list
@@ -36,6 +37,7 @@ class BuildOptions(TypedDict, total=False):
     ids: Path | str | Iterable[str] | None
     image_list: Path | str | None
     deltas: Path | str | None
+    shard: str | tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class BuildRequest:
     redo: str | None
     deltas: Path | None
     """Folder of the official deltas."""
+    shard: Shard | None = None
+    """The part of the batches to build; None builds all, selects and packs."""
 
     @property
     def inputs(self) -> BuildInputs:
@@ -93,6 +97,7 @@ def make_request(source: PhotoSource, out: Path | str, **options: Unpack[BuildOp
         start=options.get("start"),
         redo=options.get("redo"),
         deltas=deltas,
+        shard=wanted_shard(options.get("shard")),
     )
     for stage in recipe.stages():
         stage.check(recipe.settings(stage), request.inputs)
@@ -145,7 +150,19 @@ def check_options(out: Path | str, **options: Unpack[BuildOptions]) -> tuple[Wor
             raise RecipeError(f"`{argument}` {name} comes after `until` {until}; the order is {', '.join(order)}")
     if start and redo and order.index(start) > order.index(redo):
         raise RecipeError(f"`start` {start} comes after `redo` {redo}, and needs its results; leave out `start`")
+
+    # --- Shard ---
+    if shard := wanted_shard(options.get("shard")):
+        if redo:
+            raise RecipeError(f"`redo` {redo} concerns the whole run: give it without `shard` {shard} first")
+        if start and start not in [stage.name for stage in recipe.photo_stages()]:
+            raise RecipeError(f"`start` {start} works on all photos; give it without `shard` {shard}")
     return workspace, recipe, origins
+
+
+def wanted_shard(value: str | tuple[int, int] | None) -> Shard | None:
+    """Return the shard that an argument names; None for the whole run."""
+    return None if value is None else Shard.parse(value)
 
 
 def _official_paths(options: BuildOptions) -> tuple[Path | None, Path | None]:

@@ -129,6 +129,14 @@ class LockedFolder:
         except OSError:
             return False
 
+    def check(self) -> None:
+        """Raise a WorkspaceError unless the lock is `intact`."""
+        if not self.intact:
+            raise WorkspaceError(
+                f"{self.path.parent} was deleted or replaced while this command worked in it, or another process has "
+                "taken it over; run the same command again"
+            )
+
 
 @contextlib.contextmanager
 def lock(
@@ -212,12 +220,8 @@ def lock(
             raise as_storage_error(error, root) from error
         with _signs_of_life(descriptor, held.holder):
             yield held
-            is_intact = held.intact
-        if stays and not is_intact:
-            raise WorkspaceError(
-                f"{root} was deleted or replaced while this command worked in it, or another process has taken it "
-                "over; run the same command again"
-            )
+            if stays:
+                held.check()
 
 
 def last_holder(root: Path) -> Holder | None:
