@@ -52,7 +52,7 @@ STALE_S = 120.0
 RETRY_S = 0.2
 """Pause before a lock is tried again."""
 
-SETTLE_S = 5.0
+SETTLE_S = 10.0
 """Time in which a process that has just taken a lock writes its line."""
 
 HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
@@ -274,9 +274,11 @@ class _Attempt:
                 self.flocked = True
                 return
             holder = Holder.parse(_holder_line(descriptor))
-            is_known = holder is not None and not holder.has_ended()
-            if (is_known or time.monotonic() > until_s) and not (holder and self.wait(holder)):
+            is_settled = (holder is not None and not holder.has_ended()) or time.monotonic() > until_s
+            if is_settled and not (holder and self.wait(holder)):
                 raise self._locked(holder, os.fstat(descriptor).st_mtime)
+            if is_settled:  # the next holder has its own time
+                until_s = time.monotonic() + SETTLE_S
             time.sleep(RETRY_S)
 
     def claim(self) -> None:

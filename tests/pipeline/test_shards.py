@@ -216,6 +216,40 @@ def test_photos_without_landmarks(yunet: Path, tmp_path: Path) -> None:
     assert_same(tmp_path / "run", tmp_path / "once")
 
 
+@pytest.mark.slow
+def test_the_script_of_the_docs(tmp_path: Path) -> None:
+    """It runs as SLURM runs it: as tasks of an array, of which one is killed, the array again, and without an array."""
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    block = page[page.index("    #!/bin/bash") : page.index("\nSubmit it")]
+    text = "".join(line.removeprefix("    ") for line in block.splitlines(keepends=True))
+    out, python = tmp_path / "run", Path(sys.executable)
+    small = f"{python} build.py --recipe {tmp_path / 'tiny.toml'} --limit 8 --workers 1 --device cpu"
+    for before, after in (
+        (". /data/celebahq_builder/.venv/bin/activate", "true"),
+        ("celebahq build", small),
+        ("/data/celebahq)", f"{out})"),
+        ("/data/celeba ", f"{SAMPLE} "),
+    ):
+        assert text.count(before) == 1, before
+        text = text.replace(before, after)
+    (tmp_path / "tiny.toml").write_text(SETTINGS)
+    (tmp_path / "build.sh").write_text(text)
+
+    def submit(task: str) -> subprocess.Popen[bytes]:
+        environment = os.environ | ({"SLURM_ARRAY_TASK_ID": task} if task else {})
+        return subprocess.Popen(["bash", tmp_path / "build.sh"], cwd=ROOT, env=environment, start_new_session=True)
+
+    first = [submit(task) for task in ("1", "2")]
+    wait_for(lambda: list(out.glob("shards/*/")))
+    os.killpg(first[0].pid, signal.SIGKILL)
+    for job in first:
+        job.wait(300)
+    for task in ("1", "2", "3", ""):
+        assert submit(task).wait(300) == 0
+    build(read_celeba(SAMPLE), tmp_path / "once", recipe=tmp_path / "tiny.toml", limit=8, workers=1, device="cpu")
+    assert_same(out, tmp_path / "once")
+
+
 # --- Refusals ---------------------------------------------------------------------------------------------------
 
 

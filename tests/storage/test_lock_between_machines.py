@@ -1,11 +1,13 @@
 """A lock holds between machines, too, where `flock` is missing or reaches the processes of one machine only."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -249,3 +251,31 @@ def test_sweep_of_a_killed_attempt(tmp_path: Path) -> None:
     assert not folder_lock.is_lock_file(f"{NAME}.txt")
     with lock(tmp_path, "folder", "out"):
         assert names(tmp_path) == [NAME]
+
+
+def test_holder_that_has_not_written_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that waits for one holder gives the next one time to write its line."""
+    monkeypatch.setattr(folder_lock, "SETTLE_S", 1.0)
+    monkeypatch.setattr(folder_lock, "RETRY_S", 0.02)
+    (tmp_path / NAME).write_bytes(b"celebahq folder\n" + Holder.of_this_process("shard 1/2").line())
+    asked: list[Holder] = []
+    with (tmp_path / NAME).open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+        def wait(holder: Holder) -> bool:
+            time.sleep(2)
+            asked.append(holder)
+            (tmp_path / NAME).write_bytes(b"celebahq folder\n")
+            threading.Timer(0.5, fcntl.flock, (file, fcntl.LOCK_UN)).start()
+            return True
+
+        with lock(tmp_path, "folder", "out", wait=wait):
+            assert len(asked) == 1
+    monkeypatch.setattr(folder_lock, "SETTLE_S", 0.1)
+    with (tmp_path / NAME).open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with (
+            pytest.raises(WorkspaceLocked, match="is in use by another process; wait"),
+            lock(tmp_path, "folder", "out"),
+        ):
+            pass
