@@ -21,7 +21,15 @@ from celebahq_builder.storage.files import (
     write_json,
     write_partial,
 )
-from celebahq_builder.storage.folder_lock import LOCK_NAME, Holder, LockedFolder, is_lock_file, last_holder, lock
+from celebahq_builder.storage.folder_lock import (
+    LOCK_NAME,
+    Holder,
+    LockedFolder,
+    is_lock_file,
+    last_holder,
+    lock,
+    try_flock,
+)
 from celebahq_builder.storage.partial_files import (
     HOST,
     RUN_TOKEN,
@@ -75,6 +83,7 @@ __all__ = [
     "sha256",
     "staging",
     "sync_folder",
+    "try_flock",
     "write_atomic",
     "write_json",
     "write_partial",

@@ -224,6 +224,15 @@ def lock(
                 held.check()
 
 
+def try_flock(descriptor: int) -> bool | None:
+    """Take the `flock` of a file without waiting; return whether it succeeded, or None where the system has none."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in HELD else None
+    return True
+
+
 def last_holder(root: Path) -> Holder | None:
     """Return the holder of a folder that seems to be alive, or None; for people, and changes nothing."""
     path = root / LOCK_NAME
@@ -265,13 +274,9 @@ class _Attempt:
         """
         until_s = time.monotonic() + SETTLE_S
         while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in HELD:
-                    return
-            else:
-                self.flocked = True
+            taken = try_flock(descriptor)
+            if taken is not False:
+                self.flocked = bool(taken)
                 return
             holder = Holder.parse(_holder_line(descriptor))
             is_settled = (holder is not None and not holder.has_ended()) or time.monotonic() > until_s

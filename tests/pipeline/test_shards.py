@@ -1,6 +1,7 @@
 """Shards that are built at once, killed or missing: the files are those of one local run."""
 
 import csv
+import fcntl
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from celebahq_builder.sources.photo import COLUMNS, PhotoSource
 from tests.conftest import NETWORKS, SAMPLE, TINY, build_tiny
 from tests.pipeline.test_growth import FAST, PHOTOS, assert_same, files
 from tests.pipeline.test_resume import ROOT, wait_for
+from tests.storage.locking_process import no_flock
 
 COPIES = 3
 """Photos of each photo of the sample: 45 photos are 12 batches."""
@@ -90,7 +92,7 @@ def start(photos: Path, out: Path, *options: str) -> subprocess.Popen[str]:
 
 def ended(run: subprocess.Popen[str]) -> list[str]:
     """Return the lines that a successful command printed."""
-    printed, said = run.communicate(timeout=300)
+    printed, said = run.communicate(timeout=900)
     assert run.returncode == 0, said
     return printed.splitlines()
 
@@ -145,11 +147,21 @@ def test_from_a_stage(tmp_path: Path) -> None:
     assert_same(out, tmp_path / "once")
 
 
+def test_a_file_system_without_flock(tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", no_flock)
+    out = tmp_path / "run"
+    build_tiny(out, shard="2/2")
+    with held("1/2")(out), pytest.raises(WorkspaceLocked, match=r"shards/1-of-2 is in use by process"):
+        build_tiny(out)
+    build_tiny(out)
+    assert_same(out, tiny_run)
+
+
 @pytest.mark.slow
 def test_three_at_once_of_which_one_is_killed(photos: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     runs = [start(photos, out, "--shard", f"{number}/3") for number in (1, 2, 3)]
-    wait_for(lambda: list(out.glob("stages/score/batches/*1.jsonl")))  # of the second shard
+    wait_for(lambda: list(out.glob("stages/score/batches/*1.jsonl")), 600)  # of the second shard
     runs[1].kill()
     runs[1].communicate()
     for number in (1, 3):
@@ -170,7 +182,6 @@ def test_three_at_once_of_which_one_is_killed(photos: Path, whole: Path, tmp_pat
 def test_sixteen_at_once(photos: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     runs = [start(photos, out, "--shard", f"{number}/16") for number in range(1, 17)]
-    wait_for(lambda: out.exists())
     for run in runs:
         ended(run)
     ended(start(photos, out))
@@ -183,7 +194,7 @@ def test_interrupted_by_the_end_of_its_time(number: signal.Signals, photos: Path
     """A scheduler sends SIGTERM before it kills; the same command resumes."""
     out = tmp_path / "run"
     run = start(photos, out, "--shard", "1/2")
-    wait_for(lambda: list(out.glob("stages/score/batches/*.jsonl")))
+    wait_for(lambda: list(out.glob("stages/score/batches/*.jsonl")), 600)
     run.send_signal(number)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 128 + number
@@ -240,7 +251,7 @@ def test_the_script_of_the_docs(tmp_path: Path) -> None:
         return subprocess.Popen(["bash", tmp_path / "build.sh"], cwd=ROOT, env=environment, start_new_session=True)
 
     first = [submit(task) for task in ("1", "2")]
-    wait_for(lambda: list(out.glob("shards/*/")))
+    wait_for(lambda: list(out.glob("shards/*/")), 600)
     os.killpg(first[0].pid, signal.SIGKILL)
     for job in first:
         job.wait(300)
