@@ -95,6 +95,17 @@ def is_main_process() -> bool:
 
 
 @contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use so many CPU threads inside the context; their number changes the last bits of sums."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def join_processes(device: str) -> Iterator[DistributedContext]:
     """Connect the processes that torchrun started; without torchrun, yield a context of one process.
 

@@ -29,7 +29,7 @@ from celebahq_builder.parallel import run_threads
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import delete_partial_files, lock, write_atomic
 from celebahq_builder.training.checkpoint import CheckpointFolder, StateDict, load_optimizer
-from celebahq_builder.training.distributed import SINGLE_PROCESS, DistributedContext, join_processes
+from celebahq_builder.training.distributed import SINGLE_PROCESS, DistributedContext, join_processes, torch_threads
 from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
 from celebahq_builder.training.logger import TrainingLogger
 from celebahq_builder.training.trained_weights import FILE, TrainedWeights
@@ -187,8 +187,7 @@ def train(
         TrainingInterrupted: the training was interrupted; see `fit`.
     """
     stop = stop or StopRequest()
-    torch.set_num_threads(threads)
-    with stop.listening(), join_processes(device) as context:
+    with stop.listening(), torch_threads(threads), join_processes(device) as context:
         with stop.abandonable():
             log.info("reading the photos in %s", photos)
             task = make_task(context)
