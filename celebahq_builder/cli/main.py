@@ -283,7 +283,10 @@ def run_command(command: click.Command) -> None:
             if error.errno is None:
                 raise
             _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
-        except MemoryError:
+        except (MemoryError, RuntimeError) as error:
+            # The allocators of torch raise a RuntimeError.
+            if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
+                raise
             _fail("out of memory; close other programs, or give the command less work")
         except click.exceptions.Exit as error:
             sys.exit(error.exit_code)
