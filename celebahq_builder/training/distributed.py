@@ -36,7 +36,7 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process has rank 0, which validates and writes."""
+        """True for rank 0, which validates and writes."""
         return self.rank == 0
 
     def share(self, batch: int) -> range:
