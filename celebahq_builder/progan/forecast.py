@@ -15,8 +15,8 @@ EXPECTATIONS = (
     "blurred at first and becomes sharp while alpha rises to 1"
 )
 
-LONG_S = 10 * 86_400.0
-"""A longer training on a CPU gets a hint."""
+LONG_S, YEAR_S = 10 * 86_400.0, 365.25 * 86_400
+"""Times after which a training on a CPU gets a hint, and any training a warning."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def outlook(
         recipe: networks and schedule.
         position: of the training.
         images_per_s: speed by level; empty if it is not known yet.
-        on_cpu: a long training gets a hint.
+        on_cpu: a training of weeks gets a hint.
     """
     side, total_kimg = 1 << position.level, position.total_kimg
     where = f"{position.kimg:.1f} of {total_kimg:g} kimg, {side}x{side}, alpha {position.alpha:.2f}"
@@ -60,9 +60,19 @@ def outlook(
     if len(arrivals) > 1:
         sentences.append(f"new levels, about: {', '.join([*arrivals, end])}")
     sentences.append(EXPECTATIONS)
+    return sentences + advice(seconds, on_cpu=on_cpu)
+
+
+def advice(seconds: float, *, on_cpu: bool) -> list[str]:
+    """Return a sentence about a training that takes so long that it needs another device or recipe, or none."""
+    if seconds > YEAR_S:
+        return [
+            f"warning: the training is not feasible on this device: it takes about {rough_duration(seconds)}; use "
+            "GPUs, or a smaller recipe such as quick"
+        ]
     if on_cpu and seconds > LONG_S:
-        sentences.append("this recipe is for GPUs; on a CPU, the recipe quick shows faces in minutes")
-    return sentences
+        return ["this recipe is for GPUs; on a CPU, the recipe quick shows faces in minutes"]
+    return []
 
 
 def remaining_s(

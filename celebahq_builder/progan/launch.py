@@ -17,13 +17,14 @@ from celebahq_builder.errors import CelebAHQError, RecipeError, TrainingError
 from celebahq_builder.models.progan import DiscriminatorNetwork, GeneratorNetwork, group_size
 from celebahq_builder.models.weight_file import first_line
 from celebahq_builder.pipeline.recipe import bundled_recipe
-from celebahq_builder.progan.forecast import remaining_s
+from celebahq_builder.progan.forecast import advice, remaining_s
 from celebahq_builder.progan.real_images import DataIdentity, check_data
-from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
+from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint, TrainingRequest
 from celebahq_builder.progan.step import ProGANStep, RealBatch
-from celebahq_builder.progan.train import Training, TrainingRequest, open_checkpoints, resume_kimg
+from celebahq_builder.progan.train import Training, open_checkpoints, resume_kimg
 from celebahq_builder.progan.training_metrics import TrainingMetrics
 from celebahq_builder.progress import rough_duration
+from celebahq_builder.training.checkpoint import check_size
 from celebahq_builder.training.distributed import DistributedContext, join_processes, process_count, torch_threads
 from celebahq_builder.training.interruption import StopRequest
 
@@ -131,7 +132,9 @@ def plan(
             yield f"memory:   {torch.cuda.get_device_name(context.device)}: every resolution fits, in the passes below"
         if not errors:
             left = remaining_s(settings, kimg or 0, total_kimg, measure_speeds(settings, context))
-            yield f"time:     about {rough_duration(sum(left.values()))}, estimated from single steps"
+            left_s = sum(left.values())
+            yield f"time:     about {rough_duration(left_s)}, estimated from single steps"
+            yield from advice(left_s, on_cpu=context.device.type == "cpu")
     if settings.schedule.rampup_kimg:
         yield f"          learning rates rise from 0 over the first {settings.schedule.rampup_kimg:g} kimg"
     schedule = dataclasses.replace(settings.schedule, rampup_kimg=0)
@@ -164,12 +167,14 @@ def read_recipe(path: Path, overrides: Mapping[str, object] | None = None) -> Pr
     """Read a recipe of a ProGAN training; `overrides` are those of `train_progan`.
 
     Raises:
-        RecipeError: it cannot be read, or it is of another task.
+        RecipeError: it cannot be read, it is of another task, or its networks are too large.
     """
     task = read_toml(path, "progan").get("task")
     if task != "progan":
         raise RecipeError(f"{path}: task = {task}; this command trains task = progan")
-    return load(ProGANRecipe, path, overrides)
+    recipe = load(ProGANRecipe, path, overrides)
+    check_size(lambda: (GeneratorNetwork(recipe.net), DiscriminatorNetwork(recipe.net)))
+    return recipe
 
 
 def prepare_recipe(

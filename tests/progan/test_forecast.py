@@ -1,5 +1,7 @@
 """The time left follows from the schedule and the speeds; the sentences say what comes when."""
 
+import re
+
 import pytest
 
 from celebahq_builder.models.progan import Architecture
@@ -43,4 +45,7 @@ def test_sentences() -> None:
     assert outlook(GROWING, Position(10, 10, 4, 1.0), speeds) == [
         "10.0 of 10 kimg, 16x16, alpha 1.00; the training is complete"
     ]
-    assert outlook(GROWING, Position(0, 10, 2, 1.0), {2: 1e-4}, on_cpu=True)[-1].startswith("this recipe is for GPUs")
+    assert outlook(GROWING, Position(0, 10, 2, 1.0), {2: 0.1}, on_cpu=True)[-1].startswith("this recipe is for GPUs")
+    assert outlook(GROWING, Position(0, 10, 2, 1.0), {2: 0.1})[-1] == EXPECTATIONS
+    *_, last = outlook(GROWING, Position(0, 10, 2, 1.0), {2: 1e-4})
+    assert re.fullmatch(r"warning: the training is not feasible on this device: it takes about \d+ years; .*", last)
