@@ -345,3 +345,13 @@ def test_sigterm_ends_with_one_line(run: Path, tmp_path: Path) -> None:
         "interrupted by SIGTERM; run the same command again; it starts from the beginning"
     )
     assert not out.exists()
+
+
+@pytest.mark.parametrize(("command", "out"), [("generate", "grid.png"), ("interpolate", "walk.mp4")])
+def test_a_grid_that_no_machine_holds(command: str, out: str, run: Path, tmp_path: Path) -> None:
+    words = [command, str(run), "--grid", "100000x100", "--device", "cpu", "--out", str(tmp_path / out)]
+    ended = CliRunner().invoke(celebahq, words)
+    assert str(ended.exception) == (
+        "--grid 100000x100 of images of 8x8 has 640,000,000 pixels; choose a grid of at most 100,000,000"
+    )
+    assert list(tmp_path.iterdir()) == []
