@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from celebahq_builder.models.progan import Architecture, group_size
+from celebahq_builder.models.progan import LEVEL_MIN, Architecture, group_size
 
 RESUMABLE_KEYS = (
     "schedule.learning_rate",
@@ -101,6 +101,15 @@ class Schedule:
         minibatch = self.minibatches.get(resolution, self.minibatch)
         steps = round((kimg - self.begins(level, level_max)) * 1000 / minibatch)
         return SchedulePoint(level, alpha, minibatch, self.per_gpu.get(resolution), rate, steps)
+
+    def entries(self, level_max: int) -> list[SchedulePoint]:
+        """Return the points at which the levels enter, the first one first; one point if the networks do not grow.
+
+        >>> [point.resolution for point in Schedule(first=16).entries(level_max=6)]
+        [16, 32, 64]
+        """
+        points = [self.at(self.begins(level, level_max), level_max) for level in range(LEVEL_MIN, level_max + 1)]
+        return list({point.level: point for point in points}.values())
 
     def trained_level(self, kimg: float, last_level: int, level_max: int) -> tuple[int, float]:
         """Return the level and the alpha at which images are generated after `kimg`.

@@ -18,7 +18,7 @@ from celebahq_builder.errors import WeightsError
 from celebahq_builder.imaging.image_grid import fit_grid, image_grid, png_bytes
 from celebahq_builder.parallel import peak_memory_bytes
 from celebahq_builder.progan import generate, training_report
-from celebahq_builder.progan.forecast import Position, outlook
+from celebahq_builder.progan.forecast import outlook
 from celebahq_builder.progan.real_images import RealImages
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint, TrainingRequest
 from celebahq_builder.progan.step import ProGANStep
@@ -247,9 +247,8 @@ class RunOutput:
 
     def _outlook(self) -> list[str]:
         """Return sentences about the position of the training and what to expect when; see `forecast.outlook`."""
-        on_cpu = self.progan.context.device.type == "cpu"
-        position = Position(self.progress.kimg, self.total_kimg, *self.progress.trained_level(self.recipe))
-        return outlook(self.recipe, position, self.images_per_s, on_cpu=on_cpu)
+        kimg, level, on_cpu = self.progress.kimg, self.progress.level, self.progan.context.device.type == "cpu"
+        return outlook(self.recipe, kimg, self.total_kimg, self.images_per_s, last_level=level, on_cpu=on_cpu)
 
 
 def divergence_reason(statistics: dict[str, float], progan: ProGANStep) -> str | None:
