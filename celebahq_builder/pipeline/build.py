@@ -399,7 +399,7 @@ def _summarize(plan: Plan, mark: str) -> Summary:
     photos = len(source.photos) + len(source.rejected)
     if sum(counts.values()) != photos:
         raise WorkspaceError(
-            f"{workspace.root}: {photos} photos came in, {sum(counts.values())} are accounted for; its files were "
+            f"{workspace.root}: the source has {photos} photos, {sum(counts.values())} have an outcome; files were "
             "changed from outside, choose another `out`"
         )
     _write_rejected(workspace, statuses, source)
