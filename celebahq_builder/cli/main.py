@@ -283,8 +283,6 @@ def run_command(command: click.Command) -> None:
             if error.errno is None:
                 raise
             _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
-        except MemoryError:
-            _fail("out of memory; close other programs, or give the command less work")
         except click.exceptions.Exit as error:
             sys.exit(error.exit_code)
         except click.ClickException as error:
@@ -292,6 +290,11 @@ def run_command(command: click.Command) -> None:
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt) as error:
             _leave(error)
+        except (MemoryError, RuntimeError) as error:
+            # The allocators of torch raise a RuntimeError.
+            if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
+                raise
+            _fail("out of memory; close other programs, or give the command less work")
 
 
 def _repeat_interruption(ignored: sys.UnraisableHookArgs) -> None:
