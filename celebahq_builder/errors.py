@@ -8,6 +8,7 @@ CelebAHQError
 │   ├── FingerprintMismatch  it was built with other settings
 │   └── DiskFull             no space left
 ├── DeliveryError        images that cannot be delivered without overwriting files
+├── ClusterError         a Dask cluster that cannot be reached or used
 ├── WeightsError         a weight file that is missing, changed or of another network
 ├── FormatError          a data set file that is missing, truncated or of another format
 └── TrainingError        a training that cannot start or resume
@@ -54,6 +55,10 @@ class DiskFull(WorkspaceError):
 
 class DeliveryError(CelebAHQError):
     """Images cannot be delivered without overwriting files."""
+
+
+class ClusterError(CelebAHQError):
+    """A Dask cluster does not answer, or its workers cannot be used."""
 
 
 class WeightsError(CelebAHQError):
