@@ -147,6 +147,15 @@ THREADS = click.option(
     "bits of the result.",
 )
 
+CLUSTER = click.option(
+    "--cluster",
+    metavar="ADDRESS|FILE.json",
+    show_default="none",
+    help="Let the workers of a Dask cluster do the work: address of its scheduler, or the file that it writes, see "
+    "docs/cluster.md. Never changes the result.",
+)
+"""A cluster, for the commands that can use one."""
+
 
 class Group(Documented, click.Group):
     """A group of commands of the class `Command`.
