@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.models.generator_file import TrainedGenerator, load_generator
 from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.parallel import devices
-from celebahq_builder.storage import check_free, new_files, staging, write_atomic
+from celebahq_builder.storage import check_free, check_staging_target, new_files, staging, write_atomic
 
 BLOCK = 64
 """Latents that are drawn together; an image depends on the seed and its number only."""
@@ -208,8 +207,10 @@ def check_target(out: Path, *, sheet: bool) -> None:
         raise FormatError(f"{out}: an image grid is a PNG file; choose FILE.png as `out`")
     if not sheet and suffix in (".png", ".jpg", ".jpeg", ".hdf5", ".mp4", ".zip"):
         raise FormatError(f"{out}: expected a folder or FILE.h5; for all images in one PNG file, set `grid` (15x8)")
-    if os.path.lexists(out) and (sheet or suffix == ".h5" or not out.is_dir() or any(out.iterdir())):
+    if sheet or suffix == ".h5":
         check_free(out)
+    else:
+        check_staging_target(out, replace_empty=True)
 
 
 def generate(images: GeneratedImages, out: Path, advance: Callable[[int], None]) -> None:

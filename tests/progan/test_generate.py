@@ -204,6 +204,23 @@ def test_a_folder_appears_when_it_is_complete(there: bool, run: Path, tmp_path: 
     assert np.array_equal(np.stack(read), np.stack([one.pixels for one in images.images()]))
 
 
+def test_killed_after_the_folder_has_its_name(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command deletes the staging folder that the killed one has left, and refuses to replace the images."""
+    rename, images = Path.rename, GeneratedImages(run, 2, 0, CPU)
+
+    def rename_and_end(path: Path, target: Path) -> Path:
+        rename(path, target)
+        raise SystemExit(1)
+
+    monkeypatch.setattr(Path, "rename", rename_and_end)
+    with pytest.raises(SystemExit):
+        generate(images, tmp_path / "png", lambda _: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["png", "png.partial"]
+    with pytest.raises(FormatError, match="png exists and is not overwritten"):
+        generate(images, tmp_path / "png", lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["png"]
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
