@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Unpack
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder import __version__, outcome, parallel
+from celebahq_builder.cluster import Cluster
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import SourceError, WorkspaceError
 from celebahq_builder.imaging.image_io import encode_png
@@ -29,6 +30,7 @@ from celebahq_builder.pipeline.batch import (
     run_batch,
 )
 from celebahq_builder.pipeline.build_report import write_build_report
+from celebahq_builder.pipeline.cluster_batches import run_batches
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.growth import EarlierResults, check_growth, grow
 from celebahq_builder.pipeline.landmark_source import find_source
@@ -94,6 +96,8 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
         workers: processes; None uses one per core that this process may use, and on GPUs no more than their memory
             holds.
         device: ``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``.
+        cluster: address of a Dask scheduler, or its scheduler.json; its workers run the photo stages. They must see the
+            run directory and the photos under the same paths.
         until: last stage to run.
         start: no stage before this one is run; the results of the stage before must be complete.
         redo: stage whose results, and those of later stages, are deleted first.
@@ -110,6 +114,7 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
 
     Raises:
         RecipeError: settings or arguments that cannot be used.
+        ClusterError: no scheduler answers, or its workers cannot be used.
         WorkspaceLocked: another process works in the directory.
         FingerprintMismatch: it holds results of other settings, or of photos that this run does not have.
         DiskFull: no space left; the same command resumes once there is some.
@@ -186,7 +191,10 @@ def run(request: BuildRequest) -> BuildResult:
         return _run_shard(request, request.shard)
     workspace = request.workspace
     timings = TimingLog(workspace.timings_path)
-    with workspace.lock() as held:
+    with (
+        Cluster(request.cluster) if request.cluster else nullcontext() as cluster,
+        workspace.lock() as held,
+    ):
         workspace.sweep()
         plan = _checked_plan(request)
         if request.redo:  # nothing is deleted before all checks
@@ -199,7 +207,7 @@ def run(request: BuildRequest) -> BuildResult:
             workspace.summary_path.unlink(missing_ok=True)
             plan = plan.without_summary()
             try:
-                run_photo_stages(plan, timings, held)
+                run_photo_stages(plan, timings, cluster, held)
                 for stage in plan.dataset_stages:
                     _run_dataset_stage(plan, stage, timings)
             finally:
@@ -217,7 +225,8 @@ def _checked_plan(request: BuildRequest) -> Plan:
     plan.check()
     check_growth(plan.after_redo())
     plan.check_start()
-    parallel.devices(request.device)
+    if request.cluster is None:
+        parallel.devices(request.device)
     return plan
 
 
@@ -248,7 +257,7 @@ def _run_shard(request: BuildRequest, shard: Shard) -> BuildResult:
         timings = TimingLog(shard.folder(workspace.root) / workspace.timings_path.name)
         workspace.sweep()
         try:
-            _run_batches(plan, timings, held)
+            _run_batches(plan, timings, None, held)
         finally:
             workspace.sweep()
         timings.add_memory(parallel.peak_memory_bytes())
@@ -292,8 +301,14 @@ def _discard(plan: Plan) -> None:
 # --- Photo stages -----------------------------------------------------------------------------------------------
 
 
-def run_photo_stages(plan: Plan, timings: TimingLog, held: LockedFolder) -> None:
+def run_photo_stages(plan: Plan, timings: TimingLog, cluster: Cluster | None, held: LockedFolder) -> None:
     """Run the batches that are not done yet, check that no photo was lost, and mark the stages complete.
+
+    Args:
+        plan: of the run.
+        timings: log of times.
+        cluster: runs the batches, and is disconnected then; None for processes of this machine.
+        held: the run directory, which this process has locked.
 
     Raises:
         WorkspaceError: no photo was kept for the stages that follow.
@@ -302,7 +317,7 @@ def run_photo_stages(plan: Plan, timings: TimingLog, held: LockedFolder) -> None
     workspace, photos = plan.request.workspace, plan.request.source.photos
     for stage in plan.photo_stages:
         workspace.stage(stage.name).begin(plan.ingredients[stage.name])
-    _run_batches(plan, timings, held)
+    _run_batches(plan, timings, cluster, held)
     entering, ids = {photo.key for photo in photos}, {photo.id for photo in photos}
     for stage in plan.photo_stages:
         counts, kept = _reconcile(workspace.stage(stage.name), entering, plan.batches)
@@ -315,8 +330,8 @@ def run_photo_stages(plan: Plan, timings: TimingLog, held: LockedFolder) -> None
         raise WorkspaceError(f"no photo was kept, so there is nothing to pack; {workspace.rejected_path} says why")
 
 
-def _run_batches(plan: Plan, timings: TimingLog, held: LockedFolder) -> None:
-    """Run the batches that are not done yet: all of them, or those of a shard."""
+def _run_batches(plan: Plan, timings: TimingLog, cluster: Cluster | None, held: LockedFolder) -> None:
+    """Run the batches that are not done yet: all of them, or those of a shard; see `run_photo_stages`."""
     workspace, shard = plan.request.workspace, plan.request.shard
     earlier = EarlierResults(workspace, plan.photo_stages)
     jobs = []
@@ -331,14 +346,20 @@ def _run_batches(plan: Plan, timings: TimingLog, held: LockedFolder) -> None:
         photos = sum(len(_photos_of(plan, number)) for number in _batches(plan))
         progress = Progress(" > ".join(stage.name for stage in plan.photo_stages), photos, photos - todo)
         report = LiveReport(workspace, progress, silent=shard is not None)
+        reporting = _reporting(jobs, report)
+        if cluster is None:
+            computing = parallel.run(run_batch, reporting, workers=_workers(plan.request))
+        else:
+            computing = run_batches(cluster, plan, held.path, reporting)
         try:
-            with closing(parallel.run(run_batch, _reporting(jobs, report), workers=_workers(plan.request))) as results:
+            with closing(computing) as results:
                 for computed in results:
                     result = earlier.complete(computed)
                     held.check()
                     publish_batch(workspace, result)
                     timings.add(batch=result.number, photos=result.photos, seconds=result.seconds)
                     timings.add_worker(result.peak_memory_bytes)
+                    progress.workers = cluster.workers if cluster else None
                     progress.advance(result.photos, result.rejected, result.failed)
                     report.add(result)
                     report.write_if_due()
@@ -494,7 +515,7 @@ def _summarize(plan: Plan, mark: str) -> Summary:
     photos = len(source.photos) + len(source.rejected)
     if sum(counts.values()) != photos:
         raise WorkspaceError(
-            f"{workspace.root}: {photos} photos came in, {sum(counts.values())} are accounted for; its files were "
+            f"{workspace.root}: the source has {photos} photos, {sum(counts.values())} have an outcome; files were "
             "changed from outside, choose another `out`"
         )
     _write_rejected(workspace, statuses, source)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from celebahq_builder import parallel
+from celebahq_builder.cluster import check_target
 from celebahq_builder.errors import RecipeError, WorkspaceError
 from celebahq_builder.limits import MAX_LIST_BYTES
 from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE, BuildRecipe, resolve
@@ -30,6 +31,7 @@ class BuildOptions(TypedDict, total=False):
     labels: bool | None
     workers: int | None
     device: str
+    cluster: Path | str | None
     until: str
     start: str | None
     redo: str | None
@@ -53,6 +55,8 @@ class BuildRequest:
     workers_given: bool
     """False: fewer workers run on GPUs whose memory does not hold as many."""
     device: str
+    cluster: str | None
+    """Address or file of a Dask scheduler whose workers run the batches; None for processes of this machine."""
     limit: int | None
     ids: str | None
     """Hash of the ids asked for."""
@@ -78,7 +82,7 @@ def make_request(source: PhotoSource, out: Path | str, **options: Unpack[BuildOp
         SourceError: the image list cannot be read, or the source lacks photos that were asked for.
     """
     workspace, recipe, origins = check_options(out, **options)
-    names = read_ids(options.get("ids"))
+    names, cluster = read_ids(options.get("ids")), options.get("cluster")
     deltas, image_list = _official_paths(options)
     if image_list:
         source = listed_photos(source, read_image_list(image_list))
@@ -91,6 +95,7 @@ def make_request(source: PhotoSource, out: Path | str, **options: Unpack[BuildOp
         workers=options.get("workers") or parallel.cores(),
         workers_given=options.get("workers") is not None,
         device=options.get("device", "auto"),
+        cluster=str(cluster) if cluster else None,
         limit=options.get("limit"),
         ids=ids_hash(names),
         until=options.get("until", "pack"),
@@ -136,6 +141,8 @@ def check_options(out: Path | str, **options: Unpack[BuildOptions]) -> tuple[Wor
         if value is not None and value < 1:
             raise RecipeError(f"`{argument}` must be at least 1, got {value}")
     parallel.device_names(device)
+    if (cluster := options.get("cluster")) is not None:
+        check_target(str(cluster))
 
     # --- Stages ---
     until, start, redo = options.get("until", "pack"), options.get("start"), options.get("redo")
@@ -157,6 +164,8 @@ def check_options(out: Path | str, **options: Unpack[BuildOptions]) -> tuple[Wor
             raise RecipeError(f"`redo` {redo} concerns the whole run: give it without `shard` {shard} first")
         if start and start not in [stage.name for stage in recipe.photo_stages()]:
             raise RecipeError(f"`start` {start} works on all photos; give it without `shard` {shard}")
+        if cluster is not None:
+            raise RecipeError("`cluster` and `shard` both divide the work over machines; give one of them")
     return workspace, recipe, origins
 
 

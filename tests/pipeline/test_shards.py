@@ -323,6 +323,7 @@ def test_no_shard(shard: Any, tmp_path: Path) -> None:
     ("options", "says"),
     [
         ({"redo": "align"}, "`redo` align concerns the whole run: give it without `shard` 1/2 first"),
+        ({"cluster": "localhost:8786"}, "`cluster` and `shard` both divide the work over machines; give one of them"),
         ({"start": "select"}, "`start` select works on all photos; give it without `shard` 1/2"),
     ],
 )
