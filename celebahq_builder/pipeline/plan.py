@@ -243,6 +243,8 @@ class Plan:
         if changed is None:
             return f"a plan.json in {self.request.workspace.root / 'stages'} was changed; choose another `out`"
         stage, setting = changed
+        if setting == "method" and self.state.run:  # an ingredient of one method only
+            old[changed] = self.state.run.method
         # A setting at the top level of a recipe is an ingredient of every stage that depends on it.
         name = setting if hasattr(BuildRecipe, setting) else f"[{stage}] {setting}"
         return (
@@ -261,6 +263,12 @@ class Plan:
             return
         before = self.names[self.names.index(start) - 1]
         if not self.state.stage(before).is_complete(self.ingredients[before]):
+            if self.has_other_photos(before):
+                raise WorkspaceError(
+                    f"`start` {start} needs the results of {before} for all {len(self.request.source.photos)} photos; "
+                    f"{self.request.workspace.root} has those of a run with other photos; leave out `start`: what is "
+                    "done is used"
+                )
             complete = [name for name in self.names if self.state.stage(name).is_complete(self.ingredients[name])]
             raise WorkspaceError(
                 f"`start` {start} needs the results of {before} in {self.request.workspace.root}; complete there: "

@@ -88,6 +88,9 @@ class PhotoStage(Stage[S]):
     example_title: ClassVar[str] = ""
     """Title of the stage's image among the report's examples; empty for a stage that the examples leave out."""
 
+    def load(self, settings: S) -> None:
+        """Load the network of a stage that has one; raises an error that every photo would have."""
+
     @abstractmethod
     def run(self, faces: Sequence[Face], settings: S, context: PhotoContext) -> list[Face]:
         """Return the faces after this stage, in order. The result of a face does not depend on the other faces.
