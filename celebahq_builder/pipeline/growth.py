@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from celebahq_builder.errors import FingerprintMismatch, WorkspaceError
-from celebahq_builder.outcome import Kept, PhotoKey
+from celebahq_builder.outcome import Kept, PhotoKey, Reason
 from celebahq_builder.pipeline.face import Identity
 from celebahq_builder.pipeline.plan import Plan
 from celebahq_builder.pipeline.request import BuildRequest
@@ -67,7 +67,7 @@ def outdated_results(plan: Plan) -> OutdatedResults:
     landmarks = defaultdict(set)
     for photo in source.photos:
         landmarks[photo.file].add(photo.landmarks)
-    rejected = {one.photo: one.reason for one in source.rejected}
+    rejected = {one.photo: one.reason for one in source.rejected if one.reason is not Reason.NOT_LISTED}
     for name in plan.photo_names:
         if not plan.has_other_photos(name) or plan.unchanged_photos(name):
             continue

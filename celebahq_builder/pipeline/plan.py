@@ -239,12 +239,16 @@ class Plan:
     def _explain_mismatch(self, before: Ingredients, now: Ingredients) -> str:
         """Return a message with the first setting that differs, and what to do."""
         old, new = _by_setting(before), _by_setting(json.loads(json.dumps(now)))
+        if self.state.run:  # the method is an ingredient of only one of the methods, and of a stage in the middle
+            method = (self.names[0], "method")
+            old, new = (
+                {method: self.state.run.method, **old},
+                {method: self.request.recipe.method, **new},
+            )
         changed = next((key for key in [*new, *old] if old.get(key) != new.get(key)), None)
         if changed is None:
             return f"a plan.json in {self.request.workspace.root / 'stages'} was changed; choose another `out`"
         stage, setting = changed
-        if setting == "method" and self.state.run:  # an ingredient of one method only
-            old[changed] = self.state.run.method
         # A setting at the top level of a recipe is an ingredient of every stage that depends on it.
         name = setting if hasattr(BuildRecipe, setting) else f"[{stage}] {setting}"
         return (
