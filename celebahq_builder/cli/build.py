@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, SET, celebahq, name_options, print_path, sigterm_interrupts
+from celebahq_builder.cli.main import PATH, SET, celebahq, name_options, print_path
 from celebahq_builder.errors import RecipeError, SourceError
 from celebahq_builder.pipeline.stages import stage_names
 
@@ -188,14 +188,13 @@ def build(
 
         checked_plan(make_request(source, out, **arguments))
 
-    with sigterm_interrupts():
-        source = prepare_source(given, out, workers=arguments["workers"], accept=accept, **landmark_options)
-        request = make_request(source, out, **arguments)
-        for warning in source.warnings:
-            logging.getLogger(__name__).warning("warning: %s", warning)
-        from celebahq_builder.pipeline.build import run  # imports torch, which takes seconds: after checks of arguments
+    source = prepare_source(given, out, workers=arguments["workers"], accept=accept, **landmark_options)
+    request = make_request(source, out, **arguments)
+    for warning in source.warnings:
+        logging.getLogger(__name__).warning("warning: %s", warning)
+    from celebahq_builder.pipeline.build import run  # imports torch, which takes seconds: after checks of arguments
 
-        _print_result(run(request))
+    _print_result(run(request))
 
 
 def _source(
