@@ -1,12 +1,12 @@
 """The ``celebahq`` commands: parse options, call one function, print; heavy imports are inside the commands."""
 
 from celebahq_builder.cli import (  # noqa: F401 - each adds its commands
-    build,
     convert,
     evaluate,
     filter,
     inspect,
     landmarks,
+    pipeline,
     progan,
     restoration,
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 
 from celebahq_builder.cli.main import PATH, SET, celebahq, print_path
-from celebahq_builder.config import override_arguments
+from celebahq_builder.config import format_overrides
 
 
 def _training_options(command: Any) -> Any:
@@ -104,7 +105,8 @@ def _train(kind: str, photos: Path, recipe: Path, asked: dict[str, Any]) -> None
 def training_command(command: str, recipe: Path, asked: dict[str, Any]) -> str:
     """Return the command line of a training for its model card."""
     start = f" --start {asked['start']}" if asked["start"] else ""
-    return f"celebahq {command} --recipe {recipe.stem}{start}{override_arguments(asked['overrides'])}"
+    changes = "".join(f" --set {shlex.quote(change)}" for change in format_overrides(asked["overrides"]))
+    return f"celebahq {command} --recipe {recipe.stem}{start}{changes}"
 
 
 PRETRAINED = click.option(

@@ -62,7 +62,7 @@ class BuildResult:
     reasons: dict[str, int]
     """Rejected photos by name of the reason."""
     complete: bool
-    """Whether the last stage was reached."""
+    """True if the last stage was reached."""
     hdf5: Path | None
     """The data set; None if the last stage was not reached."""
     images: Path | None

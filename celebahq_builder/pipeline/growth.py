@@ -64,6 +64,8 @@ def outdated_results(plan: Plan) -> OutdatedResults:
         FingerprintMismatch: they are those of another part of an image list, so none can be used.
     """
     workspace, source, outdated = plan.request.workspace, plan.request.source, OutdatedResults()
+    if not plan.grows:
+        return outdated
     landmarks = defaultdict(set)
     for photo in source.photos:
         landmarks[photo.file].add(photo.landmarks)

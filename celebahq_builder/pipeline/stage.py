@@ -82,9 +82,9 @@ class PhotoStage(Stage[S]):
     """A stage that works on one photo at a time, in worker processes."""
 
     saves_image: ClassVar[bool] = True
-    """Whether the stage changes the image. If not, only its record is written."""
+    """True if the stage changes the image. If not, only its record is written."""
     grouped: ClassVar[bool] = False
-    """Whether the stage is faster over several faces at once."""
+    """True if the stage is faster over several faces at once."""
     example_title: ClassVar[str] = ""
     """Title of the stage's image among the report's examples; empty for a stage that the examples leave out."""
 

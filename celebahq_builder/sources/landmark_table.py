@@ -59,7 +59,7 @@ class TableRow:
     place: str = ""
     """Place of the row in a table that has no lines, such as ``entry 3``."""
     problem: str = ""
-    """Why the reader of the table cannot use the row; empty if it can."""
+    """Reason for which the reader of the table cannot use the row; empty if it can."""
 
 
 def normalize(file: str) -> str:

@@ -83,7 +83,7 @@ class Photo:
     listed: ImageListRow | None = None
     """Row of the photo in the official image list, where one was asked for."""
     shares_file: bool = False
-    """Whether the source has other faces of the same file."""
+    """True if the source has other faces of the same file."""
 
     @property
     def face(self) -> str:

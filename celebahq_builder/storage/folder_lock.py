@@ -38,7 +38,7 @@ class LockedFolder:
 
     @property
     def intact(self) -> bool:
-        """Whether the folder is still the one that was locked."""
+        """True if the folder is still the one that was locked."""
         try:
             return os.path.samestat(self.path.lstat(), os.fstat(self.descriptor))
         except OSError:
