@@ -232,22 +232,19 @@ def _row_problem(row: TableRow) -> str | None:
     if len(row.cells) != len(COLUMNS):
         return f"expected {len(COLUMNS)} landmark numbers, got {len(row.cells)}"
     for name, cell in zip(COLUMNS, row.cells, strict=True):
-        if not _is_number(cell):
+        try:
+            number = float(cell)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
             return f"{name} is {cell[:80] or 'empty'}, not a number"
-        if abs(float(cell)) > COORDINATE_MAX:
+        if abs(number) > COORDINATE_MAX:
             return f"{name} is {cell[:80]}, not a position in px"
     return None
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        return math.isfinite(float(cell))
-    except ValueError:
-        return False
-
-
 def _landmarks(row: TableRow, order: LandmarkOrder) -> LandmarkRow:
-    return in_column_order(tuple(float(cell) for cell in row.cells), order)
+    return in_column_order(tuple(map(float, row.cells)), order)
 
 
 def _spelling_on_disk(rows: Iterable[TableRow], on_disk: Sequence[str]) -> dict[str, str]:
