@@ -54,7 +54,7 @@ class FilterResult:
 
     @property
     def has_errors(self) -> bool:
-        """Whether an image could not be delivered, or an earlier file could not be removed."""
+        """True if an image could not be delivered, or an earlier file could not be removed."""
         return self.delivery is not None and bool(self.delivery.errors or self.delivery.prune_errors)
 
     def lines(self) -> Iterator[str]:

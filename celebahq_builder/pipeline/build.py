@@ -31,7 +31,7 @@ from celebahq_builder.pipeline.batch import (
 from celebahq_builder.pipeline.build_report import write_build_report
 from celebahq_builder.pipeline.cluster_batches import run_batches
 from celebahq_builder.pipeline.face import Face
-from celebahq_builder.pipeline.growth import EarlierResults, check_growth, grow
+from celebahq_builder.pipeline.growth import EarlierResults, checked_plan, grow
 from celebahq_builder.pipeline.landmark_source import find_source
 from celebahq_builder.pipeline.live_report import LiveReport
 from celebahq_builder.pipeline.plan import Plan, versions
@@ -64,7 +64,7 @@ class BuildResult:
     reasons: dict[str, int]
     """Rejected photos by name of the reason."""
     complete: bool
-    """Whether the last stage was reached."""
+    """True if the last stage was reached."""
     hdf5: Path | None
     """The data set; None if the last stage was not reached."""
     images: Path | None
@@ -95,7 +95,8 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
             run directory and the photos under the same paths.
         until: last stage to run.
         start: no stage before this one is run; the results of the stage before must be complete.
-        redo: stage whose results, and those of later stages, are deleted first.
+        redo: stage whose results, and those of later stages, are deleted first; or ``photos``, which deletes only the
+            results of photos that were removed, or whose landmarks changed, since the last run.
         limit: only the first photos, as many as this.
         ids: only these photos: ids or file names, or a file that lists them.
         image_list: file image_list.txt of the official CelebA-HQ; only its photos, in its order.
@@ -121,7 +122,12 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
     """
     if not isinstance(source, PhotoSource):
         check_options(out, **options)
-        source = find_source(source, out, workers=options.get("workers"))
+        source = find_source(
+            source,
+            out,
+            workers=options.get("workers"),
+            accept=lambda found: checked_plan(make_request(found, out, **options)),
+        )
     return run(make_request(source, out, **options))
 
 
@@ -185,14 +191,10 @@ def run(request: BuildRequest) -> BuildResult:
         Cluster(request.cluster) if request.cluster else nullcontext() as cluster,
         workspace.lock() as held,
     ):
+        plan = checked_plan(request)
+        _load_networks(plan.after_redo())
         workspace.sweep()
-        plan = Plan(request, workspace.read_state())
-        plan.check()
-        check_growth(plan.after_redo())
-        plan.check_start()
-        if cluster is None:
-            parallel.devices(request.device)
-        if request.redo:  # nothing is deleted before all checks
+        if request.redo:
             _discard(plan)
             plan = plan.after_redo()
         if plan.grows:
@@ -214,6 +216,17 @@ def run(request: BuildRequest) -> BuildResult:
         else:
             log.info("all stages up to %s are complete, and so are those up to %s", request.until, plan.until)
         return _conclude(plan, timings)
+
+
+def _load_networks(plan: Plan) -> None:
+    """Load the networks of the photo stages that are left, so that an error ends the run before anything is written."""
+    if all(plan.is_complete(stage.name) for stage in plan.photo_stages):
+        return
+    stages = plan.request.recipe.photo_stages()
+    stages = stages[: plan.photo_names.index(plan.photo_stages[-1].name) + 1]
+    done = [i for i, stage in enumerate(stages) if stage.saves_image and plan.is_complete(stage.name)]
+    for stage in stages[done[-1] + 1 if done else 0 :]:
+        stage.load(plan.request.recipe.settings(stage))
 
 
 def _discard(plan: Plan) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Unpack
 
 from celebahq_builder.config import flatten, to_mapping
-from celebahq_builder.pipeline.growth import check_growth
+from celebahq_builder.pipeline.growth import checked_plan, outdated_results
 from celebahq_builder.pipeline.plan import Plan
 from celebahq_builder.pipeline.request import BuildOptions, make_request
 from celebahq_builder.pipeline.stages.pack import PackStage
@@ -32,12 +32,10 @@ def dry_run(source: PhotoSource, out: Path | str, **options: Unpack[BuildOptions
     Raises:
         CelebAHQError: as `build.build` raises before any work.
     """
-    request = make_request(source, out, **options)
-    plan = Plan(request, request.workspace.read_state())
-    plan.check()
-    check_growth(plan.after_redo())
-    plan.check_start()
-    return list(describe_plan(plan.after_redo().after_growth()))
+    plan = checked_plan(make_request(source, out, **options)).after_redo()
+    outdated = outdated_results(plan)
+    deleted = [f"deleted: results of {outdated}"] if outdated.ids else []
+    return [*describe_plan(plan.after_growth()), *deleted]
 
 
 def describe_plan(plan: Plan) -> Iterator[str]:

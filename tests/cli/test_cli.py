@@ -48,7 +48,7 @@ def refused(*arguments: str | Path, command: str = "build") -> str:
 
 
 def test_the_recorded_stages_are_the_real_ones() -> None:
-    assert [stage.name for stage in BuildRecipe().stages()] == list(cli.build.STAGES)
+    assert [stage.name for stage in BuildRecipe().stages()] == list(cli.pipeline.STAGES)
 
 
 def test_own_photos_from_a_table(tmp_path: Path) -> None:

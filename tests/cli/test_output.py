@@ -133,7 +133,7 @@ def test_ctrl_c_during_the_imports() -> None:
     program = "import sys, celebahq_builder.__main__ as m\n"
     program += "class Finder:\n"
     program += "    def find_spec(self, name, *more):\n"
-    program += "        if name == 'celebahq_builder.cli.build': raise KeyboardInterrupt\n"
+    program += "        if name == 'celebahq_builder.cli.pipeline': raise KeyboardInterrupt\n"
     program += "sys.meta_path.insert(0, Finder())\nm.main()"
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=300, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, b"", b"interrupted\n")

@@ -8,7 +8,6 @@ from click.testing import CliRunner
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import RecipeError, WorkspaceError
 from celebahq_builder.hdf5.reader import open_pyramid
-from celebahq_builder.pipeline.build import build
 from celebahq_builder.pipeline.landmark_source import find_source, landmark_section, prepare_source
 from celebahq_builder.pipeline.verify import status_lines
 from celebahq_builder.pipeline.workspace import Workspace
@@ -108,17 +107,6 @@ def test_names_of_photos_reach_the_result(photos, yunet, tmp_path):
         (photos / FILES[number]).rename(photos / name)
     said = run("--photos", photos, "--out", tmp_path / "work", "--landmark-model", yunet)
     assert "3 photos: 3 kept + 0 rejected + 0 failed" in said
-
-
-def test_another_choice_of_faces_changes_nothing_in_a_finished_run(photos, yunet, tmp_path):
-    out = tmp_path / "work"
-    find = {"model": yunet, "workers": 1}
-    build(find_source(photos, out, **find), out, resolution=64, workers=1)
-    before = {path: path.read_bytes() for path in (out / "landmarks").iterdir() if path.suffix in (".csv", ".html")}
-    (photos / FILES[2]).unlink()
-    with pytest.raises(WorkspaceError, match="was built from other faces: photos were changed or removed since"):
-        find_source(photos, out, **find)
-    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_the_folder_of_photos_is_no_run_directory(photos, yunet):

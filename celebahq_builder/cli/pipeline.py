@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celebahq_builder.cli.main import CLUSTER, PATH, SET, celebahq, name_options, print_path, sigterm_interrupts
+from celebahq_builder.cli.main import CLUSTER, PATH, SET, celebahq, name_options, print_path
 from celebahq_builder.errors import RecipeError, SourceError
 from celebahq_builder.pipeline.stages import stage_names
 
@@ -106,9 +106,10 @@ STAGES = stage_names()
 )
 @click.option(
     "--redo",
-    type=click.Choice(STAGES),
+    type=click.Choice([*STAGES, "photos"]),
     show_default="none",
-    help="Delete the results of this stage and of later ones first; leave it out to resume.",
+    help="Delete the results of this stage and of later ones first; leave it out to resume. photos: delete only the "
+    "results of photos that were removed or changed since.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", show_default="all", help="Only the first N photos.")
 @click.option(
@@ -182,14 +183,19 @@ def build(
             click.echo(name_options(line, parameters))
         return
     check_options(out, **arguments)
-    with sigterm_interrupts():
-        source = prepare_source(given, out, workers=arguments["workers"], **landmark_options)
-        request = make_request(source, out, **arguments)
-        for warning in source.warnings:
-            logging.getLogger(__name__).warning("warning: %s", warning)
-        from celebahq_builder.pipeline.build import run  # imports torch, which takes seconds: after checks of arguments
 
-        _print_result(run(request))
+    def accept(source: PhotoSource) -> None:
+        from celebahq_builder.pipeline.growth import checked_plan  # imports torch
+
+        checked_plan(make_request(source, out, **arguments))
+
+    source = prepare_source(given, out, workers=arguments["workers"], accept=accept, **landmark_options)
+    request = make_request(source, out, **arguments)
+    for warning in source.warnings:
+        logging.getLogger(__name__).warning("warning: %s", warning)
+    from celebahq_builder.pipeline.build import run  # imports torch, which takes seconds: after checks of arguments
+
+    _print_result(run(request))
 
 
 def _source(
