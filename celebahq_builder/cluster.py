@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from celebahq_builder.errors import ClusterError, RecipeError
-from celebahq_builder.storage import read_json
+from celebahq_builder.storage import parse_json, read_text
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +99,12 @@ class Cluster:
         except BaseException:
             self._quiet.close()
             raise
-        has_dashboard = "dashboard" in self.ask(lambda: self.client.scheduler_info()["services"])
-        dashboard = f", dashboard {self.client.dashboard_link}" if has_dashboard else ""
+        try:
+            services = self.ask(lambda: self.client.scheduler_info()["services"])
+        except BaseException:
+            self.close()
+            raise
+        dashboard = f", dashboard {self.client.dashboard_link}" if "dashboard" in services else ""
         log.info("cluster: scheduler %s%s", self.address, dashboard)
 
     def __enter__(self) -> Cluster:
@@ -172,9 +176,12 @@ def _scheduler_address(target: str) -> str:
     if "://" in target or not (path.exists() or path.suffix == ".json"):
         return target
     try:
-        values = read_json(path)
-    except OSError as error:
-        raise RecipeError(f"`cluster` {target} cannot be read: {error.strerror}; start the scheduler first") from None
+        values: Any = parse_json(read_text(path))
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise RecipeError(
+            f"`cluster` {target} cannot be read: {why}; dask scheduler --scheduler-file makes it"
+        ) from None
     address = values.get("address") if isinstance(values, dict) else None
     if not isinstance(address, str):
         raise RecipeError(f"`cluster` {target} has no address; expected a file of dask scheduler --scheduler-file")
@@ -182,13 +189,18 @@ def _scheduler_address(target: str) -> str:
 
 
 def _connect(address: str) -> Any:
-    from distributed import Client
+    from distributed import Client, Security
+    from distributed.comm import resolve_address
 
     try:
+        # These are checked first, because Dask's client does not close in order after an error of this kind.
+        is_open = resolve_address(address).startswith(("tcp:", "ws:"))
+        if not is_open and Security().get_connection_args("client")["ssl_context"] is None:
+            raise ValueError("Dask's configuration has no certificate for it, see docs/cluster.md")
         with warnings.catch_warnings():  # of other versions: every worker is checked
             warnings.simplefilter("ignore")
-            return Client(address, timeout=CONNECT_S, set_as_default=False, direct_to_workers=False)  # type: ignore[no-untyped-call]
-    except (OSError, TimeoutError, ValueError, TypeError, RuntimeError, ImportError) as error:
+            return Client(address, timeout=CONNECT_S, set_as_default=False, direct_to_workers=False)
+    except (OSError, TimeoutError, ValueError, RuntimeError) as error:
         raise ClusterError(
             f"`cluster` {address}: no scheduler answers ({_one_line(error)}); expected the address that dask scheduler "
             "prints, such as tcp://host:8786"
@@ -212,8 +224,7 @@ def _quiet_loggers() -> Iterator[None]:
 
 
 def _one_line(error: BaseException) -> str:
-    lines = str(error).split("\n")
-    return f"{type(error).__name__}: {lines[0]}" if lines[0] else type(error).__name__
+    return str(error).split("\n")[0] or type(error).__name__
 
 
 # --- One run ----------------------------------------------------------------------------------------------------
@@ -422,7 +433,7 @@ class _Run:
                 del tasks[future]
                 future.release()
                 return
-        elif _error_of(future) is not None:
+        elif _gave_up(future):
             task.kills += 1
         del tasks[future]
         future.release()
@@ -455,9 +466,14 @@ class _Run:
 
 def _is_lost(future: Any) -> bool:
     """Return whether a future has neither a result nor an exception of its function."""
+    return future.status not in ("finished", "error") or _gave_up(future) or isinstance(_error_of(future), JobCancelled)
+
+
+def _gave_up(future: Any) -> bool:
+    """Return whether Dask has given up a job because workers died with it."""
     from distributed.scheduler import KilledWorker
 
-    return future.status not in ("finished", "error") or isinstance(_error_of(future), KilledWorker)
+    return isinstance(_error_of(future), KilledWorker)
 
 
 def _error_of(future: Any) -> BaseException | None:

@@ -208,7 +208,7 @@ def refusal(started: Dask, out: Path, *, source: Path = SAMPLE, device: str = "c
         build(read_celeba(source), out, recipe=settings, limit=5, cluster=started.address, device=device, workers=1)
     worker, _, why = str(raised.value).partition(" gets no work: ")
     assert worker.startswith("worker tcp://127.0.0.1:")
-    assert not list(out.rglob("*.jsonl"))
+    assert not list((out / "stages").rglob("*.jsonl"))
     return why
 
 
@@ -311,7 +311,8 @@ def test_tls(certificates: tuple[Path, Path], tmp_path: Path, local: Path) -> No
         started.worker("--no-nanny", "--protocol", "tls")
         out = tmp_path / "run"
         without = lines_of(start_build(out, "--cluster", started.address), 1)
-        assert without[-1].startswith(f"error: --cluster {started.address}: no scheduler answers (")
+        expected = "no scheduler answers (Dask's configuration has no certificate for it, see docs/cluster.md)"
+        assert without[-1].startswith(f"error: --cluster {started.address}: {expected}")
         settings = {"CA_FILE": authority, "CLIENT__CERT": key, "CLIENT__KEY": key}
         environment = {f"DASK_DISTRIBUTED__COMM__TLS__{name}": value for name, value in settings.items()}
         lines_of(start_build(out, "--cluster", started.address, environment=environment), 0)

@@ -166,7 +166,7 @@ def test_refused_workers(started: Dask, tmp_path: Path, caplog: pytest.LogCaptur
     for line in (
         "colour: blue there, red here",
         "threads: 3 there, 1 here; start it with --nthreads 1",
-        "it cannot run this program (ModuleNotFoundError: No module named 'celebahq_builder.cluster'",
+        "it cannot run this program (No module named 'celebahq_builder.cluster'",
     ):
         assert f" gets no work: {line}" in caplog.text
 
@@ -192,7 +192,7 @@ def test_killed_scheduler(started: Dask, tmp_path: Path) -> None:
 def test_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster that cannot be used is refused in one line, before any work."""
     monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
-    with pytest.raises(RecipeError, match=r"none.json cannot be read: No such file or directory; start the sch"):
+    with pytest.raises(RecipeError, match=r"none.json cannot be read: No such file or directory; dask sch"):
         Cluster(str(tmp_path / "none.json"))
     (tmp_path / "other.json").write_text('{"id": 3}')
     with pytest.raises(RecipeError, match="other.json has no address; expected a file of dask scheduler"):
@@ -200,7 +200,7 @@ def test_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError, match="`cluster` is empty; expected the address"):
         Cluster(" ")
     for address in ("tcp://127.0.0.1:1", "nonsense://x", "127.0.0.1"):
-        with pytest.raises(ClusterError, match=rf"^`cluster` {address}: no scheduler answers \(\w+: .*\); expected"):
+        with pytest.raises(ClusterError, match=rf"^`cluster` {address}: no scheduler answers \(.+\); expected"):
             Cluster(address)
     monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(RecipeError, match=r"distributed, which is not installed: pip install 'celebahq-builder\[cl"):

@@ -1,5 +1,6 @@
 """Scores on a Dask cluster are those of this machine."""
 
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from celebahq_builder.errors import ClusterError
 from celebahq_builder.filter.run import filter_folder
 from tests.cluster.dask_processes import dask
 from tests.filter.folders import make
+from tests.pipeline.test_resume import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -25,15 +27,16 @@ def test_same_scores(tmp_path: Path) -> None:
     assert (tmp_path / "cluster" / "scores.csv").read_bytes() == (tmp_path / "local" / "scores.csv").read_bytes()
 
 
-def test_worker_that_does_not_see_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make(tmp_path / "here" / "photos", 3)
-    monkeypatch.chdir(tmp_path)
-    there = tmp_path / "there"
-    there.mkdir()
+def test_refused_worker(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "sitecustomize.py").write_text(
+        "import importlib.metadata as metadata\n"
+        "version = metadata.version\n"
+        "metadata.version = lambda name: '1.0' if name == 'scipy' else version(name)\n"
+    )
+    photos = make(tmp_path / "photos", 3)
     with dask(tmp_path / "dask") as started:
-        started.worker("--no-nanny", cwd=there)
-        photos = tmp_path / "here" / "photos"
-        (there / "sitecustomize.py").touch()
-        photos.chmod(0o700)
-        with pytest.raises(ClusterError, match="size of"):
+        started.worker("--no-nanny", environment={"PYTHONPATH": f"{other}:{ROOT}"})
+        with pytest.raises(ClusterError, match=rf"gets no work: scipy: 1.0 there, {version('scipy')} here$"):
             filter_folder(photos, scores=tmp_path / "scores", cluster=started.address)

@@ -12,7 +12,7 @@ from pathlib import Path
 from celebahq_builder.pipeline import batch
 from celebahq_builder.storage import read_file
 
-FOLDER = Path(os.environ["SEAM"])
+FOLDER = Path(os.environ.get("SEAM", "."))
 
 
 def read_photo(path: Path) -> bytes:
