@@ -24,8 +24,7 @@ def started(tmp_path: Path) -> Iterator[Dask]:
 
 def results(target: str | Path, jobs: list[list[str]]) -> list[list[str]]:
     """Run jobs on a cluster, in workers whose colour is red; return the results, sorted."""
-    connected = Cluster(str(target))
-    return sorted(connected.run(work, jobs, facts=facts, expected={"colour": "red"}, parts=PARTS))
+    return sorted(cluster.run(str(target), work, jobs, facts=facts, expected={"colour": "red"}, parts=PARTS))
 
 
 def test_jobs(started: Dask, caplog: pytest.LogCaptureFixture) -> None:
@@ -50,7 +49,7 @@ def test_no_job_is_read_early(started: Dask) -> None:
             read.append(number)
             yield [str(number)]
 
-    running = Cluster(started.address).run(work, jobs(), facts=facts, expected={"colour": "red"}, parts=PARTS)
+    running = cluster.run(started.address, work, jobs(), facts=facts, expected={"colour": "red"}, parts=PARTS)
     assert next(running) == ["0"]
     assert len(read) <= 3
     running.close()
@@ -69,9 +68,8 @@ def test_closed_client_cancels_jobs(started: Dask, tmp_path: Path) -> None:
     started.worker("--no-nanny")
     hold = tmp_path / "hold"
     hold.mkdir()
-    running = Cluster(started.address).run(
-        work, [["1"], [f"hold {hold}"], ["2"]], facts=facts, expected={"colour": "red"}, parts=PARTS
-    )
+    jobs = [["1"], [f"hold {hold}"], ["2"]]
+    running = cluster.run(started.address, work, jobs, facts=facts, expected={"colour": "red"}, parts=PARTS)
     assert next(running) == ["1"]
     wait_for(lambda: any(hold.iterdir()))
     running.close()
