@@ -27,6 +27,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from celebahq_builder.errors import (
         CelebAHQError,
+        ClusterError,
         DeliveryError,
         DiskFull,
         FingerprintMismatch,
@@ -57,8 +58,8 @@ if TYPE_CHECKING:
 _ERRORS = {
     name: f"errors:{name}"
     for name in (
-        *("CelebAHQError", "DeliveryError", "DiskFull", "FingerprintMismatch", "FormatError", "RecipeError"),
-        *("SourceError", "TrainingError", "WeightsError", "WorkspaceError", "WorkspaceLocked"),
+        *("CelebAHQError", "ClusterError", "DeliveryError", "DiskFull", "FingerprintMismatch", "FormatError"),
+        *("RecipeError", "SourceError", "TrainingError", "WeightsError", "WorkspaceError", "WorkspaceLocked"),
     )
 }
 
@@ -88,6 +89,7 @@ __all__ = [
     "BuildResult",
     "CelebA",
     "CelebAHQError",
+    "ClusterError",
     "DeliveryError",
     "DiskFull",
     "FilterResult",

@@ -92,8 +92,8 @@ class Progress:
             parts.append(f"{rate:.2f} {self.unit}s/s")
             parts += [f"{rough_duration(seconds_left)} left"] if seconds_left else []
         if self.workers:
-            each = f" with {rate / self.workers:.2f} {self.unit}s/s each" if rate is not None else ""
-            parts.append(f"{self.workers} workers{each}")
+            each = f" ({rate / self.workers:.2f} {self.unit}s/s each)" if rate is not None else ""
+            parts.append(f"workers: {self.workers}{each}")
         if self.judged:
             parts.append(f"{self.rejected} rejected, {self.failed} failed")
         return ", ".join(parts)

@@ -74,3 +74,15 @@ def test_what_takes_a_moment_is_not_mentioned(
     told = capsys.readouterr().err + "".join(caplog.messages)
     assert bool(told) == (seconds > progress.MOMENT_S)
     assert not told or "extract: " in told
+
+
+def test_workers_of_a_cluster(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    run = Progress("align", total=40)
+    run.workers = 4
+    clock[0] = 110.0
+    run.advance(20)
+    assert run.line() == (
+        "align: 20 of 40 photos, 2.00 photos/s, 10 s left, workers: 4 (0.50 photos/s each), 0 rejected, 0 failed"
+    )

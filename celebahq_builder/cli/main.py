@@ -153,9 +153,9 @@ THREADS = click.option(
 
 CLUSTER = click.option(
     "--cluster",
-    metavar="ADDRESS|FILE.json",
+    metavar="ADDRESS",
     show_default="none",
-    help="Let the workers of a Dask cluster do the work: address of its scheduler, or the file that it writes, see "
+    help="Let the workers of a Dask cluster do the work: address of its scheduler, or path of its scheduler.json, see "
     "docs/cluster.md. Never changes the result.",
 )
 """A cluster, for the commands that can use one."""

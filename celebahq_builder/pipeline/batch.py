@@ -20,7 +20,7 @@ from celebahq_builder.image_set import photo_path
 from celebahq_builder.imaging.image_io import decode_png, encode_jpeg, encode_png
 from celebahq_builder.imaging.warp import warp_quad
 from celebahq_builder.outcome import Failed, Kept, Outcome, Reason, Rejected, Rejection
-from celebahq_builder.parallel import peak_memory_bytes
+from celebahq_builder.parallel import devices, peak_memory_bytes
 from celebahq_builder.pipeline.face import Face, ImageRecord, PhotoRecord
 from celebahq_builder.pipeline.fatal_errors import fatal_error, synchronize
 from celebahq_builder.pipeline.recipe import BuildRecipe
@@ -66,6 +66,7 @@ class BatchJob:
     """Folder of the photos."""
     recipe: BuildRecipe
     device: str
+    """Devices as asked for; the worker uses the first one that it has."""
     start: str | None
     """Stage on disk from which the batch resumes; None starts from the photos."""
     todo: tuple[str, ...]
@@ -219,7 +220,9 @@ class _BatchRun:
     def __init__(self, job: BatchJob) -> None:
         self.job = job
         self.workspace = Workspace(job.workspace)
-        self.context = photo_context(job.recipe.resolution, job.device, photo_reader(job.folder), job.deltas)
+        self.context = photo_context(
+            job.recipe.resolution, devices(job.device)[0], photo_reader(job.folder), job.deltas
+        )
         self.all_stages = job.recipe.photo_stages()
         self.types = record_types(self.all_stages)
         self.names = [stage.name for stage in self.all_stages]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import closing, nullcontext
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Unpack
@@ -29,7 +29,7 @@ from celebahq_builder.pipeline.batch import (
     run_batch,
 )
 from celebahq_builder.pipeline.build_report import write_build_report
-from celebahq_builder.pipeline.cluster_batches import run_batches
+from celebahq_builder.pipeline.cluster_batches import run_on_cluster
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.growth import EarlierResults, checked_plan, grow
 from celebahq_builder.pipeline.landmark_source import find_source
@@ -44,7 +44,7 @@ from celebahq_builder.pipeline.state import StageCounts, Summary, Table, fingerp
 from celebahq_builder.pipeline.workspace import StageFolder, TimingLog, Workspace, count_outcomes
 from celebahq_builder.progress import Progress
 from celebahq_builder.sources.photo import LandmarkOrder, Photo, PhotoSource, in_column_order
-from celebahq_builder.storage import delete_folder, read_file, sha256, write_atomic, write_json
+from celebahq_builder.storage import LockedFolder, delete_folder, read_file, sha256, write_atomic, write_json
 
 log = logging.getLogger(__name__)
 
@@ -187,11 +187,10 @@ def run(request: BuildRequest) -> BuildResult:
     """Run a build; see `build`."""
     workspace = request.workspace
     timings = TimingLog(workspace.timings_path)
-    with (
-        Cluster(request.cluster) if request.cluster else nullcontext() as cluster,
-        workspace.lock() as held,
-    ):
+    with workspace.lock() as held:
         plan = checked_plan(request)
+        if request.cluster:
+            Cluster(request.cluster).close()  # answers
         _load_networks(plan.after_redo())
         workspace.sweep()
         if request.redo:
@@ -206,7 +205,7 @@ def run(request: BuildRequest) -> BuildResult:
             workspace.summary_path.unlink(missing_ok=True)
             plan = plan.without_summary()
             try:
-                run_photo_stages(plan, timings, cluster, held.path)
+                run_photo_stages(plan, timings, held)
                 for stage in plan.dataset_stages:
                     _run_dataset_stage(plan, stage, timings)
             finally:
@@ -243,14 +242,8 @@ def _discard(plan: Plan) -> None:
 # --- Photo stages -----------------------------------------------------------------------------------------------
 
 
-def run_photo_stages(plan: Plan, timings: TimingLog, cluster: Cluster | None, lock: Path) -> None:
+def run_photo_stages(plan: Plan, timings: TimingLog, held: LockedFolder) -> None:
     """Run the batches that are not done yet, check that no photo was lost, and mark the stages complete.
-
-    Args:
-        plan: of the run.
-        timings: log of times.
-        cluster: runs the batches, and is disconnected then; None for processes of this machine.
-        lock: file of the lock that this process holds.
 
     Raises:
         WorkspaceError: no photo was kept for the stages that follow.
@@ -271,19 +264,13 @@ def run_photo_stages(plan: Plan, timings: TimingLog, cluster: Cluster | None, lo
         todo = sum(len(job.photos) for job in jobs)
         progress = Progress(" > ".join(stage.name for stage in plan.photo_stages), len(photos), len(photos) - todo)
         report = LiveReport(workspace, progress)
-        reporting = _reporting(jobs, report)
-        if cluster is None:
-            computing = parallel.run(run_batch, reporting, workers=plan.request.workers)
-        else:
-            computing = run_batches(cluster, plan, lock, reporting)
         try:
-            with closing(computing) as results:
+            with closing(_compute(plan, held, _reporting(jobs, report), progress)) as results:
                 for computed in results:
                     result = earlier.complete(computed)
                     publish_batch(workspace, result)
                     timings.add(batch=result.number, photos=result.photos, seconds=result.seconds)
                     timings.add_worker(result.peak_memory_bytes)
-                    progress.workers = cluster.workers if cluster else None
                     progress.advance(result.photos, result.rejected, result.failed)
                     report.add(result)
                     report.write_if_due()
@@ -302,6 +289,15 @@ def run_photo_stages(plan: Plan, timings: TimingLog, cluster: Cluster | None, lo
         _write_rejected(workspace, photo_statuses(workspace), plan.request.source)
         write_build_report(workspace)
         raise WorkspaceError(f"no photo was kept, so there is nothing to pack; {workspace.rejected_path} says why")
+
+
+def _compute(
+    plan: Plan, held: LockedFolder, jobs: Iterable[BatchJob], progress: Progress
+) -> Generator[BatchResult, None, None]:
+    """Yield the results of batches, from a cluster or from processes of this machine."""
+    if plan.request.cluster:
+        return run_on_cluster(plan.request.cluster, plan, held.path, jobs, progress)
+    return parallel.run(run_batch, jobs, workers=plan.request.workers)
 
 
 def _reporting(jobs: Iterable[BatchJob], report: LiveReport) -> Iterator[BatchJob]:

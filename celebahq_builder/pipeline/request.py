@@ -158,7 +158,7 @@ def check_options(out: Path | str, **options: Unpack[BuildOptions]) -> tuple[Wor
             raise RecipeError(f"`{argument}` {name} comes after `until` {until}; the order is {', '.join(order)}")
     if start and redo and order.index(start) > order.index(redo):
         raise RecipeError(f"`start` {start} comes after `redo` {redo}, and needs its results; leave out `start`")
-    if "cuda" in device:
+    if "cuda" in device and options.get("cluster") is None:  # the devices are those of the workers
         parallel.devices(device)
     return workspace, recipe, origins
 
