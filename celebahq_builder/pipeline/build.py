@@ -244,7 +244,8 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
         progress = Progress(" > ".join(stage.name for stage in plan.photo_stages), len(photos), len(photos) - todo)
         report = LiveReport(workspace, progress)
         try:
-            with closing(parallel.run(run_batch, _reporting(jobs, report), workers=plan.request.workers)) as results:
+            report.write_if_due()
+            with closing(parallel.run(run_batch, jobs, workers=plan.request.workers)) as results:
                 for computed in results:
                     result = earlier.complete(computed)
                     publish_batch(workspace, result)
@@ -268,14 +269,6 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
         _write_rejected(workspace, photo_statuses(workspace), plan.request.source)
         write_build_report(workspace)
         raise WorkspaceError(f"no photo was kept, so there is nothing to pack; {workspace.rejected_path} says why")
-
-
-def _reporting(jobs: Iterable[BatchJob], report: LiveReport) -> Iterator[BatchJob]:
-    """Yield jobs; write the first report once the first job is on its way, so that it does not wait."""
-    for number, job in enumerate(jobs):
-        if number == 1:
-            report.write_if_due()
-        yield job
 
 
 def _jobs(plan: Plan) -> Iterator[BatchJob]:
