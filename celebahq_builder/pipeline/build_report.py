@@ -15,13 +15,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote
 
 import numpy as np
 
 from celebahq_builder.config import flatten
-from celebahq_builder.html import charts, render_page, thumbnails
+from celebahq_builder.html import charts, link, render_page, thumbnails
 from celebahq_builder.html.thumbnails import Thumbnail
+from celebahq_builder.image_set import photo_path
 from celebahq_builder.landmarks import orientation
 from celebahq_builder.landmarks.crops import MIRRORED
 from celebahq_builder.landmarks.page import ShownPhoto, draw_face
@@ -195,16 +195,11 @@ def _best_first(photos: list[PhotoStatus]) -> list[PhotoStatus]:
     return sorted(photos, key=lambda one: (-(one.score or 0.0), one.id))
 
 
-def _link(workspace: Workspace, path: Path) -> str:
-    """Return the address of a file of the run relative to the page."""
-    return "../" + quote(path.relative_to(workspace.root).as_posix())
-
-
 def _file(workspace: Workspace, path: Path) -> dict[str, object] | None:
     """Return name, size and link of a file of the run; None where it is missing."""
     if not path.is_file():
         return None
-    return {"name": path.name, "size_bytes": path.stat().st_size, "link": _link(workspace, path)}
+    return {"name": path.name, "size_bytes": path.stat().st_size, "link": link(path, workspace.report_path)}
 
 
 def _reasons(statuses: Sequence[PhotoStatus]) -> list[dict[str, object]]:
@@ -388,8 +383,11 @@ class ReportImages:
         if orientation.is_mirrored(turned):
             points = points[list(MIRRORED)]
         width_px = crop.size[1 if turned >= 5 else 0]
-        face = draw_face(points, photo.width_px / width_px, True, f"{self.run.resolution / crop.zoom:.0f} px wide")
-        return Origin(ShownPhoto(f"{one.name}, photo with landmarks and crop", "used", photo, (face,), ""), cut)
+        face = draw_face(points, photo.width_px / width_px, "used", f"{self.run.resolution / crop.zoom:.0f} px wide")
+        address = link(photo_path(Path(self.run.source), one.file), self.workspace.report_path)
+        return Origin(
+            ShownPhoto(f"{one.name}, photo with landmarks and crop", ("used",), photo, (face,), "", address), cut
+        )
 
     def examples(self, statuses: Sequence[PhotoStatus]) -> list[Example]:
         """Return photos after each stage, the smallest face first; photos not kept only where others are too few."""
@@ -468,7 +466,7 @@ class ReportImages:
 
     def link(self, one: PhotoStatus) -> str | None:
         """Return the address of an aligned image relative to the page; None for a photo that has none."""
-        return _link(self.workspace, self._path(one)) if one.image else None
+        return link(self._path(one), self.workspace.report_path) if one.image else None
 
     def _path(self, one: PhotoStatus) -> Path:
         return self.workspace.stage(self.run.image_stage).root / one.image
