@@ -18,7 +18,7 @@ from celebahq_builder import __version__, outcome, parallel
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import SourceError, WorkspaceError
 from celebahq_builder.imaging.image_io import encode_png
-from celebahq_builder.outcome import Kept, PhotoKey, Rejected
+from celebahq_builder.outcome import Kept, PhotoCounts, PhotoKey, Rejected
 from celebahq_builder.pipeline.batch import (
     BatchJob,
     BatchResult,
@@ -54,8 +54,10 @@ EXAMPLES = 8
 class BuildResult:
     """Counts and files of a build."""
 
+    source: PhotoCounts
+    """Photos of the source, and faces in them."""
     photos: int
-    """Photos of the source: kept + rejected + failed."""
+    """Faces of these photos, and photos without a usable face: kept + rejected + failed."""
     kept: int
     rejected: int
     failed: int
@@ -241,7 +243,8 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
     if jobs:
         timings.add(batches=len(jobs), seconds={})
         todo = sum(len(job.photos) for job in jobs)
-        progress = Progress(" > ".join(stage.name for stage in plan.photo_stages), len(photos), len(photos) - todo)
+        title, unit = " > ".join(stage.name for stage in plan.photo_stages), plan.request.source.counts.unit
+        progress = Progress(title, len(photos), len(photos) - todo, unit)
         report = LiveReport(workspace, progress)
         try:
             report.write_if_due()
@@ -375,6 +378,7 @@ def _conclude(plan: Plan, timings: TimingLog) -> BuildResult:
     with_images = [stage.name for stage in plan.photo_stages if stage.saves_image]
     counts = {name: value for name, value in asdict(summary).items() if name != "fingerprint"}
     return BuildResult(
+        source=request.source.counts,
         **counts,
         complete=complete,
         hdf5=workspace.hdf5_path(request.recipe.resolution) if complete else None,

@@ -3,7 +3,7 @@
 The page holds thumbnails, so it can be read where its run directory is not. The aligned images are too large for that:
 the page links to their files, and shows one in full size where the file is there.
 
-The page is bounded for any number of photos: at most 536 images, and `ROWS` photos in each of two lists.
+The page is bounded for any number of photos: at most 556 images, and `ROWS` photos in each of two lists.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TypeVar
 import numpy as np
 
 from celebahq_builder.config import flatten
+from celebahq_builder.errors import printable
 from celebahq_builder.html import charts, link, render_page, thumbnails
 from celebahq_builder.html.thumbnails import Thumbnail
 from celebahq_builder.image_set import photo_path
@@ -51,6 +52,9 @@ Name = TypeVar("Name", bound=str)
 
 FACES = 20
 """Faces at the top of the page."""
+
+SMALL_RUN = 48
+"""Largest number of kept faces of a run whose page shows all of them at the top, and nowhere else."""
 
 FACE_PX = 320
 """Side length of their thumbnails, and of those of their photos."""
@@ -137,37 +141,41 @@ def _contents(
     thumbnails_max = LIVE_THUMBNAILS if progress else ROW_THUMBNAILS
     rows = images.rows(left_out[:ROWS], thumbnails_max)
     timings = read_timings(workspace.timings_path)
-    photos = run.photos + len(run.rejected_by_table)
+    is_small = not progress and len(kept) <= SMALL_RUN
+    shown = _newest(kept) if progress else kept if is_small else _random(kept)
     return {
         "run": run,
-        "photos": photos,
+        "name": printable(workspace.root.resolve().name),
+        "is_small": is_small,
         "counts": {"kept": len(kept), "rejected": len(rejected) + len(low), "failed": len(failed)},
         "progress": progress,
         "refresh_s": REFRESH_S if progress else None,
-        "finished": state.stage(run.until).mark is not None and len(statuses) == photos,
+        "finished": state.stage(run.until).mark is not None and len(statuses) == run.counts.items,
         "result": _file(workspace, workspace.hdf5_path(run.resolution)) if workspace.is_packed() else None,
         "selection": _file(workspace, workspace.selection_path),
         "rejections": _file(workspace, workspace.rejected_path),
-        "faces": images.faces(_newest(kept) if progress else _random(kept)),
+        "faces": images.faces(shown),
         "stages": stage_counts(run, state, statuses),
         "reasons": _reasons(statuses),
         "notes": _notes(statuses),
         "landmarks": landmark_section(workspace, Path(run.source)),
         "examples": [] if progress else images.examples(statuses),
-        "scores": _histogram(kept, low, "score", cut=kept[-1].score if kept and low else None),
-        "zooms": _histogram(kept, low, "zoom"),
-        "sheets": [] if progress else images.sheets(kept, low),
+        "scores": _histogram(kept, low, "score", f"{run.counts.unit}s", cut=kept[-1].score if kept and low else None),
+        "zooms": _histogram(kept, low, "zoom", f"{run.counts.unit}s"),
+        "sheets": [] if progress else images.sheets([] if is_small else kept, low),
         "spectra": []
         if progress
-        else images.spectra(_best_first([one for one in (*kept, *low) if one.score is not None])),
+        else images.spectra(
+            _best_first([one for one in (*kept, *low) if one.score is not None]), with_faces=not is_small
+        ),
         "low_shown": bool(low),
         "rows": rows,
         "rows_left": len(left_out) - len(rows),
         "thumbnails_end": len(rows) > thumbnails_max == sum(row.thumbnail is not None for row in rows),
-        "kept": [PhotoImage(one, None, images.link(one)) for one in kept[:ROWS]],
+        "kept": [PhotoImage(one, None, images.link(one)) for one in kept[: 0 if is_small else ROWS]],
         "kept_left": len(kept[ROWS:]),
         "timings": timings,
-        "throughput": _throughput(timings.batches),
+        "throughput": _throughput(timings.batches, f"{run.counts.unit}s"),
         "settings": _settings(run),
         "row_thumbnails": thumbnails_max,
     }
@@ -224,18 +232,19 @@ def _most_frequent_first(counts: Counter[Name]) -> list[tuple[Name, int]]:
 
 
 def _histogram(
-    kept: Sequence[PhotoStatus], low: Sequence[PhotoStatus], name: str, cut: float | None = None
+    kept: Sequence[PhotoStatus], low: Sequence[PhotoStatus], name: str, units: str, cut: float | None = None
 ) -> charts.Histogram | None:
     """Return the histogram of a number that all scored photos have."""
     inside, outside = ([getattr(one, name) for one in some if one.score is not None] for some in (kept, low))
-    return charts.histogram(inside, outside, cut)
+    return charts.histogram(inside, outside, cut, units)
 
 
-def _throughput(batches: Sequence[tuple[float, int]]) -> tuple[charts.LineChart, str] | None:
+def _throughput(batches: Sequence[tuple[float, int]], units: str) -> tuple[charts.LineChart, str] | None:
     """Return the curve of photos per second over the time of work, and the name of the time; None for too few batches.
 
     Args:
         batches: see `TimingTotals.batches`; the time before the beginning of a run does not count.
+        units: photos or faces.
     """
     worked, done, before = [0.0], [0], None
     for unix_s, photos in batches:
@@ -249,7 +258,7 @@ def _throughput(batches: Sequence[tuple[float, int]]) -> tuple[charts.LineChart,
     rates = np.diff(np.interp(edges, worked, done)) / np.diff(edges)
     unit_s, unit = (3600, "hours") if worked[-1] > 7200 else (60, "minutes")
     middles = (edges[1:] + edges[:-1]) / 2 / unit_s
-    drawn = charts.line_chart("Throughput", middles.tolist(), {"photos per second": rates.tolist()})
+    drawn = charts.line_chart("Throughput", middles.tolist(), {f"{units} per second": rates.tolist()})
     return None if drawn is None else (drawn, f"{unit} of work")
 
 
@@ -361,8 +370,7 @@ class ReportImages:
 
     def faces(self, photos: Sequence[PhotoStatus]) -> list[tuple[PhotoImage, Origin | None]]:
         """Return results, each with its photo; None for a photo that is missing or cannot be read."""
-        shown = ((self._result(one, FACE_PX), one) for one in photos)
-        return [(result, self._origin(one)) for result, one in shown if result.thumbnail]
+        return [(self._result(one, FACE_PX), self._origin(one)) for one in photos]
 
     def _origin(self, one: PhotoStatus) -> Origin | None:
         types = record_types(load_stages(self.run.method))
@@ -426,17 +434,24 @@ class ReportImages:
         )
         return [(title, [self._result(one, SHEET_PX) for one in photos]) for title, photos in ends if photos]
 
-    def spectra(self, ranked: Sequence[PhotoStatus]) -> list[tuple[str, list[tuple[PhotoImage, Thumbnail]]]]:
+    def spectra(
+        self, ranked: Sequence[PhotoStatus], *, with_faces: bool
+    ) -> list[tuple[str, list[tuple[PhotoImage, Thumbnail]]]]:
         """Return the results of the highest and of the lowest scores with their spectra, each end under its title.
 
         Args:
             ranked: all that have a score, best first, whether they were kept or not.
+            with_faces: whether the results have thumbnails.
         """
         ends = (("Highest scores", ranked[:SPECTRA]), ("Lowest scores", ranked[SPECTRA:][-SPECTRA:]))
         found = []
         for title, photos in ends:
             spectra = [(one, thumbnails.of_spectrum(self._path(one), SHEET_PX)) for one in photos]
-            shown = [(self._result(one, SHEET_PX), spectrum) for one, spectrum in spectra if spectrum]
+            shown = [
+                (self._result(one, SHEET_PX) if with_faces else PhotoImage(one, None, None), spectrum)
+                for one, spectrum in spectra
+                if spectrum
+            ]
             if shown:
                 found.append((title, shown))
         return found

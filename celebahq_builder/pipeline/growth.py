@@ -61,7 +61,7 @@ def check_growth(plan: Plan) -> None:
                 if one.photo in landmarks:
                     found = f"the result of {one.photo} for other landmarks than this run has"
                 else:
-                    found = f"the result of {one.photo}, which is not among the {len(source.photos)} photos of this run"
+                    found = f"the result of {one.photo}, which is not among the {source.counts} of this run"
                 raise FingerprintMismatch(f"{workspace.root} holds {found}; a run can only grow: {remedy}")
 
 

@@ -187,7 +187,7 @@ def check_source(
         write_json(workspace.doubtful_path, asdict(CheckedLandmarks(len(source.photos), doubtful)))
     if doubtful:
         log.warning(
-            "warning: %d of %d photos have landmarks that the detector does not confirm; first: %s: %s",
+            "warning: the detector does not confirm the landmarks of %d of %d faces; first: %s: %s",
             len(doubtful),
             len(source.photos),
             doubtful[0].file,

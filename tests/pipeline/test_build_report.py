@@ -170,7 +170,8 @@ def test_counts_are_those_of_the_summary(run: Workspace) -> None:
     for name in ("photos", "kept", "rejected", "failed"):
         assert page.texts[f"count-{name}"] == str(summary[name])
     assert {name: int(page.texts[name]) for name in summary["reasons"]} == summary["reasons"]
-    assert f"{summary['kept']} of {summary['photos']} photos kept" in page.text
+    headline = f"{summary['kept']} of {summary['photos']} photos kept"
+    assert page.texts[""].strip().startswith(f"run: build report, {headline}")
     for reason in summary["reasons"]:
         assert Reason(reason).describe in page.text
 
@@ -330,6 +331,7 @@ def test_example_with_a_missing_image_is_not_shown(copy: Workspace) -> None:
 def test_sheets_show_both_ends_and_the_best_below_the_cut(
     run: Workspace, copy: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(build_report, "SMALL_RUN", 0)
     monkeypatch.setattr(build_report, "SHEET", 3)
     scores = {
         one.photo: one.record["score"]["score"] for _, one in run.stage("score").outcomes() if isinstance(one, Kept)
@@ -343,6 +345,16 @@ def test_sheets_show_both_ends_and_the_best_below_the_cut(
     assert [alt for alt in alts if ", score " in alt] == wanted
     assert len(low) > 3
     assert "LOW_SCORE" in page.row(low[-1])
+
+
+def test_a_small_run_shows_each_face_once(run: Workspace) -> None:
+    """The best face comes first; the list of kept photos and their sheets would repeat the faces."""
+    page, statuses = Page(run), photo_statuses(run)
+    scored = sorted((one for one in statuses if one.score is not None), key=lambda one: -(one.score or 0))
+    links = [unquote(values["href"]) for values in page.all("a") if values.get("class") == "enlarge"]
+    assert links == [f"../stages/align/{one.image}" for one in scored]
+    assert "kept" not in [values.get("id") for values in page.all("section")]
+    assert {"Below the cut", "Rejected and failed"} <= {text.strip() for text in page.texts.values()}
 
 
 def test_spectra_of_both_ends_of_the_ranking(run: Workspace, copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,7 +419,8 @@ def test_missing_results_cost_only_their_thumbnails(copy: Workspace) -> None:
     shutil.rmtree(copy.stage("align").root / "images")
     report_page.write_build_report(copy)
     after = Page(copy)
-    assert after.text.count("no image") == sum(", score " in values["alt"] for values in before.all("img"))
+    low = sum(", score " in values["alt"] for values in before.all("img"))
+    assert after.text.count("no image") == low + int(before.texts["count-kept"])
     assert after.texts["count-kept"] == before.texts["count-kept"]
 
 
@@ -503,6 +516,7 @@ def test_report_of_a_running_build(copy: Workspace) -> None:
 def test_faces_are_chosen_at_random_but_always_the_same(
     run: Workspace, copy: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(build_report, "SMALL_RUN", 0)
     monkeypatch.setattr(build_report, "FACES", 4)
     kept = [one for one in photo_statuses(run) if one.end is None]
     chosen = [one.key for one in build_report._random(kept)]
@@ -570,14 +584,14 @@ def test_throughput_counts_the_time_of_work_only() -> None:
     begin, day = 1000.0, 86_400.0
     batches = [(begin, 0), *((begin + t, 2) for t in range(1, 11)), (begin + day, 0)]
     batches += [(begin + day + t, 4) for t in range(1, 11)]
-    found = build_report._throughput(batches)
+    found = build_report._throughput(batches, "photos")
     assert found is not None
     chart, unit = found
     assert unit == "minutes of work"
     assert chart.y_range == pytest.approx((2, 4))
     assert chart.x_range == pytest.approx((0.5 / 60, 19.5 / 60))
-    assert build_report._throughput(batches[:2]) is None
-    assert build_report._throughput([]) is None
+    assert build_report._throughput(batches[:2], "photos") is None
+    assert build_report._throughput([], "photos") is None
 
 
 @pytest.mark.parametrize(
