@@ -152,6 +152,7 @@ def _variables(result: FilterResult) -> dict[str, object]:
     ranked, unscored, skipped = result.ranked, result.unscored, result.skipped
     reasons = Counter((image.description, image.code) for image in unscored)
     return {
+        "name": printable(result.folder.resolve().name),
         "folder": printable(os.fspath(result.folder)),
         "selection": result.selection,
         "images": result.images,

@@ -44,7 +44,7 @@ def outlook(
         on_cpu: a long training gets a hint.
     """
     side, total_kimg = 1 << position.level, position.total_kimg
-    where = f"{position.kimg:.1f} of {total_kimg:g} kimg, {side}x{side}, alpha {position.alpha:.2f}"
+    where = f"{position.kimg:g} of {total_kimg:g} kimg, {side}x{side}, alpha {position.alpha:.2f}"
     if position.kimg >= total_kimg:
         return [f"{where}; the training is complete"]
     if not images_per_s:
