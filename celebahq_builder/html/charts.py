@@ -67,7 +67,7 @@ class Histogram:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     logarithmic: bool
-    """Whether the x axis is logarithmic."""
+    """True if the x axis is logarithmic."""
     what: str
     """The things that are counted, in the plural."""
     words: str

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -79,10 +80,10 @@ SPECTRA = 8
 """Results at each end of the ranking whose spectra are shown."""
 
 ROWS = 5000
-"""Photos in the list of those left out, and in that of the kept ones."""
+"""Photos in the list of rejected and failed ones, and in that of the kept ones."""
 
 ROW_THUMBNAILS = 300
-"""Thumbnails in the list of those left out."""
+"""Thumbnails in the list of rejected and failed photos."""
 
 LIVE_THUMBNAILS = 24
 """The same while the build runs, because the page is written again and again."""
@@ -264,8 +265,9 @@ def _throughput(batches: Sequence[tuple[float, int]], units: str) -> tuple[chart
 
 def _settings(run: RunDescription) -> list[tuple[str, str, str]]:
     """Return name, value and origin of every setting."""
+    origins = {name: re.sub("^`(.*)`$", r"argument \1", origin) for name, origin in run.origins.items()}
     return [
-        (name, json.dumps(value, ensure_ascii=False), run.origins.get(name, "default"))
+        (name, json.dumps(value, ensure_ascii=False), origins.get(name, "default"))
         for name, value in flatten(run.recipe).items()
     ]
 
@@ -457,7 +459,7 @@ class ReportImages:
         return found
 
     def rows(self, photos: Sequence[PhotoStatus], left: int) -> list[PhotoImage]:
-        """Return photos that were left out: the aligned face where there is one, else the photo of the source.
+        """Return rejected and failed photos: the aligned face where there is one, else the photo of the source.
 
         Args:
             photos: to return.

@@ -169,7 +169,7 @@ def test_images_and_report_of_a_long_tick(
     assert lines[0] == f"report: {tmp_path}/report/index.html"
     assert re.fullmatch(r"0 of 0.16 kimg, 4x4, alpha 1.00; about: 8x8 at .* days, the end at 0.16 kimg .*", lines[1])
     assert lines[4] == "this recipe is for GPUs; on a CPU, the recipe quick shows faces in minutes"
-    assert lines[-1].startswith("0 of 0.16 kimg, 4x4, alpha 1.00; about: 8x8 at 0.032 kimg in 0 s, the end")
+    assert lines[-1].startswith("0.024 of 0.16 kimg, 4x4, alpha 1.00; about: 8x8 at 0.032 kimg in 0 s, the end")
 
 
 def test_a_measurement_is_abandoned(data: Path, recipe: Path, tmp_path: Path) -> None:
