@@ -116,7 +116,7 @@ def build_rejection(photo: SearchedPhoto, face: FoundFace) -> Rejection | None:
 
 
 def _doubt(photo: SearchedPhoto, rules: FaceRules) -> float:
-    """Return how much a photo should be looked at."""
+    """Return the largest spread of the used faces; infinite without one, above 1000 if a build rejects one."""
     chosen = rules.chosen(photo)
     if not chosen:
         return math.inf

@@ -1,4 +1,4 @@
-"""The report of a build that is running: written in its first minute, and again every few minutes."""
+"""The report of a build that is running: written at its start, and again every few minutes."""
 
 from __future__ import annotations
 

@@ -333,9 +333,7 @@ def test_sheets_show_both_ends_and_the_best_below_the_cut(
 ) -> None:
     monkeypatch.setattr(build_report, "SMALL_RUN", 0)
     monkeypatch.setattr(build_report, "SHEET", 3)
-    scores = {
-        one.photo: one.record["score"]["score"] for _, one in run.stage("score").outcomes() if isinstance(one, Kept)
-    }
+    scores = scores_of(run)
     kept = [one.photo for _, one in run.stage("select").outcomes() if isinstance(one, Kept)]
     low = sorted(set(scores) - set(kept), key=lambda file: (-scores[file], file))
     report_page.write_build_report(copy)
@@ -359,9 +357,7 @@ def test_a_small_run_shows_each_face_once(run: Workspace) -> None:
 
 def test_spectra_of_both_ends_of_the_ranking(run: Workspace, copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_report, "SPECTRA", 2)
-    scores = {
-        one.photo: one.record["score"]["score"] for _, one in run.stage("score").outcomes() if isinstance(one, Kept)
-    }
+    scores = scores_of(run)
     ranked = sorted(scores, key=lambda file: (-scores[file], file))
     report_page.write_build_report(copy)
     alts = [values["alt"] for values in Page(copy).all("img")]
