@@ -142,6 +142,7 @@ def _contents(
     thumbnails_max = LIVE_THUMBNAILS if progress else ROW_THUMBNAILS
     rows = images.rows(left_out[:ROWS], thumbnails_max)
     timings = read_timings(workspace.timings_path)
+    finished = state.stage(run.until).mark is not None and len(statuses) == run.counts.items
     is_small = not progress and len(kept) <= SMALL_RUN
     shown = _newest(kept) if progress else kept if is_small else _random(kept)
     return {
@@ -151,10 +152,11 @@ def _contents(
         "counts": {"kept": len(kept), "rejected": len(rejected) + len(low), "failed": len(failed)},
         "progress": progress,
         "refresh_s": REFRESH_S if progress else None,
-        "finished": state.stage(run.until).mark is not None and len(statuses) == run.counts.items,
+        "finished": finished,
         "result": _file(workspace, workspace.hdf5_path(run.resolution)) if workspace.is_packed() else None,
-        "selection": _file(workspace, workspace.selection_path),
-        "rejections": _file(workspace, workspace.rejected_path),
+        # Before the end of a run that grows, these are the tables of the run before.
+        "selection": _file(workspace, workspace.selection_path) if finished else None,
+        "rejections": _file(workspace, workspace.rejected_path) if finished else None,
         "faces": images.faces(shown),
         "stages": stage_counts(run, state, statuses),
         "reasons": _reasons(statuses),

@@ -483,6 +483,7 @@ def test_report_of_an_unfinished_run(copy: Workspace) -> None:
     assert "The build was interrupted; the same command resumes it." in " ".join(page.text.split())
     assert "Newest faces" not in page.text
     assert "No data set has been packed yet." in page.text
+    assert "selection.csv" not in page.text  # a run that grows still has that of the run before
     assert int(page.texts["count-kept"]) > kept
     assert 'http-equiv="refresh"' not in copy.report_path.read_text()
 
