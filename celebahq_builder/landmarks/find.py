@@ -39,9 +39,8 @@ class LandmarkResult:
 
     def lines(self) -> Iterator[str]:
         """Yield the closing lines of the command."""
-        with_faces, without = self.photos - len(self.rejected), len(self.rejected)
-        found = f"{counted(self.faces, 'face')} in {counted(with_faces, 'photo')}"
-        yield f"{counted(self.photos, 'photo')}: {found}; no face used in {counted(without, 'photo')}"
+        without = f"; no face used in {counted(len(self.rejected), 'photo')}" if self.rejected else ""
+        yield f"{counted(self.photos, 'photo')}, {counted(self.faces, 'face')}{without}"
         for reason, count in Counter(one.reason for one in self.rejected).most_common():
             first = next(one for one in self.rejected if one.reason is reason)
             yield f"  {reason}: {count}; first: {printable(first.photo)}: {printable(first.detail)}"

@@ -480,7 +480,7 @@ class ReportImages:
         return rows
 
     def _result(self, one: PhotoStatus, side_px: int) -> PhotoImage:
-        thumbnail = thumbnails.of_result(self._path(one), side_px)
+        thumbnail = thumbnails.of_image(self._path(one), side_px)
         return PhotoImage(one, thumbnail, self.link(one) if thumbnail else None)
 
     def link(self, one: PhotoStatus) -> str | None:

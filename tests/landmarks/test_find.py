@@ -63,7 +63,7 @@ def test_table_page_and_counts(photos, yunet, tmp_path):
         found, given = (np.array(row).reshape(5, 2) for row in (photo.landmarks, expected[photo.id]))
         assert error(found, given) < 0.12
     lines = list(result.lines())
-    assert lines[0] == "6 photos: 4 faces in 4 photos; no face used in 2 photos"
+    assert lines[0] == "6 photos, 4 faces; no face used in 2 photos"
     assert "  NO_FACE: 1; first: nobody.png: the detector found none" in lines
 
 
