@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from celebahq_builder.errors import FingerprintMismatch, WorkspaceError
-from celebahq_builder.outcome import Kept, PhotoKey
+from celebahq_builder.outcome import Kept, PhotoKey, counted
 from celebahq_builder.pipeline.face import Identity
 from celebahq_builder.pipeline.plan import Plan
 from celebahq_builder.pipeline.stage import AnyPhotoStage
@@ -61,7 +61,8 @@ def check_growth(plan: Plan) -> None:
                 if one.photo in landmarks:
                     found = f"the result of {one.photo} for other landmarks than this run has"
                 else:
-                    found = f"the result of {one.photo}, which is not among the {source.counts} of this run"
+                    photos = counted(len(source.photos), source.counts.unit)
+                    found = f"the result of {one.photo}, which is not among the {photos} of this run"
                 raise FingerprintMismatch(f"{workspace.root} holds {found}; a run can only grow: {remedy}")
 
 
