@@ -84,6 +84,7 @@ def write_pages(
     rejections = [one for photo in photos if (one := rules.rejection(photo)) is not None]
     used = sum(len(rules.chosen(photo)) for photo in photos)
     contents = {
+        "name": printable(folder.resolve().name),
         "folder": printable(str(folder)),
         "table": table,
         "photos": len(photos),

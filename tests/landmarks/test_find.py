@@ -279,6 +279,7 @@ def test_page_in_a_browser(photos, yunet, chromium, tmp_path):
     result = find_landmarks(photos, tmp_path / "t.csv", model=yunet, workers=1)
     check_layout(chromium, result.page)
     with visit(chromium, result.page, 800) as page:
+        assert page.page.title() == "photos: landmarks of 4 faces in 6 photos"
         assert page.page.locator(".found > li:visible").count() == 6
         assert page.page.locator("g.used circle").count() == 20
         page.page.locator('input[value="none"]').check()
