@@ -725,7 +725,7 @@ def test_enlarged_image_with_the_keyboard(run: Workspace, chromium: Any) -> None
         assert dialog.locator(".stage svg polygon").count() == 1
         page.keyboard.press("Escape")
         assert not dialog.is_visible()
-        assert page.evaluate("document.activeElement === document.querySelector('#faces a.enlarge')")
+        page.wait_for_function("document.activeElement === document.querySelector('#faces a.enlarge')")
         assert seen.complaints == []
 
 
