@@ -143,8 +143,9 @@ def _contents(
     rows = images.rows(left_out[:ROWS], thumbnails_max)
     timings = read_timings(workspace.timings_path)
     finished = state.stage(run.until).mark is not None and len(statuses) == run.counts.items
-    is_small = not progress and len(kept) <= SMALL_RUN
-    shown = _newest(kept) if progress else kept if is_small else _random(kept)
+    aligned = [one for one in kept if one.image]
+    is_small = not progress and len(aligned) == len(kept) <= SMALL_RUN
+    shown = _newest(aligned) if progress else aligned if is_small else _random(aligned)
     return {
         "run": run,
         "name": printable(workspace.root.resolve().name),

@@ -355,6 +355,15 @@ def test_a_small_run_shows_each_face_once(run: Workspace) -> None:
     assert {"Below the cut", "Rejected and failed"} <= {text.strip() for text in page.texts.values()}
 
 
+def test_a_small_run_without_aligned_images_lists_its_photos(tmp_path: Path) -> None:
+    build_tiny(tmp_path / "run", until="crop")
+    page = Page(Workspace(tmp_path / "run"))
+    assert page.texts["count-kept"] == "5"
+    assert page.texts.get("faces-title") is None
+    [kept] = [rows for rows in page.tables if rows[0] == ["file", "id", "score", "zoom"]]
+    assert len(kept) == 1 + 5
+
+
 def test_spectra_of_both_ends_of_the_ranking(run: Workspace, copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_report, "SPECTRA", 2)
     scores = scores_of(run)
