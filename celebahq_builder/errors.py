@@ -8,6 +8,7 @@ CelebAHQError
 │   ├── FingerprintMismatch  it was built with other settings
 │   └── DiskFull             no space left
 ├── DeliveryError        images that cannot be delivered without overwriting files
+├── ClusterError         a Dask cluster that cannot be reached or used
 ├── WeightsError         a weight file that is missing, changed or of another network
 ├── FormatError          a data set file that is missing, truncated or of another format
 └── TrainingError        a training that cannot start or resume
@@ -56,6 +57,10 @@ class DeliveryError(CelebAHQError):
     """Images cannot be delivered without overwriting files."""
 
 
+class ClusterError(CelebAHQError):
+    """A Dask cluster does not answer, or its workers cannot be used."""
+
+
 class WeightsError(CelebAHQError):
     """A weight file is missing, was changed, or belongs to another network."""
 
@@ -71,8 +76,8 @@ class TrainingError(CelebAHQError):
 def printable(text: str, keep: str = "") -> str:
     r"""Return a text on one line, with escapes for characters that could change the line, the terminal or the reading.
 
-    Escaped are control characters, format characters (such as those that change the direction of writing), line and
-    paragraph separators, and the surrogates by which Python represents bytes that are not UTF-8.
+    The function escapes control characters, format characters (such as those that change the direction of writing),
+    line and paragraph separators, and the surrogates by which Python represents bytes that are not UTF-8.
 
     Args:
         text: a name, or a message that contains names.

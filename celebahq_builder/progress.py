@@ -48,6 +48,8 @@ class Progress:
         self.first, self.began = done, time.monotonic()
         self.last_line = self.began
         self.rejected = self.failed = 0
+        self.workers: int | None = None
+        """Workers of a cluster, to be printed; None for none."""
         terminal = sys.stderr.isatty()
         self.bar = (
             tqdm(total=total, initial=done, desc=what, unit=unit, dynamic_ncols=True, delay=silent_s)
@@ -62,7 +64,8 @@ class Progress:
         self.failed += failed
         if self.bar is not None:
             if self.judged:
-                self.bar.set_postfix_str(self._judged_words(), refresh=False)
+                workers = "" if self.workers is None else f", {self.workers} workers"
+                self.bar.set_postfix_str(self._judged_words() + workers, refresh=False)
             self.bar.update(items)
         elif time.monotonic() - self.last_line >= LINE_EVERY_S:
             self.last_line = time.monotonic()
@@ -87,6 +90,9 @@ class Progress:
         if rate is not None and seconds_left is not None:
             parts.append(f"{rate:.2f} {self.unit}s/s")
             parts += [f"{rough_duration(seconds_left)} left"] if seconds_left else []
+        if self.workers:
+            each = f" with {rate / self.workers:.2f} {self.unit}s/s each" if rate is not None else ""
+            parts.append(f"{self.workers} workers{each}")
         if self.judged:
             parts.append(self._judged_words())
         return ", ".join(parts)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, SET, celebahq, name_options, print_path, sigterm_interrupts
+from celebahq_builder.cli.main import CLUSTER, PATH, SET, celebahq, name_options, print_path, sigterm_interrupts
 from celebahq_builder.errors import RecipeError, SourceError
 from celebahq_builder.pipeline.stages import stage_names
 
@@ -95,6 +95,7 @@ STAGES = stage_names()
     "--workers", type=click.IntRange(1), metavar="N", help="Processes; default one per core. Never changes the result."
 )
 @click.option("--device", default="auto", metavar="NAMES", help="auto, cpu, cuda, or cuda:0,cuda:1.")
+@CLUSTER
 @click.option("--until", type=click.Choice(STAGES), default="pack", help="Stop after this stage.")
 @click.option(
     "--from",

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, celebahq, print_path
+from celebahq_builder.cli.main import CLUSTER, PATH, celebahq, print_path
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 
 
@@ -82,6 +82,7 @@ from celebahq_builder.limits import MAX_IMAGE_PIXELS
     metavar="N",
     help="Processes; default one per core. Does not change the result.",
 )
+@CLUSTER
 @click.option(
     "--pixels-max",
     type=click.IntRange(1),

@@ -75,7 +75,7 @@ def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, re
     """Extract images as PNG files.
 
     The files are named by the index of the image: 00000.png. No file is ever overwritten. Files of the original ProGAN
-    tool and greyscale files work, too; they store no ids. Of a run directory without an HDF5 file, the images of the
+    tool and greyscale files work, too; they store no ids. If a run directory has no HDF5 file yet, the images of its
     finished batches are extracted.
     """
     from celebahq_builder.inspect.contact_sheet import tiles
@@ -212,8 +212,8 @@ def audit(file: Path, out: Path | None) -> None:
 def view(file: Path, out: Path | None, grid: str | None, resolution: int | None, captions: bool, **asked: Any) -> None:
     """Show images on a page, or as one large image.
 
-    All images are shown, up to 1000; --index 1000:2000 shows the next ones. No file is ever overwritten. Of a run
-    directory without an HDF5 file, the images of the finished batches are shown.
+    All images are shown, up to 1000; --index 1000:2000 shows the next ones. No file is ever overwritten. If a
+    run directory has no HDF5 file yet, the images of its finished batches are shown.
     """
     from celebahq_builder.inspect import contact_sheet
     from celebahq_builder.pipeline.run_images import open_images

@@ -136,6 +136,15 @@ SET = click.option(
 )
 """Changes of a recipe, for all commands that have one."""
 
+CLUSTER = click.option(
+    "--cluster",
+    metavar="ADDRESS|FILE.json",
+    show_default="none",
+    help="Let the workers of a Dask cluster do the work: address of its scheduler, or the file that it writes, see "
+    "docs/cluster.md. Never changes the result.",
+)
+"""A cluster, for the commands that can use one."""
+
 
 class Group(Documented, click.Group):
     """A group of commands of the class `Command`.
@@ -286,8 +295,6 @@ def run_command(command: click.Command) -> None:
             if error.errno is None:
                 raise
             _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
-        except MemoryError:
-            _fail("out of memory; close other programs, or give the command less work")
         except click.exceptions.Exit as error:
             sys.exit(error.exit_code)
         except click.ClickException as error:
@@ -295,6 +302,11 @@ def run_command(command: click.Command) -> None:
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt) as error:
             _leave(error)
+        except (MemoryError, RuntimeError) as error:
+            # The allocators of torch raise a RuntimeError.
+            if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
+                raise
+            _fail("out of memory; close other programs, or give the command less work")
 
 
 def _repeat_interruption(ignored: sys.UnraisableHookArgs) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 from celebahq_builder import parallel
+from celebahq_builder.cluster import Cluster, Parts
 from celebahq_builder.errors import DeliveryError, RecipeError, SourceError, printable
 from celebahq_builder.filter.deliver import DeliveryMode, deliver, innermost_existing, plan_delivery
 from celebahq_builder.filter.listing import SUFFIXES, ImageListing, list_images
@@ -23,6 +27,7 @@ from celebahq_builder.filter.store import (
     table_csv,
 )
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
+from celebahq_builder.pipeline.cluster_batches import Surroundings, worker_facts
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import write_atomic
 
@@ -92,6 +97,7 @@ def filter_folder(
     scores: StrPath | None = None,
     workers: int | None = None,
     pixels_max: int = MAX_IMAGE_PIXELS,
+    cluster: StrPath | None = None,
 ) -> FilterResult:
     """Score the images below a folder and keep the best; scores of an earlier call are used again.
 
@@ -110,9 +116,12 @@ def filter_folder(
             ``-scores`` appended.
         workers: processes; by default one per core. The result does not depend on it.
         pixels_max: images of more pixels are not decoded.
+        cluster: address of a Dask scheduler, or its scheduler.json, whose workers compute the scores. They must see the
+            images under the same paths.
 
     Raises:
         RecipeError: arguments that contradict each other.
+        ClusterError: no scheduler answers, or its workers cannot be used.
         SourceError: `folder` is not a folder, or holds no images.
         WorkspaceError: the scores folder is in use, belongs to another folder, or cannot be used.
         DeliveryError: names are taken in `out`, `list_path` is another file, or `out` holds images of an earlier call
@@ -127,7 +136,7 @@ def filter_folder(
             raise RecipeError(f"{what} needs a destination: add `out`")
     folder, target, kept_list, scores_folder = _resolve(folder, out, list_path, scores)
     store = ScoreStore(scores_folder)
-    with store.hold(folder):
+    with Cluster(os.fspath(cluster)) if cluster is not None else nullcontext() as connected, store.hold(folder):
         # List and score
         earlier = store.destinations()
         is_inside = target is not None and target.is_relative_to(folder) and target not in earlier
@@ -141,7 +150,7 @@ def filter_folder(
         if not listing.images and not listing.unusable:
             found = ", ".join(map(printable, sorted(listing.skipped.suffixes)[:8])) or "nothing"
             raise SourceError(f"{folder} holds no images: looked for {', '.join(SUFFIXES)}; it has {found}")
-        scored, unscored = _score_images(folder, listing, store, workers or os.cpu_count() or 1, pixels_max)
+        scored, unscored = _score_images(folder, listing, store, workers or os.cpu_count() or 1, pixels_max, connected)
 
         # Select, and check that everything can be written before anything is
         ranked = rank(scored)
@@ -210,7 +219,7 @@ def _resolve(
 
 
 def _score_images(
-    folder: Path, listing: ImageListing, store: ScoreStore, workers: int, pixels_max: int
+    folder: Path, listing: ImageListing, store: ScoreStore, workers: int, pixels_max: int, cluster: Cluster | None
 ) -> tuple[list[ImageScore], list[UnscoredImage]]:
     """Return all images with a score, and those without one by path; score those that have no valid record."""
     valid = store.valid_records(listing.images)
@@ -219,12 +228,17 @@ def _score_images(
     done: list[ScoreRecord] = [*listing.unusable, *valid.values()]
     if todo:
         progress = Progress("score", len(listing.images), len(valid), "image")
-        with store.append() as add:
-            for batch in parallel.run(_score_batch, batches, workers=workers):
+        if cluster is None:
+            scoring = parallel.run(_score_batch, batches, workers=workers)
+        else:
+            scoring = _score_on_cluster(cluster, folder, batches)
+        with store.append() as add, closing(scoring) as scores:
+            for batch in scores:
                 add(batch)
                 done += batch
                 failed = sum(isinstance(record, UnscoredImage) and record.reason is None for record in batch)
                 rejected = sum(isinstance(record, UnscoredImage) for record in batch) - failed
+                progress.workers = cluster.workers if cluster else None
                 progress.advance(len(batch), rejected=rejected, failed=failed)
         progress.close()
     scored = [record for record in done if isinstance(record, ImageScore)]
@@ -232,7 +246,30 @@ def _score_images(
     return scored, sorted(unscored, key=lambda record: record.path)
 
 
-def _score_batch(batch: tuple[str, list[str], int]) -> list[ScoreRecord]:
+_Batch = tuple[str, list[str], int]
+"""Folder, paths in it, and largest number of pixels: the arguments of `score.score_files`."""
+
+
+def _score_on_cluster(
+    cluster: Cluster, folder: Path, batches: Iterator[_Batch]
+) -> Generator[list[ScoreRecord], None, None]:
+    first = next(batches)
+    needed = Surroundings(files=tuple(folder / path for path in first[1]))
+    return cluster.run(
+        _score_batch,
+        itertools.chain([first], batches),
+        facts=functools.partial(worker_facts, needed),
+        expected=needed.facts(),
+        parts=Parts(
+            name=lambda batch: batch[1][0] if len(batch[1]) == 1 else f"the batch from {batch[1][0]} on",
+            split=lambda batch: [(batch[0], [path], batch[2]) for path in batch[1]],
+            fail=lambda batch, reason: [UnscoredImage(path, None, reason) for path in batch[1]],
+            join=lambda _, records: [one for some in records for one in some],
+        ),
+    )
+
+
+def _score_batch(batch: _Batch) -> list[ScoreRecord]:
     """Score a batch in a worker, the only process that imports torch."""
     from celebahq_builder.filter import score
 

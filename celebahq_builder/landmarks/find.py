@@ -111,7 +111,7 @@ def find_landmarks(
         if keep_table and table.exists() and not set(read_file(table).splitlines()) <= set(content.splitlines()):
             raise WorkspaceError(
                 f"{table.parent.parent} was built from other faces: photos were changed or removed since, or `faces` "
-                "is another; give another `out`"
+                "has changed; give another `out`"
             )
         log.write(table, content)
         write_pages(page, searched, rules, log, folder=folder, table=table.name)

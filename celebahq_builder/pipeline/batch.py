@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import torch
 
+from celebahq_builder.cluster import check_wanted
 from celebahq_builder.errors import CelebAHQError, SourceError, WorkspaceError
 from celebahq_builder.image_set import photo_path
 from celebahq_builder.imaging.image_io import decode_png, encode_jpeg, encode_png
@@ -121,6 +122,7 @@ def run_batch(job: BatchJob) -> BatchResult:
         DiskFull: no space left; no image of the batch remains.
         CelebAHQError: an error that every photo would have: missing weights, a corrupt manifest, too little memory, a
             device or a disk that failed, a deleted folder.
+        JobCancelled: the batch is one of a cluster, and nobody waits for it; no image of it remains.
     """
     with deterministic():
         return _BatchRun(job).run()
@@ -233,6 +235,7 @@ class _BatchRun:
             size = GROUP_PHOTOS[self.context.device.type]
             for first in range(0, len(tasks), size):
                 self._run_group(tasks[first : first + size])
+                check_wanted()
             self._check_later_stages()
         except BaseException:
             for partial, _ in self.files:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Unpack
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder import __version__, outcome, parallel
+from celebahq_builder.cluster import Cluster
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import SourceError, WorkspaceError
 from celebahq_builder.imaging.image_io import encode_png
@@ -28,6 +29,7 @@ from celebahq_builder.pipeline.batch import (
     run_batch,
 )
 from celebahq_builder.pipeline.build_report import write_build_report
+from celebahq_builder.pipeline.cluster_batches import run_batches
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.growth import EarlierResults, check_growth, grow
 from celebahq_builder.pipeline.landmark_source import find_source
@@ -91,6 +93,8 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
         labels: whether to write CelebA's attributes as labels next to the HDF5 file.
         workers: processes; None uses one per core.
         device: ``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``.
+        cluster: address of a Dask scheduler, or its scheduler.json; its workers run the photo stages. They must see the
+            run directory and the photos under the same paths.
         until: last stage to run.
         start: no stage before this one is run; the results of the stage before must be complete.
         redo: stage whose results, and those of later stages, are deleted first.
@@ -104,6 +108,7 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
 
     Raises:
         RecipeError: settings or arguments that cannot be used.
+        ClusterError: no scheduler answers, or its workers cannot be used.
         WorkspaceLocked: another process works in the directory.
         FingerprintMismatch: it holds results of other settings, or of photos that this run does not have.
         DiskFull: no space left; the same command resumes once there is some.
@@ -178,13 +183,17 @@ def run(request: BuildRequest) -> BuildResult:
     """Run a build; see `build`."""
     workspace = request.workspace
     timings = TimingLog(workspace.timings_path)
-    with workspace.lock():
+    with (
+        Cluster(request.cluster) if request.cluster else nullcontext() as cluster,
+        workspace.lock() as held,
+    ):
         workspace.sweep()
         plan = Plan(request, workspace.read_state())
         plan.check()
         check_growth(plan.after_redo())
         plan.check_start()
-        parallel.devices(request.device)
+        if cluster is None:
+            parallel.devices(request.device)
         if request.redo:  # nothing is deleted before all checks
             _discard(plan)
             plan = plan.after_redo()
@@ -197,7 +206,7 @@ def run(request: BuildRequest) -> BuildResult:
             workspace.summary_path.unlink(missing_ok=True)
             plan = plan.without_summary()
             try:
-                run_photo_stages(plan, timings)
+                run_photo_stages(plan, timings, cluster, held.path)
                 for stage in plan.dataset_stages:
                     _run_dataset_stage(plan, stage, timings)
             finally:
@@ -223,8 +232,14 @@ def _discard(plan: Plan) -> None:
 # --- Photo stages -----------------------------------------------------------------------------------------------
 
 
-def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
+def run_photo_stages(plan: Plan, timings: TimingLog, cluster: Cluster | None, lock: Path) -> None:
     """Run the batches that are not done yet, check that no photo was lost, and mark the stages complete.
+
+    Args:
+        plan: of the run.
+        timings: log of times.
+        cluster: runs the batches, and is disconnected then; None for processes of this machine.
+        lock: file of the lock that this process holds.
 
     Raises:
         WorkspaceError: no photo was kept for the stages that follow.
@@ -246,14 +261,19 @@ def run_photo_stages(plan: Plan, timings: TimingLog) -> None:
         title, unit = " > ".join(stage.name for stage in plan.photo_stages), plan.request.source.counts.unit
         progress = Progress(title, len(photos), len(photos) - todo, unit)
         report = LiveReport(workspace, progress)
+        if cluster is None:
+            computing = parallel.run(run_batch, jobs, workers=plan.request.workers)
+        else:
+            computing = run_batches(cluster, plan, lock, jobs)
         try:
             report.write_if_due()
-            with closing(parallel.run(run_batch, jobs, workers=plan.request.workers)) as results:
+            with closing(computing) as results:
                 for computed in results:
                     result = earlier.complete(computed)
                     publish_batch(workspace, result)
                     timings.add(batch=result.number, photos=result.photos, seconds=result.seconds)
                     timings.add_worker(result.peak_memory_bytes)
+                    progress.workers = cluster.workers if cluster else None
                     progress.advance(result.photos, result.rejected, result.failed)
                     report.add(result)
                     report.write_if_due()
@@ -279,7 +299,7 @@ def _jobs(plan: Plan) -> Iterator[BatchJob]:
     request, size = plan.request, plan.batch_photos
     photos = list(enumerate(request.source.photos))
     examples = frozenset(photo.id for _, photo in photos[:: max(1, -(-len(photos) // EXAMPLES))])
-    devices = parallel.devices(request.device)
+    devices = (request.device,) if request.cluster else parallel.devices(request.device)
     for number in range(plan.batches):
         lacks = [number not in plan.state.stage(stage.name).batches for stage in plan.photo_stages]
         if not any(lacks):
@@ -396,7 +416,7 @@ def _summarize(plan: Plan, mark: str) -> Summary:
     photos = len(source.photos) + len(source.rejected)
     if sum(counts.values()) != photos:
         raise WorkspaceError(
-            f"{workspace.root}: {photos} photos came in, {sum(counts.values())} are accounted for; its files were "
+            f"{workspace.root}: the source has {photos} photos, {sum(counts.values())} have an outcome; files were "
             "changed from outside, choose another `out`"
         )
     _write_rejected(workspace, statuses, source)

@@ -88,7 +88,7 @@ def find_source(
     source = make_source(folder, rows, found.table.name, several_faces=True, rejected=found.rejected)
     known = {one.photo for one in found.rejected}
     unlisted = [one for one in source.rejected if one.reason is Reason.NOT_LISTED and one.photo not in known]
-    # Of a folder, these are new since the search; of one photo, they are its neighbours.
+    # In a folder, unlisted files were added after the search. Beside a single photo, they are not part of the request.
     rejected = [one for one in source.rejected if one.reason is not Reason.NOT_LISTED]
     return replace(source, rejected=(*rejected, *(unlisted if Path(photos).is_dir() else ())))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from celebahq_builder import parallel
+from celebahq_builder.cluster import check_target
 from celebahq_builder.errors import RecipeError, WorkspaceError
 from celebahq_builder.limits import MAX_LIST_BYTES
 from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE, BuildRecipe, resolve
@@ -30,6 +31,7 @@ class BuildOptions(TypedDict, total=False):
     labels: bool | None
     workers: int | None
     device: str
+    cluster: Path | str | None
     until: str
     start: str | None
     redo: str | None
@@ -50,6 +52,8 @@ class BuildRequest:
     """Source of each setting that is not a default; see `recipe.resolve`."""
     workers: int
     device: str
+    cluster: str | None
+    """Address or file of a Dask scheduler whose workers run the batches; None for processes of this machine."""
     limit: int | None
     ids: str | None
     """Hash of the ids asked for."""
@@ -73,7 +77,7 @@ def make_request(source: PhotoSource, out: Path | str, **options: Unpack[BuildOp
         SourceError: the image list cannot be read, or the source lacks photos that were asked for.
     """
     workspace, recipe, origins = check_options(out, **options)
-    names = read_ids(options.get("ids"))
+    names, cluster = read_ids(options.get("ids")), options.get("cluster")
     deltas, image_list = _official_paths(options)
     if image_list:
         source = listed_photos(source, read_image_list(image_list))
@@ -85,6 +89,7 @@ def make_request(source: PhotoSource, out: Path | str, **options: Unpack[BuildOp
         origins=origins,
         workers=options.get("workers") or os.cpu_count() or 1,
         device=options.get("device", "auto"),
+        cluster=str(cluster) if cluster else None,
         limit=options.get("limit"),
         ids=ids_hash(names),
         until=options.get("until", "pack"),
@@ -129,6 +134,8 @@ def check_options(out: Path | str, **options: Unpack[BuildOptions]) -> tuple[Wor
         if value is not None and value < 1:
             raise RecipeError(f"`{argument}` must be at least 1, got {value}")
     parallel.device_names(device)
+    if (cluster := options.get("cluster")) is not None:
+        check_target(str(cluster))
 
     # --- Stages ---
     until, start, redo = options.get("until", "pack"), options.get("start"), options.get("redo")

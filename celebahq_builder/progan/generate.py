@@ -197,7 +197,7 @@ def check_target(out: Path, *, sheet: bool) -> None:
 
     Args:
         out: folder of PNG files, HDF5 file, or PNG file of one sheet.
-        sheet: whether one sheet will be written.
+        sheet: true for one image of all images.
 
     Raises:
         FormatError: see above.

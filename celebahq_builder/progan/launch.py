@@ -24,7 +24,7 @@ from celebahq_builder.progan.step import ProGANStep, RealBatch
 from celebahq_builder.progan.train import Training, TrainingRequest, open_checkpoints, resume_kimg
 from celebahq_builder.progan.training_metrics import TrainingMetrics
 from celebahq_builder.progress import rough_duration
-from celebahq_builder.training.distributed import DistributedContext, join_processes, process_count
+from celebahq_builder.training.distributed import DistributedContext, join_processes, process_count, torch_threads
 from celebahq_builder.training.interruption import StopRequest
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def train_progan(
     against: Path | str | None = None,
     changed: Sequence[str] = (),
     device: str = "auto",
-    threads: int | None = None,
+    threads: int = 1,
     workers: int = 0,
     stop: StopRequest | None = None,
 ) -> Path:
@@ -61,7 +61,8 @@ def train_progan(
         against: HDF5 file of real images for the metrics of the recipe; None takes `data`.
         changed: recipe keys that may have a new value when a run is resumed; see `progan.schedule.RESUMABLE_KEYS`.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-        threads: CPU threads of torch; the number changes the last bits of the weights.
+        threads: CPU threads of torch. More are faster for large networks on an idle machine, and much slower for small
+            networks or on a busy machine. The number changes the last bits of the weights.
         workers: processes that read images; 0 for threads.
         stop: interrupts the training; None listens to Ctrl-C and SIGTERM.
 
@@ -74,11 +75,9 @@ def train_progan(
     """
     reference = None if against is None else Path(against)
     request = TrainingRequest(Path(data), Path(out), resume, total_kimg, workers, reference, tuple(changed))
-    if threads:
-        torch.set_num_threads(threads)
     settings = read_recipe(bundled_recipe(Path(recipe), "train"), overrides)
     stop = stop or StopRequest()
-    with stop.listening(), join_processes(device) as context:
+    with stop.listening(), torch_threads(threads), join_processes(device) as context:
         with stop.abandonable():
             settings, _ = prepare_recipe(request, settings, context)
             if context.device.type == "cuda":

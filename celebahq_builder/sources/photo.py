@@ -154,7 +154,7 @@ def subset(source: PhotoSource, *, limit: int | None = None, ids: Iterable[str] 
         rejected = tuple(r for r in rejected if r.photo in wanted or PurePosixPath(r.photo).stem in wanted)
     if limit is not None:
         photos = photos[:limit]
-    return PhotoSource(source.folder, photos, rejected, source.warnings, source.attribute_names)
+    return dataclasses.replace(source, photos=photos, rejected=rejected)
 
 
 def listed_photos(source: PhotoSource, image_list: Sequence[ImageListRow]) -> PhotoSource:
@@ -174,8 +174,8 @@ def listed_photos(source: PhotoSource, image_list: Sequence[ImageListRow]) -> Ph
     photos = tuple(dataclasses.replace(by_file[row.file], listed=row) for row in image_list if row.file in by_file)
     if not photos:
         raise SourceError(
-            f"none of the {len(image_list)} photos of the image list is in the landmark table: the list has "
-            f"{image_list[0].file}, ..., the table {next(iter(by_file), 'nothing')}, ...; give CelebA's own"
+            f"the image list and the landmark table have no photo in common (the first is {image_list[0].file} in the "
+            f"list, {next(iter(by_file), 'none')} in the table); give CelebA's own table"
         )
     files = {row.file for row in image_list}
     rejected = [one for one in source.rejected if one.photo in files]
@@ -183,4 +183,4 @@ def listed_photos(source: PhotoSource, image_list: Sequence[ImageListRow]) -> Ph
     for row in image_list:
         if row.file not in known:
             rejected.append(Rejected(row.file, Reason.NOT_IN_TABLE, f"idx {row.index} of the image list"))
-    return PhotoSource(source.folder, photos, tuple(rejected), source.warnings, source.attribute_names)
+    return dataclasses.replace(source, photos=photos, rejected=tuple(rejected))

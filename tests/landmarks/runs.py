@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from celebahq_builder.landmarks.faces import LandmarkFaces
 from celebahq_builder.landmarks.training import LandmarkRecipe, LandmarkTask
 from celebahq_builder.models.registry import NetworkShape
-from celebahq_builder.training.distributed import SINGLE_PROCESS
+from celebahq_builder.training import loop
 from celebahq_builder.training.interruption import StopRequest
-from celebahq_builder.training.loop import fit
+from celebahq_builder.training.loop import TrainingOptions
 
 SAMPLE = Path(__file__).parents[1] / "sample" / "celeba"
 
@@ -30,7 +30,8 @@ ONE_STEP = dataclasses.replace(RECIPE, steps=1)
 
 
 def train(recipe: LandmarkRecipe, faces: LandmarkFaces, out: Path, **more: int | StopRequest) -> Path:
-    return fit(LandmarkTask(recipe, faces, SINGLE_PROCESS), out, **more)  # type: ignore[arg-type]
+    options = TrainingOptions(out=out, device="cpu", **more)  # type: ignore[arg-type]
+    return loop.train(SAMPLE, lambda context: LandmarkTask(recipe, faces, context), options)
 
 
 def log_lines(out: Path) -> list[dict[str, float]]:

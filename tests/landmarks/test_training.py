@@ -281,6 +281,8 @@ def invoke(*arguments: object) -> Result:
 
 
 def test_recipe_of_another_training(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="task = denoise; this command trains task = landmarks, choose another"):
-        module.train(SAMPLE, tmp_path / "run", bundled_recipe(Path("denoiser"), "train"))
+    with pytest.raises(
+        RecipeError, match="task = denoise; this command trains task = landmarks, choose another --recipe"
+    ):
+        invoke("train-landmarks", SAMPLE, "--out", tmp_path / "run", "--recipe", "denoiser")
     assert not (tmp_path / "run").exists()

@@ -25,7 +25,7 @@ from PIL import Image
 from celebahq_builder.html import charts, duration, render_page, size, thumbnails
 from celebahq_builder.imaging.warp import warp_quad
 from celebahq_builder.outcome import Failed, Kept, Reason, Rejected
-from celebahq_builder.pipeline import build_report
+from celebahq_builder.pipeline import build_report, report_images
 from celebahq_builder.pipeline import build_report as report_page
 from celebahq_builder.pipeline.build_report import BuildProgress
 from celebahq_builder.pipeline.face import Face
@@ -89,8 +89,8 @@ def copy(run: Workspace, tmp_path: Path) -> Workspace:
     return Workspace(Path(shutil.copytree(run.root, tmp_path / "run")))
 
 
-def images(workspace: Workspace) -> build_report.ReportImages:
-    return build_report.ReportImages(workspace, workspace.run())
+def images(workspace: Workspace) -> report_images.ReportImages:
+    return report_images.ReportImages(workspace, workspace.run())
 
 
 def scores_of(workspace: Workspace) -> dict[str, float]:
@@ -265,7 +265,7 @@ def test_links_lead_to_files_and_sections_that_exist(run: Workspace) -> None:
 
 def test_images_decode_and_are_described(run: Workspace) -> None:
     images = Page(run).all("img")
-    assert len(images) > 8 * build_report.EXAMPLES
+    assert len(images) > 8 * report_images.EXAMPLES
     for values in images:
         image = open_image(values["src"])
         image.load()
@@ -293,13 +293,13 @@ def test_equal_runs_make_equal_pages(run: Workspace) -> None:
 def test_examples_go_from_the_smallest_face_to_the_largest(run: Workspace) -> None:
     shown = images(run).examples(photo_statuses(run))
     zooms = [one.status.zoom for one in shown]
-    assert len(shown) == build_report.EXAMPLES
+    assert len(shown) == report_images.EXAMPLES
     assert zooms == sorted(zooms, reverse=True)
     for one in shown:
         assert len(one.steps) == len(EXAMPLE_STAGES)
         for stage, step in zip(EXAMPLE_STAGES, one.steps, strict=True):
             whole = Image.open(run.example_path(one.status.id, stage))
-            left, top = round(build_report.DETAIL[0] * whole.width), round(build_report.DETAIL[1] * whole.height)
+            left, top = round(report_images.DETAIL[0] * whole.width), round(report_images.DETAIL[1] * whole.height)
             detail = np.asarray(open_image(step.detail.uri), dtype=np.int16)
             height, width, _ = detail.shape
             assert (width, height) == (320, 192)
@@ -309,10 +309,10 @@ def test_examples_go_from_the_smallest_face_to_the_largest(run: Workspace) -> No
 
 def test_examples_are_kept_photos_as_long_as_there_are_enough(run: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     stood = photo_statuses(run)
-    monkeypatch.setattr(build_report, "EXAMPLES", 99)
+    monkeypatch.setattr(report_images, "EXAMPLES", 99)
     kept = [one.status.zoom for one in images(run).examples(stood) if one.status.end is None]
     assert len(kept) >= 3
-    monkeypatch.setattr(build_report, "EXAMPLES", 2)
+    monkeypatch.setattr(report_images, "EXAMPLES", 2)
     shown = images(run).examples(stood)
     assert all(one.status.end is None for one in shown)
     assert [one.status.zoom for one in shown] == [max(kept), min(kept)]
@@ -332,7 +332,7 @@ def test_sheets_show_both_ends_and_the_best_below_the_cut(
     run: Workspace, copy: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build_report, "SMALL_RUN", 0)
-    monkeypatch.setattr(build_report, "SHEET", 3)
+    monkeypatch.setattr(report_images, "SHEET", 3)
     scores = scores_of(run)
     kept = [one.photo for _, one in run.stage("select").outcomes() if isinstance(one, Kept)]
     low = sorted(set(scores) - set(kept), key=lambda file: (-scores[file], file))
@@ -365,14 +365,14 @@ def test_a_small_run_without_aligned_images_lists_its_photos(tmp_path: Path) -> 
 
 
 def test_spectra_of_both_ends_of_the_ranking(run: Workspace, copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_report, "SPECTRA", 2)
+    monkeypatch.setattr(report_images, "SPECTRA", 2)
     scores = scores_of(run)
     ranked = sorted(scores, key=lambda file: (-scores[file], file))
     report_page.write_build_report(copy)
     alts = [values["alt"] for values in Page(copy).all("img")]
     begin = "power spectrum of "
     assert [alt.removeprefix(begin) for alt in alts if alt.startswith(begin)] == [*ranked[:2], *ranked[-2:]]
-    monkeypatch.setattr(build_report, "SPECTRA", len(ranked))
+    monkeypatch.setattr(report_images, "SPECTRA", len(ranked))
     report_page.write_build_report(copy)
     assert len([1 for values in Page(copy).all("img") if values["alt"].startswith(begin)]) == len(ranked)
 

@@ -168,7 +168,7 @@ def write_hdf5(
             advance(len(packed.sha256))
         if settings.labels:
             write_labels(path, attribute_labels(columns["attributes"]))
-        else:  # they are those of an earlier file
+        else:  # labels there belong to an earlier file
             labels_path(path).unlink(missing_ok=True)
         try:
             writer.finish(columns, attributes)

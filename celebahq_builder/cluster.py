@@ -1,0 +1,505 @@
+"""Jobs on a Dask cluster; the only file that imports distributed.
+
+A `Cluster` is a client of a scheduler that runs already. While it runs jobs, it asks the scheduler every second for its
+workers, checks those that are new, and gives each suitable one two jobs, of which it runs one. The jobs of a worker
+that is gone are given to another one. Dask would do that, too, but it does not report which job was running when a
+worker died, and it gives up a job in the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import itertools
+import logging
+import pickle
+import queue
+import threading
+import time
+import uuid
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from celebahq_builder.errors import ClusterError, RecipeError
+from celebahq_builder.storage import read_json
+
+log = logging.getLogger(__name__)
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+Facts = dict[str, str]
+"""Properties of a process and its machine, by name, to be compared with those of another one."""
+
+JOBS_PER_WORKER = 2
+"""Jobs that a worker has at once; it runs one of them."""
+
+KILLS_MAX = 3
+"""Workers that may die while they run a job; then its parts are tried one by one."""
+
+POLL_S = 1.0
+"""Interval at which the scheduler is asked for its workers."""
+
+CONNECT_S = 10.0
+"""Longest time in which a scheduler must accept the connection."""
+
+ANSWER_S = 30.0
+"""Longest time in which a scheduler must answer a call; it may be busy."""
+
+GATHER_S = 10.0
+"""Longest time in which a result must arrive; otherwise it is lost, because its worker died after the job."""
+
+
+@dataclass(frozen=True)
+class Parts(Generic[Job, Result]):
+    """Functions that divide a job, in order to find the part that kills its worker."""
+
+    name: Callable[[Job], str]
+    """Returns the name of a job or a part for messages, such as "batch 12"."""
+    split: Callable[[Job], Sequence[Job]]
+    """Returns a job for each part."""
+    fail: Callable[[Job, str], Result]
+    """Returns the result of a part that has killed its worker; the text is the reason."""
+    join: Callable[[Job, Sequence[Result]], Result]
+    """Returns the result of a job from those of its parts, which may come in any order."""
+
+
+class JobCancelled(Exception):
+    """Raised by `check_wanted` in a job whose result nobody waits for."""
+
+
+class Cluster:
+    """A connection to a Dask scheduler.
+
+    Args:
+        target: address such as ``tcp://host:8786``, or path of the file that ``dask scheduler --scheduler-file``
+            writes. The certificates of a ``tls://`` address are those of Dask's own configuration.
+
+    Attributes:
+        address: of the scheduler.
+        workers: number of workers that get jobs.
+
+    Raises:
+        RecipeError: distributed is not installed, or the file cannot be used.
+        ClusterError: no scheduler answers.
+    """
+
+    def __init__(self, target: str) -> None:
+        check_target(target)
+        self.address = _scheduler_address(target)
+        self.workers = 0
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(_quiet_loggers())
+        try:
+            self.client = _connect(self.address)
+        except BaseException:
+            self._quiet.close()
+            raise
+        has_dashboard = "dashboard" in self.ask(lambda: self.client.scheduler_info()["services"])
+        dashboard = f", dashboard {self.client.dashboard_link}" if has_dashboard else ""
+        log.info("cluster: scheduler %s%s", self.address, dashboard)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Disconnect; the scheduler then cancels the jobs, and their workers end them, see `check_wanted`."""
+        with contextlib.suppress(Exception):  # the scheduler may be gone
+            self.client.close(timeout=2)
+        self._quiet.close()
+
+    def ask(self, question: Callable[[], Result]) -> Result:
+        """Return what a function of the client returns.
+
+        Raises:
+            ClusterError: the scheduler does not answer.
+        """
+        with contextlib.suppress(OSError, TimeoutError, RuntimeError):  # RuntimeError: the client has closed itself
+            if self.client.status == "running":
+                return question()
+        raise ClusterError(f"the scheduler {self.address} is gone; the same command resumes, with or without `cluster`")
+
+    def run(
+        self,
+        function: Callable[[Job], Result],
+        jobs: Iterable[Job],
+        *,
+        facts: Callable[[], Facts],
+        expected: Facts,
+        parts: Parts[Job, Result],
+    ) -> Generator[Result, None, None]:
+        """Yield the results of a function for each job, in order of completion; then disconnect, also on `close`.
+
+        Args:
+            function: importable by name; takes and returns small picklable values.
+            jobs: read lazily.
+            facts: importable by name; called in each worker before its first job.
+            expected: return value of `facts` in a worker that can be used.
+            parts: used for a job during which `KILLS_MAX` workers died.
+
+        Raises:
+            ClusterError: the scheduler is gone, or none of the first workers can be used.
+            Exception: any exception of `function`, as soon as it is raised.
+        """
+        with self:
+            yield from _Run(self, function, iter(jobs), facts, expected, parts).results()
+
+
+def check_target(target: str) -> None:
+    """Check that distributed is installed and that a cluster is named; connects to nothing.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    if not target.strip():
+        raise RecipeError("`cluster` is empty; expected the address of a Dask scheduler, or its scheduler.json")
+    if importlib.util.find_spec("distributed") is None:
+        raise RecipeError(
+            "`cluster` needs distributed, which is not installed: pip install 'celebahq-builder[cluster]', or "
+            "pip install '.[cluster]' in the folder of the project"
+        )
+
+
+def _scheduler_address(target: str) -> str:
+    path = Path(target)
+    if "://" in target or not (path.exists() or path.suffix == ".json"):
+        return target
+    try:
+        values = read_json(path)
+    except OSError as error:
+        raise RecipeError(f"`cluster` {target} cannot be read: {error.strerror}; start the scheduler first") from None
+    address = values.get("address") if isinstance(values, dict) else None
+    if not isinstance(address, str):
+        raise RecipeError(f"`cluster` {target} has no address; expected a file of dask scheduler --scheduler-file")
+    return address
+
+
+def _connect(address: str) -> Any:
+    from distributed import Client
+
+    try:
+        with warnings.catch_warnings():  # of other versions: every worker is checked
+            warnings.simplefilter("ignore")
+            return Client(address, timeout=CONNECT_S, set_as_default=False, direct_to_workers=False)  # type: ignore[no-untyped-call]
+    except (OSError, TimeoutError, ValueError, TypeError, RuntimeError, ImportError) as error:
+        raise ClusterError(
+            f"`cluster` {address}: no scheduler answers ({_one_line(error)}); expected the address that dask scheduler "
+            "prints, such as tcp://host:8786"
+        ) from None
+
+
+@contextlib.contextmanager
+def _quiet_loggers() -> Iterator[None]:
+    """Silence the loggers of the client, which would repeat our messages with tracebacks."""
+    import distributed  # noqa: F401 - sets the levels of its loggers
+
+    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in ("distributed", "tornado")]
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).split("\n")
+    return f"{type(error).__name__}: {lines[0]}" if lines[0] else type(error).__name__
+
+
+# --- One run ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call that is made where its pickle is loaded.
+
+    So the scheduler needs no more than Python, and a worker without this package raises an ImportError. Dask ends a
+    worker that cannot import a function, without a message to the client.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.function, self.arguments
+
+
+@dataclass(eq=False)
+class _Task:
+    """A job, or a part of one, that has no result yet."""
+
+    job: Any
+    whole: _Divided | None = None
+    """The job that this is a part of."""
+    kills: int = 0
+    """Workers that died while they ran it."""
+
+
+@dataclass(eq=False)
+class _Divided:
+    """A job whose parts are tried one by one."""
+
+    job: Any
+    parts: int
+    results: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class _Run:
+    cluster: Cluster
+    function: Callable[[Any], Any]
+    jobs: Iterator[Any]
+    facts: Callable[[], Facts]
+    expected: Facts
+    parts: Parts[Any, Any]
+
+    def __post_init__(self) -> None:
+        self.has_more = True
+        """Whether `jobs` may have more."""
+        self.waiting: deque[_Task] = deque()
+        """Tasks that have lost their worker."""
+        self.probes: dict[Any, str] = {}
+        """Workers that are being checked, by future."""
+        self.workers: dict[str, dict[Any, _Task]] = {}
+        """Tasks of each worker by future, in the order in which it runs them."""
+        self.refused: dict[str, str] = {}
+        """Message about each worker that cannot be used."""
+        self.reported: set[str] = set()
+        """Workers whose message was printed."""
+        self.ready: deque[Any] = deque()
+        """Results to be yielded."""
+        self.ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        """Futures that have a result or an error, or that were lost."""
+        self.numbers = itertools.count()
+        self.polled_s = -POLL_S
+        self.had_worker = self.is_waiting = False
+
+    def results(self) -> Iterator[Any]:
+        """Yield the results of all jobs."""
+        while self.has_more or self.waiting or any(self.workers.values()):
+            if time.monotonic() - self.polled_s >= POLL_S:
+                self.poll()
+            self.send()
+            with contextlib.suppress(queue.Empty):
+                self.take(self.ended.get(timeout=0 if self.ready else POLL_S))
+            while self.ready:
+                yield self.ready.popleft()
+
+    # --- Workers ---
+
+    def poll(self) -> None:
+        """Compare the workers of the scheduler with those known.
+
+        Raises:
+            ClusterError: the scheduler does not answer, or no worker can be used.
+        """
+        threads = self.cluster.ask(lambda: self.cluster.client.nthreads(callback_timeout=ANSWER_S))
+        self.polled_s = time.monotonic()
+        known = self.workers.keys() | self.refused.keys() | set(self.probes.values())
+        for worker in sorted(threads.keys() - known):
+            if threads[worker] == 1:
+                self.probes[self.submit(worker, _check_worker, self.facts)] = worker
+            else:
+                self.refuse(worker, f"threads: {threads[worker]} there, 1 here; start it with --nthreads 1")
+        for worker in sorted(known - threads.keys()):
+            self.forget(worker)
+        usable = bool(self.workers or self.probes)
+        if self.refused and not self.had_worker and not usable:
+            raise ClusterError("; ".join(self.refused.values()))
+        for worker in self.refused.keys() - self.reported:
+            log.warning("warning: %s", self.refused[worker])
+            self.reported.add(worker)
+        if not usable and not self.is_waiting:
+            log.info("waiting for workers: dask worker %s --nthreads 1", self.cluster.address)
+        self.is_waiting = not usable
+        self.cluster.workers = len(self.workers)
+
+    def judge(self, worker: str, probe: Any) -> None:
+        """Give jobs to a worker from now on if its facts are as expected."""
+        if (error := _error_of(probe)) is not None:
+            self.refuse(worker, f"it cannot run this program ({_one_line(error)}); install the same version there")
+            return
+        facts: Facts = probe.result(timeout=GATHER_S)
+        there = {name: facts.get(name, "unknown") for name in self.expected}
+        differences = [
+            f"{name}: {there[name]} there, {here} here" for name, here in self.expected.items() if there[name] != here
+        ]
+        if differences:
+            self.refuse(worker, "; ".join(differences))
+        else:
+            self.workers[worker] = {}
+            self.had_worker = True
+            self.cluster.workers = len(self.workers)
+
+    def refuse(self, worker: str, why: str) -> None:
+        """Give no jobs to a worker."""
+        self.refused[worker] = f"worker {worker} gets no work: {why}"
+
+    def forget(self, worker: str) -> None:
+        """Take back the jobs of a worker that is gone."""
+        self.refused.pop(worker, None)
+        for probe in [one for one, where in self.probes.items() if where == worker]:
+            del self.probes[probe]
+            probe.release()
+        tasks = self.workers.pop(worker, {})
+        running = next((future for future in tasks if future.status != "finished"), None)
+        if running is not None and not self.has_left(worker):
+            tasks[running].kills += 1
+            log.warning("warning: worker %s is gone; others repeat its work", worker)
+        for future, task in reversed(tasks.items()):
+            future.release()
+            self.repeat(task)
+
+    def has_left(self, worker: str) -> bool:
+        """Return whether a worker that is gone had announced it, as at the end of its ``--lifetime``."""
+        events = self.cluster.ask(lambda: self.cluster.client.get_events(worker))
+        return any(isinstance(event, Mapping) and event.get("expected") is True for _, event in events)
+
+    # --- Jobs ---
+
+    def submit(self, worker: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return the future of a function that runs on a worker; such functions run in the order of submission."""
+        future = self.cluster.client.submit(
+            pickle.loads,
+            pickle.dumps(_Call(function, arguments)),
+            key=f"celebahq-{uuid.uuid4().hex}",
+            workers=[worker],
+            allow_other_workers=False,
+            pure=False,
+            priority=-next(self.numbers),
+        )
+        future.add_done_callback(self.ended.put)
+        return future
+
+    def send(self) -> None:
+        """Give jobs to workers that have fewer than two.
+
+        A part of a divided job is alone on its worker, so that it is certain what has killed the worker.
+        """
+        for _ in range(JOBS_PER_WORKER):
+            for worker, tasks in sorted(self.workers.items(), key=lambda one: len(one[1])):
+                if len(tasks) >= JOBS_PER_WORKER or any(task.whole for task in tasks.values()):
+                    continue
+                if self.waiting and self.waiting[0].whole and tasks:
+                    return  # until a worker is free
+                if self.waiting:
+                    task = self.waiting.popleft()
+                elif (job := next(self.jobs, None)) is not None:
+                    task = _Task(job)
+                else:
+                    self.has_more = False
+                    return
+                tasks[self.submit(worker, _run_job, self.function, task.job)] = task
+
+    def take(self, future: Any) -> None:
+        """Take a future that has ended: a check of a worker, or a job."""
+        if future in self.probes:
+            worker = self.probes.pop(future)
+            if not _is_lost(future):
+                with contextlib.suppress(OSError, TimeoutError):  # the worker died
+                    self.judge(worker, future)
+            future.release()
+            return
+        tasks = next((tasks for tasks in self.workers.values() if future in tasks), None)
+        if tasks is None:  # its worker is gone, and another one has the job
+            return
+        task = tasks[future]
+        if not _is_lost(future):
+            if (error := _error_of(future)) is not None:
+                raise error
+            with contextlib.suppress(OSError, TimeoutError):
+                self.finish(task, future.result(timeout=GATHER_S))
+                del tasks[future]
+                future.release()
+                return
+        elif _error_of(future) is not None:
+            task.kills += 1
+        del tasks[future]
+        future.release()
+        self.repeat(task)
+
+    def finish(self, task: _Task, result: Any) -> None:
+        """Take the result of a task."""
+        if task.whole is None:
+            self.ready.append(result)
+            return
+        task.whole.results.append(result)
+        if len(task.whole.results) == task.whole.parts:
+            self.ready.append(self.parts.join(task.whole.job, task.whole.results))
+
+    def repeat(self, task: _Task) -> None:
+        """Repeat a task that has lost its worker; divide it, or give it up, if it is the likely cause."""
+        if task.whole is not None and task.kills:
+            reason = f"{KILLS_MAX} worker processes died with its batch, and one with it alone"
+            log.warning("warning: %s: %s", self.parts.name(task.job), reason)
+            self.finish(task, self.parts.fail(task.job, reason))
+        elif task.kills < KILLS_MAX:
+            self.waiting.appendleft(task)
+        else:
+            found = self.parts.split(task.job)
+            name = self.parts.name(task.job)
+            log.warning("warning: %s: %d workers died with it; its images are tried one by one", name, task.kills)
+            whole = _Divided(task.job, len(found))
+            self.waiting.extend(_Task(part, whole) for part in found)
+
+
+def _is_lost(future: Any) -> bool:
+    """Return whether a future has neither a result nor an exception of its function."""
+    from distributed.scheduler import KilledWorker
+
+    return future.status not in ("finished", "error") or isinstance(_error_of(future), KilledWorker)
+
+
+def _error_of(future: Any) -> BaseException | None:
+    return future.exception(timeout=GATHER_S) if future.status == "error" else None
+
+
+# --- In a worker ------------------------------------------------------------------------------------------------
+
+_current = threading.local()
+"""Job of a thread, for `check_wanted`."""
+
+
+def check_wanted() -> None:
+    """End the job of a worker if nobody waits for it any more; does nothing outside of a cluster.
+
+    The client may have been interrupted or killed, or the scheduler is gone.
+
+    Raises:
+        JobCancelled: nobody does.
+    """
+    if hasattr(_current, "is_wanted") and not _current.is_wanted():
+        raise JobCancelled
+
+
+def _check_worker(facts: Callable[[], Facts]) -> Facts:
+    """Return the facts of a worker; a worker without this file raises an ImportError."""
+    return facts()
+
+
+def _run_job(function: Callable[[Job], Result], job: Job) -> Result:
+    """Run a job in a worker."""
+    from distributed import get_worker
+
+    worker, key = get_worker(), get_worker().get_current_task()
+
+    def is_wanted() -> bool:
+        task = worker.state.tasks.get(key)
+        is_connected = worker.status.name in ("running", "paused", "closing_gracefully")
+        return is_connected and task is not None and task.state == "executing"
+
+    _current.is_wanted = is_wanted
+    try:
+        return function(job)
+    finally:
+        del _current.is_wanted

@@ -1,0 +1,186 @@
+"""Batches on a cluster: the comparison of its workers with the main process, and batches that kill their workers.
+
+This file imports torch in workers only.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import celebahq_builder
+from celebahq_builder import parallel
+from celebahq_builder.cluster import Cluster, Facts, Parts
+from celebahq_builder.errors import CelebAHQError
+from celebahq_builder.models.registry import find_entry, locate
+from celebahq_builder.outcome import Failed, Outcome
+from celebahq_builder.pipeline.plan import Plan, versions
+from celebahq_builder.storage import read_file, read_text, sha256
+
+if TYPE_CHECKING:
+    from celebahq_builder.pipeline.batch import BatchJob, BatchResult
+
+
+def run_batches(cluster: Cluster, plan: Plan, lock: Path, jobs: Iterable[BatchJob]) -> Generator[BatchResult]:
+    """Yield the results of batches that the workers of a cluster run, in order of completion; see `Cluster.run`.
+
+    Args:
+        cluster: is disconnected at the end.
+        plan: of the run.
+        lock: file of the lock that this process holds.
+        jobs: batches to run.
+    """
+    request, photos = plan.request, plan.request.source.photos
+    folder = request.source.folder.absolute()
+    archives = sorted(request.deltas.absolute().glob("deltas*.zip")) if request.deltas else []
+    settings = [request.recipe.settings(stage) for stage in request.recipe.photo_stages()]
+    needed = Surroundings(
+        lock=lock.absolute(),
+        files=tuple(folder / photos[place].file for place in sorted({0, len(photos) // 2, len(photos) - 1}))
+        + tuple(archives[:1]),
+        weights=tuple(one.weights for one in settings if hasattr(one, "weights")),
+        device=request.device,
+    )
+    return cluster.run(
+        run_remote_batch,
+        map(_with_absolute_paths, jobs),
+        facts=functools.partial(worker_facts, needed),
+        expected=needed.facts(),
+        parts=Parts(name=_name, split=_photos, fail=_failed, join=_joined),
+    )
+
+
+# --- Comparison of a worker with the main process -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Files and devices that a job needs; paths are absolute."""
+
+    lock: Path | None = None
+    """File of a lock: the worker must see its present content, which proves that it sees the same folder."""
+    files: tuple[Path, ...] = ()
+    """Files that the worker must see with the same size."""
+    weights: tuple[str, ...] = ()
+    device: str = "cpu"
+    """See `parallel.devices`."""
+
+    def facts(self) -> Facts:
+        """Return versions of packages and properties of files in this process; the device is not looked for."""
+        found = {**versions(), "code of celebahq_builder": _code_sha256()}
+        found["python"] = ".".join(found["python"].split(".")[:2])
+        if self.lock is not None:
+            found[f"holder of {self.lock.parent}"] = _or_error(lambda path: read_text(path).splitlines()[-1], self.lock)
+        for file in self.files:
+            found[f"size of {file}"] = _or_error(lambda path: f"{path.stat().st_size} bytes", file)
+        for name in self.weights:
+            found[f"SHA-256 of the weights {name}"] = _weights_sha256(name)
+        return {**found, "device": self.device}
+
+
+def worker_facts(needed: Surroundings) -> Facts:
+    """Return the facts of a worker, to be compared with those of the main process.
+
+    Raises:
+        ImportError: a package is missing.
+    """
+    import celebahq_builder.pipeline.batch  # noqa: F401
+
+    found = needed.facts()
+    try:
+        parallel.devices(needed.device)
+    except CelebAHQError as error:
+        found["device"] = str(error)
+    return found
+
+
+def _or_error(read: Callable[[Path], str], path: Path) -> str:
+    try:
+        return read(path)
+    except (OSError, ValueError, IndexError) as error:
+        return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _weights_sha256(name: str) -> str:
+    """Return the beginning of the hash of a weight file, or the error of reading it."""
+    try:
+        return sha256(read_file(locate(name)[0] / find_entry(name).file))[:16]
+    except CelebAHQError as error:
+        return str(error)
+    except OSError as error:
+        return str(error.strerror)
+
+
+def _code_sha256() -> str:
+    """Return the beginning of a hash of this package's files."""
+    digest, root = hashlib.sha256(), Path(celebahq_builder.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+# --- Batches ----------------------------------------------------------------------------------------------------
+
+
+def run_remote_batch(job: BatchJob) -> BatchResult:
+    """Run a batch in a worker, on the first of the devices that it finds there."""
+    from celebahq_builder.pipeline.batch import run_batch
+
+    return run_batch(replace(job, device=parallel.devices(job.device)[0]))
+
+
+def _with_absolute_paths(job: BatchJob) -> BatchJob:
+    """Return a job for a worker with another working directory."""
+    deltas = job.deltas.absolute() if job.deltas else None
+    return replace(job, workspace=job.workspace.absolute(), folder=job.folder.absolute(), deltas=deltas)
+
+
+def _name(job: BatchJob) -> str:
+    return job.photos[0][1].file if len(job.photos) == 1 else f"batch {job.number}"
+
+
+def _photos(job: BatchJob) -> list[BatchJob]:
+    """Return a job for each photo of a batch."""
+    return [
+        replace(
+            job,
+            photos=((index, photo),),
+            resumed=tuple((stage, kept) for stage, kept in job.resumed if kept.key == photo.key),
+        )
+        for index, photo in job.photos
+    ]
+
+
+def _failed(job: BatchJob, reason: str) -> BatchResult:
+    """Return the result of a photo that has killed its worker."""
+    from celebahq_builder.pipeline.batch import BatchResult
+
+    failed: tuple[Outcome, ...] = tuple(Failed(photo.file, reason, photo.face) for _, photo in job.photos)
+    outcomes = {name: failed if name == job.todo[0] else () for name in job.todo}
+    return replace(BatchResult.of_nothing(job), photos=len(failed), outcomes=outcomes)
+
+
+def _joined(job: BatchJob, results: Sequence[BatchResult]) -> BatchResult:
+    """Return the result of a batch from those of its photos."""
+    from celebahq_builder.pipeline.batch import BatchResult
+
+    place = {photo.key: place for place, (_, photo) in enumerate(job.photos)}
+    outcomes = {
+        name: tuple(
+            sorted((one for result in results for one in result.outcomes[name]), key=lambda one: place[one.key])
+        )
+        for name in job.todo
+    }
+    names = {name for result in results for name in result.seconds}
+    return BatchResult(
+        number=job.number,
+        photos=len(job.photos),
+        outcomes=outcomes,
+        files=tuple(file for result in results for file in result.files),
+        seconds={name: sum(result.seconds.get(name, 0.0) for result in results) for name in names},
+        peak_memory_bytes=max(result.peak_memory_bytes for result in results),
+    )
