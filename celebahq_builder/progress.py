@@ -19,13 +19,14 @@ MOMENT_S = 2.0
 def rough_duration(seconds: float) -> str:
     """Return a duration in its largest unit, for estimates.
 
-    >>> [rough_duration(seconds) for seconds in (40, 126, 9_000, 400_000)]
-    ['40 s', '2 min', '2.5 h', '4.6 days']
+    >>> [rough_duration(seconds) for seconds in (40, 126, 9_000, 400_000, 4e9)]
+    ['40 s', '2 min', '2.5 h', '4.6 days', '127 years']
     """
-    for limit_s, unit_s, unit, digits in ((100, 1, "s", 0), (6000, 60, "min", 0), (172_800, 3600, "h", 1)):
+    units = ((100, 1, "s", 0), (6000, 60, "min", 0), (172_800, 3600, "h", 1), (5e7, 86_400, "days", 1))
+    for limit_s, unit_s, unit, digits in units:
         if seconds < limit_s:
             return f"{seconds / unit_s:.{digits}f} {unit}"
-    return f"{seconds / 86_400:.1f} days"
+    return f"{seconds / 31_557_600:,.0f} years"
 
 
 class Progress:

@@ -3,11 +3,11 @@
 from celebahq_builder.cli import (  # noqa: F401 - each adds its commands
     build,
     convert,
-    evaluate,
     filter,
+    gan,
     inspect,
     landmarks,
-    progan,
+    measure,
     restoration,
 )
 from celebahq_builder.cli.main import celebahq, main, run_command

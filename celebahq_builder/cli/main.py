@@ -136,6 +136,17 @@ SET = click.option(
 )
 """Changes of a recipe, for all commands that have one."""
 
+DEVICE = click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:1.")
+
+THREADS = click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="CPU threads of torch; more are faster for large networks on an idle machine; the number changes the last "
+    "bits of the result.",
+)
+
 CLUSTER = click.option(
     "--cluster",
     metavar="ADDRESS|FILE.json",

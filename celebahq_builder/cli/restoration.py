@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, SET, celebahq, print_path
+from celebahq_builder.cli.main import DEVICE, PATH, SET, THREADS, celebahq, print_path
 from celebahq_builder.config import override_arguments
 
 
@@ -28,8 +28,8 @@ def training_options(recipe: str) -> Callable[[Any], Any]:
             show_default="as in the recipe",
             help="Weights to start from: a registered name, or DIR/NAME.",
         ),
-        click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:1."),
-        click.option("--threads", type=click.IntRange(1), default=1, metavar="N", help="CPU threads of torch."),
+        DEVICE,
+        THREADS,
         click.option(
             "--workers",
             type=click.IntRange(0),

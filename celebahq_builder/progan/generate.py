@@ -19,6 +19,7 @@ from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.image_set import Labels, NamedImage
 from celebahq_builder.imaging.image_grid import image_grid, png_bytes
 from celebahq_builder.imaging.image_io import Pixels, encode_png
+from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.models.generator_file import TrainedGenerator, load_generator
 from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.parallel import devices
@@ -241,14 +242,24 @@ def generate(images: GeneratedImages, out: Path, advance: Callable[[int], None])
         stage.check(paths)
 
 
+def check_grid(columns: int, rows: int, resolution: int) -> None:
+    """Raise a FormatError if a grid of images of this resolution would be larger than `MAX_IMAGE_PIXELS`."""
+    if (pixels := columns * rows * resolution**2) > MAX_IMAGE_PIXELS:
+        raise FormatError(
+            f"`grid` {columns}x{rows} of images of {resolution}x{resolution} has {pixels:,} pixels; choose a grid of "
+            f"at most {MAX_IMAGE_PIXELS:,}"
+        )
+
+
 def write_sheet(images: GeneratedImages, columns: int, out: Path) -> None:
     """Write all images to one PNG file, row by row.
 
     Raises:
-        FormatError: `out` exists.
+        FormatError: `out` exists, or the image would be too large.
         DiskFull: no space is left.
     """
     check_target(out, sheet=True)
+    check_grid(columns, -(-images.count // columns), images.resolution)
     grid = image_grid((image.pixels for image in images.images()), columns)
     with new_files() as files:
         files.write(out, png_bytes(grid))

@@ -215,6 +215,7 @@ def train(photos: Path, make_task: Callable[[DistributedContext], Task[Any]], op
         with stop.abandonable():
             log.info("reading the photos in %s", photos)
             task = make_task(context)
+        stack.callback(cv2.setNumThreads, cv2.getNumThreads())
         cv2.setNumThreads(0)
         if context.is_main:
             known = (out / "checkpoints").is_dir()

@@ -17,9 +17,8 @@ from celebahq_builder.errors import CelebAHQError, FormatError, RecipeError, Tra
 from celebahq_builder.models.progan import Architecture
 from celebahq_builder.progan import launch
 from celebahq_builder.progan.launch import fit_memory
-from celebahq_builder.progan.schedule import ProGANRecipe, Schedule, SchedulePoint
+from celebahq_builder.progan.schedule import ProGANRecipe, Schedule, SchedulePoint, TrainingRequest
 from celebahq_builder.progan.step import ProGANStep, RealBatch
-from celebahq_builder.progan.train import TrainingRequest
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from celebahq_builder.training.interruption import StopRequest
 from celebahq_builder.training.logger import read_lines

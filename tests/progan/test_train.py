@@ -25,8 +25,8 @@ from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.progan import launch
 from celebahq_builder.progan.evaluation import open_source
 from celebahq_builder.progan.real_images import RealImages
-from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe
-from celebahq_builder.progan.train import Training, TrainingRequest
+from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe, TrainingRequest
+from celebahq_builder.progan.train import Training
 from celebahq_builder.training.checkpoint import checkpoint_paths, read_checkpoint, write_checkpoint
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from celebahq_builder.training.logger import read_lines

@@ -64,4 +64,7 @@ def equal_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> boo
 def equal_runs(a: Path, b: Path) -> bool:
     """Return whether two runs have the same weights, checkpoint and log, to the last bit."""
     weights = [load_file(run / "weights.safetensors") for run in (a, b)]
-    return equal_tensors(*weights) and equal_tensors(last_state(a), last_state(b)) and log_lines(a) == log_lines(b)
+    paths = [checkpoint_paths(run / "checkpoints")[-1] for run in (a, b)]
+    digests = [torch.load(path, weights_only=True)["sha256"] for path in paths]
+    equal = paths[0].name == paths[1].name and digests[0] == digests[1] and log_lines(a) == log_lines(b)
+    return equal and equal_tensors(*weights)

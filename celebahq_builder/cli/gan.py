@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, SET, celebahq, print_path
+from celebahq_builder.cli.main import DEVICE, PATH, SET, THREADS, celebahq, print_path, sigterm_interrupts
 
 
 def _finite(_: click.Context, param: click.Parameter, value: float | None) -> float | None:
@@ -47,15 +47,8 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
     help="Resume although this recipe key has a new value: schedule.learning_rate, schedule.learning_rates, "
     "schedule.rampup_kimg, loss, precision, ema.",
 )
-@click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:1.")
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    default=1,
-    metavar="N",
-    help="CPU threads of torch; more are faster for large networks on an idle machine; the number changes the last "
-    "bits of the result.",
-)
+@DEVICE
+@THREADS
 @click.option(
     "--workers",
     type=click.IntRange(0),
@@ -98,8 +91,7 @@ def train(
     with contextlib.nullcontext() if dry_run else stop.listening():
         with stop.abandonable():
             from celebahq_builder.progan import launch
-            from celebahq_builder.progan.schedule import RESUMABLE_KEYS
-            from celebahq_builder.progan.train import TrainingRequest
+            from celebahq_builder.progan.schedule import RESUMABLE_KEYS, TrainingRequest
             from celebahq_builder.training.distributed import is_main_process
 
         for key in asked["changed"]:
@@ -119,7 +111,6 @@ def train(
 
 GENERATOR = click.argument("generator", type=PATH, metavar="RUN|FILE.safetensors")
 SEED = click.option("--seed", type=click.IntRange(0), default=0, metavar="S", help="Seed of the latents.")
-DEVICE = click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:1.")
 LABEL = click.option(
     "--label",
     type=click.IntRange(0),
@@ -143,10 +134,11 @@ class GridParam(click.ParamType[tuple[int, int]]):
 
 
 @celebahq.command(
+    interrupted="run the same command again; it starts from the beginning",
     examples={
         "Write 100 PNG files.": "celebahq generate runs/progan --num 100 --out fakes",
         "Write one image of 8 x 4 faces.": "celebahq generate runs/progan --grid 8x4 --seed 1 --out grid.png",
-    }
+    },
 )
 @GENERATOR
 @click.option("--num", type=click.IntRange(1), metavar="N", help="Number of images; default 1000.")
@@ -167,6 +159,7 @@ class GridParam(click.ParamType[tuple[int, int]]):
 @SEED
 @LABEL
 @DEVICE
+@sigterm_interrupts()
 def generate(
     generator: Path,
     num: int | None,
@@ -202,10 +195,11 @@ def generate(
 
 
 @celebahq.command(
+    interrupted="nothing was written",
     examples={
         "Make a video of one minute.": "celebahq interpolate runs/progan --out walk.mp4",
         "Make a video of 3 x 2 faces.": "celebahq interpolate runs/progan --grid 3x2 --seconds 20 --out six.mp4",
-    }
+    },
 )
 @GENERATOR
 @click.option("--out", type=PATH, required=True, metavar="FILE.mp4", help="Video file to create (H.264).")
@@ -215,6 +209,7 @@ def generate(
 @SEED
 @LABEL
 @DEVICE
+@sigterm_interrupts()
 def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, **asked: Any) -> None:
     """Make a video of a looping interpolation in latent space."""
     import torch
@@ -242,6 +237,7 @@ def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, 
 
 @celebahq.command(
     "training-video",
+    interrupted="nothing was written",
     examples={
         "Show how the generated images became better.": "celebahq training-video runs/progan --out training.mp4",
         "Show it more slowly.": "celebahq training-video runs/progan --fps 4 --out slow.mp4",
@@ -250,6 +246,7 @@ def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, 
 @click.argument("run", type=PATH, metavar="RUN")
 @click.option("--out", type=PATH, required=True, metavar="FILE.mp4", help="Video file to create (H.264).")
 @click.option("--fps", type=click.FloatRange(0, min_open=True), default=10.0, metavar="F", help="Grids per second.")
+@sigterm_interrupts()
 def training_video(run: Path, out: Path, fps: float) -> None:
     """Make a video of the grids of generated images of a run."""
     from celebahq_builder.progan.video import training_video as make
