@@ -193,8 +193,8 @@ def print_path(kind: str, path: Path) -> None:
 class _Output(io.TextIOWrapper):
     """Standard output or standard error: text that no terminal takes for a command, in any encoding.
 
-    A write error of standard output ends the command, because its result is lost. Standard error only shows progress
-    and messages, so the work continues without it.
+    A write error of standard output ends the command, because its result is lost; quietly where the reader of a pipe
+    has ended, such as ``head``. Standard error only shows progress and messages, so the work continues without it.
 
     Args:
         stream: stream to replace.
@@ -223,8 +223,11 @@ class _Output(io.TextIOWrapper):
             yield
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # for what is still buffered
-            if self.required:
-                raise OSError(error.errno, error.strerror, "standard output") from None
+            if not self.required:
+                return
+            if isinstance(error, BrokenPipeError):
+                raise click.exceptions.Exit(128 + signal.SIGPIPE) from None
+            raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 class _OneLine(logging.Formatter):

@@ -82,7 +82,7 @@ STAGES = stage_names()
 )
 @SET
 @click.option(
-    "--keep", type=click.IntRange(1), metavar="N", show_default="as in the recipe", help="Photos to keep, best first."
+    "--keep", type=click.IntRange(1), metavar="N", show_default="as in the recipe", help="Faces to keep, best first."
 )
 @click.option(
     "--resolution",
@@ -111,7 +111,13 @@ STAGES = stage_names()
     help="Delete the results of this stage and of later ones first; leave it out to resume. photos: delete only the "
     "results of photos that were removed or changed since.",
 )
-@click.option("--limit", type=click.IntRange(1), metavar="N", show_default="all", help="Only the first N photos.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    metavar="N",
+    show_default="all",
+    help="Only the first N faces; CelebA has one in each photo.",
+)
 @click.option(
     "--ids",
     type=PATH,
@@ -223,7 +229,7 @@ def _source(
 
 
 def _print_result(result: BuildResult) -> None:
-    click.echo(f"{result.photos} photos: {result.kept} kept + {result.rejected} rejected + {result.failed} failed")
+    click.echo(f"{result.source}: {result.kept} kept + {result.rejected} rejected + {result.failed} failed")
     for reason, count in sorted(result.reasons.items(), key=lambda item: (-item[1], item[0])):
         click.echo(f"  {reason}: {count}")
     if result.images and not result.hdf5:

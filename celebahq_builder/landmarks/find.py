@@ -13,7 +13,7 @@ from celebahq_builder.landmarks.choice import MAX_SPREAD, MIN_CONFIDENCE, MIN_FA
 from celebahq_builder.landmarks.model_file import locate_model
 from celebahq_builder.landmarks.page import write_pages
 from celebahq_builder.landmarks.search import SearchedPhoto, list_photos, search_folder, search_rules
-from celebahq_builder.outcome import Rejected
+from celebahq_builder.outcome import Rejected, counted
 from celebahq_builder.sources.photo import COLUMNS
 from celebahq_builder.storage import RecordLog, csv_bytes, delete_partial_of, path_cell
 
@@ -39,18 +39,13 @@ class LandmarkResult:
 
     def lines(self) -> Iterator[str]:
         """Yield the closing lines of the command."""
-        with_faces, without = self.photos - len(self.rejected), len(self.rejected)
-        found = f"{_counted(self.faces, 'face')} in {_counted(with_faces, 'photo')}"
-        yield f"{_counted(self.photos, 'photo')}: {found}; no face used in {_counted(without, 'photo')}"
+        without = f"; no face used in {counted(len(self.rejected), 'photo')}" if self.rejected else ""
+        yield f"{counted(self.photos, 'photo')}, {counted(self.faces, 'face')}{without}"
         for reason, count in Counter(one.reason for one in self.rejected).most_common():
             first = next(one for one in self.rejected if one.reason is reason)
             yield f"  {reason}: {count}; first: {printable(first.photo)}: {printable(first.detail)}"
         if self.not_chosen:
-            yield f"  {_counted(self.not_chosen, 'other face')} not used; the page shows them"
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+            yield f"  {counted(self.not_chosen, 'other face')} not used; the page shows them"
 
 
 def find_landmarks(

@@ -19,7 +19,7 @@ from celebahq_builder.cluster import Cluster
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import SourceError, WorkspaceError
 from celebahq_builder.imaging.image_io import encode_png
-from celebahq_builder.outcome import Kept, PhotoKey, Rejected
+from celebahq_builder.outcome import Kept, PhotoCounts, PhotoKey, Rejected
 from celebahq_builder.pipeline.batch import (
     BatchJob,
     BatchResult,
@@ -56,8 +56,10 @@ EXAMPLES = 8
 class BuildResult:
     """Counts and files of a build."""
 
+    source: PhotoCounts
+    """Photos of the source, and faces in them."""
     photos: int
-    """Photos of the source: kept + rejected + failed."""
+    """Faces of these photos, and photos without a usable face: kept + rejected + failed."""
     kept: int
     rejected: int
     failed: int
@@ -262,10 +264,12 @@ def run_photo_stages(plan: Plan, timings: TimingLog, held: LockedFolder) -> None
     if jobs:
         timings.add(batches=len(jobs), seconds={})
         todo = sum(len(job.photos) for job in jobs)
-        progress = Progress(" > ".join(stage.name for stage in plan.photo_stages), len(photos), len(photos) - todo)
+        title, unit = " > ".join(stage.name for stage in plan.photo_stages), plan.request.source.counts.unit
+        progress = Progress(title, len(photos), len(photos) - todo, unit)
         report = LiveReport(workspace, progress)
         try:
-            with closing(_compute(plan, held, _reporting(jobs, report), progress)) as results:
+            report.write_if_due()
+            with closing(_compute(plan, held, jobs, progress)) as results:
                 for computed in results:
                     result = earlier.complete(computed)
                     publish_batch(workspace, result)
@@ -298,14 +302,6 @@ def _compute(
     if plan.request.cluster:
         return run_on_cluster(plan.request.cluster, plan, held.path, jobs, progress)
     return parallel.run(run_batch, jobs, workers=plan.request.workers)
-
-
-def _reporting(jobs: Iterable[BatchJob], report: LiveReport) -> Iterator[BatchJob]:
-    """Yield jobs; write the first report once the first job is on its way, so that it does not wait."""
-    for number, job in enumerate(jobs):
-        if number == 1:
-            report.write_if_due()
-        yield job
 
 
 def _jobs(plan: Plan) -> Iterator[BatchJob]:
@@ -412,6 +408,7 @@ def _conclude(plan: Plan, timings: TimingLog) -> BuildResult:
     with_images = [stage.name for stage in plan.photo_stages if stage.saves_image]
     counts = {name: value for name, value in asdict(summary).items() if name != "fingerprint"}
     return BuildResult(
+        source=request.source.counts,
         **counts,
         complete=complete,
         hdf5=workspace.hdf5_path(request.recipe.resolution) if complete else None,

@@ -7,7 +7,6 @@ table, the page and the list of doubtful photos that are made from it.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from celebahq_builder.errors import RecipeError, WeightsError, printable
-from celebahq_builder.html import thumbnails
+from celebahq_builder.html import link, thumbnails
+from celebahq_builder.image_set import photo_path
 from celebahq_builder.landmarks import check
 from celebahq_builder.landmarks.check import DoubtfulPhoto
 from celebahq_builder.landmarks.choice import FaceChoice
@@ -214,7 +214,7 @@ def check_source(
         write_json(workspace.doubtful_path, asdict(CheckedLandmarks(len(source.photos), doubtful)))
     if doubtful:
         log.warning(
-            "warning: %d of %d photos have landmarks that the detector does not confirm; first: %s: %s",
+            "warning: the detector does not confirm the landmarks of %d of %d faces; first: %s: %s",
             len(doubtful),
             len(source.photos),
             doubtful[0].file,
@@ -258,17 +258,18 @@ def landmark_section(workspace: Workspace, folder: Path) -> LandmarkSection | No
         checked = read_table(CheckedLandmarks, values, path, "landmarks")
     if not (checked.photos or page.is_file()):
         return None
-    shown = tuple(_shown(folder, one) for one in checked.doubtful[:DOUBTFUL_SHOWN])
-    link = os.path.relpath(page, workspace.report_path.parent) if page.is_file() else None
-    return LandmarkSection(link, checked.photos, len(checked.doubtful), shown)
+    shown = tuple(_shown(folder, one, workspace.report_path) for one in checked.doubtful[:DOUBTFUL_SHOWN])
+    address = link(page, workspace.report_path) if page.is_file() else None
+    return LandmarkSection(address, checked.photos, len(checked.doubtful), shown)
 
 
-def _shown(folder: Path, one: DoubtfulPhoto) -> ShownPhoto:
+def _shown(folder: Path, one: DoubtfulPhoto, report: Path) -> ShownPhoto:
     thumbnail = thumbnails.of_photo(folder, one.file, THUMBNAIL_PX)
     faces = []
     if thumbnail:
         scale = thumbnail.width_px / one.size[0]
-        for used, row, words in ((False, one.landmarks, "given"), (True, one.found, "found")):
+        for kind, row, words in (("unused", one.landmarks, "given"), ("used", one.found, "found")):
             if row:
-                faces.append(draw_face(np.array(row).reshape(5, 2), scale, used, words))
-    return ShownPhoto(printable(one.file), "none", thumbnail, tuple(faces), one.words)
+                faces.append(draw_face(np.array(row).reshape(5, 2), scale, kind, words))
+    address = link(photo_path(folder, one.file), report)
+    return ShownPhoto(printable(one.file), ("none",), thumbnail, tuple(faces), one.words, address)

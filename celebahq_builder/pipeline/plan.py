@@ -296,6 +296,7 @@ class Plan:
             recipe=to_mapping(self.request.recipe),
             origins=self.request.origins,
             versions=versions(),
+            files=source.counts.photos,
         )
 
 

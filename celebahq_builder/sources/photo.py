@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from celebahq_builder.errors import SourceError
-from celebahq_builder.outcome import PhotoKey, Reason, Rejected
+from celebahq_builder.outcome import PhotoCounts, PhotoKey, Reason, Rejected
 from celebahq_builder.sources.official import ImageListRow
 
 COLUMNS = tuple(
@@ -112,6 +112,12 @@ class PhotoSource:
     attribute_names: tuple[str, ...] = ()
     is_own: bool = False
     """True for landmarks of the user's own table, False for those of CelebA."""
+
+    @property
+    def counts(self) -> PhotoCounts:
+        """Numbers of photo files and of faces."""
+        files = {photo.file for photo in self.photos} | {one.photo for one in self.rejected}
+        return PhotoCounts(len(files), len(self.photos), len(self.rejected))
 
     def sha256(self) -> str:
         """Return a hash of everything that decides the result, apart from the bytes of the photos."""

@@ -280,7 +280,7 @@ def test_status_of_a_run_that_is_not_done(tiny_copy: Path) -> None:
 def test_verify_says_what_it_checked(tiny_run: Path) -> None:
     checked = Checked()
     assert list(find_problems(tiny_run, checked)) == []
-    assert checked == Checked(manifests=4, files=5, images=3, levels=7, hashes=3)
+    assert checked == Checked("5 photos", manifests=4, files=5, images=3, levels=7, hashes=3)
 
 
 @pytest.mark.parametrize("name", ["run.json", "summary.json", "stages/align/plan.json", "stages/align/stage.json"])
