@@ -27,6 +27,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from celebahq_builder.errors import (
         CelebAHQError,
+        ClusterError,
         DeliveryError,
         DiskFull,
         FingerprintMismatch,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     )
     from celebahq_builder.filter.report import FilterResult
     from celebahq_builder.filter.run import filter_folder
-    from celebahq_builder.filter.score import score_image as score
+    from celebahq_builder.filter.scoring import score_image as score
     from celebahq_builder.formats.export import export_file as export
     from celebahq_builder.formats.import_ import import_images
     from celebahq_builder.hdf5.reader import PyramidFile
@@ -57,8 +58,8 @@ if TYPE_CHECKING:
 _ERRORS = {
     name: f"errors:{name}"
     for name in (
-        *("CelebAHQError", "DeliveryError", "DiskFull", "FingerprintMismatch", "FormatError", "RecipeError"),
-        *("SourceError", "TrainingError", "WeightsError", "WorkspaceError", "WorkspaceLocked"),
+        *("CelebAHQError", "ClusterError", "DeliveryError", "DiskFull", "FingerprintMismatch", "FormatError"),
+        *("RecipeError", "SourceError", "TrainingError", "WeightsError", "WorkspaceError", "WorkspaceLocked"),
     )
 }
 
@@ -79,7 +80,7 @@ _PUBLIC = _ERRORS | {
     "find_landmarks": "landmarks.find:find_landmarks",
     "import_images": "formats.import_:import_images",
     "open": "hdf5.reader:open_pyramid",
-    "score": "filter.score:score_image",
+    "score": "filter.scoring:score_image",
     "train_progan": "progan.launch:train_progan",
 }
 """Module and name of each public object."""
@@ -88,6 +89,7 @@ __all__ = [
     "BuildResult",
     "CelebA",
     "CelebAHQError",
+    "ClusterError",
     "DeliveryError",
     "DiskFull",
     "FilterResult",

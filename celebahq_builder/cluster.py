@@ -1,6 +1,6 @@
 """Jobs on a Dask cluster; the only file that imports distributed.
 
-A `Cluster` is a client of a scheduler that runs already. While it runs jobs, it asks the scheduler every second for its
+Scheduler and workers run already. While there are jobs, the main process asks the scheduler every second for its
 workers, checks those that are new, and gives each suitable one two jobs, of which it runs one. The jobs of a worker
 that is gone are given to another one. Dask would do that, too, but it does not report which job was running when a
 worker died, and it gives up a job in the end.
@@ -20,12 +20,14 @@ import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from celebahq_builder.errors import ClusterError, RecipeError
-from celebahq_builder.storage import read_json
+from celebahq_builder.progress import Progress
+from celebahq_builder.storage import parse_json, read_text
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,10 @@ GATHER_S = 10.0
 """Longest time in which a result must arrive; otherwise it is lost, because its worker died after the job."""
 
 
+LOST = (OSError, TimeoutError, CancelledError)
+"""Errors of a result that cannot arrive any more."""
+
+
 @dataclass(frozen=True)
 class Parts(Generic[Job, Result]):
     """Functions that divide a job, in order to find the part that kills its worker."""
@@ -72,6 +78,42 @@ class JobCancelled(Exception):
     """Raised by `check_wanted` in a job whose result nobody waits for."""
 
 
+def run(
+    target: str,
+    function: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    *,
+    facts: Callable[[], Facts],
+    expected: Facts,
+    parts: Parts[Job, Result],
+    progress: Progress | None = None,
+) -> Generator[Result, None, None]:
+    """Yield the results of a function for each job, in order of completion; `close` ends the jobs.
+
+    Args:
+        target: see `Cluster`.
+        function: importable by name; takes and returns small picklable values.
+        jobs: read lazily, two per worker.
+        facts: importable by name; called in each worker before its first job.
+        expected: return value of `facts` in a worker that can be used.
+        parts: used for a job during which `KILLS_MAX` workers died.
+        progress: shows the number of workers.
+
+    Raises:
+        ClusterError: no scheduler answers, it is gone, or none of the first workers can be used.
+        RecipeError: `target` or distributed cannot be used.
+        Exception: any exception of `function`, as soon as it is raised.
+    """
+    with Cluster(target) as connected:
+        dashboard = connected.dashboard
+        log.info("cluster: scheduler %s%s", connected.address, f", dashboard {dashboard}" if dashboard else "")
+        running = _Run(connected, function, iter(jobs), facts, expected, parts)
+        for result in running.results():
+            if progress is not None:
+                progress.workers = len(running.workers)
+            yield result
+
+
 class Cluster:
     """A connection to a Dask scheduler.
 
@@ -81,7 +123,8 @@ class Cluster:
 
     Attributes:
         address: of the scheduler.
-        workers: number of workers that get jobs.
+        client: Dask's own object.
+        dashboard: address of its web page; None if it has none.
 
     Raises:
         RecipeError: distributed is not installed, or the file cannot be used.
@@ -91,17 +134,13 @@ class Cluster:
     def __init__(self, target: str) -> None:
         check_target(target)
         self.address = _scheduler_address(target)
-        self.workers = 0
-        self._quiet = contextlib.ExitStack()
-        self._quiet.enter_context(_quiet_loggers())
-        try:
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(_quiet_loggers())
             self.client = _connect(self.address)
-        except BaseException:
-            self._quiet.close()
-            raise
-        has_dashboard = "dashboard" in self.ask(lambda: self.client.scheduler_info()["services"])
-        dashboard = f", dashboard {self.client.dashboard_link}" if has_dashboard else ""
-        log.info("cluster: scheduler %s%s", self.address, dashboard)
+            opened.callback(_disconnect, self.client)
+            services = self.ask(lambda: self.client.scheduler_info()["services"])
+            self.dashboard: str | None = self.client.dashboard_link if "dashboard" in services else None
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Cluster:
         return self
@@ -111,9 +150,7 @@ class Cluster:
 
     def close(self) -> None:
         """Disconnect; the scheduler then cancels the jobs, and their workers end them, see `check_wanted`."""
-        with contextlib.suppress(Exception):  # the scheduler may be gone
-            self.client.close(timeout=2)
-        self._quiet.close()
+        self._opened.close()
 
     def ask(self, question: Callable[[], Result]) -> Result:
         """Return what a function of the client returns.
@@ -125,31 +162,6 @@ class Cluster:
             if self.client.status == "running":
                 return question()
         raise ClusterError(f"the scheduler {self.address} is gone; the same command resumes, with or without `cluster`")
-
-    def run(
-        self,
-        function: Callable[[Job], Result],
-        jobs: Iterable[Job],
-        *,
-        facts: Callable[[], Facts],
-        expected: Facts,
-        parts: Parts[Job, Result],
-    ) -> Generator[Result, None, None]:
-        """Yield the results of a function for each job, in order of completion; then disconnect, also on `close`.
-
-        Args:
-            function: importable by name; takes and returns small picklable values.
-            jobs: read lazily.
-            facts: importable by name; called in each worker before its first job.
-            expected: return value of `facts` in a worker that can be used.
-            parts: used for a job during which `KILLS_MAX` workers died.
-
-        Raises:
-            ClusterError: the scheduler is gone, or none of the first workers can be used.
-            Exception: any exception of `function`, as soon as it is raised.
-        """
-        with self:
-            yield from _Run(self, function, iter(jobs), facts, expected, parts).results()
 
 
 def check_target(target: str) -> None:
@@ -172,9 +184,12 @@ def _scheduler_address(target: str) -> str:
     if "://" in target or not (path.exists() or path.suffix == ".json"):
         return target
     try:
-        values = read_json(path)
-    except OSError as error:
-        raise RecipeError(f"`cluster` {target} cannot be read: {error.strerror}; start the scheduler first") from None
+        values: Any = parse_json(read_text(path))
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise RecipeError(
+            f"`cluster` {target} cannot be read: {why}; dask scheduler --scheduler-file makes it"
+        ) from None
     address = values.get("address") if isinstance(values, dict) else None
     if not isinstance(address, str):
         raise RecipeError(f"`cluster` {target} has no address; expected a file of dask scheduler --scheduler-file")
@@ -182,17 +197,27 @@ def _scheduler_address(target: str) -> str:
 
 
 def _connect(address: str) -> Any:
-    from distributed import Client
+    from distributed import Client, Security
+    from distributed.comm import resolve_address
 
     try:
+        # These are checked first, because Dask's client does not close in order after an error of this kind.
+        is_open = resolve_address(address).startswith(("tcp:", "ws:"))
+        if not is_open and Security().get_connection_args("client")["ssl_context"] is None:
+            raise ValueError("Dask's configuration has no certificate for it, see docs/cluster.md")
         with warnings.catch_warnings():  # of other versions: every worker is checked
             warnings.simplefilter("ignore")
-            return Client(address, timeout=CONNECT_S, set_as_default=False, direct_to_workers=False)  # type: ignore[no-untyped-call]
-    except (OSError, TimeoutError, ValueError, TypeError, RuntimeError, ImportError) as error:
+            return Client(address, timeout=CONNECT_S, set_as_default=False, direct_to_workers=False)
+    except (OSError, TimeoutError, ValueError, RuntimeError) as error:
         raise ClusterError(
             f"`cluster` {address}: no scheduler answers ({_one_line(error)}); expected the address that dask scheduler "
             "prints, such as tcp://host:8786"
         ) from None
+
+
+def _disconnect(client: Any) -> None:
+    with contextlib.suppress(Exception):  # the scheduler may be gone
+        client.close(timeout=2)
 
 
 @contextlib.contextmanager
@@ -200,6 +225,7 @@ def _quiet_loggers() -> Iterator[None]:
     """Silence the loggers of the client, which would repeat our messages with tracebacks."""
     import distributed  # noqa: F401 - sets the levels of its loggers
 
+    logging.getLogger("asyncio").addFilter(_is_not_of_dask)  # stays: asyncio reports such errors late
     names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in ("distributed", "tornado")]
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
@@ -211,9 +237,14 @@ def _quiet_loggers() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
+def _is_not_of_dask(record: logging.LogRecord) -> bool:
+    """Return whether a log record is about anything but an exception inside Dask."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not kind.__module__.startswith("distributed")
+
+
 def _one_line(error: BaseException) -> str:
-    lines = str(error).split("\n")
-    return f"{type(error).__name__}: {lines[0]}" if lines[0] else type(error).__name__
+    return str(error).split("\n")[0] or type(error).__name__
 
 
 # --- One run ----------------------------------------------------------------------------------------------------
@@ -280,6 +311,8 @@ class _Run:
         """Results to be yielded."""
         self.ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         """Futures that have a result or an error, or that were lost."""
+        self.finished: set[str] = set()
+        """Keys of futures that have, or had, a result."""
         self.numbers = itertools.count()
         self.polled_s = -POLL_S
         self.had_worker = self.is_waiting = False
@@ -322,7 +355,6 @@ class _Run:
         if not usable and not self.is_waiting:
             log.info("waiting for workers: dask worker %s --nthreads 1", self.cluster.address)
         self.is_waiting = not usable
-        self.cluster.workers = len(self.workers)
 
     def judge(self, worker: str, probe: Any) -> None:
         """Give jobs to a worker from now on if its facts are as expected."""
@@ -339,7 +371,6 @@ class _Run:
         else:
             self.workers[worker] = {}
             self.had_worker = True
-            self.cluster.workers = len(self.workers)
 
     def refuse(self, worker: str, why: str) -> None:
         """Give no jobs to a worker."""
@@ -352,7 +383,7 @@ class _Run:
             del self.probes[probe]
             probe.release()
         tasks = self.workers.pop(worker, {})
-        running = next((future for future in tasks if future.status != "finished"), None)
+        running = next((future for future in tasks if future.key not in self.finished), None)
         if running is not None and not self.has_left(worker):
             tasks[running].kills += 1
             log.warning("warning: worker %s is gone; others repeat its work", worker)
@@ -378,8 +409,14 @@ class _Run:
             pure=False,
             priority=-next(self.numbers),
         )
-        future.add_done_callback(self.ended.put)
+        future.add_done_callback(self.end)
         return future
+
+    def end(self, future: Any) -> None:
+        """Put a future into `ended`; called by a thread of Dask."""
+        if future.status == "finished":
+            self.finished.add(future.key)
+        self.ended.put(future)
 
     def send(self) -> None:
         """Give jobs to workers that have fewer than two.
@@ -406,7 +443,7 @@ class _Run:
         if future in self.probes:
             worker = self.probes.pop(future)
             if not _is_lost(future):
-                with contextlib.suppress(OSError, TimeoutError):  # the worker died
+                with contextlib.suppress(*LOST):
                     self.judge(worker, future)
             future.release()
             return
@@ -417,12 +454,12 @@ class _Run:
         if not _is_lost(future):
             if (error := _error_of(future)) is not None:
                 raise error
-            with contextlib.suppress(OSError, TimeoutError):
+            with contextlib.suppress(*LOST):
                 self.finish(task, future.result(timeout=GATHER_S))
                 del tasks[future]
                 future.release()
                 return
-        elif _error_of(future) is not None:
+        elif _gave_up(future):
             task.kills += 1
         del tasks[future]
         future.release()
@@ -455,9 +492,14 @@ class _Run:
 
 def _is_lost(future: Any) -> bool:
     """Return whether a future has neither a result nor an exception of its function."""
+    return future.status not in ("finished", "error") or _gave_up(future) or isinstance(_error_of(future), JobCancelled)
+
+
+def _gave_up(future: Any) -> bool:
+    """Return whether Dask has given up a job because workers died with it."""
     from distributed.scheduler import KilledWorker
 
-    return future.status not in ("finished", "error") or isinstance(_error_of(future), KilledWorker)
+    return isinstance(_error_of(future), KilledWorker)
 
 
 def _error_of(future: Any) -> BaseException | None:

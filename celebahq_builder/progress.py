@@ -65,8 +65,8 @@ class Progress:
         self.failed += failed
         if self.bar is not None:
             if self.judged:
-                workers = {} if self.workers is None else {"workers": self.workers}
-                self.bar.set_postfix(rejected=self.rejected, failed=self.failed, **workers, refresh=False)
+                workers = "" if self.workers is None else f", {self.workers} workers"
+                self.bar.set_postfix_str(self._judged_words() + workers, refresh=False)
             self.bar.update(items)
         elif time.monotonic() - self.last_line >= LINE_EVERY_S:
             self.last_line = time.monotonic()
@@ -92,11 +92,15 @@ class Progress:
             parts.append(f"{rate:.2f} {self.unit}s/s")
             parts += [f"{rough_duration(seconds_left)} left"] if seconds_left else []
         if self.workers:
-            each = f" with {rate / self.workers:.2f} {self.unit}s/s each" if rate is not None else ""
-            parts.append(f"{self.workers} workers{each}")
+            each = f" ({rate / self.workers:.2f} {self.unit}s/s each)" if rate is not None else ""
+            parts.append(f"workers: {self.workers}{each}")
         if self.judged:
-            parts.append(f"{self.rejected} rejected, {self.failed} failed")
+            parts.append(self._judged_words())
         return ", ".join(parts)
+
+    def _judged_words(self) -> str:
+        """Return the numbers of rejected and failed items; of a command that resumes, only its own are known."""
+        return f"{self.rejected} rejected, {self.failed} failed" + (" in this command" if self.first else "")
 
     def close(self) -> None:
         """End the pass."""

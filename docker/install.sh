@@ -22,5 +22,5 @@ fi
 python3 -m venv "$folder"
 pip=("$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir)
 "${pip[@]}" ${index:+--index-url "$index"} "$(grep '^torch==' "$source/constraints.txt")"
-"${pip[@]}" --constraint "$source/constraints.txt" "$source[blosc2,lsun,parquet]"
+"${pip[@]}" --constraint "$source/constraints.txt" "$source[blosc2,cluster,lsun,parquet]"
 "$folder/bin/celebahq" --version

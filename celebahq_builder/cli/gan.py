@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import DEVICE, PATH, SET, THREADS, celebahq, print_path, sigterm_interrupts
+from celebahq_builder.cli.main import DEVICE, PATH, SET, THREADS, celebahq, print_path
 
 
 def _finite(_: click.Context, param: click.Parameter, value: float | None) -> float | None:
@@ -159,7 +159,6 @@ class GridParam(click.ParamType[tuple[int, int]]):
 @SEED
 @LABEL
 @DEVICE
-@sigterm_interrupts()
 def generate(
     generator: Path,
     num: int | None,
@@ -209,7 +208,6 @@ def generate(
 @SEED
 @LABEL
 @DEVICE
-@sigterm_interrupts()
 def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, **asked: Any) -> None:
     """Make a video of a looping interpolation in latent space."""
     import torch
@@ -246,7 +244,6 @@ def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, 
 @click.argument("run", type=PATH, metavar="RUN")
 @click.option("--out", type=PATH, required=True, metavar="FILE.mp4", help="Video file to create (H.264).")
 @click.option("--fps", type=click.FloatRange(0, min_open=True), default=10.0, metavar="F", help="Grids per second.")
-@sigterm_interrupts()
 def training_video(run: Path, out: Path, fps: float) -> None:
     """Make a video of the grids of generated images of a run."""
     from celebahq_builder.progan.video import training_video as make

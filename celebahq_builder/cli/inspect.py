@@ -158,19 +158,24 @@ def compare(a: Path, b: Path, **asked: Any) -> None:
     },
 )
 @IMAGES
-@click.option("--out", type=PATH, metavar="DIR", help="Folder to create; default NAME-audit in the current folder.")
+@click.option(
+    "--out",
+    type=PATH,
+    metavar="DIR",
+    help="Folder to create; default NAME-audit in the current folder, after the name of FILE or WORK.",
+)
 def audit(file: Path, out: Path | None) -> None:
     """Look for duplicates, black bars and padding in an HDF5 file.
 
     Writes DIR/index.html, a page that shows what was found, and DIR/audit.json, which lists all of it. The HDF5 file
-    does not change. No file is ever overwritten.
+    does not change. A second audit of the same file replaces the first one; no other file is overwritten, and a folder
+    that holds anything else is refused.
     """
     from celebahq_builder.inspect import audit_report
     from celebahq_builder.pipeline.run_images import find_hdf5
 
-    file = find_hdf5(file)
-    folder = out or Path(f"{file.stem}-audit")
-    for line in audit_report.audit(file, folder):
+    folder = out or Path(f"{file.resolve().name.removesuffix('.h5')}-audit")
+    for line in audit_report.audit(find_hdf5(file), folder):
         click.echo(line)
     print_path("findings", folder / audit_report.JSON)
     print_path("page", folder / audit_report.PAGE)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import DEVICE, PATH, celebahq, print_path, sigterm_interrupts
+from celebahq_builder.cli.main import DEVICE, PATH, celebahq, print_path
 from celebahq_builder.errors import FormatError
 
 
@@ -74,7 +74,6 @@ def _audit_moved(_: click.Context, __: click.Parameter, given: bool) -> None:
     "--out", type=PATH, metavar="DIR", show_default="none", help="Write DIR/index.html and DIR/evaluation.json."
 )
 @click.option("--audit", is_flag=True, hidden=True, is_eager=True, expose_value=False, callback=_audit_moved)
-@sigterm_interrupts()
 def evaluate(
     source: Path, metrics: str, against: Path | None, num: int | None, seed: int, device: str, **asked: Any
 ) -> None:

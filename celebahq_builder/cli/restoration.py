@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import click
 
 from celebahq_builder.cli.main import DEVICE, PATH, SET, THREADS, celebahq, print_path
-from celebahq_builder.config import override_arguments
+from celebahq_builder.config import format_overrides
 
 
 def training_options(recipe: str) -> Callable[[Any], Any]:
@@ -75,7 +76,8 @@ def run_training(
             room = importlib.import_module(module)
         settings = load_recipe(bundled_recipe(recipe, "train"), kind, room.RECIPES, overrides, start)
         started = f" --start {start}" if start else ""
-        line = f"celebahq {command} --recipe {recipe.stem}{started}{override_arguments(overrides)}"
+        changes = "".join(f" --set {shlex.quote(change)}" for change in format_overrides(overrides))
+        line = f"celebahq {command} --recipe {recipe.stem}{started}{changes}"
         weights = room.train(settings, photos, TrainingOptions(**asked, command=line, stop=stop))
         if is_main_process():
             print_path("weights", weights)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 from celebahq_builder import parallel
-from celebahq_builder.cluster import Cluster, Parts
+from celebahq_builder.cluster import Parts, check_target, run
 from celebahq_builder.errors import DeliveryError, RecipeError, SourceError, printable
 from celebahq_builder.filter.deliver import DeliveryMode, deliver, innermost_existing, plan_delivery
 from celebahq_builder.filter.listing import SUFFIXES, ImageListing, list_images
@@ -134,9 +133,11 @@ def filter_folder(
     for what in (f"to {mode} images" if mode else "", "`prune`" if prune else ""):
         if what and not out:
             raise RecipeError(f"{what} needs a destination: add `out`")
+    if cluster is not None:
+        check_target(os.fspath(cluster))
     folder, target, kept_list, scores_folder = _resolve(folder, out, list_path, scores)
     store = ScoreStore(scores_folder)
-    with Cluster(os.fspath(cluster)) if cluster is not None else nullcontext() as connected, store.hold(folder):
+    with store.hold(folder):
         # List and score
         earlier = store.destinations()
         is_inside = target is not None and target.is_relative_to(folder) and target not in earlier
@@ -150,7 +151,8 @@ def filter_folder(
         if not listing.images and not listing.unusable:
             found = ", ".join(map(printable, sorted(listing.skipped.suffixes)[:8])) or "nothing"
             raise SourceError(f"{folder} holds no images: looked for {', '.join(SUFFIXES)}; it has {found}")
-        scored, unscored = _score_images(folder, listing, store, workers or parallel.cores(), pixels_max, connected)
+        where = workers or parallel.cores() if cluster is None else os.fspath(cluster)
+        scored, unscored = _score_images(folder, listing, store, where, pixels_max)
 
         # Select, and check that everything can be written before anything is
         ranked = rank(scored)
@@ -219,26 +221,33 @@ def _resolve(
 
 
 def _score_images(
-    folder: Path, listing: ImageListing, store: ScoreStore, workers: int, pixels_max: int, cluster: Cluster | None
+    folder: Path, listing: ImageListing, store: ScoreStore, where: int | str, pixels_max: int
 ) -> tuple[list[ImageScore], list[UnscoredImage]]:
-    """Return all images with a score, and those without one by path; score those that have no valid record."""
+    """Return all images with a score, and those without one by path; score those that have no valid record.
+
+    Args:
+        folder: of the images.
+        listing: of the folder.
+        store: of the scores.
+        where: number of processes, or a cluster.
+        pixels_max: see `filter_folder`.
+    """
     valid = store.valid_records(listing.images)
     todo = [path for path in listing.images if path not in valid]
     batches = ((os.fspath(folder), todo[i : i + BATCH_IMAGES], pixels_max) for i in range(0, len(todo), BATCH_IMAGES))
     done: list[ScoreRecord] = [*listing.unusable, *valid.values()]
     if todo:
         progress = Progress("score", len(listing.images), len(valid), "image")
-        if cluster is None:
-            scoring = parallel.run(_score_batch, batches, workers=workers)
+        if isinstance(where, int):
+            scoring = parallel.run(_score_batch, batches, workers=where)
         else:
-            scoring = _score_on_cluster(cluster, folder, batches)
+            scoring = _score_on_cluster(where, folder, todo[:BATCH_IMAGES], batches, progress)
         with store.append() as add, closing(scoring) as scores:
             for batch in scores:
                 add(batch)
                 done += batch
                 failed = sum(isinstance(record, UnscoredImage) and record.reason is None for record in batch)
                 rejected = sum(isinstance(record, UnscoredImage) for record in batch) - failed
-                progress.workers = cluster.workers if cluster else None
                 progress.advance(len(batch), rejected=rejected, failed=failed)
         progress.close()
     scored = [record for record in done if isinstance(record, ImageScore)]
@@ -251,26 +260,22 @@ _Batch = tuple[str, list[str], int]
 
 
 def _score_on_cluster(
-    cluster: Cluster, folder: Path, batches: Iterator[_Batch]
+    target: str, folder: Path, samples: Sequence[str], batches: Iterable[_Batch], progress: Progress
 ) -> Generator[list[ScoreRecord], None, None]:
-    first = next(batches)
-    needed = Surroundings(files=tuple(folder / path for path in first[1]))
-    return cluster.run(
-        _score_batch,
-        itertools.chain([first], batches),
-        facts=functools.partial(worker_facts, needed),
-        expected=needed.facts(),
-        parts=Parts(
-            name=lambda batch: batch[1][0] if len(batch[1]) == 1 else f"the batch from {batch[1][0]} on",
-            split=lambda batch: [(batch[0], [path], batch[2]) for path in batch[1]],
-            fail=lambda batch, reason: [UnscoredImage(path, None, reason) for path in batch[1]],
-            join=lambda _, records: [one for some in records for one in some],
-        ),
+    """Yield the records of batches that the workers of a cluster score; they must see the samples."""
+    needed = Surroundings(files=tuple(folder / path for path in samples))
+    parts = Parts[_Batch, list[ScoreRecord]](
+        name=lambda batch: batch[1][0] if len(batch[1]) == 1 else f"the batch from {batch[1][0]} on",
+        split=lambda batch: [(batch[0], [path], batch[2]) for path in batch[1]],
+        fail=lambda batch, reason: [UnscoredImage(path, None, reason) for path in batch[1]],
+        join=lambda _, results: [record for records in results for record in records],
     )
+    facts = functools.partial(worker_facts, needed)
+    return run(target, _score_batch, batches, facts=facts, expected=needed.facts(), parts=parts, progress=progress)
 
 
 def _score_batch(batch: _Batch) -> list[ScoreRecord]:
     """Score a batch in a worker, the only process that imports torch."""
-    from celebahq_builder.filter import score
+    from celebahq_builder.filter.scoring import score_files
 
-    return score.score_files(*batch)
+    return score_files(*batch)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, nullcontext
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Unpack
@@ -19,7 +19,7 @@ from celebahq_builder.cluster import Cluster
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import SourceError, WorkspaceError
 from celebahq_builder.imaging.image_io import encode_png
-from celebahq_builder.outcome import Kept, PhotoKey, Rejected
+from celebahq_builder.outcome import Kept, PhotoCounts, PhotoKey, Rejected
 from celebahq_builder.pipeline.batch import (
     WORKER_GPU_BYTES,
     BatchJob,
@@ -30,9 +30,9 @@ from celebahq_builder.pipeline.batch import (
     run_batch,
 )
 from celebahq_builder.pipeline.build_report import write_build_report
-from celebahq_builder.pipeline.cluster_batches import run_batches
+from celebahq_builder.pipeline.cluster_batches import run_on_cluster
 from celebahq_builder.pipeline.face import Face
-from celebahq_builder.pipeline.growth import EarlierResults, check_growth, grow
+from celebahq_builder.pipeline.growth import EarlierResults, checked_plan, grow
 from celebahq_builder.pipeline.landmark_source import find_source
 from celebahq_builder.pipeline.live_report import LiveReport
 from celebahq_builder.pipeline.plan import Plan, versions
@@ -58,15 +58,17 @@ EXAMPLES = 8
 class BuildResult:
     """Counts and files of a build."""
 
+    source: PhotoCounts
+    """Photos of the source, and faces in them."""
     photos: int
-    """Photos of the source: kept + rejected + failed."""
+    """Faces of these photos, and photos without a usable face: kept + rejected + failed."""
     kept: int
     rejected: int
     failed: int
     reasons: dict[str, int]
     """Rejected photos by name of the reason."""
     complete: bool
-    """Whether the last stage was reached."""
+    """True if the last stage was reached."""
     hdf5: Path | None
     """The data set; None if the last stage was not reached."""
     images: Path | None
@@ -100,7 +102,8 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
             run directory and the photos under the same paths.
         until: last stage to run.
         start: no stage before this one is run; the results of the stage before must be complete.
-        redo: stage whose results, and those of later stages, are deleted first.
+        redo: stage whose results, and those of later stages, are deleted first; or ``photos``, which deletes only the
+            results of photos that were removed, or whose landmarks changed, since the last run.
         limit: only the first photos, as many as this.
         ids: only these photos: ids or file names, or a file that lists them.
         image_list: file image_list.txt of the official CelebA-HQ; only its photos, in its order.
@@ -129,7 +132,13 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
     """
     if not isinstance(source, PhotoSource):
         check_options(out, **options)
-        source = find_source(source, out, workers=options.get("workers"), shard=wanted_shard(options.get("shard")))
+        source = find_source(
+            source,
+            out,
+            workers=options.get("workers"),
+            shard=wanted_shard(options.get("shard")),
+            accept=lambda found: checked_plan(make_request(found, out, **options)),
+        )
     return run(make_request(source, out, **options))
 
 
@@ -191,13 +200,13 @@ def run(request: BuildRequest) -> BuildResult:
         return _run_shard(request, request.shard)
     workspace = request.workspace
     timings = TimingLog(workspace.timings_path)
-    with (
-        Cluster(request.cluster) if request.cluster else nullcontext() as cluster,
-        workspace.lock() as held,
-    ):
+    with workspace.lock() as held:
+        plan = checked_plan(request)
+        if request.cluster:
+            Cluster(request.cluster).close()  # answers
+        _load_networks(plan.after_redo())
         workspace.sweep()
-        plan = _checked_plan(request)
-        if request.redo:  # nothing is deleted before all checks
+        if request.redo:
             _discard(plan)
             plan = plan.after_redo()
         if plan.grows:
@@ -207,7 +216,7 @@ def run(request: BuildRequest) -> BuildResult:
             workspace.summary_path.unlink(missing_ok=True)
             plan = plan.without_summary()
             try:
-                run_photo_stages(plan, timings, cluster, held)
+                run_photo_stages(plan, timings, held)
                 for stage in plan.dataset_stages:
                     _run_dataset_stage(plan, stage, timings)
             finally:
@@ -217,17 +226,6 @@ def run(request: BuildRequest) -> BuildResult:
         else:
             log.info("all stages up to %s are complete, and so are those up to %s", request.until, plan.until)
         return _conclude(plan, timings)
-
-
-def _checked_plan(request: BuildRequest) -> Plan:
-    """Return the plan of a build, after all checks; nothing is written."""
-    plan = Plan(request, request.workspace.read_state())
-    plan.check()
-    check_growth(plan.after_redo())
-    plan.check_start()
-    if request.cluster is None:
-        parallel.devices(request.device)
-    return plan
 
 
 def _describe(plan: Plan) -> None:
@@ -243,7 +241,8 @@ def _run_shard(request: BuildRequest, shard: Shard) -> BuildResult:
     with ExitStack() as work:
         with workspace.lock(shard):
             check_shards(workspace.root, beside=shard)
-            plan = _checked_plan(request)
+            plan = checked_plan(request)
+            _load_networks(plan)
             if plan.grows:  # it moves manifests and images of all batches
                 check_shards(workspace.root)
             held = work.enter_context(shard.lock(workspace.root))
@@ -257,7 +256,7 @@ def _run_shard(request: BuildRequest, shard: Shard) -> BuildResult:
         timings = TimingLog(shard.folder(workspace.root) / workspace.timings_path.name)
         workspace.sweep()
         try:
-            _run_batches(plan, timings, None, held)
+            _run_batches(plan, timings, held)
         finally:
             workspace.sweep()
         timings.add_memory(parallel.peak_memory_bytes())
@@ -276,6 +275,7 @@ def _conclude_shard(plan: Plan, shard: Shard) -> BuildResult:
             }
     images = [stage.name for stage in plan.photo_stages if stage.saves_image]
     return BuildResult(
+        source=plan.request.source.counts,
         photos=len(last),
         **count_outcomes(last.values()),
         reasons=dict(Counter(one.reason.value for one in last.values() if isinstance(one, Rejected))),
@@ -285,6 +285,17 @@ def _conclude_shard(plan: Plan, shard: Shard) -> BuildResult:
         report=workspace.report_path,
         batches_left=len(workspace.batches_left(names, plan.batches)),
     )
+
+
+def _load_networks(plan: Plan) -> None:
+    """Load the networks of the photo stages that are left, so that an error ends the run before anything is written."""
+    if all(plan.is_complete(stage.name) for stage in plan.photo_stages):
+        return
+    stages = plan.request.recipe.photo_stages()
+    stages = stages[: plan.photo_names.index(plan.photo_stages[-1].name) + 1]
+    done = [i for i, stage in enumerate(stages) if stage.saves_image and plan.is_complete(stage.name)]
+    for stage in stages[done[-1] + 1 if done else 0 :]:
+        stage.load(plan.request.recipe.settings(stage))
 
 
 def _discard(plan: Plan) -> None:
@@ -301,14 +312,8 @@ def _discard(plan: Plan) -> None:
 # --- Photo stages -----------------------------------------------------------------------------------------------
 
 
-def run_photo_stages(plan: Plan, timings: TimingLog, cluster: Cluster | None, held: LockedFolder) -> None:
+def run_photo_stages(plan: Plan, timings: TimingLog, held: LockedFolder) -> None:
     """Run the batches that are not done yet, check that no photo was lost, and mark the stages complete.
-
-    Args:
-        plan: of the run.
-        timings: log of times.
-        cluster: runs the batches, and is disconnected then; None for processes of this machine.
-        held: the run directory, which this process has locked.
 
     Raises:
         WorkspaceError: no photo was kept for the stages that follow.
@@ -317,7 +322,7 @@ def run_photo_stages(plan: Plan, timings: TimingLog, cluster: Cluster | None, he
     workspace, photos = plan.request.workspace, plan.request.source.photos
     for stage in plan.photo_stages:
         workspace.stage(stage.name).begin(plan.ingredients[stage.name])
-    _run_batches(plan, timings, cluster, held)
+    _run_batches(plan, timings, held)
     entering, ids = {photo.key for photo in photos}, {photo.id for photo in photos}
     for stage in plan.photo_stages:
         counts, kept = _reconcile(workspace.stage(stage.name), entering, plan.batches)
@@ -330,9 +335,9 @@ def run_photo_stages(plan: Plan, timings: TimingLog, cluster: Cluster | None, he
         raise WorkspaceError(f"no photo was kept, so there is nothing to pack; {workspace.rejected_path} says why")
 
 
-def _run_batches(plan: Plan, timings: TimingLog, cluster: Cluster | None, held: LockedFolder) -> None:
+def _run_batches(plan: Plan, timings: TimingLog, held: LockedFolder) -> None:
     """Run the batches that are not done yet: all of them, or those of a shard; see `run_photo_stages`."""
-    workspace, shard = plan.request.workspace, plan.request.shard
+    workspace = plan.request.workspace
     earlier = EarlierResults(workspace, plan.photo_stages)
     jobs = []
     for job in map(earlier.without_finished, _jobs(plan)):
@@ -344,22 +349,18 @@ def _run_batches(plan: Plan, timings: TimingLog, cluster: Cluster | None, held: 
         timings.add(batches=len(jobs), seconds={})
         todo = sum(len(job.photos) for job in jobs)
         photos = sum(len(_photos_of(plan, number)) for number in _batches(plan))
-        progress = Progress(" > ".join(stage.name for stage in plan.photo_stages), photos, photos - todo)
-        report = LiveReport(workspace, progress, silent=shard is not None)
-        reporting = _reporting(jobs, report)
-        if cluster is None:
-            computing = parallel.run(run_batch, reporting, workers=_workers(plan.request))
-        else:
-            computing = run_batches(cluster, plan, held.path, reporting)
+        title, unit = " > ".join(stage.name for stage in plan.photo_stages), plan.request.source.counts.unit
+        progress = Progress(title, photos, photos - todo, unit)
+        report = LiveReport(workspace, progress, silent=plan.request.shard is not None)
         try:
-            with closing(computing) as results:
+            report.write_if_due()
+            with closing(_compute(plan, held, jobs, progress)) as results:
                 for computed in results:
                     result = earlier.complete(computed)
                     held.check()
                     publish_batch(workspace, result)
                     timings.add(batch=result.number, photos=result.photos, seconds=result.seconds)
                     timings.add_worker(result.peak_memory_bytes)
-                    progress.workers = cluster.workers if cluster else None
                     progress.advance(result.photos, result.rejected, result.failed)
                     report.add(result)
                     report.write_if_due()
@@ -377,12 +378,13 @@ def _workers(request: BuildRequest) -> int:
     return parallel.workers_on(parallel.devices(request.device), WORKER_GPU_BYTES)
 
 
-def _reporting(jobs: Iterable[BatchJob], report: LiveReport) -> Iterator[BatchJob]:
-    """Yield jobs; write the first report once the first job is on its way, so that it does not wait."""
-    for number, job in enumerate(jobs):
-        if number == 1:
-            report.write_if_due()
-        yield job
+def _compute(
+    plan: Plan, held: LockedFolder, jobs: Iterable[BatchJob], progress: Progress
+) -> Generator[BatchResult, None, None]:
+    """Yield the results of batches, from a cluster or from processes of this machine."""
+    if plan.request.cluster:
+        return run_on_cluster(plan.request.cluster, plan, held.path, jobs, progress)
+    return parallel.run(run_batch, jobs, workers=_workers(plan.request))
 
 
 def _batches(plan: Plan) -> range:
@@ -498,6 +500,7 @@ def _conclude(plan: Plan, timings: TimingLog) -> BuildResult:
     with_images = [stage.name for stage in plan.photo_stages if stage.saves_image]
     counts = {name: value for name, value in asdict(summary).items() if name != "fingerprint"}
     return BuildResult(
+        source=request.source.counts,
         **counts,
         complete=complete,
         hdf5=workspace.hdf5_path(request.recipe.resolution) if complete else None,

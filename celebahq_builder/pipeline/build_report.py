@@ -3,13 +3,14 @@
 The page holds thumbnails, so it can be read where its run directory is not. The aligned images are too large for that:
 the page links to their files, and shows one in full size where the file is there.
 
-The page is bounded for any number of photos: at most 536 images, and `ROWS` photos in each of two lists.
+The page is bounded for any number of photos: at most 556 images, and `ROWS` photos in each of two lists.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from typing import TypeVar
 import numpy as np
 
 from celebahq_builder.config import flatten
-from celebahq_builder.html import charts, render_page
+from celebahq_builder.errors import printable
+from celebahq_builder.html import charts, link, render_page
 from celebahq_builder.outcome import Failed, Reason, Rejected
 from celebahq_builder.pipeline import report_images
 from celebahq_builder.pipeline.landmark_source import landmark_section
-from celebahq_builder.pipeline.report_images import PhotoImage, ReportImages, page_link
+from celebahq_builder.pipeline.report_images import PhotoImage, ReportImages
 from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses
 from celebahq_builder.pipeline.state import RunDescription, RunState
 from celebahq_builder.pipeline.workspace import Workspace, read_timings
@@ -44,13 +46,16 @@ Name = TypeVar("Name", bound=str)
 FACES = 20
 """Faces at the top of the page."""
 
+SMALL_RUN = 48
+"""Largest number of kept faces of a run whose page shows all of them at the top, and nowhere else."""
+
 FACES_SEED = 0
 
 ROWS = 5000
-"""Photos in the list of those left out, and in that of the kept ones."""
+"""Photos in the list of rejected and failed ones, and in that of the kept ones."""
 
 ROW_THUMBNAILS = 300
-"""Thumbnails in the list of those left out."""
+"""Thumbnails in the list of rejected and failed photos."""
 
 LIVE_THUMBNAILS = 24
 """The same while the build runs, because the page is written again and again."""
@@ -107,37 +112,44 @@ def _contents(
     thumbnails_max = LIVE_THUMBNAILS if progress else ROW_THUMBNAILS
     rows = images.rows(left_out[:ROWS], thumbnails_max)
     timings = read_timings(*workspace.timing_logs())
-    photos = run.photos + len(run.rejected_by_table)
+    finished = state.stage(run.until).mark is not None and len(statuses) == run.counts.items
+    aligned = [one for one in kept if one.image]
+    is_small = not progress and len(aligned) == len(kept) <= SMALL_RUN
+    shown = _newest(aligned) if progress else aligned if is_small else _random(aligned)
     return {
         "run": run,
-        "photos": photos,
+        "name": printable(workspace.root.resolve().name),
+        "is_small": is_small,
         "counts": {"kept": len(kept), "rejected": len(rejected) + len(low), "failed": len(failed)},
         "progress": progress,
         "refresh_s": REFRESH_S if progress else None,
-        "finished": state.stage(run.until).mark is not None and len(statuses) == photos,
+        "finished": finished,
         "result": _file(workspace, workspace.hdf5_path(run.resolution)) if workspace.is_packed() else None,
-        "selection": _file(workspace, workspace.selection_path),
-        "rejections": _file(workspace, workspace.rejected_path),
-        "faces": images.faces(_newest(kept) if progress else _random(kept)),
+        # Before the end of a run that grows, these are the tables of the run before.
+        "selection": _file(workspace, workspace.selection_path) if finished else None,
+        "rejections": _file(workspace, workspace.rejected_path) if finished else None,
+        "faces": images.faces(shown),
         "stages": stage_counts(run, state, statuses),
         "reasons": _reasons(statuses),
         "notes": _notes(statuses),
         "landmarks": landmark_section(workspace, Path(run.source)),
         "examples": [] if progress else images.examples(statuses),
-        "scores": _histogram(kept, low, "score", cut=kept[-1].score if kept and low else None),
-        "zooms": _histogram(kept, low, "zoom"),
-        "sheets": [] if progress else images.sheets(kept, low),
+        "scores": _histogram(kept, low, "score", f"{run.counts.unit}s", cut=kept[-1].score if kept and low else None),
+        "zooms": _histogram(kept, low, "zoom", f"{run.counts.unit}s"),
+        "sheets": [] if progress else images.sheets([] if is_small else kept, low),
         "spectra": []
         if progress
-        else images.spectra(_best_first([one for one in (*kept, *low) if one.score is not None])),
+        else images.spectra(
+            _best_first([one for one in (*kept, *low) if one.score is not None]), with_faces=not is_small
+        ),
         "low_shown": bool(low),
         "rows": rows,
         "rows_left": len(left_out) - len(rows),
         "thumbnails_end": len(rows) > thumbnails_max == sum(row.thumbnail is not None for row in rows),
-        "kept": [PhotoImage(one, None, images.link(one)) for one in kept[:ROWS]],
+        "kept": [PhotoImage(one, None, images.link(one)) for one in kept[: 0 if is_small else ROWS]],
         "kept_left": len(kept[ROWS:]),
         "timings": timings,
-        "throughput": _throughput(timings.batches),
+        "throughput": _throughput(timings.batches, f"{run.counts.unit}s"),
         "settings": _settings(run),
         "row_thumbnails": thumbnails_max,
     }
@@ -169,7 +181,7 @@ def _file(workspace: Workspace, path: Path) -> dict[str, object] | None:
     """Return name, size and link of a file of the run; None where it is missing."""
     if not path.is_file():
         return None
-    return {"name": path.name, "size_bytes": path.stat().st_size, "link": page_link(workspace, path)}
+    return {"name": path.name, "size_bytes": path.stat().st_size, "link": link(path, workspace.report_path)}
 
 
 def _reasons(statuses: Sequence[PhotoStatus]) -> list[dict[str, object]]:
@@ -194,18 +206,19 @@ def _most_frequent_first(counts: Counter[Name]) -> list[tuple[Name, int]]:
 
 
 def _histogram(
-    kept: Sequence[PhotoStatus], low: Sequence[PhotoStatus], name: str, cut: float | None = None
+    kept: Sequence[PhotoStatus], low: Sequence[PhotoStatus], name: str, units: str, cut: float | None = None
 ) -> charts.Histogram | None:
     """Return the histogram of a number that all scored photos have."""
     inside, outside = ([getattr(one, name) for one in some if one.score is not None] for some in (kept, low))
-    return charts.histogram(inside, outside, cut)
+    return charts.histogram(inside, outside, cut, units)
 
 
-def _throughput(batches: Sequence[tuple[float, int]]) -> tuple[charts.LineChart, str] | None:
+def _throughput(batches: Sequence[tuple[float, int]], units: str) -> tuple[charts.LineChart, str] | None:
     """Return the curve of photos per second over the time of work, and the name of the time; None for too few batches.
 
     Args:
         batches: see `TimingTotals.batches`; the time before the beginning of a run does not count.
+        units: photos or faces.
     """
     worked, done, before = [0.0], [0], None
     for unix_s, photos in batches:
@@ -219,14 +232,15 @@ def _throughput(batches: Sequence[tuple[float, int]]) -> tuple[charts.LineChart,
     rates = np.diff(np.interp(edges, worked, done)) / np.diff(edges)
     unit_s, unit = (3600, "hours") if worked[-1] > 7200 else (60, "minutes")
     middles = (edges[1:] + edges[:-1]) / 2 / unit_s
-    drawn = charts.line_chart("Throughput", middles.tolist(), {"photos per second": rates.tolist()})
+    drawn = charts.line_chart("Throughput", middles.tolist(), {f"{units} per second": rates.tolist()})
     return None if drawn is None else (drawn, f"{unit} of work")
 
 
 def _settings(run: RunDescription) -> list[tuple[str, str, str]]:
     """Return name, value and origin of every setting."""
+    origins = {name: re.sub("^`(.*)`$", r"argument \1", origin) for name, origin in run.origins.items()}
     return [
-        (name, json.dumps(value, ensure_ascii=False), run.origins.get(name, "default"))
+        (name, json.dumps(value, ensure_ascii=False), origins.get(name, "default"))
         for name, value in flatten(run.recipe).items()
     ]
 

@@ -13,27 +13,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import celebahq_builder
-from celebahq_builder import parallel
-from celebahq_builder.cluster import Cluster, Facts, Parts
+from celebahq_builder import cluster, parallel
+from celebahq_builder.cluster import Facts, Parts
 from celebahq_builder.errors import CelebAHQError
 from celebahq_builder.models.registry import find_entry, locate
 from celebahq_builder.outcome import Failed, Outcome
 from celebahq_builder.pipeline.plan import Plan, versions
+from celebahq_builder.progress import Progress
 from celebahq_builder.storage import read_file, read_text, sha256
 
 if TYPE_CHECKING:
     from celebahq_builder.pipeline.batch import BatchJob, BatchResult
 
 
-def run_batches(cluster: Cluster, plan: Plan, lock: Path, jobs: Iterable[BatchJob]) -> Generator[BatchResult]:
-    """Yield the results of batches that the workers of a cluster run, in order of completion; see `Cluster.run`.
+def run_on_cluster(
+    target: str, plan: Plan, lock: Path, jobs: Iterable[BatchJob], progress: Progress
+) -> Generator[BatchResult, None, None]:
+    """Yield the results of batches that the workers of a cluster run, in order of completion; see `cluster.run`.
 
     Args:
-        cluster: is disconnected at the end.
+        target: address of the scheduler, or its file.
         plan: of the run.
         lock: file of the lock that this process holds.
         jobs: batches to run.
+        progress: shows the number of workers.
     """
+    from celebahq_builder.pipeline.batch import run_batch
+
     request, photos = plan.request, plan.request.source.photos
     folder = request.source.folder.absolute()
     archives = sorted(request.deltas.absolute().glob("deltas*.zip")) if request.deltas else []
@@ -46,11 +52,13 @@ def run_batches(cluster: Cluster, plan: Plan, lock: Path, jobs: Iterable[BatchJo
         device=request.device,
     )
     return cluster.run(
-        run_remote_batch,
+        target,
+        run_batch,
         map(_with_absolute_paths, jobs),
         facts=functools.partial(worker_facts, needed),
         expected=needed.facts(),
         parts=Parts(name=_name, split=_photos, fail=_failed, join=_joined),
+        progress=progress,
     )
 
 
@@ -124,13 +132,6 @@ def _code_sha256() -> str:
 
 
 # --- Batches ----------------------------------------------------------------------------------------------------
-
-
-def run_remote_batch(job: BatchJob) -> BatchResult:
-    """Run a batch in a worker, on one of the devices that it finds there."""
-    from celebahq_builder.pipeline.batch import run_batch
-
-    return run_batch(job)
 
 
 def _with_absolute_paths(job: BatchJob) -> BatchJob:

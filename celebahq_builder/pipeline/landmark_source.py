@@ -7,18 +7,19 @@ table, the page and the list of doubtful photos that are made from it.
 from __future__ import annotations
 
 import logging
-import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from celebahq_builder.errors import RecipeError, WeightsError, printable
-from celebahq_builder.html import thumbnails
+from celebahq_builder.html import link, thumbnails
+from celebahq_builder.image_set import photo_path
 from celebahq_builder.landmarks import check
 from celebahq_builder.landmarks.check import DoubtfulPhoto
 from celebahq_builder.landmarks.choice import FaceChoice
-from celebahq_builder.landmarks.find import find_landmarks
+from celebahq_builder.landmarks.find import LandmarkResult, find_landmarks
 from celebahq_builder.landmarks.model_file import locate_model
 from celebahq_builder.landmarks.page import ShownPhoto, draw_face
 from celebahq_builder.landmarks.search import THUMBNAIL_PX, list_photos
@@ -32,6 +33,10 @@ from celebahq_builder.sources.photo import PhotoSource
 from celebahq_builder.storage import read_json, write_json
 
 log = logging.getLogger(__name__)
+
+Accept = Callable[[PhotoSource], object]
+"""Function that raises an error if the build of a source would be refused. It is called before the results of a search
+are written; the log of the search stays, and the next command resumes from it."""
 
 DOUBTFUL_SHOWN = 24
 """Doubtful photos that the report shows."""
@@ -55,6 +60,7 @@ def find_source(
     workers: int | None = None,
     model: Path | str | None = None,
     shard: Shard | None = None,
+    accept: Accept | None = None,
 ) -> PhotoSource:
     """Find the landmarks of photos, and return the photos with them as a source; a killed call resumes.
 
@@ -65,6 +71,7 @@ def find_source(
         workers: processes; by default one per core. The result does not depend on it.
         model: model file of the detector; by default it is downloaded once.
         shard: the part of the build on which this process works. One shard searches all photos; others wait for it.
+        accept: see `Accept`.
 
     Raises:
         CelebAHQError: see `landmarks.find.find_landmarks`.
@@ -83,10 +90,15 @@ def find_source(
             faces=faces,
             workers=workers,
             model=model,
-            keep_table=workspace.run_path.exists(),
+            accept=lambda found: accept(_source_of(found, folder, photos)) if accept else None,
         )
     for line in found.lines():
         log.info("%s", line)
+    return _source_of(found, folder, photos)
+
+
+def _source_of(found: LandmarkResult, folder: Path, photos: Path | str) -> PhotoSource:
+    """Return photos with the landmarks that were found, and those without a face among the rejected ones."""
     rows = [TableRow(line, file, [*map(str, row)]) for line, (file, row) in enumerate(found.rows, start=2)]
     source = make_source(folder, rows, found.table.name, several_faces=True, rejected=found.rejected)
     known = {one.photo for one in found.rejected}
@@ -115,6 +127,7 @@ def prepare_source(
     landmark_model: Path | str | None = None,
     workers: int | None = None,
     shard: Shard | None = None,
+    accept: Accept | None = None,
 ) -> PhotoSource:
     """Find or check the landmarks of a source before a build.
 
@@ -128,6 +141,7 @@ def prepare_source(
         landmark_model: model file of the detector; by default it is downloaded once.
         workers: processes; by default one per core.
         shard: see `find_source`.
+        accept: see `Accept`.
 
     Raises:
         RecipeError: arguments that contradict each other.
@@ -139,7 +153,9 @@ def prepare_source(
                 "`check_landmarks` and `reject_doubtful` compare a table with the face detector: give `landmarks` too, "
                 "or leave them out"
             )
-        return find_source(source, out, faces=faces or "all", workers=workers, model=landmark_model, shard=shard)
+        return find_source(
+            source, out, faces=faces or "all", workers=workers, model=landmark_model, shard=shard, accept=accept
+        )
     if faces:
         raise RecipeError("`faces` chooses among the faces that are found; with a landmark table, leave it out")
     if check_landmarks is None:
@@ -150,7 +166,14 @@ def prepare_source(
         return source
     required = reject_doubtful or not source.is_own or landmark_model is not None
     return check_source(
-        source, out, reject=reject_doubtful, required=required, workers=workers, model=landmark_model, shard=shard
+        source,
+        out,
+        reject=reject_doubtful,
+        required=required,
+        workers=workers,
+        model=landmark_model,
+        shard=shard,
+        accept=accept,
     )
 
 
@@ -163,6 +186,7 @@ def check_source(
     workers: int | None = None,
     model: Path | str | None = None,
     shard: Shard | None = None,
+    accept: Accept | None = None,
 ) -> PhotoSource:
     """Compare the landmarks of a source with the detector's, and record the doubtful ones for the report.
 
@@ -174,6 +198,7 @@ def check_source(
         workers: processes; by default one per core.
         model: model file of the detector; by default it is downloaded once.
         shard: see `find_source`.
+        accept: see `Accept`.
 
     Returns:
         The source; with `reject`, doubtful photos are among its rejected ones.
@@ -193,16 +218,19 @@ def check_source(
     with workspace.lock(shard):
         workspace.landmarks_path.mkdir(exist_ok=True)
         doubtful = check.check_landmarks(source, workspace.landmarks_path / "checked.jsonl", model, workers=workers)
+        checked = check.reject_doubtful(source, doubtful) if reject else source
+        if accept:
+            accept(checked)
         write_json(workspace.doubtful_path, asdict(CheckedLandmarks(len(source.photos), doubtful)))
     if doubtful:
         log.warning(
-            "warning: %d of %d photos have landmarks that the detector does not confirm; first: %s: %s",
+            "warning: the detector does not confirm the landmarks of %d of %d faces; first: %s: %s",
             len(doubtful),
             len(source.photos),
             doubtful[0].file,
             doubtful[0].words,
         )
-    return check.reject_doubtful(source, doubtful) if reject else source
+    return checked
 
 
 # --- The report ---------------------------------------------------------------------------------------------------
@@ -240,17 +268,18 @@ def landmark_section(workspace: Workspace, folder: Path) -> LandmarkSection | No
         checked = read_table(CheckedLandmarks, values, path, "landmarks")
     if not (checked.photos or page.is_file()):
         return None
-    shown = tuple(_shown(folder, one) for one in checked.doubtful[:DOUBTFUL_SHOWN])
-    link = os.path.relpath(page, workspace.report_path.parent) if page.is_file() else None
-    return LandmarkSection(link, checked.photos, len(checked.doubtful), shown)
+    shown = tuple(_shown(folder, one, workspace.report_path) for one in checked.doubtful[:DOUBTFUL_SHOWN])
+    address = link(page, workspace.report_path) if page.is_file() else None
+    return LandmarkSection(address, checked.photos, len(checked.doubtful), shown)
 
 
-def _shown(folder: Path, one: DoubtfulPhoto) -> ShownPhoto:
+def _shown(folder: Path, one: DoubtfulPhoto, report: Path) -> ShownPhoto:
     thumbnail = thumbnails.of_photo(folder, one.file, THUMBNAIL_PX)
     faces = []
     if thumbnail:
         scale = thumbnail.width_px / one.size[0]
-        for used, row, words in ((False, one.landmarks, "given"), (True, one.found, "found")):
+        for kind, row, words in (("unused", one.landmarks, "given"), ("used", one.found, "found")):
             if row:
-                faces.append(draw_face(np.array(row).reshape(5, 2), scale, used, words))
-    return ShownPhoto(printable(one.file), "none", thumbnail, tuple(faces), one.words)
+                faces.append(draw_face(np.array(row).reshape(5, 2), scale, kind, words))
+    address = link(photo_path(folder, one.file), report)
+    return ShownPhoto(printable(one.file), ("none",), thumbnail, tuple(faces), one.words, address)

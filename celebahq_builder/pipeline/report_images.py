@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote
 
 import numpy as np
 
-from celebahq_builder.html import thumbnails
+from celebahq_builder.html import link, thumbnails
 from celebahq_builder.html.thumbnails import Thumbnail
+from celebahq_builder.image_set import photo_path
 from celebahq_builder.landmarks import orientation
 from celebahq_builder.landmarks.crops import MIRRORED
 from celebahq_builder.landmarks.page import ShownPhoto, draw_face
@@ -112,8 +112,7 @@ class ReportImages:
 
     def faces(self, photos: Sequence[PhotoStatus]) -> list[tuple[PhotoImage, Origin | None]]:
         """Return results, each with its photo; None for a photo that is missing or cannot be read."""
-        shown = ((self._result(one, FACE_PX), one) for one in photos)
-        return [(result, self._origin(one)) for result, one in shown if result.thumbnail]
+        return [(self._result(one, FACE_PX), self._origin(one)) for one in photos]
 
     def _origin(self, one: PhotoStatus) -> Origin | None:
         types = record_types(load_stages(self.run.method))
@@ -134,8 +133,11 @@ class ReportImages:
         if orientation.is_mirrored(turned):
             points = points[list(MIRRORED)]
         width_px = crop.size[1 if turned >= 5 else 0]
-        face = draw_face(points, photo.width_px / width_px, True, f"{self.run.resolution / crop.zoom:.0f} px wide")
-        return Origin(ShownPhoto(f"{one.name}, photo with landmarks and crop", "used", photo, (face,), ""), cut)
+        face = draw_face(points, photo.width_px / width_px, "used", f"{self.run.resolution / crop.zoom:.0f} px wide")
+        address = link(photo_path(Path(self.run.source), one.file), self.workspace.report_path)
+        return Origin(
+            ShownPhoto(f"{one.name}, photo with landmarks and crop", ("used",), photo, (face,), "", address), cut
+        )
 
     def examples(self, statuses: Sequence[PhotoStatus]) -> list[Example]:
         """Return photos after each stage, the smallest face first; photos not kept only where others are too few."""
@@ -174,23 +176,30 @@ class ReportImages:
         )
         return [(title, [self._result(one, SHEET_PX) for one in photos]) for title, photos in ends if photos]
 
-    def spectra(self, ranked: Sequence[PhotoStatus]) -> list[tuple[str, list[tuple[PhotoImage, Thumbnail]]]]:
+    def spectra(
+        self, ranked: Sequence[PhotoStatus], *, with_faces: bool
+    ) -> list[tuple[str, list[tuple[PhotoImage, Thumbnail]]]]:
         """Return the results of the highest and of the lowest scores with their spectra, each end under its title.
 
         Args:
             ranked: all that have a score, best first, whether they were kept or not.
+            with_faces: whether the results have thumbnails.
         """
         ends = (("Highest scores", ranked[:SPECTRA]), ("Lowest scores", ranked[SPECTRA:][-SPECTRA:]))
         found = []
         for title, photos in ends:
             spectra = [(one, thumbnails.of_spectrum(self._path(one), SHEET_PX)) for one in photos]
-            shown = [(self._result(one, SHEET_PX), spectrum) for one, spectrum in spectra if spectrum]
+            shown = [
+                (self._result(one, SHEET_PX) if with_faces else PhotoImage(one, None, None), spectrum)
+                for one, spectrum in spectra
+                if spectrum
+            ]
             if shown:
                 found.append((title, shown))
         return found
 
     def rows(self, photos: Sequence[PhotoStatus], left: int) -> list[PhotoImage]:
-        """Return photos that were left out: the aligned face where there is one, else the photo of the source.
+        """Return rejected and failed photos: the aligned face where there is one, else the photo of the source.
 
         Args:
             photos: to return.
@@ -209,12 +218,12 @@ class ReportImages:
         return rows
 
     def _result(self, one: PhotoStatus, side_px: int) -> PhotoImage:
-        thumbnail = thumbnails.of_result(self._path(one), side_px)
+        thumbnail = thumbnails.of_image(self._path(one), side_px)
         return PhotoImage(one, thumbnail, self.link(one) if thumbnail else None)
 
     def link(self, one: PhotoStatus) -> str | None:
         """Return the address of an aligned image relative to the page; None for a photo that has none."""
-        return page_link(self.workspace, self._path(one)) if one.image else None
+        return link(self._path(one), self.workspace.report_path) if one.image else None
 
     def _path(self, one: PhotoStatus) -> Path:
         return self.workspace.stage(self.run.image_stage).root / one.image
@@ -225,8 +234,3 @@ def _spread(items: list[T], count: int) -> list[T]:
     if len(items) <= count:
         return items
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
-
-
-def page_link(workspace: Workspace, path: Path) -> str:
-    """Return the address of a file of the run relative to the page."""
-    return "../" + quote(path.relative_to(workspace.root).as_posix())

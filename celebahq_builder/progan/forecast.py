@@ -39,7 +39,7 @@ def outlook(
     """
     now_level, alpha = recipe.schedule.trained_level(kimg, last_level, recipe.net.level_max)
     side = 1 << now_level
-    where = f"{kimg:.1f} of {total_kimg:g} kimg, {side}x{side}, alpha {alpha:.2f}"
+    where = f"{kimg:g} of {total_kimg:g} kimg, {side}x{side}, alpha {alpha:.2f}"
     if kimg >= total_kimg:
         return [f"{where}; the training is complete"]
     if not images_per_s:

@@ -122,7 +122,7 @@ class LockedFolder:
 
     @property
     def intact(self) -> bool:
-        """Whether the folder is still the one that was locked, and no other process has taken it over."""
+        """True if the folder is still the one that was locked, and no other process has taken it over."""
         try:
             is_same = os.path.samestat(self.path.lstat(), os.fstat(self.descriptor))
             return is_same and _holder_line(self.descriptor) == self.holder.line()
@@ -153,7 +153,7 @@ def lock(
     """Lock a folder for this process; the lock ends with the process, however it ends.
 
     Where the process was killed on another machine, the lock ends `STALE_S` after the last sign of life. This function
-    waits for that time.
+    waits for that time. After an error, a folder that is new and still empty is deleted.
 
     Args:
         root: folder to lock; created if it does not exist.
@@ -171,7 +171,8 @@ def lock(
             was deleted or taken over meanwhile.
     """
     path = root / LOCK_NAME
-    new_folder, new_lock = not root.exists(), not os.path.lexists(path)
+    new_folders = [folder for folder in (root, *root.absolute().parents) if not folder.exists()]
+    new_lock = not os.path.lexists(path)
     try:
         root.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
@@ -212,14 +213,16 @@ def lock(
             attempt.delete_claims()
             if not isinstance(error, OSError):
                 raise
-            with contextlib.suppress(OSError):
-                if new_lock:
-                    path.unlink()
-                if new_folder:
-                    root.rmdir()
+            if new_lock:
+                _delete_empty(path, new_folders)
             raise as_storage_error(error, root) from error
         with _signs_of_life(descriptor, held.holder):
-            yield held
+            try:
+                yield held
+            except BaseException:
+                if new_lock and held.intact and [one.name for one in root.iterdir()] == [LOCK_NAME]:
+                    _delete_empty(path, new_folders)
+                raise
             if stays:
                 held.check()
 
@@ -423,6 +426,14 @@ def _read_fresh(path: Path) -> bytes:
         return os.pread(descriptor, 1000, 0)
     finally:
         os.close(descriptor)
+
+
+def _delete_empty(path: Path, folders: Sequence[Path]) -> None:
+    """Delete a lock file, and folders that are empty then; the innermost folder comes first."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+        for folder in folders:
+            folder.rmdir()
 
 
 def _foreign(path: Path, argument: str) -> WorkspaceError:

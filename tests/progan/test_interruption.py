@@ -80,7 +80,7 @@ def test_interrupted_before_the_first_step(data: Path, recipe: Path, tmp_path: P
         Training(TrainingRequest(data, tmp_path), load(ProGANRecipe, recipe), SINGLE_PROCESS, stop).run()
     assert not (tmp_path / "checkpoints").exists()
     assert (tmp_path / "fakes-000000.png").exists()
-    assert "<p>0.0 of 0.16 kimg, 4x4, alpha 1.00</p>" in page(tmp_path)  # the speed is not known
+    assert "<p>0 of 0.16 kimg, 4x4, alpha 1.00</p>" in page(tmp_path)  # the speed is not known
     assert "what to expect" in page(tmp_path)
 
 
@@ -121,13 +121,13 @@ def test_images_and_report_of_every_end(data: Path, recipe: Path, tmp_path: Path
         training.run()
     assert end.value.number == signal.SIGINT
     first = images(training)
-    assert "0.1 of 0.16 kimg, 8x8, alpha 0.50" in page(tmp_path)
+    assert "0.056 of 0.16 kimg, 8x8, alpha 0.50" in page(tmp_path)
     assert "interrupted; the checkpoint of 0.056 kimg is saved" in page(tmp_path)
     assert "16x16 at 0.112 kimg in" in page(tmp_path)
 
     training = trained(data, tmp_path, slow)
     assert images(training) != first
-    assert "0.2 of 0.16 kimg, 16x16, alpha 1.00; the training is complete" in page(tmp_path)
+    assert "0.16 of 0.16 kimg, 16x16, alpha 1.00; the training is complete" in page(tmp_path)
     assert "interrupted" not in page(tmp_path)
 
     training = Training(TrainingRequest(data, tmp_path, total_kimg=1), slow, SINGLE_PROCESS)
@@ -172,9 +172,9 @@ def test_images_and_report_of_a_long_tick(
     assert [seen[i] == seen[i + 1] for i in range(3)] == [False, True, True]
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0] == f"report: {tmp_path}/report/index.html"
-    assert re.fullmatch(r"0.0 of 0.16 kimg, 4x4, alpha 1.00; about: 8x8 at .* days, the end at 0.16 kimg .*", lines[1])
+    assert re.fullmatch(r"0 of 0.16 kimg, 4x4, alpha 1.00; about: 8x8 at .* days, the end at 0.16 kimg .*", lines[1])
     assert lines[4] == "this recipe is for GPUs; on a CPU, the recipe quick shows faces in minutes"
-    assert lines[-1].startswith("0.0 of 0.16 kimg, 4x4, alpha 1.00; about: 8x8 at 0.032 kimg in 0 s, the end")
+    assert lines[-1].startswith("0.024 of 0.16 kimg, 4x4, alpha 1.00; about: 8x8 at 0.032 kimg in 0 s, the end")
 
 
 def test_a_measurement_is_abandoned(data: Path, recipe: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class AlignRecord:
     """The padding of a face."""
 
     padded: bool
-    """Whether the crop left the photo, so that the photo was padded."""
+    """True if the crop left the photo, so that the photo was padded."""
 
 
 class AlignStage(PhotoStage[AlignSettings]):

@@ -91,7 +91,7 @@ class PackStage(DatasetStage[PackSettings]):
         """
         workspace, inputs = context.workspace, context.inputs
         selected = list(read_records(workspace.stage("select"), context.record_types))
-        progress = Progress("pack", len(selected))
+        progress = Progress("pack", len(selected), unit="face", judged=False)
         try:
             write_hdf5(
                 workspace.hdf5_path(inputs.resolution),

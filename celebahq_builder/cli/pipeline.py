@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celebahq_builder.cli.main import CLUSTER, PATH, SET, celebahq, name_options, print_path, sigterm_interrupts
+from celebahq_builder.cli.main import CLUSTER, PATH, SET, celebahq, name_options, print_path
 from celebahq_builder.errors import RecipeError, SourceError
+from celebahq_builder.outcome import counted
 from celebahq_builder.pipeline.stages import stage_names
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ STAGES = stage_names()
 )
 @SET
 @click.option(
-    "--keep", type=click.IntRange(1), metavar="N", show_default="as in the recipe", help="Photos to keep, best first."
+    "--keep", type=click.IntRange(1), metavar="N", show_default="as in the recipe", help="Faces to keep, best first."
 )
 @click.option(
     "--resolution",
@@ -109,11 +110,18 @@ STAGES = stage_names()
 )
 @click.option(
     "--redo",
-    type=click.Choice(STAGES),
+    type=click.Choice([*STAGES, "photos"]),
     show_default="none",
-    help="Delete the results of this stage and of later ones first; leave it out to resume.",
+    help="Delete the results of this stage and of later ones first; leave it out to resume. photos: delete only the "
+    "results of photos that were removed or changed since.",
 )
-@click.option("--limit", type=click.IntRange(1), metavar="N", show_default="all", help="Only the first N photos.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    metavar="N",
+    show_default="all",
+    help="Only the first N faces; CelebA has one in each photo.",
+)
 @click.option(
     "--ids",
     type=PATH,
@@ -192,15 +200,20 @@ def build(
             click.echo(name_options(line, parameters))
         return
     check_options(out, **arguments)
-    with sigterm_interrupts():
-        shard = wanted_shard(arguments["shard"])
-        source = prepare_source(given, out, workers=arguments["workers"], shard=shard, **landmark_options)
-        request = make_request(source, out, **arguments)
-        for warning in source.warnings:
-            logging.getLogger(__name__).warning("warning: %s", warning)
-        from celebahq_builder.pipeline.build import run  # imports torch, which takes seconds: after checks of arguments
 
-        _print_result(run(request), arguments["shard"])
+    def accept(source: PhotoSource) -> None:
+        from celebahq_builder.pipeline.growth import checked_plan  # imports torch
+
+        checked_plan(make_request(source, out, **arguments))
+
+    shard = wanted_shard(arguments["shard"])
+    source = prepare_source(given, out, workers=arguments["workers"], accept=accept, shard=shard, **landmark_options)
+    request = make_request(source, out, **arguments)
+    for warning in source.warnings:
+        logging.getLogger(__name__).warning("warning: %s", warning)
+    from celebahq_builder.pipeline.build import run  # imports torch, which takes seconds: after checks of arguments
+
+    _print_result(run(request), arguments["shard"])
 
 
 def _source(
@@ -228,10 +241,8 @@ def _source(
 
 
 def _print_result(result: BuildResult, shard: str | None) -> None:
-    part = f"shard {shard}: " if shard else ""
-    click.echo(
-        f"{part}{result.photos} photos: {result.kept} kept + {result.rejected} rejected + {result.failed} failed"
-    )
+    what = f"shard {shard}: {counted(result.photos, result.source.unit)}" if shard else result.source
+    click.echo(f"{what}: {result.kept} kept + {result.rejected} rejected + {result.failed} failed")
     for reason, count in sorted(result.reasons.items(), key=lambda item: (-item[1], item[0])):
         click.echo(f"  {reason}: {count}")
     if shard:
