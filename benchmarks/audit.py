@@ -1,12 +1,12 @@
-"""Whether an audit finds copies, takes two people for one, and how long it takes: ``python benchmarks/audit.py``.
+"""Copies that an audit finds, people that it confuses, and its time: ``python benchmarks/audit.py``.
 
-1,000 faces of CelebA, aligned as CelebA-HQ's are, in 256x256. Every pair of them, and every face with another's mirror
-image, is two images of which the audit may not say that they are nearly the same: a million pairs. 400 of the faces
-are copied, each in several ways; all of these it should find, but for those marked as hard, which have no threshold.
-The customary hash of 64 bits is measured beside ours: how near two people come to each other, and how far a copy.
+1,000 faces of CelebA are aligned as those of CelebA-HQ, at 256x256. The audit must not report any pair of them, nor a
+face with the mirror image of another, as near duplicates: a million pairs. 400 of the faces are copied, each in several
+ways. The audit should find all copies, except those marked as hard, which have no threshold. The usual hash of 64 bits
+is measured beside ours: the smallest distance of two people, and the largest distance of a copy.
 
-Speed: all pairs of 30,000 hashes, and the whole of an audit of 120 images of 1024x1024, made of the 28 real
-CelebA-HQ, with the memory it takes.
+Speed: all pairs of 30,000 hashes, and a complete audit of 120 images of 1024x1024, made of the 28 real CelebA-HQ
+images, with its peak memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A whole build of 1000 real faces: photos/s, peak memory, what lies on disk, and how long a second run takes.
+"""A whole build of 1000 real faces: photos/s, peak memory, disk space, and the time of a second run.
 
 ``python benchmarks/build.py [--out WORK] [--limit N] [--workers N]`` prints every figure beside its threshold. The run
 directory is kept, so that what it made can be looked at; an interrupted benchmark resumes, but then tells no speed.

@@ -1,8 +1,8 @@
-"""What an hour of the recipe `demo` learns on a CPU: SWD to held-back faces at 2 minutes and at the end, and grids.
+"""Result of an hour of the recipe `demo` on a CPU: SWD to held-back faces at 2 minutes and at the end, and grids.
 
-``python benchmarks/demo.py FACES.h5 --out DIR [--minutes 60] [--threads 1]``; FACES.h5 is, for instance, what
-``python build.py --celeba-root $CELEBAHQ_SHARED/data/faces --resolution 64 --keep 1000 --out WORK`` builds. Killed, the
-same command goes on. Nothing else should run meanwhile: it is minutes that count.
+``python benchmarks/demo.py FACES.h5 --out DIR [--minutes 60] [--threads 1]``; FACES.h5 is, for instance, the
+result of ``python build.py --celeba-root $CELEBAHQ_SHARED/data/faces --resolution 64 --keep 1000 --out WORK``. A killed
+command resumes. Nothing else should run at the same time, because the length of the training is set in minutes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from celebahq_builder.progan.generate import GeneratedImages, write_sheet
 from celebahq_builder.training.logger import read_lines
 
 HELD = 256
-"""Faces that the training never sees; also how many the generator is asked for."""
+"""Number of faces that the training never sees, and of generated images."""
 FIRST_MINUTES = 2.0
 RESOLUTION = 32
 

@@ -1,8 +1,8 @@
-"""How long FID, KID and IS take, and the features they are made of: ``python benchmarks/inception.py``.
+"""Time of FID, KID and IS, and of the features that they need: ``python benchmarks/inception.py``.
 
-Features drawn at random, in the numbers of the literature: 50,000 of 2048, 100 subsets of 1,000, 10 splits. The network
-has random weights of its shapes, which take as long as the real ones; its figure is for 16 images of 1024x1024 on two
-threads of a CPU. Beside other work, processor time tells more than the clock.
+Features are drawn at random, in the numbers of the literature: 50,000 of 2048, 100 subsets of 1,000, 10 splits. The
+network has random weights, which take as long as the real ones; its figure is for 16 images of 1024x1024 on two threads
+of a CPU. On a busy machine, compare the processor times.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ TARGETS = (
     Target(
         "train",
         samples.training_data,
-        "train IN/data.h5 --recipe IN/recipe.toml --device cpu --threads 1 --out OUT/run",
+        "train IN/data.h5 --recipe IN/recipe.toml --device cpu --out OUT/run",
     ),
     Target("generate h5", samples.training_run, "generate IN/run --num 20 --device cpu --out OUT/new.h5"),
     Target("generate png", samples.training_run, "generate IN/run --num 20 --device cpu --out OUT/new"),

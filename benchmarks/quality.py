@@ -1,4 +1,4 @@
-"""The quality score: what damage does to it, what must not matter, and whom it prefers.
+"""The quality score: effect of damage, of changes that must not matter, and of who is shown.
 
 ``python benchmarks/quality.py [--faces N]`` prints every figure beside its threshold. N faces go through either way
 of alignment, the slow exact one among them: some 5 s a photo.

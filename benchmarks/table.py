@@ -20,7 +20,7 @@ class Row:
 
     @property
     def missed(self) -> bool:
-        """Whether the figure is on the wrong side of its threshold."""
+        """True if the figure is on the wrong side of its threshold."""
         low = self.at_least is not None and not self.value >= self.at_least
         high = self.at_most is not None and not self.value <= self.at_most
         return low or high
@@ -33,7 +33,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether the threshold is met."""
+        """``met``, ``MISSED``, or nothing without a threshold."""
         return "MISSED" if self.missed else "met" if self.goal else ""
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Speed of a ProGAN training: images per second at every resolution, and what growing saves.
+"""Speed of a ProGAN training: images per second at every resolution, and the time that growing saves.
 
 ``python benchmarks/train.py [--device cuda] [--precision bf16] [--resolution 1024] [--seconds 60] [--threads 2]`` runs
 whole steps (both networks, the penalty, both Adams, the average) of full width on random images. From their seconds
@@ -32,9 +32,10 @@ FASTER = 4 / 3
 
 DAY_S = 86_400
 PAPER_KIMG = 6400
-"""The length that the paper gives both times for: 96 hours growing, about 520 hours not, 5.4 times as long."""
+"""Length of the trainings of which the paper gives the times: 96 hours growing; about 520 hours, 5.4 times as long, not
+growing."""
 DAYS_GOAL = 3.0
-"""Of the 1-GPU schedule on one H200."""
+"""Goal for the time of the 1-GPU schedule on one H200."""
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     )
     from celebahq_builder.filter.report import FilterResult
     from celebahq_builder.filter.run import filter_folder
-    from celebahq_builder.filter.score import score_image as score
+    from celebahq_builder.filter.scoring import score_image as score
     from celebahq_builder.formats.export import export_file as export
     from celebahq_builder.formats.import_ import import_images
     from celebahq_builder.hdf5.reader import PyramidFile
@@ -80,7 +80,7 @@ _PUBLIC = _ERRORS | {
     "find_landmarks": "landmarks.find:find_landmarks",
     "import_images": "formats.import_:import_images",
     "open": "hdf5.reader:open_pyramid",
-    "score": "filter.score:score_image",
+    "score": "filter.scoring:score_image",
     "train_progan": "progan.launch:train_progan",
 }
 """Module and name of each public object."""

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import shlex
 import tomllib
 import types
 import typing
@@ -163,13 +162,13 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, object]:
     return overrides
 
 
-def override_arguments(overrides: Mapping[str, object] | None) -> str:
-    r"""Return the options of a command line that set some keys, each after a space.
+def format_overrides(overrides: Mapping[str, object] | None) -> list[str]:
+    """Return values by dotted key as texts that `parse_overrides` reads.
 
-    >>> override_arguments({"schedule.minibatch": 8, "start": "a b"})
-    ' --set schedule.minibatch=8 --set \'start="a b"\''
+    >>> format_overrides({"schedule.minibatch": 8, "start": "a b"})
+    ['schedule.minibatch=8', 'start="a b"']
     """
-    return "".join(f" --set {shlex.quote(f'{key}={_toml(value)}')}" for key, value in (overrides or {}).items())
+    return [f"{key}={_toml(value)}" for key, value in (overrides or {}).items()]
 
 
 def _toml(value: object) -> str:

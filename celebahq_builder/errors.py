@@ -76,8 +76,8 @@ class TrainingError(CelebAHQError):
 def printable(text: str, keep: str = "") -> str:
     r"""Return a text on one line, with escapes for characters that could change the line, the terminal or the reading.
 
-    Escaped are control characters, format characters (such as those that change the direction of writing), line and
-    paragraph separators, and the surrogates by which Python represents bytes that are not UTF-8.
+    The function escapes control characters, format characters (such as those that change the direction of writing),
+    line and paragraph separators, and the surrogates by which Python represents bytes that are not UTF-8.
 
     Args:
         text: a name, or a message that contains names.

@@ -113,15 +113,15 @@ def walk_folder(folder: Path, skip: Callable[[Path], bool] = lambda _: False) ->
             yield "followed", place.relative_to(folder).as_posix()
         with os.scandir(place) as entries:
             ordered = sorted(entries, key=lambda entry: entry.name)
+        prefix = "" if place == folder else f"{place.relative_to(folder).as_posix()}/"
         for entry in ordered:
-            path = place / entry.name
-            name = path.relative_to(folder).as_posix()
+            name = prefix + entry.name
             if is_hidden(entry.name):
                 if is_folder(entry) or is_image_name(name):
                     yield "hidden", name
             elif is_folder(entry):
-                if not skip(path):
-                    (linked if entry.is_symlink() else waiting).append(path)
+                if not skip(place / entry.name):
+                    (linked if entry.is_symlink() else waiting).append(place / entry.name)
             else:
                 yield "images" if is_image_name(name) else "others", name
 

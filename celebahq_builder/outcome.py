@@ -1,4 +1,4 @@
-"""Outcomes of a photo: its quality score; kept, rejected for a reason, or failed with an error."""
+"""Outcomes of a photo: its quality score; kept, rejected for a reason, or failed with an error; counts in words."""
 
 from __future__ import annotations
 
@@ -6,6 +6,48 @@ import enum
 from dataclasses import dataclass, field
 
 from celebahq_builder.errors import CelebAHQError
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "photo"), counted(12, "photo")
+    ('1 photo', '12 photos')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+@dataclass(frozen=True)
+class PhotoCounts:
+    """Numbers of the photos of a source and of the faces in them; as text, of the photos only if each has one face.
+
+    >>> str(PhotoCounts(15, 14, 1)), str(PhotoCounts(12, 17, 1))
+    ('15 photos', '12 photos, 17 faces, 1 without a usable face')
+    """
+
+    photos: int
+    """Photo files."""
+    faces: int
+    """Faces with landmarks, each of which enters the first stage."""
+    unusable: int
+    """Photos and rows of the landmark table without a usable face; all of them are rejected."""
+
+    @property
+    def items(self) -> int:
+        """Number of all that is kept, rejected or failed."""
+        return self.faces + self.unusable
+
+    @property
+    def unit(self) -> str:
+        """Noun for what is kept, rejected or failed: ``photo`` or, where photos have several faces, ``face``."""
+        return "photo" if self.items == self.photos else "face"
+
+    def __str__(self) -> str:
+        parts = [counted(self.photos, "photo")]
+        if self.unit == "face":
+            parts.append(counted(self.faces, "face"))
+            parts += [f"{self.unusable} without a usable face"] if self.unusable else []
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,9 @@ def _portions(jobs: Iterable[Job], workers: int) -> Iterator[list[Job]]:
 
 
 def _pool(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int, how: str) -> Iterator[Result]:
+    # joblib replaces a worker that stopped after idle time or whose memory grew, and warns in the thread that manages
+    # the workers. Where warnings are errors, the thread would end, and this process would wait forever.
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
     # One thread per worker: the last bits of a convolution depend on how it is split over threads.
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
         pool = joblib.Parallel(n_jobs=workers, return_as=how, batch_size=1, pre_dispatch="2*n_jobs")

@@ -19,13 +19,14 @@ MOMENT_S = 2.0
 def rough_duration(seconds: float) -> str:
     """Return a duration in its largest unit, for estimates.
 
-    >>> [rough_duration(seconds) for seconds in (40, 126, 9_000, 400_000)]
-    ['40 s', '2 min', '2.5 h', '4.6 days']
+    >>> [rough_duration(seconds) for seconds in (40, 126, 9_000, 400_000, 4e9)]
+    ['40 s', '2 min', '2.5 h', '4.6 days', '127 years']
     """
-    for limit_s, unit_s, unit, digits in ((100, 1, "s", 0), (6000, 60, "min", 0), (172_800, 3600, "h", 1)):
+    units = ((100, 1, "s", 0), (6000, 60, "min", 0), (172_800, 3600, "h", 1), (5e7, 86_400, "days", 1))
+    for limit_s, unit_s, unit, digits in units:
         if seconds < limit_s:
             return f"{seconds / unit_s:.{digits}f} {unit}"
-    return f"{seconds / 86_400:.1f} days"
+    return f"{seconds / 31_557_600:,.0f} years"
 
 
 class Progress:
@@ -64,8 +65,8 @@ class Progress:
         self.failed += failed
         if self.bar is not None:
             if self.judged:
-                workers = {} if self.workers is None else {"workers": self.workers}
-                self.bar.set_postfix(rejected=self.rejected, failed=self.failed, **workers, refresh=False)
+                workers = "" if self.workers is None else f", {self.workers} workers"
+                self.bar.set_postfix_str(self._judged_words() + workers, refresh=False)
             self.bar.update(items)
         elif time.monotonic() - self.last_line >= LINE_EVERY_S:
             self.last_line = time.monotonic()
@@ -94,8 +95,12 @@ class Progress:
             each = f" ({rate / self.workers:.2f} {self.unit}s/s each)" if rate is not None else ""
             parts.append(f"workers: {self.workers}{each}")
         if self.judged:
-            parts.append(f"{self.rejected} rejected, {self.failed} failed")
+            parts.append(self._judged_words())
         return ", ".join(parts)
+
+    def _judged_words(self) -> str:
+        """Return the numbers of rejected and failed items; of a command that resumes, only its own are known."""
+        return f"{self.rejected} rejected, {self.failed} failed" + (" in this command" if self.first else "")
 
     def close(self) -> None:
         """End the pass."""

@@ -46,7 +46,7 @@ def build_tiny(
 ) -> BuildResult:
     """Build the first photos of a folder in CelebA's layout at 64x64, in this process unless asked otherwise."""
     source = read_celeba(root)
-    return build(source, out, recipe=recipe, limit=limit, workers=workers, device="cpu", **arguments)
+    return build(source, out, **{"recipe": recipe, "limit": limit, "workers": workers, "device": "cpu", **arguments})
 
 
 PHOTO_STAGES = tuple(stage.name for stage in TINY.photo_stages())

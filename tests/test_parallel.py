@@ -217,3 +217,22 @@ def test_device_that_is_not_there(wanted: str, request: pytest.FixtureRequest) -
         RecipeError, match=f"`device` {wanted}: torch finds {count} CUDA devices on this machine; use cpu"
     ):
         parallel.devices(wanted)
+
+
+GROWTH_BYTES = 320 << 20
+"""More than the growth of a worker after which joblib replaces it, if psutil is installed."""
+
+held: list[bytes] = []
+
+
+def grows(number: int) -> int:
+    held.append(b"1" * GROWTH_BYTES)
+    time.sleep(1.1)  # joblib looks at the memory once a second
+    return number
+
+
+@pytest.mark.slow
+def test_replaced_workers() -> None:
+    """Workers whose memory grows are replaced while jobs wait, also where warnings are errors as in these tests."""
+    pytest.importorskip("psutil")
+    assert sorted(parallel.run(grows, range(6), workers=2)) == list(range(6))

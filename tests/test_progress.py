@@ -16,13 +16,13 @@ def test_a_line_now_and_then_where_there_is_no_terminal(
     for clock[0] in (110.0, 129.0, 131.0, 140.0, 162.0):
         run.advance(2, rejected=1)
     assert caplog.messages == [
-        "align: 16 of 40 photos, 0.19 photos/s, 2 min left, 3 rejected, 0 failed",
-        "align: 20 of 40 photos, 0.16 photos/s, 2 min left, 5 rejected, 0 failed",
+        "align: 16 of 40 photos, 0.19 photos/s, 2 min left, 3 rejected, 0 failed in this command",
+        "align: 20 of 40 photos, 0.16 photos/s, 2 min left, 5 rejected, 0 failed in this command",
     ]
     run.advance(20, failed=1)
     run.close()
     assert caplog.messages[-1].startswith("align: 40 of 40 photos")
-    assert caplog.messages[-1].endswith("5 rejected, 1 failed")
+    assert caplog.messages[-1].endswith("5 rejected, 1 failed in this command")
 
 
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,7 +33,7 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     shown = capsys.readouterr().err
     assert "4/4" in shown
     assert "photo/s" in shown
-    assert "rejected=1" in shown
+    assert "1 rejected, 0 failed" in shown
 
 
 def test_other_things_than_photos(caplog: pytest.LogCaptureFixture) -> None:
@@ -49,7 +49,7 @@ def test_other_things_than_photos(caplog: pytest.LogCaptureFixture) -> None:
 def test_nothing_to_do(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     Progress("align", total=4, done=4).close()
-    assert caplog.messages == ["align: 4 of 4 photos, 0 rejected, 0 failed"]
+    assert caplog.messages == ["align: 4 of 4 photos, 0 rejected, 0 failed in this command"]
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -339,7 +339,7 @@ def training_data(folder: Path) -> None:
 def training_run(folder: Path) -> None:
     """Write a data set and the finished run of a training."""
     training_data(folder)
-    more = ("--recipe", folder / "recipe.toml", "--device", "cpu", "--threads", 1)
+    more = ("--recipe", folder / "recipe.toml", "--device", "cpu")
     celebahq("train", folder / "data.h5", "--out", folder / "run", *more)
 
 

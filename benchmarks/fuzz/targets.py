@@ -37,7 +37,7 @@ _BUILD_FROM_TABLE = (
     "--device cpu --out"
 )
 _OFFICIAL = "build --celeba-root IN/celeba --recipe official-deltas --image-list IN/image_list.txt"
-_TRAIN = "train IN/data.h5 --recipe IN/recipe.toml --device cpu --threads 1 --out"
+_TRAIN = "train IN/data.h5 --recipe IN/recipe.toml --device cpu --out"
 _RESTORE = "train-denoiser IN/photos --recipe IN/recipe.toml --device cpu --out IN/run"
 _LOOKS = (
     "inspect IN/data.h5",

@@ -1,13 +1,13 @@
 """The ``celebahq`` commands: parse options, call one function, print; heavy imports are inside the commands."""
 
 from celebahq_builder.cli import (  # noqa: F401 - each adds its commands
-    build,
     convert,
-    evaluate,
     filter,
+    gan,
     inspect,
     landmarks,
-    progan,
+    measure,
+    pipeline,
     restoration,
 )
 from celebahq_builder.cli.main import celebahq, main, run_command

@@ -77,7 +77,7 @@ def export(file: Path, out: Path, workers: int | None, **asked: Any) -> None:
     parquet       shards of a table with an image column, as Hugging Face datasets reads them
 
     Metadata of the images are exported where the format can hold them. Labels come from FILE-labels.npy, or else
-    from the attributes. Of a run directory without an HDF5 file, the images of the finished batches are exported.
+    from the attributes. If a run directory has no HDF5 file yet, the images of its finished batches are exported.
 
     You can kill the command at any time: the same command resumes from PATH.partial.
     """  # noqa: D301 - click wants the character, not its name

@@ -28,7 +28,7 @@ from celebahq_builder.limits import MAX_IMAGE_PIXELS
     type=click.FloatRange(0, 1),
     metavar="S",
     show_default="all",
-    help="Keep the images of score S or more: 0 to 1.",
+    help="Keep the images of score S or more. Sharp photos of a megapixel score 0.35 to 0.6, small ones 0 to 0.3.",
 )
 @click.option(
     "--top",
@@ -93,8 +93,9 @@ from celebahq_builder.limits import MAX_IMAGE_PIXELS
 def filter_images(folder: Path, mode: str | None, **options: Any) -> None:
     """Score the images below DIR, of any size, and keep the best.
 
-    The score measures the fine detail of an image: 0 to 1, higher is better. It is computed at 1024x1024 px from the
-    centred square. A larger square is reduced by averaging areas. A smaller square is enlarged, which adds no detail.
+    The score measures the fine detail of an image, from 0 to 1; higher is better, and sharp photos have about 0.5. It
+    is computed at 1024x1024 px from the centred square. A larger square is reduced by averaging areas. A smaller square
+    is enlarged, which adds no detail.
     Images of equal scores are ordered by path. Without --keep, --min-score or --top all images are kept.
 
     Without --out or --list the command writes only the scores folder: scores.csv lists every image, and index.html

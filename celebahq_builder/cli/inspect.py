@@ -75,7 +75,7 @@ def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, re
     """Extract images as PNG files.
 
     The files are named by the index of the image: 00000.png. No file is ever overwritten. Files of the original ProGAN
-    tool and greyscale files work, too; they store no ids. Of a run directory without an HDF5 file, the images of the
+    tool and greyscale files work, too; they store no ids. If a run directory has no HDF5 file yet, the images of its
     finished batches are extracted.
     """
     from celebahq_builder.inspect.contact_sheet import tiles
@@ -158,19 +158,24 @@ def compare(a: Path, b: Path, **asked: Any) -> None:
     },
 )
 @IMAGES
-@click.option("--out", type=PATH, metavar="DIR", help="Folder to create; default NAME-audit in the current folder.")
+@click.option(
+    "--out",
+    type=PATH,
+    metavar="DIR",
+    help="Folder to create; default NAME-audit in the current folder, after the name of FILE or WORK.",
+)
 def audit(file: Path, out: Path | None) -> None:
     """Look for duplicates, black bars and padding in an HDF5 file.
 
     Writes DIR/index.html, a page that shows what was found, and DIR/audit.json, which lists all of it. The HDF5 file
-    does not change. No file is ever overwritten.
+    does not change. A second audit of the same file replaces the first one; no other file is overwritten, and a folder
+    that holds anything else is refused.
     """
     from celebahq_builder.inspect import audit_report
     from celebahq_builder.pipeline.run_images import find_hdf5
 
-    file = find_hdf5(file)
-    folder = out or Path(f"{file.stem}-audit")
-    for line in audit_report.audit(file, folder):
+    folder = out or Path(f"{file.resolve().name.removesuffix('.h5')}-audit")
+    for line in audit_report.audit(find_hdf5(file), folder):
         click.echo(line)
     print_path("findings", folder / audit_report.JSON)
     print_path("page", folder / audit_report.PAGE)
@@ -212,8 +217,8 @@ def audit(file: Path, out: Path | None) -> None:
 def view(file: Path, out: Path | None, grid: str | None, resolution: int | None, captions: bool, **asked: Any) -> None:
     """Show images on a page, or as one large image.
 
-    All images are shown, up to 1000; --index 1000:2000 shows the next ones. No file is ever overwritten. Of a run
-    directory without an HDF5 file, the images of the finished batches are shown.
+    All images are shown, up to 1000; --index 1000:2000 shows the next ones. No file is ever overwritten. If a
+    run directory has no HDF5 file yet, the images of its finished batches are shown.
     """
     from celebahq_builder.inspect import contact_sheet
     from celebahq_builder.pipeline.run_images import open_images

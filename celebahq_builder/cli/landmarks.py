@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, SET, celebahq, print_path
-from celebahq_builder.cli.restoration import training_command
+from celebahq_builder.cli.main import PATH, celebahq, print_path
+from celebahq_builder.cli.restoration import run_training, training_options
 
 
 @celebahq.command(
@@ -97,38 +97,12 @@ def landmarks(photos: Path, **options: Any) -> None:
     },
 )
 @click.argument("celeba_root", type=PATH, metavar="CELEBA_ROOT")
-@click.option("--out", type=PATH, metavar="RUN", required=True, help="Folder of the run; the same command resumes it.")
-@click.option("--recipe", type=PATH, metavar="FILE.toml", show_default="landmarks", help="Training recipe.")
-@SET
-@click.option(
-    "--start",
-    metavar="NAME",
-    show_default="as in the recipe",
-    help="Weights to start from: a registered name, or DIR/NAME.",
-)
-@click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:1.")
-@click.option("--threads", type=click.IntRange(1), default=1, metavar="N", help="CPU threads of torch.")
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    metavar="N",
-    help="Threads that prepare images ahead; default 0 on a CPU, up to 8 with a GPU.",
-)
-def train_landmarks(celeba_root: Path, recipe: Path | None, **asked: Any) -> None:
+@training_options("landmarks")
+def train_landmarks(celeba_root: Path, **asked: Any) -> None:
     """Train the network that refines landmarks.
 
     CELEBA_ROOT is CelebA, or any folder in its layout: it has the folder img_celeba and the table
     Anno/list_landmarks_celeba.txt. The network learns the convention of this table.
     """
-    from celebahq_builder.training.interruption import StopRequest
-
-    stop = StopRequest()
-    with stop.listening():
-        with stop.abandonable():
-            from celebahq_builder.landmarks.training import train
-            from celebahq_builder.pipeline.recipe import bundled_recipe
-
-        recipe = recipe or Path("landmarks")
-        command = training_command("train-landmarks CELEBA_ROOT", recipe, asked)
-        weights = train(celeba_root, recipe=bundled_recipe(recipe, "train"), command=command, stop=stop, **asked)
-        print_path("weights", weights)
+    module = "celebahq_builder.landmarks.training"
+    run_training("train-landmarks CELEBA_ROOT", "landmarks", module, celeba_root, **asked)

@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +21,7 @@ from celebahq_builder import __version__
 from celebahq_builder.config import parse_overrides
 from celebahq_builder.errors import CelebAHQError, RecipeError, printable
 from celebahq_builder.storage import delete_interrupted_files
-from celebahq_builder.training.interruption import TrainingInterrupted
+from celebahq_builder.training.interruption import REPEAT_S, TrainingInterrupted
 
 
 class PathType(click.Path):
@@ -36,6 +37,9 @@ class PathType(click.Path):
 PATH = PathType(path_type=Path, readable=False)
 """Path of a file or folder; the function that uses it checks whether it exists."""
 
+
+NOTICE_S = 0.5
+"""Time after which an interrupted command that still runs says so."""
 
 MESSAGE_LENGTH_MAX = 2000
 """Longest error message, in characters; the middle of a longer one is left out."""
@@ -89,7 +93,7 @@ class Command(Documented):
         """Run the command.
 
         Raises:
-            Interrupted: the user pressed Ctrl-C, or a training received SIGTERM.
+            Interrupted: Ctrl-C or SIGTERM.
         """
         try:
             return super().invoke(ctx)
@@ -136,6 +140,17 @@ SET = click.option(
 )
 """Changes of a recipe, for all commands that have one."""
 
+DEVICE = click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:1.")
+
+THREADS = click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="CPU threads of torch; more are faster for large networks on an idle machine; the number changes the last "
+    "bits of the result.",
+)
+
 CLUSTER = click.option(
     "--cluster",
     metavar="ADDRESS",
@@ -178,8 +193,8 @@ def print_path(kind: str, path: Path) -> None:
 class _Output(io.TextIOWrapper):
     """Standard output or standard error: text that no terminal takes for a command, in any encoding.
 
-    A write error of standard output ends the command, because its result is lost. Standard error only shows progress
-    and messages, so the work continues without it.
+    A write error of standard output ends the command, because its result is lost; quietly where the reader of a pipe
+    has ended, such as ``head``. Standard error only shows progress and messages, so the work continues without it.
 
     Args:
         stream: stream to replace.
@@ -208,8 +223,11 @@ class _Output(io.TextIOWrapper):
             yield
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # for what is still buffered
-            if self.required:
-                raise OSError(error.errno, error.strerror, "standard output") from None
+            if not self.required:
+                return
+            if isinstance(error, BrokenPipeError):
+                raise click.exceptions.Exit(128 + signal.SIGPIPE) from None
+            raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 class _OneLine(logging.Formatter):
@@ -253,26 +271,60 @@ def _logging_to_stderr() -> Iterator[None]:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived inside `sigterm_interrupts`."""
+    """SIGTERM arrived."""
 
     number = signal.SIGTERM
 
 
-@contextlib.contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM interrupt the work inside the context as Ctrl-C does; only the main thread of a process can."""
+class _Interruption:
+    """The handler of Ctrl-C and SIGTERM of all commands, apart from trainings, which set their own.
 
-    def interrupt(*_: object) -> NoReturn:
-        raise Terminated
+    The first signal interrupts the command by a KeyboardInterrupt. Where its clean-up takes more than a moment, a line
+    says so. A second signal ends the process at once.
+    """
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def __init__(self) -> None:
+        self.arrived_s: float | None = None
+        """Time of the first signal."""
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle both signals inside the context, unless they are ignored; only the main thread of a process can."""
+        is_main = threading.current_thread() is threading.main_thread()
+        both = (signal.SIGINT, signal.SIGTERM) if is_main else ()
+        numbers = [number for number in both if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._handle) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def repeat(self, number: int) -> None:
+        """Raise the KeyboardInterrupt again a moment later, if Python has ignored it."""
+        self.arrived_s = None
+        main_thread = threading.main_thread().ident
+        assert main_thread is not None
+        threading.Timer(0.01, signal.pthread_kill, (main_thread, number)).start()
+
+    def _handle(self, number: int, _: object) -> None:
+        now_s = time.monotonic()
+        if self.arrived_s is None:
+            self.arrived_s = now_s
+            timer = threading.Timer(NOTICE_S, self._say_what_happens)
+            timer.daemon = True
+            timer.start()
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        if now_s - self.arrived_s >= REPEAT_S:
+            _leave(Interrupted("ended at once; unfinished files may be left", number))
+
+    @staticmethod
+    def _say_what_happens() -> None:
+        with contextlib.suppress(RuntimeError, ValueError, OSError):  # the stream is in use, or closed
+            click.echo("interrupted; work in progress is being stopped; Ctrl-C again ends it at once", err=True)
+
+
+_interruption = _Interruption()
 
 
 def main() -> None:
@@ -283,7 +335,7 @@ def main() -> None:
 def run_command(command: click.Command) -> None:
     """Run a command; an error that the user can correct becomes one line on stderr and exit code 1."""
     sys.unraisablehook = _repeat_interruption
-    with _safe_output(), _logging_to_stderr():
+    with _safe_output(), _logging_to_stderr(), _interruption.handled():
         try:
             _end(command.main(standalone_mode=False) or 0)
         except CelebAHQError as error:
@@ -292,8 +344,6 @@ def run_command(command: click.Command) -> None:
             if error.errno is None:
                 raise
             _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
-        except MemoryError:
-            _fail("out of memory; close other programs, or give the command less work")
         except click.exceptions.Exit as error:
             sys.exit(error.exit_code)
         except click.ClickException as error:
@@ -301,15 +351,17 @@ def run_command(command: click.Command) -> None:
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt) as error:
             _leave(error)
+        except (MemoryError, RuntimeError) as error:
+            # The allocators of torch raise a RuntimeError.
+            if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
+                raise
+            _fail("out of memory; close other programs, or give the command less work")
 
 
 def _repeat_interruption(ignored: sys.UnraisableHookArgs) -> None:
     """Interrupt the command a moment later if Python has ignored Ctrl-C, as it does in callbacks of weak references."""
     if issubclass(ignored.exc_type, KeyboardInterrupt):
-        main_thread = threading.main_thread().ident
-        assert main_thread is not None
-        number = getattr(ignored.exc_type, "number", signal.SIGINT)
-        threading.Timer(0.01, signal.pthread_kill, (main_thread, number)).start()
+        _interruption.repeat(getattr(ignored.exc_type, "number", signal.SIGINT))
     else:
         sys.__unraisablehook__(ignored)
 
@@ -339,7 +391,7 @@ def _leave(error: BaseException) -> NoReturn:
     said = f"; {error}" if isinstance(error, Interrupted) and str(error) else ""
     what = "interrupted" if number == signal.SIGINT else f"interrupted by {signal.Signals(number).name}"
     ended = "\n" if sys.stderr.isatty() else ""  # after the ^C that the terminal prints
-    with contextlib.suppress(KeyboardInterrupt):  # pressed again
+    with contextlib.suppress(KeyboardInterrupt, RuntimeError):  # pressed again, also while stderr was written
         delete_interrupted_files()
         if os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ:  # one line for all of torchrun
             click.echo(f"{ended}{what}{said}", err=True)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, SET, celebahq, print_path
-from celebahq_builder.config import override_arguments
+from celebahq_builder.cli.main import DEVICE, PATH, SET, THREADS, celebahq, print_path
+from celebahq_builder.config import format_overrides
 
 
-def _training_options(command: Any) -> Any:
+def training_options(recipe: str) -> Callable[[Any], Any]:
+    """Return a decorator that adds the options of a training; `recipe` is the default of --recipe."""
     options = (
-        click.argument("photos", type=PATH, metavar="PHOTOS_DIR"),
         click.option(
-            "--out",
-            type=PATH,
-            metavar="RUN",
-            required=True,
-            help="Folder of the run; the same command resumes it.",
+            "--out", type=PATH, metavar="RUN", required=True, help="Folder of the run; the same command resumes it."
         ),
-        click.option("--recipe", type=PATH, metavar="FILE.toml", help="Training recipe; default the bundled one."),
+        click.option("--recipe", type=PATH, default=recipe, metavar="FILE.toml", help="Training recipe."),
         SET,
         click.option(
             "--start",
@@ -29,8 +29,8 @@ def _training_options(command: Any) -> Any:
             show_default="as in the recipe",
             help="Weights to start from: a registered name, or DIR/NAME.",
         ),
-        click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:1."),
-        click.option("--threads", type=click.IntRange(1), default=1, metavar="N", help="CPU threads of torch."),
+        DEVICE,
+        THREADS,
         click.option(
             "--workers",
             type=click.IntRange(0),
@@ -38,9 +38,53 @@ def _training_options(command: Any) -> Any:
             help="Threads that prepare images ahead; default 0 on a CPU, up to 8 with a GPU.",
         ),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return lambda command: functools.reduce(lambda made, option: option(made), reversed(options), command)
+
+
+def run_training(
+    command: str,
+    kind: str,
+    module: str,
+    photos: Path,
+    *,
+    recipe: Path,
+    overrides: dict[str, object],
+    start: str | None,
+    **asked: Any,
+) -> None:
+    """Train a network, and print the path of its weights.
+
+    Args:
+        command: command line up to the photos, for the model card.
+        kind: prefix of the recipe's key ``task``.
+        module: name of the module with the function `train` and its `RECIPES`.
+        photos: folder of the photos.
+        recipe: path of the recipe, or name of a bundled one.
+        overrides: values by dotted key that replace those of the recipe.
+        start: weights to start from, instead of those of the recipe.
+        asked: fields of `training.loop.TrainingOptions`.
+    """
+    from celebahq_builder.training.interruption import StopRequest
+
+    stop = StopRequest()
+    with stop.listening():
+        with stop.abandonable():
+            from celebahq_builder.pipeline.recipe import bundled_recipe
+            from celebahq_builder.training.distributed import is_main_process
+            from celebahq_builder.training.loop import TrainingOptions, load_recipe
+
+            room = importlib.import_module(module)
+        settings = load_recipe(bundled_recipe(recipe, "train"), kind, room.RECIPES, overrides, start)
+        started = f" --start {start}" if start else ""
+        changes = "".join(f" --set {shlex.quote(change)}" for change in format_overrides(overrides))
+        line = f"celebahq {command} --recipe {recipe.stem}{started}{changes}"
+        weights = room.train(settings, photos, TrainingOptions(**asked, command=line, stop=stop))
+        if is_main_process():
+            print_path("weights", weights)
+
+
+PHOTOS = click.argument("photos", type=PATH, metavar="PHOTOS_DIR")
+RESTORATION = "celebahq_builder.restoration.start"
 
 
 @celebahq.command(
@@ -53,14 +97,15 @@ def _training_options(command: Any) -> Any:
         ),
     },
 )
-@_training_options
-def train_denoiser(photos: Path, recipe: Path | None, **asked: Any) -> None:
+@PHOTOS
+@training_options("denoiser")
+def train_denoiser(photos: Path, **asked: Any) -> None:
     """Train the network that removes JPEG artefacts.
 
     PHOTOS_DIR is any folder of clean photos. On several GPUs:
     torchrun --nproc-per-node N -m celebahq_builder train-denoiser ...
     """
-    _train("denoise", photos, recipe or Path("denoiser"), asked)
+    run_training("train-denoiser PHOTOS", "denoise", RESTORATION, photos, **asked)
 
 
 @celebahq.command(
@@ -73,38 +118,15 @@ def train_denoiser(photos: Path, recipe: Path | None, **asked: Any) -> None:
         ),
     },
 )
-@_training_options
-def train_upscaler(photos: Path, recipe: Path | None, **asked: Any) -> None:
+@PHOTOS
+@training_options("upscaler-psnr")
+def train_upscaler(photos: Path, **asked: Any) -> None:
     """Train the 4x super-resolution network.
 
     PHOTOS_DIR is any folder of clean photos. On several GPUs:
     torchrun --nproc-per-node N -m celebahq_builder train-upscaler ...
     """
-    _train("upscale", photos, recipe or Path("upscaler-psnr"), asked)
-
-
-def _train(kind: str, photos: Path, recipe: Path, asked: dict[str, Any]) -> None:
-    from celebahq_builder.training.interruption import StopRequest
-
-    stop = StopRequest()
-    with stop.listening():
-        with stop.abandonable():
-            from celebahq_builder.pipeline.recipe import bundled_recipe
-            from celebahq_builder.restoration.start import train
-            from celebahq_builder.training.distributed import is_main_process
-
-        command = training_command(
-            "train-denoiser PHOTOS" if kind == "denoise" else "train-upscaler PHOTOS", recipe, asked
-        )
-        weights = train(kind, photos, recipe=bundled_recipe(recipe, "train"), command=command, stop=stop, **asked)
-        if is_main_process():
-            print_path("best weights", weights)
-
-
-def training_command(command: str, recipe: Path, asked: dict[str, Any]) -> str:
-    """Return the command line of a training for its model card."""
-    start = f" --start {asked['start']}" if asked["start"] else ""
-    return f"celebahq {command} --recipe {recipe.stem}{start}{override_arguments(asked['overrides'])}"
+    run_training("train-upscaler PHOTOS", "upscale", RESTORATION, photos, **asked)
 
 
 PRETRAINED = click.option(

@@ -204,7 +204,7 @@ def loader(
     order = order or Order(len(dataset))
     if order.count != len(dataset):
         raise TrainingError(
-            f"the order is of {order.count} images, {dataset.level.path} has {len(dataset)}; make it of as many"
+            f"the order has {order.count} images, {dataset.level.path} has {len(dataset)}; give Order({len(dataset)})"
         )
     if not 0 <= rank < world:
         raise TrainingError(f"process {rank} of {world} does not exist; expected 0 to {world - 1}")

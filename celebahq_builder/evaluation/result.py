@@ -334,10 +334,45 @@ def evaluation_page(title: Path, results: Sequence[Result]) -> bytes:
             "number_columns": [(one, "number") for one in head],
             "snapshots": rows,
             "numbers": list(score_table(last)),
-            "remarks": remarks(results),
-            "settings": [(key, json.dumps(value)) for key, value in flatten(last.to_json()).items()],
+            "titles": {score.name: _metric_title(score.metric) for score in last.scores},
+            "remarks": [*_floor_remarks(last), *remarks(results)],
+            "settings": list(_protocol(last)),
         },
     )
+
+
+def _metric_title(metric: str) -> str:
+    return ", ".join(filter(None, [METRICS[metric].title, METRICS[metric].unit]))
+
+
+def _floor_remarks(result: Result) -> Iterator[str]:
+    """Yield an explanation of each value that is below its floor."""
+    for score in result.scores:
+        floor = score.baseline
+        if floor is None or floor.kind != "floor" or floor.number is None or score.number.value >= floor.number.value:
+            continue
+        text = (
+            f"{score.name} is below its floor: by this metric, the images are closer to the reference than its two "
+            "halves are to each other. Values below the floor do not rank generators; they also occur if the images "
+            "contain images of the reference"
+        )
+        if floor.count < score.count:
+            text += f"; the floor is of {floor.count:,} images instead of {score.count:,}, which makes it higher"
+        yield text
+
+
+SHOWN_ABOVE = {"metric", "title", "value", "standard_deviation", "levels", "baseline", "unit"}
+"""Values of a score that the page shows in its table, not in its protocol."""
+
+
+def _protocol(result: Result) -> Iterator[tuple[str, str]]:
+    """Yield the protocol of a result, with names and values for people."""
+    for key, value in flatten(result.to_json()).items():
+        part, *rest = key.split(".")
+        if value is None or part == "format" or (part == "scores" and rest[1] in SHOWN_ABOVE):
+            continue
+        name = ": ".join([part, *rest] if part != "scores" else rest).replace("_", " ").replace("sha256", "SHA-256")
+        yield name, value if isinstance(value, str) else json.dumps(value)
 
 
 def _charts(results: Sequence[Result]) -> Iterator[LineChart]:

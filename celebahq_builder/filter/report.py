@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
 
 from celebahq_builder.errors import printable
 from celebahq_builder.filter.deliver import Delivery, DeliveryMode
 from celebahq_builder.filter.listing import SUFFIXES, SkippedFiles
 from celebahq_builder.filter.store import SCORE_PARTS, SIDE_PX, ImageScore, UnscoredImage
-from celebahq_builder.html import charts, render_page, thumbnails
+from celebahq_builder.html import charts, link, render_page, thumbnails
 from celebahq_builder.storage import write_atomic
 
 SHEET_IMAGES = 24
@@ -54,7 +53,7 @@ class FilterResult:
 
     @property
     def has_errors(self) -> bool:
-        """Whether an image could not be delivered, or an earlier file could not be removed."""
+        """True if an image could not be delivered, or an earlier file could not be removed."""
         return self.delivery is not None and bool(self.delivery.errors or self.delivery.prune_errors)
 
     def lines(self) -> Iterator[str]:
@@ -153,6 +152,7 @@ def _variables(result: FilterResult) -> dict[str, object]:
     ranked, unscored, skipped = result.ranked, result.unscored, result.skipped
     reasons = Counter((image.description, image.code) for image in unscored)
     return {
+        "name": printable(result.folder.resolve().name),
         "folder": printable(os.fspath(result.folder)),
         "selection": result.selection,
         "images": result.images,
@@ -161,7 +161,7 @@ def _variables(result: FilterResult) -> dict[str, object]:
             "below the cut": len(ranked) - result.kept,
             "without a score": len(unscored),
         },
-        "table_link": _link(result, result.table_path),
+        "table_link": link(result.table_path, result.page_path),
         "histograms": list(_histograms(result)),
         "sheets": list(_sheets(result)),
         "reasons": sorted(reasons.items(), key=lambda item: (-item[1], item[0])),
@@ -218,13 +218,8 @@ def _sheets(result: FilterResult) -> Iterator[tuple[str, list[dict[str, object]]
                         "name": printable(image.path),
                         "score": f"{image.score:.3f}",
                         "thumbnail": thumbnails.of_centre(result.folder / image.path, THUMBNAIL_PX),
-                        "link": _link(result, result.folder / image.path),
+                        "link": link(result.folder / image.path, result.page_path),
                     }
                     for image in images
                 ],
             )
-
-
-def _link(result: FilterResult, path: Path) -> str:
-    """Return the address of a file relative to the folder of the page."""
-    return quote(os.fsencode(os.path.relpath(path, result.page_path.parent)))

@@ -276,6 +276,6 @@ def _score_on_cluster(
 
 def _score_batch(batch: _Batch) -> list[ScoreRecord]:
     """Score a batch in a worker, the only process that imports torch."""
-    from celebahq_builder.filter import score
+    from celebahq_builder.filter.scoring import score_files
 
-    return score.score_files(*batch)
+    return score_files(*batch)

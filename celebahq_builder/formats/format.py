@@ -32,7 +32,7 @@ class Format:
     recognise: Callable[[Path], bool] | None = None
     """Recognises a file or folder by more than names."""
     beside_images: bool = True
-    """Whether a folder that also holds image files can be of this format."""
+    """True if a folder that also holds image files can be of this format."""
     options: tuple[Option, ...] = ()
     """Options of `read` and `write`."""
     target_suffix: str = ""

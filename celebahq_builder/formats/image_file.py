@@ -283,7 +283,7 @@ def check_crop(headers: Iterable[Header], crop: FixedCrop) -> None:
     for header in headers:
         if (header.width, header.height) != (crop.width, crop.height):
             size = f"{header.where} is {header.width} x {header.height} px"
-            raise FormatError(f"{size}; expected {expected}: give their folder alone")
+            raise FormatError(f"{size}; expected {expected}; give a folder that holds only these")
 
 
 class _Kind(NamedTuple):

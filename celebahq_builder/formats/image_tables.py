@@ -31,7 +31,7 @@ Source: https://huggingface.co/docs/datasets/image_dataset#imagefolder
 """
 
 METADATA_CSV = "metadata.csv"
-"""The same as a table with a column ``file_name``."""
+"""Metadata as a table with a column ``file_name``."""
 
 LABELS = "dataset.json"
 """Labels of StyleGAN: ``{"labels": [[name, label], ...]}``, or null in place of the list."""

@@ -150,9 +150,9 @@ MAX_MESSAGE = 200
 def find_problem(path: Path) -> str | None:
     """Return why an HDF5 file cannot be read, as the rest of a sentence about it, or None.
 
-    Accepted are datasets that are part of the file itself: no links to other places, no data in other files, no chunk,
-    column or attribute that is too large, and names that can be printed. Only what this package reads is considered:
-    attributes of the file, levels, and the group ``photos``.
+    The check accepts datasets that are part of the file itself and have names that can be printed. It refuses links to
+    other places, data in other files, and chunks, columns and attributes that are too large. It considers only what
+    this package reads: attributes of the file, levels, and the group ``photos``.
     """
     try:
         with h5py.File(path, "r") as file:

@@ -232,7 +232,7 @@ class PyramidWriter:
         return os.path.samestat(self._partial.lstat(), os.fstat(self._held.fileno()))
 
     def _wrong_count(self) -> FormatError:
-        return FormatError(f"{self.path}: {self.count} images were announced, {self.done} came")
+        return FormatError(f"{self.path}: expected {self.count} images, got {self.done}")
 
     @contextlib.contextmanager
     def _storing(self) -> Iterator[None]:

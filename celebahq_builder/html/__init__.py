@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import os
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
+from urllib.parse import quote
 
 import jinja2
 import markupsafe
@@ -42,6 +45,15 @@ def _pages() -> jinja2.Environment:
     pages.globals.update(script=markupsafe.Markup(script), script_sha256=script_sha256)
     pages.filters.update(size=size, duration=duration)
     return pages
+
+
+def link(path: Path, page: Path) -> str:
+    """Return the address of a file relative to a page.
+
+    >>> link(Path("run/images/a b.png"), Path("run/report/index.html"))
+    '../images/a%20b.png'
+    """
+    return quote(os.fsencode(os.path.relpath(path, page.parent)))
 
 
 def size(size_bytes: int) -> str:

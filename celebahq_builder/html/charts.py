@@ -67,7 +67,7 @@ class Histogram:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     logarithmic: bool
-    """Whether the x axis is logarithmic."""
+    """True if the x axis is logarithmic."""
     what: str
     """The things that are counted, in the plural."""
     words: str
@@ -220,7 +220,7 @@ def line_chart(
 
 
 def _points(x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]:
-    """Return the finite points, of a long curve the means of neighbouring ones."""
+    """Return the finite points; for a long curve, the means of neighbouring points."""
     pairs = list(zip(x, y, strict=True))
     size = -(-len(pairs) // POINTS_MAX)
     points = []
@@ -277,7 +277,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _labelled(values: Sequence[float], x: Scale) -> tuple[Tick, ...]:
-    """Return ticks with as many decimals as evenly spaced values need; of uneven values each has its own."""
+    """Return ticks; evenly spaced values have the same number of decimals, others as many as each needs."""
     decimals = max((len(f"{value:g}".partition(".")[2]) for value in values), default=0)
     even = len({round(b - a, 9) for a, b in itertools.pairwise(values)}) <= 1
     return tuple(Tick(x(value), f"{value:.{decimals}f}" if even else f"{value:g}") for value in values)

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from celebahq_builder.image_set import Pixels, photo_path
 from celebahq_builder.imaging.geometry import centred_square
-from celebahq_builder.imaging.image_io import decode_png, encode_jpeg, open_rgb, pil_to_array
+from celebahq_builder.imaging.image_io import encode_jpeg, open_rgb, pil_to_array
 from celebahq_builder.outcome import Rejection
 
 PHOTO_PIXELS_MAX = 50_000_000
@@ -43,25 +43,16 @@ def of_pixels(pixels: Pixels, quality: int) -> Thumbnail:
     return Thumbnail(f"data:image/jpeg;base64,{data}", rgb.shape[2], rgb.shape[1])
 
 
-def of_result(path: Path, side_px: int) -> Thumbnail | None:
-    """Return a thumbnail of a PNG file in the run directory, at most `side_px` wide and high.
-
-    None if the file cannot be read.
-    """
-    pixels = _read_png(path)
-    return None if pixels is None else _reduced(Image.fromarray(pixels.transpose(1, 2, 0)), side_px)
-
-
 def of_spectrum(path: Path, side_px: int) -> Thumbnail | None:
-    """Return the power spectrum of a PNG file in the run directory as an image; None if it cannot be read."""
+    """Return the power spectrum of an image file as an image; None if it cannot be read."""
     import torch  # takes seconds, and most pages show no spectrum
 
     from celebahq_builder.imaging.quality_score import spectrum_image
 
-    pixels = _read_png(path)
-    if pixels is None:
+    image = _open(path)
+    if image is None:
         return None
-    return of_pixels(spectrum_image(torch.from_numpy(pixels), side_px)[None], quality=82)
+    return of_pixels(spectrum_image(torch.from_numpy(pil_to_array(image)), side_px)[None], quality=82)
 
 
 def of_photo(folder: Path, file: str, side_px: int) -> Thumbnail | None:
@@ -137,13 +128,6 @@ def of_example(path: Path, side_px: int, detail: Box) -> tuple[Thumbnail, Thumbn
     sides = (image.width, image.height, image.width, image.height)
     left, top, right, bottom = (round(share * side) for share, side in zip(detail, sides, strict=True))
     return _reduced(image, side_px), of_pixels(pil_to_array(image.crop((left, top, right, bottom))), quality=90)
-
-
-def _read_png(path: Path) -> Pixels | None:
-    try:
-        return decode_png(path.read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 def _open(path: Path) -> Image.Image | None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from celebahq_builder.outcome import Reason, Rejection
+
 Points = NDArray[np.float64]
 """Any number of points, float64 [N, 2]."""
 
@@ -74,6 +76,47 @@ def crop_from_landmarks(landmarks: Points) -> Crop:
     y = rot90(x)
     centre = eyes + 0.1 * eye_to_mouth
     return Crop(np.stack([centre - x - y, centre - x + y, centre + x + y, centre + x - y]))
+
+
+def plan_crop(
+    landmarks: Points,
+    width: int,
+    height: int,
+    *,
+    crop_min_px: float,
+    inside_min: float,
+    landmarks_outside_max: float = 0.0,
+) -> Crop:
+    """Return the crop around a face, if the landmarks and the crop are good enough.
+
+    Args:
+        landmarks: see `crop_from_landmarks`.
+        width: of the photo in px.
+        height: of the photo in px.
+        crop_min_px: smallest side length of the crop, in photo px.
+        inside_min: smallest share of the crop that must lie inside the photo.
+        landmarks_outside_max: largest distance of a landmark outside the photo, in side lengths of the crop.
+
+    Raises:
+        Rejection: they are not.
+    """
+    try:
+        crop = crop_from_landmarks(landmarks)
+    except ValueError as error:
+        raise Rejection(Reason.DEGENERATE_LANDMARKS, f"{error}; the crop is undefined") from None
+    beyond = np.maximum(-0.5 - landmarks, landmarks - (width - 0.5, height - 0.5)).max()
+    if beyond > landmarks_outside_max * crop.side:
+        raise Rejection(
+            Reason.LANDMARKS_OUTSIDE, f"a landmark lies {beyond:.0f} px outside the photo of {width} x {height} px"
+        )
+    if crop.side < crop_min_px:
+        raise Rejection(Reason.CROP_TOO_SMALL, f"the crop is {crop.side:.0f} px wide; crop.crop_min_px = {crop_min_px}")
+    inside = share_inside(crop.quad, width, height)
+    if inside < inside_min:
+        raise Rejection(
+            Reason.CROP_OUTSIDE, f"{inside:.0%} of the crop is inside the photo; crop.inside_min = {inside_min}"
+        )
+    return crop
 
 
 def rot90(vector: NDArray[np.floating]) -> NDArray[np.floating]:

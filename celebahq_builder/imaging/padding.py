@@ -208,7 +208,7 @@ def _inside(depth: Tensor, start: int, stop: int) -> tuple[int, int]:
 
 
 def _depth(size: int, before: int, after: int) -> Tensor:
-    """Return the distance of each padded position from the nearer new edge, in paddings, float32."""
+    """Return the distance of each position to the nearer edge, divided by the padding there, float32 [padded size]."""
     positions = np.arange(size + before + after, dtype=np.float32)
     last = np.float32(len(positions) - 1)
     return torch.from_numpy(np.minimum(positions / np.float32(before), (last - positions) / np.float32(after)))

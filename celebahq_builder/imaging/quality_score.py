@@ -122,21 +122,31 @@ def quality_scores(images: Tensor) -> list[QualityScore]:
     power = power_spectrum(luma).flatten(1).double().clamp_(min=1e-9)
     rings = _rings(images.shape[-1], power.device)
     mean, log_mean = _ring_means(power, rings), _ring_means(power.log(), rings)
+
+    # --- Floor and noise ---
     floor = (power[:, rings.tail] * rings.weight[rings.tail]).sum(dim=1) / rings.weight[rings.tail].sum()
     energy = rings.frequency.square() * mean
     plateau = energy[:, rings.low].mean(dim=1)
     noise = torch.maximum((FALL * floor - mean[:, rings.before].mean(dim=1)) / (FALL - 1), NOISE_SHARE * floor)
     above = rings.frequency.square() * (mean - NOISE_REMOVED * noise[:, None])
+
+    # --- Breadth ---
     contrast = plateau.clamp(min=_octave_energy(CONTRAST, luma))
     level_db = 10 * (above.clamp(min=1e-9) / contrast[:, None]).log10()
     onset_db = level_db.clamp(min=-DETAIL_RANGE_DB)[:, rings.onset].mean(dim=1)
     breadth = (1 + level_db / DETAIL_RANGE_DB).clamp_(0, 1)[:, rings.detail].mean(dim=1)
     breadth *= ((onset_db - ONSET_DB[0]) / ONSET_DB[1]).clamp(max=0).exp()
+
+    # --- Symmetry ---
     flatness = (log_mean + EULER_GAMMA - mean.log()).clamp_(max=0)
     symmetry = flatness[:, rings.detail].mean(dim=1).exp()
+
+    # --- Purity and blocks ---
     floor_db = 10 * (rings.nyquist**2 * floor / plateau).log10()
     purity = 1 - ((floor_db - FLOOR_DB[0]) / (FLOOR_DB[1] - FLOOR_DB[0])).clamp_(0, 1)
     blockfree = 1 - ((_grid_log10(luma) - GRID_LOG10[0]) / (GRID_LOG10[1] - GRID_LOG10[0])).clamp_(0, 1)
+
+    # --- Score ---
     score = breadth * symmetry.sqrt() * (1 - PURITY_WEIGHT * (1 - purity)) * (1 - BLOCKFREE_WEIGHT * (1 - blockfree))
     table = torch.stack([score, breadth, symmetry, purity, blockfree], dim=1).tolist()
     return [QualityScore(*((0.0,) * 5 if flat else row)) for flat, row in zip(plain, table, strict=True)]

@@ -14,7 +14,7 @@ TILE_PX = 128
 """Side length of the result's tiles that are computed at a time on a GPU; it bounds the memory."""
 
 CPU_TILE_PX = 256
-"""The same on a CPU."""
+"""Side length of the tiles on a CPU."""
 
 
 def warp_quad(pixels: Tensor, quad: Points, resolution: int, supersampling: int = 4) -> Tensor:

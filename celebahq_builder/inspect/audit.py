@@ -40,7 +40,7 @@ class Findings:
     likeness: float
     """Smallest correlation of near-duplicates."""
     hashes_recorded: bool
-    """Whether duplicates were found by the SHA-256 in the file, without reading the images."""
+    """True if duplicates were found by the SHA-256 in the file, without reading the images."""
     same: list[list[int]]
     """Groups of images that are equal in every byte."""
     near: list[list[Copy]] | None

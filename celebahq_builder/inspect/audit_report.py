@@ -19,7 +19,7 @@ from celebahq_builder.inspect.borders import BorderBar
 from celebahq_builder.inspect.contact_sheet import PageImage
 from celebahq_builder.inspect.duplicates import DISTANCE, LIKENESS
 from celebahq_builder.inspect.info import histogram_lines, score_summary
-from celebahq_builder.storage import check_free, check_writable, new_files
+from celebahq_builder.storage import check_writable, holds, new_files, read_json, write_atomic
 
 JSON, PAGE = "audit.json", "index.html"
 
@@ -39,27 +39,46 @@ def audit(
 
     Args:
         file: a multi-resolution file of this package or of the ProGAN authors' tool.
-        out: folder for both files, neither of which may exist; it is created if necessary.
+        out: folder to create for both files. It may be empty, or hold an earlier audit of the same file, which is
+            replaced.
         distance: largest number of different bits, of 255, in the hashes of two near-duplicates.
         likeness: smallest correlation, from -1 to 1, of two near-duplicates.
         threads: threads that decompress; None for one per core.
 
     Raises:
-        FormatError: the file has another format or is damaged, or a result exists.
+        FormatError: the file has another format or is damaged, or the folder holds anything else.
         DiskFull: no space left.
     """
-    if out.exists() and not out.is_dir():
-        raise FormatError(f"{out} is a file; give a folder for {JSON} and {PAGE} as `out`")
-    for name in (JSON, PAGE):
-        check_free(out / name)
-        check_writable(out / name)
+    is_again = _check_folder(file, out)
+    check_writable(out / JSON)
     with open_pyramid(file) as pyramid:
         found = scan(file, pyramid, distance, likeness, threads)
     drawn = page(found, LevelReader(file, min(SIDE_PX, found.resolution), threads))
+    values = {"path": str(file.absolute()), **found.to_json()}
+    listed = (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
     with new_files() as written:
-        written.write(out / JSON, (json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n").encode())
-        written.write(out / PAGE, drawn)
+        write = write_atomic if is_again else written.write
+        write(out / JSON, listed)
+        write(out / PAGE, drawn)
     return list(lines(found))
+
+
+def _check_folder(file: Path, out: Path) -> bool:
+    """Check that a folder is new, empty or of an earlier audit of the same file; return whether it is the last.
+
+    Raises:
+        FormatError: it is something else, in which nothing is written.
+    """
+    if out.exists() and not out.is_dir():
+        raise FormatError(f"{out} is a file; give a folder for {JSON} and {PAGE} as `out`")
+    if not out.exists() or not any(out.iterdir()):
+        return False
+    if not holds(out / JSON, {"path", "images", "same"}):
+        raise FormatError(f"{out} exists and is not the folder of an audit; choose another `out`")
+    audited = read_json(out / JSON)["path"]
+    if audited != str(file.absolute()):
+        raise FormatError(f"{out} holds the audit of {audited}; choose another `out`")
+    return True
 
 
 # --- Text -------------------------------------------------------------------------------------------------------

@@ -189,7 +189,7 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        """Whether both files have the same images at the same levels, in any order."""
+        """True if both files have the same images at the same levels, in any order."""
         return not (self.different or self.match.only_a or self.match.only_b or any(self.only_levels))
 
 

@@ -210,7 +210,7 @@ def write_contact_page(
     page = render_page(
         "contact.html.j2",
         {
-            "file": printable(pyramid.path.name),
+            "file": printable("/".join(pyramid.path.resolve().parts[-2:])),
             "count": pyramid.count,
             "top": pyramid.resolution,
             "colour": "grey" if pyramid.channels == 1 else "RGB",

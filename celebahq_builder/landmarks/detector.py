@@ -97,7 +97,7 @@ class FaceDetector:
         try:
             with _quiet_opencv():
                 self._net = cv2.FaceDetectorYN.create(
-                    str(model), "", (32, 32), VIEW_CONFIDENCE_FLOOR, OVERLAP_MAX, 5000
+                    str(model), "", (32, 32), VIEW_CONFIDENCE_FLOOR, OVERLAP_MAX, FACES_MAX
                 )
                 list(self._candidates(np.zeros((32, 32, 3), np.uint8)))
         except cv2.error as error:

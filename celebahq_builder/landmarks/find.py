@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from celebahq_builder.errors import RecipeError, WorkspaceError, printable
+from celebahq_builder.errors import RecipeError, printable
 from celebahq_builder.landmarks.choice import MAX_SPREAD, MIN_CONFIDENCE, MIN_FACE_PX, FaceChoice, FaceRules
 from celebahq_builder.landmarks.model_file import locate_model
 from celebahq_builder.landmarks.page import write_pages
 from celebahq_builder.landmarks.search import SearchedPhoto, list_photos, search_folder, search_rules
-from celebahq_builder.outcome import Rejected
+from celebahq_builder.outcome import Rejected, counted
 from celebahq_builder.sources.photo import COLUMNS
-from celebahq_builder.storage import RecordLog, csv_bytes, delete_partial_of, path_cell, read_file
+from celebahq_builder.storage import RecordLog, csv_bytes, delete_partial_of, path_cell
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,13 @@ class LandmarkResult:
 
     def lines(self) -> Iterator[str]:
         """Yield the closing lines of the command."""
-        with_faces, without = self.photos - len(self.rejected), len(self.rejected)
-        found = f"{_counted(self.faces, 'face')} in {_counted(with_faces, 'photo')}"
-        yield f"{_counted(self.photos, 'photo')}: {found}; no face used in {_counted(without, 'photo')}"
+        without = f"; no face used in {counted(len(self.rejected), 'photo')}" if self.rejected else ""
+        yield f"{counted(self.photos, 'photo')}, {counted(self.faces, 'face')}{without}"
         for reason, count in Counter(one.reason for one in self.rejected).most_common():
             first = next(one for one in self.rejected if one.reason is reason)
             yield f"  {reason}: {count}; first: {printable(first.photo)}: {printable(first.detail)}"
         if self.not_chosen:
-            yield f"  {_counted(self.not_chosen, 'other face')} not used; the page shows them"
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+            yield f"  {counted(self.not_chosen, 'other face')} not used; the page shows them"
 
 
 def find_landmarks(
@@ -64,7 +59,7 @@ def find_landmarks(
     workers: int | None = None,
     model: Path | str | None = None,
     refiner: Path | str | None = None,
-    keep_table: bool = False,
+    accept: Callable[[LandmarkResult], object] | None = None,
 ) -> LandmarkResult:
     """Find the faces of photos and write their landmarks as a table; a killed call resumes.
 
@@ -85,7 +80,7 @@ def find_landmarks(
         model: model file of the detector; by default it is downloaded once.
         refiner: network that makes the landmarks more precise: the folder of a training of `landmarks.training.train`,
             or weights of a registry.
-        keep_table: refuse a table that lacks rows of the table of an earlier call, before anything is written.
+        accept: function that is called before table and page are written; it raises an error if they must not be.
 
     Raises:
         SourceError: there are no photos.
@@ -112,15 +107,12 @@ def find_landmarks(
         searched = list(
             search_folder(folder, files, log, path, refine=True, thumbnails=True, refiner=weights, workers=workers)
         )
-        content = table_csv(searched, rules)
-        if keep_table and table.exists() and not set(read_file(table).splitlines()) <= set(content.splitlines()):
-            raise WorkspaceError(
-                f"{table.parent.parent} was built from other faces: photos were changed or removed since, or `faces` "
-                "is another; give another `out`"
-            )
-        log.write(table, content)
+        result = summarize(searched, rules, table, page)
+        if accept:
+            accept(result)
+        log.write(table, table_csv(searched, rules))
         write_pages(page, searched, rules, log, folder=folder, table=table.name)
-    return summarize(searched, rules, table, page)
+    return result
 
 
 def table_csv(photos: Iterable[SearchedPhoto], rules: FaceRules) -> bytes:

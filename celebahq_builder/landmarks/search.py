@@ -111,7 +111,7 @@ class SearchJob:
     files: tuple[str, ...]
     model: Path
     refine: bool
-    """Whether landmarks are averaged over several views."""
+    """True if landmarks are averaged over several views."""
     thumbnails: bool
     refiner: str | None = None
     """Weights of the refiner, see `refiner.Refiner.load`; None leaves it out."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -22,14 +21,16 @@ from celebahq_builder.landmarks.refiner import CROP_PX, Refiner, to_tensor
 from celebahq_builder.models.landmark_network import LandmarkNetwork, cell_centres
 from celebahq_builder.models.registry import NetworkShape, find_entry, load_network
 from celebahq_builder.training import loop
+from celebahq_builder.training.checkpoint import check_size
 from celebahq_builder.training.distributed import DistributedContext
-from celebahq_builder.training.interruption import StopRequest
 
 VALIDATION = AugmentationSettings(shift=0.03, scale=0.05, rotation_deg=3.0)
 """Jitter of the first points in validations; a detector errs about as much."""
 
 WARMUP_STEPS = 200
 GRADIENT_NORM_MAX = 5.0
+BATCH_MAX = 4096
+"""Largest number of crops in a step: 113 MB as uint8."""
 
 FaceBatch = tuple[Pixels, Tensor]
 """Crops, uint8 [N, S, S, 3], and their landmarks as shares of S, [N, 5, 2]."""
@@ -74,8 +75,8 @@ class LandmarkRecipe:
         for name in ("steps", "held_out", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
-        if self.batch < 2:
-            raise ValueError(f"batch = {self.batch} must be at least 2, because of the batch normalization")
+        if not 2 <= self.batch <= BATCH_MAX:  # the batch normalization needs two
+            raise ValueError(f"batch = {self.batch} must be from 2 to {BATCH_MAX}")
         for name in ("learning_rate", "heatmap_sigma"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must be positive")
@@ -92,48 +93,32 @@ class LandmarkRecipe:
         return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
-def train(
-    celeba_root: Path,
-    out: Path,
-    recipe: Path,
-    *,
-    overrides: Mapping[str, object] | None = None,
-    start: str | None = None,
-    device: str = "auto",
-    threads: int = 1,
-    workers: int | None = None,
-    command: str = "",
-    stop: StopRequest | None = None,
-) -> Path:
+RECIPES = {"landmarks": LandmarkRecipe}
+"""Classes of the recipes by their key ``task``."""
+
+
+def train(recipe: LandmarkRecipe, celeba_root: Path, options: loop.TrainingOptions) -> Path:
     """Train the landmark network, or resume its training.
 
     Args:
+        recipe: see `training.loop.load_recipe`.
         celeba_root: folder in CelebA's layout, see `sources.celeba.read_celeba`.
-        recipe: path of the training recipe.
-        overrides: values by dotted key that replace those of the recipe.
-        start: weights to start from, NAME or DIR/NAME of a registry, instead of those of the recipe.
-
-    The other arguments are those of `training.loop.train`.
+        options: see `training.loop.TrainingOptions`.
 
     Returns:
         Path of the weights.
 
     Raises:
-        RecipeError: the recipe is malformed, or of another kind of training.
         SourceError: the folder cannot be read.
         TrainingError: the faces cannot be used, the run has another recipe or other faces, or a loss is not finite.
         WeightsError: the weights to start from are unknown or damaged.
-        TrainingInterrupted: the training was interrupted; see `training.loop.fit`.
+        TrainingInterrupted: the training was interrupted; see `training.loop.train`.
     """
-    settings = loop.load_recipe(recipe, "landmarks", {"landmarks": LandmarkRecipe}, overrides)
-    settings = replace(settings, start=start or settings.start)
 
     def make_task(context: DistributedContext) -> LandmarkTask:
-        return LandmarkTask(settings, LandmarkFaces.read(celeba_root, held_out=settings.held_out), context)
+        return LandmarkTask(recipe, LandmarkFaces.read(celeba_root, held_out=recipe.held_out), context)
 
-    return loop.train(
-        celeba_root, make_task, out, device=device, threads=threads, workers=workers, command=command, stop=stop
-    )
+    return loop.train(celeba_root, make_task, options)
 
 
 class LandmarkTask(loop.Task[FaceBatch]):
@@ -197,6 +182,7 @@ class LandmarkTask(loop.Task[FaceBatch]):
 
 def _initial_network(recipe: LandmarkRecipe, config: dict[str, object]) -> LandmarkNetwork:
     """Return the network to train; the hash of weights to start from is added to the config."""
+    check_size(lambda: [recipe.net.build()])
     network = LandmarkNetwork(recipe.net.widths, recipe.net.blocks, recipe.dropout)  # type: ignore[arg-type]
     if recipe.start:
         known = find_entry(recipe.start)

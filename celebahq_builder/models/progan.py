@@ -18,6 +18,9 @@ from torch import Tensor, nn
 LEVEL_MIN = 2
 """4x4, the first level of both networks."""
 
+SIZE_MAX = 1 << 16
+"""Largest number of channels, of dimensions of the latent space, of labels, and of images in a group."""
+
 EPSILON = 1e-8
 """Keeps square roots and quotients finite, as in the paper."""
 
@@ -62,8 +65,8 @@ class Architecture:
         if not 4 <= side <= 1024 or side & (side - 1):
             raise ValueError(f"resolution = {side} must be a power of two from 4 to 1024")
         for name, smallest in (("latent", 1), ("labels", 0), ("channels_max", 1), ("stddev_group", 0)):
-            if getattr(self, name) < smallest:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least {smallest}")
+            if not smallest <= getattr(self, name) <= SIZE_MAX:
+                raise ValueError(f"{name} = {getattr(self, name)} must be from {smallest} to {SIZE_MAX}")
         if self.pixel_norm and self.batch_norm:
             raise ValueError("pixel_norm and batch_norm exclude each other; set pixel_norm = false")
         if self.colours not in (1, 3):

@@ -213,7 +213,7 @@ class _PhotoTask:
     passed: str | None = None
     """Stage of that outcome."""
     ended: bool = False
-    """Whether it was rejected or failed."""
+    """True if it was rejected or failed."""
 
 
 class _BatchRun:

@@ -19,7 +19,7 @@ from celebahq_builder.cluster import Cluster
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import SourceError, WorkspaceError
 from celebahq_builder.imaging.image_io import encode_png
-from celebahq_builder.outcome import Kept, PhotoKey, Rejected
+from celebahq_builder.outcome import Kept, PhotoCounts, PhotoKey, Rejected
 from celebahq_builder.pipeline.batch import (
     BatchJob,
     BatchResult,
@@ -31,7 +31,7 @@ from celebahq_builder.pipeline.batch import (
 from celebahq_builder.pipeline.build_report import write_build_report
 from celebahq_builder.pipeline.cluster_batches import run_on_cluster
 from celebahq_builder.pipeline.face import Face
-from celebahq_builder.pipeline.growth import EarlierResults, check_growth, grow
+from celebahq_builder.pipeline.growth import EarlierResults, checked_plan, grow
 from celebahq_builder.pipeline.landmark_source import find_source
 from celebahq_builder.pipeline.live_report import LiveReport
 from celebahq_builder.pipeline.plan import Plan, versions
@@ -56,15 +56,17 @@ EXAMPLES = 8
 class BuildResult:
     """Counts and files of a build."""
 
+    source: PhotoCounts
+    """Photos of the source, and faces in them."""
     photos: int
-    """Photos of the source: kept + rejected + failed."""
+    """Faces of these photos, and photos without a usable face: kept + rejected + failed."""
     kept: int
     rejected: int
     failed: int
     reasons: dict[str, int]
     """Rejected photos by name of the reason."""
     complete: bool
-    """Whether the last stage was reached."""
+    """True if the last stage was reached."""
     hdf5: Path | None
     """The data set; None if the last stage was not reached."""
     images: Path | None
@@ -95,7 +97,8 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
             run directory and the photos under the same paths.
         until: last stage to run.
         start: no stage before this one is run; the results of the stage before must be complete.
-        redo: stage whose results, and those of later stages, are deleted first.
+        redo: stage whose results, and those of later stages, are deleted first; or ``photos``, which deletes only the
+            results of photos that were removed, or whose landmarks changed, since the last run.
         limit: only the first photos, as many as this.
         ids: only these photos: ids or file names, or a file that lists them.
         image_list: file image_list.txt of the official CelebA-HQ; only its photos, in its order.
@@ -121,7 +124,12 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
     """
     if not isinstance(source, PhotoSource):
         check_options(out, **options)
-        source = find_source(source, out, workers=options.get("workers"))
+        source = find_source(
+            source,
+            out,
+            workers=options.get("workers"),
+            accept=lambda found: checked_plan(make_request(found, out, **options)),
+        )
     return run(make_request(source, out, **options))
 
 
@@ -182,16 +190,12 @@ def run(request: BuildRequest) -> BuildResult:
     workspace = request.workspace
     timings = TimingLog(workspace.timings_path)
     with workspace.lock() as held:
-        workspace.sweep()
-        plan = Plan(request, workspace.read_state())
-        plan.check()
-        check_growth(plan.after_redo())
-        plan.check_start()
+        plan = checked_plan(request)
         if request.cluster:
-            Cluster(request.cluster).close()  # answers; devices are those of its workers
-        else:
-            parallel.devices(request.device)
-        if request.redo:  # nothing is deleted before all checks
+            Cluster(request.cluster).close()  # answers
+        _load_networks(plan.after_redo())
+        workspace.sweep()
+        if request.redo:
             _discard(plan)
             plan = plan.after_redo()
         if plan.grows:
@@ -213,6 +217,17 @@ def run(request: BuildRequest) -> BuildResult:
         else:
             log.info("all stages up to %s are complete, and so are those up to %s", request.until, plan.until)
         return _conclude(plan, timings)
+
+
+def _load_networks(plan: Plan) -> None:
+    """Load the networks of the photo stages that are left, so that an error ends the run before anything is written."""
+    if all(plan.is_complete(stage.name) for stage in plan.photo_stages):
+        return
+    stages = plan.request.recipe.photo_stages()
+    stages = stages[: plan.photo_names.index(plan.photo_stages[-1].name) + 1]
+    done = [i for i, stage in enumerate(stages) if stage.saves_image and plan.is_complete(stage.name)]
+    for stage in stages[done[-1] + 1 if done else 0 :]:
+        stage.load(plan.request.recipe.settings(stage))
 
 
 def _discard(plan: Plan) -> None:
@@ -249,10 +264,12 @@ def run_photo_stages(plan: Plan, timings: TimingLog, held: LockedFolder) -> None
     if jobs:
         timings.add(batches=len(jobs), seconds={})
         todo = sum(len(job.photos) for job in jobs)
-        progress = Progress(" > ".join(stage.name for stage in plan.photo_stages), len(photos), len(photos) - todo)
+        title, unit = " > ".join(stage.name for stage in plan.photo_stages), plan.request.source.counts.unit
+        progress = Progress(title, len(photos), len(photos) - todo, unit)
         report = LiveReport(workspace, progress)
         try:
-            with closing(_compute(plan, held, _reporting(jobs, report), progress)) as results:
+            report.write_if_due()
+            with closing(_compute(plan, held, jobs, progress)) as results:
                 for computed in results:
                     result = earlier.complete(computed)
                     publish_batch(workspace, result)
@@ -285,14 +302,6 @@ def _compute(
     if plan.request.cluster:
         return run_on_cluster(plan.request.cluster, plan, held.path, jobs, progress)
     return parallel.run(run_batch, jobs, workers=plan.request.workers)
-
-
-def _reporting(jobs: Iterable[BatchJob], report: LiveReport) -> Iterator[BatchJob]:
-    """Yield jobs; write the first report once the first job is on its way, so that it does not wait."""
-    for number, job in enumerate(jobs):
-        if number == 1:
-            report.write_if_due()
-        yield job
 
 
 def _jobs(plan: Plan) -> Iterator[BatchJob]:
@@ -399,6 +408,7 @@ def _conclude(plan: Plan, timings: TimingLog) -> BuildResult:
     with_images = [stage.name for stage in plan.photo_stages if stage.saves_image]
     counts = {name: value for name, value in asdict(summary).items() if name != "fingerprint"}
     return BuildResult(
+        source=request.source.counts,
         **counts,
         complete=complete,
         hdf5=workspace.hdf5_path(request.recipe.resolution) if complete else None,
@@ -416,7 +426,7 @@ def _summarize(plan: Plan, mark: str) -> Summary:
     photos = len(source.photos) + len(source.rejected)
     if sum(counts.values()) != photos:
         raise WorkspaceError(
-            f"{workspace.root}: {photos} photos came in, {sum(counts.values())} are accounted for; its files were "
+            f"{workspace.root}: the source has {photos} photos, {sum(counts.values())} have an outcome; files were "
             "changed from outside, choose another `out`"
         )
     _write_rejected(workspace, statuses, source)

@@ -3,35 +3,30 @@
 The page holds thumbnails, so it can be read where its run directory is not. The aligned images are too large for that:
 the page links to their files, and shows one in full size where the file is there.
 
-The page is bounded for any number of photos: at most 536 images, and `ROWS` photos in each of two lists.
+The page is bounded for any number of photos: at most 556 images, and `ROWS` photos in each of two lists.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote
 
 import numpy as np
 
 from celebahq_builder.config import flatten
-from celebahq_builder.html import charts, render_page, thumbnails
-from celebahq_builder.html.thumbnails import Thumbnail
-from celebahq_builder.landmarks import orientation
-from celebahq_builder.landmarks.crops import MIRRORED
-from celebahq_builder.landmarks.page import ShownPhoto, draw_face
-from celebahq_builder.outcome import Failed, Kept, Reason, Rejected
-from celebahq_builder.pipeline.face import PhotoRecord
+from celebahq_builder.errors import printable
+from celebahq_builder.html import charts, link, render_page
+from celebahq_builder.outcome import Failed, Reason, Rejected
+from celebahq_builder.pipeline import report_images
 from celebahq_builder.pipeline.landmark_source import landmark_section
+from celebahq_builder.pipeline.report_images import PhotoImage, ReportImages
 from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses
-from celebahq_builder.pipeline.stage import PhotoStage, record_types
-from celebahq_builder.pipeline.stages import load_stages
-from celebahq_builder.pipeline.stages.crop import CropRecord
 from celebahq_builder.pipeline.state import RunDescription, RunState
 from celebahq_builder.pipeline.workspace import Workspace, read_timings
 from celebahq_builder.storage import write_atomic
@@ -46,39 +41,21 @@ NOTES = {
 }
 """The decoder's notes in words."""
 
-T = TypeVar("T")
 Name = TypeVar("Name", bound=str)
 
 FACES = 20
 """Faces at the top of the page."""
 
-FACE_PX = 320
-"""Side length of their thumbnails, and of those of their photos."""
+SMALL_RUN = 48
+"""Largest number of kept faces of a run whose page shows all of them at the top, and nowhere else."""
 
 FACES_SEED = 0
 
-EXAMPLES = 6
-"""Photos shown at every stage."""
-
-EXAMPLE_PX = 320
-"""Side length of their crops."""
-
-DETAIL = (0.375 - 160 / 768, 0.475 - 96 / 768, 0.375 + 160 / 768, 0.475 + 96 / 768)
-"""Box around the eye on the viewer's left, which the crop puts near (0.375, 0.475): 320 x 192 px of an example."""
-
-SHEET = 24
-"""Photos on a sheet."""
-
-SHEET_PX = 160
-
-SPECTRA = 8
-"""Results at each end of the ranking whose spectra are shown."""
-
 ROWS = 5000
-"""Photos in the list of those left out, and in that of the kept ones."""
+"""Photos in the list of rejected and failed ones, and in that of the kept ones."""
 
 ROW_THUMBNAILS = 300
-"""Thumbnails in the list of those left out."""
+"""Thumbnails in the list of rejected and failed photos."""
 
 LIVE_THUMBNAILS = 24
 """The same while the build runs, because the page is written again and again."""
@@ -88,8 +65,6 @@ REFRESH_S = 60
 
 RATES_MAX = 60
 """Points of the curve of the throughput."""
-
-ROW_PX = 96
 
 
 @dataclass(frozen=True)
@@ -133,41 +108,48 @@ def _contents(
     low = _best_first([one for one in statuses if _is_low(one)])
     failed = [one for one in statuses if isinstance(one.end, Failed)]
     rejected = [one for one in statuses if isinstance(one.end, Rejected) and not _is_low(one)]
-    left_out = [*failed, *sorted(rejected, key=_reason_order), *low[SHEET:]]
+    left_out = [*failed, *sorted(rejected, key=_reason_order), *low[report_images.SHEET :]]
     thumbnails_max = LIVE_THUMBNAILS if progress else ROW_THUMBNAILS
     rows = images.rows(left_out[:ROWS], thumbnails_max)
     timings = read_timings(workspace.timings_path)
-    photos = run.photos + len(run.rejected_by_table)
+    finished = state.stage(run.until).mark is not None and len(statuses) == run.counts.items
+    aligned = [one for one in kept if one.image]
+    is_small = not progress and len(aligned) == len(kept) <= SMALL_RUN
+    shown = _newest(aligned) if progress else aligned if is_small else _random(aligned)
     return {
         "run": run,
-        "photos": photos,
+        "name": printable(workspace.root.resolve().name),
+        "is_small": is_small,
         "counts": {"kept": len(kept), "rejected": len(rejected) + len(low), "failed": len(failed)},
         "progress": progress,
         "refresh_s": REFRESH_S if progress else None,
-        "finished": state.stage(run.until).mark is not None and len(statuses) == photos,
+        "finished": finished,
         "result": _file(workspace, workspace.hdf5_path(run.resolution)) if workspace.is_packed() else None,
-        "selection": _file(workspace, workspace.selection_path),
-        "rejections": _file(workspace, workspace.rejected_path),
-        "faces": images.faces(_newest(kept) if progress else _random(kept)),
+        # Before the end of a run that grows, these are the tables of the run before.
+        "selection": _file(workspace, workspace.selection_path) if finished else None,
+        "rejections": _file(workspace, workspace.rejected_path) if finished else None,
+        "faces": images.faces(shown),
         "stages": stage_counts(run, state, statuses),
         "reasons": _reasons(statuses),
         "notes": _notes(statuses),
         "landmarks": landmark_section(workspace, Path(run.source)),
         "examples": [] if progress else images.examples(statuses),
-        "scores": _histogram(kept, low, "score", cut=kept[-1].score if kept and low else None),
-        "zooms": _histogram(kept, low, "zoom"),
-        "sheets": [] if progress else images.sheets(kept, low),
+        "scores": _histogram(kept, low, "score", f"{run.counts.unit}s", cut=kept[-1].score if kept and low else None),
+        "zooms": _histogram(kept, low, "zoom", f"{run.counts.unit}s"),
+        "sheets": [] if progress else images.sheets([] if is_small else kept, low),
         "spectra": []
         if progress
-        else images.spectra(_best_first([one for one in (*kept, *low) if one.score is not None])),
+        else images.spectra(
+            _best_first([one for one in (*kept, *low) if one.score is not None]), with_faces=not is_small
+        ),
         "low_shown": bool(low),
         "rows": rows,
         "rows_left": len(left_out) - len(rows),
         "thumbnails_end": len(rows) > thumbnails_max == sum(row.thumbnail is not None for row in rows),
-        "kept": [PhotoImage(one, None, images.link(one)) for one in kept[:ROWS]],
+        "kept": [PhotoImage(one, None, images.link(one)) for one in kept[: 0 if is_small else ROWS]],
         "kept_left": len(kept[ROWS:]),
         "timings": timings,
-        "throughput": _throughput(timings.batches),
+        "throughput": _throughput(timings.batches, f"{run.counts.unit}s"),
         "settings": _settings(run),
         "row_thumbnails": thumbnails_max,
     }
@@ -195,16 +177,11 @@ def _best_first(photos: list[PhotoStatus]) -> list[PhotoStatus]:
     return sorted(photos, key=lambda one: (-(one.score or 0.0), one.id))
 
 
-def _link(workspace: Workspace, path: Path) -> str:
-    """Return the address of a file of the run relative to the page."""
-    return "../" + quote(path.relative_to(workspace.root).as_posix())
-
-
 def _file(workspace: Workspace, path: Path) -> dict[str, object] | None:
     """Return name, size and link of a file of the run; None where it is missing."""
     if not path.is_file():
         return None
-    return {"name": path.name, "size_bytes": path.stat().st_size, "link": _link(workspace, path)}
+    return {"name": path.name, "size_bytes": path.stat().st_size, "link": link(path, workspace.report_path)}
 
 
 def _reasons(statuses: Sequence[PhotoStatus]) -> list[dict[str, object]]:
@@ -229,18 +206,19 @@ def _most_frequent_first(counts: Counter[Name]) -> list[tuple[Name, int]]:
 
 
 def _histogram(
-    kept: Sequence[PhotoStatus], low: Sequence[PhotoStatus], name: str, cut: float | None = None
+    kept: Sequence[PhotoStatus], low: Sequence[PhotoStatus], name: str, units: str, cut: float | None = None
 ) -> charts.Histogram | None:
     """Return the histogram of a number that all scored photos have."""
     inside, outside = ([getattr(one, name) for one in some if one.score is not None] for some in (kept, low))
-    return charts.histogram(inside, outside, cut)
+    return charts.histogram(inside, outside, cut, units)
 
 
-def _throughput(batches: Sequence[tuple[float, int]]) -> tuple[charts.LineChart, str] | None:
+def _throughput(batches: Sequence[tuple[float, int]], units: str) -> tuple[charts.LineChart, str] | None:
     """Return the curve of photos per second over the time of work, and the name of the time; None for too few batches.
 
     Args:
         batches: see `TimingTotals.batches`; the time before the beginning of a run does not count.
+        units: photos or faces.
     """
     worked, done, before = [0.0], [0], None
     for unix_s, photos in batches:
@@ -254,14 +232,15 @@ def _throughput(batches: Sequence[tuple[float, int]]) -> tuple[charts.LineChart,
     rates = np.diff(np.interp(edges, worked, done)) / np.diff(edges)
     unit_s, unit = (3600, "hours") if worked[-1] > 7200 else (60, "minutes")
     middles = (edges[1:] + edges[:-1]) / 2 / unit_s
-    drawn = charts.line_chart("Throughput", middles.tolist(), {"photos per second": rates.tolist()})
+    drawn = charts.line_chart("Throughput", middles.tolist(), {f"{units} per second": rates.tolist()})
     return None if drawn is None else (drawn, f"{unit} of work")
 
 
 def _settings(run: RunDescription) -> list[tuple[str, str, str]]:
     """Return name, value and origin of every setting."""
+    origins = {name: re.sub("^`(.*)`$", r"argument \1", origin) for name, origin in run.origins.items()}
     return [
-        (name, json.dumps(value, ensure_ascii=False), run.origins.get(name, "default"))
+        (name, json.dumps(value, ensure_ascii=False), origins.get(name, "default"))
         for name, value in flatten(run.recipe).items()
     ]
 
@@ -298,184 +277,3 @@ def stage_counts(run: RunDescription, state: RunState, statuses: Iterable[PhotoS
         counts.append(StageCount(names, entered, kept, rejected, failed))
         entered = kept
     return counts
-
-
-# --- Images
-
-
-@dataclass(frozen=True)
-class PhotoImage:
-    """A photo with its thumbnail, and a link to the whole image."""
-
-    status: PhotoStatus
-    thumbnail: Thumbnail | None
-    link: str | None
-
-    @property
-    def id(self) -> str:
-        """Id of the photo."""
-        return self.status.id
-
-    @property
-    def name(self) -> str:
-        """File of the photo, and its face where it has several, as a caption."""
-        return self.status.name
-
-    @property
-    def zoom(self) -> str:
-        """Zoom of the photo, as a caption; empty where it has none."""
-        return "" if self.status.zoom is None else f"{self.status.zoom:.2f}"
-
-    @property
-    def score(self) -> str:
-        """Score of the photo, as a caption; empty where it has none."""
-        return "" if self.status.score is None else f"{self.status.score:.3f}"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The photo of a face, and the crop in it."""
-
-    photo: ShownPhoto
-    crop: Thumbnail
-
-
-@dataclass(frozen=True)
-class Step:
-    """An example photo after a stage."""
-
-    name: str
-    whole: Thumbnail
-    detail: Thumbnail
-
-
-@dataclass(frozen=True)
-class Example:
-    """The images of a photo after each stage."""
-
-    status: PhotoStatus
-    steps: list[Step]
-
-
-@dataclass(frozen=True)
-class ReportImages:
-    """Makes the images of a report from the files of a run."""
-
-    workspace: Workspace
-    run: RunDescription
-
-    def faces(self, photos: Sequence[PhotoStatus]) -> list[tuple[PhotoImage, Origin | None]]:
-        """Return results, each with its photo; None for a photo that is missing or cannot be read."""
-        shown = ((self._result(one, FACE_PX), one) for one in photos)
-        return [(result, self._origin(one)) for result, one in shown if result.thumbnail]
-
-    def _origin(self, one: PhotoStatus) -> Origin | None:
-        types = record_types(load_stages(self.run.method))
-        folder = self.workspace.stage(self.run.image_stage)
-        outcomes = folder.read_manifest(one.batch) if folder.manifest_path(one.batch).exists() else []
-        kept = next((end for end in outcomes if isinstance(end, Kept) and end.key == one.key), None)
-        if kept is None:
-            return None
-        record = PhotoRecord.from_kept(kept, types)
-        crop = record.get(CropRecord)
-        if crop is None:
-            return None
-        found = thumbnails.of_origin(Path(self.run.source), one.file, np.array(crop.quad), FACE_PX, self.run.resolution)
-        if found is None:
-            return None
-        photo, cut, turned = found[0], found[1], orientation.checked(found[2])
-        points = orientation.to_upright(np.reshape(record.identity.landmarks, (5, 2)), crop.size, turned)
-        if orientation.is_mirrored(turned):
-            points = points[list(MIRRORED)]
-        width_px = crop.size[1 if turned >= 5 else 0]
-        face = draw_face(points, photo.width_px / width_px, True, f"{self.run.resolution / crop.zoom:.0f} px wide")
-        return Origin(ShownPhoto(f"{one.name}, photo with landmarks and crop", "used", photo, (face,), ""), cut)
-
-    def examples(self, statuses: Sequence[PhotoStatus]) -> list[Example]:
-        """Return photos after each stage, the smallest face first; photos not kept only where others are too few."""
-        folder = self.workspace.report_path.parent / "examples"
-        names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-        recorded = [one for one in statuses if one.id in names and one.zoom is not None]
-        readable = [Example(one, steps) for one in recorded if (steps := self._steps(one))]
-        kept = [one for one in readable if one.status.end is None]
-        others = [one for one in readable if one.status.end is not None]
-        chosen = [*kept, *others[: max(EXAMPLES - len(kept), 0)]]
-        return _spread(sorted(chosen, key=lambda one: -(one.status.zoom or 0.0)), EXAMPLES)
-
-    def _steps(self, one: PhotoStatus) -> list[Step] | None:
-        """Return an example's images after all stages, or None if one of them is missing."""
-        steps = []
-        for stage in load_stages(self.run.method):
-            if isinstance(stage, PhotoStage) and stage.example_title:
-                path = self.workspace.example_path(one.id, stage.name)
-                images = thumbnails.of_example(path, EXAMPLE_PX, DETAIL)
-                if images is None:
-                    return None
-                steps.append(Step(stage.example_title, *images))
-        return steps
-
-    def sheets(self, kept: Sequence[PhotoStatus], low: Sequence[PhotoStatus]) -> list[tuple[str, list[PhotoImage]]]:
-        """Return sheets of results with their titles: both ends of those kept, and the best of those below the cut.
-
-        Args:
-            kept: best first.
-            low: below the cut, best first.
-        """
-        ends = (
-            ("Best of those kept", kept[:SHEET]),
-            ("Last of those kept", kept[SHEET:][-SHEET:]),
-            ("First of those below the cut", low[:SHEET]),
-        )
-        return [(title, [self._result(one, SHEET_PX) for one in photos]) for title, photos in ends if photos]
-
-    def spectra(self, ranked: Sequence[PhotoStatus]) -> list[tuple[str, list[tuple[PhotoImage, Thumbnail]]]]:
-        """Return the results of the highest and of the lowest scores with their spectra, each end under its title.
-
-        Args:
-            ranked: all that have a score, best first, whether they were kept or not.
-        """
-        ends = (("Highest scores", ranked[:SPECTRA]), ("Lowest scores", ranked[SPECTRA:][-SPECTRA:]))
-        found = []
-        for title, photos in ends:
-            spectra = [(one, thumbnails.of_spectrum(self._path(one), SHEET_PX)) for one in photos]
-            shown = [(self._result(one, SHEET_PX), spectrum) for one, spectrum in spectra if spectrum]
-            if shown:
-                found.append((title, shown))
-        return found
-
-    def rows(self, photos: Sequence[PhotoStatus], left: int) -> list[PhotoImage]:
-        """Return photos that were left out: the aligned face where there is one, else the photo of the source.
-
-        Args:
-            photos: to return.
-            left: largest number of thumbnails.
-        """
-        rows: list[PhotoImage] = []
-        for one in photos:
-            if not left:
-                row = PhotoImage(one, None, None)
-            elif one.score is not None:
-                row = self._result(one, ROW_PX)
-            else:
-                row = PhotoImage(one, thumbnails.of_photo(Path(self.run.source), one.file, ROW_PX), None)
-            left -= row.thumbnail is not None
-            rows.append(row)
-        return rows
-
-    def _result(self, one: PhotoStatus, side_px: int) -> PhotoImage:
-        thumbnail = thumbnails.of_result(self._path(one), side_px)
-        return PhotoImage(one, thumbnail, self.link(one) if thumbnail else None)
-
-    def link(self, one: PhotoStatus) -> str | None:
-        """Return the address of an aligned image relative to the page; None for a photo that has none."""
-        return _link(self.workspace, self._path(one)) if one.image else None
-
-    def _path(self, one: PhotoStatus) -> Path:
-        return self.workspace.stage(self.run.image_stage).root / one.image
-
-
-def _spread(items: list[T], count: int) -> list[T]:
-    """Return `count` items at even distances, including the first and the last."""
-    if len(items) <= count:
-        return items
-    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]

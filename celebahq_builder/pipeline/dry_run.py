@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Unpack
 
 from celebahq_builder.config import flatten, to_mapping
-from celebahq_builder.pipeline.growth import check_growth
+from celebahq_builder.outcome import counted
+from celebahq_builder.pipeline.growth import checked_plan, outdated_results
 from celebahq_builder.pipeline.plan import Plan
 from celebahq_builder.pipeline.request import BuildOptions, make_request
 from celebahq_builder.pipeline.stages.pack import PackStage
@@ -32,12 +33,10 @@ def dry_run(source: PhotoSource, out: Path | str, **options: Unpack[BuildOptions
     Raises:
         CelebAHQError: as `build.build` raises before any work.
     """
-    request = make_request(source, out, **options)
-    plan = Plan(request, request.workspace.read_state())
-    plan.check()
-    check_growth(plan.after_redo())
-    plan.check_start()
-    return list(describe_plan(plan.after_redo().after_growth()))
+    plan = checked_plan(make_request(source, out, **options)).after_redo()
+    outdated = outdated_results(plan)
+    deleted = [f"deleted: results of {outdated}"] if outdated.ids else []
+    return [*describe_plan(plan.after_growth()), *deleted]
 
 
 def describe_plan(plan: Plan) -> Iterator[str]:
@@ -46,7 +45,7 @@ def describe_plan(plan: Plan) -> Iterator[str]:
     yield "settings:"
     for key, value in flatten(to_mapping(request.recipe)).items():
         yield f"  {key} = {json.dumps(value)}  ({request.origins.get(key, 'default')})"
-    yield f"photos: {len(source.photos)} in {source.folder}; {len(source.rejected)} rejected by the table"
+    yield f"photos: {source.counts} in {source.folder}; {len(source.rejected)} rejected by the table"
     yield from (f"warning: {warning}" for warning in source.warnings)
     if any(photo.listed for photo in source.photos):
         deltas = (
@@ -54,7 +53,8 @@ def describe_plan(plan: Plan) -> Iterator[str]:
         )
         yield f"image list: MD5s of all photos are checked; deltas: {deltas}"
     if plan.earlier_photos:
-        yield f"growth: the results of about {plan.earlier_photos} photos are in {request.workspace.root}, and are used"
+        results = f"the results of about {counted(plan.earlier_photos, source.counts.unit)}"
+        yield f"growth: {results} are in {request.workspace.root}, and are used"
     yield "stages:"
     for name in plan.names[: plan.names.index(plan.until) + 1]:
         yield f"  {name}: {_describe_stage(plan, name)}"

@@ -1,10 +1,10 @@
-"""Growth of a run: the results of a run with fewer photos are used in one with more.
+"""Growth of a run: the results of a run with other photos are used in this one.
 
 Photos may be added anywhere in the order of the source, so the batches of all photos may change. `grow` moves the
 manifests of batches that change to the folder ``earlier`` of their stage. `EarlierResults` takes the results of each
 photo from there when the batch of the photo is written. A run that is killed in between resumes, and ends with the
 files of a run that had all photos from the beginning. Photos that were rejected or failed are tried again where their
-batch changes.
+batch changes. Results of photos that were removed or changed are deleted only if the request says so.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from celebahq_builder.errors import FingerprintMismatch, WorkspaceError
-from celebahq_builder.outcome import Kept, PhotoKey
+from celebahq_builder.outcome import Kept, PhotoKey, Reason
 from celebahq_builder.pipeline.face import Identity
 from celebahq_builder.pipeline.plan import Plan
+from celebahq_builder.pipeline.request import BuildRequest
 from celebahq_builder.pipeline.stage import AnyPhotoStage
 from celebahq_builder.pipeline.state import Table, read_table
 from celebahq_builder.pipeline.workspace import Workspace, read_outcomes
 from celebahq_builder.sources.photo import Photo
-from celebahq_builder.storage import write_json
+from celebahq_builder.storage import delete_folder, write_json
 
 if TYPE_CHECKING:
     from celebahq_builder.pipeline.batch import BatchJob, BatchResult
@@ -34,47 +35,98 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def check_growth(plan: Plan) -> None:
-    """Check that this run has all photos whose results are in the run directory, with the same landmarks.
+NAMED = 5
+"""Photos that a message names."""
+
+
+@dataclass
+class OutdatedResults:
+    """Results in a run directory that do not belong to the photos of this run."""
+
+    files: dict[str, set[str]] = field(default_factory=dict)
+    """Files of the photos by the reason."""
+    ids: set[str] = field(default_factory=set)
+    """Ids of the faces."""
+
+    def __str__(self) -> str:
+        """Return the number and the first files of the photos of each reason."""
+        return " and ".join(
+            f"{len(files)} photo{'s' * (len(files) > 1)} {reason} ({', '.join(sorted(files)[:NAMED])}"
+            f"{', ...' * (len(files) > NAMED)})"
+            for reason, files in self.files.items()
+        )
+
+
+def outdated_results(plan: Plan) -> OutdatedResults:
+    """Return the results that a run of a plan would lose; reads all manifests if photos are not only appended.
 
     Raises:
-        FingerprintMismatch: it has not; results would be lost, or would be those of other landmarks.
+        FingerprintMismatch: they are those of another part of an image list, so none can be used.
     """
-    workspace, source = plan.request.workspace, plan.request.source
-    remedy = f"choose another `out`, or `redo` {plan.names[0]}"
+    workspace, source, outdated = plan.request.workspace, plan.request.source, OutdatedResults()
+    if not plan.grows:
+        return outdated
+    landmarks = defaultdict(set)
+    for photo in source.photos:
+        landmarks[photo.file].add(photo.landmarks)
+    rejected = {one.photo: one.reason for one in source.rejected if one.reason is not Reason.NOT_LISTED}
     for name in plan.photo_names:
         if not plan.has_other_photos(name) or plan.unchanged_photos(name):
             continue
         if any(photo.listed for photo in source.photos):
             raise FingerprintMismatch(
                 f"{workspace.root} was built from another part of the image list; with `image_list`, a run grows only "
-                f"by a larger `limit`; {remedy}"
+                f"by a larger `limit`; choose another `out`, or `redo` {plan.names[0]}"
             )
-        landmarks = defaultdict(set)
-        for photo in source.photos:
-            landmarks[photo.file].add(photo.landmarks)
         folder = workspace.stage(name)
         for path in (*folder.earlier_manifests(), *map(folder.manifest_path, sorted(folder.batches()))):
             for one in read_outcomes(path):
                 if not isinstance(one, Kept) or _identity(one).landmarks in landmarks.get(one.photo, ()):
                     continue
+                reason = "missing from this run"
                 if one.photo in landmarks:
-                    found = f"the result of {one.photo} for other landmarks than this run has"
-                else:
-                    found = f"the result of {one.photo}, which is not among the {len(source.photos)} photos of this run"
-                raise FingerprintMismatch(f"{workspace.root} holds {found}; a run can only grow: {remedy}")
+                    reason = "with other faces or landmarks now"
+                elif one.photo in rejected:
+                    reason = f"rejected now as {rejected[one.photo]}"
+                outdated.files.setdefault(reason, set()).add(one.photo)
+                outdated.ids.add(_identity(one).id)
+    return outdated
+
+
+def checked_plan(request: BuildRequest) -> Plan:
+    """Return the plan of a build, after all checks that need no work; nothing is written.
+
+    Raises:
+        FingerprintMismatch: the run directory holds results of other settings, or of photos that this run does not have
+            or that have other landmarks in it.
+        WorkspaceError: the run directory lacks the results of the stages before `start`, or was changed.
+    """
+    plan = Plan(request, request.workspace.read_state())
+    plan.check()
+    outdated = outdated_results(plan.after_redo())
+    if outdated.ids and not request.redo_photos:
+        raise FingerprintMismatch(
+            f"{request.workspace.root} holds results of {outdated}; `redo` photos deletes only these results; or "
+            "choose another `out`"
+        )
+    plan.check_start()
+    return plan
 
 
 def grow(plan: Plan) -> Plan:
-    """Prepare the run directory for a run with more photos; return the plan for it.
+    """Prepare the run directory for a run with other photos; return the plan for it.
 
     A kill between any two steps leaves a directory that this run, and the one before, can use: a manifest that stays
     belongs to the same batch in both. Selection and data set are made again; their files stay until then.
     """
-    workspace = plan.request.workspace
+    workspace, outdated = plan.request.workspace, outdated_results(plan)
     grown = plan.after_growth()
-    log.info("the photos are others than those of the last command; finished results are kept")
+    log.info("the photos are not those of the last command: finished results are used, the data set is made again")
+    if outdated.ids:
+        log.info("deleted: results of %s", outdated)
     workspace.summary_path.unlink(missing_ok=True)
+    for face in outdated.ids:
+        delete_folder(workspace.example_path(face, "").parent)
     for name in reversed([name for name in plan.names if name not in plan.photo_names]):
         workspace.stage(name).discard()
     changed = [name for name in plan.photo_names if plan.has_other_photos(name)]

@@ -7,18 +7,19 @@ table, the page and the list of doubtful photos that are made from it.
 from __future__ import annotations
 
 import logging
-import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from celebahq_builder.errors import RecipeError, WeightsError, printable
-from celebahq_builder.html import thumbnails
+from celebahq_builder.html import link, thumbnails
+from celebahq_builder.image_set import photo_path
 from celebahq_builder.landmarks import check
 from celebahq_builder.landmarks.check import DoubtfulPhoto
 from celebahq_builder.landmarks.choice import FaceChoice
-from celebahq_builder.landmarks.find import find_landmarks
+from celebahq_builder.landmarks.find import LandmarkResult, find_landmarks
 from celebahq_builder.landmarks.model_file import locate_model
 from celebahq_builder.landmarks.page import ShownPhoto, draw_face
 from celebahq_builder.landmarks.search import THUMBNAIL_PX, list_photos
@@ -31,6 +32,10 @@ from celebahq_builder.sources.photo import PhotoSource
 from celebahq_builder.storage import read_json, write_json
 
 log = logging.getLogger(__name__)
+
+Accept = Callable[[PhotoSource], object]
+"""Function that raises an error if the build of a source would be refused. It is called before the results of a search
+are written; the log of the search stays, and the next command resumes from it."""
 
 DOUBTFUL_SHOWN = 24
 """Doubtful photos that the report shows."""
@@ -53,6 +58,7 @@ def find_source(
     faces: FaceChoice = "all",
     workers: int | None = None,
     model: Path | str | None = None,
+    accept: Accept | None = None,
 ) -> PhotoSource:
     """Find the landmarks of photos, and return the photos with them as a source; a killed call resumes.
 
@@ -62,6 +68,7 @@ def find_source(
         faces: faces of a photo that are used.
         workers: processes; by default one per core. The result does not depend on it.
         model: model file of the detector; by default it is downloaded once.
+        accept: see `Accept`.
 
     Raises:
         CelebAHQError: see `landmarks.find.find_landmarks`.
@@ -80,15 +87,20 @@ def find_source(
             faces=faces,
             workers=workers,
             model=model,
-            keep_table=workspace.run_path.exists(),
+            accept=lambda found: accept(_source_of(found, folder, photos)) if accept else None,
         )
     for line in found.lines():
         log.info("%s", line)
+    return _source_of(found, folder, photos)
+
+
+def _source_of(found: LandmarkResult, folder: Path, photos: Path | str) -> PhotoSource:
+    """Return photos with the landmarks that were found, and those without a face among the rejected ones."""
     rows = [TableRow(line, file, [*map(str, row)]) for line, (file, row) in enumerate(found.rows, start=2)]
     source = make_source(folder, rows, found.table.name, several_faces=True, rejected=found.rejected)
     known = {one.photo for one in found.rejected}
     unlisted = [one for one in source.rejected if one.reason is Reason.NOT_LISTED and one.photo not in known]
-    # Of a folder, these are new since the search; of one photo, they are its neighbours.
+    # In a folder, unlisted files were added after the search. Beside a single photo, they are not part of the request.
     rejected = [one for one in source.rejected if one.reason is not Reason.NOT_LISTED]
     return replace(source, rejected=(*rejected, *(unlisted if Path(photos).is_dir() else ())))
 
@@ -111,6 +123,7 @@ def prepare_source(
     reject_doubtful: bool = False,
     landmark_model: Path | str | None = None,
     workers: int | None = None,
+    accept: Accept | None = None,
 ) -> PhotoSource:
     """Find or check the landmarks of a source before a build.
 
@@ -123,6 +136,7 @@ def prepare_source(
         reject_doubtful: whether photos are rejected where they differ; compares them.
         landmark_model: model file of the detector; by default it is downloaded once.
         workers: processes; by default one per core.
+        accept: see `Accept`.
 
     Raises:
         RecipeError: arguments that contradict each other.
@@ -134,7 +148,7 @@ def prepare_source(
                 "`check_landmarks` and `reject_doubtful` compare a table with the face detector: give `landmarks` too, "
                 "or leave them out"
             )
-        return find_source(source, out, faces=faces or "all", workers=workers, model=landmark_model)
+        return find_source(source, out, faces=faces or "all", workers=workers, model=landmark_model, accept=accept)
     if faces:
         raise RecipeError("`faces` chooses among the faces that are found; with a landmark table, leave it out")
     if check_landmarks is None:
@@ -144,7 +158,15 @@ def prepare_source(
     if not check_landmarks:
         return source
     required = reject_doubtful or not source.is_own or landmark_model is not None
-    return check_source(source, out, reject=reject_doubtful, required=required, workers=workers, model=landmark_model)
+    return check_source(
+        source,
+        out,
+        reject=reject_doubtful,
+        required=required,
+        workers=workers,
+        model=landmark_model,
+        accept=accept,
+    )
 
 
 def check_source(
@@ -155,6 +177,7 @@ def check_source(
     required: bool = True,
     workers: int | None = None,
     model: Path | str | None = None,
+    accept: Accept | None = None,
 ) -> PhotoSource:
     """Compare the landmarks of a source with the detector's, and record the doubtful ones for the report.
 
@@ -165,6 +188,7 @@ def check_source(
         required: whether a missing model file is an error; otherwise it is a warning, and nothing is checked.
         workers: processes; by default one per core.
         model: model file of the detector; by default it is downloaded once.
+        accept: see `Accept`.
 
     Returns:
         The source; with `reject`, doubtful photos are among its rejected ones.
@@ -184,16 +208,19 @@ def check_source(
     with workspace.lock():
         workspace.landmarks_path.mkdir(exist_ok=True)
         doubtful = check.check_landmarks(source, workspace.landmarks_path / "checked.jsonl", model, workers=workers)
+        checked = check.reject_doubtful(source, doubtful) if reject else source
+        if accept:
+            accept(checked)
         write_json(workspace.doubtful_path, asdict(CheckedLandmarks(len(source.photos), doubtful)))
     if doubtful:
         log.warning(
-            "warning: %d of %d photos have landmarks that the detector does not confirm; first: %s: %s",
+            "warning: the detector does not confirm the landmarks of %d of %d faces; first: %s: %s",
             len(doubtful),
             len(source.photos),
             doubtful[0].file,
             doubtful[0].words,
         )
-    return check.reject_doubtful(source, doubtful) if reject else source
+    return checked
 
 
 # --- The report ---------------------------------------------------------------------------------------------------
@@ -231,17 +258,18 @@ def landmark_section(workspace: Workspace, folder: Path) -> LandmarkSection | No
         checked = read_table(CheckedLandmarks, values, path, "landmarks")
     if not (checked.photos or page.is_file()):
         return None
-    shown = tuple(_shown(folder, one) for one in checked.doubtful[:DOUBTFUL_SHOWN])
-    link = os.path.relpath(page, workspace.report_path.parent) if page.is_file() else None
-    return LandmarkSection(link, checked.photos, len(checked.doubtful), shown)
+    shown = tuple(_shown(folder, one, workspace.report_path) for one in checked.doubtful[:DOUBTFUL_SHOWN])
+    address = link(page, workspace.report_path) if page.is_file() else None
+    return LandmarkSection(address, checked.photos, len(checked.doubtful), shown)
 
 
-def _shown(folder: Path, one: DoubtfulPhoto) -> ShownPhoto:
+def _shown(folder: Path, one: DoubtfulPhoto, report: Path) -> ShownPhoto:
     thumbnail = thumbnails.of_photo(folder, one.file, THUMBNAIL_PX)
     faces = []
     if thumbnail:
         scale = thumbnail.width_px / one.size[0]
-        for used, row, words in ((False, one.landmarks, "given"), (True, one.found, "found")):
+        for kind, row, words in (("unused", one.landmarks, "given"), ("used", one.found, "found")):
             if row:
-                faces.append(draw_face(np.array(row).reshape(5, 2), scale, used, words))
-    return ShownPhoto(printable(one.file), "none", thumbnail, tuple(faces), one.words)
+                faces.append(draw_face(np.array(row).reshape(5, 2), scale, kind, words))
+    address = link(photo_path(folder, one.file), report)
+    return ShownPhoto(printable(one.file), ("none",), thumbnail, tuple(faces), one.words, address)

@@ -1,4 +1,4 @@
-"""The report of a build that is running: written in its first minute, and again every few minutes."""
+"""The report of a build that is running: written at its start, and again every few minutes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PAUSE_S = 5.0
 READ_S = 3e-4
 """Estimated time that the status of a photo of an earlier run takes to be read."""
 
-CLOSE_S = 2.0
-"""Longest processor time that the report of an interrupted run may take."""
+MOMENT_S = 2.0
+"""Longest processor time that the report of an interrupted run, or the first one of a resumed run, may take."""
 
 
 class LiveReport:
@@ -42,7 +42,7 @@ class LiveReport:
         self.statuses: PhotoStatuses | None = None
         self.cost_s = READ_S * progress.done
         """Processor time that the last report took, or the first one will take."""
-        self.due_s = time.monotonic() + self.cost_s / COST_SHARE
+        self.due_s = time.monotonic() + (self.cost_s / COST_SHARE if self.cost_s > MOMENT_S else 0)
 
     def add(self, result: BatchResult) -> None:
         """Take note of the outcomes of a batch."""
@@ -58,7 +58,7 @@ class LiveReport:
 
     def close(self) -> None:
         """Write the report of a build that is interrupted, if this takes a moment only."""
-        if self.cost_s <= CLOSE_S:
+        if self.cost_s <= MOMENT_S:
             self._write(None)
 
     def _write(self, progress: BuildProgress | None) -> None:

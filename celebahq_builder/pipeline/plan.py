@@ -239,6 +239,12 @@ class Plan:
     def _explain_mismatch(self, before: Ingredients, now: Ingredients) -> str:
         """Return a message with the first setting that differs, and what to do."""
         old, new = _by_setting(before), _by_setting(json.loads(json.dumps(now)))
+        if self.state.run:  # the method is an ingredient of only one of the methods, and of a stage in the middle
+            method = (self.names[0], "method")
+            old, new = (
+                {method: self.state.run.method, **old},
+                {method: self.request.recipe.method, **new},
+            )
         changed = next((key for key in [*new, *old] if old.get(key) != new.get(key)), None)
         if changed is None:
             return f"a plan.json in {self.request.workspace.root / 'stages'} was changed; choose another `out`"
@@ -261,6 +267,12 @@ class Plan:
             return
         before = self.names[self.names.index(start) - 1]
         if not self.state.stage(before).is_complete(self.ingredients[before]):
+            if self.has_other_photos(before):
+                raise WorkspaceError(
+                    f"`start` {start} needs the results of {before} for all {len(self.request.source.photos)} photos; "
+                    f"{self.request.workspace.root} has those of a run with other photos; leave out `start`: what is "
+                    "done is used"
+                )
             complete = [name for name in self.names if self.state.stage(name).is_complete(self.ingredients[name])]
             raise WorkspaceError(
                 f"`start` {start} needs the results of {before} in {self.request.workspace.root}; complete there: "
@@ -284,6 +296,7 @@ class Plan:
             recipe=to_mapping(self.request.recipe),
             origins=self.request.origins,
             versions=versions(),
+            files=source.counts.photos,
         )
 
 

@@ -19,6 +19,9 @@ from celebahq_builder.sources.official import RESOLUTION, archives, read_image_l
 from celebahq_builder.sources.photo import PhotoSource, listed_photos, subset
 from celebahq_builder.storage import read_text, sha256
 
+PHOTOS = "photos"
+"""Value of the argument `redo` that deletes only results of photos that were removed or changed."""
+
 
 class BuildOptions(TypedDict, total=False):
     """The arguments of `build.build` apart from source and run directory, which describes them."""
@@ -60,6 +63,9 @@ class BuildRequest:
     until: str
     start: str | None
     redo: str | None
+    """Stage whose results, and those of later stages, are deleted first."""
+    redo_photos: bool
+    """True if results of photos that were removed or changed are deleted."""
     deltas: Path | None
     """Folder of the official deltas."""
 
@@ -94,7 +100,8 @@ def make_request(source: PhotoSource, out: Path | str, **options: Unpack[BuildOp
         ids=ids_hash(names),
         until=options.get("until", "pack"),
         start=options.get("start"),
-        redo=options.get("redo"),
+        redo=None if options.get("redo") == PHOTOS else options.get("redo"),
+        redo_photos=options.get("redo") == PHOTOS,
         deltas=deltas,
     )
     for stage in recipe.stages():
@@ -103,7 +110,7 @@ def make_request(source: PhotoSource, out: Path | str, **options: Unpack[BuildOp
 
 
 def check_options(out: Path | str, **options: Unpack[BuildOptions]) -> tuple[Workspace, BuildRecipe, dict[str, str]]:
-    """Check the arguments of a build that need no photos, see `build.build`; imports no torch.
+    """Check the arguments of a build that need no photos, see `build.build`; imports torch only for a named GPU.
 
     Returns:
         The run directory, the settings, and the origins of those that are no defaults.
@@ -139,6 +146,7 @@ def check_options(out: Path | str, **options: Unpack[BuildOptions]) -> tuple[Wor
 
     # --- Stages ---
     until, start, redo = options.get("until", "pack"), options.get("start"), options.get("redo")
+    redo = None if redo == PHOTOS else redo
     order = [stage.name for stage in recipe.stages()]
     for argument, name in (("until", until), ("start", start), ("redo", redo)):
         if name is not None and name not in order:
@@ -150,6 +158,8 @@ def check_options(out: Path | str, **options: Unpack[BuildOptions]) -> tuple[Wor
             raise RecipeError(f"`{argument}` {name} comes after `until` {until}; the order is {', '.join(order)}")
     if start and redo and order.index(start) > order.index(redo):
         raise RecipeError(f"`start` {start} comes after `redo` {redo}, and needs its results; leave out `start`")
+    if "cuda" in device and options.get("cluster") is None:  # the devices are those of the workers
+        parallel.devices(device)
     return workspace, recipe, origins
 
 

@@ -27,7 +27,7 @@ class PhotoStatus:
     face: str = ""
     """Id of the face where the source has several faces of the file, else empty."""
     end: Rejected | Failed | None = None
-    """Why it was rejected or failed; None while it is kept."""
+    """Outcome of a photo that was rejected or failed; None while it is kept."""
     stage: str = ""
     """The stage on disk that recorded `end`."""
     id: str = ""

@@ -64,8 +64,8 @@ def find_hdf5(path: Path) -> Path:
     hdf5 = _hdf5_path(workspace)
     if not (hdf5.exists() and workspace.is_packed()):
         raise FormatError(
-            f"{path} has no {hdf5.name} of all its photos yet: finish its build, or export what is done: "
-            f"celebahq export {path} --to images --out DIR"
+            f"{path} has no {hdf5.name} of all its photos yet: finish its build, or export what is done as images "
+            "(celebahq export)"
         )
     return hdf5
 

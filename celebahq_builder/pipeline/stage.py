@@ -82,11 +82,14 @@ class PhotoStage(Stage[S]):
     """A stage that works on one photo at a time, in worker processes."""
 
     saves_image: ClassVar[bool] = True
-    """Whether the stage changes the image. If not, only its record is written."""
+    """True if the stage changes the image. If not, only its record is written."""
     grouped: ClassVar[bool] = False
-    """Whether the stage is faster over several faces at once."""
+    """True if the stage is faster over several faces at once."""
     example_title: ClassVar[str] = ""
     """Title of the stage's image among the report's examples; empty for a stage that the examples leave out."""
+
+    def load(self, settings: S) -> None:
+        """Load the network of a stage that has one; raises an error that every photo would have."""
 
     @abstractmethod
     def run(self, faces: Sequence[Face], settings: S, context: PhotoContext) -> list[Face]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 from celebahq_builder.errors import WorkspaceError
+from celebahq_builder.outcome import PhotoCounts
 from celebahq_builder.storage import sha256
 
 Table = dict[str, object]
@@ -132,6 +133,14 @@ class RunDescription:
     origins: dict[str, str]
     """Source of each setting that is not a default, by dotted name: a recipe's path, or an argument in backquotes."""
     versions: dict[str, str]
+    files: int
+    """Photo files of the source, which may have several faces; 0 if an earlier version did not count them."""
+
+    @property
+    def counts(self) -> PhotoCounts:
+        """Numbers of photos and faces of the source."""
+        unusable = len(self.rejected_by_table)
+        return PhotoCounts(self.files or self.photos + unusable, self.photos, unusable)
 
     @property
     def resolution(self) -> int:

@@ -16,7 +16,7 @@ from celebahq_builder.hdf5.labels import labels_path, read_labels
 from celebahq_builder.hdf5.layout import NAME_COLUMNS, PHOTOS
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.image_set import attribute_labels
-from celebahq_builder.outcome import Kept, Outcome, PhotoKey
+from celebahq_builder.outcome import Kept, Outcome, PhotoKey, counted
 from celebahq_builder.pipeline.face import ImageRecord
 from celebahq_builder.pipeline.state import RunDescription, RunState, read_table
 from celebahq_builder.pipeline.workspace import (
@@ -33,6 +33,8 @@ from celebahq_builder.progress import rough_duration
 class Checked:
     """Counts of what `find_problems` has checked."""
 
+    source: str = ""
+    """Numbers of photos and faces of a run, in words."""
     manifests: int = 0
     files: int = 0
     """Image files whose SHA-256 was computed."""
@@ -44,7 +46,7 @@ class Checked:
     """Images of the HDF5 file whose SHA-256 was computed."""
 
     def __str__(self) -> str:
-        parts = []
+        parts = [self.source] if self.source else []
         if self.manifests:
             parts.append(f"{self.files} image files and their SHA-256, named in {self.manifests} manifests")
         if self.levels:
@@ -66,8 +68,7 @@ def status_lines(workspace: Workspace) -> Iterator[str]:
         yield f"landmarks: {photos} photos searched; the same command resumes"
         return
     run = state.run or workspace.run()
-    table = len(run.rejected_by_table)
-    yield f"{run.photos + table} photos from {run.source}, {table} of them rejected by the table"
+    yield f"{run.counts} from {run.source}; {run.counts.unusable} rejected by the table"
     if log.is_file():
         yield f"landmarks: {log.with_suffix('.html')}"
     for name in run.stages:
@@ -100,8 +101,9 @@ def _throughput(run: RunDescription, state: RunState, timings: TimingTotals) -> 
         return
     photos, seconds = sum(photos for _, photos in last), max(last[-1][0] - last[0][0], 1e-9)
     seconds_left = batches_left * run.batch_photos * seconds / photos
+    rate = f"{photos / seconds:.2f} {run.counts.unit}s/s"
     yield (
-        f"throughput of the last command: {photos / seconds:.2f} photos/s, about {rough_duration(seconds_left)} left; "
+        f"throughput of the last command: {rate}, about {rough_duration(seconds_left)} left; "
         f"its last batch was finished {rough_duration(max(time.time() - last[-1][0], 0))} ago"
     )
 
@@ -174,14 +176,14 @@ def _workspace_problems(workspace: Workspace, checked: Checked) -> Iterator[str]
     """Yield the problems of a run directory: images, manifests, counts, and its HDF5 file."""
     state = workspace.read_state()
     run = state.run or workspace.run()
-    entering = run.photos
+    entering, checked.source = run.photos, str(run.counts)
     for name in run.stages:
         stage = state.stage(name)
         if not (counts := stage.mark):
             yield f"{name}: not complete"
         elif name in run.photo_stages:
             if counts.photos != entering:
-                yield f"{name}: {entering} photos should have entered, {counts.photos} did"
+                yield f"{name}: {counted(entering, run.counts.unit)} should have entered, {counts.photos} did"
             if len(stage.batches) != counts.batches:
                 yield f"{name}: {len(stage.batches)} of {counts.batches} manifests are there"
             entering = counts.kept

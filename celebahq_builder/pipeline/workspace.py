@@ -269,6 +269,8 @@ class Workspace:
                 f"{self.root} was built by an earlier version, whose stages had other names and records; this version "
                 "cannot resume or read it: keep that version for it, or build again with another `out`"
             )
+        if isinstance(values, dict):
+            values.setdefault("files", 0)
         return read_table(RunDescription, values, self.run_path, "run")
 
     def _what_it_is(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from celebahq_builder.models.progan import LEVEL_MIN
 from celebahq_builder.progan.schedule import ProGANRecipe
@@ -15,43 +14,39 @@ EXPECTATIONS = (
     "blurred at first and becomes sharp while alpha rises to 1"
 )
 
-LONG_S = 10 * 86_400.0
-"""A longer training on a CPU gets a hint."""
-
-
-@dataclass(frozen=True)
-class Position:
-    """The position of a training."""
-
-    kimg: float
-    total_kimg: float
-    """Length of the training."""
-    level: int
-    """Level whose images are shown."""
-    alpha: float
-    """Weight of that level, from 0 to 1."""
+LONG_S, YEAR_S = 10 * 86_400.0, 365.25 * 86_400
+"""Times after which a training on a CPU gets a hint, and any training a warning."""
 
 
 def outlook(
-    recipe: ProGANRecipe, position: Position, images_per_s: Mapping[int, float], *, on_cpu: bool = False
+    recipe: ProGANRecipe,
+    kimg: float,
+    total_kimg: float,
+    images_per_s: Mapping[int, float],
+    *,
+    last_level: int = 0,
+    on_cpu: bool = False,
 ) -> list[str]:
     """Return sentences about the position of a training and what to expect when; the first one is short.
 
     Args:
         recipe: networks and schedule.
-        position: of the training.
+        kimg: position of the training.
+        total_kimg: length of the training.
         images_per_s: speed by level; empty if it is not known yet.
-        on_cpu: a long training gets a hint.
+        last_level: level of the last step; 0 before the first step.
+        on_cpu: a training of weeks gets a hint.
     """
-    side, total_kimg = 1 << position.level, position.total_kimg
-    where = f"{position.kimg:.1f} of {total_kimg:g} kimg, {side}x{side}, alpha {position.alpha:.2f}"
-    if position.kimg >= total_kimg:
+    now_level, alpha = recipe.schedule.trained_level(kimg, last_level, recipe.net.level_max)
+    side = 1 << now_level
+    where = f"{kimg:g} of {total_kimg:g} kimg, {side}x{side}, alpha {alpha:.2f}"
+    if kimg >= total_kimg:
         return [f"{where}; the training is complete"]
     if not images_per_s:
         return [where, EXPECTATIONS]
     arrivals, seconds = [], 0.0
-    for level, level_s in remaining_s(recipe, position.kimg, total_kimg, images_per_s).items():
-        if level > position.level:
+    for level, level_s in remaining_s(recipe, kimg, total_kimg, images_per_s).items():
+        if level > now_level:
             begins_kimg = recipe.schedule.begins(level, recipe.net.level_max)
             arrivals.append(f"{1 << level}x{1 << level} at {begins_kimg:g} kimg in {rough_duration(seconds)}")
         seconds += level_s
@@ -60,9 +55,19 @@ def outlook(
     if len(arrivals) > 1:
         sentences.append(f"new levels, about: {', '.join([*arrivals, end])}")
     sentences.append(EXPECTATIONS)
+    return sentences + advice(seconds, on_cpu=on_cpu)
+
+
+def advice(seconds: float, *, on_cpu: bool) -> list[str]:
+    """Return a sentence about a training that takes so long that it needs another device or recipe, or none."""
+    if seconds > YEAR_S:
+        return [
+            f"warning: the training is not feasible on this device: it takes about {rough_duration(seconds)}; use "
+            "GPUs, or a smaller recipe such as quick"
+        ]
     if on_cpu and seconds > LONG_S:
-        sentences.append("this recipe is for GPUs; on a CPU, the recipe quick shows faces in minutes")
-    return sentences
+        return ["this recipe is for GPUs; on a CPU, the recipe quick shows faces in minutes"]
+    return []
 
 
 def remaining_s(

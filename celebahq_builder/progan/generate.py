@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,10 +18,11 @@ from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.image_set import Labels, NamedImage
 from celebahq_builder.imaging.image_grid import image_grid, png_bytes
 from celebahq_builder.imaging.image_io import Pixels, encode_png
+from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.models.generator_file import TrainedGenerator, load_generator
 from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.parallel import devices
-from celebahq_builder.storage import check_free, new_files, staging, write_atomic
+from celebahq_builder.storage import check_free, check_staging_target, new_files, staging, write_atomic
 
 BLOCK = 64
 """Latents that are drawn together; an image depends on the seed and its number only."""
@@ -197,7 +197,7 @@ def check_target(out: Path, *, sheet: bool) -> None:
 
     Args:
         out: folder of PNG files, HDF5 file, or PNG file of one sheet.
-        sheet: whether one sheet will be written.
+        sheet: true for one image of all images.
 
     Raises:
         FormatError: see above.
@@ -207,8 +207,10 @@ def check_target(out: Path, *, sheet: bool) -> None:
         raise FormatError(f"{out}: an image grid is a PNG file; choose FILE.png as `out`")
     if not sheet and suffix in (".png", ".jpg", ".jpeg", ".hdf5", ".mp4", ".zip"):
         raise FormatError(f"{out}: expected a folder or FILE.h5; for all images in one PNG file, set `grid` (15x8)")
-    if os.path.lexists(out) and (sheet or suffix == ".h5" or not out.is_dir() or any(out.iterdir())):
+    if sheet or suffix == ".h5":
         check_free(out)
+    else:
+        check_staging_target(out, replace_empty=True)
 
 
 def generate(images: GeneratedImages, out: Path, advance: Callable[[int], None]) -> None:
@@ -241,14 +243,24 @@ def generate(images: GeneratedImages, out: Path, advance: Callable[[int], None])
         stage.check(paths)
 
 
+def check_grid(columns: int, rows: int, resolution: int) -> None:
+    """Raise a FormatError if a grid of images of this resolution would be larger than `MAX_IMAGE_PIXELS`."""
+    if (pixels := columns * rows * resolution**2) > MAX_IMAGE_PIXELS:
+        raise FormatError(
+            f"`grid` {columns}x{rows} of images of {resolution}x{resolution} has {pixels:,} pixels; choose a grid of "
+            f"at most {MAX_IMAGE_PIXELS:,}"
+        )
+
+
 def write_sheet(images: GeneratedImages, columns: int, out: Path) -> None:
     """Write all images to one PNG file, row by row.
 
     Raises:
-        FormatError: `out` exists.
+        FormatError: `out` exists, or the image would be too large.
         DiskFull: no space is left.
     """
     check_target(out, sheet=True)
+    check_grid(columns, -(-images.count // columns), images.resolution)
     grid = image_grid((image.pixels for image in images.images()), columns)
     with new_files() as files:
         files.write(out, png_bytes(grid))

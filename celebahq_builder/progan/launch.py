@@ -17,14 +17,15 @@ from celebahq_builder.errors import CelebAHQError, RecipeError, TrainingError
 from celebahq_builder.models.progan import DiscriminatorNetwork, GeneratorNetwork, group_size
 from celebahq_builder.models.weight_file import first_line
 from celebahq_builder.pipeline.recipe import bundled_recipe
-from celebahq_builder.progan.forecast import remaining_s
+from celebahq_builder.progan.forecast import advice, remaining_s
 from celebahq_builder.progan.real_images import DataIdentity, check_data
-from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
+from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint, TrainingRequest
 from celebahq_builder.progan.step import ProGANStep, RealBatch
-from celebahq_builder.progan.train import Training, TrainingRequest, open_checkpoints, resume_kimg
+from celebahq_builder.progan.train import Training, open_checkpoints, resume_kimg
 from celebahq_builder.progan.training_metrics import TrainingMetrics
 from celebahq_builder.progress import rough_duration
-from celebahq_builder.training.distributed import DistributedContext, join_processes, process_count
+from celebahq_builder.training.checkpoint import check_size
+from celebahq_builder.training.distributed import DistributedContext, join_processes, process_count, torch_threads
 from celebahq_builder.training.interruption import StopRequest
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def train_progan(
     against: Path | str | None = None,
     changed: Sequence[str] = (),
     device: str = "auto",
-    threads: int | None = None,
+    threads: int = 1,
     workers: int = 0,
     stop: StopRequest | None = None,
 ) -> Path:
@@ -61,7 +62,8 @@ def train_progan(
         against: HDF5 file of real images for the metrics of the recipe; None takes `data`.
         changed: recipe keys that may have a new value when a run is resumed; see `progan.schedule.RESUMABLE_KEYS`.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-        threads: CPU threads of torch; the number changes the last bits of the weights.
+        threads: CPU threads of torch. More are faster for large networks on an idle machine, and much slower for small
+            networks or on a busy machine. The number changes the last bits of the weights.
         workers: processes that read images; 0 for threads.
         stop: interrupts the training; None listens to Ctrl-C and SIGTERM.
 
@@ -74,11 +76,9 @@ def train_progan(
     """
     reference = None if against is None else Path(against)
     request = TrainingRequest(Path(data), Path(out), resume, total_kimg, workers, reference, tuple(changed))
-    if threads:
-        torch.set_num_threads(threads)
     settings = read_recipe(bundled_recipe(Path(recipe), "train"), overrides)
     stop = stop or StopRequest()
-    with stop.listening(), join_processes(device) as context:
+    with stop.listening(), torch_threads(threads), join_processes(device) as context:
         with stop.abandonable():
             settings, _ = prepare_recipe(request, settings, context)
             if context.device.type == "cuda":
@@ -132,19 +132,20 @@ def plan(
             yield f"memory:   {torch.cuda.get_device_name(context.device)}: every resolution fits, in the passes below"
         if not errors:
             left = remaining_s(settings, kimg or 0, total_kimg, measure_speeds(settings, context))
-            yield f"time:     about {rough_duration(sum(left.values()))}, estimated from single steps"
+            left_s = sum(left.values())
+            yield f"time:     about {rough_duration(left_s)}, estimated from single steps"
+            yield from advice(left_s, on_cpu=context.device.type == "cpu")
     if settings.schedule.rampup_kimg:
         yield f"          learning rates rise from 0 over the first {settings.schedule.rampup_kimg:g} kimg"
     schedule = dataclasses.replace(settings.schedule, rampup_kimg=0)
     yield "  resolution   from kimg   minibatch   passes   learning rate   time left"
-    for level in net.levels:
-        begins = schedule.begins(level, net.level_max)
-        point = schedule.at(begins, net.level_max)
-        if point.level == level and begins < total_kimg:
+    for point in schedule.entries(net.level_max):
+        begins = schedule.begins(point.level, net.level_max)
+        if begins < total_kimg:
             side, passes = f"{point.resolution}x{point.resolution}", "?"
             with contextlib.suppress(ValueError):  # reported by `prepare_recipe`
                 passes = str(point.passes(context.size, net.stddev_group))
-            time_left = rough_duration(left[level]) if level in left else "-"
+            time_left = rough_duration(left[point.level]) if point.level in left else "-"
             yield (
                 f"  {side:>10} {begins:11g} {point.minibatch:11d} {passes:>8} {point.learning_rate:15g} {time_left:>11}"
             )
@@ -165,12 +166,14 @@ def read_recipe(path: Path, overrides: Mapping[str, object] | None = None) -> Pr
     """Read a recipe of a ProGAN training; `overrides` are those of `train_progan`.
 
     Raises:
-        RecipeError: it cannot be read, or it is of another task.
+        RecipeError: it cannot be read, it is of another task, or its networks are too large.
     """
     task = read_toml(path, "progan").get("task")
     if task != "progan":
         raise RecipeError(f"{path}: task = {task}; this command trains task = progan")
-    return load(ProGANRecipe, path, overrides)
+    recipe = load(ProGANRecipe, path, overrides)
+    check_size(lambda: (GeneratorNetwork(recipe.net), DiscriminatorNetwork(recipe.net)))
+    return recipe
 
 
 def prepare_recipe(
@@ -194,10 +197,9 @@ def prepare_recipe(
             "%d, and the results differ from those of the recipe",
             *(request.data, data.images, largest, data.images, 1 << data.images.bit_length() - 1),
         )
-    for level in net.levels:
-        point = schedule.at(schedule.begins(level, net.level_max), net.level_max)
+    for point in schedule.entries(net.level_max):
         try:
-            dataclasses.replace(point, level=level).passes(context.size, net.stddev_group)
+            point.passes(context.size, net.stddev_group)
         except ValueError as error:
             raise RecipeError(str(error)) from None
     if recipe.tick.metric_ticks:
@@ -227,11 +229,9 @@ def fit_memory(recipe: ProGANRecipe, context: DistributedContext) -> ProGANRecip
             f"`device` {context.device} cannot be used ({first_line(error)}); end other programs that use it"
         ) from None
     per_gpu = dict(schedule.per_gpu)
-    for level in net.levels:
-        begins = schedule.begins(level, net.level_max)
+    for entry in schedule.entries(net.level_max):
+        begins = schedule.begins(entry.level, net.level_max)
         point = schedule.at(begins + schedule.fade_kimg / 2 if begins else 0.0, net.level_max)
-        if point.level != level:
-            continue  # the network does not grow
         side, share = f"{point.resolution}x{point.resolution}", point.minibatch // context.size
         group = group_size(share, net.stddev_group)
         wanted = point.passes(context.size, net.stddev_group)
@@ -268,16 +268,13 @@ def measure_speeds(recipe: ProGANRecipe, context: DistributedContext) -> dict[in
     progan = ProGANStep(recipe, DistributedContext(0, 1, device))
     speeds: dict[int, float] = {}
     began_s = time.monotonic()
-    for level in net.levels:
-        point = schedule.at(schedule.begins(level, net.level_max), net.level_max)
-        if point.level != level:
-            continue  # the network does not grow
+    for point in schedule.entries(net.level_max):
         passes = point.passes(context.size, net.stddev_group)
         share = dataclasses.replace(point, minibatch=point.minibatch // context.size)
         for _ in range(2):  # the first step of a level allocates memory
             step_began_s = time.monotonic()
             _step_fits(progan, share, passes)
-            speeds[level] = point.minibatch / (time.monotonic() - step_began_s)
+            speeds[point.level] = point.minibatch / (time.monotonic() - step_began_s)
             if time.monotonic() - began_s > MEASUREMENT_S:
                 return speeds
     return speeds

@@ -1,11 +1,12 @@
-"""The recipe of a ProGAN training, and its schedule of levels, alpha, minibatches and learning rates."""
+"""The request and the recipe of a ProGAN training; its schedule of levels, alpha, minibatches and learning rates."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
-from celebahq_builder.models.progan import Architecture, group_size
+from celebahq_builder.models.progan import LEVEL_MIN, Architecture, group_size
 
 RESUMABLE_KEYS = (
     "schedule.learning_rate",
@@ -18,6 +19,30 @@ RESUMABLE_KEYS = (
 """Recipe keys, or tables of keys, that may change when a run is resumed.
 
 They affect neither the contents of a checkpoint nor its position in the schedule."""
+
+
+GRID_MAX, METRIC_NUM_MAX = 100, 1_000_000
+"""Largest number of columns and of rows of an image grid; largest number of images that are measured."""
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """Everything that a training needs, apart from the recipe."""
+
+    data: Path
+    """HDF5 file."""
+    out: Path
+    """Folder of the run."""
+    resume: bool = False
+    """Require a checkpoint to resume from."""
+    total_kimg: float | None = None
+    """Length of the training, instead of the recipe's."""
+    workers: int = 0
+    """Processes that read; 0 for threads."""
+    against: Path | None = None
+    """HDF5 file of real images for the metrics; None for the training data."""
+    changed: tuple[str, ...] = ()
+    """Those of `RESUMABLE_KEYS` that may differ from the recipe of the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +101,15 @@ class Schedule:
         minibatch = self.minibatches.get(resolution, self.minibatch)
         steps = round((kimg - self.begins(level, level_max)) * 1000 / minibatch)
         return SchedulePoint(level, alpha, minibatch, self.per_gpu.get(resolution), rate, steps)
+
+    def entries(self, level_max: int) -> list[SchedulePoint]:
+        """Return the points at which the levels enter, the first one first; one point if the networks do not grow.
+
+        >>> [point.resolution for point in Schedule(first=16).entries(level_max=6)]
+        [16, 32, 64]
+        """
+        points = [self.at(self.begins(level, level_max), level_max) for level in range(LEVEL_MIN, level_max + 1)]
+        return list({point.level: point for point in points}.values())
 
     def trained_level(self, kimg: float, last_level: int, level_max: int) -> tuple[int, float]:
         """Return the level and the alpha at which images are generated after `kimg`.
@@ -214,10 +248,10 @@ class TickSettings:
     def __post_init__(self) -> None:
         _check_positive(self, "kimg", "checkpoint_ticks", "grid_ticks")
         _check_not_negative(self, "metric_ticks")
-        if self.metric_num < 2:
-            raise ValueError(f"metric_num = {self.metric_num} must be at least 2")
-        if min(self.grid) < 1:
-            raise ValueError(f"grid = {list(self.grid)} must be positive")
+        if not 2 <= self.metric_num <= METRIC_NUM_MAX:
+            raise ValueError(f"metric_num = {self.metric_num} must be from 2 to {METRIC_NUM_MAX}")
+        if not 1 <= min(self.grid) <= max(self.grid) <= GRID_MAX:
+            raise ValueError(f"grid = {list(self.grid)} must be from 1 to {GRID_MAX}")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ LATENTS, LABELS, MIX, NOISE = range(4)
 """Streams of random numbers of a step. Each has its own generator, seeded with (seed, step, stream)."""
 
 NOISE_DECAY, NOISE_THRESHOLD = 0.9, 0.5
-"""Of LSGAN's noise (Karras et al. 2018, appendix B): decay of the running mean of the fake scores; no noise below."""
+"""LSGAN's noise (Karras et al. 2018, appendix B): decay of the running mean of the fake scores, and the mean up to
+which there is no noise."""
 
 PARTS = ("generator", "discriminator", "averaged", "generator_adam", "discriminator_adam")
 """Attributes of `ProGANStep` that have a state dict."""
@@ -66,7 +67,7 @@ class ProGANStep:
     def __init__(self, recipe: ProGANRecipe, context: DistributedContext, labels: Tensor | None = None) -> None:
         self.recipe, self.context, self.labels = recipe, context, labels
         self.exclusive_labels = labels is None or bool((labels.sum(dim=1) == 1).all())
-        """Whether labels are classes, one of which is 1 for each image; otherwise they are independent attributes."""
+        """True if labels are classes, one of which is 1 for each image; false if they are independent attributes."""
         torch.manual_seed(recipe.seed)
         self.generator = GeneratorNetwork(recipe.net).to(context.device)
         self.discriminator = DiscriminatorNetwork(recipe.net).to(context.device)

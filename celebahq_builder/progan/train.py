@@ -4,108 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
-import math
 import os
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from celebahq_builder import __version__
 from celebahq_builder.config import to_mapping
 from celebahq_builder.data.dataset import Batch, to_device
-from celebahq_builder.errors import TrainingError, WeightsError
-from celebahq_builder.imaging.image_grid import fit_grid, image_grid, png_bytes
+from celebahq_builder.errors import TrainingError
 from celebahq_builder.models.generator_file import export_generator
 from celebahq_builder.models.weight_file import first_line
-from celebahq_builder.parallel import peak_memory_bytes
-from celebahq_builder.progan import generate, training_report
-from celebahq_builder.progan.forecast import Position, outlook
 from celebahq_builder.progan.real_images import DataIdentity, RealImages
-from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProGANRecipe, SchedulePoint, TickSettings
+from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProGANRecipe, SchedulePoint, TickSettings, TrainingRequest
 from celebahq_builder.progan.step import STATISTICS, ProGANStep, RealBatch
-from celebahq_builder.progan.training_metrics import TrainingMetrics
-from celebahq_builder.storage import delete_partial_files, holds, lock, write_atomic
+from celebahq_builder.progan.ticks import RunOutput, TrainingProgress, divergence_reason
 from celebahq_builder.training.checkpoint import Checkpoint, CheckpointFolder
 from celebahq_builder.training.distributed import DistributedContext
-from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
-from celebahq_builder.training.logger import LogLine, TrainingLogger, read_lines
+from celebahq_builder.training.interruption import StopRequest
 
 log = logging.getLogger(__name__)
-
-NAMES = (
-    *("recipe.json", "stats.jsonl", "tensorboard", "checkpoints", "report", "reals.png", "fakes-*.png"),
-    *("generator.safetensors", "generator.json"),
-)
-"""Files and folders in the folder of a run, as patterns of `fnmatch`."""
-
-GRID_CELL_MIN_PX = 32
-"""Smaller images are enlarged in image grids, pixel by pixel."""
-
-LINE_EVERY_S = 30.0
-"""Time between two lines of the log."""
-
-FIRST_LOOK_S, LOOK_EVERY_S = 30.0, 300.0
-"""Time after which a new run writes images and its report, and time between two of them during a long tick."""
-
-
-@dataclass(frozen=True)
-class TrainingRequest:
-    """Everything that a training needs, apart from the recipe."""
-
-    data: Path
-    """HDF5 file."""
-    out: Path
-    """Folder of the run."""
-    resume: bool = False
-    """Require a checkpoint to resume from."""
-    total_kimg: float | None = None
-    """Length of the training, instead of the recipe's."""
-    workers: int = 0
-    """Processes that read; 0 for threads."""
-    against: Path | None = None
-    """HDF5 file of real images for the metrics; None for the training data."""
-    changed: tuple[str, ...] = ()
-    """Those of `RESUMABLE_KEYS` that may differ from the recipe of the checkpoint."""
-
-
-@dataclass
-class TrainingProgress:
-    """The position of a training, and the sums of the present tick."""
-
-    tick_sums: Tensor
-    """Sums of `STATISTICS` over the steps of the present tick, on the device."""
-    step: int = 0
-    """Updates of both networks so far."""
-    images: int = 0
-    """Real images shown so far, to all processes together."""
-    level: int = 0
-    """Level of the last step; 0 before the first."""
-    ticks: int = 0
-    """Complete ticks."""
-    tick_began: int = 0
-    """Images shown before the present tick."""
-    tick_steps: int = 0
-    """Steps of the present tick."""
-    tick_seconds: float = 0.0
-    """Time of the present tick."""
-    seconds: float = 0.0
-    """Time of all steps, over all sessions."""
-
-    @property
-    def kimg(self) -> float:
-        """Thousands of real images shown so far."""
-        return self.images / 1000
 
 
 class Training:
     """A ProGAN training in the folder of a run, resumed from its last checkpoint if there is one.
+
+    Args:
+        images_per_s: speed by level, for estimates of the time left.
 
     Raises:
         TrainingError: the data do not fit the recipe, the run has another recipe or other data, or there is no
@@ -122,15 +51,7 @@ class Training:
         images_per_s: Mapping[int, float] | None = None,
     ) -> None:
         self.request, self.recipe, self.context, self.stop = request, recipe, context, stop or StopRequest()
-        self.images_per_s = dict(images_per_s or {})
-        """Speed by level, for estimates of the time left."""
-        self.total_kimg = request.total_kimg or recipe.schedule.total_kimg
         self.reals = RealImages(request.data, recipe, context, workers=request.workers)
-        self.metrics = (
-            TrainingMetrics(request.out, request.against or request.data, recipe, context.device)
-            if recipe.tick.metric_ticks and context.is_main
-            else None
-        )
         self.progan = ProGANStep(recipe, context, self.reals.labels)
         self.progress = TrainingProgress(torch.zeros(len(STATISTICS), device=context.device))
         self.saved_images = -1
@@ -142,6 +63,11 @@ class Training:
         elif request.resume:
             raise TrainingError(f"{request.out} has no checkpoint; leave out `resume` to begin a training there")
         self.stop.saved(f"{self.progress.kimg:g} kimg" if checkpoint else "")
+        self.output = None
+        """The files for the user; None in other processes than rank 0."""
+        if context.is_main:
+            parts = (self.progan, self.reals, self.progress, self.stop)
+            self.output = RunOutput(request, recipe, *parts, images_per_s or {})
 
     def run(self) -> Path:
         """Train until the end; return the folder of the run.
@@ -153,34 +79,16 @@ class Training:
             TrainingInterrupted: the training was interrupted. A checkpoint holds all steps, unless it was the second
                 Ctrl-C.
         """
-        out, context, progress, tick = self.request.out, self.context, self.progress, self.recipe.tick
+        context, progress, output, tick = self.context, self.progress, self.output, self.recipe.tick
+        total_kimg = self.request.total_kimg or self.recipe.schedule.total_kimg
         with contextlib.ExitStack() as stack:
-            # Open the folder of the run.
             stack.enter_context(self.stop.listening())
-            logger = None
-            if context.is_main:
-                known = holds(out / "recipe.json", {"net", "schedule"})
-                stack.enter_context(lock(out, "folder of a run", "out", names=NAMES, known=known))
-                for folder in (out, out / "checkpoints", out / "report"):
-                    delete_partial_files(folder)
-                write_atomic(out / "recipe.json", (json.dumps(to_mapping(self.recipe), indent=1) + "\n").encode())
-                logger = stack.enter_context(TrainingLogger(out / "stats.jsonl", "images", progress.images))
-                for line in read_lines(out / "stats.jsonl"):
-                    if line.get("images_per_s", 0) > 0 and line.get("level") in self.recipe.net.levels:
-                        self.images_per_s[int(line["level"])] = line["images_per_s"]
-                if not progress.images:
-                    self._write_image_grid()
-                self._write_report()
-                log.info("report: %s", self.report.absolute())
-                for text in self._outlook():
-                    log.info("%s", text)
-                stack.push(self._show_failure)
-
+            if output is not None:
+                stack.enter_context(output.opened())
             minibatches = stack.enter_context(contextlib.closing(self.reals.minibatches(self._now)))
             parent, began_s = os.getppid(), time.monotonic()
-            self.line_s, self.look_s = began_s, began_s + (FIRST_LOOK_S if not progress.images else LOOK_EVERY_S)
             interrupted = context.any(self.stop.requested)
-            while progress.kimg < self.total_kimg and not interrupted:
+            while progress.kimg < total_kimg and not interrupted:
                 # Step.
                 now = self._now()
                 if progress.level not in (0, now.level):
@@ -192,20 +100,15 @@ class Training:
                 progress.tick_seconds += took_s
 
                 # Tick: log, image grid, checkpoint.
-                if progress.images - progress.tick_began >= tick.kimg * 1000 or progress.kimg >= self.total_kimg:
-                    line = self._end_tick(now)
-                    if logger is not None:
-                        if tick.metric_ticks and progress.ticks % tick.metric_ticks == 0:
-                            line |= self._scores()
-                        logger.write(line)
-                        self._log_tick(line)
-                        if progress.ticks % tick.grid_ticks == 0:
-                            self._write_image_grid()
+                if progress.images - progress.tick_began >= tick.kimg * 1000 or progress.kimg >= total_kimg:
+                    line = progress.end_tick(now, self._mean_statistics(), context.device)
+                    if output is not None:
+                        output.write_tick(line)
                         if progress.ticks % tick.checkpoint_ticks == 0:
                             self._save()
-                            self._write_report()
+                            output.write_report()
                     began_s = time.monotonic()
-                elif logger is not None and self._between_ticks(now):
+                elif output is not None and output.write_between_ticks():
                     began_s = time.monotonic()
 
                 # Interruption, of all processes after the same step. Without torchrun, nobody would end its processes.
@@ -215,24 +118,20 @@ class Training:
             # Last checkpoint, images, report. A cluster may kill the training some seconds after SIGTERM.
             if progress.tick_steps:
                 self._mean_statistics()
-            if progress.images > max(self.saved_images, 0) or progress.kimg >= self.total_kimg:
+            if progress.images > max(self.saved_images, 0) or progress.kimg >= total_kimg:
                 self._save()
-            if context.is_main:
+            if output is not None:
                 if progress.images:
-                    self._write_image_grid()
-                self._write_report(*[f"interrupted; {self.stop.advice}"] * (progress.kimg < self.total_kimg))
+                    output.write_image_grid()
+                output.write_report(*[f"interrupted; {self.stop.advice}"] * (progress.kimg < total_kimg))
             context.any(False)  # torchrun kills the other processes as soon as one has ended
-        if progress.kimg < self.total_kimg:
-            raise self.stop.interruption(f"; report: {self.report.absolute()}")
-        return out
+        if progress.kimg < total_kimg:
+            report = self.request.out / "report" / "index.html"
+            raise self.stop.interruption(f"; report: {report.absolute()}")
+        return self.request.out
 
     def _now(self) -> SchedulePoint:
         return self.recipe.schedule.at(self.progress.kimg, self.recipe.net.level_max)
-
-    def _trained_level(self) -> tuple[int, float]:
-        """Return the level and the alpha at which the averaged generator is shown and exported."""
-        progress = self.progress
-        return self.recipe.schedule.trained_level(progress.kimg, progress.level, self.recipe.net.level_max)
 
     def _step(self, now: SchedulePoint, batch: Batch) -> None:
         passes = now.passes(self.context.size, self.recipe.net.stddev_group)
@@ -253,38 +152,6 @@ class Training:
         progress.images += now.minibatch
         progress.level = now.level
 
-    def _end_tick(self, now: SchedulePoint) -> dict[str, float]:
-        """Return the statistics of the tick, and begin the next one."""
-        progress, device = self.progress, self.context.device
-        means = self._mean_statistics()
-        progress.ticks += 1
-        line = {
-            "tick": progress.ticks,
-            "images": progress.images,
-            "kimg": round(progress.kimg, 3),
-            "level": now.level,
-            "resolution": now.resolution,
-            "alpha": round(now.alpha, 6),
-            "minibatch": now.minibatch,
-            "learning_rate": now.learning_rate,
-            **{name: float(f"{value:.6g}") for name, value in means.items()},
-            "images_per_s": round((progress.images - progress.tick_began) / max(progress.tick_seconds, 1e-9), 3),
-            "seconds": round(progress.seconds, 1),
-            "memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory_bytes(),
-        }
-        progress.tick_began, progress.tick_steps, progress.tick_seconds = progress.images, 0, 0.0
-        progress.tick_sums = torch.zeros_like(progress.tick_sums)
-        return line
-
-    def _log_tick(self, line: LogLine) -> None:
-        self.line_s = time.monotonic()
-        self.images_per_s[int(line["level"])] = line["images_per_s"]
-        log.info(
-            "tick %d: %.1f images/s, scores %.2f and %.2f, gradient %.2f; %s",
-            *(line["tick"], line["images_per_s"], line["score_real"], line["score_fake"], line["gradient_norm"]),
-            self._outlook()[0],
-        )
-
     def _mean_statistics(self) -> dict[str, float]:
         """Return the means of the present tick; raise TrainingError if the training diverged."""
         progress = self.progress
@@ -301,76 +168,6 @@ class Training:
             where = f"tick {progress.ticks + 1}, at {progress.kimg:g} kimg"
             raise TrainingError(f"{self.request.out}: {where}, {reason}; {advice}")
         return statistics
-
-    def _scores(self) -> dict[str, float]:
-        """Return the metrics of the averaged generator; nothing if the training is interrupted meanwhile."""
-        if self.metrics is None:
-            return {}
-        try:
-            with self.stop.abandonable():
-                return self.metrics.scores(self.progan.averaged, *self._trained_level())
-        except TrainingInterrupted:
-            log.info("tick %d is not measured, because the training is interrupted", self.progress.ticks)
-            return {}
-
-    def _between_ticks(self, now: SchedulePoint) -> bool:
-        """Log a line from time to time, and write images and the report: in the first minute, and in long ticks.
-
-        Returns:
-            Whether files were written.
-        """
-        progress, now_s = self.progress, time.monotonic()
-        if progress.tick_steps > 1:  # the first step of a tick may be slow
-            speed = (progress.images - progress.tick_began) / max(progress.tick_seconds, 1e-9)
-            self.images_per_s[now.level] = speed
-        if now_s >= self.line_s + LINE_EVERY_S:
-            self.line_s = now_s
-            log.info("%s", self._outlook()[0])
-        if now_s < self.look_s:
-            return False
-        with contextlib.suppress(WeightsError):  # the next tick reports that the training diverged
-            self._write_image_grid()
-        self._write_report()
-        took_s = time.monotonic() - now_s
-        self.look_s = time.monotonic() + max(LOOK_EVERY_S, 50 * took_s)
-        return True
-
-    def _outlook(self) -> list[str]:
-        """Return sentences about the position of the training and what to expect when; see `forecast.outlook`."""
-        on_cpu = self.context.device.type == "cpu"
-        position = Position(self.progress.kimg, self.total_kimg, *self._trained_level())
-        return outlook(self.recipe, position, self.images_per_s, on_cpu=on_cpu)
-
-    def _write_report(self, *news: str) -> None:
-        training_report.write_training_report(self.request.out, [*news, *self._outlook()])
-
-    @property
-    def report(self) -> Path:
-        """Path of the HTML report."""
-        return self.request.out / "report" / "index.html"
-
-    def _show_failure(self, _: object, error: BaseException | None, *__: object) -> None:
-        """Write images and the report after an error; nothing that fails meanwhile hides the error."""
-        if isinstance(error, Exception):
-            with contextlib.suppress(Exception):
-                self._write_image_grid()
-            with contextlib.suppress(Exception):
-                self._write_report(f"the training ended by an error: {error}")
-
-    def _write_image_grid(self) -> None:
-        """Write a grid of generated images of fixed latents; the first time, also one of real images."""
-        out, generator, (level, alpha) = self.request.out, self.progan.averaged, self._trained_level()
-        columns, rows = fit_grid(*self.recipe.tick.grid, self.recipe.net.resolution)
-        latents = generate.grid_latents(generator, columns * rows, self.recipe.seed)
-        labels = generate.cyclic_labels(generator, columns * rows)
-        fakes = generate.generate_images(generator, latents, level, alpha, labels)
-        zoom = max(1, GRID_CELL_MIN_PX >> level)
-        fakes = fakes.repeat(zoom, axis=2).repeat(zoom, axis=3)
-        path = out / f"fakes-{int(self.progress.kimg):06d}.png"
-        write_atomic(path, png_bytes(image_grid(fakes, columns)))
-        if not (out / "reals.png").exists():
-            reals = self.reals.examples(columns * rows)
-            write_atomic(out / "reals.png", png_bytes(image_grid(reals, columns)))
 
     def _save(self) -> None:
         """Write a checkpoint and the averaged generator."""
@@ -395,7 +192,7 @@ class Training:
                 "python": platform.python_version(),
             },
         }
-        export_generator(self.request.out, self.progan.averaged, *self._trained_level(), about)
+        export_generator(self.request.out, self.progan.averaged, *progress.trained_level(self.recipe), about)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         try:
@@ -436,32 +233,3 @@ def resume_kimg(checkpoints: CheckpointFolder, changed: tuple[str, ...] = ()) ->
     """Return the kimg from which a run resumes, or None for a new run; see `CheckpointFolder.latest` for the errors."""
     checkpoint = checkpoints.latest(changed)
     return None if checkpoint is None else float(checkpoint.state["progress"]["images"]) / 1000
-
-
-LOSS_MAX = 1e6
-"""Larger losses and scores mean that the training exploded. WGAN-GP's drift term keeps the scores of real images below
-500 or so; with the largest penalty target in use, 750, scores differ by 10,000 or so."""
-
-BOUNDED = ("generator_loss", "discriminator_loss", "score_real", "score_fake")
-"""The statistics that `LOSS_MAX` applies to; penalty and gradient grow with the square of a score."""
-
-
-def divergence_reason(statistics: dict[str, float], progan: ProGANStep) -> str | None:
-    """Detect non-finite or exploding losses, and non-finite weights.
-
-    Args:
-        statistics: means over a tick, by the names of `STATISTICS`.
-        progan: the networks; the last step may have spoilt their weights without effect on the losses yet.
-
-    Returns:
-        The reason as a part of a message, or None if there is none.
-    """
-    values = ", ".join(f"{name} {value:g}" for name, value in statistics.items())
-    if not all(map(math.isfinite, statistics.values())):
-        return f"is not finite ({values})"
-    if any(abs(statistics[name]) > LOSS_MAX for name in BOUNDED):
-        return f"has exploded ({values})"
-    weights: list[Tensor] = [*progan.generator.parameters(), *progan.discriminator.parameters()]
-    with torch.no_grad():
-        largest = torch.stack(list(torch._foreach_norm(weights, float("inf"))))
-    return None if bool(largest.isfinite().all()) else f"left weights that are not finite ({values})"

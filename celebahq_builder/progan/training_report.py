@@ -70,10 +70,10 @@ def write_training_report(run: Path, outlook: Sequence[str] = ()) -> Path:
 
 def _figures(lines: list[LogLine]) -> list[tuple[str, str]]:
     if not lines:
-        return [("kimg", "0")]
+        return [("complete ticks", "0")]
     last = lines[-1]
     return [
-        ("kimg", f"{last['kimg']:g}"),
+        ("kimg at the last tick", f"{last['kimg']:g}"),
         ("resolution", f"{last['resolution']}"),
         ("alpha", f"{last['alpha']:.2f}"),
         ("training time", duration(last["seconds"])),

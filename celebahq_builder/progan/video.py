@@ -21,7 +21,7 @@ from celebahq_builder.imaging.image_io import Pixels, open_rgb
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.outcome import Rejection
-from celebahq_builder.progan.generate import cyclic_labels, generate_images
+from celebahq_builder.progan.generate import check_grid, cyclic_labels, generate_images
 from celebahq_builder.storage import as_storage_error, check_free, partial_file, publish_new, read_file
 
 SMOOTHING_S = 1.0
@@ -65,9 +65,10 @@ def interpolate(
         advance: called with the number of frames written since the last call.
 
     Raises:
-        FormatError: `out` exists, or cannot be written as a video.
+        FormatError: `out` exists, or cannot be written as a video, or its frames would be too large.
         WeightsError: the generator does not have that label.
     """
+    check_grid(columns, rows, 1 << level)
     frames = max(1, round(seconds * fps))
     latents = walk(generator.architecture.latent, frames, columns * rows, fps, seed)
     labels = cyclic_labels(generator, columns * rows, label)

@@ -19,11 +19,12 @@ from celebahq_builder.errors import TrainingError
 from celebahq_builder.metrics.descriptors import PATCH_PX
 from celebahq_builder.metrics.fidelity import psnr_y, spectrum_error_db, texture_distance, texture_loss
 from celebahq_builder.metrics.sliced import random_directions
-from celebahq_builder.models.registry import find_entry, load_network
+from celebahq_builder.models.registry import SIZE_MAX, find_entry, load_network
 from celebahq_builder.models.srgan import SRDiscriminator, SRGenerator
 from celebahq_builder.restoration.photos import TrainingPhotos, apply_jpeg, downscale_4x, to_pixels, to_tensor
 from celebahq_builder.restoration.pixel_training import upscaled_samples
 from celebahq_builder.restoration.task import Batch, RestorationTask, TrainingRecipe, initial_network
+from celebahq_builder.training.checkpoint import check_size
 from celebahq_builder.training.distributed import DistributedContext
 from celebahq_builder.training.loop import SampleRows, Scores
 
@@ -64,6 +65,10 @@ class ChainSettings:
     quality_max: int = 95
     """Highest JPEG quality."""
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality_min <= self.quality_max <= 100:
+            raise ValueError(f"quality_min = {self.quality_min} and quality_max = {self.quality_max}: need 1 to 100")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialRecipe(TrainingRecipe):
@@ -99,6 +104,10 @@ class AdversarialRecipe(TrainingRecipe):
         super().__post_init__()
         if not self.start:
             raise ValueError("start must name the weights of an upscaler, such as upscaler-psnr")
+        if min(self.learning_rate, self.discriminator_rate) <= 0:
+            raise ValueError("learning_rate and discriminator_rate must be positive")
+        if not (0 <= self.noise <= SIZE_MAX and 1 <= self.discriminator_width <= SIZE_MAX):
+            raise ValueError(f"noise must be from 0 to {SIZE_MAX}, and discriminator_width from 1 to {SIZE_MAX}")
         if not 0 <= self.start_share < 1:
             raise ValueError(f"start_share = {self.start_share} must be at least 0 and less than 1")
 
@@ -134,6 +143,7 @@ class AdversarialTask(RestorationTask):
         # --- Networks and optimizers
         self.denoiser = load_network(recipe.chain.weights, device)
         self.start = load_network(recipe.start).state_dict()
+        check_size(lambda: [self.shape.build(), SRDiscriminator(recipe.discriminator_width)])
         self.generator = self.network = initial_network(self.shape, self.start, recipe.seed, device)
         torch.manual_seed(recipe.seed)
         self.discriminator = SRDiscriminator(recipe.discriminator_width)

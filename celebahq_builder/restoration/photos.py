@@ -221,7 +221,7 @@ def degraded_pair(
     Args:
         clean: uint8 [S, S, 3], RGB, with S = `clean_crop_px(patch_px)`.
         patch_px: width and height of the patch.
-        settings: how often and how strongly the patch is degraded.
+        settings: frequency and strength of the degradation.
         rng: all random choices come from it.
 
     Returns:

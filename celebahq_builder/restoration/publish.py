@@ -16,7 +16,7 @@ from tomlkit.items import Item, Table
 
 from celebahq_builder.config import from_mapping, to_mapping
 from celebahq_builder.errors import RecipeError, WeightsError
-from celebahq_builder.landmarks.training import LandmarkRecipe
+from celebahq_builder.landmarks import training
 from celebahq_builder.models.registry import REGISTRY_FILE, Architecture, RegistryEntry, read_registry
 from celebahq_builder.restoration import start
 from celebahq_builder.restoration.model_card import AnyRecipe, model_card, read_figures, validation_figures
@@ -25,7 +25,7 @@ from celebahq_builder.training.trained_weights import TrainedWeights
 
 NEW_REGISTRY = "# Weights by name. Each has a model card. Loading verifies the SHA-256 before the bytes are used.\n"
 
-RECIPES: dict[str, type[AnyRecipe]] = {**start.RECIPES, "landmarks": LandmarkRecipe}
+RECIPES: dict[str, type[AnyRecipe]] = {**start.RECIPES, **training.RECIPES}
 """Class of the recipe by its key ``task``."""
 
 SETTINGS: dict[Architecture, str] = {"autoencoder": "denoise.weights", "srgan": "upscale.weights", "landmarks": ""}

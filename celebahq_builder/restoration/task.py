@@ -10,10 +10,14 @@ from torch import Tensor, nn
 
 from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.restoration.photos import Pixels, TrainingPhotos
+from celebahq_builder.training.checkpoint import check_size
 from celebahq_builder.training.loop import Task
 
 Batch = tuple[list[Pixels], list[Pixels]]
 """Inputs and targets. Where there are no inputs, they are the targets, downscaled by 4 on the training device."""
+
+PIXELS_MAX = 1 << 24
+"""Pixels of all input patches of a step: 64 patches of 512x512. The bundled recipes have up to 163,840."""
 
 SAMPLES = 4
 """Number of held-out photos that are shown as sample images."""
@@ -58,8 +62,10 @@ class TrainingRecipe:
             raise ValueError("phases must name at least one phase of one step and one patch")
         if any(p.patch_px % 16 or p.patch_px < 16 for p in self.phases):
             raise ValueError("patch_px must be a multiple of 16 in every phase")
-        if self.validate_every < 1 or self.held_out < 1:
-            raise ValueError("validate_every and held_out must be at least 1")
+        if (pixels := max(p.batch * p.patch_px**2 for p in self.phases)) > PIXELS_MAX:
+            raise ValueError(f"the patches of a step have {pixels:,} pixels, at most {PIXELS_MAX:,} in every phase")
+        if self.validate_every < 1 or self.held_out < 1 or self.seed < 0:
+            raise ValueError("validate_every and held_out must be at least 1, and seed at least 0")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema = {self.ema} must be in [0, 1)")
 
@@ -95,7 +101,12 @@ class RestorationTask(Task[Batch]):
 
 
 def initial_network(shape: NetworkShape, start: Mapping[str, Tensor], seed: int, device: torch.device) -> nn.Module:
-    """Return a network to train, in channels-last memory format; weights that `start` lacks are random."""
+    """Return a network to train, in channels-last memory format; weights that `start` lacks are random.
+
+    Raises:
+        RecipeError: the network is too large.
+    """
+    check_size(lambda: [shape.build()])
     torch.manual_seed(seed)
     net = shape.build()
     net.load_state_dict(net.state_dict() | dict(start))

@@ -51,7 +51,7 @@ class CelebA(PhotoSource):
 def read_celeba(root: Path, landmark_order: LandmarkOrder = "viewer") -> PhotoSource:
     """Read a folder in the layout of CelebA's authors.
 
-    Needed are ``img_celeba/`` (or ``Img/img_celeba/``) and ``Anno/list_landmarks_celeba.txt``. Optional are
+    The folder must hold ``img_celeba/`` (or ``Img/img_celeba/``) and ``Anno/list_landmarks_celeba.txt``. It may hold
     ``Eval/list_eval_partition.txt`` and ``Anno/list_attr_celeba.txt``. Tables may also lie in `root` itself.
 
     Raises:

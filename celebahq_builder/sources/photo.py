@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from celebahq_builder.errors import SourceError
-from celebahq_builder.outcome import PhotoKey, Reason, Rejected
+from celebahq_builder.outcome import PhotoCounts, PhotoKey, Reason, Rejected
 from celebahq_builder.sources.official import ImageListRow
 
 COLUMNS = tuple(
@@ -32,10 +33,10 @@ LandmarkRow = tuple[float, ...]
 """Ten numbers, x and y in the order of `COLUMNS`: px of the stored image; (0, 0) is the centre of the first pixel."""
 
 
-_PLACES: dict[LandmarkOrder, tuple[int, ...]] = {
-    "viewer": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
-    "subject": (2, 3, 0, 1, 4, 5, 8, 9, 6, 7),
-    "yx": (1, 0, 3, 2, 5, 4, 7, 6, 9, 8),
+_IN_COLUMN_ORDER: dict[LandmarkOrder, Callable[[LandmarkRow], LandmarkRow]] = {
+    "viewer": itemgetter(0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
+    "subject": itemgetter(2, 3, 0, 1, 4, 5, 8, 9, 6, 7),
+    "yx": itemgetter(1, 0, 3, 2, 5, 4, 7, 6, 9, 8),
 }
 
 
@@ -45,7 +46,7 @@ def in_column_order(numbers: LandmarkRow, order: LandmarkOrder) -> LandmarkRow:
     >>> in_column_order((1, 2, 3, 4, 5, 6, 7, 8, 9, 10), "subject")
     (3, 4, 1, 2, 5, 6, 9, 10, 7, 8)
     """
-    return tuple(numbers[place] for place in _PLACES[order])
+    return _IN_COLUMN_ORDER[order](numbers)
 
 
 def eyes_to_mouth(landmarks: LandmarkRow) -> tuple[float, float]:
@@ -83,7 +84,7 @@ class Photo:
     listed: ImageListRow | None = None
     """Row of the photo in the official image list, where one was asked for."""
     shares_file: bool = False
-    """Whether the source has other faces of the same file."""
+    """True if the source has other faces of the same file."""
 
     @property
     def face(self) -> str:
@@ -111,6 +112,12 @@ class PhotoSource:
     attribute_names: tuple[str, ...] = ()
     is_own: bool = False
     """True for landmarks of the user's own table, False for those of CelebA."""
+
+    @property
+    def counts(self) -> PhotoCounts:
+        """Numbers of photo files and of faces."""
+        files = {photo.file for photo in self.photos} | {one.photo for one in self.rejected}
+        return PhotoCounts(len(files), len(self.photos), len(self.rejected))
 
     def sha256(self) -> str:
         """Return a hash of everything that decides the result, apart from the bytes of the photos."""
@@ -148,7 +155,7 @@ def subset(source: PhotoSource, *, limit: int | None = None, ids: Iterable[str] 
         rejected = tuple(r for r in rejected if r.photo in wanted or PurePosixPath(r.photo).stem in wanted)
     if limit is not None:
         photos = photos[:limit]
-    return PhotoSource(source.folder, photos, rejected, source.warnings, source.attribute_names)
+    return dataclasses.replace(source, photos=photos, rejected=rejected)
 
 
 def listed_photos(source: PhotoSource, image_list: Sequence[ImageListRow]) -> PhotoSource:
@@ -168,8 +175,8 @@ def listed_photos(source: PhotoSource, image_list: Sequence[ImageListRow]) -> Ph
     photos = tuple(dataclasses.replace(by_file[row.file], listed=row) for row in image_list if row.file in by_file)
     if not photos:
         raise SourceError(
-            f"none of the {len(image_list)} photos of the image list is in the landmark table: the list has "
-            f"{image_list[0].file}, ..., the table {next(iter(by_file), 'nothing')}, ...; give CelebA's own"
+            f"the image list and the landmark table have no photo in common (the first is {image_list[0].file} in the "
+            f"list, {next(iter(by_file), 'none')} in the table); give CelebA's own table"
         )
     files = {row.file for row in image_list}
     rejected = [one for one in source.rejected if one.photo in files]
@@ -177,4 +184,4 @@ def listed_photos(source: PhotoSource, image_list: Sequence[ImageListRow]) -> Ph
     for row in image_list:
         if row.file not in known:
             rejected.append(Rejected(row.file, Reason.NOT_IN_TABLE, f"idx {row.index} of the image list"))
-    return PhotoSource(source.folder, photos, tuple(rejected), source.warnings, source.attribute_names)
+    return dataclasses.replace(source, photos=photos, rejected=tuple(rejected))

@@ -34,7 +34,7 @@ from celebahq_builder.storage.partial_files import (
     partial_path,
 )
 from celebahq_builder.storage.record_log import Record, RecordLog
-from celebahq_builder.storage.staging_folder import Staging, staging
+from celebahq_builder.storage.staging_folder import Staging, check_staging_target, staging
 
 __all__ = [
     "HOST",
@@ -48,6 +48,7 @@ __all__ = [
     "Staging",
     "as_storage_error",
     "check_free",
+    "check_staging_target",
     "check_writable",
     "csv_bytes",
     "delete_folder",

@@ -38,7 +38,7 @@ class LockedFolder:
 
     @property
     def intact(self) -> bool:
-        """Whether the folder is still the one that was locked."""
+        """True if the folder is still the one that was locked."""
         try:
             return os.path.samestat(self.path.lstat(), os.fstat(self.descriptor))
         except OSError:
@@ -50,6 +50,8 @@ def lock(
     root: Path, what: str, argument: str, *, names: Sequence[str] = (), known: bool = False, stays: bool = True
 ) -> Iterator[LockedFolder]:
     """Lock a folder for this process; the lock ends with the process, however it ends.
+
+    After an error, a folder that is new and still empty is deleted.
 
     Args:
         root: folder to lock; created if it does not exist.
@@ -65,7 +67,8 @@ def lock(
             was deleted meanwhile.
     """
     path = root / LOCK_NAME
-    new_folder, new_lock = not root.exists(), not os.path.lexists(path)
+    new_folders = [folder for folder in (root, *root.absolute().parents) if not folder.exists()]
+    new_lock = not os.path.lexists(path)
     try:
         root.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
@@ -105,21 +108,30 @@ def lock(
             os.pwrite(descriptor, mark + f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
             os.fsync(descriptor)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                if new_lock:
-                    path.unlink()
-                if new_folder:
-                    root.rmdir()
+            if new_lock:
+                _delete_empty(path, new_folders)
             raise as_storage_error(error, root) from error
         held = LockedFolder(path, descriptor)
         try:
             yield held
+        except BaseException:
+            if new_lock and held.intact and [one.name for one in root.iterdir()] == [LOCK_NAME]:
+                _delete_empty(path, new_folders)
+            raise
         finally:
             os.ftruncate(descriptor, len(mark))
         if stays and not held.intact:
             raise WorkspaceError(
                 f"{root} was deleted or replaced while this command worked in it; run the same command again"
             )
+
+
+def _delete_empty(path: Path, folders: Sequence[Path]) -> None:
+    """Delete a lock file, and folders that are empty then; the innermost folder comes first."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+        for folder in folders:
+            folder.rmdir()
 
 
 def _foreign(path: Path, argument: str) -> WorkspaceError:

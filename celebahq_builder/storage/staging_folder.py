@@ -74,11 +74,7 @@ def staging(target: Path, plan: dict[str, object], *, replace_empty: bool = Fals
         DiskFull: no space left.
         WorkspaceLocked: another process creates the same target.
     """
-    try:
-        check_free(target, replace_empty=replace_empty)
-    except FormatError:
-        _discard_published(target)
-        raise
+    check_staging_target(target, replace_empty=replace_empty)
     made = [folder for folder in target.absolute().parents if not folder.exists()]
     root = target.with_name(target.name + ".partial")
     stage = Staging(root)
@@ -109,6 +105,21 @@ def staging(target: Path, plan: dict[str, object], *, replace_empty: bool = Fals
         if not held.intact:
             raise _vanished(root, target)
         _discard(root, held, [])
+
+
+def check_staging_target(target: Path, *, replace_empty: bool = False) -> None:
+    """Check that a path is free for `staging`, as `check_free` does.
+
+    The staging folder that a command has left which was killed after it gave the target its name is deleted.
+
+    Raises:
+        FormatError: the path is taken.
+    """
+    try:
+        check_free(target, replace_empty=replace_empty)
+    except FormatError:
+        _discard_published(target)
+        raise
 
 
 def _check_ours(root: Path, target: Path) -> None:

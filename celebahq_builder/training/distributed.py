@@ -36,7 +36,7 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process has rank 0, which validates and writes."""
+        """True for rank 0, which validates and writes."""
         return self.rank == 0
 
     def share(self, batch: int) -> range:
@@ -92,6 +92,17 @@ def process_count() -> int:
 def is_main_process() -> bool:
     """Return whether this process has rank 0, which prints and writes."""
     return process_count() == 1 or os.environ.get("RANK") == "0"
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use so many CPU threads inside the context; their number changes the last bits of sums."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

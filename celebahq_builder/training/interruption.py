@@ -45,7 +45,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
-        """Whether a signal arrived."""
+        """True after a signal arrived."""
         self.advice = "run the same command again"
         """Sentence for messages: the saved checkpoint, and how to resume. The training loop updates it."""
         self._number = signal.SIGINT

@@ -11,6 +11,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -29,7 +30,7 @@ from celebahq_builder.parallel import run_threads
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import delete_partial_files, lock, write_atomic
 from celebahq_builder.training.checkpoint import CheckpointFolder, StateDict, load_optimizer
-from celebahq_builder.training.distributed import SINGLE_PROCESS, DistributedContext, join_processes
+from celebahq_builder.training.distributed import DistributedContext, join_processes, torch_threads
 from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
 from celebahq_builder.training.logger import TrainingLogger
 from celebahq_builder.training.trained_weights import FILE, TrainedWeights
@@ -134,7 +135,11 @@ Recipe = TypeVar("Recipe")
 
 
 def load_recipe(
-    path: Path, kind: str, classes: Mapping[str, type[Recipe]], overrides: Mapping[str, object] | None = None
+    path: Path,
+    kind: str,
+    classes: Mapping[str, type[Recipe]],
+    overrides: Mapping[str, object] | None = None,
+    start: str | None = None,
 ) -> Recipe:
     """Read a training recipe.
 
@@ -143,11 +148,13 @@ def load_recipe(
         kind: prefix of the recipe's key ``task``.
         classes: classes of the recipes of this kind, by their key ``task``.
         overrides: values by dotted key that replace those of the recipe.
+        start: weights to start from, NAME or DIR/NAME of a registry; None takes those of the recipe.
 
     Raises:
         RecipeError: the recipe is malformed, or of another kind of training.
     """
-    task = str(override(read_toml(path, kind), overrides or {}).get("task", ""))
+    overrides = {**(overrides or {}), **({"start": start} if start else {})}
+    task = str(override(read_toml(path, kind), overrides).get("task", ""))
     if not task.startswith(kind):
         raise RecipeError(f"{path}: task = {task}; this command trains task = {kind}, choose another `recipe`")
     return load(classes.get(task) or classes[kind], path, overrides)
@@ -156,74 +163,43 @@ def load_recipe(
 # --- The loop -----------------------------------------------------------------------------------------------------
 
 
-def train(
-    photos: Path,
-    make_task: Callable[[DistributedContext], Task[Any]],
-    out: Path,
-    *,
-    device: str = "auto",
-    threads: int = 1,
-    workers: int | None = None,
-    command: str = "",
-    stop: StopRequest | None = None,
-) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Arguments of a training apart from its recipe and its photos."""
+
+    out: Path
+    """Folder of the run, which is created if it does not exist. If it holds a run with the same recipe and photos, that
+    run is resumed."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``. Under torchrun each process has its own device."""
+    threads: int = 1
+    """CPU threads of torch. Their number changes the last bits of the result."""
+    workers: int | None = None
+    """Threads that prepare batches ahead; 0 or 1 prepares each batch when it is needed. The number does not change the
+    result. None: none on a CPU, up to 8 with a GPU."""
+    command: str = ""
+    """Command line of the training, for the model card."""
+    stop: StopRequest = field(default_factory=StopRequest)
+    """Interrupts the training after the present step. It listens to Ctrl-C and SIGTERM during the training."""
+
+
+def train(photos: Path, make_task: Callable[[DistributedContext], Task[Any]], options: TrainingOptions) -> Path:
     """Train the networks of a task in this process or, under torchrun, in all processes that it started.
-
-    Args:
-        photos: folder of the photos, for messages.
-        make_task: reads the photos and makes the networks.
-        out: folder of the run. If it holds a run with the same recipe and photos, that run is resumed.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. Under torchrun each process has its own device.
-        threads: CPU threads of torch. Their number changes the last bits of the result.
-        workers: threads that prepare batches ahead. Default: none on a CPU, up to 8 with a GPU.
-        command: command line of the training, for the model card.
-        stop: interrupts the training; None listens to Ctrl-C and SIGTERM.
-
-    Returns:
-        Path of the weights.
-
-    Raises:
-        CelebAHQError: one of `make_task` or `fit`.
-        TrainingInterrupted: the training was interrupted; see `fit`.
-    """
-    stop = stop or StopRequest()
-    torch.set_num_threads(threads)
-    with stop.listening(), join_processes(device) as context:
-        with stop.abandonable():
-            log.info("reading the photos in %s", photos)
-            task = make_task(context)
-        if workers is None:
-            workers = 0 if context.device.type == "cpu" else min(8, max(os.cpu_count() or 1, 2))
-        return fit(task, out, context, command=command, workers=workers, stop=stop)
-
-
-def fit(
-    task: Task[Any],
-    out: Path,
-    context: DistributedContext = SINGLE_PROCESS,
-    *,
-    command: str = "",
-    workers: int = 0,
-    stop: StopRequest | None = None,
-) -> Path:
-    """Train the networks of a task, and resume from the last checkpoint in the folder of the run.
 
     Every validation writes a line of ``log.jsonl``, sample images, a checkpoint and, if the weights are the best so
     far, ``weights.safetensors``. A resumed run ends with the same weights as one that was not interrupted.
 
     Args:
-        task: networks, data and training step.
-        out: folder of the run; it is created if it does not exist.
-        context: the processes that share each batch, and the device of this one. Rank 0 validates and writes.
-        command: command line of the training, for the model card.
-        workers: threads that prepare batches ahead; 0 or 1 prepares each batch when it is needed. The number does not
-            change the result.
-        stop: interrupts the training after the present step; None listens to Ctrl-C and SIGTERM.
+        photos: folder of the photos, for messages.
+        make_task: reads the photos and makes the networks, for the processes that share each batch. Rank 0 validates
+            and writes.
+        options: see `TrainingOptions`.
 
     Returns:
         Path of ``weights.safetensors``.
 
     Raises:
+        CelebAHQError: one of `make_task`.
         TrainingError: the checkpoints of the folder are of another recipe or of other photos, or a loss is not finite.
         WorkspaceLocked: another process trains in the folder.
         DiskFull: no space is left.
@@ -231,27 +207,35 @@ def fit(
         TrainingInterrupted: the training was interrupted. A checkpoint holds all steps; a validation that ran is
             repeated when the run is resumed.
     """
-    cv2.setNumThreads(0)
-    stop = stop or StopRequest()
+    out, stop = options.out, options.stop
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop.listening())
+        stack.enter_context(torch_threads(options.threads))
+        context = stack.enter_context(join_processes(options.device))
+        with stop.abandonable():
+            log.info("reading the photos in %s", photos)
+            task = make_task(context)
+        stack.callback(cv2.setNumThreads, cv2.getNumThreads())
+        cv2.setNumThreads(0)
         if context.is_main:
             known = (out / "checkpoints").is_dir()
             stack.enter_context(lock(out, "folder of a training", "out", names=NAMES, known=known))
             for folder in (out, out / "checkpoints"):
                 delete_partial_files(folder)
-        return _Fit(task, out, context, command, stop).run(workers)
+        workers = options.workers
+        if workers is None:
+            workers = 0 if context.device.type == "cpu" else min(8, max(os.cpu_count() or 1, 2))
+        return _Training(task, context, options).run(workers)
 
 
-class _Fit:
+class _Training:
     """The state of a training: networks, optimizers, position."""
 
-    def __init__(
-        self, task: Task[Any], out: Path, context: DistributedContext, command: str, stop: StopRequest
-    ) -> None:
-        self.task, self.out, self.context, self.command, self.stop = task, out, context, command, stop
+    def __init__(self, task: Task[Any], context: DistributedContext, options: TrainingOptions) -> None:
+        self.task, self.context = task, context
+        self.out, self.command, self.stop = options.out, options.command, options.stop
         self.averaged = copy.deepcopy(task.network).eval().requires_grad_(False)
-        self.checkpoints = CheckpointFolder(out / "checkpoints", {**task.config, "photos": task.photos.digest})
+        self.checkpoints = CheckpointFolder(self.out / "checkpoints", {**task.config, "photos": task.photos.digest})
         self.step, self.best = 0, float("-inf")
         self.saved_step = 0
         """Step of the last checkpoint; 0: there is none."""
@@ -259,7 +243,7 @@ class _Fit:
         """Losses of the steps since the last validation. A validation that is due and not done leaves them."""
 
     def run(self, workers: int) -> Path:
-        """Train to the last step; see `fit`."""
+        """Train to the last step; see `train`."""
         task, stop, recipe = self.task, self.stop, self.task.recipe
         # --- Resume
         if checkpoint := self.checkpoints.latest():

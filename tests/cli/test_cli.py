@@ -48,7 +48,7 @@ def refused(*arguments: str | Path, command: str = "build") -> str:
 
 
 def test_the_recorded_stages_are_the_real_ones() -> None:
-    assert [stage.name for stage in BuildRecipe().stages()] == list(cli.build.STAGES)
+    assert [stage.name for stage in BuildRecipe().stages()] == list(cli.pipeline.STAGES)
 
 
 def test_own_photos_from_a_table(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_official_images_from_deltas(tmp_path: Path) -> None:
     assert "image list: MD5s of all photos are checked; deltas: from 1 archives in" in planned.stdout
     ended = run(*common)
     assert ended.returncode == 0, ended.stderr
-    assert "1 photos: 1 kept + 0 rejected + 0 failed" in ended.stdout
+    assert "1 photo: 1 kept + 0 rejected + 0 failed" in ended.stdout
     with PyramidFile(Workspace(out).hdf5_path(1024)) as pyramid:
         assert (pyramid.level(1024)[0] == release.finals[3]).all()
 

@@ -86,10 +86,10 @@ SMALL = {
     "import": ["--workers", "1"],
     "interpolate": ["--seconds", "1", "--device", "cpu"],
     "landmarks": ["--workers", "1"],
-    "train": ["--total-kimg", "0.16", "--device", "cpu", "--threads", "1"],
-    "train-denoiser": ["--device", "cpu", "--threads", "1"],
-    "train-landmarks": ["--device", "cpu", "--threads", "1"],
-    "train-upscaler": ["--device", "cpu", "--threads", "1"],
+    "train": ["--total-kimg", "0.16", "--device", "cpu"],
+    "train-denoiser": ["--device", "cpu"],
+    "train-landmarks": ["--device", "cpu"],
+    "train-upscaler": ["--device", "cpu"],
 }
 """Options that are added to a command; of an option that occurs twice, the last one counts."""
 

@@ -207,7 +207,7 @@ def test_start_without_torch(ours: Path, tmp_path: Path) -> None:
 
 
 def test_audit(celebahq, ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It writes to the current folder, wherever the file is, and overwrites nothing."""
+    """It writes to the current folder, wherever the file is, and overwrites nothing but an audit of this file."""
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
@@ -216,7 +216,15 @@ def test_audit(celebahq, ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     made = here / "ours-audit"
     assert told.splitlines()[-2:] == [f"findings: {made / 'audit.json'}", f"page: {made / 'index.html'}"]
     assert sorted(one.name for one in made.iterdir()) == ["audit.json", "index.html"]
-    check_line(celebahq("audit", ours), 1, "audit.json exists and is not overwritten")
+    (made / "index.html").write_text("old")
+    assert celebahq("audit", ours)[0] == 0
+    assert "old" not in (made / "index.html").read_text().splitlines()
+    (tmp_path / "other").mkdir()
+    other = shutil.copy(ours, tmp_path / "other")
+    before = [path.read_bytes() for path in sorted(made.iterdir())]
+    check_line(celebahq("audit", other), 1, f"ours-audit holds the audit of {ours}; choose another --out")
+    assert [path.read_bytes() for path in sorted(made.iterdir())] == before
+    shutil.rmtree(tmp_path / "other")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["here", "ours.h5"]
 
 

@@ -26,8 +26,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+NOTICE = "interrupted; work in progress is being stopped; Ctrl-C again ends it at once"
+"""Line of a command whose clean-up takes more than a moment."""
+
+
 def interrupted(arguments: list[str | Path], when: Callable[[], bool]) -> list[str]:
-    """Run a command, press Ctrl-C as soon as something is so, and return what it says on stderr."""
+    """Run a command, press Ctrl-C as soon as something is so, and return what it says on stderr, without `NOTICE`."""
     command = [sys.executable, "-m", "celebahq_builder", *map(str, arguments)]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -38,7 +42,7 @@ def interrupted(arguments: list[str | Path], when: Callable[[], bool]) -> list[s
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)  # ends when the last worker has let go of stderr
     assert (process.returncode, out) == (130, ""), err
-    return err.splitlines()
+    return [line for line in err.splitlines() if line != NOTICE]
 
 
 @pytest.mark.parametrize("images", [0, 40])
@@ -92,6 +96,65 @@ main()
     assert (ended.returncode, ended.stdout) == (130, "")
     assert ended.stderr.splitlines()[-1] == "interrupted; nothing was written"
     assert list(tmp_path.iterdir()) == []
+
+
+COMMANDS = {
+    "export": (["--to", "images", "--out", "out"], "run the same command again to resume"),
+    "import": (["--out", "out.h5"], "nothing was written"),
+    "extract": (["--out", "out"], "nothing was written"),
+    "view": (["--out", "out.html"], "nothing was written"),
+    "audit": (["--out", "out"], "nothing was written"),
+    "filter": ([], "run the same command again to resume"),
+}
+"""Options of commands that read a file or a folder, and what they say when they are interrupted."""
+
+
+def signalled(command: str, source: Path, tmp_path: Path, handler: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command in a process that calls a function as soon as the command opens its source."""
+    if command == "filter":
+        (tmp_path / "photos").mkdir()
+    program = f"""
+import os, signal, sys, time
+from celebahq_builder.__main__ import main
+from celebahq_builder.filter import listing
+from celebahq_builder.hdf5 import reader
+def stop(*_, **__):
+{handler}
+reader.open_pyramid = listing.list_images = stop
+sys.argv = {["celebahq", command, str(tmp_path / "photos" if command == "filter" else source), *COMMANDS[command][0]]}
+main()
+"""
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_sigterm(command: str, source: Path, tmp_path: Path) -> None:
+    ended = signalled(command, source, tmp_path, "    os.kill(os.getpid(), signal.SIGTERM)")
+    words = COMMANDS[command][1]
+    assert (ended.returncode, ended.stdout) == (143, "")
+    assert ended.stderr.splitlines() == [f"interrupted by SIGTERM; {words}"]
+
+
+def test_a_second_ctrl_c_ends_a_slow_clean_up(source: Path, tmp_path: Path) -> None:
+    handler = """
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        while True:  # a clean-up without end
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)  # ignored for a second: programs may forward the first one
+"""
+    ended = signalled("extract", source, tmp_path, handler)
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr.splitlines() == [NOTICE, "interrupted; ended at once; unfinished files may be left"]
 
 
 def test_extract(source: Path, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.hdf5.pyramids import described_file, noise
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -49,16 +51,12 @@ def test_output_that_cannot_be_written(line: str, status: int, stderr: bytes, tm
     assert (ended.returncode, ended.stderr, ended.stdout) == (status, stderr, b"")
 
 
-def test_a_reader_that_stops_reading(tmp_path: Path) -> None:
-    ended = script("""
-        def lines():
-            for number in range(100_000):
-                click.echo(f"line {number}")
-        read, write = os.pipe()
-        os.dup2(write, 1), os.close(write), os.close(read)
-        run(lines)
-    """)
-    assert (ended.returncode, ended.stderr) == (1, b"")
+@pytest.mark.parametrize("line", ["celebahq inspect faces.h5", "celebahq verify faces.h5", "celebahq --help"])
+def test_a_reader_that_stops_reading(line: str, tmp_path: Path) -> None:
+    """The command ends quietly, with the status of a program that SIGPIPE ends, also at its first line."""
+    described_file(tmp_path / "faces.h5", noise(4, 16))
+    ended = shell(f"{line} | true; echo ${{PIPESTATUS[0]}}", tmp_path)
+    assert (ended.stdout, ended.stderr) == (b"141\n", b"")
 
 
 def test_work_goes_to_its_end_without_a_terminal(tmp_path: Path) -> None:
@@ -133,7 +131,7 @@ def test_ctrl_c_during_the_imports() -> None:
     program = "import sys, celebahq_builder.__main__ as m\n"
     program += "class Finder:\n"
     program += "    def find_spec(self, name, *more):\n"
-    program += "        if name == 'celebahq_builder.cli.build': raise KeyboardInterrupt\n"
+    program += "        if name == 'celebahq_builder.cli.pipeline': raise KeyboardInterrupt\n"
     program += "sys.meta_path.insert(0, Finder())\nm.main()"
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=300, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, b"", b"interrupted\n")

@@ -298,7 +298,7 @@ def test_workers_ignore_signals(number: signal.Signals, file: Path) -> None:
         ({"batch": 14, "world": 4}, "a minibatch of 14 images cannot be shared equally by 4 processes; make it a"),
         ({"batch": 4, "world": 4, "images": 23}, "a run of 23 images cannot be shared equally by 4"),
         ({"batch": 4, "rank": 2, "world": 2}, "process 2 of 2 does not exist"),
-        ({"batch": 4, "order": Order(22)}, r"the order is of 22 images, .*data\.h5 has 23"),
+        ({"batch": 4, "order": Order(22)}, r"the order has 22 images, .*data\.h5 has 23"),
     ],
 )
 def test_bad_arguments(file: Path, arguments, says: str) -> None:

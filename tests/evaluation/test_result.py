@@ -1,5 +1,6 @@
 """The page of an evaluation: content, and layout in a browser."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,22 @@ def result(kimg: int | None = None) -> Result:
             Score("kid", 10000, kid, Baseline("floor", kid, 10000), 10000, "0" * 64, "1" * 64, {}),
         ),
     )
+
+
+def test_page_explains_a_value_below_its_floor_and_has_readable_names() -> None:
+    good = result()
+    score, other = good.scores
+    assert "below its floor" not in evaluation_page(Path("fakes"), [good]).decode()
+    low = replace(
+        good, scores=(replace(score, number=Number(100.0), baseline=replace(score.baseline, count=8192)), other)
+    )
+    page = evaluation_page(Path("fakes"), [low]).decode()
+    assert '<p class="quiet">swd16k is below its floor: by this metric, the images are closer to the reference' in page
+    assert "the floor is of 8,192 images instead of 16,384, which makes it higher." in page
+    assert "sliced Wasserstein distance, x 1e3" in page
+    assert "<title>fakes: evaluation</title>" in page
+    assert "<span>swd16k: source pixels SHA-256</span>" in page
+    assert "scores." not in page.split("<main>")[1].split("</main>")[0]
 
 
 @pytest.mark.parametrize("results", [[result()], [result(kimg) for kimg in (100, 200, 300)]])

@@ -22,7 +22,7 @@ from celebahq_builder import cli
 from celebahq_builder.errors import CelebAHQError, DeliveryError, RecipeError, SourceError, WorkspaceError
 from celebahq_builder.filter.deliver import RECORD_NAME, DeliveryMode, DeliveryRecord
 from celebahq_builder.filter.run import filter_folder
-from celebahq_builder.filter.score import score_file, score_image
+from celebahq_builder.filter.scoring import score_file, score_image
 from celebahq_builder.filter.store import UnscoredImage
 from celebahq_builder.imaging.quality_score import QualityScore
 from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES, MAX_IMAGE_PIXELS

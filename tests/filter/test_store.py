@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from celebahq_builder.errors import WorkspaceError
-from celebahq_builder.filter import score, store
+from celebahq_builder.filter import scoring, store
 from celebahq_builder.storage import partial_path
 from tests.filter.folders import add_bad, make, run
 
@@ -38,13 +38,13 @@ def test_only_changed_files_are_scored_again(folder: Path, monkeypatch: pytest.M
     add_bad(folder)
     first = run(folder)
     asked: list[str] = []
-    real = score.score_file
+    real = scoring.score_file
 
     def noting(place: Path, path: str, pixels_max: int) -> Any:
         asked.append(path)
         return real(place, path, pixels_max)
 
-    monkeypatch.setattr(score, "score_file", noting)
+    monkeypatch.setattr(scoring, "score_file", noting)
     before = first.table_path.read_bytes()
     again = run(folder)
     assert asked == ["bomb.png"]  # which another limit may let pass
@@ -64,13 +64,13 @@ def test_other_scoring_rules_score_all_images_again(folder: Path, monkeypatch: p
     run(folder)
     monkeypatch.setattr(store, "SCORING_RULES", {**store.SCORING_RULES, "score": -1})
     scored: list[str] = []
-    real = score.score_files
+    real = scoring.score_files
 
     def noting(place: str, paths: Sequence[str], pixels_max: int) -> Any:
         scored.extend(paths)
         return real(place, paths, pixels_max)
 
-    monkeypatch.setattr(score, "score_files", noting)
+    monkeypatch.setattr(scoring, "score_files", noting)
     run(folder)
     assert len(scored) == 9
 

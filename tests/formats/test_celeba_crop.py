@@ -360,7 +360,7 @@ def test_aligned_and_in_the_wild_photos(tmp_path: Path) -> None:
     save(root / "img_celeba" / "000001.jpg", aligned(500, 400))
     message = refused(root)
     assert f"{root}/img_celeba/000001.jpg is 500 x 400 px; expected 178 x 218 px for `crop`" in message
-    assert message.endswith("the size of CelebA's aligned images: give their folder alone")
+    assert message.endswith("the size of CelebA's aligned images; give a folder that holds only these")
     made(root / "img_align_celeba", tmp_path / "out.h5")
 
 

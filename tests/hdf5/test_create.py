@@ -140,8 +140,8 @@ def test_no_such_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"count": 4}, "4 images were announced, 5 came"),
-        ({"count": 6}, "6 images were announced, 5 came"),
+        ({"count": 4}, "expected 4 images, got 5"),
+        ({"count": 6}, "expected 6 images, got 5"),
         ({"labels": np.zeros((4, 2), np.float32)}, r"labels for .* have shape \[4, 2\], expected \[5, classes\]"),
     ],
 )

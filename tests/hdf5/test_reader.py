@@ -291,7 +291,7 @@ def announce(path: Path, count: int, columns: Columns | None = None) -> None:
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_other_number_of_images_than_announced(count: int, tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=rf"data\.h5: {count} images were announced, 3 came"):
+    with pytest.raises(FormatError, match=rf"data\.h5: expected {count} images, got 3"):
         announce(tmp_path / "data.h5", count)
     assert list(tmp_path.iterdir()) == []
 

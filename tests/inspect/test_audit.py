@@ -120,16 +120,29 @@ def test_images_that_are_equal_only_at_small_levels(tmp_path: Path) -> None:
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     path = theano_file(tmp_path / "a.h5", smooth(2, 16))
-    for name in ("audit.json", "index.html"):
+    for name in ("audit.json", "index.html", "notes.txt"):
         out = tmp_path / name / "out"
         out.mkdir(parents=True)
         (out / name).write_text("mine")
-        with pytest.raises(FormatError, match=f"{name} exists and is not overwritten"):
+        with pytest.raises(FormatError, match="out exists and is not the folder of an audit; choose another `out`"):
             audit(path, out)
         assert (out / name).read_text() == "mine"
         assert len(list(out.iterdir())) == 1
     with pytest.raises(FormatError, match="is a file; give a folder"):
         audit(path, path)
+
+
+def test_a_second_audit_replaces_the_first(tmp_path: Path) -> None:
+    path, out = theano_file(tmp_path / "a.h5", smooth(2, 16)), tmp_path / "out"
+    out.mkdir()
+    audit(path, out)
+    first = (out / "audit.json").read_bytes(), (out / "index.html").read_bytes()
+    path.unlink()
+    theano_file(path, smooth(3, 16))
+    audit(path, out)
+    assert read(out)["images"] == 3
+    assert first[1] != (out / "index.html").read_bytes()
+    assert sorted(one.name for one in out.iterdir()) == ["audit.json", "index.html"]
 
 
 def test_unreadable_files(tmp_path: Path) -> None:

@@ -15,11 +15,15 @@ from PIL import Image
 from celebahq_builder.errors import RecipeError, SourceError, WeightsError, WorkspaceError
 from celebahq_builder.landmarks.choice import FaceRules
 from celebahq_builder.landmarks.find import find_landmarks
+from celebahq_builder.landmarks.page import CROP_MIN_PX, INSIDE_MIN, write_pages
 from celebahq_builder.landmarks.refiner import Refiner
 from celebahq_builder.landmarks.search import FoundFace, SearchedPhoto
 from celebahq_builder.outcome import Reason
+from celebahq_builder.pipeline.recipe import resolve
+from celebahq_builder.pipeline.stages.crop import CropStage
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder
+from celebahq_builder.storage import RecordLog
 from tests.browser import check_layout, visit
 from tests.conftest import SAMPLE
 from tests.landmarks.conftest import error
@@ -59,7 +63,7 @@ def test_table_page_and_counts(photos, yunet, tmp_path):
         found, given = (np.array(row).reshape(5, 2) for row in (photo.landmarks, expected[photo.id]))
         assert error(found, given) < 0.12
     lines = list(result.lines())
-    assert lines[0] == "6 photos: 4 faces in 4 photos; no face used in 2 photos"
+    assert lines[0] == "6 photos, 4 faces; no face used in 2 photos"
     assert "  NO_FACE: 1; first: nobody.png: the detector found none" in lines
 
 
@@ -275,6 +279,7 @@ def test_page_in_a_browser(photos, yunet, chromium, tmp_path):
     result = find_landmarks(photos, tmp_path / "t.csv", model=yunet, workers=1)
     check_layout(chromium, result.page)
     with visit(chromium, result.page, 800) as page:
+        assert page.page.title() == "photos: landmarks of 4 faces in 6 photos"
         assert page.page.locator(".found > li:visible").count() == 6
         assert page.page.locator("g.used circle").count() == 20
         page.page.locator('input[value="none"]').check()
@@ -283,6 +288,56 @@ def test_page_in_a_browser(photos, yunet, chromium, tmp_path):
         assert ["broken.jpg" in names[0], "nobody.png" in names[1]] == [True, True]
         page.page.get_by_label("Search").fill("NOBODY")
         assert page.page.locator(".found > li:visible").count() == 1
+
+
+def test_enlarged_photo(photos, yunet, chromium, tmp_path):
+    """The photo itself replaces the thumbnail, turned as the landmarks are; without it, the thumbnail stays."""
+    with Image.open(photos / FILES[0]) as image:
+        size, exif = image.size, Image.Exif()
+        exif[274] = 6
+        image.transpose(Image.Transpose.ROTATE_90).save(photos / FILES[0], exif=exif, quality=95)
+    result = find_landmarks(photos, tmp_path / "t.csv", model=yunet, workers=1)
+    with visit(chromium, result.page, 1400) as seen:
+        dialog = seen.page.locator("dialog")
+        seen.page.locator(f'[data-name="{FILES[0]}"] a.enlarge').click()
+        seen.page.wait_for_function("document.querySelector('dialog image').href.baseVal.endsWith('photos/000001.jpg')")
+        assert dialog.locator("h2").inner_text().startswith(FILES[0])
+        assert dialog.locator("text").inner_html() == '<tspan class="stem">000001</tspan>'
+        dialog.get_by_role("button", name="Photo").click()
+        seen.page.wait_for_function("document.querySelector('dialog img').naturalWidth > 0")
+        assert dialog.locator("img").evaluate("one => [one.naturalWidth, one.naturalHeight]") == list(size)
+        seen.page.keyboard.press("Escape")
+        (photos / FILES[1]).unlink()
+        seen.page.locator(f'[data-name="{FILES[1]}"] a.enlarge').click()
+        assert "The file is not there" in dialog.locator(".stage p").inner_text()
+        assert dialog.locator("image").get_attribute("href").startswith("data:image/jpeg")
+
+
+def test_a_face_that_a_build_rejects_is_marked(yunet, chromium, tmp_path):
+    """One of two faces lies at the edge of the photo, so that the detector places landmarks outside of it."""
+    path = tmp_path / "pair.jpg"
+    Image.new("RGB", (300, 200)).save(path)
+    photo = SearchedPhoto(path.name, (300, 200), 1, (face(20, 80), face(270, 160)))
+    with RecordLog(tmp_path / "t.jsonl", "test", {}) as log:
+        log.add(path.name, path.stat(), {})
+        write_pages(tmp_path / "t.html", [photo], FaceRules(), log, folder=tmp_path, table="t.csv")
+    with visit(chromium, tmp_path / "t.html", 1400) as seen:
+        page = seen.page
+        assert page.locator("#count-faces").inner_text() == "2"
+        assert page.locator("#count-later").inner_text() == "1"
+        assert page.locator("g.used text").inner_html() == '<tspan class="stem">pair_</tspan>0'
+        assert (
+            page.locator("g.rejected title").inner_html().startswith("pair_1 a build rejects it; LANDMARKS_OUTSIDE: ")
+        )
+        assert "pair_1 a build rejects it; LANDMARKS_OUTSIDE" in page.locator("figcaption .problem").inner_text()
+        page.locator('input[value="rejected"]').check()
+        assert page.locator(".found > li:visible").count() == 1
+
+
+def test_limits_of_a_build_are_those_of_the_recipe_for_own_photos():
+    settings = resolve("own-photos", {})[0].settings(CropStage())
+    limits = (settings.crop_min_px, settings.inside_min, settings.landmarks_outside_max)
+    assert limits == (CROP_MIN_PX, INSIDE_MIN, 0.0)
 
 
 def test_many_photos_get_several_pages(photos, yunet, tmp_path, monkeypatch):

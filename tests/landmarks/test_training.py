@@ -24,7 +24,8 @@ from celebahq_builder.restoration.publish import export
 from celebahq_builder.storage import lock
 from celebahq_builder.training.checkpoint import checkpoint_paths
 from celebahq_builder.training.interruption import StopRequest
-from tests.landmarks.runs import ONE_STEP, RECIPE, SAMPLE, equal_runs, files, log_lines, train
+from tests.landmarks.runs import ONE_STEP, RECIPE, SAMPLE, files, train
+from tests.restoration.runs import equal_runs, log_lines
 
 # --- Resuming ---------------------------------------------------------------------------------------------------
 
@@ -241,7 +242,7 @@ def test_bundled_recipe() -> None:
     [
         ({"net": NetworkShape("srgan", (4,), (1,))}, "net.architecture is srgan"),
         ({"steps": 0}, "steps = 0 must be at least 1"),
-        ({"batch": 1}, "batch = 1 must be at least 2"),
+        ({"batch": 1}, "batch = 1 must be from 2 to 4096"),
         ({"ema": 1.0}, r"ema = 1.0 must be in \[0, 1\)"),
         ({"learning_rate": 0.0}, "learning_rate = 0.0 must be positive"),
         ({"weight_decay": -1.0}, "weight_decay = -1.0 must be at least 0"),
@@ -281,6 +282,8 @@ def invoke(*arguments: object) -> Result:
 
 
 def test_recipe_of_another_training(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="task = denoise; this command trains task = landmarks, choose another"):
-        module.train(SAMPLE, tmp_path / "run", bundled_recipe(Path("denoiser"), "train"))
+    with pytest.raises(
+        RecipeError, match="task = denoise; this command trains task = landmarks, choose another --recipe"
+    ):
+        invoke("train-landmarks", SAMPLE, "--out", tmp_path / "run", "--recipe", "denoiser")
     assert not (tmp_path / "run").exists()

@@ -176,7 +176,7 @@ def test_noise_is_one_factor_for_each_image_and_channel() -> None:
         ({"resolution": 48}, "resolution = 48 must be a power of two from 4 to 1024"),
         ({"resolution": 2048}, "power of two"),
         ({"colours": 4}, "colours = 4 must be 3, or 1"),
-        ({"latent": 0}, "latent = 0 must be at least 1"),
+        ({"latent": 0}, "latent = 0 must be from 1 to 65536"),
         ({"channels_base": 100}, "leaves no channel at 1024x1024"),
         ({"batch_norm": True}, "pixel_norm and batch_norm exclude each other"),
     ],

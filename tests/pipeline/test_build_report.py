@@ -25,7 +25,7 @@ from PIL import Image
 from celebahq_builder.html import charts, duration, render_page, size, thumbnails
 from celebahq_builder.imaging.warp import warp_quad
 from celebahq_builder.outcome import Failed, Kept, Reason, Rejected
-from celebahq_builder.pipeline import build_report
+from celebahq_builder.pipeline import build_report, report_images
 from celebahq_builder.pipeline import build_report as report_page
 from celebahq_builder.pipeline.build_report import BuildProgress
 from celebahq_builder.pipeline.face import Face
@@ -89,8 +89,8 @@ def copy(run: Workspace, tmp_path: Path) -> Workspace:
     return Workspace(Path(shutil.copytree(run.root, tmp_path / "run")))
 
 
-def images(workspace: Workspace) -> build_report.ReportImages:
-    return build_report.ReportImages(workspace, workspace.run())
+def images(workspace: Workspace) -> report_images.ReportImages:
+    return report_images.ReportImages(workspace, workspace.run())
 
 
 def scores_of(workspace: Workspace) -> dict[str, float]:
@@ -170,7 +170,8 @@ def test_counts_are_those_of_the_summary(run: Workspace) -> None:
     for name in ("photos", "kept", "rejected", "failed"):
         assert page.texts[f"count-{name}"] == str(summary[name])
     assert {name: int(page.texts[name]) for name in summary["reasons"]} == summary["reasons"]
-    assert f"{summary['kept']} of {summary['photos']} photos kept" in page.text
+    headline = f"{summary['kept']} of {summary['photos']} photos kept"
+    assert page.texts[""].strip().startswith(f"run: build report, {headline}")
     for reason in summary["reasons"]:
         assert Reason(reason).describe in page.text
 
@@ -264,7 +265,7 @@ def test_links_lead_to_files_and_sections_that_exist(run: Workspace) -> None:
 
 def test_images_decode_and_are_described(run: Workspace) -> None:
     images = Page(run).all("img")
-    assert len(images) > 8 * build_report.EXAMPLES
+    assert len(images) > 8 * report_images.EXAMPLES
     for values in images:
         image = open_image(values["src"])
         image.load()
@@ -292,13 +293,13 @@ def test_equal_runs_make_equal_pages(run: Workspace) -> None:
 def test_examples_go_from_the_smallest_face_to_the_largest(run: Workspace) -> None:
     shown = images(run).examples(photo_statuses(run))
     zooms = [one.status.zoom for one in shown]
-    assert len(shown) == build_report.EXAMPLES
+    assert len(shown) == report_images.EXAMPLES
     assert zooms == sorted(zooms, reverse=True)
     for one in shown:
         assert len(one.steps) == len(EXAMPLE_STAGES)
         for stage, step in zip(EXAMPLE_STAGES, one.steps, strict=True):
             whole = Image.open(run.example_path(one.status.id, stage))
-            left, top = round(build_report.DETAIL[0] * whole.width), round(build_report.DETAIL[1] * whole.height)
+            left, top = round(report_images.DETAIL[0] * whole.width), round(report_images.DETAIL[1] * whole.height)
             detail = np.asarray(open_image(step.detail.uri), dtype=np.int16)
             height, width, _ = detail.shape
             assert (width, height) == (320, 192)
@@ -308,10 +309,10 @@ def test_examples_go_from_the_smallest_face_to_the_largest(run: Workspace) -> No
 
 def test_examples_are_kept_photos_as_long_as_there_are_enough(run: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     stood = photo_statuses(run)
-    monkeypatch.setattr(build_report, "EXAMPLES", 99)
+    monkeypatch.setattr(report_images, "EXAMPLES", 99)
     kept = [one.status.zoom for one in images(run).examples(stood) if one.status.end is None]
     assert len(kept) >= 3
-    monkeypatch.setattr(build_report, "EXAMPLES", 2)
+    monkeypatch.setattr(report_images, "EXAMPLES", 2)
     shown = images(run).examples(stood)
     assert all(one.status.end is None for one in shown)
     assert [one.status.zoom for one in shown] == [max(kept), min(kept)]
@@ -330,10 +331,9 @@ def test_example_with_a_missing_image_is_not_shown(copy: Workspace) -> None:
 def test_sheets_show_both_ends_and_the_best_below_the_cut(
     run: Workspace, copy: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_report, "SHEET", 3)
-    scores = {
-        one.photo: one.record["score"]["score"] for _, one in run.stage("score").outcomes() if isinstance(one, Kept)
-    }
+    monkeypatch.setattr(build_report, "SMALL_RUN", 0)
+    monkeypatch.setattr(report_images, "SHEET", 3)
+    scores = scores_of(run)
     kept = [one.photo for _, one in run.stage("select").outcomes() if isinstance(one, Kept)]
     low = sorted(set(scores) - set(kept), key=lambda file: (-scores[file], file))
     report_page.write_build_report(copy)
@@ -345,17 +345,34 @@ def test_sheets_show_both_ends_and_the_best_below_the_cut(
     assert "LOW_SCORE" in page.row(low[-1])
 
 
+def test_a_small_run_shows_each_face_once(run: Workspace) -> None:
+    """The best face comes first; the list of kept photos and their sheets would repeat the faces."""
+    page, statuses = Page(run), photo_statuses(run)
+    scored = sorted((one for one in statuses if one.score is not None), key=lambda one: -(one.score or 0))
+    links = [unquote(values["href"]) for values in page.all("a") if values.get("class") == "enlarge"]
+    assert links == [f"../stages/align/{one.image}" for one in scored]
+    assert "kept" not in [values.get("id") for values in page.all("section")]
+    assert {"Below the cut", "Rejected and failed"} <= {text.strip() for text in page.texts.values()}
+
+
+def test_a_small_run_without_aligned_images_lists_its_photos(tmp_path: Path) -> None:
+    build_tiny(tmp_path / "run", until="crop")
+    page = Page(Workspace(tmp_path / "run"))
+    assert page.texts["count-kept"] == "5"
+    assert page.texts.get("faces-title") is None
+    [kept] = [rows for rows in page.tables if rows[0] == ["file", "id", "score", "zoom"]]
+    assert len(kept) == 1 + 5
+
+
 def test_spectra_of_both_ends_of_the_ranking(run: Workspace, copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_report, "SPECTRA", 2)
-    scores = {
-        one.photo: one.record["score"]["score"] for _, one in run.stage("score").outcomes() if isinstance(one, Kept)
-    }
+    monkeypatch.setattr(report_images, "SPECTRA", 2)
+    scores = scores_of(run)
     ranked = sorted(scores, key=lambda file: (-scores[file], file))
     report_page.write_build_report(copy)
     alts = [values["alt"] for values in Page(copy).all("img")]
     begin = "power spectrum of "
     assert [alt.removeprefix(begin) for alt in alts if alt.startswith(begin)] == [*ranked[:2], *ranked[-2:]]
-    monkeypatch.setattr(build_report, "SPECTRA", len(ranked))
+    monkeypatch.setattr(report_images, "SPECTRA", len(ranked))
     report_page.write_build_report(copy)
     assert len([1 for values in Page(copy).all("img") if values["alt"].startswith(begin)]) == len(ranked)
 
@@ -407,7 +424,8 @@ def test_missing_results_cost_only_their_thumbnails(copy: Workspace) -> None:
     shutil.rmtree(copy.stage("align").root / "images")
     report_page.write_build_report(copy)
     after = Page(copy)
-    assert after.text.count("no image") == sum(", score " in values["alt"] for values in before.all("img"))
+    low = sum(", score " in values["alt"] for values in before.all("img"))
+    assert after.text.count("no image") == low + int(before.texts["count-kept"])
     assert after.texts["count-kept"] == before.texts["count-kept"]
 
 
@@ -474,6 +492,7 @@ def test_report_of_an_unfinished_run(copy: Workspace) -> None:
     assert "The build was interrupted; the same command resumes it." in " ".join(page.text.split())
     assert "Newest faces" not in page.text
     assert "No data set has been packed yet." in page.text
+    assert "selection.csv" not in page.text  # a run that grows still has that of the run before
     assert int(page.texts["count-kept"]) > kept
     assert 'http-equiv="refresh"' not in copy.report_path.read_text()
 
@@ -503,6 +522,7 @@ def test_report_of_a_running_build(copy: Workspace) -> None:
 def test_faces_are_chosen_at_random_but_always_the_same(
     run: Workspace, copy: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(build_report, "SMALL_RUN", 0)
     monkeypatch.setattr(build_report, "FACES", 4)
     kept = [one for one in photo_statuses(run) if one.end is None]
     chosen = [one.key for one in build_report._random(kept)]
@@ -570,14 +590,14 @@ def test_throughput_counts_the_time_of_work_only() -> None:
     begin, day = 1000.0, 86_400.0
     batches = [(begin, 0), *((begin + t, 2) for t in range(1, 11)), (begin + day, 0)]
     batches += [(begin + day + t, 4) for t in range(1, 11)]
-    found = build_report._throughput(batches)
+    found = build_report._throughput(batches, "photos")
     assert found is not None
     chart, unit = found
     assert unit == "minutes of work"
     assert chart.y_range == pytest.approx((2, 4))
     assert chart.x_range == pytest.approx((0.5 / 60, 19.5 / 60))
-    assert build_report._throughput(batches[:2]) is None
-    assert build_report._throughput([]) is None
+    assert build_report._throughput(batches[:2], "photos") is None
+    assert build_report._throughput([], "photos") is None
 
 
 @pytest.mark.parametrize(
@@ -714,7 +734,7 @@ def test_enlarged_image_with_the_keyboard(run: Workspace, chromium: Any) -> None
         assert dialog.locator(".stage svg polygon").count() == 1
         page.keyboard.press("Escape")
         assert not dialog.is_visible()
-        assert page.evaluate("document.activeElement === document.querySelector('#faces a.enlarge')")
+        page.wait_for_function("document.activeElement === document.querySelector('#faces a.enlarge')")
         assert seen.complaints == []
 
 

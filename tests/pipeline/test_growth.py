@@ -10,22 +10,26 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from celebahq_builder.errors import FingerprintMismatch, FormatError
+from celebahq_builder.errors import FingerprintMismatch, FormatError, WorkspaceError
 from celebahq_builder.hdf5.labels import labels_path
-from celebahq_builder.pipeline.build import build
+from celebahq_builder.pipeline.build import BuildResult, build
 from celebahq_builder.pipeline.dry_run import dry_run
+from celebahq_builder.pipeline.growth import checked_plan
 from celebahq_builder.pipeline.landmark_source import find_source
+from celebahq_builder.pipeline.recipe import BuildRecipe
+from celebahq_builder.pipeline.request import make_request
 from celebahq_builder.pipeline.run_images import RunImages, find_hdf5, find_images
 from celebahq_builder.pipeline.stages.select import SelectSettings
 from celebahq_builder.pipeline.verify import find_problems, status_lines
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder
-from celebahq_builder.sources.photo import COLUMNS
+from celebahq_builder.sources.photo import COLUMNS, PhotoSource
 from tests.conftest import SAMPLE, TINY, build_tiny
 from tests.pipeline.killed_build import killing
 
@@ -260,6 +264,16 @@ def test_selection_and_data_set_may_have_other_settings(out: Path, tables: tuple
     assert_same(out, tmp_path / "once")
 
 
+def test_start_is_refused(out: Path, tables: tuple[Path, Path]) -> None:
+    with pytest.raises(WorkspaceError, match=r"needs the results of score for all 15 photos; .* leave out `start`"):
+        build_table(tables[1], out, start="select")
+
+
+def test_another_method_is_named(out: Path, tables: tuple[Path, Path]) -> None:
+    with pytest.raises(FingerprintMismatch, match="built with method = paper, this run asks exact"):
+        build_table(tables[1], out, recipe=BuildRecipe(method="exact", resolution=64))
+
+
 def test_other_settings_are_named(out: Path, tables: tuple[Path, Path]) -> None:
     other = replace(FAST, align=replace(FAST.align, supersampling=2))
     with pytest.raises(FingerprintMismatch, match=r"\[align\] supersampling = 1, this run asks 2"):
@@ -269,8 +283,16 @@ def test_other_settings_are_named(out: Path, tables: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     ("places", "shift_px", "says"),
     [
-        ([2, 3, 5], 0, r"the result of 000007\.jpg, which is not among the 3 photos of this run"),
-        ([*range(2, PHOTOS)], 1, r"the result of 000003\.jpg for other landmarks than this run has"),
+        (
+            [2, 3, 5],
+            0,
+            r"3 photos missing from this run \(000007\.jpg, 000008\.jpg, 000010\.jpg\); `redo` photos",
+        ),
+        (
+            [*range(1, PHOTOS)],
+            1,
+            r"6 photos with other faces or landmarks now \(000003.jpg, .*, 000008.jpg, \.\.\.\);",
+        ),
     ],
 )
 def test_nothing_is_lost(places: list[int], shift_px: float, says: str, out: Path, tmp_path: Path) -> None:
@@ -313,9 +335,31 @@ def test_the_plan_says_what_is_used(out: Path, tables: tuple[Path, Path], tmp_pa
     before = files(out)
     lines = "\n".join(dry_run(read_folder(SAMPLE / "img_celeba", tables[1]), out, recipe=FAST))
     assert f"growth: the results of about {len(EARLIER)} photos are in" in lines
-    with pytest.raises(FingerprintMismatch, match="can only grow"):
+    with pytest.raises(FingerprintMismatch, match="missing from this run"):
         dry_run(read_folder(SAMPLE / "img_celeba", write_table(tmp_path / "t.csv", [1])), out, recipe=FAST)
     assert files(out) == before
+
+
+def test_photos_that_were_removed_or_changed(out: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    """Only the changed ones are computed, one of which a kill interrupts."""
+    names, *rows = tables[1].read_text().splitlines()
+    name, left_eye_x, *more = rows[5].split(",")
+    assert name == "000006.jpg"
+    rows[5] = ",".join((name, str(float(left_eye_x) + 1), *more))
+    table = tmp_path / "other.csv"
+    table.write_text("\n".join([names, *rows[4:8], rows[9], rows[13]]) + "\n")
+    with pytest.raises(
+        FingerprintMismatch, match=r"2 photos .*\(000003.jpg, 000004.jpg\) and 1 photo .* \(000006.jpg\)"
+    ):
+        build_table(table, out)
+    lines = dry_run(read_folder(SAMPLE / "img_celeba", table), out, recipe=FAST, redo="photos")
+    assert lines[-1].startswith("deleted: results of 2 photos missing")
+    assert run_killed(lambda: build_table(table, out, redo="photos"), 9)
+    build_table(table, out)
+    build_table(table, tmp_path / "once")
+    assert_same(out, tmp_path / "once")
+    examples = {path.name for path in (out / "report" / "examples").iterdir()}
+    assert not examples & {"000003", "000004"}
 
 
 def test_attributes_that_come_later(tmp_path: Path) -> None:
@@ -332,6 +376,38 @@ def test_attributes_that_come_later(tmp_path: Path) -> None:
 
 
 # --- One's own photos, in which faces are found
+
+
+def build_own(photos: Path, out: Path, yunet: Path, **options: Any) -> BuildResult:
+    """Build photos in which faces are found, as the command does."""
+    options = {"recipe": FAST, "workers": 1, "device": "cpu", **options}
+
+    def accept(source: PhotoSource) -> None:
+        checked_plan(make_request(source, out, **options))
+
+    return build(find_source(photos, out, model=yunet, workers=1, accept=accept), out, **options)
+
+
+def test_own_photos_are_removed_and_changed(yunet: Path, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "run"
+    photos.mkdir()
+    for name in ("000001.jpg", "000002.jpg", "000003.jpg", "000004.jpg"):
+        shutil.copy(SAMPLE / "img_celeba" / name, photos)
+    build_own(photos, out, yunet)
+    (photos / "000001.jpg").unlink()
+    with Image.open(SAMPLE / "img_celeba" / "000003.jpg") as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(photos / "000003.jpg")
+    found = {path: path.read_bytes() for path in (out / "landmarks").iterdir() if path.suffix != ".jsonl"}
+    before = files(out)
+    with pytest.raises(FingerprintMismatch, match=r"1 photo missing from this run \(000001.jpg\) and 1 .*000003.jpg"):
+        build_own(photos, out, yunet)
+    assert files(out) == before
+    assert {path: path.read_bytes() for path in found} == found
+    computed = photos_computed(out)
+    assert build_own(photos, out, yunet, redo="photos").kept == 3
+    assert photos_computed(out) == computed + 1
+    build_own(photos, tmp_path / "once", yunet)
+    assert_same(out, tmp_path / "once")
 
 
 def test_own_photos_are_added(yunet: Path, tmp_path: Path) -> None:

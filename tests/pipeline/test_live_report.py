@@ -56,7 +56,18 @@ def test_photos_of_earlier_commands_are_counted(
     for stage in ("pack", "select"):
         Workspace(tiny_copy).stage(stage).discard()
     build_tiny(tiny_copy)
-    assert [photos for _, photos in reports] == [5]
+    assert [photos for _, photos in reports] == [4, 5]
+
+
+def test_a_run_that_grows_has_a_live_page_from_its_start(
+    reports: list[tuple[BuildProgress | None, int]], tmp_path: Path
+) -> None:
+    build_tiny(tmp_path / "run", limit=4)
+    before = len(reports)
+    build_tiny(tmp_path / "run")
+    first, photos = reports[before]
+    assert first == BuildProgress(None, None)
+    assert photos == 4
 
 
 def test_an_interrupted_build_says_so(

@@ -160,9 +160,13 @@ def wrong_final(release: Release) -> None:
         (
             wrong_proc,
             Reason.PROC_MD5_DIFFERS,
-            "its delta opens, so the photo is the original; decoder or Pillow differ",
+            "its delta can be decrypted, so the photo is the original; decoder or Pillow differ",
         ),
-        (wrong_proc_and_key, Reason.PROC_MD5_DIFFERS, "nor does the delta open: deltas00000.zip: the photo's bytes do"),
+        (
+            wrong_proc_and_key,
+            Reason.PROC_MD5_DIFFERS,
+            "the delta cannot be decrypted either: deltas00000.zip: the photo's bytes do",
+        ),
         (wrong_final, Reason.FINAL_MD5_DIFFERS, "list and deltas are not of one release"),
     ],
 )

@@ -51,7 +51,8 @@ def test_a_setting_changes_its_stage_and_all_later_ones(options: dict[str, objec
 
 
 @pytest.mark.parametrize(
-    "options", [{"workers": 3}, {"device": "cuda:7"}, {"until": "align"}, {"redo": "pack"}, {"start": "score"}]
+    "options",
+    [{"workers": 3}, {"device": "cpu"}, {"until": "align"}, {"redo": "pack"}, {"redo": "photos"}, {"start": "score"}],
 )
 def test_what_no_result_depends_on(options: dict[str, object]) -> None:
     assert changed_by(**options) == []

@@ -1,6 +1,7 @@
 """Several faces of one photo: each is kept, rejected or failed exactly once, under its own id."""
 
 import csv
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,10 @@ from celebahq_builder.imaging.image_io import decode_png
 from celebahq_builder.outcome import Reason
 from celebahq_builder.pipeline import batch
 from celebahq_builder.pipeline.build import BuildResult, align, build
+from celebahq_builder.pipeline.dry_run import dry_run
 from celebahq_builder.pipeline.results import photo_statuses
 from celebahq_builder.pipeline.stages.select import SelectSettings
-from celebahq_builder.pipeline.verify import find_problems
+from celebahq_builder.pipeline.verify import Checked, find_problems, status_lines
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder
@@ -103,6 +105,36 @@ def test_each_face_is_its_own_image(source: PhotoSource, finished: Path) -> None
         distances = {other: abs(pixels.astype(int) - face).mean() for other, face in alone.items()}
         assert min(distances, key=distances.__getitem__) == name
         assert distances[name] < 8
+
+
+def test_photos_and_faces_are_counted(source: PhotoSource, finished: Path) -> None:
+    """Three photos have eight faces; one more row of the table repeats a face."""
+    words = "3 photos, 8 faces, 1 without a usable face"
+    result = run(source, finished)
+    assert str(result.source) == words
+    assert result.kept + result.rejected + result.failed == result.photos == result.source.items == 9
+    assert f"photos: {words} in " in "\n".join(dry_run(source, finished, recipe=RECIPE))
+    assert next(status_lines(Workspace(finished))).startswith(f"{words} from ")
+    checked = Checked()
+    assert list(find_problems(finished, checked)) == []
+    assert str(checked).startswith(f"{words}; ")
+    page = Workspace(finished).report_path.read_text()
+    assert '<dd id="count-photos">3</dd>' in page
+    assert '<dd id="count-faces">8</dd>' in page
+    assert "<h1>2 of 8 faces kept</h1>" in page
+
+
+def test_the_progress_counts_faces(source: PhotoSource, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    run(source, tmp_path / "run", until="crop")
+    assert [line.partition(", ")[0] for line in caplog.messages if "crop: " in line] == ["crop: 8 of 8 faces"]
+
+
+def test_a_run_of_an_earlier_version_has_no_number_of_files(tmp_path: Path, finished: Path) -> None:
+    values = json.loads((finished / "run.json").read_text())
+    del values["files"]
+    (tmp_path / "run.json").write_text(json.dumps(values))
+    assert str(Workspace(tmp_path).run().counts) == "9 photos"
 
 
 def test_the_report_names_the_face(finished: Path) -> None:

@@ -33,8 +33,8 @@ from celebahq_builder.progan.evaluation import (
 )
 from celebahq_builder.progan.generate import GeneratedImages, generate
 from celebahq_builder.progan.schedule import ProGANRecipe
+from celebahq_builder.progan.schedule import TrainingRequest as TrainRequest
 from celebahq_builder.progan.train import Training
-from celebahq_builder.progan.train import TrainingRequest as TrainRequest
 from celebahq_builder.training.checkpoint import read_checkpoint, write_checkpoint
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from tests.evaluation.sources import smooth

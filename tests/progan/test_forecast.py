@@ -1,9 +1,11 @@
 """The time left follows from the schedule and the speeds; the sentences say what comes when."""
 
+import re
+
 import pytest
 
 from celebahq_builder.models.progan import Architecture
-from celebahq_builder.progan.forecast import EXPECTATIONS, Position, outlook, remaining_s
+from celebahq_builder.progan.forecast import EXPECTATIONS, outlook, remaining_s
 from celebahq_builder.progan.schedule import ProGANRecipe, Schedule
 
 GROWING = ProGANRecipe(
@@ -34,13 +36,14 @@ def test_networks_that_do_not_grow() -> None:
 
 def test_sentences() -> None:
     speeds = {2: 100.0, 3: 50.0, 4: 10.0}
-    assert outlook(GROWING, Position(1, 10, 2, 1.0), speeds) == [
-        "1.0 of 10 kimg, 4x4, alpha 1.00; about: 8x8 at 2 kimg in 10 s, the end at 10 kimg in 10 min",
+    assert outlook(GROWING, 1, 10, speeds) == [
+        "1 of 10 kimg, 4x4, alpha 1.00; about: 8x8 at 2 kimg in 10 s, the end at 10 kimg in 10 min",
         "new levels, about: 8x8 at 2 kimg in 10 s, 16x16 at 5 kimg in 70 s, the end at 10 kimg in 10 min",
         EXPECTATIONS,
     ]
-    assert outlook(GROWING, Position(9, 10, 4, 1.0), speeds)[0].endswith("about: the end at 10 kimg in 2 min")
-    assert outlook(GROWING, Position(10, 10, 4, 1.0), speeds) == [
-        "10.0 of 10 kimg, 16x16, alpha 1.00; the training is complete"
-    ]
-    assert outlook(GROWING, Position(0, 10, 2, 1.0), {2: 1e-4}, on_cpu=True)[-1].startswith("this recipe is for GPUs")
+    assert outlook(GROWING, 9, 10, speeds)[0].endswith("about: the end at 10 kimg in 2 min")
+    assert outlook(GROWING, 10, 10, speeds) == ["10 of 10 kimg, 16x16, alpha 1.00; the training is complete"]
+    assert outlook(GROWING, 0, 10, {2: 0.1}, on_cpu=True)[-1].startswith("this recipe is for GPUs")
+    assert outlook(GROWING, 0, 10, {2: 0.1})[-1] == EXPECTATIONS
+    *_, last = outlook(GROWING, 0, 10, {2: 1e-4})
+    assert re.fullmatch(r"warning: the training is not feasible on this device: it takes about \d+ years; .*", last)

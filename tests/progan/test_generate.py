@@ -4,6 +4,8 @@ import json
 import os
 import re
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -202,6 +204,23 @@ def test_a_folder_appears_when_it_is_complete(there: bool, run: Path, tmp_path: 
     assert np.array_equal(np.stack(read), np.stack([one.pixels for one in images.images()]))
 
 
+def test_killed_after_the_folder_has_its_name(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command deletes the staging folder that the killed one has left, and refuses to replace the images."""
+    rename, images = Path.rename, GeneratedImages(run, 2, 0, CPU)
+
+    def rename_and_end(path: Path, target: Path) -> Path:
+        rename(path, target)
+        raise SystemExit(1)
+
+    monkeypatch.setattr(Path, "rename", rename_and_end)
+    with pytest.raises(SystemExit):
+        generate(images, tmp_path / "png", lambda _: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["png", "png.partial"]
+    with pytest.raises(FormatError, match="png exists and is not overwritten"):
+        generate(images, tmp_path / "png", lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["png"]
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -325,3 +344,31 @@ def test_one_label_of_several(tmp_path: Path) -> None:
     )
     with pytest.raises(WeightsError, match="with no labels"):
         GeneratedImages(tmp_path, 7, 0, CPU, label=0)
+
+
+def test_sigterm_ends_with_one_line(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "fakes"
+    words = ["generate", str(run), "--num", "1000000", "--device", "cpu", "--out", str(out)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "celebahq_builder", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        until = time.monotonic() + 60
+        while not any(tmp_path.glob("*.partial/data/*.png")) and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        process.terminate()
+        output, message = process.communicate(timeout=60)
+    assert (process.returncode, output) == (143, ""), message
+    assert message.splitlines()[-1] == (
+        "interrupted by SIGTERM; run the same command again; it starts from the beginning"
+    )
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("command", "out"), [("generate", "grid.png"), ("interpolate", "walk.mp4")])
+def test_a_grid_that_no_machine_holds(command: str, out: str, run: Path, tmp_path: Path) -> None:
+    words = [command, str(run), "--grid", "100000x100", "--device", "cpu", "--out", str(tmp_path / out)]
+    ended = CliRunner().invoke(celebahq, words)
+    assert str(ended.exception) == (
+        "--grid 100000x100 of images of 8x8 has 640,000,000 pixels; choose a grid of at most 100,000,000"
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -15,9 +15,9 @@ import torch
 
 from celebahq_builder.config import load
 from celebahq_builder.errors import TrainingError, WorkspaceError, WorkspaceLocked
-from celebahq_builder.progan import train as module
-from celebahq_builder.progan.schedule import ProGANRecipe
-from celebahq_builder.progan.train import Training, TrainingRequest
+from celebahq_builder.progan import ticks
+from celebahq_builder.progan.schedule import ProGANRecipe, TrainingRequest
+from celebahq_builder.progan.train import Training
 from celebahq_builder.storage import HOST, lock
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
@@ -80,7 +80,7 @@ def test_interrupted_before_the_first_step(data: Path, recipe: Path, tmp_path: P
         Training(TrainingRequest(data, tmp_path), load(ProGANRecipe, recipe), SINGLE_PROCESS, stop).run()
     assert not (tmp_path / "checkpoints").exists()
     assert (tmp_path / "fakes-000000.png").exists()
-    assert "<p>0.0 of 0.16 kimg, 4x4, alpha 1.00</p>" in page(tmp_path)  # the speed is not known
+    assert "<p>0 of 0.16 kimg, 4x4, alpha 1.00</p>" in page(tmp_path)  # the speed is not known
     assert "what to expect" in page(tmp_path)
 
 
@@ -92,12 +92,16 @@ def test_images_and_report_of_every_end(data: Path, recipe: Path, tmp_path: Path
     """After an interruption within a tick, at the end of the training, and after an error."""
     settings = load(ProGANRecipe, recipe)
     slow = dataclasses.replace(settings, tick=dataclasses.replace(settings.tick, kimg=10.0, grid_ticks=100))
+    starts: set[bytes] = set()
 
     def images(training: Training) -> bytes:
-        """Return the newest grid, which shows the generator as it is now."""
-        (grid,) = tmp_path.glob("fakes-*.png")
+        """Return the newest grid, which shows the generator as it is now; that of the start is kept."""
+        start, grid = sorted(tmp_path.glob("fakes-*.png"))
+        assert (start.name, grid.name) == ("fakes-000000.png", "fakes-000001.png")
         before = grid.read_bytes()
-        training._write_image_grid()
+        assert training.output is not None
+        training.output.write_image_grid()
+        starts.add(start.read_bytes())
         assert grid.read_bytes() == before
         return before
 
@@ -117,13 +121,13 @@ def test_images_and_report_of_every_end(data: Path, recipe: Path, tmp_path: Path
         training.run()
     assert end.value.number == signal.SIGINT
     first = images(training)
-    assert "0.1 of 0.16 kimg, 8x8, alpha 0.50" in page(tmp_path)
+    assert "0.056 of 0.16 kimg, 8x8, alpha 0.50" in page(tmp_path)
     assert "interrupted; the checkpoint of 0.056 kimg is saved" in page(tmp_path)
     assert "16x16 at 0.112 kimg in" in page(tmp_path)
 
     training = trained(data, tmp_path, slow)
     assert images(training) != first
-    assert "0.2 of 0.16 kimg, 16x16, alpha 1.00; the training is complete" in page(tmp_path)
+    assert "0.16 of 0.16 kimg, 16x16, alpha 1.00; the training is complete" in page(tmp_path)
     assert "interrupted" not in page(tmp_path)
 
     training = Training(TrainingRequest(data, tmp_path, total_kimg=1), slow, SINGLE_PROCESS)
@@ -138,6 +142,7 @@ def test_images_and_report_of_every_end(data: Path, recipe: Path, tmp_path: Path
     with pytest.raises(TrainingError, match="the disk <is> gone"):
         training.run()
     images(training)
+    assert len(starts) == 1
     assert "the training ended by an error: the disk &lt;is&gt; gone" in page(tmp_path)
 
 
@@ -146,16 +151,16 @@ def test_images_and_report_of_a_long_tick(
 ) -> None:
     """They are written before the first tick ends, and lines of the log as well."""
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(module, "FIRST_LOOK_S", 0.0)
-    monkeypatch.setattr(module, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(ticks, "FIRST_LOOK_S", 0.0)
+    monkeypatch.setattr(ticks, "LINE_EVERY_S", 0.0)
     settings = load(ProGANRecipe, recipe)
     slow = dataclasses.replace(settings, tick=dataclasses.replace(settings.tick, kimg=10.0, grid_ticks=100))
-    training = Training(TrainingRequest(data, tmp_path), slow, SINGLE_PROCESS, None, {2: 1e-6})
+    training = Training(TrainingRequest(data, tmp_path), slow, SINGLE_PROCESS, None, {2: 1e-4})
     seen: list[bytes] = []
     step = training.progan.step
 
     def looking(number: int, *rest: object) -> torch.Tensor:
-        seen.append((tmp_path / "fakes-000000.png").read_bytes())
+        seen.append(sorted(tmp_path.glob("fakes-*.png"))[-1].read_bytes())
         if number == 3:
             assert "8x8 at 0.032 kimg in" in page(tmp_path)
             raise TrainingError("enough")
@@ -167,24 +172,25 @@ def test_images_and_report_of_a_long_tick(
     assert [seen[i] == seen[i + 1] for i in range(3)] == [False, True, True]
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0] == f"report: {tmp_path}/report/index.html"
-    assert re.fullmatch(r"0.0 of 0.16 kimg, 4x4, alpha 1.00; about: 8x8 at .* days, the end at 0.16 kimg .*", lines[1])
+    assert re.fullmatch(r"0 of 0.16 kimg, 4x4, alpha 1.00; about: 8x8 at .* days, the end at 0.16 kimg .*", lines[1])
     assert lines[4] == "this recipe is for GPUs; on a CPU, the recipe quick shows faces in minutes"
-    assert lines[-1].startswith("0.0 of 0.16 kimg, 4x4, alpha 1.00; about: 8x8 at 0.032 kimg in 0 s, the end")
+    assert lines[-1].startswith("0.024 of 0.16 kimg, 4x4, alpha 1.00; about: 8x8 at 0.032 kimg in 0 s, the end")
 
 
 def test_a_measurement_is_abandoned(data: Path, recipe: Path, tmp_path: Path) -> None:
     settings = with_checkpoints(recipe)
     tick = dataclasses.replace(settings.tick, metric_ticks=1, metrics=("ms-ssim",), metric_num=40)
     training = Training(TrainingRequest(data, tmp_path), dataclasses.replace(settings, tick=tick), SINGLE_PROCESS)
-    assert training.metrics is not None
-    scores = training.metrics.scores
+    assert training.output is not None
+    assert training.output.metrics is not None
+    scores = training.output.metrics.scores
 
     def slowly(*asked: object) -> dict[str, float]:
         signal.raise_signal(signal.SIGTERM)
         time.sleep(0.01)
         return scores(*asked)  # type: ignore[arg-type]
 
-    training.metrics.scores = slowly  # type: ignore[method-assign]
+    training.output.metrics.scores = slowly  # type: ignore[method-assign]
     with pytest.raises(TrainingInterrupted):
         training.run()
     (line,) = read_lines(tmp_path / "stats.jsonl")

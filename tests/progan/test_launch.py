@@ -17,10 +17,10 @@ from celebahq_builder.errors import CelebAHQError, FormatError, RecipeError, Tra
 from celebahq_builder.models.progan import Architecture
 from celebahq_builder.progan import launch
 from celebahq_builder.progan.launch import fit_memory
-from celebahq_builder.progan.schedule import ProGANRecipe, Schedule, SchedulePoint
+from celebahq_builder.progan.schedule import ProGANRecipe, Schedule, SchedulePoint, TrainingRequest
 from celebahq_builder.progan.step import ProGANStep, RealBatch
-from celebahq_builder.progan.train import TrainingRequest
 from celebahq_builder.training.distributed import SINGLE_PROCESS
+from celebahq_builder.training.interruption import StopRequest
 from celebahq_builder.training.logger import read_lines
 from tests.progan.tiny import RECIPE, trained
 
@@ -187,6 +187,31 @@ def test_classes_and_attributes() -> None:
 def test_a_reference_without_metrics(data: Path, recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="the recipe has no metrics; set tick.metric_ticks"):
         planned(data, tmp_path, recipe, against=data)
+
+
+def test_threads(data: Path, recipe: Path, tmp_path: Path) -> None:
+    """A training uses one thread by default, and the number of torch is afterwards what it was."""
+    seen = set()
+
+    class Looking(StopRequest):
+        @property
+        def requested(self) -> bool:
+            seen.add(torch.get_num_threads())
+            return False
+
+        @requested.setter
+        def requested(self, value: bool) -> None:
+            pass
+
+    for threads in ({}, {"threads": 2}):
+        torch.set_num_threads(3)
+        try:
+            asked = {"recipe": recipe, "device": "cpu", "total_kimg": 0.016, "stop": Looking(), **threads}
+            launch.train_progan(data, tmp_path / f"run{len(seen)}", **asked)  # type: ignore[arg-type]
+            assert torch.get_num_threads() == 3
+        finally:
+            torch.set_num_threads(1)
+    assert seen == {1, 2}
 
 
 def test_a_length_that_is_not_a_number(data: Path, tmp_path: Path) -> None:

@@ -118,5 +118,9 @@ def test_page_in_a_browser(run: Path, chromium: Any) -> None:
 
 
 def test_page_of_a_new_run(tmp_path: Path) -> None:
+    """Its position is in the first sentence of the outlook; there is no number of kimg without a tick."""
     (tmp_path / "recipe.json").write_text("{}")
-    assert "Charts need at least two ticks" in write_training_report(tmp_path).read_text()
+    page = write_training_report(tmp_path, ["0.152 of 600 kimg"]).read_text()
+    assert "Charts need at least two ticks" in page
+    assert re.findall("<dt>(.*)</dt><dd>(.*)</dd>", page) == [("complete ticks", "0")]
+    assert f"<title>{tmp_path.name}: ProGAN training</title>" in page

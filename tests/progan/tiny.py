@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from celebahq_builder.image_set import NamedImage
-from celebahq_builder.progan.schedule import ProGANRecipe
-from celebahq_builder.progan.train import Training, TrainingRequest
+from celebahq_builder.progan.schedule import ProGANRecipe, TrainingRequest
+from celebahq_builder.progan.train import Training
 from celebahq_builder.training.checkpoint import checkpoint_paths, read_checkpoint
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from celebahq_builder.training.logger import read_lines

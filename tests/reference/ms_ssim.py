@@ -9,7 +9,7 @@ WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])
 
 
 def ms_ssim(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Of pairs [N, C, H, W]: [N]."""
+    """Return the MS-SSIM of pairs of images [N, C, H, W], float64 [N]."""
     x, y = a.astype(np.float64), b.astype(np.float64)
     product = np.ones(len(x))
     for scale, weight in enumerate(WEIGHTS):

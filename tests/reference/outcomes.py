@@ -1,4 +1,4 @@
-"""How every photo of a run ended, from its manifests, photo by photo; holds everything in memory."""
+"""Outcomes of all photos of a run, from its manifests, photo by photo, with everything in memory."""
 
 from celebahq_builder import outcome
 from celebahq_builder.outcome import Kept, Outcome, PhotoKey

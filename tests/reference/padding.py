@@ -1,4 +1,4 @@
-"""What the authors' public tool fills beyond the photo's edge, over the whole image at once."""
+"""Padding beyond the edge of a photo as by the authors' public tool, over the whole image at once."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,8 @@ def pad(
 ) -> NDArray[np.uint8]:
     """Pad uint8 [H, W, 3] by (left, top, right, bottom) px.
 
-    `edge` says what the Gaussian sees beyond the padded image: "reflect" is scipy's default, which the public
-    tool takes; "nearest" repeats the outermost pixels.
+    `edge` is the mode of the Gaussian beyond the padded image: "reflect" is scipy's default, which the public tool
+    uses; "nearest" repeats the outermost pixels.
     """
     left, top, right, bottom = sides
     image = np.pad(photo.astype(np.float32), ((top, bottom), (left, right), (0, 0)), "reflect")

@@ -16,10 +16,10 @@ FILTER = (BINOMIAL[:, None] * BINOMIAL[None, :] / 256)[None, None]
 
 
 class Draws:
-    """What chance decides, in the order in which the paper's public code asks for it, so that its figures come out.
+    """Random numbers in the order in which the paper's public code draws them, for the same figures.
 
-    Feed it images in minibatches of 64. The code also compares the first side with itself; here only its draws are
-    made.
+    It expects images in minibatches of 64. The code also compares the first side with itself; here only the draws of
+    this comparison are made.
     """
 
     def __init__(self, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""How the Theano code of the ProGAN authors finds the levels of an HDF5 file."""
+"""Levels of an HDF5 file, found as by the Theano code of the ProGAN authors."""
 
 from pathlib import Path
 

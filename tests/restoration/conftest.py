@@ -1,26 +1,13 @@
 """Fixtures of the trainings of restoration networks."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from tests.restoration.runs import RECIPES, train
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """A training sets the number of threads of torch and OpenCV."""
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before[0])
-    cv2.setNumThreads(before[1])
 
 
 @pytest.fixture(scope="session")

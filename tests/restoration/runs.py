@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from celebahq_builder.models.registry import NetworkShape
-from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask
+from celebahq_builder.restoration import start
+from celebahq_builder.restoration.pixel_training import PixelRecipe
 from celebahq_builder.restoration.task import Phase
 from celebahq_builder.training.checkpoint import checkpoint_paths, read_checkpoint
-from celebahq_builder.training.distributed import SINGLE_PROCESS
 from celebahq_builder.training.interruption import StopRequest
-from celebahq_builder.training.loop import fit
+from celebahq_builder.training.loop import TrainingOptions
 
 DENOISE = PixelRecipe(
     task="denoise",
@@ -32,7 +32,8 @@ ONE_STEP = dataclasses.replace(DENOISE, phases=(Phase(1, 16, 1),))
 
 
 def train(recipe: PixelRecipe, photos: Path, out: Path, workers: int = 0, stop: StopRequest | None = None) -> Path:
-    return fit(PixelTask(recipe, photos, SINGLE_PROCESS), out, workers=workers, stop=stop)
+    options = TrainingOptions(out=out, device="cpu", workers=workers, stop=stop or StopRequest())
+    return start.train(recipe, photos, options)
 
 
 def log_lines(out: Path) -> list[dict[str, float]]:
@@ -63,4 +64,7 @@ def equal_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> boo
 def equal_runs(a: Path, b: Path) -> bool:
     """Return whether two runs have the same weights, checkpoint and log, to the last bit."""
     weights = [load_file(run / "weights.safetensors") for run in (a, b)]
-    return equal_tensors(*weights) and equal_tensors(last_state(a), last_state(b)) and log_lines(a) == log_lines(b)
+    paths = [checkpoint_paths(run / "checkpoints")[-1] for run in (a, b)]
+    digests = [torch.load(path, weights_only=True)["sha256"] for path in paths]
+    equal = paths[0].name == paths[1].name and digests[0] == digests[1] and log_lines(a) == log_lines(b)
+    return equal and equal_tensors(*weights)

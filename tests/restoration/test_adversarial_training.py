@@ -18,6 +18,7 @@ from celebahq_builder.metrics.fidelity import texture_loss
 from celebahq_builder.metrics.sliced import random_directions
 from celebahq_builder.models.registry import load_network
 from celebahq_builder.models.srgan import SRGenerator
+from celebahq_builder.restoration import start
 from celebahq_builder.restoration.adversarial_training import (
     BIAS_ROUNDS,
     TEXTURE_DIRECTIONS,
@@ -33,7 +34,7 @@ from celebahq_builder.restoration.photos import downscale_4x, to_tensor
 from celebahq_builder.restoration.publish import RECIPES as EXPORTABLE
 from celebahq_builder.restoration.task import Batch, Phase
 from celebahq_builder.training.distributed import SINGLE_PROCESS
-from celebahq_builder.training.loop import fit
+from celebahq_builder.training.loop import TrainingOptions
 from celebahq_builder.training.trained_weights import TrainedWeights
 from tests.restoration.runs import equal_runs, last_state
 
@@ -50,7 +51,7 @@ ONE_STEP = dataclasses.replace(RECIPE, phases=(Phase(1, 16, 1),))
 
 
 def train(recipe: AdversarialRecipe, photos: Path, out: Path) -> Path:
-    return fit(AdversarialTask(recipe, photos, SINGLE_PROCESS), out)
+    return start.train(recipe, photos, TrainingOptions(out=out, device="cpu"))
 
 
 @pytest.fixture(scope="module")

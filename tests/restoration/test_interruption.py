@@ -12,11 +12,11 @@ import pytest
 import tomlkit
 
 from celebahq_builder.config import to_mapping
-from celebahq_builder.restoration import start as room
 from celebahq_builder.restoration.photos import TrainingPhotos
 from celebahq_builder.restoration.pixel_training import PixelTask
 from celebahq_builder.training import interruption, loop
 from celebahq_builder.training.checkpoint import CheckpointFolder, checkpoint_paths
+from celebahq_builder.training.distributed import DistributedContext
 from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
 from tests.restoration.runs import DENOISE, RECIPES, equal_runs, log_lines, train
 
@@ -89,16 +89,20 @@ def test_a_validation_is_interrupted_twice(photos: Path, tmp_path: Path, monkeyp
 def test_before_the_first_step(photos: Path, tmp_path: Path) -> None:
     """No message promises a checkpoint that does not exist."""
     stop = StopRequest()
-    stop.requested = True
+
+    def make_task(context: DistributedContext) -> PixelTask:
+        stop.requested = True
+        return PixelTask(DENOISE, photos, context)
+
     with pytest.raises(TrainingInterrupted, match="^no checkpoint was saved; run the same command again to start from"):
-        train(DENOISE, photos, tmp_path, stop=stop)
+        loop.train(photos, make_task, loop.TrainingOptions(out=tmp_path, device="cpu", stop=stop))
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_while_the_photos_are_read(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainingPhotos, "read", signalling(TrainingPhotos.read, 1, signal.SIGINT))
     with pytest.raises(TrainingInterrupted, match="^run the same command again$"):
-        room.train("denoise", photos, tmp_path / "run", written(tmp_path), device="cpu")
+        train(DENOISE, photos, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -123,7 +127,7 @@ def test_lines_of_a_training(
 ) -> None:
     monkeypatch.setattr(loop, "FORECAST_AFTER_S", 0.0)
     caplog.set_level(logging.INFO)
-    room.train("denoise", photos, tmp_path / "run", written(tmp_path), device="cpu")
+    train(DENOISE, photos, tmp_path / "run")
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0] == f"reading the photos in {photos}"
     assert lines[1] == (
@@ -133,17 +137,10 @@ def test_lines_of_a_training(
     assert lines[3].startswith("step 2 of 7: loss 0.")
 
 
-def written(folder: Path) -> Path:
-    """Return the path of the tiny denoiser recipe."""
-    path = folder / "tiny.toml"
-    path.write_text(tomlkit.dumps(to_mapping(DENOISE)))
-    return path
-
-
 def test_the_command(photos: Path, tmp_path: Path) -> None:
     """It prints one line after the signal, and ends with 128 plus its number."""
     recipe, run = tmp_path / "long.toml", tmp_path / "run"
-    recipe.write_text(written(tmp_path).read_text().replace("steps = 4", "steps = 100000"))
+    recipe.write_text(tomlkit.dumps(to_mapping(DENOISE)).replace("steps = 4", "steps = 100000"))
     words = ["train-denoiser", photos, "--out", run, "--recipe", recipe, "--device", "cpu"]
     command = [sys.executable, "-m", "celebahq_builder", *map(str, words)]
     with subprocess.Popen(

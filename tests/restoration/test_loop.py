@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -121,6 +122,18 @@ def test_seed_decides_the_result(whole_run: tuple[str, Path], photos: Path, tmp_
     assert equal_runs(tmp_path / "again", whole)
     train(dataclasses.replace(RECIPES[name], seed=1), photos, tmp_path / "other")
     assert not equal_runs(tmp_path / "other", whole)
+
+
+def test_threads_are_restored(photos: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(3)
+    cv2.setNumThreads(2)
+    try:
+        train(ONE_STEP, photos, tmp_path)
+        assert (torch.get_num_threads(), cv2.getNumThreads()) == (3, 2)
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
 def test_worker_threads_do_not_change_the_result(whole_run: tuple[str, Path], photos: Path, tmp_path: Path) -> None:

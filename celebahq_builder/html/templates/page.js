@@ -81,9 +81,10 @@
   let current = null;
   let mode = "Result";
 
+  const drawnIn = (link) => link.querySelector("svg");  // a link to a photo instead of a result
   const parts = () => {
     const figure = current.closest("figure");
-    return { Compare: figure?.querySelector("img.crop"), Photo: figure?.querySelector(".origin svg") };
+    return { Compare: figure?.querySelector("img.crop"), Photo: drawnIn(current) ?? figure?.querySelector(".origin svg") };
   };
   const neighbours = () => {
     const links = [...(current.closest("section") ?? document).querySelectorAll("a.enlarge")];
@@ -102,12 +103,13 @@
     current = links[(links.indexOf(current) + by + links.length) % links.length];
     show();
   };
+  const missing = () => make("p", { className: "quiet" }, "The file is not there, or the browser cannot show it.");
   const image = (alt, onload) => {
     const shown = make("img", { alt, onload: () => onload?.(shown), onerror: () => {
-      const small = current.querySelector("img");
+      const small = current.querySelector("img")?.src ?? drawnIn(current)?.querySelector("image").getAttribute("href");
       shown.onerror = null;
-      if (small) shown.src = small.src;
-      shown.after(make("p", { className: "quiet" }, "The file is not there, or the browser cannot show it."));
+      if (small) shown.src = small;
+      shown.after(missing());
     } });
     shown.src = current.href;
     return shown;
@@ -122,7 +124,7 @@
     const links = neighbours();
     const has = parts();
     const shown = mode === "Result" || has[mode] ? mode : "Result";
-    const name = textOf(current.closest("figure")?.querySelector("figcaption, h3") ?? current.closest("tr") ?? current);
+    const name = drawnIn(current)?.getAttribute("aria-label") ?? textOf(current.closest("figure")?.querySelector("figcaption, h3") ?? current.closest("tr") ?? current);
     title.replaceChildren(name, " ", make("small", {}, `${links.indexOf(current) + 1} of ${links.length}`));
     file.href = current.href;
     for (const [key, one] of modes) {
@@ -132,7 +134,11 @@
     compared.hidden = shown !== "Compare";
     whole.hidden = shown === "Photo";
     if (shown === "Photo") {
-      stage.replaceChildren(has.Photo.cloneNode(true));
+      const drawn = has.Photo.cloneNode(true);
+      const large = make("img", { onload: () => drawn.querySelector("image").setAttribute("href", large.src), onerror: () => drawn.after(missing()) });
+      stage.replaceChildren(drawn);
+      drawn.style.setProperty("--unit", 1 / drawn.getScreenCTM().a);  // labels and dots have the same size in any photo
+      large.src = drawn.dataset.photo;  // sharper than the thumbnail
     } else if (shown === "Compare") {
       const pair = make("div", { className: "pair" }, image(`${name}, result`, (one) => {
         stage.style.setProperty("--side", `${one.naturalWidth}px`);
@@ -166,8 +172,10 @@
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     current = link;
-    mode = "Result";
-    setFit(innerWidth < 700);
+    mode = drawnIn(link) ? "Photo" : "Result";
+    modes.get("Result").textContent = drawnIn(link) ? "Photo" : "Result";
+    modes.get("Photo").textContent = drawnIn(link) ? "Landmarks" : "Photo";
+    setFit(innerWidth < 700 || mode === "Photo");
     viewer.showModal();
     show();
     stage.focus();

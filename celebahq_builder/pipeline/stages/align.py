@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from celebahq_builder.imaging.geometry import bounding_box
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.stage import BuildInputs, PhotoContext, PhotoStage
@@ -31,7 +33,7 @@ class AlignRecord:
     """The padding of a face."""
 
     padded: bool
-    """Whether the crop left the photo, so that the photo was padded."""
+    """True if the crop left the photo, so that the photo was padded."""
 
 
 class AlignStage(PhotoStage[AlignSettings]):
@@ -75,6 +77,6 @@ def align_face(face: Face, settings: AlignSettings, resolution: int) -> Face:
 
     # --- Resample ---
     upright = warp_quad(pixels, quad, resolution, settings.supersampling)
-    whole = quad * 0.0 + [[0, 0], [0, resolution], [resolution, resolution], [resolution, 0]]
+    whole = np.array([[0, 0], [0, resolution], [resolution, resolution], [resolution, 0]], dtype=np.float64)
     aligned = replace(face, pixels=upright, quad=whole, margin=(0, 0, 0, 0))
     return aligned.with_record(AlignRecord(padded=padding is not None))

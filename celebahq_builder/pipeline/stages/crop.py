@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celebahq_builder.imaging.geometry import Crop as CropGeometry
-from celebahq_builder.imaging.geometry import Points, bounding_box, crop_from_landmarks, share_inside
+from celebahq_builder.imaging.geometry import bounding_box, plan_crop, share_inside
 from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 from celebahq_builder.outcome import Reason, Rejection
 from celebahq_builder.pipeline.face import Face
@@ -128,7 +128,13 @@ def open_photo(
         )
     data = context.read_photo(photo)
     image, notes = open_rgb(data, settings.pixels_max)
-    crop = _plan_crop(np.asarray(photo.landmarks, dtype=np.float64).reshape(5, 2), *image.size, settings)
+    crop = plan_crop(
+        np.asarray(photo.landmarks, dtype=np.float64).reshape(5, 2),
+        *image.size,
+        crop_min_px=settings.crop_min_px,
+        inside_min=settings.inside_min,
+        landmarks_outside_max=settings.landmarks_outside_max,
+    )
     record = CropRecord(
         size=image.size,
         notes=tuple(notes),
@@ -144,27 +150,3 @@ def open_photo(
 def quad_corners(quad: NDArray[np.floating]) -> tuple[tuple[float, float], ...]:
     """Return the corners [4, 2] of a quad as plain floats."""
     return tuple((float(x), float(y)) for x, y in quad)
-
-
-def _plan_crop(landmarks: Points, width: int, height: int, settings: CropSettings) -> CropGeometry:
-    """Return the crop, or raise a Rejection."""
-    try:
-        crop = crop_from_landmarks(landmarks)
-    except ValueError as error:
-        raise Rejection(Reason.DEGENERATE_LANDMARKS, f"{error}; the crop is undefined") from None
-    beyond = np.maximum(-0.5 - landmarks, landmarks - (width - 0.5, height - 0.5)).max()
-    if beyond > settings.landmarks_outside_max * crop.side:
-        raise Rejection(
-            Reason.LANDMARKS_OUTSIDE, f"a landmark lies {beyond:.0f} px outside the photo of {width} x {height} px"
-        )
-    if crop.side < settings.crop_min_px:
-        raise Rejection(
-            Reason.CROP_TOO_SMALL, f"the crop is {crop.side:.0f} px wide; crop.crop_min_px = {settings.crop_min_px}"
-        )
-    inside = share_inside(crop.quad, width, height)
-    if inside < settings.inside_min:
-        raise Rejection(
-            Reason.CROP_OUTSIDE,
-            f"{inside:.0%} of the crop is inside the photo; crop.inside_min = {settings.inside_min}",
-        )
-    return crop

@@ -38,6 +38,18 @@ class DenoiseStage(PhotoStage[DenoiseSettings]):
         """Return the hash of the weights."""
         return {"weights_sha256": find_entry(settings.weights).sha256}
 
+    def load(self, settings: DenoiseSettings) -> None:
+        """Load the network.
+
+        Raises:
+            WeightsError: unknown or changed weights, or weights of another network.
+        """
+        import torch
+
+        from celebahq_builder.pipeline.networks import network
+
+        network(settings.weights, torch.device("cpu"), "autoencoder")
+
     def run(self, faces: Sequence[Face], settings: DenoiseSettings, context: PhotoContext) -> list[Face]:
         """Return the faces without artefacts."""
         from celebahq_builder.pipeline.networks import run_network

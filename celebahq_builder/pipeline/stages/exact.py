@@ -175,7 +175,7 @@ def md5(pixels: NDArray[np.uint8]) -> str:
 
 
 def _explain_difference(face: Face, listed: ImageListRow, context: PhotoContext) -> str:
-    """Return why the aligned image is not the official one: its delta opens for the original photo only."""
+    """Return why the aligned image is not the official one: only the original photo can decrypt its delta."""
     decoder = "libjpeg-turbo" if features.check("libjpeg_turbo") else "libjpeg"
     versions = f"Pillow {PIL.__version__} with {decoder} {features.version('jpg')} here, the authors' {AUTHORS}"
     unknown = f"another decoder or Pillow ({versions}), or a photo that was saved again"
@@ -186,6 +186,6 @@ def _explain_difference(face: Face, listed: ImageListRow, context: PhotoContext)
         read_delta(context.deltas, listed.index, key, face.pixels.shape[-1])
     except Rejection as rejection:
         if rejection.reason is Reason.DELTA_UNREADABLE:
-            return f"nor does the delta open: {rejection.detail}"
+            return f"the delta cannot be decrypted either: {rejection.detail}"
         return unknown
-    return f"its delta opens, so the photo is the original; decoder or Pillow differ: {versions}"
+    return f"its delta can be decrypted, so the photo is the original; decoder or Pillow differ: {versions}"

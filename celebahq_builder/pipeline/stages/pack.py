@@ -91,7 +91,7 @@ class PackStage(DatasetStage[PackSettings]):
         """
         workspace, inputs = context.workspace, context.inputs
         selected = list(read_records(workspace.stage("select"), context.record_types))
-        progress = Progress("pack", len(selected))
+        progress = Progress("pack", len(selected), unit="face", judged=False)
         try:
             write_hdf5(
                 workspace.hdf5_path(inputs.resolution),
@@ -168,7 +168,7 @@ def write_hdf5(
             advance(len(packed.sha256))
         if settings.labels:
             write_labels(path, attribute_labels(columns["attributes"]))
-        else:  # they are those of an earlier file
+        else:  # labels there belong to an earlier file
             labels_path(path).unlink(missing_ok=True)
         try:
             writer.finish(columns, attributes)

@@ -86,7 +86,7 @@ class SelectStage(DatasetStage[SelectSettings]):
         kept = [one.kept(context.record_types) for one in ranked]
         workspace.stage(self.name).write_manifest(0, [*kept, *low])
         if len(ranked) < settings.keep:
-            log.warning("select: %d photos were good enough, %d were asked for", len(ranked), settings.keep)
+            log.warning("select: %d faces were good enough, %d were asked for", len(ranked), settings.keep)
         return StageCounts(photos=len(candidates), batches=1, kept=len(ranked), rejected=len(low))
 
 

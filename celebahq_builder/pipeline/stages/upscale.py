@@ -53,6 +53,18 @@ class UpscaleStage(PhotoStage[UpscaleSettings]):
         """Return the hash of the weights."""
         return {"weights_sha256": find_entry(settings.weights).sha256}
 
+    def load(self, settings: UpscaleSettings) -> None:
+        """Load the network.
+
+        Raises:
+            WeightsError: unknown or changed weights, or weights of another network.
+        """
+        import torch
+
+        from celebahq_builder.pipeline.networks import network
+
+        network(settings.weights, torch.device("cpu"), "srgan")
+
     def run(self, faces: Sequence[Face], settings: UpscaleSettings, context: PhotoContext) -> list[Face]:
         """Return the faces, the small ones enlarged."""
         from celebahq_builder.models.srgan import SRGenerator

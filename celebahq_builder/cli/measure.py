@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, celebahq, print_path
+from celebahq_builder.cli.main import DEVICE, PATH, celebahq, print_path
 from celebahq_builder.errors import FormatError
 
 
@@ -17,12 +17,13 @@ def _audit_moved(_: click.Context, __: click.Parameter, given: bool) -> None:
 
 
 @celebahq.command(
+    interrupted="nothing was written",
     examples={
         "Compare generated images with a data set.": "celebahq evaluate fakes --against faces.h5 --metrics swd,ms-ssim",
         "Evaluate all checkpoints of a run, and draw the curves.": (
             "celebahq evaluate runs/progan --against faces.h5 --metrics swd --out scores"
         ),
-    }
+    },
 )
 @click.argument("source", type=PATH, metavar="SOURCE")
 @click.option(
@@ -55,7 +56,7 @@ def _audit_moved(_: click.Context, __: click.Parameter, given: bool) -> None:
     metavar="R",
     help="Level of HDF5 files, default the largest of SOURCE; for a run, only its snapshots of that resolution.",
 )
-@click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:1.")
+@DEVICE
 @click.option(
     "--inception",
     type=PATH,

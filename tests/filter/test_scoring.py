@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from celebahq_builder.filter import score
-from celebahq_builder.filter.score import score_image
+from celebahq_builder.filter import scoring
+from celebahq_builder.filter.scoring import score_image
 from celebahq_builder.filter.store import SIDE_PX
 from celebahq_builder.imaging.quality_score import QualityScore, quality_score
 from tests.conftest import SAMPLE
@@ -72,7 +72,7 @@ def test_enlarging_adds_no_frequency() -> None:
     waves = [(30, 3), (20, 11), (10, 23)]
     row = 128 + sum(height * np.cos(np.pi * k * small) for height, k in waves)
     true = 128 + sum(height * np.cos(np.pi * k * large) for height, k in waves)
-    found = score._enlarge(np.tile(row, (24, 1)))
+    found = scoring._enlarge(np.tile(row, (24, 1)))
     assert found.shape == (SIDE_PX, SIDE_PX)
     assert np.abs(found - true).max() < 1e-3
 
@@ -124,5 +124,5 @@ def test_other_arrays_are_refused(image: NDArray[np.generic], error: type[Except
 
 
 def test_the_examples_hold() -> None:
-    assert doctest.testmod(score).failed == 0
-    assert doctest.testmod(score).attempted > 0
+    assert doctest.testmod(scoring).failed == 0
+    assert doctest.testmod(scoring).attempted > 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, SET, celebahq, print_path
+from celebahq_builder.cli.main import DEVICE, PATH, SET, THREADS, celebahq, print_path
 
 
 def _finite(_: click.Context, param: click.Parameter, value: float | None) -> float | None:
@@ -47,14 +47,8 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
     help="Resume although this recipe key has a new value: schedule.learning_rate, schedule.learning_rates, "
     "schedule.rampup_kimg, loss, precision, ema.",
 )
-@click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:1.")
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    metavar="N",
-    show_default="one per core",
-    help="CPU threads of torch; the number changes the last bits of the result.",
-)
+@DEVICE
+@THREADS
 @click.option(
     "--workers",
     type=click.IntRange(0),
@@ -78,7 +72,7 @@ def train(
     recipe: Path,
     overrides: dict[str, object],
     device: str,
-    threads: int | None,
+    threads: int,
     dry_run: bool,
     **asked: Any,
 ) -> None:
@@ -97,8 +91,7 @@ def train(
     with contextlib.nullcontext() if dry_run else stop.listening():
         with stop.abandonable():
             from celebahq_builder.progan import launch
-            from celebahq_builder.progan.schedule import RESUMABLE_KEYS
-            from celebahq_builder.progan.train import TrainingRequest
+            from celebahq_builder.progan.schedule import RESUMABLE_KEYS, TrainingRequest
             from celebahq_builder.training.distributed import is_main_process
 
         for key in asked["changed"]:
@@ -118,7 +111,6 @@ def train(
 
 GENERATOR = click.argument("generator", type=PATH, metavar="RUN|FILE.safetensors")
 SEED = click.option("--seed", type=click.IntRange(0), default=0, metavar="S", help="Seed of the latents.")
-DEVICE = click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:1.")
 LABEL = click.option(
     "--label",
     type=click.IntRange(0),
@@ -142,10 +134,11 @@ class GridParam(click.ParamType[tuple[int, int]]):
 
 
 @celebahq.command(
+    interrupted="run the same command again; it starts from the beginning",
     examples={
         "Write 100 PNG files.": "celebahq generate runs/progan --num 100 --out fakes",
         "Write one image of 8 x 4 faces.": "celebahq generate runs/progan --grid 8x4 --seed 1 --out grid.png",
-    }
+    },
 )
 @GENERATOR
 @click.option("--num", type=click.IntRange(1), metavar="N", help="Number of images; default 1000.")
@@ -201,10 +194,11 @@ def generate(
 
 
 @celebahq.command(
+    interrupted="nothing was written",
     examples={
         "Make a video of one minute.": "celebahq interpolate runs/progan --out walk.mp4",
         "Make a video of 3 x 2 faces.": "celebahq interpolate runs/progan --grid 3x2 --seconds 20 --out six.mp4",
-    }
+    },
 )
 @GENERATOR
 @click.option("--out", type=PATH, required=True, metavar="FILE.mp4", help="Video file to create (H.264).")
@@ -241,6 +235,7 @@ def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, 
 
 @celebahq.command(
     "training-video",
+    interrupted="nothing was written",
     examples={
         "Show how the generated images became better.": "celebahq training-video runs/progan --out training.mp4",
         "Show it more slowly.": "celebahq training-video runs/progan --fps 4 --out slow.mp4",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celebahq_builder.cli.main import CLUSTER, PATH, SET, celebahq, name_options, print_path, sigterm_interrupts
+from celebahq_builder.cli.main import CLUSTER, PATH, SET, celebahq, name_options, print_path
 from celebahq_builder.errors import RecipeError, SourceError
 from celebahq_builder.pipeline.stages import stage_names
 
@@ -82,7 +82,7 @@ STAGES = stage_names()
 )
 @SET
 @click.option(
-    "--keep", type=click.IntRange(1), metavar="N", show_default="as in the recipe", help="Photos to keep, best first."
+    "--keep", type=click.IntRange(1), metavar="N", show_default="as in the recipe", help="Faces to keep, best first."
 )
 @click.option(
     "--resolution",
@@ -106,11 +106,18 @@ STAGES = stage_names()
 )
 @click.option(
     "--redo",
-    type=click.Choice(STAGES),
+    type=click.Choice([*STAGES, "photos"]),
     show_default="none",
-    help="Delete the results of this stage and of later ones first; leave it out to resume.",
+    help="Delete the results of this stage and of later ones first; leave it out to resume. photos: delete only the "
+    "results of photos that were removed or changed since.",
 )
-@click.option("--limit", type=click.IntRange(1), metavar="N", show_default="all", help="Only the first N photos.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    metavar="N",
+    show_default="all",
+    help="Only the first N faces; CelebA has one in each photo.",
+)
 @click.option(
     "--ids",
     type=PATH,
@@ -182,14 +189,19 @@ def build(
             click.echo(name_options(line, parameters))
         return
     check_options(out, **arguments)
-    with sigterm_interrupts():
-        source = prepare_source(given, out, workers=arguments["workers"], **landmark_options)
-        request = make_request(source, out, **arguments)
-        for warning in source.warnings:
-            logging.getLogger(__name__).warning("warning: %s", warning)
-        from celebahq_builder.pipeline.build import run  # imports torch, which takes seconds: after checks of arguments
 
-        _print_result(run(request))
+    def accept(source: PhotoSource) -> None:
+        from celebahq_builder.pipeline.growth import checked_plan  # imports torch
+
+        checked_plan(make_request(source, out, **arguments))
+
+    source = prepare_source(given, out, workers=arguments["workers"], accept=accept, **landmark_options)
+    request = make_request(source, out, **arguments)
+    for warning in source.warnings:
+        logging.getLogger(__name__).warning("warning: %s", warning)
+    from celebahq_builder.pipeline.build import run  # imports torch, which takes seconds: after checks of arguments
+
+    _print_result(run(request))
 
 
 def _source(
@@ -217,7 +229,7 @@ def _source(
 
 
 def _print_result(result: BuildResult) -> None:
-    click.echo(f"{result.photos} photos: {result.kept} kept + {result.rejected} rejected + {result.failed} failed")
+    click.echo(f"{result.source}: {result.kept} kept + {result.rejected} rejected + {result.failed} failed")
     for reason, count in sorted(result.reasons.items(), key=lambda item: (-item[1], item[0])):
         click.echo(f"  {reason}: {count}")
     if result.images and not result.hdf5:

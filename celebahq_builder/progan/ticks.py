@@ -1,0 +1,272 @@
+"""Ticks of a ProGAN training: statistics, metrics, image grids and the report in the folder of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from celebahq_builder.config import to_mapping
+from celebahq_builder.errors import WeightsError
+from celebahq_builder.imaging.image_grid import fit_grid, image_grid, png_bytes
+from celebahq_builder.parallel import peak_memory_bytes
+from celebahq_builder.progan import generate, training_report
+from celebahq_builder.progan.forecast import outlook
+from celebahq_builder.progan.real_images import RealImages
+from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint, TrainingRequest
+from celebahq_builder.progan.step import ProGANStep
+from celebahq_builder.progan.training_metrics import TrainingMetrics
+from celebahq_builder.storage import delete_partial_files, holds, lock, write_atomic
+from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
+from celebahq_builder.training.logger import TrainingLogger, read_lines
+
+log = logging.getLogger(__name__)
+
+NAMES = (
+    *("recipe.json", "stats.jsonl", "tensorboard", "checkpoints", "report", "reals.png", "fakes-*.png"),
+    *("generator.safetensors", "generator.json"),
+)
+"""Files and folders in the folder of a run, as patterns of `fnmatch`."""
+
+GRID_CELL_MIN_PX = 32
+"""Smaller images are enlarged in image grids, pixel by pixel."""
+
+LINE_EVERY_S = 30.0
+"""Time between two lines of the log."""
+
+FIRST_LOOK_S, LOOK_EVERY_S = 30.0, 300.0
+"""Time after which a new run writes images and its report, and time between two of them during a long tick."""
+
+LOSS_MAX = 1e6
+"""Larger losses and scores mean that the training exploded. WGAN-GP's drift term keeps the scores of real images below
+500 or so; with the largest penalty target in use, 750, scores differ by 10,000 or so."""
+
+BOUNDED = ("generator_loss", "discriminator_loss", "score_real", "score_fake")
+"""The statistics that `LOSS_MAX` applies to; penalty and gradient grow with the square of a score."""
+
+
+@dataclass
+class TrainingProgress:
+    """The position of a training, and the sums of the present tick."""
+
+    tick_sums: Tensor
+    """Sums of `STATISTICS` over the steps of the present tick, on the device."""
+    step: int = 0
+    """Updates of both networks so far."""
+    images: int = 0
+    """Real images shown so far, to all processes together."""
+    level: int = 0
+    """Level of the last step; 0 before the first."""
+    ticks: int = 0
+    """Complete ticks."""
+    tick_began: int = 0
+    """Images shown before the present tick."""
+    tick_steps: int = 0
+    """Steps of the present tick."""
+    tick_seconds: float = 0.0
+    """Time of the present tick."""
+    seconds: float = 0.0
+    """Time of all steps, over all sessions."""
+
+    @property
+    def kimg(self) -> float:
+        """Thousands of real images shown so far."""
+        return self.images / 1000
+
+    @property
+    def tick_images_per_s(self) -> float:
+        """Speed of the present tick."""
+        return (self.images - self.tick_began) / max(self.tick_seconds, 1e-9)
+
+    def trained_level(self, recipe: ProGANRecipe) -> tuple[int, float]:
+        """Return the level and the alpha at which the averaged generator is shown and exported."""
+        return recipe.schedule.trained_level(self.kimg, self.level, recipe.net.level_max)
+
+    def end_tick(self, now: SchedulePoint, means: Mapping[str, float], device: torch.device) -> dict[str, float]:
+        """Return the line of the present tick for the log, and begin the next tick.
+
+        Args:
+            now: of the last step.
+            means: of `STATISTICS` over the tick.
+            device: of the networks, for the peak of its memory.
+        """
+        self.ticks += 1
+        line = {
+            "tick": self.ticks,
+            "images": self.images,
+            "kimg": round(self.kimg, 3),
+            "level": now.level,
+            "resolution": now.resolution,
+            "alpha": round(now.alpha, 6),
+            "minibatch": now.minibatch,
+            "learning_rate": now.learning_rate,
+            **{name: float(f"{value:.6g}") for name, value in means.items()},
+            "images_per_s": round(self.tick_images_per_s, 3),
+            "seconds": round(self.seconds, 1),
+            "memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory_bytes(),
+        }
+        self.tick_began, self.tick_steps, self.tick_seconds = self.images, 0, 0.0
+        self.tick_sums = torch.zeros_like(self.tick_sums)
+        return line
+
+
+class RunOutput:
+    """The files of a run for its user, and the lines of the log; rank 0 writes them.
+
+    Args:
+        request: names the folder of the run, and the reference of the metrics.
+        recipe: of the training.
+        progan: networks; images are those of the averaged generator.
+        reals: real images, for one grid of them.
+        progress: position of the training; the training updates it.
+        stop: aborts a measurement of metrics.
+        images_per_s: speed by level, for estimates of the time left.
+
+    Raises:
+        CelebAHQError: metrics cannot be computed; see `TrainingMetrics`.
+    """
+
+    def __init__(
+        self,
+        request: TrainingRequest,
+        recipe: ProGANRecipe,
+        progan: ProGANStep,
+        reals: RealImages,
+        progress: TrainingProgress,
+        stop: StopRequest,
+        images_per_s: Mapping[int, float],
+    ) -> None:
+        self.out, self.recipe, self.progan, self.reals = request.out, recipe, progan, reals
+        self.progress, self.stop, self.images_per_s = progress, stop, dict(images_per_s)
+        self.total_kimg = request.total_kimg or recipe.schedule.total_kimg
+        self.report = request.out / "report" / "index.html"
+        self.metrics = None
+        if recipe.tick.metric_ticks:
+            reference = request.against or request.data
+            self.metrics = TrainingMetrics(request.out, reference, recipe, progan.context.device)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Lock the folder, and write the files of the start; after an error inside, images and the report as well."""
+        out, progress = self.out, self.progress
+        known = holds(out / "recipe.json", {"net", "schedule"})
+        with lock(out, "folder of a run", "out", names=NAMES, known=known):
+            for folder in (out, out / "checkpoints", out / "report"):
+                delete_partial_files(folder)
+            write_atomic(out / "recipe.json", (json.dumps(to_mapping(self.recipe), indent=1) + "\n").encode())
+            with TrainingLogger(out / "stats.jsonl", "images", progress.images) as self.logger:
+                for line in read_lines(out / "stats.jsonl"):
+                    if line.get("images_per_s", 0) > 0 and line.get("level") in self.recipe.net.levels:
+                        self.images_per_s[int(line["level"])] = line["images_per_s"]
+                if not progress.images:
+                    self.write_image_grid()
+                self.write_report()
+                log.info("report: %s", self.report.absolute())
+                for text in self._outlook():
+                    log.log(logging.WARNING if text.startswith("warning: ") else logging.INFO, "%s", text)
+                self.line_s = time.monotonic()
+                self.look_s = self.line_s + (LOOK_EVERY_S if progress.images else FIRST_LOOK_S)
+                try:
+                    yield
+                except Exception as error:
+                    with contextlib.suppress(Exception):  # nothing that fails meanwhile hides the error
+                        self.write_image_grid()
+                    with contextlib.suppress(Exception):
+                        self.write_report(f"the training ended by an error: {error}")
+                    raise
+
+    def write_tick(self, line: dict[str, float]) -> None:
+        """Write the line of a tick, with metrics if they are due, and an image grid if it is due."""
+        tick, ticks = self.recipe.tick, self.progress.ticks
+        if self.metrics is not None and ticks % tick.metric_ticks == 0:
+            try:
+                with self.stop.abandonable():
+                    line |= self.metrics.scores(self.progan.averaged, *self.progress.trained_level(self.recipe))
+            except TrainingInterrupted:
+                log.info("tick %d is not measured, because the training is interrupted", ticks)
+        self.logger.write(line)
+        self.line_s = time.monotonic()
+        self.images_per_s[int(line["level"])] = line["images_per_s"]
+        log.info(
+            "tick %d: %.1f images/s, scores %.2f and %.2f, gradient %.2f; %s",
+            *(line["tick"], line["images_per_s"], line["score_real"], line["score_fake"], line["gradient_norm"]),
+            self._outlook()[0],
+        )
+        if ticks % tick.grid_ticks == 0:
+            self.write_image_grid()
+
+    def write_between_ticks(self) -> bool:
+        """Log a line from time to time, and write images and the report: in the first minute, and in long ticks.
+
+        Returns:
+            True if files were written.
+        """
+        progress, now_s = self.progress, time.monotonic()
+        if progress.tick_steps > 1:  # the first step of a tick may be slow
+            self.images_per_s[progress.level] = progress.tick_images_per_s
+        if now_s >= self.line_s + LINE_EVERY_S:
+            self.line_s = now_s
+            log.info("%s", self._outlook()[0])
+        if now_s < self.look_s:
+            return False
+        with contextlib.suppress(WeightsError):  # the next tick reports that the training diverged
+            self.write_image_grid()
+        self.write_report()
+        took_s = time.monotonic() - now_s
+        self.look_s = time.monotonic() + max(LOOK_EVERY_S, 50 * took_s)
+        return True
+
+    def write_report(self, *news: str) -> None:
+        """Write the HTML report; `news` come before the position of the training."""
+        training_report.write_training_report(self.out, [*news, *self._outlook()])
+
+    def write_image_grid(self) -> None:
+        """Write a grid of generated images of fixed latents; the first time, also one of real images.
+
+        The number in its name is the kimg, rounded up: 0 is the start, which no later grid replaces.
+        """
+        out, generator, (level, alpha) = self.out, self.progan.averaged, self.progress.trained_level(self.recipe)
+        columns, rows = fit_grid(*self.recipe.tick.grid, self.recipe.net.resolution)
+        latents = generate.grid_latents(generator, columns * rows, self.recipe.seed)
+        labels = generate.cyclic_labels(generator, columns * rows)
+        fakes = generate.generate_images(generator, latents, level, alpha, labels)
+        zoom = max(1, GRID_CELL_MIN_PX >> level)
+        fakes = fakes.repeat(zoom, axis=2).repeat(zoom, axis=3)
+        path = out / f"fakes-{math.ceil(self.progress.kimg):06d}.png"
+        write_atomic(path, png_bytes(image_grid(fakes, columns)))
+        if not (out / "reals.png").exists():
+            reals = self.reals.examples(columns * rows)
+            write_atomic(out / "reals.png", png_bytes(image_grid(reals, columns)))
+
+    def _outlook(self) -> list[str]:
+        """Return sentences about the position of the training and what to expect when; see `forecast.outlook`."""
+        kimg, level, on_cpu = self.progress.kimg, self.progress.level, self.progan.context.device.type == "cpu"
+        return outlook(self.recipe, kimg, self.total_kimg, self.images_per_s, last_level=level, on_cpu=on_cpu)
+
+
+def divergence_reason(statistics: dict[str, float], progan: ProGANStep) -> str | None:
+    """Detect non-finite or exploding losses, and non-finite weights.
+
+    Args:
+        statistics: means over a tick, by the names of `STATISTICS`.
+        progan: the networks; the last step may have spoilt their weights without effect on the losses yet.
+
+    Returns:
+        The reason as a part of a message, or None if there is none.
+    """
+    values = ", ".join(f"{name} {value:g}" for name, value in statistics.items())
+    if not all(map(math.isfinite, statistics.values())):
+        return f"is not finite ({values})"
+    if any(abs(statistics[name]) > LOSS_MAX for name in BOUNDED):
+        return f"has exploded ({values})"
+    weights: list[Tensor] = [*progan.generator.parameters(), *progan.discriminator.parameters()]
+    with torch.no_grad():
+        largest = torch.stack(list(torch._foreach_norm(weights, float("inf"))))
+    return None if bool(largest.isfinite().all()) else f"left weights that are not finite ({values})"
