@@ -202,8 +202,8 @@ def _connect(address: str) -> Any:
 
     try:
         # These are checked first, because Dask's client does not close in order after an error of this kind.
-        is_open = resolve_address(address).startswith(("tcp:", "ws:"))
-        if not is_open and Security().get_connection_args("client")["ssl_context"] is None:
+        is_encrypted = resolve_address(address).startswith(("tls:", "wss:"))
+        if is_encrypted and Security().get_connection_args("client")["ssl_context"] is None:
             raise ValueError("Dask's configuration has no certificate for it, see docs/cluster.md")
         with warnings.catch_warnings():  # of other versions: every worker is checked
             warnings.simplefilter("ignore")
