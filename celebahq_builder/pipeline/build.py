@@ -281,7 +281,7 @@ def _conclude_shard(plan: Plan, shard: Shard) -> BuildResult:
         reasons=dict(Counter(one.reason.value for one in last.values() if isinstance(one, Rejected))),
         complete=False,
         hdf5=None,
-        images=workspace.stage(images[-1]).root / "images" if images else None,
+        images=workspace.stage(images[-1]).root / "images" if images and last else None,
         report=workspace.report_path,
         batches_left=len(workspace.batches_left(names, plan.batches)),
     )
