@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -129,4 +129,4 @@ def reject_doubtful(source: PhotoSource, doubtful: tuple[DoubtfulPhoto, ...]) ->
     ids = {one.id for one in doubtful}
     rejected = [Rejected(utf8_name(one.file), Reason.DOUBTFUL_LANDMARKS, one.words, one.face) for one in doubtful]
     photos = tuple(photo for photo in source.photos if photo.id not in ids)
-    return replace(source, photos=photos, rejected=(*source.rejected, *rejected))
+    return source.with_photos(photos, (*source.rejected, *rejected))

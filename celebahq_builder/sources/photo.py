@@ -119,6 +119,10 @@ class PhotoSource:
         files = {photo.file for photo in self.photos} | {one.photo for one in self.rejected}
         return PhotoCounts(len(files), len(self.photos), len(self.rejected))
 
+    def with_photos(self, photos: tuple[Photo, ...], rejected: tuple[Rejected, ...]) -> PhotoSource:
+        """Return a source that differs in its photos; a plain one, because constructors of subclasses read folders."""
+        return PhotoSource(self.folder, photos, rejected, self.warnings, self.attribute_names, self.is_own)
+
     def sha256(self) -> str:
         """Return a hash of everything that decides the result, apart from the bytes of the photos."""
         digest = hashlib.sha256("\x1f".join(self.attribute_names).encode())
@@ -155,7 +159,7 @@ def subset(source: PhotoSource, *, limit: int | None = None, ids: Iterable[str] 
         rejected = tuple(r for r in rejected if r.photo in wanted or PurePosixPath(r.photo).stem in wanted)
     if limit is not None:
         photos = photos[:limit]
-    return dataclasses.replace(source, photos=photos, rejected=rejected)
+    return source.with_photos(photos, rejected)
 
 
 def listed_photos(source: PhotoSource, image_list: Sequence[ImageListRow]) -> PhotoSource:
@@ -184,4 +188,4 @@ def listed_photos(source: PhotoSource, image_list: Sequence[ImageListRow]) -> Ph
     for row in image_list:
         if row.file not in known:
             rejected.append(Rejected(row.file, Reason.NOT_IN_TABLE, f"idx {row.index} of the image list"))
-    return dataclasses.replace(source, photos=photos, rejected=tuple(rejected))
+    return source.with_photos(photos, tuple(rejected))

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 from celebahq_builder.errors import SourceError
 from celebahq_builder.image_set import photo_path
+from celebahq_builder.landmarks.check import DoubtfulPhoto, reject_doubtful
 from celebahq_builder.limits import MAX_TABLE_ROWS, MAX_TEXT_BYTES
 from celebahq_builder.outcome import Reason, Rejected
 from celebahq_builder.sources.celeba import AlignedImagesOnly, CelebA, read_attributes, read_celeba, read_partition
@@ -83,6 +85,23 @@ def test_the_sample() -> None:
     assert (first.id, first.file, first.split) == ("000001", "000001.jpg", "train")
     assert dict(zip(source.attribute_names, first.attributes, strict=True))["Male"] == 1
     assert {photo.split for photo in source.photos} <= {"train", "val", "test"}
+
+
+def test_a_source_with_other_photos() -> None:
+    """The classes whose constructors read a folder are sources like any other."""
+    for source in (CelebA(SAMPLE), replace(read_celeba(SAMPLE), is_own=True)):
+        some = subset(source, limit=2)
+        assert some.photos == source.photos[:2]
+        assert (some.folder, some.attribute_names, some.is_own) == (
+            source.folder,
+            source.attribute_names,
+            source.is_own,
+        )
+        one = source.photos[0]
+        doubtful = DoubtfulPhoto(one.id, one.file, one.face, (9, 9), None, one.landmarks, ())
+        left = reject_doubtful(source, (doubtful,))
+        assert left.photos == source.photos[1:]
+        assert reasons(left) == [(one.file, Reason.DOUBTFUL_LANDMARKS)]
 
 
 @pytest.mark.parametrize("images", ["img_celeba", "Img/img_celeba"])
