@@ -347,11 +347,13 @@ class _Run:
         for worker in sorted(known - threads.keys()):
             self.forget(worker)
         usable = bool(self.workers or self.probes)
-        if self.refused and not self.had_worker and not usable:
-            raise ClusterError("; ".join(self.refused.values()))
-        for worker in self.refused.keys() - self.reported:
+        is_hopeless = bool(self.refused) and not self.had_worker and not usable
+        new = sorted(self.refused.keys() - self.reported)
+        self.reported.update(new)
+        for worker in new[:-1] if is_hopeless else new:
             log.warning("warning: %s", self.refused[worker])
-            self.reported.add(worker)
+        if is_hopeless:
+            raise ClusterError(self.refused[new[-1] if new else min(self.refused)])
         if not usable and not self.is_waiting:
             log.info("waiting for workers: dask worker %s --nthreads 1", self.cluster.address)
         self.is_waiting = not usable
