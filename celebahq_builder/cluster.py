@@ -23,11 +23,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from celebahq_builder.errors import ClusterError, RecipeError
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import parse_json, read_text
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +199,7 @@ def _scheduler_address(target: str) -> str:
     return address
 
 
-def _connect(address: str) -> Any:
+def _connect(address: str) -> Client:
     from distributed import Client, Security
     from distributed.comm import resolve_address
 
@@ -215,7 +218,7 @@ def _connect(address: str) -> Any:
         ) from None
 
 
-def _disconnect(client: Any) -> None:
+def _disconnect(client: Client) -> None:
     with contextlib.suppress(Exception):  # the scheduler may be gone
         client.close(timeout=2)
 
@@ -258,10 +261,10 @@ class _Call:
     worker that cannot import a function, without a message to the client.
     """
 
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
+    function: Callable[..., object]
+    arguments: tuple[object, ...]
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         return self.function, self.arguments
 
 
@@ -269,7 +272,7 @@ class _Call:
 class _Task:
     """A job, or a part of one, that has no result yet."""
 
-    job: Any
+    job: object
     whole: _Divided | None = None
     """The job that this is a part of."""
     kills: int = 0
@@ -280,9 +283,9 @@ class _Task:
 class _Divided:
     """A job whose parts are tried one by one."""
 
-    job: Any
+    job: object
     parts: int
-    results: list[Any] = field(default_factory=list)
+    results: list[object] = field(default_factory=list)
 
 
 @dataclass
@@ -299,17 +302,17 @@ class _Run:
         """Whether `jobs` may have more."""
         self.waiting: deque[_Task] = deque()
         """Tasks that have lost their worker."""
-        self.probes: dict[Any, str] = {}
+        self.probes: dict[Future, str] = {}
         """Workers that are being checked, by future."""
-        self.workers: dict[str, dict[Any, _Task]] = {}
+        self.workers: dict[str, dict[Future, _Task]] = {}
         """Tasks of each worker by future, in the order in which it runs them."""
         self.refused: dict[str, str] = {}
         """Message about each worker that cannot be used."""
         self.reported: set[str] = set()
         """Workers whose message was printed."""
-        self.ready: deque[Any] = deque()
+        self.ready: deque[object] = deque()
         """Results to be yielded."""
-        self.ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
         """Futures that have a result or an error, or that were lost."""
         self.finished: set[str] = set()
         """Keys of futures that have, or had, a result."""
@@ -358,7 +361,7 @@ class _Run:
             log.info("waiting for workers: dask worker %s --nthreads 1", self.cluster.address)
         self.is_waiting = not usable
 
-    def judge(self, worker: str, probe: Any) -> None:
+    def judge(self, worker: str, probe: Future) -> None:
         """Give jobs to a worker from now on if its facts are as expected."""
         if (error := _error_of(probe)) is not None:
             self.refuse(worker, f"it cannot run this program ({_one_line(error)}); install the same version there")
@@ -400,7 +403,7 @@ class _Run:
 
     # --- Jobs ---
 
-    def submit(self, worker: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    def submit(self, worker: str, function: Callable[..., object], *arguments: object) -> Future:
         """Return the future of a function that runs on a worker; such functions run in the order of submission."""
         future = self.cluster.client.submit(
             pickle.loads,
@@ -414,7 +417,7 @@ class _Run:
         future.add_done_callback(self.end)
         return future
 
-    def end(self, future: Any) -> None:
+    def end(self, future: Future) -> None:
         """Put a future into `ended`; called by a thread of Dask."""
         if future.status == "finished":
             self.finished.add(future.key)
@@ -440,7 +443,7 @@ class _Run:
                     return
                 tasks[self.submit(worker, _run_job, self.function, task.job)] = task
 
-    def take(self, future: Any) -> None:
+    def take(self, future: Future) -> None:
         """Take a future that has ended: a check of a worker, or a job."""
         if future in self.probes:
             worker = self.probes.pop(future)
@@ -467,7 +470,7 @@ class _Run:
         future.release()
         self.repeat(task)
 
-    def finish(self, task: _Task, result: Any) -> None:
+    def finish(self, task: _Task, result: object) -> None:
         """Take the result of a task."""
         if task.whole is None:
             self.ready.append(result)
@@ -492,19 +495,19 @@ class _Run:
             self.waiting.extend(_Task(part, whole) for part in found)
 
 
-def _is_lost(future: Any) -> bool:
+def _is_lost(future: Future) -> bool:
     """Return whether a future has neither a result nor an exception of its function."""
     return future.status not in ("finished", "error") or _gave_up(future) or isinstance(_error_of(future), JobCancelled)
 
 
-def _gave_up(future: Any) -> bool:
+def _gave_up(future: Future) -> bool:
     """Return whether Dask has given up a job because workers died with it."""
     from distributed.scheduler import KilledWorker
 
     return isinstance(_error_of(future), KilledWorker)
 
 
-def _error_of(future: Any) -> BaseException | None:
+def _error_of(future: Future) -> BaseException | None:
     return future.exception(timeout=GATHER_S) if future.status == "error" else None
 
 

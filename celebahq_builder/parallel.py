@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import itertools
 import os
 import re
 import resource
 import signal
+import socket
 import sys
 import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import resource_tracker as mp_resource_tracker
 from pathlib import Path
@@ -186,6 +188,12 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def cores() -> int:
+    """Return the number of cores that this process may use: its affinity and the limits of its control group count."""
+    count: int = joblib.cpu_count()
+    return count
+
+
 def device_names(wanted: str) -> tuple[str, ...]:
     """Return the device names that a text lists, ``auto`` among them; imports no torch.
 
@@ -215,3 +223,48 @@ def devices(wanted: str) -> tuple[str, ...]:
         if name != "cpu" and int(name.removeprefix("cuda:")) >= count:
             raise RecipeError(f"`device` {wanted}: torch finds {count} CUDA devices on this machine; use cpu")
     return names
+
+
+def worker_device(names: Sequence[str], token: str) -> str:
+    """Return the device of this process among those of a run: the same one for the life of the process.
+
+    The processes of a run on one machine are spread evenly over the devices. A process that replaces one that has ended
+    gets its device.
+
+    Args:
+        names: of the devices, the same for all processes of the run.
+        token: of the run.
+    """
+    return names[_slot(token) % len(names)] if len(names) > 1 else names[0]
+
+
+@functools.cache
+def _slot(token: str) -> int:
+    """Return the smallest number that no other process of this machine holds under a token, and hold it."""
+    for number in itertools.count():
+        held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            held.bind(f"\0celebahq-{token}-{number}")  # Linux: a name without a file, which ends with its process
+        except OSError as error:
+            held.close()
+            if error.errno == errno.EADDRINUSE:
+                continue
+            return os.getpid()  # a system without such names; none of these has several GPUs
+        held.detach()  # stays open for as long as the process lives
+        return number
+    raise AssertionError
+
+
+def workers_on(names: Sequence[str], worker_bytes: int) -> int:
+    """Return the default number of worker processes on devices: one per core, and on GPUs no more than they can hold.
+
+    Args:
+        names: see `devices`.
+        worker_bytes: memory of a GPU that a worker needs.
+    """
+    import torch
+
+    gpus = [name for name in names if name != "cpu"]
+    # Workers are spread evenly, so the GPU with the least memory counts.
+    rooms = [torch.cuda.get_device_properties(name).total_memory // worker_bytes for name in gpus]
+    return min([cores(), *(len(names) * max(room, 1) for room in rooms)])

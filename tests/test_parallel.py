@@ -49,6 +49,21 @@ def dies_at_three(number: int) -> int:
     return number
 
 
+def device_of_worker(job: tuple[Path, str]) -> tuple[int, str]:
+    """Return this worker and its device, once there are eight workers."""
+    folder, token = job
+    device = parallel.worker_device([f"cuda:{number}" for number in range(4)], token)
+    (folder / str(os.getpid())).touch()
+    wait_for_files(folder, 8)
+    return os.getpid(), device
+
+
+def wait_for_files(folder: Path, count: int) -> None:
+    until = time.monotonic() + 120
+    while len(list(folder.iterdir())) < count and time.monotonic() < until:
+        time.sleep(0.05)
+
+
 def pid_into(folder: Path) -> None:
     """Say who works here, for as long as a test takes to look."""
     (folder / str(os.getpid())).touch()
@@ -170,6 +185,72 @@ def test_workers_end_with_their_owner(tmp_path: Path) -> None:
 
 
 # --- Devices ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no several GPUs")
+def test_one_device_per_worker(tmp_path: Path) -> None:
+    """A worker keeps its device for all its jobs, and each device has as many workers."""
+    found = list(parallel.run(device_of_worker, [(tmp_path, "1a2b")] * 24, workers=8))
+    devices = dict(found)
+    assert len(found) == 24
+    assert len(devices) == 8
+    assert set(found) == set(devices.items())
+    assert sorted(devices.values()) == sorted([f"cuda:{number}" for number in range(4)] * 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no several GPUs")
+def test_a_worker_takes_the_device_of_one_that_has_ended() -> None:
+    """The slots of other runs, and those of processes that were killed, are free."""
+    code = (
+        "import sys; from celebahq_builder import parallel; names = ['cuda:0', 'cuda:1', 'cuda:2'];"
+        "print(parallel.worker_device(names, sys.argv[1]), flush=True); sys.stdin.read()"
+    )
+
+    def start(token: str) -> tuple[subprocess.Popen[str], str]:
+        pipe = subprocess.PIPE
+        process = subprocess.Popen([sys.executable, "-c", code, token], cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+        assert process.stdout is not None
+        return process, process.stdout.readline().strip()
+
+    token = f"{os.getpid():x}"
+    started = [start(token) for _ in range(2)]
+    started.append(start(f"{token}f"))
+    assert [device for _, device in started] == ["cuda:0", "cuda:1", "cuda:0"]
+    started[0][0].kill()
+    started[0][0].wait()
+    started += [start(token), start(token)]
+    assert [device for _, device in started[3:]] == ["cuda:0", "cuda:2"]
+    for process, _ in started:
+        process.kill()
+        process.communicate()
+
+
+def test_one_device_needs_no_slot() -> None:
+    assert parallel.worker_device(["cpu"], "3c4d") == "cpu"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="sets the affinity of a process")
+def test_cores_that_the_process_may_use() -> None:
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from celebahq_builder import parallel; "
+    code += "print(parallel.cores(), parallel.workers_on(['cpu'], 1))"
+    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert printed == "1 1\n"
+    assert 1 <= parallel.cores() <= (os.cpu_count() or 1)
+
+
+def test_memory_of_gpus_limits_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are spread evenly, so the smallest GPU decides."""
+
+    class Properties:
+        def __init__(self, name: str) -> None:
+            self.total_memory = {"cuda:0": 24, "cuda:1": 9, "cuda:2": 2}[name] * 10**9
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", Properties)
+    monkeypatch.setattr(parallel, "cores", lambda: 100)
+    for names, workers in ((["cuda:0"], 6), (["cuda:0", "cuda:1"], 4), (["cuda:2"], 1), (["cpu"], 100)):
+        assert parallel.workers_on(names, 4 * 10**9) == workers
+    monkeypatch.setattr(parallel, "cores", lambda: 3)
+    assert parallel.workers_on(["cuda:0"], 4 * 10**9) == 3
 
 
 @pytest.fixture

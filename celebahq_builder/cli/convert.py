@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import click
 
+from celebahq_builder import parallel
 from celebahq_builder.cli.main import PATH, celebahq, print_path
 
 
@@ -168,6 +168,6 @@ def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> Non
     """  # noqa: D301
     from celebahq_builder.formats.import_ import import_images
 
-    images = import_images(path, out, workers=workers or os.cpu_count() or 1, **asked)
+    images = import_images(path, out, workers=workers or parallel.cores(), **asked)
     click.echo(f"{images} images")
     print_path("data set", out)

@@ -27,7 +27,9 @@ from celebahq_builder.training.interruption import REPEAT_S, TrainingInterrupted
 class PathType(click.Path):
     """Path of a file or folder; an empty text is refused, because it would mean the working directory."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
         """Return the path."""
         if value == "":
             self.fail("the path is empty", param, ctx)
@@ -89,7 +91,7 @@ class Command(Documented):
         super().__init__(*args, **more)
         self.interrupted = interrupted
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         """Run the command.
 
         Raises:

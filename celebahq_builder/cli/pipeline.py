@@ -12,6 +12,7 @@ import click
 
 from celebahq_builder.cli.main import CLUSTER, PATH, SET, celebahq, name_options, print_path
 from celebahq_builder.errors import RecipeError, SourceError
+from celebahq_builder.outcome import counted
 from celebahq_builder.pipeline.stages import stage_names
 
 if TYPE_CHECKING:
@@ -92,7 +93,10 @@ STAGES = stage_names()
     help="Side length of the result: a power of two, 64 to 2048.",
 )
 @click.option(
-    "--workers", type=click.IntRange(1), metavar="N", help="Processes; default one per core. Never changes the result."
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Processes; default one per core, and on GPUs no more than their memory holds. Never changes the result.",
 )
 @click.option("--device", default="auto", metavar="NAMES", help="auto, cpu, cuda, or cuda:0,cuda:1.")
 @CLUSTER
@@ -154,6 +158,13 @@ STAGES = stage_names()
     help="Also write CelebA's attributes as labels for training: celebahq-*-labels.npy.",
 )
 @click.option(
+    "--shard",
+    metavar="K/N",
+    show_default="the whole run",
+    help="Only the K-th of N parts of the photos, without selection and data set; several commands may build parts at "
+    "once, see docs/cluster.md. The same command without --shard then finishes the run.",
+)
+@click.option(
     "--dry-run", is_flag=True, help="Print settings, what is done, what is left, and the disk space it needs."
 )
 def build(
@@ -173,7 +184,7 @@ def build(
     """
     from celebahq_builder.pipeline.dry_run import dry_run as plan_lines
     from celebahq_builder.pipeline.landmark_source import planned_source, prepare_source
-    from celebahq_builder.pipeline.request import check_options, make_request
+    from celebahq_builder.pipeline.request import check_options, make_request, wanted_shard
 
     names = ("faces", "check_landmarks", "reject_doubtful", "landmark_model")
     landmark_options = {name: arguments.pop(name) for name in names}
@@ -195,13 +206,14 @@ def build(
 
         checked_plan(make_request(source, out, **arguments))
 
-    source = prepare_source(given, out, workers=arguments["workers"], accept=accept, **landmark_options)
+    shard = wanted_shard(arguments["shard"])
+    source = prepare_source(given, out, workers=arguments["workers"], accept=accept, shard=shard, **landmark_options)
     request = make_request(source, out, **arguments)
     for warning in source.warnings:
         logging.getLogger(__name__).warning("warning: %s", warning)
     from celebahq_builder.pipeline.build import run  # imports torch, which takes seconds: after checks of arguments
 
-    _print_result(run(request))
+    _print_result(run(request), arguments["shard"])
 
 
 def _source(
@@ -228,15 +240,22 @@ def _source(
     raise RecipeError("nothing to build from: give --celeba-root DIR, or --photos DIR")
 
 
-def _print_result(result: BuildResult) -> None:
-    click.echo(f"{result.source}: {result.kept} kept + {result.rejected} rejected + {result.failed} failed")
+def _print_result(result: BuildResult, shard: str | None) -> None:
+    what = f"shard {shard}: {counted(result.photos, result.source.unit)}" if shard else result.source
+    click.echo(f"{what}: {result.kept} kept + {result.rejected} rejected + {result.failed} failed")
     for reason, count in sorted(result.reasons.items(), key=lambda item: (-item[1], item[0])):
         click.echo(f"  {reason}: {count}")
+    if shard:
+        left = (
+            f"{result.batches_left} batches of other shards are" if result.batches_left else "no batch of any shard is"
+        )
+        click.echo(f"{left} left to do; when all shards are done, the same command without --shard selects and packs")
     if result.images and not result.hdf5:
         print_path("images", result.images)
     if result.hdf5:
         print_path("data set", result.hdf5)
-    print_path("report", result.report)
+    if not shard:
+        print_path("report", result.report)
 
 
 @celebahq.command(

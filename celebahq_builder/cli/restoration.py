@@ -7,15 +7,17 @@ import importlib
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from celebahq_builder.cli.main import DEVICE, PATH, SET, THREADS, celebahq, print_path
 from celebahq_builder.config import format_overrides
 
+Command = TypeVar("Command", bound=Callable[..., object])
 
-def training_options(recipe: str) -> Callable[[Any], Any]:
+
+def training_options(recipe: str) -> Callable[[Command], Command]:
     """Return a decorator that adds the options of a training; `recipe` is the default of --recipe."""
     options = (
         click.option(

@@ -151,7 +151,7 @@ def filter_folder(
         if not listing.images and not listing.unusable:
             found = ", ".join(map(printable, sorted(listing.skipped.suffixes)[:8])) or "nothing"
             raise SourceError(f"{folder} holds no images: looked for {', '.join(SUFFIXES)}; it has {found}")
-        where = workers or os.cpu_count() or 1 if cluster is None else os.fspath(cluster)
+        where = workers or parallel.cores() if cluster is None else os.fspath(cluster)
         scored, unscored = _score_images(folder, listing, store, where, pixels_max)
 
         # Select, and check that everything can be written before anything is

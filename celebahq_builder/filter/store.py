@@ -21,10 +21,10 @@ from typing import Any
 from celebahq_builder.errors import WorkspaceError, printable
 from celebahq_builder.outcome import Reason
 from celebahq_builder.storage import (
-    LOCK_NAME,
     as_storage_error,
     csv_bytes,
     delete_partial_files,
+    is_lock_file,
     is_partial_of,
     lock,
     path_cell,
@@ -196,7 +196,7 @@ class ScoreStore:
         if self.about_path.exists():
             self.about()  # raises for a file of something else
         elif self.root.is_dir():
-            names = {entry.name for entry in self.root.iterdir()} - {LOCK_NAME}
+            names = [entry.name for entry in self.root.iterdir() if not is_lock_file(entry.name)]
             others = sorted(name for name in names if not is_partial_of(name, self.about_path.name))
             if others:
                 raise WorkspaceError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from celebahq_builder.formats.hdf5 import ExportJob, LevelImageSet
 from celebahq_builder.hdf5.labels import encode_labels
 from celebahq_builder.image_set import ImagePyramid
 from celebahq_builder.imaging.image_io import PNG_LEVEL, QUALITY, ImageFormat
+from celebahq_builder.parallel import cores
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import sha256, staging
 
@@ -90,7 +90,7 @@ def export_file(
         job = ExportJob(
             level,
             out.name,
-            workers or os.cpu_count() or 1,
+            workers or cores(),
             shuffle,
             SHARD_IMAGES if shard is None else shard,
             PNG_LEVEL if png_level is None else png_level,

@@ -34,7 +34,7 @@ from celebahq_builder.formats.records import (
     parse_records,
     with_boolean_labels,
 )
-from celebahq_builder.formats.shards import Shard, open_new, shard_files, write_shards
+from celebahq_builder.formats.shards import ShardFile, open_new, shard_files, write_shards
 from celebahq_builder.image_set import DataSet, Described, Metadata
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.limits import MAX_CHUNK_BYTES
@@ -190,7 +190,7 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
     )
 
 
-def _write_shard(shard: Shard) -> int:
+def _write_shard(shard: ShardFile) -> int:
     pa, level = pyarrow(), shard.export.level
     with open_new(shard.path) as file:
         schema = _schema(pa, level)

@@ -110,7 +110,7 @@ def _log_others(path: Path, others: list[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Shard:
+class ShardFile:
     """A file to be written, and its images."""
 
     export: ExportJob
@@ -136,7 +136,7 @@ def write_shards(
     stage: Staging,
     names: list[str],
     file_name: Callable[[int, int], str],
-    write: Callable[[Shard], int],
+    write: Callable[[ShardFile], int],
 ) -> Iterator[int]:
     """Write all shards that do not exist yet; yields what a writer yields.
 
@@ -155,7 +155,7 @@ def write_shards(
         if path.exists():
             done += len(part)
         else:
-            jobs.append(Shard(export, path, part, names[part.start : part.stop]))
+            jobs.append(ShardFile(export, path, part, names[part.start : part.stop]))
     yield done
     yield from parallel.run(write, jobs, workers=export.workers)
     stage.check(paths)

@@ -26,7 +26,7 @@ from celebahq_builder.formats.format import Format
 from celebahq_builder.formats.hdf5 import ExportJob
 from celebahq_builder.formats.image_file import Encoded, Header, encoded_images
 from celebahq_builder.formats.records import file_names, image_records, parse_records
-from celebahq_builder.formats.shards import Shard, open_new, shard_files, write_shards
+from celebahq_builder.formats.shards import ShardFile, open_new, shard_files, write_shards
 from celebahq_builder.formats.tar import Member, members, open_tar
 from celebahq_builder.image_set import IMAGE_SUFFIXES, DataSet, Record
 from celebahq_builder.imaging.image_io import encode_png
@@ -185,7 +185,7 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
     yield from write_shards(export, stage, keys, lambda shard, _: f"{export.name}-{shard:06d}.tar", _write_shard)
 
 
-def _write_shard(shard: Shard) -> int:
+def _write_shard(shard: ShardFile) -> int:
     level = shard.export.level
     with open_new(shard.path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         records = image_records(level, shard.numbers)

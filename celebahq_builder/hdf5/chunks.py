@@ -23,6 +23,7 @@ from celebahq_builder.hdf5.layout import REMEDY, find_levels
 from celebahq_builder.hdf5.untrusted import file_identity, open_hdf5
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.limits import MAX_CHUNK_BYTES
+from celebahq_builder.parallel import cores
 
 Indices = Sequence[int] | NDArray[np.int64]
 
@@ -151,7 +152,7 @@ class LevelReader:
     def __init__(
         self, source: Path | str | h5py.File, resolution: int | None = None, threads: int | None = None
     ) -> None:
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = threads or cores()
         with contextlib.ExitStack() as stack:
             file = source if isinstance(source, h5py.File) else stack.enter_context(open_hdf5(Path(source)))
             self.path = Path(file.filename)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,6 +34,7 @@ from celebahq_builder.storage import (
     partial_path,
     publish_new,
     sha256,
+    try_flock,
 )
 
 Columns = Mapping[str, NDArray[np.generic] | Sequence[str]]
@@ -331,17 +331,13 @@ def _open_partial(path: Path) -> tuple[Path, BinaryIO]:
         if not is_partial_of(other.name, path.name) or other.is_symlink():
             continue
         with contextlib.suppress(OSError), other.open("rb+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FormatError(
-                    f"{path} is being written by another process; wait for it, or choose another `out`"
-                ) from None
+            if try_flock(file.fileno()) is False:
+                raise FormatError(f"{path} is being written by another process; wait for it, or choose another `out`")
             if may_delete_partial(other.name):
                 other.unlink()
     partial = partial_path(path)
     if partial.is_symlink():
         raise FormatError(f"{partial} exists and is a link; delete it, or choose another `out`")
     held = partial.open("xb")
-    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try_flock(held.fileno())
     return partial, held

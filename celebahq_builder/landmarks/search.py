@@ -284,7 +284,7 @@ def search_folder(
             for start in range(0, len(todo), BATCH_PHOTOS)
         ]
         progress = Progress(title, len(files), len(files) - len(todo), judged=False)
-        workers = min(workers or os.cpu_count() or 1, len(jobs))
+        workers = min(workers or parallel.cores(), len(jobs))
         try:
             with closing(parallel.run(search_files, jobs, workers=workers)) as results:
                 for searched in results:

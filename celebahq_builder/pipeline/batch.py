@@ -20,7 +20,7 @@ from celebahq_builder.image_set import photo_path
 from celebahq_builder.imaging.image_io import decode_png, encode_jpeg, encode_png
 from celebahq_builder.imaging.warp import warp_quad
 from celebahq_builder.outcome import Failed, Kept, Outcome, Reason, Rejected, Rejection
-from celebahq_builder.parallel import devices, peak_memory_bytes
+from celebahq_builder.parallel import devices, peak_memory_bytes, worker_device
 from celebahq_builder.pipeline.face import Face, ImageRecord, PhotoRecord
 from celebahq_builder.pipeline.fatal_errors import fatal_error, synchronize
 from celebahq_builder.pipeline.recipe import BuildRecipe
@@ -44,6 +44,10 @@ A GPU may add up in another order for another batch size, which changes the last
 100 MB in either network; where the device has too little memory, the number is halved.
 """
 
+WORKER_GPU_BYTES = 4 * 1024**3
+"""Memory of a GPU that a worker needs; computed, not measured. 16 windows of 100 MB are 1.6 GB, and as much again is
+what the allocator may keep of other shapes; the CUDA context takes about 0.5 GB, and pixels and networks 0.3 GB."""
+
 EXAMPLE_PX = 768
 """Side length of the images of example photos."""
 
@@ -66,7 +70,7 @@ class BatchJob:
     """Folder of the photos."""
     recipe: BuildRecipe
     device: str
-    """Devices as asked for; the worker uses the first one that it has."""
+    """Devices as asked for; a worker uses one of them, see `parallel.worker_device`."""
     start: str | None
     """Stage on disk from which the batch resumes; None starts from the photos."""
     todo: tuple[str, ...]
@@ -220,9 +224,8 @@ class _BatchRun:
     def __init__(self, job: BatchJob) -> None:
         self.job = job
         self.workspace = Workspace(job.workspace)
-        self.context = photo_context(
-            job.recipe.resolution, devices(job.device)[0], photo_reader(job.folder), job.deltas
-        )
+        device = worker_device(devices(job.device), job.run_token)
+        self.context = photo_context(job.recipe.resolution, device, photo_reader(job.folder), job.deltas)
         self.all_stages = job.recipe.photo_stages()
         self.types = record_types(self.all_stages)
         self.names = [stage.name for stage in self.all_stages]

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Unpack
@@ -21,6 +21,7 @@ from celebahq_builder.errors import SourceError, WorkspaceError
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.outcome import Kept, PhotoCounts, PhotoKey, Rejected
 from celebahq_builder.pipeline.batch import (
+    WORKER_GPU_BYTES,
     BatchJob,
     BatchResult,
     deterministic,
@@ -36,8 +37,9 @@ from celebahq_builder.pipeline.landmark_source import find_source
 from celebahq_builder.pipeline.live_report import LiveReport
 from celebahq_builder.pipeline.plan import Plan, versions
 from celebahq_builder.pipeline.recipe import BuildRecipe
-from celebahq_builder.pipeline.request import BuildOptions, BuildRequest, check_options, make_request
+from celebahq_builder.pipeline.request import BuildOptions, BuildRequest, check_options, make_request, wanted_shard
 from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses
+from celebahq_builder.pipeline.shard import Shard, check_shards
 from celebahq_builder.pipeline.stage import AnyDatasetStage, DatasetContext, record_types
 from celebahq_builder.pipeline.stages.select import rejected_csv
 from celebahq_builder.pipeline.state import StageCounts, Summary, Table, fingerprint
@@ -72,6 +74,8 @@ class BuildResult:
     images: Path | None
     """Folder of the images of the last stage that keeps images; None if no such stage was run."""
     report: Path
+    batches_left: int = 0
+    """With `shard`, batches of the whole run that are not done yet; the counts are those of the shard's photos."""
 
 
 def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[BuildOptions]) -> BuildResult:
@@ -91,7 +95,8 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
         resolution: side length of the result in px, a power of two from 64 to 2048.
         seed: seed of a shuffled order.
         labels: whether to write CelebA's attributes as labels next to the HDF5 file.
-        workers: processes; None uses one per core.
+        workers: processes; None uses one per core that this process may use, and on GPUs no more than their memory
+            holds.
         device: ``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``.
         cluster: address of a Dask scheduler, or its scheduler.json; its workers run the photo stages. They must see the
             run directory and the photos under the same paths.
@@ -103,6 +108,9 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
         ids: only these photos: ids or file names, or a file that lists them.
         image_list: file image_list.txt of the official CelebA-HQ; only its photos, in its order.
         deltas: folder of the official deltas, which make the official images.
+        shard: ``K/N`` or (K, N): only the K-th of N parts of the batches, without selection and data set. Several
+            processes may build parts at once, on machines that share the run directory. A build without `shard` then
+            builds what is missing, selects and packs.
 
     Returns:
         Counts of all photos, and the paths of data set and report.
@@ -128,6 +136,7 @@ def build(source: PhotoSource | Path | str, out: Path | str, **options: Unpack[B
             source,
             out,
             workers=options.get("workers"),
+            shard=wanted_shard(options.get("shard")),
             accept=lambda found: checked_plan(make_request(found, out, **options)),
         )
     return run(make_request(source, out, **options))
@@ -187,6 +196,8 @@ def align(
 
 def run(request: BuildRequest) -> BuildResult:
     """Run a build; see `build`."""
+    if request.shard:
+        return _run_shard(request, request.shard)
     workspace = request.workspace
     timings = TimingLog(workspace.timings_path)
     with workspace.lock() as held:
@@ -200,9 +211,7 @@ def run(request: BuildRequest) -> BuildResult:
             plan = plan.after_redo()
         if plan.grows:
             plan = grow(plan)
-        description = plan.description()
-        if plan.state.run != description:
-            write_json(workspace.run_path, asdict(description))
+        _describe(plan)
         if not all(map(plan.is_complete, plan.on_disk)):
             workspace.summary_path.unlink(missing_ok=True)
             plan = plan.without_summary()
@@ -217,6 +226,65 @@ def run(request: BuildRequest) -> BuildResult:
         else:
             log.info("all stages up to %s are complete, and so are those up to %s", request.until, plan.until)
         return _conclude(plan, timings)
+
+
+def _describe(plan: Plan) -> None:
+    """Write run.json, unless it is up to date."""
+    description = plan.description()
+    if plan.state.run != description:
+        write_json(plan.request.workspace.run_path, asdict(description))
+
+
+def _run_shard(request: BuildRequest, shard: Shard) -> BuildResult:
+    """Run the batches of a shard; see `shard`."""
+    workspace = request.workspace
+    with ExitStack() as work:
+        with workspace.lock(shard):
+            check_shards(workspace.root, beside=shard)
+            plan = checked_plan(request)
+            _load_networks(plan)
+            if plan.grows:  # it moves manifests and images of all batches
+                check_shards(workspace.root)
+            held = work.enter_context(shard.lock(workspace.root))
+            if plan.grows:
+                plan = grow(plan)
+            _describe(plan)
+            if plan.batches_left:
+                workspace.summary_path.unlink(missing_ok=True)
+                for stage in plan.photo_stages:
+                    workspace.stage(stage.name).begin(plan.ingredients[stage.name])
+        timings = TimingLog(shard.folder(workspace.root) / workspace.timings_path.name)
+        workspace.sweep()
+        try:
+            _run_batches(plan, timings, held)
+        finally:
+            workspace.sweep()
+        timings.add_memory(parallel.peak_memory_bytes())
+        return _conclude_shard(plan, shard)
+
+
+def _conclude_shard(plan: Plan, shard: Shard) -> BuildResult:
+    """Count the outcomes of a shard's photos."""
+    workspace, names = plan.request.workspace, [stage.name for stage in plan.photo_stages]
+    last: dict[PhotoKey, outcome.Outcome] = {}
+    for name in names:
+        for batch in shard.batches(plan.batches):
+            last |= {
+                one.key: one.without_record() if isinstance(one, Kept) else one
+                for one in workspace.stage(name).read_manifest(batch)
+            }
+    images = [stage.name for stage in plan.photo_stages if stage.saves_image]
+    return BuildResult(
+        source=plan.request.source.counts,
+        photos=len(last),
+        **count_outcomes(last.values()),
+        reasons=dict(Counter(one.reason.value for one in last.values() if isinstance(one, Rejected))),
+        complete=False,
+        hdf5=None,
+        images=workspace.stage(images[-1]).root / "images" if images and last else None,
+        report=workspace.report_path,
+        batches_left=len(workspace.batches_left(names, plan.batches)),
+    )
 
 
 def _load_networks(plan: Plan) -> None:
@@ -254,35 +322,7 @@ def run_photo_stages(plan: Plan, timings: TimingLog, held: LockedFolder) -> None
     workspace, photos = plan.request.workspace, plan.request.source.photos
     for stage in plan.photo_stages:
         workspace.stage(stage.name).begin(plan.ingredients[stage.name])
-    earlier = EarlierResults(workspace, plan.photo_stages)
-    jobs = []
-    for job in map(earlier.without_finished, _jobs(plan)):
-        if job.photos:
-            jobs.append(job)
-        else:
-            publish_batch(workspace, earlier.complete(BatchResult.of_nothing(job)))
-    if jobs:
-        timings.add(batches=len(jobs), seconds={})
-        todo = sum(len(job.photos) for job in jobs)
-        title, unit = " > ".join(stage.name for stage in plan.photo_stages), plan.request.source.counts.unit
-        progress = Progress(title, len(photos), len(photos) - todo, unit)
-        report = LiveReport(workspace, progress)
-        try:
-            report.write_if_due()
-            with closing(_compute(plan, held, jobs, progress)) as results:
-                for computed in results:
-                    result = earlier.complete(computed)
-                    publish_batch(workspace, result)
-                    timings.add(batch=result.number, photos=result.photos, seconds=result.seconds)
-                    timings.add_worker(result.peak_memory_bytes)
-                    progress.advance(result.photos, result.rejected, result.failed)
-                    report.add(result)
-                    report.write_if_due()
-        except KeyboardInterrupt:
-            report.close()
-            raise
-        finally:
-            progress.close()
+    _run_batches(plan, timings, held)
     entering, ids = {photo.key for photo in photos}, {photo.id for photo in photos}
     for stage in plan.photo_stages:
         counts, kept = _reconcile(workspace.stage(stage.name), entering, plan.batches)
@@ -295,13 +335,66 @@ def run_photo_stages(plan: Plan, timings: TimingLog, held: LockedFolder) -> None
         raise WorkspaceError(f"no photo was kept, so there is nothing to pack; {workspace.rejected_path} says why")
 
 
+def _run_batches(plan: Plan, timings: TimingLog, held: LockedFolder) -> None:
+    """Run the batches that are not done yet: all of them, or those of a shard; see `run_photo_stages`."""
+    workspace = plan.request.workspace
+    earlier = EarlierResults(workspace, plan.photo_stages)
+    jobs = []
+    for job in map(earlier.without_finished, _jobs(plan)):
+        if job.photos:
+            jobs.append(job)
+        else:
+            publish_batch(workspace, earlier.complete(BatchResult.of_nothing(job)))
+    if jobs:
+        timings.add(batches=len(jobs), seconds={})
+        todo = sum(len(job.photos) for job in jobs)
+        photos = sum(len(_photos_of(plan, number)) for number in _batches(plan))
+        title, unit = " > ".join(stage.name for stage in plan.photo_stages), plan.request.source.counts.unit
+        progress = Progress(title, photos, photos - todo, unit)
+        report = LiveReport(workspace, progress, silent=plan.request.shard is not None)
+        try:
+            report.write_if_due()
+            with closing(_compute(plan, held, jobs, progress)) as results:
+                for computed in results:
+                    result = earlier.complete(computed)
+                    held.check()
+                    publish_batch(workspace, result)
+                    timings.add(batch=result.number, photos=result.photos, seconds=result.seconds)
+                    timings.add_worker(result.peak_memory_bytes)
+                    progress.advance(result.photos, result.rejected, result.failed)
+                    report.add(result)
+                    report.write_if_due()
+        except KeyboardInterrupt:
+            report.close()
+            raise
+        finally:
+            progress.close()
+
+
+def _workers(request: BuildRequest) -> int:
+    """Return the number of worker processes of the photo stages."""
+    if request.workers_given:
+        return request.workers
+    return parallel.workers_on(parallel.devices(request.device), WORKER_GPU_BYTES)
+
+
 def _compute(
     plan: Plan, held: LockedFolder, jobs: Iterable[BatchJob], progress: Progress
 ) -> Generator[BatchResult, None, None]:
     """Yield the results of batches, from a cluster or from processes of this machine."""
     if plan.request.cluster:
         return run_on_cluster(plan.request.cluster, plan, held.path, jobs, progress)
-    return parallel.run(run_batch, jobs, workers=plan.request.workers)
+    return parallel.run(run_batch, jobs, workers=_workers(plan.request))
+
+
+def _batches(plan: Plan) -> range:
+    """Return the batches on which this process works."""
+    return plan.request.shard.batches(plan.batches) if plan.request.shard else range(plan.batches)
+
+
+def _photos_of(plan: Plan, batch: int) -> tuple[Photo, ...]:
+    size = plan.batch_photos
+    return plan.request.source.photos[batch * size : (batch + 1) * size]
 
 
 def _jobs(plan: Plan) -> Iterator[BatchJob]:
@@ -309,8 +402,7 @@ def _jobs(plan: Plan) -> Iterator[BatchJob]:
     request, size = plan.request, plan.batch_photos
     photos = list(enumerate(request.source.photos))
     examples = frozenset(photo.id for _, photo in photos[:: max(1, -(-len(photos) // EXAMPLES))])
-    devices = (request.device,) if request.cluster else parallel.devices(request.device)
-    for number in range(plan.batches):
+    for number in _batches(plan):
         lacks = [number not in plan.state.stage(stage.name).batches for stage in plan.photo_stages]
         if not any(lacks):
             continue
@@ -322,7 +414,7 @@ def _jobs(plan: Plan) -> Iterator[BatchJob]:
             photos=tuple(photos[number * size : (number + 1) * size]),
             folder=request.source.folder,
             recipe=request.recipe,
-            device=devices[number % len(devices)],
+            device=request.device,
             start=kept[-1] if kept else None,
             todo=tuple(stage.name for stage, is_todo in zip(plan.photo_stages, lacks, strict=True) if is_todo),
             examples=examples,

@@ -111,7 +111,7 @@ def _contents(
     left_out = [*failed, *sorted(rejected, key=_reason_order), *low[report_images.SHEET :]]
     thumbnails_max = LIVE_THUMBNAILS if progress else ROW_THUMBNAILS
     rows = images.rows(left_out[:ROWS], thumbnails_max)
-    timings = read_timings(workspace.timings_path)
+    timings = read_timings(*workspace.timing_logs())
     finished = state.stage(run.until).mark is not None and len(statuses) == run.counts.items
     aligned = [one for one in kept if one.image]
     is_small = not progress and len(aligned) == len(kept) <= SMALL_RUN

@@ -58,6 +58,10 @@ def describe_plan(plan: Plan) -> Iterator[str]:
     yield "stages:"
     for name in plan.names[: plan.names.index(plan.until) + 1]:
         yield f"  {name}: {_describe_stage(plan, name)}"
+    if shard := request.shard:
+        batches = shard.batches(plan.batches)
+        left = plan.batches_left.intersection(batches)
+        yield f"shard {shard}: {len(left)} of its {len(batches)} batches are left; another command selects and packs"
     parent = next(
         path for path in (request.workspace.root, *request.workspace.root.absolute().parents) if path.exists()
     )

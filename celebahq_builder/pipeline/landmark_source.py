@@ -24,6 +24,7 @@ from celebahq_builder.landmarks.model_file import locate_model
 from celebahq_builder.landmarks.page import ShownPhoto, draw_face
 from celebahq_builder.landmarks.search import THUMBNAIL_PX, list_photos
 from celebahq_builder.outcome import Reason
+from celebahq_builder.pipeline.shard import Shard
 from celebahq_builder.pipeline.state import read_table
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.folder import read_folder
@@ -58,6 +59,7 @@ def find_source(
     faces: FaceChoice = "all",
     workers: int | None = None,
     model: Path | str | None = None,
+    shard: Shard | None = None,
     accept: Accept | None = None,
 ) -> PhotoSource:
     """Find the landmarks of photos, and return the photos with them as a source; a killed call resumes.
@@ -68,6 +70,7 @@ def find_source(
         faces: faces of a photo that are used.
         workers: processes; by default one per core. The result does not depend on it.
         model: model file of the detector; by default it is downloaded once.
+        shard: the part of the build on which this process works. One shard searches all photos; others wait for it.
         accept: see `Accept`.
 
     Raises:
@@ -79,7 +82,7 @@ def find_source(
     if Path(photos).resolve() == workspace.root.resolve():
         raise RecipeError(f"`out` {out} is the folder of photos; give another folder")
     model = locate_model(Path(model) if model else None, "landmark_model")
-    with workspace.lock():
+    with workspace.lock(shard):
         workspace.landmarks_path.mkdir(exist_ok=True)
         found = find_landmarks(
             photos,
@@ -123,6 +126,7 @@ def prepare_source(
     reject_doubtful: bool = False,
     landmark_model: Path | str | None = None,
     workers: int | None = None,
+    shard: Shard | None = None,
     accept: Accept | None = None,
 ) -> PhotoSource:
     """Find or check the landmarks of a source before a build.
@@ -136,6 +140,7 @@ def prepare_source(
         reject_doubtful: whether photos are rejected where they differ; compares them.
         landmark_model: model file of the detector; by default it is downloaded once.
         workers: processes; by default one per core.
+        shard: see `find_source`.
         accept: see `Accept`.
 
     Raises:
@@ -148,7 +153,9 @@ def prepare_source(
                 "`check_landmarks` and `reject_doubtful` compare a table with the face detector: give `landmarks` too, "
                 "or leave them out"
             )
-        return find_source(source, out, faces=faces or "all", workers=workers, model=landmark_model, accept=accept)
+        return find_source(
+            source, out, faces=faces or "all", workers=workers, model=landmark_model, shard=shard, accept=accept
+        )
     if faces:
         raise RecipeError("`faces` chooses among the faces that are found; with a landmark table, leave it out")
     if check_landmarks is None:
@@ -165,6 +172,7 @@ def prepare_source(
         required=required,
         workers=workers,
         model=landmark_model,
+        shard=shard,
         accept=accept,
     )
 
@@ -177,6 +185,7 @@ def check_source(
     required: bool = True,
     workers: int | None = None,
     model: Path | str | None = None,
+    shard: Shard | None = None,
     accept: Accept | None = None,
 ) -> PhotoSource:
     """Compare the landmarks of a source with the detector's, and record the doubtful ones for the report.
@@ -188,6 +197,7 @@ def check_source(
         required: whether a missing model file is an error; otherwise it is a warning, and nothing is checked.
         workers: processes; by default one per core.
         model: model file of the detector; by default it is downloaded once.
+        shard: see `find_source`.
         accept: see `Accept`.
 
     Returns:
@@ -205,7 +215,7 @@ def check_source(
         log.warning("warning: the landmarks are not checked: %s", error)
         return source
     workspace = Workspace(Path(out))
-    with workspace.lock():
+    with workspace.lock(shard):
         workspace.landmarks_path.mkdir(exist_ok=True)
         doubtful = check.check_landmarks(source, workspace.landmarks_path / "checked.jsonl", model, workers=workers)
         checked = check.reject_doubtful(source, doubtful) if reject else source

@@ -35,10 +35,11 @@ class LiveReport:
     Args:
         workspace: the run directory.
         progress: of the photo stages.
+        silent: write nothing; for one of several shards.
     """
 
-    def __init__(self, workspace: Workspace, progress: Progress) -> None:
-        self.workspace, self.progress = workspace, progress
+    def __init__(self, workspace: Workspace, progress: Progress, *, silent: bool = False) -> None:
+        self.workspace, self.progress, self.silent = workspace, progress, silent
         self.statuses: PhotoStatuses | None = None
         self.cost_s = READ_S * progress.done
         """Processor time that the last report took, or the first one will take."""
@@ -62,6 +63,8 @@ class LiveReport:
             self._write(None)
 
     def _write(self, progress: BuildProgress | None) -> None:
+        if self.silent:
+            return
         began, is_first = time.thread_time(), self.statuses is None and not self.progress.done
         try:
             if self.statuses is None:

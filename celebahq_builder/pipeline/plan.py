@@ -125,6 +125,12 @@ class Plan:
         """Number of batches."""
         return -(-len(self.request.source.photos) // self.batch_photos)
 
+    @cached_property
+    def batches_left(self) -> frozenset[int]:
+        """The batches that lack a manifest of some stage on disk."""
+        done = [self.state.stage(stage.name).batches for stage in self.photo_stages]
+        return frozenset(range(self.batches)) - frozenset.intersection(*done)
+
     # --- Growth ---
 
     @cached_property

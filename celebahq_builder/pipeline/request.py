@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from celebahq_builder.cluster import check_target
 from celebahq_builder.errors import RecipeError, WorkspaceError
 from celebahq_builder.limits import MAX_LIST_BYTES
 from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE, BuildRecipe, resolve
+from celebahq_builder.pipeline.shard import Shard
 from celebahq_builder.pipeline.stage import BuildInputs
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.official import RESOLUTION, archives, read_image_list
@@ -42,6 +42,7 @@ class BuildOptions(TypedDict, total=False):
     ids: Path | str | Iterable[str] | None
     image_list: Path | str | None
     deltas: Path | str | None
+    shard: str | tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class BuildRequest:
     origins: dict[str, str]
     """Source of each setting that is not a default; see `recipe.resolve`."""
     workers: int
+    workers_given: bool
+    """False: fewer workers run on GPUs whose memory does not hold as many."""
     device: str
     cluster: str | None
     """Address or file of a Dask scheduler whose workers run the batches; None for processes of this machine."""
@@ -68,6 +71,8 @@ class BuildRequest:
     """True if results of photos that were removed or changed are deleted."""
     deltas: Path | None
     """Folder of the official deltas."""
+    shard: Shard | None = None
+    """The part of the batches to build; None builds all, selects and packs."""
 
     @property
     def inputs(self) -> BuildInputs:
@@ -93,7 +98,8 @@ def make_request(source: PhotoSource, out: Path | str, **options: Unpack[BuildOp
         source=source,
         recipe=recipe,
         origins=origins,
-        workers=options.get("workers") or os.cpu_count() or 1,
+        workers=options.get("workers") or parallel.cores(),
+        workers_given=options.get("workers") is not None,
         device=options.get("device", "auto"),
         cluster=str(cluster) if cluster else None,
         limit=options.get("limit"),
@@ -103,6 +109,7 @@ def make_request(source: PhotoSource, out: Path | str, **options: Unpack[BuildOp
         redo=None if options.get("redo") == PHOTOS else options.get("redo"),
         redo_photos=options.get("redo") == PHOTOS,
         deltas=deltas,
+        shard=wanted_shard(options.get("shard")),
     )
     for stage in recipe.stages():
         stage.check(recipe.settings(stage), request.inputs)
@@ -160,7 +167,21 @@ def check_options(out: Path | str, **options: Unpack[BuildOptions]) -> tuple[Wor
         raise RecipeError(f"`start` {start} comes after `redo` {redo}, and needs its results; leave out `start`")
     if "cuda" in device and options.get("cluster") is None:  # the devices are those of the workers
         parallel.devices(device)
+
+    # --- Shard ---
+    if shard := wanted_shard(options.get("shard")):
+        if options.get("redo"):
+            raise RecipeError(f"`redo` {options['redo']} concerns the whole run: give it without `shard` {shard} first")
+        if start and start not in [stage.name for stage in recipe.photo_stages()]:
+            raise RecipeError(f"`start` {start} works on all photos; give it without `shard` {shard}")
+        if cluster is not None:
+            raise RecipeError("`cluster` and `shard` both divide the work over machines; give one of them")
     return workspace, recipe, origins
+
+
+def wanted_shard(value: str | tuple[int, int] | None) -> Shard | None:
+    """Return the shard that an argument names; None for the whole run."""
+    return None if value is None else Shard.parse(value)
 
 
 def _official_paths(options: BuildOptions) -> tuple[Path | None, Path | None]:

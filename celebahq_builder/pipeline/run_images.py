@@ -16,7 +16,7 @@ from celebahq_builder.hdf5.reader import open_pyramid
 from celebahq_builder.image_set import Column, ImagePyramid, Pixels
 from celebahq_builder.imaging.image_io import decode_png
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
-from celebahq_builder.parallel import run_threads
+from celebahq_builder.parallel import cores, run_threads
 from celebahq_builder.pipeline.face import ImageRecord
 from celebahq_builder.pipeline.results import photo_statuses, read_records
 from celebahq_builder.pipeline.stage import record_types
@@ -182,5 +182,5 @@ class RunLevel:
 
     def read(self, indices: Sequence[int] | NDArray[np.int64], *, parallel: bool = True) -> Pixels:
         """Return images uint8 [n, 3, r, r] by their numbers; without threads if `parallel` is False."""
-        workers = os.cpu_count() or 1 if parallel else 1
+        workers = cores() if parallel else 1
         return np.stack(list(run_threads(self.__getitem__, map(int, indices), workers=workers)))

@@ -18,6 +18,7 @@ from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.image_set import attribute_labels
 from celebahq_builder.outcome import Kept, Outcome, PhotoKey, counted
 from celebahq_builder.pipeline.face import ImageRecord
+from celebahq_builder.pipeline.shard import shard_folders
 from celebahq_builder.pipeline.state import RunDescription, RunState, read_table
 from celebahq_builder.pipeline.workspace import (
     StageFolder,
@@ -27,6 +28,7 @@ from celebahq_builder.pipeline.workspace import (
     read_timings,
 )
 from celebahq_builder.progress import rough_duration
+from celebahq_builder.storage import last_holder
 
 
 @dataclass
@@ -79,7 +81,8 @@ def status_lines(workspace: Workspace) -> Iterator[str]:
             yield f"{name:8} {len(stage.batches)} of {run.batches} batches done"
         else:
             yield f"{name:8} not done"
-    yield from _throughput(run, state, read_timings(workspace.timings_path))
+    yield from _shards(workspace, run, state)
+    yield from _throughput(run, state, read_timings(*workspace.timing_logs()))
     if summary := state.summary:
         yield f"in all: {summary.kept} kept + {summary.rejected} rejected + {summary.failed} failed"
         for reason, count in sorted(summary.reasons.items(), key=lambda item: -item[1]):
@@ -90,6 +93,23 @@ def status_lines(workspace: Workspace) -> Iterator[str]:
         yield f"result: {result} ({size_bytes / 1e9:.2f} GB{note})"
     if "report/index.html" in state.files:
         yield f"report: {workspace.report_path}"
+
+
+def _shards(workspace: Workspace, run: RunDescription, state: RunState) -> Iterator[str]:
+    """Yield the shards that are in work, and those that ended before their last batch."""
+    folders, names = shard_folders(workspace.root), [name for name in run.stages if name in run.photo_stages]
+    if not folders or not names:
+        return
+    done = frozenset.intersection(*(state.stage(name).batches for name in names))
+    stopped = []
+    for shard, folder in folders.items():
+        batches = shard.batches(run.batches)
+        if holder := last_holder(folder):
+            yield f"shard {shard}: {len(done.intersection(batches))} of {len(batches)} batches done by {holder.name}"
+        elif not done.issuperset(batches):
+            stopped.append(str(shard))
+    if stopped:
+        yield f"shards that ended before their last batch: {', '.join(stopped)}"
 
 
 def _throughput(run: RunDescription, state: RunState, timings: TimingTotals) -> Iterator[str]:

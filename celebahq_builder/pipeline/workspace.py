@@ -15,6 +15,7 @@ from celebahq_builder import outcome
 from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES
 from celebahq_builder.outcome import Kept, Outcome
+from celebahq_builder.pipeline.shard import FOLDER, Shard, check_shards, shard_folders, wait_for_planning
 from celebahq_builder.pipeline.state import (
     Ingredients,
     RunDescription,
@@ -46,6 +47,7 @@ from celebahq_builder.storage import (
 
 NAMES = (
     *("run.json", "summary.json", "timings.jsonl", "selection.csv", "rejected.csv", "stages", "report", "landmarks"),
+    "shards",
     *("celebahq-*.h5", "celebahq-*.h5.partial", "celebahq-*-labels.npy"),
 )
 """Names of all files and folders of a run directory, as patterns of `fnmatch`."""
@@ -285,10 +287,28 @@ class Workspace:
             return f"it is the {kind}; the command that made it resumes it"
         return "it has no run.json (celebahq build makes one)"
 
-    def lock(self) -> contextlib.AbstractContextManager[LockedFolder]:
-        """Hold the directory for this process; see `storage.lock`."""
+    @contextlib.contextmanager
+    def lock(self, shard: Shard | None = None) -> Iterator[LockedFolder]:
+        """Hold the directory for this process; see `storage.lock`.
+
+        Args:
+            shard: the part on which this process works: other shards may be in work, and it waits for one that plans.
+                None for the whole.
+        """
         known = holds(self.run_path, {"batch_photos", "photos", "batches"})
-        return lock(self.root, "run directory", "out", names=NAMES, known=known)
+        role, wait = (shard.role, wait_for_planning(self.root)) if shard else ("", None)
+        with lock(self.root, "run directory", "out", names=NAMES, known=known, role=role, wait=wait) as held:
+            if shard is None:
+                check_shards(self.root)
+            yield held
+
+    def timing_logs(self) -> list[Path]:
+        """Return the logs of times of the run and of its shards."""
+        return [self.timings_path, *(folder / self.timings_path.name for folder in shard_folders(self.root).values())]
+
+    def batches_left(self, stages: Iterable[str], batches: int) -> frozenset[int]:
+        """Return the batches that lack a manifest of some stage."""
+        return frozenset().union(*(set(range(batches)) - self.stage(name).batches() for name in stages))
 
     def sweep(self) -> None:
         """Delete the partial files of this run and of dead processes; only for the holder of the lock.
@@ -296,7 +316,7 @@ class Workspace:
         The unfinished HDF5 file is not among them: the next pack replaces it.
         """
         delete_partial_files(self.root)
-        for folder in ("stages", "report", "landmarks"):
+        for folder in ("stages", "report", "landmarks", FOLDER):
             delete_partial_files(self.root / folder, recursive=True)
 
     def final_outcomes(self, run: RunDescription) -> Iterator[tuple[str, int, Outcome]]:
@@ -364,7 +384,7 @@ class StageTime:
 
 @dataclass
 class TimingTotals:
-    """Sums of `timings.jsonl`."""
+    """Sums of `timings.jsonl`, of the run and of its shards."""
 
     stages: dict[str, StageTime] = field(default_factory=dict)
     peak_memory_bytes: dict[str, int] = field(default_factory=dict)
@@ -373,13 +393,13 @@ class TimingTotals:
     """Time, in s since 1970, and number of photos of each batch at its end; 0 photos where a run begins."""
 
 
-def read_timings(path: Path) -> TimingTotals:
-    """Return the times of a run's stages; empty without a log. Lines that a kill cut short are skipped."""
+def read_timings(*paths: Path) -> TimingTotals:
+    """Return the times in logs of a run; empty without a log. Lines that a kill cut short are skipped."""
     found = TimingTotals()
-    try:
-        lines = read_text(path).splitlines()
-    except (OSError, UnicodeDecodeError):
-        lines = []
+    lines: list[str] = []
+    for path in paths:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            lines += read_text(path).splitlines()
     for line in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError):
             values: Any = parse_json(line)
@@ -391,4 +411,5 @@ def read_timings(path: Path) -> TimingTotals:
                 found.peak_memory_bytes[process] = max(peak, found.peak_memory_bytes.get(process, 0))
             if "batch" in values or "batches" in values:
                 found.batches.append((float(values["unix_s"]), int(values.get("photos", 0))))
+    found.batches.sort(key=lambda one: one[0])
     return found

@@ -21,7 +21,15 @@ from celebahq_builder.storage.files import (
     write_json,
     write_partial,
 )
-from celebahq_builder.storage.folder_lock import LOCK_NAME, LockedFolder, lock
+from celebahq_builder.storage.folder_lock import (
+    LOCK_NAME,
+    Holder,
+    LockedFolder,
+    is_lock_file,
+    last_holder,
+    lock,
+    try_flock,
+)
 from celebahq_builder.storage.partial_files import (
     HOST,
     RUN_TOKEN,
@@ -41,6 +49,7 @@ __all__ = [
     "LOCK_NAME",
     "NO_HARD_LINKS",
     "RUN_TOKEN",
+    "Holder",
     "LockedFolder",
     "NewFiles",
     "Record",
@@ -56,7 +65,9 @@ __all__ = [
     "delete_partial_files",
     "delete_partial_of",
     "holds",
+    "is_lock_file",
     "is_partial_of",
+    "last_holder",
     "lock",
     "may_delete_partial",
     "new_files",
@@ -73,6 +84,7 @@ __all__ = [
     "sha256",
     "staging",
     "sync_folder",
+    "try_flock",
     "write_atomic",
     "write_json",
     "write_partial",

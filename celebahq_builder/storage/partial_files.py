@@ -80,10 +80,10 @@ def may_delete_partial(name: str, token: str = RUN_TOKEN) -> bool:
     match = re.fullmatch(r"\..+\.(\w+)-(\d+)-([0-9a-f]+)\.partial(?:\.\w+)?", name, re.DOTALL)
     if match is None:
         return False
-    return match[3] == token or (match[1] == HOST and _is_dead(int(match[2])))
+    return match[3] == token or (match[1] == HOST and is_dead_process(int(match[2])))
 
 
-def _is_dead(pid: int) -> bool:
+def is_dead_process(pid: int) -> bool:
     """Return whether the process that had an id, other than this process, has ended."""
     if pid == os.getpid():
         return True  # the id is in use again: by this process, whose files have another token

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.limits import MAX_JSON_BYTES
 from celebahq_builder.storage.bounded_read import irregular_kind, parse_json, read_file
 from celebahq_builder.storage.files import as_storage_error, sha256, write_atomic
+from celebahq_builder.storage.folder_lock import try_flock
 
 _LINE_ERRORS = (ValueError, LookupError, TypeError)
 """Exceptions of a line that is no record."""
@@ -133,10 +133,8 @@ class RecordLog:
         return start
 
     def _begin(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WorkspaceError(f"{self.path} is being written by another process; wait for it") from None
+        if try_flock(self._file.fileno()) is False:
+            raise WorkspaceError(f"{self.path} is being written by another process; wait for it")
         header = json.dumps(self._header, separators=(",", ":")).encode("ascii") + b"\n"
         first = self._file.readline(MAX_JSON_BYTES)
         if not header.startswith(first) and not self._is_own(first):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from celebahq_builder.errors import CelebAHQError, DiskFull, FormatError, WorkspaceError
 from celebahq_builder.storage.files import as_storage_error, check_free, holds, publish_new, read_json, write_json
-from celebahq_builder.storage.folder_lock import LOCK_NAME, LockedFolder, lock
+from celebahq_builder.storage.folder_lock import LOCK_NAME, LockedFolder, is_lock_file, lock
 from celebahq_builder.storage.partial_files import delete_partial_files, is_partial_of
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def _check_ours(root: Path, target: Path) -> None:
         ours = known and (known["made_by"], known["target"]) == (MADE_BY, target.name)
     elif ours:  # killed before there was a plan
         names = [path.name for path in root.iterdir()]
-        ours = {name for name in names if not is_partial_of(name, PLAN)} <= {LOCK_NAME}
+        ours = all(is_partial_of(name, PLAN) or is_lock_file(name) for name in names)
     if not ours:
         raise FormatError(f"{root} is in the way and was not made by this command; move it, or choose another `out`")
     for folder, folders, files in os.walk(root):
@@ -187,7 +187,7 @@ def _discard(root: Path, held: LockedFolder, made: list[Path]) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             elif path.is_file() and not path.is_symlink():
                 path.unlink(missing_ok=True)
-        others = sorted(path.name for path in root.iterdir() if path.name != LOCK_NAME)
+        others = sorted(path.name for path in root.iterdir() if not is_lock_file(path.name))
         if others:
             log.warning("warning: %s stays, as %s in it was not made by this command", root, others[0])
         held.path.unlink()

@@ -7,7 +7,6 @@ import copy
 import logging
 import math
 import operator
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -26,7 +25,7 @@ from celebahq_builder.imaging.image_grid import image_grid
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.models.weight_file import first_line
-from celebahq_builder.parallel import run_threads
+from celebahq_builder.parallel import cores, run_threads
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import delete_partial_files, lock, write_atomic
 from celebahq_builder.training.checkpoint import CheckpointFolder, StateDict, load_optimizer
@@ -224,7 +223,7 @@ def train(photos: Path, make_task: Callable[[DistributedContext], Task[Any]], op
                 delete_partial_files(folder)
         workers = options.workers
         if workers is None:
-            workers = 0 if context.device.type == "cpu" else min(8, max(os.cpu_count() or 1, 2))
+            workers = 0 if context.device.type == "cpu" else min(8, max(cores(), 2))
         return _Training(task, context, options).run(workers)
 
 

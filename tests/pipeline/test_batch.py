@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from celebahq_builder import parallel
 from celebahq_builder.errors import DiskFull, WorkspaceError
 from celebahq_builder.models.registry import Architecture
 from celebahq_builder.outcome import Failed, Kept, Outcome, from_json, to_json
@@ -353,3 +354,16 @@ def test_unreadable_photo_fails_alone(tmp_path: Path) -> None:
     lines = (tmp_path / "run/stages/align/batches/00000.jsonl").read_text().splitlines()
     assert [json.loads(line)["outcome"] for line in lines] == ["kept", "rejected", "failed", "kept"]
     assert "Input/output error" in json.loads(lines[2])["error"]
+
+
+def networks_loaded(job: BatchJob) -> tuple[int, int]:
+    """Run a batch in a worker process; return the process, and how many networks it has loaded so far."""
+    run_batch(job)
+    return os.getpid(), network.cache_info().misses
+
+
+def test_workers_load_networks_once(tmp_path: Path) -> None:
+    jobs = [job(tmp_path, number=number, device="cpu,cpu,cpu", run_token="12ab") for number in range(6)]
+    found = list(parallel.run(networks_loaded, jobs, workers=2))
+    assert len(found) == 6
+    assert {loaded for _, loaded in found} == {2}, "the denoiser and the upscaler"

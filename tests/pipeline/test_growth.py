@@ -41,9 +41,9 @@ PHOTOS = 15
 
 
 def files(out: Path) -> dict[str, bytes]:
-    """Return all files of a run but the log of times and the report, which shows times."""
+    """Return all files of a run but the logs of times and the report, which shows times."""
     names = {path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}
-    others = (".celebahq-lock", "timings.jsonl", "report/", "landmarks/")
+    others = (".celebahq-lock", "timings.jsonl", "report/", "landmarks/", "shards/")
     return {name: path.read_bytes() for name, path in names.items() if not name.startswith(others)}
 
 
