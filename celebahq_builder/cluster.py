@@ -9,6 +9,7 @@ worker died, and it gives up a job in the end.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import itertools
 import logging
@@ -90,6 +91,7 @@ def run(
     expected: Facts,
     parts: Parts[Job, Result],
     progress: Progress | None = None,
+    discard: Callable[[Result], None] | None = None,
 ) -> Generator[Result, None, None]:
     """Yield the results of a function for each job, in order of completion; `close` ends the jobs.
 
@@ -101,6 +103,8 @@ def run(
         expected: return value of `facts` in a worker that can be used.
         parts: used for a job during which `KILLS_MAX` workers died.
         progress: shows the number of workers.
+        discard: importable by name; called in a worker with a result once this process has asked for the next one, or
+            has ended: it deletes files that nobody has taken.
 
     Raises:
         ClusterError: no scheduler answers, it is gone, or none of the first workers can be used.
@@ -110,7 +114,7 @@ def run(
     with Cluster(target) as connected:
         dashboard = connected.dashboard
         log.info("cluster: scheduler %s%s", connected.address, f", dashboard {dashboard}" if dashboard else "")
-        running = _Run(connected, function, iter(jobs), facts, expected, parts)
+        running = _Run(connected, function, iter(jobs), facts, expected, parts, discard)
         for result in running.results():
             if progress is not None:
                 progress.workers = len(running.workers)
@@ -296,6 +300,7 @@ class _Run:
     facts: Callable[[], Facts]
     expected: Facts
     parts: Parts[Any, Any]
+    discard: Callable[[Any], None] | None = None
 
     def __post_init__(self) -> None:
         self.has_more = True
@@ -310,6 +315,8 @@ class _Run:
         """Message about each worker that cannot be used."""
         self.reported: set[str] = set()
         """Workers whose message was printed."""
+        self.taken: list[Future] = []
+        """Futures whose results are ready, or were yielded last."""
         self.ready: deque[object] = deque()
         """Results to be yielded."""
         self.ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
@@ -318,6 +325,8 @@ class _Run:
         """Keys of futures that have, or had, a result."""
         self.numbers = itertools.count()
         self.polled_s = -POLL_S
+        self.divided = 0
+        """Jobs whose parts are being tried."""
         self.had_worker = self.is_waiting = False
 
     def results(self) -> Iterator[Any]:
@@ -330,6 +339,10 @@ class _Run:
                 self.take(self.ended.get(timeout=0 if self.ready else POLL_S))
             while self.ready:
                 yield self.ready.popleft()
+            if not self.divided:
+                for future in self.taken:  # only now, see `discard` of `run`
+                    future.release()
+                self.taken = []
 
     # --- Workers ---
 
@@ -350,11 +363,13 @@ class _Run:
         for worker in sorted(known - threads.keys()):
             self.forget(worker)
         usable = bool(self.workers or self.probes)
-        if self.refused and not self.had_worker and not usable:
-            raise ClusterError("; ".join(self.refused.values()))
-        for worker in self.refused.keys() - self.reported:
+        is_hopeless = bool(self.refused) and not self.had_worker and not usable
+        new = sorted(self.refused.keys() - self.reported)
+        self.reported.update(new)
+        for worker in new[:-1] if is_hopeless else new:
             log.warning("warning: %s", self.refused[worker])
-            self.reported.add(worker)
+        if is_hopeless:
+            raise ClusterError(self.refused[new[-1] if new else min(self.refused)])
         if not usable and not self.is_waiting:
             log.info("waiting for workers: dask worker %s --nthreads 1", self.cluster.address)
         self.is_waiting = not usable
@@ -439,7 +454,7 @@ class _Run:
                 else:
                     self.has_more = False
                     return
-                tasks[self.submit(worker, _run_job, self.function, task.job)] = task
+                tasks[self.submit(worker, _run_job, self.function, task.job, self.discard)] = task
 
     def take(self, future: Future) -> None:
         """Take a future that has ended: a check of a worker, or a job."""
@@ -460,7 +475,7 @@ class _Run:
             with contextlib.suppress(*LOST):
                 self.finish(task, future.result(timeout=GATHER_S))
                 del tasks[future]
-                future.release()
+                self.taken.append(future)
                 return
         elif _gave_up(future):
             task.kills += 1
@@ -475,6 +490,7 @@ class _Run:
             return
         task.whole.results.append(result)
         if len(task.whole.results) == task.whole.parts:
+            self.divided -= 1
             self.ready.append(self.parts.join(task.whole.job, task.whole.results))
 
     def repeat(self, task: _Task) -> None:
@@ -490,6 +506,7 @@ class _Run:
             name = self.parts.name(task.job)
             log.warning("warning: %s: %d workers died with it; its images are tried one by one", name, task.kills)
             whole = _Divided(task.job, len(found))
+            self.divided += 1
             self.waiting.extend(_Task(part, whole) for part in found)
 
 
@@ -529,13 +546,28 @@ def check_wanted() -> None:
 
 def _check_worker(facts: Callable[[], Facts]) -> Facts:
     """Return the facts of a worker; a worker without this file raises an ImportError."""
+    _discard_results()
     return facts()
 
 
-def _run_job(function: Callable[[Job], Result], job: Job) -> Result:
+_results: dict[str, Callable[[], None]] = {}
+"""Function that discards the result of each job of this worker, by key of the job."""
+
+
+def _discard_results() -> None:
+    """Discard the results that no client holds any more: it has used them, or has ended before."""
+    from distributed import get_worker
+
+    held = get_worker().state.tasks
+    for key in [key for key in _results if key not in held]:
+        _results.pop(key)()
+
+
+def _run_job(function: Callable[[Job], Result], job: Job, discard: Callable[[Result], None] | None) -> Result:
     """Run a job in a worker."""
     from distributed import get_worker
 
+    _discard_results()
     worker, key = get_worker(), get_worker().get_current_task()
 
     def is_wanted() -> bool:
@@ -545,6 +577,9 @@ def _run_job(function: Callable[[Job], Result], job: Job) -> Result:
 
     _current.is_wanted = is_wanted
     try:
-        return function(job)
+        result = function(job)
     finally:
         del _current.is_wanted
+    if discard is not None:
+        _results[key] = functools.partial(discard, result)
+    return result

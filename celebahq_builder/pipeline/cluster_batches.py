@@ -5,6 +5,7 @@ This file imports torch in workers only.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -59,6 +60,7 @@ def run_on_cluster(
         expected=needed.facts(),
         parts=Parts(name=_name, split=_photos, fail=_failed, join=_joined),
         progress=progress,
+        discard=_delete_partial_files,
     )
 
 
@@ -154,6 +156,13 @@ def _photos(job: BatchJob) -> list[BatchJob]:
         )
         for index, photo in job.photos
     ]
+
+
+def _delete_partial_files(result: BatchResult) -> None:
+    """Delete the files of a batch that were not given their names."""
+    for partial, _ in result.files:
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def _failed(job: BatchJob, reason: str) -> BatchResult:
