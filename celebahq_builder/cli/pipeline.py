@@ -247,9 +247,9 @@ def _print_result(result: BuildResult, shard: str | None) -> None:
         click.echo(f"  {reason}: {count}")
     if shard:
         left = (
-            f"{result.batches_left} batches of other shards are" if result.batches_left else "no batch of any shard is"
+            f"{result.batches_left} batches of other shards are left; after them," if result.batches_left else "next,"
         )
-        click.echo(f"{left} left to do; when all shards are done, the same command without --shard selects and packs")
+        click.echo(f"{left} the same command without --shard selects and packs")
     if result.images and not result.hdf5:
         print_path("images", result.images)
     if result.hdf5:

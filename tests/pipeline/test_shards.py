@@ -167,11 +167,11 @@ def test_three_at_once_of_which_one_is_killed(photos: Path, whole: Path, tmp_pat
     for number in (1, 3):
         lines = ended(runs[number - 1])
         assert lines[0].startswith(f"shard {number}/3: ")
-        assert lines[-2].endswith("when all shards are done, the same command without --shard selects and packs")
+        assert lines[-2].endswith("the same command without --shard selects and packs")
         assert lines[-1] == f"images: {out / 'stages' / 'align' / 'images'}"
     assert f"shards that ended before their last batch: {Shard(3, 2)}" in list(status_lines(Workspace(out)))
     again = ended(start(photos, out, "--shard", "2/3"))
-    assert again[-2].startswith("no batch of any shard is left to do; ")
+    assert again[-2].startswith("next, the same command without --shard ")
     last = ended(start(photos, out))
     assert last[-1].startswith("report: ")
     assert_same(out, whole)
