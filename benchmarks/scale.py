@@ -15,7 +15,8 @@ child processes that run ``celebahq build``:
   process wait for its event loop. A job and its result carry the outcomes of 16 photos. The overhead is all time from
   the call of `cluster.run` beyond that of the jobs, so it includes connecting and the checks of all workers.
 
-Peak memory is the largest resident memory of the process itself.
+Peak memory is the largest resident memory of the process itself. Beside other work on the machine, processor time tells
+more than the clock.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def main() -> None:
         if not options.no_cluster:
             rows += cluster_overhead(folder)
         print(f"load after: {os.getloadavg()[0]:.1f} running processes")
-    finish(rows)
+        finish(rows)
 
 
 @contextlib.contextmanager
@@ -146,6 +147,8 @@ class Measured:
     """A finished command."""
 
     seconds: float
+    processor_s: float
+    """Processor time, with that of its child processes."""
     peak_bytes: int
     """Largest resident memory."""
 
@@ -157,6 +160,7 @@ def builds(folder: Path, photos: int, resolution: int) -> list[Row]:
     dry = measured(["--celeba-root", root, "--out", work, "--dry-run"], folder / "dry-run.log")
     rows = [
         Row(f"{photos} photos, dry run", dry.seconds, "s", at_most=DRY_RUN_S),
+        Row(f"{photos} photos, dry run: processor time", dry.processor_s, "s"),
         Row(f"{photos} photos, dry run: peak memory", dry.peak_bytes / 1e6, "MB", at_most=DRY_RUN_MB),
     ]
     planned, finished = first_batch(root, folder / "first")
@@ -178,6 +182,7 @@ def builds(folder: Path, photos: int, resolution: int) -> list[Row]:
     return [
         *rows,
         Row("reconcile, select, report", select.seconds, "s", at_most=SELECT_S),
+        Row("reconcile, select, report: processor time", select.processor_s, "s"),
         Row("reconcile, select, report: peak memory", select.peak_bytes / 1e6, "MB", at_most=SELECT_MB),
         Row("  kept + rejected + failed", accounted, "photos", photos, photos),
         Row("  selected", summary["kept"], "photos"),
@@ -205,13 +210,15 @@ def measured(arguments: Sequence[object], log: Path) -> Measured:
     """Run ``celebahq build`` to its end; exit where it fails."""
     began, peak_bytes = time.perf_counter(), 0
     process = start(arguments, log)
+    before = os.times()
     while process.poll() is None:
         peak_bytes = max(peak_bytes, peak_memory_bytes(process.pid))
         time.sleep(POLL_S)
-    took = time.perf_counter() - began
+    took, after = time.perf_counter() - began, os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
     if process.returncode:
         sys.exit(f"celebahq build {' '.join(map(str, arguments))} failed:\n{log.read_text()[-2000:]}")
-    return Measured(took, peak_bytes)
+    return Measured(took, used, peak_bytes)
 
 
 def peak_memory_bytes(pid: int) -> int:
@@ -229,7 +236,7 @@ def first_batch(root: Path, work: Path) -> tuple[float, float]:
     log = work.with_suffix(".log")
     process = start(["--celeba-root", root, "--out", work, *options], log)
     try:
-        while not any(work.glob("stages/align/batches/*.jsonl")):
+        while not any(work.glob("stages/score/batches/*.jsonl")):
             if planned is None and (work / "timings.jsonl").exists():
                 planned = time.perf_counter() - began
             if process.poll():
