@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -490,11 +490,16 @@ def _conclude(plan: Plan, timings: TimingLog) -> BuildResult:
     mark = fingerprint([*plan.ingredients[plan.until], table])
     before = plan.state.summary
     is_current = before is not None and before.fingerprint == mark and workspace.rejected_path.name in plan.state.files
-    summary = before if before and is_current else _summarize(plan, mark)
+    statuses = None
+    if before and is_current:
+        summary = before
+    else:
+        statuses = photo_statuses(workspace)
+        summary = _summarize(plan, mark, statuses)
     if summary is not before or "report/index.html" not in plan.state.files:
         if summary is not before:
             timings.add_memory(parallel.peak_memory_bytes())
-        write_build_report(workspace)
+        write_build_report(workspace, statuses=statuses)
     if summary is not before:
         write_json(workspace.summary_path, asdict(summary))
     with_images = [stage.name for stage in plan.photo_stages if stage.saves_image]
@@ -509,10 +514,9 @@ def _conclude(plan: Plan, timings: TimingLog) -> BuildResult:
     )
 
 
-def _summarize(plan: Plan, mark: str) -> Summary:
+def _summarize(plan: Plan, mark: str, statuses: Sequence[PhotoStatus]) -> Summary:
     """Count the outcomes of all photos and write the table of those not kept."""
     workspace, source = plan.request.workspace, plan.request.source
-    statuses = photo_statuses(workspace)
     ends = [one.end for one in statuses if one.end is not None]
     counts = count_outcomes([*ends, *(Kept(one.file) for one in statuses if one.end is None)])
     photos = len(source.photos) + len(source.rejected)
