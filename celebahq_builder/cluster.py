@@ -296,7 +296,7 @@ class _Divided:
 class _Run:
     cluster: Cluster
     function: Callable[[Any], Any]
-    jobs: Iterator[Any]
+    jobs: Iterator[object]
     facts: Callable[[], Facts]
     expected: Facts
     parts: Parts[Any, Any]

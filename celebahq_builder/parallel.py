@@ -82,7 +82,9 @@ def _pool(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int, 
         with _interruption_blocked():
             results = pool(joblib.delayed(_owned)(function, os.getpid(), job) for job in jobs)
         try:
-            yield from results
+            # `yield from` would close joblib's generator before its warnings are ignored.
+            for result in results:  # noqa: UP028
+                yield result
         except BrokenProcessPool as error:
             raise WorkspaceError(
                 f"a worker process was killed, most likely because memory ran out ({type(error).__name__}); "

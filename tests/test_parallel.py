@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -298,6 +299,12 @@ def test_device_that_is_not_there(wanted: str, request: pytest.FixtureRequest) -
         RecipeError, match=f"`device` {wanted}: torch finds {count} CUDA devices on this machine; use cpu"
     ):
         parallel.devices(wanted)
+
+
+def test_an_early_end_prints_no_warning() -> None:
+    """joblib warns about jobs that nobody waits for; in these tests, a warning is an error."""
+    with closing(parallel.run(slow_first, range(50), workers=2)) as results:
+        next(results)
 
 
 GROWTH_BYTES = 320 << 20
