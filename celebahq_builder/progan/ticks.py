@@ -230,7 +230,8 @@ class RunOutput:
     def write_image_grid(self) -> None:
         """Write a grid of generated images of fixed latents; the first time, also one of real images.
 
-        The number in its name is the kimg, rounded up: 0 is the start, which no later grid replaces.
+        The number in its name is the kimg without decimals, and at least 1 after the start: no later grid replaces that
+        of the start, 0.
         """
         out, generator, (level, alpha) = self.out, self.progan.averaged, self.progress.trained_level(self.recipe)
         columns, rows = fit_grid(*self.recipe.tick.grid, self.recipe.net.resolution)
@@ -239,7 +240,8 @@ class RunOutput:
         fakes = generate.generate_images(generator, latents, level, alpha, labels)
         zoom = max(1, GRID_CELL_MIN_PX >> level)
         fakes = fakes.repeat(zoom, axis=2).repeat(zoom, axis=3)
-        path = out / f"fakes-{math.ceil(self.progress.kimg):06d}.png"
+        number = max(int(self.progress.kimg), 1) if self.progress.kimg else 0
+        path = out / f"fakes-{number:06d}.png"
         write_atomic(path, png_bytes(image_grid(fakes, columns)))
         if not (out / "reals.png").exists():
             reals = self.reals.examples(columns * rows)
