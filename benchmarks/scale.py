@@ -320,7 +320,7 @@ class SleepJob:
 
     number: int
     content: tuple[Outcome, ...]
-    """What a batch carries."""
+    """Outcomes of a batch, which travel with the job and with its result."""
 
 
 @dataclass(frozen=True)

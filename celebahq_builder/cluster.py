@@ -304,7 +304,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.has_more = True
-        """Whether `jobs` may have more."""
+        """True until `jobs` is exhausted."""
         self.waiting: deque[_Task] = deque()
         """Tasks that have lost their worker."""
         self.probes: dict[Future, str] = {}

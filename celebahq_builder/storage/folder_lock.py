@@ -262,7 +262,7 @@ class _Attempt:
     def __init__(self, path: Path, argument: str, holder: Holder, wait: Callable[[Holder], bool]) -> None:
         self.path, self.argument, self.holder, self.wait = path, argument, holder, wait
         self.flocked = False
-        """Whether `flock` works here, so that it decides between processes of this machine."""
+        """True if `flock` works here. It then decides between processes of this machine."""
         self.claims: list[Path] = []
         self.watched: dict[bytes, tuple[float, float]] = {}
         """First time of modification, and time of this process, at which each line was seen."""

@@ -258,7 +258,7 @@ def test_no_run_directory(started: Dask, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_other_versions(started: Dask, tmp_path: Path) -> None:
-    """Of packages, and of this package: another release, and another checkout of the same release."""
+    """A worker with another release of a package, or another checkout of this one, is refused."""
     other = tmp_path / "other"
     shutil.copytree(ROOT / "celebahq_builder", other / "celebahq_builder")
     for folder in ("pipelines", "pretrained"):

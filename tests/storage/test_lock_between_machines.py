@@ -159,7 +159,7 @@ def test_the_clock_of_this_machine_is_wrong(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_flock_of_another_machine(start: type[Locking], tmp_path: Path) -> None:
-    """Where it reaches other machines, it decides, and the message says what to do if that machine is gone."""
+    """A `flock` that reaches other machines decides. The message says what to do if the other machine is gone."""
     assert start("", "works").lock(tmp_path) == "locked"
     for age_s, remedy in ((5, "wait for it, or use"), (1000, "wait for it; or end it, or delete .* is gone, or use")):
         forge(tmp_path, age_s)
@@ -244,7 +244,7 @@ def test_suspended_process_loses_the_lock(start: type[Locking], tmp_path: Path) 
 
 
 def test_sweep_of_a_killed_attempt(tmp_path: Path) -> None:
-    """What it leaves is deleted with the next lock, or belongs to the lock."""
+    """The next lock deletes the files of a killed attempt, apart from the lock file."""
     (tmp_path / f"{NAME}.0123456789abcdef").touch()
     left = [*names(tmp_path), f".{NAME}.{HOST}-{os.getpid()}-0123.partial"]
     assert all(folder_lock.is_lock_file(name) for name in (*left, NAME))
