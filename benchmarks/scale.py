@@ -13,7 +13,7 @@ child processes that run ``celebahq build``:
   outcomes are those of a build of the sample, with the identity of each photo; the images are hard links, too;
 - jobs that sleep for 20 s on a Dask cluster of 100 workers. They are 4 processes of 25 workers each, because 100 in one
   process wait for its event loop. A job and its result carry the outcomes of 16 photos. The overhead is all time from
-  the call of `cluster.run` beyond that of the jobs, so it includes connecting and the checks of all workers.
+  the call of `run_jobs` beyond that of the jobs, so it includes connecting and the checks of all workers.
 
 Peak memory is the largest resident memory of the process itself. Beside other work on the machine, processor time tells
 more than the clock.
@@ -41,8 +41,8 @@ from pathlib import Path
 
 from table import Row, finish
 
-from celebahq_builder import cluster
-from celebahq_builder.cluster import Cluster, Parts
+from celebahq_builder.cluster.connection import Cluster
+from celebahq_builder.cluster.jobs import Parts, run_jobs
 from celebahq_builder.outcome import Kept, Outcome
 from celebahq_builder.pipeline.face import Identity
 from celebahq_builder.pipeline.plan import Plan
@@ -363,7 +363,7 @@ def cluster_overhead(folder: Path) -> list[Row]:
             connected.client.wait_for_workers(count, timeout=120)
         jobs = (SleepJob(number, content) for number in range(JOBS))
         began = time.perf_counter()
-        results = list(cluster.run(address, sleep, jobs, facts=no_facts, expected={}, parts=parts))
+        results = list(run_jobs(address, sleep, jobs, facts=no_facts, expected={}, parts=parts))
         took = time.perf_counter() - began
     assert len(results) == JOBS
     overhead = took * count / JOBS - SLEEP_S

@@ -11,7 +11,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from celebahq_builder import parallel
-from celebahq_builder.cluster import Parts, check_target, run
+from celebahq_builder.cluster.connection import check_target
+from celebahq_builder.cluster.jobs import Parts, run_jobs
 from celebahq_builder.errors import DeliveryError, RecipeError, SourceError, printable
 from celebahq_builder.filter.deliver import DeliveryMode, deliver, innermost_existing, plan_delivery
 from celebahq_builder.filter.listing import SUFFIXES, ImageListing, list_images
@@ -271,7 +272,7 @@ def _score_on_cluster(
         join=lambda _, results: [record for records in results for record in records],
     )
     facts = functools.partial(worker_facts, needed)
-    return run(target, _score_batch, batches, facts=facts, expected=needed.facts(), parts=parts, progress=progress)
+    return run_jobs(target, _score_batch, batches, facts=facts, expected=needed.facts(), parts=parts, progress=progress)
 
 
 def _score_batch(batch: _Batch) -> list[ScoreRecord]:

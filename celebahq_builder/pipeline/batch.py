@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import torch
 
-from celebahq_builder.cluster import check_wanted
+from celebahq_builder.cluster.worker import check_wanted
 from celebahq_builder.errors import CelebAHQError, SourceError, WorkspaceError
 from celebahq_builder.image_set import photo_path
 from celebahq_builder.imaging.image_io import decode_png, encode_jpeg, encode_png

@@ -1,40 +1,34 @@
-"""Run a build: photo stages in worker processes, dataset stages, summary and report."""
+"""A build: the run of its stages, its summary and report; and the alignment of one photo."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import NoReturn, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder import __version__, outcome, parallel
-from celebahq_builder.cluster import Cluster
+from celebahq_builder.cluster.connection import Cluster
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import SourceError, WorkspaceError
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.outcome import Kept, PhotoCounts, PhotoKey, Rejected
 from celebahq_builder.pipeline.batch import (
-    WORKER_GPU_BYTES,
-    BatchJob,
-    BatchResult,
     deterministic,
     photo_context,
-    publish_batch,
-    run_batch,
 )
 from celebahq_builder.pipeline.build_report import write_build_report
-from celebahq_builder.pipeline.cluster_batches import run_on_cluster
 from celebahq_builder.pipeline.face import Face
-from celebahq_builder.pipeline.growth import EarlierResults, checked_plan, grow
+from celebahq_builder.pipeline.growth import checked_plan, grow
 from celebahq_builder.pipeline.landmark_source import find_source
-from celebahq_builder.pipeline.live_report import LiveReport
+from celebahq_builder.pipeline.photo_stages import run_batches, run_photo_stages
 from celebahq_builder.pipeline.plan import Plan, versions
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import BuildOptions, BuildRequest, check_options, make_request, wanted_shard
@@ -42,16 +36,12 @@ from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses
 from celebahq_builder.pipeline.shard import Shard, check_shards
 from celebahq_builder.pipeline.stage import AnyDatasetStage, DatasetContext, record_types
 from celebahq_builder.pipeline.stages.select import rejected_csv
-from celebahq_builder.pipeline.state import StageCounts, Summary, Table, fingerprint
-from celebahq_builder.pipeline.workspace import StageFolder, TimingLog, Workspace, count_outcomes
-from celebahq_builder.progress import Progress
+from celebahq_builder.pipeline.state import Summary, Table, fingerprint
+from celebahq_builder.pipeline.workspace import TimingLog, Workspace, count_outcomes
 from celebahq_builder.sources.photo import LandmarkOrder, Photo, PhotoSource, in_column_order
-from celebahq_builder.storage import LockedFolder, delete_folder, read_file, sha256, write_atomic, write_json
+from celebahq_builder.storage import delete_folder, read_file, sha256, write_atomic, write_json
 
 log = logging.getLogger(__name__)
-
-EXAMPLES = 8
-"""Photos whose images after each stage are recorded for the report."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +206,8 @@ def run(request: BuildRequest) -> BuildResult:
             workspace.summary_path.unlink(missing_ok=True)
             plan = plan.without_summary()
             try:
-                run_photo_stages(plan, timings, held)
+                if not run_photo_stages(plan, timings, held) and plan.dataset_stages:
+                    _end_without_faces(plan)
                 for stage in plan.dataset_stages:
                     _run_dataset_stage(plan, stage, timings)
             finally:
@@ -226,6 +217,13 @@ def run(request: BuildRequest) -> BuildResult:
         else:
             log.info("all stages up to %s are complete, and so are those up to %s", request.until, plan.until)
         return _conclude(plan, timings)
+
+
+def _end_without_faces(plan: Plan) -> NoReturn:
+    workspace = plan.request.workspace
+    _write_rejected(workspace, photo_statuses(workspace), plan.request.source)
+    write_build_report(workspace)
+    raise WorkspaceError(f"no photo was kept, so there is nothing to pack; {workspace.rejected_path} says why")
 
 
 def _describe(plan: Plan) -> None:
@@ -256,7 +254,7 @@ def _run_shard(request: BuildRequest, shard: Shard) -> BuildResult:
         timings = TimingLog(shard.folder(workspace.root) / workspace.timings_path.name)
         workspace.sweep()
         try:
-            _run_batches(plan, timings, held)
+            run_batches(plan, timings, held)
         finally:
             workspace.sweep()
         timings.add_memory(parallel.peak_memory_bytes())
@@ -307,141 +305,6 @@ def _discard(plan: Plan) -> None:
         delete_folder(workspace.report_path.parent / "examples")
     for stage in reversed(plan.redone):
         workspace.stage(stage.name).discard()
-
-
-# --- Photo stages -----------------------------------------------------------------------------------------------
-
-
-def run_photo_stages(plan: Plan, timings: TimingLog, held: LockedFolder) -> None:
-    """Run the batches that are not done yet, check that no photo was lost, and mark the stages complete.
-
-    Raises:
-        WorkspaceError: no photo was kept for the stages that follow.
-        CelebAHQError: an error that ends a batch as a whole.
-    """
-    workspace, photos = plan.request.workspace, plan.request.source.photos
-    for stage in plan.photo_stages:
-        workspace.stage(stage.name).begin(plan.ingredients[stage.name])
-    _run_batches(plan, timings, held)
-    entering, ids = {photo.key for photo in photos}, {photo.id for photo in photos}
-    for stage in plan.photo_stages:
-        counts, kept = _reconcile(workspace.stage(stage.name), entering, plan.batches)
-        workspace.stage(stage.name).forget_earlier(ids)
-        workspace.stage(stage.name).complete(plan.ingredients[stage.name], counts)
-        entering = kept
-    if plan.dataset_stages and not entering:
-        _write_rejected(workspace, photo_statuses(workspace), plan.request.source)
-        write_build_report(workspace)
-        raise WorkspaceError(f"no photo was kept, so there is nothing to pack; {workspace.rejected_path} says why")
-
-
-def _run_batches(plan: Plan, timings: TimingLog, held: LockedFolder) -> None:
-    """Run the batches that are not done yet: all of them, or those of a shard; see `run_photo_stages`."""
-    workspace = plan.request.workspace
-    earlier = EarlierResults(workspace, plan.photo_stages)
-    jobs = []
-    for job in map(earlier.without_finished, _jobs(plan)):
-        if job.photos:
-            jobs.append(job)
-        else:
-            publish_batch(workspace, earlier.complete(BatchResult.of_nothing(job)))
-    if jobs:
-        timings.add(batches=len(jobs), seconds={})
-        todo = sum(len(job.photos) for job in jobs)
-        photos = sum(len(_photos_of(plan, number)) for number in _batches(plan))
-        title, unit = " > ".join(stage.name for stage in plan.photo_stages), plan.request.source.counts.unit
-        progress = Progress(title, photos, photos - todo, unit)
-        report = LiveReport(workspace, progress, silent=plan.request.shard is not None)
-        try:
-            report.write_if_due()
-            with closing(_compute(plan, held, jobs, progress)) as results:
-                for computed in results:
-                    result = earlier.complete(computed)
-                    held.check()
-                    publish_batch(workspace, result)
-                    timings.add(batch=result.number, photos=result.photos, seconds=result.seconds)
-                    timings.add_worker(result.peak_memory_bytes)
-                    progress.advance(result.photos, result.rejected, result.failed)
-                    report.add(result)
-                    report.write_if_due()
-        except KeyboardInterrupt:
-            report.close()
-            raise
-        finally:
-            progress.close()
-
-
-def _workers(request: BuildRequest) -> int:
-    """Return the number of worker processes of the photo stages."""
-    if request.workers_given:
-        return request.workers
-    return parallel.workers_on(parallel.devices(request.device), WORKER_GPU_BYTES)
-
-
-def _compute(
-    plan: Plan, held: LockedFolder, jobs: Iterable[BatchJob], progress: Progress
-) -> Generator[BatchResult, None, None]:
-    """Yield the results of batches, from a cluster or from processes of this machine."""
-    if plan.request.cluster:
-        return run_on_cluster(plan.request.cluster, plan, held.path, jobs, progress)
-    return parallel.run(run_batch, jobs, workers=_workers(plan.request))
-
-
-def _batches(plan: Plan) -> range:
-    """Return the batches on which this process works."""
-    return plan.request.shard.batches(plan.batches) if plan.request.shard else range(plan.batches)
-
-
-def _photos_of(plan: Plan, batch: int) -> tuple[Photo, ...]:
-    size = plan.batch_photos
-    return plan.request.source.photos[batch * size : (batch + 1) * size]
-
-
-def _jobs(plan: Plan) -> Iterator[BatchJob]:
-    """Yield the batches that lack a manifest, each with the stage from which it resumes."""
-    request, size = plan.request, plan.batch_photos
-    photos = list(enumerate(request.source.photos))
-    examples = frozenset(photo.id for _, photo in photos[:: max(1, -(-len(photos) // EXAMPLES))])
-    for number in _batches(plan):
-        lacks = [number not in plan.state.stage(stage.name).batches for stage in plan.photo_stages]
-        if not any(lacks):
-            continue
-        first = lacks.index(True)
-        kept = [stage.name for stage in plan.photo_stages[:first] if stage.saves_image]
-        yield BatchJob(
-            workspace=request.workspace.root,
-            number=number,
-            photos=tuple(photos[number * size : (number + 1) * size]),
-            folder=request.source.folder,
-            recipe=request.recipe,
-            device=request.device,
-            start=kept[-1] if kept else None,
-            todo=tuple(stage.name for stage, is_todo in zip(plan.photo_stages, lacks, strict=True) if is_todo),
-            examples=examples,
-            deltas=request.deltas,
-        )
-
-
-def _reconcile(stage: StageFolder, entering: set[PhotoKey], batches: int) -> tuple[StageCounts, set[PhotoKey]]:
-    """Read the manifests of a stage, and check that they account for every photo that entered it.
-
-    Returns:
-        The counts of the stage, and the photos that it kept.
-
-    Raises:
-        WorkspaceError: a manifest is missing, or a photo is in none.
-    """
-    done, outcomes = stage.batches(), {}
-    for _, one in stage.outcomes():
-        if one.key in entering:
-            outcomes[one.key] = one.without_record() if isinstance(one, Kept) else one
-    if done != set(range(batches)) or len(outcomes) != len(entering):
-        raise WorkspaceError(
-            f"{stage.root}: {len(entering)} photos entered, {len(outcomes)} are accounted for in {len(done)} of "
-            f"{batches} batches; its files were changed from outside, `redo` {stage.name} makes them again"
-        )
-    counts = StageCounts(photos=len(entering), batches=batches, **count_outcomes(outcomes.values()))
-    return counts, {key for key, one in outcomes.items() if isinstance(one, Kept)}
 
 
 # --- Dataset stages, summary ------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import celebahq_builder
-from celebahq_builder import cluster, parallel
-from celebahq_builder.cluster import Facts, Parts
+from celebahq_builder import parallel
+from celebahq_builder.cluster.jobs import Parts, run_jobs
+from celebahq_builder.cluster.worker import Facts
 from celebahq_builder.errors import CelebAHQError
 from celebahq_builder.models.registry import find_entry, locate
 from celebahq_builder.outcome import Failed, Outcome
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 def run_on_cluster(
     target: str, plan: Plan, lock: Path, jobs: Iterable[BatchJob], progress: Progress
 ) -> Generator[BatchResult, None, None]:
-    """Yield the results of batches that the workers of a cluster run, in order of completion; see `cluster.run`.
+    """Yield the results of batches that the workers of a cluster run, in order of completion; see `run_jobs`.
 
     Args:
         target: address of the scheduler, or its file.
@@ -52,7 +53,7 @@ def run_on_cluster(
         weights=tuple(one.weights for one in settings if hasattr(one, "weights")),
         device=request.device,
     )
-    return cluster.run(
+    return run_jobs(
         target,
         run_batch,
         map(_with_absolute_paths, jobs),

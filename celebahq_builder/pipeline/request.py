@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from celebahq_builder import parallel
-from celebahq_builder.cluster import check_target
+from celebahq_builder.cluster.connection import check_target
 from celebahq_builder.errors import RecipeError, WorkspaceError
 from celebahq_builder.limits import MAX_LIST_BYTES
 from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE, BuildRecipe, resolve

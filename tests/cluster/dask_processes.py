@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from celebahq_builder.cluster import Parts, check_wanted
+from celebahq_builder.cluster.jobs import Parts
+from celebahq_builder.cluster.worker import check_wanted
 from tests.pipeline.test_resume import ROOT, processes_of, wait_for
 
 SEAM = Path(__file__).with_name("worker_seam.py")

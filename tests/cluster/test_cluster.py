@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from celebahq_builder import cluster
-from celebahq_builder.cluster import Cluster
+from celebahq_builder.cluster import connection
+from celebahq_builder.cluster.connection import Cluster
+from celebahq_builder.cluster.jobs import run_jobs
 from celebahq_builder.errors import ClusterError, RecipeError
 from tests.cluster.dask_processes import PARTS, Dask, dask, facts, work
 from tests.pipeline.test_resume import wait_for
@@ -24,7 +25,7 @@ def started(tmp_path: Path) -> Iterator[Dask]:
 
 def results(target: str | Path, jobs: list[list[str]]) -> list[list[str]]:
     """Run jobs on a cluster, in workers whose colour is red; return the results, sorted."""
-    return sorted(cluster.run(str(target), work, jobs, facts=facts, expected={"colour": "red"}, parts=PARTS))
+    return sorted(run_jobs(str(target), work, jobs, facts=facts, expected={"colour": "red"}, parts=PARTS))
 
 
 def test_jobs(started: Dask, caplog: pytest.LogCaptureFixture) -> None:
@@ -49,7 +50,7 @@ def test_no_job_is_read_early(started: Dask) -> None:
             read.append(number)
             yield [str(number)]
 
-    running = cluster.run(started.address, work, jobs(), facts=facts, expected={"colour": "red"}, parts=PARTS)
+    running = run_jobs(started.address, work, jobs(), facts=facts, expected={"colour": "red"}, parts=PARTS)
     assert next(running) == ["0"]
     assert len(read) <= 3
     running.close()
@@ -69,7 +70,7 @@ def test_closed_client_cancels_jobs(started: Dask, tmp_path: Path) -> None:
     hold = tmp_path / "hold"
     hold.mkdir()
     jobs = [["1"], [f"hold {hold}"], ["2"]]
-    running = cluster.run(started.address, work, jobs, facts=facts, expected={"colour": "red"}, parts=PARTS)
+    running = run_jobs(started.address, work, jobs, facts=facts, expected={"colour": "red"}, parts=PARTS)
     assert next(running) == ["1"]
     wait_for(lambda: any(hold.iterdir()))
     running.close()
@@ -190,7 +191,7 @@ def test_killed_scheduler(started: Dask, tmp_path: Path) -> None:
 
 def test_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster that cannot be used is refused in one line, before any work."""
-    monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
+    monkeypatch.setattr(connection, "CONNECT_S", 0.5)
     with pytest.raises(RecipeError, match=r"none.json cannot be read: No such file or directory; dask sch"):
         Cluster(str(tmp_path / "none.json"))
     (tmp_path / "other.json").write_text('{"id": 3}')
@@ -201,6 +202,6 @@ def test_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for address in ("tcp://127.0.0.1:1", "nonsense://x", "127.0.0.1"):
         with pytest.raises(ClusterError, match=rf"^`cluster` {address}: no scheduler answers \(.+\); expected"):
             Cluster(address)
-    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(connection.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(RecipeError, match=r"distributed, which is not installed: pip install 'celebahq-builder\[cl"):
         Cluster("tcp://127.0.0.1:8786")

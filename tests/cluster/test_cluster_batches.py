@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from celebahq_builder.cluster import JobCancelled, check_wanted
+from celebahq_builder.cluster.worker import JobCancelled, check_wanted
 from celebahq_builder.outcome import Failed
 from celebahq_builder.pipeline import batch, cluster_batches
 from celebahq_builder.pipeline.batch import run_batch

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from celebahq_builder.hdf5.writer import PyramidWriter
-from celebahq_builder.pipeline import batch, build
+from celebahq_builder.pipeline import batch, build, photo_stages
 from celebahq_builder.pipeline.stages import load_stages, select
 from celebahq_builder.pipeline.workspace import StageFolder
 from tests.conftest import build_tiny
@@ -16,7 +16,7 @@ from tests.conftest import build_tiny
 POINTS: dict[str, tuple[Any, Callable[..., Any]]] = {
     **{stage.name: (type(stage), type(stage).run) for stage in load_stages("paper")},
     "image": (batch, batch.write_partial),
-    "batch": (build, build.publish_batch),
+    "batch": (photo_stages, photo_stages.publish_batch),
     "manifest": (StageFolder, StageFolder.write_manifest),
     "complete": (StageFolder, StageFolder.complete),
     "selection": (select, select.select_best),

@@ -5,15 +5,14 @@ import os
 import signal
 from pathlib import Path
 
-from celebahq_builder.pipeline import batch
-from celebahq_builder.pipeline import build as build_module
+from celebahq_builder.pipeline import batch, photo_stages
 from celebahq_builder.pipeline.batch import BatchJob, BatchResult
 from tests.conftest import build_tiny
 
 
 def build(out: Path) -> None:
     """Build the first photos of the sample; each worker stops itself after it has written its first image."""
-    build_module.run_batch = run_batch
+    photo_stages.run_batch = run_batch
     build_tiny(out, workers=2)
 
 

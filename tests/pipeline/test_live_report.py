@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from celebahq_builder.errors import WorkspaceError
-from celebahq_builder.pipeline import build, live_report
+from celebahq_builder.pipeline import live_report, photo_stages
 from celebahq_builder.pipeline.build_report import BuildProgress, write_build_report
 from celebahq_builder.pipeline.live_report import LiveReport
 from celebahq_builder.pipeline.results import PhotoStatus, photo_statuses
@@ -81,8 +81,8 @@ def test_an_interrupted_build_says_so(
         calls.append(1)
         publish(workspace, result)
 
-    publish = build.publish_batch
-    monkeypatch.setattr(build, "publish_batch", interrupted)
+    publish = photo_stages.publish_batch
+    monkeypatch.setattr(photo_stages, "publish_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build_tiny(tmp_path / "run")
     assert reports[-1] == (None, 4)

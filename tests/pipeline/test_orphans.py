@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from celebahq_builder.errors import WorkspaceLocked
-from celebahq_builder.pipeline import build
+from celebahq_builder.pipeline import photo_stages
 from celebahq_builder.pipeline.batch import BatchJob, BatchResult, run_batch
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.stages import align
@@ -82,7 +82,7 @@ def test_orphans_that_write_during_the_next_run(
                 wait_for(lambda: len(list(out.parent.glob("ended-*"))) == 2)
             return run_batch(job)
 
-        monkeypatch.setattr(build, "run_batch", run_after_orphans)
+        monkeypatch.setattr(photo_stages, "run_batch", run_after_orphans)
         summary = build_tiny(out, recipe=recipe, redo=redo)
         monkeypatch.undo()
         assert [path.read_text() for path in out.parent.glob("ended-*")] == ["0", "0"]

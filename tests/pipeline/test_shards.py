@@ -337,7 +337,7 @@ def test_a_folder_that_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Nothing is published by a process that has lost its lock."""
     out = tmp_path / "run"
     monkeypatch.setattr(
-        "celebahq_builder.pipeline.build.EarlierResults.complete",
+        "celebahq_builder.pipeline.photo_stages.EarlierResults.complete",
         lambda _, result: (Shard(2, 1).folder(out) / ".celebahq-lock").unlink() or result,
     )
     with pytest.raises(Exception, match=r"1-of-2 was deleted or replaced while this command worked in it"):

@@ -1,4 +1,4 @@
-"""Jobs on a Dask cluster; the only file that imports distributed.
+"""Jobs on the workers of a Dask cluster.
 
 Scheduler and workers run already. While there are jobs, the main process asks the scheduler every second for its
 workers, checks those that are new, and gives each suitable one two jobs, of which it runs one. The jobs of a worker
@@ -9,37 +9,30 @@ worker died, and it gives up a job in the end.
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib.util
 import itertools
 import logging
 import pickle
 import queue
-import threading
 import time
 import uuid
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from celebahq_builder.errors import ClusterError, RecipeError
+from celebahq_builder.cluster.connection import Cluster, one_line
+from celebahq_builder.cluster.worker import Facts, JobCancelled, check_worker, run_job
+from celebahq_builder.errors import ClusterError
 from celebahq_builder.progress import Progress
-from celebahq_builder.storage import parse_json, read_text
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Future
 
 log = logging.getLogger(__name__)
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-
-Facts = dict[str, str]
-"""Properties of a process and its machine, by name, to be compared with those of another one."""
 
 JOBS_PER_WORKER = 2
 """Jobs that a worker has at once; it runs one of them."""
@@ -50,15 +43,11 @@ KILLS_MAX = 3
 POLL_S = 1.0
 """Interval at which the scheduler is asked for its workers."""
 
-CONNECT_S = 10.0
-"""Longest time in which a scheduler must accept the connection."""
-
 ANSWER_S = 30.0
 """Longest time in which a scheduler must answer a call; it may be busy."""
 
 GATHER_S = 10.0
 """Longest time in which a result must arrive; otherwise it is lost, because its worker died after the job."""
-
 
 LOST = (OSError, TimeoutError, CancelledError)
 """Errors of a result that cannot arrive any more."""
@@ -78,11 +67,7 @@ class Parts(Generic[Job, Result]):
     """Returns the result of a job from those of its parts, which may come in any order."""
 
 
-class JobCancelled(Exception):
-    """Raised by `check_wanted` in a job whose result nobody waits for."""
-
-
-def run(
+def run_jobs(
     target: str,
     function: Callable[[Job], Result],
     jobs: Iterable[Job],
@@ -119,139 +104,6 @@ def run(
             if progress is not None:
                 progress.workers = len(running.workers)
             yield result
-
-
-class Cluster:
-    """A connection to a Dask scheduler.
-
-    Args:
-        target: address such as ``tcp://host:8786``, or path of the file that ``dask scheduler --scheduler-file``
-            writes. The certificates of a ``tls://`` address are those of Dask's own configuration.
-
-    Attributes:
-        address: of the scheduler.
-        client: Dask's own object.
-        dashboard: address of its web page; None if it has none.
-
-    Raises:
-        RecipeError: distributed is not installed, or the file cannot be used.
-        ClusterError: no scheduler answers.
-    """
-
-    def __init__(self, target: str) -> None:
-        check_target(target)
-        self.address = _scheduler_address(target)
-        with contextlib.ExitStack() as opened:
-            opened.enter_context(_quiet_loggers())
-            self.client = _connect(self.address)
-            opened.callback(_disconnect, self.client)
-            services = self.ask(lambda: self.client.scheduler_info()["services"])
-            self.dashboard: str | None = self.client.dashboard_link if "dashboard" in services else None
-            self._opened = opened.pop_all()
-
-    def __enter__(self) -> Cluster:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Disconnect; the scheduler then cancels the jobs, and their workers end them, see `check_wanted`."""
-        self._opened.close()
-
-    def ask(self, question: Callable[[], Result]) -> Result:
-        """Return what a function of the client returns.
-
-        Raises:
-            ClusterError: the scheduler does not answer.
-        """
-        with contextlib.suppress(OSError, TimeoutError, RuntimeError):  # RuntimeError: the client has closed itself
-            if self.client.status == "running":
-                return question()
-        raise ClusterError(f"the scheduler {self.address} is gone; the same command resumes, with or without `cluster`")
-
-
-def check_target(target: str) -> None:
-    """Check that distributed is installed and that a cluster is named; connects to nothing.
-
-    Raises:
-        RecipeError: it is not.
-    """
-    if not target.strip():
-        raise RecipeError("`cluster` is empty; expected the address of a Dask scheduler, or its scheduler.json")
-    if importlib.util.find_spec("distributed") is None:
-        raise RecipeError(
-            "`cluster` needs distributed, which is not installed: pip install 'celebahq-builder[cluster]', or "
-            "pip install '.[cluster]' in the folder of the project"
-        )
-
-
-def _scheduler_address(target: str) -> str:
-    path = Path(target)
-    if "://" in target or not (path.exists() or path.suffix == ".json"):
-        return target
-    try:
-        values: Any = parse_json(read_text(path))
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise RecipeError(
-            f"`cluster` {target} cannot be read: {why}; dask scheduler --scheduler-file makes it"
-        ) from None
-    address = values.get("address") if isinstance(values, dict) else None
-    if not isinstance(address, str):
-        raise RecipeError(f"`cluster` {target} has no address; expected a file of dask scheduler --scheduler-file")
-    return address
-
-
-def _connect(address: str) -> Client:
-    from distributed import Client, Security
-    from distributed.comm import resolve_address
-
-    try:
-        # These are checked first, because Dask's client does not close in order after an error of this kind.
-        is_encrypted = resolve_address(address).startswith(("tls:", "wss:"))
-        if is_encrypted and Security().get_connection_args("client")["ssl_context"] is None:
-            raise ValueError("Dask's configuration has no certificate for it, see docs/cluster.md")
-        with warnings.catch_warnings():  # of other versions: every worker is checked
-            warnings.simplefilter("ignore")
-            return Client(address, timeout=CONNECT_S, set_as_default=False, direct_to_workers=False)
-    except (OSError, TimeoutError, ValueError, RuntimeError) as error:
-        raise ClusterError(
-            f"`cluster` {address}: no scheduler answers ({_one_line(error)}); expected the address that dask scheduler "
-            "prints, such as tcp://host:8786"
-        ) from None
-
-
-def _disconnect(client: Client) -> None:
-    with contextlib.suppress(Exception):  # the scheduler may be gone
-        client.close(timeout=2)
-
-
-@contextlib.contextmanager
-def _quiet_loggers() -> Iterator[None]:
-    """Silence the loggers of the client, which would repeat our messages with tracebacks."""
-    import distributed  # noqa: F401 - sets the levels of its loggers
-
-    logging.getLogger("asyncio").addFilter(_is_not_of_dask)  # stays: asyncio reports such errors late
-    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in ("distributed", "tornado")]
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-
-
-def _is_not_of_dask(record: logging.LogRecord) -> bool:
-    """Return whether a log record is about anything but an exception inside Dask."""
-    kind = record.exc_info[0] if record.exc_info else None
-    return kind is None or not kind.__module__.startswith("distributed")
-
-
-def _one_line(error: BaseException) -> str:
-    return str(error).split("\n")[0] or type(error).__name__
 
 
 # --- One run ----------------------------------------------------------------------------------------------------
@@ -340,7 +192,7 @@ class _Run:
             while self.ready:
                 yield self.ready.popleft()
             if not self.divided:
-                for future in self.taken:  # only now, see `discard` of `run`
+                for future in self.taken:  # only now, see `discard` of `run_jobs`
                     future.release()
                 self.taken = []
 
@@ -357,7 +209,7 @@ class _Run:
         known = self.workers.keys() | self.refused.keys() | set(self.probes.values())
         for worker in sorted(threads.keys() - known):
             if threads[worker] == 1:
-                self.probes[self.submit(worker, _check_worker, self.facts)] = worker
+                self.probes[self.submit(worker, check_worker, self.facts)] = worker
             else:
                 self.refuse(worker, f"threads: {threads[worker]} there, 1 here; start it with --nthreads 1")
         for worker in sorted(known - threads.keys()):
@@ -377,7 +229,7 @@ class _Run:
     def judge(self, worker: str, probe: Future) -> None:
         """Give jobs to a worker from now on if its facts are as expected."""
         if (error := _error_of(probe)) is not None:
-            self.refuse(worker, f"it cannot run this program ({_one_line(error)}); install the same version there")
+            self.refuse(worker, f"it cannot run this program ({one_line(error)}); install the same version there")
             return
         facts: Facts = probe.result(timeout=GATHER_S)
         there = {name: facts.get(name, "unknown") for name in self.expected}
@@ -454,7 +306,7 @@ class _Run:
                 else:
                     self.has_more = False
                     return
-                tasks[self.submit(worker, _run_job, self.function, task.job, self.discard)] = task
+                tasks[self.submit(worker, run_job, self.function, task.job, self.discard)] = task
 
     def take(self, future: Future) -> None:
         """Take a future that has ended: a check of a worker, or a job."""
@@ -524,62 +376,3 @@ def _gave_up(future: Future) -> bool:
 
 def _error_of(future: Future) -> BaseException | None:
     return future.exception(timeout=GATHER_S) if future.status == "error" else None
-
-
-# --- In a worker ------------------------------------------------------------------------------------------------
-
-_current = threading.local()
-"""Job of a thread, for `check_wanted`."""
-
-
-def check_wanted() -> None:
-    """End the job of a worker if nobody waits for it any more; does nothing outside of a cluster.
-
-    The client may have been interrupted or killed, or the scheduler is gone.
-
-    Raises:
-        JobCancelled: nobody does.
-    """
-    if hasattr(_current, "is_wanted") and not _current.is_wanted():
-        raise JobCancelled
-
-
-def _check_worker(facts: Callable[[], Facts]) -> Facts:
-    """Return the facts of a worker; a worker without this file raises an ImportError."""
-    _discard_results()
-    return facts()
-
-
-_results: dict[str, Callable[[], None]] = {}
-"""Function that discards the result of each job of this worker, by key of the job."""
-
-
-def _discard_results() -> None:
-    """Discard the results that no client holds any more: it has used them, or has ended before."""
-    from distributed import get_worker
-
-    held = get_worker().state.tasks
-    for key in [key for key in _results if key not in held]:
-        _results.pop(key)()
-
-
-def _run_job(function: Callable[[Job], Result], job: Job, discard: Callable[[Result], None] | None) -> Result:
-    """Run a job in a worker."""
-    from distributed import get_worker
-
-    _discard_results()
-    worker, key = get_worker(), get_worker().get_current_task()
-
-    def is_wanted() -> bool:
-        task = worker.state.tasks.get(key)
-        is_connected = worker.status.name in ("running", "paused", "closing_gracefully")
-        return is_connected and task is not None and task.state == "executing"
-
-    _current.is_wanted = is_wanted
-    try:
-        result = function(job)
-    finally:
-        del _current.is_wanted
-    if discard is not None:
-        _results[key] = functools.partial(discard, result)
-    return result

@@ -1,0 +1,155 @@
+"""The photo stages of a run: their batches in worker processes or on a cluster, and the check that no photo is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+
+from celebahq_builder import parallel
+from celebahq_builder.errors import WorkspaceError
+from celebahq_builder.outcome import Kept, PhotoKey
+from celebahq_builder.pipeline.batch import WORKER_GPU_BYTES, BatchJob, BatchResult, publish_batch, run_batch
+from celebahq_builder.pipeline.cluster_batches import run_on_cluster
+from celebahq_builder.pipeline.growth import EarlierResults
+from celebahq_builder.pipeline.live_report import LiveReport
+from celebahq_builder.pipeline.plan import Plan
+from celebahq_builder.pipeline.request import BuildRequest
+from celebahq_builder.pipeline.state import StageCounts
+from celebahq_builder.pipeline.workspace import StageFolder, TimingLog, count_outcomes
+from celebahq_builder.progress import Progress
+from celebahq_builder.sources.photo import Photo
+from celebahq_builder.storage import LockedFolder
+
+EXAMPLES = 8
+"""Photos whose images after each stage are recorded for the report."""
+
+
+def run_photo_stages(plan: Plan, timings: TimingLog, held: LockedFolder) -> set[PhotoKey]:
+    """Run the batches that are not done yet, check that no photo was lost, and mark the stages complete.
+
+    Returns:
+        The photos that the last of these stages kept.
+
+    Raises:
+        CelebAHQError: an error that ends a batch as a whole.
+    """
+    workspace, photos = plan.request.workspace, plan.request.source.photos
+    for stage in plan.photo_stages:
+        workspace.stage(stage.name).begin(plan.ingredients[stage.name])
+    run_batches(plan, timings, held)
+    entering, ids = {photo.key for photo in photos}, {photo.id for photo in photos}
+    for stage in plan.photo_stages:
+        counts, kept = _reconcile(workspace.stage(stage.name), entering, plan.batches)
+        workspace.stage(stage.name).forget_earlier(ids)
+        workspace.stage(stage.name).complete(plan.ingredients[stage.name], counts)
+        entering = kept
+    return entering
+
+
+def run_batches(plan: Plan, timings: TimingLog, held: LockedFolder) -> None:
+    """Run the batches that are not done yet: all of them, or those of a shard; see `run_photo_stages`."""
+    workspace = plan.request.workspace
+    earlier = EarlierResults(workspace, plan.photo_stages)
+    jobs = []
+    for job in map(earlier.without_finished, _jobs(plan)):
+        if job.photos:
+            jobs.append(job)
+        else:
+            publish_batch(workspace, earlier.complete(BatchResult.of_nothing(job)))
+    if jobs:
+        timings.add(batches=len(jobs), seconds={})
+        todo = sum(len(job.photos) for job in jobs)
+        photos = sum(len(_photos_of(plan, number)) for number in _batches(plan))
+        title, unit = " > ".join(stage.name for stage in plan.photo_stages), plan.request.source.counts.unit
+        progress = Progress(title, photos, photos - todo, unit)
+        report = LiveReport(workspace, progress, silent=plan.request.shard is not None)
+        try:
+            report.write_if_due()
+            with closing(_compute(plan, held, jobs, progress)) as results:
+                for computed in results:
+                    result = earlier.complete(computed)
+                    held.check()
+                    publish_batch(workspace, result)
+                    timings.add(batch=result.number, photos=result.photos, seconds=result.seconds)
+                    timings.add_worker(result.peak_memory_bytes)
+                    progress.advance(result.photos, result.rejected, result.failed)
+                    report.add(result)
+                    report.write_if_due()
+        except KeyboardInterrupt:
+            report.close()
+            raise
+        finally:
+            progress.close()
+
+
+def _workers(request: BuildRequest) -> int:
+    """Return the number of worker processes of the photo stages."""
+    if request.workers_given:
+        return request.workers
+    return parallel.workers_on(parallel.devices(request.device), WORKER_GPU_BYTES)
+
+
+def _compute(
+    plan: Plan, held: LockedFolder, jobs: Iterable[BatchJob], progress: Progress
+) -> Generator[BatchResult, None, None]:
+    """Yield the results of batches, from a cluster or from processes of this machine."""
+    if plan.request.cluster:
+        return run_on_cluster(plan.request.cluster, plan, held.path, jobs, progress)
+    return parallel.run(run_batch, jobs, workers=_workers(plan.request))
+
+
+def _batches(plan: Plan) -> range:
+    """Return the batches on which this process works."""
+    return plan.request.shard.batches(plan.batches) if plan.request.shard else range(plan.batches)
+
+
+def _photos_of(plan: Plan, batch: int) -> tuple[Photo, ...]:
+    size = plan.batch_photos
+    return plan.request.source.photos[batch * size : (batch + 1) * size]
+
+
+def _jobs(plan: Plan) -> Iterator[BatchJob]:
+    """Yield the batches that lack a manifest, each with the stage from which it resumes."""
+    request, size = plan.request, plan.batch_photos
+    photos = list(enumerate(request.source.photos))
+    examples = frozenset(photo.id for _, photo in photos[:: max(1, -(-len(photos) // EXAMPLES))])
+    for number in _batches(plan):
+        lacks = [number not in plan.state.stage(stage.name).batches for stage in plan.photo_stages]
+        if not any(lacks):
+            continue
+        first = lacks.index(True)
+        kept = [stage.name for stage in plan.photo_stages[:first] if stage.saves_image]
+        yield BatchJob(
+            workspace=request.workspace.root,
+            number=number,
+            photos=tuple(photos[number * size : (number + 1) * size]),
+            folder=request.source.folder,
+            recipe=request.recipe,
+            device=request.device,
+            start=kept[-1] if kept else None,
+            todo=tuple(stage.name for stage, is_todo in zip(plan.photo_stages, lacks, strict=True) if is_todo),
+            examples=examples,
+            deltas=request.deltas,
+        )
+
+
+def _reconcile(stage: StageFolder, entering: set[PhotoKey], batches: int) -> tuple[StageCounts, set[PhotoKey]]:
+    """Read the manifests of a stage, and check that they account for every photo that entered it.
+
+    Returns:
+        The counts of the stage, and the photos that it kept.
+
+    Raises:
+        WorkspaceError: a manifest is missing, or a photo is in none.
+    """
+    done, outcomes = stage.batches(), {}
+    for _, one in stage.outcomes():
+        if one.key in entering:
+            outcomes[one.key] = one.without_record() if isinstance(one, Kept) else one
+    if done != set(range(batches)) or len(outcomes) != len(entering):
+        raise WorkspaceError(
+            f"{stage.root}: {len(entering)} photos entered, {len(outcomes)} are accounted for in {len(done)} of "
+            f"{batches} batches; its files were changed from outside, `redo` {stage.name} makes them again"
+        )
+    counts = StageCounts(photos=len(entering), batches=batches, **count_outcomes(outcomes.values()))
+    return counts, {key for key, one in outcomes.items() if isinstance(one, Kept)}
