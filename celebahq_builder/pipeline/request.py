@@ -61,6 +61,7 @@ class BuildRequest:
     cluster: str | None
     """Address or file of a Dask scheduler whose workers run the batches; None for processes of this machine."""
     limit: int | None
+    """Number of photos asked for; None if the source has no more."""
     ids: str | None
     """Hash of the ids asked for."""
     until: str
@@ -92,7 +93,8 @@ def make_request(source: PhotoSource, out: Path | str, **options: Unpack[BuildOp
     deltas, image_list = _official_paths(options)
     if image_list:
         source = listed_photos(source, read_image_list(image_list))
-    source = subset(source, limit=options.get("limit"), ids=names)
+    chosen = subset(source, ids=names)
+    source = subset(chosen, limit=options.get("limit"))
     request = BuildRequest(
         workspace=workspace,
         source=source,
@@ -102,7 +104,7 @@ def make_request(source: PhotoSource, out: Path | str, **options: Unpack[BuildOp
         workers_given=options.get("workers") is not None,
         device=options.get("device", "auto"),
         cluster=str(cluster) if cluster else None,
-        limit=options.get("limit"),
+        limit=options.get("limit") if len(source.photos) < len(chosen.photos) else None,
         ids=ids_hash(names),
         until=options.get("until", "pack"),
         start=options.get("start"),

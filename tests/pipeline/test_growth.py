@@ -83,6 +83,29 @@ def test_larger_limits(tmp_path: Path, whole_run: Path) -> None:
     assert photos_computed(out) == PHOTOS
 
 
+def test_limit_of_more_photos_than_there_are(tmp_path: Path, whole_run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The same command without it has nothing to do; both make the same files."""
+    out = tmp_path / "run"
+    build_tiny(out, limit=20, recipe=FAST)
+    assert_same(out, whole_run)
+    caplog.set_level("INFO")
+    caplog.clear()
+    build_tiny(out, limit=None, recipe=FAST)
+    assert [one.message for one in caplog.records] == ["all stages up to pack are complete"]
+
+
+@pytest.mark.parametrize(("keep", "message"), [(14, "only 13 of 15 photos were good enough"), (16, "")])
+def test_fewer_good_photos_than_asked_for(
+    keep: int, message: str, tmp_path: Path, whole_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line says so, unless the source has fewer photos anyway."""
+    shutil.copytree(whole_run, tmp_path / "run")
+    build_tiny(tmp_path / "run", limit=None, recipe=FAST, keep=keep, redo="select", until="select")
+    assert [one for one in caplog.messages if "good enough" in one] == [
+        f"select: {message}, fewer than keep = {keep}; all are kept"
+    ] * bool(message)
+
+
 def test_files_of_the_earlier_run(tmp_path: Path, whole_run: Path) -> None:
     """They stay until there are new ones, but no command takes them for those of the run."""
     out = tmp_path / "run"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from celebahq_builder.outcome import Failed, Outcome, PhotoKey, QualityScore, Reason, Rejected
+from celebahq_builder.outcome import Failed, Outcome, PhotoKey, QualityScore, Reason, Rejected, counted
 from celebahq_builder.pipeline.face import ImageRecord, PhotoRecord
 from celebahq_builder.pipeline.results import read_records
 from celebahq_builder.pipeline.stage import DatasetContext, DatasetStage
@@ -85,8 +85,9 @@ class SelectStage(DatasetStage[SelectSettings]):
         write_atomic(workspace.selection_path, selection_csv(ranked))
         kept = [one.kept(context.record_types) for one in ranked]
         workspace.stage(self.name).write_manifest(0, [*kept, *low])
-        if len(ranked) < settings.keep:
-            log.warning("select: %d faces were good enough, %d were asked for", len(ranked), settings.keep)
+        if len(ranked) < settings.keep <= (photos := len(context.inputs.source.photos)):
+            enough = f"{len(ranked)} of {counted(photos, context.inputs.source.counts.unit)}"
+            log.warning("select: only %s were good enough, fewer than keep = %d; all are kept", enough, settings.keep)
         return StageCounts(photos=len(candidates), batches=1, kept=len(ranked), rejected=len(low))
 
 
