@@ -27,7 +27,7 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
         ),
     },
 )
-@click.argument("data", type=PATH, metavar="DATA.h5")
+@click.argument("data", type=PATH, metavar="DATA.h5|WORK")
 @click.option("--out", type=PATH, metavar="RUN", required=True, help="Folder of the run; the same command resumes it.")
 @click.option("--recipe", type=PATH, default="celebahq-1024-1gpu", metavar="FILE.toml", help="Training recipe.")
 @SET
@@ -60,7 +60,7 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
     "--against",
     type=PATH,
     metavar="FILE.h5",
-    show_default="DATA.h5",
+    show_default="the data",
     help="Evaluate against this file during the training; [tick] in the recipe names the metrics.",
 )
 @click.option(
@@ -76,7 +76,7 @@ def train(
     dry_run: bool,
     **asked: Any,
 ) -> None:
-    """Train a ProGAN on the HDF5 file DATA.h5.
+    """Train a ProGAN on an HDF5 file, or on that of a run directory WORK.
 
     You can kill the command at any time: the same command resumes. Ctrl-C and SIGTERM save a checkpoint first.
     On several GPUs:
@@ -90,10 +90,12 @@ def train(
     stop = StopRequest()
     with contextlib.nullcontext() if dry_run else stop.listening():
         with stop.abandonable():
+            from celebahq_builder.pipeline.run_images import find_hdf5
             from celebahq_builder.progan import launch
             from celebahq_builder.progan.schedule import RESUMABLE_KEYS, TrainingRequest
             from celebahq_builder.training.distributed import is_main_process
 
+        data = find_hdf5(data)
         for key in asked["changed"]:
             if key not in RESUMABLE_KEYS:
                 raise click.BadParameter(f"--changed {key}: expected one of {', '.join(RESUMABLE_KEYS)}")

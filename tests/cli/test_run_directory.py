@@ -48,6 +48,12 @@ def test_a_finished_run_is_its_hdf5_file(tiny_run: Path, tmp_path: Path) -> None
         left, right = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in (one, other))
         assert left == right
     assert run("audit", tiny_run, "--out", tmp_path / "audit")[0].startswith("celebahq-64x64.h5: 3 images")
+    plans = [
+        run("train", source, "--out", tmp_path / "a", "--recipe", "quick", "--device", "cpu", "--dry-run")
+        for source in (tiny_run, hdf5)
+    ]
+    assert plans[0][0] == plans[1][0]
+    assert str(hdf5) in plans[0][0]
     scores = run("evaluate", tiny_run, "--metrics", "swd", "--against", hdf5, "--num", "1", "--device", "cpu")
     assert scores == run("evaluate", hdf5, "--metrics", "swd", "--against", hdf5, "--num", "1", "--device", "cpu")
 
