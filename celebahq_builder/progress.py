@@ -1,4 +1,4 @@
-"""Progress of a command: a bar on a terminal, otherwise a log line every 30 s."""
+"""Progress of a command: a bar on a terminal, otherwise a log line every 30 s. Durations and sizes as text."""
 
 from __future__ import annotations
 
@@ -27,6 +27,18 @@ def rough_duration(seconds: float) -> str:
         if seconds < limit_s:
             return f"{seconds / unit_s:.{digits}f} {unit}"
     return f"{seconds / 31_557_600:,.0f} years"
+
+
+def size(size_bytes: int) -> str:
+    """Return a size for people, in decimal units.
+
+    >>> size(25_340_000), size(800)
+    ('25.3 MB', '800 bytes')
+    """
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:,.1f} {unit}"
+    return f"{size_bytes} bytes"
 
 
 class Progress:

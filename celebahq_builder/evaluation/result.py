@@ -270,15 +270,15 @@ def remarks(results: Sequence[Result]) -> list[str]:
             if score.source_sha256 == score.reference_sha256:
                 found.append(f"{score.name}: both sides are the same images, so this is not a distance of two sets")
             if score.baseline and score.baseline.number is None:
-                found.append(f"{score.name}: no {score.baseline.kind}, {score.baseline.missing_reason}")
-        found += [f"{metric}: left out, it {reason}" for metric, reason in result.left_out.items()]
+                found.append(f"{score.name}: no baseline; {score.baseline.missing_reason}")
+        found += [f"{metric}: left out; it {reason}" for metric, reason in result.left_out.items()]
     return list(dict.fromkeys(found))
 
 
 def describe_source(facts: dict[str, object]) -> str:
     """Return path, kind and number of images of a source."""
     count = facts.get("images")
-    images = f"{count:,} images" if count is not None else f"generated, seed {facts.get('seed')}"
+    images = f"{count:,} images" if count is not None else f"seed {facts.get('seed')}"
     return printable(f"{facts['path']}: {facts['kind']}, {images}")
 
 

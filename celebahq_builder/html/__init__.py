@@ -15,6 +15,7 @@ import jinja2
 import markupsafe
 
 from celebahq_builder.html import charts
+from celebahq_builder.progress import size
 
 
 def render_page(name: str, contents: Mapping[str, object]) -> bytes:
@@ -54,18 +55,6 @@ def link(path: Path, page: Path) -> str:
     '../images/a%20b.png'
     """
     return quote(os.fsencode(os.path.relpath(path, page.parent)))
-
-
-def size(size_bytes: int) -> str:
-    """Return a size for people, in decimal units.
-
-    >>> size(25_340_000)
-    '25.3 MB'
-    """
-    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:,.1f} {unit}"
-    return f"{size_bytes} bytes"
 
 
 def duration(seconds: float) -> str:

@@ -183,6 +183,8 @@ def line_chart(
     x: Sequence[float],
     curves: Mapping[str, Sequence[float]],
     baseline: tuple[str, Sequence[float]] | None = None,
+    *,
+    from_zero: bool = False,
 ) -> LineChart | None:
     """Lay out a line chart.
 
@@ -191,6 +193,7 @@ def line_chart(
         curves: y values by the name of the curve, one for each x; at most three curves. Values that are not finite
             are left out.
         baseline: name and y values of a curve to which the others are compared, such as a floor.
+        from_zero: whether the y axis of positive values begins at 0.
 
     Returns:
         The layout, or None without two different x values or without a finite y value.
@@ -203,7 +206,7 @@ def line_chart(
     finite = [value for _, values, _ in named for value in values if math.isfinite(value)]
     if len(x) < 2 or x[-1] <= x[0] or not finite:
         return None
-    low, high = min(finite), max(finite)
+    low, high = min([*finite, 0.0] if from_zero else finite), max(finite)
     if high - low < 1e-9 * max(abs(high), 1e-9):
         low, high = low - 1, high + 1
     across, up = _scale(x[0], x[-1], LEFT, RIGHT), _scale(low, high, BOTTOM, TOP)

@@ -145,11 +145,11 @@ def _padding(found: Findings) -> Iterator[str]:
         yield "  the photos is counted"
     if known.any():
         shares = np.percentile(known, [50, 90, 99, 100])
-        yield "  " + " ".join(f"{name} {share:.1%}" for name, share in zip(PERCENTILES, shares, strict=True))
+        yield "  " + ", ".join(f"{name} {share:.1%}" for name, share in zip(PERCENTILES, shares, strict=True))
     yield from _listed([f"{_name(found, n)}: {least}{padding.shares[n]:.1%}" for n in padding.worst()])
 
 
-PERCENTILES = ("median", "90 %", "99 %", "most")
+PERCENTILES = ("median", "90th percentile", "99th percentile", "largest")
 
 
 def _row(title: str, text: str) -> str:

@@ -17,6 +17,7 @@ from celebahq_builder.hdf5 import codecs
 from celebahq_builder.hdf5.labels import labels_header, labels_path
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.image_set import ImagePyramid
+from celebahq_builder.progress import size
 
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32001: "Blosc", 32004: "LZ4", 32015: "Zstandard", 32026: "Blosc2"}
 """Names of HDF5 filters by their registered numbers (The HDF Group, "Registered Filter Plugins")."""
@@ -56,20 +57,20 @@ def inspect_images(images: ImagePyramid) -> Iterator[str]:
 def _levels(path: Path, pyramid: PyramidFile) -> Iterator[str]:
     colour = {1: "grey", 3: "RGB"}[pyramid.channels]
     side = f"{pyramid.resolution}x{pyramid.resolution}"
-    yield f"{printable(str(path))}: {pyramid.count} images, {side} {colour}, {path.stat().st_size / 1e6:.1f} MB"
+    yield f"{printable(str(path))}: {pyramid.count} images, {side} {colour}, {size(path.stat().st_size)}"
     stored_bytes = raw_bytes = 0
     for r in pyramid.resolutions:
         data = pyramid.level(r)
         stored, raw = data.id.get_storage_size(), data.size * data.dtype.itemsize
         stored_bytes, raw_bytes = stored_bytes + stored, raw_bytes + raw
         kind = f"{data.dtype} {list(data.shape)}, chunks {list(data.chunks or ())}, {_compression(data)}"
-        yield f"  {data.name[1:]:14} {kind}, {stored / 1e6:.2f} MB, {stored / max(raw, 1):.0%} of raw"
+        yield f"  {data.name[1:]:14} {kind}, {size(stored)}, {stored / max(raw, 1):.0%} of raw"
         if data.chunks is not None:  # chunks are missing after a writer was killed
             expected = math.prod(-(-n // side) for n, side in zip(data.shape, data.chunks, strict=True))
             if (found := data.id.get_num_chunks()) < expected:
                 yield f"  incomplete: {found} of {expected} chunks were written; images of the others read as black"
     share = stored_bytes / max(raw_bytes, 1)
-    yield f"all levels: {stored_bytes / 1e6:.1f} MB stored, {raw_bytes / 1e6:.1f} MB raw, {share:.0%}"
+    yield f"all levels: {size(stored_bytes)} stored, {size(raw_bytes)} raw, {share:.0%}"
 
 
 def _compression(data: h5py.Dataset) -> str:

@@ -45,7 +45,7 @@ class LandmarkResult:
             first = next(one for one in self.rejected if one.reason is reason)
             yield f"  {reason}: {count}; first: {printable(first.photo)}: {printable(first.detail)}"
         if self.not_chosen:
-            yield f"  {counted(self.not_chosen, 'other face')} not used; the page shows them"
+            yield f"  {counted(self.not_chosen, 'other face')} not used; shown in {printable(str(self.page))}"
 
 
 def find_landmarks(

@@ -159,7 +159,9 @@ def _shown_face(photo: SearchedPhoto, face: FoundFace, name: str, rules: FaceRul
         problem = rules.problem(face) or f"left out by faces = {rules.faces}"
         return draw_face(points, scale, "unused", f"not used: {problem}")
     if rejection := build_rejection(photo, face):
-        return draw_face(points, scale, "rejected", f"a build rejects it; {rejection}", name)
+        return draw_face(
+            points, scale, "rejected", f"rejected by a build ({rejection.reason}): {rejection.detail}", name
+        )
     words = f"confidence {face.confidence:.2f}, crop {face.crop_px:.0f} px, spread {face.spread:.2f}"
     return draw_face(points, scale, "used", words, name)
 

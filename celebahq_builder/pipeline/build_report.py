@@ -232,7 +232,7 @@ def _throughput(batches: Sequence[tuple[float, int]], units: str) -> tuple[chart
     rates = np.diff(np.interp(edges, worked, done)) / np.diff(edges)
     unit_s, unit = (3600, "hours") if worked[-1] > 7200 else (60, "minutes")
     middles = (edges[1:] + edges[:-1]) / 2 / unit_s
-    drawn = charts.line_chart("Throughput", middles.tolist(), {f"{units} per second": rates.tolist()})
+    drawn = charts.line_chart("Throughput", middles.tolist(), {f"{units} per second": rates.tolist()}, from_zero=True)
     return None if drawn is None else (drawn, f"{unit} of work")
 
 

@@ -15,6 +15,7 @@ from celebahq_builder.pipeline.plan import Plan
 from celebahq_builder.pipeline.request import BuildOptions, make_request
 from celebahq_builder.pipeline.stages.pack import PackStage
 from celebahq_builder.pipeline.stages.select import SelectStage
+from celebahq_builder.progress import size
 from celebahq_builder.sources.official import archives
 from celebahq_builder.sources.photo import PhotoSource
 
@@ -45,7 +46,8 @@ def describe_plan(plan: Plan) -> Iterator[str]:
     yield "settings:"
     for key, value in flatten(to_mapping(request.recipe)).items():
         yield f"  {key} = {json.dumps(value)}  ({request.origins.get(key, 'default')})"
-    yield f"photos: {source.counts} in {source.folder}; {len(source.rejected)} rejected by the table"
+    unusable = f"; {len(source.rejected)} rejected by the table" if source.rejected else ""
+    yield f"photos: {source.counts} in {source.folder}{unusable}"
     yield from (f"warning: {warning}" for warning in source.warnings)
     if any(photo.listed for photo in source.photos):
         deltas = (
@@ -66,13 +68,13 @@ def describe_plan(plan: Plan) -> Iterator[str]:
         path for path in (request.workspace.root, *request.workspace.root.absolute().parents) if path.exists()
     )
     free = shutil.disk_usage(parent).free
-    yield f"disk: about {_disk_bytes(plan) / 1e9:.1f} GB still to be written, {free / 1e9:.1f} GB free in {parent}"
+    yield f"disk: about {size(round(_disk_bytes(plan)))} still to be written, {size(free)} free in {parent}"
 
 
 def _describe_stage(plan: Plan, name: str) -> str:
     if name not in plan.on_disk:
         done = all(plan.is_complete(later) for later in plan.on_disk if later in plan.photo_names)
-        return "nothing stays on disk" if done else "on the way; nothing stays on disk"
+        return "result is not stored" if done else "to do; result is not stored"
     if plan.is_complete(name):
         return "complete"
     return (

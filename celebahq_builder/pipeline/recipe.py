@@ -112,7 +112,8 @@ def resolve(
         overrides: the same for any settings, from the argument of that name.
 
     Returns:
-        The recipe; and by dotted name of a setting the path of its file, or the argument's name in backquotes.
+        The recipe; and by dotted name of a setting the path of its file, the name of its bundled recipe, or
+        the argument's name in backquotes.
 
     Raises:
         RecipeError: the file cannot be read, or a value cannot be used.
@@ -127,7 +128,8 @@ def resolve(
         values = read_toml(path)
         if "region" in values:
             raise RecipeError(f"{path}: the table [region] is called [crop] now; rename it")
-        origins = dict.fromkeys(flatten(values), str(path))
+        origin = f"recipe {path.stem}" if path.parent == bundled("pipelines") else str(path)
+        origins = dict.fromkeys(flatten(values), origin)
         from_mapping(BuildRecipe, values, where=str(path), text=text)
     if overrides:
         values = override(values, overrides)

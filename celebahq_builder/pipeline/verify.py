@@ -27,7 +27,7 @@ from celebahq_builder.pipeline.workspace import (
     count_outcomes,
     read_timings,
 )
-from celebahq_builder.progress import rough_duration
+from celebahq_builder.progress import rough_duration, size
 from celebahq_builder.storage import last_holder
 
 
@@ -70,7 +70,8 @@ def status_lines(workspace: Workspace) -> Iterator[str]:
         yield f"landmarks: {photos} photos searched; the same command resumes"
         return
     run = state.run or workspace.run()
-    yield f"{run.counts} from {run.source}; {run.counts.unusable} rejected by the table"
+    unusable = f"; {run.counts.unusable} rejected by the table" if run.counts.unusable else ""
+    yield f"{run.counts} from {run.source}{unusable}"
     if log.is_file():
         yield f"landmarks: {log.with_suffix('.html')}"
     for name in run.stages:
@@ -90,7 +91,7 @@ def status_lines(workspace: Workspace) -> Iterator[str]:
     result = workspace.hdf5_path(run.resolution)
     if size_bytes := state.files.get(result.name):
         note = "" if workspace.is_packed() else ", of an earlier run with other photos or settings"
-        yield f"result: {result} ({size_bytes / 1e9:.2f} GB{note})"
+        yield f"result: {result} ({size(size_bytes)}{note})"
     if "report/index.html" in state.files:
         yield f"report: {workspace.report_path}"
 

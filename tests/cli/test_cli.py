@@ -164,10 +164,9 @@ def test_dry_run_says_everything_and_writes_nothing(tmp_path: Path) -> None:
     assert "pack.labels = true  (--labels)" in ended.stdout
     assert 'pack.compression = "gzip"  (default)' in ended.stdout
     assert "select.keep = 7  (--keep)" in ended.stdout
-    assert "resolution = 1024  (" in ended.stdout
-    assert "celebahq-1024.toml" in ended.stdout
+    assert "resolution = 1024  (recipe celebahq-1024)" in ended.stdout
     assert "align.supersampling = 4  (default)" in ended.stdout
-    assert "crop: on the way; nothing stays on disk" in ended.stdout
+    assert "crop: to do; result is not stored" in ended.stdout
     assert "align: 0 of 4 batches done" in ended.stdout
     assert "GB free" in ended.stdout
     assert not out.exists()

@@ -12,6 +12,7 @@ from celebahq_builder.errors import FormatError
 from celebahq_builder.hdf5.codecs import codec
 from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.inspect.info import BAR_WIDTH, BINS_MAX, histogram_lines, inspect_hdf5
+from celebahq_builder.progress import size
 from tests.hdf5.files import noise, store
 from tests.hdf5.test_create import Arrays
 
@@ -27,12 +28,12 @@ def test_lines(tmp_path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file.attrs.update({"recipe": '{"resolution": 4}', "seed": 7, "sides": [4, 2]})
     first, *lines = inspect_hdf5(path)
-    assert first == f"{path}: 5 images, 4x4 RGB, {path.stat().st_size / 1e6:.1f} MB"
+    assert first == f"{path}: 5 images, 4x4 RGB, {size(path.stat().st_size)}"
     for line, r in zip(lines, (4, 2, 1), strict=False):
         assert line.split()[0] == f"data{r}x{r}"
         assert f"uint8 [5, 3, {r}, {r}], chunks [1, 3, {r}, {r}], gzip 4, " in line
     raw, stored = 5 * 3 * (16 + 4 + 1), _stored_bytes(path)
-    assert lines[3] == f"all levels: {stored / 1e6:.1f} MB stored, {raw / 1e6:.1f} MB raw, {stored / raw:.0%}"
+    assert lines[3] == f"all levels: {size(stored)} stored, {size(raw)} raw, {stored / raw:.0%}"
     assert lines[4:7] == [
         "sources: 000000.jpg ... 000004.jpg",
         "scores: 0.0000 to 1.0000, median 0.5000",
@@ -52,7 +53,7 @@ def test_share_of_raw_size(tmp_path: Path) -> None:
     line = next(line for line in inspect_hdf5(path) if "data64x64" in line)
     with h5py.File(path) as file:
         stored = file["data64x64"].id.get_storage_size()
-    assert line.endswith(f"{stored / 1e6:.2f} MB, {stored / (3 * 3 * 64 * 64):.0%} of raw")
+    assert line.endswith(f"{size(stored)}, {stored / (3 * 3 * 64 * 64):.0%} of raw")
 
 
 def test_attribute_names(tmp_path: Path) -> None:

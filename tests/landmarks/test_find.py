@@ -327,9 +327,9 @@ def test_a_face_that_a_build_rejects_is_marked(yunet, chromium, tmp_path):
         assert page.locator("#count-later").inner_text() == "1"
         assert page.locator("g.used text").inner_html() == '<tspan class="stem">pair_</tspan>0'
         assert (
-            page.locator("g.rejected title").inner_html().startswith("pair_1 a build rejects it; LANDMARKS_OUTSIDE: ")
+            page.locator("g.rejected title").inner_html().startswith("pair_1 rejected by a build (LANDMARKS_OUTSIDE): ")
         )
-        assert "pair_1 a build rejects it; LANDMARKS_OUTSIDE" in page.locator("figcaption .problem").inner_text()
+        assert "pair_1 rejected by a build (LANDMARKS_OUTSIDE)" in page.locator("figcaption .problem").inner_text()
         page.locator('input[value="rejected"]').check()
         assert page.locator(".found > li:visible").count() == 1
 

@@ -24,11 +24,11 @@ def test_arguments_override_the_recipe(tmp_path: Path) -> None:
     source, out = read_celeba(SAMPLE), tmp_path / "run"
     arguments = {"recipe": replace(TINY, resolution=128), "resolution": 64, "keep": 2, "ids": ["000001", "000002.jpg"]}
     lines = dry_run(source, str(out), **arguments)
-    assert any(line.startswith("disk: about 0.0 GB still to be written, ") for line in lines)
+    assert any(line.startswith("disk: about 32.8 kB still to be written, ") for line in lines)
     assert "  select.keep = 2  (`keep`)" in lines
     assert "  resolution = 64  (`resolution`)" in lines
     assert "  align: 0 of 1 batches done" in lines
-    assert "  crop: on the way; nothing stays on disk" in lines
+    assert "  crop: to do; result is not stored" in lines
     stages = lines[lines.index("stages:") + 1 : -1]
     assert [line.split(":")[0].strip() for line in stages] == [stage.name for stage in TINY.stages()]
     assert not out.exists()
@@ -43,7 +43,7 @@ def test_arguments_override_the_recipe(tmp_path: Path) -> None:
     assert "  pack: complete" in dry_run(source, out, labels=True, **arguments)
     again = dry_run(source, out, labels=True, redo="select", **arguments)
     assert [line for line in again if "complete" in line] == ["  align: complete", "  score: complete"]
-    assert {"  crop: nothing stays on disk", "  select: to do", "  pack: to do"} <= set(again)
+    assert {"  crop: result is not stored", "  select: to do", "  pack: to do"} <= set(again)
     assert (out / "celebahq-64x64.h5").exists()
 
 

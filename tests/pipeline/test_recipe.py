@@ -77,7 +77,7 @@ def test_error_of_an_option_names_the_option(setting: str, value: object, said: 
 def test_default_recipe() -> None:
     built, origins = resolve(DEFAULT_RECIPE, {})
     assert built.resolution == 1024
-    assert set(origins.values()) == {str(bundled("pipelines") / f"{DEFAULT_RECIPE}.toml")}
+    assert set(origins.values()) == {f"recipe {DEFAULT_RECIPE}"}
 
 
 @pytest.mark.parametrize("name", ["demo", "demo.toml"])

@@ -265,7 +265,7 @@ def test_the_command(data: Path, generator: Path, tmp_path: Path) -> None:
     )
     assert (code, error) == (0, None), error
     assert f"source     {data}: hdf5, 80 images, 16x16, RGB" in output
-    assert "generated, seed 0" in output
+    assert "generator, seed 0" in output
     assert json.loads((tmp_path / "a.json").read_text())["scores"].keys() == {"swd20", "ms-ssim20"}
     before = (tmp_path / "a.json").read_bytes()
     code, _, error = command(data, "--metrics", "ms-ssim", "--num", 20, "--json", tmp_path / "a.json")
