@@ -295,7 +295,10 @@ class GaussianNoise:
         if not self.strength:
             return x
         shape = (*x.shape[:2], *(1,) * (x.ndim - 2))
-        drawn = torch.randn(shape, generator=self.generator, device=self.generator.device).to(x)
+        drawn = torch.randn(shape, generator=self.generator, device=self.generator.device)
+        if x.device.type == "cuda":
+            drawn = drawn.pin_memory().to(x.device, non_blocking=True)
+        drawn = drawn.to(x.dtype)
         return x * (1 + self.strength * math.sqrt(x.shape[1]) * drawn)
 
 

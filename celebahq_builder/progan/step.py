@@ -78,8 +78,9 @@ class ProGANStep:
 
     def reset_optimizers(self) -> None:
         """Forget Adam's moments, as the paper does when a new level enters."""
+        fused = self.context.device.type == "cuda" or None  # one kernel; the CPU keeps its bits
         self.generator_adam, self.discriminator_adam = (
-            torch.optim.Adam(net.parameters(), betas=(0.0, 0.99), eps=1e-8)
+            torch.optim.Adam(net.parameters(), betas=(0.0, 0.99), eps=1e-8, fused=fused)
             for net in (self.generator, self.discriminator)
         )
 
@@ -170,8 +171,8 @@ class ProGANStep:
             labels = real.labels
             if labels is not None and self.labels is not None:
                 chosen = np.random.default_rng((seed, number, LABELS)).integers(len(self.labels), size=n)
-                labels = self.labels[torch.from_numpy(chosen[mine])].to(context.device)
-            own_latents, own_mix = (torch.from_numpy(values[mine]).to(context.device) for values in (latents, mix))
+                labels = context.copy_to_device(self.labels[torch.from_numpy(chosen[mine])])
+            own_latents, own_mix = (context.copy_to_device(torch.from_numpy(values[mine])) for values in (latents, mix))
             draws.append(StepRandomness(own_latents, labels, own_mix))
         return draws
 

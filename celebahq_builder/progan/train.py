@@ -198,9 +198,8 @@ class Training:
         try:
             self.progan.load_state_dict(checkpoint.state["networks"])
             progress = TrainingProgress(**checkpoint.state["progress"])
-            wrong = [
-                name for name, value in vars(self.progress).items() if type(value) is not type(vars(progress)[name])
-            ]
+            loaded = vars(progress)
+            wrong = [name for name, value in vars(self.progress).items() if not isinstance(value, type(loaded[name]))]
             if wrong or progress.level not in (0, *self.recipe.net.levels):
                 raise ValueError(f"progress: {', '.join(wrong) or 'level'}")
             progress.tick_sums = progress.tick_sums.to(self.progress.tick_sums)
