@@ -1,7 +1,7 @@
 """A pretend CUDA device: tensors on ``cuda:0`` that compute on the CPU, refuse mixed devices, and count host syncs.
 
 `test_on_pretend_device` runs the tests of this folder in a child process with it: ``pytest -p tests.device.pretend``,
-which loads this file before torch. It covers neither NCCL, torch.compile nor CUDA graphs, and it neither measures
+which loads this file before torch. It covers neither NCCL, torch.compile nor CUDA graphs, and it neither adds up
 memory nor computes what kernels of CUDA compute.
 """
 
@@ -61,6 +61,10 @@ syncs: Counter[str] = Counter()
 """Host syncs since the last `reset`, by kind, file and line."""
 
 
+memory = {"peak": 0}
+"""Bytes of the largest tensor since ``torch.cuda.reset_peak_memory_stats``; the sum of all is not known."""
+
+
 def reset() -> None:
     """Forget the host syncs."""
     syncs.clear()
@@ -88,6 +92,7 @@ class PretendTensor(Tensor):
             device=torch.device("cuda:0"),
         )
         made.on_cpu = on_cpu.detach()
+        memory["peak"] = max(memory["peak"], on_cpu.untyped_storage().nbytes())
         return made
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -209,9 +214,9 @@ def cuda() -> Iterator[torch.device]:
         "is_bf16_supported": lambda *_, **__: True,
         "is_current_stream_capturing": lambda: False,
         "is_initialized": lambda: True,
-        "max_memory_allocated": lambda *_: 0,
+        "max_memory_allocated": lambda *_: memory["peak"],
         "mem_get_info": lambda *_: (properties.total_memory, properties.total_memory),
-        "reset_peak_memory_stats": lambda *_: None,
+        "reset_peak_memory_stats": lambda *_: memory.update(peak=0),
         "set_device": lambda *_: None,
         "synchronize": wait,
     }
