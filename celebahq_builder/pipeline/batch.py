@@ -22,7 +22,7 @@ from celebahq_builder.imaging.warp import warp_quad
 from celebahq_builder.outcome import Failed, Kept, Outcome, Reason, Rejected, Rejection
 from celebahq_builder.parallel import devices, peak_memory_bytes, worker_device
 from celebahq_builder.pipeline.face import Face, ImageRecord, PhotoRecord
-from celebahq_builder.pipeline.fatal_errors import fatal_error, synchronize
+from celebahq_builder.pipeline.fatal_errors import EqualFailures, fatal_error, synchronize
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.stage import AnyPhotoStage, PhotoContext, record_types
 from celebahq_builder.pipeline.stages.crop import quad_corners
@@ -234,6 +234,7 @@ class _BatchRun:
         self.outcomes: dict[str, list[Outcome]] = defaultdict(list)
         self.files: list[tuple[Path, Path]] = []
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.equal_failures = EqualFailures()
 
     def run(self) -> BatchResult:
         try:
@@ -289,6 +290,7 @@ class _BatchRun:
             for task, face in zip(ready, self._run_grouped(stage, ready), strict=True):
                 with self._record_failure(task, stage.name):
                     task.face = self._finish_stage(task, stage, face or self._run_stage(stage, [task.face])[0])
+                    self.equal_failures.reset(stage.name)
 
     def _run_grouped(self, stage: AnyPhotoStage, tasks: Sequence[_PhotoTask]) -> Sequence[Face | None]:
         """Return the faces after a stage that takes them together; Nones where each has to pass it alone."""
@@ -347,7 +349,10 @@ class _BatchRun:
                 raise fatal from error
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{stage}, {Path(frame.filename).name}:{frame.lineno}"
-            self._end(task, stage, Failed(photo.file, f"{type(error).__name__}: {error} ({where})", photo.face))
+            message = f"{type(error).__name__}: {error} ({where})"
+            if fatal := self.equal_failures.add(stage, message):
+                raise fatal from error
+            self._end(task, stage, Failed(photo.file, message, photo.face))
 
     def _end(self, task: _PhotoTask, stage: str, ended: Outcome) -> None:
         """Record the end of a photo under the first stage, from the one that raised, that has a manifest to write."""

@@ -159,14 +159,22 @@ def test_failing_photo_of_a_group_fails_alone(start: str | None, tmp_path: Path)
     assert [one.photo for one in ended(tmp_path)] == [file for file in KEPT_FILES if file != guilty.file]
 
 
+NO_MEMORY = [
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
+]
+
+
 @pytest.mark.usefixtures("grouped")
-def test_batches_are_halved_where_memory_is_short(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", NO_MEMORY, ids=repr)
+def test_batches_are_halved_where_memory_is_short(error: Exception, tmp_path: Path) -> None:
     refused: list[int] = []
 
     def meet(x: Tensor) -> None:
         if len(x) > 1:
             refused.append(len(x))
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            raise error
 
     run(tmp_path / "free", recipe=CUTTING)
     with met(TINY.upscale.weights, "srgan", meet):
@@ -176,13 +184,14 @@ def test_batches_are_halved_where_memory_is_short(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("grouped")
-def test_too_little_memory_for_one_window_ends_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", NO_MEMORY, ids=repr)
+def test_too_little_memory_for_one_window_ends_the_run(error: Exception, tmp_path: Path) -> None:
     def meet(x: Tensor) -> None:
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        raise error
 
     with (
         denoiser_meets(meet),
-        pytest.raises(WorkspaceError, match=r"out of memory at 000002\.jpg \(denoise\); run .* with fewer `workers`"),
+        pytest.raises(WorkspaceError, match=r"out of memory at 000002\.jpg \(denoise\).*; run .* with fewer `workers`"),
     ):
         run(tmp_path)
     assert not list(tmp_path.rglob("*.jsonl"))
