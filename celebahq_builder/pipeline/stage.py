@@ -83,6 +83,8 @@ class PhotoStage(Stage[S]):
 
     saves_image: ClassVar[bool] = True
     """True if the stage changes the image. If not, only its record is written."""
+    reads_photo: ClassVar[bool] = False
+    """True if the stage reads the photo's file and needs no GPU: threads may run it ahead, on the CPU."""
     grouped: ClassVar[bool] = False
     """True if the stage is faster over several faces at once."""
     example_title: ClassVar[str] = ""
