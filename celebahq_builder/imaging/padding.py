@@ -15,8 +15,8 @@ from torch import Tensor
 
 from celebahq_builder.imaging.geometry import Points, bounding_box
 
-STRIP_ROWS = {"cpu": 256, "cuda": 1024}
-"""Rows that are held as float at a time, by kind of device; it bounds the memory."""
+STRIP_ROWS = {"cpu": 32, "cuda": 1024}
+"""Rows that are held as float at a time, by kind of device; it bounds the memory. On a CPU they fit into its cache."""
 
 MEDIAN_SAMPLES = 160_000
 """Pixels of the regular grid, about, from which the median colour is computed."""
@@ -164,14 +164,26 @@ class _Mirrored:
     def _blur(self, sigma: float) -> Tensor:
         """Return the mirrored image reduced by `factor` and blurred, float [3, R / factor, C / factor]."""
         factor = self.factor
-        strips = []
         rows = self.strip_rows - self.strip_rows % factor or factor
-        for start in range(0, len(self.row_index), rows):
-            strip = self.pixels[:, self.row_index[start : start + rows]][:, :, self.column_index].float()
-            strips.append(F.avg_pool2d(strip, factor, ceil_mode=True, count_include_pad=False))
+        strips = []
+        for start in range(0, len(self.row_index), rows):  # rows first, in the photo's own columns: they are fewer
+            strips.append(_block_sums(self.pixels[:, self.row_index[start : start + rows]].float(), factor, dim=1))
+        sums = _block_sums(torch.cat(strips, dim=1)[:, :, self.column_index], factor, dim=2)
+        row_ones, column_ones = torch.ones_like(self.row_depth), torch.ones_like(self.column_depth)
+        count = _block_sums(row_ones, factor, dim=0)[:, None] * _block_sums(column_ones, factor, dim=0)
         # Averaging adds (f^2 - 1) / 12 to the variance and linear interpolation f^2 / 6; the Gaussian adds the rest.
         variance = (sigma**2 - (factor**2 - 1) / 12 - (factor**2 / 6 if factor > 1 else 0)) / factor**2
-        return gaussian_blur(torch.cat(strips, dim=1), math.sqrt(variance))
+        return gaussian_blur(sums / count, math.sqrt(variance))
+
+
+def _block_sums(values: Tensor, factor: int, dim: int) -> Tensor:
+    """Return the sums of each `factor` neighbours along a dimension; the last ones may be fewer."""
+    whole, rest = divmod(values.shape[dim], factor)
+    blocks = (*values.shape[:dim], whole, factor, *values.shape[dim + 1 :])
+    sums = values.narrow(dim, 0, whole * factor).reshape(blocks).sum(dim + 1)
+    if not rest:
+        return sums
+    return torch.cat([sums, values.narrow(dim, whole * factor, rest).sum(dim, keepdim=True)], dim)
 
 
 def _median(values: Tensor) -> Tensor:

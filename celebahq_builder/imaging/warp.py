@@ -78,7 +78,7 @@ def _sample_by_cv2(
     v, u = down / supersampling, right / supersampling
     start = corner + (v + u) / 2 - 0.5  # OpenCV's pixel centres are whole numbers
     matrix = np.stack([u, v, start], axis=1)
-    source = part.permute(1, 2, 0).numpy().astype(np.float32, order="C")
+    source = cv2.merge([plane.numpy() for plane in part]).astype(np.float32)  # faster than a transposed copy
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     size = (columns * supersampling, rows * supersampling)
     fine = cv2.warpAffine(source, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
