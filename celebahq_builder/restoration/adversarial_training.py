@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -264,16 +265,19 @@ class AdversarialTask(RestorationTask):
             raise TypeError(f"expected an SRGenerator, got {type(net).__name__}")
         interpolate_weights(net, self.start, self.recipe.start_share)
         for _ in range(BIAS_ROUNDS):
-            remove_subpixel_bias(net, self._bias_pairs())
+            pairs = ((downscale_4x(targets), targets) for targets in map(to_float, self._bias_crops))
+            remove_subpixel_bias(net, pairs)
         return net
 
-    def _bias_pairs(self) -> Iterable[tuple[Tensor, Tensor]]:
-        """Yield inputs and targets of random training crops, the same in every call."""
+    @cached_property
+    def _bias_crops(self) -> list[Tensor]:
+        """Batches of random training crops on the device, uint8 [N, H, W, 3]; every validation uses them again."""
         rng = np.random.default_rng((self.recipe.seed, BIAS_STREAM))
+        batches = []
         for _ in range(BIAS_BATCHES):
             crops = [self.photos.crop(rng, self.crop_px) for _ in range(BIAS_BATCH)]
-            targets = to_tensor(crops, self.context.device)
-            yield downscale_4x(targets), targets
+            batches.append(stack_images(crops).to(self.context.device))
+        return batches
 
 
 # --- Corrections of the weights ---------------------------------------------------------------------------------

@@ -277,7 +277,8 @@ class _Training:
             stack.callback(progress.close)
             stack.callback(batches.close)
             # All batches of a phase have one shape: cuDNN measures once which algorithm is the fastest.
-            stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=cuda, allow_tf32=True))
+            stack.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+            torch.backends.cudnn.benchmark = cuda
             logger = None
             if self.context.is_main:
                 # The line of a validation that is due is written again.
@@ -474,6 +475,8 @@ def _draw_batches(task: Task[Any], steps: range, workers: int, *, pinned: bool) 
             f"a process that prepares batches was killed, most likely because memory or shared memory ran out "
             f"({first_line(error)}); run the same command again with a smaller `workers` to resume"
         ) from None
+    finally:
+        del batches  # ends the workers, also where a traceback refers to this frame
 
 
 def _unchanged(batch: Any) -> Any:
