@@ -1,9 +1,10 @@
 """Speed of a ProGAN training: images per second at every resolution, and the time that growing saves.
 
 ``python benchmarks/train.py [--device cuda] [--precision bf16] [--resolution 1024] [--seconds 60] [--threads 2]`` runs
-whole steps (both networks, the penalty, both Adams, the average) of full width on random images. From their seconds
-follows how long the recipe's schedule takes, and how long the same number of images would take a network that has
-its final size from the start.
+whole steps (both networks, the penalty, both Adams, the average) of full width on random images, at each resolution
+after its fade-in and in the middle of it. From their seconds follows how long the recipe's schedule takes, and how long
+the same number of images would take a network that has its final size from the start. A resolution that does not fit
+the memory is a missed row, and the others are measured. `--json FILE` writes the rows, after each resolution.
 
 On a CPU the figure for 32x32, minibatch 16, stands beside that of the fastest other PyTorch trainer known, 0.4
 images per second on 2 cores.
@@ -13,6 +14,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
+import json
+import math
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +24,7 @@ from pathlib import Path
 import torch
 from table import Row, finish
 
+from celebahq_builder.pipeline.fatal_errors import is_out_of_memory
 from celebahq_builder.pipeline.recipe import bundled_recipe
 from celebahq_builder.progan.launch import read_recipe
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
@@ -35,7 +40,24 @@ PAPER_KIMG = 6400
 """Length of the trainings of which the paper gives the times: 96 hours growing; about 520 hours, 5.4 times as long, not
 growing."""
 DAYS_GOAL = 3.0
-"""Goal for the time of the 1-GPU schedule on one H200."""
+"""Goal for the time of the 1-GPU schedule on one H100 or H200."""
+
+
+class Rows(list[Row]):
+    """The figures: printed as soon as they are known, and written to a JSON file."""
+
+    def __init__(self, about: dict[str, object], path: Path | None) -> None:
+        super().__init__()
+        self.about, self.path = about, path
+
+    def add(self, row: Row) -> None:
+        """Print a figure, and write all figures so far."""
+        print(row, flush=True)
+        self.append(row)
+        if self.path is not None:
+            # JSON has no NaN: a figure that could not be measured is null.
+            rows = [row.mapping() | {"value": row.value if math.isfinite(row.value) else None} for row in self]
+            self.path.write_text(json.dumps({**self.about, "rows": rows}, indent=1) + "\n")
 
 
 def main() -> None:
@@ -44,84 +66,135 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--resolution", type=int, default=1024, help="the largest one that is measured")
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each resolution, after a step to warm up")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each resolution, after two steps to warm up")
     parser.add_argument("--threads", type=int, help="of torch, on a CPU")
     parser.add_argument("--recipe", default="celebahq-1024-1gpu")
+    parser.add_argument("--reuse-fakes", action="store_true", help="train the generator on the discriminator's images")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     asked = parser.parse_args()
     if asked.threads:
         torch.set_num_threads(asked.threads)
     recipe = read_recipe(bundled_recipe(Path(asked.recipe), "train"))
-    recipe = dataclasses.replace(recipe, precision=asked.precision)
+    recipe = dataclasses.replace(recipe, precision=asked.precision, reuse_fakes=asked.reuse_fakes)
     levels = [level for level in recipe.net.levels if 1 << level <= asked.resolution]
-    world = DistributedContext(0, 1, torch.device(asked.device))
+    context = DistributedContext(0, 1, torch.device(asked.device))
     if asked.device != "cpu":  # as the command sets them
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
-    print(f"{asked.device}, {torch.get_num_threads()} threads, {asked.precision}, {asked.recipe}", flush=True)
-    rows: list[Row] = []
-    rate: dict[int, float] = {}
-    progan = ProGANStep(recipe, world)
+    about = {
+        "device": name(asked.device) or f"CPU, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "precision": asked.precision,
+        "recipe": asked.recipe,
+        "reuse_fakes": asked.reuse_fakes,
+        "seconds": asked.seconds,
+    }
+    print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
+    rows = Rows(about, asked.json)
+    progan = ProGANStep(recipe, context)
     if asked.device == "cpu":
         point = dataclasses.replace(recipe.schedule.at(0, 5), level=5, alpha=1.0, minibatch=16, per_gpu=None)
         speed, _ = measured(progan, point, asked.seconds)
-        report(rows, Row("32x32, minibatch 16: images/s", speed, "", at_least=KNOWN * FASTER))
+        rows.add(Row("32x32, minibatch 16: images/s", speed, "", at_least=KNOWN * FASTER))
+    rate: dict[tuple[int, bool], float] = {}
     for level in levels:
         begins = recipe.schedule.begins(level, levels[-1])
-        point = recipe.schedule.at(begins + recipe.schedule.fade_kimg if begins else 0.0, levels[-1])
-        rate[level], peak = measured(progan, point, asked.seconds)
-        side = point.resolution
-        report(rows, Row(f"{side}x{side}, minibatch {point.minibatch}: images/s", rate[level], ""))
-        if peak:
-            report(rows, Row(f"{side}x{side}, minibatch {point.minibatch}: peak memory", peak / 2**30, "GiB"))
-    for what, kimg in (("the recipe", recipe.schedule.total_kimg), ("the paper's comparison", PAPER_KIMG)):
-        growing = projected(recipe, rate, kimg)
-        fixed = kimg * 1000 / rate[levels[-1]]
-        goal = DAYS_GOAL if "H200" in name(asked.device) and kimg == recipe.schedule.total_kimg else None
-        report(rows, Row(f"{what}, {kimg:g} kimg, growing", growing / DAY_S, "days", at_most=goal))
-        report(rows, Row(f"{what}, {kimg:g} kimg, not growing", fixed / DAY_S, "days"))
-        report(rows, Row(f"{what}, {kimg:g} kimg, growing is faster by", fixed / growing, "x"))
+        entered = recipe.schedule.at(begins + recipe.schedule.fade_kimg if begins else 0.0, levels[-1])
+        for fading in (False, True) if begins else (False,):
+            point = dataclasses.replace(entered, alpha=0.5 if fading else 1.0)
+            rate[level, fading] = measure_level(progan, point, asked.seconds, rows)
+    growing_days(recipe, levels, rate, asked.device, rows)
     print("\nAll figures:")
     finish(rows)
 
 
+def measure_level(progan: ProGANStep, point: SchedulePoint, seconds: float, rows: Rows) -> float:
+    """Add the rows of a resolution; return its images per second, NaN if it does not fit the memory."""
+    title = f"{point.resolution}x{point.resolution}, minibatch {point.minibatch}"
+    title += ", fading in" if point.alpha < 1 else ""
+    try:
+        speed, peak_bytes = measured(progan, point, seconds)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        speed = math.nan
+    if math.isnan(speed):  # outside of `except`, where the error no longer holds references to tensors
+        for net in (progan.generator, progan.discriminator):
+            net.requires_grad_(True).zero_grad()
+        gc.collect()
+        torch.cuda.empty_cache()
+        rows.add(Row(f"{title}: out of memory", math.nan, "images/s", at_least=0))
+        return speed
+    rows.add(Row(f"{title}: images/s", speed, ""))
+    if peak_bytes:
+        rows.add(Row(f"{title}: peak memory", peak_bytes / 2**30, "GiB"))
+    return speed
+
+
 def measured(progan: ProGANStep, point: SchedulePoint, seconds: float) -> tuple[float, int]:
-    """Return the images per second of whole steps, and the peak memory on a GPU in bytes."""
+    """Return the images per second of whole steps, and the peak memory on a GPU in bytes.
+
+    A GPU is waited for at the end only, as in a training. The number of steps follows from two steps before.
+    """
     device, side, n = progan.context.device, point.resolution, point.minibatch
     passes = point.passes(1, progan.recipe.net.stddev_group)
     images = torch.rand((n, 3, side, side), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1).to(device)
     reals = [RealBatch(images[i::passes]) for i in range(passes)]
+    progan.reset_optimizers()  # those of other resolutions are not part of the peak
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    if device.type == "cuda":
-        for _ in range(2):
-            progan.step(0, point, reals)
-    elif side <= 128:  # a larger step takes so long that a warm-up does not matter
+        progan.step(0, point, reals)  # cuDNN chooses its algorithms
+        return _steps(progan, point, reals, seconds), torch.cuda.max_memory_allocated(device)
+    if side <= 128:  # a larger step takes so long that a warm-up does not matter
         progan.step(0, dataclasses.replace(point, minibatch=4), [RealBatch(images[:4])])
+    return _steps(progan, point, reals, seconds), 0
+
+
+def _steps(progan: ProGANStep, point: SchedulePoint, reals: list[RealBatch], seconds: float) -> float:
+    """Return the images per second of as many steps as fit the time, at least one."""
+    device, steps, count = progan.context.device, 0, 1
     synchronise(device)
-    began, steps = time.perf_counter(), 0
+    began_s = time.perf_counter()
     while True:
-        progan.step(steps, point, reals)
-        steps += 1
+        for _ in range(count):
+            progan.step(steps, point, reals)
+            steps += 1
         synchronise(device)
-        took = time.perf_counter() - began
-        if took >= seconds:
-            break
-    return steps * n / took, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+        took_s = time.perf_counter() - began_s
+        if took_s >= seconds:
+            return steps * point.minibatch / took_s
+        count = max(1, min(steps, math.ceil((seconds - took_s) * steps / took_s)))
 
 
-def projected(recipe: ProGANRecipe, rate: dict[int, float], kimg: float) -> float:
+def growing_days(
+    recipe: ProGANRecipe, levels: list[int], rate: dict[tuple[int, bool], float], device: str, rows: Rows
+) -> None:
+    """Add the days that the schedule takes; they are missing if a resolution does not fit the memory."""
+    if not all(map(math.isfinite, rate.values())):
+        print("no time is computed: a resolution does not fit the memory")
+        return
+    for what, kimg in (("the recipe", recipe.schedule.total_kimg), ("the paper's comparison", PAPER_KIMG)):
+        growing_s = projected_s(recipe, levels, rate, kimg)
+        fixed_s = kimg * 1000 / rate[levels[-1], False]
+        has_goal = any(card in name(device) for card in ("H100", "H200")) and kimg == recipe.schedule.total_kimg
+        goal = DAYS_GOAL if has_goal and levels[-1] == recipe.net.level_max else None
+        rows.add(Row(f"{what}, {kimg:g} kimg, growing", growing_s / DAY_S, "days", at_most=goal))
+        rows.add(Row(f"{what}, {kimg:g} kimg, not growing", fixed_s / DAY_S, "days"))
+        rows.add(Row(f"{what}, {kimg:g} kimg, growing is faster by", fixed_s / growing_s, "x"))
+
+
+def projected_s(recipe: ProGANRecipe, levels: list[int], rate: dict[tuple[int, bool], float], kimg: float) -> float:
     """Return the seconds that a growing network takes for `kimg` thousand images."""
-    begins = [recipe.schedule.begins(level, max(rate)) for level in rate] + [kimg]
-    return sum(
-        max(0.0, min(end, kimg) - min(begin, kimg)) * 1000 / rate[level]
-        for level, (begin, end) in zip(rate, pairwise(begins), strict=True)
-    )
-
-
-def report(rows: list[Row], row: Row) -> None:
-    """Print a figure as soon as it is known."""
-    print(row, flush=True)
-    rows.append(row)
+    schedule = recipe.schedule
+    begins = [schedule.begins(level, levels[-1]) for level in levels] + [math.inf]
+    total_s = 0.0
+    for level, (begin, end) in zip(levels, pairwise(begins), strict=True):
+        faded = begin + schedule.fade_kimg if (level, True) in rate else begin
+        for fading, start, stop in ((True, begin, faded), (False, faded, end)):
+            if min(stop, kimg) > start:
+                total_s += (min(stop, kimg) - start) * 1000 / rate[level, fading]
+    return total_s
 
 
 def synchronise(device: torch.device) -> None:

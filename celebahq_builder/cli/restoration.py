@@ -37,7 +37,7 @@ def training_options(recipe: str) -> Callable[[Command], Command]:
             "--workers",
             type=click.IntRange(0),
             metavar="N",
-            help="Threads that prepare images ahead; default 0 on a CPU, up to 8 with a GPU.",
+            help="Processes that prepare images ahead; default 0 on a CPU, up to 8 with a GPU.",
         ),
     )
     return lambda command: functools.reduce(lambda made, option: option(made), reversed(options), command)

@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from celebahq_builder.imaging.geometry import Points, bounding_box
 
-STRIP_ROWS = 256
-"""Rows that are held as float at a time; it bounds the memory."""
+STRIP_ROWS = {"cpu": 32, "cuda": 1024}
+"""Rows that are held as float at a time, by kind of device; it bounds the memory. On a CPU they fit into its cache."""
 
 MEDIAN_SAMPLES = 160_000
 """Pixels of the regular grid, about, from which the median colour is computed."""
@@ -50,6 +49,7 @@ def plan_padding(quad: Points, width: int, height: int, border: int, crop_side: 
         None if the crop stays at least 4 px inside the image.
 
     Examples:
+        >>> import numpy as np
         >>> plan_padding(np.array([[-20.0, 5.0], [-20.0, 65.0], [40.0, 65.0], [40.0, 5.0]]), 100, 80, 6, crop_side=60)
         PaddingPlan(left=26, top=18, right=18, bottom=18)
     """
@@ -98,10 +98,12 @@ class _Mirrored:
         _, height, width = pixels.shape
         device = pixels.device
         self.pixels = pixels
-        self.row_index = _reflect(height, padding.top, padding.bottom).to(device)
-        self.column_index = _reflect(width, padding.left, padding.right).to(device)
-        self.row_depth = _depth(height, padding.top, padding.bottom).to(device)
-        self.column_depth = _depth(width, padding.left, padding.right).to(device)
+        self.padding = padding
+        self.strip_rows = STRIP_ROWS[device.type]
+        self.row_index = _reflect(height, padding.top, padding.bottom, device)
+        self.column_index = _reflect(width, padding.left, padding.right, device)
+        self.row_depth = _depth(height, padding.top, padding.bottom, device)
+        self.column_depth = _depth(width, padding.left, padding.right, device)
         # A wide Gaussian is smooth: on an image reduced by `self.factor` it is the same within 1 grey level.
         self.factor = max(1, int(sigma / 4))
         self.blurred = self._blur(sigma)
@@ -111,8 +113,9 @@ class _Mirrored:
         left, top, right, bottom = box
         result = torch.empty((3, bottom - top, right - left), dtype=torch.uint8, device=self.pixels.device)
         # The blur does not reach rows and columns far from the edge: they are copied.
-        first_row, last_row = _inside(self.row_depth, top, bottom)
-        first_column, last_column = _inside(self.column_depth, left, right)
+        _, height, width = self.pixels.shape
+        first_row, last_row = _inside(height, self.padding.top, self.padding.bottom, top, bottom)
+        first_column, last_column = _inside(width, self.padding.left, self.padding.right, left, right)
         median = self._median()
         for rows, columns in (
             ((top, first_row), (left, right)),
@@ -123,7 +126,10 @@ class _Mirrored:
             self._render_soft(
                 result[:, rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left], rows, columns, median
             )
-        sharp = self.pixels[:, self.row_index[first_row:last_row]][:, :, self.column_index[first_column:last_column]]
+        top_edge, left_edge = self.padding.top, self.padding.left
+        sharp = self.pixels[
+            :, first_row - top_edge : last_row - top_edge, first_column - left_edge : last_column - left_edge
+        ]
         result[:, first_row - top : last_row - top, first_column - left : last_column - left] = sharp
         return result
 
@@ -132,8 +138,8 @@ class _Mirrored:
         if result.numel() == 0:
             return
         column = torch.arange(*columns, device=result.device)
-        for start in range(rows[0], rows[1], STRIP_ROWS):
-            row = torch.arange(start, min(start + STRIP_ROWS, rows[1]), device=result.device)
+        for start in range(rows[0], rows[1], self.strip_rows):
+            row = torch.arange(start, min(start + self.strip_rows, rows[1]), device=result.device)
             mixed, mask = self._mix_blur(row, column)
             mixed += (median[:, None, None] - mixed) * mask.clamp_(0, 1)
             result[:, start - rows[0] : start - rows[0] + len(row)] = mixed.round_().clamp_(0, 255)
@@ -146,7 +152,7 @@ class _Mirrored:
         mixed, _ = self._mix_blur(
             torch.arange(0, rows, step, device=device), torch.arange(0, columns, step, device=device)
         )
-        return mixed.flatten(1).median(dim=1).values
+        return _median(mixed.flatten(1))
 
     def _mix_blur(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mirrored image mixed with its blur, float [3, R, C], and the mask m [R, C], at some positions."""
@@ -158,14 +164,34 @@ class _Mirrored:
     def _blur(self, sigma: float) -> Tensor:
         """Return the mirrored image reduced by `factor` and blurred, float [3, R / factor, C / factor]."""
         factor = self.factor
+        rows = self.strip_rows - self.strip_rows % factor or factor
         strips = []
-        rows = STRIP_ROWS - STRIP_ROWS % factor or factor
-        for start in range(0, len(self.row_index), rows):
-            strip = self.pixels[:, self.row_index[start : start + rows]][:, :, self.column_index].float()
-            strips.append(F.avg_pool2d(strip, factor, ceil_mode=True, count_include_pad=False))
+        for start in range(0, len(self.row_index), rows):  # rows first, in the photo's own columns: they are fewer
+            strips.append(_block_sums(self.pixels[:, self.row_index[start : start + rows]].float(), factor, dim=1))
+        sums = _block_sums(torch.cat(strips, dim=1)[:, :, self.column_index], factor, dim=2)
+        row_ones, column_ones = torch.ones_like(self.row_depth), torch.ones_like(self.column_depth)
+        count = _block_sums(row_ones, factor, dim=0)[:, None] * _block_sums(column_ones, factor, dim=0)
         # Averaging adds (f^2 - 1) / 12 to the variance and linear interpolation f^2 / 6; the Gaussian adds the rest.
         variance = (sigma**2 - (factor**2 - 1) / 12 - (factor**2 / 6 if factor > 1 else 0)) / factor**2
-        return gaussian_blur(torch.cat(strips, dim=1), math.sqrt(variance))
+        return gaussian_blur(sums / count, math.sqrt(variance))
+
+
+def _block_sums(values: Tensor, factor: int, dim: int) -> Tensor:
+    """Return the sums of each `factor` neighbours along a dimension; the last ones may be fewer."""
+    whole, rest = divmod(values.shape[dim], factor)
+    blocks = (*values.shape[:dim], whole, factor, *values.shape[dim + 1 :])
+    sums = values.narrow(dim, 0, whole * factor).reshape(blocks).sum(dim + 1)
+    if not rest:
+        return sums
+    return torch.cat([sums, values.narrow(dim, whole * factor, rest).sum(dim, keepdim=True)], dim)
+
+
+def _median(values: Tensor) -> Tensor:
+    """Return the lower median of each row of values [R, N]: [R]."""
+    if values.device.type == "cpu":
+        return values.median(dim=1).values
+    # On a GPU, `median` selects digit by digit with one block of threads per row; sorting takes a fraction of the time.
+    return values.sort(dim=1).values[:, (values.shape[1] - 1) // 2]
 
 
 def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
@@ -178,8 +204,31 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel /= kernel.sum()
     x = F.pad(image[:, None], (radius, radius, radius, radius), mode="replicate")
-    x = F.conv2d(x, kernel.view(1, 1, 1, -1))
+    correlate = _correlate_by_conv2d if image.device.type == "cpu" else _correlate_by_matrices
+    return correlate(x[:, 0], kernel)
+
+
+def _correlate_by_conv2d(padded: Tensor, kernel: Tensor) -> Tensor:
+    """Return the correlation of padded images with a kernel in both directions."""
+    x = F.conv2d(padded[:, None], kernel.view(1, 1, 1, -1))
     return F.conv2d(x, kernel.view(1, 1, -1, 1))[:, 0]
+
+
+def _correlate_by_matrices(padded: Tensor, kernel: Tensor) -> Tensor:
+    """Return the same as two products of matrices.
+
+    cuDNN plans a convolution anew for each size, which takes longer than the products, and photos differ in size.
+    """
+    height, width = (length - len(kernel) + 1 for length in padded.shape[1:])
+    return _band(kernel, height) @ padded @ _band(kernel, width).T
+
+
+def _band(kernel: Tensor, size: int) -> Tensor:
+    """Return the matrix [size, size + len(kernel) - 1] whose product with a vector is its correlation with a kernel."""
+    columns = size + len(kernel) - 1
+    matrix = kernel.new_zeros(size, columns)
+    matrix.as_strided((size, len(kernel)), (columns + 1, 1)).copy_(kernel)
+    return matrix
 
 
 def _lerp(reduced: Tensor, positions: Tensor, factor: int, dim: int) -> Tensor:
@@ -193,22 +242,23 @@ def _lerp(reduced: Tensor, positions: Tensor, factor: int, dim: int) -> Tensor:
     return torch.lerp(reduced.index_select(dim, low), reduced.index_select(dim, high), weight)
 
 
-def _reflect(size: int, before: int, after: int) -> Tensor:
+def _reflect(size: int, before: int, after: int, device: torch.device) -> Tensor:
     """Return the source index of each padded position, mirrored at the outermost pixels as often as needed."""
-    positions = np.arange(-before, size + after)
-    period = max(2 * (size - 1), 1)
-    folded = np.abs(positions) % period
-    return torch.from_numpy(np.minimum(folded, period - folded) if size > 1 else np.zeros_like(positions))
+    folded = torch.arange(-before, size + after, device=device).abs_().remainder_(max(2 * (size - 1), 1))
+    return torch.minimum(folded, 2 * (size - 1) - folded)
 
 
-def _inside(depth: Tensor, start: int, stop: int) -> tuple[int, int]:
-    """Return the range of the positions from `start` to `stop` that the blur does not reach: first, last + 1."""
+def _inside(size: int, before: int, after: int, start: int, stop: int) -> tuple[int, int]:
+    """Return the range of the positions from `start` to `stop` that the blur does not reach: first, last + 1.
+
+    It is computed on the CPU, where no device has to be waited for. All these positions lie inside the image.
+    """
+    depth = _depth(size, before, after, torch.device("cpu"))
     clear = (depth[start:stop] * 3 >= 4).nonzero()[:, 0]  # 3m + 1 <= 0
     return (start + int(clear[0]), start + int(clear[-1]) + 1) if len(clear) else (stop, stop)
 
 
-def _depth(size: int, before: int, after: int) -> Tensor:
+def _depth(size: int, before: int, after: int, device: torch.device) -> Tensor:
     """Return the distance of each position to the nearer edge, divided by the padding there, float32 [padded size]."""
-    positions = np.arange(size + before + after, dtype=np.float32)
-    last = np.float32(len(positions) - 1)
-    return torch.from_numpy(np.minimum(positions / np.float32(before), (last - positions) / np.float32(after)))
+    positions = torch.arange(size + before + after, dtype=torch.float32, device=device)
+    return torch.minimum(positions / before, (len(positions) - 1 - positions) / after)

@@ -117,8 +117,8 @@ def quality_scores(images: Tensor) -> list[QualityScore]:
         Field 1987, "Relations between the statistics of natural images and the response properties of cortical cells".
         Wang, Bovik & Evans 2000, "Blind measurement of blocking artifacts in images" (blockfree).
     """
-    luma = torch.einsum("c,nchw->nhw", torch.tensor(LUMA, device=images.device), images.float())
-    plain = (luma.amax(dim=(1, 2)) - luma.amin(dim=(1, 2)) < 0.5).tolist()  # one colour, except for rounding
+    luma = torch.einsum("c,nchw->nhw", _luma_weights(images.device), images.float())
+    plain = luma.amax(dim=(1, 2)) - luma.amin(dim=(1, 2)) < 0.5  # one colour, except for rounding
     power = power_spectrum(luma).flatten(1).double().clamp_(min=1e-9)
     rings = _rings(images.shape[-1], power.device)
     mean, log_mean = _ring_means(power, rings), _ring_means(power.log(), rings)
@@ -131,7 +131,7 @@ def quality_scores(images: Tensor) -> list[QualityScore]:
     above = rings.frequency.square() * (mean - NOISE_REMOVED * noise[:, None])
 
     # --- Breadth ---
-    contrast = plateau.clamp(min=_octave_energy(CONTRAST, luma))
+    contrast = plateau.clamp(min=_octave_energy(CONTRAST, luma.shape[-1], luma.device))
     level_db = 10 * (above.clamp(min=1e-9) / contrast[:, None]).log10()
     onset_db = level_db.clamp(min=-DETAIL_RANGE_DB)[:, rings.onset].mean(dim=1)
     breadth = (1 + level_db / DETAIL_RANGE_DB).clamp_(0, 1)[:, rings.detail].mean(dim=1)
@@ -148,8 +148,9 @@ def quality_scores(images: Tensor) -> list[QualityScore]:
 
     # --- Score ---
     score = breadth * symmetry.sqrt() * (1 - PURITY_WEIGHT * (1 - purity)) * (1 - BLOCKFREE_WEIGHT * (1 - blockfree))
-    table = torch.stack([score, breadth, symmetry, purity, blockfree], dim=1).tolist()
-    return [QualityScore(*((0.0,) * 5 if flat else row)) for flat, row in zip(plain, table, strict=True)]
+    table = torch.stack([score, breadth, symmetry, purity, blockfree, plain.double()], dim=1)
+    rows = table.tolist()  # the only wait for the device
+    return [QualityScore(*((0.0,) * 5 if flat else row)) for *row, flat in rows]
 
 
 def power_spectrum(luma: Tensor) -> Tensor:
@@ -164,10 +165,10 @@ def power_spectrum(luma: Tensor) -> Tensor:
     return power
 
 
-def _octave_energy(deviation: float, luma: Tensor) -> float:
-    """Return f^2 P of an octave with a standard deviation in grey levels, of images [N, S, S] (Parseval)."""
-    size = luma.shape[-1]
-    weight = float(radial_window(size, luma.device).square().sum())
+@functools.lru_cache(maxsize=4)
+def _octave_energy(deviation: float, size: int, device: torch.device) -> float:
+    """Return f^2 P of an octave with a standard deviation in grey levels, of images [size, size] (Parseval)."""
+    weight = float(radial_window(size, device).square().sum())
     return deviation**2 * size**2 * weight / (2 * math.pi * math.log(2))
 
 
@@ -202,6 +203,11 @@ def _smoothed(profile: Tensor, width: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=4)
+def _luma_weights(device: torch.device) -> Tensor:
+    return torch.tensor(LUMA, device=device)
+
+
+@functools.lru_cache(maxsize=4)
 def radial_window(size: int, device: torch.device) -> Tensor:
     """Return a Hann window over the distance from the middle of an image, float32 [size, size]."""
     axis = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size * 2 - 1
@@ -227,13 +233,13 @@ class _Rings:
     frequency: Tensor
     """Centre of each ring, cycles per image."""
     low: Tensor
-    """Rings of the plateau."""
+    """Indices of the rings of the plateau."""
     detail: Tensor
-    """Rings of breadth and symmetry."""
+    """Those of breadth and symmetry."""
     onset: Tensor
-    """Rings at the onset of detail."""
+    """Those at the onset of detail."""
     before: Tensor
-    """Rings that the tail is compared with."""
+    """Those that the tail is compared with."""
     tail: Tensor
     """Flat indices of the samples of the tail."""
 
@@ -262,7 +268,8 @@ def _rings(size: int, device: torch.device) -> _Rings:
         onset = frequency == frequency[0]
     before = (frequency > BELOW_TAIL[0] * nyquist) & (frequency < BELOW_TAIL[1] * nyquist)
     tail = ((radius > TAIL * nyquist) & (radius <= nyquist)).nonzero()[:, 0]
-    parts = (sample, number[ring[sample]], weight, count[filled], frequency, low, detail, onset, before, tail)
+    chosen = (mask.nonzero()[:, 0] for mask in (low, detail, onset, before))  # a mask as an index waits for the device
+    parts = (sample, number[ring[sample]], weight, count[filled], frequency, *chosen, tail)
     return _Rings(nyquist, *(part.to(device) for part in parts))
 
 
@@ -292,7 +299,7 @@ def spectrum_image(pixels: Tensor, side_px: int) -> NDArray[np.uint8]:
     """
     size = pixels.shape[-1]
     window = radial_window(size, pixels.device)
-    luma = torch.einsum("c,chw->hw", torch.tensor(LUMA, device=pixels.device), pixels.float())
+    luma = torch.einsum("c,chw->hw", _luma_weights(pixels.device), pixels.float())
     if luma.max() - luma.min() < 0.5:  # one colour, except for rounding
         return np.zeros((side_px, side_px), dtype=np.uint8)
     spectrum = torch.fft.fft2((luma - (luma * window).sum() / window.sum()) * window)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from celebahq_builder.imaging.geometry import Points
 
-TILE_PX = 128
-"""Side length of the result's tiles that are computed at a time on a GPU; it bounds the memory."""
+TILE_PX = 512
+"""Side length of the result's tiles that are computed at a time on a GPU, in about 100 MB; it bounds the memory."""
 
 CPU_TILE_PX = 256
 """Side length of the tiles on a CPU."""
@@ -78,7 +78,7 @@ def _sample_by_cv2(
     v, u = down / supersampling, right / supersampling
     start = corner + (v + u) / 2 - 0.5  # OpenCV's pixel centres are whole numbers
     matrix = np.stack([u, v, start], axis=1)
-    source = part.permute(1, 2, 0).numpy().astype(np.float32, order="C")
+    source = cv2.merge([plane.numpy() for plane in part]).astype(np.float32)  # faster than a transposed copy
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     size = (columns * supersampling, rows * supersampling)
     fine = cv2.warpAffine(source, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
@@ -92,11 +92,18 @@ def _sample_by_torch(
     """Return one tile, float [3, rows, columns], rounded."""
     # Positions are float64 so far; within a tile float32 is exact to 1e-5 px, however large the photo is.
     to_unit = 2.0 / np.array([part.shape[2], part.shape[1]])
-    start = corner * to_unit - 1.0
-    v = (np.arange(rows * supersampling) + 0.5)[:, None] / supersampling * (down * to_unit)
-    u = (np.arange(columns * supersampling) + 0.5)[:, None] / supersampling * (right * to_unit) + start
-    along_v = torch.from_numpy(v.astype(np.float32)).to(part.device)
-    along_u = torch.from_numpy(u.astype(np.float32)).to(part.device)
+    along_v = _axis(rows, supersampling, np.zeros(2), down * to_unit, part.device)
+    along_u = _axis(columns, supersampling, corner * to_unit - 1.0, right * to_unit, part.device)
     grid = along_v[:, None, :] + along_u[None, :, :]
     sampled = F.grid_sample(part[None].float(), grid[None], mode="bilinear", padding_mode="border", align_corners=False)
     return F.avg_pool2d(sampled, supersampling)[0].round_()
+
+
+def _axis(count: int, supersampling: int, start: Points, step: Points, device: torch.device) -> Tensor:
+    """Return the points start + step (i + 0.5) / supersampling, computed on the device without a copy from the host.
+
+    Shapes: float32 [count * supersampling, 2]; i counts them from 0.
+    """
+    place = (torch.arange(count * supersampling, dtype=torch.float64, device=device) + 0.5) / supersampling
+    x, y = ((place * float(step[k])).add_(float(start[k])) for k in (0, 1))
+    return torch.stack([x, y], dim=1).float()

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from celebahq_builder.metrics.descriptors import PATCH_PX, PATCHES_PER_IMAGE, laplacian_level, pyramid_down
@@ -116,9 +118,42 @@ def normalise_patches(patches: Tensor, reference: Tensor) -> Tensor:
     return ((patches - mean) / std).flatten(1)
 
 
-def texture_loss(
-    results: Tensor, truths: Tensor, rngs: Sequence[np.random.Generator], directions: Tensor, patches: int = 128
-) -> Tensor:
+def draw_quarter_patches(
+    rngs: Sequence[np.random.Generator], height_px: int, width_px: int, patches: int = 128
+) -> tuple[Tensor, Tensor]:
+    """Draw the positions of the patches that `texture_loss` compares.
+
+    Args:
+        rngs: one random generator for each image. The positions of an image depend only on its generator.
+        height_px: of the images; a multiple of 4 and at least 28.
+        width_px: as `height_px`.
+        patches: patches per quarter of the finest level; the next level has half as many.
+
+    Returns:
+        For each of the two levels, the index of the top left pixel of each patch in the flattened level, int64
+        [N, 4 * count], quarter by quarter. They are on the CPU, so that they can be drawn before a training step.
+
+    Raises:
+        ValueError: a quarter of a level is smaller than a patch.
+    """
+    if min(height_px, width_px) < 4 * PATCH_PX:
+        raise ValueError(f"a quarter of {height_px}x{width_px} at half size has no patch of {PATCH_PX}x{PATCH_PX}")
+    drawn: tuple[list[NDArray[np.int64]], ...] = ([], [])
+    for rng in rngs:
+        for level, positions in enumerate(drawn):
+            width, half, shape = (
+                width_px >> level,
+                (height_px >> level + 1, width_px >> level + 1),
+                (4, patches >> level),
+            )
+            tops, lefts = (rng.integers(side - PATCH_PX + 1, size=shape) for side in half)
+            quarter = np.arange(4)[:, None]
+            positions.append(((tops + quarter // 2 * half[0]) * width + lefts + quarter % 2 * half[1]).reshape(-1))
+    finest, next_level = (torch.from_numpy(np.stack(positions)) for positions in drawn)
+    return finest, next_level
+
+
+def texture_loss(results: Tensor, truths: Tensor, positions: Sequence[Tensor], directions: Tensor) -> Tensor:
     """Return the sliced Wasserstein distance of the two finest Laplacian levels, for each quarter of each image.
 
     Quarters are compared separately, so that texture appears where it belongs. Unlike `texture_distance`, the loss is
@@ -128,9 +163,8 @@ def texture_loss(
     Args:
         results: restored images [N, C, H, W], float, H and W multiples of 4 and at least 28.
         truths: true images, as `results`.
-        rngs: one random generator for each image, which places the patches.
+        positions: of the patches, from `draw_quarter_patches`, on the images' device.
         directions: unit vectors [49 C, K].
-        patches: patches per quarter of the finest level; the next level has half as many.
 
     Returns:
         The sum over the levels of the mean over images and quarters: a scalar in the images' unit, differentiable with
@@ -141,22 +175,30 @@ def texture_loss(
 
     Examples:
         >>> truths = torch.rand(1, 3, 32, 32)
+        >>> positions = draw_quarter_patches([np.random.default_rng(0)], 32, 32)
         >>> directions = random_directions(147, np.random.default_rng(0), count=8)
-        >>> float(texture_loss(truths, truths, [np.random.default_rng(0)], directions))
+        >>> float(texture_loss(truths, truths, positions, directions))
         0.0
     """
-    both, n = torch.cat([results, truths]), len(truths)
     total = results.new_zeros(())
-    for level, count in ((laplacian_level(both), patches), (laplacian_level(pyramid_down(both)), patches // 2)):
-        distances = []
-        for i, rng in enumerate(rngs):
-            pair = level[[i, n + i]].permute(1, 0, 2, 3).flatten(0, 1)  # one draw of positions for both
-            quarters = torch.stack([part for half in pair.chunk(2, dim=1) for part in half.chunk(2, dim=2)])
-            drawn = random_patches(quarters, rng, count).view(4, count, -1, 2, PATCH_PX**2)
-            result, truth = (drawn[:, :, :, j].flatten(2) @ directions for j in range(2))
-            distances.append((result.sort(dim=1).values - truth.sort(dim=1).values).abs().mean())
-        total = total + torch.stack(distances).mean()
+    for starts in positions:
+        found, true = (_sorted_quarters(laplacian_level(images), starts, directions) for images in (results, truths))
+        total = total + F.l1_loss(found, true)
+        results, truths = pyramid_down(results), pyramid_down(truths)
     return total
+
+
+def _sorted_quarters(level: Tensor, starts: Tensor, directions: Tensor) -> Tensor:
+    """Return the sorted projections of the patches of each quarter: [N, C, H, W] -> [N, 4, count, K].
+
+    All images are gathered at once: a GPU would wait for the host if each image were a step of its own.
+    """
+    n, channels, _, width = level.shape
+    axis = torch.arange(PATCH_PX, device=level.device)
+    index = (starts[:, :, None] + (axis[:, None] * width + axis).flatten()).flatten(1)
+    patches = level.flatten(2).gather(2, index[:, None].expand(-1, channels, -1))
+    vectors = patches.view(n, channels, -1, PATCH_PX**2).transpose(1, 2).flatten(2)
+    return (vectors @ directions).view(n, 4, -1, directions.shape[1]).sort(dim=2).values
 
 
 def texture_distance(

@@ -193,12 +193,12 @@ class GeneratorNetwork(nn.Module):
         for index in range(level - LEVEL_MIN + 1):
             before = x
             if index:
-                x = F.interpolate(x, scale_factor=2, mode="nearest")
+                x = upsample(x)
             for convolution, norm in _layers(self.blocks, self.norms, index):
                 x = self._normalised(_rectified(norm(convolution(x)), a.leaky))
         image: Tensor = self.to_rgb[level - LEVEL_MIN](x)
         if alpha < 1 and level > LEVEL_MIN:
-            old = F.interpolate(self.to_rgb[level - LEVEL_MIN - 1](before), scale_factor=2, mode="nearest")
+            old = upsample(self.to_rgb[level - LEVEL_MIN - 1](before))
             image = torch.lerp(old, image, alpha)
         return image
 
@@ -295,8 +295,24 @@ class GaussianNoise:
         if not self.strength:
             return x
         shape = (*x.shape[:2], *(1,) * (x.ndim - 2))
-        drawn = torch.randn(shape, generator=self.generator, device=self.generator.device).to(x)
+        drawn = torch.randn(shape, generator=self.generator, device=self.generator.device)
+        if x.device.type == "cuda":
+            drawn = drawn.pin_memory().to(x.device, non_blocking=True)
+        drawn = drawn.to(x.dtype)
         return x * (1 + self.strength * math.sqrt(x.shape[1]) * drawn)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Repeat each pixel 2x2 times: [N, C, H, W] -> [N, C, 2 H, 2 W], of the same type and memory format.
+
+    Examples:
+        >>> upsample(torch.tensor([[[[1.0, 2.0]]]]))
+        tensor([[[[1., 1., 2., 2.],
+                  [1., 1., 2., 2.]]]])
+    """
+    # On CUDA, autocast widens the input of `interpolate` to float32, which `lerp` does not blend with bfloat16.
+    with torch.autocast(x.device.type, enabled=False):
+        return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
 def pixel_norm(x: Tensor) -> Tensor:

@@ -50,7 +50,10 @@ def hash_noise(photos: Tensor, channels: int) -> Tensor:
         top, left = divmod(i, 3)
         key = (key ^ wide[:, top : top + height, left : left + width]) * _KEY[0] + _KEY[1]  # 64 bits, wrapping
         key = key ^ (key >> 29)
-    noise = torch.stack([_mixed_bits(key + i * _STEP) for i in range(channels)], dim=1)
+    steps = [
+        (i * _STEP + 2**63) % 2**64 - 2**63 for i in range(channels)
+    ]  # signed: a compiler may take others for float
+    noise = torch.stack([_mixed_bits(key + step) for step in steps], dim=1)
     return noise.to(photos.dtype).div_(65535 / 12**0.5).sub_(3**0.5)
 
 

@@ -6,10 +6,13 @@ import contextlib
 import errno
 import time
 import traceback
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import ParamSpec, TypeAlias, TypeVar
 
 import cv2
 import torch
@@ -22,7 +25,7 @@ from celebahq_builder.imaging.warp import warp_quad
 from celebahq_builder.outcome import Failed, Kept, Outcome, Reason, Rejected, Rejection
 from celebahq_builder.parallel import devices, peak_memory_bytes, worker_device
 from celebahq_builder.pipeline.face import Face, ImageRecord, PhotoRecord
-from celebahq_builder.pipeline.fatal_errors import fatal_error, synchronize
+from celebahq_builder.pipeline.fatal_errors import EqualFailures, fatal_error, synchronize
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.stage import AnyPhotoStage, PhotoContext, record_types
 from celebahq_builder.pipeline.stages.crop import quad_corners
@@ -30,12 +33,24 @@ from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.photo import Photo
 from celebahq_builder.storage import RUN_TOKEN, publish, read_file, sha256, sync_folder, write_partial
 
-GROUP_PHOTOS = {"cpu": 1, "cuda": 16}
+P = ParamSpec("P")
+T = TypeVar("T")
+
+GROUP_PHOTOS = {"cpu": 1, "cuda": 4}
 """Photos that pass the stages together, by kind of device. No result depends on it.
 
-One photo keeps a CPU core busy; two would only take twice the memory. A GPU is faster over many windows at once, and
-has room for the 8-bit pixels of 16 photos; batches are not larger than that.
+One photo keeps a CPU core busy; two would only take twice the memory. A GPU works on the windows of a group while
+threads decode the next group and encode the one before, so a batch of 16 photos has to have several.
 """
+
+THREADS = {"cpu": 0, "cuda": 4}
+"""Threads of a worker that decode photos ahead and encode images, by kind of device; 0 for none.
+
+Encoding an image of 1024x1024 takes 38 ms of a core, and one photo takes about 10 ms of a GPU.
+"""
+
+IMAGES_AHEAD = 2
+"""Images per thread that are encoded or wait for it; bounds the memory."""
 
 BATCH_WINDOWS = {"cpu": 1, "cuda": 16}
 """Windows of equal shape that pass a network at once, by kind of device.
@@ -218,6 +233,23 @@ class _PhotoTask:
     """Stage of that outcome."""
     ended: bool = False
     """True if it was rejected or failed."""
+    entering: Future[Face] | None = None
+    """The face with which it enters, computed ahead."""
+    passed_stages: list[_Passed] = field(default_factory=list)
+    """Stages whose outcomes are not recorded yet, in order."""
+
+
+_File: TypeAlias = tuple[Path, Future[ImageRecord | None]]
+"""Final path of a file, and its record once the partial file is written; None for an example's."""
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """A stage that a photo has passed."""
+
+    stage: str
+    record: PhotoRecord
+    files: tuple[_File, ...]
 
 
 class _BatchRun:
@@ -234,20 +266,25 @@ class _BatchRun:
         self.outcomes: dict[str, list[Outcome]] = defaultdict(list)
         self.files: list[tuple[Path, Path]] = []
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.equal_failures = EqualFailures()
+        self.partials: dict[Path, Path] = {}
+        threads = THREADS[self.context.device.type]
+        self.pool = ThreadPoolExecutor(threads) if threads else None
+        self.images_ahead = threads * IMAGES_AHEAD
+        self.encoding: deque[Future[ImageRecord | None]] = deque()
 
     def run(self) -> BatchResult:
         try:
-            tasks = self._tasks()
-            size = GROUP_PHOTOS[self.context.device.type]
-            for first in range(0, len(tasks), size):
-                self._run_group(tasks[first : first + size])
-                check_wanted()
-            self._check_later_stages()
+            try:
+                self._run_groups(self._tasks())
+                self._check_later_stages()
+            finally:
+                if self.pool:
+                    self.pool.shutdown(cancel_futures=True)
         except BaseException:
-            for partial, _ in self.files:
-                with contextlib.suppress(OSError):
-                    partial.unlink()
+            self._delete_partials()
             raise
+        self._delete_partials(keep={path for _, path in self.files})
         place = {photo.key: i for i, (_, photo) in enumerate(self.job.photos)}
         return BatchResult(
             number=self.job.number,
@@ -259,6 +296,13 @@ class _BatchRun:
             seconds=dict(self.seconds),
             peak_memory_bytes=peak_memory_bytes(),
         )
+
+    def _delete_partials(self, keep: Collection[Path] = ()) -> None:
+        """Delete the partial files of all paths but those to keep; a photo that failed may have left some."""
+        for path, partial in self.partials.items():
+            if path not in keep:
+                with contextlib.suppress(OSError):
+                    partial.unlink()
 
     def _tasks(self) -> list[_PhotoTask]:
         """Return a task for each photo that enters the first stage."""
@@ -276,19 +320,48 @@ class _BatchRun:
         """Return the index of the stage that follows a stage; None stands for the photo's file."""
         return 0 if stage is None else self.names.index(stage) + 1
 
-    # --- One group of photos, from top to bottom ---
+    # --- Groups of photos, from top to bottom ---
+
+    def _run_groups(self, tasks: Sequence[_PhotoTask]) -> None:
+        """Take all photos through the stages, group by group.
+
+        Threads read the photos of the next group and write the images of the group before, while the device works.
+        """
+        size = GROUP_PHOTOS[self.context.device.type]
+        groups = [tasks[first : first + size] for first in range(0, len(tasks), size)]
+        self._read_ahead(groups[0] if groups else ())
+        for group, following in pairwise([*groups, []]):
+            self._read_ahead(following)
+            self._run_group(group)
+            check_wanted()
+        for task in tasks:
+            self._record_passed(task)
+
+    def _read_ahead(self, tasks: Sequence[_PhotoTask]) -> None:
+        """Let the threads read the photos of a group, or the images from which they resume."""
+        for task in tasks if self.pool else ():
+            if task.start is not None or self.stages[0].reads_photo:
+                task.entering = self._submit(self._read, task)
+
+    def _read(self, task: _PhotoTask) -> Face:
+        """Return the face with which a photo enters, on the CPU."""
+        if task.start is not None and task.passed is not None:
+            return self._resume(task.face.photo, task.start, task.passed)
+        stage, context = self.stages[0], replace(self.context, device=torch.device("cpu"))
+        return stage.run([task.face], self.job.recipe.settings(stage), context)[0]
 
     def _run_group(self, tasks: Sequence[_PhotoTask]) -> None:
         """Take some photos through the stages, until each is done, rejected or failed."""
         for task in tasks:
             if task.start is not None and task.passed is not None:
                 with self._record_failure(task, self.names[self._after(task.passed)]):
-                    task.face = self._resume(task.face.photo, task.start, task.passed)
+                    task.face = self._entered(task)
         for number, stage in enumerate(self.stages, start=self._after(self.job.start)):
             ready = [task for task in tasks if not task.ended and number >= self._after(task.passed)]
             for task, face in zip(ready, self._run_grouped(stage, ready), strict=True):
                 with self._record_failure(task, stage.name):
-                    task.face = self._finish_stage(task, stage, face or self._run_stage(stage, [task.face])[0])
+                    self._finish_stage(task, stage, face or self._run_alone(stage, task))
+                    self.equal_failures.reset(stage.name)
 
     def _run_grouped(self, stage: AnyPhotoStage, tasks: Sequence[_PhotoTask]) -> Sequence[Face | None]:
         """Return the faces after a stage that takes them together; Nones where each has to pass it alone."""
@@ -297,38 +370,97 @@ class _BatchRun:
                 return self._run_stage(stage, [task.face for task in tasks])
         return [None] * len(tasks)
 
+    def _run_alone(self, stage: AnyPhotoStage, task: _PhotoTask) -> Face:
+        """Return the face after a stage, which a thread may have run ahead."""
+        if task.entering is None:
+            return self._run_stage(stage, [task.face])[0]
+        with self._clock(stage.name, synchronized=False):  # the copy to the device waits
+            return self._entered(task)
+
     def _run_stage(self, stage: AnyPhotoStage, faces: list[Face]) -> list[Face]:
         with self._clock(stage.name):
             return stage.run(faces, self.job.recipe.settings(stage), self.context)
 
-    def _finish_stage(self, task: _PhotoTask, stage: AnyPhotoStage, face: Face) -> Face:
-        """Write what is to be kept of a face after a stage; return the face."""
-        if task.start is None and face.photo.id in self.job.examples and stage.example_title:
-            self._write(self.workspace.example_path(face.photo.id, stage.name), example_image(face))
-        if stage.name in self.job.todo:
-            with self._clock(stage.name):
-                record = self._save_image(stage, face) if stage.saves_image else face.record
-                self.outcomes[stage.name].append(
-                    record.kept(self.types)
-                )  # last: a photo recorded as kept can no longer fail here
-        return face
-
-    def _save_image(self, stage: AnyPhotoStage, face: Face) -> PhotoRecord:
-        """Write the image of a face; return the record with the image's."""
-        folder = self.workspace.stage(stage.name)
-        path = folder.image_path(self.job.number, face.photo.id)
-        data = encode_png(face.pixels.cpu().numpy())
-        self._write(path, data)
-        name = path.relative_to(folder.root).as_posix()
-        quad = quad_corners(face.quad)
-        return face.record.with_part(ImageRecord(name, len(data), sha256(data), quad, face.border, face.margin))
+    def _entered(self, task: _PhotoTask) -> Face:
+        """Return the face with which a photo enters, on the device."""
+        entering, task.entering = task.entering, None
+        face = entering.result() if entering else self._read(task)
+        return replace(face, pixels=face.pixels.to(self.context.device))
 
     def _resume(self, photo: Photo, start: Kept, stage: str) -> Face:
         """Return the face that a stage kept, with its image."""
         record = PhotoRecord.from_kept(start, self.types)
         image = record[ImageRecord]
         data = self.workspace.stage(stage).read_image(image.path, image.sha256)
-        return Face.resumed(photo, torch.from_numpy(decode_png(data)).to(self.context.device), record)
+        return Face.resumed(photo, torch.from_numpy(decode_png(data)), record)
+
+    # --- Images and outcomes of a photo ---
+
+    def _finish_stage(self, task: _PhotoTask, stage: AnyPhotoStage, face: Face) -> None:
+        """Encode and write what is to be kept of a face after a stage; the outcome is recorded once that is done."""
+        files = []
+        if task.start is None and face.photo.id in self.job.examples and stage.example_title:
+            files.append(self._save_example(stage, face))
+        if stage.name in self.job.todo:
+            with self._clock(stage.name, synchronized=False):
+                if stage.saves_image:
+                    files.append(self._save_image(stage, face))
+        task.face = face
+        if files or stage.name in self.job.todo:
+            task.passed_stages.append(_Passed(stage.name, face.record, tuple(files)))
+        if self.pool is None:
+            self._record_passed(task)
+
+    def _save_example(self, stage: AnyPhotoStage, face: Face) -> _File:
+        """Write the example of a face after a stage; return its path and the file to come."""
+        path, data = self.workspace.example_path(face.photo.id, stage.name), example_image(face)
+        return path, self._submit(self._write, path, data)
+
+    def _save_image(self, stage: AnyPhotoStage, face: Face) -> _File:
+        """Encode and write the image of a face; return its path and the record to come."""
+        folder = self.workspace.stage(stage.name)
+        path = folder.image_path(self.job.number, face.photo.id)
+        name = path.relative_to(folder.root).as_posix()
+        pixels, quad, border, margin = face.pixels.cpu().numpy(), quad_corners(face.quad), face.border, face.margin
+
+        def save() -> ImageRecord | None:
+            data = encode_png(pixels)
+            self._write(path, data)
+            return ImageRecord(name, len(data), sha256(data), quad, border, margin)
+
+        while len(self.encoding) > self.images_ahead:
+            wait([self.encoding.popleft()])
+        future = self._submit(save)
+        self.encoding.append(future)
+        return path, future
+
+    def _record_passed(self, task: _PhotoTask) -> None:
+        """Record the outcomes of the stages that a photo has passed, after its images are written."""
+        unrecorded, task.passed_stages = task.passed_stages, []
+        for passed in unrecorded:
+            if task.ended:
+                break
+            with self._record_failure(task, passed.stage), self._clock(passed.stage, synchronized=False):
+                record = passed.record
+                for path, future in passed.files:
+                    image = future.result()
+                    self.files.append((self.partials[path], path))
+                    record = record.with_part(image) if image else record
+                if passed.stage in self.job.todo:
+                    self.outcomes[passed.stage].append(
+                        record.kept(self.types)
+                    )  # last: a photo recorded as kept can no longer fail here
+
+    def _submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Let a thread do some work; without threads, do it here."""
+        if self.pool:
+            return self.pool.submit(work, *args, **kwargs)
+        future: Future[T] = Future()
+        try:
+            future.set_result(work(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
     # --- Errors, time, files ---
 
@@ -339,6 +471,7 @@ class _BatchRun:
         try:
             yield
         except Rejection as rejection:
+            self._record_passed(task)
             self._end(task, stage, Rejected(photo.file, rejection.reason, rejection.detail, photo.face))
         except CelebAHQError:
             raise
@@ -347,10 +480,19 @@ class _BatchRun:
                 raise fatal from error
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{stage}, {Path(frame.filename).name}:{frame.lineno}"
-            self._end(task, stage, Failed(photo.file, f"{type(error).__name__}: {error} ({where})", photo.face))
+            message = f"{type(error).__name__}: {error} ({where})"
+            if fatal := self.equal_failures.add(stage, message):
+                raise fatal from error
+            self._record_passed(task)
+            self._end(task, stage, Failed(photo.file, message, photo.face))
 
     def _end(self, task: _PhotoTask, stage: str, ended: Outcome) -> None:
-        """Record the end of a photo under the first stage, from the one that raised, that has a manifest to write."""
+        """Record the end of a photo under the first stage, from the one that raised, that has a manifest to write.
+
+        A photo whose image could not be written has ended already when a later stage of it fails.
+        """
+        if task.ended:
+            return
         after = self.names[self.names.index(stage) :]
         self.outcomes[next(name for name in self.job.todo if name in after)].append(ended)
         task.ended = True
@@ -372,17 +514,18 @@ class _BatchRun:
                     )
 
     @contextlib.contextmanager
-    def _clock(self, stage: str) -> Iterator[None]:
-        """Add the time of a block to a stage; the time of a group is counted once."""
+    def _clock(self, stage: str, synchronized: bool = True) -> Iterator[None]:
+        """Add the time of a block to a stage, apart from that of threads; the time of a group is counted once."""
         began = time.perf_counter()
         try:
             yield
-            synchronize(self.context.device)  # otherwise time and errors would appear in a later stage
+            if synchronized:
+                synchronize(self.context.device)  # otherwise time and errors would appear in a later stage
         finally:
             self.seconds[stage] += time.perf_counter() - began
 
     def _write(self, path: Path, data: bytes) -> None:
-        """Write a partial file; an error that is not due to the photo's name ends the run."""
+        """Write a partial file; an error that is not due to the photo's name ends the run. Threads call it."""
         try:
             partial = write_partial(path, data, self.job.run_token)
         except OSError as error:
@@ -390,7 +533,7 @@ class _BatchRun:
                 raise
             with _as_workspace_error(path):
                 raise
-        self.files.append((partial, path))
+        self.partials[path] = partial
 
 
 @contextlib.contextmanager

@@ -68,7 +68,9 @@ def describe_plan(plan: Plan) -> Iterator[str]:
         path for path in (request.workspace.root, *request.workspace.root.absolute().parents) if path.exists()
     )
     free = shutil.disk_usage(parent).free
-    yield f"disk: about {size(round(_disk_bytes(plan)))} still to be written, {size(free)} free in {parent}"
+    left_bytes = round(_disk_bytes(plan))
+    work = f"about {size(left_bytes)} still to be written" if left_bytes else "nothing still to be written"
+    yield f"disk: {work}, {size(free)} free in {parent}"
 
 
 def _describe_stage(plan: Plan, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 R = TypeVar("R")
+P = TypeVar("P", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class PhotoRecord:
         parts = {name: self.parts[kind] for name, kind in types.items() if kind in self.parts}
         if ImageRecord in self.parts:
             parts["image"] = self.parts[ImageRecord]
-        return {"identity": asdict(self.identity)} | {name: asdict(part) for name, part in parts.items()}
+        return {"identity": {**vars(self.identity)}} | {name: {**vars(part)} for name, part in parts.items()}
 
     @classmethod
     def from_kept(cls, kept: Kept, types: Mapping[str, type]) -> PhotoRecord:
@@ -122,6 +123,20 @@ class PhotoRecord:
     def kept(self, types: Mapping[str, type]) -> Kept:
         """Return the outcome that holds this record; the inverse of `from_kept`."""
         return Kept(self.file, self.tables(types), self.face)
+
+
+def read_part(kept: Kept, name: str, kind: type[P]) -> P:
+    """Return one table of a line of a manifest; the other tables are not read.
+
+    Args:
+        kept: the outcome that the line holds.
+        name: of the table: ``identity``, ``image``, or the name of a stage.
+        kind: type of the table.
+
+    Raises:
+        WorkspaceError: the line has no such table, or the table has other keys or types than its dataclass.
+    """
+    return read_table(kind, kept.record.get(name), kept.photo, name)
 
 
 @dataclass(frozen=True)

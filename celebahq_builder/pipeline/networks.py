@@ -17,7 +17,7 @@ from celebahq_builder.models.registry import find_entry, load_network
 from celebahq_builder.models.srgan import SRGenerator
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.fatal_errors import is_out_of_memory
-from celebahq_builder.pipeline.stage import PhotoContext
+from celebahq_builder.pipeline.stage import PhotoContext, Precision
 
 # oneDNN caches what it compiled for the last 1024 shapes, and each photo has its own shape: a worker would grow to
 # gigabytes. It reads this variable at its first convolution.
@@ -42,7 +42,13 @@ def network(weights: str, device: torch.device, architecture: Architecture) -> A
 
 
 def run_network(
-    faces: Sequence[Face], weights: str, architecture: Architecture, scale: int, tile_px: int, context: PhotoContext
+    faces: Sequence[Face],
+    weights: str,
+    architecture: Architecture,
+    scale: int,
+    tile_px: int,
+    context: PhotoContext,
+    precision: Precision = "fp32",
 ) -> list[Tensor]:
     """Return the pixels of faces after a network, uint8 [3, scale H, scale W] each.
 
@@ -55,14 +61,21 @@ def run_network(
         scale: output px per input px.
         tile_px: side length of the tiles in input px; bounds the memory.
         context: `batch_windows` is halved in place.
+        precision: of the convolutions.
     """
     if not faces:
         return []
     net = network(weights, context.device, architecture)
+
+    def run(windows: Tensor) -> Tensor:
+        with torch.autocast(context.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            result: Tensor = net(windows)
+        return result
+
     while True:
         try:
             return run_tiled_all(
-                net,
+                run,
                 [face.pixels for face in faces],
                 scale=scale,
                 tile_px=tile_px,

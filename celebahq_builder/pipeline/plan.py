@@ -107,7 +107,11 @@ class Plan:
         tables: Ingredients = [{"name": "source", **asked, "sha256": source.sha256()}]
         for stage in request.recipe.stages():
             settings = request.recipe.settings(stage)
-            own = {"version": stage.version, **to_mapping(settings), **stage.ingredients(settings, request.inputs)}
+            own = {
+                "version": stage.version,
+                **stage.fingerprinted(settings),
+                **stage.ingredients(settings, request.inputs),
+            }
             tables.append({"name": stage.name, **own})
         return {name: tables[: i + 2] for i, name in enumerate(self.names)}
 
@@ -244,7 +248,8 @@ class Plan:
 
     def _explain_mismatch(self, before: Ingredients, now: Ingredients) -> str:
         """Return a message with the first setting that differs, and what to do."""
-        old, new = _by_setting(before), _by_setting(json.loads(json.dumps(now)))
+        defaults = _by_setting([{"name": one.name, **one.new_defaults()} for one in self.request.recipe.stages()])
+        old, new = defaults | _by_setting(before), defaults | _by_setting(json.loads(json.dumps(now)))
         if self.state.run:  # the method is an ingredient of only one of the methods, and of a stage in the middle
             method = (self.names[0], "method")
             old, new = (

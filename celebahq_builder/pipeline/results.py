@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from celebahq_builder import outcome
 from celebahq_builder.outcome import Failed, Kept, PhotoKey, QualityScore, Rejected
-from celebahq_builder.pipeline.face import ImageRecord, PhotoRecord
+from celebahq_builder.pipeline.face import Identity, ImageRecord, P, PhotoRecord, read_part
 from celebahq_builder.pipeline.stage import record_types
 from celebahq_builder.pipeline.stages import load_stages
 from celebahq_builder.pipeline.stages.crop import CropRecord
@@ -61,7 +61,9 @@ class PhotoStatuses:
     """
 
     def __init__(self, run: RunDescription) -> None:
-        self.run, self.types = run, record_types(load_stages(run.method))
+        self.run = run
+        self.names = {kind: name for name, kind in record_types(load_stages(run.method)).items()}
+        """Name of the stage whose record has a type."""
         rejected = [outcome.from_json(values) for values in run.rejected_by_table]
         self.by_table = [
             PhotoStatus(*one.key, end=one, stage=TABLE, id=one.face) for one in rejected if isinstance(one, Rejected)
@@ -70,21 +72,25 @@ class PhotoStatuses:
 
     def add(self, stage: str, batch: int, one: outcome.Outcome) -> None:
         """Take note of the outcome of a photo at a stage; for each photo, in the order of the stages."""
-        run, types = self.run, self.types
         status = self.found.setdefault(one.key, PhotoStatus(*one.key, batch=batch, id=one.face))
         if status.end is None and isinstance(one, Kept):
-            record = PhotoRecord.from_kept(one, types)
-            status.id = record.identity.id
-            if stage == run.image_stage and (image := record.get(ImageRecord)):
-                status.image = image.path
-            if crop := record.get(CropRecord):
+            # A line repeats the tables of the stages before; a table that is known is not read again.
+            if not status.id:
+                status.id = read_part(one, "identity", Identity).id
+            if stage == self.run.image_stage and "image" in one.record:
+                status.image = read_part(one, "image", ImageRecord).path
+            if status.zoom is None and (crop := self._part(one, CropRecord)):
                 status.zoom, status.notes = crop.zoom, crop.notes
-            if upscale := record.get(UpscaleRecord):
+            if status.upscaled == 1 and (upscale := self._part(one, UpscaleRecord)):
                 status.upscaled = upscale.factor
-            if score := record.get(QualityScore):
+            if status.score is None and (score := self._part(one, QualityScore)):
                 status.score = score.score
         elif status.end is None and not isinstance(one, Kept):
             status.end, status.stage = one, stage
+
+    def _part(self, one: Kept, kind: type[P]) -> P | None:
+        name = self.names.get(kind, "")
+        return read_part(one, name, kind) if name in one.record else None
 
     def all(self) -> list[PhotoStatus]:
         """Return the statuses: first those of photos that the table rejected, then in the order of the outcomes."""

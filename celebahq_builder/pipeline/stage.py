@@ -10,8 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, cast
 
+from celebahq_builder.config import to_mapping
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.state import StageCounts, Table
 from celebahq_builder.pipeline.workspace import Workspace
@@ -19,6 +20,7 @@ from celebahq_builder.sources.photo import Photo, PhotoSource
 
 if TYPE_CHECKING:
     import torch
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,9 @@ class NoSettings:
 
 
 S = TypeVar("S")
+
+Precision: TypeAlias = Literal["fp32", "bf16"]
+"""Precision in which a network computes its convolutions; everything else is fp32."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,20 @@ class Stage(ABC, Generic[S]):
     """Increase it when the results change for equal settings: earlier results are then refused."""
     Settings: type[S]
     """Frozen dataclass: the stage's table in a recipe."""
+    new_settings: ClassVar[tuple[str, ...]] = ()
+    """Settings that earlier versions lacked. With their defaults, results are those of earlier runs, which resume."""
     Record: type | None = None
     """Frozen dataclass of what the stage adds to the record of a photo; None for a stage that adds nothing."""
+
+    def new_defaults(self) -> Table:
+        """Return the defaults of the `new_settings`."""
+        values = to_mapping(cast("DataclassInstance", self.Settings()))
+        return {name: values[name] for name in self.new_settings}
+
+    def fingerprinted(self, settings: S) -> Table:
+        """Return the settings that distinguish results: all but the `new_settings` that have their defaults."""
+        defaults = self.new_defaults().items()
+        return dict(item for item in to_mapping(cast("DataclassInstance", settings)).items() if item not in defaults)
 
     def ingredients(self, settings: S, inputs: BuildInputs) -> Mapping[str, object]:
         """Return what the result depends on apart from version and settings, such as hashes of weights; JSON values."""
@@ -83,6 +100,8 @@ class PhotoStage(Stage[S]):
 
     saves_image: ClassVar[bool] = True
     """True if the stage changes the image. If not, only its record is written."""
+    reads_photo: ClassVar[bool] = False
+    """True if the stage reads the photo's file and needs no GPU: threads may run it ahead, on the CPU."""
     grouped: ClassVar[bool] = False
     """True if the stage is faster over several faces at once."""
     example_title: ClassVar[str] = ""

@@ -58,16 +58,23 @@ def read_table(cls: type[T] | None, table: object, where: object, name: str) -> 
 
 
 @functools.cache
-def _type_hints(cls: Hashable) -> dict[str, object]:
+def _type_hints(cls: Hashable) -> dict[str, Hashable]:
     assert isinstance(cls, type)
     hints = typing.get_type_hints(cls)
     return {one.name: hints[one.name] for one in fields(cls)}
 
 
+@functools.cache
+def _origin_and_args(hint: Hashable) -> tuple[object, tuple[object, ...]]:
+    return typing.get_origin(hint), typing.get_args(hint)
+
+
 def _checked(hint: object, value: object, key: str) -> object:
     """Return a JSON value as the type that a field has; lists become tuples."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    origin, inner = _origin_and_args(hint)
     if origin is tuple and isinstance(value, list):
+        if inner[-1] is Ellipsis and all(type(item) is inner[0] for item in value):  # at once: 40 attributes
+            return tuple(value)
         hints = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
         if len(hints) == len(value):
             return tuple(_checked(one, item, key) for one, item in zip(hints, value, strict=True))

@@ -16,6 +16,7 @@ from celebahq_builder.config import load, read_toml
 from celebahq_builder.errors import CelebAHQError, RecipeError, TrainingError
 from celebahq_builder.models.progan import DiscriminatorNetwork, GeneratorNetwork, group_size
 from celebahq_builder.models.weight_file import first_line
+from celebahq_builder.pipeline.fatal_errors import is_out_of_memory
 from celebahq_builder.pipeline.recipe import bundled_recipe
 from celebahq_builder.progan.forecast import advice, remaining_s
 from celebahq_builder.progan.real_images import DataIdentity, check_data
@@ -287,11 +288,14 @@ def _step_fits(progan: ProGANStep, point: SchedulePoint, passes: int) -> bool:
     labels = torch.eye(net.labels, device=device)[torch.zeros(n, dtype=torch.long)] if net.labels else None
     try:
         progan.step(0, point, [RealBatch(torch.zeros(shape, device=device), labels) for _ in range(passes)])
-    except torch.cuda.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         fits = False
     else:
         fits = True
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)  # the first tick reports the peak of the training
     return fits

@@ -13,6 +13,7 @@ RESUMABLE_KEYS = (
     "schedule.learning_rates",
     "schedule.rampup_kimg",
     "loss",
+    "reuse_fakes",
     "precision",
     "ema",
 )
@@ -267,6 +268,9 @@ class ProGANRecipe:
     together: bool = False
     """Compute the losses of both networks with the same discriminator, then update both, as the paper does for
     CIFAR-10. False: update the discriminator first, and compute the generator's loss with the updated one."""
+    reuse_fakes: bool = False
+    """Train the generator on the fake images that the discriminator has just seen, instead of new ones as in the paper.
+    It saves a pass of the generator per step, and needs memory for its graph. `together` always does so."""
     ema: float = 0.999
     """Decay per step of the averaged generator, which is exported; 0: no averaging. It is at most (1 + n) / (10 + n), n
     steps after a level entered."""

@@ -20,7 +20,7 @@ from celebahq_builder.training.distributed import DistributedContext
 STATISTICS = ("generator_loss", "discriminator_loss", "penalty", "score_real", "score_fake", "gradient_norm")
 """Names of the values that a step returns; the gradient is that of the discriminator."""
 
-LATENTS, LABELS, MIX, NOISE = range(4)
+LATENTS, LABELS, MIX, NOISE, GENERATOR_LATENTS, GENERATOR_LABELS = range(6)
 """Streams of random numbers of a step. Each has its own generator, seeded with (seed, step, stream)."""
 
 NOISE_DECAY, NOISE_THRESHOLD = 0.9, 0.5
@@ -46,11 +46,15 @@ class StepRandomness:
     """Random numbers of one pass, on the device."""
 
     latents: Tensor
-    """[n, latent], from N(0, 1)."""
+    """[n, latent], from N(0, 1): of the fake images that train the discriminator."""
     labels: Tensor | None
-    """[n, classes], of the generated images: labels of real images drawn at random."""
+    """[n, classes], of these images: labels of real images drawn at random."""
     mix: Tensor
     """[n], uniform in [0, 1]: positions between real and fake images at which the penalty is computed."""
+    generator_latents: Tensor
+    """[n, latent], of the fake images that train the generator."""
+    generator_labels: Tensor | None
+    """[n, classes], of these images."""
 
 
 class ProGANStep:
@@ -68,6 +72,7 @@ class ProGANStep:
         self.recipe, self.context, self.labels = recipe, context, labels
         self.exclusive_labels = labels is None or bool((labels.sum(dim=1) == 1).all())
         """True if labels are classes, one of which is 1 for each image; false if they are independent attributes."""
+        self.reuses_fakes = recipe.together or recipe.reuse_fakes
         torch.manual_seed(recipe.seed)
         self.generator = GeneratorNetwork(recipe.net).to(context.device)
         self.discriminator = DiscriminatorNetwork(recipe.net).to(context.device)
@@ -78,8 +83,9 @@ class ProGANStep:
 
     def reset_optimizers(self) -> None:
         """Forget Adam's moments, as the paper does when a new level enters."""
+        fused = self.context.device.type == "cuda" or None  # one kernel; the CPU keeps its bits
         self.generator_adam, self.discriminator_adam = (
-            torch.optim.Adam(net.parameters(), betas=(0.0, 0.99), eps=1e-8)
+            torch.optim.Adam(net.parameters(), betas=(0.0, 0.99), eps=1e-8, fused=fused)
             for net in (self.generator, self.discriminator)
         )
 
@@ -98,7 +104,9 @@ class ProGANStep:
         """
         settings, together = self.recipe.loss, self.recipe.together
         share = len(reals[0].images) / now.minibatch  # losses are means over a pass; this makes them means over all
-        one_pass = len(reals) == 1
+        # The generator learns from new fake images, as in the paper, or from those of the discriminator. Their graph is
+        # kept for it in one pass only: the memory that holds one pass would not hold the graphs of several.
+        keeps_graph = self.reuses_fakes and len(reals) == 1
 
         # --- Random numbers
         draws = self._draw(number, now, reals)
@@ -107,10 +115,8 @@ class ProGANStep:
         # --- Discriminator: fake images, loss, gradient penalty, gradients
         discriminator_values = []
         for real, drawn in zip(reals, draws, strict=True):
-            # The generator learns from the same fake images. In one pass, their graph is kept for it. In several passes
-            # they are generated twice, because the memory that holds one pass would not hold the graphs of all.
-            with torch.set_grad_enabled(one_pass):
-                fakes = self._generate(now, drawn)
+            with torch.set_grad_enabled(keeps_graph):
+                fakes = self._generate(now, drawn.latents, drawn.labels)
             real_scores, real_logits = self._discriminate(now, real.images, noise)
             fake_scores, fake_logits = self._discriminate(now, fakes.detach(), noise)
             loss = DISCRIMINATOR_LOSSES[settings.kind](real_scores, fake_scores, settings.drift)
@@ -132,12 +138,13 @@ class ProGANStep:
         generator_losses = []
         with _frozen(self.discriminator):
             for drawn in draws:
-                if not one_pass:
-                    fakes = self._generate(now, drawn)
+                if not keeps_graph:
+                    fakes = self._generate(now, drawn.generator_latents, drawn.generator_labels)
                 scores, logits = self._discriminate(now, fakes, noise)
                 loss = GENERATOR_LOSSES[settings.kind](scores)
-                if drawn.labels is not None:
-                    loss = loss + settings.label_weight * label_loss(logits, drawn.labels, self.exclusive_labels)
+                if drawn.generator_labels is not None:
+                    generator_loss = label_loss(logits, drawn.generator_labels, self.exclusive_labels)
+                    loss = loss + settings.label_weight * generator_loss
                 torch.autograd.backward(loss * share)
                 generator_losses.append(loss.detach())
 
@@ -160,20 +167,32 @@ class ProGANStep:
         They are drawn for the whole minibatch. Of n processes each takes every n-th image, and of these each of m
         passes takes every m-th.
         """
-        seed, n, context = self.recipe.seed, now.minibatch, self.context
-        latent = self.recipe.net.latent
-        latents = np.random.default_rng((seed, number, LATENTS)).standard_normal((n, latent), dtype=np.float32)
-        mix = np.random.default_rng((seed, number, MIX)).random(n, dtype=np.float32)
+        n = now.minibatch
+        mix = torch.from_numpy(self._random(number, MIX).random(n, dtype=np.float32))
+        latents, labels = self._draw_latents(number, n, LATENTS, LABELS)
+        own_latents, own_labels = latents, labels
+        if not self.reuses_fakes:
+            own_latents, own_labels = self._draw_latents(number, n, GENERATOR_LATENTS, GENERATOR_LABELS)
         draws = []
-        for i, real in enumerate(reals):
-            mine = np.arange(n)[context.rank :: context.size][i :: len(reals)]
-            labels = real.labels
-            if labels is not None and self.labels is not None:
-                chosen = np.random.default_rng((seed, number, LABELS)).integers(len(self.labels), size=n)
-                labels = self.labels[torch.from_numpy(chosen[mine])].to(context.device)
-            own_latents, own_mix = (torch.from_numpy(values[mine]).to(context.device) for values in (latents, mix))
-            draws.append(StepRandomness(own_latents, labels, own_mix))
+        for i in range(len(reals)):
+            mine = torch.arange(n)[self.context.rank :: self.context.size][i :: len(reals)]
+            parts = (
+                None if values is None else self.context.copy_to_device(values[mine])
+                for values in (latents, labels, mix, own_latents, own_labels)
+            )
+            draws.append(StepRandomness(*parts))  # type: ignore[arg-type]
         return draws
+
+    def _draw_latents(self, number: int, count: int, latents: int, labels: int) -> tuple[Tensor, Tensor | None]:
+        """Return latents and labels of a minibatch from two streams, on the CPU."""
+        shape = (count, self.recipe.net.latent)
+        drawn = torch.from_numpy(self._random(number, latents).standard_normal(shape, dtype=np.float32))
+        if self.labels is None:
+            return drawn, None
+        return drawn, self.labels[torch.from_numpy(self._random(number, labels).integers(len(self.labels), size=count))]
+
+    def _random(self, number: int, stream: int) -> np.random.Generator:
+        return np.random.default_rng((self.recipe.seed, number, stream))
 
     def _discriminator_noise(self, number: int) -> GaussianNoise | None:
         """Return the noise of the discriminator's features with LSGAN (Karras et al. 2018, appendix B)."""
@@ -184,9 +203,9 @@ class ProGANStep:
         seed = np.random.SeedSequence((self.recipe.seed, number, NOISE, self.context.rank)).generate_state(1)[0]
         return GaussianNoise(strength, torch.Generator().manual_seed(int(seed)))
 
-    def _generate(self, now: SchedulePoint, drawn: StepRandomness) -> Tensor:
+    def _generate(self, now: SchedulePoint, latents: Tensor, labels: Tensor | None) -> Tensor:
         with self._autocast():
-            images: Tensor = self.generator(drawn.latents, now.level, now.alpha, drawn.labels)
+            images: Tensor = self.generator(latents, now.level, now.alpha, labels)
         return images.float()
 
     def _discriminate(self, now: SchedulePoint, images: Tensor, noise: GaussianNoise | None) -> tuple[Tensor, Tensor]:

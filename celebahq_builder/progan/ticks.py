@@ -95,7 +95,7 @@ class TrainingProgress:
         Args:
             now: of the last step.
             means: of `STATISTICS` over the tick.
-            device: of the networks, for the peak of its memory.
+            device: of the networks. On CUDA, the peak of its memory is that of the tick.
         """
         self.ticks += 1
         line = {
@@ -112,6 +112,8 @@ class TrainingProgress:
             "seconds": round(self.seconds, 1),
             "memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory_bytes(),
         }
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         self.tick_began, self.tick_steps, self.tick_seconds = self.images, 0, 0.0
         self.tick_sums = torch.zeros_like(self.tick_sums)
         return line

@@ -19,6 +19,7 @@ from celebahq_builder.data.dataset import Batch, to_device
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.models.generator_file import export_generator
 from celebahq_builder.models.weight_file import first_line
+from celebahq_builder.pipeline.fatal_errors import is_out_of_memory
 from celebahq_builder.progan.real_images import DataIdentity, RealImages
 from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProGANRecipe, SchedulePoint, TickSettings, TrainingRequest
 from celebahq_builder.progan.step import STATISTICS, ProGANStep, RealBatch
@@ -140,7 +141,9 @@ class Training:
         progress = self.progress
         try:
             progress.tick_sums += self.progan.step(progress.step, now, reals)
-        except torch.cuda.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             side, n = now.resolution, len(reals[0].images)
             raise TrainingError(
                 f"{self.request.out}: {self.context.device} has no memory for a pass of {n} images at {side}x{side}; "
@@ -198,9 +201,8 @@ class Training:
         try:
             self.progan.load_state_dict(checkpoint.state["networks"])
             progress = TrainingProgress(**checkpoint.state["progress"])
-            wrong = [
-                name for name, value in vars(self.progress).items() if type(value) is not type(vars(progress)[name])
-            ]
+            loaded = vars(progress)
+            wrong = [name for name, value in vars(self.progress).items() if not isinstance(value, type(loaded[name]))]
             if wrong or progress.level not in (0, *self.recipe.net.levels):
                 raise ValueError(f"progress: {', '.join(wrong) or 'level'}")
             progress.tick_sums = progress.tick_sums.to(self.progress.tick_sums)

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +18,27 @@ from torch import Tensor, nn
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.metrics.descriptors import PATCH_PX
-from celebahq_builder.metrics.fidelity import psnr_y, spectrum_error_db, texture_distance, texture_loss
+from celebahq_builder.metrics.fidelity import (
+    draw_quarter_patches,
+    psnr_y,
+    spectrum_error_db,
+    texture_distance,
+    texture_loss,
+)
 from celebahq_builder.metrics.sliced import random_directions
 from celebahq_builder.models.registry import SIZE_MAX, find_entry, load_network
 from celebahq_builder.models.srgan import SRDiscriminator, SRGenerator
-from celebahq_builder.restoration.photos import TrainingPhotos, apply_jpeg, downscale_4x, to_pixels, to_tensor
+from celebahq_builder.restoration.photos import (
+    TrainingPhotos,
+    apply_jpeg,
+    downscale_4x,
+    stack_images,
+    to_float,
+    to_pixels,
+    to_tensor,
+)
 from celebahq_builder.restoration.pixel_training import upscaled_samples
-from celebahq_builder.restoration.task import Batch, RestorationTask, TrainingRecipe, initial_network
+from celebahq_builder.restoration.task import Batch, RestorationTask, TrainingRecipe, adam, initial_network
 from celebahq_builder.training.checkpoint import check_size
 from celebahq_builder.training.distributed import DistributedContext
 from celebahq_builder.training.loop import SampleRows, Scores
@@ -150,17 +165,16 @@ class AdversarialTask(RestorationTask):
         self.discriminator.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.networks = {"generator": self.generator, "discriminator": self.discriminator}
         self.optimizers = {
-            "generator": torch.optim.Adam(self.generator.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99)),
-            "discriminator": torch.optim.Adam(
-                self.discriminator.parameters(), lr=recipe.discriminator_rate, betas=(0.5, 0.99)
-            ),
+            "generator": adam(self.generator, recipe.learning_rate, 0.9),
+            "discriminator": adam(self.discriminator, recipe.discriminator_rate, 0.5),
         }
+        # The discriminator is not compiled: a step goes backwards through it twice, and a compiled network computes all
+        # gradients each time.
         compiled = recipe.compiled and device.type == "cuda"
         self.generate = torch.compile(self.generator) if compiled else self.generator
-        self.discriminate = torch.compile(self.discriminator) if compiled else self.discriminator
 
     def draw_batch(self, step: int) -> Batch:
-        """Return this process's share of the batch of a step, with inputs only where they were compressed."""
+        """Return this process's share of the data of a step, with inputs only where they were compressed."""
         recipe, phase = self.recipe, self.recipe.phase_at(step)
         compressed = np.random.default_rng((recipe.seed, step)).random() < recipe.chain.share
         inputs, targets = [], []
@@ -171,23 +185,28 @@ class AdversarialTask(RestorationTask):
                 small = to_pixels(downscale_4x(to_tensor(targets[-1:], torch.device("cpu"))))[0]
                 quality = int(rng.integers(recipe.chain.quality_min, recipe.chain.quality_max + 1))
                 inputs.append(apply_jpeg(small, quality))
-        return inputs, targets
+        # --- Random choices of the texture loss
+        seed = (recipe.seed, step, TEXTURE_STREAM)
+        rngs = [np.random.default_rng((*seed, i)) for i in self.context.share(phase.batch)]
+        positions = draw_quarter_patches(rngs, 4 * phase.patch_px, 4 * phase.patch_px)
+        directions = random_directions(3 * PATCH_PX**2, np.random.default_rng(seed), TEXTURE_DIRECTIONS)
+        return Batch(stack_images(inputs) if inputs else None, stack_images(targets), positions, directions)
 
     def training_step(self, step: int, batch: Batch) -> Tensor:
         """Update both networks once; see `training.loop.Task`."""
         recipe, device = self.recipe, self.context.device
-        targets = to_tensor(batch[1], device)
-        inputs = self._denoise(to_tensor(batch[0], device)) if batch[0] else downscale_4x(targets)
-        batch_size = recipe.phase_at(step).batch
-        share = len(targets) / batch_size
+        batch = batch.to(device)
+        targets = to_float(batch.targets)
+        inputs = downscale_4x(targets) if batch.inputs is None else self._denoise(to_float(batch.inputs))
+        share = len(targets) / recipe.phase_at(step).batch
         generator_adam, discriminator_adam = self.optimizers["generator"], self.optimizers["discriminator"]
         # --- Forward passes. One pass of the discriminator serves the losses of both networks.
         discriminator_adam.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
             fake = self.generate(inputs).float()
             detached = fake.detach().requires_grad_()
-            real_logits, real_features = self.discriminate(targets)
-            fake_logits, fake_features = self.discriminate(detached)
+            real_logits, real_features = self.discriminator(targets)
+            fake_logits, fake_features = self.discriminator(detached)
         # --- Generator: the losses that pass through the discriminator, as a gradient with respect to the result
         adversarial = -fake_logits.float().mean()
         pairs = list(zip(fake_features, real_features, strict=True))[-FEATURE_LAYERS:]
@@ -196,10 +215,8 @@ class AdversarialTask(RestorationTask):
         (gradient,) = torch.autograd.grad(through, detached, retain_graph=True)
         # --- Generator: all losses, and the update
         pixel = F.l1_loss(fake, targets)
-        seed = (recipe.seed, step, TEXTURE_STREAM)
-        directions = random_directions(3 * PATCH_PX**2, np.random.default_rng(seed), TEXTURE_DIRECTIONS).to(device)
-        rngs = [np.random.default_rng((*seed, i)) for i in self.context.share(batch_size)]
-        texture = texture_loss(fake, targets, rngs, directions)
+        assert batch.directions is not None
+        texture = texture_loss(fake, targets, batch.positions, batch.directions)
         loss = recipe.pixel_weight * pixel + recipe.texture_weight * texture + (fake * gradient).sum()
         generator_adam.zero_grad(set_to_none=True)
         torch.autograd.backward(loss * share)
@@ -248,16 +265,19 @@ class AdversarialTask(RestorationTask):
             raise TypeError(f"expected an SRGenerator, got {type(net).__name__}")
         interpolate_weights(net, self.start, self.recipe.start_share)
         for _ in range(BIAS_ROUNDS):
-            remove_subpixel_bias(net, self._bias_pairs())
+            pairs = ((downscale_4x(targets), targets) for targets in map(to_float, self._bias_crops))
+            remove_subpixel_bias(net, pairs)
         return net
 
-    def _bias_pairs(self) -> Iterable[tuple[Tensor, Tensor]]:
-        """Yield inputs and targets of random training crops, the same in every call."""
+    @cached_property
+    def _bias_crops(self) -> list[Tensor]:
+        """Batches of random training crops on the device, uint8 [N, H, W, 3]; every validation uses them again."""
         rng = np.random.default_rng((self.recipe.seed, BIAS_STREAM))
+        batches = []
         for _ in range(BIAS_BATCHES):
             crops = [self.photos.crop(rng, self.crop_px) for _ in range(BIAS_BATCH)]
-            targets = to_tensor(crops, self.context.device)
-            yield downscale_4x(targets), targets
+            batches.append(stack_images(crops).to(self.context.device))
+        return batches
 
 
 # --- Corrections of the weights ---------------------------------------------------------------------------------

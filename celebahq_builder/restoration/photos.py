@@ -287,14 +287,23 @@ def apply_jpeg(pixels: Pixels, quality: int, sampling: int = cv2.IMWRITE_JPEG_SA
 # --- Images and tensors -----------------------------------------------------------------------------------------
 
 
+def stack_images(images: Sequence[Pixels]) -> Tensor:
+    """Return images of one size, uint8 [H, W, 3], as one tensor, uint8 [N, H, W, 3], on the CPU."""
+    return torch.from_numpy(np.stack(images))
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Return images, uint8 [N, H, W, 3], as float [N, 3, H, W] in [0, 1], channels last, on their device."""
+    return images.permute(0, 3, 1, 2).float().div_(255)
+
+
 def to_tensor(images: Sequence[Pixels], device: torch.device) -> Tensor:
     """Return images of one size, uint8 [H, W, 3], as a batch, float [N, 3, H, W] in [0, 1], channels last.
 
     >>> to_tensor([np.full((2, 4, 3), 255, np.uint8)], torch.device("cpu")).shape
     torch.Size([1, 3, 2, 4])
     """
-    batch = torch.from_numpy(np.stack(images)).to(device)
-    return batch.permute(0, 3, 1, 2).float().div_(255)
+    return to_float(stack_images(images).to(device))
 
 
 def to_pixels(images: Tensor) -> list[Pixels]:

@@ -24,10 +24,12 @@ from celebahq_builder.restoration.photos import (
     clean_crop_px,
     degraded_pair,
     downscale_4x,
+    stack_images,
+    to_float,
     to_pixels,
     to_tensor,
 )
-from celebahq_builder.restoration.task import Batch, RestorationTask, TrainingRecipe, initial_network
+from celebahq_builder.restoration.task import Batch, RestorationTask, TrainingRecipe, adam, initial_network
 from celebahq_builder.training.distributed import DistributedContext
 from celebahq_builder.training.loop import SampleRows, Scores
 
@@ -99,7 +101,7 @@ class PixelTask(RestorationTask):
             config["start_sha256"] = known.sha256
             start = load_network(recipe.start).state_dict()
         self.network = initial_network(recipe.net, start, recipe.seed, context.device)
-        self.adam = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99))
+        self.adam = adam(self.network, recipe.learning_rate, 0.9)
         self.networks, self.optimizers = {"network": self.network}, {"network": self.adam}
         compiled = recipe.compiled and context.device.type == "cuda"
         self.forward = torch.compile(self.network) if compiled else self.network
@@ -119,13 +121,14 @@ class PixelTask(RestorationTask):
             degraded, clean = degraded_pair(crop, phase.patch_px, recipe.degradation, rng)
             inputs.append(degraded)
             targets.append(clean)
-        return inputs, targets
+        return Batch(stack_images(inputs) if inputs else None, stack_images(targets))
 
     def training_step(self, step: int, batch: Batch) -> Tensor:
         """Update the network once; see `training.loop.Task`."""
         recipe, device = self.recipe, self.context.device
-        targets = to_tensor(batch[1], device)
-        inputs = to_tensor(batch[0], device) if batch[0] else downscale_4x(targets)
+        batch = batch.to(device)
+        targets = to_float(batch.targets)
+        inputs = downscale_4x(targets) if batch.inputs is None else to_float(batch.inputs)
         # --- Loss
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
             restored = self.forward(inputs)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,29 @@ from celebahq_builder.restoration.photos import Pixels, TrainingPhotos
 from celebahq_builder.training.checkpoint import check_size
 from celebahq_builder.training.loop import Task
 
-Batch = tuple[list[Pixels], list[Pixels]]
-"""Inputs and targets. Where there are no inputs, they are the targets, downscaled by 4 on the training device."""
+
+class Batch(NamedTuple):
+    """This process's share of the data of a step. Everything random is drawn with it, ahead of the step."""
+
+    inputs: Tensor | None
+    """Images, uint8 [N, H, W, 3]; None: the targets, downscaled by 4 on the training device."""
+    targets: Tensor
+    """Images, uint8 [N, H, W, 3]."""
+    positions: Sequence[Tensor] = ()
+    """Patches of the texture loss; see `metrics.fidelity.draw_quarter_patches`."""
+    directions: Tensor | None = None
+    """Directions of the texture loss, float32 [147, K]."""
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device; the host does not wait for the copies of pinned memory."""
+        inputs, targets, positions, directions = self
+        return Batch(
+            inputs if inputs is None else inputs.to(device, non_blocking=True),
+            targets.to(device, non_blocking=True),
+            [one.to(device, non_blocking=True) for one in positions],
+            directions if directions is None else directions.to(device, non_blocking=True),
+        )
+
 
 PIXELS_MAX = 1 << 24
 """Pixels of all input patches of a step: 64 patches of 512x512. The bundled recipes have up to 163,840."""
@@ -111,3 +133,9 @@ def initial_network(shape: NetworkShape, start: Mapping[str, Tensor], seed: int,
     net = shape.build()
     net.load_state_dict(net.state_dict() | dict(start))
     return net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def adam(network: nn.Module, learning_rate: float, beta1: float) -> torch.optim.Adam:
+    """Return Adam for all parameters of a network; on CUDA devices it updates them with one kernel."""
+    fused = next(network.parameters()).device.type == "cuda"
+    return torch.optim.Adam(network.parameters(), lr=learning_rate, betas=(beta1, 0.99), fused=fused)

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Container, Iterator
 from pathlib import Path
+from typing import cast
 
 from celebahq_builder.errors import SourceError
 from celebahq_builder.image_set import is_image_name
@@ -20,6 +21,9 @@ ALIGNED = ("img_align_celeba", "img_align_celeba_png")
 
 FILE_COLUMNS = ("image_id", "file", "file_name")
 """Names of the column of file names in a CSV table; Kaggle's tables have the first one."""
+
+ATTRIBUTE_VALUES = {"1": 1, "-1": -1, "0": 0}
+"""Values of an attribute as they are written."""
 
 
 class AlignedImagesOnly(SourceError):
@@ -169,11 +173,12 @@ def read_attributes(table: Path) -> tuple[tuple[str, ...], dict[str, tuple[int, 
         _, names = next(rows, (2, []))
     attributes: dict[str, tuple[int, ...]] = {}
     for number, cells in rows:
-        if len(cells) != len(names) + 1 or not cells[0] or not set(cells[1:]) <= {"1", "-1", "0"}:
+        values = tuple(map(ATTRIBUTE_VALUES.get, cells[1:]))
+        if len(values) != len(names) or not cells[0] or None in values:
             raise SourceError(
                 f"{table}:{number}: expected a file name and {len(names)} values 1 or -1, got {_shown(cells)}"
             )
-        attributes[_new_file(table, number, cells[0], attributes)] = tuple(map(int, cells[1:]))
+        attributes[_new_file(table, number, cells[0], attributes)] = cast("tuple[int, ...]", values)
     return tuple(names), attributes
 
 

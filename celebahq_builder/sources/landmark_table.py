@@ -131,9 +131,11 @@ def make_source(
     listed = {one.photo for one in rejected}
     on_disk = list_images(folder)
     spelled = _spelling_on_disk(rows, on_disk)
-    rows = [replace(row, file=spelled[row.file]) if row.file in spelled else row for row in rows]
-    splits = {spelled.get(file, file): split for file, split in (splits or {}).items()}
-    attributes = {spelled.get(file, file): values for file, values in (attributes or {}).items()}
+    splits, attributes = splits or {}, attributes or {}
+    if spelled:
+        rows = [replace(row, file=spelled[row.file]) if row.file in spelled else row for row in rows]
+        splits = {spelled.get(file, file): split for file, split in splits.items()}
+        attributes = {spelled.get(file, file): values for file, values in attributes.items()}
 
     # --- Rows that cannot be used, and rows of one file ---
     by_file: dict[str, list[TableRow]] = {}
@@ -153,7 +155,7 @@ def make_source(
             rejected += _duplicates(table, same, same, "with different values; none is used")
             continue
         good[file] = [_FaceRow(equal[0], landmarks) for landmarks, equal in faces.items()]
-        for equal in faces.values():
+        for equal in (rows for rows in faces.values() if len(rows) > 1):
             rejected += _duplicates(table, equal[1:], equal, "with equal values; the first is used")
 
     # --- Files of the folder; a PNG stands in for a listed file that is missing ---
@@ -236,10 +238,9 @@ def _row_problem(row: TableRow) -> str | None:
             number = float(cell)
         except ValueError:
             number = math.nan
-        if not math.isfinite(number):
-            return f"{name} is {cell[:80] or 'empty'}, not a number"
-        if abs(number) > COORDINATE_MAX:
-            return f"{name} is {cell[:80]}, not a position in px"
+        if not abs(number) <= COORDINATE_MAX:
+            expected = "position in px" if math.isfinite(number) else "number"
+            return f"{name} is {cell[:80] or 'empty'}, not a {expected}"
     return None
 
 

@@ -52,6 +52,12 @@ class DistributedContext:
             raise TrainingError(f"a batch of {batch} cannot be shared by {self.size} processes; start at most {batch}")
         return range(self.rank, batch, self.size)
 
+    def copy_to_device(self, values: Tensor) -> Tensor:
+        """Return values of the CPU on the device; the host does not wait for the copy."""
+        if self.device.type == "cuda":
+            return values.pin_memory().to(self.device, non_blocking=True)
+        return values.to(self.device)
+
     def sum_gradients(self, net: nn.Module) -> None:
         """Replace each gradient of a network by its sum over all processes."""
         if self.size == 1:

@@ -7,9 +7,11 @@ import copy
 import logging
 import math
 import operator
+import signal
 import time
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -17,15 +19,16 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import cv2
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from celebahq_builder.config import load, override, read_toml
-from celebahq_builder.errors import RecipeError, TrainingError
+from celebahq_builder.errors import CelebAHQError, RecipeError, TrainingError, WorkspaceError
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.image_grid import image_grid
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.models.weight_file import first_line
-from celebahq_builder.parallel import cores, run_threads
+from celebahq_builder.parallel import cores
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import delete_partial_files, lock, write_atomic
 from celebahq_builder.training.checkpoint import CheckpointFolder, StateDict, load_optimizer
@@ -107,7 +110,7 @@ class Task(ABC, Generic[Batch]):
 
     @abstractmethod
     def draw_batch(self, step: int) -> Batch:
-        """Return this process's share of the batch of a step. Several threads may call it at once."""
+        """Return this process's share of the batch of a step, on the CPU; worker processes call it, too."""
 
     @abstractmethod
     def training_step(self, step: int, batch: Batch) -> Tensor:
@@ -174,7 +177,7 @@ class TrainingOptions:
     threads: int = 1
     """CPU threads of torch. Their number changes the last bits of the result."""
     workers: int | None = None
-    """Threads that prepare batches ahead; 0 or 1 prepares each batch when it is needed. The number does not change the
+    """Processes that prepare batches ahead; 0 prepares each batch when it is needed. The number does not change the
     result. None: none on a CPU, up to 8 with a GPU."""
     command: str = ""
     """Command line of the training, for the model card."""
@@ -223,7 +226,7 @@ def train(photos: Path, make_task: Callable[[DistributedContext], Task[Any]], op
                 delete_partial_files(folder)
         workers = options.workers
         if workers is None:
-            workers = 0 if context.device.type == "cpu" else min(8, max(cores(), 2))
+            workers = 0 if context.device.type == "cpu" else min(8, cores())
         return _Training(task, context, options).run(workers)
 
 
@@ -234,6 +237,11 @@ class _Training:
         self.task, self.context = task, context
         self.out, self.command, self.stop = options.out, options.command, options.stop
         self.averaged = copy.deepcopy(task.network).eval().requires_grad_(False)
+        averaged, current = (list(net.state_dict().values()) for net in (self.averaged, task.network))
+        self.weights = [[one for one in each if one.is_floating_point()] for each in (averaged, current)]
+        """The averaged tensors and the current ones, which share their memory with the networks."""
+        self.counters = [[one for one in each if not one.is_floating_point()] for each in (averaged, current)]
+        """Tensors that are copied, not averaged."""
         self.checkpoints = CheckpointFolder(self.out / "checkpoints", {**task.config, "photos": task.photos.digest})
         self.step, self.best = 0, float("-inf")
         self.saved_step = 0
@@ -257,16 +265,20 @@ class _Training:
         if self.step >= recipe.steps and not self.losses:
             return self.out / FILE
         # --- Train
-        self.first_step, self.start_s, forecast = self.step, time.monotonic(), False
+        self.first_step, self.start_s, first, forecast = self.step, time.monotonic(), True, False
+        cuda = self.context.device.type == "cuda"
         log.info(
             "%s; steps %d to %d on %s; the next validation, which writes weights, is after step %d",
             *(task.photos.summary, self.step + 1, recipe.steps, self.context.device, self._next_validation()),
         )
         progress = Progress("training", recipe.steps, self.step, unit="step", judged=False)
-        steps = range(self.step, recipe.steps)
-        batches = iter(run_threads(task.draw_batch, steps, workers=max(workers, 1)))
+        batches = _draw_batches(task, range(self.step, recipe.steps), workers, pinned=cuda)
         with contextlib.ExitStack() as stack:
             stack.callback(progress.close)
+            stack.callback(batches.close)
+            # All batches of a phase have one shape: cuDNN measures once which algorithm is the fastest.
+            stack.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+            torch.backends.cudnn.benchmark = cuda
             logger = None
             if self.context.is_main:
                 # The line of a validation that is due is written again.
@@ -283,8 +295,12 @@ class _Training:
                 self._update_average()
                 self.step += 1
                 progress.advance(1)
-                elapsed_s = time.monotonic() - self.start_s
-                if not forecast and elapsed_s >= FORECAST_AFTER_S:
+                if first and not self._due:
+                    # The first step includes the compilation, which would distort the speed.
+                    self.first_step, self.start_s = self.step, time.monotonic()
+                    progress.first, progress.began = self.first_step, self.start_s
+                first, elapsed_s = False, time.monotonic() - self.start_s
+                if not forecast and self.step > self.first_step and elapsed_s >= FORECAST_AFTER_S:
                     forecast, speed = True, (self.step - self.first_step) / elapsed_s
                     left_min = [(step - self.step) / speed / 60 for step in (self._next_validation(), recipe.steps)]
                     log.info("%.3g steps/s: the next validation in %.1f min, the end in %.0f min", speed, *left_min)
@@ -304,9 +320,10 @@ class _Training:
     def _update_average(self) -> None:
         """Move the averaged weights towards the current ones; statistics of a batch normalization, too."""
         decay = min(self.task.recipe.ema, (1 + self.step) / (10 + self.step))
-        pairs = zip(self.averaged.state_dict().values(), self.task.network.state_dict().values(), strict=True)
-        for average, current in pairs:
-            average.lerp_(current, 1 - decay) if average.is_floating_point() else average.copy_(current)
+        averaged, current = self.weights
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+        for average, current in zip(*self.counters, strict=True):
+            average.copy_(current)
 
     def _mean_losses(self) -> Scores:
         """Return the mean losses since the last validation; the processes share them.
@@ -394,6 +411,76 @@ class _Training:
         if not 0 <= self.step <= task.recipe.steps:
             raise ValueError(f"step {self.step}")
         self.best = float(state["best"])
+
+
+class _Steps(Dataset[Any]):
+    """The batches of a task, by step."""
+
+    def __init__(self, task: Task[Any]) -> None:
+        self.task = task
+
+    def __getitem__(self, step: int) -> Any:
+        """Return the batch of a step, or the error that its photos caused."""
+        try:
+            return self.task.draw_batch(step)
+        except CelebAHQError as error:  # the loader would raise it with the worker's traceback as its message
+            return error
+
+
+def _draw_batches(task: Task[Any], steps: range, workers: int, *, pinned: bool) -> Generator[Any, None, None]:
+    """Yield the batches of some steps, drawn in worker processes; `close` ends them.
+
+    Threads would hold each other up, and the thread of the training, by Python's global lock.
+
+    Args:
+        task: whose batches are drawn. The workers are forks of this process, so they share its photos.
+        steps: in order.
+        workers: number of processes; 0 draws each batch when it is needed.
+        pinned: put the tensors of a batch into pinned memory, from which copies to a GPU are asynchronous.
+
+    Raises:
+        CelebAHQError: one of `draw_batch`.
+        WorkspaceError: a worker process was killed.
+    """
+    # Only the main process handles signals: the workers inherit that they are blocked.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM} if workers else ())
+    try:
+        with warnings.catch_warnings():
+            # The workers use one thread of torch each, and none of OpenCV, so a fork of several threads is safe; and
+            # the user may start more workers than the machine has cores.
+            warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
+            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+            loader = DataLoader(
+                _Steps(task),
+                batch_size=None,
+                sampler=steps,
+                num_workers=workers,
+                collate_fn=_unchanged,
+                pin_memory=pinned,
+                multiprocessing_context="fork" if workers else None,
+                generator=torch.Generator(),  # torch's own one belongs to the training
+            )
+            batches = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        for batch in batches:
+            if isinstance(batch, CelebAHQError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise WorkspaceError(
+            f"a process that prepares batches was killed, most likely because memory or shared memory ran out "
+            f"({first_line(error)}); run the same command again with a smaller `workers` to resume"
+        ) from None
+    finally:
+        del batches  # ends the workers, also where a traceback refers to this frame
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
 
 
 def _write_samples(out: Path, step: int, rows: SampleRows) -> Pixels | None:

@@ -106,7 +106,7 @@ def test_strips_do_not_show(sigma: float, rows: int, monkeypatch: pytest.MonkeyP
     """Neither do they where the blur is computed on a reduced image, as for sigma 9."""
     photo, sides = smooth(30, 20), (40, 53, 45, 42)
     whole = padded(photo, sides, sigma)
-    monkeypatch.setattr(padding, "STRIP_ROWS", rows)
+    monkeypatch.setitem(padding.STRIP_ROWS, "cpu", rows)
     np.testing.assert_array_equal(padded(photo, sides, sigma), whole)
 
 
@@ -185,8 +185,12 @@ def test_a_crop_that_stays_4_px_inside_needs_no_padding(inside: float, padded: b
     assert (plan_padding(quad, 68, 68, 6, 60) is not None) == padded
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize(("sigma", "size"), [(0.4, (9, 14)), (1.0, (1, 1)), (2.5, (40, 31)), (6.0, (5, 60))])
-def test_gaussian_blur(sigma: float, size: tuple[int, int]) -> None:
+def test_gaussian_blur(sigma: float, size: tuple[int, int], device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both implementations are computed on the CPU."""
+    if device == "cuda":
+        monkeypatch.setattr(padding, "_correlate_by_conv2d", padding._correlate_by_matrices)
     image = np.random.default_rng(0).uniform(0, 255, (3, *size))
     radius = math.ceil(4 * sigma)
     expected = gaussian_filter(image, (0, sigma, sigma), mode="nearest", radius=(0, radius, radius))

@@ -5,12 +5,24 @@ import pytest
 import torch
 
 from celebahq_builder.metrics.descriptors import laplacian_level, pyramid_down
-from celebahq_builder.metrics.fidelity import normalise_patches, random_patches, texture_distance, texture_loss
+from celebahq_builder.metrics.fidelity import (
+    draw_quarter_patches,
+    normalise_patches,
+    random_patches,
+    texture_distance,
+    texture_loss,
+)
 from celebahq_builder.metrics.sliced import random_directions
 
 
 def image(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((height, width, 3), dtype=np.float32) * 255
+
+
+def loss_of(results: torch.Tensor, truths: torch.Tensor, directions: torch.Tensor, first: int = 0) -> torch.Tensor:
+    """Return the texture loss of images whose random generators have the seeds `first`, `first` + 1, ..."""
+    rngs = [np.random.default_rng(first + i) for i in range(len(truths))]
+    return texture_loss(results, truths, draw_quarter_patches(rngs, *truths.shape[-2:]), directions)
 
 
 def test_patches_are_windows_of_their_own_image() -> None:
@@ -60,6 +72,41 @@ def test_texture_distance() -> None:
     assert texture_distance(whole, whole) == 0
 
 
+def test_quarter_patches_lie_inside_their_quarter() -> None:
+    rngs = [np.random.default_rng(i) for i in range(2)]
+    finest, halved = draw_quarter_patches(rngs, 40, 64, patches=400)
+    assert (finest.shape, halved.shape) == ((2, 1600), (2, 800))
+    for starts, height, width in ((finest, 40, 64), (halved, 20, 32)):
+        for quarter, part in enumerate(starts.view(2, 4, -1).unbind(dim=1)):
+            tops, lefts = part // width - quarter // 2 * height // 2, part % width - quarter % 2 * width // 2
+            assert set(tops.flatten().tolist()) == set(range(height // 2 - 6))
+            assert set(lefts.flatten().tolist()) == set(range(width // 2 - 6))
+    assert not torch.equal(finest[0], finest[1])
+    with pytest.raises(ValueError, match="a quarter of 24x64 at half size has no patch of 7x7"):
+        draw_quarter_patches(rngs, 24, 64)
+
+
+def test_texture_loss_by_hand() -> None:
+    """The loss computed patch by patch."""
+    truths, results = torch.from_numpy(np.stack([image(28, 28, i).transpose(2, 0, 1) for i in range(2)]))[:, None] / 255
+    along = random_directions(147, np.random.default_rng(0), 8)
+    positions = draw_quarter_patches([np.random.default_rng(0)], 28, 28, patches=6)
+    expected = 0.0
+    for starts, size in zip(positions, (28, 14), strict=True):
+        levels = [laplacian_level(images)[0] for images in (results, truths)]
+        for quarter in starts[0].view(4, -1):
+            rows, columns = quarter // size, quarter % size
+            projected = [
+                torch.stack([level[:, y : y + 7, x : x + 7].flatten() for y, x in zip(rows, columns, strict=True)])
+                for level in levels
+            ]
+            sorted_pair = [(vectors @ along).sort(dim=0).values for vectors in projected]
+            expected += float((sorted_pair[0] - sorted_pair[1]).abs().mean()) / 4
+        results, truths = pyramid_down(results), pyramid_down(truths)
+    full = [torch.from_numpy(image(28, 28, i).transpose(2, 0, 1))[None] / 255 for i in (1, 0)]
+    assert float(texture_loss(*full, positions, along)) == pytest.approx(expected, rel=1e-5)
+
+
 def test_texture_loss_is_the_distance_of_each_image_and_falls_along_its_gradient() -> None:
     truths = torch.from_numpy(np.stack([image(64, 64, i).transpose(2, 0, 1) for i in range(2)])) / 255
     results = (truths - 0.5) * 0.3 + 0.5
@@ -67,7 +114,7 @@ def test_texture_loss_is_the_distance_of_each_image_and_falls_along_its_gradient
     along = random_directions(147, np.random.default_rng(0), 64)
 
     def loss(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-        return texture_loss(found, true, [np.random.default_rng(i) for i in range(len(found))], along)
+        return loss_of(found, true, along)
 
     assert float(loss(truths, truths)) == 0
     before = loss(results, truths)
@@ -87,8 +134,8 @@ def test_texture_loss_compares_each_quarter_with_its_own() -> None:
     truth = torch.from_numpy(image(64, 64, 0).transpose(2, 0, 1))[None] / 255
     truth[..., 32:] = 0.5
     along = random_directions(147, np.random.default_rng(0), 64)
-    mirrored = texture_loss(truth.flip(3), truth, [np.random.default_rng(0)], along)
-    nothing = texture_loss(torch.full_like(truth, 0.5), truth, [np.random.default_rng(0)], along)
+    mirrored = loss_of(truth.flip(3), truth, along)
+    nothing = loss_of(torch.full_like(truth, 0.5), truth, along)
     assert float(mirrored) > 1.5 * float(nothing)
 
 
@@ -98,9 +145,8 @@ def test_texture_loss_compares_each_image_with_its_own() -> None:
     truths = torch.stack([pair[0], (pair[1] - 0.5) * 0.1 + 0.5])
     swapped = truths.flip(0)
     along = random_directions(147, np.random.default_rng(0), 64)
-    rngs = [np.random.default_rng(i) for i in range(2)]
-    apart = [texture_loss(swapped[i : i + 1], truths[i : i + 1], [np.random.default_rng(i)], along) for i in range(2)]
-    together = texture_loss(swapped, truths, rngs, along)
+    apart = [loss_of(swapped[i : i + 1], truths[i : i + 1], along, first=i) for i in range(2)]
+    together = loss_of(swapped, truths, along)
     assert float(together) == pytest.approx(float(sum(apart)) / 2)
     as_a_set = float(laplacian_level(truths).std()) * texture_distance(list(swapped), list(truths), patches=2000)
     assert float(together) > 5 * as_a_set

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
@@ -14,6 +15,7 @@ from celebahq_builder.models.progan import (
     group_size,
     minibatch_stddev,
     pixel_norm,
+    upsample,
 )
 from tests.reference import progan as reference
 
@@ -195,3 +197,31 @@ def test_bad_calls() -> None:
         generator(latents, 4, labels=torch.eye(2))
     with pytest.raises(ValueError, match=r"expected images of \[3, 16, 16\] at level 4, got \[3, 8, 8\]"):
         discriminator(torch.zeros(1, 3, 8, 8, dtype=torch.double), 4)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_features_keep_bfloat16_under_autocast(alpha: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autocast of CUDA widens nearest-neighbour upsampling to float32; that of the CPU does not, and is made to."""
+    interpolate = F.interpolate
+
+    def as_on_cuda(x: torch.Tensor, **arguments: object) -> torch.Tensor:
+        wide = x.float() if torch.is_autocast_enabled(x.device.type) else x
+        return interpolate(wide, **arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(F, "interpolate", as_on_cuda)
+    generator, discriminator = GeneratorNetwork(SMALL), DiscriminatorNetwork(SMALL)
+    with torch.autocast("cpu", torch.bfloat16):
+        images = generator(torch.randn(4, 12), 5, alpha)
+        scores, _ = discriminator(images, 5, alpha)
+    assert (images.dtype, scores.dtype) == (torch.bfloat16, torch.bfloat16)
+    (images.float().square().mean() + scores.float().mean()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for _, p in generator.active(5, alpha))
+
+
+def test_upsampling_keeps_type_and_memory_format() -> None:
+    x = torch.randn(2, 3, 4, 5).to(torch.bfloat16, memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        doubled = upsample(x)
+    assert torch.equal(doubled, x.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    assert doubled.dtype == x.dtype
+    assert doubled.is_contiguous(memory_format=torch.channels_last)

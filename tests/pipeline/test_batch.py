@@ -42,8 +42,14 @@ CUTTING = replace(TINY, upscale=replace(TINY.upscale, tile_px=64))
 """The upscaler sees photos in several windows, four of equal shape and more."""
 
 
+@pytest.fixture(params=[0, 2])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU as well, threads read photos and write images."""
+    monkeypatch.setitem(batch.THREADS, "cpu", request.param)
+
+
 @pytest.fixture
-def grouped(monkeypatch: pytest.MonkeyPatch) -> None:
+def grouped(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU treats photos as a GPU does: three together, up to four windows at once."""
     monkeypatch.setitem(batch.GROUP_PHOTOS, "cpu", 3)
     monkeypatch.setitem(batch.BATCH_WINDOWS, "cpu", 4)
@@ -159,14 +165,22 @@ def test_failing_photo_of_a_group_fails_alone(start: str | None, tmp_path: Path)
     assert [one.photo for one in ended(tmp_path)] == [file for file in KEPT_FILES if file != guilty.file]
 
 
+NO_MEMORY = [
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
+]
+
+
 @pytest.mark.usefixtures("grouped")
-def test_batches_are_halved_where_memory_is_short(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", NO_MEMORY, ids=repr)
+def test_batches_are_halved_where_memory_is_short(error: Exception, tmp_path: Path) -> None:
     refused: list[int] = []
 
     def meet(x: Tensor) -> None:
         if len(x) > 1:
             refused.append(len(x))
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            raise error
 
     run(tmp_path / "free", recipe=CUTTING)
     with met(TINY.upscale.weights, "srgan", meet):
@@ -176,13 +190,14 @@ def test_batches_are_halved_where_memory_is_short(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("grouped")
-def test_too_little_memory_for_one_window_ends_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", NO_MEMORY, ids=repr)
+def test_too_little_memory_for_one_window_ends_the_run(error: Exception, tmp_path: Path) -> None:
     def meet(x: Tensor) -> None:
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        raise error
 
     with (
         denoiser_meets(meet),
-        pytest.raises(WorkspaceError, match=r"out of memory at 000002\.jpg \(denoise\); run .* with fewer `workers`"),
+        pytest.raises(WorkspaceError, match=r"out of memory at 000002\.jpg \(denoise\).*; run .* with fewer `workers`"),
     ):
         run(tmp_path)
     assert not list(tmp_path.rglob("*.jsonl"))
@@ -225,6 +240,7 @@ def test_only_the_main_process_gives_files_their_names(tmp_path: Path) -> None:
     assert len(pickle.dumps(result.outcomes)) < 20_000
 
 
+@pytest.mark.usefixtures("threads")
 def test_a_batch_that_ends_with_an_error_leaves_no_image(tmp_path: Path) -> None:
     met_last = photos()[2][1]
 
@@ -245,6 +261,7 @@ def test_deleted_image_ends_the_run(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
+@pytest.mark.usefixtures("threads")
 def test_folder_in_place_of_an_image_ends_the_run(tmp_path: Path) -> None:
     Workspace(tmp_path).stage("align").image_path(0, "000011").mkdir(parents=True)
     with pytest.raises(WorkspaceError, match=r"000011\.png cannot be written: Is a directory; check its folder"):
@@ -252,6 +269,7 @@ def test_folder_in_place_of_an_image_ends_the_run(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
+@pytest.mark.usefixtures("threads")
 def test_deleted_folder_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process deletes the folder of images between its creation and the first write."""
     images = Workspace(tmp_path).stage("align").image_path(0, "000011").parent
@@ -268,6 +286,7 @@ def test_deleted_folder_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         run_batch(job(tmp_path, todo=("align", "score")))
 
 
+@pytest.mark.usefixtures("threads")
 def test_file_in_place_of_the_folder_ends_the_run(tmp_path: Path) -> None:
     images = Workspace(tmp_path).stage("align").image_path(0, "000011").parent
     images.parent.mkdir(parents=True)
@@ -276,6 +295,7 @@ def test_file_in_place_of_the_folder_ends_the_run(tmp_path: Path) -> None:
         run_batch(job(tmp_path, todo=("align", "score")))
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(("length", "failed"), [(251, 0), (252, 1)])
 def test_image_with_too_long_a_name_fails_alone(length: int, failed: int, tmp_path: Path) -> None:
     """File systems allow 255 bytes, of which ".png" takes four."""
@@ -328,6 +348,7 @@ def test_images_are_on_the_disk_before_the_manifest(tmp_path: Path, monkeypatch:
     assert calls == order
 
 
+@pytest.mark.usefixtures("threads")
 def test_a_disk_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, errno.EIO, lambda name: name.startswith(".000011.png."))
     with pytest.raises(WorkspaceError, match=r"000011\.png cannot be written: Input/output error; check the disk"):
@@ -335,12 +356,40 @@ def test_a_disk_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.Monk
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
+@pytest.mark.usefixtures("threads")
 def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, errno.ENOSPC, lambda name: name.startswith(".000011.png."))
     with pytest.raises(DiskFull):
         run(tmp_path, todo=("align", "score"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+@pytest.mark.usefixtures("grouped")
+def test_a_photo_whose_image_cannot_be_written_ends_there(tmp_path: Path) -> None:
+    """It has passed later stages meanwhile, and kept images; nothing of them is left."""
+    long = replace(photos()[2][1], id="x" * 252)
+    result = run(tmp_path, photos=(photos()[0], (2, long), photos()[3]), examples=frozenset())
+    crop = ended(tmp_path, "crop")
+    assert [type(one) for one in crop] == [Kept, Failed, Kept]
+    assert "(crop, " in getattr(crop[1], "error", "")
+    for stage in PHOTO_STAGES[1:]:
+        assert [one.photo for one in ended(tmp_path, stage)] == ["000002.jpg", "000012.jpg"]
+    assert result.failed == 1
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.usefixtures("grouped")
+def test_an_interruption_leaves_no_image(tmp_path: Path) -> None:
+    def meet(x: Tensor) -> None:
+        if is_of(x, photos()[3][1]):
+            raise KeyboardInterrupt
+
+    with denoiser_meets(meet), pytest.raises(KeyboardInterrupt):
+        run_batch(job(tmp_path))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.usefixtures("threads")
 def test_unreadable_photo_fails_alone(tmp_path: Path) -> None:
     """Reading /proc/self/mem from its start is an input/output error, as of a bad sector."""
     folder = tmp_path / "photos"

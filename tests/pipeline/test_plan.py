@@ -41,6 +41,8 @@ def changed_by(**options: object) -> list[str]:
         ({"recipe": replace(TINY, crop=replace(TINY.crop, context_px=17))}, "crop"),
         ({"recipe": replace(TINY, denoise=replace(TINY.denoise, tile_px=256))}, "denoise"),
         ({"recipe": replace(TINY, upscale=replace(TINY.upscale, when="needed"))}, "upscale"),
+        ({"recipe": replace(TINY, denoise=replace(TINY.denoise, precision="bf16"))}, "denoise"),
+        ({"recipe": replace(TINY, upscale=replace(TINY.upscale, precision="bf16"))}, "upscale"),
         ({"recipe": replace(TINY, align=replace(TINY.align, blur=0.03))}, "align"),
         ({"keep": 4}, "select"),
         ({"labels": True}, "pack"),
@@ -82,6 +84,20 @@ def test_the_hash_of_weights_counts(stage: str, tmp_path: Path) -> None:
     registry.write_text("\n".join(lines))
     after = fingerprints(recipe=recipe)
     assert [name for name in NAMES if before[name] != after[name]] == list(NAMES[NAMES.index(stage) :])
+
+
+def test_runs_from_before_a_setting_resume() -> None:
+    """With its default, it does not count; with another value, the message names both."""
+    request = make_request(read_celeba(SAMPLE), "run", recipe=TINY)
+    tables = Plan(request, RunState()).ingredients["score"]
+    assert not any("precision" in table for table in tables)
+    state = RunState(stages={"score": StageState(StagePlan(fingerprint(tables), tables))})
+    Plan(request, state).check()
+    changed = make_request(
+        read_celeba(SAMPLE), "run", recipe=replace(TINY, upscale=replace(TINY.upscale, precision="bf16"))
+    )
+    with pytest.raises(FingerprintMismatch, match=r"\[upscale\] precision = fp32, this run asks bf16"):
+        Plan(changed, state).check()
 
 
 def test_methods_never_share_results() -> None:

@@ -50,5 +50,22 @@ def test_denoiser_takes_the_same_faces() -> None:
         assert (after.margin, after.border, after.record) == (before.margin, before.border, before.record)
 
 
+def test_bf16_differs_by_rounding_only() -> None:
+    for full, half in (
+        (
+            DenoiseStage().run(FACES, DenoiseSettings(), context(32)),
+            DenoiseStage().run(FACES, DenoiseSettings(precision="bf16"), context(32)),
+        ),
+        (
+            UpscaleStage().run(FACES, ALWAYS, context(32)),
+            UpscaleStage().run(FACES, replace(ALWAYS, precision="bf16"), context(32)),
+        ),
+    ):
+        for one, other in zip(full, half, strict=True):
+            difference = (one.pixels.int() - other.pixels).abs().float()
+            assert 0 < difference.mean() < 0.3
+            assert difference.max() <= 4
+
+
 def test_no_faces() -> None:
     assert UpscaleStage().run([], ALWAYS, context(32)) == DenoiseStage().run([], DenoiseSettings(), context(32)) == []

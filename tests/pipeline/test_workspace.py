@@ -490,7 +490,7 @@ def test_a_run_of_an_earlier_version(tiny_copy: Path) -> None:
     [
         ('"split": "train"', '"split": 7', "the table 'identity' is changed, .*split = '7' is not str"),
         ('"padded": ', '"faded": ', "the table 'align' is changed, corrupt, .*expected the keys padded"),
-        ('"score": {', '"sore": {', "the table 'sore' is changed, corrupt, .*no stage writes it"),
+        ('"score": {', '"sore": {', "the table 'score' is changed, corrupt, .*expected the keys score"),
         ('"size": [', '"size": [1, ', "the table 'crop' is changed, corrupt, .*size = "),
         ('"identity"', '"identical"', "the table 'identity' is changed, corrupt, .*expected the keys id, index"),
     ],

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from celebahq_builder.models.progan import Architecture
 from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe, SchedulePoint
-from celebahq_builder.progan.step import LABELS, LATENTS, MIX, NOISE, ProGANStep, RealBatch
+from celebahq_builder.progan.step import (
+    GENERATOR_LABELS,
+    GENERATOR_LATENTS,
+    LABELS,
+    LATENTS,
+    MIX,
+    NOISE,
+    ProGANStep,
+    RealBatch,
+)
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 
 NET = Architecture(resolution=8, latent=6, channels_base=16, channels_max=6)
@@ -195,6 +204,10 @@ class StepByHand:
             gradient_norm = self.d_adam.step(d_gradients, now.learning_rate)
 
         # The generator's loss
+        if not (recipe.together or recipe.reuse_fakes):
+            z = torch.from_numpy(draw(GENERATOR_LATENTS).standard_normal((n, NET.latent), dtype=np.float32))
+            if self.labels is not None:
+                labels = self.labels[draw(GENERATOR_LABELS).integers(len(self.labels), size=n)]
         scores, logits = judged(generator(self.g, z, labels, level, alpha))
         if loss.kind == "wgan-gp":
             g_value = -scores.mean()
@@ -228,6 +241,7 @@ def images_of(number: int, now: SchedulePoint) -> Tensor:
 CASES = {
     "wgan-gp": ProGANRecipe("progan", net=NET),
     "together": ProGANRecipe("progan", net=NET, together=True, loss=LossSettings(target=750.0, penalty=750.0**2)),
+    "reuse": ProGANRecipe("progan", net=NET, reuse_fakes=True),
     "drift": ProGANRecipe("progan", net=NET, loss=LossSettings(drift=5.0), ema=0.3),
     "lsgan": ProGANRecipe("progan", net=NET, loss=LossSettings("lsgan", noise=50.0)),
     "logistic": ProGANRecipe("progan", net=NET, loss=LossSettings("logistic")),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.metrics.descriptors import PATCH_PX
-from celebahq_builder.metrics.fidelity import texture_loss
+from celebahq_builder.metrics.fidelity import draw_quarter_patches, texture_loss
 from celebahq_builder.metrics.sliced import random_directions
 from celebahq_builder.models.registry import load_network
 from celebahq_builder.models.srgan import SRGenerator
@@ -30,7 +30,7 @@ from celebahq_builder.restoration.adversarial_training import (
     remove_subpixel_bias,
     subpixel_bias,
 )
-from celebahq_builder.restoration.photos import downscale_4x, to_tensor
+from celebahq_builder.restoration.photos import downscale_4x, to_float
 from celebahq_builder.restoration.publish import RECIPES as EXPORTABLE
 from celebahq_builder.restoration.task import Batch, Phase
 from celebahq_builder.training.distributed import SINGLE_PROCESS
@@ -114,15 +114,16 @@ def test_step_by_hand(noise_photos: Path) -> None:
     batch = task.draw_batch(0)
     found = task.training_step(0, batch)
 
-    targets = to_tensor(batch[1], torch.device("cpu"))
-    inputs = task._denoise(to_tensor(batch[0], torch.device("cpu"))) if batch[0] else downscale_4x(targets)
+    targets = to_float(batch.targets)
+    inputs = downscale_4x(targets) if batch.inputs is None else task._denoise(to_float(batch.inputs))
     fake = generator(inputs)
     real_logits, real_features = discriminator(targets)
     fake_logits, fake_features = discriminator(fake)
     pixel = (fake - targets).abs().mean()
     rng = (recipe.seed, 0, TEXTURE_STREAM)
     directions = random_directions(3 * PATCH_PX**2, np.random.default_rng(rng), TEXTURE_DIRECTIONS)
-    texture = texture_loss(fake, targets, [np.random.default_rng((*rng, 0))], directions)
+    positions = draw_quarter_patches([np.random.default_rng((*rng, 0))], *targets.shape[-2:])
+    texture = texture_loss(fake, targets, positions, directions)
     last = zip(fake_features[-2:], real_features[-2:], strict=True)
     feature = sum((f - r.detach()).abs().mean() for f, r in last) / 2
     adversarial = -fake_logits.mean()

@@ -4,7 +4,10 @@ import dataclasses
 import errno
 import json
 import math
+import multiprocessing
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +139,48 @@ def test_threads_are_restored(photos: Path, tmp_path: Path) -> None:
         cv2.setNumThreads(before[1])
 
 
-def test_worker_threads_do_not_change_the_result(whole_run: tuple[str, Path], photos: Path, tmp_path: Path) -> None:
+def test_workers_do_not_change_the_result(whole_run: tuple[str, Path], photos: Path, tmp_path: Path) -> None:
     name, whole = whole_run
     train(RECIPES[name], photos, tmp_path, workers=3)
     assert equal_runs(tmp_path, whole)
+
+
+def test_signals_do_not_reach_workers(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal sends Ctrl-C to all processes; only the main process handles it."""
+    original = PixelTask.draw_batch
+
+    def draw_batch(task: PixelTask, step: int) -> Batch:
+        if multiprocessing.parent_process():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+        return original(task, step)
+
+    train(DENOISE, photos, tmp_path / "quiet", workers=1)
+    monkeypatch.setattr(PixelTask, "draw_batch", draw_batch)
+    train(DENOISE, photos, tmp_path / "signals", workers=1)
+    assert equal_runs(tmp_path / "signals", tmp_path / "quiet")
+
+
+def test_error_of_a_worker(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the message that it has without workers, and no process stays behind."""
+
+    def draw_batch(task: PixelTask, step: int) -> Batch:
+        raise TrainingError(
+            f"training photo 1.png cannot be read in process {multiprocessing.parent_process() is None}"
+        )
+
+    monkeypatch.setattr(PixelTask, "draw_batch", draw_batch)
+    with pytest.raises(TrainingError, match=r"^training photo 1\.png cannot be read in process False$"):
+        train(DENOISE, photos, tmp_path, workers=2)
+    assert multiprocessing.active_children() == []
+
+
+def test_killed_worker(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PixelTask, "draw_batch", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(
+        WorkspaceError, match="^a process that prepares batches was killed, .* with a smaller `workers`"
+    ):
+        train(DENOISE, photos, tmp_path, workers=1)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ class AlignStage(PhotoStage[AlignSettings]):
 
     Settings = AlignSettings
     Record = AlignRecord
+    grouped = True
     example_title = "result"
 
     def ingredients(self, settings: AlignSettings, inputs: BuildInputs) -> dict[str, int]:

@@ -71,6 +71,7 @@ class CropStage(PhotoStage[CropSettings]):
 
     Settings = CropSettings
     Record = CropRecord
+    reads_photo = True
     example_title = "photo"
 
     def ingredients(self, settings: CropSettings, inputs: BuildInputs) -> dict[str, int | str]:

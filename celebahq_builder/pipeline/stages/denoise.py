@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from celebahq_builder.models.registry import find_entry
 from celebahq_builder.pipeline.face import Face
-from celebahq_builder.pipeline.stage import BuildInputs, PhotoContext, PhotoStage
+from celebahq_builder.pipeline.stage import BuildInputs, PhotoContext, PhotoStage, Precision
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class DenoiseSettings:
     """NAME in pretrained/registry.toml, or DIR/NAME in another registry."""
     tile_px: int = 512
     """Side length of the tiles; bounds the memory."""
+    precision: Precision = "fp32"
+    """Precision of the convolutions. ``bf16`` is faster on GPUs, and on CPUs with AVX512-BF16 or AMX."""
 
     def __post_init__(self) -> None:
         if self.tile_px < 32:
@@ -30,6 +32,7 @@ class DenoiseStage(PhotoStage[DenoiseSettings]):
     name = "denoise"
 
     version = 2
+    new_settings = ("precision",)
     Settings = DenoiseSettings
     grouped = True
     example_title = "denoised"
@@ -54,5 +57,5 @@ class DenoiseStage(PhotoStage[DenoiseSettings]):
         """Return the faces without artefacts."""
         from celebahq_builder.pipeline.networks import run_network
 
-        pixels = run_network(faces, settings.weights, "autoencoder", 1, settings.tile_px, context)
+        pixels = run_network(faces, settings.weights, "autoencoder", 1, settings.tile_px, context, settings.precision)
         return [replace(face, pixels=own) for face, own in zip(faces, pixels, strict=True)]

@@ -33,6 +33,7 @@ class ExactCropStage(PhotoStage[CropSettings]):
 
     Settings = CropSettings
     Record = CropRecord
+    reads_photo = True
     example_title = "photo"
 
     def ingredients(self, settings: CropSettings, inputs: BuildInputs) -> dict[str, int | str]:

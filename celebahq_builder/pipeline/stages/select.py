@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from celebahq_builder.outcome import Failed, Outcome, PhotoKey, QualityScore, Reason, Rejected, counted
-from celebahq_builder.pipeline.face import ImageRecord, PhotoRecord
+from celebahq_builder.outcome import Failed, Kept, Outcome, PhotoKey, QualityScore, Reason, Rejected, counted
+from celebahq_builder.pipeline.face import Identity, ImageRecord, PhotoRecord, read_part
 from celebahq_builder.pipeline.results import read_records
 from celebahq_builder.pipeline.stage import DatasetContext, DatasetStage
 from celebahq_builder.pipeline.stages.crop import CropRecord
@@ -71,13 +71,20 @@ class SelectStage(DatasetStage[SelectSettings]):
     def run(self, settings: SelectSettings, context: DatasetContext) -> StageCounts:
         """Write selection.csv and the manifest: selected photos with their whole records, then the others."""
         workspace = context.workspace
-        scored = read_records(workspace.stage(context.photo_stage), context.record_types)
-        candidates = [Candidate(one.file, one.identity.id, one[QualityScore].score, one.face) for one in scored]
+        [score] = [name for name, kind in context.record_types.items() if kind is QualityScore]
+        candidates = []
+        for _, one in workspace.stage(context.photo_stage).outcomes():
+            if isinstance(one, Kept):
+                name, part = read_part(one, "identity", Identity).id, read_part(one, score, QualityScore)
+                candidates.append(Candidate(one.photo, name, part.score, one.face))
         selected, low = select_best(candidates, settings.keep)
 
         ranks = {one.key: rank for rank, one in enumerate(selected, start=1)}
-        images = read_records(workspace.stage(context.image_stage), context.record_types, ranks.keys())
-        image_of = {one.key: one[ImageRecord] for one in images}
+        image_of = {
+            one.key: read_part(one, "image", ImageRecord)
+            for _, one in workspace.stage(context.image_stage).outcomes()
+            if isinstance(one, Kept) and one.key in ranks
+        }
         records = read_records(workspace.stage(context.photo_stage), context.record_types, ranks.keys())
         ranked = [one.with_part(image_of[one.key]).with_part(SelectRecord(ranks[one.key])) for one in records]
         ranked.sort(key=lambda one: one[SelectRecord].rank)
