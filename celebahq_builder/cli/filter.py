@@ -91,7 +91,9 @@ from celebahq_builder.limits import MAX_IMAGE_PIXELS
     help="Images of more pixels are not decoded: 6 bytes of memory per pixel and process.",
 )
 def filter_images(folder: Path, mode: str | None, **options: Any) -> None:
-    """Score the images below DIR, of any size, and keep the best.
+    """Score the images of the folder DIR, of any size, and keep the best.
+
+    DIR is searched at any depth.
 
     The score measures the fine detail of an image, from 0 to 1; higher is better, and sharp photos have about 0.5. It
     is computed at 1024x1024 px from the centred square. A larger square is reduced by averaging areas. A smaller square

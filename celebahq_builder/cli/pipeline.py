@@ -179,8 +179,8 @@ def build(
 ) -> None:
     """Build a data set of aligned faces from photos.
 
-    Kill it at any time: the same command, without --redo, resumes. So does a command with more photos, such as a larger
-    --limit or none.
+    You can kill the command at any time: the same command, without --redo, resumes. With a larger --limit, or without
+    --limit, it keeps what is done and builds the other photos.
     """
     from celebahq_builder.pipeline.dry_run import dry_run as plan_lines
     from celebahq_builder.pipeline.landmark_source import planned_source, prepare_source

@@ -419,7 +419,7 @@ def test_own_photos_are_removed_and_changed(yunet: Path, tmp_path: Path) -> None
     build_own(photos, out, yunet)
     (photos / "000001.jpg").unlink()
     with Image.open(SAMPLE / "img_celeba" / "000003.jpg") as image:
-        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(photos / "000003.jpg")
+        image.point(lambda value: value * 0.9).save(photos / "000003.jpg", quality=95)  # darker, the same faces
     found = {path: path.read_bytes() for path in (out / "landmarks").iterdir() if path.suffix != ".jsonl"}
     before = files(out)
     with pytest.raises(FingerprintMismatch, match=r"1 photo missing from this run \(000001.jpg\) and 1 .*000003.jpg"):
