@@ -26,7 +26,7 @@ from celebahq_builder.pipeline.batch import (
 )
 from celebahq_builder.pipeline.build_report import write_build_report
 from celebahq_builder.pipeline.face import Face
-from celebahq_builder.pipeline.growth import checked_plan, grow
+from celebahq_builder.pipeline.growth import checked_plan, grow, warn_of_newer_photos
 from celebahq_builder.pipeline.landmark_source import find_source
 from celebahq_builder.pipeline.photo_stages import run_batches, run_photo_stages
 from celebahq_builder.pipeline.plan import Plan, versions
@@ -201,6 +201,7 @@ def run(request: BuildRequest) -> BuildResult:
             plan = plan.after_redo()
         if plan.grows:
             plan = grow(plan)
+        warn_of_newer_photos(plan)
         _describe(plan)
         if not all(map(plan.is_complete, plan.on_disk)):
             workspace.summary_path.unlink(missing_ok=True)

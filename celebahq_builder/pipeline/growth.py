@@ -9,6 +9,7 @@ batch changes. Results of photos that were removed or changed are deleted only i
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import re
@@ -18,8 +19,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celebahq_builder.errors import FingerprintMismatch, WorkspaceError
-from celebahq_builder.outcome import Kept, PhotoKey, Reason
+from celebahq_builder.errors import FingerprintMismatch, WorkspaceError, printable
+from celebahq_builder.image_set import photo_path
+from celebahq_builder.outcome import Kept, PhotoKey, Reason, counted
 from celebahq_builder.pipeline.face import Identity
 from celebahq_builder.pipeline.plan import Plan
 from celebahq_builder.pipeline.request import BuildRequest
@@ -136,6 +138,29 @@ def grow(plan: Plan) -> Plan:
     for name in changed:
         workspace.stage(name).begin(grown.ingredients[name], again=True)
     return grown
+
+
+def warn_of_newer_photos(plan: Plan) -> None:
+    """Print a warning if photos of a table of one's own are newer than the results of their batch.
+
+    This notices photos that were edited since. CelebA's are not checked: they do not change, and are many.
+    """
+    source, stage = plan.request.source, plan.image_stage
+    folder, newer = plan.request.workspace.stage(stage), []
+    for batch in sorted(plan.state.stage(stage).batches) if source.is_own and not plan.has_other_photos(stage) else ():
+        built_s = folder.manifest_path(batch).stat().st_mtime
+        for photo in source.photos[batch * plan.batch_photos : (batch + 1) * plan.batch_photos]:
+            with contextlib.suppress(OSError):  # a missing photo is reported elsewhere
+                if photo_path(source.folder, photo.file).stat().st_mtime > built_s:
+                    newer.append(photo.file)
+    if files := sorted(set(newer)):
+        names = printable(", ".join(files[:NAMED])) + ", ..." * (len(files) > NAMED)
+        log.warning(
+            "warning: %s newer than the results: %s; if they were edited, build again with redo = %s",
+            f"{counted(len(files), 'photo')} {'is' if len(files) == 1 else 'are'}",
+            names,
+            plan.names[0],
+        )
 
 
 class EarlierResults:

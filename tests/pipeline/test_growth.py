@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -383,6 +384,23 @@ def test_photos_that_were_removed_or_changed(out: Path, tables: tuple[Path, Path
     assert_same(out, tmp_path / "once")
     examples = {path.name for path in (out / "report" / "examples").iterdir()}
     assert not examples & {"000003", "000004"}
+
+
+def test_a_photo_that_was_edited(tables: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its landmarks are those of the table, so only its time tells; a photo that was not edited is not named."""
+    photos, out = tmp_path / "photos", tmp_path / "run"
+    shutil.copytree(SAMPLE / "img_celeba", photos)
+    source = read_folder(photos, tables[0])
+    for edited in (None, source.photos[1].file):
+        if edited:
+            with Image.open(photos / edited) as image:
+                image.point(lambda value: value * 0.9).save(photos / edited)
+            later_s = time.time() + 10  # clocks of file systems are coarse
+            os.utime(photos / edited, (later_s, later_s))
+        caplog.clear()
+        build(source, out, recipe=FAST, workers=1, device="cpu")
+        warnings_of_run = [one for one in caplog.messages if "newer" in one]
+        assert [edited in one and "redo = crop" in one for one in warnings_of_run] == [True] * bool(edited)
 
 
 def test_attributes_that_come_later(tmp_path: Path) -> None:
