@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from celebahq_builder.models.gradients import conv2d, halve
+
 LEVEL_MIN = 2
 """4x4, the first level of both networks."""
 
@@ -120,11 +122,10 @@ class EqualizedConv2d(_Equalized):
 
     def __init__(self, fan_in: int, fan_out: int, kernel: int = 3, gain: float = GAIN, equalized: bool = True) -> None:
         super().__init__((fan_out, fan_in, kernel, kernel), gain, equalized)
-        self.padding = kernel // 2
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of `x`."""
-        return F.conv2d(x, self.scaled(), self.bias, padding=self.padding)
+        return conv2d(x, self.scaled(), self.bias)
 
 
 class EqualizedLinear(_Equalized):
@@ -264,9 +265,9 @@ class DiscriminatorNetwork(nn.Module):
         for place in range(index, 0, -1):
             for convolution, norm in _layers(self.blocks, self.norms, place):
                 x = _rectified(norm(convolution(noisy(x))), a.leaky)
-            x = F.avg_pool2d(x, 2)
+            x = halve(x)
             if place == index and alpha < 1:
-                old = _rectified(self.from_rgb[index - 1](F.avg_pool2d(images, 2)), a.leaky)
+                old = _rectified(self.from_rgb[index - 1](halve(images)), a.leaky)
                 x = torch.lerp(old, x, alpha)
         if a.stddev_group != 1:
             x = minibatch_stddev(x, a.stddev_group)
