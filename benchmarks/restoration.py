@@ -1,7 +1,7 @@
 """Quality and cost of the bundled restoration networks: LIVE1 for the denoiser, Set5 and Set14 for the upscalers.
 
-``python benchmarks/restoration.py [--pretrained DIR] [--only denoiser|upscaler|cost] [--json FILE]`` prints every
-figure beside its threshold.
+``python benchmarks/restoration.py [--pretrained DIR] [--also DIR/NAME ...] [--only denoiser|upscaler|cost]
+[--json FILE]`` prints every figure beside its threshold.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def main() -> None:
     """Measure everything and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pretrained", type=Path, help="folder of registry.toml, default the bundled one")
+    parser.add_argument("--also", nargs="+", default=[], metavar="DIR/NAME", help="more upscalers to measure")
     parser.add_argument("--only", choices=("denoiser", "upscaler", "cost"), help="part of the table")
     parser.add_argument("--json", type=Path, help="also write the rows there, for a model card")
     asked = parser.parse_args()
@@ -35,6 +36,7 @@ def main() -> None:
     denoiser = load_network("denoiser", folder=asked.pretrained)
     known = read_registry(asked.pretrained)
     upscalers = {name: load_network(name, folder=asked.pretrained) for name in UPSCALERS if name in known}
+    upscalers |= {name: load_network(name) for name in asked.also}
     rows = []
     if asked.only in (None, "denoiser"):
         rows += denoiser_rows(denoiser, data)
