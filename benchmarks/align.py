@@ -19,8 +19,8 @@ from table import Row, finish, shared_data
 
 from celebahq_builder.imaging.padding import plan_padding
 from celebahq_builder.outcome import Rejection
-from celebahq_builder.pipeline.batch import photo_context, photo_reader
 from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.photo_context import photo_context, photo_reader
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.stages.align import AlignRecord
 from celebahq_builder.sources.celeba import read_celeba

@@ -20,8 +20,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from celebahq_builder.imaging import padding, warp
-from celebahq_builder.pipeline.batch import GROUP_PHOTOS, THREADS, deterministic, photo_context, photo_reader
+from celebahq_builder.pipeline.batch import GROUP_PHOTOS, THREADS
 from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.photo_context import deterministic, photo_context, photo_reader
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.sources.celeba import read_celeba
 

@@ -19,9 +19,9 @@ from celebahq_builder.imaging.tiles import run_tiled
 from celebahq_builder.imaging.warp import warp_quad
 from celebahq_builder.models.registry import load_network, read_registry
 from celebahq_builder.outcome import Rejection
-from celebahq_builder.pipeline.batch import photo_context, photo_reader
 from celebahq_builder.pipeline.build import align
 from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.photo_context import photo_context, photo_reader
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.restoration.photos import apply_jpeg
 from celebahq_builder.sources.celeba import read_celeba

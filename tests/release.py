@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from cryptography.fernet import Fernet
 
-from celebahq_builder.pipeline.batch import photo_context, photo_reader
 from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.photo_context import photo_context, photo_reader
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.stage import NoSettings
 from celebahq_builder.pipeline.stages.crop import CropSettings

@@ -31,7 +31,7 @@ import resource, sys
 from pathlib import Path
 import torch
 from celebahq_builder.sources.photo import Photo
-from celebahq_builder.pipeline.batch import photo_context, photo_reader
+from celebahq_builder.pipeline.photo_context import photo_context, photo_reader
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.recipe import BuildRecipe
 torch.set_num_threads(1)

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from celebahq_builder.outcome import Rejection
-from celebahq_builder.pipeline.batch import photo_context, photo_reader
 from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.photo_context import photo_context, photo_reader
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.sources.celeba import read_celeba
 

@@ -45,7 +45,7 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
     multiple=True,
     metavar="KEY",
     help="Resume although this recipe key has a new value: schedule.learning_rate, schedule.learning_rates, "
-    "schedule.rampup_kimg, loss, precision, ema.",
+    "schedule.rampup_kimg, loss, reuse_fakes, precision, ema.",
 )
 @DEVICE
 @THREADS

@@ -147,12 +147,12 @@ class _Divided:
 @dataclass
 class _Run:
     cluster: Cluster
-    function: Callable[[Any], Any]
+    function: Callable[..., object]
     jobs: Iterator[object]
     facts: Callable[[], Facts]
     expected: Facts
     parts: Parts[Any, Any]
-    discard: Callable[[Any], None] | None = None
+    discard: Callable[..., object] | None = None
 
     def __post_init__(self) -> None:
         self.has_more = True

@@ -281,7 +281,7 @@ def _find_table(folder: Path, names: Sequence[str], content: str) -> Path | None
     paths = [place / name for place in places for name in names]
     found = [path for path in paths if path.exists() or path.is_symlink()]  # a broken link is an error, not no table
     if not found:
-        log.info("no %s: neither %s nor %s lies beside %s", content, *names, printable(str(folder)))
+        log.info("no %s: neither %s nor %s is next to %s", content, *names, printable(str(folder)))
         return None
     for other in found[1:]:
         log.warning("the table %s is not read: %s is used", printable(str(other)), printable(str(found[0])))

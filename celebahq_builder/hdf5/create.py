@@ -119,7 +119,7 @@ def _labels_beside(path: Path, labels: Labels | None) -> Iterator[None]:
 
 
 def _labels_exist(path: Path, labels: Labels) -> bool:
-    """Return whether these labels lie beside `path` already, as after a kill between labels and HDF5 file.
+    """Return whether these labels are next to `path` already, as after a kill between labels and HDF5 file.
 
     Raises:
         FormatError: other labels lie there.

@@ -14,24 +14,23 @@ from itertools import pairwise
 from pathlib import Path
 from typing import ParamSpec, TypeAlias, TypeVar
 
-import cv2
 import torch
 
 from celebahq_builder.cluster.worker import check_wanted
-from celebahq_builder.errors import CelebAHQError, SourceError, WorkspaceError
-from celebahq_builder.image_set import photo_path
+from celebahq_builder.errors import CelebAHQError, WorkspaceError
 from celebahq_builder.imaging.image_io import decode_png, encode_jpeg, encode_png
 from celebahq_builder.imaging.warp import warp_quad
-from celebahq_builder.outcome import Failed, Kept, Outcome, Reason, Rejected, Rejection
+from celebahq_builder.outcome import Failed, Kept, Outcome, Rejected, Rejection
 from celebahq_builder.parallel import devices, peak_memory_bytes, worker_device
+from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult, as_workspace_error
 from celebahq_builder.pipeline.face import Face, ImageRecord, PhotoRecord
 from celebahq_builder.pipeline.fatal_errors import EqualFailures, fatal_error, synchronize
-from celebahq_builder.pipeline.recipe import BuildRecipe
-from celebahq_builder.pipeline.stage import AnyPhotoStage, PhotoContext, record_types
+from celebahq_builder.pipeline.photo_context import deterministic, photo_context, photo_reader
+from celebahq_builder.pipeline.stage import AnyPhotoStage, record_types
 from celebahq_builder.pipeline.stages.crop import quad_corners
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.photo import Photo
-from celebahq_builder.storage import RUN_TOKEN, publish, read_file, sha256, sync_folder, write_partial
+from celebahq_builder.storage import sha256, write_partial
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,85 +51,11 @@ Encoding an image of 1024x1024 takes 38 ms of a core, and one photo takes about 
 IMAGES_AHEAD = 2
 """Images per thread that are encoded or wait for it; bounds the memory."""
 
-BATCH_WINDOWS = {"cpu": 1, "cuda": 16}
-"""Windows of equal shape that pass a network at once, by kind of device.
-
-A GPU may add up in another order for another batch size, which changes the last bit of a sum. One window takes about
-100 MB in either network; where the device has too little memory, the number is halved.
-"""
-
-WORKER_GPU_BYTES = 4 * 1024**3
-"""Memory of a GPU that a worker needs; computed, not measured. 16 windows of 100 MB are 1.6 GB, and as much again is
-what the allocator may keep of other shapes; the CUDA context takes about 0.5 GB, and pixels and networks 0.3 GB."""
-
 EXAMPLE_PX = 768
 """Side length of the images of example photos."""
 
-PHOTO_ERRORS = (errno.EINVAL, errno.EFBIG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
-"""Errors that reject a photo: a pipe, a device or a folder of its name; a file that is too large or not readable."""
-
 NAME_ERRORS = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 """Errors of a file system that cannot hold the name of one photo's image; other images can be written."""
-
-
-@dataclass(frozen=True)
-class BatchJob:
-    """The task of a worker; small, and picklable."""
-
-    workspace: Path
-    number: int
-    photos: tuple[tuple[int, Photo], ...]
-    """Index in the source, and photo."""
-    folder: Path
-    """Folder of the photos."""
-    recipe: BuildRecipe
-    device: str
-    """Devices as asked for; a worker uses one of them, see `parallel.worker_device`."""
-    start: str | None
-    """Stage on disk from which the batch resumes; None starts from the photos."""
-    todo: tuple[str, ...]
-    """Stages to write to disk that lack the batch's manifest, in order."""
-    examples: frozenset[str]
-    """Ids of the photos that the report shows after each stage."""
-    resumed: tuple[tuple[str, Kept], ...] = ()
-    """Photos that resume from another stage than the batch, with its name and their outcomes."""
-    deltas: Path | None = None
-    """Folder of the official deltas; None adds none."""
-    run_token: str = RUN_TOKEN
-    """Token of the main process, for the names of partial files."""
-
-
-@dataclass(frozen=True)
-class BatchResult:
-    """The result of a worker for a batch; small, and picklable."""
-
-    number: int
-    photos: int
-    outcomes: dict[str, tuple[Outcome, ...]]
-    """Content of the manifest of each stage in `BatchJob.todo`, in order of the photos."""
-    files: tuple[tuple[Path, Path], ...]
-    """Partial file and final path of each image, in order of writing."""
-    seconds: dict[str, float]
-    """Time of each stage in this worker."""
-    peak_memory_bytes: int
-    """Largest resident memory of this worker so far."""
-    moved: tuple[tuple[Path, Path], ...] = ()
-    """Image of an earlier run and its final path."""
-
-    @classmethod
-    def of_nothing(cls, job: BatchJob) -> BatchResult:
-        """Return the result of a job without photos."""
-        return cls(job.number, 0, dict.fromkeys(job.todo, ()), (), {}, 0)
-
-    @property
-    def rejected(self) -> int:
-        """Number of photos that a stage rejected."""
-        return sum(isinstance(one, Rejected) for outcomes in self.outcomes.values() for one in outcomes)
-
-    @property
-    def failed(self) -> int:
-        """Number of photos that met an unexpected error."""
-        return sum(isinstance(one, Failed) for outcomes in self.outcomes.values() for one in outcomes)
 
 
 def run_batch(job: BatchJob) -> BatchResult:
@@ -146,70 +71,6 @@ def run_batch(job: BatchJob) -> BatchResult:
     """
     with deterministic():
         return _BatchRun(job).run()
-
-
-def publish_batch(workspace: Workspace, result: BatchResult) -> None:
-    """Give the images of a batch their names, then write its manifests; only for the holder of the lock.
-
-    Raises:
-        DiskFull: no space left; the batch lacks a manifest and will be redone.
-        WorkspaceError: an image was deleted meanwhile or cannot get its name, or the disk failed.
-    """
-    for partial, path in result.files:
-        with _as_workspace_error(path):
-            publish(partial, path)
-    for earlier, path in result.moved:
-        with _as_workspace_error(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            earlier.replace(path)
-    folders = {path.parent for _, path in (*result.files, *result.moved)}
-    for folder in sorted(folders | {folder.parent for folder in folders}):
-        sync_folder(folder)
-    for name, outcomes in result.outcomes.items():
-        workspace.stage(name).write_manifest(result.number, outcomes)
-
-
-@contextlib.contextmanager
-def deterministic() -> Iterator[None]:
-    """Make results depend on nothing but settings and photos: not on the threads, nor on the batch size."""
-    threads, cv2_threads, tf32 = torch.get_num_threads(), cv2.getNumThreads(), torch.backends.cudnn.allow_tf32
-    torch.set_num_threads(1)  # the order of a sum, and so its last bits, depend on the number of threads
-    cv2.setNumThreads(1)
-    torch.backends.cudnn.allow_tf32 = False  # it keeps 10 bits of a factor: results would depend on the batch size
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        cv2.setNumThreads(cv2_threads)
-        torch.backends.cudnn.allow_tf32 = tf32
-
-
-def photo_context(
-    resolution: int, device: str, read_photo: Callable[[Photo], bytes], deltas: Path | None = None
-) -> PhotoContext:
-    """Return the context of photo stages on a device."""
-    where = torch.device(device)
-    return PhotoContext(resolution, where, read_photo, BATCH_WINDOWS[where.type], deltas)
-
-
-def photo_reader(folder: Path) -> Callable[[Photo], bytes]:
-    """Return a function that reads the photos of a folder; it raises a Rejection for a missing or unusable file."""
-
-    def read_photo(photo: Photo) -> bytes:
-        try:
-            return read_file(photo_path(folder, photo.file))
-        except (FileNotFoundError, NotADirectoryError):
-            if not folder.is_dir():
-                raise SourceError(
-                    f"the folder of photos {folder} is gone; bring it back and run the same command"
-                ) from None
-            raise Rejection(Reason.FILE_MISSING, f"{photo.file} is not in the folder of photos") from None
-        except OSError as error:
-            if error.errno not in PHOTO_ERRORS:
-                raise
-            raise Rejection(Reason.UNREADABLE, f"{photo.file}: {error.strerror}") from None
-
-    return read_photo
 
 
 def example_image(face: Face) -> bytes:
@@ -531,17 +392,6 @@ class _BatchRun:
         except OSError as error:
             if error.errno in NAME_ERRORS:
                 raise
-            with _as_workspace_error(path):
+            with as_workspace_error(path):
                 raise
         self.partials[path] = partial
-
-
-@contextlib.contextmanager
-def _as_workspace_error(path: Path) -> Iterator[None]:
-    """Turn an OSError into a WorkspaceError: the run ends, not one photo."""
-    try:
-        yield
-    except OSError as error:
-        raise WorkspaceError(
-            f"{path} cannot be written: {error.strerror}; check its folder, then run the same command again"
-        ) from error

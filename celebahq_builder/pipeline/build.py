@@ -20,14 +20,11 @@ from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import SourceError, WorkspaceError
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.outcome import Kept, PhotoCounts, PhotoKey, Rejected
-from celebahq_builder.pipeline.batch import (
-    deterministic,
-    photo_context,
-)
 from celebahq_builder.pipeline.build_report import write_build_report
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.growth import checked_plan, grow, warn_of_newer_photos
 from celebahq_builder.pipeline.landmark_source import find_source
+from celebahq_builder.pipeline.photo_context import deterministic, photo_context
 from celebahq_builder.pipeline.photo_stages import run_batches, run_photo_stages
 from celebahq_builder.pipeline.plan import Plan, versions
 from celebahq_builder.pipeline.recipe import BuildRecipe

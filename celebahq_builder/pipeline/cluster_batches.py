@@ -25,7 +25,7 @@ from celebahq_builder.progress import Progress
 from celebahq_builder.storage import read_file, read_text, sha256
 
 if TYPE_CHECKING:
-    from celebahq_builder.pipeline.batch import BatchJob, BatchResult
+    from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult
 
 
 def run_on_cluster(
@@ -168,7 +168,7 @@ def _delete_partial_files(result: BatchResult) -> None:
 
 def _failed(job: BatchJob, reason: str) -> BatchResult:
     """Return the result of a photo that has killed its worker."""
-    from celebahq_builder.pipeline.batch import BatchResult
+    from celebahq_builder.pipeline.batch_job import BatchResult
 
     failed: tuple[Outcome, ...] = tuple(Failed(photo.file, reason, photo.face) for _, photo in job.photos)
     outcomes = {name: failed if name == job.todo[0] else () for name in job.todo}
@@ -177,7 +177,7 @@ def _failed(job: BatchJob, reason: str) -> BatchResult:
 
 def _joined(job: BatchJob, results: Sequence[BatchResult]) -> BatchResult:
     """Return the result of a batch from those of its photos."""
-    from celebahq_builder.pipeline.batch import BatchResult
+    from celebahq_builder.pipeline.batch_job import BatchResult
 
     place = {photo.key: place for place, (_, photo) in enumerate(job.photos)}
     outcomes = {

@@ -32,7 +32,7 @@ from celebahq_builder.sources.photo import Photo
 from celebahq_builder.storage import delete_folder, write_json
 
 if TYPE_CHECKING:
-    from celebahq_builder.pipeline.batch import BatchJob, BatchResult
+    from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from celebahq_builder.pipeline.batch import BatchResult
+from celebahq_builder.pipeline.batch_job import BatchResult
 from celebahq_builder.pipeline.build_report import BuildProgress, write_build_report
 from celebahq_builder.pipeline.results import PhotoStatuses, read_statuses
 from celebahq_builder.pipeline.workspace import Workspace

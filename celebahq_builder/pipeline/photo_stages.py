@@ -8,7 +8,8 @@ from contextlib import closing
 from celebahq_builder import parallel
 from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.outcome import Kept, PhotoKey
-from celebahq_builder.pipeline.batch import WORKER_GPU_BYTES, BatchJob, BatchResult, publish_batch, run_batch
+from celebahq_builder.pipeline.batch import run_batch
+from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult, publish_batch
 from celebahq_builder.pipeline.cluster_batches import run_on_cluster
 from celebahq_builder.pipeline.growth import EarlierResults
 from celebahq_builder.pipeline.live_report import LiveReport
@@ -22,6 +23,10 @@ from celebahq_builder.storage import LockedFolder
 
 EXAMPLES = 8
 """Photos whose images after each stage are recorded for the report."""
+
+WORKER_GPU_BYTES = 4 * 1024**3
+"""Memory of a GPU that a worker needs; computed, not measured. 16 windows of 100 MB are 1.6 GB, and as much again is
+what the allocator may keep of other shapes; the CUDA context takes about 0.5 GB, and pixels and networks 0.3 GB."""
 
 
 def run_photo_stages(plan: Plan, timings: TimingLog, held: LockedFolder) -> set[PhotoKey]:

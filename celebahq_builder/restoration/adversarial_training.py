@@ -38,7 +38,7 @@ from celebahq_builder.restoration.photos import (
     to_tensor,
 )
 from celebahq_builder.restoration.pixel_training import upscaled_samples
-from celebahq_builder.restoration.task import Batch, RestorationTask, TrainingRecipe, adam, initial_network
+from celebahq_builder.restoration.task import RestorationBatch, RestorationTask, TrainingRecipe, adam, initial_network
 from celebahq_builder.training.checkpoint import check_size
 from celebahq_builder.training.distributed import DistributedContext
 from celebahq_builder.training.loop import SampleRows, Scores
@@ -173,7 +173,7 @@ class AdversarialTask(RestorationTask):
         compiled = recipe.compiled and device.type == "cuda"
         self.generate = torch.compile(self.generator) if compiled else self.generator
 
-    def draw_batch(self, step: int) -> Batch:
+    def draw_batch(self, step: int) -> RestorationBatch:
         """Return this process's share of the data of a step, with inputs only where they were compressed."""
         recipe, phase = self.recipe, self.recipe.phase_at(step)
         compressed = np.random.default_rng((recipe.seed, step)).random() < recipe.chain.share
@@ -190,9 +190,9 @@ class AdversarialTask(RestorationTask):
         rngs = [np.random.default_rng((*seed, i)) for i in self.context.share(phase.batch)]
         positions = draw_quarter_patches(rngs, 4 * phase.patch_px, 4 * phase.patch_px)
         directions = random_directions(3 * PATCH_PX**2, np.random.default_rng(seed), TEXTURE_DIRECTIONS)
-        return Batch(stack_images(inputs) if inputs else None, stack_images(targets), positions, directions)
+        return RestorationBatch(stack_images(inputs) if inputs else None, stack_images(targets), positions, directions)
 
-    def training_step(self, step: int, batch: Batch) -> Tensor:
+    def training_step(self, step: int, batch: RestorationBatch) -> Tensor:
         """Update both networks once; see `training.loop.Task`."""
         recipe, device = self.recipe, self.context.device
         batch = batch.to(device)

@@ -29,7 +29,7 @@ from celebahq_builder.restoration.photos import (
     to_pixels,
     to_tensor,
 )
-from celebahq_builder.restoration.task import Batch, RestorationTask, TrainingRecipe, adam, initial_network
+from celebahq_builder.restoration.task import RestorationBatch, RestorationTask, TrainingRecipe, adam, initial_network
 from celebahq_builder.training.distributed import DistributedContext
 from celebahq_builder.training.loop import SampleRows, Scores
 
@@ -106,7 +106,7 @@ class PixelTask(RestorationTask):
         compiled = recipe.compiled and context.device.type == "cuda"
         self.forward = torch.compile(self.network) if compiled else self.network
 
-    def draw_batch(self, step: int) -> Batch:
+    def draw_batch(self, step: int) -> RestorationBatch:
         """Return this process's share of the batch of a step; see `training.loop.Task`."""
         recipe, phase = self.recipe, self.recipe.phase_at(step)
         crop_px = recipe.target_px(phase.patch_px)
@@ -121,9 +121,9 @@ class PixelTask(RestorationTask):
             degraded, clean = degraded_pair(crop, phase.patch_px, recipe.degradation, rng)
             inputs.append(degraded)
             targets.append(clean)
-        return Batch(stack_images(inputs) if inputs else None, stack_images(targets))
+        return RestorationBatch(stack_images(inputs) if inputs else None, stack_images(targets))
 
-    def training_step(self, step: int, batch: Batch) -> Tensor:
+    def training_step(self, step: int, batch: RestorationBatch) -> Tensor:
         """Update the network once; see `training.loop.Task`."""
         recipe, device = self.recipe, self.context.device
         batch = batch.to(device)

@@ -15,7 +15,7 @@ from celebahq_builder.training.checkpoint import check_size
 from celebahq_builder.training.loop import Task
 
 
-class Batch(NamedTuple):
+class RestorationBatch(NamedTuple):
     """This process's share of the data of a step. Everything random is drawn with it, ahead of the step."""
 
     inputs: Tensor | None
@@ -27,10 +27,10 @@ class Batch(NamedTuple):
     directions: Tensor | None = None
     """Directions of the texture loss, float32 [147, K]."""
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> RestorationBatch:
         """Return the batch on a device; the host does not wait for the copies of pinned memory."""
         inputs, targets, positions, directions = self
-        return Batch(
+        return RestorationBatch(
             inputs if inputs is None else inputs.to(device, non_blocking=True),
             targets.to(device, non_blocking=True),
             [one.to(device, non_blocking=True) for one in positions],
@@ -110,7 +110,7 @@ class TrainingRecipe:
         return self.phases[-1]
 
 
-class RestorationTask(Task[Batch]):
+class RestorationTask(Task[RestorationBatch]):
     """The training of a restoration network."""
 
     recipe: TrainingRecipe

@@ -9,7 +9,7 @@ import signal
 import time
 from pathlib import Path
 
-from celebahq_builder.pipeline import batch
+from celebahq_builder.pipeline import photo_context
 from celebahq_builder.storage import read_file
 
 FOLDER = Path(os.environ.get("SEAM", "."))
@@ -28,4 +28,4 @@ def read_photo(path: Path) -> bytes:
     return read_file(path)
 
 
-batch.read_file = read_photo
+photo_context.read_file = read_photo

@@ -11,9 +11,9 @@ from PIL import Image
 
 from celebahq_builder.imaging.quality_score import QualityScore
 from celebahq_builder.pipeline import request as request_of_build
-from celebahq_builder.pipeline.batch import deterministic, photo_context, photo_reader
 from celebahq_builder.pipeline.build import build
 from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.photo_context import deterministic, photo_context, photo_reader
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.stages.crop import CropSettings
 from celebahq_builder.pipeline.stages.denoise import DenoiseSettings

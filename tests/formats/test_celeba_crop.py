@@ -212,8 +212,8 @@ def test_without_tables(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
         assert set(file.photos) == {"file", "sha256"}
     assert not (tmp_path / "out-labels.npy").exists()
     for text in (
-        "no splits: neither list_eval_partition.txt nor list_eval_partition.csv lies beside",
-        "no labels: neither list_attr_celeba.txt nor list_attr_celeba.csv lies beside",
+        "no splits: neither list_eval_partition.txt nor list_eval_partition.csv is next to",
+        "no labels: neither list_attr_celeba.txt nor list_attr_celeba.csv is next to",
     ):
         assert text in caplog.text
 

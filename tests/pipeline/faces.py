@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from celebahq_builder.pipeline.batch import photo_context, photo_reader
 from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.photo_context import photo_context, photo_reader
 from celebahq_builder.pipeline.stage import PhotoContext
 from celebahq_builder.pipeline.stages.align import AlignSettings, AlignStage
 from celebahq_builder.pipeline.stages.crop import CropSettings, CropStage

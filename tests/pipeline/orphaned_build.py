@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from celebahq_builder.pipeline import batch, photo_stages
-from celebahq_builder.pipeline.batch import BatchJob, BatchResult
+from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult
 from tests.conftest import build_tiny
 
 

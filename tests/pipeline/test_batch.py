@@ -21,8 +21,9 @@ from celebahq_builder import parallel
 from celebahq_builder.errors import DiskFull, WorkspaceError
 from celebahq_builder.models.registry import Architecture
 from celebahq_builder.outcome import Failed, Kept, Outcome, from_json, to_json
-from celebahq_builder.pipeline import batch
-from celebahq_builder.pipeline.batch import BatchJob, BatchResult, publish_batch, run_batch
+from celebahq_builder.pipeline import batch, photo_context
+from celebahq_builder.pipeline.batch import run_batch
+from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult, publish_batch
 from celebahq_builder.pipeline.networks import network
 from celebahq_builder.pipeline.state import StageCounts
 from celebahq_builder.pipeline.workspace import Workspace
@@ -52,7 +53,7 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def grouped(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU treats photos as a GPU does: three together, up to four windows at once."""
     monkeypatch.setitem(batch.GROUP_PHOTOS, "cpu", 3)
-    monkeypatch.setitem(batch.BATCH_WINDOWS, "cpu", 4)
+    monkeypatch.setitem(photo_context.BATCH_WINDOWS, "cpu", 4)
 
 
 def photos() -> tuple[tuple[int, Photo], ...]:
@@ -117,7 +118,7 @@ def test_groups_give_the_bytes_of_single_photos(tmp_path: Path, monkeypatch: pyt
         together = run(tmp_path / "together", recipe=CUTTING)
         assert max(windows) == 4
         monkeypatch.setitem(batch.GROUP_PHOTOS, "cpu", 1)
-        monkeypatch.setitem(batch.BATCH_WINDOWS, "cpu", 1)
+        monkeypatch.setitem(photo_context.BATCH_WINDOWS, "cpu", 1)
         windows.clear()
         alone = run(tmp_path / "alone", recipe=CUTTING)
         assert max(windows) == 1

@@ -13,7 +13,8 @@ import pytest
 
 from celebahq_builder.errors import WorkspaceLocked
 from celebahq_builder.pipeline import photo_stages
-from celebahq_builder.pipeline.batch import BatchJob, BatchResult, run_batch
+from celebahq_builder.pipeline.batch import run_batch
+from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.stages import align
 from celebahq_builder.pipeline.verify import find_problems

@@ -32,7 +32,7 @@ from celebahq_builder.restoration.adversarial_training import (
 )
 from celebahq_builder.restoration.photos import downscale_4x, to_float
 from celebahq_builder.restoration.publish import RECIPES as EXPORTABLE
-from celebahq_builder.restoration.task import Batch, Phase
+from celebahq_builder.restoration.task import Phase, RestorationBatch
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from celebahq_builder.training.loop import TrainingOptions
 from celebahq_builder.training.trained_weights import TrainedWeights
@@ -78,7 +78,7 @@ def test_resumed_run_has_the_same_bits(
 ) -> None:
     original = AdversarialTask.training_step
 
-    def training_step(task: AdversarialTask, step: int, batch: Batch) -> Tensor:
+    def training_step(task: AdversarialTask, step: int, batch: RestorationBatch) -> Tensor:
         if step == 2:
             raise KeyboardInterrupt
         return original(task, step, batch)

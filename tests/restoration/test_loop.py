@@ -25,7 +25,7 @@ from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.restoration.photos import DegradationSettings
 from celebahq_builder.restoration.pixel_training import PixelTask
 from celebahq_builder.restoration.publish import RECIPES as EXPORTABLE
-from celebahq_builder.restoration.task import Batch, Phase
+from celebahq_builder.restoration.task import Phase, RestorationBatch
 from celebahq_builder.storage import lock
 from celebahq_builder.training.checkpoint import CheckpointFolder, checkpoint_paths
 from celebahq_builder.training.distributed import SINGLE_PROCESS
@@ -43,7 +43,7 @@ class Killed(Exception):
 def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     original = PixelTask.training_step
 
-    def training_step(task: PixelTask, at: int, batch: Batch) -> torch.Tensor:
+    def training_step(task: PixelTask, at: int, batch: RestorationBatch) -> torch.Tensor:
         if at == step:
             raise Killed
         return original(task, at, batch)
@@ -149,7 +149,7 @@ def test_signals_do_not_reach_workers(photos: Path, tmp_path: Path, monkeypatch:
     """A terminal sends Ctrl-C to all processes; only the main process handles it."""
     original = PixelTask.draw_batch
 
-    def draw_batch(task: PixelTask, step: int) -> Batch:
+    def draw_batch(task: PixelTask, step: int) -> RestorationBatch:
         if multiprocessing.parent_process():
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGTERM)
@@ -164,7 +164,7 @@ def test_signals_do_not_reach_workers(photos: Path, tmp_path: Path, monkeypatch:
 def test_error_of_a_worker(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has the message that it has without workers, and no process stays behind."""
 
-    def draw_batch(task: PixelTask, step: int) -> Batch:
+    def draw_batch(task: PixelTask, step: int) -> RestorationBatch:
         raise TrainingError(
             f"training photo 1.png cannot be read in process {multiprocessing.parent_process() is None}"
         )

@@ -20,6 +20,7 @@ def test_records_survive_and_a_changed_file_has_none(tmp_path, status):
         log.add("a.jpg", status, {"n": 1})
         log.add("a.jpg", status, {"n": 2})
         log.add("b\udcff.jpg", status, {"n": 3})
+    assert not (tmp_path / "log").stat().st_mode & 0o111, "a log is no program"
     with RecordLog(tmp_path / "log", "test", RULES) as log:
         assert log.is_valid("a.jpg", status)
         assert log.latest("a.jpg") == {"n": 2}
