@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.tiles import run_tiled
 from celebahq_builder.models.autoencoder import Autoencoder
 from celebahq_builder.models.srgan import SRGenerator
-from celebahq_builder.restoration.photos import Pixels, TrainingPhotos, downscale_4x, to_pixels, to_tensor
+from celebahq_builder.restoration.photos import TrainingPhotos, downscale_4x, to_pixels, to_tensor
 
 Network = Autoencoder | SRGenerator
 

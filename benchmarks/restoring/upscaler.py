@@ -12,9 +12,9 @@ from PIL import Image
 from table import Row
 from torch import Tensor
 
+from celebahq_builder.image_set import Pixels
 from celebahq_builder.metrics.fidelity import psnr_y, spectrum_error_db, texture_distance
 from celebahq_builder.models.srgan import SRGenerator
-from celebahq_builder.restoration.photos import Pixels
 from restoring.images import Network, held_out, low_and_high, restore, tensor
 
 PSNR_DB = {("upscaler-psnr", "Set5"): 31.2, ("upscaler-psnr", "Set14"): 27.9, ("upscaler-gan", "Set5"): 29.0}

@@ -13,21 +13,17 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.image_set import list_images
+from celebahq_builder.image_set import Pixels, list_images
 from celebahq_builder.imaging.image_io import DECODE_ERRORS, open_image, open_rgb
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Rejection
 from celebahq_builder.storage import open_file, read_file
 
 log = logging.getLogger(__name__)
-
-Pixels = NDArray[np.uint8]
-"""An RGB image, uint8 [H, W, 3]."""
 
 IN_MEMORY_BYTES = 4 * 2**30
 """Decoded photos up to this total are kept in memory. The other photos are decoded again for every crop."""

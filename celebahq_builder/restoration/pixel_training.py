@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import TrainingError
+from celebahq_builder.image_set import Pixels
 from celebahq_builder.metrics.fidelity import psnr, psnr_y
 from celebahq_builder.models.registry import NetworkShape, find_entry, load_network
 from celebahq_builder.restoration.photos import (
     DegradationSettings,
-    Pixels,
     TrainingPhotos,
     apply_jpeg,
     clean_crop_px,

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from celebahq_builder.image_set import Pixels
 from celebahq_builder.models.registry import NetworkShape
-from celebahq_builder.restoration.photos import Pixels, TrainingPhotos
+from celebahq_builder.restoration.photos import TrainingPhotos
 from celebahq_builder.training.checkpoint import check_size
 from celebahq_builder.training.loop import Task
 

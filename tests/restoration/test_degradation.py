@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from celebahq_builder.restoration.photos import DegradationSettings, Pixels, apply_jpeg, clean_crop_px, degraded_pair
+from celebahq_builder.image_set import Pixels
+from celebahq_builder.restoration.photos import DegradationSettings, apply_jpeg, clean_crop_px, degraded_pair
 
 NEVER = DegradationSettings(clean_share=0, grey_share=0, twice_share=0, rescale_share=0, off_grid_share=0)
 """One compression on the block grid and no other degradation."""

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.restoration.photos import Pixels, TrainingPhotos, downscale_4x, to_pixels, to_tensor
+from celebahq_builder.image_set import Pixels
+from celebahq_builder.restoration.photos import TrainingPhotos, downscale_4x, to_pixels, to_tensor
 
 
 def write(path: Path, pixels: Pixels) -> None:
