@@ -37,8 +37,31 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
-    with torch.autocast(kind, enabled=False):
-        return _apply(_Convolution, x, weight, bias)
+    return _apply(_Convolution, x, weight, bias)
+
+
+def input_gradient(output: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient of a scalar with respect to `x`; it has a gradient, too.
+
+    `torch.autograd.grad` would make each `conv2d` of this module compute the gradient of its weights as well, because a
+    function that is written in Python does not know which gradients are wanted.
+
+    Examples:
+        >>> x = torch.tensor([3.0], requires_grad=True)
+        >>> input_gradient(x.square().sum(), x)
+        tensor([6.], grad_fn=<MulBackward0>)
+    """
+    global _weight_gradients  # torch runs `backward` in its own threads, which see no context variable
+    _weight_gradients = False
+    try:
+        (gradient,) = torch.autograd.grad(output, x, create_graph=True)
+    finally:
+        _weight_gradients = True
+    return gradient
+
+
+_weight_gradients = True
+"""Whether `conv2d` computes the gradients of its weights."""
 
 
 def halve(x: Tensor) -> Tensor:
@@ -61,8 +84,9 @@ def _apply(function: type[torch.autograd.Function], *arguments: object) -> Tenso
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+        _save(ctx, x, weight)
+        ctx.kernel = weight.shape[-1]
+        return F.conv2d(x, weight, bias, padding=ctx.kernel // 2)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -70,8 +94,8 @@ class _Convolution(torch.autograd.Function):
         of_x, of_weight, of_bias = ctx.needs_input_grad
         return (
             _apply(_TransposedConvolution, gradient, weight) if of_x else None,
-            _apply(_WeightGradient, gradient, x, weight.shape[-1]) if of_weight else None,
-            gradient.sum(dim=(0, 2, 3)) if of_bias else None,
+            _apply(_WeightGradient, gradient, x, ctx.kernel) if of_weight and _weight_gradients else None,
+            gradient.sum(dim=(0, 2, 3)) if of_bias and _weight_gradients else None,
         )
 
 
@@ -80,8 +104,9 @@ class _TransposedConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient, weight)
-        return F.conv_transpose2d(gradient, weight, padding=weight.shape[-1] // 2)
+        _save(ctx, gradient, weight)
+        ctx.kernel = weight.shape[-1]
+        return F.conv_transpose2d(gradient, weight, padding=ctx.kernel // 2)
 
     @staticmethod
     def backward(ctx: Any, second: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -89,7 +114,7 @@ class _TransposedConvolution(torch.autograd.Function):
         of_gradient, of_weight = ctx.needs_input_grad
         return (
             _apply(_Convolution, second, weight, None) if of_gradient else None,
-            _apply(_WeightGradient, gradient, second, weight.shape[-1]) if of_weight else None,
+            _apply(_WeightGradient, gradient, second, ctx.kernel) if of_weight else None,
         )
 
 
@@ -98,7 +123,7 @@ class _WeightGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, x: Tensor, kernel: int) -> Tensor:
-        ctx.save_for_backward(gradient, x)
+        _save(ctx, gradient, x)
         shape = gradient.shape[1], x.shape[1], kernel, kernel
         weight = x.new_empty(1).expand(shape)  # only its shape is used
         padding = [kernel // 2] * 2
@@ -116,6 +141,12 @@ class _WeightGradient(torch.autograd.Function):
             _apply(_TransposedConvolution, gradient, second) if of_x else None,
             None,
         )
+
+
+def _save(ctx: Any, first: Tensor, second: Tensor) -> None:
+    """Save each of two factors only if the gradient of the other one is wanted: activations take much memory."""
+    of_first, of_second = ctx.needs_input_grad[:2]
+    ctx.save_for_backward(first if of_second else None, second if of_first else None)
 
 
 class _Halving(torch.autograd.Function):

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from celebahq_builder.models.gradients import input_gradient
 from celebahq_builder.models.progan import DiscriminatorNetwork, GaussianNoise, GeneratorNetwork
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
 from celebahq_builder.training.checkpoint import StateDict, load_optimizer
@@ -77,6 +78,13 @@ class ProGANStep:
         self.generator = GeneratorNetwork(recipe.net).to(context.device)
         self.discriminator = DiscriminatorNetwork(recipe.net).to(context.device)
         self.averaged = copy.deepcopy(self.generator).requires_grad_(False).eval()
+        # Walking through the modules takes a tenth of a step at 4x4.
+        self.parameters: dict[nn.Module, list[nn.Parameter]] = {
+            net: list(net.parameters()) for net in (self.generator, self.discriminator)
+        }
+        self.average_pairs: dict[tuple[int, bool], list[tuple[Tensor, ...]]] = {}
+        """Averaged weights and current ones, by level and whether it fades in."""
+        self.buffer_pairs = list(zip(self.averaged.buffers(), self.generator.buffers(), strict=True))
         self.mean_fake = 0.0
         """Running mean of the scores of generated images, clipped to [0, 1]; used by LSGAN."""
         self.reset_optimizers()
@@ -136,7 +144,7 @@ class ProGANStep:
 
         # --- Generator: loss, gradients
         generator_losses = []
-        with _frozen(self.discriminator):
+        with _frozen(self.parameters[self.discriminator]):
             for drawn in draws:
                 if not keeps_graph:
                     fakes = self._generate(now, drawn.generator_latents, drawn.generator_labels)
@@ -233,7 +241,7 @@ class ProGANStep:
     def _update(self, net: nn.Module, adam: torch.optim.Adam, learning_rate: float) -> Tensor:
         """Take one step of Adam; return the norm of the gradient, summed over all processes."""
         self.context.sum_gradients(net)
-        norm = nn.utils.get_total_norm([p.grad for p in net.parameters() if p.grad is not None])
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters[net] if p.grad is not None])
         adam.param_groups[0]["lr"] = learning_rate
         adam.step()
         adam.zero_grad()
@@ -241,12 +249,15 @@ class ProGANStep:
 
     @torch.no_grad()
     def _update_average(self, now: SchedulePoint) -> None:
-        current = dict(self.generator.named_parameters())
-        pairs = [(p, current[name]) for name, p in self.averaged.active(now.level, now.alpha)]
+        key = now.level, now.alpha < 1
+        if key not in self.average_pairs:
+            nets = self.averaged, self.generator
+            self.average_pairs[key] = [tuple(p for _, p in net.active(now.level, now.alpha)) for net in nets]
         # A new layer has random weights. A constant decay would show them for thousands of steps, so it rises to `ema`.
         decay = min(self.recipe.ema, (1 + now.steps) / (10 + now.steps))
-        torch._foreach_lerp_([p for p, _ in pairs], [q for _, q in pairs], 1 - decay)
-        for mine, its in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
+        averaged, current = self.average_pairs[key]
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+        for mine, its in self.buffer_pairs:
             mine.copy_(its)  # running statistics of batch normalization, which are averages already
 
     def _update_mean_fake(self, statistics: Tensor) -> None:
@@ -269,13 +280,15 @@ class ProGANStep:
 
 
 @contextmanager
-def _frozen(net: nn.Module) -> Iterator[None]:
-    """Compute no gradients for the parameters of a network."""
-    net.requires_grad_(False)
+def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Compute no gradients for some parameters."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
-        net.requires_grad_(True)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 # --- Losses
@@ -314,7 +327,7 @@ def gradient_penalty(scores: ScoreFunction, real: Tensor, fake: Tensor, mix: Ten
         gamma: length of the gradient at which the penalty is 0.
     """
     between = torch.lerp(real.detach(), fake.detach(), mix.view(-1, 1, 1, 1)).requires_grad_()
-    (gradient,) = torch.autograd.grad(scores(between).float().sum(), between, create_graph=True)
+    gradient = input_gradient(scores(between).float().sum(), between)
     lengths = gradient.float().square().sum(dim=(1, 2, 3)).sqrt()
     return (lengths - gamma).square().mean() / gamma**2
 
@@ -342,7 +355,7 @@ def logistic_generator(fake: Tensor) -> Tensor:
 def r1_penalty(scores: ScoreFunction, real: Tensor) -> Tensor:
     """Return E[|grad D(real)|^2] / 2, to be multiplied by gamma (Mescheder et al. 2018, equation 9)."""
     shown = real.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(scores(shown).float().sum(), shown, create_graph=True)
+    gradient = input_gradient(scores(shown).float().sum(), shown)
     return gradient.float().square().sum(dim=(1, 2, 3)).mean() / 2
 
 

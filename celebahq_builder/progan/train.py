@@ -25,7 +25,7 @@ from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProGANRecipe, Sched
 from celebahq_builder.progan.step import STATISTICS, ProGANStep, RealBatch
 from celebahq_builder.progan.ticks import RunOutput, TrainingProgress, divergence_reason
 from celebahq_builder.training.checkpoint import Checkpoint, CheckpointFolder
-from celebahq_builder.training.distributed import DistributedContext
+from celebahq_builder.training.distributed import DistributedContext, PolledFlag
 from celebahq_builder.training.interruption import StopRequest
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,8 @@ class Training:
                 stack.enter_context(output.opened())
             minibatches = stack.enter_context(contextlib.closing(self.reals.minibatches(self._now)))
             parent, began_s = os.getppid(), time.monotonic()
-            interrupted = context.any(self.stop.requested)
+            stop = PolledFlag(context)
+            interrupted = stop.any(self.stop.requested)
             while progress.kimg < total_kimg and not interrupted:
                 # Step.
                 now = self._now()
@@ -114,7 +115,7 @@ class Training:
 
                 # Interruption, of all processes after the same step. Without torchrun, nobody would end its processes.
                 orphaned = context.size > 1 and os.getppid() != parent
-                interrupted = context.any(self.stop.requested or orphaned)
+                interrupted = stop.any(self.stop.requested or orphaned)
 
             # Last checkpoint, images, report. A cluster may kill the training some seconds after SIGTERM.
             if progress.tick_steps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from celebahq_builder import parallel
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.training.interruption import TrainingInterrupted
+
+POLL_S = 1.0
+"""Time between two polls of a flag. A poll waits for all processes and for the device."""
 
 TIMEOUT = timedelta(hours=2)
 """Longest wait of one process for another: the main process also computes metrics and writes files."""
@@ -88,6 +92,35 @@ class DistributedContext:
 
 SINGLE_PROCESS = DistributedContext(0, 1, torch.device("cpu"))
 """One process, on the CPU."""
+
+
+class PolledFlag:
+    """A flag that all processes read about once a second; in a single process, after each step.
+
+    The processes agree on the number of steps between two polls, so all of them poll after the same step.
+    """
+
+    def __init__(self, context: DistributedContext) -> None:
+        self.context, self.began_s = context, time.monotonic()
+        self.steps, self.interval = 0, 1
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag was set in any process at a poll, false between polls; to be called at each step."""
+        if self.context.size == 1:
+            return flag
+        self.steps += 1
+        if self.steps < self.interval:
+            return False
+        now_s = time.monotonic()
+        step_s = (now_s - self.began_s) / self.steps
+        self.steps, self.began_s = 0, now_s  # the time for which this poll waits counts for the next steps
+        values = torch.tensor([float(flag), step_s], device=self.context.device)
+        with _report_lost_process():
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+            found, step_s = values.tolist()
+        # Twice the interval at most: the next steps may be slower.
+        self.interval = max(1, min(2 * self.interval, int(POLL_S / max(step_s, 1e-6))))
+        return bool(found)
 
 
 def process_count() -> int:

@@ -32,7 +32,7 @@ from celebahq_builder.parallel import cores
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import delete_partial_files, lock, write_atomic
 from celebahq_builder.training.checkpoint import CheckpointFolder, StateDict, load_optimizer
-from celebahq_builder.training.distributed import DistributedContext, join_processes, torch_threads
+from celebahq_builder.training.distributed import DistributedContext, PolledFlag, join_processes, torch_threads
 from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
 from celebahq_builder.training.logger import TrainingLogger
 from celebahq_builder.training.trained_weights import FILE, TrainedWeights
@@ -284,12 +284,14 @@ class _Training:
                 # The line of a validation that is due is written again.
                 logger = TrainingLogger(self.out / "log.jsonl", "step", self.step - bool(self.losses and self._due))
                 stack.enter_context(logger)
+            polled = PolledFlag(self.context)
             while True:
+                abandoned = False
                 if self.losses and self._due:
-                    self._validate(logger)
+                    abandoned = self._validate(logger)
                 if self.step >= recipe.steps and not self.losses:
                     return self.out / FILE
-                if self.context.any(stop.requested):
+                if abandoned or polled.any(stop.requested):
                     self._interrupt()
                 self.losses.append(task.training_step(self.step, next(batches)))
                 self._update_average()
@@ -338,8 +340,8 @@ class _Training:
             raise TrainingError(f"{self.out}: the losses are {named} at step {self.step}; lower learning_rate")
         return named
 
-    def _validate(self, logger: TrainingLogger | None) -> None:
-        """Validate, and write the results and a checkpoint; an interruption abandons the validation."""
+    def _validate(self, logger: TrainingLogger | None) -> bool:
+        """Validate, and write the results and a checkpoint; return whether an interruption abandoned the validation."""
         task, losses, abandoned = self.task, self._mean_losses(), False
         if logger is not None:
             try:
@@ -363,9 +365,11 @@ class _Training:
                         tensors, task.shape, self.step, task.recipe, self.command, task.photos.summary
                     )
                     weights.save(self.out)
-        if not self.context.any(abandoned):
+        abandoned = self.context.any(abandoned)
+        if not abandoned:
             self.losses = []
             self._save()
+        return abandoned
 
     def _save(self) -> None:
         if self.context.is_main:

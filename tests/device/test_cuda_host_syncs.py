@@ -12,7 +12,7 @@ from tests.device import pretend
 from tests.device.test_cuda_build import recipe, run_photo_stages
 from tests.device.test_cuda_progan import NET, reals
 
-PHOTO_BUDGET = 29
+PHOTO_BUDGET = 3
 """At 256x256. It may be lowered, and grows with the tiles of larger images."""
 
 pytestmark = pytest.mark.skipif(not pretend.ACTIVE, reason="host syncs are counted on the pretend device")

@@ -1,6 +1,7 @@
 """ProGAN on a CUDA device: every loss and precision trains at every level; images, videos and runs."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,14 +41,19 @@ def reals(now: SchedulePoint, device: torch.device, passes: int = 1, labels: int
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", ["wgan-gp", "logistic", "lsgan"])
 def test_losses_and_precisions_at_every_level(kind: str, precision: str, device: torch.device) -> None:
-    """The statistics are close to those of the same steps on the CPU, and all used weights of both networks move."""
+    """The statistics are close to those of the same steps on the CPU, and all used weights of both networks move.
+
+    Each step starts from the state of the CPU: Adam turns the rounding of a step into whole steps of the learning rate,
+    which later steps would add up. So the tolerances are for the rounding of one step. On a CPU, bfloat16 and float32
+    differ by 0.03; TF32, torch's default for convolutions in fp32, keeps 3 bits more than bfloat16.
+    """
     recipe = ProGANRecipe("progan", net=NET, loss=LossSettings(kind), precision=precision)  # type: ignore[arg-type]
     progan, reference = ProGANStep(recipe, DistributedContext(0, 1, device)), ProGANStep(recipe, SINGLE_PROCESS)
     for number, now in enumerate(POINTS):
+        progan.load_state_dict(reference.state_dict())
         before = [p.detach().clone() for _, p in progan.generator.active(now.level, now.alpha)]
         found = progan.step(number, now, reals(now, device)).cpu()
         wanted = reference.step(number, now, reals(now, torch.device("cpu")))
-        # Each step of Adam amplifies what rounding changed in the step before.
         tolerance = 0.02 if precision == "fp32" else 0.1
         torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance, msg=f"{now}: {found}, {wanted}")
         after = [p.detach() for _, p in progan.generator.active(now.level, now.alpha)]
@@ -105,10 +111,12 @@ def test_a_whole_training(precision: str, device: torch.device, tmp_path: Path) 
 
 
 def test_the_peak_of_the_memory_is_that_of_the_tick(device: torch.device) -> None:
+    """Other tests of the process may hold memory, such as the 64 MiB of cuBLAS: only the difference counts."""
     progress = TrainingProgress(torch.zeros(6, device=device))
+    progress.end_tick(POINTS[0], {}, device)
     torch.zeros(1 << 26, dtype=torch.uint8, device=device)
     peaks = [progress.end_tick(POINTS[0], {}, device)["memory_bytes"] for _ in range(2)]
-    assert peaks[0] >= 1 << 26 > peaks[1]
+    assert peaks[0] - peaks[1] >= (1 << 26) - (1 << 20)  # the sums of a tick take less than 1 MiB
 
 
 @pytest.fixture
@@ -117,11 +125,27 @@ def generator(tmp_path: Path) -> Path:
     return export_generator(tmp_path, GeneratorNetwork(NET), 5, 0.5, {})
 
 
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """The switches of a training."""
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [one.allow_tf32 for one in switches]
+    for one in switches:
+        one.allow_tf32 = True
+    yield
+    for one, value in zip(switches, before, strict=True):
+        one.allow_tf32 = value
+
+
+@pytest.mark.usefixtures("tf32")
 def test_generated_images_are_those_of_the_cpu(generator: Path, device: torch.device) -> None:
+    """Also in a training, which computes in TF32: with its 10 bits, images differed by up to 3 levels on an H200."""
     found, wanted = (Generator.load(generator, device=str(where)).sample(70, seed=1) for where in (device, "cpu"))
     difference = np.abs(np.asarray(found, np.int16) - np.asarray(wanted, np.int16))
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.01
+    assert torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_interpolate(generator: Path, device: torch.device, tmp_path: Path) -> None:

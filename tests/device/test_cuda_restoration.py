@@ -45,7 +45,12 @@ def test_two_steps(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In float32 the weights are close to those of the CPU; Adam's first steps amplify rounding."""
+    """In float32 the weights are close to those of the CPU.
+
+    Each of Adam's first two steps changes a weight by the learning rate, whatever the size of its gradient. Where the
+    gradient is so small that rounding decides its sign, the weights differ by up to 4 learning rates. There are few of
+    these: with random signs, the mean difference would be 1.5 learning rates.
+    """
     if pretend.ACTIVE or (name, bf16) != ("denoise", True):  # compiling takes half a minute
         monkeypatch.setattr(torch, "compile", lambda network: network)
     recipe: PixelRecipe | AdversarialRecipe = dataclasses.replace(RECIPES[name], bf16=bf16)
@@ -59,4 +64,6 @@ def test_two_steps(
     assert len(found) >= 8
     assert all(value.isfinite().all() for value in found.values() if value.is_floating_point())
     for key, value in runs.get("cpu", found).items():
-        torch.testing.assert_close(found[key].cpu(), value, rtol=0.01, atol=2.5 * recipe.learning_rate)
+        torch.testing.assert_close(found[key].cpu(), value, rtol=0.01, atol=4 * recipe.learning_rate)
+        if value.is_floating_point():
+            assert float((found[key].cpu() - value).abs().mean()) <= 0.5 * recipe.learning_rate, key

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from celebahq_builder.models.gradients import conv2d, halve
+from celebahq_builder.models.gradients import conv2d, halve, input_gradient
 
 
 def tensors(kernel: int) -> list[Tensor]:
@@ -56,6 +56,46 @@ def test_no_convolution_has_a_kernel_of_the_size_of_the_image() -> None:
     assert max(kernels(conv2d)) == 3
 
 
+def test_input_gradient_computes_no_gradient_of_weights() -> None:
+    """The penalty's own gradient has those of weights; afterwards, a backward pass has them, too."""
+
+    def operations(differentiate: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, int]:
+        x, weight, bias = tensors(3)
+        scores = conv2d(x, weight, bias).square().sum()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            gradient = differentiate(scores, x)
+        (gradient.square().sum() + scores).backward()
+        assert weight.grad is not None
+        assert bias.grad is not None
+        return weight.grad, sum(event.name == "aten::convolution_backward" for event in profile.events())
+
+    wanted, more = operations(lambda y, x: torch.autograd.grad(y, x, create_graph=True)[0])
+    found, none = operations(input_gradient)
+    assert torch.equal(found, wanted)
+    assert (more, none) == (1, 0)
+
+
+def test_weight_gradients_return_after_an_error() -> None:
+    x, weight, bias = tensors(3)
+    with pytest.raises(RuntimeError):
+        input_gradient(conv2d(x, weight, bias), x)  # not a scalar
+    conv2d(x, weight, bias).sum().backward()
+    assert weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("inputs", "saved"), [("x", ["weight"]), ("weight", ["x"]), ("x and weight", ["x", "weight"]), ("bias", [])]
+)
+def test_only_what_the_gradients_need_is_kept(inputs: str, saved: list[str]) -> None:
+    named = dict(zip(("x", "weight", "bias"), tensors(3), strict=True))
+    for name, one in named.items():
+        one.requires_grad_(name in inputs)
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one.data_ptr()), lambda _: None):
+        conv2d(**named)
+    assert kept == [named[name].data_ptr() for name in saved]
+
+
 def test_frozen_weights_get_no_gradient() -> None:
     x, weight, bias = tensors(3)
     conv2d(x, weight.detach(), bias.detach()).sum().backward()
@@ -72,3 +112,20 @@ def test_types_and_memory_format_stay() -> None:
     assert result.is_contiguous(memory_format=torch.channels_last)
     (gradient,) = torch.autograd.grad(result.float().sum(), x)
     assert gradient.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_gradient_penalty_in_bf16_is_that_of_float64(kernel: int) -> None:
+    """A bfloat16 has 8 bits; all other sums differ by less than a hundredth of the largest value."""
+
+    def rounded(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        narrow = (one.float().contiguous(memory_format=torch.channels_last) for one in (x, weight))
+        with torch.autocast("cpu", torch.bfloat16):
+            result = conv2d(*narrow, bias.float())
+        assert result.dtype == torch.bfloat16
+        return result.double()
+
+    wanted = penalty(of_torch, halve, kernel)
+    for one, exact in zip(penalty(rounded, halve, kernel), wanted, strict=True):
+        assert one.dtype == torch.float64
+        torch.testing.assert_close(one, exact, rtol=0.02, atol=0.01 * float(exact.abs().max()))

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from celebahq_builder.errors import TrainingError
-from celebahq_builder.training.distributed import SINGLE_PROCESS, _report_lost_process, join_processes
+from celebahq_builder.training.distributed import SINGLE_PROCESS, PolledFlag, _report_lost_process, join_processes
 from tests.restoration.runs import last_state
 
 DENOISER = """
@@ -64,6 +64,49 @@ def test_two_processes_train_to_the_weights_of_one(name: str, recipe: str, photo
     for key, value in one.items():
         assert torch.allclose(value, two[key], rtol=1e-3, atol=1e-4), key
     assert (tmp_path / "two" / "log.jsonl").read_text().count("\n") == 2
+
+
+POLLING = """
+import time
+from pathlib import Path
+import torch.distributed as dist
+from celebahq_builder.training.distributed import PolledFlag, join_processes
+
+polls = 0
+reduce = dist.all_reduce
+def counted(*arguments):
+    global polls
+    polls += 1
+    reduce(*arguments)
+dist.all_reduce = counted
+
+with join_processes("cpu") as context:
+    polled, steps = PolledFlag(context), 1
+    while not polled.any(context.rank == 1 and steps >= 200):
+        time.sleep(0.001 * (1 + context.rank))
+        steps += 1
+    Path(__file__).with_name(f"rank{context.rank}").write_text(f"{steps} {polls}")
+"""
+
+
+@pytest.mark.slow
+def test_a_flag_of_one_process_stops_all_after_the_same_step(tmp_path: Path) -> None:
+    """The processes poll it less often than after each step."""
+    (tmp_path / "polling.py").write_text(POLLING)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    command = [sys.executable, *launcher, str(tmp_path / "polling.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second = ((tmp_path / f"rank{rank}").read_text() for rank in (0, 1))
+    assert first == second
+    steps, polls = map(int, first.split())
+    assert steps >= 200
+    assert polls < steps / 2
+
+
+def test_a_single_process_sees_a_flag_after_each_step() -> None:
+    polled = PolledFlag(SINGLE_PROCESS)
+    assert [polled.any(flag) for flag in (False, True, False)] == [False, True, False]
 
 
 def test_a_single_process(monkeypatch: pytest.MonkeyPatch) -> None:
