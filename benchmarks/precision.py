@@ -20,11 +20,11 @@ from scipy.stats import spearmanr
 from table import Row, finish, shared_data
 from torch import Tensor
 
+from celebahq_builder.device_errors import synchronize
 from celebahq_builder.metrics.fidelity import psnr, psnr_y
 from celebahq_builder.models.registry import load_network
 from celebahq_builder.outcome import QualityScore, Rejection
 from celebahq_builder.pipeline.face import Face
-from celebahq_builder.pipeline.fatal_errors import synchronize
 from celebahq_builder.pipeline.photo_context import deterministic, photo_context, photo_reader
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.restoration.photos import apply_jpeg

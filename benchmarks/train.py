@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from table import Row, finish
 
-from celebahq_builder.pipeline.fatal_errors import is_out_of_memory
+from celebahq_builder.device_errors import is_out_of_memory
 from celebahq_builder.pipeline.recipe import bundled_recipe
 from celebahq_builder.progan.launch import read_recipe
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import fft
 
+from celebahq_builder.device_errors import fatal_error
 from celebahq_builder.errors import CelebAHQError, SourceError
 from celebahq_builder.filter.store import DECIMALS, SIDE_PX, ImageScore, ScoreRecord, UnscoredImage
 from celebahq_builder.imaging.geometry import centred_square
@@ -20,7 +21,6 @@ from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 from celebahq_builder.imaging.quality_score import QualityScore, quality_score
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Reason, Rejection
-from celebahq_builder.pipeline.fatal_errors import fatal_error
 from celebahq_builder.storage import read_file
 
 Values = NDArray[np.uint8] | NDArray[np.floating]

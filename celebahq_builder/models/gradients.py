@@ -7,7 +7,7 @@ as the gradient of the weights. All results equal torch's, except for the order 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +76,17 @@ def halve(x: Tensor) -> Tensor:
     return _apply(_Halving, x)
 
 
+class _Context(Protocol):
+    """What torch keeps of a call of a function for its gradient."""
+
+    kernel: int
+    saved_tensors: tuple[Tensor, Tensor]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Keep tensors until the gradient is computed."""
+
+
 def _apply(function: type[torch.autograd.Function], *arguments: object) -> Tensor:
     result: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
     return result
@@ -83,13 +94,13 @@ def _apply(function: type[torch.autograd.Function], *arguments: object) -> Tenso
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: _Context, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         _save(ctx, x, weight)
         ctx.kernel = weight.shape[-1]
         return F.conv2d(x, weight, bias, padding=ctx.kernel // 2)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
         return (
@@ -103,13 +114,13 @@ class _TransposedConvolution(torch.autograd.Function):
     """The gradient of a convolution with respect to its input."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: _Context, gradient: Tensor, weight: Tensor) -> Tensor:
         _save(ctx, gradient, weight)
         ctx.kernel = weight.shape[-1]
         return F.conv_transpose2d(gradient, weight, padding=ctx.kernel // 2)
 
     @staticmethod
-    def backward(ctx: Any, second: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: _Context, second: Tensor) -> tuple[Tensor | None, Tensor | None]:
         gradient, weight = ctx.saved_tensors
         of_gradient, of_weight = ctx.needs_input_grad
         return (
@@ -122,7 +133,7 @@ class _WeightGradient(torch.autograd.Function):
     """The gradient of a convolution with respect to its weights."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, x: Tensor, kernel: int) -> Tensor:
+    def forward(ctx: _Context, gradient: Tensor, x: Tensor, kernel: int) -> Tensor:
         _save(ctx, gradient, x)
         shape = gradient.shape[1], x.shape[1], kernel, kernel
         weight = x.new_empty(1).expand(shape)  # only its shape is used
@@ -133,7 +144,7 @@ class _WeightGradient(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, second: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: _Context, second: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         gradient, x = ctx.saved_tensors
         of_gradient, of_x, _ = ctx.needs_input_grad
         return (
@@ -143,7 +154,7 @@ class _WeightGradient(torch.autograd.Function):
         )
 
 
-def _save(ctx: Any, first: Tensor, second: Tensor) -> None:
+def _save(ctx: _Context, first: Tensor, second: Tensor) -> None:
     """Save each of two factors only if the gradient of the other one is wanted: activations take much memory."""
     of_first, of_second = ctx.needs_input_grad[:2]
     ctx.save_for_backward(first if of_second else None, second if of_first else None)

@@ -17,6 +17,7 @@ from typing import ParamSpec, TypeAlias, TypeVar
 import torch
 
 from celebahq_builder.cluster.worker import check_wanted
+from celebahq_builder.device_errors import EqualFailures, fatal_error, synchronize
 from celebahq_builder.errors import CelebAHQError, WorkspaceError
 from celebahq_builder.imaging.image_io import decode_png, encode_jpeg, encode_png
 from celebahq_builder.imaging.warp import warp_quad
@@ -24,7 +25,6 @@ from celebahq_builder.outcome import Failed, Kept, Outcome, Rejected, Rejection
 from celebahq_builder.parallel import devices, peak_memory_bytes, worker_device
 from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult, as_workspace_error
 from celebahq_builder.pipeline.face import Face, ImageRecord, PhotoRecord
-from celebahq_builder.pipeline.fatal_errors import EqualFailures, fatal_error, synchronize
 from celebahq_builder.pipeline.photo_context import deterministic, photo_context, photo_reader
 from celebahq_builder.pipeline.stage import AnyPhotoStage, record_types
 from celebahq_builder.pipeline.stages.crop import quad_corners

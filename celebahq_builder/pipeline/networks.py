@@ -10,13 +10,13 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
+from celebahq_builder.device_errors import is_out_of_memory
 from celebahq_builder.errors import WeightsError
 from celebahq_builder.imaging.tiles import run_tiled_all
 from celebahq_builder.models.autoencoder import Autoencoder
 from celebahq_builder.models.registry import find_entry, load_network
 from celebahq_builder.models.srgan import SRGenerator
 from celebahq_builder.pipeline.face import Face
-from celebahq_builder.pipeline.fatal_errors import is_out_of_memory
 from celebahq_builder.pipeline.stage import PhotoContext, Precision
 
 # oneDNN caches what it compiled for the last 1024 shapes, and each photo has its own shape: a worker would grow to

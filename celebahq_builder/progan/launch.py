@@ -13,10 +13,10 @@ import torch
 
 from celebahq_builder import parallel
 from celebahq_builder.config import load, read_toml
+from celebahq_builder.device_errors import is_out_of_memory
 from celebahq_builder.errors import CelebAHQError, RecipeError, TrainingError
 from celebahq_builder.models.progan import DiscriminatorNetwork, GeneratorNetwork, group_size
 from celebahq_builder.models.weight_file import first_line
-from celebahq_builder.pipeline.fatal_errors import is_out_of_memory
 from celebahq_builder.pipeline.recipe import bundled_recipe
 from celebahq_builder.progan.forecast import advice, remaining_s
 from celebahq_builder.progan.real_images import DataIdentity, check_data

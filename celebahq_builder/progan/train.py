@@ -16,10 +16,10 @@ import torch
 from celebahq_builder import __version__
 from celebahq_builder.config import to_mapping
 from celebahq_builder.data.dataset import Batch, to_device
+from celebahq_builder.device_errors import is_out_of_memory
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.models.generator_file import export_generator
 from celebahq_builder.models.weight_file import first_line
-from celebahq_builder.pipeline.fatal_errors import is_out_of_memory
 from celebahq_builder.progan.real_images import DataIdentity, RealImages
 from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProGANRecipe, SchedulePoint, TickSettings, TrainingRequest
 from celebahq_builder.progan.step import STATISTICS, ProGANStep, RealBatch

@@ -7,11 +7,9 @@ import copy
 import logging
 import math
 import operator
-import signal
 import time
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -19,10 +17,9 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import cv2
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from celebahq_builder.config import load, override, read_toml
-from celebahq_builder.errors import CelebAHQError, RecipeError, TrainingError, WorkspaceError
+from celebahq_builder.errors import RecipeError, TrainingError
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.image_grid import image_grid
 from celebahq_builder.imaging.image_io import encode_png
@@ -31,6 +28,7 @@ from celebahq_builder.models.weight_file import first_line
 from celebahq_builder.parallel import cores
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import delete_partial_files, lock, write_atomic
+from celebahq_builder.training.batch_loader import draw_batches
 from celebahq_builder.training.checkpoint import CheckpointFolder, StateDict, load_optimizer
 from celebahq_builder.training.distributed import DistributedContext, PolledFlag, join_processes, torch_threads
 from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
@@ -272,7 +270,7 @@ class _Training:
             *(task.photos.summary, self.step + 1, recipe.steps, self.context.device, self._next_validation()),
         )
         progress = Progress("training", recipe.steps, self.step, unit="step", judged=False)
-        batches = _draw_batches(task, range(self.step, recipe.steps), workers, pinned=cuda)
+        batches = draw_batches(task.draw_batch, range(self.step, recipe.steps), workers, pinned=cuda)
         with contextlib.ExitStack() as stack:
             stack.callback(progress.close)
             stack.callback(batches.close)
@@ -415,76 +413,6 @@ class _Training:
         if not 0 <= self.step <= task.recipe.steps:
             raise ValueError(f"step {self.step}")
         self.best = float(state["best"])
-
-
-class _Steps(Dataset[Any]):
-    """The batches of a task, by step."""
-
-    def __init__(self, task: Task[Any]) -> None:
-        self.task = task
-
-    def __getitem__(self, step: int) -> Any:
-        """Return the batch of a step, or the error that its photos caused."""
-        try:
-            return self.task.draw_batch(step)
-        except CelebAHQError as error:  # the loader would raise it with the worker's traceback as its message
-            return error
-
-
-def _draw_batches(task: Task[Any], steps: range, workers: int, *, pinned: bool) -> Generator[Any, None, None]:
-    """Yield the batches of some steps, drawn in worker processes; `close` ends them.
-
-    Threads would hold each other up, and the thread of the training, by Python's global lock.
-
-    Args:
-        task: whose batches are drawn. The workers are forks of this process, so they share its photos.
-        steps: in order.
-        workers: number of processes; 0 draws each batch when it is needed.
-        pinned: put the tensors of a batch into pinned memory, from which copies to a GPU are asynchronous.
-
-    Raises:
-        CelebAHQError: one of `draw_batch`.
-        WorkspaceError: a worker process was killed.
-    """
-    # Only the main process handles signals: the workers inherit that they are blocked.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM} if workers else ())
-    try:
-        with warnings.catch_warnings():
-            # The workers use one thread of torch each, and none of OpenCV, so a fork of several threads is safe; and
-            # the user may start more workers than the machine has cores.
-            warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
-            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-            loader = DataLoader(
-                _Steps(task),
-                batch_size=None,
-                sampler=steps,
-                num_workers=workers,
-                collate_fn=_unchanged,
-                pin_memory=pinned,
-                multiprocessing_context="fork" if workers else None,
-                generator=torch.Generator(),  # torch's own one belongs to the training
-            )
-            batches = iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    try:
-        for batch in batches:
-            if isinstance(batch, CelebAHQError):
-                raise batch
-            yield batch
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise WorkspaceError(
-            f"a process that prepares batches was killed, most likely because memory or shared memory ran out "
-            f"({first_line(error)}); run the same command again with a smaller `workers` to resume"
-        ) from None
-    finally:
-        del batches  # ends the workers, also where a traceback refers to this frame
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
 
 
 def _write_samples(out: Path, step: int, rows: SampleRows) -> Pixels | None:

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from celebahq_builder.errors import WorkspaceError
-from celebahq_builder.pipeline import results
-from celebahq_builder.pipeline.fatal_errors import (
+from celebahq_builder.device_errors import (
     EQUAL_FAILURES_MAX,
     EqualFailures,
     fatal_error,
     is_device_failure,
     is_out_of_memory,
 )
+from celebahq_builder.errors import WorkspaceError
+from celebahq_builder.pipeline import results
 from celebahq_builder.pipeline.networks import network
 from celebahq_builder.pipeline.workspace import Workspace
 from tests.conftest import TINY, build_tiny
