@@ -19,7 +19,7 @@ from table import Row, finish, shared_data
 
 from celebahq_builder.models.registry import load_network, read_registry
 
-UPSCALERS = ("upscaler-psnr", "upscaler-gan")
+UPSCALERS = ("upscaler-psnr", "upscaler-psnr-large", "upscaler-gan")
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from celebahq_builder.config import (
 from celebahq_builder.errors import RecipeError
 from celebahq_builder.landmarks.training import LandmarkRecipe
 from celebahq_builder.limits import MAX_TOML_BYTES
+from celebahq_builder.models.registry import read_registry
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.restoration.adversarial_training import AdversarialRecipe
@@ -366,6 +367,7 @@ def test_shipped_training_recipes(path: Path) -> None:
     kind = TRAINING[read_toml(path)["task"]]
     recipe = load(kind, path)
     assert from_mapping(kind, to_mapping(recipe), where="test") == recipe
+    assert getattr(recipe, "start", "") in ("", *read_registry())
 
 
 def test_recipes_are_shipped() -> None:

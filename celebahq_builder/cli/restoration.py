@@ -211,6 +211,7 @@ def verify_weights(names: tuple[str, ...], pretrained: Path | None) -> None:
     metavar="FILE.json",
     help="Scores as name -> number, or the rows of a benchmark; default the validation of these weights in the run.",
 )
+@click.option("--half", is_flag=True, help="Store float16 instead of float32: half the bytes; loading gives float32.")
 @click.option("--replace", is_flag=True, help="Replace weights of that name; text added to the card by hand is kept.")
 def export_weights(run: Path, name: str, to: Path, **asked: Any) -> None:
     """Export the best weights of the training run RUN to a registry.

@@ -28,6 +28,8 @@ REGISTRY_FILE = "registry.toml"
 
 Architecture = Literal["autoencoder", "srgan", "landmarks"]
 
+StoredDtype = Literal["float32", "float16"]
+
 SIZE_MAX = 1024
 """Largest width and largest number of blocks of a network; the bundled networks have 96 and 6."""
 
@@ -81,6 +83,8 @@ class RegistryEntry:
     """Description of the training photos."""
     command: str
     """Command line that trains the weights again."""
+    dtype: StoredDtype = "float32"
+    """Type of the numbers in the file; `load_network` converts them to float32."""
     scores: dict[str, float] = field(default_factory=dict)
     """Measured figures, by name with unit."""
 
@@ -150,6 +154,8 @@ def load_network(
     name: str, device: torch.device | str = "cpu", folder: Path | None = None
 ) -> Autoencoder | SRGenerator | LandmarkNetwork:
     """Return a network with its verified weights, in eval mode, without gradients, in channels-last memory format.
+
+    The weights are float32, also if their file stores float16.
 
     `name` and `folder` are those of `locate`.
 

@@ -16,7 +16,7 @@ from celebahq_builder.config import from_mapping
 from celebahq_builder.errors import RecipeError, WeightsError
 from celebahq_builder.landmarks.refiner import CROP_PX
 from celebahq_builder.landmarks.training import LandmarkRecipe, LandmarkTask
-from celebahq_builder.models.registry import NetworkShape, parameter_count
+from celebahq_builder.models.registry import NetworkShape, StoredDtype, parameter_count
 from celebahq_builder.restoration.adversarial_training import AdversarialRecipe, AdversarialTask
 from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask
 from celebahq_builder.restoration.task import TrainingRecipe
@@ -161,6 +161,7 @@ def model_card(
     measured: str,
     licence: str,
     data: str,
+    dtype: StoredDtype = "float32",
     old: str,
 ) -> str:
     """Return a model card in Markdown.
@@ -172,6 +173,7 @@ def model_card(
         measured: sentence before the table of figures.
         licence: of the weights.
         data: description of the training photos.
+        dtype: type of the numbers in the weight file.
         old: the card to replace, or an empty string. Its images and its part from `MANUAL_SECTION` on are kept.
     """
     head, heading, manual = old.partition(f"\n{MANUAL_SECTION}")
@@ -187,6 +189,7 @@ def model_card(
         "started from": f"`{weights.recipe.start}`" if weights.recipe.start else "",
         "command": f"`{weights.command}`" if weights.command else "",
         "steps": f"{weights.step:,}",
+        "stored as": f"{dtype}; loading converts to float32" if dtype != "float32" else "",
         "licence": licence,
     }
     lines = [f"# {name}", "", *(line for image in images for line in (image, ""))]

@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import tomlkit
+import torch
 from safetensors.torch import save
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import Item, Table
+from torch import Tensor
 
 from celebahq_builder.config import from_mapping, to_mapping
 from celebahq_builder.errors import RecipeError, WeightsError
 from celebahq_builder.landmarks import training
-from celebahq_builder.models.registry import REGISTRY_FILE, Architecture, RegistryEntry, read_registry
+from celebahq_builder.models.registry import (
+    REGISTRY_FILE,
+    Architecture,
+    RegistryEntry,
+    nonfinite_tensor,
+    read_registry,
+)
 from celebahq_builder.restoration import start
 from celebahq_builder.restoration.model_card import AnyRecipe, model_card, read_figures, validation_figures
 from celebahq_builder.storage import NewFiles, sha256, write_atomic
@@ -52,6 +60,7 @@ def export(
     licence: str,
     data: str,
     scores: Path | None = None,
+    half: bool = False,
     replace: bool = False,
 ) -> ExportedWeights:
     """Export the best weights of a training run to a registry.
@@ -67,11 +76,13 @@ def export(
         licence: of the weights, one line.
         data: description of the training photos, one line.
         scores: JSON file of figures, see `model_card.read_figures`. None: the scores of the last validation.
+        half: store float16 instead of float32, in half the bytes. Loading converts to float32.
         replace: allow weights of that name to be replaced. The manual part of their card is kept.
 
     Raises:
         RecipeError: a name or text cannot be used, or the registry or the file of figures is malformed.
-        WeightsError: the weights cannot be used, the name is taken, or the folder cannot be written.
+        WeightsError: the weights cannot be used, a value does not fit into float16, the name is taken, or the folder
+            cannot be written.
         WorkspaceError: no space is left, or the file system failed.
     """
     _check_texts(name, licence, data)
@@ -85,7 +96,8 @@ def export(
         raise WeightsError(f"{to} is a file; choose a folder as `to`")
     _check_free(name, files, replace)
     # --- Contents of the three files
-    weights = save(trained.tensors, {"step": str(trained.step)})  # the order of several keys would be random
+    tensors = _as_float16(trained.tensors, run) if half else trained.tensors
+    weights = save(tensors, {"step": str(trained.step)})  # the order of several keys would be random
     entry = RegistryEntry(
         file=files.weights.name,
         sha256=sha256(weights),
@@ -94,13 +106,14 @@ def export(
         licence=licence,
         data=f"{trained.photos}: {data}",
         command=trained.command,
+        dtype="float16" if half else "float32",
         scores={figure.key: figure.value for figure in figures},
     )
     registry = set_entry(_read_text(files.registry) or NEW_REGISTRY, name, entry, where=files.registry)
     kind = "Median" if trained.shape.architecture == "landmarks" else "Mean"
     source = f"From `{scores.name}`:" if scores else f"{kind} over the run's held-out photos at step {trained.step:,}:"
     old = _read_text(files.card)
-    card = model_card(name, trained, figures, measured=source, licence=licence, data=data, old=old)
+    card = model_card(name, trained, figures, measured=source, licence=licence, data=data, dtype=entry.dtype, old=old)
     # --- Files
     try:
         with NewFiles() as new:
@@ -111,6 +124,21 @@ def export(
     except OSError as error:
         raise WeightsError(f"{to} cannot be written: {error.strerror}; choose another `to`") from None
     return files
+
+
+def _as_float16(tensors: Mapping[str, Tensor], run: Path) -> dict[str, Tensor]:
+    """Return tensors with float16 in place of floating-point numbers of other types.
+
+    Raises:
+        WeightsError: a finite value is too large for float16.
+    """
+    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    if name := nonfinite_tensor(halves):
+        raise WeightsError(
+            f"{run}: {name} has the absolute value {tensors[name].abs().max().item():.6g}, float16 holds up to "
+            f"{torch.finfo(torch.float16).max:g}; export without `half`"
+        )
+    return halves
 
 
 def _check_texts(name: str, licence: str, data: str) -> None:
@@ -157,7 +185,10 @@ def set_entry(text: str, name: str, entry: RegistryEntry, *, where: Path) -> str
         document = tomlkit.parse(text)
         if name not in document:
             document[name] = tomlkit.table()
-        _update(document[name], to_mapping(entry))
+        values = to_mapping(entry)
+        if entry.dtype == "float32":
+            del values["dtype"]  # the default
+        _update(document[name], values)
         edited = tomlkit.dumps(document)
         before, after = tomllib.loads(text), tomllib.loads(edited)
         correct = (

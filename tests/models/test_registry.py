@@ -342,7 +342,10 @@ def test_bundled_architectures() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_bundled_file_is_the_registered_one(name: str) -> None:
     known = find_entry(name)
-    assert (bundled("pretrained") / known.file).stat().st_size == known.size_bytes
+    path = bundled("pretrained") / known.file
+    assert path.stat().st_size == known.size_bytes
+    assert {str(tensor.dtype) for tensor in load_file(path).values()} == {f"torch.{known.dtype}"}
+    assert {parameter.dtype for parameter in load_network(name).parameters()} == {torch.float32}
     assert all(p.isfinite().all() and p.any() for p in load_network(name).parameters())
 
 

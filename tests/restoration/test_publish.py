@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 
 from celebahq_builder import cli
 from celebahq_builder.errors import CelebAHQError, DiskFull, FingerprintMismatch, RecipeError, WeightsError
-from celebahq_builder.models.registry import find_entry, load_network, read_registry
+from celebahq_builder.models.registry import find_entry, load_network, read_registry, verify_weights
 from celebahq_builder.pipeline.stages import denoise, upscale
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.restoration.model_card import MANUAL_SECTION
@@ -198,6 +198,68 @@ def test_unreadable_registry_is_not_changed(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"registry\.toml cannot be read as TOML"):
         export(trained(tmp_path / "run"), "mine", tmp_path, **TEXTS)
     assert contents(tmp_path) == {"registry.toml": b"[mine\n"}
+
+
+# --- Export as float16 ------------------------------------------------------------------------------------------
+
+
+def test_float16_weights_of_a_run_are_loaded_as_float32(whole_run: tuple[str, Path], tmp_path: Path) -> None:
+    _, source = whole_run
+    full = export(source, "full", tmp_path / "to", **TEXTS)
+    made = export(source, "mine", tmp_path / "to", **TEXTS, half=True)
+    original, stored = load_file(source / "weights.safetensors"), load_file(made.weights)
+    assert stored.keys() == original.keys()
+    assert all(torch.equal(stored[key], original[key].half()) for key in original)
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    with safe_open(made.weights, "pt") as mine, safe_open(full.weights, "pt") as other:
+        assert mine.metadata() == other.metadata()
+    # --- Loading
+    loaded = load_network("mine", folder=tmp_path / "to").state_dict()
+    assert {value.dtype for value in loaded.values()} == {torch.float32}
+    assert all(torch.equal(loaded[key], original[key].half().float()) for key in original)
+    assert any(not torch.equal(loaded[key], original[key]) for key in original)
+    # --- Registry and card
+    entry = find_entry("mine", tmp_path / "to")
+    assert (entry.dtype, find_entry("full", tmp_path / "to").dtype) == ("float16", "float32")
+    assert entry.size_bytes == made.weights.stat().st_size
+    assert made.registry.read_text().count("dtype") == 1
+    assert "| stored as | float16; loading converts to float32 |" in made.card.read_text()
+    assert "float" not in full.card.read_text()
+    assert list(verify_weights(folder=tmp_path / "to")) == [("full", ""), ("mine", "")]
+
+
+def test_float16_from_the_command_line(tmp_path: Path) -> None:
+    """Weights of an entry with scores are replaced by float16 ones, and these by float32 ones."""
+    to = tmp_path / "to"
+    before = export(trained(tmp_path / "run"), "mine", to, **TEXTS)
+    bytes_before = contents(to)
+    asked = ["weights", "export", tmp_path / "run", "--name", "mine", "--to", to, "--licence", "CC0"]
+    asked += ["--data", TEXTS["data"], "--replace"]
+    assert CliRunner().invoke(cli.celebahq, [*map(str, asked), "--half"], catch_exceptions=False).exit_code == 0
+    assert find_entry("mine", to).dtype == "float16"
+    assert find_entry("mine", to).scores == {"held_out_gain_q10_db": 0.5}
+    assert before.weights.stat().st_size < 0.7 * len(bytes_before["mine.safetensors"])
+    assert CliRunner().invoke(cli.celebahq, [*map(str, asked)], catch_exceptions=False).exit_code == 0
+    assert contents(to) == bytes_before
+
+
+@pytest.mark.parametrize(("value", "fits"), [(65504.0, True), (-65519.0, True), (65520.0, False), (-1e5, False)])
+def test_values_that_do_not_fit_into_float16(value: float, fits: bool, tmp_path: Path) -> None:
+    source = trained(tmp_path / "run")
+    with safe_open(source / "weights.safetensors", "pt") as file:
+        metadata = file.metadata()
+    values = tensors(SHAPES["denoise"])
+    values["head.weight"][0, 0, 0, 0] = value
+    (source / "weights.safetensors").write_bytes(save(values, metadata))
+    if fits:
+        export(source, "mine", tmp_path / "to", **TEXTS, half=True)
+        assert load_network("mine", folder=tmp_path / "to").state_dict()["head.weight"].abs().max() == 65504
+        return
+    message = rf"run: head\.weight has the absolute value {abs(value):.6g}, float16 holds up to 65504; export without"
+    with pytest.raises(WeightsError, match=message) as caught:
+        export(source, "mine", tmp_path / "to", **TEXTS, half=True)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "to").exists()
 
 
 # --- Exports that are refused -----------------------------------------------------------------------------------
