@@ -6,12 +6,13 @@ import contextlib
 import copy
 import logging
 import math
+import multiprocessing
 import operator
 import signal
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -273,7 +274,7 @@ class _Training:
         )
         progress = Progress("training", recipe.steps, self.step, unit="step", judged=False)
         batches = _draw_batches(task, range(self.step, recipe.steps), workers, pinned=cuda)
-        with contextlib.ExitStack() as stack:
+        with _killed_worker_as_error(), contextlib.ExitStack() as stack:
             stack.callback(progress.close)
             stack.callback(batches.close)
             # All batches of a phase have one shape: cuDNN measures once which algorithm is the fastest.
@@ -440,8 +441,9 @@ def _draw_batches(task: Task[Any], steps: range, workers: int, *, pinned: bool) 
 
     Raises:
         CelebAHQError: one of `draw_batch`.
-        WorkspaceError: a worker process was killed.
+        RuntimeError: a worker process was killed; see `_killed_worker_as_error`.
     """
+    earlier = multiprocessing.active_children()
     # Only the main process handles signals: the workers inherit that they are blocked.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM} if workers else ())
     try:
@@ -463,11 +465,26 @@ def _draw_batches(task: Task[Any], steps: range, workers: int, *, pinned: bool) 
             batches = iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    processes = [one for one in multiprocessing.active_children() if one not in earlier]
     try:
         for batch in batches:
             if isinstance(batch, CelebAHQError):
                 raise batch
             yield batch
+    finally:
+        del batches  # ends the workers, also where a traceback refers to this frame
+        for process in processes:
+            process.kill()  # it may wait for a lock that a killed worker held, and SIGTERM is blocked
+
+
+@contextlib.contextmanager
+def _killed_worker_as_error() -> Iterator[None]:
+    """Raise a WorkspaceError if a process that draws batches was killed.
+
+    The loader's handler of SIGCHLD raises a RuntimeError wherever the main thread is, mostly in a training step.
+    """
+    try:
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -475,8 +492,6 @@ def _draw_batches(task: Task[Any], steps: range, workers: int, *, pinned: bool) 
             f"a process that prepares batches was killed, most likely because memory or shared memory ran out "
             f"({first_line(error)}); run the same command again with a smaller `workers` to resume"
         ) from None
-    finally:
-        del batches  # ends the workers, also where a traceback refers to this frame
 
 
 def _unchanged(batch: Any) -> Any:
