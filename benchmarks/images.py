@@ -25,7 +25,6 @@ from celebahq_builder.pipeline.photo_context import photo_context, photo_reader
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.restoration.photos import apply_jpeg
 from celebahq_builder.sources.celeba import read_celeba
-from celebahq_builder.sources.photo import Photo
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "tests" / "sample" / "celeba"
@@ -33,6 +32,9 @@ PANEL_PX = 400
 FACE_PX = 150
 PHOTO = "000013"
 """The photo of `stages.jpg`: JPEG quality 20, tilted."""
+
+TURNED = (("000001", 18.0, 0.45, 40), ("000006", -14.0, 0.5, 60), ("000007", 16.0, 0.7, 30))
+"""Photos that `faces.jpg` shows a second time: id, rotation in degrees, scale, JPEG quality."""
 
 
 def main() -> None:
@@ -51,14 +53,23 @@ def main() -> None:
 
 
 def faces() -> list[np.ndarray]:
-    """Return a labelled grid: the first photos of the sample that a build keeps, each beside its result, reduced."""
-    panels = []
+    """Return a labelled grid: the usable photos of the sample, and those of `TURNED`, each beside its result."""
+    shown = []
     for photo in read_celeba(SAMPLE).photos:
         with suppress(Rejection):
-            path = SAMPLE / "img_celeba" / photo.file
-            result = as_image(align(path, photo.landmarks, restore=True))
-            panels += [with_crop(path, photo), result.resize((FACE_PX, FACE_PX), Image.Resampling.BOX)]
-    pairs = [np.concatenate([*map(pil_to_array, panels[i : i + 2])], axis=2) for i in range(0, 24, 2)]
+            image = open_rgb((SAMPLE / "img_celeba" / photo.file).read_bytes(), 10**8)[0].convert("RGB")
+            shown.append((image, np.reshape(photo.landmarks, (5, 2))))
+    for name, angle, scale, quality in TURNED:
+        photo = next(photo for photo in read_celeba(SAMPLE).photos if photo.id == name)
+        image = open_rgb((SAMPLE / "img_celeba" / photo.file).read_bytes(), 10**8)[0].convert("RGB")
+        shown.append(turned(image, np.reshape(photo.landmarks, (5, 2)), angle, scale, quality))
+    panels = []
+    for image, landmarks in shown:
+        with suppress(Rejection):
+            result = as_image(align(np.asarray(image), landmarks, restore=True))
+            panels += [with_crop(image, landmarks), result.resize((FACE_PX, FACE_PX), Image.Resampling.BOX)]
+    assert len(panels) == 32, "16 photos, each with its result"
+    pairs = [np.concatenate([*map(pil_to_array, panels[i : i + 2])], axis=2) for i in range(0, 32, 2)]
     gap = FACE_PX // 8
     grid = image_grid(pairs, columns=4, gap_px=gap)
     title = Image.new("RGB", (grid.shape[2], FACE_PX // 6), "white")
@@ -69,12 +80,29 @@ def faces() -> list[np.ndarray]:
     return [np.concatenate([pil_to_array(title), grid], axis=1)]
 
 
-def with_crop(path: Path, photo: Photo) -> Image.Image:
+def turned(
+    image: Image.Image, landmarks: np.ndarray, angle: float, scale: float, quality: int
+) -> tuple[Image.Image, np.ndarray]:
+    """Return a photo and its landmarks, rotated by an angle in degrees, cut to the photo, reduced, and compressed."""
+    size = np.array(image.size)
+    # Only pixels of the photo: the largest upright rectangle of the same shape within the rotated one.
+    radians, longer = np.deg2rad(abs(angle)), max(size) / min(size)
+    inner = size / (np.cos(radians) + longer * np.sin(radians))
+    cosine, sine = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    points = (landmarks + 0.5 - size / 2) @ np.array([[cosine, -sine], [sine, cosine]])
+    rotated = image.rotate(angle, Image.Resampling.BICUBIC)
+    rotated = rotated.crop((*np.ceil((size - inner) / 2).astype(int), *np.floor((size + inner) / 2).astype(int)))
+    small = rotated.resize(tuple(round(scale * side) for side in rotated.size), Image.Resampling.BOX)
+    ratio = np.array(small.size) / np.array(rotated.size)
+    points = (points + size / 2 - np.ceil((size - inner) / 2)) * ratio - 0.5
+    return Image.fromarray(apply_jpeg(np.ascontiguousarray(small), quality)), points
+
+
+def with_crop(image: Image.Image, landmarks: np.ndarray) -> Image.Image:
     """Return the upright part of a photo around a face, with the crop drawn on it; grey is outside the photo."""
-    crop = crop_from_landmarks(np.reshape(photo.landmarks, (5, 2)))
+    crop = crop_from_landmarks(landmarks)
     corner, side = crop.quad.mean(axis=0) - 0.75 * crop.side, 1.5 * crop.side
     box, size = (*corner, *(corner + side)), (FACE_PX, FACE_PX)
-    image = open_rgb(path.read_bytes(), 10**8)[0].convert("RGB")
     part = image.transform(size, Image.Transform.EXTENT, box, Image.Resampling.BICUBIC, fillcolor="#ccc")
     outline = [tuple(point) for point in (crop.quad - corner) * FACE_PX / side]
     ImageDraw.Draw(part).polygon(outline, outline="#00e050", width=2)

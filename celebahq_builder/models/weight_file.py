@@ -1,11 +1,13 @@
-"""Safetensors files: bounded reading, and loading into a network."""
+"""Safetensors files: reproducible contents, bounded reading, and loading into a network."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from celebahq_builder.errors import WeightsError
@@ -39,6 +41,26 @@ def read_weights(path: Path, advice: str) -> tuple[dict[str, str], dict[str, Ten
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}; {advice}") from None
     except (SafetensorError, ValueError, RuntimeError, MemoryError) as error:
         raise WeightsError(f"{path} is not a safetensors file: {first_line(error)}; {advice}") from None
+
+
+def weight_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return the contents of a safetensors file, the same for the same tensors and metadata.
+
+    The library writes the keys of the metadata in random order.
+
+    Examples:
+        >>> import torch
+        >>> data = weight_bytes({"bias": torch.zeros(2)}, {"step": "8", "command": "train"})
+        >>> data[8:].startswith(b'{"__metadata__":{"command":"train","step":"8"},"bias":')
+        True
+    """
+    data = save(dict(tensors), dict(metadata))
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes, and their offsets count from there
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def load_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.imaging.geometry import Points
 from celebahq_builder.outcome import Kept, PhotoKey
 from celebahq_builder.pipeline.state import Table, read_table
@@ -82,6 +83,11 @@ class PhotoRecord:
         return self.file, self.face
 
     def __getitem__(self, kind: type[R]) -> R:
+        if kind not in self.parts:
+            raise WorkspaceError(
+                f"{self.file}: its line in a manifest lacks the {kind.__name__}; files were changed from outside, "
+                "`redo` the stage that writes it, or choose another `out`"
+            )
         part = self.parts[kind]
         assert isinstance(part, kind)
         return part
@@ -114,9 +120,9 @@ class PhotoRecord:
         """
         known = {**types, "image": ImageRecord}
         tables = dict(kept.record)
-        identity = read_table(Identity, tables.pop("identity", None), kept.photo, "identity")
+        identity = read_table(Identity, tables.pop("identity", None), f"manifest line of {kept.photo}", "identity")
         parts: list[DataclassInstance] = [
-            read_table(known.get(name), table, kept.photo, name) for name, table in tables.items()
+            read_table(known.get(name), table, f"manifest line of {kept.photo}", name) for name, table in tables.items()
         ]
         return cls(kept.photo, identity, {type(part): part for part in parts}, kept.face)
 
@@ -136,7 +142,7 @@ def read_part(kept: Kept, name: str, kind: type[P]) -> P:
     Raises:
         WorkspaceError: the line has no such table, or the table has other keys or types than its dataclass.
     """
-    return read_table(kind, kept.record.get(name), kept.photo, name)
+    return read_table(kind, kept.record.get(name), f"manifest line of {kept.photo}", name)
 
 
 @dataclass(frozen=True)

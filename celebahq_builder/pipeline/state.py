@@ -52,8 +52,8 @@ def read_table(cls: type[T] | None, table: object, where: object, name: str) -> 
         return cls(**{key: _checked(hint, table[key], key) for key, hint in hints.items()})
     except ValueError as error:
         raise WorkspaceError(
-            f"{where}: the table {name!r} is changed, corrupt, or of another version ({error}); delete its file and "
-            "run again, or choose another `out`"
+            f"{where}: the table {name!r} is changed, corrupt, or of another version ({error}); delete the "
+            "file that holds it and run again, or choose another `out`"
         ) from None
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import signal
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Generic, TypeVar
 
 import torch
@@ -45,8 +47,9 @@ def draw_batches(
 
     Raises:
         CelebAHQError: one of `draw_batch`.
-        WorkspaceError: a worker process was killed.
+        RuntimeError: a worker process was killed; see `killed_worker_as_error`.
     """
+    earlier = multiprocessing.active_children()
     # Only the main process handles signals: the workers inherit that they are blocked.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM} if workers else ())
     try:
@@ -68,11 +71,26 @@ def draw_batches(
             batches = iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    processes = [one for one in multiprocessing.active_children() if one not in earlier]
     try:
         for batch in batches:
             if isinstance(batch, CelebAHQError):
                 raise batch
             yield batch
+    finally:
+        del batches  # ends the workers, also where a traceback refers to this frame
+        for process in processes:
+            process.kill()  # it may wait for a lock that a killed worker held, and SIGTERM is blocked
+
+
+@contextlib.contextmanager
+def killed_worker_as_error() -> Iterator[None]:
+    """Raise a WorkspaceError if a process that draws batches was killed.
+
+    The loader's handler of SIGCHLD raises a RuntimeError wherever the main thread is, mostly in a training step.
+    """
+    try:
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -80,8 +98,6 @@ def draw_batches(
             f"a process that prepares batches was killed, most likely because memory or shared memory ran out "
             f"({first_line(error)}); run the same command again with a smaller `workers` to resume"
         ) from None
-    finally:
-        del batches  # ends the workers, also where a traceback refers to this frame
 
 
 def _unchanged(batch: Batch) -> Batch:

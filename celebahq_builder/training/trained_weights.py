@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import torch
-from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from celebahq_builder.config import from_mapping, to_mapping
 from celebahq_builder.errors import RecipeError, WeightsError
 from celebahq_builder.models.registry import NetworkShape, nonfinite_tensor
-from celebahq_builder.models.weight_file import load_tensors, read_weights
+from celebahq_builder.models.weight_file import load_tensors, read_weights, weight_bytes
 from celebahq_builder.storage import parse_json, write_atomic
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class TrainedWeights(Generic[Recipe]):
             "photos": self.photos,
         }
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
-        write_atomic(folder / FILE, save_safetensors(tensors, metadata))
+        write_atomic(folder / FILE, weight_bytes(tensors, metadata))
 
     @classmethod
     def read(cls, folder: Path, recipes: Mapping[str, type[Recipe]]) -> Self:

@@ -471,6 +471,16 @@ def test_a_run_without_the_mark_of_the_lock(tiny_copy: Path) -> None:
     assert (tiny_copy / "notes.txt").read_text() == "theirs"
 
 
+def test_a_record_without_a_table(tiny_copy: Path) -> None:
+    path = Workspace(tiny_copy).stage("score").manifest_path(0)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line.pop("crop", None)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(WorkspaceError, match=r"^0000\d\d.jpg: its line in a manifest lacks the CropRecord; .*`redo`"):
+        build_tiny(tiny_copy, redo="select")
+
+
 def test_a_run_of_an_earlier_version(tiny_copy: Path) -> None:
     path = Workspace(tiny_copy).run_path
     old = {key: value for key, value in read_json(path).items() if key not in ("photo_stages", "image_stage")}
@@ -492,6 +502,7 @@ def test_a_run_of_an_earlier_version(tiny_copy: Path) -> None:
         ('"padded": ', '"faded": ', "the table 'align' is changed, corrupt, .*expected the keys padded"),
         ('"score": {', '"sore": {', "the table 'score' is changed, corrupt, .*expected the keys score"),
         ('"size": [', '"size": [1, ', "the table 'crop' is changed, corrupt, .*size = "),
+        ('"crop": {', '"corp": {', "the table 'corp' is changed, corrupt, .*no stage writes it"),
         ('"identity"', '"identical"', "the table 'identity' is changed, corrupt, .*expected the keys id, index"),
     ],
 )

@@ -183,6 +183,28 @@ def test_killed_worker(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         train(DENOISE, photos, tmp_path, workers=1)
 
 
+def test_worker_killed_during_a_training_step(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is raised where the main process is. The other worker hangs, and is killed."""
+
+    def draw_batch(task: PixelTask, step: int) -> RestorationBatch:
+        if step == 1:
+            signal.pause()
+        return original_draw(task, step)
+
+    def training_step(task: PixelTask, step: int, batch: RestorationBatch) -> torch.Tensor:
+        for process in sorted(multiprocessing.active_children(), key=lambda one: one.pid or 0)[:1]:
+            process.kill()
+            process.join()
+        return original_step(task, step, batch)
+
+    original_draw, original_step = PixelTask.draw_batch, PixelTask.training_step
+    monkeypatch.setattr(PixelTask, "draw_batch", draw_batch)
+    monkeypatch.setattr(PixelTask, "training_step", training_step)
+    with pytest.raises(WorkspaceError, match="^a process that prepares batches was killed"):
+        train(DENOISE, photos, tmp_path, workers=2)
+    assert multiprocessing.active_children() == []
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
