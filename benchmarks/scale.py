@@ -245,7 +245,7 @@ def first_batch(root: Path, work: Path) -> tuple[float, float]:
         finished = time.perf_counter() - began
     finally:
         with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)  # a shell may start background jobs without SIGINT
         process.wait()
     return planned or finished, finished
 
