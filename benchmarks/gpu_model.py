@@ -8,7 +8,7 @@ and from the assumptions that it prints first.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -122,11 +122,9 @@ def count_work(source: Path, count: int, precision: str) -> dict[str, Work]:
     groups: Sequence[list[Face]] = [read[i : i + size] for i in range(0, len(read), size)]
     work: dict[str, Work] = {}
     for stage in stages:
-        run: Callable[[list[Face]], list[Face]] = lambda faces, stage=stage: stage.run(  # noqa: E731
-            faces, recipe.settings(stage), replace(context, batch_windows=16)
-        )
+        settings = recipe.settings(stage)
         with Counter(precision) as counter:
-            groups = [run(group) for group in groups]
+            groups = [stage.run(group, settings, replace(context, batch_windows=16)) for group in groups]
         work[stage.name] = counter.work
     return work
 

@@ -61,7 +61,7 @@ def input_gradient(output: Tensor, x: Tensor) -> Tensor:
 
 
 _weight_gradients = True
-"""Whether `conv2d` computes the gradients of its weights."""
+"""True if `conv2d` computes the gradients of its weights; false within `input_gradient`."""
 
 
 def halve(x: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def halve(x: Tensor) -> Tensor:
 
 
 class _Context(Protocol):
-    """What torch keeps of a call of a function for its gradient."""
+    """Values that torch stores in the forward pass of a function and passes to its backward pass."""
 
     kernel: int
     saved_tensors: tuple[Tensor, Tensor]

@@ -184,11 +184,16 @@ class ProGANStep:
         draws = []
         for i in range(len(reals)):
             mine = torch.arange(n)[self.context.rank :: self.context.size][i :: len(reals)]
-            parts = (
-                None if values is None else self.context.copy_to_device(values[mine])
-                for values in (latents, labels, mix, own_latents, own_labels)
+            copy = self.context.copy_to_device
+            draws.append(
+                StepRandomness(
+                    copy(latents[mine]),
+                    None if labels is None else copy(labels[mine]),
+                    copy(mix[mine]),
+                    copy(own_latents[mine]),
+                    None if own_labels is None else copy(own_labels[mine]),
+                )
             )
-            draws.append(StepRandomness(*parts))  # type: ignore[arg-type]
         return draws
 
     def _draw_latents(self, number: int, count: int, latents: int, labels: int) -> tuple[Tensor, Tensor | None]:
