@@ -86,7 +86,7 @@ def run_training(
 
 
 PHOTOS = click.argument("photos", type=PATH, metavar="PHOTOS_DIR")
-RESTORATION = "celebahq_builder.restoration.start"
+RESTORATION = "celebahq_builder.restoration"
 
 
 @celebahq.command(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from celebahq_builder.restoration import start
+from celebahq_builder import restoration
 from celebahq_builder.restoration.adversarial_training import AdversarialRecipe, ChainSettings
 from celebahq_builder.restoration.pixel_training import PixelRecipe
 from celebahq_builder.restoration.task import Phase
@@ -57,7 +57,7 @@ def test_two_steps(
     runs = {}
     for where in [str(device)] if bf16 else ["cpu", str(device)]:
         out = tmp_path / where
-        start.train(recipe, photos, TrainingOptions(out=out, device=where, workers=1))
+        restoration.train(recipe, photos, TrainingOptions(out=out, device=where, workers=1))
         assert len(log_lines(out)) == 1
         runs[where] = {key: value for key, value in last_state(out).items() if key.startswith("networks.")}
     found = runs[str(device)]

@@ -12,13 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from celebahq_builder import restoration
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.metrics.descriptors import PATCH_PX
 from celebahq_builder.metrics.fidelity import draw_quarter_patches, texture_loss
 from celebahq_builder.metrics.sliced import random_directions
 from celebahq_builder.models.registry import load_network
 from celebahq_builder.models.srgan import SRGenerator
-from celebahq_builder.restoration import start
 from celebahq_builder.restoration.adversarial_training import (
     BIAS_ROUNDS,
     TEXTURE_DIRECTIONS,
@@ -51,7 +51,7 @@ ONE_STEP = dataclasses.replace(RECIPE, phases=(Phase(1, 16, 1),))
 
 
 def train(recipe: AdversarialRecipe, photos: Path, out: Path) -> Path:
-    return start.train(recipe, photos, TrainingOptions(out=out, device="cpu"))
+    return restoration.train(recipe, photos, TrainingOptions(out=out, device="cpu"))
 
 
 @pytest.fixture(scope="module")
