@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.image_set import Pixels
-from celebahq_builder.landmarks.accuracy import LandmarkErrors, landmark_errors, median_errors
+from celebahq_builder.imaging.geometry import Points, crop_from_landmarks
 from celebahq_builder.landmarks.augmentation import AugmentationSettings, jittered_points, random_crop
 from celebahq_builder.landmarks.faces import LandmarkFaces
 from celebahq_builder.landmarks.refiner import CROP_PX, Refiner, to_tensor
@@ -221,6 +222,50 @@ def landmark_losses(found: Tensor, scale: Tensor, heatmaps: Tensor, true: Tensor
     target = (squared / (-2 * sigma**2)).flatten(2).softmax(dim=-1)
     entropy = -(target * heatmaps.flatten(2).log_softmax(dim=-1)).sum(dim=-1).mean()
     return torch.stack([100 * distance.mean(), entropy, likelihood])
+
+
+# --- Errors against true landmarks ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LandmarkErrors:
+    """Errors of the landmarks of one face, or medians of many faces."""
+
+    nme: float
+    """Normalized mean error: the mean distance between found and true landmarks as a share of the true eye distance."""
+    side_percent: float
+    """Error of the side of CelebA-HQ's crop, in per cent of the true side."""
+    rotation_deg: float
+    """Angle between the crop and the true one."""
+
+
+def landmark_errors(found: Points, true: Points) -> LandmarkErrors:
+    """Return the errors of landmarks.
+
+    Args:
+        found: landmarks [5, 2], px, in CelebA's order.
+        true: landmarks [5, 2].
+
+    Raises:
+        ValueError: the landmarks leave the size or the direction of a face undefined.
+
+    Examples:
+        >>> true = np.array([[40.0, 50], [60, 50], [50, 65], [42, 80], [58, 80]])
+        >>> landmark_errors(true + [2, 0], true)
+        LandmarkErrors(nme=0.1, side_percent=0.0, rotation_deg=0.0)
+    """
+    distance = np.hypot(*(found - true).T).mean() / np.hypot(*(true[1] - true[0]))
+    crop, expected = crop_from_landmarks(found), crop_from_landmarks(true)
+    side_percent = 100 * abs(crop.side / expected.side - 1)
+    x, y = (one.quad[3] - one.quad[0] for one in (crop, expected))
+    rotation = np.degrees(np.arctan2(x[0] * y[1] - x[1] * y[0], x @ y))
+    return LandmarkErrors(float(distance), side_percent, abs(float(rotation)))
+
+
+def median_errors(errors: Iterable[LandmarkErrors]) -> LandmarkErrors:
+    """Return the median of each error over some faces."""
+    table = np.array([(one.nme, one.side_percent, one.rotation_deg) for one in errors])
+    return LandmarkErrors(*np.median(table, axis=0).tolist())
 
 
 def validation_errors(refiner: Refiner, faces: LandmarkFaces, seed: int) -> LandmarkErrors:

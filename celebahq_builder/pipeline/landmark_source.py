@@ -19,8 +19,8 @@ from celebahq_builder.image_set import photo_path
 from celebahq_builder.landmarks import check
 from celebahq_builder.landmarks.check import DoubtfulPhoto
 from celebahq_builder.landmarks.choice import FaceChoice
+from celebahq_builder.landmarks.detector import locate_model
 from celebahq_builder.landmarks.find import LandmarkResult, find_landmarks
-from celebahq_builder.landmarks.model_file import locate_model
 from celebahq_builder.landmarks.page import ShownPhoto, draw_face
 from celebahq_builder.landmarks.search import THUMBNAIL_PX, list_photos
 from celebahq_builder.outcome import Reason
