@@ -100,7 +100,7 @@ STAGES = stage_names()
 )
 @click.option("--device", default="auto", metavar="NAMES", help="auto, cpu, cuda, or cuda:0,cuda:1.")
 @CLUSTER
-@click.option("--until", type=click.Choice(STAGES), default="pack", help="Stop after this stage.")
+@click.option("--until", type=click.Choice(STAGES), default=STAGES[-1], help="Stop after this stage.")
 @click.option(
     "--from",
     "start",

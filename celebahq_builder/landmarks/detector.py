@@ -288,7 +288,7 @@ YUNET_FILES = {
 """Model file by major version of OpenCV; the weights are the same. OpenCV 5 needs an input of any size."""
 
 
-def locate_model(path: Path | None = None, argument: str = "model") -> Path:
+def locate_model(path: Path | str | None = None, argument: str = "model") -> Path:
     """Return the path of the detector's model file: the one given, or the cached one, which is downloaded if needed.
 
     Args:
@@ -298,8 +298,8 @@ def locate_model(path: Path | None = None, argument: str = "model") -> Path:
     Raises:
         WeightsError: the file is missing and cannot be downloaded, or the cached one has another SHA-256.
     """
-    if path is not None:
-        return path
+    if path:
+        return Path(path)
     import pooch  # takes 0.2 s
 
     wanted = YUNET_FILES[5 if int(cv2.__version__.split(".")[0]) >= 5 else 4]

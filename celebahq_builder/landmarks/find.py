@@ -97,9 +97,7 @@ def find_landmarks(
     if not table.parent.is_dir():
         raise RecipeError(f"`out` {table}: {table.parent} is not a folder; create it first")
     weights = os.fspath(refiner) if refiner else None
-    settings = SearchSettings(
-        locate_model(Path(model) if model else None), refine=True, thumbnails=True, refiner=weights
-    )
+    settings = SearchSettings(locate_model(model), refine=True, thumbnails=True, refiner=weights)
     with RecordLog(table.with_suffix(".jsonl"), "celebahq landmarks", settings.identity()) as log:
         page = table.with_suffix(".html")
         for path_of_result in (table, page):

@@ -143,7 +143,7 @@ class LandmarkTask(loop.Task[FaceBatch]):
         self.shape, self.photos, self.faces, self.device = recipe.net, faces, faces, context.device
         self.config = config = {**to_mapping(recipe)}
         torch.manual_seed(recipe.seed)
-        self.network = _initial_network(recipe, config).to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = loop.to_channels_last(_initial_network(recipe, config), self.device)
         self.adam = torch.optim.AdamW(_parameter_groups(self.network, recipe.weight_decay), lr=1.0)
         self.networks, self.optimizers = {"network": self.network}, {"network": self.adam}
 
@@ -177,14 +177,17 @@ class LandmarkTask(loop.Task[FaceBatch]):
 
     def validate(self, net: nn.Module) -> tuple[loop.Scores, loop.SampleRows]:
         """Return median errors of refined first points of the held-out faces; no sample images."""
-        errors = validation_errors(Refiner(net), self.faces, self.recipe.seed)  # type: ignore[arg-type]
+        assert isinstance(net, LandmarkNetwork)
+        errors = validation_errors(Refiner(net), self.faces, self.recipe.seed)
         return {name: round(value, 4) for name, value in vars(errors).items()}, []
 
 
 def _initial_network(recipe: LandmarkRecipe, config: dict[str, object]) -> LandmarkNetwork:
     """Return the network to train; the hash of weights to start from is added to the config."""
     check_size(lambda: [recipe.net.build()])
-    network = LandmarkNetwork(recipe.net.widths, recipe.net.blocks, recipe.dropout)  # type: ignore[arg-type]
+    network = recipe.net.build()
+    assert isinstance(network, LandmarkNetwork)
+    network.dropout.p = recipe.dropout
     if recipe.start:
         known = find_entry(recipe.start)
         if known.shape != recipe.net:

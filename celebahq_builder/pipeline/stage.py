@@ -153,6 +153,14 @@ class DatasetStage(Stage[S]):
             CelebAHQError: the stage cannot be run.
         """
 
+    def most_kept(self, settings: S, photos: int) -> int:
+        """Return how many of a number of photos the stage keeps at most."""
+        return photos
+
+    def estimate_bytes(self, settings: S, photos: int, resolution: int) -> float:
+        """Estimate the size of what the stage writes for a number of photos."""
+        return 0
+
     def files(self, workspace: Workspace, resolution: int) -> tuple[Path, ...]:
         """Return the files outside the stage's folder that the stage may write; a redo deletes them."""
         return ()

@@ -102,8 +102,8 @@ class StageCounts:
 
 
 @dataclass(frozen=True)
-class StagePlan:
-    """File plan.json: what the results in a stage's folder depend on."""
+class StageIngredients:
+    """File plan.json, written when a stage begins: what the results in its folder depend on."""
 
     fingerprint: str
     ingredients: Ingredients
@@ -186,8 +186,8 @@ class Summary:
 class StageState:
     """State of one stage's folder."""
 
-    plan: StagePlan | None = None
-    """None: the stage was not begun."""
+    ingredients: Ingredients | None = None
+    """Of the results in the folder; None: the stage was not begun."""
     mark: StageMark | None = None
     """None: the stage is not complete."""
     batches: frozenset[int] = frozenset()

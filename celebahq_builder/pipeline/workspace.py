@@ -21,8 +21,8 @@ from celebahq_builder.pipeline.state import (
     RunDescription,
     RunState,
     StageCounts,
+    StageIngredients,
     StageMark,
-    StagePlan,
     StageState,
     Summary,
     fingerprint,
@@ -61,13 +61,13 @@ class StageFolder:
     Attributes:
         root: path of the folder.
         name: of the stage.
-        plan_path: the `StagePlan`.
+        ingredients_path: the `StageIngredients`.
         mark_path: the `StageMark`.
     """
 
     def __init__(self, root: Path, name: str) -> None:
         self.root, self.name = root, name
-        self.plan_path = root / "plan.json"
+        self.ingredients_path = root / "plan.json"
         self.mark_path = root / "stage.json"
 
     def image_path(self, batch: int, photo_id: str) -> Path:
@@ -84,8 +84,9 @@ class StageFolder:
 
     def read_state(self) -> StageState:
         """Read what the stage holds."""
-        plan, mark = _read_optional(StagePlan, self.plan_path), _read_optional(StageMark, self.mark_path)
-        return StageState(plan, mark, self.batches())
+        begun = _read_optional(StageIngredients, self.ingredients_path)
+        mark = _read_optional(StageMark, self.mark_path)
+        return StageState(begun.ingredients if begun else None, mark, self.batches())
 
     def write_manifest(self, batch: int, outcomes: Iterable[Outcome]) -> None:
         """Write the outcome of each photo of a batch; only for the holder of the lock, after the batch's images."""
@@ -160,9 +161,9 @@ class StageFolder:
         return data
 
     def begin(self, ingredients: Ingredients, *, again: bool = False) -> None:
-        """Write the stage's plan, if it has none; with `again`, replace it."""
-        if again or not self.plan_path.exists():
-            write_json(self.plan_path, asdict(StagePlan(fingerprint(ingredients), ingredients)))
+        """Write the ingredients of the stage, unless they are there; with `again`, replace them."""
+        if again or not self.ingredients_path.exists():
+            write_json(self.ingredients_path, asdict(StageIngredients(fingerprint(ingredients), ingredients)))
 
     def complete(self, ingredients: Ingredients, counts: StageCounts) -> None:
         """Mark the stage complete, once the names of all its files are on the disk."""
@@ -172,14 +173,14 @@ class StageFolder:
         write_json(self.mark_path, asdict(StageMark(fingerprint=fingerprint(ingredients), **asdict(counts))))
 
     def discard(self) -> None:
-        """Delete the stage's results: mark, manifests, plan, then the rest.
+        """Delete the stage's results: mark, manifests, ingredients, then the rest.
 
-        The plan goes after the manifests, so a kill in between never leaves results without what they depend on.
+        The ingredients go after the manifests, so a kill in between never leaves results of unknown settings.
         """
         if self.root.is_symlink():
             raise WorkspaceError(f"{self.root} is a link, which is not deleted through; put the folder in its place")
         manifests = sorted((self.root / "batches").glob("*.jsonl"))
-        for path in (self.mark_path, *manifests, *self.earlier_manifests(), self.plan_path):
+        for path in (self.mark_path, *manifests, *self.earlier_manifests(), self.ingredients_path):
             path.unlink(missing_ok=True)
         delete_folder(self.root)
 
@@ -322,10 +323,10 @@ class Workspace:
     def final_outcomes(self, run: RunDescription) -> Iterator[tuple[str, int, Outcome]]:
         """Yield stage, batch and outcome of each photo at each stage on disk, in the order of the stages.
 
-        A selection counts only when it is complete.
+        A stage that works on all photos counts only when it is complete.
         """
         for name in run.stages:
-            if name in run.photo_stages or (name == "select" and self.stage(name).mark_path.exists()):
+            if name in run.photo_stages or self.stage(name).mark_path.exists():
                 for batch, one in self.stage(name).outcomes():
                     yield name, batch, one
 

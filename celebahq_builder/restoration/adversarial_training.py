@@ -41,7 +41,7 @@ from celebahq_builder.restoration.pixel_training import upscaled_samples
 from celebahq_builder.restoration.task import RestorationBatch, RestorationTask, TrainingRecipe, adam, initial_network
 from celebahq_builder.training.checkpoint import check_size
 from celebahq_builder.training.distributed import DistributedContext
-from celebahq_builder.training.loop import SampleRows, Scores
+from celebahq_builder.training.loop import SampleRows, Scores, to_channels_last
 
 TEXTURE_DIRECTIONS = 64
 """Random directions of the texture loss in each step."""
@@ -161,8 +161,7 @@ class AdversarialTask(RestorationTask):
         check_size(lambda: [self.shape.build(), SRDiscriminator(recipe.discriminator_width)])
         self.generator = self.network = initial_network(self.shape, self.start, recipe.seed, device)
         torch.manual_seed(recipe.seed)
-        self.discriminator = SRDiscriminator(recipe.discriminator_width)
-        self.discriminator.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.discriminator = to_channels_last(SRDiscriminator(recipe.discriminator_width), device)
         self.networks = {"generator": self.generator, "discriminator": self.discriminator}
         self.optimizers = {
             "generator": adam(self.generator, recipe.learning_rate, 0.9),

@@ -13,7 +13,7 @@ from celebahq_builder.image_set import Pixels
 from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.restoration.photos import TrainingPhotos
 from celebahq_builder.training.checkpoint import check_size
-from celebahq_builder.training.loop import Task
+from celebahq_builder.training.loop import Task, to_channels_last
 
 
 class RestorationBatch(NamedTuple):
@@ -133,7 +133,7 @@ def initial_network(shape: NetworkShape, start: Mapping[str, Tensor], seed: int,
     torch.manual_seed(seed)
     net = shape.build()
     net.load_state_dict(net.state_dict() | dict(start))
-    return net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return to_channels_last(net, device)
 
 
 def adam(network: nn.Module, learning_rate: float, beta1: float) -> torch.optim.Adam:

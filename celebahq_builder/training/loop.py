@@ -160,6 +160,17 @@ def load_recipe(
     return load(classes.get(task) or classes[kind], path, overrides)
 
 
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def to_channels_last(network: Network, device: torch.device) -> Network:
+    """Move a new network to a device, with the weights of convolutions in channels-last memory format."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        memory_format = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
+        tensor.data = tensor.data.to(device=device, memory_format=memory_format)
+    return network
+
+
 # --- The loop -----------------------------------------------------------------------------------------------------
 
 
