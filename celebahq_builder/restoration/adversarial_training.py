@@ -194,7 +194,7 @@ class AdversarialTask(RestorationTask):
     def training_step(self, step: int, batch: RestorationBatch) -> Tensor:
         """Update both networks once; see `training.loop.Task`."""
         recipe, device = self.recipe, self.context.device
-        batch = batch.to(device)
+        batch = batch.copy_to_device(self.context)
         targets = to_float(batch.targets)
         inputs = downscale_4x(targets) if batch.inputs is None else self._denoise(to_float(batch.inputs))
         share = len(targets) / recipe.phase_at(step).batch

@@ -126,7 +126,7 @@ class PixelTask(RestorationTask):
     def training_step(self, step: int, batch: RestorationBatch) -> Tensor:
         """Update the network once; see `training.loop.Task`."""
         recipe, device = self.recipe, self.context.device
-        batch = batch.to(device)
+        batch = batch.copy_to_device(self.context)
         targets = to_float(batch.targets)
         inputs = downscale_4x(targets) if batch.inputs is None else to_float(batch.inputs)
         # --- Loss

@@ -13,6 +13,7 @@ from celebahq_builder.image_set import Pixels
 from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.restoration.photos import TrainingPhotos
 from celebahq_builder.training.checkpoint import check_size
+from celebahq_builder.training.distributed import DistributedContext
 from celebahq_builder.training.loop import Task, to_channels_last
 
 
@@ -28,14 +29,14 @@ class RestorationBatch(NamedTuple):
     directions: Tensor | None = None
     """Directions of the texture loss, float32 [147, K]."""
 
-    def to(self, device: torch.device) -> RestorationBatch:
-        """Return the batch on a device; the host does not wait for the copies of pinned memory."""
-        inputs, targets, positions, directions = self
+    def copy_to_device(self, context: DistributedContext) -> RestorationBatch:
+        """Return the batch on the device of a training; the host does not wait for the copies."""
+        copy = context.copy_to_device
         return RestorationBatch(
-            inputs if inputs is None else inputs.to(device, non_blocking=True),
-            targets.to(device, non_blocking=True),
-            [one.to(device, non_blocking=True) for one in positions],
-            directions if directions is None else directions.to(device, non_blocking=True),
+            self.inputs if self.inputs is None else copy(self.inputs),
+            copy(self.targets),
+            [copy(one) for one in self.positions],
+            self.directions if self.directions is None else copy(self.directions),
         )
 
 

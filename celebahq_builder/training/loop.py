@@ -28,7 +28,7 @@ from celebahq_builder.models.weight_file import first_line
 from celebahq_builder.parallel import cores
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import delete_partial_files, lock, write_atomic
-from celebahq_builder.training.batch_loader import draw_batches, killed_worker_as_error
+from celebahq_builder.training.batch_loader import draw_batches
 from celebahq_builder.training.checkpoint import CheckpointFolder, StateDict, load_optimizer
 from celebahq_builder.training.distributed import DistributedContext, PolledFlag, join_processes, torch_threads
 from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
@@ -281,8 +281,8 @@ class _Training:
             *(task.photos.summary, self.step + 1, recipe.steps, self.context.device, self._next_validation()),
         )
         progress = Progress("training", recipe.steps, self.step, unit="step", judged=False)
-        batches = draw_batches(task.draw_batch, range(self.step, recipe.steps), workers, pinned=cuda)
-        with killed_worker_as_error(), contextlib.ExitStack() as stack:
+        batches = draw_batches(task.draw_batch, range(self.step, recipe.steps), workers)
+        with contextlib.ExitStack() as stack:
             stack.callback(progress.close)
             stack.callback(batches.close)
             # All batches of a phase have one shape: cuDNN measures once which algorithm is the fastest.
