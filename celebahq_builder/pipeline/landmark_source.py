@@ -178,12 +178,19 @@ def prepare_source(
         return source
     workspace = Workspace(Path(out))
     with workspace.lock(shard):
-        workspace.landmarks_path.mkdir(exist_ok=True)
-        doubtful = check.check_landmarks(source, workspace.landmarks_path / "checked.jsonl", model, workers=workers)
-        checked = check.reject_doubtful(source, doubtful) if reject_doubtful else source
-        if accept:
-            accept(checked)
-        write_json(workspace.doubtful_path, asdict(CheckedLandmarks(len(source.photos), doubtful)))
+        return _check_source(source, workspace, model, reject_doubtful, workers, accept)
+
+
+def _check_source(
+    source: PhotoSource, workspace: Workspace, model: Path, reject: bool, workers: int | None, accept: Accept | None
+) -> PhotoSource:
+    """Compare the landmarks of a source with the detector's, and record the doubtful ones for the report."""
+    workspace.landmarks_path.mkdir(exist_ok=True)
+    doubtful = check.check_landmarks(source, workspace.landmarks_path / "checked.jsonl", model, workers=workers)
+    checked = check.reject_doubtful(source, doubtful) if reject else source
+    if accept:
+        accept(checked)
+    write_json(workspace.doubtful_path, asdict(CheckedLandmarks(len(source.photos), doubtful)))
     if doubtful:
         log.warning(
             "warning: the detector does not confirm the landmarks of %d of %d faces; first: %s: %s",
