@@ -78,8 +78,8 @@ def find_landmarks(
             have more.
         workers: processes; by default one per core. The result does not depend on it.
         model: model file of the detector; by default it is downloaded once.
-        refiner: network that makes the landmarks more precise: the folder of a training of `landmarks.training.train`,
-            or weights of a registry.
+        refiner: network that makes the landmarks more precise: the folder of a training of
+            `landmarks.training.LandmarkTask`, or weights of a registry.
         accept: function that is called before table and page are written; it raises an error if they must not be.
 
     Raises:

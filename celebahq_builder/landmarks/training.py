@@ -20,10 +20,10 @@ from celebahq_builder.landmarks.augmentation import AugmentationSettings, jitter
 from celebahq_builder.landmarks.faces import LandmarkFaces
 from celebahq_builder.landmarks.refiner import CROP_PX, Refiner, to_tensor
 from celebahq_builder.models.landmark_network import LandmarkNetwork, cell_centres
-from celebahq_builder.models.registry import NetworkShape, find_entry, load_network
+from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.training import loop
-from celebahq_builder.training.checkpoint import check_size
 from celebahq_builder.training.distributed import DistributedContext
+from celebahq_builder.training.initial_network import initial_network, start_weights
 
 VALIDATION = AugmentationSettings(shift=0.03, scale=0.05, rotation_deg=3.0)
 """Jitter of the first points in validations; a detector errs about as much."""
@@ -94,56 +94,36 @@ class LandmarkRecipe:
         return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
-RECIPES = {"landmarks": LandmarkRecipe}
-"""Classes of the recipes by their key ``task``."""
-
-
-def train(recipe: LandmarkRecipe, celeba_root: Path, options: loop.TrainingOptions) -> Path:
-    """Train the landmark network, or resume its training.
-
-    Args:
-        recipe: see `training.loop.load_recipe`.
-        celeba_root: folder in CelebA's layout, see `sources.celeba.read_celeba`.
-        options: see `training.loop.TrainingOptions`.
-
-    Returns:
-        Path of the weights.
-
-    Raises:
-        SourceError: the folder cannot be read.
-        TrainingError: the faces cannot be used, the run has another recipe or other faces, or a loss is not finite.
-        WeightsError: the weights to start from are unknown or damaged.
-        TrainingInterrupted: the training was interrupted; see `training.loop.train`.
-    """
-
-    def make_task(context: DistributedContext) -> LandmarkTask:
-        return LandmarkTask(recipe, LandmarkFaces.read(celeba_root, held_out=recipe.held_out), context)
-
-    return loop.train(celeba_root, make_task, options)
-
-
 class LandmarkTask(loop.Task[FaceBatch]):
     """The landmark network, trained on crops around faces.
 
     The exported weights are always the last ones: they are not selected by their errors on the held-out faces.
 
+    The folder of photos is one in CelebA's layout, see `sources.celeba.read_celeba`.
+
     Raises:
-        TrainingError: the weights to start from belong to a network of another shape, or torchrun started several
-            processes.
+        SourceError: the folder cannot be read.
+        TrainingError: the faces cannot be used, the weights to start from belong to a network of another shape, or
+            torchrun started several processes.
     """
 
+    Recipe = LandmarkRecipe
+    photos: LandmarkFaces
     loss_names = ("distance_percent", "heatmap", "likelihood")
     """Mean distance of the landmarks in per cent of the crop; cross-entropy of the heatmaps; negative log-likelihood
     of the distances."""
 
-    def __init__(self, recipe: LandmarkRecipe, faces: LandmarkFaces, context: DistributedContext) -> None:
+    def __init__(self, recipe: LandmarkRecipe, photos: Path, context: DistributedContext) -> None:
         if context.size > 1:  # the batch normalization needs the whole batch
             raise TrainingError("the landmark network trains in one process; start the command without torchrun")
         self.recipe: LandmarkRecipe = recipe
-        self.shape, self.photos, self.faces, self.device = recipe.net, faces, faces, context.device
+        self.shape, self.device = recipe.net, context.device
+        self.photos = LandmarkFaces.read(photos, held_out=recipe.held_out)
         self.config = config = {**to_mapping(recipe)}
-        torch.manual_seed(recipe.seed)
-        self.network = loop.to_channels_last(_initial_network(recipe, config), self.device)
+        start = start_weights(recipe.start, recipe.net, config)
+        self.network = initial_network(recipe.net, start, recipe.seed, self.device)
+        assert isinstance(self.network, LandmarkNetwork)
+        self.network.dropout.p = recipe.dropout
         self.adam = torch.optim.AdamW(_parameter_groups(self.network, recipe.weight_decay), lr=1.0)
         self.networks, self.optimizers = {"network": self.network}, {"network": self.adam}
 
@@ -152,7 +132,7 @@ class LandmarkTask(loop.Task[FaceBatch]):
         examples = []
         for i in range(self.recipe.batch):
             rng = np.random.default_rng((self.recipe.seed, step, i))
-            face = self.faces.face(int(rng.integers(len(self.faces.training))))
+            face = self.photos.face(int(rng.integers(len(self.photos.training))))
             examples.append(random_crop(*face, self.recipe.augmentation, rng))
         crops, points = zip(*examples, strict=True)
         return np.stack(crops), torch.from_numpy((np.stack(points) + 0.5) / CROP_PX).float()
@@ -178,23 +158,12 @@ class LandmarkTask(loop.Task[FaceBatch]):
     def validate(self, net: nn.Module) -> tuple[loop.Scores, loop.SampleRows]:
         """Return median errors of refined first points of the held-out faces; no sample images."""
         assert isinstance(net, LandmarkNetwork)
-        errors = validation_errors(Refiner(net), self.faces, self.recipe.seed)
+        errors = validation_errors(Refiner(net), self.photos, self.recipe.seed)
         return {name: round(value, 4) for name, value in vars(errors).items()}, []
 
 
-def _initial_network(recipe: LandmarkRecipe, config: dict[str, object]) -> LandmarkNetwork:
-    """Return the network to train; the hash of weights to start from is added to the config."""
-    check_size(lambda: [recipe.net.build()])
-    network = recipe.net.build()
-    assert isinstance(network, LandmarkNetwork)
-    network.dropout.p = recipe.dropout
-    if recipe.start:
-        known = find_entry(recipe.start)
-        if known.shape != recipe.net:
-            raise TrainingError(f"start = {recipe.start} is {known.shape}, the recipe's net is {recipe.net}")
-        config["start_sha256"] = known.sha256
-        network.load_state_dict(load_network(recipe.start).state_dict())
-    return network
+TASKS = {"landmarks": LandmarkTask}
+"""Trainings by the key ``task`` of their recipes; see `training.loop.train`."""
 
 
 def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:

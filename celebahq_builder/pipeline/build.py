@@ -264,10 +264,7 @@ def _conclude_shard(plan: BuildPlan, shard: Shard) -> BuildResult:
     last: dict[PhotoKey, outcome.Outcome] = {}
     for name in names:
         for batch in shard.batches(plan.batches):
-            last |= {
-                one.key: one.without_record() if isinstance(one, Kept) else one
-                for one in workspace.stage(name).read_manifest(batch)
-            }
+            last |= {one.key: one.without_record() for one in workspace.stage(name).read_manifest(batch)}
     images = [stage.name for stage in plan.photo_stages if stage.saves_image]
     return BuildResult(
         source=plan.request.source.counts,

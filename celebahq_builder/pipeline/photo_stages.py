@@ -148,7 +148,7 @@ def _reconcile(stage: StageFolder, entering: set[PhotoKey], batches: int) -> tup
     done, outcomes = stage.batches(), {}
     for _, one in stage.outcomes():
         if one.key in entering:
-            outcomes[one.key] = one.without_record() if isinstance(one, Kept) else one
+            outcomes[one.key] = one.without_record()
     if done != set(range(batches)) or len(outcomes) != len(entering):
         raise WorkspaceError(
             f"{stage.root}: {len(entering)} photos entered, {len(outcomes)} are accounted for in {len(done)} of "

@@ -132,8 +132,8 @@ def read_records(
         types: type of each stage's record, by name of the stage.
         keys: only the photos with these keys; None yields all.
     """
-    for _, one in folder.outcomes():
-        if isinstance(one, Kept) and (keys is None or one.key in keys):
+    for one in folder.kept():
+        if keys is None or one.key in keys:
             yield PhotoRecord.from_kept(one, types)
 
 

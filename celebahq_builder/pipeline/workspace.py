@@ -120,14 +120,9 @@ class StageFolder:
         """
         if not (self.root / "earlier").is_dir():
             return
-        earlier = {
-            self.root / str(image["path"])
-            for path in self.earlier_manifests()
-            for one in read_outcomes(path)
-            if isinstance(one, Kept) and isinstance(image := one.record.get("image"), dict)
-        }
-        images = (one.record.get("image") for _, one in self.outcomes() if isinstance(one, Kept))
-        named = {self.root / str(image["path"]) for image in images if isinstance(image, dict)}
+        outcomes = (one for path in self.earlier_manifests() for one in read_outcomes(path))
+        earlier = self._image_paths(one for one in outcomes if isinstance(one, Kept))
+        named = self._image_paths(self.kept())
         for path in (self.root / "images").glob("*/*.png"):
             if path not in named and (path in earlier or path.stem in ids):
                 path.unlink()
@@ -136,11 +131,20 @@ class StageFolder:
                 folder.rmdir()
         delete_folder(self.root / "earlier")
 
+    def _image_paths(self, kept: Iterable[Kept]) -> set[Path]:
+        """Return the paths of the images that outcomes name."""
+        images = (one.record.get("image") for one in kept)
+        return {self.root / str(image["path"]) for image in images if isinstance(image, dict)}
+
     def outcomes(self) -> Iterator[tuple[int, Outcome]]:
         """Yield batch and outcome of every photo recorded so far, in order."""
         for batch in sorted(self.batches()):
             for one in self.read_manifest(batch):
                 yield batch, one
+
+    def kept(self) -> Iterator[Kept]:
+        """Yield the outcome of every photo that the stage has kept so far, in order."""
+        return (one for _, one in self.outcomes() if isinstance(one, Kept))
 
     def read_image(self, path: str, image_sha256: str) -> bytes:
         """Return the content of a PNG file that the stage kept.

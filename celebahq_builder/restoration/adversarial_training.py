@@ -38,10 +38,10 @@ from celebahq_builder.restoration.photos import (
     to_tensor,
 )
 from celebahq_builder.restoration.pixel_training import upscaled_samples
-from celebahq_builder.restoration.task import RestorationBatch, RestorationTask, TrainingRecipe, adam, initial_network
-from celebahq_builder.training.checkpoint import check_size
+from celebahq_builder.restoration.task import RestorationBatch, RestorationTask, TrainingRecipe, adam
 from celebahq_builder.training.distributed import DistributedContext
-from celebahq_builder.training.loop import SampleRows, Scores, to_channels_last
+from celebahq_builder.training.initial_network import check_size, initial_network, to_channels_last
+from celebahq_builder.training.loop import SampleRows, Scores
 
 TEXTURE_DIRECTIONS = 64
 """Random directions of the texture loss in each step."""
@@ -141,6 +141,7 @@ class AdversarialTask(RestorationTask):
         TrainingError: the photos cannot be used, or the weights to start from are not those of an upscaler.
     """
 
+    Recipe = AdversarialRecipe
     loss_names = ("pixel", "texture", "feature", "adversarial", "discriminator")
 
     def __init__(self, recipe: AdversarialRecipe, photos: Path, context: DistributedContext) -> None:

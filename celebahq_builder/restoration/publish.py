@@ -33,7 +33,10 @@ from celebahq_builder.training.trained_weights import TrainedWeights
 
 NEW_REGISTRY = "# Weights by name. Each has a model card. Loading verifies the SHA-256 before the bytes are used.\n"
 
-RECIPES: dict[str, type[AnyRecipe]] = {**restoration.RECIPES, **training.RECIPES}
+RECIPES: dict[str, type[AnyRecipe]] = {
+    **{name: task.Recipe for name, task in restoration.TASKS.items()},
+    **{name: task.Recipe for name, task in training.TASKS.items()},
+}
 """Class of the recipe by its key ``task``."""
 
 SETTINGS: dict[Architecture, str] = {"autoencoder": "denoise.weights", "srgan": "upscale.weights", "landmarks": ""}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from celebahq_builder.outcome import Kept, PhotoKey, QualityScore, Reason, Rejected, counted
+from celebahq_builder.outcome import PhotoKey, QualityScore, Reason, Rejected, counted
 from celebahq_builder.pipeline.face import Identity, ImageRecord, PhotoRecord, read_part
 from celebahq_builder.pipeline.results import read_records
 from celebahq_builder.pipeline.stage import DatasetContext, DatasetStage
@@ -69,18 +69,17 @@ class SelectStage(DatasetStage[SelectSettings]):
         """Write selection.csv and the manifest: selected photos with their whole records, then the others."""
         workspace = context.workspace
         [score] = [name for name, kind in context.record_types.items() if kind is QualityScore]
-        candidates = []
-        for _, one in workspace.stage(context.photo_stage).outcomes():
-            if isinstance(one, Kept):
-                name, part = read_part(one, "identity", Identity).id, read_part(one, score, QualityScore)
-                candidates.append(Candidate(one.key, name, part.score))
+        candidates = [
+            Candidate(one.key, read_part(one, "identity", Identity).id, read_part(one, score, QualityScore).score)
+            for one in workspace.stage(context.photo_stage).kept()
+        ]
         selected, low = select_best(candidates, settings.keep)
 
         ranks = {one.key: rank for rank, one in enumerate(selected, start=1)}
         image_of = {
             one.key: read_part(one, "image", ImageRecord)
-            for _, one in workspace.stage(context.image_stage).outcomes()
-            if isinstance(one, Kept) and one.key in ranks
+            for one in workspace.stage(context.image_stage).kept()
+            if one.key in ranks
         }
         records = read_records(workspace.stage(context.photo_stage), context.record_types, ranks.keys())
         ranked = [one.with_part(image_of[one.key]).with_part(SelectRecord(ranks[one.key])) for one in records]
