@@ -1,35 +1,21 @@
-"""The context in which photo stages run: photos, device, networks, and settings of the libraries."""
+"""The context in which photo stages run: reading of photos, device, and settings of the libraries."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import functools
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, cast
 
 import cv2
 import torch
-from torch import Tensor
 
-from celebahq_builder.device_errors import is_out_of_memory
-from celebahq_builder.errors import SourceError, WeightsError
+from celebahq_builder.errors import SourceError
 from celebahq_builder.image_set import photo_path
-from celebahq_builder.imaging.tiles import run_tiled_all
-from celebahq_builder.models.autoencoder import Autoencoder
-from celebahq_builder.models.registry import find_entry, load_network
-from celebahq_builder.models.srgan import SRGenerator
 from celebahq_builder.outcome import Reason, Rejection
-from celebahq_builder.pipeline.face import Face
-from celebahq_builder.pipeline.stage import PhotoContext, Precision
+from celebahq_builder.pipeline.stage import PhotoContext
 from celebahq_builder.sources.photo import Photo
 from celebahq_builder.storage import read_file
-
-# oneDNN caches what it compiled for the last 1024 shapes, and each photo has its own shape: a worker would grow to
-# gigabytes. It reads this variable at its first convolution.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 
 BATCH_WINDOWS = {"cpu": 1, "cuda": 16}
 """Windows of equal shape that pass a network at once, by kind of device.
@@ -83,71 +69,3 @@ def photo_reader(folder: Path) -> Callable[[Photo], bytes]:
             raise Rejection(Reason.UNREADABLE, f"{photo.file}: {error.strerror}") from None
 
     return read_photo
-
-
-# --- Networks -----------------------------------------------------------------------------------------------------
-
-Architecture = Literal["autoencoder", "srgan"]
-"""The networks that a build runs."""
-
-
-@functools.lru_cache(maxsize=4)
-def network(weights: str, device: torch.device, architecture: Architecture) -> Autoencoder | SRGenerator:
-    """Return a network of the registry, ready to run on a device.
-
-    Raises:
-        WeightsError: unknown or changed weights, or weights of another network.
-    """
-    found = find_entry(weights).shape.architecture
-    if found != architecture:
-        raise WeightsError(f"weights {weights!r} are of the {found} network; this stage runs the {architecture}")
-    return cast("Autoencoder | SRGenerator", load_network(weights, device))
-
-
-def run_network(
-    faces: Sequence[Face],
-    weights: str,
-    architecture: Architecture,
-    scale: int,
-    tile_px: int,
-    context: PhotoContext,
-    precision: Precision = "fp32",
-) -> list[Tensor]:
-    """Return the pixels of faces after a network, uint8 [3, scale H, scale W] each.
-
-    Windows of equal shape pass the network in batches. Where the device has too little memory, batches are halved.
-
-    Args:
-        faces: all on one device; may be none.
-        weights: name in a registry.
-        architecture: the network that the weights must belong to.
-        scale: output px per input px.
-        tile_px: side length of the tiles in input px; bounds the memory.
-        context: `batch_windows` is halved in place.
-        precision: of the convolutions.
-    """
-    if not faces:
-        return []
-    net = network(weights, context.device, architecture)
-
-    def run(windows: Tensor) -> Tensor:
-        with torch.autocast(context.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            result: Tensor = net(windows)
-        return result
-
-    while True:
-        try:
-            return run_tiled_all(
-                run,
-                [face.pixels for face in faces],
-                scale=scale,
-                tile_px=tile_px,
-                context_px=net.context_px,
-                stride_px=net.STRIDE_PX,
-                batch=context.batch_windows,
-            )
-        except RuntimeError as error:
-            if context.batch_windows == 1 or not is_out_of_memory(error):
-                raise
-        context.batch_windows //= 2  # outside of `except`, where the error no longer holds references to tensors
-        torch.cuda.empty_cache()

@@ -17,6 +17,7 @@ from celebahq_builder.pipeline.request import BuildRequest
 from celebahq_builder.pipeline.stage import AnyDatasetStage, AnyPhotoStage, AnyStage, DatasetStage
 from celebahq_builder.pipeline.state import (
     Ingredients,
+    Provenance,
     RunDescription,
     RunState,
     StageState,
@@ -66,7 +67,7 @@ class BuildPlan:
         an earlier run kept, and all stages that work on the whole data set.
         """
         asked = {*self.request.recipe.keep_stages, self.image_stage, self.photo_names[-1]}
-        begun = {name for name in self.names if self.state.stage(name).ingredients}
+        begun = {name for name in self.names if self.state.stage(name).provenance}
         return [name for name in self.names if name in asked | begun or name not in self.photo_names]
 
     @cached_property
@@ -119,7 +120,7 @@ class BuildPlan:
     @property
     def batch_photos(self) -> int:
         """Photos per batch: as an earlier run of these photos began, or by the number of photos."""
-        if self.state.run and not self.grows and any(stage.ingredients for stage in self.state.stages.values()):
+        if self.state.run and not self.grows and any(stage.provenance for stage in self.state.stages.values()):
             return self.state.run.batch_photos
         return min(max(len(self.request.source.photos) // 64, BATCH_PHOTOS[0]), BATCH_PHOTOS[1])
 
@@ -175,11 +176,11 @@ class BuildPlan:
             return self
         stages = {}
         for name in self.photo_names:
-            state = self.state.stage(name)
+            state, own = self.state.stage(name), self.ingredients[name]
             if self.has_other_photos(name):
                 left = frozenset(batch for batch in state.batches if batch < self.unchanged_batches(name))
-                state = StageState(self.ingredients[name], batches=left)
-            if state.ingredients:
+                state = StageState(Provenance(fingerprint(own), own), batches=left)
+            if state.provenance:
                 stages[name] = state
         before = self.state.run
         earlier = min(len(self.state.stage(self.image_stage).batches) * before.batch_photos, before.photos)
@@ -289,7 +290,7 @@ class BuildPlan:
 
     def description(self) -> RunDescription:
         """Return the content of run.json."""
-        source, begun = self.request.source, [name for name in self.names if self.state.stage(name).ingredients]
+        source, begun = self.request.source, [name for name in self.names if self.state.stage(name).provenance]
         return RunDescription(
             batch_photos=self.batch_photos,
             photos=len(source.photos),

@@ -102,7 +102,7 @@ class StageCounts:
 
 
 @dataclass(frozen=True)
-class StageIngredients:
+class Provenance:
     """File plan.json, written when a stage begins: what the results in its folder depend on."""
 
     fingerprint: str
@@ -186,12 +186,17 @@ class Summary:
 class StageState:
     """State of one stage's folder."""
 
-    ingredients: Ingredients | None = None
-    """Of the results in the folder; None: the stage was not begun."""
+    provenance: Provenance | None = None
+    """None: the stage was not begun."""
     mark: StageMark | None = None
     """None: the stage is not complete."""
     batches: frozenset[int] = frozenset()
     """Batches that have a manifest."""
+
+    @property
+    def ingredients(self) -> Ingredients | None:
+        """Ingredients of the results in the folder; None if the stage was not begun."""
+        return self.provenance.ingredients if self.provenance else None
 
     def is_complete(self, ingredients: Ingredients) -> bool:
         """Return whether the stage is complete for these ingredients."""

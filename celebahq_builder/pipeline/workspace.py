@@ -18,10 +18,10 @@ from celebahq_builder.outcome import Kept, Outcome
 from celebahq_builder.pipeline.shard import FOLDER, Shard, check_shards, shard_folders, wait_for_planning
 from celebahq_builder.pipeline.state import (
     Ingredients,
+    Provenance,
     RunDescription,
     RunState,
     StageCounts,
-    StageIngredients,
     StageMark,
     StageState,
     Summary,
@@ -61,13 +61,13 @@ class StageFolder:
     Attributes:
         root: path of the folder.
         name: of the stage.
-        ingredients_path: the `StageIngredients`.
+        provenance_path: the `Provenance`.
         mark_path: the `StageMark`.
     """
 
     def __init__(self, root: Path, name: str) -> None:
         self.root, self.name = root, name
-        self.ingredients_path = root / "plan.json"
+        self.provenance_path = root / "plan.json"
         self.mark_path = root / "stage.json"
 
     def image_path(self, batch: int, photo_id: str) -> Path:
@@ -84,9 +84,8 @@ class StageFolder:
 
     def read_state(self) -> StageState:
         """Read what the stage holds."""
-        begun = _read_optional(StageIngredients, self.ingredients_path)
-        mark = _read_optional(StageMark, self.mark_path)
-        return StageState(begun.ingredients if begun else None, mark, self.batches())
+        provenance = _read_optional(Provenance, self.provenance_path)
+        return StageState(provenance, _read_optional(StageMark, self.mark_path), self.batches())
 
     def write_manifest(self, batch: int, outcomes: Iterable[Outcome]) -> None:
         """Write the outcome of each photo of a batch; only for the holder of the lock, after the batch's images."""
@@ -165,9 +164,9 @@ class StageFolder:
         return data
 
     def begin(self, ingredients: Ingredients, *, again: bool = False) -> None:
-        """Write the ingredients of the stage, unless they are there; with `again`, replace them."""
-        if again or not self.ingredients_path.exists():
-            write_json(self.ingredients_path, asdict(StageIngredients(fingerprint(ingredients), ingredients)))
+        """Write the provenance of the stage, unless it is there; with `again`, replace it."""
+        if again or not self.provenance_path.exists():
+            write_json(self.provenance_path, asdict(Provenance(fingerprint(ingredients), ingredients)))
 
     def complete(self, ingredients: Ingredients, counts: StageCounts) -> None:
         """Mark the stage complete, once the names of all its files are on the disk."""
@@ -177,14 +176,14 @@ class StageFolder:
         write_json(self.mark_path, asdict(StageMark(fingerprint=fingerprint(ingredients), **asdict(counts))))
 
     def discard(self) -> None:
-        """Delete the stage's results: mark, manifests, ingredients, then the rest.
+        """Delete the stage's results: mark, manifests, provenance, then the rest.
 
-        The ingredients go after the manifests, so a kill in between never leaves results of unknown settings.
+        The provenance goes after the manifests, so a kill in between never leaves results of unknown settings.
         """
         if self.root.is_symlink():
             raise WorkspaceError(f"{self.root} is a link, which is not deleted through; put the folder in its place")
         manifests = sorted((self.root / "batches").glob("*.jsonl"))
-        for path in (self.mark_path, *manifests, *self.earlier_manifests(), self.ingredients_path):
+        for path in (self.mark_path, *manifests, *self.earlier_manifests(), self.provenance_path):
             path.unlink(missing_ok=True)
         delete_folder(self.root)
 

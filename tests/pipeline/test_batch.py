@@ -24,7 +24,7 @@ from celebahq_builder.outcome import Failed, Kept, Outcome, from_json, to_json
 from celebahq_builder.pipeline import batch, photo_context
 from celebahq_builder.pipeline.batch import run_batch
 from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult, publish_batch
-from celebahq_builder.pipeline.photo_context import network
+from celebahq_builder.pipeline.networks import network
 from celebahq_builder.pipeline.state import StageCounts
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba

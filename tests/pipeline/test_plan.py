@@ -14,7 +14,7 @@ from celebahq_builder.pipeline.request import make_request
 from celebahq_builder.pipeline.stages.denoise import DenoiseSettings
 from celebahq_builder.pipeline.stages.pack import PackSettings
 from celebahq_builder.pipeline.stages.upscale import UpscaleSettings
-from celebahq_builder.pipeline.state import RunState, StageState, fingerprint
+from celebahq_builder.pipeline.state import Provenance, RunState, StageState, fingerprint
 from celebahq_builder.sources.celeba import read_celeba
 from tests.conftest import PHOTO_STAGES, SAMPLE, TINY
 
@@ -91,7 +91,7 @@ def test_runs_from_before_a_setting_resume() -> None:
     request = make_request(read_celeba(SAMPLE), "run", recipe=TINY)
     tables = BuildPlan(request, RunState()).ingredients["score"]
     assert not any("precision" in table for table in tables)
-    state = RunState(stages={"score": StageState(tables)})
+    state = RunState(stages={"score": StageState(Provenance(fingerprint(tables), tables))})
     BuildPlan(request, state).check()
     changed = make_request(
         read_celeba(SAMPLE), "run", recipe=replace(TINY, upscale=replace(TINY.upscale, precision="bf16"))
@@ -110,6 +110,6 @@ def test_a_plan_whose_tables_changed_places(tmp_path: Path) -> None:
     request = make_request(read_celeba(SAMPLE), tmp_path, recipe=TINY)
     tables = BuildPlan(request, RunState()).ingredients["score"]
     moved = [tables[0], *reversed(tables[1:])]
-    state = RunState(stages={"score": StageState(moved)})
+    state = RunState(stages={"score": StageState(Provenance(fingerprint(moved), moved))})
     with pytest.raises(FingerprintMismatch, match=r"a plan\.json in .*stages was changed; choose another `out`"):
         BuildPlan(request, state).check()

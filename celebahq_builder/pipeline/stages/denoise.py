@@ -49,13 +49,13 @@ class DenoiseStage(PhotoStage[DenoiseSettings]):
         """
         import torch
 
-        from celebahq_builder.pipeline.photo_context import network
+        from celebahq_builder.pipeline.networks import network
 
         network(settings.weights, torch.device("cpu"), "autoencoder")
 
     def run(self, faces: Sequence[Face], settings: DenoiseSettings, context: PhotoContext) -> list[Face]:
         """Return the faces without artefacts."""
-        from celebahq_builder.pipeline.photo_context import run_network
+        from celebahq_builder.pipeline.networks import run_network
 
         pixels = run_network(faces, settings.weights, "autoencoder", 1, settings.tile_px, context, settings.precision)
         return [replace(face, pixels=own) for face, own in zip(faces, pixels, strict=True)]

@@ -44,9 +44,16 @@ class SelectRecord:
 class Candidate(NamedTuple):
     """A scored photo."""
 
-    key: PhotoKey
+    file: str
     id: str
     score: float
+    face: str = ""
+    """The id where the source has several faces of the file, else empty."""
+
+    @property
+    def key(self) -> PhotoKey:
+        """File name, and the id where the source has several faces of the file."""
+        return self.file, self.face
 
 
 class SelectStage(DatasetStage[SelectSettings]):
@@ -69,10 +76,10 @@ class SelectStage(DatasetStage[SelectSettings]):
         """Write selection.csv and the manifest: selected photos with their whole records, then the others."""
         workspace = context.workspace
         [score] = [name for name, kind in context.record_types.items() if kind is QualityScore]
-        candidates = [
-            Candidate(one.key, read_part(one, "identity", Identity).id, read_part(one, score, QualityScore).score)
-            for one in workspace.stage(context.photo_stage).kept()
-        ]
+        candidates = []
+        for one in workspace.stage(context.photo_stage).kept():
+            name, part = read_part(one, "identity", Identity).id, read_part(one, score, QualityScore)
+            candidates.append(Candidate(one.photo, name, part.score, one.face))
         selected, low = select_best(candidates, settings.keep)
 
         ranks = {one.key: rank for rank, one in enumerate(selected, start=1)}
@@ -102,9 +109,9 @@ def select_best(candidates: Iterable[Candidate], keep: int) -> tuple[list[Candid
     ranked = sorted(candidates, key=lambda one: (-one.score, one.id))
     selected, others = ranked[:keep], ranked[keep:]
     rejected = []
-    for (file, face), _, score in others:
-        detail = f"score {score:.4f}; the last one kept has {selected[-1].score:.4f}"
-        rejected.append(Rejected(file, Reason.LOW_SCORE, detail, face))
+    for one in others:
+        detail = f"score {one.score:.4f}; the last one kept has {selected[-1].score:.4f}"
+        rejected.append(Rejected(one.file, Reason.LOW_SCORE, detail, one.face))
     return selected, rejected
 
 

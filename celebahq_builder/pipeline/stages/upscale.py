@@ -64,14 +64,14 @@ class UpscaleStage(PhotoStage[UpscaleSettings]):
         """
         import torch
 
-        from celebahq_builder.pipeline.photo_context import network
+        from celebahq_builder.pipeline.networks import network
 
         network(settings.weights, torch.device("cpu"), "srgan")
 
     def run(self, faces: Sequence[Face], settings: UpscaleSettings, context: PhotoContext) -> list[Face]:
         """Return the faces, the small ones enlarged."""
         from celebahq_builder.models.srgan import SRGenerator
-        from celebahq_builder.pipeline.photo_context import run_network
+        from celebahq_builder.pipeline.networks import run_network
 
         scale = SRGenerator.SCALE
         small = [settings.when == "always" or face.side < context.resolution for face in faces]
