@@ -241,8 +241,8 @@ def fit_memory(recipe: ProGANRecipe, context: DistributedContext) -> ProGANRecip
         point = schedule.at(begins + schedule.fade_kimg / 2 if begins else 0.0, net.level_max)
         side, share = f"{point.resolution}x{point.resolution}", point.minibatch // context.size
         group = group_size(share, net.stddev_group)
-        wanted = point.passes(context.size, net.stddev_group)
-        possible = [n for n in range(wanted, share + 1) if share % n == 0 and (share // n) % group == 0]
+        scheduled = point.passes(context.size, net.stddev_group)
+        possible = [n for n in range(scheduled, share + 1) if share % n == 0 and (share // n) % group == 0]
         step = dataclasses.replace(point, minibatch=share)
         passes = next((n for n in possible if _step_fits(progan, step, n)), None)
         if passes is None:
@@ -250,7 +250,7 @@ def fit_memory(recipe: ProGANRecipe, context: DistributedContext) -> ProGANRecip
                 f"a minibatch of {point.minibatch} at {side} does not fit {context.device} even in passes of {group}; "
                 "lower net.channels_base, net.stddev_group or net.resolution, or set precision = bf16"
             )
-        if passes > wanted:
+        if passes > scheduled:
             per_gpu[str(point.resolution)] = share // passes
             log.info(
                 "%s: %d images do not fit %s together; they are split into %d passes of %d, with the same gradients",
