@@ -34,7 +34,7 @@ def bundled(name: str) -> Path:
 INTEGER_LIMIT = 1 << 63
 """Integers of recipes are smaller; HDF5 and random generators take no larger ones."""
 
-T = TypeVar("T")
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def read_toml(path: Path, task: str = "") -> dict[str, object]:
@@ -107,7 +107,7 @@ def from_mapping(
         RecipeError: unknown or missing key, wrong type, or a ValueError of the dataclass itself.
     """
     hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     arguments: dict[str, object] = {}
     for key, value in values.items():
         place = _place(where, text, table, key)

@@ -65,7 +65,7 @@ VIEW_DISTANCE_MAX = 0.25
 something else is left out."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DetectedFace:
     """A face in an image."""
 
@@ -80,12 +80,22 @@ class DetectedFace:
     """Views of `refine` that found the face."""
 
     @property
+    def row(self) -> tuple[float, ...]:
+        """The landmarks as ten numbers, in the order of `sources.photo.COLUMNS`."""
+        return tuple(self.landmarks.ravel().tolist())
+
+    @property
     def crop(self) -> Crop | None:
         """The square that CelebA-HQ crops; None where the landmarks leave it undefined."""
         try:
             return crop_from_landmarks(self.landmarks)
         except ValueError:
             return None
+
+    @property
+    def crop_px(self) -> float:
+        """Side length of the crop; 0 where the landmarks leave it undefined."""
+        return self.crop.side if self.crop else 0.0
 
 
 class FaceDetector:
