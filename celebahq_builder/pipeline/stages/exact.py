@@ -18,7 +18,7 @@ from celebahq_builder.outcome import Reason, Rejection
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.stage import BuildInputs, NoSettings, PhotoContext, PhotoStage
 from celebahq_builder.pipeline.stages.align import AlignRecord
-from celebahq_builder.pipeline.stages.crop import CropRecord, CropSettings, open_photo, quad_corners
+from celebahq_builder.pipeline.stages.crop import CropRecord, CropSettings, CropStage, open_photo, quad_corners
 from celebahq_builder.pipeline.stages.upscale import UpscaleRecord
 from celebahq_builder.sources.official import ImageListRow, photo_key, read_delta
 
@@ -26,15 +26,8 @@ AUTHORS = "Pillow 3.1.1 with libjpeg 8d"
 """Software that the official images were made with."""
 
 
-class ExactCropStage(PhotoStage[CropSettings]):
+class ExactCropStage(CropStage):
     """Cut the photo around the face, reduced by Lanczos where it is far too large."""
-
-    name = "crop"
-
-    Settings = CropSettings
-    Record = CropRecord
-    reads_photo = True
-    example_title = "photo"
 
     def ingredients(self, settings: CropSettings, inputs: BuildInputs) -> dict[str, int | str]:
         """Return resolution and method."""
