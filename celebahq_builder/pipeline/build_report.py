@@ -249,7 +249,7 @@ def _settings(run: RunDescription, state: RunState) -> list[tuple[str, str, str]
         name: (json.dumps(value, ensure_ascii=False), origins.get(name, "default"))
         for name, value in flatten(run.recipe).items()
     }
-    ingredients = [table for one in state.stages.values() if one.plan for table in one.plan.ingredients]
+    ingredients = [table for stage in state.stages.values() for table in stage.ingredients or ()]
     hashes = {
         f"{table['name']}.weights_sha256": (str(table["weights_sha256"]), f"file of {table['name']}.weights")
         for table in ingredients
