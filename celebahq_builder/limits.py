@@ -44,6 +44,9 @@ MAX_WEIGHTS_HEADER_BYTES = 1 << 20
 """Bytes of the header of a safetensors file, 1 MB: that of the largest ProGAN generator has 10 kB. The library allows
 100 MB, which take more than 1 GB after parsing."""
 
+MAX_COMMUNITY_WEIGHTS_BYTES = 1 << 31
+"""Bytes of one weight file of another project, 2 GB: Real-ESRGAN has 67 MB, the largest upscalers in use 0.6 GB."""
+
 MAX_CHECKPOINT_BYTES = 1 << 32
 """Bytes of one checkpoint of a training, 4 GB: networks of twice the paper's width and their optimizers take 2.6 GB."""
 

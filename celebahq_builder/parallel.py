@@ -206,6 +206,20 @@ def devices(wanted: str) -> tuple[str, ...]:
     return names
 
 
+def cpu_has_bf16() -> bool:
+    """Return whether the CPU multiplies in bf16: it has AVX512-BF16 or AMX. False if that cannot be found out."""
+    import torch
+
+    if hasattr(torch.cpu, "get_capabilities"):  # not in torch 2.2
+        found = {name for name, value in torch.cpu.get_capabilities().items() if value}
+    else:
+        try:
+            found = set(Path("/proc/cpuinfo").read_text(errors="replace").split())
+        except OSError:
+            return False
+    return not found.isdisjoint({"avx512_bf16", "amx_bf16"})
+
+
 def worker_device(names: Sequence[str], token: str) -> str:
     """Return the device of this process among those of a run: the same one for the life of the process.
 

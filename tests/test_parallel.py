@@ -299,3 +299,10 @@ def test_replaced_workers() -> None:
     """Workers whose memory grows are replaced while jobs wait, also where warnings are errors as in these tests."""
     pytest.importorskip("psutil")
     assert sorted(parallel.run(grows, range(6), workers=2)) == list(range(6))
+
+
+def test_bf16_of_this_cpu() -> None:
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        pytest.skip("no /proc/cpuinfo")
+    assert parallel.cpu_has_bf16() == bool({"avx512_bf16", "amx_bf16"} & set(info.read_text().split()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 
 from celebahq_builder.errors import FormatError, RecipeError
@@ -117,7 +116,7 @@ def export_file(
         assert chosen.write is not None
         with staging(out, plan) as stage:
             steps = chosen.write(job, stage)
-            with closing(Progress(format, level.count, next(steps), unit="image", judged=False)) as progress:
+            with Progress(format, level.count, next(steps), unit="image", judged=False) as progress:
                 for images in steps:
                     progress.advance(images)
         return level.count

@@ -21,6 +21,7 @@ from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.image_set import DataSet, Described, NamedImage, Pixels
 from celebahq_builder.imaging.geometry import centred_square
 from celebahq_builder.imaging.image_io import DECODE_ERRORS, MemoryBudget, check_png, open_image, reserve_pixels
+from celebahq_builder.imaging.pyramid import is_power_of_two
 from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES, MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Rejection
 from celebahq_builder.storage import open_file
@@ -228,7 +229,7 @@ def check_resize(resize: int | None) -> None:
     Raises:
         FormatError: it is not a power of two up to 8192.
     """
-    if resize is not None and (resize < 1 or resize > SIDE_MAX_PX or resize & (resize - 1)):
+    if resize is not None and (resize > SIDE_MAX_PX or not is_power_of_two(resize)):
         raise FormatError(f"`resize` {resize} is not a power of two up to {SIDE_MAX_PX}; give 256 or 1024, for example")
 
 
@@ -254,7 +255,7 @@ def common_size(headers: Iterable[Header], resize: int | None) -> tuple[int, int
             continue
         kinds[_kind(header)] += 1
         size = f"{header.where} is {header.width} x {header.height} px"
-        if header.width != header.height or header.width & (header.width - 1):
+        if header.width != header.height or not is_power_of_two(header.width):
             fault = f"{size}; expected a square whose side is a power of two"
         elif header.width != first.width:
             fault = f"{size}, {first.where} {first.width} x {first.height}; expected one size"

@@ -15,7 +15,7 @@ from celebahq_builder.hdf5.codecs import load_filters
 from celebahq_builder.hdf5.layout import LEVEL_NAME, PHOTOS, REMEDY, find_levels, level_name
 from celebahq_builder.hdf5.untrusted import open_hdf5
 from celebahq_builder.image_set import Column, ImagePyramid, Pixels
-from celebahq_builder.imaging.pyramid import build_pyramid, levels
+from celebahq_builder.imaging.pyramid import build_pyramid, is_power_of_two, levels
 from celebahq_builder.storage import sha256
 
 BATCH = 32
@@ -179,7 +179,7 @@ class PyramidFile(ImagePyramid):
         found = find_levels(self.file)
         for name in self.file:
             side = int(match[1]) if (match := LEVEL_NAME.fullmatch(name)) else 0
-            level = side and not side & (side - 1) and isinstance(self.file[name], h5py.Dataset)
+            level = is_power_of_two(side) and isinstance(self.file[name], h5py.Dataset)
             if name.startswith("data") and not level:
                 raise FormatError(
                     f"{self.path}: {printable(name)} is not a level; expected datasets [N, 3, r, r] named "

@@ -156,7 +156,7 @@ def _contents(
         "kept_left": len(kept[ROWS:]),
         "timings": timings,
         "throughput": _throughput(timings.batches, f"{run.counts.unit}s"),
-        "settings": _settings(run),
+        "settings": _settings(run, state),
         "row_thumbnails": thumbnails_max,
     }
 
@@ -242,13 +242,20 @@ def _throughput(batches: Sequence[tuple[float, int]], units: str) -> tuple[chart
     return None if drawn is None else (drawn, f"{unit} of work")
 
 
-def _settings(run: RunDescription) -> list[tuple[str, str, str]]:
-    """Return name, value and origin of every setting."""
+def _settings(run: RunDescription, state: RunState) -> list[tuple[str, str, str]]:
+    """Return name, value and origin of every setting, and the hashes of the weights."""
     origins = {name: re.sub("^`(.*)`$", r"argument \1", origin) for name, origin in run.origins.items()}
-    return [
-        (name, json.dumps(value, ensure_ascii=False), origins.get(name, "default"))
+    settings = {
+        name: (json.dumps(value, ensure_ascii=False), origins.get(name, "default"))
         for name, value in flatten(run.recipe).items()
-    ]
+    }
+    ingredients = [table for stage in state.stages.values() for table in stage.ingredients or ()]
+    hashes = {
+        f"{table['name']}.weights_sha256": (str(table["weights_sha256"]), f"file of {table['name']}.weights")
+        for table in ingredients
+        if "weights_sha256" in table
+    }
+    return [(name, *values) for name, values in (settings | hashes).items()]
 
 
 # --- Counts -------------------------------------------------------------------------------------------------------

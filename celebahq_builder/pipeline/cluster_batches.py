@@ -18,6 +18,7 @@ from celebahq_builder import parallel
 from celebahq_builder.cluster.jobs import Parts, run_jobs
 from celebahq_builder.cluster.worker import Facts
 from celebahq_builder.errors import CelebAHQError
+from celebahq_builder.models.community import absolute, import_spandrel, is_weight_file, weights_sha256
 from celebahq_builder.models.registry import find_entry, locate
 from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult
 from celebahq_builder.pipeline.plan import BuildPlan, versions
@@ -47,7 +48,7 @@ def run_on_cluster(
         lock=lock.absolute(),
         files=tuple(folder / photos[place].file for place in sorted({0, len(photos) // 2, len(photos) - 1}))
         + tuple(archives[:1]),
-        weights=tuple(one.weights for one in settings if hasattr(one, "weights")),
+        weights=tuple(absolute(one.weights) for one in settings if hasattr(one, "weights")),
         device=request.device,
     )
     return run_jobs(
@@ -116,6 +117,8 @@ def _or_error(read: Callable[[Path], str], path: Path) -> str:
 def _weights_sha256(name: str) -> str:
     """Return the beginning of the hash of a weight file, or the error of reading it."""
     try:
+        if is_weight_file(name):
+            return f"{weights_sha256(name)[:16]}, spandrel {import_spandrel().__version__}"
         return sha256(read_file(locate(name)[0] / find_entry(name).file))[:16]
     except CelebAHQError as error:
         return str(error)

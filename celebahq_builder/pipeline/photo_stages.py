@@ -127,7 +127,7 @@ def _jobs(plan: BuildPlan) -> Iterator[BatchJob]:
             number=number,
             photos=tuple(photos[number * size : (number + 1) * size]),
             folder=request.source.folder,
-            recipe=request.recipe,
+            recipe=plan.worker_recipe,
             device=request.device,
             start=kept[-1] if kept else None,
             todo=tuple(stage.name for stage, is_todo in zip(plan.photo_stages, lacks, strict=True) if is_todo),

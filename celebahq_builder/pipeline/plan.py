@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from celebahq_builder import __version__, outcome
 from celebahq_builder.config import to_mapping
@@ -114,6 +115,17 @@ class BuildPlan:
             }
             tables.append({"name": stage.name, **own})
         return {name: tables[: i + 2] for i, name in enumerate(self.names)}
+
+    @cached_property
+    def worker_recipe(self) -> BuildRecipe:
+        """The recipe with which workers run the photo stages, see `PhotoStage.for_workers`."""
+        recipe = self.request.recipe
+        changed: dict[str, Any] = {}
+        for stage in recipe.photo_stages():
+            settings = recipe.settings(stage)
+            own = stage.for_workers(settings, self.ingredients[stage.name][-1])
+            changed |= {} if own is settings else {stage.name: own}
+        return replace(recipe, **changed)
 
     # --- Batches ---
 

@@ -107,6 +107,10 @@ class PhotoStage(Stage[S]):
     example_title: ClassVar[str] = ""
     """Title of the stage's image among the report's examples; empty for a stage that the examples leave out."""
 
+    def for_workers(self, settings: S, ingredients: Table) -> S:
+        """Return the settings with which workers run the stage; `ingredients` are those of its fingerprint."""
+        return settings
+
     def load(self, settings: S) -> None:
         """Load the network of a stage that has one; raises an error that every photo would have."""
 

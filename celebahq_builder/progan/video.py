@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from celebahq_builder.errors import FormatError, TrainingError
+from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.image_grid import image_grid, to_rgb
-from celebahq_builder.imaging.image_io import Pixels, open_rgb
+from celebahq_builder.imaging.image_io import open_rgb
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.outcome import Rejection
