@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 import cv2
 import torch
@@ -143,13 +143,14 @@ class Task(ABC, Generic[Batch]):
         return None
 
 
-Tasks = Mapping[str, type[Task[Any]]]
+AnyTask: TypeAlias = Task[Any]
+Tasks = Mapping[str, type[AnyTask]]
 """Trainings by the key ``task`` of their recipes."""
 
 
 def load_recipe(
     path: Path, kind: str, tasks: Tasks, overrides: Mapping[str, object], start: str | None
-) -> tuple[type[Task[Any]], LoopRecipe]:
+) -> tuple[type[AnyTask], LoopRecipe]:
     """Read a training recipe.
 
     Args:
@@ -196,7 +197,7 @@ class TrainingOptions:
     """Interrupts the training after the present step. It listens to Ctrl-C and SIGTERM during the training."""
 
 
-def train(task: type[Task[Any]], recipe: LoopRecipe, photos: Path, options: TrainingOptions) -> Path:
+def train(task: type[AnyTask], recipe: LoopRecipe, photos: Path, options: TrainingOptions) -> Path:
     """Train networks, or resume their training, in this process or, under torchrun, in all processes that it started.
 
     Every validation writes a line of ``log.jsonl``, sample images, a checkpoint and, if the weights are the best so
@@ -246,7 +247,7 @@ def train(task: type[Task[Any]], recipe: LoopRecipe, photos: Path, options: Trai
 class _Training:
     """The state of a training: networks, optimizers, position."""
 
-    def __init__(self, task: Task[Any], context: DistributedContext, options: TrainingOptions) -> None:
+    def __init__(self, task: AnyTask, context: DistributedContext, options: TrainingOptions) -> None:
         self.task, self.context = task, context
         self.out, self.command, self.stop = options.out, options.command, options.stop
         self.averaged = copy.deepcopy(task.network).eval().requires_grad_(False)
