@@ -56,7 +56,7 @@ def run_training(
     Args:
         command: command line up to the photos, for the model card.
         kind: prefix of the recipe's key ``task``.
-        module: name of the module with the function `train` and its `RECIPES`.
+        module: name of the module with the table `TASKS`.
         photos: folder of the photos.
         recipe: path of the recipe, or name of a bundled one.
         overrides: values by dotted key that replace those of the recipe.
@@ -70,20 +70,20 @@ def run_training(
         with stop.abandonable():
             from celebahq_builder.pipeline.recipe import bundled_recipe
             from celebahq_builder.training.distributed import is_main_process
-            from celebahq_builder.training.loop import TrainingOptions, load_recipe
+            from celebahq_builder.training.loop import TrainingOptions, load_recipe, train
 
-            trainer = importlib.import_module(module)
-        settings = load_recipe(bundled_recipe(recipe, "train"), kind, trainer.RECIPES, overrides, start)
+            tasks = importlib.import_module(module).TASKS
+        task, settings = load_recipe(bundled_recipe(recipe, "train"), kind, tasks, overrides, start)
         started = f" --start {start}" if start else ""
         changes = "".join(f" --set {shlex.quote(change)}" for change in format_overrides(overrides))
         line = f"celebahq {command} --recipe {recipe.stem}{started}{changes}"
-        weights = trainer.train(settings, photos, TrainingOptions(**asked, command=line, stop=stop))
+        weights = train(task, settings, photos, TrainingOptions(**asked, command=line, stop=stop))
         if is_main_process():
             print_path("weights", weights)
 
 
 PHOTOS = click.argument("photos", type=PATH, metavar="PHOTOS_DIR")
-RESTORATION = "celebahq_builder.restoration.start"
+RESTORATION = "celebahq_builder.restoration"
 
 
 @celebahq.command(

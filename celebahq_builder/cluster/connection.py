@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import logging
 import warnings
@@ -131,7 +132,7 @@ def _disconnect(client: Client) -> None:
 @contextlib.contextmanager
 def _quiet_loggers() -> Iterator[None]:
     """Silence the loggers of the client, which would repeat our messages with tracebacks."""
-    import distributed  # noqa: F401 - sets the levels of its loggers
+    importlib.import_module("distributed")  # sets the levels of its loggers
 
     logging.getLogger("asyncio").addFilter(_is_not_of_dask)  # stays: asyncio reports such errors late
     names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in ("distributed", "tornado")]

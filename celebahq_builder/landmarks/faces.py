@@ -81,8 +81,7 @@ class LandmarkFaces:
                 + (f" (the first problem is {left_out[0]})" if left_out else "")
                 + f"; training needs {2 * held_out} or more, twice held_out of the recipe"
             )
-        every = len(photos) // held_out
-        validation = {i * every for i in range(held_out)}
+        validation = {i * (len(photos) // held_out) for i in range(held_out)}
         training = [photo for i, photo in enumerate(photos) if i not in validation]
         kept = in_memory_bytes // (3 * CONTEXT_PX**2)
         listing = "".join(f"{photo.file} {photo.landmarks}\n" for photo in photos)

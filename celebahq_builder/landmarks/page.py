@@ -15,7 +15,6 @@ from celebahq_builder.image_set import photo_path, utf8_name
 from celebahq_builder.imaging.geometry import Points, crop_from_landmarks, plan_crop
 from celebahq_builder.landmarks import orientation
 from celebahq_builder.landmarks.choice import FaceRules
-from celebahq_builder.landmarks.crops import MIRRORED
 from celebahq_builder.landmarks.search import THUMBNAIL_PX, FoundFace, SearchedPhoto
 from celebahq_builder.outcome import Rejection
 from celebahq_builder.sources.face_ids import unique_ids
@@ -137,7 +136,7 @@ def _shown(photo: SearchedPhoto, rules: FaceRules, ids: Sequence[str], log: Reco
     chosen, rejection = rules.chosen(photo), rules.rejection(photo)
     thumbnail, scale = None, 0.0
     if max(photo.size):
-        width, height = photo.size if photo.orientation < 5 else photo.size[::-1]
+        width, height = orientation.upright_size(photo.size, photo.orientation)
         scale = min(1.0, THUMBNAIL_PX / max(width, height))
         jpeg = log.latest(photo.file).get("thumbnail", "")
         thumbnail = Thumbnail(
@@ -153,8 +152,6 @@ def _shown(photo: SearchedPhoto, rules: FaceRules, ids: Sequence[str], log: Reco
 
 def _shown_face(photo: SearchedPhoto, face: FoundFace, name: str, rules: FaceRules, scale: float) -> ShownFace:
     points = orientation.to_upright(face.points, photo.size, photo.orientation)
-    if orientation.is_mirrored(photo.orientation):
-        points = points[list(MIRRORED)]
     if face not in rules.chosen(photo):
         problem = rules.problem(face) or f"left out by faces = {rules.faces}"
         return draw_face(points, scale, "unused", f"not used: {problem}")

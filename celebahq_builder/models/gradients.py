@@ -40,8 +40,10 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _apply(_Convolution, x, weight, bias)
 
 
-def input_gradient(output: Tensor, x: Tensor) -> Tensor:
+def input_gradient(output: Tensor, x: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the gradient of a scalar with respect to `x`; it has a gradient, too.
+
+    The scalar is `output`, or the sum of `output` times `weights`.
 
     `torch.autograd.grad` would make each `conv2d` of this module compute the gradient of its weights as well, because a
     function that is written in Python does not know which gradients are wanted.
@@ -54,7 +56,7 @@ def input_gradient(output: Tensor, x: Tensor) -> Tensor:
     global _weight_gradients  # torch runs `backward` in its own threads, which see no context variable
     _weight_gradients = False
     try:
-        (gradient,) = torch.autograd.grad(output, x, create_graph=True)
+        (gradient,) = torch.autograd.grad(output, x, weights, create_graph=True)
     finally:
         _weight_gradients = True
     return gradient

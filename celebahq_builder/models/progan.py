@@ -253,6 +253,10 @@ class DiscriminatorNetwork(nn.Module):
         Raises:
             ValueError: the network does not have the level, or the images are of another size.
         """
+        return self.score(self.features(images, level, alpha, noise), noise)
+
+    def features(self, images: Tensor, level: int, alpha: float = 1.0, noise: GaussianNoise | None = None) -> Tensor:
+        """Return the features of images at 4x4, [N, C, 4, 4]; those of an image do not depend on the other images."""
         a = self.architecture
         _check(a, level)
         if images.shape[1:] != (a.colours, 1 << level, 1 << level):
@@ -270,6 +274,11 @@ class DiscriminatorNetwork(nn.Module):
             if place == index and alpha < 1:
                 old = _rectified(self.from_rgb[index - 1](halve(images)), a.leaky)
                 x = torch.lerp(old, x, alpha)
+        return x
+
+    def score(self, features: Tensor, noise: GaussianNoise | None = None) -> tuple[Tensor, Tensor]:
+        """Return scores and label logits of features at 4x4; these must be those of whole groups."""
+        a, x, noisy = self.architecture, features, noise or nn.Identity()
         if a.stddev_group != 1:
             x = minibatch_stddev(x, a.stddev_group)
         for convolution, norm in _layers(self.blocks, self.norms, 0):

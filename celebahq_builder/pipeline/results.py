@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from celebahq_builder import outcome
@@ -14,6 +14,7 @@ from celebahq_builder.pipeline.stages.crop import CropRecord
 from celebahq_builder.pipeline.stages.upscale import UpscaleRecord
 from celebahq_builder.pipeline.state import RunDescription
 from celebahq_builder.pipeline.workspace import StageFolder, Workspace
+from celebahq_builder.storage import csv_bytes, path_cell
 
 TABLE = "landmark table"
 """Name of the step before all stages, where the source rejects photos."""
@@ -131,6 +132,21 @@ def read_records(
         types: type of each stage's record, by name of the stage.
         keys: only the photos with these keys; None yields all.
     """
-    for _, one in folder.outcomes():
-        if isinstance(one, Kept) and (keys is None or one.key in keys):
+    for one in folder.kept():
+        if keys is None or one.key in keys:
             yield PhotoRecord.from_kept(one, types)
+
+
+def rejected_csv(outcomes: Iterable[tuple[str, outcome.Outcome]]) -> bytes:
+    """Return the table of photos that are not kept: file, id, outcome, reason, detail.
+
+    Args:
+        outcomes: id and outcome of each photo; the id is empty for a row of the landmark table that makes no photo.
+    """
+    rows = [["file", "id", "outcome", "reason", "detail"]]
+    for name, one in outcomes:
+        if isinstance(one, Rejected):
+            rows.append([path_cell(one.photo), name, "rejected", one.reason.value, one.detail])
+        elif isinstance(one, Failed):
+            rows.append([path_cell(one.photo), name, "failed", "", one.error])
+    return csv_bytes(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +44,10 @@ def find_images(path: Path) -> Path | RunImages:
         FormatError: no image of the run is done.
         WorkspaceError: a folder that is no run directory, or files of the run were changed or are corrupt.
     """
-    if not os.path.isdir(path):  # noqa: PTH112 - False also for paths that cannot exist
+    try:
+        if not path.is_dir():
+            return path
+    except OSError:  # a path that cannot exist, such as a name that is too long
         return path
     workspace = Workspace(path)
     hdf5 = _hdf5_path(workspace)

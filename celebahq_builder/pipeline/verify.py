@@ -222,7 +222,7 @@ def _workspace_problems(workspace: Workspace, checked: Checked) -> Iterator[str]
         last: dict[PhotoKey, Outcome] = {}
         for _, _, one in workspace.final_outcomes(run):
             if isinstance(last.get(one.key, Kept(one.photo)), Kept):  # a photo ends at its first other outcome
-                last[one.key] = one.without_record() if isinstance(one, Kept) else one
+                last[one.key] = one.without_record()
         by_table = (outcome.from_json(values) for values in run.rejected_by_table)
         for name, number in count_outcomes([*by_table, *last.values()]).items():
             if (recorded := getattr(summary, name)) != number:

@@ -79,8 +79,7 @@ class TrainingPhotos:
         if len(usable) < len(paths):
             small = len(paths) - len(usable)
             log.info("%s: %d of %d photos are not used; a side is under %d px", folder, small, len(paths), at_least_px)
-        every = len(usable) // held_out if held_out else len(usable) + 1
-        validation = {i * every for i in range(held_out)}
+        validation = {i * (len(usable) // held_out) for i in range(held_out)}
         training: list[Pixels | Path] = []
         left_bytes = in_memory_bytes
         for path in (path for i, path in enumerate(usable) if i not in validation):
@@ -124,9 +123,14 @@ class TrainingPhotos:
         left = rng.integers(photo.shape[1] - side + 1)
         crop = photo[top : top + side, left : left + side]
         if side != size_px:
-            crop = cv2.resize(crop, (size_px, size_px), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+            crop = _reduced(crop, size_px)
         crop = np.rot90(crop, int(rng.integers(4)))
         return np.ascontiguousarray(crop[:, ::-1] if rng.random() < 0.5 else crop)
+
+
+def _reduced(image: Pixels, size_px: int) -> Pixels:
+    """Return a square image reduced by an area filter."""
+    return np.asarray(cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _read_size(path: Path) -> tuple[int, int]:
@@ -226,7 +230,7 @@ def degraded_pair(
     size = patch_px + 2 * MCU_PX
     # --- Colour
     if rng.random() < settings.grey_share:
-        clean = cv2.cvtColor(cv2.cvtColor(clean, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # type: ignore[assignment]
+        clean = np.asarray(cv2.cvtColor(cv2.cvtColor(clean, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), np.uint8)
     if settings.recoloured_share and rng.random() < settings.recoloured_share:
         clean = np.ascontiguousarray(clean[..., rng.permutation(3)])
     if rng.random() < settings.clean_share:
@@ -252,10 +256,7 @@ def _first_compression(
         top, left = rng.integers(0, clean.shape[0] - large + 1, size=2)
         clean = clean[top : top + large, left : left + large]
         degraded = _random_jpeg(clean, settings, rng)
-        return (
-            cv2.resize(degraded, (size, size), interpolation=cv2.INTER_AREA),  # type: ignore[return-value]
-            cv2.resize(clean, (size, size), interpolation=cv2.INTER_AREA),
-        )
+        return _reduced(degraded, size), _reduced(clean, size)
     clean = clean[: size + MCU_PX, : size + MCU_PX]
     degraded = _random_jpeg(clean, settings, rng)
     top, left = rng.integers(MCU_PX, size=2)
@@ -276,8 +277,8 @@ def apply_jpeg(pixels: Pixels, quality: int, sampling: int = cv2.IMWRITE_JPEG_SA
     """
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
     _, encoded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), flags)
-    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)  # type: ignore[arg-type, return-value]
+    decoded = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
+    return np.ascontiguousarray(decoded[..., ::-1])
 
 
 # --- Images and tensors -----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import math
 import operator
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -28,7 +28,7 @@ from celebahq_builder.models.weight_file import first_line
 from celebahq_builder.parallel import cores
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import delete_partial_files, lock, write_atomic
-from celebahq_builder.training.batch_loader import draw_batches, killed_worker_as_error
+from celebahq_builder.training.batch_loader import draw_batches
 from celebahq_builder.training.checkpoint import CheckpointFolder, StateDict, load_optimizer
 from celebahq_builder.training.distributed import DistributedContext, PolledFlag, join_processes, torch_threads
 from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
@@ -91,6 +91,8 @@ class Photos(Protocol):
 class Task(ABC, Generic[Batch]):
     """The networks of a training, their data, and one training step."""
 
+    Recipe: ClassVar[type[LoopRecipe]]
+    """Class of its recipes."""
     recipe: LoopRecipe
     config: Mapping[str, object]
     """All that decides the weights, except the photos, as plain values."""
@@ -105,6 +107,16 @@ class Task(ABC, Generic[Batch]):
     """The optimizer of each network, by its name."""
     loss_names: tuple[str, ...]
     """Names of the values that `training_step` returns."""
+
+    @abstractmethod
+    def __init__(self, recipe: Any, photos: Path, context: DistributedContext) -> None:
+        """Read the photos and make the networks.
+
+        Args:
+            recipe: instance of `Recipe`.
+            photos: folder of the photos.
+            context: the processes that share each batch. Rank 0 validates and writes.
+        """
 
     @abstractmethod
     def draw_batch(self, step: int) -> Batch:
@@ -131,33 +143,34 @@ class Task(ABC, Generic[Batch]):
         return None
 
 
-Recipe = TypeVar("Recipe")
+Tasks = Mapping[str, type[Task[Any]]]
+"""Trainings by the key ``task`` of their recipes."""
 
 
 def load_recipe(
-    path: Path,
-    kind: str,
-    classes: Mapping[str, type[Recipe]],
-    overrides: Mapping[str, object] | None = None,
-    start: str | None = None,
-) -> Recipe:
+    path: Path, kind: str, tasks: Tasks, overrides: Mapping[str, object], start: str | None
+) -> tuple[type[Task[Any]], LoopRecipe]:
     """Read a training recipe.
 
     Args:
         path: of the recipe.
         kind: prefix of the recipe's key ``task``.
-        classes: classes of the recipes of this kind, by their key ``task``.
+        tasks: trainings of this kind.
         overrides: values by dotted key that replace those of the recipe.
         start: weights to start from, NAME or DIR/NAME of a registry; None takes those of the recipe.
+
+    Returns:
+        The training that the recipe describes, and the recipe.
 
     Raises:
         RecipeError: the recipe is malformed, or of another kind of training.
     """
-    overrides = {**(overrides or {}), **({"start": start} if start else {})}
-    task = str(override(read_toml(path, kind), overrides).get("task", ""))
-    if not task.startswith(kind):
-        raise RecipeError(f"{path}: task = {task}; this command trains task = {kind}, choose another `recipe`")
-    return load(classes.get(task) or classes[kind], path, overrides)
+    overrides = {**overrides, **({"start": start} if start else {})}
+    name = str(override(read_toml(path, kind), overrides).get("task", ""))
+    if not name.startswith(kind):
+        raise RecipeError(f"{path}: task = {name}; this command trains task = {kind}, choose another `recipe`")
+    task = tasks.get(name) or tasks[kind]
+    return task, load(task.Recipe, path, overrides)
 
 
 # --- The loop -----------------------------------------------------------------------------------------------------
@@ -183,24 +196,26 @@ class TrainingOptions:
     """Interrupts the training after the present step. It listens to Ctrl-C and SIGTERM during the training."""
 
 
-def train(photos: Path, make_task: Callable[[DistributedContext], Task[Any]], options: TrainingOptions) -> Path:
-    """Train the networks of a task in this process or, under torchrun, in all processes that it started.
+def train(task: type[Task[Any]], recipe: LoopRecipe, photos: Path, options: TrainingOptions) -> Path:
+    """Train networks, or resume their training, in this process or, under torchrun, in all processes that it started.
 
     Every validation writes a line of ``log.jsonl``, sample images, a checkpoint and, if the weights are the best so
     far, ``weights.safetensors``. A resumed run ends with the same weights as one that was not interrupted.
 
     Args:
-        photos: folder of the photos, for messages.
-        make_task: reads the photos and makes the networks, for the processes that share each batch. Rank 0 validates
-            and writes.
+        task: the training.
+        recipe: of this training, see `load_recipe`.
+        photos: folder of the photos: any folder of clean photos, or for landmarks one in CelebA's layout.
         options: see `TrainingOptions`.
 
     Returns:
         Path of ``weights.safetensors``.
 
     Raises:
-        CelebAHQError: one of `make_task`.
-        TrainingError: the checkpoints of the folder are of another recipe or of other photos, or a loss is not finite.
+        SourceError: the folder in CelebA's layout cannot be read.
+        WeightsError: the weights to start from are unknown or damaged.
+        TrainingError: the photos cannot be used, the folder has checkpoints of another recipe or other photos, or a
+            loss is not finite.
         WorkspaceLocked: another process trains in the folder.
         DiskFull: no space is left.
         WorkspaceError: the folder cannot be created or holds files of others, or the file system failed.
@@ -214,7 +229,7 @@ def train(photos: Path, make_task: Callable[[DistributedContext], Task[Any]], op
         context = stack.enter_context(join_processes(options.device))
         with stop.abandonable():
             log.info("reading the photos in %s", photos)
-            task = make_task(context)
+            made = task(recipe, photos, context)
         stack.callback(cv2.setNumThreads, cv2.getNumThreads())
         cv2.setNumThreads(0)
         if context.is_main:
@@ -225,7 +240,7 @@ def train(photos: Path, make_task: Callable[[DistributedContext], Task[Any]], op
         workers = options.workers
         if workers is None:
             workers = 0 if context.device.type == "cpu" else min(8, cores())
-        return _Training(task, context, options).run(workers)
+        return _Training(made, context, options).run(workers)
 
 
 class _Training:
@@ -270,8 +285,8 @@ class _Training:
             *(task.photos.summary, self.step + 1, recipe.steps, self.context.device, self._next_validation()),
         )
         progress = Progress("training", recipe.steps, self.step, unit="step", judged=False)
-        batches = draw_batches(task.draw_batch, range(self.step, recipe.steps), workers, pinned=cuda)
-        with killed_worker_as_error(), contextlib.ExitStack() as stack:
+        batches = draw_batches(task.draw_batch, range(self.step, recipe.steps), workers)
+        with contextlib.ExitStack() as stack:
             stack.callback(progress.close)
             stack.callback(batches.close)
             # All batches of a phase have one shape: cuDNN measures once which algorithm is the fastest.

@@ -24,6 +24,7 @@ from PIL import Image
 
 from celebahq_builder.html import charts, duration, render_page, thumbnails
 from celebahq_builder.imaging.warp import warp_quad
+from celebahq_builder.models.registry import find_entry
 from celebahq_builder.outcome import Failed, Kept, Reason, Rejected
 from celebahq_builder.pipeline import build_report, report_images
 from celebahq_builder.pipeline import build_report as report_page
@@ -474,6 +475,8 @@ def test_settings_versions_and_warnings_are_there(copy: Workspace) -> None:
     rows = [row for row in page.rows if len(row) in (2, 3)]
     assert ["select.keep", "8", "some/where/else.toml"] in rows
     assert ["denoise.tile_px", str(description["recipe"]["denoise"]["tile_px"]), "default"] in rows
+    upscaler = find_entry(description["recipe"]["upscale"]["weights"]).sha256
+    assert ["upscale.weights_sha256", upscaler, "file of upscale.weights"] in rows
     for name, version in description["versions"].items():
         assert [name, version] in rows
 

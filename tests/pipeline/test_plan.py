@@ -8,13 +8,13 @@ import pytest
 
 from celebahq_builder.config import bundled
 from celebahq_builder.errors import FingerprintMismatch
-from celebahq_builder.pipeline.plan import Plan
+from celebahq_builder.pipeline.plan import BuildPlan
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import make_request
 from celebahq_builder.pipeline.stages.denoise import DenoiseSettings
 from celebahq_builder.pipeline.stages.pack import PackSettings
 from celebahq_builder.pipeline.stages.upscale import UpscaleSettings
-from celebahq_builder.pipeline.state import RunState, StagePlan, StageState, fingerprint
+from celebahq_builder.pipeline.state import Provenance, RunState, StageState, fingerprint
 from celebahq_builder.sources.celeba import read_celeba
 from tests.conftest import PHOTO_STAGES, SAMPLE, TINY
 
@@ -24,7 +24,7 @@ NAMES = (*PHOTO_STAGES, "select", "pack")
 def fingerprints(**options: object) -> dict[str, str]:
     """Return the fingerprint of each stage of a build of the sample."""
     request = make_request(read_celeba(SAMPLE), "run", **{"recipe": TINY, **options})
-    return {name: fingerprint(tables) for name, tables in Plan(request, RunState()).ingredients.items()}
+    return {name: fingerprint(tables) for name, tables in BuildPlan(request, RunState()).ingredients.items()}
 
 
 def changed_by(**options: object) -> list[str]:
@@ -89,15 +89,15 @@ def test_the_hash_of_weights_counts(stage: str, tmp_path: Path) -> None:
 def test_runs_from_before_a_setting_resume() -> None:
     """With its default, it does not count; with another value, the message names both."""
     request = make_request(read_celeba(SAMPLE), "run", recipe=TINY)
-    tables = Plan(request, RunState()).ingredients["score"]
+    tables = BuildPlan(request, RunState()).ingredients["score"]
     assert not any("precision" in table for table in tables)
-    state = RunState(stages={"score": StageState(StagePlan(fingerprint(tables), tables))})
-    Plan(request, state).check()
+    state = RunState(stages={"score": StageState(Provenance(fingerprint(tables), tables))})
+    BuildPlan(request, state).check()
     changed = make_request(
         read_celeba(SAMPLE), "run", recipe=replace(TINY, upscale=replace(TINY.upscale, precision="bf16"))
     )
     with pytest.raises(FingerprintMismatch, match=r"\[upscale\] precision = fp32, this run asks bf16"):
-        Plan(changed, state).check()
+        BuildPlan(changed, state).check()
 
 
 def test_methods_never_share_results() -> None:
@@ -108,8 +108,8 @@ def test_methods_never_share_results() -> None:
 def test_a_plan_whose_tables_changed_places(tmp_path: Path) -> None:
     """The settings are equal one by one, but their hash is not."""
     request = make_request(read_celeba(SAMPLE), tmp_path, recipe=TINY)
-    tables = Plan(request, RunState()).ingredients["score"]
+    tables = BuildPlan(request, RunState()).ingredients["score"]
     moved = [tables[0], *reversed(tables[1:])]
-    state = RunState(stages={"score": StageState(StagePlan(fingerprint(moved), moved))})
+    state = RunState(stages={"score": StageState(Provenance(fingerprint(moved), moved))})
     with pytest.raises(FingerprintMismatch, match=r"a plan\.json in .*stages was changed; choose another `out`"):
-        Plan(request, state).check()
+        BuildPlan(request, state).check()

@@ -8,7 +8,7 @@ import pytest
 
 from celebahq_builder.config import bundled
 from celebahq_builder.errors import RecipeError, SourceError
-from celebahq_builder.limits import MAX_RECIPE_BYTES
+from celebahq_builder.limits import MAX_TOML_BYTES
 from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE, BuildRecipe, resolve
 from celebahq_builder.pipeline.request import check_official, ids_hash, read_ids
 from celebahq_builder.pipeline.stages.crop import CropSettings
@@ -105,8 +105,8 @@ def test_unknown_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ("content", "said"),
     [
         (b"a = " + b"[" * 100_000, "cannot be read as TOML"),
-        (b"#" * (MAX_RECIPE_BYTES + 1), "cannot be read: 1048577 bytes; at most 1048576 are read; give a TOML file"),
-        (b"\xff", "cannot be read: it is not UTF-8"),
+        (b"#" * (MAX_TOML_BYTES + 1), "cannot be read: 262145 bytes; at most 262144 are read; give a TOML file"),
+        (b"\xff", "cannot be read as TOML: 'utf-8' codec can't decode byte"),
     ],
 )
 def test_hostile_recipe(content: bytes, said: str, recipe: Path) -> None:

@@ -86,7 +86,7 @@ def test_start_of_a_new_run(tmp_path: Path) -> None:
     "damage",
     [
         lambda run: run.run_path.write_text("{"),
-        lambda run: run.stage("align").plan_path.write_text("[]"),
+        lambda run: run.stage("align").provenance_path.write_text("[]"),
         lambda run: (run.root / ".celebahq-lock").write_text("mine"),
     ],
     ids=["run.json", "plan.json", "lock"],

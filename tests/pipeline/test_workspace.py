@@ -322,7 +322,7 @@ def test_names_with_separators_of_lines_survive_a_manifest(tmp_path: Path) -> No
 def test_fingerprints_do_not_depend_on_workers(tmp_path: Path, tiny_run: Path) -> None:
     build_tiny(tmp_path / "run", workers=2)
     for name in ("align", "score", "select", "pack"):
-        plans = [read_json(Workspace(out).stage(name).plan_path) for out in (tmp_path / "run", tiny_run)]
+        plans = [read_json(Workspace(out).stage(name).provenance_path) for out in (tmp_path / "run", tiny_run)]
         assert plans[0] == plans[1]
 
 
@@ -435,7 +435,7 @@ def test_discarded_stage_keeps_partial_files_of_live_processes(tmp_path: Path) -
     elsewhere.mkdir()
     (elsewhere / "000009.png").touch()
     image = stage.image_path(0, "000001")
-    for path in (image, stage.manifest_path(0), stage.plan_path, stage.mark_path):
+    for path in (image, stage.manifest_path(0), stage.provenance_path, stage.mark_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     (stage.root / "images" / "00001").symlink_to(elsewhere)

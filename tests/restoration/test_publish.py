@@ -378,7 +378,7 @@ def test_from_a_training_run_to_a_build(tmp_path: Path) -> None:
     built = run("--celeba-root", SAMPLE, "--out", out, "--recipe", recipe, "--limit", "2", "--workers", "1")
     assert built.returncode == 0, built.stderr
     assert "2 photos: 2 kept" in built.stdout
-    plan = json.loads(Workspace(out).stage("align").plan_path.read_text())
+    plan = json.loads(Workspace(out).stage("align").provenance_path.read_text())
     denoised = next(one for one in plan["ingredients"] if one["name"] == "denoise")
     assert denoised["weights_sha256"] == find_entry("mine", to).sha256
     assert "exists; give --replace to replace it" in one_line_error(celebahq(*asked))
