@@ -90,6 +90,7 @@ def export_file(
     useless: Option = "quality" if image_format == "png" else "png_level"
     if asked[useless] is not None:
         raise RecipeError(f"`{useless}` has no effect on {image_format} files; leave it out, or set `image_format`")
+    suffix = chosen.target_suffix
     with LevelImageSet(source, resolution) as level:
         job = ExportJob(
             level,
@@ -101,13 +102,11 @@ def export_file(
             image_format,
             QUALITY if quality is None else quality,
         )
-        plan = _plan(job, format)
         if not out.name:
             raise FormatError(f"`out` {out} has no name; give the name of a file or folder to create")
-        if not out.name.endswith(chosen.target_suffix):
-            suffix = chosen.target_suffix
+        if not out.name.endswith(suffix):
             raise FormatError(f"`out` {out} does not end in {suffix}, as {format} requires; name it {out}{suffix}")
-        with staging(out, plan) as stage:
+        with staging(out, _plan(job, format)) as stage:
             steps = chosen.write(job, stage)
             with Progress(format, level.count, next(steps), unit="image", judged=False) as progress:
                 for images in steps:
@@ -186,14 +185,17 @@ def import_images(
     columns = {key: column for key, column in images.metadata.columns.items() if key not in OWN_COLUMNS}
     if images.metadata.attribute_names:
         columns["attribute_names"] = list(images.metadata.attribute_names)
-    known = {key: value for key, value in images.attributes.items() if key != "format_version"}
-    attributes = {"builder": f"celebahq_builder {__version__}", **known, "imported_from": json.dumps([name, path.name])}
-    if crop is not None:
-        attributes["crop"] = crop
-    if left_out:
-        attributes["skipped"] = len(left_out)
-    if images.count < source.count:
-        attributes["limit"] = limit
+    choices = {
+        "crop": crop,
+        "skipped": len(left_out) or None,
+        "limit": limit if images.count < source.count else None,
+    }
+    attributes = {
+        "builder": f"celebahq_builder {__version__}",
+        **{key: value for key, value in images.attributes.items() if key != "format_version"},
+        "imported_from": json.dumps([name, path.name]),
+        **{key: value for key, value in choices.items() if value is not None},
+    }
     with Progress("import", images.count, unit="image", judged=False) as progress:
         try:
             write_images(
