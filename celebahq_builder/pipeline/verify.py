@@ -12,8 +12,8 @@ import numpy as np
 
 from celebahq_builder import outcome
 from celebahq_builder.errors import CelebAHQError, FormatError
+from celebahq_builder.hdf5 import NAME_COLUMNS, PHOTOS
 from celebahq_builder.hdf5.labels import labels_path, read_labels
-from celebahq_builder.hdf5.layout import NAME_COLUMNS, PHOTOS
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.image_set import attribute_labels
 from celebahq_builder.outcome import Kept, Outcome, PhotoKey, counted
