@@ -21,7 +21,9 @@ class UpscaleSettings:
     weights: str = "upscaler-gan"
     """NAME in pretrained/registry.toml, or DIR/NAME in another registry."""
     when: Literal["needed", "always"] = "needed"
-    """``needed``: only where the crop has fewer pixels than the result."""
+    """``needed``: only faces whose zoom is above `min_zoom`."""
+    min_zoom: float = 1.0
+    """Result px per px of the face, in each direction, at and below which the alignment alone enlarges the face."""
     tile_px: int = 256
     """Side length of the tiles in input px; bounds the memory."""
     precision: Precision = "fp32"
@@ -30,6 +32,17 @@ class UpscaleSettings:
     def __post_init__(self) -> None:
         if self.tile_px < 16:
             raise ValueError(f"upscale.tile_px = {self.tile_px} must be at least 16")
+        if self.min_zoom < 1:
+            raise ValueError(f"upscale.min_zoom = {self.min_zoom} must be at least 1")
+        if self.when == "always" and self.min_zoom != 1:
+            raise ValueError(
+                f'upscale.min_zoom = {self.min_zoom} has no effect with when = "always"; set min_zoom = 1, or '
+                'when = "needed"'
+            )
+
+    def selects(self, face: Face, resolution: int) -> bool:
+        """Return True if a face passes the network, for a result of this side length in px."""
+        return self.when == "always" or face.side * self.min_zoom < resolution
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ class UpscaleStage(PhotoStage[UpscaleSettings]):
     name = "upscale"
 
     version = 2
-    new_settings = ("precision",)
+    new_settings = ("precision", "min_zoom")
     Settings = UpscaleSettings
     Record = UpscaleRecord
     grouped = True
@@ -74,7 +87,7 @@ class UpscaleStage(PhotoStage[UpscaleSettings]):
         from celebahq_builder.pipeline.networks import run_network
 
         scale = SRGenerator.SCALE
-        small = [settings.when == "always" or face.side < context.resolution for face in faces]
+        small = [settings.selects(face, context.resolution) for face in faces]
         chosen = [face for face, is_small in zip(faces, small, strict=True) if is_small]
         pixels = run_network(chosen, settings.weights, "srgan", scale, settings.tile_px, context, settings.precision)
         enlarged = iter([_enlarge(face, own, scale) for face, own in zip(chosen, pixels, strict=True)])
