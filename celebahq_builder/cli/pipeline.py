@@ -23,7 +23,7 @@ from celebahq_builder.cli.options import (
     seed_option,
     workers_option,
 )
-from celebahq_builder.errors import RecipeError, SourceError
+from celebahq_builder.errors import RecipeError, SourceError, printable
 from celebahq_builder.outcome import counted
 from celebahq_builder.pipeline.stages import stage_names
 
@@ -332,7 +332,7 @@ def find_faces(photos: Path, **options: Any) -> None:
 @click.argument("work", type=PATH)
 def status(work: Path) -> None:
     """Print the state of the run directory WORK."""
-    from celebahq_builder.pipeline.verify import status_lines
+    from celebahq_builder.pipeline.status import status_lines
     from celebahq_builder.pipeline.workspace import Workspace
 
     for line in status_lines(Workspace(work)):
@@ -356,7 +356,7 @@ def verify(path: Path) -> None:
     found, checked, began = 0, Checked(), time.monotonic()
     for problem in find_problems(path, checked):
         found += 1
-        click.echo(problem)
+        click.echo(printable(problem))
     click.echo(f"checked: {checked}, in {time.monotonic() - began:.1f} s")
     click.echo(f"{path}: {found} problems" if found else f"{path}: OK")
     if found:
