@@ -29,9 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 from table import Row, finish, shared_data
 
+from celebahq_builder.hdf5 import images_per_chunk
 from celebahq_builder.hdf5.codecs import codec
 from celebahq_builder.hdf5.create import write_images
-from celebahq_builder.hdf5.layout import images_per_chunk
 from celebahq_builder.hdf5.writer import compress_chunk
 from celebahq_builder.image_set import Labels, NamedImage
 from celebahq_builder.imaging.image_io import decode_png, encode_png, open_rgb, pil_to_array

@@ -218,6 +218,9 @@ def utf8_name(name: str) -> str:
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.float32]
 
+Numbers = NDArray[np.int64]
+"""Numbers of images in their set, from 0."""
+
 Column = NDArray[np.generic] | list[str]
 """Metadata of the images: an array or a list of text, of N rows."""
 
@@ -273,7 +276,7 @@ class LevelImages(Protocol):
     def __getitem__(self, number: int, /) -> Pixels:
         """Return an image, uint8 [C, r, r]."""
 
-    def read(self, indices: Sequence[int] | NDArray[np.int64], *, parallel: bool = True) -> Pixels:
+    def read(self, indices: Sequence[int] | Numbers, *, parallel: bool = True) -> Pixels:
         """Return images uint8 [n, C, r, r] by their numbers; without threads if `parallel` is False."""
 
 
@@ -390,3 +393,5 @@ class DataSet:
     metadata: Metadata = field(default_factory=Metadata)
     pixels: Callable[[Sequence[int]], Iterator[Pixels]] | None = None
     """Yields images uint8 [C, R, R] by their numbers, in the given order; None where they cannot be drawn at random."""
+    attributes: Mapping[str, object] = field(default_factory=dict)
+    """Attributes of an HDF5 file."""

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -15,59 +14,18 @@ import torch
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import RecipeError, SourceError, WorkspaceError
+from tests.worker_jobs import (
+    device_of_worker,
+    dies_at_three,
+    fails_at_three,
+    grows,
+    slow_first,
+    square,
+    threads,
+    worker,
+)
 
 ROOT = Path(__file__).parents[1]
-
-
-def square(number: int) -> int:
-    return number * number
-
-
-def slow_first(number: int) -> int:
-    """The first jobs end last."""
-    time.sleep(0.3 if number < 2 else 0)
-    return number
-
-
-def worker(_: int) -> int:
-    return os.getpid()
-
-
-def threads(_: int) -> int:
-    return torch.get_num_threads()
-
-
-def fails_at_three(number: int) -> int:
-    if number == 3:
-        raise SourceError("the third")
-    return number
-
-
-def dies_at_three(number: int) -> int:
-    if number == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
-
-
-def device_of_worker(job: tuple[Path, str]) -> tuple[int, str]:
-    """Return this worker and its device, once there are eight workers."""
-    folder, token = job
-    device = parallel.worker_device([f"cuda:{number}" for number in range(4)], token)
-    (folder / str(os.getpid())).touch()
-    wait_for_files(folder, 8)
-    return os.getpid(), device
-
-
-def wait_for_files(folder: Path, count: int) -> None:
-    until = time.monotonic() + 120
-    while len(list(folder.iterdir())) < count and time.monotonic() < until:
-        time.sleep(0.05)
-
-
-def pid_into(folder: Path) -> None:
-    """Say who works here, for as long as a test takes to look."""
-    (folder / str(os.getpid())).touch()
-    time.sleep(60)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -144,7 +102,7 @@ def alive(pid: int) -> bool:
 def test_workers_end_with_their_owner(tmp_path: Path) -> None:
     """Orphans would go on to write into a directory that nobody holds."""
     code = (
-        "from pathlib import Path; from celebahq_builder import parallel; from tests.test_parallel import pid_into; "
+        "from pathlib import Path; from celebahq_builder import parallel; from tests.worker_jobs import pid_into; "
         f"list(parallel.run(pid_into, [Path({str(tmp_path)!r})] * 4, workers=2))"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL) as owner:
@@ -280,18 +238,6 @@ def test_an_early_end_prints_no_warning() -> None:
     """joblib warns about jobs that nobody waits for; in these tests, a warning is an error."""
     with closing(parallel.run(slow_first, range(50), workers=2)) as results:
         next(results)
-
-
-GROWTH_BYTES = 320 << 20
-"""More than the growth of a worker after which joblib replaces it, if psutil is installed."""
-
-held: list[bytes] = []
-
-
-def grows(number: int) -> int:
-    held.append(b"1" * GROWTH_BYTES)
-    time.sleep(1.1)  # joblib looks at the memory once a second
-    return number
 
 
 @pytest.mark.slow

@@ -16,11 +16,12 @@ from celebahq_builder.evaluation.features import (
     inception_number,
     inception_settings,
 )
-from celebahq_builder.evaluation.image_sources import BATCH_BYTES, MEMORY_BYTES, FeatureKey, ImageSource, SourceImages
+from celebahq_builder.evaluation.image_sources import BATCH_BYTES, MEMORY_BYTES, FeatureKey, SourceImages
 from celebahq_builder.evaluation.protocol import (
     INCEPTION_METRICS,
     METRICS,
     EvaluationProtocol,
+    ImageSource,
     check_evaluation,
     half_count,
     reference_count,

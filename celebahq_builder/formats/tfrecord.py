@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.formats.format import Format
+from celebahq_builder.formats import REMEDY, Format
 from celebahq_builder.formats.hdf5 import ExportJob, LevelImageSet
 from celebahq_builder.hdf5.labels import encode_labels, load_labels
 from celebahq_builder.image_set import DataSet, NamedImage, Pixels
@@ -103,8 +103,6 @@ def decode_example(payload: bytes) -> Pixels:
 
 
 # --- Import
-
-REMEDY = "get or make it again"
 
 OTHER_KIND = (
     "its CRCs are right, so this is a TFRecord file of another kind than those of ProGAN and StyleGAN, which have the "

@@ -100,6 +100,10 @@ class Gzip(Codec):
             ) from None
 
 
+GZIP = Gzip()
+"""The default."""
+
+
 @dataclass(frozen=True)
 class Blosc2(Codec):
     """Zstandard after a bit shuffle, through the Blosc2 filter of the package hdf5plugin.

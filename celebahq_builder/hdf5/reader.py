@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError, printable
+from celebahq_builder.hdf5 import LEVEL_NAME, PHOTOS, REMEDY, find_levels, level_name
 from celebahq_builder.hdf5.chunks import LevelReader, UnreadableImagesError
 from celebahq_builder.hdf5.codecs import load_filters
-from celebahq_builder.hdf5.layout import LEVEL_NAME, PHOTOS, REMEDY, find_levels, level_name
 from celebahq_builder.hdf5.untrusted import open_hdf5
 from celebahq_builder.image_set import Column, ImagePyramid, Pixels
 from celebahq_builder.imaging.pyramid import build_pyramid, is_power_of_two, levels

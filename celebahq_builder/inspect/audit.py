@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from celebahq_builder.hdf5.chunks import LevelReader
 from celebahq_builder.hdf5.reader import PyramidFile, read_numbers, read_text
-from celebahq_builder.image_set import Pixels
+from celebahq_builder.image_set import Numbers, Pixels
 from celebahq_builder.inspect import borders, duplicates
 from celebahq_builder.inspect.borders import BorderBar, PaddingShare, read_padding
 from celebahq_builder.inspect.contact_sheet import Tile, tiles
-from celebahq_builder.inspect.duplicates import Copy, Hashes, Numbers, copies, equal_groups
+from celebahq_builder.inspect.duplicates import Copy, Hashes, copies, equal_groups
 from celebahq_builder.progress import image_progress
 
 BATCH_BYTES = 8 << 20

@@ -24,6 +24,7 @@ from celebahq_builder.storage import read_file, sha256
 
 if TYPE_CHECKING:
     import torch
+    from spandrel import ModelDescriptor
 
     from celebahq_builder.models.community_network import CommunityNetwork
 
@@ -104,7 +105,8 @@ def _parse(weights: str) -> tuple[Path, str]:
     """Return the path of ``file:PATH`` or ``file:PATH#SHA256``, and the hash or an empty string."""
     text = weights.removeprefix(PREFIX)
     pin = re.fullmatch(r"(.*)#([0-9a-f]{64})", text)
-    return (Path(pin[1]), pin[2]) if pin else (Path(text), "")
+    path, digest = pin.groups() if pin else (text, "")
+    return (Path(path).expanduser() if path.startswith("~/") else Path(path)), digest
 
 
 # --- Loading ----------------------------------------------------------------------------------------------------
@@ -122,7 +124,7 @@ def load_community_network(weights: str, task: Task, device: torch.device) -> Co
         WeightsError: spandrel is not installed; the file is missing, changed, damaged, or of no network that it knows;
             or the network does not do this task.
     """
-    from celebahq_builder.models.community_network import MULTIPLE_MAX_PX, CommunityNetwork
+    from celebahq_builder.models.community_network import CommunityNetwork
     from celebahq_builder.models.weight_file import first_line
 
     spandrel = import_spandrel()
@@ -148,6 +150,16 @@ def load_community_network(weights: str, task: Task, device: torch.device) -> Co
             f"{path} has tensors that do not form a network ({type(error).__name__}: {first_line(error)}); "
             "it may be cut short or of a newer architecture; get the file again"
         ) from None
+    _check(found, path, task)
+    return CommunityNetwork(found, path, digest).to(device)
+
+
+def _check(found: ModelDescriptor, path: Path, task: Task) -> None:
+    """Raise a WeightsError if a network does not do a task."""
+    import spandrel
+
+    from celebahq_builder.models.community_network import MULTIPLE_MAX_PX
+
     name = found.architecture.name
     if not isinstance(found, spandrel.ImageModelDescriptor):
         raise WeightsError(f"{path} is a network for inpainting ({name}); {_wanted(task)}")
@@ -168,7 +180,6 @@ def load_community_network(weights: str, task: Task, device: torch.device) -> Co
         )
     if broken := nonfinite_tensor(found.model.state_dict()):
         raise WeightsError(f"{path} is damaged: {broken} has values that are not finite; get the file again")
-    return CommunityNetwork(found, path, digest).to(device)
 
 
 def _wanted(task: Task) -> str:

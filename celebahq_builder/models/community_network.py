@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from celebahq_builder.config import from_mapping
-from celebahq_builder.errors import CelebAHQError
+from celebahq_builder.errors import CelebAHQError, WeightsError
 from celebahq_builder.limits import MAX_VALUE_BYTES
 from celebahq_builder.storage import parse_json, read_text, write_json
 
@@ -101,15 +101,41 @@ class CommunityNetwork(nn.Module):
         self.model = descriptor.model.float().eval().requires_grad_(False)
         self.descriptor = descriptor
         self.path = path
-        multiple = descriptor.size_requirements.multiple_of
         self.SCALE: int = descriptor.scale
-        self.footprint = cached_footprint(digest, lambda: measure_footprint(self, multiple))
+        self.footprint = cached_footprint(digest, self.measure)
         self.context_px, self.STRIDE_PX = self.footprint.context_px, self.footprint.stride_px
 
     def __str__(self) -> str:
         """Return architecture, size and tiles in a few words."""
         found = " ".join([self.descriptor.architecture.name, *self.descriptor.tags])
         return f"{self.path.name}: {found}, {self.SCALE}x; context of tiles {self.context_px} px"
+
+    @property
+    def warning(self) -> str:
+        """What the user must know of the tiles; an empty string for most networks."""
+        if self.footprint.beyond_levels <= REACH_LEVELS:
+            return ""
+        return (
+            f"{self.path}: a result depends on the whole image, by up to {self.footprint.beyond_levels:.1f} grey "
+            f"levels beyond {self.context_px} px; the tiles of large faces may have seams, a larger tile_px avoids them"
+        )
+
+    def measure(self) -> Footprint:
+        """Return the measured footprint; see `measure_footprint`.
+
+        Raises:
+            WeightsError: the network uses random numbers.
+        """
+        found = measure_footprint(self, self.descriptor.size_requirements.multiple_of)
+        if found.beyond_levels > REACH_LEVELS:
+            with torch.inference_mode():
+                first, second = self(probe_image()), self(probe_image())
+            if not torch.equal(first, second):
+                raise WeightsError(
+                    f"{self.path} ({self.descriptor.architecture.name}) gives another result each time; a build needs "
+                    "a network without random numbers"
+                )
+        return found
 
     def forward(self, photos: Tensor) -> Tensor:
         """Return the images after the network, float32."""

@@ -29,13 +29,13 @@ from celebahq_builder.pipeline.photo_stages import run_batches, run_photo_stages
 from celebahq_builder.pipeline.plan import BuildPlan, versions
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import BuildOptions, BuildRequest, check_options, make_request, wanted_shard
-from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses, rejected_csv
+from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses, rejected_csv, summary_fingerprint
 from celebahq_builder.pipeline.shard import Shard, check_shards
 from celebahq_builder.pipeline.stage import AnyDatasetStage, DatasetContext, record_types
-from celebahq_builder.pipeline.state import Summary, Table, fingerprint
+from celebahq_builder.pipeline.state import Summary, fingerprint
 from celebahq_builder.pipeline.workspace import TimingLog, Workspace, count_outcomes
 from celebahq_builder.sources.photo import LandmarkOrder, Photo, PhotoSource, in_column_order
-from celebahq_builder.storage import delete_folder, read_file, sha256, write_atomic, write_json
+from celebahq_builder.storage import delete_folder, read_file, write_atomic, write_json
 
 log = logging.getLogger(__name__)
 
@@ -341,10 +341,7 @@ def _conclude(plan: BuildPlan, timings: TimingLog) -> BuildResult:
     request, workspace = plan.request, plan.request.workspace
     complete = plan.until == plan.names[-1]
     rejected = [outcome.to_json(one) for one in request.source.rejected]
-    table: Table = {"name": "table", "rejected": rejected}
-    if workspace.doubtful_path.exists():
-        table["doubtful"] = sha256(read_file(workspace.doubtful_path))
-    mark = fingerprint([*plan.ingredients[plan.until], table])
+    mark = summary_fingerprint(workspace, plan.ingredients[plan.until], rejected)
     before = plan.state.summary
     is_current = before is not None and before.fingerprint == mark and workspace.rejected_path.name in plan.state.files
     statuses = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from celebahq_builder.pipeline.networks import Architecture
+
+
+log = logging.getLogger(__name__)
 
 
 class NetworkSettings(Protocol):
@@ -65,9 +69,14 @@ class NetworkStage(PhotoStage[N]):
         """
         import torch
 
+        from celebahq_builder.models.community_network import CommunityNetwork
         from celebahq_builder.pipeline.networks import network
 
-        network(settings.weights, torch.device("cpu"), self.architecture, settings.precision)
+        found = network(settings.weights, torch.device("cpu"), self.architecture, settings.precision)
+        if isinstance(found, CommunityNetwork):
+            log.info("%s: %s", self.name, found)
+            if found.warning:
+                log.warning("%s", found.warning)
 
     def run_network(self, faces: Sequence[Face], settings: N, context: PhotoContext) -> list[Tensor]:
         """Return the pixels of faces after the network; see `networks.run_network`."""

@@ -12,9 +12,9 @@ from celebahq_builder.pipeline.stage import record_types
 from celebahq_builder.pipeline.stages import load_stages
 from celebahq_builder.pipeline.stages.crop import CropRecord
 from celebahq_builder.pipeline.stages.upscale import UpscaleRecord
-from celebahq_builder.pipeline.state import RunDescription
+from celebahq_builder.pipeline.state import Ingredients, RunDescription, Table, fingerprint
 from celebahq_builder.pipeline.workspace import StageFolder, Workspace
-from celebahq_builder.storage import csv_bytes, path_cell
+from celebahq_builder.storage import csv_bytes, path_cell, read_file, sha256
 
 TABLE = "landmark table"
 """Name of the step before all stages, where the source rejects photos."""
@@ -135,6 +135,20 @@ def read_records(
     for one in folder.kept():
         if keys is None or one.key in keys:
             yield PhotoRecord.from_kept(one, types)
+
+
+def summary_fingerprint(workspace: Workspace, ingredients: Ingredients, rejected_by_table: list[Table]) -> str:
+    """Return the fingerprint that a summary has.
+
+    Args:
+        workspace: the run directory.
+        ingredients: of the last stage of the run.
+        rejected_by_table: outcomes of photos that the source rejected, as JSON.
+    """
+    table: Table = {"name": "table", "rejected": rejected_by_table}
+    if workspace.doubtful_path.exists():
+        table["doubtful"] = sha256(read_file(workspace.doubtful_path))
+    return fingerprint([*ingredients, table])
 
 
 def rejected_csv(outcomes: Iterable[tuple[str, outcome.Outcome]]) -> bytes:

@@ -188,6 +188,7 @@ def main(name: str, folder: Path, times: int) -> None:
 
 
 if __name__ == "__main__":
+    given(MUTATIONS)(lambda _: None)()  # hypothesis prepares itself once, not in each of the processes
     for reader in sys.argv[1].split(","):
         child = os.fork()
         if child == 0:

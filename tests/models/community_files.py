@@ -58,6 +58,15 @@ def grey_dncnn() -> nn.Module:
     return architecture("DnCNN", in_nc=1, out_nc=1, nc=6, nb=9, act_mode="R")
 
 
+def nafnet() -> nn.Module:
+    """A network with global pooling, so that each pixel depends on the whole image."""
+    net = architecture("NAFNet", width=8, middle_blk_num=1, enc_blk_nums=[1], dec_blk_nums=[1])
+    for name, parameter in net.named_parameters():
+        if name.endswith(("beta", "gamma")):
+            nn.init.ones_(parameter)  # they start at zero, which switches the blocks off
+    return net
+
+
 def face_network() -> nn.Module:
     return architecture(
         "RestoreFormer", n_embed=8, embed_dim=32, ch=32, ch_mult=(1, 1), num_res_blocks=1, z_channels=32, head_size=1

@@ -36,6 +36,7 @@ from tests.models.community_files import (
     face_network,
     grey_dncnn,
     inpainting_network,
+    nafnet,
     swin,
     tensors,
     write,
@@ -255,10 +256,20 @@ def test_the_context_is_the_reach(kernel: int, context: int) -> None:
     assert kernel // 2 <= found.context_px < kernel // 2 + 8
 
 
-def test_a_network_that_looks_at_the_whole_image() -> None:
-    found = measure_footprint(lambda x: x + x.mean(dim=(2, 3), keepdim=True))
-    assert (found.context_px, found.stride_px) == (CONTEXT_MAX_PX, WINDOW_PX)
-    assert found.beyond_levels > 1
+def test_a_network_that_looks_at_the_whole_image(tmp_path: Path) -> None:
+    net = loaded(write(tmp_path / "net.pth", nafnet), "denoise")
+    assert (net.context_px, net.STRIDE_PX) == (CONTEXT_MAX_PX, WINDOW_PX)
+    assert net.footprint.beyond_levels > REACH_LEVELS
+    assert "a result depends on the whole image" in net.warning
+    assert loaded(write(tmp_path / "other.pth", partial(compact, 2))).warning == ""
+
+
+def test_a_network_with_random_numbers_is_refused(tmp_path: Path) -> None:
+    """Measured again with a layer that adds noise, as AuraSR has some."""
+    net = loaded(write(tmp_path / "net.pth", nafnet), "denoise")
+    net.model.register_forward_hook(lambda _, inputs, result: result + 0.1 * torch.rand_like(result))
+    with pytest.raises(WeightsError, match="gives another result each time"):
+        net.measure()
 
 
 def test_the_memory_bounds_the_tiles() -> None:

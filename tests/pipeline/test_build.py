@@ -117,9 +117,9 @@ def test_one_photo_with_landmarks_in_another_order() -> None:
 def test_stage_names_status_and_verify_do_not_import_torch(tiny_run: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from celebahq_builder.pipeline.stages import stage_names\n"
-        "from celebahq_builder.pipeline import verify, workspace\n"
+        "from celebahq_builder.pipeline import status, verify, workspace\n"
         f"run = Path({str(tiny_run)!r})\n"
-        "assert list(verify.find_problems(run)) == [] and list(verify.status_lines(workspace.Workspace(run)))\n"
+        "assert list(verify.find_problems(run)) == [] and list(status.status_lines(workspace.Workspace(run)))\n"
         "assert stage_names()[0] == 'crop' and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

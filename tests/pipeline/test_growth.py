@@ -26,7 +26,8 @@ from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import make_request
 from celebahq_builder.pipeline.run_images import RunImages, find_hdf5, find_images
 from celebahq_builder.pipeline.stages.select import SelectSettings
-from celebahq_builder.pipeline.verify import find_problems, status_lines
+from celebahq_builder.pipeline.status import status_lines
+from celebahq_builder.pipeline.verify import find_problems
 from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder

@@ -52,6 +52,13 @@ def test_a_setting_changes_its_stage_and_all_later_ones(options: dict[str, objec
     assert changed_by(**options) == list(NAMES[NAMES.index(first) :])
 
 
+def test_min_zoom_counts() -> None:
+    needed = replace(TINY, upscale=replace(TINY.upscale, when="needed"))
+    fewer = replace(needed, upscale=replace(needed.upscale, min_zoom=1.5))
+    before, after = fingerprints(recipe=needed), fingerprints(recipe=fewer)
+    assert [name for name in NAMES if before[name] != after[name]] == list(NAMES[NAMES.index("upscale") :])
+
+
 @pytest.mark.parametrize(
     "options",
     [{"workers": 3}, {"device": "cpu"}, {"until": "align"}, {"redo": "pack"}, {"redo": "photos"}, {"start": "score"}],
@@ -90,7 +97,7 @@ def test_runs_from_before_a_setting_resume() -> None:
     """With its default, it does not count; with another value, the message names both."""
     request = make_request(read_celeba(SAMPLE), "run", recipe=TINY)
     tables = BuildPlan(request, RunState()).ingredients["score"]
-    assert not any("precision" in table for table in tables)
+    assert not any({"precision", "min_zoom"} & table.keys() for table in tables)
     state = RunState(stages={"score": StageState(Provenance(fingerprint(tables), tables))})
     BuildPlan(request, state).check()
     changed = make_request(
@@ -113,3 +120,89 @@ def test_a_plan_whose_tables_changed_places(tmp_path: Path) -> None:
     state = RunState(stages={"score": StageState(Provenance(fingerprint(moved), moved))})
     with pytest.raises(FingerprintMismatch, match=r"a plan\.json in .*stages was changed; choose another `out`"):
         BuildPlan(request, state).check()
+
+
+# --- The run directory of a plan --------------------------------------------------------------------------------
+
+
+def finished(**options: object) -> RunState:
+    """Return the state of a run directory with the complete run of a request."""
+    request = make_request(read_celeba(SAMPLE), "run", **{"recipe": TINY, **options})
+    plan = BuildPlan(request, RunState())
+    stages = {
+        name: StageState(Provenance(fingerprint(tables), tables), batches=frozenset(range(plan.batches)))
+        for name, tables in plan.ingredients.items()
+        if name in plan.on_disk
+    }
+    return RunState(plan.description(), stages)
+
+
+def planned(state: RunState, **options: object) -> BuildPlan:
+    return BuildPlan(make_request(read_celeba(SAMPLE), "run", **{"recipe": TINY, **options}), state)
+
+
+def test_stages_with_results_on_disk() -> None:
+    """A run keeps the images of the result, and what an earlier run kept."""
+    run = finished().run
+    assert run is not None
+    assert run.stages == ["align", "score", "select", "pack"]
+    assert run.image_stage == "align"
+    assert planned(RunState(), until="upscale").on_disk == ["upscale"]
+    kept = finished(recipe=replace(TINY, keep_stages=("denoise",)))
+    assert planned(kept).description().stages == ["denoise", "align", "score", "select", "pack"]
+    assert planned(kept, until="denoise").description().stages == ["denoise", "align", "score", "select", "pack"]
+    assert planned(kept, until="denoise").on_disk == ["denoise"]
+
+
+@pytest.mark.parametrize(("photos", "per_batch", "batches"), [(1, 4, 1), (10, 4, 3), (640, 10, 64), (5000, 16, 313)])
+def test_photos_per_batch(photos: int, per_batch: int, batches: int) -> None:
+    """Small sources have small batches, so that every worker has some."""
+    [photo, *_] = read_celeba(SAMPLE).photos
+    many = tuple(replace(photo, id=f"{number}", file=f"{number}.jpg") for number in range(photos))
+    request = make_request(replace(read_celeba(SAMPLE), photos=many), "run", recipe=TINY)
+    plan = BuildPlan(request, RunState())
+    assert (plan.batch_photos, plan.batches) == (per_batch, batches)
+
+
+def test_a_longer_run_uses_the_batches_that_are_full() -> None:
+    state = finished(limit=6)
+    plan = planned(state, limit=10)
+    assert plan.grows
+    assert (plan.unchanged_photos("align"), plan.unchanged_batches("align")) == (6, 1)
+    grown = plan.after_growth()
+    assert not grown.grows
+    assert grown.earlier_photos == 6
+    assert grown.state.stage("align").batches == grown.state.stage("score").batches == {0}
+    assert not {"select", "pack"} & grown.state.stages.keys()
+    assert grown.batches_left == {1, 2}
+    assert planned(state, limit=6).after_growth().state == state
+
+
+def test_other_photos_leave_no_batch_unchanged() -> None:
+    state = finished(limit=6)
+    for options in ({"ids": ["000002", "000003", "000004", "000005"]}, {"limit": 5}):
+        plan = planned(state, **options)
+        assert (plan.unchanged_photos("align"), plan.unchanged_batches("align")) == (0, 0)
+        assert plan.after_growth().state.stage("align").batches == set()
+    damaged = state.stage("align").provenance
+    assert damaged is not None
+    tables = [{**damaged.ingredients[0], "photos": "6"}, *damaged.ingredients[1:]]
+    stages = {"align": StageState(Provenance("", tables), batches=frozenset({0, 1}))}
+    assert planned(replace(state, stages=stages), limit=10).unchanged_batches("align") == 0
+
+
+def test_what_a_redo_deletes() -> None:
+    state = replace(finished(), files={"selection.csv": 1, "celebahq-64x64.h5": 1, "summary.json": 1, "mine.txt": 1})
+    plan = planned(state, redo="select")
+    assert sorted(path.name for path in plan.redone_files()) == [
+        "celebahq-64x64-labels.npy",
+        "celebahq-64x64.h5",
+        "index.html",
+        "rejected.csv",
+        "selection.csv",
+        "summary.json",
+    ]
+    after = plan.after_redo()
+    assert after.state.stages.keys() == {"align", "score"}
+    assert after.state.files == {"mine.txt": 1}
+    assert planned(state).after_redo().state == state

@@ -17,7 +17,7 @@ from celebahq_builder.errors import FingerprintMismatch, RecipeError, WorkspaceL
 from celebahq_builder.pipeline.build import BuildResult, build
 from celebahq_builder.pipeline.dry_run import dry_run
 from celebahq_builder.pipeline.shard import Shard, shard_folders
-from celebahq_builder.pipeline.verify import status_lines
+from celebahq_builder.pipeline.status import status_lines
 from celebahq_builder.pipeline.workspace import Workspace, read_timings
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder

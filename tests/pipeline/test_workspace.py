@@ -30,7 +30,8 @@ from celebahq_builder.outcome import Failed, Kept
 from celebahq_builder.pipeline.build import build
 from celebahq_builder.pipeline.stages import align, pack, select
 from celebahq_builder.pipeline.state import RunState, StageState
-from celebahq_builder.pipeline.verify import Checked, find_problems, status_lines
+from celebahq_builder.pipeline.status import status_lines
+from celebahq_builder.pipeline.verify import Checked, find_problems
 from celebahq_builder.pipeline.workspace import StageFolder, Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.storage import HOST, RUN_TOKEN, as_storage_error, lock, read_json, write_atomic
@@ -280,7 +281,7 @@ def test_status_of_a_run_that_is_not_done(tiny_copy: Path) -> None:
 def test_verify_says_what_it_checked(tiny_run: Path) -> None:
     checked = Checked()
     assert list(find_problems(tiny_run, checked)) == []
-    assert checked == Checked("5 photos", manifests=4, files=5, images=3, levels=7, hashes=3)
+    assert checked == Checked("5 photos", manifests=5, files=5, images=3, levels=7, hashes=3)
 
 
 @pytest.mark.parametrize("name", ["run.json", "summary.json", "stages/align/plan.json", "stages/align/stage.json"])
@@ -573,6 +574,21 @@ def test_deleted_manifest_is_written_again(tiny_copy: Path) -> None:
     build_tiny(tiny_copy)
     assert path.read_bytes() == before
     assert list(find_problems(tiny_copy)) == []
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_stage_is_complete_when_all_photos_are_accounted_for(lost: bool, tiny_copy: Path) -> None:
+    stage = Workspace(tiny_copy).stage("score")
+    stage.mark_path.unlink()
+    manifest = stage.manifest_path(0)
+    if lost:
+        manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[1:]))
+    else:
+        shutil.copy(manifest, stage.manifest_path(2))
+    accounted = "4 are accounted for in 2" if lost else "5 are accounted for in 3"
+    with pytest.raises(WorkspaceError, match=rf"5 photos entered, {accounted} of 2 batches; .* `redo` score"):
+        build_tiny(tiny_copy)
+    assert not stage.mark_path.exists()
 
 
 def test_photo_added_later_is_counted(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, RecipeError
+from celebahq_builder.hdf5 import images_per_job
 from celebahq_builder.hdf5.codecs import Codec, codec
 from celebahq_builder.hdf5.labels import labels_path, write_labels
-from celebahq_builder.hdf5.layout import images_per_job
 from celebahq_builder.hdf5.writer import Columns, Packed, PyramidWriter, pack
 from celebahq_builder.image_set import attribute_labels
 from celebahq_builder.imaging.image_io import decode_png
