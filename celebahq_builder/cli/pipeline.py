@@ -333,7 +333,7 @@ def find_faces(photos: Path, **options: Any) -> None:
 def status(work: Path) -> None:
     """Print the state of the run directory WORK."""
     from celebahq_builder.pipeline.status import status_lines
-    from celebahq_builder.pipeline.workspace import Workspace
+    from celebahq_builder.run_directory.workspace import Workspace
 
     for line in status_lines(Workspace(work)):
         click.echo(line)

@@ -28,7 +28,7 @@ from celebahq_builder.pipeline.run_images import RunImages, find_hdf5, find_imag
 from celebahq_builder.pipeline.stages.select import SelectSettings
 from celebahq_builder.pipeline.status import status_lines
 from celebahq_builder.pipeline.verify import find_problems
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder
 from celebahq_builder.sources.photo import COLUMNS, PhotoSource
