@@ -9,7 +9,7 @@ import math
 import operator
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
@@ -37,6 +37,12 @@ from celebahq_builder.training.trained_weights import FILE, TrainedWeights
 
 log = logging.getLogger(__name__)
 
+IN_MEMORY_BYTES = 4 * 2**30
+"""Decoded photos, or crops of them, up to this total are kept in memory. The others are decoded again for every use."""
+
+PHOTO_LIMIT = "the limit for training photos"
+"""Name of the largest number of pixels, for messages."""
+
 GRID_GAP_PX = 4
 """White pixels between sample images."""
 
@@ -47,6 +53,7 @@ NAMES = ("checkpoints", FILE, "log.jsonl", "samples", "tensorboard")
 """Names in the folder of a training."""
 
 Batch = TypeVar("Batch")
+T = TypeVar("T")
 
 Scores = dict[str, float]
 """Results of a validation, by name with unit."""
@@ -76,16 +83,31 @@ class LoopRecipe(Protocol):
         """Steps between validations. Each validation writes a checkpoint."""
 
 
-class Photos(Protocol):
+class Photos:
     """The photos of a training."""
 
-    @property
-    def digest(self) -> str:
-        """Hash that identifies the photos in a checkpoint."""
+    training: Sequence[object]
+    held_out: Sequence[object]
+    """Photos for validation."""
+    digest: str
+    """Hash that identifies the photos in a checkpoint."""
 
     @property
     def summary(self) -> str:
         """The numbers of photos as text: ``300 photos, 8 held out``."""
+        return f"{len(self.training)} photos, {len(self.held_out)} held out"
+
+
+def split(photos: Sequence[T], held_out: int) -> tuple[list[T], list[T]]:
+    """Return training photos and held-out photos.
+
+    Every k-th photo is held out, with k = photos // `held_out`, so the split is not random.
+
+    >>> split("abcdef", 2)
+    (['b', 'c', 'e', 'f'], ['a', 'd'])
+    """
+    positions = {i * (len(photos) // held_out) for i in range(held_out)}
+    return [photo for i, photo in enumerate(photos) if i not in positions], [photos[i] for i in sorted(positions)]
 
 
 class Task(ABC, Generic[Batch]):
