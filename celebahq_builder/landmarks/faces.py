@@ -19,7 +19,7 @@ from celebahq_builder.outcome import Rejection
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import Photo, is_mirrored
 from celebahq_builder.storage import read_file, sha256
-from celebahq_builder.training.loop import IN_MEMORY_BYTES, PHOTO_LIMIT, Photos, split
+from celebahq_builder.training.interface import IN_MEMORY_BYTES, PHOTO_LIMIT, Photos, split
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class LandmarkFaces(Photos):
 
         Args:
             root: see `sources.celeba.read_celeba`.
-            held_out: number of photos for validation; see `training.loop.split`.
+            held_out: number of photos for validation; see `training.interface.split`.
             in_memory_bytes: see `IN_MEMORY_BYTES`.
 
         Raises:

@@ -21,7 +21,7 @@ from celebahq_builder.imaging.image_io import DECODE_ERRORS, open_image, open_rg
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Rejection
 from celebahq_builder.storage import open_file, read_file, sha256
-from celebahq_builder.training.loop import IN_MEMORY_BYTES, PHOTO_LIMIT, Photos, split
+from celebahq_builder.training.interface import IN_MEMORY_BYTES, PHOTO_LIMIT, Photos, split
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class TrainingPhotos(Photos):
 
         Args:
             folder: of the photos.
-            held_out: number of photos for validation; see `training.loop.split`.
+            held_out: number of photos for validation; see `training.interface.split`.
             at_least_px: smaller photos, by width or height, are not used; their number is logged.
             in_memory_bytes: see `IN_MEMORY_BYTES`.
 
