@@ -34,7 +34,7 @@ def bundled(name: str) -> Path:
 INTEGER_LIMIT = 1 << 63
 """Integers of recipes are smaller; HDF5 and random generators take no larger ones."""
 
-T = TypeVar("T")
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def read_toml(path: Path, task: str = "") -> dict[str, object]:
@@ -107,19 +107,19 @@ def from_mapping(
         RecipeError: unknown or missing key, wrong type, or a ValueError of the dataclass itself.
     """
     hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    found: dict[str, object] = {}
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    arguments: dict[str, object] = {}
     for key, value in values.items():
         place = _place(where, text, table, key)
         if key not in fields:
             raise RecipeError(f"{place}: unknown key {_dotted((*table, key))}{_nearest(key, fields)}")
-        found[key] = _convert(hints[key], value, place=place, where=where, text=text, table=(*table, key))
+        arguments[key] = _convert(hints[key], value, place=place, where=where, text=text, table=(*table, key))
     for name, field in fields.items():
         no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if name not in found and no_default:
+        if name not in arguments and no_default:
             raise RecipeError(f"{where}: key {_dotted((*table, name))} is missing")
     try:
-        return cls(**found)
+        return cls(**arguments)
     except ValueError as error:
         raise RecipeError(f"{_place(where, text, table, None)}: {error}") from None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Self
 
 import h5py
 import numpy as np
@@ -57,7 +56,7 @@ def open_pyramid(path: Path | str) -> PyramidFile:
     return pyramid
 
 
-class PyramidFile:
+class PyramidFile(ImagePyramid):
     """A multi-resolution HDF5 file, open for reading; a context manager.
 
     Attributes:
@@ -73,6 +72,8 @@ class PyramidFile:
         FormatError: no such file, not HDF5 (or truncated), or not all levels from R down to 1 with equal numbers of
             images and channels.
     """
+
+    photos: PhotoColumns
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -91,12 +92,6 @@ class PyramidFile:
         """Close the file; the levels that `images` returned stay open."""
         self._levels.clear()
         self.file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # --- Images and columns --------------------------------------------------------------------------------------
 
@@ -118,12 +113,6 @@ class PyramidFile:
     def level(self, resolution: int) -> h5py.Dataset:
         """Return h5py's dataset of a level, uint8 [N, C, r, r]."""
         return self.file[level_name(resolution)]
-
-    def check_resolution(self, resolution: int) -> None:
-        """Raise a FormatError that names all levels if the file has none of a resolution."""
-        if resolution not in self.resolutions:
-            has = ", ".join(map(str, self.resolutions))
-            raise FormatError(f"{self.path} has no level {resolution}x{resolution}; it has {has}: ask for one of these")
 
     def column(self, name: str, rows: slice = slice(None)) -> Column | None:
         """Return some rows of a column, or None if there is none of that name.

@@ -107,11 +107,11 @@ def _compare(photo: Photo, searched: SearchedPhoto) -> DoubtfulPhoto | None:
     eyes = float(np.hypot(*(given[1] - given[0])))
     if eyes < 1 or is_mirrored(photo.landmarks):
         return None
-    distances = [float(np.hypot(*(face.points - given).T).mean()) / eyes for face in searched.faces]
+    distances = [float(np.hypot(*(face.landmarks - given).T).mean()) / eyes for face in searched.faces]
     if not distances:
         return DoubtfulPhoto(photo.id, photo.file, photo.face, searched.size, None, photo.landmarks, ())
     nearest = int(np.argmin(distances))
-    found = searched.faces[nearest].landmarks
+    found = searched.faces[nearest].row
     return DoubtfulPhoto(
         photo.id, photo.file, photo.face, searched.size, round(distances[nearest], 4), photo.landmarks, found
     )

@@ -65,7 +65,7 @@ VIEW_DISTANCE_MAX = 0.25
 something else is left out."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DetectedFace:
     """A face in an image."""
 
@@ -80,12 +80,22 @@ class DetectedFace:
     """Views of `refine` that found the face."""
 
     @property
+    def row(self) -> tuple[float, ...]:
+        """The landmarks as ten numbers, in the order of `sources.photo.COLUMNS`."""
+        return tuple(self.landmarks.ravel().tolist())
+
+    @property
     def crop(self) -> Crop | None:
         """The square that CelebA-HQ crops; None where the landmarks leave it undefined."""
         try:
             return crop_from_landmarks(self.landmarks)
         except ValueError:
             return None
+
+    @property
+    def crop_px(self) -> float:
+        """Side length of the crop; 0 where the landmarks leave it undefined."""
+        return self.crop.side if self.crop else 0.0
 
 
 class FaceDetector:
@@ -302,17 +312,17 @@ def locate_model(path: Path | str | None = None, argument: str = "model") -> Pat
         return Path(path)
     import pooch  # takes 0.2 s
 
-    wanted = YUNET_FILES[5 if int(cv2.__version__.split(".")[0]) >= 5 else 4]
-    cached = Path(pooch.os_cache("celebahq_builder")) / wanted.name
+    published = YUNET_FILES[5 if int(cv2.__version__.split(".")[0]) >= 5 else 4]
+    cached = Path(pooch.os_cache("celebahq_builder")) / published.name
     if not cached.exists():
-        log.info("downloading %s (0.2 MB) from %s to %s", wanted.name, wanted.url, cached.parent)
+        log.info("downloading %s (0.2 MB) from %s to %s", published.name, published.url, cached.parent)
     pooch.get_logger().setLevel(logging.WARNING)
     try:
         return Path(
             pooch.retrieve(
-                wanted.url,
-                f"sha256:{wanted.sha256}",
-                wanted.name,
+                published.url,
+                f"sha256:{published.sha256}",
+                published.name,
                 cached.parent,
                 downloader=pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30),
             )
@@ -320,9 +330,9 @@ def locate_model(path: Path | str | None = None, argument: str = "model") -> Pat
     except (OSError, ValueError, RuntimeError) as error:  # requests' errors are OSErrors
         reason = "its SHA-256 differs" if isinstance(error, ValueError) else type(error).__name__
         raise WeightsError(
-            f"the face detector {wanted.name} is not on this machine and cannot be downloaded ({reason}); get "
-            f"{wanted.url} (SHA-256 {wanted.sha256}) elsewhere, and put it into {cached.parent} or give its path as "
-            f"`{argument}`"
+            f"the face detector {published.name} is not on this machine and cannot be downloaded ({reason}); get "
+            f"{published.url} (SHA-256 {published.sha256}) elsewhere, and put it into {cached.parent} or give its path "
+            f"as `{argument}`"
         ) from None
 
 

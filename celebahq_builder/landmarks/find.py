@@ -117,7 +117,7 @@ def table_csv(photos: Iterable[SearchedPhoto], rules: FaceRules) -> bytes:
     rows: list[Sequence[object]] = [("file", *COLUMNS, "confidence", "spread")]
     for photo in photos:
         for face in rules.chosen(photo):
-            rows.append((path_cell(photo.file), *face.landmarks, face.confidence, face.spread))
+            rows.append((path_cell(photo.file), *face.row, face.confidence, face.spread))
     return csv_bytes(rows)
 
 
@@ -131,5 +131,5 @@ def summarize(photos: Sequence[SearchedPhoto], rules: FaceRules, table: Path, pa
         faces=used,
         not_chosen=sum(len(photo.faces) for photo in photos) - used,
         rejected=tuple(one for photo in photos if (one := rules.rejection(photo)) is not None),
-        rows=tuple((photo.file, face.landmarks) for photo in photos for face in rules.chosen(photo)),
+        rows=tuple((photo.file, face.row) for photo in photos for face in rules.chosen(photo)),
     )

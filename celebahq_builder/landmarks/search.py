@@ -16,7 +16,6 @@ import numpy as np
 from celebahq_builder import parallel
 from celebahq_builder.errors import SourceError, WorkspaceError, printable
 from celebahq_builder.image_set import IMAGE_SUFFIXES, Pixels, list_images, photo_path
-from celebahq_builder.imaging.geometry import Points
 from celebahq_builder.imaging.image_io import EXIF_ORIENTATION, encode_jpeg, open_rgb
 from celebahq_builder.landmarks import detector, orientation
 from celebahq_builder.landmarks.detector import DetectedFace, FaceDetector, model_sha256
@@ -41,38 +40,6 @@ THUMBNAIL_PX = 224
 
 
 @dataclass(frozen=True)
-class FoundFace:
-    """A face that was found in a photo, in px of the stored image."""
-
-    landmarks: tuple[float, ...]
-    """Ten numbers in the order of `sources.photo.COLUMNS`."""
-    confidence: float
-    spread: float
-    """Standard deviation of the landmarks over all views, in distances of the eyes; 0 without views."""
-    views: int
-    """Views of the face in which it was found again; see `detector.FaceDetector.refine`."""
-
-    @classmethod
-    def from_numbers(cls, numbers: Sequence[float]) -> FoundFace:
-        """Return the face of which a record has the numbers: landmarks, confidence, spread, views."""
-        values = [float(number) for number in numbers]
-        if len(values) != 13 or not np.isfinite(values).all():
-            raise ValueError(f"expected 13 finite numbers for a face, got {len(values)}")
-        return cls(tuple(values[:10]), values[10], values[11], int(values[12]))
-
-    @property
-    def crop_px(self) -> float:
-        """Side length of the crop; 0 where the landmarks leave it undefined."""
-        crop = DetectedFace(self.points, self.confidence).crop
-        return crop.side if crop else 0.0
-
-    @property
-    def points(self) -> Points:
-        """The landmarks as [5, 2]."""
-        return np.array(self.landmarks).reshape(5, 2)
-
-
-@dataclass(frozen=True)
 class SearchedPhoto:
     """The faces of a photo, from left to right of the upright image, or why it could not be searched."""
 
@@ -81,7 +48,8 @@ class SearchedPhoto:
     """Width and height of the stored image in px."""
     orientation: int = 1
     """EXIF orientation."""
-    faces: tuple[FoundFace, ...] = ()
+    faces: tuple[DetectedFace, ...] = ()
+    """Landmarks are those of the stored image."""
     problem: tuple[Reason | None, str] | None = None
     """Reason, None for an unexpected error, and finding."""
 
@@ -93,9 +61,17 @@ class SearchedPhoto:
             file,
             (int(record["size"][0]), int(record["size"][1])),
             orientation.checked(record["orientation"]),
-            tuple(FoundFace.from_numbers(face) for face in record["faces"]),
+            tuple(_face_of(numbers) for numbers in record["faces"]),
             (Reason(problem[0]) if problem[0] else None, str(problem[1])) if problem else None,
         )
+
+
+def _face_of(numbers: Sequence[float]) -> DetectedFace:
+    """Return the face of which a record has the numbers: landmarks, confidence, spread, views."""
+    values = [float(number) for number in numbers]
+    if len(values) != 13 or not np.isfinite(values).all():
+        raise ValueError(f"expected 13 finite numbers for a face, got {len(values)}")
+    return DetectedFace(np.reshape(values[:10], (5, 2)), values[10], values[11], int(values[12]))
 
 
 # --- Detection, in worker processes -------------------------------------------------------------------------------

@@ -80,15 +80,15 @@ class Surroundings:
 
     def facts(self) -> Facts:
         """Return versions of packages and properties of files in this process; the device is not looked for."""
-        found = {**versions(), "code of celebahq_builder": _code_sha256()}
-        found["python"] = ".".join(found["python"].split(".")[:2])
+        facts = {**versions(), "code of celebahq_builder": _code_sha256()}
+        facts["python"] = ".".join(facts["python"].split(".")[:2])
         if self.lock is not None:
-            found[f"holder of {self.lock.parent}"] = _or_error(lambda path: read_text(path).splitlines()[-1], self.lock)
+            facts[f"holder of {self.lock.parent}"] = _or_error(lambda path: read_text(path).splitlines()[-1], self.lock)
         for file in self.files:
-            found[f"size of {file}"] = _or_error(lambda path: f"{path.stat().st_size} bytes", file)
+            facts[f"size of {file}"] = _or_error(lambda path: f"{path.stat().st_size} bytes", file)
         for name in self.weights:
-            found[f"SHA-256 of the weights {name}"] = _weights_sha256(name)
-        return {**found, "device": self.device}
+            facts[f"SHA-256 of the weights {name}"] = _weights_sha256(name)
+        return {**facts, "device": self.device}
 
 
 def worker_facts(needed: Surroundings) -> Facts:

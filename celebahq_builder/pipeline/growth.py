@@ -78,18 +78,16 @@ def outdated_results(plan: BuildPlan) -> OutdatedResults:
             )
         folder = workspace.stage(name)
         for path in (*folder.earlier_manifests(), *map(folder.manifest_path, sorted(folder.batches()))):
-            for one in read_outcomes(path):
-                if not isinstance(one, Kept):
-                    continue
-                identity = read_part(one, "identity", Identity)
-                if identity.landmarks in landmarks.get(one.photo, ()):
+            for kept in _read_kept(path).values():
+                identity = read_part(kept, "identity", Identity)
+                if identity.landmarks in landmarks.get(kept.photo, ()):
                     continue
                 reason = "missing from this run"
-                if one.photo in landmarks:
+                if kept.photo in landmarks:
                     reason = "with other faces or landmarks now"
-                elif one.photo in rejected:
-                    reason = f"rejected now as {rejected[one.photo]}"
-                outdated.files.setdefault(reason, set()).add(one.photo)
+                elif kept.photo in rejected:
+                    reason = f"rejected now as {rejected[kept.photo]}"
+                outdated.files.setdefault(reason, set()).add(kept.photo)
                 outdated.ids.add(identity.id)
     return outdated
 
@@ -177,12 +175,7 @@ class EarlierResults:
         self._manifests: dict[str, dict[PhotoKey, Path]] = {}
         """Manifest that holds the latest result of each photo, by stage."""
         for name, folder in self.folders.items():
-            self._manifests[name] = {
-                one.key: path
-                for path in folder.earlier_manifests()
-                for one in read_outcomes(path)
-                if isinstance(one, Kept)
-            }
+            self._manifests[name] = {key: path for path in folder.earlier_manifests() for key in _read_kept(path)}
         self._read = functools.lru_cache(maxsize=16)(_read_kept)
         self._split: dict[int, BatchJob] = {}
 
@@ -221,7 +214,7 @@ class EarlierResults:
 
         Their identities are those of this run, and their images are where the records say.
         """
-        found: dict[PhotoKey, dict[str, PhotoRecord]] = defaultdict(dict)
+        finished: dict[PhotoKey, dict[str, PhotoRecord]] = defaultdict(dict)
         for index, photo in job.photos if any(self._manifests.values()) else ():
             stages: dict[str, PhotoRecord] = {}
             for name in job.todo:
@@ -232,8 +225,8 @@ class EarlierResults:
             while stages and len(stages) < len(job.todo) and [*stages][-1] not in self.image_stages:
                 stages.popitem()
             if stages:
-                found[photo.key] = stages
-        return found
+                finished[photo.key] = stages
+        return finished
 
     def _find(self, name: str, number: int, index: int, photo: Photo) -> PhotoRecord | None:
         """Return the record of a photo at a stage, or None if there is none for this id and these landmarks."""
@@ -261,4 +254,5 @@ class EarlierResults:
 
 
 def _read_kept(manifest: Path) -> dict[PhotoKey, Kept]:
+    """Return the photos that a manifest names as kept."""
     return {one.key: one for one in read_outcomes(manifest) if isinstance(one, Kept)}

@@ -84,17 +84,17 @@ def find_source(
     model = locate_model(model, "landmark_model")
     with workspace.lock(shard):
         workspace.landmarks_path.mkdir(exist_ok=True)
-        found = find_landmarks(
+        result = find_landmarks(
             photos,
             workspace.landmark_table_path,
             faces=faces,
             workers=workers,
             model=model,
-            accept=lambda found: accept(_source_of(found, folder, photos)) if accept else None,
+            accept=lambda result: accept(_source_of(result, folder, photos)) if accept else None,
         )
-    for line in found.lines():
+    for line in result.lines():
         log.info("%s", line)
-    return _source_of(found, folder, photos)
+    return _source_of(result, folder, photos)
 
 
 def _source_of(found: LandmarkResult, folder: Path, photos: Path | str) -> PhotoSource:

@@ -69,25 +69,25 @@ class PhotoStatuses:
         self.by_table = [
             PhotoStatus(*one.key, end=one, stage=TABLE, id=one.face) for one in rejected if isinstance(one, Rejected)
         ]
-        self.found: dict[PhotoKey, PhotoStatus] = {}
+        self.by_key: dict[PhotoKey, PhotoStatus] = {}
 
-    def add(self, stage: str, batch: int, one: outcome.Outcome) -> None:
+    def add(self, stage: str, batch: int, result: outcome.Outcome) -> None:
         """Take note of the outcome of a photo at a stage; for each photo, in the order of the stages."""
-        status = self.found.setdefault(one.key, PhotoStatus(*one.key, batch=batch, id=one.face))
-        if status.end is None and isinstance(one, Kept):
+        status = self.by_key.setdefault(result.key, PhotoStatus(*result.key, batch=batch, id=result.face))
+        if status.end is None and isinstance(result, Kept):
             # A line repeats the tables of the stages before; a table that is known is not read again.
             if not status.id:
-                status.id = read_part(one, "identity", Identity).id
-            if stage == self.run.image_stage and "image" in one.record:
-                status.image = read_part(one, "image", ImageRecord).path
-            if status.zoom is None and (crop := self._part(one, CropRecord)):
+                status.id = read_part(result, "identity", Identity).id
+            if stage == self.run.image_stage and "image" in result.record:
+                status.image = read_part(result, "image", ImageRecord).path
+            if status.zoom is None and (crop := self._part(result, CropRecord)):
                 status.zoom, status.notes = crop.zoom, crop.notes
-            if status.upscaled == 1 and (upscale := self._part(one, UpscaleRecord)):
+            if status.upscaled == 1 and (upscale := self._part(result, UpscaleRecord)):
                 status.upscaled = upscale.factor
-            if status.score is None and (score := self._part(one, QualityScore)):
+            if status.score is None and (score := self._part(result, QualityScore)):
                 status.score = score.score
-        elif status.end is None and not isinstance(one, Kept):
-            status.end, status.stage = one, stage
+        elif status.end is None and not isinstance(result, Kept):
+            status.end, status.stage = result, stage
 
     def _part(self, one: Kept, kind: type[P]) -> P | None:
         name = self.names.get(kind, "")
@@ -95,7 +95,7 @@ class PhotoStatuses:
 
     def all(self) -> list[PhotoStatus]:
         """Return the statuses: first those of photos that the table rejected, then in the order of the outcomes."""
-        return [*self.by_table, *self.found.values()]
+        return [*self.by_table, *self.by_key.values()]
 
 
 def read_statuses(workspace: Workspace) -> PhotoStatuses:

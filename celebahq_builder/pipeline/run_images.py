@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,8 +82,8 @@ def _hdf5_path(workspace: Workspace) -> Path:
     return workspace.hdf5_path(run.resolution)
 
 
-class RunImages:
-    """The images that are done in a run directory, as an `image_set.ImagePyramid`; read from its PNG files.
+class RunImages(ImagePyramid):
+    """The images that are done in a run directory, read from its PNG files.
 
     They are those of all photos that are neither rejected nor failed so far, in the order of the source. A run that
     continues does not change the object. It has the columns that are known before the HDF5 file is written.
@@ -114,7 +113,7 @@ class RunImages:
             raise FormatError(
                 f"{workspace.root} has no images yet: {done}; celebahq status prints the state of the run"
             )
-        self.photos: Mapping[str, Column] = {
+        self.photos = {
             name: column if isinstance(column, np.ndarray) else list(column)
             for name, column in photo_columns(photos, ()).items()
         }
@@ -129,18 +128,6 @@ class RunImages:
 
     def close(self) -> None:
         """Do nothing: no file is open."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def check_resolution(self, resolution: int) -> None:
-        """Raise a FormatError that names all levels if there is none of a resolution."""
-        if resolution not in self.resolutions:
-            has = ", ".join(map(str, self.resolutions))
-            raise FormatError(f"{self.path} has no level {resolution}x{resolution}; it has {has}: ask for one of these")
 
     def column(self, name: str, rows: slice = slice(None)) -> Column | None:
         """Return some rows of a column, or None if there is none of that name."""

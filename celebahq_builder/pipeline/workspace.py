@@ -399,7 +399,7 @@ class TimingTotals:
 
 def read_timings(*paths: Path) -> TimingTotals:
     """Return the times in logs of a run; empty without a log. Lines that a kill cut short are skipped."""
-    found = TimingTotals()
+    totals = TimingTotals()
     lines: list[str] = []
     for path in paths:
         with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -408,12 +408,12 @@ def read_timings(*paths: Path) -> TimingTotals:
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError):
             values: Any = parse_json(line)
             for name, seconds in values["seconds"].items():
-                stage = found.stages.setdefault(name, StageTime())
+                stage = totals.stages.setdefault(name, StageTime())
                 stage.seconds += float(seconds)
                 stage.photos += values["photos"]
             for process, peak in values.get("peak_memory_bytes", {}).items():
-                found.peak_memory_bytes[process] = max(peak, found.peak_memory_bytes.get(process, 0))
+                totals.peak_memory_bytes[process] = max(peak, totals.peak_memory_bytes.get(process, 0))
             if "batch" in values or "batches" in values:
-                found.batches.append((float(values["unix_s"]), int(values.get("photos", 0))))
-    found.batches.sort(key=lambda one: one[0])
-    return found
+                totals.batches.append((float(values["unix_s"]), int(values.get("photos", 0))))
+    totals.batches.sort(key=lambda one: one[0])
+    return totals

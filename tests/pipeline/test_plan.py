@@ -52,6 +52,13 @@ def test_a_setting_changes_its_stage_and_all_later_ones(options: dict[str, objec
     assert changed_by(**options) == list(NAMES[NAMES.index(first) :])
 
 
+def test_min_zoom_counts() -> None:
+    needed = replace(TINY, upscale=replace(TINY.upscale, when="needed"))
+    fewer = replace(needed, upscale=replace(needed.upscale, min_zoom=1.5))
+    before, after = fingerprints(recipe=needed), fingerprints(recipe=fewer)
+    assert [name for name in NAMES if before[name] != after[name]] == list(NAMES[NAMES.index("upscale") :])
+
+
 @pytest.mark.parametrize(
     "options",
     [{"workers": 3}, {"device": "cpu"}, {"until": "align"}, {"redo": "pack"}, {"redo": "photos"}, {"start": "score"}],
@@ -90,7 +97,7 @@ def test_runs_from_before_a_setting_resume() -> None:
     """With its default, it does not count; with another value, the message names both."""
     request = make_request(read_celeba(SAMPLE), "run", recipe=TINY)
     tables = BuildPlan(request, RunState()).ingredients["score"]
-    assert not any("precision" in table for table in tables)
+    assert not any({"precision", "min_zoom"} & table.keys() for table in tables)
     state = RunState(stages={"score": StageState(Provenance(fingerprint(tables), tables))})
     BuildPlan(request, state).check()
     changed = make_request(

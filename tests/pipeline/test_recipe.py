@@ -67,11 +67,20 @@ def test_error_of_a_recipe_names_its_file(recipe: Path) -> None:
         ("resolution", 32, "^`resolution`: resolution = 32 must be 64 to 2048$"),
         ("pack.order", "best", "^`order`: pack.order must be one of photo, rank, shuffled; got 'best'$"),
         ("select.keep", "many", "^`keep`: select.keep must be int, got 'many'$"),
+        ("upscale.min_zoom", 0.9, "^`min_zoom`: upscale.min_zoom = 0.9 must be at least 1$"),
     ],
 )
 def test_error_of_an_option_names_the_option(setting: str, value: object, said: str, recipe: Path) -> None:
     with pytest.raises(RecipeError, match=said):
         resolve(recipe, {"crop.crop_min_px": 40, setting: value})
+
+
+def test_all_faces_and_a_least_zoom_exclude_each_other(recipe: Path) -> None:
+    recipe.write_text("[upscale]\nmin_zoom = 1.25\n")
+    said = r'upscale\.min_zoom = 1\.25 has no effect with when = "always"; set min_zoom = 1, or when = "needed"$'
+    with pytest.raises(RecipeError, match=said):
+        resolve(recipe, {}, {"upscale.when": "always"})
+    assert resolve(recipe, {}, {"upscale": {"when": "always", "min_zoom": 1}})[0].upscale.when == "always"
 
 
 def test_default_recipe() -> None:
