@@ -274,10 +274,7 @@ def _print_result(result: BuildResult, shard: str | None) -> None:
 @out_option("TABLE.csv", "Table to write, for build --landmarks.")
 @faces_option("all", "Faces of a photo that are used: all, the largest one, or the one nearest to the centre.")
 @count_option(
-    "--min-face-px",
-    default=48,
-    metavar="PX",
-    help="Least width of the crop around a face, in px of the photo.",
+    "--min-face-px", default=48, metavar="PX", help="Least width of the crop around a face, in px of the photo."
 )
 @click.option(
     "--min-confidence",
