@@ -9,7 +9,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from celebahq_builder.errors import ClusterError, RecipeError
 from celebahq_builder.storage import parse_json, read_text
@@ -93,7 +93,7 @@ def _scheduler_address(target: str) -> str:
     if "://" in target or not (path.exists() or path.suffix == ".json"):
         return target
     try:
-        values: Any = parse_json(read_text(path))
+        values = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise RecipeError(
