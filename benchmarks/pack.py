@@ -41,7 +41,7 @@ from celebahq_builder.pipeline.face import Identity, ImageRecord, PhotoRecord
 from celebahq_builder.pipeline.stages.crop import CropRecord
 from celebahq_builder.pipeline.stages.pack import PackSettings, write_hdf5
 from celebahq_builder.pipeline.stages.select import SelectRecord
-from celebahq_builder.pipeline.workspace import StageFolder
+from celebahq_builder.run_directory.workspace import StageFolder
 from celebahq_builder.storage import sha256
 
 Pixels = NDArray[np.uint8]

@@ -48,7 +48,7 @@ from celebahq_builder.pipeline.face import Identity
 from celebahq_builder.pipeline.plan import BuildPlan
 from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE
 from celebahq_builder.pipeline.request import make_request
-from celebahq_builder.pipeline.workspace import StageFolder, Workspace
+from celebahq_builder.run_directory.workspace import StageFolder, Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import Photo
 from celebahq_builder.storage import write_json

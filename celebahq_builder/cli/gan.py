@@ -158,13 +158,7 @@ class GridParam(click.ParamType[tuple[int, int]]):
 @LABEL
 @DEVICE
 def generate(
-    generator: Path,
-    num: int | None,
-    out: Path,
-    grid: tuple[int, int] | None,
-    seed: int,
-    label: int | None,
-    device: str,
+    generator: Path, num: int | None, out: Path, grid: tuple[int, int] | None, seed: int, label: int | None, device: str
 ) -> None:
     """Generate images with a trained generator.
 

@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 IMAGES = click.argument("file", type=PATH, metavar="FILE.h5|WORK")
 
 INDEX = click.option(
-    "--index",
-    "index",
-    metavar="I",
-    show_default="all",
-    help="Indices and slices as in Python: 0:10, 1,5,7, -1, ::100.",
+    "--index", "index", metavar="I", show_default="all", help="Indices and slices as in Python: 0:10, 1,5,7, -1, ::100."
 )
 NAMES = click.option(
     "--id",
@@ -147,9 +143,7 @@ def compare(a: Path, b: Path, **asked: Any) -> None:
 )
 @IMAGES
 @out_option(
-    "DIR",
-    "Folder to create; default NAME-audit in the current folder, after the name of FILE or WORK.",
-    required=False,
+    "DIR", "Folder to create; default NAME-audit in the current folder, after the name of FILE or WORK.", required=False
 )
 def audit(file: Path, out: Path | None) -> None:
     """Look for duplicates, black bars and padding in an HDF5 file.

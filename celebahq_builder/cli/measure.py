@@ -48,10 +48,7 @@ from celebahq_builder.limits import MAX_IMAGE_PIXELS
     help="Keep the best PERCENT of the images that have a score, rounded down, but at least one.",
 )
 @out_option(
-    "DIR2",
-    "Deliver the kept images to DIR2, in the same subfolders as in DIR.",
-    required=False,
-    show_default="none",
+    "DIR2", "Deliver the kept images to DIR2, in the same subfolders as in DIR.", required=False, show_default="none"
 )
 @path_option(
     *("--list", "list_path"),
@@ -163,9 +160,7 @@ def _audit_moved(_: click.Context, __: click.Parameter, given: bool) -> None:
 )
 @DEVICE
 @path_option(
-    "--inception",
-    metavar="FILE",
-    help="Inception weights for fid, kid and is; by default they are downloaded once.",
+    "--inception", metavar="FILE", help="Inception weights for fid, kid and is; by default they are downloaded once."
 )
 @path_option(
     "--json",

@@ -16,7 +16,7 @@ from celebahq_builder.errors import RecipeError
 Command = TypeVar("Command", bound=Callable[..., object])
 
 
-class More(TypedDict, total=False):
+class OptionArguments(TypedDict, total=False):
     """Further arguments of `click.option`."""
 
     default: object
@@ -40,36 +40,38 @@ PATH = PathType(path_type=Path, readable=False)
 """Path of a file or folder; the function that uses it checks whether it exists."""
 
 
-def path_option(*names: str, metavar: str, help: str, **more: Unpack[More]) -> Callable[[Command], Command]:
+def path_option(*names: str, metavar: str, help: str, **more: Unpack[OptionArguments]) -> Callable[[Command], Command]:
     """Return an option whose value is a path."""
     return click.option(*names, type=PATH, metavar=metavar, help=help, **more)
 
 
-def out_option(metavar: str, help: str, **more: Unpack[More]) -> Callable[[Command], Command]:
+def out_option(metavar: str, help: str, **more: Unpack[OptionArguments]) -> Callable[[Command], Command]:
     """Return the option --out, which names the result of a command; by default it is required."""
-    arguments: More = {"required": True, **more}
+    arguments: OptionArguments = {"required": True, **more}
     return path_option("--out", metavar=metavar, help=help, **arguments)
 
 
 def count_option(
-    *names: str, help: str, metavar: str = "N", least: int = 1, most: int | None = None, **more: Unpack[More]
+    *names: str, help: str, metavar: str = "N", least: int = 1, most: int | None = None, **more: Unpack[OptionArguments]
 ) -> Callable[[Command], Command]:
     """Return an option whose value is a whole number from `least` to `most`."""
     return click.option(*names, type=click.IntRange(least, most), metavar=metavar, help=help, **more)
 
 
-def workers_option(help: str, least: int = 1, **more: Unpack[More]) -> Callable[[Command], Command]:
+def workers_option(help: str, least: int = 1, **more: Unpack[OptionArguments]) -> Callable[[Command], Command]:
     """Return the option --workers."""
     return count_option("--workers", help=help, least=least, **more)
 
 
-def seed_option(help: str, **more: Unpack[More]) -> Callable[[Command], Command]:
+def seed_option(help: str, **more: Unpack[OptionArguments]) -> Callable[[Command], Command]:
     """Return the option --seed; its default is 0."""
-    arguments: More = {"default": 0, **more}
+    arguments: OptionArguments = {"default": 0, **more}
     return count_option("--seed", help=help, metavar="S", least=0, **arguments)
 
 
-def choice_option(*names: str, choices: Sequence[str], help: str, **more: Unpack[More]) -> Callable[[Command], Command]:
+def choice_option(
+    *names: str, choices: Sequence[str], help: str, **more: Unpack[OptionArguments]
+) -> Callable[[Command], Command]:
     """Return an option whose value is one of some words."""
     return click.option(*names, type=click.Choice(choices), help=help, **more)
 

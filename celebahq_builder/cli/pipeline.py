@@ -274,10 +274,7 @@ def _print_result(result: BuildResult, shard: str | None) -> None:
 @out_option("TABLE.csv", "Table to write, for build --landmarks.")
 @faces_option("all", "Faces of a photo that are used: all, the largest one, or the one nearest to the centre.")
 @count_option(
-    "--min-face-px",
-    default=48,
-    metavar="PX",
-    help="Least width of the crop around a face, in px of the photo.",
+    "--min-face-px", default=48, metavar="PX", help="Least width of the crop around a face, in px of the photo."
 )
 @click.option(
     "--min-confidence",
@@ -333,7 +330,7 @@ def find_faces(photos: Path, **options: Any) -> None:
 def status(work: Path) -> None:
     """Print the state of the run directory WORK."""
     from celebahq_builder.pipeline.status import status_lines
-    from celebahq_builder.pipeline.workspace import Workspace
+    from celebahq_builder.run_directory.workspace import Workspace
 
     for line in status_lines(Workspace(work)):
         click.echo(line)

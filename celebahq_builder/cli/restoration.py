@@ -70,7 +70,8 @@ def run_training(
         with stop.abandonable():
             from celebahq_builder.pipeline.recipe import bundled_recipe
             from celebahq_builder.training.distributed import is_main_process
-            from celebahq_builder.training.loop import TrainingOptions, load_recipe, train
+            from celebahq_builder.training.interface import load_recipe
+            from celebahq_builder.training.loop import TrainingOptions, train
 
             tasks = importlib.import_module(module).TASKS
         task, settings = load_recipe(bundled_recipe(recipe, "train"), kind, tasks, overrides, start)

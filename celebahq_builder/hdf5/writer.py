@@ -15,14 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import DiskFull, FormatError
-from celebahq_builder.hdf5 import (
-    FORMAT_VERSION,
-    NAME_COLUMNS,
-    PHOTOS,
-    images_per_chunk,
-    images_per_job,
-    level_name,
-)
+from celebahq_builder.hdf5 import FORMAT_VERSION, NAME_COLUMNS, PHOTOS, images_per_chunk, images_per_job, level_name
 from celebahq_builder.hdf5.codecs import Codec
 from celebahq_builder.hdf5.untrusted import trust
 from celebahq_builder.image_set import Pixels

@@ -21,9 +21,8 @@ from celebahq_builder.landmarks.faces import LandmarkFaces
 from celebahq_builder.landmarks.refiner import CROP_PX, Refiner, to_tensor
 from celebahq_builder.models.landmark_network import LandmarkNetwork, cell_centres
 from celebahq_builder.models.registry import NetworkShape
-from celebahq_builder.training import loop
 from celebahq_builder.training.distributed import DistributedContext
-from celebahq_builder.training.initial_network import initial_network, start_weights
+from celebahq_builder.training.interface import SampleRows, Scores, Task, initial_network, start_weights
 
 VALIDATION = AugmentationSettings(shift=0.03, scale=0.05, rotation_deg=3.0)
 """Jitter of the first points in validations; a detector errs about as much."""
@@ -94,7 +93,7 @@ class LandmarkRecipe:
         return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
-class LandmarkTask(loop.Task[FaceBatch]):
+class LandmarkTask(Task[FaceBatch]):
     """The landmark network, trained on crops around faces.
 
     The exported weights are always the last ones: they are not selected by their errors on the held-out faces.
@@ -155,7 +154,7 @@ class LandmarkTask(loop.Task[FaceBatch]):
         self.adam.step()
         return losses.detach().double()
 
-    def validate(self, net: nn.Module) -> tuple[loop.Scores, loop.SampleRows]:
+    def validate(self, net: nn.Module) -> tuple[Scores, SampleRows]:
         """Return median errors of refined first points of the held-out faces; no sample images."""
         assert isinstance(net, LandmarkNetwork)
         errors = validation_errors(Refiner(net), self.photos, self.recipe.seed)

@@ -28,7 +28,7 @@ from celebahq_builder.pipeline.face import Face, ImageRecord, PhotoRecord
 from celebahq_builder.pipeline.photo_context import deterministic, photo_context, photo_reader
 from celebahq_builder.pipeline.stage import AnyPhotoStage, record_types
 from celebahq_builder.pipeline.stages.crop import quad_corners
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.storage import sha256, write_partial
 
 P = ParamSpec("P")

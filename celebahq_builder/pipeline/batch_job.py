@@ -10,7 +10,7 @@ from pathlib import Path
 from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.outcome import Failed, Kept, Outcome, Rejected
 from celebahq_builder.pipeline.recipe import BuildRecipe
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.photo import Photo
 from celebahq_builder.storage import RUN_TOKEN, publish, sync_folder
 

@@ -30,10 +30,10 @@ from celebahq_builder.pipeline.plan import BuildPlan, versions
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import BuildOptions, BuildRequest, check_options, make_request, wanted_shard
 from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses, rejected_csv, summary_fingerprint
-from celebahq_builder.pipeline.shard import Shard, check_shards
 from celebahq_builder.pipeline.stage import AnyDatasetStage, DatasetContext, record_types
-from celebahq_builder.pipeline.state import Summary, fingerprint
-from celebahq_builder.pipeline.workspace import TimingLog, Workspace, count_outcomes
+from celebahq_builder.run_directory.shard import Shard, check_shards
+from celebahq_builder.run_directory.state import Summary, fingerprint
+from celebahq_builder.run_directory.workspace import TimingLog, Workspace, count_outcomes
 from celebahq_builder.sources.photo import LandmarkOrder, Photo, PhotoSource, in_column_order
 from celebahq_builder.storage import delete_folder, read_file, write_atomic, write_json
 

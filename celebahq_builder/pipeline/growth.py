@@ -26,7 +26,7 @@ from celebahq_builder.pipeline.face import Identity, ImageRecord, PhotoRecord, r
 from celebahq_builder.pipeline.plan import BuildPlan
 from celebahq_builder.pipeline.request import BuildRequest
 from celebahq_builder.pipeline.stage import record_types
-from celebahq_builder.pipeline.workspace import read_outcomes
+from celebahq_builder.run_directory.workspace import read_outcomes
 from celebahq_builder.sources.photo import Photo
 from celebahq_builder.storage import delete_folder, write_json
 

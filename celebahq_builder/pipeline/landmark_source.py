@@ -24,9 +24,9 @@ from celebahq_builder.landmarks.find import LandmarkResult, find_landmarks
 from celebahq_builder.landmarks.page import ShownPhoto, draw_face
 from celebahq_builder.landmarks.search import THUMBNAIL_PX, list_photos
 from celebahq_builder.outcome import Reason
-from celebahq_builder.pipeline.shard import Shard
-from celebahq_builder.pipeline.state import read_table
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.shard import Shard
+from celebahq_builder.run_directory.state import read_table
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.folder import read_folder
 from celebahq_builder.sources.landmark_table import TableRow, make_source
 from celebahq_builder.sources.photo import PhotoSource

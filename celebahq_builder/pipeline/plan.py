@@ -16,7 +16,7 @@ from celebahq_builder.errors import FingerprintMismatch, WorkspaceError
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import BuildRequest
 from celebahq_builder.pipeline.stage import AnyDatasetStage, AnyPhotoStage, AnyStage, DatasetStage
-from celebahq_builder.pipeline.state import (
+from celebahq_builder.run_directory.state import (
     Ingredients,
     Provenance,
     RunDescription,

@@ -20,8 +20,8 @@ from celebahq_builder.pipeline.results import PhotoStatus
 from celebahq_builder.pipeline.stage import PhotoStage, record_types
 from celebahq_builder.pipeline.stages import load_stages
 from celebahq_builder.pipeline.stages.crop import CropRecord
-from celebahq_builder.pipeline.state import RunDescription
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.state import RunDescription
+from celebahq_builder.run_directory.workspace import Workspace
 
 T = TypeVar("T")
 

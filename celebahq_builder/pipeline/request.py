@@ -12,9 +12,9 @@ from celebahq_builder.cluster.connection import check_target
 from celebahq_builder.errors import RecipeError, WorkspaceError
 from celebahq_builder.limits import MAX_LIST_BYTES
 from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE, BuildRecipe, resolve
-from celebahq_builder.pipeline.shard import Shard
 from celebahq_builder.pipeline.stage import BuildInputs
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.shard import Shard
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.official import RESOLUTION, archives, read_image_list
 from celebahq_builder.sources.photo import PhotoSource, listed_photos, subset
 from celebahq_builder.storage import read_text, sha256

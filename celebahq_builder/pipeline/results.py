@@ -12,8 +12,8 @@ from celebahq_builder.pipeline.stage import record_types
 from celebahq_builder.pipeline.stages import load_stages
 from celebahq_builder.pipeline.stages.crop import CropRecord
 from celebahq_builder.pipeline.stages.upscale import UpscaleRecord
-from celebahq_builder.pipeline.state import Ingredients, RunDescription, Table, fingerprint
-from celebahq_builder.pipeline.workspace import StageFolder, Workspace
+from celebahq_builder.run_directory.state import Ingredients, RunDescription, Table, fingerprint
+from celebahq_builder.run_directory.workspace import StageFolder, Workspace
 from celebahq_builder.storage import csv_bytes, path_cell, read_file, sha256
 
 TABLE = "landmark table"

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, Ty
 
 from celebahq_builder.config import to_mapping
 from celebahq_builder.pipeline.face import Face
-from celebahq_builder.pipeline.state import StageCounts, Table
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.state import StageCounts, Table
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.photo import Photo, PhotoSource
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ from celebahq_builder.pipeline.stages.select import (
     select_best,
     selection_csv,
 )
-from celebahq_builder.pipeline.state import (
+from celebahq_builder.run_directory.state import (
     Ingredients,
     RunDescription,
     RunState,
@@ -43,7 +43,7 @@ from celebahq_builder.pipeline.state import (
     Table,
     fingerprint,
 )
-from celebahq_builder.pipeline.workspace import Workspace, count_outcomes, read_outcomes
+from celebahq_builder.run_directory.workspace import Workspace, count_outcomes, read_outcomes
 from celebahq_builder.storage import read_file, read_text, sha256
 
 

@@ -28,7 +28,7 @@ from celebahq_builder.progan.train import Training, open_checkpoints, resume_kim
 from celebahq_builder.progan.training_metrics import TrainingMetrics
 from celebahq_builder.progress import rough_duration
 from celebahq_builder.training.distributed import DistributedContext, join_processes, process_count, torch_threads
-from celebahq_builder.training.initial_network import check_size
+from celebahq_builder.training.interface import check_size
 from celebahq_builder.training.interruption import StopRequest
 
 log = logging.getLogger(__name__)

@@ -40,8 +40,7 @@ from celebahq_builder.restoration.photos import (
 from celebahq_builder.restoration.pixel_training import upscaled_samples
 from celebahq_builder.restoration.task import RestorationBatch, RestorationTask, TrainingRecipe, adam
 from celebahq_builder.training.distributed import DistributedContext
-from celebahq_builder.training.initial_network import check_size, initial_network, to_channels_last
-from celebahq_builder.training.loop import SampleRows, Scores
+from celebahq_builder.training.interface import SampleRows, Scores, check_size, initial_network, to_channels_last
 
 TEXTURE_DIRECTIONS = 64
 """Random directions of the texture loss in each step."""
@@ -193,7 +192,7 @@ class AdversarialTask(RestorationTask):
         return RestorationBatch(stack_images(inputs) if inputs else None, stack_images(targets), positions, directions)
 
     def training_step(self, step: int, batch: RestorationBatch) -> Tensor:
-        """Update both networks once; see `training.loop.Task`."""
+        """Update both networks once; see `training.interface.Task`."""
         recipe, device = self.recipe, self.context.device
         batch = batch.copy_to_device(self.context)
         targets = to_float(batch.targets)

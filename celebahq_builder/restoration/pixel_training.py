@@ -30,8 +30,7 @@ from celebahq_builder.restoration.photos import (
 )
 from celebahq_builder.restoration.task import RestorationBatch, RestorationTask, TrainingRecipe, adam
 from celebahq_builder.training.distributed import DistributedContext
-from celebahq_builder.training.initial_network import initial_network, start_weights
-from celebahq_builder.training.loop import SampleRows, Scores
+from celebahq_builder.training.interface import SampleRows, Scores, initial_network, start_weights
 
 VALIDATION_QUALITIES = (10, 20, 40, 60, 80, 90)
 """JPEG qualities at which a denoiser is validated."""
@@ -102,7 +101,7 @@ class PixelTask(RestorationTask):
         self.forward = torch.compile(self.network) if compiled else self.network
 
     def draw_batch(self, step: int) -> RestorationBatch:
-        """Return this process's share of the batch of a step; see `training.loop.Task`."""
+        """Return this process's share of the batch of a step; see `training.interface.Task`."""
         recipe, phase = self.recipe, self.recipe.phase_at(step)
         crop_px = recipe.target_px(phase.patch_px)
         inputs, targets = [], []
@@ -119,7 +118,7 @@ class PixelTask(RestorationTask):
         return RestorationBatch(stack_images(inputs) if inputs else None, stack_images(targets))
 
     def training_step(self, step: int, batch: RestorationBatch) -> Tensor:
-        """Update the network once; see `training.loop.Task`."""
+        """Update the network once; see `training.interface.Task`."""
         recipe, device = self.recipe, self.context.device
         batch = batch.copy_to_device(self.context)
         targets = to_float(batch.targets)

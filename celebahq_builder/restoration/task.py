@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.restoration.photos import TrainingPhotos
 from celebahq_builder.training.distributed import DistributedContext
-from celebahq_builder.training.loop import Task
+from celebahq_builder.training.interface import Task
 
 
 class RestorationBatch(NamedTuple):

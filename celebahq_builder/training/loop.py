@@ -8,22 +8,17 @@ import logging
 import math
 import operator
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import cv2
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from celebahq_builder.config import load, override, read_toml
-from celebahq_builder.errors import RecipeError, TrainingError
+from celebahq_builder.errors import TrainingError
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.image_grid import image_grid
 from celebahq_builder.imaging.image_io import encode_png
-from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.models.weight_file import first_line
 from celebahq_builder.parallel import cores
 from celebahq_builder.progress import Progress
@@ -31,6 +26,7 @@ from celebahq_builder.storage import delete_partial_files, lock, write_atomic
 from celebahq_builder.training.batch_loader import draw_batches
 from celebahq_builder.training.checkpoint import CheckpointFolder, StateDict, load_optimizer
 from celebahq_builder.training.distributed import DistributedContext, PolledFlag, join_processes, torch_threads
+from celebahq_builder.training.interface import AnyTask, LoopRecipe, SampleRows, Scores
 from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
 from celebahq_builder.training.logger import TrainingLogger
 from celebahq_builder.training.trained_weights import FILE, TrainedWeights
@@ -45,133 +41,6 @@ FORECAST_AFTER_S = 5.0
 
 NAMES = ("checkpoints", FILE, "log.jsonl", "samples", "tensorboard")
 """Names in the folder of a training."""
-
-Batch = TypeVar("Batch")
-
-Scores = dict[str, float]
-"""Results of a validation, by name with unit."""
-
-SampleRows = list[list[Pixels]]
-"""Sample images of one size, uint8 [H, W, 3]; each row shows one photo."""
-
-
-# --- The interface of a training ----------------------------------------------------------------------------------
-
-
-class LoopRecipe(Protocol):
-    """Settings that the loop uses; a frozen dataclass."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def steps(self) -> int:
-        """Number of steps."""
-
-    @property
-    def ema(self) -> float:
-        """Decay per step of the averaged weights. The averaged weights are validated and exported."""
-
-    @property
-    def validate_every(self) -> int:
-        """Steps between validations. Each validation writes a checkpoint."""
-
-
-class Photos(Protocol):
-    """The photos of a training."""
-
-    @property
-    def digest(self) -> str:
-        """Hash that identifies the photos in a checkpoint."""
-
-    @property
-    def summary(self) -> str:
-        """The numbers of photos as text: ``300 photos, 8 held out``."""
-
-
-class Task(ABC, Generic[Batch]):
-    """The networks of a training, their data, and one training step."""
-
-    Recipe: ClassVar[type[LoopRecipe]]
-    """Class of its recipes."""
-    recipe: LoopRecipe
-    config: Mapping[str, object]
-    """All that decides the weights, except the photos, as plain values."""
-    photos: Photos
-    shape: NetworkShape
-    """Shape of `network`."""
-    network: nn.Module
-    """The network whose weights are averaged, validated and exported; one of `networks`."""
-    networks: Mapping[str, nn.Module]
-    """All networks of the training, by name."""
-    optimizers: Mapping[str, torch.optim.Optimizer]
-    """The optimizer of each network, by its name."""
-    loss_names: tuple[str, ...]
-    """Names of the values that `training_step` returns."""
-
-    @abstractmethod
-    def __init__(self, recipe: Any, photos: Path, context: DistributedContext) -> None:
-        """Read the photos and make the networks.
-
-        Args:
-            recipe: instance of `Recipe`.
-            photos: folder of the photos.
-            context: the processes that share each batch. Rank 0 validates and writes.
-        """
-
-    @abstractmethod
-    def draw_batch(self, step: int) -> Batch:
-        """Return this process's share of the batch of a step, on the CPU; worker processes call it, too."""
-
-    @abstractmethod
-    def training_step(self, step: int, batch: Batch) -> Tensor:
-        """Update all networks once.
-
-        Returns:
-            The losses, float [len(loss_names)], without gradients.
-        """
-
-    def export_network(self, averaged: nn.Module) -> nn.Module:
-        """Return the network that is validated and exported, made from the averaged one, which is not changed."""
-        return averaged
-
-    @abstractmethod
-    def validate(self, net: nn.Module) -> tuple[Scores, SampleRows]:
-        """Return the scores of a network on the held-out photos, and sample images."""
-
-    def selection_score(self, scores: Scores) -> float | None:
-        """Return the number that selects the best weights, higher is better; None: the last weights are exported."""
-        return None
-
-
-Tasks = Mapping[str, type[Task[Any]]]
-"""Trainings by the key ``task`` of their recipes."""
-
-
-def load_recipe(
-    path: Path, kind: str, tasks: Tasks, overrides: Mapping[str, object], start: str | None
-) -> tuple[type[Task[Any]], LoopRecipe]:
-    """Read a training recipe.
-
-    Args:
-        path: of the recipe.
-        kind: prefix of the recipe's key ``task``.
-        tasks: trainings of this kind.
-        overrides: values by dotted key that replace those of the recipe.
-        start: weights to start from, NAME or DIR/NAME of a registry; None takes those of the recipe.
-
-    Returns:
-        The training that the recipe describes, and the recipe.
-
-    Raises:
-        RecipeError: the recipe is malformed, or of another kind of training.
-    """
-    overrides = {**overrides, **({"start": start} if start else {})}
-    name = str(override(read_toml(path, kind), overrides).get("task", ""))
-    if not name.startswith(kind):
-        raise RecipeError(f"{path}: task = {name}; this command trains task = {kind}, choose another `recipe`")
-    task = tasks.get(name) or tasks[kind]
-    return task, load(task.Recipe, path, overrides)
-
 
 # --- The loop -----------------------------------------------------------------------------------------------------
 
@@ -196,7 +65,7 @@ class TrainingOptions:
     """Interrupts the training after the present step. It listens to Ctrl-C and SIGTERM during the training."""
 
 
-def train(task: type[Task[Any]], recipe: LoopRecipe, photos: Path, options: TrainingOptions) -> Path:
+def train(task: type[AnyTask], recipe: LoopRecipe, photos: Path, options: TrainingOptions) -> Path:
     """Train networks, or resume their training, in this process or, under torchrun, in all processes that it started.
 
     Every validation writes a line of ``log.jsonl``, sample images, a checkpoint and, if the weights are the best so
@@ -246,7 +115,7 @@ def train(task: type[Task[Any]], recipe: LoopRecipe, photos: Path, options: Trai
 class _Training:
     """The state of a training: networks, optimizers, position."""
 
-    def __init__(self, task: Task[Any], context: DistributedContext, options: TrainingOptions) -> None:
+    def __init__(self, task: AnyTask, context: DistributedContext, options: TrainingOptions) -> None:
         self.task, self.context = task, context
         self.out, self.command, self.stop = options.out, options.command, options.stop
         self.averaged = copy.deepcopy(task.network).eval().requires_grad_(False)

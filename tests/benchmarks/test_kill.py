@@ -10,7 +10,7 @@ import pytest
 from benchmarks.fuzz import samples
 from benchmarks.kill import Killer, Target, digests
 from celebahq_builder.pipeline import verify
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12, if there are threads
 

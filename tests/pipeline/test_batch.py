@@ -27,8 +27,8 @@ from celebahq_builder.pipeline import batch, photo_context
 from celebahq_builder.pipeline.batch import run_batch
 from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult, publish_batch
 from celebahq_builder.pipeline.networks import network
-from celebahq_builder.pipeline.state import StageCounts
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.state import StageCounts
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import Photo
 from celebahq_builder.storage import HOST

@@ -33,8 +33,8 @@ from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.results import photo_statuses
 from celebahq_builder.pipeline.stages.score import ScoreStage
 from celebahq_builder.pipeline.stages.select import SelectSettings
-from celebahq_builder.pipeline.workspace import StageTime, Workspace, read_timings
 from celebahq_builder.progress import size
+from celebahq_builder.run_directory.workspace import StageTime, Workspace, read_timings
 from tests.browser import check_layout, visit
 from tests.conftest import SAMPLE, TINY, build_tiny
 from tests.reference.outcomes import outcomes

@@ -9,8 +9,8 @@ from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.pipeline import build_report, photo_stages
 from celebahq_builder.pipeline.build_report import BuildProgress, LiveReport, write_build_report
 from celebahq_builder.pipeline.results import PhotoStatus, photo_statuses
-from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.progress import Progress
+from celebahq_builder.run_directory.workspace import Workspace
 from tests.conftest import build_tiny
 
 

@@ -16,7 +16,7 @@ from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import make_request
 from celebahq_builder.pipeline.stages.select import SelectSettings
 from celebahq_builder.pipeline.verify import find_problems
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder
 from celebahq_builder.sources.photo import COLUMNS, PhotoSource

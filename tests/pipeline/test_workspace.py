@@ -29,10 +29,10 @@ from celebahq_builder.hdf5.writer import pack as pack_images
 from celebahq_builder.outcome import Failed, Kept
 from celebahq_builder.pipeline.build import build
 from celebahq_builder.pipeline.stages import align, pack, select
-from celebahq_builder.pipeline.state import RunState, StageState
 from celebahq_builder.pipeline.status import status_lines
 from celebahq_builder.pipeline.verify import Checked, find_problems
-from celebahq_builder.pipeline.workspace import StageFolder, Workspace
+from celebahq_builder.run_directory.state import RunState, StageState
+from celebahq_builder.run_directory.workspace import StageFolder, Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.storage import HOST, RUN_TOKEN, as_storage_error, lock, read_json, write_atomic
 from tests.conftest import PHOTO_STAGES, SAMPLE, TINY, build_tiny

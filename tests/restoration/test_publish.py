@@ -19,9 +19,9 @@ from celebahq_builder import cli
 from celebahq_builder.errors import CelebAHQError, DiskFull, FingerprintMismatch, RecipeError, WeightsError
 from celebahq_builder.models.registry import find_entry, load_network, read_registry, verify_weights
 from celebahq_builder.pipeline.stages import denoise, upscale
-from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.restoration.model_card import MANUAL_SECTION
 from celebahq_builder.restoration.publish import ExportedWeights, export, set_entry
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.training.trained_weights import METADATA
 from tests.cli.test_cli import celebahq, one_line_error, run
 from tests.conftest import SAMPLE, TINY, build_tiny

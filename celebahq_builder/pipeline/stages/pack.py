@@ -24,9 +24,9 @@ from celebahq_builder.pipeline.results import read_records
 from celebahq_builder.pipeline.stage import BuildInputs, DatasetContext, DatasetStage
 from celebahq_builder.pipeline.stages.crop import CropRecord
 from celebahq_builder.pipeline.stages.select import SelectRecord
-from celebahq_builder.pipeline.state import StageCounts, Table
-from celebahq_builder.pipeline.workspace import StageFolder, Workspace
 from celebahq_builder.progress import Progress
+from celebahq_builder.run_directory.state import StageCounts, Table
+from celebahq_builder.run_directory.workspace import StageFolder, Workspace
 
 PYRAMID_BYTES = {"none": 4.0, "gzip": 2.7, "blosc2": 2.4}
 """Bytes of all levels of an image per pixel of the largest level, by compression; measured with the real CelebA-HQ."""

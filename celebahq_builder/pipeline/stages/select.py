@@ -13,8 +13,8 @@ from celebahq_builder.pipeline.face import Identity, ImageRecord, PhotoRecord, r
 from celebahq_builder.pipeline.results import read_records
 from celebahq_builder.pipeline.stage import DatasetContext, DatasetStage
 from celebahq_builder.pipeline.stages.crop import CropRecord
-from celebahq_builder.pipeline.state import StageCounts
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.state import StageCounts
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.photo import COLUMNS
 from celebahq_builder.storage import csv_bytes, path_cell, write_atomic
 

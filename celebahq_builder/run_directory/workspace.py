@@ -15,8 +15,8 @@ from celebahq_builder import outcome
 from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES
 from celebahq_builder.outcome import Kept, Outcome
-from celebahq_builder.pipeline.shard import FOLDER, Shard, check_shards, shard_folders, wait_for_planning
-from celebahq_builder.pipeline.state import (
+from celebahq_builder.run_directory.shard import FOLDER, Shard, check_shards, shard_folders, wait_for_planning
+from celebahq_builder.run_directory.state import (
     Ingredients,
     Provenance,
     RunDescription,
