@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from celebahq_builder.imaging.pyramid import is_power_of_two
 from celebahq_builder.models.gradients import conv2d, halve, scale_all
 
 LEVEL_MIN = 2
@@ -65,7 +66,7 @@ class Architecture:
 
     def __post_init__(self) -> None:
         side = self.resolution
-        if not 4 <= side <= 1024 or side & (side - 1):
+        if not 4 <= side <= 1024 or not is_power_of_two(side):
             raise ValueError(f"resolution = {side} must be a power of two from 4 to 1024")
         for name, smallest in (("latent", 1), ("labels", 0), ("channels_max", 1), ("stddev_group", 0)):
             if not smallest <= getattr(self, name) <= SIZE_MAX:

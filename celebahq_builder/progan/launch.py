@@ -1,4 +1,4 @@
-"""Start of a ProGAN training: checks, the plan, and passes that fit the memory of the GPU."""
+"""Start of a ProGAN training: checks, its description, and passes that fit the memory of the GPU."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from celebahq_builder.progan.step import ProGANStep, RealBatch
 from celebahq_builder.progan.train import Training, open_checkpoints, resume_kimg
 from celebahq_builder.progan.training_metrics import TrainingMetrics
 from celebahq_builder.progress import rough_duration
-from celebahq_builder.training.checkpoint import check_size
 from celebahq_builder.training.distributed import DistributedContext, join_processes, process_count, torch_threads
+from celebahq_builder.training.interface import check_size
 from celebahq_builder.training.interruption import StopRequest
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def train_progan(
         return training.run()
 
 
-def plan(
+def describe_training(
     request: TrainingRequest, recipe: Path, device: str, overrides: Mapping[str, object] | None = None
 ) -> Iterator[str]:
     """Yield lines of text about a training: data, networks, and one row for each resolution.
@@ -140,20 +140,26 @@ def plan(
             yield from advice(left_s, on_cpu=context.device.type == "cpu")
     if settings.schedule.rampup_kimg:
         yield f"          learning rates rise from 0 over the first {settings.schedule.rampup_kimg:g} kimg"
-    schedule = replace(settings.schedule, rampup_kimg=0)
+    yield from _resolution_rows(settings, total_kimg, context.size, left)
+    if errors:
+        raise errors[0]
+
+
+def _resolution_rows(
+    recipe: ProGANRecipe, total_kimg: float, processes: int, remaining: Mapping[int, float]
+) -> Iterator[str]:
+    """Yield a table with one row for each resolution; `remaining` has the time that is left, in s by level."""
+    net, schedule = recipe.net, replace(recipe.schedule, rampup_kimg=0)
     yield "  resolution   from kimg   minibatch   passes   learning rate   time left"
     for point in schedule.entries(net.level_max):
         begins = schedule.begins(point.level, net.level_max)
-        if begins < total_kimg:
-            side, passes = f"{point.resolution}x{point.resolution}", "?"
-            with contextlib.suppress(ValueError):  # reported by `prepare_recipe`
-                passes = str(point.passes(context.size, net.stddev_group) * point.parts(context.size, net.stddev_group))
-            time_left = rough_duration(left[point.level]) if point.level in left else "-"
-            yield (
-                f"  {side:>10} {begins:11g} {point.minibatch:11d} {passes:>8} {point.learning_rate:15g} {time_left:>11}"
-            )
-    if errors:
-        raise errors[0]
+        if begins >= total_kimg:
+            continue
+        side, passes = f"{point.resolution}x{point.resolution}", "?"
+        with contextlib.suppress(ValueError):  # reported by `prepare_recipe`
+            passes = str(point.passes(processes, net.stddev_group) * point.parts(processes, net.stddev_group))
+        time_left = rough_duration(remaining[point.level]) if point.level in remaining else "-"
+        yield f"  {side:>10} {begins:11g} {point.minibatch:11d} {passes:>8} {point.learning_rate:15g} {time_left:>11}"
 
 
 @contextlib.contextmanager

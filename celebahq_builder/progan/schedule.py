@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from celebahq_builder.imaging.pyramid import is_power_of_two
 from celebahq_builder.models.progan import LEVEL_MIN, Architecture, group_size
 
 RESUMABLE_KEYS = (
@@ -85,11 +86,11 @@ class Schedule:
     def __post_init__(self) -> None:
         _check_positive(self, "total_kimg", "train_kimg", "minibatch", "learning_rate")
         _check_not_negative(self, "fade_kimg", "rampup_kimg")
-        if self.first < 4 or self.first & (self.first - 1):
+        if self.first < 4 or not is_power_of_two(self.first):
             raise ValueError(f"first = {self.first} must be a power of two, 4 or more")
         for name in ("minibatches", "per_gpu", "learning_rates"):
             for key, value in getattr(self, name).items():
-                if not key.isdigit() or int(key) < 4 or int(key) & (int(key) - 1):
+                if not key.isdigit() or int(key) < 4 or not is_power_of_two(int(key)):
                     raise ValueError(f"{name}.{key}: the key must be a resolution, a power of two, 4 or more")
                 if value <= 0:
                     raise ValueError(f"{name}.{key} = {value} must be positive")

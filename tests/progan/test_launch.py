@@ -27,7 +27,7 @@ from tests.progan.tiny import RECIPE, trained
 
 
 def planned(data: Path, out: Path, recipe: Path, **more: object) -> list[str]:
-    return list(launch.plan(TrainingRequest(data, out, **more), recipe, "cpu"))  # type: ignore[arg-type]
+    return list(launch.describe_training(TrainingRequest(data, out, **more), recipe, "cpu"))  # type: ignore[arg-type]
 
 
 def test_plan(data: Path, recipe: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_the_plan_of_several_processes(data: Path, tmp_path: Path, monkeypatch: 
     recipe.write_text(RECIPE.replace("minibatch = 8", "minibatch = 9"))
     shown: list[str] = []
     with pytest.raises(RecipeError, match="a minibatch of 9 at 4x4 cannot be shared equally by 2 GPUs"):
-        shown.extend(launch.plan(TrainingRequest(data, tmp_path), recipe, "cpu"))
+        shown.extend(launch.describe_training(TrainingRequest(data, tmp_path), recipe, "cpu"))
     assert [line.split()[2:4] for line in shown[-3:]] == [["9", "?"]] * 3
     recipe.write_text(RECIPE)
     asked = [
