@@ -36,8 +36,8 @@ from celebahq_builder.pipeline.stages.upscale import UpscaleSettings
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import Photo
 
-ZOOMS = (1.1, 1.25, 1.5, 2.0)
-THRESHOLDS = (1.0, 1.25, 1.5, 2.0)
+ZOOMS = (1.1, 1.15, 1.25, 1.5, 2.0)
+THRESHOLDS = (1.0, 1.15, 1.25, 1.5, 2.0)
 WAYS = {"direct": UpscaleSettings(min_zoom=1000.0), "network": UpscaleSettings()}
 """Settings of the upscaler: no face passes it, and all faces with a zoom above 1 do."""
 JPEG_QUALITY = 92

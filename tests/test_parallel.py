@@ -14,6 +14,7 @@ import torch
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import RecipeError, SourceError, WorkspaceError
+from celebahq_builder.pipeline.photo_stages import WORKER_GPU_BYTES
 from tests.worker_jobs import (
     device_of_worker,
     dies_at_three,
@@ -183,6 +184,7 @@ def test_memory_of_gpus_limits_the_workers(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(parallel, "cores", lambda: 100)
     for names, workers in ((["cuda:0"], 6), (["cuda:0", "cuda:1"], 4), (["cuda:2"], 1), (["cpu"], 100)):
         assert parallel.workers_on(names, 4 * 10**9) == workers
+    assert parallel.workers_on(["cuda:0"], WORKER_GPU_BYTES) == 5
     monkeypatch.setattr(parallel, "cores", lambda: 3)
     assert parallel.workers_on(["cuda:0"], 4 * 10**9) == 3
 

@@ -41,7 +41,7 @@ def network(
     Raises:
         WeightsError: unknown or changed weights, weights of another network, or one without this precision.
     """
-    found = _network(pinned(weights), device, architecture)
+    found = cached_network(pinned(weights), device, architecture)
     if precision == "bf16" and isinstance(found, CommunityNetwork) and not found.descriptor.supports_bfloat16:
         raise WeightsError(
             f"{found.path} ({found.descriptor.architecture.name}) cannot run in bfloat16; leave out "
@@ -51,7 +51,7 @@ def network(
 
 
 @functools.lru_cache(maxsize=4)
-def _network(
+def cached_network(
     weights: str, device: torch.device, architecture: Architecture
 ) -> Autoencoder | SRGenerator | CommunityNetwork:
     """Return a network; the name of a weight file contains its hash."""

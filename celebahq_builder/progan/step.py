@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from celebahq_builder.models.gradients import input_gradient
-from celebahq_builder.models.progan import DiscriminatorNetwork, GaussianNoise, GeneratorNetwork
+from celebahq_builder.models.progan import (
+    DiscriminatorNetwork,
+    EqualizedLayer,
+    GaussianNoise,
+    GeneratorNetwork,
+    active_layers,
+    shared_weights,
+)
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
 from celebahq_builder.training.checkpoint import StateDict, load_optimizer
 from celebahq_builder.training.distributed import DistributedContext
@@ -83,6 +90,10 @@ class ProGANStep:
         self.parameters: dict[nn.Module, list[nn.Parameter]] = {
             net: list(net.parameters()) for net in (self.generator, self.discriminator)
         }
+        self.shares_weights = context.device.type == "cuda"  # the CPU keeps its bits
+        """True to scale weights once for all passes; see `models.progan.shared_weights`."""
+        self.active_layers: dict[tuple[nn.Module, int, bool], list[EqualizedLayer]] = {}
+        """Layers with weights, by network, level and whether it fades in."""
         self.average_pairs: dict[tuple[int, bool], list[tuple[Tensor, ...]]] = {}
         """Averaged weights and current ones, by level and whether it fades in."""
         self.buffer_pairs = list(zip(self.averaged.buffers(), self.generator.buffers(), strict=True))
@@ -125,20 +136,21 @@ class ProGANStep:
 
         # --- Discriminator: fake images, loss, gradient penalty, gradients
         discriminator_values = []
-        for real, drawn in zip(reals, draws, strict=True):
-            with torch.set_grad_enabled(keeps_graph):
-                fakes = self._generate(now, drawn.latents, drawn.labels, parts)
-            real_scores, real_logits = self._discriminate(now, real.images, noise, parts)
-            fake_scores, fake_logits = self._discriminate(now, fakes.detach(), noise, parts)
-            loss = DISCRIMINATOR_LOSSES[settings.kind](real_scores, fake_scores, settings.drift)
-            if real.labels is not None and drawn.labels is not None:
-                real_loss = label_loss(real_logits, real.labels, self.exclusive_labels)
-                fake_loss = label_loss(fake_logits, drawn.labels, self.exclusive_labels)
-                loss = loss + settings.label_weight * (real_loss + fake_loss)
-            penalty = self._penalty(now, real.images, fakes.detach(), drawn.mix, parts, settings.penalty * share)
-            torch.autograd.backward((loss + settings.penalty * penalty) * share)
-            values = (loss, penalty, real_scores.mean(), fake_scores.mean())
-            discriminator_values.append(torch.stack([value.detach() for value in values]))
+        with self._shared_weights(now):
+            for real, drawn in zip(reals, draws, strict=True):
+                with torch.set_grad_enabled(keeps_graph):
+                    fakes = self._generate(now, drawn.latents, drawn.labels, parts)
+                real_scores, real_logits = self._discriminate(now, real.images, noise, parts)
+                fake_scores, fake_logits = self._discriminate(now, fakes.detach(), noise, parts)
+                loss = DISCRIMINATOR_LOSSES[settings.kind](real_scores, fake_scores, settings.drift)
+                if real.labels is not None and drawn.labels is not None:
+                    real_loss = label_loss(real_logits, real.labels, self.exclusive_labels)
+                    fake_loss = label_loss(fake_logits, drawn.labels, self.exclusive_labels)
+                    loss = loss + settings.label_weight * (real_loss + fake_loss)
+                penalty = self._penalty(now, real.images, fakes.detach(), drawn.mix, parts, settings.penalty * share)
+                torch.autograd.backward((loss + settings.penalty * penalty) * share)
+                values = (loss, penalty, real_scores.mean(), fake_scores.mean())
+                discriminator_values.append(torch.stack([value.detach() for value in values]))
 
         # --- Discriminator: Adam. By default, the generator is judged by the updated discriminator. With `together`, it
         # is judged by the one that judged the images above, and both networks are updated at the end.
@@ -147,7 +159,7 @@ class ProGANStep:
 
         # --- Generator: loss, gradients
         generator_losses = []
-        with _frozen(self.parameters[self.discriminator]):
+        with _frozen(self.parameters[self.discriminator]), self._shared_weights(now):
             for drawn in draws:
                 if not keeps_graph:
                     fakes = self._generate(now, drawn.generator_latents, drawn.generator_labels, parts)
@@ -241,6 +253,18 @@ class ProGANStep:
         with self._autocast():
             scores, logits = self.discriminator.score(features, noise)
         return scores.float(), logits.float()
+
+    @contextmanager
+    def _shared_weights(self, now: SchedulePoint) -> Iterator[None]:
+        """Let both networks scale their weights once for all passes, on a GPU."""
+        with ExitStack() as stack:
+            for net in (self.generator, self.discriminator) if self.shares_weights else ():
+                key = net, now.level, now.alpha < 1
+                if key not in self.active_layers:
+                    self.active_layers[key] = active_layers(net, now.level, now.alpha)
+                dtype = torch.bfloat16 if self.recipe.precision == "bf16" else torch.float32
+                stack.enter_context(shared_weights(self.active_layers[key], dtype))
+            yield
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.context.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")

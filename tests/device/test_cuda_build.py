@@ -99,7 +99,7 @@ def test_a_whole_build_equals_that_of_the_cpu(resolution: int, device: torch.dev
     recipe it was 0.012 % at 1024x1024.
     """
     for where in ("cpu", str(device)):
-        result = build_tiny(tmp_path / where, recipe=recipe(resolution), limit=4, device=where, keep=2)
+        result = build_tiny(tmp_path / where, SAMPLE, recipe=recipe(resolution), limit=4, device=where, keep=2)
         assert result.failed == 0
     folders = [Workspace(tmp_path / where).stage("align").root for where in ("cpu", str(device))]
     names = [sorted(path.relative_to(folder) for path in folder.rglob("*.png")) for folder in folders]

@@ -1,7 +1,7 @@
 """Fingerprints of a request: what results depend on changes them, and nothing else does."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,14 @@ from celebahq_builder.pipeline.request import make_request
 from celebahq_builder.pipeline.stages.denoise import DenoiseSettings
 from celebahq_builder.pipeline.stages.pack import PackSettings
 from celebahq_builder.pipeline.stages.upscale import UpscaleSettings
-from celebahq_builder.run_directory.state import Provenance, RunState, StageState, fingerprint
+from celebahq_builder.run_directory.state import (
+    Provenance,
+    RunState,
+    StageCounts,
+    StageMark,
+    StageState,
+    fingerprint,
+)
 from celebahq_builder.sources.celeba import read_celeba
 from tests.conftest import PHOTO_STAGES, SAMPLE, TINY
 
@@ -152,6 +159,30 @@ def test_stages_with_results_on_disk() -> None:
     assert planned(kept).description().stages == ["denoise", "align", "score", "select", "pack"]
     assert planned(kept, until="denoise").description().stages == ["denoise", "align", "score", "select", "pack"]
     assert planned(kept, until="denoise").on_disk == ["denoise"]
+
+
+def test_a_shorter_run_counts_what_is_complete_beyond_it() -> None:
+    """Results beyond the last stage that is asked for stay, so the summary includes them."""
+    counts = StageCounts(photos=16, batches=4, kept=16, rejected=0)
+    begun = finished()
+    stages = {
+        name: replace(state, mark=StageMark(fingerprint=state.provenance.fingerprint, **asdict(counts)))
+        for name, state in begun.stages.items()
+        if state.provenance
+    }
+    files = {"selection.csv": 1, "celebahq-64x64.h5": 1}
+    complete = replace(begun, stages=stages, files=files)
+    assert planned(complete, until="align").until == "pack"
+    assert planned(replace(complete, files={"selection.csv": 1}), until="align").until == "select"
+    assert planned(replace(complete, files={"celebahq-64x64.h5": 1}), until="align").until == "score"
+    assert planned(replace(complete, files={}), until="select").until == "select"
+    lacks = replace(stages["score"], batches=frozenset({0, 1, 2}))
+    plan = planned(replace(complete, stages={**stages, "score": lacks}), until="align")
+    assert (plan.until, plan.on_disk) == ("align", ["align"])
+    assert [stage.name for stage in plan.photo_stages] == ["align"]
+    assert plan.dataset_stages == []
+    assert planned(begun).batches_left == set()
+    assert planned(replace(complete, stages={**stages, "score": lacks})).batches_left == {3}
 
 
 @pytest.mark.parametrize(("photos", "per_batch", "batches"), [(1, 4, 1), (10, 4, 3), (640, 10, 64), (5000, 16, 313)])

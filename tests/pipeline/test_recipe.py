@@ -89,6 +89,12 @@ def test_default_recipe() -> None:
     assert set(origins.values()) == {f"recipe {DEFAULT_RECIPE}"}
 
 
+@pytest.mark.parametrize("name", ["celebahq-1024", "celebahq-256", "demo"])
+def test_the_data_set_of_the_paper_has_all_missing_pixels_from_the_upscaler(name: str) -> None:
+    upscale = resolve(name, {})[0].upscale
+    assert (upscale.when, upscale.min_zoom) == ("needed", 1.0)
+
+
 @pytest.mark.parametrize("name", ["demo", "demo.toml"])
 def test_bundled_recipe_by_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

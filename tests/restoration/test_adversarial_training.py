@@ -104,7 +104,8 @@ def test_both_networks_move_from_their_initial_weights(whole: Path) -> None:
 
 def test_step_by_hand(noise_photos: Path) -> None:
     """The gradients are those of the losses; the hinge loss is that of Miyato et al. 2018, equations 16 and 17."""
-    recipe = dataclasses.replace(ONE_STEP, adversarial_weight=2.0, feature_weight=3.0, discriminator_width=4)
+    weights = {"pixel_weight": 0.5, "texture_weight": 1.5, "feature_weight": 3.0, "adversarial_weight": 2.0}
+    recipe = dataclasses.replace(ONE_STEP, **weights, discriminator_width=4)
     task = AdversarialTask(recipe, noise_photos, SINGLE_PROCESS)
     with torch.no_grad():  # otherwise all scores are within the margins, and real and fake are hardly told apart
         task.discriminator.judge.bias.fill_(0.3)
@@ -132,7 +133,7 @@ def test_step_by_hand(noise_photos: Path) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     assert abs(float(hinge.detach() - (2 - real_logits.mean() - fake_logits.mean()).detach())) > 0.1
 
-    loss = pixel + texture + 3 * feature + 2 * adversarial
+    loss = 0.5 * pixel + 1.5 * texture + 3 * feature + 2 * adversarial
     gradients = torch.autograd.grad(loss, list(generator.parameters()), retain_graph=True)
     length = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
     assert length > 0.5
