@@ -226,7 +226,5 @@ def initial_network(shape: NetworkShape, start: Mapping[str, Tensor], seed: int,
 
 def to_channels_last(network: Network, device: torch.device) -> Network:
     """Move a new network to a device, with the weights of convolutions in channels-last memory format."""
-    for tensor in (*network.parameters(), *network.buffers()):
-        memory_format = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
-        tensor.data = tensor.data.to(device=device, memory_format=memory_format)
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
