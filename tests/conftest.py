@@ -18,6 +18,7 @@ from celebahq_builder.pipeline.stages.select import SelectSettings
 from celebahq_builder.pipeline.stages.upscale import UpscaleSettings
 from celebahq_builder.sources.celeba import read_celeba
 from tests.browser import browser
+from tests.torchvision_operators import define_missing_operators
 
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -67,6 +68,15 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_copy(tiny_run: Path, tmp_path: Path) -> Path:
     """A copy of the finished run, to be changed at will."""
     return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def footprint_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Cache of what is measured of networks of other projects, for all tests of a process; spandrel can be imported."""
+    define_missing_operators()
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "celebahq_builder"
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from celebahq_builder.errors import ClusterError
 from celebahq_builder.outcome import Failed
 from celebahq_builder.pipeline.build import build
 from celebahq_builder.pipeline.verify import find_problems
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from tests.cluster.dask_processes import SEAM, Dask, dask
 from tests.conftest import NETWORKS, SMALL, TINY, build_tiny

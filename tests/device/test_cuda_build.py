@@ -18,7 +18,7 @@ from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.stages.crop import CropSettings
 from celebahq_builder.pipeline.stages.denoise import DenoiseSettings
 from celebahq_builder.pipeline.stages.upscale import UpscaleSettings
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from tests.conftest import NETWORKS, SAMPLE, build_tiny
 from tests.release import EXACT, Release

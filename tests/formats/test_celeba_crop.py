@@ -13,9 +13,9 @@ from PIL import Image
 
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import CelebAHQError, RecipeError
+from celebahq_builder.formats.conversion import import_images
 from celebahq_builder.formats.image_file import CROPS, decode
 from celebahq_builder.formats.images import read as read_folder
-from celebahq_builder.formats.import_ import import_images
 from celebahq_builder.hdf5.reader import open_pyramid
 
 NAMES = ("000001.jpg", "000002.jpg", "000003.jpg", "000010.jpg")

@@ -20,14 +20,15 @@ from celebahq_builder.errors import FingerprintMismatch, FormatError, WorkspaceE
 from celebahq_builder.hdf5.labels import labels_path
 from celebahq_builder.pipeline.build import BuildResult, build
 from celebahq_builder.pipeline.dry_run import dry_run
-from celebahq_builder.pipeline.growth import checked_plan
+from celebahq_builder.pipeline.growth import checked_plan, grow
 from celebahq_builder.pipeline.landmark_source import find_source
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import make_request
 from celebahq_builder.pipeline.run_images import RunImages, find_hdf5, find_images
 from celebahq_builder.pipeline.stages.select import SelectSettings
-from celebahq_builder.pipeline.verify import find_problems, status_lines
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.pipeline.status import status_lines
+from celebahq_builder.pipeline.verify import find_problems
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder
 from celebahq_builder.sources.photo import COLUMNS, PhotoSource
@@ -82,6 +83,23 @@ def test_larger_limits(tmp_path: Path, whole_run: Path) -> None:
     foreign.unlink()  # it is of the user, and was not deleted
     assert_same(out, whole_run)
     assert photos_computed(out) == PHOTOS
+
+
+def test_example_photos_are_spread_over_the_run(whole_run: Path) -> None:
+    """Every second photo, at most eight; a photo that is rejected has no images."""
+    ids = [photo.id for photo in read_celeba(SAMPLE).photos]
+    found = {path.name for path in (whole_run / "report" / "examples").iterdir()}
+    table = csv.DictReader((whole_run / "rejected.csv").read_text().splitlines())
+    rejected = {row["id"] for row in table if row["reason"] != "LOW_SCORE"}
+    assert found == set(ids[::2]) - rejected
+
+
+def test_counts_of_the_earlier_run_are_deleted_first(tiny_copy: Path) -> None:
+    """A command that is killed while the run grows leaves no counts of fewer photos."""
+    grow(checked_plan(make_request(read_celeba(SAMPLE), tiny_copy, recipe=TINY, limit=10)))
+    lines = list(status_lines(Workspace(tiny_copy)))
+    assert "align    1 of 3 batches done" in lines
+    assert not [line for line in lines if line.startswith("in all")]
 
 
 def test_limit_of_more_photos_than_there_are(tmp_path: Path, whole_run: Path, caplog: pytest.LogCaptureFixture) -> None:

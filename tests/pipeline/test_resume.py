@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from celebahq_builder import cli
 from celebahq_builder.pipeline.verify import find_problems
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from tests.conftest import NETWORKS, PHOTO_STAGES, SMALL, TINY, build_tiny
 from tests.pipeline.killed_build import POINTS
 

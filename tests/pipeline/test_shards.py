@@ -16,9 +16,9 @@ import pytest
 from celebahq_builder.errors import FingerprintMismatch, RecipeError, WorkspaceLocked
 from celebahq_builder.pipeline.build import BuildResult, build
 from celebahq_builder.pipeline.dry_run import dry_run
-from celebahq_builder.pipeline.shard import Shard, shard_folders
-from celebahq_builder.pipeline.verify import status_lines
-from celebahq_builder.pipeline.workspace import Workspace, read_timings
+from celebahq_builder.pipeline.status import status_lines
+from celebahq_builder.run_directory.shard import Shard, shard_folders
+from celebahq_builder.run_directory.workspace import Workspace, read_timings
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder
 from celebahq_builder.sources.photo import COLUMNS, PhotoSource
