@@ -22,26 +22,26 @@ from celebahq_builder.pipeline.build import BuildResult
 from celebahq_builder.pipeline.stages.crop import CropSettings
 from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
-from tests.conftest import SAMPLE, TINY, build_tiny
+from tests.conftest import SAMPLE, SMALL, TINY, build_tiny
 
 GOOD = "000003.jpg"
 """A photo of the sample without defects, from which the bad ones are made."""
 
 
 def good_row() -> str:
-    table = SAMPLE / "Anno" / "list_landmarks_celeba.txt"
+    table = SMALL / "Anno" / "list_landmarks_celeba.txt"
     return next(line for line in table.read_text().splitlines() if line.startswith(GOOD)).split(maxsplit=1)[1]
 
 
 def jpeg(mode: str, **save: object) -> bytes:
     buffer = io.BytesIO()
-    Image.open(SAMPLE / "img_celeba" / GOOD).convert(mode).save(buffer, "JPEG", **save)
+    Image.open(SMALL / "img_celeba" / GOOD).convert(mode).save(buffer, "JPEG", **save)
     return buffer.getvalue()
 
 
 def png(mode: str) -> bytes:
     buffer = io.BytesIO()
-    image = Image.open(SAMPLE / "img_celeba" / GOOD)
+    image = Image.open(SMALL / "img_celeba" / GOOD)
     if mode == "I;16":
         image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
     else:
@@ -108,7 +108,7 @@ class Tree:
         self.root, self.rows = root, [f"{GOOD} {good_row()}"]
         (root / "img_celeba").mkdir(parents=True)
         (root / "Anno").mkdir()
-        self.put(GOOD, (SAMPLE / "img_celeba" / GOOD).read_bytes())
+        self.put(GOOD, (SMALL / "img_celeba" / GOOD).read_bytes())
 
     def put(self, name: str, data: bytes) -> None:
         (self.root / "img_celeba" / name).write_bytes(data)
@@ -200,7 +200,7 @@ def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
 
 def test_sample_has_two_rejected_photos(tmp_path: Path) -> None:
     recipe = replace(TINY, upscale=replace(TINY.upscale, when="needed"), select=replace(TINY.select, keep=100))
-    summary = build_tiny(tmp_path / "run", recipe=recipe, limit=None)
+    summary = build_tiny(tmp_path / "run", SAMPLE, recipe=recipe, limit=None)
     assert (summary.kept, summary.failed) == (13, 0)
     assert summary.reasons == {"CORRUPT_IMAGE": 1, "CROP_OUTSIDE": 1}
 
