@@ -31,9 +31,6 @@ MAX_TABLE_ROWS = 1_000_000
 MAX_LIST_BYTES = 1 << 24
 """Bytes of one list of names, such as ids or the official image list, 16 MB: the official list has 3 MB."""
 
-MAX_RECIPE_BYTES = 1 << 20
-"""Bytes of a recipe, 1 MB: the TOML parser of Python's library reads about 1 MB/s; bundled recipes have up to 2 kB."""
-
 MAX_VALUE_BYTES = 1 << 16
 """Bytes of one text value, such as a name, a label or a cell of a table, 64 KB."""
 

@@ -29,6 +29,9 @@ torch.set_num_threads(1)  # as in a worker; more threads than cores make small t
 
 SAMPLE = Path(__file__).parent / "sample" / "celeba"
 
+SMALL = Path(__file__).parent / "sample" / "small"
+"""The same photos, reduced until the crop of each face has at most 120 px; builds of them need half of the time."""
+
 NETWORKS = Path(__file__).parent / "sample" / "networks"
 """Registry of two small networks, ``denoiser`` and ``upscaler``."""
 
@@ -43,7 +46,7 @@ TINY = BuildRecipe(
 
 
 def build_tiny(
-    out: Path, root: Path = SAMPLE, *, recipe: BuildRecipe = TINY, limit: int | None = 5, workers: int = 1, **arguments
+    out: Path, root: Path = SMALL, *, recipe: BuildRecipe = TINY, limit: int | None = 5, workers: int = 1, **arguments
 ) -> BuildResult:
     """Build the first photos of a folder in CelebA's layout at 64x64, in this process unless asked otherwise."""
     source = read_celeba(root)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 from celebahq_builder.models.community import base_name, pinned, weights_sha256
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.stage import BuildInputs, PhotoContext, PhotoStage, Precision
-from celebahq_builder.pipeline.state import Table
+from celebahq_builder.run_directory.state import Table
 
 if TYPE_CHECKING:
     from torch import Tensor

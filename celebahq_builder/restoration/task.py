@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from celebahq_builder.image_set import Pixels
-from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.restoration.photos import TrainingPhotos
-from celebahq_builder.training.checkpoint import check_size
 from celebahq_builder.training.distributed import DistributedContext
-from celebahq_builder.training.loop import Task
+from celebahq_builder.training.interface import Task
 
 
 class RestorationBatch(NamedTuple):
@@ -115,6 +113,7 @@ class TrainingRecipe:
 class RestorationTask(Task[RestorationBatch]):
     """The training of a restoration network."""
 
+    Recipe: ClassVar[type[TrainingRecipe]]
     recipe: TrainingRecipe
     photos: TrainingPhotos
 
@@ -122,19 +121,6 @@ class RestorationTask(Task[RestorationBatch]):
         """Return the crops of the held-out photos that are shown as sample images, uint8 [SAMPLE_PX, SAMPLE_PX, 3]."""
         crops = self.photos.validation_crops[:SAMPLES]
         return [crop[:SAMPLE_PX, :SAMPLE_PX] for crop in crops if min(crop.shape[:2]) >= SAMPLE_PX]
-
-
-def initial_network(shape: NetworkShape, start: Mapping[str, Tensor], seed: int, device: torch.device) -> nn.Module:
-    """Return a network to train, in channels-last memory format; weights that `start` lacks are random.
-
-    Raises:
-        RecipeError: the network is too large.
-    """
-    check_size(lambda: [shape.build()])
-    torch.manual_seed(seed)
-    net = shape.build()
-    net.load_state_dict(net.state_dict() | dict(start))
-    return net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def adam(network: nn.Module, learning_rate: float, beta1: float) -> torch.optim.Adam:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from celebahq_builder.errors import RecipeError
 from celebahq_builder.formats import load_formats
-from celebahq_builder.formats.export import export_file
+from celebahq_builder.formats.conversion import export_file
 from celebahq_builder.imaging.pyramid import build_pyramid
 from tests.hdf5.pyramids import Images, described_file, noise, theano_file, tree
 
@@ -136,6 +136,8 @@ def test_stylegan_zip(channels: int, tmp_path: Path) -> None:
         assert archive.testzip() is None
         assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        unix, readable = 3, 0o644 << 16
+        assert {(entry.create_system, entry.external_attr) for entry in archive.infolist()} == {(unix, readable)}
         names = sorted(name for name in archive.namelist() if name.endswith(".png"))
         assert names == [f"00000/img{i:08d}.png" for i in range(COUNT)]
         assert json.loads(archive.read("dataset.json")) == {"labels": None}

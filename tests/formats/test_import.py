@@ -18,10 +18,10 @@ from PIL import Image
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.formats import load_formats, recognise
-from celebahq_builder.formats.export import export_file
-from celebahq_builder.formats.import_ import import_images
+from celebahq_builder.formats.conversion import export_file, import_images
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.hdf5.writer import NAME_COLUMNS
+from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.imaging.pyramid import build_pyramid
 from tests.formats import test_cifar10 as cifar10_files
 from tests.formats import test_lsun as lsun_files
@@ -215,6 +215,26 @@ def test_compressed_zip_without_labels(tmp_path: Path) -> None:
         archive.writestr("notes/a.txt", "passed over")
     import_images(tmp_path / "in.zip", tmp_path / "out.h5")
     np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data[::-1])
+
+
+@pytest.mark.parametrize("marked", [("<H", 10), ("<I", 12), ("<I", 16)], ids=["entries", "size", "offset"])
+def test_zip_with_the_end_record_of_a_large_zip(marked: tuple[str, int], tmp_path: Path) -> None:
+    """A zip of 65,535 entries or of 4 GB has a second end record, which the values of the first announce."""
+    data = noise(5, 8)
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for number, image in enumerate(data):
+            archive.writestr(f"{number}.png", encode_png(image))
+    raw = (tmp_path / "in.zip").read_bytes()
+    at = raw.rindex(b"PK\5\6")
+    count, size, offset = struct.unpack_from("<HII", raw, at + 10)
+    large = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, offset)
+    locator = struct.pack("<4sIQI", b"PK\6\7", 0, at, 1)
+    end = bytearray(raw[at:])
+    kind, place = marked
+    struct.pack_into(kind, end, place, (1 << 8 * struct.calcsize(kind)) - 1)
+    (tmp_path / "in.zip").write_bytes(raw[:at] + large + locator + end)
+    import_images(tmp_path / "in.zip", tmp_path / "out.h5")
+    np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data)
 
 
 def test_tfrecord_of_another_writer(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,14 +20,15 @@ from torch import Tensor
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import DiskFull, WorkspaceError
+from celebahq_builder.imaging.quality_score import quality_scores
 from celebahq_builder.models.registry import Architecture
-from celebahq_builder.outcome import Failed, Kept, Outcome, from_json, to_json
+from celebahq_builder.outcome import Failed, Kept, Outcome, QualityScore, from_json, to_json
 from celebahq_builder.pipeline import batch, photo_context
 from celebahq_builder.pipeline.batch import run_batch
 from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult, publish_batch
 from celebahq_builder.pipeline.networks import cached_network, network
-from celebahq_builder.pipeline.state import StageCounts
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.state import StageCounts
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import Photo
 from celebahq_builder.storage import HOST
@@ -127,6 +129,37 @@ def test_groups_give_the_bytes_of_single_photos(tmp_path: Path, monkeypatch: pyt
     assert [one.photo for one in ended(tmp_path / "together")] == KEPT_FILES
     assert together.outcomes == alone.outcomes
     assert (together.photos, together.rejected, together.failed) == (4, 1, 0)
+
+
+@pytest.mark.usefixtures("grouped")
+def test_a_group_passes_a_stage_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second photo of the first group is rejected before."""
+    sizes: list[int] = []
+
+    def scores(images: Tensor) -> list[QualityScore]:
+        sizes.append(len(images))
+        return quality_scores(images)
+
+    monkeypatch.setattr("celebahq_builder.imaging.quality_score.quality_scores", scores)
+    run(tmp_path)
+    assert sizes == [2, 1]
+
+
+@pytest.mark.usefixtures("threads")
+def test_threads_read_the_photos_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device does not wait for a photo that is being decoded."""
+    reads: list[bool] = []
+
+    def reader(folder: Path) -> Callable[[Photo], bytes]:
+        def read(photo: Photo) -> bytes:
+            reads.append(threading.current_thread() is threading.main_thread())
+            return (folder / photo.file).read_bytes()
+
+        return read
+
+    monkeypatch.setattr(batch, "photo_reader", reader)
+    run(tmp_path)
+    assert reads == [batch.THREADS["cpu"] == 0] * len(IDS)
 
 
 @pytest.mark.usefixtures("grouped")

@@ -33,8 +33,8 @@ from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.results import photo_statuses
 from celebahq_builder.pipeline.stages.score import ScoreStage
 from celebahq_builder.pipeline.stages.select import SelectSettings
-from celebahq_builder.pipeline.workspace import StageTime, Workspace, read_timings
 from celebahq_builder.progress import size
+from celebahq_builder.run_directory.workspace import StageTime, Workspace, read_timings
 from tests.browser import check_layout, visit
 from tests.conftest import SAMPLE, TINY, build_tiny
 from tests.reference.outcomes import outcomes
@@ -49,6 +49,9 @@ UNLUCKY = "000008.jpg"
 """A photo for which a stage raises an unexpected error."""
 
 EXAMPLE_STAGES = ("crop", "denoise", "upscale", "align")
+
+TIMES_4 = "4\N{MULTIPLICATION SIGN}"
+"""The upscaler's factor on a page."""
 
 VOID = {"meta", "img", "wbr", "link", "br", "hr", "input"}
 
@@ -343,6 +346,8 @@ def test_sheets_show_both_ends_and_the_best_below_the_cut(
     alts = [values["alt"] for values in page.all("img")]
     wanted = [f"{file}, score {scores[file]:.3f}" for file in (*kept[:3], *kept[-3:], *low[:3])]
     assert [alt for alt in alts if ", score " in alt] == wanted
+    [listed] = [rows for rows in page.tables if rows[0] == ["file", "id", "score", "zoom", "upscaled"]]
+    assert [(row[0], row[-1]) for row in listed[1:]] == [(file, TIMES_4) for file in kept]
     assert len(low) > 3
     assert "LOW_SCORE" in page.row(low[-1])
 
@@ -353,6 +358,7 @@ def test_a_small_run_shows_each_face_once(run: Workspace) -> None:
     scored = sorted((one for one in statuses if one.score is not None), key=lambda one: -(one.score or 0))
     links = [unquote(values["href"]) for values in page.all("a") if values.get("class") == "enlarge"]
     assert links == [f"../stages/align/{one.image}" for one in scored]
+    assert page.text.count(f", upscaled {TIMES_4}") == sum(one.end is None for one in statuses)
     assert "kept" not in [values.get("id") for values in page.all("section")]
     assert {"Below the cut", "Rejected and failed"} <= {text.strip() for text in page.texts.values()}
 
@@ -362,8 +368,9 @@ def test_a_small_run_without_aligned_images_lists_its_photos(tmp_path: Path) -> 
     page = Page(Workspace(tmp_path / "run"))
     assert page.texts["count-kept"] == "5"
     assert page.texts.get("faces-title") is None
-    [kept] = [rows for rows in page.tables if rows[0] == ["file", "id", "score", "zoom"]]
+    [kept] = [rows for rows in page.tables if rows[0] == ["file", "id", "score", "zoom", "upscaled"]]
     assert len(kept) == 1 + 5
+    assert [row[-1] for row in kept[1:]] == [""] * 5
 
 
 def test_spectra_of_both_ends_of_the_ranking(run: Workspace, copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from celebahq_builder.pipeline.request import make_request
 from celebahq_builder.pipeline.results import photo_statuses
 from celebahq_builder.pipeline.stages.denoise import DenoiseStage
 from celebahq_builder.pipeline.stages.upscale import UpscaleRecord, UpscaleStage
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from tests.conftest import SAMPLE, TINY, build_tiny
 from tests.models.community_files import compact, esrgan, grey_dncnn, write

@@ -20,18 +20,19 @@ from celebahq_builder.errors import FingerprintMismatch, FormatError, WorkspaceE
 from celebahq_builder.hdf5.labels import labels_path
 from celebahq_builder.pipeline.build import BuildResult, build
 from celebahq_builder.pipeline.dry_run import dry_run
-from celebahq_builder.pipeline.growth import checked_plan
+from celebahq_builder.pipeline.growth import checked_plan, grow
 from celebahq_builder.pipeline.landmark_source import find_source
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import make_request
 from celebahq_builder.pipeline.run_images import RunImages, find_hdf5, find_images
 from celebahq_builder.pipeline.stages.select import SelectSettings
-from celebahq_builder.pipeline.verify import find_problems, status_lines
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.pipeline.status import status_lines
+from celebahq_builder.pipeline.verify import find_problems
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder
 from celebahq_builder.sources.photo import COLUMNS, PhotoSource
-from tests.conftest import SAMPLE, TINY, build_tiny
+from tests.conftest import SAMPLE, SMALL, TINY, build_tiny
 from tests.pipeline.killed_build import killing
 
 FAST = replace(TINY, upscale=replace(TINY.upscale, when="needed"), align=replace(TINY.align, supersampling=1))
@@ -84,6 +85,23 @@ def test_larger_limits(tmp_path: Path, whole_run: Path) -> None:
     assert photos_computed(out) == PHOTOS
 
 
+def test_example_photos_are_spread_over_the_run(whole_run: Path) -> None:
+    """Every second photo, at most eight; a photo that is rejected has no images."""
+    ids = [photo.id for photo in read_celeba(SAMPLE).photos]
+    found = {path.name for path in (whole_run / "report" / "examples").iterdir()}
+    table = csv.DictReader((whole_run / "rejected.csv").read_text().splitlines())
+    rejected = {row["id"] for row in table if row["reason"] != "LOW_SCORE"}
+    assert found == set(ids[::2]) - rejected
+
+
+def test_counts_of_the_earlier_run_are_deleted_first(tiny_copy: Path) -> None:
+    """A command that is killed while the run grows leaves no counts of fewer photos."""
+    grow(checked_plan(make_request(read_celeba(SAMPLE), tiny_copy, recipe=TINY, limit=10)))
+    lines = list(status_lines(Workspace(tiny_copy)))
+    assert "align    1 of 3 batches done" in lines
+    assert not [line for line in lines if line.startswith("in all")]
+
+
 def test_limit_of_more_photos_than_there_are(tmp_path: Path, whole_run: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The same command without it has nothing to do; both make the same files."""
     out = tmp_path / "run"
@@ -128,7 +146,7 @@ def test_files_of_the_earlier_run(tmp_path: Path, whole_run: Path) -> None:
 
 def test_photo_gets_another_id(tmp_path: Path) -> None:
     """A photo of the same name in another format: the image that has its old name is deleted."""
-    photos, rows = tmp_path / "photos", read_celeba(SAMPLE).photos
+    photos, rows = tmp_path / "photos", read_celeba(SMALL).photos
     photos.mkdir()
     table = tmp_path / "t.csv"
 
@@ -137,7 +155,7 @@ def test_photo_gets_another_id(tmp_path: Path) -> None:
             writer = csv.writer(file)
             writer.writerow(["file", *COLUMNS])
             for name, place in names.items():
-                with Image.open(SAMPLE / "img_celeba" / rows[place].file) as image:
+                with Image.open(SMALL / "img_celeba" / rows[place].file) as image:
                     image.convert("RGB").save(photos / name)
                 writer.writerow([name, *rows[place].landmarks])
 
@@ -167,7 +185,7 @@ EARLIER = (2, 3, 5, 6, 7, 9, 13)
 
 def write_table(path: Path, places: list[int], shift_px: float = 0.0) -> Path:
     """Write a table of some photos of the sample."""
-    photos = read_celeba(SAMPLE).photos
+    photos = read_celeba(SMALL).photos
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", *COLUMNS])
@@ -176,7 +194,7 @@ def write_table(path: Path, places: list[int], shift_px: float = 0.0) -> Path:
 
 
 def build_table(table: Path, out: Path, **options: object) -> None:
-    source = read_folder(SAMPLE / "img_celeba", table)
+    source = read_folder(SMALL / "img_celeba", table)
     build(source, out, **{"recipe": FAST, "workers": 1, "device": "cpu", **options})
 
 
@@ -357,10 +375,10 @@ def test_the_data_set_stays_until_it_is_replaced(out: Path, tables: tuple[Path, 
 
 def test_the_plan_says_what_is_used(out: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
     before = files(out)
-    lines = "\n".join(dry_run(read_folder(SAMPLE / "img_celeba", tables[1]), out, recipe=FAST))
+    lines = "\n".join(dry_run(read_folder(SMALL / "img_celeba", tables[1]), out, recipe=FAST))
     assert f"growth: the results of about {len(EARLIER)} photos are in" in lines
     with pytest.raises(FingerprintMismatch, match="missing from this run"):
-        dry_run(read_folder(SAMPLE / "img_celeba", write_table(tmp_path / "t.csv", [1])), out, recipe=FAST)
+        dry_run(read_folder(SMALL / "img_celeba", write_table(tmp_path / "t.csv", [1])), out, recipe=FAST)
     assert files(out) == before
 
 
@@ -376,7 +394,7 @@ def test_photos_that_were_removed_or_changed(out: Path, tables: tuple[Path, Path
         FingerprintMismatch, match=r"2 photos .*\(000003.jpg, 000004.jpg\) and 1 photo .* \(000006.jpg\)"
     ):
         build_table(table, out)
-    lines = dry_run(read_folder(SAMPLE / "img_celeba", table), out, recipe=FAST, redo="photos")
+    lines = dry_run(read_folder(SMALL / "img_celeba", table), out, recipe=FAST, redo="photos")
     assert lines[-1].startswith("deleted: results of 2 photos missing")
     assert run_killed(lambda: build_table(table, out, redo="photos"), 9)
     build_table(table, out)
@@ -389,7 +407,7 @@ def test_photos_that_were_removed_or_changed(out: Path, tables: tuple[Path, Path
 def test_a_photo_that_was_edited(tables: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its landmarks are those of the table, so only its time tells; a photo that was not edited is not named."""
     photos, out = tmp_path / "photos", tmp_path / "run"
-    shutil.copytree(SAMPLE / "img_celeba", photos)
+    shutil.copytree(SMALL / "img_celeba", photos)
     source = read_folder(photos, tables[0])
     for edited in (None, source.photos[1].file):
         if edited:
@@ -405,7 +423,7 @@ def test_a_photo_that_was_edited(tables: tuple[Path, Path], tmp_path: Path, capl
 
 def test_attributes_that_come_later(tmp_path: Path) -> None:
     """The photos are the same; nothing is computed again."""
-    root, out = Path(shutil.copytree(SAMPLE, tmp_path / "celeba")), tmp_path / "run"
+    root, out = Path(shutil.copytree(SMALL, tmp_path / "celeba")), tmp_path / "run"
     attributes = root / "Anno" / "list_attr_celeba.txt"
     attributes.rename(tmp_path / "away.txt")
     build_tiny(out, root, recipe=FAST)

@@ -18,7 +18,6 @@ from celebahq_builder.metrics.fidelity import draw_quarter_patches, texture_loss
 from celebahq_builder.metrics.sliced import random_directions
 from celebahq_builder.models.registry import load_network
 from celebahq_builder.models.srgan import SRGenerator
-from celebahq_builder.restoration import start
 from celebahq_builder.restoration.adversarial_training import (
     BIAS_ROUNDS,
     TEXTURE_DIRECTIONS,
@@ -33,6 +32,7 @@ from celebahq_builder.restoration.adversarial_training import (
 from celebahq_builder.restoration.photos import downscale_4x, to_float
 from celebahq_builder.restoration.publish import RECIPES as EXPORTABLE
 from celebahq_builder.restoration.task import Phase, RestorationBatch
+from celebahq_builder.training import loop
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from celebahq_builder.training.loop import TrainingOptions
 from celebahq_builder.training.trained_weights import TrainedWeights
@@ -51,7 +51,7 @@ ONE_STEP = dataclasses.replace(RECIPE, phases=(Phase(1, 16, 1),))
 
 
 def train(recipe: AdversarialRecipe, photos: Path, out: Path) -> Path:
-    return start.train(recipe, photos, TrainingOptions(out=out, device="cpu"))
+    return loop.train(AdversarialTask, recipe, photos, TrainingOptions(out=out, device="cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,8 @@ def test_both_networks_move_from_their_initial_weights(whole: Path) -> None:
 
 def test_step_by_hand(noise_photos: Path) -> None:
     """The gradients are those of the losses; the hinge loss is that of Miyato et al. 2018, equations 16 and 17."""
-    recipe = dataclasses.replace(ONE_STEP, adversarial_weight=2.0, feature_weight=3.0, discriminator_width=4)
+    weights = {"pixel_weight": 0.5, "texture_weight": 1.5, "feature_weight": 3.0, "adversarial_weight": 2.0}
+    recipe = dataclasses.replace(ONE_STEP, **weights, discriminator_width=4)
     task = AdversarialTask(recipe, noise_photos, SINGLE_PROCESS)
     with torch.no_grad():  # otherwise all scores are within the margins, and real and fake are hardly told apart
         task.discriminator.judge.bias.fill_(0.3)
@@ -132,7 +133,7 @@ def test_step_by_hand(noise_photos: Path) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     assert abs(float(hinge.detach() - (2 - real_logits.mean() - fake_logits.mean()).detach())) > 0.1
 
-    loss = pixel + texture + 3 * feature + 2 * adversarial
+    loss = 0.5 * pixel + 1.5 * texture + 3 * feature + 2 * adversarial
     gradients = torch.autograd.grad(loss, list(generator.parameters()), retain_graph=True)
     length = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
     assert length > 0.5

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,42 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list((tmp_path / "there").iterdir()) == []
     monkeypatch.undo()
     hold(tmp_path / "there")
+
+
+def test_an_interruption_while_a_folder_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays an interruption, and no claim is left."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "theirs").touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", lambda _: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            hold(tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [NAME, "theirs"]
+    assert hold(tmp_path / "out").startswith("celebahq folder\nprocess ")
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_an_error_while_a_folder_is_locked(stays: bool, tmp_path: Path) -> None:
+    """It is raised, and a new folder without files is deleted."""
+    with pytest.raises(ZeroDivisionError), lock(tmp_path / "a" / "new", "folder", "out", stays=stays):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    hold(tmp_path, stays=stays)
+    (tmp_path / "result").touch()
+    with pytest.raises(ZeroDivisionError), lock(tmp_path, "folder", "out", stays=stays):
+        raise ZeroDivisionError
+    assert sorted(path.name for path in tmp_path.iterdir()) == [NAME, "result"]
+
+
+def test_a_claim_is_synchronized_with_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another machine that reads a claim finds the process that made it."""
+    sync, synchronized = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synchronized.append((path.name.removeprefix(NAME)[:1], path.read_bytes().splitlines()[-1:]))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    line = hold(tmp_path).encode().splitlines()[-1]
+    assert synchronized == [(".", [line]), ("", [line])]

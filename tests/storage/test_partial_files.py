@@ -14,7 +14,10 @@ from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.storage import (
     HOST,
     RUN_TOKEN,
+    delete_folder,
+    delete_interrupted_files,
     delete_partial_files,
+    delete_partial_of,
     may_delete_partial,
     partial_path,
     publish,
@@ -111,3 +114,50 @@ def test_a_partial_file_that_vanishes_is_an_error_of_the_run(tmp_path: Path, mon
 def test_what_is_missing_is_named(call: Callable[[Path], Any], tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="missing cannot be written: its folder or its partial file was deleted"):
         call(tmp_path / "missing")
+
+
+def test_a_process_whose_files_are_examined_is_not_disturbed() -> None:
+    script = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); print(flush=True); input()"
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert not may_delete_partial(f".a.png.{HOST}-{process.pid}-{DEAD}.partial")
+        process.communicate(b"\n")
+    assert process.returncode == 0
+
+
+def test_an_interrupted_process_deletes_its_own_partial_files(tmp_path: Path) -> None:
+    ended = f".a.png.{HOST}-{ended_process()}-{DEAD}.partial"
+    for path in (partial_path(tmp_path / "a.png"), partial_path(tmp_path / "a.mp4", ending=".mp4")):
+        path.touch()
+    for name in (ended, "a.png"):
+        (tmp_path / name).touch()
+    delete_interrupted_files()
+    assert {path.name for path in tmp_path.iterdir()} == {ended, "a.png"}
+
+
+def test_partial_files_of_one_file(tmp_path: Path) -> None:
+    """The partial files of another file, and those of a process that is alive, stay."""
+    dead, live = ended_process(), os.getppid()
+    stay = [f".b.png.{HOST}-{dead}-{DEAD}.partial", f".a.png.{HOST}-{live}-{DEAD}.partial", "a.png"]
+    for name in (*stay, f".a.png.{HOST}-{dead}-{DEAD}.partial", partial_path(tmp_path / "a.png").name):
+        (tmp_path / name).touch()
+    delete_partial_of(tmp_path / "a.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(stay)
+
+
+def test_a_deleted_folder_keeps_what_may_be_in_use(tmp_path: Path) -> None:
+    live = tmp_path / "out" / "live" / f".a.png.{HOST}-{os.getppid()}-{DEAD}.partial"
+    elsewhere = tmp_path / "elsewhere"
+    for path in (live, tmp_path / "out" / "images" / "a.png", elsewhere / "b.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (live.parent / f".a.png.{HOST}-{ended_process()}-{DEAD}.partial").touch()
+    (tmp_path / "out" / "link").symlink_to(elsewhere)
+    delete_folder(tmp_path / "out")
+    assert sorted((tmp_path / "out").rglob("*")) == [live.parent, live]
+    live.unlink()
+    delete_folder(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert (elsewhere / "b.png").exists()

@@ -22,7 +22,9 @@ class UpscaleSettings:
     """NAME in pretrained/registry.toml, DIR/NAME in another registry, or file:PATH of a network of scale 2 to 8; see
     docs/restoration.md."""
     when: Literal["needed", "always"] = "needed"
-    """``needed``: only where the crop has fewer pixels than the result."""
+    """``needed``: only faces whose zoom is above `min_zoom`."""
+    min_zoom: float = 1.0
+    """Result px per px of the face, in each direction, at and below which the alignment alone enlarges the face."""
     tile_px: int = 256
     """Side length of the tiles in input px; bounds the memory."""
     precision: Precision = "fp32"
@@ -31,6 +33,17 @@ class UpscaleSettings:
     def __post_init__(self) -> None:
         if self.tile_px < 16:
             raise ValueError(f"upscale.tile_px = {self.tile_px} must be at least 16")
+        if self.min_zoom < 1:
+            raise ValueError(f"upscale.min_zoom = {self.min_zoom} must be at least 1")
+        if self.when == "always" and self.min_zoom != 1:
+            raise ValueError(
+                f'upscale.min_zoom = {self.min_zoom} has no effect with when = "always"; set min_zoom = 1, or '
+                'when = "needed"'
+            )
+
+    def selects(self, face: Face, resolution: int) -> bool:
+        """Return True if a face passes the network, for a result of this side length in px."""
+        return self.when == "always" or face.side * self.min_zoom < resolution
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,7 @@ class UpscaleStage(NetworkStage[UpscaleSettings]):
     name = "upscale"
 
     version = 2
-    new_settings = ("precision",)
+    new_settings = ("precision", "min_zoom")
     Settings = UpscaleSettings
     Record = UpscaleRecord
     architecture = "srgan"
@@ -55,7 +68,7 @@ class UpscaleStage(NetworkStage[UpscaleSettings]):
 
     def run(self, faces: Sequence[Face], settings: UpscaleSettings, context: PhotoContext) -> list[Face]:
         """Return the faces, the small ones enlarged."""
-        small = [settings.when == "always" or face.side < context.resolution for face in faces]
+        small = [settings.selects(face, context.resolution) for face in faces]
         chosen = [face for face, is_small in zip(faces, small, strict=True) if is_small]
         pixels = self.run_network(chosen, settings, context)
         enlarged = iter([_enlarge(face, own) for face, own in zip(chosen, pixels, strict=True)])
