@@ -302,7 +302,7 @@ def test_footprints_are_cached(footprint_cache: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "context"), [("RealSR_DF2K_x4", 32), ("RealESRGAN_x4plus", 80)])
+@pytest.mark.parametrize(("name", "context"), [("RealSR_DF2K_x4", 40), ("RealESRGAN_x4plus", 88)])
 def test_published_networks(name: str, context: int, shared: Path, tmp_path: Path) -> None:
     path = shared / "data" / "models" / f"{name}.safetensors"
     if not path.exists():
