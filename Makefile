@@ -18,6 +18,10 @@ demo: $(READY)  ## build the embedded sample at 1024x1024, from photos to HDF5 a
 docs: $(READY)  ## the documentation as a site, build/site/index.html; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
+# A fifth of the time of the tests is that of child processes, most of which would compile the package again if the
+# environment forbade bytecode.
+test test-slow: export PYTHONDONTWRITEBYTECODE =
+
 test: $(READY)  ## the tests, without those that are marked slow
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 

@@ -2,7 +2,7 @@
 
 ``python benchmarks/gpu_model.py [--photos N] [--source CELEBA] [--precision bf16]`` runs the GPU's code on the CPU,
 operation by operation, and counts FLOPs, bytes, launches and waits of each stage. The figures follow from these counts
-and from the assumptions that it prints first.
+and from the assumptions that it prints first. `gpu_training.py` does the same for a training.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ from PIL import Image
 from table import Row, finish, shared_data
 
 from celebahq_builder.imaging.geometry import Points
-from celebahq_builder.landmarks.accuracy import LandmarkErrors, landmark_errors, median_errors
 from celebahq_builder.landmarks.detector import DetectedFace, FaceDetector
 from celebahq_builder.landmarks.refiner import CLOSE, Refiner
+from celebahq_builder.landmarks.training import LandmarkErrors, landmark_errors, median_errors
 from celebahq_builder.sources.celeba import CelebA
 
 MODEL = "face_detection_yunet_2026may.onnx"

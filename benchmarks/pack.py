@@ -29,9 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 from table import Row, finish, shared_data
 
+from celebahq_builder.hdf5 import images_per_chunk
 from celebahq_builder.hdf5.codecs import codec
 from celebahq_builder.hdf5.create import write_images
-from celebahq_builder.hdf5.layout import images_per_chunk
 from celebahq_builder.hdf5.writer import compress_chunk
 from celebahq_builder.image_set import Labels, NamedImage
 from celebahq_builder.imaging.image_io import decode_png, encode_png, open_rgb, pil_to_array
@@ -41,7 +41,7 @@ from celebahq_builder.pipeline.face import Identity, ImageRecord, PhotoRecord
 from celebahq_builder.pipeline.stages.crop import CropRecord
 from celebahq_builder.pipeline.stages.pack import PackSettings, write_hdf5
 from celebahq_builder.pipeline.stages.select import SelectRecord
-from celebahq_builder.pipeline.workspace import StageFolder
+from celebahq_builder.run_directory.workspace import StageFolder
 from celebahq_builder.storage import sha256
 
 Pixels = NDArray[np.uint8]

@@ -24,9 +24,9 @@ from table import Row, finish, shared_data
 
 from celebahq_builder.data import Order, loader
 from celebahq_builder.data.dataset import PyramidDataset
+from celebahq_builder.hdf5 import level_name
 from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
-from celebahq_builder.hdf5.layout import level_name
 from celebahq_builder.image_set import Labels, NamedImage
 from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 

@@ -45,10 +45,10 @@ from celebahq_builder.cluster.connection import Cluster
 from celebahq_builder.cluster.jobs import Parts, run_jobs
 from celebahq_builder.outcome import Kept, Outcome
 from celebahq_builder.pipeline.face import Identity
-from celebahq_builder.pipeline.plan import Plan
+from celebahq_builder.pipeline.plan import BuildPlan
 from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE
 from celebahq_builder.pipeline.request import make_request
-from celebahq_builder.pipeline.workspace import StageFolder, Workspace
+from celebahq_builder.run_directory.workspace import StageFolder, Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import Photo
 from celebahq_builder.storage import write_json
@@ -262,7 +262,7 @@ def finish_photo_stages(root: Path, work: Path, sample: Path, resolution: int) -
     done = Workspace(sample)
     source = read_celeba(root)
     request = make_request(source, work, recipe=DEFAULT_RECIPE, resolution=resolution, until="select")
-    plan = Plan(request, request.workspace.read_state())
+    plan = BuildPlan(request, request.workspace.read_state())
     size, photos = plan.batch_photos, [*enumerate(source.photos)]
     batches = [(number, photos[number * size : (number + 1) * size]) for number in range(plan.batches)]
     with request.workspace.lock(), ThreadPoolExecutor(16) as threads:  # they wait for the disk

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from celebahq_builder.filter.report import FilterResult
     from celebahq_builder.filter.run import filter_folder
     from celebahq_builder.filter.scoring import score_image as score
-    from celebahq_builder.formats.export import export_file as export
-    from celebahq_builder.formats.import_ import import_images
+    from celebahq_builder.formats.conversion import export_file as export
+    from celebahq_builder.formats.conversion import import_images
     from celebahq_builder.hdf5.reader import PyramidFile
     from celebahq_builder.hdf5.reader import open_pyramid as open
     from celebahq_builder.landmarks.find import LandmarkResult, find_landmarks
@@ -75,10 +75,10 @@ _PUBLIC = _ERRORS | {
     "build": "pipeline.build:build",
     "dry_run": "pipeline.dry_run:dry_run",
     "evaluate": "progan.evaluation:evaluate_images",
-    "export": "formats.export:export_file",
+    "export": "formats.conversion:export_file",
     "filter_folder": "filter.run:filter_folder",
     "find_landmarks": "landmarks.find:find_landmarks",
-    "import_images": "formats.import_:import_images",
+    "import_images": "formats.conversion:import_images",
     "open": "hdf5.reader:open_pyramid",
     "score": "filter.scoring:score_image",
     "train_progan": "progan.launch:train_progan",

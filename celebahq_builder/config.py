@@ -34,7 +34,7 @@ def bundled(name: str) -> Path:
 INTEGER_LIMIT = 1 << 63
 """Integers of recipes are smaller; HDF5 and random generators take no larger ones."""
 
-T = TypeVar("T")
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def read_toml(path: Path, task: str = "") -> dict[str, object]:
@@ -47,7 +47,7 @@ def read_toml(path: Path, task: str = "") -> dict[str, object]:
     Raises:
         RecipeError: no such file, too large, not UTF-8, or not TOML.
     """
-    return _parse(_read(path, task), path)
+    return parse_toml(read_toml_text(path, task), path)
 
 
 def load(cls: type[T], path: Path, overrides: Mapping[str, object] | None = None) -> T:
@@ -59,13 +59,14 @@ def load(cls: type[T], path: Path, overrides: Mapping[str, object] | None = None
     Raises:
         RecipeError: unreadable file, unknown key, wrong type, or a value that `cls` refuses.
     """
-    text = _read(path)
-    values = _parse(text, path)
+    text = read_toml_text(path)
+    values = parse_toml(text, path)
     settings = from_mapping(cls, values, where=str(path), text=text)
     return from_mapping(cls, override(values, overrides), where="`overrides`") if overrides else settings
 
 
-def _read(path: Path, task: str = "") -> str:
+def read_toml_text(path: Path, task: str = "") -> str:
+    """Return the text of a TOML file; arguments and errors are those of `read_toml`."""
     try:
         return read_text(path, MAX_TOML_BYTES)
     except FileNotFoundError:
@@ -74,12 +75,13 @@ def _read(path: Path, task: str = "") -> str:
         hint = f"; {path.parent} has {', '.join(near)}" if near else ""
         raise RecipeError(f"recipe {path} does not exist{hint}") from None
     except OSError as error:
-        raise RecipeError(f"recipe {path} cannot be read: {error.strerror}") from None
+        raise RecipeError(f"recipe {path} cannot be read: {error.strerror}; give a TOML file") from None
     except UnicodeDecodeError as error:
         raise RecipeError(f"recipe {path} cannot be read as TOML: {error}") from None
 
 
-def _parse(text: str, path: Path) -> dict[str, object]:
+def parse_toml(text: str, path: Path) -> dict[str, object]:
+    """Return the values in the text of the TOML file `path`; errors are those of `read_toml`."""
     try:
         if any(line.count(".") > 500 for line in text.splitlines()):  # the time of tomllib grows with the square
             raise RecursionError
@@ -105,19 +107,19 @@ def from_mapping(
         RecipeError: unknown or missing key, wrong type, or a ValueError of the dataclass itself.
     """
     hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    found: dict[str, object] = {}
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    arguments: dict[str, object] = {}
     for key, value in values.items():
         place = _place(where, text, table, key)
         if key not in fields:
             raise RecipeError(f"{place}: unknown key {_dotted((*table, key))}{_nearest(key, fields)}")
-        found[key] = _convert(hints[key], value, place=place, where=where, text=text, table=(*table, key))
+        arguments[key] = _convert(hints[key], value, place=place, where=where, text=text, table=(*table, key))
     for name, field in fields.items():
         no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if name not in found and no_default:
+        if name not in arguments and no_default:
             raise RecipeError(f"{where}: key {_dotted((*table, name))} is missing")
     try:
-        return cls(**found)
+        return cls(**arguments)
     except ValueError as error:
         raise RecipeError(f"{_place(where, text, table, None)}: {error}") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import unicodedata
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from celebahq_builder.errors import SourceError, printable
+from celebahq_builder.errors import FormatError, SourceError, printable
 
 log = logging.getLogger(__name__)
 
@@ -217,6 +218,9 @@ def utf8_name(name: str) -> str:
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.float32]
 
+Numbers = NDArray[np.int64]
+"""Numbers of images in their set, from 0."""
+
 Column = NDArray[np.generic] | list[str]
 """Metadata of the images: an array or a list of text, of N rows."""
 
@@ -272,58 +276,54 @@ class LevelImages(Protocol):
     def __getitem__(self, number: int, /) -> Pixels:
         """Return an image, uint8 [C, r, r]."""
 
-    def read(self, indices: Sequence[int] | NDArray[np.int64], *, parallel: bool = True) -> Pixels:
+    def read(self, indices: Sequence[int] | Numbers, *, parallel: bool = True) -> Pixels:
         """Return images uint8 [n, C, r, r] by their numbers; without threads if `parallel` is False."""
 
 
-class ImagePyramid(Protocol):
+class ImagePyramid(ABC):
     """Images at all resolutions from R down to 1, with metadata: an HDF5 file, or the images of an unfinished run."""
 
-    @property
-    def path(self) -> Path:
-        """Path of the file, or of the run directory."""
+    path: Path
+    """Path of the file, or of the run directory."""
+    count: int
+    """Number of images, N."""
+    channels: int
+    """C: 3 for RGB, 1 for grey."""
+    resolution: int
+    """R, the resolution of the largest level."""
+    resolutions: tuple[int, ...]
+    """Resolutions of all levels, largest first."""
+    photos: Mapping[str, Column]
+    """Columns of metadata by name, see docs/hdf5.md."""
 
     @property
-    def count(self) -> int:
-        """Number of images, N."""
-
-    @property
-    def channels(self) -> int:
-        """C: 3 for RGB, 1 for grey."""
-
-    @property
-    def resolution(self) -> int:
-        """R, the resolution of the largest level."""
-
-    @property
-    def resolutions(self) -> tuple[int, ...]:
-        """Resolutions of all levels, largest first."""
-
-    @property
-    def photos(self) -> Mapping[str, Column]:
-        """Columns of metadata by name, see docs/hdf5.md."""
-
-    @property
+    @abstractmethod
     def identity(self) -> dict[str, object]:
         """JSON values that change with the images."""
 
+    @abstractmethod
     def column(self, name: str, rows: slice = slice(None)) -> Column | None:
         """Return some rows of a column with one row per image, or None if there is none of that name."""
 
+    @abstractmethod
     def images(self, resolution: int | None = None) -> LevelImages:
         """Return the images of a level; None for the largest."""
 
     def check_resolution(self, resolution: int) -> None:
         """Raise a FormatError that names all levels if there is none of a resolution."""
+        if resolution not in self.resolutions:
+            has = ", ".join(map(str, self.resolutions))
+            raise FormatError(f"{self.path} has no level {resolution}x{resolution}; it has {has}: ask for one of these")
 
+    @abstractmethod
     def close(self) -> None:
         """Close what is open."""
 
     def __enter__(self) -> Self:
-        """Return the images."""
+        return self
 
     def __exit__(self, *_: object) -> None:
-        """Close what is open."""
+        self.close()
 
 
 @dataclass(frozen=True)
@@ -393,3 +393,5 @@ class DataSet:
     metadata: Metadata = field(default_factory=Metadata)
     pixels: Callable[[Sequence[int]], Iterator[Pixels]] | None = None
     """Yields images uint8 [C, R, R] by their numbers, in the given order; None where they cannot be drawn at random."""
+    attributes: Mapping[str, object] = field(default_factory=dict)
+    """Attributes of an HDF5 file."""

@@ -31,9 +31,6 @@ MAX_TABLE_ROWS = 1_000_000
 MAX_LIST_BYTES = 1 << 24
 """Bytes of one list of names, such as ids or the official image list, 16 MB: the official list has 3 MB."""
 
-MAX_RECIPE_BYTES = 1 << 20
-"""Bytes of a recipe, 1 MB: the TOML parser of Python's library reads about 1 MB/s; bundled recipes have up to 2 kB."""
-
 MAX_VALUE_BYTES = 1 << 16
 """Bytes of one text value, such as a name, a label or a cell of a table, 64 KB."""
 
@@ -46,6 +43,9 @@ MAX_ITEMS = 50_000_000
 MAX_WEIGHTS_HEADER_BYTES = 1 << 20
 """Bytes of the header of a safetensors file, 1 MB: that of the largest ProGAN generator has 10 kB. The library allows
 100 MB, which take more than 1 GB after parsing."""
+
+MAX_COMMUNITY_WEIGHTS_BYTES = 1 << 31
+"""Bytes of one weight file of another project, 2 GB: Real-ESRGAN has 67 MB, the largest upscalers in use 0.6 GB."""
 
 MAX_CHECKPOINT_BYTES = 1 << 32
 """Bytes of one checkpoint of a training, 4 GB: networks of twice the paper's width and their optimizers take 2.6 GB."""

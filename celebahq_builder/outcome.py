@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from celebahq_builder.errors import CelebAHQError
 
@@ -150,6 +151,10 @@ class _OfPhoto:
         """File name, and the id of the face where the file has several."""
         return self.photo, self.face
 
+    def without_record(self) -> Self:
+        """Return the outcome without its record, which takes kilobytes."""
+        return self
+
 
 @dataclass(frozen=True)
 class Kept(_OfPhoto):
@@ -162,9 +167,9 @@ class Kept(_OfPhoto):
     face: str = ""
     """Id of the face where the source has several faces of the file, else empty."""
 
-    def without_record(self) -> Kept:
-        """Return the outcome without the record, which takes kilobytes."""
-        return Kept(self.photo, face=self.face)
+    def without_record(self) -> Self:
+        """Return the outcome without its record, which takes kilobytes."""
+        return replace(self, record={})
 
 
 @dataclass(frozen=True)

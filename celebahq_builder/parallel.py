@@ -31,9 +31,6 @@ from celebahq_builder.errors import RecipeError, WorkspaceError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-PORTION_JOBS = 4
-"""Jobs per worker whose results may wait for the reader, if results are ordered."""
-
 AHEAD_JOBS = 3
 """Jobs per thread that are computed ahead of a slow reader."""
 
@@ -41,16 +38,13 @@ ORPHAN_CHECK_S = 0.3
 """Interval at which a worker checks that its main process is alive; shorter than the start of a new run."""
 
 
-def run(
-    function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int, ordered: bool = False
-) -> Generator[Result, None, None]:
-    """Yield the results of a function for each job, computed by worker processes; `close` ends them.
+def run(function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int) -> Generator[Result, None, None]:
+    """Yield the results of a function for each job, in the order of completion; `close` ends the worker processes.
 
     Args:
         function: importable by name; takes and returns small picklable values.
         jobs: read lazily, two per worker in advance.
         workers: number of processes; 1 runs in this process.
-        ordered: yield results in the order of the jobs instead of the order of completion.
 
     Raises:
         WorkspaceError: a worker process was killed.
@@ -58,33 +52,18 @@ def run(
     """
     if workers == 1:
         yield from map(function, jobs)
-    elif ordered:
-        # joblib reads jobs while results wait for a slow reader; portions bound how many results wait.
-        for portion in _portions(jobs, workers):
-            yield from _pool(function, portion, workers, "generator")
-    else:
-        yield from _pool(function, jobs, workers, "generator_unordered")
-
-
-def _portions(jobs: Iterable[Job], workers: int) -> Iterator[list[Job]]:
-    iterator = iter(jobs)
-    while portion := list(itertools.islice(iterator, PORTION_JOBS * workers)):
-        yield portion
-
-
-def _pool(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int, how: str) -> Iterator[Result]:
+        return
     # joblib replaces a worker that stopped after idle time or whose memory grew, and warns in the thread that manages
     # the workers. Where warnings are errors, the thread would end, and this process would wait forever.
     warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
     # One thread per worker: the last bits of a convolution depend on how it is split over threads.
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-        pool = joblib.Parallel(n_jobs=workers, return_as=how, batch_size=1, pre_dispatch="2*n_jobs")
+        pool = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
         with _interruption_blocked():
             results = pool(joblib.delayed(_owned)(function, os.getpid(), job) for job in jobs)
         try:
-            # `yield from` would close joblib's generator before its warnings are ignored.
-            for result in results:  # noqa: UP028
-                yield result
+            # A chain, because `yield from` would close joblib's own generator before its warnings are ignored.
+            yield from itertools.chain(results)
         except BrokenProcessPool as error:
             raise WorkspaceError(
                 f"a worker process was killed, most likely because memory ran out ({type(error).__name__}); "
@@ -225,6 +204,20 @@ def devices(wanted: str) -> tuple[str, ...]:
         if name != "cpu" and int(name.removeprefix("cuda:")) >= count:
             raise RecipeError(f"`device` {wanted}: torch finds {count} CUDA devices on this machine; use cpu")
     return names
+
+
+def cpu_has_bf16() -> bool:
+    """Return whether the CPU multiplies in bf16: it has AVX512-BF16 or AMX. False if that cannot be found out."""
+    import torch
+
+    if hasattr(torch.cpu, "get_capabilities"):  # not in torch 2.2
+        found = {name for name, value in torch.cpu.get_capabilities().items() if value}
+    else:
+        try:
+            found = set(Path("/proc/cpuinfo").read_text(errors="replace").split())
+        except OSError:
+            return False
+    return not found.isdisjoint({"avx512_bf16", "amx_bf16"})
 
 
 def worker_device(names: Sequence[str], token: str) -> str:

@@ -1,10 +1,12 @@
-"""Progress of a command: a bar on a terminal, otherwise a log line every 30 s. Durations and sizes as text."""
+"""Progress of a command: a bar on a terminal, otherwise a log line every 30 s. Durations, sizes, tables as text."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
+from collections.abc import Container, Iterator, Sequence
+from typing import Self
 
 from tqdm import tqdm
 
@@ -41,8 +43,28 @@ def size(size_bytes: int) -> str:
     return f"{size_bytes} bytes"
 
 
+def aligned(table: Sequence[Sequence[str]], left: Container[int] = ()) -> Iterator[str]:
+    """Yield the rows of a table with aligned columns; `left` has the numbers of the columns that are left-aligned.
+
+    >>> list(aligned([["swd", "8"], ["fid", "12"]], left=[0]))
+    ['swd   8', 'fid  12']
+    """
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = (
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join(cells).rstrip()
+
+
+def image_progress(what: str, images: int) -> Progress:
+    """Return the progress of a pass over images, which prints nothing if the pass is short."""
+    return Progress(what, images, unit="image", judged=False, silent_s=MOMENT_S)
+
+
 class Progress:
-    """Count the items of one pass; print rate, time left, and how many were rejected.
+    """Count the items of one pass; print rate, time left, and how many were rejected. A context manager.
 
     Args:
         what: name of the pass.
@@ -69,6 +91,12 @@ class Progress:
             if terminal
             else None
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def advance(self, items: int, rejected: int = 0, failed: int = 0) -> None:
         """Count more items as done."""

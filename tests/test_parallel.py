@@ -1,13 +1,11 @@
-"""Work spread over processes: same results in order, errors as they are, and no device that is not there."""
+"""Work spread over processes: one result for each job, errors as they are, and no device that is not there."""
 
 import itertools
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,70 +15,24 @@ import torch
 from celebahq_builder import parallel
 from celebahq_builder.errors import RecipeError, SourceError, WorkspaceError
 from celebahq_builder.pipeline.photo_stages import WORKER_GPU_BYTES
+from tests.worker_jobs import (
+    device_of_worker,
+    dies_at_three,
+    fails_at_three,
+    grows,
+    slow_first,
+    square,
+    threads,
+    worker,
+)
 
 ROOT = Path(__file__).parents[1]
 
 
-def square(number: int) -> int:
-    return number * number
-
-
-def slow_first(number: int) -> int:
-    """The first jobs end last."""
-    time.sleep(0.3 if number < 2 else 0)
-    return number
-
-
-def worker(_: int) -> int:
-    return os.getpid()
-
-
-def threads(_: int) -> int:
-    return torch.get_num_threads()
-
-
-def fails_at_three(number: int) -> int:
-    if number == 3:
-        raise SourceError("the third")
-    return number
-
-
-def dies_at_three(number: int) -> int:
-    if number == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
-
-
-def device_of_worker(job: tuple[Path, str]) -> tuple[int, str]:
-    """Return this worker and its device, once there are eight workers."""
-    folder, token = job
-    device = parallel.worker_device([f"cuda:{number}" for number in range(4)], token)
-    (folder / str(os.getpid())).touch()
-    wait_for_files(folder, 8)
-    return os.getpid(), device
-
-
-def wait_for_files(folder: Path, count: int) -> None:
-    until = time.monotonic() + 120
-    while len(list(folder.iterdir())) < count and time.monotonic() < until:
-        time.sleep(0.05)
-
-
-def pid_into(folder: Path) -> None:
-    """Say who works here, for as long as a test takes to look."""
-    (folder / str(os.getpid())).touch()
-    time.sleep(60)
-
-
 @pytest.mark.parametrize("workers", [1, 2])
-def test_results_in_order(workers: int) -> None:
-    assert list(parallel.run(square, range(20), workers=workers, ordered=True)) == [n * n for n in range(20)]
-
-
-def test_results_as_they_come() -> None:
-    found = list(parallel.run(slow_first, range(6), workers=2))
-    assert sorted(found) == list(range(6))
-    assert list(parallel.run(slow_first, range(6), workers=2, ordered=True)) == list(range(6))
+def test_each_job_has_a_result(workers: int) -> None:
+    assert sorted(parallel.run(square, range(20), workers=workers)) == [n * n for n in range(20)]
+    assert sorted(parallel.run(slow_first, range(6), workers=workers)) == list(range(6))
 
 
 def test_one_worker_is_this_process() -> None:
@@ -98,25 +50,6 @@ def test_no_jobs() -> None:
 def test_workers_have_one_thread_each() -> None:
     """The sums of a convolution depend on how it is split."""
     assert set(parallel.run(threads, range(2), workers=2)) == {1}
-
-
-@pytest.mark.parametrize(("workers", "ahead"), [(1, 0), (2, 8)])
-def test_jobs_wait_for_the_reader(workers: int, ahead: int) -> None:
-    """Else the results of fast workers pile up in memory before a slow disk."""
-    read = 0
-
-    def jobs() -> Iterator[int]:
-        nonlocal read
-        for number in range(60):
-            read += 1
-            yield number
-
-    results = parallel.run(square, jobs(), workers=workers, ordered=True)
-    assert [next(results) for _ in range(3)] == [0, 1, 4]
-    time.sleep(0.3)
-    read_ahead = read - 3
-    assert list(results) == [number * number for number in range(3, 60)]
-    assert read_ahead <= ahead
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -148,14 +81,14 @@ def test_threads_end_with_their_reader() -> None:
 def test_error_of_a_job_comes_through(workers: int) -> None:
     with pytest.raises(SourceError, match="^the third$"):
         list(parallel.run(fails_at_three, range(100), workers=workers))
-    assert list(parallel.run(square, range(3), workers=workers, ordered=True)) == [0, 1, 4]
+    assert sorted(parallel.run(square, range(3), workers=workers)) == [0, 1, 4]
 
 
 @pytest.mark.filterwarnings("ignore:A worker stopped while some jobs were given")
 def test_killed_worker() -> None:
     with pytest.raises(WorkspaceError, match=r"a worker process was killed.* a smaller `workers`"):
         list(parallel.run(dies_at_three, range(20), workers=2))
-    assert list(parallel.run(square, range(3), workers=2, ordered=True)) == [0, 1, 4]
+    assert sorted(parallel.run(square, range(3), workers=2)) == [0, 1, 4]
 
 
 def alive(pid: int) -> bool:
@@ -170,7 +103,7 @@ def alive(pid: int) -> bool:
 def test_workers_end_with_their_owner(tmp_path: Path) -> None:
     """Orphans would go on to write into a directory that nobody holds."""
     code = (
-        "from pathlib import Path; from celebahq_builder import parallel; from tests.test_parallel import pid_into; "
+        "from pathlib import Path; from celebahq_builder import parallel; from tests.worker_jobs import pid_into; "
         f"list(parallel.run(pid_into, [Path({str(tmp_path)!r})] * 4, workers=2))"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL) as owner:
@@ -309,20 +242,15 @@ def test_an_early_end_prints_no_warning() -> None:
         next(results)
 
 
-GROWTH_BYTES = 320 << 20
-"""More than the growth of a worker after which joblib replaces it, if psutil is installed."""
-
-held: list[bytes] = []
-
-
-def grows(number: int) -> int:
-    held.append(b"1" * GROWTH_BYTES)
-    time.sleep(1.1)  # joblib looks at the memory once a second
-    return number
-
-
 @pytest.mark.slow
 def test_replaced_workers() -> None:
     """Workers whose memory grows are replaced while jobs wait, also where warnings are errors as in these tests."""
     pytest.importorskip("psutil")
     assert sorted(parallel.run(grows, range(6), workers=2)) == list(range(6))
+
+
+def test_bf16_of_this_cpu() -> None:
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        pytest.skip("no /proc/cpuinfo")
+    assert parallel.cpu_has_bf16() == bool({"avx512_bf16", "amx_bf16"} & set(info.read_text().split()))

@@ -18,6 +18,7 @@ from celebahq_builder.imaging.tiles import run_tiled
 from restoring.images import Network, live1, tensor
 
 FACE_PX = 450
+PART_PX = 128
 FACE_S = 4.0
 MEMORY_GB = 1.2
 SEAM = 1
@@ -55,10 +56,30 @@ def cost_rows(denoiser: Network, upscaler: Network, data: Path) -> list[Row]:
         )
         seam = int((whole.int() - tiled.int()).abs().max())
         rows.append(Row(f"{name}: tiles of {tile_px} px against none, worst", seam, "levels", at_most=SEAM))
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            net(torch.zeros(1, 3, 256, 256))
-        rows.append(Row(f"{name}: GFLOP per input megapixel", counter.get_total_flops() / 256**2 / 1e3, ""))
+        rows.append(Row(f"{name}: GFLOP per input megapixel", _gflop_per_megapixel(net), ""))
     return rows
+
+
+def upscaler_cost_rows(upscalers: dict[str, Network]) -> list[Row]:
+    """Return arithmetic and processor time of each upscaler; the time of a face is computed from that of a part."""
+    rows = []
+    for name, net in upscalers.items():
+        part = torch.zeros(1, 3, PART_PX, PART_PX)
+        with torch.inference_mode():
+            net(part)  # the first run selects kernels
+            began = time.process_time()
+            net(part)
+        seconds = (time.process_time() - began) * (FACE_PX / PART_PX) ** 2
+        rows.append(Row(f"{name}: processor time of a {FACE_PX}x{FACE_PX} region", seconds, "s"))
+        rows.append(Row(f"{name}: GFLOP per input megapixel", _gflop_per_megapixel(net), ""))
+    return rows
+
+
+def _gflop_per_megapixel(net: Network) -> float:
+    side_px = 64
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.zeros(1, 3, side_px, side_px))
+    return counter.get_total_flops() / side_px**2 / 1e3
 
 
 def _time_row(denoiser: Network, upscaler: Network) -> Row:

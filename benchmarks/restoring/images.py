@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,18 +11,47 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from celebahq_builder.errors import WeightsError
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.tiles import run_tiled
 from celebahq_builder.models.autoencoder import Autoencoder
+from celebahq_builder.models.community import PREFIX, is_weight_file, load_community_network
+from celebahq_builder.models.community_network import CommunityNetwork
+from celebahq_builder.models.registry import load_network
 from celebahq_builder.models.srgan import SRGenerator
 from celebahq_builder.restoration.photos import TrainingPhotos, downscale_4x, to_pixels, to_tensor
 
-Network = Autoencoder | SRGenerator
+Network = Autoencoder | SRGenerator | CommunityNetwork
+
+PUBLISHED = ("RealSR_DF2K_x4", "RealESRGAN_x4plus")
+"""Upscalers of other projects, in the folder ``models`` of the test data."""
 
 HELD_OUT, TRAINED_AT_LEAST_PX = 8, 128
 """Number of held-out photos, and smallest width and height of a photo, as in the recipes of the bundled weights."""
 
 CROP_PX = 256
+
+TILE_PX = 512
+
+
+def upscaler(name: str) -> Network:
+    """Return an upscaler: of a registry, or of a weight file, ``file:PATH``.
+
+    Raises:
+        WeightsError: there is no such network, or spandrel is missing.
+    """
+    return load_community_network(name, "upscale", torch.device("cpu")) if is_weight_file(name) else load_network(name)
+
+
+def published(data: Path) -> dict[str, Network]:
+    """Return the upscalers of other projects; one that cannot be loaded is left out with a message."""
+    found = {}
+    for name in PUBLISHED:
+        try:
+            found[name] = upscaler(f"{PREFIX}{data}/models/{name}.safetensors")
+        except WeightsError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    return found
 
 
 def live1(data: Path) -> list[Pixels]:
@@ -46,9 +76,12 @@ def held_out(data: Path) -> Iterator[tuple[Pixels, Pixels]]:
                 yield to_pixels(downscale_4x(to_tensor([high], torch.device("cpu"))))[0], high
 
 
-def restore(net: Network, image: Pixels, scale: int = 1) -> Tensor:
+def restore(net: Network, image: Pixels) -> Tensor:
     """Return a network's result, uint8 [3, H, W]."""
-    return run_tiled(net, tensor(image), scale=scale, tile_px=512, context_px=net.context_px, stride_px=net.STRIDE_PX)
+    tile_px = net.footprint.tile_px(TILE_PX) if isinstance(net, CommunityNetwork) else TILE_PX
+    return run_tiled(
+        net, tensor(image), scale=net.SCALE, tile_px=tile_px, context_px=net.context_px, stride_px=net.STRIDE_PX
+    )
 
 
 def tensor(image: Pixels) -> Tensor:

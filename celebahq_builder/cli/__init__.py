@@ -1,15 +1,6 @@
 """The ``celebahq`` commands: parse options, call one function, print; heavy imports are inside the commands."""
 
-from celebahq_builder.cli import (  # noqa: F401 - each adds its commands
-    convert,
-    filter,
-    gan,
-    inspect,
-    landmarks,
-    measure,
-    pipeline,
-    restoration,
-)
+from celebahq_builder.cli import convert, gan, inspect, measure, pipeline, restoration
 from celebahq_builder.cli.main import celebahq, main, run_command
 
-__all__ = ["celebahq", "main", "run_command"]
+__all__ = ["celebahq", "convert", "gan", "inspect", "main", "measure", "pipeline", "restoration", "run_command"]

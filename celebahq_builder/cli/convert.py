@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from celebahq_builder import parallel
-from celebahq_builder.cli.main import PATH, celebahq, print_path
+from celebahq_builder.cli.main import celebahq, print_path
+from celebahq_builder.cli.options import PATH, choice_option, count_option, out_option, path_option, workers_option
 
 
 @celebahq.command(
@@ -24,50 +25,33 @@ from celebahq_builder.cli.main import PATH, celebahq, print_path
     },
 )
 @click.argument("file", type=PATH, metavar="FILE.h5|WORK")
-@click.option(
+@choice_option(
     "--to",
-    type=click.Choice(["tfrecord", "stylegan-zip", "images", "webdataset", "parquet"]),
+    choices=["tfrecord", "stylegan-zip", "images", "webdataset", "parquet"],
     required=True,
     help="Format to write.",
 )
-@click.option(
-    "--out", type=PATH, required=True, metavar="PATH", help="Zip file for stylegan-zip, a folder for the other formats."
-)
+@out_option("PATH", "Zip file for stylegan-zip, a folder for the other formats.")
 @click.option("--resolution", type=int, metavar="R", show_default="the largest", help="Level to export, in px.")
 @click.option("--shuffle", is_flag=True, help="tfrecord: shuffle as the ProGAN authors' tool does.")
-@click.option(
-    "--shard",
-    type=click.IntRange(1),
-    metavar="N",
-    help="webdataset, parquet: images per file; default 1000.",
-)
-@click.option(
+@count_option("--shard", help="webdataset, parquet: images per file; default 1000.")
+@count_option(
     "--png-level",
-    type=click.IntRange(0, 9),
+    least=0,
+    most=9,
     metavar="0-9",
     help="All formats but tfrecord: PNG compression, 0 none, 9 smallest and slowest; default 1.",
 )
-@click.option(
+@choice_option(
     "--image-format",
-    type=click.Choice(["png", "jpg", "webp"]),
+    choices=["png", "jpg", "webp"],
     show_default="png",
     help="images: format of the files. JPEG and WebP are smaller, and change the pixels.",
 )
-@click.option(
-    "--quality",
-    type=click.IntRange(1, 100),
-    metavar="1-100",
-    show_default="95",
-    help="Quality of JPEG and WebP files.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Worker processes (threads for stylegan-zip); default one per core. Does not change the result.",
-)
+@count_option("--quality", most=100, metavar="1-100", show_default="95", help="Quality of JPEG and WebP files.")
+@workers_option("Worker processes (threads for stylegan-zip); default one per core. Does not change the result.")
 def export(file: Path, out: Path, workers: int | None, **asked: Any) -> None:
-    """Export a level of an HDF5 file or a run directory to another format.
+    r"""Export a level of an HDF5 file or a run directory to another format.
 
     \b
     tfrecord      ProGAN, StyleGAN for TensorFlow: a folder of NAME-r02.tfrecords (4x4) to NAME-r10.tfrecords
@@ -80,8 +64,8 @@ def export(file: Path, out: Path, workers: int | None, **asked: Any) -> None:
     from the attributes. If a run directory has no HDF5 file yet, the images of its finished batches are exported.
 
     You can kill the command at any time: the same command resumes from PATH.partial.
-    """  # noqa: D301 - click wants the character, not its name
-    from celebahq_builder.formats.export import export_file
+    """
+    from celebahq_builder.formats.conversion import export_file
     from celebahq_builder.pipeline.run_images import find_images
 
     images = export_file(find_images(file), out, asked.pop("to"), workers=workers, **asked)
@@ -100,13 +84,10 @@ def export(file: Path, out: Path, workers: int | None, **asked: Any) -> None:
     },
 )
 @click.argument("path", type=PATH)
-@click.option("--out", type=PATH, required=True, metavar="FILE.h5", help="HDF5 file to create.")
-@click.option(
-    "--from",
-    "format",
-    type=click.Choice(
-        ["images", "stylegan-zip", "tfrecord", "webdataset", "parquet", "hdf5", "cifar10", "mnist", "lsun"]
-    ),
+@out_option("FILE.h5", "HDF5 file to create.")
+@choice_option(
+    *("--from", "format"),
+    choices=["images", "stylegan-zip", "tfrecord", "webdataset", "parquet", "hdf5", "cifar10", "mnist", "lsun"],
     help="Format of PATH; by default it is recognised.",
 )
 @click.option(
@@ -116,17 +97,16 @@ def export(file: Path, out: Path, workers: int | None, **asked: Any) -> None:
     show_default="no change of size",
     help="Crop the centre of each image and resize it to R x R px with a Lanczos filter; not for formats of one size.",
 )
-@click.option(
+@choice_option(
     "--crop",
-    type=click.Choice(["celeba"]),
+    choices=["celeba"],
     show_default="none",
     help="images: cut 128x128 px around (89, 121) out of CelebA's aligned images (img_align_celeba, 178x218 px) as the "
     "ProGAN authors did; attributes and splits come from CelebA's tables near them.",
 )
-@click.option("--limit", type=click.IntRange(1), metavar="N", show_default="all", help="Only the first N images.")
-@click.option(
+@count_option("--limit", show_default="all", help="Only the first N images.")
+@path_option(
     "--skip",
-    type=PATH,
     metavar="FILE",
     show_default="none",
     help="lsun: leave out the entries that this file names, one per line.",
@@ -137,17 +117,15 @@ def export(file: Path, out: Path, workers: int | None, **asked: Any) -> None:
     show_default="the only one",
     help="webdataset, parquet: the split to take, such as train, if PATH holds several.",
 )
-@click.option(
+@choice_option(
     "--compression",
-    type=click.Choice(["gzip", "none", "blosc2"]),
+    choices=["gzip", "none", "blosc2"],
     default="gzip",
     help="Compression of the file; every HDF5 reader supports gzip.",
 )
-@click.option(
-    "--workers", type=click.IntRange(1), metavar="N", help="Threads; default one per core. Does not change the result."
-)
+@workers_option("Threads; default one per core. Does not change the result.")
 def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> None:
-    """Import a data set into a new HDF5 file.
+    r"""Import a data set into a new HDF5 file.
 
     Pixel values do not change, unless --resize is given.
 
@@ -165,8 +143,8 @@ def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> Non
 
     Images must be square, of one size that is a power of two, 8-bit RGB or greyscale. Greyscale keeps one channel if
     all images are greyscale. Labels are written to FILE-labels.npy.
-    """  # noqa: D301
-    from celebahq_builder.formats.import_ import import_images
+    """
+    from celebahq_builder.formats.conversion import import_images
 
     images = import_images(path, out, workers=workers or parallel.cores(), **asked)
     click.echo(f"{images} images")

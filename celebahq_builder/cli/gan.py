@@ -9,7 +9,18 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import DEVICE, PATH, SET, THREADS, celebahq, print_path
+from celebahq_builder.cli.main import celebahq, print_path
+from celebahq_builder.cli.options import (
+    DEVICE,
+    PATH,
+    THREADS,
+    count_option,
+    out_option,
+    path_option,
+    seed_option,
+    training_run,
+    workers_option,
+)
 
 
 def _finite(_: click.Context, param: click.Parameter, value: float | None) -> float | None:
@@ -28,9 +39,7 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
     },
 )
 @click.argument("data", type=PATH, metavar="DATA.h5|WORK")
-@click.option("--out", type=PATH, metavar="RUN", required=True, help="Folder of the run; the same command resumes it.")
-@click.option("--recipe", type=PATH, default="celebahq-1024-1gpu", metavar="FILE.toml", help="Training recipe.")
-@SET
+@training_run("celebahq-1024-1gpu")
 @click.option("--resume", is_flag=True, help="Only resume: fail if RUN holds no checkpoint.")
 @click.option(
     "--total-kimg",
@@ -49,16 +58,9 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
 )
 @DEVICE
 @THREADS
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    default=0,
-    metavar="N",
-    help="Processes that read images; default 0: threads read them.",
-)
-@click.option(
+@workers_option("Processes that read images; default 0: threads read them.", least=0, default=0)
+@path_option(
     "--against",
-    type=PATH,
     metavar="FILE.h5",
     show_default="the data",
     help="Evaluate against this file during the training; [tick] in the recipe names the metrics.",
@@ -101,7 +103,7 @@ def train(
                 raise click.BadParameter(f"--changed {key}: expected one of {', '.join(RESUMABLE_KEYS)}")
         if dry_run:
             request = TrainingRequest(data, out, **asked)
-            for line in launch.plan(request, recipe, device, overrides) if is_main_process() else ():
+            for line in launch.describe_training(request, recipe, device, overrides) if is_main_process() else ():
                 click.echo(line)
             return
         run = launch.train_progan(
@@ -112,11 +114,11 @@ def train(
 
 
 GENERATOR = click.argument("generator", type=PATH, metavar="RUN|FILE.safetensors")
-SEED = click.option("--seed", type=click.IntRange(0), default=0, metavar="S", help="Seed of the latents.")
-LABEL = click.option(
+SEED = seed_option("Seed of the latents.")
+VIDEO_OUT = out_option("FILE.mp4", "Video file to create (H.264).")
+LABEL = count_option(
     "--label",
-    type=click.IntRange(0),
-    metavar="N",
+    least=0,
     show_default="labels of the data set in turn",
     help="Generate only this label (from 0), if the generator has labels.",
 )
@@ -143,14 +145,8 @@ class GridParam(click.ParamType[tuple[int, int]]):
     },
 )
 @GENERATOR
-@click.option("--num", type=click.IntRange(1), metavar="N", help="Number of images; default 1000.")
-@click.option(
-    "--out",
-    type=PATH,
-    required=True,
-    metavar="DIR|FILE.h5|FILE.png",
-    help="Folder of PNG files, HDF5 file, or one image with --grid.",
-)
+@count_option("--num", help="Number of images; default 1000.")
+@out_option("DIR|FILE.h5|FILE.png", "Folder of PNG files, HDF5 file, or one image with --grid.")
 @click.option(
     "--grid",
     type=GridParam(),
@@ -162,13 +158,7 @@ class GridParam(click.ParamType[tuple[int, int]]):
 @LABEL
 @DEVICE
 def generate(
-    generator: Path,
-    num: int | None,
-    out: Path,
-    grid: tuple[int, int] | None,
-    seed: int,
-    label: int | None,
-    device: str,
+    generator: Path, num: int | None, out: Path, grid: tuple[int, int] | None, seed: int, label: int | None, device: str
 ) -> None:
     """Generate images with a trained generator.
 
@@ -177,19 +167,19 @@ def generate(
     import torch
 
     from celebahq_builder import parallel
-    from celebahq_builder.progan import generate as room
+    from celebahq_builder.progan import generate as progan
     from celebahq_builder.progress import Progress
 
     if grid and num:
         raise click.UsageError(f"--grid {grid[0]}x{grid[1]} sets the number of images; leave out --num")
     count = grid[0] * grid[1] if grid else num or 1000
-    room.check_target(out, sheet=bool(grid))
-    images = room.GeneratedImages(generator, count, seed, torch.device(parallel.devices(device)[0]), label)
+    progan.check_target(out, sheet=bool(grid))
+    images = progan.GeneratedImages(generator, count, seed, torch.device(parallel.devices(device)[0]), label)
     if grid:
-        room.write_sheet(images, grid[0], out)
+        progan.write_sheet(images, grid[0], out)
     else:
         progress = Progress("generate", count, unit="image", judged=False)
-        room.generate(images, out, progress.advance)
+        progan.generate(images, out, progress.advance)
         progress.close()
     click.echo(f"{count} images of {images.resolution}x{images.resolution}")
     print_path("image" if grid else "images", out)
@@ -203,7 +193,7 @@ def generate(
     },
 )
 @GENERATOR
-@click.option("--out", type=PATH, required=True, metavar="FILE.mp4", help="Video file to create (H.264).")
+@VIDEO_OUT
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=60.0, metavar="S", help="Length.")
 @click.option("--fps", type=click.FloatRange(0, min_open=True), default=60.0, metavar="F", help="Frames per second.")
 @click.option("--grid", type=GridParam(), default="1x1", metavar="CxR", help="Interpolations side by side.")
@@ -216,21 +206,13 @@ def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, 
 
     from celebahq_builder import parallel
     from celebahq_builder.models.generator_file import load_generator
-    from celebahq_builder.progan import video as room
+    from celebahq_builder.progan.video import interpolate as make
     from celebahq_builder.progress import Progress
 
     made = load_generator(generator, torch.device(parallel.devices(device)[0]))
     progress = Progress("interpolate", max(1, round(asked["seconds"] * asked["fps"])), unit="frame", judged=False)
-    room.interpolate(
-        made.network,
-        made.level,
-        out,
-        alpha=made.alpha,
-        columns=grid[0],
-        rows=grid[1],
-        advance=progress.advance,
-        **asked,
-    )
+    size = {"columns": grid[0], "rows": grid[1]}
+    make(made.network, made.level, out, alpha=made.alpha, advance=progress.advance, **size, **asked)
     progress.close()
     print_path("video", out)
 
@@ -244,7 +226,7 @@ def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, 
     },
 )
 @click.argument("run", type=PATH, metavar="RUN")
-@click.option("--out", type=PATH, required=True, metavar="FILE.mp4", help="Video file to create (H.264).")
+@VIDEO_OUT
 @click.option("--fps", type=click.FloatRange(0, min_open=True), default=10.0, metavar="F", help="Grids per second.")
 def training_video(run: Path, out: Path, fps: float) -> None:
     """Make a video of the grids of generated images of a run."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celebahq_builder.cli.main import PATH, celebahq, name_options, print_path
+from celebahq_builder.cli.main import celebahq, name_options, print_path
+from celebahq_builder.cli.options import PATH, choice_option, count_option, out_option, seed_option
 from celebahq_builder.errors import CelebAHQError, FormatError, printable
 
 if TYPE_CHECKING:
@@ -18,11 +19,7 @@ if TYPE_CHECKING:
 IMAGES = click.argument("file", type=PATH, metavar="FILE.h5|WORK")
 
 INDEX = click.option(
-    "--index",
-    "index",
-    metavar="I",
-    show_default="all",
-    help="Indices and slices as in Python: 0:10, 1,5,7, -1, ::100.",
+    "--index", "index", metavar="I", show_default="all", help="Indices and slices as in Python: 0:10, 1,5,7, -1, ::100."
 )
 NAMES = click.option(
     "--id",
@@ -31,9 +28,7 @@ NAMES = click.option(
     metavar="NAME",
     help="Id or source file name of an image, if the file stores it; repeatable.",
 )
-RESOLUTION = click.option(
-    "--resolution", type=click.IntRange(1), metavar="R", show_default="the largest", help="Level to read."
-)
+RESOLUTION = count_option("--resolution", metavar="R", show_default="the largest", help="Level to read.")
 
 
 @celebahq.command(
@@ -69,7 +64,7 @@ def inspect(file: Path) -> None:
 @IMAGES
 @INDEX
 @NAMES
-@click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder for the PNG files.")
+@out_option("DIR", "Folder for the PNG files.")
 @RESOLUTION
 def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, resolution: int | None) -> None:
     """Extract images as PNG files.
@@ -102,25 +97,14 @@ def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, re
 )
 @click.argument("a", type=PATH, metavar="A.h5|WORK")
 @click.argument("b", type=PATH, metavar="B.h5|WORK")
-@click.option(
+@choice_option(
     "--by",
-    type=click.Choice(["id", "file", "position"]),
+    choices=["id", "file", "position"],
     help="How images are paired: by id, by source file or by position; default the first that both files support.",
 )
-@click.option(
-    "--resolution",
-    type=click.IntRange(1),
-    metavar="R",
-    help="Compare only this level; default all levels that both files have.",
-)
+@count_option("--resolution", metavar="R", help="Compare only this level; default all levels that both files have.")
 @click.option("--full", is_flag=True, help="Also read images whose recorded SHA-256 are equal.")
-@click.option(
-    "--worst",
-    type=click.IntRange(0),
-    default=10,
-    metavar="N",
-    help="List the N images that differ most.",
-)
+@count_option("--worst", least=0, default=10, help="List the N images that differ most.")
 def compare(a: Path, b: Path, **asked: Any) -> None:
     """Compare the images of two HDF5 files or run directories.
 
@@ -158,11 +142,8 @@ def compare(a: Path, b: Path, **asked: Any) -> None:
     },
 )
 @IMAGES
-@click.option(
-    "--out",
-    type=PATH,
-    metavar="DIR",
-    help="Folder to create; default NAME-audit in the current folder, after the name of FILE or WORK.",
+@out_option(
+    "DIR", "Folder to create; default NAME-audit in the current folder, after the name of FILE or WORK.", required=False
 )
 def audit(file: Path, out: Path | None) -> None:
     """Look for duplicates, black bars and padding in an HDF5 file.
@@ -189,20 +170,15 @@ def audit(file: Path, out: Path | None) -> None:
     },
 )
 @IMAGES
-@click.option(
-    "--out", type=PATH, metavar="SHEET", show_default="a page in a temporary folder", help="File: .html, .png or .jpg."
-)
+@out_option("SHEET", "File: .html, .png or .jpg.", required=False, show_default="a page in a temporary folder")
 @click.option(
     "--grid",
     metavar="CxR",
     show_default="8 columns, or as many as the window of a page has room for, and all rows",
     help="Columns, and at most this many rows.",
 )
-@click.option(
-    "--level",
-    "--resolution",
-    "resolution",
-    type=click.IntRange(1),
+@count_option(
+    *("--level", "--resolution", "resolution"),
     metavar="R",
     show_default="the one nearest to 192 px, or to 96 px for more than 200 images",
     help="Level to show.",
@@ -210,7 +186,7 @@ def audit(file: Path, out: Path | None) -> None:
 @INDEX
 @NAMES
 @click.option("--random", "drawn", is_flag=True, help="Show 40 images drawn at random, or as many as --grid holds.")
-@click.option("--seed", type=click.IntRange(0), default=0, metavar="S", help="Seed of --random.")
+@seed_option("Seed of --random.")
 @click.option("--best", is_flag=True, help="Show the 40 images with the highest scores, or as many as --grid holds.")
 @click.option("--worst", is_flag=True, help="Show those with the lowest, the lowest last; with --best, half of each.")
 @click.option("--captions/--no-captions", default=True, help="Print index, score and name under each image.")

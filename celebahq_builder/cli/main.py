@@ -18,27 +18,9 @@ from typing import Any, NoReturn
 import click
 
 from celebahq_builder import __version__
-from celebahq_builder.config import parse_overrides
-from celebahq_builder.errors import CelebAHQError, RecipeError, printable
+from celebahq_builder.errors import CelebAHQError, printable
 from celebahq_builder.storage import delete_interrupted_files
 from celebahq_builder.training.interruption import REPEAT_S, TrainingInterrupted
-
-
-class PathType(click.Path):
-    """Path of a file or folder; an empty text is refused, because it would mean the working directory."""
-
-    def convert(
-        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | bytes | os.PathLike[str]:
-        """Return the path."""
-        if value == "":
-            self.fail("the path is empty", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-PATH = PathType(path_type=Path, readable=False)
-"""Path of a file or folder; the function that uses it checks whether it exists."""
-
 
 NOTICE_S = 0.5
 """Time after which an interrupted command that still runs says so."""
@@ -61,7 +43,9 @@ class Interrupted(click.Abort):
 
 
 class Documented(click.Command):
-    """A command whose help ends with examples.
+    r"""A command whose help ends with examples.
+
+    Paragraphs of the help that begin with a line ``\b`` are not wrapped.
 
     Args:
         examples: command lines by what they do.
@@ -69,6 +53,7 @@ class Documented(click.Command):
 
     def __init__(self, *args: Any, examples: Mapping[str, str] | None = None, **more: Any) -> None:
         super().__init__(*args, **more)
+        self.help = self.help and self.help.replace("\\b", "\b")
         self.examples = examples or {}
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -123,44 +108,6 @@ def name_options(message: str, parameters: Sequence[click.Parameter]) -> str:
         for one in parameters
     }
     return re.sub(r"`(\w+)`", lambda found: options.get(found[1], found[0]), message)
-
-
-def _parse_overrides(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> dict[str, object]:
-    try:
-        return parse_overrides(texts)
-    except RecipeError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-SET = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=_parse_overrides,
-    help="Change a key of the recipe, such as seed=1; repeatable. Values are written as in TOML files.",
-)
-"""Changes of a recipe, for all commands that have one."""
-
-DEVICE = click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:1.")
-
-THREADS = click.option(
-    "--threads",
-    type=click.IntRange(1),
-    default=1,
-    metavar="N",
-    help="CPU threads of torch; more are faster for large networks on an idle machine; the number changes the last "
-    "bits of the result.",
-)
-
-CLUSTER = click.option(
-    "--cluster",
-    metavar="ADDRESS",
-    show_default="none",
-    help="Let the workers of a Dask cluster do the work: address of its scheduler, or path of its scheduler.json, see "
-    "docs/cluster.md. Never changes the result.",
-)
-"""A cluster, for the commands that can use one."""
 
 
 class Group(Documented, click.Group):

@@ -1,4 +1,4 @@
-"""Commands of the pipeline: ``build``, ``status``, ``verify``."""
+"""Commands of the pipeline: ``build``, ``landmarks``, ``status``, ``verify``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celebahq_builder.cli.main import CLUSTER, PATH, SET, celebahq, name_options, print_path
+from celebahq_builder.cli.main import celebahq, name_options, print_path
+from celebahq_builder.cli.options import (
+    CLUSTER,
+    PATH,
+    SET,
+    choice_option,
+    count_option,
+    faces_option,
+    out_option,
+    path_option,
+    seed_option,
+    workers_option,
+)
 from celebahq_builder.errors import RecipeError, SourceError, printable
 from celebahq_builder.outcome import counted
 from celebahq_builder.pipeline.stages import stage_names
 
 if TYPE_CHECKING:
     from celebahq_builder.pipeline.build import BuildResult
+    from celebahq_builder.pipeline.request import BuildRequest
     from celebahq_builder.sources.photo import LandmarkOrder, PhotoSource
 
 STAGES = stage_names()
@@ -29,27 +42,22 @@ STAGES = stage_names()
         "Build 512x512 faces from your own photos.": "celebahq build --photos photos --resolution 512 --out mine",
     },
 )
-@click.option(
-    "--celeba-root", type=PATH, metavar="DIR", help="CelebA as its authors ship it: img_celeba/, Anno/, Eval/."
-)
-@click.option(
+@path_option("--celeba-root", metavar="DIR", help="CelebA as its authors ship it: img_celeba/, Anno/, Eval/.")
+@path_option(
     "--photos",
-    type=PATH,
     metavar="DIR|PHOTO",
     help="Your own photos instead: a folder, or one photo. Without --landmarks, the faces are found first.",
 )
-@click.option(
+@path_option(
     "--landmarks",
-    type=PATH,
     metavar="TABLE",
     show_default="found by the face detector",
     help="Landmarks of --photos: CSV of file, lefteye_x, ... rightmouth_y, or a table that another program writes, see "
     "docs/landmarks.md.",
 )
-@click.option(
-    "--faces",
-    type=click.Choice(["all", "largest", "central"]),
-    help="Faces of a photo that are used where faces are found: all (the default), the largest one, or the one nearest "
+@faces_option(
+    None,
+    "Faces of a photo that are used where faces are found: all (the default), the largest one, or the one nearest "
     "to the centre.",
 )
 @click.option(
@@ -59,32 +67,26 @@ STAGES = stage_names()
     "--landmarks, not for CelebA.",
 )
 @click.option("--reject-doubtful", is_flag=True, help="Reject the faces whose landmarks differ from the detector's.")
-@click.option(
+@path_option(
     "--landmark-model",
-    type=PATH,
     metavar="FILE",
     help="Model file of the face detector YuNet; by default it is downloaded once (0.2 MB).",
 )
-@click.option(
+@choice_option(
     "--landmark-order",
-    type=click.Choice(["viewer", "subject", "yx"]),
+    choices=["viewer", "subject", "yx"],
     default="viewer",
     help="Order of the ten numbers: left and right as the viewer sees them; as the photographed person "
     "sees them; or as the viewer sees them, but y before x.",
 )
-@click.option(
-    "--out", type=PATH, metavar="WORK", required=True, help="Run directory; an interrupted run resumes in it."
-)
-@click.option(
+@out_option("WORK", "Run directory; an interrupted run resumes in it.")
+@path_option(
     "--recipe",
-    type=PATH,
     metavar="FILE.toml",
     help="Settings: a file, or the name of a recipe in pipelines/. Default: celebahq-1024; with --photos, own-photos.",
 )
 @SET
-@click.option(
-    "--keep", type=click.IntRange(1), metavar="N", show_default="as in the recipe", help="Faces to keep, best first."
-)
+@count_option("--keep", show_default="as in the recipe", help="Faces to keep, best first.")
 @click.option(
     "--resolution",
     type=int,
@@ -92,65 +94,46 @@ STAGES = stage_names()
     show_default="as in the recipe",
     help="Side length of the result: a power of two, 64 to 2048.",
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Processes; default one per core, and on GPUs no more than their memory holds. Never changes the result.",
+@workers_option(
+    "Processes; default one per core, and on GPUs no more than their memory holds. Never changes the result."
 )
 @click.option("--device", default="auto", metavar="NAMES", help="auto, cpu, cuda, or cuda:0,cuda:1.")
 @CLUSTER
-@click.option("--until", type=click.Choice(STAGES), default="pack", help="Stop after this stage.")
-@click.option(
-    "--from",
-    "start",
-    type=click.Choice(STAGES),
+@choice_option("--until", choices=STAGES, default=STAGES[-1], help="Stop after this stage.")
+@choice_option(
+    *("--from", "start"),
+    choices=STAGES,
     show_default="the first stage",
     help="Run no stage before this one; its input must be on disk.",
 )
-@click.option(
+@choice_option(
     "--redo",
-    type=click.Choice([*STAGES, "photos"]),
+    choices=[*STAGES, "photos"],
     show_default="none",
     help="Delete the results of this stage and of later ones first; leave it out to resume. photos: delete only the "
     "results of photos that were removed or changed since.",
 )
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    metavar="N",
-    show_default="all",
-    help="Only the first N faces; CelebA has one in each photo.",
-)
-@click.option(
+@count_option("--limit", show_default="all", help="Only the first N faces; CelebA has one in each photo.")
+@path_option(
     "--ids",
-    type=PATH,
     metavar="FILE",
     show_default="all",
     help="Only the photos named in this file, one id or file name per line.",
 )
-@click.option(
+@path_option(
     "--image-list",
-    type=PATH,
     metavar="FILE",
     show_default="none",
     help="image_list.txt of the official CelebA-HQ, with --recipe official-deltas: only its photos, in its order. "
     "Without --deltas, the images that the deltas belong to, each checked by its MD5.",
 )
-@click.option(
+@path_option(
     "--deltas",
-    type=PATH,
     metavar="DIR",
     show_default="none",
     help="Folder of deltas00000.zip, ..., all or some, with --image-list: makes the official CelebA-HQ, bit for bit.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0),
-    metavar="S",
-    show_default="as in the recipe",
-    help='Seed of a shuffled order, [pack] order = "shuffled".',
-)
+@seed_option('Seed of a shuffled order, [pack] order = "shuffled".', default=None, show_default="as in the recipe")
 @click.option(
     "--labels",
     is_flag=True,
@@ -213,7 +196,26 @@ def build(
         logging.getLogger(__name__).warning("warning: %s", warning)
     from celebahq_builder.pipeline.build import run  # imports torch, which takes seconds: after checks of arguments
 
+    _suggest_bf16(request)
     _print_result(run(request), arguments["shard"])
+
+
+def _suggest_bf16(request: BuildRequest) -> None:
+    """Name the faster settings in a new run of this machine's CPU, if the chip has them and nobody chose others."""
+    from celebahq_builder import parallel
+
+    if request.cluster or request.workspace.run_path.exists() or parallel.devices(request.device) != ("cpu",):
+        return
+    stages = request.recipe.stages()
+    names = [stage.name for stage in stages[: [stage.name for stage in stages].index(request.until) + 1]]
+    slow = [name for name in names if getattr(getattr(request.recipe, name, None), "precision", None) == "fp32"]
+    unset = [f"--set {name}.precision=bf16" for name in slow if f"{name}.precision" not in request.origins]
+    if unset and parallel.cpu_has_bf16():
+        logging.getLogger(__name__).info(
+            "this CPU computes in bf16: %s would halve the time of the networks, and change the pixels by 0.1 to 0.2 "
+            "levels on average",
+            " ".join(unset),
+        )
 
 
 def _source(
@@ -259,6 +261,66 @@ def _print_result(result: BuildResult, shard: str | None) -> None:
 
 
 @celebahq.command(
+    "landmarks",
+    interrupted="run the same command again to resume",
+    examples={
+        "Find all faces.": "celebahq landmarks photos --out faces.csv",
+        "Take one face of each photo, if it is large enough.": (
+            "celebahq landmarks photos --faces largest --min-face-px 200 --out largest.csv"
+        ),
+    },
+)
+@click.argument("photos", type=PATH, metavar="PHOTOS_DIR")
+@out_option("TABLE.csv", "Table to write, for build --landmarks.")
+@faces_option("all", "Faces of a photo that are used: all, the largest one, or the one nearest to the centre.")
+@count_option(
+    "--min-face-px", default=48, metavar="PX", help="Least width of the crop around a face, in px of the photo."
+)
+@click.option(
+    "--min-confidence",
+    type=click.FloatRange(0.5, 1),
+    default=0.8,
+    metavar="C",
+    help="Least confidence of the detector.",
+)
+@click.option(
+    "--max-spread",
+    type=click.FloatRange(0, min_open=True),
+    default=0.25,
+    metavar="S",
+    help="Largest standard deviation of the landmarks over several views of a face, in distances of the eyes; profiles "
+    "have more.",
+)
+@workers_option("Processes; default one per core. Does not change the result.")
+@path_option(
+    "--model",
+    metavar="FILE",
+    help="Model file of OpenCV's face detector YuNet; by default it is downloaded once (0.2 MB).",
+)
+@path_option(
+    "--refiner",
+    metavar="RUN|NAME",
+    show_default="none",
+    help="Network that makes the landmarks more precise: a folder of train-landmarks, or weights of a registry.",
+)
+def find_faces(photos: Path, **options: Any) -> None:
+    """Find the faces of photos, and write a table of their landmarks.
+
+    PHOTOS_DIR is a folder, which is searched at any depth, or one photo.
+
+    TABLE.html shows every photo with what was found, the most doubtful first. TABLE.jsonl holds all that was found: a
+    killed command resumes from it, and later commands with other limits need no new search.
+    """
+    from celebahq_builder.landmarks.find import find_landmarks
+
+    result = find_landmarks(photos, **options)
+    for line in result.lines():
+        click.echo(line)
+    print_path("table", result.table)
+    print_path("page", result.page)
+
+
+@celebahq.command(
     examples={
         "Print what is done and what is left.": "celebahq status work",
         "Print it every minute.": "watch -n 60 celebahq status work",
@@ -268,7 +330,7 @@ def _print_result(result: BuildResult, shard: str | None) -> None:
 def status(work: Path) -> None:
     """Print the state of the run directory WORK."""
     from celebahq_builder.pipeline.status import status_lines
-    from celebahq_builder.pipeline.workspace import Workspace
+    from celebahq_builder.run_directory.workspace import Workspace
 
     for line in status_lines(Workspace(work)):
         click.echo(line)

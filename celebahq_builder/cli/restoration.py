@@ -1,30 +1,33 @@
-"""Commands for networks that come with weights: ``train-denoiser``, ``train-upscaler``, and the group ``weights``."""
+"""Commands that train the networks of the build: ``train-denoiser`` and others; and the group ``weights``."""
 
 from __future__ import annotations
 
-import functools
 import importlib
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import DEVICE, PATH, SET, THREADS, celebahq, print_path
+from celebahq_builder.cli.main import celebahq, print_path
+from celebahq_builder.cli.options import (
+    DEVICE,
+    PATH,
+    THREADS,
+    Command,
+    path_option,
+    together,
+    training_run,
+    workers_option,
+)
 from celebahq_builder.config import format_overrides
-
-Command = TypeVar("Command", bound=Callable[..., object])
 
 
 def training_options(recipe: str) -> Callable[[Command], Command]:
     """Return a decorator that adds the options of a training; `recipe` is the default of --recipe."""
-    options = (
-        click.option(
-            "--out", type=PATH, metavar="RUN", required=True, help="Folder of the run; the same command resumes it."
-        ),
-        click.option("--recipe", type=PATH, default=recipe, metavar="FILE.toml", help="Training recipe."),
-        SET,
+    return together(
+        training_run(recipe),
         click.option(
             "--start",
             metavar="NAME",
@@ -33,14 +36,8 @@ def training_options(recipe: str) -> Callable[[Command], Command]:
         ),
         DEVICE,
         THREADS,
-        click.option(
-            "--workers",
-            type=click.IntRange(0),
-            metavar="N",
-            help="Processes that prepare images ahead; default 0 on a CPU, up to 8 with a GPU.",
-        ),
+        workers_option("Processes that prepare images ahead; default 0 on a CPU, up to 8 with a GPU.", least=0),
     )
-    return lambda command: functools.reduce(lambda made, option: option(made), reversed(options), command)
 
 
 def run_training(
@@ -59,7 +56,7 @@ def run_training(
     Args:
         command: command line up to the photos, for the model card.
         kind: prefix of the recipe's key ``task``.
-        module: name of the module with the function `train` and its `RECIPES`.
+        module: name of the module with the table `TASKS`.
         photos: folder of the photos.
         recipe: path of the recipe, or name of a bundled one.
         overrides: values by dotted key that replace those of the recipe.
@@ -73,20 +70,21 @@ def run_training(
         with stop.abandonable():
             from celebahq_builder.pipeline.recipe import bundled_recipe
             from celebahq_builder.training.distributed import is_main_process
-            from celebahq_builder.training.loop import TrainingOptions, load_recipe
+            from celebahq_builder.training.interface import load_recipe
+            from celebahq_builder.training.loop import TrainingOptions, train
 
-            room = importlib.import_module(module)
-        settings = load_recipe(bundled_recipe(recipe, "train"), kind, room.RECIPES, overrides, start)
+            tasks = importlib.import_module(module).TASKS
+        task, settings = load_recipe(bundled_recipe(recipe, "train"), kind, tasks, overrides, start)
         started = f" --start {start}" if start else ""
         changes = "".join(f" --set {shlex.quote(change)}" for change in format_overrides(overrides))
         line = f"celebahq {command} --recipe {recipe.stem}{started}{changes}"
-        weights = room.train(settings, photos, TrainingOptions(**asked, command=line, stop=stop))
+        weights = train(task, settings, photos, TrainingOptions(**asked, command=line, stop=stop))
         if is_main_process():
             print_path("weights", weights)
 
 
 PHOTOS = click.argument("photos", type=PATH, metavar="PHOTOS_DIR")
-RESTORATION = "celebahq_builder.restoration.start"
+RESTORATION = "celebahq_builder.restoration"
 
 
 @celebahq.command(
@@ -131,9 +129,29 @@ def train_upscaler(photos: Path, **asked: Any) -> None:
     run_training("train-upscaler PHOTOS", "upscale", RESTORATION, photos, **asked)
 
 
-PRETRAINED = click.option(
-    "--pretrained", type=PATH, metavar="DIR", help="Folder of registry.toml; default the bundled registry."
+@celebahq.command(
+    "train-landmarks",
+    interrupted="run the same command again; it resumes if there is a checkpoint",
+    examples={
+        "Train on CelebA.": "celebahq train-landmarks /data/celeba --out runs/landmarks",
+        "Train for fewer steps than the recipe.": (
+            "celebahq train-landmarks /data/celeba --out runs/short --set steps=2000"
+        ),
+    },
 )
+@click.argument("celeba_root", type=PATH, metavar="CELEBA_ROOT")
+@training_options("landmarks")
+def train_landmarks(celeba_root: Path, **asked: Any) -> None:
+    """Train the network that refines landmarks.
+
+    CELEBA_ROOT is CelebA, or any folder in its layout: it has the folder img_celeba and the table
+    Anno/list_landmarks_celeba.txt. The network learns the convention of this table.
+    """
+    module = "celebahq_builder.landmarks.training"
+    run_training("train-landmarks CELEBA_ROOT", "landmarks", module, celeba_root, **asked)
+
+
+PRETRAINED = path_option("--pretrained", metavar="DIR", help="Folder of registry.toml; default the bundled registry.")
 
 
 @celebahq.group(
@@ -200,14 +218,11 @@ def verify_weights(names: tuple[str, ...], pretrained: Path | None) -> None:
 )
 @click.argument("run", type=PATH)
 @click.option("--name", required=True, metavar="NAME", help="Name of the weights: letters, digits, - and _.")
-@click.option(
-    "--to", type=PATH, required=True, metavar="DIR", help="Folder of registry.toml; created if it does not exist."
-)
+@path_option("--to", required=True, metavar="DIR", help="Folder of registry.toml; created if it does not exist.")
 @click.option("--licence", required=True, metavar="TEXT", help="Licence of the weights, such as CC BY-SA 4.0.")
 @click.option("--data", required=True, metavar="TEXT", help="Training data, for the model card.")
-@click.option(
+@path_option(
     "--scores",
-    type=PATH,
     metavar="FILE.json",
     help="Scores as name -> number, or the rows of a benchmark; default the validation of these weights in the run.",
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import logging
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from celebahq_builder.errors import ClusterError, RecipeError
 from celebahq_builder.storage import parse_json, read_text
@@ -92,7 +93,7 @@ def _scheduler_address(target: str) -> str:
     if "://" in target or not (path.exists() or path.suffix == ".json"):
         return target
     try:
-        values: Any = parse_json(read_text(path))
+        values = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise RecipeError(
@@ -131,7 +132,7 @@ def _disconnect(client: Client) -> None:
 @contextlib.contextmanager
 def _quiet_loggers() -> Iterator[None]:
     """Silence the loggers of the client, which would repeat our messages with tracebacks."""
-    import distributed  # noqa: F401 - sets the levels of its loggers
+    importlib.import_module("distributed")  # sets the levels of its loggers
 
     logging.getLogger("asyncio").addFilter(_is_not_of_dask)  # stays: asyncio reports such errors late
     names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in ("distributed", "tornado")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +16,12 @@ from celebahq_builder.evaluation.features import (
     inception_number,
     inception_settings,
 )
-from celebahq_builder.evaluation.image_sources import BATCH_BYTES, MEMORY_BYTES, FeatureKey, ImageSource, SourceImages
+from celebahq_builder.evaluation.image_sources import BATCH_BYTES, MEMORY_BYTES, FeatureKey, SourceImages
 from celebahq_builder.evaluation.protocol import (
     INCEPTION_METRICS,
     METRICS,
     EvaluationProtocol,
+    ImageSource,
     check_evaluation,
     half_count,
     reference_count,
@@ -30,7 +30,7 @@ from celebahq_builder.evaluation.result import Baseline, Number, Result, Score
 from celebahq_builder.metrics import ssim, swd
 from celebahq_builder.metrics.descriptors import PATCH_PX, PATCHES_PER_IMAGE
 from celebahq_builder.metrics.sliced import DIRECTIONS
-from celebahq_builder.progress import MOMENT_S, Progress
+from celebahq_builder.progress import image_progress
 
 
 def evaluate(
@@ -165,7 +165,7 @@ def _extract(jobs: Sequence[Job], extractor: Extractor) -> None:
                 wanted.setdefault(part.images, {})[key] = Features(job.metric, part.start, part.stop)
     for images, features in wanted.items():
         where, stop = images.source.where, max(one.stop for one in features.values())
-        with closing(_progress(f"Inception features of {where}", stop)) as progress:
+        with image_progress(f"Inception features of {where}", stop) as progress:
             extract_features(images.batches(0, stop)(), extractor, features.values(), where, progress.advance)
         images.features.update(features)
 
@@ -207,7 +207,7 @@ def _number(
         features = [part.images.features[part.key(metric, extractor)] for part in parts]
         number = inception_number(metric, features, protocol.seed)
     elif metric == "ms-ssim":
-        with closing(_progress(title, len(first))) as progress:
+        with image_progress(title, len(first)) as progress:
             similarity = ssim.mean_ms_ssim(
                 lambda: (batch.to(device) for batch in first.batches()),
                 len(first) // 2,
@@ -217,7 +217,7 @@ def _number(
         number = Number(similarity)
     else:
         resolution, count, second = first.images.source.resolution, len(first), parts[1]
-        with closing(_progress(title, swd.images_read(resolution, count))) as progress:
+        with image_progress(title, swd.images_read(resolution, count)) as progress:
             levels = swd.swd(
                 first.batches,
                 second.batches,
@@ -242,7 +242,3 @@ def _settings(job: Job, extractor: Extractor | None) -> dict[str, object]:
         drawn = f"{PATCHES_PER_IMAGE} of {PATCH_PX}x{PATCH_PX} px an image and level"
         return {"resize": None, "neighbourhoods": drawn, "directions": DIRECTIONS}
     return {"resize": None, "window": "11x11 Gaussian, sigma 1.5", "scales": 5}
-
-
-def _progress(title: str, total: int) -> Progress:
-    return Progress(title, total, unit="image", judged=False, silent_s=MOMENT_S)

@@ -4,56 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
 from celebahq_builder.evaluation.features import Features
-from celebahq_builder.evaluation.protocol import SourceInfo
+from celebahq_builder.evaluation.protocol import ImageSource
 from celebahq_builder.evaluation.result import Number
-from celebahq_builder.formats import reader_of, recognise
+from celebahq_builder.formats import find_format, recognise
 from celebahq_builder.formats.image_file import SizeError
 from celebahq_builder.hdf5.chunks import LevelReader
 from celebahq_builder.hdf5.reader import content_sha256, open_pyramid
-from celebahq_builder.image_set import ImageSet, Pixels
+from celebahq_builder.image_set import DataSet, Numbers
 from celebahq_builder.metrics.batches import Batches
-
-Numbers = NDArray[np.int64]
 
 READERS = 2
 """Threads that read batches in advance."""
 
 # --- Sources ----------------------------------------------------------------------------------------------------
-
-
-class ImageSource(SourceInfo, Protocol):
-    """Images of one size that can be read by number, repeatedly."""
-
-    @property
-    def facts(self) -> dict[str, object]:
-        """Kind, path and identity of the source as JSON values."""
-
-    def read(self, numbers: Numbers, at_once: int) -> Iterator[Tensor]:
-        """Yield images in the order of their numbers, uint8 [n, C, R, R], n at most `at_once`.
-
-        Raises:
-            CelebAHQError: an image cannot be read.
-        """
-
-
-@runtime_checkable
-class RandomAccess(Protocol):
-    """An `ImageSet` whose images can be read in any order."""
-
-    def pixels(self, numbers: Sequence[int]) -> Iterator[Pixels]:
-        """Yield images uint8 [C, R, R] by their numbers."""
 
 
 class LevelSource:
@@ -90,10 +63,19 @@ class LevelSource:
 
 
 class ImageSetSource:
-    """A data set in another format: a folder or a zip of images."""
+    """A data set in another format: a folder or a zip of images.
 
-    def __init__(self, images: ImageSet, reader: RandomAccess, path: Path, kind: str) -> None:
-        self.reader, self.path, self.kind, self.where = reader, path, kind, str(path)
+    Raises:
+        FormatError: its images cannot be drawn at random.
+    """
+
+    def __init__(self, images: DataSet, path: Path, kind: str) -> None:
+        if images.pixels is None:
+            raise FormatError(
+                f"{path} is of the format {kind}, whose images cannot be drawn at random; make it an HDF5 file with "
+                "celebahq import"
+            )
+        self.pixels, self.path, self.kind, self.where = images.pixels, path, kind, str(path)
         self.count: int | None = images.count
         self.resolution, self.channels = images.resolution, images.channels
 
@@ -104,7 +86,7 @@ class ImageSetSource:
 
     def read(self, numbers: Numbers, at_once: int) -> Iterator[Tensor]:
         """Yield images in the order of their numbers; the next images are decoded in advance."""
-        pixels = self.reader.pixels(numbers.tolist())
+        pixels = self.pixels(numbers.tolist())
         while batch := list(itertools.islice(pixels, at_once)):
             yield torch.from_numpy(np.stack(batch))
 
@@ -123,16 +105,12 @@ def open_data_set(path: Path, resolution: int | None = None) -> ImageSource:
     if kind == "hdf5":
         return LevelSource(path, resolution)
     try:
-        images = reader_of(kind)(path, None, ())
+        images = find_format(kind).open(path)
     except SizeError as error:  # its advice is for the import command
         raise FormatError(f"{error}, to celebahq import, and evaluate the HDF5 file that it makes") from None
-    if not isinstance(images, RandomAccess):
-        raise FormatError(
-            f"{path} is of the format {kind}, whose images cannot be drawn at random; make it an HDF5 file with "
-            "celebahq import"
-        )
-    check_resolution(str(path), images.resolution, resolution)
-    return ImageSetSource(images, images, path, kind)
+    source = ImageSetSource(images, path, kind)
+    check_resolution(source.where, source.resolution, resolution)
+    return source
 
 
 def data_set_format(path: Path) -> str:

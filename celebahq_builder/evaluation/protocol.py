@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +10,7 @@ from typing import Protocol
 import torch
 
 from celebahq_builder.errors import FormatError, RecipeError
+from celebahq_builder.image_set import Numbers
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,8 @@ def parse_metrics(names: str) -> tuple[str, ...]:
 # --- Checks -----------------------------------------------------------------------------------------------------
 
 
-class SourceInfo(Protocol):
-    """The properties of a set of images that are known before an image is read."""
+class ImageSource(Protocol):
+    """Images of one size that can be read by number, repeatedly."""
 
     @property
     def count(self) -> int | None:
@@ -138,8 +140,19 @@ class SourceInfo(Protocol):
     def where(self) -> str:
         """Name of the set in messages."""
 
+    @property
+    def facts(self) -> dict[str, object]:
+        """Kind, path and identity of the source as JSON values."""
 
-def check_evaluation(source: SourceInfo, reference: SourceInfo | None, protocol: EvaluationProtocol) -> None:
+    def read(self, numbers: Numbers, at_once: int) -> Iterator[torch.Tensor]:
+        """Yield images in the order of their numbers, uint8 [n, C, R, R], n at most `at_once`.
+
+        Raises:
+            CelebAHQError: an image cannot be read.
+        """
+
+
+def check_evaluation(source: ImageSource, reference: ImageSource | None, protocol: EvaluationProtocol) -> None:
     """Raise an error unless a source can be evaluated by a protocol.
 
     Raises:
@@ -192,12 +205,12 @@ def too_small(metric: str, resolution: int) -> bool:
     return resolution < METRICS[metric].least_px
 
 
-def reference_count(reference: SourceInfo, wanted: int) -> int:
+def reference_count(reference: ImageSource, wanted: int) -> int:
     """Return the number of images of the reference: as many as of the source, or all."""
     return wanted if reference.count is None else min(wanted, reference.count)
 
 
-def half_count(reference: SourceInfo, wanted: int) -> int:
+def half_count(reference: ImageSource, wanted: int) -> int:
     """Return the number of images in each of two disjoint halves of the reference, from which the floor is computed.
 
     The number of compared images if the reference has twice as many, else at least half of it; 0 for no floor.

@@ -19,6 +19,7 @@ from celebahq_builder.errors import printable
 from celebahq_builder.evaluation.protocol import METRICS, score_name
 from celebahq_builder.html import render_page
 from celebahq_builder.html.charts import LineChart, line_chart
+from celebahq_builder.progress import aligned
 
 FORMAT = "celebahq-evaluation-2"
 
@@ -244,14 +245,14 @@ def result_lines(result: Result) -> Iterator[str]:
     yield f"source     {describe_source(result.source)}, {describe_size(result)}"
     if result.reference is not None:
         yield f"reference  {describe_source(result.reference)}"
-    yield from _aligned([["", "", "value", "", "baseline", ""], *score_table(result)], left=(0, 1, 5))
+    yield from aligned([["", "", "value", "", "baseline", ""], *score_table(result)], left=(0, 1, 5))
     yield from remarks([result])
 
 
 def snapshot_lines(results: Sequence[Result]) -> Iterator[str]:
     """Yield a table of the snapshots of a run: a line for each snapshot, a column for each number."""
     table = snapshot_table(results)
-    yield from _aligned(table)
+    yield from aligned(table)
     if len(table) > len(results) + 1:
         yield "baseline: swd, fid, kid between two halves of the reference; ms-ssim, is of the reference itself"
     yield from remarks(results)
@@ -296,17 +297,6 @@ def format_number(value: float) -> str:
     if 0 < abs(value) < 0.1:
         return f"{value:#.4g}"
     return f"{value:.4f}" if abs(value) < 1 else f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
-
-
-def _aligned(table: list[list[str]], left: tuple[int, ...] = ()) -> Iterator[str]:
-    """Yield the rows of a table with aligned columns, right-aligned unless their numbers are in `left`."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        cells = (
-            one.ljust(width) if i in left else one.rjust(width)
-            for i, (one, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield "  ".join(cells).rstrip()
 
 
 # --- Page ------------------------------------------------------------------------------------------------------------

@@ -204,7 +204,6 @@ def plan_delivery(
     """Return what is left to be delivered, after a check that all of it can be.
 
     Args:
-        folder: where the images are.
         out: the destination; need not exist.
         paths: the selection, relative to both folders.
         prune: whether files of an earlier command that are not in the selection may be removed.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -49,7 +49,7 @@ class ImageListing:
     skipped: SkippedFiles
 
 
-def list_images(folder: Path, exclude: Collection[Path] = ()) -> ImageListing:
+def scan_folder(folder: Path, exclude: Collection[Path] = ()) -> ImageListing:
     """List the image files below a folder.
 
     An image file is a regular file, or a symbolic link to one, whose name ends in one of `SUFFIXES` and does not
@@ -96,18 +96,26 @@ def list_images(folder: Path, exclude: Collection[Path] = ()) -> ImageListing:
             else:
                 unusable.append(UnscoredImage(path, Reason.UNREADABLE, "not a regular file"))
 
+    images, again = _distinct_files(names)
+    unusable = sorted([*unusable, *again], key=lambda image: image.path)
+    skipped.linked_folders.sort()
+    skipped.excluded.sort()
+    return ImageListing(dict(sorted(images.items())), unusable, skipped)
+
+
+def _distinct_files(
+    names: Iterable[tuple[bool, str, os.stat_result]],
+) -> tuple[dict[str, tuple[int, int]], list[UnscoredImage]]:
+    """Return size and time of each file under its first name, and its other names; True marks symbolic links."""
     first: dict[tuple[int, int], str] = {}
-    images = {}
+    images, again = {}, []
     for _, path, found in sorted(names, key=lambda name: name[:2]):
         known = first.setdefault(_identity(found), path)
         if known == path:
             images[path] = (found.st_size, found.st_mtime_ns)
         else:
-            unusable.append(UnscoredImage(path, Reason.SAME_FILE, f"the same file as {known}"))
-    unusable.sort(key=lambda image: image.path)
-    skipped.linked_folders.sort()
-    skipped.excluded.sort()
-    return ImageListing(dict(sorted(images.items())), unusable, skipped)
+            again.append(UnscoredImage(path, Reason.SAME_FILE, f"the same file as {known}"))
+    return images, again
 
 
 def _is_skipped(

@@ -15,7 +15,7 @@ from celebahq_builder.cluster.connection import check_target
 from celebahq_builder.cluster.jobs import Parts, run_jobs
 from celebahq_builder.errors import DeliveryError, RecipeError, SourceError, printable
 from celebahq_builder.filter.deliver import DeliveryMode, deliver, innermost_existing, plan_delivery
-from celebahq_builder.filter.listing import SUFFIXES, ImageListing, list_images
+from celebahq_builder.filter.listing import SUFFIXES, ImageListing, scan_folder
 from celebahq_builder.filter.report import FilterResult, write_page
 from celebahq_builder.filter.store import (
     ImageScore,
@@ -139,19 +139,7 @@ def filter_folder(
     folder, target, kept_list, scores_folder = _resolve(folder, out, list_path, scores)
     store = ScoreStore(scores_folder)
     with store.hold(folder):
-        # List and score
-        earlier = store.destinations()
-        is_inside = target is not None and target.is_relative_to(folder) and target not in earlier
-        if target and is_inside and target.is_dir() and any(target.iterdir()):
-            raise DeliveryError(
-                f"`out` {target} is in the folder of images and not empty: its images would not be scored; give a new "
-                "folder"
-            )
-        exclude = {scores_folder, *earlier, *([target] if target else [])}
-        listing = list_images(folder, exclude - {folder})
-        if not listing.images and not listing.unusable:
-            found = ", ".join(map(printable, sorted(listing.skipped.suffixes)[:8])) or "nothing"
-            raise SourceError(f"{folder} holds no images: looked for {', '.join(SUFFIXES)}; it has {found}")
+        listing = _list_images(folder, target, store)
         where = workers or parallel.cores() if cluster is None else os.fspath(cluster)
         scored, unscored = _score_images(folder, listing, store, where, pixels_max)
 
@@ -221,15 +209,29 @@ def _resolve(
     return folder, target, kept_list, store
 
 
+def _list_images(folder: Path, target: Path | None, store: ScoreStore) -> ImageListing:
+    """Return the images of a folder, without those that this command or an earlier one delivers into it."""
+    earlier = store.destinations()
+    is_inside = target is not None and target.is_relative_to(folder) and target not in earlier
+    if target and is_inside and target.is_dir() and any(target.iterdir()):
+        raise DeliveryError(
+            f"`out` {target} is in the folder of images and not empty: its images would not be scored; give a new "
+            "folder"
+        )
+    exclude = {store.root, *earlier, *([target] if target else [])}
+    listing = scan_folder(folder, exclude - {folder})
+    if not listing.images and not listing.unusable:
+        found = ", ".join(map(printable, sorted(listing.skipped.suffixes)[:8])) or "nothing"
+        raise SourceError(f"{folder} holds no images: looked for {', '.join(SUFFIXES)}; it has {found}")
+    return listing
+
+
 def _score_images(
     folder: Path, listing: ImageListing, store: ScoreStore, where: int | str, pixels_max: int
 ) -> tuple[list[ImageScore], list[UnscoredImage]]:
     """Return all images with a score, and those without one by path; score those that have no valid record.
 
     Args:
-        folder: of the images.
-        listing: of the folder.
-        store: of the scores.
         where: number of processes, or a cluster.
         pixels_max: see `filter_folder`.
     """

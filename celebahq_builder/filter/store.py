@@ -14,12 +14,12 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from celebahq_builder.errors import WorkspaceError, printable
-from celebahq_builder.outcome import Reason
+from celebahq_builder.outcome import QualityScore, Reason
 from celebahq_builder.storage import (
     as_storage_error,
     csv_bytes,
@@ -41,8 +41,8 @@ RESAMPLING_VERSION = 1
 SCORE_VERSION = 4
 """Version of the score itself: that of the stage `score`, repeated here because that stage imports torch."""
 
-SCORE_PARTS = ("score", "breadth", "symmetry", "purity", "blockfree")
-"""Fields of `imaging.quality_score.QualityScore`, repeated here because that module imports torch."""
+SCORE_PARTS = tuple(field.name for field in fields(QualityScore))
+"""The score and its components."""
 
 DECIMALS = 6
 """Scores are rounded to this many decimals, so scores that differ by less are equal."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.formats.format import Format
+from celebahq_builder.formats import Format
 from celebahq_builder.formats.tar import members
 from celebahq_builder.image_set import DataSet, NamedImage
 from celebahq_builder.storage import read_file

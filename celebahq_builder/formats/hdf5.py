@@ -12,11 +12,20 @@ import h5py
 import numpy as np
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.format import Format
+from celebahq_builder.formats import Format
+from celebahq_builder.hdf5 import NAME_COLUMNS, REMEDY
 from celebahq_builder.hdf5.labels import check_labels, read_labels
-from celebahq_builder.hdf5.layout import NAME_COLUMNS, REMEDY
 from celebahq_builder.hdf5.reader import PyramidFile, open_pyramid
-from celebahq_builder.image_set import Column, ImagePyramid, Labels, Metadata, NamedImage, Pixels, attribute_labels
+from celebahq_builder.image_set import (
+    Column,
+    DataSet,
+    ImagePyramid,
+    Labels,
+    Metadata,
+    NamedImage,
+    Pixels,
+    attribute_labels,
+)
 from celebahq_builder.imaging.image_io import QUALITY, ImageFormat
 from celebahq_builder.storage import sha256
 
@@ -136,7 +145,27 @@ def _is_hdf5(path: Path) -> bool:
     return path.is_file() and (path.suffix in (".h5", ".hdf5") or bool(h5py.is_hdf5(path)))
 
 
-FORMAT = Format("hdf5", LevelImageSet, recognise=_is_hdf5)
+def read(path: Path) -> DataSet:
+    """Open the largest level of a file, with the file's attributes.
+
+    Raises:
+        FormatError: as `LevelImageSet` does; or metadata or labels that cannot be read.
+    """
+    pyramid = open_pyramid(path)
+    level = LevelImageSet(pyramid)
+    return DataSet(
+        level.count,
+        level.resolution,
+        level.channels,
+        level.images,
+        level.labels,
+        level.label_names,
+        level.metadata,
+        attributes=dict(pyramid.file.attrs),
+    )
+
+
+FORMAT = Format("hdf5", read, recognise=_is_hdf5)
 
 
 # --- Export

@@ -18,15 +18,14 @@ from PIL import Image, UnidentifiedImageError
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, printable
+from celebahq_builder.formats import SIDE_MAX_PX
 from celebahq_builder.image_set import DataSet, Described, NamedImage, Pixels
 from celebahq_builder.imaging.geometry import centred_square
 from celebahq_builder.imaging.image_io import DECODE_ERRORS, MemoryBudget, check_png, open_image, reserve_pixels
+from celebahq_builder.imaging.pyramid import is_power_of_two
 from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES, MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Rejection
 from celebahq_builder.storage import open_file
-
-SIDE_MAX_PX = 8192
-"""Larger images are refused."""
 
 THREADS = 4
 """Images that are decoded at the same time; Pillow's decoders release Python's lock."""
@@ -222,16 +221,6 @@ def _check_kind(image: Image.Image, where: str) -> Header:
 # --- Sizes
 
 
-def check_resize(resize: int | None) -> None:
-    """Raise if images cannot be resized to this side length.
-
-    Raises:
-        FormatError: it is not a power of two up to 8192.
-    """
-    if resize is not None and (resize < 1 or resize > SIDE_MAX_PX or resize & (resize - 1)):
-        raise FormatError(f"`resize` {resize} is not a power of two up to {SIDE_MAX_PX}; give 256 or 1024, for example")
-
-
 def common_size(headers: Iterable[Header], resize: int | None) -> tuple[int, int]:
     """Return resolution and channels of a set of images; 1 channel only if all are grey.
 
@@ -254,7 +243,7 @@ def common_size(headers: Iterable[Header], resize: int | None) -> tuple[int, int
             continue
         kinds[_kind(header)] += 1
         size = f"{header.where} is {header.width} x {header.height} px"
-        if header.width != header.height or header.width & (header.width - 1):
+        if header.width != header.height or not is_power_of_two(header.width):
             fault = f"{size}; expected a square whose side is a power of two"
         elif header.width != first.width:
             fault = f"{size}, {first.where} {first.width} x {first.height}; expected one size"
@@ -358,7 +347,6 @@ def decode(file: Encoded, resolution: int, channels: int, resized: bool, crop: F
     """Return an image as stored, uint8 [C, R, R]; the EXIF orientation is not applied.
 
     Args:
-        file: the image file.
         resolution: R.
         channels: C; a grey image is repeated if C is 3.
         resized: crop the largest square in the middle, and resize it to R with Pillow's Lanczos filter, as StyleGAN's

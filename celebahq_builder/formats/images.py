@@ -12,7 +12,7 @@ from pathlib import Path
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, RecipeError, printable
-from celebahq_builder.formats.format import Format
+from celebahq_builder.formats import Format
 from celebahq_builder.formats.hdf5 import ExportJob
 from celebahq_builder.formats.image_file import (
     CROPS,
@@ -108,7 +108,6 @@ def read(path: Path, resize: int | None = None, crop: str | None = None) -> Data
     their names. Only CelebA's tables are read, see `image_tables.read_celeba_tables`.
 
     Args:
-        path: the folder.
         resize: side length in px to which images are cropped and resized; see `image_file.decode`.
         crop: name of the crop that is cut out of each image first; see `image_file.CROPS`.
 
@@ -122,7 +121,7 @@ def read(path: Path, resize: int | None = None, crop: str | None = None) -> Data
     if not path.is_dir():
         raise FormatError(f"{path} is not a folder; give a folder of images")
     cut = None if crop is None else CROPS[crop]
-    listing = list_images(path, TABLES if cut is None else (*TABLES, *ATTRIBUTES, *PARTITION))
+    listing = list_data_set(path, TABLES if cut is None else (*TABLES, *ATTRIBUTES, *PARTITION))
     if cut is None:
         described = ImageTables(path, listing.images, listing.others, lambda name: open_file(path / name)).read()
         size = _common_size(path, described.names, resize)
@@ -173,7 +172,7 @@ def _read_celeba(path: Path, listing: FolderListing, crop: FixedCrop) -> tuple[P
     return folder, read_celeba_tables(folder, [posixpath.basename(name) for name in listing.images])
 
 
-def list_images(folder: Path, tables: Collection[str] = TABLES) -> FolderListing:
+def list_data_set(folder: Path, tables: Collection[str] = TABLES) -> FolderListing:
     """Return the files of a folder, and count in the log those that are not read, but for some tables.
 
     Raises:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.formats import REMEDY
 
 Value = TypeVar("Value")
 
@@ -33,8 +34,6 @@ MEMORY_BYTES = 1 << 29
 
 VALUE_S = 60
 """Processor time in seconds that one value may take; reading a page of 1 GB takes about two."""
-
-REMEDY = "get or make it again"
 
 DIED = ("died", -signal.SIGKILL)
 """The last answer of a child that ended without one: its server was killed, too."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.formats.isolated import REMEDY
+from celebahq_builder.formats import REMEDY
 from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES, MAX_ITEMS
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.formats.format import Format
+from celebahq_builder.formats import Format
 from celebahq_builder.formats.image_file import middle_square, read_header
-from celebahq_builder.formats.images import list_images
+from celebahq_builder.formats.images import list_data_set
 from celebahq_builder.formats.isolated import MEMORY_BYTES, run_isolated
 from celebahq_builder.formats.lmdb_entries import lmdb_count, lmdb_entries, lmdb_facts
 from celebahq_builder.image_set import DataSet, NamedImage
@@ -74,7 +74,7 @@ def _check_known(path: Path, unknown: str | None) -> None:
 
 
 def _folder_entries(path: Path, skip: frozenset[str]) -> tuple[int, Entries]:
-    names = list_images(path).images
+    names = list_data_set(path).images
     _check_known(path, next(iter(skip.difference(names)), None))
     names = [name for name in names if name not in skip]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.format import Format
+from celebahq_builder.formats import Format
 from celebahq_builder.formats.tar import open_gzip
 from celebahq_builder.image_set import DataSet, NamedImage
 from celebahq_builder.limits import MAX_CHUNK_BYTES
@@ -33,9 +33,6 @@ def read(path: Path) -> DataSet:
     """Read the training images of MNIST, which the ProGAN authors' tool takes.
 
     They are grey, uint8 [1, 32, 32] with a black border of 2 px, and named ``train/00000``.
-
-    Args:
-        path: the folder of the files.
 
     Raises:
         FormatError: a file is missing, damaged or cut short, or the files do not belong together.

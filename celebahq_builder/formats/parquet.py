@@ -7,6 +7,7 @@ notice that a file of the set is missing.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import io
 import json
 import logging
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.format import Format
+from celebahq_builder.formats import Format
 from celebahq_builder.formats.hdf5 import ExportJob, LevelImageSet
 from celebahq_builder.formats.image_file import Encoded, common_size, encoded_images, read_header
 from celebahq_builder.formats.isolated import MEMORY_BYTES, run_isolated
@@ -53,13 +54,12 @@ def pyarrow() -> ModuleType:
         FormatError: it is not installed.
     """
     try:
-        import pyarrow as package
-        import pyarrow.parquet
+        importlib.import_module("pyarrow.parquet")
+        return importlib.import_module("pyarrow")
     except ImportError:
         raise FormatError(
             "Parquet needs pyarrow, which is not installed: pip install '.[parquet]' in the folder of the project"
         ) from None
-    return package  # type: ignore[no-any-return]
 
 
 # --- Import

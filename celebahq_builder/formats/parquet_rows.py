@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.formats.isolated import MEMORY_BYTES, REMEDY
+from celebahq_builder.formats import REMEDY
+from celebahq_builder.formats.isolated import MEMORY_BYTES
 from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES, MAX_ITEMS, MAX_VALUE_BYTES
 
 if TYPE_CHECKING:

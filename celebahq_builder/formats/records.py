@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats.hdf5 import LevelImageSet
-from celebahq_builder.hdf5.layout import NAME_COLUMNS
+from celebahq_builder.hdf5 import NAME_COLUMNS
 from celebahq_builder.image_set import Column, Described, Labels, Metadata, Record
 from celebahq_builder.limits import MAX_CHUNK_BYTES, MAX_ITEMS
 
@@ -51,7 +51,6 @@ def file_names(level: LevelImageSet, without: str = "") -> list[str]:
     are numbered as by StyleGAN's tool (``img00000000``), and the log says why.
 
     Args:
-        level: the images.
         without: text that no name may contain.
     """
     numbered = [f"img{number:08d}" for number in range(level.count)]

@@ -141,9 +141,7 @@ def write_shards(
     """Write all shards that do not exist yet; yields what a writer yields.
 
     Args:
-        export: the export.
         stage: folder of the unfinished export.
-        names: names of all images.
         file_name: function of a shard's number and the number of shards.
         write: function that writes one shard and returns the number of its images; importable by name.
     """

@@ -18,7 +18,7 @@ from typing import IO, BinaryIO
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.formats.format import Format
+from celebahq_builder.formats import Format
 from celebahq_builder.formats.hdf5 import ExportJob
 from celebahq_builder.formats.image_file import Encoded, Header, common_size, encoded_images, read_header
 from celebahq_builder.formats.image_tables import LABELS, TABLES, ImageTables
@@ -59,7 +59,6 @@ def read(path: Path, resize: int | None = None) -> DataSet:
     from the tables that a folder of images can have, too; see `image_tables`.
 
     Args:
-        path: the zip.
         resize: side length in px to which images are cropped and resized; see `image_file.decode`.
 
     Raises:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple, cast
 
 from celebahq_builder.errors import FormatError, printable
+from celebahq_builder.formats import REMEDY
 from celebahq_builder.formats.records import check_name
 from celebahq_builder.limits import MAX_CHUNK_BYTES, MAX_IMAGE_FILE_BYTES
-
-REMEDY = "get or make it again"
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
 
@@ -120,7 +119,7 @@ def members(path: Path) -> Generator[Member, None, None]:
             reads = _BoundedReads(file)
             with tarfile.open(fileobj=cast(IO[bytes], reads), mode="r:") as tar:
                 while (entry := reads.next_header(tar)) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                    vars(tar)["members"].clear()  # it would keep them all
                     if entry.size < 0 or entry.offset_data + entry.size > size:
                         name = printable(entry.name)[:80]
                         raise FormatError(f"{path} is cut short: {name} ends after the file; {REMEDY}")

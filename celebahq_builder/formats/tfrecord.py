@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.formats.format import Format
+from celebahq_builder.formats import REMEDY, Format
 from celebahq_builder.formats.hdf5 import ExportJob, LevelImageSet
 from celebahq_builder.hdf5.labels import encode_labels, load_labels
 from celebahq_builder.image_set import DataSet, NamedImage, Pixels
-from celebahq_builder.imaging.pyramid import levels
+from celebahq_builder.imaging.pyramid import is_power_of_two, levels
 from celebahq_builder.limits import MAX_CHUNK_BYTES, MAX_ITEMS
 from celebahq_builder.storage import Staging, write_atomic
 
@@ -104,8 +104,6 @@ def decode_example(payload: bytes) -> Pixels:
 
 # --- Import
 
-REMEDY = "get or make it again"
-
 OTHER_KIND = (
     "its CRCs are right, so this is a TFRecord file of another kind than those of ProGAN and StyleGAN, which have the "
     "features shape (int64: C, H, W) and data (the pixels): unpack it to a folder of images, and import that"
@@ -133,7 +131,7 @@ def read(path: Path) -> DataSet:
     with largest.open("rb") as file:
         shape = _read_image(largest, file, 0, 0).shape
     side, prefix = shape[2], re.sub(r"-r\d\d\.tfrecords$", "", largest.name)
-    if shape[0] not in (1, 3) or shape[1] != side or side & (side - 1) or not side:
+    if shape[0] not in (1, 3) or shape[1] != side or not is_power_of_two(side):
         expected = "[3 or 1, r, r], r a power of two: export them as images, and import these with `resize`"
         raise FormatError(f"{largest}: its images are {list(shape)}, expected {expected}")
     top = side.bit_length() - 1

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.formats import image_file
-from celebahq_builder.formats.format import Format
+from celebahq_builder.formats import Format, image_file
 from celebahq_builder.formats.hdf5 import ExportJob
 from celebahq_builder.formats.image_file import Encoded, Header, encoded_images
 from celebahq_builder.formats.records import file_names, image_records, parse_records

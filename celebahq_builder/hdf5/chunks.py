@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.hdf5 import REMEDY, find_levels
 from celebahq_builder.hdf5.codecs import Codec, codec_of, load_filters
-from celebahq_builder.hdf5.layout import REMEDY, find_levels
 from celebahq_builder.hdf5.untrusted import file_identity, open_hdf5
-from celebahq_builder.image_set import Pixels
+from celebahq_builder.image_set import Numbers, Pixels
 from celebahq_builder.limits import MAX_CHUNK_BYTES
 from celebahq_builder.parallel import cores
 
-Indices = Sequence[int] | NDArray[np.int64]
+Indices = Sequence[int] | Numbers
 
 PARTS_PER_THREAD = 16
 """Parts that each thread reads of one request: enough that all threads end together, and not too small."""

@@ -18,11 +18,9 @@ from typing import ClassVar
 import deflate
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
-
-Chunk = NDArray[np.uint8]
+from celebahq_builder.image_set import Pixels
 
 BLOSC2 = 32026
 """Number of the Blosc2 filter in The HDF Group's list of registered filters."""
@@ -53,11 +51,11 @@ class Codec:
         """
         return {}
 
-    def compress(self, chunk: Chunk) -> bytes:
+    def compress(self, chunk: Pixels) -> bytes:
         """Return what HDF5 stores for a whole chunk, uint8 of the dataset's chunk shape."""
         return chunk.tobytes()
 
-    def decompress(self, data: bytes | bytearray, shape: tuple[int, ...]) -> Chunk:
+    def decompress(self, data: bytes | bytearray, shape: tuple[int, ...]) -> Pixels:
         """Return the read-only chunk, uint8 of `shape`, that HDF5 stored as `data`.
 
         Raises:
@@ -84,12 +82,12 @@ class Gzip(Codec):
         """Arguments of ``create_dataset``; their level matters only to programs that add images to the file."""
         return {"compression": "gzip", "compression_opts": self.level or STATED_LEVEL}
 
-    def compress(self, chunk: Chunk) -> bytes:
+    def compress(self, chunk: Pixels) -> bytes:
         """Return the chunk's zlib stream."""
         buffer = np.ascontiguousarray(chunk).data
         return bytes(zlib.compress(buffer, self.level) if self.level else deflate.zlib_compress(buffer, FAST_LEVEL))
 
-    def decompress(self, data: bytes | bytearray, shape: tuple[int, ...]) -> Chunk:
+    def decompress(self, data: bytes | bytearray, shape: tuple[int, ...]) -> Pixels:
         """Return the chunk of a zlib stream, which any program may have written."""
         size = math.prod(shape)
         try:
@@ -100,6 +98,10 @@ class Gzip(Codec):
                 f"a gzip chunk of {len(data)} bytes is damaged, or holds more than {size} of shape {list(shape)}: "
                 f"{error}"
             ) from None
+
+
+GZIP = Gzip()
+"""The default."""
 
 
 @dataclass(frozen=True)
@@ -119,14 +121,14 @@ class Blosc2(Codec):
         plugin = _hdf5plugin()
         return dict(plugin.Blosc2(cname="zstd", clevel=self.level, filters=plugin.Blosc2.BITSHUFFLE))
 
-    def compress(self, chunk: Chunk) -> bytes:
+    def compress(self, chunk: Pixels) -> bytes:
         """Return the filter's output for the chunk."""
         with _memory_file() as file:
             dataset = self._dataset(file, chunk.shape)
             dataset[...] = chunk
             return bytes(dataset.id.read_direct_chunk((0,) * chunk.ndim)[1])
 
-    def decompress(self, data: bytes | bytearray, shape: tuple[int, ...]) -> Chunk:
+    def decompress(self, data: bytes | bytearray, shape: tuple[int, ...]) -> Pixels:
         """Return the chunk of the filter's output."""
         with _memory_file() as file:
             dataset = self._dataset(file, shape)

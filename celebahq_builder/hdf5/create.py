@@ -10,9 +10,9 @@ from pathlib import Path
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
-from celebahq_builder.hdf5.codecs import Codec, Gzip
+from celebahq_builder.hdf5 import images_per_job
+from celebahq_builder.hdf5.codecs import GZIP, Codec
 from celebahq_builder.hdf5.labels import encode_labels, labels_path, write_labels
-from celebahq_builder.hdf5.layout import images_per_job
 from celebahq_builder.hdf5.writer import Columns, Packed, PyramidWriter, check_pixels, pack
 from celebahq_builder.image_set import ImageSet, Labels, NamedImage
 from celebahq_builder.storage import read_file
@@ -25,7 +25,7 @@ def write_images(
     images: ImageSet,
     path: Path,
     *,
-    codec: Codec = Gzip(),  # noqa: B008 (it cannot be changed)
+    codec: Codec = GZIP,
     workers: int = 1,
     columns: Columns | None = None,
     attributes: Mapping[str, object] | None = None,
@@ -37,9 +37,7 @@ def write_images(
     the number of threads, not on that of images. The bytes depend on neither.
 
     Args:
-        images: any image set.
         path: HDF5 file; labels go to ``<stem>-labels.npy``, float32 [N, classes].
-        codec: codec of all levels.
         workers: threads that build and compress the levels; 1 works in the caller's thread.
         columns: columns of the group ``photos``: arrays, or lists of text, of N rows each. Added to them are the
             images' names (``file``), the SHA-256 of their pixels (``sha256``) and the names of the labels
@@ -55,13 +53,10 @@ def write_images(
     Example:
         >>> import tempfile
         >>> import numpy as np
-        >>> from celebahq_builder.image_set import NamedImage
-        >>> class Grey:
-        ...     count, resolution, channels, labels, label_names = 2, 4, 1, None, ()
-        ...     def images(self):
-        ...         yield from (NamedImage(np.full((1, 4, 4), i, np.uint8), f"{i}.png") for i in range(2))
+        >>> from celebahq_builder.image_set import DataSet
+        >>> pixels = [np.full((1, 4, 4), i, np.uint8) for i in range(2)]
         >>> path = Path(tempfile.mkdtemp()) / "grey.h5"
-        >>> write_images(Grey(), path)
+        >>> write_images(DataSet(2, 4, 1, lambda: map(NamedImage, pixels, ["0.png", "1.png"])), path)
         >>> from celebahq_builder.hdf5.reader import open_pyramid
         >>> with open_pyramid(path) as faces:
         ...     faces.images(2)[1].tolist(), faces.photos["file"]

@@ -13,7 +13,7 @@ from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.hdf5.layout import PHOTOS
+from celebahq_builder.hdf5 import PHOTOS
 from celebahq_builder.hdf5.reader import PhotoColumns
 from celebahq_builder.hdf5.untrusted import open_hdf5
 from celebahq_builder.image_set import Labels, attribute_labels
@@ -124,7 +124,6 @@ def labels_for_training(path: Path, source: LabelSource, count: int) -> tuple[La
     """Return the labels of an HDF5 file's images, float32 [N, classes], and the names of their columns, if any.
 
     Args:
-        path: HDF5 file.
         source: where its labels are.
         count: N.
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError, printable
+from celebahq_builder.hdf5 import LEVEL_NAME, PHOTOS, REMEDY, find_levels, level_name
 from celebahq_builder.hdf5.chunks import LevelReader, UnreadableImagesError
 from celebahq_builder.hdf5.codecs import load_filters
-from celebahq_builder.hdf5.layout import LEVEL_NAME, PHOTOS, REMEDY, find_levels, level_name
 from celebahq_builder.hdf5.untrusted import open_hdf5
 from celebahq_builder.image_set import Column, ImagePyramid, Pixels
-from celebahq_builder.imaging.pyramid import build_pyramid, levels
+from celebahq_builder.imaging.pyramid import build_pyramid, is_power_of_two, levels
 from celebahq_builder.storage import sha256
 
 BATCH = 32
@@ -57,7 +56,7 @@ def open_pyramid(path: Path | str) -> PyramidFile:
     return pyramid
 
 
-class PyramidFile:
+class PyramidFile(ImagePyramid):
     """A multi-resolution HDF5 file, open for reading; a context manager.
 
     Attributes:
@@ -73,6 +72,8 @@ class PyramidFile:
         FormatError: no such file, not HDF5 (or truncated), or not all levels from R down to 1 with equal numbers of
             images and channels.
     """
+
+    photos: PhotoColumns
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -91,12 +92,6 @@ class PyramidFile:
         """Close the file; the levels that `images` returned stay open."""
         self._levels.clear()
         self.file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # --- Images and columns --------------------------------------------------------------------------------------
 
@@ -118,12 +113,6 @@ class PyramidFile:
     def level(self, resolution: int) -> h5py.Dataset:
         """Return h5py's dataset of a level, uint8 [N, C, r, r]."""
         return self.file[level_name(resolution)]
-
-    def check_resolution(self, resolution: int) -> None:
-        """Raise a FormatError that names all levels if the file has none of a resolution."""
-        if resolution not in self.resolutions:
-            has = ", ".join(map(str, self.resolutions))
-            raise FormatError(f"{self.path} has no level {resolution}x{resolution}; it has {has}: ask for one of these")
 
     def column(self, name: str, rows: slice = slice(None)) -> Column | None:
         """Return some rows of a column, or None if there is none of that name.
@@ -190,7 +179,7 @@ class PyramidFile:
         found = find_levels(self.file)
         for name in self.file:
             side = int(match[1]) if (match := LEVEL_NAME.fullmatch(name)) else 0
-            level = side and not side & (side - 1) and isinstance(self.file[name], h5py.Dataset)
+            level = is_power_of_two(side) and isinstance(self.file[name], h5py.Dataset)
             if name.startswith("data") and not level:
                 raise FormatError(
                     f"{self.path}: {printable(name)} is not a level; expected datasets [N, 3, r, r] named "

@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 
 from celebahq_builder.errors import FormatError, printable
-from celebahq_builder.hdf5.layout import LEVEL_NAME, PHOTOS, REMEDY
+from celebahq_builder.hdf5 import LEVEL_NAME, PHOTOS, REMEDY
 from celebahq_builder.limits import (
     MAX_CHUNK_BYTES,
     MAX_HDF5_CHECK_BYTES,
@@ -83,7 +83,7 @@ def trust(path: Path) -> None:
 
 def file_identity(file: Path | int) -> FileIdentity:
     """Return what changes when a file is replaced or changed; `file` is a path or a descriptor."""
-    status = os.stat(file)  # noqa: PTH116 (of a descriptor, too)
+    status = os.fstat(file) if isinstance(file, int) else file.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -119,8 +119,8 @@ def _check_in_child(path: Path) -> None:
     Raises:
         FormatError: the file has a problem, or the child process met a limit or was killed.
     """
-    paths = os.pathsep.join(os.path.abspath(one) for one in sys.path)  # noqa: PTH100 (an archive is no path)
-    command = [sys.executable, "-P", "-m", __name__, os.path.abspath(path)]  # noqa: PTH100
+    paths = os.pathsep.join(str(Path(one).absolute()) for one in sys.path)
+    command = [sys.executable, "-P", "-m", __name__, str(path.absolute())]
     environment = {**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=environment, check=False)
     if done.returncode == 0:

@@ -15,15 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import DiskFull, FormatError
+from celebahq_builder.hdf5 import FORMAT_VERSION, NAME_COLUMNS, PHOTOS, images_per_chunk, images_per_job, level_name
 from celebahq_builder.hdf5.codecs import Codec
-from celebahq_builder.hdf5.layout import (
-    FORMAT_VERSION,
-    NAME_COLUMNS,
-    PHOTOS,
-    images_per_chunk,
-    images_per_job,
-    level_name,
-)
 from celebahq_builder.hdf5.untrusted import trust
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
@@ -64,7 +57,6 @@ def pack(images: Iterable[Pixels], resolution: int, channels: int, codec: Codec)
         images: uint8 [C, R, R] each: `images_per_job` of them, or fewer, at least one, at the end of a data set.
         resolution: R.
         channels: C.
-        codec: codec of all levels.
 
     Raises:
         FormatError: an image has another shape or type.
@@ -109,11 +101,9 @@ class PyramidWriter:
     partial file of a killed process is deleted by the next writer of the same file.
 
     Args:
-        path: HDF5 file.
         count: number of images, N.
         resolution: R of the largest level, a power of two.
         channels: 3 for RGB, 1 for grey.
-        codec: codec of all levels.
         new: never replace a file of that name, not even one that appears meanwhile.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-from celebahq_builder.imaging.image_io import Pixels
+from celebahq_builder.image_set import Pixels
 
 SIDE_MAX_PX = 8192
 """Largest width and height of a grid that `fit_grid` allows."""

@@ -13,14 +13,11 @@ from typing import IO, Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from celebahq_builder.image_set import Pixels
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Reason, Rejection
-
-Pixels = NDArray[np.uint8]
-"""uint8 [3, H, W], RGB."""
 
 EXIF_ORIENTATION = 0x0112
 

@@ -7,11 +7,21 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from celebahq_builder.image_set import Pixels
+
 Number = TypeVar("Number", bound=np.number)
 
 INTEGER_STEPS = 8
 """Halvings whose sums of pixels, at most 255 * 4^8, float32 holds exactly; integers give the same in less time."""
+
+
+def is_power_of_two(number: int) -> bool:
+    """Return whether a number is 1, 2, 4, ...
+
+    >>> [number for number in range(-8, 9) if is_power_of_two(number)]
+    [1, 2, 4, 8]
+    """
+    return number > 0 and number & (number - 1) == 0
 
 
 def levels(resolution: int) -> tuple[int, ...]:
@@ -24,7 +34,7 @@ def levels(resolution: int) -> tuple[int, ...]:
         >>> levels(16)
         (16, 8, 4, 2, 1)
     """
-    if resolution < 1 or resolution & (resolution - 1):
+    if not is_power_of_two(resolution):
         raise ValueError(f"resolution {resolution} is not a power of two")
     return tuple(resolution >> k for k in range(resolution.bit_length()))
 

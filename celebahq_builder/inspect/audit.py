@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +13,12 @@ from numpy.typing import NDArray
 
 from celebahq_builder.hdf5.chunks import LevelReader
 from celebahq_builder.hdf5.reader import PyramidFile, read_numbers, read_text
-from celebahq_builder.image_set import Pixels
+from celebahq_builder.image_set import Numbers, Pixels
 from celebahq_builder.inspect import borders, duplicates
 from celebahq_builder.inspect.borders import BorderBar, PaddingShare, read_padding
 from celebahq_builder.inspect.contact_sheet import Tile, tiles
-from celebahq_builder.inspect.duplicates import Copy, Hashes, Numbers, copies, equal_groups
-from celebahq_builder.progress import MOMENT_S, Progress
+from celebahq_builder.inspect.duplicates import Copy, Hashes, copies, equal_groups
+from celebahq_builder.progress import image_progress
 
 BATCH_BYTES = 8 << 20
 """Size of the images that are read together."""
@@ -132,7 +131,7 @@ def scan(path: Path, pyramid: PyramidFile, distance: int, likeness: float, threa
     if hashes is not None:
         left_out = np.array([number for group in same for number in group[1:]] + one_colour, np.int64)
         numbers = np.setdiff1d(np.arange(len(small)), left_out)
-        with closing(_progress("near-duplicates", len(numbers))) as progress:
+        with image_progress("near-duplicates", len(numbers)) as progress:
             groups = duplicates.near_groups(hashes[numbers], numbers, small, distance, likeness, progress.advance)
         if scores is not None:  # the image with the highest score first
             ranks = np.nan_to_num(-scores, nan=np.inf)
@@ -163,15 +162,11 @@ def scan(path: Path, pyramid: PyramidFile, distance: int, likeness: float, threa
 def _batches(level: LevelReader, title: str) -> Iterator[tuple[Numbers, Pixels]]:
     """Yield numbers and pixels of all images of a level."""
     at_once = max(BATCH_BYTES * len(level) // level.nbytes, 1)
-    with closing(_progress(title, len(level))) as progress:
+    with image_progress(title, len(level)) as progress:
         for start in range(0, len(level), at_once):
             numbers = np.arange(start, min(start + at_once, len(level)))
             yield numbers, level.read(numbers)
             progress.advance(len(numbers))
-
-
-def _progress(title: str, total: int) -> Progress:
-    return Progress(title, total, unit="image", judged=False, silent_s=MOMENT_S)
 
 
 def _read_small(level: LevelReader) -> tuple[Hashes | None, list[bytes], list[int]]:

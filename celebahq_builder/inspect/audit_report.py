@@ -25,12 +25,7 @@ JSON, PAGE = "audit.json", "index.html"
 
 
 def audit(
-    file: Path,
-    out: Path,
-    *,
-    distance: int = DISTANCE,
-    likeness: float = LIKENESS,
-    threads: int | None = None,
+    file: Path, out: Path, *, distance: int = DISTANCE, likeness: float = LIKENESS, threads: int | None = None
 ) -> list[str]:
     """Audit an HDF5 file, and return the report as lines of text.
 

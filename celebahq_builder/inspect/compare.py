@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.hdf5.reader import read_text
 from celebahq_builder.image_set import ImagePyramid, Pixels
-from celebahq_builder.progress import MOMENT_S, Progress
+from celebahq_builder.progress import aligned, image_progress
 
 BLOCK_BYTES = 16 << 20
 """Largest size of the images of a file that are read together."""
@@ -262,8 +261,8 @@ def _pair_differences(
 ) -> Iterator[tuple[int, Difference]]:
     """Yield the number of each pair, and the difference of its images at a level."""
     size = min(max(BLOCK_BYTES // (a.channels * resolution * resolution), 1), BLOCK_IMAGES)
-    one_level, other_level, name = a.images(resolution), b.images(resolution), f"compare {resolution}x{resolution}"
-    with closing(Progress(name, len(pairs), unit="image", judged=False, silent_s=MOMENT_S)) as progress:
+    one_level, other_level = a.images(resolution), b.images(resolution)
+    with image_progress(f"compare {resolution}x{resolution}", len(pairs)) as progress:
         for start in range(0, len(pairs), size):
             block = pairs[start : start + size]
             images = zip(one_level.read(matched.a[block]), other_level.read(matched.b[block]), strict=True)
@@ -294,25 +293,18 @@ def comparison_lines(a: ImagePyramid, b: ImagePyramid, result: Comparison) -> It
     if result.unread:
         yield f"{result.unread:,} pairs not read: their recorded SHA-256 are equal (`full` reads them, too)"
     if any(level.compared for level in result.levels):
-        head = ["level", "compared", "different", *MEASURES]
-        yield from _table(
-            head,
-            [
-                [_size(level.resolution), f"{level.compared:,}", f"{level.different:,}", *_measures(level.difference)]
-                for level in result.levels
-            ],
-        )
+        table = [["level", "compared", "different", *MEASURES]]
+        for level in result.levels:
+            counts = f"{level.compared:,}", f"{level.different:,}"
+            table.append([_size(level.resolution), *counts, *_measures(level.difference)])
+        yield from (f"  {line}" for line in aligned(table))
     if result.worst:
         yield f"worst {len(result.worst)}, each at its largest level that differs:"
-        head = ["A", "B", "level", *MEASURES, pairs.by if pairs.names else ""]
-        yield from _table(
-            head,
-            [
-                [str(one.a), str(one.b), _size(one.resolution), *_measures(one.difference), printable(one.name)]
-                for one in result.worst
-            ],
-            last_left=True,
-        )
+        table = [["A", "B", "level", *MEASURES, pairs.by if pairs.names else ""]]
+        for one in result.worst:
+            place = str(one.a), str(one.b), _size(one.resolution)
+            table.append([*place, *_measures(one.difference), printable(one.name)])
+        yield from (f"  {line}" for line in aligned(table, left=[len(table[0]) - 1]))
     yield _verdict(result)
 
 
@@ -339,13 +331,3 @@ def _verdict(result: Comparison) -> str:
     if any(result.only_levels):
         parts.append("not the same levels")
     return "different: " + ", ".join(parts)
-
-
-def _table(head: list[str], rows: list[list[str]], last_left: bool = False) -> Iterator[str]:
-    """Yield right-aligned columns; the last column can be left-aligned."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        cells = [text.rjust(width) for text, width in zip(row, widths, strict=True)]
-        if last_left:
-            cells[-1] = row[-1]
-        yield ("  " + "  ".join(cells)).rstrip()

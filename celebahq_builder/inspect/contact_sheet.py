@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from celebahq_builder.html import render_page
 from celebahq_builder.html.thumbnails import Thumbnail, of_pixels
 from celebahq_builder.image_set import ImagePyramid, Pixels
 from celebahq_builder.imaging.image_grid import image_grid
-from celebahq_builder.progress import MOMENT_S, Progress
+from celebahq_builder.progress import image_progress
 from celebahq_builder.storage import check_free, new_files
 
 TILE_PX = 192
@@ -92,7 +91,7 @@ def level_for(pyramid: ImagePyramid, side_px: int) -> int:
 
 def _images(pyramid: ImagePyramid, shown: Sequence[Tile], resolution: int) -> Iterator[Pixels]:
     """Yield the images of some tiles, uint8 [C, r, r], and report the progress."""
-    with closing(Progress("view", len(shown), unit="image", judged=False, silent_s=MOMENT_S)) as progress:
+    with image_progress("view", len(shown)) as progress:
         for tile in shown:
             yield pyramid.images(resolution)[tile.number]
             progress.advance(1)

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from scipy.fft import dctn
 
 from celebahq_builder.hdf5.chunks import LevelReader
-from celebahq_builder.image_set import Pixels
+from celebahq_builder.image_set import Numbers, Pixels
 
-Numbers = NDArray[np.int64]
 Grey = NDArray[np.float32]
 
 # --- Duplicates -------------------------------------------------------------------------------------------------
@@ -187,7 +186,6 @@ def near_groups(
 
     Args:
         numbers: numbers in the level of the images with these hashes.
-        level: the level that was hashed.
         least: smallest correlation of two images.
     """
     group_of = np.arange(len(hashes))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.hdf5.reader import read_numbers, read_text
 from celebahq_builder.image_set import ImagePyramid
 from celebahq_builder.imaging.image_io import encode_png
-from celebahq_builder.progress import MOMENT_S, Progress
+from celebahq_builder.progress import image_progress
 from celebahq_builder.storage import new_files
 
 # --- Selection --------------------------------------------------------------------------------------------------
@@ -139,10 +138,7 @@ def extract(pyramid: ImagePyramid, numbers: Sequence[int], out: Path, resolution
     resolution = resolution or pyramid.resolution
     pyramid.check_resolution(resolution)
     targets = [out / f"{number:05d}.png" for number in numbers]
-    with (
-        closing(Progress("extract", len(targets), unit="image", judged=False, silent_s=MOMENT_S)) as progress,
-        new_files() as files,
-    ):
+    with image_progress("extract", len(targets)) as progress, new_files() as files:
         for number, target in zip(numbers, targets, strict=True):
             data = encode_png(pyramid.images(resolution)[number])
             if not _holds_bytes(target, data):

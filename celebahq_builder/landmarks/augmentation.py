@@ -62,7 +62,7 @@ def random_crop(
     """
     mirror = bool(rng.random() < settings.mirror_share)
     matrix = crop_matrix(jittered_points(points, settings, rng), CROP_PX, CROP_SHARE, mirror=mirror)
-    crop, found = sample_crop(image, matrix, CROP_PX), transform(matrix, points)
+    crop, landmarks = sample_crop(image, matrix, CROP_PX), transform(matrix, points)
     levels = _recoloured(crop.astype(np.float32), settings, rng)
     levels = _coarsened(levels, settings, rng)
     changed = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
@@ -72,7 +72,7 @@ def random_crop(
         changed = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB), np.uint8)
     if rng.random() < settings.occlusion_share:
         _occlude(changed, rng)
-    return changed, found[list(MIRRORED)] if mirror else found
+    return changed, landmarks[list(MIRRORED)] if mirror else landmarks
 
 
 def jittered_points(points: Points, settings: AugmentationSettings, rng: np.random.Generator) -> Points:

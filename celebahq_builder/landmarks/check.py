@@ -12,7 +12,7 @@ import numpy as np
 
 from celebahq_builder.errors import printable
 from celebahq_builder.image_set import utf8_name
-from celebahq_builder.landmarks.search import SearchedPhoto, search_folder, search_rules
+from celebahq_builder.landmarks.search import SearchedPhoto, SearchSettings, search_folder
 from celebahq_builder.outcome import Reason, Rejected
 from celebahq_builder.sources.photo import Photo, PhotoSource, is_mirrored
 from celebahq_builder.storage import RecordLog
@@ -63,7 +63,7 @@ def check_landmarks(
     Args:
         source: photos with landmarks.
         log_path: file that holds what was found; its folder must exist.
-        model: model file of the detector, see `model_file.locate_model`.
+        model: model file of the detector, see `detector.locate_model`.
         workers: processes; by default one per core. The result does not depend on it.
 
     Raises:
@@ -87,17 +87,10 @@ def _doubtful(
     for photo in photos:
         by_file[photo.file].append(photo)
     doubtful, unread = [], []
-    with RecordLog(log_path, "landmark check", search_rules(model, refine=refine, thumbnails=False)) as records:
-        for searched in search_folder(
-            folder,
-            list(by_file),
-            records,
-            model,
-            refine=refine,
-            thumbnails=False,
-            workers=workers,
-            title="check of doubtful landmarks" if refine else "check of landmarks",
-        ):
+    settings = SearchSettings(model, refine=refine, thumbnails=False)
+    title = "check of doubtful landmarks" if refine else "check of landmarks"
+    with RecordLog(log_path, "landmark check", settings.identity()) as records:
+        for searched in search_folder(folder, list(by_file), records, settings, workers=workers, title=title):
             if searched.problem is None:
                 compared = [_compare(photo, searched) for photo in by_file[searched.file]]
                 doubtful += [one for one in compared if one and (one.distance is None or one.distance > DISTANCE_MAX)]
@@ -114,11 +107,11 @@ def _compare(photo: Photo, searched: SearchedPhoto) -> DoubtfulPhoto | None:
     eyes = float(np.hypot(*(given[1] - given[0])))
     if eyes < 1 or is_mirrored(photo.landmarks):
         return None
-    distances = [float(np.hypot(*(face.points - given).T).mean()) / eyes for face in searched.faces]
+    distances = [float(np.hypot(*(face.landmarks - given).T).mean()) / eyes for face in searched.faces]
     if not distances:
         return DoubtfulPhoto(photo.id, photo.file, photo.face, searched.size, None, photo.landmarks, ())
     nearest = int(np.argmin(distances))
-    found = searched.faces[nearest].landmarks
+    found = searched.faces[nearest].row
     return DoubtfulPhoto(
         photo.id, photo.file, photo.face, searched.size, round(distances[nearest], 4), photo.landmarks, found
     )

@@ -10,7 +10,8 @@ import numpy as np
 from celebahq_builder.errors import RecipeError
 from celebahq_builder.image_set import utf8_name
 from celebahq_builder.landmarks import detector
-from celebahq_builder.landmarks.search import VIEWS, FoundFace, SearchedPhoto
+from celebahq_builder.landmarks.detector import DetectedFace
+from celebahq_builder.landmarks.search import VIEWS, SearchedPhoto
 from celebahq_builder.outcome import Reason, Rejected
 
 FaceChoice = Literal["all", "largest", "central"]
@@ -57,7 +58,7 @@ class FaceRules:
         if not self.max_spread > 0:
             raise RecipeError(f"`max_spread` must be above 0, got {self.max_spread}")
 
-    def chosen(self, photo: SearchedPhoto) -> list[FoundFace]:
+    def chosen(self, photo: SearchedPhoto) -> list[DetectedFace]:
         """Return the faces of a photo that are used, from left to right."""
         if utf8_name(photo.file) != photo.file:
             return []
@@ -67,9 +68,9 @@ class FaceRules:
         if self.faces == "largest":
             return [max(usable, key=lambda face: face.crop_px)]
         centre = (np.array(photo.size) - 1) / 2
-        return [min(usable, key=lambda face: float(np.hypot(*(face.points.mean(axis=0) - centre))))]
+        return [min(usable, key=lambda face: float(np.hypot(*(face.landmarks.mean(axis=0) - centre))))]
 
-    def problem(self, face: FoundFace) -> str | None:
+    def problem(self, face: DetectedFace) -> str | None:
         """Return why a face cannot be used in any choice, or None."""
         if face.confidence < self.min_confidence:
             return f"confidence {face.confidence:.2f} is below {self.min_confidence:g}"

@@ -1,4 +1,4 @@
-"""Faces in an image, and their five landmarks, by OpenCV's detector YuNet.
+"""Faces in an image, and their five landmarks, by OpenCV's detector YuNet; its model file, downloaded once.
 
 References:
     Wu, Peng, Yu 2023, "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 20.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +22,9 @@ from celebahq_builder.errors import WeightsError
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.geometry import Crop, Points, crop_from_landmarks
 from celebahq_builder.landmarks.crops import MIRRORED, crop_matrix, inverse, sample_crop, transform
+from celebahq_builder.storage import read_file, sha256
+
+log = logging.getLogger(__name__)
 
 SEARCH_PX = (320, 960)
 """Longer side at which an image is searched: small for large faces, large for small ones. YuNet was trained on faces of
@@ -60,7 +65,7 @@ VIEW_DISTANCE_MAX = 0.25
 something else is left out."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DetectedFace:
     """A face in an image."""
 
@@ -75,6 +80,11 @@ class DetectedFace:
     """Views of `refine` that found the face."""
 
     @property
+    def row(self) -> tuple[float, ...]:
+        """The landmarks as ten numbers, in the order of `sources.photo.COLUMNS`."""
+        return tuple(self.landmarks.ravel().tolist())
+
+    @property
     def crop(self) -> Crop | None:
         """The square that CelebA-HQ crops; None where the landmarks leave it undefined."""
         try:
@@ -82,12 +92,17 @@ class DetectedFace:
         except ValueError:
             return None
 
+    @property
+    def crop_px(self) -> float:
+        """Side length of the crop; 0 where the landmarks leave it undefined."""
+        return self.crop.side if self.crop else 0.0
+
 
 class FaceDetector:
     """A detector of faces; results do not depend on what it has seen before.
 
     Args:
-        model: model file, see `model_file.locate_model`.
+        model: model file, see `locate_model`.
 
     Raises:
         WeightsError: OpenCV cannot read the file.
@@ -242,9 +257,92 @@ def _turn_deg(one: Crop, other: Crop) -> float:
 @contextlib.contextmanager
 def _quiet_opencv() -> Iterator[None]:
     """Suppress the warnings that OpenCV 5 prints for every model."""
-    logging = cv2.utils.logging
-    before = logging.setLogLevel(logging.LOG_LEVEL_ERROR)
+    levels = cv2.utils.logging
+    before = levels.setLogLevel(levels.LOG_LEVEL_ERROR)
     try:
         yield
     finally:
-        logging.setLogLevel(before)
+        levels.setLogLevel(before)
+
+
+# --- The model file -----------------------------------------------------------------------------------------------
+
+MAX_MODEL_BYTES = 1 << 26
+"""Bytes of a model file, 64 MB: YuNet has 0.2 MB."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A published model file."""
+
+    name: str
+    url: str
+    """The zoo keeps its files in Git LFS; the address of the raw file would give a pointer."""
+    sha256: str
+
+
+_ZOO = "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/face_detection_yunet/"
+
+YUNET_FILES = {
+    4: ModelFile(
+        "face_detection_yunet_2023mar.onnx",
+        f"{_ZOO}face_detection_yunet_2023mar.onnx",
+        "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
+    ),
+    5: ModelFile(
+        "face_detection_yunet_2026may.onnx",
+        f"{_ZOO}face_detection_yunet_2026may.onnx",
+        "ebafce4e3c118d6554634be5c27ab333b4c047a9a8c3faf1d7cf93101c22f0f0",
+    ),
+}
+"""Model file by major version of OpenCV; the weights are the same. OpenCV 5 needs an input of any size."""
+
+
+def locate_model(path: Path | str | None = None, argument: str = "model") -> Path:
+    """Return the path of the detector's model file: the one given, or the cached one, which is downloaded if needed.
+
+    Args:
+        path: a model file of YuNet; None for the published one.
+        argument: name of the argument that gives it, for messages.
+
+    Raises:
+        WeightsError: the file is missing and cannot be downloaded, or the cached one has another SHA-256.
+    """
+    if path:
+        return Path(path)
+    import pooch  # takes 0.2 s
+
+    published = YUNET_FILES[5 if int(cv2.__version__.split(".")[0]) >= 5 else 4]
+    cached = Path(pooch.os_cache("celebahq_builder")) / published.name
+    if not cached.exists():
+        log.info("downloading %s (0.2 MB) from %s to %s", published.name, published.url, cached.parent)
+    pooch.get_logger().setLevel(logging.WARNING)
+    try:
+        return Path(
+            pooch.retrieve(
+                published.url,
+                f"sha256:{published.sha256}",
+                published.name,
+                cached.parent,
+                downloader=pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30),
+            )
+        )
+    except (OSError, ValueError, RuntimeError) as error:  # requests' errors are OSErrors
+        reason = "its SHA-256 differs" if isinstance(error, ValueError) else type(error).__name__
+        raise WeightsError(
+            f"the face detector {published.name} is not on this machine and cannot be downloaded ({reason}); get "
+            f"{published.url} (SHA-256 {published.sha256}) elsewhere, and put it into {cached.parent} or give its path "
+            f"as `{argument}`"
+        ) from None
+
+
+def model_sha256(path: Path) -> str:
+    """Return the hash of a model file.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    try:
+        return sha256(read_file(path, MAX_MODEL_BYTES))
+    except OSError as error:
+        raise WeightsError(f"`model` {path} cannot be read: {error.strerror}; give a model file of YuNet") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Rejection
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import Photo, is_mirrored
-from celebahq_builder.storage import read_file
+from celebahq_builder.storage import read_file, sha256
+from celebahq_builder.training.interface import IN_MEMORY_BYTES, PHOTO_LIMIT, Photos, split
 
 log = logging.getLogger(__name__)
 
@@ -29,18 +29,12 @@ CONTEXT_PX = 208
 CONTEXT_SHARE = 1.6
 """Width and height of these crops as a share of the side of CelebA-HQ's crop: they hold all augmented crops."""
 
-IN_MEMORY_BYTES = 4 * 2**30
-"""Crops up to this total are kept in memory. The other photos are decoded again whenever they are used."""
-
-LIMIT = "the limit for training photos"
-"""Name of the largest number of pixels, for messages."""
-
 Face = tuple[Pixels, Points]
 """A crop around a face, uint8 [CONTEXT_PX, CONTEXT_PX, 3], RGB, and its true landmarks [5, 2]."""
 
 
 @dataclass(frozen=True)
-class LandmarkFaces:
+class LandmarkFaces(Photos):
     """The faces of a folder, split into training faces and held-out faces."""
 
     folder: Path
@@ -55,12 +49,11 @@ class LandmarkFaces:
     def read(cls, root: Path, *, held_out: int, in_memory_bytes: int = IN_MEMORY_BYTES) -> LandmarkFaces:
         """Read a folder in CelebA's layout.
 
-        Every k-th photo with usable landmarks is held out, with k = photos // `held_out`, so the split is not random.
         Rows that cannot be used, missing files and damaged photos are left out and logged.
 
         Args:
             root: see `sources.celeba.read_celeba`.
-            held_out: number of photos for validation.
+            held_out: number of photos for validation; see `training.interface.split`.
             in_memory_bytes: see `IN_MEMORY_BYTES`.
 
         Raises:
@@ -81,16 +74,14 @@ class LandmarkFaces:
                 + (f" (the first problem is {left_out[0]})" if left_out else "")
                 + f"; training needs {2 * held_out} or more, twice held_out of the recipe"
             )
-        every = len(photos) // held_out
-        validation = {i * every for i in range(held_out)}
-        training = [photo for i, photo in enumerate(photos) if i not in validation]
+        training, validation = split(photos, held_out)
         kept = in_memory_bytes // (3 * CONTEXT_PX**2)
         listing = "".join(f"{photo.file} {photo.landmarks}\n" for photo in photos)
         faces = cls(
             source.folder,
             (*_read_faces(source.folder, training[:kept], left_out), *training[kept:]),
-            tuple(_read_faces(source.folder, (photos[i] for i in sorted(validation)), left_out)),
-            hashlib.sha256(listing.encode()).hexdigest()[:16],
+            tuple(_read_faces(source.folder, validation, left_out)),
+            sha256(listing.encode())[:16],
         )
         if left_out:
             log.warning("warning: %d photos or rows are left out, the first is %s", len(left_out), left_out[0])
@@ -114,11 +105,6 @@ class LandmarkFaces:
                 f"training photo {photo_path(self.folder, face.file)} cannot be read: {error}; replace it, or remove "
                 "its row from the landmark table"
             ) from None
-
-    @property
-    def summary(self) -> str:
-        """The numbers of photos as text: ``800 photos, 200 held out``."""
-        return f"{len(self.training)} photos, {len(self.held_out)} held out"
 
 
 class _Unreadable(Exception):
@@ -160,7 +146,7 @@ def _read_face(folder: Path, photo: Photo) -> Face:
         _Unreadable: the photo cannot be decoded.
     """
     try:
-        image, _ = open_rgb(read_file(photo_path(folder, photo.file)), MAX_IMAGE_PIXELS, LIMIT)
+        image, _ = open_rgb(read_file(photo_path(folder, photo.file)), MAX_IMAGE_PIXELS, PHOTO_LIMIT)
     except Rejection as error:
         raise _Unreadable(error.detail) from None
     except OSError as error:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from celebahq_builder.errors import RecipeError, printable
 from celebahq_builder.landmarks.choice import MAX_SPREAD, MIN_CONFIDENCE, MIN_FACE_PX, FaceChoice, FaceRules
-from celebahq_builder.landmarks.model_file import locate_model
+from celebahq_builder.landmarks.detector import locate_model
 from celebahq_builder.landmarks.page import write_pages
-from celebahq_builder.landmarks.search import SearchedPhoto, list_photos, search_folder, search_rules
+from celebahq_builder.landmarks.search import SearchedPhoto, SearchSettings, list_photos, search_folder
 from celebahq_builder.outcome import Rejected, counted
 from celebahq_builder.sources.photo import COLUMNS
 from celebahq_builder.storage import RecordLog, csv_bytes, delete_partial_of, path_cell
@@ -78,8 +78,8 @@ def find_landmarks(
             have more.
         workers: processes; by default one per core. The result does not depend on it.
         model: model file of the detector; by default it is downloaded once.
-        refiner: network that makes the landmarks more precise: the folder of a training of `landmarks.training.train`,
-            or weights of a registry.
+        refiner: network that makes the landmarks more precise: the folder of a training of
+            `landmarks.training.LandmarkTask`, or weights of a registry.
         accept: function that is called before table and page are written; it raises an error if they must not be.
 
     Raises:
@@ -96,17 +96,14 @@ def find_landmarks(
         raise RecipeError(f"`out` {table} must end in .csv")
     if not table.parent.is_dir():
         raise RecipeError(f"`out` {table}: {table.parent} is not a folder; create it first")
-    path = locate_model(Path(model) if model else None)
     weights = os.fspath(refiner) if refiner else None
-    about = search_rules(path, refine=True, thumbnails=True, refiner=weights)
-    with RecordLog(table.with_suffix(".jsonl"), "celebahq landmarks", about) as log:
+    settings = SearchSettings(locate_model(model), refine=True, thumbnails=True, refiner=weights)
+    with RecordLog(table.with_suffix(".jsonl"), "celebahq landmarks", settings.identity()) as log:
         page = table.with_suffix(".html")
         for path_of_result in (table, page):
             log.check(path_of_result)
             delete_partial_of(path_of_result)
-        searched = list(
-            search_folder(folder, files, log, path, refine=True, thumbnails=True, refiner=weights, workers=workers)
-        )
+        searched = list(search_folder(folder, files, log, settings, workers=workers))
         result = summarize(searched, rules, table, page)
         if accept:
             accept(result)
@@ -120,7 +117,7 @@ def table_csv(photos: Iterable[SearchedPhoto], rules: FaceRules) -> bytes:
     rows: list[Sequence[object]] = [("file", *COLUMNS, "confidence", "spread")]
     for photo in photos:
         for face in rules.chosen(photo):
-            rows.append((path_cell(photo.file), *face.landmarks, face.confidence, face.spread))
+            rows.append((path_cell(photo.file), *face.row, face.confidence, face.spread))
     return csv_bytes(rows)
 
 
@@ -134,5 +131,5 @@ def summarize(photos: Sequence[SearchedPhoto], rules: FaceRules, table: Path, pa
         faces=used,
         not_chosen=sum(len(photo.faces) for photo in photos) - used,
         rejected=tuple(one for photo in photos if (one := rules.rejection(photo)) is not None),
-        rows=tuple((photo.file, face.landmarks) for photo in photos for face in rules.chosen(photo)),
+        rows=tuple((photo.file, face.row) for photo in photos for face in rules.chosen(photo)),
     )

@@ -1,4 +1,4 @@
-"""EXIF orientation: from the image as stored to the upright image, and back.
+"""EXIF orientation: images and landmarks as stored and upright.
 
 A position is (x, y) in px; (0, 0) is the centre of the first pixel. The upright image is the stored one, transposed if
 the orientation is 5 to 8, and then mirrored horizontally, vertically, both or not at all.
@@ -10,6 +10,7 @@ import numpy as np
 
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.geometry import Points
+from celebahq_builder.landmarks.crops import MIRRORED
 
 _FLIPS = {
     1: (False, False, False),
@@ -33,15 +34,6 @@ def checked(orientation: object) -> int:
     return orientation if isinstance(orientation, int) and orientation in _FLIPS else 1
 
 
-def is_mirrored(orientation: int) -> bool:
-    """Return whether an orientation exchanges left and right.
-
-    >>> [one for one in range(1, 9) if is_mirrored(one)]
-    [2, 4, 5, 7]
-    """
-    return sum(_FLIPS[orientation]) % 2 == 1
-
-
 def upright(image: Pixels, orientation: int) -> Pixels:
     """Return an image [H, W, 3] as a viewer shows it; a view of the same pixels.
 
@@ -54,22 +46,36 @@ def upright(image: Pixels, orientation: int) -> Pixels:
     return image[:: -1 if vertical else 1, :: -1 if horizontal else 1]
 
 
-def to_upright(points: Points, size: tuple[int, int], orientation: int) -> Points:
-    """Return positions [N, 2] of the stored image, whose width and height are `size`, in the upright image."""
-    transpose, horizontal, vertical = _FLIPS[orientation]
-    x, y = points.T[::-1] if transpose else points.T
-    width, height = size[::-1] if transpose else size
-    return np.stack([width - 1 - x if horizontal else x, height - 1 - y if vertical else y], axis=1)
+def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Return the width and height of the upright image; `size` is that of the stored image.
 
-
-def to_stored(points: Points, size: tuple[int, int], orientation: int) -> Points:
-    """Return positions [N, 2] of the upright image in the stored image, whose width and height are `size`.
-
-    >>> to_stored(np.array([[0.0, 1.0]]), (3, 1), 6).tolist()
-    [[1.0, 0.0]]
+    >>> upright_size((3, 1), 6)
+    (1, 3)
     """
-    transpose, horizontal, vertical = _FLIPS[orientation]
-    width, height = size[::-1] if transpose else size
-    x, y = points.T
-    there = np.stack([width - 1 - x if horizontal else x, height - 1 - y if vertical else y], axis=1)
-    return there[:, ::-1] if transpose else there
+    return size[::-1] if _FLIPS[orientation][0] else size
+
+
+def to_upright(landmarks: Points, size: tuple[int, int], orientation: int) -> Points:
+    """Return landmarks [5, 2] of the stored image, whose width and height are `size`, in the upright image."""
+    stored = landmarks[:, ::-1] if _FLIPS[orientation][0] else landmarks
+    return _flipped(stored, size, orientation)
+
+
+def to_stored(landmarks: Points, size: tuple[int, int], orientation: int) -> Points:
+    """Return landmarks [5, 2] of the upright image in the stored image, whose width and height are `size`.
+
+    >>> points = np.array([[0.0, 1], [0, 2], [0, 3], [0, 4], [0, 5]])
+    >>> to_stored(points, (9, 1), 6)[0].tolist()
+    [1.0, 0.0]
+    """
+    flipped = _flipped(landmarks, size, orientation)
+    return flipped[:, ::-1] if _FLIPS[orientation][0] else flipped
+
+
+def _flipped(landmarks: Points, size: tuple[int, int], orientation: int) -> Points:
+    """Return mirrored landmarks in the order that fits: a mirrored image exchanges the left and the right eye."""
+    _, horizontal, vertical = _FLIPS[orientation]
+    width, height = upright_size(size, orientation)
+    x, y = landmarks.T
+    flipped = np.stack([width - 1 - x if horizontal else x, height - 1 - y if vertical else y], axis=1)
+    return flipped[list(MIRRORED)] if sum(_FLIPS[orientation]) % 2 else flipped

@@ -15,8 +15,8 @@ from celebahq_builder.image_set import photo_path, utf8_name
 from celebahq_builder.imaging.geometry import Points, crop_from_landmarks, plan_crop
 from celebahq_builder.landmarks import orientation
 from celebahq_builder.landmarks.choice import FaceRules
-from celebahq_builder.landmarks.crops import MIRRORED
-from celebahq_builder.landmarks.search import THUMBNAIL_PX, FoundFace, SearchedPhoto
+from celebahq_builder.landmarks.detector import DetectedFace
+from celebahq_builder.landmarks.search import THUMBNAIL_PX, SearchedPhoto
 from celebahq_builder.outcome import Rejection
 from celebahq_builder.sources.face_ids import unique_ids
 from celebahq_builder.storage import RecordLog
@@ -107,10 +107,10 @@ def write_pages(
         log.write(path.with_name(name), page)
 
 
-def build_rejection(photo: SearchedPhoto, face: FoundFace) -> Rejection | None:
+def build_rejection(photo: SearchedPhoto, face: DetectedFace) -> Rejection | None:
     """Return why a build with the recipe own-photos rejects a face, or None if it accepts its crop."""
     try:
-        plan_crop(face.points, *photo.size, crop_min_px=CROP_MIN_PX, inside_min=INSIDE_MIN)
+        plan_crop(face.landmarks, *photo.size, crop_min_px=CROP_MIN_PX, inside_min=INSIDE_MIN)
     except Rejection as rejection:
         return rejection
     return None
@@ -137,7 +137,7 @@ def _shown(photo: SearchedPhoto, rules: FaceRules, ids: Sequence[str], log: Reco
     chosen, rejection = rules.chosen(photo), rules.rejection(photo)
     thumbnail, scale = None, 0.0
     if max(photo.size):
-        width, height = photo.size if photo.orientation < 5 else photo.size[::-1]
+        width, height = orientation.upright_size(photo.size, photo.orientation)
         scale = min(1.0, THUMBNAIL_PX / max(width, height))
         jpeg = log.latest(photo.file).get("thumbnail", "")
         thumbnail = Thumbnail(
@@ -151,10 +151,8 @@ def _shown(photo: SearchedPhoto, rules: FaceRules, ids: Sequence[str], log: Reco
     return ShownPhoto(printable(utf8_name(photo.file)), tuple(kinds), thumbnail, faces, words, address)
 
 
-def _shown_face(photo: SearchedPhoto, face: FoundFace, name: str, rules: FaceRules, scale: float) -> ShownFace:
-    points = orientation.to_upright(face.points, photo.size, photo.orientation)
-    if orientation.is_mirrored(photo.orientation):
-        points = points[list(MIRRORED)]
+def _shown_face(photo: SearchedPhoto, face: DetectedFace, name: str, rules: FaceRules, scale: float) -> ShownFace:
+    points = orientation.to_upright(face.landmarks, photo.size, photo.orientation)
     if face not in rules.chosen(photo):
         problem = rules.problem(face) or f"left out by faces = {rules.faces}"
         return draw_face(points, scale, "unused", f"not used: {problem}")

@@ -16,12 +16,9 @@ import numpy as np
 from celebahq_builder import parallel
 from celebahq_builder.errors import SourceError, WorkspaceError, printable
 from celebahq_builder.image_set import IMAGE_SUFFIXES, Pixels, list_images, photo_path
-from celebahq_builder.imaging.geometry import Points
 from celebahq_builder.imaging.image_io import EXIF_ORIENTATION, encode_jpeg, open_rgb
 from celebahq_builder.landmarks import detector, orientation
-from celebahq_builder.landmarks.crops import MIRRORED
-from celebahq_builder.landmarks.detector import DetectedFace, FaceDetector
-from celebahq_builder.landmarks.model_file import model_sha256
+from celebahq_builder.landmarks.detector import DetectedFace, FaceDetector, model_sha256
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Reason, Rejection
 from celebahq_builder.progress import Progress
@@ -43,38 +40,6 @@ THUMBNAIL_PX = 224
 
 
 @dataclass(frozen=True)
-class FoundFace:
-    """A face that was found in a photo, in px of the stored image."""
-
-    landmarks: tuple[float, ...]
-    """Ten numbers in the order of `sources.photo.COLUMNS`."""
-    confidence: float
-    spread: float
-    """Standard deviation of the landmarks over all views, in distances of the eyes; 0 without views."""
-    views: int
-    """Views of the face in which it was found again; see `detector.FaceDetector.refine`."""
-
-    @classmethod
-    def from_numbers(cls, numbers: Sequence[float]) -> FoundFace:
-        """Return the face of which a record has the numbers: landmarks, confidence, spread, views."""
-        values = [float(number) for number in numbers]
-        if len(values) != 13 or not np.isfinite(values).all():
-            raise ValueError(f"expected 13 finite numbers for a face, got {len(values)}")
-        return cls(tuple(values[:10]), values[10], values[11], int(values[12]))
-
-    @property
-    def crop_px(self) -> float:
-        """Side length of the crop; 0 where the landmarks leave it undefined."""
-        crop = DetectedFace(self.points, self.confidence).crop
-        return crop.side if crop else 0.0
-
-    @property
-    def points(self) -> Points:
-        """The landmarks as [5, 2]."""
-        return np.array(self.landmarks).reshape(5, 2)
-
-
-@dataclass(frozen=True)
 class SearchedPhoto:
     """The faces of a photo, from left to right of the upright image, or why it could not be searched."""
 
@@ -83,7 +48,8 @@ class SearchedPhoto:
     """Width and height of the stored image in px."""
     orientation: int = 1
     """EXIF orientation."""
-    faces: tuple[FoundFace, ...] = ()
+    faces: tuple[DetectedFace, ...] = ()
+    """Landmarks are those of the stored image."""
     problem: tuple[Reason | None, str] | None = None
     """Reason, None for an unexpected error, and finding."""
 
@@ -95,12 +61,51 @@ class SearchedPhoto:
             file,
             (int(record["size"][0]), int(record["size"][1])),
             orientation.checked(record["orientation"]),
-            tuple(FoundFace.from_numbers(face) for face in record["faces"]),
+            tuple(_face_of(numbers) for numbers in record["faces"]),
             (Reason(problem[0]) if problem[0] else None, str(problem[1])) if problem else None,
         )
 
 
+def _face_of(numbers: Sequence[float]) -> DetectedFace:
+    """Return the face of which a record has the numbers: landmarks, confidence, spread, views."""
+    values = [float(number) for number in numbers]
+    if len(values) != 13 or not np.isfinite(values).all():
+        raise ValueError(f"expected 13 finite numbers for a face, got {len(values)}")
+    return DetectedFace(np.reshape(values[:10], (5, 2)), values[10], values[11], int(values[12]))
+
+
 # --- Detection, in worker processes -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Settings of a search."""
+
+    model: Path
+    """Model file of the detector."""
+    refine: bool
+    """True if landmarks are averaged over several views."""
+    thumbnails: bool
+    """True if the records have thumbnails."""
+    refiner: str | None = None
+    """Weights of the refiner, see `refiner.Refiner.load`; None leaves it out."""
+
+    def identity(self) -> dict[str, object]:
+        """Return everything that a record depends on, apart from the photo, as JSON values."""
+        weights = None
+        if self.refiner:
+            from celebahq_builder.landmarks.refiner import Refiner
+
+            weights = Refiner.load(self.refiner).sha256()
+        return {
+            "version": VERSION,
+            "model": model_sha256(self.model),
+            "opencv": cv2.__version__,
+            "search_px": [*detector.SEARCH_PX],
+            "views": [detector.VIEW_PX, *detector.VIEW_ROTATIONS_DEG] if self.refine else [],
+            "refiner": weights,
+            "thumbnail_px": THUMBNAIL_PX if self.thumbnails else 0,
+        }
 
 
 @dataclass(frozen=True)
@@ -109,12 +114,7 @@ class SearchJob:
 
     folder: Path
     files: tuple[str, ...]
-    model: Path
-    refine: bool
-    """True if landmarks are averaged over several views."""
-    thumbnails: bool
-    refiner: str | None = None
-    """Weights of the refiner, see `refiner.Refiner.load`; None leaves it out."""
+    settings: SearchSettings
 
 
 SearchedFile = tuple[str, os.stat_result | None, Record]
@@ -147,7 +147,7 @@ def search_file(job: SearchJob, file: str) -> SearchedFile:
     try:
         image, _ = open_rgb(data, MAX_IMAGE_PIXELS, "the search for faces")
         turn = orientation.checked(image.getexif().get(EXIF_ORIENTATION, 1))
-        return file, status, search_photo(np.asarray(image), turn, job)
+        return file, status, search_photo(np.asarray(image), turn, job.settings)
     except Rejection as rejection:
         return file, status, {**empty, "problem": (rejection.reason, rejection.detail)}
     except MemoryError:
@@ -173,29 +173,26 @@ def _refiner(weights: str) -> Refiner:
     return Refiner.load(weights)
 
 
-def search_photo(stored: Pixels, exif: int, job: SearchJob) -> dict[str, object]:
+def search_photo(stored: Pixels, exif: int, settings: SearchSettings) -> dict[str, object]:
     """Return the record of a photo.
 
     Args:
         stored: the image as stored, uint8 [H, W, 3], RGB.
         exif: EXIF orientation, which is applied for the search; the record has positions in the stored image.
-        job: the settings.
+        settings: of the search.
     """
-    finder = _detector(job.model)
+    finder = _detector(settings.model)
     image = np.ascontiguousarray(orientation.upright(stored, exif))
     size = stored.shape[1], stored.shape[0]
     faces = []
     for face in finder.detect(image):
-        found = finder.refine(image, face) if job.refine else face
-        if job.refiner and found.crop:
-            found = replace(found, landmarks=_refiner(job.refiner).refine(image, found.landmarks)[0])
-        points = orientation.to_stored(found.landmarks, size, exif)
-        if orientation.is_mirrored(exif):
-            points = points[list(MIRRORED)]
-        numbers = [*points.ravel().round(2).tolist(), round(found.confidence, 4), round(found.spread, 4), found.views]
-        faces.append(numbers)
+        found = finder.refine(image, face) if settings.refine else face
+        if settings.refiner and found.crop:
+            found = replace(found, landmarks=_refiner(settings.refiner).refine(image, found.landmarks)[0])
+        points = orientation.to_stored(found.landmarks, size, exif).ravel().round(2).tolist()
+        faces.append([*points, round(found.confidence, 4), round(found.spread, 4), found.views])
     record: dict[str, object] = {"size": size, "orientation": exif, "faces": faces}
-    if job.thumbnails:
+    if settings.thumbnails:
         record["thumbnail"] = _thumbnail(image)
     return record
 
@@ -230,36 +227,13 @@ def list_photos(photos: Path) -> tuple[Path, list[str]]:
     return photos, files
 
 
-def search_rules(model: Path, *, refine: bool, thumbnails: bool, refiner: str | None = None) -> dict[str, object]:
-    """Return everything that a record depends on, apart from the photo."""
-    weights = None
-    if refiner:
-        from celebahq_builder.landmarks.refiner import Refiner
-
-        weights = Refiner.load(refiner).sha256()
-    views = [detector.VIEW_PX, *detector.VIEW_ROTATIONS_DEG] if refine else []
-    sizes = [*detector.SEARCH_PX]
-    return {
-        "version": VERSION,
-        "model": model_sha256(model),
-        "opencv": cv2.__version__,
-        "search_px": sizes,
-        "views": views,
-        "refiner": weights,
-        "thumbnail_px": THUMBNAIL_PX if thumbnails else 0,
-    }
-
-
 def search_folder(
     folder: Path,
     files: Sequence[str],
     log: RecordLog,
-    model: Path,
+    settings: SearchSettings,
     *,
-    refine: bool,
-    thumbnails: bool,
-    refiner: str | None = None,
-    workers: int | None = None,
+    workers: int | None,
     title: str = "landmarks",
 ) -> Iterator[SearchedPhoto]:
     """Search the photos of a folder that have no valid record; then yield all photos, in the order of `files`.
@@ -268,19 +242,16 @@ def search_folder(
         folder: of the photos.
         files: names of the photos.
         log: an open log; records of an earlier run are used again.
-        model: model file of the detector.
-        refine: whether landmarks are averaged over several views.
-        thumbnails: whether the records have thumbnails.
-        refiner: weights of the refiner, see `refiner.Refiner.load`.
-        workers: processes; by default one per core. The result does not depend on it.
+        settings: of the search; the log has their `identity`.
+        workers: processes; None for one per core. The result does not depend on it.
         title: of the progress.
     """
-    FaceDetector(model)  # raises for a file that is no model, before any worker starts
+    FaceDetector(settings.model)  # raises for a file that is no model, before any worker starts
     unreadable: dict[str, Record] = {}
     todo = [file for file in files if not _is_valid(folder, file, log)]
     if todo:
         jobs = [
-            SearchJob(folder, tuple(todo[start : start + BATCH_PHOTOS]), model, refine, thumbnails, refiner)
+            SearchJob(folder, tuple(todo[start : start + BATCH_PHOTOS]), settings)
             for start in range(0, len(todo), BATCH_PHOTOS)
         ]
         progress = Progress(title, len(files), len(files) - len(todo), judged=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,15 +15,14 @@ from torch import Tensor, nn
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.image_set import Pixels
-from celebahq_builder.landmarks.accuracy import LandmarkErrors, landmark_errors, median_errors
+from celebahq_builder.imaging.geometry import Points, crop_from_landmarks
 from celebahq_builder.landmarks.augmentation import AugmentationSettings, jittered_points, random_crop
 from celebahq_builder.landmarks.faces import LandmarkFaces
 from celebahq_builder.landmarks.refiner import CROP_PX, Refiner, to_tensor
 from celebahq_builder.models.landmark_network import LandmarkNetwork, cell_centres
-from celebahq_builder.models.registry import NetworkShape, find_entry, load_network
-from celebahq_builder.training import loop
-from celebahq_builder.training.checkpoint import check_size
+from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.training.distributed import DistributedContext
+from celebahq_builder.training.interface import SampleRows, Scores, Task, initial_network, start_weights
 
 VALIDATION = AugmentationSettings(shift=0.03, scale=0.05, rotation_deg=3.0)
 """Jitter of the first points in validations; a detector errs about as much."""
@@ -93,56 +93,36 @@ class LandmarkRecipe:
         return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
-RECIPES = {"landmarks": LandmarkRecipe}
-"""Classes of the recipes by their key ``task``."""
-
-
-def train(recipe: LandmarkRecipe, celeba_root: Path, options: loop.TrainingOptions) -> Path:
-    """Train the landmark network, or resume its training.
-
-    Args:
-        recipe: see `training.loop.load_recipe`.
-        celeba_root: folder in CelebA's layout, see `sources.celeba.read_celeba`.
-        options: see `training.loop.TrainingOptions`.
-
-    Returns:
-        Path of the weights.
-
-    Raises:
-        SourceError: the folder cannot be read.
-        TrainingError: the faces cannot be used, the run has another recipe or other faces, or a loss is not finite.
-        WeightsError: the weights to start from are unknown or damaged.
-        TrainingInterrupted: the training was interrupted; see `training.loop.train`.
-    """
-
-    def make_task(context: DistributedContext) -> LandmarkTask:
-        return LandmarkTask(recipe, LandmarkFaces.read(celeba_root, held_out=recipe.held_out), context)
-
-    return loop.train(celeba_root, make_task, options)
-
-
-class LandmarkTask(loop.Task[FaceBatch]):
+class LandmarkTask(Task[FaceBatch]):
     """The landmark network, trained on crops around faces.
 
     The exported weights are always the last ones: they are not selected by their errors on the held-out faces.
 
+    The folder of photos is one in CelebA's layout, see `sources.celeba.read_celeba`.
+
     Raises:
-        TrainingError: the weights to start from belong to a network of another shape, or torchrun started several
-            processes.
+        SourceError: the folder cannot be read.
+        TrainingError: the faces cannot be used, the weights to start from belong to a network of another shape, or
+            torchrun started several processes.
     """
 
+    Recipe = LandmarkRecipe
+    photos: LandmarkFaces
     loss_names = ("distance_percent", "heatmap", "likelihood")
     """Mean distance of the landmarks in per cent of the crop; cross-entropy of the heatmaps; negative log-likelihood
     of the distances."""
 
-    def __init__(self, recipe: LandmarkRecipe, faces: LandmarkFaces, context: DistributedContext) -> None:
+    def __init__(self, recipe: LandmarkRecipe, photos: Path, context: DistributedContext) -> None:
         if context.size > 1:  # the batch normalization needs the whole batch
             raise TrainingError("the landmark network trains in one process; start the command without torchrun")
         self.recipe: LandmarkRecipe = recipe
-        self.shape, self.photos, self.faces, self.device = recipe.net, faces, faces, context.device
+        self.shape, self.device = recipe.net, context.device
+        self.photos = LandmarkFaces.read(photos, held_out=recipe.held_out)
         self.config = config = {**to_mapping(recipe)}
-        torch.manual_seed(recipe.seed)
-        self.network = _initial_network(recipe, config).to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        start = start_weights(recipe.start, recipe.net, config)
+        self.network = initial_network(recipe.net, start, recipe.seed, self.device)
+        assert isinstance(self.network, LandmarkNetwork)
+        self.network.dropout.p = recipe.dropout
         self.adam = torch.optim.AdamW(_parameter_groups(self.network, recipe.weight_decay), lr=1.0)
         self.networks, self.optimizers = {"network": self.network}, {"network": self.adam}
 
@@ -151,7 +131,7 @@ class LandmarkTask(loop.Task[FaceBatch]):
         examples = []
         for i in range(self.recipe.batch):
             rng = np.random.default_rng((self.recipe.seed, step, i))
-            face = self.faces.face(int(rng.integers(len(self.faces.training))))
+            face = self.photos.face(int(rng.integers(len(self.photos.training))))
             examples.append(random_crop(*face, self.recipe.augmentation, rng))
         crops, points = zip(*examples, strict=True)
         return np.stack(crops), torch.from_numpy((np.stack(points) + 0.5) / CROP_PX).float()
@@ -174,23 +154,15 @@ class LandmarkTask(loop.Task[FaceBatch]):
         self.adam.step()
         return losses.detach().double()
 
-    def validate(self, net: nn.Module) -> tuple[loop.Scores, loop.SampleRows]:
+    def validate(self, net: nn.Module) -> tuple[Scores, SampleRows]:
         """Return median errors of refined first points of the held-out faces; no sample images."""
-        errors = validation_errors(Refiner(net), self.faces, self.recipe.seed)  # type: ignore[arg-type]
+        assert isinstance(net, LandmarkNetwork)
+        errors = validation_errors(Refiner(net), self.photos, self.recipe.seed)
         return {name: round(value, 4) for name, value in vars(errors).items()}, []
 
 
-def _initial_network(recipe: LandmarkRecipe, config: dict[str, object]) -> LandmarkNetwork:
-    """Return the network to train; the hash of weights to start from is added to the config."""
-    check_size(lambda: [recipe.net.build()])
-    network = LandmarkNetwork(recipe.net.widths, recipe.net.blocks, recipe.dropout)  # type: ignore[arg-type]
-    if recipe.start:
-        known = find_entry(recipe.start)
-        if known.shape != recipe.net:
-            raise TrainingError(f"start = {recipe.start} is {known.shape}, the recipe's net is {recipe.net}")
-        config["start_sha256"] = known.sha256
-        network.load_state_dict(load_network(recipe.start).state_dict())
-    return network
+TASKS = {"landmarks": LandmarkTask}
+"""Trainings by the key ``task`` of their recipes; see `training.loop.train`."""
 
 
 def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -221,6 +193,50 @@ def landmark_losses(found: Tensor, scale: Tensor, heatmaps: Tensor, true: Tensor
     target = (squared / (-2 * sigma**2)).flatten(2).softmax(dim=-1)
     entropy = -(target * heatmaps.flatten(2).log_softmax(dim=-1)).sum(dim=-1).mean()
     return torch.stack([100 * distance.mean(), entropy, likelihood])
+
+
+# --- Errors against true landmarks ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LandmarkErrors:
+    """Errors of the landmarks of one face, or medians of many faces."""
+
+    nme: float
+    """Normalized mean error: the mean distance between found and true landmarks as a share of the true eye distance."""
+    side_percent: float
+    """Error of the side of CelebA-HQ's crop, in per cent of the true side."""
+    rotation_deg: float
+    """Angle between the crop and the true one."""
+
+
+def landmark_errors(found: Points, true: Points) -> LandmarkErrors:
+    """Return the errors of landmarks.
+
+    Args:
+        found: landmarks [5, 2], px, in CelebA's order.
+        true: landmarks [5, 2].
+
+    Raises:
+        ValueError: the landmarks leave the size or the direction of a face undefined.
+
+    Examples:
+        >>> true = np.array([[40.0, 50], [60, 50], [50, 65], [42, 80], [58, 80]])
+        >>> landmark_errors(true + [2, 0], true)
+        LandmarkErrors(nme=0.1, side_percent=0.0, rotation_deg=0.0)
+    """
+    distance = np.hypot(*(found - true).T).mean() / np.hypot(*(true[1] - true[0]))
+    crop, expected = crop_from_landmarks(found), crop_from_landmarks(true)
+    side_percent = 100 * abs(crop.side / expected.side - 1)
+    x, y = (one.quad[3] - one.quad[0] for one in (crop, expected))
+    rotation = np.degrees(np.arctan2(x[0] * y[1] - x[1] * y[0], x @ y))
+    return LandmarkErrors(float(distance), side_percent, abs(float(rotation)))
+
+
+def median_errors(errors: Iterable[LandmarkErrors]) -> LandmarkErrors:
+    """Return the median of each error over some faces."""
+    table = np.array([(one.nme, one.side_percent, one.rotation_deg) for one in errors])
+    return LandmarkErrors(*np.median(table, axis=0).tolist())
 
 
 def validation_errors(refiner: Refiner, faces: LandmarkFaces, seed: int) -> LandmarkErrors:

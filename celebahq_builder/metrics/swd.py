@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from celebahq_builder.errors import FormatError, RecipeError
+from celebahq_builder.imaging.pyramid import is_power_of_two
 from celebahq_builder.metrics.batches import Batches, take_images
 from celebahq_builder.metrics.descriptors import (
     BLOCK_IMAGES,
@@ -143,7 +144,7 @@ def passes(resolution: int, count: int, *, float16: bool = False, memory_bytes: 
         >>> passes(256, 16384), passes(1024, 16384)
         (1, 2)
     """
-    if resolution < COARSEST_PX or resolution & (resolution - 1):
+    if resolution < COARSEST_PX or not is_power_of_two(resolution):
         raise RecipeError(f"images of {resolution} px have no SWD; expected a power of two, at least {COARSEST_PX}")
     if count < 1:
         raise RecipeError(f"{count} images have no SWD; expected at least 1, the paper takes 16384")

@@ -59,6 +59,9 @@ class Autoencoder(nn.Module):
         True
     """
 
+    SCALE = 1
+    """Result pixels per input pixel, in each direction."""
+
     STRIDE_PX = 8
     """Height and width are padded to its multiples inside the network; tiles should start at one."""
 

@@ -40,8 +40,10 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _apply(_Convolution, x, weight, bias)
 
 
-def input_gradient(output: Tensor, x: Tensor) -> Tensor:
+def input_gradient(output: Tensor, x: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the gradient of a scalar with respect to `x`; it has a gradient, too.
+
+    The scalar is `output`, or the sum of `output` times `weights`.
 
     `torch.autograd.grad` would make each `conv2d` of this module compute the gradient of its weights as well, because a
     function that is written in Python does not know which gradients are wanted.
@@ -54,7 +56,7 @@ def input_gradient(output: Tensor, x: Tensor) -> Tensor:
     global _weight_gradients  # torch runs `backward` in its own threads, which see no context variable
     _weight_gradients = False
     try:
-        (gradient,) = torch.autograd.grad(output, x, create_graph=True)
+        (gradient,) = torch.autograd.grad(output, x, weights, create_graph=True)
     finally:
         _weight_gradients = True
     return gradient
@@ -76,15 +78,30 @@ def halve(x: Tensor) -> Tensor:
     return _apply(_Halving, x)
 
 
+def scale_all(tensors: list[Tensor], scales: list[float], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Return tensors times scales in another type, in few launches on a GPU; so are their gradients.
+
+    Examples:
+        >>> scale_all([torch.ones(2), torch.ones(1)], [2.0, 3.0], torch.bfloat16)
+        (tensor([2., 2.], dtype=torch.bfloat16), tensor([3.], dtype=torch.bfloat16))
+    """
+    result: tuple[Tensor, ...] = _Scaling.apply(scales, dtype, *tensors)  # type: ignore[no-untyped-call]
+    return result
+
+
 class _Context(Protocol):
     """Values that torch stores in the forward pass of a function and passes to its backward pass."""
 
+    scales: list[float]
     kernel: int
     saved_tensors: tuple[Tensor, Tensor]
     needs_input_grad: tuple[bool, ...]
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
         """Keep tensors until the gradient is computed."""
+
+    def set_materialize_grads(self, value: bool) -> None:
+        """Decide whether a missing gradient is passed as zeros or as None."""
 
 
 def _apply(function: type[torch.autograd.Function], *arguments: object) -> Tensor:
@@ -158,6 +175,29 @@ def _save(ctx: _Context, first: Tensor, second: Tensor) -> None:
     """Save each of two factors only if the gradient of the other one is wanted: activations take much memory."""
     of_first, of_second = ctx.needs_input_grad[:2]
     ctx.save_for_backward(first if of_second else None, second if of_first else None)
+
+
+class _Scaling(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: _Context, scales: list[float], dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.scales = scales
+        ctx.set_materialize_grads(False)
+        return tuple(_converted(list(torch._foreach_mul(tensors, scales)), dtype))
+
+    @staticmethod
+    def backward(ctx: _Context, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        known = [i for i, gradient in enumerate(gradients) if gradient is not None]
+        wide = _converted([gradient for gradient in gradients if gradient is not None], torch.float32)
+        scaled = dict(zip(known, torch._foreach_mul(wide, [ctx.scales[i] for i in known]), strict=True))
+        return None, None, *(scaled.get(i) for i in range(len(gradients)))
+
+
+def _converted(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    if all(tensor.dtype == dtype for tensor in tensors):
+        return tensors
+    converted = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
+    torch._foreach_copy_(converted, tensors)
+    return converted
 
 
 class _Halving(torch.autograd.Function):

@@ -8,14 +8,16 @@ with the result of the level below by alpha, which rises from 0 to 1. Sections a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from celebahq_builder.models.gradients import conv2d, halve
+from celebahq_builder.imaging.pyramid import is_power_of_two
+from celebahq_builder.models.gradients import conv2d, halve, scale_all
 
 LEVEL_MIN = 2
 """4x4, the first level of both networks."""
@@ -64,7 +66,7 @@ class Architecture:
 
     def __post_init__(self) -> None:
         side = self.resolution
-        if not 4 <= side <= 1024 or side & (side - 1):
+        if not 4 <= side <= 1024 or not is_power_of_two(side):
             raise ValueError(f"resolution = {side} must be a power of two from 4 to 1024")
         for name, smallest in (("latent", 1), ("labels", 0), ("channels_max", 1), ("stddev_group", 0)):
             if not smallest <= getattr(self, name) <= SIZE_MAX:
@@ -97,7 +99,7 @@ GAIN = math.sqrt(2)
 """Gain of a layer before a rectifier (He et al. 2015)."""
 
 
-class _Equalized(nn.Module):
+class EqualizedLayer(nn.Module):
     """Weights drawn from N(0, 1) that are multiplied by gain / sqrt(fan in) at run time.
 
     All weights then have the same dynamic range and, with an optimiser that normalises gradients as Adam does, the same
@@ -111,13 +113,38 @@ class _Equalized(nn.Module):
         self.weight = nn.Parameter(torch.randn(shape) * (1.0 if equalized else scale))
         self.bias = nn.Parameter(torch.zeros(shape[0]))
         self.scale = scale if equalized else 1.0
+        self.shared: tuple[Tensor, Tensor] | None = None
+        """Weights and biases that `shared_weights` computed."""
 
-    def scaled(self) -> Tensor:
-        """Return the weights that the layer applies."""
-        return self.weight * self.scale if self.scale != 1.0 else self.weight
+    def applied(self) -> tuple[Tensor, Tensor]:
+        """Return the weights and biases that the layer applies."""
+        if self.shared is not None:
+            return self.shared
+        return self.weight * self.scale if self.scale != 1.0 else self.weight, self.bias
 
 
-class EqualizedConv2d(_Equalized):
+@contextmanager
+def shared_weights(layers: Sequence[EqualizedLayer], dtype: torch.dtype) -> Iterator[None]:
+    """Compute the scaled weights of layers once for all passes inside the context, in few launches on a GPU.
+
+    Gradients of several passes are then added before they are scaled, which changes rounding.
+
+    Args:
+        layers: of one network; their parameters must not change inside the context. Either all need gradients or none.
+        dtype: in which the layers compute.
+    """
+    scales = [scale for layer in layers for scale in (layer.scale, 1.0)]
+    scaled = scale_all([one for layer in layers for one in (layer.weight, layer.bias)], scales, dtype)
+    for layer, weight, bias in zip(layers, scaled[::2], scaled[1::2], strict=True):
+        layer.shared = weight, bias
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.shared = None
+
+
+class EqualizedConv2d(EqualizedLayer):
     """Convolution of stride 1 that keeps the image's size: [N, fan_in, H, W] -> [N, fan_out, H, W]."""
 
     def __init__(self, fan_in: int, fan_out: int, kernel: int = 3, gain: float = GAIN, equalized: bool = True) -> None:
@@ -125,10 +152,10 @@ class EqualizedConv2d(_Equalized):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of `x`."""
-        return conv2d(x, self.scaled(), self.bias)
+        return conv2d(x, *self.applied())
 
 
-class EqualizedLinear(_Equalized):
+class EqualizedLinear(EqualizedLayer):
     """Dense layer: [N, fan_in] -> [N, fan_out]."""
 
     def __init__(self, fan_in: int, fan_out: int, gain: float = GAIN, equalized: bool = True) -> None:
@@ -136,7 +163,7 @@ class EqualizedLinear(_Equalized):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the weights times `x`, plus the bias."""
-        return F.linear(x, self.scaled(), self.bias)
+        return F.linear(x, *self.applied())
 
 
 # --- Networks -----------------------------------------------------------------------------------------------------
@@ -252,6 +279,10 @@ class DiscriminatorNetwork(nn.Module):
         Raises:
             ValueError: the network does not have the level, or the images are of another size.
         """
+        return self.score(self.features(images, level, alpha, noise), noise)
+
+    def features(self, images: Tensor, level: int, alpha: float = 1.0, noise: GaussianNoise | None = None) -> Tensor:
+        """Return the features of images at 4x4, [N, C, 4, 4]; those of an image do not depend on the other images."""
         a = self.architecture
         _check(a, level)
         if images.shape[1:] != (a.colours, 1 << level, 1 << level):
@@ -269,6 +300,11 @@ class DiscriminatorNetwork(nn.Module):
             if place == index and alpha < 1:
                 old = _rectified(self.from_rgb[index - 1](halve(images)), a.leaky)
                 x = torch.lerp(old, x, alpha)
+        return x
+
+    def score(self, features: Tensor, noise: GaussianNoise | None = None) -> tuple[Tensor, Tensor]:
+        """Return scores and label logits of features at 4x4; these must be those of whole groups."""
+        a, x, noisy = self.architecture, features, noise or nn.Identity()
         if a.stddev_group != 1:
             x = minibatch_stddev(x, a.stddev_group)
         for convolution, norm in _layers(self.blocks, self.norms, 0):
@@ -387,3 +423,9 @@ def _active(net: nn.Module, rgb: str, level: int, alpha: float) -> Iterator[tupl
             or part in ("dense", "judge")
         ):
             yield name, parameter
+
+
+def active_layers(net: GeneratorNetwork | DiscriminatorNetwork, level: int, alpha: float) -> list[EqualizedLayer]:
+    """Return the layers with weights that a pass at this level and alpha uses."""
+    names = {name.rpartition(".")[0] for name, _ in net.active(level, alpha)}
+    return [one for name, one in net.named_modules() if name in names and isinstance(one, EqualizedLayer)]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from celebahq_builder.config import bundled, from_mapping, read_toml
 from celebahq_builder.errors import CelebAHQError, RecipeError, WeightsError
 from celebahq_builder.limits import MAX_WEIGHTS_HEADER_BYTES
+from celebahq_builder.progress import aligned
 from celebahq_builder.storage import read_file, sha256
 
 if TYPE_CHECKING:
@@ -221,9 +222,7 @@ def table_lines(folder: Path | None = None) -> Iterator[str]:
     """Yield the entries of a registry as lines of a table; argument and errors are those of `read_registry`."""
     header = ("name", "network", "parameters", "size", "licence", "scores")
     rows = [header, *(_row(name, entry) for name, entry in read_registry(folder).items())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield from aligned(rows, left=range(len(header)))
 
 
 def _row(name: str, entry: RegistryEntry) -> tuple[str, ...]:

@@ -113,10 +113,12 @@ class SRGenerator(nn.Module):
 
     def forward(self, photo: Tensor) -> Tensor:
         """Return the photo at four times its width and height."""
+        # On a CPU, filters and sums of 3 channels are faster with contiguous channels. The results are the same.
+        photo = photo.contiguous()
         features = self.head(photo - 0.5)
         if self.noise is not None:
             features = features + self.noise(hash_noise(photo, self.noise.in_channels))
-        detail = F.pixel_shuffle(self.tail(self.body(features)), self.SCALE)
+        detail = F.pixel_shuffle(self.tail(self.body(features)).to(photo.dtype).contiguous(), self.SCALE)
         enlarged = detail + F.interpolate(photo, scale_factor=self.SCALE, mode="bicubic", align_corners=False)
         small = F.interpolate(
             enlarged, scale_factor=1 / self.SCALE, mode="bicubic", antialias=True, align_corners=False

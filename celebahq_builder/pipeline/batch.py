@@ -28,8 +28,7 @@ from celebahq_builder.pipeline.face import Face, ImageRecord, PhotoRecord
 from celebahq_builder.pipeline.photo_context import deterministic, photo_context, photo_reader
 from celebahq_builder.pipeline.stage import AnyPhotoStage, record_types
 from celebahq_builder.pipeline.stages.crop import quad_corners
-from celebahq_builder.pipeline.workspace import Workspace
-from celebahq_builder.sources.photo import Photo
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.storage import sha256, write_partial
 
 P = ParamSpec("P")
@@ -88,16 +87,19 @@ class _PhotoTask:
 
     face: Face
     """The photo after the last stage that it passed."""
-    start: Kept | None = None
-    """The outcome from which it resumes; None starts from the photo's file."""
-    passed: str | None = None
-    """Stage of that outcome."""
+    resumed: tuple[str, Kept] | None = None
+    """Stage and outcome from which it resumes; None starts from the photo's file."""
     ended: bool = False
     """True if it was rejected or failed."""
     entering: Future[Face] | None = None
     """The face with which it enters, computed ahead."""
     passed_stages: list[_Passed] = field(default_factory=list)
     """Stages whose outcomes are not recorded yet, in order."""
+
+    @property
+    def passed(self) -> str | None:
+        """Stage from which it resumes; None for the photo's file."""
+        return self.resumed[0] if self.resumed else None
 
 
 _File: TypeAlias = tuple[Path, Future[ImageRecord | None]]
@@ -146,13 +148,10 @@ class _BatchRun:
             self._delete_partials()
             raise
         self._delete_partials(keep={path for _, path in self.files})
-        place = {photo.key: i for i, (_, photo) in enumerate(self.job.photos)}
         return BatchResult(
             number=self.job.number,
             photos=len(self.job.photos),
-            outcomes={
-                name: tuple(sorted(self.outcomes[name], key=lambda one: place[one.key])) for name in self.job.todo
-            },
+            outcomes={name: self.job.in_order(self.outcomes[name]) for name in self.job.todo},
             files=tuple(self.files),
             seconds=dict(self.seconds),
             peak_memory_bytes=peak_memory_bytes(),
@@ -168,13 +167,15 @@ class _BatchRun:
     def _tasks(self) -> list[_PhotoTask]:
         """Return a task for each photo that enters the first stage."""
         tasks = {photo.key: _PhotoTask(Face.unread(photo, index)) for index, photo in self.job.photos}
+        resumed = list(self.job.resumed)
         if self.job.start is not None:
             manifest = self.workspace.stage(self.job.start).read_manifest(self.job.number)
             kept = [one for one in manifest if isinstance(one, Kept) and one.key in tasks]
-            tasks = {one.key: _PhotoTask(tasks[one.key].face, one, self.job.start) for one in kept}
-        for stage, one in self.job.resumed:
+            tasks = {one.key: tasks[one.key] for one in kept}
+            resumed = [(self.job.start, one) for one in kept] + resumed
+        for stage, one in resumed:
             if one.key in tasks:
-                tasks[one.key] = _PhotoTask(tasks[one.key].face, one, stage)
+                tasks[one.key].resumed = (stage, one)
         return list(tasks.values())
 
     def _after(self, stage: str | None) -> int:
@@ -201,20 +202,24 @@ class _BatchRun:
     def _read_ahead(self, tasks: Sequence[_PhotoTask]) -> None:
         """Let the threads read the photos of a group, or the images from which they resume."""
         for task in tasks if self.pool else ():
-            if task.start is not None or self.stages[0].reads_photo:
+            if task.resumed or self.stages[0].reads_photo:
                 task.entering = self._submit(self._read, task)
 
     def _read(self, task: _PhotoTask) -> Face:
         """Return the face with which a photo enters, on the CPU."""
-        if task.start is not None and task.passed is not None:
-            return self._resume(task.face.photo, task.start, task.passed)
-        stage, context = self.stages[0], replace(self.context, device=torch.device("cpu"))
-        return stage.run([task.face], self.job.recipe.settings(stage), context)[0]
+        if task.resumed is None:
+            stage, context = self.stages[0], replace(self.context, device=torch.device("cpu"))
+            return stage.run([task.face], self.job.recipe.settings(stage), context)[0]
+        name, kept = task.resumed
+        record = PhotoRecord.from_kept(kept, self.types)
+        image = record[ImageRecord]
+        data = self.workspace.stage(name).read_image(image.path, image.sha256)
+        return Face.resumed(task.face.photo, torch.from_numpy(decode_png(data)), record)
 
     def _run_group(self, tasks: Sequence[_PhotoTask]) -> None:
         """Take some photos through the stages, until each is done, rejected or failed."""
         for task in tasks:
-            if task.start is not None and task.passed is not None:
+            if task.resumed:
                 with self._record_failure(task, self.names[self._after(task.passed)]):
                     task.face = self._entered(task)
         for number, stage in enumerate(self.stages, start=self._after(self.job.start)):
@@ -248,19 +253,12 @@ class _BatchRun:
         face = entering.result() if entering else self._read(task)
         return replace(face, pixels=face.pixels.to(self.context.device))
 
-    def _resume(self, photo: Photo, start: Kept, stage: str) -> Face:
-        """Return the face that a stage kept, with its image."""
-        record = PhotoRecord.from_kept(start, self.types)
-        image = record[ImageRecord]
-        data = self.workspace.stage(stage).read_image(image.path, image.sha256)
-        return Face.resumed(photo, torch.from_numpy(decode_png(data)), record)
-
     # --- Images and outcomes of a photo ---
 
     def _finish_stage(self, task: _PhotoTask, stage: AnyPhotoStage, face: Face) -> None:
         """Encode and write what is to be kept of a face after a stage; the outcome is recorded once that is done."""
         files = []
-        if task.start is None and face.photo.id in self.job.examples and stage.example_title:
+        if task.resumed is None and face.photo.id in self.job.examples and stage.example_title:
             files.append(self._save_example(stage, face))
         if stage.name in self.job.todo:
             with self._clock(stage.name, synchronized=False):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.outcome import Failed, Kept, Outcome, Rejected
 from celebahq_builder.pipeline.recipe import BuildRecipe
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.photo import Photo
 from celebahq_builder.storage import RUN_TOKEN, publish, sync_folder
 
@@ -41,6 +41,23 @@ class BatchJob:
     run_token: str = RUN_TOKEN
     """Token of the main process, for the names of partial files."""
 
+    def in_order(self, outcomes: Iterable[Outcome]) -> tuple[Outcome, ...]:
+        """Return outcomes of the job's photos in the order of the photos."""
+        place = {photo.key: number for number, (_, photo) in enumerate(self.photos)}
+        return tuple(sorted(outcomes, key=lambda one: place[one.key]))
+
+    def describe(self) -> str:
+        """Return the number of the batch, or the file of a job of one photo, for messages."""
+        return self.photos[0][1].file if len(self.photos) == 1 else f"batch {self.number}"
+
+    def split(self) -> list[BatchJob]:
+        """Return a job for each photo."""
+        jobs = []
+        for index, photo in self.photos:
+            resumed = tuple((stage, kept) for stage, kept in self.resumed if kept.key == photo.key)
+            jobs.append(replace(self, photos=((index, photo),), resumed=resumed))
+        return jobs
+
 
 @dataclass(frozen=True)
 class BatchResult:
@@ -63,6 +80,28 @@ class BatchResult:
     def of_nothing(cls, job: BatchJob) -> BatchResult:
         """Return the result of a job without photos."""
         return cls(job.number, 0, dict.fromkeys(job.todo, ()), (), {}, 0)
+
+    @classmethod
+    def all_failed(cls, job: BatchJob, error: str) -> BatchResult:
+        """Return the result of a job whose photos have all failed with an error."""
+        failed: tuple[Outcome, ...] = tuple(Failed(photo.file, error, photo.face) for _, photo in job.photos)
+        nothing = cls.of_nothing(job)
+        return replace(nothing, photos=len(failed), outcomes={**nothing.outcomes, job.todo[0]: failed})
+
+    @classmethod
+    def join(cls, job: BatchJob, results: Sequence[BatchResult]) -> BatchResult:
+        """Return the result of a job from those of its parts; see `BatchJob.split`."""
+        names = {name for result in results for name in result.seconds}
+        return cls(
+            number=job.number,
+            photos=len(job.photos),
+            outcomes={
+                name: job.in_order(one for result in results for one in result.outcomes[name]) for name in job.todo
+            },
+            files=tuple(file for result in results for file in result.files),
+            seconds={name: sum(result.seconds.get(name, 0.0) for result in results) for name in names},
+            peak_memory_bytes=max(result.peak_memory_bytes for result in results),
+        )
 
     @property
     def rejected(self) -> int:

@@ -26,15 +26,14 @@ from celebahq_builder.pipeline.growth import checked_plan, grow, warn_of_newer_p
 from celebahq_builder.pipeline.landmark_source import find_source
 from celebahq_builder.pipeline.photo_context import deterministic, photo_context
 from celebahq_builder.pipeline.photo_stages import run_batches, run_photo_stages
-from celebahq_builder.pipeline.plan import Plan, versions
+from celebahq_builder.pipeline.plan import BuildPlan, versions
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import BuildOptions, BuildRequest, check_options, make_request, wanted_shard
-from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses, summary_fingerprint
-from celebahq_builder.pipeline.shard import Shard, check_shards
+from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses, rejected_csv, summary_fingerprint
 from celebahq_builder.pipeline.stage import AnyDatasetStage, DatasetContext, record_types
-from celebahq_builder.pipeline.stages.select import rejected_csv
-from celebahq_builder.pipeline.state import Summary, fingerprint
-from celebahq_builder.pipeline.workspace import TimingLog, Workspace, count_outcomes
+from celebahq_builder.run_directory.shard import Shard, check_shards
+from celebahq_builder.run_directory.state import Summary, fingerprint
+from celebahq_builder.run_directory.workspace import TimingLog, Workspace, count_outcomes
 from celebahq_builder.sources.photo import LandmarkOrder, Photo, PhotoSource, in_column_order
 from celebahq_builder.storage import delete_folder, read_file, write_atomic, write_json
 
@@ -217,14 +216,14 @@ def run(request: BuildRequest) -> BuildResult:
         return _conclude(plan, timings)
 
 
-def _end_without_faces(plan: Plan) -> NoReturn:
+def _end_without_faces(plan: BuildPlan) -> NoReturn:
     workspace = plan.request.workspace
     _write_rejected(workspace, photo_statuses(workspace), plan.request.source)
     write_build_report(workspace)
     raise WorkspaceError(f"no photo was kept, so there is nothing to pack; {workspace.rejected_path} says why")
 
 
-def _describe(plan: Plan) -> None:
+def _describe(plan: BuildPlan) -> None:
     """Write run.json, unless it is up to date."""
     description = plan.description()
     if plan.state.run != description:
@@ -259,16 +258,13 @@ def _run_shard(request: BuildRequest, shard: Shard) -> BuildResult:
         return _conclude_shard(plan, shard)
 
 
-def _conclude_shard(plan: Plan, shard: Shard) -> BuildResult:
+def _conclude_shard(plan: BuildPlan, shard: Shard) -> BuildResult:
     """Count the outcomes of a shard's photos."""
     workspace, names = plan.request.workspace, [stage.name for stage in plan.photo_stages]
     last: dict[PhotoKey, outcome.Outcome] = {}
     for name in names:
         for batch in shard.batches(plan.batches):
-            last |= {
-                one.key: one.without_record() if isinstance(one, Kept) else one
-                for one in workspace.stage(name).read_manifest(batch)
-            }
+            last |= {one.key: one.without_record() for one in workspace.stage(name).read_manifest(batch)}
     images = [stage.name for stage in plan.photo_stages if stage.saves_image]
     return BuildResult(
         source=plan.request.source.counts,
@@ -283,7 +279,7 @@ def _conclude_shard(plan: Plan, shard: Shard) -> BuildResult:
     )
 
 
-def _load_networks(plan: Plan) -> None:
+def _load_networks(plan: BuildPlan) -> None:
     """Load the networks of the photo stages that are left, so that an error ends the run before anything is written."""
     if all(plan.is_complete(stage.name) for stage in plan.photo_stages):
         return
@@ -294,7 +290,7 @@ def _load_networks(plan: Plan) -> None:
         stage.load(plan.request.recipe.settings(stage))
 
 
-def _discard(plan: Plan) -> None:
+def _discard(plan: BuildPlan) -> None:
     """Delete the results of the stages to redo, the last first."""
     workspace = plan.request.workspace
     for path in plan.redone_files():
@@ -308,7 +304,7 @@ def _discard(plan: Plan) -> None:
 # --- Dataset stages, summary ------------------------------------------------------------------------------------
 
 
-def _run_dataset_stage(plan: Plan, stage: AnyDatasetStage, timings: TimingLog) -> None:
+def _run_dataset_stage(plan: BuildPlan, stage: AnyDatasetStage, timings: TimingLog) -> None:
     """Run a stage that works on all photos, unless it is complete."""
     request, ingredients = plan.request, plan.ingredients[stage.name]
     folder = request.workspace.stage(stage.name)
@@ -320,7 +316,7 @@ def _run_dataset_stage(plan: Plan, stage: AnyDatasetStage, timings: TimingLog) -
         record_types=record_types(request.recipe.stages()),
         image_stage=plan.image_stage,
         photo_stage=plan.photo_names[-1],
-        workers=request.workers,
+        workers=request.workers or parallel.cores(),
         hdf5_attributes={
             "builder": f"celebahq_builder {__version__}",
             "recipe": to_mapping(request.recipe),
@@ -336,7 +332,7 @@ def _run_dataset_stage(plan: Plan, stage: AnyDatasetStage, timings: TimingLog) -
     folder.complete(ingredients, counts)
 
 
-def _conclude(plan: Plan, timings: TimingLog) -> BuildResult:
+def _conclude(plan: BuildPlan, timings: TimingLog) -> BuildResult:
     """Count the outcomes of all photos, and write summary, table of rejects and report where they are not up to date.
 
     Raises:
@@ -372,7 +368,7 @@ def _conclude(plan: Plan, timings: TimingLog) -> BuildResult:
     )
 
 
-def _summarize(plan: Plan, mark: str, statuses: Sequence[PhotoStatus]) -> Summary:
+def _summarize(plan: BuildPlan, mark: str, statuses: Sequence[PhotoStatus]) -> Summary:
     """Count the outcomes of all photos and write the table of those not kept."""
     workspace, source = plan.request.workspace, plan.request.source
     ends = [one.end for one in statuses if one.end is not None]

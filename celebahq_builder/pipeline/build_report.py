@@ -1,4 +1,4 @@
-"""The HTML report of a build: faces, counts, contact sheets, examples, spectra, and lists of photos.
+"""The HTML report of a build, also of one that is running: faces, counts, contact sheets, spectra, lists of photos.
 
 The page holds thumbnails, so it can be read where its run directory is not. The aligned images are too large for that:
 the page links to their files, and shows one in full size where the file is there.
@@ -9,8 +9,10 @@ The page is bounded for any number of photos: at most 556 images, and `ROWS` pho
 from __future__ import annotations
 
 import json
+import logging
 import random
 import re
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,12 +26,16 @@ from celebahq_builder.errors import printable
 from celebahq_builder.html import charts, link, render_page
 from celebahq_builder.outcome import Failed, Reason, Rejected
 from celebahq_builder.pipeline import report_images
+from celebahq_builder.pipeline.batch_job import BatchResult
 from celebahq_builder.pipeline.landmark_source import landmark_section
 from celebahq_builder.pipeline.report_images import PhotoImage, ReportImages
-from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses
-from celebahq_builder.pipeline.state import RunDescription, RunState
-from celebahq_builder.pipeline.workspace import Workspace, read_timings
+from celebahq_builder.pipeline.results import TABLE, PhotoStatus, PhotoStatuses, photo_statuses, read_statuses
+from celebahq_builder.progress import Progress
+from celebahq_builder.run_directory.state import RunDescription, RunState
+from celebahq_builder.run_directory.workspace import Workspace, read_timings
 from celebahq_builder.storage import write_atomic
+
+log = logging.getLogger(__name__)
 
 NOTES = {
     "grey": "greyscale, made RGB",
@@ -150,7 +156,7 @@ def _contents(
         "kept_left": len(kept[ROWS:]),
         "timings": timings,
         "throughput": _throughput(timings.batches, f"{run.counts.unit}s"),
-        "settings": _settings(run),
+        "settings": _settings(run, state),
         "row_thumbnails": thumbnails_max,
     }
 
@@ -236,16 +242,23 @@ def _throughput(batches: Sequence[tuple[float, int]], units: str) -> tuple[chart
     return None if drawn is None else (drawn, f"{unit} of work")
 
 
-def _settings(run: RunDescription) -> list[tuple[str, str, str]]:
-    """Return name, value and origin of every setting."""
+def _settings(run: RunDescription, state: RunState) -> list[tuple[str, str, str]]:
+    """Return name, value and origin of every setting, and the hashes of the weights."""
     origins = {name: re.sub("^`(.*)`$", r"argument \1", origin) for name, origin in run.origins.items()}
-    return [
-        (name, json.dumps(value, ensure_ascii=False), origins.get(name, "default"))
+    settings = {
+        name: (json.dumps(value, ensure_ascii=False), origins.get(name, "default"))
         for name, value in flatten(run.recipe).items()
-    ]
+    }
+    ingredients = [table for stage in state.stages.values() for table in stage.ingredients or ()]
+    hashes = {
+        f"{table['name']}.weights_sha256": (str(table["weights_sha256"]), f"file of {table['name']}.weights")
+        for table in ingredients
+        if "weights_sha256" in table
+    }
+    return [(name, *values) for name, values in (settings | hashes).items()]
 
 
-# --- Counts
+# --- Counts -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -273,7 +286,74 @@ def stage_counts(run: RunDescription, state: RunState, statuses: Iterable[PhotoS
             own = run.photo_stages.index(name) + 1
             names, before = tuple(run.photo_stages[before:own]), own
         rejected, failed = ends[name, False], ends[name, True]
-        kept = mark.kept if mark and name == "pack" else entered - rejected - failed
+        kept = entered - rejected - failed
         counts.append(StageCount(names, entered, kept, rejected, failed))
         entered = kept
     return counts
+
+
+# --- The report of a build that is running ------------------------------------------------------------------------
+
+COST_SHARE = 0.01
+"""Largest share of a run's time that is spent on its reports."""
+
+PAUSE_S = 5.0
+"""Shortest time between two reports."""
+
+READ_S = 3e-4
+"""Estimated time that the status of a photo of an earlier run takes to be read."""
+
+MOMENT_S = 2.0
+"""Longest processor time that the report of an interrupted run, or the first one of a resumed run, may take."""
+
+
+class LiveReport:
+    """Writes the report of a build while the build runs.
+
+    The statuses of photos come from the results of the workers. Manifests are read once, where a run resumes. Nothing
+    depends on the report, so an error in writing it is a warning.
+
+    Args:
+        workspace: the run directory.
+        progress: of the photo stages.
+        silent: write nothing; for one of several shards.
+    """
+
+    def __init__(self, workspace: Workspace, progress: Progress, *, silent: bool = False) -> None:
+        self.workspace, self.progress, self.silent = workspace, progress, silent
+        self.statuses: PhotoStatuses | None = None
+        self.cost_s = READ_S * progress.done
+        """Processor time that the last report took, or the first one will take."""
+        self.due_s = time.monotonic() + (self.cost_s / COST_SHARE if self.cost_s > MOMENT_S else 0)
+
+    def add(self, result: BatchResult) -> None:
+        """Take note of the outcomes of a batch."""
+        if self.statuses is not None:
+            for stage, outcomes in result.outcomes.items():
+                for one in outcomes:
+                    self.statuses.add(stage, result.number, one)
+
+    def write_if_due(self) -> None:
+        """Write the report, unless that would take too large a share of the time."""
+        if time.monotonic() >= self.due_s:
+            self._write(BuildProgress(self.progress.items_per_s, self.progress.seconds_left))
+
+    def close(self) -> None:
+        """Write the report of a build that is interrupted, if this takes a moment only."""
+        if self.cost_s <= MOMENT_S:
+            self._write(None)
+
+    def _write(self, progress: BuildProgress | None) -> None:
+        if self.silent:
+            return
+        began, is_first = time.thread_time(), self.statuses is None and not self.progress.done
+        try:
+            if self.statuses is None:
+                self.statuses = read_statuses(self.workspace)
+                log.info("report of the running build: %s", self.workspace.report_path.absolute())
+            write_build_report(self.workspace, progress, self.statuses.all())
+        except Exception as error:
+            log.warning("warning: the report of the running build was not written: %s", error)
+        self.cost_s = time.thread_time() - began
+        # The first page of a new run has no images, so the next one need not wait for long.
+        self.due_s = time.monotonic() + (PAUSE_S if is_first else max(self.cost_s / COST_SHARE, PAUSE_S))

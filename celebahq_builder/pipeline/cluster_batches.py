@@ -8,28 +8,26 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Generator, Iterable, Sequence
+import importlib
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import celebahq_builder
 from celebahq_builder import parallel
 from celebahq_builder.cluster.jobs import Parts, run_jobs
 from celebahq_builder.cluster.worker import Facts
 from celebahq_builder.errors import CelebAHQError
+from celebahq_builder.models.community import absolute, import_spandrel, is_weight_file, weights_sha256
 from celebahq_builder.models.registry import find_entry, locate
-from celebahq_builder.outcome import Failed, Outcome
-from celebahq_builder.pipeline.plan import Plan, versions
+from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult
+from celebahq_builder.pipeline.plan import BuildPlan, versions
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import read_file, read_text, sha256
 
-if TYPE_CHECKING:
-    from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult
-
 
 def run_on_cluster(
-    target: str, plan: Plan, lock: Path, jobs: Iterable[BatchJob], progress: Progress
+    target: str, plan: BuildPlan, lock: Path, jobs: Iterable[BatchJob], progress: Progress
 ) -> Generator[BatchResult, None, None]:
     """Yield the results of batches that the workers of a cluster run, in order of completion; see `run_jobs`.
 
@@ -50,7 +48,7 @@ def run_on_cluster(
         lock=lock.absolute(),
         files=tuple(folder / photos[place].file for place in sorted({0, len(photos) // 2, len(photos) - 1}))
         + tuple(archives[:1]),
-        weights=tuple(one.weights for one in settings if hasattr(one, "weights")),
+        weights=tuple(absolute(one.weights) for one in settings if hasattr(one, "weights")),
         device=request.device,
     )
     return run_jobs(
@@ -59,7 +57,7 @@ def run_on_cluster(
         map(_with_absolute_paths, jobs),
         facts=functools.partial(worker_facts, needed),
         expected=needed.facts(),
-        parts=Parts(name=_name, split=_photos, fail=_failed, join=_joined),
+        parts=Parts(name=BatchJob.describe, split=BatchJob.split, fail=BatchResult.all_failed, join=BatchResult.join),
         progress=progress,
         discard=_delete_partial_files,
     )
@@ -82,15 +80,15 @@ class Surroundings:
 
     def facts(self) -> Facts:
         """Return versions of packages and properties of files in this process; the device is not looked for."""
-        found = {**versions(), "code of celebahq_builder": _code_sha256()}
-        found["python"] = ".".join(found["python"].split(".")[:2])
+        facts = {**versions(), "code of celebahq_builder": _code_sha256()}
+        facts["python"] = ".".join(facts["python"].split(".")[:2])
         if self.lock is not None:
-            found[f"holder of {self.lock.parent}"] = _or_error(lambda path: read_text(path).splitlines()[-1], self.lock)
+            facts[f"holder of {self.lock.parent}"] = _or_error(lambda path: read_text(path).splitlines()[-1], self.lock)
         for file in self.files:
-            found[f"size of {file}"] = _or_error(lambda path: f"{path.stat().st_size} bytes", file)
+            facts[f"size of {file}"] = _or_error(lambda path: f"{path.stat().st_size} bytes", file)
         for name in self.weights:
-            found[f"SHA-256 of the weights {name}"] = _weights_sha256(name)
-        return {**found, "device": self.device}
+            facts[f"SHA-256 of the weights {name}"] = _weights_sha256(name)
+        return {**facts, "device": self.device}
 
 
 def worker_facts(needed: Surroundings) -> Facts:
@@ -99,7 +97,7 @@ def worker_facts(needed: Surroundings) -> Facts:
     Raises:
         ImportError: a package is missing.
     """
-    import celebahq_builder.pipeline.batch  # noqa: F401
+    importlib.import_module("celebahq_builder.pipeline.batch")
 
     found = needed.facts()
     try:
@@ -119,6 +117,8 @@ def _or_error(read: Callable[[Path], str], path: Path) -> str:
 def _weights_sha256(name: str) -> str:
     """Return the beginning of the hash of a weight file, or the error of reading it."""
     try:
+        if is_weight_file(name):
+            return f"{weights_sha256(name)[:16]}, spandrel {import_spandrel().__version__}"
         return sha256(read_file(locate(name)[0] / find_entry(name).file))[:16]
     except CelebAHQError as error:
         return str(error)
@@ -143,55 +143,8 @@ def _with_absolute_paths(job: BatchJob) -> BatchJob:
     return replace(job, workspace=job.workspace.absolute(), folder=job.folder.absolute(), deltas=deltas)
 
 
-def _name(job: BatchJob) -> str:
-    return job.photos[0][1].file if len(job.photos) == 1 else f"batch {job.number}"
-
-
-def _photos(job: BatchJob) -> list[BatchJob]:
-    """Return a job for each photo of a batch."""
-    return [
-        replace(
-            job,
-            photos=((index, photo),),
-            resumed=tuple((stage, kept) for stage, kept in job.resumed if kept.key == photo.key),
-        )
-        for index, photo in job.photos
-    ]
-
-
 def _delete_partial_files(result: BatchResult) -> None:
     """Delete the files of a batch that were not given their names."""
     for partial, _ in result.files:
         with contextlib.suppress(OSError):
             partial.unlink()
-
-
-def _failed(job: BatchJob, reason: str) -> BatchResult:
-    """Return the result of a photo that has killed its worker."""
-    from celebahq_builder.pipeline.batch_job import BatchResult
-
-    failed: tuple[Outcome, ...] = tuple(Failed(photo.file, reason, photo.face) for _, photo in job.photos)
-    outcomes = {name: failed if name == job.todo[0] else () for name in job.todo}
-    return replace(BatchResult.of_nothing(job), photos=len(failed), outcomes=outcomes)
-
-
-def _joined(job: BatchJob, results: Sequence[BatchResult]) -> BatchResult:
-    """Return the result of a batch from those of its photos."""
-    from celebahq_builder.pipeline.batch_job import BatchResult
-
-    place = {photo.key: place for place, (_, photo) in enumerate(job.photos)}
-    outcomes = {
-        name: tuple(
-            sorted((one for result in results for one in result.outcomes[name]), key=lambda one: place[one.key])
-        )
-        for name in job.todo
-    }
-    names = {name for result in results for name in result.seconds}
-    return BatchResult(
-        number=job.number,
-        photos=len(job.photos),
-        outcomes=outcomes,
-        files=tuple(file for result in results for file in result.files),
-        seconds={name: sum(result.seconds.get(name, 0.0) for result in results) for name in names},
-        peak_memory_bytes=max(result.peak_memory_bytes for result in results),
-    )

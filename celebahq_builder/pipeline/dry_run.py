@@ -11,13 +11,15 @@ from typing import Unpack
 from celebahq_builder.config import flatten, to_mapping
 from celebahq_builder.outcome import counted
 from celebahq_builder.pipeline.growth import checked_plan, outdated_results
-from celebahq_builder.pipeline.plan import Plan
+from celebahq_builder.pipeline.plan import BuildPlan
 from celebahq_builder.pipeline.request import BuildOptions, make_request
-from celebahq_builder.pipeline.stages.pack import PackStage
-from celebahq_builder.pipeline.stages.select import SelectStage
+from celebahq_builder.pipeline.stage import DatasetStage
 from celebahq_builder.progress import size
 from celebahq_builder.sources.official import archives
 from celebahq_builder.sources.photo import PhotoSource
+
+PNG_BYTES = 1.3
+"""Bytes of an aligned face as a PNG file per pixel."""
 
 
 def dry_run(source: PhotoSource, out: Path | str, **options: Unpack[BuildOptions]) -> list[str]:
@@ -40,7 +42,7 @@ def dry_run(source: PhotoSource, out: Path | str, **options: Unpack[BuildOptions
     return [*describe_plan(plan.after_growth()), *deleted]
 
 
-def describe_plan(plan: Plan) -> Iterator[str]:
+def describe_plan(plan: BuildPlan) -> Iterator[str]:
     """Yield the plan in lines for people: settings with their sources, stages, disk space."""
     request, source = plan.request, plan.request.source
     yield "settings:"
@@ -73,7 +75,7 @@ def describe_plan(plan: Plan) -> Iterator[str]:
     yield f"disk: {work}, {size(free)} free in {parent}"
 
 
-def _describe_stage(plan: Plan, name: str) -> str:
+def _describe_stage(plan: BuildPlan, name: str) -> str:
     if name not in plan.on_disk:
         done = all(plan.is_complete(later) for later in plan.on_disk if later in plan.photo_names)
         return "result is not stored" if done else "to do; result is not stored"
@@ -84,14 +86,17 @@ def _describe_stage(plan: Plan, name: str) -> str:
     )
 
 
-def _disk_bytes(plan: Plan) -> float:
-    """Estimate what a run will write: PNGs of 1.3 bytes per pixel, and what real CelebA-HQ takes as a pyramid."""
+def _disk_bytes(plan: BuildPlan) -> float:
+    """Estimate what a run will write: PNG files, and the files of the stages that work on all photos."""
     recipe, photos = plan.request.recipe, len(plan.request.source.photos)
-    pixels = recipe.resolution**2
     batches_done = len(plan.state.stage(plan.image_stage).batches)
     photos_done = min(max(batches_done * plan.batch_photos, plan.earlier_photos), photos)
     images_left = photos - photos_done if plan.image_stage in plan.on_disk else 0
-    pyramid = {"none": 4.0, "gzip": 2.7, "blosc2": 2.4}[recipe.settings(PackStage()).compression]
-    is_packed_now = "pack" in plan.on_disk and not plan.is_complete("pack")
-    to_pack = min(photos, recipe.settings(SelectStage()).keep) if is_packed_now else 0
-    return images_left * pixels * 1.3 + to_pack * pixels * pyramid
+    disk_bytes = images_left * recipe.resolution**2 * PNG_BYTES
+    for stage in recipe.stages():
+        if isinstance(stage, DatasetStage):
+            settings = recipe.settings(stage)
+            photos = stage.most_kept(settings, photos)
+            if stage.name in plan.on_disk and not plan.is_complete(stage.name):
+                disk_bytes += stage.estimate_bytes(settings, photos, recipe.resolution)
+    return disk_bytes

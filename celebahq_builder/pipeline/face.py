@@ -11,7 +11,7 @@ import numpy as np
 from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.imaging.geometry import Points
 from celebahq_builder.outcome import Kept, PhotoKey
-from celebahq_builder.pipeline.state import Table, read_table
+from celebahq_builder.run_directory.state import Table, read_table
 from celebahq_builder.sources.photo import Photo
 
 if TYPE_CHECKING:

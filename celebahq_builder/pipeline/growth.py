@@ -14,25 +14,21 @@ import functools
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from celebahq_builder.errors import FingerprintMismatch, WorkspaceError, printable
 from celebahq_builder.image_set import photo_path
 from celebahq_builder.outcome import Kept, PhotoKey, Reason, counted
-from celebahq_builder.pipeline.face import Identity
-from celebahq_builder.pipeline.plan import Plan
+from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult
+from celebahq_builder.pipeline.face import Identity, ImageRecord, PhotoRecord, read_part
+from celebahq_builder.pipeline.plan import BuildPlan
 from celebahq_builder.pipeline.request import BuildRequest
-from celebahq_builder.pipeline.stage import AnyPhotoStage
-from celebahq_builder.pipeline.state import Table, read_table
-from celebahq_builder.pipeline.workspace import Workspace, read_outcomes
+from celebahq_builder.pipeline.stage import record_types
+from celebahq_builder.run_directory.workspace import read_outcomes
 from celebahq_builder.sources.photo import Photo
 from celebahq_builder.storage import delete_folder, write_json
-
-if TYPE_CHECKING:
-    from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +55,7 @@ class OutdatedResults:
         )
 
 
-def outdated_results(plan: Plan) -> OutdatedResults:
+def outdated_results(plan: BuildPlan) -> OutdatedResults:
     """Return the results that a run of a plan would lose; reads all manifests if photos are not only appended.
 
     Raises:
@@ -82,20 +78,21 @@ def outdated_results(plan: Plan) -> OutdatedResults:
             )
         folder = workspace.stage(name)
         for path in (*folder.earlier_manifests(), *map(folder.manifest_path, sorted(folder.batches()))):
-            for one in read_outcomes(path):
-                if not isinstance(one, Kept) or _identity(one).landmarks in landmarks.get(one.photo, ()):
+            for kept in _read_kept(path).values():
+                identity = read_part(kept, "identity", Identity)
+                if identity.landmarks in landmarks.get(kept.photo, ()):
                     continue
                 reason = "missing from this run"
-                if one.photo in landmarks:
+                if kept.photo in landmarks:
                     reason = "with other faces or landmarks now"
-                elif one.photo in rejected:
-                    reason = f"rejected now as {rejected[one.photo]}"
-                outdated.files.setdefault(reason, set()).add(one.photo)
-                outdated.ids.add(_identity(one).id)
+                elif kept.photo in rejected:
+                    reason = f"rejected now as {rejected[kept.photo]}"
+                outdated.files.setdefault(reason, set()).add(kept.photo)
+                outdated.ids.add(identity.id)
     return outdated
 
 
-def checked_plan(request: BuildRequest) -> Plan:
+def checked_plan(request: BuildRequest) -> BuildPlan:
     """Return the plan of a build, after all checks that need no work; nothing is written.
 
     Raises:
@@ -103,7 +100,7 @@ def checked_plan(request: BuildRequest) -> Plan:
             or that have other landmarks in it.
         WorkspaceError: the run directory lacks the results of the stages before `start`, or was changed.
     """
-    plan = Plan(request, request.workspace.read_state())
+    plan = BuildPlan(request, request.workspace.read_state())
     plan.check()
     outdated = outdated_results(plan.after_redo())
     if outdated.ids and not request.redo_photos:
@@ -115,7 +112,7 @@ def checked_plan(request: BuildRequest) -> Plan:
     return plan
 
 
-def grow(plan: Plan) -> Plan:
+def grow(plan: BuildPlan) -> BuildPlan:
     """Prepare the run directory for a run with other photos; return the plan for it.
 
     A kill between any two steps leaves a directory that this run, and the one before, can use: a manifest that stays
@@ -140,7 +137,7 @@ def grow(plan: Plan) -> Plan:
     return grown
 
 
-def warn_of_newer_photos(plan: Plan) -> None:
+def warn_of_newer_photos(plan: BuildPlan) -> None:
     """Print a warning if photos of a table of one's own are newer than the results of their batch.
 
     This notices photos that were edited since. CelebA's are not checked: they do not change, and are many.
@@ -167,22 +164,18 @@ class EarlierResults:
     """The results of an earlier run for photos whose batch is not written yet.
 
     Args:
-        workspace: the run directory.
-        stages: photo stages with results on disk, in order.
+        plan: of this run.
     """
 
-    def __init__(self, workspace: Workspace, stages: Sequence[AnyPhotoStage]) -> None:
+    def __init__(self, plan: BuildPlan) -> None:
+        workspace, stages = plan.request.workspace, plan.photo_stages
         self.folders = {stage.name: workspace.stage(stage.name) for stage in stages}
         self.image_stages = {stage.name for stage in stages if stage.saves_image}
-        self._places: dict[str, dict[PhotoKey, Path]] = {}
+        self.types = record_types(plan.request.recipe.photo_stages())
+        self._manifests: dict[str, dict[PhotoKey, Path]] = {}
         """Manifest that holds the latest result of each photo, by stage."""
         for name, folder in self.folders.items():
-            self._places[name] = {
-                one.key: path
-                for path in folder.earlier_manifests()
-                for one in read_outcomes(path)
-                if isinstance(one, Kept)
-            }
+            self._manifests[name] = {key: path for path in folder.earlier_manifests() for key in _read_kept(path)}
         self._read = functools.lru_cache(maxsize=16)(_read_kept)
         self._split: dict[int, BatchJob] = {}
 
@@ -194,88 +187,72 @@ class EarlierResults:
         self._split[job.number] = job
         left = tuple((index, photo) for index, photo in job.photos if len(finished[photo.key]) < len(job.todo))
         resumed = [list(finished[photo.key].items())[-1] for _, photo in left if finished[photo.key]]
-        return replace(job, photos=left, resumed=tuple(resumed))
+        return replace(job, photos=left, resumed=tuple((name, record.kept(self.types)) for name, record in resumed))
 
     def complete(self, result: BatchResult) -> BatchResult:
         """Return the result of a job of `without_finished` for all photos of the batch."""
         job = self._split.pop(result.number, None)
         if job is None:
             return result
-        finished = self._finished(job)
-        place = {photo.key: (i, photo) for i, (_, photo) in enumerate(job.photos)}
         outcomes, moved = {}, []
+        finished = self._finished(job).values()
         for name in job.todo:
             kept = []
-            for key, stages in finished.items():
-                if one := stages.get(name):
-                    if name in self.image_stages:
-                        image, folder = _image(one), self.folders[name]
-                        path = folder.image_path(job.number, place[key][1].id)
-                        if (before := folder.root / str(image["path"])) != path:
-                            moved.append((before, path))
-                        one = _with_table(one, "image", {**image, "path": path.relative_to(folder.root).as_posix()})
-                    kept.append(one)
-            outcomes[name] = tuple(sorted((*kept, *result.outcomes[name]), key=lambda one: place[one.key][0]))
+            for record in [records[name] for records in finished if name in records]:
+                if name in self.image_stages:
+                    image, folder = record[ImageRecord], self.folders[name]
+                    path = folder.image_path(job.number, record.identity.id)
+                    if (before := folder.root / image.path) != path:
+                        moved.append((before, path))
+                    record = record.with_part(replace(image, path=path.relative_to(folder.root).as_posix()))
+                kept.append(record.kept(self.types))
+            outcomes[name] = job.in_order([*kept, *result.outcomes[name]])
         return replace(result, outcomes=outcomes, moved=tuple(moved))
 
-    def _finished(self, job: BatchJob) -> Mapping[PhotoKey, Mapping[str, Kept]]:
-        """Return the outcomes of each photo at the first stages of a job, up to one that keeps images or to the last.
+    def _finished(self, job: BatchJob) -> Mapping[PhotoKey, Mapping[str, PhotoRecord]]:
+        """Return the records of each photo at the first stages of a job, up to one that keeps images or to the last.
 
-        Their identities are those of this run, and their images are where the outcomes say.
+        Their identities are those of this run, and their images are where the records say.
         """
-        found: dict[PhotoKey, dict[str, Kept]] = defaultdict(dict)
-        for index, photo in job.photos if any(self._places.values()) else ():
-            stages: dict[str, Kept] = {}
+        finished: dict[PhotoKey, dict[str, PhotoRecord]] = defaultdict(dict)
+        for index, photo in job.photos if any(self._manifests.values()) else ():
+            stages: dict[str, PhotoRecord] = {}
             for name in job.todo:
-                one = self._find(name, job.number, index, photo)
-                if one is None:
+                record = self._find(name, job.number, index, photo)
+                if record is None:
                     break
-                stages[name] = one
+                stages[name] = record
             while stages and len(stages) < len(job.todo) and [*stages][-1] not in self.image_stages:
                 stages.popitem()
             if stages:
-                found[photo.key] = stages
-        return found
+                finished[photo.key] = stages
+        return finished
 
-    def _find(self, name: str, number: int, index: int, photo: Photo) -> Kept | None:
-        """Return the outcome of a photo at a stage, or None if there is none for this id and these landmarks."""
-        manifest = self._places[name].get(photo.key)
+    def _find(self, name: str, number: int, index: int, photo: Photo) -> PhotoRecord | None:
+        """Return the record of a photo at a stage, or None if there is none for this id and these landmarks."""
+        manifest = self._manifests[name].get(photo.key)
         if manifest is None:
             return None
-        one, identity = self._read(manifest)[photo.key], Identity.of(photo, index)
-        if replace(_identity(one), index=index, split=photo.split, attributes=photo.attributes) != identity:
+        record, identity = PhotoRecord.from_kept(self._read(manifest)[photo.key], self.types), Identity.of(photo, index)
+        if replace(record.identity, index=index, split=photo.split, attributes=photo.attributes) != identity:
             return None
-        one = _with_table(one, "identity", asdict(identity))
+        record = replace(record, identity=identity)
         if name not in self.image_stages:
-            return one
-        folder, image = self.folders[name], _image(one)
-        if not re.fullmatch(rf"images/\d+/{re.escape(photo.id)}\.png", str(image["path"])):
+            return record
+        folder, image = self.folders[name], record[ImageRecord]
+        if not re.fullmatch(rf"images/\d+/{re.escape(photo.id)}\.png", image.path):
             return None
-        if (folder.root / str(image["path"])).is_file():
-            return one
+        if (folder.root / image.path).is_file():
+            return record
         # A run that was killed may have moved the image before it wrote the manifest.
         path = folder.image_path(number, photo.id).relative_to(folder.root).as_posix()
         try:
-            folder.read_image(path, str(image["sha256"]))
+            folder.read_image(path, image.sha256)
         except WorkspaceError:
             return None
-        return _with_table(one, "image", {**image, "path": path})
+        return record.with_part(replace(image, path=path))
 
 
 def _read_kept(manifest: Path) -> dict[PhotoKey, Kept]:
+    """Return the photos that a manifest names as kept."""
     return {one.key: one for one in read_outcomes(manifest) if isinstance(one, Kept)}
-
-
-def _identity(one: Kept) -> Identity:
-    return read_table(Identity, one.record.get("identity"), one.photo, "identity")
-
-
-def _image(one: Kept) -> Table:
-    image = one.record["image"]
-    assert isinstance(image, dict)
-    return image
-
-
-def _with_table(one: Kept, name: str, table: Table) -> Kept:
-    """Return an outcome with another table in its record, at the same place."""
-    return replace(one, record={**one.record, name: table})

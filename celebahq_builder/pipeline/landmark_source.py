@@ -19,14 +19,14 @@ from celebahq_builder.image_set import photo_path
 from celebahq_builder.landmarks import check
 from celebahq_builder.landmarks.check import DoubtfulPhoto
 from celebahq_builder.landmarks.choice import FaceChoice
+from celebahq_builder.landmarks.detector import locate_model
 from celebahq_builder.landmarks.find import LandmarkResult, find_landmarks
-from celebahq_builder.landmarks.model_file import locate_model
 from celebahq_builder.landmarks.page import ShownPhoto, draw_face
 from celebahq_builder.landmarks.search import THUMBNAIL_PX, list_photos
 from celebahq_builder.outcome import Reason
-from celebahq_builder.pipeline.shard import Shard
-from celebahq_builder.pipeline.state import read_table
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.shard import Shard
+from celebahq_builder.run_directory.state import read_table
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.folder import read_folder
 from celebahq_builder.sources.landmark_table import TableRow, make_source
 from celebahq_builder.sources.photo import PhotoSource
@@ -81,20 +81,20 @@ def find_source(
     workspace = Workspace(Path(out))
     if Path(photos).resolve() == workspace.root.resolve():
         raise RecipeError(f"`out` {out} is the folder of photos; give another folder")
-    model = locate_model(Path(model) if model else None, "landmark_model")
+    model = locate_model(model, "landmark_model")
     with workspace.lock(shard):
         workspace.landmarks_path.mkdir(exist_ok=True)
-        found = find_landmarks(
+        result = find_landmarks(
             photos,
             workspace.landmark_table_path,
             faces=faces,
             workers=workers,
             model=model,
-            accept=lambda found: accept(_source_of(found, folder, photos)) if accept else None,
+            accept=lambda result: accept(_source_of(result, folder, photos)) if accept else None,
         )
-    for line in found.lines():
+    for line in result.lines():
         log.info("%s", line)
-    return _source_of(found, folder, photos)
+    return _source_of(result, folder, photos)
 
 
 def _source_of(found: LandmarkResult, folder: Path, photos: Path | str) -> PhotoSource:
@@ -143,9 +143,14 @@ def prepare_source(
         shard: see `find_source`.
         accept: see `Accept`.
 
+    Returns:
+        The source; with `reject_doubtful`, doubtful photos are among its rejected ones.
+
     Raises:
         RecipeError: arguments that contradict each other.
-        CelebAHQError: see `find_source` and `check_source`.
+        WeightsError: the model file is missing or cannot be read.
+        WorkspaceLocked: another process works in the run directory.
+        CelebAHQError: see `find_source`.
     """
     if not isinstance(source, PhotoSource):
         if check_landmarks or reject_doubtful:
@@ -164,64 +169,28 @@ def prepare_source(
         raise RecipeError("`reject_doubtful` needs the check of landmarks")
     if not check_landmarks:
         return source
-    required = reject_doubtful or not source.is_own or landmark_model is not None
-    return check_source(
-        source,
-        out,
-        reject=reject_doubtful,
-        required=required,
-        workers=workers,
-        model=landmark_model,
-        shard=shard,
-        accept=accept,
-    )
-
-
-def check_source(
-    source: PhotoSource,
-    out: Path | str,
-    *,
-    reject: bool = False,
-    required: bool = True,
-    workers: int | None = None,
-    model: Path | str | None = None,
-    shard: Shard | None = None,
-    accept: Accept | None = None,
-) -> PhotoSource:
-    """Compare the landmarks of a source with the detector's, and record the doubtful ones for the report.
-
-    Args:
-        source: photos with landmarks.
-        out: run directory of the build.
-        reject: whether doubtful photos are rejected.
-        required: whether a missing model file is an error; otherwise it is a warning, and nothing is checked.
-        workers: processes; by default one per core.
-        model: model file of the detector; by default it is downloaded once.
-        shard: see `find_source`.
-        accept: see `Accept`.
-
-    Returns:
-        The source; with `reject`, doubtful photos are among its rejected ones.
-
-    Raises:
-        WeightsError: the model file is missing or cannot be read.
-        WorkspaceLocked: another process works in the run directory.
-    """
     try:
-        model = locate_model(Path(model) if model else None, "landmark_model")
+        model = locate_model(landmark_model, "landmark_model")
     except WeightsError as error:
-        if required:
+        if reject_doubtful or not source.is_own or landmark_model is not None:
             raise
         log.warning("warning: the landmarks are not checked: %s", error)
         return source
     workspace = Workspace(Path(out))
     with workspace.lock(shard):
-        workspace.landmarks_path.mkdir(exist_ok=True)
-        doubtful = check.check_landmarks(source, workspace.landmarks_path / "checked.jsonl", model, workers=workers)
-        checked = check.reject_doubtful(source, doubtful) if reject else source
-        if accept:
-            accept(checked)
-        write_json(workspace.doubtful_path, asdict(CheckedLandmarks(len(source.photos), doubtful)))
+        return _check_source(source, workspace, model, reject_doubtful, workers, accept)
+
+
+def _check_source(
+    source: PhotoSource, workspace: Workspace, model: Path, reject: bool, workers: int | None, accept: Accept | None
+) -> PhotoSource:
+    """Compare the landmarks of a source with the detector's, and record the doubtful ones for the report."""
+    workspace.landmarks_path.mkdir(exist_ok=True)
+    doubtful = check.check_landmarks(source, workspace.landmarks_path / "checked.jsonl", model, workers=workers)
+    checked = check.reject_doubtful(source, doubtful) if reject else source
+    if accept:
+        accept(checked)
+    write_json(workspace.doubtful_path, asdict(CheckedLandmarks(len(source.photos), doubtful)))
     if doubtful:
         log.warning(
             "warning: the detector does not confirm the landmarks of %d of %d faces; first: %s: %s",

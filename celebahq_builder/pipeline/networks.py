@@ -14,6 +14,8 @@ from celebahq_builder.device_errors import is_out_of_memory
 from celebahq_builder.errors import WeightsError
 from celebahq_builder.imaging.tiles import run_tiled_all
 from celebahq_builder.models.autoencoder import Autoencoder
+from celebahq_builder.models.community import Task, is_weight_file, load_community_network, pinned
+from celebahq_builder.models.community_network import CommunityNetwork
 from celebahq_builder.models.registry import find_entry, load_network
 from celebahq_builder.models.srgan import SRGenerator
 from celebahq_builder.pipeline.face import Face
@@ -27,14 +29,34 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 Architecture = Literal["autoencoder", "srgan"]
 """The networks that a build runs."""
 
+TASKS: dict[Architecture, Task] = {"autoencoder": "denoise", "srgan": "upscale"}
+"""The stage that runs each of them; a weight file of another project takes the place of its network."""
 
-@functools.lru_cache(maxsize=4)
-def network(weights: str, device: torch.device, architecture: Architecture) -> Autoencoder | SRGenerator:
-    """Return a network of the registry, ready to run on a device.
+
+def network(
+    weights: str, device: torch.device, architecture: Architecture, precision: Precision = "fp32"
+) -> Autoencoder | SRGenerator | CommunityNetwork:
+    """Return a network of the registry or of a weight file, ready to run on a device.
 
     Raises:
-        WeightsError: unknown or changed weights, or weights of another network.
+        WeightsError: unknown or changed weights, weights of another network, or one without this precision.
     """
+    found = cached_network(pinned(weights), device, architecture)
+    if precision == "bf16" and isinstance(found, CommunityNetwork) and not found.descriptor.supports_bfloat16:
+        raise WeightsError(
+            f"{found.path} ({found.descriptor.architecture.name}) cannot run in bfloat16; leave out "
+            f'{TASKS[architecture]}.precision = "bf16"'
+        )
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def cached_network(
+    weights: str, device: torch.device, architecture: Architecture
+) -> Autoencoder | SRGenerator | CommunityNetwork:
+    """Return a network; the name of a weight file contains its hash."""
+    if is_weight_file(weights):
+        return load_community_network(weights, TASKS[architecture], device)
     found = find_entry(weights).shape.architecture
     if found != architecture:
         raise WeightsError(f"weights {weights!r} are of the {found} network; this stage runs the {architecture}")
@@ -45,27 +67,28 @@ def run_network(
     faces: Sequence[Face],
     weights: str,
     architecture: Architecture,
-    scale: int,
     tile_px: int,
     context: PhotoContext,
     precision: Precision = "fp32",
 ) -> list[Tensor]:
-    """Return the pixels of faces after a network, uint8 [3, scale H, scale W] each.
+    """Return the pixels of faces after a network, uint8 [3, SCALE H, SCALE W] each, with the SCALE of the network.
 
     Windows of equal shape pass the network in batches. Where the device has too little memory, batches are halved.
 
     Args:
         faces: all on one device; may be none.
-        weights: name in a registry.
+        weights: name in a registry, or a weight file.
         architecture: the network that the weights must belong to.
-        scale: output px per input px.
-        tile_px: side length of the tiles in input px; bounds the memory.
+        tile_px: largest side length of the tiles in input px; bounds the memory. A network of a weight file may need
+            smaller ones.
         context: `batch_windows` is halved in place.
         precision: of the convolutions.
     """
     if not faces:
         return []
-    net = network(weights, context.device, architecture)
+    net = network(weights, context.device, architecture, precision)
+    if isinstance(net, CommunityNetwork):
+        tile_px = net.footprint.tile_px(tile_px)
 
     def run(windows: Tensor) -> Tensor:
         with torch.autocast(context.device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -77,7 +100,7 @@ def run_network(
             return run_tiled_all(
                 run,
                 [face.pixels for face in faces],
-                scale=scale,
+                scale=net.SCALE,
                 tile_px=tile_px,
                 context_px=net.context_px,
                 stride_px=net.STRIDE_PX,

@@ -10,14 +10,14 @@ from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.outcome import Kept, PhotoKey
 from celebahq_builder.pipeline.batch import run_batch
 from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult, publish_batch
+from celebahq_builder.pipeline.build_report import LiveReport
 from celebahq_builder.pipeline.cluster_batches import run_on_cluster
 from celebahq_builder.pipeline.growth import EarlierResults
-from celebahq_builder.pipeline.live_report import LiveReport
-from celebahq_builder.pipeline.plan import Plan
+from celebahq_builder.pipeline.plan import BuildPlan
 from celebahq_builder.pipeline.request import BuildRequest
-from celebahq_builder.pipeline.state import StageCounts
-from celebahq_builder.pipeline.workspace import StageFolder, TimingLog, count_outcomes
 from celebahq_builder.progress import Progress
+from celebahq_builder.run_directory.state import StageCounts
+from celebahq_builder.run_directory.workspace import StageFolder, TimingLog, count_outcomes
 from celebahq_builder.sources.photo import Photo
 from celebahq_builder.storage import LockedFolder
 
@@ -29,7 +29,7 @@ WORKER_GPU_BYTES = 4 * 1024**3
 what the allocator may keep of other shapes; the CUDA context takes about 0.5 GB, and pixels and networks 0.3 GB."""
 
 
-def run_photo_stages(plan: Plan, timings: TimingLog, held: LockedFolder) -> set[PhotoKey]:
+def run_photo_stages(plan: BuildPlan, timings: TimingLog, held: LockedFolder) -> set[PhotoKey]:
     """Run the batches that are not done yet, check that no photo was lost, and mark the stages complete.
 
     Returns:
@@ -51,10 +51,10 @@ def run_photo_stages(plan: Plan, timings: TimingLog, held: LockedFolder) -> set[
     return entering
 
 
-def run_batches(plan: Plan, timings: TimingLog, held: LockedFolder) -> None:
+def run_batches(plan: BuildPlan, timings: TimingLog, held: LockedFolder) -> None:
     """Run the batches that are not done yet: all of them, or those of a shard; see `run_photo_stages`."""
     workspace = plan.request.workspace
-    earlier = EarlierResults(workspace, plan.photo_stages)
+    earlier = EarlierResults(plan)
     jobs = []
     for job in map(earlier.without_finished, _jobs(plan)):
         if job.photos:
@@ -89,13 +89,11 @@ def run_batches(plan: Plan, timings: TimingLog, held: LockedFolder) -> None:
 
 def _workers(request: BuildRequest) -> int:
     """Return the number of worker processes of the photo stages."""
-    if request.workers_given:
-        return request.workers
-    return parallel.workers_on(parallel.devices(request.device), WORKER_GPU_BYTES)
+    return request.workers or parallel.workers_on(parallel.devices(request.device), WORKER_GPU_BYTES)
 
 
 def _compute(
-    plan: Plan, held: LockedFolder, jobs: Iterable[BatchJob], progress: Progress
+    plan: BuildPlan, held: LockedFolder, jobs: Iterable[BatchJob], progress: Progress
 ) -> Generator[BatchResult, None, None]:
     """Yield the results of batches, from a cluster or from processes of this machine."""
     if plan.request.cluster:
@@ -103,17 +101,17 @@ def _compute(
     return parallel.run(run_batch, jobs, workers=_workers(plan.request))
 
 
-def _batches(plan: Plan) -> range:
+def _batches(plan: BuildPlan) -> range:
     """Return the batches on which this process works."""
     return plan.request.shard.batches(plan.batches) if plan.request.shard else range(plan.batches)
 
 
-def _photos_of(plan: Plan, batch: int) -> tuple[Photo, ...]:
+def _photos_of(plan: BuildPlan, batch: int) -> tuple[Photo, ...]:
     size = plan.batch_photos
     return plan.request.source.photos[batch * size : (batch + 1) * size]
 
 
-def _jobs(plan: Plan) -> Iterator[BatchJob]:
+def _jobs(plan: BuildPlan) -> Iterator[BatchJob]:
     """Yield the batches that lack a manifest, each with the stage from which it resumes."""
     request, size = plan.request, plan.batch_photos
     photos = list(enumerate(request.source.photos))
@@ -129,7 +127,7 @@ def _jobs(plan: Plan) -> Iterator[BatchJob]:
             number=number,
             photos=tuple(photos[number * size : (number + 1) * size]),
             folder=request.source.folder,
-            recipe=request.recipe,
+            recipe=plan.worker_recipe,
             device=request.device,
             start=kept[-1] if kept else None,
             todo=tuple(stage.name for stage, is_todo in zip(plan.photo_stages, lacks, strict=True) if is_todo),
@@ -150,7 +148,7 @@ def _reconcile(stage: StageFolder, entering: set[PhotoKey], batches: int) -> tup
     done, outcomes = stage.batches(), {}
     for _, one in stage.outcomes():
         if one.key in entering:
-            outcomes[one.key] = one.without_record() if isinstance(one, Kept) else one
+            outcomes[one.key] = one.without_record()
     if done != set(range(batches)) or len(outcomes) != len(entering):
         raise WorkspaceError(
             f"{stage.root}: {len(entering)} photos entered, {len(outcomes)} are accounted for in {len(done)} of "

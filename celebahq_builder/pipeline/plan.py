@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from celebahq_builder import __version__, outcome
 from celebahq_builder.config import to_mapping
@@ -15,11 +16,11 @@ from celebahq_builder.errors import FingerprintMismatch, WorkspaceError
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import BuildRequest
 from celebahq_builder.pipeline.stage import AnyDatasetStage, AnyPhotoStage, AnyStage, DatasetStage
-from celebahq_builder.pipeline.state import (
+from celebahq_builder.run_directory.state import (
     Ingredients,
+    Provenance,
     RunDescription,
     RunState,
-    StagePlan,
     StageState,
     Table,
     fingerprint,
@@ -34,7 +35,7 @@ BATCH_PHOTOS = (4, 16)
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildPlan:
     """A request and the state of its run directory; nothing here reads files."""
 
     request: BuildRequest
@@ -67,7 +68,7 @@ class Plan:
         an earlier run kept, and all stages that work on the whole data set.
         """
         asked = {*self.request.recipe.keep_stages, self.image_stage, self.photo_names[-1]}
-        begun = {name for name in self.names if self.state.stage(name).plan}
+        begun = {name for name in self.names if self.state.stage(name).provenance}
         return [name for name in self.names if name in asked | begun or name not in self.photo_names]
 
     @cached_property
@@ -115,12 +116,23 @@ class Plan:
             tables.append({"name": stage.name, **own})
         return {name: tables[: i + 2] for i, name in enumerate(self.names)}
 
+    @cached_property
+    def worker_recipe(self) -> BuildRecipe:
+        """The recipe with which workers run the photo stages, see `PhotoStage.for_workers`."""
+        recipe = self.request.recipe
+        changed: dict[str, Any] = {}
+        for stage in recipe.photo_stages():
+            settings = recipe.settings(stage)
+            own = stage.for_workers(settings, self.ingredients[stage.name][-1])
+            changed |= {} if own is settings else {stage.name: own}
+        return replace(recipe, **changed)
+
     # --- Batches ---
 
     @property
     def batch_photos(self) -> int:
         """Photos per batch: as an earlier run of these photos began, or by the number of photos."""
-        if self.state.run and not self.grows and any(stage.plan for stage in self.state.stages.values()):
+        if self.state.run and not self.grows and any(stage.provenance for stage in self.state.stages.values()):
             return self.state.run.batch_photos
         return min(max(len(self.request.source.photos) // 64, BATCH_PHOTOS[0]), BATCH_PHOTOS[1])
 
@@ -144,16 +156,14 @@ class Plan:
 
     def has_other_photos(self, name: str) -> bool:
         """Return whether the results of a stage are those of a run with other photos."""
-        plan = self.state.stage(name).plan
-        return plan is not None and fingerprint(plan.ingredients[:1]) != fingerprint(self.ingredients[name][:1])
+        before = self.state.stage(name).ingredients
+        return before is not None and fingerprint(before[:1]) != fingerprint(self.ingredients[name][:1])
 
     def unchanged_photos(self, name: str) -> int:
         """Return the number of a stage's photos if all are the first photos of this run, in the same order; else 0."""
-        plan = self.state.stage(name).plan
-        before = plan.ingredients[0] if plan else {}
-        photos = before.get("photos")
-        is_begin = isinstance(photos, int) and self._sha256_of_first(photos) == before.get("sha256")
-        return photos if isinstance(photos, int) and is_begin else 0
+        source = (self.state.stage(name).ingredients or [{}])[0]
+        photos = source.get("photos")
+        return photos if isinstance(photos, int) and self._sha256_of_first(photos) == source.get("sha256") else 0
 
     def unchanged_batches(self, name: str) -> int:
         """Return how many batches of a stage, from the first, are complete batches of this run."""
@@ -172,7 +182,7 @@ class Plan:
     def _hashes(self) -> dict[int, str]:
         return {}
 
-    def after_growth(self) -> Plan:
+    def after_growth(self) -> BuildPlan:
         """Return the plan for the run directory once `growth.grow` has prepared it."""
         if not self.grows or self.state.run is None:
             return self
@@ -181,13 +191,13 @@ class Plan:
             state, own = self.state.stage(name), self.ingredients[name]
             if self.has_other_photos(name):
                 left = frozenset(batch for batch in state.batches if batch < self.unchanged_batches(name))
-                state = StageState(StagePlan(fingerprint(own), own), batches=left)
-            if state.plan:
+                state = StageState(Provenance(fingerprint(own), own), batches=left)
+            if state.provenance:
                 stages[name] = state
         before = self.state.run
         earlier = min(len(self.state.stage(self.image_stage).batches) * before.batch_photos, before.photos)
         run = replace(before, batch_photos=self.batch_photos)
-        return Plan(self.request, replace(self.state, run=run, stages=stages, summary=None), earlier)
+        return BuildPlan(self.request, replace(self.state, run=run, stages=stages, summary=None), earlier)
 
     # --- State ---
 
@@ -197,11 +207,11 @@ class Plan:
         stages = self.request.recipe.stages()
         return list(stages[self.names.index(self.request.redo) :]) if self.request.redo else []
 
-    def without_summary(self) -> Plan:
+    def without_summary(self) -> BuildPlan:
         """Return the plan for the run directory without the counts of the last run."""
         return replace(self, state=replace(self.state, summary=None))
 
-    def after_redo(self) -> Plan:
+    def after_redo(self) -> BuildPlan:
         """Return the plan for the run directory once the results of `redone` are deleted."""
         if not self.redone:
             return self
@@ -209,7 +219,7 @@ class Plan:
         stages = {name: state for name, state in self.state.stages.items() if name not in gone}
         paths = {path.relative_to(self.request.workspace.root).as_posix() for path in self.redone_files()}
         files = {name: size for name, size in self.state.files.items() if name not in paths}
-        return Plan(self.request, replace(self.state, stages=stages, summary=None, files=files))
+        return BuildPlan(self.request, replace(self.state, stages=stages, summary=None, files=files))
 
     def redone_files(self) -> list[Path]:
         """Return the files outside the folders of `redone` that `redo` deletes, whether they exist or not."""
@@ -242,9 +252,9 @@ class Plan:
         names = self.names[: self.names.index(redo)] if redo else self.names
         grows = any(self.has_other_photos(name) for name in names)
         for name in self.photo_names if grows else self.names:
-            plan = self.state.stage(name).plan if name in names else None
-            if plan is not None and fingerprint(plan.ingredients[1:]) != fingerprint(self.ingredients[name][1:]):
-                raise FingerprintMismatch(self._explain_mismatch(plan.ingredients[1:], self.ingredients[name][1:]))
+            before = self.state.stage(name).ingredients if name in names else None
+            if before is not None and fingerprint(before[1:]) != fingerprint(self.ingredients[name][1:]):
+                raise FingerprintMismatch(self._explain_mismatch(before[1:], self.ingredients[name][1:]))
 
     def _explain_mismatch(self, before: Ingredients, now: Ingredients) -> str:
         """Return a message with the first setting that differs, and what to do."""
@@ -292,7 +302,7 @@ class Plan:
 
     def description(self) -> RunDescription:
         """Return the content of run.json."""
-        source, begun = self.request.source, [name for name in self.names if self.state.stage(name).plan]
+        source, begun = self.request.source, [name for name in self.names if self.state.stage(name).provenance]
         return RunDescription(
             batch_photos=self.batch_photos,
             photos=len(source.photos),

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from celebahq_builder.config import bundled, flatten, from_mapping, override, read_toml, to_mapping
+from celebahq_builder.config import bundled, flatten, from_mapping, override, parse_toml, read_toml_text, to_mapping
 from celebahq_builder.errors import RecipeError
 from celebahq_builder.imaging.pyramid import levels
-from celebahq_builder.limits import MAX_RECIPE_BYTES
 from celebahq_builder.pipeline.stage import AnyPhotoStage, AnyStage, NoSettings, PhotoStage, Stage
 from celebahq_builder.pipeline.stages import METHODS, load_stages
-from celebahq_builder.storage import read_text
 
 S = TypeVar("S")
 
@@ -124,8 +122,8 @@ def resolve(
         origins: dict[str, str] = {}
     else:
         path = bundled_recipe(Path(recipe))
-        text = _recipe_text(path)
-        values = read_toml(path)
+        text = read_toml_text(path)
+        values = parse_toml(text, path)
         if "region" in values:
             raise RecipeError(f"{path}: the table [region] is called [crop] now; rename it")
         origin = f"recipe {path.stem}" if path.parent == bundled("pipelines") else str(path)
@@ -145,17 +143,6 @@ def resolve(
         origins[setting] = f"`{key}`"
         from_mapping(BuildRecipe, values, where=f"`{key}`")
     return from_mapping(BuildRecipe, values, where=str(path), text=text), origins
-
-
-def _recipe_text(path: Path) -> str:
-    """Return the text of a recipe; empty where the file does not exist, which `read_toml` reports."""
-    try:
-        return read_text(path, MAX_RECIPE_BYTES)
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise RecipeError(f"recipe {path} cannot be read: {reason}; give a TOML file") from None
 
 
 def bundled_recipe(path: Path, folder: str = "") -> Path:

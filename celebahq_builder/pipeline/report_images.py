@@ -13,7 +13,6 @@ from celebahq_builder.html import link, thumbnails
 from celebahq_builder.html.thumbnails import Thumbnail
 from celebahq_builder.image_set import photo_path
 from celebahq_builder.landmarks import orientation
-from celebahq_builder.landmarks.crops import MIRRORED
 from celebahq_builder.landmarks.page import ShownPhoto, draw_face
 from celebahq_builder.outcome import Kept
 from celebahq_builder.pipeline.face import PhotoRecord
@@ -21,8 +20,8 @@ from celebahq_builder.pipeline.results import PhotoStatus
 from celebahq_builder.pipeline.stage import PhotoStage, record_types
 from celebahq_builder.pipeline.stages import load_stages
 from celebahq_builder.pipeline.stages.crop import CropRecord
-from celebahq_builder.pipeline.state import RunDescription
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.state import RunDescription
+from celebahq_builder.run_directory.workspace import Workspace
 
 T = TypeVar("T")
 
@@ -130,9 +129,7 @@ class ReportImages:
             return None
         photo, cut, turned = found[0], found[1], orientation.checked(found[2])
         points = orientation.to_upright(np.reshape(record.identity.landmarks, (5, 2)), crop.size, turned)
-        if orientation.is_mirrored(turned):
-            points = points[list(MIRRORED)]
-        width_px = crop.size[1 if turned >= 5 else 0]
+        width_px, _ = orientation.upright_size(crop.size, turned)
         face = draw_face(points, photo.width_px / width_px, "used", f"{self.run.resolution / crop.zoom:.0f} px wide")
         address = link(photo_path(Path(self.run.source), one.file), self.workspace.report_path)
         return Origin(

@@ -12,9 +12,9 @@ from celebahq_builder.cluster.connection import check_target
 from celebahq_builder.errors import RecipeError, WorkspaceError
 from celebahq_builder.limits import MAX_LIST_BYTES
 from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE, BuildRecipe, resolve
-from celebahq_builder.pipeline.shard import Shard
 from celebahq_builder.pipeline.stage import BuildInputs
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.shard import Shard
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.official import RESOLUTION, archives, read_image_list
 from celebahq_builder.sources.photo import PhotoSource, listed_photos, subset
 from celebahq_builder.storage import read_text, sha256
@@ -54,9 +54,8 @@ class BuildRequest:
     recipe: BuildRecipe
     origins: dict[str, str]
     """Source of each setting that is not a default; see `recipe.resolve`."""
-    workers: int
-    workers_given: bool
-    """False: fewer workers run on GPUs whose memory does not hold as many."""
+    workers: int | None
+    """None: one per core, and on GPUs no more than their memory holds."""
     device: str
     cluster: str | None
     """Address or file of a Dask scheduler whose workers run the batches; None for processes of this machine."""
@@ -100,13 +99,12 @@ def make_request(source: PhotoSource, out: Path | str, **options: Unpack[BuildOp
         source=source,
         recipe=recipe,
         origins=origins,
-        workers=options.get("workers") or parallel.cores(),
-        workers_given=options.get("workers") is not None,
+        workers=options.get("workers"),
         device=options.get("device", "auto"),
         cluster=str(cluster) if cluster else None,
         limit=options.get("limit") if len(source.photos) < len(chosen.photos) else None,
         ids=ids_hash(names),
-        until=options.get("until", "pack"),
+        until=options.get("until", recipe.stages()[-1].name),
         start=options.get("start"),
         redo=None if options.get("redo") == PHOTOS else options.get("redo"),
         redo_photos=options.get("redo") == PHOTOS,
@@ -136,7 +134,6 @@ def check_options(out: Path | str, **options: Unpack[BuildOptions]) -> tuple[Wor
             f"run directory {str(out)[:200]} cannot be used: {error.strerror}; choose another `out`"
         ) from None
 
-    # --- Settings ---
     arguments = {
         "select.keep": options.get("keep"),
         "resolution": options.get("resolution"),
@@ -152,11 +149,18 @@ def check_options(out: Path | str, **options: Unpack[BuildOptions]) -> tuple[Wor
     parallel.device_names(device)
     if (cluster := options.get("cluster")) is not None:
         check_target(str(cluster))
+    _check_stages(recipe, options)
+    if "cuda" in device and cluster is None:  # the devices are those of the workers
+        parallel.devices(device)
+    _check_shard(recipe, options)
+    return workspace, recipe, origins
 
-    # --- Stages ---
-    until, start, redo = options.get("until", "pack"), options.get("start"), options.get("redo")
-    redo = None if redo == PHOTOS else redo
+
+def _check_stages(recipe: BuildRecipe, options: BuildOptions) -> None:
+    """Raise a RecipeError if `until`, `start` and `redo` are no stages of the recipe's method in this order."""
     order = [stage.name for stage in recipe.stages()]
+    until, start, redo = options.get("until", order[-1]), options.get("start"), options.get("redo")
+    redo = None if redo == PHOTOS else redo
     for argument, name in (("until", until), ("start", start), ("redo", redo)):
         if name is not None and name not in order:
             raise RecipeError(
@@ -167,18 +171,19 @@ def check_options(out: Path | str, **options: Unpack[BuildOptions]) -> tuple[Wor
             raise RecipeError(f"`{argument}` {name} comes after `until` {until}; the order is {', '.join(order)}")
     if start and redo and order.index(start) > order.index(redo):
         raise RecipeError(f"`start` {start} comes after `redo` {redo}, and needs its results; leave out `start`")
-    if "cuda" in device and options.get("cluster") is None:  # the devices are those of the workers
-        parallel.devices(device)
 
-    # --- Shard ---
-    if shard := wanted_shard(options.get("shard")):
-        if options.get("redo"):
-            raise RecipeError(f"`redo` {options['redo']} concerns the whole run: give it without `shard` {shard} first")
-        if start and start not in [stage.name for stage in recipe.photo_stages()]:
-            raise RecipeError(f"`start` {start} works on all photos; give it without `shard` {shard}")
-        if cluster is not None:
-            raise RecipeError("`cluster` and `shard` both divide the work over machines; give one of them")
-    return workspace, recipe, origins
+
+def _check_shard(recipe: BuildRecipe, options: BuildOptions) -> None:
+    """Raise a RecipeError if there is no such shard, or other arguments concern the whole run."""
+    shard, start = wanted_shard(options.get("shard")), options.get("start")
+    if shard is None:
+        return
+    if options.get("redo"):
+        raise RecipeError(f"`redo` {options['redo']} concerns the whole run: give it without `shard` {shard} first")
+    if start and start not in [stage.name for stage in recipe.photo_stages()]:
+        raise RecipeError(f"`start` {start} works on all photos; give it without `shard` {shard}")
+    if options.get("cluster") is not None:
+        raise RecipeError("`cluster` and `shard` both divide the work over machines; give one of them")
 
 
 def wanted_shard(value: str | tuple[int, int] | None) -> Shard | None:

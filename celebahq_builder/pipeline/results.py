@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from celebahq_builder import outcome
@@ -12,9 +12,9 @@ from celebahq_builder.pipeline.stage import record_types
 from celebahq_builder.pipeline.stages import load_stages
 from celebahq_builder.pipeline.stages.crop import CropRecord
 from celebahq_builder.pipeline.stages.upscale import UpscaleRecord
-from celebahq_builder.pipeline.state import Ingredients, RunDescription, Table, fingerprint
-from celebahq_builder.pipeline.workspace import StageFolder, Workspace
-from celebahq_builder.storage import read_file, sha256
+from celebahq_builder.run_directory.state import Ingredients, RunDescription, Table, fingerprint
+from celebahq_builder.run_directory.workspace import StageFolder, Workspace
+from celebahq_builder.storage import csv_bytes, path_cell, read_file, sha256
 
 TABLE = "landmark table"
 """Name of the step before all stages, where the source rejects photos."""
@@ -69,25 +69,25 @@ class PhotoStatuses:
         self.by_table = [
             PhotoStatus(*one.key, end=one, stage=TABLE, id=one.face) for one in rejected if isinstance(one, Rejected)
         ]
-        self.found: dict[PhotoKey, PhotoStatus] = {}
+        self.by_key: dict[PhotoKey, PhotoStatus] = {}
 
-    def add(self, stage: str, batch: int, one: outcome.Outcome) -> None:
+    def add(self, stage: str, batch: int, result: outcome.Outcome) -> None:
         """Take note of the outcome of a photo at a stage; for each photo, in the order of the stages."""
-        status = self.found.setdefault(one.key, PhotoStatus(*one.key, batch=batch, id=one.face))
-        if status.end is None and isinstance(one, Kept):
+        status = self.by_key.setdefault(result.key, PhotoStatus(*result.key, batch=batch, id=result.face))
+        if status.end is None and isinstance(result, Kept):
             # A line repeats the tables of the stages before; a table that is known is not read again.
             if not status.id:
-                status.id = read_part(one, "identity", Identity).id
-            if stage == self.run.image_stage and "image" in one.record:
-                status.image = read_part(one, "image", ImageRecord).path
-            if status.zoom is None and (crop := self._part(one, CropRecord)):
+                status.id = read_part(result, "identity", Identity).id
+            if stage == self.run.image_stage and "image" in result.record:
+                status.image = read_part(result, "image", ImageRecord).path
+            if status.zoom is None and (crop := self._part(result, CropRecord)):
                 status.zoom, status.notes = crop.zoom, crop.notes
-            if status.upscaled == 1 and (upscale := self._part(one, UpscaleRecord)):
+            if status.upscaled == 1 and (upscale := self._part(result, UpscaleRecord)):
                 status.upscaled = upscale.factor
-            if status.score is None and (score := self._part(one, QualityScore)):
+            if status.score is None and (score := self._part(result, QualityScore)):
                 status.score = score.score
-        elif status.end is None and not isinstance(one, Kept):
-            status.end, status.stage = one, stage
+        elif status.end is None and not isinstance(result, Kept):
+            status.end, status.stage = result, stage
 
     def _part(self, one: Kept, kind: type[P]) -> P | None:
         name = self.names.get(kind, "")
@@ -95,7 +95,7 @@ class PhotoStatuses:
 
     def all(self) -> list[PhotoStatus]:
         """Return the statuses: first those of photos that the table rejected, then in the order of the outcomes."""
-        return [*self.by_table, *self.found.values()]
+        return [*self.by_table, *self.by_key.values()]
 
 
 def read_statuses(workspace: Workspace) -> PhotoStatuses:
@@ -132,8 +132,8 @@ def read_records(
         types: type of each stage's record, by name of the stage.
         keys: only the photos with these keys; None yields all.
     """
-    for _, one in folder.outcomes():
-        if isinstance(one, Kept) and (keys is None or one.key in keys):
+    for one in folder.kept():
+        if keys is None or one.key in keys:
             yield PhotoRecord.from_kept(one, types)
 
 
@@ -149,3 +149,18 @@ def summary_fingerprint(workspace: Workspace, ingredients: Ingredients, rejected
     if workspace.doubtful_path.exists():
         table["doubtful"] = sha256(read_file(workspace.doubtful_path))
     return fingerprint([*ingredients, table])
+
+
+def rejected_csv(outcomes: Iterable[tuple[str, outcome.Outcome]]) -> bytes:
+    """Return the table of photos that are not kept: file, id, outcome, reason, detail.
+
+    Args:
+        outcomes: id and outcome of each photo; the id is empty for a row of the landmark table that makes no photo.
+    """
+    rows = [["file", "id", "outcome", "reason", "detail"]]
+    for name, one in outcomes:
+        if isinstance(one, Rejected):
+            rows.append([path_cell(one.photo), name, "rejected", one.reason.value, one.detail])
+        elif isinstance(one, Failed):
+            rows.append([path_cell(one.photo), name, "failed", "", one.error])
+    return csv_bytes(rows)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +21,7 @@ from celebahq_builder.pipeline.stage import record_types
 from celebahq_builder.pipeline.stages import load_stages
 from celebahq_builder.pipeline.stages.crop import CropRecord
 from celebahq_builder.pipeline.stages.pack import photo_columns
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.storage import sha256
 
 
@@ -45,7 +43,10 @@ def find_images(path: Path) -> Path | RunImages:
         FormatError: no image of the run is done.
         WorkspaceError: a folder that is no run directory, or files of the run were changed or are corrupt.
     """
-    if not os.path.isdir(path):  # noqa: PTH112 - False also for paths that cannot exist
+    try:
+        if not path.is_dir():
+            return path
+    except OSError:  # a path that cannot exist, such as a name that is too long
         return path
     workspace = Workspace(path)
     hdf5 = _hdf5_path(workspace)
@@ -81,8 +82,8 @@ def _hdf5_path(workspace: Workspace) -> Path:
     return workspace.hdf5_path(run.resolution)
 
 
-class RunImages:
-    """The images that are done in a run directory, as an `image_set.ImagePyramid`; read from its PNG files.
+class RunImages(ImagePyramid):
+    """The images that are done in a run directory, read from its PNG files.
 
     They are those of all photos that are neither rejected nor failed so far, in the order of the source. A run that
     continues does not change the object. It has the columns that are known before the HDF5 file is written.
@@ -112,7 +113,7 @@ class RunImages:
             raise FormatError(
                 f"{workspace.root} has no images yet: {done}; celebahq status prints the state of the run"
             )
-        self.photos: Mapping[str, Column] = {
+        self.photos = {
             name: column if isinstance(column, np.ndarray) else list(column)
             for name, column in photo_columns(photos, ()).items()
         }
@@ -127,18 +128,6 @@ class RunImages:
 
     def close(self) -> None:
         """Do nothing: no file is open."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def check_resolution(self, resolution: int) -> None:
-        """Raise a FormatError that names all levels if there is none of a resolution."""
-        if resolution not in self.resolutions:
-            has = ", ".join(map(str, self.resolutions))
-            raise FormatError(f"{self.path} has no level {resolution}x{resolution}; it has {has}: ask for one of these")
 
     def column(self, name: str, rows: slice = slice(None)) -> Column | None:
         """Return some rows of a column, or None if there is none of that name."""

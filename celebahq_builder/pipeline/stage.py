@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, Ty
 
 from celebahq_builder.config import to_mapping
 from celebahq_builder.pipeline.face import Face
-from celebahq_builder.pipeline.state import StageCounts, Table
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.state import StageCounts, Table
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.photo import Photo, PhotoSource
 
 if TYPE_CHECKING:
@@ -107,6 +107,10 @@ class PhotoStage(Stage[S]):
     example_title: ClassVar[str] = ""
     """Title of the stage's image among the report's examples; empty for a stage that the examples leave out."""
 
+    def for_workers(self, settings: S, ingredients: Table) -> S:
+        """Return the settings with which workers run the stage; `ingredients` are those of its fingerprint."""
+        return settings
+
     def load(self, settings: S) -> None:
         """Load the network of a stage that has one; raises an error that every photo would have."""
 
@@ -152,6 +156,14 @@ class DatasetStage(Stage[S]):
         Raises:
             CelebAHQError: the stage cannot be run.
         """
+
+    def most_kept(self, settings: S, photos: int) -> int:
+        """Return how many of a number of photos the stage keeps at most."""
+        return photos
+
+    def estimate_bytes(self, settings: S, photos: int, resolution: int) -> float:
+        """Estimate the size of what the stage writes for a number of photos."""
+        return 0
 
     def files(self, workspace: Workspace, resolution: int) -> tuple[Path, ...]:
         """Return the files outside the stage's folder that the stage may write; a redo deletes them."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from celebahq_builder.pipeline.shard import shard_folders
-from celebahq_builder.pipeline.state import RunDescription, RunState
-from celebahq_builder.pipeline.workspace import TimingTotals, Workspace, read_timings
 from celebahq_builder.progress import rough_duration, size
+from celebahq_builder.run_directory.shard import shard_folders
+from celebahq_builder.run_directory.state import RunDescription, RunState
+from celebahq_builder.run_directory.workspace import TimingTotals, Workspace, read_timings
 from celebahq_builder.storage import last_holder
 
 

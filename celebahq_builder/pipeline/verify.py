@@ -16,26 +16,25 @@ import numpy as np
 from celebahq_builder import outcome
 from celebahq_builder.config import from_mapping
 from celebahq_builder.errors import FormatError, WorkspaceError
+from celebahq_builder.hdf5 import NAME_COLUMNS, PHOTOS
 from celebahq_builder.hdf5.labels import labels_path, read_labels
-from celebahq_builder.hdf5.layout import NAME_COLUMNS, PHOTOS
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.image_set import attribute_labels
 from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES
 from celebahq_builder.outcome import Kept, Outcome, PhotoKey, QualityScore, Rejected, counted
 from celebahq_builder.pipeline.face import Identity, ImageRecord, PhotoRecord
 from celebahq_builder.pipeline.recipe import BuildRecipe
-from celebahq_builder.pipeline.results import read_records, summary_fingerprint
+from celebahq_builder.pipeline.results import read_records, rejected_csv, summary_fingerprint
 from celebahq_builder.pipeline.stage import AnyPhotoStage, record_types
 from celebahq_builder.pipeline.stages.pack import PackStage, in_order, photo_columns
 from celebahq_builder.pipeline.stages.select import (
     Candidate,
     SelectRecord,
     SelectStage,
-    rejected_csv,
     select_best,
     selection_csv,
 )
-from celebahq_builder.pipeline.state import (
+from celebahq_builder.run_directory.state import (
     Ingredients,
     RunDescription,
     RunState,
@@ -44,7 +43,7 @@ from celebahq_builder.pipeline.state import (
     Table,
     fingerprint,
 )
-from celebahq_builder.pipeline.workspace import Workspace, count_outcomes, read_outcomes
+from celebahq_builder.run_directory.workspace import Workspace, count_outcomes, read_outcomes
 from celebahq_builder.storage import read_file, read_text, sha256
 
 
@@ -191,7 +190,7 @@ def _plan_problems(run: RunDescription, recipe: BuildRecipe, state: RunState) ->
     """Yield the stages that are not complete, and those whose plan and mark do not belong together or to the recipe."""
     before: Ingredients = []
     for stage in recipe.stages():
-        name, plan, mark = stage.name, state.stage(stage.name).plan, state.stage(stage.name).mark
+        name, plan, mark = stage.name, state.stage(stage.name).provenance, state.stage(stage.name).mark
         if name not in run.stages:
             if plan or mark:
                 yield f"{name}: run.json lacks this stage; run the same command again"
@@ -426,12 +425,12 @@ class _Manifests:
         settings = self.recipe.settings(PackStage())
         if not path.exists():
             yield f"{path.name} is missing"
-        if not path.exists() or not pack.mark or not pack.plan:
+        if not path.exists() or not pack.mark or not pack.provenance:
             return
         try:
             with PyramidFile(path) as pyramid:
                 yield from _hdf5_problems(pyramid, self.checked, of_build=True, labels=settings.labels)
-                if pyramid.file.attrs.get("fingerprint") != pack.plan.fingerprint:
+                if pyramid.file.attrs.get("fingerprint") != pack.provenance.fingerprint:
                     yield f"{path.name} is of another run, or of other settings; {_redo('pack')}"
                 if self.complete:
                     counts = {"kept": pyramid.count}
@@ -464,7 +463,7 @@ class _Manifests:
                 yield f"summary.json counts {recorded} {name}, the manifests {number}"
         if summary.reasons != reasons:
             yield f"summary.json counts the reasons {summary.reasons}, the manifests {dict(reasons)}"
-        plan = self.state.stage(self.run.until).plan
+        plan = self.state.stage(self.run.until).provenance
         if plan and summary.fingerprint != summary_fingerprint(
             self.workspace, plan.ingredients, self.run.rejected_by_table
         ):

@@ -20,15 +20,21 @@ from celebahq_builder.errors import FormatError, TrainingError, WeightsError
 from celebahq_builder.evaluation import result as result_module
 from celebahq_builder.evaluation.evaluate import evaluate
 from celebahq_builder.evaluation.image_sources import (
-    ImageSource,
-    Numbers,
     SourceImages,
     check_resolution,
     data_set_format,
     open_data_set,
 )
-from celebahq_builder.evaluation.protocol import METRICS, EvaluationProtocol, check_evaluation, parse_metrics, too_small
+from celebahq_builder.evaluation.protocol import (
+    METRICS,
+    EvaluationProtocol,
+    ImageSource,
+    check_evaluation,
+    parse_metrics,
+    too_small,
+)
 from celebahq_builder.evaluation.result import Result
+from celebahq_builder.image_set import Numbers
 from celebahq_builder.models.generator_file import build_generator, load_generator
 from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.parallel import devices
@@ -61,7 +67,7 @@ def checkpoint_sources(run: Path, seed: int, device: torch.device) -> list[Gener
 
 
 class GeneratorSource:
-    """Generated images as an `evaluation.image_sources.ImageSource` without end.
+    """Generated images as an `evaluation.protocol.ImageSource` without end.
 
     Image i of a seed is that of `generate.GeneratedImages`. Latents pass the network in whole blocks, whichever images
     are read, so that an image has the same bits in every evaluation.

@@ -16,9 +16,9 @@ from torch import Tensor
 from celebahq_builder.errors import FormatError, WeightsError
 from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
-from celebahq_builder.image_set import Labels, NamedImage
+from celebahq_builder.image_set import Labels, NamedImage, Pixels
 from celebahq_builder.imaging.image_grid import image_grid, png_bytes
-from celebahq_builder.imaging.image_io import Pixels, encode_png
+from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.models.generator_file import TrainedGenerator, load_generator
 from celebahq_builder.models.progan import GeneratorNetwork

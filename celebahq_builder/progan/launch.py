@@ -1,12 +1,14 @@
-"""Start of a ProGAN training: checks, the plan, and passes that fit the memory of the GPU."""
+"""Start of a ProGAN training: checks, its description, and passes that fit the memory of the GPU."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import gc
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,8 +27,8 @@ from celebahq_builder.progan.step import ProGANStep, RealBatch
 from celebahq_builder.progan.train import Training, open_checkpoints, resume_kimg
 from celebahq_builder.progan.training_metrics import TrainingMetrics
 from celebahq_builder.progress import rough_duration
-from celebahq_builder.training.checkpoint import check_size
 from celebahq_builder.training.distributed import DistributedContext, join_processes, process_count, torch_threads
+from celebahq_builder.training.interface import check_size
 from celebahq_builder.training.interruption import StopRequest
 
 log = logging.getLogger(__name__)
@@ -93,7 +95,7 @@ def train_progan(
         return training.run()
 
 
-def plan(
+def describe_training(
     request: TrainingRequest, recipe: Path, device: str, overrides: Mapping[str, object] | None = None
 ) -> Iterator[str]:
     """Yield lines of text about a training: data, networks, and one row for each resolution.
@@ -113,7 +115,7 @@ def plan(
     net, total_kimg = settings.net, request.total_kimg or settings.schedule.total_kimg
     context = DistributedContext(0, process_count(), torch.device("cpu"))
     with _collected(errors):
-        context = dataclasses.replace(context, device=torch.device(parallel.devices(device)[0]))
+        context = replace(context, device=torch.device(parallel.devices(device)[0]))
     with _collected(errors):
         settings, data = prepare_recipe(request, settings, context)
         yield f"data:     {request.data}: {data.images} images of {data.resolution}x{data.resolution}"
@@ -138,20 +140,26 @@ def plan(
             yield from advice(left_s, on_cpu=context.device.type == "cpu")
     if settings.schedule.rampup_kimg:
         yield f"          learning rates rise from 0 over the first {settings.schedule.rampup_kimg:g} kimg"
-    schedule = dataclasses.replace(settings.schedule, rampup_kimg=0)
+    yield from _resolution_rows(settings, total_kimg, context.size, left)
+    if errors:
+        raise errors[0]
+
+
+def _resolution_rows(
+    recipe: ProGANRecipe, total_kimg: float, processes: int, remaining: Mapping[int, float]
+) -> Iterator[str]:
+    """Yield a table with one row for each resolution; `remaining` has the time that is left, in s by level."""
+    net, schedule = recipe.net, replace(recipe.schedule, rampup_kimg=0)
     yield "  resolution   from kimg   minibatch   passes   learning rate   time left"
     for point in schedule.entries(net.level_max):
         begins = schedule.begins(point.level, net.level_max)
-        if begins < total_kimg:
-            side, passes = f"{point.resolution}x{point.resolution}", "?"
-            with contextlib.suppress(ValueError):  # reported by `prepare_recipe`
-                passes = str(point.passes(context.size, net.stddev_group))
-            time_left = rough_duration(left[point.level]) if point.level in left else "-"
-            yield (
-                f"  {side:>10} {begins:11g} {point.minibatch:11d} {passes:>8} {point.learning_rate:15g} {time_left:>11}"
-            )
-    if errors:
-        raise errors[0]
+        if begins >= total_kimg:
+            continue
+        side, passes = f"{point.resolution}x{point.resolution}", "?"
+        with contextlib.suppress(ValueError):  # reported by `prepare_recipe`
+            passes = str(point.passes(processes, net.stddev_group) * point.parts(processes, net.stddev_group))
+        time_left = rough_duration(remaining[point.level]) if point.level in remaining else "-"
+        yield f"  {side:>10} {begins:11g} {point.minibatch:11d} {passes:>8} {point.learning_rate:15g} {time_left:>11}"
 
 
 @contextlib.contextmanager
@@ -200,24 +208,29 @@ def prepare_recipe(
         )
     for point in schedule.entries(net.level_max):
         try:
-            point.passes(context.size, net.stddev_group)
+            splits = point.parts(context.size, net.stddev_group) > 1
         except ValueError as error:
             raise RecipeError(str(error)) from None
+        if splits and not recipe.can_split_groups:
+            raise RecipeError(
+                f"schedule.per_gpu.{point.resolution} = {point.per_gpu} splits a group of the minibatch standard "
+                "deviation, which is not possible with net.batch_norm or lsgan; raise it, or lower net.stddev_group"
+            )
     if recipe.tick.metric_ticks:
         TrainingMetrics(request.out, request.against or request.data, recipe, context.device)
     elif request.against:
         raise TrainingError(
             f"`against` {request.against}: the recipe has no metrics; set tick.metric_ticks, or leave out `against`"
         )
-    return dataclasses.replace(recipe, schedule=schedule), data
+    return replace(recipe, schedule=schedule), data
 
 
 def fit_memory(recipe: ProGANRecipe, context: DistributedContext) -> ProGANRecipe:
     """Return the recipe with passes that fit the memory of the device.
 
     One step of each resolution is tried, in the middle of its fade-in, on temporary networks. Where memory runs out,
-    the minibatch is split into more passes, between groups of the minibatch standard deviation. The gradients stay the
-    same.
+    fewer images are processed at once: the minibatch is split between groups of the minibatch standard deviation, and
+    then each group is split into parts. The gradients stay the same.
 
     Raises:
         TrainingError: a resolution does not fit in the smallest passes.
@@ -235,29 +248,23 @@ def fit_memory(recipe: ProGANRecipe, context: DistributedContext) -> ProGANRecip
         point = schedule.at(begins + schedule.fade_kimg / 2 if begins else 0.0, net.level_max)
         side, share = f"{point.resolution}x{point.resolution}", point.minibatch // context.size
         group = group_size(share, net.stddev_group)
-        wanted = point.passes(context.size, net.stddev_group)
-        passes = next(
-            (
-                n
-                for n in range(wanted, share + 1)
-                if share % n == 0
-                and (share // n) % group == 0
-                and _step_fits(progan, dataclasses.replace(point, minibatch=share), n)
-            ),
-            None,
-        )
-        if passes is None:
+        counts = point.passes(context.size, net.stddev_group), point.parts(context.size, net.stddev_group)
+        wanted = share // math.prod(counts)
+        smallest = 1 if recipe.can_split_groups else group
+        sizes = [n for n in range(wanted, smallest - 1, -1) if share % n == 0 and 0 in (n % group, group % n)]
+        size = next((n for n in sizes if _step_fits(progan, replace(point, minibatch=share, per_gpu=n))), None)
+        if size is None:
             raise TrainingError(
-                f"a minibatch of {point.minibatch} at {side} does not fit {context.device} even in passes of {group}; "
-                "lower net.channels_base, net.stddev_group or net.resolution, or set precision = bf16"
+                f"a minibatch of {point.minibatch} at {side} does not fit {context.device} even in passes of "
+                f"{smallest}; lower net.channels_base, net.stddev_group or net.resolution, or set precision = bf16"
             )
-        if passes > wanted:
-            per_gpu[str(point.resolution)] = share // passes
+        if size < wanted:
+            per_gpu[str(point.resolution)] = size
             log.info(
                 "%s: %d images do not fit %s together; they are split into %d passes of %d, with the same gradients",
-                *(side, share, context.device, passes, share // passes),
+                *(side, share, context.device, share // size, size),
             )
-    return dataclasses.replace(recipe, schedule=dataclasses.replace(schedule, per_gpu=per_gpu))
+    return replace(recipe, schedule=replace(schedule, per_gpu=per_gpu))
 
 
 def measure_speeds(recipe: ProGANRecipe, context: DistributedContext) -> dict[int, float]:
@@ -270,20 +277,21 @@ def measure_speeds(recipe: ProGANRecipe, context: DistributedContext) -> dict[in
     speeds: dict[int, float] = {}
     began_s = time.monotonic()
     for point in schedule.entries(net.level_max):
-        passes = point.passes(context.size, net.stddev_group)
-        share = dataclasses.replace(point, minibatch=point.minibatch // context.size)
+        share = replace(point, minibatch=point.minibatch // context.size)
         for _ in range(2):  # the first step of a level allocates memory
             step_began_s = time.monotonic()
-            _step_fits(progan, share, passes)
+            _step_fits(progan, share)
             speeds[point.level] = point.minibatch / (time.monotonic() - step_began_s)
             if time.monotonic() - began_s > MEASUREMENT_S:
                 return speeds
     return speeds
 
 
-def _step_fits(progan: ProGANStep, point: SchedulePoint, passes: int) -> bool:
-    """Return whether the memory is large enough for a step in so many passes."""
-    net, device, n = progan.recipe.net, progan.context.device, point.minibatch // passes
+def _step_fits(progan: ProGANStep, point: SchedulePoint) -> bool:
+    """Return whether the memory is large enough for a step of one process."""
+    net, device = progan.recipe.net, progan.context.device
+    passes = point.passes(1, net.stddev_group)
+    n = point.minibatch // passes
     shape = (n, net.colours, point.resolution, point.resolution)
     labels = torch.eye(net.labels, device=device)[torch.zeros(n, dtype=torch.long)] if net.labels else None
     try:
@@ -294,6 +302,8 @@ def _step_fits(progan: ProGANStep, point: SchedulePoint, passes: int) -> bool:
         fits = False
     else:
         fits = True
+    if not fits:
+        gc.collect()  # the traceback of the error can be part of a cycle, which keeps the activations
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()

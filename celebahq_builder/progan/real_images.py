@@ -18,7 +18,7 @@ from celebahq_builder.errors import TrainingError
 from celebahq_builder.hdf5.labels import LabelSource, labels_for_training, labels_path
 from celebahq_builder.hdf5.reader import PyramidFile, content_sha256
 from celebahq_builder.hdf5.untrusted import file_identity
-from celebahq_builder.imaging.pyramid import Pixels
+from celebahq_builder.image_set import Pixels
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
 from celebahq_builder.storage import sha256
 from celebahq_builder.training.distributed import DistributedContext

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from celebahq_builder.imaging.pyramid import is_power_of_two
 from celebahq_builder.models.progan import LEVEL_MIN, Architecture, group_size
 
 RESUMABLE_KEYS = (
@@ -72,7 +73,9 @@ class Schedule:
     minibatches: dict[str, int] = field(default_factory=dict)
     """Exceptions by resolution: {"4" = 128, "32" = 64}."""
     per_gpu: dict[str, int] = field(default_factory=dict)
-    """Largest number of images of one pass on a GPU, by resolution. A larger share is split into several passes."""
+    """Largest number of images that are in the networks of a GPU at once, by resolution. A larger share is split into
+    several passes; a pass never has less than a group of the minibatch standard deviation, but may be split into
+    parts."""
     learning_rate: float = 0.001
     """Learning rate of both networks."""
     learning_rates: dict[str, float] = field(default_factory=dict)
@@ -83,11 +86,11 @@ class Schedule:
     def __post_init__(self) -> None:
         _check_positive(self, "total_kimg", "train_kimg", "minibatch", "learning_rate")
         _check_not_negative(self, "fade_kimg", "rampup_kimg")
-        if self.first < 4 or self.first & (self.first - 1):
+        if self.first < 4 or not is_power_of_two(self.first):
             raise ValueError(f"first = {self.first} must be a power of two, 4 or more")
         for name in ("minibatches", "per_gpu", "learning_rates"):
             for key, value in getattr(self, name).items():
-                if not key.isdigit() or int(key) < 4 or int(key) & (int(key) - 1):
+                if not key.isdigit() or int(key) < 4 or not is_power_of_two(int(key)):
                     raise ValueError(f"{name}.{key}: the key must be a resolution, a power of two, 4 or more")
                 if value <= 0:
                     raise ValueError(f"{name}.{key} = {value} must be positive")
@@ -170,7 +173,7 @@ class SchedulePoint:
     minibatch: int
     """Images per step, on all GPUs together."""
     per_gpu: int | None
-    """Largest number of images of one pass on a GPU; None for no limit."""
+    """Largest number of images that are in the networks of a GPU at once; None for no limit."""
     learning_rate: float
     steps: int = 0
     """Steps of this minibatch since the level entered."""
@@ -183,26 +186,32 @@ class SchedulePoint:
     def passes(self, gpus: int, group: int) -> int:
         """Return the number of equal passes in which a GPU processes its share of the minibatch.
 
-        No pass splits a group of the minibatch standard deviation.
+        A pass is one group of the minibatch standard deviation or several. If `per_gpu` is smaller than a group, each
+        pass has one group, and goes through the networks in `parts`.
 
         Args:
             group: images of a group; see `models.progan.group_size`.
 
         Raises:
-            ValueError: the minibatch cannot be shared equally, or `per_gpu` is smaller than a group.
+            ValueError: the minibatch cannot be shared equally.
         """
         what = f"a minibatch of {self.minibatch} at {self.resolution}x{self.resolution}"
         share, rest = divmod(self.minibatch, gpus)
         if rest or not share:
             raise ValueError(f"{what} cannot be shared equally by {gpus} GPUs; make it a multiple")
         size = group_size(share, group)
-        for count in range(1, share + 1):
-            part = share // count
-            if share % count == 0 and part % size == 0 and part <= (self.per_gpu or share):
-                return count
-        raise ValueError(
-            f"{what} on {gpus} GPUs cannot be split into passes of at most {self.per_gpu}; it has groups of {size}"
+        largest = max(self.per_gpu or share, size)
+        return next(
+            n for n in range(1, share + 1) if share % n == 0 and share // n % size == 0 and share // n <= largest
         )
+
+    def parts(self, gpus: int, group: int) -> int:
+        """Return the number of equal parts in which a pass goes through the networks.
+
+        It is 1 unless `per_gpu` is smaller than a group. The arguments and errors are those of `passes`.
+        """
+        images = self.minibatch // gpus // self.passes(gpus, group)
+        return next(n for n in range(1, images + 1) if images % n == 0 and images // n <= (self.per_gpu or images))
 
 
 @dataclass(frozen=True)
@@ -278,6 +287,14 @@ class ProGANRecipe:
     """``bf16``: networks in bfloat16; norms, standard deviations, losses and penalties in float32."""
     seed: int = 0
     tick: TickSettings = field(default_factory=TickSettings)
+
+    @property
+    def can_split_groups(self) -> bool:
+        """True if a group of the minibatch standard deviation may go through the networks in parts.
+
+        The statistics of batch normalization are those of all images together, and LSGAN's noise is drawn once.
+        """
+        return not self.net.batch_norm and self.loss.kind != "lsgan"
 
     def __post_init__(self) -> None:
         if not 0 <= self.ema < 1:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from celebahq_builder.models.gradients import input_gradient
-from celebahq_builder.models.progan import DiscriminatorNetwork, GaussianNoise, GeneratorNetwork
+from celebahq_builder.models.progan import (
+    DiscriminatorNetwork,
+    EqualizedLayer,
+    GaussianNoise,
+    GeneratorNetwork,
+    active_layers,
+    shared_weights,
+)
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
 from celebahq_builder.training.checkpoint import StateDict, load_optimizer
 from celebahq_builder.training.distributed import DistributedContext
@@ -82,6 +90,10 @@ class ProGANStep:
         self.parameters: dict[nn.Module, list[nn.Parameter]] = {
             net: list(net.parameters()) for net in (self.generator, self.discriminator)
         }
+        self.shares_weights = context.device.type == "cuda"  # the CPU keeps its bits
+        """True to scale weights once for all passes; see `models.progan.shared_weights`."""
+        self.active_layers: dict[tuple[nn.Module, int, bool], list[EqualizedLayer]] = {}
+        """Layers with weights, by network, level and whether it fades in."""
         self.average_pairs: dict[tuple[int, bool], list[tuple[Tensor, ...]]] = {}
         """Averaged weights and current ones, by level and whether it fades in."""
         self.buffer_pairs = list(zip(self.averaged.buffers(), self.generator.buffers(), strict=True))
@@ -101,7 +113,8 @@ class ProGANStep:
         """Update the discriminator, the generator and the averaged generator once.
 
         A large minibatch is processed in several passes. Their gradients are summed before an optimizer uses them, so
-        the number of passes changes rounding only.
+        the number of passes changes rounding only. The same is true of the parts in which the images of a pass go
+        through the networks: the discriminator sees the standard deviation of whole groups.
 
         Args:
             number: of the step, from 0.
@@ -111,10 +124,11 @@ class ProGANStep:
             The values that `STATISTICS` names, float32 [6], on the device: means over the passes of this process.
         """
         settings, together = self.recipe.loss, self.recipe.together
+        parts = now.parts(self.context.size, self.recipe.net.stddev_group)
         share = len(reals[0].images) / now.minibatch  # losses are means over a pass; this makes them means over all
         # The generator learns from new fake images, as in the paper, or from those of the discriminator. Their graph is
         # kept for it in one pass only: the memory that holds one pass would not hold the graphs of several.
-        keeps_graph = self.reuses_fakes and len(reals) == 1
+        keeps_graph = self.reuses_fakes and len(reals) == parts == 1
 
         # --- Random numbers
         draws = self._draw(number, now, reals)
@@ -122,20 +136,21 @@ class ProGANStep:
 
         # --- Discriminator: fake images, loss, gradient penalty, gradients
         discriminator_values = []
-        for real, drawn in zip(reals, draws, strict=True):
-            with torch.set_grad_enabled(keeps_graph):
-                fakes = self._generate(now, drawn.latents, drawn.labels)
-            real_scores, real_logits = self._discriminate(now, real.images, noise)
-            fake_scores, fake_logits = self._discriminate(now, fakes.detach(), noise)
-            loss = DISCRIMINATOR_LOSSES[settings.kind](real_scores, fake_scores, settings.drift)
-            if real.labels is not None and drawn.labels is not None:
-                real_loss = label_loss(real_logits, real.labels, self.exclusive_labels)
-                fake_loss = label_loss(fake_logits, drawn.labels, self.exclusive_labels)
-                loss = loss + settings.label_weight * (real_loss + fake_loss)
-            penalty = self._penalty(now, real.images, fakes.detach(), drawn.mix)
-            torch.autograd.backward((loss + settings.penalty * penalty) * share)
-            values = (loss, penalty, real_scores.mean(), fake_scores.mean())
-            discriminator_values.append(torch.stack([value.detach() for value in values]))
+        with self._shared_weights(now):
+            for real, drawn in zip(reals, draws, strict=True):
+                with torch.set_grad_enabled(keeps_graph):
+                    fakes = self._generate(now, drawn.latents, drawn.labels, parts)
+                real_scores, real_logits = self._discriminate(now, real.images, noise, parts)
+                fake_scores, fake_logits = self._discriminate(now, fakes.detach(), noise, parts)
+                loss = DISCRIMINATOR_LOSSES[settings.kind](real_scores, fake_scores, settings.drift)
+                if real.labels is not None and drawn.labels is not None:
+                    real_loss = label_loss(real_logits, real.labels, self.exclusive_labels)
+                    fake_loss = label_loss(fake_logits, drawn.labels, self.exclusive_labels)
+                    loss = loss + settings.label_weight * (real_loss + fake_loss)
+                penalty = self._penalty(now, real.images, fakes.detach(), drawn.mix, parts, settings.penalty * share)
+                torch.autograd.backward((loss + settings.penalty * penalty) * share)
+                values = (loss, penalty, real_scores.mean(), fake_scores.mean())
+                discriminator_values.append(torch.stack([value.detach() for value in values]))
 
         # --- Discriminator: Adam. By default, the generator is judged by the updated discriminator. With `together`, it
         # is judged by the one that judged the images above, and both networks are updated at the end.
@@ -144,11 +159,11 @@ class ProGANStep:
 
         # --- Generator: loss, gradients
         generator_losses = []
-        with _frozen(self.parameters[self.discriminator]):
+        with _frozen(self.parameters[self.discriminator]), self._shared_weights(now):
             for drawn in draws:
                 if not keeps_graph:
-                    fakes = self._generate(now, drawn.generator_latents, drawn.generator_labels)
-                scores, logits = self._discriminate(now, fakes, noise)
+                    fakes = self._generate(now, drawn.generator_latents, drawn.generator_labels, parts)
+                scores, logits = self._discriminate(now, fakes, noise, parts)
                 loss = GENERATOR_LOSSES[settings.kind](scores)
                 if drawn.generator_labels is not None:
                     generator_loss = label_loss(logits, drawn.generator_labels, self.exclusive_labels)
@@ -216,32 +231,84 @@ class ProGANStep:
         seed = np.random.SeedSequence((self.recipe.seed, number, NOISE, self.context.rank)).generate_state(1)[0]
         return GaussianNoise(strength, torch.Generator().manual_seed(int(seed)))
 
-    def _generate(self, now: SchedulePoint, latents: Tensor, labels: Tensor | None) -> Tensor:
-        with self._autocast():
-            images: Tensor = self.generator(latents, now.level, now.alpha, labels)
-        return images.float()
+    def _generate(self, now: SchedulePoint, latents: Tensor, labels: Tensor | None, parts: int) -> Tensor:
+        def generate(latents: Tensor, labels: Tensor | None = None) -> Tensor:
+            with self._autocast():
+                images: Tensor = self.generator(latents, now.level, now.alpha, labels)
+            return images.float()
 
-    def _discriminate(self, now: SchedulePoint, images: Tensor, noise: GaussianNoise | None) -> tuple[Tensor, Tensor]:
+        return _in_parts(generate, parts, latents, *([] if labels is None else [labels]))
+
+    def _discriminate(
+        self, now: SchedulePoint, images: Tensor, noise: GaussianNoise | None, parts: int
+    ) -> tuple[Tensor, Tensor]:
         """Return scores [n] and label logits [n, classes]."""
+        return self._score(_in_parts(lambda part: self._features(now, part, noise), parts, images), noise)
+
+    def _features(self, now: SchedulePoint, images: Tensor, noise: GaussianNoise | None = None) -> Tensor:
         with self._autocast():
-            scores, logits = self.discriminator(images, now.level, now.alpha, noise)
+            return self.discriminator.features(images, now.level, now.alpha, noise)
+
+    def _score(self, features: Tensor, noise: GaussianNoise | None = None) -> tuple[Tensor, Tensor]:
+        with self._autocast():
+            scores, logits = self.discriminator.score(features, noise)
         return scores.float(), logits.float()
+
+    @contextmanager
+    def _shared_weights(self, now: SchedulePoint) -> Iterator[None]:
+        """Let both networks scale their weights once for all passes, on a GPU."""
+        with ExitStack() as stack:
+            for net in (self.generator, self.discriminator) if self.shares_weights else ():
+                key = net, now.level, now.alpha < 1
+                if key not in self.active_layers:
+                    self.active_layers[key] = active_layers(net, now.level, now.alpha)
+                dtype = torch.bfloat16 if self.recipe.precision == "bf16" else torch.float32
+                stack.enter_context(shared_weights(self.active_layers[key], dtype))
+            yield
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.context.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
-    def _penalty(self, now: SchedulePoint, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
-        """Return the gradient penalty without its weight; 0 for LSGAN, which has none."""
+    def _penalty(
+        self, now: SchedulePoint, real: Tensor, fake: Tensor, mix: Tensor, parts: int, weight: float
+    ) -> Tensor:
+        """Return the gradient penalty without its weight; 0 for LSGAN, which has none.
 
-        def scores(images: Tensor) -> Tensor:
-            return self._discriminate(now, images, None)[0]
-
+        In several parts, its gradients times `weight` are added to those of the discriminator at once, and the result
+        has no gradient.
+        """
         settings = self.recipe.loss
         if settings.kind == "lsgan" or not settings.penalty:
             return torch.zeros((), device=fake.device)
-        if settings.kind == "logistic":
-            return r1_penalty(scores, real)
-        return gradient_penalty(scores, real, fake, mix, settings.target)
+        images = real.detach() if settings.kind == "logistic" else between(real, fake, mix)
+
+        def penalty(gradient: Tensor) -> Tensor:
+            return r1_penalty(gradient) if settings.kind == "logistic" else gradient_penalty(gradient, settings.target)
+
+        if parts > 1:
+            return self._penalty_in_parts(now, images, penalty, parts, weight)
+        images.requires_grad_()
+        return penalty(input_gradient(self._discriminate(now, images, None, 1)[0].sum(), images))
+
+    def _penalty_in_parts(
+        self, now: SchedulePoint, images: Tensor, penalty: Callable[[Tensor], Tensor], parts: int, weight: float
+    ) -> Tensor:
+        """Return the mean of a penalty; add its gradients times `weight` to those of the discriminator.
+
+        An image affects the scores of the others only through its features at 4x4. So the gradient of the scores is
+        computed for the features of all images together, and that of the features for each part of the images.
+        """
+        shown = [part.requires_grad_() for part in images.chunk(parts)]
+        features = torch.cat([checkpoint(self._features, now, part, use_reentrant=False) for part in shown])
+        slopes = input_gradient(self._score(features)[0].sum(), features)
+        fixed_slopes = slopes.detach().requires_grad_()
+        values = []
+        for part, part_slopes in zip(shown, fixed_slopes.chunk(parts), strict=True):
+            value = penalty(input_gradient(self._features(now, part), part, part_slopes)) / parts
+            torch.autograd.backward(value * weight)
+            values.append(value.detach())
+        torch.autograd.backward(slopes, fixed_slopes.grad)
+        return torch.stack(values).sum()
 
     def _update(self, net: nn.Module, adam: torch.optim.Adam, learning_rate: float) -> Tensor:
         """Take one step of Adam; return the norm of the gradient, summed over all processes."""
@@ -296,10 +363,18 @@ def _frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-# --- Losses
+def _in_parts(function: Callable[..., Tensor], parts: int, *inputs: Tensor) -> Tensor:
+    """Return the result of a function of images, which is computed in equal parts.
 
-ScoreFunction = Callable[[Tensor], Tensor]
-"""Images [N, C, r, r] to scores [N]."""
+    Several parts keep no intermediate results: the gradient of a part begins by computing the part again.
+    """
+    if parts == 1:
+        return function(*inputs)
+    pieces = zip(*(values.chunk(parts) for values in inputs), strict=True)
+    return torch.cat([checkpoint(function, *piece, use_reentrant=False) for piece in pieces])
+
+
+# --- Losses
 
 
 def wgan_discriminator(real: Tensor, fake: Tensor, epsilon_drift: float = 0.001) -> Tensor:
@@ -319,20 +394,27 @@ def wgan_generator(fake: Tensor) -> Tensor:
     return -fake.float().mean()
 
 
-def gradient_penalty(scores: ScoreFunction, real: Tensor, fake: Tensor, mix: Tensor, gamma: float = 1.0) -> Tensor:
+def between(real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+    """Return the images at which `gradient_penalty` is computed, without gradient.
+
+    Args:
+        real: images [N, C, r, r].
+        fake: images of the same shape.
+        mix: position of each result, [N], from 0 (real) to 1 (fake).
+    """
+    return torch.lerp(real.detach(), fake.detach(), mix.view(-1, 1, 1, 1))
+
+
+def gradient_penalty(gradient: Tensor, gamma: float = 1.0) -> Tensor:
     """Return E[(|grad D(x)| - gamma)^2] / gamma^2, for x between real and fake (Gulrajani et al. 2017, equation 3).
 
     The paper multiplies it by lambda = 10. The division by gamma^2 is from Karras et al. 2018, appendix A.2, where
     gamma for CIFAR-10 is 750.
 
     Args:
-        real: images [N, C, r, r].
-        fake: images of the same shape; no gradient flows back to them.
-        mix: position of each x, [N], from 0 (real) to 1 (fake).
+        gradient: of the scores with respect to x, [N, C, r, r].
         gamma: length of the gradient at which the penalty is 0.
     """
-    between = torch.lerp(real.detach(), fake.detach(), mix.view(-1, 1, 1, 1)).requires_grad_()
-    gradient = input_gradient(scores(between).float().sum(), between)
     lengths = gradient.float().square().sum(dim=(1, 2, 3)).sqrt()
     return (lengths - gamma).square().mean() / gamma**2
 
@@ -357,10 +439,8 @@ def logistic_generator(fake: Tensor) -> Tensor:
     return F.softplus(-fake.float()).mean()
 
 
-def r1_penalty(scores: ScoreFunction, real: Tensor) -> Tensor:
+def r1_penalty(gradient: Tensor) -> Tensor:
     """Return E[|grad D(real)|^2] / 2, to be multiplied by gamma (Mescheder et al. 2018, equation 9)."""
-    shown = real.detach().requires_grad_()
-    gradient = input_gradient(scores(shown).float().sum(), shown)
     return gradient.float().square().sum(dim=(1, 2, 3)).mean() / 2
 
 

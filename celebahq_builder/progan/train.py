@@ -145,7 +145,8 @@ class Training:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            side, n = now.resolution, len(reals[0].images)
+            side = now.resolution
+            n = len(reals[0].images) // now.parts(self.context.size, self.recipe.net.stddev_group)
             raise TrainingError(
                 f"{self.request.out}: {self.context.device} has no memory for a pass of {n} images at {side}x{side}; "
                 f"set schedule.per_gpu.{side} to less than {n}, or end other programs on the GPU; then run the same "

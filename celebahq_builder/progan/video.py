@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from celebahq_builder.errors import FormatError, TrainingError
+from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.image_grid import image_grid, to_rgb
-from celebahq_builder.imaging.image_io import Pixels, open_rgb
+from celebahq_builder.imaging.image_io import open_rgb
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.outcome import Rejection
@@ -133,10 +134,11 @@ def write_video(path: Path, frames: Iterator[Pixels], width: int, height: int, f
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial_file(path, ending=".mp4") as partial:
             with subprocess.Popen([*command, str(partial)], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as encoder:
+                assert encoder.stdin is not None
                 with contextlib.suppress(BrokenPipeError):  # the encoder failed, and its message follows
                     for frame in frames:
                         padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-                        encoder.stdin.write(padded.tobytes())  # type: ignore[union-attr]
+                        encoder.stdin.write(padded.tobytes())
                 _, message = encoder.communicate()
             if encoder.returncode:
                 reason = (message.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]

@@ -38,10 +38,9 @@ from celebahq_builder.restoration.photos import (
     to_tensor,
 )
 from celebahq_builder.restoration.pixel_training import upscaled_samples
-from celebahq_builder.restoration.task import RestorationBatch, RestorationTask, TrainingRecipe, adam, initial_network
-from celebahq_builder.training.checkpoint import check_size
+from celebahq_builder.restoration.task import RestorationBatch, RestorationTask, TrainingRecipe, adam
 from celebahq_builder.training.distributed import DistributedContext
-from celebahq_builder.training.loop import SampleRows, Scores
+from celebahq_builder.training.interface import SampleRows, Scores, check_size, initial_network, to_channels_last
 
 TEXTURE_DIRECTIONS = 64
 """Random directions of the texture loss in each step."""
@@ -141,6 +140,7 @@ class AdversarialTask(RestorationTask):
         TrainingError: the photos cannot be used, or the weights to start from are not those of an upscaler.
     """
 
+    Recipe = AdversarialRecipe
     loss_names = ("pixel", "texture", "feature", "adversarial", "discriminator")
 
     def __init__(self, recipe: AdversarialRecipe, photos: Path, context: DistributedContext) -> None:
@@ -161,8 +161,7 @@ class AdversarialTask(RestorationTask):
         check_size(lambda: [self.shape.build(), SRDiscriminator(recipe.discriminator_width)])
         self.generator = self.network = initial_network(self.shape, self.start, recipe.seed, device)
         torch.manual_seed(recipe.seed)
-        self.discriminator = SRDiscriminator(recipe.discriminator_width)
-        self.discriminator.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.discriminator = to_channels_last(SRDiscriminator(recipe.discriminator_width), device)
         self.networks = {"generator": self.generator, "discriminator": self.discriminator}
         self.optimizers = {
             "generator": adam(self.generator, recipe.learning_rate, 0.9),
@@ -193,9 +192,9 @@ class AdversarialTask(RestorationTask):
         return RestorationBatch(stack_images(inputs) if inputs else None, stack_images(targets), positions, directions)
 
     def training_step(self, step: int, batch: RestorationBatch) -> Tensor:
-        """Update both networks once; see `training.loop.Task`."""
+        """Update both networks once; see `training.interface.Task`."""
         recipe, device = self.recipe, self.context.device
-        batch = batch.to(device)
+        batch = batch.copy_to_device(self.context)
         targets = to_float(batch.targets)
         inputs = downscale_4x(targets) if batch.inputs is None else self._denoise(to_float(batch.inputs))
         share = len(targets) / recipe.phase_at(step).batch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,22 +20,17 @@ from celebahq_builder.image_set import Pixels, list_images
 from celebahq_builder.imaging.image_io import DECODE_ERRORS, open_image, open_rgb
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Rejection
-from celebahq_builder.storage import open_file, read_file
+from celebahq_builder.storage import open_file, read_file, sha256
+from celebahq_builder.training.interface import IN_MEMORY_BYTES, PHOTO_LIMIT, Photos, split
 
 log = logging.getLogger(__name__)
-
-IN_MEMORY_BYTES = 4 * 2**30
-"""Decoded photos up to this total are kept in memory. The other photos are decoded again for every crop."""
-
-LIMIT = "the limit for training photos"
-"""Name of the largest number of pixels, for messages."""
 
 VALIDATION_PX = 384
 """Largest width and height of a validation crop."""
 
 
 @dataclass(frozen=True)
-class TrainingPhotos:
+class TrainingPhotos(Photos):
     """The photos of a folder, split into training photos and held-out photos."""
 
     training: tuple[Pixels | Path, ...]
@@ -53,12 +47,11 @@ class TrainingPhotos:
         """Read all photos in a folder and its subfolders, in the order of their paths.
 
         Hidden files and those that operating systems add to folders of images are not read. Transparent pixels are
-        composited over white, and 16-bit values are scaled to 8 bits, as in a build. Every k-th photo is held out, with
-        k = count // `held_out`, so the split is not random.
+        composited over white, and 16-bit values are scaled to 8 bits, as in a build.
 
         Args:
             folder: of the photos.
-            held_out: number of photos for validation.
+            held_out: number of photos for validation; see `training.interface.split`.
             at_least_px: smaller photos, by width or height, are not used; their number is logged.
             in_memory_bytes: see `IN_MEMORY_BYTES`.
 
@@ -79,21 +72,14 @@ class TrainingPhotos:
         if len(usable) < len(paths):
             small = len(paths) - len(usable)
             log.info("%s: %d of %d photos are not used; a side is under %d px", folder, small, len(paths), at_least_px)
-        every = len(usable) // held_out if held_out else len(usable) + 1
-        validation = {i * every for i in range(held_out)}
+        training_paths, held_out_paths = split(usable, held_out)
         training: list[Pixels | Path] = []
         left_bytes = in_memory_bytes
-        for path in (path for i, path in enumerate(usable) if i not in validation):
+        for path in training_paths:
             left_bytes -= 3 * sizes[path][0] * sizes[path][1]
             training.append(_decode(path) if left_bytes >= 0 else path)
         listing = "".join(f"{path.relative_to(folder).as_posix()} {sizes[path]}\n" for path in usable)
-        digest = hashlib.sha256(listing.encode()).hexdigest()[:16]
-        return cls(tuple(training), tuple(_decode(usable[i]) for i in sorted(validation)), digest)
-
-    @property
-    def summary(self) -> str:
-        """The numbers of photos as text: ``300 photos, 8 held out``."""
-        return f"{len(self.training)} photos, {len(self.held_out)} held out"
+        return cls(tuple(training), tuple(map(_decode, held_out_paths)), sha256(listing.encode())[:16])
 
     @property
     def validation_crops(self) -> list[Pixels]:
@@ -124,20 +110,25 @@ class TrainingPhotos:
         left = rng.integers(photo.shape[1] - side + 1)
         crop = photo[top : top + side, left : left + side]
         if side != size_px:
-            crop = cv2.resize(crop, (size_px, size_px), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+            crop = _reduced(crop, size_px)
         crop = np.rot90(crop, int(rng.integers(4)))
         return np.ascontiguousarray(crop[:, ::-1] if rng.random() < 0.5 else crop)
+
+
+def _reduced(image: Pixels, size_px: int) -> Pixels:
+    """Return a square image reduced by an area filter."""
+    return np.asarray(cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _read_size(path: Path) -> tuple[int, int]:
     """Return the width and height of a photo in px, from its header."""
     with _readable(path), open_file(path) as file:
-        return open_image(file, MAX_IMAGE_PIXELS, LIMIT).size
+        return open_image(file, MAX_IMAGE_PIXELS, PHOTO_LIMIT).size
 
 
 def _decode(path: Path) -> Pixels:
     with _readable(path):
-        return np.asarray(open_rgb(read_file(path), MAX_IMAGE_PIXELS, LIMIT)[0])
+        return np.asarray(open_rgb(read_file(path), MAX_IMAGE_PIXELS, PHOTO_LIMIT)[0])
 
 
 @contextlib.contextmanager
@@ -226,7 +217,7 @@ def degraded_pair(
     size = patch_px + 2 * MCU_PX
     # --- Colour
     if rng.random() < settings.grey_share:
-        clean = cv2.cvtColor(cv2.cvtColor(clean, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # type: ignore[assignment]
+        clean = np.asarray(cv2.cvtColor(cv2.cvtColor(clean, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), np.uint8)
     if settings.recoloured_share and rng.random() < settings.recoloured_share:
         clean = np.ascontiguousarray(clean[..., rng.permutation(3)])
     if rng.random() < settings.clean_share:
@@ -252,10 +243,7 @@ def _first_compression(
         top, left = rng.integers(0, clean.shape[0] - large + 1, size=2)
         clean = clean[top : top + large, left : left + large]
         degraded = _random_jpeg(clean, settings, rng)
-        return (
-            cv2.resize(degraded, (size, size), interpolation=cv2.INTER_AREA),  # type: ignore[return-value]
-            cv2.resize(clean, (size, size), interpolation=cv2.INTER_AREA),
-        )
+        return _reduced(degraded, size), _reduced(clean, size)
     clean = clean[: size + MCU_PX, : size + MCU_PX]
     degraded = _random_jpeg(clean, settings, rng)
     top, left = rng.integers(MCU_PX, size=2)
@@ -276,8 +264,8 @@ def apply_jpeg(pixels: Pixels, quality: int, sampling: int = cv2.IMWRITE_JPEG_SA
     """
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
     _, encoded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), flags)
-    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)  # type: ignore[arg-type, return-value]
+    decoded = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
+    return np.ascontiguousarray(decoded[..., ::-1])
 
 
 # --- Images and tensors -----------------------------------------------------------------------------------------

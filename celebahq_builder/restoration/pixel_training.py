@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from celebahq_builder.config import to_mapping
-from celebahq_builder.errors import TrainingError
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.metrics.fidelity import psnr, psnr_y
-from celebahq_builder.models.registry import NetworkShape, find_entry, load_network
+from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.restoration.photos import (
     DegradationSettings,
     TrainingPhotos,
@@ -29,9 +28,9 @@ from celebahq_builder.restoration.photos import (
     to_pixels,
     to_tensor,
 )
-from celebahq_builder.restoration.task import RestorationBatch, RestorationTask, TrainingRecipe, adam, initial_network
+from celebahq_builder.restoration.task import RestorationBatch, RestorationTask, TrainingRecipe, adam
 from celebahq_builder.training.distributed import DistributedContext
-from celebahq_builder.training.loop import SampleRows, Scores
+from celebahq_builder.training.interface import SampleRows, Scores, initial_network, start_weights
 
 VALIDATION_QUALITIES = (10, 20, 40, 60, 80, 90)
 """JPEG qualities at which a denoiser is validated."""
@@ -85,6 +84,7 @@ class PixelTask(RestorationTask):
         TrainingError: the photos cannot be used, or the weights to start from belong to a network of another shape.
     """
 
+    Recipe = PixelRecipe
     loss_names = ("loss",)
 
     def __init__(self, recipe: PixelRecipe, photos: Path, context: DistributedContext) -> None:
@@ -93,13 +93,7 @@ class PixelTask(RestorationTask):
         at_least_px = recipe.target_px(recipe.largest_patch_px)
         self.photos = TrainingPhotos.read(photos, held_out=recipe.held_out, at_least_px=at_least_px)
         self.config = config = to_mapping(recipe)
-        start: dict[str, Tensor] = {}
-        if recipe.start:
-            known = find_entry(recipe.start)
-            if known.shape != recipe.net:
-                raise TrainingError(f"start = {recipe.start} is {known.shape}, the recipe's net is {recipe.net}")
-            config["start_sha256"] = known.sha256
-            start = load_network(recipe.start).state_dict()
+        start = start_weights(recipe.start, recipe.net, config)
         self.network = initial_network(recipe.net, start, recipe.seed, context.device)
         self.adam = adam(self.network, recipe.learning_rate, 0.9)
         self.networks, self.optimizers = {"network": self.network}, {"network": self.adam}
@@ -107,7 +101,7 @@ class PixelTask(RestorationTask):
         self.forward = torch.compile(self.network) if compiled else self.network
 
     def draw_batch(self, step: int) -> RestorationBatch:
-        """Return this process's share of the batch of a step; see `training.loop.Task`."""
+        """Return this process's share of the batch of a step; see `training.interface.Task`."""
         recipe, phase = self.recipe, self.recipe.phase_at(step)
         crop_px = recipe.target_px(phase.patch_px)
         inputs, targets = [], []
@@ -124,9 +118,9 @@ class PixelTask(RestorationTask):
         return RestorationBatch(stack_images(inputs) if inputs else None, stack_images(targets))
 
     def training_step(self, step: int, batch: RestorationBatch) -> Tensor:
-        """Update the network once; see `training.loop.Task`."""
+        """Update the network once; see `training.interface.Task`."""
         recipe, device = self.recipe, self.context.device
-        batch = batch.to(device)
+        batch = batch.copy_to_device(self.context)
         targets = to_float(batch.targets)
         inputs = downscale_4x(targets) if batch.inputs is None else to_float(batch.inputs)
         # --- Loss

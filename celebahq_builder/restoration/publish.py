@@ -16,6 +16,7 @@ from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import Item, Table
 from torch import Tensor
 
+from celebahq_builder import restoration
 from celebahq_builder.config import from_mapping, to_mapping
 from celebahq_builder.errors import RecipeError, WeightsError
 from celebahq_builder.landmarks import training
@@ -26,14 +27,16 @@ from celebahq_builder.models.registry import (
     nonfinite_tensor,
     read_registry,
 )
-from celebahq_builder.restoration import start
 from celebahq_builder.restoration.model_card import AnyRecipe, model_card, read_figures, validation_figures
 from celebahq_builder.storage import NewFiles, sha256, write_atomic
 from celebahq_builder.training.trained_weights import TrainedWeights
 
 NEW_REGISTRY = "# Weights by name. Each has a model card. Loading verifies the SHA-256 before the bytes are used.\n"
 
-RECIPES: dict[str, type[AnyRecipe]] = {**start.RECIPES, **training.RECIPES}
+RECIPES: dict[str, type[AnyRecipe]] = {
+    **{name: task.Recipe for name, task in restoration.TASKS.items()},
+    **{name: task.Recipe for name, task in training.TASKS.items()},
+}
 """Class of the recipe by its key ``task``."""
 
 SETTINGS: dict[Architecture, str] = {"autoencoder": "denoise.weights", "srgan": "upscale.weights", "landmarks": ""}

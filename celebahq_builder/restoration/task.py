@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from celebahq_builder.image_set import Pixels
-from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.restoration.photos import TrainingPhotos
-from celebahq_builder.training.checkpoint import check_size
-from celebahq_builder.training.loop import Task
+from celebahq_builder.training.distributed import DistributedContext
+from celebahq_builder.training.interface import Task
 
 
 class RestorationBatch(NamedTuple):
@@ -28,14 +27,14 @@ class RestorationBatch(NamedTuple):
     directions: Tensor | None = None
     """Directions of the texture loss, float32 [147, K]."""
 
-    def to(self, device: torch.device) -> RestorationBatch:
-        """Return the batch on a device; the host does not wait for the copies of pinned memory."""
-        inputs, targets, positions, directions = self
+    def copy_to_device(self, context: DistributedContext) -> RestorationBatch:
+        """Return the batch on the device of a training; the host does not wait for the copies."""
+        copy = context.copy_to_device
         return RestorationBatch(
-            inputs if inputs is None else inputs.to(device, non_blocking=True),
-            targets.to(device, non_blocking=True),
-            [one.to(device, non_blocking=True) for one in positions],
-            directions if directions is None else directions.to(device, non_blocking=True),
+            self.inputs if self.inputs is None else copy(self.inputs),
+            copy(self.targets),
+            [copy(one) for one in self.positions],
+            self.directions if self.directions is None else copy(self.directions),
         )
 
 
@@ -114,6 +113,7 @@ class TrainingRecipe:
 class RestorationTask(Task[RestorationBatch]):
     """The training of a restoration network."""
 
+    Recipe: ClassVar[type[TrainingRecipe]]
     recipe: TrainingRecipe
     photos: TrainingPhotos
 
@@ -121,19 +121,6 @@ class RestorationTask(Task[RestorationBatch]):
         """Return the crops of the held-out photos that are shown as sample images, uint8 [SAMPLE_PX, SAMPLE_PX, 3]."""
         crops = self.photos.validation_crops[:SAMPLES]
         return [crop[:SAMPLE_PX, :SAMPLE_PX] for crop in crops if min(crop.shape[:2]) >= SAMPLE_PX]
-
-
-def initial_network(shape: NetworkShape, start: Mapping[str, Tensor], seed: int, device: torch.device) -> nn.Module:
-    """Return a network to train, in channels-last memory format; weights that `start` lacks are random.
-
-    Raises:
-        RecipeError: the network is too large.
-    """
-    check_size(lambda: [shape.build()])
-    torch.manual_seed(seed)
-    net = shape.build()
-    net.load_state_dict(net.state_dict() | dict(start))
-    return net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def adam(network: nn.Module, learning_rate: float, beta1: float) -> torch.optim.Adam:

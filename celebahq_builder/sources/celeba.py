@@ -114,7 +114,7 @@ def _aligned_images(root: Path) -> Path | None:
 
 
 def _read_celeba_landmarks(table: Path) -> tuple[list[TableRow], list[str]]:
-    lines = _lines(table)
+    lines = read_table(table).splitlines()
     count = _count_line(table, lines)
     if len(lines) < 2 or (lines[1].split() and lines[1].split()[0] != COLUMNS[0]):
         found = lines[1] if len(lines) > 1 else "nothing"
@@ -124,7 +124,8 @@ def _read_celeba_landmarks(table: Path) -> tuple[list[TableRow], list[str]]:
         cells = line.split()
         if cells:
             rows.append(TableRow(number, normalize(cells[0]), cells[1:]))
-    return rows, _count_warning(table, count, len(rows))
+    warning = f"{table.name}:1 says {count} rows, the table has {len(rows)}; all of them are used"
+    return rows, [warning] if count != len(rows) else []
 
 
 def _count_line(table: Path, lines: list[str]) -> int:
@@ -133,10 +134,6 @@ def _count_line(table: Path, lines: list[str]) -> int:
     except (IndexError, ValueError):
         found = lines[0][:80] if lines else ""
         raise SourceError(f"{table}:1: expected the number of photos, got {found!r}") from None
-
-
-def _count_warning(table: Path, count: int, rows: int) -> list[str]:
-    return [f"{table.name}:1 says {count} rows, the table has {rows}; all of them are used"] if count != rows else []
 
 
 # --- Splits and attributes, as the authors (.txt) and Kaggle (.csv) publish them
@@ -224,10 +221,6 @@ def _shown(cells: list[str]) -> str:
 
 
 # --- Places
-
-
-def _lines(table: Path) -> list[str]:
-    return read_table(table).splitlines()
 
 
 def _places(root: Path, folder: str, name: str) -> list[Path]:

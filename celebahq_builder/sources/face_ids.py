@@ -41,7 +41,6 @@ def left_to_right(folder: Path, file: str, faces: Sequence[LandmarkRow]) -> list
     those of the stored image. A file that is missing or cannot be read counts as upright.
 
     Args:
-        folder: folder of the photos.
         file: relative to the folder.
         faces: landmarks of each face.
     """

@@ -1,21 +1,37 @@
-"""A folder of photos with a table of landmarks."""
+"""A folder of photos with a table of landmarks; tables as CSV, and as folders of ``.pts`` files."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from celebahq_builder.errors import SourceError
-from celebahq_builder.outcome import Rejected
-from celebahq_builder.sources.landmark_formats import columns_of_68_points, read_pts_folder, reduced_cells
+from celebahq_builder.image_set import list_images, nfc, utf8_name, walk_folder
+from celebahq_builder.limits import MAX_TABLE_ROWS, MAX_VALUE_BYTES
+from celebahq_builder.outcome import Reason, Rejected
 from celebahq_builder.sources.landmark_json import read_json_table, starts_as_json
-from celebahq_builder.sources.landmark_table import TableRow, make_source, normalize, read_table
+from celebahq_builder.sources.landmark_table import (
+    EXPECTED,
+    POINTS,
+    TableRow,
+    make_source,
+    normalize,
+    read_table,
+    reduced_cells,
+)
 from celebahq_builder.sources.photo import COLUMNS, SPLITS, LandmarkOrder, PhotoSource
+from celebahq_builder.storage import read_text
 
 SEPARATORS = (",", ";", "\t")
+
+POINT_COLUMN = re.compile(r"([xy])_?([0-9]{1,2})")
+
+PTS_FILE = re.compile(r"\s*(?:version:\s*\S+\s+)?n_points:\s*([0-9]{1,6})\s*\{([^{}]*)\}\s*")
 
 
 class PhotoFolder(PhotoSource):
@@ -46,7 +62,7 @@ def read_folder(folder: Path, table: Path, landmark_order: LandmarkOrder = "view
     """Read any folder of photos, or one photo, and a table of landmarks.
 
     The table is recognized by its content: a CSV table, JSON (see `landmark_json.read_json_table`), or a folder of
-    ``.pts`` files (see `landmark_formats.read_pts_folder`).
+    ``.pts`` files (see `read_pts_folder`).
 
     The first row of a CSV table names its columns: ``file`` (relative to the folder) or, as in CelebA's CSV tables,
     ``image_id``; the ten of `COLUMNS`, or ``x_0``, ``y_0``, ... ``x_67``, ``y_67`` of 68 points; and optionally ``id``
@@ -58,7 +74,6 @@ def read_folder(folder: Path, table: Path, landmark_order: LandmarkOrder = "view
 
     Args:
         folder: of the photos; or one photo of a folder.
-        table: file or folder.
         landmark_order: order of the ten numbers; the names of the columns keep CelebA's order.
 
     Raises:
@@ -127,7 +142,7 @@ def _read_header(table: Path, text: str) -> _Header:
         names[names.index("image_id")] = "file"
     columns = list(COLUMNS)
     if not names or not set(COLUMNS) <= set(names):
-        columns = columns_of_68_points(names) or columns
+        columns = _columns_of_68_points(names) or columns
     missing = [name for name in ("file", *columns) if name not in names]
     if missing:
         first = text[:20].split("\n")[0].strip()
@@ -165,3 +180,90 @@ def _csv_row(table: Path, line: int, header: _Header, cells: list[str]) -> Table
         else:
             numbers, problem = [], f"expected {len(header.columns)} landmark numbers, got {len(numbers)}"
     return TableRow(line, normalize(named.get("file", "")), numbers, named.get("id", ""), split, problem=problem)
+
+
+def _columns_of_68_points(header: Sequence[str]) -> list[str] | None:
+    """Return the columns of x and y of each point, or None for a table that lacks some.
+
+    OpenFace names them ``x_0``, ..., ``x_67``, ``y_0``, ..., ``y_67``; without the underscore they are known, too.
+    """
+    found: dict[tuple[int, str], str] = {}
+    for name in header:
+        if match := POINT_COLUMN.fullmatch(name):
+            found.setdefault((int(match[2]), match[1]), name)
+    wanted = [(point, axis) for point in range(POINTS) for axis in "xy"]
+    return [found[one] for one in wanted] if found.keys() >= set(wanted) else None
+
+
+# --- Folders of .pts files --------------------------------------------------------------------------------------
+
+
+def read_pts_folder(table: Path, folder: Path) -> tuple[list[TableRow], list[Rejected]]:
+    """Read a folder of ``.pts`` files as iBUG publishes them: ``version``, ``n_points`` and 68 points in braces.
+
+    ``a/b.pts`` belongs to the photo ``a/b`` with the ending of any image. Coordinates count from 1, as in MATLAB, so 1
+    is subtracted.
+
+    Args:
+        table: folder of the files; it may be the folder of the photos.
+
+    Returns:
+        A row for each file that has a photo, and rejections of the others.
+
+    Raises:
+        SourceError: the folder cannot be read, holds no such file, or none of a photo.
+    """
+    try:
+        names = sorted(name for kind, name in walk_folder(table) if kind == "others" and name.lower().endswith(".pts"))
+    except OSError as error:
+        raise SourceError(f"landmark table {table} cannot be read: {error.strerror}") from None
+    if not names:
+        raise SourceError(f"landmark table {table} is a folder without .pts files; expected {EXPECTED}")
+    if len(names) > MAX_TABLE_ROWS:
+        raise SourceError(f"landmark table {table} has {len(names)} files; at most {MAX_TABLE_ROWS} are read")
+    images: dict[str, list[str]] = {}
+    for image in list_images(folder):
+        images.setdefault(_stem(image), []).append(image)
+    rows, rejected = [], []
+    for number, name in enumerate(names, start=1):
+        own, place = images.get(_stem(name), []), utf8_name(name)
+        if len(own) == 1:
+            cells, problem = _read_pts(table / name)
+            rows.append(TableRow(number, own[0], cells, place=place, problem=problem))
+        elif own:
+            detail = f"{place} may belong to {' or '.join(map(utf8_name, own))}; keep one of them"
+            rejected += [Rejected(utf8_name(image), Reason.BAD_ROW, detail) for image in own]
+        else:
+            detail = f"no photo has the name of {place} with the ending of an image"
+            rejected.append(Rejected(place, Reason.FILE_MISSING, detail))
+    if not rows and not any(one.reason is Reason.BAD_ROW for one in rejected):
+        raise SourceError(
+            f"none of the {len(names)} .pts files in {table} has the name of a photo in {folder}; expected a/b.pts for "
+            f"the photo a/b.jpg, the first is {utf8_name(names[0])}"
+        )
+    if rows and all(row.problem for row in rows):
+        raise SourceError(f"landmark table {table}: no .pts file can be used, first {rows[0].place}: {rows[0].problem}")
+    return rows, rejected
+
+
+def _stem(name: str) -> str:
+    return nfc(str(PurePosixPath(name).with_suffix("")))
+
+
+def _read_pts(path: Path) -> tuple[list[str], str]:
+    """Return ten landmark numbers, and why the file cannot be used, or an empty text."""
+    try:
+        text = read_text(path, MAX_VALUE_BYTES)
+    except OSError as error:
+        return [], f"it cannot be read: {error.strerror}"
+    except UnicodeDecodeError:
+        return [], "it is not a text in UTF-8"
+    match = PTS_FILE.fullmatch(text)
+    if match is None:
+        return [], "expected the lines version, n_points, {, x and y of each point, }"
+    count, cells = int(match[1]), match[2].split()
+    if count != POINTS:
+        return [], f"expected {POINTS} points in the order of iBUG, got n_points {count}"
+    if len(cells) != 2 * POINTS:
+        return [], f"expected {2 * POINTS} numbers in braces, got {len(cells)}"
+    return reduced_cells(cells, origin=1)

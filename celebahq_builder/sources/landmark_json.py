@@ -13,8 +13,14 @@ from typing import BinaryIO
 from celebahq_builder.errors import SourceError, printable
 from celebahq_builder.limits import MAX_JSON_ENTRY_CHARACTERS, MAX_LANDMARK_JSON_BYTES, MAX_TABLE_ROWS
 from celebahq_builder.outcome import Reason, Rejected
-from celebahq_builder.sources.landmark_formats import EXPECTED, POINTS, reduced_cells
-from celebahq_builder.sources.landmark_table import FILE_CHARACTERS_MAX, TableRow, normalize
+from celebahq_builder.sources.landmark_table import (
+    EXPECTED,
+    FILE_CHARACTERS_MAX,
+    POINTS,
+    TableRow,
+    normalize,
+    reduced_cells,
+)
 from celebahq_builder.sources.photo import in_column_order, is_mirrored
 from celebahq_builder.storage import open_file
 
@@ -61,7 +67,6 @@ def read_json_table(table: Path, folder: Path) -> tuple[list[TableRow], list[Rej
     as the person's if the faces were mirrored otherwise, by the majority of the table; see `photo.is_mirrored`.
 
     Args:
-        table: JSON file.
         folder: of the photos; FFHQ's may be the whole data set or its folder in-the-wild-images.
 
     Returns:

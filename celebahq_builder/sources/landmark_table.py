@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -24,17 +24,26 @@ from celebahq_builder.sources.photo import (
     Photo,
     PhotoSource,
     eyes_to_mouth,
+    five_points,
     in_column_order,
     is_mirrored,
 )
 from celebahq_builder.storage import read_text
+
+EXPECTED = (
+    "a CSV table, a folder of .pts files, ffhq-dataset-v2.json, or JSON of the form {file: [faces]} or [{file, kps}] "
+    "with five points; docs/landmarks.md describes them"
+)
+"""Tables that are read, for messages."""
+
+POINTS = 68
+"""Points of a face in the tables of dlib and iBUG, which are reduced to five."""
 
 COORDINATE_MAX = 1e8
 """Largest coordinate in px that a row may have; larger ones would overflow in the geometry of the crop."""
 
 ALIGNED_EYES = (69.5, 111.3, 107.6, 111.4)
 """Means of the eyes in list_landmarks_align_celeba, which belongs to CelebA's aligned images of 178x218 px."""
-
 
 PLACES_SHOWN = 8
 """Lines of a table that a message names; a hostile table has a million for one file, and each is rejected."""
@@ -89,6 +98,25 @@ def read_table(path: Path) -> str:
     return text
 
 
+def reduced_cells(cells: Sequence[str], origin: int = 0) -> tuple[list[str], str]:
+    """Return ten landmark numbers for the numbers of 68 points, and why they cannot be used, or an empty text.
+
+    Args:
+        cells: 136 numbers, x and y of each point.
+        origin: coordinates of the centre of the first pixel, which are subtracted.
+    """
+    numbers = []
+    for place, cell in enumerate(cells):
+        try:
+            number = float(cell)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            return [], f"{'xy'[place % 2]} of point {place // 2} is {cell[:80] or 'empty'}, not a number"
+        numbers.append(number - origin)
+    return [repr(number) for number in five_points(numbers)], ""
+
+
 def make_source(
     folder: Path,
     rows: list[TableRow],
@@ -105,8 +133,6 @@ def make_source(
     """Match table rows with the files of a folder: return the photos, and the rows and files that are rejected.
 
     Args:
-        folder: of the photos.
-        rows: of the landmark table.
         table: name of the table, for messages.
         order: of the ten numbers of a row.
         several_faces: whether rows of one file with different landmarks are faces of one photo. If not, none is used.
@@ -124,62 +150,27 @@ def make_source(
     them; see `face_ids.left_to_right`.
     """
     try:
-        os.scandir(folder).close()  # `list_images` passes over folders that cannot be read
+        os.scandir(folder).close()  # a message of its own for the folder itself
     except OSError as error:
         raise SourceError(f"folder of photos {folder} cannot be read: {error.strerror}") from None
-    rejected = list(rejected)
-    listed = {one.photo for one in rejected}
     on_disk = list_images(folder)
-    spelled = _spelling_on_disk(rows, on_disk)
     splits, attributes = splits or {}, attributes or {}
-    if spelled:
+    if spelled := _spelling_on_disk(rows, on_disk):
         rows = [replace(row, file=spelled[row.file]) if row.file in spelled else row for row in rows]
         splits = {spelled.get(file, file): split for file, split in splits.items()}
         attributes = {spelled.get(file, file): values for file, values in attributes.items()}
-
-    # --- Rows that cannot be used, and rows of one file ---
-    by_file: dict[str, list[TableRow]] = {}
-    for row in rows:
-        if problem := _row_problem(row):
-            place = _place(table, row)
-            named = row.file if len(row.file) <= FILE_CHARACTERS_MAX else ""
-            rejected.append(Rejected(named or place, Reason.BAD_ROW, f"{place}: {problem}"))
-        else:
-            by_file.setdefault(row.file, []).append(row)
-    good: dict[str, list[_FaceRow]] = {}
-    for file, same in by_file.items():
-        faces: dict[LandmarkRow, list[TableRow]] = {}
-        for row in same:
-            faces.setdefault(_landmarks(row, order), []).append(row)
-        if len(faces) > 1 and not several_faces:
-            rejected += _duplicates(table, same, same, "with different values; none is used")
-            continue
-        good[file] = [_FaceRow(equal[0], landmarks) for landmarks, equal in faces.items()]
-        for equal in (rows for rows in faces.values() if len(rows) > 1):
-            rejected += _duplicates(table, equal[1:], equal, "with equal values; the first is used")
-
-    # --- Files of the folder; a PNG stands in for a listed file that is missing ---
-    listed |= {row.file for row in rows}
-    present = set(on_disk)
-    stand_ins = {png_name(file): file for file in listed if file not in present and png_name(file) in present}
-    for png, file in stand_ins.items():
-        if png in listed and file in good:
-            missing = Rejected(file, Reason.FILE_MISSING, f"only {png} exists, and the table lists that too")
-            rejected += [missing] * len(good.pop(file))
-    for name in on_disk:
-        if name not in listed and name not in stand_ins:
-            rejected.append(Rejected(utf8_name(name), Reason.NOT_LISTED, f"{table} has no row for it"))
-
-    if not good and not rejected:
+    rejected = list(rejected)
+    listed = {one.photo for one in rejected} | {row.file for row in rows}
+    faces, unusable = _usable_rows(table, rows, order, several_faces)
+    rejected += unusable + _match_files(table, faces, listed, on_disk)
+    if not faces and not rejected:
         raise SourceError(f"{table} lists no photos")
-    _check_order(table, [face.landmarks for faces in good.values() for face in faces], order)
-    _check_wild(table, folder, good)
-
-    # --- Faces of one photo, ids ---
-    for file, some in good.items():
+    _check_order(table, [face.landmarks for some in faces.values() for face in some], order)
+    _check_wild(table, folder, faces)
+    for file, some in faces.items():
         if len(some) > 1:
-            good[file] = [some[i] for i in left_to_right(folder, file, [face.landmarks for face in some])]
-    ids = unique_ids(table, {file: [face.row.id for face in some] for file, some in good.items()})
+            faces[file] = [some[i] for i in left_to_right(folder, file, [face.landmarks for face in some])]
+    ids = unique_ids(table, {file: [face.row.id for face in some] for file, some in faces.items()})
     none = (0,) * len(attribute_names)
     photos = tuple(
         Photo(
@@ -188,10 +179,10 @@ def make_source(
             landmarks=face.landmarks,
             split=face.row.split or splits.get(file, ""),
             attributes=attributes.get(file, none),
-            shares_file=len(faces) > 1,
+            shares_file=len(some) > 1,
         )
-        for file, faces in good.items()
-        for name, face in zip(ids[file], faces, strict=True)
+        for file, some in faces.items()
+        for name, face in zip(ids[file], some, strict=True)
     )
     return PhotoSource(folder, photos, tuple(rejected), tuple(warnings), attribute_names)
 
@@ -201,6 +192,51 @@ class _FaceRow(NamedTuple):
 
     row: TableRow
     landmarks: LandmarkRow
+
+
+def _usable_rows(
+    table: str, rows: Iterable[TableRow], order: LandmarkOrder, several_faces: bool
+) -> tuple[dict[str, list[_FaceRow]], list[Rejected]]:
+    """Return the faces of each file, and the rows that are rejected: those with a problem, and duplicates."""
+    rejected: list[Rejected] = []
+    by_file: dict[str, list[TableRow]] = {}
+    for row in rows:
+        if problem := _row_problem(row):
+            place = _place(table, row)
+            named = row.file if len(row.file) <= FILE_CHARACTERS_MAX else ""
+            rejected.append(Rejected(named or place, Reason.BAD_ROW, f"{place}: {problem}"))
+        else:
+            by_file.setdefault(row.file, []).append(row)
+    usable: dict[str, list[_FaceRow]] = {}
+    for file, same in by_file.items():
+        faces: dict[LandmarkRow, list[TableRow]] = {}
+        for row in same:
+            faces.setdefault(in_column_order(tuple(map(float, row.cells)), order), []).append(row)
+        if len(faces) > 1 and not several_faces:
+            rejected += _duplicates(table, same, same, "with different values; none is used")
+            continue
+        usable[file] = [_FaceRow(equal[0], landmarks) for landmarks, equal in faces.items()]
+        for equal in (rows for rows in faces.values() if len(rows) > 1):
+            rejected += _duplicates(table, equal[1:], equal, "with equal values; the first is used")
+    return usable, rejected
+
+
+def _match_files(
+    table: str, faces: dict[str, list[_FaceRow]], listed: Collection[str], on_disk: Sequence[str]
+) -> list[Rejected]:
+    """Return the files that are rejected, and remove their faces; a PNG stands in for a listed file that is missing."""
+    present = set(on_disk)
+    rejected: list[Rejected] = []
+    absent = sorted(file for file in listed if file not in present)
+    stand_ins = {png_name(file): file for file in absent if png_name(file) in present}
+    for png, file in stand_ins.items():
+        if png in listed and file in faces:
+            missing = Rejected(file, Reason.FILE_MISSING, f"only {png} exists, and the table lists that too")
+            rejected += [missing] * len(faces.pop(file))
+    for name in on_disk:
+        if name not in listed and name not in stand_ins:
+            rejected.append(Rejected(utf8_name(name), Reason.NOT_LISTED, f"{table} has no row for it"))
+    return rejected
 
 
 def _place(table: str, row: TableRow) -> str:
@@ -242,10 +278,6 @@ def _row_problem(row: TableRow) -> str | None:
             expected = "position in px" if math.isfinite(number) else "number"
             return f"{name} is {cell[:80] or 'empty'}, not a {expected}"
     return None
-
-
-def _landmarks(row: TableRow, order: LandmarkOrder) -> LandmarkRow:
-    return in_column_order(tuple(map(float, row.cells)), order)
 
 
 def _spelling_on_disk(rows: Iterable[TableRow], on_disk: Sequence[str]) -> dict[str, str]:

@@ -32,7 +32,6 @@ SPLITS = ("train", "val", "test")
 LandmarkRow = tuple[float, ...]
 """Ten numbers, x and y in the order of `COLUMNS`: px of the stored image; (0, 0) is the centre of the first pixel."""
 
-
 _IN_COLUMN_ORDER: dict[LandmarkOrder, Callable[[LandmarkRow], LandmarkRow]] = {
     "viewer": itemgetter(0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
     "subject": itemgetter(2, 3, 0, 1, 4, 5, 8, 9, 6, 7),
@@ -47,6 +46,22 @@ def in_column_order(numbers: LandmarkRow, order: LandmarkOrder) -> LandmarkRow:
     (3, 4, 1, 2, 5, 6, 9, 10, 7, 8)
     """
     return _IN_COLUMN_ORDER[order](numbers)
+
+
+def five_points(points: Sequence[float]) -> LandmarkRow:
+    """Return eyes, nose and mouth corners of 68 points, reduced as FFHQ does it; in the order of `COLUMNS`.
+
+    An eye is the mean of its six points; 36 to 41 are those of the eye on the left side of the image. The nose is point
+    30; the corners of the mouth are points 48 and 54.
+
+    Args:
+        points: 136 numbers, x and y of each point in the order of dlib and iBUG.
+
+    >>> five_points([float(number) for number in range(136)])
+    (77.0, 78.0, 89.0, 90.0, 60.0, 61.0, 96.0, 97.0, 108.0, 109.0)
+    """
+    eyes = [sum(points[2 * first + axis : 2 * first + 12 : 2]) / 6 for first in (36, 42) for axis in (0, 1)]
+    return (*eyes, *points[60:62], *points[96:98], *points[108:110])
 
 
 def eyes_to_mouth(landmarks: LandmarkRow) -> tuple[float, float]:

@@ -23,7 +23,6 @@ from celebahq_builder.storage.partial_files import RUN_TOKEN, delete_partial_of,
 STORAGE_LOST = (errno.EIO, errno.EROFS, errno.ENOTCONN, errno.ESTALE)
 """Errors of a failing disk, a read-only file system, or a network file system that is gone."""
 
-
 NO_HARD_LINKS = (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
 """Errors of file systems that do not support hard links, or do not allow one to this file."""
 
@@ -111,8 +110,6 @@ def write_atomic(path: Path, data: bytes, *, new: bool = False, parents: bool = 
     The content is on the disk before the file gets its name.
 
     Args:
-        path: path of the file.
-        data: content of the file.
         new: never replace a file of that name.
         parents: create missing folders.
 
@@ -141,7 +138,6 @@ def write_partial(path: Path, data: bytes, token: str = RUN_TOKEN) -> Path:
 
     Args:
         path: final path; its folder is created.
-        data: content of the file.
         token: see `partial_path`.
 
     Raises:
@@ -197,18 +193,17 @@ def rename_new(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def partial_file(path: Path, token: str = RUN_TOKEN, ending: str = "") -> Iterator[Path]:
+def partial_file(path: Path, ending: str = "") -> Iterator[Path]:
     """Make an empty partial file, see `partial_path`, and delete it at the end if it still has that name.
 
     Args:
         path: final path; its folder must exist.
-        token: of the run for which this process works.
         ending: of the name.
 
     Raises:
         WorkspaceError: the folder was deleted meanwhile.
     """
-    partial = partial_path(path, token, ending)
+    partial = partial_path(path, ending=ending)
     with contextlib.suppress(FileNotFoundError):
         path.lstat()  # raises for a name that is too long, before anybody relies on the partial file
     try:
@@ -380,7 +375,6 @@ def check_writable(target: Path, argument: str = "out") -> None:
     """Check, before the work begins, that a file can be created at a path.
 
     Args:
-        target: path of the file to create.
         argument: name of the argument that gave the path, for the message.
 
     Raises:

@@ -29,6 +29,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 from celebahq_builder.errors import WorkspaceError, WorkspaceLocked
@@ -38,7 +39,6 @@ from celebahq_builder.storage.partial_files import HOST, is_dead_process, is_par
 log = logging.getLogger(__name__)
 
 LOCK_NAME = ".celebahq-lock"
-
 
 MARK = "celebahq "
 """Beginning of the first line of a lock file."""
@@ -173,35 +173,21 @@ def lock(
     path = root / LOCK_NAME
     new_folders = [folder for folder in (root, *root.absolute().parents) if not folder.exists()]
     new_lock = not os.path.lexists(path)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # a link, a folder, a socket
-            raise _foreign(path, argument) from None
-        raise WorkspaceError(f"{what} {root} cannot be used: {error.strerror}; choose another `{argument}`") from None
-    with contextlib.closing(os.fdopen(descriptor, "r+b", buffering=0)):
-        mark = f"{MARK}{what}\n".encode()
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _foreign(path, argument)
+    with contextlib.closing(_open_lock_file(path, what, argument)) as file:
+        descriptor, mark = file.fileno(), f"{MARK}{what}\n".encode()
         attempt = _Attempt(path, argument, Holder.of_this_process(role), wait or (lambda _: False))
         attempt.flock(descriptor)
         content = os.pread(descriptor, 1000, 0)
-        if content and not content.startswith(mark):
-            if content.startswith(MARK.encode()):
-                kind = content.decode(errors="replace").splitlines()[0].removeprefix(MARK)
-                raise WorkspaceError(f"{root} is a {kind}, expected a {what}; choose another `{argument}`")
-            raise _foreign(path, argument)
-        if not content and not known:
-            there = sorted(one.name for one in root.iterdir())
-            taken = [one for one in there if any(fnmatch.fnmatchcase(one, name) for name in names)]
-            if taken:
-                if new_lock:
-                    path.unlink()
-                raise WorkspaceError(
-                    f"{root} holds {taken[0]} and is not a {what} of this package: nothing there is replaced; choose "
-                    f"another `{argument}`"
-                )
+        _check_mark(path, content, what, argument)
+        there = () if content or known else sorted(one.name for one in root.iterdir())
+        taken = next((one for one in there if any(fnmatch.fnmatchcase(one, name) for name in names)), None)
+        if taken is not None:
+            if new_lock:
+                path.unlink()
+            raise WorkspaceError(
+                f"{root} holds {taken} and is not a {what} of this package: nothing there is replaced; choose another "
+                f"`{argument}`"
+            )
         held = LockedFolder(path, descriptor, attempt.holder)
         try:
             attempt.claim()
@@ -225,6 +211,34 @@ def lock(
                 raise
             if stays:
                 held.check()
+
+
+def _open_lock_file(path: Path, what: str, argument: str) -> FileIO:
+    """Open the lock file of a folder; make both if they do not exist."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # a link, a folder, a socket
+            raise _foreign(path, argument) from None
+        raise WorkspaceError(
+            f"{what} {path.parent} cannot be used: {error.strerror}; choose another `{argument}`"
+        ) from None
+    file = os.fdopen(descriptor, "r+b", buffering=0)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise _foreign(path, argument)
+    return file
+
+
+def _check_mark(path: Path, content: bytes, what: str, argument: str) -> None:
+    """Check that the first line of a lock file, if it has one, is that of a kind of folder."""
+    if not content or content.startswith(f"{MARK}{what}\n".encode()):
+        return
+    if not content.startswith(MARK.encode()):
+        raise _foreign(path, argument)
+    kind = content.decode(errors="replace").splitlines()[0].removeprefix(MARK)
+    raise WorkspaceError(f"{path.parent} is a {kind}, expected a {what}; choose another `{argument}`")
 
 
 def try_flock(descriptor: int) -> bool | None:

@@ -18,7 +18,6 @@ from pathlib import Path
 RUN_TOKEN = secrets.token_hex(4)
 """Token in the names of this process's partial files; its worker processes use it, too."""
 
-
 NAME_BYTES = 80
 """Bytes of a file's name that the name of its partial file repeats; file systems allow 255 for the whole name."""
 
@@ -72,7 +71,7 @@ def is_partial_of(name: str, file: str) -> bool:
     return re.fullmatch(rf"\.{re.escape(file)}\.\w+-\d+-[0-9a-f]+\.partial", name) is not None
 
 
-def may_delete_partial(name: str, token: str = RUN_TOKEN) -> bool:
+def may_delete_partial(name: str) -> bool:
     """Return whether a name is that of a partial file of this run, or of a process that is certainly dead.
 
     A process of another host may be alive, and so may one of this host whose id is in use.
@@ -80,7 +79,7 @@ def may_delete_partial(name: str, token: str = RUN_TOKEN) -> bool:
     match = re.fullmatch(r"\..+\.(\w+)-(\d+)-([0-9a-f]+)\.partial(?:\.\w+)?", name, re.DOTALL)
     if match is None:
         return False
-    return match[3] == token or (match[1] == HOST and is_dead_process(int(match[2])))
+    return match[3] == RUN_TOKEN or (match[1] == HOST and is_dead_process(int(match[2])))
 
 
 def is_dead_process(pid: int) -> bool:

@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 
 PLAN = "plan.json"
 
-
 MADE_BY = "celebahq_builder"
 
 

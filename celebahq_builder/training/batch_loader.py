@@ -2,103 +2,128 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import signal
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
+from multiprocessing.connection import Connection
 from typing import Generic, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from celebahq_builder.errors import CelebAHQError, WorkspaceError
-from celebahq_builder.models.weight_file import first_line
 
 Batch = TypeVar("Batch")
 
+AHEAD_BATCHES = 2
+"""Batches that a worker draws ahead of the training."""
 
-class _Steps(Dataset[object], Generic[Batch]):
-    """The batches of a training, by step."""
-
-    def __init__(self, draw_batch: Callable[[int], Batch]) -> None:
-        self.draw_batch = draw_batch
-
-    def __getitem__(self, step: int) -> Batch | CelebAHQError:
-        """Return the batch of a step, or the error that its photos caused."""
-        try:
-            return self.draw_batch(step)
-        except CelebAHQError as error:  # the loader would raise it with the worker's traceback as its message
-            return error
+END_S = 10.0
+"""Time within which a worker ends after it has closed its connection."""
 
 
-def draw_batches(
-    draw_batch: Callable[[int], Batch], steps: range, workers: int, *, pinned: bool
-) -> Generator[Batch, None, None]:
+def draw_batches(draw_batch: Callable[[int], Batch], steps: range, workers: int) -> Generator[Batch, None, None]:
     """Yield the batches of some steps, drawn in worker processes; `close` ends them.
 
-    Threads would hold each other up, and the thread of the training, by Python's global lock.
+    Threads would hold each other up, and the thread of the training, by Python's global lock. torch's DataLoader is not
+    used: after a worker was killed, it raises its error at any point of the main thread, also in later code.
 
     Args:
         draw_batch: returns the batch of a step. The workers are forks of this process, so they share its photos.
         steps: in order.
         workers: number of processes; 0 draws each batch when it is needed.
-        pinned: put the tensors of a batch into pinned memory, from which copies to a GPU are asynchronous.
 
     Raises:
         CelebAHQError: one of `draw_batch`.
-        RuntimeError: a worker process was killed; see `killed_worker_as_error`.
+        WorkspaceError: a worker process was killed.
+        RuntimeError: a worker process ended with another error, which it printed.
     """
-    earlier = multiprocessing.active_children()
-    # Only the main process handles signals: the workers inherit that they are blocked.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM} if workers else ())
+    if not workers:
+        yield from map(draw_batch, steps)
+        return
+    started: list[_Worker[Batch]] = []
     try:
-        with warnings.catch_warnings():
-            # The workers use one thread of torch each, and none of OpenCV, so a fork of several threads is safe; and
-            # the user may start more workers than the machine has cores.
-            warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
-            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-            loader = DataLoader(
-                _Steps(draw_batch),
-                batch_size=None,
-                sampler=steps,
-                num_workers=workers,
-                collate_fn=_unchanged,
-                pin_memory=pinned,
-                multiprocessing_context="fork" if workers else None,
-                generator=torch.Generator(),  # torch's own one belongs to the training
-            )
-            batches = iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    processes = [one for one in multiprocessing.active_children() if one not in earlier]
-    try:
-        for batch in batches:
-            if isinstance(batch, CelebAHQError):
-                raise batch
+        # Only the main process handles signals: the workers inherit that they are blocked.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            for _ in range(workers):
+                started.append(_Worker(draw_batch))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        ahead = AHEAD_BATCHES * workers
+        for i, step in enumerate(steps[:ahead]):
+            started[i % workers].request(step)
+        for i in range(len(steps)):
+            worker = started[i % workers]
+            batch = worker.receive()
+            for step in steps[i + ahead : i + ahead + 1]:
+                worker.request(step)
             yield batch
     finally:
-        del batches  # ends the workers, also where a traceback refers to this frame
-        for process in processes:
-            process.kill()  # it may wait for a lock that a killed worker held, and SIGTERM is blocked
+        for worker in started:
+            worker.end()
 
 
-@contextlib.contextmanager
-def killed_worker_as_error() -> Iterator[None]:
-    """Raise a WorkspaceError if a process that draws batches was killed.
+class _Worker(Generic[Batch]):
+    """A process that draws batches."""
 
-    The loader's handler of SIGCHLD raises a RuntimeError wherever the main thread is, mostly in a training step.
-    """
+    def __init__(self, draw_batch: Callable[[int], Batch]) -> None:
+        # Only the worker keeps the other end of the connection, so each side notices when the other has ended.
+        self.connection, other_end = multiprocessing.Pipe()
+        context = multiprocessing.get_context("fork")
+        self.process = context.Process(target=_serve, args=(draw_batch, other_end), daemon=True)
+        with warnings.catch_warnings():
+            # The worker uses one thread of torch, and none of OpenCV, so a fork of several threads is safe.
+            warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
+            self.process.start()
+        other_end.close()
+
+    def request(self, step: int) -> None:
+        """Let the worker draw the batch of a step."""
+        try:
+            self.connection.send(step)
+        except ConnectionError as error:
+            raise self._error(error) from None
+
+    def receive(self) -> Batch:
+        """Return the batch of the first step that was requested and not received; its tensors are in shared memory."""
+        try:
+            batch: Batch | CelebAHQError = self.connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._error(error) from None
+        if isinstance(batch, CelebAHQError):
+            raise batch
+        return batch
+
+    def end(self) -> None:
+        """End the process."""
+        self.process.kill()  # SIGTERM is blocked
+        self.process.join()
+        self.connection.close()
+
+    def _error(self, error: Exception) -> Exception:
+        """Return the error of a worker whose connection failed with `error`."""
+        self.process.join(END_S)
+        code = self.process.exitcode
+        if code is None:
+            return error
+        if code >= 0:
+            return RuntimeError(f"a process that prepares batches ended with exit code {code}; see its error")
+        return WorkspaceError(
+            f"a process that prepares batches was killed by {signal.Signals(-code).name}, most likely because memory "
+            "or shared memory ran out; run the same command again with a smaller `workers` to resume"
+        )
+
+
+def _serve(draw_batch: Callable[[int], Batch], connection: Connection) -> None:
+    """Send the batch of each step that is requested, or the error that its photos caused."""
+    torch.set_num_threads(1)
     try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise WorkspaceError(
-            f"a process that prepares batches was killed, most likely because memory or shared memory ran out "
-            f"({first_line(error)}); run the same command again with a smaller `workers` to resume"
-        ) from None
-
-
-def _unchanged(batch: Batch) -> Batch:
-    return batch
+        while True:
+            step = connection.recv()
+            try:
+                connection.send(draw_batch(step))
+            except CelebAHQError as error:
+                connection.send(error)
+    except (EOFError, ConnectionError):  # the main process has ended
+        return

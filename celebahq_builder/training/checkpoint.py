@@ -12,16 +12,16 @@ import pickletools
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from celebahq_builder.config import flatten
-from celebahq_builder.errors import RecipeError, TrainingError
+from celebahq_builder.errors import TrainingError
 from celebahq_builder.limits import MAX_CHECKPOINT_BYTES, MAX_JSON_BYTES
 from celebahq_builder.storage import sync_folder, write_atomic
 
@@ -43,10 +43,6 @@ StateDict = dict[str, Any]
 VALUES_MAX = 1_000_000
 """Values of a checkpoint; the largest network has some thousand tensors."""
 
-PARAMETERS_MAX = MAX_CHECKPOINT_BYTES // 16
-"""Parameters of all networks of a training. A checkpoint holds up to four float32 values of each: the parameter, its
-average, and two moments of Adam."""
-
 ITEM_BYTES = {
     **dict.fromkeys(("DoubleStorage", "LongStorage"), 8),
     **dict.fromkeys(("FloatStorage", "IntStorage"), 4),
@@ -54,24 +50,6 @@ ITEM_BYTES = {
     **dict.fromkeys(("CharStorage", "ByteStorage", "BoolStorage"), 1),
 }
 """Bytes of one value, by the names that PyTorch gives to types in a file."""
-
-
-def check_size(make_networks: Callable[[], Iterable[nn.Module]]) -> None:
-    """Raise an error if the networks of a training are too large for a checkpoint, before memory is taken for them.
-
-    Args:
-        make_networks: makes the networks; it is called on the device ``meta``.
-
-    Raises:
-        RecipeError: they have more than `PARAMETERS_MAX` parameters.
-    """
-    with torch.device("meta"):
-        count = sum(parameter.numel() for network in make_networks() for parameter in network.parameters())
-    if count > PARAMETERS_MAX:
-        raise RecipeError(
-            f"the networks of the recipe have {count:,} parameters, and {PARAMETERS_MAX:,} can be trained at most; "
-            "choose smaller networks"
-        )
 
 
 class DamagedCheckpoint(ValueError):

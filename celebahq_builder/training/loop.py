@@ -8,29 +8,25 @@ import logging
 import math
 import operator
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import cv2
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from celebahq_builder.config import load, override, read_toml
-from celebahq_builder.errors import RecipeError, TrainingError
+from celebahq_builder.errors import TrainingError
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.image_grid import image_grid
 from celebahq_builder.imaging.image_io import encode_png
-from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.models.weight_file import first_line
 from celebahq_builder.parallel import cores
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import delete_partial_files, lock, write_atomic
-from celebahq_builder.training.batch_loader import draw_batches, killed_worker_as_error
+from celebahq_builder.training.batch_loader import draw_batches
 from celebahq_builder.training.checkpoint import CheckpointFolder, StateDict, load_optimizer
 from celebahq_builder.training.distributed import DistributedContext, PolledFlag, join_processes, torch_threads
+from celebahq_builder.training.interface import AnyTask, LoopRecipe, SampleRows, Scores
 from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
 from celebahq_builder.training.logger import TrainingLogger
 from celebahq_builder.training.trained_weights import FILE, TrainedWeights
@@ -45,120 +41,6 @@ FORECAST_AFTER_S = 5.0
 
 NAMES = ("checkpoints", FILE, "log.jsonl", "samples", "tensorboard")
 """Names in the folder of a training."""
-
-Batch = TypeVar("Batch")
-
-Scores = dict[str, float]
-"""Results of a validation, by name with unit."""
-
-SampleRows = list[list[Pixels]]
-"""Sample images of one size, uint8 [H, W, 3]; each row shows one photo."""
-
-
-# --- The interface of a training ----------------------------------------------------------------------------------
-
-
-class LoopRecipe(Protocol):
-    """Settings that the loop uses; a frozen dataclass."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def steps(self) -> int:
-        """Number of steps."""
-
-    @property
-    def ema(self) -> float:
-        """Decay per step of the averaged weights. The averaged weights are validated and exported."""
-
-    @property
-    def validate_every(self) -> int:
-        """Steps between validations. Each validation writes a checkpoint."""
-
-
-class Photos(Protocol):
-    """The photos of a training."""
-
-    @property
-    def digest(self) -> str:
-        """Hash that identifies the photos in a checkpoint."""
-
-    @property
-    def summary(self) -> str:
-        """The numbers of photos as text: ``300 photos, 8 held out``."""
-
-
-class Task(ABC, Generic[Batch]):
-    """The networks of a training, their data, and one training step."""
-
-    recipe: LoopRecipe
-    config: Mapping[str, object]
-    """All that decides the weights, except the photos, as plain values."""
-    photos: Photos
-    shape: NetworkShape
-    """Shape of `network`."""
-    network: nn.Module
-    """The network whose weights are averaged, validated and exported; one of `networks`."""
-    networks: Mapping[str, nn.Module]
-    """All networks of the training, by name."""
-    optimizers: Mapping[str, torch.optim.Optimizer]
-    """The optimizer of each network, by its name."""
-    loss_names: tuple[str, ...]
-    """Names of the values that `training_step` returns."""
-
-    @abstractmethod
-    def draw_batch(self, step: int) -> Batch:
-        """Return this process's share of the batch of a step, on the CPU; worker processes call it, too."""
-
-    @abstractmethod
-    def training_step(self, step: int, batch: Batch) -> Tensor:
-        """Update all networks once.
-
-        Returns:
-            The losses, float [len(loss_names)], without gradients.
-        """
-
-    def export_network(self, averaged: nn.Module) -> nn.Module:
-        """Return the network that is validated and exported, made from the averaged one, which is not changed."""
-        return averaged
-
-    @abstractmethod
-    def validate(self, net: nn.Module) -> tuple[Scores, SampleRows]:
-        """Return the scores of a network on the held-out photos, and sample images."""
-
-    def selection_score(self, scores: Scores) -> float | None:
-        """Return the number that selects the best weights, higher is better; None: the last weights are exported."""
-        return None
-
-
-Recipe = TypeVar("Recipe")
-
-
-def load_recipe(
-    path: Path,
-    kind: str,
-    classes: Mapping[str, type[Recipe]],
-    overrides: Mapping[str, object] | None = None,
-    start: str | None = None,
-) -> Recipe:
-    """Read a training recipe.
-
-    Args:
-        path: of the recipe.
-        kind: prefix of the recipe's key ``task``.
-        classes: classes of the recipes of this kind, by their key ``task``.
-        overrides: values by dotted key that replace those of the recipe.
-        start: weights to start from, NAME or DIR/NAME of a registry; None takes those of the recipe.
-
-    Raises:
-        RecipeError: the recipe is malformed, or of another kind of training.
-    """
-    overrides = {**(overrides or {}), **({"start": start} if start else {})}
-    task = str(override(read_toml(path, kind), overrides).get("task", ""))
-    if not task.startswith(kind):
-        raise RecipeError(f"{path}: task = {task}; this command trains task = {kind}, choose another `recipe`")
-    return load(classes.get(task) or classes[kind], path, overrides)
-
 
 # --- The loop -----------------------------------------------------------------------------------------------------
 
@@ -183,24 +65,26 @@ class TrainingOptions:
     """Interrupts the training after the present step. It listens to Ctrl-C and SIGTERM during the training."""
 
 
-def train(photos: Path, make_task: Callable[[DistributedContext], Task[Any]], options: TrainingOptions) -> Path:
-    """Train the networks of a task in this process or, under torchrun, in all processes that it started.
+def train(task: type[AnyTask], recipe: LoopRecipe, photos: Path, options: TrainingOptions) -> Path:
+    """Train networks, or resume their training, in this process or, under torchrun, in all processes that it started.
 
     Every validation writes a line of ``log.jsonl``, sample images, a checkpoint and, if the weights are the best so
     far, ``weights.safetensors``. A resumed run ends with the same weights as one that was not interrupted.
 
     Args:
-        photos: folder of the photos, for messages.
-        make_task: reads the photos and makes the networks, for the processes that share each batch. Rank 0 validates
-            and writes.
+        task: the training.
+        recipe: of this training, see `load_recipe`.
+        photos: folder of the photos: any folder of clean photos, or for landmarks one in CelebA's layout.
         options: see `TrainingOptions`.
 
     Returns:
         Path of ``weights.safetensors``.
 
     Raises:
-        CelebAHQError: one of `make_task`.
-        TrainingError: the checkpoints of the folder are of another recipe or of other photos, or a loss is not finite.
+        SourceError: the folder in CelebA's layout cannot be read.
+        WeightsError: the weights to start from are unknown or damaged.
+        TrainingError: the photos cannot be used, the folder has checkpoints of another recipe or other photos, or a
+            loss is not finite.
         WorkspaceLocked: another process trains in the folder.
         DiskFull: no space is left.
         WorkspaceError: the folder cannot be created or holds files of others, or the file system failed.
@@ -214,7 +98,7 @@ def train(photos: Path, make_task: Callable[[DistributedContext], Task[Any]], op
         context = stack.enter_context(join_processes(options.device))
         with stop.abandonable():
             log.info("reading the photos in %s", photos)
-            task = make_task(context)
+            made = task(recipe, photos, context)
         stack.callback(cv2.setNumThreads, cv2.getNumThreads())
         cv2.setNumThreads(0)
         if context.is_main:
@@ -225,13 +109,13 @@ def train(photos: Path, make_task: Callable[[DistributedContext], Task[Any]], op
         workers = options.workers
         if workers is None:
             workers = 0 if context.device.type == "cpu" else min(8, cores())
-        return _Training(task, context, options).run(workers)
+        return _Training(made, context, options).run(workers)
 
 
 class _Training:
     """The state of a training: networks, optimizers, position."""
 
-    def __init__(self, task: Task[Any], context: DistributedContext, options: TrainingOptions) -> None:
+    def __init__(self, task: AnyTask, context: DistributedContext, options: TrainingOptions) -> None:
         self.task, self.context = task, context
         self.out, self.command, self.stop = options.out, options.command, options.stop
         self.averaged = copy.deepcopy(task.network).eval().requires_grad_(False)
@@ -270,8 +154,8 @@ class _Training:
             *(task.photos.summary, self.step + 1, recipe.steps, self.context.device, self._next_validation()),
         )
         progress = Progress("training", recipe.steps, self.step, unit="step", judged=False)
-        batches = draw_batches(task.draw_batch, range(self.step, recipe.steps), workers, pinned=cuda)
-        with killed_worker_as_error(), contextlib.ExitStack() as stack:
+        batches = draw_batches(task.draw_batch, range(self.step, recipe.steps), workers)
+        with contextlib.ExitStack() as stack:
             stack.callback(progress.close)
             stack.callback(batches.close)
             # All batches of a phase have one shape: cuDNN measures once which algorithm is the fastest.

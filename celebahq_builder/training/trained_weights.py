@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -123,7 +123,7 @@ def _read_recipe(text: str, recipes: Mapping[str, type[Recipe]], where: str) -> 
     return from_mapping(kind, {key: value for key, value in values.items() if key in names}, where=where)
 
 
-def _table(text: str) -> dict[str, Any]:
+def _table(text: str) -> dict[str, object]:
     """Return the JSON object in a text."""
     values = parse_json(text)
     if not isinstance(values, dict):

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.fuzz import samples
 from benchmarks.kill import Killer, Target, digests
-from celebahq_builder.pipeline import verify
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.pipeline import status
+from celebahq_builder.run_directory.workspace import Workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12, if there are threads
 
@@ -46,7 +46,7 @@ def behave(monkeypatch: pytest.MonkeyPatch, *, careless: bool, result: bytes = b
         (out / "begun").unlink()
         return []
 
-    monkeypatch.setattr(verify, "status_lines", write)
+    monkeypatch.setattr(status, "status_lines", write)
 
 
 def test_a_command_that_cannot_resume_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +80,7 @@ def test_files_with_times_are_not_compared(tmp_path: Path, monkeypatch: pytest.M
         (out / "fixed").write_text("x")
         return []
 
-    monkeypatch.setattr(verify, "status_lines", write)
+    monkeypatch.setattr(status, "status_lines", write)
     killer = killed(STATUS, tmp_path / "work", 3)
     whole = killer._reference()
     assert whole["out/time.json"] == ""

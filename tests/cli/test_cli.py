@@ -14,8 +14,8 @@ from celebahq_builder.cli.main import name_options
 from celebahq_builder.errors import CelebAHQError
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.pipeline.recipe import BuildRecipe
-from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.progan.schedule import RESUMABLE_KEYS
+from celebahq_builder.run_directory.workspace import Workspace
 from tests.conftest import SAMPLE
 from tests.release import Release
 

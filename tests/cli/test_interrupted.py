@@ -120,7 +120,7 @@ from celebahq_builder.filter import listing
 from celebahq_builder.hdf5 import reader
 def stop(*_, **__):
 {handler}
-reader.open_pyramid = listing.list_images = stop
+reader.open_pyramid = listing.scan_folder = stop
 sys.argv = {["celebahq", command, str(tmp_path / "photos" if command == "filter" else source), *COMMANDS[command][0]]}
 main()
 """

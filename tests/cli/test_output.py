@@ -61,12 +61,14 @@ def test_a_reader_that_stops_reading(line: str, tmp_path: Path) -> None:
 
 def test_work_goes_to_its_end_without_a_terminal(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    Image.new("RGB", (80, 80)).save(tmp_path / "in" / "\U0001f600.png")
-    for number, line in enumerate(("2>&-", "2> /dev/full")):
-        ended = shell(f"celebahq filter in --workers 1 --scores s{number} {line}", tmp_path, PYTHONIOENCODING="latin-1")
+    Image.new("RGB", (16, 16)).save(tmp_path / "in" / "a.png")
+    assert b"1 of 1 images" in shell("celebahq import in --out 0.h5", tmp_path).stderr
+    for number, line in enumerate(("2>&-", "2> /dev/full"), start=1):
+        out = f"{number}\U0001f600.h5"
+        ended = shell(f"celebahq import in --out {out} {line}", tmp_path, PYTHONIOENCODING="latin-1")
         assert ended.returncode == 0
-        assert b"\\U0001f600.png" in ended.stdout
-        assert (tmp_path / f"s{number}" / "scores.csv").exists()
+        assert f"{number}\\U0001f600.h5".encode() in ended.stdout
+        assert (tmp_path / out).read_bytes() == (tmp_path / "0.h5").read_bytes()
 
 
 def test_every_way_to_the_terminal_is_safe() -> None:

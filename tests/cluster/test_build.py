@@ -17,10 +17,10 @@ from celebahq_builder.errors import ClusterError
 from celebahq_builder.outcome import Failed
 from celebahq_builder.pipeline.build import build
 from celebahq_builder.pipeline.verify import find_problems
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from tests.cluster.dask_processes import SEAM, Dask, dask
-from tests.conftest import NETWORKS, SAMPLE, TINY, build_tiny
+from tests.conftest import NETWORKS, SMALL, TINY, build_tiny
 from tests.pipeline.test_growth import FAST, PHOTOS, assert_same, files, whole_run  # noqa: F401 - a fixture
 from tests.pipeline.test_resume import ROOT, wait_for
 
@@ -32,7 +32,7 @@ SECOND_BATCH = "000010.jpg"
 OPTIONS = (
     *("--set", "crop.context_px=16", "--set", f"denoise.weights={NETWORKS}/denoiser"),
     *("--set", f"upscale.weights={NETWORKS}/upscaler", "--set", "align.supersampling=1"),
-    *("--celeba-root", str(SAMPLE), "--resolution", "64", "--keep", "3", "--device", "cpu", "--workers", "1"),
+    *("--celeba-root", str(SMALL), "--resolution", "64", "--keep", "3", "--device", "cpu", "--workers", "1"),
 )
 """The arguments of `FAST` for the command line."""
 
@@ -187,7 +187,7 @@ def test_photo_that_kills(held: Held, tmp_path: Path) -> None:
     assert any(line.startswith("warning: batch 1: 3 workers died with it; its images are tried one") for line in lines)
     failed = [one for _, one in Workspace(out).stage("align").outcomes() if isinstance(one, Failed)]
     assert failed == [Failed(victim, "3 worker processes died with its batch, and one with it alone")]
-    root = shutil.copytree(SAMPLE, tmp_path / "celeba")
+    root = shutil.copytree(SMALL, tmp_path / "celeba")
     (root / "img_celeba" / victim).unlink()
     lines_of(start_build(tmp_path / "other", "--celeba-root", str(root)), 0)
     images = {name: data for name, data in files(out).items() if name.endswith((".png", "selection.csv"))}
@@ -201,7 +201,7 @@ def test_photo_that_kills(held: Held, tmp_path: Path) -> None:
 # --- Workers that are refused
 
 
-def refusal(started: Dask, out: Path, *, source: Path = SAMPLE, device: str = "cpu", **recipe: object) -> str:
+def refusal(started: Dask, out: Path, *, source: Path = SMALL, device: str = "cpu", **recipe: object) -> str:
     """Return the message of a build whose only worker cannot be used, without the name of the worker."""
     settings = replace(FAST, **recipe)  # type: ignore[arg-type]
     with pytest.raises(ClusterError) as raised:
@@ -229,7 +229,7 @@ def test_other_folders_of_the_same_name(started: Dask, tmp_path: Path, monkeypat
     """The worker sees other photos, another run directory, and other weights, under the same paths."""
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
-        shutil.copytree(SAMPLE, folder / "celeba")
+        shutil.copytree(SMALL, folder / "celeba")
         shutil.copytree(NETWORKS, folder / "networks")
     build_tiny(there / "run", recipe=FAST, until="crop")
     monkeypatch.chdir(here)
@@ -240,7 +240,7 @@ def test_other_folders_of_the_same_name(started: Dask, tmp_path: Path, monkeypat
     started.worker("--no-nanny", cwd=there)
     denoise = replace(TINY.denoise, weights=f"{HERE}/networks/denoiser")
     why = refusal(started, HERE / "run", source=HERE / "celeba", denoise=denoise).split("; ")
-    size = (SAMPLE / "img_celeba" / "000001.jpg").stat().st_size
+    size = (SMALL / "img_celeba" / "000001.jpg").stat().st_size
     assert why[0].startswith(f"holder of {HERE}/run: celebahq run directory there, process {os.getpid()} on")
     assert why[1] == f"size of {HERE}/celeba/img_celeba/000001.jpg: 4 bytes there, {size} bytes here"
     assert why[2].startswith(f"size of {HERE}/celeba/img_celeba/000003.jpg: No such file or directory there, ")

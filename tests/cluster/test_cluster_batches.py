@@ -10,6 +10,7 @@ from celebahq_builder.cluster.worker import JobCancelled, check_wanted
 from celebahq_builder.outcome import Failed
 from celebahq_builder.pipeline import batch, cluster_batches
 from celebahq_builder.pipeline.batch import run_batch
+from celebahq_builder.pipeline.batch_job import BatchResult
 from tests.pipeline.test_batch import IDS, job
 
 
@@ -17,9 +18,9 @@ def test_photos_one_by_one(tmp_path: Path) -> None:
     """Their results, in any order, make the result of the batch; one of them is rejected."""
     whole = job(tmp_path)
     expected = run_batch(whole)
-    parts = cluster_batches._photos(whole)
+    parts = whole.split()
     assert [part.photos for part in parts] == [(one,) for one in whole.photos]
-    joined = cluster_batches._joined(whole, [run_batch(part) for part in reversed(parts)])
+    joined = BatchResult.join(whole, [run_batch(part) for part in reversed(parts)])
     assert joined.outcomes == expected.outcomes
     assert (joined.number, joined.photos, joined.rejected) == (0, len(IDS), 1)
     assert sorted(path for _, path in joined.files) == sorted(path for _, path in expected.files)
@@ -31,7 +32,7 @@ def test_photos_that_resume(tmp_path: Path) -> None:
     whole = job(tmp_path)
     kept = [one for one in run_batch(whole).outcomes["align"] if one.photo != "000014.jpg"]
     resumed = tuple(("align", one) for one in kept)
-    parts = cluster_batches._photos(replace(whole, resumed=resumed))
+    parts = replace(whole, resumed=resumed).split()
     assert [[one.photo for _, one in part.resumed] for part in parts] == [
         *(["000002.jpg"], [], ["000011.jpg"], ["000012.jpg"])
     ]
@@ -40,9 +41,9 @@ def test_photos_that_resume(tmp_path: Path) -> None:
 def test_photo_that_failed(tmp_path: Path) -> None:
     """It has its place among the others, under the first stage."""
     whole = job(tmp_path)
-    parts = cluster_batches._photos(whole)
+    parts = whole.split()
     results = [run_batch(part) for part in parts[1:]]
-    joined = cluster_batches._joined(whole, [*results, cluster_batches._failed(parts[0], "died")])
+    joined = BatchResult.join(whole, [*results, BatchResult.all_failed(parts[0], "died")])
     first, *others = whole.todo
     assert joined.outcomes[first][0] == Failed("000002.jpg", "died")
     assert [len(joined.outcomes[name]) for name in others] == [len(results) - 1] * len(others)

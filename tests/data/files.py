@@ -6,8 +6,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from celebahq_builder.hdf5 import images_per_job
 from celebahq_builder.hdf5.codecs import Codec, Gzip
-from celebahq_builder.hdf5.layout import images_per_job
 from celebahq_builder.hdf5.writer import PyramidWriter, pack
 from celebahq_builder.imaging.pyramid import build_pyramid
 from tests.hdf5.files import trust_if_sound

@@ -1,19 +1,23 @@
 """A pretend CUDA device: tensors on ``cuda:0`` that compute on the CPU, refuse mixed devices, and count host syncs.
 
+Its memory is the sum of the tensors that exist; beyond a limit it raises CUDA's error.
 `test_on_pretend_device` runs the tests of this folder in a child process with it: ``pytest -p tests.device.pretend``,
-which loads this file before torch. It covers neither NCCL, torch.compile nor CUDA graphs, and it neither adds up
-memory nor computes what kernels of CUDA compute.
+which loads this file before torch. It covers neither NCCL, torch.compile nor CUDA graphs, nor does it compute
+what kernels of CUDA compute, or count the memory that they use while they run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +32,6 @@ if ACTIVE := VARIABLE in os.environ:
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing  # noqa: E402
-from torch.utils._pytree import tree_leaves, tree_map  # noqa: E402
 
 PACKAGE = "/celebahq_builder/"
 
@@ -61,8 +64,59 @@ syncs: Counter[str] = Counter()
 """Host syncs since the last `reset`, by kind, file and line."""
 
 
-memory = {"peak": 0}
-"""Bytes of the largest tensor since ``torch.cuda.reset_peak_memory_stats``; the sum of all is not known."""
+TOTAL_BYTES = 80 << 30
+
+
+@dataclass
+class Memory:
+    """Bytes of the tensors that exist."""
+
+    used: int = 0
+    peak: int = 0
+    """Largest number since ``torch.cuda.reset_peak_memory_stats``."""
+    most: int = 0
+    """Largest number since the last `peak_bytes` began."""
+    limit: int = TOTAL_BYTES
+    storages: set[int] = field(default_factory=set)
+
+    def add(self, tensor: Tensor) -> None:
+        """Count the storage of a tensor until it is freed."""
+        storage = tensor.untyped_storage()
+        size = storage.nbytes()
+        if storage._cdata in self.storages:
+            return
+        if self.used + size > self.limit:
+            raise torch.cuda.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} bytes")
+        self.storages.add(storage._cdata)
+        self.used += size
+        self.peak, self.most = max(self.peak, self.used), max(self.most, self.used)
+        weakref.finalize(storage, self._free, storage._cdata, size)
+
+    def _free(self, storage: int, size: int) -> None:
+        self.storages.remove(storage)
+        self.used -= size
+
+
+memory = Memory()
+
+
+@contextlib.contextmanager
+def limited_memory(limit: int) -> Iterator[None]:
+    """Let the device have so many bytes in addition to those that exist."""
+    gc.collect()
+    memory.limit = memory.used + limit
+    try:
+        yield
+    finally:
+        memory.limit = TOTAL_BYTES
+
+
+def peak_bytes(function: Callable[[], object]) -> int:
+    """Return the largest number of bytes that a function adds to those that exist before it."""
+    gc.collect()
+    before = memory.most = memory.used
+    function()
+    return memory.most - before
 
 
 def reset() -> None:
@@ -92,7 +146,7 @@ class PretendTensor(Tensor):
             device=torch.device("cuda:0"),
         )
         made.on_cpu = on_cpu.detach()
-        memory["peak"] = max(memory["peak"], on_cpu.untyped_storage().nbytes())
+        memory.add(made.on_cpu)
         return made
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -113,8 +167,25 @@ class _Mode(TorchDispatchMode):
         return _compute(func, args, kwargs or {})
 
 
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """Apply a function to the values in lists, tuples and dicts; `tree_map` of torch takes five times as long."""
+    if isinstance(value, (list, tuple)):
+        return type(value)([_mapped(function, one) for one in value])
+    if isinstance(value, dict):
+        return {key: _mapped(function, one) for key, one in value.items()}
+    return function(value)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """Return the tensors in lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [tensor for one in inner for tensor in _tensors(one)]
+
+
 def _compute(func: Any, args: Any, kwargs: Any) -> Any:
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    tensors = _tensors((args, kwargs))
     used = any(isinstance(tensor, PretendTensor) for tensor in tensors)
     target = kwargs.get("device")
     if func is aten.copy_.default:
@@ -129,11 +200,11 @@ def _compute(func: Any, args: Any, kwargs: Any) -> Any:
         inner["device"] = torch.device("cpu")
     if "pin_memory" in inner:
         inner["pin_memory"] = False
-    found = func(*tree_map(_unwrapped, args), **tree_map(_unwrapped, inner))
+    found = func(*_mapped(_unwrapped, args), **_mapped(_unwrapped, inner))
     if func is aten.copy_.default and not to_device:
         return args[0]
     if to_device and func is not aten._local_scalar_dense.default:
-        found = tree_map(lambda leaf: PretendTensor(leaf) if type(leaf) is Tensor else leaf, found)
+        found = _mapped(lambda leaf: PretendTensor(leaf) if type(leaf) is Tensor else leaf, found)
         if used:  # operations in place and with `out` return the tensor that they were given
             return return_and_correct_aliasing(func, args, kwargs, found)
     return found
@@ -155,7 +226,7 @@ def _check_devices(func: Any, args: Any, tensors: list[Tensor]) -> None:
 def _count(func: Any, args: Any, kwargs: Any, to_device: bool) -> None:
     kind = WAITING.get(func, "")
     if func in INDEXING:
-        indices = [leaf for leaf in tree_leaves(args[1]) if isinstance(leaf, Tensor)]
+        indices = _tensors(args[1])
         if any(index.dtype in (torch.bool, torch.uint8) for index in indices):
             kind = "boolean index"
         elif any(index.ndim and not isinstance(index, PretendTensor) for index in indices):
@@ -202,7 +273,7 @@ def cuda() -> Iterator[torch.device]:
     def wait(*_: Any) -> None:
         syncs[f"synchronize: {_place()}"] += 1
 
-    properties = SimpleNamespace(name="pretend", total_memory=80 << 30)
+    properties = SimpleNamespace(name="pretend", total_memory=TOTAL_BYTES)
     functions: dict[str, Any] = {
         "_lazy_init": lambda: None,
         "current_device": lambda: 0,
@@ -214,9 +285,9 @@ def cuda() -> Iterator[torch.device]:
         "is_bf16_supported": lambda *_, **__: True,
         "is_current_stream_capturing": lambda: False,
         "is_initialized": lambda: True,
-        "max_memory_allocated": lambda *_: memory["peak"],
-        "mem_get_info": lambda *_: (properties.total_memory, properties.total_memory),
-        "reset_peak_memory_stats": lambda *_: memory.update(peak=0),
+        "max_memory_allocated": lambda *_: memory.peak,
+        "mem_get_info": lambda *_: (memory.limit - memory.used, memory.limit),
+        "reset_peak_memory_stats": lambda *_: setattr(memory, "peak", memory.used),
         "set_device": lambda *_: None,
         "synchronize": wait,
     }

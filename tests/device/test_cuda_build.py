@@ -18,7 +18,7 @@ from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.stages.crop import CropSettings
 from celebahq_builder.pipeline.stages.denoise import DenoiseSettings
 from celebahq_builder.pipeline.stages.upscale import UpscaleSettings
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from tests.conftest import NETWORKS, SAMPLE, build_tiny
 from tests.release import EXACT, Release
@@ -99,7 +99,7 @@ def test_a_whole_build_equals_that_of_the_cpu(resolution: int, device: torch.dev
     recipe it was 0.012 % at 1024x1024.
     """
     for where in ("cpu", str(device)):
-        result = build_tiny(tmp_path / where, recipe=recipe(resolution), limit=4, device=where, keep=2)
+        result = build_tiny(tmp_path / where, SAMPLE, recipe=recipe(resolution), limit=4, device=where, keep=2)
         assert result.failed == 0
     folders = [Workspace(tmp_path / where).stage("align").root for where in ("cpu", str(device))]
     names = [sorted(path.relative_to(folder) for path in folder.rglob("*.png")) for folder in folders]

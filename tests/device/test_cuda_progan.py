@@ -2,23 +2,26 @@
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from celebahq_builder.errors import TrainingError
 from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.models.generator_file import export_generator, load_generator
 from celebahq_builder.models.progan import Architecture, GeneratorNetwork
 from celebahq_builder.progan.generate import Generator
-from celebahq_builder.progan.launch import train_progan
-from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe, SchedulePoint
+from celebahq_builder.progan.launch import fit_memory, train_progan
+from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe, Schedule, SchedulePoint
 from celebahq_builder.progan.step import ProGANStep, RealBatch
 from celebahq_builder.progan.ticks import TrainingProgress
 from celebahq_builder.training.distributed import SINGLE_PROCESS, DistributedContext
 from celebahq_builder.training.logger import read_lines
+from tests.device import pretend
 from tests.progan.tiny import RECIPE, Noise
 
 NET = Architecture(resolution=32, latent=8, channels_base=64, channels_max=8)
@@ -69,6 +72,33 @@ def test_labels_and_several_passes(alpha: float, precision: str, device: torch.d
     progan = ProGANStep(recipe, DistributedContext(0, 1, device), torch.eye(3))
     now = SchedulePoint(5, alpha, 8, None, 0.001)
     assert progan.step(0, now, reals(now, device, passes=2, labels=3)).isfinite().all()
+
+
+@pytest.mark.skipif(not pretend.ACTIVE, reason="a GPU also holds workspaces, which are larger than these networks")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_fewer_images_at_once_fit_a_smaller_memory(precision: str, device: torch.device) -> None:
+    """With little more than a number of images needs, that number is chosen; with less than one image, none.
+
+    The margin of 10 % is for tensors that another thread frees earlier or later.
+    """
+    net = dataclasses.replace(NET, resolution=64, channels_base=256)
+    schedule = Schedule(first=64, minibatch=8)
+    recipe = ProGANRecipe("progan", net=net, precision=precision, schedule=schedule)  # type: ignore[arg-type]
+    context = DistributedContext(0, 1, device)
+
+    def per_gpu(images: int) -> ProGANRecipe:
+        return dataclasses.replace(recipe, schedule=dataclasses.replace(schedule, per_gpu={"64": images}))
+
+    needed = {images: pretend.peak_bytes(partial(fit_memory, per_gpu(images), context)) for images in (8, 4, 2, 1)}
+    assert needed[8] > 1.5 * needed[4] > 1.5 * 2 * needed[2] > 1.5 * 2 * 1.3 * needed[1]
+    for images, enough in needed.items():
+        with pretend.limited_memory(enough * 11 // 10):
+            assert fit_memory(recipe, context) == (recipe if images == 8 else per_gpu(images))
+    with (
+        pretend.limited_memory(needed[1] * 9 // 10),
+        pytest.raises(TrainingError, match="a minibatch of 8 at 64x64 does not fit cuda:0 even in passes of 1"),
+    ):
+        fit_memory(recipe, context)
 
 
 def test_the_state_moves_between_devices(device: torch.device) -> None:

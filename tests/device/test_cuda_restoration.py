@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from celebahq_builder.restoration import start
+from celebahq_builder.restoration import TASKS
 from celebahq_builder.restoration.adversarial_training import AdversarialRecipe, ChainSettings
 from celebahq_builder.restoration.pixel_training import PixelRecipe
 from celebahq_builder.restoration.task import Phase
-from celebahq_builder.training.loop import TrainingOptions
+from celebahq_builder.training.loop import TrainingOptions, train
 from tests.device import pretend
 from tests.restoration.conftest import photos
 from tests.restoration.runs import DENOISE, UPSCALE, last_state, log_lines
@@ -57,7 +57,7 @@ def test_two_steps(
     runs = {}
     for where in [str(device)] if bf16 else ["cpu", str(device)]:
         out = tmp_path / where
-        start.train(recipe, photos, TrainingOptions(out=out, device=where, workers=1))
+        train(TASKS[recipe.task], recipe, photos, TrainingOptions(out=out, device=where, workers=1))
         assert len(log_lines(out)) == 1
         runs[where] = {key: value for key, value in last_state(out).items() if key.startswith("networks.")}
     found = runs[str(device)]

@@ -1,4 +1,4 @@
-"""The tests of this folder on a pretend CUDA device, for machines without a GPU; one child process for each file."""
+"""The tests of this folder on a pretend CUDA device, for machines without a GPU, in child processes."""
 
 import os
 import shutil
@@ -14,9 +14,14 @@ from tests.device import pretend
 HERE = Path(__file__).parent
 FAST = ("test_cuda_host_syncs.py", "test_cuda_progan.py")
 FILES = [
-    path.name if path.name in FAST else pytest.param(path.name, marks=pytest.mark.slow)
-    for path in sorted(HERE.glob("test_cuda_*.py"))
+    pytest.param(FAST, id="fast"),
+    *(
+        pytest.param((path.name,), id=path.name, marks=pytest.mark.slow)
+        for path in sorted(HERE.glob("test_cuda_*.py"))
+        if path.name not in FAST
+    ),
 ]
+"""Files of each child process; one process needs ten seconds to import torch and to start."""
 
 pytestmark = [
     pytest.mark.skipif(pretend.ACTIVE, reason="this is the child process"),
@@ -32,13 +37,13 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pretend.compile_guard(compiler, tmp_path_factory.mktemp("guard"))
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_on_a_pretend_device(file: str, guard: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("files", FILES)
+def test_on_a_pretend_device(files: tuple[str, ...], guard: Path, tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     environment[pretend.VARIABLE] = str(guard)
     options = ["-p", "tests.device.pretend", "-p", "no:xdist", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 't'}"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, str(HERE / file)],
+        [sys.executable, "-m", "pytest", *options, *(str(HERE / name) for name in files)],
         cwd=HERE.parents[1],
         env=environment,
         capture_output=True,

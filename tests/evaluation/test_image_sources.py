@@ -14,7 +14,7 @@ from celebahq_builder.errors import FormatError
 from celebahq_builder.evaluation.evaluate import evaluate
 from celebahq_builder.evaluation.image_sources import LevelSource, SourceImages, open_data_set
 from celebahq_builder.evaluation.protocol import EvaluationProtocol
-from celebahq_builder.formats.export import export_file
+from celebahq_builder.formats.conversion import export_file
 from tests.evaluation.sources import Held, noise, smooth
 from tests.hdf5.pyramids import described_file, theano_file
 

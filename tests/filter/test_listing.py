@@ -23,7 +23,7 @@ def paths(found: listing.ImageListing) -> list[str]:
 
 def test_images_at_any_depth_are_sorted_by_path(tmp_path: Path) -> None:
     files(tmp_path, "b.JPG", "a.png", "c/d/e.webp", "c.tiff", "ü/ñ 1.jpeg", "x.heic", "a/z.gif")
-    found = listing.list_images(tmp_path, [])
+    found = listing.scan_folder(tmp_path, [])
     assert paths(found) == ["a.png", "a/z.gif", "b.JPG", "c.tiff", "c/d/e.webp", "x.heic", "ü/ñ 1.jpeg"]
     about = (tmp_path / "b.JPG").stat()
     assert found.images["b.JPG"] == (about.st_size, about.st_mtime_ns)
@@ -31,7 +31,7 @@ def test_images_at_any_depth_are_sorted_by_path(tmp_path: Path) -> None:
 
 def test_skipped_files_are_counted(tmp_path: Path) -> None:
     files(tmp_path, "a.jpg", "n.txt", "m.TXT", "t.csv", "README", ".hidden.jpg", ".cache/b.jpg", "sub/.x.png", "jpg")
-    skipped = listing.list_images(tmp_path, []).skipped
+    skipped = listing.scan_folder(tmp_path, []).skipped
     assert skipped.suffixes == {".txt": 2, ".csv": 1, "": 2}
     assert skipped.hidden == 3
     assert skipped.linked_folders == skipped.excluded == []
@@ -39,7 +39,7 @@ def test_skipped_files_are_counted(tmp_path: Path) -> None:
 
 def test_excluded_folders_may_be_written_in_any_way(tmp_path: Path) -> None:
     files(tmp_path, "a.jpg", "best/a.jpg", "sub/best/b.jpg")
-    found = listing.list_images(tmp_path, [tmp_path / "sub" / ".." / "best", tmp_path / "none"])
+    found = listing.scan_folder(tmp_path, [tmp_path / "sub" / ".." / "best", tmp_path / "none"])
     assert paths(found) == ["a.jpg", "sub/best/b.jpg"]
     assert found.skipped.excluded == ["best"]
 
@@ -55,7 +55,7 @@ def test_links(tmp_path: Path) -> None:
     (folder / "e.jpg").symlink_to("e.jpg")
     (folder / "z.jpg").hardlink_to(folder / "m.jpg")
     (folder / "sub" / "up").symlink_to(folder)
-    found = listing.list_images(folder, [])
+    found = listing.scan_folder(folder, [])
     assert paths(found) == ["b.jpg", "m.jpg", "sub/n.jpg"]
     assert {one.path: (one.reason, one.detail) for one in found.unusable} == {
         "a.jpg": (Reason.SAME_FILE, "the same file as m.jpg"),
@@ -70,7 +70,7 @@ def test_links(tmp_path: Path) -> None:
 def test_a_pipe_is_unusable(tmp_path: Path) -> None:
     files(tmp_path, "a.jpg")
     os.mkfifo(tmp_path / "b.jpg")
-    found = listing.list_images(tmp_path, [])
+    found = listing.scan_folder(tmp_path, [])
     assert paths(found) == ["a.jpg"]
     assert [(one.path, one.detail) for one in found.unusable] == [("b.jpg", "not a regular file")]
 
@@ -79,7 +79,7 @@ def test_a_pipe_is_unusable(tmp_path: Path) -> None:
 def test_a_folder_without_read_permission(tmp_path: Path) -> None:
     files(tmp_path, "a.jpg", "closed/b.jpg")
     (tmp_path / "closed").chmod(0)
-    found = listing.list_images(tmp_path, [])
+    found = listing.scan_folder(tmp_path, [])
     (tmp_path / "closed").chmod(0o700)
     assert [(one.path, one.detail) for one in found.unusable] == [("closed/", "folder: Permission denied")]
 
@@ -94,8 +94,8 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
         return scandir(path)
 
     monkeypatch.setattr(listing.os, "scandir", refusing)
-    found = listing.list_images(tmp_path, [])
+    found = listing.scan_folder(tmp_path, [])
     assert paths(found) == ["a.jpg"]
     assert [(one.path, one.detail) for one in found.unusable] == [("closed/", "folder: Permission denied")]
     with pytest.raises(SourceError, match="cannot be read: Permission denied"):
-        listing.list_images(tmp_path / "closed", [])
+        listing.scan_folder(tmp_path / "closed", [])

@@ -4,10 +4,9 @@ import os
 import signal
 import sys
 
-from celebahq_builder.formats import export as export_module
-from celebahq_builder.formats import load_formats
+from celebahq_builder.formats import conversion, load_formats
 from celebahq_builder.formats import stylegan_zip as stylegan_zip_module
-from celebahq_builder.formats.export import export_file
+from celebahq_builder.formats.conversion import export_file
 from celebahq_builder.progress import Progress
 
 SHARD = 16
@@ -29,6 +28,6 @@ class Deadly(Progress):
 
 
 if __name__ == "__main__":
-    export_module.Progress = Deadly
+    conversion.Progress = Deadly
     stylegan_zip_module.CHECKPOINT = 16
     export_file(sys.argv[1], sys.argv[2], to := sys.argv[3], **small_shards(to), workers=int(sys.argv[4]))

@@ -5,8 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
-from celebahq_builder.formats import import_ as import__module
-from celebahq_builder.formats.import_ import import_images
+from celebahq_builder.formats import conversion
+from celebahq_builder.formats.conversion import import_images
 from celebahq_builder.progress import Progress
 
 
@@ -20,5 +20,5 @@ class Deadly(Progress):
 
 
 if __name__ == "__main__":
-    import__module.Progress = Deadly
+    conversion.Progress = Deadly
     import_images(Path(sys.argv[1]), Path(sys.argv[2]), workers=int(sys.argv[3]))

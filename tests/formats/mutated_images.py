@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from celebahq_builder.errors import CelebAHQError
-from celebahq_builder.formats import reader_of
+from celebahq_builder.formats import find_format
 from celebahq_builder.parallel import peak_memory_bytes
 
 MEMORY_BYTES = 3 * 2**30
@@ -112,7 +112,7 @@ def check(kind: str, path: Path, resize: int | None) -> None:
     global tried, refused
     tried += 1
     try:
-        source = reader_of(kind)(path, resize, ())
+        source = find_format(kind).open(path, resize, ())
         for image in source.images():
             assert image.pixels.shape[1:] == (source.resolution, source.resolution)
     except CelebAHQError as error:

@@ -5,6 +5,7 @@ the imports take seconds. It prints a line for each reader, the numbers of both,
 mutation that raises anything else.
 """
 
+import gc
 import gzip
 import logging
 import os
@@ -188,6 +189,8 @@ def main(name: str, folder: Path, times: int) -> None:
 
 
 if __name__ == "__main__":
+    given(MUTATIONS)(lambda _: None)()  # hypothesis prepares itself once, not in each of the processes
+    gc.freeze()  # else each of the processes visits, and so copies, all objects of the libraries
     for reader in sys.argv[1].split(","):
         child = os.fork()
         if child == 0:

@@ -2,20 +2,20 @@
 
 import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import CelebAHQError, RecipeError
+from celebahq_builder.formats.conversion import import_images
 from celebahq_builder.formats.image_file import CROPS, decode
 from celebahq_builder.formats.images import read as read_folder
-from celebahq_builder.formats.import_ import import_images
 from celebahq_builder.hdf5.reader import open_pyramid
 
 NAMES = ("000001.jpg", "000002.jpg", "000003.jpg", "000010.jpg")
@@ -416,13 +416,13 @@ def test_aligned_images_without_the_crop(tmp_path: Path) -> None:
 # --- Commands
 
 
-def test_recipes_of_the_ablation_accept_the_file(tmp_path: Path) -> None:
+def test_recipes_of_the_ablation_accept_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The labels beside the file do not change that these recipes train without."""
+    monkeypatch.chdir(tmp_path)
 
     def run(*words: object) -> str:
-        command = [sys.executable, "-m", "celebahq_builder", *map(str, words)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        done = CliRunner().invoke(celebahq, list(map(str, words)), catch_exceptions=False)
+        assert done.exit_code == 0, done.stderr
         return done.stdout
 
     names = tuple(f"{number:06d}.jpg" for number in range(1, 17))

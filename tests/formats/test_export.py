@@ -20,7 +20,7 @@ from PIL import Image
 
 from celebahq_builder.errors import RecipeError
 from celebahq_builder.formats import load_formats
-from celebahq_builder.formats.export import export_file
+from celebahq_builder.formats.conversion import export_file
 from celebahq_builder.imaging.pyramid import build_pyramid
 from tests.hdf5.pyramids import Images, described_file, noise, theano_file, tree
 

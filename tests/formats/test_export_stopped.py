@@ -25,8 +25,7 @@ from celebahq_builder import progress
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import CelebAHQError
 from celebahq_builder.formats import images, stylegan_zip
-from celebahq_builder.formats.export import export_file
-from celebahq_builder.formats.import_ import import_images
+from celebahq_builder.formats.conversion import export_file, import_images
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.inspect.extract import extract
 from celebahq_builder.storage import lock, partial_path
@@ -102,7 +101,7 @@ def test_target_that_appears_meanwhile(to: str, source: Path, tmp_path: Path, mo
             super().close()
             target.mkdir() if to == "images" else target.write_bytes(b"of the user")
 
-    monkeypatch.setattr("celebahq_builder.formats.export.Progress", Appearing)
+    monkeypatch.setattr("celebahq_builder.formats.conversion.Progress", Appearing)
     with pytest.raises(CelebAHQError, match="exists and is not overwritten"):
         export_file(source, target, to, **small_shards(to), workers=1)
     assert list(tmp_path.iterdir()) == [target]
@@ -124,7 +123,7 @@ def test_interrupted_and_resumed(to: str, source: Path, tmp_path: Path, monkeypa
             if self.done >= stop:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr("celebahq_builder.formats.export.Progress", Stopping)
+    monkeypatch.setattr("celebahq_builder.formats.conversion.Progress", Stopping)
     for one in (20, 50):
         stop = one
         with pytest.raises(KeyboardInterrupt):
@@ -465,7 +464,7 @@ def test_partial_folder_that_vanishes(
                     (left / "mine").write_text("mine")
 
     with monkeypatch.context() as patched:
-        patched.setattr("celebahq_builder.formats.export.Progress", Vanishing)
+        patched.setattr("celebahq_builder.formats.conversion.Progress", Vanishing)
         with pytest.raises(CelebAHQError, match="partial was deleted or replaced while this command wrote"):
             export_file(source, target, to, **small_shards(to), workers=1)
     assert tree(tmp_path) == ({f"{left.name}/mine": b"mine"} if back else {})
@@ -483,7 +482,7 @@ def test_files_that_vanish(to: str, source: Path, tmp_path: Path, monkeypatch: p
                 first.append(min(path for path in (tmp_path / "faces.partial" / "data").iterdir()))
                 first[0].unlink()
 
-    monkeypatch.setattr("celebahq_builder.formats.export.Progress", Vanishing)
+    monkeypatch.setattr("celebahq_builder.formats.conversion.Progress", Vanishing)
     with pytest.raises(CelebAHQError, match="No such file|was deleted while this command worked"):
         export_file(source, tmp_path / "faces", to, **small_shards(to), workers=1)
     assert first

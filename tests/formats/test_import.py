@@ -18,8 +18,7 @@ from PIL import Image
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.formats import load_formats, recognise
-from celebahq_builder.formats.export import export_file
-from celebahq_builder.formats.import_ import import_images
+from celebahq_builder.formats.conversion import export_file, import_images
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.hdf5.writer import NAME_COLUMNS
 from celebahq_builder.imaging.image_io import encode_png

@@ -23,10 +23,9 @@ from PIL import Image
 
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import CelebAHQError, FormatError
-from celebahq_builder.formats import image_tables, reader_of
-from celebahq_builder.formats.export import export_file
+from celebahq_builder.formats import find_format, image_tables
+from celebahq_builder.formats.conversion import export_file, import_images
 from celebahq_builder.formats.image_file import SizeError, read_header
-from celebahq_builder.formats.import_ import import_images
 from celebahq_builder.parallel import peak_memory_bytes
 from tests.hdf5.pyramids import described_file, noise, theano_file
 
@@ -80,10 +79,10 @@ def test_faults_of_size_have_a_type(folder: Path) -> None:
     """So that other commands can recognise them."""
     save(folder / "b.png", rgb(16, 16))
     with pytest.raises(SizeError):
-        reader_of("images")(folder, None, ())
+        find_format("images").open(folder, None, ())
     (folder / "b.png").write_text("no image")
     with pytest.raises(FormatError) as raised:
-        reader_of("images")(folder, None, ())
+        find_format("images").open(folder, None, ())
     assert not isinstance(raised.value, SizeError)
 
 
@@ -617,7 +616,7 @@ def test_large_images_are_decoded_one_by_one(tmp_path: Path) -> None:
     raw[1000] ^= 1
     (tmp_path / "in" / "4.png").write_bytes(raw)
     code = (
-        "import sys; from celebahq_builder.formats.import_ import import_images\n"
+        "import sys; from celebahq_builder.formats.conversion import import_images\n"
         "from celebahq_builder.parallel import peak_memory_bytes\n"
         "from celebahq_builder.errors import FormatError\n"
         "try: import_images(sys.argv[1], sys.argv[2], resize=8)\n"

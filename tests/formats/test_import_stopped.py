@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from celebahq_builder.errors import CelebAHQError
-from celebahq_builder.formats import import_
-from celebahq_builder.formats.import_ import import_images
+from celebahq_builder.formats import conversion
+from celebahq_builder.formats.conversion import import_images
 from celebahq_builder.progress import Progress
 from tests.hdf5.pyramids import described_file, noise
 
@@ -58,7 +58,7 @@ def test_interrupted(
 
     target = tmp_path / "made.h5"
     with monkeypatch.context() as patched:
-        patched.setattr(import_, "Progress", Stopping)
+        patched.setattr(conversion, "Progress", Stopping)
         with pytest.raises(error):
             import_images(source, target)
     assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from PIL import Image
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import recognise
-from celebahq_builder.formats.import_ import import_images
+from celebahq_builder.formats.conversion import import_images
 from celebahq_builder.formats.parquet import read
 from celebahq_builder.formats.parquet_rows import BATCH_IMAGES
 from tests.formats.test_import_bad_input import refused

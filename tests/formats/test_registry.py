@@ -10,9 +10,8 @@ import pytest
 
 from celebahq_builder import formats
 from celebahq_builder.errors import FormatError, RecipeError
-from celebahq_builder.formats.export import export_file
+from celebahq_builder.formats.conversion import export_file, import_images
 from celebahq_builder.formats.hdf5 import LevelImageSet
-from celebahq_builder.formats.import_ import import_images
 from tests.hdf5.pyramids import noise, theano_file
 
 MODULE = '''
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from celebahq_builder.formats.format import Format
+from celebahq_builder.formats import Format
 from celebahq_builder.image_set import DataSet, NamedImage
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import recognise
-from celebahq_builder.formats.import_ import import_images
+from celebahq_builder.formats.conversion import import_images
 from celebahq_builder.formats.webdataset import read
 from celebahq_builder.hdf5.reader import PyramidFile
 from tests.formats.test_import_bad_input import refused, refused_again

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.import_ import import_images
+from celebahq_builder.formats.conversion import import_images
 from celebahq_builder.hdf5.reader import PyramidFile, open_pyramid
 from tests.hdf5.files import damage, noise
 

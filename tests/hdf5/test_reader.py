@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.hdf5 import CHUNK_BYTES, CHUNK_IMAGES, images_per_chunk, images_per_job, level_name
 from celebahq_builder.hdf5.codecs import Codec, Gzip, codec
-from celebahq_builder.hdf5.layout import CHUNK_BYTES, CHUNK_IMAGES, images_per_chunk, images_per_job, level_name
 from celebahq_builder.hdf5.reader import PyramidFile, open_pyramid
 from celebahq_builder.hdf5.writer import Columns, PyramidWriter, pack
 from celebahq_builder.imaging.pyramid import build_pyramid, levels

@@ -10,7 +10,7 @@ from PIL import Image
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.imaging.geometry import share_inside
 from celebahq_builder.inspect.borders import PaddingShare, read_padding
-from tests.conftest import SAMPLE
+from tests.conftest import SMALL
 from tests.hdf5.files import noise, store
 
 
@@ -41,7 +41,7 @@ def test_share_recorded_by_a_build(tiny_run: Path) -> None:
     with h5py.File(path) as file:
         names, quads = file["photos/file"].asstr()[:], file["photos/quad"][:]
     for name, quad, share in zip(names, quads, found.shares, strict=True):
-        with Image.open(SAMPLE / "img_celeba" / name) as photo:
+        with Image.open(SMALL / "img_celeba" / name) as photo:
             assert share == pytest.approx(1 - share_inside(quad, *photo.size))
     assert found.shares.max() > 0
 

@@ -33,11 +33,11 @@ def faces() -> LandmarkFaces:
 
 
 @pytest.fixture(scope="session")
-def whole_run(faces: LandmarkFaces, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of an uninterrupted run."""
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("whole") / "run"
-    train(RECIPE, faces, out)
+    train(RECIPE, out)
     return out
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-from celebahq_builder.landmarks.faces import LandmarkFaces
 from celebahq_builder.landmarks.training import LandmarkRecipe, LandmarkTask
 from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.training import loop
@@ -25,9 +24,9 @@ RECIPE = LandmarkRecipe(
 ONE_STEP = dataclasses.replace(RECIPE, steps=1)
 
 
-def train(recipe: LandmarkRecipe, faces: LandmarkFaces, out: Path, **more: int | StopRequest) -> Path:
+def train(recipe: LandmarkRecipe, out: Path, faces: Path = SAMPLE, **more: int | StopRequest) -> Path:
     options = TrainingOptions(out=out, device="cpu", **more)  # type: ignore[arg-type]
-    return loop.train(SAMPLE, lambda context: LandmarkTask(recipe, faces, context), options)
+    return loop.train(LandmarkTask, recipe, faces, options)
 
 
 def files(out: Path) -> dict[str, bytes]:

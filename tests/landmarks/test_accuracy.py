@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from celebahq_builder.landmarks.accuracy import LandmarkErrors, landmark_errors, median_errors
+from celebahq_builder.landmarks.training import LandmarkErrors, landmark_errors, median_errors
 from tests.landmarks.test_refiner import FACE
 
 

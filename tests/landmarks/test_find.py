@@ -14,10 +14,11 @@ from PIL import Image
 
 from celebahq_builder.errors import RecipeError, SourceError, WeightsError, WorkspaceError
 from celebahq_builder.landmarks.choice import FaceRules
+from celebahq_builder.landmarks.detector import DetectedFace
 from celebahq_builder.landmarks.find import find_landmarks
 from celebahq_builder.landmarks.page import CROP_MIN_PX, INSIDE_MIN, write_pages
 from celebahq_builder.landmarks.refiner import Refiner
-from celebahq_builder.landmarks.search import FoundFace, SearchedPhoto
+from celebahq_builder.landmarks.search import SearchedPhoto
 from celebahq_builder.outcome import Reason
 from celebahq_builder.pipeline.recipe import resolve
 from celebahq_builder.pipeline.stages.crop import CropStage
@@ -114,10 +115,10 @@ def test_exif_orientation_is_applied_and_positions_are_those_of_the_stored_image
     assert height > width
 
 
-def face(left: float, side: float, confidence: float = 0.95, views: int = 6, spread: float = 0.04) -> FoundFace:
+def face(left: float, side: float, confidence: float = 0.95, views: int = 6, spread: float = 0.04) -> DetectedFace:
     eyes = side / 4
     points = [left, 100, left + eyes, 100, left + eyes / 2, 100 + eyes / 2, left, 100 + eyes, left + eyes, 100 + eyes]
-    return FoundFace(tuple(map(float, points)), confidence, spread, views)
+    return DetectedFace(np.reshape(points, (5, 2)), confidence, spread, views)
 
 
 def test_choice_of_faces():

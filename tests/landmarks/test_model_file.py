@@ -12,7 +12,7 @@ import cv2
 import pytest
 
 from celebahq_builder.errors import WeightsError
-from celebahq_builder.landmarks import model_file
+from celebahq_builder.landmarks import detector
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -35,9 +35,9 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        wanted = model_file.YUNET_FILES[MAJOR]
+        wanted = detector.YUNET_FILES[MAJOR]
         url = f"http://127.0.0.1:{server.server_port}/{wanted.name}"
-        monkeypatch.setitem(model_file.YUNET_FILES, MAJOR, replace(wanted, url=url))
+        monkeypatch.setitem(detector.YUNET_FILES, MAJOR, replace(wanted, url=url))
         yield folder
         server.shutdown()
         thread.join()
@@ -45,22 +45,22 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_downloaded_once_and_checked(served, yunet, tmp_path):
-    name = model_file.YUNET_FILES[MAJOR].name
+    name = detector.YUNET_FILES[MAJOR].name
     (served / name).write_bytes(yunet.read_bytes())
-    path = model_file.locate_model()
+    path = detector.locate_model()
     assert path == tmp_path / "cache" / "celebahq_builder" / name
     assert path.read_bytes() == yunet.read_bytes()
     (served / name).unlink()
-    assert model_file.locate_model() == path
+    assert detector.locate_model() == path
 
 
 @pytest.mark.parametrize(("content", "reason"), [(None, "HTTPError"), (b"a page", "its SHA-256 differs")])
 def test_the_message_says_where_to_get_it(content, reason, served, tmp_path):
-    wanted = model_file.YUNET_FILES[MAJOR]
+    wanted = detector.YUNET_FILES[MAJOR]
     if content:
         (served / wanted.name).write_bytes(content)
     with pytest.raises(WeightsError) as raised:
-        model_file.locate_model()
+        detector.locate_model()
     for part in (wanted.name, wanted.url, wanted.sha256, str(tmp_path / "cache"), f"({reason})", "`model`"):
         assert part in str(raised.value)
     cache = tmp_path / "cache"
@@ -68,6 +68,6 @@ def test_the_message_says_where_to_get_it(content, reason, served, tmp_path):
 
 
 def test_a_given_file_is_used(tmp_path):
-    assert model_file.locate_model(tmp_path / "mine.onnx") == tmp_path / "mine.onnx"
+    assert detector.locate_model(tmp_path / "mine.onnx") == tmp_path / "mine.onnx"
     with pytest.raises(WeightsError, match="cannot be read: No such file"):
-        model_file.model_sha256(tmp_path / "mine.onnx")
+        detector.model_sha256(tmp_path / "mine.onnx")

@@ -17,8 +17,11 @@ def test_as_pillow_applies_it(exif):
     expected = np.asarray(ImageOps.exif_transpose(Image.open(file)))
     upright = orientation.upright(stored, exif)
     assert (upright == expected).all()
-    points = np.array([[x, y] for y in range(4) for x in range(7)], float)
-    there = orientation.to_upright(points, (7, 4), exif)
-    for (x, y), (column, row) in zip(points.astype(int), there.astype(int), strict=True):
-        assert (stored[y, x] == upright[row, column]).all()
-    assert (orientation.to_stored(there, (7, 4), exif) == points).all()
+    assert orientation.upright_size((7, 4), exif) == upright.shape[1::-1]
+    order = [1, 0, 2, 4, 3] if exif in (2, 4, 5, 7) else [0, 1, 2, 3, 4]
+    for x, y in np.ndindex(7, 4):
+        points = np.array([[x, y], [6 - x, y], [x, 3 - y], [(x + 1) % 7, y], [x, (y + 1) % 4]], float)
+        there = orientation.to_upright(points, (7, 4), exif)
+        for (a, b), (column, row) in zip(points.astype(int), there[order].astype(int), strict=True):
+            assert (stored[b, a] == upright[row, column]).all()
+        assert (orientation.to_stored(there, (7, 4), exif) == points).all()

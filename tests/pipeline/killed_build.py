@@ -10,7 +10,7 @@ from typing import Any
 from celebahq_builder.hdf5.writer import PyramidWriter
 from celebahq_builder.pipeline import batch, build, photo_stages
 from celebahq_builder.pipeline.stages import load_stages, select
-from celebahq_builder.pipeline.workspace import StageFolder
+from celebahq_builder.run_directory.workspace import StageFolder
 from tests.conftest import build_tiny
 
 POINTS: dict[str, tuple[Any, Callable[..., Any]]] = {

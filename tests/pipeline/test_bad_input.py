@@ -20,7 +20,7 @@ from celebahq_builder.outcome import Failed, Kept, Reason, Rejected
 from celebahq_builder.pipeline import results
 from celebahq_builder.pipeline.build import BuildResult
 from celebahq_builder.pipeline.stages.crop import CropSettings
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from tests.conftest import SAMPLE, TINY, build_tiny
 

@@ -26,9 +26,9 @@ from celebahq_builder.outcome import Failed, Kept, Outcome, QualityScore, from_j
 from celebahq_builder.pipeline import batch, photo_context
 from celebahq_builder.pipeline.batch import run_batch
 from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult, publish_batch
-from celebahq_builder.pipeline.networks import network
-from celebahq_builder.pipeline.state import StageCounts
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.pipeline.networks import cached_network, network
+from celebahq_builder.run_directory.state import StageCounts
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import Photo
 from celebahq_builder.storage import HOST
@@ -442,7 +442,7 @@ def test_unreadable_photo_fails_alone(tmp_path: Path) -> None:
 def networks_loaded(job: BatchJob) -> tuple[int, int]:
     """Run a batch in a worker process; return the process, and how many networks it has loaded so far."""
     run_batch(job)
-    return os.getpid(), network.cache_info().misses
+    return os.getpid(), cached_network.cache_info().misses
 
 
 def test_workers_load_networks_once(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from celebahq_builder.outcome import Reason, Rejection
 from celebahq_builder.pipeline.build import align, build
 from celebahq_builder.pipeline.dry_run import dry_run
 from celebahq_builder.pipeline.recipe import BuildRecipe
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from tests.conftest import SAMPLE, TINY
 
@@ -117,7 +117,8 @@ def test_one_photo_with_landmarks_in_another_order() -> None:
 def test_stage_names_status_and_verify_do_not_import_torch(tiny_run: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from celebahq_builder.pipeline.stages import stage_names\n"
-        "from celebahq_builder.pipeline import status, verify, workspace\n"
+        "from celebahq_builder.pipeline import status, verify\n"
+        "from celebahq_builder.run_directory import workspace\n"
         f"run = Path({str(tiny_run)!r})\n"
         "assert list(verify.find_problems(run)) == [] and list(status.status_lines(workspace.Workspace(run)))\n"
         "assert stage_names()[0] == 'crop' and 'torch' not in sys.modules"

@@ -24,6 +24,7 @@ from PIL import Image
 
 from celebahq_builder.html import charts, duration, render_page, thumbnails
 from celebahq_builder.imaging.warp import warp_quad
+from celebahq_builder.models.registry import find_entry
 from celebahq_builder.outcome import Failed, Kept, Reason, Rejected
 from celebahq_builder.pipeline import build_report, report_images
 from celebahq_builder.pipeline import build_report as report_page
@@ -32,8 +33,8 @@ from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.results import photo_statuses
 from celebahq_builder.pipeline.stages.score import ScoreStage
 from celebahq_builder.pipeline.stages.select import SelectSettings
-from celebahq_builder.pipeline.workspace import StageTime, Workspace, read_timings
 from celebahq_builder.progress import size
+from celebahq_builder.run_directory.workspace import StageTime, Workspace, read_timings
 from tests.browser import check_layout, visit
 from tests.conftest import SAMPLE, TINY, build_tiny
 from tests.reference.outcomes import outcomes
@@ -48,6 +49,9 @@ UNLUCKY = "000008.jpg"
 """A photo for which a stage raises an unexpected error."""
 
 EXAMPLE_STAGES = ("crop", "denoise", "upscale", "align")
+
+TIMES_4 = "4\N{MULTIPLICATION SIGN}"
+"""The upscaler's factor on a page."""
 
 VOID = {"meta", "img", "wbr", "link", "br", "hr", "input"}
 
@@ -342,6 +346,8 @@ def test_sheets_show_both_ends_and_the_best_below_the_cut(
     alts = [values["alt"] for values in page.all("img")]
     wanted = [f"{file}, score {scores[file]:.3f}" for file in (*kept[:3], *kept[-3:], *low[:3])]
     assert [alt for alt in alts if ", score " in alt] == wanted
+    [listed] = [rows for rows in page.tables if rows[0] == ["file", "id", "score", "zoom", "upscaled"]]
+    assert [(row[0], row[-1]) for row in listed[1:]] == [(file, TIMES_4) for file in kept]
     assert len(low) > 3
     assert "LOW_SCORE" in page.row(low[-1])
 
@@ -352,6 +358,7 @@ def test_a_small_run_shows_each_face_once(run: Workspace) -> None:
     scored = sorted((one for one in statuses if one.score is not None), key=lambda one: -(one.score or 0))
     links = [unquote(values["href"]) for values in page.all("a") if values.get("class") == "enlarge"]
     assert links == [f"../stages/align/{one.image}" for one in scored]
+    assert page.text.count(f", upscaled {TIMES_4}") == sum(one.end is None for one in statuses)
     assert "kept" not in [values.get("id") for values in page.all("section")]
     assert {"Below the cut", "Rejected and failed"} <= {text.strip() for text in page.texts.values()}
 
@@ -361,8 +368,9 @@ def test_a_small_run_without_aligned_images_lists_its_photos(tmp_path: Path) -> 
     page = Page(Workspace(tmp_path / "run"))
     assert page.texts["count-kept"] == "5"
     assert page.texts.get("faces-title") is None
-    [kept] = [rows for rows in page.tables if rows[0] == ["file", "id", "score", "zoom"]]
+    [kept] = [rows for rows in page.tables if rows[0] == ["file", "id", "score", "zoom", "upscaled"]]
     assert len(kept) == 1 + 5
+    assert [row[-1] for row in kept[1:]] == [""] * 5
 
 
 def test_spectra_of_both_ends_of_the_ranking(run: Workspace, copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -474,6 +482,8 @@ def test_settings_versions_and_warnings_are_there(copy: Workspace) -> None:
     rows = [row for row in page.rows if len(row) in (2, 3)]
     assert ["select.keep", "8", "some/where/else.toml"] in rows
     assert ["denoise.tile_px", str(description["recipe"]["denoise"]["tile_px"]), "default"] in rows
+    upscaler = find_entry(description["recipe"]["upscale"]["weights"]).sha256
+    assert ["upscale.weights_sha256", upscaler, "file of upscale.weights"] in rows
     for name, version in description["versions"].items():
         assert [name, version] in rows
 

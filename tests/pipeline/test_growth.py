@@ -28,11 +28,11 @@ from celebahq_builder.pipeline.run_images import RunImages, find_hdf5, find_imag
 from celebahq_builder.pipeline.stages.select import SelectSettings
 from celebahq_builder.pipeline.status import status_lines
 from celebahq_builder.pipeline.verify import find_problems
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder
 from celebahq_builder.sources.photo import COLUMNS, PhotoSource
-from tests.conftest import SAMPLE, TINY, build_tiny
+from tests.conftest import SAMPLE, SMALL, TINY, build_tiny
 from tests.pipeline.killed_build import killing
 
 FAST = replace(TINY, upscale=replace(TINY.upscale, when="needed"), align=replace(TINY.align, supersampling=1))
@@ -146,7 +146,7 @@ def test_files_of_the_earlier_run(tmp_path: Path, whole_run: Path) -> None:
 
 def test_photo_gets_another_id(tmp_path: Path) -> None:
     """A photo of the same name in another format: the image that has its old name is deleted."""
-    photos, rows = tmp_path / "photos", read_celeba(SAMPLE).photos
+    photos, rows = tmp_path / "photos", read_celeba(SMALL).photos
     photos.mkdir()
     table = tmp_path / "t.csv"
 
@@ -155,7 +155,7 @@ def test_photo_gets_another_id(tmp_path: Path) -> None:
             writer = csv.writer(file)
             writer.writerow(["file", *COLUMNS])
             for name, place in names.items():
-                with Image.open(SAMPLE / "img_celeba" / rows[place].file) as image:
+                with Image.open(SMALL / "img_celeba" / rows[place].file) as image:
                     image.convert("RGB").save(photos / name)
                 writer.writerow([name, *rows[place].landmarks])
 
@@ -185,7 +185,7 @@ EARLIER = (2, 3, 5, 6, 7, 9, 13)
 
 def write_table(path: Path, places: list[int], shift_px: float = 0.0) -> Path:
     """Write a table of some photos of the sample."""
-    photos = read_celeba(SAMPLE).photos
+    photos = read_celeba(SMALL).photos
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", *COLUMNS])
@@ -194,7 +194,7 @@ def write_table(path: Path, places: list[int], shift_px: float = 0.0) -> Path:
 
 
 def build_table(table: Path, out: Path, **options: object) -> None:
-    source = read_folder(SAMPLE / "img_celeba", table)
+    source = read_folder(SMALL / "img_celeba", table)
     build(source, out, **{"recipe": FAST, "workers": 1, "device": "cpu", **options})
 
 
@@ -375,10 +375,10 @@ def test_the_data_set_stays_until_it_is_replaced(out: Path, tables: tuple[Path, 
 
 def test_the_plan_says_what_is_used(out: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
     before = files(out)
-    lines = "\n".join(dry_run(read_folder(SAMPLE / "img_celeba", tables[1]), out, recipe=FAST))
+    lines = "\n".join(dry_run(read_folder(SMALL / "img_celeba", tables[1]), out, recipe=FAST))
     assert f"growth: the results of about {len(EARLIER)} photos are in" in lines
     with pytest.raises(FingerprintMismatch, match="missing from this run"):
-        dry_run(read_folder(SAMPLE / "img_celeba", write_table(tmp_path / "t.csv", [1])), out, recipe=FAST)
+        dry_run(read_folder(SMALL / "img_celeba", write_table(tmp_path / "t.csv", [1])), out, recipe=FAST)
     assert files(out) == before
 
 
@@ -394,7 +394,7 @@ def test_photos_that_were_removed_or_changed(out: Path, tables: tuple[Path, Path
         FingerprintMismatch, match=r"2 photos .*\(000003.jpg, 000004.jpg\) and 1 photo .* \(000006.jpg\)"
     ):
         build_table(table, out)
-    lines = dry_run(read_folder(SAMPLE / "img_celeba", table), out, recipe=FAST, redo="photos")
+    lines = dry_run(read_folder(SMALL / "img_celeba", table), out, recipe=FAST, redo="photos")
     assert lines[-1].startswith("deleted: results of 2 photos missing")
     assert run_killed(lambda: build_table(table, out, redo="photos"), 9)
     build_table(table, out)
@@ -407,7 +407,7 @@ def test_photos_that_were_removed_or_changed(out: Path, tables: tuple[Path, Path
 def test_a_photo_that_was_edited(tables: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its landmarks are those of the table, so only its time tells; a photo that was not edited is not named."""
     photos, out = tmp_path / "photos", tmp_path / "run"
-    shutil.copytree(SAMPLE / "img_celeba", photos)
+    shutil.copytree(SMALL / "img_celeba", photos)
     source = read_folder(photos, tables[0])
     for edited in (None, source.photos[1].file):
         if edited:
@@ -423,7 +423,7 @@ def test_a_photo_that_was_edited(tables: tuple[Path, Path], tmp_path: Path, capl
 
 def test_attributes_that_come_later(tmp_path: Path) -> None:
     """The photos are the same; nothing is computed again."""
-    root, out = Path(shutil.copytree(SAMPLE, tmp_path / "celeba")), tmp_path / "run"
+    root, out = Path(shutil.copytree(SMALL, tmp_path / "celeba")), tmp_path / "run"
     attributes = root / "Anno" / "list_attr_celeba.txt"
     attributes.rename(tmp_path / "away.txt")
     build_tiny(out, root, recipe=FAST)

@@ -10,7 +10,7 @@ from celebahq_builder.errors import RecipeError, WorkspaceError
 from celebahq_builder.hdf5.reader import open_pyramid
 from celebahq_builder.pipeline.landmark_source import find_source, landmark_section, prepare_source
 from celebahq_builder.pipeline.status import status_lines
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import COLUMNS
 from tests.browser import visit

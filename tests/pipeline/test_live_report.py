@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 from celebahq_builder.errors import WorkspaceError
-from celebahq_builder.pipeline import live_report, photo_stages
-from celebahq_builder.pipeline.build_report import BuildProgress, write_build_report
-from celebahq_builder.pipeline.live_report import LiveReport
+from celebahq_builder.pipeline import build_report, photo_stages
+from celebahq_builder.pipeline.build_report import BuildProgress, LiveReport, write_build_report
 from celebahq_builder.pipeline.results import PhotoStatus, photo_statuses
-from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.progress import Progress
+from celebahq_builder.run_directory.workspace import Workspace
 from tests.conftest import build_tiny
 
 
@@ -29,9 +28,9 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[BuildProgress | None,
         write_build_report(workspace, progress, statuses)
         made.append((progress, len(statuses)))
 
-    monkeypatch.setattr(live_report, "write_build_report", write)
-    monkeypatch.setattr(live_report, "PAUSE_S", 0.0)
-    monkeypatch.setattr(live_report, "COST_SHARE", 1e9)
+    monkeypatch.setattr(build_report, "write_build_report", write)
+    monkeypatch.setattr(build_report, "PAUSE_S", 0.0)
+    monkeypatch.setattr(build_report, "COST_SHARE", 1e9)
     return made
 
 
@@ -94,16 +93,16 @@ def test_an_error_in_the_report_does_not_end_the_build(
     def failing(*_: object) -> None:
         raise WorkspaceError("no")
 
-    monkeypatch.setattr(live_report, "write_build_report", failing)
+    monkeypatch.setattr(build_report, "write_build_report", failing)
     assert build_tiny(tmp_path / "run", limit=2).complete
     assert "the report of the running build was not written: no" in caplog.text
 
 
 def test_reports_take_a_hundredth_of_the_time(monkeypatch: pytest.MonkeyPatch, tiny_copy: Path) -> None:
     clock, written = [0.0], []
-    monkeypatch.setattr(live_report.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(live_report.time, "thread_time", lambda: 2.0 * len(written))  # each takes 2 s
-    monkeypatch.setattr(live_report, "write_build_report", lambda *_: written.append(clock[0]))
+    monkeypatch.setattr(build_report.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(build_report.time, "thread_time", lambda: 2.0 * len(written))  # each takes 2 s
+    monkeypatch.setattr(build_report, "write_build_report", lambda *_: written.append(clock[0]))
     report = LiveReport(Workspace(tiny_copy), Progress("align", 200_000, 100_000))
     for clock[0] in range(0, 6000, 10):
         report.write_if_due()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import celebahq_builder
-from tests.conftest import SAMPLE
+from tests.conftest import NETWORKS, SMALL
 
 STAGE = '''
 """Mean brightness of the face."""
@@ -63,16 +63,34 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert line in text
     new = '        "brightness": "brightness.BrightnessStage",\n'
     (stages / "__init__.py").write_text(text.replace(line, new + line, 1))
-    (root / "tiny.toml").write_text("resolution = 64\n[crop]\ncontext_px = 16\n[brightness]\nlevels = 1\n")
+    (root / "tiny.toml").write_text(
+        "resolution = 64\n[crop]\ncontext_px = 16\n[brightness]\nlevels = 1\n"
+        f'[denoise]\nweights = "{NETWORKS}/denoiser"\n'
+    )
     return root
 
 
-def celebahq(checkout: Path, *arguments: object) -> str:
-    command = [sys.executable, "-m", "celebahq_builder", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    ended = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=300)
+def celebahq(checkout: Path, *commands: list[object]) -> list[str]:
+    """Run commands of the copy in one process; return what each of them prints."""
+    program = """
+import json, sys
+from click.testing import CliRunner
+from celebahq_builder.cli.main import celebahq
+done = [CliRunner().invoke(celebahq, one, catch_exceptions=False) for one in json.load(sys.stdin)]
+json.dump([one.stdout for one in done], sys.stdout)
+sys.exit(any(one.exit_code for one in done))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(checkout)},
+        input=json.dumps([list(map(str, one)) for one in commands]),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+    return json.loads(ended.stdout)
 
 
 def manifest(out: Path, stage: str) -> list[dict]:
@@ -82,17 +100,16 @@ def manifest(out: Path, stage: str) -> list[dict]:
 
 def test_a_new_stage_is_one_file_and_one_line(checkout: Path) -> None:
     out = checkout / "run"
-    build = ["build", "--celeba-root", SAMPLE, "--out", out, "--recipe", "tiny.toml", "--limit", 2]
+    build = ["build", "--celeba-root", SMALL, "--out", out, "--recipe", "tiny.toml", "--limit", 2]
     build += ["--workers", 1, "--device", "cpu"]
 
-    planned = celebahq(checkout, *build, "--dry-run", "--until", "brightness")
+    first = [*build, "--until", "brightness"]
+    planned, *_ = celebahq(checkout, [*first, "--dry-run"], first)
     assert "brightness: 0 of 1 batches done" in planned
     assert "brightness.levels = 1  (tiny.toml)" in planned
-
-    celebahq(checkout, *build, "--until", "brightness")
     assert [0 < one["brightness"]["mean"] < 1 for one in manifest(out, "brightness")] == [True, True]
 
-    celebahq(checkout, *build)
+    celebahq(checkout, build)
     run = json.loads((out / "run.json").read_text())
     assert run["photo_stages"] == ["crop", "denoise", "upscale", "align", "brightness", "score"]
     assert run["stages"] == ["align", "brightness", "score", "select", "pack"]

@@ -22,7 +22,7 @@ from celebahq_builder.pipeline import request as request_of_build
 from celebahq_builder.pipeline import results
 from celebahq_builder.pipeline.build import BuildResult, build
 from celebahq_builder.pipeline.verify import find_problems
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.official import zip_name
 from tests.conftest import SAMPLE

@@ -18,7 +18,7 @@ from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.stages import align
 from celebahq_builder.pipeline.verify import find_problems
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from tests.conftest import TINY, build_tiny
 from tests.pipeline.test_resume import ROOT, digest, processes_of, tables, wait_for
 

@@ -13,7 +13,7 @@ from celebahq_builder.hdf5.labels import labels_path
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.stages import pack
 from celebahq_builder.pipeline.verify import find_problems
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from tests.conftest import SAMPLE, TINY, build_tiny
 from tests.reference import theano_reader

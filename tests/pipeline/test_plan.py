@@ -8,13 +8,20 @@ import pytest
 
 from celebahq_builder.config import bundled
 from celebahq_builder.errors import FingerprintMismatch
-from celebahq_builder.pipeline.plan import Plan
+from celebahq_builder.pipeline.plan import BuildPlan
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import make_request
 from celebahq_builder.pipeline.stages.denoise import DenoiseSettings
 from celebahq_builder.pipeline.stages.pack import PackSettings
 from celebahq_builder.pipeline.stages.upscale import UpscaleSettings
-from celebahq_builder.pipeline.state import RunState, StageCounts, StageMark, StagePlan, StageState, fingerprint
+from celebahq_builder.run_directory.state import (
+    Provenance,
+    RunState,
+    StageCounts,
+    StageMark,
+    StageState,
+    fingerprint,
+)
 from celebahq_builder.sources.celeba import read_celeba
 from tests.conftest import PHOTO_STAGES, SAMPLE, TINY
 
@@ -24,7 +31,7 @@ NAMES = (*PHOTO_STAGES, "select", "pack")
 def fingerprints(**options: object) -> dict[str, str]:
     """Return the fingerprint of each stage of a build of the sample."""
     request = make_request(read_celeba(SAMPLE), "run", **{"recipe": TINY, **options})
-    return {name: fingerprint(tables) for name, tables in Plan(request, RunState()).ingredients.items()}
+    return {name: fingerprint(tables) for name, tables in BuildPlan(request, RunState()).ingredients.items()}
 
 
 def changed_by(**options: object) -> list[str]:
@@ -50,6 +57,13 @@ def changed_by(**options: object) -> list[str]:
 )
 def test_a_setting_changes_its_stage_and_all_later_ones(options: dict[str, object], first: str) -> None:
     assert changed_by(**options) == list(NAMES[NAMES.index(first) :])
+
+
+def test_min_zoom_counts() -> None:
+    needed = replace(TINY, upscale=replace(TINY.upscale, when="needed"))
+    fewer = replace(needed, upscale=replace(needed.upscale, min_zoom=1.5))
+    before, after = fingerprints(recipe=needed), fingerprints(recipe=fewer)
+    assert [name for name in NAMES if before[name] != after[name]] == list(NAMES[NAMES.index("upscale") :])
 
 
 @pytest.mark.parametrize(
@@ -89,15 +103,15 @@ def test_the_hash_of_weights_counts(stage: str, tmp_path: Path) -> None:
 def test_runs_from_before_a_setting_resume() -> None:
     """With its default, it does not count; with another value, the message names both."""
     request = make_request(read_celeba(SAMPLE), "run", recipe=TINY)
-    tables = Plan(request, RunState()).ingredients["score"]
-    assert not any("precision" in table for table in tables)
-    state = RunState(stages={"score": StageState(StagePlan(fingerprint(tables), tables))})
-    Plan(request, state).check()
+    tables = BuildPlan(request, RunState()).ingredients["score"]
+    assert not any({"precision", "min_zoom"} & table.keys() for table in tables)
+    state = RunState(stages={"score": StageState(Provenance(fingerprint(tables), tables))})
+    BuildPlan(request, state).check()
     changed = make_request(
         read_celeba(SAMPLE), "run", recipe=replace(TINY, upscale=replace(TINY.upscale, precision="bf16"))
     )
     with pytest.raises(FingerprintMismatch, match=r"\[upscale\] precision = fp32, this run asks bf16"):
-        Plan(changed, state).check()
+        BuildPlan(changed, state).check()
 
 
 def test_methods_never_share_results() -> None:
@@ -108,11 +122,11 @@ def test_methods_never_share_results() -> None:
 def test_a_plan_whose_tables_changed_places(tmp_path: Path) -> None:
     """The settings are equal one by one, but their hash is not."""
     request = make_request(read_celeba(SAMPLE), tmp_path, recipe=TINY)
-    tables = Plan(request, RunState()).ingredients["score"]
+    tables = BuildPlan(request, RunState()).ingredients["score"]
     moved = [tables[0], *reversed(tables[1:])]
-    state = RunState(stages={"score": StageState(StagePlan(fingerprint(moved), moved))})
+    state = RunState(stages={"score": StageState(Provenance(fingerprint(moved), moved))})
     with pytest.raises(FingerprintMismatch, match=r"a plan\.json in .*stages was changed; choose another `out`"):
-        Plan(request, state).check()
+        BuildPlan(request, state).check()
 
 
 # --- The run directory of a plan --------------------------------------------------------------------------------
@@ -121,17 +135,17 @@ def test_a_plan_whose_tables_changed_places(tmp_path: Path) -> None:
 def finished(**options: object) -> RunState:
     """Return the state of a run directory with the complete run of a request."""
     request = make_request(read_celeba(SAMPLE), "run", **{"recipe": TINY, **options})
-    plan = Plan(request, RunState())
+    plan = BuildPlan(request, RunState())
     stages = {
-        name: StageState(StagePlan(fingerprint(tables), tables), batches=frozenset(range(plan.batches)))
+        name: StageState(Provenance(fingerprint(tables), tables), batches=frozenset(range(plan.batches)))
         for name, tables in plan.ingredients.items()
         if name in plan.on_disk
     }
     return RunState(plan.description(), stages)
 
 
-def planned(state: RunState, **options: object) -> Plan:
-    return Plan(make_request(read_celeba(SAMPLE), "run", **{"recipe": TINY, **options}), state)
+def planned(state: RunState, **options: object) -> BuildPlan:
+    return BuildPlan(make_request(read_celeba(SAMPLE), "run", **{"recipe": TINY, **options}), state)
 
 
 def test_stages_with_results_on_disk() -> None:
@@ -152,9 +166,9 @@ def test_a_shorter_run_counts_what_is_complete_beyond_it() -> None:
     counts = StageCounts(photos=16, batches=4, kept=16, rejected=0)
     begun = finished()
     stages = {
-        name: replace(state, mark=StageMark(fingerprint=state.plan.fingerprint, **asdict(counts)))
+        name: replace(state, mark=StageMark(fingerprint=state.provenance.fingerprint, **asdict(counts)))
         for name, state in begun.stages.items()
-        if state.plan
+        if state.provenance
     }
     files = {"selection.csv": 1, "celebahq-64x64.h5": 1}
     complete = replace(begun, stages=stages, files=files)
@@ -177,7 +191,7 @@ def test_photos_per_batch(photos: int, per_batch: int, batches: int) -> None:
     [photo, *_] = read_celeba(SAMPLE).photos
     many = tuple(replace(photo, id=f"{number}", file=f"{number}.jpg") for number in range(photos))
     request = make_request(replace(read_celeba(SAMPLE), photos=many), "run", recipe=TINY)
-    plan = Plan(request, RunState())
+    plan = BuildPlan(request, RunState())
     assert (plan.batch_photos, plan.batches) == (per_batch, batches)
 
 
@@ -201,10 +215,10 @@ def test_other_photos_leave_no_batch_unchanged() -> None:
         plan = planned(state, **options)
         assert (plan.unchanged_photos("align"), plan.unchanged_batches("align")) == (0, 0)
         assert plan.after_growth().state.stage("align").batches == set()
-    damaged = state.stage("align").plan
+    damaged = state.stage("align").provenance
     assert damaged is not None
     tables = [{**damaged.ingredients[0], "photos": "6"}, *damaged.ingredients[1:]]
-    stages = {"align": StageState(StagePlan("", tables), batches=frozenset({0, 1}))}
+    stages = {"align": StageState(Provenance("", tables), batches=frozenset({0, 1}))}
     assert planned(replace(state, stages=stages), limit=10).unchanged_batches("align") == 0
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from celebahq_builder.config import bundled
 from celebahq_builder.errors import RecipeError, SourceError
-from celebahq_builder.limits import MAX_RECIPE_BYTES
+from celebahq_builder.limits import MAX_TOML_BYTES
 from celebahq_builder.pipeline.recipe import DEFAULT_RECIPE, BuildRecipe, resolve
 from celebahq_builder.pipeline.request import check_official, ids_hash, read_ids
 from celebahq_builder.pipeline.stages.crop import CropSettings
@@ -67,6 +67,7 @@ def test_error_of_a_recipe_names_its_file(recipe: Path) -> None:
         ("resolution", 32, "^`resolution`: resolution = 32 must be 64 to 2048$"),
         ("pack.order", "best", "^`order`: pack.order must be one of photo, rank, shuffled; got 'best'$"),
         ("select.keep", "many", "^`keep`: select.keep must be int, got 'many'$"),
+        ("upscale.min_zoom", 0.9, "^`min_zoom`: upscale.min_zoom = 0.9 must be at least 1$"),
     ],
 )
 def test_error_of_an_option_names_the_option(setting: str, value: object, said: str, recipe: Path) -> None:
@@ -74,10 +75,24 @@ def test_error_of_an_option_names_the_option(setting: str, value: object, said: 
         resolve(recipe, {"crop.crop_min_px": 40, setting: value})
 
 
+def test_all_faces_and_a_least_zoom_exclude_each_other(recipe: Path) -> None:
+    recipe.write_text("[upscale]\nmin_zoom = 1.25\n")
+    said = r'upscale\.min_zoom = 1\.25 has no effect with when = "always"; set min_zoom = 1, or when = "needed"$'
+    with pytest.raises(RecipeError, match=said):
+        resolve(recipe, {}, {"upscale.when": "always"})
+    assert resolve(recipe, {}, {"upscale": {"when": "always", "min_zoom": 1}})[0].upscale.when == "always"
+
+
 def test_default_recipe() -> None:
     built, origins = resolve(DEFAULT_RECIPE, {})
     assert built.resolution == 1024
     assert set(origins.values()) == {f"recipe {DEFAULT_RECIPE}"}
+
+
+@pytest.mark.parametrize("name", ["celebahq-1024", "celebahq-256", "demo"])
+def test_the_data_set_of_the_paper_has_all_missing_pixels_from_the_upscaler(name: str) -> None:
+    upscale = resolve(name, {})[0].upscale
+    assert (upscale.when, upscale.min_zoom) == ("needed", 1.0)
 
 
 @pytest.mark.parametrize("name", ["demo", "demo.toml"])
@@ -105,8 +120,8 @@ def test_unknown_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ("content", "said"),
     [
         (b"a = " + b"[" * 100_000, "cannot be read as TOML"),
-        (b"#" * (MAX_RECIPE_BYTES + 1), "cannot be read: 1048577 bytes; at most 1048576 are read; give a TOML file"),
-        (b"\xff", "cannot be read: it is not UTF-8"),
+        (b"#" * (MAX_TOML_BYTES + 1), "cannot be read: 262145 bytes; at most 262144 are read; give a TOML file"),
+        (b"\xff", "cannot be read as TOML: 'utf-8' codec can't decode byte"),
     ],
 )
 def test_hostile_recipe(content: bytes, said: str, recipe: Path) -> None:

@@ -16,7 +16,7 @@ from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import make_request
 from celebahq_builder.pipeline.stages.select import SelectSettings
 from celebahq_builder.pipeline.verify import find_problems
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder
 from celebahq_builder.sources.photo import COLUMNS, PhotoSource
@@ -86,7 +86,7 @@ def test_start_of_a_new_run(tmp_path: Path) -> None:
     "damage",
     [
         lambda run: run.run_path.write_text("{"),
-        lambda run: run.stage("align").plan_path.write_text("[]"),
+        lambda run: run.stage("align").provenance_path.write_text("[]"),
         lambda run: (run.root / ".celebahq-lock").write_text("mine"),
     ],
     ids=["run.json", "plan.json", "lock"],

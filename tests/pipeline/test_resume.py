@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 from celebahq_builder import cli
 from celebahq_builder.pipeline.verify import find_problems
-from celebahq_builder.pipeline.workspace import Workspace
-from tests.conftest import NETWORKS, PHOTO_STAGES, SAMPLE, TINY, build_tiny
+from celebahq_builder.run_directory.workspace import Workspace
+from tests.conftest import NETWORKS, PHOTO_STAGES, SMALL, TINY, build_tiny
 from tests.pipeline.killed_build import POINTS
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +107,7 @@ def test_interrupted_by_a_signal(number: signal.Signals, words: str, tmp_path: P
         "resolution = 64\n[crop]\ncontext_px = 16\n[select]\nkeep = 3\n"
         f'[denoise]\nweights = "{NETWORKS}/denoiser"\n[upscale]\nweights = "{NETWORKS}/upscaler"\nwhen = "always"\n'
     )
-    command = [sys.executable, "build.py", "--celeba-root", str(SAMPLE), "--out", str(out), "--recipe", str(recipe)]
+    command = [sys.executable, "build.py", "--celeba-root", str(SMALL), "--out", str(out), "--recipe", str(recipe)]
     command += ["--limit", "5", "--workers", "2", "--device", "cpu"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
         wait_for(lambda: list(out.rglob("*.png")))

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from celebahq_builder.imaging.quality_score import QualityScore
 from celebahq_builder.outcome import Failed, Kept, Reason, Rejected
 from celebahq_builder.pipeline.face import Identity, PhotoRecord
+from celebahq_builder.pipeline.results import rejected_csv
 from celebahq_builder.pipeline.stages.crop import CropRecord
 from celebahq_builder.pipeline.stages.pack import in_order
 from celebahq_builder.pipeline.stages.select import (
     Candidate,
     SelectRecord,
-    rejected_csv,
     select_best,
     selection_csv,
 )

@@ -19,7 +19,7 @@ from celebahq_builder.pipeline.results import photo_statuses
 from celebahq_builder.pipeline.stages.select import SelectSettings
 from celebahq_builder.pipeline.status import status_lines
 from celebahq_builder.pipeline.verify import Checked, find_problems
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder
 from celebahq_builder.sources.photo import COLUMNS, PhotoSource, in_column_order

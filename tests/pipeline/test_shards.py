@@ -16,13 +16,13 @@ import pytest
 from celebahq_builder.errors import FingerprintMismatch, RecipeError, WorkspaceLocked
 from celebahq_builder.pipeline.build import BuildResult, build
 from celebahq_builder.pipeline.dry_run import dry_run
-from celebahq_builder.pipeline.shard import Shard, shard_folders
 from celebahq_builder.pipeline.status import status_lines
-from celebahq_builder.pipeline.workspace import Workspace, read_timings
+from celebahq_builder.run_directory.shard import Shard, shard_folders
+from celebahq_builder.run_directory.workspace import Workspace, read_timings
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder
 from celebahq_builder.sources.photo import COLUMNS, PhotoSource
-from tests.conftest import NETWORKS, SAMPLE, TINY, build_tiny
+from tests.conftest import NETWORKS, SAMPLE, SMALL, TINY, build_tiny
 from tests.pipeline.test_growth import FAST, PHOTOS, assert_same, files
 from tests.pipeline.test_resume import ROOT, wait_for
 from tests.storage.locking_process import no_flock
@@ -54,9 +54,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer = csv.writer(file)
         writer.writerow(["file", *COLUMNS])
         for copy in range(COPIES):
-            for photo in read_celeba(SAMPLE).photos:
+            for photo in read_celeba(SMALL).photos:
                 name = f"{copy}-{photo.file}"
-                shutil.copy(SAMPLE / "img_celeba" / photo.file, folder / name)
+                shutil.copy(SMALL / "img_celeba" / photo.file, folder / name)
                 writer.writerow([name, *photo.landmarks])
     (folder.parent / "tiny.toml").write_text(SETTINGS)
     return folder
@@ -357,7 +357,7 @@ def test_status_and_plan(tmp_path: Path) -> None:
         assert f"shard 2/2: 0 of 1 batches done by process {os.getpid()} on" in "\n".join(lines)
     assert "shards that ended before their last batch: 2/2" in list(status_lines(Workspace(out)))
     before = files(out)
-    source = read_celeba(SAMPLE)
+    source = read_celeba(SMALL)
     for shard, left in (("1/2", 0), ("2/2", 1)):
         lines = list(dry_run(source, out, recipe=TINY, limit=8, shard=shard))
         assert f"shard {shard}: {left} of its 1 batches are left; another command selects and packs" in lines

@@ -14,6 +14,8 @@ from celebahq_builder.sources.photo import Photo
 from tests.pipeline.faces import context, upscaled
 
 NEEDED, ALWAYS = UpscaleSettings(), UpscaleSettings(when="always")
+LARGE_ZOOMS = UpscaleSettings(min_zoom=1.28)
+"""The zoom of the face with a side of 25 px, for a result of 32 px."""
 
 
 def face(name: str, side: int) -> Face:
@@ -28,7 +30,9 @@ def face(name: str, side: int) -> Face:
 FACES = [face("large", 40), face("small", 25), face("as large", 32), face("smaller", 24)]
 
 
-@pytest.mark.parametrize(("settings", "factors"), [(NEEDED, [1, 4, 1, 4]), (ALWAYS, [4] * 4)])
+@pytest.mark.parametrize(
+    ("settings", "factors"), [(NEEDED, [1, 4, 1, 4]), (LARGE_ZOOMS, [1, 1, 1, 4]), (ALWAYS, [4] * 4)]
+)
 def test_small_faces_are_enlarged(settings: UpscaleSettings, factors: list[int]) -> None:
     found = UpscaleStage().run(FACES, settings, replace(context(32), batch_windows=3))
     assert [one.photo.id for one in found] == [one.photo.id for one in FACES]

@@ -12,7 +12,7 @@ import pytest
 
 from celebahq_builder.errors import RecipeError, WorkspaceError
 from celebahq_builder.pipeline.verify import find_problems
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 from tests.conftest import build_tiny
 
 ALIGN, SCORE = "stages/align/batches/00000.jsonl", "stages/score/batches/00000.jsonl"

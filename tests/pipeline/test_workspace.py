@@ -29,13 +29,13 @@ from celebahq_builder.hdf5.writer import pack as pack_images
 from celebahq_builder.outcome import Failed, Kept
 from celebahq_builder.pipeline.build import build
 from celebahq_builder.pipeline.stages import align, pack, select
-from celebahq_builder.pipeline.state import RunState, StageState
 from celebahq_builder.pipeline.status import status_lines
 from celebahq_builder.pipeline.verify import Checked, find_problems
-from celebahq_builder.pipeline.workspace import StageFolder, Workspace
+from celebahq_builder.run_directory.state import RunState, StageState
+from celebahq_builder.run_directory.workspace import StageFolder, Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.storage import HOST, RUN_TOKEN, as_storage_error, lock, read_json, write_atomic
-from tests.conftest import PHOTO_STAGES, SAMPLE, TINY, build_tiny
+from tests.conftest import PHOTO_STAGES, SMALL, TINY, build_tiny
 from tests.disk import failing
 from tests.pipeline.test_resume import digest
 
@@ -172,7 +172,7 @@ def small_disk(path: Path, size: str) -> Iterator[Path]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_full_disk_then_more_space(workers: int, tmp_path: Path, tiny_run: Path) -> None:
-    with small_disk(tmp_path / "disk", "500k") as disk:
+    with small_disk(tmp_path / "disk", "220k") as disk:
         with pytest.raises(DiskFull, match="free some and run the same command again"):
             build_tiny(disk / "run", workers=workers)
         for path in (disk / "run").rglob("*"):
@@ -323,7 +323,7 @@ def test_names_with_separators_of_lines_survive_a_manifest(tmp_path: Path) -> No
 def test_fingerprints_do_not_depend_on_workers(tmp_path: Path, tiny_run: Path) -> None:
     build_tiny(tmp_path / "run", workers=2)
     for name in ("align", "score", "select", "pack"):
-        plans = [read_json(Workspace(out).stage(name).plan_path) for out in (tmp_path / "run", tiny_run)]
+        plans = [read_json(Workspace(out).stage(name).provenance_path) for out in (tmp_path / "run", tiny_run)]
         assert plans[0] == plans[1]
 
 
@@ -376,7 +376,7 @@ def test_deleted_tables_and_page_are_written_again(tiny_copy: Path) -> None:
 
 def test_table_of_rejected_photos_when_none_is_kept(tmp_path: Path) -> None:
     """It is there at the error, and after a redo it is that of the new run."""
-    root, out = Path(shutil.copytree(SAMPLE, tmp_path / "celeba")), tmp_path / "run"
+    root, out = Path(shutil.copytree(SMALL, tmp_path / "celeba")), tmp_path / "run"
     build_tiny(out, root, limit=2)
     for name in ("000001.jpg", "000002.jpg"):
         (root / "img_celeba" / name).write_bytes(b"")
@@ -392,7 +392,7 @@ def test_table_of_rejected_photos_when_none_is_kept(tmp_path: Path) -> None:
 
 
 def test_photos_that_are_no_files_are_rejected(tmp_path: Path) -> None:
-    root, out = Path(shutil.copytree(SAMPLE, tmp_path / "celeba")), tmp_path / "run"
+    root, out = Path(shutil.copytree(SMALL, tmp_path / "celeba")), tmp_path / "run"
     for name in ("000001.jpg", "000002.jpg", "000003.jpg"):
         (root / "img_celeba" / name).unlink()
     os.mkfifo(root / "img_celeba" / "000001.jpg")
@@ -436,7 +436,7 @@ def test_discarded_stage_keeps_partial_files_of_live_processes(tmp_path: Path) -
     elsewhere.mkdir()
     (elsewhere / "000009.png").touch()
     image = stage.image_path(0, "000001")
-    for path in (image, stage.manifest_path(0), stage.plan_path, stage.mark_path):
+    for path in (image, stage.manifest_path(0), stage.provenance_path, stage.mark_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     (stage.root / "images" / "00001").symlink_to(elsewhere)
@@ -538,14 +538,14 @@ def test_deleted_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_run_inside_the_folder_of_photos(tmp_path: Path) -> None:
-    root = Path(shutil.copytree(SAMPLE, tmp_path / "celeba"))
+    root = Path(shutil.copytree(SMALL, tmp_path / "celeba"))
     out = root / "img_celeba" / "work"
     build_tiny(out, root, until="align")
     assert build_tiny(out, root).photos == 5
 
 
 def test_missing_photos_do_not_change_later_stages(tmp_path: Path, tiny_run: Path) -> None:
-    root, out = Path(shutil.copytree(SAMPLE, tmp_path / "celeba")), tmp_path / "run"
+    root, out = Path(shutil.copytree(SMALL, tmp_path / "celeba")), tmp_path / "run"
     build_tiny(out, root)
     photo = root / "img_celeba" / "000002.jpg"
     photo.rename(tmp_path / "away.jpg")
@@ -559,7 +559,7 @@ def test_missing_photos_do_not_change_later_stages(tmp_path: Path, tiny_run: Pat
 
 
 def test_deleted_folder_of_photos(tmp_path: Path) -> None:
-    root = Path(shutil.copytree(SAMPLE, tmp_path / "celeba"))
+    root = Path(shutil.copytree(SMALL, tmp_path / "celeba"))
     source = read_celeba(root)
     shutil.rmtree(root)
     with pytest.raises(SourceError, match="is gone"):
@@ -592,7 +592,7 @@ def test_a_stage_is_complete_when_all_photos_are_accounted_for(lost: bool, tiny_
 
 
 def test_photo_added_later_is_counted(tmp_path: Path) -> None:
-    root, out = Path(shutil.copytree(SAMPLE, tmp_path / "celeba")), tmp_path / "run"
+    root, out = Path(shutil.copytree(SMALL, tmp_path / "celeba")), tmp_path / "run"
     build_tiny(out, root)
     shutil.copy(root / "img_celeba" / "000001.jpg", root / "img_celeba" / "new.jpg")
     assert build_tiny(out, root).reasons == {"LOW_SCORE": 2, "NOT_LISTED": 1}

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from celebahq_builder.errors import CelebAHQError, FormatError, RecipeError, Tra
 from celebahq_builder.models.progan import Architecture
 from celebahq_builder.progan import launch
 from celebahq_builder.progan.launch import fit_memory
-from celebahq_builder.progan.schedule import ProGANRecipe, Schedule, SchedulePoint, TrainingRequest
+from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe, Schedule, SchedulePoint, TrainingRequest
 from celebahq_builder.progan.step import ProGANStep, RealBatch
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from celebahq_builder.training.interruption import StopRequest
@@ -26,7 +27,7 @@ from tests.progan.tiny import RECIPE, trained
 
 
 def planned(data: Path, out: Path, recipe: Path, **more: object) -> list[str]:
-    return list(launch.plan(TrainingRequest(data, out, **more), recipe, "cpu"))  # type: ignore[arg-type]
+    return list(launch.describe_training(TrainingRequest(data, out, **more), recipe, "cpu"))  # type: ignore[arg-type]
 
 
 def test_plan(data: Path, recipe: Path, tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_the_plan_of_several_processes(data: Path, tmp_path: Path, monkeypatch: 
     recipe.write_text(RECIPE.replace("minibatch = 8", "minibatch = 9"))
     shown: list[str] = []
     with pytest.raises(RecipeError, match="a minibatch of 9 at 4x4 cannot be shared equally by 2 GPUs"):
-        shown.extend(launch.plan(TrainingRequest(data, tmp_path), recipe, "cpu"))
+        shown.extend(launch.describe_training(TrainingRequest(data, tmp_path), recipe, "cpu"))
     assert [line.split()[2:4] for line in shown[-3:]] == [["9", "?"]] * 3
     recipe.write_text(RECIPE)
     asked = [
@@ -140,9 +141,9 @@ def test_the_plan_with_rampup(data: Path, tmp_path: Path) -> None:
     [
         (
             "minibatch = 8",
-            "minibatch = 8\nper_gpu = { 8 = 3 }",
+            'minibatch = 8\nper_gpu = { 8 = 3 }\n[loss]\nkind = "lsgan"',
             RecipeError,
-            "cannot be split into passes of at most 3",
+            "schedule.per_gpu.8 = 3 splits a group of the minibatch standard deviation",
         ),
         ("grid = [3, 2]", 'metric_ticks = 1\nmetrics = ["foo"]', CelebAHQError, "foo is no metric"),
         ("latent = 8", "labels = 4", TrainingError, "has 3 labels for each image, the recipe has net.labels = 4"),
@@ -233,7 +234,7 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, pixels: int) -> list[tuple[
     real = ProGANStep.step
 
     def step(progan: ProGANStep, number: int, now: SchedulePoint, reals: Sequence[RealBatch]) -> torch.Tensor:
-        n = len(reals[0].images)
+        n = len(reals[0].images) // now.parts(1, progan.recipe.net.stddev_group)
         tried.append((now.resolution, now.alpha, n, len(reals)))
         if n * now.resolution**2 > pixels:
             raise torch.cuda.OutOfMemoryError("no room")
@@ -256,7 +257,11 @@ def test_passes_that_do_not_fit_are_split(monkeypatch: pytest.MonkeyPatch, caplo
     assert "16x16: 8 images do not fit cpu together; they are split into 2 passes of 4" in caplog.text
 
 
-def test_groups_are_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_are_split_where_one_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory holds a part of a group; LSGAN and batch normalization need whole groups."""
     short_of_memory(monkeypatch, 3 * 16**2)
-    with pytest.raises(TrainingError, match="a minibatch of 8 at 16x16 does not fit cpu even in passes of 4"):
-        fit_memory(GROWING, SINGLE_PROCESS)
+    assert fit_memory(GROWING, SINGLE_PROCESS).schedule.per_gpu == {"4": 16, "16": 2}
+    whole = replace(GROWING.net, pixel_norm=False, batch_norm=True)
+    for recipe in (replace(GROWING, loss=LossSettings("lsgan")), replace(GROWING, net=whole)):
+        with pytest.raises(TrainingError, match="a minibatch of 8 at 16x16 does not fit cpu even in passes of 4"):
+            fit_memory(recipe, SINGLE_PROCESS)

@@ -65,14 +65,18 @@ def test_passes_are_equal_and_whole_groups(minibatch: int, gpus: int, group: int
     moment = SchedulePoint(5, 1.0, minibatch, most, 0.001)
     share = minibatch // gpus
     size = group_size(share, group) if share else 0
-    if minibatch % gpus or not share or (most is not None and most < size):
+    if minibatch % gpus or not share:
         with pytest.raises(ValueError, match="a minibatch of"):
             moment.passes(gpus, group)
         return
     count = moment.passes(gpus, group)
     assert share % count == 0
-    assert share // count <= (most or share)
+    assert share // count <= max(most or share, size)
     assert group_size(share // count, group) == size or group == 0
+    images, rest = divmod(share // count, moment.parts(gpus, group))
+    assert not rest
+    assert images <= (most or share)
+    assert images == share // count or share // count == size  # only a single group is split
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from celebahq_builder import outcome
 from celebahq_builder.outcome import Kept, Outcome, PhotoKey
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.workspace import Workspace
 
 
 def outcomes(workspace: Workspace) -> list[Outcome]:

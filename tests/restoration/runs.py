@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from celebahq_builder.models.registry import NetworkShape
-from celebahq_builder.restoration import start
-from celebahq_builder.restoration.pixel_training import PixelRecipe
+from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask
 from celebahq_builder.restoration.task import Phase
+from celebahq_builder.training import loop
 from celebahq_builder.training.checkpoint import checkpoint_paths, read_checkpoint
 from celebahq_builder.training.interruption import StopRequest
 from celebahq_builder.training.loop import TrainingOptions
@@ -33,7 +33,7 @@ ONE_STEP = dataclasses.replace(DENOISE, phases=(Phase(1, 16, 1),))
 
 def train(recipe: PixelRecipe, photos: Path, out: Path, workers: int = 0, stop: StopRequest | None = None) -> Path:
     options = TrainingOptions(out=out, device="cpu", workers=workers, stop=stop or StopRequest())
-    return start.train(recipe, photos, options)
+    return loop.train(PixelTask, recipe, photos, options)
 
 
 def log_lines(out: Path) -> list[dict[str, float]]:

@@ -18,7 +18,6 @@ from celebahq_builder.metrics.fidelity import draw_quarter_patches, texture_loss
 from celebahq_builder.metrics.sliced import random_directions
 from celebahq_builder.models.registry import load_network
 from celebahq_builder.models.srgan import SRGenerator
-from celebahq_builder.restoration import start
 from celebahq_builder.restoration.adversarial_training import (
     BIAS_ROUNDS,
     TEXTURE_DIRECTIONS,
@@ -33,6 +32,7 @@ from celebahq_builder.restoration.adversarial_training import (
 from celebahq_builder.restoration.photos import downscale_4x, to_float
 from celebahq_builder.restoration.publish import RECIPES as EXPORTABLE
 from celebahq_builder.restoration.task import Phase, RestorationBatch
+from celebahq_builder.training import loop
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from celebahq_builder.training.loop import TrainingOptions
 from celebahq_builder.training.trained_weights import TrainedWeights
@@ -51,7 +51,7 @@ ONE_STEP = dataclasses.replace(RECIPE, phases=(Phase(1, 16, 1),))
 
 
 def train(recipe: AdversarialRecipe, photos: Path, out: Path) -> Path:
-    return start.train(recipe, photos, TrainingOptions(out=out, device="cpu"))
+    return loop.train(AdversarialTask, recipe, photos, TrainingOptions(out=out, device="cpu"))
 
 
 @pytest.fixture(scope="module")

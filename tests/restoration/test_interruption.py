@@ -13,7 +13,7 @@ import tomlkit
 
 from celebahq_builder.config import to_mapping
 from celebahq_builder.restoration.photos import TrainingPhotos
-from celebahq_builder.restoration.pixel_training import PixelTask
+from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask
 from celebahq_builder.training import interruption, loop
 from celebahq_builder.training.checkpoint import CheckpointFolder, checkpoint_paths
 from celebahq_builder.training.distributed import DistributedContext
@@ -90,12 +90,13 @@ def test_before_the_first_step(photos: Path, tmp_path: Path) -> None:
     """No message promises a checkpoint that does not exist."""
     stop = StopRequest()
 
-    def make_task(context: DistributedContext) -> PixelTask:
-        stop.requested = True
-        return PixelTask(DENOISE, photos, context)
+    class StoppedTask(PixelTask):
+        def __init__(self, recipe: PixelRecipe, photos: Path, context: DistributedContext) -> None:
+            stop.requested = True
+            super().__init__(recipe, photos, context)
 
     with pytest.raises(TrainingInterrupted, match="^no checkpoint was saved; run the same command again to start from"):
-        loop.train(photos, make_task, loop.TrainingOptions(out=tmp_path, device="cpu", stop=stop))
+        loop.train(StoppedTask, DENOISE, photos, loop.TrainingOptions(out=tmp_path, device="cpu", stop=stop))
     assert not (tmp_path / "checkpoints").exists()
 
 

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from celebahq_builder.restoration.pixel_training import PixelTask
 from celebahq_builder.restoration.publish import RECIPES as EXPORTABLE
 from celebahq_builder.restoration.task import Phase, RestorationBatch
 from celebahq_builder.storage import lock
+from celebahq_builder.training.batch_loader import draw_batches
 from celebahq_builder.training.checkpoint import CheckpointFolder, checkpoint_paths
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from celebahq_builder.training.trained_weights import TrainedWeights
@@ -177,35 +179,61 @@ def test_error_of_a_worker(photos: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_killed_worker(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PixelTask, "draw_batch", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(
-        WorkspaceError, match="^a process that prepares batches was killed, .* with a smaller `workers`"
-    ):
-        train(DENOISE, photos, tmp_path, workers=1)
-
-
-def test_worker_killed_during_a_training_step(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error is raised where the main process is. The other worker hangs, and is killed."""
+    """One of the workers is killed while it draws. The other one hangs, and is killed at the end."""
 
     def draw_batch(task: PixelTask, step: int) -> RestorationBatch:
         if step == 1:
             signal.pause()
-        return original_draw(task, step)
-
-    def training_step(task: PixelTask, step: int, batch: RestorationBatch) -> torch.Tensor:
-        workers = [one for one in multiprocessing.active_children() if one not in others]
-        for process in sorted(workers, key=lambda one: one.pid or 0)[:1]:
-            process.kill()
-            process.join()
-        return original_step(task, step, batch)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
 
     others = multiprocessing.active_children()  # of tests before
-    original_draw, original_step = PixelTask.draw_batch, PixelTask.training_step
     monkeypatch.setattr(PixelTask, "draw_batch", draw_batch)
-    monkeypatch.setattr(PixelTask, "training_step", training_step)
-    with pytest.raises(WorkspaceError, match="^a process that prepares batches was killed"):
+    with pytest.raises(
+        WorkspaceError, match="^a process that prepares batches was killed by SIGKILL, .* with a smaller `workers`"
+    ):
         train(DENOISE, photos, tmp_path, workers=2)
     assert set(multiprocessing.active_children()) <= set(others)
+
+
+def test_worker_killed_while_it_sends_a_batch() -> None:
+    """The main process does not wait for the rest of the batch."""
+
+    def draw_batch(step: int) -> bytes:
+        if step == 1:
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return bytes(step << 20)  # more than a pipe holds
+
+    others = multiprocessing.active_children()  # of tests before
+    batches = draw_batches(draw_batch, range(2), workers=1)
+    assert next(batches) == b""
+    for worker in set(multiprocessing.active_children()) - set(others):
+        worker.join()
+    with pytest.raises(WorkspaceError, match="^a process that prepares batches was killed by SIGKILL"):
+        next(batches)
+
+
+def test_fault_of_a_worker(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(PixelTask, "draw_batch", lambda *_: 1 // 0)
+    with pytest.raises(RuntimeError, match="^a process that prepares batches ended with exit code 1; see its error$"):
+        train(DENOISE, photos, tmp_path, workers=2)
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_workers_end_with_a_killed_main_process() -> None:
+    received, sent = os.pipe()
+    if not (main := os.fork()):
+        try:
+            for worker in draw_batches(lambda _: os.getpid(), range(2), workers=2):
+                os.write(sent, b"%d\n" % worker)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.close(sent)
+    os.waitpid(main, 0)
+    with os.fdopen(received) as lines:
+        assert len(lines.readlines()) == 2  # the pipe ends with its last holder
 
 
 @pytest.mark.parametrize(

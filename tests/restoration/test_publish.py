@@ -19,9 +19,9 @@ from celebahq_builder import cli
 from celebahq_builder.errors import CelebAHQError, DiskFull, FingerprintMismatch, RecipeError, WeightsError
 from celebahq_builder.models.registry import find_entry, load_network, read_registry, verify_weights
 from celebahq_builder.pipeline.stages import denoise, upscale
-from celebahq_builder.pipeline.workspace import Workspace
 from celebahq_builder.restoration.model_card import MANUAL_SECTION
 from celebahq_builder.restoration.publish import ExportedWeights, export, set_entry
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.training.trained_weights import METADATA
 from tests.cli.test_cli import celebahq, one_line_error, run
 from tests.conftest import SAMPLE, TINY, build_tiny
@@ -378,7 +378,7 @@ def test_from_a_training_run_to_a_build(tmp_path: Path) -> None:
     built = run("--celeba-root", SAMPLE, "--out", out, "--recipe", recipe, "--limit", "2", "--workers", "1")
     assert built.returncode == 0, built.stderr
     assert "2 photos: 2 kept" in built.stdout
-    plan = json.loads(Workspace(out).stage("align").plan_path.read_text())
+    plan = json.loads(Workspace(out).stage("align").provenance_path.read_text())
     denoised = next(one for one in plan["ingredients"] if one["name"] == "denoise")
     assert denoised["weights_sha256"] == find_entry("mine", to).sha256
     assert "exists; give --replace to replace it" in one_line_error(celebahq(*asked))

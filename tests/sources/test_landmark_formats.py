@@ -17,9 +17,8 @@ from celebahq_builder.limits import MAX_JSON_ENTRY_CHARACTERS, MAX_LANDMARK_JSON
 from celebahq_builder.outcome import Reason
 from celebahq_builder.sources import landmark_json
 from celebahq_builder.sources.folder import read_folder
-from celebahq_builder.sources.landmark_formats import five_points
 from celebahq_builder.sources.landmark_json import _entries
-from celebahq_builder.sources.photo import COLUMNS, PhotoSource, is_mirrored
+from celebahq_builder.sources.photo import COLUMNS, PhotoSource, five_points, is_mirrored
 
 FACE = (30.0, 40.0, 70.0, 42.0, 50.0, 60.0, 35.0, 80.0, 65.0, 82.0)
 KPS = np.reshape(FACE, (5, 2)).tolist()

@@ -10,7 +10,7 @@ import torch
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import stylegan_zip
-from celebahq_builder.formats.export import export_file
+from celebahq_builder.formats.conversion import export_file
 from celebahq_builder.formats.hdf5 import LevelImageSet
 from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.storage import partial_file, publish_new, staging, write_atomic

@@ -35,14 +35,13 @@ METHODS = {
 """``paper``: the method of the paper, with networks; ``exact``: the authors' public tool, to the last bit."""
 
 
-def stage_names(method: str | None = None) -> tuple[str, ...]:
-    """Return the names of a method's stages in order, or of the stages of all methods; imports no stage.
+def stage_names() -> tuple[str, ...]:
+    """Return the names of the stages of all methods, in order; imports no stage.
 
-    >>> stage_names("exact")
-    ('crop', 'upscale', 'align', 'score', 'select', 'pack')
+    >>> stage_names()
+    ('crop', 'denoise', 'upscale', 'align', 'score', 'select', 'pack')
     """
-    methods = [METHODS[method]] if method else METHODS.values()
-    return tuple(dict.fromkeys(name for stages in methods for name in stages))
+    return tuple(dict.fromkeys(name for stages in METHODS.values() for name in stages))
 
 
 @functools.cache

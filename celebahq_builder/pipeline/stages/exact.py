@@ -18,7 +18,7 @@ from celebahq_builder.outcome import Reason, Rejection
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.stage import BuildInputs, NoSettings, PhotoContext, PhotoStage
 from celebahq_builder.pipeline.stages.align import AlignRecord
-from celebahq_builder.pipeline.stages.crop import CropRecord, CropSettings, open_photo, quad_corners
+from celebahq_builder.pipeline.stages.crop import CropRecord, CropSettings, CropStage, open_photo, quad_corners
 from celebahq_builder.pipeline.stages.upscale import UpscaleRecord
 from celebahq_builder.sources.official import ImageListRow, photo_key, read_delta
 
@@ -26,15 +26,8 @@ AUTHORS = "Pillow 3.1.1 with libjpeg 8d"
 """Software that the official images were made with."""
 
 
-class ExactCropStage(PhotoStage[CropSettings]):
+class ExactCropStage(CropStage):
     """Cut the photo around the face, reduced by Lanczos where it is far too large."""
-
-    name = "crop"
-
-    Settings = CropSettings
-    Record = CropRecord
-    reads_photo = True
-    example_title = "photo"
 
     def ingredients(self, settings: CropSettings, inputs: BuildInputs) -> dict[str, int | str]:
         """Return resolution and method."""
@@ -154,17 +147,17 @@ def add_delta(face: Face, context: PhotoContext) -> Face:
     if listed is None:
         return face
     aligned = face.pixels.cpu().numpy()
-    if (found := md5(aligned)) != listed.proc_md5:
-        detail = f"MD5 {found} before the delta, the image list has {listed.proc_md5}"
+    if (digest := md5(aligned)) != listed.proc_md5:
+        detail = f"MD5 {digest} before the delta, the image list has {listed.proc_md5}"
         raise Rejection(Reason.PROC_MD5_DIFFERS, f"{detail}; {_explain_difference(face, listed, context)}")
     if deltas is None:
         return face
     key = photo_key(context.read_photo(face.photo), face.photo.file)
     final = aligned + read_delta(deltas, listed.index, key, aligned.shape[-1])  # uint8 wraps at 256
-    if (found := md5(final)) != listed.final_md5:
+    if (digest := md5(final)) != listed.final_md5:
         raise Rejection(
             Reason.FINAL_MD5_DIFFERS,
-            f"MD5 {found} with the delta, the image list has {listed.final_md5}; list and deltas are not of one "
+            f"MD5 {digest} with the delta, the image list has {listed.final_md5}; list and deltas are not of one "
             "release, or were changed: get them again, together",
         )
     return _with_pixels(face, final, context)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, RecipeError
+from celebahq_builder.hdf5 import images_per_job
 from celebahq_builder.hdf5.codecs import Codec, codec
 from celebahq_builder.hdf5.labels import labels_path, write_labels
-from celebahq_builder.hdf5.layout import images_per_job
 from celebahq_builder.hdf5.writer import Columns, Packed, PyramidWriter, pack
 from celebahq_builder.image_set import attribute_labels
 from celebahq_builder.imaging.image_io import decode_png
@@ -24,9 +24,12 @@ from celebahq_builder.pipeline.results import read_records
 from celebahq_builder.pipeline.stage import BuildInputs, DatasetContext, DatasetStage
 from celebahq_builder.pipeline.stages.crop import CropRecord
 from celebahq_builder.pipeline.stages.select import SelectRecord
-from celebahq_builder.pipeline.state import StageCounts, Table
-from celebahq_builder.pipeline.workspace import StageFolder, Workspace
 from celebahq_builder.progress import Progress
+from celebahq_builder.run_directory.state import StageCounts, Table
+from celebahq_builder.run_directory.workspace import StageFolder, Workspace
+
+PYRAMID_BYTES = {"none": 4.0, "gzip": 2.7, "blosc2": 2.4}
+"""Bytes of all levels of an image per pixel of the largest level, by compression; measured with the real CelebA-HQ."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,10 @@ class PackStage(DatasetStage[PackSettings]):
                 f"pack.labels = true (`labels`) needs photos with attributes, {inputs.source.folder} comes with none; "
                 "CelebA's are in Anno/list_attr_celeba.txt"
             )
+
+    def estimate_bytes(self, settings: PackSettings, photos: int, resolution: int) -> float:
+        """Estimate the size of the data set by that of the real CelebA-HQ."""
+        return photos * resolution**2 * PYRAMID_BYTES[settings.compression]
 
     def files(self, workspace: Workspace, resolution: int) -> tuple[Path, ...]:
         """Return the paths of data set and labels."""

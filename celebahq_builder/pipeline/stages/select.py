@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from celebahq_builder.outcome import Failed, Kept, Outcome, PhotoKey, QualityScore, Reason, Rejected, counted
+from celebahq_builder.outcome import PhotoKey, QualityScore, Reason, Rejected, counted
 from celebahq_builder.pipeline.face import Identity, ImageRecord, PhotoRecord, read_part
 from celebahq_builder.pipeline.results import read_records
 from celebahq_builder.pipeline.stage import DatasetContext, DatasetStage
 from celebahq_builder.pipeline.stages.crop import CropRecord
-from celebahq_builder.pipeline.state import StageCounts
-from celebahq_builder.pipeline.workspace import Workspace
+from celebahq_builder.run_directory.state import StageCounts
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.photo import COLUMNS
 from celebahq_builder.storage import csv_bytes, path_cell, write_atomic
 
@@ -64,6 +64,10 @@ class SelectStage(DatasetStage[SelectSettings]):
     Settings = SelectSettings
     Record = SelectRecord
 
+    def most_kept(self, settings: SelectSettings, photos: int) -> int:
+        """Return the size of the selection."""
+        return min(photos, settings.keep)
+
     def files(self, workspace: Workspace, resolution: int) -> tuple[Path, ...]:
         """Return the path of the table of selected photos."""
         return (workspace.selection_path,)
@@ -73,17 +77,16 @@ class SelectStage(DatasetStage[SelectSettings]):
         workspace = context.workspace
         [score] = [name for name, kind in context.record_types.items() if kind is QualityScore]
         candidates = []
-        for _, one in workspace.stage(context.photo_stage).outcomes():
-            if isinstance(one, Kept):
-                name, part = read_part(one, "identity", Identity).id, read_part(one, score, QualityScore)
-                candidates.append(Candidate(one.photo, name, part.score, one.face))
+        for one in workspace.stage(context.photo_stage).kept():
+            name, part = read_part(one, "identity", Identity).id, read_part(one, score, QualityScore)
+            candidates.append(Candidate(one.photo, name, part.score, one.face))
         selected, low = select_best(candidates, settings.keep)
 
         ranks = {one.key: rank for rank, one in enumerate(selected, start=1)}
         image_of = {
             one.key: read_part(one, "image", ImageRecord)
-            for _, one in workspace.stage(context.image_stage).outcomes()
-            if isinstance(one, Kept) and one.key in ranks
+            for one in workspace.stage(context.image_stage).kept()
+            if one.key in ranks
         }
         records = read_records(workspace.stage(context.photo_stage), context.record_types, ranks.keys())
         ranked = [one.with_part(image_of[one.key]).with_part(SelectRecord(ranks[one.key])) for one in records]
@@ -105,15 +108,11 @@ def select_best(candidates: Iterable[Candidate], keep: int) -> tuple[list[Candid
     """
     ranked = sorted(candidates, key=lambda one: (-one.score, one.id))
     selected, others = ranked[:keep], ranked[keep:]
-    return selected, [
-        Rejected(
-            one.file,
-            Reason.LOW_SCORE,
-            f"score {one.score:.4f}; the last one kept has {selected[-1].score:.4f}",
-            one.face,
-        )
-        for one in others
-    ]
+    rejected = []
+    for one in others:
+        detail = f"score {one.score:.4f}; the last one kept has {selected[-1].score:.4f}"
+        rejected.append(Rejected(one.file, Reason.LOW_SCORE, detail, one.face))
+    return selected, rejected
 
 
 def selection_csv(selected: Sequence[PhotoRecord]) -> bytes:
@@ -126,19 +125,4 @@ def selection_csv(selected: Sequence[PhotoRecord]) -> bytes:
         landmarks = [f"{value:g}" for value in identity.landmarks]
         score, zoom, rank = f"{one[QualityScore].score:.6f}", f"{crop.zoom:.6f}", str(one[SelectRecord].rank)
         rows.append([rank, identity.id, path_cell(one.file), score, *landmarks, *quad, zoom, identity.split])
-    return csv_bytes(rows)
-
-
-def rejected_csv(outcomes: Iterable[tuple[str, Outcome]]) -> bytes:
-    """Return the table of photos that are not kept: file, id, outcome, reason, detail.
-
-    Args:
-        outcomes: id and outcome of each photo; the id is empty for a row of the landmark table that makes no photo.
-    """
-    rows = [["file", "id", "outcome", "reason", "detail"]]
-    for name, one in outcomes:
-        if isinstance(one, Rejected):
-            rows.append([path_cell(one.photo), name, "rejected", one.reason.value, one.detail])
-        elif isinstance(one, Failed):
-            rows.append([path_cell(one.photo), name, "failed", "", one.error])
     return csv_bytes(rows)

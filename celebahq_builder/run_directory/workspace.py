@@ -15,14 +15,14 @@ from celebahq_builder import outcome
 from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES
 from celebahq_builder.outcome import Kept, Outcome
-from celebahq_builder.pipeline.shard import FOLDER, Shard, check_shards, shard_folders, wait_for_planning
-from celebahq_builder.pipeline.state import (
+from celebahq_builder.run_directory.shard import FOLDER, Shard, check_shards, shard_folders, wait_for_planning
+from celebahq_builder.run_directory.state import (
     Ingredients,
+    Provenance,
     RunDescription,
     RunState,
     StageCounts,
     StageMark,
-    StagePlan,
     StageState,
     Summary,
     fingerprint,
@@ -61,13 +61,13 @@ class StageFolder:
     Attributes:
         root: path of the folder.
         name: of the stage.
-        plan_path: the `StagePlan`.
+        provenance_path: the `Provenance`.
         mark_path: the `StageMark`.
     """
 
     def __init__(self, root: Path, name: str) -> None:
         self.root, self.name = root, name
-        self.plan_path = root / "plan.json"
+        self.provenance_path = root / "plan.json"
         self.mark_path = root / "stage.json"
 
     def image_path(self, batch: int, photo_id: str) -> Path:
@@ -84,8 +84,8 @@ class StageFolder:
 
     def read_state(self) -> StageState:
         """Read what the stage holds."""
-        plan, mark = _read_optional(StagePlan, self.plan_path), _read_optional(StageMark, self.mark_path)
-        return StageState(plan, mark, self.batches())
+        provenance = _read_optional(Provenance, self.provenance_path)
+        return StageState(provenance, _read_optional(StageMark, self.mark_path), self.batches())
 
     def write_manifest(self, batch: int, outcomes: Iterable[Outcome]) -> None:
         """Write the outcome of each photo of a batch; only for the holder of the lock, after the batch's images."""
@@ -119,14 +119,9 @@ class StageFolder:
         """
         if not (self.root / "earlier").is_dir():
             return
-        earlier = {
-            self.root / str(image["path"])
-            for path in self.earlier_manifests()
-            for one in read_outcomes(path)
-            if isinstance(one, Kept) and isinstance(image := one.record.get("image"), dict)
-        }
-        images = (one.record.get("image") for _, one in self.outcomes() if isinstance(one, Kept))
-        named = {self.root / str(image["path"]) for image in images if isinstance(image, dict)}
+        outcomes = (one for path in self.earlier_manifests() for one in read_outcomes(path))
+        earlier = self._image_paths(one for one in outcomes if isinstance(one, Kept))
+        named = self._image_paths(self.kept())
         for path in (self.root / "images").glob("*/*.png"):
             if path not in named and (path in earlier or path.stem in ids):
                 path.unlink()
@@ -135,11 +130,20 @@ class StageFolder:
                 folder.rmdir()
         delete_folder(self.root / "earlier")
 
+    def _image_paths(self, kept: Iterable[Kept]) -> set[Path]:
+        """Return the paths of the images that outcomes name."""
+        images = (one.record.get("image") for one in kept)
+        return {self.root / str(image["path"]) for image in images if isinstance(image, dict)}
+
     def outcomes(self) -> Iterator[tuple[int, Outcome]]:
         """Yield batch and outcome of every photo recorded so far, in order."""
         for batch in sorted(self.batches()):
             for one in self.read_manifest(batch):
                 yield batch, one
+
+    def kept(self) -> Iterator[Kept]:
+        """Yield the outcome of every photo that the stage has kept so far, in order."""
+        return (one for _, one in self.outcomes() if isinstance(one, Kept))
 
     def read_image(self, path: str, image_sha256: str) -> bytes:
         """Return the content of a PNG file that the stage kept.
@@ -160,9 +164,9 @@ class StageFolder:
         return data
 
     def begin(self, ingredients: Ingredients, *, again: bool = False) -> None:
-        """Write the stage's plan, if it has none; with `again`, replace it."""
-        if again or not self.plan_path.exists():
-            write_json(self.plan_path, asdict(StagePlan(fingerprint(ingredients), ingredients)))
+        """Write the provenance of the stage, unless it is there; with `again`, replace it."""
+        if again or not self.provenance_path.exists():
+            write_json(self.provenance_path, asdict(Provenance(fingerprint(ingredients), ingredients)))
 
     def complete(self, ingredients: Ingredients, counts: StageCounts) -> None:
         """Mark the stage complete, once the names of all its files are on the disk."""
@@ -172,14 +176,14 @@ class StageFolder:
         write_json(self.mark_path, asdict(StageMark(fingerprint=fingerprint(ingredients), **asdict(counts))))
 
     def discard(self) -> None:
-        """Delete the stage's results: mark, manifests, plan, then the rest.
+        """Delete the stage's results: mark, manifests, provenance, then the rest.
 
-        The plan goes after the manifests, so a kill in between never leaves results without what they depend on.
+        The provenance goes after the manifests, so a kill in between never leaves results of unknown settings.
         """
         if self.root.is_symlink():
             raise WorkspaceError(f"{self.root} is a link, which is not deleted through; put the folder in its place")
         manifests = sorted((self.root / "batches").glob("*.jsonl"))
-        for path in (self.mark_path, *manifests, *self.earlier_manifests(), self.plan_path):
+        for path in (self.mark_path, *manifests, *self.earlier_manifests(), self.provenance_path):
             path.unlink(missing_ok=True)
         delete_folder(self.root)
 
@@ -322,10 +326,10 @@ class Workspace:
     def final_outcomes(self, run: RunDescription) -> Iterator[tuple[str, int, Outcome]]:
         """Yield stage, batch and outcome of each photo at each stage on disk, in the order of the stages.
 
-        A selection counts only when it is complete.
+        A stage that works on all photos counts only when it is complete.
         """
         for name in run.stages:
-            if name in run.photo_stages or (name == "select" and self.stage(name).mark_path.exists()):
+            if name in run.photo_stages or self.stage(name).mark_path.exists():
                 for batch, one in self.stage(name).outcomes():
                     yield name, batch, one
 
@@ -395,7 +399,7 @@ class TimingTotals:
 
 def read_timings(*paths: Path) -> TimingTotals:
     """Return the times in logs of a run; empty without a log. Lines that a kill cut short are skipped."""
-    found = TimingTotals()
+    totals = TimingTotals()
     lines: list[str] = []
     for path in paths:
         with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -404,12 +408,12 @@ def read_timings(*paths: Path) -> TimingTotals:
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError):
             values: Any = parse_json(line)
             for name, seconds in values["seconds"].items():
-                stage = found.stages.setdefault(name, StageTime())
+                stage = totals.stages.setdefault(name, StageTime())
                 stage.seconds += float(seconds)
                 stage.photos += values["photos"]
             for process, peak in values.get("peak_memory_bytes", {}).items():
-                found.peak_memory_bytes[process] = max(peak, found.peak_memory_bytes.get(process, 0))
+                totals.peak_memory_bytes[process] = max(peak, totals.peak_memory_bytes.get(process, 0))
             if "batch" in values or "batches" in values:
-                found.batches.append((float(values["unix_s"]), int(values.get("photos", 0))))
-    found.batches.sort(key=lambda one: one[0])
-    return found
+                totals.batches.append((float(values["unix_s"]), int(values.get("photos", 0))))
+    totals.batches.sort(key=lambda one: one[0])
+    return totals

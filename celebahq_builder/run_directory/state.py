@@ -102,8 +102,8 @@ class StageCounts:
 
 
 @dataclass(frozen=True)
-class StagePlan:
-    """File plan.json: what the results in a stage's folder depend on."""
+class Provenance:
+    """File plan.json, written when a stage begins: what the results in its folder depend on."""
 
     fingerprint: str
     ingredients: Ingredients
@@ -186,12 +186,17 @@ class Summary:
 class StageState:
     """State of one stage's folder."""
 
-    plan: StagePlan | None = None
+    provenance: Provenance | None = None
     """None: the stage was not begun."""
     mark: StageMark | None = None
     """None: the stage is not complete."""
     batches: frozenset[int] = frozenset()
     """Batches that have a manifest."""
+
+    @property
+    def ingredients(self) -> Ingredients | None:
+        """Ingredients of the results in the folder; None if the stage was not begun."""
+        return self.provenance.ingredients if self.provenance else None
 
     def is_complete(self, ingredients: Ingredients) -> bool:
         """Return whether the stage is complete for these ingredients."""
