@@ -406,7 +406,8 @@ class _Manifests:
         for one in outcomes:
             self._note(one)
         if mark := self.state.stage("select").mark:
-            yield from self._mark_problems("select", mark, len(self.candidates), 1, count_outcomes(outcomes))
+            entering = len(self.candidates) if self.complete else mark.photos
+            yield from self._mark_problems("select", mark, entering, 1, count_outcomes(outcomes))
         if self.complete:
             best, others = select_best(self.candidates, self.recipe.settings(SelectStage()).keep)
             expected = [*(Kept(one.file, face=one.face) for one in best), *others]

@@ -87,7 +87,7 @@ def test_larger_limits(tmp_path: Path, whole_run: Path) -> None:
 
 def test_example_photos_are_spread_over_the_run(whole_run: Path) -> None:
     """Every second photo, at most eight; a photo that is rejected has no images."""
-    ids = [photo.id for photo in read_celeba(SAMPLE).photos]
+    ids = [photo.id for photo in read_celeba(SMALL).photos]
     found = {path.name for path in (whole_run / "report" / "examples").iterdir()}
     table = csv.DictReader((whole_run / "rejected.csv").read_text().splitlines())
     rejected = {row["id"] for row in table if row["reason"] != "LOW_SCORE"}
@@ -96,7 +96,7 @@ def test_example_photos_are_spread_over_the_run(whole_run: Path) -> None:
 
 def test_counts_of_the_earlier_run_are_deleted_first(tiny_copy: Path) -> None:
     """A command that is killed while the run grows leaves no counts of fewer photos."""
-    grow(checked_plan(make_request(read_celeba(SAMPLE), tiny_copy, recipe=TINY, limit=10)))
+    grow(checked_plan(make_request(read_celeba(SMALL), tiny_copy, recipe=TINY, limit=10)))
     lines = list(status_lines(Workspace(tiny_copy)))
     assert "align    1 of 3 batches done" in lines
     assert not [line for line in lines if line.startswith("in all")]

@@ -275,3 +275,9 @@ def test_a_file_that_is_not_that_of_the_selection(copy: Path, tmp_path: Path) ->
     assert f"{path.name} is of another run, or of other settings; `redo` pack makes it again" in list(
         find_problems(copy)
     )
+
+
+def test_a_damaged_record_is_one_problem(copy: Path) -> None:
+    """Counts that lack the photo are not reported, too."""
+    edit(copy / SCORE, lambda lines: lines[0].pop("score"))
+    assert len(list(find_problems(copy))) == 1
