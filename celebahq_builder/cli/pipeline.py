@@ -348,7 +348,8 @@ def verify(path: Path) -> None:
 
     Exit code: 0 if all is OK, 1 if there are problems.
     """
-    from celebahq_builder.pipeline.verify import Checked, find_problems
+    from celebahq_builder.hdf5.integrity import Checked
+    from celebahq_builder.pipeline.verify import find_problems
 
     found, checked, began = 0, Checked(), time.monotonic()
     for problem in find_problems(path, checked):

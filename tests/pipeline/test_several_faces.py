@@ -10,6 +10,7 @@ import h5py
 import pytest
 from PIL import Image
 
+from celebahq_builder.hdf5.integrity import Checked
 from celebahq_builder.imaging.image_io import decode_png
 from celebahq_builder.outcome import Reason
 from celebahq_builder.pipeline import batch
@@ -18,7 +19,7 @@ from celebahq_builder.pipeline.dry_run import dry_run
 from celebahq_builder.pipeline.results import photo_statuses
 from celebahq_builder.pipeline.stages.select import SelectSettings
 from celebahq_builder.pipeline.status import status_lines
-from celebahq_builder.pipeline.verify import Checked, find_problems
+from celebahq_builder.pipeline.verify import find_problems
 from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder

@@ -24,13 +24,14 @@ from celebahq_builder.errors import (
     WorkspaceLocked,
 )
 from celebahq_builder.hdf5.codecs import Gzip
+from celebahq_builder.hdf5.integrity import Checked
 from celebahq_builder.hdf5.writer import PyramidWriter
 from celebahq_builder.hdf5.writer import pack as pack_images
 from celebahq_builder.outcome import Failed, Kept
 from celebahq_builder.pipeline.build import build
 from celebahq_builder.pipeline.stages import align, pack, select
 from celebahq_builder.pipeline.status import status_lines
-from celebahq_builder.pipeline.verify import Checked, find_problems
+from celebahq_builder.pipeline.verify import find_problems
 from celebahq_builder.run_directory.state import RunState, StageState
 from celebahq_builder.run_directory.workspace import StageFolder, Workspace
 from celebahq_builder.sources.celeba import read_celeba
