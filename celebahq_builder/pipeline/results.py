@@ -74,20 +74,22 @@ class PhotoStatuses:
     def add(self, stage: str, batch: int, result: outcome.Outcome) -> None:
         """Take note of the outcome of a photo at a stage; for each photo, in the order of the stages."""
         status = self.by_key.setdefault(result.key, PhotoStatus(*result.key, batch=batch, id=result.face))
-        if status.end is None and isinstance(result, Kept):
-            # A line repeats the tables of the stages before; a table that is known is not read again.
-            if not status.id:
-                status.id = read_part(result, "identity", Identity).id
-            if stage == self.run.image_stage and "image" in result.record:
-                status.image = read_part(result, "image", ImageRecord).path
-            if status.zoom is None and (crop := self._part(result, CropRecord)):
-                status.zoom, status.notes = crop.zoom, crop.notes
-            if status.upscaled == 1 and (upscale := self._part(result, UpscaleRecord)):
-                status.upscaled = upscale.factor
-            if status.score is None and (score := self._part(result, QualityScore)):
-                status.score = score.score
-        elif status.end is None and not isinstance(result, Kept):
+        if status.end is not None:  # the first one counts
+            return
+        if not isinstance(result, Kept):
             status.end, status.stage = result, stage
+            return
+        # A line repeats the tables of the stages before; a table that is known is not read again.
+        if not status.id:
+            status.id = read_part(result, "identity", Identity).id
+        if stage == self.run.image_stage and "image" in result.record:
+            status.image = read_part(result, "image", ImageRecord).path
+        if status.zoom is None and (crop := self._part(result, CropRecord)):
+            status.zoom, status.notes = crop.zoom, crop.notes
+        if status.upscaled == 1 and (upscale := self._part(result, UpscaleRecord)):
+            status.upscaled = upscale.factor
+        if status.score is None and (score := self._part(result, QualityScore)):
+            status.score = score.score
 
     def _part(self, one: Kept, kind: type[P]) -> P | None:
         name = self.names.get(kind, "")

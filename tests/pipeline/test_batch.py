@@ -413,6 +413,24 @@ def test_a_photo_whose_image_cannot_be_written_ends_there(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("grouped")
+def test_a_photo_whose_example_cannot_be_written_leaves_no_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its image of the stage is written already."""
+    guilty, original = photos()[0][1], batch.write_partial
+
+    def write_partial(path: Path, *arguments: Any) -> Path:
+        if path.parent.name == guilty.id:
+            raise OSError(errno.ENAMETOOLONG, "File name too long")
+        return original(path, *arguments)
+
+    monkeypatch.setattr(batch, "write_partial", write_partial)
+    result = run_batch(job(tmp_path))
+    assert [one.photo for one in result.outcomes["crop"] if isinstance(one, Failed)] == [guilty.file]
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {partial for partial, _ in result.files}
+
+
+@pytest.mark.usefixtures("grouped")
 def test_an_interruption_leaves_no_image(tmp_path: Path) -> None:
     def meet(x: Tensor) -> None:
         if is_of(x, photos()[3][1]):

@@ -231,7 +231,7 @@ def test_photos_without_landmarks(yunet: Path, tmp_path: Path) -> None:
 def test_the_script_of_the_docs(tmp_path: Path) -> None:
     """It runs as SLURM runs it: as tasks of an array, of which one is killed, the array again, and without an array."""
     page = (ROOT / "docs" / "cluster.md").read_text()
-    block = page[page.index("    #!/bin/bash") : page.index("\nSubmit it")]
+    block = page[page.index("    #!/bin/bash") : page.index("\nSubmit ")]
     text = "".join(line.removeprefix("    ") for line in block.splitlines(keepends=True))
     out, python = tmp_path / "run", Path(sys.executable)
     small = f"{python} build.py --recipe {tmp_path / 'tiny.toml'} --limit 8 --workers 1 --device cpu"
