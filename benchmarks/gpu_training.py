@@ -76,7 +76,7 @@ class Step:
     images: int
     peak_bytes: int = 0
     kernels: list[tuple[float, float]] = dataclasses.field(default_factory=list)
-    """Of each launch: FLOPs of convolutions and matrix products; bytes that it reads and writes."""
+    """For each launch: FLOPs of its convolutions and matrix products, and bytes read and written."""
 
     def seconds(self, card: Card, precision: str) -> tuple[float, float]:
         """Return the time of the device, and that of the host."""

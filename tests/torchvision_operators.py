@@ -7,11 +7,11 @@ operators when it is imported, which must exist by then.
 import functools
 import importlib
 
-import torch
+from torch import library
 
 OPERATORS = ("nms", "qnms")
 
-library = torch.library.Library("torchvision", "FRAGMENT")
+definitions = library.Library("torchvision", "FRAGMENT")
 
 
 @functools.cache
@@ -21,5 +21,5 @@ def define_missing_operators() -> None:
         importlib.import_module("torchvision")
     except RuntimeError:
         for name in OPERATORS:
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            definitions.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         importlib.import_module("torchvision")

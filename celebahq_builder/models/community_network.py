@@ -112,7 +112,7 @@ class CommunityNetwork(nn.Module):
 
     @property
     def warning(self) -> str:
-        """What the user must know of the tiles; an empty string for most networks."""
+        """Return a warning if seams of the tiles may be visible; an empty string for most networks."""
         if self.footprint.beyond_levels <= REACH_LEVELS:
             return ""
         return (
