@@ -164,11 +164,10 @@ def load_network(
         WeightsError: the name is unknown, the file is missing, its hash differs, or its tensors do not fit the network.
         RecipeError: the registry is malformed.
     """
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    from celebahq_builder.models.weight_file import load_tensors
+    from celebahq_builder.models.weight_file import load_tensors, to_channels_last
 
     entry = find_entry(name, folder)
     path = locate(name, folder)[0] / entry.file
@@ -180,7 +179,7 @@ def load_network(
     net = entry.shape.build()
     load_tensors(net, tensors, path)
     net.eval().requires_grad_(False)
-    return net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return to_channels_last(net, device)
 
 
 def read_verified(path: Path, entry: RegistryEntry) -> bytes:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from celebahq_builder.errors import WeightsError
 from celebahq_builder.limits import MAX_WEIGHTS_HEADER_BYTES
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def read_weights(path: Path, advice: str) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -81,3 +85,9 @@ def load_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> N
 def first_line(error: Exception) -> str:
     """Return the first line of the message of an error, or its type if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def to_channels_last(network: Network, device: torch.device | str) -> Network:
+    """Move a new network to a device, with the weights of convolutions in channels-last memory format."""
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network

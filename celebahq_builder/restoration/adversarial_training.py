@@ -28,6 +28,7 @@ from celebahq_builder.metrics.fidelity import (
 from celebahq_builder.metrics.sliced import random_directions
 from celebahq_builder.models.registry import SIZE_MAX, find_entry, load_network
 from celebahq_builder.models.srgan import SRDiscriminator, SRGenerator
+from celebahq_builder.models.weight_file import to_channels_last
 from celebahq_builder.restoration.photos import (
     TrainingPhotos,
     apply_jpeg,
@@ -40,7 +41,7 @@ from celebahq_builder.restoration.photos import (
 from celebahq_builder.restoration.pixel_training import upscaled_samples
 from celebahq_builder.restoration.task import RestorationBatch, RestorationTask, TrainingRecipe, adam
 from celebahq_builder.training.distributed import DistributedContext
-from celebahq_builder.training.interface import SampleRows, Scores, check_size, initial_network, to_channels_last
+from celebahq_builder.training.interface import SampleRows, Scores, check_size, initial_network
 
 TEXTURE_DIRECTIONS = 64
 """Random directions of the texture loss in each step."""

@@ -15,6 +15,7 @@ from celebahq_builder.errors import RecipeError, TrainingError
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.limits import MAX_CHECKPOINT_BYTES
 from celebahq_builder.models.registry import NetworkShape, find_entry, load_network
+from celebahq_builder.models.weight_file import to_channels_last
 from celebahq_builder.training.distributed import DistributedContext
 
 IN_MEMORY_BYTES = 4 * 2**30
@@ -28,7 +29,6 @@ PARAMETERS_MAX = MAX_CHECKPOINT_BYTES // 16
 average, and two moments of Adam."""
 
 Batch = TypeVar("Batch")
-Network = TypeVar("Network", bound=nn.Module)
 T = TypeVar("T")
 
 Scores = dict[str, float]
@@ -222,9 +222,3 @@ def initial_network(shape: NetworkShape, start: Mapping[str, Tensor], seed: int,
     net = shape.build()
     net.load_state_dict(net.state_dict() | dict(start))
     return to_channels_last(net, device)
-
-
-def to_channels_last(network: Network, device: torch.device) -> Network:
-    """Move a new network to a device, with the weights of convolutions in channels-last memory format."""
-    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network
