@@ -14,10 +14,11 @@ import gc
 import os
 import subprocess
 import sys
+import threading
+import time
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -67,34 +68,62 @@ syncs: Counter[str] = Counter()
 TOTAL_BYTES = 80 << 30
 
 
-@dataclass
-class Memory:
-    """Bytes of the tensors that exist."""
+WAIT_S = 0.5
+"""Longest time that an allocation waits for tensors that another thread is about to free."""
 
-    used: int = 0
-    peak: int = 0
-    """Largest number since ``torch.cuda.reset_peak_memory_stats``."""
-    most: int = 0
-    """Largest number since the last `peak_bytes` began."""
-    limit: int = TOTAL_BYTES
-    storages: set[int] = field(default_factory=set)
+
+class Memory:
+    """Bytes of the tensors that exist. Threads may create and free tensors at the same time.
+
+    Attributes:
+        used: bytes of the tensors that exist.
+        peak: largest `used` since ``torch.cuda.reset_peak_memory_stats``.
+        most: largest `used` since the last `peak_bytes` began.
+        limit: bytes beyond which CUDA's error is raised.
+    """
+
+    def __init__(self) -> None:
+        self.used = self.peak = self.most = 0
+        self.limit = TOTAL_BYTES
+        self._lock = threading.Lock()
+        self._storages: set[int] = set()
+        self._freed: deque[tuple[int, int]] = deque()  # a finalizer may run while this thread holds the lock
 
     def add(self, tensor: Tensor) -> None:
         """Count the storage of a tensor until it is freed."""
         storage = tensor.untyped_storage()
-        size = storage.nbytes()
-        if storage._cdata in self.storages:
-            return
-        if self.used + size > self.limit:
-            raise torch.cuda.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} bytes")
-        self.storages.add(storage._cdata)
-        self.used += size
-        self.peak, self.most = max(self.peak, self.used), max(self.most, self.used)
-        weakref.finalize(storage, self._free, storage._cdata, size)
+        size, until = storage.nbytes(), None
+        while not self._added(storage, size):
+            now = time.monotonic()
+            until = now + WAIT_S if until is None else until
+            if now > until:
+                raise torch.cuda.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} bytes")
+            time.sleep(0.01)
 
-    def _free(self, storage: int, size: int) -> None:
-        self.storages.remove(storage)
-        self.used -= size
+    def settle(self) -> int:
+        """Subtract what was freed; return the bytes that are used."""
+        with self._lock:
+            self._subtract()
+            return self.used
+
+    def _added(self, storage: torch.UntypedStorage, size: int) -> bool:
+        with self._lock:
+            self._subtract()
+            if storage._cdata in self._storages:
+                return True
+            if self.used + size > self.limit:
+                return False
+            self._storages.add(storage._cdata)
+            self.used += size
+            self.peak, self.most = max(self.peak, self.used), max(self.most, self.used)
+        weakref.finalize(storage, self._freed.append, (storage._cdata, size))
+        return True
+
+    def _subtract(self) -> None:
+        while self._freed:
+            storage, size = self._freed.popleft()
+            self._storages.remove(storage)
+            self.used -= size
 
 
 memory = Memory()
@@ -104,7 +133,7 @@ memory = Memory()
 def limited_memory(limit: int) -> Iterator[None]:
     """Let the device have so many bytes in addition to those that exist."""
     gc.collect()
-    memory.limit = memory.used + limit
+    memory.limit = memory.settle() + limit
     try:
         yield
     finally:
@@ -112,11 +141,17 @@ def limited_memory(limit: int) -> Iterator[None]:
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """Return the largest number of bytes that a function adds to those that exist before it."""
-    gc.collect()
-    before = memory.most = memory.used
-    function()
-    return memory.most - before
+    """Return the largest number of bytes that a function adds to those that exist before it.
+
+    The function runs twice and the smaller number counts: a thread that frees its tensors late increases it.
+    """
+    found = []
+    for _ in range(2):
+        gc.collect()
+        before = memory.most = memory.settle()
+        function()
+        found.append(memory.most - before)
+    return min(found)
 
 
 def reset() -> None:
@@ -286,8 +321,8 @@ def cuda() -> Iterator[torch.device]:
         "is_current_stream_capturing": lambda: False,
         "is_initialized": lambda: True,
         "max_memory_allocated": lambda *_: memory.peak,
-        "mem_get_info": lambda *_: (memory.limit - memory.used, memory.limit),
-        "reset_peak_memory_stats": lambda *_: setattr(memory, "peak", memory.used),
+        "mem_get_info": lambda *_: (memory.limit - memory.settle(), memory.limit),
+        "reset_peak_memory_stats": lambda *_: setattr(memory, "peak", memory.settle()),
         "set_device": lambda *_: None,
         "synchronize": wait,
     }
