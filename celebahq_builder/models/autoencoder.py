@@ -30,7 +30,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` plus the block's correction."""
         correction: Tensor = self.conv2(self.relu(self.conv1(x)))
-        return x + correction
+        return correction.add_(x)
 
 
 class Autoencoder(nn.Module):

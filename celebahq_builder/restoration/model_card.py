@@ -223,7 +223,8 @@ def _cost(shape: NetworkShape) -> str:
 def gflop(shape: NetworkShape, side_px: int) -> float:
     """Return the cost of a network for a square image, in 1e9 floating-point operations.
 
-    A multiplication and an addition are two operations. Interpolation and activations are not counted.
+    A multiplication and an addition are two operations. Convolutions are counted, among them the upscaler's bicubic
+    enlargement; interpolation and activations are not.
     """
     with torch.device("meta"):
         net, photo = shape.build().eval(), torch.zeros(1, 3, side_px, side_px)

@@ -59,7 +59,7 @@ class UpscaleStage(NetworkStage[UpscaleSettings]):
 
     name = "upscale"
 
-    version = 2
+    version = 3
     new_settings = ("precision", "min_zoom")
     Settings = UpscaleSettings
     Record = UpscaleRecord
