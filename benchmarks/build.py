@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, metavar="PHOTOS", help="measure only the photo stages, with so many photos")
     parser.add_argument("--precision", choices=("fp32", "bf16"), nargs="+", default=["fp32"], help="with --rate")
     options = parser.parse_args()
+    options.out = options.out.resolve()  # commands run in the root of the checkout
     faces = options.source or shared_data() / "faces"
     if options.rate:
         device = parallel.devices(options.device)[0]
