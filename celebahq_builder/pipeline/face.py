@@ -35,6 +35,12 @@ class Identity:
     official_index: int | None = None
     """Position in the official data set, for a photo of its image list."""
 
+    def __post_init__(self) -> None:
+        if not {-1, 0, 1}.issuperset(self.attributes):
+            raise ValueError(f"attributes {self.attributes} are not all 1, -1 or 0")
+        if not (0 <= self.index < 2**31 and 0 <= (self.official_index or 0) < 2**31):
+            raise ValueError(f"index {self.index} or official index {self.official_index} is out of range")
+
     @classmethod
     def of(cls, photo: Photo, index: int) -> Identity:
         """Return the identity of a photo at a position in the source."""

@@ -196,7 +196,7 @@ class BuildPlan:
                 stages[name] = state
         before = self.state.run
         earlier = min(len(self.state.stage(self.image_stage).batches) * before.batch_photos, before.photos)
-        run = replace(before, batch_photos=self.batch_photos)
+        run = replace(before, batch_photos=self.batch_photos, batches=-(-before.photos // self.batch_photos))
         return BuildPlan(self.request, replace(self.state, run=run, stages=stages, summary=None), earlier)
 
     # --- State ---

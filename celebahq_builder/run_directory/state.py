@@ -10,6 +10,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
+from celebahq_builder import outcome
 from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.outcome import PhotoCounts
 from celebahq_builder.storage import sha256
@@ -35,7 +36,8 @@ def read_table(cls: type[T] | None, table: object, where: object, name: str) -> 
     """Return a JSON table as an instance of a dataclass, strictly: equal keys, equal types.
 
     Args:
-        cls: frozen dataclass of int, float, str, bool, dict, list and tuple; None for a table that has no dataclass.
+        cls: frozen dataclass of int, float, str, bool, object, dict, list and tuple, whose `__post_init__` may raise
+            ValueError; None for a table that has no dataclass.
         table: as `json` reads it.
         where: file or photo, for the message.
         name: of the table, for the message.
@@ -70,14 +72,20 @@ def _origin_and_args(hint: Hashable) -> tuple[object, tuple[object, ...]]:
 
 
 def _checked(hint: object, value: object, key: str) -> object:
-    """Return a JSON value as the type that a field has; lists become tuples."""
+    """Return a JSON value as the type that a field has, and check what it contains; lists become tuples."""
     origin, inner = _origin_and_args(hint)
+    if hint is object:
+        return value
     if origin is tuple and isinstance(value, list):
         if inner[-1] is Ellipsis and all(type(item) is inner[0] for item in value):  # at once: 40 attributes
             return tuple(value)
         hints = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
         if len(hints) == len(value):
             return tuple(_checked(one, item, key) for one, item in zip(hints, value, strict=True))
+    elif origin is list and isinstance(value, list):
+        return [_checked(inner[0], item, key) for item in value]
+    elif origin is dict and isinstance(value, dict):
+        return {name: _checked(inner[1], item, f"{key}.{name}") for name, item in value.items()}
     elif origin is types.UnionType:
         if type(value) in inner:
             return value
@@ -107,6 +115,10 @@ class Provenance:
 
     fingerprint: str
     ingredients: Ingredients
+
+    def __post_init__(self) -> None:
+        if not self.ingredients or not all(isinstance(table.get("name"), str) for table in self.ingredients):
+            raise ValueError("every table of the ingredients needs a name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +155,21 @@ class RunDescription:
     files: int
     """Photo files of the source, which may have several faces; 0 if an earlier version did not count them."""
 
+    def __post_init__(self) -> None:
+        if self.batch_photos < 1 or self.photos < 0 or self.files < 0:
+            raise ValueError(f"there are no batches of {self.batch_photos} from {self.photos} photos")
+        if self.batches != -(-self.photos // self.batch_photos):
+            raise ValueError(f"{self.photos} photos are not {self.batches} batches of {self.batch_photos}")
+        if not all(name.isidentifier() for name in (self.until, *self.stages, *self.photo_stages)):
+            raise ValueError("the name of a stage is not an identifier")
+        if self.image_stage not in self.photo_stages or not {*self.photo_stages}.intersection(self.stages):
+            raise ValueError("the stages have no photo stage")
+        pack = self.recipe.get("pack")
+        if type(self.recipe.get("resolution")) is not int or not isinstance(pack, dict) or "labels" not in pack:
+            raise ValueError("the recipe has no resolution, or no table pack with labels")
+        for values in self.rejected_by_table:
+            outcome.from_json(values)
+
     @property
     def counts(self) -> PhotoCounts:
         """Numbers of photos and faces of the source."""
@@ -152,12 +179,14 @@ class RunDescription:
     @property
     def resolution(self) -> int:
         """Side length of the result in px."""
-        return int(str(self.recipe["resolution"]))
+        resolution = self.recipe["resolution"]
+        assert isinstance(resolution, int)
+        return resolution
 
     @property
     def method(self) -> str:
         """Name of the list of stages."""
-        return str(self.recipe["method"])
+        return str(self.recipe.get("method"))
 
     @property
     def labels(self) -> bool:

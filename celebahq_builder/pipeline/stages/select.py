@@ -40,6 +40,10 @@ class SelectRecord:
     rank: int
     """From 1, the best."""
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.rank < 2**31:
+            raise ValueError(f"rank {self.rank} is out of range")
+
 
 class Candidate(NamedTuple):
     """A scored photo."""
