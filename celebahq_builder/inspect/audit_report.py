@@ -19,7 +19,7 @@ from celebahq_builder.inspect.borders import BorderBar
 from celebahq_builder.inspect.contact_sheet import PageImage
 from celebahq_builder.inspect.duplicates import DISTANCE, LIKENESS
 from celebahq_builder.inspect.info import histogram_lines, score_summary
-from celebahq_builder.storage import check_writable, holds, new_files, read_json, write_atomic
+from celebahq_builder.storage import check_writable, delete_partial_of, holds, new_files, read_json, write_atomic
 
 JSON, PAGE = "audit.json", "index.html"
 
@@ -66,6 +66,8 @@ def _check_folder(file: Path, out: Path) -> bool:
     """
     if out.exists() and not out.is_dir():
         raise FormatError(f"{out} is a file; give a folder for {JSON} and {PAGE} as `out`")
+    for name in (JSON, PAGE):
+        delete_partial_of(out / name)
     if not out.exists() or not any(out.iterdir()):
         return False
     if not holds(out / JSON, {"path", "images", "same"}):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -140,21 +139,6 @@ def extract(pyramid: ImagePyramid, numbers: Sequence[int], out: Path, resolution
     targets = [out / f"{number:05d}.png" for number in numbers]
     with image_progress("extract", len(targets)) as progress, new_files() as files:
         for number, target in zip(numbers, targets, strict=True):
-            data = encode_png(pyramid.images(resolution)[number])
-            if not _holds_bytes(target, data):
-                files.write(target, data)
+            files.write(target, encode_png(pyramid.images(resolution)[number]))
             progress.advance(1)
     return targets
-
-
-def _holds_bytes(path: Path, data: bytes) -> bool:
-    """Return whether a regular file exists and has this content, as a killed command leaves it.
-
-    Raises:
-        FormatError: something else has that name.
-    """
-    if not os.path.lexists(path):
-        return False
-    if path.is_file() and not path.is_symlink() and path.stat().st_size == len(data) and path.read_bytes() == data:
-        return True
-    raise FormatError(f"{path} exists with other contents; nothing is overwritten: delete it, or choose another `out`")

@@ -40,7 +40,7 @@ from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.parallel import devices
 from celebahq_builder.progan.generate import BLOCK, generate_block
 from celebahq_builder.progan.schedule import ProGANRecipe
-from celebahq_builder.storage import check_free, check_writable, new_files
+from celebahq_builder.storage import check_free, check_writable, holds, new_files
 from celebahq_builder.training.checkpoint import DamagedCheckpoint, checkpoint_paths, read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -213,11 +213,11 @@ class EvaluationRequest:
 
     @property
     def files(self) -> dict[Path, str]:
-        """Files to write, each with the name of the argument that asks for it."""
-        files = {} if self.out is None else {self.out / JSON: "out", self.out / PAGE: "out"}
+        """Files to write, in this order, each with the name of the argument that asks for it."""
+        files = {} if self.out is None else {self.out / JSON: "out"}
         if self.json_path is not None and self.json_path.resolve() not in (path.resolve() for path in files):
             files[self.json_path] = "json"
-        return files
+        return files if self.out is None else {**files, self.out / PAGE: "out"}
 
 
 def evaluate_images(
@@ -277,8 +277,10 @@ def evaluate_and_report(request: EvaluationRequest) -> Iterator[str]:
         raise FormatError(f"{out} is a file; choose a folder for {JSON} and {PAGE} as `out`")
     if out and json_path and json_path.resolve() == (out / PAGE).resolve():
         raise FormatError(f"{json_path} would be the page in `out`; choose another `json`")
+    last = [*request.files][-1:]
     for path, argument in request.files.items():
-        check_free(path, argument)
+        if path in last or not holds(path, {"format"}):  # a killed command has left the files before the last one
+            check_free(path, argument)
         check_writable(path, argument)
     results = list(evaluation_results(request))
     if is_run(request.source):

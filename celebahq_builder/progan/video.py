@@ -23,7 +23,7 @@ from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.outcome import Rejection
 from celebahq_builder.progan.generate import check_grid, cyclic_labels, generate_images
-from celebahq_builder.storage import as_storage_error, check_free, partial_file, publish_new, read_file
+from celebahq_builder.storage import as_storage_error, check_free, partial_file, publish_new, read_file, sync_file
 
 SMOOTHING_S = 1.0
 """Standard deviation of the blur of the latents along time (Karras et al. 2018, appendix, video)."""
@@ -143,6 +143,7 @@ def write_video(path: Path, frames: Iterator[Pixels], width: int, height: int, f
             if encoder.returncode:
                 reason = (message.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
                 raise FormatError(f"{path}: the video encoder failed: {reason}")
+            sync_file(partial)
             publish_new(partial, path)
     except OSError as error:
         known = as_storage_error(error, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ from celebahq_builder.models.registry import (
     read_registry,
 )
 from celebahq_builder.restoration.model_card import AnyRecipe, model_card, read_figures, validation_figures
-from celebahq_builder.storage import NewFiles, sha256, write_atomic
+from celebahq_builder.storage import NewFiles, holds_bytes, sha256, write_atomic
 from celebahq_builder.training.trained_weights import TrainedWeights
 
 NEW_REGISTRY = "# Weights by name. Each has a model card. Loading verifies the SHA-256 before the bytes are used.\n"
@@ -97,7 +98,7 @@ def export(
         raise WeightsError(f"{to} is the folder of the run, whose files would be replaced; choose another `to`")
     if to.exists() and not to.is_dir():
         raise WeightsError(f"{to} is a file; choose a folder as `to`")
-    _check_free(name, files, replace)
+    _check_entry(name, files, replace)
     # --- Contents of the three files
     tensors = _as_float16(trained.tensors, run) if half else trained.tensors
     weights = save(tensors, {"step": str(trained.step)})  # the order of several keys would be random
@@ -118,10 +119,14 @@ def export(
     old = _read_text(files.card)
     card = model_card(name, trained, figures, measured=source, licence=licence, data=data, dtype=entry.dtype, old=old)
     # --- Files
+    contents = {files.weights: weights, files.card: card.encode()}
+    taken = [path for path, content in contents.items() if os.path.lexists(path) and not holds_bytes(path, content)]
+    if taken and not replace:
+        raise WeightsError(f"{taken[0]} exists; give `replace` to replace it, or choose another `name`")
     try:
         with NewFiles() as new:
-            for path, content in ((files.weights, weights), (files.card, card.encode())):
-                write = write_atomic if path.exists() else new.write  # replaced only if the user asked for it
+            for path, content in contents.items():
+                write = write_atomic if path in taken else new.write  # replaced only if the user asked for it
                 write(path, content)
             write_atomic(files.registry, registry.encode())
     except OSError as error:
@@ -152,17 +157,17 @@ def _check_texts(name: str, licence: str, data: str) -> None:
             raise RecipeError(f"{argument} {text!r} must be one line of text")
 
 
-def _check_free(name: str, files: ExportedWeights, replace: bool) -> None:
-    """Raise if the export would replace files that it may not replace."""
+def _check_entry(name: str, files: ExportedWeights, replace: bool) -> None:
+    """Raise if the registry has an entry that the export may not replace."""
     folder = files.registry.parent
     known = read_registry(folder) if files.registry.exists() else {}
     for other, entry in known.items():
         if other != name and (folder / entry.file).resolve() == files.weights.resolve():
             raise WeightsError(f"{files.weights} belongs to [{other}] of {files.registry}; choose another `name`")
-    existing = [f"[{name}] of {files.registry}"] if name in known else []
-    existing += [str(path) for path in (files.weights, files.card) if path.exists()]
-    if existing and not replace:
-        raise WeightsError(f"{existing[0]} exists; give `replace` to replace it, or choose another `name`")
+    if name in known and not replace:
+        raise WeightsError(
+            f"[{name}] of {files.registry} exists; give `replace` to replace it, or choose another `name`"
+        )
 
 
 def _read_text(path: Path) -> str:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, Self
 
 from celebahq_builder.errors import DiskFull, FormatError, WorkspaceError
 from celebahq_builder.storage.bounded_read import parse_json, read_text
-from celebahq_builder.storage.partial_files import RUN_TOKEN, delete_partial_of, partial_path
+from celebahq_builder.storage.partial_files import RUN_TOKEN, delete_partial_of, partial_path, partials_of_dead
 
 STORAGE_LOST = (errno.EIO, errno.EROFS, errno.ENOTCONN, errno.ESTALE)
 """Errors of a failing disk, a read-only file system, or a network file system that is gone."""
@@ -102,6 +103,15 @@ def holds(path: Path, keys: set[str]) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(values, dict) and keys <= values.keys()
+
+
+def holds_bytes(path: Path, data: bytes) -> bool:
+    """Return whether a path is a regular file, not a link, with this content."""
+    try:
+        status = path.lstat()
+        return stat.S_ISREG(status.st_mode) and status.st_size == len(data) and path.read_bytes() == data
+    except OSError:
+        return False
 
 
 def write_atomic(path: Path, data: bytes, *, new: bool = False, parents: bool = True) -> None:
@@ -251,6 +261,12 @@ def _no_file_vanishes(path: Path) -> Iterator[None]:
         ) from error
 
 
+def sync_file(path: Path) -> None:
+    """Write a file's content, which another program has written, to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Write the names in a folder to the disk, so that renames before this call survive a power failure.
 
@@ -287,21 +303,34 @@ class NewFiles:
     """A group of new files that is written completely or not at all; a context manager.
 
     After an error, the files that were written here and the folders that were created for them are deleted again.
-    Nothing else is ever deleted or replaced.
+    Nothing else is ever deleted or replaced, except for partial files of these files that dead processes have left.
     """
 
     def __init__(self) -> None:
         self.files: list[Path] = []
         self.folders: list[Path] = []
         """Innermost last."""
+        self._left: dict[Path, list[str]] = {}
 
     def write(self, path: Path, data: bytes) -> None:
         """Write a file, and create the folders that it needs.
 
+        A file that exists and holds the same bytes is left as it is, so a killed command can be repeated.
+
         Raises:
-            OSError: the name is taken, or the file cannot be written.
+            FormatError: the name is taken by anything else.
+            OSError: the file cannot be written.
             DiskFull: no space left.
         """
+        if path.parent not in self._left:
+            self._left[path.parent] = partials_of_dead(path.parent)
+        delete_partial_of(path, self._left[path.parent])
+        if holds_bytes(path, data):
+            return
+        if os.path.lexists(path):
+            raise FormatError(
+                f"{path} exists with other contents; nothing is overwritten: delete it, or choose another `out`"
+            )
         missing = [folder for folder in path.absolute().parents if not folder.exists()]
         self.folders += reversed(missing)
         self.files.append(path)  # first, so that Ctrl-C cannot come between
@@ -352,9 +381,7 @@ def new_files() -> Iterator[NewFiles]:
 
 
 def check_free(target: Path, argument: str = "out", *, replace_empty: bool = False) -> None:
-    """Check that a path is free.
-
-    A partial file of the target that a dead process has left, after it gave the target its name, is deleted.
+    """Check that a path is free, and delete the partial files of the target that dead processes have left.
 
     Args:
         target: path of the file or folder to create.
@@ -366,8 +393,8 @@ def check_free(target: Path, argument: str = "out", *, replace_empty: bool = Fal
     """
     if replace_empty and target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
         return
+    delete_partial_of(target)
     if os.path.lexists(target):
-        delete_partial_of(target)
         raise FormatError(f"{target} exists and is not overwritten; delete it, or choose another `{argument}`")
 
 

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 RUN_TOKEN = secrets.token_hex(4)
@@ -48,10 +49,14 @@ def partial_path(path: Path, token: str = RUN_TOKEN, ending: str = "") -> Path:
         ending: of the name, where a program needs a certain one, such as ``.mp4``.
     """
     _folders.add(path.parent)
-    name, encoded = path.name, os.fsencode(path.name)
-    if len(encoded) > NAME_BYTES:
-        name = encoded[: NAME_BYTES - 17].decode(errors="ignore") + "~" + hashlib.sha256(encoded).hexdigest()[:16]
-    return path.with_name(f".{name}.{HOST}-{os.getpid()}-{token}.partial{ending}")
+    return path.with_name(f".{_short_name(path.name)}.{HOST}-{os.getpid()}-{token}.partial{ending}")
+
+
+def _short_name(name: str) -> str:
+    encoded = os.fsencode(name)
+    if len(encoded) <= NAME_BYTES:
+        return name
+    return encoded[: NAME_BYTES - 17].decode(errors="ignore") + "~" + hashlib.sha256(encoded).hexdigest()[:16]
 
 
 def delete_interrupted_files() -> None:
@@ -67,8 +72,9 @@ def delete_interrupted_files() -> None:
 
 
 def is_partial_of(name: str, file: str) -> bool:
-    """Return whether a name is that of a partial file of a file with a short name, by any process."""
-    return re.fullmatch(rf"\.{re.escape(file)}\.\w+-\d+-[0-9a-f]+\.partial", name) is not None
+    """Return whether a name is that of a partial file of a file, by any process."""
+    pattern = rf"\.{re.escape(_short_name(file))}\.\w+-\d+-[0-9a-f]+\.partial(?:\.\w+)?"
+    return re.fullmatch(pattern, name, re.DOTALL) is not None
 
 
 def may_delete_partial(name: str) -> bool:
@@ -97,11 +103,25 @@ def is_dead_process(pid: int) -> bool:
     return False
 
 
-def delete_partial_of(path: Path) -> None:
-    """Delete the partial files of a file with a short name that this run or dead processes have left."""
-    for name in (one.name for one in path.parent.iterdir()):
-        if is_partial_of(name, path.name) and may_delete_partial(name):
-            path.with_name(name).unlink(missing_ok=True)
+def partials_of_dead(folder: Path) -> list[str]:
+    """Return the names of the partial files in a folder, which need not exist, that `may_delete_partial` allows."""
+    try:
+        return [one.name for one in os.scandir(folder) if may_delete_partial(one.name)]
+    except OSError:
+        return []
+
+
+def delete_partial_of(path: Path, names: Iterable[str] | None = None) -> None:
+    """Delete the partial files of a file that this run or dead processes have left.
+
+    Args:
+        path: the file.
+        names: what `partials_of_dead` returned for its folder; None to look there.
+    """
+    for name in partials_of_dead(path.parent) if names is None else names:
+        if is_partial_of(name, path.name):
+            with contextlib.suppress(OSError):  # a file that stays does no harm
+                path.with_name(name).unlink()
 
 
 def delete_partial_files(folder: Path, *, recursive: bool = False) -> None:

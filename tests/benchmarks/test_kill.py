@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.fuzz import samples
-from benchmarks.kill import Killer, Target, digests
+from benchmarks.kill.killer import Killer, digests
+from benchmarks.kill.targets import Target
 from celebahq_builder.pipeline import status
 from celebahq_builder.run_directory.workspace import Workspace
 

@@ -256,6 +256,7 @@ def settings_of(net: Autoencoder | SRGenerator, tile_px: int) -> dict[str, int]:
     ],
 )
 def test_batches_do_not_matter(name: str, tile: int, sizes: list[tuple[int, int]]) -> None:
+    """On some CPUs, the last bits of a convolution depend on the size of the batch: a few values differ by a level."""
     net = NETWORKS[name]
     names = ("000001.jpg", "000006.jpg", "000012.jpg", "000003.jpg")
     photos = [crop(file, *size) for file, size in zip(names, sizes, strict=True)]
@@ -263,7 +264,9 @@ def test_batches_do_not_matter(name: str, tile: int, sizes: list[tuple[int, int]
     assert max(x.shape[0] for x in seen_by(net, photos, **settings_of(net, tile), batch=5)) == 5
     for batch in (1, 2, 5):
         together = run_tiled_all(net, photos, **settings_of(net, tile), batch=batch)
-        assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+        for one, other in zip(alone, together, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1)
+            assert (one != other).float().mean() < 1e-3
 
 
 @pytest.mark.parametrize(

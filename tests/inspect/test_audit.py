@@ -11,6 +11,7 @@ import pytest
 from celebahq_builder.errors import FormatError
 from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 from celebahq_builder.inspect.audit_report import audit
+from celebahq_builder.storage import partial_path
 from tests.browser import check_layout, visit
 from tests.hdf5.files import damage
 from tests.hdf5.pyramids import described_file, noise, theano_file
@@ -143,6 +144,18 @@ def test_a_second_audit_replaces_the_first(tmp_path: Path) -> None:
     assert read(out)["images"] == 3
     assert first[1] != (out / "index.html").read_bytes()
     assert sorted(one.name for one in out.iterdir()) == ["audit.json", "index.html"]
+
+
+@pytest.mark.parametrize("left", [(), ("audit.json",)])
+def test_a_killed_audit_is_completed(left: tuple[str, ...], tmp_path: Path) -> None:
+    path, out = theano_file(tmp_path / "a.h5", smooth(2, 16)), tmp_path / "out"
+    audit(path, out)
+    whole = {one.name: one.read_bytes() for one in out.iterdir()}
+    for name in whole.keys() - set(left):
+        (out / name).unlink()
+        partial_path(out / name).write_bytes(b"half")
+    audit(path, out)
+    assert {one.name: one.read_bytes() for one in out.iterdir()} == whole
 
 
 def test_unreadable_files(tmp_path: Path) -> None:

@@ -274,6 +274,26 @@ def test_the_command(data: Path, generator: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.json").read_bytes() == before
 
 
+def test_a_killed_evaluation_is_completed(data: Path, tmp_path: Path) -> None:
+    """The page is the last file. A file that is no evaluation is refused before anything is computed."""
+    out = tmp_path / "out"
+    asked = (data, "--metrics", "ms-ssim", "--num", 5, "--out", out)
+    assert command(*asked)[0] == 0
+    whole = {one.name: one.read_bytes() for one in out.iterdir()}
+    (out / "index.html").unlink()
+    assert command(*asked)[0] == 0
+    assert {one.name: one.read_bytes() for one in out.iterdir()} == whole
+    (out / "index.html").unlink()
+    code, _, error = command(data, "--metrics", "ms-ssim", "--num", 6, "--out", out)
+    assert code == 1
+    assert "evaluation.json exists with other contents; nothing is overwritten" in str(error)
+    assert {one.name: one.read_bytes() for one in out.iterdir()} == {"evaluation.json": whole["evaluation.json"]}
+    (out / "evaluation.json").write_text("{}")
+    code, output, error = command(*asked)
+    assert "evaluation.json exists and is not overwritten" in str(error)
+    assert "ms-ssim5" not in output
+
+
 def test_output_paths_are_checked_first(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = (data, "--metrics", "ms-ssim", "--num", 5)
     (tmp_path / "file").write_text("")

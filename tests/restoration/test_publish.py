@@ -82,6 +82,17 @@ def test_weights_are_replaced_only_on_request(tmp_path: Path) -> None:
     assert torch.equal(load_network(f"{to}/mine").state_dict()["tail.bias"], tensors(SHAPES["denoise"], 1)["tail.bias"])
 
 
+@pytest.mark.parametrize("left", [{"mine.safetensors"}, {"mine.safetensors", "mine.md"}])
+def test_a_killed_export_is_completed(left: set[str], tmp_path: Path) -> None:
+    to = tmp_path / "to"
+    export(trained(tmp_path / "run"), "mine", to, **TEXTS)
+    whole = contents(to)
+    for name in whole.keys() - left:
+        (to / name).unlink()
+    export(trained(tmp_path / "run"), "mine", to, **TEXTS)
+    assert contents(to) == whole
+
+
 @pytest.mark.parametrize("file", ["mine.safetensors", "mine.md"])
 def test_a_file_of_that_name_is_replaced_only_on_request(file: str, tmp_path: Path) -> None:
     to = tmp_path / "to"

@@ -13,6 +13,7 @@ from celebahq_builder.formats import stylegan_zip
 from celebahq_builder.formats.conversion import export_file
 from celebahq_builder.formats.hdf5 import LevelImageSet
 from celebahq_builder.hdf5.create import write_images
+from celebahq_builder.progan.video import write_video
 from celebahq_builder.storage import partial_file, publish_new, staging, write_atomic
 from celebahq_builder.storage.files import rename_new
 from celebahq_builder.training.checkpoint import write_checkpoint
@@ -42,6 +43,12 @@ def test_atomic_write(new: bool, tmp_path: Path, recorder: Recorder) -> None:
 def test_checkpoint_of_a_training(tmp_path: Path, recorder: Recorder) -> None:
     write_checkpoint(tmp_path / "a.pt", {"seed": 0}, {"weight": torch.ones(2)})
     recorder.named(tmp_path / "a.pt")
+
+
+def test_video(tmp_path: Path, recorder: Recorder) -> None:
+    frames = (np.full((16, 16, 3), level, np.uint8) for level in (0, 100, 200))
+    write_video(tmp_path / "a.mp4", frames, 16, 16, 4)
+    recorder.named(tmp_path / "a.mp4")
 
 
 def test_hdf5(tmp_path: Path, recorder: Recorder) -> None:

@@ -4,12 +4,14 @@ import csv
 import errno
 import io
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from celebahq_builder.errors import DiskFull, FormatError, WorkspaceError
 from celebahq_builder.storage import (
+    HOST,
     NewFiles,
     check_free,
     csv_bytes,
@@ -51,7 +53,7 @@ def test_a_name_that_is_taken_meanwhile(tmp_path: Path) -> None:
             (tmp_path / "b").write_bytes(b"theirs")
             new.write(tmp_path / "b", b"ours")
 
-    with pytest.raises(FileExistsError):
+    with pytest.raises(FormatError, match="b exists with other contents"):
         together()
     assert tree(tmp_path) == {"b": b"theirs"}
 
@@ -94,6 +96,54 @@ def test_errors_of_new_files(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"file cannot be written: .*; choose another `out`$"), new_files() as new:
         new.write(tmp_path / "file" / "a", b"ours")
     assert tree(tmp_path) == {"file": b"theirs"}
+
+
+def test_files_of_a_killed_command_are_completed(tmp_path: Path) -> None:
+    """A file with the same content stays, also after an error; partial files of the dead command are deleted."""
+    (tmp_path / "a").write_bytes(b"ours")
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    (tmp_path / f".b.{HOST}-{ended.pid}-0123abcd.partial").write_bytes(b"ou")
+    (tmp_path / f".c.{HOST}-{os.getppid()}-0123abcd.partial").write_bytes(b"theirs")
+    before = (tmp_path / "a").stat().st_ino
+    with new_files() as new:
+        for name in "ab":
+            new.write(tmp_path / name, b"ours")
+    assert (tmp_path / "a").stat().st_ino == before
+    (tmp_path / "b").unlink()
+
+    def refused() -> None:
+        with new_files() as new:
+            for name, content in (("a", b"ours"), ("b", b"ours"), ("a", b"theirs")):
+                new.write(tmp_path / name, content)
+
+    with pytest.raises(FormatError, match="a exists with other contents"):
+        refused()
+    assert {"a": b"ours", f".c.{HOST}-{os.getppid()}-0123abcd.partial": b"theirs"} == tree(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["other", "longer", "link", "folder"])
+def test_other_contents_are_not_completed(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "equal").write_bytes(b"ours")
+    taken = tmp_path / "taken"
+    if kind == "link":
+        taken.symlink_to("equal")
+    elif kind == "folder":
+        taken.mkdir()
+    else:
+        taken.write_bytes(b"ours and more" if kind == "longer" else b"them")
+    before = tree(tmp_path)
+    message = "taken exists with other contents; nothing is overwritten: delete it, or choose another `out`$"
+    with pytest.raises(FormatError, match=message), new_files() as new:
+        new.write(taken, b"ours")
+    assert tree(tmp_path) == before
+
+
+def test_a_free_path_loses_the_partial_files_of_dead_commands(tmp_path: Path) -> None:
+    partial_path(tmp_path / "a.mp4", ending=".mp4").write_bytes(b"half")
+    check_free(tmp_path / "a.mp4")
+    check_free(tmp_path / "missing" / "a.mp4")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_folder_takes_its_path(tmp_path: Path) -> None:

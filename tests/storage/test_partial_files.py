@@ -141,10 +141,22 @@ def test_partial_files_of_one_file(tmp_path: Path) -> None:
     """The partial files of another file, and those of a process that is alive, stay."""
     dead, live = ended_process(), os.getppid()
     stay = [f".b.png.{HOST}-{dead}-{DEAD}.partial", f".a.png.{HOST}-{live}-{DEAD}.partial", "a.png"]
-    for name in (*stay, f".a.png.{HOST}-{dead}-{DEAD}.partial", partial_path(tmp_path / "a.png").name):
+    gone = [f".a.png.{HOST}-{dead}-{DEAD}.partial", f".a.png.{HOST}-{dead}-{DEAD}.partial.mp4"]
+    for name in (*stay, *gone, partial_path(tmp_path / "a.png").name):
         (tmp_path / name).touch()
     delete_partial_of(tmp_path / "a.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(stay)
+    delete_partial_of(tmp_path / "missing" / "a.png")
+
+
+def test_partial_file_of_a_long_name(tmp_path: Path) -> None:
+    """A folder with the name of a partial file is none, and stays."""
+    long, other = tmp_path / ("a" * 240), tmp_path / ("a" * 239 + "b")
+    partial_path(long).touch()
+    partial_path(other).mkdir()
+    delete_partial_of(long)
+    delete_partial_of(other)
+    assert list(tmp_path.iterdir()) == [partial_path(other)]
 
 
 def test_a_deleted_folder_keeps_what_may_be_in_use(tmp_path: Path) -> None:

@@ -1,34 +1,20 @@
-"""Kill the commands that write files at random moments, run them again, and compare the results byte for byte.
-
-    python -m benchmarks.kill [--kills 200] [--seed 0] [--target NAME]...
-
-Each command first runs twice without a kill; files that differ between these two runs (times, speeds) must exist in
-the end but are not compared. Then it is killed by SIGKILL, half of the time before a random file operation, which the
-seed repeats exactly, and half of the time at a random moment of its processor time; often it is killed again while it
-resumes. In the end the same command must succeed, leave the same files with the same bytes, nothing else, and the files
-of the user as they were. The exit code is 1 if it does not.
-"""
+"""Kills one command at random moments, runs it again, and compares the results byte for byte."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import os
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from benchmarks.fuzz import samples
-from benchmarks.fuzz.__main__ import load_package
 from benchmarks.fuzz.worker import processor_s
+from benchmarks.kill.targets import Target
 
 VOLATILE = ("/tensorboard/",)
 """Folders whose file names hold the time."""
@@ -36,98 +22,6 @@ SLOWEST_S = 120
 """A command that takes longer to resume is at fault."""
 OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate")
 """Audit events of Python before which a command is killed; h5py's own writes lie between them."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A command that writes files, and its input."""
-
-    name: str
-    make: Callable[[Path], None]
-    command: str
-    """Arguments of `celebahq`; IN and OUT stand for the folders of the input and of the result."""
-    prepare: str = ""
-    """A command that runs to its end first, and is not killed."""
-
-
-def more_images(folder: Path) -> None:
-    """Write an HDF5 file of 60 images, so that formats have several parts."""
-    images = folder.parent / "many"
-    images.mkdir(parents=True)
-    for i in range(60):
-        (images / f"{i:02d}.png").write_bytes(samples.encoded(samples.pixels(i, 32, 32)))
-    folder.mkdir(parents=True)
-    samples.celebahq("import", images, "--out", folder / "data.h5", "--workers", 1)
-    shutil.move(images, folder / "images")
-
-
-_BUILD = "build --celeba-root IN/celeba --recipe IN/recipe.toml --workers 1 --device cpu --out OUT/run"
-_EXPORT = "export IN/data.h5 --workers 1"
-TARGETS = (
-    Target("build", samples.photos, _BUILD),
-    Target("pack", samples.photos, _BUILD, f"{_BUILD} --until select"),
-    Target("import", more_images, "import IN/images --workers 1 --out OUT/new.h5"),
-    Target("import threads", more_images, "import IN/images --workers 3 --out OUT/new.h5"),
-    Target("tfrecord", more_images, f"{_EXPORT} --to tfrecord --out OUT/new"),
-    Target("stylegan-zip", more_images, f"{_EXPORT} --to stylegan-zip --out OUT/new.zip"),
-    Target("images", more_images, f"{_EXPORT} --to images --out OUT/new"),
-    Target("webdataset", more_images, f"{_EXPORT} --to webdataset --shard 7 --out OUT/new"),
-    Target("parquet", more_images, f"{_EXPORT} --to parquet --shard 7 --out OUT/new"),
-    Target("filter", samples.image_kinds, "filter IN --keep 4 --out OUT/best --scores OUT/scores --workers 1"),
-    Target(
-        "train",
-        samples.training_data,
-        "train IN/data.h5 --recipe IN/recipe.toml --device cpu --out OUT/run",
-    ),
-    Target("generate h5", samples.training_run, "generate IN/run --num 20 --device cpu --out OUT/new.h5"),
-    Target("generate png", samples.training_run, "generate IN/run --num 20 --device cpu --out OUT/new"),
-    Target(
-        "denoiser",
-        samples.restoration_data,
-        "train-denoiser IN/photos --recipe IN/recipe.toml --device cpu --out OUT/run",
-    ),
-)
-
-
-if samples.FACE_MODEL.exists():
-    TARGETS += (
-        Target(
-            "landmarks",
-            samples.photos,
-            f"landmarks IN/celeba/img_celeba --model {samples.FACE_MODEL} --workers 1 --out OUT/faces.csv",
-        ),
-    )
-
-
-def main() -> None:
-    """Kill, resume, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200, help="kills of all commands together")
-    parser.add_argument("--seconds", type=float, default=1e9, help="stop after this time")
-    parser.add_argument("--repeatable", action="store_true", help="kill before file operations only")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--target", action="append", choices=[one.name for one in TARGETS], help="default all")
-    parser.add_argument("--out", type=Path, default=Path("build/kill"), help="folder for what faulty commands left")
-    asked = parser.parse_args()
-    load_package()
-    targets = [one for one in TARGETS if not asked.target or one.name in asked.target]
-    until = time.monotonic() + asked.seconds
-    with tempfile.TemporaryDirectory(prefix="kill-") as work:
-        killers = [
-            Killer(one, Path(work), asked.seed, asked.out.resolve(), repeatable=asked.repeatable) for one in targets
-        ]
-        number = 0
-        while sum(one.counts["kills"] for one in killers) < asked.kills and time.monotonic() < until:
-            killers[number % len(killers)].trial(number // len(killers))
-            number += 1
-            if number % len(killers) == 0:
-                print(f"{sum(one.counts['kills'] for one in killers)} kills", file=sys.stderr, flush=True)
-    print(f"\n{'command':16}{'kills':>7}{'resumed':>9}{'faults':>8}")
-    for one in killers:
-        print(f"{one.target.name:16}{one.counts['kills']:7}{one.counts['resumed']:9}{one.counts['faults']:8}")
-    total = sum((one.counts for one in killers), Counter())
-    print(f"{'all':16}{total['kills']:7}{total['resumed']:9}{total['faults']:8}")
-    sys.exit(bool(total["faults"]))
 
 
 class Killer:
@@ -322,7 +216,3 @@ def _flat(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ",".join(f"{key!r}:{_flat(item)}" for key, item in value.items()) + "}"
     return "[" + ",".join(map(_flat, value)) + "]" if isinstance(value, list | tuple) else repr(value)
-
-
-if __name__ == "__main__":
-    main()
