@@ -226,6 +226,9 @@ def _column_problems(column: h5py.Dataset, where: str, size_bytes: int) -> Itera
     text = h5py.check_string_dtype(column.dtype) is not None
     if not text and column.dtype.kind not in "biuf":
         yield f"{where} holds {printable(str(column.dtype))}, expected numbers or text"
+    if missing := _unwritten(column):
+        yield f"{where} lacks {missing}, which HDF5 would return as zeros or empty texts; restore it, or make it again"
+        return
     row_bytes = max(1, column.dtype.itemsize * math.prod(column.shape[1:]))
     rows, text_bytes = TEXT_ROWS if text else max(1, BLOCK_BYTES // row_bytes), 0
     for start in range(0, len(column), rows):
@@ -235,6 +238,15 @@ def _column_problems(column: h5py.Dataset, where: str, size_bytes: int) -> Itera
             text_bytes += sum(lengths)
             if max(lengths, default=0) > MAX_VALUE_BYTES or text_bytes > max(size_bytes, MAX_VALUE_BYTES):
                 yield f"{where} holds longer texts than {MAX_VALUE_BYTES} bytes, or more text than the file has bytes"
+
+
+def _unwritten(column: h5py.Dataset) -> str:
+    """Return what of a column was never written, or an empty string."""
+    if column.chunks is None:
+        return "its data" if column.size and column.id.get_storage_size() == 0 else ""
+    chunks = math.prod(-(-length // part) for length, part in zip(column.shape, column.chunks, strict=True))
+    missing = chunks - column.id.get_num_chunks()
+    return f"{missing} of its {chunks} chunks" if missing > 0 else ""
 
 
 def _attribute_problems(file: h5py.File) -> Iterator[str]:

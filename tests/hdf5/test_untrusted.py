@@ -166,6 +166,22 @@ CHANGES: dict[str, tuple[Change, str]] = {
         created("data4x4", shape=(3, 3, 4, 4), dtype="u1", chunks=(1, 3, 4, 4), compression="lzf"),
         "data4x4 lacks 3 of its 3 chunks",
     ),
+    "column without data": (created("photos/score", shape=(3,), dtype="f8"), "photos/score lacks its data, which HDF5"),
+    "text column without data": (
+        created("photos/file", shape=(3,), dtype=h5py.string_dtype()),
+        "photos/file lacks its data, which HDF5",
+    ),
+    "column without chunks": (
+        created("photos/score", shape=(3,), dtype="f8", chunks=(1,)),
+        "photos/score lacks 3 of its 3 chunks",
+    ),
+    "column without a chunk": (
+        lambda f: (
+            created("photos/score", shape=(3,), dtype="f8", chunks=(2,))(f)
+            or f["photos/score"].write_direct(np.zeros(3), np.s_[:2], np.s_[:2])
+        ),
+        "photos/score lacks 1 of its 2 chunks",
+    ),
     "attributes that are text": (
         lambda f: f.__setitem__("photos/attributes", ["a", "b", "c"]),
         "labels are .*expected",
