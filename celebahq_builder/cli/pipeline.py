@@ -36,7 +36,8 @@ STAGES = stage_names()
 
 
 @celebahq.command(
-    interrupted="the same command (without --redo) resumes",
+    interrupted="the same command resumes",
+    once=["redo"],
     examples={
         "Build the first 12 photos of CelebA.": "celebahq build --celeba-root /data/celeba --out work --limit 12",
         "Build 512x512 faces from your own photos.": "celebahq build --photos photos --resolution 512 --out mine",
