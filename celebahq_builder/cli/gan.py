@@ -103,7 +103,8 @@ def train(
                 raise click.BadParameter(f"--changed {key}: expected one of {', '.join(RESUMABLE_KEYS)}")
         if dry_run:
             request = TrainingRequest(data, out, **asked)
-            for line in launch.describe_training(request, recipe, device, overrides) if is_main_process() else ():
+            plan = launch.describe_training(request, recipe, device, overrides, threads)
+            for line in plan if is_main_process() else ():
                 click.echo(line)
             return
         run = launch.train_progan(

@@ -66,15 +66,16 @@ class Documented(click.Command):
 
 
 class Command(Documented):
-    """A command with a message for Ctrl-C, and with option names in error messages.
+    """A command with a message for Ctrl-C, and with option names in its messages.
 
     Args:
         interrupted: text that follows "interrupted; "; empty for none.
+        once: names of parameters that must be left out to resume; where one was given, the text names it.
     """
 
-    def __init__(self, *args: Any, interrupted: str = "", **more: Any) -> None:
+    def __init__(self, *args: Any, interrupted: str = "", once: Sequence[str] = (), **more: Any) -> None:
         super().__init__(*args, **more)
-        self.interrupted = interrupted
+        self.interrupted, self.once = interrupted, once
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command.
@@ -90,7 +91,9 @@ class Command(Documented):
         except TrainingInterrupted as error:
             raise Interrupted(str(error), error.number) from error
         except (KeyboardInterrupt, click.Abort) as error:
-            raise Interrupted(self.interrupted, getattr(error, "number", signal.SIGINT)) from error
+            given = "".join(f", without `{name}`" for name in self.once if ctx.params[name])
+            said = name_options(self.interrupted + given, self.params)
+            raise Interrupted(said, getattr(error, "number", signal.SIGINT)) from error
 
 
 def name_options(message: str, parameters: Sequence[click.Parameter]) -> str:
@@ -181,7 +184,8 @@ class _Output(io.TextIOWrapper):
 
 class _OneLine(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - a name of `logging`
-        return printable(record.message)
+        context = click.get_current_context(silent=True)
+        return printable(name_options(record.message, context.command.params) if context else record.message)
 
 
 @contextlib.contextmanager

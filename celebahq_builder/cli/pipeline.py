@@ -29,14 +29,14 @@ from celebahq_builder.pipeline.stages import stage_names
 
 if TYPE_CHECKING:
     from celebahq_builder.pipeline.build import BuildResult
-    from celebahq_builder.pipeline.request import BuildRequest
     from celebahq_builder.sources.photo import LandmarkOrder, PhotoSource
 
 STAGES = stage_names()
 
 
 @celebahq.command(
-    interrupted="the same command (without --redo) resumes",
+    interrupted="the same command resumes",
+    once=["redo"],
     examples={
         "Build the first 12 photos of CelebA.": "celebahq build --celeba-root /data/celeba --out work --limit 12",
         "Build 512x512 faces from your own photos.": "celebahq build --photos photos --resolution 512 --out mine",
@@ -196,26 +196,7 @@ def build(
         logging.getLogger(__name__).warning("warning: %s", warning)
     from celebahq_builder.pipeline.build import run  # imports torch, which takes seconds: after checks of arguments
 
-    _suggest_bf16(request)
     _print_result(run(request), arguments["shard"])
-
-
-def _suggest_bf16(request: BuildRequest) -> None:
-    """Name the faster settings in a new run of this machine's CPU, if the chip has them and nobody chose others."""
-    from celebahq_builder import parallel
-
-    if request.cluster or request.workspace.run_path.exists() or parallel.devices(request.device) != ("cpu",):
-        return
-    stages = request.recipe.stages()
-    names = [stage.name for stage in stages[: [stage.name for stage in stages].index(request.until) + 1]]
-    slow = [name for name in names if getattr(getattr(request.recipe, name, None), "precision", None) == "fp32"]
-    unset = [f"--set {name}.precision=bf16" for name in slow if f"{name}.precision" not in request.origins]
-    if unset and parallel.cpu_has_bf16():
-        logging.getLogger(__name__).info(
-            "this CPU computes in bf16: %s would halve the time of the networks, and change the pixels by 0.1 to 0.2 "
-            "levels on average",
-            " ".join(unset),
-        )
 
 
 def _source(

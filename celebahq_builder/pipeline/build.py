@@ -286,8 +286,25 @@ def _load_networks(plan: BuildPlan) -> None:
     stages = plan.request.recipe.photo_stages()
     stages = stages[: plan.photo_names.index(plan.photo_stages[-1].name) + 1]
     done = [i for i, stage in enumerate(stages) if stage.saves_image and plan.is_complete(stage.name)]
-    for stage in stages[done[-1] + 1 if done else 0 :]:
+    left = stages[done[-1] + 1 if done else 0 :]
+    for stage in left:
         stage.load(plan.request.recipe.settings(stage))
+    if plan.state.run is None:
+        _suggest_bf16(plan.request, [stage.name for stage in left])
+
+
+def _suggest_bf16(request: BuildRequest, stages: Sequence[str]) -> None:
+    """Name the faster settings of networks on this machine's CPU, if the chip has them and nobody chose others."""
+    if request.cluster or parallel.devices(request.device) != ("cpu",):
+        return
+    slow = [name for name in stages if getattr(getattr(request.recipe, name, None), "precision", None) == "fp32"]
+    unset = [f"`overrides` {name}.precision=bf16" for name in slow if f"{name}.precision" not in request.origins]
+    if unset and parallel.cpu_has_bf16():
+        log.info(
+            "this CPU computes in bf16: %s would halve the time of the networks, and change the pixels by 0.1 to 0.2 "
+            "levels on average",
+            " ".join(unset),
+        )
 
 
 def _discard(plan: BuildPlan) -> None:

@@ -153,7 +153,7 @@ def warn_of_newer_photos(plan: BuildPlan) -> None:
     if files := sorted(set(newer)):
         names = printable(", ".join(files[:NAMED])) + ", ..." * (len(files) > NAMED)
         log.warning(
-            "warning: %s newer than the results: %s; if they were edited, build again with redo = %s",
+            "warning: %s newer than the results: %s; if they were edited, build again with `redo` %s",
             f"{counted(len(files), 'photo')} {'is' if len(files) == 1 else 'are'}",
             names,
             plan.names[0],

@@ -96,13 +96,17 @@ def train_progan(
 
 
 def describe_training(
-    request: TrainingRequest, recipe: Path, device: str, overrides: Mapping[str, object] | None = None
+    request: TrainingRequest,
+    recipe: Path,
+    device: str,
+    overrides: Mapping[str, object] | None = None,
+    threads: int = 1,
 ) -> Iterator[str]:
     """Yield lines of text about a training: data, networks, and one row for each resolution.
 
-    `recipe`, `device` and `overrides` are those of `train_progan`. On a GPU, one step of each resolution is tried, in
-    as many passes as its memory requires. Nothing is written. The rows come first and the errors last, so that the
-    schedule is shown on a machine without the GPU or the data, too.
+    `recipe`, `device`, `overrides` and `threads` are those of `train_progan`. On a GPU, one step of each resolution is
+    tried, in as many passes as its memory requires. Nothing is written. The rows come first and the errors last, so
+    that the schedule is shown on a machine without the GPU or the data, too.
 
     Raises:
         RecipeError: the recipe is unusable, or there is no such device.
@@ -134,7 +138,9 @@ def describe_training(
             settings = fit_memory(settings, context)
             yield f"memory:   {torch.cuda.get_device_name(context.device)}: every resolution fits, in the passes below"
         if not errors:
-            left = remaining_s(settings, kimg or 0, total_kimg, measure_speeds(settings, context))
+            with torch_threads(threads):
+                speeds = measure_speeds(settings, context)
+            left = remaining_s(settings, kimg or 0, total_kimg, speeds)
             left_s = sum(left.values())
             yield f"time:     about {rough_duration(left_s)}, estimated from single steps"
             yield from advice(left_s, on_cpu=context.device.type == "cpu")

@@ -74,7 +74,7 @@ def _figures(lines: list[LogLine]) -> list[tuple[str, str]]:
     last = lines[-1]
     return [
         ("kimg at the last tick", f"{last['kimg']:g}"),
-        ("resolution", f"{last['resolution']}"),
+        ("resolution", f"{last['resolution']}x{last['resolution']} px"),
         ("alpha", f"{last['alpha']:.2f}"),
         ("training time", duration(last["seconds"])),
     ]

@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from celebahq_builder import parallel
 from celebahq_builder.cli.main import celebahq
+from celebahq_builder.errors import WeightsError
 from tests.conftest import NETWORKS, SAMPLE
 
 SUGGESTION = "this CPU computes in bf16: "
@@ -15,8 +16,8 @@ SUGGESTION = "this CPU computes in bf16: "
 @pytest.mark.parametrize(
     ("options", "settings"),
     [
-        (("--until", "denoise"), "--set denoise.precision=bf16"),
-        (("--until", "upscale", "--set", "denoise.precision=fp32"), "--set upscale.precision=bf16"),
+        (("--until", "denoise"), "`overrides` denoise.precision=bf16"),
+        (("--until", "upscale", "--set", "denoise.precision=fp32"), "`overrides` upscale.precision=bf16"),
         (("--until", "upscale", "--set", "denoise.precision=bf16", "--set", "upscale.precision=bf16"), ""),
         (("--until", "crop"), ""),
     ],
@@ -40,3 +41,14 @@ def test_bf16_is_suggested_once(
         assert done.exit_code == 0, done.output
         shown = [line for line in caplog.messages if SUGGESTION in line]
         assert [line.partition(SUGGESTION)[2].partition(" would halve")[0] for line in shown] == [found] * bool(found)
+
+
+def test_nothing_is_suggested_before_an_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(parallel, "cpu_has_bf16", lambda: True)
+    words = ["--celeba-root", str(SAMPLE), "--out", str(tmp_path / "run"), "--device=cpu", "--limit=1"]
+    done = CliRunner().invoke(celebahq, ["build", *words, f"--set=denoise.weights={tmp_path}/nothing"])
+    assert isinstance(done.exception, WeightsError)
+    assert caplog.messages == []

@@ -13,6 +13,7 @@ import pytest
 
 from celebahq_builder.cli.main import Command, celebahq
 from celebahq_builder.hdf5.create import write_images
+from tests.conftest import SAMPLE
 from tests.hdf5.test_create import arrays
 
 ROOT = Path(__file__).parents[2]
@@ -141,6 +142,23 @@ def test_sigterm(command: str, source: Path, tmp_path: Path) -> None:
     words = COMMANDS[command][1]
     assert (ended.returncode, ended.stdout) == (143, "")
     assert ended.stderr.splitlines() == [f"interrupted by SIGTERM; {words}"]
+
+
+@pytest.mark.parametrize("redo", [(), ("--redo", "crop")])
+def test_build_names_redo_only_if_it_was_given(redo: tuple[str, ...], tmp_path: Path) -> None:
+    """The same command would delete the results again."""
+    program = f"""
+from celebahq_builder.__main__ import main
+from celebahq_builder.sources import celeba
+import sys
+def interrupt(*_):
+    raise KeyboardInterrupt
+celeba.read_celeba = interrupt
+sys.argv = {["celebahq", "build", "--celeba-root", str(SAMPLE), "--out", str(tmp_path / "run"), *redo]}
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.stderr.splitlines() == ["interrupted; the same command resumes" + ", without --redo" * bool(redo)]
 
 
 def test_a_second_ctrl_c_ends_a_slow_clean_up(source: Path, tmp_path: Path) -> None:

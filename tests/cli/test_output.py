@@ -90,6 +90,14 @@ def test_every_way_to_the_terminal_is_safe() -> None:
     assert b"\x1b" not in ended.stderr
 
 
+def test_log_lines_name_options_instead_of_arguments() -> None:
+    ended = script("""
+        def body(start): logging.getLogger("x").warning("warning: %s; build again with `start` %s", "a `b`", "crop")
+        run(click.option("--from", "start")(body))
+        """)
+    assert ended.stderr == b"warning: a `b`; build again with --from crop\n"
+
+
 def test_a_very_long_message_loses_its_middle() -> None:
     ended = script("""
         from celebahq_builder.errors import FormatError

@@ -168,7 +168,7 @@ def test_ended_client(number: signal.Signals, held: Held, tmp_path: Path, local:
     lines = lines_of(running, -9 if number == signal.SIGKILL else 128 + number)
     if number != signal.SIGKILL:
         what = "interrupted" if number == signal.SIGINT else "interrupted by SIGTERM"
-        assert lines[-1] == f"{what}; the same command (without --redo) resumes"
+        assert lines[-1] == f"{what}; the same command resumes"
     again = start_build(out, "--cluster", held.started.address)
     wait_for(lambda: f"process {again.pid} on" in (out / ".celebahq-lock").read_text())
     held.release(SECOND_BATCH)

@@ -418,7 +418,7 @@ def test_a_photo_that_was_edited(tables: tuple[Path, Path], tmp_path: Path, capl
         caplog.clear()
         build(source, out, recipe=FAST, workers=1, device="cpu")
         warnings_of_run = [one for one in caplog.messages if "newer" in one]
-        assert [edited in one and "redo = crop" in one for one in warnings_of_run] == [True] * bool(edited)
+        assert [edited in one and "`redo` crop" in one for one in warnings_of_run] == [True] * bool(edited)
 
 
 def test_attributes_that_come_later(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_interrupted_by_a_signal(number: signal.Signals, words: str, tmp_path: P
         os.killpg(run.pid, number)  # as a terminal or a service manager does: to every process of the run
         _, said = run.communicate(timeout=60)
     assert run.returncode == 128 + number, said
-    assert said.splitlines()[-1] == f"{words}the same command (without --redo) resumes"
+    assert said.splitlines()[-1] == f"{words}the same command resumes"
     assert "Traceback" not in said
     ended = CliRunner().invoke(cli.celebahq, ["build", *command[2:], "--workers", "1"])
     assert ended.exit_code == 0, ended.output

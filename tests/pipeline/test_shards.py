@@ -198,7 +198,7 @@ def test_interrupted_by_the_end_of_its_time(number: signal.Signals, photos: Path
     run.send_signal(number)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 128 + number
-    assert said.splitlines()[-1].endswith("the same command (without --redo) resumes")
+    assert said.splitlines()[-1].endswith("the same command resumes")
     ended(start(photos, out, "--shard", "1/2"))
     ended(start(photos, out))
     assert_same(out, whole)

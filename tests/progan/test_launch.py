@@ -58,6 +58,25 @@ def test_the_plan_shows_the_schedule_before_an_error(data: Path, recipe: Path, t
         assert [" ".join(line.split()[:5]) for line in done.output.splitlines()[-3:]] == rows
 
 
+def test_the_plan_is_measured_with_the_threads_of_the_training(
+    data: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: set[int] = set()
+
+    def step(self: ProGANStep, *arguments: object) -> object:
+        used.add(torch.get_num_threads())
+        return real(self, *arguments)  # type: ignore[arg-type]
+
+    real = ProGANStep.step
+    monkeypatch.setattr(ProGANStep, "step", step)
+    before = torch.get_num_threads()
+    words = ["train", str(data), "--out", str(tmp_path / "run"), "--recipe", str(recipe), "--device", "cpu"]
+    done = CliRunner().invoke(celebahq, [*words, "--dry-run", "--threads", str(before + 1)])
+    assert done.exit_code == 0, done.output
+    assert used == {before + 1}
+    assert torch.get_num_threads() == before
+
+
 def test_fewer_images_than_a_minibatch(
     data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,7 +67,8 @@ def test_page(run: Path) -> None:
     page = write_training_report(run).read_text()
     assert "<dd>40</dd>" in page
     assert "40 min 0 s" in page
-    assert '8 &times; 8</th><td class="number">1</td>' in page
+    assert "<dt>resolution</dt><dd>8x8 px</dd>" in page
+    assert '8 &times; 8 px</th><td class="number">1</td>' in page
     assert page.count('href="../fakes-') == 12
     assert 'href="../fakes-000000.png"' in page
     assert "&lt;progan&gt;" in page
