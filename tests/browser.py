@@ -61,6 +61,11 @@ def visit(started: Any, path: Path, width: int, scheme: str = "light") -> Iterat
         context.close()
 
 
+def wait_for_image(page: Any) -> None:
+    """Wait until the viewer of a page has loaded the image or the photo that it shows."""
+    page.locator("dialog .stage[aria-busy=false] > :is(img, .pair, svg)").wait_for()
+
+
 WIDTHS = (400, 800, 1400)
 """Widths of windows in which every page is measured: a phone, a tablet, a desk."""
 

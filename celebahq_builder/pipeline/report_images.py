@@ -131,10 +131,8 @@ class ReportImages:
         points = orientation.to_upright(np.reshape(record.identity.landmarks, (5, 2)), crop.size, turned)
         width_px, _ = orientation.upright_size(crop.size, turned)
         face = draw_face(points, photo.width_px / width_px, "used", f"{self.run.resolution / crop.zoom:.0f} px wide")
-        address = link(photo_path(Path(self.run.source), one.file), self.workspace.report_path)
-        return Origin(
-            ShownPhoto(f"{one.name}, photo with landmarks and crop", ("used",), photo, (face,), "", address), cut
-        )
+        title = f"{one.name}, photo with landmarks and crop"
+        return Origin(ShownPhoto(title, ("used",), photo, (face,), "", self._photo_link(one)), cut)
 
     def examples(self, statuses: Sequence[PhotoStatus]) -> list[Example]:
         """Return photos after each stage, the smallest face first; photos not kept only where others are too few."""
@@ -209,7 +207,8 @@ class ReportImages:
             elif one.score is not None:
                 row = self._result(one, ROW_PX)
             else:
-                row = PhotoImage(one, thumbnails.of_photo(Path(self.run.source), one.file, ROW_PX), None)
+                thumbnail = thumbnails.of_photo(Path(self.run.source), one.file, ROW_PX)
+                row = PhotoImage(one, thumbnail, self._photo_link(one) if thumbnail else None)
             left -= row.thumbnail is not None
             rows.append(row)
         return rows
@@ -221,6 +220,9 @@ class ReportImages:
     def link(self, one: PhotoStatus) -> str | None:
         """Return the address of an aligned image relative to the page; None for a photo that has none."""
         return link(self._path(one), self.workspace.report_path) if one.image else None
+
+    def _photo_link(self, one: PhotoStatus) -> str:
+        return link(photo_path(Path(self.run.source), one.file), self.workspace.report_path)
 
     def _path(self, one: PhotoStatus) -> Path:
         return self.workspace.stage(self.run.image_stage).root / one.image

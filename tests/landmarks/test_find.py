@@ -25,7 +25,7 @@ from celebahq_builder.pipeline.stages.crop import CropStage
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder
 from celebahq_builder.storage import RecordLog
-from tests.browser import check_layout, visit
+from tests.browser import check_layout, visit, wait_for_image
 from tests.conftest import SAMPLE
 from tests.landmarks.conftest import error
 
@@ -301,11 +301,12 @@ def test_enlarged_photo(photos, yunet, chromium, tmp_path):
     with visit(chromium, result.page, 1400) as seen:
         dialog = seen.page.locator("dialog")
         seen.page.locator(f'[data-name="{FILES[0]}"] a.enlarge').click()
-        seen.page.wait_for_function("document.querySelector('dialog image').href.baseVal.endsWith('photos/000001.jpg')")
+        wait_for_image(seen.page)
+        assert dialog.locator("image").get_attribute("href").endswith("photos/000001.jpg")
         assert dialog.locator("h2").inner_text().startswith(FILES[0])
         assert dialog.locator("text").inner_html() == '<tspan class="stem">000001</tspan>'
         dialog.get_by_role("button", name="Photo").click()
-        seen.page.wait_for_function("document.querySelector('dialog img').naturalWidth > 0")
+        wait_for_image(seen.page)
         assert dialog.locator("img").evaluate("one => [one.naturalWidth, one.naturalHeight]") == list(size)
         seen.page.keyboard.press("Escape")
         (photos / FILES[1]).unlink()

@@ -35,7 +35,7 @@ from celebahq_builder.pipeline.stages.score import ScoreStage
 from celebahq_builder.pipeline.stages.select import SelectSettings
 from celebahq_builder.progress import size
 from celebahq_builder.run_directory.workspace import StageTime, Workspace, read_timings
-from tests.browser import check_layout, visit
+from tests.browser import WIDTHS, check_layout, visit, wait_for_image
 from tests.conftest import SAMPLE, TINY, build_tiny
 from tests.reference.outcomes import outcomes
 
@@ -357,7 +357,12 @@ def test_a_small_run_shows_each_face_once(run: Workspace) -> None:
     page, statuses = Page(run), photo_statuses(run)
     scored = sorted((one for one in statuses if one.score is not None), key=lambda one: -(one.score or 0))
     links = [unquote(values["href"]) for values in page.all("a") if values.get("class") == "enlarge"]
-    assert links == [f"../stages/align/{one.image}" for one in scored]
+    assert links[: len(scored)] == [f"../stages/align/{one.image}" for one in scored]
+    assert sorted(link.rpartition("/")[2] for link in links[len(scored) :]) == [
+        "000008.jpg",
+        "000014.jpg",
+        "<i>unlisted.jpg",
+    ]
     assert page.text.count(f", upscaled {TIMES_4}") == sum(one.end is None for one in statuses)
     assert "kept" not in [values.get("id") for values in page.all("section")]
     assert {"Below the cut", "Rejected and failed"} <= {text.strip() for text in page.texts.values()}
@@ -721,7 +726,7 @@ def test_enlarged_image_with_the_keyboard(run: Workspace, chromium: Any) -> None
         page.locator("#faces a.enlarge").nth(1).focus()
         page.keyboard.press("Enter")
         assert dialog.is_visible()
-        page.wait_for_function("document.querySelector('dialog .stage img').complete")
+        wait_for_image(page)
         shown = dialog.locator(".stage img")
         assert shown.get_attribute("src").endswith(".png")
         assert shown.evaluate("one => [one.naturalWidth, one.clientWidth]") == [64, 64]
@@ -745,8 +750,105 @@ def test_enlarged_image_with_the_keyboard(run: Workspace, chromium: Any) -> None
         assert dialog.locator(".stage svg polygon").count() == 1
         page.keyboard.press("Escape")
         assert not dialog.is_visible()
-        page.wait_for_function("document.activeElement === document.querySelector('#faces a.enlarge')")
+        page.locator("#faces li:first-child a.enlarge:focus").wait_for()
         assert seen.complaints == []
+
+
+STAGE = """([shares]) => {
+  const stage = document.querySelector('dialog .stage');
+  const room = [stage.scrollWidth - stage.clientWidth, stage.scrollHeight - stage.clientHeight];
+  if (shares) stage.scrollTo(...shares.map((share, i) => share * room[i]));
+  const [area, image] = [stage, stage.firstElementChild].map((one) => one.getBoundingClientRect());
+  return { left: image.left - area.left, right: area.right - image.right, top: image.top - area.top,
+    bottom: area.bottom - image.bottom, width: image.width };
+}"""
+"""Script that scrolls the viewer, and returns how far its image is inside of it on each side, and how wide it is."""
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_enlarged_image_can_be_judged_in_any_window(copy: Workspace, chromium: Any, width: int) -> None:
+    """It is whole where the window is too narrow, and at 100 % every part of it can be reached, also of the photo."""
+    report_page.write_build_report(copy)  # links to the photos
+    page_links = [values["href"] for values in Page(copy).all("a") if values.get("class") == "enlarge"]
+    for address in page_links[:2]:
+        path = copy.report_path.parent / unquote(address)
+        Image.effect_noise((1024, 1024), 50).convert("RGB").save(path)
+    with visit(chromium, copy.report_path, width) as seen:
+        page, dialog = seen.page, seen.page.locator("dialog")
+        whole = dialog.get_by_role("button", name="100 %")
+
+        def at(*shares: float) -> dict[str, float]:
+            return page.evaluate(STAGE, [shares or None])
+
+        def in_middle() -> tuple[float, float]:
+            found = at()
+            return found["left"] - found["right"], found["top"] - found["bottom"]
+
+        def loaded() -> None:
+            wait_for_image(page)
+            assert dialog.locator(".stage img").first.evaluate("one => one.naturalWidth") == 1024
+
+        page.locator("#faces a.enlarge").first.click()
+        loaded()
+        if width < 1024:
+            assert whole.get_attribute("aria-pressed") == "false"
+            assert min(at().values()) > -1
+            whole.click()
+        for mode in ("Result", "Compare"):
+            dialog.get_by_role("button", name=mode).click()
+            loaded()
+            assert whole.get_attribute("aria-pressed") == "true"
+            assert max(map(abs, in_middle())) < 4  # scroll positions are whole px
+            assert (at(0, 0)["width"], at()["top"], min(at()["left"], 0)) == (1024, 0, 0)
+            assert (abs(at(1, 1)["bottom"]) < 1, min(at()["right"], 0) > -1) == (True, True)
+            at(0, 0)
+            page.keyboard.press("ArrowRight")  # to see the same part of the next face
+            assert "2 of" in dialog.locator("h2").inner_text()
+            loaded()
+            assert at()["top"] == 0
+            page.keyboard.press("ArrowLeft")
+            area = dialog.locator(".stage").bounding_box()
+            x, y = area["x"] + area["width"] / 2 + 60, area["y"] + area["height"] / 2
+            loaded()
+            page.mouse.move(x, y)
+            page.mouse.down()
+            page.mouse.move(x, y - 40)
+            page.mouse.up()
+            assert at()["top"] == -40
+            whole.click()
+            assert min(at().values()) > -1
+            whole.click()
+            assert at()["top"] == -40
+            at(0.5, 0.5)
+        dialog.get_by_role("button", name="Photo").click()
+        drawn = dialog.locator(".stage svg")
+        assert whole.get_attribute("aria-pressed") == "false"
+        photo = page.evaluate("document.querySelector('dialog svg').dataset.photo")
+        with Image.open(copy.report_path.parent / unquote(photo)) as opened:
+            photo_px = opened.width
+        wait_for_image(page)
+        dot_px = drawn.locator("circle").first.bounding_box()["width"]
+        whole.click()
+        assert at()["width"] == photo_px
+        assert drawn.locator("circle").first.bounding_box()["width"] == pytest.approx(dot_px, abs=1)
+        assert seen.complaints == []
+
+
+def test_enlarged_image_of_any_list_has_its_photo(
+    copy: Workspace, chromium: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_report, "SMALL_RUN", 0)
+    report_page.write_build_report(copy)
+    with visit(chromium, copy.report_path, 1400) as seen:
+        page, dialog = seen.page, seen.page.locator("dialog")
+        for section in ("#sheets", "#spectra", "#kept"):
+            link = page.locator(f"{section} a.enlarge").first
+            name = link.evaluate("link => link.closest('[data-name]').dataset.name")
+            link.click()
+            dialog.get_by_role("button", name="Photo").click()
+            assert dialog.locator(".stage svg").get_attribute("aria-label").startswith(f"{name}, ")
+            assert dialog.locator(".stage svg circle").count() == 5
+            page.keyboard.press("Escape")
 
 
 def test_page_without_its_run_shows_the_thumbnail(run: Workspace, chromium: Any, tmp_path: Path) -> None:

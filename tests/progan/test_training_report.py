@@ -12,7 +12,7 @@ import pytest
 from celebahq_builder.html.charts import BOTTOM, LEFT, POINTS_MAX, RIGHT, TOP, line_chart
 from celebahq_builder.imaging.image_grid import png_bytes
 from celebahq_builder.progan.training_report import write_training_report
-from tests.browser import check_layout, visit
+from tests.browser import check_layout, visit, wait_for_image
 
 
 def test_points_are_where_the_values_are() -> None:
@@ -115,7 +115,11 @@ def test_page_in_a_browser(run: Path, chromium: Any) -> None:
         seen.page.keyboard.press("ArrowRight")
         seen.page.keyboard.press("ArrowRight")
         assert seen.page.locator("dialog h2").inner_text() == "17 kimg 3 of 13"
-        seen.page.wait_for_function("document.querySelector('dialog .stage img').naturalWidth == 600")
+        wait_for_image(seen.page)
+        shown = seen.page.locator("dialog .stage img")
+        assert shown.evaluate("one => [one.clientWidth, getComputedStyle(one).imageRendering]") == [1400, "pixelated"]
+        seen.page.get_by_role("button", name="100 %").click()
+        assert shown.evaluate("one => one.clientWidth") == 600
 
 
 def test_page_of_a_new_run(tmp_path: Path) -> None:

@@ -68,7 +68,10 @@
     return made;
   };
   const modes = new Map(["Result", "Compare", "Photo"].map((name) => [name, button(name, () => setMode(name))]));
-  const whole = button("100 %", () => setFit(!stage.classList.contains("fit")));
+  const whole = button("100 %", () => {
+    remember();
+    setFit(fits[shown === "Photo"] = !isFit());
+  });
   const viewer = make("dialog", { className: "viewer" },
     make("header", {}, title, make("div", { className: "buttons" }, button("\u2190", () => step(-1), "Previous image"),
       button("\u2192", () => step(1), "Next image"), ...modes.values(), whole, file,
@@ -80,25 +83,40 @@
 
   let current = null;
   let mode = "Result";
+  let shown = mode;  // the mode, where the image has it
+  let fits = {};  // of results (false) and photos (true): whether they are fitted into the window, once somebody chose
+  let middle = [0.5, 0.5];  // what is in the middle of the window at 100 %, as shares of width and height
 
   const drawnIn = (link) => link.querySelector("svg");  // a link to a photo instead of a result
-  const parts = () => {
-    const figure = current.closest("figure");
-    return { Compare: figure?.querySelector("img.crop"), Photo: drawnIn(current) ?? figure?.querySelector(".origin svg") };
+  const parts = () => {  // of the same face in another list, where this one has only the result
+    const name = current.closest("[data-name]")?.dataset.name;
+    const item = name && document.querySelector(`[data-name="${CSS.escape(name)}"]:has(.origin)`);
+    return { Compare: item?.querySelector("img.crop"), Photo: drawnIn(current) ?? item?.querySelector(".origin svg") };
   };
   const neighbours = () => {
     const links = [...(current.closest("section") ?? document).querySelectorAll("a.enlarge")];
     return links.filter((link) => link === current || isShown(link));
   };
   const setMode = (name) => {
+    remember();
     mode = name;
     show();
   };
+  const setBusy = (busy) => stage.setAttribute("aria-busy", String(busy));
+  const isFit = () => stage.classList.contains("fit");
   const setFit = (fit) => {
     stage.classList.toggle("fit", fit);
     whole.setAttribute("aria-pressed", String(!fit));
+    const drawn = stage.querySelector(":scope > svg");  // labels and dots have the same size in any photo
+    drawn?.style.setProperty("--unit", 1 / drawn.getScreenCTM().a);
+    stage.scrollTo(middle[0] * stage.scrollWidth - stage.clientWidth / 2, middle[1] * stage.scrollHeight - stage.clientHeight / 2);
+  };
+  const remember = () => {
+    if (isFit() || stage.getAttribute("aria-busy") === "true") return;
+    middle = [(stage.scrollLeft + stage.clientWidth / 2) / stage.scrollWidth, (stage.scrollTop + stage.clientHeight / 2) / stage.scrollHeight];
   };
   const step = (by) => {
+    remember();
     const links = neighbours();
     current = links[(links.indexOf(current) + by + links.length) % links.length];
     show();
@@ -109,6 +127,7 @@
       const small = current.querySelector("img")?.src ?? drawnIn(current)?.querySelector("image").getAttribute("href");
       shown.onerror = null;
       if (small) shown.src = small;
+      else setBusy(false);
       shown.after(missing());
     } });
     shown.src = current.href;
@@ -118,13 +137,21 @@
     slider.value = value;
     stage.style.setProperty("--at", `${slider.value}%`);
   };
-  const centre = () => stage.scrollTo((stage.scrollWidth - stage.clientWidth) / 2, 0);
+  const place = (one) => {  // 100 %, unless that is too wide, or the image is a grid of small ones
+    const small = current.querySelector("img");
+    const isGrid = Boolean(small) && getComputedStyle(small).imageRendering === "pixelated";
+    one.classList.toggle("grid", isGrid);
+    one.classList.toggle("pixels", isGrid && one.naturalWidth < stage.clientWidth);
+    setFit(fits[false] ?? (isGrid || one.naturalWidth > stage.clientWidth));
+    setBusy(false);
+  };
 
   const show = () => {
     const links = neighbours();
     const has = parts();
-    const shown = mode === "Result" || has[mode] ? mode : "Result";
+    shown = has[mode] ? mode : "Result";
     const name = drawnIn(current)?.getAttribute("aria-label") ?? textOf(current.closest("figure")?.querySelector("figcaption, h3") ?? current.closest("tr") ?? current);
+    setBusy(true);
     title.replaceChildren(name, " ", make("small", {}, `${links.indexOf(current) + 1} of ${links.length}`));
     file.href = current.href;
     for (const [key, one] of modes) {
@@ -132,33 +159,54 @@
       one.setAttribute("aria-pressed", String(key === shown));
     }
     compared.hidden = shown !== "Compare";
-    whole.hidden = shown === "Photo";
     if (shown === "Photo") {
       const drawn = has.Photo.cloneNode(true);
-      const large = make("img", { onload: () => drawn.querySelector("image").setAttribute("href", large.src), onerror: () => drawn.after(missing()) });
+      const placePhoto = () => {
+        if (!drawn.isConnected) return;  // another image was chosen meanwhile
+        setFit(fits[true] ?? true);
+        setBusy(false);
+      };
+      const large = make("img", { onload: () => {
+        drawn.querySelector("image").setAttribute("href", large.src);
+        drawn.style.setProperty("--width", `${large.naturalWidth}px`);
+        placePhoto();
+      }, onerror: () => {
+        drawn.after(missing());
+        placePhoto();
+      } });
       stage.replaceChildren(drawn);
-      drawn.style.setProperty("--unit", 1 / drawn.getScreenCTM().a);  // labels and dots have the same size in any photo
+      setFit(fits[true] ?? true);
       large.src = drawn.dataset.photo;  // sharper than the thumbnail
     } else if (shown === "Compare") {
       const pair = make("div", { className: "pair" }, image(`${name}, result`, (one) => {
         stage.style.setProperty("--side", `${one.naturalWidth}px`);
-        centre();
+        place(one);
       }), make("img", { className: "before", src: has.Compare.src, alt: has.Compare.alt }));
-      const drag = (event) => {
-        const box = pair.getBoundingClientRect();
-        if (event.buttons) move((100 * (event.clientX - box.left)) / box.width);
-      };
-      pair.addEventListener("pointerdown", drag);
-      pair.addEventListener("pointermove", drag);
-      pair.addEventListener("dragstart", (event) => event.preventDefault());
       stage.replaceChildren(pair);
       move(50);
     } else {
-      stage.replaceChildren(image(name, centre));
+      stage.replaceChildren(image(name, place));
     }
   };
 
   slider.addEventListener("input", () => move(slider.value));
+  // A drag moves the line between photo and result, or at 100 % the image; fingers scroll without a script.
+  let divided = null;
+  const moveLine = (event) => move((100 * (event.clientX - divided.left)) / divided.width);
+  stage.addEventListener("pointerdown", (event) => {
+    if (event.button || event.target === stage) return;
+    const box = stage.querySelector(".pair")?.getBoundingClientRect();
+    const isNear = box && Math.abs(event.clientX - box.left - (box.width * slider.value) / 100) < 24;
+    divided = isNear || (box && isFit()) ? box : null;
+    if (divided) moveLine(event);
+    if (divided || event.pointerType === "mouse") stage.setPointerCapture(event.pointerId);
+  });
+  stage.addEventListener("pointermove", (event) => {
+    if (!stage.hasPointerCapture(event.pointerId)) return;
+    if (divided) moveLine(event);
+    else stage.scrollBy(-event.movementX, -event.movementY);
+  });
+  stage.addEventListener("dragstart", (event) => event.preventDefault());
   viewer.addEventListener("keydown", (event) => {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!by || event.target === slider) return;
@@ -175,8 +223,10 @@
     mode = drawnIn(link) ? "Photo" : "Result";
     modes.get("Result").textContent = drawnIn(link) ? "Photo" : "Result";
     modes.get("Photo").textContent = drawnIn(link) ? "Landmarks" : "Photo";
-    setFit(innerWidth < 700 || mode === "Photo");
+    [fits, middle] = [{}, [0.5, 0.5]];
+    stage.replaceChildren();
     viewer.showModal();
+    setFit(true);
     show();
     stage.focus();
   });
