@@ -54,11 +54,13 @@ def export(file: Path, out: Path, workers: int | None, **asked: Any) -> None:
     r"""Export a level of an HDF5 file or a run directory to another format.
 
     \b
-    tfrecord      ProGAN, StyleGAN for TensorFlow: a folder of NAME-r02.tfrecords (4x4) to NAME-r10.tfrecords
+    tfrecord      ProGAN, StyleGAN for TensorFlow: a folder of NAME-r02.tfrecords
+                  (4x4) to NAME-r10.tfrecords (1024x1024)
     stylegan-zip  StyleGAN2-ADA, StyleGAN3: a zip of PNG files and dataset.json
     images        a folder of PNG, JPEG or WebP files and metadata.jsonl
     webdataset    tar shards of PNG and JSON files
-    parquet       shards of a table with an image column, as Hugging Face datasets reads them
+    parquet       shards of a table with an image column, which Hugging Face
+                  datasets reads
 
     Metadata of the images are exported where the format can hold them. Labels come from FILE-labels.npy, or else
     from the attributes. If a run directory has no HDF5 file yet, the images of its finished batches are exported.
@@ -88,7 +90,8 @@ def export(file: Path, out: Path, workers: int | None, **asked: Any) -> None:
 @choice_option(
     *("--from", "format"),
     choices=["images", "stylegan-zip", "tfrecord", "webdataset", "parquet", "hdf5", "cifar10", "mnist", "lsun"],
-    help="Format of PATH; by default it is recognised.",
+    metavar="FORMAT",
+    help="Format of PATH, one of the list above; by default it is recognised.",
 )
 @click.option(
     "--resize",
@@ -130,16 +133,21 @@ def import_file(path: Path, out: Path, workers: int | None, **asked: Any) -> Non
     Pixel values do not change, unless --resize is given.
 
     \b
-    images        a folder of PNG, JPEG, WebP, BMP, TIFF or AVIF files at any depth, with metadata.jsonl, metadata.csv
-                  and dataset.json if there are any
+    images        a folder of PNG, JPEG, WebP, BMP, TIFF or AVIF files at any
+                  depth, with metadata.jsonl, metadata.csv and dataset.json if
+                  there are any
     stylegan-zip  a zip of such files and tables
-    tfrecord      a folder of NAME-r02.tfrecords ... with NAME-rxx.labels, or a single file
-    webdataset    a folder of tar shards, or a single one: the image, .json and .cls of each sample
-    parquet       a folder of Parquet files with an image column, as Hugging Face datasets writes them, or a single one
+    tfrecord      a folder of NAME-r02.tfrecords ... with NAME-rxx.labels, or a
+                  single file
+    webdataset    a tar shard, or a folder of them: image, .json and .cls of each
+                  sample
+    parquet       a Parquet file with an image column, as Hugging Face datasets
+                  writes it, or a folder of them
     hdf5          a file of the ProGAN authors' Theano tool, or of this package
     cifar10       its folder or archive, Python or binary version
     mnist         the folder of its four files
-    lsun          the folder of an LMDB, or of images; 256 px unless --resize is given
+    lsun          the folder of an LMDB, or of images; 256 px unless --resize is
+                  given
 
     Images must be square, of one size that is a power of two, 8-bit RGB or greyscale. Greyscale keeps one channel if
     all images are greyscale. Labels are written to FILE-labels.npy.

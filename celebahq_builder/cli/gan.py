@@ -58,7 +58,7 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
 )
 @DEVICE
 @THREADS
-@workers_option("Processes that read images; default 0: threads read them.", least=0, default=0)
+@workers_option("Processes that read images; 0: threads read them.", least=0, default=0)
 @path_option(
     "--against",
     metavar="FILE.h5",

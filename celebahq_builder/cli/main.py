@@ -48,7 +48,7 @@ class Documented(click.Command):
     Paragraphs of the help that begin with a line ``\b`` are not wrapped.
 
     Args:
-        examples: command lines by what they do.
+        examples: command lines by what they do; several are separated by line feeds.
     """
 
     def __init__(self, *args: Any, examples: Mapping[str, str] | None = None, **more: Any) -> None:
@@ -62,7 +62,25 @@ class Documented(click.Command):
         if self.examples:
             formatter.write_paragraph()
             formatter.write("Examples:\n")
-            formatter.write("\n".join(f"  # {purpose}\n  {line}\n" for purpose, line in self.examples.items()))
+            formatter.write(
+                "\n".join(
+                    f"  # {purpose}\n"
+                    + "".join(f"  {_wrapped(line, formatter.width - 2)}\n" for line in lines.split("\n"))
+                    for purpose, lines in self.examples.items()
+                )
+            )
+
+
+def _wrapped(line: str, width: int) -> str:
+    """Return a command line of at most `width` characters, continued by backslashes; options keep their values."""
+    words = re.findall(r"(?:--[\w-]+ )?(?:'[^']*'|\S)+", line)
+    rows = [words[0]]
+    for word in words[1:]:
+        if len(f"{rows[-1]} {word} \\") > width:
+            rows.append(f"    {word}")
+        else:
+            rows[-1] += f" {word}"
+    return " \\\n  ".join(rows)
 
 
 class Command(Documented):
@@ -370,10 +388,10 @@ SECTIONS = {
     cls=Group,
     sections=SECTIONS,
     examples={
-        "Build the first 12 photos of CelebA, look at the faces, and continue with all photos.": (
+        "Build the first 12 photos of CelebA, look at the faces, then build all.": (
             "celebahq build --celeba-root /data/celeba --out work --limit 12\n"
-            "  celebahq view work\n"
-            "  celebahq build --celeba-root /data/celeba --out work"
+            "celebahq view work\n"
+            "celebahq build --celeba-root /data/celeba --out work"
         ),
         "Print the manual of a command.": "celebahq build --help",
     },

@@ -181,11 +181,14 @@ def evaluate(
     HDF5 file is read.
 
     \b
-    swd      sliced Wasserstein distance x 1e3, by level of the Laplacian pyramid: local texture; lower is better
-    ms-ssim  multi-scale structural similarity of random pairs of SOURCE; lower means more variation
+    swd      sliced Wasserstein distance x 1e3, by level of the Laplacian pyramid:
+             local texture; lower is better
+    ms-ssim  multi-scale structural similarity of random pairs of SOURCE; lower
+             means more variation
     fid      Frechet Inception distance; lower is better
     kid      kernel Inception distance; lower is better
-    is       Inception score of SOURCE; higher is better; meaningful only for images of ImageNet-like classes
+    is       Inception score of SOURCE; higher is better; only for images of
+             classes like those of ImageNet
 
     A result is named by its protocol: swd16k uses 16,384 images per side and can be compared only with swd16k. Next
     to swd, fid and kid the output shows the floor, the value for two disjoint parts of REFERENCE; next to ms-ssim and

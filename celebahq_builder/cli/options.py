@@ -70,10 +70,10 @@ def seed_option(help: str, **more: Unpack[OptionArguments]) -> Callable[[Command
 
 
 def choice_option(
-    *names: str, choices: Sequence[str], help: str, **more: Unpack[OptionArguments]
+    *names: str, choices: Sequence[str], help: str, metavar: str | None = None, **more: Unpack[OptionArguments]
 ) -> Callable[[Command], Command]:
-    """Return an option whose value is one of some words."""
-    return click.option(*names, type=click.Choice(choices), help=help, **more)
+    """Return an option whose value is one of some words; the help lists them in place of a metavar."""
+    return click.option(*names, type=click.Choice(choices), metavar=metavar, help=help, **more)
 
 
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:

@@ -35,9 +35,14 @@ def help_of(name: str) -> str:
 
 def examples(name: str) -> list[list[str]]:
     """Return the words of each example in the help of a command, from the word after `celebahq` on."""
-    lines = help_of(name).partition("\nExamples:\n")[2].splitlines()
+    lines = help_of(name).partition("\nExamples:\n")[2].replace("\\\n", "").splitlines()
     words = [shlex.split(line) for line in lines if line.strip() and not line.startswith("  # ")]
     return [one[one.index("celebahq") + 1 :] for one in words]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_line_is_longer_than_the_terminal(name: str) -> None:
+    assert [line for line in help_of(name).splitlines() if len(line) > 80] == []
 
 
 def test_the_overview_lists_every_command_once() -> None:
