@@ -10,8 +10,8 @@ from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.progress import rough_duration
 
 EXPECTATIONS = (
-    "what to expect: 4x4 and 8x8 show colours, 16x16 where eyes and mouth are, 32x32 and more a face; a new level is "
-    "blurred at first and becomes sharp while alpha rises to 1"
+    "what to expect: images of 4x4 and 8x8 show colours, those of 16x16 the places of eyes and mouth, larger ones a "
+    "face; after a change of level, the images become sharp while alpha rises from 0 to 1"
 )
 
 LONG_S, YEAR_S = 10 * 86_400.0, 365.25 * 86_400
@@ -48,12 +48,12 @@ def outlook(
     for level, level_s in remaining_s(recipe, kimg, total_kimg, images_per_s).items():
         if level > now_level:
             begins_kimg = recipe.schedule.begins(level, recipe.net.level_max)
-            arrivals.append(f"{1 << level}x{1 << level} at {begins_kimg:g} kimg in {rough_duration(seconds)}")
+            arrivals.append(f"{1 << level}x{1 << level} in {rough_duration(seconds)} (at {begins_kimg:g} kimg)")
         seconds += level_s
-    end = f"the end at {total_kimg:g} kimg in {rough_duration(seconds)}"
-    sentences = [f"{where}; about: {', '.join([*arrivals[:1], end])}"]
+    end = f"the end in {rough_duration(seconds)} (at {total_kimg:g} kimg)"
+    sentences = [f"{where}; estimated: {', '.join([*arrivals[:1], end])}"]
     if len(arrivals) > 1:
-        sentences.append(f"new levels, about: {', '.join([*arrivals, end])}")
+        sentences.append(f"new levels, estimated: {', '.join([*arrivals, end])}")
     sentences.append(EXPECTATIONS)
     return sentences + advice(seconds, on_cpu=on_cpu)
 

@@ -37,11 +37,11 @@ def test_networks_that_do_not_grow() -> None:
 def test_sentences() -> None:
     speeds = {2: 100.0, 3: 50.0, 4: 10.0}
     assert outlook(GROWING, 1, 10, speeds) == [
-        "1 of 10 kimg, 4x4, alpha 1.00; about: 8x8 at 2 kimg in 10 s, the end at 10 kimg in 10 min",
-        "new levels, about: 8x8 at 2 kimg in 10 s, 16x16 at 5 kimg in 70 s, the end at 10 kimg in 10 min",
+        "1 of 10 kimg, 4x4, alpha 1.00; estimated: 8x8 in 10 s (at 2 kimg), the end in 10 min (at 10 kimg)",
+        "new levels, estimated: 8x8 in 10 s (at 2 kimg), 16x16 in 70 s (at 5 kimg), the end in 10 min (at 10 kimg)",
         EXPECTATIONS,
     ]
-    assert outlook(GROWING, 9, 10, speeds)[0].endswith("about: the end at 10 kimg in 2 min")
+    assert outlook(GROWING, 9, 10, speeds)[0].endswith("estimated: the end in 2 min (at 10 kimg)")
     assert outlook(GROWING, 10, 10, speeds) == ["10 of 10 kimg, 16x16, alpha 1.00; the training is complete"]
     assert outlook(GROWING, 0, 10, {2: 0.1}, on_cpu=True)[-1].startswith("this recipe is for GPUs")
     assert outlook(GROWING, 0, 10, {2: 0.1})[-1] == EXPECTATIONS

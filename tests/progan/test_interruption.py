@@ -123,7 +123,7 @@ def test_images_and_report_of_every_end(data: Path, recipe: Path, tmp_path: Path
     first = images(training)
     assert "0.056 of 0.16 kimg, 8x8, alpha 0.50" in page(tmp_path)
     assert "Interrupted; the checkpoint of 0.056 kimg is saved" in page(tmp_path)
-    assert "16x16 at 0.112 kimg in" in page(tmp_path)
+    assert "(at 0.112 kimg)" in page(tmp_path)
 
     training = trained(data, tmp_path, slow)
     assert images(training) != first
@@ -162,7 +162,7 @@ def test_images_and_report_of_a_long_tick(
     def looking(number: int, *rest: object) -> torch.Tensor:
         seen.append(sorted(tmp_path.glob("fakes-*.png"))[-1].read_bytes())
         if number == 3:
-            assert "8x8 at 0.032 kimg in" in page(tmp_path)
+            assert "(at 0.032 kimg)" in page(tmp_path)
             raise TrainingError("enough")
         return step(number, *rest)  # type: ignore[arg-type]
 
@@ -172,9 +172,9 @@ def test_images_and_report_of_a_long_tick(
     assert [seen[i] == seen[i + 1] for i in range(3)] == [False, True, True]
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0] == f"report: {tmp_path}/report/index.html"
-    assert re.fullmatch(r"0 of 0.16 kimg, 4x4, alpha 1.00; about: 8x8 at .* days, the end at 0.16 kimg .*", lines[1])
+    assert re.fullmatch(r"0 of 0.16 kimg, 4x4, alpha 1.00; estimated: 8x8 in .* days .*, the end in .*", lines[1])
     assert lines[4] == "this recipe is for GPUs; on a CPU, the recipe quick shows faces in minutes"
-    assert lines[-1].startswith("0.024 of 0.16 kimg, 4x4, alpha 1.00; about: 8x8 at 0.032 kimg in 0 s, the end")
+    assert lines[-1].startswith("0.024 of 0.16 kimg, 4x4, alpha 1.00; estimated: 8x8 in 0 s (at 0.032 kimg), the end")
 
 
 def test_a_measurement_is_abandoned(data: Path, recipe: Path, tmp_path: Path) -> None:
