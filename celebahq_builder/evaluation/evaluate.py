@@ -240,5 +240,5 @@ def _settings(job: Job, extractor: Extractor | None) -> dict[str, object]:
         return inception_settings(job.metric, extractor, [len(part) for part in job.parts])
     if job.metric == "swd":
         drawn = f"{PATCHES_PER_IMAGE} of {PATCH_PX}x{PATCH_PX} px an image and level"
-        return {"resize": None, "neighbourhoods": drawn, "directions": DIRECTIONS}
+        return {"resize": None, "patches": drawn, "directions": DIRECTIONS}
     return {"resize": None, "window": "11x11 Gaussian, sigma 1.5", "scales": 5}

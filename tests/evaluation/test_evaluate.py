@@ -211,6 +211,7 @@ def test_json_has_everything_that_affects_a_number() -> None:
     assert swd40["reference_choice"] == "40 of 60, at random without replacement"
     assert len(swd40["source_pixels_sha256"]) == len(swd40["reference_pixels_sha256"]) == 64
     assert swd40["settings"]["resize"] is None
+    assert swd40["settings"]["patches"] == "128 of 7x7 px an image and level"
     fid = recorded["scores"]["fid40"]
     assert (fid["settings"]["extractor"], fid["settings"]["features"]) == ("linear", "pool3")
     assert math.isfinite(fid["value"])
