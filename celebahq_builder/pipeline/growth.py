@@ -120,7 +120,7 @@ def grow(plan: BuildPlan) -> BuildPlan:
     """
     workspace, outdated = plan.request.workspace, outdated_results(plan)
     grown = plan.after_growth()
-    log.info("the photos are not those of the last command: finished results are used, the data set is made again")
+    log.info("the photos differ from those of the last command: finished results are kept, the data set is made again")
     if outdated.ids:
         log.info("deleted: results of %s", outdated)
     workspace.summary_path.unlink(missing_ok=True)

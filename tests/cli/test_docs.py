@@ -1,12 +1,14 @@
-"""Commands in the documentation: each runs on the embedded sample, or the page says why not.
+"""Code in the documentation: it runs, or a reason says why not.
 
-A command runs in a folder of its own, which has small files in place of those that the reader has (`INPUTS`), and with
-options that make the work small (`SMALL`, `RECIPES`). ``<!-- not run: reason -->`` above a block leaves it out.
+A command runs on the embedded sample in a folder of its own, which has small files in place of those that the reader
+has (`INPUTS`), and with options that make the work small (`SMALL`, `RECIPES`). ``<!-- not run: reason -->`` above a
+block leaves it out; `PROGRAMS` has the reasons for commands of other programs.
 """
 
 import re
 import shlex
 import shutil
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,23 +24,17 @@ from PIL import Image
 
 import celebahq_builder as chq
 from celebahq_builder.cli import celebahq
+from celebahq_builder.config import load
 from celebahq_builder.metrics import inception
+from celebahq_builder.pipeline.recipe import BuildRecipe
+from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.storage import sha256
+from tests.cli.pages import PAGES, REASON, ROOT, blocks, commands
 from tests.conftest import SAMPLE
 from tests.metrics.inception_file import write_random
 from tests.progan.tiny import RECIPE
 from tests.release import Release
-
-ROOT = Path(__file__).parents[2]
-PAGES = [
-    *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "tests/sample/README.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
-    *sorted((ROOT / "pretrained").glob("*.md")),
-]
-
-BLOCK = re.compile(r"(?:^<!-- not run: (.+) -->\n\n?)?((?:^(?: {4,}.*)?\n)+)", re.MULTILINE)
-"""Indented lines, and the reason why they are not run."""
 
 RESTORATION = """
 held_out = 1
@@ -97,29 +93,11 @@ SLOW = ("build", "landmarks", "train", "generate", "interpolate", "evaluate", "w
 """Beginnings of commands that take seconds; `make test` leaves them out."""
 
 
-def blocks(page: Path) -> Iterator[tuple[str, str]]:
-    """Return the indented blocks of a page, each with the reason why it is not run, or an empty one."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    yield from BLOCK.findall(text.replace("\\\n", " ") + "\n")
-
-
-def shell_lines(page: Path) -> list[list[str]]:
-    """Return the words of each command that is not left out."""
-    found = []
-    for reason, block in blocks(page):
-        for line in block.splitlines():
-            if not reason and re.match(
-                r" +(celebahq|torchrun|python3?|pip|make|docker|\./?|\S+\.sh|\.ci/run)( |$)", line
-            ):
-                found.append(shlex.split(line, comments=True))
-    return found
-
-
 def cases() -> list[pytest.param]:
     """Return the commands of all pages, without repetitions."""
     found: dict[tuple[str, ...], str] = {}
     for page in PAGES:
-        for words in shell_lines(page):
+        for words in commands(page):
             if words[0] == "celebahq":
                 found.setdefault(tuple(words[1:]), page.stem)
     return [
@@ -151,29 +129,111 @@ def test_the_pages_have_commands() -> None:
     assert len(cases()) > 40
 
 
-def test_reasons_are_above_commands() -> None:
-    for page in PAGES:
-        given = len(re.findall(r"^<!-- not run: ", page.read_text(encoding="utf-8"), re.MULTILINE))
-        used = [block for reason, block in blocks(page) if reason]
-        assert given == len(used), page
-        assert all(re.search(r"^ +\S", block, re.MULTILINE) for block in used), page
+# --- Every block is accounted for ----------------------------------------------------------------------------
+
+EXAMPLES = {
+    "filter": {"photos": "photos", "photo.jpg": "celeba/img_celeba/000001.jpg"},
+    "hdf5": {"celebahq-1024x1024.h5": "hdf5"},
+    "restoration": {"runs/landmarks": "landmarks"},
+}
+"""Pages whose Python examples run here, and the files that they read."""
+
+ELSEWHERE = {
+    "landmarks": "tests/sources/test_docs.py",
+    "metrics": "tests/metrics/test_docs.py",
+    "python": "tests/test_api.py",
+}
+"""Pages whose fenced blocks another test runs, and its file."""
+
+OTHER_FENCES = {("landmarks", "text"), ("python", "toml")}
+"""Pages of `ELSEWHERE` and fences that the same tests look at."""
+
+PROGRAMS = {
+    r"celebahq .*": "test_every_command_runs",
+    r"make [a-z-]+( [A-Z]+=\S+)*|\.ci/run": "they test the project; test_other_programs_exist looks for them",
+    r"python (-m benchmarks\.fuzz|benchmarks/\w+\.py|tests/sample/make_sample\.py)( .*)?": "need time, or other data",
+    r"python3 -m venv \.venv|\. \.venv/bin/activate": "docker/install.sh does the same, and .ci/run runs it",
+    r"pip install (torch --index-url \S+|\.|'\.\[\w+\]')": "docker/install.sh does the same, and .ci/run runs it",
+    r"docker/install\.sh cpu /opt/celebahq": ".ci/run runs it in another folder",
+    r"docker (build|run) .*": "needs Docker; the Dockerfile runs docker/install.sh",
+    r"cp -r tests/sample/celeba celeba": "tests/test_api.py",
+}
+"""What may stand in an indented line, and what runs it, or why nothing does."""
+
+
+def unaccounted(page: Path) -> Iterator[str]:
+    """Yield what no test runs without a reason: indented lines, and whole fences."""
+    for block in blocks(page):
+        if block.reason or (block.language == "toml" and page.name != "python.md"):  # test_recipes_load
+            continue
+        if not block.language:
+            lines = [re.sub(r"\s+#.*", "", line) for line in block.lines() if not line.startswith("#")]
+            yield from (line for line in lines if not any(re.fullmatch(known, line) for known in PROGRAMS))
+        elif (page.stem, block.language) not in {
+            *((page, "python") for page in (*EXAMPLES, *ELSEWHERE)),
+            *OTHER_FENCES,
+        }:
+            yield f"fence {block.language} in line {block.line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_is_accounted_for(page: Path) -> None:
+    assert list(unaccounted(page)) == []
+    reasons = len(REASON.findall(page.read_text(encoding="utf-8")))
+    assert reasons == sum(bool(block.reason) for block in blocks(page)), "a reason is not above a block"
+
+
+def test_what_is_unaccounted_for_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "    celebahq status work  # shown\n    rm -rf work\n\ntext\n\n```python\nprint(1)\n```\n\n"
+        "1. item\n\n        curl x\n\n<!-- not run: old -->\ntext\n\n    wget x \\\n        y\n\n"
+        "<!-- not run: needs x -->\n\n    x\n\n~~~\nls\n~~~\n"
+    )
+    assert list(unaccounted(page)) == [
+        "rm -rf work",
+        "fence python in line 7",
+        "curl x",
+        "wget x          y",
+        "fence none in line 25",
+    ]
+    with pytest.raises(AssertionError):
+        test_every_block_is_accounted_for(page)
+
+
+def test_other_tests_read_their_pages() -> None:
+    for page, file in ELSEWHERE.items():
+        assert f'"docs" / "{page}.md"' in (ROOT / file).read_text()
+
+
+def test_recipes_load(tmp_path: Path) -> None:
+    """Blocks of TOML are recipes of a build."""
+    found = [(page, block) for page in PAGES for block in blocks(page) if block.language == "toml"]
+    for page, block in found:
+        path = tmp_path / "recipe.toml"
+        path.write_text(block.text)
+        assert load(ProGANRecipe if page.name == "python.md" else BuildRecipe, path)
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_extras_exist(page: Path) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = re.findall(r"'\.\[([^]]*)\]'", page.read_text(encoding="utf-8"))
+    assert {extra for one in named for extra in one.split(",")} <= extras.keys()
 
 
 def test_other_programs_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in PAGES:
-        for words in shell_lines(page):
+        for words in commands(page):
             match words:
                 case ["make", target, *_]:
                     assert target in targets, words
                 case ["python", "-m", module, *_]:
                     assert list(ROOT.glob(module.replace(".", "/") + "*")), words
-                case ["python", script, *_]:
-                    assert (ROOT / script).is_file(), words
-                case ["celebahq" | "python3" | "pip" | "." | "docker", *_]:
-                    pass
-                case [script, *_]:
-                    assert (ROOT / script).is_file(), words
+                case ["python", script, *_] | [script] | [script, _, _] if "/" in script:
+                    assert (ROOT / script).is_file() or script.startswith("."), words
 
 
 # --- Every command runs ------------------------------------------------------------------------------------
@@ -324,13 +384,6 @@ def test_every_command_runs(
 
 # --- Python examples and the notebook ------------------------------------------------------------------------
 
-EXAMPLES = {
-    "filter": {"photos": "photos", "photo.jpg": "celeba/img_celeba/000001.jpg"},
-    "hdf5": {"celebahq-1024x1024.h5": "hdf5"},
-    "restoration": {"runs/landmarks": "landmarks"},
-}
-"""Pages with Python examples, and the files that they read; those of other pages have tests of their own."""
-
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("threads")
@@ -339,7 +392,7 @@ def test_python_examples_run(page: str, workshop: Workshop, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     for target, source in EXAMPLES[page].items():
         copy(workshop[source], Path(target))
-    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
+    examples = [block.text for block in blocks(ROOT / "docs" / f"{page}.md") if block.language == "python"]
     assert examples
     image = np.asarray(Image.open(SAMPLE / "img_celeba" / "000001.jpg"))
     names: dict[str, object] = {"image": image, "points": np.reshape(read_celeba(SAMPLE).photos[0].landmarks, (5, 2))}
