@@ -313,7 +313,7 @@ def _discard(plan: BuildPlan) -> None:
     for path in plan.redone_files():
         path.unlink(missing_ok=True)
     if plan.image_stage in [stage.name for stage in plan.redone]:
-        delete_folder(workspace.report_path.parent / "examples")
+        delete_folder(workspace.report_path.parent / "examples", r"[^/]+/\w+\.jpg")
     for stage in reversed(plan.redone):
         workspace.stage(stage.name).discard()
 

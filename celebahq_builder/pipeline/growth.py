@@ -98,7 +98,8 @@ def checked_plan(request: BuildRequest) -> BuildPlan:
     Raises:
         FingerprintMismatch: the run directory holds results of other settings, or of photos that this run does not have
             or that have other landmarks in it.
-        WorkspaceError: the run directory lacks the results of the stages before `start`, or was changed.
+        WorkspaceError: the run directory lacks the results of the stages before `start`, or was changed, or files that
+            are not of this run would be deleted.
     """
     plan = BuildPlan(request, request.workspace.read_state())
     plan.check()
@@ -109,6 +110,7 @@ def checked_plan(request: BuildRequest) -> BuildPlan:
             "choose another `out`"
         )
     plan.check_start()
+    plan.check_deletions()
     return plan
 
 
@@ -125,7 +127,7 @@ def grow(plan: BuildPlan) -> BuildPlan:
         log.info("deleted: results of %s", outdated)
     workspace.summary_path.unlink(missing_ok=True)
     for face in outdated.ids:
-        delete_folder(workspace.example_path(face, "").parent)
+        delete_folder(workspace.example_path(face, "").parent, r"\w+\.jpg")
     for name in reversed([name for name in plan.names if name not in plan.photo_names]):
         workspace.stage(name).discard()
     changed = [name for name in plan.photo_names if plan.has_other_photos(name)]

@@ -229,6 +229,22 @@ class BuildPlan:
             files += stage.files(workspace, resolution) if isinstance(stage, DatasetStage) else ()
         return files
 
+    def check_deletions(self) -> None:
+        """Check that no file of others is in the way of what `redo` or growth deletes.
+
+        Raises:
+            WorkspaceError: a folder is a link, or a file was not written by the run.
+        """
+        workspace, after = self.request.workspace, self.after_redo()
+        gone = {stage.name for stage in self.redone}
+        for stage in self.request.recipe.stages():
+            if isinstance(stage, DatasetStage) and not after.is_complete(stage.name):
+                before = (self.state.stage(stage.name).ingredients or [{}])[-1]
+                stage.check_files(before, workspace, self.request.recipe.resolution)
+                gone |= {stage.name} if self.grows else set()
+        for name in gone:
+            workspace.stage(name).check_links()
+
     def is_complete(self, name: str) -> bool:
         """Return whether a stage is complete for this request, with all manifests of its batches and all its files."""
         state, recipe, workspace = self.state.stage(name), self.request.recipe, self.request.workspace

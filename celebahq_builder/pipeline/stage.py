@@ -173,6 +173,18 @@ class DatasetStage(Stage[S]):
         """Return those of `files` that a complete stage with these settings has."""
         return self.files(workspace, resolution)
 
+    def check_files(self, before: Table, workspace: Workspace, resolution: int) -> None:
+        """Check that no file of others lies in the place of one of `files`, before the stage is run again.
+
+        Args:
+            before: ingredients of the results that are there; empty for none.
+            workspace: the run directory.
+            resolution: of the images in px.
+
+        Raises:
+            WorkspaceError: one does.
+        """
+
 
 AnyStage: TypeAlias = Stage[Any]
 AnyPhotoStage: TypeAlias = PhotoStage[Any]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from celebahq_builder.limits import MAX_LANDMARK_JSON_BYTES, MAX_VALUE_BYTES
 from celebahq_builder.progress import rough_duration, size
 from celebahq_builder.run_directory.shard import shard_folders
 from celebahq_builder.run_directory.state import RunDescription, RunState
 from celebahq_builder.run_directory.workspace import TimingTotals, Workspace, read_timings
-from celebahq_builder.storage import last_holder
+from celebahq_builder.storage import last_holder, open_file
 
 
 def status_lines(workspace: Workspace) -> Iterator[str]:
@@ -21,8 +22,10 @@ def status_lines(workspace: Workspace) -> Iterator[str]:
     state = workspace.read_state()
     log = workspace.landmark_table_path.with_suffix(".jsonl")
     if state.run is None and log.is_file():
-        with log.open("rb") as file:
-            photos = sum(line.startswith(b'{"file"') for line in file)
+        photos = 0
+        with open_file(log, MAX_LANDMARK_JSON_BYTES) as file:
+            while line := file.readline(MAX_VALUE_BYTES):
+                photos += line.startswith(b'{"file"')
         yield f"landmarks: {photos} photos searched; the same command resumes"
         return
     run = state.run or workspace.run()

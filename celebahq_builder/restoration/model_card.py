@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +15,12 @@ from celebahq_builder.config import from_mapping
 from celebahq_builder.errors import RecipeError, WeightsError
 from celebahq_builder.landmarks.refiner import CROP_PX
 from celebahq_builder.landmarks.training import LandmarkRecipe, LandmarkTask
+from celebahq_builder.limits import MAX_LIST_BYTES
 from celebahq_builder.models.registry import NetworkShape, StoredDtype, parameter_count
 from celebahq_builder.restoration.adversarial_training import AdversarialRecipe, AdversarialTask
 from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask
 from celebahq_builder.restoration.task import TrainingRecipe
+from celebahq_builder.storage import parse_json, read_text
 from celebahq_builder.training.logger import read_lines
 from celebahq_builder.training.trained_weights import TrainedWeights
 
@@ -72,7 +73,7 @@ def read_figures(path: Path) -> tuple[Figure, ...]:
     """
     where = f"`scores` {path}"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(read_text(path, MAX_LIST_BYTES))
     except (OSError, ValueError) as error:
         raise RecipeError(f"{where} cannot be read as JSON: {error}") from None
     rows = [{"what": name, "value": value} for name, value in found.items()] if isinstance(found, dict) else found

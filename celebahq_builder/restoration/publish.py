@@ -29,7 +29,7 @@ from celebahq_builder.models.registry import (
     read_registry,
 )
 from celebahq_builder.restoration.model_card import AnyRecipe, model_card, read_figures, validation_figures
-from celebahq_builder.storage import NewFiles, holds_bytes, sha256, write_atomic
+from celebahq_builder.storage import NewFiles, holds_bytes, read_text, sha256, write_atomic
 from celebahq_builder.training.trained_weights import TrainedWeights
 
 NEW_REGISTRY = "# Weights by name. Each has a model card. Loading verifies the SHA-256 before the bytes are used.\n"
@@ -173,7 +173,7 @@ def _check_entry(name: str, files: ExportedWeights, replace: bool) -> None:
 def _read_text(path: Path) -> str:
     """Return the contents of a text file, or an empty string if it does not exist."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:

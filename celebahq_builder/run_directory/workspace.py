@@ -128,7 +128,7 @@ class StageFolder:
         for folder in (self.root / "images").glob("*/"):
             with contextlib.suppress(OSError):  # not empty
                 folder.rmdir()
-        delete_folder(self.root / "earlier")
+        delete_folder(self.root / "earlier", r"\d+\.jsonl")
 
     def _image_paths(self, kept: Iterable[Kept]) -> set[Path]:
         """Return the paths of the images that outcomes name."""
@@ -178,14 +178,28 @@ class StageFolder:
     def discard(self) -> None:
         """Delete the stage's results: mark, manifests, provenance, then the rest.
 
-        The provenance goes after the manifests, so a kill in between never leaves results of unknown settings.
+        The provenance goes after the manifests, so a kill in between never leaves results of unknown settings. Files of
+        others stay.
+
+        Raises:
+            WorkspaceError: see `check_links`.
         """
-        if self.root.is_symlink():
-            raise WorkspaceError(f"{self.root} is a link, which is not deleted through; put the folder in its place")
+        self.check_links()
         manifests = sorted((self.root / "batches").glob("*.jsonl"))
         for path in (self.mark_path, *manifests, *self.earlier_manifests(), self.provenance_path):
             path.unlink(missing_ok=True)
-        delete_folder(self.root)
+        delete_folder(self.root, r"images/\d{5,}/[^/]+\.png")
+
+    def check_links(self) -> None:
+        """Check that no folder of the stage is a link.
+
+        Raises:
+            WorkspaceError: one is.
+        """
+        images = self.root / "images"
+        for folder in (self.root, self.root / "batches", self.root / "earlier", images, *images.glob("*")):
+            if folder.is_symlink():
+                raise WorkspaceError(f"{folder} is a link, which is not deleted through; put the folder in its place")
 
 
 def read_outcomes(path: Path) -> list[Outcome]:

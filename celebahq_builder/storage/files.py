@@ -99,8 +99,8 @@ def holds(path: Path, keys: set[str]) -> bool:
     if path.is_symlink() or not path.is_file():
         return False
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        values = parse_json(read_text(path))
+    except (OSError, ValueError):
         return False
     return isinstance(values, dict) and keys <= values.keys()
 

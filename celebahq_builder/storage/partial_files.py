@@ -134,16 +134,21 @@ def delete_partial_files(folder: Path, *, recursive: bool = False) -> None:
                 Path(parent, name).unlink()
 
 
-def delete_folder(folder: Path) -> None:
-    """Delete a folder, except for partial files of processes that may be alive and the folders that hold them.
+def delete_folder(folder: Path, own: str) -> None:
+    """Delete our files in a folder, and the folders that are empty then; nothing else, and nothing behind a link.
 
-    Such a process may write into the folder while this function works.
+    Partial files of processes that may be alive stay: such a process may write into the folder while this function
+    works.
+
+    Args:
+        folder: the folder; one that is a link stays as it is.
+        own: regular expression of the relative paths of our files.
     """
-    for parent, folders, names in os.walk(folder, topdown=False):
-        for name in names:
-            if not name.endswith(".partial") or may_delete_partial(name):
-                Path(parent, name).unlink(missing_ok=True)
-        for link in (Path(parent, name) for name in folders if Path(parent, name).is_symlink()):
-            link.unlink()
+    if folder.is_symlink():
+        return
+    for parent, _, names in os.walk(folder, topdown=False):
+        for path in (Path(parent, name) for name in names):
+            if may_delete_partial(path.name) or re.fullmatch(own, path.relative_to(folder).as_posix()):
+                path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty
             Path(parent).rmdir()

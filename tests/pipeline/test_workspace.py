@@ -25,6 +25,7 @@ from celebahq_builder.errors import (
 )
 from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.integrity import Checked
+from celebahq_builder.hdf5.labels import labels_path
 from celebahq_builder.hdf5.writer import PyramidWriter
 from celebahq_builder.hdf5.writer import pack as pack_images
 from celebahq_builder.outcome import Failed, Kept
@@ -415,6 +416,18 @@ def test_status_of_another_folder_names_it(tmp_path: Path) -> None:
         list(status_lines(Workspace(tmp_path / "nowhere")))
 
 
+@pytest.mark.parametrize("name", ["run.json", "landmarks/landmarks.jsonl"])
+def test_a_file_of_a_run_that_would_fill_the_memory(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises((WorkspaceError, OSError), match=f"{1 << 40} bytes; at most"):
+        list(status_lines(Workspace(tmp_path)))
+    if name == "run.json":
+        with pytest.raises(WorkspaceError, match="is not a run directory of this package"):
+            build_tiny(tmp_path)
+
+
 def test_discard_killed_after_the_manifests(tiny_copy: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is deleted last still says what it depends on, so a resumed run is refused or right."""
     unlinked: list[str] = []
@@ -433,24 +446,75 @@ def test_discard_killed_after_the_manifests(tiny_copy: Path, tiny_run: Path, mon
 
 def test_discarded_stage_keeps_partial_files_of_live_processes(tmp_path: Path) -> None:
     stage = Workspace(tmp_path).stage("align")
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "000009.png").touch()
     image = stage.image_path(0, "000001")
     for path in (image, stage.manifest_path(0), stage.provenance_path, stage.mark_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    (stage.root / "images" / "00001").symlink_to(elsewhere)
     for kind in PARTIAL_KINDS:
         image.with_name(partial_name(kind)).touch()
     stage.discard()
     left = [path for path in stage.root.rglob("*") if not path.is_dir()]
     assert sorted(left) == sorted(image.with_name(partial_name(kind)) for kind in ("live", "other host"))
-    assert (elsewhere / "000009.png").exists()
     for path in left:
         path.unlink()
     stage.discard()
     assert not stage.root.exists()
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Return the files of a folder but the lock, by relative paths."""
+    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name.name != ".celebahq-lock"}
+
+
+def test_a_redo_keeps_files_of_others(tiny_copy: Path) -> None:
+    theirs = [tiny_copy / "stages/align" / name for name in ("mine.png", "images/00000/mine.txt", "more/a.png")]
+    theirs.append(tiny_copy / "report/examples/000001/mine.txt")
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    build_tiny(tiny_copy, redo="align")
+    assert {path.read_text() for path in theirs} == {"mine"}
+    Workspace(tiny_copy).stage("align").discard()
+    assert set((tiny_copy / "stages/align").rglob("*.*")) == set(theirs[:3])
+
+
+@pytest.mark.parametrize("link", ["crop", "align", "align/images", "align/images/00000", "align/batches"])
+def test_a_redo_deletes_nothing_behind_a_link(link: str, tiny_copy: Path, tmp_path: Path) -> None:
+    folder, elsewhere = tiny_copy / "stages" / link, tmp_path / "elsewhere"
+    if folder.exists():
+        folder.rename(elsewhere)
+    elsewhere.mkdir(exist_ok=True)
+    folder.symlink_to(elsewhere)
+    before = contents(tiny_copy), contents(elsewhere)
+    with pytest.raises(WorkspaceError, match=rf"/{link} is a link, which is not deleted through; put the folder in"):
+        build_tiny(tiny_copy, redo="crop")
+    assert (contents(tiny_copy), contents(elsewhere)) == before
+
+
+def test_examples_behind_a_link_stay(tiny_copy: Path, tmp_path: Path) -> None:
+    examples, elsewhere = tiny_copy / "report" / "examples", tmp_path / "elsewhere"
+    examples.rename(elsewhere)
+    examples.symlink_to(elsewhere)
+    (elsewhere / "000009").mkdir()
+    (elsewhere / "000009" / "align.jpg").touch()
+    build_tiny(tiny_copy, redo="align")
+    assert (elsewhere / "000009" / "align.jpg").exists()
+
+
+def test_labels_of_others_beside_the_data_set(tiny_copy: Path) -> None:
+    """A data set that is made again, by a redo or with more photos, takes no labels away that are not of the run."""
+    labels = labels_path(Workspace(tiny_copy).hdf5_path(64))
+    labels.write_bytes(b"mine")
+    build_tiny(tiny_copy)  # nothing to do
+    before = contents(tiny_copy)
+    for asked in ({"redo": "pack"}, {"limit": 7}, {"limit": 7, "until": "score"}, {"redo": "photos", "limit": 4}):
+        with pytest.raises(WorkspaceError, match=r"-labels\.npy was not written by this run.*; move it, then run"):
+            build_tiny(tiny_copy, **asked)
+    Workspace(tiny_copy).hdf5_path(64).unlink()
+    with pytest.raises(WorkspaceError, match="was not written by this run"):
+        build_tiny(tiny_copy)
+    assert contents(tiny_copy).items() < before.items()
 
 
 @pytest.mark.parametrize("name", ["selection.csv", "report/index.html", "stages/align/mine", "run.json"])

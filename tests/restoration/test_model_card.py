@@ -1,6 +1,7 @@
 """Model cards and the figures that they report."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,16 @@ def test_invalid_files_of_figures(text: str | None, message: str, tmp_path: Path
         path.write_text(text)
     with pytest.raises(RecipeError, match=f"^`scores` {path}.*{message}"):
         read_figures(path)
+
+
+def test_files_of_figures_that_cannot_be_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    (tmp_path / "deep").write_text("[" * 100_000)
+    for name, message in {"pipe": "a named pipe", "sparse": "bytes; at most", "deep": "nested too deeply"}.items():
+        with pytest.raises(RecipeError, match=f"{name} cannot be read as JSON: .*{message}"):
+            read_figures(tmp_path / name)
 
 
 def test_figures_of_a_log(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import math
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,12 @@ def test_unreadable_registry_is_not_changed(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"registry.toml": b"[mine\n"}
 
 
+def test_a_pipe_in_the_place_of_a_card(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mine.md")
+    with pytest.raises(WeightsError, match=r"mine\.md"):
+        export(trained(tmp_path / "run"), "mine", tmp_path, **TEXTS, replace=True)
+
+
 # --- Export as float16 ------------------------------------------------------------------------------------------
 
 
@@ -359,7 +366,7 @@ def test_invalid_texts(name: str, licence: str, data: str, message: str, tmp_pat
         ("file", "is a file; choose a folder as `to`"),
         ("file/below", "Not a directory"),
         ("weights", "cannot be written: Is a directory; choose another `to`"),
-        ("card", r"mine\.md cannot be read as text: .*Is a directory"),
+        ("card", r"mine\.md cannot be read as text: .*a folder, not a regular file"),
         ("registry", r"registry\.toml cannot be read: a folder, not a regular file"),
     ],
 )

@@ -160,16 +160,21 @@ def test_partial_file_of_a_long_name(tmp_path: Path) -> None:
 
 
 def test_a_deleted_folder_keeps_what_may_be_in_use(tmp_path: Path) -> None:
+    """Files of others and all behind a link stay, too."""
     live = tmp_path / "out" / "live" / f".a.png.{HOST}-{os.getppid()}-{DEAD}.partial"
     elsewhere = tmp_path / "elsewhere"
     for path in (live, tmp_path / "out" / "images" / "a.png", elsewhere / "b.png"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     (live.parent / f".a.png.{HOST}-{ended_process()}-{DEAD}.partial").touch()
-    (tmp_path / "out" / "link").symlink_to(elsewhere)
-    delete_folder(tmp_path / "out")
-    assert sorted((tmp_path / "out").rglob("*")) == [live.parent, live]
-    live.unlink()
-    delete_folder(tmp_path / "out")
+    link, note = tmp_path / "out" / "link", tmp_path / "out" / "images" / "note.txt"
+    link.symlink_to(elsewhere)
+    note.touch()
+    delete_folder(tmp_path / "out", r"images/\w\.png")
+    assert sorted((tmp_path / "out").rglob("*")) == [note.parent, note, link, live.parent, live]
+    delete_folder(link, ".*")
+    for path in (live, link, note):
+        path.unlink()
+    delete_folder(tmp_path / "out", "")
     assert not (tmp_path / "out").exists()
     assert (elsewhere / "b.png").exists()

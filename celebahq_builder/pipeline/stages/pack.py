@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celebahq_builder import parallel
-from celebahq_builder.errors import FormatError, RecipeError
+from celebahq_builder.errors import FormatError, RecipeError, WorkspaceError
 from celebahq_builder.hdf5 import images_per_job
 from celebahq_builder.hdf5.codecs import Codec, codec
 from celebahq_builder.hdf5.labels import labels_path, write_labels
@@ -88,6 +89,15 @@ class PackStage(DatasetStage[PackSettings]):
     def needed_files(self, settings: PackSettings, workspace: Workspace, resolution: int) -> tuple[Path, ...]:
         """Return the data set, and the labels if they are asked for."""
         return self.files(workspace, resolution)[: 1 + settings.labels]
+
+    def check_files(self, before: Table, workspace: Workspace, resolution: int) -> None:
+        """Raise a WorkspaceError if the data set was made without labels, and labels lie beside it."""
+        path = labels_path(workspace.hdf5_path(resolution))
+        if before.get("labels") is False and os.path.lexists(path):
+            raise WorkspaceError(
+                f"{path} was not written by this run, which makes its data set again; move it, then run the same "
+                "command again"
+            )
 
     def run(self, settings: PackSettings, context: DatasetContext) -> StageCounts:
         """Write the data set.
