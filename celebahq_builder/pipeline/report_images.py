@@ -92,6 +92,7 @@ class Step:
     name: str
     whole: Thumbnail
     detail: Thumbnail
+    link: str
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class ReportImages:
                 images = thumbnails.of_example(path, EXAMPLE_PX, DETAIL)
                 if images is None:
                     return None
-                steps.append(Step(stage.example_title, *images))
+                steps.append(Step(stage.example_title, *images, link(path, self.workspace.report_path)))
         return steps
 
     def sheets(self, kept: Sequence[PhotoStatus], low: Sequence[PhotoStatus]) -> list[tuple[str, list[PhotoImage]]]:

@@ -103,6 +103,11 @@ def scores_of(workspace: Workspace) -> dict[str, float]:
     return {one.photo: one.record["score"]["score"] for one in scored}
 
 
+def page_examples(workspace: Workspace) -> list[str]:
+    """Names of the photos shown at every stage, in the order of the page."""
+    return [one.status.name for one in images(workspace).examples(photo_statuses(workspace))]
+
+
 class Page(HTMLParser):
     """A page's elements and texts."""
 
@@ -262,7 +267,7 @@ def test_links_lead_to_files_and_sections_that_exist(run: Workspace) -> None:
         if target.startswith("#"):
             assert target[1:] in ids
         else:
-            assert target.startswith("../")
+            assert target.startswith(("../", "examples/"))
             assert (run.report_path.parent / unquote(target)).is_file()
     for _, values in page.elements:
         assert set(values.get("aria-labelledby", "").split()) <= set(ids)
@@ -357,6 +362,9 @@ def test_a_small_run_shows_each_face_once(run: Workspace) -> None:
     page, statuses = Page(run), photo_statuses(run)
     scored = sorted((one for one in statuses if one.score is not None), key=lambda one: -(one.score or 0))
     links = [unquote(values["href"]) for values in page.all("a") if values.get("class") == "enlarge"]
+    examples = [link for link in links if link.startswith("examples/")]
+    assert len(examples) == len(EXAMPLE_STAGES) * len(page_examples(run))
+    links = [link for link in links if link not in examples]
     assert links[: len(scored)] == [f"../stages/align/{one.image}" for one in scored]
     assert sorted(link.rpartition("/")[2] for link in links[len(scored) :]) == [
         "000008.jpg",
@@ -849,6 +857,20 @@ def test_enlarged_image_of_any_list_has_its_photo(
             assert dialog.locator(".stage svg").get_attribute("aria-label").startswith(f"{name}, ")
             assert dialog.locator(".stage svg circle").count() == 5
             page.keyboard.press("Escape")
+
+
+def test_stages_of_an_example_are_enlarged_in_order(run: Workspace, chromium: Any) -> None:
+    with visit(chromium, run.report_path, 1400) as seen:
+        seen.page.locator("#examples a.enlarge").first.click()
+        titles = []
+        for _ in EXAMPLE_STAGES:
+            wait_for_image(seen.page)
+            titles.append(seen.page.locator("dialog h2").inner_text().partition("  ")[0])
+            assert seen.page.locator("dialog .stage img").evaluate("one => one.naturalWidth") == 768
+            seen.page.keyboard.press("ArrowRight")
+        assert all(title.startswith(f"{page_examples(run)[0]}, ") for title in titles)
+        assert len(set(titles)) == 4
+        assert seen.complaints == []
 
 
 def test_page_without_its_run_shows_the_thumbnail(run: Workspace, chromium: Any, tmp_path: Path) -> None:

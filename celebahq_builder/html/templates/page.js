@@ -150,7 +150,7 @@
     const links = neighbours();
     const has = parts();
     shown = has[mode] ? mode : "Result";
-    const name = drawnIn(current)?.getAttribute("aria-label") ?? textOf(current.closest("figure")?.querySelector("figcaption, h3") ?? current.closest("tr") ?? current);
+    const name = current.dataset.title ?? drawnIn(current)?.getAttribute("aria-label") ?? textOf(current.closest("figure")?.querySelector("figcaption, h3") ?? current.closest("tr") ?? current);
     setBusy(true);
     title.replaceChildren(name, " ", make("small", {}, `${links.indexOf(current) + 1} of ${links.length}`));
     file.href = current.href;
