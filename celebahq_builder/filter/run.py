@@ -29,7 +29,7 @@ from celebahq_builder.filter.store import (
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.pipeline.cluster_batches import Surroundings, worker_facts
 from celebahq_builder.progress import Progress
-from celebahq_builder.storage import write_atomic
+from celebahq_builder.storage import delete_partial_of, write_atomic
 
 StrPath = str | os.PathLike[str]
 
@@ -170,8 +170,10 @@ def filter_folder(
         )
         write_atomic(store.table_path, table_csv(ranked, len(kept), unscored))
         write_page(result)
-        if kept_list and not kept_list.exists():
-            write_atomic(kept_list, kept_rows)
+        if kept_list:
+            delete_partial_of(kept_list)
+            if not kept_list.exists():
+                write_atomic(kept_list, kept_rows)
         if delivery is None:
             return result
         if delivery.paths:

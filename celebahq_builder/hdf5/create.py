@@ -15,7 +15,7 @@ from celebahq_builder.hdf5.codecs import GZIP, Codec
 from celebahq_builder.hdf5.labels import encode_labels, labels_path, write_labels
 from celebahq_builder.hdf5.writer import Columns, Packed, PyramidWriter, check_pixels, pack
 from celebahq_builder.image_set import ImageSet, Labels, NamedImage
-from celebahq_builder.storage import read_file
+from celebahq_builder.storage import delete_partial_of, read_file
 
 OWN_COLUMNS = ("file", "sha256", "label_names")
 """Columns that `write_images` makes from the image set itself."""
@@ -101,7 +101,11 @@ def _jobs(images: ImageSet) -> Iterator[tuple[NamedImage, ...]]:
 @contextlib.contextmanager
 def _labels_beside(path: Path, labels: Labels | None) -> Iterator[None]:
     """Write the labels of a file that gets its name meanwhile; delete them again if it does not."""
-    if labels is None or _labels_exist(path, labels):
+    if labels is None:
+        yield
+        return
+    delete_partial_of(labels_path(path))
+    if _labels_exist(path, labels):
         yield
         return
     try:

@@ -15,7 +15,7 @@ from celebahq_builder.landmarks.page import write_pages
 from celebahq_builder.landmarks.search import SearchedPhoto, SearchSettings, list_photos, search_folder
 from celebahq_builder.outcome import Rejected, counted
 from celebahq_builder.sources.photo import COLUMNS
-from celebahq_builder.storage import RecordLog, csv_bytes, delete_partial_of, path_cell
+from celebahq_builder.storage import RecordLog, csv_bytes, path_cell
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,6 @@ def find_landmarks(
         page = table.with_suffix(".html")
         for path_of_result in (table, page):
             log.check(path_of_result)
-            delete_partial_of(path_of_result)
         searched = list(search_folder(folder, files, log, settings, workers=workers))
         result = summarize(searched, rules, table, page)
         if accept:

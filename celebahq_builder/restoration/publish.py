@@ -29,7 +29,7 @@ from celebahq_builder.models.registry import (
     read_registry,
 )
 from celebahq_builder.restoration.model_card import AnyRecipe, model_card, read_figures, validation_figures
-from celebahq_builder.storage import NewFiles, holds_bytes, read_text, sha256, write_atomic
+from celebahq_builder.storage import NewFiles, delete_partial_of, holds_bytes, read_text, sha256, write_atomic
 from celebahq_builder.training.trained_weights import TrainedWeights
 
 NEW_REGISTRY = "# Weights by name. Each has a model card. Loading verifies the SHA-256 before the bytes are used.\n"
@@ -129,6 +129,8 @@ def export(
                 write = write_atomic if path in taken else new.write  # replaced only if the user asked for it
                 write(path, content)
             write_atomic(files.registry, registry.encode())
+        for path in (*taken, files.registry):
+            delete_partial_of(path)
     except OSError as error:
         raise WeightsError(f"{to} cannot be written: {error.strerror}; choose another `to`") from None
     return files

@@ -14,6 +14,7 @@ from celebahq_builder.limits import MAX_JSON_BYTES
 from celebahq_builder.storage.bounded_read import irregular_kind, parse_json, read_file
 from celebahq_builder.storage.files import as_storage_error, sha256, write_atomic
 from celebahq_builder.storage.folder_lock import try_flock
+from celebahq_builder.storage.partial_files import delete_partial_of
 
 _LINE_ERRORS = (ValueError, LookupError, TypeError)
 """Exceptions of a line that is no record."""
@@ -102,6 +103,8 @@ class RecordLog:
     def write(self, path: Path, data: bytes) -> None:
         """Write a result made from the log; a file that this method did not write, or that was changed, is kept.
 
+        Partial files of the result that dead processes have left are deleted.
+
         Raises:
             WorkspaceError: such a file has the name.
             DiskFull: no space left.
@@ -112,6 +115,7 @@ class RecordLog:
         if written not in self._written:
             self._append({"written": written})
             self._written.add(written)
+        delete_partial_of(path)
         write_atomic(path, data)
 
     def check(self, path: Path) -> None:

@@ -27,10 +27,12 @@ from celebahq_builder.filter.store import UnscoredImage
 from celebahq_builder.imaging.quality_score import QualityScore
 from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES, MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Reason
+from celebahq_builder.storage import partial_path
 from tests.cli.test_cli import ROOT, celebahq, one_line_error
 from tests.filter.folders import add_bad, add_odd, make, run
 
 PARTS = [field.name for field in dataclasses.fields(QualityScore)]
+DEAD = "0f"  # token of an earlier run
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +263,9 @@ def test_the_list_of_kept_images(scored: Path, folder: Path) -> None:
     assert list(rows(path)[0]) == ["rank", "path", *PARTS, "width_px", "height_px"]
     assert result.list_path == path
     written = path.stat().st_mtime_ns
+    partial_path(path, DEAD).touch()  # as a kill leaves it
     run(folder, keep=3, list_path=path)
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
     assert path.stat().st_mtime_ns == written
     with pytest.raises(DeliveryError, match="holds another list and is not overwritten"):
         run(folder, keep=4, list_path=path)

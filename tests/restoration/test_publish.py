@@ -23,6 +23,7 @@ from celebahq_builder.pipeline.stages import denoise, upscale
 from celebahq_builder.restoration.model_card import MANUAL_SECTION
 from celebahq_builder.restoration.publish import ExportedWeights, export, set_entry
 from celebahq_builder.run_directory.workspace import Workspace
+from celebahq_builder.storage import partial_path
 from celebahq_builder.training.trained_weights import METADATA
 from tests.cli.test_cli import celebahq, one_line_error, run
 from tests.conftest import SAMPLE, TINY, build_tiny
@@ -83,14 +84,19 @@ def test_weights_are_replaced_only_on_request(tmp_path: Path) -> None:
     assert torch.equal(load_network(f"{to}/mine").state_dict()["tail.bias"], tensors(SHAPES["denoise"], 1)["tail.bias"])
 
 
+@pytest.mark.parametrize("replace", [False, True])
 @pytest.mark.parametrize("left", [{"mine.safetensors"}, {"mine.safetensors", "mine.md"}])
-def test_a_killed_export_is_completed(left: set[str], tmp_path: Path) -> None:
+def test_a_killed_export_is_completed(left: set[str], replace: bool, tmp_path: Path) -> None:
     to = tmp_path / "to"
     export(trained(tmp_path / "run"), "mine", to, **TEXTS)
     whole = contents(to)
     for name in whole.keys() - left:
         (to / name).unlink()
-    export(trained(tmp_path / "run"), "mine", to, **TEXTS)
+    if replace:
+        (to / "mine.safetensors").write_text("earlier")
+    for name in whole:
+        partial_path(to / name, token="0f").touch()  # of an earlier command
+    export(trained(tmp_path / "run"), "mine", to, **TEXTS, replace=replace)
     assert contents(to) == whole
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from celebahq_builder.errors import WorkspaceError
-from celebahq_builder.storage import RecordLog
+from celebahq_builder.storage import RecordLog, partial_path
 
 RULES = {"version": 1}
 
@@ -118,6 +118,15 @@ def test_one_process_at_a_time(tmp_path):
         RecordLog(tmp_path / "log", "test", RULES),
     ):
         pass
+
+
+def test_partial_files_of_a_killed_command_are_deleted(tmp_path):
+    others = partial_path(tmp_path / "other.csv", token="0f")
+    for path in (others, partial_path(tmp_path / "t-2.html", token="0f")):
+        path.touch()
+    with RecordLog(tmp_path / "log", "test", RULES) as log:
+        log.write(tmp_path / "t-2.html", b"1")
+    assert {path.name for path in tmp_path.iterdir()} == {"log", "t-2.html", others.name}
 
 
 def test_results_that_were_changed_or_are_not_ours_are_kept(tmp_path):
