@@ -31,6 +31,7 @@ from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import BuildOptions, BuildRequest, check_options, make_request, wanted_shard
 from celebahq_builder.pipeline.results import TABLE, PhotoStatus, photo_statuses, rejected_csv, summary_fingerprint
 from celebahq_builder.pipeline.stage import AnyDatasetStage, DatasetContext, record_types
+from celebahq_builder.pipeline.stages.upscale import UpscaleStage
 from celebahq_builder.run_directory.shard import Shard, check_shards
 from celebahq_builder.run_directory.state import Summary, fingerprint
 from celebahq_builder.run_directory.workspace import TimingLog, Workspace, count_outcomes
@@ -294,16 +295,19 @@ def _load_networks(plan: BuildPlan) -> None:
 
 
 def _suggest_bf16(request: BuildRequest, stages: Sequence[str]) -> None:
-    """Name the faster settings of networks on this machine's CPU, if the chip has them and nobody chose others."""
-    if request.cluster or parallel.devices(request.device) != ("cpu",):
+    """Name the faster setting of the upscaler on this machine's CPU, if the chip has it and nobody chose another.
+
+    The denoiser takes little time, and bf16 changes more there: where its result changes by one level, the upscaler's
+    noise is another.
+    """
+    if request.cluster or parallel.devices(request.device) != ("cpu",) or "upscale" not in stages:
         return
-    slow = [name for name in stages if getattr(getattr(request.recipe, name, None), "precision", None) == "fp32"]
-    unset = [f"`overrides` {name}.precision=bf16" for name in slow if f"{name}.precision" not in request.origins]
-    if unset and parallel.cpu_has_bf16():
+    settings = request.recipe.settings(UpscaleStage())
+    is_free = settings.precision == "fp32" and "upscale.precision" not in request.origins
+    if is_free and parallel.cpu_has_bf16():
         log.info(
-            "hint: with %s, the networks take half the time on this CPU; the pixels change by 0.1 to 0.2 grey levels "
-            "on average",
-            " ".join(unset),
+            "hint: with `overrides` upscale.precision=bf16, a build takes a quarter to a half less time on this CPU; "
+            "the pixels change by 0.02 grey levels on average"
         )
 
 

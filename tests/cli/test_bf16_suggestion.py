@@ -16,10 +16,10 @@ SUGGESTION = "hint: with "
 @pytest.mark.parametrize(
     ("options", "settings"),
     [
-        (("--until", "denoise"), "`overrides` denoise.precision=bf16"),
-        (("--until", "upscale", "--set", "denoise.precision=fp32"), "`overrides` upscale.precision=bf16"),
-        (("--until", "upscale", "--set", "denoise.precision=bf16", "--set", "upscale.precision=bf16"), ""),
-        (("--until", "crop"), ""),
+        (("--until", "upscale"), "`overrides` upscale.precision=bf16"),
+        (("--until", "upscale", "--set", "upscale.precision=bf16"), ""),
+        (("--until", "upscale", "--set", "upscale.precision=fp32"), ""),
+        (("--until", "denoise"), ""),
     ],
 )
 def test_bf16_is_suggested_once(
@@ -40,7 +40,9 @@ def test_bf16_is_suggested_once(
         done = CliRunner().invoke(celebahq, ["build", "--out", str(out), *words, *options])
         assert done.exit_code == 0, done.output
         shown = [line for line in caplog.messages if SUGGESTION in line]
-        assert [line.partition(SUGGESTION)[2].partition(", the networks")[0] for line in shown] == [found] * bool(found)
+        assert [line.partition(SUGGESTION)[2].partition(", a build takes")[0] for line in shown] == [found] * bool(
+            found
+        )
 
 
 def test_nothing_is_suggested_before_an_error(
