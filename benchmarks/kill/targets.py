@@ -53,11 +53,15 @@ def landmark_data(folder: Path) -> None:
 
 _BUILD = "build --celeba-root IN/celeba --recipe IN/recipe.toml --workers 1 --device cpu --out OUT/run"
 _EXPORT = "export IN/data.h5 --workers 1"
+_FILTER = "filter IN --scores OUT/scores --workers 1"
+_WEIGHTS = "weights export IN/run --name mine --to OUT/weights --licence CC0"
 _TRAIN = "--recipe IN/recipe.toml --device cpu --out OUT/run"
 TARGETS = (
     Target("build", samples.photos, _BUILD),
     Target("shard", samples.photos, f"{_BUILD} --shard 1/2"),
     Target("pack", samples.photos, _BUILD, f"{_BUILD} --until select"),
+    Target("redo", samples.photos, f"{_BUILD} --redo align", _BUILD),
+    Target("more photos", samples.photos, _BUILD, f"{_BUILD} --limit 2"),
     Target("import", more_images, "import IN/images --workers 1 --out OUT/new.h5"),
     Target("import labels", more_images, "import IN/labelled --workers 1 --out OUT/new.h5"),
     Target("import threads", more_images, "import IN/images --workers 3 --out OUT/new.h5"),
@@ -75,9 +79,10 @@ TARGETS = (
         more_images,
         "evaluate IN/data.h5 --against IN/images --metrics swd,ms-ssim --num 8 --device cpu --out OUT/scores",
     ),
-    Target("filter", samples.image_kinds, "filter IN --keep 4 --out OUT/best --scores OUT/scores --workers 1"),
+    Target("filter", samples.image_kinds, f"{_FILTER} --keep 4 --out OUT/best"),
+    Target("filter list", samples.image_kinds, f"{_FILTER} --keep 4 --list OUT/best.csv"),
     Target(
-        "filter list", samples.image_kinds, "filter IN --keep 4 --list OUT/best.csv --scores OUT/scores --workers 1"
+        "filter prune", samples.image_kinds, f"{_FILTER} --keep 2 --out OUT/best --prune", f"{_FILTER} --out OUT/best"
     ),
     Target("train", samples.training_data, f"train IN/data.h5 {_TRAIN}"),
     Target("generate h5", samples.training_run, "generate IN/run --num 20 --device cpu --out OUT/new.h5"),
@@ -92,10 +97,9 @@ TARGETS = (
     Target("denoiser", samples.restoration_data, f"train-denoiser IN/photos {_TRAIN}"),
     Target("upscaler", upscaler_data, f"train-upscaler IN/photos {_TRAIN}"),
     Target("refiner", landmark_data, f"train-landmarks IN/celeba {_TRAIN}"),
+    Target("weights", samples.restoration_run, f"{_WEIGHTS} --data noise"),
     Target(
-        "weights",
-        samples.restoration_run,
-        "weights export IN/run --name mine --to OUT/weights --licence CC0 --data noise",
+        "weights replaced", samples.restoration_run, f"{_WEIGHTS} --data sand --replace", f"{_WEIGHTS} --data noise"
     ),
 )
 
