@@ -23,7 +23,10 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".t
 """Endings of image files, in any case."""
 
 SYSTEM_NAMES = frozenset(
-    ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information")
+    (
+        *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
+        *("@eadir", "#recycle", "#snapshot", "@recycle", "@__thumb", "lost+found"),
+    )
 )
 """Names, in lower case, of files and folders that operating systems and network drives create beside images."""
 

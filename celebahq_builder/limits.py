@@ -25,6 +25,9 @@ MAX_LANDMARK_JSON_BYTES = 1 << 29
 MAX_JSON_ENTRY_CHARACTERS = 1 << 22
 """Characters of one entry of such a file, 4 million: one of ffhq-dataset-v2.json has 4 thousand."""
 
+MAX_LOG_BYTES = 1 << 29
+"""Bytes of one log of this package that is read as a whole, 512 MB: 3 million images that `celebahq filter` copied."""
+
 MAX_TABLE_ROWS = 1_000_000
 """Rows of one landmark table: read, they take 0.8 GB. CelebA has 202,599."""
 

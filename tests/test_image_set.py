@@ -24,6 +24,9 @@ def made(root: Path, *names: str) -> Path:
         "Thumbs.db",
         "@eaDir/a.png/thumb.jpg",
         "$RECYCLE.BIN/a.png",
+        "lost+found/a.png",
+        "#recycle/a.png",
+        "@__thumb/a.png",
     ],
 )
 def test_hidden_and_system_files_are_no_images(name: str, tmp_path: Path) -> None:

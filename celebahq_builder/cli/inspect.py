@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -155,7 +156,7 @@ def audit(file: Path, out: Path | None) -> None:
     from celebahq_builder.inspect import audit_report
     from celebahq_builder.pipeline.run_images import find_hdf5
 
-    folder = out or Path(f"{file.resolve().name.removesuffix('.h5')}-audit")
+    folder = out or Path(f"{Path(os.path.realpath(file)).name.removesuffix('.h5')}-audit")
     for line in audit_report.audit(find_hdf5(file), folder):
         click.echo(line)
     print_path("findings", folder / audit_report.JSON)

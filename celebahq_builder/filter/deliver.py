@@ -24,11 +24,12 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 from celebahq_builder.errors import CelebAHQError, DeliveryError, DiskFull, printable
+from celebahq_builder.limits import MAX_LOG_BYTES
 from celebahq_builder.progress import Progress
-from celebahq_builder.storage import NO_HARD_LINKS, as_storage_error, open_file, publish_new
+from celebahq_builder.storage import NO_HARD_LINKS, as_storage_error, parse_json, publish_new, read_file
 
 
 class DeliveryMode(enum.StrEnum):
@@ -114,15 +115,14 @@ class DeliveryRecord:
                 f"{self.path} is not a record of celebahq filter; move it away, or choose another `out`"
             )
         for line in data.splitlines()[1:]:
-            with contextlib.suppress(KeyError, TypeError, ValueError):  # cut off by a kill
-                self._apply(json.loads(line))
+            with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):  # cut off by a kill
+                self._apply(cast(dict[str, Any], parse_json(line)))
 
     def _read(self) -> bytes:
         try:
             if self.path.is_symlink():
                 raise OSError(errno.ELOOP, "a symbolic link")
-            with open_file(self.path) as file:
-                return file.read()
+            return read_file(self.path, MAX_LOG_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             return b""
         except OSError as error:

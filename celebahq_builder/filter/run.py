@@ -187,14 +187,14 @@ def _resolve(
     given: StrPath, out: StrPath | None, list_path: StrPath | None, scores: StrPath | None
 ) -> tuple[Path, Path | None, Path | None, Path]:
     """Return the paths of a run, absolute and without symbolic links, so that they can be compared."""
-    folder = Path(given).resolve()
+    folder = Path(os.path.realpath(given))  # unlike `resolve`, no error for a link to itself
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"
         raise SourceError(f"{given} {problem}; give a folder of images")
     if not scores and (not folder.name or Path.cwd().is_relative_to(folder)):
         raise RecipeError(f"the current folder is in {folder}, the folder of images; give a folder for the `scores`")
-    store = Path(scores or f"{folder.name}-scores").resolve()
-    target, kept_list = (None if path is None else Path(path).resolve() for path in (out, list_path))
+    store = Path(os.path.realpath(scores or f"{folder.name}-scores"))
+    target, kept_list = (None if path is None else Path(os.path.realpath(path)) for path in (out, list_path))
     if folder in (store, target) or store == target:
         raise RecipeError("the folder of images, `out` and `scores` must be three different folders")
     if target and not (found := innermost_existing(target)).is_dir():

@@ -11,14 +11,16 @@ SCORES/
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from celebahq_builder.errors import WorkspaceError, printable
+from celebahq_builder.limits import MAX_JSON_BYTES
 from celebahq_builder.outcome import QualityScore, Reason
 from celebahq_builder.storage import (
     as_storage_error,
@@ -27,6 +29,9 @@ from celebahq_builder.storage import (
     is_lock_file,
     is_partial_of,
     lock,
+    open_file,
+    open_log,
+    parse_json,
     path_cell,
     read_json,
     write_json,
@@ -221,9 +226,10 @@ class ScoreStore:
     def about(self) -> dict[str, Any]:
         """Return the contents of ``filter.json``."""
         about = read_json(self.about_path)
-        if not isinstance(about, dict) or not {"folder", "rules", "delivered_to"} <= about.keys():
+        folders = about.get("delivered_to") if isinstance(about, dict) and {"folder", "rules"} <= about.keys() else None
+        if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in (about["folder"], *folders)):
             raise WorkspaceError(f"{self.about_path} was changed from outside; restore it, or choose another `scores`")
-        return about
+        return cast(dict[str, Any], about)
 
     def destinations(self) -> list[Path]:
         """Return the folders that images were delivered to, also by a command that was killed."""
@@ -238,13 +244,20 @@ class ScoreStore:
     def valid_records(self, images: Mapping[str, tuple[int, int]]) -> dict[str, ScoreRecord]:
         """Return the records of these images, by path, whose size in bytes and modification time in ns are the same."""
         stored: dict[str, ScoreRecord] = {}
-        if not self.scored_path.exists():
+        if not os.path.lexists(self.scored_path):
             return stored
-        with self.scored_path.open(encoding="ascii", errors="replace") as file:
-            for line in file:
-                with contextlib.suppress(KeyError, TypeError, ValueError):  # cut off by a kill
-                    record = from_json(json.loads(line))
-                    stored[record.path] = record
+        try:
+            if self.scored_path.is_symlink():  # this command would write to a file that is not its own
+                raise OSError(errno.ELOOP, "a link")
+            with open_file(self.scored_path) as file:
+                while (line := file.readline(MAX_JSON_BYTES)) and len(line) < MAX_JSON_BYTES:
+                    with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):  # cut off by a kill
+                        record = from_json(cast(dict[str, Any], parse_json(line)))
+                        stored[record.path] = record
+        except OSError as error:
+            raise WorkspaceError(
+                f"{self.scored_path} cannot be read: {error.strerror}; move it, or choose another `scores`"
+            ) from None
         return {
             path: stored[path]
             for path, found in images.items()
@@ -260,7 +273,7 @@ class ScoreStore:
             WorkspaceError: the disk failed.
         """
         try:
-            with self.scored_path.open("ab+") as file:
+            with open_log(self.scored_path) as file:
                 if file.tell():
                     file.seek(-1, os.SEEK_END)
                     if file.read() != b"\n":

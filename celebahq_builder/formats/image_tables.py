@@ -17,7 +17,7 @@ import numpy as np
 
 from celebahq_builder.errors import FormatError, SourceError, printable
 from celebahq_builder.formats.records import check_name, parse_records
-from celebahq_builder.image_set import Described, Metadata, Record, nfc
+from celebahq_builder.image_set import Described, FolderListing, Metadata, Record, nfc
 from celebahq_builder.limits import MAX_JSON_BYTES, MAX_VALUE_BYTES
 from celebahq_builder.sources.celeba import read_attributes, read_partition
 from celebahq_builder.storage import parse_json
@@ -44,11 +44,29 @@ ATTRIBUTES = ("list_attr_celeba.txt", "list_attr_celeba.csv")
 PARTITION = ("list_eval_partition.txt", "list_eval_partition.csv")
 """CelebA's division into train, val and test."""
 
+TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".npy", ".cls")
+"""Endings of files that may hold labels."""
+
 LINE_BYTES_MAX = 1 << 20
 """Bytes of one line of metadata."""
 
 NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)?(\.\d*)?([eE][+-]?\d+)?|nan|NaN")
 """Numbers in a CSV file; ids such as 000001 are text."""
+
+
+def log_unread(where: Path, listing: FolderListing) -> None:
+    """Say in the log what is not read of a folder or archive, and where labels are looked for if a file may hold some.
+
+    Args:
+        where: folder or archive.
+        listing: its files, without the tables that are read.
+    """
+    for remark in listing.remarks():
+        log.info("%s: %s", printable(str(where)), remark)
+    tables = [name for name in listing.others if name.lower().endswith((*TABLE_SUFFIXES, *ATTRIBUTES))]
+    if tables:
+        known = ", ".join(TABLES)
+        log.info("%s: if %s holds labels, write them to one of %s", where, printable(tables[0]), known)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from celebahq_builder.formats.image_tables import (
     PARTITION,
     TABLES,
     ImageTables,
+    log_unread,
     read_celeba_tables,
 )
 from celebahq_builder.formats.records import file_names, image_records
@@ -184,8 +185,7 @@ def list_data_set(folder: Path, tables: Collection[str] = TABLES) -> FolderListi
         place = printable(str(error.filename))
         raise FormatError(f"{place} cannot be read: {error.strerror}; check its permissions") from None
     unread = [name for name in listing.others if name.rpartition("/")[2] not in tables]
-    for remark in dataclasses.replace(listing, others=unread).remarks():
-        log.info("%s: %s", printable(str(folder)), remark)
+    log_unread(folder, dataclasses.replace(listing, others=unread))
     if not listing.images:
         raise FormatError(f"{folder} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
     return listing

@@ -21,7 +21,7 @@ from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats import Format
 from celebahq_builder.formats.hdf5 import ExportJob
 from celebahq_builder.formats.image_file import Encoded, Header, common_size, encoded_images, read_header
-from celebahq_builder.formats.image_tables import LABELS, TABLES, ImageTables
+from celebahq_builder.formats.image_tables import LABELS, TABLES, ImageTables, log_unread
 from celebahq_builder.formats.records import check_name, class_numbers
 from celebahq_builder.image_set import IMAGE_SUFFIXES, DataSet, FolderListing, Labels, is_hidden, is_image_name
 from celebahq_builder.imaging.image_io import encode_png
@@ -73,8 +73,7 @@ def read(path: Path, resize: int | None = None) -> DataSet:
     others = [entry.filename for entry in read_files if not is_image_name(entry.filename)]
     hidden = [entry.filename for entry in files if is_hidden(entry.filename)]
     unread = [name for name in others if name.rpartition("/")[2] not in TABLES]
-    for remark in FolderListing(others=unread, hidden=hidden).remarks():
-        log.info("%s: %s", printable(str(path)), remark)
+    log_unread(path, FolderListing(others=unread, hidden=hidden))
     if not images:
         raise FormatError(f"{path} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
     if len(set(names)) < len(images):

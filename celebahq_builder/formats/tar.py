@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gzip
+import logging
 import tarfile
 import zlib
 from collections.abc import Generator, Iterator
@@ -14,7 +15,10 @@ from typing import IO, BinaryIO, NamedTuple, cast
 from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats import REMEDY
 from celebahq_builder.formats.records import check_name
+from celebahq_builder.image_set import FolderListing, is_hidden, is_image_name
 from celebahq_builder.limits import MAX_CHUNK_BYTES, MAX_IMAGE_FILE_BYTES
+
+log = logging.getLogger(__name__)
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
 
@@ -105,7 +109,7 @@ def open_tar(path: Path) -> Iterator[IO[bytes]]:
 
 
 def members(path: Path) -> Generator[Member, None, None]:
-    """Yield the files of a tar in their order, without folders and hidden files.
+    """Yield the files of a tar in their order, without folders and hidden files; the log says what is passed over.
 
     Memory does not depend on the number of members.
 
@@ -113,6 +117,7 @@ def members(path: Path) -> Generator[Member, None, None]:
         FormatError: it is not a tar, is damaged, or cut short, also between two members; a member is neither file nor
             folder, or its name leads out of a folder.
     """
+    hidden = []
     with open_tar(path) as file:
         size = _unpacked_size(path, file)
         try:
@@ -129,13 +134,17 @@ def members(path: Path) -> Generator[Member, None, None]:
                     if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or entry.issparse():
                         raise FormatError(f"{path}: {name} is not a plain file, but a link or the like; {REMEDY}")
                     contents = tar.extractfile(entry)
-                    if contents is not None and not name.rpartition("/")[2].startswith("."):
+                    if is_hidden(name):
+                        hidden += [name] if is_image_name(name) else []
+                    elif contents is not None:
                         yield Member(name, entry.offset_data, entry.size, contents)
                 end = tar.offset
         except TAR_ERRORS as error:
             reason = printable(str(error))[:200] or type(error).__name__
             raise FormatError(f"{path} is not a readable tar, or cut short: {reason}; {REMEDY}") from None
         _check_ending(path, file, end, size)
+    for remark in FolderListing(hidden=hidden).remarks():
+        log.info("%s: %s", path, remark)
 
 
 class _BoundedReads:

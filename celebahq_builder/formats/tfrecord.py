@@ -153,7 +153,7 @@ def read(path: Path) -> DataSet:
                     raise FormatError(f"{largest}: record {number} is {sizes}; {REMEDY}")
                 yield NamedImage(pixels, f"{number:08d}")
 
-    return DataSet(count, side, shape[0], images, load_labels(labels, count) if labels.exists() else None)
+    return DataSet(count, side, shape[0], images, load_labels(labels, count) if os.path.lexists(labels) else None)
 
 
 def _level_files(path: Path) -> list[Path]:

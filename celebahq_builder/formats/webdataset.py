@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 
 # --- Import
 
-ENDINGS = (".tar", ".tar.gz", ".tgz")
+ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+"""Endings of shards; those that gzip has not compressed are refused, see `tar.COMPRESSIONS`."""
 
 RECORD_MAX_BYTES = 2**24
 """Maximum size of a ``.json`` or ``.cls`` member."""
@@ -206,7 +207,7 @@ FORMAT = Format(
     "webdataset",
     read,
     write,
-    names=("*.tar", "*.tar.gz", "*.tgz"),
+    names=tuple(f"*{ending}" for ending in ENDINGS),
     beside_images=False,
     options=("resize", "split", "shard", "png_level"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from pathlib import Path
 from tokenize import TokenError
 from typing import Literal
@@ -60,7 +61,7 @@ def read_labels(path: Path, count: int) -> Labels | None:
         FormatError: as `load_labels` does.
     """
     beside = labels_path(path)
-    return load_labels(beside, count) if beside.exists() else None
+    return load_labels(beside, count) if os.path.lexists(beside) else None
 
 
 def load_labels(path: Path, count: int) -> Labels:

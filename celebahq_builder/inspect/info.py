@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,7 +93,7 @@ def _compression(data: h5py.Dataset) -> str:
 def _labels(path: Path) -> Iterator[str]:
     """Yield the labels in the file beside the HDF5 file, where the ProGAN authors' tool writes them."""
     labels_file = labels_path(path)
-    if labels_file.is_file():
+    if os.path.lexists(labels_file):
         try:
             dtype, shape = labels_header(labels_file)
             yield printable(f"labels: {labels_file.name}, {dtype} {list(shape)}")

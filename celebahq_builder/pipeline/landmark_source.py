@@ -7,6 +7,7 @@ table, the page and the list of doubtful photos that are made from it.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -79,7 +80,7 @@ def find_source(
     """
     folder, _ = list_photos(Path(photos))
     workspace = Workspace(Path(out))
-    if Path(photos).resolve() == workspace.root.resolve():
+    if os.path.realpath(photos) == os.path.realpath(workspace.root):
         raise RecipeError(f"`out` {out} is the folder of photos; give another folder")
     model = locate_model(model, "landmark_model")
     with workspace.lock(shard):

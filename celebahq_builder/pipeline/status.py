@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from celebahq_builder.limits import MAX_LANDMARK_JSON_BYTES, MAX_VALUE_BYTES
+from celebahq_builder.limits import MAX_LOG_BYTES, MAX_VALUE_BYTES
 from celebahq_builder.progress import rough_duration, size
 from celebahq_builder.run_directory.shard import shard_folders
 from celebahq_builder.run_directory.state import RunDescription, RunState
@@ -23,7 +23,7 @@ def status_lines(workspace: Workspace) -> Iterator[str]:
     log = workspace.landmark_table_path.with_suffix(".jsonl")
     if state.run is None and log.is_file():
         photos = 0
-        with open_file(log, MAX_LANDMARK_JSON_BYTES) as file:
+        with open_file(log, MAX_LOG_BYTES) as file:
             while line := file.readline(MAX_VALUE_BYTES):
                 photos += line.startswith(b'{"file"')
         yield f"landmarks: {photos} photos searched; the same command resumes"

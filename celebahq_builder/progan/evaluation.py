@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,7 +216,7 @@ class EvaluationRequest:
     def files(self) -> dict[Path, str]:
         """Files to write, in this order, each with the name of the argument that asks for it."""
         files = {} if self.out is None else {self.out / JSON: "out"}
-        if self.json_path is not None and self.json_path.resolve() not in (path.resolve() for path in files):
+        if self.json_path is not None and os.path.realpath(self.json_path) not in map(os.path.realpath, files):
             files[self.json_path] = "json"
         return files if self.out is None else {**files, self.out / PAGE: "out"}
 
@@ -275,7 +276,7 @@ def evaluate_and_report(request: EvaluationRequest) -> Iterator[str]:
     out, json_path = request.out, request.json_path
     if out is not None and out.exists() and not out.is_dir():
         raise FormatError(f"{out} is a file; choose a folder for {JSON} and {PAGE} as `out`")
-    if out and json_path and json_path.resolve() == (out / PAGE).resolve():
+    if out and json_path and os.path.realpath(json_path) == os.path.realpath(out / PAGE):
         raise FormatError(f"{json_path} would be the page in `out`; choose another `json`")
     last = [*request.files][-1:]
     for path, argument in request.files.items():

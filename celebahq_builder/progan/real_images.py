@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ class RealImages:
 def _label_source(data: Path) -> LabelSource:
     """Return where the labels are; a file of labels next to the data takes precedence over attributes in it."""
     with PyramidFile(data) as file:
-        return "file" if labels_path(data).exists() or file.photos.get("attributes") is None else "attributes"
+        return "file" if os.path.lexists(labels_path(data)) or file.photos.get("attributes") is None else "attributes"
 
 
 def check_data(data: Path, recipe: ProGANRecipe) -> tuple[DataIdentity, Tensor | None]:

@@ -94,7 +94,7 @@ def export(
     figures = read_figures(scores) if scores else validation_figures(run / "log.jsonl", trained.step)
     setting = SETTINGS[trained.shape.architecture]
     files = ExportedWeights(to / f"{name}.safetensors", to / REGISTRY_FILE, to / f"{name}.md", setting)
-    if to.resolve() == run.resolve():
+    if os.path.realpath(to) == os.path.realpath(run):
         raise WeightsError(f"{to} is the folder of the run, whose files would be replaced; choose another `to`")
     if to.exists() and not to.is_dir():
         raise WeightsError(f"{to} is a file; choose a folder as `to`")
@@ -164,7 +164,7 @@ def _check_entry(name: str, files: ExportedWeights, replace: bool) -> None:
     folder = files.registry.parent
     known = read_registry(folder) if files.registry.exists() else {}
     for other, entry in known.items():
-        if other != name and (folder / entry.file).resolve() == files.weights.resolve():
+        if other != name and os.path.realpath(folder / entry.file) == os.path.realpath(files.weights):
             raise WeightsError(f"{files.weights} belongs to [{other}] of {files.registry}; choose another `name`")
     if name in known and not replace:
         raise WeightsError(

@@ -35,6 +35,7 @@ from celebahq_builder.storage import (
     delete_partial_files,
     holds,
     lock,
+    open_log,
     parse_json,
     read_file,
     read_json,
@@ -375,8 +376,8 @@ class TimingLog:
 
     def add(self, **line: int | Mapping[str, float]) -> None:
         """Append a line, with the time."""
-        with contextlib.suppress(OSError), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"unix_s": round(time.time(), 1), **line}) + "\n")
+        with contextlib.suppress(OSError), open_log(self.path) as file:
+            file.write(json.dumps({"unix_s": round(time.time(), 1), **line}).encode() + b"\n")
 
     def add_worker(self, peak_bytes: int) -> None:
         """Take note of the peak memory of a worker."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import cast
@@ -228,7 +229,7 @@ def _places(root: Path, folder: str, name: str) -> list[Path]:
 
 
 def _existing(paths: list[Path]) -> Path | None:
-    return next((path for path in paths if path.exists()), None)
+    return next((path for path in paths if os.path.lexists(path)), None)  # a broken link is an error, not no table
 
 
 def _required(paths: list[Path], root: Path, what: str) -> Path:

@@ -15,10 +15,10 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from celebahq_builder.errors import DiskFull, FormatError, WorkspaceError
-from celebahq_builder.storage.bounded_read import parse_json, read_text
+from celebahq_builder.storage.bounded_read import irregular_kind, parse_json, read_text
 from celebahq_builder.storage.partial_files import RUN_TOKEN, delete_partial_of, partial_path, partials_of_dead
 
 STORAGE_LOST = (errno.EIO, errno.EROFS, errno.ENOTCONN, errno.ESTALE)
@@ -141,6 +141,21 @@ def write_atomic(path: Path, data: bytes, *, new: bool = False, parents: bool = 
                     partial.replace(path)
     except OSError as error:
         raise as_storage_error(error, path) from error
+
+
+@contextlib.contextmanager
+def open_log(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of lines to read it and to write at its end; create it if it does not exist.
+
+    Raises:
+        OSError: it cannot be opened, or is a link or no regular file, so that its content is not ours.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if kind := irregular_kind(os.fstat(descriptor)):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"{kind}, not a regular file", os.fspath(path))
+    with os.fdopen(descriptor, "ab+") as file:
+        yield file
 
 
 def write_partial(path: Path, data: bytes, token: str = RUN_TOKEN) -> Path:

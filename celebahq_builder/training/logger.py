@@ -15,7 +15,7 @@ from tensorboardX import SummaryWriter
 
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.limits import MAX_TEXT_BYTES
-from celebahq_builder.storage import as_storage_error, parse_json, read_file, write_atomic
+from celebahq_builder.storage import as_storage_error, open_log, parse_json, read_file, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +71,8 @@ class TrainingLogger:
             WorkspaceError: the file system failed.
         """
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            with open_log(self.path) as file:
+                file.write(json.dumps(line).encode() + b"\n")
             self._add_scalars(line)
             if image is not None:
                 self.board.add_image("samples", image, line[self.axis], dataformats="HWC")

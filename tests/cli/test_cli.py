@@ -47,6 +47,26 @@ def refused(*arguments: str | Path, command: str = "build") -> str:
     return str(done.exception)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("audit", "loop"),
+        ("filter", "loop"),
+        ("filter", "in", "--out", "loop"),
+        ("filter", "in", "--scores", "loop"),
+        ("build", "--photos", "loop", "--out", "out"),
+        ("build", "--photos", "in", "--out", "loop"),
+        ("evaluate", "in", "--metrics", "ms-ssim", "--out", "out", "--json", "loop"),
+        ("weights", "export", "in", "--name", "a", "--to", "loop", "--licence", "CC0", "--data", "none"),
+    ],
+)
+def test_a_link_to_itself(arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    refused(*arguments[1:], command=arguments[0])
+
+
 def test_the_recorded_stages_are_the_real_ones() -> None:
     assert [stage.name for stage in BuildRecipe().stages()] == list(cli.pipeline.STAGES)
 

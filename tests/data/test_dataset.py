@@ -167,6 +167,14 @@ def test_labels_beside_the_file(tmp_path: Path) -> None:
     assert pixels.shape == (21, 3, 16, 16)
 
 
+def test_labels_that_are_a_broken_link(tmp_path: Path) -> None:
+    """They are not taken for a data set without labels."""
+    path = original(tmp_path / "cifar.10.h5", DATA)
+    (tmp_path / "cifar.10-labels.npy").symlink_to("gone.npy")
+    with pytest.raises(FormatError, match=r"cifar\.10-labels\.npy is not a readable array of numpy's: .*No such file"):
+        PyramidDataset(path, labels="file")
+
+
 def test_names_of_labels(tmp_path: Path) -> None:
     path = ours(tmp_path / "data.h5", DATA, label_names=["cat", "dog"])
     write_labels(path, np.eye(2, dtype=np.float32)[np.arange(21) % 2])

@@ -81,10 +81,43 @@ def test_a_cut_off_list_of_scores_loses_only_its_last_line(scored: Path, folder:
     about.write_text(about.read_text().replace(str(scored), str(folder)))
     journal = Path(f"{folder}-scores") / "scored.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(lines[:4]) + b'{"path": 7}\n\xff\xfe\n' + lines[4][:30])
-    result = run(folder)
-    assert result.table_path.read_bytes() == (Path(f"{scored}-scores") / "scores.csv").read_bytes()
-    assert journal.read_bytes().splitlines(keepends=True)[:4] == lines[:4]
+    damaged = b'{"path": 7}\n\xff\xfe\n[3]\n' + b"[" * 9999 + b'\n{"path": "a", "bytes": Infinity, "mtime_ns": 1}\n'
+    journal.write_bytes(b"".join(lines[:4]) + damaged + lines[4][:30])
+    for _ in range(2):
+        result = run(folder)
+        assert result.table_path.read_bytes() == (Path(f"{scored}-scores") / "scores.csv").read_bytes()
+        found = journal.read_bytes().splitlines(keepends=True)
+        assert found[:4] == lines[:4]
+        assert sorted(found[-len(lines) + 4 :]) == sorted(lines[4:])  # scored once
+        assert b"\n" not in found
+
+
+@pytest.mark.parametrize("kind", ["pipe", "sparse", "link"])
+def test_a_list_of_scores_that_cannot_be_read(kind: str, scored: Path, folder: Path) -> None:
+    shutil.copytree(f"{scored}-scores", f"{folder}-scores")
+    about, journal = (Path(f"{folder}-scores") / name for name in ("filter.json", "scored.jsonl"))
+    about.write_text(about.read_text().replace(str(scored), str(folder)))
+    journal.unlink()
+    if kind == "sparse":
+        with journal.open("wb") as file:
+            file.truncate(1 << 40)
+        assert store.ScoreStore(journal.parent).valid_records({}) == {}
+        return
+    os.mkfifo(journal) if kind == "pipe" else journal.symlink_to(journal.name)
+    with pytest.raises(WorkspaceError, match=r"scored\.jsonl"):
+        run(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["3", "{}", '{"folder": 3, "rules": {}, "delivered_to": []}', '{"folder": "a", "rules": {}, "delivered_to": "a"}']
+    + ['{"folder": "a", "rules": {}, "delivered_to": [3]}', '{"folder": "a", "delivered_to": []}'],
+)
+def test_a_changed_description_of_the_scores(text: str, folder: Path) -> None:
+    (folder.parent / "scores").mkdir()
+    (folder.parent / "scores" / "filter.json").write_text(text)
+    with pytest.raises(WorkspaceError, match=r"filter\.json was changed from outside; restore it, or choose another"):
+        run(folder, scores=folder.parent / "scores")
 
 
 def test_scores_of_another_folder_are_refused(scored: Path, folder: Path) -> None:

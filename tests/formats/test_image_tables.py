@@ -161,3 +161,14 @@ def test_size_of_the_table_of_labels(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(image_tables, "MAX_JSON_BYTES", 1000)
     with pytest.raises(FormatError, match=r"dataset\.json has more than 1000 bytes"):
         opened("folder", tmp_path / "in", {**IMAGES, "dataset.json": bytes(1001)})
+
+
+@KINDS
+@pytest.mark.parametrize("name", ["labels.csv", "metadata.parquet", "METADATA.CSV", "list_attr_celeba.txt", "a.cls"])
+def test_tables_of_other_names(kind: str, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log says where labels are looked for."""
+    caplog.set_level(logging.INFO)
+    opened(kind, tmp_path / "other", {**IMAGES, "README.txt": ""})
+    assert "holds labels" not in caplog.text
+    opened(kind, tmp_path / "in", {**IMAGES, name: ""})
+    assert f": if {name} holds labels, write them to one of metadata.jsonl, metadata.csv, dataset.json" in caplog.text

@@ -187,6 +187,21 @@ def test_members_that_are_not_files(kind: bytes, tmp_path: Path) -> None:
     assert "is not a plain file, but a link or the like" in line
 
 
+def test_hidden_and_system_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    others = [("._a.png", b"x"), ("__MACOSX/._a.png", b"x"), ("@eaDir/a.png", PNG), (".trash/b.png", PNG), (".x", b"")]
+    path = shard(tmp_path / "in" / "0.tar", [("a.png", PNG), *others])
+    assert read(path).count == 1
+    assert f"{path}: passed over 4 hidden or system files, such as ._a.png" in caplog.messages
+
+
+@pytest.mark.parametrize(("name", "program"), [("0.tar.bz2", "bunzip2"), ("0.tar.xz", "unxz"), ("0.tar.zst", "unzstd")])
+def test_archives_of_other_compressions(name: str, program: str, tmp_path: Path) -> None:
+    start = {"bunzip2": b"BZh9", "unxz": b"\xfd7zXZ\0", "unzstd": b"(\xb5/\xfd"}[program]
+    (tmp_path / name).write_bytes(start + bytes(999))
+    assert f"unpack it first, with {program}" in refused(tmp_path / name)
+
+
 # --- Damage that tarfile does not report
 
 

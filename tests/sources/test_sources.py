@@ -337,6 +337,16 @@ def test_table_that_is_none(path: str, data: str | bytes, said: str, tree: Tree)
         tree.read()
 
 
+@pytest.mark.parametrize("path", ["Eval/list_eval_partition.txt", "Anno/list_attr_celeba.txt"])
+def test_table_that_is_a_broken_link(path: str, tree: Tree) -> None:
+    """It is not taken for a table that does not exist."""
+    tree.photos("a.jpg").table(f"a.jpg {ROW}")
+    (tree.root / path).parent.mkdir(exist_ok=True)
+    (tree.root / path).symlink_to("gone.txt")
+    with pytest.raises(SourceError, match=rf"{path} cannot be read: No such file"):
+        tree.read()
+
+
 # --- Tables of splits and attributes, as text and as Kaggle's CSV ----------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from celebahq_builder.storage import (
     files,
     holds,
     new_files,
+    open_log,
     partial_path,
     path_cell,
     write_atomic,
@@ -199,3 +200,22 @@ def test_every_text_is_read_back() -> None:
     read = list(csv.reader(io.StringIO(csv_bytes(rows).decode(), newline="")))
     assert read == [["a\rb\nc\x1b", "-1", "0.5"], ['q"u,o', "\u202e", ""], ["a\r\nb", "\r", "x"]]
     assert csv_bytes([["\udcff\ud800"]]) == b"\\xff\\ud800\n"
+
+
+def test_a_log_grows_at_its_end(tmp_path: Path) -> None:
+    for line in (b"1\n", b"2\n"):
+        with open_log(tmp_path / "log") as file:
+            file.seek(0)
+            file.write(line)
+    assert (tmp_path / "log").read_bytes() == b"1\n2\n"
+
+
+def test_a_log_that_is_not_ours(tmp_path: Path) -> None:
+    """Nothing is written through a link, and a pipe without a reader does not stop the command."""
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    (tmp_path / "link").symlink_to("theirs")
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in (("link", "symbolic links"), ("pipe", "a named pipe, not a regular file")):
+        with pytest.raises(OSError, match=message), open_log(tmp_path / name):
+            pass
+    assert (tmp_path / "theirs").read_bytes() == b"theirs"

@@ -52,10 +52,11 @@ def test_folders_of_the_user_stay(target: Path) -> None:
     for path in root.iterdir():
         path.unlink()
     assert refused(target) == ["out", "out.partial"]
-    (root / "notes.txt").write_text("mine")
+    for name in ("notes.txt", "new"):  # one has a name that this package writes, too
+        (root / name).write_text("mine")
     (root / LOCK_NAME).write_text("celebahq folder\n")
     assert refused(target) == ["out", "out.partial"]
-    assert (root / "notes.txt").read_text() == "mine"
+    assert {(root / name).read_text() for name in ("notes.txt", "new")} == {"mine"}
 
 
 def test_partial_files_of_dead_processes_go(target: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import struct
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -97,10 +98,26 @@ def test_tensorboard_has_every_tick_once(position: int, tmp_path: Path) -> None:
     assert second == [(position or 1, "purge"), *((step, "loss") for step in steps)]
 
 
-@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="the system has no /dev/full")
 def test_a_full_disk(tmp_path: Path) -> None:
-    (tmp_path / "log.jsonl").symlink_to("/dev/full")
-    logger = TrainingLogger(tmp_path / "run" / "log.jsonl", "images", 0)
-    logger.path = tmp_path / "log.jsonl"
-    with pytest.raises(DiskFull, match=r"no space left to write .*log\.jsonl; free some"), logger:
-        logger.write({"images": 8})
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4k", "none", str(disk)], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        logger = TrainingLogger(tmp_path / "run" / "log.jsonl", "images", 0)
+        logger.path = disk / "log.jsonl"
+        with pytest.raises(DiskFull, match=r"no space left to write .*log\.jsonl; free some"), logger:
+            logger.write({"images": 8} | {f"loss {n}": 0.5 for n in range(1000)})  # more than the disk has
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text('{"images": 8}\n')
+    with TrainingLogger(tmp_path / "log.jsonl", "images", 0) as logger:
+        (tmp_path / "log.jsonl").symlink_to("theirs")
+        with pytest.raises(OSError, match=r"log\.jsonl"):
+            logger.write({"images": 16})
+    assert (tmp_path / "theirs").read_text() == '{"images": 8}\n'
