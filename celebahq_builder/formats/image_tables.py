@@ -66,7 +66,7 @@ def log_unread(where: Path, listing: FolderListing) -> None:
     tables = [name for name in listing.others if name.lower().endswith((*TABLE_SUFFIXES, *ATTRIBUTES))]
     if tables:
         known = ", ".join(TABLES)
-        log.info("%s: if %s holds labels, write them to one of %s", where, printable(tables[0]), known)
+        log.info("%s: if %s holds labels, write them to one of %s", printable(str(where)), printable(tables[0]), known)
 
 
 @dataclass(frozen=True)

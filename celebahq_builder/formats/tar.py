@@ -144,7 +144,7 @@ def members(path: Path) -> Generator[Member, None, None]:
             raise FormatError(f"{path} is not a readable tar, or cut short: {reason}; {REMEDY}") from None
         _check_ending(path, file, end, size)
     for remark in FolderListing(hidden=hidden).remarks():
-        log.info("%s: %s", path, remark)
+        log.info("%s: %s", printable(str(path)), remark)
 
 
 class _BoundedReads:
