@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from celebahq_builder.errors import SourceError
-from celebahq_builder.image_set import is_image_name
+from celebahq_builder.image_set import is_image_name, nfc
 from celebahq_builder.sources.landmark_table import TableRow, make_source, normalize, read_table
 from celebahq_builder.sources.photo import COLUMNS, SPLITS, LandmarkOrder, PhotoSource
 
@@ -89,14 +89,21 @@ def _read_celeba(root: Path, landmark_order: LandmarkOrder) -> PhotoSource:
     rows, warnings = _read_celeba_landmarks(table)
     partition = _existing(_places(root, "Eval", "list_eval_partition.txt"))
     attribute_table = _existing(_places(root, "Anno", "list_attr_celeba.txt"))
+    splits = read_partition(partition) if partition else {}
     names, attributes = read_attributes(attribute_table) if attribute_table else ((), {})
+    for path, known in ((partition, splits), (attribute_table, attributes)):
+        files = {nfc(file) for file in known}
+        missing = [row.file for row in rows if nfc(row.file) not in files]
+        if path and missing:
+            some = f"{len(missing)} of {len(rows)} rows of {table.name}, such as {missing[0]}"
+            warnings.append(f"{path.name} lacks {some}")
     return make_source(
         folder,
         rows,
         table.name,
         order=landmark_order,
         warnings=warnings,
-        splits=read_partition(partition) if partition else {},
+        splits=splits,
         attribute_names=names,
         attributes=attributes,
     )

@@ -132,6 +132,10 @@ def test_partition_and_attributes(tree: Tree) -> None:
     assert [photo.split for photo in source.photos] == ["train", "val", "test", ""]
     assert source.attribute_names == ("Bald", "Young")
     assert [photo.attributes for photo in source.photos] == [(1, -1), (-1, 1), (0, 0), (0, 0)]
+    assert source.warnings == (
+        "list_eval_partition.txt lacks 1 of 4 rows of list_landmarks_celeba.txt, such as d.jpg",
+        "list_attr_celeba.txt lacks 2 of 4 rows of list_landmarks_celeba.txt, such as c.jpg",
+    )
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
