@@ -122,7 +122,7 @@ def export(
     contents = {files.weights: weights, files.card: card.encode()}
     taken = [path for path, content in contents.items() if os.path.lexists(path) and not holds_bytes(path, content)]
     if taken and not replace:
-        raise WeightsError(f"{taken[0]} exists; give `replace` to replace it, or choose another `name`")
+        raise WeightsError(f"{taken[0]} exists and is not overwritten; give `replace`, or choose another `name`")
     try:
         with NewFiles() as new:
             for path, content in contents.items():
@@ -168,7 +168,7 @@ def _check_entry(name: str, files: ExportedWeights, replace: bool) -> None:
             raise WeightsError(f"{files.weights} belongs to [{other}] of {files.registry}; choose another `name`")
     if name in known and not replace:
         raise WeightsError(
-            f"[{name}] of {files.registry} exists; give `replace` to replace it, or choose another `name`"
+            f"[{name}] of {files.registry} exists and is not overwritten; give `replace`, or choose another `name`"
         )
 
 

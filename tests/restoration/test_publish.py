@@ -76,7 +76,9 @@ def test_weights_are_replaced_only_on_request(tmp_path: Path) -> None:
     export(trained(tmp_path / "run"), "mine", to, **TEXTS)
     before = contents(to)
     newer = trained(tmp_path / "newer", seed=1)
-    with pytest.raises(WeightsError, match=r"\[mine\] of .*registry\.toml exists; give `replace` to replace it"):
+    with pytest.raises(
+        WeightsError, match=r"\[mine\] of .*registry\.toml exists and is not overwritten; give `replace`"
+    ):
         export(newer, "mine", to, **TEXTS)
     assert contents(to) == before
     export(newer, "mine", to, **TEXTS, replace=True)
@@ -105,7 +107,7 @@ def test_a_file_of_that_name_is_replaced_only_on_request(file: str, tmp_path: Pa
     to = tmp_path / "to"
     to.mkdir()
     (to / file).write_text("precious")
-    with pytest.raises(WeightsError, match=rf"{to / file} exists; give `replace` to"):
+    with pytest.raises(WeightsError, match=rf"{to / file} exists and is not overwritten; give `replace`"):
         export(trained(tmp_path / "run"), "mine", to, **TEXTS)
     assert contents(to) == {file: b"precious"}
 
@@ -405,7 +407,7 @@ def test_from_a_training_run_to_a_build(tmp_path: Path) -> None:
     plan = json.loads(Workspace(out).stage("align").provenance_path.read_text())
     denoised = next(one for one in plan["ingredients"] if one["name"] == "denoise")
     assert denoised["weights_sha256"] == find_entry("mine", to).sha256
-    assert "exists; give --replace to replace it" in one_line_error(celebahq(*asked))
+    assert "exists and is not overwritten; give --replace" in one_line_error(celebahq(*asked))
 
 
 def test_build_with_both_networks_of_a_registry(two: Path, tiny_run: Path, tmp_path: Path) -> None:
