@@ -113,9 +113,14 @@ def read_lines(path: Path) -> list[LogLine]:
             line = parse_json(text)
         except ValueError:
             line = None
-        if not isinstance(line, dict) or not all(type(value) in (int, float) for value in line.values()):
+        if not isinstance(line, dict) or not all(map(_is_number, line.values())):
             if number < len(texts):
                 log.warning("warning: line %d of %s is damaged and left out", number, path)
             continue
         lines.append(line)
     return lines
+
+
+def _is_number(value: object) -> bool:
+    """Return whether a value is a number that NumPy, and so TensorBoard, can hold."""
+    return type(value) is float or (type(value) is int and abs(value) < 1 << 63)

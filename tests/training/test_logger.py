@@ -55,7 +55,15 @@ def test_lines_beyond_the_checkpoint_are_deleted(position: int, left: list[int],
     assert [line["step"] for line in read_lines(path)] == left
 
 
-DAMAGED = ["{", "[1]", "3", '{"step": "x"}', '{"step": null}', '{"step": [1]}', "[" * 100_000, "\udcff", "{}"]
+DAMAGED = [
+    "{",
+    "[1]",
+    "3",
+    *(f'{{"step": {value}}}' for value in ('"x"', "null", "[1]", 10**19)),
+    "[" * 100_000,
+    "\udcff",
+    "{}",
+]
 
 
 @pytest.mark.parametrize("text", DAMAGED)
