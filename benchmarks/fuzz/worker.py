@@ -33,6 +33,8 @@ INPUTS_PER_WORKER = 60
 UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode categories of characters that change a terminal, a line or the direction of writing."""
 
+LINE_LENGTH_MAX = 100_000
+"""Characters of the longest line that a command may print."""
 REMARKABLE = re.compile(r"\w*Warning: |Traceback \(most recent|Exception ignored|Segmentation fault")
 
 
@@ -262,6 +264,9 @@ def _stack_place(log: str) -> str:
 
 def _words(said: str, code: int) -> Result | None:
     """Return a fault in what a command printed."""
+    longest = max(map(len, said.splitlines()), default=0)
+    if longest > LINE_LENGTH_MAX:
+        return Result("fault", "words", "a very long line", f"{longest} characters: {said[:1000]!a}")
     found = REMARKABLE.search(said)
     if found:
         line = said[found.start() :].splitlines()[0]

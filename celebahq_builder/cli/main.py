@@ -114,6 +114,19 @@ class Command(Documented):
             raise Interrupted(said, getattr(error, "number", signal.SIGINT)) from error
 
 
+def one_line(message: str) -> str:
+    """Return a message as one printable line; a very long one, with a name of a damaged file, loses its middle.
+
+    Example:
+        >>> len(one_line("x" * 1_000_000))
+        2005
+    """
+    text = printable(message)
+    if len(text) <= MESSAGE_LENGTH_MAX:
+        return text
+    return f"{text[: MESSAGE_LENGTH_MAX // 2]} ... {text[-MESSAGE_LENGTH_MAX // 2 :]}"
+
+
 def name_options(message: str, parameters: Sequence[click.Parameter]) -> str:
     """Replace the names of Python arguments in a message by the options of a command.
 
@@ -203,7 +216,7 @@ class _Output(io.TextIOWrapper):
 class _OneLine(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - a name of `logging`
         context = click.get_current_context(silent=True)
-        return printable(name_options(record.message, context.command.params) if context else record.message)
+        return one_line(name_options(record.message, context.command.params) if context else record.message)
 
 
 @contextlib.contextmanager
@@ -339,10 +352,7 @@ def _repeat_interruption(ignored: sys.UnraisableHookArgs) -> None:
 
 def _fail(message: str) -> NoReturn:
     """Report an error on one line, and end the process."""
-    message = printable(message)
-    if len(message) > MESSAGE_LENGTH_MAX:
-        message = f"{message[: MESSAGE_LENGTH_MAX // 2]} ... {message[-MESSAGE_LENGTH_MAX // 2 :]}"
-    click.echo(f"error: {message}", err=True)
+    click.echo(f"error: {one_line(message)}", err=True)
     sys.exit(1)
 
 

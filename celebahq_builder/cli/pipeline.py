@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celebahq_builder.cli.main import celebahq, name_options, print_path
+from celebahq_builder.cli.main import celebahq, name_options, one_line, print_path
 from celebahq_builder.cli.options import (
     CLUSTER,
     PATH,
@@ -23,7 +23,7 @@ from celebahq_builder.cli.options import (
     seed_option,
     workers_option,
 )
-from celebahq_builder.errors import RecipeError, SourceError, printable
+from celebahq_builder.errors import RecipeError, SourceError
 from celebahq_builder.outcome import counted
 from celebahq_builder.pipeline.stages import stage_names
 
@@ -335,7 +335,7 @@ def verify(path: Path) -> None:
     found, checked, began = 0, Checked(), time.monotonic()
     for problem in find_problems(path, checked):
         found += 1
-        click.echo(printable(problem))
+        click.echo(one_line(problem))
     click.echo(f"checked: {checked}, in {time.monotonic() - began:.1f} s")
     click.echo(f"{path}: {found} problems" if found else f"{path}: OK")
     if found:

@@ -112,6 +112,16 @@ def test_a_very_long_message_loses_its_middle() -> None:
     assert len(ended.stderr) < 2100
 
 
+def test_a_very_long_line_of_the_log_loses_its_middle() -> None:
+    ended = script("""
+        def body(): logging.getLogger("x").warning("first %s last", 100_000 * "x")
+        run(body)
+        """)
+    assert ended.stderr.startswith(b"first xxx")
+    assert ended.stderr.endswith(b"xxx last\n")
+    assert len(ended.stderr) < 2100
+
+
 def test_a_system_error_is_one_line() -> None:
     ended = script(r"""
         def body(): open("/" + "a" * 300)

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import (
     CelebAHQError,
     FormatError,
@@ -214,3 +216,11 @@ def test_records_are_read_strictly(old: str, new: str, says: str, tiny_copy: Pat
     with pytest.raises(WorkspaceError, match=says) as caught:
         build_tiny(tiny_copy, redo="select")
     assert "\n" not in str(caught.value)
+
+
+def test_a_very_long_name_in_a_manifest(tiny_copy: Path) -> None:
+    path = Workspace(tiny_copy).stage("score").manifest_path(0)
+    path.write_text(path.read_text().replace('"align": {', f'"{"x" * 1_000_000}": {{', 1))
+    done = CliRunner().invoke(celebahq, ["verify", str(tiny_copy)])
+    assert done.exit_code == 1
+    assert max(map(len, done.output.splitlines())) < 2100
