@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -22,6 +22,7 @@ from restoring.images import read, tensor
 from table import Row, finish, shared_data
 from torch import Tensor
 
+from celebahq_builder.config import from_mapping
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.geometry import Points, crop_from_landmarks
 from celebahq_builder.imaging.image_grid import image_grid
@@ -32,13 +33,12 @@ from celebahq_builder.metrics.fidelity import psnr
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.photo_context import deterministic, photo_context
 from celebahq_builder.pipeline.recipe import BuildRecipe
-from celebahq_builder.pipeline.stages.upscale import UpscaleSettings
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.photo import Photo
 
 ZOOMS = (1.1, 1.15, 1.25, 1.5, 2.0)
 THRESHOLDS = (1.0, 1.15, 1.25, 1.5, 2.0)
-WAYS = {"direct": UpscaleSettings(min_zoom=1000.0), "network": UpscaleSettings()}
+WAYS = {"direct": {"min_zoom": 1000.0}, "network": {}}
 """Settings of the upscaler: no face passes it, and all faces with a zoom above 1 do."""
 JPEG_QUALITY = 92
 FACE_MIN_PX = 300
@@ -174,7 +174,8 @@ def build(face: LargeFace, true: Tensor, zoom: float) -> dict[str, Result]:
     results = {}
     for way, settings in WAYS.items():
         began = time.process_time()
-        aligned = run_stage("align", run_stage("upscale", clean, replace(recipe, upscale=settings)), recipe)
+        own = from_mapping(BuildRecipe, {"resolution": face.resolution, "upscale": settings}, where=way)
+        aligned = run_stage("align", run_stage("upscale", clean, own), recipe)
         took = time.process_time() - began
         results[way] = Result(aligned.pixels, quality_score(aligned.pixels).score, psnr(aligned.pixels, true), took)
     return results

@@ -10,7 +10,6 @@ import argparse
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from scipy.stats import spearmanr
 from table import Row, finish, shared_data
 from torch import Tensor
 
+from celebahq_builder.config import from_mapping
 from celebahq_builder.device_errors import synchronize
 from celebahq_builder.metrics.fidelity import psnr, psnr_y
 from celebahq_builder.models.registry import load_network
@@ -83,12 +83,8 @@ def score_rows(source: Path, count: int, device: str) -> list[Row]:
     for photo in photos:
         images: list[Tensor] = []
         for name, chosen in PRECISIONS.items():
-            recipe = BuildRecipe()
-            recipe = replace(
-                recipe,
-                denoise=replace(recipe.denoise, precision=chosen["denoise"]),
-                upscale=replace(recipe.upscale, precision=chosen["upscale"]),
-            )
+            settings = {stage: {"precision": precision} for stage, precision in chosen.items()}
+            recipe = from_mapping(BuildRecipe, settings, where=name)
             faces = [Face.unread(photo, 0)]
             try:
                 for stage in recipe.photo_stages():
