@@ -33,6 +33,8 @@ INPUTS_PER_WORKER = 60
 UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode categories of characters that change a terminal, a line or the direction of writing."""
 
+LOCK_STALE_S = 5.0
+"""Time after which a silent lock of another host is taken over, in place of the two minutes of the package."""
 LINE_LENGTH_MAX = 100_000
 """Characters of the longest line that a command may print."""
 REMARKABLE = re.compile(r"\w*Warning: |Traceback \(most recent|Exception ignored|Segmentation fault")
@@ -168,6 +170,9 @@ def _serve(receive: int, send: int, case: Path, watch: Path) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     os.environ.update(HOME=str(case / "home"), TMPDIR=str(case / "tmp"))
+    from celebahq_builder.storage import folder_lock
+
+    folder_lock.STALE_S = LOCK_STALE_S
     warnings.simplefilter("always", UserWarning)
     warnings.simplefilter("always", RuntimeWarning)
     log = os.open(watch / "log", os.O_CREAT | os.O_RDWR | os.O_TRUNC)
