@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from celebahq_builder.errors import WorkspaceError, printable
 from celebahq_builder.limits import MAX_JSON_BYTES
@@ -36,6 +36,9 @@ from celebahq_builder.storage import (
     read_json,
     write_json,
 )
+
+Values: TypeAlias = dict[str, Any]
+"""A JSON object."""
 
 SIDE_PX = 1024
 """Side length at which every image is scored: that of CelebA-HQ, so that a build and the filter give equal scores."""
@@ -110,7 +113,7 @@ ScoreRecord = ImageScore | UnscoredImage
 # --- JSON ---------------------------------------------------------------------------------------------------------
 
 
-def to_json(record: ScoreRecord) -> dict[str, Any]:
+def to_json(record: ScoreRecord) -> Values:
     """Return a record as plain values, which `from_json` reads back."""
     file = {"path": record.path, "bytes": record.size_bytes, "mtime_ns": record.mtime_ns}
     if isinstance(record, UnscoredImage):
@@ -119,7 +122,7 @@ def to_json(record: ScoreRecord) -> dict[str, Any]:
     return {**file, **parts, "px": [record.width_px, record.height_px], "notes": list(record.notes)}
 
 
-def from_json(values: dict[str, Any]) -> ScoreRecord:
+def from_json(values: Values) -> ScoreRecord:
     """Return the record that `to_json` wrote.
 
     Raises:
@@ -223,13 +226,13 @@ class ScoreStore:
                 write_json(self.about_path, {**about, "rules": SCORING_RULES})
             yield
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Values:
         """Return the contents of ``filter.json``."""
         about = read_json(self.about_path)
         folders = about.get("delivered_to") if isinstance(about, dict) and {"folder", "rules"} <= about.keys() else None
         if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in (about["folder"], *folders)):
             raise WorkspaceError(f"{self.about_path} was changed from outside; restore it, or choose another `scores`")
-        return cast(dict[str, Any], about)
+        return cast(Values, about)
 
     def destinations(self) -> list[Path]:
         """Return the folders that images were delivered to, also by a command that was killed."""
@@ -252,7 +255,7 @@ class ScoreStore:
             with open_file(self.scored_path) as file:
                 while (line := file.readline(MAX_JSON_BYTES)) and len(line) < MAX_JSON_BYTES:
                     with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):  # cut off by a kill
-                        record = from_json(cast(dict[str, Any], parse_json(line)))
+                        record = from_json(cast(Values, parse_json(line)))
                         stored[record.path] = record
         except OSError as error:
             raise WorkspaceError(
