@@ -33,6 +33,8 @@ from benchmarks.fuzz.worker import Result, Worker, empty
 ADDRESS_SPACE_BYTES = 9_000_000_000
 """Largest address space of a mutation; the limits of the commands are in `worker`."""
 
+MUTATION_S = 20
+"""Processor seconds of a mutation; then the file is tried as it is."""
 KEPT = 5
 """Inputs that are kept of each kind of fault."""
 KINDS = ("lost", "killed", "hang", "memory", "traceback", "words")
@@ -81,13 +83,14 @@ def load_package() -> None:
 def forked(mutation: Callable[[], str]) -> str:
     """Run a mutation in a forked process; return its description.
 
-    A mutation reads damaged files with libraries that may take any memory, keep files open, or crash. The files stay as
+    A mutation reads damaged files with libraries that may take any memory or time, keep files open, or crash. The files stay as
     it left them, then.
     """
     receive, send = os.pipe()
     pid = os.fork()
     if not pid:
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
+        resource.setrlimit(resource.RLIMIT_CPU, (MUTATION_S, MUTATION_S))
         try:
             said = mutation()
         except Exception as error:

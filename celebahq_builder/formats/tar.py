@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
 
-HEADER_MAX_BYTES = 1 << 20
-"""Maximum size of a name or another extended header."""
+HEADER_MAX_BYTES = 1 << 14
+"""Maximum size of a name or another extended header: `tarfile` needs the square of the time for one of digits only."""
 
 ENDING_MAX_BYTES = 1 << 26
 """Maximum length of the zeros after the end of an archive; tar fills its last record, usually to 10 kB."""

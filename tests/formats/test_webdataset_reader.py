@@ -229,6 +229,16 @@ def test_damaged_header(archive: Path) -> None:
     assert "0.tar is damaged: at byte" in refused(archive.parent)
 
 
+def test_an_extended_header_of_digits(tmp_path: Path) -> None:
+    """Python's `tarfile` would look at each digit as often as there are digits, which takes minutes for a megabyte."""
+    header = tarfile.TarInfo("header")
+    header.type, header.size = tarfile.XHDTYPE, 1 << 20
+    path = tmp_path / "set.tar"
+    path.write_bytes(header.tobuf(tarfile.USTAR_FORMAT) + b"1" * header.size + bytes(1024))
+    with pytest.raises(FormatError, match="it announces 1048576 bytes, expected at most 16384"):
+        read(path)
+
+
 def test_two_archives_in_one_file(archive: Path) -> None:
     archive.write_bytes(2 * archive.read_bytes())
     assert "0.tar continues after its end" in refused(archive.parent)
