@@ -83,8 +83,8 @@ def load_package() -> None:
 def forked(mutation: Callable[[], str]) -> str:
     """Run a mutation in a forked process; return its description.
 
-    A mutation reads damaged files with libraries that may take any memory or time, keep files open, or crash. The files stay as
-    it left them, then.
+    A mutation reads damaged files with libraries that may take any memory or time, keep files open, or crash. The files
+    stay as it left them, then.
     """
     receive, send = os.pipe()
     pid = os.fork()
