@@ -243,7 +243,9 @@ def _required(paths: list[Path], root: Path, what: str) -> Path:
     found = _existing(paths)
     if found is None:
         if not root.is_dir():
-            raise SourceError(f"`celeba_root` {root} is not a folder")
+            raise SourceError(
+                f"`celeba_root` {root} is not a folder; expected CelebA's, which holds img_celeba and Anno"
+            )
         looked = ", ".join(path.relative_to(root).as_posix() for path in paths)
         has = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
         raise SourceError(f"{what} is not in `celeba_root` {root}: looked for {looked}; the folder has {has}")

@@ -84,7 +84,7 @@ def read_folder(folder: Path, table: Path, landmark_order: LandmarkOrder = "view
         photos = tuple(photo for photo in source.photos if photo.file == folder.name)
         return replace(source, photos=photos, rejected=tuple(r for r in source.rejected if r.photo == folder.name))
     if not _is_folder("photos", folder):
-        raise SourceError(f"`photos` {folder} is not a folder")
+        raise SourceError(f"`photos` {folder} is not a folder; expected one that holds photos")
     rejected: list[Rejected] = []
     if _is_folder("landmarks", table):
         rows, rejected = read_pts_folder(table, folder)

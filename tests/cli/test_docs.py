@@ -158,7 +158,7 @@ PROGRAMS = {
     r"docker (build|run) .*": "needs Docker; the Dockerfile runs docker/install.sh",
     r"cp -r tests/sample/celeba celeba": "tests/test_api.py",
 }
-"""What may stand in an indented line, and what runs it, or why nothing does."""
+"""Patterns of indented lines, each with the test that runs such a line, or the reason why none does."""
 
 
 def unaccounted(page: Path) -> Iterator[str]:

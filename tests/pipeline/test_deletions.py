@@ -1,4 +1,4 @@
-"""What a build deletes in its run directory: its own files only, and nothing behind a link."""
+"""A build deletes only its own files in the run directory, and nothing behind a link."""
 
 import functools
 import os
