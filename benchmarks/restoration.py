@@ -44,7 +44,7 @@ def main() -> None:
     others = {} if asked.only == "denoiser" else published(data) | {name: upscaler(name) for name in asked.also}
     rows = []
     if asked.only in (None, "denoiser"):
-        rows += denoiser_rows(denoiser, data)
+        rows += denoiser_rows(denoiser, data, upscalers["upscaler-gan"])
     if asked.only in (None, "upscaler"):
         rows += [Row(f"{name}: weights in the registry", name in known, "", at_least=1) for name in UPSCALERS]
         rows += upscaler_rows(upscalers | others, data)

@@ -1,4 +1,4 @@
-"""Fidelity of restored images to their true images: PSNR, power spectrum and texture.
+"""Fidelity of restored images to their true images: PSNR, power spectrum, texture and JPEG blocks.
 
 Texture is compared as in `swd` (Karras et al. 2018, section 5): by sliced Wasserstein distances of 7x7 patches of
 Laplacian pyramid levels. Here the patches come from a restored image and its true image instead of two data sets.
@@ -19,6 +19,12 @@ from celebahq_builder.metrics.sliced import random_directions, sliced_wasserstei
 
 LUMA_BT601 = (65.481 / 255, 128.553 / 255, 24.966 / 255)
 """Weights of R, G and B in studio-range luma (ITU-R BT.601), the luma of super-resolution papers."""
+
+BLOCK_PX = 8
+"""Width and height of JPEG's blocks."""
+
+FLAT_GRADIENT = 1.5
+"""Largest gradient in the flat areas of an image, grey levels per px, after smoothing with a 5x5 mean."""
 
 
 def psnr(image: Tensor, truth: Tensor) -> float:
@@ -225,3 +231,64 @@ def texture_distance(
         drawn.append(torch.cat([random_patches(level, rng, patches) for level in levels]))
     true, restored = (normalise_patches(some, reference=drawn[0]) for some in drawn)
     return sliced_wasserstein(restored, true, random_directions(true.shape[1], np.random.default_rng(seed)))
+
+
+def block_profile(images: Tensor, truths: Tensor) -> Tensor:
+    """Return the mean absolute difference of neighbouring pixels at each position of JPEG's block grid.
+
+    Pixels count where their true surroundings are flat, such as skin: in texture, block edges are not visible.
+
+    Args:
+        images: [N, 3, H, W] in [0, 255], with JPEG's block grid at the top left corner.
+        truths: the true images, of the same shape; they determine the flat areas.
+
+    Returns:
+        [8], in grey levels, of rows and columns together: between the first and second pixel of a block, and so on; the
+        last value is that across an edge of two blocks. Positions without flat areas have 0.
+
+    Examples:
+        >>> truth = torch.full((1, 3, 32, 32), 100.0)
+        >>> blocks = truth + 2 * (torch.arange(32) // 8 % 2)  # columns of blocks that differ by 2 grey levels
+        >>> block_profile(blocks, truth).tolist()
+        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+    """
+    flat = _flat_areas(truths)
+    sums, counts = [], []
+    for dim in (2, 3):
+        difference = images.diff(dim=dim).abs().mean(dim=1, keepdim=True)
+        length = difference.shape[dim]
+        counted = flat.narrow(dim, 0, length) & flat.narrow(dim, 1, length)
+        for position in range(BLOCK_PX):
+            places = torch.arange(position, length, BLOCK_PX, device=images.device)
+            at_position = counted.index_select(dim, places)
+            sums.append((difference.index_select(dim, places) * at_position).sum())
+            counts.append(at_position.sum())
+    both = (len(sums) // BLOCK_PX, BLOCK_PX)
+    return torch.stack(sums).view(both).sum(dim=0) / torch.stack(counts).view(both).sum(dim=0).clamp(min=1)
+
+
+def blocking(profile: Tensor) -> float:
+    """Return how visible JPEG's blocks are in flat areas, in grey levels: 0 for images without blocks.
+
+    This is the largest value of a `block_profile` minus the mean of the seven others. So neither the edges of blocks
+    nor any other pattern of their period is smaller than it is seen.
+    """
+    largest = profile.max()
+    return float(largest - (profile.sum() - largest) / (BLOCK_PX - 1))
+
+
+def blocking_loss(profile: Tensor) -> Tensor:
+    """Return the sum of what the values of a `block_profile` have above their mean, in its unit.
+
+    Its gradient reduces the differences at these positions and does not change the others.
+    """
+    return F.relu(profile - profile.detach().mean()).sum()
+
+
+def _flat_areas(images: Tensor) -> Tensor:
+    """Return where images [N, 3, H, W] in [0, 255] are flat within 2 px: bool [N, 1, H, W]."""
+    smooth = F.avg_pool2d(images.mean(dim=1, keepdim=True), 5, stride=1, padding=2, count_include_pad=False)
+    wide = F.pad(smooth, (1, 1, 1, 1), mode="replicate")
+    down, right = wide[:, :, 2:, 1:-1] - wide[:, :, :-2, 1:-1], wide[:, :, 1:-1, 2:] - wide[:, :, 1:-1, :-2]
+    steep = (torch.hypot(down, right) / 2 > FLAT_GRADIENT).float()
+    return F.max_pool2d(steep, 5, stride=1, padding=2) == 0

@@ -1,8 +1,9 @@
-"""4x super-resolution GAN: the generator, its noise and the discriminator."""
+"""4x super-resolution GAN: the generator, its noise and the discriminators."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -164,6 +165,16 @@ class SRGenerator(nn.Module):
             return F.conv2d(F.pad(photo, (2, 2, 2, 2), mode="replicate"), self.bicubic)
 
 
+DETAIL_GAIN = 4.0
+"""Factor that brings the detail of photographs, a standard deviation of 0.03, to the scale of the photo."""
+
+
+def _with_detail(photo: Tensor) -> Tensor:
+    """Return a photo in [-1, 1] and its amplified detail, [N, 6, H, W]."""
+    detail = photo - F.avg_pool2d(photo, 3, stride=1, padding=1, count_include_pad=False)
+    return torch.cat([photo * 2 - 1, detail * DETAIL_GAIN], dim=1)
+
+
 class SRDiscriminator(nn.Module):
     """Patch discriminator: one logit for each neighbourhood, high if it looks like part of a photograph.
 
@@ -184,9 +195,6 @@ class SRDiscriminator(nn.Module):
         (torch.Size([1, 1, 2, 3]), 5)
     """
 
-    DETAIL_GAIN = 4.0
-    """Factor that brings the detail of photographs, a standard deviation of 0.03, to the scale of the photo."""
-
     def __init__(self, width: int = 32) -> None:
         super().__init__()
         plan = [
@@ -204,9 +212,55 @@ class SRDiscriminator(nn.Module):
 
     def forward(self, photo: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the logits and the features of each layer."""
-        detail = photo - F.avg_pool2d(photo, 3, stride=1, padding=1, count_include_pad=False)
-        x, features = torch.cat([photo * 2 - 1, detail * self.DETAIL_GAIN], dim=1), []
+        x, features = _with_detail(photo), []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.2)
             features.append(x)
         return self.judge(x), features
+
+
+class UNetDiscriminator(nn.Module):
+    """U-Net discriminator: one logit for each pixel, high if it looks like part of a photograph.
+
+    It is that of Real-ESRGAN (Wang et al. 2021, section 3.4) at a quarter of its width: an encoder with three strided
+    convolutions, a decoder with bilinear enlargement, and sums between them; all convolutions have spectral
+    normalisation. The logit of a pixel depends on its surroundings and on the pixel itself. As in `SRDiscriminator`,
+    the detail of the photo is a second, amplified input.
+
+    Shapes: [N, 3, H, W] -> logits [N, 1, H, W] and the features of the encoder. Float, RGB in [0, 1]; H and W are
+    multiples of 8.
+
+    Args:
+        width: channels at full resolution; there are 2, 4 and 8 times as many at 1/2, 1/4 and 1/8 of it.
+
+    Examples:
+        >>> logits, features = UNetDiscriminator(width=4)(torch.rand(1, 3, 16, 24))
+        >>> logits.shape, len(features)
+        (torch.Size([1, 1, 16, 24]), 4)
+    """
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        widths = [width, 2 * width, 4 * width, 8 * width]
+        self.head = spectral_norm(nn.Conv2d(6, width, 3, padding=1))
+        self.down = nn.ModuleList(
+            spectral_norm(nn.Conv2d(fan_in, fan_out, 4, 2, padding=1, bias=False))
+            for fan_in, fan_out in pairwise(widths)
+        )
+        self.up = nn.ModuleList(
+            spectral_norm(nn.Conv2d(fan_in, fan_out, 3, padding=1, bias=False))
+            for fan_in, fan_out in pairwise(reversed(widths))
+        )
+        self.last = spectral_norm(nn.Conv2d(width, width, 3, padding=1, bias=False))
+        self.judge = nn.Conv2d(width, 1, 3, padding=1)
+
+    def forward(self, photo: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the logits and the features of the encoder, from the finest to the coarsest."""
+        features = [F.leaky_relu(self.head(_with_detail(photo)), 0.2)]
+        for layer in self.down:
+            features.append(F.leaky_relu(layer(features[-1]), 0.2))
+        x = features[-1]
+        for layer, skip in zip(self.up, reversed(features[:-1]), strict=True):
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = F.leaky_relu(layer(x), 0.2) + skip
+        return self.judge(F.leaky_relu(self.last(x), 0.2)), features

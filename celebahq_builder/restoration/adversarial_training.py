@@ -27,7 +27,7 @@ from celebahq_builder.metrics.fidelity import (
 )
 from celebahq_builder.metrics.sliced import random_directions
 from celebahq_builder.models.registry import SIZE_MAX, find_entry, load_network
-from celebahq_builder.models.srgan import SRDiscriminator, SRGenerator
+from celebahq_builder.models.srgan import SRDiscriminator, SRGenerator, UNetDiscriminator
 from celebahq_builder.models.weight_file import to_channels_last
 from celebahq_builder.restoration.photos import (
     TrainingPhotos,
@@ -111,6 +111,8 @@ class AdversarialRecipe(TrainingRecipe):
     """Channels of noise in the generator; see `models.srgan.hash_noise`."""
     start_share: float = 0.05
     """Share of the starting weights in the exported weights; see `interpolate_weights`."""
+    discriminator: Literal["patch", "unet"] = "patch"
+    """`patch`: `models.srgan.SRDiscriminator`. `unet`: `models.srgan.UNetDiscriminator`."""
     discriminator_width: int = 32
     """Channels of the discriminator's first layer."""
     chain: ChainSettings = field(default_factory=ChainSettings)
@@ -153,16 +155,19 @@ class AdversarialTask(RestorationTask):
             raise TrainingError(f"start = {recipe.start} is {start.shape}; expected {expected}")
         self.shape = replace(start.shape, widths=(start.shape.widths[0], *([recipe.noise] if recipe.noise else [])))
         self.crop_px = 4 * recipe.largest_patch_px
-        self.photos = TrainingPhotos.read(photos, held_out=recipe.held_out, at_least_px=self.crop_px)
+        self.photos = TrainingPhotos.read(
+            photos, held_out=recipe.held_out, at_least_px=self.crop_px, faces=recipe.faces
+        )
         chain_sha256 = find_entry(recipe.chain.weights).sha256
         self.config = {**to_mapping(recipe), "start_sha256": start.sha256, "chain_sha256": chain_sha256}
         # --- Networks and optimizers
         self.denoiser = load_network(recipe.chain.weights, device)
         self.start = load_network(recipe.start).state_dict()
-        check_size(lambda: [self.shape.build(), SRDiscriminator(recipe.discriminator_width)])
+        discriminator_class = {"patch": SRDiscriminator, "unet": UNetDiscriminator}[recipe.discriminator]
+        check_size(lambda: [self.shape.build(), discriminator_class(recipe.discriminator_width)])
         self.generator = self.network = initial_network(self.shape, self.start, recipe.seed, device)
         torch.manual_seed(recipe.seed)
-        self.discriminator = to_channels_last(SRDiscriminator(recipe.discriminator_width), device)
+        self.discriminator = to_channels_last(discriminator_class(recipe.discriminator_width), device)
         self.networks = {"generator": self.generator, "discriminator": self.discriminator}
         self.optimizers = {
             "generator": adam(self.generator, recipe.learning_rate, 0.9),

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from celebahq_builder.image_set import Pixels, list_images
 from celebahq_builder.imaging.image_io import DECODE_ERRORS, open_image, open_rgb
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Rejection
+from celebahq_builder.sources.folder import read_folder
 from celebahq_builder.storage import open_file, read_file, sha256
 from celebahq_builder.training.interface import IN_MEMORY_BYTES, PHOTO_LIMIT, Photos, split
 
@@ -27,6 +29,12 @@ log = logging.getLogger(__name__)
 
 VALIDATION_PX = 384
 """Largest width and height of a validation crop."""
+
+SMOOTH_CANDIDATES = 4
+"""Random crops of which `TrainingPhotos.smooth_crop` returns the smoothest."""
+
+SMOOTH_CELL_PX = 8
+"""Contrast inside of cells of this width, such as grain, does not count when crops are compared for smoothness."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +46,21 @@ class TrainingPhotos(Photos):
     held_out: tuple[Pixels, ...]
     """Decoded photos for validation."""
     digest: str = ""
-    """Hash of the names and sizes of the used photos; it identifies them in a checkpoint."""
+    """Hash of the names and sizes of the used photos, and of the faces; it identifies them in a checkpoint."""
+    faces: tuple[TrainingFace, ...] = ()
+    """Faces in the training photos."""
+    face_share: float = 0.0
+    """Share of the crops that contain the centre of one of `faces`."""
 
     @classmethod
     def read(
-        cls, folder: Path, *, held_out: int, at_least_px: int, in_memory_bytes: int = IN_MEMORY_BYTES
+        cls,
+        folder: Path,
+        *,
+        held_out: int,
+        at_least_px: int,
+        faces: FaceSettings | None = None,
+        in_memory_bytes: int = IN_MEMORY_BYTES,
     ) -> TrainingPhotos:
         """Read all photos in a folder and its subfolders, in the order of their paths.
 
@@ -53,11 +71,13 @@ class TrainingPhotos(Photos):
             folder: of the photos.
             held_out: number of photos for validation; see `training.interface.split`.
             at_least_px: smaller photos, by width or height, are not used; their number is logged.
+            faces: table of the faces in the photos, and their share of the crops.
             in_memory_bytes: see `IN_MEMORY_BYTES`.
 
         Raises:
-            TrainingError: the folder does not exist, a photo cannot be decoded, or fewer than 2 * `held_out` photos
-                are large enough.
+            TrainingError: the folder does not exist, a photo cannot be decoded, fewer than 2 * `held_out` photos are
+                large enough, or no face of the table is in a training photo.
+            SourceError: the table of the faces cannot be read.
         """
         if not folder.is_dir():
             raise TrainingError(f"{folder} is not a folder of photos; give a folder")
@@ -79,7 +99,13 @@ class TrainingPhotos(Photos):
             left_bytes -= 3 * sizes[path][0] * sizes[path][1]
             training.append(_decode(path) if left_bytes >= 0 else path)
         listing = "".join(f"{path.relative_to(folder).as_posix()} {sizes[path]}\n" for path in usable)
-        return cls(tuple(training), tuple(map(_decode, held_out_paths)), sha256(listing.encode())[:16])
+        found: tuple[TrainingFace, ...] = ()
+        if faces is not None and faces.table:
+            found = _find_faces(folder, Path(faces.table), training_paths)
+            listing += "".join(f"{face.photo} {face.x} {face.y}\n" for face in found)
+        digest = sha256(listing.encode())[:16]
+        share = faces.share if faces is not None and found else 0.0
+        return cls(tuple(training), tuple(map(_decode, held_out_paths)), digest, found, share)
 
     @property
     def validation_crops(self) -> list[Pixels]:
@@ -91,7 +117,8 @@ class TrainingPhotos(Photos):
         """Return a random square crop of a training photo, randomly shrunk, mirrored and rotated.
 
         Half of the crops are shrunk by an area filter. The network then sees the same scene at more scales, and the
-        filter removes compression artefacts of the photo itself.
+        filter removes compression artefacts of the photo itself. With `faces`, `face_share` of the crops contain the
+        centre of a face, and the others are of any photo.
 
         Args:
             rng: all random choices come from it.
@@ -101,18 +128,76 @@ class TrainingPhotos(Photos):
         Returns:
             uint8 [size_px, size_px, 3].
         """
-        chosen = self.training[rng.integers(len(self.training))]
+        face = None
+        if self.face_share and rng.random() < self.face_share:
+            face = self.faces[rng.integers(len(self.faces))]
+        chosen = self.training[rng.integers(len(self.training)) if face is None else face.photo]
         photo = _decode(chosen) if isinstance(chosen, Path) else chosen
         limit = min(photo.shape[:2]) / size_px
         shrink = min(rng.uniform(1.0, largest_shrink), limit) if rng.random() < 0.5 else 1.0
         side = min(round(size_px * shrink), *photo.shape[:2])
-        top = rng.integers(photo.shape[0] - side + 1)
-        left = rng.integers(photo.shape[1] - side + 1)
+        height, width = photo.shape[:2]
+        top = rng.integers(height - side + 1) if face is None else _position_around(face.y, side, height, rng)
+        left = rng.integers(width - side + 1) if face is None else _position_around(face.x, side, width, rng)
         crop = photo[top : top + side, left : left + side]
         if side != size_px:
             crop = _reduced(crop, size_px)
         crop = np.rot90(crop, int(rng.integers(4)))
         return np.ascontiguousarray(crop[:, ::-1] if rng.random() < 0.5 else crop)
+
+    def smooth_crop(self, rng: np.random.Generator, size_px: int) -> Pixels:
+        """Return the smoothest of `SMOOTH_CANDIDATES` random crops, which are not shrunk, uint8 [size_px, size_px, 3].
+
+        The smoothest crop has the smallest standard deviation of colour after a reduction by `SMOOTH_CELL_PX`. Skin,
+        sky and areas out of focus are smooth, with or without grain.
+        """
+        crops = [self.crop(rng, size_px, largest_shrink=1.0) for _ in range(SMOOTH_CANDIDATES)]
+        cells_px = max(size_px // SMOOTH_CELL_PX, 1)
+        return min(crops, key=lambda crop: float(_reduced(crop, cells_px).std(axis=(0, 1)).sum()))
+
+
+@dataclass(frozen=True)
+class FaceSettings:
+    """Faces in the photos of a training, so that more of the crops show a face."""
+
+    table: str = ""
+    """Landmark table of the photos, as ``celebahq landmarks`` writes it; empty: all photos are used alike."""
+    share: float = 0.75
+    """Share of the crops that contain the centre of a face."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share = {self.share} must be a share, 0 to 1")
+
+
+class TrainingFace(NamedTuple):
+    """A face in a training photo."""
+
+    photo: int
+    """Index of the photo in `TrainingPhotos.training`."""
+    x: int
+    y: int
+    """Centre of the five landmarks, px of the photo."""
+
+
+def _find_faces(folder: Path, table: Path, photos: Sequence[Path]) -> tuple[TrainingFace, ...]:
+    """Return the faces of a table whose centre is inside one of the photos."""
+    indices = {path.relative_to(folder).as_posix(): i for i, path in enumerate(photos)}
+    faces = []
+    for photo in read_folder(folder, table).photos:
+        x, y = (round(sum(photo.landmarks[axis::2]) / 5) for axis in (0, 1))
+        if photo.file in indices and min(x, y) >= 0:
+            faces.append(TrainingFace(indices[photo.file], x, y))
+    if not faces:
+        raise TrainingError(f"{table} has no face in the {len(photos)} training photos of {folder}; use their table")
+    return tuple(faces)
+
+
+def _position_around(centre: int, side: int, length: int, rng: np.random.Generator) -> int:
+    """Return a random start of a range of `side` px, inside of `length` px, that contains a centre."""
+    lowest = min(max(centre - side + 1, 0), length - side)
+    highest = max(min(centre, length - side), lowest)
+    return int(rng.integers(lowest, highest + 1))
 
 
 def _reduced(image: Pixels, size_px: int) -> Pixels:
@@ -174,6 +259,9 @@ class DegradationSettings:
     """Share of images that stay clean, so that the network learns to leave good images unchanged."""
     grey_share: float = 0.06
     """Share of images that are converted to grey."""
+    smooth_share: float = 0.0
+    """Share of images that are smooth areas of the photos, where blocks are visible; see
+    `TrainingPhotos.smooth_crop`."""
     recoloured_share: float = 0.0
     """Share of images whose channels are permuted. This gives strong colours of every hue, which are rare in photos."""
     twice_share: float = 0.3
@@ -188,7 +276,10 @@ class DegradationSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.quality_min <= self.quality_max <= 100:
             raise ValueError(f"quality_min = {self.quality_min} and quality_max = {self.quality_max}: need 1 to 100")
-        for name in ("clean_share", "grey_share", "recoloured_share", "twice_share", "rescale_share", "off_grid_share"):
+        for name in (
+            *("clean_share", "grey_share", "smooth_share", "recoloured_share"),
+            *("twice_share", "rescale_share", "off_grid_share"),
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be a share, 0 to 1")
         if abs(sum(self.sampling_shares) - 1) > 1e-6 or min(self.sampling_shares) < 0:

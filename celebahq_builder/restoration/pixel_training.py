@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from celebahq_builder.config import to_mapping
 from celebahq_builder.image_set import Pixels
-from celebahq_builder.metrics.fidelity import psnr, psnr_y
+from celebahq_builder.metrics.fidelity import block_profile, blocking_loss, psnr, psnr_y
 from celebahq_builder.models.registry import NetworkShape
 from celebahq_builder.restoration.photos import (
     DegradationSettings,
@@ -54,6 +54,9 @@ class PixelRecipe(TrainingRecipe):
     loss: Literal["l1", "rmse"] = "l1"
     """`l1`: mean absolute error. `rmse`: root mean squared error of each image, averaged over the images. It is closer
     to PSNR, and all images weigh the same, however strongly they are compressed."""
+    blocking_weight: float = 0.0
+    """Weight of the blocks that a denoiser leaves in flat areas, per grey level; see `metrics.fidelity.blocking_loss`.
+    A pixel loss alone leaves a part of them."""
     learning_rate: float = 5e-4
     """Learning rate of Adam: 200 steps of linear warm-up, then a cosine to zero."""
     degradation: DegradationSettings = field(default_factory=DegradationSettings)
@@ -63,6 +66,8 @@ class PixelRecipe(TrainingRecipe):
         super().__post_init__()
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate = {self.learning_rate} must be positive")
+        if self.blocking_weight < 0:
+            raise ValueError(f"blocking_weight = {self.blocking_weight} must be at least 0")
         expected = "autoencoder" if self.task == "denoise" else "srgan"
         if self.net.architecture != expected:
             raise ValueError(f"task = {self.task} trains an {expected}, net.architecture is {self.net.architecture}")
@@ -91,7 +96,7 @@ class PixelTask(RestorationTask):
         self.recipe: PixelRecipe = recipe
         self.context, self.shape = context, recipe.net
         at_least_px = recipe.target_px(recipe.largest_patch_px)
-        self.photos = TrainingPhotos.read(photos, held_out=recipe.held_out, at_least_px=at_least_px)
+        self.photos = TrainingPhotos.read(photos, held_out=recipe.held_out, at_least_px=at_least_px, faces=recipe.faces)
         self.config = config = to_mapping(recipe)
         start = start_weights(recipe.start, recipe.net, config)
         self.network = initial_network(recipe.net, start, recipe.seed, context.device)
@@ -111,7 +116,11 @@ class PixelTask(RestorationTask):
                 targets.append(self.photos.crop(rng, crop_px))
                 continue
             # The degradation scales images down itself. If the crop were shrunk too, little texture would be left.
-            crop = self.photos.crop(rng, crop_px, largest_shrink=1.0)
+            smooth_share = recipe.degradation.smooth_share
+            if smooth_share and rng.random() < smooth_share:
+                crop = self.photos.smooth_crop(rng, crop_px)
+            else:
+                crop = self.photos.crop(rng, crop_px, largest_shrink=1.0)
             degraded, clean = degraded_pair(crop, phase.patch_px, recipe.degradation, rng)
             inputs.append(degraded)
             targets.append(clean)
@@ -127,6 +136,8 @@ class PixelTask(RestorationTask):
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
             restored = self.forward(inputs)
         loss = pixel_loss(restored.float(), targets, recipe.loss)
+        if recipe.blocking_weight:
+            loss = loss + recipe.blocking_weight * blocking_loss(block_profile(restored.float() * 255, targets * 255))
         # --- Gradients, summed over all processes
         self.adam.zero_grad(set_to_none=True)
         torch.autograd.backward(loss * (len(targets) / recipe.phase_at(step).batch))

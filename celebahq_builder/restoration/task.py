@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from celebahq_builder.image_set import Pixels
-from celebahq_builder.restoration.photos import TrainingPhotos
+from celebahq_builder.restoration.photos import FaceSettings, TrainingPhotos
 from celebahq_builder.training.distributed import DistributedContext
 from celebahq_builder.training.interface import Task
 
@@ -69,6 +69,8 @@ class TrainingRecipe:
     seed: int = 0
     ema: float = 0.999
     """Decay per step of the averaged weights. The averaged weights are validated and exported."""
+    faces: FaceSettings = field(default_factory=FaceSettings)
+    """Faces in the photos, and their share of the crops."""
     held_out: int = 8
     """Number of photos for validation."""
     validate_every: int = 500

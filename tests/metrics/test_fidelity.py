@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from celebahq_builder.metrics.fidelity import luma, psnr, psnr_y, radial_spectrum_db, spectrum_error_db
+from celebahq_builder.metrics.fidelity import (
+    block_profile,
+    blocking,
+    blocking_loss,
+    luma,
+    psnr,
+    psnr_y,
+    radial_spectrum_db,
+    spectrum_error_db,
+)
 from tests.reference import fidelity as reference
 
 IMAGES = arrays(np.uint8, (3, 11, 12), elements=st.integers(0, 255), fill=st.nothing())
@@ -73,3 +82,58 @@ def test_spectrum_error() -> None:
     blurred = torch.nn.functional.avg_pool2d(truth, 3, stride=1, padding=1, count_include_pad=False)
     assert spectrum_error_db(blurred, truth) > 6
     assert spectrum_error_db(torch.from_numpy(noise(64, seed=1)).float(), truth) < 3
+
+
+# --- JPEG blocks ------------------------------------------------------------------------------------------------
+
+
+def grainy(count: int = 4, side: int = 96) -> torch.Tensor:
+    """Flat images with grain of 2 grey levels."""
+    grain = np.random.default_rng(0).normal(0, 2, (count, 3, side, side))
+    return torch.from_numpy(120 + grain).float()
+
+
+def test_profile_of_grain_and_shading_is_even() -> None:
+    shading = torch.linspace(0, 96, 96)  # 1 level per px
+    assert blocking(block_profile(grainy() + shading, grainy() * 0 + shading)) < 0.1
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("shift", [0, 3])
+def test_profile_has_the_steps_between_blocks(dim: int, shift: int) -> None:
+    """Half of the counted edges are in the other direction, in which there is no step."""
+    shape = [1, 1, 1, 1]
+    shape[dim] = 96
+    steps = (torch.arange(96) // 8 % 2).roll(shift).view(shape)
+    flat = torch.full((1, 3, 96, 96), 100.0)
+    for height in (1, 3):
+        profile = block_profile(flat + height * steps, flat)
+        expected = torch.zeros(8)
+        expected[(7 + shift) % 8] = height / 2
+        assert torch.allclose(profile, expected, atol=height * 0.05 if shift else 1e-6)
+        assert blocking(profile) == pytest.approx(float(profile.max()))
+        assert float(blocking_loss(profile)) == pytest.approx(float(profile.max()) * 7 / 8, rel=0.02)
+
+
+def test_profile_does_not_count_textured_areas() -> None:
+    flat = torch.full((1, 3, 96, 96), 100.0)
+    texture = flat + 30 * (torch.arange(96) // 3 % 2)
+    assert block_profile(flat + 4.0 * (torch.arange(96) // 8 % 2), texture).tolist() == [0.0] * 8
+
+
+def test_pattern_that_repeats_twice_in_a_block_is_blocking() -> None:
+    """A network that hides block edges among more edges of its own does not have less of it."""
+    flat = torch.full((1, 3, 96, 96), 100.0)
+    twice = block_profile(flat + 4.0 * (torch.arange(96) // 4 % 2), flat)
+    assert blocking(twice) == pytest.approx(2 - 2 / 7)
+    assert float(blocking_loss(twice)) == pytest.approx(3)
+
+
+def test_gradient_of_the_loss_only_reduces_the_steps_between_blocks() -> None:
+    steps = 100.0 + 4 * (torch.arange(32) // 8 % 2)
+    image = (torch.zeros(1, 3, 32, 32) + steps).requires_grad_()
+    blocking_loss(block_profile(image, torch.full((1, 3, 32, 32), 100.0))).backward()
+    assert image.grad is not None
+    columns = image.grad.sum(dim=(0, 1, 2))
+    assert columns.nonzero().flatten().tolist() == [7, 8, 15, 16, 23, 24]
+    assert float(image.grad[..., 7].sum()) < 0 < float(image.grad[..., 8].sum())

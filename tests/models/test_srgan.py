@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from celebahq_builder.models.srgan import SRDiscriminator, SRGenerator, hash_noise
+from celebahq_builder.models.srgan import SRDiscriminator, SRGenerator, UNetDiscriminator, hash_noise
 from tests.models.tiny_networks import perturbed, tiny_generator
 from tests.reference.bicubic import enlarge
 
@@ -162,6 +162,42 @@ def test_discriminator_learns() -> None:
     logits, features = net(photo(16, 16))
     (logits.square().mean() + sum(f.mean() for f in features)).backward()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def unet_critic() -> UNetDiscriminator:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return UNetDiscriminator(width=4)
+
+
+def test_unet_discriminator_shapes() -> None:
+    logits, features = unet_critic()(photo(16, 24, count=2))
+    assert logits.shape == (2, 1, 16, 24)
+    assert [tuple(f.shape[1:]) for f in features] == [(4, 16, 24), (8, 8, 12), (16, 4, 6), (32, 2, 3)]
+
+
+def test_logit_of_the_unet_discriminator_depends_on_its_pixel_and_on_its_surroundings() -> None:
+    x = photo(96, 96).requires_grad_()
+    unet_critic().eval()(x)[0][0, 0, 48, 48].backward()
+    assert x.grad is not None
+    strength = x.grad.abs().sum(dim=(0, 1))
+    assert strength[48, 48] > 20 * strength.mean()
+    assert strength[36, 48] > 0
+
+
+def test_all_layers_of_the_unet_discriminator_learn() -> None:
+    net = unet_critic()
+    net(photo(16, 16))[0].square().mean().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_unet_discriminator_has_bounded_slopes() -> None:
+    """All layers but the last, which only weighs features, are normalised."""
+    net = unet_critic().train()
+    for _ in range(40):
+        net(photo(16, 16))
+    for layer in (net.head, *net.down, *net.up, net.last):
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), ord=2).item() == pytest.approx(1, abs=0.02)
 
 
 # Noise hashed from pixels

@@ -177,6 +177,14 @@ def test_training_without_noise(noise_photos: Path, tmp_path: Path) -> None:
     assert "noise.weight" not in load_file(tmp_path / "weights.safetensors")
 
 
+def test_training_with_the_unet_discriminator(noise_photos: Path, tmp_path: Path, whole: Path) -> None:
+    out = train(dataclasses.replace(ONE_STEP, discriminator="unet", discriminator_width=4), noise_photos, tmp_path)
+    state = last_state(tmp_path)
+    assert "discriminator.judge.weight" in state or any("discriminator" in key and "up.0" in key for key in state)
+    weights, others = load_file(out), load_file(whole / "weights.safetensors")
+    assert {name: value.shape for name, value in weights.items()} == {name: v.shape for name, v in others.items()}
+
+
 def test_start_must_be_an_upscaler(noise_photos: Path) -> None:
     message = "start = denoiser is NetworkShape.*; expected an upscaler without noise, or with 8"
     with pytest.raises(TrainingError, match=message):

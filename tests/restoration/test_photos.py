@@ -15,7 +15,15 @@ from PIL import Image
 
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.image_set import Pixels
-from celebahq_builder.restoration.photos import TrainingPhotos, downscale_4x, to_pixels, to_tensor
+from celebahq_builder.restoration.photos import (
+    FaceSettings,
+    TrainingFace,
+    TrainingPhotos,
+    downscale_4x,
+    to_pixels,
+    to_tensor,
+)
+from celebahq_builder.sources.photo import COLUMNS
 
 
 def write(path: Path, pixels: Pixels) -> None:
@@ -238,6 +246,68 @@ def test_every_training_photo_is_used() -> None:
     photos = TrainingPhotos(tuple(flat(i) for i in range(5)), (flat(99),))
     rng = np.random.default_rng(0)
     assert {int(photos.crop(rng, 8)[0, 0, 0]) for _ in range(100)} == set(range(5))
+
+
+def photos_with_face(photo: Pixels, x: int, y: int, share: float = 1.0) -> TrainingPhotos:
+    return TrainingPhotos((photo, photo + 128), (), faces=(TrainingFace(1, x, y),), face_share=share)
+
+
+@pytest.mark.parametrize(("x", "y"), [(30, 20), (0, 0), (49, 39)])
+def test_crops_contain_the_centre_of_a_face(x: int, y: int) -> None:
+    """Red is the row, green the column, both 128 more in the photo with the face."""
+    photos = photos_with_face(gradient(), x, y)
+    rng = np.random.default_rng(0)
+    corners = set()
+    for _ in range(100):
+        crop = photos.crop(rng, 16, largest_shrink=1.0).astype(int) - 128
+        top, left = crop[..., 0].min(), crop[..., 1].min()
+        assert top <= y < top + 16
+        assert left <= x < left + 16
+        corners.add((int(top), int(left)))
+    assert len(corners) == 1 if x in (0, 49) else len(corners) > 50
+
+
+def test_share_of_crops_with_faces() -> None:
+    """The other crops are of any photo, so half of them are of the photo with the face, too."""
+    photos = photos_with_face(gradient(), 25, 20, share=0.6)
+    rng = np.random.default_rng(0)
+    with_face = [photos.crop(rng, 16)[..., 0].min() >= 128 for _ in range(600)]
+    assert np.mean(with_face) == pytest.approx(0.8, abs=0.06)
+
+
+def test_faces_are_read_from_a_table(folder: Path) -> None:
+    rows = [f"{'b' if i % 2 else 'a'}/{i}.png,2,2,6,2,4,4,2,6,6,6" for i in range(9)]
+    table = folder / "faces.csv"
+    table.write_text("\n".join([",".join(("file", *COLUMNS)), *rows]) + "\n")
+    plain = TrainingPhotos.read(folder, held_out=1, at_least_px=4)
+    photos = TrainingPhotos.read(folder, held_out=1, at_least_px=4, faces=FaceSettings(str(table), 0.5))
+    assert sorted(photos.faces) == [TrainingFace(i, 4, 4) for i in range(8)]  # not in the photo that is held out
+    assert photos.face_share == 0.5
+    assert photos.digest != plain.digest
+    assert (plain.faces, plain.face_share) == ((), 0.0)
+
+
+def test_table_without_faces_of_the_photos(folder: Path) -> None:
+    table = folder / "faces.csv"
+    table.write_text(",".join(("file", *COLUMNS)) + "\nother.png,2,2,6,2,4,4,2,6,6,6\n")
+    with pytest.raises(TrainingError, match=r"faces\.csv has no face in the .* training photos .* use their table"):
+        TrainingPhotos.read(folder, held_out=1, at_least_px=4, faces=FaceSettings(str(table)))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_share_of_faces_must_be_a_share(share: float) -> None:
+    with pytest.raises(ValueError, match="must be a share, 0 to 1"):
+        FaceSettings("faces.csv", share)
+
+
+def test_smooth_crops_are_smoother_and_may_have_grain() -> None:
+    """One half of the photo has strong cells of 8 px, the other only noise from pixel to pixel."""
+    rng = np.random.default_rng(0)
+    cells = np.kron(rng.integers(0, 256, (16, 8, 1), dtype=np.uint8), np.ones((8, 8, 3), np.uint8))
+    grain = rng.integers(100, 156, (128, 64, 3), dtype=np.uint8)
+    photos = TrainingPhotos((np.concatenate([cells, grain], axis=1),), ())
+    crops = [photos.smooth_crop(np.random.default_rng(seed), 32) for seed in range(60)]
+    assert np.mean([crop.min() >= 100 and crop.max() < 156 for crop in crops]) > 0.65  # 0.34 without a choice
 
 
 # --- Images and tensors -----------------------------------------------------------------------------------------

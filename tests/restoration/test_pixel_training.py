@@ -11,8 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from celebahq_builder.errors import TrainingError
+from celebahq_builder.metrics.fidelity import block_profile, blocking_loss
 from celebahq_builder.models.registry import NetworkShape, find_entry, load_network
-from celebahq_builder.restoration.photos import DegradationSettings
+from celebahq_builder.restoration.photos import DegradationSettings, to_float
 from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask, pixel_loss
 from celebahq_builder.restoration.task import Phase
 from celebahq_builder.training.distributed import SINGLE_PROCESS
@@ -93,6 +94,39 @@ def test_rmse_loss_by_hand(scale: float) -> None:
     clean = torch.zeros(2, 3, 8, 8)
     restored = torch.stack([torch.full((3, 8, 8), 2 / 255), torch.full((3, 8, 8), -6 / 255)]) * scale
     assert float(pixel_loss(restored, clean, "rmse")) * 255 == pytest.approx(4 * scale, abs=0.02)
+
+
+def test_blocking_is_part_of_the_loss(tmp_path: Path) -> None:
+    """In photos with flat areas, two steps that differ only in the weight of blocking have other losses."""
+    for i in range(4):
+        coarse = np.random.default_rng(i).integers(100, 140, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((200, 200), Image.Resampling.BICUBIC).save(tmp_path / f"{i}.png")
+    losses = []
+    for weight in (0.0, 1.0):
+        task = PixelTask(dataclasses.replace(DENOISE, blocking_weight=weight, bf16=False), tmp_path, SINGLE_PROCESS)
+        batch = task.draw_batch(0)
+        profile = block_profile(*(to_float(images) * 255 for images in (batch.inputs, batch.targets)))
+        left = float(blocking_loss(profile))
+        losses.append(float(task.training_step(0, batch)[0]))
+    assert left != 0
+    assert losses[1] - losses[0] == pytest.approx(left, rel=0.01)  # an untrained network does not change its input
+
+
+def test_half_of_the_crops_are_smooth(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    degradation = DegradationSettings(smooth_share=0.5)
+    task = PixelTask(
+        dataclasses.replace(DENOISE, degradation=degradation, phases=(Phase(1, 16, 200),)), photos, SINGLE_PROCESS
+    )
+    drawn = []
+    smooth_crop = type(task.photos).smooth_crop
+    monkeypatch.setattr(type(task.photos), "smooth_crop", lambda *args: drawn.append(0) or smooth_crop(*args))
+    task.draw_batch(0)
+    assert 70 < len(drawn) < 130
+
+
+def test_invalid_weight_of_blocking() -> None:
+    with pytest.raises(ValueError, match="blocking_weight = -1 must be at least 0"):
+        dataclasses.replace(DENOISE, blocking_weight=-1)
 
 
 def test_phases_and_learning_rates() -> None:
