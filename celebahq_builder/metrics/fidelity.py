@@ -280,9 +280,10 @@ def blocking(profile: Tensor) -> float:
 def blocking_loss(profile: Tensor) -> Tensor:
     """Return the sum of what the values of a `block_profile` have above their mean, in its unit.
 
-    Its gradient reduces the differences at these positions and does not change the others.
+    Its gradient makes the profile even, and does not change the mean. If it only reduced the larger values, a training
+    would remove the grain of all flat areas, step by step.
     """
-    return F.relu(profile - profile.detach().mean()).sum()
+    return F.relu(profile - profile.mean()).sum()
 
 
 def _flat_areas(images: Tensor) -> Tensor:

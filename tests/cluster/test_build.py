@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from tests.cluster.dask_processes import SEAM, Dask, dask
 from tests.conftest import NETWORKS, SMALL, TINY, build_tiny
+from tests.models.community_files import compact, write
 from tests.pipeline.test_growth import FAST, PHOTOS, assert_same, files, whole_run  # noqa: F401 - a fixture
 from tests.pipeline.test_resume import ROOT, wait_for
 
@@ -108,6 +110,31 @@ def test_same_bytes(tmp_path: Path, whole_run: Path) -> None:  # noqa: F811
             result = build_tiny(Path(f"run-{workers}"), limit=None, recipe=FAST, cluster=started.file)
             assert (result.photos, result.failed) == (PHOTOS, 0)
             assert_same(tmp_path / f"run-{workers}", whole_run)
+
+
+@pytest.mark.usefixtures("footprint_cache")
+def test_networks_of_weight_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers with another working directory load the files that a relative path of the command names."""
+    operators = tmp_path / "operators.py"
+    operators.write_text("import tests.torchvision_operators as found\n\nfound.define_missing_operators()\n")
+    denoiser, upscaler = (
+        write(tmp_path / f"{scale}.pth", partial(compact, scale)).replace(f"{tmp_path}/", "") for scale in (1, 2)
+    )
+    recipe = replace(
+        TINY,
+        denoise=replace(TINY.denoise, weights=denoiser),
+        upscale=replace(TINY.upscale, weights=upscaler, when="always"),
+        align=FAST.align,
+    )
+    monkeypatch.chdir(tmp_path)
+    build_tiny(tmp_path / "local", recipe=recipe)
+    with dask(tmp_path / "dask") as started:
+        started.worker("--preload", str(operators), cwd=tmp_path / "dask")
+        result = build_tiny(tmp_path / "run", recipe=recipe, cluster=started.address)
+    assert result.failed == 0
+    assert_same(tmp_path / "run", tmp_path / "local")
+    shown = Workspace(tmp_path / "run").stage("align").manifest_path(0).read_text()
+    assert '"factor": 2' in shown
 
 
 def test_run_that_resumes_and_grows(tmp_path: Path, whole_run: Path) -> None:  # noqa: F811

@@ -129,11 +129,17 @@ def test_pattern_that_repeats_twice_in_a_block_is_blocking() -> None:
     assert float(blocking_loss(twice)) == pytest.approx(3)
 
 
-def test_gradient_of_the_loss_only_reduces_the_steps_between_blocks() -> None:
+def test_gradient_of_the_loss_makes_the_profile_even_and_keeps_its_mean() -> None:
+    profile = torch.tensor([0.4] * 7 + [0.8], requires_grad=True)
+    blocking_loss(profile).backward()
+    assert profile.grad is not None
+    assert profile.grad.tolist() == pytest.approx([-1 / 8] * 7 + [7 / 8])
+
+
+def test_gradient_reaches_the_pixels_at_the_edges() -> None:
     steps = 100.0 + 4 * (torch.arange(32) // 8 % 2)
     image = (torch.zeros(1, 3, 32, 32) + steps).requires_grad_()
     blocking_loss(block_profile(image, torch.full((1, 3, 32, 32), 100.0))).backward()
     assert image.grad is not None
-    columns = image.grad.sum(dim=(0, 1, 2))
-    assert columns.nonzero().flatten().tolist() == [7, 8, 15, 16, 23, 24]
+    assert image.grad.sum(dim=(0, 1, 2)).nonzero().flatten().tolist() == [7, 8, 15, 16, 23, 24]
     assert float(image.grad[..., 7].sum()) < 0 < float(image.grad[..., 8].sum())
