@@ -20,7 +20,7 @@ docs: $(READY)  ## the documentation as a site, build/site/index.html; a broken 
 
 # A fifth of the time of the tests is that of child processes, most of which would compile the package again if the
 # environment forbade bytecode.
-test test-slow: export PYTHONDONTWRITEBYTECODE =
+test test-slow test-all: export PYTHONDONTWRITEBYTECODE =
 
 test: $(READY)  ## the tests, without those that are marked slow
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
@@ -28,7 +28,8 @@ test: $(READY)  ## the tests, without those that are marked slow
 test-slow: $(READY)  ## the tests that are marked slow: kills of whole builds, torchrun, official MD5s
 	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
-test-all: test test-slow  ## all tests
+test-all: $(READY)  ## all tests
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # The benchmarks are checked for names and arguments that the package no longer has, not for what libraries type loosely.
 LOOSE = --no-warn-unused-ignores $(addprefix --disable-error-code=,arg-type assignment dict-item index misc no-any-return no-untyped-call \

@@ -20,7 +20,8 @@ if ! python3 -c 'import ensurepip' 2>/dev/null; then
 fi
 
 python3 -m venv "$folder"
-pip=("$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir)
+export PIP_NO_CACHE_DIR=${PIP_NO_CACHE_DIR-1} # pip ignores an empty value: PIP_NO_CACHE_DIR= uses its cache
+pip=("$folder/bin/python" -m pip install --quiet --disable-pip-version-check)
 "${pip[@]}" ${index:+--index-url "$index"} "$(grep '^torch==' "$source/constraints.txt")"
 "${pip[@]}" --constraint "$source/constraints.txt" "$source[blosc2,cluster,lsun,parquet]"
 "$folder/bin/celebahq" --version

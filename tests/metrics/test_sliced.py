@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import wasserstein_distance
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.metrics.sliced import (
@@ -24,6 +23,8 @@ def test_directions_are_unit_vectors_without_a_preference() -> None:
 
 
 def test_distance_equals_scipys_along_every_direction() -> None:
+    from scipy.stats import wasserstein_distance  # one second to import, which every worker of xdist would need
+
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(300, 5)), rng.normal(0.3, 1.4, size=(300, 5))
     directions = random_directions(5, rng, 200).double()

@@ -53,7 +53,7 @@ def test_full_disk_then_more_space(workers: int, tmp_path: Path, tiny_run: Path)
             if path.suffix == ".jsonl" and path.parent.name == "batches":
                 assert [json.loads(line) for line in path.read_text().splitlines()]
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-        build_tiny(disk / "run", workers=workers)
+        build_tiny(disk / "run")
         assert digest(disk / "run") == digest(tiny_run)
 
 

@@ -55,7 +55,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("checkout")
     package = Path(celebahq_builder.__file__).parent
     for folder in (package, package.parent / "pipelines", package.parent / "pretrained"):
-        shutil.copytree(folder, root / folder.name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(folder, root / folder.name)
     stages = root / "celebahq_builder" / "pipeline" / "stages"
     (stages / "brightness.py").write_text(STAGE)
     line = '        "score": "score.ScoreStage",\n'
@@ -104,12 +104,11 @@ def test_a_new_stage_is_one_file_and_one_line(checkout: Path) -> None:
     build += ["--workers", 1, "--device", "cpu"]
 
     first = [*build, "--until", "brightness"]
-    planned, *_ = celebahq(checkout, [*first, "--dry-run"], first)
+    planned, *_ = celebahq(checkout, [*first, "--dry-run"], first, build)
     assert "brightness: 0 of 1 batches done" in planned
     assert "brightness.levels = 1  (tiny.toml)" in planned
     assert [0 < one["brightness"]["mean"] < 1 for one in manifest(out, "brightness")] == [True, True]
 
-    celebahq(checkout, build)
     run = json.loads((out / "run.json").read_text())
     assert run["photo_stages"] == ["crop", "denoise", "upscale", "align", "brightness", "score"]
     assert run["stages"] == ["align", "brightness", "score", "select", "pack"]

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from celebahq_builder import cli
 from celebahq_builder.pipeline.verify import find_problems
 from celebahq_builder.run_directory.workspace import Workspace
+from celebahq_builder.storage import read_json
 from tests.conftest import NETWORKS, PHOTO_STAGES, SMALL, TINY, build_tiny
 from tests.pipeline.killed_build import POINTS
 
@@ -58,10 +59,13 @@ def test_killed_anywhere(kills: list[tuple[str, int]], tmp_path: Path, tiny_run:
 
 
 @pytest.mark.parametrize("workers", [2, 3])
-def test_same_bytes_for_any_number_of_workers(workers: int, tmp_path: Path, tiny_run: Path) -> None:
+def test_same_bytes_and_fingerprints_for_any_number_of_workers(workers: int, tmp_path: Path, tiny_run: Path) -> None:
     build_tiny(tmp_path / "run", workers=workers)
     assert digest(tmp_path / "run") == digest(tiny_run)
     assert tables(tmp_path / "run") == tables(tiny_run)
+    for name in ("align", "score", "select", "pack"):
+        plans = [read_json(Workspace(out).stage(name).provenance_path) for out in (tmp_path / "run", tiny_run)]
+        assert plans[0] == plans[1], "fingerprints do not depend on the workers"
 
 
 def processes_of(session: int) -> list[int]:
@@ -98,7 +102,11 @@ def test_workers_do_not_outlive_a_killed_run(tmp_path: Path, tiny_run: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(signal.SIGINT, "interrupted; "), (signal.SIGTERM, "interrupted by SIGTERM; ")]
+    ("number", "words"),
+    [
+        (signal.SIGINT, "interrupted; "),
+        pytest.param(signal.SIGTERM, "interrupted by SIGTERM; ", marks=pytest.mark.slow),
+    ],
 )
 def test_interrupted_by_a_signal(number: signal.Signals, words: str, tmp_path: Path, tiny_run: Path) -> None:
     out = tmp_path / "run"
