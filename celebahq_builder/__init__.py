@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from celebahq_builder.hdf5.reader import open_pyramid as open
     from celebahq_builder.landmarks.find import LandmarkResult, find_landmarks
     from celebahq_builder.pipeline.build import BuildResult, align, build
-    from celebahq_builder.pipeline.status import dry_run
+    from celebahq_builder.pipeline.dry_run import dry_run
     from celebahq_builder.progan.evaluation import evaluate_images as evaluate
     from celebahq_builder.progan.generate import Generator
     from celebahq_builder.progan.launch import train_progan
@@ -73,7 +73,7 @@ _PUBLIC = _ERRORS | {
     "PyramidFile": "hdf5.reader:PyramidFile",
     "align": "pipeline.build:align",
     "build": "pipeline.build:build",
-    "dry_run": "pipeline.status:dry_run",
+    "dry_run": "pipeline.dry_run:dry_run",
     "evaluate": "progan.evaluation:evaluate_images",
     "export": "formats.conversion:export_file",
     "filter_folder": "filter.run:filter_folder",

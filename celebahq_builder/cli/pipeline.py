@@ -165,9 +165,9 @@ def build(
     You can kill the command at any time: the same command, without --redo, resumes. With a larger --limit, or without
     --limit, it keeps what is done and builds the other photos.
     """
+    from celebahq_builder.pipeline.dry_run import dry_run as plan_lines
     from celebahq_builder.pipeline.landmark_source import planned_source, prepare_source
     from celebahq_builder.pipeline.request import check_options, make_request, wanted_shard
-    from celebahq_builder.pipeline.status import dry_run as plan_lines
 
     names = ("faces", "check_landmarks", "reject_doubtful", "landmark_model")
     landmark_options = {name: arguments.pop(name) for name in names}

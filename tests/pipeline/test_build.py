@@ -13,8 +13,8 @@ from celebahq_builder.errors import RecipeError
 from celebahq_builder.imaging.image_io import decode_png, open_rgb
 from celebahq_builder.outcome import Reason, Rejection
 from celebahq_builder.pipeline.build import align, build
+from celebahq_builder.pipeline.dry_run import dry_run
 from celebahq_builder.pipeline.recipe import BuildRecipe
-from celebahq_builder.pipeline.status import dry_run
 from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from tests.conftest import SAMPLE, TINY

@@ -18,11 +18,12 @@ from celebahq_builder.errors import (
     WorkspaceError,
 )
 from celebahq_builder.outcome import Failed, Kept
+from celebahq_builder.pipeline.dry_run import describe_plan
 from celebahq_builder.pipeline.plan import BuildPlan
 from celebahq_builder.pipeline.request import make_request
 from celebahq_builder.pipeline.stages import select
 from celebahq_builder.pipeline.stages.select import SelectSettings
-from celebahq_builder.pipeline.status import describe_plan, status_lines
+from celebahq_builder.pipeline.status import status_lines
 from celebahq_builder.pipeline.verify import find_problems
 from celebahq_builder.run_directory.workspace import StageFolder, Workspace
 from celebahq_builder.sources.celeba import read_celeba

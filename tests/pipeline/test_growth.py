@@ -19,13 +19,14 @@ from PIL import Image
 from celebahq_builder.errors import FingerprintMismatch, FormatError, WorkspaceError
 from celebahq_builder.hdf5.labels import labels_path
 from celebahq_builder.pipeline.build import BuildResult, build
+from celebahq_builder.pipeline.dry_run import dry_run
 from celebahq_builder.pipeline.growth import checked_plan, grow
 from celebahq_builder.pipeline.landmark_source import find_source
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import make_request
 from celebahq_builder.pipeline.run_images import RunImages, find_hdf5, find_images
 from celebahq_builder.pipeline.stages.select import SelectSettings
-from celebahq_builder.pipeline.status import dry_run, status_lines
+from celebahq_builder.pipeline.status import status_lines
 from celebahq_builder.pipeline.verify import find_problems
 from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba

@@ -15,9 +15,10 @@ from celebahq_builder.imaging.image_io import decode_png
 from celebahq_builder.outcome import Reason
 from celebahq_builder.pipeline import batch
 from celebahq_builder.pipeline.build import BuildResult, align, build
+from celebahq_builder.pipeline.dry_run import dry_run
 from celebahq_builder.pipeline.results import photo_statuses
 from celebahq_builder.pipeline.stages.select import SelectSettings
-from celebahq_builder.pipeline.status import dry_run, status_lines
+from celebahq_builder.pipeline.status import status_lines
 from celebahq_builder.pipeline.verify import find_problems
 from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba

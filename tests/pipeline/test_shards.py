@@ -15,7 +15,8 @@ import pytest
 
 from celebahq_builder.errors import FingerprintMismatch, RecipeError, WorkspaceLocked
 from celebahq_builder.pipeline.build import BuildResult, build
-from celebahq_builder.pipeline.status import dry_run, status_lines
+from celebahq_builder.pipeline.dry_run import dry_run
+from celebahq_builder.pipeline.status import status_lines
 from celebahq_builder.run_directory.shard import Shard, shard_folders
 from celebahq_builder.run_directory.timings import read_timings
 from celebahq_builder.run_directory.workspace import Workspace
