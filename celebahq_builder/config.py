@@ -204,49 +204,46 @@ def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]
 
 
 def _convert(hint: Any, value: object, *, place: str, where: str, text: str, table: tuple[str, ...]) -> Any:
-    origin = typing.get_origin(hint)
-    name = _dotted(table)
+    """Return a value of a recipe as the type of its field."""
+
+    def nested(hint: Any, value: object, key: tuple[str, ...] = table) -> Any:
+        return _convert(hint, value, place=place, where=where, text=text, table=key)
+
+    def error(expected: str, got: str = "") -> RecipeError:
+        return RecipeError(f"{place}: {_dotted(table)} must {expected}, got {got or _shown(value)}")
+
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
-            raise RecipeError(f"{place}: {name} must be a table, got {_shown(value)}")
+            raise error("be a table")
         return from_mapping(hint, value, where=where, text=text, table=table)
     if origin in (typing.Union, types.UnionType):
-        options = [h for h in typing.get_args(hint) if h is not type(None)]
-        if value is None:
-            return None
-        return _convert(options[0], value, place=place, where=where, text=text, table=table)
+        return None if value is None else nested(next(h for h in args if h is not type(None)), value)
     if origin is typing.Literal:
-        allowed = typing.get_args(hint)
-        if value not in allowed:
-            raise RecipeError(f"{place}: {name} must be one of {', '.join(map(str, allowed))}; got {_shown(value)}")
+        if value not in args:
+            allowed = ", ".join(map(str, args))
+            raise RecipeError(f"{place}: {_dotted(table)} must be one of {allowed}; got {_shown(value)}")
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise RecipeError(f"{place}: {name} must be a list, got {_shown(value)}")
-        args = typing.get_args(hint)
-        inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        if len(inner) != len(value):
-            raise RecipeError(f"{place}: {name} must have {len(inner)} values, got {len(value)}")
-        return tuple(
-            _convert(h, v, place=place, where=where, text=text, table=(*table[:-1], f"{table[-1]}#{i}"))
-            for i, (h, v) in enumerate(zip(inner, value, strict=True))
-        )
+            raise error("be a list")
+        hints = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(hints) != len(value):
+            raise error(f"have {len(hints)} values", str(len(value)))
+        pairs = zip(hints, value, strict=True)
+        return tuple(nested(h, v, (*table[:-1], f"{table[-1]}#{i}")) for i, (h, v) in enumerate(pairs))
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise RecipeError(f"{place}: {name} must be a table, got {_shown(value)}")
-        inner_hint = typing.get_args(hint)[1]
-        return {
-            key: _convert(inner_hint, one, place=place, where=where, text=text, table=(*table, key))
-            for key, one in value.items()
-        }
+            raise error("be a table")
+        return {key: nested(args[1], one, (*table, key)) for key, one in value.items()}
     if isinstance(value, int) and not -INTEGER_LIMIT <= value < INTEGER_LIMIT:
-        raise RecipeError(f"{place}: {name} must have 64 bits as TOML's integers, got {_shown(value)}")
+        raise error("have 64 bits as TOML's integers")
     if hint is float and isinstance(value, float) and not math.isfinite(value):
-        raise RecipeError(f"{place}: {name} must be a finite number, got {_shown(value)}")
+        raise error("be a finite number")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise RecipeError(f"{place}: {name} must be {hint.__name__}, got {_shown(value)}")
+        raise error(f"be {hint.__name__}")
     return value
 
 

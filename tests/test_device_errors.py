@@ -14,7 +14,7 @@ from celebahq_builder.device_errors import (
 )
 from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.pipeline import results
-from celebahq_builder.pipeline.networks import network
+from celebahq_builder.pipeline.network_stage import network
 from celebahq_builder.run_directory.workspace import Workspace
 from tests.conftest import TINY, build_tiny
 

@@ -173,31 +173,37 @@ def check_evaluation(source: ImageSource, reference: ImageSource | None, protoco
             "images of one kind can be compared"
         )
     for name in protocol.metrics:
-        metric, count, wanted = METRICS[name], protocol.count(name), protocol.images(name)
-        if metric.compares and reference is None:
-            raise FormatError(
-                f"{name} compares {source.where} with other images, and there are none: add `against` REFERENCE"
-            )
-        if too_small(name, r):
-            least_px = metric.least_px
-            raise FormatError(
-                f"{name} needs images of {least_px}x{least_px} or more, {source.where} has {r}x{r}; leave {name} out "
-                "of `metrics`, or take larger images"
-            )
-        if source.count is not None and source.count < wanted:
-            pairs = f" for {count:,} pairs" if metric.images_each == 2 else ""
-            raise FormatError(
-                f"{protocol.name(name)} needs {wanted:,} images{pairs}, {source.where} has {source.count:,}; "
-                f"{_smaller_protocol(name, source.count)}"
-            )
-        # SWD compares equal numbers of sorted values. The other metrics accept half as many images of the reference:
-        # the literature compares 50,000 generated images with the 30,000 images of CelebA-HQ.
-        least = count if name == "swd" else -(-count // 2)
-        if metric.compares and reference is not None and reference.count is not None and reference.count < least:
-            raise FormatError(
-                f"{protocol.name(name)} compares with {least:,} images at least, {reference.where} has "
-                f"{reference.count:,}; {_smaller_protocol(name, reference.count)}, or give a larger reference"
-            )
+        _check_metric(name, source, reference, protocol)
+
+
+def _check_metric(name: str, source: ImageSource, reference: ImageSource | None, protocol: EvaluationProtocol) -> None:
+    """Raise an error unless there are images enough for a metric, and they are large enough."""
+    r = source.resolution
+    metric, count, wanted = METRICS[name], protocol.count(name), protocol.images(name)
+    if metric.compares and reference is None:
+        raise FormatError(
+            f"{name} compares {source.where} with other images, and there are none: add `against` REFERENCE"
+        )
+    if too_small(name, r):
+        least_px = metric.least_px
+        raise FormatError(
+            f"{name} needs images of {least_px}x{least_px} or more, {source.where} has {r}x{r}; leave {name} out "
+            "of `metrics`, or take larger images"
+        )
+    if source.count is not None and source.count < wanted:
+        pairs = f" for {count:,} pairs" if metric.images_each == 2 else ""
+        raise FormatError(
+            f"{protocol.name(name)} needs {wanted:,} images{pairs}, {source.where} has {source.count:,}; "
+            f"{_smaller_protocol(name, source.count)}"
+        )
+    # SWD compares equal numbers of sorted values. The other metrics accept half as many images of the reference:
+    # the literature compares 50,000 generated images with the 30,000 images of CelebA-HQ.
+    least = count if name == "swd" else -(-count // 2)
+    if metric.compares and reference is not None and reference.count is not None and reference.count < least:
+        raise FormatError(
+            f"{protocol.name(name)} compares with {least:,} images at least, {reference.where} has "
+            f"{reference.count:,}; {_smaller_protocol(name, reference.count)}, or give a larger reference"
+        )
 
 
 def too_small(metric: str, resolution: int) -> bool:

@@ -16,8 +16,7 @@ from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.geometry import Points, crop_from_landmarks
-from celebahq_builder.landmarks.augmentation import AugmentationSettings, jittered_points, random_crop
-from celebahq_builder.landmarks.faces import LandmarkFaces
+from celebahq_builder.landmarks.faces import AugmentationSettings, LandmarkFaces, jittered_points, random_crop
 from celebahq_builder.landmarks.refiner import CROP_PX, Refiner, to_tensor
 from celebahq_builder.models.landmark_network import LandmarkNetwork, cell_centres
 from celebahq_builder.models.registry import NetworkShape

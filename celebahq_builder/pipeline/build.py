@@ -34,7 +34,8 @@ from celebahq_builder.pipeline.stage import AnyDatasetStage, DatasetContext, rec
 from celebahq_builder.pipeline.stages.upscale import UpscaleStage
 from celebahq_builder.run_directory.shard import Shard, check_shards
 from celebahq_builder.run_directory.state import Summary, fingerprint
-from celebahq_builder.run_directory.workspace import TimingLog, Workspace, count_outcomes
+from celebahq_builder.run_directory.timings import TimingLog
+from celebahq_builder.run_directory.workspace import Workspace, count_outcomes
 from celebahq_builder.sources.photo import LandmarkOrder, Photo, PhotoSource, in_column_order
 from celebahq_builder.storage import delete_folder, read_file, write_atomic, write_json
 

@@ -32,7 +32,8 @@ from celebahq_builder.pipeline.report_images import PhotoImage, ReportImages
 from celebahq_builder.pipeline.results import TABLE, PhotoStatus, PhotoStatuses, photo_statuses, read_statuses
 from celebahq_builder.progress import Progress
 from celebahq_builder.run_directory.state import RunDescription, RunState
-from celebahq_builder.run_directory.workspace import Workspace, read_timings
+from celebahq_builder.run_directory.timings import read_timings
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.storage import write_atomic
 
 log = logging.getLogger(__name__)

@@ -1,24 +1,43 @@
-"""A stage that runs a network: its weights in the fingerprint, and the same weights in every worker."""
+"""A stage that runs a network: its weights in the fingerprint, the same weights in every worker, loaded once."""
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, cast
 
-from celebahq_builder.models.community import base_name, pinned, weights_sha256
+from celebahq_builder.errors import WeightsError
+from celebahq_builder.models.community import (
+    Task,
+    base_name,
+    is_weight_file,
+    load_community_network,
+    pinned,
+    weights_sha256,
+)
+from celebahq_builder.models.registry import find_entry, load_network
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.stage import BuildInputs, PhotoContext, PhotoStage, Precision
 from celebahq_builder.run_directory.state import Table
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from celebahq_builder.pipeline.networks import Architecture
-
+    from celebahq_builder.models.autoencoder import Autoencoder
+    from celebahq_builder.models.community_network import CommunityNetwork
+    from celebahq_builder.models.srgan import SRGenerator
 
 log = logging.getLogger(__name__)
+
+Architecture = Literal["autoencoder", "srgan"]
+"""The networks that a build runs."""
+
+TASKS: dict[Architecture, Task] = {"autoencoder": "denoise", "srgan": "upscale"}
+"""The stage that runs each of them; a weight file of another project takes the place of its network."""
 
 
 class NetworkSettings(Protocol):
@@ -32,7 +51,7 @@ class NetworkSettings(Protocol):
 
     @property
     def tile_px(self) -> int:
-        """Side length of the tiles; bounds the memory."""
+        """Largest side length of the tiles in input px; bounds the memory. A weight file may need smaller ones."""
 
     @property
     def precision(self) -> Precision:
@@ -70,7 +89,6 @@ class NetworkStage(PhotoStage[N]):
         import torch
 
         from celebahq_builder.models.community_network import CommunityNetwork
-        from celebahq_builder.pipeline.networks import network
 
         found = network(settings.weights, torch.device("cpu"), self.architecture, settings.precision)
         if isinstance(found, CommunityNetwork):
@@ -79,7 +97,84 @@ class NetworkStage(PhotoStage[N]):
                 log.warning("%s", found.warning)
 
     def run_network(self, faces: Sequence[Face], settings: N, context: PhotoContext) -> list[Tensor]:
-        """Return the pixels of faces after the network; see `networks.run_network`."""
-        from celebahq_builder.pipeline.networks import run_network
+        """Return the pixels of faces after the network, uint8 [3, SCALE H, SCALE W] each, with its SCALE.
 
-        return run_network(faces, settings.weights, self.architecture, settings.tile_px, context, settings.precision)
+        Windows of equal shape pass the network in batches. Where the device has too little memory,
+        `context.batch_windows` is halved in place.
+
+        Args:
+            faces: all on one device; may be none.
+            settings: weights, tiles and precision.
+            context: names the device.
+        """
+        import torch
+
+        from celebahq_builder.device_errors import is_out_of_memory
+        from celebahq_builder.imaging.tiles import run_tiled_all
+        from celebahq_builder.models.community_network import CommunityNetwork
+
+        if not faces:
+            return []
+        net, tile_px = (
+            network(settings.weights, context.device, self.architecture, settings.precision),
+            settings.tile_px,
+        )
+        if isinstance(net, CommunityNetwork):
+            tile_px = net.footprint.tile_px(tile_px)
+
+        def run(windows: Tensor) -> Tensor:
+            with torch.autocast(context.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                result: Tensor = net(windows)
+            return result
+
+        while True:
+            try:
+                return run_tiled_all(
+                    run,
+                    [face.pixels for face in faces],
+                    scale=net.SCALE,
+                    tile_px=tile_px,
+                    context_px=net.context_px,
+                    stride_px=net.STRIDE_PX,
+                    batch=context.batch_windows,
+                )
+            except RuntimeError as error:
+                if context.batch_windows == 1 or not is_out_of_memory(error):
+                    raise
+            context.batch_windows //= 2  # outside of `except`, where the error no longer holds references to tensors
+            torch.cuda.empty_cache()
+
+
+def network(
+    weights: str, device: torch.device, architecture: Architecture, precision: Precision = "fp32"
+) -> Autoencoder | SRGenerator | CommunityNetwork:
+    """Return a network of the registry or of a weight file, ready to run on a device; a process loads it once.
+
+    Raises:
+        WeightsError: unknown or changed weights, weights of another network, or one without this precision.
+    """
+    from celebahq_builder.models.community_network import CommunityNetwork
+
+    found = cached_network(pinned(weights), device, architecture)
+    if precision == "bf16" and isinstance(found, CommunityNetwork) and not found.descriptor.supports_bfloat16:
+        raise WeightsError(
+            f"{found.path} ({found.descriptor.architecture.name}) cannot run in bfloat16; leave out "
+            f'{TASKS[architecture]}.precision = "bf16"'
+        )
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def cached_network(
+    weights: str, device: torch.device, architecture: Architecture
+) -> Autoencoder | SRGenerator | CommunityNetwork:
+    """Return a network; the name of a weight file contains its hash."""
+    # oneDNN caches what it compiled for the last 1024 shapes, and each photo has its own shape: a worker would grow to
+    # gigabytes. It reads this variable at its first convolution.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
+    if is_weight_file(weights):
+        return load_community_network(weights, TASKS[architecture], device)
+    found = find_entry(weights).shape.architecture
+    if found != architecture:
+        raise WeightsError(f"weights {weights!r} are of the {found} network; this stage runs the {architecture}")
+    return cast("Autoencoder | SRGenerator", load_network(weights, device))

@@ -17,7 +17,8 @@ from celebahq_builder.pipeline.plan import BuildPlan
 from celebahq_builder.pipeline.request import BuildRequest
 from celebahq_builder.progress import Progress
 from celebahq_builder.run_directory.state import StageCounts
-from celebahq_builder.run_directory.workspace import StageFolder, TimingLog, count_outcomes
+from celebahq_builder.run_directory.timings import TimingLog
+from celebahq_builder.run_directory.workspace import StageFolder, count_outcomes
 from celebahq_builder.sources.photo import Photo
 from celebahq_builder.storage import LockedFolder
 

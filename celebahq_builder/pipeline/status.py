@@ -9,7 +9,8 @@ from celebahq_builder.limits import MAX_LOG_BYTES, MAX_VALUE_BYTES
 from celebahq_builder.progress import rough_duration, size
 from celebahq_builder.run_directory.shard import shard_folders
 from celebahq_builder.run_directory.state import RunDescription, RunState
-from celebahq_builder.run_directory.workspace import TimingTotals, Workspace, read_timings
+from celebahq_builder.run_directory.timings import TimingTotals, read_timings
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.storage import last_holder, open_file
 
 

@@ -216,7 +216,7 @@ class SchedulePoint:
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Losses of both networks; `progan.step` has the equations."""
+    """Losses of both networks; `progan.losses` has the equations."""
 
     kind: Literal["wgan-gp", "lsgan", "logistic"] = "wgan-gp"
     """``wgan-gp`` and ``lsgan`` of the paper, or ``logistic``: non-saturating, with R1."""

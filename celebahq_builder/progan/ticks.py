@@ -17,12 +17,12 @@ from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import WeightsError
 from celebahq_builder.imaging.image_grid import fit_grid, image_grid, png_bytes
 from celebahq_builder.parallel import peak_memory_bytes
-from celebahq_builder.progan import generate, training_report
-from celebahq_builder.progan.forecast import outlook
+from celebahq_builder.progan import generate
 from celebahq_builder.progan.real_images import RealImages
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint, TrainingRequest
 from celebahq_builder.progan.step import ProGANStep
 from celebahq_builder.progan.training_metrics import TrainingMetrics
+from celebahq_builder.progan.training_report import outlook, write_training_report
 from celebahq_builder.storage import delete_partial_files, holds, lock, write_atomic
 from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
 from celebahq_builder.training.logger import TrainingLogger, read_lines
@@ -227,7 +227,7 @@ class RunOutput:
 
     def write_report(self, *news: str) -> None:
         """Write the HTML report; `news` come before the position of the training."""
-        training_report.write_training_report(self.out, [*news, *self._outlook()])
+        write_training_report(self.out, [*news, *self._outlook()])
 
     def write_image_grid(self) -> None:
         """Write a grid of generated images of fixed latents; the first time, also one of real images.
@@ -250,7 +250,7 @@ class RunOutput:
             write_atomic(out / "reals.png", png_bytes(image_grid(reals, columns)))
 
     def _outlook(self) -> list[str]:
-        """Return sentences about the position of the training and what to expect when; see `forecast.outlook`."""
+        """Return the sentences of `training_report.outlook`."""
         kimg, level, on_cpu = self.progress.kimg, self.progress.level, self.progan.context.device.type == "cpu"
         return outlook(self.recipe, kimg, self.total_kimg, self.images_per_s, last_level=level, on_cpu=on_cpu)
 

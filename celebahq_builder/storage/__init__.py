@@ -3,14 +3,10 @@
 from celebahq_builder.storage.bounded_read import open_file, parse_json, read_file, read_text
 from celebahq_builder.storage.files import (
     NO_HARD_LINKS,
-    NewFiles,
     as_storage_error,
-    check_free,
-    check_writable,
     csv_bytes,
     holds,
     holds_bytes,
-    new_files,
     open_log,
     partial_file,
     path_cell,
@@ -33,6 +29,15 @@ from celebahq_builder.storage.folder_lock import (
     lock,
     try_flock,
 )
+from celebahq_builder.storage.outputs import (
+    NewFiles,
+    Staging,
+    check_free,
+    check_staging_target,
+    check_writable,
+    new_files,
+    staging,
+)
 from celebahq_builder.storage.partial_files import (
     HOST,
     RUN_TOKEN,
@@ -45,7 +50,6 @@ from celebahq_builder.storage.partial_files import (
     partial_path,
 )
 from celebahq_builder.storage.record_log import Record, RecordLog
-from celebahq_builder.storage.staging_folder import Staging, check_staging_target, staging
 
 __all__ = [
     "HOST",

@@ -11,15 +11,13 @@ import json
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
-from celebahq_builder.errors import DiskFull, FormatError, WorkspaceError
+from celebahq_builder.errors import DiskFull, WorkspaceError
 from celebahq_builder.storage.bounded_read import irregular_kind, parse_json, read_text
-from celebahq_builder.storage.partial_files import RUN_TOKEN, delete_partial_of, partial_path, partials_of_dead
+from celebahq_builder.storage.partial_files import RUN_TOKEN, partial_path
 
 STORAGE_LOST = (errno.EIO, errno.EROFS, errno.ENOTCONN, errno.ESTALE)
 """Errors of a failing disk, a read-only file system, or a network file system that is gone."""
@@ -312,121 +310,3 @@ def as_storage_error(error: OSError, path: Path) -> OSError | WorkspaceError:
             f"{path} cannot be written: {error.strerror}; check the disk or the mount, then run the same command again"
         )
     return error
-
-
-class NewFiles:
-    """A group of new files that is written completely or not at all; a context manager.
-
-    After an error, the files that were written here and the folders that were created for them are deleted again.
-    Nothing else is ever deleted or replaced, except for partial files of these files that dead processes have left.
-    """
-
-    def __init__(self) -> None:
-        self.files: list[Path] = []
-        self.folders: list[Path] = []
-        """Innermost last."""
-        self._left: dict[Path, list[str]] = {}
-
-    def write(self, path: Path, data: bytes) -> None:
-        """Write a file, and create the folders that it needs.
-
-        A file that exists and holds the same bytes is left as it is, so a killed command can be repeated.
-
-        Raises:
-            FormatError: the name is taken by anything else.
-            OSError: the file cannot be written.
-            DiskFull: no space left.
-        """
-        if path.parent not in self._left:
-            self._left[path.parent] = partials_of_dead(path.parent)
-        delete_partial_of(path, self._left[path.parent])
-        if holds_bytes(path, data):
-            return
-        if os.path.lexists(path):
-            raise FormatError(
-                f"{path} exists with other contents; nothing is overwritten: delete it, or choose another `out`"
-            )
-        missing = [folder for folder in path.absolute().parents if not folder.exists()]
-        self.folders += reversed(missing)
-        self.files.append(path)  # first, so that Ctrl-C cannot come between
-        try:
-            write_atomic(path, data, new=True)
-        except Exception:
-            self.files.pop()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        missing = [path for path in self.files if not os.path.lexists(path)]
-        if error is None and not missing:
-            return
-        for path in self.files:
-            with contextlib.suppress(OSError):
-                path.unlink()
-        for folder in reversed(self.folders):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        if error is None:
-            raise WorkspaceError(
-                f"{missing[0]} was deleted while this command worked ({len(missing)} of {len(self.files)} files); "
-                "nothing is left of the others, run the same command again"
-            )
-
-
-@contextlib.contextmanager
-def new_files() -> Iterator[NewFiles]:
-    """Open a group of new output files; see `NewFiles`.
-
-    Raises:
-        FormatError: a name is taken, or a file cannot be written.
-    """
-    try:
-        with NewFiles() as together:
-            yield together
-    except OSError as error:
-        if error.filename is None:
-            raise
-        raise FormatError(
-            f"{error.filename2 or error.filename} cannot be written: {error.strerror}; choose another `out`"
-        ) from None
-
-
-def check_free(target: Path, argument: str = "out", *, replace_empty: bool = False) -> None:
-    """Check that a path is free, and delete the partial files of the target that dead processes have left.
-
-    Args:
-        target: path of the file or folder to create.
-        argument: name of the argument that gave the path, for the message.
-        replace_empty: an empty folder does not take the path.
-
-    Raises:
-        FormatError: the path is taken.
-    """
-    if replace_empty and target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
-        return
-    delete_partial_of(target)
-    if os.path.lexists(target):
-        raise FormatError(f"{target} exists and is not overwritten; delete it, or choose another `{argument}`")
-
-
-def check_writable(target: Path, argument: str = "out") -> None:
-    """Check, before the work begins, that a file can be created at a path.
-
-    Args:
-        argument: name of the argument that gave the path, for the message.
-
-    Raises:
-        FormatError: the folder cannot be written to.
-    """
-    folder = next(one for one in target.absolute().parents if one.exists())
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise FormatError(
-            f"{target} cannot be written ({folder}: {error.strerror}); choose another `{argument}`"
-        ) from None

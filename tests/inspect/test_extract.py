@@ -18,7 +18,7 @@ from celebahq_builder.inspect.extract import (
     parse_indices,
     rank_by_score,
 )
-from celebahq_builder.storage import files as files_module
+from celebahq_builder.storage import outputs
 from tests.hdf5.files import damage, levels_of, noise, store
 
 # --- Selection ---------------------------------------------------------------------------------------------------
@@ -181,14 +181,14 @@ def test_nothing_remains_after_a_damaged_image(there: bool, tmp_path: Path) -> N
 def test_nothing_remains_after_an_interruption(
     error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = files_module.write_atomic
+    real = outputs.write_atomic
 
     def interrupted(path: Path, data: bytes, **asked: bool) -> None:
         if path.name == "00002.png":
             raise error
         real(path, data, **asked)
 
-    monkeypatch.setattr(files_module, "write_atomic", interrupted)
+    monkeypatch.setattr(outputs, "write_atomic", interrupted)
     with open_pyramid(store(tmp_path / "data.h5", noise(4, 4))) as stored, pytest.raises(type(error)):
         extract(stored, range(4), tmp_path / "out")
     assert [one.name for one in tmp_path.iterdir()] == ["data.h5"]

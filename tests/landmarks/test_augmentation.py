@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from celebahq_builder.landmarks.augmentation import AugmentationSettings, jittered_points, random_crop
+from celebahq_builder.landmarks.faces import AugmentationSettings, jittered_points, random_crop
 from celebahq_builder.landmarks.refiner import CROP_PX
 from tests.landmarks.test_refiner import FACE, placed
 

@@ -28,7 +28,7 @@ from celebahq_builder.models.community_network import (
     Footprint,
     measure_footprint,
 )
-from celebahq_builder.pipeline.networks import network
+from celebahq_builder.pipeline.network_stage import network
 from tests.conftest import SAMPLE
 from tests.models.community_files import (
     compact,

@@ -35,7 +35,7 @@ from celebahq_builder.models.registry import (
 )
 from celebahq_builder.models.srgan import SRGenerator
 from celebahq_builder.models.weight_file import load_tensors, read_weights
-from celebahq_builder.pipeline.networks import network
+from celebahq_builder.pipeline.network_stage import network
 from tests.cli.test_cli import celebahq, one_line_error
 from tests.restoration.exports import SHAPES, registry_of_two, reregister, tensors
 

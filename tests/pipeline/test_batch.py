@@ -28,7 +28,7 @@ from celebahq_builder.outcome import Failed, Kept, Outcome, QualityScore, from_j
 from celebahq_builder.pipeline import batch, photo_context
 from celebahq_builder.pipeline.batch import run_batch
 from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult, publish_batch
-from celebahq_builder.pipeline.networks import cached_network, network
+from celebahq_builder.pipeline.network_stage import cached_network, network
 from celebahq_builder.run_directory.state import StageCounts
 from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba

@@ -34,7 +34,8 @@ from celebahq_builder.pipeline.results import photo_statuses
 from celebahq_builder.pipeline.stages.score import ScoreStage
 from celebahq_builder.pipeline.stages.select import SelectSettings
 from celebahq_builder.progress import size
-from celebahq_builder.run_directory.workspace import StageTime, Workspace, read_timings
+from celebahq_builder.run_directory.timings import StageTime, read_timings
+from celebahq_builder.run_directory.workspace import Workspace
 from tests.browser import WIDTHS, check_layout, visit, wait_for_image
 from tests.conftest import SAMPLE, TINY, build_tiny
 from tests.reference.outcomes import outcomes

@@ -18,7 +18,8 @@ from celebahq_builder.pipeline.build import BuildResult, build
 from celebahq_builder.pipeline.dry_run import dry_run
 from celebahq_builder.pipeline.status import status_lines
 from celebahq_builder.run_directory.shard import Shard, shard_folders
-from celebahq_builder.run_directory.workspace import Workspace, read_timings
+from celebahq_builder.run_directory.timings import read_timings
+from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder
 from celebahq_builder.sources.photo import COLUMNS, PhotoSource

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from celebahq_builder.models.progan import Architecture
-from celebahq_builder.progan.forecast import EXPECTATIONS, outlook, remaining_s
 from celebahq_builder.progan.schedule import ProGANRecipe, Schedule
+from celebahq_builder.progan.training_report import EXPECTATIONS, outlook, remaining_s
 
 GROWING = ProGANRecipe(
     "progan",

@@ -9,8 +9,9 @@ import torch
 from celebahq_builder.config import load
 from celebahq_builder.models.progan import Architecture
 from celebahq_builder.pipeline.recipe import bundled_recipe
+from celebahq_builder.progan.losses import wgan_discriminator
 from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe, Schedule, TickSettings
-from celebahq_builder.progan.step import NOISE_DECAY, NOISE_THRESHOLD, ProGANStep, wgan_discriminator
+from celebahq_builder.progan.step import NOISE_DECAY, NOISE_THRESHOLD, ProGANStep
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 
 V2 = {"celebahq-1024-1gpu": 1, "celebahq-1024-2gpu": 2, "celebahq-1024-4gpu": 4, "celebahq-1024-8gpu": 8}

@@ -125,14 +125,14 @@ def test_hdf5_that_appears_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_output_that_appears_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from celebahq_builder.storage import staging_folder
+    from celebahq_builder.storage import outputs
 
     def taken(target: Path, *, replace_empty: bool) -> None:
         if stage_data.exists():
             target.write_bytes(b"theirs")
 
     stage_data = tmp_path / "out.partial" / "data"
-    monkeypatch.setattr(staging_folder, "check_free", taken)
+    monkeypatch.setattr(outputs, "check_free", taken)
     with pytest.raises(FormatError, match="cannot be written"), staging(tmp_path / "out", {}) as stage:
         stage.data.write_bytes(b"ours")
     assert (tmp_path / "out").read_bytes() == b"theirs"
