@@ -23,10 +23,10 @@ docs: $(READY)  ## the documentation as a site, build/site/index.html; a broken 
 test test-slow test-all: export PYTHONDONTWRITEBYTECODE =
 
 test: $(READY)  ## the tests, without those that are marked slow
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -rs -m "not slow"
 
 test-slow: $(READY)  ## the tests that are marked slow: kills of whole builds, torchrun, official MD5s
-	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
+	$(BIN)/python -m pytest -n auto --dist worksteal -rs -m slow
 
 test-all: $(READY)  ## all tests
 	$(BIN)/python -m pytest -n auto --dist worksteal

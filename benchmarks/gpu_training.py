@@ -53,6 +53,9 @@ CARDS = {
     "RTX 4080 16 GB": Card(15.7, {"fp32": 48.7, "bf16": 97.5}, 0.717),
 }
 
+LARGE, DAYS = "H100 80 GB", 3.0
+"""A card, and the time within which it should train the recipe."""
+
 SMALL = CARDS["RTX 4080 16 GB"]
 
 ASSUMED = {
@@ -62,6 +65,7 @@ ASSUMED = {
     "launch": (50.0, "us of the host per launch, Python and autograd included"),
     "margin": (1.2, "times the counted bytes: fragments, and workspaces of convolutions"),
     "context": (0.6, "GiB of the CUDA context"),
+    "fading": (1.05, "times as long for a step while a resolution fades in"),
 }
 """Name -> value, and unit and meaning."""
 
@@ -85,6 +89,14 @@ class Step:
         shortest = 1e-6 * ASSUMED["kernel"][0]
         device = sum(max(flops / per_s, size / bytes_per_s, shortest) for flops, size in self.kernels)
         return device, 1e-6 * ASSUMED["launch"][0] * len(self.kernels)
+
+    def limit(self, card: Card, precision: str) -> str:
+        """Return what takes the time: launches by the host, arithmetic or bandwidth of the device."""
+        device, host = self.seconds(card, precision)
+        if host > device:
+            return "launches"
+        arithmetic = sum(flops for flops, _ in self.kernels) / (1e12 * card.tflops[precision] * ASSUMED["matrix"][0])
+        return "arithmetic" if arithmetic > device / 2 else "bandwidth"
 
     def images_per_s(self, card: Card, precision: str) -> float:
         """Return the speed: the slower one of device and host decides."""
@@ -204,7 +216,8 @@ def main() -> None:
         print(f"    {name}: {card.memory_gib:g} GiB, {card.tflops} TFLOP/s, {card.tb_per_s:g} TB/s")
     steps = {precision: count_steps(precision, asked.resolution) for precision in PRECISIONS}
     print_tables(steps)
-    finish(error_rows(count_steps("bf16", min(max(MEASURED), asked.resolution), shares_weights=False)))
+    rows = days_rows(steps["bf16"])
+    finish(rows + error_rows(count_steps("bf16", min(max(MEASURED), asked.resolution), shares_weights=False)))
 
 
 def count_steps(precision: str, resolution_max: int, shares_weights: bool = True) -> Steps:
@@ -247,9 +260,28 @@ def cell(by_size: dict[int, Step], card: Card, precision: str) -> str:
     return f"{speed:.3g}" if images == step.images else f"{speed:.3g} ({images} at once)"
 
 
+def days_rows(steps: Steps) -> list[Row]:
+    """Return the time of each resolution of the recipe on the large card in bf16, and of all."""
+    schedule, card = read_recipe(bundled_recipe(Path(RECIPE), "train")).schedule, CARDS[LARGE]
+    largest = max(steps).bit_length() - 1
+    rows, total = [], 0.0
+    for resolution, by_size in steps.items():
+        level, step = resolution.bit_length() - 1, next(iter(by_size.values()))
+        begins = schedule.begins(level, largest)
+        ends = schedule.begins(level + 1, largest + 1) if level < largest else schedule.total_kimg
+        fading_kimg = schedule.fade_kimg if begins else 0.0
+        kimg = ends - begins + fading_kimg * (ASSUMED["fading"][0] - 1)
+        days = 1000 * kimg / step.images_per_s(card, "bf16") / 86400
+        total += days
+        limit = step.limit(card, "bf16")
+        rows.append(Row(f"{resolution}x{resolution}: {LARGE}, bf16, computed, limited by {limit}", days, "days"))
+    what = f"{schedule.total_kimg / 1000:g} M images: {LARGE}, bf16, computed"
+    return [*rows, Row(what, total, "days", at_most=DAYS)]
+
+
 def error_rows(steps: Steps) -> list[Row]:
     """Return computed speeds of the version that was measured beside the measured ones."""
-    card, rows, errors = CARDS["H100 80 GB"], [], []
+    card, rows, errors = CARDS[LARGE], [], []
     for resolution, speed in MEASURED.items():
         if resolution in steps:
             computed = next(iter(steps[resolution].values())).images_per_s(card, "bf16")

@@ -1,16 +1,23 @@
 """Budgets of host syncs, counted on the pretend device: a copy or a value for which the host waits for the device."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 
-from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe, SchedulePoint
+from celebahq_builder.config import load
+from celebahq_builder.hdf5.codecs import Gzip
+from celebahq_builder.hdf5.create import write_images
+from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe, SchedulePoint, TrainingRequest
 from celebahq_builder.progan.step import ProGANStep
+from celebahq_builder.progan.train import Training
 from celebahq_builder.training.distributed import DistributedContext
+from celebahq_builder.training.logger import read_lines
 from tests.device import pretend
 from tests.device.test_cuda_build import recipe, run_photo_stages
 from tests.device.test_cuda_progan import NET, reals
+from tests.progan.tiny import RECIPE, Noise
 
 PHOTO_BUDGET = 3
 """At 256x256. It may be lowered, and grows with the tiles of larger images."""
@@ -41,3 +48,21 @@ def test_a_photo(device: torch.device) -> None:
     pretend.reset()
     run_photo_stages(recipe(256), device, ["000011"])
     assert pretend.total() <= PHOTO_BUDGET, pretend.syncs
+
+
+def test_the_loop_of_a_training(device: torch.device, tmp_path: Path) -> None:
+    """Twice as many steps wait no more often: only a tick waits, for its sums, images and checkpoint."""
+    data, settings = tmp_path / "noise.h5", tmp_path / "tiny.toml"
+    write_images(Noise(), data, codec=Gzip())
+    settings.write_text(RECIPE.replace("kimg = 0.016", "kimg = 0.08"))
+    waits = []
+    for total_kimg in (0.04, 0.08):  # 5 and 10 steps, which end in the same resolution
+        out = tmp_path / f"{total_kimg}"
+        request = TrainingRequest(data, out, total_kimg=total_kimg)
+        training = Training(request, load(ProGANRecipe, settings), DistributedContext(0, 1, device))
+        pretend.reset()
+        training.run()
+        assert len(read_lines(out / "stats.jsonl")) == 1
+        # Images are also made after 30 s.
+        waits.append({place: n for place, n in pretend.syncs.items() if "progan/generate.py" not in place})
+    assert waits[0] == waits[1]

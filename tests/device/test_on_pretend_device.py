@@ -52,3 +52,16 @@ def test_on_a_pretend_device(files: tuple[str, ...], guard: Path, tmp_path: Path
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
+
+
+def test_ci_reports_programs_that_it_cannot_install(tmp_path: Path) -> None:
+    """Here nothing but bash is there, so the checks end before they begin."""
+    for name in ("bash", "dirname", "id"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    command = [tmp_path / "bash", HERE.parents[1] / ".ci" / "run"]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 127, done.stderr
+    assert done.stdout.splitlines() == [
+        "chromium is missing and could not be installed: the tests of reports in a browser are skipped",
+        "g++ is missing and could not be installed: the tests on a pretend GPU are skipped",
+    ]

@@ -114,6 +114,6 @@ def swd(a: NDArray[np.uint8], b: NDArray[np.uint8], draws: Draws) -> dict[int, f
         clouds.append([normalised(np.concatenate(level)) for level in zip(*parts, strict=True)])
     resolutions = [a.shape[-1] >> k for k in range(len(clouds[0]))]
     return {
-        r: 1000 * sliced_wasserstein(*pair, draws.directions(r, a.shape[1]))
-        for r, *pair in zip(resolutions, *clouds, strict=True)
+        r: 1000 * sliced_wasserstein(first, second, draws.directions(r, a.shape[1]))
+        for r, first, second in zip(resolutions, *clouds, strict=True)
     }
