@@ -278,12 +278,12 @@ def blocking(profile: Tensor) -> float:
 
 
 def blocking_loss(profile: Tensor) -> Tensor:
-    """Return the sum of what the values of a `block_profile` have above their mean, in its unit.
+    """Return the last value of a `block_profile`, that at block edges, minus the mean of the others; 0 if it is less.
 
-    Its gradient makes the profile even, and does not change the mean. If it only reduced the larger values, a training
-    would remove the grain of all flat areas, step by step.
+    Its gradient reduces the differences at the edges only. If it also increased the others, a training would add grain
+    to all flat areas; if it reduced all that are above the mean, a training would remove their grain.
     """
-    return F.relu(profile - profile.mean()).sum()
+    return F.relu(profile[-1] - profile[:-1].detach().mean())
 
 
 def _flat_areas(images: Tensor) -> Tensor:
