@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from celebahq_builder.config import load
+from celebahq_builder.evaluation.evaluate import evaluate
+from celebahq_builder.evaluation.image_sources import SourceImages
+from celebahq_builder.evaluation.protocol import EvaluationProtocol
 from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe, SchedulePoint, TrainingRequest
@@ -17,10 +20,14 @@ from celebahq_builder.training.logger import read_lines
 from tests.device import pretend
 from tests.device.test_cuda_build import recipe, run_photo_stages
 from tests.device.test_cuda_progan import NET, reals
+from tests.evaluation.sources import Held, smooth
 from tests.progan.tiny import RECIPE, Noise
 
 PHOTO_BUDGET = 3
 """At 256x256. It may be lowered, and grows with the tiles of larger images."""
+
+EVALUATION_BUDGET = 100
+"""For one batch of images, with its floor."""
 
 pytestmark = pytest.mark.skipif(not pretend.ACTIVE, reason="host syncs are counted on the pretend device")
 
@@ -66,3 +73,12 @@ def test_the_loop_of_a_training(device: torch.device, tmp_path: Path) -> None:
         # Images are also made after 30 s.
         waits.append({place: n for place, n in pretend.syncs.items() if "progan/generate.py" not in place})
     assert waits[0] == waits[1]
+
+
+@pytest.mark.parametrize("metric", ["swd", "ms-ssim"])
+def test_an_evaluation(metric: str, device: torch.device) -> None:
+    """Its waits depend on the number of batches, not on that of images or pixels."""
+    images, reference = (SourceImages(Held(smooth(40, 64, seed)), 0) for seed in (1, 2))
+    pretend.reset()
+    evaluate(images.source, reference, EvaluationProtocol((metric,), 20, device=device))
+    assert pretend.total() <= EVALUATION_BUDGET, pretend.syncs
