@@ -21,6 +21,9 @@ from celebahq_builder.models.registry import load_network
 from celebahq_builder.models.srgan import SRGenerator
 from celebahq_builder.restoration.photos import TrainingPhotos, downscale_4x, to_pixels, to_tensor
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.torchvision_operators import define_missing_operators
+
 Network = Autoencoder | SRGenerator | CommunityNetwork
 
 PUBLISHED = ("RealSR_DF2K_x4", "RealESRGAN_x4plus")
@@ -45,6 +48,7 @@ def upscaler(name: str) -> Network:
 
 def published(data: Path) -> dict[str, Network]:
     """Return the upscalers of other projects; one that cannot be loaded is left out with a message."""
+    define_missing_operators()
     found = {}
     for name in PUBLISHED:
         try:
