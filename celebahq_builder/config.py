@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import os
@@ -205,9 +206,7 @@ def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]
 
 def _convert(hint: Any, value: object, *, place: str, where: str, text: str, table: tuple[str, ...]) -> Any:
     """Return a value of a recipe as the type of its field."""
-
-    def nested(hint: Any, value: object, key: tuple[str, ...] = table) -> Any:
-        return _convert(hint, value, place=place, where=where, text=text, table=key)
+    nested = functools.partial(_convert, place=place, where=where, text=text)
 
     def error(expected: str, got: str = "") -> RecipeError:
         return RecipeError(f"{place}: {_dotted(table)} must {expected}, got {got or _shown(value)}")
@@ -218,7 +217,7 @@ def _convert(hint: Any, value: object, *, place: str, where: str, text: str, tab
             raise error("be a table")
         return from_mapping(hint, value, where=where, text=text, table=table)
     if origin in (typing.Union, types.UnionType):
-        return None if value is None else nested(next(h for h in args if h is not type(None)), value)
+        return None if value is None else nested(next(h for h in args if h is not type(None)), value, table=table)
     if origin is typing.Literal:
         if value not in args:
             allowed = ", ".join(map(str, args))
@@ -231,11 +230,11 @@ def _convert(hint: Any, value: object, *, place: str, where: str, text: str, tab
         if len(hints) != len(value):
             raise error(f"have {len(hints)} values", str(len(value)))
         pairs = zip(hints, value, strict=True)
-        return tuple(nested(h, v, (*table[:-1], f"{table[-1]}#{i}")) for i, (h, v) in enumerate(pairs))
+        return tuple(nested(h, v, table=(*table[:-1], f"{table[-1]}#{i}")) for i, (h, v) in enumerate(pairs))
     if origin is dict:
         if not isinstance(value, Mapping):
             raise error("be a table")
-        return {key: nested(args[1], one, (*table, key)) for key, one in value.items()}
+        return {key: nested(args[1], one, table=(*table, key)) for key, one in value.items()}
     if isinstance(value, int) and not -INTEGER_LIMIT <= value < INTEGER_LIMIT:
         raise error("have 64 bits as TOML's integers")
     if hint is float and isinstance(value, float) and not math.isfinite(value):
