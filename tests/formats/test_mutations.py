@@ -26,7 +26,8 @@ READERS = (
 
 
 @pytest.mark.parametrize(
-    ("readers", "times"), [(READERS, 20), *(pytest.param((reader,), 200, marks=pytest.mark.slow) for reader in READERS)]
+    ("readers", "times"),
+    [(READERS, 20), *(pytest.param(READERS[i::3], 200, marks=pytest.mark.slow) for i in range(3))],
 )
 def test_read_or_refused(readers: tuple[str, ...], times: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.formats.mutated_reader", ",".join(readers), str(tmp_path), str(times)]
