@@ -28,9 +28,10 @@ HUGE = (8000, 6000)
 """A photo of 48 megapixels whose face just needs upscaling, the worst that can come."""
 
 BUILD_ONE = """
-import resource, sys
+import sys
 from pathlib import Path
 import torch
+from celebahq_builder.parallel import peak_memory_bytes
 from celebahq_builder.sources.photo import Photo
 from celebahq_builder.pipeline.photo_context import photo_context, photo_reader
 from celebahq_builder.pipeline.face import Face
@@ -41,7 +42,7 @@ recipe, face = BuildRecipe(), Face.unread(photo, 0)
 context = photo_context(recipe.resolution, "cpu", photo_reader(Path(sys.argv[1])))
 for stage in recipe.photo_stages()[:3]:
     [face] = stage.run([face], recipe.settings(stage), context)
-print(face.pixels.shape[1], face.pixels.shape[2], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2)
+print(face.pixels.shape[1], face.pixels.shape[2], peak_memory_bytes() / 1024**3)
 """
 
 
