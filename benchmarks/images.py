@@ -23,7 +23,7 @@ from celebahq_builder.pipeline.build import align
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.photo_context import photo_context, photo_reader
 from celebahq_builder.pipeline.recipe import BuildRecipe
-from celebahq_builder.restoration.photos import apply_jpeg
+from celebahq_builder.restoration.degradation import apply_jpeg
 from celebahq_builder.sources.celeba import read_celeba
 
 ROOT = Path(__file__).parents[1]

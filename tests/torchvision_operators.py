@@ -7,11 +7,11 @@ operators when it is imported, which must exist by then.
 import functools
 import importlib
 
-from torch.library import Library
+from torch import library
 
 OPERATORS = ("nms", "qnms")
 
-definitions = Library("torchvision", "FRAGMENT")
+definitions = library.Library("torchvision", "FRAGMENT")
 
 
 @functools.cache

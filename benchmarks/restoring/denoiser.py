@@ -13,7 +13,7 @@ from table import Row
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.metrics.fidelity import block_profile, blocking, psnr
 from celebahq_builder.metrics.ssim import ssim
-from celebahq_builder.restoration.photos import apply_jpeg
+from celebahq_builder.restoration.degradation import apply_jpeg
 from restoring.images import Network, live1, read, restore, tensor
 
 GAIN_DB = {10: 1.2, 20: 1.2, 40: 1.1, 60: 0.8, 80: None, 90: -0.02}

@@ -173,7 +173,7 @@ def align(
     context = photo_context(resolution, "cpu", lambda _: data)
     with deterministic():
         for stage in recipe.photo_stages():
-            if stage.saves_image and (restore or stage.name not in ("denoise", "upscale")):
+            if stage.saves_image and (restore or not stage.restores):
                 [face] = stage.run([face], recipe.settings(stage), context)
     aligned: NDArray[np.uint8] = face.pixels.numpy()
     return aligned

@@ -64,6 +64,7 @@ N = TypeVar("N", bound=NetworkSettings)
 class NetworkStage(PhotoStage[N]):
     """A stage that runs a network over the pixels of faces."""
 
+    restores = True
     grouped = True
     architecture: ClassVar[Architecture]
     """The network that weights of a registry must belong to."""

@@ -102,6 +102,8 @@ class PhotoStage(Stage[S]):
     """True if the stage changes the image. If not, only its record is written."""
     reads_photo: ClassVar[bool] = False
     """True if the stage reads the photo's file and needs no GPU: threads may run it ahead, on the CPU."""
+    restores: ClassVar[bool] = False
+    """True if the stage repairs or enlarges the photo; `build.align` runs these stages only if it is asked to."""
     grouped: ClassVar[bool] = False
     """True if the stage is faster over several faces at once."""
     example_title: ClassVar[str] = ""

@@ -29,9 +29,9 @@ from celebahq_builder.metrics.sliced import random_directions
 from celebahq_builder.models.registry import SIZE_MAX, find_entry, load_network
 from celebahq_builder.models.srgan import SRDiscriminator, SRGenerator, UNetDiscriminator
 from celebahq_builder.models.weight_file import to_channels_last
+from celebahq_builder.restoration.degradation import apply_jpeg
 from celebahq_builder.restoration.photos import (
     TrainingPhotos,
-    apply_jpeg,
     downscale_4x,
     stack_images,
     to_float,

@@ -1,4 +1,4 @@
-"""Folders of clean photos, random crops and JPEG degradation of them, and the conversion between images and tensors."""
+"""Folders of clean photos, random crops of them, and the conversion between images and tensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,7 @@ from celebahq_builder.image_set import Pixels, list_images
 from celebahq_builder.imaging.image_io import DECODE_ERRORS, open_image, open_rgb
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Rejection
+from celebahq_builder.restoration.degradation import reduced
 from celebahq_builder.sources.folder import read_folder
 from celebahq_builder.storage import open_file, read_file, sha256
 from celebahq_builder.training.interface import IN_MEMORY_BYTES, PHOTO_LIMIT, Photos, split
@@ -141,7 +141,7 @@ class TrainingPhotos(Photos):
         left = rng.integers(width - side + 1) if face is None else _position_around(face.x, side, width, rng)
         crop = photo[top : top + side, left : left + side]
         if side != size_px:
-            crop = _reduced(crop, size_px)
+            crop = reduced(crop, size_px)
         crop = np.rot90(crop, int(rng.integers(4)))
         return np.ascontiguousarray(crop[:, ::-1] if rng.random() < 0.5 else crop)
 
@@ -153,7 +153,7 @@ class TrainingPhotos(Photos):
         """
         crops = [self.crop(rng, size_px, largest_shrink=1.0) for _ in range(SMOOTH_CANDIDATES)]
         cells_px = max(size_px // SMOOTH_CELL_PX, 1)
-        return min(crops, key=lambda crop: float(_reduced(crop, cells_px).std(axis=(0, 1)).sum()))
+        return min(crops, key=lambda crop: float(reduced(crop, cells_px).std(axis=(0, 1)).sum()))
 
 
 @dataclass(frozen=True)
@@ -200,11 +200,6 @@ def _position_around(centre: int, side: int, length: int, rng: np.random.Generat
     return int(rng.integers(lowest, highest + 1))
 
 
-def _reduced(image: Pixels, size_px: int) -> Pixels:
-    """Return a square image reduced by an area filter."""
-    return np.asarray(cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_AREA), np.uint8)
-
-
 def _read_size(path: Path) -> tuple[int, int]:
     """Return the width and height of a photo in px, from its header."""
     with _readable(path), open_file(path) as file:
@@ -230,133 +225,6 @@ def _readable(path: Path) -> Iterator[None]:
     else:
         return
     raise TrainingError(f"training photo {path} cannot be read: {reason}; remove or replace it")
-
-
-# --- JPEG degradation, which trains the denoiser ------------------------------------------------------------------
-
-MCU_PX = 16
-"""Width and height of the largest block that JPEG compresses as a unit (4:2:0 chroma)."""
-
-_SAMPLING = (
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-)
-
-
-@dataclass(frozen=True)
-class DegradationSettings:
-    """Frequency and strength of the degradations of training images. Shares are probabilities, in [0, 1]."""
-
-    quality_min: int = 8
-    """Lowest JPEG quality, on the scale of OpenCV and libjpeg, 1 to 100."""
-    quality_max: int = 98
-    """Highest JPEG quality."""
-    quality_power: float = 1.0
-    """The quality is drawn as the power of a uniform number: 1 draws all qualities equally often, more than 1 draws
-    low qualities more often."""
-    clean_share: float = 0.06
-    """Share of images that stay clean, so that the network learns to leave good images unchanged."""
-    grey_share: float = 0.06
-    """Share of images that are converted to grey."""
-    smooth_share: float = 0.0
-    """Share of images that are smooth areas of the photos, where blocks are visible; see
-    `TrainingPhotos.smooth_crop`."""
-    recoloured_share: float = 0.0
-    """Share of images whose channels are permuted. This gives strong colours of every hue, which are rare in photos."""
-    twice_share: float = 0.3
-    """Share of images that are compressed twice, on shifted block grids."""
-    rescale_share: float = 0.4
-    """Share of the images compressed twice that are also scaled down between the compressions."""
-    off_grid_share: float = 0.2
-    """Share of images whose patch does not start on the block grid of the last compression."""
-    sampling_shares: tuple[float, float, float] = (0.65, 0.1, 0.25)
-    """Shares of 4:2:0, 4:2:2 and 4:4:4 chroma subsampling."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.quality_min <= self.quality_max <= 100:
-            raise ValueError(f"quality_min = {self.quality_min} and quality_max = {self.quality_max}: need 1 to 100")
-        for name in (
-            *("clean_share", "grey_share", "smooth_share", "recoloured_share"),
-            *("twice_share", "rescale_share", "off_grid_share"),
-        ):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be a share, 0 to 1")
-        if abs(sum(self.sampling_shares) - 1) > 1e-6 or min(self.sampling_shares) < 0:
-            raise ValueError(f"sampling_shares must sum to 1, got {self.sampling_shares}")
-
-
-def clean_crop_px(patch_px: int) -> int:
-    """Return the width and height of the clean crop from which `degraded_pair` makes a patch of `patch_px`."""
-    return 2 * (patch_px + 2 * MCU_PX)
-
-
-def degraded_pair(
-    clean: Pixels, patch_px: int, settings: DegradationSettings, rng: np.random.Generator
-) -> tuple[Pixels, Pixels]:
-    """Return a degraded patch and its clean target.
-
-    Args:
-        clean: uint8 [S, S, 3], RGB, with S = `clean_crop_px(patch_px)`.
-        patch_px: width and height of the patch.
-        settings: frequency and strength of the degradation.
-        rng: all random choices come from it.
-
-    Returns:
-        Two images, uint8 [patch_px, patch_px, 3].
-    """
-    size = patch_px + 2 * MCU_PX
-    # --- Colour
-    if rng.random() < settings.grey_share:
-        clean = np.asarray(cv2.cvtColor(cv2.cvtColor(clean, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), np.uint8)
-    if settings.recoloured_share and rng.random() < settings.recoloured_share:
-        clean = np.ascontiguousarray(clean[..., rng.permutation(3)])
-    if rng.random() < settings.clean_share:
-        return clean[:patch_px, :patch_px], clean[:patch_px, :patch_px]
-    # --- Compression
-    degraded = clean
-    if rng.random() < settings.twice_share:
-        degraded, clean = _first_compression(clean, size, settings, rng)
-    degraded, clean = degraded[:size, :size], clean[:size, :size]
-    degraded = _random_jpeg(degraded, settings, rng)
-    # --- Patch
-    top, left = rng.integers(MCU_PX, size=2) if rng.random() < settings.off_grid_share else (0, 0)
-    patch = (slice(top, top + patch_px), slice(left, left + patch_px))
-    return degraded[patch], clean[patch]
-
-
-def _first_compression(
-    clean: Pixels, size: int, settings: DegradationSettings, rng: np.random.Generator
-) -> tuple[Pixels, Pixels]:
-    """Compress an image, then scale it down or shift its block grid, so that the next compression has another grid."""
-    if rng.random() < settings.rescale_share:
-        large = int(rng.integers(int(size * 1.05), 2 * size - MCU_PX))
-        top, left = rng.integers(0, clean.shape[0] - large + 1, size=2)
-        clean = clean[top : top + large, left : left + large]
-        degraded = _random_jpeg(clean, settings, rng)
-        return _reduced(degraded, size), _reduced(clean, size)
-    clean = clean[: size + MCU_PX, : size + MCU_PX]
-    degraded = _random_jpeg(clean, settings, rng)
-    top, left = rng.integers(MCU_PX, size=2)
-    return degraded[top:, left:], clean[top:, left:]
-
-
-def _random_jpeg(pixels: Pixels, settings: DegradationSettings, rng: np.random.Generator) -> Pixels:
-    span = settings.quality_max + 1 - settings.quality_min
-    quality = settings.quality_min + int(span * rng.random() ** settings.quality_power)
-    sampling = _SAMPLING[rng.choice(3, p=settings.sampling_shares)]
-    return apply_jpeg(pixels, quality, sampling)
-
-
-def apply_jpeg(pixels: Pixels, quality: int, sampling: int = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420) -> Pixels:
-    """Return an RGB image, uint8 [H, W, 3], after one JPEG compression by OpenCV with quality 1 to 100.
-
-    `sampling` is the chroma subsampling, one of OpenCV's ``IMWRITE_JPEG_SAMPLING_FACTOR_*``.
-    """
-    flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
-    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), flags)
-    decoded = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
-    return np.ascontiguousarray(decoded[..., ::-1])
 
 
 # --- Images and tensors -----------------------------------------------------------------------------------------

@@ -16,12 +16,9 @@ from celebahq_builder.config import to_mapping
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.metrics.fidelity import block_profile, blocking_loss, psnr, psnr_y
 from celebahq_builder.models.registry import NetworkShape
+from celebahq_builder.restoration.degradation import DegradationSettings, apply_jpeg, clean_crop_px, degraded_pair
 from celebahq_builder.restoration.photos import (
-    DegradationSettings,
     TrainingPhotos,
-    apply_jpeg,
-    clean_crop_px,
-    degraded_pair,
     downscale_4x,
     stack_images,
     to_float,

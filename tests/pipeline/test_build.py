@@ -95,6 +95,11 @@ def test_one_photo_gets_the_bytes_of_a_build(aligned_images: dict[str, np.ndarra
         assert not np.array_equal(plain, expected)
 
 
+def test_stages_that_align_leaves_out() -> None:
+    """Those that run a network; the tests above compare the results with and without them."""
+    assert [stage.name for stage in BuildRecipe().photo_stages() if stage.restores] == ["denoise", "upscale"]
+
+
 def test_one_photo_that_is_not_good_enough() -> None:
     threads = torch.get_num_threads()
     with pytest.raises(Rejection) as caught:

@@ -13,7 +13,7 @@ from torch import Tensor
 from celebahq_builder.config import to_mapping
 from celebahq_builder.models.registry import NetworkShape, find_entry
 from celebahq_builder.restoration.adversarial_training import AdversarialRecipe, ChainSettings
-from celebahq_builder.restoration.photos import DegradationSettings
+from celebahq_builder.restoration.degradation import DegradationSettings
 from celebahq_builder.restoration.pixel_training import PixelRecipe
 from celebahq_builder.restoration.publish import export, set_entry
 from celebahq_builder.restoration.task import Phase, TrainingRecipe

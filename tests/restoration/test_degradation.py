@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from celebahq_builder.image_set import Pixels
-from celebahq_builder.restoration.photos import DegradationSettings, apply_jpeg, clean_crop_px, degraded_pair
+from celebahq_builder.restoration.degradation import DegradationSettings, apply_jpeg, clean_crop_px, degraded_pair
 
 NEVER = DegradationSettings(clean_share=0, grey_share=0, twice_share=0, rescale_share=0, off_grid_share=0)
 """One compression on the block grid and no other degradation."""
@@ -121,7 +121,7 @@ def test_lower_quality_is_worse() -> None:
 
 
 def test_qualities_and_samplings_span_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    from celebahq_builder.restoration import photos
+    from celebahq_builder.restoration import degradation
 
     seen = []
     original = apply_jpeg
@@ -130,7 +130,7 @@ def test_qualities_and_samplings_span_their_range(monkeypatch: pytest.MonkeyPatc
         seen.append((quality, sampling))
         return original(pixels, quality, sampling)
 
-    monkeypatch.setattr(photos, "apply_jpeg", spy)
+    monkeypatch.setattr(degradation, "apply_jpeg", spy)
     for seed in range(300):
         pair(16, seed, quality_min=40, quality_max=44, sampling_shares=(0.5, 0.2, 0.3))
     assert {quality for quality, _ in seen} == {40, 41, 42, 43, 44}

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import DiskFull, TrainingError, WorkspaceError, WorkspaceLocked
 from celebahq_builder.models.registry import NetworkShape
-from celebahq_builder.restoration.photos import DegradationSettings
+from celebahq_builder.restoration.degradation import DegradationSettings
 from celebahq_builder.restoration.pixel_training import PixelTask
 from celebahq_builder.restoration.publish import RECIPES as EXPORTABLE
 from celebahq_builder.restoration.task import Phase, RestorationBatch

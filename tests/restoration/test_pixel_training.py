@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.metrics.fidelity import block_profile, blocking_loss
 from celebahq_builder.models.registry import NetworkShape, find_entry, load_network
-from celebahq_builder.restoration.photos import DegradationSettings, to_float
+from celebahq_builder.restoration.degradation import DegradationSettings
+from celebahq_builder.restoration.photos import to_float
 from celebahq_builder.restoration.pixel_training import PixelRecipe, PixelTask, pixel_loss
 from celebahq_builder.restoration.task import Phase
 from celebahq_builder.training.distributed import SINGLE_PROCESS
